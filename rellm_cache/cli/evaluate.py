@@ -1,0 +1,64 @@
+"""rellm evaluate: recognition by head and LLM, CCC, and the report page."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from rellm_cache.cli.options import cache_option, json_option, percent, print_table
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.argument("manifest", type=click.Path(path_type=Path, exists=True))
+@cache_option
+@click.option("--samples", default=6, show_default=True, help="Answers shown in the report.")
+@json_option
+def evaluate(run: Path, manifest: Path, cache: Path, samples: int, as_json: bool) -> None:
+    """Score the trained run RUN on a manifest file or folder.
+
+    Writes RUN/scores.json and RUN/report.html, a page with curves, confusion and samples.
+    """
+    from rellm_cache.stages.evaluate import evaluate as score
+
+    scores = score(run, manifest, cache, samples).to_json()
+    if as_json:
+        click.echo(json.dumps(scores))
+        return
+    print_scores(scores)
+    click.echo(f"Scores: {run / 'scores.json'}")
+    click.echo(f"Report: {run / 'report.html'}")
+
+
+def print_scores(scores: dict[str, Any]) -> None:
+    """The figures as tables."""
+    rows = []
+    head, llm = scores["head"], scores["llm"]
+    if "ua" in head:
+        rows.append(["category head", percent(head["ua"]), percent(head["accuracy"]), "–"])
+    if llm is not None:
+        words = llm["generation"]
+        rows.append(["LLM, likelihood", percent(llm["ua"]), percent(llm["accuracy"]), "–"])
+        row = ["LLM, in words", percent(words["ua"]), percent(words["accuracy"])]
+        rows.append([*row, percent(llm["unparsable"])])
+    columns = ["recognition", "UA", "accuracy", "unparsable"]
+    print_table(f"{scores['clips']} clips", columns, rows)
+    if head["ccc"]:
+        ccc = [[name, f"{value:.3f}"] for name, value in head["ccc"].items()]
+        print_table("Dimensions, dimension head", ["dimension", "CCC"], ccc)
+    for title, part in (("category head", head), ("LLM, likelihood", llm)):
+        if part and "confusion" in part:
+            print_confusion(f"Confusion, {title} (rows: true)", part)
+
+
+def print_confusion(title: str, part: dict[str, Any]) -> None:
+    """One confusion matrix; a column of unparsable answers only where there are any."""
+    unparsable = any(row[-1] for row in part["confusion"])
+    columns = ["true", *part["labels"], *(["none"] if unparsable else []), "recall"]
+    rows = []
+    for label, counts in zip(part["labels"], part["confusion"], strict=True):
+        recall = part["recalls"].get(label)
+        shown = counts if unparsable else counts[:-1]
+        rows.append([label, *map(str, shown), "–" if recall is None else percent(recall)])
+    print_table(title, columns, rows)

@@ -1,0 +1,34 @@
+"""rellm generate: speech in, empathetic answers out."""
+
+from pathlib import Path
+
+import click
+
+from rellm_cache.cli.options import cache_option
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.argument("source", type=click.Path(path_type=Path, exists=True))
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="JSON Lines file for the answers.",
+)
+@cache_option
+@click.option("--from-audio", is_flag=True, help="Encode live instead of reading the cache.")
+@click.option("--batch-size", default=8, show_default=True, help="Clips answered at a time.")
+def generate(
+    run: Path, source: Path, out: Path, cache: Path, from_audio: bool, batch_size: int
+) -> None:
+    """Answer speech with the trained run RUN.
+
+    SOURCE is a manifest file or folder, read from the cache, or one sound file, encoded live.
+    """
+    from rellm_cache.stages.generate import generate as answer
+
+    generations = answer(run, source, out, cache, from_audio, batch_size)
+    for generation in generations[:3]:
+        click.echo(f"{generation.id} ({generation.emotion}): {generation.response}")
+    click.echo(f"{len(generations)} answers: {out}")

@@ -1,0 +1,53 @@
+"""Options that several commands share, and how a table is printed."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import click
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+CLIPS_FAILED = 3
+
+recipe_option = click.option(
+    "--recipe",
+    required=True,
+    metavar="NAME|FILE",
+    help="A shipped recipe (`rellm recipes`) or a TOML file.",
+)
+set_option = click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Change one field of the recipe, as training.epochs=3 or llm=none. Repeatable.",
+)
+cache_option = click.option(
+    "--cache",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("cache"),
+    show_default=True,
+    help="Folder of feature stores.",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+
+
+def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print a table, numbers to the right, to standard output."""
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, title_style="bold")
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    Console(width=None if Console().is_terminal else 120, soft_wrap=False).print(table)
+
+
+def percent(value: float) -> str:
+    """0.7654 as 76.5 %."""
+    return f"{100 * value:.1f} %"
+
+
+def megabytes(count: int) -> str:
+    """Bytes as MB with one decimal."""
+    return f"{count / 1e6:.1f} MB"

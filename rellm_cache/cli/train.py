@@ -1,0 +1,54 @@
+"""rellm train: adapter and heads against the frozen LLM, from cached frames."""
+
+from pathlib import Path
+
+import click
+
+from rellm_cache.cli.options import cache_option, print_table, recipe_option, set_option
+
+
+@click.command()
+@recipe_option
+@set_option
+@click.option(
+    "--manifest",
+    required=True,
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Manifest folder with train.jsonl and, to validate, validation.jsonl.",
+)
+@cache_option
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Run folder; a run of the same recipe there is continued.",
+)
+def train(recipe: str, overrides: tuple[str, ...], manifest: Path, cache: Path, out: Path) -> None:
+    """Train the adapter and heads of a recipe from cached frames.
+
+    Killed at any moment, the same command goes on from the newest checkpoint.
+    """
+    from rellm_cache.config import load_recipe
+    from rellm_cache.stages.train import train as run
+
+    report = run(load_recipe(recipe, overrides), manifest, cache, out)
+    for note in report.notes:
+        click.echo(f"Note: {note}")
+    if report.resumed_at == report.steps:
+        click.echo(f"Nothing left to do: {report.steps} steps were trained before")
+    elif report.resumed_at:
+        click.echo(f"Continued at step {report.resumed_at} of {report.steps}")
+    names = sorted(report.validation.keys() | report.untrained.keys())
+    rows = [
+        [
+            name,
+            *(
+                f"{s[name]:.4f}" if name in s else "–"
+                for s in (report.untrained, report.validation)
+            ),
+        ]
+        for name in names
+    ]
+    title = f"{report.trainable / 1e6:.1f} M trained parameters, {report.seconds:.0f} s"
+    print_table(title, ["validation", "untrained", "trained"], rows)
+    click.echo(f"Run: {report.out}")

@@ -1,0 +1,402 @@
+"""Recipes and encoder specs. In: one TOML file. Out: frozen dataclasses and a fingerprint.
+
+Unknown keys are refused by name with the nearest known one; nothing rewrites a recipe once read.
+`docs/recipes.md` documents every field, and a test keeps it complete.
+"""
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import tomllib
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+from rellm_cache.errors import ConfigError
+
+EncoderKind = Literal["whisper", "wav2vec2-emotion", "prosody"]
+
+WINDOWS: dict[EncoderKind, str] = {"whisper": "30s", "wav2vec2-emotion": "clip", "prosody": "clip"}
+NORMALISATIONS: dict[EncoderKind, str] = {
+    "whisper": "log-mel",
+    "wav2vec2-emotion": "zero-mean-unit-variance",
+    "prosody": "fixed-scale",
+}
+
+
+@dataclass(frozen=True)
+class EncoderSpec:
+    """What makes an encoder's frames what they are. Device and batch size do not belong here.
+
+    Attributes:
+        kind: which encoder of `rellm_cache.encoders`.
+        model: hub id or local folder; empty for `prosody`, which has no weights.
+        weights: SHA-256 over the model's files, filled in when the model is found. In a recipe it
+            pins the weights; left empty, any weights of that model id are taken.
+        layer: index into the encoder's hidden states: 0 its input embeddings, k the output of
+            block k, -1 the last one, after the final layer norm where the encoder has one.
+        sampling_rate: of the waveform it hears, in Hz.
+        window: "30s" pads each clip to Whisper's 30 s and cuts its frames, "clip" hears the clip.
+        normalisation: what is done to the waveform or features before the first layer.
+        dtype: of stored frames.
+        version: of our own encoding code; raised when the same model would give other frames.
+    """
+
+    kind: EncoderKind
+    model: str = ""
+    weights: str = ""
+    layer: int = -1
+    sampling_rate: int = 16_000
+    window: str = ""
+    normalisation: str = ""
+    dtype: Literal["float16"] = "float16"
+    version: int = 1
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "window", self.window or WINDOWS[self.kind])
+        normalisation = self.normalisation or NORMALISATIONS[self.kind]
+        object.__setattr__(self, "normalisation", normalisation)
+        for name, known in (("window", WINDOWS), ("normalisation", NORMALISATIONS)):
+            if getattr(self, name) != known[self.kind]:
+                raise ConfigError(
+                    f"encoder {self.kind!r}: {name} = {getattr(self, name)!r} is not known; "
+                    f"expected {known[self.kind]!r}"
+                )
+        if bool(self.model) != (self.kind != "prosody"):
+            found = f"model = {self.model!r}"
+            expected = "no model" if self.kind == "prosody" else "a hub id or a local folder"
+            raise ConfigError(f"encoder {self.kind!r}: found {found}, expected {expected}")
+        if self.sampling_rate != 16_000:
+            raise ConfigError(
+                f"encoder {self.kind!r}: sampling_rate = {self.sampling_rate}; "
+                "expected 16000, the rate all three encoders were made for"
+            )
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) of all that changes frames. Where a model lies does not: its weights do."""
+        identity = dataclasses.asdict(self)
+        if self.weights:
+            del identity["model"]
+        return digest(identity)
+
+    @property
+    def slug(self) -> str:
+        """A short folder-safe name, as in `whisper-tiny.en-last`."""
+        if not self.model:
+            return self.kind
+        name = Path(self.model).name.lower()
+        return f"{name}-{'last' if self.layer == -1 else f'layer{self.layer}'}"
+
+    def differences(self, other: "EncoderSpec") -> list[str]:
+        """Fields in which a store of spec `other` is not what `self` asks for, as readable text.
+
+        Weights are compared where `self` pins them; else the model's name is.
+        """
+        ignored = {"model"} if self.weights else {"weights"}
+        return [
+            f"{name}: wanted {mine!r}, found {theirs!r}"
+            for name, mine in dataclasses.asdict(self).items()
+            if name not in ignored and mine != (theirs := getattr(other, name))
+        ]
+
+
+@dataclass(frozen=True)
+class EncodersConfig:
+    """The two frozen streams; without `emotion` the adapter hears speech frames alone."""
+
+    speech: EncoderSpec
+    emotion: EncoderSpec | None = None
+
+
+@dataclass(frozen=True)
+class EmotionConfig:
+    """How the emotion stream meets the speech stream."""
+
+    pooling: Literal["frame", "utterance"] = "frame"
+
+
+@dataclass(frozen=True)
+class AdapterConfig:
+    """The trained adapter: three convolutions (time ÷ 8) and a residual bottleneck."""
+
+    preset: Literal["reference", "lite"] = "reference"
+    width: int = 256
+    bottleneck: int = 512
+    dropout: float = 0.0
+    output_size: int = 0
+
+    def __post_init__(self) -> None:
+        require_share("adapter.dropout", self.dropout)
+
+
+@dataclass(frozen=True)
+class HeadsConfig:
+    """The auxiliary heads over the adapter's frames."""
+
+    emotions: tuple[str, ...] = ("neutral", "happy", "angry", "sad", "surprise")
+    dimensions: bool = True
+    pooling: Literal["mean", "statistics"] = "mean"
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        require_share("heads.dropout", self.dropout)
+        if len(set(self.emotions)) < max(2, len(self.emotions)):
+            raise ConfigError(
+                f"heads.emotions = {list(self.emotions)}: expected two or more different emotions"
+            )
+
+
+@dataclass(frozen=True)
+class LossesConfig:
+    """Weights of Eq. 10, L = response + category + dimension; a weight of 0 leaves a loss out."""
+
+    response: float = 1.0
+    category: float = 1.0
+    dimension: float = 1.0
+    recognition: float = 0.0
+    label_smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        require_share("losses.label_smoothing", self.label_smoothing)
+        for name in ("response", "category", "dimension", "recognition"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"losses.{name} = {getattr(self, name)}: expected 0 or more")
+
+
+@dataclass(frozen=True)
+class LLMConfig:
+    """The frozen chat LLM."""
+
+    model: str
+    revision: str = ""
+    quantization: Literal["nf4", "int8", "none"] = "nf4"
+    template: Literal["chatml", "model"] = "chatml"
+    row_tokens: int = 512
+
+
+@dataclass(frozen=True)
+class PromptsConfig:
+    """The paper's prompts; `{speech}`, `{emotion}` and `{transcript}` are filled in."""
+
+    empathetic_system: str = (
+        "You are a helpful assistant. Your response should fulfill requests with empathy toward "
+        "user's emotion tone."
+    )
+    plain_system: str = "You are a helpful assistant."
+    expected_response: str = (
+        "Continue the following sentence that reflects a '{emotion}' emotion tone in a coherent "
+        "style: {transcript}"
+    )
+    alignment: str = (
+        "Continue the following sentence based on the conveyed emotion tone in a coherent style: "
+        "{speech}"
+    )
+    answer: str = "{speech}"
+    recognition: str = (
+        "Please identify the emotion tone of the speech provided below. Select from the following "
+        "options: neutral, sad, angry, happy, or surprise.\n\nSpeech: {speech}"
+    )
+    expected_response_tokens: int = 48
+    answer_tokens: int = 256
+    example_tokens: int = 256
+
+    def __post_init__(self) -> None:
+        for name, mark in (
+            ("expected_response", "{transcript}"),
+            ("alignment", "{speech}"),
+            ("answer", "{speech}"),
+            ("recognition", "{speech}"),
+        ):
+            if getattr(self, name).count(mark) != 1:
+                raise ConfigError(
+                    f"prompts.{name} = {getattr(self, name)!r}: expected {mark} exactly once"
+                )
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """Optimisation. The defaults are the reference's."""
+
+    epochs: int = 3
+    batch_size: int = 2
+    accumulation: int = 8
+    learning_rate: float = 2e-5
+    weight_decay: float = 0.05
+    clip: float = 1.0
+    warmup_steps: int = 200
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    time_mask: float = 0.0
+    average: float = 0.0
+    select: Literal["loss", "ua", "last"] = "loss"
+    checkpoint_minutes: float = 5.0
+
+    def __post_init__(self) -> None:
+        require_share("training.time_mask", self.time_mask)
+        require_share("training.average", self.average)
+        for name in ("epochs", "batch_size", "accumulation"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"training.{name} = {getattr(self, name)}: expected 1 or more")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One experiment, complete: the same recipe, data and seed give the same run."""
+
+    name: str
+    encoders: EncodersConfig
+    seed: int = 1
+    emotion: EmotionConfig = field(default_factory=EmotionConfig)
+    adapter: AdapterConfig = field(default_factory=AdapterConfig)
+    heads: HeadsConfig = field(default_factory=HeadsConfig)
+    losses: LossesConfig = field(default_factory=LossesConfig)
+    llm: LLMConfig | None = None
+    prompts: PromptsConfig = field(default_factory=PromptsConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+
+    def __post_init__(self) -> None:
+        if self.needs_llm and self.llm is None:
+            raise ConfigError(
+                f"recipe {self.name!r}: losses.response or losses.recognition is above 0 but there "
+                "is no [llm] table; add one, or set both weights to 0"
+            )
+        if not self.needs_llm and not self.adapter.output_size:
+            raise ConfigError(
+                f"recipe {self.name!r}: without an LLM nothing fixes the size of the adapter's "
+                "output; set adapter.output_size (576 for SmolLM2-135M, 4096 for Qwen-7B)"
+            )
+
+    @property
+    def needs_llm(self) -> bool:
+        """Whether training loads the LLM at all."""
+        return self.losses.response > 0 or self.losses.recognition > 0
+
+
+def require_share(name: str, value: float) -> None:
+    """Raise `ConfigError` unless 0 <= value < 1."""
+    if not 0 <= value < 1:
+        raise ConfigError(f"{name} = {value}: expected 0 or more and less than 1")
+
+
+def digest(value: object) -> str:
+    """SHA-256 (hex) of a JSON value in canonical form: sorted keys, no spaces, UTF-8."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def shipped_recipes() -> dict[str, str]:
+    """Name → TOML text of the recipes that come with the package."""
+    folder = resources.files("rellm_cache.recipes")
+    files = sorted(f.name for f in folder.iterdir() if f.name.endswith(".toml"))
+    return {name.removesuffix(".toml"): (folder / name).read_text("utf-8") for name in files}
+
+
+def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a shipped recipe by name or any TOML file by path, then apply `key.key=value` overrides.
+
+    Raises:
+        ConfigError: no such recipe, not TOML, an unknown key or a value of the wrong type.
+    """
+    shipped = shipped_recipes()
+    path = Path(name_or_path)
+    if name_or_path in shipped:
+        source, text = f"recipe {name_or_path!r}", shipped[name_or_path]
+    elif path.is_file():
+        source, text = str(path), path.read_text("utf-8")
+    else:
+        raise ConfigError(
+            f"{name_or_path}: no such recipe; shipped are {', '.join(sorted(shipped))}, "
+            "or give the path of a TOML file"
+        )
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{source}: not valid TOML: {error}") from error
+    for override in overrides:
+        apply_override(table, override)
+    return typing.cast("Recipe", build(Recipe, table, source))
+
+
+def apply_override(table: dict[str, Any], override: str) -> None:
+    """Set `a.b=value` in a nested table, in place; the value is TOML, a bare word is a string.
+
+    `none` removes the key, so that `llm=none` or `encoders.emotion=none` leaves a part out.
+    """
+    key, equals, value = override.partition("=")
+    *parents, last = key.strip().split(".")
+    if not equals or not last:
+        raise ConfigError(f"--set {override!r}: expected key=value, as in training.epochs=3")
+    for parent in parents:
+        table = table.setdefault(parent, {})
+        if not isinstance(table, dict):
+            raise ConfigError(f"--set {override!r}: {parent} is a value, not a table")
+    if value == "none":
+        table.pop(last, None)
+        return
+    try:
+        table[last] = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        table[last] = value
+
+
+def build(kind: type, table: Mapping[str, Any], where: str) -> Any:
+    """Make the frozen dataclass `kind` from a TOML table, refusing unknown keys and wrong types."""
+    hints = typing.get_type_hints(kind)
+    for key in table:
+        if key not in hints:
+            near = difflib.get_close_matches(key, hints, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(hints)}"
+            raise ConfigError(f"{where}: unknown key {key!r}; {hint}")
+    for item in dataclasses.fields(kind):
+        required = item.default is dataclasses.MISSING
+        if required and item.default_factory is dataclasses.MISSING and item.name not in table:
+            raise ConfigError(f"{where}: key {item.name!r} is missing")
+    return kind(**{k: convert(hints[k], v, f"{where}: {k}") for k, v in table.items()})
+
+
+def convert(hint: Any, value: Any, where: str) -> Any:
+    """Check one TOML value against a field's type; tables become dataclasses, arrays tuples."""
+    if typing.get_origin(hint) in (types.UnionType, typing.Union):
+        hint = next(a for a in typing.get_args(hint) if a is not type(None))
+    if dataclasses.is_dataclass(hint):
+        if not isinstance(value, dict):
+            raise ConfigError(f"{where}: found {value!r}, expected a table")
+        return build(typing.cast("type", hint), value, where)
+    if typing.get_origin(hint) is Literal:
+        if value not in typing.get_args(hint):
+            known = ", ".join(repr(a) for a in typing.get_args(hint))
+            raise ConfigError(f"{where} = {value!r}: expected one of {known}")
+        return value
+    if typing.get_origin(hint) is tuple:
+        if not isinstance(value, list):
+            raise ConfigError(f"{where} = {value!r}: expected an array")
+        return tuple(convert(typing.get_args(hint)[0], item, where) for item in value)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (hint is not bool and isinstance(value, bool)):
+        raise ConfigError(f"{where} = {value!r}: expected {hint.__name__}")
+    return value
+
+
+def to_toml(recipe: Recipe) -> str:
+    """The recipe as TOML with every field spelled out; `load_recipe` reads it back equal."""
+    lines: list[str] = []
+    _write_table(lines, dataclasses.asdict(recipe), ())
+    return "\n".join(lines).strip() + "\n"
+
+
+def _write_table(lines: list[str], table: Mapping[str, Any], path: tuple[str, ...]) -> None:
+    if path:
+        lines += ["", f"[{'.'.join(path)}]"]
+    values = {k: v for k, v in table.items() if v is not None}
+    # JSON's strings, numbers, booleans and arrays are TOML's.
+    lines += [f"{k} = {json.dumps(v)}" for k, v in values.items() if not isinstance(v, dict)]
+    for key, value in values.items():
+        if isinstance(value, dict):
+            _write_table(lines, value, (*path, key))

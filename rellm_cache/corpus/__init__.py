@@ -1,0 +1,1 @@
+"""Corpora: from folders of audio to manifests of utterances."""

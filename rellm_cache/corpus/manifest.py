@@ -1,0 +1,206 @@
+"""Manifests: JSON Lines, an utterance a line. In: files. Out: `Utterance`s, and back.
+
+A corpus's manifest is a folder with a file for each split (`train.jsonl`, `validation.jsonl`,
+`test.jsonl`). Expected responses of step 1 lie beside as `<split>.responses.jsonl` and are joined
+when the manifest is read. BLSP's field names are read too.
+"""
+
+import dataclasses
+import json
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from rellm_cache.corpus.emotions import normalise_emotion
+from rellm_cache.errors import ManifestError
+
+Vad = tuple[float, float, float]
+VadSource = Literal["human", "pseudo", "made"]
+SPLITS = ("train", "validation", "test")
+# The order in which dimensions are stored everywhere in rellm.
+DIMENSIONS = ("arousal", "dominance", "valence")
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """One spoken clip and what is known about it.
+
+    Attributes:
+        id: unique, prefixed by its corpus, as in `ravdess/03-01-05-01-01-01-07`.
+        audio: path of its file; may also be BLSP's `archive.zip:offset:length` in bytes.
+        segment: (start, end) in seconds within the file; None for all of it.
+        text: transcript.
+        emotion: a name of `corpus.emotions`, or None.
+        vad: (arousal, dominance, valence), each in 0..1, or None.
+        vad_source: who said so: `human`, `pseudo` (a model) or `made` (a generator's settings).
+        duration: seconds; None until measured.
+        response: the expected response of step 1, or None.
+        early_stop: the response was cut by the token limit, so it ends without end tokens.
+    """
+
+    id: str
+    audio: str
+    segment: tuple[float, float] | None = None
+    text: str = ""
+    emotion: str | None = None
+    vad: Vad | None = None
+    vad_source: VadSource | None = None
+    speaker: str = ""
+    split: str = ""
+    duration: float | None = None
+    response: str | None = None
+    early_stop: bool = False
+
+
+def check_vad(values: Sequence[float], where: str) -> Vad:
+    """Arousal, dominance, valence as floats; `ManifestError` unless each is in 0..1."""
+    if len(values) != 3 or not all(isinstance(v, int | float) for v in values):
+        raise ManifestError(
+            f"{where}: found dimensions {values!r}, expected three numbers (arousal, dominance, "
+            "valence)"
+        )
+    for name, value in zip(DIMENSIONS, values, strict=True):
+        if not (math.isfinite(value) and 0 <= value <= 1):
+            hint = ""
+            if all(1 <= v <= 7 for v in values):
+                top = 5 if max(values) <= 5 else 7
+                hint = f"; this looks like a 1 to {top} scale: store (x - 1) / {top - 1}"
+            raise ManifestError(f"{where}: {name} {value} is outside 0..1{hint}")
+    return float(values[0]), float(values[1]), float(values[2])
+
+
+def parse_utterance(row: dict[str, Any], folder: Path, where: str) -> Utterance:
+    """One manifest row, rellm's or BLSP's, with relative audio paths taken from `folder`.
+
+    Raises:
+        ManifestError: a missing or ill-typed field; the message starts with `where`.
+    """
+    audio = row.get("audio")
+    if not isinstance(audio, str) or not audio:
+        raise ManifestError(f"{where}: found no 'audio', expected the path of a sound file")
+    emotion, vad = row.get("emotion"), row.get("vad")
+    if (blsp := row.get("avd_ans")) is not None and vad is None:
+        vad = [blsp.get(name) for name in DIMENSIONS]
+    if vad is not None:
+        vad = check_vad(vad, where)
+    segment = row.get("segment")
+    if segment is not None and not (len(segment) == 2 and 0 <= segment[0] < segment[1]):
+        raise ManifestError(
+            f"{where}: found segment {segment!r}, expected [start, end] in seconds, start < end"
+        )
+    try:
+        emotion = normalise_emotion(emotion) if emotion else None
+    except ManifestError as error:
+        raise ManifestError(f"{where}: {error}") from error
+    return Utterance(
+        id=str(row.get("id") or f"{folder.name}/{Path(audio).with_suffix('')}"),
+        audio=str(folder / audio),
+        segment=(float(segment[0]), float(segment[1])) if segment else None,
+        text=row.get("text") or "",
+        emotion=emotion,
+        vad=vad,
+        vad_source=row.get("vad_source") or ("human" if vad else None),
+        speaker=str(row.get("speaker") or ""),
+        split=row.get("split") or "",
+        duration=row.get("duration"),
+        response=row.get("response", row.get("output")),
+        early_stop=bool(row.get("early_stop", False)),
+    )
+
+
+def read_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """`file:line` and the JSON object of every line; `ManifestError` where a line is not one."""
+    try:
+        text = path.read_text("utf-8")
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise ManifestError(f"{path}: no such file; expected a JSON Lines file") from error
+    except UnicodeDecodeError as error:
+        raise ManifestError(f"{path}: not UTF-8 text ({error}); save it as UTF-8") from error
+    for number, line in enumerate(text.splitlines(), 1):
+        where = f"{path}:{number}"
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ManifestError(f"{where}: not JSON ({error}); found {line[:60]!r}") from error
+        if not isinstance(row, dict):
+            raise ManifestError(f"{where}: found {line[:60]!r}, expected a JSON object")
+        yield where, row
+
+
+def write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Write JSON Lines in one step: a reader sees the old file or the whole new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.partial")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    temporary.replace(path)
+
+
+def responses_path(manifest: Path) -> Path:
+    """Where step 1 writes the expected responses of one manifest file."""
+    return manifest.with_name(f"{manifest.stem}.responses.jsonl")
+
+
+def read_manifest(path: Path) -> list[Utterance]:
+    """All utterances of one manifest file, joined with the responses beside it.
+
+    Raises:
+        ManifestError: the file or a line cannot be used, an id occurs twice, or there is none.
+    """
+    utterances: dict[str, Utterance] = {}
+    for where, row in read_lines(path):
+        utterance = parse_utterance(row, path.parent.resolve(), where)
+        if utterance.id in utterances:
+            raise ManifestError(f"{where}: id {utterance.id!r} occurs twice; ids must be unique")
+        utterances[utterance.id] = utterance
+    if not utterances:
+        raise ManifestError(f"{path}: found no utterance, expected one JSON object a line")
+    beside = responses_path(path)
+    for _, row in read_lines(beside) if beside.exists() else ():
+        if (known := utterances.get(row["id"])) is not None:
+            utterances[row["id"]] = dataclasses.replace(
+                known, response=row.get("response"), early_stop=bool(row.get("early_stop"))
+            )
+    return list(utterances.values())
+
+
+def write_manifest(path: Path, utterances: Iterable[Utterance]) -> None:
+    """Write utterances as JSON Lines; fields that say nothing are left out."""
+    rows = (dataclasses.asdict(u) for u in utterances)
+    write_lines(
+        path, ({k: v for k, v in row.items() if v not in (None, "", False)} for row in rows)
+    )
+
+
+def manifest_files(path: Path) -> list[Path]:
+    """The manifest file itself, or those a manifest folder holds, in the order of the splits."""
+    if not path.is_dir():
+        return [path]
+    files = [path / f"{split}.jsonl" for split in SPLITS if (path / f"{split}.jsonl").exists()]
+    if not files:
+        raise ManifestError(
+            f"{path}: found none of {', '.join(f'{s}.jsonl' for s in SPLITS)}; "
+            "make a manifest with `rellm prepare`"
+        )
+    return files
+
+
+def read_split(folder: Path, split: str) -> list[Utterance]:
+    """One split of a manifest folder."""
+    return read_manifest(folder / f"{split}.jsonl")
+
+
+def read_manifests(path: Path) -> list[Utterance]:
+    """Every utterance of a manifest file or folder; an id in two files is an error."""
+    utterances = [u for file in manifest_files(path) for u in read_manifest(file)]
+    twice = [i for i, count in Counter(u.id for u in utterances).items() if count > 1]
+    if twice:
+        raise ManifestError(
+            f"{path}: {len(twice)} ids occur in more than one split, the first is {twice[0]!r}"
+        )
+    return utterances

@@ -1,0 +1,88 @@
+"""Reader of RAVDESS speech: `Actor_NN/03-01-….flac|wav` in, utterances split by speaker out.
+
+File names are seven numbers: modality, channel, emotion, intensity, statement, repetition, actor
+(Livingstone and Russo 2018). There are no dimensions.
+"""
+
+import re
+from pathlib import Path
+
+from rellm_cache.corpus.manifest import Utterance
+from rellm_cache.errors import ManifestError
+
+EMOTIONS = {
+    "01": "neutral",
+    "02": "calm",
+    "03": "happy",
+    "04": "sad",
+    "05": "angry",
+    "06": "fear",
+    "07": "disgust",
+    "08": "surprise",
+}
+STATEMENTS = {"01": "Kids are talking by the door.", "02": "Dogs are sitting by the door."}
+_NAME = re.compile(r"03-01-(0[1-8])-(0[12])-(0[12])-(0[12])-(\d\d)")
+
+SpeakerSplits = dict[str, frozenset[int]]
+DEFAULT_SPLITS: SpeakerSplits = {
+    "train": frozenset(range(1, 17)),
+    "validation": frozenset((17, 18)),
+    "test": frozenset((19, 20)),
+}
+
+
+def read_ravdess(root: Path, splits: SpeakerSplits) -> list[Utterance]:
+    """Speech clips of the speakers in `splits`, the five emotions of the paper, sorted by name.
+
+    Raises:
+        ManifestError: a speaker in two splits, or a split that finds no clip.
+    """
+    _refuse_shared_speakers(splits)
+    split_of = {speaker: split for split, speakers in splits.items() for speaker in speakers}
+    paths = sorted(p for p in root.glob("Actor_*/*") if p.suffix.lower() in (".flac", ".wav"))
+    utterances = []
+    for path in paths:
+        name = _NAME.fullmatch(path.stem)
+        if name is None or EMOTIONS[name[1]] in ("calm", "fear", "disgust"):
+            continue
+        if (split := split_of.get(int(name[5]))) is not None:
+            utterances.append(
+                Utterance(
+                    id=f"ravdess/{path.stem}",
+                    audio=str(path.resolve()),
+                    text=STATEMENTS[name[3]],
+                    emotion=EMOTIONS[name[1]],
+                    speaker=f"ravdess/{name[5]}",
+                    split=split,
+                )
+            )
+    for split, speakers in splits.items():
+        if speakers and not any(u.split == split for u in utterances):
+            raise ManifestError(
+                f"{root}: found no clip of the {split} speakers {sorted(speakers)}, expected files "
+                "like Actor_01/03-01-05-01-01-01-01.flac"
+            )
+    return utterances
+
+
+def parse_speakers(text: str) -> frozenset[int]:
+    """Speaker numbers of a list like `1-16` or `17,18,20-22`; an empty text is no speaker."""
+    speakers: set[int] = set()
+    for part in filter(None, (p.strip() for p in text.split(","))):
+        first, _, last = part.partition("-")
+        if not (first.isdigit() and (last or first).isdigit()):
+            raise ManifestError(f"speakers {text!r}: expected numbers and ranges like 1-16,18")
+        speakers.update(range(int(first), int(last or first) + 1))
+    return frozenset(speakers)
+
+
+def _refuse_shared_speakers(splits: SpeakerSplits) -> None:
+    seen: dict[int, str] = {}
+    for split, speakers in splits.items():
+        for speaker in speakers:
+            if speaker in seen:
+                raise ManifestError(
+                    f"speaker {speaker} is in both {seen[speaker]} and {split}; a recogniser must "
+                    "be tested on voices it has not heard"
+                )
+            seen[speaker] = split

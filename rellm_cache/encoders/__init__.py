@@ -1,0 +1,1 @@
+"""Frozen frame encoders, all behind `FrameEncoder`."""

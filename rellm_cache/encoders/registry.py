@@ -1,0 +1,48 @@
+"""From an `EncoderSpec` to the encoder that makes its frames."""
+
+from dataclasses import replace
+
+import torch
+
+from rellm_cache.config import EncoderSpec
+from rellm_cache.encoders.base import FrameEncoder
+from rellm_cache.errors import ConfigError
+from rellm_cache.weights import find_model, weights_digest
+
+
+def resolve(spec: EncoderSpec) -> EncoderSpec:
+    """The spec with its weights' digest filled in, without loading the model.
+
+    Raises:
+        ConfigError: the model cannot be found, or its weights are not those the spec pins.
+    """
+    if not spec.model:
+        return spec
+    folder = find_model(spec.model, ("preprocessor_config.json",))
+    weights = weights_digest(folder)
+    if spec.weights and spec.weights != weights:
+        raise ConfigError(
+            f"{folder}: its weights have digest {weights[:12]}, the recipe pins "
+            f"{spec.weights[:12]}; use the model the recipe was made with, or drop the pin"
+        )
+    return replace(spec, weights=weights)
+
+
+def build_encoder(spec: EncoderSpec, device: torch.device) -> FrameEncoder:
+    """Load the encoder of a spec.
+
+    Raises:
+        ConfigError: the model cannot be found, lacks a file, or has no such layer.
+    """
+    # Each encoder imports the library it needs only when a recipe asks for it.
+    if spec.kind == "whisper":
+        from rellm_cache.encoders.whisper import WhisperEncoder
+
+        return WhisperEncoder(spec, device)
+    if spec.kind == "wav2vec2-emotion":
+        from rellm_cache.encoders.wav2vec2_emotion import Wav2Vec2EmotionEncoder
+
+        return Wav2Vec2EmotionEncoder(spec, device)
+    from rellm_cache.encoders.prosody import ProsodyEncoder
+
+    return ProsodyEncoder(spec)

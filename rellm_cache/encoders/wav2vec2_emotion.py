@@ -1,0 +1,97 @@
+"""A wav2vec2 emotion model in audeering's layout. In: waveforms. Out: frames and dimensions.
+
+Made for `audeering/wav2vec2-large-robust-12-ft-emotion-msp-dim` (model card: head = mean over time,
+dense, tanh, projection; output arousal, dominance, valence in about 0..1). Batches are masked, so a
+clip's frames and dimensions do not depend on its neighbours.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import Wav2Vec2FeatureExtractor, Wav2Vec2Model, Wav2Vec2PreTrainedModel
+from transformers.models.wav2vec2.configuration_wav2vec2 import Wav2Vec2Config
+
+from rellm_cache.config import EncoderSpec
+from rellm_cache.encoders.base import Encoding, check_layer
+from rellm_cache.errors import ConfigError
+from rellm_cache.weights import find_model
+
+
+class DimensionHead(nn.Module):
+    """Mean frame (B, D) → arousal, dominance, valence (B, 3)."""
+
+    def __init__(self, config: Wav2Vec2Config) -> None:
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.out_proj = nn.Linear(config.hidden_size, 3)
+
+    def forward(self, mean_frame: torch.Tensor) -> torch.Tensor:
+        """(B, D) -> (B, 3)."""
+        dimensions: torch.Tensor = self.out_proj(torch.tanh(self.dense(mean_frame)))
+        return dimensions
+
+
+class EmotionModel(Wav2Vec2PreTrainedModel):
+    """The checkpoint's own module tree: keys `wav2vec2.*` and `classifier.*`."""
+
+    def __init__(self, config: Wav2Vec2Config) -> None:
+        super().__init__(config)
+        self.wav2vec2 = Wav2Vec2Model(config)
+        self.classifier = DimensionHead(config)
+        self.post_init()
+
+
+class Wav2Vec2EmotionEncoder:
+    """Frames of one hidden state, and the emotion head's arousal, dominance and valence."""
+
+    licence = "CC-BY-NC-SA-4.0"
+
+    def __init__(self, spec: EncoderSpec, device: torch.device) -> None:
+        folder = find_model(spec.model, ("preprocessor_config.json",))
+        self.spec = spec
+        self.device = device
+        self._features = Wav2Vec2FeatureExtractor.from_pretrained(folder)
+        model, report = EmotionModel.from_pretrained(
+            folder, dtype=torch.float32, output_loading_info=True
+        )
+        if report["missing_keys"]:
+            raise ConfigError(
+                f"{folder}: the checkpoint lacks {sorted(report['missing_keys'])[:3]}; expected "
+                "audeering's layout with keys wav2vec2.*, classifier.dense, classifier.out_proj"
+            )
+        if model.config.feat_extract_norm != "layer":
+            raise ConfigError(
+                f"{folder}: feat_extract_norm = {model.config.feat_extract_norm!r}; expected "
+                "'layer': with group norm a clip's frames would depend on its batch"
+            )
+        check_layer(spec, model.config.num_hidden_layers)
+        self._model = model.to(device).eval().requires_grad_(False)
+        self.frame_size = int(model.config.hidden_size)
+
+    @torch.inference_mode()
+    def encode(self, waveforms: Sequence[np.ndarray]) -> list[Encoding]:
+        """Frames (L, hidden) and dimensions (3,) of each waveform (S,) float32 at 16 kHz."""
+        inputs = self._features(
+            list(waveforms),
+            sampling_rate=16_000,
+            return_tensors="pt",
+            padding=True,
+            return_attention_mask=True,
+        )
+        with torch.autocast(self.device.type, torch.float16, enabled=self.device.type == "cuda"):
+            output = self._model.wav2vec2(
+                inputs.input_values.to(self.device),
+                attention_mask=inputs.attention_mask.to(self.device),
+                output_hidden_states=self.spec.layer != -1,
+            )
+        last = output.last_hidden_state.float()  # (B, T, D)
+        lengths = [
+            int(self._model.wav2vec2._get_feat_extract_output_lengths(len(w))) for w in waveforms
+        ]
+        means = torch.stack([f[:n].mean(0) for f, n in zip(last, lengths, strict=True)])  # (B, D)
+        vads = self._model.classifier(means).cpu().numpy()  # (B, 3)
+        chosen = last if self.spec.layer == -1 else output.hidden_states[self.spec.layer].float()
+        frames = chosen.cpu().numpy()
+        return [Encoding(f[:n], vad) for f, n, vad in zip(frames, lengths, vads, strict=True)]

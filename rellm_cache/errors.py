@@ -1,0 +1,35 @@
+"""The errors a user can meet. Nothing enters; every other module raises these.
+
+A message says which file or key, what was found, what was expected and how to mend it.
+The command line prints the message alone and ends with `exit_code`.
+"""
+
+
+class RellmError(Exception):
+    """Something the user can mend. Its text is complete without a traceback."""
+
+    exit_code = 1
+
+
+class ConfigError(RellmError):
+    """A recipe, an option or a model folder is not what it must be."""
+
+
+class ManifestError(RellmError):
+    """A manifest or one of its lines cannot be used."""
+
+
+class AudioError(RellmError):
+    """A clip cannot be read as it is, or its samples are unusable."""
+
+
+class FrameError(RellmError):
+    """An encoder's frames of one clip cannot be stored."""
+
+
+class StoreError(RellmError):
+    """A feature store is absent, damaged, of another fingerprint or cannot be written."""
+
+
+class RunError(RellmError):
+    """A run folder cannot be written, read or continued."""

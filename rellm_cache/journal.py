@@ -1,0 +1,43 @@
+"""Journals: rows of unfinished work. In: a row at a time. Out: the same rows after a kill."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+
+class Journal:
+    """Appends JSON rows to a file, each on disk's side of the process before the next begins."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        rows = list(read_journal(path))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Rewritten without a line that a kill cut short, so that appending starts on a new one.
+        self._file = path.open("w", encoding="utf-8")
+        for row in rows:
+            self.append(row)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._file.close()
+
+    def append(self, row: dict[str, Any]) -> None:
+        """Write one row."""
+        self._file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        self._file.flush()
+
+
+def read_journal(path: Path) -> Iterator[dict[str, Any]]:
+    """Rows of a journal that may not exist; a last line cut short by a kill is left out."""
+    if path.exists():
+        for line in path.read_text("utf-8").split("\n")[:-1]:
+            yield json.loads(line)

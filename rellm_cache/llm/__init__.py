@@ -1,0 +1,1 @@
+"""The frozen chat LLM: loading, prompts, packed rows."""

@@ -1,0 +1,169 @@
+"""The frozen chat LLM. In: a recipe's `[llm]`. Out: embeddings, hidden states, continuations.
+
+Weights are quantised with bitsandbytes (NF4 with double quantisation, or int8) on GPU and CPU.
+Nothing of it ever trains; gradients pass through it to the speech embeddings.
+
+Letters: T tokens in a row, H hidden size, V vocabulary.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from bitsandbytes.nn import Linear4bit
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+
+from rellm_cache.config import LLMConfig
+from rellm_cache.errors import ConfigError
+from rellm_cache.llm.packing import PackedRow
+from rellm_cache.llm.prompt import ChatFormat
+from rellm_cache.weights import find_model
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """A generated response.
+
+    Attributes:
+        text: without end tokens, stripped.
+        early_stop: the token limit cut it.
+    """
+
+    text: str
+    early_stop: bool
+
+
+class FrozenLLM:
+    """A chat model that answers but never changes."""
+
+    def __init__(self, model: Any, chat: ChatFormat, config: LLMConfig) -> None:
+        self.model = model.eval().requires_grad_(False)
+        self.chat = chat
+        self.config = config
+        self.device: torch.device = model.device
+        self.hidden_size = int(model.config.hidden_size)
+        self._embedding = model.get_input_embeddings()
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of embeddings and hidden states: float32 on a CPU, bfloat16 on a GPU."""
+        dtype: torch.dtype = self._embedding.weight.dtype
+        return dtype
+
+    @property
+    def output_weight(self) -> Tensor:
+        """(V, H) rows that turn a hidden state into logits."""
+        weight: Tensor = self.model.get_output_embeddings().weight
+        return weight
+
+    def embed(self, ids: Sequence[int]) -> Tensor:
+        """(T, H) input embeddings of token ids."""
+        tokens = torch.tensor(list(ids), dtype=torch.long, device=self.device)  # (T,)
+        embeddings: Tensor = self._embedding(tokens)
+        return embeddings
+
+    def hidden_states(self, row: PackedRow) -> Tensor:
+        """(T, H) last hidden states of a packed row; differentiable in its embeddings."""
+        output = self.model.get_decoder()(
+            inputs_embeds=row.embeddings.to(self.dtype),
+            attention_mask=row.mask,
+            position_ids=row.positions,
+            use_cache=False,
+        )
+        hidden: Tensor = output.last_hidden_state[0]  # (1, T, H) -> (T, H)
+        return hidden
+
+    @torch.inference_mode()
+    def continue_greedily(
+        self, prompts: Sequence[Tensor], max_new_tokens: int
+    ) -> list[Continuation]:
+        """Greedy continuations of prompts (t, H) given as embeddings, each as if it were alone."""
+        longest = max(len(p) for p in prompts)
+        shape = (len(prompts), longest)
+        embeddings = torch.zeros(*shape, self.hidden_size, dtype=self.dtype, device=self.device)
+        mask = torch.zeros(*shape, dtype=torch.long, device=self.device)
+        for index, prompt in enumerate(prompts):  # padded on the left: (B, T, H), (B, T)
+            embeddings[index, longest - len(prompt) :] = prompt.to(self.dtype)
+            mask[index, longest - len(prompt) :] = 1
+        stops = self.chat.stop_ids
+        generated = self.model.generate(
+            inputs_embeds=embeddings,
+            attention_mask=mask,
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            eos_token_id=stops,
+            pad_token_id=stops[0],
+        )
+        return [self._continuation(ids, set(stops)) for ids in generated.tolist()]
+
+    def _continuation(self, ids: list[int], stops: set[int]) -> Continuation:
+        length = next((i for i, token in enumerate(ids) if token in stops), len(ids))
+        text = self.chat.tokenizer.decode(ids[:length], skip_special_tokens=True)
+        return Continuation(text.strip(), early_stop=length == len(ids))
+
+
+def load_llm(config: LLMConfig, device: torch.device) -> FrozenLLM:
+    """Load the chat model of a recipe, quantised as it says.
+
+    Raises:
+        ConfigError: the model cannot be found, misses a file, or would need code of its own.
+    """
+    folder = find_model(config.model, ("tokenizer.json", "tokenizer_config.json"), config.revision)
+    _refuse_foreign_code(folder)
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    model = AutoModelForCausalLM.from_pretrained(
+        folder,
+        dtype=dtype,
+        quantization_config=_quantization(config, dtype),
+        device_map={"": device},
+        attn_implementation="sdpa",
+    )
+    keep_weights_unpacked(model)
+    _plain_greedy(model)
+    chat = ChatFormat(AutoTokenizer.from_pretrained(folder), config.template)
+    return FrozenLLM(model, chat, config)
+
+
+def keep_weights_unpacked(model: torch.nn.Module) -> None:
+    """Stop bitsandbytes from repacking 4-bit weights on CPUs with AVX512-BF16.
+
+    At its first forward without gradients a `Linear4bit` there repacks its weights for inference;
+    gradients of later training steps are then wrong, with no more than a warning.
+    """
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            module.support_avx512bf16_for_cpu = False
+
+
+def _plain_greedy(model: Any) -> None:
+    """Drop sampling settings that a checkpoint ships: generation here is greedy, always."""
+    for name in ("temperature", "top_p", "top_k"):
+        setattr(model.generation_config, name, None)
+    model.generation_config.do_sample = False
+
+
+def _quantization(config: LLMConfig, dtype: torch.dtype) -> BitsAndBytesConfig | None:
+    if config.quantization == "nf4":
+        return BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=dtype,
+        )
+    if config.quantization == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return None
+
+
+def _refuse_foreign_code(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    if "auto_map" in config or config.get("model_type") == "qwen":
+        raise ConfigError(
+            f"{folder}: model type {config.get('model_type')!r} needs Python code from the model "
+            "folder, which rellm never executes; use a checkpoint in a native transformers layout "
+            "(Llama, Qwen2, Qwen3)"
+        )

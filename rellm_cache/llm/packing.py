@@ -1,0 +1,87 @@
+"""Packing. In: segments of embeddings that continue one another. Out: one row without padding.
+
+Examples that share a prompt lie in one row behind it: `[prompt][speech response][speech response]`.
+Each token sees its own segment up to itself and the segments it continues, nothing else, and its
+position counts from where its parent ended: the same numbers as each example in a row of its own.
+Segments form a tree, so several labels can also continue one `[speech]`.
+
+Letters: T tokens in the row, H hidden size.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+IGNORED = -100
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A run of tokens.
+
+    Attributes:
+        embeddings: (t, H).
+        labels: (t,) int64 token ids where there is a loss, else `IGNORED`; not shifted.
+        parent: index of the segment it continues, which must come earlier; None at a row's start.
+    """
+
+    embeddings: Tensor
+    labels: Tensor
+    parent: int | None = None
+
+
+@dataclass(frozen=True)
+class PackedRow:
+    """What the LLM is given.
+
+    Attributes:
+        embeddings: (1, T, H).
+        mask: (1, 1, T, T) bool, true where a token sees another.
+        positions: (1, T) int64.
+        labels: (T,) int64, not shifted.
+        previous: (T,) int64, index of the token that comes before each, -1 at a start.
+        segments: (T,) int64, which segment each token is in.
+    """
+
+    embeddings: Tensor
+    mask: Tensor
+    positions: Tensor
+    labels: Tensor
+    previous: Tensor
+    segments: Tensor
+
+
+def pack(segments: Sequence[Segment]) -> PackedRow:
+    """Lay segments end to end in one row."""
+    device = segments[0].embeddings.device
+    lengths = [len(s.labels) for s in segments]
+    sees = torch.eye(len(segments), dtype=torch.bool)
+    positions: list[Tensor] = []
+    previous: list[Tensor] = []
+    ends: list[int] = []  # position after each segment
+    places: list[int] = []  # index of its last token
+    at = 0
+    for index, (segment, length) in enumerate(zip(segments, lengths, strict=True)):
+        start_position, before = 0, -1
+        if segment.parent is not None:
+            sees[index] |= sees[segment.parent]
+            start_position, before = ends[segment.parent], places[segment.parent]
+        positions.append(torch.arange(start_position, start_position + length))
+        steps = torch.arange(at - 1, at + length - 1)
+        steps[:1] = before
+        previous.append(steps)
+        at += length
+        ends.append(start_position + length)
+        places.append(at - 1 if length else before)
+    owner = torch.repeat_interleave(torch.arange(len(segments)), torch.tensor(lengths))  # (T,)
+    allowed = sees[owner][:, owner].tril()  # (T, T); what a segment continues lies before it
+    return PackedRow(
+        embeddings=torch.cat([s.embeddings for s in segments]).unsqueeze(0),
+        mask=allowed.to(device)[None, None],
+        positions=torch.cat(positions).to(device)[None],
+        labels=torch.cat([s.labels for s in segments]).to(device),
+        previous=torch.cat(previous).to(device),
+        segments=owner.to(device),
+    )

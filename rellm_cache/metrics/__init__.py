@@ -1,0 +1,1 @@
+"""Scores: plain functions of numpy arrays."""

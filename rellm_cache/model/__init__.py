@@ -1,0 +1,1 @@
+"""What trains (adapter and heads) and how it meets the frozen LLM."""

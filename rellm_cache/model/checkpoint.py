@@ -1,0 +1,110 @@
+"""Checkpoints. In: a model or a run folder. Out: safetensors of what trains, and back.
+
+<run>/adapter.safetensors       adapter and heads, nothing frozen
+<run>/adapter_config.json       sizes, emotions, the encoders' specs, licences
+<run>/recipe.toml               the recipe as resolved, weights of the encoders pinned
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from rellm_cache.config import Recipe, load_recipe
+from rellm_cache.errors import RunError
+from rellm_cache.llm.frozen import FrozenLLM, load_llm
+from rellm_cache.model.speech_llm import SpeechLLM
+
+WEIGHTS, CONFIG, RECIPE = "adapter.safetensors", "adapter_config.json", "recipe.toml"
+
+
+@dataclass(frozen=True)
+class AdapterInfo:
+    """What `adapter_config.json` says beside the recipe.
+
+    Attributes:
+        speech_size: D of the speech stream.
+        emotion_size: D of the emotion stream, 0 without one.
+        output_size: H, the LLM's hidden size.
+        trainable_parameters: in the adapter and heads.
+        licences: of every frozen model, by name.
+    """
+
+    speech_size: int
+    emotion_size: int
+    output_size: int
+    trainable_parameters: int
+    licences: dict[str, str]
+
+
+def save_tensors(path: Path, model: SpeechLLM) -> None:
+    """Write what trains, in one atomic step."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.partial")
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in trainables(model).items()}
+    save_file(state, temporary, metadata={"format": "pt"})
+    temporary.replace(path)
+
+
+def trainables(model: SpeechLLM) -> dict[str, torch.Tensor]:
+    """Name → tensor of everything a checkpoint holds: exactly the trained parameters."""
+    return dict(model.named_parameters())
+
+
+def load_tensors(path: Path, model: SpeechLLM) -> None:
+    """Read what trains into a model; `RunError` names the tensor that does not fit."""
+    try:
+        state = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise RunError(f"{path}: not a readable checkpoint ({error}); train again") from error
+    own = trainables(model)
+    for name in sorted(own.keys() | state.keys()):
+        found = tuple(state[name].shape) if name in state else "nothing"
+        expected = tuple(own[name].shape) if name in own else "nothing"
+        if found != expected:
+            raise RunError(
+                f"{path}: tensor {name!r}: found {found}, expected {expected}; the checkpoint "
+                "belongs to another recipe"
+            )
+    with torch.no_grad():
+        for name, tensor in state.items():
+            own[name].copy_(tensor)
+
+
+def save_config(run: Path, info: AdapterInfo, recipe: Recipe) -> None:
+    """Write `adapter_config.json`."""
+    encoders = {k: v for k, v in asdict(recipe.encoders).items() if v is not None}
+    content: dict[str, Any] = {**asdict(info), "encoders": encoders, "heads": asdict(recipe.heads)}
+    (run / CONFIG).write_text(json.dumps(content, indent=2) + "\n", "utf-8")
+
+
+def load_info(run: Path) -> AdapterInfo:
+    """Read `adapter_config.json`; `RunError` if the folder holds no finished run."""
+    try:
+        content = json.loads((run / CONFIG).read_text("utf-8"))
+        return AdapterInfo(**{k: content[k] for k in AdapterInfo.__dataclass_fields__})
+    except (OSError, ValueError, KeyError) as error:
+        raise RunError(
+            f"{run}: not the folder of a finished run ({type(error).__name__}: {error}); expected "
+            f"{CONFIG} and {WEIGHTS}, which `rellm train` writes"
+        ) from error
+
+
+def load_run(run: Path, device: torch.device) -> tuple[Recipe, SpeechLLM]:
+    """The recipe and the trained model of a run folder, ready to answer.
+
+    Raises:
+        RunError: it is not the folder of a finished run, or its checkpoint does not fit.
+    """
+    info = load_info(run)
+    recipe = load_recipe(str(run / RECIPE))
+    llm: FrozenLLM | None = None
+    if recipe.needs_llm and recipe.llm is not None:
+        llm = load_llm(recipe.llm, device)
+    model = SpeechLLM(recipe, info.speech_size, info.emotion_size, llm)
+    load_tensors(run / WEIGHTS, model)
+    return recipe, model.to(device).eval()

@@ -1,0 +1,239 @@
+"""The model. In: a `Batch`. Out: emotion logits, dimensions, loss terms; or speech prompts.
+
+The adapter and the heads train. The LLM, where the recipe has one, is frozen and not a submodule:
+it is in no state dict, no optimiser and no checkpoint.
+
+Letters: B utterances, T' adapter frames, H the LLM's hidden size, C emotions.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from rellm_cache.batches import Batch, Target
+from rellm_cache.config import Recipe
+from rellm_cache.errors import ConfigError
+from rellm_cache.llm.frozen import FrozenLLM
+from rellm_cache.llm.packing import IGNORED, Segment, pack
+from rellm_cache.llm.prompt import SpeechPrompt
+from rellm_cache.model.adapter import Adapter, fuse
+from rellm_cache.model.heads import AuxiliaryHeads
+from rellm_cache.model.losses import (
+    TERMS,
+    LossTerms,
+    category_loss,
+    count_terms,
+    dimension_loss,
+    token_losses,
+)
+
+
+@dataclass(frozen=True)
+class Speech:
+    """Utterances as the LLM hears them.
+
+    Attributes:
+        embeddings: (B, T', H) float32.
+        lengths: (B,) int64 valid embeddings.
+    """
+
+    embeddings: Tensor
+    lengths: Tensor
+
+    def one(self, index: int) -> Tensor:
+        """(t, H) valid embeddings of one utterance."""
+        return self.embeddings[index, : int(self.lengths[index])]
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What the heads say, and the losses.
+
+    Attributes:
+        emotion_logits: (B, C).
+        dimensions: (B, 3) arousal, dominance, valence, or None.
+        terms: summed losses with their counts.
+    """
+
+    emotion_logits: Tensor
+    dimensions: Tensor | None
+    terms: LossTerms
+
+
+class SpeechLLM(nn.Module):
+    """Adapter and heads in front of a frozen LLM."""
+
+    def __init__(
+        self, recipe: Recipe, speech_size: int, emotion_size: int, llm: FrozenLLM | None
+    ) -> None:
+        super().__init__()
+        size = output_size(recipe, llm)
+        self.recipe = recipe
+        self.adapter = Adapter(recipe.adapter, speech_size + emotion_size, size)
+        self.heads = AuxiliaryHeads(recipe.heads, size)
+        self.llm = llm
+        self.prompts = {} if llm is None else speech_prompts(recipe, llm)
+
+    def speech(self, batch: Batch) -> Speech:
+        """Run the adapter."""
+        frames = fuse(
+            batch.speech, batch.emotion, batch.frame_lengths, self.recipe.emotion.pooling
+        )  # (B, T, D)
+        if self.training and self.recipe.training.time_mask:
+            frames = mask_time(frames, batch.frame_lengths, self.recipe.training.time_mask)
+        return Speech(*self.adapter(frames, batch.frame_lengths))  # (B, T, D) -> (B, T', H)
+
+    def forward(self, batch: Batch) -> Outputs:
+        """Heads' outputs and loss terms of one batch."""
+        speech = self.speech(batch)
+        logits, dimensions = self.heads(speech.embeddings, speech.lengths)
+        losses = self.recipe.losses
+        zero = logits.new_zeros(())
+        response, recognition = self._answer_losses(speech, batch.targets)
+        category = zero
+        if losses.category:
+            category = category_loss(logits, batch.emotions, losses.label_smoothing)
+        dimension = zero
+        if losses.dimension and dimensions is not None:
+            dimension = dimension_loss(dimensions, batch.vad)
+        sums = torch.stack([response, recognition, category, dimension])
+        return Outputs(logits, dimensions, LossTerms(sums, self.counts(batch)))
+
+    def counts(self, batch: Batch) -> Tensor:
+        """(4,) what each loss term of a batch is to be divided by."""
+        tokens = dict.fromkeys(TERMS, 0)
+        for target in (t for targets in batch.targets for t in targets):
+            tokens[target.task] += len(target.ids)
+        return count_terms(tokens["response"], tokens["recognition"], batch.emotions, batch.vad)
+
+    def _answer_losses(
+        self, speech: Speech, targets: Sequence[Sequence[Target]]
+    ) -> tuple[Tensor, Tensor]:
+        """Summed response and recognition losses, scalars, over rows of packed examples."""
+        sums = speech.embeddings.new_zeros(2)
+        if self.llm is None:
+            return sums[0], sums[1]
+        for row in self._rows(speech, targets):
+            prompts = {task: self.prompts[task] for task in sorted({t.task for _, t in row})}
+            segments = [self._segment(ids=p.before) for p in prompts.values()]
+            parents = {task: index for index, task in enumerate(prompts)}
+            tasks = [TERMS.index(task) for task in prompts]
+            for index, target in row:
+                after = prompts[target.task].after
+                segments.append(
+                    self._segment(speech.one(index), after, target.ids, parents[target.task])
+                )
+                tasks.append(TERMS.index(target.task))
+            packed = pack(segments)
+            hidden = self.llm.hidden_states(packed)  # (T, H)
+            losses, owners = token_losses(packed, hidden, self.llm.output_weight)  # (N,), (N,)
+            task_of = torch.tensor(tasks, device=losses.device)
+            sums = sums.index_add(0, task_of[owners], losses)
+        return sums[0], sums[1]
+
+    def _rows(
+        self, speech: Speech, targets: Sequence[Sequence[Target]]
+    ) -> Iterator[list[tuple[int, Target]]]:
+        """Examples in rows of at most `llm.row_tokens` tokens, but one at least."""
+        row: list[tuple[int, Target]] = []
+        room = limit = self.recipe.llm.row_tokens if self.recipe.llm else 0
+        lengths = speech.lengths.tolist()
+        for index, answers in enumerate(targets):
+            for target in answers:
+                size = lengths[index] + len(self.prompts[target.task].after) + len(target.ids)
+                if row and size > room:
+                    yield row
+                    row, room = [], limit
+                row.append((index, target))
+                room -= size
+        if row:
+            yield row
+
+    def _segment(
+        self,
+        speech: Tensor | None = None,
+        ids: Sequence[int] = (),
+        answer: Sequence[int] = (),
+        parent: int | None = None,
+    ) -> Segment:
+        """Speech (t, H), then fixed tokens, then an answer with its loss; any may be empty."""
+        llm = require_llm(self.llm)
+        tokens = llm.embed((*ids, *answer))
+        parts = [tokens] if speech is None else [speech.to(tokens.dtype), tokens]
+        embeddings = torch.cat(parts)  # (t + ids + answer, H)
+        labels = torch.full((len(embeddings),), IGNORED)
+        if answer:
+            labels[-len(answer) :] = torch.tensor(list(answer))
+        return Segment(embeddings, labels, parent)
+
+    def prompt_embeddings(self, speech: Tensor, task: str) -> Tensor:
+        """(T, H) a whole request around one utterance's speech (t, H)."""
+        llm, prompt = require_llm(self.llm), self.prompts[task]
+        before, after = llm.embed(prompt.before), llm.embed(prompt.after)
+        return torch.cat([before, speech.to(before.dtype), after])
+
+    @torch.inference_mode()
+    def label_log_likelihoods(self, speech: Speech, labels: Sequence[Sequence[int]]) -> Tensor:
+        """(B, C) log-likelihood of each label's ids, end included, as the answer to the request
+        for recognition."""
+        llm, prompt = require_llm(self.llm), self.prompts["recognition"]
+        results = torch.zeros(len(speech.lengths), len(labels), device=speech.embeddings.device)
+        for index in range(len(results)):
+            segments = [
+                self._segment(ids=prompt.before),
+                self._segment(speech.one(index), prompt.after, parent=0),
+                *(self._segment(answer=label, parent=1) for label in labels),
+            ]
+            packed = pack(segments)
+            hidden = llm.hidden_states(packed)
+            losses, owners = token_losses(packed, hidden, llm.output_weight)  # (N,), (N,)
+            results[index].index_add_(0, owners - 2, -losses)
+        return results
+
+
+def output_size(recipe: Recipe, llm: FrozenLLM | None) -> int:
+    """H: the LLM's hidden size, or the recipe's `adapter.output_size` without one."""
+    wanted = recipe.adapter.output_size
+    if llm is None:
+        return wanted
+    if wanted and wanted != llm.hidden_size:
+        raise ConfigError(
+            f"adapter.output_size = {wanted}, but {llm.config.model} has hidden size "
+            f"{llm.hidden_size}; leave adapter.output_size out"
+        )
+    return llm.hidden_size
+
+
+def require_llm(llm: FrozenLLM | None) -> FrozenLLM:
+    """The LLM of a model; `ConfigError` if its recipe has none."""
+    if llm is None:
+        raise ConfigError(
+            "this run has no LLM, so it cannot answer; train with a recipe whose "
+            "losses.response or losses.recognition is above 0, as `small`"
+        )
+    return llm
+
+
+def speech_prompts(recipe: Recipe, llm: FrozenLLM) -> dict[str, SpeechPrompt]:
+    """The token ids around speech for each kind of request, made once."""
+    prompts = recipe.prompts
+    return {
+        "response": llm.chat.speech_prompt(prompts.empathetic_system, prompts.alignment),
+        "recognition": llm.chat.speech_prompt(prompts.plain_system, prompts.recognition),
+        "answer": llm.chat.speech_prompt(prompts.empathetic_system, prompts.answer),
+    }
+
+
+def mask_time(frames: Tensor, lengths: Tensor, share: float) -> Tensor:
+    """Zero one random run of frames of each utterance, up to `share` of its length.
+
+    Drawn from torch's global generator: (B, T, D), (B,) -> (B, T, D).
+    """
+    total = frames.shape[1]
+    width = (torch.rand(len(lengths), device=frames.device) * share * lengths).long()  # (B,)
+    start = (torch.rand(len(lengths), device=frames.device) * (lengths - width)).long()  # (B,)
+    steps = torch.arange(total, device=frames.device)  # (T,)
+    hidden = (steps >= start.unsqueeze(1)) & (steps < (start + width).unsqueeze(1))  # (B, T)
+    return frames.masked_fill(hidden.unsqueeze(-1), 0)

@@ -1,0 +1,74 @@
+"""Progress of long work, on standard error: a bar on a terminal, plain lines when piped."""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+PLAIN_SECONDS = 10.0
+
+
+class Tick(Protocol):
+    """Reports `count` more units done, and a note shown beside the bar."""
+
+    def __call__(self, count: int = 1, note: str = "") -> None:
+        """Count some units as done."""
+        ...
+
+
+@contextmanager
+def progress(title: str, total: int, unit: str) -> Iterator[Tick]:
+    """Show how far a loop of `total` units is, its rate and the time left."""
+    console = Console(file=sys.stderr)
+    if console.is_terminal:
+        with _bar(console, title, total, unit) as tick:
+            yield tick
+    else:
+        yield _Lines(title, total, unit)
+
+
+@contextmanager
+def _bar(console: Console, title: str, total: int, unit: str) -> Iterator[Tick]:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed:.0f}/{task.total:.0f} {task.fields[rate]}"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    start = time.monotonic()
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task(title, total=total, rate=unit, note="")
+
+        def tick(count: int = 1, note: str = "") -> None:
+            bar.advance(task, count)
+            rate = bar.tasks[0].completed / max(time.monotonic() - start, 1e-6)
+            bar.update(task, rate=f"{unit}, {rate:.1f} {unit}/s", note=note)
+
+        yield tick
+
+
+class _Lines:
+    def __init__(self, title: str, total: int, unit: str) -> None:
+        self._title, self._total, self._unit = title, total, unit
+        self._done = 0
+        self._start = self._shown = time.monotonic()
+
+    def __call__(self, count: int = 1, note: str = "") -> None:
+        self._done += count
+        now = time.monotonic()
+        if now - self._shown < PLAIN_SECONDS:
+            return
+        self._shown = now
+        rate = self._done / (now - self._start)
+        left = (self._total - self._done) / rate if rate else 0
+        print(
+            f"{self._title}: {self._done}/{self._total} {self._unit}, "
+            f"{rate:.1f} {self._unit}/s, {left:.0f} s left {note}".rstrip(),
+            file=sys.stderr,
+            flush=True,
+        )

@@ -1,0 +1,64 @@
+"""cache info. In: a cache root. Out: what each store holds."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rellm_cache.errors import StoreError
+from rellm_cache.store.layout import failures_path, list_stores
+from rellm_cache.store.reader import FeatureStore
+
+FRAMES_PER_HOUR = 50 * 3600
+
+
+@dataclass(frozen=True)
+class StoreSummary:
+    """One store: whose frames, how many, how large, under which licence."""
+
+    name: str
+    encoder: str
+    model: str
+    layer: int
+    frame_size: int
+    fingerprint: str
+    clips: int
+    hours: float
+    parts: int
+    bytes: int
+    failed: int
+    licence: str
+
+    def to_json(self) -> dict[str, Any]:
+        """As `cache info --json` prints it."""
+        return vars(self)
+
+
+def cache_info(cache: Path) -> list[StoreSummary]:
+    """Summaries of all stores under a cache root, by name.
+
+    Raises:
+        StoreError: there is none, or one is damaged.
+    """
+    paths = list(list_stores(cache))
+    if not paths:
+        raise StoreError(f"{cache}: found no store; `rellm extract` makes them")
+    return [_summary(FeatureStore(path)) for path in paths]
+
+
+def _summary(store: FeatureStore) -> StoreSummary:
+    failures = failures_path(store.path)
+    failed = len(failures.read_text("utf-8").splitlines()) if failures.exists() else 0
+    return StoreSummary(
+        name=store.path.name,
+        encoder=store.spec.kind,
+        model=store.spec.model,
+        layer=store.spec.layer,
+        frame_size=store.frame_size,
+        fingerprint=store.spec.fingerprint,
+        clips=len(store),
+        hours=sum(store.length(i) for i in store.ids) / FRAMES_PER_HOUR,
+        parts=len(store.parts),
+        bytes=store.nbytes,
+        failed=failed,
+        licence=store.licence,
+    )

@@ -1,0 +1,79 @@
+"""Examples for the model. In: utterances and a cache. Out: `Example`s and their `Frames`."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from rellm_cache.batches import Example, Frames, Target
+from rellm_cache.config import Recipe
+from rellm_cache.corpus.manifest import Utterance
+from rellm_cache.llm.frozen import FrozenLLM
+from rellm_cache.llm.packing import IGNORED
+from rellm_cache.store.reader import FeatureStore
+
+
+def open_frames(recipe: Recipe, cache: Path) -> Frames:
+    """The stores of a recipe's encoders under a cache root."""
+    encoders = recipe.encoders
+    emotion = FeatureStore.find(cache, encoders.emotion) if encoders.emotion else None
+    return Frames(FeatureStore.find(cache, encoders.speech), emotion)
+
+
+def require_frames(frames: Frames, ids: Sequence[str], command: str) -> None:
+    """Raise `StoreError` unless every clip is in both stores."""
+    for store in (frames.speech, frames.emotion):
+        if isinstance(store, FeatureStore):
+            store.require(ids, command)
+
+
+def emotion_index(utterance: Utterance, recipe: Recipe) -> int:
+    """Index of an utterance's emotion in the recipe's heads, `IGNORED` if it is not one."""
+    emotions = recipe.heads.emotions
+    return emotions.index(utterance.emotion) if utterance.emotion in emotions else IGNORED
+
+
+def make_examples(
+    utterances: Iterable[Utterance], recipe: Recipe, llm: FrozenLLM | None
+) -> list[Example]:
+    """What training sees of each utterance: labels, and answers as token ids."""
+    return [
+        Example(
+            id=u.id,
+            emotion=emotion_index(u, recipe),
+            vad=u.vad,
+            targets=() if llm is None else tuple(_targets(u, recipe, llm)),
+        )
+        for u in utterances
+    ]
+
+
+def _targets(utterance: Utterance, recipe: Recipe, llm: FrozenLLM) -> Iterable[Target]:
+    end = llm.chat.ids(llm.chat.end_text)
+    if recipe.losses.response and utterance.response:
+        ids = llm.chat.ids(utterance.response)
+        yield Target("response", ids if utterance.early_stop else ids + end)
+    if recipe.losses.recognition and emotion_index(utterance, recipe) != IGNORED:
+        yield Target("recognition", llm.chat.ids(utterance.emotion or "") + end)
+
+
+def label_ids(recipe: Recipe, llm: FrozenLLM) -> list[tuple[int, ...]]:
+    """Token ids of each emotion as a complete answer."""
+    end = llm.chat.ids(llm.chat.end_text)
+    return [llm.chat.ids(name) + end for name in recipe.heads.emotions]
+
+
+def describe_gaps(utterances: Sequence[Utterance], recipe: Recipe) -> list[str]:
+    """What of a recipe's losses these utterances cannot teach, as readable notes."""
+    notes = []
+    total = len(utterances)
+    foreign = Counter(
+        u.emotion for u in utterances if u.emotion and emotion_index(u, recipe) == IGNORED
+    )
+    for emotion, count in foreign.items():
+        notes.append(f"{count} of {total} clips are {emotion!r}, which heads.emotions leaves out")
+    silent = sum(u.response is None for u in utterances)
+    if recipe.losses.response and silent:
+        notes.append(f"{silent} of {total} clips have no response; `rellm respond` makes them")
+    if recipe.losses.dimension and recipe.heads.dimensions and not any(u.vad for u in utterances):
+        notes.append("no clip has dimensions: the dimension loss has nothing to learn from")
+    return notes

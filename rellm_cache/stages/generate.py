@@ -1,0 +1,192 @@
+"""generate. In: a run and utterances, cached or as audio. Out: spoken words answered in text.
+
+From the cache and from audio the numbers are the same: live frames are rounded to float16 as
+stored ones are.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from rellm_cache.batches import Batch, Example, Frames, collate, ordered_batches
+from rellm_cache.config import EncoderSpec, Recipe, digest
+from rellm_cache.corpus.audio import load_clip
+from rellm_cache.corpus.manifest import DIMENSIONS, Utterance, read_manifests, write_lines
+from rellm_cache.devices import default_device
+from rellm_cache.encoders.registry import build_encoder, resolve
+from rellm_cache.errors import StoreError
+from rellm_cache.journal import Journal, read_journal
+from rellm_cache.model.checkpoint import WEIGHTS, load_run
+from rellm_cache.model.speech_llm import SpeechLLM, require_llm
+from rellm_cache.progress import progress
+from rellm_cache.stages.data import open_frames, require_frames
+from rellm_cache.store.writer import to_float16
+
+AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One answer.
+
+    Attributes:
+        id: of the utterance.
+        audio: its file.
+        text: its transcript, where known; the model never sees it.
+        response: what the LLM answers to the speech.
+        early_stop: the token limit cut it.
+        emotion: the category head's choice.
+        emotion_probabilities: emotion → probability by the head.
+        dimensions: arousal, dominance, valence by the head, or None.
+    """
+
+    id: str
+    audio: str
+    text: str
+    response: str
+    early_stop: bool
+    emotion: str
+    emotion_probabilities: dict[str, float]
+    dimensions: dict[str, float] | None
+
+
+class EncodedFrames:
+    """Frames made a moment ago, in memory, behaving as a store does."""
+
+    def __init__(self, frame_size: int) -> None:
+        self.frame_size = frame_size
+        self._frames: dict[str, np.ndarray] = {}
+
+    def add(self, utterance_id: str, frames: np.ndarray) -> None:
+        """Keep (L, D) frames as a store would, in float16."""
+        self._frames[utterance_id] = to_float16(frames, utterance_id, self.frame_size)
+
+    def length(self, utterance_id: str, /) -> int:
+        """L, frames of one utterance."""
+        return len(self._frames[utterance_id])
+
+    def frames(self, utterance_id: str, /) -> np.ndarray:
+        """(L, D) float16."""
+        return self._frames[utterance_id]
+
+
+def read_source(source: Path) -> list[Utterance]:
+    """Utterances of a manifest file or folder, or one sound file as an utterance."""
+    if source.suffix.lower() in AUDIO_SUFFIXES:
+        return [Utterance(id=source.stem, audio=str(source.resolve()))]
+    return read_manifests(source)
+
+
+def encode_live(recipe: Recipe, utterances: Sequence[Utterance], device: torch.device) -> Frames:
+    """Encode utterances from their audio, as `extract` would.
+
+    Raises:
+        AudioError: a clip cannot be used.
+    """
+    waveforms = [load_clip(u).waveform for u in utterances]
+
+    def stream(spec: EncoderSpec) -> EncodedFrames:
+        encoder = build_encoder(resolve(spec), device)
+        encoded = EncodedFrames(encoder.frame_size)
+        for indices in ordered_batches([len(w) for w in waveforms], 16):
+            for i, encoding in zip(
+                indices, encoder.encode([waveforms[i] for i in indices]), strict=True
+            ):
+                encoded.add(utterances[i].id, encoding.frames)
+        return encoded
+
+    encoders = recipe.encoders
+    return Frames(stream(encoders.speech), stream(encoders.emotion) if encoders.emotion else None)
+
+
+def answer(model: SpeechLLM, batch: Batch, utterances: Sequence[Utterance]) -> list[Generation]:
+    """Answers to the utterances of one batch, in its order."""
+    llm, recipe = require_llm(model.llm), model.recipe
+    with torch.inference_mode():
+        speech = model.speech(batch)
+        logits, dimensions = model.heads(speech.embeddings, speech.lengths)
+        probabilities = logits.float().softmax(1).tolist()
+        prompts = [model.prompt_embeddings(speech.one(i), "answer") for i in range(len(batch.ids))]
+    responses = llm.continue_greedily(prompts, recipe.prompts.answer_tokens)
+    values = [None] * len(responses) if dimensions is None else dimensions.float().tolist()
+    names = recipe.heads.emotions
+    return [
+        Generation(
+            id=utterance.id,
+            audio=utterance.audio,
+            text=utterance.text,
+            response=response.text,
+            early_stop=response.early_stop,
+            emotion=names[int(np.argmax(shares))],
+            emotion_probabilities=dict(zip(names, shares, strict=True)),
+            dimensions=None if vad is None else dict(zip(DIMENSIONS, vad, strict=True)),
+        )
+        for utterance, response, shares, vad in zip(
+            utterances, responses, probabilities, values, strict=True
+        )
+    ]
+
+
+def generate(
+    run: Path,
+    source: Path,
+    out: Path,
+    cache: Path,
+    from_audio: bool = False,
+    batch_size: int = 8,
+) -> list[Generation]:
+    """Answer every utterance of a manifest or one sound file; write JSON Lines to `out`.
+
+    A killed call goes on where it was. Sound files given as such are always encoded live.
+
+    Raises:
+        RunError: `run` is not a finished run. ConfigError: it has no LLM.
+        StoreError: clips are absent from the cache.
+    """
+    device = default_device()
+    utterances = read_source(source)
+    recipe, model = load_run(run, device)
+    require_llm(model.llm)
+    partial = out.with_name(f".{out.name}.partial")
+    identity = _identity(run, source)
+    done = {r["id"]: r["generation"] for r in read_journal(partial) if r["by"] == identity}
+    left = [u for u in utterances if u.id not in done]
+    live = from_audio or source.suffix.lower() in AUDIO_SUFFIXES
+    frames = encode_live(recipe, left, device) if live else open_frames(recipe, cache)
+    try:
+        require_frames(
+            frames, [u.id for u in left], f"rellm extract {source} --recipe {run}/recipe.toml"
+        )
+    except StoreError as error:
+        raise StoreError(f"{error}, or encode live with --from-audio") from error
+    with progress("Answering", len(left), "clips") as tick, Journal(partial) as journal:
+        for generation in _answers(model, left, frames, batch_size, device):
+            done[generation.id] = asdict(generation)
+            journal.append({"by": identity, "id": generation.id, "generation": done[generation.id]})
+            tick()
+    generations = [Generation(**done[u.id]) for u in utterances]
+    write_lines(out, (asdict(g) for g in generations))
+    partial.unlink(missing_ok=True)
+    return generations
+
+
+def _answers(
+    model: SpeechLLM,
+    utterances: Sequence[Utterance],
+    frames: Frames,
+    batch_size: int,
+    device: torch.device,
+) -> Iterator[Generation]:
+    for indices in ordered_batches([frames.length(u.id) for u in utterances], batch_size):
+        batch = [utterances[i] for i in indices]
+        examples = [Example(u.id) for u in batch]
+        yield from answer(model, collate(examples, frames).to(device), batch)
+
+
+def _identity(run: Path, source: Path) -> Any:
+    weights = (run / WEIGHTS).stat()
+    return digest([str(run.resolve()), weights.st_mtime_ns, weights.st_size, str(source.resolve())])

@@ -1,0 +1,193 @@
+"""respond, step 1. In: a manifest with transcripts and emotions. Out: expected responses beside it.
+
+The chat LLM continues each transcript in the tone of its emotion, greedily. Equal prompts are
+answered once. Responses that the paper's rules drop are counted by reason and kept out.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rellm_cache.config import Recipe, digest
+from rellm_cache.corpus.manifest import (
+    Utterance,
+    manifest_files,
+    read_lines,
+    read_manifest,
+    responses_path,
+    write_lines,
+)
+from rellm_cache.devices import default_device
+from rellm_cache.errors import ConfigError
+from rellm_cache.journal import Journal, read_journal
+from rellm_cache.llm.frozen import Continuation, FrozenLLM, load_llm
+from rellm_cache.progress import progress
+
+REFUSAL_STARTS = ("i'm sorry, but i cannot", "i'm sorry, but i'm not sure")
+REFUSALS = ("as an ai language model", "i'm sorry, but i", "i'm not sure what you")
+
+
+@dataclass(frozen=True)
+class RespondReport:
+    """What step 1 wrote for one manifest file.
+
+    Attributes:
+        path: of the responses.
+        written: utterances with a response.
+        generated: prompts the LLM answered now; the rest were answered before.
+        dropped: reason → utterances.
+    """
+
+    path: Path
+    written: int
+    generated: int
+    dropped: dict[str, int]
+
+
+def respond(
+    manifest: Path, recipe: Recipe, batch_size: int = 16, device: torch.device | None = None
+) -> list[RespondReport]:
+    """Write `<split>.responses.jsonl` beside each manifest file.
+
+    Raises:
+        ConfigError: the recipe has no LLM.
+        ManifestError: the manifest cannot be read.
+    """
+    if recipe.llm is None:
+        raise ConfigError(
+            f"recipe {recipe.name!r} has no [llm] table, so nothing can write responses; "
+            "use one that has, as `small` or `re-llm`"
+        )
+    device = device or default_device()
+    loaded: list[FrozenLLM] = []
+
+    def llm() -> FrozenLLM:
+        """Loaded once, and only when some prompt has no answer yet."""
+        if not loaded and recipe.llm is not None:
+            loaded.append(load_llm(recipe.llm, device))
+        return loaded[0]
+
+    answers = _Answers(recipe, llm, batch_size)
+    return [_respond_to(file, recipe, answers) for file in manifest_files(manifest)]
+
+
+def generator_id(recipe: Recipe) -> str:
+    """What decides a response, in 12 hex digits: model, quantisation, wording, limits."""
+    prompts = recipe.prompts
+    return digest(
+        {
+            "llm": asdict(recipe.llm) if recipe.llm else None,
+            "system": prompts.empathetic_system,
+            "prompt": prompts.expected_response,
+            "tokens": prompts.expected_response_tokens,
+        }
+    )[:12]
+
+
+def refusal(response: str) -> str | None:
+    """Why a response is dropped by its wording, or None (FACTS: cleaning of responses)."""
+    text = response.lower().replace("\u2019", "'")
+    if not text:
+        return "empty"
+    if text.startswith(REFUSAL_STARTS) or any(phrase in text for phrase in REFUSALS):
+        return "refusal"
+    return None
+
+
+class _Answers:
+    """Prompts and their answers: asked for once, kept in a file until the manifest is done."""
+
+    def __init__(self, recipe: Recipe, llm: Any, batch_size: int) -> None:
+        self.recipe = recipe
+        self._llm = llm
+        self._batch_size = batch_size
+        self.known: dict[str, Continuation] = {}
+        self.lengths: dict[str, int] = {}
+
+    def ask(self, prompts: Sequence[str], partial: Path) -> int:
+        """Answer the prompts not known yet, appending each batch to `partial`; how many."""
+        self._recall(partial)
+        unknown = sorted({p for p in prompts if p not in self.known}, key=len)
+        if not unknown:
+            return 0
+        llm: FrozenLLM = self._llm()
+        settings = self.recipe.prompts
+        with (
+            progress("Responding", len(unknown), "prompts") as tick,
+            Journal(partial) as journal,
+        ):
+            for start in range(0, len(unknown), self._batch_size):
+                batch = unknown[start : start + self._batch_size]
+                ids = [llm.chat.text_prompt(settings.empathetic_system, p) for p in batch]
+                embedded = [llm.embed(i) for i in ids]
+                results = llm.continue_greedily(embedded, settings.expected_response_tokens)
+                for prompt, tokens, result in zip(batch, ids, results, strict=True):
+                    length = len(tokens) + len(llm.chat.ids(result.text))
+                    self.known[prompt], self.lengths[prompt] = result, length
+                    row = {"prompt": prompt, "length": length, **asdict(result)}
+                    journal.append({**row, "generator": generator_id(self.recipe)})
+                tick(len(batch))
+        return len(unknown)
+
+    def _recall(self, partial: Path) -> None:
+        """Take up the answers that an interrupted run left."""
+        for row in read_journal(partial):
+            if row["generator"] == generator_id(self.recipe):
+                self.known[row["prompt"]] = Continuation(row["text"], row["early_stop"])
+                self.lengths[row["prompt"]] = row["length"]
+
+
+def _respond_to(file: Path, recipe: Recipe, answers: _Answers) -> RespondReport:
+    utterances = read_manifest(file)
+    out = responses_path(file)
+    partial = out.with_name(f".{out.name}.answers")
+    finished = _finished(out, generator_id(recipe))
+    waiting = [u for u in utterances if finished.get(u.id, {}).get("prompt") != _prompt(u, recipe)]
+    asked = [p for u in waiting if (p := _prompt(u, recipe)) is not None]
+    generated = answers.ask(asked, partial)
+    rows = []
+    for utterance in utterances:
+        row = finished.get(utterance.id)
+        prompt = _prompt(utterance, recipe)
+        if row is None or row.get("prompt") != prompt:
+            row = _row(utterance, prompt, recipe, answers)
+        rows.append(row)
+    write_lines(out, rows)
+    partial.unlink(missing_ok=True)
+    dropped = Counter(row["dropped"] for row in rows if "dropped" in row)
+    return RespondReport(out, len(rows) - dropped.total(), generated, dict(dropped))
+
+
+def _finished(out: Path, generator: str) -> dict[str, dict[str, Any]]:
+    rows = [row for _, row in read_lines(out)] if out.exists() else []
+    return {row["id"]: row for row in rows if row.get("generator") == generator}
+
+
+def _prompt(utterance: Utterance, recipe: Recipe) -> str | None:
+    if not utterance.text or not utterance.emotion:
+        return None
+    return recipe.prompts.expected_response.format(
+        emotion=utterance.emotion, transcript=utterance.text
+    )
+
+
+def _row(
+    utterance: Utterance, prompt: str | None, recipe: Recipe, answers: _Answers
+) -> dict[str, Any]:
+    row: dict[str, Any] = {"id": utterance.id, "generator": generator_id(recipe)}
+    if prompt is None:
+        missing = "transcript" if not utterance.text else "emotion"
+        return {**row, "dropped": f"no {missing}"}
+    row["prompt"] = prompt
+    answer = answers.known[prompt]
+    limit = recipe.prompts.example_tokens
+    reason = refusal(answer.text)
+    if reason is None and answers.lengths[prompt] > limit:
+        reason = f"longer than {limit} tokens"
+    if reason is not None:
+        return {**row, "dropped": reason, "text": answer.text}
+    return {**row, "response": answer.text, "early_stop": answer.early_stop}

@@ -1,0 +1,86 @@
+"""Predictions and their scores, for validation and evaluation. In: examples. Out: UA, CCC."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from rellm_cache.batches import Example, Frames, collate, ordered_batches
+from rellm_cache.config import Recipe
+from rellm_cache.corpus.manifest import DIMENSIONS
+from rellm_cache.llm.packing import IGNORED
+from rellm_cache.metrics.recognition import RecognitionScores, score_recognition
+from rellm_cache.metrics.regression import concordance
+from rellm_cache.model.losses import LossTerms
+from rellm_cache.model.speech_llm import SpeechLLM
+
+BATCH = 16
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What the heads say of examples, in the examples' order.
+
+    Attributes:
+        emotions: (N,) int64 predicted indices.
+        dimensions: (N, 3) float32 arousal, dominance, valence, or None.
+        terms: loss sums and counts over all of them.
+    """
+
+    emotions: np.ndarray
+    dimensions: np.ndarray | None
+    terms: LossTerms
+
+
+@dataclass(frozen=True)
+class HeadScores:
+    """Scores of the auxiliary heads; None and empty where nothing is labelled."""
+
+    recognition: RecognitionScores | None
+    ccc: dict[str, float]
+
+
+@torch.inference_mode()
+def predict(
+    model: SpeechLLM, examples: Sequence[Example], frames: Frames, device: torch.device
+) -> Predictions:
+    """Run the model over examples in evaluation mode; its mode is restored."""
+    was_training = model.training
+    model.eval()
+    emotions = np.zeros(len(examples), np.int64)
+    dimensions = np.zeros((len(examples), 3), np.float32)
+    terms = LossTerms(torch.zeros(4, device=device), torch.zeros(4, device=device))
+    for indices in ordered_batches([frames.length(e.id) for e in examples], BATCH):
+        outputs = model(collate([examples[i] for i in indices], frames).to(device))
+        emotions[indices] = outputs.emotion_logits.argmax(1).cpu().numpy()
+        if outputs.dimensions is not None:
+            dimensions[indices] = outputs.dimensions.float().cpu().numpy()
+        terms = terms + outputs.terms
+    model.train(was_training)
+    return Predictions(emotions, dimensions if model.recipe.heads.dimensions else None, terms)
+
+
+def score_heads(
+    predictions: Predictions, examples: Sequence[Example], recipe: Recipe
+) -> HeadScores:
+    """UA of the category head and CCC of each dimension, where examples are labelled."""
+    true = np.array([e.emotion for e in examples])
+    recognition = score_labelled(true, predictions.emotions, recipe.heads.emotions)
+    rows = [i for i, e in enumerate(examples) if e.vad is not None]
+    ccc: dict[str, float] = {}
+    if predictions.dimensions is not None and len(rows) > 1:
+        targets = np.array([examples[i].vad for i in rows])
+        for column, name in enumerate(DIMENSIONS):
+            ccc[name] = concordance(targets[:, column], predictions.dimensions[rows, column])
+    return HeadScores(recognition, ccc)
+
+
+def score_labelled(
+    true: np.ndarray, predicted: np.ndarray, labels: tuple[str, ...]
+) -> RecognitionScores | None:
+    """Recognition scores over the examples that have an emotion; None if none has."""
+    labelled = true != IGNORED
+    if not labelled.any():
+        return None
+    return score_recognition(true[labelled], predicted[labelled], labels)

@@ -1,0 +1,91 @@
+"""Where a model's files are. In: a hub id or a folder. Out: a checked local folder and a digest.
+
+A hub id is looked for under the models root first (`cache/models/<owner>/<name>`, the same layout
+as the hub's), then on the hub. Only safetensors and text files are ever loaded.
+"""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+from rellm_cache.errors import ConfigError
+
+SAFE_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
+
+
+def models_root() -> Path:
+    """Folder of local copies of hub models: `$RELLM_MODELS`, or `cache/models` where you are."""
+    return Path(os.environ.get("RELLM_MODELS", "cache/models"))
+
+
+def find_model(model: str, needed: tuple[str, ...], revision: str = "") -> Path:
+    """The local folder of `model`, complete with its weights and the `needed` files.
+
+    Raises:
+        ConfigError: the model is neither a folder nor under the models root nor on the hub, or a
+            file is missing.
+    """
+    candidates = (Path(model), models_root() / model)
+    _load_quietly()
+    folder = next((c for c in candidates if c.is_dir()), None)
+    if folder is None:
+        folder = _download(model, revision)
+    check_files(folder, needed)
+    return folder
+
+
+def _load_quietly() -> None:
+    """Keep transformers from drawing a bar for every model it loads: stages draw their own."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+
+
+def _download(model: str, revision: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        path = snapshot_download(model, revision=revision or None, allow_patterns=SAFE_FILES)
+    except Exception as error:  # the hub client raises many kinds; all mean the same to a user
+        raise ConfigError(
+            f"model {model!r}: no such folder, none at {models_root() / model}, and the hub could "
+            f"not give it ({type(error).__name__}); put the model's files in that folder"
+        ) from error
+    return Path(path)
+
+
+def check_files(folder: Path, needed: tuple[str, ...]) -> None:
+    """Raise `ConfigError` naming the first file of a model folder that is missing."""
+    for name in ("config.json", *needed):
+        if not (folder / name).is_file():
+            raise ConfigError(f"{folder}: {name} is missing from the model folder; copy it there")
+    weight_files(folder)
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a model folder; `ConfigError` if there are none or one is gone."""
+    index = folder / "model.safetensors.index.json"
+    if not index.is_file():
+        if not (folder / "model.safetensors").is_file():
+            raise ConfigError(
+                f"{folder}: model.safetensors is missing from the model folder (pickled .bin "
+                "weights are never loaded: convert them to safetensors)"
+            )
+        return [folder / "model.safetensors"]
+    shards = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+    for shard in shards:
+        if not (folder / shard).is_file():
+            raise ConfigError(f"{folder}: {shard} is missing; {index.name} names it")
+    return [folder / shard for shard in shards]
+
+
+def weights_digest(folder: Path) -> str:
+    """SHA-256 (hex) over config, preprocessor and weights: all that decides what comes out."""
+    sha = hashlib.sha256()
+    texts = [folder / "config.json", folder / "preprocessor_config.json"]
+    for path in [p for p in texts if p.is_file()] + weight_files(folder):
+        with path.open("rb") as file:
+            sha.update(hashlib.file_digest(file, "sha256").digest())
+    return sha.hexdigest()
