@@ -126,13 +126,17 @@ class AdapterConfig:
     """The trained adapter: three convolutions (time ÷ 8) and a residual bottleneck."""
 
     preset: Literal["reference", "lite"] = "reference"
-    width: int = 256
+    width: int = 96
     bottleneck: int = 512
     dropout: float = 0.0
+    channel_dropout: float = 0.0
+    time_mask: float = 0.0
     output_size: int = 0
 
     def __post_init__(self) -> None:
         require_share("adapter.dropout", self.dropout)
+        require_share("adapter.channel_dropout", self.channel_dropout)
+        require_share("adapter.time_mask", self.time_mask)
 
 
 @dataclass(frozen=True)
@@ -232,13 +236,12 @@ class TrainingConfig:
     warmup_steps: int = 200
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    time_mask: float = 0.0
     average: float = 0.0
     select: Literal["loss", "ua", "last"] = "loss"
     checkpoint_minutes: float = 5.0
+    start_from: str = ""
 
     def __post_init__(self) -> None:
-        require_share("training.time_mask", self.time_mask)
         require_share("training.average", self.average)
         for name in ("epochs", "batch_size", "accumulation"):
             if getattr(self, name) < 1:
@@ -308,7 +311,7 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
     if name_or_path in shipped:
         source, text = f"recipe {name_or_path!r}", shipped[name_or_path]
     elif path.is_file():
-        source, text = str(path), path.read_text("utf-8")
+        source, text = str(path), _read_text(path)
     else:
         raise ConfigError(
             f"{name_or_path}: no such recipe; shipped are {', '.join(sorted(shipped))}, "
@@ -323,10 +326,17 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
     return typing.cast("Recipe", build(Recipe, table, source))
 
 
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text("utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 text ({error}); save it as UTF-8") from error
+
+
 def apply_override(table: dict[str, Any], override: str) -> None:
     """Set `a.b=value` in a nested table, in place; the value is TOML, a bare word is a string.
 
-    `none` removes the key, so that `llm=none` or `encoders.emotion=none` leaves a part out.
+    A table that a recipe may lack is left out by `none`, as in `llm=none`, `encoders.emotion=none`.
     """
     key, equals, value = override.partition("=")
     *parents, last = key.strip().split(".")
@@ -336,9 +346,6 @@ def apply_override(table: dict[str, Any], override: str) -> None:
         table = table.setdefault(parent, {})
         if not isinstance(table, dict):
             raise ConfigError(f"--set {override!r}: {parent} is a value, not a table")
-    if value == "none":
-        table.pop(last, None)
-        return
     try:
         table[last] = tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
@@ -363,6 +370,8 @@ def build(kind: type, table: Mapping[str, Any], where: str) -> Any:
 def convert(hint: Any, value: Any, where: str) -> Any:
     """Check one TOML value against a field's type; tables become dataclasses, arrays tuples."""
     if typing.get_origin(hint) in (types.UnionType, typing.Union):
+        if value == "none":
+            return None
         hint = next(a for a in typing.get_args(hint) if a is not type(None))
     if dataclasses.is_dataclass(hint):
         if not isinstance(value, dict):
@@ -396,7 +405,11 @@ def _write_table(lines: list[str], table: Mapping[str, Any], path: tuple[str, ..
         lines += ["", f"[{'.'.join(path)}]"]
     values = {k: v for k, v in table.items() if v is not None}
     # JSON's strings, numbers, booleans and arrays are TOML's.
-    lines += [f"{k} = {json.dumps(v)}" for k, v in values.items() if not isinstance(v, dict)]
+    lines += [
+        f"{k} = {json.dumps(v, ensure_ascii=False)}"
+        for k, v in values.items()
+        if not isinstance(v, dict)
+    ]
     for key, value in values.items():
         if isinstance(value, dict):
             _write_table(lines, value, (*path, key))

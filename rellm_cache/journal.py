@@ -1,6 +1,7 @@
 """Journals: rows of unfinished work. In: a row at a time. Out: the same rows after a kill."""
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -12,12 +13,11 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        rows = list(read_journal(path))
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Rewritten without a line that a kill cut short, so that appending starts on a new one.
-        self._file = path.open("w", encoding="utf-8")
-        for row in rows:
-            self.append(row)
+        if path.exists():
+            # A line that a kill cut short goes, so that appending starts on a new one.
+            os.truncate(path, len(_whole_lines(path)))
+        self._file = path.open("a", encoding="utf-8")
 
     def __enter__(self) -> Self:
         return self
@@ -39,5 +39,11 @@ class Journal:
 def read_journal(path: Path) -> Iterator[dict[str, Any]]:
     """Rows of a journal that may not exist; a last line cut short by a kill is left out."""
     if path.exists():
-        for line in path.read_text("utf-8").split("\n")[:-1]:
+        for line in _whole_lines(path).split(b"\n")[:-1]:
             yield json.loads(line)
+
+
+def _whole_lines(path: Path) -> bytes:
+    """The file up to its last end of line; what a kill cut may be no UTF-8."""
+    data = path.read_bytes()
+    return data[: data.rfind(b"\n") + 1]

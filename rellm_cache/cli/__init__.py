@@ -59,6 +59,10 @@ def main(arguments: list[str] | None = None) -> None:
     except RellmError as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(error.exit_code)
+    except OSError as error:
+        # A full disk, a folder without permission: the message names the file.
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(RellmError.exit_code)
     except click.exceptions.Abort:
         _interrupted()
     except KeyboardInterrupt:

@@ -1,10 +1,14 @@
 """rellm demo: the whole job on clips that come with the package."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from rellm_cache.cli.options import cache_option
+from rellm_cache.cli.options import cache_option, megabytes, percent, print_table
+
+if TYPE_CHECKING:
+    from rellm_cache.stages.demo import DemoReport
 
 
 @click.command()
@@ -20,4 +24,32 @@ def demo(cache: Path, out: Path) -> None:
     """Run every stage on embedded clips and small real models, in minutes, on two cores."""
     from rellm_cache.stages.demo import demo as run
 
-    run(cache, out)
+    show(run(cache, out, click.echo))
+
+
+def show(report: "DemoReport") -> None:
+    """The table, the answers, and where the page is."""
+    rows = []
+    for name, scores in (
+        ("speech + emotion stream", report.with_emotion),
+        ("speech stream alone", report.without_emotion),
+        ("speech LLM, both streams", report.speech_llm),
+    ):
+        recognition = scores.head.recognition
+        ccc = [f"{scores.head.ccc[d]:.3f}" for d in ("arousal", "dominance", "valence")]
+        llm = "–" if scores.llm is None else percent(scores.llm.likelihood.ua)
+        rows.append([name, percent(recognition.ua) if recognition else "–", llm, *ccc])
+    columns = ["on unseen voices", "UA, head", "UA, LLM", "arousal", "dominance", "valence"]
+    click.echo()
+    print_table("Recognition (UA) and dimensions (CCC)", columns, rows)
+    for sample in report.samples:
+        click.echo(f"{sample.id}, head: {sample.emotion}, text: {sample.text}")
+        click.echo(f"  {sample.response}")
+    click.echo()
+    click.echo(f"Cache: {megabytes(report.cache_bytes)}")
+    click.echo(
+        f"Epoch of the heads: {report.epoch.cached:.1f} s from the cache, "
+        f"{report.epoch.live:.1f} s with the encoders in the loop: {report.epoch.ratio:.0f} times"
+    )
+    click.echo(f"Report: {report.report}")
+    click.echo(f"Done in {report.seconds:.0f} s")

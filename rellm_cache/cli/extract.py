@@ -12,7 +12,13 @@ from rellm_cache.cli.options import CLIPS_FAILED, cache_option, recipe_option, s
 @recipe_option
 @set_option
 @cache_option
-@click.option("--batch-size", default=16, show_default=True, help="Clips encoded at a time.")
+@click.option(
+    "--batch-size",
+    type=click.IntRange(min=1),
+    default=16,
+    show_default=True,
+    help="Clips encoded at a time.",
+)
 def extract(
     manifest: Path, recipe: str, overrides: tuple[str, ...], cache: Path, batch_size: int
 ) -> int:

@@ -11,7 +11,13 @@ from rellm_cache.cli.options import recipe_option, set_option
 @click.argument("manifest", type=click.Path(path_type=Path, exists=True))
 @recipe_option
 @set_option
-@click.option("--batch-size", default=16, show_default=True, help="Prompts answered at a time.")
+@click.option(
+    "--batch-size",
+    type=click.IntRange(min=1),
+    default=16,
+    show_default=True,
+    help="Prompts answered at a time.",
+)
 def respond(manifest: Path, recipe: str, overrides: tuple[str, ...], batch_size: int) -> None:
     """Let the chat LLM continue each transcript in the tone of its emotion (step 1).
 

@@ -81,15 +81,15 @@ def _utterance(
         raise ManifestError(f"{where}: split {split!r}, expected one of {', '.join(SPLITS)}")
     emotion = row.get(columns.emotion)
     try:
-        emotion = normalise_emotion(emotion) if emotion else None
+        emotion = normalise_emotion(str(emotion)) if emotion else None
     except ManifestError as error:
         raise ManifestError(f"{where}: {error}") from error
     vad = _rescaled_vad([row.get(getattr(columns, n)) for n in DIMENSIONS], vad_scale, where)
     folder = table.resolve().parent
     return Utterance(
-        id=row.get(columns.id) or f"{folder.name}/{Path(audio).with_suffix('')}",
+        id=str(row.get(columns.id) or f"{folder.name}/{Path(audio).with_suffix('')}"),
         audio=str(folder / audio),
-        text=row.get(columns.text) or "",
+        text=str(row.get(columns.text) or ""),
         emotion=emotion,
         vad=vad,
         vad_source="human" if vad else None,

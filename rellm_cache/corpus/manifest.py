@@ -23,6 +23,14 @@ SPLITS = ("train", "validation", "test")
 # The order in which dimensions are stored everywhere in rellm.
 DIMENSIONS = ("arousal", "dominance", "valence")
 
+# Types of the fields of a row that are not null; ids and speakers may be numbers as well as text.
+_TYPES: dict[str, tuple[Any, str]] = {
+    **dict.fromkeys(("text", "emotion", "split", "response", "output"), (str, "text")),
+    "duration": (int | float, "seconds"),
+    "segment": (list, "[start, end] in seconds"),
+    "avd_ans": (dict, "an object of arousal, dominance and valence"),
+}
+
 
 @dataclass(frozen=True)
 class Utterance:
@@ -57,7 +65,11 @@ class Utterance:
 
 def check_vad(values: Sequence[float], where: str) -> Vad:
     """Arousal, dominance, valence as floats; `ManifestError` unless each is in 0..1."""
-    if len(values) != 3 or not all(isinstance(v, int | float) for v in values):
+    if (
+        not isinstance(values, Sequence)
+        or len(values) != 3
+        or not all(isinstance(v, int | float) for v in values)
+    ):
         raise ManifestError(
             f"{where}: found dimensions {values!r}, expected three numbers (arousal, dominance, "
             "valence)"
@@ -81,13 +93,20 @@ def parse_utterance(row: dict[str, Any], folder: Path, where: str) -> Utterance:
     audio = row.get("audio")
     if not isinstance(audio, str) or not audio:
         raise ManifestError(f"{where}: found no 'audio', expected the path of a sound file")
+    for name, (kind, expected) in _TYPES.items():
+        if (value := row.get(name)) is not None and not isinstance(value, kind):
+            raise ManifestError(f"{where}: found {name} {value!r}, expected {expected}")
     emotion, vad = row.get("emotion"), row.get("vad")
     if (blsp := row.get("avd_ans")) is not None and vad is None:
         vad = [blsp.get(name) for name in DIMENSIONS]
     if vad is not None:
         vad = check_vad(vad, where)
     segment = row.get("segment")
-    if segment is not None and not (len(segment) == 2 and 0 <= segment[0] < segment[1]):
+    if segment is not None and not (
+        len(segment) == 2
+        and all(isinstance(s, int | float) for s in segment)
+        and 0 <= segment[0] < segment[1]
+    ):
         raise ManifestError(
             f"{where}: found segment {segment!r}, expected [start, end] in seconds, start < end"
         )
@@ -96,7 +115,7 @@ def parse_utterance(row: dict[str, Any], folder: Path, where: str) -> Utterance:
     except ManifestError as error:
         raise ManifestError(f"{where}: {error}") from error
     return Utterance(
-        id=str(row.get("id") or f"{folder.name}/{Path(audio).with_suffix('')}"),
+        id=str(row.get("id") or _id_of(audio, folder)),
         audio=str(folder / audio),
         segment=(float(segment[0]), float(segment[1])) if segment else None,
         text=row.get("text") or "",
@@ -111,6 +130,11 @@ def parse_utterance(row: dict[str, Any], folder: Path, where: str) -> Utterance:
     )
 
 
+def _id_of(audio: str, folder: Path) -> str:
+    """For a row without an id: its path. Members of one zip archive differ by their offsets."""
+    return f"{folder.name}/{audio if '.zip:' in audio else Path(audio).with_suffix('')}"
+
+
 def read_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """`file:line` and the JSON object of every line; `ManifestError` where a line is not one."""
     try:
@@ -119,7 +143,8 @@ def read_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         raise ManifestError(f"{path}: no such file; expected a JSON Lines file") from error
     except UnicodeDecodeError as error:
         raise ManifestError(f"{path}: not UTF-8 text ({error}); save it as UTF-8") from error
-    for number, line in enumerate(text.splitlines(), 1):
+    # Not splitlines(): JSON text may hold U+2028 and other ends of line that are not newlines.
+    for number, line in enumerate(text.split("\n"), 1):
         where = f"{path}:{number}"
         if not line.strip():
             continue

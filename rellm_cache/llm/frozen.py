@@ -165,5 +165,5 @@ def _refuse_foreign_code(folder: Path) -> None:
         raise ConfigError(
             f"{folder}: model type {config.get('model_type')!r} needs Python code from the model "
             "folder, which rellm never executes; use a checkpoint in a native transformers layout "
-            "(Llama, Qwen2, Qwen3)"
+            "(Llama, Qwen2, Qwen3), as --set llm.model=Qwen/Qwen2.5-7B-Instruct"
         )

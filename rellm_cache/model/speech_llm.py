@@ -81,8 +81,6 @@ class SpeechLLM(nn.Module):
         frames = fuse(
             batch.speech, batch.emotion, batch.frame_lengths, self.recipe.emotion.pooling
         )  # (B, T, D)
-        if self.training and self.recipe.training.time_mask:
-            frames = mask_time(frames, batch.frame_lengths, self.recipe.training.time_mask)
         return Speech(*self.adapter(frames, batch.frame_lengths))  # (B, T, D) -> (B, T', H)
 
     def forward(self, batch: Batch) -> Outputs:
@@ -224,16 +222,3 @@ def speech_prompts(recipe: Recipe, llm: FrozenLLM) -> dict[str, SpeechPrompt]:
         "recognition": llm.chat.speech_prompt(prompts.plain_system, prompts.recognition),
         "answer": llm.chat.speech_prompt(prompts.empathetic_system, prompts.answer),
     }
-
-
-def mask_time(frames: Tensor, lengths: Tensor, share: float) -> Tensor:
-    """Zero one random run of frames of each utterance, up to `share` of its length.
-
-    Drawn from torch's global generator: (B, T, D), (B,) -> (B, T, D).
-    """
-    total = frames.shape[1]
-    width = (torch.rand(len(lengths), device=frames.device) * share * lengths).long()  # (B,)
-    start = (torch.rand(len(lengths), device=frames.device) * (lengths - width)).long()  # (B,)
-    steps = torch.arange(total, device=frames.device)  # (T,)
-    hidden = (steps >= start.unsqueeze(1)) & (steps < (start + width).unsqueeze(1))  # (B, T)
-    return frames.masked_fill(hidden.unsqueeze(-1), 0)

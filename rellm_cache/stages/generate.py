@@ -13,10 +13,11 @@ import numpy as np
 import torch
 
 from rellm_cache.batches import Batch, Example, Frames, collate, ordered_batches
-from rellm_cache.config import EncoderSpec, Recipe, digest
+from rellm_cache.config import Recipe, digest
 from rellm_cache.corpus.audio import load_clip
 from rellm_cache.corpus.manifest import DIMENSIONS, Utterance, read_manifests, write_lines
 from rellm_cache.devices import default_device
+from rellm_cache.encoders.base import FrameEncoder
 from rellm_cache.encoders.registry import build_encoder, resolve
 from rellm_cache.errors import StoreError
 from rellm_cache.journal import Journal, read_journal
@@ -81,26 +82,31 @@ def read_source(source: Path) -> list[Utterance]:
     return read_manifests(source)
 
 
-def encode_live(recipe: Recipe, utterances: Sequence[Utterance], device: torch.device) -> Frames:
-    """Encode utterances from their audio, as `extract` would.
+class LiveEncoders:
+    """A recipe's encoders in memory, for audio that is in no cache."""
 
-    Raises:
-        AudioError: a clip cannot be used.
-    """
-    waveforms = [load_clip(u).waveform for u in utterances]
+    def __init__(self, recipe: Recipe, device: torch.device) -> None:
+        specs = recipe.encoders
+        self._speech = build_encoder(resolve(specs.speech), device)
+        self._emotion = build_encoder(resolve(specs.emotion), device) if specs.emotion else None
 
-    def stream(spec: EncoderSpec) -> EncodedFrames:
-        encoder = build_encoder(resolve(spec), device)
-        encoded = EncodedFrames(encoder.frame_size)
-        for indices in ordered_batches([len(w) for w in waveforms], 16):
-            for i, encoding in zip(
-                indices, encoder.encode([waveforms[i] for i in indices]), strict=True
-            ):
-                encoded.add(utterances[i].id, encoding.frames)
-        return encoded
+    def frames(self, utterances: Sequence[Utterance]) -> Frames:
+        """Encode utterances from their audio with the encoders that `extract` runs.
 
-    encoders = recipe.encoders
-    return Frames(stream(encoders.speech), stream(encoders.emotion) if encoders.emotion else None)
+        Raises:
+            AudioError: a clip cannot be used.
+        """
+        waveforms = [load_clip(u).waveform for u in utterances]
+
+        def stream(encoder: FrameEncoder) -> EncodedFrames:
+            encoded = EncodedFrames(encoder.frame_size)
+            for indices in ordered_batches([len(w) for w in waveforms], 16):
+                encodings = encoder.encode([waveforms[i] for i in indices])
+                for index, encoding in zip(indices, encodings, strict=True):
+                    encoded.add(utterances[index].id, encoding.frames)
+            return encoded
+
+        return Frames(stream(self._speech), stream(self._emotion) if self._emotion else None)
 
 
 def answer(model: SpeechLLM, batch: Batch, utterances: Sequence[Utterance]) -> list[Generation]:
@@ -156,7 +162,7 @@ def generate(
     done = {r["id"]: r["generation"] for r in read_journal(partial) if r["by"] == identity}
     left = [u for u in utterances if u.id not in done]
     live = from_audio or source.suffix.lower() in AUDIO_SUFFIXES
-    frames = encode_live(recipe, left, device) if live else open_frames(recipe, cache)
+    frames = LiveEncoders(recipe, device).frames(left) if live else open_frames(recipe, cache)
     try:
         require_frames(
             frames, [u.id for u in left], f"rellm extract {source} --recipe {run}/recipe.toml"

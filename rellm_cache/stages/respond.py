@@ -111,7 +111,7 @@ class _Answers:
     def ask(self, prompts: Sequence[str], partial: Path) -> int:
         """Answer the prompts not known yet, appending each batch to `partial`; how many."""
         self._recall(partial)
-        unknown = sorted({p for p in prompts if p not in self.known}, key=len)
+        unknown = sorted({p for p in prompts if p not in self.known}, key=lambda p: (len(p), p))
         if not unknown:
             return 0
         llm: FrozenLLM = self._llm()
@@ -170,9 +170,8 @@ def _finished(out: Path, generator: str) -> dict[str, dict[str, Any]]:
 def _prompt(utterance: Utterance, recipe: Recipe) -> str | None:
     if not utterance.text or not utterance.emotion:
         return None
-    return recipe.prompts.expected_response.format(
-        emotion=utterance.emotion, transcript=utterance.text
-    )
+    template = recipe.prompts.expected_response
+    return template.replace("{emotion}", utterance.emotion).replace("{transcript}", utterance.text)
 
 
 def _row(

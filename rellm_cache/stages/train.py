@@ -41,6 +41,7 @@ from rellm_cache.model.checkpoint import (
     RECIPE,
     WEIGHTS,
     AdapterInfo,
+    load_tensors,
     save_config,
     save_tensors,
 )
@@ -108,7 +109,9 @@ class Trainer:
         emotion = data.frames.emotion
         emotion_size = emotion.frame_size if emotion else 0
         self.model = SpeechLLM(recipe, data.frames.speech.frame_size, emotion_size, llm)
-        if self.model.adapter.scale is not None:
+        if recipe.training.start_from:
+            load_tensors(Path(recipe.training.start_from) / WEIGHTS, self.model)
+        elif self.model.adapter.scale is not None:
             self.model.adapter.scale.start_from(*frame_statistics(data))
         self.model.to(self.device)
         self.lengths = [data.frames.length(e.id) for e in data.train]
@@ -138,10 +141,10 @@ class Trainer:
 
     def _train_epoch(self, position: Position, tick: Tick, started: float) -> Position:
         self.model.train()
-        groups = self._groups(position.epoch)[position.step_in_epoch :]
+        groups = self.groups(position.epoch)[position.step_in_epoch :]
         for batches in prefetch(groups, self.data.train, self.data.frames):
             begun = time.monotonic()
-            terms, norm = self._step(batches, position.step)
+            terms, norm = self.step(batches, position.step)
             losses = terms.means()
             row: dict[str, Any] = {
                 "step": position.step + 1,
@@ -164,7 +167,7 @@ class Trainer:
                 self._save(position)
         return position
 
-    def _groups(self, epoch: int) -> list[list[list[int]]]:
+    def groups(self, epoch: int) -> list[list[list[int]]]:
         """This process's micro-batches of every step of an epoch, as indices of examples."""
         config = self.recipe.training
         batches = bucketed_batches(self.lengths, config.batch_size, self.recipe.seed, epoch)
@@ -174,7 +177,7 @@ class Trainer:
             for start in range(0, len(batches), config.accumulation)
         ]
 
-    def _step(self, batches: Sequence[Batch], number: int) -> tuple[LossTerms, float]:
+    def step(self, batches: Sequence[Batch], number: int) -> tuple[LossTerms, float]:
         """One optimiser step over micro-batches, every loss weighted by the whole step's counts."""
         on_device = [batch.to(self.device) for batch in batches]
         counts = torch.zeros(4, device=self.device)

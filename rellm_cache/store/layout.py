@@ -78,7 +78,12 @@ def read_info(path: Path) -> StoreInfo:
 
 
 def store_path(cache: Path, spec: EncoderSpec) -> Path:
-    """Where the store of a spec with resolved weights lies."""
+    """Where the store of a spec with resolved weights lies, or is to be made.
+
+    A store of the same fingerprint is the same store, by whatever folder its model was named then.
+    """
+    for path in cache.glob(f"*-{spec.fingerprint[:12]}"):
+        return path
     return cache / f"{spec.slug}-{spec.fingerprint[:12]}"
 
 

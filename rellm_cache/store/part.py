@@ -98,11 +98,12 @@ class Part:
         self._maps: dict[int, np.ndarray] = {}
 
     def _column(self, name: str) -> np.ndarray:
-        file = self.path / name / "zarr.json"
         try:
-            if not (self.path / name / "c").exists():
-                raise FileNotFoundError(f"{file.parent / 'c'} is missing")
-            return np.asarray(zarr.open_array(str(self.path / name), mode="r")[:])
+            array = zarr.open_array(str(self.path / name), mode="r")
+            only_chunk = self.path.joinpath(name, "c", *("0" * array.ndim))
+            if not only_chunk.is_file():  # zarr would read zeros
+                raise FileNotFoundError(f"{only_chunk} is missing")
+            return np.asarray(array[:])
         except (OSError, ValueError, KeyError) as error:
             raise StoreError(
                 f"{self.path}: column {name!r} cannot be read ({error}); the part is damaged: "

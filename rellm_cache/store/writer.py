@@ -144,7 +144,7 @@ def to_float16(frames: np.ndarray, utterance_id: str, frame_size: int) -> np.nda
     if not np.isfinite(frames).all():
         raise FrameError(f"{utterance_id}: frames are not finite; the encoder failed on this clip")
     largest = float(np.abs(frames).max())
-    if largest > np.finfo(np.float16).max:
+    if largest > float(np.finfo(np.float16).max):
         raise FrameError(
             f"{utterance_id}: a frame holds {largest:.0f}, float16 ends at 65504; this encoder's "
             "frames cannot be stored"

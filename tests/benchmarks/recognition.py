@@ -1,0 +1,115 @@
+"""Emotion recognition on unseen speakers of RAVDESS, category head trained from the cache.
+
+    rellm prepare ravdess RAVDESS --out manifests/all --train-speakers 1-20 \
+        --validation-speakers "" --test-speakers ""
+    rellm extract manifests/all --recipe heads --cache cache
+    python tests/benchmarks/recognition.py RAVDESS --cache cache --recipe heads
+
+Five folds of four speakers are held out in turn; the sixteen others train. `--choose` holds two of
+those out as well and scores on them instead: that is what settings are chosen by.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+
+FOLDS = [frozenset(range(first, first + 4)) for first in (1, 5, 9, 13, 17)]
+
+
+def speakers_of(fold: int, choose: bool) -> tuple[frozenset[int], frozenset[int]]:
+    """Training speakers, and the speakers that are scored."""
+    held = FOLDS[fold]
+    others = frozenset(range(1, 21)) - held
+    if not choose:
+        return others, held
+    following = max(held) % 20
+    validation = frozenset({following + 1, following + 2})  # one man, one woman
+    return others - validation, validation
+
+
+def run(job: tuple[int, int], data: Path, cache: Path, recipe_name: str, overrides: list[str],
+        choose: bool) -> tuple[float, float]:  # fmt: skip
+    """Train one fold with one seed; its UA and the seconds that training took."""
+    import torch
+
+    from rellm_cache.config import load_recipe
+    from rellm_cache.corpus.manifest import write_manifest
+    from rellm_cache.corpus.ravdess import read_ravdess
+    from rellm_cache.model.checkpoint import load_run
+    from rellm_cache.stages.data import make_examples, open_frames
+    from rellm_cache.stages.scoring import predict, score_heads
+    from rellm_cache.stages.train import train
+
+    torch.set_num_threads(1)
+    fold, seed = job
+    training, scored = speakers_of(fold, choose)
+    recipe = replace(load_recipe(recipe_name, overrides), seed=seed)
+    with tempfile.TemporaryDirectory() as scratch:
+        manifest, out = Path(scratch) / "manifest", Path(scratch) / "run"
+        write_manifest(manifest / "train.jsonl", read_ravdess(data, {"train": training}))
+        report = train(recipe, manifest, cache, out)
+        recipe, model = load_run(out, torch.device("cpu"))
+    frames = open_frames(recipe, cache)
+    examples = make_examples(read_ravdess(data, {"test": scored}), recipe, None)
+    predictions = predict(model, examples, frames, torch.device("cpu"))
+    recognition = score_heads(predictions, examples, recipe).recognition
+    if recognition is None:
+        raise SystemExit("the scored speakers have no emotion labels")
+    return recognition.ua, report.seconds
+
+
+def main() -> None:
+    """Run all folds and seeds, print a table, write the figures."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("data", type=Path, help="RAVDESS folder with Actor_01 …")
+    parser.add_argument("--cache", type=Path, default=Path("cache"))
+    parser.add_argument("--recipe", default="heads")
+    parser.add_argument("--set", dest="overrides", action="append", default=[])
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--folds", type=int, default=5)
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--choose", action="store_true", help="score on validation speakers")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    os.environ["OMP_NUM_THREADS"] = "1"
+    jobs = [(fold, seed) for seed in range(1, options.seeds + 1) for fold in range(options.folds)]
+    work = partial(run, data=options.data, cache=options.cache, recipe_name=options.recipe,
+                   overrides=options.overrides, choose=options.choose)  # fmt: skip
+    begun = time.monotonic()
+    with ProcessPoolExecutor(options.processes, get_context("spawn")) as pool:
+        results = list(pool.map(work, jobs))
+    figures = summary(jobs, results)
+    print(json.dumps({**figures, "wall_s": round(time.monotonic() - begun)}))
+    if options.json:
+        options.json.write_text(json.dumps({"figures": figures}, indent=2) + "\n")
+
+
+def summary(jobs: list[tuple[int, int]], results: list[tuple[float, float]]) -> dict[str, float]:
+    """Mean UA, its spread over folds (of seed means) and over seeds (of fold means)."""
+    folds = sorted({fold for fold, _ in jobs})
+    seeds = sorted({seed for _, seed in jobs})
+    ua = dict(zip(jobs, (u for u, _ in results), strict=True))
+    by_fold = [statistics.mean(ua[f, s] for s in seeds) for f in folds]
+    by_seed = [statistics.mean(ua[f, s] for f in folds) for s in seeds]
+    return {
+        "ua": round(statistics.mean(by_fold), 4),
+        "sd_folds": round(statistics.pstdev(by_fold), 4),
+        "sd_seeds": round(statistics.pstdev(by_seed), 4),
+        **{f"ua_seed{s}": round(v, 4) for s, v in zip(seeds, by_seed, strict=True)},
+        "fold_s": round(statistics.mean(seconds for _, seconds in results), 1),
+        "fold_s_max": round(max(seconds for _, seconds in results), 1),
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,243 @@
+"""Tiny real objects: models saved as their libraries save them, and a corpus of tones.
+
+Models are random but fixed by a seed, and made once a session: tests that change one copy it.
+"""
+
+import os
+
+# No test may reach for a model hub; transformers reads this when it is imported.
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    Wav2Vec2Config,
+    Wav2Vec2FeatureExtractor,
+    WhisperConfig,
+    WhisperFeatureExtractor,
+    WhisperModel,
+)
+
+from rellm_cache.config import (
+    AdapterConfig,
+    EncodersConfig,
+    EncoderSpec,
+    HeadsConfig,
+    LLMConfig,
+    LossesConfig,
+    PromptsConfig,
+    Recipe,
+    TrainingConfig,
+)
+from rellm_cache.encoders.wav2vec2_emotion import EmotionModel
+
+RAVDESS = Path(__file__).parents[1] / "../shared/data/ravdess"
+SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+# Eleven clips: seconds, emotion, dimensions, split; the pitch tells the emotion.
+CLIPS = [
+    (1.2, "neutral", (0.4, 0.5, 0.5), "train"),
+    (1.5, "happy", (0.7, 0.6, 0.9), "train"),
+    (3.0, "angry", (0.9, 0.9, 0.1), "train"),
+    (2.1, "sad", (0.2, 0.2, 0.2), "train"),
+    (1.3, "surprise", (0.8, 0.5, 0.7), "train"),
+    (2.6, "neutral", (0.5, 0.4, 0.5), "train"),
+    (1.8, "happy", (0.6, 0.7, 0.8), "train"),
+    (1.4, "sad", (0.3, 0.3, 0.1), "validation"),
+    (2.2, "angry", (0.8, 0.8, 0.2), "validation"),
+    (1.7, "surprise", (0.9, 0.4, 0.8), "test"),
+    (2.4, "neutral", None, "test"),
+]
+HERTZ = {"neutral": 150, "happy": 260, "angry": 330, "sad": 110, "surprise": 440}
+
+
+@pytest.fixture(scope="session")
+def whisper_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Whisper: two encoder layers of 16 values."""
+    folder = tmp_path_factory.mktemp("models") / "tiny-whisper"
+    torch.manual_seed(1)
+    config = WhisperConfig(
+        d_model=16,
+        encoder_layers=2,
+        decoder_layers=1,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        encoder_ffn_dim=32,
+        decoder_ffn_dim=32,
+        num_mel_bins=80,
+        vocab_size=64,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+        decoder_start_token_id=1,
+        init_std=0.2,
+    )
+    WhisperModel(config).save_pretrained(folder)
+    WhisperFeatureExtractor(feature_size=80).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def emotion_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random wav2vec2 with an emotion head, in audeering's layout."""
+    folder = tmp_path_factory.mktemp("models") / "tiny-emotion"
+    torch.manual_seed(2)
+    config = Wav2Vec2Config(
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        conv_dim=(8,) * 7,
+        num_conv_pos_embeddings=16,
+        num_conv_pos_embedding_groups=2,
+        feat_extract_norm="layer",
+        do_stable_layer_norm=True,
+        initializer_range=0.2,
+    )
+    EmotionModel(config).save_pretrained(folder)
+    Wav2Vec2FeatureExtractor(return_attention_mask=True).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def llm_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Llama with a byte-level tokenizer, ChatML's special tokens and a chat template."""
+    folder = tmp_path_factory.mktemp("models") / "tiny-chat"
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(letters)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([AddedToken(t, special=True) for t in SPECIAL_TOKENS])
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        chat_template=CHAT_TEMPLATE,
+    ).save_pretrained(folder)
+    torch.manual_seed(3)
+    config = LlamaConfig(
+        vocab_size=len(letters) + len(SPECIAL_TOKENS),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=2048,
+        bos_token_id=None,
+        eos_token_id=len(letters) + SPECIAL_TOKENS.index("<|im_end|>"),
+        tie_word_embeddings=True,
+        initializer_range=0.3,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def recipe(whisper_folder: Path, emotion_folder: Path, llm_folder: Path) -> Recipe:
+    """Both streams, a small adapter and the tiny chat model, unquantised."""
+    return Recipe(
+        name="tiny",
+        encoders=EncodersConfig(
+            speech=EncoderSpec(kind="whisper", model=str(whisper_folder)),
+            emotion=EncoderSpec(kind="wav2vec2-emotion", model=str(emotion_folder)),
+        ),
+        adapter=AdapterConfig(preset="lite", width=16, bottleneck=16),
+        heads=HeadsConfig(),
+        losses=LossesConfig(recognition=1.0),
+        llm=LLMConfig(model=str(llm_folder), quantization="none"),
+        # The tiny tokenizer has a token a byte; answers are short to be quick.
+        prompts=PromptsConfig(example_tokens=1024, expected_response_tokens=6, answer_tokens=6),
+        training=TrainingConfig(epochs=2, batch_size=2, accumulation=1, warmup_steps=2),
+    )
+
+
+@pytest.fixture
+def speech_recipe(whisper_folder: Path) -> Recipe:
+    """One stream and no LLM: enough to fill a cache."""
+    return Recipe(
+        name="speech",
+        encoders=EncodersConfig(speech=EncoderSpec(kind="whisper", model=str(whisper_folder))),
+        adapter=AdapterConfig(preset="lite", width=16, bottleneck=16, output_size=32),
+        losses=LossesConfig(response=0.0),
+    )
+
+
+def tone(seconds: float, hertz: float = 220.0, rate: int = 16_000, channels: int = 1) -> np.ndarray:
+    """(S,) or (S, channels) float32: a decaying harmonic tone with a little noise."""
+    time = np.arange(round(seconds * rate)) / rate
+    voice = sum(np.sin(2 * np.pi * hertz * k * time) / k for k in range(1, 5))
+    noise = np.random.default_rng(round(hertz)).normal(0, 0.01, len(time))
+    mono = (0.3 * voice * np.exp(-time) + noise).astype(np.float32)
+    return mono if channels == 1 else np.stack([mono] * channels, axis=1)
+
+
+MakeClip = Callable[..., Path]
+
+
+@pytest.fixture
+def make_clip(tmp_path: Path) -> MakeClip:
+    """`make_clip("a.wav", seconds=1.5)` writes a tone into the test's folder and returns its path;
+    `samples=` writes those instead, `subtype=` chooses the sample format.
+    """
+
+    def make(
+        name: str,
+        seconds: float = 1.5,
+        hertz: float = 220.0,
+        rate: int = 16_000,
+        channels: int = 1,
+        samples: np.ndarray | None = None,
+        subtype: str | None = None,
+    ) -> Path:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        data = tone(seconds, hertz, rate, channels) if samples is None else samples
+        soundfile.write(path, data, rate, subtype=subtype)
+        return path
+
+    return make
+
+
+@pytest.fixture
+def corpus(tmp_path: Path, make_clip: MakeClip) -> Path:
+    """A manifest folder of eleven tones in three splits; the audio lies beside it."""
+    rows: dict[str, list[str]] = {}
+    for index, (seconds, emotion, vad, split) in enumerate(CLIPS):
+        path = make_clip(f"audio/{index:02d}.wav", seconds, HERTZ[emotion] + index)
+        row = {
+            "id": f"tones/{index:02d}",
+            "audio": f"../{path.relative_to(tmp_path)}",
+            "text": f"This is tone number {index % 3}.",
+            "emotion": emotion,
+            "vad": vad,
+            "split": split,
+            "duration": seconds,
+        }
+        rows.setdefault(split, []).append(json.dumps({k: v for k, v in row.items() if v}))
+    folder = tmp_path / "manifest"
+    folder.mkdir()
+    for split, lines in rows.items():
+        (folder / f"{split}.jsonl").write_text("\n".join(lines) + "\n", "utf-8")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def ravdess() -> Path:
+    """The real corpus, where it has been placed beside the checkout."""
+    if not RAVDESS.is_dir():
+        pytest.skip("RAVDESS is not at ../shared/data/ravdess (it is not ours to ship)")
+    return RAVDESS

@@ -1,0 +1,148 @@
+"""Manifests: what is read, what is written, and what is refused with file and line."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rellm_cache.corpus.manifest import (
+    Utterance,
+    read_manifest,
+    read_manifests,
+    read_split,
+    responses_path,
+    write_manifest,
+)
+from rellm_cache.errors import ManifestError
+
+
+def write(path: Path, *rows: dict[str, Any] | str) -> Path:
+    lines = (row if isinstance(row, str) else json.dumps(row) for row in rows)
+    path.write_text("\n".join(lines) + "\n", "utf-8")
+    return path
+
+
+def test_a_row_with_audio_alone_is_an_utterance(tmp_path: Path) -> None:
+    manifest = write(tmp_path / "train.jsonl", {"audio": "clips/a.wav"})
+    assert read_manifest(manifest) == [
+        Utterance(id=f"{tmp_path.name}/clips/a", audio=str(tmp_path / "clips/a.wav"))
+    ]
+
+
+def test_what_is_written_is_read_back_equal(tmp_path: Path) -> None:
+    utterances = [
+        Utterance(
+            id="a/1",
+            audio=str(tmp_path / "a.wav"),
+            segment=(0.5, 2.25),
+            text="Größe \u2028 and \u0085 are one line \U0001f600",
+            emotion="sad",
+            vad=(0.1, 0.2, 0.3),
+            vad_source="made",
+            speaker="a/7",
+            split="train",
+            duration=1.75,
+            response="Oh no.",
+            early_stop=True,
+        ),
+        Utterance(id="a/2", audio="/elsewhere/b.flac"),
+    ]
+    write_manifest(tmp_path / "train.jsonl", utterances)
+    assert read_manifest(tmp_path / "train.jsonl") == utterances
+    assert "response" not in (tmp_path / "train.jsonl").read_text("utf-8").splitlines()[-1]
+
+
+def test_blsp_fields_are_read(tmp_path: Path) -> None:
+    manifest = write(
+        tmp_path / "train.jsonl",
+        {
+            "audio": "clips.zip:120:48044",
+            "emotion": "ang",
+            "text": "Go away.",
+            "instruction": "Continue …",
+            "output": "I understand.",
+            "early_stop": True,
+            "avd_ans": {"arousal": 0.9, "valence": 0.1, "dominance": 0.8},
+        },
+        {"audio": "clips.zip:48164:300"},
+    )
+    first, second = read_manifest(manifest)
+    assert first.audio == str(tmp_path / "clips.zip:120:48044")
+    assert first.emotion == "angry"
+    assert first.vad == (0.9, 0.8, 0.1)  # arousal, dominance, valence
+    assert first.vad_source == "human"
+    assert (first.response, first.early_stop) == ("I understand.", True)
+    assert first.id != second.id
+
+
+def test_responses_of_step_one_are_joined(tmp_path: Path) -> None:
+    manifest = write(
+        tmp_path / "train.jsonl", {"id": "a", "audio": "a.wav"}, {"id": "b", "audio": "b.wav"}
+    )
+    write(
+        responses_path(manifest),
+        {"id": "a", "response": "Yes.", "early_stop": False},
+        {"id": "b", "dropped": "refusal"},
+        {"id": "gone", "response": "No."},
+    )
+    assert [u.response for u in read_manifest(manifest)] == ["Yes.", None]
+
+
+def test_splits_are_read_from_a_folder(corpus: Path) -> None:
+    assert [len(read_split(corpus, s)) for s in ("train", "validation", "test")] == [7, 2, 2]
+    assert len(read_manifests(corpus)) == 11
+    assert len(read_manifests(corpus / "test.jsonl")) == 2
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{not json}", r"train.jsonl:2: not JSON .*found '\{not json\}'"),
+        ('["a.wav"]', r"train.jsonl:2: found .* expected a JSON object"),
+        ({"audio": None}, "train.jsonl:2: found no 'audio'"),
+        ({"id": "first"}, "train.jsonl:2: id 'first' occurs twice"),
+        ({"emotion": "blue"}, "train.jsonl:2: unknown emotion 'blue'; known are neutral, happy"),
+        ({"emotion": 3}, "train.jsonl:2: found emotion 3, expected text"),
+        ({"text": ["a"]}, r"train.jsonl:2: found text \['a'\], expected text"),
+        ({"duration": "2 s"}, "train.jsonl:2: found duration '2 s', expected seconds"),
+        ({"vad": [0.1, 0.2, 1.2]}, r"train.jsonl:2: valence 1.2 is outside 0..1$"),
+        ({"vad": [0.1, float("nan"), 0.2]}, "train.jsonl:2: dominance nan is outside 0..1"),
+        ({"vad": [2.5, 3, 5]}, r"arousal 2.5 .* a 1 to 5 scale: store \(x - 1\) / 4"),
+        ({"vad": [2.5, 3, 6.5]}, r"arousal 2.5 .* a 1 to 7 scale: store \(x - 1\) / 6"),
+        ({"vad": [0.1, 0.2]}, r"found dimensions \[0.1, 0.2\], expected three numbers"),
+        ({"vad": 0.5}, "found dimensions 0.5, expected three numbers"),
+        ({"avd_ans": {"arousal": 0.5}}, r"found dimensions \[0.5, None, None\]"),
+        ({"avd_ans": [0.1, 0.2, 0.3]}, "expected an object of arousal, dominance and valence"),
+        ({"segment": [2, 1]}, r"found segment \[2, 1\], expected \[start, end\] in seconds"),
+        ({"segment": 2}, r"found segment 2, expected \[start, end\] in seconds"),
+        ({"segment": ["0", "1"]}, r"found segment \['0', '1'\], expected"),
+    ],
+)
+def test_a_bad_line_is_named(tmp_path: Path, line: dict[str, Any] | str, message: str) -> None:
+    if isinstance(line, dict):
+        line = {"audio": "b.wav", **line}
+    manifest = write(tmp_path / "train.jsonl", {"id": "first", "audio": "a.wav"}, line)
+    with pytest.raises(ManifestError, match=message):
+        read_manifest(manifest)
+
+
+def test_an_absent_an_empty_and_a_foreign_manifest_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match=r"none.jsonl: no such file; expected a JSON Lines"):
+        read_manifest(tmp_path / "none.jsonl")
+    empty = write(tmp_path / "train.jsonl")
+    with pytest.raises(ManifestError, match=r"train.jsonl: found no utterance"):
+        read_manifest(empty)
+    empty.write_bytes('{"audio": "é.wav"}'.encode("latin-1"))
+    with pytest.raises(ManifestError, match=r"train.jsonl: not UTF-8 text .* save it as UTF-8"):
+        read_manifest(empty)
+    empty.unlink()
+    with pytest.raises(ManifestError, match=r"found none of train.jsonl, .* `rellm prepare`"):
+        read_manifests(tmp_path)
+
+
+def test_an_id_in_two_splits_is_refused(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        write(tmp_path / f"{split}.jsonl", {"id": "same", "audio": "a.wav"})
+    with pytest.raises(ManifestError, match="1 ids occur in more than one split, the first is 'sa"):
+        read_manifests(tmp_path)

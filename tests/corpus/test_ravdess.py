@@ -1,0 +1,64 @@
+"""RAVDESS: names are numbers, speakers are kept apart."""
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from rellm_cache.corpus.ravdess import DEFAULT_SPLITS, parse_speakers, read_ravdess
+from rellm_cache.errors import ManifestError
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Empty files with RAVDESS names: two speakers, one calm and one song clip among them."""
+    for name in (
+        "Actor_01/03-01-05-02-01-01-01.flac",
+        "Actor_01/03-01-02-01-01-01-01.flac",
+        "Actor_01/03-02-05-02-01-01-01.flac",
+        "Actor_01/notes.txt",
+        "Actor_02/03-01-08-01-02-02-02.WAV",
+    ):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    return tmp_path
+
+
+def test_names_tell_emotion_statement_and_speaker(root: Path) -> None:
+    splits = {"train": frozenset({1}), "test": frozenset({2})}
+    first, second = read_ravdess(root, splits)
+    assert (first.id, first.emotion, first.split) == (
+        "ravdess/03-01-05-02-01-01-01",
+        "angry",
+        "train",
+    )
+    assert first.text == "Kids are talking by the door."
+    assert (second.emotion, second.split, second.speaker) == ("surprise", "test", "ravdess/02")
+    assert second.text == "Dogs are sitting by the door."
+    assert first.vad is None
+
+
+def test_a_speaker_in_two_splits_is_refused(root: Path) -> None:
+    splits = {"train": frozenset({1, 2}), "test": frozenset({2})}
+    with pytest.raises(ManifestError, match="speaker 2 is in both train and test"):
+        read_ravdess(root, splits)
+
+
+def test_a_split_without_clips_is_refused(root: Path) -> None:
+    with pytest.raises(ManifestError, match=r"found no clip of the test speakers \[3\], expected"):
+        read_ravdess(root, {"train": frozenset({1}), "test": frozenset({3})})
+
+
+def test_speakers_are_numbers_and_ranges() -> None:
+    assert parse_speakers("1-3, 5,7-8") == {1, 2, 3, 5, 7, 8}
+    assert parse_speakers("") == frozenset()
+    with pytest.raises(ManifestError, match="speakers 'one': expected numbers and ranges"):
+        parse_speakers("one")
+
+
+def test_the_real_corpus_is_split_by_speaker(ravdess: Path) -> None:
+    utterances = read_ravdess(ravdess, DEFAULT_SPLITS)
+    assert Counter(u.split for u in utterances) == {"train": 576, "validation": 72, "test": 72}
+    assert {u.emotion for u in utterances} == {"neutral", "happy", "sad", "angry", "surprise"}
+    assert len({u.id for u in utterances}) == 720

@@ -1,0 +1,129 @@
+"""Whisper's frames: the library's own hidden states, cut to the clip, alone or in a batch."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import WhisperFeatureExtractor, WhisperModel
+
+from rellm_cache.config import EncoderSpec
+from rellm_cache.encoders.base import whisper_frame_count
+from rellm_cache.encoders.registry import build_encoder, resolve
+from rellm_cache.encoders.whisper import WhisperEncoder
+from rellm_cache.errors import AudioError, ConfigError
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def spec(whisper_folder: Path) -> EncoderSpec:
+    return EncoderSpec(kind="whisper", model=str(whisper_folder))
+
+
+@pytest.fixture(scope="module")
+def waveforms() -> list[np.ndarray]:
+    random = np.random.default_rng(1)
+    return [
+        random.normal(0, 0.1, samples).astype(np.float32)
+        for samples in (16_000, 16_161, 25_600, 47_999)
+    ]
+
+
+def hidden_states(folder: Path, waveform: np.ndarray) -> tuple[torch.Tensor, ...]:
+    """What transformers gives for one clip, padded to 30 s."""
+    features = WhisperFeatureExtractor.from_pretrained(folder)(
+        waveform, sampling_rate=16_000, return_tensors="pt"
+    )
+    encoder = WhisperModel.from_pretrained(folder).encoder.eval()
+    with torch.no_grad():
+        return encoder(features.input_features, output_hidden_states=True).hidden_states
+
+
+def test_a_batch_gives_what_each_clip_gives_alone(
+    spec: EncoderSpec, waveforms: list[np.ndarray]
+) -> None:
+    encoder = build_encoder(spec, CPU)
+    assert isinstance(encoder, WhisperEncoder)
+    for waveform, together in zip(waveforms, encoder.encode(waveforms), strict=True):
+        (alone,) = encoder.encode([waveform])
+        np.testing.assert_allclose(together.frames, alone.frames, atol=1e-5)
+        assert together.frames.shape == (whisper_frame_count(len(waveform)), 16)
+        assert together.frames.dtype == np.float32
+        assert together.vad is None
+
+
+@pytest.mark.parametrize("layer", [0, 1, -1])
+def test_a_layer_is_the_librarys_hidden_state(
+    spec: EncoderSpec, waveforms: list[np.ndarray], layer: int
+) -> None:
+    (encoding,) = build_encoder(replace(spec, layer=layer), CPU).encode(waveforms[:1])
+    expected = hidden_states(Path(spec.model), waveforms[0])[layer][0, :50]
+    np.testing.assert_allclose(encoding.frames, expected, atol=1e-5)
+
+
+def test_the_last_block_comes_without_the_final_norm(
+    spec: EncoderSpec, waveforms: list[np.ndarray]
+) -> None:
+    encoder = WhisperModel.from_pretrained(spec.model).encoder
+    (block,) = build_encoder(replace(spec, layer=2), CPU).encode(waveforms[:1])
+    (last,) = build_encoder(spec, CPU).encode(waveforms[:1])
+    with torch.no_grad():
+        normed = encoder.layer_norm(torch.from_numpy(block.frames))
+    np.testing.assert_allclose(normed, last.frames, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("samples", "frames"),
+    [(1, 1), (160, 1), (320, 1), (321, 2), (16_000, 50), (16_001, 51), (480_000, 1500)],
+)
+def test_the_length_rule(samples: int, frames: int) -> None:
+    assert whisper_frame_count(samples) == frames
+
+
+def test_more_than_30_seconds_is_refused(spec: EncoderSpec) -> None:
+    with pytest.raises(AudioError, match=r"clip of 31.00 s: Whisper hears 30 s at most; cut it"):
+        build_encoder(spec, CPU).encode([np.zeros(31 * 16_000, np.float32)])
+
+
+@pytest.mark.parametrize("layer", [-2, 3])
+def test_a_layer_the_model_does_not_have_is_refused(spec: EncoderSpec, layer: int) -> None:
+    message = f"whisper .*: layer {layer} does not exist; expected 0 to 2, or -1 for the last"
+    with pytest.raises(ConfigError, match=message):
+        build_encoder(replace(spec, layer=layer), CPU)
+
+
+@pytest.mark.parametrize("name", ["config.json", "preprocessor_config.json", "model.safetensors"])
+def test_a_missing_file_is_named(
+    spec: EncoderSpec, whisper_folder: Path, tmp_path: Path, name: str
+) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(whisper_folder, folder)
+    (folder / name).unlink()
+    with pytest.raises(ConfigError, match=f"copy: {name} is missing from the model folder"):
+        resolve(replace(spec, model=str(folder)))
+
+
+def test_weights_are_what_a_spec_is_resolved_to(
+    spec: EncoderSpec, whisper_folder: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(whisper_folder, tmp_path / "copy")
+    here, copy = resolve(spec), resolve(replace(spec, model=str(tmp_path / "copy")))
+    assert len(here.weights) == 64
+    assert copy.fingerprint == here.fingerprint
+    assert resolve(here) == here
+    with pytest.raises(ConfigError, match=r"have digest \w{12}, the recipe pins ffffffffffff"):
+        resolve(replace(spec, weights="f" * 64))
+
+
+def test_other_weights_are_another_fingerprint(
+    spec: EncoderSpec, whisper_folder: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(whisper_folder, tmp_path / "copy")
+    model = WhisperModel.from_pretrained(whisper_folder)
+    torch.nn.init.ones_(model.encoder.conv1.bias)
+    model.save_pretrained(tmp_path / "copy")
+    other = resolve(replace(spec, model=str(tmp_path / "copy")))
+    assert other.fingerprint != resolve(spec).fingerprint

@@ -1,0 +1,104 @@
+"""The frozen LLM: 4-bit on CPU with right gradients, greedy answers, clear refusals."""
+
+import json
+import shutil
+from pathlib import Path
+
+import bitsandbytes.functional
+import pytest
+import torch
+from bitsandbytes.nn import Linear4bit, Linear8bitLt
+
+from rellm_cache.config import LLMConfig
+from rellm_cache.errors import ConfigError
+from rellm_cache.llm.frozen import FrozenLLM, load_llm
+from rellm_cache.llm.packing import IGNORED, Segment, pack
+
+CPU = torch.device("cpu")
+
+
+def load(folder: Path, quantization: str) -> FrozenLLM:
+    return load_llm(LLMConfig(str(folder), quantization=quantization), CPU)  # type: ignore[arg-type]
+
+
+def gradient(llm: FrozenLLM, embeddings: torch.Tensor) -> torch.Tensor:
+    """Of a fixed function of the hidden states with respect to the embeddings."""
+    leaf = embeddings.clone().requires_grad_()
+    row = pack([Segment(leaf, torch.full((len(leaf),), IGNORED))])
+    llm.hidden_states(row).sin().sum().backward()
+    assert leaf.grad is not None
+    return leaf.grad
+
+
+def dequantised(quantised: FrozenLLM, folder: Path) -> FrozenLLM:
+    """The same function in plain float32: weights read back out of their 4-bit form."""
+    plain = load(folder, "none")
+    for name, module in quantised.model.named_modules():
+        if isinstance(module, Linear4bit):
+            weight = bitsandbytes.functional.dequantize_4bit(
+                module.weight, module.weight.quant_state
+            )
+            plain.model.get_submodule(name).weight.data = weight.float()
+    return plain
+
+
+def test_nf4_gradients_are_right_before_and_after_evaluation(llm_folder: Path) -> None:
+    llm = load(llm_folder, "nf4")
+    layers = [m for m in llm.model.modules() if isinstance(m, Linear4bit)]
+    assert layers
+    assert all(not m.support_avx512bf16_for_cpu for m in layers)
+    assert all(m.weight.quant_state.nested for m in layers)  # double quantisation
+    embeddings = torch.randn(9, llm.hidden_size)
+    expected = gradient(dequantised(llm, llm_folder), embeddings)
+    torch.testing.assert_close(gradient(llm, embeddings), expected, rtol=1e-4, atol=1e-5)
+    llm.continue_greedily([embeddings], max_new_tokens=3)
+    with torch.no_grad():
+        llm.hidden_states(pack([Segment(embeddings, torch.full((9,), IGNORED))]))
+    torch.testing.assert_close(gradient(llm, embeddings), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_int8_passes_gradients_that_point_the_right_way(llm_folder: Path) -> None:
+    llm, plain = load(llm_folder, "int8"), load(llm_folder, "none")
+    assert any(isinstance(m, Linear8bitLt) for m in llm.model.modules())
+    embeddings = torch.randn(9, llm.hidden_size)
+    cosine = torch.nn.functional.cosine_similarity(
+        gradient(llm, embeddings).flatten(), gradient(plain, embeddings).flatten(), dim=0
+    )
+    assert cosine > 0.98
+
+
+def test_greedy_in_a_batch_is_greedy_alone(llm_folder: Path) -> None:
+    llm = load(llm_folder, "none")
+    prompts = [llm.embed(llm.chat.ids(text)) for text in ("Hello", "A much longer prompt", "x")]
+    together = llm.continue_greedily(prompts, max_new_tokens=6)
+    assert together == [llm.continue_greedily([p], max_new_tokens=6)[0] for p in prompts]
+
+
+def test_greedy_continues_as_the_model_itself_would(llm_folder: Path) -> None:
+    llm = load(llm_folder, "none")
+    ids = list(llm.chat.ids("Hello"))
+    for _ in range(5):
+        logits = llm.model(torch.tensor([ids])).logits[0, -1]
+        ids.append(int(logits.argmax()))
+    expected = [i for i in ids[len(llm.chat.ids("Hello")) :] if i not in llm.chat.stop_ids]
+    answer = llm.continue_greedily([llm.embed(llm.chat.ids("Hello"))], max_new_tokens=5)[0]
+    assert answer.text == llm.chat.tokenizer.decode(expected).strip()
+    assert answer.early_stop == (len(expected) == 5)
+
+
+def test_a_missing_file_is_named(llm_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "chat"
+    shutil.copytree(llm_folder, folder)
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(ConfigError, match=r"tokenizer\.json is missing from the model folder"):
+        load(folder, "none")
+
+
+def test_code_in_a_model_folder_is_never_run(llm_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "chat"
+    shutil.copytree(llm_folder, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"model_type": "qwen", "auto_map": {"AutoModelForCausalLM": "modeling_qwen.QWen"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ConfigError, match="needs Python code from the model folder"):
+        load(folder, "none")

@@ -1,0 +1,37 @@
+"""Recognition scores against numbers worked out by hand and by scikit-learn."""
+
+import numpy as np
+import pytest
+from sklearn import metrics
+
+from rellm_cache.metrics.recognition import confusion_matrix, score_recognition
+
+LABELS = ("neutral", "happy", "angry")
+
+
+def test_scores_of_a_small_example() -> None:
+    true = np.array([0, 0, 0, 1, 1, 2])
+    predicted = np.array([0, 0, 1, 1, -1, 0])
+    scores = score_recognition(true, predicted, LABELS)
+    assert scores.recalls == {"neutral": pytest.approx(2 / 3), "happy": 0.5, "angry": 0.0}
+    assert scores.ua == pytest.approx((2 / 3 + 0.5) / 3)
+    assert scores.accuracy == 0.5
+    assert scores.confusion == [[2, 1, 0, 0], [0, 1, 0, 1], [1, 0, 0, 0]]
+    assert (scores.labels, scores.count) == (LABELS, 6)
+
+
+def test_a_class_that_does_not_occur_does_not_count() -> None:
+    scores = score_recognition(np.array([0, 1]), np.array([0, 2]), LABELS)
+    assert scores.recalls == {"neutral": 1.0, "happy": 0.0}
+    assert scores.ua == 0.5
+
+
+def test_scikit_learn_agrees() -> None:
+    random = np.random.default_rng(1)
+    true, predicted = random.integers(0, 3, (2, 200))
+    scores = score_recognition(true, predicted, LABELS)
+    assert scores.ua == pytest.approx(metrics.balanced_accuracy_score(true, predicted))
+    assert scores.accuracy == pytest.approx(metrics.accuracy_score(true, predicted))
+    np.testing.assert_array_equal(
+        confusion_matrix(true, predicted, 3)[:, :3], metrics.confusion_matrix(true, predicted)
+    )

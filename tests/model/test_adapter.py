@@ -1,0 +1,71 @@
+"""The adapter: sizes as published, and no utterance influenced by its batch."""
+
+import pytest
+import torch
+
+from rellm_cache.config import AdapterConfig
+from rellm_cache.model.adapter import Adapter, fuse, mask_time, output_lengths
+
+LITE = AdapterConfig(preset="lite", width=16, bottleneck=16)
+REFERENCE = AdapterConfig(preset="reference", bottleneck=8)
+
+
+@pytest.mark.parametrize("config", [LITE, REFERENCE], ids=["lite", "reference"])
+def test_a_clip_alone_and_among_fifteen_longer_ones(config: AdapterConfig) -> None:
+    torch.manual_seed(0)
+    adapter = Adapter(config, 24, 32).eval()
+    lengths = torch.tensor([37, *range(50, 200, 10)])
+    frames = torch.randn(16, 190, 24)  # whatever lies beyond a length must not matter
+    together, counts = adapter(frames, lengths)
+    alone, count = adapter(frames[:1, :37], lengths[:1])
+    assert int(count) == int(counts[0]) == alone.shape[1] == 5
+    torch.testing.assert_close(together[0, :5], alone[0], rtol=0, atol=1e-5)
+    assert not together[0, 5:].any()
+
+
+def test_the_reference_has_the_papers_size() -> None:
+    with torch.device("meta"):
+        adapter = Adapter(AdapterConfig(), 1280 + 1024, 4096)
+    sizes = [sum(p.numel() for p in conv.parameters()) for conv in adapter.convs]
+    assert [round(size / 1e6) for size in sizes] == [53, 53, 94]
+    assert round(sum(p.numel() for p in adapter.parameters()) / 1e6) == 205
+
+
+def test_lengths_are_three_halvings() -> None:
+    lengths = torch.tensor([1, 2, 8, 9, 16, 17, 1500])
+    expected = lengths
+    for _ in range(3):
+        expected = torch.floor((expected - 1) / 2 + 1).long()
+    assert output_lengths(lengths).tolist() == expected.tolist()
+
+
+def test_fusion_by_frame_and_by_utterance() -> None:
+    speech, emotion = torch.ones(1, 4, 2), torch.arange(4.0).reshape(1, 4, 1)
+    lengths = torch.tensor([3])
+    assert fuse(speech, None, lengths, "frame").shape == (1, 4, 2)
+    by_frame = fuse(speech, emotion, lengths, "frame")
+    assert by_frame[0, :, 2].tolist() == [0, 1, 2, 3]
+    by_utterance = fuse(speech, emotion, lengths, "utterance")
+    assert by_utterance[0, :, 2].tolist() == [1, 1, 1, 1]  # the mean of the three valid frames
+
+
+def test_scale_starts_from_the_data() -> None:
+    torch.manual_seed(0)
+    adapter = Adapter(LITE, 24, 32)
+    frames = 50 * torch.randn(1, 1000, 24) + 7
+    assert adapter.scale is not None
+    adapter.scale.start_from(frames[0].mean(0), frames[0].std(0))
+    scaled = adapter.scale(frames)[0]
+    torch.testing.assert_close(scaled.mean(0), torch.zeros(24), rtol=0, atol=1e-4)
+    torch.testing.assert_close(scaled.std(0), torch.ones(24), rtol=1e-4, atol=0)
+
+
+def test_time_masks_are_one_run_within_each_length() -> None:
+    torch.manual_seed(0)
+    lengths = torch.tensor([40, 100])
+    masked = mask_time(torch.ones(2, 100, 1), lengths, 0.5)[..., 0]
+    for row, length in zip(masked, lengths.tolist(), strict=True):
+        zeros = (row == 0).nonzero().squeeze(1)
+        assert len(zeros) <= length / 2
+        assert zeros.tolist() == list(range(int(zeros[0]), int(zeros[0]) + len(zeros)))
+        assert int(zeros[-1]) < length

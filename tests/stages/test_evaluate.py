@@ -1,0 +1,104 @@
+"""evaluate: figures by head and LLM, written, printed, and shown on one page."""
+
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from rellm_cache.cli import rellm
+from rellm_cache.config import Recipe
+from rellm_cache.corpus.manifest import Utterance
+from rellm_cache.metrics.recognition import score_recognition
+from rellm_cache.stages.evaluate import choose_samples, evaluate
+from rellm_cache.stages.report import charts
+from rellm_cache.stages.train import train
+
+
+@pytest.fixture
+def run(corpus: Path, cache: Path, quick: Recipe, tmp_path: Path) -> Path:
+    train(quick, corpus, cache, tmp_path / "run")
+    return tmp_path / "run"
+
+
+class Page(HTMLParser):
+    """Collects what a reader would get: sounds, curves, links to anything outside."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.sounds: list[str] = []
+        self.curves = 0
+        self.outside: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = dict(attrs)
+        self.curves += tag == "polyline"
+        for key in ("src", "href"):
+            value = values.get(key)
+            if value and tag == "audio":
+                self.sounds.append(value)
+            if value and not value.startswith(("data:", "#")):
+                self.outside.append(value)
+
+
+def test_scores_and_page(run: Path, corpus: Path, tmp_path: Path) -> None:
+    scores = evaluate(run, corpus, tmp_path / "cache", samples=3)
+    assert scores.clips == 11
+    assert scores.llm is not None
+    assert scores.head.recognition is not None
+    assert scores.head.recognition.count == scores.llm.likelihood.count == 11
+    assert set(scores.head.ccc) == {"arousal", "dominance", "valence"}
+    written = json.loads((run / "scores.json").read_text())
+    assert written == json.loads(json.dumps(scores.to_json()))
+    page = Page((run / "report.html").read_text())
+    assert len(page.sounds) == 3
+    assert all(s.startswith("data:audio/wav;base64,UklGR") for s in page.sounds)
+    assert page.curves >= 8  # four losses and their total, training and validation, and UA
+    assert page.outside == []
+
+
+def test_json_on_standard_output(run: Path, corpus: Path, tmp_path: Path) -> None:
+    arguments = ["evaluate", str(run), str(corpus), "--cache", str(tmp_path / "cache"), "--json"]
+    result = CliRunner().invoke(rellm, [*arguments, "--samples", "0"], catch_exceptions=False)
+    printed = json.loads(result.stdout)
+    for part in ("head", "llm"):
+        assert 0 <= printed[part]["ua"] <= 1
+        assert len(printed[part]["confusion"]) == 5
+    assert {"ua", "accuracy", "recalls"} <= set(printed["llm"]["generation"])
+    assert 0 <= printed["llm"]["unparsable"] <= 1
+
+
+def test_a_clip_that_is_gone_is_said_to_be(run: Path, corpus: Path, tmp_path: Path) -> None:
+    for clip in (corpus.parent / "audio").iterdir():
+        clip.unlink()
+    evaluate(run, corpus / "test.jsonl", tmp_path / "cache", samples=1)
+    assert "Cannot be played" in (run / "report.html").read_text()
+
+
+def test_unparsable_answers_are_wrong_not_left_out() -> None:
+    true, predicted = np.array([0, 0, 1, 1]), np.array([0, -1, 1, 1])
+    scores = score_recognition(true, predicted, ("sad", "happy"))
+    assert scores.ua == pytest.approx((0.5 + 1) / 2)
+    assert scores.confusion == [[1, 0, 1], [0, 2, 0]]
+
+
+def test_samples_are_spread_over_emotions_and_always_the_same() -> None:
+    utterances = [Utterance(str(i), "x", emotion=("sad", "happy")[i % 2]) for i in range(10)]
+    chosen = choose_samples(utterances, 4)
+    assert len({u.id for u in chosen}) == 4
+    assert sorted(u.emotion or "" for u in chosen) == ["happy", "happy", "sad", "sad"]
+    assert chosen == choose_samples(utterances, 4)
+    assert len(choose_samples(utterances[:2], 6)) == 2
+
+
+def test_charts_are_drawn_within_their_box() -> None:
+    rows = [{"step": i, "loss": 3.0 - i} for i in range(3)]
+    (chart,) = charts([*rows, {"step": 2, "validation": {"loss": 2.5}}])
+    (training, validation) = chart.lines
+    points = [tuple(map(float, p.split(","))) for p in training.points.split()]
+    assert points[0][1] < points[1][1] < points[2][1]  # falling: larger y lies lower
+    assert training.last == 1.0
+    assert validation.last == 2.5

@@ -1,0 +1,84 @@
+"""generate: the same answers from the cache and from audio, resumable."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from rellm_cache.config import Recipe
+from rellm_cache.errors import ConfigError, RunError, StoreError
+from rellm_cache.stages import generate as stage
+from rellm_cache.stages.extract import extract
+from rellm_cache.stages.generate import generate
+from rellm_cache.stages.train import train
+
+
+@pytest.fixture
+def run(corpus: Path, cache: Path, quick: Recipe, tmp_path: Path) -> Path:
+    train(quick, corpus, cache, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def test_cache_and_audio_give_the_same_numbers(run: Path, corpus: Path, tmp_path: Path) -> None:
+    cache, test = tmp_path / "cache", corpus / "test.jsonl"
+    cached = generate(run, test, tmp_path / "cached.jsonl", cache)
+    live = generate(run, test, tmp_path / "live.jsonl", tmp_path / "no-cache", from_audio=True)
+    assert [g.id for g in cached] == ["tones/09", "tones/10"]
+    for one, other in zip(cached, live, strict=True):
+        assert (one.id, one.response, one.emotion) == (other.id, other.response, other.emotion)
+        assert one.emotion_probabilities == pytest.approx(other.emotion_probabilities, abs=1e-5)
+        assert one.dimensions == pytest.approx(other.dimensions, abs=1e-5)
+    rows = [json.loads(line) for line in (tmp_path / "cached.jsonl").read_text().splitlines()]
+    assert rows == [asdict(g) for g in cached]
+
+
+def test_one_sound_file(run: Path, corpus: Path, tmp_path: Path) -> None:
+    clip = corpus.parent / "audio" / "09.wav"
+    (answer,) = generate(run, clip, tmp_path / "one.jsonl", tmp_path / "no-cache")
+    (cached, _) = generate(run, corpus / "test.jsonl", tmp_path / "two.jsonl", tmp_path / "cache")
+    assert answer.response == cached.response
+
+
+def test_killed_it_goes_on(
+    run: Path, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache, out = tmp_path / "cache", tmp_path / "answers.jsonl"
+    whole = generate(run, corpus, tmp_path / "whole.jsonl", cache, batch_size=3)
+    ordinary, calls = stage.answer, []
+
+    def answer_or_die(*arguments: object) -> object:
+        calls.append(arguments)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return ordinary(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(stage, "answer", answer_or_die)
+    with pytest.raises(KeyboardInterrupt):
+        generate(run, corpus, out, cache, batch_size=3)
+    assert not out.exists()
+    resumed = generate(run, corpus, out, cache, batch_size=3)
+    assert sum(len(c[2]) for c in calls[3:]) == len(whole) - 6  # type: ignore[arg-type]
+    assert [g.response for g in resumed] == [g.response for g in whole]
+
+
+def test_clips_that_are_not_cached(run: Path, corpus: Path, tmp_path: Path) -> None:
+    row = json.loads((corpus / "test.jsonl").read_text().splitlines()[0])
+    other = tmp_path / "other.jsonl"
+    other.write_text(json.dumps({**row, "id": "new", "audio": str(corpus / row["audio"])}) + "\n")
+    with pytest.raises(StoreError, match=r"1 of 1 clips are absent.*--from-audio"):
+        generate(run, other, tmp_path / "out.jsonl", tmp_path / "cache")
+
+
+def test_not_a_run(tmp_path: Path, corpus: Path) -> None:
+    with pytest.raises(RunError, match="not the folder of a finished run"):
+        generate(tmp_path, corpus, tmp_path / "out.jsonl", tmp_path / "cache")
+
+
+def test_a_run_without_llm_cannot_answer(
+    corpus: Path, speech_recipe: Recipe, tmp_path: Path
+) -> None:
+    extract(corpus, speech_recipe, tmp_path / "cache")
+    train(speech_recipe, corpus, tmp_path / "cache", tmp_path / "run")
+    with pytest.raises(ConfigError, match="this run has no LLM, so it cannot answer"):
+        generate(tmp_path / "run", corpus, tmp_path / "out.jsonl", tmp_path / "cache")

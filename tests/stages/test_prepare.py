@@ -1,0 +1,107 @@
+"""prepare: every clip decoded once, usable ones kept, the others listed with their reason."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rellm_cache.corpus.manifest import Utterance, read_manifests, read_split
+from rellm_cache.corpus.ravdess import read_ravdess
+from rellm_cache.errors import ManifestError
+from rellm_cache.stages.prepare import prepare
+
+MakeClip = Callable[..., Path]
+
+
+def utterance(path: Path, split: str = "train") -> Utterance:
+    return Utterance(id=f"x/{path.name}", audio=str(path), emotion="sad", split=split)
+
+
+def test_a_corpus_becomes_a_manifest_folder(corpus: Path, tmp_path: Path) -> None:
+    report = prepare(read_manifests(corpus), tmp_path / "out")
+    assert report.kept == {"train": 7, "validation": 2, "test": 2}
+    assert report.hours == pytest.approx(21.2 / 3600)
+    assert report.emotions["test"] == {"surprise": 1, "neutral": 1}
+    assert (report.excluded, report.unreadable, report.notes) == ([], 0, [])
+    assert [u.duration for u in read_split(tmp_path / "out", "test")] == [1.7, 2.4]
+    assert read_manifests(tmp_path / "out") == read_manifests(corpus)
+
+
+def test_what_was_changed_on_the_way_in_is_noted(make_clip: MakeClip, tmp_path: Path) -> None:
+    paths = [
+        make_clip("plain.wav"),
+        make_clip("eight.wav", channels=8),
+        make_clip("a.wav", rate=48_000, channels=2),
+        make_clip("b.wav", rate=48_000, channels=2),
+        make_clip("phone.wav", rate=8_000),
+    ]
+    report = prepare([utterance(p) for p in paths], tmp_path / "out")
+    assert report.kept == {"train": 5}
+    assert report.notes == [
+        "1 clips: 8000 Hz resampled to 16000 Hz",
+        "1 clips: 8 channels averaged to mono",
+        "2 clips: 2 channels averaged to mono, 48000 Hz resampled to 16000 Hz",
+    ]
+
+
+def test_what_cannot_be_used_is_left_out_with_its_reason(
+    make_clip: MakeClip, tmp_path: Path
+) -> None:
+    good = make_clip("good.wav")
+    cut = make_clip("cut.flac", seconds=2.0)
+    cut.write_bytes(cut.read_bytes()[:2000])
+    (tmp_path / "empty.wav").touch()
+    (tmp_path / "text.wav").write_text("this is not audio " * 20)
+    nan = make_clip("nan.wav", samples=np.full(16_000, np.nan, np.float32), subtype="FLOAT")
+    reasons = {
+        make_clip("short.wav", seconds=0.2): "too short: 0.20 s < 1 s",
+        make_clip("long.wav", seconds=40): "too long: 40.00 s > 30 s",
+        cut: "cannot be decoded",
+        nan: "16000 samples are NaN",
+        tmp_path / "empty.wav": "the file is empty (0 bytes)",
+        tmp_path / "text.wav": "cannot be decoded",
+        tmp_path / "gone.wav": "no such file",
+    }
+    report = prepare([utterance(p) for p in (good, *reasons)], tmp_path / "out")
+    assert report.kept == {"train": 1}
+    assert report.unreadable == 5  # the short and the long one can be read
+    rows = [json.loads(r) for r in (tmp_path / "out/excluded.jsonl").read_text().splitlines()]
+    assert rows == report.excluded
+    for row, (path, reason) in zip(rows, reasons.items(), strict=True):
+        assert row["id"] == f"x/{path.name}"
+        assert row["audio"] == str(path)
+        assert reason in row["reason"]
+
+
+def test_the_limits_can_be_moved(make_clip: MakeClip, tmp_path: Path) -> None:
+    paths = [make_clip("a.wav", seconds=0.5), make_clip("b.wav", seconds=2.5)]
+    report = prepare([utterance(p) for p in paths], tmp_path / "out", 0.4, 2)
+    assert report.kept == {"train": 1}
+    assert report.excluded[0]["reason"] == "too long: 2.50 s > 2 s"
+
+
+def test_a_split_that_is_gone_leaves_no_file_behind(make_clip: MakeClip, tmp_path: Path) -> None:
+    path = make_clip("a.wav")
+    prepare([utterance(path, "test")], tmp_path / "out")
+    prepare([utterance(path, "train")], tmp_path / "out")
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {"train.jsonl", "excluded.jsonl"}
+
+
+def test_nothing_left_and_an_id_twice_are_errors(make_clip: MakeClip, tmp_path: Path) -> None:
+    short = make_clip("a.wav", seconds=0.2)
+    with pytest.raises(ManifestError, match=r"nothing is left of 1 clips; .* too short: 0.20 s"):
+        prepare([utterance(short)], tmp_path / "out")
+    with pytest.raises(ManifestError, match=r"nothing is left of 0 clips; .* the corpus is empty"):
+        prepare([], tmp_path / "out")
+    with pytest.raises(ManifestError, match=r"1 ids occur more than once, the first is 'x/a.wav'"):
+        prepare([utterance(short), utterance(short)], tmp_path / "out")
+
+
+def test_real_speakers_are_prepared(ravdess: Path, tmp_path: Path) -> None:
+    splits = {"train": frozenset({1}), "test": frozenset({2})}
+    report = prepare(read_ravdess(ravdess, splits), tmp_path)
+    assert report.kept == {"train": 36, "test": 36}
+    assert report.emotions["train"]["neutral"] == 4
+    assert report.excluded == []

@@ -1,0 +1,211 @@
+"""train: learns, freezes, validates, resumes bit for bit, and refuses foreign folders."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from rellm_cache.config import Recipe, load_recipe
+from rellm_cache.errors import ManifestError, RunError, StoreError
+from rellm_cache.llm.frozen import FrozenLLM, load_llm
+from rellm_cache.model.checkpoint import load_run
+from rellm_cache.model.optimisation import Optimisation
+from rellm_cache.stages import train as stage
+from rellm_cache.stages.train import begin_run, read_metrics, train
+from rellm_cache.weights import weight_files, weights_digest
+
+
+def saved(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(run / "adapter.safetensors")
+
+
+def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    return first.keys() == second.keys() and all(
+        torch.equal(first[name], second[name]) for name in first
+    )
+
+
+def test_a_run_from_start_to_end(corpus: Path, cache: Path, quick: Recipe, tmp_path: Path) -> None:
+    training = replace(quick.training, epochs=6, learning_rate=3e-3)
+    report = train(replace(quick, training=training), corpus, cache, tmp_path / "run")
+    assert report.steps == 6 * 4  # seven clips in batches of two
+    for name in ("loss", "response_loss", "recognition_loss", "dimension_loss"):
+        assert report.validation[name] < report.untrained[name]
+    rows = list(read_metrics(tmp_path / "run"))
+    assert [r["step"] for r in rows if "validation" not in r] == list(range(1, 25))
+    assert [r["epoch"] for r in rows if "validation" in r] == list(range(7))
+    assert list((tmp_path / "run").rglob("events.out.tfevents.*"))
+    # The same command again has nothing left to do and changes nothing.
+    before = saved(tmp_path / "run")
+    again = train(replace(quick, training=training), corpus, cache, tmp_path / "run")
+    assert again.resumed_at == again.steps == report.steps
+    assert same(before, saved(tmp_path / "run"))
+
+
+def test_the_frozen_stay_frozen(
+    corpus: Path, cache: Path, quick: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert quick.llm is not None
+    recipe = replace(quick, llm=replace(quick.llm, quantization="nf4"))
+    folders = [Path(quick.llm.model), Path(quick.encoders.speech.model)]
+    files = [weights_digest(folder) for folder in folders]
+    loaded: list[tuple[FrozenLLM, dict[str, torch.Tensor]]] = []
+
+    def load_and_remember(*arguments: object) -> FrozenLLM:
+        llm = load_llm(*arguments)  # type: ignore[arg-type]
+        loaded.append((llm, {k: v.clone() for k, v in llm.model.state_dict().items()}))
+        return llm
+
+    monkeypatch.setattr(stage, "load_llm", load_and_remember)
+    train(recipe, corpus, cache, tmp_path / "run")
+    ((llm, before),) = loaded
+    assert same(before, dict(llm.model.state_dict()))
+    assert files == [weights_digest(folder) for folder in folders]
+    _, model = load_run(tmp_path / "run", torch.device("cpu"))
+    assert set(saved(tmp_path / "run")) == {n for n, p in model.named_parameters()}
+    assert all(n.startswith(("adapter.", "heads.")) for n in saved(tmp_path / "run"))
+
+
+@pytest.mark.parametrize("average", [0.0, 0.9], ids=["plain", "averaged"])
+def test_killed_anywhere_it_goes_on_to_the_same_bits(
+    corpus: Path,
+    cache: Path,
+    quick: Recipe,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    average: float,
+) -> None:
+    adapter = replace(quick.adapter, dropout=0.2, time_mask=0.2)  # random states matter
+    training = replace(quick.training, checkpoint_minutes=0.0, average=average)
+    recipe = replace(quick, adapter=adapter, training=training)
+    train(recipe, corpus, cache, tmp_path / "whole")
+
+    def stop_at(step: int) -> None:
+        ordinary = Optimisation.step
+
+        def step_or_die(self: Optimisation, number: int) -> float:
+            if number == step:
+                raise KeyboardInterrupt
+            return ordinary(self, number)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Optimisation, "step", step_or_die)
+            with pytest.raises(KeyboardInterrupt):
+                train(recipe, corpus, cache, tmp_path / "pieces")
+
+    stop_at(3)
+    stop_at(6)
+    report = train(recipe, corpus, cache, tmp_path / "pieces")
+    assert report.resumed_at == 6
+    assert same(saved(tmp_path / "whole"), saved(tmp_path / "pieces"))
+
+    def losses(run: Path) -> list[dict[str, object]]:
+        return [{k: v for k, v in r.items() if k != "seconds"} for r in read_metrics(run)]
+
+    assert losses(tmp_path / "whole") == losses(tmp_path / "pieces")
+
+
+def test_the_same_seed_gives_the_same_run_and_another_does_not(
+    corpus: Path, cache: Path, quick: Recipe, tmp_path: Path
+) -> None:
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        train(replace(quick, seed=seed), corpus, cache, tmp_path / name)
+    assert same(saved(tmp_path / "a"), saved(tmp_path / "b"))
+    assert not same(saved(tmp_path / "a"), saved(tmp_path / "c"))
+
+
+def test_accumulation_changes_nothing_but_memory(
+    corpus: Path, cache: Path, quick: Recipe, tmp_path: Path
+) -> None:
+    for name, size, parts in (("one", 7, 1), ("many", 1, 7)):
+        training = replace(quick.training, batch_size=size, accumulation=parts, epochs=1)
+        train(replace(quick, training=training), corpus, cache, tmp_path / name)
+    one, many = (
+        next(r for r in read_metrics(tmp_path / n) if r["step"] == 1) for n in ("one", "many")
+    )
+    for key in ("loss", "response_loss", "category_loss", "dimension_loss", "gradient_norm"):
+        assert one[key] == pytest.approx(many[key], rel=1e-4)
+
+
+def test_without_response_loss_no_llm_is_loaded(
+    corpus: Path, cache: Path, quick: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: object) -> FrozenLLM:
+        raise AssertionError("the LLM was loaded")
+
+    monkeypatch.setattr(stage, "load_llm", refuse)
+    losses = replace(quick.losses, response=0.0, recognition=0.0)
+    adapter = replace(quick.adapter, output_size=32)
+    report = train(replace(quick, losses=losses, adapter=adapter), corpus, cache, tmp_path / "run")
+    assert "response_loss" not in report.validation
+
+
+def test_starting_from_another_run(
+    corpus: Path, cache: Path, quick: Recipe, tmp_path: Path
+) -> None:
+    first = train(quick, corpus, cache, tmp_path / "first")
+    training = replace(quick.training, start_from=str(tmp_path / "first"))
+    second = train(replace(quick, training=training), corpus, cache, tmp_path / "second")
+    assert second.untrained == pytest.approx(first.validation)
+
+
+def test_the_run_pins_the_weights_it_was_trained_on(
+    corpus: Path, cache: Path, quick: Recipe, tmp_path: Path
+) -> None:
+    train(quick, corpus, cache, tmp_path / "run")
+    written = load_recipe(str(tmp_path / "run" / "recipe.toml"))
+    assert written.encoders.speech.weights == weights_digest(Path(quick.encoders.speech.model))
+    assert weight_files(Path(quick.encoders.speech.model))
+
+
+def test_what_the_data_cannot_teach_is_said(
+    corpus: Path, cache: Path, quick: Recipe, tmp_path: Path
+) -> None:
+    (corpus / "validation.responses.jsonl").unlink()
+    heads = replace(quick.heads, emotions=("neutral", "happy", "angry"))
+    notes = train(replace(quick, heads=heads), corpus, cache, tmp_path / "run").notes
+    assert "1 of 7 clips are 'sad', which heads.emotions leaves out" in notes
+    assert "validation: 2 of 2 clips have no response; `rellm respond` makes them" in notes
+
+
+def test_a_folder_with_something_else_is_refused(quick: Recipe, tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("precious")
+    with pytest.raises(RunError, match=r"run folder is not empty and holds no run"):
+        begin_run(quick, tmp_path)
+
+
+def test_a_run_of_another_recipe_is_refused(quick: Recipe, tmp_path: Path) -> None:
+    begin_run(quick, tmp_path / "run")
+    other = replace(quick, training=replace(quick.training, epochs=9))
+    with pytest.raises(RunError, match=r"training\.epochs: wanted 9, found 2"):
+        begin_run(other, tmp_path / "run")
+
+
+def test_clips_absent_from_the_cache(
+    corpus: Path, cache: Path, quick: Recipe, tmp_path: Path
+) -> None:
+    file = corpus / "train.jsonl"
+    first = json.loads(file.read_text().splitlines()[0])
+    with file.open("a") as lines:
+        lines.write(json.dumps({**first, "id": "tones/new"}) + "\n")
+    with pytest.raises(StoreError, match=r"1 of 10 clips are absent.*`rellm extract"):
+        train(quick, corpus, cache, tmp_path / "run")
+
+
+def test_no_train_split(quick: Recipe, tmp_path: Path) -> None:
+    (tmp_path / "manifest").mkdir()
+    with pytest.raises(ManifestError, match=r"train\.jsonl: no such file"):
+        train(quick, tmp_path / "manifest", tmp_path / "cache", tmp_path / "run")
+
+
+def test_a_checkpoint_of_another_shape_is_named(
+    corpus: Path, cache: Path, quick: Recipe, tmp_path: Path
+) -> None:
+    train(quick, corpus, cache, tmp_path / "first")
+    training = replace(quick.training, start_from=str(tmp_path / "first"))
+    wider = replace(quick, adapter=replace(quick.adapter, width=24), training=training)
+    with pytest.raises(RunError, match=r"tensor 'adapter\.convs.*found .* expected"):
+        train(wider, corpus, cache, tmp_path / "second")

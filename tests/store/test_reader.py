@@ -1,0 +1,188 @@
+"""Reading: the same values whichever way, and an error wherever bytes are missing."""
+
+import multiprocessing
+import operator
+import pickle
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+
+from rellm_cache.errors import StoreError
+from rellm_cache.store import part as part_module
+from rellm_cache.store.reader import FeatureStore
+
+Clips = dict[str, np.ndarray]
+Write = Callable[..., FeatureStore]
+SPANNING = "clip/11"
+
+
+@pytest.fixture
+def sharded(monkeypatch: pytest.MonkeyPatch, write: Write, clips: Clips) -> FeatureStore:
+    """A store whose shard files hold 512 frames each, so that clips span two and three."""
+    monkeypatch.setattr(part_module, "SHARD_BYTES", 512 * 8 * 2)
+    return write(clips)
+
+
+def shard(store: FeatureStore, number: int = 0) -> Path:
+    return store.parts[0].path / f"frames/c/{number}/0"
+
+
+def reopened(store: FeatureStore) -> FeatureStore:
+    return FeatureStore(store.path)
+
+
+def test_a_view_is_zero_copy_and_read_only(write: Write, clips: Clips) -> None:
+    store = write(clips)
+    frames = store.frames("clip/05")
+    base = frames
+    while isinstance(base.base, np.ndarray):
+        base = base.base
+    assert isinstance(base, np.memmap)
+    assert np.shares_memory(frames, store.frames("clip/05"))
+    with pytest.raises(ValueError, match="read-only"):
+        frames[0] = 0
+
+
+def test_an_utterance_that_spans_shards_is_whole(sharded: FeatureStore, clips: Clips) -> None:
+    assert len(list((sharded.parts[0].path / "frames/c").iterdir())) == 9
+    for key, frames in clips.items():
+        np.testing.assert_array_equal(sharded.verified_frames(key), frames)
+
+
+def test_plain_zarr_reads_equal_values(sharded: FeatureStore, clips: Clips) -> None:
+    group = zarr.open_group(str(sharded.path), mode="r")
+    assert group.attrs["rellm"]["fingerprint"] == sharded.spec.fingerprint
+    part = zarr.open_group(str(sharded.parts[0].path), mode="r")
+    np.testing.assert_array_equal(part["frames"][:], np.concatenate(list(clips.values())))
+    assert part["offsets"][:].tolist() == [0, *np.cumsum([len(f) for f in clips.values()])]
+
+
+def test_a_compressed_part_reads_the_same_through_zarr(write: Write, clips: Clips) -> None:
+    store = write(clips)
+    compress(store)
+    store = reopened(store)
+    for key, frames in clips.items():
+        np.testing.assert_array_equal(store.frames(key), frames)
+    next((store.parts[0].path / "frames/c").glob("0/*")).unlink()  # zarr reads zeros there
+    with pytest.raises(StoreError, match="frames of 'clip/00' do not match their checksum"):
+        store.frames("clip/00")
+
+
+def compress(store: FeatureStore) -> None:
+    """Rewrite the frames of a store as another program might: compressed, without shards."""
+    path = store.parts[0].path / "frames"
+    frames = zarr.open_array(str(path), mode="r")[:]
+    shutil.rmtree(path)
+    zarr.create_array(str(path), data=frames, chunks=(100, 8))
+
+
+def test_silent_frames_survive(write: Write) -> None:
+    clips = {
+        "silence": np.zeros((1000, 8), np.float16),
+        "sound": np.ones((10, 8), np.float16),
+        "end": np.zeros((900, 8), np.float16),
+    }
+    store = write(clips)
+    for key, frames in clips.items():
+        np.testing.assert_array_equal(store.verified_frames(key), frames)
+
+
+def test_the_newest_part_wins(write: Write) -> None:
+    old, new = np.zeros((5, 8), np.float16), np.ones((7, 8), np.float16)
+    write({"a": old, "b": old}, digest=1)
+    store = write({"a": new}, digest=2)
+    np.testing.assert_array_equal(store.frames("a"), new)
+    np.testing.assert_array_equal(store.frames("b"), old)
+    assert store.audio_sha256("a") == bytes([2] * 32)
+    assert len(store) == 2
+
+
+def test_a_store_pickles_and_reopens_in_a_spawned_process(write: Write, clips: Clips) -> None:
+    store = write(clips)
+    store.frames("clip/03")  # something is mapped by now
+    assert len(pickle.dumps(store)) < 1000
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        frames = pool.apply(operator.methodcaller("frames", "clip/03"), (store,))
+    np.testing.assert_array_equal(frames, clips["clip/03"])
+
+
+def test_a_shard_that_is_gone_is_an_error_never_zeros(sharded: FeatureStore) -> None:
+    shard(sharded, 8).unlink()
+    with pytest.raises(StoreError, match=r"part-000001-\w+: damaged: .*8/0 cannot be mapped"):
+        reopened(sharded).frames(SPANNING)
+    np.testing.assert_array_equal(reopened(sharded).frames("clip/00"), sharded.frames("clip/00"))
+
+
+@pytest.mark.parametrize("kept", [0, 100, 8 * 1024])
+def test_a_truncated_shard_is_an_error(sharded: FeatureStore, kept: int) -> None:
+    data = shard(sharded).read_bytes()
+    shard(sharded).write_bytes(data[:kept])
+    with pytest.raises(StoreError, match=r"0/0 (has \d+ bytes, expected 8228|cannot be mapped)"):
+        reopened(sharded).frames("clip/00")
+
+
+def test_a_flipped_bit_in_an_index_is_an_error(sharded: FeatureStore) -> None:
+    data = bytearray(shard(sharded).read_bytes())
+    data[-10] ^= 1
+    shard(sharded).write_bytes(data)
+    with pytest.raises(StoreError, match="0/0: the checksum of its index is wrong; move this part"):
+        reopened(sharded).frames("clip/00")
+
+
+def test_an_index_that_misses_a_chunk_is_an_error(write: Write) -> None:
+    store = write({"a": np.ones((600, 8), np.float16)})
+    array = zarr.open_array(str(store.parts[0].path / "frames"), mode="r+")
+    array[256:512] = 0  # zarr drops a chunk of zeros unless told not to
+    with pytest.raises(StoreError, match=r"(has \d+ bytes|misses chunks)"):
+        reopened(store).frames("a")
+
+
+def test_a_flipped_bit_in_a_frame_is_found_when_verified(write: Write, clips: Clips) -> None:
+    store = write(clips)
+    data = bytearray(shard(store).read_bytes())
+    data[3] ^= 1
+    shard(store).write_bytes(data)
+    with pytest.raises(StoreError, match="frames of 'clip/00' do not match their checksum"):
+        reopened(store).verified_frames("clip/00")
+
+
+@pytest.mark.parametrize("column", ["ids", "id_offsets"])
+@pytest.mark.parametrize("missing", ["zarr.json", "c", "c/0"])
+def test_a_column_that_is_gone_is_an_error(write: Write, column: str, missing: str) -> None:
+    store = write({"a": np.ones((5, 8))})
+    path = store.parts[0].path / column / missing
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    with pytest.raises(StoreError, match=f"column '{column}' cannot be read .* damaged"):
+        reopened(store)
+
+
+@pytest.mark.parametrize("column", ["offsets", "audio_sha256", "frames_crc32c"])
+def test_a_column_cut_short_is_an_error(write: Write, column: str) -> None:
+    store = write({"a": np.ones((5, 8))})
+    chunk = next(p for p in (store.parts[0].path / column / "c").rglob("*") if p.is_file())
+    chunk.write_bytes(chunk.read_bytes()[:-3])
+    with pytest.raises(StoreError, match=f"column '{column}' cannot be read"):
+        getattr(reopened(store).parts[0], column)
+
+
+def test_frames_without_their_metadata_are_an_error(write: Write) -> None:
+    store = write({"a": np.ones((5, 8))})
+    (store.parts[0].path / "frames/zarr.json").unlink()
+    with pytest.raises(StoreError, match="damaged, frames cannot be read"):
+        reopened(store).frames("a")
+
+
+def test_a_clip_that_is_absent_names_the_command(write: Write) -> None:
+    store = write({"a": np.ones((5, 8))})
+    with pytest.raises(StoreError, match="no clip 'b'; add it with `rellm extract`"):
+        store.frames("b")
+    with pytest.raises(
+        StoreError, match=r"2 of 3 clips are absent .* first is 'b'; .*`rellm ext x`"
+    ):
+        store.require(["a", "b", "c"], "rellm ext x")
+    store.require(["a"], "rellm ext x")
+    assert store.vad("a") is None

@@ -1,0 +1,129 @@
+"""Writing: parts appear whole or not at all, and only frames that can be stored are."""
+
+import errno
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rellm_cache.errors import FrameError, StoreError
+from rellm_cache.store import writer as writer_module
+from rellm_cache.store.layout import StoreInfo, list_parts
+from rellm_cache.store.reader import FeatureStore
+from rellm_cache.store.writer import StoreWriter, to_float16
+
+Clips = dict[str, np.ndarray]
+Write = Callable[..., FeatureStore]
+DIGEST = np.arange(32, dtype=np.uint8)
+
+
+def test_what_is_added_is_read_back(tmp_path: Path, info: StoreInfo, clips: Clips) -> None:
+    vads = np.random.default_rng(2).uniform(size=(len(clips), 3)).astype(np.float32)
+    with StoreWriter(tmp_path, info) as writer:
+        for vad, (key, frames) in zip(vads, clips.items(), strict=True):
+            writer.add(key, DIGEST, frames, vad)
+    store = FeatureStore(writer.path)
+    assert store.path.name == f"prosody-{info.spec.fingerprint[:12]}"
+    assert (store.spec, store.frame_size, store.licence) == (info.spec, 8, "test licence")
+    assert set(store.ids) == set(clips)
+    for vad, (key, frames) in zip(vads, clips.items(), strict=True):
+        np.testing.assert_array_equal(store.verified_frames(key), frames)
+        np.testing.assert_array_equal(store.vad(key), vad)
+        assert store.length(key) == len(frames)
+        assert store.audio_sha256(key) == DIGEST.tobytes()
+    assert not (tmp_path / ".writing").exists()
+
+
+def test_nothing_is_visible_before_the_commit(tmp_path: Path, info: StoreInfo) -> None:
+    with StoreWriter(tmp_path, info) as writer:
+        writer.add("a", DIGEST, np.ones((5, 8)))
+        assert len(FeatureStore(writer.path)) == 0
+        writer.commit()
+        assert "a" in FeatureStore(writer.path)
+    assert len(list_parts(writer.path)) == 1  # nothing was open: no second part
+
+
+def test_a_large_part_is_committed_on_the_way(
+    tmp_path: Path, info: StoreInfo, clips: Clips, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer_module, "PART_BYTES", 8 * 1024)
+    with StoreWriter(tmp_path, info) as writer:
+        for key, frames in clips.items():
+            writer.add(key, DIGEST, frames)
+        assert len(FeatureStore(writer.path)) > 0
+    store = FeatureStore(writer.path)
+    assert len(store.parts) > 2
+    assert set(store.ids) == set(clips)
+
+
+def test_two_writers_fill_one_store(tmp_path: Path, info: StoreInfo) -> None:
+    with StoreWriter(tmp_path, info) as one, StoreWriter(tmp_path, info) as two:
+        one.add("a", DIGEST, np.ones((5, 8)))
+        two.add("b", DIGEST, np.ones((6, 8)))
+    assert set(FeatureStore(one.path).ids) == {"a", "b"}
+
+
+def test_an_interruption_keeps_what_was_encoded(tmp_path: Path, info: StoreInfo) -> None:
+    writer = StoreWriter(tmp_path, info)
+
+    def work() -> None:
+        with writer:
+            writer.add("a", DIGEST, np.ones((5, 8)))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    assert "a" in FeatureStore(writer.path)
+
+
+def test_a_full_disk_keeps_earlier_parts(
+    tmp_path: Path, info: StoreInfo, write: Write, clips: Clips, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write({"early": clips["clip/03"]})
+
+    def full(folder: Path) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
+
+    with monkeypatch.context() as disk:
+        disk.setattr(writer_module, "sync_tree", full)
+        message = r"could not write a part of 12 clips .*No space left on device; free some space"
+        with pytest.raises(StoreError, match=message):
+            write(clips)
+    store = FeatureStore(tmp_path / next(p.name for p in tmp_path.glob("prosody-*")))
+    assert set(store.ids) == {"early"}
+    assert not list((tmp_path / ".writing").iterdir())
+    assert set(write(clips).ids) == {"early", *clips}
+
+
+def test_a_disk_full_from_the_start_says_so(
+    info: StoreInfo, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(writer_module.zarr, "create_group", full)
+    with pytest.raises(StoreError, match="No space left on device"):
+        write({})
+
+
+@pytest.mark.parametrize(
+    ("frames", "message"),
+    [
+        (np.full((3, 8), 70_000.0), "a/1: a frame holds 70000, float16 ends at 65504"),
+        (np.full((3, 8), np.nan), "a/1: frames are not finite; the encoder failed on this clip"),
+        (np.full((3, 8), -np.inf), "a/1: frames are not finite"),
+        (np.zeros((3, 7)), r"a/1: frames have shape \(3, 7\), expected \(L, 8\), L > 0"),
+        (np.zeros((0, 8)), r"a/1: frames have shape \(0, 8\)"),
+        (np.zeros(8), r"a/1: frames have shape \(8,\)"),
+    ],
+)
+def test_frames_that_cannot_be_stored_name_the_clip(frames: np.ndarray, message: str) -> None:
+    with pytest.raises(FrameError, match=message):
+        to_float16(frames, "a/1", 8)
+
+
+def test_the_largest_float16_is_stored() -> None:
+    frames = np.full((1, 8), 65_504.0, np.float32)
+    np.testing.assert_array_equal(to_float16(frames, "a/1", 8), frames)

@@ -1,0 +1,181 @@
+"""Recipes and encoder specs: what is read, what is refused by name, what a fingerprint covers."""
+
+from dataclasses import FrozenInstanceError, replace
+from pathlib import Path
+
+import pytest
+
+from rellm_cache.config import (
+    EncoderSpec,
+    Recipe,
+    apply_override,
+    load_recipe,
+    shipped_recipes,
+    to_toml,
+)
+from rellm_cache.errors import ConfigError
+
+MINIMAL = """
+name = "mine"
+[encoders.speech]
+kind = "whisper"
+model = "openai/whisper-tiny.en"
+[llm]
+model = "some/chat"
+"""
+SPEC = EncoderSpec(kind="whisper", model="openai/whisper-tiny.en", weights="a" * 64)
+
+
+@pytest.fixture
+def recipe_file(tmp_path: Path) -> Path:
+    path = tmp_path / "mine.toml"
+    path.write_text(MINIMAL)
+    return path
+
+
+@pytest.mark.parametrize("name", shipped_recipes())
+def test_shipped_recipes_load_and_are_printed_whole(name: str, tmp_path: Path) -> None:
+    recipe = load_recipe(name)
+    assert recipe.name == name
+    (tmp_path / "again.toml").write_text(to_toml(recipe), "utf-8")
+    assert load_recipe(str(tmp_path / "again.toml")) == recipe
+
+
+def test_a_recipe_is_read_and_nothing_rewrites_it(recipe_file: Path) -> None:
+    recipe = load_recipe(str(recipe_file))
+    assert (recipe.name, recipe.seed, recipe.training.epochs) == ("mine", 1, 3)
+    assert recipe.encoders.emotion is None
+    assert recipe.needs_llm
+    assert hash(recipe) == hash(load_recipe(str(recipe_file)))
+    with pytest.raises(FrozenInstanceError):
+        recipe.seed = 2  # type: ignore[misc]
+
+
+def test_any_text_survives_printing(recipe_file: Path) -> None:
+    wording = 'Say "\U0001f600 \\ \t \n" \u2028 é: {speech}'
+    recipe = load_recipe(str(recipe_file))
+    recipe = replace(recipe, prompts=replace(recipe.prompts, alignment=wording))
+    recipe_file.write_text(to_toml(recipe), "utf-8")
+    assert load_recipe(str(recipe_file)).prompts.alignment == wording
+
+
+def test_overrides_change_single_fields(recipe_file: Path) -> None:
+    recipe = load_recipe(
+        str(recipe_file),
+        [
+            "seed=7",
+            "training.learning_rate=1",
+            "heads.emotions=['sad', 'happy']",
+            "training.schedule=cosine",
+            "encoders.emotion.kind=prosody",
+        ],
+    )
+    assert (recipe.seed, recipe.training.learning_rate) == (7, 1.0)
+    assert recipe.heads.emotions == ("sad", "happy")
+    assert recipe.training.schedule == "cosine"
+    assert recipe.encoders.emotion == EncoderSpec(kind="prosody")
+
+
+def test_none_leaves_a_part_out() -> None:
+    overrides = ["llm=none", "losses.response=0", "losses.recognition=0", "encoders.emotion=none"]
+    recipe = load_recipe("small", [*overrides, "adapter.output_size=64"])
+    assert recipe.llm is None
+    assert recipe.encoders.emotion is None
+    assert not recipe.needs_llm
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("training.epoch=3", r"mine.toml: training: unknown key 'epoch'; did you mean 'epochs'\?"),
+        ("losess.response=0", r"mine.toml: unknown key 'losess'; did you mean 'losses'\?"),
+        ("zzz=1", r"mine.toml: unknown key 'zzz'; known keys: name, encoders, seed"),
+        ("encoders.speech.device=cuda", r"encoders: speech: unknown key 'device'"),
+        ("training.epochs=three", r"mine.toml: training: epochs = 'three': expected int"),
+        ("training.epochs=2.5", "epochs = 2.5: expected int"),
+        ("training.epochs=true", "epochs = True: expected int"),
+        ("heads.dimensions=1", "dimensions = 1: expected bool"),
+        ("name=3", "name = 3: expected str"),
+        ("heads.emotions=sad", "heads: emotions = 'sad': expected an array"),
+        ("heads.emotions=['sad', 3]", "emotions = 3: expected str"),
+        ("heads.emotions=['sad', 'sad']", "expected two or more different emotions"),
+        ("training=3", "training: found 3, expected a table"),
+        ("adapter.preset=huge", "preset = 'huge': expected one of 'reference', 'lite'"),
+        ("adapter.dropout=1", "adapter.dropout = 1.0: expected 0 or more and less than 1"),
+        ("losses.category=-1", "losses.category = -1.0: expected 0 or more"),
+        ("training.batch_size=0", "training.batch_size = 0: expected 1 or more"),
+        ("prompts.answer=hello", r"prompts.answer = 'hello': expected \{speech\} exactly once"),
+        ("encoders.emotion.layer=2", "mine.toml: encoders: emotion: key 'kind' is missing"),
+        ("llm=none", r"recipe 'mine': losses.response .* no \[llm\] table"),
+        ("losses.response=0", "recipe 'mine': without an LLM .* set adapter.output_size"),
+        ("seed", "--set 'seed': expected key=value"),
+        ("name.first=1", "--set 'name.first=1': name is a value, not a table"),
+        ("encoders.speech.kind=hubert", "kind = 'hubert': expected one of 'whisper'"),
+        ("encoders.speech.model=", "encoder 'whisper': found model = '', expected a hub id"),
+        ("encoders.speech.kind=prosody", "encoder 'prosody': found model = .*, expected no model"),
+        ("encoders.speech.window=clip", "window = 'clip' is not known; expected '30s'"),
+        ("encoders.speech.normalisation=x", "normalisation = 'x' is not known; expected 'log-mel'"),
+        ("encoders.speech.sampling_rate=8000", "sampling_rate = 8000; expected 16000"),
+        ("encoders.speech.dtype=bfloat16", "dtype = 'bfloat16': expected one of 'float16'"),
+    ],
+)
+def test_a_wrong_field_is_refused_by_name(recipe_file: Path, override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_recipe(str(recipe_file), [override])
+
+
+def test_no_recipe_no_toml_and_no_text_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="tiny: no such recipe; shipped are heads, re-llm, small"):
+        load_recipe("tiny")
+    (tmp_path / "a.toml").write_text("name = ?")
+    with pytest.raises(ConfigError, match=r"a.toml: not valid TOML: .* line 1"):
+        load_recipe(str(tmp_path / "a.toml"))
+    (tmp_path / "a.toml").write_bytes(b'name = "\xff"')
+    with pytest.raises(ConfigError, match=r"a.toml: not UTF-8 text"):
+        load_recipe(str(tmp_path / "a.toml"))
+
+
+def test_an_override_makes_the_tables_it_needs() -> None:
+    table = {"a": 1}
+    apply_override(table, "b.c.d='x = y'")
+    assert table == {"a": 1, "b": {"c": {"d": "x = y"}}}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"layer": 2}, {"weights": "b" * 64}, {"version": 2}, {"model": "other/model", "weights": ""}],
+)
+def test_a_fingerprint_covers_what_changes_frames(change: dict[str, object]) -> None:
+    assert replace(SPEC, **change).fingerprint != SPEC.fingerprint
+
+
+def test_a_fingerprint_does_not_cover_where_the_model_lies() -> None:
+    assert replace(SPEC, model="/models/copy").fingerprint == SPEC.fingerprint
+    assert not {"device", "batch_size", "workers"} & vars(SPEC).keys()
+
+
+def test_a_fingerprint_never_changes_between_versions() -> None:
+    known = "9e752cb326e27850be6c9878b963e1968c10de79840f392bfc2a3a45d4002748"
+    assert SPEC.fingerprint == known  # another value would orphan every cache there is
+
+
+@pytest.mark.parametrize(
+    ("spec", "slug"),
+    [
+        (SPEC, "whisper-tiny.en-last"),
+        (replace(SPEC, model="/models/Whisper-Tiny", layer=2), "whisper-tiny-layer2"),
+        (EncoderSpec(kind="prosody"), "prosody"),
+    ],
+)
+def test_a_slug_is_readable(spec: EncoderSpec, slug: str) -> None:
+    assert spec.slug == slug
+
+
+def test_differences_name_each_field(recipe: Recipe) -> None:
+    assert SPEC.differences(replace(SPEC, model="/a/copy")) == []
+    assert replace(SPEC, weights="").differences(SPEC) == []
+    assert SPEC.differences(replace(SPEC, layer=3, weights="b")) == [
+        f"weights: wanted {'a' * 64!r}, found 'b'",
+        "layer: wanted -1, found 3",
+    ]
+    assert recipe.encoders.speech.differences(SPEC)[0].startswith("model: wanted '/")

@@ -1,0 +1,222 @@
+"""Documents cannot rot: fields, commands, the tree, the store's format and links are checked."""
+
+import dataclasses
+import json
+import re
+import types
+import typing
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import click
+import numpy as np
+import pytest
+
+from rellm_cache.cli import rellm
+from rellm_cache.config import EncoderSpec, Recipe, shipped_recipes
+from rellm_cache.store.layout import FORMAT, FORMAT_VERSION, StoreInfo, store_path
+from rellm_cache.store.writer import StoreWriter
+
+ROOT = Path(__file__).parents[1]
+RECIPES = (ROOT / "docs" / "recipes.md").read_text("utf-8")
+FORMAT_PAGE = (ROOT / "docs" / "cache-format.md").read_text("utf-8")
+README = (ROOT / "README.md").read_text("utf-8")
+PAGES = [
+    *ROOT.glob("*.md"),
+    *ROOT.glob("docs/**/*.md"),
+    ROOT / "cache" / "README.md",
+]
+
+
+# --- docs/recipes.md --------------------------------------------------------------------------
+
+
+def unwrap(hint: Any) -> Any:
+    """`X | None` as X."""
+    if typing.get_origin(hint) in (types.UnionType, typing.Union):
+        return next(a for a in typing.get_args(hint) if a is not type(None))
+    return hint
+
+
+def tables(kind: Any = Recipe, path: str = "") -> Iterator[tuple[str, Any]]:
+    """TOML path and dataclass of every table of a recipe; the path of the recipe itself is ''."""
+    yield path, kind
+    hints = typing.get_type_hints(kind)
+    for field in dataclasses.fields(kind):
+        hint = unwrap(hints[field.name])
+        if dataclasses.is_dataclass(hint):
+            yield from tables(hint, f"{path}.{field.name}".removeprefix("."))
+
+
+def type_cell(hint: Any) -> str:
+    if typing.get_origin(hint) is Literal:
+        return " or ".join(f"`{json.dumps(value)}`" for value in typing.get_args(hint))
+    if typing.get_origin(hint) is tuple:
+        return "array of strings"
+    return {str: "string", int: "integer", float: "number", bool: "boolean"}[hint]
+
+
+def expected_rows(kind: Any) -> list[str]:
+    """The first three cells of each row that documents a dataclass, in the order of its fields."""
+    hints = typing.get_type_hints(kind)
+    rows = []
+    for field in dataclasses.fields(kind):
+        hint = unwrap(hints[field.name])
+        if dataclasses.is_dataclass(hint):
+            continue
+        default = "required"
+        if field.default is not dataclasses.MISSING:
+            default = f"`{json.dumps(field.default, ensure_ascii=False)}`"
+        rows.append(f"| `{field.name}` | {type_cell(hint)} | {default} |")
+    return rows
+
+
+def documented_rows() -> dict[str, list[str]]:
+    """TOML path → the first three cells of the rows of its section."""
+    sections: dict[str, list[str]] = {}
+    for section in RECIPES.split("\n### ")[1:]:
+        heading, _, body = section.partition("\n")
+        rows = [r.group(0) for r in re.finditer(r"^\| `\w+` \| [^|]* \| [^|]* \|", body, re.M)]
+        for path in re.findall(r"\[([\w.]+)\]", heading) or [""]:
+            sections[path] = rows
+    return sections
+
+
+FIELDS = [(path, kind) for path, kind in tables() if expected_rows(kind)]
+
+
+@pytest.mark.parametrize(("path", "kind"), FIELDS, ids=[path or "top level" for path, _ in FIELDS])
+def test_recipe_field_is_documented(path: str, kind: Any) -> None:
+    """Where this fails, docs/recipes.md needs the rows it prints, each with its meaning."""
+    assert documented_rows().get(path) == expected_rows(kind)
+
+
+def test_documented_table_exists() -> None:
+    assert documented_rows().keys() == {path for path, _ in FIELDS}
+
+
+def test_shipped_recipe_is_documented() -> None:
+    for name in shipped_recipes():
+        assert f"\n| `{name}` |" in RECIPES
+
+
+# --- README.md --------------------------------------------------------------------------------
+
+
+def commands(group: click.Group, prefix: str) -> Iterator[str]:
+    for name, command in group.commands.items():
+        yield f"{prefix} {name}"
+        if isinstance(command, click.Group):
+            yield from commands(command, f"{prefix} {name}")
+
+
+@pytest.mark.parametrize("command", list(commands(rellm, "rellm")))
+def test_readme_mentions_command(command: str) -> None:
+    assert re.search(rf"{command}\b", README), f"README.md does not mention `{command}`"
+
+
+def readme_tree() -> list[str]:
+    """Paths named in the README's commented tree; indentation nests, two spaces end the names.
+
+    A line may name several modules: `ahead.py journal.py   …`. Tree glyphs count as spaces.
+    """
+    blocks = re.findall(r"^```\w*\n(.*?)^```", README, re.M | re.S)
+    block = next((b for b in blocks if re.search(r"^\W*rellm_cache/", b, re.M)), "")
+    paths: list[str] = []
+    parents: list[tuple[int, str]] = []
+    for line in block.splitlines():
+        plain = re.sub("[│├└─]", " ", line)
+        indent = len(plain) - len(plain.lstrip())
+        names = re.split(r"\s{2,}|\s+#", plain.strip())[0].split()
+        parents = [(at, parent) for at, parent in parents if at < indent]
+        folder = parents[-1][1] if parents else ""
+        for name in (n.rstrip(",") for n in names):
+            paths.append(folder + name)
+            if name.endswith("/"):
+                parents.append((indent, folder + name))
+    return paths
+
+
+def test_readme_tree_names_what_exists() -> None:
+    paths = readme_tree()
+    assert "rellm_cache/" in paths, "README.md has no fenced tree with a line `rellm_cache/  …`"
+    generated = ("runs/", "manifests/")
+    assert [p for p in paths if not (p.startswith(generated) or (ROOT / p).exists())] == []
+
+
+def test_readme_tree_names_every_child_of_the_package() -> None:
+    package = ROOT / "rellm_cache"
+    children = {
+        f"rellm_cache/{child.name}{'/' if child.is_dir() else ''}"
+        for child in package.iterdir()
+        if child.suffix == ".py" or (child / "__init__.py").exists()
+    }
+    assert children - {"rellm_cache/__init__.py"} - set(readme_tree()) == set()
+
+
+# --- docs/cache-format.md ---------------------------------------------------------------------
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> tuple[Path, dict[str, np.ndarray]]:
+    """A store of two parts, the second of which holds one clip again, and its frames by id."""
+    info = StoreInfo(EncoderSpec(kind="prosody"), 5, "none")
+    random = np.random.default_rng(1)
+    frames: dict[str, np.ndarray] = {}
+    for part in (["a/1", "a/ü"], ["a/1", "b/3"]):
+        with StoreWriter(tmp_path, info) as writer:
+            for clip in part:
+                frames[clip] = random.normal(size=(300, 5)).astype(np.float16)
+                writer.add(clip, np.zeros(32, np.uint8), frames[clip], np.zeros(3, np.float32))
+    return store_path(tmp_path, info.spec), frames
+
+
+def test_format_page_reader_reads_a_store(store: tuple[Path, dict[str, np.ndarray]]) -> None:
+    path, frames = store
+    (code,) = re.findall(r"^```python\n(.*?)^```", FORMAT_PAGE, re.M | re.S)
+    names: dict[str, Any] = {}
+    exec(code, names)
+    clips = names["read_store"](str(path))
+    assert clips.keys() == frames.keys()
+    for clip, expected in frames.items():
+        np.testing.assert_array_equal(clips[clip], expected)
+
+
+def test_format_page_names_attributes_and_arrays(
+    store: tuple[Path, dict[str, np.ndarray]],
+) -> None:
+    path, _ = store
+    attributes = json.loads((path / "zarr.json").read_text("utf-8"))["attributes"]["rellm"]
+    assert f"Format `{FORMAT}`, version {FORMAT_VERSION}." in FORMAT_PAGE
+    for key in (*attributes, *attributes["encoder"]):
+        assert f"\n| `{key}` |" in FORMAT_PAGE
+    for array in next(path.glob("part-*")).glob("*/zarr.json"):
+        metadata = json.loads(array.read_text("utf-8"))
+        row = re.search(rf"^\| `{array.parent.name}` .*$", FORMAT_PAGE, re.M)
+        assert row, f"docs/cache-format.md has no row for {array.parent.name}"
+        assert f"`{metadata['data_type']}`" in row[0]
+        assert all(f"`{codec['name']}`" in row[0] for codec in metadata["codecs"])
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        EncoderSpec(kind="prosody"),
+        EncoderSpec(kind="whisper", model="openai/whisper-tiny.en", layer=2, weights="0" * 64),
+    ],
+    ids=["without weights", "with weights"],
+)
+def test_format_page_fingerprints_are_right(spec: EncoderSpec) -> None:
+    name = store_path(Path(), spec).name
+    assert re.search(rf"^{spec.fingerprint} +folder {re.escape(name)}$", FORMAT_PAGE, re.M)
+
+
+# --- every page -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", PAGES, ids=[str(p.relative_to(ROOT)) for p in PAGES])
+def test_links_lead_somewhere(page: Path) -> None:
+    targets = re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text("utf-8"))
+    local = [t for t in targets if "://" not in t and not t.startswith("mailto:")]
+    assert [t for t in local if not (page.parent / t).exists()] == []

@@ -1,0 +1,32 @@
+"""Journals: rows survive a kill, a line cut short does not."""
+
+from pathlib import Path
+
+import pytest
+
+from rellm_cache.journal import Journal, read_journal
+
+
+def test_rows_are_there_as_soon_as_they_are_appended(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "rows.jsonl"
+    with Journal(path) as journal:
+        journal.append({"text": "é\u2028\U0001f600"})
+        assert list(read_journal(path)) == [{"text": "é\u2028\U0001f600"}]
+    with Journal(path) as journal:
+        journal.append({"n": 2})
+    assert [*read_journal(path)] == [{"text": "é\u2028\U0001f600"}, {"n": 2}]
+
+
+@pytest.mark.parametrize("torn", [b'{"n": ', b'{"text": "\xc3', b"{"])
+def test_a_torn_last_line_is_left_out_and_written_over(tmp_path: Path, torn: bytes) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b'{"n": 1}\n' + torn)
+    assert list(read_journal(path)) == [{"n": 1}]
+    with Journal(path) as journal:
+        assert path.read_bytes() == b'{"n": 1}\n'
+        journal.append({"n": 2})
+    assert list(read_journal(path)) == [{"n": 1}, {"n": 2}]
+
+
+def test_a_journal_that_does_not_exist_has_no_rows(tmp_path: Path) -> None:
+    assert list(read_journal(tmp_path / "none")) == []

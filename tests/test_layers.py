@@ -1,0 +1,97 @@
+"""The design in one rule: a module imports only from lower layers or its own package.
+
+And the sentence it serves: training reads frames and never touches audio.
+"""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "rellm_cache"
+# From the bottom up; names in one row do not know each other. Batches are what the model is fed.
+LAYERS = (
+    ("errors", "__init__", "recipes"),
+    ("config", "journal", "ahead", "progress", "devices"),
+    ("corpus", "store", "metrics", "weights"),
+    ("encoders", "llm"),
+    ("batches",),
+    ("model",),
+    ("demo",),
+    ("stages",),
+    ("cli",),
+)
+RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
+MODULES = sorted(str(p.relative_to(PACKAGE)) for p in PACKAGE.rglob("*.py"))
+
+
+def unit(module: str) -> str:
+    """The package or module of a row above that `store/part.py` or `store.part` belongs to."""
+    return module.replace("/", ".").removesuffix(".py").split(".")[0] or "__init__"
+
+
+def imports(module: str) -> set[str]:
+    """Dotted names imported anywhere in a module, at its top or inside a function."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse((PACKAGE / module).read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module}: imports are written out, not relative"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def file_of(name: str) -> str | None:
+    """The file of rellm_cache that a dotted name lies in: `rellm_cache.store.part.Part`, say."""
+    parts = name.split(".")
+    for end in range(len(parts), 0, -1):
+        path = PACKAGE.parent.joinpath(*parts[:end])
+        for file in (path.with_suffix(".py"), path / "__init__.py"):
+            if file.is_relative_to(PACKAGE) and file.exists():
+                return str(file.relative_to(PACKAGE))
+    return None
+
+
+def own_imports(module: str) -> set[str]:
+    """Files of rellm_cache that a module imports, as `store/part.py`."""
+    return {file for name in imports(module) if (file := file_of(name)) is not None}
+
+
+def reachable(module: str) -> set[str]:
+    """Everything a module imports inside rellm_cache, directly or not."""
+    seen: set[str] = set()
+    waiting = {module}
+    while waiting:
+        seen |= waiting
+        waiting = {found for name in waiting for found in own_imports(name)} - seen
+    return seen
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_imports_only_from_lower_layers(module: str) -> None:
+    own = unit(module)
+    assert own in RANK, f"{own} has no layer: add it to docs/design.md and to this test"
+    higher = {
+        imported
+        for imported in own_imports(module)
+        if unit(imported) != own and RANK[unit(imported)] >= RANK[own]
+    }
+    assert higher == set()
+
+
+def test_training_never_touches_audio() -> None:
+    used = reachable("stages/train.py")
+    assert "store/reader.py" in used  # the walk works
+    assert not [m for m in used if m == "corpus/audio.py" or unit(m) == "encoders"]
+
+
+def test_extraction_and_live_encoding_meet_in_one_place() -> None:
+    for stage in ("stages/extract.py", "stages/generate.py"):
+        assert "encoders/registry.py" in own_imports(stage)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_only_the_command_line_knows_click(module: str) -> None:
+    knows_click = any(name.split(".")[0] == "click" for name in imports(module))
+    assert unit(module) == "cli" or not knows_click
