@@ -9,6 +9,8 @@ import json
 import os
 from pathlib import Path
 
+from safetensors import SafetensorError, safe_open
+
 from rellm_cache.errors import ConfigError
 
 SAFE_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
@@ -24,7 +26,7 @@ def find_model(model: str, needed: tuple[str, ...], revision: str = "") -> Path:
 
     Raises:
         ConfigError: the model is neither a folder nor under the models root nor on the hub, or a
-            file is missing.
+            file is missing or cut short.
     """
     candidates = (Path(model), models_root() / model)
     _load_quietly()
@@ -57,11 +59,18 @@ def _download(model: str, revision: str) -> Path:
 
 
 def check_files(folder: Path, needed: tuple[str, ...]) -> None:
-    """Raise `ConfigError` naming the first file of a model folder that is missing."""
+    """Raise `ConfigError` naming the first file of a model folder that is missing or cut short."""
     for name in ("config.json", *needed):
         if not (folder / name).is_file():
             raise ConfigError(f"{folder}: {name} is missing from the model folder; copy it there")
-    weight_files(folder)
+    for file in weight_files(folder):
+        try:
+            with safe_open(file, "numpy"):
+                pass
+        except SafetensorError as error:
+            raise ConfigError(
+                f"{file}: not whole safetensors weights ({error}); copy the file again"
+            ) from error
 
 
 def weight_files(folder: Path) -> list[Path]:

@@ -3,7 +3,9 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from rellm_cache.errors import ConfigError
 from rellm_cache.weights import find_model, weight_files, weights_digest
@@ -17,7 +19,7 @@ def model(tmp_path: Path) -> Path:
     (folder / "config.json").write_text("{}")
     shards = {"a": "model-1.safetensors", "b": "model-2.safetensors"}
     for name in shards.values():
-        (folder / name).write_text(name)
+        save_file({"weight": np.zeros(4)}, folder / name)
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": shards}))
     return folder
 
@@ -53,6 +55,14 @@ def test_a_missing_file_is_named(model: Path, missing: str, message: str) -> Non
         find_model(str(model), ())
     with pytest.raises(ConfigError, match="tokenizer.json is missing|" + message):
         find_model(str(model), ("tokenizer.json",))
+
+
+@pytest.mark.parametrize("kept", [0, 20, -1])
+def test_weights_cut_short_are_named(model: Path, kept: int) -> None:
+    file = model / "model-2.safetensors"
+    file.write_bytes(file.read_bytes()[:kept])
+    with pytest.raises(ConfigError, match=r"model-2.safetensors: not whole .*copy the file again"):
+        find_model(str(model), ())
 
 
 def test_the_digest_covers_all_that_decides_what_comes_out(model: Path) -> None:

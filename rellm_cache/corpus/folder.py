@@ -104,6 +104,8 @@ def _rescaled_vad(
     if any(value in (None, "") for value in values):
         return None
     low, high = scale
+    if not low < high:
+        raise ManifestError(f"--vad-scale {low:g} {high:g}: expected the lowest, then the highest")
     try:
         numbers = [float(value) for value in values]
     except ValueError as error:

@@ -109,7 +109,7 @@ class ProsodyEncoder:
     """
 
     frame_size: int = len(DIMENSION_NAMES)
-    licence: str = "none: measured by signal processing, no model weights"
+    licence: str = "none (no model)"
 
     def __init__(self, spec: EncoderSpec) -> None:
         self.spec = spec

@@ -12,7 +12,7 @@ from transformers import WhisperFeatureExtractor, WhisperModel
 
 from rellm_cache.config import EncoderSpec
 from rellm_cache.encoders.base import Encoding, check_layer, whisper_frame_count
-from rellm_cache.errors import AudioError
+from rellm_cache.errors import AudioError, ConfigError
 from rellm_cache.weights import find_model
 
 MAX_SAMPLES = 30 * 16_000
@@ -28,7 +28,16 @@ class WhisperEncoder:
         self.spec = spec
         self.device = device
         self._features = WhisperFeatureExtractor.from_pretrained(folder)
-        encoder = WhisperModel.from_pretrained(folder, dtype=torch.float32).encoder
+        model, report = WhisperModel.from_pretrained(
+            folder, dtype=torch.float32, output_loading_info=True
+        )
+        encoder = model.encoder
+        missing = sorted(k for k in report["missing_keys"] if k.startswith("encoder."))
+        if missing:
+            raise ConfigError(
+                f"{folder}: the checkpoint lacks {missing[:3]}; expected a Whisper checkpoint as "
+                "transformers saves it"
+            )
         check_layer(spec, len(encoder.layers))
         if spec.layer != -1:
             # Blocks above the wanted hidden state, and the final norm, would be computed in vain.

@@ -11,7 +11,7 @@ from rellm_cache.corpus.manifest import read_split
 from rellm_cache.llm.frozen import FrozenLLM
 from rellm_cache.stages.data import make_examples, open_frames
 from rellm_cache.stages.generate import LiveEncoders
-from rellm_cache.stages.train import Data, Trainer
+from rellm_cache.stages.train import Data, Trainer, make_accelerator
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,8 @@ def time_epochs(
     utterances = read_split(manifest, "train")
     frames = open_frames(recipe, cache)
     examples = make_examples(utterances, recipe, llm)
-    trainer = Trainer(recipe, Data(examples, [], frames), out, llm)
+    data = Data(examples, [], frames)
+    trainer = Trainer(recipe, data, out, llm, make_accelerator(recipe, out))
     groups = trainer.groups(0)[:max_steps]
     live = LiveEncoders(recipe, trainer.device)
 

@@ -100,10 +100,17 @@ class Data:
 class Trainer:
     """One run: the model, its data, the optimiser, and the files they write."""
 
-    def __init__(self, recipe: Recipe, data: Data, out: Path, llm: FrozenLLM | None) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        data: Data,
+        out: Path,
+        llm: FrozenLLM | None,
+        accelerator: Accelerator,
+    ) -> None:
         config = recipe.training
-        self.accelerator = make_accelerator(config.precision, out)
-        self.device = self.accelerator.device
+        self.accelerator = accelerator
+        self.device = accelerator.device
         self.recipe, self.data, self.out = recipe, data, out
         set_seed(recipe.seed)
         emotion = data.frames.emotion
@@ -234,8 +241,9 @@ class Trainer:
         self.accelerator.log({**training, **validation}, step=row["step"])
 
 
-def make_accelerator(precision: str, out: Path) -> Accelerator:
+def make_accelerator(recipe: Recipe, out: Path) -> Accelerator:
     """accelerate set up for a run: devices and processes as launched, TensorBoard in the folder."""
+    precision = recipe.training.precision
     bf16 = precision == "bf16" or (precision == "auto" and torch.cuda.is_available())
     return Accelerator(
         mixed_precision="bf16" if bf16 else "no", log_with="tensorboard", project_dir=str(out)
@@ -294,7 +302,9 @@ def train(recipe: Recipe, manifest: Path, cache: Path, out: Path) -> TrainReport
         StoreError: the cache lacks a store or clips.
         ManifestError: there is no train split.
     """
-    begin_run(recipe, out)
+    accelerator = make_accelerator(recipe, out)
+    with accelerator.main_process_first():
+        begin_run(recipe, out)
     training = read_split(manifest, "train")
     has_validation = (manifest / "validation.jsonl").exists()
     validation = read_split(manifest, "validation") if has_validation else []
@@ -307,14 +317,14 @@ def train(recipe: Recipe, manifest: Path, cache: Path, out: Path) -> TrainReport
         notes += [f"validation: {note}" for note in describe_gaps(validation, recipe)]
     else:
         notes.append("no validation.jsonl: the last checkpoint is kept")
-    device = Accelerator().device
-    llm = load_llm(recipe.llm, device) if recipe.needs_llm and recipe.llm else None
+    llm = load_llm(recipe.llm, accelerator.device) if recipe.needs_llm and recipe.llm else None
     data = Data(
         make_examples(training, recipe, llm), make_examples(validation, recipe, llm), frames
     )
-    trainer = Trainer(recipe, data, out, llm)
+    trainer = Trainer(recipe, data, out, llm, accelerator)
     start = resume(trainer)
-    (out / RECIPE).write_text(to_toml(recipe), "utf-8")
+    if accelerator.is_main_process:
+        (out / RECIPE).write_text(to_toml(recipe), "utf-8")
     end = trainer.run(start)
     return finish(trainer, start, end, notes)
 

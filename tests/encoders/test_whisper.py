@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import WhisperFeatureExtractor, WhisperModel
 
 from rellm_cache.config import EncoderSpec
@@ -104,6 +105,18 @@ def test_a_missing_file_is_named(
     (folder / name).unlink()
     with pytest.raises(ConfigError, match=f"copy: {name} is missing from the model folder"):
         resolve(replace(spec, model=str(folder)))
+
+
+def test_a_checkpoint_without_all_weights_is_refused(
+    spec: EncoderSpec, whisper_folder: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(whisper_folder, folder)
+    tensors = load_file(folder / "model.safetensors")
+    kept = {k: v for k, v in tensors.items() if "encoder.conv1" not in k}
+    save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ConfigError, match=r"copy: the checkpoint lacks \['encoder.conv1.bias', "):
+        build_encoder(replace(spec, model=str(folder)), CPU)
 
 
 def test_weights_are_what_a_spec_is_resolved_to(

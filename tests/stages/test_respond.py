@@ -1,4 +1,4 @@
-"""respond: equal prompts are asked once, refusals are counted and kept out, a kill loses nothing."""
+"""respond: equal prompts are asked once, refusals counted and kept out, a kill loses nothing."""
 
 from dataclasses import replace
 from pathlib import Path

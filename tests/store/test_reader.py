@@ -92,13 +92,14 @@ def test_silent_frames_survive(write: Write) -> None:
 
 
 def test_the_newest_part_wins(write: Write) -> None:
-    old, new = np.zeros((5, 8), np.float16), np.ones((7, 8), np.float16)
-    write({"a": old, "b": old}, digest=1)
-    store = write({"a": new}, digest=2)
-    np.testing.assert_array_equal(store.frames("a"), new)
-    np.testing.assert_array_equal(store.frames("b"), old)
-    assert store.audio_sha256("a") == bytes([2] * 32)
-    assert len(store) == 2
+    frames = [np.full((5 + version, 8), version, np.float16) for version in range(8)]
+    write({"a": frames[0], "b": frames[0]}, digest=0)
+    for version in range(1, 8):
+        store = write({"a": frames[version]}, digest=version)
+    np.testing.assert_array_equal(store.frames("a"), frames[-1])
+    np.testing.assert_array_equal(store.frames("b"), frames[0])
+    assert store.audio_sha256("a") == bytes([7] * 32)
+    assert (len(store), len(store.parts)) == (2, 8)
 
 
 def test_a_store_pickles_and_reopens_in_a_spawned_process(write: Write, clips: Clips) -> None:

@@ -1,0 +1,217 @@
+"""The command line: help for every command, exit codes, and messages without a traceback."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+from rellm_cache import __version__
+from rellm_cache.cli import main, rellm
+from rellm_cache.config import Recipe, load_recipe, to_toml
+
+MakeClip = Callable[..., Path]
+
+
+def commands(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Every command, as ("prepare", "ravdess")."""
+    for name, command in group.commands.items():
+        yield (*path, name)
+        if isinstance(command, click.Group):
+            yield from commands(command, (*path, name))
+
+
+COMMANDS = list(commands(rellm))
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """`code, out, err = run("cache", "info", path)`: rellm as the shell would run it."""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as end:
+            main([str(a) for a in arguments])
+        captured = capsys.readouterr()
+        return int(end.value.code or 0), captured.out, captured.err
+
+    return call
+
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def recipe_file(speech_recipe: Recipe, tmp_path: Path) -> Path:
+    path = tmp_path / "speech.toml"
+    path.write_text(to_toml(speech_recipe))
+    return path
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_every_command_has_help_and_is_listed(run: Run, command: tuple[str, ...]) -> None:
+    code, out, err = run(*command, "--help")
+    assert (code, err) == (0, "")
+    assert out.startswith(f"Usage: rellm {' '.join(command)}")
+    assert len(out.splitlines()[2].strip()) > 20  # a sentence says what it does
+    _, listing, _ = run(*command[:-1], "--help")
+    assert any(line.split()[:1] == [command[-1]] for line in listing.splitlines())
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_every_option_says_what_it_does(command: tuple[str, ...]) -> None:
+    found: click.Command = rellm
+    for name in command:
+        assert isinstance(found, click.Group)
+        found = found.commands[name]
+    options = [p for p in found.params if isinstance(p, click.Option)]
+    silent = [o.name for o in options if not o.help and not str(o.name).endswith("_column")]
+    assert silent in ([], ["validation_speakers", "test_speakers"])  # as the one before them
+
+
+def test_help_imports_nothing_heavy() -> None:
+    script = f"""
+import sys
+from rellm_cache.cli import main
+for command in [[], *{[list(c) for c in COMMANDS]}]:
+    try:
+        main([*command, "--help"])
+    except SystemExit as end:
+        assert end.code == 0
+heavy = {{"torch", "transformers", "zarr", "librosa", "soundfile", "bitsandbytes"}}
+sys.exit(f"imported: {{heavy & sys.modules.keys()}}" if heavy & sys.modules.keys() else 0)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_version(run: Run) -> None:
+    assert run("--version") == (0, f"rellm, version {__version__}\n", "")
+
+
+def test_prepare_extract_and_info(
+    run: Run, corpus: Path, recipe_file: Path, tmp_path: Path
+) -> None:
+    out, cache = tmp_path / "prepared", tmp_path / "cache"
+    code, text, _ = run("prepare", "folder", corpus / "train.jsonl", "--out", out)
+    assert code == 0
+    assert f"Manifest: {out}" in text
+    code, text, _ = run("extract", out, "--recipe", recipe_file, "--cache", cache)
+    assert code == 0
+    assert "7 clips encoded" in text
+    code, text, _ = run("extract", out, "--recipe", recipe_file, "--cache", cache)
+    assert code == 0
+    assert "nothing to do, all 7 clips are there" in text
+    code, text, _ = run("cache", "info", cache)
+    assert code == 0
+    assert "tiny-whisper-last-" in text
+    code, text, _ = run("cache", "info", cache, "--json")
+    assert json.loads(text)["stores"][0]["clips"] == 7
+
+
+def test_done_but_clips_failed_is_3(
+    run: Run, corpus: Path, recipe_file: Path, tmp_path: Path
+) -> None:
+    (corpus.parent / "audio/01.wav").write_bytes(b"RIFF")
+    out, cache = tmp_path / "prepared", tmp_path / "cache"
+    code, text, err = run("prepare", "folder", corpus / "train.jsonl", "--out", out)
+    assert (code, err) == (3, "")
+    assert "1 clips left out, listed in" in text
+    assert "tones/01" in text
+    code, text, err = run("extract", corpus, "--recipe", recipe_file, "--cache", cache)
+    assert (code, err) == (3, "")
+    listed = Path(text.partition("1 clips failed, see ")[2].strip())
+    assert json.loads(listed.read_text())["id"] == "tones/01"
+
+
+def test_short_clips_alone_are_no_failure(run: Run, make_clip: MakeClip, tmp_path: Path) -> None:
+    make_clip("a.wav")
+    make_clip("b.wav", seconds=0.2)
+    make_clip("c.wav", channels=8)
+    (tmp_path / "table.csv").write_text("audio\na.wav\nb.wav\nc.wav\n")
+    code, text, _ = run("prepare", "folder", tmp_path / "table.csv", "--out", tmp_path / "out")
+    assert code == 0
+    assert "b: too short: 0.20 s < 1 s" in text
+    assert "1 clips: 8 channels averaged to mono" in text
+
+
+def test_a_failure_is_1_and_a_message(
+    run: Run, corpus: Path, recipe_file: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "cache").mkdir()
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text('{"audio": "a.wav"}\nhello\n')
+    misspelt = recipe_file.read_text().replace("epochs =", "epoch =")
+    recipe_file.write_text(misspelt)
+    for arguments, message in (
+        (("cache", "info", tmp_path / "cache"), "found no store; `rellm extract` makes them"),
+        (("extract", bad, "--recipe", "heads"), "bad.jsonl:2: not JSON"),
+        (("extract", corpus, "--recipe", "tiny"), "tiny: no such recipe; shipped are heads"),
+        (("extract", corpus, "--recipe", recipe_file), "did you mean 'epochs'?"),
+        (("respond", corpus, "--recipe", "heads"), "recipe 'heads' has no [llm] table"),
+        (("recipes", "small", "--set", "seed=x"), "seed = 'x': expected int"),
+    ):
+        code, out, err = run(*arguments)
+        assert (code, out) == (1, "")
+        assert err.startswith("Error: ")
+        assert message in err
+        assert "Traceback" not in err
+
+
+def test_a_folder_that_cannot_be_written_is_1(run: Run, corpus: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    code, _, err = run(
+        "prepare", "folder", corpus / "train.jsonl", "--out", tmp_path / "file/manifest"
+    )
+    assert code == 1
+    assert err.startswith("Error: ")
+    assert str(tmp_path / "file") in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["extrakt"], "No such command 'extrakt'"),
+        (["extract", "gone.jsonl", "--recipe", "small"], "Path 'gone.jsonl' does not exist"),
+        (["extract", "."], "Missing option '--recipe'"),
+        (["extract", ".", "--recipe", "small", "--batch-size", "0"], "0 is not in the range x>=1"),
+        (["cache", "info", ".", "--colour"], "No such option"),
+    ],
+)
+def test_wrong_usage_is_2(run: Run, arguments: list[str], message: str) -> None:
+    code, out, err = run(*arguments)
+    assert (code, out) == (2, "")
+    assert message in err
+
+
+def test_an_interruption_is_130_and_says_how_to_go_on(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("rellm_cache.config.shipped_recipes", interrupted)
+    code, _, err = run("recipes")
+    assert code == 130
+    assert "The same command goes on where this one stopped" in err
+
+
+def test_recipes_are_listed_and_printed_whole(run: Run, tmp_path: Path) -> None:
+    code, out, _ = run("recipes")
+    assert code == 0
+    assert [line.split()[0] for line in out.splitlines()] == ["heads", "re-llm", "small"]
+    code, out, _ = run("recipes", "small", "--set", "training.epochs=5")
+    assert code == 0
+    (tmp_path / "printed.toml").write_text(out)
+    assert load_recipe(str(tmp_path / "printed.toml")) == load_recipe(
+        "small", ["training.epochs=5"]
+    )
+
+
+def test_respond(run: Run, corpus: Path, recipe: Recipe, tmp_path: Path) -> None:
+    (tmp_path / "tiny.toml").write_text(to_toml(recipe))
+    code, out, _ = run("respond", corpus / "test.jsonl", "--recipe", tmp_path / "tiny.toml")
+    assert code == 0
+    assert out == f"{corpus}/test.responses.jsonl: 2 responses, 2 generated now\n"
