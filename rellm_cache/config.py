@@ -130,13 +130,14 @@ class AdapterConfig:
     bottleneck: int = 512
     dropout: float = 0.0
     channel_dropout: float = 0.0
-    time_mask: float = 0.0
+    crop_frames: int = 0
     output_size: int = 0
 
     def __post_init__(self) -> None:
         require_share("adapter.dropout", self.dropout)
         require_share("adapter.channel_dropout", self.channel_dropout)
-        require_share("adapter.time_mask", self.time_mask)
+        if self.crop_frames < 0:
+            raise ConfigError(f"adapter.crop_frames = {self.crop_frames}: expected 0 or more")
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,8 @@ def extract(
                 f"{report.path}: {report.encoded} clips encoded ({report.hours:.2f} h, "
                 f"{rate:.1f} clips/s), {report.present} were there already"
             )
+        elif report.failed:
+            click.echo(f"{report.path}: no clip encoded, {report.present} were there already")
         else:
             click.echo(f"{report.path}: nothing to do, all {report.present} clips are there")
         if report.failed:

@@ -48,21 +48,20 @@ def mask_frames(frames: Tensor, lengths: Tensor) -> Tensor:
     return frames * valid_frames(lengths, frames.shape[1]).unsqueeze(-1)
 
 
-def mask_time(frames: Tensor, lengths: Tensor, share: float) -> Tensor:
-    """Zero one random run of frames of each utterance, up to `share` of its length.
+def crop_time(frames: Tensor, lengths: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """A random run of at most `count` valid frames of each utterance.
 
-    Drawn from torch's global generator: (B, T, D), (B,) -> (B, T, D).
+    Drawn from torch's global generator: (B, T, D), (B,) -> (B, min(T, count), D), (B,).
     """
-    total = frames.shape[1]
-    width = (torch.rand(len(lengths), device=frames.device) * share * lengths).long()  # (B,)
-    start = (torch.rand(len(lengths), device=frames.device) * (lengths - width)).long()  # (B,)
-    steps = torch.arange(total, device=frames.device)  # (T,)
-    hidden = (steps >= start.unsqueeze(1)) & (steps < (start + width).unsqueeze(1))  # (B, T)
-    return frames.masked_fill(hidden.unsqueeze(-1), 0)
+    kept = lengths.clamp(max=count)  # (B,)
+    start = (torch.rand(len(lengths), device=frames.device) * (lengths - kept + 1)).long()  # (B,)
+    steps = torch.arange(min(count, frames.shape[1]), device=frames.device)
+    places = (start.unsqueeze(1) + steps).clamp(max=frames.shape[1] - 1)  # (B, count)
+    return frames.gather(1, places.unsqueeze(-1).expand(-1, -1, frames.shape[2])), kept
 
 
 class GatedConv(nn.Module):
-    """Masked Conv1d to twice the channels, then a gated linear unit: half the frames.
+    """Conv1d to twice the channels, then a gated linear unit: half the frames.
 
     `separable` splits it into a filter for each channel and a 1x1 mixing of channels (a fifth of
     the parameters).
@@ -78,10 +77,10 @@ class GatedConv(nn.Module):
             )
 
     def forward(self, frames: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, T, inputs), (B,) -> (B, T/2, outputs), (B,)."""
-        masked = mask_frames(frames, lengths).transpose(1, 2)  # (B, T, D) -> (B, D, T)
-        gated = F.glu(self.conv(masked), dim=1)  # (B, 2 D', T/2) -> (B, D', T/2)
-        return gated.transpose(1, 2), (lengths - 1) // STRIDE + 1
+        """Masked frames to masked frames: (B, T, inputs), (B,) -> (B, T/2, outputs), (B,)."""
+        gated = F.glu(self.conv(frames.transpose(1, 2)), dim=1)  # (B, 2 D', T/2) -> (B, D', T/2)
+        lengths = (lengths - 1) // STRIDE + 1
+        return mask_frames(gated.transpose(1, 2), lengths), lengths
 
 
 class Adapter(nn.Module):
@@ -100,7 +99,7 @@ class Adapter(nn.Module):
         lite = config.preset == "lite"
         width = config.width if lite else input_size
         self.scale = InputScale(input_size) if lite else None
-        self.straight = StraightPath(input_size, config.bottleneck, output_size) if lite else None
+        self.straight = StraightPath(input_size, output_size, config) if lite else None
         self.convs = nn.ModuleList(
             [
                 GatedConv(input_size, width, lite),
@@ -111,21 +110,22 @@ class Adapter(nn.Module):
         self.fc1 = nn.Linear(output_size, config.bottleneck, bias=False)
         self.fc2 = nn.Linear(config.bottleneck, output_size, bias=False)
         self.norm = nn.LayerNorm(output_size, eps=1e-5)
-        self.time_mask = config.time_mask
+        self.crop_frames = config.crop_frames
         self.channel_dropout = nn.Dropout1d(config.channel_dropout)
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, frames: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Embeddings and how many of them are valid: (B, T, D), (B,) -> (B, T', H), (B,)."""
+        if self.training and self.crop_frames:
+            frames, lengths = crop_time(frames, lengths, self.crop_frames)
         if self.scale is not None:
             frames = self.scale(frames)
-        if self.training and self.time_mask:
-            frames = mask_time(frames, lengths, self.time_mask)
         # Dropout1d zeroes whole channels of an utterance: (B, T, D) -> (B, D, T) -> (B, T, D)
         frames = self.channel_dropout(frames.transpose(1, 2)).transpose(1, 2)
+        frames = mask_frames(frames, lengths)
         straight = None
         if self.straight is not None:
-            straight = self.straight(self.dropout(frames), lengths)  # (B, T', H)
+            straight = self.straight(frames, lengths)  # (B, T', H)
         for index, conv in enumerate(self.convs):
             frames, lengths = conv(frames, lengths)  # (B, T, .) -> (B, T/2, .)
             if index < CONVOLUTIONS - 1:
@@ -142,22 +142,24 @@ class StraightPath(nn.Module):
     What a linear probe on mean frames can tell, the adapter then tells from the first steps on.
     """
 
-    def __init__(self, inputs: int, rank: int, outputs: int) -> None:
+    def __init__(self, inputs: int, outputs: int, config: AdapterConfig) -> None:
         super().__init__()
-        self.down = nn.Linear(inputs, rank, bias=False)
-        self.up = nn.Linear(rank, outputs, bias=False)
+        self.dropout = nn.Dropout(config.dropout)
+        self.down = nn.Linear(inputs, config.bottleneck, bias=False)
+        self.up = nn.Linear(config.bottleneck, outputs, bias=False)
 
     def forward(self, frames: Tensor, lengths: Tensor) -> Tensor:
-        """(B, T, inputs), (B,) -> (B, ceil(T / 8), outputs); valid frames only are averaged."""
+        """Means of valid frames, mapped: (B, T, inputs), (B,) -> (B, ceil(T / 8), outputs)."""
         stride = STRIDE**CONVOLUTIONS
         padding = -frames.shape[1] % stride
-        padded = F.pad(mask_frames(frames, lengths), (0, 0, 0, padding))
+        padded = F.pad(frames, (0, 0, 0, padding))
         sums = padded.reshape(len(padded), -1, stride, padded.shape[2]).sum(
             2
         )  # (B, T, D) -> (B, T', D)
         starts = stride * torch.arange(sums.shape[1], device=frames.device)  # (T',)
         counts = (lengths.unsqueeze(1) - starts).clamp(1, stride)  # (B, T')
-        mapped: Tensor = self.up(self.down(sums / counts.unsqueeze(-1)))
+        means = self.dropout(sums / counts.unsqueeze(-1))
+        mapped: Tensor = self.up(self.down(means))  # (B, T', D) -> (B, T', outputs)
         return mapped
 
 

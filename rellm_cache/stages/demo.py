@@ -26,6 +26,8 @@ from rellm_cache.stages.train import train
 
 EMOTIONS = 'heads.emotions=["neutral", "happy", "angry", "sad"]'
 
+# One pass and short answers: enough to see the response loss fall and the answers change.
+QUICK = ("training.epochs=1", "training.warmup_steps=4", "prompts.answer_tokens=40")
 SAMPLES = 4
 
 Say = Callable[[str], None]
@@ -129,7 +131,7 @@ def demo_recipes(out: Path) -> tuple[Recipe, Recipe, Recipe]:
     return (
         load_recipe("heads", (EMOTIONS,)),
         load_recipe("heads", (EMOTIONS, "encoders.emotion=none")),
-        load_recipe("small", (EMOTIONS, start_from, "training.epochs=2")),
+        load_recipe("small", (EMOTIONS, start_from, *QUICK)),
     )
 
 

@@ -5,7 +5,9 @@
     rellm extract manifests/ravdess --recipe small --cache cache
     python tests/benchmarks/alignment.py manifests/ravdess --cache cache
 
-For each seed one run with recognition examples mixed in (the recipe as shipped) and one without.
+For each seed the heads are trained first (recipe `heads`, no LLM), and from there the speech LLM,
+with recognition examples mixed in (the recipe as shipped) and, for the first `--without` seeds,
+also without them. The loss of the untrained adapter is that of the recipe's random start.
 """
 
 import argparse
@@ -18,20 +20,28 @@ from pathlib import Path
 from typing import Any
 
 from rellm_cache.config import load_recipe
+from rellm_cache.corpus.manifest import read_split
+from rellm_cache.llm.frozen import load_llm
+from rellm_cache.stages.data import make_examples, open_frames
 from rellm_cache.stages.evaluate import evaluate
-from rellm_cache.stages.train import train
+from rellm_cache.stages.train import Data, Trainer, make_accelerator, train
 
 
 def run(options: argparse.Namespace, seed: int, recognition: bool, out: Path) -> dict[str, Any]:
     """Train and score once."""
-    overrides = [*options.overrides, *([] if recognition else ["losses.recognition=0.0"])]
+    heads = replace(load_recipe("heads"), seed=seed)
+    start = out.with_name(f"heads-{seed}")
+    train(heads, options.manifest, options.cache, start)
+    overrides = [f'training.start_from="{start.resolve()}"', *options.overrides]
+    if not recognition:
+        overrides.append("losses.recognition=0.0")
     recipe = replace(load_recipe(options.recipe, overrides), seed=seed)
     report = train(recipe, options.manifest, options.cache, out)
     scores = evaluate(out, options.manifest / "test.jsonl", options.cache, samples=0).to_json()
     return {
         "recognition_examples": recognition,
         "seed": seed,
-        "response_loss_untrained": report.untrained["response_loss"],
+        "response_loss_heads_only": report.untrained["response_loss"],
         "response_loss": report.validation["response_loss"],
         "ua_head": scores["head"]["ua"],
         "ua_likelihood": scores["llm"]["ua"],
@@ -39,6 +49,19 @@ def run(options: argparse.Namespace, seed: int, recognition: bool, out: Path) ->
         "unparsable": scores["llm"]["unparsable"],
         "seconds": round(report.seconds),
     }
+
+
+def untrained_losses(options: argparse.Namespace, out: Path) -> dict[str, float]:
+    """Validation losses of the recipe's adapter as it starts, before any step."""
+    recipe = load_recipe(options.recipe, options.overrides)
+    if recipe.llm is None:
+        raise SystemExit(f"recipe {options.recipe} has no LLM")
+    accelerator = make_accelerator(recipe, out)
+    llm = load_llm(recipe.llm, accelerator.device)
+    splits = [read_split(options.manifest, name) for name in ("train", "validation")]
+    training, validation = (make_examples(split, recipe, llm) for split in splits)
+    data = Data(training, validation, open_frames(recipe, options.cache))
+    return Trainer(recipe, data, out, llm, accelerator).validate()
 
 
 def main() -> None:
@@ -51,6 +74,7 @@ def main() -> None:
     parser.add_argument("--recipe", default="small")
     parser.add_argument("--set", dest="overrides", action="append", default=[])
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--without", type=int, default=3, help="seeds also run without recognition")
     parser.add_argument("--out", type=Path, help="keep the runs here")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
@@ -58,16 +82,18 @@ def main() -> None:
     results = []
     with tempfile.TemporaryDirectory() as scratch:
         out = options.out or Path(scratch)
+        untrained = untrained_losses(options, out / "untrained")
+        print(json.dumps({"untrained": untrained}), flush=True)
         for seed in range(1, options.seeds + 1):
-            for recognition in (True, False):
+            for recognition in (True, False) if seed <= options.without else (True,):
                 name = f"{'with' if recognition else 'without'}-{seed}"
                 results.append(run(options, seed, recognition, out / name))
                 print(json.dumps(results[-1]), flush=True)
-    figures = {}
+    figures = {"response_loss_untrained": untrained["response_loss"]}
     for recognition in (True, False):
         part = [r for r in results if r["recognition_examples"] is recognition]
-        for key in ("response_loss_untrained", "response_loss", "ua_head", "ua_likelihood"):
-            values = [r[key] for r in part]
+        for key in ("response_loss", "ua_head", "ua_likelihood", "ua_generation"):
+            values = [r[key] for r in part] or [float("nan")]
             name = f"{key}_{'with' if recognition else 'without'}"
             figures[name] = round(statistics.mean(values), 4)
             figures[f"{name}_sd"] = round(statistics.pstdev(values), 4)

@@ -34,7 +34,9 @@ def test_every_voice_says_everything_in_every_emotion(clips: list[Utterance]) ->
 
 
 def test_test_voices_are_unseen(clips: list[Utterance]) -> None:
-    splits = {s: {u.speaker for u in clips if u.split == s} for s in ("train", "validation", "test")}
+    splits = {
+        s: {u.speaker for u in clips if u.split == s} for s in ("train", "validation", "test")
+    }
     assert all(splits.values())
     assert sum(len(s) for s in splits.values()) == len(set().union(*splits.values()))
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from rellm_cache.config import AdapterConfig
-from rellm_cache.model.adapter import Adapter, fuse, mask_time, output_lengths
+from rellm_cache.model.adapter import Adapter, crop_time, fuse, output_lengths
 
 LITE = AdapterConfig(preset="lite", width=16, bottleneck=16)
 REFERENCE = AdapterConfig(preset="reference", bottleneck=8)
@@ -60,12 +60,14 @@ def test_scale_starts_from_the_data() -> None:
     torch.testing.assert_close(scaled.std(0), torch.ones(24), rtol=1e-4, atol=0)
 
 
-def test_time_masks_are_one_run_within_each_length() -> None:
+def test_crops_are_one_run_of_valid_frames() -> None:
     torch.manual_seed(0)
     lengths = torch.tensor([40, 100])
-    masked = mask_time(torch.ones(2, 100, 1), lengths, 0.5)[..., 0]
-    for row, length in zip(masked, lengths.tolist(), strict=True):
-        zeros = (row == 0).nonzero().squeeze(1)
-        assert len(zeros) <= length / 2
-        assert zeros.tolist() == list(range(int(zeros[0]), int(zeros[0]) + len(zeros)))
-        assert int(zeros[-1]) < length
+    frames = torch.arange(100.0).expand(2, 100)[..., None]  # each frame holds its place
+    for _ in range(20):
+        cropped, kept = crop_time(frames, lengths, 60)
+        assert kept.tolist() == [40, 60]
+        assert cropped[0, :40, 0].tolist() == list(range(40))
+        start = int(cropped[1, 0, 0])
+        assert cropped[1, :, 0].tolist() == list(range(start, start + 60))
+        assert start + 60 <= 100
