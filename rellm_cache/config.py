@@ -237,13 +237,11 @@ class TrainingConfig:
     warmup_steps: int = 200
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    average: float = 0.0
     select: Literal["loss", "ua", "last"] = "loss"
     checkpoint_minutes: float = 5.0
     start_from: str = ""
 
     def __post_init__(self) -> None:
-        require_share("training.average", self.average)
         for name in ("epochs", "batch_size", "accumulation"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"training.{name} = {getattr(self, name)}: expected 1 or more")

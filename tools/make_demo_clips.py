@@ -10,8 +10,10 @@ espeak-ng and libsndfile are the same.
 Every voice says every sentence in every emotion, so neither words nor voice tell the emotion. What
 tells it is the delivery: pitch, pitch range, rate, level and brightness, each drawn around the
 emotion's mean (`DELIVERIES`) with a jitter that makes neighbours overlap. **The level alone must
-not give an emotion away**: every clip is recorded from a distance of its own, which moves its level
-by more than emotions do. Check it after a change with `--probe`.
+not give an emotion away**: every clip is recorded from a distance of its own (`DISTANCE`), and
+happy lies near neutral. Seed 1, logistic regression on utterance statistics, mean recall on three
+unseen voices over all 56 choices of three (chance 0.25): level 0.43, prosody of ten numbers 0.63,
+last layer of Whisper tiny.en 0.53, the same with prosody 0.60. Measure again after a change.
 
 The clips are made, not acted: they show that the pipeline learns, and nothing about people.
 espeak-ng is a GPL-3 program; its licence does not cover the sound it speaks.

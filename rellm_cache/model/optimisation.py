@@ -1,7 +1,7 @@
 """Optimisation. In: a model and a recipe's `[training]`. Out: steps, and a state that resumes them.
 
 One object holds all that an interrupted run needs to go on exactly: optimiser moments, the step
-that fixes the learning rate, averaged weights, random states.
+that fixes the learning rate, random states.
 """
 
 import math
@@ -42,7 +42,7 @@ class Position:
 
 
 class Optimisation:
-    """AdamW with warm-up, decay, clipping and, if asked, an exponential average of the weights."""
+    """AdamW with warm-up, decay and clipping."""
 
     def __init__(self, model: SpeechLLM, config: TrainingConfig, total_steps: int) -> None:
         self.model = model
@@ -55,7 +55,6 @@ class Optimisation:
             {"params": vectors, "weight_decay": 0.0},
         ]
         self.optimiser = torch.optim.AdamW(groups, lr=config.learning_rate)
-        self.average = [p.detach().clone() for p in model.parameters()] if config.average else []
 
     def learning_rate(self, step: int) -> float:
         """Of the step with this number, from 0: linear warm-up, then the recipe's decay to 0."""
@@ -71,7 +70,7 @@ class Optimisation:
         return config.learning_rate
 
     def step(self, number: int) -> float:
-        """Clip, update and average; returns the gradient norm before clipping."""
+        """Clip and update; returns the gradient norm before clipping."""
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
         if not torch.isfinite(norm):
             raise RunError(
@@ -82,18 +81,7 @@ class Optimisation:
             group["lr"] = self.learning_rate(number)
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
-        # Early on the average follows closely, so that it does not remember the random start.
-        decay = min(self.config.average, (1 + number) / (10 + number))
-        for mean, parameter in zip(self.average, self.model.parameters(), strict=False):
-            mean.lerp_(parameter.detach(), 1 - decay)
         return float(norm)
-
-    def swap_average(self) -> None:
-        """Exchange the weights with their average, where there is one; twice restores them."""
-        for mean, parameter in zip(self.average, self.model.parameters(), strict=False):
-            kept = parameter.detach().clone()
-            parameter.data.copy_(mean)
-            mean.copy_(kept)
 
     def save(self, folder: Path, position: Position) -> None:
         """Write `folder/step-N` in one step, then remove older ones."""
@@ -105,7 +93,6 @@ class Optimisation:
         state: dict[str, Any] = {
             "position": vars(position),
             "optimiser": self.optimiser.state_dict(),
-            "average": self.average,
             "random": torch.get_rng_state(),
             "cuda_random": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         }
@@ -126,8 +113,6 @@ class Optimisation:
                 f"{checkpoint}: cannot be continued from ({error}); remove it, and training goes "
                 "on from an earlier checkpoint or starts again"
             ) from error
-        for mean, saved in zip(self.average, state["average"], strict=True):
-            mean.copy_(saved)
         torch.set_rng_state(state["random"])
         if torch.cuda.is_available() and state["cuda_random"]:
             torch.cuda.set_rng_state_all(state["cuda_random"])

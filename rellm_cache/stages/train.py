@@ -205,7 +205,6 @@ class Trainer:
 
     def _end_epoch(self, position: Position) -> Position:
         """Validate, keep the best, and save where the next epoch starts."""
-        self.optimisation.swap_average()
         scores = self.validate()
         self._record({"epoch": position.epoch + 1, "step": position.step, "validation": scores})
         value = selection_score(self.recipe, scores, position.epoch)
@@ -213,7 +212,6 @@ class Trainer:
             position = dataclasses.replace(position, best=value)
             if self.accelerator.is_main_process:
                 save_tensors(self.out / CHECKPOINTS / BEST, self.model)
-        self.optimisation.swap_average()
         position = dataclasses.replace(position, epoch=position.epoch + 1, step_in_epoch=0)
         self._save(position)
         return position

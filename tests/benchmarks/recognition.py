@@ -87,7 +87,10 @@ def main() -> None:
                    overrides=options.overrides, choose=options.choose)  # fmt: skip
     begun = time.monotonic()
     with ProcessPoolExecutor(options.processes, get_context("spawn")) as pool:
-        results = list(pool.map(work, jobs))
+        results = []
+        for (fold, seed), result in zip(jobs, pool.map(work, jobs), strict=True):
+            print(f"seed {seed} fold {fold}: UA {result[0]:.4f}, {result[1]:.0f} s", flush=True)
+            results.append(result)
     figures = summary(jobs, results)
     print(json.dumps({**figures, "wall_s": round(time.monotonic() - begun)}))
     if options.json:

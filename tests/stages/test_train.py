@@ -69,17 +69,15 @@ def test_the_frozen_stay_frozen(
     assert all(n.startswith(("adapter.", "heads.")) for n in saved(tmp_path / "run"))
 
 
-@pytest.mark.parametrize("average", [0.0, 0.9], ids=["plain", "averaged"])
 def test_killed_anywhere_it_goes_on_to_the_same_bits(
     corpus: Path,
     cache: Path,
     quick: Recipe,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    average: float,
 ) -> None:
     adapter = replace(quick.adapter, dropout=0.2, crop_frames=60)  # random states matter
-    training = replace(quick.training, checkpoint_minutes=0.0, average=average)
+    training = replace(quick.training, checkpoint_minutes=0.0)
     recipe = replace(quick, adapter=adapter, training=training)
     train(recipe, corpus, cache, tmp_path / "whole")
 
