@@ -26,8 +26,8 @@ from rellm_cache.stages.train import train
 
 EMOTIONS = 'heads.emotions=["neutral", "happy", "angry", "sad"]'
 
-# One pass and short answers: enough to see the response loss fall and the answers change.
-QUICK = ("training.epochs=1", "training.warmup_steps=4", "prompts.answer_tokens=40")
+# Two passes and short answers: enough to see the response loss fall and the answers change.
+QUICK = ("training.epochs=2", "training.warmup_steps=4", "prompts.answer_tokens=32")
 SAMPLES = 4
 
 Say = Callable[[str], None]
