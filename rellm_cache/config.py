@@ -1,23 +1,22 @@
 """Recipes and encoder specs. In: one TOML file. Out: frozen dataclasses and a fingerprint.
 
-Unknown keys are refused by name with the nearest known one; nothing rewrites a recipe once read.
+Reading is strict (`typed_toml`); nothing rewrites a recipe once read.
 `docs/recipes.md` documents every field, and a test keeps it complete.
 """
 
 import dataclasses
-import difflib
 import hashlib
 import json
 import tomllib
-import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from rellm_cache.errors import ConfigError
+from rellm_cache.typed_toml import apply_override, build, write_toml
 
 EncoderKind = Literal["whisper", "wav2vec2-emotion", "prosody"]
 
@@ -332,83 +331,6 @@ def _read_text(path: Path) -> str:
         raise ConfigError(f"{path}: not UTF-8 text ({error}); save it as UTF-8") from error
 
 
-def apply_override(table: dict[str, Any], override: str) -> None:
-    """Set `a.b=value` in a nested table, in place; the value is TOML, a bare word is a string.
-
-    A table that a recipe may lack is left out by `none`, as in `llm=none`, `encoders.emotion=none`.
-    """
-    key, equals, value = override.partition("=")
-    *parents, last = key.strip().split(".")
-    if not equals or not last:
-        raise ConfigError(f"--set {override!r}: expected key=value, as in training.epochs=3")
-    for parent in parents:
-        table = table.setdefault(parent, {})
-        if not isinstance(table, dict):
-            raise ConfigError(f"--set {override!r}: {parent} is a value, not a table")
-    try:
-        table[last] = tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
-        table[last] = value
-
-
-def build(kind: type, table: Mapping[str, Any], where: str) -> Any:
-    """Make the frozen dataclass `kind` from a TOML table, refusing unknown keys and wrong types."""
-    hints = typing.get_type_hints(kind)
-    for key in table:
-        if key not in hints:
-            near = difflib.get_close_matches(key, hints, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(hints)}"
-            raise ConfigError(f"{where}: unknown key {key!r}; {hint}")
-    for item in dataclasses.fields(kind):
-        required = item.default is dataclasses.MISSING
-        if required and item.default_factory is dataclasses.MISSING and item.name not in table:
-            raise ConfigError(f"{where}: key {item.name!r} is missing")
-    return kind(**{k: convert(hints[k], v, f"{where}: {k}") for k, v in table.items()})
-
-
-def convert(hint: Any, value: Any, where: str) -> Any:
-    """Check one TOML value against a field's type; tables become dataclasses, arrays tuples."""
-    if typing.get_origin(hint) in (types.UnionType, typing.Union):
-        if value == "none":
-            return None
-        hint = next(a for a in typing.get_args(hint) if a is not type(None))
-    if dataclasses.is_dataclass(hint):
-        if not isinstance(value, dict):
-            raise ConfigError(f"{where}: found {value!r}, expected a table")
-        return build(typing.cast("type", hint), value, where)
-    if typing.get_origin(hint) is Literal:
-        if value not in typing.get_args(hint):
-            known = ", ".join(repr(a) for a in typing.get_args(hint))
-            raise ConfigError(f"{where} = {value!r}: expected one of {known}")
-        return value
-    if typing.get_origin(hint) is tuple:
-        if not isinstance(value, list):
-            raise ConfigError(f"{where} = {value!r}: expected an array")
-        return tuple(convert(typing.get_args(hint)[0], item, where) for item in value)
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, hint) or (hint is not bool and isinstance(value, bool)):
-        raise ConfigError(f"{where} = {value!r}: expected {hint.__name__}")
-    return value
-
-
 def to_toml(recipe: Recipe) -> str:
     """The recipe as TOML with every field spelled out; `load_recipe` reads it back equal."""
-    lines: list[str] = []
-    _write_table(lines, dataclasses.asdict(recipe), ())
-    return "\n".join(lines).strip() + "\n"
-
-
-def _write_table(lines: list[str], table: Mapping[str, Any], path: tuple[str, ...]) -> None:
-    if path:
-        lines += ["", f"[{'.'.join(path)}]"]
-    values = {k: v for k, v in table.items() if v is not None}
-    # JSON's strings, numbers, booleans and arrays are TOML's.
-    lines += [
-        f"{k} = {json.dumps(v, ensure_ascii=False)}"
-        for k, v in values.items()
-        if not isinstance(v, dict)
-    ]
-    for key, value in values.items():
-        if isinstance(value, dict):
-            _write_table(lines, value, (*path, key))
+    return write_toml(dataclasses.asdict(recipe))

@@ -8,7 +8,6 @@ import pytest
 from rellm_cache.config import (
     EncoderSpec,
     Recipe,
-    apply_override,
     load_recipe,
     shipped_recipes,
     to_toml,
@@ -133,12 +132,6 @@ def test_no_recipe_no_toml_and_no_text_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.toml").write_bytes(b'name = "\xff"')
     with pytest.raises(ConfigError, match=r"a.toml: not UTF-8 text"):
         load_recipe(str(tmp_path / "a.toml"))
-
-
-def test_an_override_makes_the_tables_it_needs() -> None:
-    table = {"a": 1}
-    apply_override(table, "b.c.d='x = y'")
-    assert table == {"a": 1, "b": {"c": {"d": "x = y"}}}
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from rellm_cache.corpus.manifest import read_split
 from rellm_cache.llm.frozen import FrozenLLM
 from rellm_cache.stages.data import make_examples, open_frames
 from rellm_cache.stages.generate import LiveEncoders
-from rellm_cache.stages.train import Data, Trainer, make_accelerator
+from rellm_cache.stages.trainer import Data, Trainer, make_accelerator
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,8 @@ from rellm_cache.corpus.manifest import read_split
 from rellm_cache.llm.frozen import load_llm
 from rellm_cache.stages.data import make_examples, open_frames
 from rellm_cache.stages.evaluate import evaluate
-from rellm_cache.stages.train import Data, Trainer, make_accelerator, train
+from rellm_cache.stages.train import train
+from rellm_cache.stages.trainer import Data, Trainer, make_accelerator
 
 
 def run(options: argparse.Namespace, seed: int, recognition: bool, out: Path) -> dict[str, Any]:
