@@ -47,10 +47,11 @@ def _load_quietly() -> None:
 
 def _download(model: str, revision: str) -> Path:
     from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # of its transport
 
     try:
         path = snapshot_download(model, revision=revision or None, allow_patterns=SAFE_FILES)
-    except Exception as error:  # the hub client raises many kinds; all mean the same to a user
+    except (OSError, ValueError, HTTPError) as error:  # no network, no such model, not a hub id
         raise ConfigError(
             f"model {model!r}: no such folder, none at {models_root() / model}, and the hub could "
             f"not give it ({type(error).__name__}); put the model's files in that folder"

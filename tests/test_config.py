@@ -47,7 +47,7 @@ def test_a_recipe_is_read_and_nothing_rewrites_it(recipe_file: Path) -> None:
     assert recipe.needs_llm
     assert hash(recipe) == hash(load_recipe(str(recipe_file)))
     with pytest.raises(FrozenInstanceError):
-        recipe.seed = 2  # type: ignore[misc]
+        recipe.seed = 2  # type: ignore[misc]  # what the test is about
 
 
 def test_any_text_survives_printing(recipe_file: Path) -> None:

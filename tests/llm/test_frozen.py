@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Literal
 
 import bitsandbytes.functional
 import pytest
@@ -17,8 +18,8 @@ from rellm_cache.llm.packing import IGNORED, Segment, pack
 CPU = torch.device("cpu")
 
 
-def load(folder: Path, quantization: str) -> FrozenLLM:
-    return load_llm(LLMConfig(str(folder), quantization=quantization), CPU)  # type: ignore[arg-type]
+def load(folder: Path, quantization: Literal["nf4", "int8", "none"]) -> FrozenLLM:
+    return load_llm(LLMConfig(str(folder), quantization=quantization), CPU)
 
 
 def gradient(llm: FrozenLLM, embeddings: torch.Tensor) -> torch.Tensor:

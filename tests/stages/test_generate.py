@@ -1,16 +1,20 @@
 """generate: the same answers from the cache and from audio, resumable."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
+from rellm_cache.batches import Batch
 from rellm_cache.config import Recipe
+from rellm_cache.corpus.manifest import Utterance
 from rellm_cache.errors import ConfigError, RunError, StoreError
+from rellm_cache.model.speech_llm import SpeechLLM
 from rellm_cache.stages import generate as stage
 from rellm_cache.stages.extract import extract
-from rellm_cache.stages.generate import generate
+from rellm_cache.stages.generate import Generation, generate
 from rellm_cache.stages.train import train
 
 
@@ -45,20 +49,23 @@ def test_killed_it_goes_on(
 ) -> None:
     cache, out = tmp_path / "cache", tmp_path / "answers.jsonl"
     whole = generate(run, corpus, tmp_path / "whole.jsonl", cache, batch_size=3)
-    ordinary, calls = stage.answer, []
+    ordinary = stage.answer
+    calls: list[int] = []  # utterances of each
 
-    def answer_or_die(*arguments: object) -> object:
-        calls.append(arguments)
+    def answer_or_die(
+        model: SpeechLLM, batch: Batch, utterances: Sequence[Utterance]
+    ) -> list[Generation]:
+        calls.append(len(utterances))
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return ordinary(*arguments)  # type: ignore[arg-type]
+        return ordinary(model, batch, utterances)
 
     monkeypatch.setattr(stage, "answer", answer_or_die)
     with pytest.raises(KeyboardInterrupt):
         generate(run, corpus, out, cache, batch_size=3)
     assert not out.exists()
     resumed = generate(run, corpus, out, cache, batch_size=3)
-    assert sum(len(c[2]) for c in calls[3:]) == len(whole) - 6  # type: ignore[arg-type]
+    assert sum(calls[3:]) == len(whole) - 6
     assert [g.response for g in resumed] == [g.response for g in whole]
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from rellm_cache.config import Recipe, load_recipe
+from rellm_cache.config import LLMConfig, Recipe, load_recipe
 from rellm_cache.errors import ManifestError, RunError, StoreError
 from rellm_cache.llm.frozen import FrozenLLM, load_llm
 from rellm_cache.model.checkpoint import load_run
@@ -54,8 +54,8 @@ def test_the_frozen_stay_frozen(
     files = [weights_digest(folder) for folder in folders]
     loaded: list[tuple[FrozenLLM, dict[str, torch.Tensor]]] = []
 
-    def load_and_remember(*arguments: object) -> FrozenLLM:
-        llm = load_llm(*arguments)  # type: ignore[arg-type]
+    def load_and_remember(config: LLMConfig, device: torch.device) -> FrozenLLM:
+        llm = load_llm(config, device)
         loaded.append((llm, {k: v.clone() for k, v in llm.model.state_dict().items()}))
         return llm
 
