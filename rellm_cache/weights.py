@@ -29,7 +29,7 @@ def find_model(model: str, needed: tuple[str, ...], revision: str = "") -> Path:
             file is missing or cut short.
     """
     candidates = (Path(model), models_root() / model)
-    _load_quietly()
+    load_quietly()
     folder = next((c for c in candidates if c.is_dir()), None)
     if folder is None:
         folder = _download(model, revision)
@@ -37,7 +37,7 @@ def find_model(model: str, needed: tuple[str, ...], revision: str = "") -> Path:
     return folder
 
 
-def _load_quietly() -> None:
+def load_quietly() -> None:
     """Keep transformers from drawing a bar for every model it loads: stages draw their own."""
     from transformers.utils import logging
 

@@ -15,8 +15,10 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import redirect_stderr
 from dataclasses import dataclass
 from importlib import metadata
+from io import StringIO
 from pathlib import Path
 from typing import Final
 
@@ -41,6 +43,7 @@ from transformers import (
 
 from rellm_cache.demo.ctranslate2_binary import Array, read_ctranslate2
 from rellm_cache.errors import RellmError
+from rellm_cache.weights import load_quietly
 
 WHISPER_TINY_EN: Final = "openai/whisper-tiny.en"
 SMOLLM2: Final = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -316,13 +319,15 @@ def convert_smollm2(out: Path) -> None:
         raise RellmError(
             f"{source}: the package gguf, which reads it, is missing: pip install gguf"
         )
-    model = LlamaForCausalLM.from_pretrained(
-        source.parent,
-        gguf_file=source.name,
-        quantization_config=GgufConfig(dequantize=True),
-        dtype=torch.float16,
-        local_files_only=True,
-    )
+    load_quietly()
+    with redirect_stderr(StringIO()):  # the GGUF reader's own bar cannot be turned off
+        model = LlamaForCausalLM.from_pretrained(
+            source.parent,
+            gguf_file=source.name,
+            quantization_config=GgufConfig(dequantize=True),
+            dtype=torch.float16,
+            local_files_only=True,
+        )
     config = _smollm2_config(model.config)
     state = model.state_dict()
     _check_fit(LlamaForCausalLM, config, state, source)
