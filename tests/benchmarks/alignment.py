@@ -12,12 +12,18 @@ also without them. The loss of the untrained adapter is that of the recipe's ran
 
 import argparse
 import json
+import os
 import statistics
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from rellm_cache.config import load_recipe
 from rellm_cache.corpus.manifest import read_split
@@ -28,10 +34,13 @@ from rellm_cache.stages.train import train
 from rellm_cache.stages.trainer import Data, Trainer, make_accelerator
 
 
-def run(options: argparse.Namespace, seed: int, recognition: bool, out: Path) -> dict[str, Any]:
-    """Train and score once."""
+def run(job: tuple[int, bool], options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Train and score once: a seed, with or without recognition examples."""
+    seed, recognition = job
+    torch.set_num_threads(1)
+    out = folder / f"{'with' if recognition else 'without'}-{seed}"
     heads = replace(load_recipe("heads"), seed=seed)
-    start = out.with_name(f"heads-{seed}")
+    start = out.with_name(f"{out.name}-heads")
     train(heads, options.manifest, options.cache, start)
     overrides = [f'training.start_from="{start.resolve()}"', *options.overrides]
     if not recognition:
@@ -75,21 +84,24 @@ def main() -> None:
     parser.add_argument("--recipe", default="small")
     parser.add_argument("--set", dest="overrides", action="append", default=[])
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--without", type=int, default=3, help="seeds also run without recognition")
+    parser.add_argument("--without", type=int, default=1, help="seeds also run without recognition")
+    parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--out", type=Path, help="keep the runs here")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    os.environ["OMP_NUM_THREADS"] = "1"
+    jobs = [(seed, True) for seed in range(1, options.seeds + 1)]
+    jobs += [(seed, False) for seed in range(1, options.without + 1)]
     begun = time.monotonic()
     results = []
     with tempfile.TemporaryDirectory() as scratch:
         out = options.out or Path(scratch)
         untrained = untrained_losses(options, out / "untrained")
         print(json.dumps({"untrained": untrained}), flush=True)
-        for seed in range(1, options.seeds + 1):
-            for recognition in (True, False) if seed <= options.without else (True,):
-                name = f"{'with' if recognition else 'without'}-{seed}"
-                results.append(run(options, seed, recognition, out / name))
-                print(json.dumps(results[-1]), flush=True)
+        with ProcessPoolExecutor(options.processes, get_context("spawn")) as pool:
+            for result in pool.map(partial(run, options=options, folder=out), jobs):
+                results.append(result)
+                print(json.dumps(result), flush=True)
     figures = {"response_loss_untrained": untrained["response_loss"]}
     for recognition in (True, False):
         part = [r for r in results if r["recognition_examples"] is recognition]
