@@ -27,6 +27,7 @@ from rellm_cache.store.layout import (
     store_path,
 )
 from rellm_cache.store.part import Row, write_part
+from rellm_cache.store.quantisation import Quantisation
 
 PART_BYTES = 256 << 20
 PART_SECONDS = 60.0
@@ -37,9 +38,19 @@ class StoreWriter:
 
     Use it as a context manager: leaving it commits the open part, also when the work was
     interrupted, so that nothing encoded is lost; only a failed write gives the part up.
+
+    Args:
+        cache: root.
+        info: of the store.
+        quantisation: of an int8 store: the same for all its parts.
     """
 
-    def __init__(self, cache: Path, info: StoreInfo) -> None:
+    def __init__(
+        self, cache: Path, info: StoreInfo, quantisation: Quantisation | None = None
+    ) -> None:
+        if (info.spec.dtype == "int8") != (quantisation is not None):
+            raise ValueError(f"a store of {info.spec.dtype} with quantisation {quantisation}")
+        self._quantisation = quantisation
         self.path = store_path(cache, info.spec)
         self._writing = cache / WRITING
         self._info = info
@@ -83,6 +94,8 @@ class StoreWriter:
             StoreError: a part could not be written; the store keeps its earlier parts.
         """
         stored = to_float16(frames, utterance_id, self._info.frame_size)
+        if self._quantisation is not None:
+            stored = self._quantisation.quantise(stored)
         self._rows.append(Row(utterance_id, audio_sha256, stored, vad))
         self._bytes += stored.nbytes
         if self._bytes >= PART_BYTES or time.monotonic() - self._opened > PART_SECONDS:
@@ -99,7 +112,7 @@ class StoreWriter:
         temporary = self._writing / f"{self.path.name}-{suffix}"
         try:
             self._writing.mkdir(exist_ok=True)
-            write_part(temporary, rows, self._info.frame_size)
+            write_part(temporary, rows, self._info.frame_size, self._quantisation)
             sync_tree(temporary)
             temporary.rename(self.path / next_part_name(self.path, suffix))
             sync_folder(self.path)
