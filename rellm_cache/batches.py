@@ -135,8 +135,8 @@ class FrameSource(Protocol):
         """(L, D) frames of one utterance, as stored."""
         ...
 
-    def read_ahead(self, utterance_id: str, /) -> None:
-        """Expect this utterance to be read soon."""
+    def read_ahead(self, utterance_ids: Sequence[str], /) -> None:
+        """Expect these utterances, one or more, to be read soon."""
         ...
 
 

@@ -113,10 +113,10 @@ class BatchLoader:
         return fill(piece.memory, examples, [self.lengths[i] for i in indices], self._frames)
 
     def _read_ahead(self, indices: Indices) -> None:
+        ids = [self._examples[i].id for i in indices]
         for source in (self._frames.speech, self._frames.emotion):
             if source is not None:
-                for index in indices:
-                    source.read_ahead(self._examples[index].id)
+                source.read_ahead(ids)
 
     def _nbytes(self, indices: Indices) -> int:
         longest = max(self.lengths[i] for i in indices)

@@ -39,5 +39,5 @@ class EncodedFrames:
         """(L, D) float16."""
         return self._frames[utterance_id]
 
-    def read_ahead(self, utterance_id: str, /) -> None:
+    def read_ahead(self, utterance_ids: Sequence[str], /) -> None:
         """Do nothing: they are in memory."""

@@ -20,6 +20,7 @@ from rellm_cache.errors import StoreError
 from rellm_cache.store.column import read_column
 from rellm_cache.store.layout import INNER_FRAMES, SHARD_BYTES
 from rellm_cache.store.quantisation import Quantisation
+from rellm_cache.store.shard_writer import ShardWriter
 from rellm_cache.store.shards import MappedShards, ShardError
 
 Frames = NDArray[np.float16] | NDArray[np.int8]
@@ -56,28 +57,31 @@ def write_part(
         quantisation: of int8 frames; None for float16.
     """
     group = zarr.create_group(str(path), attributes={"rellm": {"utterances": len(rows)}})
-    frames = np.concatenate([row.frames for row in rows])  # N x (L, D) -> (F, D)
     ids = [row.id.encode() for row in rows]
-    frame_bytes = frames.itemsize * frame_size
-    shard_rows = SHARD_BYTES // frame_bytes // INNER_FRAMES * INNER_FRAMES
-    whole_chunks = -(-len(frames) // INNER_FRAMES) * INNER_FRAMES
-    array = group.create_array(
+    dtype = np.dtype("float16" if quantisation is None else "int8")
+    frames = sum(len(row.frames) for row in rows)
+    shard_frames = SHARD_BYTES // (dtype.itemsize * frame_size) // INNER_FRAMES * INNER_FRAMES
+    shard_frames = min(shard_frames, -(-frames // INNER_FRAMES) * INNER_FRAMES)
+    group.create_array(  # the metadata alone: zarr is slow at shards
         "frames",
-        shape=frames.shape,
-        dtype="float16" if quantisation is None else "int8",
+        shape=(frames, frame_size),
+        dtype=dtype,
         chunks=(INNER_FRAMES, frame_size),
-        shards=(min(shard_rows, whole_chunks), frame_size),
+        shards=(shard_frames, frame_size),
         compressors=None,
         filters=None,
         config={"write_empty_chunks": True},
     )
-    array[:] = frames
+    clips = (np.ascontiguousarray(row.frames, dtype).tobytes() for row in rows)
+    chunk_bytes = INNER_FRAMES * frame_size * dtype.itemsize
+    with ShardWriter(path / "frames", shard_frames // INNER_FRAMES, chunk_bytes) as shards:
+        checksums = [shards.write(clip) for clip in clips]
     columns: dict[str, np.ndarray] = {
         "offsets": _offsets([len(row.frames) for row in rows]),
         "ids": np.frombuffer(b"".join(ids), np.uint8),
         "id_offsets": _offsets([len(i) for i in ids]),
         "audio_sha256": np.stack([row.audio_sha256 for row in rows]),
-        "frames_crc32c": np.array([frames_crc32c(row.frames) for row in rows], np.uint32),
+        "frames_crc32c": np.array(checksums, np.uint32),
     }
     if all(row.vad is not None for row in rows):
         columns["vad"] = np.stack([row.vad for row in rows if row.vad is not None])
@@ -175,10 +179,19 @@ class Part:
         except ShardError as error:
             raise self._damaged(str(error)) from error
 
+    def is_cached(self, row: int) -> bool:
+        """Whether an utterance's frames seem to be in memory: their first value is."""
+        return self._shards is None or self._shards.is_cached(self._bounds[row])
+
     def read_ahead(self, row: int) -> None:
         """Ask the system to load the frames of one utterance, without waiting for them."""
         if self._shards is not None:
             self._shards.read_ahead(self._bounds[row], self._bounds[row + 1])
+
+    def close(self) -> None:
+        """Drop the maps of the shard files; the next read makes them again."""
+        if self._shards is not None:
+            self._shards.forget()
 
     @cached_property
     def _bounds(self) -> memoryview:

@@ -21,6 +21,8 @@ from rellm_cache.store.layout import find_store, list_parts, read_info
 from rellm_cache.store.part import Frames, Part, frames_crc32c
 from rellm_cache.store.quantisation import Quantisation
 
+LOOKS = 2
+
 
 class FeatureStore:
     """The frames of one encoder spec. Opening reads the index; shards are mapped when first used.
@@ -117,15 +119,28 @@ class FeatureStore:
         part, row = self._find(utterance_id)
         return part.length(row)
 
-    def read_ahead(self, utterance_id: str) -> None:
-        """Ask the system to load the frames of one clip that is soon to be read."""
-        part, row = self._find(utterance_id)
-        part.read_ahead(row)
+    def read_ahead(self, utterance_ids: Sequence[str]) -> None:
+        """Ask the system to load clips that are soon to be read, if some seem not to be in memory.
+
+        Asking costs more than a look at a few of them, and a warm cache is the rule.
+        """
+        some = utterance_ids[:: len(utterance_ids) // LOOKS + 1]
+        if not all(part.is_cached(row) for part, row in map(self._find, some)):
+            for part, row in map(self._find, utterance_ids):
+                part.read_ahead(row)
 
     def frames(self, utterance_id: str) -> Frames:
         """(L, D) as stored, read-only: a view of the file where it lies within one shard."""
         part, row = self._find(utterance_id)
         return part.frames(row)
+
+    def close(self) -> None:
+        """Drop all maps of shard files, as before its disk is unmounted; a read makes them again.
+
+        Frames that were given out stay valid and keep their file mapped.
+        """
+        for part in self.parts:
+            part.close()
 
     def verified_frames(self, utterance_id: str) -> Frames:
         """As `frames`, compared with the checksum written beside them."""

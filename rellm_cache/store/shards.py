@@ -4,18 +4,18 @@ Every shard is mapped when first used, and its index checked then, once: a missi
 an error, never zeros. A process made by fork maps the files itself.
 """
 
+import contextlib
 import json
 import os
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import google_crc32c
 import numpy as np
 
 from rellm_cache.store.layout import INNER_FRAMES
-
-ADVISE = hasattr(os, "posix_fadvise")
-PAGE_PROBE = getattr(os, "RWF_NOWAIT", None)
 
 
 class ShardError(Exception):
@@ -40,6 +40,7 @@ class MappedShards:
         self._shard_frames = shard_frames
         self._frames = frames
         self._frame_size = frame_size
+        self._frame_bytes = frame_size * dtype.itemsize
         self._dtype = dtype
         self._maps: dict[int, np.ndarray] = {}
         _open_shards.add(self)
@@ -87,27 +88,38 @@ class MappedShards:
         edge = base + self._shard_frames
         return np.concatenate([self.read(start, edge), self.read(edge, stop)])
 
+    def is_cached(self, start: int) -> bool:
+        """Whether a frame is in the page cache; False where the system cannot tell."""
+        shard, place = divmod(start, self._shard_frames)
+        try:
+            with _opened(self._file(shard)) as handle:
+                byte = place * self._frame_bytes
+                return os.preadv(handle, [bytearray(1)], byte, os.RWF_NOWAIT) == 1
+        except (OSError, AttributeError):  # it would have to wait, or this system has no such call
+            return False
+
     def read_ahead(self, start: int, stop: int) -> None:
-        """Ask the system to load a range that is not in memory, without waiting for it."""
-        frame_bytes = self._frame_size * self._dtype.itemsize
+        """Ask the system to load a range of frames, without waiting for it."""
         for shard in range(start // self._shard_frames, (stop - 1) // self._shard_frames + 1):
             base = shard * self._shard_frames
-            first = max(start - base, 0) * frame_bytes
-            last = min(stop - base, self._shard_frames) * frame_bytes
-            _load_ahead(self._file(shard), first, last - first)
+            first = max(start - base, 0) * self._frame_bytes
+            last = min(stop - base, self._shard_frames) * self._frame_bytes
+            # What cannot be opened is found when it is read; there may be no such call.
+            with contextlib.suppress(OSError, AttributeError), _opened(self._file(shard)) as handle:
+                os.posix_fadvise(handle, first, last - first, os.POSIX_FADV_WILLNEED)
 
     def forget(self) -> None:
         """Drop every map; the next read makes it again. Views given out stay valid."""
         self._maps.clear()
 
-    def _file(self, shard: int) -> Path:
-        return self._folder / "c" / str(shard) / "0"
+    def _file(self, shard: int) -> str:
+        return f"{self._folder}/c/{shard}/0"
 
     def _map(self, shard: int) -> np.ndarray:
         """Map one shard file after checking that its index is whole and its chunks in order."""
         file = self._file(shard)
         chunks = self._shard_frames // INNER_FRAMES
-        chunk_bytes = INNER_FRAMES * self._frame_size * self._dtype.itemsize
+        chunk_bytes = INNER_FRAMES * self._frame_bytes
         index_bytes = 16 * chunks + 4
         try:
             data = np.asarray(np.memmap(file, np.uint8, "r"))
@@ -135,26 +147,13 @@ class MappedShards:
         return mapped
 
 
-def _load_ahead(file: Path, offset: int, length: int) -> None:
-    """Start reading a range of a file unless its first byte is in the page cache."""
-    if not ADVISE:
-        return
+@contextmanager
+def _opened(file: str) -> Iterator[int]:
+    handle = os.open(file, os.O_RDONLY)
     try:
-        handle = os.open(file, os.O_RDONLY)
-    except OSError:
-        return  # reading it will say what is wrong
-    try:
-        if PAGE_PROBE is None or not _is_cached(handle, offset):
-            os.posix_fadvise(handle, offset, length, os.POSIX_FADV_WILLNEED)
+        yield handle
     finally:
         os.close(handle)
-
-
-def _is_cached(handle: int, offset: int) -> bool:
-    try:
-        return os.preadv(handle, [bytearray(1)], offset, os.RWF_NOWAIT) == 1
-    except OSError:  # it would have to wait, or the file system cannot tell
-        return False
 
 
 # Maps do not cross a fork: the child makes its own when it first reads.

@@ -31,6 +31,7 @@ from rellm_cache.store.quantisation import Quantisation
 
 PART_BYTES = 256 << 20
 PART_SECONDS = 60.0
+ABSOLUTE, INFINITE = np.uint16(0x7FFF), np.uint16(0x7C00)  # bits of a float16
 
 
 class StoreWriter:
@@ -154,15 +155,17 @@ def to_float16(frames: np.ndarray, utterance_id: str, frame_size: int) -> np.nda
         raise FrameError(
             f"{utterance_id}: frames have shape {frames.shape}, expected (L, {frame_size}), L > 0"
         )
+    with np.errstate(over="ignore"):
+        stored = frames.astype(np.float16)
+    # By the bits, which is faster than isfinite: an exponent of all ones is infinite or no number.
+    if (stored.view(np.uint16) & ABSOLUTE).max() < INFINITE:
+        return stored
     if not np.isfinite(frames).all():
         raise FrameError(f"{utterance_id}: frames are not finite; the encoder failed on this clip")
-    largest = float(np.abs(frames).max())
-    if largest > float(np.finfo(np.float16).max):
-        raise FrameError(
-            f"{utterance_id}: a frame holds {largest:.0f}, float16 ends at 65504; this encoder's "
-            "frames cannot be stored"
-        )
-    return frames.astype(np.float16)
+    raise FrameError(
+        f"{utterance_id}: a frame holds {float(np.abs(frames).max()):.0f}, float16 ends at 65504; "
+        "this encoder's frames cannot be stored"
+    )
 
 
 def sync_tree(folder: Path) -> None:

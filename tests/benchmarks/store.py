@@ -21,7 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -32,7 +32,7 @@ from features import SIZES, Corpus
 from peers import BATCH, PEERS, Buffers, Memmap, Peer, Rellm, specs
 from torch.utils.data import DataLoader, Dataset
 
-from rellm_cache.batches import Example, Frames
+from rellm_cache.batches import Example, Frames, bucketed_batches
 from rellm_cache.config import EncoderSpec
 from rellm_cache.loading.loader import BatchLoader
 from rellm_cache.stages.quantize import quantize
@@ -91,13 +91,15 @@ class Bench:
 
     def frames(self, dtype: str = "float16") -> Frames:
         """This package's stores, freshly opened."""
-        from dataclasses import replace
-
         speech, emotion = (
             FeatureStore(store_path(self.place("rellm"), replace(spec, dtype=dtype)))
             for spec in specs().values()
         )
         return Frames(speech, emotion)
+
+    def plan(self, epoch: int) -> list[list[int]]:
+        """Batches of similar length, as training has them."""
+        return bucketed_batches(self.corpus.lengths.tolist(), BATCH, 1, epoch)
 
     def loader(self, frames: Frames) -> BatchLoader:
         """Over every utterance."""
@@ -173,18 +175,18 @@ def loaders(bench: Bench) -> Rates:
 
     def mine(loader: BatchLoader) -> Run:
         def run(repetition: int) -> None:
-            for _ in loader.batches(bench.corpus.batches(BATCH, repetition)):
+            for _ in loader.batches(bench.plan(repetition)):
                 pass
 
         return run
 
     def torchs(repetition: int) -> None:
         # Workers live for all repetitions, as with `persistent_workers`; their start is not timed.
-        sampler.batches = bench.corpus.batches(BATCH, repetition)
+        sampler.batches = bench.plan(repetition)
         for _ in dataloader:
             pass
 
-    sampler = Plan(bench.corpus.batches(BATCH, 0))
+    sampler = Plan(bench.plan(0))
     dataloader = DataLoader(
         Utterances(bench),
         batch_sampler=sampler,
@@ -213,17 +215,21 @@ class Plan:
 def cold(bench: Bench) -> Rates:
     """Batches of files that are not in memory: a mapped file by one thread, and the loader."""
     out = bench.buffers()
+    frames = bench.frames()
+    loader = bench.loader(frames)
 
     def mapped(repetition: int) -> None:
         peer = Memmap(bench.place("memmap"), bench.corpus)
-        for batch in bench.corpus.batches(BATCH, repetition):
+        for batch in bench.plan(repetition):
             peer.read(batch, out)
 
     def loaded(repetition: int) -> None:
-        for _ in bench.loader(bench.frames()).batches(bench.corpus.batches(BATCH, repetition)):
+        for _ in loader.batches(bench.plan(repetition)):
             pass
 
     def drop() -> None:
+        for store in (frames.speech, frames.emotion):
+            store.close()  # mapped pages stay in memory
         for name in ("memmap", "rellm"):
             for file in bench.place(name).rglob("*"):
                 if file.is_file():
@@ -278,21 +284,23 @@ def memory_growth(bench: Bench) -> float:
     loader = bench.loader(bench.frames())
     sizes = []
     for epoch in range(EPOCHS + 1):
-        for _ in loader.batches(bench.corpus.batches(BATCH, epoch)):
+        for _ in loader.batches(bench.plan(epoch)):
             pass
         sizes.append(resident_mb())
     return max(sizes[1:]) - sizes[0]
 
 
 OPEN_INDEX = """
-import resource, sys, time
+import sys, time
 from pathlib import Path
 from rellm_cache.store.reader import FeatureStore
 start = time.perf_counter()
 store = FeatureStore(Path(sys.argv[1]))
 seconds = time.perf_counter() - start
 assert len(store) == int(sys.argv[2])
-print(seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6)
+status = Path("/proc/self/status").read_text().splitlines()
+peak = next(line.split()[1] for line in status if line.startswith("VmHWM"))
+print(seconds, int(peak) * 1024 / 1e6)
 """
 
 
