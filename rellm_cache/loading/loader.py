@@ -135,9 +135,9 @@ class _Work:
         readers: ThreadPoolExecutor,
     ) -> None:
         self._loader, self._ring, self._fillers, self._readers = loader, ring, fillers, readers
-        self._to_fill = deque(indices for group in plan for indices in group)
-        self._to_read = deque(self._to_fill)
-        self._bytes_ahead = 0  # read ahead, but not yet being filled
+        self._upcoming = iter([indices for group in plan for indices in group])
+        self._announced: deque[tuple[Indices, int]] = deque()  # and bytes, to be filled next
+        self._bytes_announced = 0
         self._held: list[Piece] = []
         self._filling: deque[tuple[Piece, Future[Batch]]] = deque()
 
@@ -157,15 +157,25 @@ class _Work:
         return batches
 
     def _start(self) -> None:
-        while self._to_read and self._bytes_ahead < READ_AHEAD_BYTES:
-            indices = self._to_read.popleft()
-            self._bytes_ahead += self._loader._nbytes(indices)
-            self._readers.submit(self._loader._read_ahead, indices)
-        while self._to_fill:
-            nbytes = self._loader._nbytes(self._to_fill[0])
+        """Fill as many batches as there is memory for, and announce what comes after them."""
+        while True:
+            self._announce()
+            if not self._announced:
+                return
+            indices, nbytes = self._announced[0]
             piece = self._ring.take(nbytes)
             if piece is None:
                 return
-            indices = self._to_fill.popleft()
-            self._bytes_ahead -= nbytes
+            self._announced.popleft()
+            self._bytes_announced -= nbytes
             self._filling.append((piece, self._fillers.submit(self._loader._fill, indices, piece)))
+
+    def _announce(self) -> None:
+        while self._bytes_announced < READ_AHEAD_BYTES:
+            indices = next(self._upcoming, None)
+            if indices is None:
+                return
+            nbytes = self._loader._nbytes(indices)
+            self._announced.append((indices, nbytes))
+            self._bytes_announced += nbytes
+            self._readers.submit(self._loader._read_ahead, indices)

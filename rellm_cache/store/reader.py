@@ -21,7 +21,8 @@ from rellm_cache.store.layout import find_store, list_parts, read_info
 from rellm_cache.store.part import Frames, Part, frames_crc32c
 from rellm_cache.store.quantisation import Quantisation
 
-LOOKS = 2
+LOOKS = 2  # at clips of a batch, to see whether it is in memory
+REMEMBERED = 1 << 16  # places that were looked up; more than most corpora have clips
 
 
 class FeatureStore:
@@ -46,6 +47,7 @@ class FeatureStore:
         self.parts = [Part(part, info.frame_size, info.spec.dtype) for part in list_parts(path)]
         columns = [part.id_columns() for part in self.parts]
         self.ids = IdIndex(columns)
+        self._found: dict[str, tuple[Part, int]] = {}
         # Rows count through all parts; this is where each part's begin.
         self._first_rows = [0, *accumulate(len(ends) - 1 for _, ends in columns)]
 
@@ -93,11 +95,17 @@ class FeatureStore:
         return first
 
     def _find(self, utterance_id: str) -> tuple[Part, int]:
-        row = self.ids.row(utterance_id)
-        if row == ABSENT:
-            raise self._absent(utterance_id)
-        part = bisect_right(self._first_rows, row) - 1
-        return self.parts[part], row - self._first_rows[part]
+        place = self._found.get(utterance_id)
+        if place is None:
+            row = self.ids.row(utterance_id)
+            if row == ABSENT:
+                raise self._absent(utterance_id)
+            part = bisect_right(self._first_rows, row) - 1
+            place = self.parts[part], row - self._first_rows[part]
+            if len(self._found) == REMEMBERED:
+                self._found.clear()
+            self._found[utterance_id] = place
+        return place
 
     def _absent(self, utterance_id: str) -> StoreError:
         return StoreError(f"{self.path}: no clip {utterance_id!r}; add it with `rellm extract`")

@@ -4,12 +4,15 @@ docs/cache-format.md gives the bytes; `shards` maps them. The files are those th
 the same array, to the byte, made without encoding chunk by chunk.
 """
 
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
 
 import google_crc32c
 import numpy as np
+
+from rellm_cache.store.syncing import sync_folder
 
 MISSING = np.uint64(2**64 - 1)
 
@@ -30,6 +33,9 @@ class ShardWriter:
         self._file: BinaryIO | None = None
         self._shard = 0
         self._written = 0  # bytes in the open shard
+        # A complete shard goes to disk while the next one is filled.
+        self._syncing = ThreadPoolExecutor(1, "rellm-sync")
+        self._synced: list[Future[None]] = []
 
     def __enter__(self) -> Self:
         return self
@@ -40,10 +46,13 @@ class ShardWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if error is None:
-            self._complete()
-        elif self._file is not None:
-            self._file.close()
+        with self._syncing:
+            if error is None:
+                self._complete()
+                for synced in self._synced:
+                    synced.result()  # an error of the disk is told once only
+            elif self._file is not None:
+                self._file.close()
 
     def write(self, clip: bytes) -> int:
         """Append the frames of one clip and return their CRC-32C."""
@@ -73,4 +82,5 @@ class ShardWriter:
         entries = index.tobytes()
         self._file.write(entries + google_crc32c.value(entries).to_bytes(4, "little"))
         self._file.close()
+        self._synced.append(self._syncing.submit(sync_folder, Path(self._file.name)))
         self._file, self._written, self._shard = None, 0, self._shard + 1

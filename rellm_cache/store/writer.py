@@ -7,7 +7,6 @@ any number of processes, may fill one store: each commits parts of its own.
 
 import contextlib
 import errno
-import os
 import secrets
 import shutil
 import time
@@ -28,10 +27,11 @@ from rellm_cache.store.layout import (
 )
 from rellm_cache.store.part import Row, write_part
 from rellm_cache.store.quantisation import Quantisation
+from rellm_cache.store.syncing import sync_folder, sync_tree
 
 PART_BYTES = 256 << 20
 PART_SECONDS = 60.0
-ABSOLUTE, INFINITE = np.uint16(0x7FFF), np.uint16(0x7C00)  # bits of a float16
+INFINITE, MINUS_INFINITE = 0x7C00, 0xFC00  # bits of a float16; beyond each are no numbers
 
 
 class StoreWriter:
@@ -158,7 +158,7 @@ def to_float16(frames: np.ndarray, utterance_id: str, frame_size: int) -> np.nda
     with np.errstate(over="ignore"):
         stored = frames.astype(np.float16)
     # By the bits, which is faster than isfinite: an exponent of all ones is infinite or no number.
-    if (stored.view(np.uint16) & ABSOLUTE).max() < INFINITE:
+    if stored.view(np.int16).max() < INFINITE and stored.view(np.uint16).max() < MINUS_INFINITE:
         return stored
     if not np.isfinite(frames).all():
         raise FrameError(f"{utterance_id}: frames are not finite; the encoder failed on this clip")
@@ -166,20 +166,3 @@ def to_float16(frames: np.ndarray, utterance_id: str, frame_size: int) -> np.nda
         f"{utterance_id}: a frame holds {float(np.abs(frames).max()):.0f}, float16 ends at 65504; "
         "this encoder's frames cannot be stored"
     )
-
-
-def sync_tree(folder: Path) -> None:
-    """fsync every file and folder below and including `folder`."""
-    for root, _, files in os.walk(folder, topdown=False):
-        for name in files:
-            sync_folder(Path(root) / name)
-        sync_folder(Path(root))
-
-
-def sync_folder(path: Path) -> None:
-    """fsync one file or folder."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -8,6 +8,7 @@ import pytest
 import zarr
 
 from rellm_cache.store import part as part_module
+from rellm_cache.store import shard_writer as shard_writer_module
 from rellm_cache.store.layout import INNER_FRAMES
 from rellm_cache.store.part import Row, write_part
 from rellm_cache.store.shard_writer import ShardWriter
@@ -53,7 +54,25 @@ def test_a_clip_has_the_checksum_of_its_bytes(tmp_path: Path) -> None:
 
 
 def test_after_an_error_no_shard_is_completed(tmp_path: Path) -> None:
-    with pytest.raises(KeyError), ShardWriter(tmp_path, 4, 64) as writer:  # noqa: PT012
-        writer.write(b"a" * 10)
-        raise KeyError
+    def write_text_after_frames() -> None:
+        with ShardWriter(tmp_path, 4, 64) as writer:
+            writer.write(b"a" * 10)
+            writer.write("text")  # type: ignore[arg-type]
+
+    with pytest.raises(TypeError):
+        write_text_after_frames()
     assert (tmp_path / "c/0/0").stat().st_size == 10
+
+
+def test_a_disk_that_fails_while_the_next_shard_is_filled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(path: Path) -> None:
+        raise OSError(5, "Input/output error", str(path))
+
+    monkeypatch.setattr(shard_writer_module, "sync_folder", fail)
+    with (
+        pytest.raises(OSError, match=r"Input/output error.*c/0/0"),
+        ShardWriter(tmp_path, 1, 64) as writer,
+    ):
+        writer.write(b"a" * 100)
