@@ -42,7 +42,8 @@ class EncoderSpec:
         sampling_rate: of the waveform it hears, in Hz.
         window: "30s" pads each clip to Whisper's 30 s and cuts its frames, "clip" hears the clip.
         normalisation: what is done to the waveform or features before the first layer.
-        dtype: of stored frames.
+        dtype: of stored frames: "float16" as encoders make them, "int8" as `rellm cache quantize`
+            makes them from those.
         version: of our own encoding code; raised when the same model would give other frames.
     """
 
@@ -53,7 +54,7 @@ class EncoderSpec:
     sampling_rate: int = 16_000
     window: str = ""
     normalisation: str = ""
-    dtype: Literal["float16"] = "float16"
+    dtype: Literal["float16", "int8"] = "float16"
     version: int = 1
 
     def __post_init__(self) -> None:
@@ -87,10 +88,11 @@ class EncoderSpec:
     @property
     def slug(self) -> str:
         """A short folder-safe name, as in `whisper-tiny.en-last`."""
-        if not self.model:
-            return self.kind
-        name = Path(self.model).name.lower()
-        return f"{name}-{'last' if self.layer == -1 else f'layer{self.layer}'}"
+        name: str = self.kind
+        if self.model:
+            layer = "last" if self.layer == -1 else f"layer{self.layer}"
+            name = f"{Path(self.model).name.lower()}-{layer}"
+        return name if self.dtype == "float16" else f"{name}-{self.dtype}"
 
     def differences(self, other: "EncoderSpec") -> list[str]:
         """Fields in which a store of spec `other` is not what `self` asks for, as readable text.
@@ -230,6 +232,7 @@ class TrainingConfig:
     epochs: int = 3
     batch_size: int = 2
     accumulation: int = 8
+    bucket_batches: int = 32
     learning_rate: float = 2e-5
     weight_decay: float = 0.05
     clip: float = 1.0
@@ -241,7 +244,7 @@ class TrainingConfig:
     start_from: str = ""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "accumulation"):
+        for name in ("epochs", "batch_size", "accumulation", "bucket_batches"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"training.{name} = {getattr(self, name)}: expected 1 or more")
 

@@ -17,6 +17,7 @@ LAYERS = (
     ("corpus", "store", "metrics", "weights"),
     ("encoders", "llm"),
     ("batches",),
+    ("loading",),
     ("model",),
     ("demo",),
     ("stages",),

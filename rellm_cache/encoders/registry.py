@@ -14,8 +14,15 @@ def resolve(spec: EncoderSpec) -> EncoderSpec:
     """The spec with its weights' digest filled in, without loading the model.
 
     Raises:
-        ConfigError: the model cannot be found, or its weights are not those the spec pins.
+        ConfigError: the model cannot be found, or its weights are not those the spec pins; or the
+            spec is of frames that no encoder makes.
     """
+    if spec.dtype != "float16":
+        raise ConfigError(
+            f"encoder {spec.kind!r}: dtype = {spec.dtype!r}, but encoders make float16 frames; run "
+            'this with dtype = "float16", then make the int8 store from that one: '
+            "`rellm cache quantize <its folder>`. Training and `generate` from the cache read it"
+        )
     if not spec.model:
         return spec
     folder = find_model(spec.model, ("preprocessor_config.json",))

@@ -56,7 +56,7 @@ def _summary(store: FeatureStore) -> StoreSummary:
         frame_size=store.frame_size,
         fingerprint=store.spec.fingerprint,
         clips=len(store),
-        hours=sum(store.length(i) for i in store.ids) / FRAMES_PER_HOUR,
+        hours=int(store.lengths(list(store.ids)).sum()) / FRAMES_PER_HOUR,
         parts=len(store.parts),
         bytes=store.nbytes,
         failed=failed,

@@ -133,6 +133,11 @@ def find_store(cache: Path, spec: EncoderSpec) -> Path:
             "`rellm extract`"
         )
     path, found = min(same_kind, key=lambda item: len(spec.differences(item[1])))
+    if spec.dtype == "int8" and not dataclasses.replace(spec, dtype="float16").differences(found):
+        raise StoreError(
+            f"{path}: holds these frames as float16, the recipe asks for int8; make that with "
+            f"`rellm cache quantize {path}`"
+        )
     raise StoreError(
         f"{path}: a store of another fingerprint; {'; '.join(spec.differences(found))}; "
         "run `rellm extract` with this recipe, or name this store's encoder in the recipe"

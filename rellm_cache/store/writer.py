@@ -7,7 +7,6 @@ any number of processes, may fill one store: each commits parts of its own.
 
 import contextlib
 import errno
-import os
 import secrets
 import shutil
 import time
@@ -27,9 +26,12 @@ from rellm_cache.store.layout import (
     store_path,
 )
 from rellm_cache.store.part import Row, write_part
+from rellm_cache.store.quantisation import Quantisation
+from rellm_cache.store.syncing import sync_folder, sync_tree
 
 PART_BYTES = 256 << 20
 PART_SECONDS = 60.0
+INFINITE, MINUS_INFINITE = 0x7C00, 0xFC00  # bits of a float16; beyond each are no numbers
 
 
 class StoreWriter:
@@ -37,9 +39,19 @@ class StoreWriter:
 
     Use it as a context manager: leaving it commits the open part, also when the work was
     interrupted, so that nothing encoded is lost; only a failed write gives the part up.
+
+    Args:
+        cache: root.
+        info: of the store.
+        quantisation: of an int8 store: the same for all its parts.
     """
 
-    def __init__(self, cache: Path, info: StoreInfo) -> None:
+    def __init__(
+        self, cache: Path, info: StoreInfo, quantisation: Quantisation | None = None
+    ) -> None:
+        if (info.spec.dtype == "int8") != (quantisation is not None):
+            raise ValueError(f"a store of {info.spec.dtype} with quantisation {quantisation}")
+        self._quantisation = quantisation
         self.path = store_path(cache, info.spec)
         self._writing = cache / WRITING
         self._info = info
@@ -83,6 +95,8 @@ class StoreWriter:
             StoreError: a part could not be written; the store keeps its earlier parts.
         """
         stored = to_float16(frames, utterance_id, self._info.frame_size)
+        if self._quantisation is not None:
+            stored = self._quantisation.quantise(stored)
         self._rows.append(Row(utterance_id, audio_sha256, stored, vad))
         self._bytes += stored.nbytes
         if self._bytes >= PART_BYTES or time.monotonic() - self._opened > PART_SECONDS:
@@ -99,7 +113,7 @@ class StoreWriter:
         temporary = self._writing / f"{self.path.name}-{suffix}"
         try:
             self._writing.mkdir(exist_ok=True)
-            write_part(temporary, rows, self._info.frame_size)
+            write_part(temporary, rows, self._info.frame_size, self._quantisation)
             sync_tree(temporary)
             temporary.rename(self.path / next_part_name(self.path, suffix))
             sync_folder(self.path)
@@ -141,29 +155,14 @@ def to_float16(frames: np.ndarray, utterance_id: str, frame_size: int) -> np.nda
         raise FrameError(
             f"{utterance_id}: frames have shape {frames.shape}, expected (L, {frame_size}), L > 0"
         )
+    with np.errstate(over="ignore"):
+        stored = frames.astype(np.float16)
+    # By the bits, which is faster than isfinite: an exponent of all ones is infinite or no number.
+    if stored.view(np.int16).max() < INFINITE and stored.view(np.uint16).max() < MINUS_INFINITE:
+        return stored
     if not np.isfinite(frames).all():
         raise FrameError(f"{utterance_id}: frames are not finite; the encoder failed on this clip")
-    largest = float(np.abs(frames).max())
-    if largest > float(np.finfo(np.float16).max):
-        raise FrameError(
-            f"{utterance_id}: a frame holds {largest:.0f}, float16 ends at 65504; this encoder's "
-            "frames cannot be stored"
-        )
-    return frames.astype(np.float16)
-
-
-def sync_tree(folder: Path) -> None:
-    """fsync every file and folder below and including `folder`."""
-    for root, _, files in os.walk(folder, topdown=False):
-        for name in files:
-            sync_folder(Path(root) / name)
-        sync_folder(Path(root))
-
-
-def sync_folder(path: Path) -> None:
-    """fsync one file or folder."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    raise FrameError(
+        f"{utterance_id}: a frame holds {float(np.abs(frames).max()):.0f}, float16 ends at 65504; "
+        "this encoder's frames cannot be stored"
+    )

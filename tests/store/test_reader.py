@@ -2,6 +2,7 @@
 
 import multiprocessing
 import operator
+import os
 import pickle
 import shutil
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import zarr
 from rellm_cache.errors import StoreError
 from rellm_cache.store import part as part_module
 from rellm_cache.store.reader import FeatureStore
+from rellm_cache.store.shards import MappedShards
 
 Clips = dict[str, np.ndarray]
 Write = Callable[..., FeatureStore]
@@ -187,3 +189,75 @@ def test_a_clip_that_is_absent_names_the_command(write: Write) -> None:
         store.require(["a", "b", "c"], "rellm ext x")
     store.require(["a"], "rellm ext x")
     assert store.vad("a") is None
+
+
+def test_lengths_of_many_clips(write: Write, clips: Clips) -> None:
+    write(clips)
+    store = write({"clip/03": np.ones((7, 8))}, digest=1)
+    wanted = ["clip/05", "clip/03", "clip/05"]
+    assert store.lengths(wanted).tolist() == [340, 7, 340]
+    assert [store.length(i) for i in wanted] == [340, 7, 340]
+    assert store.lengths([]).tolist() == []
+    with pytest.raises(StoreError, match="no clip 'x'; add it"):
+        store.lengths(["clip/03", "x", "y"])
+
+
+def test_a_shard_is_checked_once(
+    sharded: FeatureStore, clips: Clips, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checked: list[int] = []
+    ordinary = MappedShards._map
+
+    def counting(self: MappedShards, shard: int) -> np.ndarray:
+        checked.append(shard)
+        return ordinary(self, shard)
+
+    monkeypatch.setattr(MappedShards, "_map", counting)
+    for _ in range(3):
+        for key in clips:
+            sharded.frames(key)
+    assert sorted(checked) == list(range(9))
+    sharded.close()
+    np.testing.assert_array_equal(sharded.frames(SPANNING), clips[SPANNING])
+    assert len(checked) > 9
+
+
+def test_reading_ahead_brings_frames_into_memory(sharded: FeatureStore, clips: Clips) -> None:
+    """Whatever the system makes of it: it answers, and values are the same."""
+    part = sharded.parts[0]
+    sharded.frames("clip/00")
+    sharded.read_ahead(list(clips))
+    sharded.read_ahead([])
+    for row in range(len(clips)):
+        part.read_ahead(row)
+    assert isinstance(part.is_cached(0), bool)
+    for key, frames in clips.items():
+        np.testing.assert_array_equal(sharded.frames(key), frames)
+
+
+@pytest.mark.skipif(not hasattr(os, "RWF_NOWAIT"), reason="this system cannot tell")
+def test_what_was_dropped_from_memory_is_announced(
+    sharded: FeatureStore, clips: Clips, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    announced: list[tuple[int, int]] = []
+
+    def announce(handle: int, offset: int, length: int, advice: int) -> None:
+        assert advice == os.POSIX_FADV_WILLNEED
+        announced.append((offset, length))
+
+    monkeypatch.setattr(MappedShards, "is_cached", lambda *_: True)
+    monkeypatch.setattr(os, "posix_fadvise", announce)
+    sharded.read_ahead(list(clips))
+    assert announced == []
+    monkeypatch.setattr(MappedShards, "is_cached", lambda *_: False)
+    sharded.read_ahead(["clip/00", SPANNING])
+    assert announced[0] == (0, 40 * 16)
+    assert sum(length for _, length in announced[1:]) == 700 * 16
+    assert len(announced) >= 3  # it lies in two or more shards
+
+
+def test_shards_that_cannot_be_opened_are_no_error_when_announced(sharded: FeatureStore) -> None:
+    shard(sharded).unlink()
+    sharded.read_ahead(["clip/00"])
+    with pytest.raises(StoreError, match="0/0 cannot be mapped"):
+        sharded.frames("clip/00")
