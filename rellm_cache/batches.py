@@ -151,18 +151,27 @@ class Frames:
         """(N,) frames of each of many utterances: its speech frames."""
         return self.speech.lengths(utterance_ids)
 
-    def values(self, utterance_id: str) -> np.ndarray:
-        """(L, D + D') float64 frames of both streams, the emotion stream lined up.
+    def length(self, utterance_id: str) -> int:
+        """Frames of one utterance."""
+        return int(self.lengths([utterance_id])[0])
+
+    def emotion_frames(self, utterance_id: str) -> np.ndarray:
+        """(L, D') emotion frames as stored, lined up with the speech stream's L.
 
         Raises:
             StoreError: the streams differ by more than `MAX_FRAME_GAP` frames.
         """
+        if self.emotion is None:
+            raise ValueError("no emotion stream")
+        out = np.empty((self.length(utterance_id), self.emotion.frame_size), self.emotion.dtype)
+        line_up(self.emotion.frames(utterance_id), out, utterance_id)
+        return out
+
+    def values(self, utterance_id: str) -> np.ndarray:
+        """(L, D + D') float64: what the frames of both streams stand for, lined up."""
         streams = [_values(self.speech, self.speech.frames(utterance_id))]
         if self.emotion is not None:
-            shape = (len(streams[0]), self.emotion.frame_size)
-            lined_up = np.empty(shape, self.emotion.dtype)
-            line_up(self.emotion.frames(utterance_id), lined_up, utterance_id)
-            streams.append(_values(self.emotion, lined_up))
+            streams.append(_values(self.emotion, self.emotion_frames(utterance_id)))
         return np.concatenate(streams, axis=1)
 
 
