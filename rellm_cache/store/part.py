@@ -7,9 +7,11 @@ believed: a missing file or chunk is an error, never zeros.
 
 import itertools
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import google_crc32c
 import numpy as np
@@ -17,9 +19,11 @@ import zarr
 import zarr.codecs
 from numpy.typing import NDArray
 
+from rellm_cache.config import digest
 from rellm_cache.errors import StoreError
-from rellm_cache.store.layout import INNER_FRAMES, SHARD_BYTES
+from rellm_cache.store.layout import INNER_FRAMES, SHARD_BYTES, StoreInfo, damaged, seal
 
+FRAMES = "frames"
 Frames = NDArray[np.float16]
 
 
@@ -45,24 +49,17 @@ def frames_crc32c(frames: np.ndarray) -> int:
     return int(google_crc32c.value(np.ascontiguousarray(frames).tobytes()))
 
 
-def write_part(path: Path, rows: list[Row], frame_size: int) -> None:
-    """Write a whole part as a Zarr v3 group at `path`; fsync and renaming are the caller's."""
-    group = zarr.create_group(str(path), attributes={"rellm": {"utterances": len(rows)}})
+def write_part(
+    path: Path, rows: list[Row], info: StoreInfo, writers: Sequence[dict[str, str]] = ()
+) -> None:
+    """Write a whole part as a Zarr v3 group at `path`; fsync and renaming are the caller's.
+
+    Args:
+        info: of the store it is for; the part carries it, so that one mends the other.
+        writers: what made the frames, as `devices.describe` says it; several after a merge.
+    """
     frames = np.concatenate([row.frames for row in rows])  # N x (L, D) -> (F, D)
     ids = [row.id.encode() for row in rows]
-    shard_rows = SHARD_BYTES // (2 * frame_size) // INNER_FRAMES * INNER_FRAMES
-    whole_chunks = -(-len(frames) // INNER_FRAMES) * INNER_FRAMES
-    array = group.create_array(
-        "frames",
-        shape=frames.shape,
-        dtype="float16",
-        chunks=(INNER_FRAMES, frame_size),
-        shards=(min(shard_rows, whole_chunks), frame_size),
-        compressors=None,
-        filters=None,
-        config={"write_empty_chunks": True},
-    )
-    array[:] = frames
     columns: dict[str, np.ndarray] = {
         "offsets": _offsets([len(row.frames) for row in rows]),
         "ids": np.frombuffer(b"".join(ids), np.uint8),
@@ -72,17 +69,57 @@ def write_part(path: Path, rows: list[Row], frame_size: int) -> None:
     }
     if all(row.vad is not None for row in rows):
         columns["vad"] = np.stack([row.vad for row in rows if row.vad is not None])
+    group = zarr.create_group(str(path))
+    create_frames(group, *frames.shape)[:] = frames
     for name, column in columns.items():
-        small = group.create_array(
-            name,
-            shape=column.shape,
-            dtype=column.dtype,
-            chunks=column.shape,
-            compressors=[zarr.codecs.Crc32cCodec()],
-            filters=None,
-            config={"write_empty_chunks": True},
-        )
-        small[:] = column
+        create_column(group, name, column.shape, column.dtype)[:] = column
+    own = {
+        "utterances": len(rows),
+        "arrays": {name: array_digest(path / name) for name in (FRAMES, *columns)},
+        "store": info.to_attributes()["rellm"],
+        "writers": list(writers),
+    }
+    group.update_attributes({"rellm": seal(own)})
+
+
+def array_digest(path: Path) -> str:
+    """SHA-256 (hex) of an array's metadata, as JSON in canonical form."""
+    return digest(json.loads((path / "zarr.json").read_text("utf-8")))
+
+
+def shard_frames(total: int, frame_size: int) -> int:
+    """S, the frames of a shard, in a part of `total` frames."""
+    largest = SHARD_BYTES // (2 * frame_size) // INNER_FRAMES * INNER_FRAMES
+    return min(largest, -(-total // INNER_FRAMES) * INNER_FRAMES)
+
+
+def create_frames(group: zarr.Group, total: int, frame_size: int) -> zarr.Array[Any]:
+    """The array of a part's frames, (total, frame_size), without values yet."""
+    return group.create_array(
+        FRAMES,
+        shape=(total, frame_size),
+        dtype="float16",
+        chunks=(INNER_FRAMES, frame_size),
+        shards=(shard_frames(total, frame_size), frame_size),
+        compressors=None,
+        filters=None,
+        config={"write_empty_chunks": True},
+    )
+
+
+def create_column(
+    group: zarr.Group, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]
+) -> zarr.Array[Any]:
+    """One of a part's small arrays, without values yet."""
+    return group.create_array(
+        name,
+        shape=shape,
+        dtype=dtype,
+        chunks=shape,
+        compressors=[zarr.codecs.Crc32cCodec()],
+        filters=None,
+        config={"write_empty_chunks": True},
+    )
 
 
 def _offsets(lengths: list[int]) -> NDArray[np.int64]:
@@ -104,11 +141,8 @@ class Part:
             if not only_chunk.is_file():  # zarr would read zeros
                 raise FileNotFoundError(f"{only_chunk} is missing")
             return np.asarray(array[:])
-        except (OSError, ValueError, KeyError) as error:
-            raise StoreError(
-                f"{self.path}: column {name!r} cannot be read ({error}); the part is damaged: "
-                "move its folder out of the store and run `rellm extract` again"
-            ) from error
+        except Exception as error:  # zarr raises anything at all at metadata with a flipped bit
+            raise self._damaged(f"column {name!r} cannot be read ({error})") from error
 
     @cached_property
     def offsets(self) -> NDArray[np.int64]:
@@ -119,6 +153,8 @@ class Part:
     def ids(self) -> list[str]:
         """N utterance ids, in the order of their frames."""
         text, ends = self._column("ids").tobytes(), self._column("id_offsets").tolist()
+        if ends[-1] != len(text) or len(ends) != len(self.offsets):
+            raise self._damaged("its columns do not belong together")
         return [text[a:b].decode() for a, b in itertools.pairwise(ends)]
 
     @cached_property
@@ -158,20 +194,9 @@ class Part:
         """Frames in a shard where shards can be mapped; None where zarr must decode them."""
         try:
             meta = json.loads((self.path / "frames" / "zarr.json").read_text("utf-8"))
-        except (OSError, ValueError) as error:
-            raise StoreError(f"{self.path}: damaged, frames cannot be read ({error})") from error
-        little = {"name": "bytes", "configuration": {"endian": "little"}}
-        codecs = meta["codecs"]
-        plain = (
-            len(codecs) == 1
-            and codecs[0]["name"] == "sharding_indexed"
-            and codecs[0]["configuration"]["codecs"] == [little]
-            and codecs[0]["configuration"]["index_codecs"] == [little, {"name": "crc32c"}]
-            and codecs[0]["configuration"].get("index_location", "end") == "end"
-            and codecs[0]["configuration"]["chunk_shape"] == [INNER_FRAMES, self.frame_size]
-            and meta["data_type"] == "float16"
-        )
-        return int(meta["chunk_grid"]["configuration"]["chunk_shape"][0]) if plain else None
+            return _mapped_shard_rows(meta, self.frame_size)
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            raise self._damaged(f"metadata of frames cannot be read ({error!r})") from error
 
     def _map_shard(self, shard: int, shard_rows: int) -> Frames:
         """Map one shard file after checking that its index is whole and its chunks in order."""
@@ -208,15 +233,32 @@ class Part:
         return int(self.offsets[-1])
 
     def _frames_through_zarr(self, row: int, start: int, stop: int) -> Frames:
-        array = zarr.open_array(str(self.path / "frames"), mode="r")
-        frames = np.asarray(array[start:stop])
+        try:
+            array = zarr.open_array(str(self.path / FRAMES), mode="r")
+            frames = np.asarray(array[start:stop])
+        except Exception as error:  # as above
+            raise self._damaged(f"frames cannot be read ({error})") from error
         # A chunk that is gone would read as zeros: only the checksum tells.
         if frames_crc32c(frames) != int(self.frames_crc32c[row]):
             raise self._damaged(f"frames of {self.ids[row]!r} do not match their checksum")
         return frames
 
     def _damaged(self, what: str) -> StoreError:
-        return StoreError(
-            f"{self.path}: damaged: {what}; move this part's folder out of the store and run "
-            "`rellm extract` again, which makes its clips anew"
-        )
+        return damaged(self.path, what)
+
+
+def _mapped_shard_rows(meta: dict[str, Any], frame_size: int) -> int | None:
+    """Frames in a shard by the metadata of an array of frames, if its shards can be mapped."""
+    little = {"name": "bytes", "configuration": {"endian": "little"}}
+    codecs = meta["codecs"]
+    plain = (
+        len(codecs) == 1
+        and codecs[0]["name"] == "sharding_indexed"
+        and codecs[0]["configuration"]["codecs"] == [little]
+        and codecs[0]["configuration"]["index_codecs"] == [little, {"name": "crc32c"}]
+        and codecs[0]["configuration"].get("index_location", "end") == "end"
+        and codecs[0]["configuration"]["chunk_shape"] == [INNER_FRAMES, frame_size]
+        and meta["data_type"] == "float16"
+    )
+    rows = int(meta["chunk_grid"]["configuration"]["chunk_shape"][0])
+    return rows if plain and rows > 0 and rows % INNER_FRAMES == 0 else None

@@ -12,7 +12,7 @@ import numpy as np
 
 from rellm_cache.config import EncoderSpec
 from rellm_cache.errors import StoreError
-from rellm_cache.store.layout import find_store, list_parts, read_info
+from rellm_cache.store.layout import damaged, find_store, list_parts, read_info
 from rellm_cache.store.part import Frames, Part, frames_crc32c
 
 
@@ -85,10 +85,7 @@ class FeatureStore:
         part, row = self._find(utterance_id)
         frames = part.frames(row)
         if frames_crc32c(frames) != int(part.frames_crc32c[row]):
-            raise StoreError(
-                f"{part.path}: damaged: frames of {utterance_id!r} do not match their checksum; "
-                "move this part's folder out of the store and run `rellm extract` again"
-            )
+            raise damaged(part.path, f"frames of {utterance_id!r} do not match their checksum")
         return frames
 
     def vad(self, utterance_id: str) -> np.ndarray | None:

@@ -5,7 +5,6 @@ Until the rename it does not exist for any reader; after it, it never changes. S
 any number of processes, may fill one store: each commits parts of its own.
 """
 
-import contextlib
 import errno
 import os
 import secrets
@@ -26,6 +25,7 @@ from rellm_cache.store.layout import (
     read_info,
     store_path,
 )
+from rellm_cache.store.locks import claim
 from rellm_cache.store.part import Row, write_part
 
 PART_BYTES = 256 << 20
@@ -37,22 +37,27 @@ class StoreWriter:
 
     Use it as a context manager: leaving it commits the open part, also when the work was
     interrupted, so that nothing encoded is lost; only a failed write gives the part up.
+
+    Args:
+        cache: the cache root.
+        info: of the store; where it exists already, its own attributes hold.
+        machine: what makes the frames, as `devices.describe` says it; recorded in every part.
     """
 
-    def __init__(self, cache: Path, info: StoreInfo) -> None:
+    def __init__(self, cache: Path, info: StoreInfo, machine: dict[str, str] | None = None) -> None:
         self.path = store_path(cache, info.spec)
         self._writing = cache / WRITING
         self._info = info
+        self._writers = [machine] if machine else []
         self._rows: list[Row] = []
         self._bytes = 0
         self._opened = time.monotonic()
         self.bytes_written = 0
 
     def __enter__(self) -> Self:
-        if self.path.exists():
-            read_info(self.path)
-        else:
+        if not self.path.exists():
             self._create()
+        self._info = read_info(self.path)
         return self
 
     def __exit__(
@@ -98,32 +103,29 @@ class StoreWriter:
         suffix = secrets.token_hex(4)
         temporary = self._writing / f"{self.path.name}-{suffix}"
         try:
-            self._writing.mkdir(exist_ok=True)
-            write_part(temporary, rows, self._info.frame_size)
-            sync_tree(temporary)
-            temporary.rename(self.path / next_part_name(self.path, suffix))
-            sync_folder(self.path)
+            with claim(temporary):
+                write_part(temporary, rows, self._info, self._writers)
+                sync_tree(temporary)
+                temporary.rename(self.path / next_part_name(self.path, suffix))
+                sync_folder(self.path)
         except OSError as error:
             shutil.rmtree(temporary, ignore_errors=True)
             raise self._write_failed(error, len(rows), size) from error
-        with contextlib.suppress(OSError):
-            self._writing.rmdir()  # succeeds for the last writer only
         self.bytes_written += size
 
     def _create(self) -> None:
         """Make the store's group appear in one step; another writer may win the race."""
         temporary = self._writing / f"{self.path.name}-{secrets.token_hex(4)}"
         try:
-            self._writing.mkdir(parents=True, exist_ok=True)
-            zarr.create_group(str(temporary), attributes=self._info.to_attributes())
-            sync_tree(temporary)
-            temporary.rename(self.path)
-            sync_folder(self.path.parent)
+            with claim(temporary):
+                zarr.create_group(str(temporary), attributes=self._info.to_attributes())
+                sync_tree(temporary)
+                temporary.rename(self.path)
+                sync_folder(self.path.parent)
         except OSError as error:
             shutil.rmtree(temporary, ignore_errors=True)
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise self._write_failed(error, 0, 0) from error
-            read_info(self.path)
 
     def _write_failed(self, error: OSError, clips: int, size: int) -> StoreError:
         reason = error.strerror or str(error)
