@@ -6,7 +6,7 @@ and it sorts right after the last of them, so that whatever is read meanwhile is
 
 import errno
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -56,11 +56,26 @@ def replace_parts(
     if rows:
         with temporary_folder(store) as temporary:
             write_part(temporary, rows, info, writers)
-            sync_tree(temporary)
-            temporary.rename(store / replacement_name(old[-1]))
-            sync_folder(store)
+            _commit(temporary, store / replacement_name(old[-1]))
     for part in old:
         discard(part)
+
+
+def add_part(part: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` make a part at a temporary path and commit it under a given name.
+
+    Raises:
+        StoreError: the disk is full or a folder cannot be written, or `write` raised it.
+    """
+    with temporary_folder(part.parent) as temporary:
+        write(temporary)
+        _commit(temporary, part)
+
+
+def _commit(temporary: Path, part: Path) -> None:
+    sync_tree(temporary)
+    temporary.rename(part)
+    sync_folder(part.parent)
 
 
 def discard(part: Path) -> None:
