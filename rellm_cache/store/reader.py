@@ -98,6 +98,10 @@ class FeatureStore:
         part, row = self._find(utterance_id)
         return bytes(part.audio_sha256[row])
 
+    def part_of(self, utterance_id: str) -> Path:
+        """Folder of the part that one clip is read from."""
+        return self._find(utterance_id)[0].path
+
     def require(self, utterance_ids: Iterable[str], command: str) -> None:
         """Raise `StoreError` unless every id is here; the message says how many are not."""
         wanted = list(utterance_ids)
