@@ -79,6 +79,8 @@ def read_info(path: Path) -> StoreInfo:
     """
     try:
         own = dict(json.loads((path / "zarr.json").read_text("utf-8"))["attributes"]["rellm"])
+    except PermissionError as error:
+        raise unreadable(path / "zarr.json", error) from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StoreError(
             f"{path}: not a feature store ({type(error).__name__}: {error}); expected a folder "
@@ -130,6 +132,22 @@ def damaged(part: Path, what: str) -> StoreError:
     return StoreError(
         f"{part}: damaged: {what}; `rellm cache repair {part.parent.parent}` keeps what is whole "
         "and lists the clips to extract again"
+    )
+
+
+# Only these say that a file is not there; whatever else goes wrong says nothing about its bytes.
+GONE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
+
+
+class UnreadableError(StoreError):
+    """A file may be whole and cannot be read now: no reason to drop anything."""
+
+
+def unreadable(path: Path, error: OSError) -> UnreadableError:
+    """The error for a file that is there and cannot be read, by lost permission or a bad disk."""
+    return UnreadableError(
+        f"{path}: cannot be read ({error.strerror or error}), which is no damage; mend its "
+        "permissions or the disk and run the same command again"
     )
 
 

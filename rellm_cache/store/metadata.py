@@ -15,7 +15,7 @@ import zarr
 from zarr.storage import MemoryStore
 
 from rellm_cache.errors import StoreError
-from rellm_cache.store.layout import StoreInfo, is_sealed, parse_info
+from rellm_cache.store.layout import StoreInfo, UnreadableError, is_sealed, parse_info, unreadable
 from rellm_cache.store.part import FRAMES, array_digest, create_column, create_frames
 from rellm_cache.store.raw import RawPart, chunk_file
 
@@ -33,6 +33,8 @@ def read_group(path: Path) -> dict[str, Any]:
     try:
         document = json.loads(file.read_text("utf-8"))
         own = document["attributes"]["rellm"]
+    except PermissionError as error:
+        raise unreadable(file, error) from error
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise StoreError(f"{file} cannot be read ({error})") from error
     group = {"attributes": {"rellm": own}, "zarr_format": 3, "node_type": "group"}
@@ -57,6 +59,8 @@ def part_info(path: Path) -> StoreInfo | None:
     try:
         own = part_attributes(path)
         return parse_info(own["store"], path) if "store" in own else None
+    except UnreadableError:
+        raise
     except StoreError:
         return None
 
@@ -65,6 +69,8 @@ def writers_of(path: Path) -> list[dict[str, str]]:
     """What made the frames of a part; empty where that was not recorded or cannot be read."""
     try:
         return list(part_attributes(path).get("writers", []))
+    except UnreadableError:
+        raise
     except StoreError:
         return []
 
@@ -74,6 +80,8 @@ def metadata_problems(part: RawPart, info: StoreInfo) -> list[str]:
     try:
         own = part_attributes(part.path)
         of_store = parse_info(own["store"], part.path) if "store" in own else info
+    except UnreadableError:
+        raise
     except StoreError as error:
         return [str(error), *_derived_problems(part, info), *_file_problems(part)]
     problems = []

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from rellm_cache.config import digest
 from rellm_cache.errors import StoreError
-from rellm_cache.store.layout import INNER_FRAMES, SHARD_BYTES, StoreInfo, damaged, seal
+from rellm_cache.store.layout import INNER_FRAMES, SHARD_BYTES, StoreInfo, damaged, seal, unreadable
 
 FRAMES = "frames"
 Frames = NDArray[np.float16]
@@ -141,6 +141,8 @@ class Part:
             if not only_chunk.is_file():  # zarr would read zeros
                 raise FileNotFoundError(f"{only_chunk} is missing")
             return np.asarray(array[:])
+        except PermissionError as error:
+            raise unreadable(self.path / name, error) from error
         except Exception as error:  # zarr raises anything at all at metadata with a flipped bit
             raise self._damaged(f"column {name!r} cannot be read ({error})") from error
 
@@ -206,6 +208,8 @@ class Part:
         index_bytes = 16 * chunks + 4
         try:
             data: np.ndarray = np.memmap(file, np.uint8, "r")
+        except PermissionError as error:
+            raise unreadable(file, error) from error
         except (OSError, ValueError) as error:
             raise self._damaged(f"{file} cannot be mapped ({error})") from error
         if len(data) != chunks * chunk_bytes + index_bytes:

@@ -13,8 +13,7 @@ import google_crc32c
 import numpy as np
 import zarr
 
-from rellm_cache.errors import StoreError
-from rellm_cache.store.layout import INNER_FRAMES, StoreInfo, damaged
+from rellm_cache.store.layout import GONE, INNER_FRAMES, StoreInfo, damaged, unreadable
 from rellm_cache.store.part import FRAMES, Frames, Row, frames_crc32c, shard_frames
 
 # Little-endian type and shape of one item of each column.
@@ -36,7 +35,11 @@ def chunk_file(part: Path, name: str) -> Path:
 
 
 def read_columns(part: Path) -> tuple[dict[str, np.ndarray], list[str]]:
-    """The columns whose bytes match their checksum, and what is wrong with the others."""
+    """The columns whose bytes match their checksum, and what is wrong with the others.
+
+    Raises:
+        StoreError: a file that is there cannot be read.
+    """
     found: dict[str, np.ndarray] = {}
     problems = []
     for name, (dtype, item) in COLUMNS.items():
@@ -45,9 +48,11 @@ def read_columns(part: Path) -> tuple[dict[str, np.ndarray], list[str]]:
             continue
         try:
             data = file.read_bytes()
-        except OSError as error:
+        except GONE as error:
             problems.append(f"column {name!r} cannot be read ({error})")
             continue
+        except OSError as error:
+            raise unreadable(file, error) from error
         payload, checksum = data[:-4], data[-4:]
         if google_crc32c.value(payload).to_bytes(4, "little") != checksum:
             problems.append(f"{file}: the bytes of column {name!r} do not match their checksum")
@@ -111,6 +116,10 @@ def likely_ids(part: Path) -> list[str]:
     return [text[a:b].decode(errors="replace") for a, b in itertools.pairwise(ends)]
 
 
+class _BrokenError(Exception):
+    """A shard file is not what was written."""
+
+
 class RawPart:
     """A part whose columns are whole and agree; its frames may be broken in places.
 
@@ -138,7 +147,7 @@ class RawPart:
         """The frames where another program stored them with other codecs; None in our layout."""
         try:
             self._map(0)
-        except StoreError:
+        except _BrokenError:
             pass
         else:
             return None
@@ -165,7 +174,7 @@ class RawPart:
         for number in range(-(-self._total // self._size)):
             try:
                 shard = self._map(number)
-            except StoreError as error:
+            except _BrokenError as error:
                 self.problems.append(str(error))
                 self._shards.append(None)
                 continue
@@ -184,18 +193,20 @@ class RawPart:
         end = present * chunk_bytes
         try:
             data: np.ndarray = np.memmap(file, np.uint8, "r")
-        except (OSError, ValueError) as error:
-            raise StoreError(f"{file} cannot be read ({error})") from error
+        except (*GONE, ValueError) as error:
+            raise _BrokenError(f"{file} cannot be read ({error})") from error
+        except OSError as error:
+            raise unreadable(file, error) from error
         if len(data) != end + 16 * chunks + 4:
-            raise StoreError(f"{file} has {len(data)} bytes, expected {end + 16 * chunks + 4}")
+            raise _BrokenError(f"{file} has {len(data)} bytes, expected {end + 16 * chunks + 4}")
         if google_crc32c.value(data[end:-4].tobytes()) != int(data[-4:].view("<u4")[0]):
-            raise StoreError(f"{file}: the checksum of its index is wrong")
+            raise _BrokenError(f"{file}: the checksum of its index is wrong")
         index = data[end:-4].view("<u8").reshape(chunks, 2)  # offset, length
         wanted = np.full((chunks, 2), _ABSENT)
         wanted[:present, 0] = np.arange(present, dtype=np.uint64) * np.uint64(chunk_bytes)
         wanted[:present, 1] = chunk_bytes
         if not np.array_equal(index, wanted):
-            raise StoreError(f"{file}: its index misses chunks or holds them out of order")
+            raise _BrokenError(f"{file}: its index misses chunks or holds them out of order")
         return data[:end].view("<f2").reshape(-1, self._frame_size)
 
     def frames(self, row: int) -> Frames:

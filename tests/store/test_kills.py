@@ -1,9 +1,11 @@
 """SIGKILL at every step of prune, compact and repair: nothing that was committed is lost."""
 
+import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -32,7 +34,7 @@ def content(path: Path) -> dict[str, tuple[bytes, bytes]]:
 
 
 # Kills itself before the Nth change of the file system, for every N until the work is done. Of the
-# changes inside a folder that no reader sees, every 40th counts.
+# changes inside a folder that no reader sees, every 100th counts.
 KILLED = """
 import importlib, os, shutil, signal, sys
 from pathlib import Path
@@ -55,7 +57,7 @@ def run(path, last):
             return
         if all(is_hidden(path) for path in arguments[: 1 + (event == "os.rename")]):
             hidden += 1
-            if hidden % 40:
+            if hidden % 100:
                 return
         steps += 1
         if steps == last:
@@ -76,9 +78,16 @@ print(last)
 """
 
 
+@pytest.fixture
+def work() -> Iterator[Path]:
+    """A folder in memory where there is one: many small files are written and removed."""
+    memory = Path("/dev/shm")
+    with TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as folder:
+        yield Path(folder)
+
+
 def killed_everywhere(function: Callable[..., Any], store: Path, work: Path) -> list[Path]:
     """Copies of a store, each left by a process that was killed at another step."""
-    work.mkdir()
     done = subprocess.run(
         [sys.executable, "-c", KILLED, function.__module__, function.__name__, store, work],
         capture_output=True,
@@ -97,27 +106,27 @@ def pair(write: Write, clips: Clips) -> Path:
     return write({"a": clips["clip/02"], "c": clips["clip/03"]}, digest=1).path
 
 
-@pytest.mark.parametrize("work", [compact_store, prune_store])
+@pytest.mark.parametrize("function", [compact_store, prune_store])
 def test_a_kill_at_any_step_loses_nothing(
-    pair: Path, work: Callable[..., Any], tmp_path: Path
+    pair: Path, function: Callable[..., Any], work: Path
 ) -> None:
     before = content(pair)
-    copies = killed_everywhere(work, pair, tmp_path / "killed")
+    copies = killed_everywhere(function, pair, work)
     for copy in copies:
         assert content(copy) == before
     for copy in copies[::3]:
-        work(copy, silent)
+        function(copy, silent)
         assert content(copy) == before
         assert check_store(copy, silent).is_whole
 
 
-def test_a_kill_at_any_step_of_a_repair_loses_nothing(pair: Path, tmp_path: Path) -> None:
+def test_a_kill_at_any_step_of_a_repair_loses_nothing(pair: Path, work: Path) -> None:
     file = list_parts(pair)[1] / "frames/c/0/0"
     data = bytearray(file.read_bytes())
     data[0] ^= 1
     file.write_bytes(data)
     (list_parts(pair)[0] / "frames/zarr.json").write_text("{}")
-    for copy in killed_everywhere(repair_store, pair, tmp_path / "killed")[::2]:
+    for copy in killed_everywhere(repair_store, pair, work)[::2]:
         repair_store(copy, silent)
         after = FeatureStore(copy)
         assert set(after.ids) == {"b", "c"}  # the older audio of `a` does not show again

@@ -1,6 +1,11 @@
 """repair: what is broken goes and is named; everything whole stays."""
 
+import errno
+import itertools
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +14,7 @@ import pytest
 
 from rellm_cache.errors import StoreError
 from rellm_cache.store import part as part_module
+from rellm_cache.store.compaction import compact_store
 from rellm_cache.store.layout import StoreInfo, list_parts, lost_path
 from rellm_cache.store.reader import FeatureStore
 from rellm_cache.store.repair import RepairReport, repair_store
@@ -169,3 +175,74 @@ def test_a_foreign_folder_is_not_touched(write: Write, clips: Clips) -> None:
         "part-mine: not a part; move it out of the store"
     ]
     assert (store.path / "part-mine").exists()
+
+
+def test_what_cannot_be_read_now_is_not_dropped(
+    write: Write, clips: Clips, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Permission lost, or a disk that answers with an error: no reason to drop a part."""
+    store = write(clips)
+    read_bytes = Path.read_bytes
+
+    def failing(path: Path) -> bytes:
+        if "audio_sha256" in path.parts:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        return read_bytes(path)
+
+    with monkeypatch.context() as disk:
+        disk.setattr(Path, "read_bytes", failing)
+        with pytest.raises(
+            StoreError, match=r"Input/output error.*no damage; mend its permissions"
+        ):
+            repair_store(store.path, silent)
+    assert repair(store.path).problems == []
+
+
+def test_permission_lost_is_no_damage(write: Write, clips: Clips, tmp_path: Path) -> None:
+    """For root every file is readable, so it becomes another user."""
+    store = write(clips)
+    tmp_path.chmod(0o755)
+    for file, work in itertools.product(("ids/c/0", "frames/c/0/0"), ("verify", "read")):
+        target = store.parts[0].path / file
+        target.chmod(0)
+        done = subprocess.run(
+            [sys.executable, "-c", AS_USER, str(store.path), work], capture_output=True, text=True
+        )
+        target.chmod(0o644)
+        assert "cannot be read (Permission denied), which is no damage" in done.stdout, done.stderr
+    assert repair(store.path).problems == []
+
+
+AS_USER = """
+import os, sys
+from pathlib import Path
+from rellm_cache.errors import StoreError
+from rellm_cache.store.reader import FeatureStore
+from rellm_cache.store.verify import check_store
+path = Path(sys.argv[1])
+if os.getuid() == 0:
+    os.chdir(path)
+    os.setuid(65534)
+    path = Path("../" + path.name)
+try:
+    if sys.argv[2] == "verify":
+        check_store(path, lambda count=1, note="": None)
+    else:
+        FeatureStore(path).frames("clip/00")
+except StoreError as error:
+    print(error)
+"""
+
+
+def test_no_clock_decides_what_is_newest(write: Write, clips: Clips) -> None:
+    """A clock that was set back makes the newest part look oldest."""
+    write({"a": clips["clip/00"], "b": clips["clip/01"]}, digest=0)
+    store = write({"a": clips["clip/02"]}, digest=1)
+    for file in store.parts[1].path.rglob("*"):
+        os.utime(file, (0, 0))
+    os.utime(store.parts[1].path, (0, 0))
+    repair(store.path)
+    assert FeatureStore(store.path).audio_sha256("a") == bytes([1] * 32)
+    compact_store(store.path, silent)
+    assert FeatureStore(store.path).audio_sha256("a") == bytes([1] * 32)
+    assert write({"b": clips["clip/03"]}, digest=2).audio_sha256("b") == bytes([2] * 32)
