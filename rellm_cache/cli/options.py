@@ -1,4 +1,4 @@
-"""Options that several commands share, and how a table is printed."""
+"""Options that several commands share, and how commands and tables are listed."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -31,6 +31,14 @@ cache_option = click.option(
     help="Folder of feature stores.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+
+
+class InOrder(click.Group):
+    """Lists commands in the order of the work, not of the alphabet."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names as they were added."""
+        return list(self.commands)
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

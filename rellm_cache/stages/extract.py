@@ -20,7 +20,7 @@ from rellm_cache.corpus.audio import Clip, audio_digest, load_clip, read_bytes
 from rellm_cache.corpus.manifest import Utterance, read_lines, read_manifests, write_lines
 from rellm_cache.devices import default_device
 from rellm_cache.encoders.base import FrameEncoder
-from rellm_cache.encoders.registry import build_encoder, resolve
+from rellm_cache.encoders.registry import build_encoder, describe_machine, resolve
 from rellm_cache.errors import AudioError, FrameError
 from rellm_cache.progress import progress
 from rellm_cache.store.layout import StoreInfo, failures_path, store_path
@@ -87,7 +87,8 @@ class _Stream:
         if self.missing:
             self.encoder = build_encoder(self.spec, device)
             info = StoreInfo(self.spec, self.encoder.frame_size, self.encoder.licence)
-            self.writer = stack.enter_context(StoreWriter(cache, info))
+            machine = describe_machine(self.spec, device)
+            self.writer = stack.enter_context(StoreWriter(cache, info, writers=[machine]))
 
     def encode(self, clips: Sequence[tuple[Utterance, Clip]]) -> None:
         """Encode and store those of the clips that this stream misses."""

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from rellm_cache.errors import StoreError
 from rellm_cache.progress import progress
 from rellm_cache.store.layout import StoreInfo, store_path
+from rellm_cache.store.metadata import writers_of
 from rellm_cache.store.quantisation import LEVELS, ChannelStatistics, Quantisation
 from rellm_cache.store.reader import FeatureStore
 from rellm_cache.store.writer import StoreWriter
@@ -68,9 +69,11 @@ def quantize(source: Path) -> QuantizeReport:
     steps = before.quantisation if before is not None and before.parts else None
     if steps is None:
         steps = _measure(store)
+    info = StoreInfo(spec, store.frame_size, store.licence)
+    writers = writers_of(part.path for part in store.parts)
     with (
         progress("Quantising", len(missing), "clips") as tick,
-        StoreWriter(source.parent, StoreInfo(spec, store.frame_size, store.licence), steps) as out,
+        StoreWriter(source.parent, info, steps, writers=writers) as out,
     ):
         for clip in missing:
             digest = np.frombuffer(store.audio_sha256(clip), np.uint8)

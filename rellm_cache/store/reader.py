@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from rellm_cache.config import EncoderSpec
 from rellm_cache.errors import StoreError
 from rellm_cache.store.index import ABSENT, IdIndex
-from rellm_cache.store.layout import find_store, list_parts, read_info
-from rellm_cache.store.part import Frames, Part, frames_crc32c
+from rellm_cache.store.layout import Frames, find_store, list_parts, other_steps, read_info
+from rellm_cache.store.part import Part
 from rellm_cache.store.quantisation import Quantisation
 
 LOOKS = 2  # at clips of a batch, to see whether it is in memory
@@ -42,9 +42,9 @@ class FeatureStore:
         self.path = path
         self.spec = info.spec
         self.frame_size = info.frame_size
-        self.dtype = np.dtype(info.spec.dtype)
+        self.dtype = info.dtype
         self.licence = info.licence
-        self.parts = [Part(part, info.frame_size, info.spec.dtype) for part in list_parts(path)]
+        self.parts = [Part(part, info) for part in list_parts(path)]
         columns = [part.id_columns() for part in self.parts]
         self.ids = IdIndex(columns)
         self._found: dict[str, tuple[Part, int]] = {}
@@ -87,11 +87,7 @@ class FeatureStore:
         first = self.parts[0].quantisation
         for part in self.parts[1:]:
             if part.quantisation is None or first is None or not part.quantisation.equals(first):
-                raise StoreError(
-                    f"{part.path}: its int8 steps differ from those of {self.parts[0].path.name}; "
-                    "parts of different stores were mixed: remove the store and make it again "
-                    "with `rellm cache quantize`"
-                )
+                raise StoreError(other_steps(part.path, self.parts[0].path))
         return first
 
     def _find(self, utterance_id: str) -> tuple[Part, int]:
@@ -138,7 +134,12 @@ class FeatureStore:
                 part.read_ahead(row)
 
     def frames(self, utterance_id: str) -> Frames:
-        """(L, D) as stored, read-only: a view of the file where it lies within one shard."""
+        """(L, D) as stored, read-only: a view of the file where it lies within one shard.
+
+        Raises:
+            StoreError: the clip is absent, or its frames are damaged. They are compared with their
+                checksum when this process first reads them.
+        """
         part, row = self._find(utterance_id)
         return part.frames(row)
 
@@ -151,14 +152,10 @@ class FeatureStore:
             part.close()
 
     def verified_frames(self, utterance_id: str) -> Frames:
-        """As `frames`, compared with the checksum written beside them."""
+        """As `frames`, compared with the checksum written beside them, however often read."""
         part, row = self._find(utterance_id)
         frames = part.frames(row)
-        if frames_crc32c(frames) != int(part.frames_crc32c[row]):
-            raise StoreError(
-                f"{part.path}: damaged: frames of {utterance_id!r} do not match their checksum; "
-                "move this part's folder out of the store and run `rellm extract` again"
-            )
+        part.check(row, frames)
         return frames
 
     def vad(self, utterance_id: str) -> np.ndarray | None:
@@ -170,6 +167,10 @@ class FeatureStore:
         """Digest of the audio (and segment) the stored frames were made from."""
         part, row = self._find(utterance_id)
         return bytes(part.audio_sha256[row])
+
+    def part_of(self, utterance_id: str) -> Path:
+        """Folder of the part that one clip is read from."""
+        return self._find(utterance_id)[0].path
 
     def require(self, utterance_ids: Iterable[str], command: str) -> None:
         """Raise `StoreError` unless every id is here; the message says how many are not."""

@@ -17,6 +17,14 @@ from rellm_cache.store.syncing import sync_folder
 MISSING = np.uint64(2**64 - 1)
 
 
+def shard_index(chunks: int, present: int, chunk_bytes: int) -> bytes:
+    """The index of a shard without its checksum: `present` of its chunks in order, no gaps."""
+    index = np.full((chunks, 2), MISSING, "<u8")  # offset, length
+    index[:present, 0] = np.arange(present, dtype=np.uint64) * np.uint64(chunk_bytes)
+    index[:present, 1] = chunk_bytes
+    return index.tobytes()
+
+
 class ShardWriter:
     """Fills the shards of one array (F, D) from start to end; leaving it completes the last one.
 
@@ -54,9 +62,9 @@ class ShardWriter:
             elif self._file is not None:
                 self._file.close()
 
-    def write(self, clip: bytes) -> int:
-        """Append the frames of one clip and return their CRC-32C."""
-        rest = memoryview(clip)
+    def write(self, clip: bytes | np.ndarray) -> int:
+        """Append the bytes of one clip's frames and return their CRC-32C."""
+        rest = memoryview(clip).cast("B")
         whole = self._chunks * self._chunk_bytes
         while rest:
             if self._file is None:
@@ -76,10 +84,7 @@ class ShardWriter:
             return
         present = -(-self._written // self._chunk_bytes)
         self._file.write(bytes(present * self._chunk_bytes - self._written))
-        index = np.full((self._chunks, 2), MISSING, "<u8")
-        index[:present, 0] = np.arange(present, dtype=np.uint64) * np.uint64(self._chunk_bytes)
-        index[:present, 1] = self._chunk_bytes
-        entries = index.tobytes()
+        entries = shard_index(self._chunks, present, self._chunk_bytes)
         self._file.write(entries + google_crc32c.value(entries).to_bytes(4, "little"))
         self._file.close()
         self._synced.append(self._syncing.submit(sync_folder, Path(self._file.name)))

@@ -11,15 +11,49 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import google_crc32c
 import numpy as np
+from numpy.typing import NDArray
 
-from rellm_cache.store.layout import INNER_FRAMES
+from rellm_cache.store.layout import GONE, INNER_FRAMES, StoreInfo, unreadable
+from rellm_cache.store.shard_writer import shard_index
 
 
 class ShardError(Exception):
     """What is wrong with a shard; the part that owns it says what to do."""
+
+
+def map_shard(file: Path, chunks: int, present: int, chunk_bytes: int) -> NDArray[np.uint8]:
+    """The inner chunks of one shard file, end to end, once its size and its index are checked.
+
+    Args:
+        chunks: that a shard has room for.
+        present: that must be there; a writer may also have filled the shard.
+
+    Raises:
+        ShardError: the file is missing or not of this form.
+        UnreadableError: it cannot be read now.
+    """
+    index_bytes = 16 * chunks + 4
+    try:
+        data = np.asarray(np.memmap(file, np.uint8, "r"))
+    except (*GONE, ValueError) as error:
+        raise ShardError(f"{file} cannot be mapped ({error})") from error
+    except OSError as error:
+        raise unreadable(file, error) from error
+    if len(data) == chunks * chunk_bytes + index_bytes:
+        present = chunks
+    expected = present * chunk_bytes + index_bytes
+    if len(data) != expected:
+        raise ShardError(f"{file} has {len(data)} bytes, expected {expected}")
+    body, index, checksum = np.split(data, [present * chunk_bytes, expected - 4])
+    if google_crc32c.value(index) != int(checksum.view("<u4")[0]):
+        raise ShardError(f"{file}: the checksum of its index is wrong")
+    if index.tobytes() != shard_index(chunks, present, chunk_bytes):
+        raise ShardError(f"{file}: its index misses chunks or holds them out of order")
+    return body
 
 
 class MappedShards:
@@ -29,50 +63,41 @@ class MappedShards:
         folder: of the array.
         shard_frames: S, frames in each shard file but perhaps the last.
         frames: F, in all.
-        frame_size: D.
-        dtype: of the values.
+        info: of the store.
     """
 
-    def __init__(
-        self, folder: Path, shard_frames: int, frames: int, frame_size: int, dtype: np.dtype
-    ) -> None:
+    def __init__(self, folder: Path, shard_frames: int, frames: int, info: StoreInfo) -> None:
         self._folder = folder
         self._shard_frames = shard_frames
         self._frames = frames
-        self._frame_size = frame_size
-        self._frame_bytes = frame_size * dtype.itemsize
-        self._dtype = dtype
+        self._info = info
+        self._frame_bytes = info.frame_bytes
         self._maps: dict[int, np.ndarray] = {}
         _open_shards.add(self)
 
     @classmethod
-    def open(
-        cls, folder: Path, frames: int, frame_size: int, dtype: np.dtype
-    ) -> "MappedShards | None":
+    def open(cls, folder: Path, frames: int, info: StoreInfo) -> "MappedShards | None":
         """The shards under `folder`; None where other codecs need zarr.
 
         Raises:
             ShardError: the array's metadata cannot be read, or holds another type.
+            UnreadableError: it cannot be read now.
         """
+        file = folder / "zarr.json"
         try:
-            meta = json.loads((folder / "zarr.json").read_text("utf-8"))
-            codecs, found = meta["codecs"], meta["data_type"]
+            meta = json.loads(file.read_text("utf-8"))
+            found = meta["data_type"]
+            mappable = _is_mappable(meta, info)
             shard_frames = int(meta["chunk_grid"]["configuration"]["chunk_shape"][0])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ShardError(f"frames cannot be read ({error})") from error
-        if found != dtype.name:
-            raise ShardError(f"{folder}: frames are {found}, the store's encoder says {dtype.name}")
-        little = {"name": "bytes", "configuration": {"endian": "little"}}
-        plain = {"name": "bytes"} if dtype.itemsize == 1 else little
-        mappable = (
-            len(codecs) == 1
-            and codecs[0]["name"] == "sharding_indexed"
-            and codecs[0]["configuration"]["codecs"] in ([plain], [little])
-            and codecs[0]["configuration"]["index_codecs"] == [little, {"name": "crc32c"}]
-            and codecs[0]["configuration"].get("index_location", "end") == "end"
-            and codecs[0]["configuration"]["chunk_shape"] == [INNER_FRAMES, frame_size]
-        )
-        return cls(folder, shard_frames, frames, frame_size, dtype) if mappable else None
+        except (*GONE, ValueError, LookupError, TypeError) as error:
+            raise ShardError(f"metadata of frames cannot be read ({error!r})") from error
+        except OSError as error:
+            raise unreadable(file, error) from error
+        if found != info.dtype.name:
+            raise ShardError(
+                f"{folder}: frames are {found}, the store's encoder says {info.dtype.name}"
+            )
+        return cls(folder, shard_frames, frames, info) if mappable else None
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """(stop - start, D), read-only: a view of the file where one shard holds the range.
@@ -116,35 +141,33 @@ class MappedShards:
         return f"{self._folder}/c/{shard}/0"
 
     def _map(self, shard: int) -> np.ndarray:
-        """Map one shard file after checking that its index is whole and its chunks in order."""
-        file = self._file(shard)
-        chunks = self._shard_frames // INNER_FRAMES
-        chunk_bytes = INNER_FRAMES * self._frame_bytes
-        index_bytes = 16 * chunks + 4
-        try:
-            data = np.asarray(np.memmap(file, np.uint8, "r"))
-        except (OSError, ValueError) as error:
-            raise ShardError(f"{file} cannot be mapped ({error})") from error
-        # The last shard may have fewer chunks; its index has all entries.
         left = min(self._shard_frames, self._frames - shard * self._shard_frames)
-        present = -(-left // INNER_FRAMES)
-        whole = chunks * chunk_bytes + index_bytes
-        expected = present * chunk_bytes + index_bytes
-        if len(data) == whole:
-            present = chunks
-        elif len(data) != expected:
-            raise ShardError(f"{file} has {len(data)} bytes, expected {expected}")
-        index = data[-index_bytes:-4]
-        if google_crc32c.value(index.tobytes()) != int(data[-4:].view("<u4")[0]):
-            raise ShardError(f"{file}: the checksum of its index is wrong")
-        entries = index.view("<u8").reshape(chunks, 2)[:present]  # offset, length
-        order = np.arange(present, dtype=np.uint64) * np.uint64(chunk_bytes)
-        if not (np.array_equal(entries[:, 0], order) and (entries[:, 1] == chunk_bytes).all()):
-            raise ShardError(f"{file}: its index misses chunks or holds them out of order")
-        stored = data[: present * chunk_bytes].view(self._dtype.newbyteorder("<"))
-        mapped = stored.reshape(-1, self._frame_size)  # bytes -> (shard frames, D)
-        self._maps[shard] = mapped
+        chunks = map_shard(
+            Path(self._file(shard)),
+            self._shard_frames // INNER_FRAMES,
+            -(-left // INNER_FRAMES),  # the last shard may have fewer
+            INNER_FRAMES * self._frame_bytes,
+        )
+        mapped = chunks.view(self._info.dtype).reshape(-1, self._info.frame_size)
+        self._maps[shard] = mapped  # bytes -> (shard frames, D)
         return mapped
+
+
+def _is_mappable(meta: dict[str, Any], info: StoreInfo) -> bool:
+    """Whether an array's metadata says that its shards hold plain frames, in whole chunks."""
+    little = {"name": "bytes", "configuration": {"endian": "little"}}
+    plain = {"name": "bytes"} if info.dtype.itemsize == 1 else little
+    codecs, shard = meta["codecs"], meta["chunk_grid"]["configuration"]["chunk_shape"]
+    return (
+        len(codecs) == 1
+        and codecs[0]["name"] == "sharding_indexed"
+        and codecs[0]["configuration"]["codecs"] in ([plain], [little])
+        and codecs[0]["configuration"]["index_codecs"] == [little, {"name": "crc32c"}]
+        and codecs[0]["configuration"].get("index_location", "end") == "end"
+        and codecs[0]["configuration"]["chunk_shape"] == [INNER_FRAMES, info.frame_size]
+        and shard[0] > 0
+        and shard[0] % INNER_FRAMES == 0
+    )
 
 
 @contextmanager

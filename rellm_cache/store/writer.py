@@ -5,11 +5,11 @@ Until the rename it does not exist for any reader; after it, it never changes. S
 any number of processes, may fill one store: each commits parts of its own.
 """
 
-import contextlib
 import errno
 import secrets
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -25,7 +25,8 @@ from rellm_cache.store.layout import (
     read_info,
     store_path,
 )
-from rellm_cache.store.part import Row, write_part
+from rellm_cache.store.locks import claim
+from rellm_cache.store.part_writer import Row, write_part
 from rellm_cache.store.quantisation import Quantisation
 from rellm_cache.store.syncing import sync_folder, sync_tree
 
@@ -42,29 +43,34 @@ class StoreWriter:
 
     Args:
         cache: root.
-        info: of the store.
+        info: of the store; where it exists already, its own attributes hold.
         quantisation: of an int8 store: the same for all its parts.
+        writers: what makes the frames, as `registry.describe_machine` says it; recorded in every
+            part.
     """
 
     def __init__(
-        self, cache: Path, info: StoreInfo, quantisation: Quantisation | None = None
+        self,
+        cache: Path,
+        info: StoreInfo,
+        quantisation: Quantisation | None = None,
+        *,
+        writers: Sequence[dict[str, str]] = (),
     ) -> None:
-        if (info.spec.dtype == "int8") != (quantisation is not None):
+        if (info.dtype == np.int8) != (quantisation is not None):
             raise ValueError(f"a store of {info.spec.dtype} with quantisation {quantisation}")
+        self._cache = cache
         self._quantisation = quantisation
         self.path = store_path(cache, info.spec)
-        self._writing = cache / WRITING
         self._info = info
+        self._writers = writers
         self._rows: list[Row] = []
         self._bytes = 0
         self._opened = time.monotonic()
         self.bytes_written = 0
 
     def __enter__(self) -> Self:
-        if self.path.exists():
-            read_info(self.path)
-        else:
-            self._create()
+        self._info = read_info(create_store(self._cache, self._info))
         return self
 
     def __exit__(
@@ -110,43 +116,50 @@ class StoreWriter:
         if not rows:
             return
         suffix = secrets.token_hex(4)
-        temporary = self._writing / f"{self.path.name}-{suffix}"
+        temporary = self._cache / WRITING / f"{self.path.name}-{suffix}"
         try:
-            self._writing.mkdir(exist_ok=True)
-            write_part(temporary, rows, self._info.frame_size, self._quantisation)
-            sync_tree(temporary)
-            temporary.rename(self.path / next_part_name(self.path, suffix))
-            sync_folder(self.path)
+            with claim(temporary):
+                write_part(temporary, rows, self._info, self._quantisation, self._writers)
+                sync_tree(temporary)
+                temporary.rename(self.path / next_part_name(self.path, suffix))
+                sync_folder(self.path)
         except OSError as error:
             shutil.rmtree(temporary, ignore_errors=True)
-            raise self._write_failed(error, len(rows), size) from error
-        with contextlib.suppress(OSError):
-            self._writing.rmdir()  # succeeds for the last writer only
+            raise _write_failed(self.path, error, len(rows), size) from error
         self.bytes_written += size
 
-    def _create(self) -> None:
-        """Make the store's group appear in one step; another writer may win the race."""
-        temporary = self._writing / f"{self.path.name}-{secrets.token_hex(4)}"
-        try:
-            self._writing.mkdir(parents=True, exist_ok=True)
-            zarr.create_group(str(temporary), attributes=self._info.to_attributes())
-            sync_tree(temporary)
-            temporary.rename(self.path)
-            sync_folder(self.path.parent)
-        except OSError as error:
-            shutil.rmtree(temporary, ignore_errors=True)
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                raise self._write_failed(error, 0, 0) from error
-            read_info(self.path)
 
-    def _write_failed(self, error: OSError, clips: int, size: int) -> StoreError:
-        reason = error.strerror or str(error)
-        hint = "free some space" if error.errno == errno.ENOSPC else "check the folder"
-        return StoreError(
-            f"{self.path}: could not write a part of {clips} clips ({size / 1e6:.1f} MB): "
-            f"{reason}; {hint} and run the same command again: the store is valid and keeps "
-            "every part committed before"
-        )
+def create_store(cache: Path, info: StoreInfo) -> Path:
+    """The store of this fingerprint under `cache`; made in one step if there is none.
+
+    Raises:
+        StoreError: it cannot be written.
+    """
+    store = store_path(cache, info.spec)
+    if store.exists():
+        return store
+    temporary = cache / WRITING / f"{store.name}-{secrets.token_hex(4)}"
+    try:
+        with claim(temporary):
+            zarr.create_group(str(temporary), attributes=info.to_attributes())
+            sync_tree(temporary)
+            temporary.rename(store)
+            sync_folder(cache)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # another writer won the race
+            raise _write_failed(store, error, 0, 0) from error
+    return store
+
+
+def _write_failed(store: Path, error: OSError, clips: int, size: int) -> StoreError:
+    reason = error.strerror or str(error)
+    hint = "free some space" if error.errno == errno.ENOSPC else "check the folder"
+    return StoreError(
+        f"{store}: could not write a part of {clips} clips ({size / 1e6:.1f} MB): "
+        f"{reason}; {hint} and run the same command again: the store is valid and keeps "
+        "every part committed before"
+    )
 
 
 def to_float16(frames: np.ndarray, utterance_id: str, frame_size: int) -> np.ndarray:

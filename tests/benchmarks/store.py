@@ -37,7 +37,7 @@ from rellm_cache.config import EncoderSpec
 from rellm_cache.loading.loader import BatchLoader
 from rellm_cache.stages.quantize import quantize
 from rellm_cache.store.layout import StoreInfo, store_path
-from rellm_cache.store.part import Row, write_part
+from rellm_cache.store.part_writer import Row, write_part
 from rellm_cache.store.reader import FeatureStore
 from rellm_cache.store.writer import StoreWriter
 
@@ -316,7 +316,7 @@ def open_index(bench: Bench) -> dict[str, float]:
             Row(f"corpus/speaker{i % 2000:04d}/utterance{i:07d}", digest, frames)
             for i in range(part * clips, (part + 1) * clips)
         ]
-        write_part(path / f"part-{part + 1:06d}-00000000", rows, 1)
+        write_part(path / f"part-{part + 1:06d}-00000000", rows, info)
     seconds, memory = [], []
     for _ in range(bench.repetitions):
         command = [sys.executable, "-c", OPEN_INDEX, str(path), str(INDEX_CLIPS)]

@@ -18,7 +18,7 @@ from rellm_cache.stages.quantize import quantize
 from rellm_cache.stages.train import read_metrics, train
 from rellm_cache.store import writer as writer_module
 from rellm_cache.store.layout import find_store
-from rellm_cache.store.part import write_part
+from rellm_cache.store.part_writer import write_part
 from rellm_cache.store.reader import FeatureStore
 
 

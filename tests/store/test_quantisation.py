@@ -114,7 +114,7 @@ def test_frames_of_another_type_are_refused(
     with StoreWriter(tmp_path, info) as writer:
         writer.add("b", np.zeros(32, np.uint8), frames)
     quantised.parts[0].path.rename(writer.path / "part-000009-00000000")
-    with pytest.raises(StoreError, match=r"damaged, .* frames are int8, .* encoder says float16"):
+    with pytest.raises(StoreError, match=r"damaged: .* frames are int8, .* encoder says float16"):
         FeatureStore(writer.path).frames("a")
 
 

@@ -13,7 +13,7 @@ import pytest
 import zarr
 
 from rellm_cache.errors import StoreError
-from rellm_cache.store import part as part_module
+from rellm_cache.store import part_writer as part_module
 from rellm_cache.store.reader import FeatureStore
 from rellm_cache.store.shards import MappedShards
 
@@ -132,7 +132,9 @@ def test_a_flipped_bit_in_an_index_is_an_error(sharded: FeatureStore) -> None:
     data = bytearray(shard(sharded).read_bytes())
     data[-10] ^= 1
     shard(sharded).write_bytes(data)
-    with pytest.raises(StoreError, match="0/0: the checksum of its index is wrong; move this part"):
+    with pytest.raises(
+        StoreError, match="0/0: the checksum of its index is wrong; `rellm cache repair"
+    ):
         reopened(sharded).frames("clip/00")
 
 
@@ -159,7 +161,7 @@ def test_a_column_that_is_gone_is_an_error(write: Write, column: str, missing: s
     store = write({"a": np.ones((5, 8))})
     path = store.parts[0].path / column / missing
     shutil.rmtree(path) if path.is_dir() else path.unlink()
-    with pytest.raises(StoreError, match=f"column '{column}' cannot be read .* damaged"):
+    with pytest.raises(StoreError, match=f"damaged: column '{column}' cannot be read"):
         reopened(store)
 
 
@@ -175,7 +177,7 @@ def test_a_column_cut_short_is_an_error(write: Write, column: str) -> None:
 def test_frames_without_their_metadata_are_an_error(write: Write) -> None:
     store = write({"a": np.ones((5, 8))})
     (store.parts[0].path / "frames/zarr.json").unlink()
-    with pytest.raises(StoreError, match="damaged, frames cannot be read"):
+    with pytest.raises(StoreError, match="damaged: metadata of frames cannot be read"):
         reopened(store).frames("a")
 
 

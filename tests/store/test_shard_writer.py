@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import zarr
 
-from rellm_cache.store import part as part_module
+from rellm_cache.store import part_writer as part_writer_module
 from rellm_cache.store import shard_writer as shard_writer_module
-from rellm_cache.store.layout import INNER_FRAMES
-from rellm_cache.store.part import Row, write_part
+from rellm_cache.store.layout import INNER_FRAMES, StoreInfo
+from rellm_cache.store.part_writer import Row, write_part
 from rellm_cache.store.shard_writer import ShardWriter
 
 SIZE = 8
@@ -18,14 +18,14 @@ SIZE = 8
 
 @pytest.mark.parametrize("lengths", [[1], [256], [100, 412], [40, 700, 3, 900], [512, 512], [1025]])
 def test_files_equal_those_of_zarr(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lengths: list[int]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, info: StoreInfo, lengths: list[int]
 ) -> None:
-    monkeypatch.setattr(part_module, "SHARD_BYTES", 512 * SIZE * 2)
+    monkeypatch.setattr(part_writer_module, "SHARD_BYTES", 512 * SIZE * 2)
     random = np.random.default_rng(1)
     clips = [random.normal(size=(n, SIZE)).astype(np.float16) for n in lengths]
     clips[-1][:] = 0  # zarr would leave chunks of zeros out
     rows = [Row(str(i), np.zeros(32, np.uint8), clip) for i, clip in enumerate(clips)]
-    write_part(tmp_path / "direct", rows, SIZE)
+    write_part(tmp_path / "direct", rows, info)
     frames = np.concatenate(clips)
     shard = min(512, -(-len(frames) // INNER_FRAMES) * INNER_FRAMES)
     array = zarr.create_array(
