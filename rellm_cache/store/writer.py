@@ -37,12 +37,16 @@ class StoreWriter:
 
     Use it as a context manager: leaving it commits the open part, also when the work was
     interrupted, so that nothing encoded is lost; only a failed write gives the part up.
+
+    Args:
+        part_seconds: an open part is committed when it is so old and a clip is added.
     """
 
-    def __init__(self, cache: Path, info: StoreInfo) -> None:
+    def __init__(self, cache: Path, info: StoreInfo, part_seconds: float = PART_SECONDS) -> None:
         self.path = store_path(cache, info.spec)
         self._writing = cache / WRITING
         self._info = info
+        self._part_seconds = part_seconds
         self._rows: list[Row] = []
         self._bytes = 0
         self._opened = time.monotonic()
@@ -71,7 +75,7 @@ class StoreWriter:
         frames: np.ndarray,
         vad: np.ndarray | None = None,
     ) -> None:
-        """Take one clip; commits when the open part is large or a minute old.
+        """Take one clip; commits when the open part is large or old.
 
         Args:
             audio_sha256: (32,) uint8 digest of the audio.
@@ -85,7 +89,7 @@ class StoreWriter:
         stored = to_float16(frames, utterance_id, self._info.frame_size)
         self._rows.append(Row(utterance_id, audio_sha256, stored, vad))
         self._bytes += stored.nbytes
-        if self._bytes >= PART_BYTES or time.monotonic() - self._opened > PART_SECONDS:
+        if self._bytes >= PART_BYTES or time.monotonic() - self._opened > self._part_seconds:
             self.commit()
 
     def commit(self) -> None:
