@@ -6,8 +6,8 @@
 
 Without --workers each run of the command is killed (SIGKILL) and started again. With it, a worker
 or the command itself is killed; with --ray an actor. When a run completes, its cache must hold
-every clip exactly once, each checksum equal to an undisturbed run's, and a new cache is begun. Every
-clip is a part of its own, so that a kill may fall anywhere within a commit.
+every clip exactly once, each checksum equal to an undisturbed run's, and a new cache is begun.
+Every clip is a part of its own, so that a kill may fall anywhere within a commit.
 """
 
 import argparse
