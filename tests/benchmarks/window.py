@@ -12,6 +12,7 @@ folds. For the recognition by the heads recipe, run recognition.py with
 
 import argparse
 import json
+import random
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -38,9 +39,8 @@ DEVICE = default_device()
 
 
 def choose(utterances: Sequence[Utterance], count: int) -> list[Utterance]:
-    """So many clips, evenly over the files in order of speakers; all where `count` is 0."""
-    step = max(1, len(utterances) // count) if count else 1
-    return list(utterances[::step][: count or None])
+    """So many clips, at random but always the same; all where `count` is 0."""
+    return random.Random(1).sample(list(utterances), count) if count else list(utterances)
 
 
 def batches(waveforms: Sequence[np.ndarray], size: int) -> Iterator[list[int]]:
