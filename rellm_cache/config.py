@@ -20,11 +20,16 @@ from rellm_cache.typed_toml import apply_override, build, write_toml
 
 EncoderKind = Literal["whisper", "wav2vec2-emotion", "prosody"]
 
-WINDOWS: dict[EncoderKind, str] = {"whisper": "30s", "wav2vec2-emotion": "clip", "prosody": "clip"}
-NORMALISATIONS: dict[EncoderKind, str] = {
-    "whisper": "log-mel",
-    "wav2vec2-emotion": "zero-mean-unit-variance",
-    "prosody": "fixed-scale",
+# What each kind knows; the first is the default.
+WINDOWS: dict[EncoderKind, tuple[str, ...]] = {
+    "whisper": ("30s", "clip"),
+    "wav2vec2-emotion": ("clip",),
+    "prosody": ("clip",),
+}
+NORMALISATIONS: dict[EncoderKind, tuple[str, ...]] = {
+    "whisper": ("log-mel",),
+    "wav2vec2-emotion": ("zero-mean-unit-variance",),
+    "prosody": ("fixed-scale",),
 }
 
 
@@ -40,7 +45,8 @@ class EncoderSpec:
         layer: index into the encoder's hidden states: 0 its input embeddings, k the output of
             block k, -1 the last one, after the final layer norm where the encoder has one.
         sampling_rate: of the waveform it hears, in Hz.
-        window: "30s" pads each clip to Whisper's 30 s and cuts its frames, "clip" hears the clip.
+        window: "30s" pads each clip to Whisper's 30 s and cuts its frames, "clip" hears the clip
+            alone.
         normalisation: what is done to the waveform or features before the first layer.
         dtype: of stored frames: "float16" as encoders make them, "int8" as `rellm cache quantize`
             makes them from those.
@@ -58,14 +64,14 @@ class EncoderSpec:
     version: int = 1
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "window", self.window or WINDOWS[self.kind])
-        normalisation = self.normalisation or NORMALISATIONS[self.kind]
+        object.__setattr__(self, "window", self.window or WINDOWS[self.kind][0])
+        normalisation = self.normalisation or NORMALISATIONS[self.kind][0]
         object.__setattr__(self, "normalisation", normalisation)
         for name, known in (("window", WINDOWS), ("normalisation", NORMALISATIONS)):
-            if getattr(self, name) != known[self.kind]:
+            if getattr(self, name) not in known[self.kind]:
                 raise ConfigError(
                     f"encoder {self.kind!r}: {name} = {getattr(self, name)!r} is not known; "
-                    f"expected {known[self.kind]!r}"
+                    f"expected {' or '.join(map(repr, known[self.kind]))}"
                 )
         if bool(self.model) != (self.kind != "prosody"):
             found = f"model = {self.model!r}"

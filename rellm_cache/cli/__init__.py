@@ -17,6 +17,7 @@ from rellm_cache.cli.evaluate import evaluate
 from rellm_cache.cli.extract import extract
 from rellm_cache.cli.generate import generate
 from rellm_cache.cli.options import InOrder
+from rellm_cache.cli.plan import plan
 from rellm_cache.cli.prepare import prepare
 from rellm_cache.cli.recipes import recipes
 from rellm_cache.cli.respond import respond
@@ -36,7 +37,7 @@ def rellm() -> None:
 
 
 for command in (
-    demo, prepare, respond, extract, train, generate, evaluate, cache, recipes,
+    demo, prepare, respond, plan, extract, train, generate, evaluate, cache, recipes,
 ):  # fmt: skip
     rellm.add_command(command)
 

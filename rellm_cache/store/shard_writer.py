@@ -11,6 +11,7 @@ from typing import BinaryIO, Self
 
 import google_crc32c
 import numpy as np
+from numpy.typing import NDArray
 
 from rellm_cache.store.syncing import sync_folder
 
@@ -62,9 +63,9 @@ class ShardWriter:
             elif self._file is not None:
                 self._file.close()
 
-    def write(self, clip: bytes | np.ndarray) -> int:
+    def write(self, clip: NDArray[np.uint8]) -> int:
         """Append the bytes of one clip's frames and return their CRC-32C."""
-        rest = memoryview(clip).cast("B")
+        rest = clip.reshape(-1).data
         whole = self._chunks * self._chunk_bytes
         while rest:
             if self._file is None:

@@ -47,6 +47,7 @@ class StoreWriter:
         quantisation: of an int8 store: the same for all its parts.
         writers: what makes the frames, as `registry.describe_machine` says it; recorded in every
             part.
+        part_seconds: an open part is committed when it is so old and a clip is added.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class StoreWriter:
         quantisation: Quantisation | None = None,
         *,
         writers: Sequence[dict[str, str]] = (),
+        part_seconds: float = PART_SECONDS,
     ) -> None:
         if (info.dtype == np.int8) != (quantisation is not None):
             raise ValueError(f"a store of {info.spec.dtype} with quantisation {quantisation}")
@@ -64,6 +66,7 @@ class StoreWriter:
         self.path = store_path(cache, info.spec)
         self._info = info
         self._writers = writers
+        self._part_seconds = part_seconds
         self._rows: list[Row] = []
         self._bytes = 0
         self._opened = time.monotonic()
@@ -89,7 +92,7 @@ class StoreWriter:
         frames: np.ndarray,
         vad: np.ndarray | None = None,
     ) -> None:
-        """Take one clip; commits when the open part is large or a minute old.
+        """Take one clip; commits when the open part is large or old.
 
         Args:
             audio_sha256: (32,) uint8 digest of the audio.
@@ -105,7 +108,7 @@ class StoreWriter:
             stored = self._quantisation.quantise(stored)
         self._rows.append(Row(utterance_id, audio_sha256, stored, vad))
         self._bytes += stored.nbytes
-        if self._bytes >= PART_BYTES or time.monotonic() - self._opened > PART_SECONDS:
+        if self._bytes >= PART_BYTES or time.monotonic() - self._opened > self._part_seconds:
             self.commit()
 
     def commit(self) -> None:
