@@ -108,8 +108,11 @@ def _lock_path(temporary: Path) -> Path:
 
 def _acquire(path: Path, how: int) -> int:
     """An open file that holds the lock. The file may be removed by its last holder meanwhile."""
+    path.parent.parent.mkdir(parents=True, exist_ok=True)
     while True:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        # Not exist_ok, which raises where another process removes the folder at that moment.
+        with contextlib.suppress(FileExistsError):
+            path.parent.mkdir()
         try:
             handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         except FileNotFoundError:  # the folder went between the two lines

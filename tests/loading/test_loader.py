@@ -142,6 +142,20 @@ def test_a_damaged_store_stops_the_iteration_with_its_name(frames: Frames) -> No
     assert threading.active_count() == before
 
 
+def test_a_flipped_bit_stops_the_iteration_and_names_the_repair(frames: Frames) -> None:
+    assert isinstance(frames.emotion, FeatureStore)
+    file = frames.emotion.parts[1].path / "frames/c/1/0"
+    data = bytearray(file.read_bytes())
+    data[1000] ^= 4
+    file.write_bytes(data)
+    loader = BatchLoader(EXAMPLES, frames)
+    with pytest.raises(
+        StoreError,
+        match=r"part-000002-\w+: damaged: frames of 'clip/\d\d' .* `rellm cache repair .*` keeps",
+    ):
+        list(loader.batches(ordered_batches(loader.lengths, 4)))
+
+
 def test_an_example_that_is_not_cached_is_named(frames: Frames) -> None:
     with pytest.raises(StoreError, match="no clip 'clip/99'"):
         BatchLoader([*EXAMPLES, Example("clip/99")], frames)

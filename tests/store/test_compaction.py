@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from rellm_cache.store import replace as replace_module
 from rellm_cache.store.compaction import compact_store, prune_store
 from rellm_cache.store.layout import StoreInfo, list_parts
 from rellm_cache.store.metadata import writers_of
+from rellm_cache.store.quantisation import Quantisation
 from rellm_cache.store.reader import FeatureStore
 from rellm_cache.store.verify import check_store
 from rellm_cache.store.writer import StoreWriter
@@ -53,6 +55,7 @@ def layered(write: Write, clips: Clips) -> Path:
     return store.path
 
 
+@pytest.mark.parametrize("info", ["float16", "int8"], indirect=True)
 def test_compact_merges_all_and_changes_nothing(layered: Path, write: Write, clips: Clips) -> None:
     before = content(layered)
     report = compact_store(layered, silent)
@@ -90,14 +93,27 @@ def test_parts_with_and_without_dimensions_do_not_mix(tmp_path: Path, info: Stor
     assert content(writer.path) == before
 
 
-def test_prune_drops_what_nobody_sees(layered: Path) -> None:
+@pytest.mark.parametrize("info", ["int8"], indirect=True)
+def test_parts_in_other_int8_steps_do_not_mix(
+    write: Write, clips: Clips, info: StoreInfo, steps: Quantisation
+) -> None:
+    path = write(clips).path
+    with StoreWriter(path.parent, info, replace(steps, scale=2 * steps.scale)) as writer:
+        writer.add("x", np.zeros(32, np.uint8), clips["clip/01"])
+    before = content(path)
+    assert compact_store(path, silent).parts_after == 2
+    assert content(path) == before
+
+
+@pytest.mark.parametrize("info", ["float16", "int8"], indirect=True)
+def test_prune_drops_what_nobody_sees(layered: Path, info: StoreInfo) -> None:
     before, parts = content(layered), list_parts(layered)
     plan = prune_store(layered, silent, dry_run=True)
     assert list_parts(layered) == parts
     report = prune_store(layered, silent)
     assert report == plan
     assert (report.superseded, report.outside, report.parts_rewritten) == (5, 0, 4)
-    assert report.bytes == sum((40 + 60 * n) * 16 for n in (0, 1, 2, 3, 6))
+    assert report.bytes == sum((40 + 60 * n) * info.frame_bytes for n in (0, 1, 2, 3, 6))
     assert content(layered) == before
     assert check_store(layered, silent).is_whole
     assert prune_store(layered, silent).superseded == 0
@@ -204,6 +220,7 @@ import os, sys
 from pathlib import Path
 from rellm_cache.errors import StoreError
 from rellm_cache.store.compaction import compact_store
+from rellm_cache.store.quantisation import Quantisation
 from rellm_cache.store.reader import FeatureStore
 path = Path(sys.argv[1])
 if os.getuid() == 0:

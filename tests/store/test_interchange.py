@@ -14,6 +14,7 @@ import zarr
 from rellm_cache.errors import StoreError
 from rellm_cache.store.interchange import export_store, import_store
 from rellm_cache.store.layout import StoreInfo, list_parts
+from rellm_cache.store.quantisation import Quantisation
 from rellm_cache.store.reader import FeatureStore
 from rellm_cache.store.verify import check_store
 from rellm_cache.store.writer import StoreWriter
@@ -30,11 +31,11 @@ def files(path: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture
-def store(tmp_path: Path, info: StoreInfo, clips: Clips) -> Path:
+def store(tmp_path: Path, info: StoreInfo, steps: Quantisation | None, clips: Clips) -> Path:
     """Two parts with dimensions, one clip in both."""
     random = np.random.default_rng(4)
     for keys in (list(clips), ["clip/00", "new/ü"]):
-        with StoreWriter(tmp_path / "cache", info, writers=[{"device": "cpu"}]) as writer:
+        with StoreWriter(tmp_path / "cache", info, steps, writers=[{"device": "cpu"}]) as writer:
             for key in keys:
                 vad = random.uniform(size=3).astype(np.float32)
                 digest = random.integers(0, 256, 32).astype(np.uint8)
@@ -42,6 +43,7 @@ def store(tmp_path: Path, info: StoreInfo, clips: Clips) -> Path:
     return writer.path
 
 
+@pytest.mark.parametrize("info", ["float16", "int8"], indirect=True)
 def test_there_and_back_every_file_is_equal(store: Path, tmp_path: Path) -> None:
     assert export_store(store, tmp_path / "out.h5", silent) == 14
     report = import_store(tmp_path / "out.h5", tmp_path / "other", silent)
@@ -52,6 +54,7 @@ def test_there_and_back_every_file_is_equal(store: Path, tmp_path: Path) -> None
     assert (report.copied, report.present) == (0, 2)
 
 
+@pytest.mark.parametrize("info", ["float16", "int8"], indirect=True)
 def test_plain_h5py_reads_a_file(store: Path, tmp_path: Path, info: StoreInfo) -> None:
     export_store(store, tmp_path / "out.h5", silent)
     reader = FeatureStore(store)
@@ -102,11 +105,14 @@ def read_with_tensorstore(path: Path) -> np.ndarray:
     return np.asarray(tensorstore.open(spec, read=True).result().read().result())
 
 
+@pytest.mark.parametrize("info", ["float16", "int8"], indirect=True)
 @pytest.mark.parametrize("read", [read_with_zarr, read_with_tensorstore])
-def test_other_readers_see_equal_values(store: Path, read: Callable[[Path], np.ndarray]) -> None:
+def test_other_readers_see_equal_values(
+    store: Path, info: StoreInfo, read: Callable[[Path], np.ndarray]
+) -> None:
     for part in FeatureStore(store).parts:
         frames = read(part.path / "frames")
-        assert frames.dtype == np.float16
+        assert frames.dtype == info.dtype
         for row in range(len(part.ids)):
             start, stop = part.offsets[row : row + 2]
             np.testing.assert_array_equal(frames[start:stop], part.frames(row))

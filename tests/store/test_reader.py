@@ -13,6 +13,7 @@ import pytest
 import zarr
 
 from rellm_cache.errors import StoreError
+from rellm_cache.store import part as part_reader
 from rellm_cache.store import part_writer as part_module
 from rellm_cache.store.reader import FeatureStore
 from rellm_cache.store.shards import MappedShards
@@ -146,13 +147,42 @@ def test_an_index_that_misses_a_chunk_is_an_error(write: Write) -> None:
         reopened(store).frames("a")
 
 
-def test_a_flipped_bit_in_a_frame_is_found_when_verified(write: Write, clips: Clips) -> None:
+@pytest.mark.parametrize("info", ["float16", "int8"], indirect=True)
+def test_a_flipped_bit_in_a_frame_is_found_when_first_read(write: Write, clips: Clips) -> None:
     store = write(clips)
     data = bytearray(shard(store).read_bytes())
     data[3] ^= 1
     shard(store).write_bytes(data)
-    with pytest.raises(StoreError, match="frames of 'clip/00' do not match their checksum"):
-        reopened(store).verified_frames("clip/00")
+    store = reopened(store)
+    for _ in range(2):
+        with pytest.raises(
+            StoreError,
+            match=r"part-000001-\w+: damaged: frames of 'clip/00' .* `rellm cache repair .*`",
+        ):
+            store.frames("clip/00")
+    np.testing.assert_array_equal(store.frames("clip/01"), reopened(store).frames("clip/01"))
+
+
+def test_frames_are_checked_once_and_again_after_closing(
+    write: Write, clips: Clips, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checked: list[int] = []
+    ordinary = part_reader.frames_crc32c
+
+    def counting(frames: np.ndarray) -> int:
+        checked.append(len(frames))
+        return ordinary(frames)
+
+    monkeypatch.setattr(part_reader, "frames_crc32c", counting)
+    store = write(clips)
+    for _ in range(3):
+        for key in clips:
+            store.frames(key)
+    assert checked == [len(frames) for frames in clips.values()]
+    store.verified_frames("clip/00")  # always
+    store.close()
+    store.frames("clip/01")
+    assert checked[len(clips) :] == [len(clips["clip/00"]), len(clips["clip/01"])]
 
 
 @pytest.mark.parametrize("column", ["ids", "id_offsets"])

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,11 @@ from rellm_cache.errors import StoreError
 from rellm_cache.store import part_writer as part_module
 from rellm_cache.store.compaction import compact_store
 from rellm_cache.store.layout import StoreInfo, list_parts, lost_path
+from rellm_cache.store.quantisation import Quantisation
 from rellm_cache.store.reader import FeatureStore
 from rellm_cache.store.repair import RepairReport, repair_store
 from rellm_cache.store.verify import check_store
+from rellm_cache.store.writer import StoreWriter
 
 Clips = dict[str, np.ndarray]
 Write = Callable[..., FeatureStore]
@@ -52,9 +55,11 @@ def test_a_whole_store_is_left_alone(write: Write, clips: Clips) -> None:
     assert {file: file.stat().st_mtime_ns for file in path.rglob("*")} == before
 
 
+@pytest.mark.parametrize("info", ["float16", "int8"], indirect=True)
 def test_whole_utterances_of_a_damaged_part_are_kept(write: Write, clips: Clips) -> None:
     store = write(clips)
-    before = [FeatureStore(store.path).audio_sha256(key) for key in clips]
+    before = [store.audio_sha256(key) for key in clips]
+    frames = {key: store.frames(key).copy() for key in clips}
     flip(store.parts[0].path / "frames/c/0/0", 3)
     with pytest.raises(
         StoreError, match=r"'clip/00' do not match .* `rellm cache repair .*` keeps"
@@ -66,7 +71,7 @@ def test_whole_utterances_of_a_damaged_part_are_kept(write: Write, clips: Clips)
     store = FeatureStore(store.path)
     assert set(store.ids) == clips.keys() - {"clip/00"}
     for key in store.ids:
-        np.testing.assert_array_equal(store.verified_frames(key), clips[key])
+        np.testing.assert_array_equal(store.verified_frames(key), frames[key])
     assert before[1:] == [store.audio_sha256(key) for key in sorted(store.ids)]
     write({"clip/00": clips["clip/00"]})
     assert repair(store.path).lost == []
@@ -84,15 +89,17 @@ def test_a_broken_shard_costs_its_utterances_alone(
     assert set(FeatureStore(store.path).ids) == clips.keys() - set(report.lost)
 
 
+@pytest.mark.parametrize("info", ["float16", "int8"], indirect=True)
 @pytest.mark.parametrize(
     "file", ["zarr.json", "ids/zarr.json", "frames/zarr.json", "offsets/zarr.json"]
 )
 def test_damaged_metadata_costs_nothing(write: Write, clips: Clips, file: str) -> None:
     store = write(clips)
+    before = {key: store.frames(key).copy() for key in clips}
     (store.parts[0].path / file).unlink()
     report = repair(store.path)
     assert (report.lost, report.kept, report.rewritten) == ([], 12, 1)
-    for key, frames in clips.items():
+    for key, frames in before.items():
         np.testing.assert_array_equal(FeatureStore(store.path).verified_frames(key), frames)
 
 
@@ -157,6 +164,22 @@ def test_a_lost_zarr_json_of_the_store_comes_back_from_a_part(
     assert (store.path / "zarr.json").read_bytes() == before
 
 
+@pytest.mark.parametrize("info", ["int8"], indirect=True)
+def test_parts_in_other_int8_steps_are_left_for_the_user(
+    write: Write, clips: Clips, info: StoreInfo, steps: Quantisation
+) -> None:
+    path = write(clips).path
+    with StoreWriter(path.parent, info, replace(steps, scale=2 * steps.scale)) as writer:
+        writer.add("x", np.zeros(32, np.uint8), clips["clip/01"])
+    report = repair(path)
+    assert (report.rewritten, report.removed, report.lost) == (0, 0, [])
+    (left,) = report.unrepaired
+    assert "its int8 steps differ" in left
+    assert "move it out of the store and run `rellm cache quantize` again" in left
+    list_parts(path)[1].rename(path.parent / "moved")
+    assert repair(path).problems == []
+
+
 def test_what_cannot_be_repaired_is_said_and_left_alone(write: Write, clips: Clips) -> None:
     store = write(clips)
     (store.path / "zarr.json").unlink()
@@ -217,8 +240,10 @@ AS_USER = """
 import os, sys
 from pathlib import Path
 from rellm_cache.errors import StoreError
+from rellm_cache.store.quantisation import Quantisation
 from rellm_cache.store.reader import FeatureStore
 from rellm_cache.store.verify import check_store
+from rellm_cache.store.writer import StoreWriter
 path = Path(sys.argv[1])
 if os.getuid() == 0:
     os.chdir(path)

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import zarr
 from rellm_cache.errors import StoreError
 from rellm_cache.store import part_writer as part_module
 from rellm_cache.store.layout import StoreInfo, list_parts
+from rellm_cache.store.quantisation import Quantisation
 from rellm_cache.store.reader import FeatureStore
 from rellm_cache.store.verify import StoreCheck, check_store, find_stores
 from rellm_cache.store.writer import StoreWriter
@@ -56,13 +58,15 @@ def array_metadata(path: Path) -> dict[str, Any]:
 
 
 @pytest.fixture
-def small(tmp_path: Path, info: StoreInfo, monkeypatch: pytest.MonkeyPatch) -> Path:
+def small(
+    tmp_path: Path, info: StoreInfo, steps: Quantisation | None, monkeypatch: pytest.MonkeyPatch
+) -> Path:
     """A store of two parts with dimensions and several shards, of about 20 kB."""
-    monkeypatch.setattr(part_module, "SHARD_BYTES", 256 * 8 * 2)
+    monkeypatch.setattr(part_module, "SHARD_BYTES", 256 * info.frame_bytes)
     random = np.random.default_rng(3)
     for part in (["a/1", "b/ü", "c"], ["a/1", "d"]):
         with StoreWriter(
-            tmp_path / "cache", info, writers=[{"device": "cpu", "torch": "2"}]
+            tmp_path / "cache", info, steps, writers=[{"device": "cpu", "torch": "2"}]
         ) as writer:
             for key in part:
                 frames = random.normal(size=(random.integers(50, 400), 8))
@@ -86,6 +90,7 @@ def damages(files: list[Path], count: int) -> Iterator[tuple[Path, int, int | No
         yield files[index], position, None if number % 6 == 0 else int(random.integers(8))
 
 
+@pytest.mark.parametrize("info", ["float16", "int8"], indirect=True)
 def test_300_flipped_bits_and_truncations_are_found_or_harmless(small: Path) -> None:
     assert problems(small) == []
     before = content(small)
@@ -104,6 +109,7 @@ def test_300_flipped_bits_and_truncations_are_found_or_harmless(small: Path) -> 
     assert problems(small) == []
 
 
+@pytest.mark.parametrize("info", ["float16", "int8"], indirect=True)
 def test_metadata_is_covered_all_along(small: Path) -> None:
     """The documents are small enough to flip a bit in many bytes of one of every sort."""
     part = list_parts(small)[0]
@@ -188,6 +194,7 @@ def test_a_store_from_before_checksums_is_whole(small: Path) -> None:
     assert len(FeatureStore(small)) == 4
 
 
+@pytest.mark.parametrize("info", ["float16", "int8"], indirect=True)
 def test_frames_that_another_program_compressed_are_whole(write: Write, clips: Clips) -> None:
     store = write(clips)
     path = store.parts[0].path / "frames"
@@ -200,11 +207,30 @@ def test_frames_that_another_program_compressed_are_whole(write: Write, clips: C
     assert len(check(store.path).parts[0].lost) > 0
 
 
-def test_padding_that_is_not_zeros_is_found(write: Write, clips: Clips) -> None:
+@pytest.mark.parametrize("info", ["float16", "int8"], indirect=True)
+def test_padding_that_is_not_zeros_is_found(write: Write, clips: Clips, info: StoreInfo) -> None:
     store = write({"a": clips["clip/00"]})
-    flip(store.parts[0].path / "frames/c/0/0", 255 * 16)  # clip/00 has 40 frames, a chunk 256
+    flip(
+        store.parts[0].path / "frames/c/0/0", 255 * info.frame_bytes
+    )  # clip/00 has 40 frames, a chunk 256
     (found,) = problems(store.path)
     assert "frames beyond the last are not zeros" in found
+
+
+@pytest.mark.parametrize("info", ["int8"], indirect=True)
+def test_int8_steps_belong_to_every_part_and_are_equal(
+    small: Path, info: StoreInfo, steps: Quantisation, clips: Clips
+) -> None:
+    first, second = list_parts(small)
+    (second / "scale/c/0").unlink()
+    (found,) = problems(small)
+    assert "column 'scale' cannot be read" in found
+    shutil.rmtree(second)
+    other = replace(steps, scale=2 * steps.scale)
+    with StoreWriter(small.parent, info, other) as writer:
+        writer.add("x", np.zeros(32, np.uint8), clips["clip/01"])
+    (found,) = problems(small)
+    assert f"its int8 steps differ from those of {first.name}" in found
 
 
 def test_stores_are_found_without_their_metadata(small: Path, tmp_path: Path) -> None:
