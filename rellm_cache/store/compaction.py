@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from rellm_cache.progress import Tick
-from rellm_cache.store.layout import StoreInfo, damaged, list_parts, read_info
+from rellm_cache.store.faults import damaged
+from rellm_cache.store.layout import StoreInfo, list_parts, read_info
 from rellm_cache.store.locks import maintaining
 from rellm_cache.store.metadata import writers_of
 from rellm_cache.store.quantisation import Quantisation

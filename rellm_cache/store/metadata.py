@@ -16,14 +16,8 @@ import zarr
 from zarr.storage import MemoryStore
 
 from rellm_cache.errors import StoreError
-from rellm_cache.store.layout import (
-    FRAMES,
-    StoreInfo,
-    UnreadableError,
-    is_sealed,
-    parse_info,
-    unreadable,
-)
+from rellm_cache.store.faults import UnreadableError, unreadable
+from rellm_cache.store.layout import FRAMES, StoreInfo, is_sealed, parse_info
 from rellm_cache.store.part_writer import array_digest, create_column, create_frames
 from rellm_cache.store.raw import RawPart, chunk_file
 

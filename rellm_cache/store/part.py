@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from rellm_cache.errors import StoreError
 from rellm_cache.store.column import read_column
-from rellm_cache.store.layout import FRAMES, GONE, Frames, StoreInfo, damaged, unreadable
+from rellm_cache.store.faults import GONE, damaged, unreadable
+from rellm_cache.store.layout import FRAMES, Frames, StoreInfo
 from rellm_cache.store.quantisation import Quantisation
 from rellm_cache.store.shards import MappedShards, ShardError
 
@@ -104,7 +105,9 @@ class Part:
         except ShardError as error:
             raise damaged(self.path, str(error)) from error
         if not self._checked[row]:
-            self.check(row, frames)
+            # Of a copy, made without Python's lock: the checksum holds it, and would wait so for a
+            # cold disk while other threads could read.
+            self.check(row, frames.copy())
         return frames
 
     def check(self, row: int, frames: Frames) -> None:

@@ -14,15 +14,8 @@ import google_crc32c
 import numpy as np
 import zarr
 
-from rellm_cache.store.layout import (
-    FRAMES,
-    GONE,
-    INNER_FRAMES,
-    Frames,
-    StoreInfo,
-    damaged,
-    unreadable,
-)
+from rellm_cache.store.faults import GONE, damaged, unreadable
+from rellm_cache.store.layout import FRAMES, INNER_FRAMES, Frames, StoreInfo
 from rellm_cache.store.part import frames_crc32c
 from rellm_cache.store.part_writer import Row, shard_frames
 from rellm_cache.store.quantisation import Quantisation

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from rellm_cache.config import EncoderSpec
 from rellm_cache.errors import StoreError
+from rellm_cache.store.faults import other_steps
 from rellm_cache.store.index import ABSENT, IdIndex
-from rellm_cache.store.layout import Frames, find_store, list_parts, other_steps, read_info
+from rellm_cache.store.layout import Frames, find_store, list_parts, read_info
 from rellm_cache.store.part import Part
 from rellm_cache.store.quantisation import Quantisation
 

@@ -17,7 +17,8 @@ import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
-from rellm_cache.store.layout import GONE, INNER_FRAMES, StoreInfo, unreadable
+from rellm_cache.store.faults import GONE, unreadable
+from rellm_cache.store.layout import INNER_FRAMES, StoreInfo
 from rellm_cache.store.shard_writer import shard_index
 
 

@@ -11,14 +11,8 @@ from pathlib import Path
 
 from rellm_cache.errors import StoreError
 from rellm_cache.progress import Tick
-from rellm_cache.store.layout import (
-    PART_NAME,
-    StoreInfo,
-    UnreadableError,
-    list_parts,
-    other_steps,
-    read_info,
-)
+from rellm_cache.store.faults import UnreadableError, other_steps
+from rellm_cache.store.layout import PART_NAME, StoreInfo, list_parts, read_info
 from rellm_cache.store.metadata import metadata_problems, part_info, read_group
 from rellm_cache.store.quantisation import Quantisation
 from rellm_cache.store.raw import RawPart, disagreements, likely_ids, read_columns

@@ -21,6 +21,7 @@ from rellm_cache.stages.cache_maintenance import (
     verify_cache,
 )
 from rellm_cache.stages.extract import extract
+from rellm_cache.stages.quantize import quantize
 from rellm_cache.store.layout import StoreInfo, list_parts
 from rellm_cache.store.metadata import writers_of
 from rellm_cache.store.reader import FeatureStore
@@ -83,6 +84,19 @@ def test_other_frames_are_reported(cache: Path, corpus: Path) -> None:
     assert report.largest == pytest.approx(0.5, abs=5e-3)
     assert report.mean == pytest.approx(0.5, abs=5e-3)
     assert report.writers == []
+
+
+def test_an_int8_store_is_whole_and_compared_by_what_its_values_stand_for(
+    cache: Path, corpus: Path
+) -> None:
+    made = FeatureStore(quantize(next(cache.glob("*/zarr.json")).parent).path)
+    assert all(check.is_whole for check in verify_cache(cache))
+    assert made.quantisation is not None
+    reports = {report.store: report for report in recompute(cache, corpus, 11)}
+    report = reports.pop(made.path)
+    (exact,) = reports.values()
+    assert exact.largest < report.largest <= 0.51 * made.quantisation.scale.max() + exact.largest
+    assert report.writers == exact.writers == [report.machine]  # what made the float16 frames
 
 
 def test_changed_audio_is_not_compared(cache: Path, corpus: Path) -> None:

@@ -220,7 +220,6 @@ import os, sys
 from pathlib import Path
 from rellm_cache.errors import StoreError
 from rellm_cache.store.compaction import compact_store
-from rellm_cache.store.quantisation import Quantisation
 from rellm_cache.store.reader import FeatureStore
 path = Path(sys.argv[1])
 if os.getuid() == 0:

@@ -240,7 +240,6 @@ AS_USER = """
 import os, sys
 from pathlib import Path
 from rellm_cache.errors import StoreError
-from rellm_cache.store.quantisation import Quantisation
 from rellm_cache.store.reader import FeatureStore
 from rellm_cache.store.verify import check_store
 from rellm_cache.store.writer import StoreWriter

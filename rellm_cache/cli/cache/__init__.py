@@ -12,7 +12,7 @@ from rellm_cache.cli.options import InOrder
 
 @click.group(cls=InOrder)
 def cache() -> None:
-    """Look at the feature cache, prove it whole, mend it and move it."""
+    """Look at the feature cache, prove it whole, mend it, move it and halve it."""
 
 
 for command in (info, ls, verify, repair, prune, compact, quantize, copy, export, import_):

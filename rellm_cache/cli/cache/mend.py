@@ -50,6 +50,7 @@ def repair(root: Path, as_json: bool) -> int:
                 click.echo(f"  all are listed in {lost_path(report.store)}")
             if report.lost or report.nameless:
                 click.echo("  `rellm extract` with their manifest makes them again")
+                click.echo("  (`rellm cache quantize` with the float16 store, where this is int8)")
     if any(report.unrepaired for report in done.stores):
         return DAMAGED
     lost = any(report.lost or report.nameless for report in done.stores)
