@@ -1,22 +1,23 @@
-"""Batches. In: utterances and feature stores. Out: `Batch`es in a fixed order for seed and epoch.
+"""Examples and batches, and their order. In: lengths, a seed, an epoch. Out: which go together.
 
-Frames come from the cache, never from audio. Which utterances share a batch follows from lengths,
-seed and epoch alone, so a run that was interrupted continues with the very next batch.
+Which utterances share a batch follows from lengths, seed and epoch alone, so a run that was
+interrupted continues with the very next batch. `loading` makes the batches.
 
 Letters: B utterances in a batch, T frames of the longest, D values in a frame.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol, Self
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from rellm_cache.ahead import one_ahead
 from rellm_cache.errors import StoreError
 from rellm_cache.llm.packing import IGNORED
+from rellm_cache.store.quantisation import Quantisation
 
 # Encoders' length rules differ by one or two frames at 50 Hz; more means different audio.
 MAX_FRAME_GAP = 3
@@ -56,17 +57,35 @@ class Example:
 
 
 @dataclass(frozen=True)
+class Steps:
+    """What the int8 values of a stream stand for: q · scale + mean.
+
+    Attributes:
+        scale: (D,) float32.
+        mean: (D,) float32.
+    """
+
+    scale: Tensor
+    mean: Tensor
+
+    def to(self, device: torch.device) -> Self:
+        """The same on a device."""
+        return replace(self, scale=self.scale.to(device), mean=self.mean.to(device))
+
+
+@dataclass(frozen=True)
 class Batch:
     """Padded frames and what is known of them.
 
     Attributes:
         ids: of the B utterances.
-        speech: (B, T, D) float16, zeros beyond each length.
-        emotion: (B, T, D') float16 frames of the emotion stream, or None.
+        speech: (B, T, D) float16 or int8, zeros beyond each length.
+        emotion: (B, T, D') float16 or int8 frames of the emotion stream, or None.
         frame_lengths: (B,) int64, valid frames of both streams.
         emotions: (B,) int64, `IGNORED` where unknown.
         vad: (B, 3) float32, NaN where unknown.
         targets: for each utterance what the LLM should answer.
+        speech_steps, emotion_steps: of an int8 stream; None where frames are float16.
     """
 
     ids: tuple[str, ...]
@@ -76,16 +95,24 @@ class Batch:
     emotions: Tensor
     vad: Tensor
     targets: tuple[tuple[Target, ...], ...]
+    speech_steps: Steps | None = None
+    emotion_steps: Steps | None = None
 
     def to(self, device: torch.device) -> Self:
-        """The same batch on a device."""
+        """The same batch on a device; copies from page-locked memory go on in the background."""
+
+        def moved(tensor: Tensor) -> Tensor:
+            return tensor.to(device, non_blocking=True)
+
         return replace(
             self,
-            speech=self.speech.to(device),
-            emotion=None if self.emotion is None else self.emotion.to(device),
-            frame_lengths=self.frame_lengths.to(device),
-            emotions=self.emotions.to(device),
-            vad=self.vad.to(device),
+            speech=moved(self.speech),
+            emotion=None if self.emotion is None else moved(self.emotion),
+            frame_lengths=moved(self.frame_lengths),
+            emotions=moved(self.emotions),
+            vad=moved(self.vad),
+            speech_steps=None if self.speech_steps is None else self.speech_steps.to(device),
+            emotion_steps=None if self.emotion_steps is None else self.emotion_steps.to(device),
         )
 
 
@@ -93,13 +120,23 @@ class FrameSource(Protocol):
     """Where frames come from by id: a feature store, or encodings made a moment ago."""
 
     frame_size: int
+    dtype: np.dtype
 
-    def length(self, utterance_id: str, /) -> int:
-        """L, frames of one utterance."""
+    @property
+    def quantisation(self) -> Quantisation | None:
+        """What int8 values stand for; None for float16."""
+        ...
+
+    def lengths(self, utterance_ids: Sequence[str], /) -> NDArray[np.int64]:
+        """(N,) frames of each of many utterances."""
         ...
 
     def frames(self, utterance_id: str, /) -> np.ndarray:
-        """(L, D) float16 frames of one utterance."""
+        """(L, D) frames of one utterance, as stored."""
+        ...
+
+    def read_ahead(self, utterance_ids: Sequence[str], /) -> None:
+        """Expect these utterances, one or more, to be read soon."""
         ...
 
 
@@ -110,63 +147,77 @@ class Frames:
         self.speech = speech
         self.emotion = emotion
 
+    def lengths(self, utterance_ids: Sequence[str]) -> NDArray[np.int64]:
+        """(N,) frames of each of many utterances: its speech frames."""
+        return self.speech.lengths(utterance_ids)
+
     def length(self, utterance_id: str) -> int:
-        """Frames of one utterance: its speech frames."""
-        return self.speech.length(utterance_id)
+        """Frames of one utterance."""
+        return int(self.lengths([utterance_id])[0])
 
     def emotion_frames(self, utterance_id: str) -> np.ndarray:
-        """(L, D') emotion frames, cut or their last frame repeated to the speech stream's L.
+        """(L, D') emotion frames as stored, lined up with the speech stream's L.
 
         Raises:
             StoreError: the streams differ by more than `MAX_FRAME_GAP` frames.
         """
         if self.emotion is None:
             raise ValueError("no emotion stream")
-        frames, length = self.emotion.frames(utterance_id), self.length(utterance_id)
-        gap = length - len(frames)
-        if abs(gap) > MAX_FRAME_GAP:
-            raise StoreError(
-                f"{utterance_id}: {length} speech frames but {len(frames)} emotion frames; they "
-                f"may differ by {MAX_FRAME_GAP} at most, so they were made from different audio: "
-                "run `rellm extract` again"
-            )
-        return np.concatenate([frames, frames[-1:].repeat(gap, 0)]) if gap > 0 else frames[:length]
+        out = np.empty((self.length(utterance_id), self.emotion.frame_size), self.emotion.dtype)
+        line_up(self.emotion.frames(utterance_id), out, utterance_id)
+        return out
+
+    def values(self, utterance_id: str) -> np.ndarray:
+        """(L, D + D') float64: what the frames of both streams stand for, lined up."""
+        streams = [_values(self.speech, self.speech.frames(utterance_id))]
+        if self.emotion is not None:
+            streams.append(_values(self.emotion, self.emotion_frames(utterance_id)))
+        return np.concatenate(streams, axis=1)
 
 
-def collate(examples: Sequence[Example], frames: Frames) -> Batch:
-    """Copy the frames of some examples into one padded batch."""
-    lengths = [frames.length(e.id) for e in examples]
-    speech = np.zeros((len(examples), max(lengths), frames.speech.frame_size), np.float16)
-    for row, example in enumerate(examples):
-        speech[row, : lengths[row]] = frames.speech.frames(example.id)
-    emotion = None
-    if frames.emotion is not None:
-        emotion = np.zeros((*speech.shape[:2], frames.emotion.frame_size), np.float16)
-        for row, example in enumerate(examples):
-            emotion[row, : lengths[row]] = frames.emotion_frames(example.id)
-    unknown = (float("nan"),) * 3
-    return Batch(
-        ids=tuple(e.id for e in examples),
-        speech=torch.from_numpy(speech),
-        emotion=None if emotion is None else torch.from_numpy(emotion),
-        frame_lengths=torch.tensor(lengths),
-        emotions=torch.tensor([e.emotion for e in examples]),
-        vad=torch.tensor([e.vad or unknown for e in examples]),
-        targets=tuple(e.targets for e in examples),
-    )
+def _values(source: FrameSource, frames: np.ndarray) -> np.ndarray:
+    """What stored frames stand for, float64."""
+    if source.quantisation is not None:
+        frames = source.quantisation.dequantise(frames)
+    return frames.astype(np.float64)
+
+
+def line_up(frames: np.ndarray, out: np.ndarray, utterance_id: str) -> None:
+    """Copy emotion frames into `out`, (L, D'), cut or the last one repeated to its length.
+
+    Raises:
+        StoreError: they differ from L by more than `MAX_FRAME_GAP` frames.
+    """
+    gap = len(out) - len(frames)
+    if abs(gap) > MAX_FRAME_GAP:
+        raise StoreError(
+            f"{utterance_id}: {len(out)} speech frames but {len(frames)} emotion frames; they "
+            f"may differ by {MAX_FRAME_GAP} at most, so they were made from different audio: "
+            "run `rellm extract` again"
+        )
+    if gap > 0:
+        out[: len(frames)] = frames
+        out[len(frames) :] = frames[-1]
+    else:
+        out[:] = frames[: len(out)]
 
 
 def bucketed_batches(
-    lengths: Sequence[int], batch_size: int, seed: int, epoch: int
+    lengths: Sequence[int],
+    batch_size: int,
+    seed: int,
+    epoch: int,
+    window_batches: int = BUCKET_BATCHES,
 ) -> list[list[int]]:
     """Indices of every example once, in random batches of similar length.
 
-    Examples are shuffled, sorted by length within windows of `BUCKET_BATCHES` batches, and the
-    batches shuffled: the same for the same lengths, size, seed and epoch on any machine.
+    Examples are shuffled, sorted by length within windows of `window_batches` batches, and the
+    batches shuffled: the same for the same lengths, sizes, seed and epoch on any machine. A wider
+    window pads less and mixes less.
     """
     random = np.random.default_rng((seed, epoch))
     order = random.permutation(len(lengths))
-    window = batch_size * BUCKET_BATCHES
+    window = batch_size * window_batches
     batches: list[list[int]] = []
     for start in range(0, len(order), window):
         part = sorted(order[start : start + window].tolist(), key=lambda i: lengths[i])
@@ -178,14 +229,3 @@ def ordered_batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
     """Indices of every example once, sorted by length: for evaluation."""
     order = sorted(range(len(lengths)), key=lambda i: lengths[i])
     return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
-
-
-def prefetch(
-    groups: Sequence[Sequence[Sequence[int]]], examples: Sequence[Example], frames: Frames
-) -> Iterator[list[Batch]]:
-    """Batches of each group of index lists, the next group read by a thread meanwhile."""
-
-    def load(group: Sequence[Sequence[int]]) -> list[Batch]:
-        return [collate([examples[i] for i in indices], frames) for indices in group]
-
-    return one_ahead(load, groups)

@@ -20,11 +20,16 @@ from rellm_cache.typed_toml import apply_override, build, write_toml
 
 EncoderKind = Literal["whisper", "wav2vec2-emotion", "prosody"]
 
-WINDOWS: dict[EncoderKind, str] = {"whisper": "30s", "wav2vec2-emotion": "clip", "prosody": "clip"}
-NORMALISATIONS: dict[EncoderKind, str] = {
-    "whisper": "log-mel",
-    "wav2vec2-emotion": "zero-mean-unit-variance",
-    "prosody": "fixed-scale",
+# What each kind knows; the first is the default.
+WINDOWS: dict[EncoderKind, tuple[str, ...]] = {
+    "whisper": ("30s", "clip"),
+    "wav2vec2-emotion": ("clip",),
+    "prosody": ("clip",),
+}
+NORMALISATIONS: dict[EncoderKind, tuple[str, ...]] = {
+    "whisper": ("log-mel",),
+    "wav2vec2-emotion": ("zero-mean-unit-variance",),
+    "prosody": ("fixed-scale",),
 }
 
 
@@ -40,9 +45,11 @@ class EncoderSpec:
         layer: index into the encoder's hidden states: 0 its input embeddings, k the output of
             block k, -1 the last one, after the final layer norm where the encoder has one.
         sampling_rate: of the waveform it hears, in Hz.
-        window: "30s" pads each clip to Whisper's 30 s and cuts its frames, "clip" hears the clip.
+        window: "30s" pads each clip to Whisper's 30 s and cuts its frames, "clip" hears the clip
+            alone.
         normalisation: what is done to the waveform or features before the first layer.
-        dtype: of stored frames.
+        dtype: of stored frames: "float16" as encoders make them, "int8" as `rellm cache quantize`
+            makes them from those.
         version: of our own encoding code; raised when the same model would give other frames.
     """
 
@@ -53,18 +60,18 @@ class EncoderSpec:
     sampling_rate: int = 16_000
     window: str = ""
     normalisation: str = ""
-    dtype: Literal["float16"] = "float16"
+    dtype: Literal["float16", "int8"] = "float16"
     version: int = 1
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "window", self.window or WINDOWS[self.kind])
-        normalisation = self.normalisation or NORMALISATIONS[self.kind]
+        object.__setattr__(self, "window", self.window or WINDOWS[self.kind][0])
+        normalisation = self.normalisation or NORMALISATIONS[self.kind][0]
         object.__setattr__(self, "normalisation", normalisation)
         for name, known in (("window", WINDOWS), ("normalisation", NORMALISATIONS)):
-            if getattr(self, name) != known[self.kind]:
+            if getattr(self, name) not in known[self.kind]:
                 raise ConfigError(
                     f"encoder {self.kind!r}: {name} = {getattr(self, name)!r} is not known; "
-                    f"expected {known[self.kind]!r}"
+                    f"expected {' or '.join(map(repr, known[self.kind]))}"
                 )
         if bool(self.model) != (self.kind != "prosody"):
             found = f"model = {self.model!r}"
@@ -87,10 +94,11 @@ class EncoderSpec:
     @property
     def slug(self) -> str:
         """A short folder-safe name, as in `whisper-tiny.en-last`."""
-        if not self.model:
-            return self.kind
-        name = Path(self.model).name.lower()
-        return f"{name}-{'last' if self.layer == -1 else f'layer{self.layer}'}"
+        name: str = self.kind
+        if self.model:
+            layer = "last" if self.layer == -1 else f"layer{self.layer}"
+            name = f"{Path(self.model).name.lower()}-{layer}"
+        return name if self.dtype == "float16" else f"{name}-{self.dtype}"
 
     def differences(self, other: "EncoderSpec") -> list[str]:
         """Fields in which a store of spec `other` is not what `self` asks for, as readable text.
@@ -230,6 +238,7 @@ class TrainingConfig:
     epochs: int = 3
     batch_size: int = 2
     accumulation: int = 8
+    bucket_batches: int = 32
     learning_rate: float = 2e-5
     weight_decay: float = 0.05
     clip: float = 1.0
@@ -241,7 +250,7 @@ class TrainingConfig:
     start_from: str = ""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "accumulation"):
+        for name in ("epochs", "batch_size", "accumulation", "bucket_batches"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"training.{name} = {getattr(self, name)}: expected 1 or more")
 

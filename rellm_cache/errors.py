@@ -31,5 +31,9 @@ class StoreError(RellmError):
     """A feature store is absent, damaged, of another fingerprint or cannot be written."""
 
 
+class WorkersError(RellmError):
+    """Worker processes cannot be kept alive."""
+
+
 class RunError(RellmError):
     """A run folder cannot be written, read or continued."""

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import click
+import h5py
 import numpy as np
 import pytest
 
 from rellm_cache.cli import rellm
 from rellm_cache.config import EncoderSpec, Recipe, shipped_recipes
+from rellm_cache.store.interchange import export_store
 from rellm_cache.store.layout import FORMAT, FORMAT_VERSION, StoreInfo, store_path
 from rellm_cache.store.writer import StoreWriter
 
@@ -183,13 +185,31 @@ def test_format_page_reader_reads_a_store(store: tuple[Path, dict[str, np.ndarra
         np.testing.assert_array_equal(clips[clip], expected)
 
 
+def test_format_page_reader_reads_an_export(store: tuple[Path, dict[str, np.ndarray]]) -> None:
+    path, frames = store
+    file = path.parent / "out.h5"
+    export_store(path, file, lambda count=1, note="": None)
+    (code,) = re.findall(r"^```python\n(.*?)^```", FORMAT_PAGE, re.M | re.S)
+    for old, new in (('zarr.open_group(path, mode="r")', "h5py.File(path)"), ("groups", "items")):
+        assert old in FORMAT_PAGE
+        code = code.replace(old, new)
+    names: dict[str, Any] = {"h5py": h5py}
+    exec(code, names)
+    clips = names["read_store"](str(file))
+    assert clips.keys() == frames.keys()
+    for clip, expected in frames.items():
+        np.testing.assert_array_equal(clips[clip], expected)
+
+
 def test_format_page_names_attributes_and_arrays(
     store: tuple[Path, dict[str, np.ndarray]],
 ) -> None:
     path, _ = store
     attributes = json.loads((path / "zarr.json").read_text("utf-8"))["attributes"]["rellm"]
     assert f"Format `{FORMAT}`, version {FORMAT_VERSION}." in FORMAT_PAGE
-    for key in (*attributes, *attributes["encoder"]):
+    part = json.loads(next(path.glob("part-*/zarr.json")).read_text("utf-8"))
+    of_part = part["attributes"]["rellm"]
+    for key in (*attributes, *attributes["encoder"], *of_part):
         assert f"\n| `{key}` |" in FORMAT_PAGE
     for array in next(path.glob("part-*")).glob("*/zarr.json"):
         metadata = json.loads(array.read_text("utf-8"))

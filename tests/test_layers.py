@@ -13,10 +13,11 @@ PACKAGE = Path(__file__).parents[1] / "rellm_cache"
 LAYERS = (
     ("errors", "__init__", "recipes"),
     ("typed_toml",),
-    ("config", "journal", "ahead", "progress", "devices"),
+    ("config", "journal", "progress", "devices"),
     ("corpus", "store", "metrics", "weights"),
     ("encoders", "llm"),
     ("batches",),
+    ("loading",),
     ("model",),
     ("demo",),
     ("stages",),

@@ -16,6 +16,8 @@ from rellm_cache.cli.demo import demo
 from rellm_cache.cli.evaluate import evaluate
 from rellm_cache.cli.extract import extract
 from rellm_cache.cli.generate import generate
+from rellm_cache.cli.options import InOrder
+from rellm_cache.cli.plan import plan
 from rellm_cache.cli.prepare import prepare
 from rellm_cache.cli.recipes import recipes
 from rellm_cache.cli.respond import respond
@@ -23,14 +25,6 @@ from rellm_cache.cli.train import train
 from rellm_cache.errors import RellmError
 
 INTERRUPTED = 130
-
-
-class InOrder(click.Group):
-    """Lists commands in the order of the work, not of the alphabet."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """Names as they were added."""
-        return list(self.commands)
 
 
 @click.group(cls=InOrder, context_settings={"help_option_names": ["-h", "--help"]})
@@ -43,7 +37,7 @@ def rellm() -> None:
 
 
 for command in (
-    demo, prepare, respond, extract, train, generate, evaluate, cache, recipes,
+    demo, prepare, respond, plan, extract, train, generate, evaluate, cache, recipes,
 ):  # fmt: skip
     rellm.add_command(command)
 

@@ -1,10 +1,20 @@
 """rellm extract: encoders run once, frames go into the cache."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from rellm_cache.cli.options import CLIPS_FAILED, cache_option, recipe_option, set_option
+from rellm_cache.cli.options import (
+    CLIPS_FAILED,
+    batch_size_option,
+    cache_option,
+    recipe_option,
+    set_option,
+)
+
+if TYPE_CHECKING:
+    from rellm_cache.stages.extract import StreamReport
 
 
 @click.command()
@@ -12,15 +22,42 @@ from rellm_cache.cli.options import CLIPS_FAILED, cache_option, recipe_option, s
 @recipe_option
 @set_option
 @cache_option
+@batch_size_option(16, "Clips encoded at a time.")
 @click.option(
-    "--batch-size",
+    "--workers",
     type=click.IntRange(min=1),
-    default=16,
+    help="Processes that share the work: one a GPU, or a few on a CPU. Each loads the models. "
+    "Without it, this process does the work.",
+)
+@click.option(
+    "--shard",
+    metavar="I/N",
+    help="Only the I-th of N shares of the clips, from 1/N to N/N, for job arrays. A clip's share "
+    "follows from its id.",
+)
+@click.option(
+    "--ray",
+    metavar="ADDRESS",
+    default="",
+    help="Let actors of this Ray cluster do the work: host:port, auto, or local.",
+)
+@click.option(
+    "--commit-seconds",
+    type=click.FloatRange(min=0),
+    default=60.0,
     show_default=True,
-    help="Clips encoded at a time.",
+    help="Commit what is encoded at least so often; a kill loses no more.",
 )
 def extract(
-    manifest: Path, recipe: str, overrides: tuple[str, ...], cache: Path, batch_size: int
+    manifest: Path,
+    recipe: str,
+    overrides: tuple[str, ...],
+    cache: Path,
+    batch_size: int,
+    workers: int | None,
+    shard: str | None,
+    ray: str,
+    commit_seconds: float,
 ) -> int:
     """Encode every clip of a manifest file or folder that the cache does not hold yet.
 
@@ -29,20 +66,37 @@ def extract(
     """
     from rellm_cache.config import load_recipe
     from rellm_cache.stages.extract import extract as run
+    from rellm_cache.stages.extraction.spread import Shard, Spread
+
+    part = Shard.parse(shard) if shard else None
+    spread = Spread(workers or 0, ray, part, commit_seconds)
+    reports = run(manifest, load_recipe(recipe, overrides), cache, batch_size, spread=spread)
+    for report in reports:
+        show(report)
+    if any(report.encoded for report in reports):
+        forward = sum(report.seconds for report in reports)
+        click.echo(f"Took {reports[0].wall_seconds:.1f} s; the encoders computed {forward:.1f} s")
+    return CLIPS_FAILED if any(report.failed for report in reports) else 0
+
+
+def show(report: "StreamReport") -> None:
+    """What happened to one store."""
     from rellm_cache.store.layout import failures_path
 
-    reports = run(manifest, load_recipe(recipe, overrides), cache, batch_size)
-    for report in reports:
-        if report.encoded:
-            rate = report.encoded / max(report.seconds, 1e-9)
-            click.echo(
-                f"{report.path}: {report.encoded} clips encoded ({report.hours:.2f} h, "
-                f"{rate:.1f} clips/s), {report.present} were there already"
-            )
-        elif report.failed:
-            click.echo(f"{report.path}: no clip encoded, {report.present} were there already")
-        else:
-            click.echo(f"{report.path}: nothing to do, all {report.present} clips are there")
-        if report.failed:
-            click.echo(f"  {report.failed} clips failed, see {failures_path(report.path)}")
-    return CLIPS_FAILED if any(report.failed for report in reports) else 0
+    if report.encoded:
+        rate = report.encoded / max(report.wall_seconds, 1e-9)
+        click.echo(
+            f"{report.path}: {report.encoded} clips encoded ({report.hours:.2f} h, "
+            f"{rate:.1f} clips/s), {report.present} were there already"
+        )
+    elif report.failed:
+        click.echo(f"{report.path}: no clip encoded, {report.present} were there already")
+    else:
+        click.echo(f"{report.path}: nothing to do, all {report.present} clips are there")
+    if report.changed:
+        click.echo(
+            f"  {report.changed} ids had other audio before: the new frames win, the old ones "
+            "are not read any more"
+        )
+    if report.failed:
+        click.echo(f"  {report.failed} clips failed, see {failures_path(report.path)}")

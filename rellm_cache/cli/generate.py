@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from rellm_cache.cli.options import cache_option
+from rellm_cache.cli.options import batch_size_option, cache_option
 
 
 @click.command()
@@ -18,13 +18,7 @@ from rellm_cache.cli.options import cache_option
 )
 @cache_option
 @click.option("--from-audio", is_flag=True, help="Encode live instead of reading the cache.")
-@click.option(
-    "--batch-size",
-    type=click.IntRange(min=1),
-    default=8,
-    show_default=True,
-    help="Clips answered at a time.",
-)
+@batch_size_option(8, "Clips answered at a time.")
 def generate(
     run: Path, source: Path, out: Path, cache: Path, from_audio: bool, batch_size: int
 ) -> None:

@@ -1,7 +1,8 @@
-"""Options that several commands share, and how a table is printed."""
+"""Options that several commands share, and how commands and tables are listed."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
 import click
 from rich import box
@@ -9,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 CLIPS_FAILED = 3
+Command = TypeVar("Command", bound=Callable[..., Any])
 
 recipe_option = click.option(
     "--recipe",
@@ -30,7 +32,28 @@ cache_option = click.option(
     show_default=True,
     help="Folder of feature stores.",
 )
+
+
+def batch_size_option(default: int, help_text: str) -> Callable[[Command], Command]:
+    """`--batch-size`: how many of what `help_text` names go through a model at a time."""
+    return click.option(
+        "--batch-size",
+        type=click.IntRange(min=1),
+        default=default,
+        show_default=True,
+        help=help_text,
+    )
+
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+
+
+class InOrder(click.Group):
+    """Lists commands in the order of the work, not of the alphabet."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names as they were added."""
+        return list(self.commands)
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

@@ -4,20 +4,14 @@ from pathlib import Path
 
 import click
 
-from rellm_cache.cli.options import recipe_option, set_option
+from rellm_cache.cli.options import batch_size_option, recipe_option, set_option
 
 
 @click.command()
 @click.argument("manifest", type=click.Path(path_type=Path, exists=True))
 @recipe_option
 @set_option
-@click.option(
-    "--batch-size",
-    type=click.IntRange(min=1),
-    default=16,
-    show_default=True,
-    help="Prompts answered at a time.",
-)
+@batch_size_option(16, "Prompts answered at a time.")
 def respond(manifest: Path, recipe: str, overrides: tuple[str, ...], batch_size: int) -> None:
     """Let the chat LLM continue each transcript in the tone of its emotion (step 1).
 

@@ -109,6 +109,21 @@ def load_clip(
     return Clip(mono, audio_digest(data, utterance.segment), rate, samples.shape[1])
 
 
+def audio_seconds(utterance: Utterance) -> float:
+    """How long a clip is said to last: by its segment, or its file's header, undecoded.
+
+    Raises:
+        AudioError: the file is absent or not audio.
+    """
+    if utterance.segment:
+        return utterance.segment[1] - utterance.segment[0]
+    try:
+        with soundfile.SoundFile(io.BytesIO(read_bytes(utterance.audio))) as file:
+            return float(file.frames / file.samplerate)
+    except soundfile.LibsndfileError as error:
+        raise AudioError(f"{utterance.audio}: no sound file ({error.error_string})") from error
+
+
 def _decode(data: bytes, name: str) -> tuple[np.ndarray, int]:
     """All samples (S, channels) float32 and the rate; a file cut short is an error."""
     try:

@@ -4,7 +4,9 @@ from dataclasses import replace
 
 import torch
 
+from rellm_cache import __version__
 from rellm_cache.config import EncoderSpec
+from rellm_cache.devices import device_name
 from rellm_cache.encoders.base import FrameEncoder
 from rellm_cache.errors import ConfigError
 from rellm_cache.weights import find_model, weights_digest
@@ -14,8 +16,15 @@ def resolve(spec: EncoderSpec) -> EncoderSpec:
     """The spec with its weights' digest filled in, without loading the model.
 
     Raises:
-        ConfigError: the model cannot be found, or its weights are not those the spec pins.
+        ConfigError: the model cannot be found, or its weights are not those the spec pins; or the
+            spec is of frames that no encoder makes.
     """
+    if spec.dtype != "float16":
+        raise ConfigError(
+            f"encoder {spec.kind!r}: dtype = {spec.dtype!r}, but encoders make float16 frames; run "
+            'this with dtype = "float16", then make the int8 store from that one: '
+            "`rellm cache quantize <its folder>`. Training and `generate` from the cache read it"
+        )
     if not spec.model:
         return spec
     folder = find_model(spec.model, ("preprocessor_config.json",))
@@ -46,3 +55,15 @@ def build_encoder(spec: EncoderSpec, device: torch.device) -> FrameEncoder:
     from rellm_cache.encoders.prosody import ProsodyEncoder
 
     return ProsodyEncoder(spec)
+
+
+def describe_machine(spec: EncoderSpec, device: torch.device) -> dict[str, str]:
+    """What computes the frames of a spec, as recorded in every part: frames differ a little."""
+    # Prosody is measured on the CPU whatever the device; models run in half precision on a GPU.
+    on = device if spec.model else torch.device("cpu")
+    return {
+        "device": device_name(on),
+        "dtype": "float16" if on.type == "cuda" else "float32",
+        "torch": str(torch.__version__),
+        "rellm": __version__,
+    }

@@ -1,13 +1,20 @@
 """Whisper's encoder, any checkpoint and layer. In: waveforms. Out: frames at 50 Hz.
 
-Each clip is padded to 30 s as in Whisper's training, encoded, and its frames cut to the clip's own
-length (FACTS: `frames = (ceil(samples / 160) - 1) // 2 + 1`), so batch neighbours change nothing.
+A clip has `(ceil(samples / 160) - 1) // 2 + 1` frames (FACTS), whichever window it is heard in:
+
+- `30s`: padded with silence to 30 s as in Whisper's training, encoded, and cut to its length.
+- `clip`: the mel frames of the clip alone and as many position embeddings. In a batch, clips are
+  padded to the longest and no frame attends to padding. The mel frames of a clip are even in
+  number, so the convolutions' last frame ends where the clip does and sees no padding either.
+
+So batch neighbours change nothing in either.
 """
 
 from collections.abc import Sequence
 
 import numpy as np
 import torch
+from torch.nn.functional import gelu
 from transformers import WhisperFeatureExtractor, WhisperModel
 
 from rellm_cache.config import EncoderSpec
@@ -16,6 +23,8 @@ from rellm_cache.errors import AudioError, ConfigError
 from rellm_cache.weights import find_model
 
 MAX_SAMPLES = 30 * 16_000
+FRAME_SAMPLES = 320
+WINDOW_SAMPLES = 400  # of the Fourier transform: so much silence after a clip decides its last mel
 
 
 class WhisperEncoder:
@@ -29,7 +38,7 @@ class WhisperEncoder:
         self.device = device
         self._features = WhisperFeatureExtractor.from_pretrained(folder)
         model, report = WhisperModel.from_pretrained(
-            folder, dtype=torch.float32, output_loading_info=True
+            folder, dtype=torch.float32, output_loading_info=True, attn_implementation="sdpa"
         )
         encoder = model.encoder
         missing = sorted(k for k in report["missing_keys"] if k.startswith("encoder."))
@@ -54,13 +63,45 @@ class WhisperEncoder:
                 raise AudioError(
                     f"clip of {len(waveform) / 16_000:.2f} s: Whisper hears 30 s at most; cut it"
                 )
+        lengths = [whisper_frame_count(len(waveform)) for waveform in waveforms]
+        with torch.autocast(self.device.type, torch.float16, enabled=self.device.type == "cuda"):
+            if self.spec.window == "clip":
+                hidden = self._encode_clips(waveforms, lengths)  # (B, longest, D)
+            else:
+                hidden = self._encode_30s(waveforms)  # (B, 1500, D)
+        # Copies: a view would keep the padded batch alive until its frames are written.
+        return [
+            Encoding(frames[:length].float().cpu().numpy().copy())
+            for frames, length in zip(hidden, lengths, strict=True)
+        ]
+
+    def _encode_30s(self, waveforms: Sequence[np.ndarray]) -> torch.Tensor:
         mel = self._features(
             list(waveforms), sampling_rate=16_000, return_tensors="pt", padding="max_length"
         ).input_features  # (B, mels, 3000)
-        with torch.autocast(self.device.type, torch.float16, enabled=self.device.type == "cuda"):
-            hidden = self._encoder(mel.to(self.device)).last_hidden_state  # (B, 1500, D)
-        frames = hidden.float().cpu().numpy()
-        return [
-            Encoding(f[: whisper_frame_count(len(w))])
-            for f, w in zip(frames, waveforms, strict=True)
-        ]
+        hidden: torch.Tensor = self._encoder(mel.to(self.device)).last_hidden_state
+        return hidden
+
+    def _encode_clips(self, waveforms: Sequence[np.ndarray], lengths: list[int]) -> torch.Tensor:
+        encoder = self._encoder
+        longest = max(lengths)
+        mel = torch.zeros(len(waveforms), self._features.feature_size, 2 * longest)
+        for row, waveform, length in zip(mel, waveforms, lengths, strict=True):
+            row[:, : 2 * length] = self._clip_mel(waveform, length)
+        hidden = gelu(encoder.conv1(mel.to(self.device)))  # (B, mels, 2 T) -> (B, D, 2 T)
+        hidden = gelu(encoder.conv2(hidden)).transpose(1, 2)  # (B, D, 2 T) -> (B, T, D)
+        hidden = hidden + encoder.embed_positions.weight[:longest]
+        frames = torch.arange(longest, device=self.device)
+        heard = frames < torch.tensor(lengths, device=self.device)[:, None]  # (B, T)
+        for block in encoder.layers:
+            hidden = block(hidden, heard[:, None, None, :])  # which keys each frame attends to
+        normed: torch.Tensor = encoder.layer_norm(hidden)
+        return normed
+
+    def _clip_mel(self, waveform: np.ndarray, length: int) -> torch.Tensor:
+        """(mels, 2 length) log-mel frames of a clip with silence after it, as in 30 s."""
+        end = length * FRAME_SAMPLES - len(waveform) + WINDOW_SAMPLES
+        mel: torch.Tensor = self._features(
+            np.pad(waveform, (0, end)), sampling_rate=16_000, return_tensors="pt", padding=False
+        ).input_features[0]
+        return mel[:, : 2 * length]

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from rellm_cache.batches import Steps
 from rellm_cache.config import AdapterConfig
 from rellm_cache.model.heads import masked_mean, valid_frames
 
@@ -34,6 +35,14 @@ def fuse(speech: Tensor, emotion: Tensor | None, lengths: Tensor, pooling: str) 
     if pooling == "utterance":
         emotion = masked_mean(emotion, lengths).unsqueeze(1).expand(-1, speech.shape[1], -1)
     return torch.cat([speech, emotion], dim=-1)
+
+
+def dequantise(frames: Tensor, steps: Steps | None) -> Tensor:
+    """What stored frames stand for, on their device: int8 (B, T, D) -> float32; others unchanged.
+
+    Padding becomes the mean frame; the adapter masks it.
+    """
+    return frames if steps is None else torch.addcmul(steps.mean, frames.float(), steps.scale)
 
 
 def output_lengths(lengths: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from rellm_cache.errors import ConfigError
 from rellm_cache.llm.frozen import FrozenLLM
 from rellm_cache.llm.packing import IGNORED, Segment, pack
 from rellm_cache.llm.prompt import SpeechPrompt
-from rellm_cache.model.adapter import Adapter, fuse
+from rellm_cache.model.adapter import Adapter, dequantise, fuse
 from rellm_cache.model.heads import AuxiliaryHeads
 from rellm_cache.model.losses import (
     TERMS,
@@ -78,8 +78,12 @@ class SpeechLLM(nn.Module):
 
     def speech(self, batch: Batch) -> Speech:
         """Run the adapter."""
+        speech = dequantise(batch.speech, batch.speech_steps)
+        emotion = batch.emotion
+        if emotion is not None:
+            emotion = dequantise(emotion, batch.emotion_steps)
         frames = fuse(
-            batch.speech, batch.emotion, batch.frame_lengths, self.recipe.emotion.pooling
+            speech, emotion, batch.frame_lengths, self.recipe.emotion.pooling
         )  # (B, T, D)
         return Speech(*self.adapter(frames, batch.frame_lengths))  # (B, T, D) -> (B, T', H)
 

@@ -1,4 +1,4 @@
-"""cache info. In: a cache root. Out: what each store holds."""
+"""cache info and ls. In: a cache root, or one store. Out: what each store holds, or each clip."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +8,8 @@ from rellm_cache.errors import StoreError
 from rellm_cache.store.layout import failures_path, list_stores
 from rellm_cache.store.reader import FeatureStore
 
-FRAMES_PER_HOUR = 50 * 3600
+FRAMES_PER_SECOND = 50
+FRAMES_PER_HOUR = FRAMES_PER_SECOND * 3600
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,32 @@ def cache_info(cache: Path) -> list[StoreSummary]:
     return [_summary(FeatureStore(path)) for path in paths]
 
 
+@dataclass(frozen=True)
+class ClipEntry:
+    """One clip of a store: its id, how long it is, whose audio it is of, and where it lies."""
+
+    id: str
+    frames: int
+    seconds: float
+    audio_sha256: str
+    part: str
+
+
+def list_clips(path: Path) -> list[ClipEntry]:
+    """Every clip of a store as it is read, by id: of several rows of an id the newest.
+
+    Raises:
+        StoreError: it is no store, or its index is damaged.
+    """
+    entries = {}
+    for part in FeatureStore(path).parts:
+        lengths = (part.offsets[1:] - part.offsets[:-1]).tolist()
+        for name, length, digest in zip(part.ids, lengths, part.audio_sha256, strict=True):
+            seconds = length / FRAMES_PER_SECOND
+            entries[name] = ClipEntry(name, length, seconds, digest.tobytes().hex(), part.path.name)
+    return [entries[name] for name in sorted(entries)]
+
+
 def _summary(store: FeatureStore) -> StoreSummary:
     failures = failures_path(store.path)
     failed = len(failures.read_text("utf-8").splitlines()) if failures.exists() else 0
@@ -56,7 +83,7 @@ def _summary(store: FeatureStore) -> StoreSummary:
         frame_size=store.frame_size,
         fingerprint=store.spec.fingerprint,
         clips=len(store),
-        hours=sum(store.length(i) for i in store.ids) / FRAMES_PER_HOUR,
+        hours=int(store.lengths(list(store.ids)).sum()) / FRAMES_PER_HOUR,
         parts=len(store.parts),
         bytes=store.nbytes,
         failed=failed,

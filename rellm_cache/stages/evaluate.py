@@ -14,10 +14,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from rellm_cache.batches import Example, Frames, collate, ordered_batches
+from rellm_cache.batches import Example, Frames, ordered_batches
 from rellm_cache.corpus.emotions import find_emotion
 from rellm_cache.corpus.manifest import Utterance, read_manifests
 from rellm_cache.devices import default_device
+from rellm_cache.loading.collate import collate
+from rellm_cache.loading.loader import BatchLoader
 from rellm_cache.metrics.recognition import RecognitionScores
 from rellm_cache.model.checkpoint import load_run
 from rellm_cache.model.speech_llm import SpeechLLM, require_llm
@@ -136,10 +138,11 @@ def _score_llm(
     labels = label_ids(model.recipe, llm)
     likely = np.zeros(len(examples), np.int64)
     named = np.zeros(len(examples), np.int64)
+    loader = BatchLoader(examples, frames, device)
+    plan = ordered_batches(loader.lengths, BATCH)
     with progress("Recognising", len(examples), "clips") as tick:
-        for indices in ordered_batches([frames.length(e.id) for e in examples], BATCH):
-            batch = collate([examples[i] for i in indices], frames).to(device)
-            speech = model.speech(batch)
+        for indices, batch in zip(plan, loader.batches(plan), strict=True):
+            speech = model.speech(batch.to(device))
             likely[indices] = model.label_log_likelihoods(speech, labels).argmax(1).cpu().numpy()
             prompts = [
                 model.prompt_embeddings(speech.one(i), "recognition") for i in range(len(indices))

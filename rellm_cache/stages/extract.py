@@ -2,33 +2,29 @@
 
 A clip is done when its id and the digest of its audio are in a committed part of this encoder's
 store. Everything else is decoded once, encoded and written; what fails is listed, never stored.
+How the work is done, here or by many workers, is in `stages/extraction/`.
 """
 
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 
-import numpy as np
 import torch
 
-from rellm_cache.ahead import one_ahead
-from rellm_cache.config import EncoderSpec, Recipe
-from rellm_cache.corpus.audio import Clip, audio_digest, load_clip, read_bytes
-from rellm_cache.corpus.manifest import Utterance, read_lines, read_manifests, write_lines
-from rellm_cache.devices import default_device
-from rellm_cache.encoders.base import FrameEncoder
-from rellm_cache.encoders.registry import build_encoder, resolve
-from rellm_cache.errors import AudioError, FrameError
-from rellm_cache.progress import progress
-from rellm_cache.store.layout import StoreInfo, failures_path, store_path
-from rellm_cache.store.reader import FeatureStore
-from rellm_cache.store.writer import StoreWriter
-
-WINDOW_BATCHES = 16  # clips are sorted by length within so many batches
-SCAN_THREADS = 4
+from rellm_cache.config import Recipe
+from rellm_cache.corpus.manifest import Utterance, read_manifests
+from rellm_cache.encoders.registry import resolve
+from rellm_cache.progress import Tick, progress
+from rellm_cache.stages.extraction.coordinator import Coordinator, Pool
+from rellm_cache.stages.extraction.failures import record_failures
+from rellm_cache.stages.extraction.pipeline import Pipeline
+from rellm_cache.stages.extraction.processes import ProcessPool
+from rellm_cache.stages.extraction.ray_actors import RayPool
+from rellm_cache.stages.extraction.scan import Target, find_missing
+from rellm_cache.stages.extraction.spread import Spread
+from rellm_cache.stages.extraction.work import Batch, BatchDone, Event, Job, Note, length_sorted
 
 
 @dataclass(frozen=True)
@@ -39,82 +35,22 @@ class StreamReport:
         path: of the store.
         encoded: clips written now.
         present: clips that were there already.
+        changed: of the clips written or failed now, those whose id the store held with other
+            audio; where written, the new frames win.
         failed: clips that could not be encoded, listed in `failures_path(path)`.
         hours: of audio encoded now.
-        seconds: the encoder itself took.
+        seconds: the encoder's forward passes took, summed over all workers.
+        wall_seconds: the whole extraction took, all streams together.
     """
 
     path: Path
     encoded: int
     present: int
+    changed: int
     failed: int
     hours: float
     seconds: float
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A clip that could not be encoded."""
-
-    id: str
-    audio: str
-    reason: str
-
-
-class _Stream:
-    """One encoder of a recipe with its store while an extraction runs."""
-
-    def __init__(self, spec: EncoderSpec, cache: Path) -> None:
-        self.spec = resolve(spec)
-        self.path = store_path(cache, self.spec)
-        self.store = FeatureStore(self.path) if self.path.exists() else None
-        self.encoder: FrameEncoder | None = None
-        self.writer: StoreWriter | None = None
-        self.missing: set[str] = set()
-        self.failed: list[Failure] = []
-        self.encoded = 0
-        self.audio_seconds = 0.0
-        self.encoder_seconds = 0.0
-
-    def holds(self, utterance_id: str, digest: np.ndarray) -> bool:
-        store = self.store
-        if store is None or utterance_id not in store:
-            return False
-        return store.audio_sha256(utterance_id) == digest.tobytes()
-
-    def open(self, cache: Path, device: torch.device, stack: ExitStack) -> None:
-        """Load the encoder and start writing, if anything is missing."""
-        if self.missing:
-            self.encoder = build_encoder(self.spec, device)
-            info = StoreInfo(self.spec, self.encoder.frame_size, self.encoder.licence)
-            self.writer = stack.enter_context(StoreWriter(cache, info))
-
-    def encode(self, clips: Sequence[tuple[Utterance, Clip]]) -> None:
-        """Encode and store those of the clips that this stream misses."""
-        mine = [(u, c) for u, c in clips if u.id in self.missing]
-        if not mine or self.encoder is None or self.writer is None:
-            return
-        start = monotonic()
-        encodings = self.encoder.encode([c.waveform for _, c in mine])
-        self.encoder_seconds += monotonic() - start
-        for (utterance, clip), encoding in zip(mine, encodings, strict=True):
-            try:
-                self.writer.add(utterance.id, clip.digest, encoding.frames, encoding.vad)
-            except FrameError as error:
-                self.failed.append(Failure(utterance.id, utterance.audio, str(error)))
-                continue
-            self.encoded += 1
-            self.audio_seconds += clip.seconds
-
-    def report(self, total: int) -> StreamReport:
-        return StreamReport(
-            path=self.path,
-            encoded=self.encoded,
-            present=total - self.encoded - len(self.failed),
-            failed=len(self.failed),
-            hours=self.audio_seconds / 3600,
-            seconds=self.encoder_seconds,
-        )
+    wall_seconds: float
 
 
 def extract(
@@ -123,105 +59,90 @@ def extract(
     cache: Path,
     batch_size: int = 16,
     device: torch.device | None = None,
+    spread: Spread | None = None,
 ) -> list[StreamReport]:
     """Encode every clip of a manifest that the cache does not hold yet.
 
+    Args:
+        device: None for the GPUs there are, or the CPU.
+        spread: workers and shard; None does all of the work in this process.
+
     Raises:
-        ManifestError, ConfigError: the manifest or a model cannot be used.
+        ManifestError, ConfigError: the manifest, a model or the cluster cannot be used.
         StoreError: writing failed; the stores keep every part committed before.
+        WorkersError: worker processes die before they can do anything.
     """
-    device = device or default_device()
-    utterances = read_manifests(manifest)
+    begun = monotonic()
+    spread = spread or Spread()
+    utterances = spread.share(read_manifests(manifest))
+    streams = make_targets(recipe, cache)
+    targets = list({target.fingerprint: target for target in streams}.values())
+    missing = find_missing(utterances, targets)
+    needed = [t for t in targets if any(t.fingerprint in work.lacking for work in missing)]
+    job = Job(
+        specs=tuple(target.spec for target in needed),
+        cache=cache,
+        device=device,
+        commit_seconds=spread.commit_seconds,
+    )
+    batches = length_sorted(missing, batch_size)
+    if batches:
+        with progress("Encoding", len(missing), "clips") as tick:
+            _encode(job, batches, needed, spread, tick)
+    for target in targets:
+        record_failures(target.path, {u.id for u in utterances}, target.failed.values())
+    wall = monotonic() - begun
+    return [_report(target, utterances, wall) for target in streams]
+
+
+def make_targets(recipe: Recipe, cache: Path) -> list[Target]:
+    """The store of each encoder of a recipe, its weights resolved: speech, then emotion."""
     specs = [s for s in (recipe.encoders.speech, recipe.encoders.emotion) if s is not None]
-    streams = [_Stream(spec, cache) for spec in specs]
-    pending = _find_missing(utterances, streams)
-    batches = _length_sorted(pending, batch_size)
-    with ExitStack() as stack:
-        for stream in streams:
-            stream.open(cache, device, stack)
-        tick = stack.enter_context(progress("Encoding", len(pending), "clips"))
-        hours = 0.0
-        for batch, results in zip(batches, one_ahead(_load_batch, batches), strict=True):
-            clips = _keep_loaded(batch, results, streams)
-            for stream in streams:
-                stream.encode(clips)
-            hours += sum(clip.seconds for _, clip in clips) / 3600
-            tick(len(batch), f"{hours:.2f} h of audio")
-    for stream in streams:
-        _record_failures(stream, utterances)
-    return [stream.report(len(utterances)) for stream in streams]
+    return [Target(resolve(spec), cache) for spec in specs]
 
 
-def _find_missing(utterances: Sequence[Utterance], streams: list[_Stream]) -> list[Utterance]:
-    """Utterances that some stream lacks, by id and audio digest; unreadable files are failures."""
-    pending = []
-    with (
-        ThreadPoolExecutor(SCAN_THREADS) as pool,
-        progress("Checking audio", len(utterances), "clips") as tick,
-    ):
-        for utterance, digest in zip(utterances, pool.map(_try_digest, utterances), strict=True):
-            tick()
-            if isinstance(digest, AudioError):
-                for stream in streams:
-                    stream.failed.append(Failure(utterance.id, utterance.audio, str(digest)))
-                continue
-            lacking = [s for s in streams if not s.holds(utterance.id, digest)]
-            for stream in lacking:
-                stream.missing.add(utterance.id)
-            if lacking:
-                pending.append(utterance)
-    return pending
+def _encode(
+    job: Job, batches: Sequence[Batch], targets: Sequence[Target], spread: Spread, tick: Tick
+) -> None:
+    if spread.ray or spread.workers:
+        pool: Pool
+        if spread.ray:
+            pool = RayPool(spread.ray, spread.workers, job)
+        else:
+            pool = ProcessPool(spread.workers, job)
+        Coordinator(pool, targets, batches, tick, _say).run()
+        return
+    by_number = {batch.number: batch for batch in batches}
+
+    hours = 0.0
+
+    def take(event: Event) -> None:
+        nonlocal hours
+        if isinstance(event, BatchDone):
+            for target in targets:
+                target.take(by_number[event.number], event)
+            hours += sum(event.seconds.values()) / 3600
+            tick(len(by_number[event.number].work), f"{hours:.2f} h of audio")
+        elif isinstance(event, Note):
+            _say(event.text)
+
+    with Pipeline(job, take) as pipeline:
+        for batch in batches:
+            pipeline.submit(batch)
 
 
-def _try_digest(utterance: Utterance) -> np.ndarray | AudioError:
-    try:
-        return audio_digest(read_bytes(utterance.audio), utterance.segment)
-    except AudioError as error:
-        return error
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
-def _length_sorted(utterances: list[Utterance], batch_size: int) -> list[list[Utterance]]:
-    """Batches of similar length, in windows, so that a kill still leaves whole early parts."""
-    window = batch_size * WINDOW_BATCHES
-    ordered = [
-        u
-        for start in range(0, len(utterances), window)
-        for u in sorted(utterances[start : start + window], key=lambda u: u.duration or 0)
-    ]
-    return [ordered[i : i + batch_size] for i in range(0, len(ordered), batch_size)]
-
-
-def _load_batch(batch: Sequence[Utterance]) -> list[Clip | AudioError]:
-    results: list[Clip | AudioError] = []
-    for utterance in batch:
-        try:
-            results.append(load_clip(utterance))
-        except AudioError as error:
-            results.append(error)
-    return results
-
-
-def _keep_loaded(
-    batch: Sequence[Utterance], results: Iterable[Clip | AudioError], streams: list[_Stream]
-) -> list[tuple[Utterance, Clip]]:
-    clips = []
-    for utterance, result in zip(batch, results, strict=True):
-        if isinstance(result, Clip):
-            clips.append((utterance, result))
-            continue
-        for stream in streams:
-            if utterance.id in stream.missing:
-                stream.failed.append(Failure(utterance.id, utterance.audio, str(result)))
-    return clips
-
-
-def _record_failures(stream: _Stream, utterances: Sequence[Utterance]) -> None:
-    """Bring the list beside the store up to date for the clips of this manifest."""
-    path = failures_path(stream.path)
-    seen = {u.id for u in utterances}
-    rows = [row for _, row in read_lines(path) if row["id"] not in seen] if path.exists() else []
-    rows += [vars(failure) for failure in stream.failed]
-    if rows:
-        write_lines(path, rows)
-    else:
-        path.unlink(missing_ok=True)
+def _report(target: Target, utterances: Sequence[Utterance], wall: float) -> StreamReport:
+    return StreamReport(
+        path=target.path,
+        encoded=len(target.encoded),
+        present=len(utterances) - len(target.encoded) - len(target.failed),
+        changed=len(target.changed),
+        failed=len(target.failed),
+        hours=sum(target.encoded.values()) / 3600,
+        seconds=target.encoder_seconds,
+        wall_seconds=wall,
+    )

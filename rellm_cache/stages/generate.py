@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from rellm_cache.batches import Batch, Example, Frames, collate, ordered_batches
+from rellm_cache.batches import Batch, Example, Frames, ordered_batches
 from rellm_cache.config import Recipe, digest
 from rellm_cache.corpus.audio import load_clip
 from rellm_cache.corpus.manifest import DIMENSIONS, Utterance, read_manifests, write_lines
@@ -21,11 +21,12 @@ from rellm_cache.encoders.base import FrameEncoder
 from rellm_cache.encoders.registry import build_encoder, resolve
 from rellm_cache.errors import StoreError
 from rellm_cache.journal import Journal, read_journal
+from rellm_cache.loading.loader import BatchLoader
 from rellm_cache.model.checkpoint import WEIGHTS, load_run
 from rellm_cache.model.speech_llm import SpeechLLM, require_llm
 from rellm_cache.progress import progress
 from rellm_cache.stages.data import open_frames, require_frames
-from rellm_cache.store.writer import to_float16
+from rellm_cache.store.memory import EncodedFrames
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
 
@@ -53,26 +54,6 @@ class Generation:
     emotion: str
     emotion_probabilities: dict[str, float]
     dimensions: dict[str, float] | None
-
-
-class EncodedFrames:
-    """Frames made a moment ago, in memory, behaving as a store does."""
-
-    def __init__(self, frame_size: int) -> None:
-        self.frame_size = frame_size
-        self._frames: dict[str, np.ndarray] = {}
-
-    def add(self, utterance_id: str, frames: np.ndarray) -> None:
-        """Keep (L, D) frames as a store would, in float16."""
-        self._frames[utterance_id] = to_float16(frames, utterance_id, self.frame_size)
-
-    def length(self, utterance_id: str, /) -> int:
-        """L, frames of one utterance."""
-        return len(self._frames[utterance_id])
-
-    def frames(self, utterance_id: str, /) -> np.ndarray:
-        """(L, D) float16."""
-        return self._frames[utterance_id]
 
 
 def read_source(source: Path) -> list[Utterance]:
@@ -187,10 +168,10 @@ def _answers(
     batch_size: int,
     device: torch.device,
 ) -> Iterator[Generation]:
-    for indices in ordered_batches([frames.length(u.id) for u in utterances], batch_size):
-        batch = [utterances[i] for i in indices]
-        examples = [Example(u.id) for u in batch]
-        yield from answer(model, collate(examples, frames).to(device), batch)
+    loader = BatchLoader([Example(u.id) for u in utterances], frames, device)
+    plan = ordered_batches(loader.lengths, batch_size)
+    for indices, batch in zip(plan, loader.batches(plan), strict=True):
+        yield from answer(model, batch.to(device), [utterances[i] for i in indices])
 
 
 def _identity(run: Path, source: Path) -> Any:

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from rellm_cache.batches import Example, Frames, collate, ordered_batches
+from rellm_cache.batches import Example, Frames, ordered_batches
 from rellm_cache.config import Recipe
 from rellm_cache.corpus.manifest import DIMENSIONS
 from rellm_cache.llm.packing import IGNORED
+from rellm_cache.loading.loader import BatchLoader
 from rellm_cache.metrics.recognition import RecognitionScores, score_recognition
 from rellm_cache.metrics.regression import concordance
 from rellm_cache.model.losses import LossTerms
@@ -51,8 +52,10 @@ def predict(
     emotions = np.zeros(len(examples), np.int64)
     dimensions = np.zeros((len(examples), 3), np.float32)
     terms = LossTerms(torch.zeros(4, device=device), torch.zeros(4, device=device))
-    for indices in ordered_batches([frames.length(e.id) for e in examples], BATCH):
-        outputs = model(collate([examples[i] for i in indices], frames).to(device))
+    loader = BatchLoader(examples, frames, device)
+    plan = ordered_batches(loader.lengths, BATCH)
+    for indices, batch in zip(plan, loader.batches(plan), strict=True):
+        outputs = model(batch.to(device))
         emotions[indices] = outputs.emotion_logits.argmax(1).cpu().numpy()
         if outputs.dimensions is not None:
             dimensions[indices] = outputs.dimensions.float().cpu().numpy()

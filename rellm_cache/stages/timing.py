@@ -1,14 +1,15 @@
 """What the cache saves. In: a recipe and a cache. Out: seconds of an epoch, cached and not."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 
-from rellm_cache.batches import Batch, collate
+from rellm_cache.batches import Batch
 from rellm_cache.config import Recipe
 from rellm_cache.corpus.manifest import read_split
 from rellm_cache.llm.frozen import FrozenLLM
+from rellm_cache.loading.collate import collate
 from rellm_cache.stages.data import make_examples, open_frames
 from rellm_cache.stages.generate import LiveEncoders
 from rellm_cache.stages.trainer import Data, Trainer, make_accelerator
@@ -56,25 +57,19 @@ def time_epochs(
     groups = trainer.groups(0)[:max_steps]
     live = LiveEncoders(recipe, trainer.device)
 
-    def cached_batch(indices: Sequence[int]) -> Batch:
-        return collate([examples[i] for i in indices], frames)
+    def encode() -> Iterator[list[Batch]]:
+        for group in groups:
+            made = live.frames([utterances[i] for indices in group for i in indices])
+            yield [collate([examples[i] for i in indices], made) for indices in group]
 
-    def live_batch(indices: Sequence[int]) -> Batch:
-        made = live.frames([utterances[i] for i in indices])
-        return collate([examples[i] for i in indices], made)
-
-    _time(trainer, groups[:1], cached_batch)  # the first step of a process is slower
-    cached = _time(trainer, groups, cached_batch)
-    return EpochTimes(cached, _time(trainer, groups, live_batch), len(groups))
+    _time(trainer, trainer.loader.groups(groups[:1]))  # the first step of a process is slower
+    cached = _time(trainer, trainer.loader.groups(groups))
+    return EpochTimes(cached, _time(trainer, encode()), len(groups))
 
 
-def _time(
-    trainer: Trainer,
-    groups: Sequence[Sequence[Sequence[int]]],
-    load: Callable[[Sequence[int]], Batch],
-) -> float:
+def _time(trainer: Trainer, steps: Iterable[list[Batch]]) -> float:
     trainer.model.train()
     start = monotonic()
-    for number, group in enumerate(groups):
-        trainer.step([load(indices) for indices in group], number)
+    for number, batches in enumerate(steps):
+        trainer.step(batches, number)
     return monotonic() - start

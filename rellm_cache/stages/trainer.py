@@ -17,9 +17,10 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 
-from rellm_cache.batches import Batch, Example, Frames, bucketed_batches, prefetch
+from rellm_cache.batches import Batch, Example, Frames, bucketed_batches
 from rellm_cache.config import Recipe
 from rellm_cache.llm.frozen import FrozenLLM
+from rellm_cache.loading.loader import BatchLoader
 from rellm_cache.model.checkpoint import WEIGHTS, load_tensors, save_tensors
 from rellm_cache.model.losses import LossTerms, loss_weights
 from rellm_cache.model.optimisation import Optimisation, Position, flat_gradients, set_gradients
@@ -63,7 +64,7 @@ class Trainer:
         elif self.model.adapter.scale is not None:
             self.model.adapter.scale.start_from(*frame_statistics(data))
         self.model.to(self.device)
-        self.lengths = [data.frames.length(e.id) for e in data.train]
+        self.loader = BatchLoader(data.train, data.frames, self.device)
         micro_batches = math.ceil(len(data.train) / config.batch_size)
         self.steps_per_epoch = math.ceil(micro_batches / config.accumulation)
         self.total_steps = self.steps_per_epoch * config.epochs
@@ -91,7 +92,7 @@ class Trainer:
     def _train_epoch(self, position: Position, tick: Tick, started: float) -> Position:
         self.model.train()
         groups = self.groups(position.epoch)[position.step_in_epoch :]
-        for batches in prefetch(groups, self.data.train, self.data.frames):
+        for batches in self.loader.groups(groups):
             begun = time.monotonic()
             terms, norm = self.step(batches, position.step)
             losses = terms.means()
@@ -119,7 +120,9 @@ class Trainer:
     def groups(self, epoch: int) -> list[list[list[int]]]:
         """This process's micro-batches of every step of an epoch, as indices of examples."""
         config = self.recipe.training
-        batches = bucketed_batches(self.lengths, config.batch_size, self.recipe.seed, epoch)
+        batches = bucketed_batches(
+            self.loader.lengths, config.batch_size, self.recipe.seed, epoch, config.bucket_batches
+        )
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
         return [
             batches[start : start + config.accumulation][rank::world]
@@ -198,10 +201,7 @@ def frame_statistics(data: Data) -> tuple[torch.Tensor, torch.Tensor]:
     mean = torch.zeros(width, dtype=torch.float64)
     squares = torch.zeros(width, dtype=torch.float64)
     for example in data.train:
-        streams = [data.frames.speech.frames(example.id)]
-        if data.frames.emotion is not None:
-            streams.append(data.frames.emotion_frames(example.id))
-        frames = torch.cat([torch.from_numpy(s.astype("float64")) for s in streams], 1)  # (L, D)
+        frames = torch.from_numpy(data.frames.values(example.id))  # (L, D)
         total += len(frames)
         mean += frames.sum(0)
         squares += frames.square().sum(0)

@@ -4,47 +4,95 @@
     zarr.json                             attributes: StoreInfo
     part-000001-1f2e3d4c/                 a Zarr v3 group, never changed once it has this name
         frames/ offsets/ ids/ id_offsets/ audio_sha256/ frames_crc32c/ [vad/]
+        [scale/ mean/]                    of int8 frames
 <cache>/<slug>-<fingerprint:12>.failed.jsonl    clips that could not be encoded, with reasons
-<cache>/.writing/                         parts being written; nothing here is ever read
+<cache>/.writing/                         parts being written, and locks; nothing here is ever read
 """
 
 import dataclasses
 import json
+import re
+import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rellm_cache.config import EncoderSpec
+import numpy as np
+from numpy.typing import NDArray
+
+from rellm_cache.config import EncoderSpec, digest
 from rellm_cache.errors import ConfigError, StoreError
+from rellm_cache.store.faults import unreadable
 
 FORMAT = "rellm-feature-store"
 FORMAT_VERSION = 1
+FRAMES = "frames"
 INNER_FRAMES = 256
 SHARD_BYTES = 64 << 20
 WRITING = ".writing"
+PART_NAME = re.compile(r"part-(?P<number>\d{6,})-(?P<suffix>[0-9a-f]{8,})")
+# What objects held that were written before they had a checksum.
+STORE_KEYS = frozenset(
+    ("format", "format_version", "fingerprint", "encoder", "frame_size", "licence")
+)
+
+Frames = NDArray[np.float16] | NDArray[np.int8]
 
 
 @dataclass(frozen=True)
 class StoreInfo:
-    """A store's own attributes."""
+    """A store's own attributes.
+
+    Attributes:
+        spec: of the encoder that made its frames.
+        frame_size: D, values in a frame.
+        licence: of the encoder's model.
+    """
 
     spec: EncoderSpec
     frame_size: int
     licence: str
 
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of stored values: little-endian float16, or int8."""
+        return np.dtype(self.spec.dtype).newbyteorder("<")
+
+    @property
+    def frame_bytes(self) -> int:
+        """Bytes of one stored frame."""
+        return self.frame_size * self.dtype.itemsize
+
     def to_attributes(self) -> dict[str, Any]:
         """As the group's zarr.json holds them."""
         return {
-            "rellm": {
-                "format": FORMAT,
-                "format_version": FORMAT_VERSION,
-                "fingerprint": self.spec.fingerprint,
-                "encoder": dataclasses.asdict(self.spec),
-                "frame_size": self.frame_size,
-                "licence": self.licence,
-            }
+            "rellm": seal(
+                {
+                    "format": FORMAT,
+                    "format_version": FORMAT_VERSION,
+                    "fingerprint": self.spec.fingerprint,
+                    "encoder": dataclasses.asdict(self.spec),
+                    "frame_size": self.frame_size,
+                    "licence": self.licence,
+                }
+            )
         }
+
+
+def seal(own: dict[str, Any]) -> dict[str, Any]:
+    """An attribute object with the digest of all its other keys as `checksum`."""
+    return own | {"checksum": digest(own)}
+
+
+def is_sealed(own: dict[str, Any], keys_without: frozenset[str]) -> bool:
+    """Whether an object has the checksum it was written with.
+
+    One without a checksum is believed if it has exactly the keys that objects had before.
+    """
+    if "checksum" not in own:
+        return own.keys() == keys_without
+    return bool(seal({k: v for k, v in own.items() if k != "checksum"}) == own)
 
 
 def read_info(path: Path) -> StoreInfo:
@@ -54,12 +102,23 @@ def read_info(path: Path) -> StoreInfo:
         StoreError: it is not a feature store, is of a newer format, or was altered.
     """
     try:
-        own = json.loads((path / "zarr.json").read_text("utf-8"))["attributes"]["rellm"]
+        own = dict(json.loads((path / "zarr.json").read_text("utf-8"))["attributes"]["rellm"])
+    except PermissionError as error:
+        raise unreadable(path / "zarr.json", error) from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StoreError(
             f"{path}: not a feature store ({type(error).__name__}: {error}); expected a folder "
-            "that `rellm extract` made"
+            f"that `rellm extract` made; if it was one, try `rellm cache repair {path.parent}`"
         ) from error
+    return parse_info(own, path)
+
+
+def parse_info(own: dict[str, Any], path: Path) -> StoreInfo:
+    """The attributes that `own`, the object `rellm` of a store's or a part's zarr.json, gives.
+
+    Raises:
+        StoreError: as `read_info`; the message names `path`.
+    """
     if own.get("format") != FORMAT or own.get("format_version") != FORMAT_VERSION:
         raise StoreError(
             f"{path}: found format {own.get('format')} {own.get('format_version')}, expected "
@@ -69,12 +128,22 @@ def read_info(path: Path) -> StoreInfo:
         spec = EncoderSpec(**own["encoder"])
     except (ConfigError, TypeError, KeyError) as error:
         raise StoreError(f"{path}: its encoder is unknown to this version: {error}") from error
-    if spec.fingerprint != own["fingerprint"]:
+    recorded = str(own.get("fingerprint"))
+    if spec.fingerprint != recorded:
         raise StoreError(
             f"{path}: its attributes give fingerprint {spec.fingerprint[:12]}, recorded is "
-            f"{own['fingerprint'][:12]}; zarr.json was altered, extract into a new cache"
+            f"{recorded[:12]}; zarr.json was altered: {_mend(path.parent)}"
+        )
+    if not is_sealed(own, STORE_KEYS):
+        raise StoreError(
+            f"{path}: its attributes do not match their checksum; zarr.json was altered: "
+            f"{_mend(path.parent)}"
         )
     return StoreInfo(spec, own["frame_size"], own["licence"])
+
+
+def _mend(cache: Path) -> str:
+    return f"`rellm cache repair {cache}` restores it from a part, or extract into a new cache"
 
 
 def store_path(cache: Path, spec: EncoderSpec) -> Path:
@@ -92,6 +161,11 @@ def failures_path(store: Path) -> Path:
     return store.with_name(f"{store.name}.failed.jsonl")
 
 
+def lost_path(store: Path) -> Path:
+    """The list of clips that a repair dropped and that are to be extracted again."""
+    return store.with_name(f"{store.name}.lost.jsonl")
+
+
 def list_stores(cache: Path) -> Iterator[Path]:
     """Folders under a cache root that look like stores, by name."""
     if cache.is_dir():
@@ -107,6 +181,31 @@ def next_part_name(store: Path, suffix: str) -> str:
     """A name that sorts after every committed part."""
     numbers = [int(p.name.split("-")[1]) for p in list_parts(store)]
     return f"part-{max(numbers, default=0) + 1:06d}-{suffix}"
+
+
+def replacement_name(part: Path) -> str:
+    """A free name that sorts right after `part`, before every other part that follows it."""
+    number, suffix = _name_pieces(part)
+    siblings = sorted(
+        _name_pieces(p)[1] for p in list_parts(part.parent) if _name_pieces(p)[0] == number
+    )
+    following = next((s for s in siblings if s > suffix), "g")  # sorts after all hex digits
+    for _ in range(1000):
+        name = secrets.token_hex(4)
+        if suffix < name < following:
+            return f"part-{number}-{name}"
+    return f"part-{number}-{suffix}{secrets.token_hex(4)}"  # no room left between the two
+
+
+def _name_pieces(part: Path) -> tuple[str, str]:
+    """Number and hex digits of a part's name, as text."""
+    name = PART_NAME.fullmatch(part.name)
+    if name is None:
+        raise StoreError(
+            f"{part}: not a part's name; expected part-<number>-<hex digits>: move it out of the "
+            "store"
+        )
+    return name["number"], name["suffix"]
 
 
 def find_store(cache: Path, spec: EncoderSpec) -> Path:
@@ -133,6 +232,11 @@ def find_store(cache: Path, spec: EncoderSpec) -> Path:
             "`rellm extract`"
         )
     path, found = min(same_kind, key=lambda item: len(spec.differences(item[1])))
+    if spec.dtype == "int8" and not dataclasses.replace(spec, dtype="float16").differences(found):
+        raise StoreError(
+            f"{path}: holds these frames as float16, the recipe asks for int8; make that with "
+            f"`rellm cache quantize {path}`"
+        )
     raise StoreError(
         f"{path}: a store of another fingerprint; {'; '.join(spec.differences(found))}; "
         "run `rellm extract` with this recipe, or name this store's encoder in the recipe"

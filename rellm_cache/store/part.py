@@ -1,125 +1,69 @@
-"""One immutable part of a store. In: rows to write, or a committed part's folder. Out: frames.
+"""One committed part of a store. In: its folder. Out: frames and columns by row.
 
 Frames of all utterances of a part lie end to end in one uncompressed sharded array, so an
-utterance is a slice of a memory-mapped file. Every shard's index is checked before its frames are
-believed: a missing file or chunk is an error, never zeros.
+utterance is a slice of a memory-mapped file (`shards`). Frames in other codecs are read through
+zarr. Either way an utterance is compared with its checksum when a process first reads it, and a
+missing chunk is an error, never zeros.
 """
 
 import itertools
-import json
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import google_crc32c
 import numpy as np
 import zarr
-import zarr.codecs
 from numpy.typing import NDArray
 
 from rellm_cache.errors import StoreError
-from rellm_cache.store.layout import INNER_FRAMES, SHARD_BYTES
-
-Frames = NDArray[np.float16]
-
-
-@dataclass(frozen=True)
-class Row:
-    """One utterance to store.
-
-    Attributes:
-        id: of the utterance.
-        audio_sha256: (32,) uint8 digest of the audio it was made from.
-        frames: (L, D) float16.
-        vad: (3,) float32 from the encoder's own head, or None.
-    """
-
-    id: str
-    audio_sha256: np.ndarray
-    frames: Frames
-    vad: np.ndarray | None = None
+from rellm_cache.store.column import read_column
+from rellm_cache.store.faults import GONE, damaged, unreadable
+from rellm_cache.store.layout import FRAMES, Frames, StoreInfo
+from rellm_cache.store.quantisation import Quantisation
+from rellm_cache.store.shards import MappedShards, ShardError
 
 
 def frames_crc32c(frames: np.ndarray) -> int:
-    """CRC-32C of an utterance's frames as stored: little-endian float16, frame after frame."""
-    return int(google_crc32c.value(np.ascontiguousarray(frames).tobytes()))
-
-
-def write_part(path: Path, rows: list[Row], frame_size: int) -> None:
-    """Write a whole part as a Zarr v3 group at `path`; fsync and renaming are the caller's."""
-    group = zarr.create_group(str(path), attributes={"rellm": {"utterances": len(rows)}})
-    frames = np.concatenate([row.frames for row in rows])  # N x (L, D) -> (F, D)
-    ids = [row.id.encode() for row in rows]
-    shard_rows = SHARD_BYTES // (2 * frame_size) // INNER_FRAMES * INNER_FRAMES
-    whole_chunks = -(-len(frames) // INNER_FRAMES) * INNER_FRAMES
-    array = group.create_array(
-        "frames",
-        shape=frames.shape,
-        dtype="float16",
-        chunks=(INNER_FRAMES, frame_size),
-        shards=(min(shard_rows, whole_chunks), frame_size),
-        compressors=None,
-        filters=None,
-        config={"write_empty_chunks": True},
-    )
-    array[:] = frames
-    columns: dict[str, np.ndarray] = {
-        "offsets": _offsets([len(row.frames) for row in rows]),
-        "ids": np.frombuffer(b"".join(ids), np.uint8),
-        "id_offsets": _offsets([len(i) for i in ids]),
-        "audio_sha256": np.stack([row.audio_sha256 for row in rows]),
-        "frames_crc32c": np.array([frames_crc32c(row.frames) for row in rows], np.uint32),
-    }
-    if all(row.vad is not None for row in rows):
-        columns["vad"] = np.stack([row.vad for row in rows if row.vad is not None])
-    for name, column in columns.items():
-        small = group.create_array(
-            name,
-            shape=column.shape,
-            dtype=column.dtype,
-            chunks=column.shape,
-            compressors=[zarr.codecs.Crc32cCodec()],
-            filters=None,
-            config={"write_empty_chunks": True},
-        )
-        small[:] = column
-
-
-def _offsets(lengths: list[int]) -> NDArray[np.int64]:
-    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    """CRC-32C of an utterance's frames as stored: little-endian values, frame after frame."""
+    return int(google_crc32c.value(np.ascontiguousarray(frames)))
 
 
 class Part:
-    """A committed part. The small columns load when first asked for; shards are mapped lazily."""
+    """A committed part. The small columns load when first asked for; shards are mapped lazily.
 
-    def __init__(self, path: Path, frame_size: int) -> None:
+    Args:
+        path: its folder.
+        info: of the store it is in.
+    """
+
+    def __init__(self, path: Path, info: StoreInfo) -> None:
         self.path = path
-        self.frame_size = frame_size
-        self._maps: dict[int, np.ndarray] = {}
+        self._info = info
 
     def _column(self, name: str) -> np.ndarray:
         try:
-            array = zarr.open_array(str(self.path / name), mode="r")
-            only_chunk = self.path.joinpath(name, "c", *("0" * array.ndim))
-            if not only_chunk.is_file():  # zarr would read zeros
-                raise FileNotFoundError(f"{only_chunk} is missing")
-            return np.asarray(array[:])
-        except (OSError, ValueError, KeyError) as error:
-            raise StoreError(
-                f"{self.path}: column {name!r} cannot be read ({error}); the part is damaged: "
-                "move its folder out of the store and run `rellm extract` again"
-            ) from error
+            return read_column(self.path / name)
+        except Exception as error:  # zarr raises anything at all at metadata with a flipped bit
+            raise self._failed(error, f"column {name!r} cannot be read") from error
 
     @cached_property
     def offsets(self) -> NDArray[np.int64]:
         """(N+1,) first frame of each utterance, and the end of the last."""
         return self._column("offsets")
 
+    def id_columns(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        """The ids end to end, and the (N+1,) offset of each: what the store's index is made of."""
+        text, ends = self._column("ids"), self._column("id_offsets")
+        if ends[-1] != len(text) or len(ends) != len(self.offsets):
+            raise damaged(self.path, "its columns do not belong together")
+        return text, ends
+
     @cached_property
     def ids(self) -> list[str]:
         """N utterance ids, in the order of their frames."""
-        text, ends = self._column("ids").tobytes(), self._column("id_offsets").tolist()
-        return [text[a:b].decode() for a, b in itertools.pairwise(ends)]
+        column, ends = self.id_columns()
+        text = column.tobytes()
+        return [text[a:b].decode() for a, b in itertools.pairwise(ends.tolist())]
 
     @cached_property
     def audio_sha256(self) -> NDArray[np.uint8]:
@@ -136,87 +80,90 @@ class Part:
         """(N, 3) float32 arousal, dominance, valence of the encoder's head, if it has one."""
         return self._column("vad") if (self.path / "vad").exists() else None
 
+    @cached_property
+    def quantisation(self) -> Quantisation | None:
+        """What int8 values stand for; None where frames are float16."""
+        if self._info.dtype != np.int8:
+            return None
+        return Quantisation(self._column("scale"), self._column("mean"))
+
+    def length(self, row: int) -> int:
+        """L, the number of frames of one utterance."""
+        return int(self._bounds[row + 1] - self._bounds[row])
+
     def frames(self, row: int) -> Frames:
-        """(L, D) frames of one utterance: a read-only view of the mapped file where it can be."""
-        start, stop = int(self.offsets[row]), int(self.offsets[row + 1])
-        shard_rows = self._shard_rows
-        if shard_rows is None:
+        """(L, D) frames of one utterance: a read-only view of the mapped file where it can be.
+
+        Raises:
+            StoreError: they are not what was written, which the first read of a row finds out.
+        """
+        start, stop = self._bounds[row], self._bounds[row + 1]
+        if self._shards is None:
             return self._frames_through_zarr(row, start, stop)
-        pieces = []
-        while start < stop:
-            shard = start // shard_rows
-            end = min(stop, (shard + 1) * shard_rows)
-            mapped = self._maps.get(shard)
-            if mapped is None:
-                mapped = self._maps[shard] = self._map_shard(shard, shard_rows)
-            pieces.append(mapped[start - shard * shard_rows : end - shard * shard_rows])
-            start = end
-        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
-
-    @cached_property
-    def _shard_rows(self) -> int | None:
-        """Frames in a shard where shards can be mapped; None where zarr must decode them."""
         try:
-            meta = json.loads((self.path / "frames" / "zarr.json").read_text("utf-8"))
-        except (OSError, ValueError) as error:
-            raise StoreError(f"{self.path}: damaged, frames cannot be read ({error})") from error
-        little = {"name": "bytes", "configuration": {"endian": "little"}}
-        codecs = meta["codecs"]
-        plain = (
-            len(codecs) == 1
-            and codecs[0]["name"] == "sharding_indexed"
-            and codecs[0]["configuration"]["codecs"] == [little]
-            and codecs[0]["configuration"]["index_codecs"] == [little, {"name": "crc32c"}]
-            and codecs[0]["configuration"].get("index_location", "end") == "end"
-            and codecs[0]["configuration"]["chunk_shape"] == [INNER_FRAMES, self.frame_size]
-            and meta["data_type"] == "float16"
-        )
-        return int(meta["chunk_grid"]["configuration"]["chunk_shape"][0]) if plain else None
-
-    def _map_shard(self, shard: int, shard_rows: int) -> Frames:
-        """Map one shard file after checking that its index is whole and its chunks in order."""
-        file = self.path / "frames" / "c" / str(shard) / "0"
-        chunks = shard_rows // INNER_FRAMES
-        chunk_bytes = INNER_FRAMES * self.frame_size * 2
-        index_bytes = 16 * chunks + 4
-        try:
-            data: np.ndarray = np.memmap(file, np.uint8, "r")
-        except (OSError, ValueError) as error:
-            raise self._damaged(f"{file} cannot be mapped ({error})") from error
-        if len(data) != chunks * chunk_bytes + index_bytes:
-            total = self._total_frames
-            covered = -(-min(shard_rows, total - shard * shard_rows) // INNER_FRAMES)
-            if len(data) != covered * chunk_bytes + index_bytes:
-                raise self._damaged(
-                    f"{file} has {len(data)} bytes, expected {covered * chunk_bytes + index_bytes}"
-                )
-            chunks_present = covered
-        else:
-            chunks_present = chunks
-        index = data[-index_bytes:-4]
-        if google_crc32c.value(index.tobytes()) != int(data[-4:].view("<u4")[0]):
-            raise self._damaged(f"{file}: the checksum of its index is wrong")
-        entries = index.view("<u8").reshape(chunks, 2)[:chunks_present]  # offset, length
-        order = np.arange(chunks_present, dtype=np.uint64) * np.uint64(chunk_bytes)
-        if not (np.array_equal(entries[:, 0], order) and (entries[:, 1] == chunk_bytes).all()):
-            raise self._damaged(f"{file}: its index misses chunks or holds them out of order")
-        frames = data[: chunks_present * chunk_bytes].view("<f2")
-        return frames.reshape(-1, self.frame_size)  # bytes -> (shard rows, D)
-
-    @cached_property
-    def _total_frames(self) -> int:
-        return int(self.offsets[-1])
-
-    def _frames_through_zarr(self, row: int, start: int, stop: int) -> Frames:
-        array = zarr.open_array(str(self.path / "frames"), mode="r")
-        frames = np.asarray(array[start:stop])
-        # A chunk that is gone would read as zeros: only the checksum tells.
-        if frames_crc32c(frames) != int(self.frames_crc32c[row]):
-            raise self._damaged(f"frames of {self.ids[row]!r} do not match their checksum")
+            frames = self._shards.read(start, stop)
+        except ShardError as error:
+            raise damaged(self.path, str(error)) from error
+        if not self._checked[row]:
+            # Of a copy, made without Python's lock: the checksum holds it, and would wait so for a
+            # cold disk while other threads could read.
+            self.check(row, frames.copy())
         return frames
 
-    def _damaged(self, what: str) -> StoreError:
-        return StoreError(
-            f"{self.path}: damaged: {what}; move this part's folder out of the store and run "
-            "`rellm extract` again, which makes its clips anew"
-        )
+    def check(self, row: int, frames: Frames) -> None:
+        """Compare the frames of one utterance with the checksum written beside them.
+
+        Raises:
+            StoreError: they differ.
+        """
+        if frames_crc32c(frames) != int(self.frames_crc32c[row]):
+            raise damaged(self.path, f"frames of {self.ids[row]!r} do not match their checksum")
+        self._checked[row] = True
+
+    def is_cached(self, row: int) -> bool:
+        """Whether an utterance's frames seem to be in memory: their first value is."""
+        return self._shards is None or self._shards.is_cached(self._bounds[row])
+
+    def read_ahead(self, row: int) -> None:
+        """Ask the system to load the frames of one utterance, without waiting for them."""
+        if self._shards is not None:
+            self._shards.read_ahead(self._bounds[row], self._bounds[row + 1])
+
+    def close(self) -> None:
+        """Drop the maps of the shard files; the next read makes them again, and checks again."""
+        if self._shards is not None:
+            self._shards.forget()
+        self._checked = bytearray(len(self._checked))
+
+    @cached_property
+    def _bounds(self) -> memoryview:
+        """`offsets`, of which single items are read as Python integers."""
+        return np.ascontiguousarray(self.offsets, np.int64).data
+
+    @cached_property
+    def _checked(self) -> bytearray:
+        """For each row whether its frames were compared with their checksum."""
+        return bytearray(len(self.offsets) - 1)
+
+    @cached_property
+    def _shards(self) -> MappedShards | None:
+        """The shard files; None where zarr must decode frames."""
+        try:
+            return MappedShards.open(self.path / FRAMES, int(self.offsets[-1]), self._info)
+        except ShardError as error:
+            raise damaged(self.path, str(error)) from error
+
+    def _frames_through_zarr(self, row: int, start: int, stop: int) -> Frames:
+        try:
+            array = zarr.open_array(str(self.path / FRAMES), mode="r")
+            frames = np.asarray(array[start:stop])
+        except Exception as error:  # as above
+            raise self._failed(error, "frames cannot be read") from error
+        self.check(row, frames)  # every time: a chunk that is gone since would read as zeros
+        return frames
+
+    def _failed(self, error: Exception, what: str) -> StoreError:
+        """What the reader says: a file that is there and cannot be read now is no damage."""
+        if isinstance(error, OSError) and not isinstance(error, GONE):
+            return unreadable(Path(error.filename or self.path), error)
+        return damaged(self.path, f"{what} ({error})")

@@ -4,16 +4,26 @@ Only committed parts are seen. Where an id is in several parts (its audio change
 again) the newest part wins.
 """
 
-from collections.abc import Iterable, KeysView
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rellm_cache.config import EncoderSpec
 from rellm_cache.errors import StoreError
-from rellm_cache.store.layout import find_store, list_parts, read_info
-from rellm_cache.store.part import Frames, Part, frames_crc32c
+from rellm_cache.store.faults import other_steps
+from rellm_cache.store.index import ABSENT, IdIndex
+from rellm_cache.store.layout import Frames, find_store, list_parts, read_info
+from rellm_cache.store.part import Part
+from rellm_cache.store.quantisation import Quantisation
+
+LOOKS = 2  # at clips of a batch, to see whether it is in memory
+REMEMBERED = 1 << 16  # places that were looked up; more than most corpora have clips
 
 
 class FeatureStore:
@@ -23,7 +33,9 @@ class FeatureStore:
         path: the store's folder.
         spec: what its frames are.
         frame_size: D.
+        dtype: of stored values, float16 or int8.
         licence: of the encoder that made them.
+        ids: the set of clips that are here; iterates in the order they were committed.
     """
 
     def __init__(self, path: Path) -> None:
@@ -31,11 +43,14 @@ class FeatureStore:
         self.path = path
         self.spec = info.spec
         self.frame_size = info.frame_size
+        self.dtype = info.dtype
         self.licence = info.licence
-        self.parts = [Part(part, info.frame_size) for part in list_parts(path)]
-        self._index: dict[str, tuple[Part, int]] = {}
-        for part in self.parts:
-            self._index.update((key, (part, row)) for row, key in enumerate(part.ids))
+        self.parts = [Part(part, info) for part in list_parts(path)]
+        columns = [part.id_columns() for part in self.parts]
+        self.ids = IdIndex(columns)
+        self._found: dict[str, tuple[Part, int]] = {}
+        # Rows count through all parts; this is where each part's begin.
+        self._first_rows = [0, *accumulate(len(ends) - 1 for _, ends in columns)]
 
     @classmethod
     def find(cls, cache: Path, spec: EncoderSpec) -> "FeatureStore":
@@ -47,48 +62,101 @@ class FeatureStore:
         return FeatureStore, (self.path,)
 
     def __len__(self) -> int:
-        return len(self._index)
+        return len(self.ids)
 
     def __contains__(self, utterance_id: object) -> bool:
-        return utterance_id in self._index
-
-    @property
-    def ids(self) -> KeysView[str]:
-        """Of every clip, in no useful order."""
-        return self._index.keys()
+        return utterance_id in self.ids
 
     @property
     def nbytes(self) -> int:
         """Bytes of all files of the store."""
         return sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file())
 
-    def _find(self, utterance_id: str) -> tuple[Part, int]:
-        try:
-            return self._index[utterance_id]
-        except KeyError:
+    @cached_property
+    def quantisation(self) -> Quantisation | None:
+        """What int8 frames stand for; None for float16.
+
+        Raises:
+            StoreError: the parts of the store do not agree, or there is none.
+        """
+        if self.dtype == np.float16:
+            return None
+        if not self.parts:
             raise StoreError(
-                f"{self.path}: no clip {utterance_id!r}; add it with `rellm extract`"
-            ) from None
+                f"{self.path}: holds no clips yet; fill it with `rellm cache quantize`"
+            )
+        first = self.parts[0].quantisation
+        for part in self.parts[1:]:
+            if part.quantisation is None or first is None or not part.quantisation.equals(first):
+                raise StoreError(other_steps(part.path, self.parts[0].path))
+        return first
+
+    def _find(self, utterance_id: str) -> tuple[Part, int]:
+        place = self._found.get(utterance_id)
+        if place is None:
+            row = self.ids.row(utterance_id)
+            if row == ABSENT:
+                raise self._absent(utterance_id)
+            part = bisect_right(self._first_rows, row) - 1
+            place = self.parts[part], row - self._first_rows[part]
+            if len(self._found) == REMEMBERED:
+                self._found.clear()
+            self._found[utterance_id] = place
+        return place
+
+    def _absent(self, utterance_id: str) -> StoreError:
+        return StoreError(f"{self.path}: no clip {utterance_id!r}; add it with `rellm extract`")
+
+    @cached_property
+    def _lengths(self) -> NDArray[np.int64]:
+        """Frames of each row of all parts."""
+        return np.concatenate([np.zeros(0, np.int64), *(np.diff(p.offsets) for p in self.parts)])
+
+    def lengths(self, utterance_ids: Sequence[str]) -> NDArray[np.int64]:
+        """(N,) the number of frames of many clips."""
+        rows = self.ids.rows(utterance_ids)
+        if ABSENT in rows:
+            raise self._absent(utterance_ids[int(np.argmin(rows))])
+        return self._lengths[rows]
 
     def length(self, utterance_id: str) -> int:
         """L, the number of frames of one clip."""
         part, row = self._find(utterance_id)
-        return int(part.offsets[row + 1] - part.offsets[row])
+        return part.length(row)
+
+    def read_ahead(self, utterance_ids: Sequence[str]) -> None:
+        """Ask the system to load clips that are soon to be read, if some seem not to be in memory.
+
+        Asking costs more than a look at a few of them, and a warm cache is the rule.
+        """
+        some = utterance_ids[:: len(utterance_ids) // LOOKS + 1]
+        if not all(part.is_cached(row) for part, row in map(self._find, some)):
+            for part, row in map(self._find, utterance_ids):
+                part.read_ahead(row)
 
     def frames(self, utterance_id: str) -> Frames:
-        """(L, D) float16, read-only: a view of the file where it lies within one shard."""
+        """(L, D) as stored, read-only: a view of the file where it lies within one shard.
+
+        Raises:
+            StoreError: the clip is absent, or its frames are damaged. They are compared with their
+                checksum when this process first reads them.
+        """
         part, row = self._find(utterance_id)
         return part.frames(row)
 
+    def close(self) -> None:
+        """Drop all maps of shard files, as before its disk is unmounted; a read makes them again.
+
+        Frames that were given out stay valid and keep their file mapped.
+        """
+        for part in self.parts:
+            part.close()
+
     def verified_frames(self, utterance_id: str) -> Frames:
-        """As `frames`, compared with the checksum written beside them."""
+        """As `frames`, compared with the checksum written beside them, however often read."""
         part, row = self._find(utterance_id)
         frames = part.frames(row)
-        if frames_crc32c(frames) != int(part.frames_crc32c[row]):
-            raise StoreError(
-                f"{part.path}: damaged: frames of {utterance_id!r} do not match their checksum; "
-                "move this part's folder out of the store and run `rellm extract` again"
-            )
+        part.check(row, frames)
         return frames
 
     def vad(self, utterance_id: str) -> np.ndarray | None:
@@ -101,10 +169,14 @@ class FeatureStore:
         part, row = self._find(utterance_id)
         return bytes(part.audio_sha256[row])
 
+    def part_of(self, utterance_id: str) -> Path:
+        """Folder of the part that one clip is read from."""
+        return self._find(utterance_id)[0].path
+
     def require(self, utterance_ids: Iterable[str], command: str) -> None:
         """Raise `StoreError` unless every id is here; the message says how many are not."""
         wanted = list(utterance_ids)
-        absent = [i for i in wanted if i not in self._index]
+        absent = [i for i in wanted if i not in self.ids]
         if absent:
             raise StoreError(
                 f"{self.path}: {len(absent)} of {len(wanted)} clips are absent from the cache, the "

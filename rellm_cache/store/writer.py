@@ -5,12 +5,11 @@ Until the rename it does not exist for any reader; after it, it never changes. S
 any number of processes, may fill one store: each commits parts of its own.
 """
 
-import contextlib
 import errno
-import os
 import secrets
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -26,10 +25,14 @@ from rellm_cache.store.layout import (
     read_info,
     store_path,
 )
-from rellm_cache.store.part import Row, write_part
+from rellm_cache.store.locks import claim
+from rellm_cache.store.part_writer import Row, write_part
+from rellm_cache.store.quantisation import Quantisation
+from rellm_cache.store.syncing import sync_folder, sync_tree
 
 PART_BYTES = 256 << 20
 PART_SECONDS = 60.0
+INFINITE, MINUS_INFINITE = 0x7C00, 0xFC00  # bits of a float16; beyond each are no numbers
 
 
 class StoreWriter:
@@ -37,22 +40,40 @@ class StoreWriter:
 
     Use it as a context manager: leaving it commits the open part, also when the work was
     interrupted, so that nothing encoded is lost; only a failed write gives the part up.
+
+    Args:
+        cache: root.
+        info: of the store; where it exists already, its own attributes hold.
+        quantisation: of an int8 store: the same for all its parts.
+        writers: what makes the frames, as `registry.describe_machine` says it; recorded in every
+            part.
+        part_seconds: an open part is committed when it is so old and a clip is added.
     """
 
-    def __init__(self, cache: Path, info: StoreInfo) -> None:
+    def __init__(
+        self,
+        cache: Path,
+        info: StoreInfo,
+        quantisation: Quantisation | None = None,
+        *,
+        writers: Sequence[dict[str, str]] = (),
+        part_seconds: float = PART_SECONDS,
+    ) -> None:
+        if (info.dtype == np.int8) != (quantisation is not None):
+            raise ValueError(f"a store of {info.spec.dtype} with quantisation {quantisation}")
+        self._cache = cache
+        self._quantisation = quantisation
         self.path = store_path(cache, info.spec)
-        self._writing = cache / WRITING
         self._info = info
+        self._writers = writers
+        self._part_seconds = part_seconds
         self._rows: list[Row] = []
         self._bytes = 0
         self._opened = time.monotonic()
         self.bytes_written = 0
 
     def __enter__(self) -> Self:
-        if self.path.exists():
-            read_info(self.path)
-        else:
-            self._create()
+        self._info = read_info(create_store(self._cache, self._info))
         return self
 
     def __exit__(
@@ -71,7 +92,7 @@ class StoreWriter:
         frames: np.ndarray,
         vad: np.ndarray | None = None,
     ) -> None:
-        """Take one clip; commits when the open part is large or a minute old.
+        """Take one clip; commits when the open part is large or old.
 
         Args:
             audio_sha256: (32,) uint8 digest of the audio.
@@ -83,9 +104,11 @@ class StoreWriter:
             StoreError: a part could not be written; the store keeps its earlier parts.
         """
         stored = to_float16(frames, utterance_id, self._info.frame_size)
+        if self._quantisation is not None:
+            stored = self._quantisation.quantise(stored)
         self._rows.append(Row(utterance_id, audio_sha256, stored, vad))
         self._bytes += stored.nbytes
-        if self._bytes >= PART_BYTES or time.monotonic() - self._opened > PART_SECONDS:
+        if self._bytes >= PART_BYTES or time.monotonic() - self._opened > self._part_seconds:
             self.commit()
 
     def commit(self) -> None:
@@ -96,43 +119,50 @@ class StoreWriter:
         if not rows:
             return
         suffix = secrets.token_hex(4)
-        temporary = self._writing / f"{self.path.name}-{suffix}"
+        temporary = self._cache / WRITING / f"{self.path.name}-{suffix}"
         try:
-            self._writing.mkdir(exist_ok=True)
-            write_part(temporary, rows, self._info.frame_size)
-            sync_tree(temporary)
-            temporary.rename(self.path / next_part_name(self.path, suffix))
-            sync_folder(self.path)
+            with claim(temporary):
+                write_part(temporary, rows, self._info, self._quantisation, self._writers)
+                sync_tree(temporary)
+                temporary.rename(self.path / next_part_name(self.path, suffix))
+                sync_folder(self.path)
         except OSError as error:
             shutil.rmtree(temporary, ignore_errors=True)
-            raise self._write_failed(error, len(rows), size) from error
-        with contextlib.suppress(OSError):
-            self._writing.rmdir()  # succeeds for the last writer only
+            raise _write_failed(self.path, error, len(rows), size) from error
         self.bytes_written += size
 
-    def _create(self) -> None:
-        """Make the store's group appear in one step; another writer may win the race."""
-        temporary = self._writing / f"{self.path.name}-{secrets.token_hex(4)}"
-        try:
-            self._writing.mkdir(parents=True, exist_ok=True)
-            zarr.create_group(str(temporary), attributes=self._info.to_attributes())
-            sync_tree(temporary)
-            temporary.rename(self.path)
-            sync_folder(self.path.parent)
-        except OSError as error:
-            shutil.rmtree(temporary, ignore_errors=True)
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                raise self._write_failed(error, 0, 0) from error
-            read_info(self.path)
 
-    def _write_failed(self, error: OSError, clips: int, size: int) -> StoreError:
-        reason = error.strerror or str(error)
-        hint = "free some space" if error.errno == errno.ENOSPC else "check the folder"
-        return StoreError(
-            f"{self.path}: could not write a part of {clips} clips ({size / 1e6:.1f} MB): "
-            f"{reason}; {hint} and run the same command again: the store is valid and keeps "
-            "every part committed before"
-        )
+def create_store(cache: Path, info: StoreInfo) -> Path:
+    """The store of this fingerprint under `cache`; made in one step if there is none.
+
+    Raises:
+        StoreError: it cannot be written.
+    """
+    store = store_path(cache, info.spec)
+    if store.exists():
+        return store
+    temporary = cache / WRITING / f"{store.name}-{secrets.token_hex(4)}"
+    try:
+        with claim(temporary):
+            zarr.create_group(str(temporary), attributes=info.to_attributes())
+            sync_tree(temporary)
+            temporary.rename(store)
+            sync_folder(cache)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # another writer won the race
+            raise _write_failed(store, error, 0, 0) from error
+    return store
+
+
+def _write_failed(store: Path, error: OSError, clips: int, size: int) -> StoreError:
+    reason = error.strerror or str(error)
+    hint = "free some space" if error.errno == errno.ENOSPC else "check the folder"
+    return StoreError(
+        f"{store}: could not write a part of {clips} clips ({size / 1e6:.1f} MB): "
+        f"{reason}; {hint} and run the same command again: the store is valid and keeps "
+        "every part committed before"
+    )
 
 
 def to_float16(frames: np.ndarray, utterance_id: str, frame_size: int) -> np.ndarray:
@@ -141,29 +171,14 @@ def to_float16(frames: np.ndarray, utterance_id: str, frame_size: int) -> np.nda
         raise FrameError(
             f"{utterance_id}: frames have shape {frames.shape}, expected (L, {frame_size}), L > 0"
         )
+    with np.errstate(over="ignore"):
+        stored = frames.astype(np.float16)
+    # By the bits, which is faster than isfinite: an exponent of all ones is infinite or no number.
+    if stored.view(np.int16).max() < INFINITE and stored.view(np.uint16).max() < MINUS_INFINITE:
+        return stored
     if not np.isfinite(frames).all():
         raise FrameError(f"{utterance_id}: frames are not finite; the encoder failed on this clip")
-    largest = float(np.abs(frames).max())
-    if largest > float(np.finfo(np.float16).max):
-        raise FrameError(
-            f"{utterance_id}: a frame holds {largest:.0f}, float16 ends at 65504; this encoder's "
-            "frames cannot be stored"
-        )
-    return frames.astype(np.float16)
-
-
-def sync_tree(folder: Path) -> None:
-    """fsync every file and folder below and including `folder`."""
-    for root, _, files in os.walk(folder, topdown=False):
-        for name in files:
-            sync_folder(Path(root) / name)
-        sync_folder(Path(root))
-
-
-def sync_folder(path: Path) -> None:
-    """fsync one file or folder."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    raise FrameError(
+        f"{utterance_id}: a frame holds {float(np.abs(frames).max()):.0f}, float16 ends at 65504; "
+        "this encoder's frames cannot be stored"
+    )

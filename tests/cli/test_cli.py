@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import click
 import pytest
@@ -80,7 +81,7 @@ for command in [[], *{[list(c) for c in COMMANDS]}]:
         main([*command, "--help"])
     except SystemExit as end:
         assert end.code == 0
-heavy = {{"torch", "transformers", "zarr", "librosa", "soundfile", "bitsandbytes"}}
+heavy = {{"torch", "ray", "transformers", "zarr", "librosa", "soundfile", "bitsandbytes"}}
 sys.exit(f"imported: {{heavy & sys.modules.keys()}}" if heavy & sys.modules.keys() else 0)
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
@@ -122,7 +123,7 @@ def test_done_but_clips_failed_is_3(
     assert "tones/01" in text
     code, text, err = run("extract", corpus, "--recipe", recipe_file, "--cache", cache)
     assert (code, err) == (3, "")
-    listed = Path(text.partition("1 clips failed, see ")[2].strip())
+    listed = Path(text.partition("1 clips failed, see ")[2].splitlines()[0])
     assert json.loads(listed.read_text())["id"] == "tones/01"
 
 
@@ -215,3 +216,45 @@ def test_respond(run: Run, corpus: Path, recipe: Recipe, tmp_path: Path) -> None
     code, out, _ = run("respond", corpus / "test.jsonl", "--recipe", tmp_path / "tiny.toml")
     assert code == 0
     assert out == f"{corpus}/test.responses.jsonl: 2 responses, 2 generated now\n"
+
+
+def test_plan_then_a_shard_and_the_rest_by_workers(
+    run: Run, corpus: Path, recipe_file: Path, tmp_path: Path
+) -> None:
+    options = ("--recipe", recipe_file, "--cache", tmp_path / "cache")
+    code, out, _ = run("plan", corpus, *options, "--clips", "2")
+    assert code == 0
+    assert "11 clips, 0.01 h of audio" in out
+    assert "estimated from 2 clips on this machine" in out
+    code, out, _ = run("plan", corpus, *options, "--json")
+    assert code == 0
+    assert json.loads(out)["streams"][0]["missing"] == 11
+    code, out, _ = run("extract", corpus, *options, "--shard", "1/2")
+    assert code == 0
+    first = int(out.partition(" clips encoded")[0].rpartition(" ")[2])
+    assert "; the encoders computed " in out
+    code, out, _ = run("extract", corpus, *options, "--workers", "1")
+    assert code == 0
+    assert f"{11 - first} clips encoded" in out
+    code, out, err = run("extract", corpus, *options, "--shard", "3/2")
+    assert (code, out) == (1, "")
+    assert "expected i/n with 1 <= i <= n" in err
+
+
+class Usage(NamedTuple):
+    """As shutil.disk_usage gives it."""
+
+    total: int
+    used: int
+    free: int
+
+
+def test_a_disk_without_room_is_a_warning(
+    run: Run, corpus: Path, recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda _: Usage(10, 9, 1))
+    code, out, err = run(
+        "plan", corpus, "--recipe", recipe_file, "--cache", tmp_path / "cache", "--json"
+    )
+    assert (code, json.loads(out)["fits"]) == (0, False)
+    assert "needed, 0.0 MB free; free some space or choose another --cache" in err

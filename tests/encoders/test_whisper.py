@@ -140,3 +140,60 @@ def test_other_weights_are_another_fingerprint(
     model.save_pretrained(tmp_path / "copy")
     other = resolve(replace(spec, model=str(tmp_path / "copy")))
     assert other.fingerprint != resolve(spec).fingerprint
+
+
+def reference_clip_states(folder: Path, waveform: np.ndarray) -> tuple[torch.Tensor, ...]:
+    """The library's own hidden states of a clip alone: its encoder told that this is its window."""
+    frames = whisper_frame_count(len(waveform))
+    features = WhisperFeatureExtractor.from_pretrained(folder)(
+        waveform, sampling_rate=16_000, return_tensors="pt"
+    )
+    encoder = WhisperModel.from_pretrained(folder).encoder.eval()
+    encoder.config.max_source_positions = frames
+    encoder.embed_positions = torch.nn.Embedding.from_pretrained(
+        encoder.embed_positions.weight[:frames]
+    )
+    with torch.no_grad():
+        mel = features.input_features[:, :, : 2 * frames]
+        return encoder(mel, output_hidden_states=True).hidden_states
+
+
+@pytest.mark.parametrize("layer", [0, 1, -1])
+def test_window_clip_is_the_encoder_at_the_clips_length(
+    spec: EncoderSpec, waveforms: list[np.ndarray], layer: int
+) -> None:
+    encoder = build_encoder(replace(spec, layer=layer, window="clip"), CPU)
+    for waveform in waveforms:
+        (encoding,) = encoder.encode([waveform])
+        expected = reference_clip_states(Path(spec.model), waveform)[layer][0]
+        assert encoding.frames.shape == expected.shape
+        np.testing.assert_allclose(encoding.frames, expected, atol=1e-5)
+
+
+def test_window_clip_gives_a_clip_the_same_frames_alone_and_in_any_batch(
+    spec: EncoderSpec, waveforms: list[np.ndarray]
+) -> None:
+    encoder = build_encoder(replace(spec, window="clip"), CPU)
+    odd = [*waveforms, np.full(1, 0.1, np.float32), waveforms[0][:321]]
+    for waveform, together in zip(odd, encoder.encode(odd), strict=True):
+        (alone,) = encoder.encode([waveform])
+        np.testing.assert_allclose(together.frames, alone.frames, atol=1e-5)
+        assert together.frames.shape == (whisper_frame_count(len(waveform)), 16)
+
+
+def test_window_clip_of_30_seconds_is_window_30s(spec: EncoderSpec) -> None:
+    waveform = np.random.default_rng(2).normal(0, 0.1, 480_000).astype(np.float32)
+    (clip,) = build_encoder(replace(spec, window="clip"), CPU).encode([waveform])
+    (whole,) = build_encoder(spec, CPU).encode([waveform])
+    np.testing.assert_allclose(clip.frames, whole.frames, atol=1e-4)
+
+
+def test_windows_are_told_apart_and_the_default_is_what_it_was() -> None:
+    known = EncoderSpec(
+        kind="whisper", model="openai/whisper-tiny.en", layer=2, weights="0" * 64
+    )  # as in docs/cache-format.md
+    assert known.window == "30s"
+    assert known.fingerprint == "ad1f9449fbf1d625304ecfbaf2945c5d84401ddf232455e774b5fb2b930d28e6"
+    clip = replace(known, window="clip")
+    assert clip.fingerprint != known.fingerprint
+    assert clip.differences(known) == ["window: wanted 'clip', found '30s'"]

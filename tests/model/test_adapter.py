@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from rellm_cache.batches import Steps
 from rellm_cache.config import AdapterConfig
-from rellm_cache.model.adapter import Adapter, crop_time, fuse, output_lengths
+from rellm_cache.model.adapter import Adapter, crop_time, dequantise, fuse, output_lengths
 
 LITE = AdapterConfig(preset="lite", width=16, bottleneck=16)
 REFERENCE = AdapterConfig(preset="reference", bottleneck=8)
@@ -71,3 +72,18 @@ def test_crops_are_one_run_of_valid_frames() -> None:
         start = int(cropped[1, 0, 0])
         assert cropped[1, :, 0].tolist() == list(range(start, start + 60))
         assert start + 60 <= 100
+
+
+def test_int8_frames_are_what_their_steps_say_and_their_padding_does_not_matter() -> None:
+    steps = Steps(torch.rand(24) + 0.1, torch.randn(24))
+    stored = torch.randint(-127, 128, (2, 40, 24), dtype=torch.int8)
+    lengths = torch.tensor([40, 25])
+    frames = dequantise(stored, steps)
+    assert frames.dtype == torch.float32
+    assert torch.allclose(frames[1, 3], stored[1, 3] * steps.scale + steps.mean)
+    floats = torch.randn(1, 2, 24).half()
+    assert dequantise(floats, None) is floats
+    adapter = Adapter(LITE, 24, 32).eval()
+    stored[1, 25:] = 0
+    again = dequantise(stored, steps)
+    assert torch.equal(adapter(frames, lengths)[0], adapter(again, lengths)[0])

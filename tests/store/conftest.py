@@ -8,6 +8,7 @@ import pytest
 
 from rellm_cache.config import EncoderSpec
 from rellm_cache.store.layout import StoreInfo
+from rellm_cache.store.quantisation import Quantisation
 from rellm_cache.store.reader import FeatureStore
 from rellm_cache.store.writer import StoreWriter
 
@@ -15,9 +16,21 @@ FRAME_SIZE = 8
 
 
 @pytest.fixture
-def info() -> StoreInfo:
-    """Attributes of a store as the prosody encoder would have, but narrower."""
-    return StoreInfo(EncoderSpec(kind="prosody"), FRAME_SIZE, "test licence")
+def info(request: pytest.FixtureRequest) -> StoreInfo:
+    """Attributes of a store as the prosody encoder would have, but narrower.
+
+    A test parametrises `info` indirectly with the type of stored values; else that is float16.
+    """
+    spec = EncoderSpec(kind="prosody", dtype=getattr(request, "param", "float16"))
+    return StoreInfo(spec, FRAME_SIZE, "test licence")
+
+
+@pytest.fixture
+def steps(info: StoreInfo) -> Quantisation | None:
+    """What the values of an int8 store stand for; None for float16."""
+    if info.dtype != np.int8:
+        return None
+    return Quantisation(np.full(FRAME_SIZE, 0.04, np.float32), np.zeros(FRAME_SIZE, np.float32))
 
 
 @pytest.fixture
@@ -31,11 +44,13 @@ def clips() -> dict[str, np.ndarray]:
 
 
 @pytest.fixture
-def write(tmp_path: Path, info: StoreInfo) -> Callable[..., FeatureStore]:
+def write(
+    tmp_path: Path, info: StoreInfo, steps: Quantisation | None
+) -> Callable[..., FeatureStore]:
     """`write(clips)` adds one part to the cache and opens the store."""
 
     def add(clips: dict[str, np.ndarray], digest: int = 0) -> FeatureStore:
-        with StoreWriter(tmp_path, info) as writer:
+        with StoreWriter(tmp_path, info, steps) as writer:
             for key, frames in clips.items():
                 writer.add(key, np.full(32, digest, np.uint8), frames)
         return FeatureStore(writer.path)

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import operator
+import os
 import pickle
 import shutil
 from collections.abc import Callable
@@ -12,8 +13,10 @@ import pytest
 import zarr
 
 from rellm_cache.errors import StoreError
-from rellm_cache.store import part as part_module
+from rellm_cache.store import part as part_reader
+from rellm_cache.store import part_writer as part_module
 from rellm_cache.store.reader import FeatureStore
+from rellm_cache.store.shards import MappedShards
 
 Clips = dict[str, np.ndarray]
 Write = Callable[..., FeatureStore]
@@ -130,7 +133,9 @@ def test_a_flipped_bit_in_an_index_is_an_error(sharded: FeatureStore) -> None:
     data = bytearray(shard(sharded).read_bytes())
     data[-10] ^= 1
     shard(sharded).write_bytes(data)
-    with pytest.raises(StoreError, match="0/0: the checksum of its index is wrong; move this part"):
+    with pytest.raises(
+        StoreError, match="0/0: the checksum of its index is wrong; `rellm cache repair"
+    ):
         reopened(sharded).frames("clip/00")
 
 
@@ -142,13 +147,42 @@ def test_an_index_that_misses_a_chunk_is_an_error(write: Write) -> None:
         reopened(store).frames("a")
 
 
-def test_a_flipped_bit_in_a_frame_is_found_when_verified(write: Write, clips: Clips) -> None:
+@pytest.mark.parametrize("info", ["float16", "int8"], indirect=True)
+def test_a_flipped_bit_in_a_frame_is_found_when_first_read(write: Write, clips: Clips) -> None:
     store = write(clips)
     data = bytearray(shard(store).read_bytes())
     data[3] ^= 1
     shard(store).write_bytes(data)
-    with pytest.raises(StoreError, match="frames of 'clip/00' do not match their checksum"):
-        reopened(store).verified_frames("clip/00")
+    store = reopened(store)
+    for _ in range(2):
+        with pytest.raises(
+            StoreError,
+            match=r"part-000001-\w+: damaged: frames of 'clip/00' .* `rellm cache repair .*`",
+        ):
+            store.frames("clip/00")
+    np.testing.assert_array_equal(store.frames("clip/01"), reopened(store).frames("clip/01"))
+
+
+def test_frames_are_checked_once_and_again_after_closing(
+    write: Write, clips: Clips, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checked: list[int] = []
+    ordinary = part_reader.frames_crc32c
+
+    def counting(frames: np.ndarray) -> int:
+        checked.append(len(frames))
+        return ordinary(frames)
+
+    monkeypatch.setattr(part_reader, "frames_crc32c", counting)
+    store = write(clips)
+    for _ in range(3):
+        for key in clips:
+            store.frames(key)
+    assert checked == [len(frames) for frames in clips.values()]
+    store.verified_frames("clip/00")  # always
+    store.close()
+    store.frames("clip/01")
+    assert checked[len(clips) :] == [len(clips["clip/00"]), len(clips["clip/01"])]
 
 
 @pytest.mark.parametrize("column", ["ids", "id_offsets"])
@@ -157,7 +191,7 @@ def test_a_column_that_is_gone_is_an_error(write: Write, column: str, missing: s
     store = write({"a": np.ones((5, 8))})
     path = store.parts[0].path / column / missing
     shutil.rmtree(path) if path.is_dir() else path.unlink()
-    with pytest.raises(StoreError, match=f"column '{column}' cannot be read .* damaged"):
+    with pytest.raises(StoreError, match=f"damaged: column '{column}' cannot be read"):
         reopened(store)
 
 
@@ -173,7 +207,7 @@ def test_a_column_cut_short_is_an_error(write: Write, column: str) -> None:
 def test_frames_without_their_metadata_are_an_error(write: Write) -> None:
     store = write({"a": np.ones((5, 8))})
     (store.parts[0].path / "frames/zarr.json").unlink()
-    with pytest.raises(StoreError, match="damaged, frames cannot be read"):
+    with pytest.raises(StoreError, match="damaged: metadata of frames cannot be read"):
         reopened(store).frames("a")
 
 
@@ -187,3 +221,75 @@ def test_a_clip_that_is_absent_names_the_command(write: Write) -> None:
         store.require(["a", "b", "c"], "rellm ext x")
     store.require(["a"], "rellm ext x")
     assert store.vad("a") is None
+
+
+def test_lengths_of_many_clips(write: Write, clips: Clips) -> None:
+    write(clips)
+    store = write({"clip/03": np.ones((7, 8))}, digest=1)
+    wanted = ["clip/05", "clip/03", "clip/05"]
+    assert store.lengths(wanted).tolist() == [340, 7, 340]
+    assert [store.length(i) for i in wanted] == [340, 7, 340]
+    assert store.lengths([]).tolist() == []
+    with pytest.raises(StoreError, match="no clip 'x'; add it"):
+        store.lengths(["clip/03", "x", "y"])
+
+
+def test_a_shard_is_checked_once(
+    sharded: FeatureStore, clips: Clips, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checked: list[int] = []
+    ordinary = MappedShards._map
+
+    def counting(self: MappedShards, shard: int) -> np.ndarray:
+        checked.append(shard)
+        return ordinary(self, shard)
+
+    monkeypatch.setattr(MappedShards, "_map", counting)
+    for _ in range(3):
+        for key in clips:
+            sharded.frames(key)
+    assert sorted(checked) == list(range(9))
+    sharded.close()
+    np.testing.assert_array_equal(sharded.frames(SPANNING), clips[SPANNING])
+    assert len(checked) > 9
+
+
+def test_reading_ahead_brings_frames_into_memory(sharded: FeatureStore, clips: Clips) -> None:
+    """Whatever the system makes of it: it answers, and values are the same."""
+    part = sharded.parts[0]
+    sharded.frames("clip/00")
+    sharded.read_ahead(list(clips))
+    sharded.read_ahead([])
+    for row in range(len(clips)):
+        part.read_ahead(row)
+    assert isinstance(part.is_cached(0), bool)
+    for key, frames in clips.items():
+        np.testing.assert_array_equal(sharded.frames(key), frames)
+
+
+@pytest.mark.skipif(not hasattr(os, "RWF_NOWAIT"), reason="this system cannot tell")
+def test_what_was_dropped_from_memory_is_announced(
+    sharded: FeatureStore, clips: Clips, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    announced: list[tuple[int, int]] = []
+
+    def announce(handle: int, offset: int, length: int, advice: int) -> None:
+        assert advice == os.POSIX_FADV_WILLNEED
+        announced.append((offset, length))
+
+    monkeypatch.setattr(MappedShards, "is_cached", lambda *_: True)
+    monkeypatch.setattr(os, "posix_fadvise", announce)
+    sharded.read_ahead(list(clips))
+    assert announced == []
+    monkeypatch.setattr(MappedShards, "is_cached", lambda *_: False)
+    sharded.read_ahead(["clip/00", SPANNING])
+    assert announced[0] == (0, 40 * 16)
+    assert sum(length for _, length in announced[1:]) == 700 * 16
+    assert len(announced) >= 3  # it lies in two or more shards
+
+
+def test_shards_that_cannot_be_opened_are_no_error_when_announced(sharded: FeatureStore) -> None:
+    shard(sharded).unlink()
+    sharded.read_ahead(["clip/00"])
+    with pytest.raises(StoreError, match="0/0 cannot be mapped"):
+        sharded.frames("clip/00")

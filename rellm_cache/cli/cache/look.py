@@ -1,22 +1,16 @@
-"""rellm cache: what the cache holds."""
+"""rellm cache info and ls: what a cache and a store hold."""
 
 import json
 from pathlib import Path
 
 import click
 
+from rellm_cache.cli.cache.arguments import root_argument, store_argument
 from rellm_cache.cli.options import json_option, megabytes, print_table
 
 
-@click.group()
-def cache() -> None:
-    """Look at the feature cache."""
-
-
-@cache.command()
-@click.argument(
-    "root", type=click.Path(path_type=Path, exists=True, file_okay=False), default=Path("cache")
-)
+@click.command()
+@root_argument
 @json_option
 def info(root: Path, as_json: bool) -> None:
     """What each store under ROOT holds: encoder, clips, hours, size, licence."""
@@ -41,3 +35,17 @@ def info(root: Path, as_json: bool) -> None:
     ]
     columns = ["store", "clips", "hours", "values", "size", "parts", "failed", "licence"]
     print_table(str(root), columns, rows)
+
+
+@click.command()
+@store_argument
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a clip and line.")
+def ls(store: Path, as_json: bool) -> None:
+    """Every clip of STORE, a folder under the cache: length, digest of its audio, part."""
+    from rellm_cache.stages.cache_info import list_clips
+
+    for clip in list_clips(store):
+        if as_json:
+            click.echo(json.dumps(vars(clip), ensure_ascii=False))
+        else:
+            click.echo(f"{clip.seconds:7.2f} s  {clip.audio_sha256[:12]}  {clip.part}  {clip.id}")

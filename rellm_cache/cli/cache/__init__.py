@@ -1,0 +1,19 @@
+"""rellm cache: what the cache holds, whether it is whole, and other forms of it."""
+
+import click
+
+from rellm_cache.cli.cache.convert import quantize
+from rellm_cache.cli.cache.look import info, ls
+from rellm_cache.cli.cache.mend import compact, prune, repair
+from rellm_cache.cli.cache.move import copy, export, import_
+from rellm_cache.cli.cache.verify import verify
+from rellm_cache.cli.options import InOrder
+
+
+@click.group(cls=InOrder)
+def cache() -> None:
+    """Look at the feature cache, prove it whole, mend it, move it and halve it."""
+
+
+for command in (info, ls, verify, repair, prune, compact, quantize, copy, export, import_):
+    cache.add_command(command)

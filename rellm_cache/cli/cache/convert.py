@@ -1,0 +1,35 @@
+"""rellm cache quantize: a store made from a store."""
+
+import json
+from pathlib import Path
+
+import click
+
+from rellm_cache.cli.cache.arguments import store_argument
+from rellm_cache.cli.options import json_option, megabytes, percent
+
+
+@click.command()
+@store_argument
+@json_option
+def quantize(store: Path, as_json: bool) -> None:
+    """Make an int8 store beside the float16 STORE: half the size, read twice as fast.
+
+    Killed at any moment, the same command goes on; after another `rellm extract` it adds the new
+    clips. A recipe reads it with dtype = "int8" in [encoders.speech] or [encoders.emotion].
+    """
+    from rellm_cache.stages.quantize import quantize as run
+
+    report = run(store)
+    if as_json:
+        click.echo(json.dumps(report.to_json()))
+        return
+    click.echo(
+        f"{report.path}: {report.written} clips quantised, {report.present} were there already, "
+        f"{megabytes(report.bytes)}"
+    )
+    click.echo(
+        f"error: {percent(report.relative_rms)} RMS of the frames; channel {report.worst_channel} "
+        f"is worst, {percent(report.worst_channel_rms)} of its deviation; "
+        f"{report.clipped:.2g} of values clipped"
+    )

@@ -1,0 +1,110 @@
+"""rellm cache repair, prune and compact: none can lose committed data when it is killed."""
+
+import json
+from pathlib import Path
+
+import click
+
+from rellm_cache.cli.cache.arguments import DAMAGED, root_argument, show_ids
+from rellm_cache.cli.options import CLIPS_FAILED, json_option, megabytes
+
+
+@click.command()
+@root_argument
+@json_option
+def repair(root: Path, as_json: bool) -> int:
+    """Drop what is broken under ROOT, keep all that is whole, and name what to extract again.
+
+    Also removes what killed processes left in ROOT/.writing. The list of lost clips is kept in a
+    file beside the store. Exit code 3: clips were lost. Exit code 1: something is still broken.
+    """
+    from rellm_cache.stages.cache_maintenance import repair_cache
+    from rellm_cache.store.layout import lost_path
+
+    done = repair_cache(root)
+    if as_json:
+        stores = [vars(r) | {"store": r.store.name} for r in done.stores]
+        swept = {"removed": [str(p) for p in done.swept], "held": [str(p) for p in done.held]}
+        click.echo(json.dumps({"root": str(root), "stores": stores, "leftovers": swept}))
+    else:
+        for path in done.swept:
+            click.echo(f"{path}: left by a process that is gone, removed")
+        for path in done.held:
+            click.echo(f"{path}: being written, or nobody can tell; left alone")
+        for report in done.stores:
+            if not report.problems:
+                click.echo(f"{report.store}: whole, nothing to do")
+                continue
+            for problem in report.problems:
+                click.echo(f"  {problem}")
+            click.echo(
+                f"{report.store}: {report.rewritten} parts rewritten with {report.kept} whole "
+                f"utterances, {report.removed} removed"
+            )
+            for problem in report.unrepaired:
+                click.echo(f"  not repaired: {problem}")
+            if report.nameless:
+                click.echo(f"  {report.nameless} of the parts do not tell whose frames they held")
+            if report.lost:
+                click.echo(f"  {len(report.lost)} clips lost: {show_ids(report.lost)}")
+                click.echo(f"  all are listed in {lost_path(report.store)}")
+            if report.lost or report.nameless:
+                click.echo("  `rellm extract` with their manifest makes them again")
+                click.echo("  (`rellm cache quantize` with the float16 store, where this is int8)")
+    if any(report.unrepaired for report in done.stores):
+        return DAMAGED
+    lost = any(report.lost or report.nameless for report in done.stores)
+    return CLIPS_FAILED if lost else 0
+
+
+@click.command()
+@root_argument
+@click.option(
+    "--keep",
+    "manifests",
+    multiple=True,
+    type=click.Path(path_type=Path, exists=True),
+    help="Also drop clips that this manifest file or folder does not name. Repeatable.",
+)
+@click.option("--dry-run", is_flag=True, help="Say what would go, change nothing.")
+@json_option
+def prune(root: Path, manifests: tuple[Path, ...], dry_run: bool, as_json: bool) -> None:
+    """Drop rows under ROOT that no reader sees: older versions of clips encoded again."""
+    from rellm_cache.stages.cache_maintenance import prune_cache
+
+    reports = prune_cache(root, manifests, dry_run)
+    if as_json:
+        stores = [vars(r) | {"store": r.store.name} for r in reports]
+        click.echo(json.dumps({"root": str(root), "dry_run": dry_run, "stores": stores}))
+        return
+    for report in reports:
+        verb = "would free" if dry_run else "freed"
+        click.echo(
+            f"{report.store}: {verb} {megabytes(report.bytes)}: {report.superseded} superseded "
+            f"rows, {report.outside} clips outside the manifests; {report.parts_removed} parts "
+            f"removed, {report.parts_rewritten} rewritten"
+        )
+
+
+@click.command()
+@root_argument
+@click.option(
+    "--part-size",
+    type=click.IntRange(min=1),
+    default=256,
+    show_default=True,
+    metavar="MIB",
+    help="Frames of a merged part at most.",
+)
+@json_option
+def compact(root: Path, part_size: int, as_json: bool) -> None:
+    """Merge small neighbouring parts of every store under ROOT."""
+    from rellm_cache.stages.cache_maintenance import compact_cache
+
+    reports = compact_cache(root, part_size << 20)
+    if as_json:
+        stores = [vars(r) | {"store": r.store.name} for r in reports]
+        click.echo(json.dumps({"root": str(root), "stores": stores}))
+        return
+    for report in reports:
+        click.echo(f"{report.store}: {report.parts_before} parts, now {report.parts_after}")

@@ -1,0 +1,144 @@
+"""rellm cache verify: is every byte what was written, and is it still of this audio."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rellm_cache.cli.cache.arguments import DAMAGED, root_argument, show_ids
+from rellm_cache.cli.options import CLIPS_FAILED, json_option
+
+if TYPE_CHECKING:
+    from rellm_cache.stages.cache_audit import AudioReport, RecomputeReport
+    from rellm_cache.store.verify import StoreCheck
+
+
+@click.command()
+@root_argument
+@click.option(
+    "--manifest",
+    type=click.Path(path_type=Path, exists=True),
+    help="Manifest file or folder, for --audio and --recompute.",
+)
+@click.option("--audio", is_flag=True, help="Compare stored digests with the manifest's files.")
+@click.option(
+    "--recompute",
+    type=click.IntRange(min=0),
+    default=0,
+    metavar="N",
+    help="Encode N random clips again and report how far their frames are from the stored ones.",
+)
+@click.option("--seed", default=1, show_default=True, help="Of the choice of clips.")
+@json_option
+def verify(
+    root: Path, manifest: Path | None, audio: bool, recompute: int, seed: int, as_json: bool
+) -> int:
+    """Read every byte of every store under ROOT and compare it with its checksum.
+
+    Exit code 1: something is damaged; each problem is listed with the clips it concerns and the
+    repair. Exit code 3: the cache is whole, but audio changed or cannot be read.
+    """
+    from rellm_cache.stages.cache_audit import compare_audio
+    from rellm_cache.stages.cache_audit import recompute as encode_again
+    from rellm_cache.stages.cache_maintenance import verify_cache
+
+    if (audio or recompute) and manifest is None:
+        raise click.UsageError("--audio and --recompute need --manifest")
+    checks = verify_cache(root)
+    whole = all(check.is_whole for check in checks)
+    audio_reports: list[AudioReport] = []
+    recomputed: list[RecomputeReport] = []
+    if whole and manifest is not None:  # damaged frames say nothing about audio or encoder
+        audio_reports = compare_audio(root, manifest) if audio else []
+        recomputed = encode_again(root, manifest, recompute, seed) if recompute else []
+    if as_json:
+        click.echo(json.dumps(_to_json(root, checks, audio_reports, recomputed)))
+    else:
+        _show_checks(checks)
+        if not whole:
+            click.echo(f"Mend it with `rellm cache repair {root}`.")
+        _show_audio(audio_reports)
+        _show_recomputed(recomputed)
+    if not whole:
+        return DAMAGED
+    stale = any(report.changed or report.unreadable for report in audio_reports)
+    return CLIPS_FAILED if stale else 0
+
+
+def _show_checks(checks: "list[StoreCheck]") -> None:
+    for check in checks:
+        clips = sum(len(part.names) for part in check.parts)
+        if check.is_whole:
+            click.echo(f"{check.path}: whole, {clips} utterances in {len(check.parts)} parts")
+            continue
+        click.echo(f"{check.path}: damaged")
+        for problem in check.problems:
+            click.echo(f"  {problem}")
+        for part in check.parts:
+            for problem in part.problems:
+                click.echo(f"  {part.path.name}: {problem}")
+            if part.lost:
+                click.echo(f"    {len(part.lost)} utterances: {show_ids(part.lost)}")
+
+
+def _show_audio(reports: "list[AudioReport]") -> None:
+    for report in reports:
+        click.echo(
+            f"{report.store}: audio of {report.equal} clips unchanged, {len(report.changed)} "
+            f"changed, {len(report.unreadable)} unreadable, {len(report.absent)} not in the cache"
+        )
+        for name in report.changed:
+            click.echo(f"  {name}: its audio changed; `rellm extract` encodes it again")
+        for name, reason in report.unreadable.items():
+            click.echo(f"  {name}: {reason}")
+
+
+def _show_recomputed(reports: "list[RecomputeReport]") -> None:
+    for report in reports:
+        if report.reason:
+            click.echo(f"{report.store}: not compared: {report.reason}")
+            continue
+        click.echo(
+            f"{report.store}: {len(report.clips)} clips encoded again: largest difference "
+            f"{report.largest:.3g}, mean {report.mean:.3g}, lowest cosine {report.cosine:.6f}"
+        )
+        written = "; ".join(map(_machine, report.writers)) or "not recorded"
+        click.echo(f"  written by {written}\n  this machine: {_machine(report.machine)}")
+        for name, reason in report.skipped.items():
+            click.echo(f"  {name}: {reason}")
+
+
+def _machine(machine: dict[str, str]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in machine.items())
+
+
+def _to_json(
+    root: Path,
+    checks: "list[StoreCheck]",
+    audio: "list[AudioReport]",
+    recomputed: "list[RecomputeReport]",
+) -> dict[str, Any]:
+    stores = [
+        {
+            "name": check.path.name,
+            "whole": check.is_whole,
+            "parts": len(check.parts),
+            "utterances": sum(len(part.names) for part in check.parts),
+            "problems": check.problems,
+            "damaged_parts": [
+                {"part": part.path.name, "problems": part.problems, "utterances": part.lost}
+                for part in check.parts
+                if part.problems
+            ],
+        }
+        for check in checks
+    ]
+    return {
+        "root": str(root),
+        "whole": all(check.is_whole for check in checks),
+        "repair": f"rellm cache repair {root}",
+        "stores": stores,
+        "audio": [vars(report) | {"store": report.store.name} for report in audio],
+        "recomputed": [vars(report) | {"store": report.store.name} for report in recomputed],
+    }

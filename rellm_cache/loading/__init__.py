@@ -1,0 +1,1 @@
+"""From feature stores to batches: collation, reused memory, prefetching threads."""

@@ -1,0 +1,103 @@
+"""Collation. In: examples and where their frames are. Out: one padded `Batch`, in given memory.
+
+This is the only place that copies frames into a batch: training, evaluation and the answer to one
+clip all come through `fill`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from rellm_cache.batches import Batch, Example, Frames, Steps, line_up
+from rellm_cache.loading.ring import aligned
+from rellm_cache.store.quantisation import Quantisation
+
+UNKNOWN_VAD = (float("nan"),) * 3
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the two streams of a batch lie in one piece of memory.
+
+    Attributes:
+        speech: (B, T, D) shape of the speech stream.
+        emotion: (B, T, D') shape of the emotion stream, or None.
+        emotion_start: first byte of the emotion stream.
+        nbytes: of both.
+    """
+
+    speech: tuple[int, int, int]
+    emotion: tuple[int, int, int] | None
+    emotion_start: int
+    nbytes: int
+
+
+def layout(frames: Frames, clips: int, longest: int) -> Layout:
+    """The layout of a batch of so many clips, the longest of so many frames."""
+    speech = (clips, longest, frames.speech.frame_size)
+    end = clips * longest * frames.speech.frame_size * frames.speech.dtype.itemsize
+    if frames.emotion is None:
+        return Layout(speech, None, end, end)
+    start = aligned(end)
+    size = clips * longest * frames.emotion.frame_size * frames.emotion.dtype.itemsize
+    emotion = (clips, longest, frames.emotion.frame_size)
+    return Layout(speech, emotion, start, start + size)
+
+
+def fill(
+    memory: NDArray[np.uint8], examples: Sequence[Example], lengths: Sequence[int], frames: Frames
+) -> Batch:
+    """Copy the frames of some examples into `memory`, padded with zeros, and label them.
+
+    Args:
+        memory: of at least `layout(…).nbytes` bytes, all of which are overwritten.
+        lengths: frames of each example.
+
+    Raises:
+        StoreError: a stream is damaged, or the streams differ by more than a few frames.
+    """
+    plan = layout(frames, len(examples), max(lengths))
+    speech = _view(memory, 0, plan.speech, frames.speech.dtype)
+    for row, (example, length) in enumerate(zip(examples, lengths, strict=True)):
+        speech[row, :length] = frames.speech.frames(example.id)
+        speech[row, length:] = 0
+    emotion = None
+    if frames.emotion is not None and plan.emotion is not None:
+        emotion = _view(memory, plan.emotion_start, plan.emotion, frames.emotion.dtype)
+        for row, (example, length) in enumerate(zip(examples, lengths, strict=True)):
+            line_up(frames.emotion.frames(example.id), emotion[row, :length], example.id)
+            emotion[row, length:] = 0
+    return Batch(
+        ids=tuple(e.id for e in examples),
+        speech=torch.from_numpy(speech),
+        emotion=None if emotion is None else torch.from_numpy(emotion),
+        frame_lengths=torch.tensor(lengths),
+        emotions=torch.tensor([e.emotion for e in examples]),
+        vad=torch.tensor([e.vad or UNKNOWN_VAD for e in examples]),
+        targets=tuple(e.targets for e in examples),
+        speech_steps=_steps(frames.speech.quantisation),
+        emotion_steps=None if frames.emotion is None else _steps(frames.emotion.quantisation),
+    )
+
+
+def collate(examples: Sequence[Example], frames: Frames) -> Batch:
+    """One padded batch of some examples, in memory of its own."""
+    lengths = frames.lengths([e.id for e in examples]).tolist()
+    memory = np.empty(layout(frames, len(examples), max(lengths)).nbytes, np.uint8)
+    return fill(memory, examples, lengths, frames)
+
+
+def _view(
+    memory: NDArray[np.uint8], start: int, shape: tuple[int, int, int], dtype: np.dtype
+) -> np.ndarray:
+    nbytes = shape[0] * shape[1] * shape[2] * dtype.itemsize
+    return memory[start : start + nbytes].view(dtype).reshape(shape)
+
+
+def _steps(quantisation: Quantisation | None) -> Steps | None:
+    if quantisation is None:
+        return None
+    return Steps(torch.tensor(quantisation.scale), torch.tensor(quantisation.mean))

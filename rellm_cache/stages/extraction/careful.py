@@ -1,0 +1,70 @@
+"""An encoder that splits a batch rather than lose it. In: clips. Out: an encoding or a reason each.
+
+Out of GPU memory, it halves the batch and keeps to that size. A clip that an encoder refuses costs
+its neighbours nothing.
+"""
+
+from collections.abc import Callable, Sequence
+from time import monotonic
+
+import torch
+
+from rellm_cache.corpus.audio import Clip
+from rellm_cache.encoders.base import Encoding, FrameEncoder
+from rellm_cache.errors import AudioError
+
+
+class CarefulEncoder:
+    """A `FrameEncoder` for clips of which some may be too much for it.
+
+    Attributes:
+        encoder: the frame encoder itself.
+        limit: most clips in a forward pass, once memory has run out; None before.
+        seconds: spent in the encoder's forward passes.
+    """
+
+    def __init__(self, encoder: FrameEncoder, say: Callable[[str], None]) -> None:
+        self.encoder = encoder
+        self.limit: int | None = None
+        self.seconds = 0.0
+        self._say = say
+
+    def encode(self, clips: Sequence[Clip]) -> list[Encoding | AudioError]:
+        """Encode clips in order; an `AudioError` stands for a clip that could not be."""
+        results: list[Encoding | AudioError] = []
+        while len(results) < len(clips):
+            first = len(results)
+            results += self._encode(clips[first : first + (self.limit or len(clips))])
+        return results
+
+    def _encode(self, clips: Sequence[Clip]) -> list[Encoding | AudioError]:
+        begun = monotonic()
+        try:
+            return list(self.encoder.encode([clip.waveform for clip in clips]))
+        except torch.cuda.OutOfMemoryError:
+            if len(clips) == 1:
+                return [
+                    AudioError(
+                        f"clip of {clips[0].seconds:.1f} s: out of GPU memory though encoded "
+                        "alone; cut it, or use a GPU with more memory"
+                    )
+                ]
+            self._lower_limit(len(clips) // 2)
+        except AudioError as error:
+            if len(clips) == 1:
+                return [error]
+        finally:
+            self.seconds += monotonic() - begun
+        # Outside of the handlers: there the error's traceback still holds the tensors.
+        torch.cuda.empty_cache()
+        half = len(clips) // 2
+        return self._encode(clips[:half]) + self._encode(clips[half:])
+
+    def _lower_limit(self, size: int) -> None:
+        if self.limit is None:
+            spec = self.encoder.spec
+            self._say(
+                f"{spec.slug}: out of GPU memory with {2 * size} clips at a time; going on with "
+                f"{size}, or fewer where that is too much. --batch-size {size} avoids the retries"
+            )
+        self.limit = min(self.limit or size, size)

@@ -1,0 +1,41 @@
+"""What is wrong with a store's files, and the way out. In: a path, what was found. Out: errors."""
+
+from pathlib import Path
+
+from rellm_cache.errors import StoreError
+
+# Only these say that a file is not there; whatever else goes wrong says nothing about its bytes.
+GONE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
+
+
+class UnreadableError(StoreError):
+    """A file may be whole and cannot be read now: no reason to drop anything."""
+
+
+def damaged(part: Path, what: str) -> StoreError:
+    """The error for a part whose bytes are not what was written; it names the way out."""
+    if not part.exists():
+        return StoreError(
+            f"{part}: this part was removed while the store was open, by `rellm cache` or by hand; "
+            "run the same command again"
+        )
+    return StoreError(
+        f"{part}: damaged: {what}; `rellm cache repair {part.parent.parent}` keeps what is whole "
+        "and lists the clips to extract again"
+    )
+
+
+def other_steps(part: Path, first: Path) -> str:
+    """What is wrong with a part of an int8 store whose steps are not those of the first part."""
+    return (
+        f"{part}: its int8 steps differ from those of {first.name}: parts of different stores were "
+        "mixed; move it out of the store and run `rellm cache quantize` again"
+    )
+
+
+def unreadable(path: Path, error: OSError) -> UnreadableError:
+    """The error for a file that is there and cannot be read, by lost permission or a bad disk."""
+    return UnreadableError(
+        f"{path}: cannot be read ({error.strerror or error}), which is no damage; mend its "
+        "permissions or the disk and run the same command again"
+    )

@@ -1,0 +1,136 @@
+"""Who is at work in a cache. In: a path under `.writing/`. Out: a lock that ends with its process.
+
+A lock is an flock on `<path>.lock`: the kernel lets it go when the process ends, however it ends,
+so a lock is never stale and no clock is asked. Whatever lies in `.writing/` without a held lock
+was left by a process that is gone.
+"""
+
+import contextlib
+import errno
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rellm_cache.errors import StoreError
+from rellm_cache.store.layout import WRITING
+
+# File systems that know no flock; writing goes on there, cleaning up does not.
+_UNSUPPORTED = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.ENOSYS)
+
+
+@contextmanager
+def claim(temporary: Path) -> Iterator[None]:
+    """Hold the lock of something being written under `.writing/`, which is made if it is absent.
+
+    The folder `.writing/` goes again with the last lock in it.
+    """
+    handle = _acquire(_lock_path(temporary), fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        _release(_lock_path(temporary), handle)
+
+
+@contextmanager
+def maintaining(store: Path) -> Iterator[None]:
+    """Hold a store for repair, prune, compact or copy; writers may add parts meanwhile.
+
+    Raises:
+        StoreError: another process maintains this store.
+    """
+    path = _lock_path(store.parent / WRITING / f"{store.name}.maintenance")
+    try:
+        handle = _acquire(path, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise StoreError(
+            f"{store}: another `rellm cache` command is at work in this store; run this one again "
+            "when it is done"
+        ) from error
+    try:
+        yield
+    finally:
+        _release(path, handle)
+
+
+def sweep(cache: Path) -> tuple[list[Path], list[Path]]:
+    """Remove what dead processes left in `.writing/`.
+
+    Returns:
+        What was removed, and what a live process holds; that too where the file system has no
+        locks, so that nobody can tell.
+    """
+    writing = cache / WRITING
+    entries = sorted(writing.iterdir()) if writing.is_dir() else []
+    names = {entry.name.removesuffix(".lock") for entry in entries}
+    removed: list[Path] = []
+    held: list[Path] = []
+    for name in sorted(names):
+        (removed if _remove_abandoned(writing / name) else held).append(writing / name)
+    with contextlib.suppress(OSError):
+        writing.rmdir()
+    return removed, held
+
+
+def _remove_abandoned(temporary: Path) -> bool:
+    """Remove something under `.writing/`, unless a live process holds its lock."""
+    try:
+        handle = os.open(_lock_path(temporary), os.O_RDWR)
+    except FileNotFoundError:  # a lock is made before what it guards, and goes after it
+        remove(temporary)
+        return True
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        remove(temporary)
+        _lock_path(temporary).unlink(missing_ok=True)
+    except OSError as error:
+        if error.errno in (errno.EWOULDBLOCK, *_UNSUPPORTED):
+            return False
+        raise
+    finally:
+        os.close(handle)
+    return True
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder that may be gone already."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _lock_path(temporary: Path) -> Path:
+    return temporary.with_name(f"{temporary.name}.lock")
+
+
+def _acquire(path: Path, how: int) -> int:
+    """An open file that holds the lock. The file may be removed by its last holder meanwhile."""
+    path.parent.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        # Not exist_ok, which raises where another process removes the folder at that moment.
+        with contextlib.suppress(FileExistsError):
+            path.parent.mkdir()
+        try:
+            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        except FileNotFoundError:  # the folder went between the two lines
+            continue
+        try:
+            fcntl.flock(handle, how)
+            if os.fstat(handle).st_nlink:
+                return handle
+        except OSError as error:
+            if error.errno in _UNSUPPORTED:
+                return handle
+            os.close(handle)
+            raise
+        os.close(handle)
+
+
+def _release(path: Path, handle: int) -> None:
+    path.unlink(missing_ok=True)  # while held: whoever waits for this file sees that it is gone
+    os.close(handle)
+    with contextlib.suppress(OSError):
+        path.parent.rmdir()  # succeeds for the last one only

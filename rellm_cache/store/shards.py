@@ -1,0 +1,193 @@
+"""Frames of one part, mapped. In: its `frames` array. Out: views of ranges of frames.
+
+Every shard is mapped when first used, and its index checked then, once: a missing file or chunk is
+an error, never zeros. A process made by fork maps the files itself.
+"""
+
+import contextlib
+import json
+import os
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import google_crc32c
+import numpy as np
+from numpy.typing import NDArray
+
+from rellm_cache.store.faults import GONE, unreadable
+from rellm_cache.store.layout import INNER_FRAMES, StoreInfo
+from rellm_cache.store.shard_writer import shard_index
+
+
+class ShardError(Exception):
+    """What is wrong with a shard; the part that owns it says what to do."""
+
+
+def map_shard(file: Path, chunks: int, present: int, chunk_bytes: int) -> NDArray[np.uint8]:
+    """The inner chunks of one shard file, end to end, once its size and its index are checked.
+
+    Args:
+        chunks: that a shard has room for.
+        present: that must be there; a writer may also have filled the shard.
+
+    Raises:
+        ShardError: the file is missing or not of this form.
+        UnreadableError: it cannot be read now.
+    """
+    index_bytes = 16 * chunks + 4
+    try:
+        data = np.asarray(np.memmap(file, np.uint8, "r"))
+    except (*GONE, ValueError) as error:
+        raise ShardError(f"{file} cannot be mapped ({error})") from error
+    except OSError as error:
+        raise unreadable(file, error) from error
+    if len(data) == chunks * chunk_bytes + index_bytes:
+        present = chunks
+    expected = present * chunk_bytes + index_bytes
+    if len(data) != expected:
+        raise ShardError(f"{file} has {len(data)} bytes, expected {expected}")
+    body, index, checksum = np.split(data, [present * chunk_bytes, expected - 4])
+    if google_crc32c.value(index) != int(checksum.view("<u4")[0]):
+        raise ShardError(f"{file}: the checksum of its index is wrong")
+    if index.tobytes() != shard_index(chunks, present, chunk_bytes):
+        raise ShardError(f"{file}: its index misses chunks or holds them out of order")
+    return body
+
+
+class MappedShards:
+    """The shard files of an uncompressed array (F, D), as `write_part` lays them out.
+
+    Args:
+        folder: of the array.
+        shard_frames: S, frames in each shard file but perhaps the last.
+        frames: F, in all.
+        info: of the store.
+    """
+
+    def __init__(self, folder: Path, shard_frames: int, frames: int, info: StoreInfo) -> None:
+        self._folder = folder
+        self._shard_frames = shard_frames
+        self._frames = frames
+        self._info = info
+        self._frame_bytes = info.frame_bytes
+        self._maps: dict[int, np.ndarray] = {}
+        _open_shards.add(self)
+
+    @classmethod
+    def open(cls, folder: Path, frames: int, info: StoreInfo) -> "MappedShards | None":
+        """The shards under `folder`; None where other codecs need zarr.
+
+        Raises:
+            ShardError: the array's metadata cannot be read, or holds another type.
+            UnreadableError: it cannot be read now.
+        """
+        file = folder / "zarr.json"
+        try:
+            meta = json.loads(file.read_text("utf-8"))
+            found = meta["data_type"]
+            mappable = _is_mappable(meta, info)
+            shard_frames = int(meta["chunk_grid"]["configuration"]["chunk_shape"][0])
+        except (*GONE, ValueError, LookupError, TypeError) as error:
+            raise ShardError(f"metadata of frames cannot be read ({error!r})") from error
+        except OSError as error:
+            raise unreadable(file, error) from error
+        if found != info.dtype.name:
+            raise ShardError(
+                f"{folder}: frames are {found}, the store's encoder says {info.dtype.name}"
+            )
+        return cls(folder, shard_frames, frames, info) if mappable else None
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """(stop - start, D), read-only: a view of the file where one shard holds the range.
+
+        Raises:
+            ShardError: a shard is missing, cut short, or its index is wrong.
+        """
+        shard = start // self._shard_frames
+        base = shard * self._shard_frames
+        if stop <= base + self._shard_frames:
+            mapped = self._maps.get(shard)
+            return (self._map(shard) if mapped is None else mapped)[start - base : stop - base]
+        edge = base + self._shard_frames
+        return np.concatenate([self.read(start, edge), self.read(edge, stop)])
+
+    def is_cached(self, start: int) -> bool:
+        """Whether a frame is in the page cache; False where the system cannot tell."""
+        shard, place = divmod(start, self._shard_frames)
+        try:
+            with _opened(self._file(shard)) as handle:
+                byte = place * self._frame_bytes
+                return os.preadv(handle, [bytearray(1)], byte, os.RWF_NOWAIT) == 1
+        except (OSError, AttributeError):  # it would have to wait, or this system has no such call
+            return False
+
+    def read_ahead(self, start: int, stop: int) -> None:
+        """Ask the system to load a range of frames, without waiting for it."""
+        for shard in range(start // self._shard_frames, (stop - 1) // self._shard_frames + 1):
+            base = shard * self._shard_frames
+            first = max(start - base, 0) * self._frame_bytes
+            last = min(stop - base, self._shard_frames) * self._frame_bytes
+            # What cannot be opened is found when it is read; there may be no such call.
+            with contextlib.suppress(OSError, AttributeError), _opened(self._file(shard)) as handle:
+                os.posix_fadvise(handle, first, last - first, os.POSIX_FADV_WILLNEED)
+
+    def forget(self) -> None:
+        """Drop every map; the next read makes it again. Views given out stay valid."""
+        self._maps.clear()
+
+    def _file(self, shard: int) -> str:
+        return f"{self._folder}/c/{shard}/0"
+
+    def _map(self, shard: int) -> np.ndarray:
+        left = min(self._shard_frames, self._frames - shard * self._shard_frames)
+        chunks = map_shard(
+            Path(self._file(shard)),
+            self._shard_frames // INNER_FRAMES,
+            -(-left // INNER_FRAMES),  # the last shard may have fewer
+            INNER_FRAMES * self._frame_bytes,
+        )
+        mapped = chunks.view(self._info.dtype).reshape(-1, self._info.frame_size)
+        self._maps[shard] = mapped  # bytes -> (shard frames, D)
+        return mapped
+
+
+def _is_mappable(meta: dict[str, Any], info: StoreInfo) -> bool:
+    """Whether an array's metadata says that its shards hold plain frames, in whole chunks."""
+    little = {"name": "bytes", "configuration": {"endian": "little"}}
+    plain = {"name": "bytes"} if info.dtype.itemsize == 1 else little
+    codecs, shard = meta["codecs"], meta["chunk_grid"]["configuration"]["chunk_shape"]
+    return (
+        len(codecs) == 1
+        and codecs[0]["name"] == "sharding_indexed"
+        and codecs[0]["configuration"]["codecs"] in ([plain], [little])
+        and codecs[0]["configuration"]["index_codecs"] == [little, {"name": "crc32c"}]
+        and codecs[0]["configuration"].get("index_location", "end") == "end"
+        and codecs[0]["configuration"]["chunk_shape"] == [INNER_FRAMES, info.frame_size]
+        and shard[0] > 0
+        and shard[0] % INNER_FRAMES == 0
+    )
+
+
+@contextmanager
+def _opened(file: str) -> Iterator[int]:
+    handle = os.open(file, os.O_RDONLY)
+    try:
+        yield handle
+    finally:
+        os.close(handle)
+
+
+# Maps do not cross a fork: the child makes its own when it first reads.
+_open_shards: "weakref.WeakSet[MappedShards]" = weakref.WeakSet()
+
+
+def _forget_all() -> None:
+    for shards in list(_open_shards):
+        shards.forget()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_all)

@@ -1,0 +1,272 @@
+"""Ways to keep features on disk, each at its best layout: how they are written and read.
+
+Every reader copies the utterances of a batch into the same kind of buffers, (16, T, D) for each
+stream, which are used again for every batch. What a library can do at once for a whole batch, or
+straight into the buffer, it may do.
+"""
+
+from pathlib import Path
+from typing import Protocol
+
+import h5py
+import numpy as np
+import tensorstore
+import torch
+import zarr
+from features import SIZES, Corpus
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from rellm_cache.config import EncoderSpec
+from rellm_cache.store.layout import StoreInfo, store_path
+from rellm_cache.store.reader import FeatureStore
+from rellm_cache.store.writer import StoreWriter
+
+BATCH = 16
+CHUNK = 256
+Buffers = dict[str, np.ndarray]
+
+
+class Peer(Protocol):
+    """One way to keep features: open for reading once made."""
+
+    def __init__(self, folder: Path, corpus: Corpus) -> None:
+        """Open what `write` left in a folder."""
+
+    @staticmethod
+    def write(folder: Path, corpus: Corpus) -> None:
+        """Write the whole corpus into an empty folder."""
+
+    def read(self, batch: list[int], out: Buffers) -> None:
+        """Copy the utterances of a batch into the rows of both streams' buffers."""
+
+
+def specs() -> dict[str, EncoderSpec]:
+    """An encoder spec for each stream."""
+    return {
+        "speech": EncoderSpec(kind="whisper", model="made", weights="1" * 64, layer=32),
+        "emotion": EncoderSpec(kind="wav2vec2-emotion", model="made", weights="2" * 64),
+    }
+
+
+class Rellm:
+    """This package's store, mapped."""
+
+    def __init__(self, folder: Path, corpus: Corpus) -> None:
+        self.ids = corpus.ids
+        self.stores = {s: FeatureStore(store_path(folder, spec)) for s, spec in specs().items()}
+
+    @staticmethod
+    def write(folder: Path, corpus: Corpus) -> None:
+        digest = np.zeros(32, np.uint8)
+        for stream, spec in specs().items():
+            with StoreWriter(folder, StoreInfo(spec, SIZES[stream], "made")) as writer:
+                for index, key in enumerate(corpus.ids):
+                    writer.add(key, digest, corpus.frames(stream, index))
+
+    def read(self, batch: list[int], out: Buffers) -> None:
+        ids = self.ids
+        for stream, store in self.stores.items():
+            buffer = out[stream]
+            for row, index in enumerate(batch):
+                frames = store.frames(ids[index])
+                buffer[row, : len(frames)] = frames
+
+
+class Memmap:
+    """One raw file a stream, mapped; where utterances lie is known in memory."""
+
+    def __init__(self, folder: Path, corpus: Corpus) -> None:
+        self.offsets = corpus.offsets().tolist()
+        self.maps = {
+            s: np.asarray(np.memmap(folder / s, np.float16, "r")).reshape(-1, size)
+            for s, size in SIZES.items()
+        }
+
+    @staticmethod
+    def write(folder: Path, corpus: Corpus) -> None:
+        for stream in SIZES:
+            with (folder / stream).open("wb") as file:
+                for index in range(corpus.utterances):
+                    file.write(corpus.frames(stream, index))
+
+    def read(self, batch: list[int], out: Buffers) -> None:
+        for stream, mapped in self.maps.items():
+            buffer = out[stream]
+            for row, index in enumerate(batch):
+                start, stop = self.offsets[index], self.offsets[index + 1]
+                buffer[row, : stop - start] = mapped[start:stop]
+
+
+class Safetensors:
+    """One file a stream, a tensor an utterance; torch tensors are views of the mapped file."""
+
+    def __init__(self, folder: Path, corpus: Corpus) -> None:
+        self.ids = corpus.ids
+        self.files = {
+            s: safe_open(folder / f"{s}.safetensors", framework="pt").__enter__() for s in SIZES
+        }
+
+    @staticmethod
+    def write(folder: Path, corpus: Corpus) -> None:
+        for stream in SIZES:
+            tensors = {
+                key: torch.from_numpy(corpus.frames(stream, index).copy())
+                for index, key in enumerate(corpus.ids)
+            }
+            save_file(tensors, folder / f"{stream}.safetensors")
+
+    def read(self, batch: list[int], out: Buffers) -> None:
+        for stream, file in self.files.items():
+            buffer = out[stream]
+            for row, index in enumerate(batch):
+                frames = file.get_tensor(self.ids[index]).numpy()
+                buffer[row, : len(frames)] = frames
+
+
+class FlatHdf5:
+    """One contiguous array a stream, read straight into the buffer."""
+
+    def __init__(self, folder: Path, corpus: Corpus) -> None:
+        self.offsets = corpus.offsets().tolist()
+        self.file = h5py.File(folder / "flat.h5", "r")
+        self.arrays = {s: self.file[s] for s in SIZES}
+
+    @staticmethod
+    def write(folder: Path, corpus: Corpus) -> None:
+        offsets = corpus.offsets().tolist()
+        with h5py.File(folder / "flat.h5", "w", libver="latest") as file:
+            for stream, size in SIZES.items():
+                array = file.create_dataset(stream, (offsets[-1], size), np.float16)
+                for index in range(corpus.utterances):
+                    array[offsets[index] : offsets[index + 1]] = corpus.frames(stream, index)
+
+    def read(self, batch: list[int], out: Buffers) -> None:
+        for stream, array in self.arrays.items():
+            for row, index in enumerate(batch):
+                start, stop = self.offsets[index], self.offsets[index + 1]
+                array.read_direct(out[stream], np.s_[start:stop], np.s_[row, : stop - start])
+
+
+class UtteranceHdf5:
+    """A contiguous data set an utterance and stream, as most speech toolkits keep them."""
+
+    def __init__(self, folder: Path, corpus: Corpus) -> None:
+        self.ids, self.lengths = corpus.ids, corpus.lengths.tolist()
+        self.file = h5py.File(folder / "utterances.h5", "r")
+
+    @staticmethod
+    def write(folder: Path, corpus: Corpus) -> None:
+        with h5py.File(folder / "utterances.h5", "w", libver="latest") as file:
+            for index, key in enumerate(corpus.ids):
+                for stream in SIZES:
+                    file[f"{stream}/{key}"] = corpus.frames(stream, index)
+
+    def read(self, batch: list[int], out: Buffers) -> None:
+        for stream in SIZES:
+            for row, index in enumerate(batch):
+                frames = self.file[f"{stream}/{self.ids[index]}"]
+                frames.read_direct(out[stream], None, np.s_[row, : self.lengths[index]])
+
+
+class NpyFiles:
+    """A file an utterance and stream."""
+
+    def __init__(self, folder: Path, corpus: Corpus) -> None:
+        self.folder, self.lengths = folder, corpus.lengths.tolist()
+
+    @staticmethod
+    def write(folder: Path, corpus: Corpus) -> None:
+        for stream in SIZES:
+            (folder / stream).mkdir()
+            for index in range(corpus.utterances):
+                np.save(folder / stream / f"{index}.npy", corpus.frames(stream, index))
+
+    def read(self, batch: list[int], out: Buffers) -> None:
+        for stream in SIZES:
+            for row, index in enumerate(batch):
+                frames = np.load(f"{self.folder}/{stream}/{index}.npy")
+                out[stream][row, : self.lengths[index]] = frames
+
+
+def write_zarr(folder: Path, corpus: Corpus) -> None:
+    """One array a stream, chunks of 256 frames in files of their own, uncompressed."""
+    offsets = corpus.offsets().tolist()
+    for stream, size in SIZES.items():
+        array = zarr.create_array(
+            str(folder / stream),
+            shape=(offsets[-1], size),
+            dtype="float16",
+            chunks=(CHUNK, size),
+            compressors=None,
+            filters=None,
+        )
+        block: list[np.ndarray] = []
+        start = end = 0
+        for index in range(corpus.utterances):
+            block.append(corpus.frames(stream, index))
+            end += len(block[-1])
+            last = index == corpus.utterances - 1
+            whole = end if last else end // CHUNK * CHUNK
+            if whole - start >= 8 * CHUNK or last:
+                joined = np.concatenate(block)
+                array[start:whole] = joined[: whole - start]
+                block, start = [joined[whole - start :]], whole
+
+
+class Tensorstore:
+    """Google's C++ reader over such a Zarr array, all slices of a batch at once."""
+
+    def __init__(self, folder: Path, corpus: Corpus) -> None:
+        self.offsets = corpus.offsets().tolist()
+        self.arrays = {
+            s: tensorstore.open(
+                {
+                    "driver": "zarr3",
+                    "kvstore": {"driver": "file", "path": f"{folder}/{s}/"},
+                    "context": {"data_copy_concurrency": {"limit": 2}},
+                },
+                read=True,
+            ).result()
+            for s in SIZES
+        }
+
+    write = staticmethod(write_zarr)
+
+    def read(self, batch: list[int], out: Buffers) -> None:
+        copies = []
+        for stream, array in self.arrays.items():
+            for row, index in enumerate(batch):
+                start, stop = self.offsets[index], self.offsets[index + 1]
+                target = tensorstore.array(out[stream][row, : stop - start], copy=False)
+                copies.append(target.write(array[start:stop].translate_to[0, 0]))
+        for copy in copies:
+            copy.result()
+
+
+class ZarrPython:
+    """zarr-python over the same array, all slices of a batch at once."""
+
+    def __init__(self, folder: Path, corpus: Corpus) -> None:
+        self.offsets = corpus.offsets().tolist()
+        self.arrays = {s: zarr.open_array(str(folder / s), mode="r") for s in SIZES}
+
+    write = staticmethod(write_zarr)
+
+    def read(self, batch: list[int], out: Buffers) -> None:
+        for stream, array in self.arrays.items():
+            for row, index in enumerate(batch):
+                start, stop = self.offsets[index], self.offsets[index + 1]
+                out[stream][row, : stop - start] = array[start:stop]
+
+
+PEERS: dict[str, type[Peer]] = {
+    "rellm": Rellm,
+    "memmap": Memmap,
+    "safetensors": Safetensors,
+    "HDF5, flat": FlatHdf5,
+    "HDF5, by utterance": UtteranceHdf5,
+    "npy files": NpyFiles,
+    "tensorstore": Tensorstore,
+    "zarr-python": ZarrPython,
+}

@@ -1,0 +1,66 @@
+"""Collation: padded frames of two streams, labels beside them."""
+
+import numpy as np
+import pytest
+import torch
+
+from rellm_cache.batches import Example, Frames, Target
+from rellm_cache.llm.packing import IGNORED
+from rellm_cache.loading.collate import collate, fill, layout
+from rellm_cache.store.memory import EncodedFrames
+
+LENGTHS = {"a": 5, "b": 9, "c": 7}
+
+
+def source(size: int, longer: int = 0) -> EncodedFrames:
+    """Random frames of the three clips, each `longer` frames longer."""
+    random = np.random.default_rng(size)
+    encoded = EncodedFrames(size)
+    for clip, length in LENGTHS.items():
+        encoded.add(clip, random.normal(size=(length + longer, size)))
+    return encoded
+
+
+@pytest.fixture
+def frames() -> Frames:
+    return Frames(source(4), source(3, longer=-2))
+
+
+def test_a_batch_is_padded_with_zeros(frames: Frames) -> None:
+    target = Target("response", (1, 2))
+    examples = [Example("b", 2, (0.1, 0.2, 0.3), (target,)), Example("a")]
+    batch = collate(examples, frames)
+    assert batch.ids == ("b", "a")
+    assert batch.speech.shape == (2, 9, 4)
+    assert batch.emotion is not None
+    assert frames.emotion is not None
+    assert batch.emotion.shape == (2, 9, 3)
+    assert batch.speech.dtype == batch.emotion.dtype == torch.float16
+    assert batch.frame_lengths.tolist() == [9, 5]
+    np.testing.assert_array_equal(batch.speech[1, :5], frames.speech.frames("a"))
+    np.testing.assert_array_equal(batch.emotion[1, :3], frames.emotion.frames("a"))
+    np.testing.assert_array_equal(batch.emotion[1, 2], batch.emotion[1, 4])
+    assert not batch.speech[1, 5:].any()
+    assert not batch.emotion[1, 5:].any()
+    assert batch.emotions.tolist() == [2, IGNORED]
+    assert batch.vad[0].tolist() == pytest.approx([0.1, 0.2, 0.3])
+    assert batch.vad[1].isnan().all()
+    assert batch.targets == ((target,), ())
+    assert batch.speech_steps is batch.emotion_steps is None
+    assert batch.to(torch.device("cpu")).ids == batch.ids
+
+
+def test_without_an_emotion_stream_there_is_none() -> None:
+    assert collate([Example("a")], Frames(source(4), None)).emotion is None
+
+
+def test_whatever_the_memory_held_is_overwritten(frames: Frames) -> None:
+    examples = [Example("a"), Example("b"), Example("c")]
+    memory = np.full(layout(frames, 3, 9).nbytes + 64, 0xFF, np.uint8)  # NaN as float16
+    used = fill(memory, examples, [5, 9, 7], frames)
+    fresh = collate(examples, frames)
+    assert used.emotion is not None
+    assert fresh.emotion is not None
+    assert torch.equal(used.speech, fresh.speech)
+    assert torch.equal(used.emotion, fresh.emotion)
+    assert np.shares_memory(used.speech.numpy(), memory)

@@ -1,0 +1,116 @@
+"""Worker processes: the content of one process, whichever of them are killed."""
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from rellm_cache.config import Recipe
+from rellm_cache.corpus.manifest import read_lines
+from rellm_cache.errors import StoreError, WorkersError
+from rellm_cache.stages.extract import extract
+from rellm_cache.stages.extraction.spread import Spread
+from rellm_cache.store.layout import failures_path
+from rellm_cache.store.reader import FeatureStore
+
+Checksums = Callable[[Path], dict[str, int]]
+
+# A decoder that crashes on one clip: it takes its process with it.
+CRASHING_DECODER = """
+import io, os, signal, soundfile
+
+class Crashing(soundfile.SoundFile):
+    def __init__(self, file, *rest, **options):
+        if isinstance(file, io.BytesIO) and b"CRASH" in file.getvalue():
+            os.kill(os.getpid(), signal.SIGKILL)
+        super().__init__(file, *rest, **options)
+
+soundfile.SoundFile = Crashing
+"""
+
+
+def kill_one_worker(cache: Path, killed: list[int]) -> None:
+    """Kill a worker as soon as a part is committed."""
+    for _ in range(6000):
+        children = multiprocessing.active_children()
+        if children and list(cache.glob("*/part-*")):
+            pid = children[0].pid
+            assert pid is not None
+            os.kill(pid, signal.SIGKILL)
+            killed.append(pid)
+            return
+        time.sleep(0.005)
+
+
+def test_a_killed_worker_loses_its_open_part_and_nothing_else(
+    corpus: Path,
+    speech_recipe: Recipe,
+    tmp_path: Path,
+    undisturbed: dict[str, int],
+    checksums: Checksums,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    killed: list[int] = []
+    killer = threading.Thread(target=kill_one_worker, args=(tmp_path / "cache", killed))
+    killer.start()
+    spread = Spread(workers=2, commit_seconds=0)
+    (report,) = extract(corpus, speech_recipe, tmp_path / "cache", batch_size=1, spread=spread)
+    killer.join()
+    assert len(killed) == 1
+    assert "died (killed by SIGKILL): " in capfd.readouterr().err
+    assert (report.encoded, report.present, report.failed) == (11, 0, 0)
+    assert report.hours == pytest.approx(21.2 / 3600, rel=0.01)
+    assert checksums(report.path) == undisturbed
+    store = FeatureStore(report.path)
+    assert sum(len(part.ids) for part in store.parts) == 11  # nothing twice
+    assert multiprocessing.active_children() == []
+
+
+def test_a_clip_that_kills_workers_is_listed_and_the_others_are_made(
+    corpus: Path,
+    speech_recipe: Recipe,
+    tmp_path: Path,
+    undisturbed: dict[str, int],
+    checksums: Checksums,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site/sitecustomize.py").write_text(CRASHING_DECODER)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'site'}:{os.environ.get('PYTHONPATH', '')}")
+    deadly = corpus.parent / "audio/02.wav"
+    deadly.write_bytes(deadly.read_bytes() + b"CRASH")
+    spread = Spread(workers=1)
+    (report,) = extract(corpus, speech_recipe, tmp_path / "cache", batch_size=4, spread=spread)
+    assert (report.encoded, report.failed) == (10, 1)
+    ((_, row),) = read_lines(failures_path(report.path))
+    assert row["id"] == "tones/02"
+    assert "3 workers died with this clip in hand, the last: killed by SIGKILL" in row["reason"]
+    expected = {key: value for key, value in undisturbed.items() if key != "tones/02"}
+    assert checksums(report.path) == expected
+
+
+def test_workers_that_cannot_start_are_given_up(
+    corpus: Path, tmp_path: Path, speech_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site/sitecustomize.py").write_text("import os\nos._exit(7)\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
+    with pytest.raises(WorkersError, match=r"3 workers in a row died .* the last: exit code 7"):
+        extract(corpus, speech_recipe, tmp_path / "cache", spread=Spread(workers=1))
+
+
+def test_an_error_of_one_worker_ends_all_and_keeps_what_is_committed(
+    corpus: Path, speech_recipe: Recipe, tmp_path: Path, checksums: Checksums
+) -> None:
+    extract(corpus / "test.jsonl", speech_recipe, tmp_path / "cache")
+    (tmp_path / "cache/.writing").write_text("in the way of every part")
+    with pytest.raises(StoreError, match=r"could not write a part of .*run the same command again"):
+        extract(corpus, speech_recipe, tmp_path / "cache", spread=Spread(workers=1))
+    (store,) = (path.parent for path in (tmp_path / "cache").glob("*/zarr.json"))
+    assert set(checksums(store)) == {"tones/09", "tones/10"}
+    assert multiprocessing.active_children() == []

@@ -1,0 +1,84 @@
+"""Actors of a real Ray cluster on this machine: the content of one process, actors killed too."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from rellm_cache.config import Recipe
+from rellm_cache.errors import ConfigError
+from rellm_cache.stages.extract import extract
+from rellm_cache.stages.extraction.spread import Spread
+from rellm_cache.store.reader import FeatureStore
+
+ray = pytest.importorskip("ray", reason="ray is not installed: pip install -e '.[test]'")
+psutil = pytest.importorskip("psutil", reason="ray comes without psutil")
+
+# Ray's own code: files and sockets it leaves to the garbage collector, and what it will change.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    """A cluster that allows three actors of one CPU each."""
+    ray.init("local", num_cpus=3, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+def actors() -> list[int]:
+    """Process ids of living actors."""
+    return [
+        process.pid
+        for process in psutil.Process().children(recursive=True)
+        if process.name().startswith("ray::ActorWorker")
+    ]
+
+
+def kill_one_actor(cache: Path, killed: list[int]) -> None:
+    """Kill an actor as soon as a part is committed."""
+    for _ in range(12000):
+        if list(cache.glob("*/part-*")) and (found := actors()):
+            os.kill(found[0], signal.SIGKILL)
+            killed.append(found[0])
+            return
+        time.sleep(0.005)
+
+
+@pytest.mark.usefixtures("cluster")
+def test_actors_make_what_one_process_makes_though_one_is_killed(
+    corpus: Path,
+    speech_recipe: Recipe,
+    tmp_path: Path,
+    undisturbed: dict[str, int],
+    checksums: Callable[[Path], dict[str, int]],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    killed: list[int] = []
+    killer = threading.Thread(target=kill_one_actor, args=(tmp_path / "cache", killed))
+    killer.start()
+    spread = Spread(workers=2, ray="auto", commit_seconds=0)
+    (report,) = extract(corpus, speech_recipe, tmp_path / "cache", batch_size=1, spread=spread)
+    killer.join()
+    assert len(killed) == 1
+    assert "died (" in capsys.readouterr().err
+    assert (report.encoded, report.present, report.failed) == (11, 0, 0)
+    assert checksums(report.path) == undisturbed
+    assert sum(len(part.ids) for part in FeatureStore(report.path).parts) == 11
+    assert ray.is_initialized()  # a cluster that was joined before is not left
+
+
+def test_no_cluster_is_named(corpus: Path, speech_recipe: Recipe, tmp_path: Path) -> None:
+    if ray.is_initialized():
+        ray.shutdown()
+    spread = Spread(ray="no-such-scheme://x")
+    with pytest.raises(ConfigError, match="--ray no-such-scheme://x: no cluster answers"):
+        extract(corpus, speech_recipe, tmp_path / "cache", spread=spread)

@@ -1,0 +1,65 @@
+"""plan: what an extraction would take, compared with what it then takes."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from rellm_cache.config import Recipe
+from rellm_cache.corpus.manifest import read_lines, write_lines
+from rellm_cache.stages.extract import extract
+from rellm_cache.stages.plan import plan
+from rellm_cache.store.reader import FeatureStore
+
+
+def test_the_size_is_what_extraction_then_writes(
+    corpus: Path, recipe: Recipe, tmp_path: Path
+) -> None:
+    found = plan(corpus, recipe, tmp_path / "cache", clips=3)
+    assert (found.clips, found.unreadable, found.timed_clips) == (11, 0, 3)
+    assert found.hours == pytest.approx(21.2 / 3600)
+    assert not (tmp_path / "cache").exists()
+    reports = extract(corpus, recipe, tmp_path / "cache")
+    for stream, report in zip(found.streams, reports, strict=True):
+        store = FeatureStore(report.path)
+        frames = sum(store.length(i) for i in store.ids) * 2 * store.frame_size
+        assert stream.store == str(report.path)
+        assert (stream.present, stream.missing, stream.frame_size) == (0, 11, 16)
+        assert stream.bytes == pytest.approx(frames + 11 * 72, rel=0.02)  # wav2vec2 gives 1 less
+        assert stream.seconds is not None
+        assert stream.seconds > 0
+    assert found.needed_bytes == sum(s.bytes for s in found.streams)
+    assert found.seconds is not None
+    assert found.seconds >= sum(s.seconds or 0 for s in found.streams)
+    assert found.memory_bytes > 50e6  # torch alone is more
+    assert json.loads(json.dumps(found.to_json()))["fits"] is True
+
+
+def test_what_is_there_is_not_counted(corpus: Path, speech_recipe: Recipe, tmp_path: Path) -> None:
+    extract(corpus / "train.jsonl", speech_recipe, tmp_path / "cache")
+    (stream,) = plan(corpus, speech_recipe, tmp_path / "cache", clips=9).streams
+    assert (stream.present, stream.missing) == (7, 4)
+    extract(corpus, speech_recipe, tmp_path / "cache")
+    found = plan(corpus, speech_recipe, tmp_path / "cache")
+    assert (found.streams[0].missing, found.timed_clips) == (0, 0)
+    assert (found.seconds, found.needed_bytes) == (0, 0)
+
+
+def test_lengths_are_read_from_files_where_the_manifest_has_none(
+    corpus: Path, speech_recipe: Recipe, tmp_path: Path
+) -> None:
+    rows = [row for _, row in read_lines(corpus / "train.jsonl")]
+    for row in rows:
+        del row["duration"]
+    rows[0]["audio"] = "../audio/gone.wav"
+    write_lines(corpus / "train.jsonl", rows)
+    found = plan(corpus / "train.jsonl", speech_recipe, tmp_path / "cache")
+    assert (found.clips, found.unreadable) == (7, 1)
+    assert found.hours == pytest.approx(12.3 / 3600)
+
+
+def test_too_little_room_is_known(corpus: Path, speech_recipe: Recipe, tmp_path: Path) -> None:
+    found = plan(corpus, speech_recipe, tmp_path / "cache", clips=1)
+    assert found.fits
+    assert not replace(found, free_bytes=found.needed_bytes - 1).fits

@@ -1,0 +1,78 @@
+"""Locks: what a live process writes stays, what a dead one left goes, and nobody asks a clock."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rellm_cache.errors import StoreError
+from rellm_cache.store.locks import claim, maintaining, sweep
+
+WRITE = """
+import sys, time
+from pathlib import Path
+from rellm_cache.store.locks import claim
+folder = Path(sys.argv[1])
+with claim(folder):
+    folder.mkdir()
+    (folder / "half").write_text("half")
+    print("ready", flush=True)
+    time.sleep(600)
+"""
+
+
+def leftover(writing: Path, name: str) -> Path:
+    folder = writing / name
+    folder.mkdir(parents=True)
+    (folder / "zarr.json").write_text("{}")
+    return folder
+
+
+def test_only_what_no_live_process_writes_is_removed(tmp_path: Path) -> None:
+    writing = tmp_path / ".writing"
+    live, dead = writing / "live-1", leftover(writing, "dead-1")
+    arguments = [sys.executable, "-c", WRITE, str(live)]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        os.utime(live, (0, 0))  # however old it looks
+        assert sweep(tmp_path) == ([dead], [live])
+        assert (live / "half").exists()
+        process.send_signal(signal.SIGKILL)
+    assert sweep(tmp_path) == ([live], [])
+    assert not writing.exists()
+
+
+def test_a_claim_leaves_nothing_behind(tmp_path: Path) -> None:
+    temporary = tmp_path / ".writing" / "store-1"
+    with claim(temporary):
+        temporary.mkdir()
+        assert sweep(tmp_path) == ([], [temporary])
+        temporary.rmdir()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_one_process_maintains_a_store(tmp_path: Path) -> None:
+    with (
+        maintaining(tmp_path / "store"),
+        pytest.raises(StoreError, match="another `rellm cache` command is at work"),
+        maintaining(tmp_path / "store"),
+    ):
+        pass
+    with maintaining(tmp_path / "store"), maintaining(tmp_path / "other"):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_in_the_way_of_a_lock_is_waited_for(tmp_path: Path) -> None:
+    """A lock file that its holder removed meanwhile guards nothing: a new one is made."""
+    temporary = tmp_path / ".writing" / "store-1"
+    with claim(temporary):
+        lock = temporary.with_name("store-1.lock")
+        lock.unlink()
+        with claim(temporary):
+            assert lock.exists()
+            assert sweep(tmp_path) == ([], [temporary])
