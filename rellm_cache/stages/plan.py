@@ -5,8 +5,8 @@ clips, spread evenly over the lengths, that are decoded and encoded here and now
 
 - time: their mean cost, times the clips that are missing;
 - memory: this process with the models loaded, plus what encoding the timed clips added, scaled to a
-  full batch of clips as long as the longest of them, plus open parts, held twice while one is
-  written. On a GPU, the models and the batch are counted there.
+  full batch of clips as long as the longest of them, plus the open parts. On a GPU, the models and
+  the batch are counted there.
 """
 
 import dataclasses
@@ -128,7 +128,7 @@ def plan(manifest: Path, recipe: Recipe, cache: Path, clips: int = 4, batch_size
     mean = sum(clip.seconds for clip in timed) / max(len(timed), 1)
     scale = min(batch_size, len(missing)) * longest / max(mean * len(timed), 1e-9)
     batch = int(max((trial.batch_bytes for trial in trials), default=0) * scale)
-    parts = sum(2 * min(PART_BYTES, stream.bytes) for stream in plans)
+    parts = sum(min(PART_BYTES, stream.bytes) for stream in plans)
     on_gpu = device.type == "cuda"
     models = sum(trial.model_bytes for trial in trials) if on_gpu else 0
     return Plan(

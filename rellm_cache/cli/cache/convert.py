@@ -13,7 +13,7 @@ from rellm_cache.cli.options import json_option, megabytes, percent
 @store_argument
 @json_option
 def quantize(store: Path, as_json: bool) -> None:
-    """Make an int8 store beside the float16 STORE: half the size, read twice as fast.
+    """Make an int8 store beside the float16 STORE: half the size.
 
     Killed at any moment, the same command goes on; after another `rellm extract` it adds the new
     clips. A recipe reads it with dtype = "int8" in [encoders.speech] or [encoders.emotion].
