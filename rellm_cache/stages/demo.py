@@ -26,11 +26,12 @@ from rellm_cache.stages.train import train
 
 EMOTIONS = 'heads.emotions=["neutral", "happy", "angry", "sad"]'
 
-# Few clips need more passes than the recipe's one; short responses make them cheap.
+# Two gentle passes and short answers: enough to see the response loss fall and the answers change.
 QUICK = (
-    "training.epochs=3",
+    "losses.recognition=1.0",
+    "training.epochs=2",
+    "training.learning_rate=1e-3",
     "training.warmup_steps=4",
-    "prompts.expected_response_tokens=24",
     "prompts.answer_tokens=32",
 )
 SAMPLES = 4
