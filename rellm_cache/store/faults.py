@@ -1,15 +1,24 @@
 """What is wrong with a store's files, and the way out. In: a path, what was found. Out: errors."""
 
 from pathlib import Path
+from typing import TypeGuard
 
-from rellm_cache.errors import StoreError
+from rellm_cache.errors import RellmError, StoreError
 
 # Only these say that a file is not there; whatever else goes wrong says nothing about its bytes.
 GONE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
 
-class UnreadableError(StoreError):
-    """A file may be whole and cannot be read now: no reason to drop anything."""
+class UnreadableError(RellmError):
+    """A file may be whole and cannot be read now: no reason to drop anything.
+
+    It is no `StoreError`, so that nothing that looks for damage takes it for some.
+    """
+
+
+def is_unreadable(error: Exception) -> TypeGuard[OSError]:
+    """Whether an error says nothing about the bytes of the file that it is about."""
+    return isinstance(error, OSError) and not isinstance(error, GONE)
 
 
 def damaged(part: Path, what: str) -> StoreError:
@@ -34,8 +43,12 @@ def other_steps(part: Path, first: Path) -> str:
 
 
 def unreadable(path: Path, error: OSError) -> UnreadableError:
-    """The error for a file that is there and cannot be read, by lost permission or a bad disk."""
+    """The error for a file that is there and cannot be read, by lost permission or a bad disk.
+
+    Args:
+        path: of the file, where the error names none.
+    """
     return UnreadableError(
-        f"{path}: cannot be read ({error.strerror or error}), which is no damage; mend its "
-        "permissions or the disk and run the same command again"
+        f"{error.filename or path}: cannot be read ({error.strerror or error}), which is no "
+        "damage; mend its permissions or the disk and run the same command again"
     )

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from rellm_cache.config import EncoderSpec, digest
 from rellm_cache.errors import ConfigError, StoreError
-from rellm_cache.store.faults import unreadable
+from rellm_cache.store.faults import is_unreadable, unreadable
 
 FORMAT = "rellm-feature-store"
 FORMAT_VERSION = 1
@@ -100,12 +100,13 @@ def read_info(path: Path) -> StoreInfo:
 
     Raises:
         StoreError: it is not a feature store, is of a newer format, or was altered.
+        UnreadableError: its metadata cannot be read now.
     """
     try:
         own = dict(json.loads((path / "zarr.json").read_text("utf-8"))["attributes"]["rellm"])
-    except PermissionError as error:
-        raise unreadable(path / "zarr.json", error) from error
     except (OSError, ValueError, KeyError, TypeError) as error:
+        if is_unreadable(error):
+            raise unreadable(path / "zarr.json", error) from error
         raise StoreError(
             f"{path}: not a feature store ({type(error).__name__}: {error}); expected a folder "
             f"that `rellm extract` made; if it was one, try `rellm cache repair {path.parent}`"

@@ -16,7 +16,7 @@ import zarr
 from zarr.storage import MemoryStore
 
 from rellm_cache.errors import StoreError
-from rellm_cache.store.faults import UnreadableError, unreadable
+from rellm_cache.store.faults import is_unreadable, unreadable
 from rellm_cache.store.layout import FRAMES, StoreInfo, is_sealed, parse_info
 from rellm_cache.store.part_writer import array_digest, create_column, create_frames
 from rellm_cache.store.raw import RawPart, chunk_file
@@ -35,9 +35,9 @@ def read_group(path: Path) -> dict[str, Any]:
     try:
         document = json.loads(file.read_text("utf-8"))
         own = document["attributes"]["rellm"]
-    except PermissionError as error:
-        raise unreadable(file, error) from error
     except (OSError, ValueError, LookupError, TypeError) as error:
+        if is_unreadable(error):
+            raise unreadable(file, error) from error
         raise StoreError(f"{file} cannot be read ({error})") from error
     group = {"attributes": {"rellm": own}, "zarr_format": 3, "node_type": "group"}
     if not isinstance(own, dict) or {k: v for k, v in document.items() if v is not None} != group:
@@ -61,8 +61,6 @@ def part_info(path: Path) -> StoreInfo | None:
     try:
         own = part_attributes(path)
         return parse_info(own["store"], path) if "store" in own else None
-    except UnreadableError:
-        raise
     except StoreError:
         return None
 
@@ -73,8 +71,6 @@ def writers_of(parts: Iterable[Path]) -> list[dict[str, str]]:
     for part in parts:
         try:
             found = part_attributes(part).get("writers", [])
-        except UnreadableError:
-            raise
         except StoreError:
             continue
         writers += [writer for writer in found if writer not in writers]
@@ -86,8 +82,6 @@ def metadata_problems(part: RawPart, info: StoreInfo) -> list[str]:
     try:
         own = part_attributes(part.path)
         of_store = parse_info(own["store"], part.path) if "store" in own else info
-    except UnreadableError:
-        raise
     except StoreError as error:
         return [str(error), *_derived_problems(part, info), *_file_problems(part)]
     problems = []
@@ -118,6 +112,8 @@ def _digest_problems(part: RawPart, digests: dict[str, str]) -> list[str]:
             if array_digest(file.parent) != digests[name]:
                 problems.append(f"{file}: not the metadata that was written")
         except (OSError, ValueError) as error:
+            if is_unreadable(error):
+                raise unreadable(file, error) from error
             problems.append(f"{file} cannot be read ({error})")
     return problems
 
@@ -146,6 +142,8 @@ def _array_problems(path: Path, expected: dict[str, Any]) -> list[str]:
     try:
         found = zarr.open_array(str(path), mode="r").metadata.to_dict()
     except Exception as error:  # zarr raises anything at all at metadata with a flipped bit
+        if is_unreadable(error):
+            raise unreadable(path, error) from error
         return [f"{path / 'zarr.json'} cannot be read ({error!r})"]
     return [
         f"{path / 'zarr.json'}: {key} is {found.get(key)!r}, expected {expected.get(key)!r}"

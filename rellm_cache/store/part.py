@@ -15,9 +15,9 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from rellm_cache.errors import StoreError
+from rellm_cache.errors import RellmError
 from rellm_cache.store.column import read_column
-from rellm_cache.store.faults import GONE, damaged, unreadable
+from rellm_cache.store.faults import damaged, is_unreadable, unreadable
 from rellm_cache.store.layout import FRAMES, Frames, StoreInfo
 from rellm_cache.store.quantisation import Quantisation
 from rellm_cache.store.shards import MappedShards, ShardError
@@ -96,6 +96,7 @@ class Part:
 
         Raises:
             StoreError: they are not what was written, which the first read of a row finds out.
+            UnreadableError: the file cannot be read now.
         """
         start, stop = self._bounds[row], self._bounds[row + 1]
         if self._shards is None:
@@ -157,13 +158,13 @@ class Part:
         try:
             array = zarr.open_array(str(self.path / FRAMES), mode="r")
             frames = np.asarray(array[start:stop])
-        except Exception as error:  # as above
+        except Exception as error:  # zarr raises anything at all at metadata with a flipped bit
             raise self._failed(error, "frames cannot be read") from error
         self.check(row, frames)  # every time: a chunk that is gone since would read as zeros
         return frames
 
-    def _failed(self, error: Exception, what: str) -> StoreError:
+    def _failed(self, error: Exception, what: str) -> RellmError:
         """What the reader says: a file that is there and cannot be read now is no damage."""
-        if isinstance(error, OSError) and not isinstance(error, GONE):
-            return unreadable(Path(error.filename or self.path), error)
+        if is_unreadable(error):
+            return unreadable(self.path, error)
         return damaged(self.path, f"{what} ({error})")

@@ -14,7 +14,7 @@ import google_crc32c
 import numpy as np
 import zarr
 
-from rellm_cache.store.faults import GONE, damaged, unreadable
+from rellm_cache.store.faults import GONE, damaged, is_unreadable, unreadable
 from rellm_cache.store.layout import FRAMES, INNER_FRAMES, Frames, StoreInfo
 from rellm_cache.store.part import frames_crc32c
 from rellm_cache.store.part_writer import Row, shard_frames
@@ -53,7 +53,7 @@ def read_columns(part: Path, info: StoreInfo) -> tuple[dict[str, np.ndarray], li
     """The columns whose bytes match their checksum, and what is wrong with the others.
 
     Raises:
-        StoreError: a file that is there cannot be read.
+        UnreadableError: a file that is there cannot be read now.
     """
     found: dict[str, np.ndarray] = {}
     problems = []
@@ -175,8 +175,10 @@ class RawPart:
             return None
         try:
             array = zarr.open_array(str(self.path / FRAMES), mode="r")
-        except Exception:  # zarr raises anything at all at metadata with a flipped bit
-            return None
+        except Exception as error:  # zarr raises anything at all at metadata with a flipped bit
+            if is_unreadable(error):
+                raise unreadable(self.path / FRAMES, error) from error
+            return None  # what is wrong is said where its shards are opened
         size = self._info.frame_size
         own = array.shards == (self._size, size) and array.compressors == ()
         fits = array.shape == (self._total, size) and array.dtype == self._info.dtype
@@ -219,7 +221,12 @@ class RawPart:
         return chunks.view(self._info.dtype).reshape(-1, self._info.frame_size)
 
     def frames(self, row: int) -> Frames:
-        """(L, D) frames of one utterance; `StoreError` where they are not what was written."""
+        """(L, D) frames of one utterance.
+
+        Raises:
+            StoreError: they are not what was written.
+            UnreadableError: they cannot be read now.
+        """
         start, stop = self.columns["offsets"][row : row + 2].tolist()
         frames = self._stored(start, stop)
         if frames is None or frames_crc32c(frames) != int(self.columns["frames_crc32c"][row]):
@@ -230,8 +237,10 @@ class RawPart:
         if self.foreign is not None:
             try:
                 return np.asarray(self.foreign[start:stop])
-            except Exception:  # as above
-                return None
+            except Exception as error:  # a codec raises anything at all at damaged bytes
+                if is_unreadable(error):
+                    raise unreadable(self.path / FRAMES, error) from error
+                return None  # the caller says that these frames are broken
         pieces = []
         while start < stop:
             number = start // self._size

@@ -140,6 +140,7 @@ class FeatureStore:
         Raises:
             StoreError: the clip is absent, or its frames are damaged. They are compared with their
                 checksum when this process first reads them.
+            UnreadableError: a file that is there cannot be read now.
         """
         part, row = self._find(utterance_id)
         return part.frames(row)

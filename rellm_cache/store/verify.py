@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rellm_cache.errors import StoreError
 from rellm_cache.progress import Tick
-from rellm_cache.store.faults import UnreadableError, other_steps
+from rellm_cache.store.faults import other_steps
 from rellm_cache.store.layout import PART_NAME, StoreInfo, list_parts, read_info
 from rellm_cache.store.metadata import metadata_problems, part_info, read_group
 from rellm_cache.store.quantisation import Quantisation
@@ -94,8 +94,6 @@ def check_store(path: Path, tick: Tick) -> StoreCheck:
     info: StoreInfo | None
     try:
         info = read_info(path)
-    except UnreadableError:
-        raise
     except StoreError as error:
         problems.append(str(error))
         info = next(filter(None, map(part_info, list_parts(path))), None)
@@ -127,8 +125,6 @@ def _mixed(parts: list[PartCheck]) -> Iterator[str]:
 def _document_problems(path: Path) -> list[str]:
     try:
         read_group(path)
-    except UnreadableError:
-        raise
     except StoreError as error:
         return [str(error)]
     return []

@@ -1,10 +1,14 @@
 """A small store written by the real writer: random frames of eight values."""
 
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import zarr
 
 from rellm_cache.config import EncoderSpec
 from rellm_cache.store.layout import StoreInfo
@@ -56,3 +60,51 @@ def write(
         return FeatureStore(writer.path)
 
     return add
+
+
+@pytest.fixture
+def compress() -> Callable[[FeatureStore], None]:
+    """`compress(store)`: its frames as another program might write them, without shards."""
+
+    def rewrite(store: FeatureStore) -> None:
+        path = store.parts[0].path / "frames"
+        frames = zarr.open_array(str(path), mode="r")[:]
+        shutil.rmtree(path)
+        zarr.create_array(str(path), data=frames, chunks=(100, 8))
+
+    return rewrite
+
+
+# Root may read and write everything, so it becomes another user, who gets at the store from inside.
+AS_ANOTHER_USER = """
+import os, sys
+from pathlib import Path
+from rellm_cache.errors import RellmError
+from rellm_cache.store.compaction import compact_store
+from rellm_cache.store.reader import FeatureStore
+from rellm_cache.store.verify import check_store
+path = Path(sys.argv[1])
+silent = lambda count=1, note="": None
+if os.getuid() == 0:
+    os.chdir(path)
+    os.setuid(65534)
+    path = Path("../" + path.name)
+try:
+    {work}
+except (RellmError, OSError) as error:
+    print(error)
+"""
+
+
+@pytest.fixture
+def as_another_user() -> Callable[[Path, str], str]:
+    """`as_another_user(store, "compact_store(path, silent)")`: the error that this ends in."""
+
+    def run(store: Path, work: str) -> str:
+        script = AS_ANOTHER_USER.format(work=work)
+        done = subprocess.run(
+            [sys.executable, "-c", script, str(store)], capture_output=True, text=True, check=True
+        )
+        return done.stdout
+
+    return run

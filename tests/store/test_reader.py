@@ -64,7 +64,9 @@ def test_plain_zarr_reads_equal_values(sharded: FeatureStore, clips: Clips) -> N
     assert part["offsets"][:].tolist() == [0, *np.cumsum([len(f) for f in clips.values()])]
 
 
-def test_a_compressed_part_reads_the_same_through_zarr(write: Write, clips: Clips) -> None:
+def test_a_compressed_part_reads_the_same_through_zarr(
+    write: Write, clips: Clips, compress: Callable[[FeatureStore], None]
+) -> None:
     store = write(clips)
     compress(store)
     store = reopened(store)
@@ -73,14 +75,6 @@ def test_a_compressed_part_reads_the_same_through_zarr(write: Write, clips: Clip
     next((store.parts[0].path / "frames/c").glob("0/*")).unlink()  # zarr reads zeros there
     with pytest.raises(StoreError, match="frames of 'clip/00' do not match their checksum"):
         store.frames("clip/00")
-
-
-def compress(store: FeatureStore) -> None:
-    """Rewrite the frames of a store as another program might: compressed, without shards."""
-    path = store.parts[0].path / "frames"
-    frames = zarr.open_array(str(path), mode="r")[:]
-    shutil.rmtree(path)
-    zarr.create_array(str(path), data=frames, chunks=(100, 8))
 
 
 def test_silent_frames_survive(write: Write) -> None:

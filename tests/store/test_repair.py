@@ -1,11 +1,8 @@
 """repair: what is broken goes and is named; everything whole stays."""
 
 import errno
-import itertools
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +13,7 @@ import pytest
 from rellm_cache.errors import StoreError
 from rellm_cache.store import part_writer as part_module
 from rellm_cache.store.compaction import compact_store
+from rellm_cache.store.faults import UnreadableError
 from rellm_cache.store.layout import StoreInfo, list_parts, lost_path
 from rellm_cache.store.quantisation import Quantisation
 from rellm_cache.store.reader import FeatureStore
@@ -215,47 +213,49 @@ def test_what_cannot_be_read_now_is_not_dropped(
     with monkeypatch.context() as disk:
         disk.setattr(Path, "read_bytes", failing)
         with pytest.raises(
-            StoreError, match=r"Input/output error.*no damage; mend its permissions"
+            UnreadableError, match=r"Input/output error.*no damage; mend its permissions"
         ):
             repair_store(store.path, silent)
     assert repair(store.path).problems == []
 
 
-def test_permission_lost_is_no_damage(write: Write, clips: Clips, tmp_path: Path) -> None:
-    """For root every file is readable, so it becomes another user."""
+@pytest.mark.parametrize(
+    "work",
+    [
+        "check_store(path, silent)",
+        "[FeatureStore(path).frames(f'clip/{i:02d}') for i in range(12)]",
+    ],
+)
+@pytest.mark.parametrize(
+    ("compressed", "file"),
+    [
+        (False, "ids/c/0"),
+        (False, "frames/c/0/0"),
+        (False, "frames/zarr.json"),
+        (True, "frames/zarr.json"),
+        (True, "frames/c/1/0"),
+    ],
+)
+def test_permission_lost_is_no_damage(
+    write: Write,
+    clips: Clips,
+    tmp_path: Path,
+    compress: Callable[[FeatureStore], None],
+    as_another_user: Callable[[Path, str], str],
+    work: str,
+    compressed: bool,
+    file: str,
+) -> None:
     store = write(clips)
+    if compressed:
+        compress(store)
     tmp_path.chmod(0o755)
-    for file, work in itertools.product(("ids/c/0", "frames/c/0/0"), ("verify", "read")):
-        target = store.parts[0].path / file
-        target.chmod(0)
-        done = subprocess.run(
-            [sys.executable, "-c", AS_USER, str(store.path), work], capture_output=True, text=True
-        )
-        target.chmod(0o644)
-        assert "cannot be read (Permission denied), which is no damage" in done.stdout, done.stderr
+    target = store.parts[0].path / file
+    target.chmod(0)
+    said = as_another_user(store.path, work)
+    target.chmod(0o644)
+    assert "cannot be read (Permission denied), which is no damage" in said
     assert repair(store.path).problems == []
-
-
-AS_USER = """
-import os, sys
-from pathlib import Path
-from rellm_cache.errors import StoreError
-from rellm_cache.store.reader import FeatureStore
-from rellm_cache.store.verify import check_store
-from rellm_cache.store.writer import StoreWriter
-path = Path(sys.argv[1])
-if os.getuid() == 0:
-    os.chdir(path)
-    os.setuid(65534)
-    path = Path("../" + path.name)
-try:
-    if sys.argv[2] == "verify":
-        check_store(path, lambda count=1, note="": None)
-    else:
-        FeatureStore(path).frames("clip/00")
-except StoreError as error:
-    print(error)
-"""
 
 
 def test_no_clock_decides_what_is_newest(write: Write, clips: Clips) -> None:
