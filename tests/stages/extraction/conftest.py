@@ -1,12 +1,18 @@
-"""Undisturbed results to compare with, and the checksums of a store."""
+"""Undisturbed results to compare with, the checksums of a store, and a worker killed."""
 
-from collections.abc import Callable
+import os
+import signal
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from rellm_cache.config import Recipe
 from rellm_cache.stages.extract import extract
+from rellm_cache.stages.extraction.coordinator import Handle, Pool
+from rellm_cache.stages.extraction.work import BatchDone, Event
 from rellm_cache.store.reader import FeatureStore
 
 Checksums = Callable[[Path], dict[str, int]]
@@ -35,3 +41,32 @@ def undisturbed(
     """What one process makes of the corpus, a clip at a time."""
     (report,) = extract(corpus, speech_recipe, tmp_path / "undisturbed", batch_size=1)
     return checksums(report.path)
+
+
+@pytest.fixture
+def kill_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[int]]:
+    """`kill_one(pool, pid_of)`: the first worker with a batch done dies once a part is committed.
+
+    It has more batches in hand then. Returns a list that its process id will be added to.
+    """
+
+    def arrange(pool: type[Pool], pid_of: Callable[[Any], int]) -> list[int]:
+        killed: list[int] = []
+        wait = pool.wait
+
+        def wait_and_kill(
+            self: Pool, handles: Sequence[Handle], seconds: float | None
+        ) -> list[tuple[Handle, Event]]:
+            found = wait(self, handles, seconds)
+            done = [handle for handle, event in found if isinstance(event, BatchDone)]
+            if done and not killed:
+                while not list(tmp_path.glob("cache/*/part-*")):
+                    time.sleep(0.005)
+                killed.append(pid_of(done[0]))
+                os.kill(killed[0], signal.SIGKILL)
+            return found
+
+        monkeypatch.setattr(pool, "wait", wait_and_kill)
+        return killed
+
+    return arrange

@@ -2,9 +2,6 @@
 
 import multiprocessing
 import os
-import signal
-import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +11,7 @@ from rellm_cache.config import Recipe
 from rellm_cache.corpus.manifest import read_lines
 from rellm_cache.errors import StoreError, WorkersError
 from rellm_cache.stages.extract import extract
+from rellm_cache.stages.extraction.processes import ProcessHandle, ProcessPool
 from rellm_cache.stages.extraction.spread import Spread
 from rellm_cache.store.layout import failures_path
 from rellm_cache.store.reader import FeatureStore
@@ -34,17 +32,10 @@ soundfile.SoundFile = Crashing
 """
 
 
-def kill_one_worker(cache: Path, killed: list[int]) -> None:
-    """Kill a worker as soon as a part is committed."""
-    for _ in range(6000):
-        children = multiprocessing.active_children()
-        if children and list(cache.glob("*/part-*")):
-            pid = children[0].pid
-            assert pid is not None
-            os.kill(pid, signal.SIGKILL)
-            killed.append(pid)
-            return
-        time.sleep(0.005)
+def process_id(handle: ProcessHandle) -> int:
+    """Of a worker."""
+    assert handle.process.pid is not None
+    return handle.process.pid
 
 
 def test_a_killed_worker_loses_its_open_part_and_nothing_else(
@@ -53,14 +44,12 @@ def test_a_killed_worker_loses_its_open_part_and_nothing_else(
     tmp_path: Path,
     undisturbed: dict[str, int],
     checksums: Checksums,
+    kill_one: Callable[..., list[int]],
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    killed: list[int] = []
-    killer = threading.Thread(target=kill_one_worker, args=(tmp_path / "cache", killed))
-    killer.start()
+    killed = kill_one(ProcessPool, process_id)
     spread = Spread(workers=2, commit_seconds=0)
     (report,) = extract(corpus, speech_recipe, tmp_path / "cache", batch_size=1, spread=spread)
-    killer.join()
     assert len(killed) == 1
     assert "died (killed by SIGKILL): " in capfd.readouterr().err
     assert (report.encoded, report.present, report.failed) == (11, 0, 0)

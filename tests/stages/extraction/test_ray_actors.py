@@ -1,9 +1,6 @@
 """Actors of a real Ray cluster on this machine: the content of one process, actors killed too."""
 
 import os
-import signal
-import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,11 +9,11 @@ import pytest
 from rellm_cache.config import Recipe
 from rellm_cache.errors import ConfigError
 from rellm_cache.stages.extract import extract
+from rellm_cache.stages.extraction.ray_actors import ActorHandle, RayPool
 from rellm_cache.stages.extraction.spread import Spread
 from rellm_cache.store.reader import FeatureStore
 
 ray = pytest.importorskip("ray", reason="ray is not installed: pip install -e '.[test]'")
-psutil = pytest.importorskip("psutil", reason="ray comes without psutil")
 
 # Ray's own code: files and sockets it leaves to the garbage collector, and what it will change.
 pytestmark = [
@@ -34,23 +31,10 @@ def cluster() -> Iterator[None]:
     ray.shutdown()
 
 
-def actors() -> list[int]:
-    """Process ids of living actors."""
-    return [
-        process.pid
-        for process in psutil.Process().children(recursive=True)
-        if process.name().startswith("ray::ActorWorker")
-    ]
-
-
-def kill_one_actor(cache: Path, killed: list[int]) -> None:
-    """Kill an actor as soon as a part is committed."""
-    for _ in range(12000):
-        if list(cache.glob("*/part-*")) and (found := actors()):
-            os.kill(found[0], signal.SIGKILL)
-            killed.append(found[0])
-            return
-        time.sleep(0.005)
+def process_id(handle: ActorHandle) -> int:
+    """Of the process in which an actor lives."""
+    found: int = ray.get(handle.actor.__ray_call__.remote(lambda actor: os.getpid()))
+    return found
 
 
 @pytest.mark.usefixtures("cluster")
@@ -60,14 +44,12 @@ def test_actors_make_what_one_process_makes_though_one_is_killed(
     tmp_path: Path,
     undisturbed: dict[str, int],
     checksums: Callable[[Path], dict[str, int]],
+    kill_one: Callable[..., list[int]],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    killed: list[int] = []
-    killer = threading.Thread(target=kill_one_actor, args=(tmp_path / "cache", killed))
-    killer.start()
+    killed = kill_one(RayPool, process_id)
     spread = Spread(workers=2, ray="auto", commit_seconds=0)
     (report,) = extract(corpus, speech_recipe, tmp_path / "cache", batch_size=1, spread=spread)
-    killer.join()
     assert len(killed) == 1
     assert "died (" in capsys.readouterr().err
     assert (report.encoded, report.present, report.failed) == (11, 0, 0)
