@@ -74,9 +74,10 @@ def fill(
         ids=tuple(e.id for e in examples),
         speech=torch.from_numpy(speech),
         emotion=None if emotion is None else torch.from_numpy(emotion),
-        frame_lengths=torch.tensor(lengths),
-        emotions=torch.tensor([e.emotion for e in examples]),
-        vad=torch.tensor([e.vad or UNKNOWN_VAD for e in examples]),
+        # By way of numpy, which reads lists of numbers several times as fast as torch.
+        frame_lengths=torch.from_numpy(np.array(lengths)),
+        emotions=torch.from_numpy(np.array([e.emotion for e in examples])),
+        vad=torch.from_numpy(np.array([e.vad or UNKNOWN_VAD for e in examples], np.float32)),
         targets=tuple(e.targets for e in examples),
         speech_steps=_steps(frames.speech.quantisation),
         emotion_steps=None if frames.emotion is None else _steps(frames.emotion.quantisation),

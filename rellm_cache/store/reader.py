@@ -1,9 +1,11 @@
 """Reading a store. In: a store's folder. Out: frames and free outputs by utterance id.
 
 Only committed parts are seen. Where an id is in several parts (its audio changed and was encoded
-again) the newest part wins.
+again) the newest part wins. A process made by fork maps the files itself.
 """
 
+import os
+import weakref
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from functools import cached_property
@@ -23,7 +25,7 @@ from rellm_cache.store.part import Part
 from rellm_cache.store.quantisation import Quantisation
 
 LOOKS = 2  # at clips of a batch, to see whether it is in memory
-REMEMBERED = 1 << 16  # places that were looked up; more than most corpora have clips
+REMEMBERED = 1 << 16  # clips that were looked up; more than most corpora have
 
 
 class FeatureStore:
@@ -49,8 +51,10 @@ class FeatureStore:
         columns = [part.id_columns() for part in self.parts]
         self.ids = IdIndex(columns)
         self._found: dict[str, tuple[Part, int]] = {}
+        self._views: dict[str, Frames] = {}
         # Rows count through all parts; this is where each part's begin.
         self._first_rows = [0, *accumulate(len(ends) - 1 for _, ends in columns)]
+        _open_stores.add(self)
 
     @classmethod
     def find(cls, cache: Path, spec: EncoderSpec) -> "FeatureStore":
@@ -142,14 +146,22 @@ class FeatureStore:
                 checksum when this process first reads them.
             UnreadableError: a file that is there cannot be read now.
         """
-        part, row = self._find(utterance_id)
-        return part.frames(row)
+        view = self._views.get(utterance_id)
+        if view is None:
+            part, row = self._find(utterance_id)
+            view = part.frames(row)
+            if not view.flags.writeable:  # it owns no memory
+                if len(self._views) == REMEMBERED:
+                    self._views.clear()
+                self._views[utterance_id] = view
+        return view
 
     def close(self) -> None:
         """Drop all maps of shard files, as before its disk is unmounted; a read makes them again.
 
         Frames that were given out stay valid and keep their file mapped.
         """
+        self._views.clear()
         for part in self.parts:
             part.close()
 
@@ -183,3 +195,16 @@ class FeatureStore:
                 f"{self.path}: {len(absent)} of {len(wanted)} clips are absent from the cache, the "
                 f"first is {absent[0]!r}; add them with `{command}`"
             )
+
+
+# Maps do not cross a fork: the child makes its own when it first reads.
+_open_stores: "weakref.WeakSet[FeatureStore]" = weakref.WeakSet()
+
+
+def _close_all() -> None:
+    for store in list(_open_stores):
+        store.close()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_close_all)

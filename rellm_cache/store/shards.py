@@ -1,13 +1,12 @@
 """Frames of one part, mapped. In: its `frames` array. Out: views of ranges of frames.
 
 Every shard is mapped when first used, and its index checked then, once: a missing file or chunk is
-an error, never zeros. A process made by fork maps the files itself.
+an error, never zeros.
 """
 
 import contextlib
 import json
 import os
-import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -74,7 +73,6 @@ class MappedShards:
         self._info = info
         self._frame_bytes = info.frame_bytes
         self._maps: dict[int, np.ndarray] = {}
-        _open_shards.add(self)
 
     @classmethod
     def open(cls, folder: Path, frames: int, info: StoreInfo) -> "MappedShards | None":
@@ -178,16 +176,3 @@ def _opened(file: str) -> Iterator[int]:
         yield handle
     finally:
         os.close(handle)
-
-
-# Maps do not cross a fork: the child makes its own when it first reads.
-_open_shards: "weakref.WeakSet[MappedShards]" = weakref.WeakSet()
-
-
-def _forget_all() -> None:
-    for shards in list(_open_shards):
-        shards.forget()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_all)
