@@ -46,6 +46,16 @@ class Part:
         except Exception as error:  # zarr raises anything at all at metadata with a flipped bit
             raise self._failed(error, f"column {name!r} cannot be read") from error
 
+    def _row_column(self, name: str) -> np.ndarray:
+        """A column with an item for each utterance."""
+        column = self._column(name)
+        if len(column) != len(self.offsets) - 1:
+            raise damaged(
+                self.path,
+                f"column {name!r} has {len(column)} rows for {len(self.offsets) - 1} utterances",
+            )
+        return column
+
     @cached_property
     def offsets(self) -> NDArray[np.int64]:
         """(N+1,) first frame of each utterance, and the end of the last."""
@@ -68,17 +78,17 @@ class Part:
     @cached_property
     def audio_sha256(self) -> NDArray[np.uint8]:
         """(N, 32) digests of the source audio."""
-        return self._column("audio_sha256")
+        return self._row_column("audio_sha256")
 
     @cached_property
     def frames_crc32c(self) -> NDArray[np.uint32]:
         """(N,) checksum of each utterance's frames."""
-        return self._column("frames_crc32c")
+        return self._row_column("frames_crc32c")
 
     @cached_property
     def vad(self) -> np.ndarray | None:
         """(N, 3) float32 arousal, dominance, valence of the encoder's head, if it has one."""
-        return self._column("vad") if (self.path / "vad").exists() else None
+        return self._row_column("vad") if (self.path / "vad").exists() else None
 
     @cached_property
     def quantisation(self) -> Quantisation | None:

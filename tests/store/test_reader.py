@@ -198,6 +198,17 @@ def test_a_column_cut_short_is_an_error(write: Write, column: str) -> None:
         getattr(reopened(store).parts[0], column)
 
 
+@pytest.mark.parametrize("column", ["frames_crc32c", "audio_sha256"])
+def test_a_column_of_another_part_is_an_error(write: Write, clips: Clips, column: str) -> None:
+    whole, few = write(clips), write({"another": clips["clip/00"]})
+    part, other = few.parts
+    shutil.rmtree(part.path / column)
+    shutil.copytree(other.path / column, part.path / column)
+    message = rf"{part.path}: .*column '{column}' has 1 rows for {len(clips)} utterances"
+    with pytest.raises(StoreError, match=message):
+        operator.attrgetter(column)(reopened(whole).parts[0])
+
+
 def test_frames_without_their_metadata_are_an_error(write: Write) -> None:
     store = write({"a": np.ones((5, 8))})
     (store.parts[0].path / "frames/zarr.json").unlink()
