@@ -8,11 +8,13 @@ parts; where an id is in several, the last row wins.
 import itertools
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence, Set
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 ABSENT = -1
+Item = TypeVar("Item")
 
 
 class IdIndex(Set[str]):
@@ -84,6 +86,6 @@ class IdIndex(Set[str]):
             yield self._id(row).decode()
 
     @classmethod
-    def _from_iterable(cls, it: Iterable[str]) -> set[str]:  # type: ignore[override]
-        """What `&`, `|` and `-` of this set give: a plain set."""
+    def _from_iterable(cls, it: Iterable[Item]) -> set[Item]:
+        """What `&`, `|`, `-` and `^` make: a plain set, as this one is made from columns alone."""
         return set(it)
