@@ -31,8 +31,8 @@ class BatchLoader:
     Args:
         examples: that indices refer to.
         frames: where their frames are.
-        device: the batches are for; for a GPU they lie in page-locked memory.
-        threads: that copy.
+        device: that the batches are for; for a GPU they lie in page-locked memory.
+        threads: that copy, and as many that read ahead.
 
     Attributes:
         lengths: frames of each example.

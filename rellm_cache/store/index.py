@@ -1,8 +1,9 @@
 """Where utterances lie. In: the id columns of all parts, oldest first. Out: row numbers by id.
 
 A million Python strings would take a second and 100 MB. So ids stay the bytes they are on disk; a
-sorted array of 64-bit hashes finds candidates and the bytes decide. Rows are numbered through all
-parts; where an id is in several, the last row wins.
+sorted array of 64-bit hashes finds candidates and the bytes decide. The hashes are Python's own,
+which differ from process to process, so they are never stored. Rows are numbered through all parts;
+where an id is in several, the last row wins.
 """
 
 import itertools
@@ -72,7 +73,7 @@ class IdIndex(Set[str]):
         return ABSENT
 
     def rows(self, utterance_ids: Iterable[str]) -> NDArray[np.int64]:
-        """Rows of many ids, `ABSENT` where one is not here."""
+        """(N,) rows of N ids, `ABSENT` where one is not here."""
         return np.fromiter(map(self.row, utterance_ids), np.int64)
 
     def __len__(self) -> int:
