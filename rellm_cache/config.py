@@ -8,7 +8,6 @@ import dataclasses
 import hashlib
 import json
 import tomllib
-import typing
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import resources
@@ -330,7 +329,7 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
         raise ConfigError(f"{source}: not valid TOML: {error}") from error
     for override in overrides:
         apply_override(table, override)
-    return typing.cast("Recipe", build(Recipe, table, source))
+    return build(Recipe, table, source)
 
 
 def _read_text(path: Path) -> str:

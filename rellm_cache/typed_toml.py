@@ -11,9 +11,14 @@ import tomllib
 import types
 import typing
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from rellm_cache.errors import ConfigError
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Made = TypeVar("Made", bound="DataclassInstance")
 
 
 def apply_override(table: dict[str, Any], override: str) -> None:
@@ -35,7 +40,7 @@ def apply_override(table: dict[str, Any], override: str) -> None:
         table[last] = value
 
 
-def build(kind: type, table: Mapping[str, Any], where: str) -> Any:
+def build(kind: type[Made], table: Mapping[str, Any], where: str) -> Made:
     """Make the frozen dataclass `kind` from a TOML table, refusing unknown keys and wrong types."""
     hints = typing.get_type_hints(kind)
     for key in table:
@@ -56,10 +61,10 @@ def convert(hint: Any, value: Any, where: str) -> Any:
         if value == "none":
             return None
         hint = next(a for a in typing.get_args(hint) if a is not type(None))
-    if dataclasses.is_dataclass(hint):
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         if not isinstance(value, dict):
             raise ConfigError(f"{where}: found {value!r}, expected a table")
-        return build(typing.cast("type", hint), value, where)
+        return build(hint, value, where)
     if typing.get_origin(hint) is Literal:
         if value not in typing.get_args(hint):
             known = ", ".join(repr(a) for a in typing.get_args(hint))

@@ -47,7 +47,9 @@ def load_quietly() -> None:
 
 def _download(model: str, revision: str) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # of its transport
+
+    # Its HTTP client's, which is another from version to version; no type checker sees it there.
+    from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
 
     try:
         path = snapshot_download(model, revision=revision or None, allow_patterns=SAFE_FILES)

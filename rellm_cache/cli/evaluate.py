@@ -6,12 +6,18 @@ from typing import Any
 
 import click
 
-from rellm_cache.cli.options import cache_option, json_option, percent, print_table
+from rellm_cache.cli.options import (
+    cache_option,
+    json_option,
+    manifest_argument,
+    percent,
+    print_table,
+)
 
 
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path, exists=True, file_okay=False))
-@click.argument("manifest", type=click.Path(path_type=Path, exists=True))
+@manifest_argument
 @cache_option
 @click.option("--samples", default=6, show_default=True, help="Answers shown in the report.")
 @json_option

@@ -9,6 +9,7 @@ from rellm_cache.cli.options import (
     CLIPS_FAILED,
     batch_size_option,
     cache_option,
+    manifest_argument,
     recipe_option,
     set_option,
 )
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("manifest", type=click.Path(path_type=Path, exists=True))
+@manifest_argument
 @recipe_option
 @set_option
 @cache_option

@@ -12,6 +12,7 @@ from rich.table import Table
 CLIPS_FAILED = 3
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+manifest_argument = click.argument("manifest", type=click.Path(path_type=Path, exists=True))
 recipe_option = click.option(
     "--recipe",
     required=True,

@@ -10,6 +10,7 @@ from rellm_cache.cli.options import (
     batch_size_option,
     cache_option,
     json_option,
+    manifest_argument,
     megabytes,
     print_table,
     recipe_option,
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("manifest", type=click.Path(path_type=Path, exists=True))
+@manifest_argument
 @recipe_option
 @set_option
 @cache_option

@@ -4,11 +4,16 @@ from pathlib import Path
 
 import click
 
-from rellm_cache.cli.options import batch_size_option, recipe_option, set_option
+from rellm_cache.cli.options import (
+    batch_size_option,
+    manifest_argument,
+    recipe_option,
+    set_option,
+)
 
 
 @click.command()
-@click.argument("manifest", type=click.Path(path_type=Path, exists=True))
+@manifest_argument
 @recipe_option
 @set_option
 @batch_size_option(16, "Prompts answered at a time.")

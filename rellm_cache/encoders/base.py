@@ -9,6 +9,8 @@ import numpy as np
 from rellm_cache.config import EncoderSpec
 from rellm_cache.errors import ConfigError
 
+FRAMES_PER_SECOND = 50  # of every encoder
+
 
 @dataclass(frozen=True)
 class Encoding:
@@ -43,7 +45,7 @@ class FrameEncoder(Protocol):
 
 
 def whisper_frame_count(samples: int) -> int:
-    """Frames Whisper's encoder has for a clip of so many 16 kHz samples (FACTS: length rule)."""
+    """Frames Whisper's encoder has for a clip of so many 16 kHz samples, less those of padding."""
     mel_frames = -(-samples // 160)
     return (mel_frames - 1) // 2 + 1
 

@@ -1,6 +1,6 @@
 """Whisper's encoder, any checkpoint and layer. In: waveforms. Out: frames at 50 Hz.
 
-A clip has `(ceil(samples / 160) - 1) // 2 + 1` frames (FACTS), whichever window it is heard in:
+A clip has `(ceil(samples / 160) - 1) // 2 + 1` frames, whichever window it is heard in:
 
 - `30s`: padded with silence to 30 s as in Whisper's training, encoded, and cut to its length.
 - `clip`: the mel frames of the clip alone and as many position embeddings. In a batch, clips are

@@ -1,7 +1,7 @@
 """Prompts. In: a tokenizer and the paper's wording. Out: token ids around speech, made once.
 
 A prompt is cut where the speech and the response go: `before` speech, `after` speech, `end` after
-the response. The layout is ChatML as FACTS gives it, or the model's own chat template.
+the response. The layout is ChatML as the paper uses it, or the model's own chat template.
 """
 
 from dataclasses import dataclass

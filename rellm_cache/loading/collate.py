@@ -85,7 +85,11 @@ def fill(
 
 
 def collate(examples: Sequence[Example], frames: Frames) -> Batch:
-    """One padded batch of some examples, in memory of its own."""
+    """One padded batch of some examples, in memory of its own.
+
+    Raises:
+        StoreError: as `fill`, or a clip is absent.
+    """
     lengths = frames.lengths([e.id for e in examples]).tolist()
     memory = np.empty(layout(frames, len(examples), max(lengths)).nbytes, np.uint8)
     return fill(memory, examples, lengths, frames)

@@ -8,7 +8,7 @@ Python's lock.
 
 import os
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import torch
@@ -31,8 +31,8 @@ class BatchLoader:
     Args:
         examples: that indices refer to.
         frames: where their frames are.
-        device: the batches are for; for a GPU they lie in page-locked memory.
-        threads: that copy.
+        device: that the batches are for; for a GPU they lie in page-locked memory.
+        threads: that copy, and as many that read ahead.
 
     Attributes:
         lengths: frames of each example.
@@ -55,12 +55,12 @@ class BatchLoader:
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_ring": None}  # memory does not travel
 
-    def batches(self, plan: Sequence[Indices]) -> Iterator[Batch]:
+    def batches(self, plan: Sequence[Indices]) -> Generator[Batch, None, None]:
         """A batch of each list of indices; each is valid until the next is asked for."""
         for (batch,) in self.groups([[indices] for indices in plan]):
             yield batch
 
-    def groups(self, plan: Sequence[Sequence[Indices]]) -> Iterator[list[Batch]]:
+    def groups(self, plan: Sequence[Sequence[Indices]]) -> Generator[list[Batch], None, None]:
         """The batches of each group of index lists, as one optimiser step needs them.
 
         A group's frames are valid until the next group is asked for, or the iterator is closed:

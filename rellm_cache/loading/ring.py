@@ -64,7 +64,11 @@ class Ring:
         return piece
 
     def free(self, piece: Piece) -> None:
-        """Take the oldest piece back; what it held will be overwritten."""
+        """Take the oldest piece back; what it held will be overwritten.
+
+        Raises:
+            ValueError: another piece is older.
+        """
         oldest = self._live.popleft()
         if oldest is not piece:
             self._live.appendleft(oldest)

@@ -98,7 +98,7 @@ def token_losses(row: PackedRow, hidden: Tensor, output_weight: Tensor) -> tuple
     """
     labelled = (row.labels != IGNORED).nonzero().squeeze(1)  # (N,)
     predictors = hidden[row.previous[labelled]].to(output_weight.dtype)  # (T, H) -> (N, H)
-    losses: Tensor = _FrozenLinearCrossEntropy.apply(  # type: ignore[no-untyped-call]  # torch's
+    losses: Tensor = _FrozenLinearCrossEntropy.apply(  # type: ignore[no-untyped-call]  # torch's apply is untyped
         predictors, output_weight, row.labels[labelled]
     )
     return losses, row.segments[labelled]

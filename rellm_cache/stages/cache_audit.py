@@ -116,8 +116,13 @@ def recompute(
 ) -> list[RecomputeReport]:
     """Encode `count` random clips of a manifest again, for each store that holds them.
 
+    Args:
+        seed: which clips; the same seed chooses the same ones.
+        device: None for the default one.
+
     Raises:
-        ManifestError, StoreError: the manifest or a store cannot be read.
+        ManifestError, StoreError: the manifest or a store cannot be read, or a clip has another
+            number of frames now.
     """
     device = device or default_device()
     utterances = {u.id: u for u in read_manifests(manifest)}

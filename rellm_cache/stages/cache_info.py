@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rellm_cache.encoders.base import FRAMES_PER_SECOND
 from rellm_cache.errors import StoreError
 from rellm_cache.store.layout import failures_path, list_stores
 from rellm_cache.store.reader import FeatureStore
 
-FRAMES_PER_SECOND = 50
 FRAMES_PER_HOUR = FRAMES_PER_SECOND * 3600
 
 

@@ -1,4 +1,7 @@
-"""cache verify, repair, prune, compact and copy. In: cache roots. Out: a report for each store."""
+"""cache verify, repair, prune, compact, copy, export and import.
+
+In: cache roots, or an exported file. Out: a report for each store.
+"""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -71,6 +74,9 @@ def prune_cache(
 
 def compact_cache(cache: Path, part_bytes: int) -> list[CompactReport]:
     """Merge small parts of every store.
+
+    Args:
+        part_bytes: most bytes of frames in a merged part.
 
     Raises:
         StoreError: there is no store, or one is damaged, being maintained or cannot be written.

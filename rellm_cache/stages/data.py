@@ -13,7 +13,7 @@ from rellm_cache.store.reader import FeatureStore
 
 
 def open_frames(recipe: Recipe, cache: Path) -> Frames:
-    """The stores of a recipe's encoders under a cache root."""
+    """The stores of a recipe's encoders under a cache root; `StoreError` where one is not there."""
     encoders = recipe.encoders
     emotion = FeatureStore.find(cache, encoders.emotion) if encoders.emotion else None
     return Frames(FeatureStore.find(cache, encoders.speech), emotion)

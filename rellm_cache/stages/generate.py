@@ -7,7 +7,6 @@ stored ones are.
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -131,7 +130,8 @@ def generate(
     A killed call goes on where it was. Sound files given as such are always encoded live.
 
     Raises:
-        RunError: `run` is not a finished run. ConfigError: it has no LLM.
+        RunError: `run` is not a finished run.
+        ConfigError: it has no LLM.
         StoreError: clips are absent from the cache.
     """
     device = default_device()
@@ -174,6 +174,7 @@ def _answers(
         yield from answer(model, batch.to(device), [utterances[i] for i in indices])
 
 
-def _identity(run: Path, source: Path) -> Any:
+def _identity(run: Path, source: Path) -> str:
+    """Whose answers a partial file may hold: those of these weights to this source."""
     weights = (run / WEIGHTS).stat()
     return digest([str(run.resolve()), weights.st_mtime_ns, weights.st_size, str(source.resolve())])

@@ -24,7 +24,7 @@ LEFT, RIGHT, TOP, BOTTOM = 46, 10, 10, 28
 
 @dataclass(frozen=True)
 class Series:
-    """One line of a chart: its name and SVG points, in pixels."""
+    """One line of a chart: its name, SVG points in pixels, and its last value."""
 
     name: str
     points: str

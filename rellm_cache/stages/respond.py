@@ -5,7 +5,7 @@ answered once. Responses that the paper's rules drop are counted by reason and k
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -89,7 +89,7 @@ def generator_id(recipe: Recipe) -> str:
 
 
 def refusal(response: str) -> str | None:
-    """Why a response is dropped by its wording, or None (FACTS: cleaning of responses)."""
+    """Why a response is dropped by its wording, or None (the paper's rules)."""
     text = response.lower().replace("\u2019", "'")
     if not text:
         return "empty"
@@ -101,7 +101,7 @@ def refusal(response: str) -> str | None:
 class _Answers:
     """Prompts and their answers: asked for once, kept in a file until the manifest is done."""
 
-    def __init__(self, recipe: Recipe, llm: Any, batch_size: int) -> None:
+    def __init__(self, recipe: Recipe, llm: Callable[[], FrozenLLM], batch_size: int) -> None:
         self.recipe = recipe
         self._llm = llm
         self._batch_size = batch_size
@@ -114,7 +114,7 @@ class _Answers:
         unknown = sorted({p for p in prompts if p not in self.known}, key=lambda p: (len(p), p))
         if not unknown:
             return 0
-        llm: FrozenLLM = self._llm()
+        llm = self._llm()
         settings = self.recipe.prompts
         with (
             progress("Responding", len(unknown), "prompts") as tick,

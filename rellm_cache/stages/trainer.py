@@ -130,7 +130,17 @@ class Trainer:
         ]
 
     def step(self, batches: Sequence[Batch], number: int) -> tuple[LossTerms, float]:
-        """One optimiser step over micro-batches, every loss weighted by the whole step's counts."""
+        """One optimiser step over micro-batches, every loss weighted by the whole step's counts.
+
+        Args:
+            number: of the step, from 0, which decides the learning rate.
+
+        Returns:
+            Loss sums and counts of all processes, and the norm of the gradient before clipping.
+
+        Raises:
+            RunError: the gradient is not finite.
+        """
         on_device = [batch.to(self.device) for batch in batches]
         counts = torch.zeros(4, device=self.device)
         for batch in on_device:
@@ -213,7 +223,7 @@ def frame_statistics(data: Data) -> tuple[torch.Tensor, torch.Tensor]:
 def validation_scores(
     model: SpeechLLM, examples: Sequence[Example], frames: Frames, device: torch.device
 ) -> dict[str, float]:
-    """Mean losses, UA and CCC of a model on examples, with the model left in training mode."""
+    """Mean losses, UA and CCC of a model on examples; its training mode is as it was."""
     predictions = predict(model, examples, frames, device)
     scores = {f"{name}_loss": value for name, value in predictions.terms.means().items()}
     scores["loss"] = float(

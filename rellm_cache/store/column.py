@@ -21,6 +21,7 @@ def read_column(path: Path) -> np.ndarray:
 
     Raises:
         OSError, ValueError, KeyError: it is missing, cut short, altered or no Zarr array.
+        Exception: whatever zarr raises, where the layout is another than the writer's.
     """
     meta = json.loads((path / "zarr.json").read_text("utf-8"))
     shape = tuple(meta["shape"])

@@ -1,18 +1,21 @@
 """Where utterances lie. In: the id columns of all parts, oldest first. Out: row numbers by id.
 
 A million Python strings would take a second and 100 MB. So ids stay the bytes they are on disk; a
-sorted array of 64-bit hashes finds candidates and the bytes decide. Rows are numbered through all
-parts; where an id is in several, the last row wins.
+sorted array of 64-bit hashes finds candidates and the bytes decide. The hashes are Python's own,
+which differ from process to process, so they are never stored. Rows are numbered through all parts;
+where an id is in several, the last row wins.
 """
 
 import itertools
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence, Set
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 ABSENT = -1
+Item = TypeVar("Item")
 
 
 class IdIndex(Set[str]):
@@ -70,7 +73,7 @@ class IdIndex(Set[str]):
         return ABSENT
 
     def rows(self, utterance_ids: Iterable[str]) -> NDArray[np.int64]:
-        """Rows of many ids, `ABSENT` where one is not here."""
+        """(N,) rows of N ids, `ABSENT` where one is not here."""
         return np.fromiter(map(self.row, utterance_ids), np.int64)
 
     def __len__(self) -> int:
@@ -84,6 +87,6 @@ class IdIndex(Set[str]):
             yield self._id(row).decode()
 
     @classmethod
-    def _from_iterable(cls, it: Iterable[str]) -> set[str]:  # type: ignore[override]
-        """What `&`, `|` and `-` of this set give: a plain set."""
+    def _from_iterable(cls, it: Iterable[Item]) -> set[Item]:
+        """What `&`, `|`, `-` and `^` make: a plain set, as this one is made from columns alone."""
         return set(it)

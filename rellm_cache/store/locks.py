@@ -36,7 +36,9 @@ def claim(temporary: Path) -> Iterator[None]:
 
 @contextmanager
 def maintaining(store: Path) -> Iterator[None]:
-    """Hold a store for repair, prune, compact or copy; writers may add parts meanwhile.
+    """Hold a store that is repaired, pruned, compacted, copied or imported to.
+
+    Writers may add parts meanwhile.
 
     Raises:
         StoreError: another process maintains this store.

@@ -14,7 +14,7 @@ class EncodedFrames:
     Attributes:
         frame_size: D.
         dtype: float16, always.
-        quantisation: none.
+        quantisation: None, always.
     """
 
     def __init__(self, frame_size: int) -> None:
@@ -24,7 +24,11 @@ class EncodedFrames:
         self._frames: dict[str, np.ndarray] = {}
 
     def add(self, utterance_id: str, frames: np.ndarray) -> None:
-        """Keep (L, D) frames as a store would, in float16."""
+        """Keep (L, D) frames as a store would, in float16.
+
+        Raises:
+            FrameError: they are not (L, D), not finite, or beyond float16.
+        """
         self._frames[utterance_id] = to_float16(frames, utterance_id, self.frame_size)
 
     def length(self, utterance_id: str, /) -> int:

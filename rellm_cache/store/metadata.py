@@ -30,6 +30,7 @@ def read_group(path: Path) -> dict[str, Any]:
 
     Raises:
         StoreError: the file is not that of a group with this object and nothing else.
+        UnreadableError: it cannot be read now.
     """
     file = path / "zarr.json"
     try:
@@ -78,7 +79,11 @@ def writers_of(parts: Iterable[Path]) -> list[dict[str, str]]:
 
 
 def metadata_problems(part: RawPart, info: StoreInfo) -> list[str]:
-    """Where a part's attributes, metadata and files are not what its writer wrote."""
+    """Where a part's attributes, metadata and files are not what its writer wrote.
+
+    Raises:
+        UnreadableError: a file that is there cannot be read now.
+    """
     try:
         own = part_attributes(part.path)
         of_store = parse_info(own["store"], part.path) if "store" in own else info

@@ -2,8 +2,8 @@
 
 Frames of all utterances of a part lie end to end in one uncompressed sharded array, so an
 utterance is a slice of a memory-mapped file (`shards`). Frames in other codecs are read through
-zarr. Either way an utterance is compared with its checksum when a process first reads it, and a
-missing chunk is an error, never zeros.
+zarr. A mapped utterance is compared with its checksum when a process first reads it, one read
+through zarr every time; a missing chunk is an error, never zeros.
 """
 
 import itertools
@@ -116,8 +116,8 @@ class Part:
         except ShardError as error:
             raise damaged(self.path, str(error)) from error
         if not self._checked[row]:
-            # Of a copy, made without Python's lock: the checksum holds it, and would wait so for a
-            # cold disk while other threads could read.
+            # A copy is made without Python's lock, a checksum with it: taken of the map, it would
+            # keep other threads from reading while it waits for a cold disk.
             self.check(row, frames.copy())
         return frames
 

@@ -44,7 +44,14 @@ class Quantisation:
 
 @dataclass
 class ChannelStatistics:
-    """Mean and extremes of each channel, gathered clip by clip."""
+    """Mean and extremes of each channel, gathered clip by clip.
+
+    Attributes:
+        count: frames.
+        total: (D,) their sum; empty before the first clip, as are the others.
+        low: (D,) the least value of each channel.
+        high: (D,) the largest.
+    """
 
     count: int = 0
     total: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
@@ -52,7 +59,7 @@ class ChannelStatistics:
     high: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
 
     def add(self, frames: np.ndarray) -> None:
-        """Count (L, D) float16 frames, L > 0, in."""
+        """Count in (L, D) float16 frames, L > 0."""
         sums = frames.sum(0, dtype=np.float64)
         low, high = frames.min(0).astype(np.float64), frames.max(0).astype(np.float64)
         if self.count:

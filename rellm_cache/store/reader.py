@@ -139,7 +139,7 @@ class FeatureStore:
                 part.read_ahead(row)
 
     def frames(self, utterance_id: str) -> Frames:
-        """(L, D) as stored, read-only: a view of the file where it lies within one shard.
+        """(L, D) as stored: a read-only view of the file where one shard holds it, else a copy.
 
         Raises:
             StoreError: the clip is absent, or its frames are damaged. They are compared with their

@@ -1,8 +1,8 @@
 """verify. In: a store's folder. Out: every problem, by part, with the utterances it concerns.
 
 Every byte of a store is covered: columns and shard indices by their CRC-32C, frames by one for
-each utterance, padding by being zero, attributes by a checksum, and the metadata of arrays by
-what the columns say it must be.
+each utterance, padding by being zero, attributes by a checksum, and the metadata of arrays by the
+digests among the attributes, or, in parts from before these, by what the columns ask for.
 """
 
 from collections.abc import Iterator
@@ -89,7 +89,11 @@ def find_stores(cache: Path) -> list[Path]:
 
 
 def check_store(path: Path, tick: Tick) -> StoreCheck:
-    """Read every byte of a store; `tick` counts its parts."""
+    """Read every byte of a store; `tick` counts its parts.
+
+    Raises:
+        UnreadableError: a file that is there cannot be read now.
+    """
     problems = []
     info: StoreInfo | None
     try:
@@ -138,7 +142,11 @@ def _strangers(path: Path) -> Iterator[str]:
 
 
 def check_part(path: Path, info: StoreInfo) -> PartCheck:
-    """Read every byte of a part."""
+    """Read every byte of a part.
+
+    Raises:
+        UnreadableError: a file that is there cannot be read now.
+    """
     columns, problems = read_columns(path, info)
     problems = problems or disagreements(columns, info)
     if problems:

@@ -10,8 +10,9 @@ from functools import cached_property
 
 import numpy as np
 
+from rellm_cache.encoders.base import FRAMES_PER_SECOND
+
 SIZES = {"speech": 1280, "emotion": 1024}
-FRAMES_PER_SECOND = 50
 POOL = 8000  # frames that utterances are cut from; longer ones are cut off there
 
 

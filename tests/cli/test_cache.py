@@ -8,25 +8,11 @@ import h5py
 import numpy as np
 import pytest
 
-from rellm_cache.cli import main
 from rellm_cache.config import EncoderSpec
 from rellm_cache.store.layout import StoreInfo, list_parts
 from rellm_cache.store.writer import StoreWriter
 
 Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    """`code, out, err = run("cache", "info", path)`: rellm as the shell would run it."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as end:
-            main([str(a) for a in arguments])
-        captured = capsys.readouterr()
-        return int(end.value.code or 0), captured.out, captured.err
-
-    return call
 
 
 @pytest.fixture

@@ -11,10 +11,11 @@ import click
 import pytest
 
 from rellm_cache import __version__
-from rellm_cache.cli import main, rellm
+from rellm_cache.cli import rellm
 from rellm_cache.config import Recipe, load_recipe, to_toml
 
 MakeClip = Callable[..., Path]
+Run = Callable[..., tuple[int, str, str]]
 
 
 def commands(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
@@ -26,22 +27,6 @@ def commands(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[s
 
 
 COMMANDS = list(commands(rellm))
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    """`code, out, err = run("cache", "info", path)`: rellm as the shell would run it."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as end:
-            main([str(a) for a in arguments])
-        captured = capsys.readouterr()
-        return int(end.value.code or 0), captured.out, captured.err
-
-    return call
-
-
-Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture

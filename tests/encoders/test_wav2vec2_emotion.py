@@ -25,15 +25,6 @@ def spec(emotion_folder: Path) -> EncoderSpec:
     return EncoderSpec(kind="wav2vec2-emotion", model=str(emotion_folder))
 
 
-@pytest.fixture(scope="module")
-def waveforms() -> list[np.ndarray]:
-    random = np.random.default_rng(1)
-    return [
-        random.normal(0.05, 0.1, samples).astype(np.float32)
-        for samples in (16_000, 16_161, 25_600, 47_999)
-    ]
-
-
 @pytest.fixture
 def copy(emotion_folder: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(emotion_folder, tmp_path / "copy"))

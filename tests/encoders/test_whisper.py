@@ -24,15 +24,6 @@ def spec(whisper_folder: Path) -> EncoderSpec:
     return EncoderSpec(kind="whisper", model=str(whisper_folder))
 
 
-@pytest.fixture(scope="module")
-def waveforms() -> list[np.ndarray]:
-    random = np.random.default_rng(1)
-    return [
-        random.normal(0, 0.1, samples).astype(np.float32)
-        for samples in (16_000, 16_161, 25_600, 47_999)
-    ]
-
-
 def hidden_states(folder: Path, waveform: np.ndarray) -> tuple[torch.Tensor, ...]:
     """What transformers gives for one clip, padded to 30 s."""
     features = WhisperFeatureExtractor.from_pretrained(folder)(

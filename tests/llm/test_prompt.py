@@ -1,4 +1,4 @@
-"""Prompts: FACTS' ChatML to the letter, models' own templates, pieces around the speech."""
+"""Prompts: the paper's ChatML to the letter, models' own templates, pieces around the speech."""
 
 from pathlib import Path
 from typing import Any

@@ -125,7 +125,7 @@ def test_leaving_early_ends_the_threads(frames: Frames) -> None:
     iterator = loader.batches(plan)
     next(iterator)
     assert threading.active_count() > before
-    iterator.close()  # type: ignore[attr-defined]
+    iterator.close()
     assert threading.active_count() == before
     assert [b.ids for b in loader.batches(plan)] == [
         tuple(EXAMPLES[i].id for i in indices) for indices in plan

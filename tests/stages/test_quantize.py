@@ -1,6 +1,7 @@
 """cache quantize: the same clips in half the bytes, its error told, killed and gone on with."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,8 +18,9 @@ from rellm_cache.stages.extract import extract
 from rellm_cache.stages.quantize import quantize
 from rellm_cache.stages.train import read_metrics, train
 from rellm_cache.store import writer as writer_module
-from rellm_cache.store.layout import find_store
-from rellm_cache.store.part_writer import write_part
+from rellm_cache.store.layout import StoreInfo, find_store
+from rellm_cache.store.part_writer import Row, write_part
+from rellm_cache.store.quantisation import Quantisation
 from rellm_cache.store.reader import FeatureStore
 
 
@@ -53,10 +55,16 @@ def test_a_store_in_eight_bits(source: FeatureStore) -> None:
 def test_killed_between_parts_it_goes_on(
     source: FeatureStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def write_one_and_die(path: Path, *arguments: object) -> None:
+    def write_one_and_die(
+        path: Path,
+        rows: list[Row],
+        info: StoreInfo,
+        quantisation: Quantisation | None = None,
+        writers: Sequence[dict[str, str]] = (),
+    ) -> None:
         if any(folder.name.startswith("part-") for folder in whole.glob("*")):
             raise KeyboardInterrupt
-        write_part(path, *arguments)  # type: ignore[arg-type]
+        write_part(path, rows, info, quantisation, writers)
 
     whole = quantize(source.path).path
     complete = {i: FeatureStore(whole).frames(i).copy() for i in source.ids}

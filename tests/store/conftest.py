@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +59,21 @@ def write(
             for key, frames in clips.items():
                 writer.add(key, np.full(32, digest, np.uint8), frames)
         return FeatureStore(writer.path)
+
+    return add
+
+
+@pytest.fixture
+def write_other_steps(info: StoreInfo, steps: Quantisation | None) -> Callable[[Path], Path]:
+    """`write_other_steps(cache)` adds a part with clip `x` to an int8 store, in steps twice as
+    wide as `steps`, and returns the store's folder.
+    """
+
+    def add(cache: Path) -> Path:
+        assert steps is not None, "for int8 stores: parametrise `info`"
+        with StoreWriter(cache, info, replace(steps, scale=2 * steps.scale)) as writer:
+            writer.add("x", np.zeros(32, np.uint8), np.zeros((100, FRAME_SIZE), np.int8))
+        return writer.path
 
     return add
 

@@ -3,7 +3,6 @@
 import errno
 import os
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ from rellm_cache.store import replace as replace_module
 from rellm_cache.store.compaction import compact_store, prune_store
 from rellm_cache.store.layout import StoreInfo, list_parts
 from rellm_cache.store.metadata import writers_of
-from rellm_cache.store.quantisation import Quantisation
 from rellm_cache.store.reader import FeatureStore
 from rellm_cache.store.verify import check_store
 from rellm_cache.store.writer import StoreWriter
@@ -93,11 +91,10 @@ def test_parts_with_and_without_dimensions_do_not_mix(tmp_path: Path, info: Stor
 
 @pytest.mark.parametrize("info", ["int8"], indirect=True)
 def test_parts_in_other_int8_steps_do_not_mix(
-    write: Write, clips: Clips, info: StoreInfo, steps: Quantisation
+    write: Write, clips: Clips, write_other_steps: Callable[[Path], Path]
 ) -> None:
     path = write(clips).path
-    with StoreWriter(path.parent, info, replace(steps, scale=2 * steps.scale)) as writer:
-        writer.add("x", np.zeros(32, np.uint8), clips["clip/01"])
+    write_other_steps(path.parent)
     before = content(path)
     assert compact_store(path, silent).parts_after == 2
     assert content(path) == before

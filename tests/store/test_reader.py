@@ -272,7 +272,9 @@ def test_reading_ahead_brings_frames_into_memory(sharded: FeatureStore, clips: C
         np.testing.assert_array_equal(sharded.frames(key), frames)
 
 
-@pytest.mark.skipif(not hasattr(os, "RWF_NOWAIT"), reason="this system cannot tell")
+@pytest.mark.skipif(
+    not hasattr(os, "RWF_NOWAIT"), reason="needs preadv2 with RWF_NOWAIT, which Linux has"
+)
 def test_what_was_dropped_from_memory_is_announced(
     sharded: FeatureStore, clips: Clips, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,7 +1,6 @@
 """copy: the same parts under another root, checked on the way."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +9,10 @@ import pytest
 from rellm_cache.errors import StoreError
 from rellm_cache.store import transfer as transfer_module
 from rellm_cache.store.interchange import export_store, import_store
-from rellm_cache.store.layout import StoreInfo, list_parts
-from rellm_cache.store.quantisation import Quantisation
+from rellm_cache.store.layout import list_parts
 from rellm_cache.store.reader import FeatureStore
 from rellm_cache.store.transfer import copy_store
 from rellm_cache.store.verify import check_store
-from rellm_cache.store.writer import StoreWriter
 
 Clips = dict[str, np.ndarray]
 Write = Callable[..., FeatureStore]
@@ -52,17 +49,16 @@ def test_a_copy_equals_its_source_and_goes_on_where_it_was(
 
 @pytest.mark.parametrize("info", ["int8"], indirect=True)
 def test_parts_in_other_int8_steps_are_neither_copied_nor_imported(
-    store: Path, info: StoreInfo, steps: Quantisation, clips: Clips, tmp_path: Path
+    store: Path, write_other_steps: Callable[[Path], Path], tmp_path: Path
 ) -> None:
-    with StoreWriter(tmp_path / "other", info, replace(steps, scale=2 * steps.scale)) as writer:
-        writer.add("x", np.zeros(32, np.uint8), clips["clip/01"])
+    other = write_other_steps(tmp_path / "other")
     export_store(store, tmp_path / "out.h5", silent)
-    expected = f"{writer.path}: its int8 values have other steps"
+    expected = f"{other}: its int8 values have other steps"
     with pytest.raises(StoreError, match=expected):
         copy_store(store, tmp_path / "other", silent)
     with pytest.raises(StoreError, match=expected):
         import_store(tmp_path / "out.h5", tmp_path / "other", silent)
-    assert set(FeatureStore(writer.path).ids) == {"x"}
+    assert set(FeatureStore(other).ids) == {"x"}
 
 
 def test_damage_is_not_copied(store: Path, tmp_path: Path) -> None:

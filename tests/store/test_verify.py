@@ -3,7 +3,6 @@
 import json
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -218,16 +217,14 @@ def test_padding_that_is_not_zeros_is_found(write: Write, clips: Clips, info: St
 
 @pytest.mark.parametrize("info", ["int8"], indirect=True)
 def test_int8_steps_belong_to_every_part_and_are_equal(
-    small: Path, info: StoreInfo, steps: Quantisation, clips: Clips
+    small: Path, write_other_steps: Callable[[Path], Path]
 ) -> None:
     first, second = list_parts(small)
     (second / "scale/c/0").unlink()
     (found,) = problems(small)
     assert "column 'scale' cannot be read" in found
     shutil.rmtree(second)
-    other = replace(steps, scale=2 * steps.scale)
-    with StoreWriter(small.parent, info, other) as writer:
-        writer.add("x", np.zeros(32, np.uint8), clips["clip/01"])
+    write_other_steps(small.parent)
     (found,) = problems(small)
     assert f"its int8 steps differ from those of {first.name}" in found
 

@@ -17,9 +17,8 @@ import torch
 
 from rellm_cache.stages.extraction.coordinator import Handle
 from rellm_cache.stages.extraction.pipeline import StopWork, serve
-from rellm_cache.stages.extraction.work import Batch, Died, Event, Finished, Job
+from rellm_cache.stages.extraction.work import FINISH, STOP, Batch, Died, Event, Finished, Job
 
-FINISH, STOP = "finish", "stop"
 END_SECONDS = 10.0
 
 

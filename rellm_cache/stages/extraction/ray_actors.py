@@ -16,10 +16,8 @@ from typing import Any
 from rellm_cache.errors import ConfigError
 from rellm_cache.stages.extraction.coordinator import Handle
 from rellm_cache.stages.extraction.pipeline import StopWork, serve
-from rellm_cache.stages.extraction.work import Batch, Died, Event, Finished, Job
+from rellm_cache.stages.extraction.work import FINISH, STOP, Batch, Died, Event, Finished, Job
 from rellm_cache.weights import models_root
-
-FINISH, STOP = "finish", "stop"
 
 
 class ActorWorker:

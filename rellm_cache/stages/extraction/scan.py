@@ -13,6 +13,7 @@ import numpy as np
 from rellm_cache.config import EncoderSpec
 from rellm_cache.corpus.audio import audio_digest, read_bytes
 from rellm_cache.corpus.manifest import Utterance
+from rellm_cache.encoders.base import FRAMES_PER_SECOND
 from rellm_cache.errors import AudioError
 from rellm_cache.progress import progress
 from rellm_cache.stages.extraction.work import Batch, BatchDone, Failure, Work
@@ -20,7 +21,6 @@ from rellm_cache.store.layout import store_path
 from rellm_cache.store.reader import FeatureStore
 
 SCAN_THREADS = 4
-FRAME_RATE = 50  # frames a second, of every encoder
 
 
 class Target:
@@ -62,7 +62,7 @@ class Target:
 
     def seconds(self, utterance_id: str) -> float:
         """How long a clip lasts, by its stored frames."""
-        return 0.0 if self.store is None else self.store.length(utterance_id) / FRAME_RATE
+        return 0.0 if self.store is None else self.store.length(utterance_id) / FRAMES_PER_SECOND
 
     def take(self, batch: Batch, done: BatchDone) -> None:
         """Note what became of the clips of a batch."""

@@ -1,6 +1,6 @@
 """What passes between the parts of an extraction. All of it can be sent to another process.
 
-A `Batch` of `Work` goes to a worker under a `Job`; `Event`s come back.
+`Batch`es of `Work` go to a worker under a `Job`, then `FINISH` or `STOP`; `Event`s come back.
 """
 
 import traceback
@@ -16,6 +16,7 @@ from rellm_cache.errors import RellmError
 from rellm_cache.store.writer import PART_SECONDS
 
 WINDOW_BATCHES = 16  # clips are sorted by length within so many batches
+FINISH, STOP = "finish", "stop"  # encode what you have and end; leave what is not begun and end
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Batch:
     """Clips of similar length that are encoded together.
 
     Attributes:
-        number: names it among the batches of one worker.
+        number: names it among the batches of one extraction.
         work: its clips.
         alone: a worker died with this clip in hand. It is encoded by itself, and committed at
             once, so that only the clip that kills is ever blamed for the next death.

@@ -6,13 +6,16 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from rellm_cache.config import Recipe, to_toml
 from rellm_cache.corpus.manifest import read_lines, write_lines
+from rellm_cache.encoders.base import Encoding
+from rellm_cache.encoders.whisper import WhisperEncoder
 from rellm_cache.errors import StoreError
 from rellm_cache.stages.extract import extract
 from rellm_cache.stages.extraction.failures import record_failures
@@ -161,15 +164,13 @@ def count_encodes(
     monkeypatch: pytest.MonkeyPatch, after: int, then: Callable[[], None]
 ) -> list[int]:
     """Counts forward passes of Whisper; calls `then` after some of them."""
-    from rellm_cache.encoders.whisper import WhisperEncoder
-
     encode, sizes = WhisperEncoder.encode, []
 
-    def counted(self: WhisperEncoder, waveforms: list[object]) -> object:
+    def counted(self: WhisperEncoder, waveforms: Sequence[np.ndarray]) -> list[Encoding]:
         sizes.append(len(waveforms))
         if len(sizes) == after:
             then()
-        return encode(self, waveforms)  # type: ignore[arg-type]
+        return encode(self, waveforms)
 
     monkeypatch.setattr(WhisperEncoder, "encode", counted)
     return sizes

