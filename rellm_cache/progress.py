@@ -20,6 +20,11 @@ class Tick(Protocol):
         ...
 
 
+def say(text: str) -> None:
+    """A line for the user, on standard error."""
+    print(text, file=sys.stderr, flush=True)
+
+
 @contextmanager
 def progress(title: str, total: int, unit: str) -> Iterator[Tick]:
     """Show how far a loop of `total` units is, its rate and the time left."""

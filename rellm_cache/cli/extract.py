@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @recipe_option
 @set_option
 @cache_option
-@batch_size_option(16, "Clips encoded at a time.")
+@batch_size_option(16, "Clips that go through the work together; a CPU encodes them one by one.")
 @click.option(
     "--workers",
     type=click.IntRange(min=1),

@@ -5,7 +5,6 @@ store. Everything else is decoded once, encoded and written; what fails is liste
 How the work is done, here or by many workers, is in `stages/extraction/`.
 """
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ import torch
 from rellm_cache.config import Recipe
 from rellm_cache.corpus.manifest import Utterance, read_manifests
 from rellm_cache.encoders.registry import resolve
-from rellm_cache.progress import Tick, progress
+from rellm_cache.progress import Tick, progress, say
 from rellm_cache.stages.extraction.coordinator import Coordinator, Pool
 from rellm_cache.stages.extraction.failures import record_failures
 from rellm_cache.stages.extraction.pipeline import Pipeline
@@ -110,7 +109,7 @@ def _encode(
             pool = RayPool(spread.ray, spread.workers, job)
         else:
             pool = ProcessPool(spread.workers, job)
-        Coordinator(pool, targets, batches, tick, _say).run()
+        Coordinator(pool, targets, batches, tick, say).run()
         return
     by_number = {batch.number: batch for batch in batches}
 
@@ -124,15 +123,11 @@ def _encode(
             hours += sum(event.seconds.values()) / 3600
             tick(len(by_number[event.number].work), f"{hours:.2f} h of audio")
         elif isinstance(event, Note):
-            _say(event.text)
+            say(event.text)
 
     with Pipeline(job, take) as pipeline:
         for batch in batches:
             pipeline.submit(batch)
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 def _report(target: Target, utterances: Sequence[Utterance], wall: float) -> StreamReport:

@@ -15,7 +15,7 @@ from rellm_cache.batches import Batch, Example, Frames, ordered_batches
 from rellm_cache.config import Recipe, digest
 from rellm_cache.corpus.audio import load_clip
 from rellm_cache.corpus.manifest import DIMENSIONS, Utterance, read_manifests, write_lines
-from rellm_cache.devices import default_device
+from rellm_cache.devices import clips_at_a_time, default_device
 from rellm_cache.encoders.base import FrameEncoder
 from rellm_cache.encoders.registry import build_encoder, resolve
 from rellm_cache.errors import StoreError
@@ -27,6 +27,7 @@ from rellm_cache.progress import progress
 from rellm_cache.stages.data import open_frames, require_frames
 from rellm_cache.store.memory import EncodedFrames
 
+ENCODED_TOGETHER = 16  # clips, on a GPU
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
 
 
@@ -67,6 +68,7 @@ class LiveEncoders:
 
     def __init__(self, recipe: Recipe, device: torch.device) -> None:
         specs = recipe.encoders
+        self._device = device
         self._speech = build_encoder(resolve(specs.speech), device)
         self._emotion = build_encoder(resolve(specs.emotion), device) if specs.emotion else None
 
@@ -80,7 +82,8 @@ class LiveEncoders:
 
         def stream(encoder: FrameEncoder) -> EncodedFrames:
             encoded = EncodedFrames(encoder.frame_size)
-            for indices in ordered_batches([len(w) for w in waveforms], 16):
+            size = clips_at_a_time(self._device, ENCODED_TOGETHER)
+            for indices in ordered_batches([len(w) for w in waveforms], size):
                 encodings = encoder.encode([waveforms[i] for i in indices])
                 for index, encoding in zip(indices, encodings, strict=True):
                     encoded.add(utterances[index].id, encoding.frames)

@@ -5,8 +5,8 @@ clips, spread evenly over the lengths, that are decoded and encoded here and now
 
 - time: their mean cost, times the clips that are missing;
 - memory: this process with the models loaded, plus what encoding the timed clips added, scaled to a
-  full batch of clips as long as the longest of them, plus the open parts. On a GPU, the models and
-  the batch are counted there.
+  full batch (on a CPU, to one clip) as long as the longest of them, plus the open parts. On a GPU,
+  the models and the batch are counted there.
 """
 
 import dataclasses
@@ -25,12 +25,13 @@ import torch
 from rellm_cache.config import Recipe
 from rellm_cache.corpus.audio import SAMPLE_RATE, Clip, audio_seconds
 from rellm_cache.corpus.manifest import Utterance, read_manifests
-from rellm_cache.devices import default_device
+from rellm_cache.devices import clips_at_a_time, default_device
 from rellm_cache.encoders.base import FrameEncoder, whisper_frame_count
 from rellm_cache.encoders.registry import build_encoder
 from rellm_cache.errors import AudioError
-from rellm_cache.progress import progress
+from rellm_cache.progress import progress, say
 from rellm_cache.stages.extract import make_targets
+from rellm_cache.stages.extraction.careful import CarefulEncoder
 from rellm_cache.stages.extraction.pipeline import try_load
 from rellm_cache.stages.extraction.scan import Target, find_missing
 from rellm_cache.stages.extraction.work import Work
@@ -126,7 +127,8 @@ def plan(manifest: Path, recipe: Recipe, cache: Path, clips: int = 4, batch_size
     decoding = decode_seconds / max(len(timed), 1) * len(missing)
     longest = max((clip.seconds for clip in timed), default=0.0)
     mean = sum(clip.seconds for clip in timed) / max(len(timed), 1)
-    scale = min(batch_size, len(missing)) * longest / max(mean * len(timed), 1e-9)
+    tried, together = (clips_at_a_time(device, n) for n in (len(timed), batch_size))
+    scale = min(together, len(missing)) * longest / max(mean * tried, 1e-9)
     batch = int(max((trial.batch_bytes for trial in trials), default=0) * scale)
     parts = sum(min(PART_BYTES, stream.bytes) for stream in plans)
     on_gpu = device.type == "cuda"
@@ -191,11 +193,11 @@ def _try_stream(target: Target, device: torch.device, clips: Sequence[Clip]) -> 
     model = torch.cuda.memory_allocated() - before if gpu else 0
     if not clips:
         return _Trial(encoder, None, 0, model)
-    waveforms = [clip.waveform for clip in clips]
+    careful = CarefulEncoder(encoder, device, say)
     with _peak_bytes(device) as peak:
-        encoder.encode(waveforms)
+        careful.encode(clips)
     begun = monotonic()
-    encoder.encode(waveforms)
+    careful.encode(clips)
     return _Trial(encoder, (monotonic() - begun) / len(clips), peak(), model)
 
 

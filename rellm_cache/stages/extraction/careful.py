@@ -1,7 +1,7 @@
 """An encoder that splits a batch rather than lose it. In: clips. Out: an encoding or a reason each.
 
-Out of GPU memory, it halves the batch and keeps to that size. A clip that an encoder refuses costs
-its neighbours nothing.
+On a CPU it takes one clip at a time (`devices.clips_at_a_time`). Out of GPU memory, it halves the
+batch and keeps to that size. A clip that an encoder refuses costs its neighbours nothing.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,6 +10,7 @@ from time import monotonic
 import torch
 
 from rellm_cache.corpus.audio import Clip
+from rellm_cache.devices import clips_at_a_time
 from rellm_cache.encoders.base import Encoding, FrameEncoder
 from rellm_cache.errors import AudioError
 
@@ -17,14 +18,21 @@ from rellm_cache.errors import AudioError
 class CarefulEncoder:
     """A `FrameEncoder` for clips of which some may be too much for it.
 
-    Attributes:
+    Args:
         encoder: the frame encoder itself.
+        device: that it runs on.
+        say: is told when memory runs out.
+
+    Attributes:
         limit: most clips in a forward pass, once memory has run out; None before.
         seconds: spent in the encoder's forward passes.
     """
 
-    def __init__(self, encoder: FrameEncoder, say: Callable[[str], None]) -> None:
-        self.encoder = encoder
+    def __init__(
+        self, encoder: FrameEncoder, device: torch.device, say: Callable[[str], None]
+    ) -> None:
+        self._encoder = encoder
+        self._device = device
         self.limit: int | None = None
         self.seconds = 0.0
         self._say = say
@@ -33,14 +41,14 @@ class CarefulEncoder:
         """Encode clips in order; an `AudioError` stands for a clip that could not be."""
         results: list[Encoding | AudioError] = []
         while len(results) < len(clips):
-            first = len(results)
-            results += self._encode(clips[first : first + (self.limit or len(clips))])
+            size = clips_at_a_time(self._device, self.limit or len(clips))
+            results += self._encode(clips[len(results) : len(results) + size])
         return results
 
     def _encode(self, clips: Sequence[Clip]) -> list[Encoding | AudioError]:
         begun = monotonic()
         try:
-            return list(self.encoder.encode([clip.waveform for clip in clips]))
+            return list(self._encoder.encode([clip.waveform for clip in clips]))
         except torch.cuda.OutOfMemoryError:
             if len(clips) == 1:
                 return [
@@ -62,7 +70,7 @@ class CarefulEncoder:
 
     def _lower_limit(self, size: int) -> None:
         if self.limit is None:
-            spec = self.encoder.spec
+            spec = self._encoder.spec
             self._say(
                 f"{spec.slug}: out of GPU memory with {2 * size} clips at a time; going on with "
                 f"{size}, or fewer where that is too much. --batch-size {size} avoids the retries"

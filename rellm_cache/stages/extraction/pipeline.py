@@ -56,7 +56,7 @@ class _Outlet:
         device = job.device or default_device()
         encoder = build_encoder(spec, device)
         self.fingerprint = spec.fingerprint
-        self.encoder = CarefulEncoder(encoder, lambda text: emit(Note(text)))
+        self.encoder = CarefulEncoder(encoder, device, lambda text: emit(Note(text)))
         info = StoreInfo(spec, encoder.frame_size, encoder.licence)
         self.writer = StoreWriter(
             job.cache,

@@ -12,6 +12,8 @@ from rellm_cache.encoders.base import Encoding
 from rellm_cache.errors import AudioError
 from rellm_cache.stages.extraction.careful import CarefulEncoder
 
+GPU = torch.device("cuda")  # named only: nothing runs there
+
 
 class SmallGpu:
     """Holds `room` seconds of audio; refuses clips that begin with a NaN."""
@@ -46,7 +48,7 @@ def firsts(results: list[Encoding | AudioError]) -> list[float | str]:
 def test_out_of_memory_halves_the_batch_and_says_so_once() -> None:
     said: list[str] = []
     gpu = SmallGpu(room=3)
-    encoder = CarefulEncoder(gpu, said.append)
+    encoder = CarefulEncoder(gpu, GPU, said.append)
     assert firsts(encoder.encode(clips(*range(8)))) == list(range(8))
     assert gpu.sizes == [8, 4, 2, 2, 4, 2, 2]
     assert said == [
@@ -61,11 +63,11 @@ def test_out_of_memory_halves_the_batch_and_says_so_once() -> None:
 
 def test_an_odd_batch_is_split_into_all_of_its_clips() -> None:
     gpu = SmallGpu(room=4)
-    assert firsts(CarefulEncoder(gpu, print).encode(clips(*range(7)))) == list(range(7))
+    assert firsts(CarefulEncoder(gpu, GPU, print).encode(clips(*range(7)))) == list(range(7))
 
 
 def test_a_clip_too_large_for_the_gpu_fails_alone() -> None:
-    encoder = CarefulEncoder(SmallGpu(room=3), print)
+    encoder = CarefulEncoder(SmallGpu(room=3), GPU, print)
     first, second, third = encoder.encode([*clips(1), *clips(2, seconds=5), *clips(3)])
     assert firsts([first, third]) == [1, 3]
     assert isinstance(second, AudioError)
@@ -73,9 +75,16 @@ def test_a_clip_too_large_for_the_gpu_fails_alone() -> None:
 
 
 def test_a_refused_clip_costs_its_neighbours_nothing() -> None:
-    encoder = CarefulEncoder(SmallGpu(room=99), print)
+    encoder = CarefulEncoder(SmallGpu(room=99), GPU, print)
     assert firsts(encoder.encode(clips(1, 2, float("nan"), 4))) == [1, 2, "not finite", 4]
     assert encoder.limit is None
+
+
+def test_a_cpu_takes_one_clip_at_a_time() -> None:
+    encoder = SmallGpu(room=99)
+    careful = CarefulEncoder(encoder, torch.device("cpu"), print)
+    assert firsts(careful.encode(clips(*range(3)))) == [0, 1, 2]
+    assert encoder.sizes == [1, 1, 1]
 
 
 def test_other_errors_are_not_hidden() -> None:
@@ -84,4 +93,4 @@ def test_other_errors_are_not_hidden() -> None:
             raise RuntimeError("a programming error")
 
     with pytest.raises(RuntimeError, match="a programming error"):
-        CarefulEncoder(Faulty(1), print).encode(clips(1, 2))
+        CarefulEncoder(Faulty(1), GPU, print).encode(clips(1, 2))
