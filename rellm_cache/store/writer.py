@@ -1,7 +1,7 @@
 """Writing a store. In: rows one at a time. Out: committed parts, each in one atomic step.
 
-A part is gathered in memory, written under `.writing/`, synced to disk and renamed into the store.
-Until the rename it does not exist for any reader; after it, it never changes. Several writers, in
+A part is gathered in memory, written under `.writing/` and committed (`outgoing`). Until then it
+does not exist for any reader; after it, it never changes. Several writers, in
 any number of processes, may fill one store: each commits parts of its own.
 """
 
@@ -26,6 +26,7 @@ from rellm_cache.store.layout import (
     store_path,
 )
 from rellm_cache.store.locks import claim
+from rellm_cache.store.outgoing import commit_part, part_names, send_new_store
 from rellm_cache.store.part_writer import Row, write_part
 from rellm_cache.store.quantisation import Quantisation
 from rellm_cache.store.syncing import sync_folder, sync_tree
@@ -124,8 +125,8 @@ class StoreWriter:
             with claim(temporary):
                 write_part(temporary, rows, self._info, self._quantisation, self._writers)
                 sync_tree(temporary)
-                temporary.rename(self.path / next_part_name(self.path, suffix))
-                sync_folder(self.path)
+                name = next_part_name(part_names(self.path), suffix)
+                commit_part(temporary, self.path / name)
         except OSError as error:
             shutil.rmtree(temporary, ignore_errors=True)
             raise _write_failed(self.path, error, len(rows), size) from error
@@ -137,6 +138,7 @@ def create_store(cache: Path, info: StoreInfo) -> Path:
 
     Raises:
         StoreError: it cannot be written.
+        RemoteError: the folder is a copy of an object store, which cannot be reached.
     """
     store = store_path(cache, info.spec)
     if store.exists():
@@ -146,6 +148,7 @@ def create_store(cache: Path, info: StoreInfo) -> Path:
         with claim(temporary):
             zarr.create_group(str(temporary), attributes=info.to_attributes())
             sync_tree(temporary)
+            send_new_store(temporary / "zarr.json", store)
             temporary.rename(store)
             sync_folder(cache)
     except OSError as error:
