@@ -7,6 +7,7 @@ A part is complete when its own `zarr.json` is there.
 
 import contextlib
 import errno
+import secrets
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -16,11 +17,12 @@ from rellm_cache.store.layout import PART_NAME, WRITING, list_stores, lists_of
 from rellm_cache.store.locks import claim, remove, sweep
 from rellm_cache.store.origin import folder_of, mark, origin_of
 from rellm_cache.store.outgoing import GROUP, outgoing_parts, send_outgoing
-from rellm_cache.store.remote import Remote
+from rellm_cache.store.remote import Remote, RemoteError
 from rellm_cache.store.replace import discard_here
 from rellm_cache.store.syncing import sync_folder, sync_tree
 
 PARTS_AT_ONCE = 32
+ATTEMPTS = 3
 
 Sizes = Mapping[str, int]
 
@@ -59,29 +61,34 @@ def pull(root: Path) -> None:
     if url is None:
         return
     sweep(root)
-    temporary = root / WRITING / "pull"
-    with claim(temporary):
-        # Looked at before the object store is: what is sent meanwhile is not gone from it.
-        parts, stores = _parts_here(root), list(list_stores(root))
-        remote = Remote(url)
-        sizes = remote.sizes()
-        try:
-            _fetch_documents(root, remote, sizes, temporary)
-            _fetch_parts(root, remote, sizes, temporary)
-        finally:
-            remove(temporary)
-        for part in parts:
-            if f"{part.parent.name}/{part.name}/{GROUP}" not in sizes:
-                discard_here(part)
-        for store in stores:
-            if f"{store.name}/{GROUP}" not in sizes:
-                (store / GROUP).unlink(missing_ok=True)
-                with contextlib.suppress(OSError):  # parts of a damaged store stay
-                    store.rmdir()
+    temporary = root / WRITING / f"pull-{secrets.token_hex(4)}"
+    with claim(root / WRITING / "pull"), claim(temporary):
+        for _ in range(ATTEMPTS):
+            try:
+                _bring_up_to_date(root, Remote(url), temporary)
+                return
+            except FileNotFoundError:  # removed there after it was listed
+                continue
+            finally:
+                remove(temporary)
+    raise RemoteError(f"{url}: it changes while it is read; run the same command again")
 
 
-def _parts_here(root: Path) -> list[Path]:
-    return [path for path in root.glob("*/part-*") if PART_NAME.fullmatch(path.name)]
+def _bring_up_to_date(root: Path, remote: Remote, temporary: Path) -> None:
+    # Looked at before the object store is: what is sent meanwhile is not gone from it.
+    parts = [path for path in root.glob("*/part-*") if PART_NAME.fullmatch(path.name)]
+    stores = list(list_stores(root))
+    sizes = remote.sizes()
+    _fetch_documents(root, remote, sizes, temporary)
+    _fetch_parts(root, remote, sizes, temporary)
+    for part in parts:
+        if f"{part.parent.name}/{part.name}/{GROUP}" not in sizes:
+            discard_here(part)
+    for store in stores:
+        if f"{store.name}/{GROUP}" not in sizes:
+            (store / GROUP).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # parts of a damaged store stay
+                store.rmdir()
 
 
 def _fetch_documents(root: Path, remote: Remote, sizes: Sizes, temporary: Path) -> None:

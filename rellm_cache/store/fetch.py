@@ -104,8 +104,9 @@ def _stored(part: Path, remote: Remote) -> dict[str, int]:
 def _fetch(part: Path, file: Path, url: str) -> bool:
     """Bring one file of frames here; False where the object store has no such file."""
     root, name = part.parents[1], file.relative_to(part).as_posix()
-    temporary = root / WRITING / "-".join(file.relative_to(root).parts)
-    with claim(temporary):  # waits for a process that fetches it now
+    lock = root / WRITING / "-".join(file.relative_to(root).parts)
+    temporary = lock.with_name(f"{lock.name}-{secrets.token_hex(4)}")
+    with claim(lock), claim(temporary):  # waits for a process that fetches it now
         if file.exists():
             return True
         remote = Remote(url)

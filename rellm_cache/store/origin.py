@@ -22,7 +22,7 @@ SLUG_LENGTH = 60
 
 def is_url(place: str) -> bool:
     """Whether a cache root as a user gives it is meant as a URL rather than a folder."""
-    return re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", place) is not None
+    return re.match(r"[A-Za-z][A-Za-z0-9+.:-]+:/", place) is not None
 
 
 def copies_folder() -> Path:

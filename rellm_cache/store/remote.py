@@ -36,8 +36,8 @@ class Remote:
     """
 
     def __init__(self, url: str) -> None:
+        _require_plain(url)
         self.url = url.rstrip("/")
-        _require_plain(self.url)
         self._files, self._root = _open(self.url, os.getpid())
 
     @property
@@ -163,7 +163,7 @@ def _require_plain(url: str) -> None:
     if not mark:
         raise ConfigError(f"{url}: expected protocol://bucket/folder, with two slashes")
     host = rest.partition("/")[0]
-    if "::" in url or "?" in rest or "#" in rest:
+    if "::" in url or "?" in rest or "#" in rest:  # not repeated: a query may be a signature
         raise ConfigError(
             f"{protocol}://…: a cache is a plain protocol://place/folder, without ::, ? and #"
         )

@@ -16,7 +16,6 @@ from rellm_cache.batches import Example, Frames
 from rellm_cache.config import Recipe, to_toml
 from rellm_cache.loading.loader import BatchLoader
 from rellm_cache.stages.extract import extract
-from rellm_cache.stages.extraction.spread import Spread
 from rellm_cache.store import writer
 from rellm_cache.store.copies import open_copy
 from rellm_cache.store.layout import failures_path, list_parts
@@ -172,7 +171,7 @@ def test_without_a_network_nothing_encoded_is_lost(
         assert set(checksums(report.path)) == set(IDS)
 
 
-def test_workers_and_two_extractions_at_once_fill_one_url(
+def test_two_extractions_at_once_fill_one_url(
     corpus: Path, speech_recipe: Recipe, expected: dict[str, int], s3: Any, tmp_path: Path
 ) -> None:
     recipe_file = tmp_path / "recipe.toml"
@@ -182,7 +181,7 @@ def test_workers_and_two_extractions_at_once_fill_one_url(
     other = subprocess.Popen(
         [*command, "--batch-size", "2"], stdout=subprocess.PIPE, text=True, env=os.environ.copy()
     )
-    extract(corpus, speech_recipe, open_copy(s3.url), 2, spread=Spread(workers=2))
+    extract(corpus, speech_recipe, open_copy(s3.url), batch_size=2)
     out, _ = other.communicate()
     assert other.returncode == 0
     assert f"{s3.url}/tiny-whisper-" in out

@@ -1,5 +1,6 @@
 """A cache root at a URL: the copy that serves it is what is complete there, and nothing else."""
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,9 +13,10 @@ from rellm_cache.errors import StoreError
 from rellm_cache.store.compaction import compact_store, prune_store
 from rellm_cache.store.copies import open_copy, pull
 from rellm_cache.store.layout import StoreInfo, failures_path, list_parts, list_stores, lost_path
-from rellm_cache.store.origin import place
+from rellm_cache.store.origin import folder_of, place
 from rellm_cache.store.outgoing import send_file
 from rellm_cache.store.reader import FeatureStore
+from rellm_cache.store.remote import Remote
 from rellm_cache.store.repair import repair_store
 from rellm_cache.store.transfer import copy_store
 from rellm_cache.store.verify import check_store
@@ -184,15 +186,21 @@ def test_a_damaged_store_is_restored_there(remote: Path, s3: Any) -> None:
     assert check_store(only_store(open_copy(s3.url)), silent).is_whole
 
 
-def test_equal_urls_of_two_services_have_two_copies(
-    remote: Path, info: StoreInfo, clips: Clips, tmp_path: Path
+def test_equal_buckets_of_two_services_have_two_copies(remote: Path, s3: Any) -> None:
+    assert Remote(s3.url).endpoint == os.environ["AWS_ENDPOINT_URL"]
+    assert folder_of(s3.url, os.environ["AWS_ENDPOINT_URL"]) == remote.parent
+    assert folder_of(s3.url, "https://elsewhere") != remote.parent
+
+
+def test_other_protocols_are_no_other_code(
+    s3: Any, info: StoreInfo, clips: Clips, tmp_path: Path
 ) -> None:
     other = open_copy(f"file://{tmp_path}/store")
-    assert other != remote.parent
     with StoreWriter(other, info) as writer:
         writer.add("a", np.zeros(32, np.uint8), clips["clip/00"])
     assert list((tmp_path / "store").glob("*/part-*/zarr.json"))
-    assert content(writer.path).keys() == {"a"}
+    s3.forget_copies()
+    assert content(only_store(open_copy(f"file://{tmp_path}/store"))).keys() == {"a"}
 
 
 def test_a_folder_that_is_no_copy_of_this_url(remote: Path, s3: Any) -> None:
