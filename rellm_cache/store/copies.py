@@ -14,7 +14,7 @@ from pathlib import Path
 from rellm_cache.progress import progress
 from rellm_cache.store.fetch import is_frames
 from rellm_cache.store.layout import PART_NAME, WRITING, list_stores, lists_of
-from rellm_cache.store.locks import claim, remove, sweep
+from rellm_cache.store.locks import claim, removing, sweep
 from rellm_cache.store.origin import folder_of, mark, origin_of
 from rellm_cache.store.outgoing import GROUP, outgoing_parts, send_outgoing
 from rellm_cache.store.remote import Remote, RemoteError
@@ -64,13 +64,10 @@ def pull(root: Path) -> None:
     temporary = root / WRITING / f"pull-{secrets.token_hex(4)}"
     with claim(root / WRITING / "pull"), claim(temporary):
         for _ in range(ATTEMPTS):
-            try:
+            with contextlib.suppress(FileNotFoundError), removing(temporary):
                 _bring_up_to_date(root, Remote(url), temporary)
                 return
-            except FileNotFoundError:  # removed there after it was listed
-                continue
-            finally:
-                remove(temporary)
+    # Each time something was removed there after it was listed.
     raise RemoteError(f"{url}: it changes while it is read; run the same command again")
 
 

@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 from rellm_cache.store.faults import removed
 from rellm_cache.store.layout import FRAMES, PART_NAME, WRITING
-from rellm_cache.store.locks import claim, remove
+from rellm_cache.store.locks import claim, removing
 from rellm_cache.store.origin import origin_of
 from rellm_cache.store.remote import Remote
 from rellm_cache.store.room import hold, reserve
@@ -78,14 +78,11 @@ def whole_part(part: Path) -> Iterator[Path]:
         return
     root = part.parents[1]
     folder = root / WRITING / f"{part.parent.name}-{part.name}-{secrets.token_hex(4)}"
-    with claim(folder):
-        try:
-            remote = Remote(url)
-            stored = _stored(part, remote)
-            _download(remote, part, {name: folder / name for name in stored}, stored)
-            yield folder
-        finally:
-            remove(folder)
+    with claim(folder), removing(folder):
+        remote = Remote(url)
+        stored = _stored(part, remote)
+        _download(remote, part, {name: folder / name for name in stored}, stored)
+        yield folder
 
 
 def is_frames(name: str) -> bool:
@@ -106,20 +103,18 @@ def _fetch(part: Path, file: Path, url: str) -> bool:
     root, name = part.parents[1], file.relative_to(part).as_posix()
     lock = root / WRITING / "-".join(file.relative_to(root).parts)
     temporary = lock.with_name(f"{lock.name}-{secrets.token_hex(4)}")
-    with claim(lock), claim(temporary):  # waits for a process that fetches it now
+    # The first waits for a process that fetches it now.
+    with claim(lock), claim(temporary), removing(temporary):
         if file.exists():
             return True
         remote = Remote(url)
         stored = _stored(part, remote)
         if name not in stored:
             return False
-        try:
-            fetched = reserve(root, stored[name], temporary)
-            _download(remote, part, {name: fetched}, stored)
-            file.parent.mkdir(parents=True, exist_ok=True)
-            fetched.rename(file)
-        finally:
-            remove(temporary)
+        fetched = reserve(root, stored[name], temporary)
+        _download(remote, part, {name: fetched}, stored)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        fetched.rename(file)
     return True
 
 

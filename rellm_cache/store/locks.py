@@ -94,6 +94,15 @@ def _remove_abandoned(temporary: Path) -> bool:
     return True
 
 
+@contextmanager
+def removing(temporary: Path) -> Iterator[None]:
+    """Remove in the end what has not been renamed away, while its lock is held."""
+    try:
+        yield
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
 def remove(path: Path) -> None:
     """Remove a file or a folder that may be gone already."""
     if path.is_dir():

@@ -55,6 +55,8 @@ class Remote:
     def sizes(self, folder: str = "") -> dict[str, int]:
         """Bytes of every file below a folder, by its name relative to that folder.
 
+        Names with a piece that begins with a dot are none of a cache's, and could lead out of it.
+
         Raises:
             RemoteError: it cannot be listed.
         """
@@ -62,11 +64,12 @@ class Remote:
         with self._reaching("listing it"):
             self._files.invalidate_cache()
             found = self._files.find(top, detail=True)
-        return {
+        sizes = {
             name.removeprefix(f"{top}/"): int(entry["size"])
             for name, entry in found.items()
             if name.startswith(f"{top}/")
         }
+        return {name: size for name, size in sizes.items() if "/." not in f"/{name}"}
 
     def children(self, folder: str) -> list[str]:
         """Names of what lies directly in a folder; empty where there is no such folder.

@@ -98,6 +98,16 @@ def test_a_part_without_its_metadata_is_not_seen(remote: Path, s3: Any) -> None:
     assert found.name != part
 
 
+def test_names_that_lead_elsewhere_are_left_alone(remote: Path, s3: Any) -> None:
+    part = list_parts(remote)[0].name
+    for name in ("../zarr.json", ".writing/zarr.json", f"{remote.name}/{part}/../../../x", "a.txt"):
+        s3.files.pipe_file(f"{s3.path('')}{name}", b"{}")
+    before = files(s3.copies)
+    pull(remote.parent)
+    assert files(s3.copies) == before
+    assert not list(s3.copies.parent.glob("zarr.json"))
+
+
 def test_what_is_gone_there_goes_here(remote: Path, s3: Any) -> None:
     FeatureStore(remote).frames("clip/08")
     gone, stays = list_parts(remote)[1], list_parts(remote)[0]

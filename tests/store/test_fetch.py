@@ -1,6 +1,7 @@
 """Frames of a copy: fetched when they are mapped, once, within a bound; and nothing damaged."""
 
 import multiprocessing
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,11 +14,11 @@ import pytest
 from rellm_cache.errors import ConfigError, StoreError
 from rellm_cache.store.copies import open_copy, pull
 from rellm_cache.store.fetch import open_shard
-from rellm_cache.store.layout import list_parts
+from rellm_cache.store.layout import StoreInfo, list_parts
 from rellm_cache.store.reader import FeatureStore
 from rellm_cache.store.remote import Remote, RemoteError
-from rellm_cache.store.transfer import copy_store
 from rellm_cache.store.verify import check_store
+from rellm_cache.store.writer import StoreWriter
 
 Clips = dict[str, np.ndarray]
 Write = Callable[..., FeatureStore]
@@ -29,15 +30,16 @@ def silent(count: int = 1, note: str = "") -> None:
 
 
 @pytest.fixture
-def remote(s3: Any, write: Write, clips: Clips) -> Path:
+def remote(s3: Any, info: StoreInfo, clips: Clips) -> Path:
     """Four parts of one clip and one shard each, of which no frames are here."""
-    for index in range(4):
-        local = write({f"clip/{index}": clips[f"clip/{index:02d}"]})
-    copy_store(local.path, open_copy(s3.url), silent)
-    s3.forget_copies()
-    (store,) = open_copy(s3.url).glob("prosody-*")
+    with StoreWriter(open_copy(s3.url), info) as writer:
+        for index in range(4):
+            writer.add(f"clip/{index}", np.zeros(32, np.uint8), clips[f"clip/{index:02d}"])
+            writer.commit()
+    for part in list_parts(writer.path):
+        shutil.rmtree(part / "frames/c")
     s3.requests.lines.clear()
-    return store
+    return writer.path
 
 
 def shards(store: Path) -> list[int]:
