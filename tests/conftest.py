@@ -21,7 +21,6 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from moto.server import ThreadedMotoServer
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     LlamaConfig,
@@ -268,6 +267,8 @@ class Requests(logging.Handler):
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[Requests]:
     """An S3 server on loopback, which the client library finds by its environment."""
+    from moto.server import ThreadedMotoServer  # a second that few tests need
+
     requests = Requests()
     log = logging.getLogger("werkzeug")
     log.addHandler(requests)

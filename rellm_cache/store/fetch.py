@@ -11,6 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+import numpy as np
+from numpy.typing import NDArray
+
 from rellm_cache.store.faults import removed
 from rellm_cache.store.layout import FRAMES, PART_NAME, WRITING
 from rellm_cache.store.locks import claim, removing
@@ -43,11 +46,11 @@ def open_shard(file: Path) -> BinaryIO:
             return file.open("rb")  # which says that it is missing
 
 
-def hold_array(frames: Path) -> BinaryIO | None:
+def hold_array(frames: Path) -> NDArray[np.uint8] | None:
     """Bring every chunk of a part's frames here and keep them, for zarr to read.
 
     Returns:
-        What keeps them until it is closed; None in a plain folder.
+        A map that keeps them as long as it lives; None in a plain folder.
 
     Raises:
         StoreError: the part was removed from the object store, or there is no room.
@@ -57,7 +60,8 @@ def hold_array(frames: Path) -> BinaryIO | None:
     url = copied_from(part)
     if url is None:
         return None
-    keeper = hold(frames / "zarr.json")
+    with hold(frames / "zarr.json") as opened:
+        keeper = np.asarray(np.memmap(opened, np.uint8, "r"))
     for name in _stored(part, Remote(url)):
         if is_frames(name):
             _fetch(part, part / name, url)

@@ -9,7 +9,6 @@ missing chunk is an error, never zeros.
 import itertools
 from functools import cached_property
 from pathlib import Path
-from typing import BinaryIO
 
 import google_crc32c
 import numpy as np
@@ -41,7 +40,7 @@ class Part:
     def __init__(self, path: Path, info: StoreInfo) -> None:
         self.path = path
         self._info = info
-        self._held: BinaryIO | None = None  # chunks of another codec, in a copy
+        self._held: NDArray[np.uint8] | None = None  # keeps chunks of other codecs, in a copy
 
     def _column(self, name: str) -> np.ndarray:
         try:
@@ -152,9 +151,7 @@ class Part:
         """Drop the maps of the shard files; the next read makes them again, and checks again."""
         if self._shards is not None:
             self._shards.forget()
-        if self._held is not None:
-            self._held.close()
-            self._held = None
+        self._held = None
         self._checked = bytearray(len(self._checked))
 
     @cached_property

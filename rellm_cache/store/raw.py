@@ -8,7 +8,7 @@ The reader (`part`, `column`) goes the other way, from the metadata, and so read
 import itertools
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import google_crc32c
 import numpy as np
@@ -163,7 +163,7 @@ class RawPart:
         self._total = int(columns["offsets"][-1])
         self._size = shard_frames(self._total, info)
         self._shards: list[np.ndarray | None] = []
-        self._held: BinaryIO | None = None  # chunks of another codec, in a copy
+        self._held: np.ndarray | None = None  # keeps chunks of other codecs, in a copy
         if self.foreign is None:
             self._open_shards()
 

@@ -16,6 +16,7 @@ from rellm_cache.batches import Example, Frames
 from rellm_cache.config import Recipe, to_toml
 from rellm_cache.loading.loader import BatchLoader
 from rellm_cache.stages.extract import extract
+from rellm_cache.stages.plan import plan
 from rellm_cache.store import writer
 from rellm_cache.store.copies import open_copy
 from rellm_cache.store.layout import failures_path, list_parts
@@ -188,3 +189,12 @@ def test_two_extractions_at_once_fill_one_url(
     s3.forget_copies()
     (store,) = open_copy(s3.url).glob("*whisper*")
     assert checksums(store) == expected
+
+
+def test_a_plan_for_a_url_needs_no_more_than_the_copy_may_take(
+    corpus: Path, speech_recipe: Recipe, s3: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RELLM_COPIES_GB", "0.000001")
+    found = plan(corpus, speech_recipe, open_copy(s3.url), clips=1)
+    assert found.streams[0].bytes > found.needed_bytes == 1000
+    assert s3.names() == set()
