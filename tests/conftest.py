@@ -9,9 +9,14 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import json
-from collections.abc import Callable
+import logging
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import fsspec
 import numpy as np
 import pytest
 import soundfile
@@ -241,3 +246,93 @@ def ravdess() -> Path:
     if not RAVDESS.is_dir():
         pytest.skip("RAVDESS is not at ../shared/data/ravdess (it is not ours to ship)")
     return RAVDESS
+
+
+class Requests(logging.Handler):
+    """What an S3 server was asked: `GET /bucket/key`, one a line of its log."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(record.getMessage().partition('"')[2].partition(" HTTP/")[0])
+
+    def of_frames(self, method: str = "GET") -> list[str]:
+        """Names of the shard files that were fetched, each as often as it was."""
+        own = [line for line in self.lines if f"{method} /" in line and "/frames/c/" in line]
+        return [line.partition("/cache/")[2] for line in own]
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[Requests]:
+    """An S3 server on loopback, which the client library finds by its environment."""
+    from moto.server import ThreadedMotoServer  # a second that few tests need
+
+    requests = Requests()
+    log = logging.getLogger("werkzeug")
+    log.addHandler(requests)
+    log.propagate = False
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    settings = {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "key",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+    with pytest.MonkeyPatch.context() as environment:
+        for key, value in settings.items():
+            environment.setenv(key, value)
+        yield requests
+    server.stop()
+    log.removeHandler(requests)
+
+
+@dataclass(frozen=True)
+class S3:
+    """A bucket of a test's own.
+
+    Attributes:
+        url: of a cache root in it.
+        copies: where copies of it lie.
+        requests: what the server was asked since the test began.
+    """
+
+    url: str
+    copies: Path
+    requests: Requests
+    files: Any = field(repr=False)
+
+    def path(self, name: str) -> str:
+        """Of a file below the root, as `files` knows it."""
+        return f"{self.url}/{name}".removeprefix("s3://")
+
+    def names(self) -> set[str]:
+        """Every file below the root."""
+        self.files.invalidate_cache()
+        top = self.path("")
+        return {name.removeprefix(top) for name in self.files.find(top)}
+
+    def flip(self, name: str, byte: int = 0) -> None:
+        """Change one bit of a file."""
+        data = bytearray(self.files.cat_file(self.path(name)))
+        data[byte] ^= 1
+        self.files.pipe_file(self.path(name), bytes(data))
+
+    def forget_copies(self) -> None:
+        """Remove all copies, as on another machine."""
+        shutil.rmtree(self.copies)
+
+
+@pytest.fixture
+def s3(s3_server: Requests, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: Any) -> S3:
+    """An empty bucket and an empty folder for copies."""
+    monkeypatch.setenv("RELLM_COPIES", str(tmp_path / "copies"))
+    files = fsspec.filesystem("s3")
+    bucket = f"bucket-{abs(hash(request.node.nodeid)):x}"
+    files.mkdir(bucket)
+    s3_server.lines.clear()
+    return S3(f"s3://{bucket}/cache", tmp_path / "copies", s3_server, files)

@@ -5,14 +5,20 @@ from typing import TYPE_CHECKING
 
 import click
 
-from rellm_cache.cli.options import cache_option, megabytes, percent, print_table
+from rellm_cache.cli.options import megabytes, percent, print_table
 
 if TYPE_CHECKING:
     from rellm_cache.stages.demo import DemoReport
 
 
 @click.command()
-@cache_option
+@click.option(
+    "--cache",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("cache"),
+    show_default=True,
+    help="Folder of feature stores, and of the demo's models.",
+)
 @click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),

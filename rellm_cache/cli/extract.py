@@ -13,6 +13,7 @@ from rellm_cache.cli.options import (
     recipe_option,
     set_option,
 )
+from rellm_cache.store.origin import place
 
 if TYPE_CHECKING:
     from rellm_cache.stages.extract import StreamReport
@@ -84,20 +85,21 @@ def show(report: "StreamReport") -> None:
     """What happened to one store."""
     from rellm_cache.store.layout import failures_path
 
+    where = place(report.path)
     if report.encoded:
         rate = report.encoded / max(report.wall_seconds, 1e-9)
         click.echo(
-            f"{report.path}: {report.encoded} clips encoded ({report.hours:.2f} h, "
+            f"{where}: {report.encoded} clips encoded ({report.hours:.2f} h, "
             f"{rate:.1f} clips/s), {report.present} were there already"
         )
     elif report.failed:
-        click.echo(f"{report.path}: no clip encoded, {report.present} were there already")
+        click.echo(f"{where}: no clip encoded, {report.present} were there already")
     else:
-        click.echo(f"{report.path}: nothing to do, all {report.present} clips are there")
+        click.echo(f"{where}: nothing to do, all {report.present} clips are there")
     if report.changed:
         click.echo(
             f"  {report.changed} ids had other audio before: the new frames win, the old ones "
             "are not read any more"
         )
     if report.failed:
-        click.echo(f"  {report.failed} clips failed, see {failures_path(report.path)}")
+        click.echo(f"  {report.failed} clips failed, see {place(failures_path(report.path))}")

@@ -9,6 +9,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from rellm_cache.errors import StoreError
+from rellm_cache.store.origin import is_url
+
 CLIPS_FAILED = 3
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -26,12 +29,52 @@ set_option = click.option(
     metavar="KEY=VALUE",
     help="Change one field of the recipe, as training.epochs=3 or llm=none. Repeatable.",
 )
+
+
+class CacheRoot(click.ParamType[Path]):
+    """A folder of stores, or the URL of one: then the folder that is its copy, up to date.
+
+    Args:
+        exists: whether a folder must be there already.
+    """
+
+    name = "folder or url"
+
+    def __init__(self, exists: bool = False) -> None:
+        self._folder = click.Path(path_type=Path, exists=exists, file_okay=False)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """The folder; `RellmError` where a URL cannot be used."""
+        if isinstance(value, str) and is_url(value):
+            return self._open(value)
+        return Path(self._folder.convert(value, param, ctx))
+
+    def _open(self, url: str) -> Path:
+        from rellm_cache.store.copies import open_copy
+
+        return open_copy(url)
+
+
+class StorePath(CacheRoot):
+    """The folder of one store under a cache root, or its URL."""
+
+    name = "store"
+
+    def _open(self, url: str) -> Path:
+        root, _, name = url.rstrip("/").rpartition("/")
+        store = super()._open(root) / name
+        if not store.is_dir():
+            raise StoreError(f"{url}: no store of this name there; `rellm cache info {root}`")
+        return store
+
+
 cache_option = click.option(
     "--cache",
-    type=click.Path(path_type=Path, file_okay=False),
-    default=Path("cache"),
+    type=CacheRoot(),
+    default="cache",
     show_default=True,
-    help="Folder of feature stores.",
+    metavar="FOLDER|URL",
+    help="Folder of feature stores, or its URL in an object store, as s3://bucket/folder.",
 )
 
 

@@ -16,6 +16,7 @@ from rellm_cache.cli.options import (
     recipe_option,
     set_option,
 )
+from rellm_cache.store.origin import place
 
 if TYPE_CHECKING:
     from rellm_cache.stages.plan import Plan
@@ -60,7 +61,7 @@ def plan(
         show(found)
     if not found.fits:
         click.echo(
-            f"Warning: {cache}: {megabytes(found.needed_bytes)} needed, "
+            f"Warning: {place(cache)}: {megabytes(found.needed_bytes)} needed, "
             f"{megabytes(found.free_bytes)} free; free some space or choose another --cache",
             err=True,
         )

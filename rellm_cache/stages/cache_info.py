@@ -7,6 +7,7 @@ from typing import Any
 from rellm_cache.encoders.base import FRAMES_PER_SECOND
 from rellm_cache.errors import StoreError
 from rellm_cache.store.layout import failures_path, list_stores
+from rellm_cache.store.origin import place
 from rellm_cache.store.reader import FeatureStore
 
 FRAMES_PER_HOUR = FRAMES_PER_SECOND * 3600
@@ -42,7 +43,7 @@ def cache_info(cache: Path) -> list[StoreSummary]:
     """
     paths = list(list_stores(cache))
     if not paths:
-        raise StoreError(f"{cache}: found no store; `rellm extract` makes them")
+        raise StoreError(f"{place(cache)}: found no store; `rellm extract` makes them")
     return [_summary(FeatureStore(path)) for path in paths]
 
 

@@ -11,6 +11,7 @@ from rellm_cache.corpus.manifest import read_manifests
 from rellm_cache.errors import StoreError
 from rellm_cache.progress import progress
 from rellm_cache.store.compaction import CompactReport, PruneReport, compact_store, prune_store
+from rellm_cache.store.copies import settle
 from rellm_cache.store.interchange import count_parts, export_store, import_store
 from rellm_cache.store.layout import list_parts
 from rellm_cache.store.locks import sweep
@@ -51,6 +52,7 @@ def repair_cache(cache: Path) -> CacheRepair:
     Raises:
         StoreError: there is no store, one is being maintained or cannot be written.
     """
+    settle(cache)
     swept, held = sweep(cache)
     stores = find_stores(cache)
     with progress("Repairing", _parts(stores), "parts") as tick:
@@ -67,6 +69,7 @@ def prune_cache(
         StoreError: there is no store, or one is damaged, being maintained or cannot be written.
     """
     keep = {u.id for path in manifests for u in read_manifests(path)} if manifests else None
+    settle(cache)
     stores = find_stores(cache)
     with progress("Pruning", _parts(stores), "parts") as tick:
         return [prune_store(store, tick, keep, dry_run) for store in stores]
@@ -81,6 +84,7 @@ def compact_cache(cache: Path, part_bytes: int) -> list[CompactReport]:
     Raises:
         StoreError: there is no store, or one is damaged, being maintained or cannot be written.
     """
+    settle(cache)
     stores = find_stores(cache)
     with progress("Compacting", _parts(stores), "parts") as tick:
         return [compact_store(store, tick, part_bytes) for store in stores]

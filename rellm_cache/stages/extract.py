@@ -24,6 +24,8 @@ from rellm_cache.stages.extraction.ray_actors import RayPool
 from rellm_cache.stages.extraction.scan import Target, find_missing
 from rellm_cache.stages.extraction.spread import Spread
 from rellm_cache.stages.extraction.work import Batch, BatchDone, Event, Job, Note, length_sorted
+from rellm_cache.store.copies import settle
+from rellm_cache.store.origin import origin_of
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,7 @@ def extract(
     """Encode every clip of a manifest that the cache does not hold yet.
 
     Args:
+        cache: root of the stores; for a URL, what `copies.open_copy` gives.
         device: None for the GPUs there are, or the CPU.
         spread: workers and shard; None does all of the work in this process.
 
@@ -72,6 +75,7 @@ def extract(
         WorkersError: worker processes die before they can do anything.
     """
     begun = monotonic()
+    settle(cache)
     spread = spread or Spread()
     utterances = spread.share(read_manifests(manifest))
     streams = make_targets(recipe, cache)
@@ -83,6 +87,7 @@ def extract(
         cache=cache,
         device=device,
         commit_seconds=spread.commit_seconds,
+        url=origin_of(cache) or "",
     )
     batches = length_sorted(missing, batch_size)
     if batches:

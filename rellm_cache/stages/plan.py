@@ -35,6 +35,7 @@ from rellm_cache.stages.extraction.careful import CarefulEncoder
 from rellm_cache.stages.extraction.pipeline import try_load
 from rellm_cache.stages.extraction.scan import Target, find_missing
 from rellm_cache.stages.extraction.work import Work
+from rellm_cache.store.origin import copies_bound, origin_of
 from rellm_cache.store.writer import PART_BYTES
 
 ROW_BYTES = 72  # offsets, digest and checksum of a clip, and a short id
@@ -76,7 +77,7 @@ class Plan:
         seconds: estimated in all: the encoders', one after another, or decoding where it is slower.
         memory_bytes: of this process, estimated.
         gpu_bytes: on the GPU, estimated; 0 without one.
-        needed_bytes: of disk.
+        needed_bytes: of disk; of a cache at a URL, what its copy keeps here.
         free_bytes: of the disk that the cache is on.
     """
 
@@ -131,6 +132,7 @@ def plan(manifest: Path, recipe: Recipe, cache: Path, clips: int = 4, batch_size
     scale = min(together, len(missing)) * longest / max(mean * tried, 1e-9)
     batch = int(max((trial.batch_bytes for trial in trials), default=0) * scale)
     parts = sum(min(PART_BYTES, stream.bytes) for stream in plans)
+    size = sum(stream.bytes for stream in plans)
     on_gpu = device.type == "cuda"
     models = sum(trial.model_bytes for trial in trials) if on_gpu else 0
     return Plan(
@@ -143,7 +145,7 @@ def plan(manifest: Path, recipe: Recipe, cache: Path, clips: int = 4, batch_size
         seconds=max(sum(encoding), decoding) if len(encoding) == len(plans) else None,
         memory_bytes=_resident_bytes() + parts + (0 if on_gpu else batch),
         gpu_bytes=models + batch if on_gpu else 0,
-        needed_bytes=sum(stream.bytes for stream in plans),
+        needed_bytes=min(size, copies_bound()) if origin_of(cache) else size,
         free_bytes=shutil.disk_usage(_nearest_folder(cache)).free,
     )
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from rellm_cache.errors import StoreError
 from rellm_cache.progress import progress
+from rellm_cache.store.copies import settle
 from rellm_cache.store.layout import StoreInfo, store_path
 from rellm_cache.store.metadata import writers_of
 from rellm_cache.store.quantisation import LEVELS, ChannelStatistics, Quantisation
@@ -57,6 +58,7 @@ def quantize(source: Path) -> QuantizeReport:
     Raises:
         StoreError: `source` is no float16 store, is empty or damaged, or writing failed.
     """
+    settle(source.parent)
     store = FeatureStore(source)
     if store.spec.dtype != "float16":
         raise StoreError(f"{source}: holds {store.spec.dtype} frames; expected a float16 store")

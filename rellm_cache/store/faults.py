@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TypeGuard
 
 from rellm_cache.errors import RellmError, StoreError
+from rellm_cache.store.origin import origin_of, place
 
 # Only these say that a file is not there; whatever else goes wrong says nothing about its bytes.
 GONE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
@@ -24,13 +25,25 @@ def is_unreadable(error: Exception) -> TypeGuard[OSError]:
 def damaged(part: Path, what: str) -> StoreError:
     """The error for a part whose bytes are not what was written; it names the way out."""
     if not part.exists():
+        return removed(part)
+    root = part.parent.parent
+    if (url := origin_of(root)) is not None:
         return StoreError(
-            f"{part}: this part was removed while the store was open, by `rellm cache` or by hand; "
-            "run the same command again"
+            f"{place(part)}: damaged: {what}; `rellm cache verify {url}` tells whether it is so "
+            f"there: then `rellm cache repair {url}` keeps what is whole and lists the clips to "
+            f"extract again; else remove the local copy {part}"
         )
     return StoreError(
         f"{part}: damaged: {what}; `rellm cache repair {part.parent.parent}` keeps what is whole "
         "and lists the clips to extract again"
+    )
+
+
+def removed(part: Path) -> StoreError:
+    """The error for a part that is not there any more."""
+    return StoreError(
+        f"{place(part)}: this part was removed while the store was open, by `rellm cache` or by "
+        "hand; run the same command again"
     )
 
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from rellm_cache.errors import StoreError
 from rellm_cache.progress import Tick
+from rellm_cache.store.copies import settle
 from rellm_cache.store.layout import FRAMES, PART_NAME, StoreInfo, list_parts, parse_info, read_info
 from rellm_cache.store.locks import maintaining
 from rellm_cache.store.metadata import read_group
@@ -88,6 +89,7 @@ def import_store(file: Path, cache: Path, tick: Tick) -> CopyReport:
         with h5py.File(file, "r") as source:
             info = parse_info(json.loads(source.attrs[ATTRIBUTE]), file)
             names = sorted(name for name in source if PART_NAME.fullmatch(name))
+            settle(cache)
             report = CopyReport(create_store(cache, info))
             with maintaining(report.store):
                 for name in names:

@@ -13,7 +13,7 @@ import dataclasses
 import json
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from rellm_cache.config import EncoderSpec, digest
 from rellm_cache.errors import ConfigError, StoreError
 from rellm_cache.store.faults import is_unreadable, unreadable
+from rellm_cache.store.origin import place
 
 FORMAT = "rellm-feature-store"
 FORMAT_VERSION = 1
@@ -108,8 +109,9 @@ def read_info(path: Path) -> StoreInfo:
         if is_unreadable(error):
             raise unreadable(path / "zarr.json", error) from error
         raise StoreError(
-            f"{path}: not a feature store ({type(error).__name__}: {error}); expected a folder "
-            f"that `rellm extract` made; if it was one, try `rellm cache repair {path.parent}`"
+            f"{place(path)}: not a feature store ({type(error).__name__}: {error}); expected a "
+            "folder that `rellm extract` made; if it was one, try `rellm cache repair "
+            f"{place(path.parent)}`"
         ) from error
     return parse_info(own, path)
 
@@ -144,7 +146,9 @@ def parse_info(own: dict[str, Any], path: Path) -> StoreInfo:
 
 
 def _mend(cache: Path) -> str:
-    return f"`rellm cache repair {cache}` restores it from a part, or extract into a new cache"
+    return (
+        f"`rellm cache repair {place(cache)}` restores it from a part, or extract into a new cache"
+    )
 
 
 def store_path(cache: Path, spec: EncoderSpec) -> Path:
@@ -167,6 +171,11 @@ def lost_path(store: Path) -> Path:
     return store.with_name(f"{store.name}.lost.jsonl")
 
 
+def lists_of(store: Path) -> tuple[Path, Path]:
+    """The lists beside a store, made or not."""
+    return failures_path(store), lost_path(store)
+
+
 def list_stores(cache: Path) -> Iterator[Path]:
     """Folders under a cache root that look like stores, by name."""
     if cache.is_dir():
@@ -178,9 +187,9 @@ def list_parts(store: Path) -> list[Path]:
     return sorted(p for p in store.glob("part-*") if p.is_dir())
 
 
-def next_part_name(store: Path, suffix: str) -> str:
-    """A name that sorts after every committed part."""
-    numbers = [int(p.name.split("-")[1]) for p in list_parts(store)]
+def next_part_name(parts: Iterable[str], suffix: str) -> str:
+    """A name that sorts after those of `parts`."""
+    numbers = [int(name.split("-")[1]) for name in parts]
     return f"part-{max(numbers, default=0) + 1:06d}-{suffix}"
 
 
@@ -221,24 +230,24 @@ def find_store(cache: Path, spec: EncoderSpec) -> Path:
     if len(matches) > 1:
         pins = ", ".join(f'weights = "{found.weights}" ({path.name})' for path, found in matches)
         raise StoreError(
-            f"{cache}: {len(matches)} stores hold {spec.kind} {spec.model} with different weights; "
-            f"pin one in the recipe: {pins}"
+            f"{place(cache)}: {len(matches)} stores hold {spec.kind} {spec.model} with different "
+            f"weights; pin one in the recipe: {pins}"
         )
     if matches:
         return matches[0][0]
     same_kind = [(path, found) for path, found in stores if found.kind == spec.kind]
     if not same_kind:
         raise StoreError(
-            f"{cache}: found no store of encoder {spec.kind} {spec.model}; make it with "
+            f"{place(cache)}: found no store of encoder {spec.kind} {spec.model}; make it with "
             "`rellm extract`"
         )
     path, found = min(same_kind, key=lambda item: len(spec.differences(item[1])))
     if spec.dtype == "int8" and not dataclasses.replace(spec, dtype="float16").differences(found):
         raise StoreError(
-            f"{path}: holds these frames as float16, the recipe asks for int8; make that with "
-            f"`rellm cache quantize {path}`"
+            f"{place(path)}: holds these frames as float16, the recipe asks for int8; make that "
+            f"with `rellm cache quantize {place(path)}`"
         )
     raise StoreError(
-        f"{path}: a store of another fingerprint; {'; '.join(spec.differences(found))}; "
+        f"{place(path)}: a store of another fingerprint; {'; '.join(spec.differences(found))}; "
         "run `rellm extract` with this recipe, or name this store's encoder in the recipe"
     )

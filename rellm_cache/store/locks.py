@@ -18,7 +18,7 @@ from rellm_cache.errors import StoreError
 from rellm_cache.store.layout import WRITING
 
 # File systems that know no flock; writing goes on there, cleaning up does not.
-_UNSUPPORTED = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.ENOSYS)
+UNSUPPORTED = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.ENOSYS)
 
 
 @contextmanager
@@ -88,12 +88,21 @@ def _remove_abandoned(temporary: Path) -> bool:
         remove(temporary)
         _lock_path(temporary).unlink(missing_ok=True)
     except OSError as error:
-        if error.errno in (errno.EWOULDBLOCK, *_UNSUPPORTED):
+        if error.errno in (errno.EWOULDBLOCK, *UNSUPPORTED):
             return False
         raise
     finally:
         os.close(handle)
     return True
+
+
+@contextmanager
+def removing(temporary: Path) -> Iterator[None]:
+    """Remove in the end what has not been renamed away, while its lock is held."""
+    try:
+        yield
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def remove(path: Path) -> None:
@@ -124,7 +133,7 @@ def _acquire(path: Path, how: int) -> int:
             if os.fstat(handle).st_nlink:
                 return handle
         except OSError as error:
-            if error.errno in _UNSUPPORTED:
+            if error.errno in UNSUPPORTED:
                 return handle
             os.close(handle)
             raise

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from rellm_cache.errors import RellmError
 from rellm_cache.store.column import read_column
 from rellm_cache.store.faults import damaged, is_unreadable, unreadable
+from rellm_cache.store.fetch import copied_from, hold_array, is_frames
 from rellm_cache.store.layout import FRAMES, Frames, StoreInfo
 from rellm_cache.store.quantisation import Quantisation
 from rellm_cache.store.shards import MappedShards, ShardError
@@ -39,6 +40,7 @@ class Part:
     def __init__(self, path: Path, info: StoreInfo) -> None:
         self.path = path
         self._info = info
+        self._held: NDArray[np.uint8] | None = None  # keeps chunks of other codecs, in a copy
 
     def _column(self, name: str) -> np.ndarray:
         try:
@@ -131,6 +133,21 @@ class Part:
             raise damaged(self.path, f"frames of {self.ids[row]!r} do not match their checksum")
         self._checked[row] = True
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all its files; in a copy of an object store frames that are not here count.
+
+        Frames of other codecs count there as if they were not compressed.
+        """
+        files = [path for path in self.path.rglob("*") if path.is_file()]
+        if copied_from(self.path) is None:
+            return sum(path.stat().st_size for path in files)
+        small = (path for path in files if not is_frames(path.relative_to(self.path).as_posix()))
+        frames = int(self.offsets[-1]) * self._info.frame_bytes
+        if self._shards is not None:
+            frames = self._shards.nbytes
+        return frames + sum(path.stat().st_size for path in small)
+
     def is_cached(self, row: int) -> bool:
         """Whether an utterance's frames seem to be in memory: their first value is."""
         return self._shards is None or self._shards.is_cached(self._bounds[row])
@@ -144,6 +161,7 @@ class Part:
         """Drop the maps of the shard files; the next read makes them again, and checks again."""
         if self._shards is not None:
             self._shards.forget()
+        self._held = None
         self._checked = bytearray(len(self._checked))
 
     @cached_property
@@ -165,6 +183,8 @@ class Part:
             raise damaged(self.path, str(error)) from error
 
     def _frames_through_zarr(self, row: int, start: int, stop: int) -> Frames:
+        if self._held is None:
+            self._held = hold_array(self.path / FRAMES)
         try:
             array = zarr.open_array(str(self.path / FRAMES), mode="r")
             frames = np.asarray(array[start:stop])

@@ -14,7 +14,9 @@ import google_crc32c
 import numpy as np
 import zarr
 
+from rellm_cache.errors import RellmError
 from rellm_cache.store.faults import GONE, damaged, is_unreadable, unreadable
+from rellm_cache.store.fetch import hold_array
 from rellm_cache.store.layout import FRAMES, INNER_FRAMES, Frames, StoreInfo
 from rellm_cache.store.part import frames_crc32c
 from rellm_cache.store.part_writer import Row, shard_frames
@@ -161,6 +163,7 @@ class RawPart:
         self._total = int(columns["offsets"][-1])
         self._size = shard_frames(self._total, info)
         self._shards: list[np.ndarray | None] = []
+        self._held: np.ndarray | None = None  # keeps chunks of other codecs, in a copy
         if self.foreign is None:
             self._open_shards()
 
@@ -174,7 +177,10 @@ class RawPart:
         else:
             return None
         try:
+            self._held = hold_array(self.path / FRAMES)
             array = zarr.open_array(str(self.path / FRAMES), mode="r")
+        except RellmError:
+            raise
         except Exception as error:  # zarr raises anything at all at metadata with a flipped bit
             if is_unreadable(error):
                 raise unreadable(self.path / FRAMES, error) from error
@@ -183,6 +189,10 @@ class RawPart:
         own = array.shards == (self._size, size) and array.compressors == ()
         fits = array.shape == (self._total, size) and array.dtype == self._info.dtype
         return array if fits and not own else None
+
+    def release(self) -> None:
+        """Let go of its frames, which cannot be read any more; its columns stay."""
+        self._shards = [None] * len(self._shards)
 
     @property
     def shard_files(self) -> list[Path]:

@@ -21,6 +21,7 @@ from rellm_cache.errors import StoreError
 from rellm_cache.store.faults import other_steps
 from rellm_cache.store.index import ABSENT, IdIndex
 from rellm_cache.store.layout import Frames, find_store, list_parts, read_info
+from rellm_cache.store.origin import place
 from rellm_cache.store.part import Part
 from rellm_cache.store.quantisation import Quantisation
 
@@ -74,7 +75,8 @@ class FeatureStore:
     @property
     def nbytes(self) -> int:
         """Bytes of all files of the store."""
-        return sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file())
+        own = (self.path / "zarr.json").stat().st_size
+        return own + sum(part.nbytes for part in self.parts)
 
     @cached_property
     def quantisation(self) -> Quantisation | None:
@@ -109,7 +111,8 @@ class FeatureStore:
         return place
 
     def _absent(self, utterance_id: str) -> StoreError:
-        return StoreError(f"{self.path}: no clip {utterance_id!r}; add it with `rellm extract`")
+        where = place(self.path)
+        return StoreError(f"{where}: no clip {utterance_id!r}; add it with `rellm extract`")
 
     @cached_property
     def _lengths(self) -> NDArray[np.int64]:
@@ -192,8 +195,8 @@ class FeatureStore:
         absent = [i for i in wanted if i not in self.ids]
         if absent:
             raise StoreError(
-                f"{self.path}: {len(absent)} of {len(wanted)} clips are absent from the cache, the "
-                f"first is {absent[0]!r}; add them with `{command}`"
+                f"{place(self.path)}: {len(absent)} of {len(wanted)} clips are absent from the "
+                f"cache, the first is {absent[0]!r}; add them with `{command}`"
             )
 
 

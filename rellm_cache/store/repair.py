@@ -10,12 +10,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rellm_cache.progress import Tick
-from rellm_cache.store.layout import lost_path
+from rellm_cache.store.fetch import whole_part
+from rellm_cache.store.layout import StoreInfo, lost_path
 from rellm_cache.store.locks import maintaining
 from rellm_cache.store.metadata import writers_of
+from rellm_cache.store.outgoing import send_file
+from rellm_cache.store.raw import RawPart
 from rellm_cache.store.replace import replace_parts, restore_metadata
 from rellm_cache.store.syncing import sync_folder
-from rellm_cache.store.verify import StoreCheck, check_store
+from rellm_cache.store.verify import PartCheck, StoreCheck, check_store
 
 
 @dataclass
@@ -71,15 +74,24 @@ def repair_store(path: Path, tick: Tick) -> RepairReport:
         for part in check.parts:
             keep = [row for row in part.whole if row not in plan.stale.get(part.path, ())]
             if part.problems or len(keep) < len(part.names):
-                rows = [part.raw.row(row) for row in keep] if part.raw else []
-                steps = part.raw.quantisation if part.raw else None
-                replace_parts([part.path], rows, check.info, steps, writers_of([part.path]))
+                _keep_rows(part, keep, check.info)
             if part.problems:
                 report.rewritten += bool(keep)
                 report.removed += not keep
                 report.kept += len(keep)
                 report.nameless += not part.names
     return report
+
+
+def _keep_rows(part: PartCheck, keep: list[int], info: StoreInfo) -> None:
+    """Put a part of some whole rows of a part in its place; without rows it just goes."""
+    if part.raw is None or not keep:
+        replace_parts([part.path], [], info)
+        return
+    with whole_part(part.path) as folder:
+        raw = RawPart(folder, info, part.raw.columns)
+        rows = [raw.row(row) for row in keep]
+        replace_parts([part.path], rows, info, raw.quantisation, writers_of([part.path]))
 
 
 @dataclass(frozen=True)
@@ -127,7 +139,9 @@ def _record_lost(store: Path, plan: _Plan) -> None:
     lost = {row["id"]: row["part"] for row in map(json.loads, lines)} | plan.lost
     rows = [{"id": name, "part": lost[name]} for name in lost if name not in plan.present]
     if not rows:
-        path.unlink(missing_ok=True)
+        if path.exists():
+            path.unlink()
+            send_file(path)
         return
     temporary = path.with_name(f".{path.name}.partial")
     with temporary.open("w", encoding="utf-8") as file:
@@ -136,3 +150,4 @@ def _record_lost(store: Path, plan: _Plan) -> None:
         os.fsync(file.fileno())
     temporary.replace(path)
     sync_folder(path.parent)
+    send_file(path)

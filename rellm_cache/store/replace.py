@@ -15,6 +15,7 @@ import zarr
 from rellm_cache.errors import StoreError
 from rellm_cache.store.layout import WRITING, StoreInfo, replacement_name
 from rellm_cache.store.locks import claim, remove
+from rellm_cache.store.outgoing import commit_part, send_file, withdraw
 from rellm_cache.store.part_writer import Row, write_part
 from rellm_cache.store.quantisation import Quantisation
 from rellm_cache.store.syncing import sync_folder, sync_tree
@@ -58,7 +59,8 @@ def replace_parts(
     if rows:
         with temporary_folder(store) as temporary:
             write_part(temporary, rows, info, quantisation, writers)
-            _commit(temporary, store / replacement_name(old[-1]))
+            sync_tree(temporary)
+            commit_part(temporary, store / replacement_name(old[-1]))
     for part in old:
         discard(part)
 
@@ -71,17 +73,18 @@ def add_part(part: Path, write: Callable[[Path], None]) -> None:
     """
     with temporary_folder(part.parent) as temporary:
         write(temporary)
-        _commit(temporary, part)
-
-
-def _commit(temporary: Path, part: Path) -> None:
-    sync_tree(temporary)
-    temporary.rename(part)
-    sync_folder(part.parent)
+        sync_tree(temporary)
+        commit_part(temporary, part)
 
 
 def discard(part: Path) -> None:
-    """Remove a part: it leaves the store in one step, then its files go."""
+    """Remove a part, from the object store too that its folder is a copy of."""
+    withdraw(part)
+    discard_here(part)
+
+
+def discard_here(part: Path) -> None:
+    """Remove a part from a folder: it leaves the store in one step, then its files go."""
     with temporary_folder(part.parent) as temporary:
         part.rename(temporary)
         sync_folder(part.parent)
@@ -94,3 +97,4 @@ def restore_metadata(store: Path, info: StoreInfo) -> None:
         sync_tree(temporary)
         (temporary / "zarr.json").replace(store / "zarr.json")
         sync_folder(store)
+    send_file(store / "zarr.json")

@@ -16,13 +16,20 @@ import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
+from rellm_cache.errors import RellmError
 from rellm_cache.store.faults import GONE, unreadable
+from rellm_cache.store.fetch import open_shard
 from rellm_cache.store.layout import INNER_FRAMES, StoreInfo
 from rellm_cache.store.shard_writer import shard_index
 
 
 class ShardError(Exception):
     """What is wrong with a shard; the part that owns it says what to do."""
+
+
+def shard_bytes(chunks: int, present: int, chunk_bytes: int) -> int:
+    """Size of a shard file with room for `chunks` that holds `present` of them."""
+    return present * chunk_bytes + 16 * chunks + 4
 
 
 def map_shard(file: Path, chunks: int, present: int, chunk_bytes: int) -> NDArray[np.uint8]:
@@ -34,18 +41,19 @@ def map_shard(file: Path, chunks: int, present: int, chunk_bytes: int) -> NDArra
 
     Raises:
         ShardError: the file is missing or not of this form.
-        UnreadableError: it cannot be read now.
+        UnreadableError: it cannot be read, or fetched, now.
+        StoreError: in a copy of an object store: its part was removed, or there is no room.
     """
-    index_bytes = 16 * chunks + 4
     try:
-        data = np.asarray(np.memmap(file, np.uint8, "r"))
+        with open_shard(file) as opened:
+            data = np.asarray(np.memmap(opened, np.uint8, "r"))
     except (*GONE, ValueError) as error:
         raise ShardError(f"{file} cannot be mapped ({error})") from error
     except OSError as error:
         raise unreadable(file, error) from error
-    if len(data) == chunks * chunk_bytes + index_bytes:
+    if len(data) == shard_bytes(chunks, chunks, chunk_bytes):
         present = chunks
-    expected = present * chunk_bytes + index_bytes
+    expected = shard_bytes(chunks, present, chunk_bytes)
     if len(data) != expected:
         raise ShardError(f"{file} has {len(data)} bytes, expected {expected}")
     body, index, checksum = np.split(data, [present * chunk_bytes, expected - 4])
@@ -112,6 +120,17 @@ class MappedShards:
         edge = base + self._shard_frames
         return np.concatenate([self.read(start, edge), self.read(edge, stop)])
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all shard files, whether or not they are here."""
+        chunks = self._shard_frames // INNER_FRAMES
+        full, rest = divmod(self._frames, self._shard_frames)
+        last = -(-rest // INNER_FRAMES)
+        sizes = [shard_bytes(chunks, chunks, INNER_FRAMES * self._frame_bytes)] * full
+        if last:
+            sizes.append(shard_bytes(chunks, last, INNER_FRAMES * self._frame_bytes))
+        return sum(sizes)
+
     def is_cached(self, start: int) -> bool:
         """Whether a frame is in the page cache; False where the system cannot tell."""
         shard, place = divmod(start, self._shard_frames)
@@ -123,14 +142,20 @@ class MappedShards:
             return False
 
     def read_ahead(self, start: int, stop: int) -> None:
-        """Ask the system to load a range of frames, without waiting for it."""
+        """Ask the system to load a range of frames, without waiting for it.
+
+        In a copy of an object store, what is not here is fetched, and that is waited for.
+        """
         for shard in range(start // self._shard_frames, (stop - 1) // self._shard_frames + 1):
             base = shard * self._shard_frames
             first = max(start - base, 0) * self._frame_bytes
             last = min(stop - base, self._shard_frames) * self._frame_bytes
             # What cannot be opened is found when it is read; there may be no such call.
-            with contextlib.suppress(OSError, AttributeError), _opened(self._file(shard)) as handle:
-                os.posix_fadvise(handle, first, last - first, os.POSIX_FADV_WILLNEED)
+            with (
+                contextlib.suppress(OSError, AttributeError, RellmError),
+                open_shard(Path(self._file(shard))) as opened,
+            ):
+                os.posix_fadvise(opened.fileno(), first, last - first, os.POSIX_FADV_WILLNEED)
 
     def forget(self) -> None:
         """Drop every map; the next read makes it again. Views given out stay valid."""

@@ -6,12 +6,14 @@ from pathlib import Path
 
 from rellm_cache.errors import StoreError
 from rellm_cache.progress import Tick
+from rellm_cache.store.copies import settle
+from rellm_cache.store.fetch import whole_part
 from rellm_cache.store.layout import StoreInfo, list_parts, read_info
 from rellm_cache.store.locks import maintaining
 from rellm_cache.store.part import Part
 from rellm_cache.store.quantisation import Quantisation
 from rellm_cache.store.replace import add_part
-from rellm_cache.store.verify import check_part, require_whole
+from rellm_cache.store.verify import check_part, check_stored, require_whole
 from rellm_cache.store.writer import create_store
 
 
@@ -41,6 +43,7 @@ def copy_store(path: Path, cache: Path, tick: Tick) -> CopyReport:
         StoreError: a part is damaged, the target cannot be written or is being maintained.
     """
     info = read_info(path)
+    settle(cache)
     target = create_store(cache, info)
     report = CopyReport(target)
     if target.resolve() == path.resolve():
@@ -72,10 +75,11 @@ def _copy_part(part: Path, target: Path, info: StoreInfo) -> int:
 
     def write(temporary: Path) -> None:
         nonlocal count
-        shutil.copytree(part, temporary)
+        with whole_part(part) as folder:
+            shutil.copytree(folder, temporary)
         copied = check_part(temporary, info)
         if copied.problems:
-            require_whole(check_part(part, info))  # names the damage where it came from
+            require_whole(check_stored(part, info))  # names the damage where it came from
             raise StoreError(
                 f"{target}: the copy of {part} is not what was read ({copied.problems[0]}); check "
                 "the disk and run the same command again"

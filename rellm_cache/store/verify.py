@@ -6,14 +6,16 @@ digests among the attributes, or, in parts from before these, by what the column
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rellm_cache.errors import StoreError
 from rellm_cache.progress import Tick
 from rellm_cache.store.faults import other_steps
+from rellm_cache.store.fetch import whole_part
 from rellm_cache.store.layout import PART_NAME, StoreInfo, list_parts, read_info
 from rellm_cache.store.metadata import metadata_problems, part_info, read_group
+from rellm_cache.store.origin import place
 from rellm_cache.store.quantisation import Quantisation
 from rellm_cache.store.raw import RawPart, disagreements, likely_ids, read_columns
 
@@ -84,7 +86,7 @@ def find_stores(cache: Path) -> list[Path]:
     """
     found = {file.parent for pattern in ("*/zarr.json", "*/part-*") for file in cache.glob(pattern)}
     if not found:
-        raise StoreError(f"{cache}: found no store; `rellm extract` makes them")
+        raise StoreError(f"{place(cache)}: found no store; `rellm extract` makes them")
     return sorted(found)
 
 
@@ -107,7 +109,7 @@ def check_store(path: Path, tick: Tick) -> StoreCheck:
     parts = []
     for part in list_parts(path):
         if info is not None and PART_NAME.fullmatch(part.name):
-            check = check_part(part, info)
+            check = check_stored(part, info)
             if part.exists():  # else another process replaced it meanwhile
                 parts.append(check)
         tick(1, path.name)
@@ -141,6 +143,21 @@ def _strangers(path: Path) -> Iterator[str]:
             yield f"{entry}: not a part; move it out of the store"
 
 
+def check_stored(part: Path, info: StoreInfo) -> PartCheck:
+    """Read every byte of a part where it is stored: of a copy, in the object store.
+
+    There the rows of what is returned have no frames any more.
+    """
+    with whole_part(part) as folder:
+        check = check_part(folder, info)
+        if folder == part:
+            return check
+        if check.raw is not None:
+            check.raw.release()
+    problems = [problem.replace(str(folder), place(part)) for problem in check.problems]
+    return replace(check, path=part, problems=problems)
+
+
 def check_part(path: Path, info: StoreInfo) -> PartCheck:
     """Read every byte of a part.
 
@@ -172,7 +189,7 @@ def require_whole(check: PartCheck) -> RawPart:
     """The rows of a part without any problem, else `StoreError` with the repair."""
     if check.problems or check.raw is None:
         raise StoreError(
-            f"{check.path}: damaged: {check.problems[0]}; run `rellm cache repair "
-            f"{check.path.parent.parent}` first"
+            f"{place(check.path)}: damaged: {check.problems[0]}; run `rellm cache repair "
+            f"{place(check.path.parent.parent)}` first"
         )
     return check.raw

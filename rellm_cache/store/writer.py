@@ -1,13 +1,12 @@
 """Writing a store. In: rows one at a time. Out: committed parts, each in one atomic step.
 
-A part is gathered in memory, written under `.writing/`, synced to disk and renamed into the store.
-Until the rename it does not exist for any reader; after it, it never changes. Several writers, in
+A part is gathered in memory, written under `.writing/` and committed (`outgoing`). Until then it
+does not exist for any reader; after it, it never changes. Several writers, in
 any number of processes, may fill one store: each commits parts of its own.
 """
 
 import errno
 import secrets
-import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,7 +24,8 @@ from rellm_cache.store.layout import (
     read_info,
     store_path,
 )
-from rellm_cache.store.locks import claim
+from rellm_cache.store.locks import claim, removing
+from rellm_cache.store.outgoing import commit_part, part_names, send_new_store
 from rellm_cache.store.part_writer import Row, write_part
 from rellm_cache.store.quantisation import Quantisation
 from rellm_cache.store.syncing import sync_folder, sync_tree
@@ -121,13 +121,12 @@ class StoreWriter:
         suffix = secrets.token_hex(4)
         temporary = self._cache / WRITING / f"{self.path.name}-{suffix}"
         try:
-            with claim(temporary):
+            with claim(temporary), removing(temporary):
                 write_part(temporary, rows, self._info, self._quantisation, self._writers)
                 sync_tree(temporary)
-                temporary.rename(self.path / next_part_name(self.path, suffix))
-                sync_folder(self.path)
+                name = next_part_name(part_names(self.path), suffix)
+                commit_part(temporary, self.path / name)
         except OSError as error:
-            shutil.rmtree(temporary, ignore_errors=True)
             raise _write_failed(self.path, error, len(rows), size) from error
         self.bytes_written += size
 
@@ -137,19 +136,20 @@ def create_store(cache: Path, info: StoreInfo) -> Path:
 
     Raises:
         StoreError: it cannot be written.
+        RemoteError: the folder is a copy of an object store, which cannot be reached.
     """
     store = store_path(cache, info.spec)
     if store.exists():
         return store
     temporary = cache / WRITING / f"{store.name}-{secrets.token_hex(4)}"
     try:
-        with claim(temporary):
+        with claim(temporary), removing(temporary):
             zarr.create_group(str(temporary), attributes=info.to_attributes())
             sync_tree(temporary)
+            send_new_store(temporary / "zarr.json", store)
             temporary.rename(store)
             sync_folder(cache)
     except OSError as error:
-        shutil.rmtree(temporary, ignore_errors=True)
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # another writer won the race
             raise _write_failed(store, error, 0, 0) from error
     return store

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,11 @@ from rellm_cache.llm.frozen import FrozenLLM, load_llm
 from rellm_cache.model.checkpoint import load_run
 from rellm_cache.model.optimisation import Optimisation
 from rellm_cache.stages import train as stage
+from rellm_cache.stages.cache_maintenance import copy_cache
+from rellm_cache.stages.evaluate import evaluate
+from rellm_cache.stages.generate import generate
 from rellm_cache.stages.train import begin_run, read_metrics, train
+from rellm_cache.store.copies import open_copy
 from rellm_cache.weights import weight_files, weights_digest
 
 
@@ -43,6 +48,25 @@ def test_a_run_from_start_to_end(corpus: Path, cache: Path, quick: Recipe, tmp_p
     again = train(replace(quick, training=training), corpus, cache, tmp_path / "run")
     assert again.resumed_at == again.steps == report.steps
     assert same(before, saved(tmp_path / "run"))
+
+
+def test_a_run_from_a_url_is_the_run_from_a_folder(
+    corpus: Path, cache: Path, quick: Recipe, s3: Any, tmp_path: Path
+) -> None:
+    copy_cache(cache, open_copy(s3.url))
+    s3.forget_copies()
+    remote = open_copy(s3.url)
+    for name, root in (("folder", cache), ("url", remote)):
+        train(quick, corpus, root, tmp_path / name)
+    assert same(saved(tmp_path / "folder"), saved(tmp_path / "url"))
+    scores, answers = [], []
+    for name, root in (("folder", cache), ("url", remote)):
+        scores.append(evaluate(tmp_path / name, corpus / "test.jsonl", root).to_json())
+        out = tmp_path / f"{name}.jsonl"
+        answers.append(generate(tmp_path / name, corpus / "test.jsonl", out, root))
+    assert scores[0] == scores[1]
+    assert answers[0] == answers[1]
+    assert len(s3.requests.of_frames()) == 2  # a part of either stream, once
 
 
 def test_the_frozen_stay_frozen(

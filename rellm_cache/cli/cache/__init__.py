@@ -12,7 +12,10 @@ from rellm_cache.cli.options import InOrder
 
 @click.group(cls=InOrder)
 def cache() -> None:
-    """Look at the feature cache, prove it whole, mend it, move it and halve it."""
+    """Look at the feature cache, prove it whole, mend it, move it and halve it.
+
+    ROOT is a folder, or a URL in an object store as s3://bucket/folder; STORE is one store in it.
+    """
 
 
 for command in (info, ls, verify, repair, prune, compact, quantize, copy, export, import_):

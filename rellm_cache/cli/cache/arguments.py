@@ -1,15 +1,11 @@
 """Arguments and options that commands of `rellm cache` share."""
 
-from pathlib import Path
-
 import click
 
-root_argument = click.argument(
-    "root", type=click.Path(path_type=Path, exists=True, file_okay=False), default=Path("cache")
-)
-store_argument = click.argument(
-    "store", type=click.Path(path_type=Path, exists=True, file_okay=False)
-)
+from rellm_cache.cli.options import CacheRoot, StorePath
+
+root_argument = click.argument("root", type=CacheRoot(exists=True), default="cache")
+store_argument = click.argument("store", type=StorePath(exists=True))
 DAMAGED = 1
 SHOWN = 10
 

@@ -7,6 +7,7 @@ import click
 
 from rellm_cache.cli.cache.arguments import store_argument
 from rellm_cache.cli.options import json_option, megabytes, percent
+from rellm_cache.store.origin import place
 
 
 @click.command()
@@ -25,8 +26,8 @@ def quantize(store: Path, as_json: bool) -> None:
         click.echo(json.dumps(report.to_json()))
         return
     click.echo(
-        f"{report.path}: {report.written} clips quantised, {report.present} were there already, "
-        f"{megabytes(report.bytes)}"
+        f"{place(report.path)}: {report.written} clips quantised, {report.present} were there "
+        f"already, {megabytes(report.bytes)}"
     )
     click.echo(
         f"error: {percent(report.relative_rms)} RMS of the frames; channel {report.worst_channel} "

@@ -7,6 +7,7 @@ import click
 
 from rellm_cache.cli.cache.arguments import root_argument, store_argument
 from rellm_cache.cli.options import json_option, megabytes, print_table
+from rellm_cache.store.origin import place
 
 
 @click.command()
@@ -18,7 +19,7 @@ def info(root: Path, as_json: bool) -> None:
 
     stores = cache_info(root)
     if as_json:
-        click.echo(json.dumps({"root": str(root), "stores": [s.to_json() for s in stores]}))
+        click.echo(json.dumps({"root": place(root), "stores": [s.to_json() for s in stores]}))
         return
     rows = [
         [
@@ -34,7 +35,7 @@ def info(root: Path, as_json: bool) -> None:
         for s in stores
     ]
     columns = ["store", "clips", "hours", "values", "size", "parts", "failed", "licence"]
-    print_table(str(root), columns, rows)
+    print_table(place(root), columns, rows)
 
 
 @click.command()

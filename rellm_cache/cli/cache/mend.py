@@ -7,6 +7,7 @@ import click
 
 from rellm_cache.cli.cache.arguments import DAMAGED, root_argument, show_ids
 from rellm_cache.cli.options import CLIPS_FAILED, json_option, megabytes
+from rellm_cache.store.origin import place
 
 
 @click.command()
@@ -25,7 +26,7 @@ def repair(root: Path, as_json: bool) -> int:
     if as_json:
         stores = [vars(r) | {"store": r.store.name} for r in done.stores]
         swept = {"removed": [str(p) for p in done.swept], "held": [str(p) for p in done.held]}
-        click.echo(json.dumps({"root": str(root), "stores": stores, "leftovers": swept}))
+        click.echo(json.dumps({"root": place(root), "stores": stores, "leftovers": swept}))
     else:
         for path in done.swept:
             click.echo(f"{path}: left by a process that is gone, removed")
@@ -33,13 +34,13 @@ def repair(root: Path, as_json: bool) -> int:
             click.echo(f"{path}: being written, or nobody can tell; left alone")
         for report in done.stores:
             if not report.problems:
-                click.echo(f"{report.store}: whole, nothing to do")
+                click.echo(f"{place(report.store)}: whole, nothing to do")
                 continue
             for problem in report.problems:
                 click.echo(f"  {problem}")
             click.echo(
-                f"{report.store}: {report.rewritten} parts rewritten with {report.kept} whole "
-                f"utterances, {report.removed} removed"
+                f"{place(report.store)}: {report.rewritten} parts rewritten with "
+                f"{report.kept} whole utterances, {report.removed} removed"
             )
             for problem in report.unrepaired:
                 click.echo(f"  not repaired: {problem}")
@@ -47,7 +48,7 @@ def repair(root: Path, as_json: bool) -> int:
                 click.echo(f"  {report.nameless} of the parts do not tell whose frames they held")
             if report.lost:
                 click.echo(f"  {len(report.lost)} clips lost: {show_ids(report.lost)}")
-                click.echo(f"  all are listed in {lost_path(report.store)}")
+                click.echo(f"  all are listed in {place(lost_path(report.store))}")
             if report.lost or report.nameless:
                 click.echo("  `rellm extract` with their manifest makes them again")
                 click.echo("  (`rellm cache quantize` with the float16 store, where this is int8)")
@@ -75,14 +76,14 @@ def prune(root: Path, manifests: tuple[Path, ...], dry_run: bool, as_json: bool)
     reports = prune_cache(root, manifests, dry_run)
     if as_json:
         stores = [vars(r) | {"store": r.store.name} for r in reports]
-        click.echo(json.dumps({"root": str(root), "dry_run": dry_run, "stores": stores}))
+        click.echo(json.dumps({"root": place(root), "dry_run": dry_run, "stores": stores}))
         return
     for report in reports:
         verb = "would free" if dry_run else "freed"
         click.echo(
-            f"{report.store}: {verb} {megabytes(report.bytes)}: {report.superseded} superseded "
-            f"rows, {report.outside} clips outside the manifests; {report.parts_removed} parts "
-            f"removed, {report.parts_rewritten} rewritten"
+            f"{place(report.store)}: {verb} {megabytes(report.bytes)}: {report.superseded} "
+            f"superseded rows, {report.outside} clips outside the manifests; "
+            f"{report.parts_removed} parts removed, {report.parts_rewritten} rewritten"
         )
 
 
@@ -104,7 +105,7 @@ def compact(root: Path, part_size: int, as_json: bool) -> None:
     reports = compact_cache(root, part_size << 20)
     if as_json:
         stores = [vars(r) | {"store": r.store.name} for r in reports]
-        click.echo(json.dumps({"root": str(root), "stores": stores}))
+        click.echo(json.dumps({"root": place(root), "stores": stores}))
         return
     for report in reports:
-        click.echo(f"{report.store}: {report.parts_before} parts, now {report.parts_after}")
+        click.echo(f"{place(report.store)}: {report.parts_before} parts, now {report.parts_after}")

@@ -5,19 +5,20 @@ from pathlib import Path
 import click
 
 from rellm_cache.cli.cache.arguments import store_argument
-from rellm_cache.cli.options import cache_option
-
-folder = click.Path(path_type=Path, exists=True, file_okay=False)
+from rellm_cache.cli.options import CacheRoot, cache_option
+from rellm_cache.store.origin import place
 
 
 @click.command()
-@click.argument("source", type=folder)
-@click.argument("target", type=click.Path(path_type=Path, file_okay=False))
+@click.argument("source", type=CacheRoot(exists=True))
+@click.argument("target", type=CacheRoot())
 @click.option(
     "--store", "names", multiple=True, metavar="NAME", help="Copy this store alone. Repeatable."
 )
 def copy(source: Path, target: Path, names: tuple[str, ...]) -> None:
     """Copy the stores of cache root SOURCE to cache root TARGET, checking every byte.
+
+    Either may be a folder or a URL.
 
     Parts that are there already are skipped; killed, the same command goes on.
     """
@@ -25,8 +26,8 @@ def copy(source: Path, target: Path, names: tuple[str, ...]) -> None:
 
     for report in copy_cache(source, target, names):
         click.echo(
-            f"{report.store}: {report.copied} parts copied ({report.utterances} utterances), "
-            f"{report.present} were there already"
+            f"{place(report.store)}: {report.copied} parts copied ({report.utterances} "
+            f"utterances), {report.present} were there already"
         )
 
 
@@ -50,6 +51,6 @@ def import_(file: Path, cache: Path) -> None:
 
     report = import_from_file(file, cache)
     click.echo(
-        f"{report.store}: {report.copied} parts added ({report.utterances} utterances), "
+        f"{place(report.store)}: {report.copied} parts added ({report.utterances} utterances), "
         f"{report.present} were there already"
     )

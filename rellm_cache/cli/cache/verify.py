@@ -8,6 +8,7 @@ import click
 
 from rellm_cache.cli.cache.arguments import DAMAGED, root_argument, show_ids
 from rellm_cache.cli.options import CLIPS_FAILED, json_option
+from rellm_cache.store.origin import place
 
 if TYPE_CHECKING:
     from rellm_cache.stages.cache_audit import AudioReport, RecomputeReport
@@ -57,7 +58,7 @@ def verify(
     else:
         _show_checks(checks)
         if not whole:
-            click.echo(f"Mend it with `rellm cache repair {root}`.")
+            click.echo(f"Mend it with `rellm cache repair {place(root)}`.")
         _show_audio(audio_reports)
         _show_recomputed(recomputed)
     if not whole:
@@ -70,9 +71,11 @@ def _show_checks(checks: "list[StoreCheck]") -> None:
     for check in checks:
         clips = sum(len(part.names) for part in check.parts)
         if check.is_whole:
-            click.echo(f"{check.path}: whole, {clips} utterances in {len(check.parts)} parts")
+            click.echo(
+                f"{place(check.path)}: whole, {clips} utterances in {len(check.parts)} parts"
+            )
             continue
-        click.echo(f"{check.path}: damaged")
+        click.echo(f"{place(check.path)}: damaged")
         for problem in check.problems:
             click.echo(f"  {problem}")
         for part in check.parts:
@@ -85,8 +88,9 @@ def _show_checks(checks: "list[StoreCheck]") -> None:
 def _show_audio(reports: "list[AudioReport]") -> None:
     for report in reports:
         click.echo(
-            f"{report.store}: audio of {report.equal} clips unchanged, {len(report.changed)} "
-            f"changed, {len(report.unreadable)} unreadable, {len(report.absent)} not in the cache"
+            f"{place(report.store)}: audio of {report.equal} clips unchanged, "
+            f"{len(report.changed)} changed, {len(report.unreadable)} unreadable, "
+            f"{len(report.absent)} not in the cache"
         )
         for name in report.changed:
             click.echo(f"  {name}: its audio changed; `rellm extract` encodes it again")
@@ -97,10 +101,10 @@ def _show_audio(reports: "list[AudioReport]") -> None:
 def _show_recomputed(reports: "list[RecomputeReport]") -> None:
     for report in reports:
         if report.reason:
-            click.echo(f"{report.store}: not compared: {report.reason}")
+            click.echo(f"{place(report.store)}: not compared: {report.reason}")
             continue
         click.echo(
-            f"{report.store}: {len(report.clips)} clips encoded again: largest difference "
+            f"{place(report.store)}: {len(report.clips)} clips encoded again: largest difference "
             f"{report.largest:.3g}, mean {report.mean:.3g}, lowest cosine {report.cosine:.6f}"
         )
         written = "; ".join(map(_machine, report.writers)) or "not recorded"
@@ -135,9 +139,9 @@ def _to_json(
         for check in checks
     ]
     return {
-        "root": str(root),
+        "root": place(root),
         "whole": all(check.is_whole for check in checks),
-        "repair": f"rellm cache repair {root}",
+        "repair": f"rellm cache repair {place(root)}",
         "stores": stores,
         "audio": [vars(report) | {"store": report.store.name} for report in audio],
         "recomputed": [vars(report) | {"store": report.store.name} for report in recomputed],

@@ -11,6 +11,7 @@ from rellm_cache.corpus.manifest import read_lines, write_lines
 from rellm_cache.stages.extraction.work import Failure
 from rellm_cache.store.layout import WRITING, failures_path
 from rellm_cache.store.locks import claim
+from rellm_cache.store.outgoing import send_file
 
 
 def record_failures(store: Path, seen: set[str], failures: Iterable[Failure]) -> None:
@@ -25,3 +26,4 @@ def record_failures(store: Path, seen: set[str], failures: Iterable[Failure]) ->
             write_lines(path, kept + rows)
         else:
             path.unlink(missing_ok=True)
+        send_file(path)

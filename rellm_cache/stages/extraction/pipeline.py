@@ -13,6 +13,7 @@ import threading
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
@@ -39,6 +40,7 @@ from rellm_cache.stages.extraction.work import (
     Ready,
     Work,
 )
+from rellm_cache.store.copies import open_copy
 from rellm_cache.store.layout import StoreInfo
 from rellm_cache.store.writer import StoreWriter
 
@@ -224,6 +226,8 @@ def serve(job: Job, batches: Iterable[Batch], emit: Emit) -> None:
     try:
         if job.threads:
             torch.set_num_threads(job.threads)
+        if job.url:
+            job = replace(job, cache=open_copy(job.url))
         with Pipeline(job, emit) as pipeline:
             emit(Ready(os.getpid()))
             for batch in batches:

@@ -1,8 +1,9 @@
 """Workers as actors of a Ray cluster. In: an address and a job. Out: a pool for the coordinator.
 
 All machines must see the cache, the audio and the models under the same paths, and have rellm
-installed. Ray decides where an actor runs: with GPUs in the cluster each actor has one, without
-each has its share of a machine's CPUs.
+installed; of a cache at a URL each has a copy of its own, and credentials of its own. Ray decides
+where an actor runs: with GPUs in the cluster each actor has one, without each has its share of a
+machine's CPUs.
 """
 
 import contextlib
@@ -17,6 +18,7 @@ from rellm_cache.errors import ConfigError
 from rellm_cache.stages.extraction.coordinator import Handle
 from rellm_cache.stages.extraction.pipeline import StopWork, serve
 from rellm_cache.stages.extraction.work import FINISH, STOP, Batch, Died, Event, Finished, Job
+from rellm_cache.store.origin import copies_folder
 from rellm_cache.weights import models_root
 
 
@@ -99,8 +101,11 @@ class RayPool:
     def start(self) -> Handle:
         """Ask for one more actor."""
         worker = self._ray.remote(max_concurrency=2, max_restarts=0, **self._needs)(ActorWorker)
-        environment = {"env_vars": {"RELLM_MODELS": str(models_root().resolve())}}
-        actor = worker.options(runtime_env=environment).remote(self._job, os.getcwd())
+        places = {
+            "RELLM_MODELS": str(models_root().resolve()),
+            "RELLM_COPIES": str(copies_folder().resolve()),
+        }
+        actor = worker.options(runtime_env={"env_vars": places}).remote(self._job, os.getcwd())
         self._handles.append(ActorHandle(f"actor {len(self._handles) + 1}", actor))
         return self._handles[-1]
 

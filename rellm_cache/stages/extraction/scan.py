@@ -17,6 +17,7 @@ from rellm_cache.encoders.base import FRAMES_PER_SECOND
 from rellm_cache.errors import AudioError
 from rellm_cache.progress import progress
 from rellm_cache.stages.extraction.work import Batch, BatchDone, Failure, Work
+from rellm_cache.store.copies import settle
 from rellm_cache.store.layout import store_path
 from rellm_cache.store.reader import FeatureStore
 
@@ -110,6 +111,8 @@ def find_lost(work: Iterable[Work], targets: Sequence[Target]) -> list[Work]:
 
     Targets are looked at again; what they say of the clips is brought up to date.
     """
+    for root in {target.path.parent for target in targets}:
+        settle(root)
     for target in targets:
         target.refresh()
     lost = []

@@ -50,6 +50,8 @@ class Job:
     Attributes:
         specs: encoders whose stores lack clips, weights resolved.
         cache: root of the stores.
+        url: that `cache` is the copy of; empty for a plain folder. A worker opens a copy of its
+            own, which on the same machine is the same one.
         device: None for the first GPU a worker sees, or the CPU.
         threads: of arithmetic on a CPU; 0 leaves the library's own choice.
         commit_seconds: an open part is committed when it is so old.
@@ -60,6 +62,7 @@ class Job:
     device: torch.device | None = None
     threads: int = 0
     commit_seconds: float = PART_SECONDS
+    url: str = ""
 
 
 @dataclass(frozen=True)

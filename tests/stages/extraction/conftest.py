@@ -16,6 +16,7 @@ from rellm_cache.stages.extraction.work import BatchDone, Event
 from rellm_cache.store.reader import FeatureStore
 
 Checksums = Callable[[Path], dict[str, int]]
+COMMITTED = ("cache/*/part-*", "copies/*/*/part-*")  # in a folder, and in the copy of a URL
 
 
 @pytest.fixture(scope="session")
@@ -60,7 +61,7 @@ def kill_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., l
             found = wait(self, handles, seconds)
             done = [handle for handle, event in found if isinstance(event, BatchDone)]
             if done and not killed:
-                while not list(tmp_path.glob("cache/*/part-*")):
+                while not any(list(tmp_path.glob(p)) for p in COMMITTED):
                     time.sleep(0.005)
                 killed.append(pid_of(done[0]))
                 os.kill(killed[0], signal.SIGKILL)

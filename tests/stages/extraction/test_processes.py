@@ -4,6 +4,7 @@ import multiprocessing
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,7 @@ from rellm_cache.errors import StoreError, WorkersError
 from rellm_cache.stages.extract import extract
 from rellm_cache.stages.extraction.processes import ProcessHandle, ProcessPool
 from rellm_cache.stages.extraction.spread import Spread
+from rellm_cache.store.copies import open_copy
 from rellm_cache.store.layout import failures_path
 from rellm_cache.store.reader import FeatureStore
 
@@ -58,6 +60,25 @@ def test_a_killed_worker_loses_its_open_part_and_nothing_else(
     store = FeatureStore(report.path)
     assert sum(len(part.ids) for part in store.parts) == 11  # nothing twice
     assert multiprocessing.active_children() == []
+
+
+def test_a_killed_worker_on_a_url_has_lost_nothing_it_had_committed(
+    corpus: Path,
+    speech_recipe: Recipe,
+    undisturbed: dict[str, int],
+    checksums: Checksums,
+    kill_one: Callable[..., list[int]],
+    s3: Any,
+) -> None:
+    killed = kill_one(ProcessPool, process_id)
+    spread = Spread(workers=2, commit_seconds=0)
+    (report,) = extract(corpus, speech_recipe, open_copy(s3.url), batch_size=1, spread=spread)
+    assert len(killed) == 1
+    assert (report.encoded, report.present, report.failed) == (11, 0, 0)
+    s3.forget_copies()
+    assert open_copy(s3.url) == report.path.parent
+    assert checksums(report.path) == undisturbed
+    assert sum(len(part.ids) for part in FeatureStore(report.path).parts) == 11  # nothing twice
 
 
 def test_a_clip_that_kills_workers_is_listed_and_the_others_are_made(

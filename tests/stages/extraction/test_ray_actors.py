@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,6 +12,7 @@ from rellm_cache.errors import ConfigError
 from rellm_cache.stages.extract import extract
 from rellm_cache.stages.extraction.ray_actors import ActorHandle, RayPool
 from rellm_cache.stages.extraction.spread import Spread
+from rellm_cache.store.copies import open_copy
 from rellm_cache.store.reader import FeatureStore
 
 ray = pytest.importorskip("ray", reason="ray is not installed: pip install -e '.[test]'")
@@ -24,8 +26,8 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    """A cluster that allows three actors of one CPU each."""
+def cluster(s3_server: object) -> Iterator[None]:
+    """A cluster that allows three actors of one CPU each, and finds the S3 server."""
     ray.init("local", num_cpus=3, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
@@ -56,6 +58,22 @@ def test_actors_make_what_one_process_makes_though_one_is_killed(
     assert checksums(report.path) == undisturbed
     assert sum(len(part.ids) for part in FeatureStore(report.path).parts) == 11
     assert ray.is_initialized()  # a cluster that was joined before is not left
+
+
+@pytest.mark.usefixtures("cluster")
+def test_actors_fill_a_url(
+    corpus: Path,
+    speech_recipe: Recipe,
+    undisturbed: dict[str, int],
+    checksums: Callable[[Path], dict[str, int]],
+    s3: Any,
+) -> None:
+    spread = Spread(workers=2, ray="auto")
+    (report,) = extract(corpus, speech_recipe, open_copy(s3.url), batch_size=1, spread=spread)
+    assert (report.encoded, report.failed) == (11, 0)
+    s3.forget_copies()
+    assert open_copy(s3.url) == report.path.parent
+    assert checksums(report.path) == undisturbed
 
 
 def test_no_cluster_is_named(corpus: Path, speech_recipe: Recipe, tmp_path: Path) -> None:

@@ -1,0 +1,76 @@
+"""The commands on a cache at a URL: they take it and they name it."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rellm_cache.cli import main
+from rellm_cache.config import Recipe, to_toml
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """`code, out, err = run("cache", "info", path)`: rellm as the shell would run it."""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as end:
+            main([str(a) for a in arguments])
+        captured = capsys.readouterr()
+        return int(end.value.code or 0), captured.out, captured.err
+
+    return call
+
+
+def test_a_cache_at_a_url(
+    run: Run, corpus: Path, speech_recipe: Recipe, s3: Any, tmp_path: Path
+) -> None:
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(to_toml(speech_recipe))
+    code, out, _ = run("extract", corpus, "--recipe", recipe, "--cache", s3.url)
+    assert code == 0
+    store = out.partition(": ")[0]
+    assert store.startswith(f"{s3.url}/tiny-whisper-")
+    s3.forget_copies()
+    code, out, _ = run("cache", "info", s3.url, "--json")
+    info = json.loads(out)
+    assert (code, info["root"], info["stores"][0]["clips"]) == (0, s3.url, 11)
+    assert s3.requests.of_frames() == []
+    code, out, _ = run("cache", "verify", s3.url)
+    assert (code, out) == (0, f"{store}: whole, 11 utterances in 1 parts\n")
+    assert len(run("cache", "ls", store)[1].splitlines()) == 11
+    code, out, _ = run("cache", "export", store, tmp_path / "out.h5")
+    assert (code, out) == (0, f"{tmp_path}/out.h5: 11 utterances\n")
+    other = s3.url.replace("/cache", "/other")
+    code, out, _ = run("cache", "import", tmp_path / "out.h5", "--cache", other)
+    assert (code, "1 parts added (11 utterances)" in out) == (0, True)
+    code, out, _ = run("cache", "quantize", store)
+    assert code == 0
+    assert out.startswith(f"{s3.url}/tiny-whisper-last-int8-")
+    code, out, _ = run("cache", "copy", s3.url, tmp_path / "folder")
+    assert (code, out.count("1 parts copied (11 utterances)")) == (0, 2)
+    (shard,) = [n for n in s3.names() if "/frames/c/" in n and "int8" not in n]
+    s3.flip(shard)
+    code, out, _ = run("cache", "verify", s3.url)
+    assert code == 1
+    assert f"Mend it with `rellm cache repair {s3.url}`." in out
+    code, out, err = run("cache", "ls", f"{s3.url}/nothing")
+    assert code == 1
+    assert (
+        err
+        == f"Error: {s3.url}/nothing: no store of this name there; `rellm cache info {s3.url}`\n"
+    )
+
+
+def test_a_mistyped_url_makes_no_folder(
+    run: Run, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, _, err = run("extract", corpus, "--recipe", "heads", "--cache", "s3:/bucket/cache")
+    assert code == 1
+    assert "expected protocol://bucket/folder, with two slashes" in err
+    assert not (tmp_path / "s3:").exists()
