@@ -1,5 +1,6 @@
 """What is wrong with a store's files, and the way out. In: a path, what was found. Out: errors."""
 
+import errno
 from pathlib import Path
 from typing import TypeGuard
 
@@ -61,7 +62,10 @@ def unreadable(path: Path, error: OSError) -> UnreadableError:
     Args:
         path: of the file, where the error names none.
     """
+    way = "mend its permissions or the disk"
+    if error.errno == errno.EMFILE:
+        way = "allow more open files (`ulimit -n`), one for each shard of 64 MB that is read"
     return UnreadableError(
         f"{error.filename or path}: cannot be read ({error.strerror or error}), which is no "
-        "damage; mend its permissions or the disk and run the same command again"
+        f"damage; {way} and run the same command again"
     )

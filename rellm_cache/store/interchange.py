@@ -15,6 +15,7 @@ import numpy as np
 from rellm_cache.errors import StoreError
 from rellm_cache.progress import Tick
 from rellm_cache.store.copies import settle
+from rellm_cache.store.faults import unreadable
 from rellm_cache.store.layout import FRAMES, PART_NAME, StoreInfo, list_parts, parse_info, read_info
 from rellm_cache.store.locks import maintaining
 from rellm_cache.store.metadata import read_group
@@ -84,6 +85,7 @@ def import_store(file: Path, cache: Path, tick: Tick) -> CopyReport:
 
     Raises:
         StoreError: the file is not an exported store, is damaged, or the cache cannot be written.
+        UnreadableError: the file may not be read.
     """
     try:
         with h5py.File(file, "r") as source:
@@ -99,6 +101,8 @@ def import_store(file: Path, cache: Path, tick: Tick) -> CopyReport:
                         report.utterances += _import_part(source[name], report.store / name, info)
                         report.copied += 1
                     tick(1, name)
+    except PermissionError as error:
+        raise unreadable(file, error) from error
     except (OSError, LookupError, ValueError, TypeError) as error:
         raise StoreError(
             f"{file}: not a store that `rellm cache export` wrote, or damaged ({error}); export "

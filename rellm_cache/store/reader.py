@@ -20,10 +20,11 @@ from rellm_cache.config import EncoderSpec
 from rellm_cache.errors import StoreError
 from rellm_cache.store.faults import other_steps
 from rellm_cache.store.index import ABSENT, IdIndex
-from rellm_cache.store.layout import Frames, find_store, list_parts, read_info
+from rellm_cache.store.layout import SHARD_BYTES, Frames, find_store, list_parts, read_info
 from rellm_cache.store.origin import place
 from rellm_cache.store.part import Part
 from rellm_cache.store.quantisation import Quantisation
+from rellm_cache.store.shards import allow_open_files
 
 LOOKS = 2  # at clips of a batch, to see whether it is in memory
 REMEMBERED = 1 << 16  # clips that were looked up; more than most corpora have
@@ -51,6 +52,10 @@ class FeatureStore:
         self.parts = [Part(part, info) for part in list_parts(path)]
         columns = [part.id_columns() for part in self.parts]
         self.ids = IdIndex(columns)
+        frame_bytes = info.frame_bytes
+        allow_open_files(
+            sum(-(-int(p.offsets[-1]) * frame_bytes // SHARD_BYTES) for p in self.parts)
+        )
         self._found: dict[str, tuple[Part, int]] = {}
         self._views: dict[str, Frames] = {}
         # Rows count through all parts; this is where each part's begin.

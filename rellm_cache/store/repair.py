@@ -67,7 +67,7 @@ def repair_store(path: Path, tick: Tick) -> RepairReport:
             return report
         if check.problems:
             restore_metadata(path, check.info)
-            report.unrepaired = [p for p in check.problems if "move it out" in p]
+            report.unrepaired = check.misplaced
         plan = _plan(check)
         report.lost = sorted(plan.lost)
         _record_lost(path, plan)

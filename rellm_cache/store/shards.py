@@ -7,6 +7,7 @@ an error, never zeros.
 import contextlib
 import json
 import os
+import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,6 +31,17 @@ class ShardError(Exception):
 def shard_bytes(chunks: int, present: int, chunk_bytes: int) -> int:
     """Size of a shard file with room for `chunks` that holds `present` of them."""
     return present * chunk_bytes + 16 * chunks + 4
+
+
+def allow_open_files(more: int) -> None:
+    """Let this process hold so many files more, as far as the system allows: a map holds its own.
+
+    The usual limit of 1,024 would end at 64 GB of frames.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if more > soft // 4:
+        wanted = soft + more if hard == resource.RLIM_INFINITY else min(soft + more, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
 
 
 def map_shard(file: Path, chunks: int, present: int, chunk_bytes: int) -> NDArray[np.uint8]:

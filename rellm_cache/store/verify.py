@@ -63,13 +63,15 @@ class StoreCheck:
     Attributes:
         path: its folder.
         info: its attributes, from a part where its own are damaged; None where no part has them.
-        problems: with the store's own metadata and folder.
+        problems: with the store's own metadata and folder, `misplaced` included.
+        misplaced: problems that no repair mends: what someone has to move out of the store.
         parts: a check of each part, oldest first.
     """
 
     path: Path
     info: StoreInfo | None
     problems: list[str]
+    misplaced: list[str]
     parts: list[PartCheck]
 
     @property
@@ -105,7 +107,7 @@ def check_store(path: Path, tick: Tick) -> StoreCheck:
         info = next(filter(None, map(part_info, list_parts(path))), None)
     else:
         problems += _document_problems(path)
-    problems += _strangers(path)
+    misplaced = [*_strangers(path)]
     parts = []
     for part in list_parts(path):
         if info is not None and PART_NAME.fullmatch(part.name):
@@ -113,8 +115,8 @@ def check_store(path: Path, tick: Tick) -> StoreCheck:
             if part.exists():  # else another process replaced it meanwhile
                 parts.append(check)
         tick(1, path.name)
-    problems += _mixed(parts)
-    return StoreCheck(path, info, problems, parts)
+    misplaced += _mixed(parts)
+    return StoreCheck(path, info, [*problems, *misplaced], misplaced, parts)
 
 
 def _mixed(parts: list[PartCheck]) -> Iterator[str]:

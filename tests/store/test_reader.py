@@ -5,6 +5,8 @@ import operator
 import os
 import pickle
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -257,6 +259,33 @@ def test_a_shard_is_checked_once(
     sharded.close()
     np.testing.assert_array_equal(sharded.frames(SPANNING), clips[SPANNING])
     assert len(checked) > 9
+
+
+MANY_SHARDS = """
+import resource, sys
+from pathlib import Path
+from rellm_cache.store import reader
+reader.SHARD_BYTES = 256 * 8 * 2
+limit = int(sys.argv[2])
+store = reader.FeatureStore(Path(sys.argv[1]))
+resource.setrlimit(resource.RLIMIT_NOFILE, (min(limit, 64), limit))
+store = reader.FeatureStore(Path(sys.argv[1]))
+print(sum(len(store.frames(key)) for key in store.ids))
+"""
+
+
+@pytest.mark.parametrize(("limit", "said"), [(4096, "25600"), (64, "allow more open files")])
+def test_more_shards_than_open_files_are_allowed(
+    write: Write, monkeypatch: pytest.MonkeyPatch, limit: int, said: str
+) -> None:
+    monkeypatch.setattr(part_module, "SHARD_BYTES", 256 * 8 * 2)
+    store = write({f"clip/{i:03d}": np.ones((256, 8), np.float16) for i in range(100)})
+    done = subprocess.run(
+        [sys.executable, "-c", MANY_SHARDS, str(store.path), str(limit)],
+        capture_output=True,
+        text=True,
+    )
+    assert said in done.stdout + done.stderr
 
 
 def test_reading_ahead_brings_frames_into_memory(sharded: FeatureStore, clips: Clips) -> None:
