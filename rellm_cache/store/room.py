@@ -9,6 +9,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,6 +133,7 @@ def hold(file: Path) -> BinaryIO:
     if not os.fstat(handle.fileno()).st_nlink:
         handle.close()
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(file))
+    now = time.time_ns()  # a file system's own clock ticks every few milliseconds
     with contextlib.suppress(PermissionError):  # of another user: it counts as unused since then
-        os.utime(handle.fileno())
+        os.utime(handle.fileno(), ns=(now, now))
     return handle
