@@ -247,6 +247,8 @@ class RawPart:
         if self.foreign is not None:
             try:
                 return np.asarray(self.foreign[start:stop])
+            except MemoryError:
+                raise  # which says nothing about the bytes
             except Exception as error:  # a codec raises anything at all at damaged bytes
                 if is_unreadable(error):
                     raise unreadable(self.path / FRAMES, error) from error

@@ -236,3 +236,19 @@ def test_stores_are_found_without_their_metadata(small: Path, tmp_path: Path) ->
     (tmp_path / "empty").mkdir()
     with pytest.raises(StoreError, match="found no store"):
         find_stores(tmp_path / "empty")
+
+
+def test_a_lack_of_memory_is_no_damage(
+    write: Write,
+    clips: Clips,
+    compress: Callable[[FeatureStore], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(array: Any, selection: Any) -> None:
+        raise MemoryError
+
+    store = write(clips)
+    compress(store)
+    monkeypatch.setattr(zarr.Array, "__getitem__", fail)
+    with pytest.raises(MemoryError):
+        check(store.path)
