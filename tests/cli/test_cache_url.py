@@ -7,23 +7,9 @@ from typing import Any
 
 import pytest
 
-from rellm_cache.cli import main
 from rellm_cache.config import Recipe, to_toml
 
 Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    """`code, out, err = run("cache", "info", path)`: rellm as the shell would run it."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as end:
-            main([str(a) for a in arguments])
-        captured = capsys.readouterr()
-        return int(end.value.code or 0), captured.out, captured.err
-
-    return call
 
 
 def test_a_cache_at_a_url(

@@ -1,6 +1,7 @@
-"""A corpus with cached frames and responses, and a recipe whose prompts are a few bytes long."""
+"""A corpus with cached frames and responses, a recipe of short prompts, and what a store holds."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +10,9 @@ import pytest
 from rellm_cache.config import PromptsConfig, Recipe
 from rellm_cache.corpus.manifest import manifest_files, read_manifest, responses_path
 from rellm_cache.stages.extract import extract
+from rellm_cache.store.reader import FeatureStore
+
+Checksums = Callable[[Path], dict[str, int]]
 
 
 @pytest.fixture
@@ -32,3 +36,19 @@ def cache(corpus: Path, quick: Recipe, tmp_path: Path) -> Path:
         responses_path(file).write_text("".join(json.dumps(r) + "\n" for r in rows))
     extract(corpus, quick, tmp_path / "cache")
     return tmp_path / "cache"
+
+
+@pytest.fixture(scope="session")
+def checksums() -> Checksums:
+    """`checksums(store)`: id → checksum of its frames, compared with the frames themselves."""
+
+    def read(path: Path) -> dict[str, int]:
+        store = FeatureStore(path)
+        found: dict[str, int] = {}
+        for part in store.parts:
+            found.update(zip(part.ids, part.frames_crc32c.tolist(), strict=True))
+        for key in store.ids:
+            store.verified_frames(key)
+        return found
+
+    return read

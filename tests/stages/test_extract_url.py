@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,22 +24,14 @@ from rellm_cache.store.outgoing import outgoing_parts
 from rellm_cache.store.reader import FeatureStore
 from rellm_cache.store.remote import Remote, RemoteError
 
+Checksums = Callable[[Path], dict[str, int]]
 IDS = [f"tones/{index:02d}" for index in range(11)]
 
 
-def checksums(path: Path) -> dict[str, int]:
-    """id → checksum of the frames it has, each compared with what was written."""
-    store = FeatureStore(path)
-    found: dict[str, int] = {}
-    for part in store.parts:
-        found.update(zip(part.ids, part.frames_crc32c.tolist(), strict=True))
-    for key in store.ids:
-        store.verified_frames(key)
-    return found
-
-
 @pytest.fixture
-def expected(corpus: Path, speech_recipe: Recipe, tmp_path: Path) -> dict[str, int]:
+def expected(
+    corpus: Path, speech_recipe: Recipe, tmp_path: Path, checksums: Checksums
+) -> dict[str, int]:
     """What a folder holds of the corpus."""
     (report,) = extract(corpus, speech_recipe, tmp_path / "folder", batch_size=1)
     return checksums(report.path)
@@ -51,6 +43,7 @@ def test_a_url_holds_what_a_folder_holds(
     expected: dict[str, int],
     s3: Any,
     monkeypatch: pytest.MonkeyPatch,
+    checksums: Checksums,
 ) -> None:
     (corpus.parent / "audio/05.wav").write_bytes(b"no sound")
     del expected["tones/05"]
@@ -118,6 +111,7 @@ def test_a_part_whose_sending_was_killed_is_sent_and_not_encoded_again(
     expected: dict[str, int],
     s3: Any,
     tmp_path: Path,
+    checksums: Checksums,
 ) -> None:
     recipe_file = tmp_path / "recipe.toml"
     recipe_file.write_text(to_toml(speech_recipe))
@@ -152,10 +146,7 @@ def unreachable(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def test_without_a_network_nothing_encoded_is_lost(
-    corpus: Path,
-    recipe: Recipe,
-    s3: Any,
-    monkeypatch: pytest.MonkeyPatch,
+    corpus: Path, recipe: Recipe, s3: Any, monkeypatch: pytest.MonkeyPatch, checksums: Checksums
 ) -> None:
     extract(corpus / "test.jsonl", recipe, open_copy(s3.url))
     root = open_copy(s3.url)
@@ -173,7 +164,12 @@ def test_without_a_network_nothing_encoded_is_lost(
 
 
 def test_two_extractions_at_once_fill_one_url(
-    corpus: Path, speech_recipe: Recipe, expected: dict[str, int], s3: Any, tmp_path: Path
+    corpus: Path,
+    speech_recipe: Recipe,
+    expected: dict[str, int],
+    s3: Any,
+    tmp_path: Path,
+    checksums: Checksums,
 ) -> None:
     recipe_file = tmp_path / "recipe.toml"
     recipe_file.write_text(to_toml(speech_recipe))

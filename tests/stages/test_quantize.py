@@ -1,9 +1,10 @@
 """cache quantize: the same clips in half the bytes, its error told, killed and gone on with."""
 
 import json
-from collections.abc import Sequence
 from dataclasses import replace
+from itertools import chain, repeat
 from pathlib import Path
+from unittest.mock import DEFAULT, Mock
 
 import numpy as np
 import pytest
@@ -18,9 +19,8 @@ from rellm_cache.stages.extract import extract
 from rellm_cache.stages.quantize import quantize
 from rellm_cache.stages.train import read_metrics, train
 from rellm_cache.store import writer as writer_module
-from rellm_cache.store.layout import StoreInfo, find_store
-from rellm_cache.store.part_writer import Row, write_part
-from rellm_cache.store.quantisation import Quantisation
+from rellm_cache.store.layout import find_store
+from rellm_cache.store.part_writer import write_part
 from rellm_cache.store.reader import FeatureStore
 
 
@@ -55,24 +55,16 @@ def test_a_store_in_eight_bits(source: FeatureStore) -> None:
 def test_killed_between_parts_it_goes_on(
     source: FeatureStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def write_one_and_die(
-        path: Path,
-        rows: list[Row],
-        info: StoreInfo,
-        quantisation: Quantisation | None = None,
-        writers: Sequence[dict[str, str]] = (),
-    ) -> None:
-        if any(folder.name.startswith("part-") for folder in whole.glob("*")):
-            raise KeyboardInterrupt
-        write_part(path, rows, info, quantisation, writers)
-
     whole = quantize(source.path).path
     complete = {i: FeatureStore(whole).frames(i).copy() for i in source.ids}
     for part in FeatureStore(whole).parts:
         part.path.rename(source.path.parent / f".gone-{part.path.name}")
     with monkeypatch.context() as patch:
         patch.setattr(writer_module, "PART_BYTES", 1)  # a part for every clip
-        patch.setattr(writer_module, "write_part", write_one_and_die)
+        one_then_death = Mock(
+            wraps=write_part, side_effect=chain([DEFAULT], repeat(KeyboardInterrupt))
+        )
+        patch.setattr(writer_module, "write_part", one_then_death)
         with pytest.raises(KeyboardInterrupt):
             quantize(source.path)
     report = quantize(source.path)

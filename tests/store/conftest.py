@@ -124,3 +124,17 @@ def as_another_user() -> Callable[[Path, str], str]:
         return done.stdout
 
     return run
+
+
+@pytest.fixture
+def content() -> Callable[[Path], dict[str, tuple[bytes, bytes]]]:
+    """`content(store)`: id → checked frames and digest, as a reader sees them."""
+
+    def read(path: Path) -> dict[str, tuple[bytes, bytes]]:
+        store = FeatureStore(path)
+        return {
+            key: (store.verified_frames(key).tobytes(), store.audio_sha256(key))
+            for key in store.ids
+        }
+
+    return read

@@ -24,18 +24,11 @@ from rellm_cache.store.writer import StoreWriter
 
 Clips = dict[str, np.ndarray]
 Write = Callable[..., FeatureStore]
+Content = Callable[[Path], dict[str, tuple[bytes, bytes]]]
 
 
 def silent(count: int = 1, note: str = "") -> None:
     pass
-
-
-def content(path: Path) -> dict[str, tuple[bytes, bytes]]:
-    """id → checked frames and digest, as a reader sees them."""
-    store = FeatureStore(path)
-    return {
-        key: (store.verified_frames(key).tobytes(), store.audio_sha256(key)) for key in store.ids
-    }
 
 
 def files(path: Path) -> dict[str, bytes]:
@@ -64,7 +57,9 @@ def remote(s3: Any, local: Path) -> Path:
     return only_store(open_copy(s3.url))
 
 
-def test_a_copy_reads_as_the_folder_it_came_from(remote: Path, local: Path, s3: Any) -> None:
+def test_a_copy_reads_as_the_folder_it_came_from(
+    remote: Path, local: Path, s3: Any, content: Content
+) -> None:
     store, same = FeatureStore(remote), FeatureStore(local)
     assert s3.requests.of_frames() == []
     assert list(store.ids) == list(same.ids)
@@ -135,7 +130,7 @@ def test_lists_beside_a_store_travel_with_it(remote: Path, s3: Any) -> None:
 
 
 def test_copies_go_both_ways_and_between_urls(
-    remote: Path, local: Path, s3: Any, tmp_path: Path
+    remote: Path, local: Path, s3: Any, tmp_path: Path, content: Content
 ) -> None:
     report = copy_store(remote, tmp_path / "back", silent)
     assert (report.copied, report.present, report.utterances) == (2, 0, 8)
@@ -156,7 +151,7 @@ def test_damage_there_is_not_copied(remote: Path, s3: Any, tmp_path: Path) -> No
         copy_store(remote, tmp_path / "back", silent)
 
 
-def test_verify_reads_what_is_stored_there(remote: Path, s3: Any) -> None:
+def test_verify_reads_what_is_stored_there(remote: Path, s3: Any, content: Content) -> None:
     content(remote)  # whole frames are here
     assert check_store(remote, silent).is_whole
     part = list_parts(remote)[0]
@@ -170,7 +165,7 @@ def test_verify_reads_what_is_stored_there(remote: Path, s3: Any) -> None:
 
 
 def test_repair_prune_and_compact_change_the_store_there(
-    remote: Path, local: Path, s3: Any
+    remote: Path, local: Path, s3: Any, content: Content
 ) -> None:
     expected = content(local)
     s3.flip(f"{remote.name}/{list_parts(remote)[0].name}/frames/c/0/0")  # superseded frames
@@ -203,7 +198,7 @@ def test_equal_buckets_of_two_services_have_two_copies(remote: Path, s3: Any) ->
 
 
 def test_other_protocols_are_no_other_code(
-    s3: Any, info: StoreInfo, clips: Clips, tmp_path: Path
+    s3: Any, info: StoreInfo, clips: Clips, tmp_path: Path, content: Content
 ) -> None:
     other = open_copy(f"file://{tmp_path}/store")
     with StoreWriter(other, info) as writer:

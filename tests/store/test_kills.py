@@ -19,18 +19,11 @@ from rellm_cache.store.verify import check_store
 
 Clips = dict[str, np.ndarray]
 Write = Callable[..., FeatureStore]
+Content = Callable[[Path], dict[str, tuple[bytes, bytes]]]
 
 
 def silent(count: int = 1, note: str = "") -> None:
     pass
-
-
-def content(path: Path) -> dict[str, tuple[bytes, bytes]]:
-    """id → checked frames and digest, as a reader sees them."""
-    store = FeatureStore(path)
-    return {
-        key: (store.verified_frames(key).tobytes(), store.audio_sha256(key)) for key in store.ids
-    }
 
 
 # Kills itself before the Nth change of the file system, for every N until the work is done. Of the
@@ -108,7 +101,7 @@ def pair(write: Write, clips: Clips) -> Path:
 
 @pytest.mark.parametrize("function", [compact_store, prune_store])
 def test_a_kill_at_any_step_loses_nothing(
-    pair: Path, function: Callable[..., Any], work: Path
+    pair: Path, function: Callable[..., Any], work: Path, content: Content
 ) -> None:
     before = content(pair)
     copies = killed_everywhere(function, pair, work)

@@ -1,4 +1,4 @@
-"""Undisturbed results to compare with, the checksums of a store, and a worker killed."""
+"""Undisturbed results to compare with, and a worker killed."""
 
 import os
 import signal
@@ -13,26 +13,9 @@ from rellm_cache.config import Recipe
 from rellm_cache.stages.extract import extract
 from rellm_cache.stages.extraction.coordinator import Handle, Pool
 from rellm_cache.stages.extraction.work import BatchDone, Event
-from rellm_cache.store.reader import FeatureStore
 
 Checksums = Callable[[Path], dict[str, int]]
 COMMITTED = ("cache/*/part-*", "copies/*/*/part-*")  # in a folder, and in the copy of a URL
-
-
-@pytest.fixture(scope="session")
-def checksums() -> Checksums:
-    """`checksums(store)`: id → checksum of its frames, compared with the frames themselves."""
-
-    def read(path: Path) -> dict[str, int]:
-        store = FeatureStore(path)
-        found: dict[str, int] = {}
-        for part in store.parts:
-            found.update(zip(part.ids, part.frames_crc32c.tolist(), strict=True))
-        for key in store.ids:
-            store.verified_frames(key)
-        return found
-
-    return read
 
 
 @pytest.fixture
