@@ -16,7 +16,7 @@ from rellm_cache.batches import Batch, Target
 from rellm_cache.config import Recipe
 from rellm_cache.errors import ConfigError
 from rellm_cache.llm.frozen import FrozenLLM
-from rellm_cache.llm.packing import IGNORED, Segment, pack
+from rellm_cache.llm.packing import IGNORED, PackedRow, Segment, pack
 from rellm_cache.llm.prompt import SpeechPrompt
 from rellm_cache.model.adapter import Adapter, dequantise, fuse
 from rellm_cache.model.heads import AuxiliaryHeads
@@ -117,6 +117,16 @@ class SpeechLLM(nn.Module):
         sums = speech.embeddings.new_zeros(2)
         if self.llm is None:
             return sums[0], sums[1]
+        for row, tasks in self.packed_rows(speech, targets):
+            hidden = self.llm.hidden_states(row)  # (T, H)
+            losses, owners = token_losses(row, hidden, self.llm.output_weight)  # (N,), (N,)
+            sums = sums.index_add(0, tasks.to(owners.device)[owners], losses)
+        return sums[0], sums[1]
+
+    def packed_rows(
+        self, speech: Speech, targets: Sequence[Sequence[Target]]
+    ) -> Iterator[tuple[PackedRow, Tensor]]:
+        """The rows of a batch, and which loss each segment of a row belongs to, (S,) int64."""
         for row in self._rows(speech, targets):
             prompts = {task: self.prompts[task] for task in sorted({t.task for _, t in row})}
             segments = [self._segment(ids=p.before) for p in prompts.values()]
@@ -128,12 +138,7 @@ class SpeechLLM(nn.Module):
                     self._segment(speech.one(index), after, target.ids, parents[target.task])
                 )
                 tasks.append(TERMS.index(target.task))
-            packed = pack(segments)
-            hidden = self.llm.hidden_states(packed)  # (T, H)
-            losses, owners = token_losses(packed, hidden, self.llm.output_weight)  # (N,), (N,)
-            task_of = torch.tensor(tasks, device=losses.device)
-            sums = sums.index_add(0, task_of[owners], losses)
-        return sums[0], sums[1]
+            yield pack(segments), torch.tensor(tasks)
 
     def _rows(
         self, speech: Speech, targets: Sequence[Sequence[Target]]

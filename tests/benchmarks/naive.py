@@ -1,0 +1,79 @@
+"""A training step as one would first write it: padded rows, own prompts, full logits.
+
+It shares the adapter, the heads and the LLM's weights with the real step and nothing else: no
+packing, no loss code, no loader. What the real step is measured against, in value (tests/model)
+and in time and memory (train.py, gpu.py).
+
+Letters: N rows (an example's answers are rows of their own), T tokens of the longest, V vocabulary.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
+
+from rellm_cache.batches import Batch, Example, Frames
+from rellm_cache.llm.frozen import FrozenLLM
+from rellm_cache.model.speech_llm import SpeechLLM
+
+IGNORED = -100
+
+
+def naive_batch(examples: Sequence[Example], frames: Frames) -> Batch:
+    """Read examples one by one and pad them."""
+    speech = [torch.from_numpy(frames.speech.frames(e.id).copy()) for e in examples]
+    emotion = None
+    if frames.emotion is not None:
+        streams = [torch.from_numpy(frames.emotion_frames(e.id).copy()) for e in examples]
+        emotion = pad_sequence(streams, batch_first=True)  # (B, T, D')
+    nothing = (float("nan"),) * 3
+    return Batch(
+        ids=tuple(e.id for e in examples),
+        speech=pad_sequence(speech, batch_first=True),  # (B, T, D)
+        emotion=emotion,
+        frame_lengths=torch.tensor([len(s) for s in speech]),
+        emotions=torch.tensor([e.emotion for e in examples]),
+        vad=torch.tensor([e.vad or nothing for e in examples]),
+        targets=tuple(e.targets for e in examples),
+    )
+
+
+def naive_losses(model: SpeechLLM, llm: FrozenLLM, batch: Batch) -> dict[str, Tensor]:
+    """Mean of each loss of one batch, by name; scalars."""
+    speech = model.speech(batch)
+    logits, dimensions = model.heads(speech.embeddings, speech.lengths)
+    rows, labels, tasks = [], [], []
+    for index, targets in enumerate(batch.targets):
+        for target in targets:
+            prompt = model.prompts[target.task]
+            known = torch.cat(
+                [llm.embed(prompt.before), speech.one(index), llm.embed(prompt.after)]
+            )
+            answer = torch.tensor(target.ids, device=known.device)
+            rows.append(torch.cat([known, llm.embed(target.ids).to(known.dtype)]))
+            labels.append(torch.cat([torch.full((len(known),), IGNORED).to(answer), answer]))
+            tasks.append(target.task)
+    embeddings = pad_sequence(rows, batch_first=True)  # (N, T, H)
+    label = pad_sequence(labels, batch_first=True, padding_value=IGNORED)  # (N, T)
+    mask = pad_sequence([torch.ones_like(one) for one in labels], batch_first=True)
+    outputs = llm.model(inputs_embeds=embeddings.to(llm.dtype), attention_mask=mask)
+    predicted = outputs.logits[:, :-1].float()  # (N, T - 1, V)
+    each = F.cross_entropy(predicted.transpose(1, 2), label[:, 1:], reduction="none")
+    losses = {}
+    for task in sorted(set(tasks)):
+        own = torch.tensor([t == task for t in tasks], device=label.device)
+        losses[task] = each[own].sum() / (label[own, 1:] != IGNORED).sum()
+    smoothing = model.recipe.losses.label_smoothing
+    losses["category"] = F.cross_entropy(logits, batch.emotions, label_smoothing=smoothing)
+    known_vad = ~batch.vad.isnan().any(1)
+    if dimensions is not None and known_vad.any():
+        losses["dimension"] = F.mse_loss(dimensions[known_vad], batch.vad[known_vad])
+    return losses
+
+
+def naive_total(model: SpeechLLM, losses: dict[str, Tensor]) -> Tensor:
+    """Eq. 10: the sum of the losses by the recipe's weights, scalar."""
+    weights = model.recipe.losses
+    return torch.stack([getattr(weights, name) * loss for name, loss in losses.items()]).sum()

@@ -1,0 +1,210 @@
+"""The training step against a naive one, in time, memory and value, on real speech.
+
+    rellm prepare ravdess RAVDESS --out manifests/ravdess
+    rellm respond manifests/ravdess --recipe small
+    rellm extract manifests/ravdess --recipe small --cache cache
+    python tests/benchmarks/train.py manifests/ravdess --json train.json
+
+Three steps take turns on the same batches, in one process: ours from the cache; a naive one
+(naive.py) that reads the cache; and that one with both encoders in the loop. Peak memory is taken
+in a process of its own for each. Losses and gradients are compared in fp32, without dropout.
+"""
+
+import argparse
+import ctypes
+import json
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from importlib.metadata import version
+from multiprocessing import get_context
+from pathlib import Path
+
+import torch
+from naive import naive_batch, naive_losses, naive_total
+
+from rellm_cache.batches import Batch
+from rellm_cache.config import Recipe, load_recipe
+from rellm_cache.corpus.manifest import Utterance, read_split
+from rellm_cache.llm.frozen import load_llm
+from rellm_cache.model.losses import loss_weights
+from rellm_cache.stages.data import make_examples, open_frames
+from rellm_cache.stages.generate import LiveEncoders
+from rellm_cache.stages.trainer import Data, Trainer, make_accelerator
+
+CPU = torch.device("cpu")
+VERSIONS = ("torch", "transformers", "bitsandbytes", "accelerate", "numpy")
+Indices = list[int]
+
+
+class Bench:
+    """One trainer, and the naive step over the same examples."""
+
+    def __init__(self, recipe: Recipe, options: argparse.Namespace, out: Path) -> None:
+        if recipe.llm is None:
+            raise SystemExit(f"recipe {recipe.name} has no LLM")
+        self.llm = load_llm(recipe.llm, CPU)
+        self.utterances: list[Utterance] = read_split(options.manifest, "train")
+        self.frames = open_frames(recipe, options.cache)
+        self.examples = make_examples(self.utterances, recipe, self.llm)
+        data = Data(self.examples, [], self.frames)
+        self.trainer = Trainer(recipe, data, out, self.llm, make_accelerator(recipe, out))
+        self.model = self.trainer.model.train()
+        self.plan: list[Indices] = [group[0] for group in self.trainer.groups(0)[: options.steps]]
+        self.live = LiveEncoders(recipe, CPU) if options.online else None
+
+    def naive_step(self, batch: Batch, number: int) -> None:
+        """Forward, backward and update of the naive step."""
+        naive_total(self.model, naive_losses(self.model, self.llm, batch)).backward()
+        self.trainer.optimisation.step(number)
+
+    def cached(self, number: int, indices: Indices) -> None:
+        """The naive step, its frames read from the cache."""
+        self.naive_step(naive_batch([self.examples[i] for i in indices], self.frames), number)
+
+    def online(self, number: int, indices: Indices) -> None:
+        """The naive step, its frames made by the encoders."""
+        if self.live is None:
+            raise ValueError("no encoders")
+        frames = self.live.frames([self.utterances[i] for i in indices])
+        self.naive_step(naive_batch([self.examples[i] for i in indices], frames), number)
+
+    def times(self) -> dict[str, list[float]]:
+        """Seconds of every step: `ours` with its share spent `waiting`, `cached`, `online`."""
+        times: dict[str, list[float]] = {"ours": [], "waiting": [], "cached": [], "online": []}
+        loaded = self.trainer.loader.groups([[indices] for indices in self.plan])
+        for number, indices in enumerate(self.plan):
+            begun = time.perf_counter()
+            batches = next(loaded)
+            waited = time.perf_counter() - begun
+            self.trainer.step(batches, number)
+            times["ours"].append(time.perf_counter() - begun)
+            times["waiting"].append(waited)
+            for name in ("cached", "online") if self.live else ("cached",):
+                begun = time.perf_counter()
+                getattr(self, name)(number, indices)
+                times[name].append(time.perf_counter() - begun)
+            print({name: round(values[-1], 3) for name, values in times.items() if values})
+        return times
+
+    def padding(self) -> float:
+        """Tokens the LLM computes against those of prompts, speech and answers: packed rows."""
+        padded = real = 0
+        for (batch,) in self.trainer.loader.groups([[indices] for indices in self.plan]):
+            speech = self.model.speech(batch)
+            for row, _ in self.model.packed_rows(speech, batch.targets):
+                padded += row.embeddings.shape[:2].numel()
+                real += len(row.labels)
+        return padded / real
+
+    def differences(self) -> tuple[float, float]:
+        """Largest difference of a loss, and of a gradient relative to its largest value."""
+        weights = loss_weights(self.model.recipe.losses, CPU)
+        loss_diff = grad_diff = 0.0
+        self.model.eval()
+        for (batch,) in self.trainer.loader.groups([[indices] for indices in self.plan]):
+            terms = self.model(batch).terms
+            terms.total(weights).backward()
+            ours = self._take_gradients()
+            losses = naive_losses(self.model, self.llm, batch)
+            naive_total(self.model, losses).backward()
+            theirs = self._take_gradients()
+            means = terms.means()
+            loss_diff = max(loss_diff, *(abs(means[n] - x.item()) for n, x in losses.items()))
+            for name, gradient in theirs.items():
+                scale = gradient.abs().max()
+                if scale > 0:
+                    difference = (ours[name] - gradient).abs().max() / scale
+                    grad_diff = max(grad_diff, difference.item())
+        return loss_diff, grad_diff
+
+    def _take_gradients(self) -> dict[str, torch.Tensor]:
+        found = {n: p.grad.clone() for n, p in self.model.named_parameters() if p.grad is not None}
+        self.model.zero_grad()
+        return found
+
+
+def resident(field: str) -> float:
+    """`VmRSS` or `VmHWM` (its peak) of this process, MB."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field):
+            return int(line.split()[1]) / 1000
+    raise SystemExit(f"no {field} in /proc/self/status")
+
+
+def peak_memory(which: str, recipe: Recipe, options: argparse.Namespace) -> float:
+    """MB that the steps of one kind need over the loaded model, in a fresh process."""
+    with tempfile.TemporaryDirectory() as scratch:
+        bench = Bench(recipe, options, Path(scratch))
+        bench.trainer.optimisation.step(0)  # nothing to update yet: gradients are absent
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
+        before = resident("VmRSS")
+        loaded = bench.trainer.loader.groups([[indices] for indices in bench.plan])
+        for number, indices in enumerate(bench.plan):
+            if which == "ours":
+                bench.trainer.step(next(loaded), number)
+            else:
+                bench.cached(number, indices)
+        return resident("VmHWM") - before
+
+
+def in_own_process(function: Callable[..., float], *arguments: object) -> float:
+    """Call a function in a new process."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def main() -> None:
+    """Measure, print and write the figures."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("manifest", type=Path)
+    parser.add_argument("--cache", type=Path, default=Path("cache"))
+    parser.add_argument("--recipe", default="small")
+    parser.add_argument("--set", dest="overrides", action="append", default=[])
+    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--no-online", dest="online", action="store_false")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    recipe = load_recipe(options.recipe, options.overrides)
+    with tempfile.TemporaryDirectory() as scratch:
+        bench = Bench(recipe, options, Path(scratch))
+        times = bench.times()
+        padding = bench.padding()
+        options.online = False
+        exact = replace(recipe, llm=replace(recipe.llm, quantization="none"))
+        options.steps = min(options.steps, 3)
+        loss_diff, grad_diff = Bench(exact, options, Path(scratch)).differences()
+    memory = {
+        which: in_own_process(peak_memory, which, recipe, options) for which in ("ours", "naive")
+    }
+    median = {name: statistics.median(v[1:]) for name, v in times.items() if v}
+    figures = {
+        "step_vs_naive": median["ours"] / median["cached"],
+        "memory_vs_naive": memory["ours"] / memory["naive"],
+        "padding": padding,
+        "data_wait": sum(times["waiting"][1:]) / sum(times["ours"][1:]),
+        "loss_diff": loss_diff,
+        "grad_diff": grad_diff,
+        "step_s": median["ours"],
+        "peak_mb": memory["ours"],
+    }
+    if "online" in median:
+        figures = {"step_vs_online": median["ours"] / median["online"], **figures}
+    figures = {name: float(f"{value:.3g}") for name, value in figures.items()}
+    print(json.dumps(figures))
+    if options.json:
+        machine = f"{platform.machine()}, {torch.get_num_threads()} threads"
+        versions = {name: version(name) for name in VERSIONS}
+        content = {"figures": figures, "machine": machine, "versions": versions}
+        options.json.write_text(json.dumps(content, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
