@@ -182,13 +182,30 @@ class LossesConfig:
 
 @dataclass(frozen=True)
 class LLMConfig:
-    """The frozen chat LLM."""
+    """The frozen chat LLM: which it is and speaks, then how it is run."""
 
     model: str
     revision: str = ""
     quantization: Literal["nf4", "int8", "none"] = "nf4"
     template: Literal["chatml", "model"] = "chatml"
     row_tokens: int = 512
+    attention: Literal["sdpa", "flex"] = "sdpa"
+    checkpoint_activations: bool = False
+    embeddings: Literal["device", "host"] = "device"
+
+    def __post_init__(self) -> None:
+        if self.row_tokens < 1:
+            raise ConfigError(f"llm.row_tokens = {self.row_tokens}: expected 1 or more")
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What decides its answers; how it is run changes speed and memory."""
+        return {
+            "model": self.model,
+            "revision": self.revision,
+            "quantization": self.quantization,
+            "template": self.template,
+        }
 
 
 @dataclass(frozen=True)

@@ -9,16 +9,20 @@ Letters: T tokens in a row, H hidden size, V vocabulary.
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from bitsandbytes.nn import Linear4bit
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from rellm_cache.config import LLMConfig
 from rellm_cache.errors import ConfigError
+from rellm_cache.llm.host_embedding import HostEmbedding
 from rellm_cache.llm.packing import PackedRow
 from rellm_cache.llm.prompt import ChatFormat
 from rellm_cache.weights import find_model
@@ -44,9 +48,10 @@ class FrozenLLM:
         self.model = model.eval().requires_grad_(False)
         self.chat = chat
         self.config = config
-        self.device: torch.device = model.device
+        self.device: torch.device = self.output_weight.device
         self.hidden_size = int(model.config.hidden_size)
         self._embedding = model.get_input_embeddings()
+        self._checkpointed = checkpointed_layers(model) if config.checkpoint_activations else []
 
     @property
     def dtype(self) -> torch.dtype:
@@ -68,9 +73,11 @@ class FrozenLLM:
 
     def hidden_states(self, row: PackedRow) -> Tensor:
         """(T, H) last hidden states of a packed row; differentiable in its embeddings."""
+        flex = self.config.attention == "flex"
+        self._run_as("flex_attention" if flex else "sdpa", torch.is_grad_enabled())
         output = self.model.get_decoder()(
             inputs_embeds=row.embeddings.to(self.dtype),
-            attention_mask=row.mask,
+            attention_mask=row.block_mask() if flex else row.mask(),
             position_ids=row.positions,
             use_cache=False,
         )
@@ -82,6 +89,7 @@ class FrozenLLM:
         self, prompts: Sequence[Tensor], max_new_tokens: int
     ) -> list[Continuation]:
         """Greedy continuations of prompts (t, H) given as embeddings, each as if it were alone."""
+        self._run_as("sdpa", checkpointing=False)  # with keys and values of earlier tokens
         longest = max(len(p) for p in prompts)
         shape = (len(prompts), longest)
         embeddings = torch.zeros(*shape, self.hidden_size, dtype=self.dtype, device=self.device)
@@ -99,6 +107,12 @@ class FrozenLLM:
             pad_token_id=stops[0],
         )
         return [self._continuation(ids, set(stops)) for ids in generated.tolist()]
+
+    def _run_as(self, attention: str, checkpointing: bool) -> None:
+        """Choose how the layers run from here on: also when a backward pass runs them again."""
+        self.model.set_attn_implementation(attention)
+        for layer in self._checkpointed:
+            layer.training = checkpointing  # of the layer alone: its modules stay in evaluation
 
     def _continuation(self, ids: list[int], stops: set[int]) -> Continuation:
         length = next((i for i, token in enumerate(ids) if token in stops), len(ids))
@@ -124,6 +138,8 @@ def load_llm(config: LLMConfig, device: torch.device) -> FrozenLLM:
     )
     keep_weights_unpacked(model)
     _plain_greedy(model)
+    if config.embeddings == "host":
+        keep_embeddings_on_host(model, device)
     chat = ChatFormat(AutoTokenizer.from_pretrained(folder), config.template)
     return FrozenLLM(model, chat, config)
 
@@ -137,6 +153,30 @@ def keep_weights_unpacked(model: torch.nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, Linear4bit):
             module.support_avx512bf16_for_cpu = False
+
+
+def keep_embeddings_on_host(model: Any, device: torch.device) -> None:
+    """Move a model's table of input embeddings to host memory.
+
+    Raises:
+        ConfigError: the table is also the output matrix, which the device needs whole.
+    """
+    table = model.get_input_embeddings()
+    if table.weight is model.get_output_embeddings().weight:
+        raise ConfigError(
+            f'llm.embeddings = "host": {model.name_or_path} ties its input embeddings to its '
+            'output matrix, which the device needs; set llm.embeddings = "device"'
+        )
+    model.set_input_embeddings(HostEmbedding(table, device))
+
+
+def checkpointed_layers(model: Any) -> list[GradientCheckpointingLayer]:
+    """Its layers, made to keep only their inputs for the backward pass while they are training."""
+    layers = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
+    for layer in layers:
+        layer.gradient_checkpointing = True
+        layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
+    return layers
 
 
 def _plain_greedy(model: Any) -> None:

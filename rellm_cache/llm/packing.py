@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
 IGNORED = -100
 
@@ -38,19 +39,32 @@ class PackedRow:
 
     Attributes:
         embeddings: (1, T, H).
-        mask: (1, 1, T, T) bool, true where a token sees another.
         positions: (1, T) int64.
         labels: (T,) int64, not shifted.
         previous: (T,) int64, index of the token that comes before each, -1 at a start.
         segments: (T,) int64, which segment each token is in.
+        sees: (S, S) bool, true where a segment sees another that lies before it, or itself.
     """
 
     embeddings: Tensor
-    mask: Tensor
     positions: Tensor
     labels: Tensor
     previous: Tensor
     segments: Tensor
+    sees: Tensor
+
+    def mask(self) -> Tensor:
+        """(1, 1, T, T) bool, true where a token sees another."""
+        return self.sees[self.segments][:, self.segments].tril()[None, None]
+
+    def block_mask(self) -> BlockMask:
+        """The same for FlexAttention, which skips blocks of 128 x 128 where nothing is seen."""
+
+        def visible(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+            return self.sees[self.segments[query], self.segments[key]] & (key <= query)
+
+        length = len(self.segments)
+        return create_block_mask(visible, None, None, length, length, self.segments.device)
 
 
 def pack(segments: Sequence[Segment]) -> PackedRow:
@@ -76,12 +90,11 @@ def pack(segments: Sequence[Segment]) -> PackedRow:
         ends.append(start_position + length)
         places.append(at - 1 if length else before)
     owner = torch.repeat_interleave(torch.arange(len(segments)), torch.tensor(lengths))  # (T,)
-    allowed = sees[owner][:, owner].tril()  # (T, T); what a segment continues lies before it
     return PackedRow(
         embeddings=torch.cat([s.embeddings for s in segments]).unsqueeze(0),
-        mask=allowed.to(device)[None, None],
         positions=torch.cat(positions).to(device)[None],
         labels=torch.cat([s.labels for s in segments]).to(device),
         previous=torch.cat(previous).to(device),
         segments=owner.to(device),
+        sees=sees.to(device),
     )

@@ -80,7 +80,7 @@ def generator_id(recipe: Recipe) -> str:
     prompts = recipe.prompts
     return digest(
         {
-            "llm": asdict(recipe.llm) if recipe.llm else None,
+            "llm": recipe.llm.identity if recipe.llm else None,
             "system": prompts.empathetic_system,
             "prompt": prompts.expected_response,
             "tokens": prompts.expected_response_tokens,

@@ -9,6 +9,7 @@ import bitsandbytes.functional
 import pytest
 import torch
 from bitsandbytes.nn import Linear4bit, Linear8bitLt
+from transformers import AutoModelForCausalLM
 
 from rellm_cache.config import LLMConfig
 from rellm_cache.errors import ConfigError
@@ -85,6 +86,47 @@ def test_greedy_continues_as_the_model_itself_would(llm_folder: Path) -> None:
     answer = llm.continue_greedily([llm.embed(llm.chat.ids("Hello"))], max_new_tokens=5)[0]
     assert answer.text == llm.chat.tokenizer.decode(expected).strip()
     assert answer.early_stop == (len(expected) == 5)
+
+
+def test_embeddings_on_the_host_give_the_same_answers(llm_folder: Path, tmp_path: Path) -> None:
+    untied = tmp_path / "untied"
+    shutil.copytree(llm_folder, untied)
+    model = AutoModelForCausalLM.from_pretrained(llm_folder, tie_word_embeddings=False)
+    model.save_pretrained(untied)
+    device = load(untied, "none")
+    host = load_llm(LLMConfig(str(untied), quantization="none", embeddings="host"), CPU)
+    held = {name for name, _ in device.model.named_parameters()}
+    assert held - {name for name, _ in host.model.named_parameters()} == {
+        "model.embed_tokens.weight"
+    }
+    ids = device.chat.ids("Hello")
+    assert torch.equal(host.embed(ids), device.embed(ids))
+    answers = [llm.continue_greedily([llm.embed(ids)], 5) for llm in (device, host)]
+    assert answers[0] == answers[1]
+
+
+def test_tied_embeddings_stay_on_the_device(llm_folder: Path) -> None:
+    config = LLMConfig(str(llm_folder), quantization="none", embeddings="host")
+    with pytest.raises(ConfigError, match=r'llm\.embeddings = "host": .* ties its input'):
+        load_llm(config, CPU)
+
+
+def test_checkpointed_layers_keep_less(llm_folder: Path) -> None:
+    saved: dict[bool, int] = {}
+    for checkpoint in (False, True):
+        config = LLMConfig(str(llm_folder), quantization="none", checkpoint_activations=checkpoint)
+        llm = load_llm(config, CPU)
+        kept: list[int] = []
+
+        def keep(tensor: torch.Tensor, kept: list[int] = kept) -> torch.Tensor:
+            kept.append(tensor.nbytes)
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            gradient(llm, torch.randn(50, llm.hidden_size))
+        saved[checkpoint] = sum(kept)
+        assert not any(m.training for m in llm.model.modules() if isinstance(m, torch.nn.Linear))
+    assert saved[True] < saved[False] / 3
 
 
 def test_a_missing_file_is_named(llm_folder: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.nn.attention.flex_attention import create_mask
 
 from rellm_cache.config import LLMConfig
 from rellm_cache.llm.frozen import FrozenLLM, load_llm
@@ -52,10 +53,36 @@ def test_previous_and_positions_follow_the_tree() -> None:
     assert row.previous.tolist() == [-1, 0, 1, 2, 1]
     assert row.segments.tolist() == [0, 0, 1, 1, 2]
     assert row.labels.tolist() == [IGNORED, IGNORED, IGNORED, 7, 8]
-    assert row.mask[0, 0].int().tolist() == [
+    assert row.mask()[0, 0].int().tolist() == [
         [1, 0, 0, 0, 0],
         [1, 1, 0, 0, 0],
         [1, 1, 1, 0, 0],
         [1, 1, 1, 1, 0],
         [1, 1, 0, 0, 1],
     ]
+
+
+def test_the_block_mask_is_the_mask() -> None:
+    torch.manual_seed(0)
+    pieces = [torch.randn(n, 4) for n in (70, 130, 1, 64)]
+    parents = [None, 0, 0, 2]
+    row = pack([unlabelled(e, p) for e, p in zip(pieces, parents, strict=True)])
+    blocks = row.block_mask()
+    assert torch.equal(create_mask(blocks.mask_mod, None, None, 265, 265), row.mask())
+    seen = torch.nn.functional.pad(row.mask()[0, 0], (0, 119, 0, 119)).view(3, 128, 3, 128)
+    assert torch.equal(blocks.to_dense()[0, 0].bool(), seen.any(3).any(1))
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated")
+def test_flex_attention_gives_the_same_numbers(llm: FrozenLLM, llm_folder: Path) -> None:
+    flexible = load_llm(
+        LLMConfig(str(llm_folder), quantization="none", attention="flex"), torch.device("cpu")
+    )
+    pieces = [torch.randn(n, llm.hidden_size) for n in (5, 3, 140)]
+    row = pack([unlabelled(pieces[0]), *(unlabelled(p, parent=0) for p in pieces[1:])])
+    # On a CPU the kernel has no backward pass, and compiling it would take longer than all tests.
+    with torch.no_grad(), torch.compiler.set_stance("force_eager"):
+        found = flexible.hidden_states(row)
+    torch.testing.assert_close(found, llm.hidden_states(row), rtol=1e-4, atol=1e-5)
+    assert flexible.continue_greedily([pieces[0]], 3) == llm.continue_greedily([pieces[0]], 3)
