@@ -37,6 +37,20 @@ def find_model(model: str, needed: tuple[str, ...], revision: str = "") -> Path:
     return folder
 
 
+def find_config(model: str, revision: str = "") -> Path:
+    """The `config.json` of `model`; from the hub nothing else is fetched.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    for folder in (Path(model), models_root() / model):
+        if folder.is_dir():
+            if not (folder / "config.json").is_file():
+                raise ConfigError(f"{folder}: config.json is missing from the model folder")
+            return folder / "config.json"
+    return _download(model, revision, ["config.json"]) / "config.json"
+
+
 def load_quietly() -> None:
     """Keep transformers from drawing a bar for every model it loads: stages draw their own."""
     from transformers.utils import logging
@@ -45,14 +59,16 @@ def load_quietly() -> None:
     logging.set_verbosity_error()
 
 
-def _download(model: str, revision: str) -> Path:
+def _download(model: str, revision: str, files: list[str] | None = None) -> Path:
     from huggingface_hub import snapshot_download
 
     # Its HTTP client's, which is another from version to version; no type checker sees it there.
     from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
 
     try:
-        path = snapshot_download(model, revision=revision or None, allow_patterns=SAFE_FILES)
+        path = snapshot_download(
+            model, revision=revision or None, allow_patterns=files or SAFE_FILES
+        )
     except (OSError, ValueError, HTTPError) as error:  # no network, no such model, not a hub id
         raise ConfigError(
             f"model {model!r}: no such folder, none at {models_root() / model}, and the hub could "

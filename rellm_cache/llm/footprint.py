@@ -1,0 +1,136 @@
+"""What a frozen LLM takes. In: its config alone. Out: bytes and operations, nothing loaded.
+
+The model is built without data (torch's `meta` device) and run forward there, so that what the
+backward pass keeps is counted and not guessed: for any architecture, layer by layer. Attention is
+counted as a memory-efficient kernel keeps it: queries, keys, values, output and one sum a query.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM
+
+from rellm_cache.config import LLMConfig
+from rellm_cache.llm.frozen import checkpointed_layers
+from rellm_cache.weights import find_config
+
+TOKENS = 64  # of the row that is counted; what is kept grows with its length
+# NF4 with double quantisation: half a byte a value, a byte for 64 of them, 4 bytes for 256 such.
+BYTES_A_WEIGHT = {"nf4": 0.5 + 1 / 64 + 4 / (64 * 256), "int8": 1.0}
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Of one frozen LLM.
+
+    Attributes:
+        device_bytes: weights on the device.
+        host_bytes: weights kept in host memory.
+        linear_parameters: multiplied with every token: 2 operations each, forward.
+        kept_bytes: for each token of a row, kept for the backward pass.
+        passing_bytes: for each token, of the layer that is run again, with checkpointing; else 0.
+        largest_matrix: values of the largest quantised matrix, which is unpacked to be used.
+        hidden_size: H.
+        vocabulary: V.
+    """
+
+    device_bytes: int
+    host_bytes: int
+    linear_parameters: int
+    kept_bytes: float
+    passing_bytes: float
+    largest_matrix: int
+    hidden_size: int
+    vocabulary: int
+
+
+def footprint(config: LLMConfig, dtype: torch.dtype) -> Footprint:
+    """Count what a recipe's LLM takes.
+
+    Args:
+        dtype: that it computes in: bfloat16 on a GPU, float32 on a CPU.
+
+    Raises:
+        ConfigError: the model's config cannot be found.
+    """
+    shape = AutoConfig.from_pretrained(find_config(config.model, config.revision))
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(
+            shape, dtype=dtype, attn_implementation=_counted_attention()
+        )
+    model.eval().requires_grad_(False)
+    output = model.get_output_embeddings()
+    table = model.get_input_embeddings().weight
+    linear = [m for m in model.modules() if isinstance(m, nn.Linear) and m is not output]
+    quantised = sum(m.weight.numel() for m in linear)
+    value = dtype.itemsize
+    packed = BYTES_A_WEIGHT.get(config.quantization, float(value))
+    rest = sum(p.numel() for p in model.parameters()) - quantised
+    on_host = table.numel() if config.embeddings == "host" else 0
+    kept, passing = _kept_bytes(model, dtype), 0.0
+    if config.checkpoint_activations:
+        layers = checkpointed_layers(model)
+        for layer in layers:
+            layer.training = True
+        passing = kept / len(layers)
+        kept = _kept_bytes(model, dtype)
+    return Footprint(
+        device_bytes=int(quantised * packed) + (rest - on_host) * value,
+        host_bytes=on_host * value,
+        linear_parameters=quantised,
+        kept_bytes=kept,
+        passing_bytes=passing,
+        largest_matrix=max(m.weight.numel() for m in linear) if packed < value else 0,
+        hidden_size=int(shape.hidden_size),
+        vocabulary=int(table.shape[0]),
+    )
+
+
+def _kept_bytes(model: Any, dtype: torch.dtype) -> float:
+    """What a backward pass keeps for each token of a row, weights not counted."""
+    own = {p.untyped_storage()._cdata for p in model.parameters()}
+    kept: dict[int, tuple[int, Tensor]] = {}  # tensors are held: an address must not come twice
+
+    def count(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in own:
+            kept[storage._cdata] = (storage.nbytes(), tensor)
+        return tensor
+
+    size = model.config.hidden_size
+    row = torch.empty(1, TOKENS, size, dtype=dtype, device="meta", requires_grad=True)
+    positions = torch.empty(1, TOKENS, dtype=torch.long, device="meta")
+    mask = torch.empty(1, 1, TOKENS, TOKENS, dtype=torch.bool, device="meta")
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        model.get_decoder()(
+            inputs_embeds=row, attention_mask=mask, position_ids=positions, use_cache=False
+        )
+    return sum(size for size, _ in kept.values()) / TOKENS
+
+
+class _EfficientAttention(torch.autograd.Function):
+    """Keeps what a memory-efficient attention kernel keeps; computes nothing."""
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        out = torch.empty_like(query)  # (1, heads, T, D)
+        sums = query.new_empty(query.shape[:-1], dtype=torch.float32)
+        ctx.save_for_backward(query, key, value, out, sums)
+        return out
+
+
+def _counted_attention() -> str:
+    """The name under which transformers finds `_EfficientAttention`."""
+
+    def attend(
+        module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Any, **_: Any
+    ) -> tuple[Tensor, None]:
+        groups = query.shape[1] // key.shape[1]
+        key, value = (t.repeat_interleave(groups, 1) for t in (key, value))
+        out: Tensor = _EfficientAttention.apply(query, key, value)  # type: ignore[no-untyped-call]  # torch's apply is untyped
+        return out.transpose(1, 2).contiguous(), None  # (1, heads, T, D) -> (1, T, heads, D)
+
+    AttentionInterface.register("rellm-counted", attend)
+    return "rellm-counted"
