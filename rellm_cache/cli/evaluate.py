@@ -44,8 +44,8 @@ def print_scores(scores: dict[str, Any]) -> None:
     if "ua" in head:
         rows.append(["category head", percent(head["ua"]), percent(head["accuracy"]), "–"])
     if llm is not None:
-        words = llm["generation"]
         rows.append(["LLM, likelihood", percent(llm["ua"]), percent(llm["accuracy"]), "–"])
+    if llm is not None and (words := llm["generation"]):
         row = ["LLM, in words", percent(words["ua"]), percent(words["accuracy"])]
         rows.append([*row, percent(llm["unparsable"])])
     columns = ["recognition", "UA", "accuracy", "unparsable"]

@@ -49,12 +49,13 @@ def ravdess(
     max_seconds: float,
 ) -> int:
     """RAVDESS speech (folders Actor_01 …), split by speaker; five emotions."""
-    from rellm_cache.corpus.ravdess import parse_speakers, read_ravdess
+    from rellm_cache.corpus.ravdess import read_ravdess
+    from rellm_cache.ranges import parse_ranges
 
     splits = {
-        "train": parse_speakers(train_speakers),
-        "validation": parse_speakers(validation_speakers),
-        "test": parse_speakers(test_speakers),
+        "train": frozenset(parse_ranges(train_speakers, "speakers")),
+        "validation": frozenset(parse_ranges(validation_speakers, "speakers")),
+        "test": frozenset(parse_ranges(test_speakers, "speakers")),
     }
     from rellm_cache.stages.prepare import prepare as run
 

@@ -65,17 +65,6 @@ def read_ravdess(root: Path, splits: SpeakerSplits) -> list[Utterance]:
     return utterances
 
 
-def parse_speakers(text: str) -> frozenset[int]:
-    """Speaker numbers of a list like `1-16` or `17,18,20-22`; an empty text is no speaker."""
-    speakers: set[int] = set()
-    for part in filter(None, (p.strip() for p in text.split(","))):
-        first, _, last = part.partition("-")
-        if not (first.isdigit() and (last or first).isdigit()):
-            raise ManifestError(f"speakers {text!r}: expected numbers and ranges like 1-16,18")
-        speakers.update(range(int(first), int(last or first) + 1))
-    return frozenset(speakers)
-
-
 def _refuse_shared_speakers(splits: SpeakerSplits) -> None:
     seen: dict[int, str] = {}
     for split, speakers in splits.items():

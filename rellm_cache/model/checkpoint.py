@@ -6,6 +6,7 @@
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from rellm_cache.config import Recipe, load_recipe
+from rellm_cache.config import LLMConfig, Recipe, load_recipe
 from rellm_cache.errors import RunError
 from rellm_cache.llm.frozen import FrozenLLM, load_llm
 from rellm_cache.model.speech_llm import SpeechLLM
@@ -94,8 +95,15 @@ def load_info(run: Path) -> AdapterInfo:
         ) from error
 
 
-def load_run(run: Path, device: torch.device) -> tuple[Recipe, SpeechLLM]:
+def load_run(
+    run: Path,
+    device: torch.device,
+    load: Callable[[LLMConfig, torch.device], FrozenLLM] = load_llm,
+) -> tuple[Recipe, SpeechLLM]:
     """The recipe and the trained model of a run folder, ready to answer.
+
+    Args:
+        load: gives the frozen LLM, where the recipe has one.
 
     Raises:
         RunError: it is not the folder of a finished run, or its checkpoint does not fit.
@@ -104,7 +112,7 @@ def load_run(run: Path, device: torch.device) -> tuple[Recipe, SpeechLLM]:
     recipe = load_recipe(str(run / RECIPE))
     llm: FrozenLLM | None = None
     if recipe.needs_llm and recipe.llm is not None:
-        llm = load_llm(recipe.llm, device)
+        llm = load(recipe.llm, device)
     model = SpeechLLM(recipe, info.speech_size, info.emotion_size, llm)
     load_tensors(run / WEIGHTS, model)
     return recipe, model.to(device).eval()

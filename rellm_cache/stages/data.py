@@ -1,22 +1,32 @@
 """Examples for the model. In: utterances and a cache. Out: `Example`s and their `Frames`."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from rellm_cache.batches import Example, Frames, Target
-from rellm_cache.config import Recipe
+from rellm_cache.config import EncoderSpec, Recipe
 from rellm_cache.corpus.manifest import Utterance
 from rellm_cache.llm.frozen import FrozenLLM
 from rellm_cache.llm.packing import IGNORED
+from rellm_cache.store.layout import find_store
 from rellm_cache.store.reader import FeatureStore
 
 
-def open_frames(recipe: Recipe, cache: Path) -> Frames:
-    """The stores of a recipe's encoders under a cache root; `StoreError` where one is not there."""
+def open_frames(
+    recipe: Recipe, cache: Path, open_store: Callable[[Path], FeatureStore] = FeatureStore
+) -> Frames:
+    """The stores of a recipe's encoders under a cache root; `StoreError` where one is not there.
+
+    Args:
+        open_store: opens the folder of a store.
+    """
+
+    def stream(spec: EncoderSpec) -> FeatureStore:
+        return open_store(find_store(cache, spec))
+
     encoders = recipe.encoders
-    emotion = FeatureStore.find(cache, encoders.emotion) if encoders.emotion else None
-    return Frames(FeatureStore.find(cache, encoders.speech), emotion)
+    return Frames(stream(encoders.speech), stream(encoders.emotion) if encoders.emotion else None)
 
 
 def require_frames(frames: Frames, ids: Sequence[str], command: str) -> None:

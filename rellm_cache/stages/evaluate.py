@@ -22,11 +22,12 @@ from rellm_cache.loading.collate import collate
 from rellm_cache.loading.loader import BatchLoader
 from rellm_cache.metrics.recognition import RecognitionScores
 from rellm_cache.model.checkpoint import load_run
-from rellm_cache.model.speech_llm import SpeechLLM, require_llm
+from rellm_cache.model.speech_llm import Speech, SpeechLLM, require_llm
 from rellm_cache.progress import progress
-from rellm_cache.stages.data import label_ids, make_examples, open_frames, require_frames
+from rellm_cache.stages.data import label_ids, make_examples, require_frames
 from rellm_cache.stages.generate import Generation, answer
 from rellm_cache.stages.report import write_report
+from rellm_cache.stages.resources import Resources
 from rellm_cache.stages.scoring import HeadScores, predict, score_heads, score_labelled
 
 BATCH = 16
@@ -39,13 +40,13 @@ class LLMScores:
 
     Attributes:
         likelihood: the label whose tokens are likeliest as the answer.
-        generation: the first label named in a greedy answer.
+        generation: the first label named in a greedy answer; None where none was asked for.
         unparsable: share of greedy answers that name none.
     """
 
     likelihood: RecognitionScores
-    generation: RecognitionScores
-    unparsable: float
+    generation: RecognitionScores | None
+    unparsable: float | None
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class Scores:
             if self.llm is None
             else {
                 **_plain(self.llm.likelihood),
-                "generation": _plain(self.llm.generation),
+                "generation": _plain(self.llm.generation) or None,
                 "unparsable": self.llm.unparsable,
             },
             "losses": self.losses,
@@ -77,27 +78,37 @@ def _plain(scores: RecognitionScores | None) -> dict[str, Any]:
     return {} if scores is None else dataclasses.asdict(scores)
 
 
-def evaluate(run: Path, manifest: Path, cache: Path, samples: int = 6) -> Scores:
+def evaluate(
+    run: Path,
+    manifest: Path,
+    cache: Path,
+    samples: int = 6,
+    in_words: bool = True,
+    resources: Resources | None = None,
+) -> Scores:
     """Score a run on a manifest and write `scores.json` and `report.html` into it.
 
     Args:
         samples: utterances answered in the report, spread over emotions; 0 for none.
+        in_words: the LLM also names each clip's emotion in words, which takes the longest.
+        resources: the LLM and stores that other runs of this process use too.
 
     Raises:
         RunError: `run` is not a finished run.
         StoreError: clips are absent from the cache.
     """
+    resources = resources or Resources()
     device = default_device()
     utterances = read_manifests(manifest)
-    recipe, model = load_run(run, device)
-    frames = open_frames(recipe, cache)
+    recipe, model = load_run(run, device, resources.llm)
+    frames = resources.frames(recipe, cache)
     command = f"rellm extract {manifest} --recipe {run}/recipe.toml --cache {cache}"
     require_frames(frames, [u.id for u in utterances], command)
     examples = make_examples(utterances, recipe, model.llm)
     predictions = predict(model, examples, frames, device)
     llm = None
     if model.llm is not None:
-        llm = _score_llm(model, examples, frames, device)
+        llm = _score_llm(model, examples, frames, device, in_words)
     scores = Scores(
         clips=len(utterances),
         head=score_heads(predictions, examples, recipe),
@@ -130,12 +141,15 @@ def choose_samples(utterances: Sequence[Utterance], count: int) -> list[Utteranc
 
 @torch.inference_mode()
 def _score_llm(
-    model: SpeechLLM, examples: Sequence[Example], frames: Frames, device: torch.device
+    model: SpeechLLM,
+    examples: Sequence[Example],
+    frames: Frames,
+    device: torch.device,
+    in_words: bool,
 ) -> LLMScores | None:
     """Recognition by the LLM; None where no example has an emotion."""
     names = model.recipe.heads.emotions
-    llm = require_llm(model.llm)
-    labels = label_ids(model.recipe, llm)
+    labels = label_ids(model.recipe, require_llm(model.llm))
     likely = np.zeros(len(examples), np.int64)
     named = np.zeros(len(examples), np.int64)
     loader = BatchLoader(examples, frames, device)
@@ -144,18 +158,24 @@ def _score_llm(
         for indices, batch in zip(plan, loader.batches(plan), strict=True):
             speech = model.speech(batch.to(device))
             likely[indices] = model.label_log_likelihoods(speech, labels).argmax(1).cpu().numpy()
-            prompts = [
-                model.prompt_embeddings(speech.one(i), "recognition") for i in range(len(indices))
-            ]
-            for index, reply in zip(
-                indices, llm.continue_greedily(prompts, LABEL_TOKENS), strict=True
-            ):
-                found = find_emotion(reply.text, names)
-                named[index] = -1 if found is None else names.index(found)
+            if in_words:
+                named[indices] = _name_emotions(model, speech)
             tick(len(indices))
     true = np.array([e.emotion for e in examples])
     likelihood = score_labelled(true, likely, names)
-    generation = score_labelled(true, named, names)
-    if likelihood is None or generation is None:
+    if likelihood is None:
         return None
-    return LLMScores(likelihood, generation, float((named < 0).mean()))
+    if not in_words:
+        return LLMScores(likelihood, None, None)
+    return LLMScores(likelihood, score_labelled(true, named, names), float((named < 0).mean()))
+
+
+def _name_emotions(model: SpeechLLM, speech: Speech) -> list[int]:
+    """Index of the emotion that the LLM's answer names, for each utterance; -1 for none."""
+    names = model.recipe.heads.emotions
+    prompts = [
+        model.prompt_embeddings(speech.one(i), "recognition") for i in range(len(speech.lengths))
+    ]
+    replies = require_llm(model.llm).continue_greedily(prompts, LABEL_TOKENS)
+    found = [find_emotion(reply.text, names) for reply in replies]
+    return [-1 if name is None else names.index(name) for name in found]

@@ -24,10 +24,10 @@ from rellm_cache.config import Recipe, load_recipe, to_toml
 from rellm_cache.corpus.manifest import read_split
 from rellm_cache.errors import RunError
 from rellm_cache.journal import read_journal
-from rellm_cache.llm.frozen import load_llm
 from rellm_cache.model.checkpoint import RECIPE, WEIGHTS, AdapterInfo, save_config
 from rellm_cache.model.optimisation import Position, checkpoints
-from rellm_cache.stages.data import describe_gaps, make_examples, open_frames, require_frames
+from rellm_cache.stages.data import describe_gaps, make_examples, require_frames
+from rellm_cache.stages.resources import Resources
 from rellm_cache.stages.trainer import (
     BEST,
     CHECKPOINTS,
@@ -66,21 +66,27 @@ class TrainReport:
     notes: list[str]
 
 
-def train(recipe: Recipe, manifest: Path, cache: Path, out: Path) -> TrainReport:
+def train(
+    recipe: Recipe, manifest: Path, cache: Path, out: Path, resources: Resources | None = None
+) -> TrainReport:
     """Train a recipe's adapter and heads, or go on with an interrupted run.
+
+    Args:
+        resources: the LLM and stores that other runs of this process use too.
 
     Raises:
         RunError: `out` holds something else.
         StoreError: the cache lacks a store or clips.
         ManifestError: there is no train split.
     """
-    accelerator = make_accelerator(recipe, out)
+    resources = resources or Resources()
+    accelerator = make_accelerator(out)
     with accelerator.main_process_first():
         begin_run(recipe, out)
     training = read_split(manifest, "train")
     has_validation = (manifest / "validation.jsonl").exists()
     validation = read_split(manifest, "validation") if has_validation else []
-    frames = open_frames(recipe, cache)
+    frames = resources.frames(recipe, cache)
     ids = [u.id for u in (*training, *validation)]
     require_frames(frames, ids, f"rellm extract {manifest} --recipe … --cache {cache}")
     recipe = pinned(recipe, frames)
@@ -89,7 +95,7 @@ def train(recipe: Recipe, manifest: Path, cache: Path, out: Path) -> TrainReport
         notes += [f"validation: {note}" for note in describe_gaps(validation, recipe)]
     else:
         notes.append("no validation.jsonl: the last checkpoint is kept")
-    llm = load_llm(recipe.llm, accelerator.device) if recipe.needs_llm and recipe.llm else None
+    llm = resources.llm(recipe.llm, accelerator.device) if recipe.needs_llm and recipe.llm else None
     data = Data(
         make_examples(training, recipe, llm), make_examples(validation, recipe, llm), frames
     )

@@ -55,6 +55,7 @@ class Trainer:
         self.accelerator = accelerator
         self.device = accelerator.device
         self.recipe, self.data, self.out = recipe, data, out
+        self.bf16 = trains_in_bf16(recipe)
         set_seed(recipe.seed)
         emotion = data.frames.emotion
         emotion_size = emotion.frame_size if emotion else 0
@@ -148,7 +149,7 @@ class Trainer:
         counts = self.accelerator.reduce(counts, "sum")
         sums = torch.zeros(4, device=self.device)
         for batch in on_device:
-            with self.accelerator.autocast():
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
                 terms = self.model(batch).terms
             terms.total(self.weights, counts).backward()
             sums += terms.sums.detach()
@@ -194,13 +195,18 @@ class Trainer:
         self.accelerator.log({**training, **validation}, step=row["step"])
 
 
-def make_accelerator(recipe: Recipe, out: Path) -> Accelerator:
-    """accelerate set up for a run: devices and processes as launched, TensorBoard in the folder."""
+def make_accelerator(out: Path) -> Accelerator:
+    """accelerate set up for a run: devices and processes as launched, TensorBoard in the folder.
+
+    Precision is not its business: it knows one for a process, and a process may run many recipes.
+    """
+    return Accelerator(mixed_precision="no", log_with="tensorboard", project_dir=str(out))
+
+
+def trains_in_bf16(recipe: Recipe) -> bool:
+    """Whether a recipe's forward passes are in bfloat16 where that is safe; "auto" is on a GPU."""
     precision = recipe.training.precision
-    bf16 = precision == "bf16" or (precision == "auto" and torch.cuda.is_available())
-    return Accelerator(
-        mixed_precision="bf16" if bf16 else "no", log_with="tensorboard", project_dir=str(out)
-    )
+    return precision == "bf16" or (precision == "auto" and torch.cuda.is_available())
 
 
 def frame_statistics(data: Data) -> tuple[torch.Tensor, torch.Tensor]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from rellm_cache.corpus.ravdess import DEFAULT_SPLITS, parse_speakers, read_ravdess
+from rellm_cache.corpus.ravdess import DEFAULT_SPLITS, read_ravdess
 from rellm_cache.errors import ManifestError
 
 
@@ -48,13 +48,6 @@ def test_a_speaker_in_two_splits_is_refused(root: Path) -> None:
 def test_a_split_without_clips_is_refused(root: Path) -> None:
     with pytest.raises(ManifestError, match=r"found no clip of the test speakers \[3\], expected"):
         read_ravdess(root, {"train": frozenset({1}), "test": frozenset({3})})
-
-
-def test_speakers_are_numbers_and_ranges() -> None:
-    assert parse_speakers("1-3, 5,7-8") == {1, 2, 3, 5, 7, 8}
-    assert parse_speakers("") == frozenset()
-    with pytest.raises(ManifestError, match="speakers 'one': expected numbers and ranges"):
-        parse_speakers("one")
 
 
 def test_the_real_corpus_is_split_by_speaker(ravdess: Path) -> None:

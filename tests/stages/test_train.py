@@ -14,7 +14,7 @@ from rellm_cache.errors import ManifestError, RunError, StoreError
 from rellm_cache.llm.frozen import FrozenLLM, load_llm
 from rellm_cache.model.checkpoint import load_run
 from rellm_cache.model.optimisation import Optimisation
-from rellm_cache.stages import train as stage
+from rellm_cache.stages import resources
 from rellm_cache.stages.cache_maintenance import copy_cache
 from rellm_cache.stages.evaluate import evaluate
 from rellm_cache.stages.generate import generate
@@ -83,7 +83,7 @@ def test_the_frozen_stay_frozen(
         loaded.append((llm, {k: v.clone() for k, v in llm.model.state_dict().items()}))
         return llm
 
-    monkeypatch.setattr(stage, "load_llm", load_and_remember)
+    monkeypatch.setattr(resources, "load_llm", load_and_remember)
     train(recipe, corpus, cache, tmp_path / "run")
     ((llm, before),) = loaded
     assert same(before, dict(llm.model.state_dict()))
@@ -158,7 +158,7 @@ def test_without_response_loss_no_llm_is_loaded(
     def refuse(*arguments: object) -> FrozenLLM:
         raise AssertionError("the LLM was loaded")
 
-    monkeypatch.setattr(stage, "load_llm", refuse)
+    monkeypatch.setattr(resources, "load_llm", refuse)
     losses = replace(quick.losses, response=0.0, recognition=0.0)
     adapter = replace(quick.adapter, output_size=32)
     report = train(replace(quick, losses=losses, adapter=adapter), corpus, cache, tmp_path / "run")
