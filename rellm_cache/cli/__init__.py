@@ -1,7 +1,7 @@
 """The command line. In: arguments. Out: one stage called, its report printed, an exit code.
 
-Exit codes: 0 done; 1 failed, with a message; 2 wrong usage; 3 done, but some clips failed and are
-listed in a file; 130 interrupted. Stages are imported when their command runs, so that help
+Exit codes: 0 done; 1 failed, with a message; 2 wrong usage; 3 done, but some clips or runs
+failed and are listed; 130 interrupted. Stages are imported when their command runs, so that help
 answers at once.
 """
 
@@ -21,6 +21,7 @@ from rellm_cache.cli.plan import plan
 from rellm_cache.cli.prepare import prepare
 from rellm_cache.cli.recipes import recipes
 from rellm_cache.cli.respond import respond
+from rellm_cache.cli.sweep import sweep
 from rellm_cache.cli.train import train
 from rellm_cache.errors import RellmError
 
@@ -32,12 +33,12 @@ INTERRUPTED = 130
 def rellm() -> None:
     """Cache frozen speech encoders once, then train empathetic speech LLM adapters in minutes.
 
-    The order of work: prepare, respond, extract, train, generate, evaluate.
+    The order of work: prepare, respond, extract, train, sweep, generate, evaluate.
     """
 
 
 for command in (
-    demo, prepare, respond, plan, extract, train, generate, evaluate, cache, recipes,
+    demo, prepare, respond, plan, extract, train, sweep, generate, evaluate, cache, recipes,
 ):  # fmt: skip
     rellm.add_command(command)
 

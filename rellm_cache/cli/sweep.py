@@ -1,0 +1,166 @@
+"""rellm sweep: variants of a recipe, each with several seeds, compared."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from rellm_cache.cli.options import (
+    cache_option,
+    json_option,
+    print_table,
+    recipe_option,
+    set_option,
+)
+
+if TYPE_CHECKING:
+    from rellm_cache.stages.sweep_report import SweepReport
+
+RUNS_FAILED = 3
+
+
+@click.command()
+@recipe_option
+@set_option
+@click.option(
+    "--manifest",
+    required=True,
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Manifest folder with train.jsonl and, to validate, validation.jsonl.",
+)
+@cache_option
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder of the sweep; its runs are VARIANT/seed-N. What is there is continued.",
+)
+@click.option(
+    "--seeds",
+    default="1-3",
+    show_default=True,
+    metavar="LIST",
+    help="Seeds of every variant, as 1-5 or 1,2,7.",
+)
+@click.option(
+    "--variant",
+    "variants",
+    multiple=True,
+    metavar="'NAME: KEY=VALUE; …'",
+    help="A change of the recipe, as 'no-dimensions: losses.dimension=0'. Repeatable.",
+)
+@click.option(
+    "--variants",
+    "file",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    metavar="FILE",
+    help='Variants from a TOML file: a line each, no-dimensions = ["losses.dimension=0"].',
+)
+@click.option(
+    "--evaluate",
+    "test",
+    type=click.Path(path_type=Path, exists=True),
+    metavar="MANIFEST",
+    help="Score every finished run on this manifest file or folder too.",
+)
+@click.option(
+    "--in-words",
+    is_flag=True,
+    help="With --evaluate, let the LLM name emotions in words too, which takes the longest.",
+)
+@json_option
+def sweep(
+    recipe: str,
+    overrides: tuple[str, ...],
+    manifest: Path,
+    cache: Path,
+    out: Path,
+    seeds: str,
+    variants: tuple[str, ...],
+    file: Path | None,
+    test: Path | None,
+    in_words: bool,
+    as_json: bool,
+) -> int:
+    """Train a recipe and variants of it with several seeds, and compare them.
+
+    The baseline is the recipe as given, --set included. A variant changes more fields of it, with
+    the syntax of --set; {seed} in a value stands for the run's seed, as in
+    training.start_from=sweeps/heads/baseline/seed-{seed}.
+
+    All runs share one process: the LLM is loaded once, the cache is opened once. Each is a run
+    folder OUT/VARIANT/seed-N with the bits that `rellm train` gives. Interrupted, the same command
+    goes on; finished runs are not repeated, so seeds and variants can be added later. A run that
+    fails is listed, the others are made, and the exit code is 3.
+
+    At the end: mean and standard deviation over seeds, and the difference to the baseline, paired
+    by seed, with its 95 % interval (Student's t). OUT/sweep.json and OUT/sweep.csv hold them, and
+    are written after every run.
+    """
+    from rellm_cache.ranges import parse_ranges
+    from rellm_cache.stages.sweep import Setting
+    from rellm_cache.stages.sweep import sweep as run
+    from rellm_cache.stages.sweep_plan import SweepPlan, parse_variant, read_variants
+
+    rows = (*map(parse_variant, variants), *(read_variants(file) if file else ()))
+    plan = SweepPlan(recipe, overrides, rows, parse_ranges(seeds, "seeds"))
+    report = run(plan, Setting(manifest, cache, test, in_words), out)
+    if as_json:
+        click.echo(json.dumps(report.to_json()))
+    else:
+        show(report)
+    return RUNS_FAILED if report.failed else 0
+
+
+def show(report: "SweepReport") -> None:
+    """Means, differences, failures, and where it all is."""
+    part = "validation" if report.test is None else "test"
+    names = [m for m in report.metrics if m.startswith(f"{part}.")]
+    losses = [m for m in names if m.endswith("_loss")]
+    for title, metrics in (("scores", [m for m in names if m not in losses]), ("losses", losses)):
+        if metrics:
+            show_means(report, f"{part} {title}: mean (SD over seeds)", metrics)
+    show_differences(report, names)
+    for run in report.failed:
+        click.echo(f"Failed: {run.variant}, seed {run.seed}: {run.error}")
+    click.echo(f"Runs: {report.out}/VARIANT/seed-N")
+    click.echo(f"All scores: {report.out}/sweep.json, by run: {report.out}/sweep.csv")
+
+
+def show_means(report: "SweepReport", title: str, metrics: list[str]) -> None:
+    """A row a variant, a column a score."""
+    digits = 4 if metrics[0].endswith("_loss") else 3
+    cells: dict[str, dict[str, str]] = {row.name: {} for row in report.plan.rows}
+    for row in report.comparisons():
+        spread = "" if row.score.sd is None else f" ({row.score.sd:.{digits}f})"
+        cells[row.variant][row.metric] = f"{row.score.mean:.{digits}f}{spread}"
+    rows = []
+    for variant, found in cells.items():
+        runs = sum(run.variant == variant and not run.error for run in report.runs)
+        rows.append([variant, str(runs), *(found.get(metric, "–") for metric in metrics)])
+    print_table(title, ["variant", "n", *map(label, metrics)], rows)
+
+
+def show_differences(report: "SweepReport", metrics: list[str]) -> None:
+    """A row for each variant and score: the difference to the baseline, its spread and interval."""
+    rows = []
+    for row in report.comparisons():
+        if row.metric not in metrics or (found := row.difference) is None:
+            continue
+        sd = interval = "–"
+        if found.sd is not None and found.low is not None and found.high is not None:
+            sd, interval = f"{found.sd:.4f}", f"{found.low:+.4f} … {found.high:+.4f}"
+        rows.append(
+            [row.variant, label(row.metric), str(found.n), f"{found.mean:+.4f}", sd, interval]
+        )
+    if rows:
+        title = "Difference to the baseline, paired by seed"
+        print_table(title, ["variant", "score", "n", "mean", "SD", "95 % interval"], rows)
+        click.echo("Intervals are about seeds alone: the clips are the same in every run.")
+
+
+def label(metric: str) -> str:
+    """`test.ccc_arousal` as "CCC arousal"."""
+    words = {"ua": "UA", "ccc": "CCC", "llm": "LLM", "words": "in words,"}
+    return " ".join(words.get(w, w) for w in metric.partition(".")[2].split("_"))

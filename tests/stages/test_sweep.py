@@ -1,0 +1,222 @@
+"""sweep: the bits of `train`, one LLM for all, goes on after interruptions, survives failures."""
+
+import json
+import pydoc
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import CliRunner
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from rellm_cache.cli import rellm
+from rellm_cache.config import Recipe, load_recipe, to_toml
+from rellm_cache.errors import RunError, StoreError
+from rellm_cache.stages.evaluate import evaluate
+from rellm_cache.stages.sweep import Setting, sweep
+from rellm_cache.stages.sweep_plan import SweepPlan, Variant
+from rellm_cache.stages.train import begin_run, train
+
+SPEECH_ONLY = Variant("speech-only", ("encoders.emotion=none",))
+Loads = list[Path]
+
+
+@pytest.fixture
+def loads(monkeypatch: pytest.MonkeyPatch) -> Loads:
+    """Folders of the chat models that transformers was asked to load."""
+    found: Loads = []
+    ordinary = AutoModelForCausalLM.from_pretrained
+
+    def load_and_count(folder: Path, **options: Any) -> Any:
+        found.append(folder)
+        return ordinary(folder, **options)
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", load_and_count)
+    return found
+
+
+@pytest.fixture
+def write(quick: Recipe, tmp_path: Path) -> Callable[[Recipe], str]:
+    """`write(recipe)`: the path of a TOML file of it."""
+
+    def to_file(recipe: Recipe) -> str:
+        (tmp_path / "recipe.toml").write_text(to_toml(recipe))
+        return str(tmp_path / "recipe.toml")
+
+    return to_file
+
+
+@pytest.fixture
+def speech_llm(quick: Recipe, write: Callable[[Recipe], str]) -> str:
+    """One epoch with the tiny chat model."""
+    return write(replace(quick, training=replace(quick.training, epochs=1)))
+
+
+@pytest.fixture
+def heads(quick: Recipe, write: Callable[[Recipe], str]) -> str:
+    """One epoch of the heads alone, a checkpoint at every step; random states matter."""
+    losses = replace(quick.losses, response=0.0, recognition=0.0)
+    adapter = replace(quick.adapter, output_size=32, dropout=0.2)
+    training = replace(quick.training, epochs=1, checkpoint_minutes=0.0)
+    return write(replace(quick, llm=None, losses=losses, adapter=adapter, training=training))
+
+
+@pytest.fixture
+def setting(corpus: Path, cache: Path) -> Setting:
+    """Train and validate on the tones, and score on their test split."""
+    return Setting(corpus, cache, corpus / "test.jsonl")
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(run / "adapter.safetensors")
+
+
+def same(first: Path, second: Path) -> bool:
+    a, b = weights(first), weights(second)
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_runs_share_the_llm_and_have_the_bits_and_scores_of_train_and_evaluate(
+    setting: Setting, speech_llm: str, loads: Loads, tmp_path: Path
+) -> None:
+    nf4 = Variant("nf4", ("llm.quantization=nf4",))
+    plan = SweepPlan(speech_llm, (), (nf4,), (1, 2))
+    report = sweep(plan, replace(setting, in_words=True), tmp_path / "sweep")
+    assert report.failed == []
+    assert len(report.runs) == 4
+    assert len(loads) == 2  # as it is for the baseline's two seeds, then in 4 bits
+    for run in (report.runs[-1], report.runs[0]):  # the second in 4 bits, and the very first
+        alone = tmp_path / "alone" / run.variant
+        overrides = ["llm.quantization=nf4"] if run.variant == "nf4" else []
+        recipe = replace(load_recipe(speech_llm, overrides), seed=run.seed)
+        trained = train(recipe, setting.manifest, setting.cache, alone)
+        assert same(alone, run.out)
+        assert run.scores["validation.ua"] == trained.validation["ua"]
+        assert run.scores["validation.ccc_valence"] == trained.validation["ccc_valence"]
+        assert run.scores["validation.response_loss"] == trained.validation["response_loss"]
+        assert setting.test is not None
+        scored = evaluate(alone, setting.test, setting.cache, samples=0).to_json()
+        assert run.scores["test.ua"] == scored["head"]["ua"]
+        assert run.scores["test.llm_accuracy"] == scored["llm"]["accuracy"]
+        assert run.scores["test.words_ua"] == scored["llm"]["generation"]["ua"]
+        assert run.scores["test.response_loss"] == scored["losses"]["response"]
+
+
+def test_interrupted_within_and_between_runs_it_goes_on_to_the_same_bits(
+    setting: Setting,
+    heads: str,
+    loads: Loads,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plan = SweepPlan(heads, (), (SPEECH_ONLY,), (1, 2))
+    whole, pieces = tmp_path / "whole", tmp_path / "pieces"
+    expected = sweep(plan, setting, whole)
+    assert [run.out.relative_to(whole).as_posix() for run in expected.runs] == [
+        "baseline/seed-1", "speech-only/seed-1", "baseline/seed-2", "speech-only/seed-2",
+    ]  # fmt: skip
+
+    def interrupted(name: str, *, at_call: int, finished: int) -> None:
+        """Sweep one seed, stopped when something is called for the so-and-so-many-th time."""
+        module, _, attribute = name.rpartition(".")
+        with monkeypatch.context() as patch:
+            calls = 0
+            ordinary = getattr(pydoc.locate(module), attribute)
+
+            def call_or_stop(*arguments: Any) -> Any:
+                nonlocal calls
+                calls += 1
+                if calls == at_call:
+                    raise KeyboardInterrupt
+                return ordinary(*arguments)
+
+            patch.setattr(name, call_or_stop)
+            with pytest.raises(KeyboardInterrupt):
+                sweep(replace(plan, seeds=(1,)), setting, pieces)
+        assert len(json.loads((pieces / "sweep.json").read_text())["runs"]) == finished
+
+    # A run has four steps: the seventh is in the second run. Then, between training and scoring.
+    interrupted("rellm_cache.model.optimisation.Optimisation.step", at_call=7, finished=1)
+    interrupted("rellm_cache.stages.sweep.evaluate", at_call=1, finished=1)
+    found = sweep(plan, setting, pieces)  # with one more seed
+    for run, piece in zip(expected.runs, found.runs, strict=True):
+        assert same(run.out, piece.out)
+        assert run.scores == piece.scores
+    assert loads == []  # nothing here needs a chat model
+
+    def refuse(*arguments: Any) -> None:
+        raise AssertionError("a finished run was run again")
+
+    monkeypatch.setattr("rellm_cache.stages.sweep.train", refuse)
+    monkeypatch.setattr("rellm_cache.stages.sweep.evaluate", refuse)
+    assert [run.scores for run in sweep(plan, setting, pieces).runs] == [
+        run.scores for run in expected.runs
+    ]
+
+
+def test_runs_that_fail_are_listed_and_the_others_are_compared(
+    setting: Setting, heads: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "sweep"
+    arguments = [
+        *("sweep", "--recipe", heads, "--out", str(out), "--seeds", "1,5"),
+        *("--manifest", str(setting.manifest), "--cache", str(setting.cache)),
+        *("--variant", "bf16: training.precision=bf16"),
+        *("--variant", "wild: training.learning_rate=1e30; training.clip=1e30"),
+    ]
+    jobs = SweepPlan(heads, (), (Variant("bf16", ("training.precision=bf16",)),), (5,)).jobs(out)
+    begin_run(jobs[1].recipe, jobs[1].out)
+    (jobs[1].out / "metrics.jsonl").mkdir()  # no file can be written there
+    result = CliRunner().invoke(rellm, arguments, catch_exceptions=False, standalone_mode=False)
+    assert result.return_value == 3  # of which `main` makes the exit code
+    assert "Failed: wild, seed 1: step 1: the gradient is" in result.stdout
+    assert "Failed: bf16, seed 5: IsADirectoryError" in result.stdout
+    assert "Run 6 of 6: wild, seed 5" in result.stderr
+    written = json.loads((out / "sweep.json").read_text())
+    traces = {(r["variant"], r["seed"]): r["traceback"] for r in written["runs"] if r["error"]}
+    assert traces.keys() == {("wild", 1), ("wild", 5), ("bf16", 5)}
+    assert "IsADirectoryError" in traces["bf16", 5]  # not ours to explain: where it came from
+    assert traces["wild", 1] == ""
+    pairs = {
+        (c["variant"], c["metric"]): c["difference"] and c["difference"]["n"]
+        for c in written["comparisons"]
+    }
+    assert pairs["baseline", "validation.ua"] is None
+    assert pairs["bf16", "validation.ua"] == 1
+    assert not any(variant == "wild" for variant, _ in pairs)
+
+
+def test_what_fails_every_run_is_said_before_the_first(
+    setting: Setting, heads: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = SweepPlan(heads, (), (SPEECH_ONLY,), (1,))
+    _, job = plan.jobs(tmp_path / "other")
+    begin_run(replace(job.recipe, training=replace(job.recipe.training, epochs=9)), job.out)
+    with pytest.raises(RunError, match=r"speech-only/seed-1.*training\.epochs: wanted 1, found 9"):
+        sweep(plan, setting, tmp_path / "other")
+    assert not (tmp_path / "other/baseline").exists()
+
+    _, job = plan.jobs(tmp_path / "stale")
+    begin_run(job.recipe, job.out)
+    outcome = {"trained_on": "other data", "seconds": 1.0, "validation": {}}
+    (job.out / "outcome.json").write_text(json.dumps(outcome))
+    with pytest.raises(RunError, match="speech-only/seed-1: this run was trained on other data"):
+        sweep(plan, setting, tmp_path / "stale")
+    (job.out / "outcome.json").write_text("{")
+    with pytest.raises(RunError, match=r"outcome\.json: not the outcome of a run"):
+        sweep(plan, setting, tmp_path / "stale")
+
+    assert setting.test is not None
+    lines = setting.test.read_text().replace("tones/09", "tones/new")
+    setting.test.write_text(lines)
+    with pytest.raises(StoreError, match=r"1 of 2 clips are absent.*`rellm extract .*test\.jsonl"):
+        sweep(plan, setting, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(RunError, match="one process: start one for each GPU, with other --seeds"):
+        sweep(plan, setting, tmp_path / "parallel")
