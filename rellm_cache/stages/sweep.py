@@ -31,9 +31,9 @@ from rellm_cache.stages.sweep_report import (
     SweepRun,
     comparable,
     scores_by_name,
-    write_whole,
 )
 from rellm_cache.stages.train import begin_run, train
+from rellm_cache.store.syncing import write_whole
 
 OUTCOME = "outcome.json"
 

@@ -17,6 +17,7 @@ from rellm_cache.config import Recipe
 from rellm_cache.metrics.comparison import PairedDifference, Spread, paired_difference, spread
 from rellm_cache.stages.evaluate import Scores
 from rellm_cache.stages.sweep_plan import BASELINE, SweepPlan
+from rellm_cache.store.syncing import write_whole
 
 SWEEP_JSON, SWEEP_CSV = "sweep.json", "sweep.csv"
 
@@ -126,6 +127,7 @@ class SweepReport:
 
     def write(self) -> None:
         """Write both files; a reader sees the old ones or the whole new ones."""
+        self.out.mkdir(parents=True, exist_ok=True)
         write_whole(self.out / SWEEP_JSON, json.dumps(self.to_json(), indent=2) + "\n")
         table = io.StringIO()
         writer = csv.writer(table, lineterminator="\n")
@@ -136,14 +138,6 @@ class SweepReport:
             seconds = round(run.seconds, 1)
             writer.writerow([run.variant, run.seed, run.out, seconds, *values, run.error])
         write_whole(self.out / SWEEP_CSV, table.getvalue())
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file in one step."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.partial")
-    temporary.write_text(text, "utf-8")
-    temporary.replace(path)
 
 
 def scores_by_name(scores: Scores) -> dict[str, float]:

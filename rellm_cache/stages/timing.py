@@ -53,7 +53,7 @@ def time_epochs(
     frames = open_frames(recipe, cache)
     examples = make_examples(utterances, recipe, llm)
     data = Data(examples, [], frames)
-    trainer = Trainer(recipe, data, out, llm, make_accelerator(out))
+    trainer = Trainer(recipe, data, out, llm, make_accelerator(recipe, out))
     groups = trainer.groups(0)[:max_steps]
     live = LiveEncoders(recipe, trainer.device)
 

@@ -80,7 +80,7 @@ def train(
         ManifestError: there is no train split.
     """
     resources = resources or Resources()
-    accelerator = make_accelerator(out)
+    accelerator = make_accelerator(recipe, out)
     with accelerator.main_process_first():
         begin_run(recipe, out)
     training = read_split(manifest, "train")

@@ -195,7 +195,7 @@ class Trainer:
         self.accelerator.log({**training, **validation}, step=row["step"])
 
 
-def make_accelerator(out: Path) -> Accelerator:
+def make_accelerator(recipe: Recipe, out: Path) -> Accelerator:
     """accelerate set up for a run: devices and processes as launched, TensorBoard in the folder.
 
     Precision is not its business: it knows one for a process, and a process may run many recipes.

@@ -66,7 +66,7 @@ def untrained_losses(options: argparse.Namespace, out: Path) -> dict[str, float]
     recipe = load_recipe(options.recipe, options.overrides)
     if recipe.llm is None:
         raise SystemExit(f"recipe {options.recipe} has no LLM")
-    accelerator = make_accelerator(out)
+    accelerator = make_accelerator(recipe, out)
     llm = load_llm(recipe.llm, accelerator.device)
     splits = [read_split(options.manifest, name) for name in ("train", "validation")]
     training, validation = (make_examples(split, recipe, llm) for split in splits)
