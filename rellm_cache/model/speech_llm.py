@@ -114,7 +114,7 @@ class SpeechLLM(nn.Module):
         self, speech: Speech, targets: Sequence[Sequence[Target]]
     ) -> tuple[Tensor, Tensor]:
         """Summed response and recognition losses, scalars, over rows of packed examples."""
-        sums = speech.embeddings.new_zeros(2)
+        sums = speech.embeddings.new_zeros(2, dtype=torch.float32)  # in bf16 runs too
         if self.llm is None:
             return sums[0], sums[1]
         for row, tasks in self.packed_rows(speech, targets):

@@ -165,6 +165,20 @@ def test_without_response_loss_no_llm_is_loaded(
     assert "response_loss" not in report.validation
 
 
+def test_a_speech_llm_trains_in_bf16_on_a_cpu(
+    corpus: Path, cache: Path, quick: Recipe, tmp_path: Path
+) -> None:
+    for precision in ("fp32", "bf16"):
+        training = replace(quick.training, epochs=1, precision=precision)
+        train(replace(quick, training=training), corpus, cache, tmp_path / precision)
+    first = {
+        precision: next(r for r in read_metrics(tmp_path / precision) if r["step"] == 1)
+        for precision in ("fp32", "bf16")
+    }
+    assert first["bf16"]["response_loss"] != first["fp32"]["response_loss"]
+    assert first["bf16"]["response_loss"] == pytest.approx(first["fp32"]["response_loss"], rel=0.02)
+
+
 def test_starting_from_another_run(
     corpus: Path, cache: Path, quick: Recipe, tmp_path: Path
 ) -> None:
