@@ -89,21 +89,19 @@ def test_runs_share_the_llm_and_have_the_bits_and_scores_of_train_and_evaluate(
     assert report.failed == []
     assert len(report.runs) == 4
     assert len(loads) == 2  # as it is for the baseline's two seeds, then in 4 bits
-    for run in (report.runs[-1], report.runs[0]):  # the second in 4 bits, and the very first
-        alone = tmp_path / "alone" / run.variant
-        overrides = ["llm.quantization=nf4"] if run.variant == "nf4" else []
-        recipe = replace(load_recipe(speech_llm, overrides), seed=run.seed)
-        trained = train(recipe, setting.manifest, setting.cache, alone)
-        assert same(alone, run.out)
-        assert run.scores["validation.ua"] == trained.validation["ua"]
-        assert run.scores["validation.ccc_valence"] == trained.validation["ccc_valence"]
-        assert run.scores["validation.response_loss"] == trained.validation["response_loss"]
-        assert setting.test is not None
-        scored = evaluate(alone, setting.test, setting.cache, samples=0).to_json()
-        assert run.scores["test.ua"] == scored["head"]["ua"]
-        assert run.scores["test.llm_accuracy"] == scored["llm"]["accuracy"]
-        assert run.scores["test.words_ua"] == scored["llm"]["generation"]["ua"]
-        assert run.scores["test.response_loss"] == scored["losses"]["response"]
+    run = report.runs[-1]  # the second that the LLM in 4 bits trained, scored and answered for
+    recipe = replace(load_recipe(speech_llm, nf4.overrides), seed=2)
+    alone = tmp_path / "alone"
+    trained = train(recipe, setting.manifest, setting.cache, alone)
+    assert same(alone, run.out)
+    for name in ("ua", "ccc_valence", "response_loss"):
+        assert run.scores[f"validation.{name}"] == trained.validation[name]
+    assert setting.test is not None
+    scored = evaluate(alone, setting.test, setting.cache, samples=0).to_json()
+    assert run.scores["test.ua"] == scored["head"]["ua"]
+    assert run.scores["test.llm_accuracy"] == scored["llm"]["accuracy"]
+    assert run.scores["test.words_ua"] == scored["llm"]["generation"]["ua"]
+    assert run.scores["test.response_loss"] == scored["losses"]["response"]
 
 
 def test_interrupted_within_and_between_runs_it_goes_on_to_the_same_bits(
@@ -113,15 +111,11 @@ def test_interrupted_within_and_between_runs_it_goes_on_to_the_same_bits(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    plan = SweepPlan(heads, (), (SPEECH_ONLY,), (1, 2))
-    whole, pieces = tmp_path / "whole", tmp_path / "pieces"
-    expected = sweep(plan, setting, whole)
-    assert [run.out.relative_to(whole).as_posix() for run in expected.runs] == [
-        "baseline/seed-1", "speech-only/seed-1", "baseline/seed-2", "speech-only/seed-2",
-    ]  # fmt: skip
+    plan = SweepPlan(heads, (), (SPEECH_ONLY,), (3,))
+    expected, pieces = sweep(plan, setting, tmp_path / "whole"), tmp_path / "pieces"
 
-    def interrupted(name: str, *, at_call: int, finished: int) -> None:
-        """Sweep one seed, stopped when something is called for the so-and-so-many-th time."""
+    def interrupted(part: SweepPlan, name: str, *, at_call: int, trained: int) -> None:
+        """Sweep, stopped when something is called for the so-and-so-many-th time."""
         module, _, attribute = name.rpartition(".")
         with monkeypatch.context() as patch:
             calls = 0
@@ -136,13 +130,14 @@ def test_interrupted_within_and_between_runs_it_goes_on_to_the_same_bits(
 
             patch.setattr(name, call_or_stop)
             with pytest.raises(KeyboardInterrupt):
-                sweep(replace(plan, seeds=(1,)), setting, pieces)
-        assert len(json.loads((pieces / "sweep.json").read_text())["runs"]) == finished
+                sweep(part, setting, pieces)
+        assert len(list(pieces.rglob("outcome.json"))) == trained
 
-    # A run has four steps: the seventh is in the second run. Then, between training and scoring.
-    interrupted("rellm_cache.model.optimisation.Optimisation.step", at_call=7, finished=1)
-    interrupted("rellm_cache.stages.sweep.evaluate", at_call=1, finished=1)
-    found = sweep(plan, setting, pieces)  # with one more seed
+    step = "rellm_cache.model.optimisation.Optimisation.step"
+    interrupted(replace(plan, variants=()), step, at_call=3, trained=0)
+    interrupted(plan, step, at_call=5, trained=1)  # with a variant more, stopped in its run
+    interrupted(plan, "rellm_cache.stages.sweep.evaluate", at_call=1, trained=2)
+    found = sweep(plan, setting, pieces)
     for run, piece in zip(expected.runs, found.runs, strict=True):
         assert same(run.out, piece.out)
         assert run.scores == piece.scores
