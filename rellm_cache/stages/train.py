@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from rellm_cache.batches import Frames
-from rellm_cache.config import Recipe, load_recipe, to_toml
+from rellm_cache.config import EncoderSpec, Recipe, load_recipe, to_toml
 from rellm_cache.corpus.manifest import read_split
 from rellm_cache.errors import RunError
 from rellm_cache.journal import read_journal
@@ -28,6 +28,7 @@ from rellm_cache.llm.frozen import load_llm
 from rellm_cache.model.checkpoint import RECIPE, WEIGHTS, AdapterInfo, save_config
 from rellm_cache.model.optimisation import Position, checkpoints
 from rellm_cache.stages.data import describe_gaps, make_examples, open_frames, require_frames
+from rellm_cache.stages.lessons import open_teacher
 from rellm_cache.stages.trainer import (
     BEST,
     CHECKPOINTS,
@@ -90,6 +91,8 @@ def train(recipe: Recipe, manifest: Path, cache: Path, out: Path) -> TrainReport
     else:
         notes.append("no validation.jsonl: the last checkpoint is kept")
     llm = load_llm(recipe.llm, accelerator.device) if recipe.needs_llm and recipe.llm else None
+    if llm is not None and recipe.losses.response_kl:
+        frames.teacher = open_teacher([*training, *validation], recipe, llm.chat, cache, manifest)
     data = Data(
         make_examples(training, recipe, llm), make_examples(validation, recipe, llm), frames
     )
@@ -106,7 +109,7 @@ def pinned(recipe: Recipe, frames: Frames) -> Recipe:
     specs = {
         name: store.spec
         for name, store in (("speech", frames.speech), ("emotion", frames.emotion))
-        if isinstance(store, FeatureStore)
+        if isinstance(store, FeatureStore) and isinstance(store.spec, EncoderSpec)
     }
     return dataclasses.replace(recipe, encoders=dataclasses.replace(recipe.encoders, **specs))
 
