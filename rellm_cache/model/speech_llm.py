@@ -146,9 +146,9 @@ class SpeechLLM(nn.Module):
 
     def _answer_losses(self, speech: Speech, batch: Batch) -> dict[str, Tensor]:
         """Summed losses over tokens by term, scalars, over rows of packed examples."""
-        sums = speech.embeddings.new_zeros(len(TERMS))
         if self.llm is None:
             return {}
+        sums = speech.embeddings.new_zeros(len(TERMS))
         taught = 0  # rows of the teacher that earlier rows of examples used
         for row, tasks in self.packed_rows(speech, batch.targets):
             hidden = self.llm.hidden_states(row)  # (T, H)

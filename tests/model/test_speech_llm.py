@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from naive import naive_losses, naive_total
+from torch.nn import functional as F
 
 from rellm_cache.batches import Batch, Target
 from rellm_cache.config import Recipe
