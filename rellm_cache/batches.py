@@ -86,6 +86,8 @@ class Batch:
         vad: (B, 3) float32, NaN where unknown.
         targets: for each utterance what the LLM should answer.
         speech_steps, emotion_steps: of an int8 stream; None where frames are float16.
+        teacher: (N, 2 K + 1) float32, what the text LLM predicts at each token of the responses
+            among the targets, one after another (`rellm_cache.llm.teacher`); None without it.
     """
 
     ids: tuple[str, ...]
@@ -97,6 +99,7 @@ class Batch:
     targets: tuple[tuple[Target, ...], ...]
     speech_steps: Steps | None = None
     emotion_steps: Steps | None = None
+    teacher: Tensor | None = None
 
     def to(self, device: torch.device) -> Self:
         """The same batch on a device; copies from page-locked memory go on in the background."""
@@ -113,6 +116,7 @@ class Batch:
             vad=moved(self.vad),
             speech_steps=None if self.speech_steps is None else self.speech_steps.to(device),
             emotion_steps=None if self.emotion_steps is None else self.emotion_steps.to(device),
+            teacher=None if self.teacher is None else moved(self.teacher),
         )
 
 
@@ -141,11 +145,21 @@ class FrameSource(Protocol):
 
 
 class Frames:
-    """The two streams of frames of a corpus, lined up frame by frame."""
+    """The two streams of frames of a corpus, lined up frame by frame.
 
-    def __init__(self, speech: FrameSource, emotion: FrameSource | None) -> None:
+    Attributes:
+        teacher: what the text LLM predicts along each response, where training learns from it.
+    """
+
+    def __init__(
+        self,
+        speech: FrameSource,
+        emotion: FrameSource | None,
+        teacher: FrameSource | None = None,
+    ) -> None:
         self.speech = speech
         self.emotion = emotion
+        self.teacher = teacher
 
     def lengths(self, utterance_ids: Sequence[str]) -> NDArray[np.int64]:
         """(N,) frames of each of many utterances: its speech frames."""

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 from rellm_cache.errors import ConfigError
 from rellm_cache.typed_toml import apply_override, build, write_toml
@@ -32,8 +32,54 @@ NORMALISATIONS: dict[EncoderKind, tuple[str, ...]] = {
 }
 
 
+class StoredSpec:
+    """What is common to the specs of all stores: an identity, a name, and a comparison.
+
+    Attributes:
+        command: that makes such a store.
+    """
+
+    command: ClassVar[str]
+    kind: str
+    model: str
+    weights: str
+    dtype: str
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) of all that changes frames. Where a model lies does not: its weights do."""
+        identity = self.to_json()
+        if self.weights:
+            del identity["model"]
+        return digest(identity)
+
+    @property
+    def slug(self) -> str:
+        """A short folder-safe name."""
+        raise NotImplementedError
+
+    def to_json(self) -> dict[str, Any]:
+        """All fields, as a store's attributes hold them."""
+        raise NotImplementedError
+
+    def differences(self, other: "StoredSpec") -> list[str]:
+        """Fields in which a store of spec `other` is not what `self` asks for, as readable text.
+
+        Weights are compared where `self` pins them; else the model's name is.
+        """
+        if self.kind != other.kind:
+            return [f"kind: wanted {self.kind!r}, found {other.kind!r}"]
+        ignored = {"model"} if self.weights else {"weights"}
+        found = other.to_json()
+        return [
+            f"{name}: wanted {mine!r}, found {found[name]!r}"
+            for name, mine in self.to_json().items()
+            if name not in ignored and mine != found[name]
+        ]
+
+
 @dataclass(frozen=True)
-class EncoderSpec:
+class EncoderSpec(StoredSpec):
     """What makes an encoder's frames what they are. Device and batch size do not belong here.
 
     Attributes:
@@ -51,6 +97,8 @@ class EncoderSpec:
             makes them from those.
         version: of our own encoding code; raised when the same model would give other frames.
     """
+
+    command: ClassVar[str] = "rellm extract"
 
     kind: EncoderKind
     model: str = ""
@@ -83,14 +131,6 @@ class EncoderSpec:
             )
 
     @property
-    def fingerprint(self) -> str:
-        """SHA-256 (hex) of all that changes frames. Where a model lies does not: its weights do."""
-        identity = dataclasses.asdict(self)
-        if self.weights:
-            del identity["model"]
-        return digest(identity)
-
-    @property
     def slug(self) -> str:
         """A short folder-safe name, as in `whisper-tiny.en-last`."""
         name: str = self.kind
@@ -99,17 +139,9 @@ class EncoderSpec:
             name = f"{Path(self.model).name.lower()}-{layer}"
         return name if self.dtype == "float16" else f"{name}-{self.dtype}"
 
-    def differences(self, other: "EncoderSpec") -> list[str]:
-        """Fields in which a store of spec `other` is not what `self` asks for, as readable text.
-
-        Weights are compared where `self` pins them; else the model's name is.
-        """
-        ignored = {"model"} if self.weights else {"weights"}
-        return [
-            f"{name}: wanted {mine!r}, found {theirs!r}"
-            for name, mine in dataclasses.asdict(self).items()
-            if name not in ignored and mine != (theirs := getattr(other, name))
-        ]
+    def to_json(self) -> dict[str, Any]:
+        """All fields, as a store's attributes hold them."""
+        return dataclasses.asdict(self)
 
 
 @dataclass(frozen=True)
@@ -171,13 +203,31 @@ class LossesConfig:
     category: float = 1.0
     dimension: float = 1.0
     recognition: float = 0.0
+    response_kl: float = 0.0
     label_smoothing: float = 0.0
+    class_weights: Literal["none", "balanced"] | tuple[float, ...] = "none"
+    dimension_kind: Literal["mse", "ccc"] = "mse"
+    kl_temperature: float = 2.0
+    kl_top_k: int = 32
 
     def __post_init__(self) -> None:
         require_share("losses.label_smoothing", self.label_smoothing)
-        for name in ("response", "category", "dimension", "recognition"):
+        for name in ("response", "category", "dimension", "recognition", "response_kl"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"losses.{name} = {getattr(self, name)}: expected 0 or more")
+        if isinstance(self.class_weights, tuple) and not all(w > 0 for w in self.class_weights):
+            raise ConfigError(
+                f"losses.class_weights = {list(self.class_weights)}: expected numbers above 0"
+            )
+        if self.kl_temperature <= 0:
+            raise ConfigError(f"losses.kl_temperature = {self.kl_temperature}: expected above 0")
+        if self.kl_top_k < 1:
+            raise ConfigError(f"losses.kl_top_k = {self.kl_top_k}: expected 1 or more")
+
+    @property
+    def learns_responses(self) -> bool:
+        """Whether some loss is over the expected responses."""
+        return self.response > 0 or self.response_kl > 0
 
 
 @dataclass(frozen=True)
@@ -289,19 +339,25 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.needs_llm and self.llm is None:
             raise ConfigError(
-                f"recipe {self.name!r}: losses.response or losses.recognition is above 0 but there "
-                "is no [llm] table; add one, or set both weights to 0"
+                f"recipe {self.name!r}: losses.response, losses.response_kl or losses.recognition "
+                "is above 0 but there is no [llm] table; add one, or set these weights to 0"
             )
         if not self.needs_llm and not self.adapter.output_size:
             raise ConfigError(
                 f"recipe {self.name!r}: without an LLM nothing fixes the size of the adapter's "
                 "output; set adapter.output_size (576 for SmolLM2-135M, 4096 for Qwen-7B)"
             )
+        weights = self.losses.class_weights
+        if isinstance(weights, tuple) and len(weights) != len(self.heads.emotions):
+            raise ConfigError(
+                f"losses.class_weights has {len(weights)} numbers, heads.emotions "
+                f"{len(self.heads.emotions)} names; expected a weight for each emotion"
+            )
 
     @property
     def needs_llm(self) -> bool:
         """Whether training loads the LLM at all."""
-        return self.losses.response > 0 or self.losses.recognition > 0
+        return self.losses.learns_responses or self.losses.recognition > 0
 
 
 def require_share(name: str, value: float) -> None:

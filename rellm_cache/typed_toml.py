@@ -58,9 +58,12 @@ def build(kind: type[Made], table: Mapping[str, Any], where: str) -> Made:
 def convert(hint: Any, value: Any, where: str) -> Any:
     """Check one TOML value against a field's type; tables become dataclasses, arrays tuples."""
     if typing.get_origin(hint) in (types.UnionType, typing.Union):
-        if value == "none":
+        members = [a for a in typing.get_args(hint) if a is not type(None)]
+        if value == "none" and len(members) < len(typing.get_args(hint)):
             return None
-        hint = next(a for a in typing.get_args(hint) if a is not type(None))
+        # Where an array is one of several types, an array is meant as that, all else as the first.
+        arrays = [m for m in members if typing.get_origin(m) is tuple]
+        hint = arrays[0] if arrays and isinstance(value, list) else members[0]
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         if not isinstance(value, dict):
             raise ConfigError(f"{where}: found {value!r}, expected a table")

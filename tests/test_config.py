@@ -83,6 +83,18 @@ def test_none_leaves_a_part_out() -> None:
     assert not recipe.needs_llm
 
 
+def test_class_weights_are_a_word_or_a_number_for_each_emotion(recipe_file: Path) -> None:
+    def read(*overrides: str) -> object:
+        recipe = load_recipe(str(recipe_file), overrides)
+        recipe_file.with_name("again.toml").write_text(to_toml(recipe), "utf-8")
+        assert load_recipe(str(recipe_file.with_name("again.toml"))) == recipe
+        return recipe.losses.class_weights
+
+    assert read() == "none"
+    assert read("losses.class_weights=balanced") == "balanced"
+    assert read("losses.class_weights=[1, 2.5, 1, 1, 0.5]") == (1.0, 2.5, 1.0, 1.0, 0.5)
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
@@ -102,10 +114,17 @@ def test_none_leaves_a_part_out() -> None:
         ("adapter.preset=huge", "preset = 'huge': expected one of 'reference', 'lite'"),
         ("adapter.dropout=1", "adapter.dropout = 1.0: expected 0 or more and less than 1"),
         ("losses.category=-1", "losses.category = -1.0: expected 0 or more"),
+        ("losses.response_kl=-1", "losses.response_kl = -1.0: expected 0 or more"),
+        ("losses.kl_temperature=0", "losses.kl_temperature = 0.0: expected above 0"),
+        ("losses.kl_top_k=0", "losses.kl_top_k = 0: expected 1 or more"),
+        ("losses.class_weights=equal", "class_weights = 'equal': expected one of 'none', 'balan"),
+        ("losses.class_weights=[1, 'x']", "class_weights = 'x': expected float"),
+        ("losses.class_weights=[1, 1]", "class_weights has 2 numbers, heads.emotions 5 names"),
+        ("losses.class_weights=[1, 1, 1, 0, 1]", "class_weights = .*: expected numbers above 0"),
         ("training.batch_size=0", "training.batch_size = 0: expected 1 or more"),
         ("prompts.answer=hello", r"prompts.answer = 'hello': expected \{speech\} exactly once"),
         ("encoders.emotion.layer=2", "mine.toml: encoders: emotion: key 'kind' is missing"),
-        ("llm=none", r"recipe 'mine': losses.response .* no \[llm\] table"),
+        ("llm=none", r"recipe 'mine': losses.response, .* no \[llm\] table"),
         ("losses.response=0", "recipe 'mine': without an LLM .* set adapter.output_size"),
         ("seed", "--set 'seed': expected key=value"),
         ("name.first=1", "--set 'name.first=1': name is a value, not a table"),

@@ -37,7 +37,8 @@ PAGES = [
 def unwrap(hint: Any) -> Any:
     """`X | None` as X."""
     if typing.get_origin(hint) in (types.UnionType, typing.Union):
-        return next(a for a in typing.get_args(hint) if a is not type(None))
+        members = [a for a in typing.get_args(hint) if a is not type(None)]
+        return members[0] if len(members) == 1 else hint
     return hint
 
 
@@ -54,8 +55,10 @@ def tables(kind: Any = Recipe, path: str = "") -> Iterator[tuple[str, Any]]:
 def type_cell(hint: Any) -> str:
     if typing.get_origin(hint) is Literal:
         return " or ".join(f"`{json.dumps(value)}`" for value in typing.get_args(hint))
+    if typing.get_origin(hint) in (types.UnionType, typing.Union):
+        return " or ".join(type_cell(member) for member in typing.get_args(hint))
     if typing.get_origin(hint) is tuple:
-        return "array of strings"
+        return "array of strings" if typing.get_args(hint)[0] is str else "array of numbers"
     return {str: "string", int: "integer", float: "number", bool: "boolean"}[hint]
 
 

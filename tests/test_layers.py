@@ -14,6 +14,7 @@ LAYERS = (
     ("errors", "__init__", "recipes"),
     ("ranges", "typed_toml"),
     ("config", "journal", "progress", "devices"),
+    ("teacher",),
     ("corpus", "store", "metrics", "weights"),
     ("encoders", "llm"),
     ("batches",),

@@ -1,15 +1,21 @@
-"""rellm respond: step 1, expected responses from transcripts."""
+"""rellm respond: step 1, expected responses from transcripts, and what a teacher says of them."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from rellm_cache.cli.options import (
     batch_size_option,
+    cache_option,
     manifest_argument,
     recipe_option,
     set_option,
 )
+from rellm_cache.store.origin import place
+
+if TYPE_CHECKING:
+    from rellm_cache.config import Recipe
 
 
 @click.command()
@@ -17,16 +23,49 @@ from rellm_cache.cli.options import (
 @recipe_option
 @set_option
 @batch_size_option(16, "Prompts answered at a time.")
-def respond(manifest: Path, recipe: str, overrides: tuple[str, ...], batch_size: int) -> None:
+@click.option(
+    "--teacher",
+    is_flag=True,
+    help="Write no responses: keep in the cache what the LLM would say next at each token of those "
+    "that are there, for losses.response_kl.",
+)
+@cache_option
+def respond(
+    manifest: Path,
+    recipe: str,
+    overrides: tuple[str, ...],
+    batch_size: int,
+    teacher: bool,
+    cache: Path,
+) -> None:
     """Let the chat LLM continue each transcript in the tone of its emotion (step 1).
 
     MANIFEST is a manifest file or folder; responses are written beside it as
-    SPLIT.responses.jsonl and joined when the manifest is read.
+    SPLIT.responses.jsonl and joined when the manifest is read. Then, with --teacher, the LLM reads
+    them once more for distillation. Killed at any moment, the same command goes on.
     """
     from rellm_cache.config import load_recipe
+
+    settings = load_recipe(recipe, overrides)
+    if teacher:
+        _teach(manifest, settings, cache)
+        return
     from rellm_cache.stages.respond import respond as run
 
-    for report in run(manifest, load_recipe(recipe, overrides), batch_size):
+    for report in run(manifest, settings, batch_size):
         click.echo(f"{report.path}: {report.written} responses, {report.generated} generated now")
         for reason, count in report.dropped.items():
             click.echo(f"  dropped {count}: {reason}")
+
+
+def _teach(manifest: Path, recipe: "Recipe", cache: Path) -> None:
+    from rellm_cache.stages.teach import teach
+
+    report = teach(manifest, recipe, cache)
+    changed = f", {report.changed} of them changed" if report.changed else ""
+    click.echo(
+        f"{place(report.path)}: {report.taught} responses read now{changed}, {report.present} "
+        "were there"
+    )
+    if report.mute:
+        click.echo(f"  left out {report.mute}: a response, but no transcript or no emotion")

@@ -126,7 +126,7 @@ def load_llm(config: LLMConfig, device: torch.device) -> FrozenLLM:
     Raises:
         ConfigError: the model cannot be found, misses a file, or would need code of its own.
     """
-    folder = find_model(config.model, ("tokenizer.json", "tokenizer_config.json"), config.revision)
+    folder = find_llm(config)
     _refuse_foreign_code(folder)
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     model = AutoModelForCausalLM.from_pretrained(
@@ -140,8 +140,17 @@ def load_llm(config: LLMConfig, device: torch.device) -> FrozenLLM:
     _plain_greedy(model)
     if config.embeddings == "host":
         keep_embeddings_on_host(model, device)
-    chat = ChatFormat(AutoTokenizer.from_pretrained(folder), config.template)
-    return FrozenLLM(model, chat, config)
+    return FrozenLLM(model, load_chat(config), config)
+
+
+def find_llm(config: LLMConfig) -> Path:
+    """The folder of the chat model; `ConfigError` where it cannot be found or misses a file."""
+    return find_model(config.model, ("tokenizer.json", "tokenizer_config.json"), config.revision)
+
+
+def load_chat(config: LLMConfig) -> ChatFormat:
+    """The tokenizer and chat layout of a recipe's model, without its weights."""
+    return ChatFormat(AutoTokenizer.from_pretrained(find_llm(config)), config.template)
 
 
 def keep_weights_unpacked(model: torch.nn.Module) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rellm_cache.batches import Batch, Example, Frames, Steps, line_up
+from rellm_cache.batches import Batch, Example, Frames, FrameSource, Steps, line_up
 from rellm_cache.loading.ring import aligned
 from rellm_cache.store.quantisation import Quantisation
 
@@ -81,6 +81,7 @@ def fill(
         targets=tuple(e.targets for e in examples),
         speech_steps=_steps(frames.speech.quantisation),
         emotion_steps=None if frames.emotion is None else _steps(frames.emotion.quantisation),
+        teacher=None if frames.teacher is None else _lessons(examples, frames.teacher),
     )
 
 
@@ -100,6 +101,13 @@ def _view(
 ) -> np.ndarray:
     nbytes = shape[0] * shape[1] * shape[2] * dtype.itemsize
     return memory[start : start + nbytes].view(dtype).reshape(shape)
+
+
+def _lessons(examples: Sequence[Example], teacher: FrameSource) -> torch.Tensor:
+    """(N, 2 K + 1) float32: the teacher's rows of each example that has a response."""
+    taught = [e.id for e in examples for t in e.targets if t.task == "response"]
+    nothing = np.zeros((0, teacher.frame_size), np.float32)
+    return torch.from_numpy(np.concatenate([nothing, *map(teacher.frames, taught)]))
 
 
 def _steps(quantisation: Quantisation | None) -> Steps | None:

@@ -2,13 +2,15 @@
 
 The only place where labels are shifted: the hidden state of a token's predecessor predicts it.
 Eq. 10 of the paper, L = response + category + dimension, each a mean over its own tokens, labelled
-utterances or utterances with dimensions in the whole optimiser step.
+utterances or utterances with dimensions in the whole optimiser step; and BLSP's response_kl.
 
-Letters: N predicted tokens, H hidden size, V vocabulary, B utterances, C emotions.
+Letters: N predicted tokens, H hidden size, V vocabulary, B utterances, C emotions, K the teacher's
+tokens that are told apart.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,9 +19,9 @@ from torch.nn import functional as F
 
 from rellm_cache.config import LossesConfig
 from rellm_cache.llm.packing import IGNORED, PackedRow
+from rellm_cache.llm.teacher import CHUNK, split_rows
 
-TERMS = ("response", "recognition", "category", "dimension")
-CHUNK = 256  # tokens whose logits exist at one time
+TERMS = ("response", "recognition", "category", "dimension", "response_kl")
 
 
 @dataclass(frozen=True)
@@ -27,8 +29,9 @@ class LossTerms:
     """Summed losses and what they are to be divided by, in the order of `TERMS`.
 
     Attributes:
-        sums: (4,) float32, differentiable.
-        counts: (4,) float32: tokens, tokens, labelled utterances, utterances with dimensions.
+        sums: (5,) float32, differentiable.
+        counts: (5,) float32: tokens, tokens, labelled utterances or the sum of their class
+            weights, utterances with dimensions, tokens that a teacher predicts too.
     """
 
     sums: Tensor
@@ -39,9 +42,20 @@ class LossTerms:
 
     def total(self, weights: Tensor, counts: Tensor | None = None) -> Tensor:
         """Weighted sum of means, scalar; `counts` of a whole step where this is a part of it."""
-        return (
-            weights * self.sums / (self.counts if counts is None else counts).clamp(min=1)
-        ).sum()
+        counts = self.counts if counts is None else counts
+        return (weights * self.sums / (counts + (counts == 0))).sum()
+
+    @classmethod
+    def nothing(cls, device: torch.device) -> "LossTerms":
+        """Sums and counts of no batch at all."""
+        return cls(torch.zeros(len(TERMS), device=device), torch.zeros(len(TERMS), device=device))
+
+    def with_mean(self, term: str, mean: Tensor) -> "LossTerms":
+        """The same but for one term, whose mean is `mean`."""
+        at = TERMS.index(term)
+        sums = self.sums.clone()
+        sums[at] = self.counts[at] * mean
+        return replace(self, sums=sums)
 
     def means(self) -> dict[str, float]:
         """Mean of each term that counted something."""
@@ -50,7 +64,7 @@ class LossTerms:
 
 
 def loss_weights(config: LossesConfig, device: torch.device) -> Tensor:
-    """(4,) float32 weights of a recipe in the order of `TERMS`."""
+    """(5,) float32 weights of a recipe in the order of `TERMS`."""
     return torch.tensor([getattr(config, name) for name in TERMS], device=device)
 
 
@@ -86,6 +100,52 @@ class _FrozenLinearCrossEntropy(torch.autograd.Function):
         return gradient * outputs[0].unsqueeze(1).to(gradient.dtype), None, None
 
 
+class _FrozenLinearDivergence(torch.autograd.Function):
+    """KL(teacher || student) over the teacher's K tokens and one bin for all others, in chunks.
+
+    The student's logits are divided by the temperature and formed a chunk at a time, as above. Of
+    q, the student's bins, and p, the teacher's, the gradient with respect to a divided logit is
+    q - p for a token of its own, and (q - p of the bin) times the token's share of q in it else.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, teacher: Tensor, temperature: float
+    ) -> Tensor:
+        losses = torch.empty(len(teacher), device=hidden.device)
+        gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+        for start in range(0, len(teacher), CHUNK):
+            part = slice(start, start + CHUNK)
+            ids, log_p, log_p_rest = split_rows(teacher[part])  # (n, K), (n, K), (n, 1)
+            logits = (hidden[part] @ weight.T).float().div_(temperature)  # (n, H) -> (n, V)
+            top = logits.gather(1, ids)  # (n, K)
+            others = logits.scatter_(1, ids, -torch.inf)
+            rest = others.logsumexp(1, keepdim=True)  # (n, 1)
+            log_q = torch.cat([top, rest], 1).log_softmax(1)  # (n, K + 1)
+            log_p = torch.cat([log_p, log_p_rest], 1)
+            p = log_p.exp()
+            losses[part] = (p * (log_p - log_q)).sum(1)
+            if gradient is not None:
+                slopes = log_q.exp() - p  # (n, K + 1)
+                each = (
+                    others.sub_(rest).exp_().mul_(slopes[:, -1:]).scatter_(1, ids, slopes[:, :-1])
+                )
+                gradient[part] = (each.to(weight.dtype) @ weight) / temperature  # -> (n, H)
+        ctx.save_for_backward(gradient)
+        return losses
+
+    @staticmethod
+    def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor, None, None, None]:
+        (gradient,) = ctx.saved_tensors
+        return gradient * outputs[0].unsqueeze(1).to(gradient.dtype), None, None, None
+
+
+def predictions(row: PackedRow, hidden: Tensor, output_weight: Tensor) -> tuple[Tensor, Tensor]:
+    """(N, H) hidden states that predict the labelled tokens of a packed row, and (N,) which."""
+    labelled = (row.labels != IGNORED).nonzero().squeeze(1)  # (N,)
+    return hidden[row.previous[labelled]].to(output_weight.dtype), labelled
+
+
 def token_losses(row: PackedRow, hidden: Tensor, output_weight: Tensor) -> tuple[Tensor, Tensor]:
     """Negative log-likelihood of every labelled token of a packed row.
 
@@ -96,19 +156,79 @@ def token_losses(row: PackedRow, hidden: Tensor, output_weight: Tensor) -> tuple
     Returns:
         (N,) float32 losses in nats, differentiable in `hidden`, and (N,) int64 segment of each.
     """
-    labelled = (row.labels != IGNORED).nonzero().squeeze(1)  # (N,)
-    predictors = hidden[row.previous[labelled]].to(output_weight.dtype)  # (T, H) -> (N, H)
+    predictors, labelled = predictions(row, hidden, output_weight)
     losses: Tensor = _FrozenLinearCrossEntropy.apply(  # type: ignore[no-untyped-call]  # torch's apply is untyped
         predictors, output_weight, row.labels[labelled]
     )
     return losses, row.segments[labelled]
 
 
-def category_loss(logits: Tensor, emotions: Tensor, smoothing: float) -> Tensor:
-    """Summed cross entropy of (B, C) logits over utterances with an emotion, scalar float32."""
-    return F.cross_entropy(
-        logits.float(), emotions, reduction="sum", ignore_index=IGNORED, label_smoothing=smoothing
+def token_divergences(
+    predictors: Tensor, output_weight: Tensor, teacher: Tensor, temperature: float
+) -> Tensor:
+    """KL(text LLM || speech LLM) at each of N tokens, times the temperature squared.
+
+    BLSP's response_kl: both distributions are softened by the temperature; its square keeps the
+    gradient's size from falling with it (Hinton et al. 2015, section 2). The tokens that the
+    teacher does not tell apart are one bin for both (`rellm_cache.llm.teacher`).
+
+    Args:
+        predictors: (N, H) hidden states that predict the tokens, in the dtype of the weight.
+        output_weight: (V, H), frozen.
+        teacher: (N, 2 K + 1) float32 rows of the teacher's distribution at this temperature.
+
+    Returns:
+        (N,) float32 in nats, differentiable in `predictors`.
+    """
+    losses: Tensor = _FrozenLinearDivergence.apply(  # type: ignore[no-untyped-call]  # torch's apply is untyped
+        predictors, output_weight, teacher, temperature
     )
+    return temperature**2 * losses
+
+
+def category_loss(
+    logits: Tensor, emotions: Tensor, smoothing: float, weights: Tensor | None = None
+) -> Tensor:
+    """Summed cross entropy of (B, C) logits over utterances with an emotion, scalar float32.
+
+    With class weights (C,), each utterance's smoothed cross entropy counts as often as its emotion
+    weighs. (torch's own `weight` also weighs the smoothed part by the other classes' weights, so
+    that the result is a weighted mean of nothing.)
+    """
+    losses = F.cross_entropy(
+        logits.float(), emotions, reduction="none", ignore_index=IGNORED, label_smoothing=smoothing
+    )
+    return (losses * utterance_weights(emotions, weights)).sum()
+
+
+def utterance_weights(emotions: Tensor, weights: Tensor | None) -> Tensor:
+    """(B,) float32 weight of each utterance's emotion, 1 without weights; 0 where it has none."""
+    labelled = emotions != IGNORED
+    if weights is None:
+        return labelled.float()
+    return weights[emotions.clamp(min=0)] * labelled
+
+
+def class_weights(config: LossesConfig, emotions: Sequence[int], classes: int) -> Tensor | None:
+    """(C,) float32 weights of the category loss, None where all weigh the same.
+
+    Args:
+        emotions: of the training split, as indices or `IGNORED`.
+        classes: C.
+
+    Returns:
+        As the recipe lists them; or, "balanced", the inverse of each emotion's share of the split,
+        such that all that occur weigh the same in sum and a labelled utterance weighs 1 on average.
+    """
+    if config.class_weights == "none":
+        return None
+    if config.class_weights != "balanced":
+        return torch.tensor(config.class_weights)
+    counts = Counter(e for e in emotions if e != IGNORED)
+    weights = torch.ones(classes)
+    for emotion, count in counts.items():
+        weights[emotion] = counts.total() / (len(counts) * count)
+    return weights
 
 
 def dimension_loss(predicted: Tensor, vad: Tensor) -> Tensor:
@@ -120,9 +240,20 @@ def dimension_loss(predicted: Tensor, vad: Tensor) -> Tensor:
     return (predicted[known].float() - vad[known]).square().mean(dim=1).sum()
 
 
-def count_terms(response: int, recognition: int, emotions: Tensor, vad: Tensor) -> Tensor:
-    """(4,) float32 counts of a batch, known before its forward pass."""
-    labelled = (emotions != IGNORED).sum()
-    dimensioned = (~vad.isnan().any(dim=1)).sum()
-    counts: Sequence[float] = (response, recognition, labelled.item(), dimensioned.item())
-    return torch.tensor(counts, dtype=torch.float32, device=vad.device)
+def count_terms(
+    tokens: Mapping[str, int], emotions: Tensor, vad: Tensor, weights: Tensor | None = None
+) -> Tensor:
+    """(5,) float32 counts of a batch, known before its forward pass.
+
+    Args:
+        tokens: of the terms over tokens.
+        emotions: (B,) int64, `IGNORED` where unknown.
+        vad: (B, 3), NaN where unknown.
+        weights: (C,) of the emotions, or None.
+    """
+    counts = {
+        **tokens,
+        "category": utterance_weights(emotions, weights).sum().item(),
+        "dimension": (~vad.isnan().any(dim=1)).sum().item(),
+    }
+    return torch.tensor([counts.get(t, 0) for t in TERMS], dtype=torch.float32, device=vad.device)

@@ -19,6 +19,7 @@ from rellm_cache.llm.frozen import FrozenLLM
 from rellm_cache.llm.packing import IGNORED, PackedRow, Segment, pack
 from rellm_cache.llm.prompt import SpeechPrompt
 from rellm_cache.model.adapter import Adapter, dequantise, fuse
+from rellm_cache.model.concordance import concordance_loss, moments_of
 from rellm_cache.model.heads import AuxiliaryHeads
 from rellm_cache.model.losses import (
     TERMS,
@@ -26,6 +27,8 @@ from rellm_cache.model.losses import (
     category_loss,
     count_terms,
     dimension_loss,
+    predictions,
+    token_divergences,
     token_losses,
 )
 
@@ -63,7 +66,14 @@ class Outputs:
 
 
 class SpeechLLM(nn.Module):
-    """Adapter and heads in front of a frozen LLM."""
+    """Adapter and heads in front of a frozen LLM.
+
+    Attributes:
+        class_weights: (C,) of the category loss in training, or None. Set by whoever knows the
+            training split; in evaluation mode all emotions weigh the same.
+    """
+
+    class_weights: Tensor | None
 
     def __init__(
         self, recipe: Recipe, speech_size: int, emotion_size: int, llm: FrozenLLM | None
@@ -75,6 +85,7 @@ class SpeechLLM(nn.Module):
         self.heads = AuxiliaryHeads(recipe.heads, size)
         self.llm = llm
         self.prompts = {} if llm is None else speech_prompts(recipe, llm)
+        self.register_buffer("class_weights", None, persistent=False)
 
     def speech(self, batch: Batch) -> Speech:
         """Run the adapter."""
@@ -87,41 +98,74 @@ class SpeechLLM(nn.Module):
         )  # (B, T, D)
         return Speech(*self.adapter(frames, batch.frame_lengths))  # (B, T, D) -> (B, T', H)
 
-    def forward(self, batch: Batch) -> Outputs:
-        """Heads' outputs and loss terms of one batch."""
+    def forward(self, batch: Batch, moments: Tensor | None = None) -> Outputs:
+        """Heads' outputs and loss terms of one batch.
+
+        Args:
+            moments: of the dimensions of the step it is a part of, as `dimension_moments` gives
+                them, summed; None where the batch is all of it. Only CCC asks for them.
+        """
         speech = self.speech(batch)
         logits, dimensions = self.heads(speech.embeddings, speech.lengths)
         losses = self.recipe.losses
-        zero = logits.new_zeros(())
-        response, recognition = self._answer_losses(speech, batch.targets)
-        category = zero
+        sums = self._answer_losses(speech, batch)
         if losses.category:
-            category = category_loss(logits, batch.emotions, losses.label_smoothing)
-        dimension = zero
+            category = category_loss(
+                logits, batch.emotions, losses.label_smoothing, self._weights_now
+            )
+            sums["category"] = category
         if losses.dimension and dimensions is not None:
-            dimension = dimension_loss(dimensions, batch.vad)
-        sums = torch.stack([response, recognition, category, dimension])
-        return Outputs(logits, dimensions, LossTerms(sums, self.counts(batch)))
+            if losses.dimension_kind == "ccc":
+                sums["dimension"] = concordance_loss(dimensions, batch.vad, moments)
+            else:
+                sums["dimension"] = dimension_loss(dimensions, batch.vad)
+        zero = speech.embeddings.new_zeros(())
+        terms = LossTerms(torch.stack([sums.get(t, zero) for t in TERMS]), self.counts(batch))
+        return Outputs(logits, dimensions, terms)
+
+    @property
+    def _weights_now(self) -> Tensor | None:
+        """Weights of the emotions: in training alone, so that validation losses compare."""
+        return self.class_weights if self.training else None
+
+    @torch.no_grad()
+    def dimension_moments(self, batch: Batch) -> Tensor:
+        """(6, 3) float64 sums of a batch's dimensions; those of a step's batches add up."""
+        speech = self.speech(batch)
+        _, dimensions = self.heads(speech.embeddings, speech.lengths)
+        return moments_of(dimensions, batch.vad)
 
     def counts(self, batch: Batch) -> Tensor:
-        """(4,) what each loss term of a batch is to be divided by."""
+        """(5,) what each loss term of a batch is to be divided by."""
         tokens = dict.fromkeys(TERMS, 0)
         for target in (t for targets in batch.targets for t in targets):
             tokens[target.task] += len(target.ids)
-        return count_terms(tokens["response"], tokens["recognition"], batch.emotions, batch.vad)
+        if batch.teacher is not None:
+            tokens["response_kl"] = len(batch.teacher)
+        return count_terms(tokens, batch.emotions, batch.vad, self._weights_now)
 
-    def _answer_losses(
-        self, speech: Speech, targets: Sequence[Sequence[Target]]
-    ) -> tuple[Tensor, Tensor]:
-        """Summed response and recognition losses, scalars, over rows of packed examples."""
-        sums = speech.embeddings.new_zeros(2, dtype=torch.float32)  # in bf16 runs too
+    def _answer_losses(self, speech: Speech, batch: Batch) -> dict[str, Tensor]:
+        """Summed losses over tokens by term, scalars, over rows of packed examples."""
         if self.llm is None:
-            return sums[0], sums[1]
-        for row, tasks in self.packed_rows(speech, targets):
+            return {}
+        sums = speech.embeddings.new_zeros(len(TERMS), dtype=torch.float32)  # in bf16 runs too
+        taught = 0  # rows of the teacher that earlier rows of examples used
+        for row, tasks in self.packed_rows(speech, batch.targets):
             hidden = self.llm.hidden_states(row)  # (T, H)
             losses, owners = token_losses(row, hidden, self.llm.output_weight)  # (N,), (N,)
-            sums = sums.index_add(0, tasks.to(owners.device)[owners], losses)
-        return sums[0], sums[1]
+            task_of = tasks.to(owners.device)[owners]  # (N,)
+            sums = sums.index_add(0, task_of, losses)
+            if batch.teacher is not None:
+                predictors, _ = predictions(row, hidden, self.llm.output_weight)  # (N, H)
+                predictors = predictors[task_of == TERMS.index("response")]  # (n, H)
+                lessons = batch.teacher[taught : taught + len(predictors)]  # (n, 2 K + 1)
+                taught += len(predictors)
+                divergences = token_divergences(
+                    predictors, self.llm.output_weight, lessons, self.recipe.losses.kl_temperature
+                )
+                at = torch.tensor([TERMS.index("response_kl")], device=sums.device)
+                sums = sums.index_add(0, at, divergences.sum(0, keepdim=True))
+        return dict(zip(TERMS, sums, strict=True))
 
     def packed_rows(
         self, speech: Speech, targets: Sequence[Sequence[Target]]

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from rellm_cache.config import EncoderSpec
 from rellm_cache.corpus.audio import audio_digest, load_clip, read_bytes
 from rellm_cache.corpus.manifest import Utterance, read_manifests
 from rellm_cache.devices import default_device
@@ -53,7 +54,7 @@ def compare_audio(cache: Path, manifest: Path) -> list[AudioReport]:
         ManifestError, StoreError: the manifest or a store cannot be read.
     """
     utterances = read_manifests(manifest)
-    stores = [FeatureStore(path) for path in find_stores(cache)]
+    stores = [store for store, _ in _encoder_stores(cache)]
     reports = [AudioReport(store.path) for store in stores]
     with (
         ThreadPoolExecutor(SCAN_THREADS) as pool,
@@ -64,6 +65,12 @@ def compare_audio(cache: Path, manifest: Path) -> list[AudioReport]:
                 _compare(utterance.id, found, store, report)
             tick()
     return reports
+
+
+def _encoder_stores(cache: Path) -> list[tuple[FeatureStore, EncoderSpec]]:
+    """The stores whose frames were made from audio, and by what."""
+    stores = [FeatureStore(path) for path in find_stores(cache)]
+    return [(store, store.spec) for store in stores if isinstance(store.spec, EncoderSpec)]
 
 
 def _digest(utterance: Utterance) -> bytes | AudioError:
@@ -127,23 +134,22 @@ def recompute(
     device = device or default_device()
     utterances = {u.id: u for u in read_manifests(manifest)}
     reports = []
-    for path in find_stores(cache):
-        store = FeatureStore(path)
+    for store, spec in _encoder_stores(cache):
         known = sorted(utterances.keys() & store.ids)
         random = np.random.default_rng(seed)
         chosen = [known[i] for i in sorted(random.permutation(len(known))[:count].tolist())]
-        reports.append(_recompute(store, [utterances[name] for name in chosen], device))
+        reports.append(_recompute(store, spec, [utterances[name] for name in chosen], device))
     return reports
 
 
 def _recompute(
-    store: FeatureStore, chosen: Sequence[Utterance], device: torch.device
+    store: FeatureStore, spec: EncoderSpec, chosen: Sequence[Utterance], device: torch.device
 ) -> RecomputeReport:
-    machine = describe_machine(store.spec, device)
+    machine = describe_machine(spec, device)
     if not chosen:
         return _nothing(store, machine, "the store holds no clip of the manifest")
     try:
-        encoder = build_encoder(resolve(replace(store.spec, dtype="float16")), device)
+        encoder = build_encoder(resolve(replace(spec, dtype="float16")), device)
     except ConfigError as error:
         return _nothing(store, machine, str(error))
     largest, total, values, cosine = 0.0, 0.0, 0, 1.0

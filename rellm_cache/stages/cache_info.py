@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rellm_cache.config import EncoderSpec
 from rellm_cache.encoders.base import FRAMES_PER_SECOND
 from rellm_cache.errors import StoreError
 from rellm_cache.store.layout import failures_path, list_stores
@@ -15,16 +16,19 @@ FRAMES_PER_HOUR = FRAMES_PER_SECOND * 3600
 
 @dataclass(frozen=True)
 class StoreSummary:
-    """One store: whose frames, how many, how large, under which licence."""
+    """One store: whose frames, how many, how large, under which licence.
+
+    A teacher's store, whose frames are the tokens of responses, has no layer and no hours.
+    """
 
     name: str
     encoder: str
     model: str
-    layer: int
+    layer: int | None
     frame_size: int
     fingerprint: str
     clips: int
-    hours: float
+    hours: float | None
     parts: int
     bytes: int
     failed: int
@@ -49,11 +53,15 @@ def cache_info(cache: Path) -> list[StoreSummary]:
 
 @dataclass(frozen=True)
 class ClipEntry:
-    """One clip of a store: its id, how long it is, whose audio it is of, and where it lies."""
+    """One clip of a store: its id, how long it is, whose audio it is of, and where it lies.
+
+    In a teacher's store the digest is that of the request and the response, and there are no
+    seconds.
+    """
 
     id: str
     frames: int
-    seconds: float
+    seconds: float | None
     audio_sha256: str
     part: str
 
@@ -65,26 +73,29 @@ def list_clips(path: Path) -> list[ClipEntry]:
         StoreError: it is no store, or its index is damaged.
     """
     entries = {}
-    for part in FeatureStore(path).parts:
+    store = FeatureStore(path)
+    hears = isinstance(store.spec, EncoderSpec)
+    for part in store.parts:
         lengths = (part.offsets[1:] - part.offsets[:-1]).tolist()
         for name, length, digest in zip(part.ids, lengths, part.audio_sha256, strict=True):
-            seconds = length / FRAMES_PER_SECOND
+            seconds = length / FRAMES_PER_SECOND if hears else None
             entries[name] = ClipEntry(name, length, seconds, digest.tobytes().hex(), part.path.name)
     return [entries[name] for name in sorted(entries)]
 
 
 def _summary(store: FeatureStore) -> StoreSummary:
+    hears = isinstance(store.spec, EncoderSpec)
     failures = failures_path(store.path)
     failed = len(failures.read_text("utf-8").splitlines()) if failures.exists() else 0
     return StoreSummary(
         name=store.path.name,
         encoder=store.spec.kind,
         model=store.spec.model,
-        layer=store.spec.layer,
+        layer=store.spec.layer if isinstance(store.spec, EncoderSpec) else None,
         frame_size=store.frame_size,
         fingerprint=store.spec.fingerprint,
         clips=len(store),
-        hours=int(store.lengths(list(store.ids)).sum()) / FRAMES_PER_HOUR,
+        hours=int(store.lengths(list(store.ids)).sum()) / FRAMES_PER_HOUR if hears else None,
         parts=len(store.parts),
         bytes=store.nbytes,
         failed=failed,

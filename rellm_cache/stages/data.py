@@ -9,6 +9,7 @@ from rellm_cache.config import EncoderSpec, Recipe
 from rellm_cache.corpus.manifest import Utterance
 from rellm_cache.llm.frozen import FrozenLLM
 from rellm_cache.llm.packing import IGNORED
+from rellm_cache.llm.prompt import ChatFormat
 from rellm_cache.store.layout import find_store
 from rellm_cache.store.reader import FeatureStore
 
@@ -59,11 +60,16 @@ def make_examples(
 
 def _targets(utterance: Utterance, recipe: Recipe, llm: FrozenLLM) -> Iterable[Target]:
     end = llm.chat.ids(llm.chat.end_text)
-    if recipe.losses.response and utterance.response:
-        ids = llm.chat.ids(utterance.response)
-        yield Target("response", ids if utterance.early_stop else ids + end)
+    if recipe.losses.learns_responses and utterance.response:
+        yield Target("response", response_ids(utterance, llm.chat))
     if recipe.losses.recognition and emotion_index(utterance, recipe) != IGNORED:
         yield Target("recognition", llm.chat.ids(utterance.emotion or "") + end)
+
+
+def response_ids(utterance: Utterance, chat: ChatFormat) -> tuple[int, ...]:
+    """Token ids of an utterance's expected response, end tokens included if it is complete."""
+    ids = chat.ids(utterance.response or "")
+    return ids if utterance.early_stop else ids + chat.ids(chat.end_text)
 
 
 def label_ids(recipe: Recipe, llm: FrozenLLM) -> list[tuple[int, ...]]:
@@ -82,7 +88,7 @@ def describe_gaps(utterances: Sequence[Utterance], recipe: Recipe) -> list[str]:
     for emotion, count in foreign.items():
         notes.append(f"{count} of {total} clips are {emotion!r}, which heads.emotions leaves out")
     silent = sum(u.response is None for u in utterances)
-    if recipe.losses.response and silent:
+    if recipe.losses.learns_responses and silent:
         notes.append(f"{silent} of {total} clips have no response; `rellm respond` makes them")
     if recipe.losses.dimension and recipe.heads.dimensions and not any(u.vad for u in utterances):
         notes.append("no clip has dimensions: the dimension loss has nothing to learn from")

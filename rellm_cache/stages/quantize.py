@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rellm_cache.config import EncoderSpec
 from rellm_cache.errors import StoreError
 from rellm_cache.progress import progress
 from rellm_cache.store.copies import settle
@@ -60,7 +61,7 @@ def quantize(source: Path) -> QuantizeReport:
     """
     settle(source.parent)
     store = FeatureStore(source)
-    if store.spec.dtype != "float16":
+    if not isinstance(store.spec, EncoderSpec) or store.spec.dtype != "float16":
         raise StoreError(f"{source}: holds {store.spec.dtype} frames; expected a float16 store")
     if not len(store):
         raise StoreError(f"{source}: holds no clips; fill it with `rellm extract`")

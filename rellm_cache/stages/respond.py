@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from rellm_cache.config import Recipe, digest
+from rellm_cache.config import LLMConfig, Recipe, digest
 from rellm_cache.corpus.manifest import (
     Utterance,
     manifest_files,
@@ -57,22 +57,28 @@ def respond(
         ConfigError: the recipe has no LLM.
         ManifestError: the manifest cannot be read.
     """
-    if recipe.llm is None:
-        raise ConfigError(
-            f"recipe {recipe.name!r} has no [llm] table, so nothing can write responses; "
-            "use one that has, as `small` or `re-llm`"
-        )
+    config = llm_config(recipe)
     device = device or default_device()
     loaded: list[FrozenLLM] = []
 
     def llm() -> FrozenLLM:
         """Loaded once, and only when some prompt has no answer yet."""
-        if not loaded and recipe.llm is not None:
-            loaded.append(load_llm(recipe.llm, device))
+        if not loaded:
+            loaded.append(load_llm(config, device))
         return loaded[0]
 
     answers = _Answers(recipe, llm, batch_size)
     return [_respond_to(file, recipe, answers) for file in manifest_files(manifest)]
+
+
+def llm_config(recipe: Recipe) -> LLMConfig:
+    """The chat LLM of a recipe; `ConfigError` if it has none."""
+    if recipe.llm is None:
+        raise ConfigError(
+            f"recipe {recipe.name!r} has no [llm] table, so nothing can write responses; "
+            "use one that has, as `small` or `re-llm`"
+        )
+    return recipe.llm
 
 
 def generator_id(recipe: Recipe) -> str:
@@ -146,13 +152,13 @@ def _respond_to(file: Path, recipe: Recipe, answers: _Answers) -> RespondReport:
     out = responses_path(file)
     partial = out.with_name(f".{out.name}.answers")
     finished = _finished(out, generator_id(recipe))
-    waiting = [u for u in utterances if finished.get(u.id, {}).get("prompt") != _prompt(u, recipe)]
-    asked = [p for u in waiting if (p := _prompt(u, recipe)) is not None]
+    waiting = [u for u in utterances if finished.get(u.id, {}).get("prompt") != request(u, recipe)]
+    asked = [p for u in waiting if (p := request(u, recipe)) is not None]
     generated = answers.ask(asked, partial)
     rows = []
     for utterance in utterances:
         row = finished.get(utterance.id)
-        prompt = _prompt(utterance, recipe)
+        prompt = request(utterance, recipe)
         if row is None or row.get("prompt") != prompt:
             row = _row(utterance, prompt, recipe, answers)
         rows.append(row)
@@ -167,7 +173,8 @@ def _finished(out: Path, generator: str) -> dict[str, dict[str, Any]]:
     return {row["id"]: row for row in rows if row.get("generator") == generator}
 
 
-def _prompt(utterance: Utterance, recipe: Recipe) -> str | None:
+def request(utterance: Utterance, recipe: Recipe) -> str | None:
+    """The user's turn of step 1; None without a transcript or an emotion."""
     if not utterance.text or not utterance.emotion:
         return None
     template = recipe.prompts.expected_response

@@ -13,6 +13,7 @@ from rellm_cache.llm.packing import IGNORED
 from rellm_cache.loading.loader import BatchLoader
 from rellm_cache.metrics.recognition import RecognitionScores, score_recognition
 from rellm_cache.metrics.regression import concordance
+from rellm_cache.model.concordance import MOMENTS, concordance_distance, moments_of
 from rellm_cache.model.losses import LossTerms
 from rellm_cache.model.speech_llm import SpeechLLM
 
@@ -51,7 +52,8 @@ def predict(
     model.eval()
     emotions = np.zeros(len(examples), np.int64)
     dimensions = np.zeros((len(examples), 3), np.float32)
-    terms = LossTerms(torch.zeros(4, device=device), torch.zeros(4, device=device))
+    terms = LossTerms.nothing(device)
+    moments = torch.zeros(MOMENTS, 3, dtype=torch.float64, device=device)
     loader = BatchLoader(examples, frames, device)
     plan = ordered_batches(loader.lengths, BATCH)
     for indices, batch in zip(plan, loader.batches(plan), strict=True):
@@ -59,7 +61,10 @@ def predict(
         emotions[indices] = outputs.emotion_logits.argmax(1).cpu().numpy()
         if outputs.dimensions is not None:
             dimensions[indices] = outputs.dimensions.float().cpu().numpy()
+            moments += moments_of(outputs.dimensions, batch.vad.to(device))
         terms = terms + outputs.terms
+    if model.recipe.losses.dimension_kind == "ccc":  # of all examples, not a mean over batches
+        terms = terms.with_mean("dimension", concordance_distance(moments).float())
     model.train(was_training)
     return Predictions(emotions, dimensions if model.recipe.heads.dimensions else None, terms)
 

@@ -20,13 +20,14 @@ from pathlib import Path
 from typing import Any
 
 from rellm_cache.batches import Frames
-from rellm_cache.config import Recipe, load_recipe, to_toml
+from rellm_cache.config import EncoderSpec, Recipe, load_recipe, to_toml
 from rellm_cache.corpus.manifest import read_split
 from rellm_cache.errors import RunError
 from rellm_cache.journal import read_journal
 from rellm_cache.model.checkpoint import RECIPE, WEIGHTS, AdapterInfo, save_config
 from rellm_cache.model.optimisation import Position, checkpoints
 from rellm_cache.stages.data import describe_gaps, make_examples, require_frames
+from rellm_cache.stages.lessons import open_teacher
 from rellm_cache.stages.resources import Resources
 from rellm_cache.stages.trainer import (
     BEST,
@@ -96,6 +97,8 @@ def train(
     else:
         notes.append("no validation.jsonl: the last checkpoint is kept")
     llm = resources.llm(recipe.llm, accelerator.device) if recipe.needs_llm and recipe.llm else None
+    if llm is not None and recipe.losses.response_kl:
+        frames.teacher = open_teacher([*training, *validation], recipe, llm.chat, cache, manifest)
     data = Data(
         make_examples(training, recipe, llm), make_examples(validation, recipe, llm), frames
     )
@@ -112,7 +115,7 @@ def pinned(recipe: Recipe, frames: Frames) -> Recipe:
     specs = {
         name: store.spec
         for name, store in (("speech", frames.speech), ("emotion", frames.emotion))
-        if isinstance(store, FeatureStore)
+        if isinstance(store, FeatureStore) and isinstance(store.spec, EncoderSpec)
     }
     return dataclasses.replace(recipe, encoders=dataclasses.replace(recipe.encoders, **specs))
 

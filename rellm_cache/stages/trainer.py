@@ -22,10 +22,11 @@ from rellm_cache.config import Recipe
 from rellm_cache.llm.frozen import FrozenLLM
 from rellm_cache.loading.loader import BatchLoader
 from rellm_cache.model.checkpoint import WEIGHTS, load_tensors, save_tensors
-from rellm_cache.model.losses import LossTerms, loss_weights
+from rellm_cache.model.losses import LossTerms, class_weights, loss_weights
 from rellm_cache.model.optimisation import Optimisation, Position, flat_gradients, set_gradients
 from rellm_cache.model.speech_llm import SpeechLLM
 from rellm_cache.progress import Tick, progress
+from rellm_cache.stages.rehearsal import rehearse
 from rellm_cache.stages.scoring import predict, score_heads
 
 METRICS, CHECKPOINTS, BEST = "metrics.jsonl", "checkpoints", "best.safetensors"
@@ -64,6 +65,10 @@ class Trainer:
             load_tensors(Path(recipe.training.start_from) / WEIGHTS, self.model)
         elif self.model.adapter.scale is not None:
             self.model.adapter.scale.start_from(*frame_statistics(data))
+        emotions = [e.emotion for e in data.train]
+        self.model.class_weights = class_weights(
+            recipe.losses, emotions, len(recipe.heads.emotions)
+        )
         self.model.to(self.device)
         self.loader = BatchLoader(data.train, data.frames, self.device)
         micro_batches = math.ceil(len(data.train) / config.batch_size)
@@ -143,14 +148,16 @@ class Trainer:
             RunError: the gradient is not finite.
         """
         on_device = [batch.to(self.device) for batch in batches]
-        counts = torch.zeros(4, device=self.device)
+        counts = LossTerms.nothing(self.device).counts
         for batch in on_device:
             counts += self.model.counts(batch)
         counts = self.accelerator.reduce(counts, "sum")
-        sums = torch.zeros(4, device=self.device)
-        for batch in on_device:
+        rehearsal = rehearse(self.model, on_device, self.accelerator)
+        sums = torch.zeros_like(counts)
+        for index, batch in enumerate(on_device):
+            rehearsal.replay(index)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-                terms = self.model(batch).terms
+                terms = self.model(batch, rehearsal.moments).terms
             terms.total(self.weights, counts).backward()
             sums += terms.sums.detach()
         if self.accelerator.num_processes > 1:

@@ -21,10 +21,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rellm_cache.config import EncoderSpec, digest
+from rellm_cache.config import EncoderSpec, StoredSpec, digest
 from rellm_cache.errors import ConfigError, StoreError
 from rellm_cache.store.faults import is_unreadable, unreadable
 from rellm_cache.store.origin import place
+from rellm_cache.teacher import TeacherSpec
 
 FORMAT = "rellm-feature-store"
 FORMAT_VERSION = 1
@@ -38,7 +39,7 @@ STORE_KEYS = frozenset(
     ("format", "format_version", "fingerprint", "encoder", "frame_size", "licence")
 )
 
-Frames = NDArray[np.float16] | NDArray[np.int8]
+Frames = NDArray[np.float16] | NDArray[np.int8] | NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -46,18 +47,18 @@ class StoreInfo:
     """A store's own attributes.
 
     Attributes:
-        spec: of the encoder that made its frames.
+        spec: of the encoder, or the text LLM, that made its frames.
         frame_size: D, values in a frame.
         licence: of the encoder's model.
     """
 
-    spec: EncoderSpec
+    spec: StoredSpec
     frame_size: int
     licence: str
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Of stored values: little-endian float16, or int8."""
+        """Of stored values: little-endian float16, int8, or a teacher's float32."""
         return np.dtype(self.spec.dtype).newbyteorder("<")
 
     @property
@@ -73,7 +74,7 @@ class StoreInfo:
                     "format": FORMAT,
                     "format_version": FORMAT_VERSION,
                     "fingerprint": self.spec.fingerprint,
-                    "encoder": dataclasses.asdict(self.spec),
+                    "encoder": self.spec.to_json(),
                     "frame_size": self.frame_size,
                     "licence": self.licence,
                 }
@@ -128,8 +129,9 @@ def parse_info(own: dict[str, Any], path: Path) -> StoreInfo:
             f"{FORMAT} {FORMAT_VERSION}; read it with the version of rellm that wrote it"
         )
     try:
-        spec = EncoderSpec(**own["encoder"])
-    except (ConfigError, TypeError, KeyError) as error:
+        teaches = own["encoder"].get("kind") == "teacher"
+        spec: StoredSpec = (TeacherSpec if teaches else EncoderSpec)(**own["encoder"])
+    except (ConfigError, TypeError, KeyError, AttributeError) as error:
         raise StoreError(f"{path}: its encoder is unknown to this version: {error}") from error
     recorded = str(own.get("fingerprint"))
     if spec.fingerprint != recorded:
@@ -151,7 +153,7 @@ def _mend(cache: Path) -> str:
     )
 
 
-def store_path(cache: Path, spec: EncoderSpec) -> Path:
+def store_path(cache: Path, spec: StoredSpec) -> Path:
     """Where the store of a spec with resolved weights lies, or is to be made.
 
     A store of the same fingerprint is the same store, by whatever folder its model was named then.
@@ -218,7 +220,7 @@ def _name_pieces(part: Path) -> tuple[str, str]:
     return name["number"], name["suffix"]
 
 
-def find_store(cache: Path, spec: EncoderSpec) -> Path:
+def find_store(cache: Path, spec: StoredSpec) -> Path:
     """The store that holds what a recipe's encoder asks for.
 
     Raises:
@@ -238,16 +240,24 @@ def find_store(cache: Path, spec: EncoderSpec) -> Path:
     same_kind = [(path, found) for path, found in stores if found.kind == spec.kind]
     if not same_kind:
         raise StoreError(
-            f"{place(cache)}: found no store of encoder {spec.kind} {spec.model}; make it with "
-            "`rellm extract`"
+            f"{place(cache)}: found no store of {_what(spec)}; make it with `{spec.command}`"
         )
     path, found = min(same_kind, key=lambda item: len(spec.differences(item[1])))
-    if spec.dtype == "int8" and not dataclasses.replace(spec, dtype="float16").differences(found):
+    if (
+        isinstance(spec, EncoderSpec)
+        and spec.dtype == "int8"
+        and not dataclasses.replace(spec, dtype="float16").differences(found)
+    ):
         raise StoreError(
             f"{place(path)}: holds these frames as float16, the recipe asks for int8; make that "
             f"with `rellm cache quantize {place(path)}`"
         )
     raise StoreError(
         f"{place(path)}: a store of another fingerprint; {'; '.join(spec.differences(found))}; "
-        "run `rellm extract` with this recipe, or name this store's encoder in the recipe"
+        f"run `{spec.command}` with this recipe, or name this store's encoder in the recipe"
     )
+
+
+def _what(spec: StoredSpec) -> str:
+    kind = "encoder " if isinstance(spec, EncoderSpec) else ""
+    return f"{kind}{spec.kind} {spec.model}"

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rellm_cache.config import EncoderSpec
+from rellm_cache.config import StoredSpec
 from rellm_cache.errors import StoreError
 from rellm_cache.store.faults import other_steps
 from rellm_cache.store.index import ABSENT, IdIndex
@@ -37,7 +37,7 @@ class FeatureStore:
         path: the store's folder.
         spec: what its frames are.
         frame_size: D.
-        dtype: of stored values, float16 or int8.
+        dtype: of stored values: float16, int8, or a teacher's float32.
         licence: of the encoder that made them.
         ids: the set of clips that are here; iterates in the order they were committed.
     """
@@ -63,7 +63,7 @@ class FeatureStore:
         _open_stores.add(self)
 
     @classmethod
-    def find(cls, cache: Path, spec: EncoderSpec) -> "FeatureStore":
+    def find(cls, cache: Path, spec: StoredSpec) -> "FeatureStore":
         """Open the store under `cache` that holds what a recipe's encoder asks for."""
         return cls(find_store(cache, spec))
 
@@ -85,12 +85,12 @@ class FeatureStore:
 
     @cached_property
     def quantisation(self) -> Quantisation | None:
-        """What int8 frames stand for; None for float16.
+        """What int8 frames stand for; None for floats.
 
         Raises:
             StoreError: the parts of the store do not agree, or there is none.
         """
-        if self.dtype == np.float16:
+        if self.dtype != np.int8:
             return None
         if not self.parts:
             raise StoreError(
@@ -117,7 +117,7 @@ class FeatureStore:
 
     def _absent(self, utterance_id: str) -> StoreError:
         where = place(self.path)
-        return StoreError(f"{where}: no clip {utterance_id!r}; add it with `rellm extract`")
+        return StoreError(f"{where}: no clip {utterance_id!r}; add it with `{self.spec.command}`")
 
     @cached_property
     def _lengths(self) -> NDArray[np.int64]:

@@ -15,10 +15,12 @@ from typing import Self
 
 import numpy as np
 import zarr
+from numpy.typing import NDArray
 
 from rellm_cache.errors import FrameError, StoreError
 from rellm_cache.store.layout import (
     WRITING,
+    Frames,
     StoreInfo,
     next_part_name,
     read_info,
@@ -96,14 +98,18 @@ class StoreWriter:
 
         Args:
             audio_sha256: (32,) uint8 digest of the audio.
-            frames: (L, D) float32 or float16.
+            frames: (L, D) float32 or float16; stored as the store's type.
             vad: (3,) float32 arousal, dominance, valence of the encoder's own head, if it has one.
 
         Raises:
-            FrameError: the frames are not (L, D), not finite, or beyond float16.
+            FrameError: the frames are not (L, D), not finite, or beyond the store's type.
             StoreError: a part could not be written; the store keeps its earlier parts.
         """
-        stored = to_float16(frames, utterance_id, self._info.frame_size)
+        stored: Frames
+        if self._info.dtype == np.float32:
+            stored = to_float32(frames, utterance_id, self._info.frame_size)
+        else:
+            stored = to_float16(frames, utterance_id, self._info.frame_size)
         if self._quantisation is not None:
             stored = self._quantisation.quantise(stored)
         self._rows.append(Row(utterance_id, audio_sha256, stored, vad))
@@ -167,10 +173,7 @@ def _write_failed(store: Path, error: OSError, clips: int, size: int) -> StoreEr
 
 def to_float16(frames: np.ndarray, utterance_id: str, frame_size: int) -> np.ndarray:
     """(L, D) frames as stored; `FrameError` names the clip whose values float16 cannot hold."""
-    if frames.ndim != 2 or frames.shape[1] != frame_size or not len(frames):
-        raise FrameError(
-            f"{utterance_id}: frames have shape {frames.shape}, expected (L, {frame_size}), L > 0"
-        )
+    _check_shape(frames, utterance_id, frame_size)
     with np.errstate(over="ignore"):
         stored = frames.astype(np.float16)
     # By the bits, which is faster than isfinite: an exponent of all ones is infinite or no number.
@@ -182,3 +185,18 @@ def to_float16(frames: np.ndarray, utterance_id: str, frame_size: int) -> np.nda
         f"{utterance_id}: a frame holds {float(np.abs(frames).max()):.0f}, float16 ends at 65504; "
         "this encoder's frames cannot be stored"
     )
+
+
+def to_float32(frames: np.ndarray, utterance_id: str, frame_size: int) -> NDArray[np.float32]:
+    """(L, D) rows of a teacher as stored; `FrameError` names the clip whose rows are not finite."""
+    _check_shape(frames, utterance_id, frame_size)
+    if not np.isfinite(frames).all():
+        raise FrameError(f"{utterance_id}: predictions are not finite; the LLM failed on this clip")
+    return frames.astype(np.float32, copy=False)
+
+
+def _check_shape(frames: np.ndarray, utterance_id: str, frame_size: int) -> None:
+    if frames.ndim != 2 or frames.shape[1] != frame_size or not len(frames):
+        raise FrameError(
+            f"{utterance_id}: frames have shape {frames.shape}, expected (L, {frame_size}), L > 0"
+        )

@@ -201,6 +201,17 @@ def test_respond(run: Run, corpus: Path, recipe: Recipe, tmp_path: Path) -> None
     code, out, _ = run("respond", corpus / "test.jsonl", "--recipe", tmp_path / "tiny.toml")
     assert code == 0
     assert out == f"{corpus}/test.responses.jsonl: 2 responses, 2 generated now\n"
+    options = ("--recipe", tmp_path / "tiny.toml", "--teacher", "--cache", tmp_path / "cache")
+    code, out, _ = run("respond", corpus / "test.jsonl", *options)
+    assert code == 0
+    assert "/cache/tiny-chat-teacher-" in out
+    assert out.endswith(": 2 responses read now, 0 were there\n")
+    code, out, _ = run("cache", "info", tmp_path / "cache")
+    assert code == 0
+    assert "tiny-chat-teacher-" in out
+    code, out, _ = run("cache", "ls", next((tmp_path / "cache").glob("*-teacher-*")))
+    assert code == 0
+    assert " tokens  " in out
 
 
 def test_plan_then_a_shard_and_the_rest_by_workers(

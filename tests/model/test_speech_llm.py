@@ -6,11 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 from naive import naive_losses, naive_total
+from torch.nn import functional as F
 
 from rellm_cache.batches import Batch, Target
 from rellm_cache.config import Recipe
 from rellm_cache.llm.frozen import FrozenLLM, load_llm
 from rellm_cache.llm.packing import IGNORED
+from rellm_cache.llm.teacher import distribution_rows, split_rows
 from rellm_cache.model.losses import TERMS, loss_weights
 from rellm_cache.model.speech_llm import SpeechLLM
 
@@ -66,6 +68,71 @@ def compare_with_naive(model: SpeechLLM, llm: FrozenLLM, batch: Batch, bound: fl
         assert (ours[name] - expected).abs().max() < bound * expected.abs().max(), name
 
 
+def taught(batch: Batch, llm: FrozenLLM, top_k: int) -> Batch:
+    """The batch with a random teacher's rows for each token of its responses."""
+    torch.manual_seed(2)
+    tokens = sum(len(t.ids) for ts in batch.targets for t in ts if t.task == "response")
+    hidden = torch.randn(tokens, llm.hidden_size)
+    return replace(batch, teacher=distribution_rows(hidden, llm.output_weight, top_k, 2.0))
+
+
+def naive_divergence(model: SpeechLLM, llm: FrozenLLM, batch: Batch) -> torch.Tensor:
+    """Summed T^2 KL over bins: each example in a row of its own, full probabilities."""
+    assert batch.teacher is not None
+    speech = model.speech(batch)
+    prompt = model.prompts["response"]
+    logits = []
+    for index, targets in enumerate(batch.targets):
+        for target in (t for t in targets if t.task == "response"):
+            parts = [llm.embed(prompt.before), speech.one(index), llm.embed(prompt.after)]
+            row = torch.cat([*parts, llm.embed(target.ids)])
+            full = llm.model(inputs_embeds=row[None]).logits[0]
+            logits.append(full[-len(target.ids) - 1 : -1])
+    q = (torch.cat(logits) / 2).softmax(1)
+    ids, log_p, log_p_rest = split_rows(batch.teacher)
+    own = q.gather(1, ids)
+    log_q = torch.cat([own, 1 - own.sum(1, keepdim=True)], 1).log()
+    log_p = torch.cat([log_p, log_p_rest], 1)
+    return 4 * (log_p.exp() * (log_p - log_q)).sum()
+
+
+@pytest.mark.parametrize("row_tokens", [1, 512], ids=["a row each", "packed"])
+def test_the_divergence_equals_the_naive_one(
+    recipe: Recipe, llm: FrozenLLM, row_tokens: int
+) -> None:
+    assert recipe.llm is not None
+    recipe = replace(recipe, llm=replace(recipe.llm, row_tokens=row_tokens))
+    torch.manual_seed(0)
+    model = SpeechLLM(recipe, 16, 16, llm).eval()
+    batch = taught(make_batch(llm), llm, top_k=8)
+    at = TERMS.index("response_kl")
+    terms = model(batch).terms
+    assert terms.counts[at] == terms.counts[TERMS.index("response")]
+    terms.sums[at].backward()
+    ours = {n: p.grad.clone() for n, p in model.adapter.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    expected = naive_divergence(model, llm, batch)
+    expected.backward()
+    torch.testing.assert_close(terms.sums[at], expected, rtol=1e-5, atol=1e-5)
+    for name, parameter in model.adapter.named_parameters():
+        assert parameter.grad is not None
+        scale = parameter.grad.abs().max().clamp(min=1e-6)
+        assert (ours[name] - parameter.grad).abs().max() / scale < 1e-5, name
+
+
+def test_class_weights_count_in_training_alone(recipe: Recipe, llm: FrozenLLM) -> None:
+    model = SpeechLLM(recipe, 16, 16, llm)
+    model.class_weights = torch.tensor([0.25, 1.0, 1.0, 4.0, 1.0])
+    batch = make_batch(llm)
+    category = TERMS.index("category")
+    weighted, plain = model.train()(batch), model.eval()(batch)
+    each = F.cross_entropy(plain.emotion_logits[:2], batch.emotions[:2], reduction="none")
+    assert weighted.terms.counts[category] == 4.25
+    assert plain.terms.counts[category] == 2
+    torch.testing.assert_close(weighted.terms.sums[category], 0.25 * each[0] + 4 * each[1])
+    torch.testing.assert_close(plain.terms.sums[category], each.sum())
+
+
 @pytest.mark.parametrize("checkpoint", [False, True], ids=["kept", "checkpointed"])
 @pytest.mark.parametrize("row_tokens", [1, 512], ids=["a row each", "packed"])
 def test_a_step_equals_the_naive_step(recipe: Recipe, row_tokens: int, checkpoint: bool) -> None:
@@ -105,6 +172,7 @@ def test_counts_are_known_before_the_forward_pass(recipe: Recipe, llm: FrozenLLM
         "recognition": tokens[2],
         "category": 2,
         "dimension": 2,
+        "response_kl": 0,
     }
     assert model(batch).terms.counts.tolist() == list(counts.values())
 

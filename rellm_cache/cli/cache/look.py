@@ -25,7 +25,7 @@ def info(root: Path, as_json: bool) -> None:
         [
             s.name,
             f"{s.clips}",
-            f"{s.hours:.2f}",
+            "–" if s.hours is None else f"{s.hours:.2f}",
             f"{s.frame_size}",
             megabytes(s.bytes),
             f"{s.parts}",
@@ -49,4 +49,5 @@ def ls(store: Path, as_json: bool) -> None:
         if as_json:
             click.echo(json.dumps(vars(clip), ensure_ascii=False))
         else:
-            click.echo(f"{clip.seconds:7.2f} s  {clip.audio_sha256[:12]}  {clip.part}  {clip.id}")
+            length = f"{clip.frames} tokens" if clip.seconds is None else f"{clip.seconds:.2f} s"
+            click.echo(f"{length:>9}  {clip.audio_sha256[:12]}  {clip.part}  {clip.id}")

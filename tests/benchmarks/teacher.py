@@ -1,0 +1,117 @@
+"""What K of a teacher's tokens leave of its divergence: SmolLM2 along expected responses.
+
+    python tests/benchmarks/teacher.py manifests/ravdess --recipe small
+
+The teacher reads the request of step 1 and each response. Two students stand in for speech at the
+start and at the end of training: one is asked to continue without any sentence, one is given the
+transcript but not the emotion.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from rellm_cache.config import Recipe, load_recipe
+from rellm_cache.corpus.manifest import Utterance, read_manifests
+from rellm_cache.llm.frozen import FrozenLLM, load_llm
+from rellm_cache.llm.teacher import truncation
+from rellm_cache.stages.lessons import Lesson, make_lessons
+from rellm_cache.stages.respond import llm_config
+
+TOP_K = (8, 32, 128, 512)
+
+
+def logits(llm: FrozenLLM, request: tuple[int, ...], response: tuple[int, ...]) -> Tensor:
+    """(L, V) that predict each token of a response."""
+    output = llm.model(inputs_embeds=llm.embed((*request, *response))[None]).logits[0]
+    return output[len(request) - 1 : -1].float()
+
+
+def gradients(teacher: Tensor, student: Tensor, top_k: int, weight: Tensor) -> Tensor:
+    """(2, L, H) of the full and of the binned divergence by the student's hidden states, but for
+    a factor; `teacher` and `student` are (L, V) logits over the temperature."""
+    p, q = teacher.softmax(1), student.softmax(1)
+    full = q - p
+    others = torch.ones_like(p).scatter(1, p.topk(top_k).indices, 0.0).bool()
+    share = (q * others) / (q * others).sum(1, keepdim=True)
+    binned = torch.where(others, share * (full * others).sum(1, keepdim=True), full)
+    return torch.stack([full, binned]) @ weight
+
+
+def students(llm: FrozenLLM, recipe: Recipe, utterance: Utterance) -> dict[str, tuple[int, ...]]:
+    """The requests of step 2 with nothing, and with the transcript, in place of the speech."""
+    prompts = recipe.prompts
+    return {
+        name: llm.chat.text_prompt(
+            prompts.empathetic_system, prompts.alignment.replace("{speech}", text)
+        )
+        for name, text in (("hears nothing", ""), ("reads the words", utterance.text))
+    }
+
+
+@torch.inference_mode()
+def measure(
+    llm: FrozenLLM, recipe: Recipe, pairs: list[tuple[Utterance, Lesson]]
+) -> list[dict[str, object]]:
+    """A row for each student and K: means over all tokens, in nats."""
+    temperature = recipe.losses.kl_temperature
+    weight = llm.output_weight.float()
+    sums: dict[tuple[str, int], Tensor] = {}
+    tokens = 0
+    for utterance, lesson in pairs:
+        theirs = logits(llm, lesson.request, lesson.response)
+        tokens += len(theirs)
+        for name, request in students(llm, recipe, utterance).items():
+            ours = logits(llm, request, lesson.response)
+            for top_k in TOP_K:
+                found = truncation(theirs, ours, top_k, temperature)
+                pair = gradients(theirs / temperature, ours / temperature, top_k, weight)
+                cosine = torch.nn.functional.cosine_similarity(pair[0], pair[1], dim=1)
+                row = torch.stack([found.full, found.binned, found.rest, cosine]).sum(1)
+                sums[name, top_k] = sums.get((name, top_k), torch.zeros(4)) + row
+    return [
+        {
+            "student": name,
+            "top_k": top_k,
+            "responses": len(pairs),
+            "tokens": tokens,
+            "temperature": temperature,
+            "full": full,
+            "binned": binned,
+            "rest": rest,
+            "gradient_cosine": cosine,
+            "bytes_a_token": 4 * (2 * top_k + 1),
+        }
+        for (name, top_k), sum_ in sums.items()
+        for full, binned, rest, cosine in [(sum_ / tokens).tolist()]
+    ]
+
+
+def main() -> None:
+    """Print the table, and write it with --json."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("manifest", type=Path)
+    parser.add_argument("--recipe", default="small")
+    parser.add_argument("--set", dest="overrides", action="append", default=[])
+    parser.add_argument("--responses", type=int, default=60, help="different ones, at most")
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    recipe = load_recipe(arguments.recipe, arguments.overrides)
+    llm = load_llm(llm_config(recipe), torch.device("cpu"))
+    utterances = read_manifests(arguments.manifest)
+    lessons, _ = make_lessons(utterances, recipe, llm.chat)
+    by_id = {utterance.id: utterance for utterance in utterances}
+    different = {(x.request, x.response): x for x in lessons}  # equal ones once
+    pairs = [(by_id[x.id], x) for x in different.values()][: arguments.responses]
+    rows = measure(llm, recipe, pairs)
+    for row in rows:
+        print(" ".join(f"{key}={value}" for key, value in row.items()))
+    if arguments.json:
+        arguments.json.write_text(json.dumps({"figures": rows}, indent=1) + "\n", "utf-8")
+
+
+if __name__ == "__main__":
+    main()
