@@ -28,12 +28,18 @@ def find_model(model: str, needed: tuple[str, ...], revision: str = "") -> Path:
         ConfigError: the model is neither a folder nor under the models root nor on the hub, or a
             file is missing or cut short.
     """
+    folder = locate_model(model, revision)
+    check_files(folder, needed)
+    return folder
+
+
+def locate_model(model: str, revision: str = "") -> Path:
+    """The local folder of `model`, whatever it holds; `ConfigError` where there is none."""
     candidates = (Path(model), models_root() / model)
     load_quietly()
     folder = next((c for c in candidates if c.is_dir()), None)
     if folder is None:
         folder = _download(model, revision)
-    check_files(folder, needed)
     return folder
 
 

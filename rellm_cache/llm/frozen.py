@@ -25,7 +25,7 @@ from rellm_cache.errors import ConfigError
 from rellm_cache.llm.host_embedding import HostEmbedding
 from rellm_cache.llm.packing import PackedRow
 from rellm_cache.llm.prompt import ChatFormat
-from rellm_cache.weights import find_model
+from rellm_cache.weights import check_files, locate_model
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,7 @@ class FrozenLLM:
         self.hidden_size = int(model.config.hidden_size)
         self._embedding = model.get_input_embeddings()
         self._checkpointed = checkpointed_layers(model) if config.checkpoint_activations else []
+        self._positions: int | None = getattr(model.config, "max_position_embeddings", None)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -72,7 +73,12 @@ class FrozenLLM:
         return embeddings
 
     def hidden_states(self, row: PackedRow) -> Tensor:
-        """(T, H) last hidden states of a packed row; differentiable in its embeddings."""
+        """(T, H) last hidden states of a packed row; differentiable in its embeddings.
+
+        Raises:
+            ConfigError: an example of the row is longer than the model was made for.
+        """
+        self._require_positions(row.reach)
         flex = self.config.attention == "flex"
         self._run_as("flex_attention" if flex else "sdpa", torch.is_grad_enabled())
         output = self.model.get_decoder()(
@@ -88,9 +94,14 @@ class FrozenLLM:
     def continue_greedily(
         self, prompts: Sequence[Tensor], max_new_tokens: int
     ) -> list[Continuation]:
-        """Greedy continuations of prompts (t, H) given as embeddings, each as if it were alone."""
+        """Greedy continuations of prompts (t, H) given as embeddings, each as if it were alone.
+
+        Raises:
+            ConfigError: a prompt and its answer would be longer than the model was made for.
+        """
         self._run_as("sdpa", checkpointing=False)  # with keys and values of earlier tokens
         longest = max(len(p) for p in prompts)
+        self._require_positions(longest + max_new_tokens)
         shape = (len(prompts), longest)
         embeddings = torch.zeros(*shape, self.hidden_size, dtype=self.dtype, device=self.device)
         mask = torch.zeros(*shape, dtype=torch.long, device=self.device)
@@ -114,6 +125,14 @@ class FrozenLLM:
         for layer in self._checkpointed:
             layer.training = checkpointing  # of the layer alone: its modules stay in evaluation
 
+    def _require_positions(self, needed: int) -> None:
+        if self._positions is not None and needed > self._positions:
+            raise ConfigError(
+                f"llm.model: prompt, speech and answer take {needed} positions, but "
+                f"{self.config.model} was made for {self._positions}; leave out long clips, or "
+                "lower prompts.answer_tokens or prompts.example_tokens"
+            )
+
     def _continuation(self, ids: list[int], stops: set[int]) -> Continuation:
         length = next((i for i, token in enumerate(ids) if token in stops), len(ids))
         text = self.chat.tokenizer.decode(ids[:length], skip_special_tokens=True)
@@ -127,7 +146,6 @@ def load_llm(config: LLMConfig, device: torch.device) -> FrozenLLM:
         ConfigError: the model cannot be found, misses a file, or would need code of its own.
     """
     folder = find_llm(config)
-    _refuse_foreign_code(folder)
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     model = AutoModelForCausalLM.from_pretrained(
         folder,
@@ -144,8 +162,15 @@ def load_llm(config: LLMConfig, device: torch.device) -> FrozenLLM:
 
 
 def find_llm(config: LLMConfig) -> Path:
-    """The folder of the chat model; `ConfigError` where it cannot be found or misses a file."""
-    return find_model(config.model, ("tokenizer.json", "tokenizer_config.json"), config.revision)
+    """The folder of the chat model.
+
+    Raises:
+        ConfigError: it cannot be found, misses a file, or would need code of its own.
+    """
+    folder = locate_model(config.model, config.revision)
+    _refuse_foreign_code(folder)
+    check_files(folder, ("tokenizer.json", "tokenizer_config.json"))
+    return folder
 
 
 def load_chat(config: LLMConfig) -> ChatFormat:
@@ -189,8 +214,8 @@ def checkpointed_layers(model: Any) -> list[GradientCheckpointingLayer]:
 
 
 def _plain_greedy(model: Any) -> None:
-    """Drop sampling settings that a checkpoint ships: generation here is greedy, always."""
-    for name in ("temperature", "top_p", "top_k"):
+    """Drop settings that a checkpoint ships: generation here is greedy, always, and unpenalised."""
+    for name in ("temperature", "top_p", "top_k", "repetition_penalty"):
         setattr(model.generation_config, name, None)
     model.generation_config.do_sample = False
 
@@ -209,8 +234,16 @@ def _quantization(config: LLMConfig, dtype: torch.dtype) -> BitsAndBytesConfig |
 
 
 def _refuse_foreign_code(folder: Path) -> None:
+    if not (folder / "config.json").is_file():
+        return  # what is missing is named when files are checked
     config = json.loads((folder / "config.json").read_text("utf-8"))
-    if "auto_map" in config or config.get("model_type") == "qwen":
+    if config.get("model_type") == "qwen":
+        raise ConfigError(
+            f"{folder}: the first version of Qwen comes with Python code, which rellm never "
+            "executes; make it a native Qwen2 folder and take that as llm.model: "
+            f"`rellm import qwen {folder} --out FOLDER`"
+        )
+    if "auto_map" in config:
         raise ConfigError(
             f"{folder}: model type {config.get('model_type')!r} needs Python code from the model "
             "folder, which rellm never executes; use a checkpoint in a native transformers layout "

@@ -44,6 +44,7 @@ class PackedRow:
         previous: (T,) int64, index of the token that comes before each, -1 at a start.
         segments: (T,) int64, which segment each token is in.
         sees: (S, S) bool, true where a segment sees another that lies before it, or itself.
+        reach: one more than the largest position.
     """
 
     embeddings: Tensor
@@ -52,6 +53,7 @@ class PackedRow:
     previous: Tensor
     segments: Tensor
     sees: Tensor
+    reach: int
 
     def mask(self) -> Tensor:
         """(1, 1, T, T) bool, true where a token sees another."""
@@ -97,4 +99,5 @@ def pack(segments: Sequence[Segment]) -> PackedRow:
         previous=torch.cat(previous).to(device),
         segments=owner.to(device),
         sees=sees.to(device),
+        reach=max(ends),
     )

@@ -16,6 +16,10 @@ CHATML = (
 CHATML_END = "<|im_end|>\n<|endoftext|>"
 CHATML_TOKENS = ("<|im_start|>", "<|im_end|>", "<|endoftext|>")
 
+# enable_thinking is Qwen3's; other templates do not look at it. Llama 3's writes a date: without
+# this one, which is its own default, it is the day's, and prompts would change overnight.
+TEMPLATE_SETTINGS = {"enable_thinking": False, "date_string": "26 Jul 2024"}
+
 # Stand-ins rendered through a model's template to find where speech and response go.
 _SPEECH, _RESPONSE = "SPEECHxGOESxHERE", "RESPONSExGOESxHERE"
 
@@ -88,9 +92,8 @@ class ChatFormat:
         if self.template == "chatml":
             return CHATML.format(system=system, user=user)
         turns = [{"role": "system", "content": system}, {"role": "user", "content": user}]
-        # enable_thinking is Qwen3's; other templates do not look at it.
         text = self.tokenizer.apply_chat_template(
-            turns, tokenize=False, add_generation_prompt=True, enable_thinking=False
+            turns, tokenize=False, add_generation_prompt=True, **TEMPLATE_SETTINGS
         )
         if system not in text or user not in text:
             raise ConfigError(

@@ -129,6 +129,33 @@ def test_checkpointed_layers_keep_less(llm_folder: Path) -> None:
     assert saved[True] < saved[False] / 3
 
 
+def test_a_penalty_that_a_checkpoint_ships_changes_no_answer(
+    llm_folder: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "chat"
+    shutil.copytree(llm_folder, folder)
+    shipped = {"do_sample": True, "repetition_penalty": 1e6, "top_k": 3, "temperature": 0.7}
+    (folder / "generation_config.json").write_text(json.dumps(shipped))
+    answers = []
+    for llm in (load(llm_folder, "none"), load(folder, "none")):
+        torch.manual_seed(4)
+        prompts = [torch.randn(5, llm.hidden_size) for _ in range(4)]
+        answers.append(llm.continue_greedily(prompts, max_new_tokens=10))
+    assert answers[0] == answers[1]
+
+
+def test_rows_and_answers_beyond_the_models_length_are_refused(llm_folder: Path) -> None:
+    llm = load(llm_folder, "none")
+    half = torch.zeros(1100, llm.hidden_size)
+    segments = [Segment(half, torch.full((len(half),), IGNORED)) for _ in range(2)]
+    llm.hidden_states(pack(segments))  # each in a place of its own: long rows are no matter
+    longer = [segments[0], Segment(half, segments[0].labels, parent=0)]
+    with pytest.raises(ConfigError, match=r"take 2200 positions, but .* was made for 2048"):
+        llm.hidden_states(pack(longer))
+    with pytest.raises(ConfigError, match=r"take 2049 positions.*prompts\.answer_tokens"):
+        llm.continue_greedily([half], max_new_tokens=949)
+
+
 def test_a_missing_file_is_named(llm_folder: Path, tmp_path: Path) -> None:
     folder = tmp_path / "chat"
     shutil.copytree(llm_folder, folder)
@@ -141,7 +168,7 @@ def test_code_in_a_model_folder_is_never_run(llm_folder: Path, tmp_path: Path) -
     folder = tmp_path / "chat"
     shutil.copytree(llm_folder, folder)
     config = json.loads((folder / "config.json").read_text())
-    config |= {"model_type": "qwen", "auto_map": {"AutoModelForCausalLM": "modeling_qwen.QWen"}}
+    config |= {"model_type": "new", "auto_map": {"AutoModelForCausalLM": "modeling_new.New"}}
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(ConfigError, match="needs Python code from the model folder"):
         load(folder, "none")

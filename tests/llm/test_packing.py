@@ -50,6 +50,7 @@ def test_previous_and_positions_follow_the_tree() -> None:
         ]
     )
     assert row.positions.tolist() == [[0, 1, 2, 3, 2]]
+    assert row.reach == 4
     assert row.previous.tolist() == [-1, 0, 1, 2, 1]
     assert row.segments.tolist() == [0, 0, 1, 1, 2]
     assert row.labels.tolist() == [IGNORED, IGNORED, IGNORED, 7, 8]

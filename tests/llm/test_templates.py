@@ -1,0 +1,252 @@
+"""Chat models of the kin by their own templates: Qwen2.5, Qwen3 and Llama 3.
+
+The templates are written after the published ones, tools left out; models are tiny and random.
+"""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
+from transformers import (
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+from rellm_cache.config import LLMConfig, PromptsConfig
+from rellm_cache.llm.frozen import FrozenLLM, load_llm
+from rellm_cache.llm.packing import IGNORED, Segment, pack
+
+QWEN25 = """\
+{%- if messages[0]['role'] == 'system' %}
+    {{- '<|im_start|>system\\n' + messages[0]['content'] + '<|im_end|>\\n' }}
+{%- else %}
+    {{- '<|im_start|>system\\nYou are Qwen. You are a helpful assistant.<|im_end|>\\n' }}
+{%- endif %}
+{%- for message in messages %}
+    {%- if message.role != 'system' or not loop.first %}
+        {{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>' + '\\n' }}
+    {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<|im_start|>assistant\\n' }}
+{%- endif %}
+"""
+QWEN3 = """\
+{%- if messages[0].role == 'system' %}
+    {{- '<|im_start|>system\\n' + messages[0].content + '<|im_end|>\\n' }}
+{%- endif %}
+{%- for message in messages %}
+    {%- if message.role == 'assistant' %}
+        {%- set thought = '' %}
+        {%- if '</think>' in message.content %}
+            {%- set thought = message.content.split('</think>')[0].split('<think>')[-1] %}
+        {%- endif %}
+        {%- set said = message.content.split('</think>')[-1].lstrip('\\n') %}
+        {%- if loop.last %}
+            {{- '<|im_start|>assistant\\n<think>\\n' + thought.strip('\\n') }}
+            {{- '\\n</think>\\n\\n' + said }}
+        {%- else %}
+            {{- '<|im_start|>assistant\\n' + said }}
+        {%- endif %}
+        {{- '<|im_end|>\\n' }}
+    {%- elif message.role != 'system' or not loop.first %}
+        {{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>' + '\\n' }}
+    {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<|im_start|>assistant\\n' }}
+    {%- if enable_thinking is defined and enable_thinking is false %}
+        {{- '<think>\\n\\n</think>\\n\\n' }}
+    {%- endif %}
+{%- endif %}
+"""
+LLAMA3 = """\
+{{- bos_token }}
+{%- if not date_string is defined %}
+    {%- if strftime_now is defined %}
+        {%- set date_string = strftime_now('%d %b %Y') %}
+    {%- else %}
+        {%- set date_string = '26 Jul 2024' %}
+    {%- endif %}
+{%- endif %}
+{%- set system_message = '' %}
+{%- if messages[0]['role'] == 'system' %}
+    {%- set system_message = messages[0]['content'] | trim %}
+    {%- set messages = messages[1:] %}
+{%- endif %}
+{{- '<|start_header_id|>system<|end_header_id|>\\n\\n' }}
+{{- 'Cutting Knowledge Date: December 2023\\n' }}
+{{- 'Today Date: ' + date_string + '\\n\\n' }}
+{{- system_message + '<|eot_id|>' }}
+{%- for message in messages %}
+    {{- '<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n' }}
+    {{- message['content'] | trim + '<|eot_id|>' }}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}
+{%- endif %}
+"""
+
+
+class Family(NamedTuple):
+    """A family's template, special tokens, model, and what its prompts are to be."""
+
+    template: str
+    tokens: tuple[str, ...]
+    end: str
+    bos: str | None
+    model: Any
+    config: Any
+    before: str
+    after: str
+    end_text: str
+    stops: set[str]
+
+
+CHATML_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+SYSTEM = PromptsConfig().empathetic_system
+ASKED = "Continue the following sentence based on the conveyed emotion tone in a coherent style: "
+CHATML_BEFORE = f"<|im_start|>system\n{SYSTEM}<|im_end|>\n<|im_start|>user\n{ASKED}"
+CHATML_AFTER = "<|im_end|>\n<|im_start|>assistant\n"
+FAMILIES = {
+    "Qwen2.5": Family(
+        QWEN25,
+        CHATML_TOKENS,
+        "<|im_end|>",
+        None,
+        Qwen2ForCausalLM,
+        Qwen2Config,
+        CHATML_BEFORE,
+        CHATML_AFTER,
+        "<|im_end|>\n",
+        {"<|im_end|>"},
+    ),
+    "Qwen3": Family(
+        QWEN3,
+        CHATML_TOKENS,
+        "<|im_end|>",
+        None,
+        Qwen3ForCausalLM,
+        Qwen3Config,
+        CHATML_BEFORE,
+        f"{CHATML_AFTER}<think>\n\n</think>\n\n",
+        "<|im_end|>\n",
+        {"<|im_end|>"},
+    ),
+    "Llama 3": Family(
+        LLAMA3,
+        (
+            "<|begin_of_text|>",
+            "<|end_of_text|>",
+            "<|start_header_id|>",
+            "<|end_header_id|>",
+            "<|eot_id|>",
+        ),
+        "<|end_of_text|>",
+        "<|begin_of_text|>",
+        LlamaForCausalLM,
+        LlamaConfig,
+        "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\n"
+        "Cutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n"
+        f"{SYSTEM}<|eot_id|><|start_header_id|>user<|end_header_id|>\n\n{ASKED}",
+        "<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n",
+        "<|eot_id|>",
+        {"<|eot_id|>", "<|end_of_text|>"},
+    ),
+}
+
+
+@pytest.fixture(scope="module", params=list(FAMILIES))
+def loaded(request: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Family, FrozenLLM]:
+    """A tiny model of a family, from its folder."""
+    family = FAMILIES[request.param]
+    folder: Path = tmp_path_factory.mktemp("kin") / "model"
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(letters)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([AddedToken(t, special=True) for t in family.tokens])
+    if family.bos:  # as Llama's: it puts one before every text that it is asked to complete
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=f"{family.bos} $A",
+            special_tokens=[(family.bos, tokenizer.token_to_id(family.bos))],
+        )
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token=family.bos,
+        eos_token=family.end,
+        pad_token=family.end,
+        chat_template=family.template,
+    ).save_pretrained(folder)
+    torch.manual_seed(8)
+    config = family.config(
+        vocab_size=len(letters) + len(family.tokens),
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        max_position_embeddings=1024,
+        bos_token_id=None,
+        eos_token_id=None,
+        initializer_range=0.3,
+    )
+    family.model(config).save_pretrained(folder)
+    llm = load_llm(
+        LLMConfig(str(folder), quantization="none", template="model"), torch.device("cpu")
+    )
+    return family, llm
+
+
+def test_pieces_are_the_templates(loaded: tuple[Family, FrozenLLM]) -> None:
+    family, llm = loaded
+    prompts = PromptsConfig()
+    pieces = llm.chat.speech_prompt(prompts.empathetic_system, prompts.alignment)
+    decode = llm.chat.tokenizer.decode
+    assert decode(pieces.before) == family.before
+    assert decode(pieces.after) == family.after
+    assert decode(pieces.end) == family.end_text
+    whole = llm.chat.text_prompt(prompts.empathetic_system, f"{ASKED}Oh no.")
+    assert pieces.before + llm.chat.ids("Oh no.") + pieces.after == whole
+
+
+def test_special_tokens_are_single_and_no_bos_is_added(loaded: tuple[Family, FrozenLLM]) -> None:
+    family, llm = loaded
+    pieces = llm.chat.speech_prompt("Be kind.", "{speech}")
+    tokens = llm.chat.tokenizer.convert_ids_to_tokens([*pieces.before, *pieces.after])
+    for special in family.tokens:
+        assert tokens.count(special) == (family.before + family.after).count(special)
+    if family.bos:
+        assert tokens.count(family.bos) == 1
+        assert tokens[0] == family.bos
+        own = AutoTokenizer.from_pretrained(llm.config.model)("Hi")["input_ids"]
+        assert len(own) == 3  # the tokenizer itself would add another
+
+
+def test_stops_are_the_familys(loaded: tuple[Family, FrozenLLM]) -> None:
+    family, llm = loaded
+    assert set(llm.chat.tokenizer.convert_ids_to_tokens(llm.chat.stop_ids)) == family.stops
+
+
+def test_rows_and_answers(loaded: tuple[Family, FrozenLLM]) -> None:
+    _, llm = loaded
+    pieces = llm.chat.speech_prompt("Be kind.", "{speech}")
+    torch.manual_seed(2)
+    speech = torch.randn(6, llm.hidden_size)
+    prompt = torch.cat([llm.embed(pieces.before), speech, llm.embed(pieces.after)])
+    row = pack([Segment(prompt, torch.full((len(prompt),), IGNORED))])
+    with torch.no_grad():
+        logits = llm.hidden_states(row)[-1] @ llm.output_weight.T
+    first = llm.continue_greedily([prompt], max_new_tokens=1)[0]
+    expected = int(logits.argmax())
+    text = llm.chat.tokenizer.decode([expected], skip_special_tokens=True).strip()
+    assert (first.text, first.early_stop) == (text, expected not in llm.chat.stop_ids)
