@@ -20,7 +20,7 @@ LAYERS = (
     ("batches",),
     ("loading",),
     ("model",),
-    ("demo",),
+    ("demo", "foreign"),
     ("stages",),
     ("cli",),
 )

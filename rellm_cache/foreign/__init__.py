@@ -1,0 +1,1 @@
+"""Other projects' checkpoints, made into folders that rellm and transformers load natively."""

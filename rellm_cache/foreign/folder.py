@@ -1,0 +1,127 @@
+"""A new model folder. In: tensors one after another. Out: the whole folder, or nothing.
+
+It is written beside its place under a hidden name and renamed when every byte is on the disk: a
+kill leaves nothing that could be taken for a model, and the next import clears the remains away.
+"""
+
+import errno
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+
+from rellm_cache.errors import RellmError
+from rellm_cache.store.syncing import sync_folder, sync_tree
+
+SHARD_BYTES = 1_000_000_000
+SPARE_BYTES = 64_000_000  # tokenizer, configuration, what the file system itself takes
+
+
+@contextmanager
+def new_folder(out: Path, needed_bytes: int) -> Iterator[Path]:
+    """A temporary folder that becomes `out` where the block ends without an error.
+
+    Raises:
+        RellmError: `out` holds something, another process is writing it, there is too little room,
+            or writing failed.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise RellmError(f"{out}: is there already; choose another --out, or remove it first")
+    parent = out.absolute().parent
+    parent.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(parent).free
+    if free < needed_bytes + SPARE_BYTES:
+        raise RellmError(
+            f"{out}: {(needed_bytes + SPARE_BYTES) / 1e9:.1f} GB needed, {free / 1e9:.1f} GB free; "
+            "free some space or choose another --out"
+        )
+    temporary = parent / f".{out.name}.partial"
+    with _alone(temporary, out):
+        try:
+            yield temporary
+            sync_tree(temporary)
+            temporary.replace(out)
+            sync_folder(parent)
+        except (OSError, SafetensorError) as error:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise RellmError(
+                f"{out}: could not be written ({error}); free some space or check the folder, and "
+                "run the same command again"
+            ) from error
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+
+
+@contextmanager
+def _alone(temporary: Path, out: Path) -> Iterator[None]:
+    """Hold an empty temporary folder; its lock ends with this process, however that ends."""
+    temporary.mkdir(exist_ok=True)
+    handle = os.open(temporary, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                raise
+            raise RellmError(f"{out}: another import is writing it; wait for that one") from error
+        for left in temporary.iterdir():
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+        yield
+    finally:
+        os.close(handle)
+
+
+class ShardWriter:
+    """Tensors to numbered safetensors files of bounded size, with transformers' index.
+
+    Holds the tensors of one file, no more.
+    """
+
+    def __init__(self, folder: Path, shard_bytes: int = SHARD_BYTES) -> None:
+        self._folder = folder
+        self._limit = shard_bytes
+        self._waiting: dict[str, Tensor] = {}
+        self._waiting_bytes = 0
+        self._written: list[list[str]] = []
+        self.bytes = 0
+
+    def add(self, name: str, tensor: Tensor) -> None:
+        """Take one tensor; a full file is written before it."""
+        if self._waiting and self._waiting_bytes + tensor.nbytes > self._limit:
+            self._write()
+        self._waiting[name] = tensor
+        self._waiting_bytes += tensor.nbytes
+
+    def close(self) -> None:
+        """Write what waits, and the index; a single file needs none."""
+        self._write()
+        count = len(self._written)
+        names = [f"model-{i + 1:05}-of-{count:05}.safetensors" for i in range(count)]
+        if count == 1:
+            names = ["model.safetensors"]
+        for index, name in enumerate(names):
+            self._numbered(index).rename(self._folder / name)
+        if count > 1:
+            places = {t: names[i] for i, tensors in enumerate(self._written) for t in tensors}
+            index_file = {"metadata": {"total_size": self.bytes}, "weight_map": places}
+            text = json.dumps(index_file, indent=2, sort_keys=True) + "\n"
+            (self._folder / "model.safetensors.index.json").write_text(text, "utf-8")
+
+    def _numbered(self, index: int) -> Path:
+        return self._folder / f"shard-{index}"
+
+    def _write(self) -> None:
+        if not self._waiting:
+            return
+        save_file(self._waiting, self._numbered(len(self._written)), metadata={"format": "pt"})
+        self._written.append(list(self._waiting))
+        self.bytes += self._waiting_bytes
+        self._waiting, self._waiting_bytes = {}, 0

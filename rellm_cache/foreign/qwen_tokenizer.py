@@ -1,0 +1,99 @@
+"""Qwen v1's tokenizer as Qwen2's. In: `qwen.tiktoken`. Out: a tokenizer that transformers loads.
+
+Both cut text alike, by bytes and by the same expression, after the same normalisation (NFC). The
+file lists tokens with their ranks; merges are recovered from them by transformers' own converter,
+as it does for Llama 3.
+"""
+
+import base64
+import binascii
+from pathlib import Path
+from typing import Any
+
+from transformers import GenerationConfig
+from transformers.convert_slow_tokenizer import TikTokenConverter
+from transformers.models.qwen2.tokenization_qwen2 import Qwen2Tokenizer
+
+from rellm_cache.errors import ConfigError
+
+RANKS = "qwen.tiktoken"
+END, TURN_START, TURN_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
+# In the order of their ids, which go on from the last rank: 151643 on in Qwen-7B.
+SPECIAL_TOKENS = (END, TURN_START, TURN_END, *(f"<|extra_{i}|>" for i in range(205)))
+CHAT_TEMPLATE = (
+    "{% if messages[0].role != 'system' %}"
+    "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% endif %}"
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def read_ranks(file: Path) -> dict[bytes, int]:
+    """Token → rank from a file in tiktoken's form: base64, a space, the rank, a line each.
+
+    Raises:
+        ConfigError: the file is missing, a line is malformed, or the ranks are not 0, 1, 2, … with
+            every single byte among the tokens.
+    """
+    try:
+        lines = file.read_bytes().splitlines()
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be read ({error}); copy it to the folder") from error
+    ranks: dict[bytes, int] = {}
+    for number, line in enumerate(lines, 1):
+        if not line:
+            continue
+        try:
+            token, rank = line.split()
+            ranks[base64.b64decode(token, validate=True)] = int(rank)
+        except (ValueError, binascii.Error) as error:
+            raise ConfigError(
+                f"{file}, line {number}: found {line[:40]!r}, expected a token in base64, a space "
+                "and its rank; copy the file again"
+            ) from error
+    if sorted(ranks.values()) != list(range(len(ranks))):
+        raise ConfigError(f"{file}: the ranks of its {len(ranks)} tokens leave gaps; copy it again")
+    if any(bytes([byte]) not in ranks for byte in range(256)):
+        raise ConfigError(f"{file}: not every single byte is a token; copy the file again")
+    return ranks
+
+
+def make_tokenizer(ranks: dict[bytes, int], chat: bool) -> Any:
+    """The tokenizer of these ranks, special tokens after them, with ChatML as chat template.
+
+    Args:
+        ranks: from `read_ranks`.
+        chat: whether a turn's end, not a document's, is the end of an answer.
+    """
+    vocabulary, merges = _Converter(ranks).extract_vocab_merges_from_model("")
+    tokenizer = Qwen2Tokenizer(vocab=vocabulary, merges=merges, chat_template=CHAT_TEMPLATE)
+    # A piece that is a token is never cut, whatever the merges: tiktoken's rule.
+    tokenizer.backend_tokenizer.model.ignore_merges = True
+    tokenizer.add_special_tokens({"additional_special_tokens": list(SPECIAL_TOKENS[1:])})
+    tokenizer.eos_token = TURN_END if chat else END
+    return tokenizer
+
+
+class _Converter(TikTokenConverter):
+    """The library's, given ranks instead of a file.
+
+    Its own reader needs the tiktoken package, which keeps files by their path in a temporary
+    folder and gives the old one when a file is changed.
+    """
+
+    def __init__(self, ranks: dict[bytes, int]) -> None:
+        super().__init__()
+        self._ranks = ranks
+
+    def load_tiktoken_bpe(self, tiktoken_url: str) -> dict[bytes, int]:
+        """The ranks given."""
+        return self._ranks
+
+
+def generation_config(tokenizer: Any, chat: bool) -> GenerationConfig:
+    """Where generation ends. Sampling settings are left out: rellm generates greedily."""
+    end = tokenizer.convert_tokens_to_ids(END)
+    turn_end = tokenizer.convert_tokens_to_ids(TURN_END)
+    return GenerationConfig(
+        bos_token_id=end, pad_token_id=end, eos_token_id=[turn_end, end] if chat else end
+    )
