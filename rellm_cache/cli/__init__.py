@@ -16,6 +16,7 @@ from rellm_cache.cli.demo import demo
 from rellm_cache.cli.evaluate import evaluate
 from rellm_cache.cli.extract import extract
 from rellm_cache.cli.generate import generate
+from rellm_cache.cli.import_ import import_
 from rellm_cache.cli.options import InOrder
 from rellm_cache.cli.plan import plan
 from rellm_cache.cli.prepare import prepare
@@ -38,7 +39,8 @@ def rellm() -> None:
 
 
 for command in (
-    demo, prepare, respond, plan, extract, train, sweep, generate, evaluate, cache, recipes,
+    demo, prepare, respond, plan, extract, train, sweep, generate, evaluate, cache, import_,
+    recipes,
 ):  # fmt: skip
     rellm.add_command(command)
 

@@ -1,0 +1,87 @@
+"""rellm import: other projects' checkpoints."""
+
+from pathlib import Path
+
+import click
+
+from rellm_cache.cli.options import set_option
+
+folder_argument = click.argument("folder", type=click.Path(path_type=Path, exists=True))
+
+
+@click.group("import")
+def import_() -> None:
+    """Make checkpoints of other projects usable here, without running their code.
+
+    The result appears whole or not at all; after a kill the same command starts again.
+    """
+
+
+@import_.command()
+@folder_argument
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    help="The new model folder, as cache/models/Qwen-7B-Chat-Qwen2.",
+)
+def qwen(folder: Path, out: Path) -> None:
+    """Make a native Qwen2 folder of FOLDER, a downloaded Qwen-7B or Qwen-7B-Chat (v1).
+
+    Weights are renamed file by file, in the memory of one file; the tokenizer is converted.
+    """
+    from rellm_cache.stages.import_qwen import import_qwen
+
+    model = import_qwen(folder, out)
+    kind = "chat model" if model.chat else "base model"
+    click.echo(
+        f"{model.parameters / 1e9:.1f} G parameters, a {kind} for rows of up to "
+        f"{model.positions} tokens"
+    )
+    click.echo(f"Model: {model.out} (--set llm.model={model.out})")
+
+
+@import_.command()
+@folder_argument
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    help="The new run folder: encoder, adapter, and a recipe that starts from them.",
+)
+@click.option(
+    "--recipe",
+    default="re-llm",
+    show_default=True,
+    metavar="NAME|FILE",
+    help="The recipe to train: a shipped one or a TOML file, with the reference adapter.",
+)
+@set_option
+@click.option(
+    "--emotion-size",
+    type=click.IntRange(min=0),
+    default=1024,
+    show_default=True,
+    help="Values in a frame of the recipe's emotion stream; 0 without one.",
+)
+def blsp(
+    folder: Path, out: Path, recipe: str, overrides: tuple[str, ...], emotion_size: int
+) -> None:
+    """Make a run folder of FOLDER, a BLSP-Emo checkpoint: its adapter and its Whisper encoder.
+
+    The adapter is widened by the emotion stream so that training starts from BLSP-Emo's own
+    function. The heads start new; the LLM and its LoRA are left out.
+    """
+    from rellm_cache.config import load_recipe
+    from rellm_cache.stages.import_blsp import import_blsp
+
+    run = import_blsp(folder, out, load_recipe(recipe, overrides), emotion_size)
+    click.echo(f"{run.trainable / 1e6:.1f} M parameters to train, heads new")
+    if run.lora:
+        click.echo(
+            f"Note: {run.lora} tensors of the LoRA on its LLM were left out: answers start from "
+            "the plain LLM's"
+        )
+    click.echo(f"Encoder: {run.whisper}")
+    click.echo(f"Run: {run.out}")
+    click.echo(f"Extract and train with --recipe {run.recipe}")
