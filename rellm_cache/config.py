@@ -231,6 +231,38 @@ class LossesConfig:
 
 
 @dataclass(frozen=True)
+class LoraConfig:
+    """Low-rank additions to the frozen LLM's projections, which train. The defaults are the
+    reference code's."""
+
+    rank: int = 16
+    alpha: float = 16.0
+    dropout: float = 0.05
+    targets: tuple[str, ...] = (
+        "q_proj",
+        "k_proj",
+        "v_proj",
+        "o_proj",
+        "gate_proj",
+        "up_proj",
+        "down_proj",
+    )
+    scope: Literal["speech", "all"] = "speech"
+
+    def __post_init__(self) -> None:
+        require_share("llm.lora.dropout", self.dropout)
+        if self.rank < 1:
+            raise ConfigError(f"llm.lora.rank = {self.rank}: expected 1 or more")
+        if self.alpha <= 0:
+            raise ConfigError(f"llm.lora.alpha = {self.alpha}: expected more than 0")
+        if not self.targets:
+            raise ConfigError(
+                "llm.lora.targets = []: expected one projection or more; for none, leave out the "
+                "table, or --set llm.lora=none"
+            )
+
+
+@dataclass(frozen=True)
 class LLMConfig:
     """The frozen chat LLM: which it is and speaks, then how it is run."""
 
@@ -242,6 +274,7 @@ class LLMConfig:
     attention: Literal["sdpa", "flex"] = "sdpa"
     checkpoint_activations: bool = False
     embeddings: Literal["device", "host"] = "device"
+    lora: LoraConfig | None = None
 
     def __post_init__(self) -> None:
         if self.row_tokens < 1:
@@ -249,7 +282,7 @@ class LLMConfig:
 
     @property
     def identity(self) -> dict[str, str]:
-        """What decides its answers; how it is run changes speed and memory."""
+        """What decides its answers without LoRA; how it is run changes speed and memory."""
         return {
             "model": self.model,
             "revision": self.revision,

@@ -25,6 +25,7 @@ from rellm_cache.errors import ConfigError
 from rellm_cache.llm.host_embedding import HostEmbedding
 from rellm_cache.llm.packing import PackedRow
 from rellm_cache.llm.prompt import ChatFormat
+from rellm_cache.llm.scope import SpeechScope
 from rellm_cache.weights import check_files, locate_model
 
 
@@ -50,6 +51,7 @@ class FrozenLLM:
         self.config = config
         self.device: torch.device = self.output_weight.device
         self.hidden_size = int(model.config.hidden_size)
+        self.scope = SpeechScope()
         self._embedding = model.get_input_embeddings()
         self._checkpointed = checkpointed_layers(model) if config.checkpoint_activations else []
         self._positions: int | None = getattr(model.config, "max_position_embeddings", None)
@@ -81,20 +83,24 @@ class FrozenLLM:
         self._require_positions(row.reach)
         flex = self.config.attention == "flex"
         self._run_as("flex_attention" if flex else "sdpa", torch.is_grad_enabled())
-        output = self.model.get_decoder()(
-            inputs_embeds=row.embeddings.to(self.dtype),
-            attention_mask=row.block_mask() if flex else row.mask(),
-            position_ids=row.positions,
-            use_cache=False,
-        )
+        with self.scope.at(row.speech[None]):
+            output = self.model.get_decoder()(
+                inputs_embeds=row.embeddings.to(self.dtype),
+                attention_mask=row.block_mask() if flex else row.mask(),
+                position_ids=row.positions,
+                use_cache=False,
+            )
         hidden: Tensor = output.last_hidden_state[0]  # (1, T, H) -> (T, H)
         return hidden
 
     @torch.inference_mode()
     def continue_greedily(
-        self, prompts: Sequence[Tensor], max_new_tokens: int
+        self, prompts: Sequence[Tensor], max_new_tokens: int, speech: Sequence[range] = ()
     ) -> list[Continuation]:
         """Greedy continuations of prompts (t, H) given as embeddings, each as if it were alone.
+
+        Args:
+            speech: positions of the speech in each prompt; empty where no prompt has any.
 
         Raises:
             ConfigError: a prompt and its answer would be longer than the model was made for.
@@ -108,15 +114,20 @@ class FrozenLLM:
         for index, prompt in enumerate(prompts):  # padded on the left: (B, T, H), (B, T)
             embeddings[index, longest - len(prompt) :] = prompt.to(self.dtype)
             mask[index, longest - len(prompt) :] = 1
+        heard = torch.zeros(*shape, dtype=torch.bool, device=self.device)  # (B, T)
+        for index, span in enumerate(speech):
+            before = longest - len(prompts[index])
+            heard[index, before + span.start : before + span.stop] = True
         stops = self.chat.stop_ids
-        generated = self.model.generate(
-            inputs_embeds=embeddings,
-            attention_mask=mask,
-            max_new_tokens=max_new_tokens,
-            do_sample=False,
-            eos_token_id=stops,
-            pad_token_id=stops[0],
-        )
+        with self.scope.at(heard):
+            generated = self.model.generate(
+                inputs_embeds=embeddings,
+                attention_mask=mask,
+                max_new_tokens=max_new_tokens,
+                do_sample=False,
+                eos_token_id=stops,
+                pad_token_id=stops[0],
+            )
         return [self._continuation(ids, set(stops)) for ids in generated.tolist()]
 
     def _run_as(self, attention: str, checkpointing: bool) -> None:

@@ -26,11 +26,13 @@ class Segment:
         embeddings: (t, H).
         labels: (t,) int64 token ids where there is a loss, else `IGNORED`; not shifted.
         parent: index of the segment it continues, which must come earlier; None at a row's start.
+        speech: how many of its first embeddings are speech.
     """
 
     embeddings: Tensor
     labels: Tensor
     parent: int | None = None
+    speech: int = 0
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,7 @@ class PackedRow:
         segments: (T,) int64, which segment each token is in.
         sees: (S, S) bool, true where a segment sees another that lies before it, or itself.
         reach: one more than the largest position.
+        speech: (T,) bool, true where a token is speech.
     """
 
     embeddings: Tensor
@@ -54,6 +57,7 @@ class PackedRow:
     segments: Tensor
     sees: Tensor
     reach: int
+    speech: Tensor
 
     def mask(self) -> Tensor:
         """(1, 1, T, T) bool, true where a token sees another."""
@@ -76,6 +80,7 @@ def pack(segments: Sequence[Segment]) -> PackedRow:
     sees = torch.eye(len(segments), dtype=torch.bool)
     positions: list[Tensor] = []
     previous: list[Tensor] = []
+    speech: list[Tensor] = []
     ends: list[int] = []  # position after each segment
     places: list[int] = []  # index of its last token
     at = 0
@@ -88,6 +93,7 @@ def pack(segments: Sequence[Segment]) -> PackedRow:
         steps = torch.arange(at - 1, at + length - 1)
         steps[:1] = before
         previous.append(steps)
+        speech.append(torch.arange(length) < segment.speech)
         at += length
         ends.append(start_position + length)
         places.append(at - 1 if length else before)
@@ -100,4 +106,5 @@ def pack(segments: Sequence[Segment]) -> PackedRow:
         segments=owner.to(device),
         sees=sees.to(device),
         reach=max(ends),
+        speech=torch.cat(speech).to(device),
     )

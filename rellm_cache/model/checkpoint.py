@@ -1,7 +1,7 @@
 """Checkpoints. In: a model or a run folder. Out: safetensors of what trains, and back.
 
-<run>/adapter.safetensors       adapter and heads, nothing frozen
-<run>/adapter_config.json       sizes, emotions, the encoders' specs, licences
+<run>/adapter.safetensors       adapter, heads and LoRA, nothing frozen
+<run>/adapter_config.json       sizes, emotions, LoRA, the encoders' specs, licences
 <run>/recipe.toml               the recipe as resolved, weights of the encoders pinned
 """
 
@@ -31,7 +31,7 @@ class AdapterInfo:
         speech_size: D of the speech stream.
         emotion_size: D of the emotion stream, 0 without one.
         output_size: H, the LLM's hidden size.
-        trainable_parameters: in the adapter and heads.
+        trainable_parameters: in the adapter, heads and LoRA.
         licences: of every frozen model, by name.
     """
 
@@ -56,13 +56,19 @@ def trainables(model: SpeechLLM) -> dict[str, torch.Tensor]:
     return dict(model.named_parameters())
 
 
-def load_tensors(path: Path, model: SpeechLLM) -> None:
-    """Read what trains into a model; `RunError` names the tensor that does not fit."""
+def load_tensors(path: Path, model: SpeechLLM, fresh_lora: bool = False) -> None:
+    """Read what trains into a model; `RunError` names the tensor that does not fit.
+
+    Args:
+        fresh_lora: take a file without any LoRA, too; the model's own then stays as it is.
+    """
     try:
         state = load_file(path)
     except (OSError, SafetensorError) as error:
         raise RunError(f"{path}: not a readable checkpoint ({error}); train again") from error
     own = trainables(model)
+    if fresh_lora and not any(name.startswith("lora.") for name in state):
+        own = {name: tensor for name, tensor in own.items() if not name.startswith("lora.")}
     for name in sorted(own.keys() | state.keys()):
         found = tuple(state[name].shape) if name in state else "nothing"
         expected = tuple(own[name].shape) if name in own else "nothing"
@@ -79,7 +85,13 @@ def load_tensors(path: Path, model: SpeechLLM) -> None:
 def save_config(run: Path, info: AdapterInfo, recipe: Recipe) -> None:
     """Write `adapter_config.json`."""
     encoders = {k: v for k, v in asdict(recipe.encoders).items() if v is not None}
-    content: dict[str, Any] = {**asdict(info), "encoders": encoders, "heads": asdict(recipe.heads)}
+    lora = recipe.llm.lora if recipe.llm else None
+    content: dict[str, Any] = {
+        **asdict(info),
+        "encoders": encoders,
+        "heads": asdict(recipe.heads),
+        "lora": asdict(lora) if lora else None,
+    }
     (run / CONFIG).write_text(json.dumps(content, indent=2) + "\n", "utf-8")
 
 

@@ -1,7 +1,7 @@
 """The model. In: a `Batch`. Out: emotion logits, dimensions, loss terms; or speech prompts.
 
-The adapter and the heads train. The LLM, where the recipe has one, is frozen and not a submodule:
-it is in no state dict, no optimiser and no checkpoint.
+The adapter and the heads train, and LoRA where the recipe has it. The LLM, where the recipe has
+one, is frozen and not a submodule: it is in no state dict, no optimiser and no checkpoint.
 
 Letters: B utterances, T' adapter frames, H the LLM's hidden size, C emotions.
 """
@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from rellm_cache.batches import Batch, Target
 from rellm_cache.config import Recipe
 from rellm_cache.errors import ConfigError
-from rellm_cache.llm.frozen import FrozenLLM
+from rellm_cache.llm.frozen import Continuation, FrozenLLM
+from rellm_cache.llm.lora import LoRA, with_lora
 from rellm_cache.llm.packing import IGNORED, PackedRow, Segment, pack
 from rellm_cache.llm.prompt import SpeechPrompt
 from rellm_cache.model.adapter import Adapter, dequantise, fuse
@@ -84,6 +85,9 @@ class SpeechLLM(nn.Module):
         self.adapter = Adapter(recipe.adapter, speech_size + emotion_size, size)
         self.heads = AuxiliaryHeads(recipe.heads, size)
         self.llm = llm
+        self.lora: LoRA | None = None
+        if llm is not None and recipe.llm is not None and recipe.llm.lora is not None:
+            self.llm, self.lora = with_lora(llm, recipe.llm.lora)
         self.prompts = {} if llm is None else speech_prompts(recipe, llm)
         self.register_buffer("class_weights", None, persistent=False)
 
@@ -217,13 +221,24 @@ class SpeechLLM(nn.Module):
         labels = torch.full((len(embeddings),), IGNORED)
         if answer:
             labels[-len(answer) :] = torch.tensor(list(answer))
-        return Segment(embeddings, labels, parent)
+        return Segment(embeddings, labels, parent, 0 if speech is None else len(speech))
 
     def prompt_embeddings(self, speech: Tensor, task: str) -> Tensor:
         """(T, H) a whole request around one utterance's speech (t, H)."""
         llm, prompt = require_llm(self.llm), self.prompts[task]
         before, after = llm.embed(prompt.before), llm.embed(prompt.after)
         return torch.cat([before, speech.to(before.dtype), after])
+
+    @torch.inference_mode()
+    def answers(self, speech: Speech, task: str, max_new_tokens: int) -> list[Continuation]:
+        """The LLM's greedy answer to a request around each utterance's speech."""
+        start = len(self.prompts[task].before)
+        lengths = speech.lengths.tolist()
+        return require_llm(self.llm).continue_greedily(
+            [self.prompt_embeddings(speech.one(i), task) for i in range(len(lengths))],
+            max_new_tokens,
+            [range(start, start + length) for length in lengths],
+        )
 
     @torch.inference_mode()
     def label_log_likelihoods(self, speech: Speech, labels: Sequence[Sequence[int]]) -> Tensor:

@@ -173,9 +173,6 @@ def _score_llm(
 def _name_emotions(model: SpeechLLM, speech: Speech) -> list[int]:
     """Index of the emotion that the LLM's answer names, for each utterance; -1 for none."""
     names = model.recipe.heads.emotions
-    prompts = [
-        model.prompt_embeddings(speech.one(i), "recognition") for i in range(len(speech.lengths))
-    ]
-    replies = require_llm(model.llm).continue_greedily(prompts, LABEL_TOKENS)
+    replies = model.answers(speech, "recognition", LABEL_TOKENS)
     found = [find_emotion(reply.text, names) for reply in replies]
     return [-1 if name is None else names.index(name) for name in found]

@@ -94,13 +94,12 @@ class LiveEncoders:
 
 def answer(model: SpeechLLM, batch: Batch, utterances: Sequence[Utterance]) -> list[Generation]:
     """Answers to the utterances of one batch, in its order."""
-    llm, recipe = require_llm(model.llm), model.recipe
+    recipe = model.recipe
     with torch.inference_mode():
         speech = model.speech(batch)
         logits, dimensions = model.heads(speech.embeddings, speech.lengths)
         probabilities = logits.float().softmax(1).tolist()
-        prompts = [model.prompt_embeddings(speech.one(i), "answer") for i in range(len(batch.ids))]
-    responses = llm.continue_greedily(prompts, recipe.prompts.answer_tokens)
+        responses = model.answers(speech, "answer", recipe.prompts.answer_tokens)
     values = [None] * len(responses) if dimensions is None else dimensions.float().tolist()
     names = recipe.heads.emotions
     return [

@@ -4,6 +4,7 @@ Both are only read, so that a run with shared ones gives the same bits as a run 
 """
 
 import gc
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -27,6 +28,7 @@ class Resources:
 
     def llm(self, config: LLMConfig, device: torch.device) -> FrozenLLM:
         """As `load_llm`: the LLM of a config, loaded unless it is the last one asked for."""
+        config = replace(config, lora=None)  # a model adds its own; the LLM stays as it is
         kept = self._llm
         if kept is not None and kept.config == config and kept.device.type == device.type:
             return kept

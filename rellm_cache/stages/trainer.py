@@ -62,7 +62,8 @@ class Trainer:
         emotion_size = emotion.frame_size if emotion else 0
         self.model = SpeechLLM(recipe, data.frames.speech.frame_size, emotion_size, llm)
         if recipe.training.start_from:
-            load_tensors(Path(recipe.training.start_from) / WEIGHTS, self.model)
+            path = Path(recipe.training.start_from) / WEIGHTS
+            load_tensors(path, self.model, fresh_lora=True)
         elif self.model.adapter.scale is not None:
             self.model.adapter.scale.start_from(*frame_statistics(data))
         emotions = [e.emotion for e in data.train]

@@ -45,7 +45,7 @@ def test_previous_and_positions_follow_the_tree() -> None:
     row = pack(
         [
             Segment(torch.zeros(2, 1), torch.tensor([IGNORED, IGNORED])),
-            Segment(torch.zeros(2, 1), torch.tensor([IGNORED, 7]), parent=0),
+            Segment(torch.zeros(2, 1), torch.tensor([IGNORED, 7]), parent=0, speech=1),
             Segment(torch.zeros(1, 1), torch.tensor([8]), parent=0),
         ]
     )
@@ -53,6 +53,7 @@ def test_previous_and_positions_follow_the_tree() -> None:
     assert row.reach == 4
     assert row.previous.tolist() == [-1, 0, 1, 2, 1]
     assert row.segments.tolist() == [0, 0, 1, 1, 2]
+    assert row.speech.tolist() == [False, False, True, False, False]
     assert row.labels.tolist() == [IGNORED, IGNORED, IGNORED, 7, 8]
     assert row.mask()[0, 0].int().tolist() == [
         [1, 0, 0, 0, 0],

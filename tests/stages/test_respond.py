@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from rellm_cache.config import Recipe
+from rellm_cache.config import LoraConfig, Recipe
 from rellm_cache.corpus.manifest import read_lines, read_manifest, responses_path, write_lines
 from rellm_cache.errors import ConfigError, ManifestError
 from rellm_cache.journal import Journal, read_journal
@@ -96,6 +96,12 @@ def test_other_wording_or_limits_are_other_answers(
     other = replace(recipe, prompts=replace(recipe.prompts, **change))
     assert generator_id(other) != generator_id(recipe)
     assert run(manifest, other).generated == 3
+
+
+def test_lora_does_not_change_who_answers(recipe: Recipe) -> None:
+    assert recipe.llm is not None
+    other = replace(recipe, llm=replace(recipe.llm, lora=LoraConfig(rank=3)))
+    assert generator_id(other) == generator_id(recipe)
 
 
 def test_a_killed_run_goes_on_where_it_was(

@@ -1,0 +1,92 @@
+"""LoRA. In: a frozen LLM and a recipe's `[llm.lora]`. Out: an LLM that adds to it, and what trains.
+
+y = W x + (alpha / rank) B A x (Hu et al., 2021, arXiv 2106.09685) for each target projection: W
+frozen and quantised as it is, A and B trained in float32, B zero at first, so that the untrained
+function is the frozen one. The layers are peft's. With `scope = "speech"`, as in the reference
+code, the second term is computed at speech positions and is zero at all others.
+"""
+
+import copy
+from typing import Any
+
+import torch
+from peft import LoraConfig as PeftConfig
+from peft import inject_adapter_in_model
+from peft.tuners.lora import LoraLayer
+from torch import nn
+
+from rellm_cache.config import LoraConfig
+from rellm_cache.errors import ConfigError
+from rellm_cache.llm.frozen import FrozenLLM
+
+_NAME = "default"  # of the one adapter in peft's layers
+
+
+class LoRA(nn.Module):
+    """What trains: A, B and dropout of every target, the same modules that the LLM's layers use.
+
+    A parameter is named by its place, `model.layers.0.self_attn.q_proj.lora_A.weight`: peft's own
+    name for it without the leading `base_model.model.`.
+    """
+
+    def __init__(self, layers: dict[str, LoraLayer]) -> None:
+        super().__init__()
+        for path, layer in layers.items():
+            place: nn.Module = self
+            for name in path.split("."):
+                if name not in dict(place.named_children()):
+                    place.add_module(name, nn.Module())
+                place = place.get_submodule(name)
+            for part in ("lora_A", "lora_B", "lora_dropout"):
+                place.add_module(part, getattr(layer, part)[_NAME])
+        self.float().requires_grad_()
+
+
+def with_lora(llm: FrozenLLM, config: LoraConfig) -> tuple[FrozenLLM, LoRA]:
+    """An LLM with LoRA, and what trains of it.
+
+    `llm` itself stays as it is: both share all weights, none is copied.
+
+    Raises:
+        ConfigError: `targets` names a projection that the model does not have.
+    """
+    adapted = FrozenLLM(_tree_over_same_leaves(llm.model), llm.chat, llm.config)
+    decoder = adapted.model.get_decoder()
+    _require_targets(decoder.get_submodule("layers"), config)
+    inject_adapter_in_model(
+        PeftConfig(
+            r=config.rank,
+            lora_alpha=config.alpha,
+            lora_dropout=config.dropout,
+            target_modules=list(config.targets),
+        ),
+        adapted.model,
+        _NAME,
+    )
+    layers = {n: m for n, m in adapted.model.named_modules() if isinstance(m, LoraLayer)}
+    if config.scope == "speech":
+        adapted.scope.follow(decoder)
+        for layer in layers.values():
+            adapted.scope.confine(layer.lora_dropout[_NAME], layer.lora_B[_NAME])
+    return adapted, LoRA(layers)
+
+
+def _tree_over_same_leaves(model: Any) -> Any:
+    """A copy of a model's structure whose layers without children, and weights, are the model's."""
+    shared = [m for m in model.modules() if next(m.children(), None) is None]
+    return copy.deepcopy(model, {id(m): m for m in (*shared, *model.parameters())})
+
+
+def _require_targets(layers: nn.Module, config: LoraConfig) -> None:
+    found = {
+        name.rpartition(".")[2]
+        for name, module in layers.named_modules()
+        if isinstance(getattr(module, "weight", None), torch.Tensor)
+        and hasattr(module, "in_features")
+    }
+    for target in config.targets:
+        if target not in found:
+            raise ConfigError(
+                f"llm.lora.targets: the model has no projection {target!r}; it has "
+                f"{', '.join(sorted(found))}"
+            )

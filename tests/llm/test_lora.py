@@ -1,0 +1,207 @@
+"""LoRA: nothing at first, where it acts, right gradients in 4 bits, names that peft knows."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+import torch
+from peft import LoraConfig as PeftConfig
+from peft import get_peft_model, set_peft_model_state_dict
+from torch import Tensor
+
+from rellm_cache.config import LLMConfig, LoraConfig
+from rellm_cache.errors import ConfigError
+from rellm_cache.llm.frozen import FrozenLLM, load_llm
+from rellm_cache.llm.lora import LoRA, with_lora
+from rellm_cache.llm.packing import IGNORED, PackedRow, Segment, pack
+
+CPU = torch.device("cpu")
+BEFORE, SPEECH, AFTER = 4, 7, 5  # tokens of the row below
+SCOPES: tuple[Literal["speech", "all"], ...] = ("speech", "all")
+
+
+def load(folder: Path, quantization: Literal["nf4", "int8", "none"] = "none") -> FrozenLLM:
+    return load_llm(LLMConfig(str(folder), quantization=quantization), CPU)
+
+
+def trained(lora: LoRA) -> LoRA:
+    """As after some steps: B is no longer zero. The same for every LoRA of one shape."""
+    generator = torch.Generator().manual_seed(5)
+    for parameter in lora.parameters():
+        parameter.data.normal_(0, 0.3, generator=generator)
+    return lora
+
+
+def make_row(size: int, requires_grad: bool = False) -> PackedRow:
+    """`[before][speech after]` of random embeddings."""
+    values = torch.randn(
+        BEFORE + SPEECH + AFTER, size, generator=torch.Generator().manual_seed(6)
+    ).requires_grad_(requires_grad)
+    labels = torch.full((len(values),), IGNORED)
+    return pack(
+        [
+            Segment(values[:BEFORE], labels[:BEFORE]),
+            Segment(values[BEFORE:], labels[BEFORE:], parent=0, speech=SPEECH),
+        ]
+    )
+
+
+@pytest.mark.parametrize("quantization", ["nf4", "int8", "none"])
+@pytest.mark.parametrize("scope", SCOPES)
+def test_the_untrained_function_is_the_frozen_one(
+    llm_folder: Path, scope: Any, quantization: Any
+) -> None:
+    llm = load(llm_folder, quantization)
+    row = make_row(llm.hidden_size)
+    expected = llm.hidden_states(row)
+    adapted, lora = with_lora(llm, LoraConfig(scope=scope))
+    assert torch.equal(adapted.hidden_states(row), expected)
+    trained(lora)
+    assert not torch.allclose(adapted.hidden_states(row), expected, atol=1e-2)
+    # Both share their weights, yet the frozen one is as it was.
+    assert torch.equal(llm.hidden_states(row), expected)
+    own = {p.data_ptr() for p in lora.parameters()}
+    frozen = {p.data_ptr() for p in llm.model.parameters()}
+    assert {p.data_ptr() for p in adapted.model.parameters()} == own | frozen
+
+
+def test_scope_speech_leaves_what_comes_before_and_text_alone(llm_folder: Path) -> None:
+    llm = load(llm_folder)
+    adapted, lora = with_lora(llm, LoraConfig(scope="speech"))
+    trained(lora)
+    row = make_row(llm.hidden_size)
+    found, expected = adapted.hidden_states(row), llm.hidden_states(row)
+    assert torch.equal(found[:BEFORE], expected[:BEFORE])
+    assert (found - expected)[BEFORE:].abs().amax(1).min() > 1e-3  # speech, and what attends to it
+    text = [llm.embed(llm.chat.ids("Hello"))]
+    assert adapted.continue_greedily(text, 6) == llm.continue_greedily(text, 6)
+
+
+def greedy_without_past(llm: FrozenLLM, prompt: Tensor, speech: range, tokens: int) -> list[int]:
+    """Each token from a forward pass over all before it, nothing kept between passes."""
+    ids: list[int] = []
+    for _ in range(tokens):
+        rest = torch.cat([prompt[speech.start :], llm.embed(ids)])
+        labels = torch.full((len(prompt) + len(ids),), IGNORED)
+        row = pack(
+            [
+                Segment(prompt[: speech.start], labels[: speech.start]),
+                Segment(rest, labels[speech.start :], parent=0, speech=len(speech)),
+            ]
+        )
+        ids.append(int((llm.hidden_states(row)[-1] @ llm.output_weight.T).argmax()))
+    return ids
+
+
+def test_generation_adds_it_to_the_prompts_speech_and_not_to_what_is_generated(
+    llm_folder: Path,
+) -> None:
+    llm = load(llm_folder)
+    adapted, lora = with_lora(llm, LoraConfig(scope="speech", dropout=0.0))
+    trained(lora)
+    prompts = [torch.randn(n, llm.hidden_size) for n in (9, 14)]
+    spans = [range(3, 8), range(4, 6)]
+    found = adapted.continue_greedily(prompts, 6, spans)
+    for answer, prompt, span in zip(found, prompts, spans, strict=True):
+        ids = greedy_without_past(adapted, prompt, span, 6)
+        ends = [i for i, token in enumerate(ids) if token in llm.chat.stop_ids]
+        kept = ids[: ends[0]] if ends else ids
+        assert answer.text == llm.chat.tokenizer.decode(kept, skip_special_tokens=True).strip()
+    assert found != llm.continue_greedily(prompts, 6)
+
+
+def gradients(llm: FrozenLLM, lora: LoRA) -> dict[str, Tensor]:
+    """Of a fixed function of the hidden states."""
+    lora.zero_grad()
+    row = make_row(llm.hidden_size, requires_grad=True)
+    llm.hidden_states(row).sin().sum().backward()
+    return {name: p.grad.clone() for name, p in lora.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+def test_nf4_gradients_are_right_before_and_after_evaluation(
+    llm_folder: Path, dequantised: Callable[[FrozenLLM], FrozenLLM], scope: Any
+) -> None:
+    llm = load(llm_folder, "nf4")
+    plain = dequantised(llm)
+    config = LoraConfig(scope=scope, dropout=0.0)
+    (adapted, lora), (exact, other) = with_lora(llm, config), with_lora(plain, config)
+    trained(lora)
+    trained(other)
+    expected = gradients(exact, other)
+
+    def differences() -> Iterator[float]:
+        found = gradients(adapted, lora)
+        assert found.keys() == expected.keys() == dict(lora.named_parameters()).keys()
+        for name, gradient in expected.items():
+            yield float((found[name] - gradient).abs().max() / gradient.abs().max())
+
+    assert max(differences()) < 1e-4
+    adapted.continue_greedily([torch.randn(9, llm.hidden_size)], 3, [range(2, 5)])
+    with torch.inference_mode():
+        adapted.hidden_states(make_row(llm.hidden_size))
+    assert max(differences()) < 1e-4
+
+
+# peft asks transformers by a name that transformers 5.23 calls old.
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+def test_peft_reads_what_trains_by_its_own_names(llm_folder: Path) -> None:
+    llm = load(llm_folder)
+    config = LoraConfig(rank=3, alpha=12.0, scope="all")
+    adapted, lora = with_lora(llm, config)
+    trained(lora).eval()
+    peft_config = PeftConfig(
+        r=3, lora_alpha=12, target_modules=list(config.targets), task_type="CAUSAL_LM"
+    )
+    theirs: Any = get_peft_model(load(llm_folder).model, peft_config).eval()
+    state = {f"base_model.model.{name}": value for name, value in lora.state_dict().items()}
+    assert not set_peft_model_state_dict(theirs, state).unexpected_keys
+    tokens = torch.tensor([llm.chat.ids("How are you?")])
+    with torch.no_grad():
+        torch.testing.assert_close(adapted.model(tokens).logits, theirs(tokens).logits)
+
+
+def test_what_trains_is_float32_and_as_large_as_the_rank(llm_folder: Path) -> None:
+    llm = load(llm_folder)
+    llm.model.to(torch.bfloat16)  # whose precision peft would give it
+    _, lora = with_lora(llm, LoraConfig(rank=3, targets=("q_proj", "down_proj")))
+    shapes = {name: tuple(p.shape) for name, p in lora.named_parameters() if "layers.1." in name}
+    assert shapes == {
+        "model.layers.1.self_attn.q_proj.lora_A.weight": (3, 32),
+        "model.layers.1.self_attn.q_proj.lora_B.weight": (32, 3),
+        "model.layers.1.mlp.down_proj.lora_A.weight": (3, 64),
+        "model.layers.1.mlp.down_proj.lora_B.weight": (32, 3),
+    }
+    assert {p.dtype for p in lora.parameters()} == {torch.float32}
+    assert all(p.requires_grad for p in lora.parameters())
+    assert not any(p.requires_grad for p in llm.model.parameters())
+
+
+@pytest.mark.parametrize("target", ["c_attn", "lm_head", "self_attn"])
+def test_a_projection_that_is_not_there_is_named(llm_folder: Path, target: str) -> None:
+    with pytest.raises(
+        ConfigError, match=rf"no projection '{target}'; it has down_proj, gate_proj"
+    ):
+        with_lora(load(llm_folder), LoraConfig(targets=("q_proj", target)))
+
+
+def test_a_forward_call_that_does_not_say_where_speech_is_is_refused(llm_folder: Path) -> None:
+    adapted, _ = with_lora(load(llm_folder), LoraConfig(scope="speech"))
+    with pytest.raises(RuntimeError, match=r"outside SpeechScope\.at"):
+        adapted.model(torch.tensor([[1, 2, 3]]))
+
+
+def test_a_call_that_continues_another_begins_where_that_ended(llm_folder: Path) -> None:
+    llm = load(llm_folder)
+    adapted, lora = with_lora(llm, LoraConfig(scope="speech", dropout=0.0))
+    trained(lora)
+    row = make_row(llm.hidden_size)
+    expected = adapted.hidden_states(row)
+    decoder = adapted.model.get_decoder()
+    with torch.no_grad(), adapted.scope.at(row.speech[None]):
+        cut = BEFORE + 3
+        first = decoder(inputs_embeds=row.embeddings[:, :cut], use_cache=True)
+        rest = decoder(inputs_embeds=row.embeddings[:, cut:], past_key_values=first.past_key_values)
+    found = torch.cat([first.last_hidden_state, rest.last_hidden_state], dim=1)[0]
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)

@@ -1,0 +1,243 @@
+"""A step with LoRA against the naive step: padded rows, LoRA written out, full logits."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
+
+from rellm_cache.batches import Batch, Target
+from rellm_cache.config import LoraConfig, Recipe
+from rellm_cache.errors import RunError
+from rellm_cache.llm.frozen import FrozenLLM, load_llm
+from rellm_cache.llm.packing import IGNORED
+from rellm_cache.model.checkpoint import load_tensors, save_tensors, trainables
+from rellm_cache.model.speech_llm import SpeechLLM
+
+CPU = torch.device("cpu")
+RANK, ALPHA = 3, 6.0
+SCOPES: tuple[Literal["speech", "all"], ...] = ("speech", "all")
+
+
+@pytest.fixture
+def llm(recipe: Recipe) -> FrozenLLM:
+    assert recipe.llm is not None
+    return load_llm(recipe.llm, CPU)
+
+
+def with_scope(recipe: Recipe, scope: Any, row_tokens: int = 512, dropout: float = 0.0) -> Recipe:
+    assert recipe.llm is not None
+    lora = LoraConfig(rank=RANK, alpha=ALPHA, dropout=dropout, scope=scope)
+    return replace(recipe, llm=replace(recipe.llm, lora=lora, row_tokens=row_tokens))
+
+
+def make_model(recipe: Recipe, llm: FrozenLLM) -> SpeechLLM:
+    """As after some steps: no B of LoRA is zero."""
+    torch.manual_seed(0)
+    model = SpeechLLM(recipe, 16, 16, llm).eval()
+    assert model.lora is not None
+    for parameter in model.lora.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    return model
+
+
+def make_batch(llm: FrozenLLM) -> Batch:
+    torch.manual_seed(1)
+    end = llm.chat.ids(llm.chat.end_text)
+    return Batch(
+        ids=("a", "b"),
+        speech=torch.randn(2, 90, 16).half(),
+        emotion=torch.randn(2, 90, 16).half(),
+        frame_lengths=torch.tensor([40, 90]),
+        emotions=torch.tensor([0, 3]),
+        vad=torch.full((2, 3), float("nan")),
+        targets=(
+            (Target("response", llm.chat.ids("I am glad.") + end),),
+            (
+                Target("response", llm.chat.ids("Oh no, what happened")),
+                Target("recognition", llm.chat.ids("sad") + end),
+            ),
+        ),
+    )
+
+
+@contextmanager
+def lora_written_out(model: SpeechLLM, llm: FrozenLLM, where: Tensor) -> Iterator[None]:
+    """Each target of the frozen model adds (alpha / rank) B A x where `where` (B, T) is true."""
+    weights = {n.removeprefix("lora."): p for n, p in trainables(model).items() if "lora" in n}
+    handles = []
+    for name, module in llm.model.named_modules():
+        a = weights.get(f"{name}.lora_A.weight")
+        if a is None:
+            continue
+
+        def add(_: Any, inputs: Any, output: Tensor, a: Tensor = a, name: str = name) -> Tensor:
+            delta = inputs[0] @ a.T @ weights[f"{name}.lora_B.weight"].T * (ALPHA / RANK)
+            return output + delta * where.unsqueeze(2)
+
+        handles.append(module.register_forward_hook(add))
+    assert len(handles) == 2 * 7
+    yield
+    for handle in handles:
+        handle.remove()
+
+
+def naive_loss(model: SpeechLLM, llm: FrozenLLM, batch: Batch, scope: str) -> Tensor:
+    """Summed response and recognition losses: each example in a padded row of its own."""
+    speech = model.speech(batch)
+    rows, labels, heard = [], [], []
+    for index, targets in enumerate(batch.targets):
+        for target in targets:
+            prompt, sound = model.prompts[target.task], speech.one(index)
+            parts = (llm.embed(prompt.before), sound, llm.embed((*prompt.after, *target.ids)))
+            rows.append(torch.cat(parts))
+            answer = torch.tensor(target.ids)
+            known = torch.full((len(rows[-1]) - len(answer),), IGNORED)
+            labels.append(torch.cat([known, answer]))
+            place = torch.zeros(len(rows[-1]), dtype=torch.bool)
+            place[len(prompt.before) : len(prompt.before) + len(sound)] = True
+            heard.append(place if scope == "speech" else torch.ones_like(place))
+    mask = pad_sequence([torch.ones(len(r), dtype=torch.long) for r in rows], batch_first=True)
+    label = pad_sequence(labels, batch_first=True, padding_value=IGNORED)
+    with lora_written_out(model, llm, pad_sequence(heard, batch_first=True)):
+        embeddings = pad_sequence(rows, batch_first=True)
+        logits = llm.model(inputs_embeds=embeddings, attention_mask=mask).logits[:, :-1]
+    return F.cross_entropy(logits.transpose(1, 2), label[:, 1:], reduction="sum")
+
+
+def gradients(model: SpeechLLM, loss: Tensor) -> dict[str, Tensor]:
+    model.zero_grad()
+    loss.backward()
+    return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+
+
+def checkpoint_layers(model: SpeechLLM) -> None:
+    """Run each of the LLM's layers a second time in the backward pass."""
+    assert model.llm is not None
+    model.llm.model.activation_checkpointing_enable()
+    for layer in model.llm.model.get_decoder().layers:
+        layer.training = True  # transformers looks at it; nothing frozen has dropout
+
+
+@pytest.mark.parametrize("checkpointed", [False, True], ids=["kept", "checkpointed"])
+@pytest.mark.parametrize("row_tokens", [1, 512], ids=["a row each", "packed"])
+@pytest.mark.parametrize("scope", SCOPES)
+def test_a_step_equals_the_naive_step(
+    recipe: Recipe, llm: FrozenLLM, scope: str, row_tokens: int, checkpointed: bool
+) -> None:
+    model = make_model(with_scope(recipe, scope, row_tokens), llm)
+    batch = make_batch(llm)
+    naive = naive_loss(model, llm, batch, scope)
+    expected = gradients(model, naive)
+    if checkpointed:
+        checkpoint_layers(model)
+    loss = model(batch).terms.sums[:2].sum()
+    found = gradients(model, loss)
+    torch.testing.assert_close(loss, naive, rtol=1e-6, atol=0)
+    assert {n for n in found if not n.startswith("heads.")} == expected.keys()
+    assert {name.split(".")[0] for name in expected} == {"adapter", "lora"}
+    for name, gradient in expected.items():
+        scale = gradient.abs().max().clamp(min=1e-6)
+        assert (found[name] - gradient).abs().max() / scale < 1e-5, name
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+def test_dropout_is_the_same_when_a_layer_runs_again(
+    recipe: Recipe, llm: FrozenLLM, scope: str
+) -> None:
+    model = make_model(with_scope(recipe, scope, row_tokens=1, dropout=0.5), llm)
+    assert model.lora is not None
+    batch = make_batch(llm)
+    quiet = model(batch).terms.sums.sum().detach()
+    model.lora.train()
+
+    def step() -> tuple[Tensor, dict[str, Tensor]]:
+        torch.manual_seed(4)
+        loss = model(batch).terms.sums.sum()
+        return loss.detach(), gradients(model, loss)
+
+    loss, kept = step()
+    assert not torch.equal(loss, quiet)
+    checkpoint_layers(model)
+    again, checkpointed = step()
+    assert torch.equal(again, loss)
+    assert kept.keys() == checkpointed.keys()
+    assert all(torch.equal(kept[name], checkpointed[name]) for name in kept)
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+def test_label_likelihoods_and_answers_are_those_of_each_utterance_alone(
+    recipe: Recipe, llm: FrozenLLM, scope: str
+) -> None:
+    model = make_model(with_scope(recipe, scope), llm).requires_grad_(False)
+    speech = model.speech(make_batch(llm))
+    label = llm.chat.ids("happy")
+    found = model.label_log_likelihoods(speech, [llm.chat.ids("sad"), label])
+    start = len(model.prompts["recognition"].before)
+    for index in range(2):
+        prompt = model.prompt_embeddings(speech.one(index), "recognition")
+        row = torch.cat([prompt, llm.embed(label)])
+        where = torch.ones(1, len(row), dtype=torch.bool)
+        if scope == "speech":
+            where[0, :start] = where[0, start + len(speech.one(index)) :] = False
+        with lora_written_out(model, llm, where):
+            logits = llm.model(inputs_embeds=row[None]).logits[0, -len(label) - 1 : -1]
+        expected = logits.log_softmax(1).gather(1, torch.tensor(label)[:, None]).sum()
+        assert float(found[index, 1]) == pytest.approx(float(expected), rel=1e-4)
+    together = model.answers(speech, "answer", 6)
+    lone = replace(speech, embeddings=speech.embeddings[1:], lengths=speech.lengths[1:])
+    assert model.answers(lone, "answer", 6) == together[1:]
+
+
+def test_an_llm_serves_recipes_with_and_without(recipe: Recipe, llm: FrozenLLM) -> None:
+    batch = make_batch(llm)
+    torch.manual_seed(0)
+    before = SpeechLLM(recipe, 16, 16, llm).eval()(batch).terms.sums
+    make_model(with_scope(recipe, "speech"), llm)
+    torch.manual_seed(0)
+    plain = SpeechLLM(recipe, 16, 16, llm).eval()
+    assert plain.lora is None
+    assert torch.equal(plain(batch).terms.sums, before)
+    torch.manual_seed(0)  # LoRA's first weights are drawn last and add nothing
+    fresh = SpeechLLM(with_scope(recipe, "all"), 16, 16, llm).eval()
+    assert torch.equal(fresh(batch).terms.sums, before)
+
+
+def test_a_checkpoint_holds_lora_and_nothing_frozen(
+    recipe: Recipe, llm: FrozenLLM, tmp_path: Path
+) -> None:
+    recipe = with_scope(recipe, "speech")
+    model = make_model(recipe, llm)
+    names = set(trainables(model))
+    assert names == set(model.state_dict())
+    assert len([n for n in names if n.startswith("lora.")]) == 2 * 7 * 2
+    save_tensors(tmp_path / "adapter.safetensors", model)
+    other = SpeechLLM(recipe, 16, 16, llm).eval()
+    load_tensors(tmp_path / "adapter.safetensors", other)
+    batch = make_batch(llm)
+    assert torch.equal(other(batch).terms.sums, model(batch).terms.sums)
+
+
+def test_a_run_without_lora_can_be_started_from(
+    recipe: Recipe, llm: FrozenLLM, tmp_path: Path
+) -> None:
+    path = tmp_path / "adapter.safetensors"
+    plain = SpeechLLM(recipe, 16, 16, llm).eval()
+    save_tensors(path, plain)
+    fresh = SpeechLLM(with_scope(recipe, "speech"), 16, 16, llm).eval()
+    with pytest.raises(RunError, match=r"tensor 'lora\.model\.layers\.0.*: found nothing"):
+        load_tensors(path, fresh)
+    load_tensors(path, fresh, fresh_lora=True)
+    batch = make_batch(llm)
+    assert torch.equal(fresh(batch).terms.sums, plain(batch).terms.sums)
+    # Half a LoRA is not taken for none.
+    save_tensors(path, make_model(with_scope(recipe, "speech"), llm))
+    load_tensors(path, fresh, fresh_lora=True)
+    with pytest.raises(RunError, match=r"tensor 'lora\..*expected nothing"):
+        load_tensors(path, plain, fresh_lora=True)
