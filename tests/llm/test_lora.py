@@ -9,6 +9,7 @@ import torch
 from peft import LoraConfig as PeftConfig
 from peft import get_peft_model, set_peft_model_state_dict
 from torch import Tensor
+from transformers import AutoModelForCausalLM, Qwen2Config, Qwen3Config
 
 from rellm_cache.config import LLMConfig, LoraConfig
 from rellm_cache.errors import ConfigError
@@ -142,6 +143,51 @@ def test_nf4_gradients_are_right_before_and_after_evaluation(
     with torch.inference_mode():
         adapted.hidden_states(make_row(llm.hidden_size))
     assert max(differences()) < 1e-4
+
+
+@pytest.mark.parametrize("autocast", [False, True], ids=["as evaluated", "as trained"])
+@pytest.mark.parametrize("scope", SCOPES)
+def test_bf16_gradients_point_the_right_way(llm_folder: Path, scope: Any, autocast: bool) -> None:
+    config = LoraConfig(scope=scope, dropout=0.0)
+    exact, other = with_lora(load(llm_folder), config)
+    llm = load(llm_folder)
+    llm.model.to(torch.bfloat16)
+    adapted, lora = with_lora(llm, config)
+    expected = gradients(exact, trained(other))
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        found = gradients(adapted, trained(lora))
+    for name, gradient in expected.items():
+        assert found[name].dtype == torch.float32
+        cosine = torch.nn.functional.cosine_similarity(
+            found[name].flatten(), gradient.flatten(), dim=0
+        )
+        assert cosine > 0.98, name
+
+
+@pytest.mark.parametrize("kind", [Qwen2Config, Qwen3Config])
+def test_other_architectures_take_it_as_llama_does(llm_folder: Path, kind: Any) -> None:
+    torch.manual_seed(0)
+    config = kind(
+        vocab_size=300,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        initializer_range=0.3,
+    )
+    llm = FrozenLLM(
+        AutoModelForCausalLM.from_config(config), load(llm_folder).chat, LLMConfig("tiny")
+    )
+    adapted, lora = with_lora(llm, LoraConfig(scope="speech", dropout=0.0))
+    row = make_row(llm.hidden_size)
+    expected = llm.hidden_states(row)
+    assert torch.equal(adapted.hidden_states(row), expected)
+    trained(lora)
+    changed = (adapted.hidden_states(row) - expected).abs().amax(1)
+    assert not changed[:BEFORE].any()
+    assert changed[BEFORE:].min() > 1e-2
 
 
 # peft asks transformers by a name that transformers 5.23 calls old.
