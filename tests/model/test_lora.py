@@ -117,26 +117,23 @@ def gradients(model: SpeechLLM, loss: Tensor) -> dict[str, Tensor]:
     return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
 
 
-def checkpoint_layers(model: SpeechLLM) -> None:
-    """Run each of the LLM's layers a second time in the backward pass."""
-    assert model.llm is not None
-    model.llm.model.activation_checkpointing_enable()
-    for layer in model.llm.model.get_decoder().layers:
-        layer.training = True  # transformers looks at it; nothing frozen has dropout
+def checkpointed(llm: FrozenLLM) -> FrozenLLM:
+    """The same LLM, each of its layers run a second time in the backward pass."""
+    return FrozenLLM(llm.model, llm.chat, replace(llm.config, checkpoint_activations=True))
 
 
-@pytest.mark.parametrize("checkpointed", [False, True], ids=["kept", "checkpointed"])
+@pytest.mark.parametrize("again", [False, True], ids=["kept", "checkpointed"])
 @pytest.mark.parametrize("row_tokens", [1, 512], ids=["a row each", "packed"])
 @pytest.mark.parametrize("scope", SCOPES)
 def test_a_step_equals_the_naive_step(
-    recipe: Recipe, llm: FrozenLLM, scope: str, row_tokens: int, checkpointed: bool
+    recipe: Recipe, llm: FrozenLLM, scope: str, row_tokens: int, again: bool
 ) -> None:
     model = make_model(with_scope(recipe, scope, row_tokens), llm)
     batch = make_batch(llm)
     naive = naive_loss(model, llm, batch, scope)
     expected = gradients(model, naive)
-    if checkpointed:
-        checkpoint_layers(model)
+    if again:
+        model = make_model(model.recipe, checkpointed(llm))
     loss = model(batch).terms.sums[:2].sum()
     found = gradients(model, loss)
     torch.testing.assert_close(loss, naive, rtol=1e-6, atol=0)
@@ -151,24 +148,23 @@ def test_a_step_equals_the_naive_step(
 def test_dropout_is_the_same_when_a_layer_runs_again(
     recipe: Recipe, llm: FrozenLLM, scope: str
 ) -> None:
-    model = make_model(with_scope(recipe, scope, row_tokens=1, dropout=0.5), llm)
-    assert model.lora is not None
+    recipe = with_scope(recipe, scope, row_tokens=1, dropout=0.5)
     batch = make_batch(llm)
-    quiet = model(batch).terms.sums.sum().detach()
-    model.lora.train()
 
-    def step() -> tuple[Tensor, dict[str, Tensor]]:
+    def step(model: SpeechLLM, training: bool) -> tuple[Tensor, dict[str, Tensor]]:
+        assert model.lora is not None
+        model.lora.train(training)
         torch.manual_seed(4)
         loss = model(batch).terms.sums.sum()
         return loss.detach(), gradients(model, loss)
 
-    loss, kept = step()
+    quiet, _ = step(make_model(recipe, llm), training=False)
+    loss, kept = step(make_model(recipe, llm), training=True)
+    again, checkpoints = step(make_model(recipe, checkpointed(llm)), training=True)
     assert not torch.equal(loss, quiet)
-    checkpoint_layers(model)
-    again, checkpointed = step()
     assert torch.equal(again, loss)
-    assert kept.keys() == checkpointed.keys()
-    assert all(torch.equal(kept[name], checkpointed[name]) for name in kept)
+    assert kept.keys() == checkpoints.keys()
+    assert all(torch.equal(kept[name], checkpoints[name]) for name in kept)
 
 
 @pytest.mark.parametrize("scope", SCOPES)
