@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from rellm_cache.config import EncodersConfig, Recipe
+from rellm_cache.config import EncodersConfig, LoraConfig, Recipe
 from rellm_cache.stages.resources import Resources
 from rellm_cache.weights import weights_digest
 
@@ -27,5 +27,6 @@ def test_an_llm_is_kept_until_another_is_asked_for(quick: Recipe) -> None:
     resources, other = Resources(), replace(quick.llm, quantization="nf4")
     first = resources.llm(quick.llm, CPU)
     assert resources.llm(replace(quick.llm), CPU) is first
+    assert resources.llm(replace(quick.llm, lora=LoraConfig()), CPU) is first
     assert resources.llm(other, CPU).config == other
     assert resources.llm(quick.llm, CPU) is not first

@@ -12,7 +12,7 @@ from rellm_cache.config import LLMConfig, LoraConfig, Recipe, load_recipe
 from rellm_cache.llm.frozen import FrozenLLM, load_llm
 from rellm_cache.model.checkpoint import load_run
 from rellm_cache.model.optimisation import Optimisation
-from rellm_cache.stages import train as stage
+from rellm_cache.stages import resources
 from rellm_cache.stages.evaluate import evaluate
 from rellm_cache.stages.generate import generate
 from rellm_cache.stages.train import train
@@ -44,7 +44,7 @@ def test_lora_trains_freezes_resumes_and_answers(
         return llm
 
     with monkeypatch.context() as patch:
-        patch.setattr(stage, "load_llm", load_and_remember)
+        patch.setattr(resources, "load_llm", load_and_remember)
         report = train(with_lora, corpus, cache, tmp_path / "whole")
     ((llm, before),) = loaded
     after = llm.model.state_dict()
