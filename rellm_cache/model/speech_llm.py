@@ -193,7 +193,7 @@ class SpeechLLM(nn.Module):
         lengths = speech.lengths.tolist()
         for index, answers in enumerate(targets):
             for target in answers:
-                size = lengths[index] + len(self.prompts[target.task].after) + len(target.ids)
+                size = self._tokens(lengths[index], target)
                 if row and size > room:
                     yield row
                     row, room = [], limit
@@ -201,6 +201,15 @@ class SpeechLLM(nn.Module):
                 room -= size
         if row:
             yield row
+
+    def _tokens(self, embeddings: int, target: Target) -> int:
+        """Tokens of an example in a row: its speech, the prompt after it, its answer."""
+        return embeddings + len(self.prompts[target.task].after) + len(target.ids)
+
+    def tokens(self, embeddings: int, targets: Sequence[Target]) -> int:
+        """Tokens that an utterance of so many speech embeddings costs, one row for each answer;
+        without answers its embeddings."""
+        return max(embeddings, sum(self._tokens(embeddings, target) for target in targets))
 
     def _segment(
         self,
