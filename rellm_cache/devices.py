@@ -44,9 +44,10 @@ def random_state(device: torch.device) -> dict[str, torch.Tensor]:
 
 def set_random_state(state: Mapping[str, torch.Tensor], device: torch.device) -> None:
     """Go back to what `random_state` gave; a GPU's state is left out where there is none."""
-    torch.set_rng_state(state["cpu"])
+    # Copies, as torch reads from the beginning of a view's memory and may end the process.
+    torch.set_rng_state(state["cpu"].clone())
     if device.type == "cuda" and "cuda" in state:
-        torch.cuda.set_rng_state(state["cuda"], device)
+        torch.cuda.set_rng_state(state["cuda"].clone(), device)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -96,7 +96,8 @@ class SpeechLLM(nn.Module):
         frames = fuse(
             speech, emotion, batch.frame_lengths, self.recipe.emotion.pooling
         )  # (B, T, D)
-        return Speech(*self.adapter(frames, batch.frame_lengths))  # (B, T, D) -> (B, T', H)
+        embeddings, lengths = self.adapter(frames, batch.frame_lengths)  # (B, T, D) -> (B, T', H)
+        return Speech(embeddings.float(), lengths)
 
     def forward(self, batch: Batch, moments: Tensor | None = None) -> Outputs:
         """Heads' outputs and loss terms of one batch.

@@ -77,7 +77,7 @@ class Budget:
 
     def halve(self, cost: int) -> None:
         """Lower the limit for good: a micro-batch of this cost found no room."""
-        self.limit = max(1, min(self.limit, cost) // 2)
+        self.limit = (min(self.limit, cost) + 1) // 2
         self._settled = True
 
     def state(self) -> Tensor:

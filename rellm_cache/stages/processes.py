@@ -11,7 +11,7 @@ def main_says(accelerator: Accelerator, value: int) -> int:
     """The main process's value, in every process; all of them must ask."""
     if accelerator.num_processes == 1:
         return value
-    own = value if accelerator.is_main_process else 0
+    own = int(value) if accelerator.is_main_process else 0
     told = accelerator.reduce(torch.tensor([own], device=accelerator.device), "sum")
     return int(told.item())
 
