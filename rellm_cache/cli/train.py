@@ -29,7 +29,7 @@ def train(recipe: str, overrides: tuple[str, ...], manifest: Path, cache: Path, 
 
     Killed at any moment, the same command goes on from the newest whole checkpoint.
 
-    Several processes: torchrun --no-python --nproc-per-node 2 rellm train …, or accelerate launch.
+    Several processes: torchrun --no-python --nproc-per-node 2 rellm train …
     """
     from rellm_cache.config import load_recipe
     from rellm_cache.stages.train import train as run
