@@ -7,8 +7,8 @@ Letters: B utterances in a batch, T frames of the longest, D values in a frame.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Literal, Protocol, Self
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal, Protocol, Self
 
 import numpy as np
 import torch
@@ -118,6 +118,31 @@ class Batch:
             emotion_steps=None if self.emotion_steps is None else self.emotion_steps.to(device),
             teacher=None if self.teacher is None else moved(self.teacher),
         )
+
+    def part(self, clips: slice) -> Self:
+        """Some of the utterances, padded no longer than they need."""
+        own: dict[str, Any] = {}
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if isinstance(value, (tuple, Tensor)):  # what there is of each utterance
+                own[item.name] = value[clips]
+        if self.teacher is not None:  # a row for each token of a response, not for each utterance
+            tokens = [
+                sum(len(t.ids) for t in targets if t.task == "response") for targets in self.targets
+            ]
+            first = sum(tokens[: clips.start])
+            own["teacher"] = self.teacher[first : first + sum(tokens[clips])]
+        longest = int(own["frame_lengths"].max())
+        for stream in own.keys() & {"speech", "emotion"}:
+            own[stream] = own[stream][:, :longest]  # (b, T, D) -> (b, t, D)
+        return replace(self, **own)
+
+    def record_stream(self, stream: torch.Stream) -> None:
+        """Keep GPU memory of this batch from being used again before `stream` is done with it."""
+        steps = [s for s in (self.speech_steps, self.emotion_steps) if s is not None]
+        for value in (v for holder in (self, *steps) for v in vars(holder).values()):
+            if isinstance(value, Tensor):
+                value.record_stream(stream)
 
 
 class FrameSource(Protocol):

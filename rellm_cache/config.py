@@ -337,12 +337,15 @@ class TrainingConfig:
     epochs: int = 3
     batch_size: int = 2
     accumulation: int = 8
+    tokens_per_step: Literal["auto"] | int = 0
     bucket_batches: int = 32
     learning_rate: float = 2e-5
     weight_decay: float = 0.05
     clip: float = 1.0
     warmup_steps: int = 200
     schedule: Literal["linear", "cosine", "constant"] = "linear"
+    optimiser: Literal["adamw", "adamw8bit", "paged_adamw8bit"] = "adamw"
+    weights: Literal["fp32", "bf16"] = "fp32"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     select: Literal["loss", "ua", "last"] = "loss"
     checkpoint_minutes: float = 5.0
@@ -352,6 +355,15 @@ class TrainingConfig:
         for name in ("epochs", "batch_size", "accumulation", "bucket_batches"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"training.{name} = {getattr(self, name)}: expected 1 or more")
+        if self.tokens_per_step != "auto" and self.tokens_per_step < 0:
+            raise ConfigError(
+                f"training.tokens_per_step = {self.tokens_per_step}: expected 0 or more, or 'auto'"
+            )
+        if self.weights == "bf16" and self.precision == "fp32":
+            raise ConfigError(
+                'training.weights = "bf16" with precision = "fp32": bf16 weights are multiplied in '
+                'bf16; set training.precision = "auto", or training.weights = "fp32"'
+            )
 
 
 @dataclass(frozen=True)

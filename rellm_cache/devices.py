@@ -1,6 +1,8 @@
-"""Where models run."""
+"""Where models run: which device, what memory and random state it has."""
 
+import os
 import platform
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -30,3 +32,42 @@ def device_name(device: torch.device) -> str:
         lines = []
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(names, "") or platform.processor() or platform.machine()
+
+
+def random_state(device: torch.device) -> dict[str, torch.Tensor]:
+    """State of torch's generators that a model on this device draws from: uint8 by name."""
+    state = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def set_random_state(state: Mapping[str, torch.Tensor], device: torch.device) -> None:
+    """Go back to what `random_state` gave; a GPU's state is left out where there is none."""
+    # Copies, as torch reads from the beginning of a view's memory and may end the process.
+    torch.set_rng_state(state["cpu"].clone())
+    if device.type == "cuda" and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"].clone(), device)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that a tensor found no room, on a GPU or in host memory."""
+    kinds = (torch.OutOfMemoryError, MemoryError)
+    return isinstance(error, kinds) or "DefaultCPUAllocator" in str(error)
+
+
+def memory_room(device: torch.device) -> int:
+    """Bytes that may be taken on top of what is: of a GPU nine tenths of what is left to this
+    process, of host memory a quarter of the machine's or container's, whatever else uses it, so
+    that it is the same each time."""
+    if device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+        taken = torch.cuda.memory_allocated(device)
+        allowed = int(total * torch.cuda.get_per_process_memory_fraction(device)) - taken
+        return int(0.9 * min(free + torch.cuda.memory_reserved(device) - taken, allowed))
+    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        limit = Path("/sys/fs/cgroup/memory.max").read_text("utf-8").strip()
+    except OSError:
+        limit = "max"
+    return (whole if limit == "max" else min(whole, int(limit))) // 4

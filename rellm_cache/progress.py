@@ -1,5 +1,6 @@
 """Progress of long work, on standard error: a bar on a terminal, plain lines when piped."""
 
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -25,11 +26,18 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+def is_spokesman() -> bool:
+    """Whether this process is the one of its kind that speaks: launchers number them."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 @contextmanager
 def progress(title: str, total: int, unit: str) -> Iterator[Tick]:
     """Show how far a loop of `total` units is, its rate and the time left."""
     console = Console(file=sys.stderr)
-    if console.is_terminal:
+    if not is_spokesman():
+        yield _silent
+    elif console.is_terminal:
         with _bar(console, title, total, unit) as tick:
             yield tick
     else:
@@ -55,6 +63,10 @@ def _bar(console: Console, title: str, total: int, unit: str) -> Iterator[Tick]:
             bar.update(task, rate=f"{unit}, {rate:.1f} {unit}/s", note=note)
 
         yield tick
+
+
+def _silent(count: int = 1, note: str = "") -> None:
+    """A tick that shows nothing."""
 
 
 class _Lines:

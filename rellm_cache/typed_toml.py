@@ -10,7 +10,7 @@ import json
 import tomllib
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from rellm_cache.errors import ConfigError
@@ -61,9 +61,9 @@ def convert(hint: Any, value: Any, where: str) -> Any:
         members = [a for a in typing.get_args(hint) if a is not type(None)]
         if value == "none" and len(members) < len(typing.get_args(hint)):
             return None
-        # Where an array is one of several types, an array is meant as that, all else as the first.
-        arrays = [m for m in members if typing.get_origin(m) is tuple]
-        hint = arrays[0] if arrays and isinstance(value, list) else members[0]
+        if len(members) > 1:
+            return _convert_to_one(members, value, where)
+        hint = members[0]
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         if not isinstance(value, dict):
             raise ConfigError(f"{where}: found {value!r}, expected a table")
@@ -82,6 +82,17 @@ def convert(hint: Any, value: Any, where: str) -> Any:
     if not isinstance(value, hint) or (hint is not bool and isinstance(value, bool)):
         raise ConfigError(f"{where} = {value!r}: expected {hint.__name__}")
     return value
+
+
+def _convert_to_one(members: Sequence[Any], value: Any, where: str) -> Any:
+    """The value as the first of several types that it fits."""
+    expected = []
+    for member in members:
+        try:
+            return convert(member, value, where)
+        except ConfigError as error:
+            expected.append(str(error).rpartition("expected ")[2])
+    raise ConfigError(f"{where} = {value!r}: expected {' or '.join(expected)}")
 
 
 def write_toml(table: Mapping[str, Any]) -> str:

@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from rellm_cache.cli.options import cache_option, print_table, recipe_option, set_option
+from rellm_cache.progress import is_spokesman
 
 
 @click.command()
@@ -26,12 +27,16 @@ from rellm_cache.cli.options import cache_option, print_table, recipe_option, se
 def train(recipe: str, overrides: tuple[str, ...], manifest: Path, cache: Path, out: Path) -> None:
     """Train the adapter and heads of a recipe from cached frames.
 
-    Killed at any moment, the same command goes on from the newest checkpoint.
+    Killed at any moment, the same command goes on from the newest whole checkpoint.
+
+    Several processes: torchrun --no-python --nproc-per-node 2 rellm train …
     """
     from rellm_cache.config import load_recipe
     from rellm_cache.stages.train import train as run
 
     report = run(load_recipe(recipe, overrides), manifest, cache, out)
+    if not is_spokesman():
+        return
     for note in report.notes:
         click.echo(f"Note: {note}")
     if report.resumed_at == report.steps:

@@ -15,6 +15,7 @@ import torch
 
 from rellm_cache.batches import Batch, Example, Frames
 from rellm_cache.loading.collate import fill, layout
+from rellm_cache.loading.copying import copied_ahead
 from rellm_cache.loading.ring import Piece, Ring
 
 Indices = Sequence[int]
@@ -31,7 +32,7 @@ class BatchLoader:
     Args:
         examples: that indices refer to.
         frames: where their frames are.
-        device: that the batches are for; for a GPU they lie in page-locked memory.
+        device: that the batches are for; to a GPU they are copied while the step before computes.
         threads: that copy, and as many that read ahead.
 
     Attributes:
@@ -47,7 +48,7 @@ class BatchLoader:
     ) -> None:
         self._examples = examples
         self._frames = frames
-        self._pinned = device is not None and device.type == "cuda"
+        self._gpu = device if device is not None and device.type == "cuda" else None
         self._threads = threads
         self._ring: Ring | None = None
         self.lengths: list[int] = frames.lengths([e.id for e in examples]).tolist()
@@ -64,12 +65,19 @@ class BatchLoader:
         """The batches of each group of index lists, as one optimiser step needs them.
 
         A group's frames are valid until the next group is asked for, or the iterator is closed:
-        then their memory is used again. Whoever keeps a batch for longer clones it.
+        then their memory is used again. Whoever keeps a batch for longer clones it. For a GPU they
+        are on it, the next group's copy under way.
 
         Raises:
             StoreError: frames cannot be read.
             RuntimeError: the iterator was begun in another process.
         """
+        groups = self._in_host_memory(plan)
+        return groups if self._gpu is None else copied_ahead(groups, self._gpu)
+
+    def _in_host_memory(
+        self, plan: Sequence[Sequence[Indices]]
+    ) -> Generator[list[Batch], None, None]:
         ring = self._take_ring(plan)
         owner = os.getpid()
         with (
@@ -106,7 +114,11 @@ class BatchLoader:
         slack = 256 * (parts + self._threads)
         nbytes = clip_bytes * (clips + max(self._threads, 1) * largest) + slack
         ring, self._ring = self._ring, None
-        return ring if ring is not None and ring.nbytes >= nbytes else Ring(nbytes, self._pinned)
+        return (
+            ring
+            if ring is not None and ring.nbytes >= nbytes
+            else Ring(nbytes, pinned=self._gpu is not None)
+        )
 
     def _fill(self, indices: Indices, piece: Piece) -> Batch:
         examples = [self._examples[i] for i in indices]
@@ -143,8 +155,6 @@ class _Work:
 
     def next_group(self, size: int) -> list[Batch]:
         """Free the group before, start what fits, and wait for the batches of this group."""
-        if self._ring.pinned:  # copies from it may still be under way
-            torch.cuda.current_stream().synchronize()
         for piece in self._held:
             self._ring.free(piece)
         self._held = []

@@ -1,14 +1,12 @@
 """Optimisation. In: a model and a recipe's `[training]`. Out: steps, and a state that resumes them.
 
-One object holds all that an interrupted run needs to go on exactly: optimiser moments, the step
-that fixes the learning rate, random states.
+One object holds all that the next update depends on besides its gradient: the optimiser's moments,
+master weights, the schedule of the learning rate.
 """
 
 import math
-import pickle
-import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,10 +14,10 @@ from torch import Tensor, nn
 
 from rellm_cache.config import TrainingConfig
 from rellm_cache.errors import RunError
-from rellm_cache.model.checkpoint import load_tensors, save_tensors
+from rellm_cache.model.checkpoint import trainables
+from rellm_cache.model.masters import Masters
+from rellm_cache.model.optimisers import load_state, make_optimiser
 from rellm_cache.model.speech_llm import SpeechLLM
-
-STATE = "state.pt"
 
 
 @dataclass(frozen=True)
@@ -42,19 +40,18 @@ class Position:
 
 
 class Optimisation:
-    """AdamW with warm-up, decay and clipping."""
+    """The recipe's optimiser with warm-up, decay and clipping.
+
+    Args:
+        model: on its device; its parameters become bfloat16 if the recipe says so.
+    """
 
     def __init__(self, model: SpeechLLM, config: TrainingConfig, total_steps: int) -> None:
-        self.model = model
         self.config = config
         self.total_steps = total_steps
-        matrices = [p for p in model.parameters() if p.ndim > 1]
-        vectors = [p for p in model.parameters() if p.ndim <= 1]
-        groups = [
-            {"params": matrices, "weight_decay": config.weight_decay},
-            {"params": vectors, "weight_decay": 0.0},
-        ]
-        self.optimiser = torch.optim.AdamW(groups, lr=config.learning_rate)
+        self.masters = Masters(trainables(model), rounded=config.weights == "bf16")
+        self.tensors = list(self.masters.tensors.values())
+        self.optimiser = make_optimiser(self.tensors, config, self.tensors[0].device)
 
     def learning_rate(self, step: int) -> float:
         """Of the step with this number, from 0: linear warm-up, then the recipe's decay to 0."""
@@ -71,7 +68,7 @@ class Optimisation:
 
     def step(self, number: int) -> float:
         """Clip and update; returns the gradient norm before clipping."""
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
+        norm = nn.utils.clip_grad_norm_(self.tensors, self.config.clip)
         if not torch.isfinite(norm):
             raise RunError(
                 f"step {number}: the gradient is {norm.item()}; lower training.learning_rate, or "
@@ -80,63 +77,42 @@ class Optimisation:
         for group in self.optimiser.param_groups:
             group["lr"] = self.learning_rate(number)
         self.optimiser.step()
-        self.optimiser.zero_grad(set_to_none=True)
+        self.masters.spread()
+        self.forget_gradients()
         return float(norm)
 
-    def save(self, folder: Path, position: Position) -> None:
-        """Write `folder/step-N` in one step, then remove older ones."""
-        target = folder / f"step-{position.step:08d}"
-        partial = folder / ".partial"
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        save_tensors(partial / "adapter.safetensors", self.model)
-        state: dict[str, Any] = {
-            "position": vars(position),
-            "optimiser": self.optimiser.state_dict(),
-            "random": torch.get_rng_state(),
-            "cuda_random": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        }
-        torch.save(state, partial / STATE)
-        shutil.rmtree(target, ignore_errors=True)
-        partial.rename(target)
-        for older in checkpoints(folder)[:-1]:
-            shutil.rmtree(older)
+    def forget_gradients(self) -> None:
+        """Drop the gradients that were summed so far."""
+        self.optimiser.zero_grad(set_to_none=True)
 
-    def restore(self, checkpoint: Path) -> Position:
-        """Continue from a checkpoint folder; `RunError` if it cannot be read."""
-        load_tensors(checkpoint / "adapter.safetensors", self.model)
-        try:
-            state = torch.load(checkpoint / STATE, map_location="cpu", weights_only=True)
-            self.optimiser.load_state_dict(state["optimiser"])
-        except (OSError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError) as error:
-            raise RunError(
-                f"{checkpoint}: cannot be continued from ({error}); remove it, and training goes "
-                "on from an earlier checkpoint or starts again"
-            ) from error
-        torch.set_rng_state(state["random"])
-        if torch.cuda.is_available() and state["cuda_random"]:
-            torch.cuda.set_rng_state_all(state["cuda_random"])
-        return Position(**state["position"])
+    def state(self) -> dict[str, Any]:
+        """All but the parameters and the step, on the CPU or not, as `torch.save` takes it."""
+        return {"optimiser": self.optimiser.state_dict(), "masters": self.masters.state()}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go back to a state; the parameters must have been loaded before.
+
+        Raises:
+            RunError, ValueError, KeyError: it is another model's.
+        """
+        load_state(self.optimiser, state["optimiser"])
+        self.masters.load(state["masters"])
 
 
-def checkpoints(folder: Path) -> list[Path]:
-    """Complete checkpoints of a run, oldest first."""
-    return sorted(folder.glob("step-*")) if folder.is_dir() else []
+def flat_gradients(tensors: Iterable[Tensor]) -> Tensor:
+    """All gradients end to end, then for each tensor 1 where it has one: one vector to be summed.
+
+    Zeros stand for a gradient that is not there.
+    """
+    kept = list(tensors)
+    parts = [(torch.zeros_like(t) if t.grad is None else t.grad).reshape(-1) for t in kept]
+    present = torch.tensor([float(t.grad is not None) for t in kept], device=kept[0].device)
+    return torch.cat([*parts, present])
 
 
-def flat_gradients(model: nn.Module) -> Tensor:
-    """All gradients end to end in one vector; zeros where a parameter got none."""
-    return torch.cat(
-        [
-            (torch.zeros_like(p) if p.grad is None else p.grad).reshape(-1)
-            for p in model.parameters()
-        ]
-    )
-
-
-def set_gradients(model: nn.Module, flat: Tensor) -> None:
-    """Put a vector made by `flat_gradients` back."""
-    at = 0
-    for parameter in model.parameters():
-        parameter.grad = flat[at : at + parameter.numel()].view_as(parameter).clone()
-        at += parameter.numel()
+def set_gradients(tensors: Iterable[Tensor], flat: Tensor) -> None:
+    """Put a sum of vectors made by `flat_gradients` back; what no process had stays absent."""
+    kept = list(tensors)
+    *parts, present = torch.split(flat, [*(t.numel() for t in kept), len(kept)])
+    for tensor, part, count in zip(kept, parts, present.tolist(), strict=True):
+        tensor.grad = part.view_as(tensor).clone() if count else None

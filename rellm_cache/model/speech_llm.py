@@ -100,7 +100,8 @@ class SpeechLLM(nn.Module):
         frames = fuse(
             speech, emotion, batch.frame_lengths, self.recipe.emotion.pooling
         )  # (B, T, D)
-        return Speech(*self.adapter(frames, batch.frame_lengths))  # (B, T, D) -> (B, T', H)
+        embeddings, lengths = self.adapter(frames, batch.frame_lengths)  # (B, T, D) -> (B, T', H)
+        return Speech(embeddings.float(), lengths)
 
     def forward(self, batch: Batch, moments: Tensor | None = None) -> Outputs:
         """Heads' outputs and loss terms of one batch.
@@ -197,7 +198,7 @@ class SpeechLLM(nn.Module):
         lengths = speech.lengths.tolist()
         for index, answers in enumerate(targets):
             for target in answers:
-                size = lengths[index] + len(self.prompts[target.task].after) + len(target.ids)
+                size = self._tokens(lengths[index], target)
                 if row and size > room:
                     yield row
                     row, room = [], limit
@@ -205,6 +206,15 @@ class SpeechLLM(nn.Module):
                 room -= size
         if row:
             yield row
+
+    def _tokens(self, embeddings: int, target: Target) -> int:
+        """Tokens of an example in a row: its speech, the prompt after it, its answer."""
+        return embeddings + len(self.prompts[target.task].after) + len(target.ids)
+
+    def tokens(self, embeddings: int, targets: Sequence[Target]) -> int:
+        """Tokens that an utterance of so many speech embeddings costs, one row for each answer;
+        without answers its embeddings."""
+        return max(embeddings, sum(self._tokens(embeddings, target) for target in targets))
 
     def _segment(
         self,

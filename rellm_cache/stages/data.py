@@ -4,6 +4,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+import torch
+
 from rellm_cache.batches import Example, Frames, Target
 from rellm_cache.config import EncoderSpec, Recipe
 from rellm_cache.corpus.manifest import Utterance
@@ -35,6 +37,23 @@ def require_frames(frames: Frames, ids: Sequence[str], command: str) -> None:
     for store in (frames.speech, frames.emotion):
         if isinstance(store, FeatureStore):
             store.require(ids, command)
+
+
+def frame_statistics(frames: Frames, ids: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and standard deviation (D,) of every fused frame of some clips."""
+    total = 0
+    width = frames.speech.frame_size
+    width += frames.emotion.frame_size if frames.emotion else 0
+    mean = torch.zeros(width, dtype=torch.float64)
+    squares = torch.zeros(width, dtype=torch.float64)
+    for utterance_id in ids:
+        values = torch.from_numpy(frames.values(utterance_id))  # (L, D)
+        total += len(values)
+        mean += values.sum(0)
+        squares += values.square().sum(0)
+    average = mean / total
+    variance = squares / total - average.square()
+    return average.float(), variance.clamp(min=0).sqrt().float()
 
 
 def emotion_index(utterance: Utterance, recipe: Recipe) -> int:

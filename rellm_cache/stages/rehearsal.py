@@ -15,6 +15,7 @@ from torch import Tensor
 from rellm_cache.batches import Batch
 from rellm_cache.model.concordance import MOMENTS
 from rellm_cache.model.speech_llm import SpeechLLM
+from rellm_cache.stages.arithmetic import of_steps
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,8 @@ class Rehearsal:
 
     Attributes:
         moments: (6, 3) of all micro-batches of all processes; None where the step needs none.
-        states: random states of CPU and GPU before each micro-batch of this process.
+        states: random states of CPU and GPU before each micro-batch of this process; empty where
+            they are not to be drawn from again.
     """
 
     moments: Tensor | None = None
@@ -31,7 +33,7 @@ class Rehearsal:
 
     def replay(self, index: int) -> None:
         """Set the random state that a micro-batch was rehearsed with."""
-        if self.moments is None:
+        if not self.states:
             return
         cpu, gpu = self.states[index]
         torch.set_rng_state(cpu)
@@ -54,6 +56,6 @@ def rehearse(model: SpeechLLM, batches: Sequence[Batch], accelerator: Accelerato
     for batch in batches:
         gpu = torch.cuda.get_rng_state() if device.type == "cuda" else None
         states.append((torch.get_rng_state(), gpu))
-        with accelerator.autocast():
+        with of_steps(model.recipe.training, device):
             moments += model.dimension_moments(batch)
     return Rehearsal(accelerator.reduce(moments, "sum"), tuple(states))

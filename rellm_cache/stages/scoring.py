@@ -14,7 +14,7 @@ from rellm_cache.loading.loader import BatchLoader
 from rellm_cache.metrics.recognition import RecognitionScores, score_recognition
 from rellm_cache.metrics.regression import concordance
 from rellm_cache.model.concordance import MOMENTS, concordance_distance, moments_of
-from rellm_cache.model.losses import LossTerms
+from rellm_cache.model.losses import LossTerms, loss_weights
 from rellm_cache.model.speech_llm import SpeechLLM
 
 BATCH = 16
@@ -92,3 +92,27 @@ def score_labelled(
     if not labelled.any():
         return None
     return score_recognition(true[labelled], predicted[labelled], labels)
+
+
+def validation_scores(
+    model: SpeechLLM, examples: Sequence[Example], frames: Frames, device: torch.device
+) -> dict[str, float]:
+    """Mean losses, UA and CCC of a model on examples; its training mode is as it was."""
+    predictions = predict(model, examples, frames, device)
+    scores = {f"{name}_loss": value for name, value in predictions.terms.means().items()}
+    scores["loss"] = float(
+        predictions.terms.total(loss_weights(model.recipe.losses, predictions.terms.sums.device))
+    )
+    heads = score_heads(predictions, examples, model.recipe)
+    if heads.recognition is not None:
+        scores["ua"] = heads.recognition.ua
+    scores |= {f"ccc_{name}": value for name, value in heads.ccc.items()}
+    return scores
+
+
+def selection_score(recipe: Recipe, scores: dict[str, float], epoch: int) -> float:
+    """How good a checkpoint is by the recipe's `training.select`; higher is better."""
+    select = recipe.training.select
+    if select == "last" or not scores:
+        return float(epoch)
+    return -scores["loss"] if select == "loss" else scores.get("ua", -scores["loss"])

@@ -2,7 +2,7 @@
 
     <out>/recipe.toml            as resolved, encoders' weights pinned
     <out>/metrics.jsonl          a line a step and a line an epoch
-    <out>/checkpoints/step-N/    the newest state, to continue from
+    <out>/checkpoints/step-N/    the two newest states, to continue from
     <out>/checkpoints/best.safetensors
     <out>/adapter.safetensors, adapter_config.json      the result
     <out>/tensorboard/
@@ -25,10 +25,11 @@ from rellm_cache.corpus.manifest import read_split
 from rellm_cache.errors import RunError
 from rellm_cache.journal import read_journal
 from rellm_cache.model.checkpoint import RECIPE, WEIGHTS, AdapterInfo, save_config
-from rellm_cache.model.optimisation import Position, checkpoints
+from rellm_cache.model.optimisation import Position
 from rellm_cache.stages.data import describe_gaps, make_examples, require_frames
 from rellm_cache.stages.lessons import open_teacher
 from rellm_cache.stages.resources import Resources
+from rellm_cache.stages.scoring import selection_score
 from rellm_cache.stages.trainer import (
     BEST,
     CHECKPOINTS,
@@ -36,9 +37,9 @@ from rellm_cache.stages.trainer import (
     Data,
     Trainer,
     make_accelerator,
-    selection_score,
 )
 from rellm_cache.store.reader import FeatureStore
+from rellm_cache.store.syncing import write_whole
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ def train(
     trainer = Trainer(recipe, data, out, llm, accelerator)
     start = resume(trainer)
     if accelerator.is_main_process:
-        (out / RECIPE).write_text(to_toml(recipe), "utf-8")
+        write_whole(out / RECIPE, to_toml(recipe))
     end = trainer.run(start)
     return finish(trainer, start, end, notes)
 
@@ -122,9 +123,9 @@ def pinned(recipe: Recipe, frames: Frames) -> Recipe:
 
 def begin_run(recipe: Recipe, out: Path) -> None:
     """Make the run folder, or check that it holds a run of this very recipe."""
-    if not out.exists() or not any(out.iterdir()):
+    if not out.exists() or all(path.name == f".{RECIPE}.partial" for path in out.iterdir()):
         out.mkdir(parents=True, exist_ok=True)
-        (out / RECIPE).write_text(to_toml(recipe), "utf-8")
+        write_whole(out / RECIPE, to_toml(recipe))
         return
     if not (out / RECIPE).is_file():
         raise RunError(
@@ -156,13 +157,11 @@ def recipe_differences(wanted: Recipe, found: Recipe) -> list[str]:
 
 
 def resume(trainer: Trainer) -> Position:
-    """Restore the newest checkpoint, and drop metrics that lie beyond it."""
-    saved = checkpoints(trainer.out / CHECKPOINTS)
-    position = trainer.optimisation.restore(saved[-1]) if saved else Position()
+    """Restore the newest whole checkpoint, and drop metrics that lie beyond it."""
+    position = trainer.resuming.restore()
     if trainer.accelerator.is_main_process:
-        kept = [row for row in read_metrics(trainer.out) if saved and row["step"] <= position.step]
-        text = "".join(json.dumps(row) + "\n" for row in kept)
-        trainer.metrics.write_text(text, "utf-8")
+        kept = [row for row in read_metrics(trainer.out) if 0 < position.step >= row["step"]]
+        write_whole(trainer.metrics, "".join(json.dumps(row) + "\n" for row in kept))
     return position
 
 

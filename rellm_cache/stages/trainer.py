@@ -1,20 +1,23 @@
 """The training loop. In: model, examples, where their frames are. Out: steps, metrics, checkpoints.
 
-`train` decides what runs and where; `Trainer` runs it: micro-batches, one optimiser step after
-another, validation each epoch, a line of metrics for both, and the state to continue from.
+`train` decides what runs and where; `Trainer` runs it: one optimiser step after another,
+validation each epoch, a line of metrics for both, and the state to continue from.
 """
 
 import dataclasses
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, InitProcessGroupKwargs
 from accelerate.utils import set_seed
 
 from rellm_cache.batches import Batch, Example, Frames, bucketed_batches
@@ -23,13 +26,19 @@ from rellm_cache.llm.frozen import FrozenLLM
 from rellm_cache.loading.loader import BatchLoader
 from rellm_cache.model.checkpoint import WEIGHTS, load_tensors, save_tensors
 from rellm_cache.model.losses import LossTerms, class_weights, loss_weights
-from rellm_cache.model.optimisation import Optimisation, Position, flat_gradients, set_gradients
+from rellm_cache.model.optimisation import Optimisation, Position
 from rellm_cache.model.speech_llm import SpeechLLM
 from rellm_cache.progress import Tick, progress
-from rellm_cache.stages.rehearsal import rehearse
-from rellm_cache.stages.scoring import predict, score_heads
+from rellm_cache.stages.arithmetic import of_validation
+from rellm_cache.stages.budget import Budget, example_costs
+from rellm_cache.stages.data import frame_statistics
+from rellm_cache.stages.resuming import Resuming
+from rellm_cache.stages.scoring import selection_score, validation_scores
+from rellm_cache.stages.stepping import Stepper
+from rellm_cache.store.syncing import sync_folder
 
 METRICS, CHECKPOINTS, BEST = "metrics.jsonl", "checkpoints", "best.safetensors"
+PATIENCE = timedelta(hours=12)  # of processes that wait while the main one validates
 
 
 @dataclass(frozen=True)
@@ -56,7 +65,6 @@ class Trainer:
         self.accelerator = accelerator
         self.device = accelerator.device
         self.recipe, self.data, self.out = recipe, data, out
-        self.bf16 = trains_in_bf16(recipe)
         set_seed(recipe.seed)
         emotion = data.frames.emotion
         emotion_size = emotion.frame_size if emotion else 0
@@ -65,20 +73,35 @@ class Trainer:
             path = Path(recipe.training.start_from) / WEIGHTS
             load_tensors(path, self.model, fresh_lora=True)
         elif self.model.adapter.scale is not None:
-            self.model.adapter.scale.start_from(*frame_statistics(data))
+            statistics = frame_statistics(data.frames, [e.id for e in data.train])
+            self.model.adapter.scale.start_from(*statistics)
         emotions = [e.emotion for e in data.train]
         self.model.class_weights = class_weights(
             recipe.losses, emotions, len(recipe.heads.emotions)
         )
         self.model.to(self.device)
+        if accelerator.process_index:  # the same weights everywhere, then dropout of its own
+            own = np.random.SeedSequence((recipe.seed, accelerator.process_index))
+            torch.manual_seed(int(own.generate_state(1)[0]))
         self.loader = BatchLoader(data.train, data.frames, self.device)
-        micro_batches = math.ceil(len(data.train) / config.batch_size)
-        self.steps_per_epoch = math.ceil(micro_batches / config.accumulation)
+        batches = math.ceil(len(data.train) / config.batch_size)
+        self.steps_per_epoch = math.ceil(batches / config.accumulation)
         self.total_steps = self.steps_per_epoch * config.epochs
         self.optimisation = Optimisation(self.model, config, self.total_steps)
+        self.budget = Budget(recipe, example_costs(self.model, data.train, self.loader.lengths))
         self.weights = loss_weights(recipe.losses, self.device)
+        self._stepper = Stepper(
+            self.model, self.optimisation, accelerator, self.budget, self.weights
+        )
         self.metrics = out / METRICS
-        self._saved = time.monotonic()
+        self.resuming = Resuming(
+            self.model,
+            self.optimisation,
+            self.budget,
+            accelerator,
+            out / CHECKPOINTS,
+            config.checkpoint_minutes,
+        )
 
     def run(self, position: Position) -> Position:
         """Train from a position to the end."""
@@ -98,8 +121,7 @@ class Trainer:
 
     def _train_epoch(self, position: Position, tick: Tick, started: float) -> Position:
         self.model.train()
-        groups = self.groups(position.epoch)[position.step_in_epoch :]
-        for batches in self.loader.groups(groups):
+        for batches, waited in self._steps(position):
             begun = time.monotonic()
             terms, norm = self.step(batches, position.step)
             losses = terms.means()
@@ -111,6 +133,7 @@ class Trainer:
                 "learning_rate": self.optimisation.learning_rate(position.step),
                 "gradient_norm": norm,
                 "seconds": time.monotonic() - begun,
+                "waited": waited,
             }
             self._record(row)
             position = dataclasses.replace(
@@ -120,52 +143,45 @@ class Trainer:
                 seconds=time.monotonic() - started,
             )
             tick(1, f"epoch {row['epoch']}, loss {row['loss']:.3f}")
-            if time.monotonic() - self._saved > 60 * self.recipe.training.checkpoint_minutes:
+            if position.step_in_epoch < self.steps_per_epoch and self.resuming.is_due():
                 self._save(position)
         return position
 
+    def _steps(self, position: Position) -> Iterator[tuple[list[Batch], float]]:
+        """Micro-batches of each step left of an epoch, and seconds waited for them.
+
+        They are cut anew where a step has changed how much goes through the model at once.
+        """
+        at = position.step_in_epoch
+        while at < self.steps_per_epoch:
+            limit = self.budget.limit
+            with closing(self.loader.groups(self.groups(position.epoch)[at:])) as groups:
+                while at < self.steps_per_epoch and limit == self.budget.limit:
+                    begun = time.monotonic()
+                    batches = next(groups)
+                    at += 1
+                    yield batches, time.monotonic() - begun
+
     def groups(self, epoch: int) -> list[list[list[int]]]:
-        """This process's micro-batches of every step of an epoch, as indices of examples."""
-        config = self.recipe.training
+        """This process's micro-batches of every step of an epoch, as indices of examples.
+
+        A step's clips are dealt out to processes one by one, longest first, then cut.
+        """
+        config, lengths = self.recipe.training, self.loader.lengths
         batches = bucketed_batches(
-            self.loader.lengths, config.batch_size, self.recipe.seed, epoch, config.bucket_batches
+            lengths, config.batch_size, self.recipe.seed, epoch, config.bucket_batches
         )
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
-        return [
-            batches[start : start + config.accumulation][rank::world]
-            for start in range(0, len(batches), config.accumulation)
-        ]
+        groups = []
+        for start in range(0, len(batches), config.accumulation):
+            clips = [i for part in batches[start : start + config.accumulation] for i in part]
+            share = sorted(clips, key=lambda i: (-lengths[i], i))[rank::world]
+            groups.append(self.budget.split(share, self.data.train))
+        return groups
 
     def step(self, batches: Sequence[Batch], number: int) -> tuple[LossTerms, float]:
-        """One optimiser step over micro-batches, every loss weighted by the whole step's counts.
-
-        Args:
-            number: of the step, from 0, which decides the learning rate.
-
-        Returns:
-            Loss sums and counts of all processes, and the norm of the gradient before clipping.
-
-        Raises:
-            RunError: the gradient is not finite.
-        """
-        on_device = [batch.to(self.device) for batch in batches]
-        counts = LossTerms.nothing(self.device).counts
-        for batch in on_device:
-            counts += self.model.counts(batch)
-        counts = self.accelerator.reduce(counts, "sum")
-        rehearsal = rehearse(self.model, on_device, self.accelerator)
-        sums = torch.zeros_like(counts)
-        for index, batch in enumerate(on_device):
-            rehearsal.replay(index)
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-                terms = self.model(batch, rehearsal.moments).terms
-            terms.total(self.weights, counts).backward()
-            sums += terms.sums.detach()
-        if self.accelerator.num_processes > 1:
-            gradients = self.accelerator.reduce(flat_gradients(self.model), "sum")
-            set_gradients(self.model, gradients)
-            sums = self.accelerator.reduce(sums, "sum")
-        return LossTerms(sums, counts), self.optimisation.step(number)
+        """One optimiser step over micro-batches: see `Stepper.step`."""
+        return self._stepper.step(batches, number)
 
     def _end_epoch(self, position: Position) -> Position:
         """Validate, keep the best, and save where the next epoch starts."""
@@ -181,16 +197,18 @@ class Trainer:
         return position
 
     def validate(self) -> dict[str, float]:
-        """Losses, UA and CCC on the validation split."""
-        if not self.data.validation:
+        """Losses, UA and CCC on the validation split, by the main process; empty in others."""
+        if not self.data.validation or not self.accelerator.is_main_process:
             return {}
-        return validation_scores(self.model, self.data.validation, self.data.frames, self.device)
+        data = self.data
+        with of_validation(self.recipe.training, self.device):
+            return validation_scores(self.model, data.validation, data.frames, self.device)
 
     def _save(self, position: Position) -> None:
+        """Write a checkpoint, once the metrics up to it are on the disk."""
         if self.accelerator.is_main_process:
-            self.optimisation.save(self.out / CHECKPOINTS, position)
-        self.accelerator.wait_for_everyone()
-        self._saved = time.monotonic()
+            sync_folder(self.metrics)
+        self.resuming.save(position)
 
     def _record(self, row: dict[str, Any]) -> None:
         """Append a line to metrics.jsonl and show its numbers to the trackers."""
@@ -206,53 +224,12 @@ class Trainer:
 def make_accelerator(recipe: Recipe, out: Path) -> Accelerator:
     """accelerate set up for a run: devices and processes as launched, TensorBoard in the folder.
 
-    Precision is not its business: it knows one for a process, and a process may run many recipes.
+    Precision is not its business: a process may train several recipes, one after another.
     """
-    return Accelerator(mixed_precision="no", log_with="tensorboard", project_dir=str(out))
-
-
-def trains_in_bf16(recipe: Recipe) -> bool:
-    """Whether a recipe's forward passes are in bfloat16 where that is safe; "auto" is on a GPU."""
-    precision = recipe.training.precision
-    return precision == "bf16" or (precision == "auto" and torch.cuda.is_available())
-
-
-def frame_statistics(data: Data) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and standard deviation (D,) of every fused frame of the training split."""
-    total = 0
-    width = data.frames.speech.frame_size
-    width += data.frames.emotion.frame_size if data.frames.emotion else 0
-    mean = torch.zeros(width, dtype=torch.float64)
-    squares = torch.zeros(width, dtype=torch.float64)
-    for example in data.train:
-        frames = torch.from_numpy(data.frames.values(example.id))  # (L, D)
-        total += len(frames)
-        mean += frames.sum(0)
-        squares += frames.square().sum(0)
-    average = mean / total
-    variance = squares / total - average.square()
-    return average.float(), variance.clamp(min=0).sqrt().float()
-
-
-def validation_scores(
-    model: SpeechLLM, examples: Sequence[Example], frames: Frames, device: torch.device
-) -> dict[str, float]:
-    """Mean losses, UA and CCC of a model on examples; its training mode is as it was."""
-    predictions = predict(model, examples, frames, device)
-    scores = {f"{name}_loss": value for name, value in predictions.terms.means().items()}
-    scores["loss"] = float(
-        predictions.terms.total(loss_weights(model.recipe.losses, predictions.terms.sums.device))
+    return Accelerator(
+        cpu=not torch.cuda.is_available(),
+        mixed_precision="no",
+        log_with="tensorboard",
+        project_dir=str(out),
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
     )
-    heads = score_heads(predictions, examples, model.recipe)
-    if heads.recognition is not None:
-        scores["ua"] = heads.recognition.ua
-    scores |= {f"ccc_{name}": value for name, value in heads.ccc.items()}
-    return scores
-
-
-def selection_score(recipe: Recipe, scores: dict[str, float], epoch: int) -> float:
-    """How good a checkpoint is by the recipe's `training.select`; higher is better."""
-    select = recipe.training.select
-    if select == "last" or not scores:
-        return float(epoch)
-    return -scores["loss"] if select == "loss" else scores.get("ua", -scores["loss"])

@@ -22,6 +22,8 @@ from rellm_cache.stages.train import begin_run, read_metrics, train
 from rellm_cache.store.copies import open_copy
 from rellm_cache.weights import weight_files, weights_digest
 
+TIMES = ("seconds", "waited")
+
 
 def saved(run: Path) -> dict[str, torch.Tensor]:
     return load_file(run / "adapter.safetensors")
@@ -93,15 +95,22 @@ def test_the_frozen_stay_frozen(
     assert all(n.startswith(("adapter.", "heads.")) for n in saved(tmp_path / "run"))
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"optimiser": "adamw8bit", "weights": "bf16", "tokens_per_step": "auto"}],
+    ids=["plain", "rounded"],
+)
 def test_killed_anywhere_it_goes_on_to_the_same_bits(
     corpus: Path,
     cache: Path,
     quick: Recipe,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    settings: dict[str, Any],
 ) -> None:
-    adapter = replace(quick.adapter, dropout=0.2, crop_frames=60)  # random states matter
-    training = replace(quick.training, checkpoint_minutes=0.0)
+    # Random states matter, and a matrix is large enough for 8-bit moments.
+    adapter = replace(quick.adapter, dropout=0.2, crop_frames=60, bottleneck=256)
+    training = replace(quick.training, checkpoint_minutes=0.0, **settings)
     recipe = replace(quick, adapter=adapter, training=training)
     train(recipe, corpus, cache, tmp_path / "whole")
 
@@ -125,7 +134,7 @@ def test_killed_anywhere_it_goes_on_to_the_same_bits(
     assert same(saved(tmp_path / "whole"), saved(tmp_path / "pieces"))
 
     def losses(run: Path) -> list[dict[str, object]]:
-        return [{k: v for k, v in r.items() if k != "seconds"} for r in read_metrics(run)]
+        return [{k: v for k, v in r.items() if k not in TIMES} for r in read_metrics(run)]
 
     assert losses(tmp_path / "whole") == losses(tmp_path / "pieces")
 
@@ -150,6 +159,39 @@ def test_accumulation_changes_nothing_but_memory(
     )
     for key in ("loss", "response_loss", "category_loss", "dimension_loss", "gradient_norm"):
         assert one[key] == pytest.approx(many[key], rel=1e-4)
+
+
+def test_bf16_weights_follow_float32_ones(
+    corpus: Path, cache: Path, quick: Recipe, tmp_path: Path
+) -> None:
+    """Over twelve steps of all clips, in which the loss falls by a tenth: each within 1 %."""
+    settings = replace(quick.training, epochs=12, batch_size=7, learning_rate=3e-3)
+    for weights in ("fp32", "bf16"):
+        recipe = replace(quick, training=replace(settings, weights=weights))
+        train(recipe, corpus, cache, tmp_path / weights)
+    rows = [[r for r in read_metrics(tmp_path / w) if "loss" in r] for w in ("fp32", "bf16")]
+    for exact, rounded in zip(*rows, strict=True):
+        assert rounded["loss"] == pytest.approx(exact["loss"], rel=0.01)
+    assert rows[0][-1]["loss"] < 0.9 * rows[0][0]["loss"]
+    assert {t.dtype for t in saved(tmp_path / "bf16").values()} == {torch.bfloat16}
+    evaluate(tmp_path / "bf16", corpus / "test.jsonl", cache)  # in float32
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_continued(
+    corpus: Path, cache: Path, quick: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    losses = replace(quick.losses, response=0.0, recognition=0.0)
+    recipe = replace(quick, losses=losses, adapter=replace(quick.adapter, output_size=32))
+    train(recipe, corpus, cache, tmp_path / "run")
+    whole = saved(tmp_path / "run")
+    (_, newest) = sorted((tmp_path / "run/checkpoints").glob("step-*"))
+    (newest / "state.pt").write_bytes((newest / "state.pt").read_bytes()[:1000])
+    report = train(recipe, corpus, cache, tmp_path / "run")
+    assert report.resumed_at == 4  # the end of the first of two epochs
+    said = capsys.readouterr().err
+    assert f"Note: {newest}: the checkpoint is damaged and skipped: state.pt: found other" in said
+    assert same(whole, saved(tmp_path / "run"))
+    assert [r["step"] for r in read_metrics(tmp_path / "run") if "loss" in r] == list(range(1, 9))
 
 
 def test_without_response_loss_no_llm_is_loaded(
