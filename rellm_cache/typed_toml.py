@@ -85,7 +85,11 @@ def convert(hint: Any, value: Any, where: str) -> Any:
 
 
 def _convert_to_one(members: Sequence[Any], value: Any, where: str) -> Any:
-    """The value as the first of several types that it fits."""
+    """The value as the first of several types that it fits; an array is meant as an array."""
+    array = isinstance(value, list)
+    members = [m for m in members if (typing.get_origin(m) is tuple) == array] or members
+    if len(members) == 1:
+        return convert(members[0], value, where)
     expected = []
     for member in members:
         try:

@@ -4,8 +4,16 @@ import itertools
 
 import numpy as np
 import pytest
+import torch
 
-from rellm_cache.batches import Frames, bucketed_batches, line_up, ordered_batches
+from rellm_cache.batches import (
+    Batch,
+    Frames,
+    Target,
+    bucketed_batches,
+    line_up,
+    ordered_batches,
+)
 from rellm_cache.errors import StoreError
 from rellm_cache.store.memory import EncodedFrames
 
@@ -67,3 +75,26 @@ def test_a_wider_window_pads_less() -> None:
 def test_evaluation_goes_by_length() -> None:
     assert ordered_batches([5, 1, 4, 2, 3], 2) == [[1, 3], [4, 2], [0]]
     assert ordered_batches([], 2) == []
+
+
+def test_a_part_of_a_batch_keeps_what_belongs_to_its_clips() -> None:
+    says = [Target("response", (1, 2, 3)), Target("recognition", (4,)), Target("response", (5, 6))]
+    batch = Batch(
+        ids=("a", "b", "c"),
+        speech=torch.arange(3 * 8 * 2).reshape(3, 8, 2).half(),
+        emotion=None,
+        frame_lengths=torch.tensor([8, 5, 3]),
+        emotions=torch.tensor([0, 1, 2]),
+        vad=torch.zeros(3, 3),
+        targets=((says[0],), (says[1], says[2]), ()),
+        teacher=torch.arange(5 * 3.0).reshape(5, 3),  # a row for each token of a response
+    )
+    first, rest = batch.part(slice(0, 1)), batch.part(slice(1, 3))
+    assert (first.ids, rest.ids) == (("a",), ("b", "c"))
+    assert torch.equal(rest.speech, batch.speech[1:, :5])  # padded no longer than they need
+    assert rest.targets == batch.targets[1:]
+    assert rest.frame_lengths.tolist() == [5, 3]
+    assert first.teacher is not None
+    assert rest.teacher is not None
+    assert torch.equal(torch.cat([first.teacher, rest.teacher]), batch.teacher)
+    assert len(rest.teacher) == 2

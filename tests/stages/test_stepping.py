@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -39,9 +39,14 @@ def take(corpus: Path, cache: Path, quick: Recipe, tmp_path: Path) -> Take:
     llm: FrozenLLM = load_llm(quick.llm, torch.device("cpu"))
     utterances = read_split(corpus, "train")
 
-    def run(before: Callable[[Trainer], object] = lambda trainer: None, **training: Any) -> Step:
+    def run(
+        before: Callable[[Trainer], object] = lambda trainer: None,
+        dimension_kind: Literal["mse", "ccc"] = "mse",
+        **training: Any,
+    ) -> Step:
         settings = replace(quick.training, **{"batch_size": 1, "accumulation": 7, **training})
-        recipe = replace(quick, training=settings)
+        losses = replace(quick.losses, dimension_kind=dimension_kind)
+        recipe = replace(quick, training=settings, losses=losses)
         data = Data(make_examples(utterances, recipe, llm), [], open_frames(recipe, cache))
         trainer = Trainer(recipe, data, tmp_path, llm, make_accelerator(recipe, tmp_path))
         optimisation, sizes, gradients = trainer.optimisation, [], []
@@ -101,6 +106,8 @@ def test_out_of_memory_halves_and_goes_on(take: Take, capsys: pytest.CaptureFixt
     assert step.sizes == [7, 4, 2, 2, 2, 1]  # seven, then four of 4 + 3, then all four parts
     assert step.trainer.budget.limit == 2
     assert_equal(step, take())
+    halved = take(fail_above(4), dimension_kind="ccc", batch_size=7, accumulation=1)
+    assert_equal(halved, take(dimension_kind="ccc"))
     said = capsys.readouterr().err
     assert "Out of memory with 7 clips at once: going on with half" in said
     assert "Out of memory with 4 clips at once" in said
