@@ -58,6 +58,7 @@ def read_esd(root: Path, splits: Splits = "paper", seed: int = 1) -> Corpus:
     Raises:
         ManifestError: no speaker is here, or a file lies in a folder of another emotion or speaker.
     """
+    root = root.resolve()
     present = [name for name in SPEAKERS if (root / name).is_dir()]
     if not present:
         raise ManifestError(
@@ -84,6 +85,7 @@ def read_esd(root: Path, splits: Splits = "paper", seed: int = 1) -> Corpus:
         totals=_totals(whole),
         problems=problems,
         notes=[f"{len(found) - len(kept)} clips of surprise left out, as in the paper"],
+        root=root,
     )
 
 
@@ -162,7 +164,7 @@ def _utterance(folder: Path, clip: str, wav: Path | None, text: str) -> Utteranc
     wav = wav or folder / emotion / f"{clip}.wav"  # where it would be; it will be listed as missing
     return Utterance(
         id=f"esd/{clip}",
-        audio=str(wav.resolve()),
+        audio=str(wav),
         text=text,
         emotion=emotion.lower(),
         speaker=f"esd/{folder.name}",

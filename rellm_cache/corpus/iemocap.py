@@ -64,7 +64,7 @@ def read_iemocap(root: Path, splits: IemocapSplits | None = None) -> Corpus:
         ManifestError: no session is here, a line of labels cannot be read, or many dimensions are
             off their scale.
     """
-    splits = splits or IemocapSplits()
+    root, splits = root.resolve(), splits or IemocapSplits()
     sessions = [n for n in SESSIONS if (root / f"Session{n}").is_dir()]
     if not sessions:
         raise ManifestError(
@@ -94,6 +94,7 @@ def read_iemocap(root: Path, splits: IemocapSplits | None = None) -> Corpus:
         totals=_totals(with_audio(found)),
         problems=problems,
         notes=notes,
+        root=root,
     )
 
 
@@ -113,11 +114,10 @@ def _read_session(folder: Path, problems: Problems) -> list[Utterance]:
             clip, emotion, vad = read
             if clip not in texts:
                 problems.add("labelled turns without a transcript", f"{where}: {clip}")
-            wav = folder / "sentences/wav" / file.stem / f"{clip}.wav"
             utterances.append(
                 Utterance(
                     id=f"iemocap/{clip}",
-                    audio=str(wav.resolve()),
+                    audio=f"{folder}/sentences/wav/{file.stem}/{clip}.wav",
                     text=texts.get(clip, ""),
                     emotion=emotion,
                     vad=vad,

@@ -51,6 +51,7 @@ def read_msp_podcast(root: Path, splits: Splits = "paper", seed: int = 1) -> Cor
     Raises:
         ManifestError: the table of labels is absent or lacks a column, or a row cannot be used.
     """
+    root = root.resolve()
     labels = root / "Labels"
     table = next((labels / name for name in TABLES if (labels / name).exists()), labels / TABLES[0])
     rows = read_csv(table)
@@ -78,6 +79,7 @@ def read_msp_podcast(root: Path, splits: Splits = "paper", seed: int = 1) -> Cor
         totals=_totals(utterances, chosen, splits),
         problems=problems,
         notes=[f"{count} clips {what} left out" for what, count in left_out.items()],
+        root=root,
     )
 
 
@@ -105,8 +107,8 @@ def _utterance(where: str, row: dict[str, Any], root: Path) -> Utterance | None:
         ) from error
     speaker = row["SpkrID"] or NO_SPEAKER
     return Utterance(
-        id=f"msp-podcast/{Path(row['FileName']).stem}",
-        audio=str((root / "Audios" / row["FileName"]).resolve()),
+        id=f"msp-podcast/{row['FileName'].removesuffix('.wav')}",
+        audio=f"{root}/Audios/{row['FileName']}",
         emotion=emotion,
         vad=rescale(numbers, SCALE, where),
         vad_source="human",
@@ -123,7 +125,7 @@ def _drawn(utterances: list[Utterance], seed: int) -> list[Utterance]:
 
 
 def _with_text(utterance: Utterance, root: Path, problems: Problems) -> Utterance:
-    path = root / "Transcripts" / f"{Path(utterance.audio).stem}.txt"
+    path = root / f"Transcripts/{Path(utterance.audio).stem}.txt"
     if not path.exists():
         problems.add("clips without a transcript", f"{path}: no such file")
         return utterance

@@ -69,6 +69,7 @@ def read_ravdess(root: Path, splits: SpeakerSplits) -> Corpus:
         name="ravdess",
         utterances=utterances,
         splits="speaker",
+        root=root,
         totals=count_totals(
             utterances,
             lambda u: u.speaker.removeprefix("ravdess/"),

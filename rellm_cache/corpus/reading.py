@@ -48,6 +48,7 @@ class Corpus:
         totals: what the whole corpus should hold, and what is here.
         problems: lines that could not be used as they are.
         notes: what else a user should know, as sentences.
+        root: the corpus's own folder, if it has one.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Corpus:
     totals: Sequence[Total] = ()
     problems: Problems = field(default_factory=Problems)
     notes: Sequence[str] = ()
+    root: Path | None = None
 
 
 def count_totals(
@@ -90,6 +92,6 @@ def require_totals(corpus: Corpus) -> None:
     if missing := without_audio(corpus.utterances):
         absent = f". The audio of {len(missing)} clips is missing, first {missing[0].audio}"
     raise ManifestError(
-        f"{corpus.name}: not the corpus that is known. {counts}{absent}. Complete the copy, or "
+        f"{corpus.root or corpus.name}: not the whole of {corpus.name}. {counts}{absent}. Complete the copy, or "
         "prepare what is here with --allow-partial"
     )

@@ -58,12 +58,8 @@ def test_the_papers_numbers_are_drawn_from_all_labels(tmp_path: Path) -> None:
         ("audio of train", 0, 4_290),
         ("audio of test", 0, 1_245),
     ]
-    with pytest.raises(ManifestError, match="audio of train: found 0, expected 4290; .* of 5535"):
+    with pytest.raises(ManifestError, match=r"audio of train: found 0, expected 4290; .* of 5535"):
         require_totals(corpus)
-    # Another seed is another draw; the same is the same.
-    ids = {u.id for u in corpus.utterances}
-    assert {u.id for u in read_msp_podcast(tmp_path, seed=2).utterances} != ids
-    assert {u.id for u in read_msp_podcast(tmp_path).utterances} == ids
 
 
 def test_old_releases_are_read(tree: Path) -> None:

@@ -6,7 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from trees import FELT, write_esd, write_iemocap
 
+from rellm_cache.corpus.esd import read_esd
+from rellm_cache.corpus.iemocap import IemocapSplits, read_iemocap
 from rellm_cache.corpus.manifest import Utterance, read_manifests, read_split
 from rellm_cache.corpus.ravdess import read_ravdess
 from rellm_cache.corpus.reading import Corpus
@@ -114,3 +117,53 @@ def test_real_speakers_are_prepared(ravdess: Path, tmp_path: Path) -> None:
     assert report.kept == {"train": 36, "test": 36}
     assert report.survey.emotions["train"]["neutral"] == 4
     assert report.excluded == []
+
+
+def test_a_corpus_that_is_not_whole_is_an_error_unless_allowed(tmp_path: Path) -> None:
+    corpus = read_iemocap(write_iemocap(tmp_path / "iemocap"))
+    with pytest.raises(
+        ManifestError,
+        match=r"iemocap: not the whole of iemocap. all: found 40, expected 5531; neut",
+    ):
+        prepare(corpus, tmp_path / "out")
+    assert not (tmp_path / "out").exists()  # nothing was decoded or written
+    report = prepare(corpus, tmp_path / "out", allow_partial=True)
+    assert report.kept == {"train": 29, "validation": 3, "test": 8}
+
+
+def test_the_report_lies_beside_the_manifest(tmp_path: Path) -> None:
+    tree = write_iemocap(tmp_path / "iemocap")
+    (tree / "Session5/sentences/wav/Ses05F_impro01/Ses05F_impro01_F000.wav").unlink()
+    (tree / "Session1/sentences/wav/Ses01F_impro01/Ses01F_impro01_F000.wav").write_bytes(b"RIFF")
+    prepare(read_iemocap(tree, IemocapSplits(seed=7)), tmp_path / "out", allow_partial=True)
+    report = json.loads((tmp_path / "out/report.json").read_text("utf-8"))
+    assert (report["corpus"], report["seed"]) == ("iemocap", 7)
+    assert report["splits"] == "paper, session 5 tested"
+    assert report["totals"][0] == {"name": "all", "found": 39, "expected": 5531}
+    assert (report["excluded"], report["missing"], report["unreadable"]) == (2, 1, 1)
+    assert report["emotions"]["test"] == {"angry": 2, "happy": 2, "neutral": 1, "sad": 2}
+    assert report["speakers"]["test"] == {"iemocap/5F": 4, "iemocap/5M": 3}
+    assert report["durations"] == {"1-2 s": 38}
+    human = report["dimensions"]["human"]
+    assert human["clips"] == 38
+    assert human["warnings"] == []
+    valence, arousal, dominance = FELT["angry"]
+    assert human["means"]["angry"] == pytest.approx(
+        {"arousal": arousal, "dominance": dominance, "valence": valence}
+    )
+    overlaps = [o for o in report["overlaps"] if (o["first"], o["second"]) == ("train", "test")]
+    # "Don't you dare.", said in every session
+    assert overlaps == [
+        {"kind": "texts", "first": "train", "second": "test", "shared": 1, "clips": 1, "total": 7}
+    ]
+
+
+def test_parallel_sentences_and_speakers_are_reported(tmp_path: Path) -> None:
+    tree = write_esd(tmp_path / "esd")
+    paper = prepare(read_esd(tree), tmp_path / "paper", allow_partial=True).survey
+    assert {o.kind for o in paper.overlaps} == {"speakers"}
+    speaker = prepare(read_esd(tree, "speaker"), tmp_path / "speaker", allow_partial=True).survey
+    assert [(o.kind, o.first, o.second, o.shared) for o in speaker.overlaps] == [
+        ("texts", "train", "test", 12)
+    ]
+    assert paper.dimensions == {}

@@ -63,7 +63,8 @@ def _show_counts(title: str, survey: "Survey") -> None:
         [split, f"{sum(counts.values())}", *(f"{counts.get(e, 0)}" for e in emotions)]
         for split, counts in survey.emotions.items()
     ]
-    print_table(title, ["split", "clips", *emotions], rows)
+    click.echo(title)
+    print_table("", ["split", "clips", *emotions], rows)
     speakers = sorted({s for counts in survey.speakers.values() for s in counts})
     if 0 < len(speakers) <= SHOWN_SPEAKERS:
         splits = list(survey.speakers)
@@ -103,8 +104,6 @@ def _show_dimensions(survey: "Survey") -> None:
             f"{low:.2f}-{high:.2f}" for low, high in zip(summary.low, summary.high, strict=True)
         ]
         means = [[e, *(f"{v:.2f}" for v in vad)] for e, vad in summary.means.items()]
-        print_table(
-            f"{source} dimensions of {summary.clips} clips, means by emotion",
-            ["", "arousal", "dominance", "valence"],
-            [["range", *extremes], *means],
-        )
+        click.echo(f"{source} dimensions of {summary.clips} clips, means by emotion")
+        columns = ["", "arousal", "dominance", "valence"]
+        print_table("", columns, [["range", *extremes], *means])
