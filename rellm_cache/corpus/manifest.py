@@ -8,6 +8,7 @@ when the manifest is read. BLSP's field names are read too.
 import dataclasses
 import json
 import math
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -172,6 +173,8 @@ def _replace(path: Path, lines: Iterable[str]) -> None:
     temporary = path.with_name(f".{path.name}.partial")
     with temporary.open("w", encoding="utf-8") as file:
         file.writelines(lines)
+        file.flush()
+        os.fsync(file.fileno())
     temporary.replace(path)
 
 

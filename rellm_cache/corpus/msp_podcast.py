@@ -54,6 +54,10 @@ def read_msp_podcast(root: Path, splits: Splits = "paper", seed: int = 1) -> Cor
     root = root.resolve()
     labels = root / "Labels"
     table = next((labels / name for name in TABLES if (labels / name).exists()), labels / TABLES[0])
+    if not table.exists():
+        raise ManifestError(
+            f"{table}: no such file; expected MSP-Podcast's folder with Labels, Audios, Transcripts"
+        )
     rows = read_csv(table)
     if absent := [c for c in COLUMNS if rows and c not in rows[0][1]]:
         raise ManifestError(

@@ -32,9 +32,6 @@ class Problems:
         """Note one line."""
         self.lines.setdefault(kind, []).append(line)
 
-    def __len__(self) -> int:
-        return sum(map(len, self.lines.values()))
-
 
 @dataclass(frozen=True)
 class Corpus:
@@ -92,6 +89,6 @@ def require_totals(corpus: Corpus) -> None:
     if missing := without_audio(corpus.utterances):
         absent = f". The audio of {len(missing)} clips is missing, first {missing[0].audio}"
     raise ManifestError(
-        f"{corpus.root or corpus.name}: not the whole of {corpus.name}. {counts}{absent}. Complete the copy, or "
-        "prepare what is here with --allow-partial"
+        f"{corpus.root or corpus.name}: not the whole of {corpus.name}. {counts}{absent}. "
+        "Complete the copy, or prepare what is here with --allow-partial"
     )

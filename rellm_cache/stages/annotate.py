@@ -105,7 +105,7 @@ def _dimensions(store: FeatureStore, utterance: Utterance) -> np.ndarray:
         found = "none" if vad is None else str(vad.tolist())
         raise StoreError(
             f"{place(store.path)}: dimensions of clip {utterance.id!r}: {found}; expected three "
-            "numbers. Drop the part with `rellm cache repair` and extract again"
+            "numbers of the encoder's head. Extract these clips into another --cache"
         )
     return vad
 
@@ -144,7 +144,7 @@ def _beside(manifest: Path) -> Path:
 def _to_json(report: AnnotateReport, store: FeatureStore) -> dict[str, Any]:
     return {
         "vad_source": "pseudo",
-        "encoder": dataclasses.asdict(store.spec),
+        "encoder": store.spec.to_json(),
         "store": place(report.store),
         "note": FUNCTION_OF_INPUT,
         "filled": report.filled,

@@ -30,7 +30,7 @@ def edit(file: Path, old: str, new: str, encoding: str = "utf-8") -> None:
 
 def test_every_encoding_and_both_shapes_are_read(tree: Path) -> None:
     corpus = read_esd(tree)
-    assert len(corpus.problems) == 0
+    assert corpus.problems.lines == {}
     clips = {u.id: u for u in corpus.utterances}
     assert len(clips) == 4 * 4 * 12
     for speaker in ("0011", "0012", "0016", "0019"):

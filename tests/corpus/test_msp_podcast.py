@@ -90,7 +90,7 @@ def test_a_bad_row_is_named(tmp_path: Path, row: str, message: str) -> None:
 
 
 def test_an_absent_table_and_absent_columns_are_named(tmp_path: Path) -> None:
-    with pytest.raises(ManifestError, match=r"labels_consensus.csv: no such file"):
+    with pytest.raises(ManifestError, match=r"labels_consensus.csv: no such file; expected MSP-"):
         read_msp_podcast(tmp_path)
     put(tmp_path / "Labels/labels_consensus.csv", b"FileName,EmoClass,EmoAct,EmoVal,EmoDom\na,N\n")
     with pytest.raises(ManifestError, match="lacks columns SpkrID, Split_Set; expected FileName, "):

@@ -105,6 +105,16 @@ def test_what_cannot_give_dimensions_is_named(
         annotate(corpus, prosody, heads)
 
 
+def test_a_store_without_dimensions_is_named(corpus: Path, quick: Recipe, tmp_path: Path) -> None:
+    assert quick.encoders.emotion is not None
+    info = StoreInfo(replace(quick.encoders.emotion, weights="0" * 64), 4, "none")
+    with StoreWriter(tmp_path / "bare", info) as writer:
+        for utterance in read_manifests(corpus):
+            writer.add(utterance.id, np.zeros(32, np.uint8), np.ones((60, 4), np.float16))
+    with pytest.raises(StoreError, match=r"dimensions of clip 'tones/\d+': none; expected three"):
+        annotate(corpus, quick, tmp_path / "bare")
+
+
 def test_a_clip_that_is_not_cached_changes_no_file(
     corpus: Path, heads: Path, quick: Recipe
 ) -> None:
