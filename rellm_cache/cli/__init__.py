@@ -11,6 +11,7 @@ import warnings
 import click
 
 from rellm_cache import __version__
+from rellm_cache.cli.annotate import annotate
 from rellm_cache.cli.cache import cache
 from rellm_cache.cli.demo import demo
 from rellm_cache.cli.evaluate import evaluate
@@ -39,8 +40,8 @@ def rellm() -> None:
 
 
 for command in (
-    demo, prepare, respond, plan, extract, train, sweep, generate, evaluate, cache, import_,
-    recipes,
+    demo, prepare, respond, plan, extract, annotate, train, sweep, generate, evaluate, cache,
+    import_, recipes,
 ):  # fmt: skip
     rellm.add_command(command)
 

@@ -4,13 +4,16 @@ Which column holds what is told by `Columns`; emotion names go through the one t
 are brought from their own scale to 0..1.
 """
 
-import csv
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rellm_cache.corpus.dimensions import rescale
 from rellm_cache.corpus.emotions import normalise_emotion
 from rellm_cache.corpus.manifest import DIMENSIONS, SPLITS, Utterance, check_vad, read_lines
+from rellm_cache.corpus.reading import Corpus
+from rellm_cache.corpus.splits import in_split
+from rellm_cache.corpus.text_files import read_csv
 from rellm_cache.errors import ManifestError
 
 
@@ -34,7 +37,7 @@ def read_folder(
     columns: Columns,
     vad_scale: tuple[float, float] = (0.0, 1.0),
     default_split: str = "train",
-) -> list[Utterance]:
+) -> Corpus:
     """Utterances of the table; audio paths are relative to the table's folder.
 
     Args:
@@ -45,25 +48,18 @@ def read_folder(
         ManifestError: no table, no audio column, an unknown emotion or split, a dimension off its
             scale.
     """
-    rows = list(read_lines(table)) if table.suffix == ".jsonl" else _read_csv(table)
+    rows = list(read_lines(table)) if table.suffix == ".jsonl" else read_csv(table)
     if rows and columns.audio not in rows[0][1]:
         raise ManifestError(
             f"{table}: found columns {', '.join(rows[0][1])}, expected one named "
             f"{columns.audio!r}; name it with --audio-column"
         )
     utterances = [_utterance(row, where, table, columns, vad_scale) for where, row in rows]
-    return [u if u.split else Utterance(**{**vars(u), "split": default_split}) for u in utterances]
-
-
-def _read_csv(table: Path) -> list[tuple[str, dict[str, Any]]]:
-    try:
-        with table.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            return [(f"{table}:{reader.line_num}", row) for row in reader]
-    except (FileNotFoundError, IsADirectoryError) as error:
-        raise ManifestError(f"{table}: no such file; expected a CSV or .jsonl table") from error
-    except UnicodeDecodeError as error:
-        raise ManifestError(f"{table}: not UTF-8 text ({error}); save it as UTF-8") from error
+    return Corpus(
+        name=table.resolve().parent.name,
+        utterances=[u if u.split else in_split(u, default_split) for u in utterances],
+        splits="as the table says",
+    )
 
 
 def _utterance(
@@ -112,8 +108,4 @@ def _rescaled_vad(
         raise ManifestError(f"{where}: dimensions {values!r} are not numbers") from error
     if scale == (0.0, 1.0):
         return check_vad(numbers, where)
-    if not all(low <= n <= high for n in numbers):
-        raise ManifestError(
-            f"{where}: dimensions {numbers} are outside the scale {low:g}..{high:g}"
-        )
-    return check_vad([(n - low) / (high - low) for n in numbers], where)
+    return rescale(numbers, scale, where)

@@ -8,6 +8,7 @@ when the manifest is read. BLSP's field names are read too.
 import dataclasses
 import json
 import math
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -159,10 +160,21 @@ def read_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     """Write JSON Lines in one step: a reader sees the old file or the whole new one."""
+    _replace(path, (json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def write_json(path: Path, document: dict[str, Any]) -> None:
+    """Write one JSON object, to be read by people too, in one step."""
+    _replace(path, [json.dumps(document, ensure_ascii=False, indent=2) + "\n"])
+
+
+def _replace(path: Path, lines: Iterable[str]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.partial")
     with temporary.open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        file.writelines(lines)
+        file.flush()
+        os.fsync(file.fileno())
     temporary.replace(path)
 
 

@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 from rellm_cache.corpus.manifest import Utterance
+from rellm_cache.corpus.reading import Corpus, count_totals
 from rellm_cache.errors import ManifestError
 
 EMOTIONS = {
@@ -21,6 +22,7 @@ EMOTIONS = {
     "08": "surprise",
 }
 STATEMENTS = {"01": "Kids are talking by the door.", "02": "Dogs are sitting by the door."}
+SPEAKER_CLIPS = 36  # in the five emotions: neutral has no strong intensity
 _NAME = re.compile(r"03-01-(0[1-8])-(0[12])-(0[12])-(0[12])-(\d\d)")
 
 SpeakerSplits = dict[str, frozenset[int]]
@@ -31,7 +33,7 @@ DEFAULT_SPLITS: SpeakerSplits = {
 }
 
 
-def read_ravdess(root: Path, splits: SpeakerSplits) -> list[Utterance]:
+def read_ravdess(root: Path, splits: SpeakerSplits) -> Corpus:
     """Speech clips of the speakers in `splits`, the five emotions of the paper, sorted by name.
 
     Raises:
@@ -62,7 +64,19 @@ def read_ravdess(root: Path, splits: SpeakerSplits) -> list[Utterance]:
                 f"{root}: found no clip of the {split} speakers {sorted(speakers)}, expected files "
                 "like Actor_01/03-01-05-01-01-01-01.flac"
             )
-    return utterances
+    names = sorted(f"{speaker:02d}" for speaker in split_of)
+    return Corpus(
+        name="ravdess",
+        utterances=utterances,
+        splits="speaker",
+        root=root,
+        totals=count_totals(
+            utterances,
+            lambda u: u.speaker.removeprefix("ravdess/"),
+            dict.fromkeys(names, SPEAKER_CLIPS),
+            "speaker ",
+        ),
+    )
 
 
 def _refuse_shared_speakers(splits: SpeakerSplits) -> None:

@@ -14,6 +14,7 @@ from time import monotonic
 
 from rellm_cache.config import Recipe, load_recipe
 from rellm_cache.corpus.manifest import Utterance, read_manifest
+from rellm_cache.corpus.reading import Corpus
 from rellm_cache.demo.models import ensure_models
 from rellm_cache.stages.cache_info import cache_info
 from rellm_cache.stages.evaluate import Scores, evaluate
@@ -81,7 +82,7 @@ def demo(cache: Path, out: Path, say: Say) -> DemoReport:
     with stage("models", say) as done:
         done(f"in {', '.join(str(path) for path in ensure_models(cache / 'models').values())}")
     with stage("prepare", say) as done:
-        prepared = prepare(embedded_clips(), manifest)
+        prepared = prepare(Corpus("demo", embedded_clips()), manifest)
         splits = ", ".join(f"{count} {split}" for split, count in prepared.kept.items())
         done(f"{60 * prepared.hours:.1f} minutes of speech, clips: {splits}")
     with stage("respond", say) as done:

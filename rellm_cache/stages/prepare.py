@@ -1,7 +1,8 @@
-"""prepare. In: utterances from a corpus reader. Out: a manifest folder, every clip looked at.
+"""prepare. In: a corpus from its reader. Out: a manifest folder, every clip looked at.
 
 <out>/train.jsonl  validation.jsonl  test.jsonl     the kept utterances, durations measured
 <out>/excluded.jsonl                                what was left out, and why
+<out>/report.json                                   how it was split, and all that was counted
 """
 
 import dataclasses
@@ -10,11 +11,22 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rellm_cache.corpus.audio import MAX_SECONDS, MIN_SECONDS, SAMPLE_RATE, load_clip
-from rellm_cache.corpus.manifest import SPLITS, Utterance, write_lines, write_manifest
+from rellm_cache.corpus.manifest import (
+    SPLITS,
+    Utterance,
+    write_json,
+    write_lines,
+    write_manifest,
+)
+from rellm_cache.corpus.reading import Corpus, require_totals, without_audio
+from rellm_cache.corpus.survey import Survey, survey
 from rellm_cache.errors import AudioError, ManifestError
 from rellm_cache.progress import progress
+
+REPORT = "report.json"
 
 
 @dataclass(frozen=True)
@@ -23,44 +35,78 @@ class PrepareReport:
 
     Attributes:
         out: the manifest folder.
-        kept: split → utterances.
-        hours: of kept audio.
-        emotions: split → emotion → utterances.
+        corpus: as its reader found it.
+        survey: of the kept clips.
         excluded: clips left out, each with the reason.
-        unreadable: how many of those could not be read at all.
-        notes: what was changed on the way in, as channel counts and rates.
+        missing: how many of those have no sound file.
+        unreadable: how many have one that cannot be read.
+        forms: what was changed on the way in, as channel counts and rates.
     """
 
     out: Path
-    kept: dict[str, int]
-    hours: float
-    emotions: dict[str, dict[str, int]]
+    corpus: Corpus
+    survey: Survey
     excluded: list[dict[str, str]]
+    missing: int
     unreadable: int
-    notes: list[str]
+    forms: list[str]
+
+    @property
+    def kept(self) -> dict[str, int]:
+        """Clips of each split."""
+        return {split: sum(counts.values()) for split, counts in self.survey.emotions.items()}
+
+    @property
+    def hours(self) -> float:
+        """Of kept audio."""
+        return self.survey.hours
+
+    def to_json(self) -> dict[str, Any]:
+        """What `report.json` says."""
+        problems = self.corpus.problems.lines
+        return {
+            "corpus": self.corpus.name,
+            "splits": self.corpus.splits,
+            "seed": self.corpus.seed,
+            "totals": [dataclasses.asdict(total) for total in self.corpus.totals],
+            "notes": [*self.corpus.notes, *self.forms],
+            "problems": {kind: {"count": len(p), "lines": p} for kind, p in problems.items()},
+            "clips": self.kept,
+            "excluded": len(self.excluded),
+            "missing": self.missing,
+            "unreadable": self.unreadable,
+            **self.survey.to_json(),
+        }
 
 
 def prepare(
-    utterances: Sequence[Utterance],
+    corpus: Corpus,
     out: Path,
     min_seconds: float = MIN_SECONDS,
     max_seconds: float = MAX_SECONDS,
+    allow_partial: bool = False,
 ) -> PrepareReport:
     """Decode every clip once, keep the usable ones, and write the manifest.
 
+    Args:
+        allow_partial: go on where the corpus has not as many clips as it should.
+
     Raises:
-        ManifestError: an id occurs twice, or nothing is left.
+        ManifestError: an id occurs twice, clips are missing, or nothing is left.
     """
+    utterances = corpus.utterances
     _refuse_duplicates(utterances)
+    if not allow_partial:
+        require_totals(corpus)
     kept: list[Utterance] = []
     excluded: list[dict[str, str]] = []
     forms: Counter[tuple[int, int]] = Counter()
-    unreadable = 0
+    unusable = 0
     with ThreadPoolExecutor() as pool, progress("Reading audio", len(utterances), "clips") as tick:
         for utterance, result in zip(utterances, pool.map(_try_load, utterances), strict=True):
             tick()
             if isinstance(result, AudioError):
-                unreadable += 1
+                unusable += 1
                 excluded.append(_exclusion(utterance, str(result)))
                 continue
             seconds, rate, channels = result
@@ -76,7 +122,12 @@ def prepare(
             f"{out}: nothing is left of {len(utterances)} clips; the first was left out because: "
             f"{excluded[0]['reason'] if excluded else 'the corpus is empty'}"
         )
-    return _write(out, kept, excluded, unreadable, _notes(forms))
+    missing = len(without_audio(utterances))
+    report = PrepareReport(
+        out, corpus, survey(kept), excluded, missing, unusable - missing, _describe(forms)
+    )
+    _write(report, kept)
+    return report
 
 
 def _try_load(utterance: Utterance) -> tuple[float, int, int] | AudioError:
@@ -100,7 +151,7 @@ def _refuse_duplicates(utterances: Sequence[Utterance]) -> None:
         )
 
 
-def _notes(forms: Counter[tuple[int, int]]) -> list[str]:
+def _describe(forms: Counter[tuple[int, int]]) -> list[str]:
     notes = []
     for (rate, channels), count in sorted(forms.items()):
         done = []
@@ -113,31 +164,12 @@ def _notes(forms: Counter[tuple[int, int]]) -> list[str]:
     return notes
 
 
-def _write(
-    out: Path,
-    kept: list[Utterance],
-    excluded: list[dict[str, str]],
-    unreadable: int,
-    notes: list[str],
-) -> PrepareReport:
-    by_split = {split: [u for u in kept if u.split == split] for split in SPLITS}
-    for split, part in by_split.items():
-        file = out / f"{split}.jsonl"
-        if part:
-            write_manifest(file, part)
+def _write(report: PrepareReport, kept: Sequence[Utterance]) -> None:
+    for split in SPLITS:
+        file = report.out / f"{split}.jsonl"
+        if split in report.kept:
+            write_manifest(file, [u for u in kept if u.split == split])
         else:
             file.unlink(missing_ok=True)
-    write_lines(out / "excluded.jsonl", excluded)
-    present = {split: part for split, part in by_split.items() if part}
-    return PrepareReport(
-        out=out,
-        kept={split: len(part) for split, part in present.items()},
-        hours=sum(u.duration or 0 for u in kept) / 3600,
-        emotions={
-            split: dict(Counter(u.emotion or "none" for u in part))
-            for split, part in present.items()
-        },
-        excluded=excluded,
-        unreadable=unreadable,
-        notes=notes,
-    )
+    write_lines(report.out / "excluded.jsonl", report.excluded)
+    write_json(report.out / REPORT, report.to_json())

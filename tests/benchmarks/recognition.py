@@ -54,11 +54,11 @@ def run(job: tuple[int, int], data: Path, cache: Path, recipe_name: str, overrid
     recipe = replace(load_recipe(recipe_name, overrides), seed=seed)
     with tempfile.TemporaryDirectory() as scratch:
         manifest, out = Path(scratch) / "manifest", Path(scratch) / "run"
-        write_manifest(manifest / "train.jsonl", read_ravdess(data, {"train": training}))
+        write_manifest(manifest / "train.jsonl", read_ravdess(data, {"train": training}).utterances)
         report = train(recipe, manifest, cache, out)
         recipe, model = load_run(out, torch.device("cpu"))
     frames = open_frames(recipe, cache)
-    examples = make_examples(read_ravdess(data, {"test": scored}), recipe, None)
+    examples = make_examples(read_ravdess(data, {"test": scored}).utterances, recipe, None)
     predictions = predict(model, examples, frames, torch.device("cpu"))
     recognition = score_heads(predictions, examples, recipe).recognition
     if recognition is None:

@@ -114,7 +114,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     everyone = frozenset().union(*FOLDS)
-    utterances = choose(read_ravdess(options.data, {"train": everyone}), options.clips)
+    utterances = choose(read_ravdess(options.data, {"train": everyone}).utterances, options.clips)
     waveforms = [load_clip(u).waveform for u in utterances]
     spec = EncoderSpec(kind="whisper", model=options.model, layer=options.layer)
     encoders = {w: WhisperEncoder(replace(spec, window=w), DEVICE) for w in WINDOWS}

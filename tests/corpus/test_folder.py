@@ -20,7 +20,7 @@ def test_a_csv_becomes_utterances(tmp_path: Path) -> None:
         'x/1,a.wav,"Hello, you.",hap,7,test,0.5,0.6,0.7\n'
         ",sub/b.wav,,,,,,,\n",
     )
-    first, second = read_folder(path, Columns())
+    first, second = read_folder(path, Columns()).utterances
     assert (first.id, first.audio, first.text) == ("x/1", str(tmp_path / "a.wav"), "Hello, you.")
     assert (first.emotion, first.speaker, first.split) == ("happy", "7", "test")
     assert (first.vad, first.vad_source) == ((0.5, 0.6, 0.7), "human")
@@ -30,19 +30,19 @@ def test_a_csv_becomes_utterances(tmp_path: Path) -> None:
 
 def test_columns_have_the_names_they_are_given(tmp_path: Path) -> None:
     path = table(tmp_path, "file,label\na.wav,S\n")
-    (utterance,) = read_folder(path, Columns(audio="file", emotion="label"))
+    (utterance,) = read_folder(path, Columns(audio="file", emotion="label")).utterances
     assert utterance.emotion == "sad"
 
 
 def test_json_lines_may_hold_numbers(tmp_path: Path) -> None:
     path = table(tmp_path, '{"audio": "a.wav", "id": 7, "speaker": 3, "text": 12}\n', "t.jsonl")
-    (utterance,) = read_folder(path, Columns())
+    (utterance,) = read_folder(path, Columns()).utterances
     assert (utterance.id, utterance.speaker, utterance.text) == ("7", "3", "12")
 
 
 def test_dimensions_are_brought_to_0_to_1(tmp_path: Path) -> None:
     path = table(tmp_path, "audio,arousal,dominance,valence\na.wav,1,3,5\n")
-    (utterance,) = read_folder(path, Columns(), vad_scale=(1, 5))
+    (utterance,) = read_folder(path, Columns(), vad_scale=(1, 5)).utterances
     assert utterance.vad == (0.0, 0.5, 1.0)
 
 
@@ -61,7 +61,7 @@ def test_dimensions_are_brought_to_0_to_1(tmp_path: Path) -> None:
         (
             "audio,arousal,dominance,valence\na.wav,2,3,6\n",
             (1.0, 5.0),
-            r"clips.csv:2: dimensions \[2.0, 3.0, 6.0\] are outside the scale 1..5",
+            r"clips.csv:2: valence 6 is outside the scale 1..5",
         ),
         ("audio,arousal,dominance,valence\na.wav,low,1,1\n", (0, 1), "are not numbers"),
     ],

@@ -27,7 +27,7 @@ def root(tmp_path: Path) -> Path:
 
 def test_names_tell_emotion_statement_and_speaker(root: Path) -> None:
     splits = {"train": frozenset({1}), "test": frozenset({2})}
-    first, second = read_ravdess(root, splits)
+    first, second = read_ravdess(root, splits).utterances
     assert (first.id, first.emotion, first.split) == (
         "ravdess/03-01-05-02-01-01-01",
         "angry",
@@ -51,7 +51,10 @@ def test_a_split_without_clips_is_refused(root: Path) -> None:
 
 
 def test_the_real_corpus_is_split_by_speaker(ravdess: Path) -> None:
-    utterances = read_ravdess(ravdess, DEFAULT_SPLITS)
+    corpus = read_ravdess(ravdess, DEFAULT_SPLITS)
+    utterances = corpus.utterances
     assert Counter(u.split for u in utterances) == {"train": 576, "validation": 72, "test": 72}
     assert {u.emotion for u in utterances} == {"neutral", "happy", "sad", "angry", "surprise"}
     assert len({u.id for u in utterances}) == 720
+    assert len(corpus.totals) == 20
+    assert all(total.found == total.expected == 36 for total in corpus.totals)

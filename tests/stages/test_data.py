@@ -54,5 +54,10 @@ def test_what_a_recipe_cannot_learn_is_said(recipe: Recipe) -> None:
     assert describe_gaps([CUT, BARE], recipe) == [
         "1 of 2 clips are 'calm', which heads.emotions leaves out",
         "1 of 2 clips have no response; `rellm respond` makes them",
-        "no clip has dimensions: the dimension loss has nothing to learn from",
+        "no clip has dimensions: the dimension loss has nothing to learn from; `rellm annotate` "
+        "takes them from the emotion encoder",
+    ]
+    assert describe_gaps([WHOLE, replace(WHOLE, vad_source="pseudo")], recipe) == [
+        "1 of 2 clips have pseudo dimensions, which the emotion encoder said itself: "
+        "agreement with them is none with people"
     ]

@@ -1,14 +1,18 @@
 """prepare: every clip decoded once, usable ones kept, the others listed with their reason."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from trees import FELT, write_esd, write_iemocap
 
+from rellm_cache.corpus.esd import read_esd
+from rellm_cache.corpus.iemocap import IemocapSplits, read_iemocap
 from rellm_cache.corpus.manifest import Utterance, read_manifests, read_split
 from rellm_cache.corpus.ravdess import read_ravdess
+from rellm_cache.corpus.reading import Corpus
 from rellm_cache.errors import ManifestError
 from rellm_cache.stages.prepare import prepare
 
@@ -19,12 +23,16 @@ def utterance(path: Path, split: str = "train") -> Utterance:
     return Utterance(id=f"x/{path.name}", audio=str(path), emotion="sad", split=split)
 
 
+def of(utterances: Iterable[Utterance]) -> Corpus:
+    return Corpus("x", list(utterances))
+
+
 def test_a_corpus_becomes_a_manifest_folder(corpus: Path, tmp_path: Path) -> None:
-    report = prepare(read_manifests(corpus), tmp_path / "out")
+    report = prepare(of(read_manifests(corpus)), tmp_path / "out")
     assert report.kept == {"train": 7, "validation": 2, "test": 2}
     assert report.hours == pytest.approx(21.2 / 3600)
-    assert report.emotions["test"] == {"surprise": 1, "neutral": 1}
-    assert (report.excluded, report.unreadable, report.notes) == ([], 0, [])
+    assert report.survey.emotions["test"] == {"surprise": 1, "neutral": 1}
+    assert (report.excluded, report.unreadable, report.forms) == ([], 0, [])
     assert [u.duration for u in read_split(tmp_path / "out", "test")] == [1.7, 2.4]
     assert read_manifests(tmp_path / "out") == read_manifests(corpus)
 
@@ -37,9 +45,9 @@ def test_what_was_changed_on_the_way_in_is_noted(make_clip: MakeClip, tmp_path: 
         make_clip("b.wav", rate=48_000, channels=2),
         make_clip("phone.wav", rate=8_000),
     ]
-    report = prepare([utterance(p) for p in paths], tmp_path / "out")
+    report = prepare(of(map(utterance, paths)), tmp_path / "out")
     assert report.kept == {"train": 5}
-    assert report.notes == [
+    assert report.forms == [
         "1 clips: 8000 Hz resampled to 16000 Hz",
         "1 clips: 8 channels averaged to mono",
         "2 clips: 2 channels averaged to mono, 48000 Hz resampled to 16000 Hz",
@@ -64,9 +72,9 @@ def test_what_cannot_be_used_is_left_out_with_its_reason(
         tmp_path / "text.wav": "cannot be decoded",
         tmp_path / "gone.wav": "no such file",
     }
-    report = prepare([utterance(p) for p in (good, *reasons)], tmp_path / "out")
+    report = prepare(of(map(utterance, (good, *reasons))), tmp_path / "out")
     assert report.kept == {"train": 1}
-    assert report.unreadable == 5  # the short and the long one can be read
+    assert (report.missing, report.unreadable) == (1, 4)  # the short and the long can be read
     rows = [json.loads(r) for r in (tmp_path / "out/excluded.jsonl").read_text().splitlines()]
     assert rows == report.excluded
     for row, (path, reason) in zip(rows, reasons.items(), strict=True):
@@ -77,31 +85,85 @@ def test_what_cannot_be_used_is_left_out_with_its_reason(
 
 def test_the_limits_can_be_moved(make_clip: MakeClip, tmp_path: Path) -> None:
     paths = [make_clip("a.wav", seconds=0.5), make_clip("b.wav", seconds=2.5)]
-    report = prepare([utterance(p) for p in paths], tmp_path / "out", 0.4, 2)
+    report = prepare(of(map(utterance, paths)), tmp_path / "out", 0.4, 2)
     assert report.kept == {"train": 1}
     assert report.excluded[0]["reason"] == "too long: 2.50 s > 2 s"
 
 
 def test_a_split_that_is_gone_leaves_no_file_behind(make_clip: MakeClip, tmp_path: Path) -> None:
     path = make_clip("a.wav")
-    prepare([utterance(path, "test")], tmp_path / "out")
-    prepare([utterance(path, "train")], tmp_path / "out")
-    assert {p.name for p in (tmp_path / "out").iterdir()} == {"train.jsonl", "excluded.jsonl"}
+    prepare(of([utterance(path, "test")]), tmp_path / "out")
+    prepare(of([utterance(path, "train")]), tmp_path / "out")
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {
+        "train.jsonl",
+        "excluded.jsonl",
+        "report.json",
+    }
 
 
 def test_nothing_left_and_an_id_twice_are_errors(make_clip: MakeClip, tmp_path: Path) -> None:
     short = make_clip("a.wav", seconds=0.2)
     with pytest.raises(ManifestError, match=r"nothing is left of 1 clips; .* too short: 0.20 s"):
-        prepare([utterance(short)], tmp_path / "out")
+        prepare(of([utterance(short)]), tmp_path / "out")
     with pytest.raises(ManifestError, match=r"nothing is left of 0 clips; .* the corpus is empty"):
-        prepare([], tmp_path / "out")
+        prepare(of([]), tmp_path / "out")
     with pytest.raises(ManifestError, match=r"1 ids occur more than once, the first is 'x/a.wav'"):
-        prepare([utterance(short), utterance(short)], tmp_path / "out")
+        prepare(of([utterance(short)] * 2), tmp_path / "out")
 
 
 def test_real_speakers_are_prepared(ravdess: Path, tmp_path: Path) -> None:
     splits = {"train": frozenset({1}), "test": frozenset({2})}
     report = prepare(read_ravdess(ravdess, splits), tmp_path)
     assert report.kept == {"train": 36, "test": 36}
-    assert report.emotions["train"]["neutral"] == 4
+    assert report.survey.emotions["train"]["neutral"] == 4
     assert report.excluded == []
+
+
+def test_a_corpus_that_is_not_whole_is_an_error_unless_allowed(tmp_path: Path) -> None:
+    corpus = read_iemocap(write_iemocap(tmp_path / "iemocap"))
+    with pytest.raises(
+        ManifestError,
+        match=r"iemocap: not the whole of iemocap. all: found 40,",
+    ):
+        prepare(corpus, tmp_path / "out")
+    assert not (tmp_path / "out").exists()  # nothing was decoded or written
+    report = prepare(corpus, tmp_path / "out", allow_partial=True)
+    assert report.kept == {"train": 29, "validation": 3, "test": 8}
+
+
+def test_the_report_lies_beside_the_manifest(tmp_path: Path) -> None:
+    tree = write_iemocap(tmp_path / "iemocap")
+    (tree / "Session5/sentences/wav/Ses05F_impro01/Ses05F_impro01_F000.wav").unlink()
+    (tree / "Session1/sentences/wav/Ses01F_impro01/Ses01F_impro01_F000.wav").write_bytes(b"RIFF")
+    prepare(read_iemocap(tree, IemocapSplits(seed=7)), tmp_path / "out", allow_partial=True)
+    report = json.loads((tmp_path / "out/report.json").read_text("utf-8"))
+    assert (report["corpus"], report["seed"]) == ("iemocap", 7)
+    assert report["splits"] == "paper, session 5 tested"
+    assert report["totals"][0] == {"name": "all", "found": 39, "expected": 5531}
+    assert (report["excluded"], report["missing"], report["unreadable"]) == (2, 1, 1)
+    assert report["emotions"]["test"] == {"angry": 2, "happy": 2, "neutral": 1, "sad": 2}
+    assert report["speakers"]["test"] == {"iemocap/5F": 4, "iemocap/5M": 3}
+    assert report["durations"] == {"1-2 s": 38}
+    human = report["dimensions"]["human"]
+    assert human["clips"] == 38
+    assert human["warnings"] == []
+    valence, arousal, dominance = FELT["angry"]
+    assert human["means"]["angry"] == pytest.approx(
+        {"arousal": arousal, "dominance": dominance, "valence": valence}
+    )
+    overlaps = [o for o in report["overlaps"] if (o["first"], o["second"]) == ("train", "test")]
+    # "Don't you dare.", said in every session
+    assert overlaps == [
+        {"kind": "texts", "first": "train", "second": "test", "shared": 1, "clips": 1, "total": 7}
+    ]
+
+
+def test_parallel_sentences_and_speakers_are_reported(tmp_path: Path) -> None:
+    tree = write_esd(tmp_path / "esd")
+    paper = prepare(read_esd(tree), tmp_path / "paper", allow_partial=True).survey
+    assert {o.kind for o in paper.overlaps} == {"speakers"}
+    speaker = prepare(read_esd(tree, "speaker"), tmp_path / "speaker", allow_partial=True).survey
+    assert [(o.kind, o.first, o.second, o.shared) for o in speaker.overlaps] == [
+        ("texts", "train", "test", 12)
+    ]
+    assert paper.dimensions == {}

@@ -1,0 +1,109 @@
+"""What `rellm prepare` prints: the report of a corpus, and the counts of any manifest."""
+
+from typing import TYPE_CHECKING
+
+import click
+
+from rellm_cache.cli.options import CLIPS_FAILED, percent, print_table
+
+if TYPE_CHECKING:
+    from rellm_cache.corpus.reading import Corpus
+    from rellm_cache.corpus.survey import Survey
+    from rellm_cache.stages.prepare import PrepareReport
+
+BAR = 40
+SHOWN_SPEAKERS = 30
+SHOWN_LINES = 3
+SHOWN_CLIPS = 10
+
+
+def show(report: "PrepareReport") -> int:
+    """Print what was found, kept and left out; the exit code."""
+    from rellm_cache.stages.prepare import REPORT
+
+    corpus = report.corpus
+    drawn = "" if corpus.seed is None else f", seed {corpus.seed}"
+    split = f", splits: {corpus.splits}{drawn}" if corpus.splits else ""
+    _show_counts(f"{corpus.name}{split}; {report.hours:.2f} hours of audio", report.survey)
+    _show_totals(corpus)
+    for note in (*report.forms, *corpus.notes):
+        click.echo(note)
+    _show_problems(corpus)
+    show_survey(report.survey)
+    if report.excluded:
+        click.echo(f"{len(report.excluded)} clips left out, listed in {report.out}/excluded.jsonl:")
+        for row in report.excluded[:SHOWN_CLIPS]:
+            click.echo(f"  {row['id']}: {row['reason']}")
+    click.echo(f"{report.missing} sound files missing, {report.unreadable} unreadable")
+    click.echo(f"Report: {report.out / REPORT}")
+    click.echo(f"Manifest: {report.out}")
+    return CLIPS_FAILED if report.missing or report.unreadable else 0
+
+
+def show_survey(survey: "Survey") -> None:
+    """Print durations, dimensions, what splits share, and warnings."""
+    _show_durations(survey)
+    _show_dimensions(survey)
+    if survey.without_text:
+        click.echo(f"{survey.without_text} clips have no text")
+    for o in survey.overlaps:
+        click.echo(
+            f"{o.first} and {o.second} share {o.shared} {o.kind}: {o.clips} of {o.total} clips of "
+            f"{o.second} ({percent(o.clips / o.total)})"
+        )
+    if len(survey.emotions) > 1 and not survey.overlaps:
+        click.echo("No two splits share a speaker or a text")
+    for warning in survey.warnings:
+        click.echo(f"Warning: {warning}", err=True)
+
+
+def _show_counts(title: str, survey: "Survey") -> None:
+    emotions = sorted({e for counts in survey.emotions.values() for e in counts})
+    rows = [
+        [split, f"{sum(counts.values())}", *(f"{counts.get(e, 0)}" for e in emotions)]
+        for split, counts in survey.emotions.items()
+    ]
+    click.echo(title)
+    print_table("", ["split", "clips", *emotions], rows)
+    speakers = sorted({s for counts in survey.speakers.values() for s in counts})
+    if 0 < len(speakers) <= SHOWN_SPEAKERS:
+        splits = list(survey.speakers)
+        rows = [[s, *(f"{survey.speakers[p].get(s, 0)}" for p in splits)] for s in speakers]
+        print_table("", ["speaker", *splits], rows)
+    elif speakers:
+        counts = ", ".join(f"{len(counts)} {split}" for split, counts in survey.speakers.items())
+        click.echo(f"{len(speakers)} speakers: {counts}")
+
+
+def _show_totals(corpus: "Corpus") -> None:
+    wrong = [t for t in corpus.totals if t.found != t.expected]
+    if corpus.totals and not wrong:
+        click.echo(f"The corpus is whole: {len(corpus.totals)} counts are as they should be")
+    for total in wrong:
+        found = f"found {total.found}, expected {total.expected}"
+        click.echo(f"Warning: {total.name}: {found}", err=True)
+
+
+def _show_problems(corpus: "Corpus") -> None:
+    for kind, lines in corpus.problems.lines.items():
+        click.echo(f"{len(lines)} {kind}, as")
+        for line in lines[:SHOWN_LINES]:
+            click.echo(f"  {line}")
+
+
+def _show_durations(survey: "Survey") -> None:
+    most = max(survey.durations.values(), default=0)
+    for name, count in survey.durations.items():
+        bar = "█" * round(BAR * count / most)
+        click.echo(f"{name:>8} {count:>7} {bar}".rstrip())
+
+
+def _show_dimensions(survey: "Survey") -> None:
+    for source, summary in survey.dimensions.items():
+        extremes = [
+            f"{low:.2f}-{high:.2f}" for low, high in zip(summary.low, summary.high, strict=True)
+        ]
+        means = [[e, *(f"{v:.2f}" for v in vad)] for e, vad in summary.means.items()]
+        click.echo(f"{source} dimensions of {summary.clips} clips, means by emotion")
+        columns = ["", "arousal", "dominance", "valence"]
+        print_table("", columns, [["range", *extremes], *means])

@@ -1,0 +1,62 @@
+"""Splits anyone can draw again: by seed and name alone."""
+
+from rellm_cache.corpus.manifest import Utterance
+from rellm_cache.corpus.splits import draw, hold_out, text_key, without_text_of
+
+
+def utterance(number: int, text: str = "", split: str = "train") -> Utterance:
+    return Utterance(id=f"x/{number:03d}", audio="a.wav", text=text, split=split)
+
+
+def test_a_draw_is_fixed_by_seed_and_names_not_by_their_order() -> None:
+    names = [f"n{i}" for i in range(100)]
+    drawn = draw(names, 10, seed=1)
+    assert len(drawn) == 10
+    assert draw(reversed(names), 10, seed=1) == drawn
+    assert draw(names, 10, seed=2) != drawn
+    assert draw(names, 11, seed=1) > drawn
+    assert draw(names, 1000, seed=1) == set(names)
+    # What is published must stay what it is.
+    assert draw("abcdefgh", 3, seed=1) == {"a", "d", "g"}
+
+
+def test_a_clip_less_moves_no_other() -> None:
+    names = [f"n{i}" for i in range(100)]
+    drawn = draw(names, 10, seed=1)
+    undrawn = next(n for n in names if n not in drawn)
+    assert draw([n for n in names if n != undrawn], 10, seed=1) == drawn
+
+
+def test_a_tenth_of_train_is_held_out_and_nothing_else_moves() -> None:
+    utterances = [utterance(i, split="test" if i < 20 else "train") for i in range(120)]
+    held = hold_out(utterances, seed=1)
+    assert [u.id for u in held] == [u.id for u in utterances]
+    assert sum(u.split == "validation" for u in held) == 10
+    assert held[:20] == utterances[:20]
+
+
+def test_units_are_held_out_whole() -> None:
+    utterances = [utterance(i, text=f"sentence {i % 20}") for i in range(100)]
+    held = hold_out(utterances, seed=1, unit=lambda u: u.text)
+    validation = [u.text for u in held if u.split == "validation"]
+    assert len(validation) == 10
+    assert len(set(validation)) == 2
+
+
+def test_texts_are_equal_without_case_and_punctuation() -> None:
+    assert text_key("  Don't -- you DARE!") == text_key("dont you dare") == "dont you dare"
+    assert text_key("Über's Café, 3_4") == "übers café 3 4"
+    assert text_key("[...]") == ""
+
+
+def test_clips_whose_text_is_tested_go_and_silence_is_no_text() -> None:
+    clips = [
+        utterance(0, "Yes.", "test"),
+        utterance(1, "", "test"),
+        utterance(2, "yes"),
+        utterance(3, "no"),
+        utterance(4, ""),
+    ]
+    kept, dropped = without_text_of(clips, "test")
+    assert [u.id for u in kept] == ["x/000", "x/001", "x/003", "x/004"]
+    assert dropped == 1
