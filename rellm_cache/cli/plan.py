@@ -1,4 +1,4 @@
-"""rellm plan: what an extraction would take."""
+"""rellm plan: what extraction and training would take."""
 
 import json
 from pathlib import Path
@@ -20,6 +20,9 @@ from rellm_cache.store.origin import place
 
 if TYPE_CHECKING:
     from rellm_cache.stages.plan import Plan
+    from rellm_cache.stages.training_plan import TrainingPlan
+
+CONTEXT_BYTES = 500_000_000  # what CUDA itself takes of a GPU
 
 
 @click.command()
@@ -35,6 +38,16 @@ if TYPE_CHECKING:
     show_default=True,
     help="Clips that are encoded here, to estimate time and memory.",
 )
+@click.option(
+    "--gpu-gb",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Memory of the GPU that is to train, in GB; without it, training on this machine.",
+)
+@click.option(
+    "--tflops",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Operations it really does a second, in 10^12, for the time of an epoch.",
+)
 @json_option
 def plan(
     manifest: Path,
@@ -43,22 +56,32 @@ def plan(
     cache: Path,
     batch_size: int,
     clips: int,
+    gpu_gb: float | None,
+    tflops: float | None,
     as_json: bool,
 ) -> None:
-    """Say what `rellm extract` would take for a manifest file or folder; nothing is written.
+    """Say what `rellm extract` and `rellm train` would take; nothing is written.
 
     Clips, hours and size by stream; time and memory are estimated from a few clips encoded here:
     time is their mean cost for each missing clip, memory is this process with the models loaded,
     a full batch as long as the longest of them, and the parts being written.
+
+    What training takes is counted from the recipe, for the train split: no weights are loaded. A
+    GPU's own context, about 0.5 GB, comes on top.
     """
     from rellm_cache.config import load_recipe
     from rellm_cache.stages.plan import plan as estimate
 
-    found = estimate(manifest, load_recipe(recipe, overrides), cache, clips, batch_size)
+    room = None if gpu_gb is None else int(gpu_gb * 1e9)
+    found = estimate(manifest, load_recipe(recipe, overrides), cache, clips, batch_size, room)
     if as_json:
         click.echo(json.dumps(found.to_json()))
     else:
         show(found)
+        if found.training is None:
+            click.echo(f"Training: not counted: {found.training_unknown}")
+        else:
+            show_training(found.training, room, tflops)
     if not found.fits:
         click.echo(
             f"Warning: {place(cache)}: {megabytes(found.needed_bytes)} needed, "
@@ -90,6 +113,30 @@ def show(found: "Plan") -> None:
     gpu = f", {megabytes(found.gpu_bytes)} on the GPU" if found.gpu_bytes else ""
     click.echo(f"Memory: about {megabytes(found.memory_bytes)}{gpu}")
     click.echo(f"Disk: {megabytes(found.needed_bytes)} needed, {megabytes(found.free_bytes)} free")
+
+
+def show_training(found: "TrainingPlan", room: int | None, tflops: float | None) -> None:
+    """Memory by what takes it, and an epoch's operations."""
+    rows = [
+        ["frozen LLM", megabytes(found.llm_bytes)],
+        [f"{found.trained / 1e6:.1f} M trained parameters", megabytes(found.trained_bytes)],
+        [f"a micro-batch of {found.tokens} tokens", megabytes(found.step_bytes)],
+        ["in all", megabytes(found.peak_bytes)],
+    ]
+    print_table("Training", ["memory of the device", "about"], rows)
+    if found.host_bytes:
+        click.echo(f"Input embeddings in host memory: {megabytes(found.host_bytes)}")
+    if room is not None:
+        verdict = "fits" if found.peak_bytes + CONTEXT_BYTES <= room else "does not fit"
+        context = f"{megabytes(CONTEXT_BYTES)} of them CUDA's own"
+        click.echo(f"It {verdict} into {megabytes(room)}, {context}")
+        if verdict != "fits":
+            click.echo(
+                "Smaller: training.tokens_per_step, llm.checkpoint_activations=true, "
+                'llm.embeddings="host", training.optimiser="adamw8bit", adapter.preset="lite"'
+            )
+    time = f": {duration(found.operations / (tflops * 1e12))}" if tflops else ""
+    click.echo(f"An epoch: {found.operations:.2g} operations{time}")
 
 
 def duration(seconds: float | None) -> str:

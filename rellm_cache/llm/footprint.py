@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM
 
-from rellm_cache.config import LLMConfig
+from rellm_cache.config import LLMConfig, LoraConfig
 from rellm_cache.llm.frozen import checkpointed_layers
 from rellm_cache.weights import find_config
 
@@ -32,6 +32,7 @@ class Footprint:
         kept_bytes: for each token of a row, kept for the backward pass.
         passing_bytes: for each token, of the layer that is run again, with checkpointing; else 0.
         largest_matrix: values of the largest quantised matrix, which is unpacked to be used.
+        lora_parameters: that the recipe's LoRA adds; 0 without.
         hidden_size: H.
         vocabulary: V.
     """
@@ -42,12 +43,15 @@ class Footprint:
     kept_bytes: float
     passing_bytes: float
     largest_matrix: int
+    lora_parameters: int
     hidden_size: int
     vocabulary: int
 
 
 def footprint(config: LLMConfig, dtype: torch.dtype) -> Footprint:
     """Count what a recipe's LLM takes.
+
+    What LoRA keeps for the backward pass is not counted.
 
     Args:
         dtype: that it computes in: bfloat16 on a GPU, float32 on a CPU.
@@ -83,9 +87,20 @@ def footprint(config: LLMConfig, dtype: torch.dtype) -> Footprint:
         kept_bytes=kept,
         passing_bytes=passing,
         largest_matrix=max(m.weight.numel() for m in linear) if packed < value else 0,
+        lora_parameters=_lora_parameters(model, config.lora) if config.lora else 0,
         hidden_size=int(shape.hidden_size),
         vocabulary=int(table.shape[0]),
     )
+
+
+def _lora_parameters(model: Any, config: LoraConfig) -> int:
+    """A and B of every target: rank times inputs and outputs together."""
+    targets = [
+        module
+        for name, module in model.get_decoder().named_modules()
+        if name.rpartition(".")[2] in config.targets
+    ]
+    return sum(config.rank * sum(module.weight.shape) for module in targets)
 
 
 def _kept_bytes(model: Any, dtype: torch.dtype) -> float:

@@ -1,4 +1,6 @@
-"""plan. In: a manifest, a recipe and a cache. Out: what an extraction would take, nothing written.
+"""plan. In: a manifest, a recipe and a cache. Out: what its stages would take, nothing written.
+
+Training is counted from the recipe (`training_plan`); extraction is tried on a few clips.
 
 Size is exact where the manifest gives durations. Time and memory are estimated from a few missing
 clips, spread evenly over the lengths, that are decoded and encoded here and now:
@@ -28,13 +30,14 @@ from rellm_cache.corpus.manifest import Utterance, read_manifests
 from rellm_cache.devices import clips_at_a_time, default_device
 from rellm_cache.encoders.base import FrameEncoder, whisper_frame_count
 from rellm_cache.encoders.registry import build_encoder
-from rellm_cache.errors import AudioError
+from rellm_cache.errors import AudioError, ConfigError
 from rellm_cache.progress import progress, say
 from rellm_cache.stages.extract import make_targets
 from rellm_cache.stages.extraction.careful import CarefulEncoder
 from rellm_cache.stages.extraction.pipeline import try_load
 from rellm_cache.stages.extraction.scan import Target, find_missing
 from rellm_cache.stages.extraction.work import Work
+from rellm_cache.stages.training_plan import TrainingPlan, plan_training
 from rellm_cache.store.origin import copies_bound, origin_of
 from rellm_cache.store.writer import PART_BYTES
 
@@ -65,7 +68,7 @@ class StreamPlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """What an extraction would take.
+    """What extraction and training would take.
 
     Attributes:
         clips: of the manifest.
@@ -79,6 +82,8 @@ class Plan:
         gpu_bytes: on the GPU, estimated; 0 without one.
         needed_bytes: of disk; of a cache at a URL, what its copy keeps here.
         free_bytes: of the disk that the cache is on.
+        training: on this machine, or on the GPU asked about; None if it cannot be counted.
+        training_unknown: why not.
     """
 
     clips: int
@@ -92,6 +97,8 @@ class Plan:
     gpu_bytes: int
     needed_bytes: int
     free_bytes: int
+    training: TrainingPlan | None
+    training_unknown: str
 
     @property
     def fits(self) -> bool:
@@ -100,14 +107,25 @@ class Plan:
 
     def to_json(self) -> dict[str, Any]:
         """As `plan --json` prints it."""
-        return {**dataclasses.asdict(self), "fits": self.fits}
+        found = {**dataclasses.asdict(self), "fits": self.fits}
+        if self.training is not None:
+            found["training"]["peak_bytes"] = self.training.peak_bytes
+        return found
 
 
-def plan(manifest: Path, recipe: Recipe, cache: Path, clips: int = 4, batch_size: int = 16) -> Plan:
-    """Estimate what `extract` would take, here, in one process.
+def plan(
+    manifest: Path,
+    recipe: Recipe,
+    cache: Path,
+    clips: int = 4,
+    batch_size: int = 16,
+    gpu_bytes: int | None = None,
+) -> Plan:
+    """Estimate what `extract` would take, here, in one process, and what `train` would.
 
     Args:
         clips: how many are decoded and encoded to estimate time and memory.
+        gpu_bytes: memory of the GPU that is to train; None trains here.
 
     Raises:
         ManifestError, ConfigError: the manifest or a model cannot be used.
@@ -134,6 +152,19 @@ def plan(manifest: Path, recipe: Recipe, cache: Path, clips: int = 4, batch_size
     parts = sum(min(PART_BYTES, stream.bytes) for stream in plans)
     size = sum(stream.bytes for stream in plans)
     on_gpu = device.type == "cuda"
+    bf16 = on_gpu or gpu_bytes is not None
+    training, unknown = None, ""
+    try:
+        training = plan_training(
+            recipe,
+            [u for u in utterances if u.split in (None, "train")],
+            seconds,
+            sum(stream.frame_size for stream in plans),
+            torch.bfloat16 if bf16 else torch.float32,
+            gpu_bytes,
+        )
+    except ConfigError as error:
+        unknown = str(error)
     models = sum(trial.model_bytes for trial in trials) if on_gpu else 0
     return Plan(
         clips=len(utterances),
@@ -147,6 +178,8 @@ def plan(manifest: Path, recipe: Recipe, cache: Path, clips: int = 4, batch_size
         gpu_bytes=models + batch if on_gpu else 0,
         needed_bytes=min(size, copies_bound()) if origin_of(cache) else size,
         free_bytes=shutil.disk_usage(_nearest_folder(cache)).free,
+        training=training,
+        training_unknown=unknown,
     )
 
 

@@ -35,6 +35,7 @@ from rellm_cache.model.losses import loss_weights
 from rellm_cache.stages.data import make_examples, open_frames
 from rellm_cache.stages.generate import LiveEncoders
 from rellm_cache.stages.trainer import Data, Trainer, make_accelerator
+from rellm_cache.stages.training_plan import plan_training
 
 CPU = torch.device("cpu")
 VERSIONS = ("torch", "transformers", "bitsandbytes", "accelerate", "numpy")
@@ -153,6 +154,16 @@ def peak_memory(which: str, recipe: Recipe, options: argparse.Namespace) -> floa
         return resident("VmHWM") - before
 
 
+def planned_memory(recipe: Recipe, options: argparse.Namespace) -> float:
+    """MB over the loaded model that `rellm plan` counts for the same recipe."""
+    clips = read_split(options.manifest, "train")
+    frames = open_frames(recipe, options.cache)
+    width = frames.speech.frame_size + (frames.emotion.frame_size if frames.emotion else 0)
+    seconds = {clip.id: clip.duration or 0.0 for clip in clips}
+    found = plan_training(recipe, clips, seconds, width, torch.float32)
+    return (found.trained_bytes + found.step_bytes) / 1e6
+
+
 def in_own_process(function: Callable[..., float], *arguments: object) -> float:
     """Call a function in a new process."""
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
@@ -194,6 +205,7 @@ def main() -> None:
         "grad_diff": grad_diff,
         "step_s": median["ours"],
         "peak_mb": memory["ours"],
+        "planned_vs_peak": planned_memory(recipe, options) / memory["ours"],
     }
     if "online" in median:
         figures = {"step_vs_online": median["ours"] / median["online"], **figures}

@@ -63,3 +63,30 @@ def test_too_little_room_is_known(corpus: Path, speech_recipe: Recipe, tmp_path:
     found = plan(corpus, speech_recipe, tmp_path / "cache", clips=1)
     assert found.fits
     assert not replace(found, free_bytes=found.needed_bytes - 1).fits
+
+
+def test_training_is_counted_for_the_gpu_asked_about(
+    corpus: Path, recipe: Recipe, tmp_path: Path
+) -> None:
+    auto = replace(recipe, training=replace(recipe.training, tokens_per_step="auto"))
+    found = [
+        plan(corpus, auto, tmp_path / "cache", clips=1, gpu_bytes=size).training
+        for size in (100_000_000, 200_000_000)
+    ]
+    small, large = found
+    assert small is not None
+    assert large is not None
+    assert small.tokens < large.tokens
+    assert 80e6 < small.peak_bytes <= 100e6
+    assert 160e6 < large.peak_bytes <= 200e6
+    assert small.operations == large.operations > 0
+
+
+def test_an_llm_that_is_not_there_is_no_obstacle_to_planning_an_extraction(
+    corpus: Path, recipe: Recipe, tmp_path: Path
+) -> None:
+    assert recipe.llm is not None
+    absent = replace(recipe, llm=replace(recipe.llm, model=str(tmp_path / "nothing")))
+    found = plan(corpus, absent, tmp_path / "cache", clips=1)
+    assert found.training is None
+    assert "nothing': no such folder" in found.training_unknown

@@ -1,0 +1,324 @@
+"""The paper's training step on a GPU: memory under a cap, speed, and a naive step beside it.
+
+    python tests/benchmarks/gpu.py --tokenizer FOLDER --json gpu.json
+    python tests/benchmarks/gpu.py --tokenizer FOLDER --tiny
+
+Models have the shapes of Qwen-7B, Whisper large-v2 and wav2vec2 large, with random weights: bytes
+and operations are those of the real ones. Speech of 4.5 s, responses of 48 tokens. FOLDER holds the
+files of a ChatML tokenizer, as SmolLM2's. Each preset runs in a process of its own under a memory
+cap. `--tiny` runs small shapes on whatever device there is: it shows that this file works.
+
+Operations are counted as the step needs them: two for each weight of the LLM and each token
+forward, two backward (weights do not train); six for each weight of the adapter and each frame it
+meets; the output matrix at response positions. Attention and checkpointing are not counted.
+"""
+
+import argparse
+import json
+import shutil
+import statistics
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from importlib.metadata import version
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import torch
+from naive import naive_batch, naive_losses, naive_total
+from transformers import (
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Wav2Vec2Config,
+    Wav2Vec2FeatureExtractor,
+    WhisperConfig,
+    WhisperFeatureExtractor,
+    WhisperModel,
+)
+
+from rellm_cache.batches import Example, Frames, Target
+from rellm_cache.config import EncoderSpec, LLMConfig, Recipe, load_recipe
+from rellm_cache.devices import default_device
+from rellm_cache.encoders.base import FrameEncoder
+from rellm_cache.encoders.registry import build_encoder, resolve
+from rellm_cache.encoders.wav2vec2_emotion import EmotionModel
+from rellm_cache.llm.footprint import footprint
+from rellm_cache.llm.frozen import load_llm
+from rellm_cache.stages.generate import EncodedFrames
+from rellm_cache.stages.trainer import Data, Trainer, make_accelerator
+
+SECONDS, RESPONSE_TOKENS = 4.5, 48
+UTTERANCES = 4_290  # IEMOCAP's training split
+CAPS_GB = {"lite": 8, "reference": 12}
+WARM_UP = 3
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+
+
+def make_models(folder: Path, tokenizer: Path, tiny: bool) -> None:
+    """Random models of the paper's shapes, saved as their libraries save them."""
+    device = default_device()
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    llm = Qwen2Config(
+        vocab_size=151_936,
+        hidden_size=64 if tiny else 4096,
+        intermediate_size=128 if tiny else 11_008,
+        num_hidden_layers=2 if tiny else 32,
+        num_attention_heads=4 if tiny else 32,
+        num_key_value_heads=4 if tiny else 32,
+        tie_word_embeddings=False,
+        bos_token_id=None,
+        eos_token_id=0,
+        dtype=dtype,
+    )
+    whisper = WhisperConfig(
+        d_model=32 if tiny else 1280,
+        encoder_layers=2 if tiny else 32,
+        encoder_attention_heads=2 if tiny else 20,
+        encoder_ffn_dim=64 if tiny else 5120,
+        decoder_layers=1,
+        decoder_attention_heads=2 if tiny else 20,
+        decoder_ffn_dim=64,
+    )
+    emotion = Wav2Vec2Config(
+        hidden_size=32 if tiny else 1024,
+        num_hidden_layers=2 if tiny else 12,
+        num_attention_heads=2 if tiny else 16,
+        intermediate_size=64 if tiny else 4096,
+        feat_extract_norm="layer",
+        do_stable_layer_norm=True,
+        conv_bias=True,
+        num_conv_pos_embedding_groups=2 if tiny else 16,
+    )
+    for name, kind, config in (
+        ("llm", Qwen2ForCausalLM, llm),
+        ("whisper", WhisperModel, whisper),
+        ("emotion", EmotionModel, emotion),
+    ):
+        with torch.device(device):
+            kind(config).to(dtype if name == "llm" else torch.float32).save_pretrained(
+                folder / name
+            )
+    WhisperFeatureExtractor(feature_size=80).save_pretrained(folder / "whisper")
+    Wav2Vec2FeatureExtractor(return_attention_mask=True).save_pretrained(folder / "emotion")
+    for file in TOKENIZER_FILES:
+        if (tokenizer / file).is_file():
+            shutil.copyfile(tokenizer / file, folder / "llm" / file)
+
+
+def make_recipe(folder: Path, preset: str, tiny: bool, overrides: list[str]) -> Recipe:
+    """The paper's recipe on the models of a folder."""
+    recipe = load_recipe("re-llm", [f'adapter.preset="{preset}"', "training.epochs=1", *overrides])
+    encoders = replace(
+        recipe.encoders,
+        speech=EncoderSpec("whisper", str(folder / "whisper")),
+        emotion=EncoderSpec("wav2vec2-emotion", str(folder / "emotion")),
+    )
+    llm = LLMConfig(str(folder / "llm"), template="model", embeddings="host")
+    return replace(recipe, encoders=encoders, llm=replace(llm, **_llm_fields(recipe)))
+
+
+def _llm_fields(recipe: Recipe) -> dict[str, object]:
+    """How the recipe, with its overrides, runs its LLM."""
+    if recipe.llm is None:
+        raise SystemExit("the recipe has no LLM")
+    names = ("row_tokens", "attention", "checkpoint_activations")
+    return {name: getattr(recipe.llm, name) for name in names}
+
+
+class Bench:
+    """A trainer over made frames."""
+
+    def __init__(self, recipe: Recipe, clips: int, out: Path) -> None:
+        if recipe.llm is None:
+            raise SystemExit("the recipe has no LLM")
+        accelerator = make_accelerator(recipe, out)
+        self.llm = load_llm(recipe.llm, accelerator.device)
+        self.recipe = recipe
+        self.frames = Frames(
+            _made(clips, _width(recipe.encoders.speech)),
+            _made(clips, _width(recipe.encoders.emotion)),
+        )
+        random = np.random.default_rng(1)
+        self.examples = [
+            Example(
+                id=str(index),
+                emotion=index % 5,
+                vad=(0.5, 0.5, 0.5),
+                targets=(Target("response", tuple(random.integers(0, 1000, RESPONSE_TOKENS))),),
+            )
+            for index in range(clips)
+        ]
+        data = Data(self.examples, [], self.frames)
+        self.trainer = Trainer(recipe, data, out, self.llm, accelerator)
+        self.trainer.model.train()
+
+    def step_seconds(self, steps: int) -> float:
+        """Median of the last steps, budgets of tokens found by then."""
+        times = []
+        for number in range(steps + WARM_UP):
+            plan = self.trainer.groups(0)[:1]
+            for batches in self.trainer.loader.groups(plan):
+                begun = time.perf_counter()
+                self.trainer.step(batches, number)
+                _synchronise()
+                times.append(time.perf_counter() - begun)
+        return statistics.median(times[WARM_UP:])
+
+    def clips_a_step(self) -> int:
+        """Utterances in an optimiser step."""
+        return self.recipe.training.batch_size * self.recipe.training.accumulation
+
+    def operations(self) -> float:
+        """Of one optimiser step, as counted above."""
+        model, llm = self.trainer.model, self.recipe.llm
+        if llm is None:
+            raise SystemExit("the recipe has no LLM")
+        counted = footprint(llm, self.llm.dtype)
+        frames = self.frames.length("0")
+        embedded = frames / 8
+        prompt = model.prompts["response"]
+        clip = embedded + len(prompt.after) + RESPONSE_TOKENS
+        tokens = self.clips_a_step() * clip
+        adapter = sum(
+            p.numel() * (frames / 2 ** (index + 1))
+            for index, conv in enumerate(model.adapter.convs)
+            for p in conv.parameters()
+            if p.ndim > 1
+        )
+        output = counted.hidden_size * counted.vocabulary * RESPONSE_TOKENS
+        return 4 * counted.linear_parameters * tokens + self.clips_a_step() * (
+            6 * adapter + 4 * output
+        )
+
+
+def _width(spec: EncoderSpec | None) -> int:
+    """Values in a frame of a saved model."""
+    if spec is None:
+        raise SystemExit("the recipe has no emotion encoder")
+    config = json.loads((Path(spec.model) / "config.json").read_text())
+    return int(config.get("d_model") or config["hidden_size"])
+
+
+def _made(clips: int, width: int) -> EncodedFrames:
+    frames = EncodedFrames(width)
+    random = np.random.default_rng(width)
+    for index in range(clips):
+        frames.add(str(index), random.normal(size=(int(50 * SECONDS), width)).astype(np.float16))
+    return frames
+
+
+def _synchronise() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def _cap(gigabytes: float) -> None:
+    if torch.cuda.is_available():
+        total = torch.cuda.get_device_properties(0).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, gigabytes * 1e9 / total))
+
+
+def under_cap(folder: Path, preset: str, options: argparse.Namespace) -> dict[str, float]:
+    """Peak memory and speed of one preset under its cap."""
+    _cap(CAPS_GB[preset])
+    overrides = ['training.tokens_per_step="auto"', *options.overrides]
+    recipe = make_recipe(folder, preset, options.tiny, overrides)
+    with tempfile.TemporaryDirectory() as scratch:
+        bench = Bench(recipe, 64, Path(scratch))
+        seconds = bench.step_seconds(options.steps)
+        peak = torch.cuda.max_memory_reserved() if torch.cuda.is_available() else 0
+        return {
+            f"gpu_peak_gb_{preset}": peak / 1e9,
+            f"gpu_step_s_{preset}": seconds,
+            f"gpu_epoch_s_{preset}": seconds * UTTERANCES / bench.clips_a_step(),
+        }
+
+
+def at_full_speed(folder: Path, options: argparse.Namespace) -> dict[str, float]:
+    """Utilisation and epoch time without a cap, and the naive step with encoders in the loop."""
+    overrides = ["training.batch_size=16", "training.accumulation=1", "llm.row_tokens=2048"]
+    overrides += [*options.overrides]
+    recipe = make_recipe(folder, "reference", options.tiny, overrides)
+    with tempfile.TemporaryDirectory() as scratch:
+        bench = Bench(recipe, 64, Path(scratch))
+        ours = bench.step_seconds(options.steps)
+        naive = naive_seconds(bench, options.steps)
+        clips = bench.clips_a_step()
+        return {
+            "gpu_mfu": bench.operations() / ours / (options.peak_tflops * 1e12),
+            "gpu_epoch_s": ours * UTTERANCES / clips,
+            "gpu_step_vs_reference": ours / naive,
+        }
+
+
+def naive_seconds(bench: Bench, steps: int) -> float:
+    """Median of the step as the reference does it: both encoders in the loop, padded, full logits.
+
+    Batches of two, as the reference's; eight of them make our step's sixteen utterances.
+    """
+    device, specs = bench.trainer.device, bench.recipe.encoders
+    if specs.emotion is None:
+        raise SystemExit("the recipe has no emotion encoder")
+    encoders = [build_encoder(resolve(spec), device) for spec in (specs.speech, specs.emotion)]
+    random = np.random.default_rng(1)
+    sound = random.normal(0, 0.1, int(16_000 * SECONDS)).astype(np.float32)
+    times = []
+    for number in range(steps + 1):
+        begun = time.perf_counter()
+        for start in range(0, bench.clips_a_step(), 2):
+            examples = bench.examples[start : start + 2]
+            streams = [_encoded(encoder, examples, sound) for encoder in encoders]
+            batch = naive_batch(examples, Frames(streams[0], streams[1])).to(device)
+            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+                losses = naive_losses(bench.trainer.model, bench.llm, batch)
+            naive_total(bench.trainer.model, losses).backward()
+        bench.trainer.optimisation.step(number)
+        _synchronise()
+        times.append(time.perf_counter() - begun)
+    return statistics.median(times[1:])
+
+
+def _encoded(encoder: FrameEncoder, examples: list[Example], sound: np.ndarray) -> EncodedFrames:
+    frames = EncodedFrames(encoder.frame_size)
+    encodings = encoder.encode([sound] * len(examples))
+    for example, encoding in zip(examples, encodings, strict=True):
+        frames.add(example.id, encoding.frames)
+    return frames
+
+
+def main() -> None:
+    """Measure, print and write the figures."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--tokenizer", type=Path, required=True)
+    parser.add_argument("--tiny", action="store_true")
+    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--peak-tflops", type=float, default=989.0, help="bf16, dense; an H200's")
+    parser.add_argument("--set", dest="overrides", action="append", default=[])
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    figures: dict[str, float] = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        make_models(folder, options.tokenizer, options.tiny)
+        for job, *arguments in (
+            (under_cap, folder, "lite", options),
+            (under_cap, folder, "reference", options),
+            (at_full_speed, folder, options),
+        ):
+            with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+                figures |= pool.submit(job, *arguments).result()
+            print(json.dumps(figures), flush=True)
+    figures = {name: float(f"{value:.4g}") for name, value in figures.items()}
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+    versions = {name: version(name) for name in ("torch", "transformers", "bitsandbytes")}
+    if options.json:
+        content = {"figures": figures, "machine": gpu, "versions": versions}
+        options.json.write_text(json.dumps(content, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

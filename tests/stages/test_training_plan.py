@@ -1,0 +1,56 @@
+"""The plan of a training run, compared with what the run then holds."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from rellm_cache.config import LoraConfig, Recipe
+from rellm_cache.corpus.manifest import read_split
+from rellm_cache.llm.frozen import load_llm
+from rellm_cache.model.speech_llm import SpeechLLM
+from rellm_cache.stages.training_plan import TrainingPlan, plan_training
+
+
+def planned(recipe: Recipe, corpus: Path) -> TrainingPlan:
+    clips = read_split(corpus, "train")
+    seconds = {u.id: u.duration or 0.0 for u in clips}
+    return plan_training(recipe, clips, seconds, 32, torch.float32)
+
+
+@pytest.mark.parametrize("lora", [None, LoraConfig(rank=4)], ids=["adapter", "with LoRA"])
+def test_the_parameters_are_those_that_train(
+    corpus: Path, recipe: Recipe, lora: LoraConfig | None
+) -> None:
+    assert recipe.llm is not None
+    config = replace(recipe.llm, lora=lora)
+    recipe = replace(recipe, llm=config)
+    model = SpeechLLM(recipe, 16, 16, load_llm(config, torch.device("cpu")))
+    found = planned(recipe, corpus)
+    assert found.trained == sum(p.numel() for p in model.parameters())
+    assert found.trained_bytes == 16 * found.trained  # weights, gradients and two moments
+
+
+def test_more_at_once_takes_more(corpus: Path, recipe: Recipe) -> None:
+    def peak(tokens: int) -> int:
+        training = replace(recipe.training, tokens_per_step=tokens)
+        return planned(replace(recipe, training=training), corpus).step_bytes
+
+    kept = (peak(300) - peak(100)) / 200
+    assert peak(500) - peak(300) == pytest.approx(200 * kept, rel=1e-3)
+    assert kept > 1000  # a token of the tiny model: two layers of 32 values and more
+
+
+def test_checkpointing_takes_less_for_the_same_operations(corpus: Path, recipe: Recipe) -> None:
+    assert recipe.llm is not None
+    less = replace(recipe, llm=replace(recipe.llm, checkpoint_activations=True))
+    plain, checkpointed = planned(recipe, corpus), planned(less, corpus)
+    assert checkpointed.step_bytes < plain.step_bytes
+    assert checkpointed.operations == plain.operations
+
+
+def test_without_an_llm_only_the_adapter_counts(corpus: Path, speech_recipe: Recipe) -> None:
+    found = planned(speech_recipe, corpus)
+    assert (found.llm_bytes, found.host_bytes) == (0, 0)
+    assert found.step_bytes > 0
