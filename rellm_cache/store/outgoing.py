@@ -17,7 +17,7 @@ from rellm_cache.store.locks import claim, remove
 from rellm_cache.store.origin import OUTGOING, origin_of
 from rellm_cache.store.remote import Remote, RemoteError
 from rellm_cache.store.room import trim
-from rellm_cache.store.syncing import sync_folder
+from rellm_cache.store.syncing import sync_path
 
 GROUP = "zarr.json"
 
@@ -33,13 +33,13 @@ def commit_part(temporary: Path, part: Path) -> None:
     url = origin_of(root)
     if url is None:
         temporary.rename(part)
-        sync_folder(store)
+        sync_path(store)
         return
     waiting = root / OUTGOING / store.name / part.name
     with claim(_lock(waiting)):  # before it can be seen there: no other process sends it meanwhile
         waiting.parent.mkdir(parents=True, exist_ok=True)
         temporary.rename(waiting)
-        sync_folder(waiting.parent)
+        sync_path(waiting.parent)
         _send(waiting, root, url)
 
 
@@ -157,7 +157,7 @@ def _send(waiting: Path, root: Path, url: str) -> None:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
             raise
         remove(waiting)  # another process has fetched it from there meanwhile
-    sync_folder(part.parent)
+    sync_path(part.parent)
     trim(root)
 
 

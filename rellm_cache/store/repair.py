@@ -17,7 +17,7 @@ from rellm_cache.store.metadata import writers_of
 from rellm_cache.store.outgoing import send_file
 from rellm_cache.store.raw import RawPart
 from rellm_cache.store.replace import replace_parts, restore_metadata
-from rellm_cache.store.syncing import sync_folder
+from rellm_cache.store.syncing import sync_path
 from rellm_cache.store.verify import PartCheck, StoreCheck, check_store
 
 
@@ -149,5 +149,5 @@ def _record_lost(store: Path, plan: _Plan) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
-    sync_folder(path.parent)
+    sync_path(path.parent)
     send_file(path)
