@@ -6,6 +6,7 @@
         frames/ offsets/ ids/ id_offsets/ audio_sha256/ frames_crc32c/ [vad/]
         [scale/ mean/]                    of int8 frames
 <cache>/<slug>-<fingerprint:12>.failed.jsonl    clips that could not be encoded, with reasons
+<cache>/<slug>-<fingerprint:12>.lost.jsonl      clips that a repair dropped
 <cache>/.writing/                         parts being written, and locks; nothing here is ever read
 """
 
