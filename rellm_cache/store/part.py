@@ -45,6 +45,8 @@ class Part:
     def _column(self, name: str) -> np.ndarray:
         try:
             return read_column(self.path / name)
+        except MemoryError:
+            raise  # which says nothing about the bytes
         except Exception as error:  # zarr raises anything at all at metadata with a flipped bit
             raise self._failed(error, f"column {name!r} cannot be read") from error
 
@@ -188,6 +190,8 @@ class Part:
         try:
             array = zarr.open_array(str(self.path / FRAMES), mode="r")
             frames = np.asarray(array[start:stop])
+        except MemoryError:
+            raise  # which says nothing about the bytes
         except Exception as error:  # zarr raises anything at all at metadata with a flipped bit
             raise self._failed(error, "frames cannot be read") from error
         self.check(row, frames)  # every time: a chunk that is gone since would read as zeros
