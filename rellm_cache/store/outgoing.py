@@ -136,11 +136,15 @@ def _send(waiting: Path, root: Path, url: str) -> None:
         remote = Remote(url)
         there = remote.sizes(prefix)
         if GROUP not in there:
-            rest = {n: f for n, f in own.items() if there.get(n) != f.stat().st_size and n != GROUP}
+            body = {name: file for name, file in own.items() if name != GROUP}
+            rest = {n: f for n, f in body.items() if there.get(n) != f.stat().st_size}
+            if not rest:  # one all the same: by its age `unfinished` knows that somebody is at it
+                smallest = min(body, key=lambda name: body[name].stat().st_size)
+                rest = {smallest: body[smallest]}
             remote.upload({f"{prefix}/{name}": file for name, file in rest.items()})
             there = remote.sizes(prefix)
-            for name, file in own.items():
-                if name != GROUP and there.get(name) != file.stat().st_size:
+            for name, file in body.items():
+                if there.get(name) != file.stat().st_size:
                     raise RemoteError(
                         f"{url}/{prefix}/{name}: found {there.get(name)} bytes after it was "
                         f"written, expected {file.stat().st_size}"
