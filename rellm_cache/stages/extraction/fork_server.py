@@ -7,7 +7,6 @@ touched CUDA in the server would leave all of them without.
 """
 
 import contextlib
-import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -18,7 +17,6 @@ from rellm_cache.encoders.registry import encoder_module
 from rellm_cache.stages.extraction.work import Job
 
 PIPELINE = "rellm_cache.stages.extraction.pipeline"
-BLAS_THREADS = "OPENBLAS_NUM_THREADS"
 
 
 @contextlib.contextmanager
@@ -34,7 +32,7 @@ def worker_context(job: Job) -> Iterator[ForkServerContext | SpawnContext]:
         return
     context = get_context("forkserver")
     context.set_forkserver_preload([PIPELINE, *sorted({encoder_module(s) for s in job.specs})])
-    with _deaf_to_interrupts(), _one_blas_thread():
+    with _deaf_to_interrupts():
         forkserver.ensure_running()
     # The first worker waits for the server's imports. Ctrl-C is heard meanwhile.
     yield context
@@ -51,17 +49,3 @@ def _deaf_to_interrupts() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, handler)
-
-
-@contextlib.contextmanager
-def _one_blas_thread() -> Iterator[None]:
-    """NumPy's OpenBLAS starts its threads as soon as it is loaded; here it has none to start."""
-    before = os.environ.get(BLAS_THREADS)
-    os.environ[BLAS_THREADS] = "1"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[BLAS_THREADS]
-        else:
-            os.environ[BLAS_THREADS] = before
