@@ -21,6 +21,10 @@ class Tick(Protocol):
         ...
 
 
+def silent(count: int = 1, note: str = "") -> None:
+    """A `Tick` that shows nothing, for callers who want none."""
+
+
 def say(text: str) -> None:
     """A line for the user, on standard error."""
     print(text, file=sys.stderr, flush=True)

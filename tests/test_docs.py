@@ -16,6 +16,7 @@ import pytest
 
 from rellm_cache.cli import rellm
 from rellm_cache.config import EncoderSpec, Recipe, shipped_recipes
+from rellm_cache.progress import silent
 from rellm_cache.store.interchange import export_store
 from rellm_cache.store.layout import FORMAT, FORMAT_VERSION, StoreInfo, store_path
 from rellm_cache.store.writer import StoreWriter
@@ -191,7 +192,7 @@ def test_format_page_reader_reads_a_store(store: tuple[Path, dict[str, np.ndarra
 def test_format_page_reader_reads_an_export(store: tuple[Path, dict[str, np.ndarray]]) -> None:
     path, frames = store
     file = path.parent / "out.h5"
-    export_store(path, file, lambda count=1, note="": None)
+    export_store(path, file, silent)
     (code,) = re.findall(r"^```python\n(.*?)^```", FORMAT_PAGE, re.M | re.S)
     for old, new in (('zarr.open_group(path, mode="r")', "h5py.File(path)"), ("groups", "items")):
         assert old in FORMAT_PAGE

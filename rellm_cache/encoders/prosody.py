@@ -39,6 +39,7 @@ from typing import NamedTuple
 
 import librosa
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from rellm_cache.config import EncoderSpec
 from rellm_cache.encoders.base import Encoding, whisper_frame_count
@@ -120,7 +121,7 @@ class ProsodyEncoder:
 
 
 def prosody_frames(waveform: np.ndarray) -> np.ndarray:
-    """Measure prosody fifty times a second.
+    """Measure prosody fifty times a second: the same bits however many threads NumPy may use.
 
     Args:
         waveform: (S,) float32, 16 kHz mono, S >= 1.
@@ -141,6 +142,12 @@ def prosody_frames(waveform: np.ndarray) -> np.ndarray:
             f"{np.count_nonzero(~np.isfinite(waveform))} of {waveform.size} samples are not "
             "finite: expected numbers, about -1 to 1; decode the clip again"
         )
+    with threadpool_limits(1, "blas"):  # with more it rounds otherwise
+        return _measure(waveform)
+
+
+def _measure(waveform: np.ndarray) -> np.ndarray:
+    """(S,) -> (ceil(S / 320), 65)."""
     length = whisper_frame_count(waveform.size)
     signal = np.pad(
         waveform.astype(np.float32, copy=False), (0, max(0, WINDOW - waveform.size))

@@ -57,6 +57,11 @@ def build_encoder(spec: EncoderSpec, device: torch.device) -> FrameEncoder:
     return ProsodyEncoder(spec)
 
 
+def encoder_module(spec: EncoderSpec) -> str:
+    """Name of the module that holds a spec's encoder; importing it imports the library as well."""
+    return f"rellm_cache.encoders.{spec.kind.replace('-', '_')}"
+
+
 def describe_machine(spec: EncoderSpec, device: torch.device) -> dict[str, str]:
     """What computes the frames of a spec, as recorded in every part: frames differ a little."""
     # Prosody is measured on the CPU whatever the device; models run in half precision on a GPU.

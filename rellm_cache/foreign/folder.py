@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from rellm_cache.errors import RellmError
-from rellm_cache.store.syncing import sync_folder, sync_tree
+from rellm_cache.store.syncing import sync_path, sync_tree
 
 SHARD_BYTES = 1_000_000_000
 SPARE_BYTES = 64_000_000  # tokenizer, configuration, what the file system itself takes
@@ -48,7 +48,7 @@ def new_folder(out: Path, needed_bytes: int) -> Iterator[Path]:
             yield temporary
             sync_tree(temporary)
             temporary.replace(out)
-            sync_folder(parent)
+            sync_path(parent)
         except (OSError, SafetensorError) as error:
             shutil.rmtree(temporary, ignore_errors=True)
             raise RellmError(

@@ -19,7 +19,7 @@ from rellm_cache.config import LLMConfig, Recipe, load_recipe
 from rellm_cache.errors import RunError
 from rellm_cache.llm.frozen import FrozenLLM, load_llm
 from rellm_cache.model.speech_llm import SpeechLLM
-from rellm_cache.store.syncing import sync_folder
+from rellm_cache.store.syncing import sync_path
 
 WEIGHTS, CONFIG, RECIPE = "adapter.safetensors", "adapter_config.json", "recipe.toml"
 
@@ -49,9 +49,9 @@ def save_tensors(path: Path, model: SpeechLLM) -> None:
     temporary = path.with_name(f".{path.name}.partial")
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in trainables(model).items()}
     save_file(state, temporary, metadata={"format": "pt"})
-    sync_folder(temporary)
+    sync_path(temporary)
     temporary.replace(path)
-    sync_folder(path.parent)
+    sync_path(path.parent)
 
 
 def trainables(model: SpeechLLM) -> dict[str, torch.nn.Parameter]:

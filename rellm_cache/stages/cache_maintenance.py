@@ -17,6 +17,7 @@ from rellm_cache.store.layout import list_parts
 from rellm_cache.store.locks import sweep
 from rellm_cache.store.repair import RepairReport, repair_store
 from rellm_cache.store.transfer import CopyReport, copy_store
+from rellm_cache.store.unfinished import UnfinishedPart, remove_unfinished
 from rellm_cache.store.verify import StoreCheck, check_store, find_stores
 
 
@@ -28,11 +29,13 @@ class CacheRepair:
         stores: a report for each store.
         swept: what dead processes had left in `.writing/`, removed.
         held: what live processes are writing there.
+        unfinished: parts that were not sent whole to the object store that the root is a copy of.
     """
 
     stores: list[RepairReport]
     swept: list[Path]
     held: list[Path]
+    unfinished: list[UnfinishedPart]
 
 
 def verify_cache(cache: Path) -> list[StoreCheck]:
@@ -46,17 +49,24 @@ def verify_cache(cache: Path) -> list[StoreCheck]:
         return [check_store(store, tick) for store in stores]
 
 
-def repair_cache(cache: Path) -> CacheRepair:
+def repair_cache(cache: Path, unfinished_hours: float = 24.0) -> CacheRepair:
     """Drop what is broken, keep what is whole, and remove what dead processes left.
+
+    Args:
+        unfinished_hours: how old a part must be that was not sent whole to an object store, to be
+            one that nobody is sending.
 
     Raises:
         StoreError: there is no store, one is being maintained or cannot be written.
+        RemoteError: the object store cannot be reached, read or written.
     """
     settle(cache)
     swept, held = sweep(cache)
     stores = find_stores(cache)
+    unfinished = remove_unfinished(cache, unfinished_hours)
     with progress("Repairing", _parts(stores), "parts") as tick:
-        return CacheRepair([repair_store(store, tick) for store in stores], swept, held)
+        reports = [repair_store(store, tick) for store in stores]
+    return CacheRepair(reports, swept, held, unfinished)
 
 
 def prune_cache(

@@ -21,7 +21,7 @@ import torch
 from rellm_cache.errors import RunError
 from rellm_cache.model.checkpoint import WEIGHTS, load_tensors, save_tensors
 from rellm_cache.model.speech_llm import SpeechLLM
-from rellm_cache.store.syncing import sync_folder, sync_tree
+from rellm_cache.store.syncing import sync_path, sync_tree
 
 STATE, SUMS, PARTIAL, KEPT = "state.pt", "SHA256SUMS", ".partial", 2
 
@@ -67,7 +67,7 @@ class Checkpoints:
         if target.exists():  # damaged, or of the same step before its epoch was over
             shutil.rmtree(target)
         partial.rename(target)
-        sync_folder(self.folder)
+        sync_path(self.folder)
         self._whole = [*(p for p in self._whole if p != target), target][-KEPT:]
         for path in self.folder.glob("step-*"):
             if path not in self._whole:

@@ -35,7 +35,7 @@ from rellm_cache.stages.data import frame_statistics
 from rellm_cache.stages.resuming import Resuming
 from rellm_cache.stages.scoring import selection_score, validation_scores
 from rellm_cache.stages.stepping import Stepper
-from rellm_cache.store.syncing import sync_folder
+from rellm_cache.store.syncing import sync_path
 
 METRICS, CHECKPOINTS, BEST = "metrics.jsonl", "checkpoints", "best.safetensors"
 PATIENCE = timedelta(hours=12)  # of processes that wait while the main one validates
@@ -207,7 +207,7 @@ class Trainer:
     def _save(self, position: Position) -> None:
         """Write a checkpoint, once the metrics up to it are on the disk."""
         if self.accelerator.is_main_process:
-            sync_folder(self.metrics)
+            sync_path(self.metrics)
         self.resuming.save(position)
 
     def _record(self, row: dict[str, Any]) -> None:

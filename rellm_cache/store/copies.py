@@ -19,7 +19,7 @@ from rellm_cache.store.origin import folder_of, mark, origin_of
 from rellm_cache.store.outgoing import GROUP, outgoing_parts, send_outgoing
 from rellm_cache.store.remote import Remote, RemoteError
 from rellm_cache.store.replace import discard_here
-from rellm_cache.store.syncing import sync_folder, sync_tree
+from rellm_cache.store.syncing import sync_path, sync_tree
 
 PARTS_AT_ONCE = 32
 ATTEMPTS = 3
@@ -101,7 +101,7 @@ def _fetch_documents(root: Path, remote: Remote, sizes: Sizes, temporary: Path) 
             path.unlink(missing_ok=True)
         elif not path.exists() or path.read_bytes() != there[name].read_bytes():
             path.parent.mkdir(exist_ok=True)
-            sync_folder(there[name])
+            sync_path(there[name])
             there[name].replace(path)
 
 
@@ -142,7 +142,7 @@ def _join(fetched: Path, part: Path) -> None:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
             raise
         # Another process has sent this very part meanwhile; its copy has the frames too.
-    sync_folder(part.parent)
+    sync_path(part.parent)
 
 
 def _groups(parts: list[str]) -> Iterator[list[str]]:

@@ -2,7 +2,6 @@
 
 import errno
 from pathlib import Path
-from typing import TypeGuard
 
 from rellm_cache.errors import RellmError, StoreError
 from rellm_cache.store.origin import origin_of, place
@@ -18,9 +17,20 @@ class UnreadableError(RellmError):
     """
 
 
-def is_unreadable(error: Exception) -> TypeGuard[OSError]:
-    """Whether an error says nothing about the bytes of the file that it is about."""
-    return isinstance(error, OSError) and not isinstance(error, GONE)
+def require_damage(error: Exception, path: Path) -> None:
+    """Raise unless an error says something about the bytes of the file that it is about.
+
+    Args:
+        path: of the file, where the error names none.
+
+    Raises:
+        UnreadableError: the file is there and cannot be read now.
+        MemoryError: there was no memory to read it.
+    """
+    if isinstance(error, MemoryError):
+        raise error
+    if isinstance(error, OSError) and not isinstance(error, GONE):
+        raise unreadable(path, error) from error
 
 
 def damaged(part: Path, what: str) -> StoreError:
@@ -63,6 +73,8 @@ def unreadable(path: Path, error: OSError) -> UnreadableError:
         path: of the file, where the error names none.
     """
     way = "mend its permissions or the disk"
+    if error.errno == errno.ENOMEM:
+        way = "free some memory"
     if error.errno == errno.EMFILE:
         way = "allow more open files (`ulimit -n`), one for each shard of 64 MB that is read"
     return UnreadableError(

@@ -23,7 +23,7 @@ from rellm_cache.store.part import frames_crc32c
 from rellm_cache.store.part_writer import Row, write_part
 from rellm_cache.store.raw import COLUMNS, RawPart, column_names, disagreements, split_ids, steps_of
 from rellm_cache.store.replace import add_part
-from rellm_cache.store.syncing import sync_folder
+from rellm_cache.store.syncing import sync_path
 from rellm_cache.store.transfer import CopyReport, require_equal_steps
 from rellm_cache.store.verify import check_part, require_whole
 from rellm_cache.store.writer import create_store
@@ -53,9 +53,9 @@ def export_store(path: Path, file: Path, tick: Tick) -> int:
                 _export_part(raw, out.create_group(part.name), info)
                 rows += len(raw.ids)
                 tick(1, path.name)
-        sync_folder(temporary)
+        sync_path(temporary)
         temporary.replace(file)
-        sync_folder(file.parent)
+        sync_path(file.parent)
     except OSError as error:
         raise StoreError(
             f"{file}: cannot be written ({error}); check the folder and its space and run the "

@@ -6,6 +6,7 @@
         frames/ offsets/ ids/ id_offsets/ audio_sha256/ frames_crc32c/ [vad/]
         [scale/ mean/]                    of int8 frames
 <cache>/<slug>-<fingerprint:12>.failed.jsonl    clips that could not be encoded, with reasons
+<cache>/<slug>-<fingerprint:12>.lost.jsonl      clips that a repair dropped
 <cache>/.writing/                         parts being written, and locks; nothing here is ever read
 """
 
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 
 from rellm_cache.config import EncoderSpec, StoredSpec, digest
 from rellm_cache.errors import ConfigError, StoreError
-from rellm_cache.store.faults import is_unreadable, unreadable
+from rellm_cache.store.faults import require_damage
 from rellm_cache.store.origin import place
 from rellm_cache.teacher import TeacherSpec
 
@@ -107,8 +108,7 @@ def read_info(path: Path) -> StoreInfo:
     try:
         own = dict(json.loads((path / "zarr.json").read_text("utf-8"))["attributes"]["rellm"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        if is_unreadable(error):
-            raise unreadable(path / "zarr.json", error) from error
+        require_damage(error, path / "zarr.json")
         raise StoreError(
             f"{place(path)}: not a feature store ({type(error).__name__}: {error}); expected a "
             "folder that `rellm extract` made; if it was one, try `rellm cache repair "

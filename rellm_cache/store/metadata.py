@@ -16,7 +16,7 @@ import zarr
 from zarr.storage import MemoryStore
 
 from rellm_cache.errors import StoreError
-from rellm_cache.store.faults import is_unreadable, unreadable
+from rellm_cache.store.faults import require_damage
 from rellm_cache.store.layout import FRAMES, StoreInfo, is_sealed, parse_info
 from rellm_cache.store.part_writer import array_digest, create_column, create_frames
 from rellm_cache.store.raw import RawPart, chunk_file
@@ -37,8 +37,7 @@ def read_group(path: Path) -> dict[str, Any]:
         document = json.loads(file.read_text("utf-8"))
         own = document["attributes"]["rellm"]
     except (OSError, ValueError, LookupError, TypeError) as error:
-        if is_unreadable(error):
-            raise unreadable(file, error) from error
+        require_damage(error, file)
         raise StoreError(f"{file} cannot be read ({error})") from error
     group = {"attributes": {"rellm": own}, "zarr_format": 3, "node_type": "group"}
     if not isinstance(own, dict) or {k: v for k, v in document.items() if v is not None} != group:
@@ -117,8 +116,7 @@ def _digest_problems(part: RawPart, digests: dict[str, str]) -> list[str]:
             if array_digest(file.parent) != digests[name]:
                 problems.append(f"{file}: not the metadata that was written")
         except (OSError, ValueError) as error:
-            if is_unreadable(error):
-                raise unreadable(file, error) from error
+            require_damage(error, file)
             problems.append(f"{file} cannot be read ({error})")
     return problems
 
@@ -147,8 +145,7 @@ def _array_problems(path: Path, expected: dict[str, Any]) -> list[str]:
     try:
         found = zarr.open_array(str(path), mode="r").metadata.to_dict()
     except Exception as error:  # zarr raises anything at all at metadata with a flipped bit
-        if is_unreadable(error):
-            raise unreadable(path, error) from error
+        require_damage(error, path)
         return [f"{path / 'zarr.json'} cannot be read ({error!r})"]
     return [
         f"{path / 'zarr.json'}: {key} is {found.get(key)!r}, expected {expected.get(key)!r}"

@@ -17,7 +17,7 @@ from rellm_cache.store.locks import claim, remove
 from rellm_cache.store.origin import OUTGOING, origin_of
 from rellm_cache.store.remote import Remote, RemoteError
 from rellm_cache.store.room import trim
-from rellm_cache.store.syncing import sync_folder
+from rellm_cache.store.syncing import sync_path
 
 GROUP = "zarr.json"
 
@@ -33,13 +33,13 @@ def commit_part(temporary: Path, part: Path) -> None:
     url = origin_of(root)
     if url is None:
         temporary.rename(part)
-        sync_folder(store)
+        sync_path(store)
         return
     waiting = root / OUTGOING / store.name / part.name
     with claim(_lock(waiting)):  # before it can be seen there: no other process sends it meanwhile
         waiting.parent.mkdir(parents=True, exist_ok=True)
         temporary.rename(waiting)
-        sync_folder(waiting.parent)
+        sync_path(waiting.parent)
         _send(waiting, root, url)
 
 
@@ -136,11 +136,15 @@ def _send(waiting: Path, root: Path, url: str) -> None:
         remote = Remote(url)
         there = remote.sizes(prefix)
         if GROUP not in there:
-            rest = {n: f for n, f in own.items() if there.get(n) != f.stat().st_size and n != GROUP}
+            body = {name: file for name, file in own.items() if name != GROUP}
+            rest = {n: f for n, f in body.items() if there.get(n) != f.stat().st_size}
+            if not rest:  # one all the same: by its age `unfinished` knows that somebody is at it
+                smallest = min(body, key=lambda name: body[name].stat().st_size)
+                rest = {smallest: body[smallest]}
             remote.upload({f"{prefix}/{name}": file for name, file in rest.items()})
             there = remote.sizes(prefix)
-            for name, file in own.items():
-                if name != GROUP and there.get(name) != file.stat().st_size:
+            for name, file in body.items():
+                if there.get(name) != file.stat().st_size:
                     raise RemoteError(
                         f"{url}/{prefix}/{name}: found {there.get(name)} bytes after it was "
                         f"written, expected {file.stat().st_size}"
@@ -157,7 +161,7 @@ def _send(waiting: Path, root: Path, url: str) -> None:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
             raise
         remove(waiting)  # another process has fetched it from there meanwhile
-    sync_folder(part.parent)
+    sync_path(part.parent)
     trim(root)
 
 

@@ -15,9 +15,8 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from rellm_cache.errors import RellmError
 from rellm_cache.store.column import read_column
-from rellm_cache.store.faults import damaged, is_unreadable, unreadable
+from rellm_cache.store.faults import damaged, require_damage
 from rellm_cache.store.fetch import copied_from, hold_array, is_frames
 from rellm_cache.store.layout import FRAMES, Frames, StoreInfo
 from rellm_cache.store.quantisation import Quantisation
@@ -46,7 +45,8 @@ class Part:
         try:
             return read_column(self.path / name)
         except Exception as error:  # zarr raises anything at all at metadata with a flipped bit
-            raise self._failed(error, f"column {name!r} cannot be read") from error
+            require_damage(error, self.path)
+            raise damaged(self.path, f"column {name!r} cannot be read ({error})") from error
 
     def _row_column(self, name: str) -> np.ndarray:
         """A column with an item for each utterance."""
@@ -189,12 +189,7 @@ class Part:
             array = zarr.open_array(str(self.path / FRAMES), mode="r")
             frames = np.asarray(array[start:stop])
         except Exception as error:  # zarr raises anything at all at metadata with a flipped bit
-            raise self._failed(error, "frames cannot be read") from error
+            require_damage(error, self.path)
+            raise damaged(self.path, f"frames cannot be read ({error})") from error
         self.check(row, frames)  # every time: a chunk that is gone since would read as zeros
         return frames
-
-    def _failed(self, error: Exception, what: str) -> RellmError:
-        """What the reader says: a file that is there and cannot be read now is no damage."""
-        if is_unreadable(error):
-            return unreadable(self.path, error)
-        return damaged(self.path, f"{what} ({error})")

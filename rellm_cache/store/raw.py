@@ -15,7 +15,7 @@ import numpy as np
 import zarr
 
 from rellm_cache.errors import RellmError
-from rellm_cache.store.faults import GONE, damaged, is_unreadable, unreadable
+from rellm_cache.store.faults import GONE, damaged, require_damage, unreadable
 from rellm_cache.store.fetch import hold_array
 from rellm_cache.store.layout import FRAMES, INNER_FRAMES, Frames, StoreInfo
 from rellm_cache.store.part import frames_crc32c
@@ -182,8 +182,7 @@ class RawPart:
         except RellmError:
             raise
         except Exception as error:  # zarr raises anything at all at metadata with a flipped bit
-            if is_unreadable(error):
-                raise unreadable(self.path / FRAMES, error) from error
+            require_damage(error, self.path / FRAMES)
             return None  # what is wrong is said where its shards are opened
         size = self._info.frame_size
         own = array.shards == (self._size, size) and array.compressors == ()
@@ -247,11 +246,8 @@ class RawPart:
         if self.foreign is not None:
             try:
                 return np.asarray(self.foreign[start:stop])
-            except MemoryError:
-                raise  # which says nothing about the bytes
             except Exception as error:  # a codec raises anything at all at damaged bytes
-                if is_unreadable(error):
-                    raise unreadable(self.path / FRAMES, error) from error
+                require_damage(error, self.path / FRAMES)
                 return None  # the caller says that these frames are broken
         pieces = []
         while start < stop:

@@ -8,6 +8,7 @@ import errno
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -129,6 +130,19 @@ class Remote:
                     self._files.rm_file(self._path(name))
                 except FileNotFoundError:
                     continue
+
+    def modified(self, name: str) -> datetime | None:
+        """When a file was written; None where it is gone, or the object store does not tell.
+
+        Raises:
+            RemoteError: it cannot be asked.
+        """
+        with self._reaching("asking it for a time"):
+            try:
+                time: datetime = self._files.modified(self._path(name))
+            except (FileNotFoundError, NotImplementedError):
+                return None
+        return time if time.tzinfo is not None else time.replace(tzinfo=UTC)
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}".rstrip("/") if name else self._root

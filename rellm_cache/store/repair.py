@@ -5,7 +5,6 @@ what is lost is on disk before anything is dropped.
 """
 
 import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from rellm_cache.store.metadata import writers_of
 from rellm_cache.store.outgoing import send_file
 from rellm_cache.store.raw import RawPart
 from rellm_cache.store.replace import replace_parts, restore_metadata
-from rellm_cache.store.syncing import sync_folder
+from rellm_cache.store.syncing import write_whole
 from rellm_cache.store.verify import PartCheck, StoreCheck, check_store
 
 
@@ -143,11 +142,5 @@ def _record_lost(store: Path, plan: _Plan) -> None:
             path.unlink()
             send_file(path)
         return
-    temporary = path.with_name(f".{path.name}.partial")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    sync_folder(path.parent)
+    write_whole(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     send_file(path)

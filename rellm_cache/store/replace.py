@@ -18,7 +18,7 @@ from rellm_cache.store.locks import claim, remove
 from rellm_cache.store.outgoing import commit_part, send_file, withdraw
 from rellm_cache.store.part_writer import Row, write_part
 from rellm_cache.store.quantisation import Quantisation
-from rellm_cache.store.syncing import sync_folder, sync_tree
+from rellm_cache.store.syncing import sync_path, sync_tree
 
 
 @contextmanager
@@ -87,7 +87,7 @@ def discard_here(part: Path) -> None:
     """Remove a part from a folder: it leaves the store in one step, then its files go."""
     with temporary_folder(part.parent) as temporary:
         part.rename(temporary)
-        sync_folder(part.parent)
+        sync_path(part.parent)
 
 
 def restore_metadata(store: Path, info: StoreInfo) -> None:
@@ -96,5 +96,5 @@ def restore_metadata(store: Path, info: StoreInfo) -> None:
         zarr.create_group(str(temporary), attributes=info.to_attributes())
         sync_tree(temporary)
         (temporary / "zarr.json").replace(store / "zarr.json")
-        sync_folder(store)
+        sync_path(store)
     send_file(store / "zarr.json")

@@ -13,7 +13,7 @@ import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
-from rellm_cache.store.syncing import sync_folder
+from rellm_cache.store.syncing import sync_path
 
 MISSING = np.uint64(2**64 - 1)
 
@@ -88,5 +88,5 @@ class ShardWriter:
         entries = shard_index(self._chunks, present, self._chunk_bytes)
         self._file.write(entries + google_crc32c.value(entries).to_bytes(4, "little"))
         self._file.close()
-        self._synced.append(self._syncing.submit(sync_folder, Path(self._file.name)))
+        self._synced.append(self._syncing.submit(sync_path, Path(self._file.name)))
         self._file, self._written, self._shard = None, 0, self._shard + 1

@@ -11,13 +11,11 @@ def sync_tree(folder: Path) -> None:
     """fsync every file and folder below and including `folder`."""
     found = list(os.walk(folder))
     with ThreadPoolExecutor(THREADS) as pool:
-        list(
-            pool.map(sync_folder, (Path(root) / name for root, _, files in found for name in files))
-        )
-        list(pool.map(sync_folder, (Path(root) for root, _, _ in found)))
+        list(pool.map(sync_path, (Path(root) / name for root, _, files in found for name in files)))
+        list(pool.map(sync_path, (Path(root) for root, _, _ in found)))
 
 
-def sync_folder(path: Path) -> None:
+def sync_path(path: Path) -> None:
     """fsync one file or folder."""
     handle = os.open(path, os.O_RDONLY)
     try:
@@ -30,6 +28,6 @@ def write_whole(path: Path, text: str) -> None:
     """Write a text file so that a kill leaves the old one or the new one, never a part."""
     partial = path.with_name(f".{path.name}.partial")
     partial.write_text(text, "utf-8")
-    sync_folder(partial)
+    sync_path(partial)
     partial.replace(path)
-    sync_folder(path.parent)
+    sync_path(path.parent)

@@ -30,7 +30,7 @@ from rellm_cache.store.locks import claim, removing
 from rellm_cache.store.outgoing import commit_part, part_names, send_new_store
 from rellm_cache.store.part_writer import Row, write_part
 from rellm_cache.store.quantisation import Quantisation
-from rellm_cache.store.syncing import sync_folder, sync_tree
+from rellm_cache.store.syncing import sync_path, sync_tree
 
 PART_BYTES = 256 << 20
 PART_SECONDS = 60.0
@@ -154,7 +154,7 @@ def create_store(cache: Path, info: StoreInfo) -> Path:
             sync_tree(temporary)
             send_new_store(temporary / "zarr.json", store)
             temporary.rename(store)
-            sync_folder(cache)
+            sync_path(cache)
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # another writer won the race
             raise _write_failed(store, error, 0, 0) from error

@@ -4,10 +4,14 @@
     python tests/benchmarks/soak.py --kills 100 --workers 4
     python tests/benchmarks/soak.py --kills 100 --workers 4 --ray
 
-Without --workers each run of the command is killed (SIGKILL) and started again. With it, a worker
-or the command itself is killed; with --ray an actor. When a run completes, its cache must hold
-every clip exactly once, each checksum equal to an undisturbed run's, and a new cache is begun.
-Every clip is a part of its own, so that a kill may fall anywhere within a commit.
+Without --workers each run of the command is killed (SIGKILL) and started again. With it, up to
+three workers are killed at once, sometimes with the server that they are forked from, or the
+command itself; with --ray actors. When a run completes, its cache must hold every clip exactly
+once, each checksum equal to an undisturbed run's, and a new cache is begun. Every clip is a part of
+its own, so that a kill may fall anywhere within a commit.
+
+Workers spend more time on starting than on work here. So three of four times the next kill waits
+for a few more clips to be committed, and else for a random time.
 """
 
 import argparse
@@ -18,6 +22,7 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +38,11 @@ from rellm_cache.stages.extract import extract
 from rellm_cache.stages.extraction.spread import Spread
 from rellm_cache.store.layout import list_stores
 from rellm_cache.store.reader import FeatureStore
+
+MOST_COMMITS = 20  # from one kill of workers to the next
+MOST_AT_ONCE = 3
+OTHERS_SHARE = 0.1  # of those moments in which the server dies, and in which the command does
+END_SECONDS = 300.0  # for workers whose command was killed to commit and end
 
 
 def make_corpus(folder: Path, clips: int) -> Path:
@@ -61,6 +71,33 @@ def checksums(cache: Path) -> dict[str, int]:
     return {key: int(checksum) for key, checksum in rows}
 
 
+def committed(cache: Path) -> int:
+    """How many parts there are."""
+    return sum(1 for _ in cache.glob("*/part-*"))
+
+
+def said_by(cache: Path) -> Path:
+    """Where the last extraction into a cache has left what it said."""
+    return cache.with_suffix(".log")
+
+
+def title(process: psutil.Process) -> str:
+    """Its command line; nothing if it has ended."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.NoSuchProcess:
+        return ""
+
+
+def ended_within(process: psutil.Process, seconds: float) -> bool:
+    """Whether the process ends in so many seconds."""
+    try:
+        process.wait(seconds)
+    except psutil.TimeoutExpired:
+        return False
+    return True
+
+
 @dataclass
 class Soak:
     """One extraction that is killed again and again."""
@@ -78,43 +115,63 @@ class Soak:
         code = 1
         try:
             os.setpgid(0, 0)
-            sys.stderr = open(os.devnull, "w")  # noqa: SIM115 (until the process ends)
+            sys.stderr = said_by(cache).open("w")
             torch.set_num_threads(1)
-            extract(self.manifest, self.recipe, cache, batch_size=2, spread=self.spread)
-            code = 0
+            reports = extract(self.manifest, self.recipe, cache, batch_size=2, spread=self.spread)
+            code = 3 if any(report.failed for report in reports) else 0
+        except BaseException:
+            traceback.print_exc()
         finally:
+            sys.stderr.flush()
             os._exit(code)
 
-    def victims(self, process: psutil.Process) -> list[psutil.Process]:
-        """Those of its processes that may be killed."""
+    def victims(self, process: psutil.Process, family: set[psutil.Process]) -> list[psutil.Process]:
+        """Those of its processes that are killed now: with workers, often several at once."""
         if not self.spread.workers:
             return [process]
-        below = process.children(recursive=True)
-        if self.spread.ray:
-            return [p for p in below if p.name().startswith("ray::ActorWorker")]
-        return [process, *(p for p in below if "spawn_main" in " ".join(p.cmdline()))]
+        mark = "ray::ActorWorker" if self.spread.ray else "multiprocessing.forkserver"
+        marked = [below for below in family if mark in title(below)]
+        servers = [below for below in process.children() if below in marked]
+        workers = [below for below in marked if below not in servers]
+        self.random.shuffle(workers)
+        chosen = workers[: self.random.randint(1, MOST_AT_ONCE)]
+        if not self.spread.ray:
+            chosen += [p for p in (*servers, process) if self.random.random() < OTHERS_SHARE]
+        return chosen
+
+    def await_moment(self, process: psutil.Process, cache: Path, span: float) -> bool:
+        """Wait for the next kill; False when the command has ended before."""
+        if self.spread.workers and self.random.random() < 0.75:
+            enough = committed(cache) + self.random.randint(1, MOST_COMMITS)
+            while committed(cache) < enough:
+                if ended_within(process, 0.1):
+                    return False
+            span = 0.2
+        return not ended_within(process, self.random.uniform(0, span))
 
     def disturb(self, cache: Path, kills: int, span: float) -> tuple[int, bool]:
-        """Start it and kill at random moments; how many kills, and whether it completed."""
+        """Start it and kill at random moments; how many kills, and whether it completed.
+
+        A run that lists clips as failed, since too many workers died with one in hand, is not
+        complete: the next one encodes them.
+        """
         process = self.start(cache)
         done = 0
         family: set[psutil.Process] = set()
-        while done < kills:
-            try:
-                process.wait(self.random.uniform(0, span))
-                break
-            except psutil.TimeoutExpired:
-                pass
+        while done < kills and self.await_moment(process, cache, span):
             try:
                 family |= set(process.children(recursive=True))
-                victims = self.victims(process)
-                if victims:
-                    self.random.choice(victims).send_signal(signal.SIGKILL)
+                for victim in self.victims(process, family)[: kills - done]:
+                    victim.send_signal(signal.SIGKILL)
                     done += 1
             except psutil.NoSuchProcess:
                 continue
         code = process.wait()
-        psutil.wait_procs(family, 120)  # workers whose command was killed commit, and end
+        if code in (1, 3):
+            print(f"ended with {code}: {said_by(cache).read_text()[-400:]}", flush=True)
+        _, left = psutil.wait_procs(family, END_SECONDS)
+        if left:
+            raise SystemExit(f"{len(left)} processes outlive their command: {left}")
         return done, code == 0
 
 

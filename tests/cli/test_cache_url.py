@@ -5,9 +5,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from rellm_cache.config import Recipe, to_toml
+from rellm_cache.config import EncoderSpec, Recipe, to_toml
+from rellm_cache.store.copies import open_copy
+from rellm_cache.store.layout import StoreInfo
+from rellm_cache.store.writer import StoreWriter
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -49,6 +53,23 @@ def test_a_cache_at_a_url(
     assert (
         err
         == f"Error: {s3.url}/nothing: no store of this name there; `rellm cache info {s3.url}`\n"
+    )
+
+
+def test_repair_names_what_was_not_sent_whole(run: Run, s3: Any, tmp_path: Path) -> None:
+    info = StoreInfo(EncoderSpec(kind="prosody"), 8, "test licence")
+    with StoreWriter(open_copy(s3.url), info) as writer:
+        writer.add("a", np.zeros(32, np.uint8), np.ones((50, 8), np.float16))
+    left = f"{writer.path.name}/part-000002-0123abcd"
+    s3.files.pipe_file(s3.path(f"{left}/offsets/zarr.json"), b"{}")
+    code, out, _ = run("cache", "repair", s3.url)
+    assert code == 0
+    assert f"{s3.url}/{left}: not sent whole (1 files, 0.0 MB, 0.0 hours old): it may still" in out
+    code, out, _ = run("cache", "repair", s3.url, "--unfinished-hours", "0", "--json")
+    (part,) = json.loads(out)["unfinished"]
+    assert (code, part["place"], part["removed"]) == (0, f"{s3.url}/{left}", True)
+    assert (
+        run("cache", "repair", s3.url)[1] == f"{s3.url}/{writer.path.name}: whole, nothing to do\n"
     )
 
 

@@ -1,9 +1,11 @@
 """The prosody encoder measures what its table says, on tones whose answer is known."""
 
+import os
 import warnings
 
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_limits
 
 from rellm_cache.config import EncoderSpec
 from rellm_cache.encoders import prosody
@@ -147,6 +149,16 @@ def test_a_batch_changes_nothing_and_neither_does_another_run() -> None:
         assert encoding.vad is None
         np.testing.assert_array_equal(encoding.frames, prosody_frames(waveform))
         np.testing.assert_array_equal(encoding.frames, encoder.encode([waveform])[0].frames)
+
+
+def test_threads_of_the_linear_algebra_change_nothing() -> None:
+    random = np.random.default_rng(1)
+    waveform = random.normal(0, 0.1, 6 * 16_000).astype(np.float32)
+    with threadpool_limits(1, "blas"):
+        one = prosody_frames(waveform)
+    with threadpool_limits(max(2, len(os.sched_getaffinity(0))), "blas"):
+        more = prosody_frames(waveform)
+    np.testing.assert_array_equal(one, more)
 
 
 def test_the_waveform_is_left_as_it_was() -> None:

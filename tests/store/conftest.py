@@ -96,11 +96,11 @@ AS_ANOTHER_USER = """
 import os, sys
 from pathlib import Path
 from rellm_cache.errors import RellmError
+from rellm_cache.progress import silent
 from rellm_cache.store.compaction import compact_store
 from rellm_cache.store.reader import FeatureStore
 from rellm_cache.store.verify import check_store
 path = Path(sys.argv[1])
-silent = lambda count=1, note="": None
 if os.getuid() == 0:
     os.chdir(path)
     os.setuid(65534)

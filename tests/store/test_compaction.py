@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from rellm_cache.errors import StoreError
+from rellm_cache.progress import silent
 from rellm_cache.store import replace as replace_module
 from rellm_cache.store.compaction import compact_store, prune_store
 from rellm_cache.store.layout import StoreInfo, list_parts
@@ -20,10 +21,6 @@ from rellm_cache.store.writer import StoreWriter
 
 Clips = dict[str, np.ndarray]
 Write = Callable[..., FeatureStore]
-
-
-def silent(count: int = 1, note: str = "") -> None:
-    pass
 
 
 def content(path: Path) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from rellm_cache.errors import StoreError
+from rellm_cache.progress import silent
 from rellm_cache.store.compaction import compact_store, prune_store
 from rellm_cache.store.copies import open_copy, pull
 from rellm_cache.store.layout import StoreInfo, failures_path, list_parts, list_stores, lost_path
@@ -25,10 +26,6 @@ from rellm_cache.store.writer import StoreWriter
 Clips = dict[str, np.ndarray]
 Write = Callable[..., FeatureStore]
 Content = Callable[[Path], dict[str, tuple[bytes, bytes]]]
-
-
-def silent(count: int = 1, note: str = "") -> None:
-    pass
 
 
 def files(path: Path) -> dict[str, bytes]:

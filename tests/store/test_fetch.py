@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from rellm_cache.errors import ConfigError, StoreError
+from rellm_cache.progress import silent
 from rellm_cache.store.copies import open_copy, pull
 from rellm_cache.store.fetch import open_shard
 from rellm_cache.store.layout import StoreInfo, list_parts
@@ -23,10 +24,6 @@ from rellm_cache.store.writer import StoreWriter
 Clips = dict[str, np.ndarray]
 Write = Callable[..., FeatureStore]
 SHARD = 256 * 8 * 2 + 16 + 4  # bytes of a shard of one chunk, index and checksum
-
-
-def silent(count: int = 1, note: str = "") -> None:
-    pass
 
 
 @pytest.fixture

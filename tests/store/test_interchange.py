@@ -12,6 +12,7 @@ import tensorstore
 import zarr
 
 from rellm_cache.errors import StoreError
+from rellm_cache.progress import silent
 from rellm_cache.store.interchange import export_store, import_store
 from rellm_cache.store.layout import StoreInfo, list_parts
 from rellm_cache.store.quantisation import Quantisation
@@ -20,10 +21,6 @@ from rellm_cache.store.verify import check_store
 from rellm_cache.store.writer import StoreWriter
 
 Clips = dict[str, np.ndarray]
-
-
-def silent(count: int = 1, note: str = "") -> None:
-    pass
 
 
 def files(path: Path) -> dict[str, bytes]:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from rellm_cache.progress import silent
 from rellm_cache.store.compaction import compact_store, prune_store
 from rellm_cache.store.layout import list_parts, lost_path
 from rellm_cache.store.reader import FeatureStore
@@ -22,15 +23,12 @@ Write = Callable[..., FeatureStore]
 Content = Callable[[Path], dict[str, tuple[bytes, bytes]]]
 
 
-def silent(count: int = 1, note: str = "") -> None:
-    pass
-
-
 # Kills itself before the Nth change of the file system, for every N until the work is done. Of the
 # changes inside a folder that no reader sees, every 100th counts.
 KILLED = """
 import importlib, os, shutil, signal, sys
 from pathlib import Path
+from rellm_cache.progress import silent
 
 module, name, template, work = sys.argv[1:]
 function = getattr(importlib.import_module(module), name)
@@ -56,7 +54,7 @@ def run(path, last):
         if steps == last:
             os.kill(os.getpid(), signal.SIGKILL)
     sys.addaudithook(hook)
-    function(path, lambda count=1, note="": None)
+    function(path, silent)
 
 for last in range(1, 1000):
     copy = Path(work) / f"{last:03d}" / Path(template).name

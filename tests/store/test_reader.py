@@ -9,7 +9,9 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import google_crc32c
 import numpy as np
 import pytest
 import zarr
@@ -179,6 +181,25 @@ def test_frames_are_checked_once_and_again_after_closing(
     store.close()
     store.frames("clip/01")
     assert checked[len(clips) :] == [len(clips["clip/00"]), len(clips["clip/01"])]
+
+
+@pytest.mark.parametrize(("where", "name"), [(google_crc32c, "value"), (zarr.Array, "__getitem__")])
+def test_a_lack_of_memory_is_no_damage(
+    write: Write,
+    clips: Clips,
+    compress: Callable[[FeatureStore], None],
+    monkeypatch: pytest.MonkeyPatch,
+    where: Any,
+    name: str,
+) -> None:
+    def fail(*arguments: Any) -> None:
+        raise MemoryError
+
+    store = write(clips)
+    compress(store)
+    monkeypatch.setattr(where, name, fail)
+    with pytest.raises(MemoryError):
+        reopened(store).frames("clip/00")
 
 
 @pytest.mark.parametrize("column", ["ids", "id_offsets"])

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from rellm_cache.errors import StoreError
+from rellm_cache.progress import silent
 from rellm_cache.store import part_writer as part_module
 from rellm_cache.store.compaction import compact_store
 from rellm_cache.store.faults import UnreadableError
@@ -20,10 +21,6 @@ from rellm_cache.store.verify import check_store
 
 Clips = dict[str, np.ndarray]
 Write = Callable[..., FeatureStore]
-
-
-def silent(count: int = 1, note: str = "") -> None:
-    pass
 
 
 def repair(path: Path) -> RepairReport:

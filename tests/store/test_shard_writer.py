@@ -70,7 +70,7 @@ def test_a_disk_that_fails_while_the_next_shard_is_filled(
     def fail(path: Path) -> None:
         raise OSError(5, "Input/output error", str(path))
 
-    monkeypatch.setattr(shard_writer_module, "sync_folder", fail)
+    monkeypatch.setattr(shard_writer_module, "sync_path", fail)
     with (
         pytest.raises(OSError, match=r"Input/output error.*c/0/0"),
         ShardWriter(tmp_path, 1, 64) as writer,

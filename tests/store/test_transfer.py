@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from rellm_cache.errors import StoreError
+from rellm_cache.progress import silent
 from rellm_cache.store import transfer as transfer_module
 from rellm_cache.store.interchange import export_store, import_store
 from rellm_cache.store.layout import list_parts
@@ -16,10 +17,6 @@ from rellm_cache.store.verify import check_store
 
 Clips = dict[str, np.ndarray]
 Write = Callable[..., FeatureStore]
-
-
-def silent(count: int = 1, note: str = "") -> None:
-    pass
 
 
 def files(path: Path) -> dict[str, bytes]:

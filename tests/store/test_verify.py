@@ -11,6 +11,7 @@ import pytest
 import zarr
 
 from rellm_cache.errors import StoreError
+from rellm_cache.progress import silent
 from rellm_cache.store import part_writer as part_module
 from rellm_cache.store.layout import StoreInfo, list_parts
 from rellm_cache.store.quantisation import Quantisation
@@ -23,7 +24,7 @@ Write = Callable[..., FeatureStore]
 
 
 def check(path: Path) -> StoreCheck:
-    return check_store(path, lambda count=1, note="": None)
+    return check_store(path, silent)
 
 
 def problems(path: Path) -> list[str]:

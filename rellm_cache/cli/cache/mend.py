@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -9,53 +10,82 @@ from rellm_cache.cli.cache.arguments import DAMAGED, root_argument, show_ids
 from rellm_cache.cli.options import CLIPS_FAILED, json_option, megabytes
 from rellm_cache.store.origin import place
 
+if TYPE_CHECKING:
+    from rellm_cache.stages.cache_maintenance import CacheRepair
+    from rellm_cache.store.repair import RepairReport
+
 
 @click.command()
 @root_argument
+@click.option(
+    "--unfinished-hours",
+    type=click.FloatRange(min=0),
+    default=24.0,
+    show_default=True,
+    metavar="HOURS",
+    help="In an object store: remove a part that was not sent whole once it is so old.",
+)
 @json_option
-def repair(root: Path, as_json: bool) -> int:
+def repair(root: Path, unfinished_hours: float, as_json: bool) -> int:
     """Drop what is broken under ROOT, keep all that is whole, and name what to extract again.
 
-    Also removes what killed processes left in ROOT/.writing. The list of lost clips is kept in a
-    file beside the store. Exit code 3: clips were lost. Exit code 1: something is still broken.
+    Also removes what killed processes left, in ROOT/.writing or half sent to an object store. The
+    list of lost clips is kept in a file beside the store. Exit code 3: clips were lost. Exit code
+    1: something is still broken.
     """
     from rellm_cache.stages.cache_maintenance import repair_cache
-    from rellm_cache.store.layout import lost_path
 
-    done = repair_cache(root)
+    done = repair_cache(root, unfinished_hours)
     if as_json:
         stores = [vars(r) | {"store": r.store.name} for r in done.stores]
         swept = {"removed": [str(p) for p in done.swept], "held": [str(p) for p in done.held]}
-        click.echo(json.dumps({"root": place(root), "stores": stores, "leftovers": swept}))
+        unfinished = [vars(part) for part in done.unfinished]
+        done_here = {"root": place(root), "stores": stores, "leftovers": swept}
+        click.echo(json.dumps(done_here | {"unfinished": unfinished}))
     else:
-        for path in done.swept:
-            click.echo(f"{path}: left by a process that is gone, removed")
-        for path in done.held:
-            click.echo(f"{path}: being written, or nobody can tell; left alone")
+        _show_leftovers(done)
         for report in done.stores:
-            if not report.problems:
-                click.echo(f"{place(report.store)}: whole, nothing to do")
-                continue
-            for problem in report.problems:
-                click.echo(f"  {problem}")
-            click.echo(
-                f"{place(report.store)}: {report.rewritten} parts rewritten with "
-                f"{report.kept} whole utterances, {report.removed} removed"
-            )
-            for problem in report.unrepaired:
-                click.echo(f"  not repaired: {problem}")
-            if report.nameless:
-                click.echo(f"  {report.nameless} of the parts do not tell whose frames they held")
-            if report.lost:
-                click.echo(f"  {len(report.lost)} clips lost: {show_ids(report.lost)}")
-                click.echo(f"  all are listed in {place(lost_path(report.store))}")
-            if report.lost or report.nameless:
-                click.echo("  `rellm extract` with their manifest makes them again")
-                click.echo("  (`rellm cache quantize` with the float16 store, where this is int8)")
+            _show_repair(report)
     if any(report.unrepaired for report in done.stores):
         return DAMAGED
     lost = any(report.lost or report.nameless for report in done.stores)
     return CLIPS_FAILED if lost else 0
+
+
+def _show_leftovers(done: "CacheRepair") -> None:
+    for path in done.swept:
+        click.echo(f"{path}: left by a process that is gone, removed")
+    for path in done.held:
+        click.echo(f"{path}: being written, or nobody can tell; left alone")
+    for part in done.unfinished:
+        age = "of unknown age" if part.hours is None else f"{part.hours:.1f} hours old"
+        what = f"{part.files} files, {megabytes(part.nbytes)}, {age}"
+        fate = "removed" if part.removed else "it may still be sent; left alone"
+        click.echo(f"{part.place}: not sent whole ({what}): {fate}")
+
+
+def _show_repair(report: "RepairReport") -> None:
+    from rellm_cache.store.layout import lost_path
+
+    if not report.problems:
+        click.echo(f"{place(report.store)}: whole, nothing to do")
+        return
+    for problem in report.problems:
+        click.echo(f"  {problem}")
+    click.echo(
+        f"{place(report.store)}: {report.rewritten} parts rewritten with "
+        f"{report.kept} whole utterances, {report.removed} removed"
+    )
+    for problem in report.unrepaired:
+        click.echo(f"  not repaired: {problem}")
+    if report.nameless:
+        click.echo(f"  {report.nameless} of the parts do not tell whose frames they held")
+    if report.lost:
+        click.echo(f"  {len(report.lost)} clips lost: {show_ids(report.lost)}")
+        click.echo(f"  all are listed in {place(lost_path(report.store))}")
+    if report.lost or report.nameless:
+        click.echo("  `rellm extract` with their manifest makes them again")
+        click.echo("  (`rellm cache quantize` with the float16 store, where this is int8)")
 
 
 @click.command()

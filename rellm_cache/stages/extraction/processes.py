@@ -1,37 +1,40 @@
 """Workers as processes of this machine. In: a job. Out: a pool for the coordinator.
 
-Processes are spawned, never forked. Each gets its share of the CPU's threads, or a GPU by turns.
-A worker whose parent is gone commits what it has and ends.
+Processes are started as `fork_server` says, never forked from this one. Each gets its share of the
+CPU's threads, or a GPU by turns. A worker whose parent is gone commits what it has and ends.
 """
 
 import contextlib
 import os
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 
 import torch
 
 from rellm_cache.stages.extraction.coordinator import Handle
+from rellm_cache.stages.extraction.fork_server import worker_context
 from rellm_cache.stages.extraction.pipeline import StopWork, serve
 from rellm_cache.stages.extraction.work import FINISH, STOP, Batch, Died, Event, Finished, Job
 
 END_SECONDS = 10.0
+SERVER_DIED = 255  # multiprocessing's exit code for a process whose fork server is gone
 
 
 class ProcessHandle:
-    """One spawned worker."""
+    """One worker. That it could not be started is heard as its death."""
 
     def __init__(self, name: str, job: Job) -> None:
-        context = get_context("spawn")
         self.name = name
-        self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=work, args=(theirs, job), name=name)
-        with _deaf_to_interrupts():
-            self.process.start()
+        with worker_context(job) as context:
+            self.connection, theirs = context.Pipe()
+            arguments = (theirs, job, dict(os.environ))
+            self.process = context.Process(target=work, args=arguments, name=name)
+            # A fork server that dies while it is asked leaves the process without an id.
+            with contextlib.suppress(EOFError, ConnectionError):
+                self.process.start()
         theirs.close()
 
     def send(self, batch: Batch) -> None:
@@ -58,23 +61,35 @@ class ProcessHandle:
             while self.connection.poll():
                 events.append(self.connection.recv())
         except (EOFError, OSError):
-            self.process.join()
             if not any(isinstance(event, Finished) for event in events):
-                events.append(Died(_reason(self.process.exitcode)))
+                events.append(Died(self._reason()))
         return events
+
+    def _reason(self) -> str:
+        """Why it has died."""
+        if self.process.pid is None:
+            return "the server that it was to be forked from has died"
+        self.process.join()
+        code = self.process.exitcode
+        if code is not None and code < 0:
+            return f"killed by {signal.Signals(-code).name}"
+        if code == SERVER_DIED:
+            return f"exit code {code}, or unknown since the server it was forked from has died too"
+        return f"exit code {code}"
 
     def end(self) -> None:
         """Wait for it a little, then kill it."""
         self.connection.close()
-        self.process.join(END_SECONDS)
-        if self.process.is_alive():
-            self.process.kill()
-            self.process.join()
+        if self.process.pid is not None:
+            self.process.join(END_SECONDS)
+            if self.process.is_alive():
+                self.process.kill()
+                self.process.join()
         self.process.close()
 
 
 class ProcessPool:
-    """Spawns workers."""
+    """Starts workers on this machine."""
 
     def __init__(self, size: int, job: Job) -> None:
         self.size = size
@@ -108,27 +123,14 @@ class ProcessPool:
             handle.end()
 
 
-@contextlib.contextmanager
-def _deaf_to_interrupts() -> Iterator[None]:
-    """What is started here ignores Ctrl-C, from its first moment: the coordinator handles it."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, handler)
+def work(connection: Connection, job: Job, environment: Mapping[str, str]) -> None:
+    """The main function of a worker process.
 
-
-def _reason(code: int | None) -> str:
-    if code is not None and code < 0:
-        return f"killed by {signal.Signals(-code).name}"
-    return f"exit code {code}"
-
-
-def work(connection: Connection, job: Job) -> None:
-    """The main function of a worker process."""
+    Args:
+        environment: the coordinator's; that of the fork server may be older.
+    """
+    os.environ.clear()
+    os.environ.update(environment)
     lock = threading.Lock()
 
     def emit(event: Event) -> None:

@@ -92,10 +92,9 @@ class RayPool:
         machines = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
         gpus = int(sum(machine.get("GPU", 0) for machine in machines))
         self.size = size or gpus or len(machines)
-        threads = min(int(machine.get("CPU", 1)) for machine in machines)
-        share = max(1, min(threads, threads * len(machines) // self.size))
+        share = cpu_share([int(machine.get("CPU", 1)) for machine in machines], self.size)
         self._needs = {"num_gpus": 1, "num_cpus": 1} if gpus else {"num_cpus": share}
-        self._job = replace(job, threads=0 if gpus else share)
+        self._job = replace(job, threads=0 if gpus else max(1, int(share)))
         self._handles: list[ActorHandle] = []
 
     def start(self) -> Handle:
@@ -130,6 +129,18 @@ class RayPool:
             self._ray.kill(handle.actor)
         if self._joined:
             self._ray.shutdown()
+
+
+def cpu_share(cpus: Sequence[int], actors: int) -> float:
+    """The most CPUs that each of some actors can reserve, given those of each machine.
+
+    An actor that finds none to reserve would never start, so if need be several share one.
+    """
+    for share in range(min(cpus), 0, -1):
+        if sum(count // share for count in cpus) >= actors:
+            return share
+    together = -(-actors // sum(cpus))
+    return int(1e4 / together) / 1e4  # Ray counts in steps of so much
 
 
 def _import_ray() -> Any:

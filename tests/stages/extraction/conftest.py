@@ -3,7 +3,8 @@
 import os
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,14 @@ def undisturbed(
     """What one process makes of the corpus, in one batch."""
     (report,) = extract(corpus, speech_recipe, tmp_path / "undisturbed", batch_size=16)
     return checksums(report.path)
+
+
+@pytest.fixture
+def own_fork_server() -> Iterator[None]:
+    """Workers of this test are forked from a server that is started in it, and ends with it."""
+    forkserver._forkserver._stop()
+    yield
+    forkserver._forkserver._stop()
 
 
 @pytest.fixture

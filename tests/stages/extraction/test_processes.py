@@ -2,18 +2,24 @@
 
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
+import torch
 
-from rellm_cache.config import Recipe
+from rellm_cache.config import EncodersConfig, EncoderSpec, Recipe
 from rellm_cache.corpus.manifest import read_lines
 from rellm_cache.errors import StoreError, WorkersError
 from rellm_cache.stages.extract import extract
+from rellm_cache.stages.extraction.fork_server import worker_context
 from rellm_cache.stages.extraction.processes import ProcessHandle, ProcessPool
 from rellm_cache.stages.extraction.spread import Spread
+from rellm_cache.stages.extraction.work import Job
 from rellm_cache.store.copies import open_copy
 from rellm_cache.store.layout import failures_path
 from rellm_cache.store.reader import FeatureStore
@@ -81,6 +87,39 @@ def test_a_killed_worker_on_a_url_has_lost_nothing_it_had_committed(
     assert sum(len(part.ids) for part in FeatureStore(report.path).parts) == 11  # nothing twice
 
 
+@pytest.mark.usefixtures("own_fork_server")
+def test_workers_come_from_a_server_of_one_thread_and_outlive_it(
+    corpus: Path,
+    speech_recipe: Recipe,
+    tmp_path: Path,
+    checksums: Checksums,
+    kill_one: Callable[..., list[int]],
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "2")  # NumPy's, which starts them when it is loaded
+    recipe = replace(speech_recipe, encoders=EncodersConfig(EncoderSpec(kind="prosody")))
+    (alone,) = extract(corpus, recipe, tmp_path / "alone")
+    seen: list[tuple[int, bool]] = []
+
+    def server_id(handle: ProcessHandle) -> int:
+        server = psutil.Process(process_id(handle)).parent()
+        assert server is not None
+        imported = {Path(file.path).name for file in server.memory_maps()}
+        seen.append((server.num_threads(), "libtorch_cpu.so" in imported))
+        return server.pid
+
+    killed = kill_one(ProcessPool, server_id)
+    spread = Spread(workers=2, commit_seconds=0)
+    (report,) = extract(corpus, recipe, tmp_path / "cache", batch_size=1, spread=spread)
+    assert seen == [(1, True)]
+    assert killed != [os.getpid()]
+    assert "died" not in capfd.readouterr().err
+    assert (report.encoded, report.failed) == (11, 0)
+    assert checksums(report.path) == checksums(alone.path)
+
+
+@pytest.mark.usefixtures("own_fork_server")
 def test_a_clip_that_kills_workers_is_listed_and_the_others_are_made(
     corpus: Path,
     speech_recipe: Recipe,
@@ -104,14 +143,22 @@ def test_a_clip_that_kills_workers_is_listed_and_the_others_are_made(
     assert checksums(report.path) == expected
 
 
+@pytest.mark.usefixtures("own_fork_server")
 def test_workers_that_cannot_start_are_given_up(
     corpus: Path, tmp_path: Path, speech_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "site").mkdir()
     (tmp_path / "site/sitecustomize.py").write_text("import os\nos._exit(7)\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
-    with pytest.raises(WorkersError, match=r"3 workers in a row died .* the last: exit code 7"):
+    with pytest.raises(WorkersError, match=r"3 workers in a row died .* the last: the server "):
         extract(corpus, speech_recipe, tmp_path / "cache", spread=Spread(workers=1))
+
+
+def test_workers_of_a_gpu_are_spawned_deaf_to_interrupts(tmp_path: Path) -> None:
+    with worker_context(Job((), tmp_path, torch.device("cuda", 1))) as context:
+        assert context.get_start_method() == "spawn"
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    assert signal.getsignal(signal.SIGINT) is not signal.SIG_IGN
 
 
 def test_an_error_of_one_worker_ends_all_and_keeps_what_is_committed(

@@ -10,7 +10,7 @@ import pytest
 from rellm_cache.config import Recipe
 from rellm_cache.errors import ConfigError
 from rellm_cache.stages.extract import extract
-from rellm_cache.stages.extraction.ray_actors import ActorHandle, RayPool
+from rellm_cache.stages.extraction.ray_actors import ActorHandle, RayPool, cpu_share
 from rellm_cache.stages.extraction.spread import Spread
 from rellm_cache.store.copies import open_copy
 from rellm_cache.store.reader import FeatureStore
@@ -27,8 +27,8 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def cluster(s3_server: object) -> Iterator[None]:
-    """A cluster that allows three actors of one CPU each, and finds the S3 server."""
-    ray.init("local", num_cpus=3, include_dashboard=False, log_to_driver=False)
+    """A cluster of one CPU, which actors share, that finds the S3 server."""
+    ray.init("local", num_cpus=1, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
 
@@ -74,6 +74,15 @@ def test_actors_fill_a_url(
     s3.forget_copies()
     assert open_copy(s3.url) == report.path.parent
     assert checksums(report.path) == undisturbed
+
+
+@pytest.mark.parametrize(
+    ("cpus", "actors", "share"),
+    [([8], 2, 4), ([8, 8], 3, 4), ([4, 16], 2, 4), ([1, 8], 4, 1), ([2], 4, 0.5), ([3, 3], 7, 0.5)],
+)
+def test_every_actor_finds_a_share_of_the_cpus(cpus: list[int], actors: int, share: float) -> None:
+    assert cpu_share(cpus, actors) == share
+    assert sum(int(count / share) for count in cpus) >= actors
 
 
 def test_no_cluster_is_named(corpus: Path, speech_recipe: Recipe, tmp_path: Path) -> None:
