@@ -40,8 +40,16 @@ def naive_batch(examples: Sequence[Example], frames: Frames) -> Batch:
     )
 
 
-def naive_losses(model: SpeechLLM, llm: FrozenLLM, batch: Batch) -> dict[str, Tensor]:
-    """Mean of each loss of one batch, by name; scalars."""
+def naive_losses(
+    model: SpeechLLM, llm: FrozenLLM, batch: Batch, sums: torch.dtype = torch.float32
+) -> dict[str, Tensor]:
+    """Mean of each loss of one batch, by name; scalars.
+
+    Args:
+        sums: in which the softmax over the vocabulary is summed. Over SmolLM2's 49,152 tokens
+            torch's float32 softmax on a CPU is off by 4e-4 in the gradient, so that values are
+            compared with float64 sums of the same float32 logits.
+    """
     speech = model.speech(batch)
     logits, dimensions = model.heads(speech.embeddings, speech.lengths)
     rows, labels, tasks = [], [], []
@@ -59,12 +67,13 @@ def naive_losses(model: SpeechLLM, llm: FrozenLLM, batch: Batch) -> dict[str, Te
     label = pad_sequence(labels, batch_first=True, padding_value=IGNORED)  # (N, T)
     mask = pad_sequence([torch.ones_like(one) for one in labels], batch_first=True)
     outputs = llm.model(inputs_embeds=embeddings.to(llm.dtype), attention_mask=mask)
-    predicted = outputs.logits[:, :-1].float()  # (N, T - 1, V)
-    each = F.cross_entropy(predicted.transpose(1, 2), label[:, 1:], reduction="none")
+    predicted = outputs.logits[:, :-1].to(sums)  # (N, T - 1, V)
+    each = F.cross_entropy(predicted.flatten(0, 1), label[:, 1:].flatten(), reduction="none")
+    each = each.view(predicted.shape[:2])  # (N, T - 1)
     losses = {}
     for task in sorted(set(tasks)):
         own = torch.tensor([t == task for t in tasks], device=label.device)
-        losses[task] = each[own].sum() / (label[own, 1:] != IGNORED).sum()
+        losses[task] = (each[own].sum() / (label[own, 1:] != IGNORED).sum()).float()
     smoothing = model.recipe.losses.label_smoothing
     losses["category"] = F.cross_entropy(logits, batch.emotions, label_smoothing=smoothing)
     known_vad = ~batch.vad.isnan().any(1)

@@ -7,7 +7,8 @@
 
 Three steps take turns on the same batches, in one process: ours from the cache; a naive one
 (naive.py) that reads the cache; and that one with both encoders in the loop. Peak memory is taken
-in a process of its own for each. Losses and gradients are compared in fp32, without dropout.
+in a process of its own for each. Losses and gradients are compared in fp32, without dropout, the
+naive softmax summed in float64 (see naive.py).
 """
 
 import argparse
@@ -111,7 +112,7 @@ class Bench:
             terms = self.model(batch).terms
             terms.total(weights).backward()
             ours = self._take_gradients()
-            losses = naive_losses(self.model, self.llm, batch)
+            losses = naive_losses(self.model, self.llm, batch, torch.float64)
             naive_total(self.model, losses).backward()
             theirs = self._take_gradients()
             means = terms.means()

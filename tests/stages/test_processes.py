@@ -50,6 +50,7 @@ def fork_world(work: Callable[[], object], size: int, log: Path) -> list[int]:
         port = probe.getsockname()[1]
     common = {
         "WORLD_SIZE": str(size),
+        "OMP_NUM_THREADS": "1",  # as torchrun sets it
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
         "GLOO_SOCKET_IFNAME": "lo",
