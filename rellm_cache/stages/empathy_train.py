@@ -1,0 +1,209 @@
+"""empathy train. In: EPITOME's tables and settings. Out: a folder that scores replies.
+
+A killed call goes on after the last whole epoch. The posts of one fold are held out: they are
+scored once, when everything is trained.
+"""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from rellm_cache.config import digest
+from rellm_cache.corpus.epitome import MECHANISMS, Exchange, Split, read_epitome, split_by_post
+from rellm_cache.devices import default_device
+from rellm_cache.empathy.encoder import TextEncoder
+from rellm_cache.empathy.folder import (
+    ENCODER,
+    EmpathyCard,
+    load_card,
+    load_scorer,
+    save_card,
+    save_encoder,
+    save_scorer,
+    weights_path,
+)
+from rellm_cache.empathy.reading import Reading, read_exchanges
+from rellm_cache.empathy.scorer import EmpathyScorer
+from rellm_cache.empathy.settings import EmpathySettings, to_table
+from rellm_cache.empathy.training import ScorerTraining, score_readings
+from rellm_cache.errors import ManifestError, RunError
+from rellm_cache.metrics.calibration import calibration_error, fit_temperature, probabilities_of
+from rellm_cache.metrics.recognition import score_recognition
+from rellm_cache.progress import progress, say
+from rellm_cache.weights import find_model, weights_digest
+
+PLAN = "training.json"
+LEVEL_NAMES = ("0", "1", "2")
+
+
+@dataclass(frozen=True)
+class LevelScores:
+    """How well the levels of one mechanism are found.
+
+    Attributes:
+        macro_f1: mean F1 of the levels.
+        accuracy: share of correct levels.
+        f1: level → F1.
+        confusion: confusion[true][predicted].
+        calibration_error: expected calibration error, with the temperature.
+        uncalibrated_error: the same without it.
+        count: exchanges judged.
+    """
+
+    macro_f1: float
+    accuracy: float
+    f1: dict[str, float]
+    confusion: list[list[int]]
+    calibration_error: float
+    uncalibrated_error: float
+    count: int
+
+
+def empathy_train(data: Path, out: Path, settings: EmpathySettings) -> EmpathyCard:
+    """Train scorers for the mechanisms that `data` judges; write them to `out`.
+
+    Raises:
+        ManifestError: the tables cannot be used, or a part of the split is empty.
+        ConfigError: the encoder cannot be found or used with these settings.
+        RunError: `out` holds a scorer of other settings, data or encoder.
+    """
+    exchanges = read_epitome(data)
+    split = _checked(split_by_post(exchanges, settings.fold), data)
+    device = default_device()
+    folder = find_model(settings.encoder, ("tokenizer.json",), settings.revision)
+    encoder = TextEncoder(folder, device)
+    encoder.require_length(max(settings.long_tokens, settings.training_tokens))
+    mechanisms = [m for m in MECHANISMS if any(m in e.levels for e in exchanges)]
+    groups = tuple((m,) for m in mechanisms) if not settings.together else (tuple(mechanisms),)
+    data_digest = digest([dataclasses.asdict(e) for e in exchanges])
+    plan = {"settings": to_table(settings), "data": data_digest, "weights": weights_digest(folder)}
+    if _is_done(out, plan):
+        return load_card(out)
+    save_encoder(out, encoder)
+    trained = _read(split.train, encoder, settings, settings.training_tokens)
+    parts = {"validation": split.validation, "test": split.test}
+    temperatures: dict[str, float] = {}
+    scores: dict[str, dict[str, Any]] = {}
+    limits = {"": settings.tokens, "_long": settings.long_tokens}
+    readings = {
+        part + suffix: _read(chosen, encoder, settings, limit)
+        for part, chosen in parts.items()
+        for suffix, limit in limits.items()
+    }
+    for group in groups:
+        scorer = _train(group, encoder, settings, trained, out, device)
+        for part, read in readings.items():
+            logits = score_readings(scorer, read, device)
+            if part == "validation":
+                temperatures |= {m: _temperature(logits[m], read, m) for m in group}
+            for m in group:
+                found = _score(logits[m], read, m, temperatures[m])
+                scores.setdefault(part, {})[m] = dataclasses.asdict(found)
+    card = EmpathyCard(
+        settings,
+        groups,
+        temperatures,
+        weights_digest(out / ENCODER),
+        data_digest,
+        scores,
+        {"train": len(trained), **{name: len(part) for name, part in parts.items()}},
+    )
+    save_card(out, card)
+    for group in groups:
+        _state_path(out, group).unlink(missing_ok=True)
+    return card
+
+
+def _checked(split: Split, data: Path) -> Split:
+    for name in ("train", "validation", "test"):
+        if not getattr(split, name):
+            raise ManifestError(f"{data}: too few posts; none of them falls into {name}")
+    return split
+
+
+def _is_done(out: Path, plan: dict[str, Any]) -> bool:
+    """Whether `out` holds this very scorer; made ready for it otherwise."""
+    path = out / PLAN
+    out.mkdir(parents=True, exist_ok=True)
+    if path.is_file():
+        before = json.loads(path.read_text("utf-8"))
+        if before != plan:
+            changed = [k for k in plan if before.get(k) != plan[k]]
+            raise RunError(
+                f"{out}: holds a scorer with other {', '.join(changed)}; choose another --out or "
+                "remove the folder"
+            )
+    else:
+        path.write_text(json.dumps(plan, indent=2) + "\n", "utf-8")
+    return (out / "empathy.json").is_file()
+
+
+def _read(
+    exchanges: Sequence[Exchange], encoder: TextEncoder, settings: EmpathySettings, limit: int
+) -> list[Reading]:
+    with progress(f"Reading {limit} tokens", len(exchanges), "exchanges") as tick:
+        readings = []
+        for reading in read_exchanges(exchanges, encoder, settings, limit):
+            readings.append(reading)
+            tick()
+        return readings
+
+
+def _state_path(out: Path, group: Sequence[str]) -> Path:
+    return weights_path(out, group).with_suffix(".state.pt")
+
+
+def _train(
+    group: Sequence[str],
+    encoder: TextEncoder,
+    settings: EmpathySettings,
+    readings: Sequence[Reading],
+    out: Path,
+    device: torch.device,
+) -> EmpathyScorer:
+    """A trained scorer of some mechanisms: from `out` if it is there."""
+    torch.manual_seed(settings.seed)
+    scorer = EmpathyScorer(encoder, settings, group)
+    if weights_path(out, group).is_file():
+        load_scorer(out, scorer)
+        return scorer
+    judged = [r for r in readings if any(m in r.levels for m in group)]
+    training = ScorerTraining(scorer, judged, _state_path(out, group), device)
+    training.resume()
+    left = (settings.epochs - training.done) * training.steps
+    name = " and ".join(group)
+    with progress(f"Training {name}", left, "steps") as tick:
+        for report in training.epochs(tick):
+            say(f"{name}: epoch {report.epoch} of {settings.epochs}, loss {report.loss:.3f}")
+    save_scorer(out, scorer)
+    return scorer
+
+
+def _temperature(logits: np.ndarray, readings: Sequence[Reading], mechanism: str) -> float:
+    rows = [i for i, r in enumerate(readings) if mechanism in r.levels]
+    true = np.array([readings[i].levels[mechanism] for i in rows])
+    return fit_temperature(logits[rows], true)
+
+
+def _score(
+    logits: np.ndarray, readings: Sequence[Reading], mechanism: str, temperature: float
+) -> LevelScores:
+    rows = [i for i, r in enumerate(readings) if mechanism in r.levels]
+    true = np.array([readings[i].levels[mechanism] for i in rows])
+    probabilities = probabilities_of(logits[rows], temperature)
+    recognition = score_recognition(true, probabilities.argmax(1), LEVEL_NAMES)
+    return LevelScores(
+        macro_f1=recognition.macro_f1,
+        accuracy=recognition.accuracy,
+        f1=recognition.f1,
+        confusion=[row[:-1] for row in recognition.confusion],
+        calibration_error=calibration_error(probabilities, true),
+        uncalibrated_error=calibration_error(probabilities_of(logits[rows], 1.0), true),
+        count=len(rows),
+    )
