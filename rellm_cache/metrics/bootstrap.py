@@ -70,7 +70,7 @@ def bootstrap(
     if np.isnan(value) or not len(drawn):
         return Interval(float("nan"), float("nan"), float("nan"), confidence)
     levels = np.array([(1 - confidence) / 2, (1 + confidence) / 2])
-    if method == "bca":
+    if method == "bca" and count > 1:
         levels = _corrected(levels, drawn, value, _leave_one_out(statistic, data))
     low, high = np.quantile(drawn, levels)
     return Interval(value, float(low), float(high), confidence)
