@@ -3,6 +3,8 @@
 Three files judge the same exchanges, one for each mechanism of empathy, with the columns sp_id,
 rp_id, seeker_post, response_post, level (0, 1, 2) and rationales (parts of the response that speak
 for the level, each ended by "|"). An exchange that was judged twice has two rows in each file.
+The published files were cleaned differently: spaces differ in one text of eight, a few lack the
+word Reddit. So ids join them, the first file's texts count, and runs of spaces become one.
 """
 
 import csv
@@ -57,8 +59,8 @@ def read_epitome(folder: Path) -> list[Exchange]:
     """Exchanges of the mechanisms that `folder` has a file of, in the first file's order.
 
     Raises:
-        ManifestError: no file of any mechanism, two of one, a column or a text is missing, a level
-            is not 0, 1 or 2, or two files give one exchange different texts.
+        ManifestError: no file of any mechanism, two of one, a column or a text is missing, or a
+            level is not 0, 1 or 2.
     """
     found: dict[tuple[str, str, int], Exchange] = {}
     files = {name: file for name in MECHANISMS if (file := _file_of(folder, name))}
@@ -70,11 +72,9 @@ def read_epitome(folder: Path) -> list[Exchange]:
         for number, row in read_rows(file, JUDGED):
             pair = (row["sp_id"], row["rp_id"])
             times[pair] += 1
-            new = Exchange(*pair, row["seeker_post"], row["response_post"])
+            seeker, response = (one_spaced(row[name]) for name in TEXTS)
+            new = Exchange(*pair, seeker, response)
             exchange = found.setdefault((*pair, times[pair]), new)
-            for name in TEXTS:
-                if getattr(exchange, name) != row[name]:
-                    _refuse(file, number, f"{name} of {pair} differs from that in another file")
             exchange.levels[mechanism] = _level(row["level"], file, number)
             exchange.rationales[mechanism] = _parts(row["rationales"])
     return list(found.values())
@@ -124,6 +124,11 @@ def split_by_post(exchanges: Sequence[Exchange], fold: int) -> Split:
     return split
 
 
+def one_spaced(text: str) -> str:
+    """The text with each run of spaces and line ends as one space, none at its ends."""
+    return " ".join(text.split())
+
+
 def place_of(name: str) -> float:
     """A number in [0, 1) that only depends on a name."""
     return int(hashlib.sha256(name.encode()).hexdigest()[:8], 16) / 2**32
@@ -145,7 +150,7 @@ def _level(text: str, file: Path, number: int) -> int:
 
 
 def _parts(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split("|") if part.strip())
+    return tuple(one_spaced(part) for part in text.split("|") if part.strip())
 
 
 def _refuse(file: Path, number: int, problem: str) -> NoReturn:

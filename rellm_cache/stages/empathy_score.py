@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rellm_cache.config import digest
-from rellm_cache.corpus.epitome import TEXTS, Exchange, read_rows
+from rellm_cache.corpus.epitome import TEXTS, Exchange, one_spaced, read_rows
 from rellm_cache.devices import default_device
 from rellm_cache.empathy.folder import CARD, EmpathyModel, load_empathy
 from rellm_cache.empathy.scoring import ReplyScore, score_exchanges
@@ -68,8 +68,7 @@ def empathy_score(folder: Path, source: Path, out: Path) -> ScoreReport:
     partial = out.with_name(f".{out.name}.partial")
     identity = _identity(folder, source)
     done = [_from_json(r["score"]) for r in read_journal(partial) if r["by"] == identity]
-    left = rows[len(done) :]
-    exchanges = [Exchange("", "", r["seeker_post"], r["response_post"]) for r in left]
+    exchanges = [_exchange(row) for row in rows[len(done) :]]
     with progress("Scoring", len(exchanges), "replies") as tick, Journal(partial) as journal:
         for score in score_exchanges(model, exchanges):
             done.append(score)
@@ -79,6 +78,11 @@ def empathy_score(folder: Path, source: Path, out: Path) -> ScoreReport:
     _write(out, [*rows[0], *columns], scored)
     partial.unlink(missing_ok=True)
     return report(model, done)
+
+
+def _exchange(row: dict[str, str]) -> Exchange:
+    seeker, response = (one_spaced(row[name]) for name in TEXTS)
+    return Exchange("", "", seeker, response)
 
 
 def report(model: EmpathyModel, scores: Sequence[ReplyScore]) -> ScoreReport:
