@@ -131,11 +131,6 @@ class TextEncoder:
         top: nn.Module = model
         return top
 
-    def save(self, folder: Path) -> None:
-        """Write model and tokenizer files as transformers does."""
-        self.model.save_pretrained(folder)
-        self.tokenizer.save_pretrained(folder)
-
 
 def pad(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """Rows (t, …) as (B, T, …) with zeros after them, and the mask (B, T) of what is real."""

@@ -1,6 +1,6 @@
 """A scorer's folder. In: what was trained. Out: all that is needed to score again.
 
-<folder>/encoder/               the text encoder as it came: config, weights, tokenizer files
+<folder>/encoder/                   the text encoder's own files, copied
 <folder>/<mechanisms>.safetensors   what was trained, as `ER.safetensors` or `ER-IP-EX.safetensors`
 <folder>/empathy.json           settings, temperatures, scores, digests; written last
 """
@@ -8,8 +8,7 @@
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from rellm_cache.empathy.encoder import TextEncoder
 from rellm_cache.empathy.scorer import EmpathyScorer
 from rellm_cache.empathy.settings import EmpathySettings, from_table, to_table
 from rellm_cache.errors import ConfigError, RunError
-from rellm_cache.weights import check_files, weights_digest
+from rellm_cache.weights import SAFE_FILES, check_files, weights_digest
 
 CARD, ENCODER = "empathy.json", "encoder"
 FORMAT = 1
@@ -61,14 +60,18 @@ class EmpathyModel:
     scorers: tuple[EmpathyScorer, ...]
 
 
-def save_encoder(folder: Path, encoder: TextEncoder) -> None:
-    """Write the encoder into a scorer's folder in one atomic step, unless it is there."""
+def copy_encoder(source: Path, folder: Path) -> None:
+    """Copy an encoder's files into a scorer's folder in one atomic step, unless they are there."""
     target = folder / ENCODER
     if target.is_dir():
         return
-    with _scratch(folder / f".{ENCODER}.partial") as made:
-        encoder.save(made)
-        os.replace(made, target)
+    partial = folder / f".{ENCODER}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    for pattern in (*SAFE_FILES, "README.md", "LICENSE*"):
+        for file in source.glob(pattern):
+            shutil.copyfile(file, partial / file.name)
+    os.replace(partial, target)
 
 
 def weights_path(folder: Path, mechanisms: Sequence[str]) -> Path:
@@ -166,13 +169,3 @@ def load_empathy(folder: Path, device: torch.device) -> EmpathyModel:
         load_scorer(folder, scorer)
         scorer.eval()
     return EmpathyModel(card, encoder, scorers)
-
-
-@contextmanager
-def _scratch(path: Path) -> Iterator[Path]:
-    shutil.rmtree(path, ignore_errors=True)
-    path.mkdir(parents=True)
-    try:
-        yield path
-    finally:
-        shutil.rmtree(path, ignore_errors=True)

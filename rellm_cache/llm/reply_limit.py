@@ -62,7 +62,7 @@ def _is_abbreviation(before: str) -> bool:
     return last in ABBREVIATIONS or (len(last) == 1 and last.isalpha() and last != "i")
 
 
-class LimitReached(StoppingCriteria):  # type: ignore[misc]
+class LimitReached(StoppingCriteria):
     """Ends rows of a generation whose text has gone past a limit."""
 
     def __init__(self, limit: ReplyLimit, tokenizer: Any) -> None:

@@ -19,12 +19,12 @@ from rellm_cache.corpus.epitome import MECHANISMS, Exchange, Split, read_epitome
 from rellm_cache.devices import default_device
 from rellm_cache.empathy.encoder import TextEncoder
 from rellm_cache.empathy.folder import (
-    ENCODER,
+    CARD,
     EmpathyCard,
+    copy_encoder,
     load_card,
     load_scorer,
     save_card,
-    save_encoder,
     save_scorer,
     weights_path,
 )
@@ -82,10 +82,11 @@ def empathy_train(data: Path, out: Path, settings: EmpathySettings) -> EmpathyCa
     mechanisms = [m for m in MECHANISMS if any(m in e.levels for e in exchanges)]
     groups = tuple((m,) for m in mechanisms) if not settings.together else (tuple(mechanisms),)
     data_digest = digest([dataclasses.asdict(e) for e in exchanges])
-    plan = {"settings": to_table(settings), "data": data_digest, "weights": weights_digest(folder)}
+    encoder_digest = weights_digest(folder)
+    plan = {"settings": to_table(settings), "data": data_digest, "encoder": encoder_digest}
     if _is_done(out, plan):
         return load_card(out)
-    save_encoder(out, encoder)
+    copy_encoder(folder, out)
     trained = _read(split.train, encoder, settings, settings.training_tokens)
     parts = {"validation": split.validation, "test": split.test}
     temperatures: dict[str, float] = {}
@@ -109,7 +110,7 @@ def empathy_train(data: Path, out: Path, settings: EmpathySettings) -> EmpathyCa
         settings,
         groups,
         temperatures,
-        weights_digest(out / ENCODER),
+        encoder_digest,
         data_digest,
         scores,
         {"train": len(trained), **{name: len(part) for name, part in parts.items()}},
@@ -141,7 +142,7 @@ def _is_done(out: Path, plan: dict[str, Any]) -> bool:
             )
     else:
         path.write_text(json.dumps(plan, indent=2) + "\n", "utf-8")
-    return (out / "empathy.json").is_file()
+    return (out / CARD).is_file()
 
 
 def _read(
