@@ -159,7 +159,7 @@ def generate(
     except StoreError as error:
         raise StoreError(f"{error}, or encode live with --from-audio") from error
     with progress("Answering", len(left), "clips") as tick, Journal(partial) as journal:
-        for generation in _answers(model, left, frames, batch_size, device):
+        for generation in answers(model, left, frames, batch_size, device):
             done[generation.id] = asdict(generation)
             journal.append({"by": identity, "id": generation.id, "generation": done[generation.id]})
             tick()
@@ -169,13 +169,14 @@ def generate(
     return generations
 
 
-def _answers(
+def answers(
     model: SpeechLLM,
     utterances: Sequence[Utterance],
     frames: Frames,
     batch_size: int,
     device: torch.device,
 ) -> Iterator[Generation]:
+    """Answers to utterances, those of like length together: not in the utterances' order."""
     loader = BatchLoader([Example(u.id) for u in utterances], frames, device)
     plan = ordered_batches(loader.lengths, batch_size)
     for indices, batch in zip(plan, loader.batches(plan), strict=True):

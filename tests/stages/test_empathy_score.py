@@ -7,36 +7,15 @@ from pathlib import Path
 import pytest
 
 from rellm_cache.empathy.scoring import ReplyScore
-from rellm_cache.empathy.settings import EmpathySettings
 from rellm_cache.errors import ManifestError, RunError
 from rellm_cache.stages import empathy_score as stage
 from rellm_cache.stages.empathy_score import empathy_score
-from rellm_cache.stages.empathy_train import empathy_train
 
 ROWS = [
     ("1", "it sounds hard", "i am so sorry."),
     ("2", "it sounds hard", "get up and take a walk. why are you? what happened?"),
     ("3", "i am so sorry that it sounds so hard, why", "why?"),
 ]
-
-
-@pytest.fixture(scope="module")
-def scorer(
-    text_encoder_folder: Path, epitome_folder: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
-    out = tmp_path_factory.mktemp("scorers") / "scorer"
-    settings = EmpathySettings(
-        encoder=str(text_encoder_folder),
-        tokens=8,
-        long_tokens=32,
-        training_tokens=16,
-        trained_layers=0,
-        together=True,
-        head_learning_rate=0.01,
-        epochs=2,
-    )
-    empathy_train(epitome_folder, out, settings)
-    return out
 
 
 @pytest.fixture
@@ -52,8 +31,8 @@ def read(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_levels_are_added_to_the_rows(scorer: Path, source: Path, tmp_path: Path) -> None:
-    report = empathy_score(scorer, source, tmp_path / "scored.csv")
+def test_levels_are_added_to_the_rows(empathy_scorer: Path, source: Path, tmp_path: Path) -> None:
+    report = empathy_score(empathy_scorer, source, tmp_path / "scored.csv")
     rows = read(tmp_path / "scored.csv")
     assert [(r["id"], r["seeker_post"], r["response_post"]) for r in rows] == ROWS
     assert list(rows[0])[3:7] == ["ER_label", "ER_p0", "ER_p1", "ER_p2"]
@@ -71,9 +50,9 @@ def test_levels_are_added_to_the_rows(scorer: Path, source: Path, tmp_path: Path
 
 
 def test_killed_it_goes_on(
-    scorer: Path, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    empathy_scorer: Path, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = empathy_score(scorer, source, tmp_path / "whole.csv")
+    whole = empathy_score(empathy_scorer, source, tmp_path / "whole.csv")
     ordinary, seen = stage.score_exchanges, []
 
     def score_two(model: object, exchanges: list[object]) -> object:
@@ -86,16 +65,16 @@ def test_killed_it_goes_on(
     monkeypatch.setattr(stage, "score_exchanges", score_two)
     out = tmp_path / "scored.csv"
     with pytest.raises(KeyboardInterrupt):
-        empathy_score(scorer, source, out)
+        empathy_score(empathy_scorer, source, out)
     assert not out.exists()
-    assert empathy_score(scorer, source, out) == whole
+    assert empathy_score(empathy_scorer, source, out) == whole
     assert len(seen) == 4
     assert isinstance(seen[0], ReplyScore)
     assert out.read_bytes() == (tmp_path / "whole.csv").read_bytes()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["replies.csv", "scored.csv", "whole.csv"]
 
 
-def test_tables_that_cannot_be_scored(scorer: Path, tmp_path: Path) -> None:
+def test_tables_that_cannot_be_scored(empathy_scorer: Path, tmp_path: Path) -> None:
     source, out = tmp_path / "in.csv", tmp_path / "out.csv"
     for text, message in (
         ("seeker_post,reply\na,b\n", "column response_post is missing"),
@@ -105,7 +84,7 @@ def test_tables_that_cannot_be_scored(scorer: Path, tmp_path: Path) -> None:
     ):
         source.write_text(text)
         with pytest.raises(ManifestError, match=message):
-            empathy_score(scorer, source, out)
+            empathy_score(empathy_scorer, source, out)
 
 
 def test_no_scorer(source: Path, tmp_path: Path) -> None:
@@ -113,7 +92,7 @@ def test_no_scorer(source: Path, tmp_path: Path) -> None:
         empathy_score(tmp_path, source, tmp_path / "out.csv")
 
 
-def test_the_report_is_plain(scorer: Path, source: Path, tmp_path: Path) -> None:
-    report = asdict(empathy_score(scorer, source, tmp_path / "out.csv"))
+def test_the_report_is_plain(empathy_scorer: Path, source: Path, tmp_path: Path) -> None:
+    report = asdict(empathy_score(empathy_scorer, source, tmp_path / "out.csv"))
     assert report["long_tokens"] == 32
     assert report["levels"]["IP"].keys() == {"mean", "sd", "count"}

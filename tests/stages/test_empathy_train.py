@@ -49,9 +49,10 @@ def trained(
 def test_it_learns_what_words_tell(trained: Path) -> None:
     card = load_card(trained)
     assert card.counts["train"] + card.counts["validation"] + card.counts["test"] == 72
-    assert card.scores["test"]["ER"]["macro_f1"] > 0.8
-    assert card.scores["test_long"]["EX"]["macro_f1"] > 0.9
-    assert card.scores["test"]["EX"]["macro_f1"] < 0.9  # where the question comes after the cut
+    for part in ("test", "test_long"):
+        assert card.scores[part]["ER"]["macro_f1"] > 0.9
+        assert card.scores[part]["EX"]["f1"]["2"] > 0.9
+        assert card.scores[part]["IP"]["macro_f1"] < 0.6  # its levels are at random
     er = card.scores["test"]["ER"]
     assert sum(map(sum, er["confusion"])) == er["count"] == card.counts["test"]
     assert 0 <= er["calibration_error"] <= 1
