@@ -82,11 +82,26 @@ class EmpathySettings:
 
 
 # Chosen on validation posts (docs/log.md), for encoders that RoBERTa's settings do not suit.
-SHIPPED: dict[str, dict[str, Any]] = {}
+SHIPPED: dict[str, dict[str, Any]] = {
+    "all-minilm-l6-v2": {
+        "training_tokens": 128,
+        "trained_layers": 2,
+        "together": True,
+        "pooling": "statistics",
+        "class_power": 1.0,
+        "learning_rate": 4e-4,
+        "head_learning_rate": 1e-3,
+        "warmup": 0.05,
+        "epochs": 5,
+    },
+}
 
 
 def make_settings(encoder: str | None = None, changes: Sequence[str] = ()) -> EmpathySettings:
-    """The settings shipped for an encoder, by the last part of its name, with `key=value` changes.
+    """The settings shipped for an encoder, whose name is somewhere in its id or path, changed.
+
+    Args:
+        changes: as `key=value`.
 
     Raises:
         ConfigError: an unknown key or a value that cannot be.
@@ -94,8 +109,9 @@ def make_settings(encoder: str | None = None, changes: Sequence[str] = ()) -> Em
     table: dict[str, Any] = {} if encoder is None else {"encoder": encoder}
     for change in changes:
         apply_override(table, change)
-    name = str(table.get("encoder", EmpathySettings.encoder)).rstrip("/").rpartition("/")[2]
-    return build(EmpathySettings, {**SHIPPED.get(name.lower(), {}), **table}, "settings")
+    name = str(table.get("encoder", EmpathySettings.encoder)).lower().replace("_", "-")
+    shipped = next((known for part, known in SHIPPED.items() if part in name), {})
+    return build(EmpathySettings, {**shipped, **table}, "settings")
 
 
 def from_table(table: dict[str, Any], where: str) -> EmpathySettings:

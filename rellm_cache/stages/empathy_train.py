@@ -65,6 +65,43 @@ class LevelScores:
     count: int
 
 
+@dataclass(frozen=True)
+class Sources:
+    """What a scorer is made of.
+
+    Attributes:
+        split: the exchanges.
+        encoder: folder of the text encoder.
+        data_digest: of the exchanges.
+        encoder_digest: of the encoder's config and weights.
+    """
+
+    split: Split
+    encoder: Path
+    data_digest: str
+    encoder_digest: str
+
+
+@dataclass(frozen=True)
+class Material:
+    """Read once, for scorers that differ in how they train alone.
+
+    Attributes:
+        sources: where it comes from.
+        encoder: as it came.
+        mechanisms: that the tables judge.
+        train: readings to train on, cut at `training_tokens`.
+        parts: "validation" and "test" cut at `tokens`, "validation_long" and "test_long" at
+            `long_tokens`.
+    """
+
+    sources: Sources
+    encoder: TextEncoder
+    mechanisms: tuple[str, ...]
+    train: list[Reading]
+    parts: dict[str, list[Reading]]
+
+
 def empathy_train(data: Path, out: Path, settings: EmpathySettings) -> EmpathyCard:
     """Train scorers for the mechanisms that `data` judges; write them to `out`.
 
@@ -73,47 +110,53 @@ def empathy_train(data: Path, out: Path, settings: EmpathySettings) -> EmpathyCa
         ConfigError: the encoder cannot be found or used with these settings.
         RunError: `out` holds a scorer of other settings, data or encoder.
     """
-    exchanges = read_epitome(data)
-    split = _checked(split_by_post(exchanges, settings.fold), data)
-    device = default_device()
-    folder = find_model(settings.encoder, ("tokenizer.json",), settings.revision)
-    encoder = TextEncoder(folder, device)
-    encoder.require_length(max(settings.long_tokens, settings.training_tokens))
-    mechanisms = [m for m in MECHANISMS if any(m in e.levels for e in exchanges)]
-    groups = tuple((m,) for m in mechanisms) if not settings.together else (tuple(mechanisms),)
-    data_digest = digest([dataclasses.asdict(e) for e in exchanges])
-    encoder_digest = weights_digest(folder)
-    plan = {"settings": to_table(settings), "data": data_digest, "encoder": encoder_digest}
-    if _is_done(out, plan):
+    sources = find_sources(data, settings)
+    if _is_done(out, settings, sources):
         return load_card(out)
-    copy_encoder(folder, out)
-    trained = _read(split.train, encoder, settings, settings.training_tokens)
-    parts = {"validation": split.validation, "test": split.test}
+    return train_scorers(read_material(sources, settings), out, settings)
+
+
+def find_sources(data: Path, settings: EmpathySettings) -> Sources:
+    """Read the tables, split them and find the encoder."""
+    exchanges = read_epitome(data)
+    split = split_by_post(exchanges, settings.fold)
+    for name in ("train", "validation", "test"):
+        if not getattr(split, name):
+            raise ManifestError(f"{data}: too few posts; none of them falls into {name}")
+    folder = find_model(settings.encoder, ("tokenizer.json",), settings.revision)
+    data_digest = digest([dataclasses.asdict(e) for e in exchanges])
+    return Sources(split, folder, data_digest, weights_digest(folder))
+
+
+def train_scorers(material: Material, out: Path, settings: EmpathySettings) -> EmpathyCard:
+    """Train, calibrate on validation, score what was held out, write."""
+    if _is_done(out, settings, material.sources):
+        return load_card(out)
+    device = material.encoder.device
+    copy_encoder(material.encoder.folder, out)
+    names = material.mechanisms
+    groups = (names,) if settings.together else tuple((name,) for name in names)
     temperatures: dict[str, float] = {}
     scores: dict[str, dict[str, Any]] = {}
-    limits = {"": settings.tokens, "_long": settings.long_tokens}
-    readings = {
-        part + suffix: _read(chosen, encoder, settings, limit)
-        for part, chosen in parts.items()
-        for suffix, limit in limits.items()
-    }
     for group in groups:
-        scorer = _train(group, encoder, settings, trained, out, device)
-        for part, read in readings.items():
-            logits = score_readings(scorer, read, device)
+        scorer = _train(group, material, settings, out)
+        for part, readings in material.parts.items():
+            logits = score_readings(scorer, readings, device)
             if part == "validation":
-                temperatures |= {m: _temperature(logits[m], read, m) for m in group}
+                temperatures |= {m: _temperature(logits[m], readings, m) for m in group}
             for m in group:
-                found = _score(logits[m], read, m, temperatures[m])
+                found = _score(logits[m], readings, m, temperatures[m])
                 scores.setdefault(part, {})[m] = dataclasses.asdict(found)
+    counts = {"train": len(material.train)}
+    counts |= {part: len(material.parts[part]) for part in ("validation", "test")}
     card = EmpathyCard(
         settings,
         groups,
         temperatures,
-        encoder_digest,
-        data_digest,
+        material.sources.encoder_digest,
+        material.sources.data_digest,
         scores,
-        {"train": len(trained), **{name: len(part) for name, part in parts.items()}},
+        counts,
     )
     save_card(out, card)
     for group in groups:
@@ -121,26 +164,45 @@ def empathy_train(data: Path, out: Path, settings: EmpathySettings) -> EmpathyCa
     return card
 
 
-def _checked(split: Split, data: Path) -> Split:
-    for name in ("train", "validation", "test"):
-        if not getattr(split, name):
-            raise ManifestError(f"{data}: too few posts; none of them falls into {name}")
-    return split
+def read_material(sources: Sources, settings: EmpathySettings) -> Material:
+    """Cut texts and run what is frozen, once."""
+    split = sources.split
+    encoder = TextEncoder(sources.encoder, default_device())
+    encoder.require_length(max(settings.long_tokens, settings.training_tokens))
+    everything = [*split.train, *split.validation, *split.test]
+    limits = {"": settings.tokens, "_long": settings.long_tokens}
+    held = {"validation": split.validation, "test": split.test}
+    return Material(
+        sources,
+        encoder,
+        tuple(m for m in MECHANISMS if any(m in e.levels for e in everything)),
+        _read(split.train, encoder, settings, settings.training_tokens),
+        {
+            part + suffix: _read(exchanges, encoder, settings, limit)
+            for part, exchanges in held.items()
+            for suffix, limit in limits.items()
+        },
+    )
 
 
-def _is_done(out: Path, plan: dict[str, Any]) -> bool:
+def _is_done(out: Path, settings: EmpathySettings, sources: Sources) -> bool:
     """Whether `out` holds this very scorer; made ready for it otherwise."""
+    plan = {
+        "settings": to_table(settings),
+        "data": sources.data_digest,
+        "encoder": sources.encoder_digest,
+    }
     path = out / PLAN
-    out.mkdir(parents=True, exist_ok=True)
     if path.is_file():
         before = json.loads(path.read_text("utf-8"))
-        if before != plan:
-            changed = [k for k in plan if before.get(k) != plan[k]]
+        changed = [k for k in plan if before.get(k) != plan[k]]
+        if changed:
             raise RunError(
-                f"{out}: holds a scorer with other {', '.join(changed)}; choose another --out or "
+                f"{out}: holds a scorer of other {', '.join(changed)}; choose another --out or "
                 "remove the folder"
             )
     else:
+        out.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(plan, indent=2) + "\n", "utf-8")
     return (out / CARD).is_file()
 
@@ -161,21 +223,16 @@ def _state_path(out: Path, group: Sequence[str]) -> Path:
 
 
 def _train(
-    group: Sequence[str],
-    encoder: TextEncoder,
-    settings: EmpathySettings,
-    readings: Sequence[Reading],
-    out: Path,
-    device: torch.device,
+    group: Sequence[str], material: Material, settings: EmpathySettings, out: Path
 ) -> EmpathyScorer:
     """A trained scorer of some mechanisms: from `out` if it is there."""
     torch.manual_seed(settings.seed)
-    scorer = EmpathyScorer(encoder, settings, group)
+    scorer = EmpathyScorer(material.encoder, settings, group)
     if weights_path(out, group).is_file():
         load_scorer(out, scorer)
         return scorer
-    judged = [r for r in readings if any(m in r.levels for m in group)]
-    training = ScorerTraining(scorer, judged, _state_path(out, group), device)
+    judged = [r for r in material.train if any(m in r.levels for m in group)]
+    training = ScorerTraining(scorer, judged, _state_path(out, group), material.encoder.device)
     training.resume()
     left = (settings.epochs - training.done) * training.steps
     name = " and ".join(group)

