@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from rellm_cache.config import digest
 from rellm_cache.corpus.epitome import MECHANISMS, Exchange, Split, read_epitome, split_by_post
 from rellm_cache.devices import default_device
 from rellm_cache.empathy.encoder import TextEncoder
+from rellm_cache.empathy.evaluation import fit_mechanism, score_mechanism
 from rellm_cache.empathy.folder import (
     CARD,
     EmpathyCard,
@@ -33,36 +33,10 @@ from rellm_cache.empathy.scorer import EmpathyScorer
 from rellm_cache.empathy.settings import EmpathySettings, to_table
 from rellm_cache.empathy.training import ScorerTraining, score_readings
 from rellm_cache.errors import ManifestError, RunError
-from rellm_cache.metrics.calibration import calibration_error, fit_temperature, probabilities_of
-from rellm_cache.metrics.recognition import score_recognition
 from rellm_cache.progress import progress, say
 from rellm_cache.weights import find_model, weights_digest
 
 PLAN = "training.json"
-LEVEL_NAMES = ("0", "1", "2")
-
-
-@dataclass(frozen=True)
-class LevelScores:
-    """How well the levels of one mechanism are found.
-
-    Attributes:
-        macro_f1: mean F1 of the levels.
-        accuracy: share of correct levels.
-        f1: level → F1.
-        confusion: confusion[true][predicted].
-        calibration_error: expected calibration error, with the temperature.
-        uncalibrated_error: the same without it.
-        count: exchanges judged.
-    """
-
-    macro_f1: float
-    accuracy: float
-    f1: dict[str, float]
-    confusion: list[list[int]]
-    calibration_error: float
-    uncalibrated_error: float
-    count: int
 
 
 @dataclass(frozen=True)
@@ -71,12 +45,14 @@ class Sources:
 
     Attributes:
         split: the exchanges.
+        mechanisms: that the tables judge.
         encoder: folder of the text encoder.
         data_digest: of the exchanges.
         encoder_digest: of the encoder's config and weights.
     """
 
     split: Split
+    mechanisms: tuple[str, ...]
     encoder: Path
     data_digest: str
     encoder_digest: str
@@ -89,7 +65,6 @@ class Material:
     Attributes:
         sources: where it comes from.
         encoder: as it came.
-        mechanisms: that the tables judge.
         train: readings to train on, cut at `training_tokens`.
         parts: "validation" and "test" cut at `tokens`, "validation_long" and "test_long" at
             `long_tokens`.
@@ -97,7 +72,6 @@ class Material:
 
     sources: Sources
     encoder: TextEncoder
-    mechanisms: tuple[str, ...]
     train: list[Reading]
     parts: dict[str, list[Reading]]
 
@@ -120,12 +94,17 @@ def find_sources(data: Path, settings: EmpathySettings) -> Sources:
     """Read the tables, split them and find the encoder."""
     exchanges = read_epitome(data)
     split = split_by_post(exchanges, settings.fold)
-    for name in ("train", "validation", "test"):
-        if not getattr(split, name):
-            raise ManifestError(f"{data}: too few posts; none of them falls into {name}")
+    mechanisms = tuple(m for m in MECHANISMS if any(m in e.levels for e in exchanges))
+    for part in ("train", "validation", "test"):
+        judged = {m for e in getattr(split, part) for m in e.levels}
+        if absent := [m for m in mechanisms if m not in judged]:
+            raise ManifestError(
+                f"{data}: too few posts; none that is judged for {', '.join(absent)} falls into "
+                f"{part}"
+            )
     folder = find_model(settings.encoder, ("tokenizer.json",), settings.revision)
     data_digest = digest([dataclasses.asdict(e) for e in exchanges])
-    return Sources(split, folder, data_digest, weights_digest(folder))
+    return Sources(split, mechanisms, folder, data_digest, weights_digest(folder))
 
 
 def train_scorers(material: Material, out: Path, settings: EmpathySettings) -> EmpathyCard:
@@ -134,7 +113,7 @@ def train_scorers(material: Material, out: Path, settings: EmpathySettings) -> E
         return load_card(out)
     device = material.encoder.device
     copy_encoder(material.encoder.folder, out)
-    names = material.mechanisms
+    names = material.sources.mechanisms
     groups = (names,) if settings.together else tuple((name,) for name in names)
     temperatures: dict[str, float] = {}
     scores: dict[str, dict[str, Any]] = {}
@@ -143,9 +122,9 @@ def train_scorers(material: Material, out: Path, settings: EmpathySettings) -> E
         for part, readings in material.parts.items():
             logits = score_readings(scorer, readings, device)
             if part == "validation":
-                temperatures |= {m: _temperature(logits[m], readings, m) for m in group}
+                temperatures |= {m: fit_mechanism(logits[m], readings, m) for m in group}
             for m in group:
-                found = _score(logits[m], readings, m, temperatures[m])
+                found = score_mechanism(logits[m], readings, m, temperatures[m])
                 scores.setdefault(part, {})[m] = dataclasses.asdict(found)
     counts = {"train": len(material.train)}
     counts |= {part: len(material.parts[part]) for part in ("validation", "test")}
@@ -169,13 +148,11 @@ def read_material(sources: Sources, settings: EmpathySettings) -> Material:
     split = sources.split
     encoder = TextEncoder(sources.encoder, default_device())
     encoder.require_length(max(settings.long_tokens, settings.training_tokens))
-    everything = [*split.train, *split.validation, *split.test]
     limits = {"": settings.tokens, "_long": settings.long_tokens}
     held = {"validation": split.validation, "test": split.test}
     return Material(
         sources,
         encoder,
-        tuple(m for m in MECHANISMS if any(m in e.levels for e in everything)),
         _read(split.train, encoder, settings, settings.training_tokens),
         {
             part + suffix: _read(exchanges, encoder, settings, limit)
@@ -241,27 +218,3 @@ def _train(
             say(f"{name}: epoch {report.epoch} of {settings.epochs}, loss {report.loss:.3f}")
     save_scorer(out, scorer)
     return scorer
-
-
-def _temperature(logits: np.ndarray, readings: Sequence[Reading], mechanism: str) -> float:
-    rows = [i for i, r in enumerate(readings) if mechanism in r.levels]
-    true = np.array([readings[i].levels[mechanism] for i in rows])
-    return fit_temperature(logits[rows], true)
-
-
-def _score(
-    logits: np.ndarray, readings: Sequence[Reading], mechanism: str, temperature: float
-) -> LevelScores:
-    rows = [i for i, r in enumerate(readings) if mechanism in r.levels]
-    true = np.array([readings[i].levels[mechanism] for i in rows])
-    probabilities = probabilities_of(logits[rows], temperature)
-    recognition = score_recognition(true, probabilities.argmax(1), LEVEL_NAMES)
-    return LevelScores(
-        macro_f1=recognition.macro_f1,
-        accuracy=recognition.accuracy,
-        f1=recognition.f1,
-        confusion=[row[:-1] for row in recognition.confusion],
-        calibration_error=calibration_error(probabilities, true),
-        uncalibrated_error=calibration_error(probabilities_of(logits[rows], 1.0), true),
-        count=len(rows),
-    )

@@ -90,7 +90,7 @@ def main() -> None:
         print(f"{key}: {figure['mean']} ± {figure['sd']}")
     base = {}
     if not options.choose:
-        base = {name: baseline(sources.split, name) for name in material.mechanisms}
+        base = {name: baseline(sources.split, name) for name in sources.mechanisms}
         print(f"TF-IDF baseline: {json.dumps(base)}")
     if options.json:
         options.json.write_text(json.dumps({"scorer": figures, "tfidf": base}, indent=2) + "\n")
