@@ -11,7 +11,7 @@ from rellm_cache.empathy.encoder import TextEncoder, Tokens, pad
 from rellm_cache.empathy.scorer import IGNORED, ExchangeBatch
 from rellm_cache.empathy.settings import EmpathySettings
 
-CHUNK = 256  # exchanges whose states are computed together
+CHUNK = 64  # exchanges whose states are computed together
 WINDOW = 12  # batches whose exchanges are sorted by length together
 
 
