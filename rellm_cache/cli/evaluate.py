@@ -36,7 +36,7 @@ def evaluate(
     """
     from rellm_cache.stages.evaluate import evaluate as score
 
-    scores = score(run, manifest, cache, samples, empathy).to_json()
+    scores = score(run, manifest, cache, samples, empathy=empathy).to_json()
     if as_json:
         click.echo(json.dumps(scores))
         return
