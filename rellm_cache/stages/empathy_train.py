@@ -28,7 +28,7 @@ from rellm_cache.empathy.folder import (
     save_scorer,
     weights_path,
 )
-from rellm_cache.empathy.reading import Reading, read_exchanges
+from rellm_cache.empathy.reading import CHUNK, Reading, read_exchanges
 from rellm_cache.empathy.scorer import EmpathyScorer
 from rellm_cache.empathy.settings import EmpathySettings, to_table
 from rellm_cache.empathy.training import ScorerTraining, score_readings
@@ -188,10 +188,11 @@ def _read(
     exchanges: Sequence[Exchange], encoder: TextEncoder, settings: EmpathySettings, limit: int
 ) -> list[Reading]:
     with progress(f"Reading {limit} tokens", len(exchanges), "exchanges") as tick:
-        readings = []
-        for reading in read_exchanges(exchanges, encoder, settings, limit):
-            readings.append(reading)
-            tick()
+        readings: list[Reading] = []
+        for start in range(0, len(exchanges), CHUNK):
+            chunk = exchanges[start : start + CHUNK]
+            readings += read_exchanges(chunk, encoder, settings, limit)
+            tick(len(chunk))
         return readings
 
 

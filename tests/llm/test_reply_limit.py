@@ -73,14 +73,17 @@ def test_generation_ends_when_every_row_is_past_its_limit(parrot: FrozenLLM) -> 
     free = parrot.continue_greedily(prompts, 16)
     assert [r.text for r in free] == ["No? No? No? No?", "? No? No? No? No"]
     assert all(r.early_stop for r in free)
-    limited = parrot.continue_greedily(prompts, 10_000, ReplyLimit(sentences=2))
+    steps: list[int] = []
+    parrot.model.model.register_forward_hook(lambda *_: steps.append(1))
+    limited = parrot.continue_greedily(prompts, 60, limit=ReplyLimit(sentences=2))
+    assert len(steps) == 9  # "No? No? N", one beyond the limit
     assert [r.text for r in limited] == ["No? No?", "? No?"]
     assert not any(r.early_stop for r in limited)
 
 
 def test_a_reply_that_the_token_limit_cuts_before_its_limit_says_so(parrot: FrozenLLM) -> None:
     prompt = [parrot.embed(parrot.chat.ids(" "))]
-    (reply,) = parrot.continue_greedily(prompt, 6, ReplyLimit(sentences=2))
+    (reply,) = parrot.continue_greedily(prompt, 6, limit=ReplyLimit(sentences=2))
     assert (reply.text, reply.early_stop) == ("No? No", True)
 
 
