@@ -26,6 +26,7 @@ from rellm_cache.weights import SAFE_FILES, check_files, weights_digest
 
 CARD, ENCODER = "empathy.json", "encoder"
 FORMAT = 1
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 
 
 @dataclass(frozen=True)
@@ -156,7 +157,7 @@ def load_empathy(folder: Path, device: torch.device) -> EmpathyModel:
     """
     card = load_card(folder)
     try:
-        check_files(folder / ENCODER, ("tokenizer.json", "tokenizer_config.json"))
+        check_files(folder / ENCODER, TOKENIZER_FILES)
     except ConfigError as error:
         raise RunError(str(error)) from error
     if weights_digest(folder / ENCODER) != card.encoder_digest:

@@ -80,6 +80,12 @@ class EmpathySettings:
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"{name} = {getattr(self, name)}: expected 0 or more, below 1")
 
+    @property
+    def reading(self) -> tuple[object, ...]:
+        """What decides how texts are read: scorers that agree in it can share what was read."""
+        limits = (self.tokens, self.long_tokens, self.training_tokens)
+        return (self.encoder, self.revision, *limits, self.seeker, self.trained_layers, self.fold)
+
 
 # Chosen on validation posts (docs/log.md), for encoders that RoBERTa's settings do not suit.
 SHIPPED: dict[str, dict[str, Any]] = {

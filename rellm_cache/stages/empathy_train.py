@@ -20,6 +20,7 @@ from rellm_cache.empathy.encoder import TextEncoder
 from rellm_cache.empathy.evaluation import fit_mechanism, score_mechanism
 from rellm_cache.empathy.folder import (
     CARD,
+    TOKENIZER_FILES,
     EmpathyCard,
     copy_encoder,
     load_card,
@@ -32,7 +33,7 @@ from rellm_cache.empathy.reading import CHUNK, Reading, read_exchanges
 from rellm_cache.empathy.scorer import EmpathyScorer
 from rellm_cache.empathy.settings import EmpathySettings, to_table
 from rellm_cache.empathy.training import ScorerTraining, score_readings
-from rellm_cache.errors import ManifestError, RunError
+from rellm_cache.errors import ConfigError, ManifestError, RunError
 from rellm_cache.progress import progress, say
 from rellm_cache.weights import find_model, weights_digest
 
@@ -63,6 +64,7 @@ class Material:
     """Read once, for scorers that differ in how they train alone.
 
     Attributes:
+        settings: it was read with.
         sources: where it comes from.
         encoder: as it came.
         train: readings to train on, cut at `training_tokens`.
@@ -70,6 +72,7 @@ class Material:
             `long_tokens`.
     """
 
+    settings: EmpathySettings
     sources: Sources
     encoder: TextEncoder
     train: list[Reading]
@@ -102,13 +105,22 @@ def find_sources(data: Path, settings: EmpathySettings) -> Sources:
                 f"{data}: too few posts; none that is judged for {', '.join(absent)} falls into "
                 f"{part}"
             )
-    folder = find_model(settings.encoder, ("tokenizer.json",), settings.revision)
+    folder = find_model(settings.encoder, TOKENIZER_FILES, settings.revision)
     data_digest = digest([dataclasses.asdict(e) for e in exchanges])
     return Sources(split, mechanisms, folder, data_digest, weights_digest(folder))
 
 
 def train_scorers(material: Material, out: Path, settings: EmpathySettings) -> EmpathyCard:
-    """Train, calibrate on validation, score what was held out, write."""
+    """Train, calibrate on validation, score what was held out, write.
+
+    Raises:
+        ConfigError: the material was read with other settings of reading.
+        RunError: `out` holds a scorer of other settings, data or encoder.
+    """
+    if settings.reading != material.settings.reading:
+        raise ConfigError(
+            f"settings: texts were read as {material.settings.reading}, expected {settings.reading}"
+        )
     if _is_done(out, settings, material.sources):
         return load_card(out)
     device = material.encoder.device
@@ -151,6 +163,7 @@ def read_material(sources: Sources, settings: EmpathySettings) -> Material:
     limits = {"": settings.tokens, "_long": settings.long_tokens}
     held = {"validation": split.validation, "test": split.test}
     return Material(
+        settings,
         sources,
         encoder,
         _read(split.train, encoder, settings, settings.training_tokens),

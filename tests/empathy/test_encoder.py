@@ -6,17 +6,33 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import RobertaConfig, RobertaModel
 
 from rellm_cache.empathy.encoder import TextEncoder, pad
 from rellm_cache.errors import ConfigError
 
 CPU = torch.device("cpu")
+SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads",
+         "intermediate_size", "max_position_embeddings")  # fmt: skip
 TEXT = "that sounds hard. what happened?"
 
 
-@pytest.fixture(scope="module")
-def encoder(text_encoder_folder: Path) -> TextEncoder:
-    return TextEncoder(text_encoder_folder, CPU)
+@pytest.fixture(scope="module", params=["bert", "roberta"])
+def encoder(
+    request: pytest.FixtureRequest,
+    text_encoder_folder: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> TextEncoder:
+    """The tiny BERT, and a RoBERTa of its sizes with its tokenizer."""
+    if request.param == "bert":
+        return TextEncoder(text_encoder_folder, CPU)
+    folder = tmp_path_factory.mktemp("models") / "tiny-roberta"
+    shutil.copytree(text_encoder_folder, folder)
+    sizes = json.loads((folder / "config.json").read_text())
+    torch.manual_seed(6)
+    config = RobertaConfig(**{k: sizes[k] for k in SIZES}, pad_token_id=0, initializer_range=0.2)
+    RobertaModel(config).save_pretrained(folder)
+    return TextEncoder(folder, CPU)
 
 
 def test_a_long_text_is_cut_and_says_so(encoder: TextEncoder) -> None:
