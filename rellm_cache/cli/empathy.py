@@ -59,6 +59,8 @@ def train(
         title = f"{card.counts['test']} exchanges held out, texts cut at {limit} tokens"
         rows = [_level_row(name, scores) for name, scores in card.scores[part].items()]
         print_table(title, ["mechanism", "macro F1", "accuracy", "F1 by level", "ECE"], rows)
+    cut, count = card.counts["test_replies_cut"], card.counts["test"]
+    click.echo(f"{cut} of {count} replies are longer than {card.settings.tokens} tokens")
     click.echo(f"Scorer: {out}")
 
 

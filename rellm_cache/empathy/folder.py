@@ -40,7 +40,7 @@ class EmpathyCard:
         encoder_digest: SHA-256 of the encoder's config and weights.
         data_digest: of the exchanges, their levels and rationales.
         scores: part of the data → mechanism → figures.
-        counts: part of the data → exchanges.
+        counts: part of the data → exchanges; `test_replies_cut`, replies longer than `tokens`.
     """
 
     settings: EmpathySettings

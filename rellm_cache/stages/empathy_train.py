@@ -140,6 +140,7 @@ def train_scorers(material: Material, out: Path, settings: EmpathySettings) -> E
                 scores.setdefault(part, {})[m] = dataclasses.asdict(found)
     counts = {"train": len(material.train)}
     counts |= {part: len(material.parts[part]) for part in ("validation", "test")}
+    counts["test_replies_cut"] = sum(r.reply_cut for r in material.parts["test"])
     card = EmpathyCard(
         settings,
         groups,
