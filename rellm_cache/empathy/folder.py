@@ -2,6 +2,7 @@
 
 <folder>/encoder/                   the text encoder's own files, copied
 <folder>/<mechanisms>.safetensors   what was trained, as `ER.safetensors` or `ER-IP-EX.safetensors`
+<folder>/words.safetensors, words.json   the regression on words, where the settings have one
 <folder>/empathy.json           settings, temperatures, scores, digests; written last
 """
 
@@ -21,6 +22,7 @@ from rellm_cache.corpus.epitome import MECHANISMS
 from rellm_cache.empathy.encoder import TextEncoder
 from rellm_cache.empathy.scorer import EmpathyScorer
 from rellm_cache.empathy.settings import EmpathySettings, from_table, to_table
+from rellm_cache.empathy.words import WordModel, load_words
 from rellm_cache.errors import ConfigError, RunError
 from rellm_cache.weights import SAFE_FILES, check_files, weights_digest
 
@@ -59,6 +61,7 @@ class EmpathyModel:
     card: EmpathyCard
     encoder: TextEncoder
     scorers: tuple[EmpathyScorer, ...]
+    words: WordModel | None
 
 
 def copy_encoder(source: Path, folder: Path) -> None:
@@ -169,4 +172,6 @@ def load_empathy(folder: Path, device: torch.device) -> EmpathyModel:
     for scorer in scorers:
         load_scorer(folder, scorer)
         scorer.eval()
-    return EmpathyModel(card, encoder, scorers)
+    names = [name for group in card.groups for name in group]
+    words = load_words(folder, names) if card.settings.word_weight else None
+    return EmpathyModel(card, encoder, scorers, words)

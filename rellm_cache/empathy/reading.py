@@ -22,6 +22,7 @@ class Reading:
     Attributes:
         seeker: (S, H) float16 states or (S,) int64 ids of the post.
         response: (T, H) float16 states or (T,) int64 ids of the reply.
+        words: the reply as far as it is read.
         post_cut: the post is longer than the limit.
         reply_cut: the reply is.
         levels: mechanism → level, where judged.
@@ -30,6 +31,7 @@ class Reading:
 
     seeker: Tensor
     response: Tensor
+    words: str
     post_cut: bool
     reply_cut: bool
     levels: dict[str, int]
@@ -56,6 +58,7 @@ def read_exchanges(
             yield Reading(
                 seekers[index],
                 responses[index],
+                exchange.response_post[: max(last for _, last in replies[index].spans)],
                 posts[index].cut,
                 replies[index].cut,
                 exchange.levels,

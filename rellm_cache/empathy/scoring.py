@@ -66,7 +66,9 @@ def _probabilities(model: EmpathyModel, readings: Sequence[Reading]) -> list[Pro
     if not readings:
         return found
     for scorer in model.scorers:
-        for name, logits in score_readings(scorer, readings, model.encoder.device).items():
+        for name, logits in score_readings(
+            scorer, readings, model.encoder.device, model.words
+        ).items():
             values = probabilities_of(logits, model.card.temperatures[name])
             for row, (zero, one, two) in zip(found, values.tolist(), strict=True):
                 row[name] = (zero, one, two)

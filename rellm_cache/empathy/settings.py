@@ -31,6 +31,7 @@ class EmpathySettings:
         level_weight: λ_EI, of the loss of the levels.
         rationale_weight: λ_RE, of the loss of the rationales.
         class_power: classes weigh as their frequency to minus this power: 0 all alike, 1 balanced.
+        word_weight: share of a regression on words in the levels' logits (`words.py`).
         dropout: of the attention and the heads.
         learning_rate: of the encoder's layers.
         head_learning_rate: of the attention and the heads, which start from nothing.
@@ -54,6 +55,7 @@ class EmpathySettings:
     level_weight: float = 1.0
     rationale_weight: float = 0.5
     class_power: float = 0.5
+    word_weight: float = 0.0
     dropout: float = 0.1
     learning_rate: float = 2e-5
     head_learning_rate: float = 2e-5
@@ -76,7 +78,7 @@ class EmpathySettings:
             raise ConfigError(f"trained_layers = {self.trained_layers}: expected -1 (all) or more")
         if not 0 <= self.fold < FOLDS:
             raise ConfigError(f"fold = {self.fold}: expected 0 to {FOLDS - 1}")
-        for name in ("dropout", "warmup"):
+        for name in ("word_weight", "dropout", "warmup"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"{name} = {getattr(self, name)}: expected 0 or more, below 1")
 
@@ -95,6 +97,7 @@ SHIPPED: dict[str, dict[str, Any]] = {
         "together": True,
         "pooling": "statistics",
         "class_power": 1.0,
+        "word_weight": 0.7,
         "learning_rate": 4e-4,
         "head_learning_rate": 1e-3,
         "warmup": 0.05,

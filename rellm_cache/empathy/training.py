@@ -19,6 +19,7 @@ from torch import nn
 from rellm_cache.empathy.reading import Reading, collate_readings, shuffled_batches
 from rellm_cache.empathy.scorer import EmpathyScorer, class_weights, scorer_loss
 from rellm_cache.empathy.settings import EmpathySettings
+from rellm_cache.empathy.words import WordModel
 from rellm_cache.errors import RunError
 
 CLIP = 1.0
@@ -120,9 +121,16 @@ class ScorerTraining:
 
 @torch.inference_mode()
 def score_readings(
-    scorer: EmpathyScorer, readings: Sequence[Reading], device: torch.device
+    scorer: EmpathyScorer,
+    readings: Sequence[Reading],
+    device: torch.device,
+    words: WordModel | None = None,
 ) -> dict[str, NDArray[np.float32]]:
-    """Mechanism → (N, 3) logits of the levels, in the readings' order."""
+    """Mechanism → (N, 3) logits of the levels, in the readings' order.
+
+    Args:
+        words: adds its logits, by the share that the settings give it.
+    """
     scorer.eval()
     logits = {name: np.zeros((len(readings), 3), np.float32) for name in scorer.mechanisms}
     order = sorted(range(len(readings)), key=lambda i: len(readings[i].response))
@@ -131,6 +139,11 @@ def score_readings(
         batch = collate_readings([readings[i] for i in indices], scorer.mechanisms).to(device)
         for name, values in scorer(batch).levels.items():
             logits[name][indices] = values.float().cpu().numpy()
+    if words is not None and readings:
+        share = scorer.settings.word_weight
+        beside = words.logits([r.words for r in readings])
+        for name in logits:
+            logits[name] = ((1 - share) * logits[name] + share * beside[name]).astype(np.float32)
     return logits
 
 

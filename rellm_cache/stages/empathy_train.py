@@ -33,6 +33,7 @@ from rellm_cache.empathy.reading import CHUNK, Reading, read_exchanges
 from rellm_cache.empathy.scorer import EmpathyScorer
 from rellm_cache.empathy.settings import EmpathySettings, to_table
 from rellm_cache.empathy.training import ScorerTraining, score_readings
+from rellm_cache.empathy.words import fit_words, save_words
 from rellm_cache.errors import ConfigError, ManifestError, RunError
 from rellm_cache.progress import progress, say
 from rellm_cache.weights import find_model, weights_digest
@@ -127,12 +128,13 @@ def train_scorers(material: Material, out: Path, settings: EmpathySettings) -> E
     copy_encoder(material.encoder.folder, out)
     names = material.sources.mechanisms
     groups = (names,) if settings.together else tuple((name,) for name in names)
+    words = fit_words(material.train, names) if settings.word_weight else None
     temperatures: dict[str, float] = {}
     scores: dict[str, dict[str, Any]] = {}
     for group in groups:
         scorer = _train(group, material, settings, out)
         for part, readings in material.parts.items():
-            logits = score_readings(scorer, readings, device)
+            logits = score_readings(scorer, readings, device, words)
             if part == "validation":
                 temperatures |= {m: fit_mechanism(logits[m], readings, m) for m in group}
             for m in group:
@@ -150,6 +152,8 @@ def train_scorers(material: Material, out: Path, settings: EmpathySettings) -> E
         scores,
         counts,
     )
+    if words is not None:
+        save_words(out, words)
     save_card(out, card)
     for group in groups:
         _state_path(out, group).unlink(missing_ok=True)

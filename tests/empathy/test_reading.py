@@ -30,6 +30,7 @@ def test_what_is_cut_is_told(text_encoder_folder: Path) -> None:
     exchanges = [Exchange("", "", "why?", TEXT), Exchange("", "", TEXT, "why?")]
     readings = list(read_exchanges(exchanges, encoder, EmpathySettings(), 5))
     assert [(r.post_cut, r.reply_cut) for r in readings] == [(False, True), (True, False)]
+    assert [r.words for r in readings] == ["that sounds hard", "why?"]
     assert readings[0].response.tolist()[0] == encoder.tokenizer.cls_token_id
     assert readings[0].seeker.shape == (4, 16)
 

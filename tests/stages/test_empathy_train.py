@@ -29,6 +29,7 @@ def settings(text_encoder_folder: Path) -> EmpathySettings:
         training_tokens=32,
         trained_layers=1,
         pooling="statistics",
+        word_weight=0.3,
         together=True,
         learning_rate=5e-3,
         head_learning_rate=1e-2,
@@ -64,6 +65,7 @@ def test_a_moved_folder_scores_as_it_was_tested(
     moved = shutil.copytree(trained, tmp_path / "moved")
     assert sorted(p.name for p in moved.iterdir()) == [
         "ER-IP-EX.safetensors", "empathy.json", "encoder", "training.json",
+        "words.json", "words.safetensors",
     ]  # fmt: skip
     model = load_empathy(moved, CPU)
     test = split_by_post(read_epitome(epitome_folder), 0).test
@@ -124,7 +126,9 @@ def test_one_scorer_each_as_published(
     data.mkdir()
     for name in ("emotional-reactions", "explorations"):
         shutil.copy(epitome_folder / f"{name}-reddit.csv", data)
-    apart = replace(settings, together=False, trained_layers=-1, pooling="first", epochs=1)
+    apart = replace(
+        settings, together=False, trained_layers=-1, pooling="first", word_weight=0.0, epochs=1
+    )
     card = empathy_train(data, tmp_path / "out", apart)
     assert card.groups == (("ER",), ("EX",))
     assert (tmp_path / "out" / "EX.safetensors").is_file()
