@@ -315,6 +315,8 @@ class PromptsConfig:
     )
     expected_response_tokens: int = 48
     answer_tokens: int = 256
+    answer_sentences: int = 0
+    stop_after_question: bool = False
     example_tokens: int = 256
 
     def __post_init__(self) -> None:
@@ -328,6 +330,10 @@ class PromptsConfig:
                 raise ConfigError(
                     f"prompts.{name} = {getattr(self, name)!r}: expected {mark} exactly once"
                 )
+        if self.answer_sentences < 0:
+            raise ConfigError(
+                f"prompts.answer_sentences = {self.answer_sentences}: expected 0 (any) or more"
+            )
 
 
 @dataclass(frozen=True)

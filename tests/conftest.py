@@ -8,6 +8,7 @@ import os
 # No test may reach for a model hub; transformers reads this when it is imported.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+import csv
 import json
 import logging
 import shutil
@@ -23,6 +24,9 @@ import soundfile
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
+    BertConfig,
+    BertModel,
+    BertTokenizerFast,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedTokenizerFast,
@@ -44,6 +48,7 @@ from rellm_cache.config import (
     Recipe,
     TrainingConfig,
 )
+from rellm_cache.corpus.epitome import JUDGED, MECHANISMS
 from rellm_cache.encoders.wav2vec2_emotion import EmotionModel
 
 RAVDESS = Path(__file__).parents[1] / "../shared/data/ravdess"
@@ -115,6 +120,62 @@ def emotion_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     EmotionModel(config).save_pretrained(folder)
     Wav2Vec2FeatureExtractor(return_attention_mask=True).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def text_encoder_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random BERT of three layers of 16 values that knows a few words."""
+    folder = tmp_path_factory.mktemp("models") / "tiny-bert"
+    words = "i am so sorry that sounds hard how are you why what happened get up take a walk it"
+    known = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *".,?!'", *dict.fromkeys(words.split())]
+    vocabulary = folder / "vocab.txt"
+    folder.mkdir()
+    vocabulary.write_text("\n".join(known))
+    BertTokenizerFast(str(vocabulary), model_max_length=40).save_pretrained(folder)
+    torch.manual_seed(5)
+    config = BertConfig(
+        vocab_size=len(known),
+        hidden_size=16,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=40,
+        initializer_range=0.2,
+    )
+    BertModel(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def epitome_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """EPITOME's three tables in miniature: words tell the levels, 60 posts, some with two replies.
+
+    "sorry" is an emotional reaction, a question an exploration, interpretations are at random.
+    """
+    folder = tmp_path_factory.mktemp("epitome")
+    replies = (
+        ("get up and take a walk.", (0, 0), ("", "")),
+        ("i am so sorry.", (2, 0), ("i am so sorry", "")),
+        ("that sounds hard. what happened?", (1, 2), ("that sounds hard", "what happened?")),
+        ("why?", (0, 1), ("", "why?")),
+    )
+    tables: dict[str, list[list[str]]] = {name: [] for name in MECHANISMS.values()}
+    for index in range(72):
+        post = f"p{index % 60}"
+        seeker = f"it sounds so hard, {post}"
+        response, levels, rationales = replies[index % 4]
+        for name, level, part in zip(
+            tables,
+            (levels[0], index % 3, levels[1]),
+            (rationales[0], "", rationales[1]),
+            strict=True,
+        ):
+            written = f"{part}|" if part else ""
+            tables[name].append([post, f"r{index}", seeker, response, str(level), written])
+    for name, rows in tables.items():
+        with (folder / f"{name}-reddit.csv").open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([JUDGED, *rows])
     return folder
 
 

@@ -16,7 +16,7 @@ LAYERS = (
     ("config", "journal", "progress", "devices"),
     ("teacher",),
     ("corpus", "store", "metrics", "weights"),
-    ("encoders", "llm"),
+    ("encoders", "llm", "empathy"),
     ("batches",),
     ("loading",),
     ("model",),

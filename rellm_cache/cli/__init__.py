@@ -14,6 +14,7 @@ from rellm_cache import __version__
 from rellm_cache.cli.annotate import annotate
 from rellm_cache.cli.cache import cache
 from rellm_cache.cli.demo import demo
+from rellm_cache.cli.empathy import empathy
 from rellm_cache.cli.evaluate import evaluate
 from rellm_cache.cli.extract import extract
 from rellm_cache.cli.generate import generate
@@ -40,8 +41,8 @@ def rellm() -> None:
 
 
 for command in (
-    demo, prepare, respond, plan, extract, annotate, train, sweep, generate, evaluate, cache,
-    import_, recipes,
+    demo, prepare, respond, plan, extract, annotate, train, sweep, generate, evaluate, empathy,
+    cache, import_, recipes,
 ):  # fmt: skip
     rellm.add_command(command)
 

@@ -20,15 +20,23 @@ from rellm_cache.cli.options import (
 @manifest_argument
 @cache_option
 @click.option("--samples", default=6, show_default=True, help="Answers shown in the report.")
+@click.option(
+    "--empathy",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    metavar="FOLDER",
+    help="A scorer of `rellm empathy train`: answers every clip and scores the answers.",
+)
 @json_option
-def evaluate(run: Path, manifest: Path, cache: Path, samples: int, as_json: bool) -> None:
+def evaluate(
+    run: Path, manifest: Path, cache: Path, samples: int, empathy: Path | None, as_json: bool
+) -> None:
     """Score the trained run RUN on a manifest file or folder.
 
     Writes RUN/scores.json and RUN/report.html, a page with curves, confusion and samples.
     """
     from rellm_cache.stages.evaluate import evaluate as score
 
-    scores = score(run, manifest, cache, samples).to_json()
+    scores = score(run, manifest, cache, samples, empathy=empathy).to_json()
     if as_json:
         click.echo(json.dumps(scores))
         return
@@ -53,9 +61,24 @@ def print_scores(scores: dict[str, Any]) -> None:
     if head["ccc"]:
         ccc = [[name, f"{value:.3f}"] for name, value in head["ccc"].items()]
         print_table("Dimensions, dimension head", ["dimension", "CCC"], ccc)
+    if scores["empathy"] is not None:
+        print_empathy(scores["empathy"])
     for title, part in (("category head", head), ("LLM, likelihood", llm)):
         if part and "confusion" in part:
             print_confusion(f"Confusion, {title} (rows: true)", part)
+
+
+def print_empathy(part: dict[str, Any]) -> None:
+    """Levels of empathy, and how long the answers are."""
+
+    def shown(summary: dict[str, Any]) -> str:
+        return f"{summary['mean']:.3f} ({summary['sd']:.3f})"
+
+    longer = part["long_levels"]
+    rows = [[name, shown(s), shown(longer[name])] for name, s in part["levels"].items()]
+    rows += [[name, shown(part[name]), "–"] for name in ("words", "questions")]
+    title = f"Empathy of {part['count']} answers, mean (SD); {part['replies_cut']} were cut"
+    print_table(title, ["", "as EPITOME cuts", "longer limit"], rows)
 
 
 def print_confusion(title: str, part: dict[str, Any]) -> None:

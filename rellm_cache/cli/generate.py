@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from rellm_cache.cli.options import batch_size_option, cache_option
+from rellm_cache.cli.options import batch_size_option, cache_option, set_option
 
 
 @click.command()
@@ -19,16 +19,24 @@ from rellm_cache.cli.options import batch_size_option, cache_option
 @cache_option
 @click.option("--from-audio", is_flag=True, help="Encode live instead of reading the cache.")
 @batch_size_option(8, "Clips answered at a time.")
+@set_option
 def generate(
-    run: Path, source: Path, out: Path, cache: Path, from_audio: bool, batch_size: int
+    run: Path,
+    source: Path,
+    out: Path,
+    cache: Path,
+    from_audio: bool,
+    batch_size: int,
+    overrides: tuple[str, ...],
 ) -> None:
     """Answer speech with the trained run RUN.
 
-    SOURCE is a manifest file or folder, read from the cache, or one sound file, encoded live.
+    SOURCE is a manifest file or folder, read from the cache, or one sound file, encoded live. Of
+    the recipe only prompts can be changed: `--set prompts.answer_sentences=2` keeps replies short.
     """
     from rellm_cache.stages.generate import generate as answer
 
-    generations = answer(run, source, out, cache, from_audio, batch_size)
+    generations = answer(run, source, out, cache, from_audio, batch_size, overrides)
     for generation in generations[:3]:
         click.echo(f"{generation.id} ({generation.emotion}): {generation.response}")
     click.echo(f"{len(generations)} answers: {out}")

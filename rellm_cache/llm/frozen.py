@@ -25,6 +25,7 @@ from rellm_cache.errors import ConfigError
 from rellm_cache.llm.host_embedding import HostEmbedding
 from rellm_cache.llm.packing import PackedRow
 from rellm_cache.llm.prompt import ChatFormat
+from rellm_cache.llm.reply_limit import NO_LIMIT, LimitReached, ReplyLimit
 from rellm_cache.llm.scope import SpeechScope
 from rellm_cache.weights import check_files, locate_model
 
@@ -95,12 +96,17 @@ class FrozenLLM:
 
     @torch.inference_mode()
     def continue_greedily(
-        self, prompts: Sequence[Tensor], max_new_tokens: int, speech: Sequence[range] = ()
+        self,
+        prompts: Sequence[Tensor],
+        max_new_tokens: int,
+        speech: Sequence[range] = (),
+        limit: ReplyLimit = NO_LIMIT,
     ) -> list[Continuation]:
         """Greedy continuations of prompts (t, H) given as embeddings, each as if it were alone.
 
         Args:
             speech: positions of the speech in each prompt; empty where no prompt has any.
+            limit: where a reply ends before the LLM ends it.
 
         Raises:
             ConfigError: a prompt and its answer would be longer than the model was made for.
@@ -127,8 +133,11 @@ class FrozenLLM:
                 do_sample=False,
                 eos_token_id=stops,
                 pad_token_id=stops[0],
+                stopping_criteria=(
+                    [] if limit == NO_LIMIT else [LimitReached(limit, self.chat.tokenizer)]
+                ),
             )
-        return [self._continuation(ids, set(stops)) for ids in generated.tolist()]
+        return [self._continuation(ids, set(stops), limit) for ids in generated.tolist()]
 
     def _run_as(self, attention: str, checkpointing: bool) -> None:
         """Choose how the layers run from here on: also when a backward pass runs them again."""
@@ -144,10 +153,11 @@ class FrozenLLM:
                 "lower prompts.answer_tokens or prompts.example_tokens"
             )
 
-    def _continuation(self, ids: list[int], stops: set[int]) -> Continuation:
+    def _continuation(self, ids: list[int], stops: set[int], limit: ReplyLimit) -> Continuation:
         length = next((i for i, token in enumerate(ids) if token in stops), len(ids))
         text = self.chat.tokenizer.decode(ids[:length], skip_special_tokens=True)
-        return Continuation(text.strip(), early_stop=length == len(ids))
+        reply = limit.cut(text)
+        return Continuation(reply.strip(), early_stop=length == len(ids) and reply == text)
 
 
 def load_llm(config: LLMConfig, device: torch.device) -> FrozenLLM:

@@ -1,4 +1,4 @@
-"""Emotion recognition scores. In: true and predicted class indices. Out: UA and its parts."""
+"""Emotion recognition scores. In: true and predicted class indices. Out: UA, WA, macro F1."""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,9 @@ class RecognitionScores:
     Attributes:
         ua: unweighted accuracy, the mean of per-class recalls over classes that occur.
         accuracy: share of correct utterances (weighted accuracy).
+        macro_f1: mean of the F1 of each class that occurs or is predicted.
         recalls: class name → recall, for classes that occur.
+        f1: class name → F1, for classes that occur or are predicted.
         confusion: confusion[true][predicted], counts; a last column counts unparsable answers.
         labels: names of the rows.
         count: utterances scored.
@@ -21,7 +23,9 @@ class RecognitionScores:
 
     ua: float
     accuracy: float
+    macro_f1: float
     recalls: dict[str, float]
+    f1: dict[str, float]
     confusion: list[list[int]]
     labels: tuple[str, ...]
     count: int
@@ -37,6 +41,16 @@ def confusion_matrix(
     return matrix
 
 
+def f1_scores(matrix: NDArray[np.int64], labels: tuple[str, ...]) -> dict[str, float]:
+    """F1 of each class of a confusion matrix (C, C + 1) that occurs or is predicted."""
+    occurrences = matrix.sum(axis=1) + matrix.sum(axis=0)[:-1]  # true and predicted, (C,)
+    return {
+        label: float(2 * matrix[i, i] / occurrences[i])
+        for i, label in enumerate(labels)
+        if occurrences[i]
+    }
+
+
 def score_recognition(
     true: NDArray[np.int64], predicted: NDArray[np.int64], labels: tuple[str, ...]
 ) -> RecognitionScores:
@@ -46,10 +60,13 @@ def score_recognition(
     recalls = {
         label: float(matrix[i, i] / totals[i]) for i, label in enumerate(labels) if totals[i]
     }
+    f1 = f1_scores(matrix, labels)
     return RecognitionScores(
         ua=float(np.mean(list(recalls.values()))),
         accuracy=float(np.trace(matrix[:, :-1]) / totals.sum()),
+        macro_f1=float(np.mean(list(f1.values()))),
         recalls=recalls,
+        f1=f1,
         confusion=matrix.tolist(),
         labels=labels,
         count=int(totals.sum()),

@@ -1,6 +1,7 @@
 """Agreement of predicted dimensions. In: two columns of numbers. Out: CCC."""
 
 import numpy as np
+from numpy.typing import NDArray
 
 
 def concordance(true: np.ndarray, predicted: np.ndarray) -> float:
@@ -8,7 +9,16 @@ def concordance(true: np.ndarray, predicted: np.ndarray) -> float:
 
     Two constant columns have none: NaN.
     """
+    return float(concordance_of_rows(true, predicted))
+
+
+def concordance_of_rows(true: np.ndarray, predicted: np.ndarray) -> NDArray[np.float64]:
+    """CCC of each row of two arrays (…, N): shape (…)."""
     true, predicted = true.astype(np.float64), predicted.astype(np.float64)
-    covariance = np.mean((true - true.mean()) * (predicted - predicted.mean()))
-    spread = true.var() + predicted.var() + (true.mean() - predicted.mean()) ** 2
-    return float(2 * covariance / spread) if spread else float("nan")
+    true_mean, predicted_mean = true.mean(-1, keepdims=True), predicted.mean(-1, keepdims=True)
+    covariance = np.mean((true - true_mean) * (predicted - predicted_mean), axis=-1)
+    shift = (true_mean - predicted_mean)[..., 0]
+    spread = np.asarray(true.var(-1) + predicted.var(-1) + shift**2)
+    found = np.full_like(spread, np.nan)
+    np.divide(2 * covariance, spread, out=found, where=spread != 0)
+    return found

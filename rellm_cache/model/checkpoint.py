@@ -6,7 +6,7 @@
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -114,8 +114,9 @@ def load_run(
     run: Path,
     device: torch.device,
     load: Callable[[LLMConfig, torch.device], FrozenLLM] = load_llm,
+    overrides: Sequence[str] = (),
 ) -> tuple[Recipe, SpeechLLM]:
-    """The recipe and the trained model of a run folder, ready to answer.
+    """The recipe, with `overrides`, and the trained model of a run folder, ready to answer.
 
     Args:
         load: gives the frozen LLM, where the recipe has one.
@@ -124,7 +125,7 @@ def load_run(
         RunError: it is not the folder of a finished run, or its checkpoint does not fit.
     """
     info = load_info(run)
-    recipe = load_recipe(str(run / RECIPE))
+    recipe = load_recipe(str(run / RECIPE), overrides)
     llm: FrozenLLM | None = None
     if recipe.needs_llm and recipe.llm is not None:
         llm = load(recipe.llm, device)

@@ -19,6 +19,7 @@ from rellm_cache.llm.frozen import Continuation, FrozenLLM
 from rellm_cache.llm.lora import LoRA, with_lora
 from rellm_cache.llm.packing import IGNORED, PackedRow, Segment, pack
 from rellm_cache.llm.prompt import SpeechPrompt
+from rellm_cache.llm.reply_limit import NO_LIMIT, ReplyLimit
 from rellm_cache.model.adapter import Adapter, dequantise, fuse
 from rellm_cache.model.concordance import concordance_loss, moments_of
 from rellm_cache.model.heads import AuxiliaryHeads
@@ -240,14 +241,17 @@ class SpeechLLM(nn.Module):
         return torch.cat([before, speech.to(before.dtype), after])
 
     @torch.inference_mode()
-    def answers(self, speech: Speech, task: str, max_new_tokens: int) -> list[Continuation]:
-        """The LLM's greedy answer to a request around each utterance's speech."""
+    def answers(
+        self, speech: Speech, task: str, max_new_tokens: int, limit: ReplyLimit = NO_LIMIT
+    ) -> list[Continuation]:
+        """The LLM's greedy answer to a request around each utterance's speech, up to `limit`."""
         start = len(self.prompts[task].before)
         lengths = speech.lengths.tolist()
         return require_llm(self.llm).continue_greedily(
             [self.prompt_embeddings(speech.one(i), task) for i in range(len(lengths))],
             max_new_tokens,
             [range(start, start + length) for length in lengths],
+            limit,
         )
 
     @torch.inference_mode()

@@ -25,7 +25,8 @@ from rellm_cache.model.checkpoint import load_run
 from rellm_cache.model.speech_llm import Speech, SpeechLLM, require_llm
 from rellm_cache.progress import progress
 from rellm_cache.stages.data import label_ids, make_examples, require_frames
-from rellm_cache.stages.generate import Generation, answer
+from rellm_cache.stages.empathy_replies import EmpathyScores, score_answers
+from rellm_cache.stages.generate import Generation, answer, answers
 from rellm_cache.stages.report import write_report
 from rellm_cache.stages.resources import Resources
 from rellm_cache.stages.scoring import HeadScores, predict, score_heads, score_labelled
@@ -56,6 +57,7 @@ class Scores:
     clips: int
     head: HeadScores
     llm: LLMScores | None
+    empathy: EmpathyScores | None
     losses: dict[str, float]
 
     def to_json(self) -> dict[str, Any]:
@@ -70,6 +72,7 @@ class Scores:
                 "generation": _plain(self.llm.generation) or None,
                 "unparsable": self.llm.unparsable,
             },
+            "empathy": None if self.empathy is None else dataclasses.asdict(self.empathy),
             "losses": self.losses,
         }
 
@@ -85,6 +88,7 @@ def evaluate(
     samples: int = 6,
     in_words: bool = True,
     resources: Resources | None = None,
+    empathy: Path | None = None,
 ) -> Scores:
     """Score a run on a manifest and write `scores.json` and `report.html` into it.
 
@@ -92,9 +96,12 @@ def evaluate(
         samples: utterances answered in the report, spread over emotions; 0 for none.
         in_words: the LLM also names each clip's emotion in words, which takes the longest.
         resources: the LLM and stores that other runs of this process use too.
+        empathy: folder of an empathy scorer: then every utterance is answered and scored.
 
     Raises:
-        RunError: `run` is not a finished run.
+        RunError: `run` is not a finished run, or `empathy` no finished scorer.
+        ConfigError: empathy is asked of a run without LLM.
+        ManifestError: empathy is asked of utterances without transcripts.
         StoreError: clips are absent from the cache.
     """
     resources = resources or Resources()
@@ -113,16 +120,30 @@ def evaluate(
         clips=len(utterances),
         head=score_heads(predictions, examples, recipe),
         llm=llm,
+        empathy=None if empathy is None else _score_empathy(model, utterances, frames, empathy),
         losses=predictions.terms.means(),
     )
     (run / "scores.json").write_text(json.dumps(scores.to_json(), indent=2) + "\n", "utf-8")
-    answers: list[Generation] = []
+    shown: list[Generation] = []
     chosen = choose_samples(utterances, samples)
     if model.llm is not None and chosen:
         batch = collate([Example(u.id) for u in chosen], frames).to(device)
-        answers = answer(model, batch, chosen)
-    write_report(run, recipe, scores.to_json(), chosen, answers)
+        shown = answer(model, batch, chosen)
+    write_report(run, recipe, scores.to_json(), chosen, shown)
     return scores
+
+
+def _score_empathy(
+    model: SpeechLLM, utterances: Sequence[Utterance], frames: Frames, folder: Path
+) -> EmpathyScores:
+    """Answer every utterance and score the answers."""
+    require_llm(model.llm)
+    found: list[Generation] = []
+    with progress("Answering", len(utterances), "clips") as tick:
+        for generation in answers(model, utterances, frames, BATCH, default_device()):
+            found.append(generation)
+            tick()
+    return score_answers(folder, found)
 
 
 def choose_samples(utterances: Sequence[Utterance], count: int) -> list[Utterance]:

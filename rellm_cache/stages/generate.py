@@ -18,8 +18,9 @@ from rellm_cache.corpus.manifest import DIMENSIONS, Utterance, read_manifests, w
 from rellm_cache.devices import clips_at_a_time, default_device
 from rellm_cache.encoders.base import FrameEncoder
 from rellm_cache.encoders.registry import build_encoder, resolve
-from rellm_cache.errors import StoreError
+from rellm_cache.errors import ConfigError, StoreError
 from rellm_cache.journal import Journal, read_journal
+from rellm_cache.llm.reply_limit import ReplyLimit
 from rellm_cache.loading.loader import BatchLoader
 from rellm_cache.model.checkpoint import WEIGHTS, load_run
 from rellm_cache.model.speech_llm import SpeechLLM, require_llm
@@ -40,7 +41,7 @@ class Generation:
         audio: its file.
         text: its transcript, where known; the model never sees it.
         response: what the LLM answers to the speech.
-        early_stop: the token limit cut it.
+        early_stop: the token limit cut it; not so where the recipe's limit of sentences did.
         emotion: the category head's choice.
         emotion_probabilities: emotion → probability by the head.
         dimensions: arousal, dominance, valence by the head, or None.
@@ -99,7 +100,8 @@ def answer(model: SpeechLLM, batch: Batch, utterances: Sequence[Utterance]) -> l
         speech = model.speech(batch)
         logits, dimensions = model.heads(speech.embeddings, speech.lengths)
         probabilities = logits.float().softmax(1).tolist()
-        responses = model.answers(speech, "answer", recipe.prompts.answer_tokens)
+        limit = ReplyLimit(recipe.prompts.answer_sentences, recipe.prompts.stop_after_question)
+        responses = model.answers(speech, "answer", recipe.prompts.answer_tokens, limit)
     values = [None] * len(responses) if dimensions is None else dimensions.float().tolist()
     names = recipe.heads.emotions
     return [
@@ -126,22 +128,26 @@ def generate(
     cache: Path,
     from_audio: bool = False,
     batch_size: int = 8,
+    overrides: Sequence[str] = (),
 ) -> list[Generation]:
     """Answer every utterance of a manifest or one sound file; write JSON Lines to `out`.
 
     A killed call goes on where it was. Sound files given as such are always encoded live.
 
+    Args:
+        overrides: changes of the recipe's prompts, as `prompts.answer_sentences=2`.
+
     Raises:
         RunError: `run` is not a finished run.
-        ConfigError: it has no LLM.
+        ConfigError: it has no LLM, or an override is of something else than prompts.
         StoreError: clips are absent from the cache.
     """
     device = default_device()
     utterances = read_source(source)
-    recipe, model = load_run(run, device)
+    recipe, model = load_run(run, device, overrides=prompts_alone(overrides))
     require_llm(model.llm)
     partial = out.with_name(f".{out.name}.partial")
-    identity = _identity(run, source)
+    identity = _identity(run, source, recipe)
     done = {r["id"]: r["generation"] for r in read_journal(partial) if r["by"] == identity}
     left = [u for u in utterances if u.id not in done]
     live = from_audio or source.suffix.lower() in AUDIO_SUFFIXES
@@ -153,7 +159,7 @@ def generate(
     except StoreError as error:
         raise StoreError(f"{error}, or encode live with --from-audio") from error
     with progress("Answering", len(left), "clips") as tick, Journal(partial) as journal:
-        for generation in _answers(model, left, frames, batch_size, device):
+        for generation in answers(model, left, frames, batch_size, device):
             done[generation.id] = asdict(generation)
             journal.append({"by": identity, "id": generation.id, "generation": done[generation.id]})
             tick()
@@ -163,20 +169,32 @@ def generate(
     return generations
 
 
-def _answers(
+def answers(
     model: SpeechLLM,
     utterances: Sequence[Utterance],
     frames: Frames,
     batch_size: int,
     device: torch.device,
 ) -> Iterator[Generation]:
+    """Answers to utterances, those of like length together: not in the utterances' order."""
     loader = BatchLoader([Example(u.id) for u in utterances], frames, device)
     plan = ordered_batches(loader.lengths, batch_size)
     for indices, batch in zip(plan, loader.batches(plan), strict=True):
         yield from answer(model, batch.to(device), [utterances[i] for i in indices])
 
 
-def _identity(run: Path, source: Path) -> str:
-    """Whose answers a partial file may hold: those of these weights to this source."""
+def prompts_alone(overrides: Sequence[str]) -> Sequence[str]:
+    """The overrides, as long as a trained run can follow them; `ConfigError` otherwise."""
+    for override in overrides:
+        if not override.strip().startswith("prompts."):
+            raise ConfigError(
+                f"--set {override!r}: the run is trained; only prompts.* can change now"
+            )
+    return overrides
+
+
+def _identity(run: Path, source: Path, recipe: Recipe) -> str:
+    """Whose answers a partial file may hold: those of these weights and prompts to this source."""
     weights = (run / WEIGHTS).stat()
-    return digest([str(run.resolve()), weights.st_mtime_ns, weights.st_size, str(source.resolve())])
+    places = [str(run.resolve()), str(source.resolve())]
+    return digest([*places, weights.st_mtime_ns, weights.st_size, asdict(recipe.prompts)])

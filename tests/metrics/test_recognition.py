@@ -24,6 +24,14 @@ def test_a_class_that_does_not_occur_does_not_count() -> None:
     scores = score_recognition(np.array([0, 1]), np.array([0, 2]), LABELS)
     assert scores.recalls == {"neutral": 1.0, "happy": 0.0}
     assert scores.ua == 0.5
+    absent = score_recognition(np.array([0, 1]), np.array([0, 1]), LABELS)
+    assert absent.f1 == {"neutral": 1.0, "happy": 1.0}
+
+
+def test_f1_counts_wrong_answers_and_none() -> None:
+    scores = score_recognition(np.array([0, 0, 1, 2]), np.array([0, -1, 0, 2]), LABELS)
+    assert scores.f1 == {"neutral": 0.5, "happy": 0.0, "angry": 1.0}
+    assert scores.macro_f1 == 0.5
 
 
 def test_scikit_learn_agrees() -> None:
@@ -32,6 +40,7 @@ def test_scikit_learn_agrees() -> None:
     scores = score_recognition(true, predicted, LABELS)
     assert scores.ua == pytest.approx(metrics.balanced_accuracy_score(true, predicted))
     assert scores.accuracy == pytest.approx(metrics.accuracy_score(true, predicted))
+    assert scores.macro_f1 == pytest.approx(metrics.f1_score(true, predicted, average="macro"))
     np.testing.assert_array_equal(
         confusion_matrix(true, predicted, 3)[:, :3], metrics.confusion_matrix(true, predicted)
     )

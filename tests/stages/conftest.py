@@ -9,6 +9,8 @@ import pytest
 
 from rellm_cache.config import PromptsConfig, Recipe
 from rellm_cache.corpus.manifest import manifest_files, read_manifest, responses_path
+from rellm_cache.empathy.settings import EmpathySettings
+from rellm_cache.stages.empathy_train import empathy_train
 from rellm_cache.stages.extract import extract
 from rellm_cache.store.reader import FeatureStore
 
@@ -52,3 +54,23 @@ def checksums() -> Checksums:
         return found
 
     return read
+
+
+@pytest.fixture(scope="session")
+def empathy_scorer(
+    text_encoder_folder: Path, epitome_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A scorer of the miniature tables that reads 8 tokens, or 32."""
+    out = tmp_path_factory.mktemp("scorers") / "scorer"
+    settings = EmpathySettings(
+        encoder=str(text_encoder_folder),
+        tokens=8,
+        long_tokens=32,
+        training_tokens=16,
+        trained_layers=0,
+        together=True,
+        head_learning_rate=0.01,
+        epochs=2,
+    )
+    empathy_train(epitome_folder, out, settings)
+    return out

@@ -11,8 +11,11 @@ from click.testing import CliRunner
 from rellm_cache.cli import rellm
 from rellm_cache.config import Recipe
 from rellm_cache.corpus.manifest import Utterance
+from rellm_cache.errors import ManifestError
 from rellm_cache.metrics.recognition import score_recognition
+from rellm_cache.metrics.replies import word_count
 from rellm_cache.stages.evaluate import choose_samples, evaluate
+from rellm_cache.stages.generate import generate
 from rellm_cache.stages.report import charts
 from rellm_cache.stages.train import train
 
@@ -69,6 +72,40 @@ def test_json_on_standard_output(run: Path, corpus: Path, tmp_path: Path) -> Non
         assert len(printed[part]["confusion"]) == 5
     assert {"ua", "accuracy", "recalls"} <= set(printed["llm"]["generation"])
     assert 0 <= printed["llm"]["unparsable"] <= 1
+
+
+def test_empathy_of_every_answer(
+    run: Path, corpus: Path, tmp_path: Path, empathy_scorer: Path
+) -> None:
+    scores = evaluate(run, corpus, tmp_path / "cache", samples=0, empathy=empathy_scorer)
+    answers = generate(run, corpus, tmp_path / "answers.jsonl", tmp_path / "cache")
+    empathy = scores.empathy
+    assert empathy is not None
+    assert empathy.count == len(answers) == 11
+    assert empathy.words.mean == pytest.approx(np.mean([word_count(a.response) for a in answers]))
+    assert empathy.questions.count == 11
+    total = empathy.levels["ER"].mean + empathy.levels["EX"].mean
+    assert empathy.levels["ER + EX"].mean == pytest.approx(total)
+    written = json.loads((run / "scores.json").read_text())
+    assert written["empathy"]["levels"].keys() == {"ER", "IP", "EX", "ER + EX"}
+    result = CliRunner().invoke(
+        rellm,
+        ["evaluate", str(run), str(corpus), "--cache", str(tmp_path / "cache"), "--samples", "0",
+         "--empathy", str(empathy_scorer)],
+        catch_exceptions=False,
+    )  # fmt: skip
+    assert "Empathy of 11 answers" in result.stdout
+    assert str(empathy.levels["ER + EX"]) in result.stdout
+
+
+def test_empathy_needs_transcripts(
+    run: Path, corpus: Path, tmp_path: Path, empathy_scorer: Path
+) -> None:
+    silent = tmp_path / "silent.jsonl"
+    rows = [json.loads(line) for line in (corpus / "test.jsonl").read_text().splitlines()]
+    silent.write_text("".join(json.dumps({**row, "text": ""}) + "\n" for row in rows))
+    with pytest.raises(ManifestError, match="no utterance has a transcript"):
+        evaluate(run, silent, tmp_path / "cache", samples=0, empathy=empathy_scorer)
 
 
 def test_a_clip_that_is_gone_is_said_to_be(run: Path, corpus: Path, tmp_path: Path) -> None:

@@ -89,3 +89,14 @@ def test_a_run_without_llm_cannot_answer(
     train(speech_recipe, corpus, tmp_path / "cache", tmp_path / "run")
     with pytest.raises(ConfigError, match="this run has no LLM, so it cannot answer"):
         generate(tmp_path / "run", corpus, tmp_path / "out.jsonl", tmp_path / "cache")
+
+
+def test_prompts_of_a_trained_run_can_be_changed_and_nothing_else(
+    run: Path, corpus: Path, tmp_path: Path
+) -> None:
+    cache, out = tmp_path / "cache", tmp_path / "out.jsonl"
+    short = generate(run, corpus / "test.jsonl", out, cache, overrides=["prompts.answer_tokens=1"])
+    whole = generate(run, corpus / "test.jsonl", out, cache)
+    assert all(len(s.response) < len(w.response) for s, w in zip(short, whole, strict=True))
+    with pytest.raises(ConfigError, match=r"heads\.dropout=0.*only prompts\.\* can change"):
+        generate(run, corpus, out, cache, overrides=["heads.dropout=0"])

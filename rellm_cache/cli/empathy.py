@@ -1,0 +1,103 @@
+"""rellm empathy: train EPITOME's empathy scorers and score replies."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from rellm_cache.cli.options import InOrder, json_option, print_table
+
+
+@click.group(cls=InOrder)
+def empathy() -> None:
+    """Score how empathetic replies are: emotional reactions, interpretations, explorations.
+
+    Scorers are EPITOME's bi-encoder on any text encoder, trained on EPITOME's tables.
+    """
+
+
+@empathy.command()
+@click.argument("data", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder for the scorer.",
+)
+@click.option(
+    "--encoder",
+    metavar="ID|FOLDER",
+    help="Text encoder: hub id or local folder. [default: FacebookAI/roberta-base]",
+)
+@click.option(
+    "--set",
+    "changes",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Change one setting, as epochs=6, seed=1 or together=true. Repeatable.",
+)
+@json_option
+def train(
+    data: Path, out: Path, encoder: str | None, changes: tuple[str, ...], as_json: bool
+) -> None:
+    """Train scorers on the CSV files of folder DATA, a fifth of the posts held out.
+
+    The settings are EPITOME's for RoBERTa, and others where another encoder needs them;
+    `--set epochs=6` changes one. OUT/empathy.json has them, with the scores of the held-out fifth.
+    """
+    from rellm_cache.empathy.settings import make_settings
+    from rellm_cache.stages.empathy_train import empathy_train
+
+    card = empathy_train(data, out, make_settings(encoder, changes))
+    if as_json:
+        click.echo(json.dumps({"counts": card.counts, "scores": card.scores}))
+        return
+    tokens = card.settings.tokens, card.settings.long_tokens
+    for part, limit in zip(("test", "test_long"), tokens, strict=True):
+        title = f"{card.counts['test']} exchanges held out, texts cut at {limit} tokens"
+        rows = [_level_row(name, scores) for name, scores in card.scores[part].items()]
+        print_table(title, ["mechanism", "macro F1", "accuracy", "F1 by level", "ECE"], rows)
+    cut, count = card.counts["test_replies_cut"], card.counts["test"]
+    click.echo(f"{cut} of {count} replies are longer than {card.settings.tokens} tokens")
+    click.echo(f"Scorer: {out}")
+
+
+def _level_row(name: str, scores: dict[str, Any]) -> list[str]:
+    by_level = ", ".join(f"{f1:.2f}" for f1 in scores["f1"].values())
+    numbers = (scores["macro_f1"], scores["accuracy"])
+    return [name, *(f"{n:.3f}" for n in numbers), by_level, f"{scores['calibration_error']:.3f}"]
+
+
+@empathy.command()
+@click.argument("scorer", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.argument("source", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="CSV file to write.",
+)
+@json_option
+def score(scorer: Path, source: Path, out: Path, as_json: bool) -> None:
+    """Add levels to the rows of a CSV file SOURCE with seeker_post and response_post.
+
+    Added are ER_label, IP_label, EX_label and probabilities, with the texts cut at EPITOME's 64
+    tokens, and the same with a longer limit as ER_label_long and so on.
+    """
+    from rellm_cache.stages.empathy_score import empathy_score
+
+    report = empathy_score(scorer, source, out)
+    if as_json:
+        click.echo(json.dumps(dataclasses.asdict(report)))
+        return
+    rows = [
+        [name, str(summary), str(report.long_levels[name])]
+        for name, summary in report.levels.items()
+    ]
+    limits = [f"cut at {report.tokens} tokens", f"at {report.long_tokens}"]
+    print_table(f"{report.rows} replies, mean level (SD)", ["mechanism", *limits], rows)
+    for what, cut in (("replies", report.replies_cut), ("posts", report.posts_cut)):
+        click.echo(f"{cut} of {report.rows} {what} are longer than {report.tokens} tokens")
+    click.echo(f"Scores: {out}")

@@ -1,0 +1,1 @@
+"""Empathy scorers: EPITOME's bi-encoder on any text encoder."""

