@@ -30,7 +30,8 @@ from rellm_cache.store.reader import FeatureStore
 ANNOTATIONS = "annotations.json"
 FUNCTION_OF_INPUT = (
     "pseudo dimensions are a function of the emotion encoder's frames: a model that hears that "
-    "stream is trained, and scored, on what it was given; agreement with them is none with people"
+    "stream is trained, and scored, on what it was given; to agree with it is not to agree with "
+    "people"
 )
 
 Row = dict[str, Any]

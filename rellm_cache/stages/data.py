@@ -110,14 +110,16 @@ def describe_gaps(utterances: Sequence[Utterance], recipe: Recipe) -> list[str]:
     if recipe.losses.learns_responses and silent:
         notes.append(f"{silent} of {total} clips have no response; `rellm respond` makes them")
     if recipe.losses.dimension and recipe.heads.dimensions and not any(u.vad for u in utterances):
+        encoder = recipe.encoders.emotion
+        has_head = encoder is not None and encoder.kind == "wav2vec2-emotion"
+        remedy = "; `rellm annotate` takes them from the emotion encoder" if has_head else ""
         notes.append(
-            "no clip has dimensions: the dimension loss has nothing to learn from; `rellm "
-            "annotate` takes them from the emotion encoder"
+            f"no clip has dimensions: the dimension loss has nothing to learn from{remedy}"
         )
     pseudo = sum(u.vad_source == "pseudo" for u in utterances)
     if recipe.losses.dimension and recipe.heads.dimensions and pseudo:
         notes.append(
             f"{pseudo} of {total} clips have pseudo dimensions, which the emotion encoder said "
-            "itself: agreement with them is none with people"
+            "itself: to agree with them is not to agree with people"
         )
     return notes

@@ -57,7 +57,11 @@ def test_what_a_recipe_cannot_learn_is_said(recipe: Recipe) -> None:
         "no clip has dimensions: the dimension loss has nothing to learn from; `rellm annotate` "
         "takes them from the emotion encoder",
     ]
+    alone = replace(recipe, encoders=replace(recipe.encoders, emotion=None))
+    assert describe_gaps([BARE], alone)[-1] == (
+        "no clip has dimensions: the dimension loss has nothing to learn from"
+    )
     assert describe_gaps([WHOLE, replace(WHOLE, vad_source="pseudo")], recipe) == [
         "1 of 2 clips have pseudo dimensions, which the emotion encoder said itself: "
-        "agreement with them is none with people"
+        "to agree with them is not to agree with people"
     ]
