@@ -193,22 +193,18 @@ class SpeechLLM(nn.Module):
     def _rows(
         self, speech: Speech, targets: Sequence[Sequence[Target]]
     ) -> Iterator[list[tuple[int, Target]]]:
-        """Examples in rows of at most `llm.row_tokens` tokens, but one at least.
-
-        Those of one request lie together, as a row holds the prompt of each of its requests.
-        """
+        """Examples in rows of at most `llm.row_tokens` tokens, but one at least."""
         row: list[tuple[int, Target]] = []
         room = limit = self.recipe.llm.row_tokens if self.recipe.llm else 0
         lengths = speech.lengths.tolist()
-        examples = [(index, target) for index, each in enumerate(targets) for target in each]
-        examples.sort(key=lambda example: example[1].task)
-        for index, target in examples:
-            size = self._tokens(lengths[index], target)
-            if row and size > room:
-                yield row
-                row, room = [], limit
-            row.append((index, target))
-            room -= size
+        for index, answers in enumerate(targets):
+            for target in answers:
+                size = self._tokens(lengths[index], target)
+                if row and size > room:
+                    yield row
+                    row, room = [], limit
+                row.append((index, target))
+                room -= size
         if row:
             yield row
 

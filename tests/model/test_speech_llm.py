@@ -162,21 +162,6 @@ def test_a_step_in_bfloat16_is_near_the_naive_step(recipe: Recipe, llm: FrozenLL
     compare_with_naive(model, half, make_batch(half), bound=0.05)
 
 
-def test_requests_of_a_kind_share_rows_and_so_their_prompt(recipe: Recipe) -> None:
-    assert recipe.llm is not None
-    config = replace(recipe.llm, row_tokens=120)
-    llm = load_llm(config, CPU)
-    model = SpeechLLM(replace(recipe, llm=config), 16, 16, llm).eval()
-    batch = make_batch(llm)
-    batch = replace(batch, targets=tuple(batch.targets[1] for _ in batch.ids))
-    rows = [tasks.tolist() for _, tasks in model.packed_rows(model.speech(batch), batch.targets)]
-    recognition, response = TERMS.index("recognition"), TERMS.index("response")
-    assert rows == [
-        [recognition, response, recognition, recognition, recognition, response],
-        [response, response, response],  # its own prompt, and two examples
-    ]
-
-
 def test_counts_are_known_before_the_forward_pass(recipe: Recipe, llm: FrozenLLM) -> None:
     model = SpeechLLM(recipe, 16, 16, llm).eval()
     batch = make_batch(llm)
