@@ -8,6 +8,7 @@ import dataclasses
 import hashlib
 import json
 import tomllib
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import resources
@@ -32,7 +33,7 @@ NORMALISATIONS: dict[EncoderKind, tuple[str, ...]] = {
 }
 
 
-class StoredSpec:
+class StoredSpec(ABC):
     """What is common to the specs of all stores: an identity, a name, and a comparison.
 
     Attributes:
@@ -54,13 +55,13 @@ class StoredSpec:
         return digest(identity)
 
     @property
+    @abstractmethod
     def slug(self) -> str:
         """A short folder-safe name."""
-        raise NotImplementedError
 
+    @abstractmethod
     def to_json(self) -> dict[str, Any]:
         """All fields, as a store's attributes hold them."""
-        raise NotImplementedError
 
     def differences(self, other: "StoredSpec") -> list[str]:
         """Fields in which a store of spec `other` is not what `self` asks for, as readable text.

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import torch
 
+from rellm_cache import __version__
+
 
 def default_device() -> torch.device:
     """The first GPU, or the CPU."""
@@ -32,6 +34,16 @@ def device_name(device: torch.device) -> str:
         lines = []
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(names, "") or platform.processor() or platform.machine()
+
+
+def describe_machine(device: torch.device, dtype: torch.dtype) -> dict[str, str]:
+    """What computes the rows of a store, as recorded in every part: they differ a little."""
+    return {
+        "device": device_name(device),
+        "dtype": str(dtype).removeprefix("torch."),
+        "torch": str(torch.__version__),
+        "rellm": __version__,
+    }
 
 
 def random_state(device: torch.device) -> dict[str, torch.Tensor]:

@@ -16,6 +16,12 @@ CLIPS_FAILED = 3
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 manifest_argument = click.argument("manifest", type=click.Path(path_type=Path, exists=True))
+manifest_folder_option = click.option(
+    "--manifest",
+    required=True,
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Manifest folder with train.jsonl and, to validate, validation.jsonl.",
+)
 recipe_option = click.option(
     "--recipe",
     required=True,

@@ -9,6 +9,7 @@ import click
 from rellm_cache.cli.options import (
     cache_option,
     json_option,
+    manifest_folder_option,
     print_table,
     recipe_option,
     set_option,
@@ -23,12 +24,7 @@ RUNS_FAILED = 3
 @click.command()
 @recipe_option
 @set_option
-@click.option(
-    "--manifest",
-    required=True,
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="Manifest folder with train.jsonl and, to validate, validation.jsonl.",
-)
+@manifest_folder_option
 @cache_option
 @click.option(
     "--out",

@@ -4,19 +4,20 @@ from pathlib import Path
 
 import click
 
-from rellm_cache.cli.options import cache_option, print_table, recipe_option, set_option
+from rellm_cache.cli.options import (
+    cache_option,
+    manifest_folder_option,
+    print_table,
+    recipe_option,
+    set_option,
+)
 from rellm_cache.progress import is_spokesman
 
 
 @click.command()
 @recipe_option
 @set_option
-@click.option(
-    "--manifest",
-    required=True,
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="Manifest folder with train.jsonl and, to validate, validation.jsonl.",
-)
+@manifest_folder_option
 @cache_option
 @click.option(
     "--out",

@@ -1,6 +1,6 @@
 """Reader of ESD, its English half. In: its folder with `0011` … `0020`. Out: a `Corpus`.
 
-00NN/{Neutral,Angry,Happy,Sad,Surprise}/[train|evaluation|test/]00NN_XXXXXX.wav
+00NN/{Neutral,Angry,Happy,Sad,Surprise}[/train|/evaluation|/test]/00NN_XXXXXX.wav
 00NN/00NN.txt    id, text and emotion with tabs between, in UTF-8, UTF-16 or Latin-1
 
 Ids 1 to 350 are neutral, then 350 each angry, happy, sad and surprise. Every speaker reads the same

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
+from scipy.sparse import csr_matrix
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
@@ -115,11 +116,11 @@ def _vectorizer(vocabulary: dict[str, int] | None) -> TfidfVectorizer:
 
 
 def _fit_levels(
-    values: object, levels: Sequence[int]
+    values: csr_matrix, levels: Sequence[int]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Coefficients (3, V) and intercepts (3,) of a regression on sparse values (N, V)."""
     seen = sorted(set(levels))
-    width = values.shape[1]  # type: ignore[attr-defined]
+    width = values.shape[1]
     coefficients, intercepts = np.zeros((LEVELS, width)), np.full(LEVELS, UNSEEN)
     intercepts[seen] = 0.0
     if len(seen) > 1:

@@ -4,9 +4,8 @@ from dataclasses import replace
 
 import torch
 
-from rellm_cache import __version__
 from rellm_cache.config import EncoderSpec
-from rellm_cache.devices import device_name
+from rellm_cache.devices import describe_machine
 from rellm_cache.encoders.base import FrameEncoder
 from rellm_cache.errors import ConfigError
 from rellm_cache.weights import find_model, weights_digest
@@ -62,13 +61,8 @@ def encoder_module(spec: EncoderSpec) -> str:
     return f"rellm_cache.encoders.{spec.kind.replace('-', '_')}"
 
 
-def describe_machine(spec: EncoderSpec, device: torch.device) -> dict[str, str]:
-    """What computes the frames of a spec, as recorded in every part: frames differ a little."""
+def encoding_machine(spec: EncoderSpec, device: torch.device) -> dict[str, str]:
+    """What computes the frames of a spec."""
     # Prosody is measured on the CPU whatever the device; models run in half precision on a GPU.
     on = device if spec.model else torch.device("cpu")
-    return {
-        "device": device_name(on),
-        "dtype": "float16" if on.type == "cuda" else "float32",
-        "torch": str(torch.__version__),
-        "rellm": __version__,
-    }
+    return describe_machine(on, torch.float16 if on.type == "cuda" else torch.float32)

@@ -5,6 +5,8 @@ backward pass keeps is counted and not guessed: for any architecture, layer by l
 counted as a memory-efficient kernel keeps it: queries, keys, values, output and one sum a query.
 """
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -104,8 +106,22 @@ def _lora_parameters(model: Any, config: LoraConfig) -> int:
 
 
 def _kept_bytes(model: Any, dtype: torch.dtype) -> float:
-    """What a backward pass keeps for each token of a row, weights not counted."""
-    own = {p.untyped_storage()._cdata for p in model.parameters()}
+    """What a backward pass keeps for each token of a row."""
+    size = model.config.hidden_size
+    row = torch.empty(1, TOKENS, size, dtype=dtype, device="meta", requires_grad=True)
+    positions = torch.empty(1, TOKENS, dtype=torch.long, device="meta")
+    mask = torch.empty(1, 1, TOKENS, TOKENS, dtype=torch.bool, device="meta")
+    with kept_by(model) as kept:
+        model.get_decoder()(
+            inputs_embeds=row, attention_mask=mask, position_ids=positions, use_cache=False
+        )
+    return kept() / TOKENS
+
+
+@contextmanager
+def kept_by(module: nn.Module) -> Iterator[Callable[[], int]]:
+    """Counts the bytes that forward passes within keep for a backward pass, weights left out."""
+    own = {p.untyped_storage()._cdata for p in module.parameters()}
     kept: dict[int, tuple[int, Tensor]] = {}  # tensors are held: an address must not come twice
 
     def count(tensor: Tensor) -> Tensor:
@@ -114,15 +130,8 @@ def _kept_bytes(model: Any, dtype: torch.dtype) -> float:
             kept[storage._cdata] = (storage.nbytes(), tensor)
         return tensor
 
-    size = model.config.hidden_size
-    row = torch.empty(1, TOKENS, size, dtype=dtype, device="meta", requires_grad=True)
-    positions = torch.empty(1, TOKENS, dtype=torch.long, device="meta")
-    mask = torch.empty(1, 1, TOKENS, TOKENS, dtype=torch.bool, device="meta")
     with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-        model.get_decoder()(
-            inputs_embeds=row, attention_mask=mask, position_ids=positions, use_cache=False
-        )
-    return sum(size for size, _ in kept.values()) / TOKENS
+        yield lambda: sum(size for size, _ in kept.values())
 
 
 class _EfficientAttention(torch.autograd.Function):

@@ -16,7 +16,7 @@ from rellm_cache.config import EncoderSpec
 from rellm_cache.corpus.audio import audio_digest, load_clip, read_bytes
 from rellm_cache.corpus.manifest import Utterance, read_manifests
 from rellm_cache.devices import default_device
-from rellm_cache.encoders.registry import build_encoder, describe_machine, resolve
+from rellm_cache.encoders.registry import build_encoder, encoding_machine, resolve
 from rellm_cache.errors import AudioError, ConfigError, StoreError
 from rellm_cache.progress import progress
 from rellm_cache.store.metadata import writers_of
@@ -145,7 +145,7 @@ def recompute(
 def _recompute(
     store: FeatureStore, spec: EncoderSpec, chosen: Sequence[Utterance], device: torch.device
 ) -> RecomputeReport:
-    machine = describe_machine(spec, device)
+    machine = encoding_machine(spec, device)
     if not chosen:
         return _nothing(store, machine, "the store holds no clip of the manifest")
     try:

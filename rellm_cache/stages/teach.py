@@ -11,10 +11,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from rellm_cache import __version__
 from rellm_cache.config import Recipe
 from rellm_cache.corpus.manifest import read_manifests
-from rellm_cache.devices import default_device, device_name
+from rellm_cache.devices import default_device, describe_machine
 from rellm_cache.errors import ConfigError, ManifestError
 from rellm_cache.llm.frozen import FrozenLLM, load_chat, load_llm
 from rellm_cache.llm.packing import IGNORED, Segment, pack
@@ -84,7 +83,7 @@ def teach(
             )
         with (
             progress("Teaching", len(untaught), "responses") as tick,
-            StoreWriter(cache, info, writers=[_machine(llm)]) as writer,
+            StoreWriter(cache, info, writers=[describe_machine(llm.device, llm.dtype)]) as writer,
         ):
             for row in _rows(untaught, config.row_tokens):
                 for lesson, frames in zip(row, _predict(row, recipe, llm), strict=True):
@@ -122,13 +121,3 @@ def _predict(lessons: Sequence[Lesson], recipe: Recipe, llm: FrozenLLM) -> list[
     )  # (N, 2 K + 1)
     ends = np.cumsum([len(lesson.response) for lesson in lessons])[:-1]
     return np.split(rows.cpu().numpy(), ends)
-
-
-def _machine(llm: FrozenLLM) -> dict[str, str]:
-    """What computed the rows, as recorded in every part."""
-    return {
-        "device": device_name(llm.device),
-        "dtype": str(llm.dtype).removeprefix("torch."),
-        "torch": str(torch.__version__),
-        "rellm": __version__,
-    }

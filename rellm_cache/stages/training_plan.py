@@ -9,12 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from rellm_cache.config import Recipe
 from rellm_cache.corpus.manifest import Utterance
 from rellm_cache.encoders.base import FRAMES_PER_SECOND
-from rellm_cache.llm.footprint import Footprint, footprint
+from rellm_cache.llm.footprint import Footprint, footprint, kept_by
 from rellm_cache.llm.teacher import CHUNK
 from rellm_cache.model.adapter import Adapter, output_lengths
 from rellm_cache.model.heads import AuxiliaryHeads
@@ -151,16 +150,7 @@ def _count_adapter(recipe: Recipe, inputs: int, outputs: int) -> _Trained:
         heads = AuxiliaryHeads(recipe.heads, outputs)
         frames = torch.empty(1, COUNTED_FRAMES, inputs)
         lengths = torch.empty(1, dtype=torch.long)
-    own = {p.untyped_storage()._cdata for p in adapter.parameters()}
-    kept: dict[int, tuple[int, Tensor]] = {}
-
-    def count(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage._cdata not in own:
-            kept[storage._cdata] = (storage.nbytes(), tensor)
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+    with kept_by(adapter) as kept:
         adapter(frames, lengths)
     parameters = sum(p.numel() for module in (adapter, heads) for p in module.parameters())
     convolved = sum(
@@ -168,6 +158,4 @@ def _count_adapter(recipe: Recipe, inputs: int, outputs: int) -> _Trained:
         for index, conv in enumerate(adapter.convs)
         for p in conv.parameters()
     )
-    return _Trained(
-        parameters, sum(size for size, _ in kept.values()) / COUNTED_FRAMES, 6 * convolved
-    )
+    return _Trained(parameters, kept() / COUNTED_FRAMES, 6 * convolved)

@@ -49,7 +49,7 @@ def write_part(
     Args:
         info: of the store it is for; the part carries it, so that one mends the other.
         quantisation: what the values of an int8 store stand for; None for float16.
-        writers: what made the frames, as `registry.describe_machine` says it; several after a
+        writers: what made the frames, as `devices.describe_machine` says it; several after a
             merge.
 
     Raises:

@@ -47,7 +47,7 @@ class StoreWriter:
         cache: root.
         info: of the store; where it exists already, its own attributes hold.
         quantisation: of an int8 store: the same for all its parts.
-        writers: what makes the frames, as `registry.describe_machine` says it; recorded in every
+        writers: what makes the frames, as `devices.describe_machine` says it; recorded in every
             part.
         part_seconds: an open part is committed when it is so old and a clip is added.
     """

@@ -1,5 +1,7 @@
 """Bootstrap intervals against scipy's and against cases with a known answer."""
 
+from typing import Literal
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -17,8 +19,8 @@ OTHERS = SCORES + np.random.default_rng(4).normal(0.2, 0.3, 60)
 
 
 @pytest.mark.parametrize("method", ["percentile", "bca"])
-def test_the_interval_of_a_mean_is_scipys(method: str) -> None:
-    found = mean_interval(SCORES, method=method)  # type: ignore[arg-type]
+def test_the_interval_of_a_mean_is_scipys(method: Literal["percentile", "bca"]) -> None:
+    found = mean_interval(SCORES, method=method)
     expected = stats.bootstrap(
         (SCORES,), np.mean, method=method, n_resamples=10_000, rng=np.random.default_rng(5)
     ).confidence_interval

@@ -1,6 +1,7 @@
 """Optimisers: each form learns and resumes bit for bit; a device that cannot is named."""
 
 import io
+from typing import Literal
 
 import pytest
 import torch
@@ -31,8 +32,8 @@ def make_weights() -> list[nn.Parameter]:
 
 
 @pytest.mark.parametrize("name", ["adamw", "adamw8bit"])
-def test_a_state_resumes_bit_for_bit(name: str) -> None:
-    config = TrainingConfig(optimiser=name, learning_rate=0.01)  # type: ignore[arg-type]
+def test_a_state_resumes_bit_for_bit(name: Literal["adamw", "adamw8bit"]) -> None:
+    config = TrainingConfig(optimiser=name, learning_rate=0.01)
     weights = make_weights()
     optimiser = make_optimiser(weights, config, CPU)
     halfway = descend(weights, optimiser, 5)

@@ -1,6 +1,7 @@
 """Budgets: every clip once, no micro-batch above the limit but a single clip, memory measured."""
 
 from dataclasses import replace
+from typing import Literal
 
 import pytest
 import torch
@@ -16,8 +17,8 @@ EXAMPLES = [Example(name) for name in "abcdef"]
 COSTS = dict(zip("abcdef", (50, 40, 30, 30, 20, 10), strict=True))
 
 
-def make_budget(recipe: Recipe, tokens: object) -> Budget:
-    training = replace(recipe.training, tokens_per_step=tokens)  # type: ignore[arg-type]
+def make_budget(recipe: Recipe, tokens: Literal["auto"] | int) -> Budget:
+    training = replace(recipe.training, tokens_per_step=tokens)
     return Budget(replace(recipe, training=training), COSTS)
 
 

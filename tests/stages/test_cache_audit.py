@@ -9,7 +9,7 @@ import torch
 
 from rellm_cache.config import Recipe
 from rellm_cache.corpus.manifest import read_manifests
-from rellm_cache.encoders.registry import describe_machine
+from rellm_cache.encoders.registry import encoding_machine
 from rellm_cache.errors import StoreError
 from rellm_cache.stages.cache_audit import compare_audio, recompute
 from rellm_cache.stages.cache_info import list_clips
@@ -118,7 +118,7 @@ def test_an_encoder_that_is_gone_is_said(cache: Path, corpus: Path, whisper_fold
 
 def test_extraction_records_the_machine(cache: Path, speech_recipe: Recipe) -> None:
     (part,) = list_parts(next(cache.glob("*/zarr.json")).parent)
-    machine = describe_machine(speech_recipe.encoders.speech, torch.device("cpu"))
+    machine = encoding_machine(speech_recipe.encoders.speech, torch.device("cpu"))
     assert writers_of([part]) == [machine]
     assert machine["dtype"] == "float32"
 

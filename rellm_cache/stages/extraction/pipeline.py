@@ -25,7 +25,7 @@ from rellm_cache.corpus.audio import Clip, load_clip
 from rellm_cache.corpus.manifest import Utterance
 from rellm_cache.devices import default_device
 from rellm_cache.encoders.base import Encoding
-from rellm_cache.encoders.registry import build_encoder, describe_machine
+from rellm_cache.encoders.registry import build_encoder, encoding_machine
 from rellm_cache.errors import AudioError, FrameError
 from rellm_cache.stages.extraction.careful import CarefulEncoder
 from rellm_cache.stages.extraction.work import (
@@ -63,7 +63,7 @@ class _Outlet:
         self.writer = StoreWriter(
             job.cache,
             info,
-            writers=[describe_machine(spec, device)],
+            writers=[encoding_machine(spec, device)],
             part_seconds=job.commit_seconds,
         )
 
