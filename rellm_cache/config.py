@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from rellm_cache.errors import ConfigError
-from rellm_cache.typed_toml import apply_override, build, write_toml
+from rellm_cache.typed_toml import apply_override, build, lay_over, write_toml
 
 EncoderKind = Literal["whisper", "wav2vec2-emotion", "prosody"]
 
@@ -310,6 +310,7 @@ class PromptsConfig:
         "{speech}"
     )
     answer: str = "{speech}"
+    labelled_answer: str = "This is said in a '{emotion}' emotion tone: {speech}"
     recognition: str = (
         "Please identify the emotion tone of the speech provided below. Select from the following "
         "options: neutral, sad, angry, happy, or surprise.\n\nSpeech: {speech}"
@@ -325,6 +326,8 @@ class PromptsConfig:
             ("expected_response", "{transcript}"),
             ("alignment", "{speech}"),
             ("answer", "{speech}"),
+            ("labelled_answer", "{speech}"),
+            ("labelled_answer", "{emotion}"),
             ("recognition", "{speech}"),
         ):
             if getattr(self, name).count(mark) != 1:
@@ -335,6 +338,14 @@ class PromptsConfig:
             raise ConfigError(
                 f"prompts.answer_sentences = {self.answer_sentences}: expected 0 (any) or more"
             )
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """A model that reads what was said instead of hearing it: nothing of it trains."""
+
+    transcript: Literal["corpus", "whisper"] = "corpus"
+    label: bool = False
 
 
 @dataclass(frozen=True)
@@ -385,10 +396,16 @@ class Recipe:
     heads: HeadsConfig = field(default_factory=HeadsConfig)
     losses: LossesConfig = field(default_factory=LossesConfig)
     llm: LLMConfig | None = None
+    text: TextConfig | None = None
     prompts: PromptsConfig = field(default_factory=PromptsConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
     def __post_init__(self) -> None:
+        if self.text is not None and self.llm is None:
+            raise ConfigError(
+                f"recipe {self.name!r}: [text] is read by an LLM, but there is no [llm] table; add "
+                "one"
+            )
         if self.needs_llm and self.llm is None:
             raise ConfigError(
                 f"recipe {self.name!r}: losses.response, losses.response_kl or losses.recognition "
@@ -408,8 +425,8 @@ class Recipe:
 
     @property
     def needs_llm(self) -> bool:
-        """Whether training loads the LLM at all."""
-        return self.losses.learns_responses or self.losses.recognition > 0
+        """Whether the LLM is loaded at all."""
+        return self.text is not None or self.losses.learns_responses or self.losses.recognition > 0
 
 
 def require_share(name: str, value: float) -> None:
@@ -431,12 +448,46 @@ def shipped_recipes() -> dict[str, str]:
     return {name.removesuffix(".toml"): (folder / name).read_text("utf-8") for name in files}
 
 
-def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
+def load_recipe(name_or_path: str, overrides: Sequence[str] = (), base: str = "") -> Recipe:
     """Read a shipped recipe by name or any TOML file by path, then apply `key.key=value` overrides.
+
+    A recipe may extend another, `extends = "re-llm"`: what it says itself comes on top.
+
+    Args:
+        base: recipe in place of the one at the bottom, so that a variant of the paper's models
+            becomes one of others.
 
     Raises:
         ConfigError: no such recipe, not TOML, an unknown key or a value of the wrong type.
     """
+    table, source = _read_extended(name_or_path, base, ())
+    for override in overrides:
+        apply_override(table, override)
+    return build(Recipe, table, source)
+
+
+def _read_extended(
+    name_or_path: str, base: str, above: tuple[str, ...]
+) -> tuple[dict[str, Any], str]:
+    """The table of a recipe laid over those it extends, and what messages call it."""
+    table, source, folder = _read_table(name_or_path)
+    parent = table.pop("extends", "")
+    if not isinstance(parent, str):
+        raise ConfigError(f"{source}: extends = {parent!r}: expected the name or path of a recipe")
+    if source in above:
+        raise ConfigError(f"{source}: extends itself, by way of {', '.join(above)}")
+    if parent:
+        beside = folder / parent
+        below = str(beside) if parent not in shipped_recipes() and beside.is_file() else parent
+        under, _ = _read_extended(below, base, (*above, source))
+        table = lay_over(under, table)
+    elif base not in ("", name_or_path):
+        table, _ = _read_extended(base, "", (*above, source))
+    return table, source
+
+
+def _read_table(name_or_path: str) -> tuple[dict[str, Any], str, Path]:
+    """A recipe's own table, what messages call it, and the folder it lies in."""
     shipped = shipped_recipes()
     path = Path(name_or_path)
     if name_or_path in shipped:
@@ -449,12 +500,9 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
             "or give the path of a TOML file"
         )
     try:
-        table = tomllib.loads(text)
+        return tomllib.loads(text), source, path.parent
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{source}: not valid TOML: {error}") from error
-    for override in overrides:
-        apply_override(table, override)
-    return build(Recipe, table, source)
 
 
 def _read_text(path: Path) -> str:

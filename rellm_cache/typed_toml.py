@@ -40,6 +40,17 @@ def apply_override(table: dict[str, Any], override: str) -> None:
         table[last] = value
 
 
+def lay_over(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Two nested tables as one: what `over` says wins, what it leaves open is as in `under`."""
+    laid = dict(under)
+    for key, value in over.items():
+        below = laid.get(key)
+        if isinstance(below, Mapping) and isinstance(value, Mapping):
+            value = lay_over(below, value)
+        laid[key] = value
+    return laid
+
+
 def build(kind: type[Made], table: Mapping[str, Any], where: str) -> Made:
     """Make the frozen dataclass `kind` from a TOML table, refusing unknown keys and wrong types."""
     hints = typing.get_type_hints(kind)

@@ -38,5 +38,6 @@ def generate(
 
     generations = answer(run, source, out, cache, from_audio, batch_size, overrides)
     for generation in generations[:3]:
-        click.echo(f"{generation.id} ({generation.emotion}): {generation.response}")
+        heard = f" ({generation.emotion})" if generation.emotion else ""
+        click.echo(f"{generation.id}{heard}: {generation.response}")
     click.echo(f"{len(generations)} answers: {out}")

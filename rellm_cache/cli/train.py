@@ -40,6 +40,9 @@ def train(recipe: str, overrides: tuple[str, ...], manifest: Path, cache: Path, 
         return
     for note in report.notes:
         click.echo(f"Note: {note}")
+    if not report.steps:
+        click.echo(f"Run: {report.out}")
+        return
     if report.resumed_at == report.steps:
         click.echo(f"Nothing left to do: {report.steps} steps were trained before")
     elif report.resumed_at:

@@ -23,7 +23,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from rellm_cache.config import LLMConfig
 from rellm_cache.errors import ConfigError
 from rellm_cache.llm.host_embedding import HostEmbedding
-from rellm_cache.llm.packing import PackedRow
+from rellm_cache.llm.packing import IGNORED, PackedRow, Segment
 from rellm_cache.llm.prompt import ChatFormat
 from rellm_cache.llm.reply_limit import NO_LIMIT, LimitReached, ReplyLimit
 from rellm_cache.llm.scope import SpeechScope
@@ -74,6 +74,22 @@ class FrozenLLM:
         tokens = torch.tensor(list(ids), dtype=torch.long, device=self.device)  # (T,)
         embeddings: Tensor = self._embedding(tokens)
         return embeddings
+
+    def segment(
+        self,
+        speech: Tensor | None = None,
+        ids: Sequence[int] = (),
+        answer: Sequence[int] = (),
+        parent: int | None = None,
+    ) -> Segment:
+        """Speech (t, H), then fixed tokens, then an answer with its loss; any may be empty."""
+        tokens = self.embed((*ids, *answer))
+        parts = [tokens] if speech is None else [speech.to(tokens.dtype), tokens]
+        embeddings = torch.cat(parts)  # (t + ids + answer, H)
+        labels = torch.full((len(embeddings),), IGNORED)
+        if answer:
+            labels[-len(answer) :] = torch.tensor(list(answer))
+        return Segment(embeddings, labels, parent, 0 if speech is None else len(speech))
 
     def hidden_states(self, row: PackedRow) -> Tensor:
         """(T, H) last hidden states of a packed row; differentiable in its embeddings.

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from rellm_cache.config import LLMConfig, Recipe, load_recipe
-from rellm_cache.errors import RunError
+from rellm_cache.errors import ConfigError, RunError
 from rellm_cache.llm.frozen import FrozenLLM, load_llm
 from rellm_cache.model.speech_llm import SpeechLLM
 from rellm_cache.store.syncing import sync_path
@@ -110,6 +110,16 @@ def load_info(run: Path) -> AdapterInfo:
         ) from error
 
 
+def run_recipe(run: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe of a run folder, with `overrides`; `RunError` where it holds none."""
+    if not (run / RECIPE).is_file():
+        raise RunError(
+            f"{run}: not the folder of a finished run; expected {RECIPE}, which `rellm train` "
+            "writes"
+        )
+    return load_recipe(str(run / RECIPE), overrides)
+
+
 def load_run(
     run: Path,
     device: torch.device,
@@ -123,9 +133,12 @@ def load_run(
 
     Raises:
         RunError: it is not the folder of a finished run, or its checkpoint does not fit.
+        ConfigError: the recipe's model reads, and nothing of it is trained.
     """
+    recipe = run_recipe(run, overrides)
+    if recipe.text is not None:
+        raise ConfigError(f"{run}: recipe {recipe.name!r} reads text: it has no adapter to load")
     info = load_info(run)
-    recipe = load_recipe(str(run / RECIPE), overrides)
     llm: FrozenLLM | None = None
     if recipe.needs_llm and recipe.llm is not None:
         llm = load(recipe.llm, device)

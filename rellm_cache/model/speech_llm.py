@@ -17,7 +17,7 @@ from rellm_cache.config import Recipe
 from rellm_cache.errors import ConfigError
 from rellm_cache.llm.frozen import Continuation, FrozenLLM
 from rellm_cache.llm.lora import LoRA, with_lora
-from rellm_cache.llm.packing import IGNORED, PackedRow, Segment, pack
+from rellm_cache.llm.packing import PackedRow, Segment, pack
 from rellm_cache.llm.prompt import SpeechPrompt
 from rellm_cache.llm.reply_limit import NO_LIMIT, ReplyLimit
 from rellm_cache.model.adapter import Adapter, dequantise, fuse
@@ -177,16 +177,15 @@ class SpeechLLM(nn.Module):
         self, speech: Speech, targets: Sequence[Sequence[Target]]
     ) -> Iterator[tuple[PackedRow, Tensor]]:
         """The rows of a batch, and which loss each segment of a row belongs to, (S,) int64."""
+        segment = require_llm(self.llm).segment
         for row in self._rows(speech, targets):
             prompts = {task: self.prompts[task] for task in sorted({t.task for _, t in row})}
-            segments = [self._segment(ids=p.before) for p in prompts.values()]
+            segments = [segment(ids=p.before) for p in prompts.values()]
             parents = {task: index for index, task in enumerate(prompts)}
             tasks = [TERMS.index(task) for task in prompts]
             for index, target in row:
                 after = prompts[target.task].after
-                segments.append(
-                    self._segment(speech.one(index), after, target.ids, parents[target.task])
-                )
+                segments.append(segment(speech.one(index), after, target.ids, parents[target.task]))
                 tasks.append(TERMS.index(target.task))
             yield pack(segments), torch.tensor(tasks)
 
@@ -217,23 +216,6 @@ class SpeechLLM(nn.Module):
         without answers its embeddings."""
         return max(embeddings, sum(self._tokens(embeddings, target) for target in targets))
 
-    def _segment(
-        self,
-        speech: Tensor | None = None,
-        ids: Sequence[int] = (),
-        answer: Sequence[int] = (),
-        parent: int | None = None,
-    ) -> Segment:
-        """Speech (t, H), then fixed tokens, then an answer with its loss; any may be empty."""
-        llm = require_llm(self.llm)
-        tokens = llm.embed((*ids, *answer))
-        parts = [tokens] if speech is None else [speech.to(tokens.dtype), tokens]
-        embeddings = torch.cat(parts)  # (t + ids + answer, H)
-        labels = torch.full((len(embeddings),), IGNORED)
-        if answer:
-            labels[-len(answer) :] = torch.tensor(list(answer))
-        return Segment(embeddings, labels, parent, 0 if speech is None else len(speech))
-
     def prompt_embeddings(self, speech: Tensor, task: str) -> Tensor:
         """(T, H) a whole request around one utterance's speech (t, H)."""
         llm, prompt = require_llm(self.llm), self.prompts[task]
@@ -259,18 +241,34 @@ class SpeechLLM(nn.Module):
         """(B, C) log-likelihood of each label's ids, end included, as the answer to the request
         for recognition."""
         llm, prompt = require_llm(self.llm), self.prompts["recognition"]
-        results = torch.zeros(len(speech.lengths), len(labels), device=speech.embeddings.device)
-        for index in range(len(results)):
-            segments = [
-                self._segment(ids=prompt.before),
-                self._segment(speech.one(index), prompt.after, parent=0),
-                *(self._segment(answer=label, parent=1) for label in labels),
-            ]
-            packed = pack(segments)
-            hidden = llm.hidden_states(packed)
-            losses, owners = token_losses(packed, hidden, llm.output_weight)  # (N,), (N,)
-            results[index].index_add_(0, owners - 2, -losses)
-        return results
+        results = [
+            answer_log_likelihoods(
+                llm,
+                [
+                    llm.segment(ids=prompt.before),
+                    llm.segment(speech.one(index), prompt.after, parent=0),
+                ],
+                labels,
+            )
+            for index in range(len(speech.lengths))
+        ]
+        return torch.stack(results)
+
+
+@torch.inference_mode()
+def answer_log_likelihoods(
+    llm: FrozenLLM, request: Sequence[Segment], answers: Sequence[Sequence[int]]
+) -> Tensor:
+    """(A,) float32 log-likelihood of each answer's ids after a request, each behind the same one.
+
+    Args:
+        request: segments, each the parent of the next.
+    """
+    last = len(request) - 1
+    row = pack([*request, *(llm.segment(answer=ids, parent=last) for ids in answers)])
+    losses, owners = token_losses(row, llm.hidden_states(row), llm.output_weight)  # (N,), (N,)
+    found = losses.new_zeros(len(answers))
+    return found.index_add(0, owners - len(request), -losses)
 
 
 def output_size(recipe: Recipe, llm: FrozenLLM | None) -> int:

@@ -16,10 +16,11 @@ from rellm_cache.config import Recipe, load_recipe
 from rellm_cache.corpus.manifest import Utterance, read_manifest
 from rellm_cache.corpus.reading import Corpus
 from rellm_cache.demo.models import ensure_models
+from rellm_cache.stages.answering import Generation
 from rellm_cache.stages.cache_info import cache_info
 from rellm_cache.stages.evaluate import Scores, evaluate
 from rellm_cache.stages.extract import extract
-from rellm_cache.stages.generate import Generation, generate
+from rellm_cache.stages.generate import generate
 from rellm_cache.stages.prepare import prepare
 from rellm_cache.stages.respond import respond
 from rellm_cache.stages.timing import EpochTimes, time_epochs

@@ -15,7 +15,7 @@ from rellm_cache.errors import ManifestError
 from rellm_cache.metrics.replies import question_count, word_count
 from rellm_cache.metrics.significance import Summary, summarise
 from rellm_cache.progress import progress
-from rellm_cache.stages.generate import Generation
+from rellm_cache.stages.answering import Generation
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from rellm_cache.corpus.audio import SAMPLE_RATE, load_clip
 from rellm_cache.corpus.manifest import Utterance
 from rellm_cache.errors import AudioError
 from rellm_cache.journal import read_journal
-from rellm_cache.stages.generate import Generation
+from rellm_cache.stages.answering import Generation
 
 REPORT = "report.html"
 WIDTH, HEIGHT = 420, 220

@@ -73,6 +73,8 @@ def train(
 ) -> TrainReport:
     """Train a recipe's adapter and heads, or go on with an interrupted run.
 
+    A recipe with `[text]` has none: its run folder is made, ready to answer.
+
     Args:
         resources: the LLM and stores that other runs of this process use too.
 
@@ -81,6 +83,8 @@ def train(
         StoreError: the cache lacks a store or clips.
         ManifestError: there is no train split.
     """
+    if recipe.text is not None:
+        return _nothing_to_train(recipe, out)
     resources = resources or Resources()
     accelerator = make_accelerator(recipe, out)
     with accelerator.main_process_first():
@@ -109,6 +113,13 @@ def train(
         write_whole(out / RECIPE, to_toml(recipe))
     end = trainer.run(start)
     return finish(trainer, start, end, notes)
+
+
+def _nothing_to_train(recipe: Recipe, out: Path) -> TrainReport:
+    """The run folder of a model that reads: its recipe is all that `generate` needs."""
+    begin_run(recipe, out)
+    note = f"recipe {recipe.name!r} reads text and has nothing to train; RUN answers as it is"
+    return TrainReport(out, 0, 0, 0.0, {}, {}, 0, [note.replace("RUN", str(out))])
 
 
 def pinned(recipe: Recipe, frames: Frames) -> Recipe:

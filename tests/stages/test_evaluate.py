@@ -1,5 +1,6 @@
 """evaluate: figures by head and LLM, written, printed, and shown on one page."""
 
+import csv
 import json
 from html.parser import HTMLParser
 from pathlib import Path
@@ -56,6 +57,13 @@ def test_scores_and_page(run: Path, corpus: Path, tmp_path: Path) -> None:
     assert set(scores.head.ccc) == {"arousal", "dominance", "valence"}
     written = json.loads((run / "scores.json").read_text())
     assert written == json.loads(json.dumps(scores.to_json()))
+    with (run / "predictions.csv").open() as file:
+        predicted = list(csv.DictReader(file))
+    for column, part in (("head", scores.head.recognition), ("llm", scores.llm.likelihood)):
+        right = sum(row[column] == row["emotion"] for row in predicted)
+        assert right / 11 == pytest.approx(part.accuracy)
+    unparsable = sum(not row["llm_in_words"] for row in predicted) / 11
+    assert unparsable == pytest.approx(scores.llm.unparsable)
     page = Page((run / "report.html").read_text())
     assert len(page.sounds) == 3
     assert all(s.startswith("data:audio/wav;base64,UklGR") for s in page.sounds)

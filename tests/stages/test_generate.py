@@ -12,9 +12,10 @@ from rellm_cache.config import Recipe
 from rellm_cache.corpus.manifest import Utterance
 from rellm_cache.errors import ConfigError, RunError, StoreError
 from rellm_cache.model.speech_llm import SpeechLLM
-from rellm_cache.stages import generate as stage
+from rellm_cache.stages import answering as stage
+from rellm_cache.stages.answering import Generation
 from rellm_cache.stages.extract import extract
-from rellm_cache.stages.generate import Generation, generate
+from rellm_cache.stages.generate import generate
 from rellm_cache.stages.train import train
 
 

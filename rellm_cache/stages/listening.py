@@ -1,0 +1,58 @@
+"""Models that hear. In: a trained run, where its frames come from. Out: answers and labels."""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from rellm_cache.batches import Frames
+from rellm_cache.config import Recipe
+from rellm_cache.corpus.manifest import Utterance
+from rellm_cache.devices import default_device
+from rellm_cache.model.checkpoint import load_run
+from rellm_cache.model.speech_llm import require_llm
+from rellm_cache.stages.answering import Generation, answers
+from rellm_cache.stages.data import make_examples
+from rellm_cache.stages.recognising import Judgement, recognise_speech
+from rellm_cache.stages.resources import Resources
+from rellm_cache.stages.scoring import predict, score_heads
+
+FramesOf = Callable[[Recipe, Sequence[Utterance]], Frames]
+
+
+class Listener:
+    """The model of a trained run.
+
+    Attributes:
+        recipe: the run's, with `overrides`.
+    """
+
+    def __init__(
+        self, run: Path, resources: Resources, frames_of: FramesOf, overrides: Sequence[str] = ()
+    ) -> None:
+        self._device = default_device()
+        self.recipe, self._model = load_run(run, self._device, resources.llm, overrides)
+        self._frames_of = frames_of
+
+    def answers(self, utterances: Sequence[Utterance], batch_size: int) -> Iterator[Generation]:
+        """Answers to utterances, those of like length together: not in the utterances' order.
+
+        Raises:
+            ConfigError: the run has no LLM.
+        """
+        require_llm(self._model.llm)
+        frames = self._frames_of(self.recipe, utterances)
+        return answers(self._model, utterances, frames, batch_size, self._device)
+
+    def judge(self, utterances: Sequence[Utterance], in_words: bool) -> Judgement:
+        """Emotions and dimensions by the heads, emotions by the LLM where there is one."""
+        model, frames = self._model, self._frames_of(self.recipe, utterances)
+        examples = make_examples(utterances, self.recipe, model.llm)
+        predictions = predict(model, examples, frames, self._device)
+        labels = None
+        if model.llm is not None:
+            labels = recognise_speech(model, examples, frames, self._device, in_words)
+        return Judgement(
+            head=predictions.emotions,
+            llm=labels,
+            head_scores=score_heads(predictions, examples, self.recipe),
+            losses=predictions.terms.means(),
+        )

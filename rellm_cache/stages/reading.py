@@ -1,0 +1,93 @@
+"""Models that read. In: a run of a recipe with `[text]`, utterances. Out: transcripts, answers."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from rellm_cache.config import Recipe
+from rellm_cache.corpus.manifest import Utterance
+from rellm_cache.devices import default_device
+from rellm_cache.errors import ConfigError, ManifestError
+from rellm_cache.llm.frozen import Continuation
+from rellm_cache.llm.reply_limit import ReplyLimit
+from rellm_cache.model.text_llm import Reading, TextLLM, text_config
+from rellm_cache.stages.answering import Generation
+from rellm_cache.stages.recognising import Judgement, recognise_text
+from rellm_cache.stages.resources import Resources
+from rellm_cache.stages.respond import llm_config
+from rellm_cache.stages.scoring import HeadScores
+
+
+def readings(utterances: Sequence[Utterance], recipe: Recipe) -> list[Reading]:
+    """What a text model is given of each utterance.
+
+    Raises:
+        ManifestError: an utterance has no transcript, or no emotion where the recipe gives it.
+    """
+    text = text_config(recipe)
+    if text.transcript == "whisper":
+        raise ConfigError("text.transcript = 'whisper': Whisper's transcripts cannot be read yet")
+    for name, missing in (
+        ("transcript (text)", [u.id for u in utterances if not u.text.strip()]),
+        ("emotion", [u.id for u in utterances if text.label and not u.emotion]),
+    ):
+        if missing:
+            raise ManifestError(
+                f"recipe {recipe.name!r} reads each utterance's {name}, which {len(missing)} of "
+                f"{len(utterances)} do not have, the first is {missing[0]!r}"
+            )
+    return [Reading(u.text, u.emotion if text.label else None) for u in utterances]
+
+
+class Reader:
+    """The model of a recipe with `[text]`.
+
+    Attributes:
+        recipe: of its run, with what was overridden.
+    """
+
+    def __init__(self, recipe: Recipe, cache: Path, resources: Resources) -> None:
+        self.recipe = recipe
+        self._model = TextLLM(recipe, resources.llm(llm_config(recipe), default_device()))
+        self._cache = cache
+
+    def answers(self, utterances: Sequence[Utterance], batch_size: int) -> Iterator[Generation]:
+        """Answers to utterances as text, equal requests asked once: not in the utterances' order.
+
+        Raises:
+            ManifestError: an utterance has nothing to read.
+        """
+        by_reading: dict[Reading, list[Utterance]] = {}
+        for utterance, reading in zip(utterances, self._readings(utterances), strict=True):
+            by_reading.setdefault(reading, []).append(utterance)
+        distinct = sorted(by_reading, key=lambda reading: len(reading.transcript))
+        prompts = self.recipe.prompts
+        limit = ReplyLimit(prompts.answer_sentences, prompts.stop_after_question)
+        for start in range(0, len(distinct), batch_size):
+            batch = distinct[start : start + batch_size]
+            found = self._model.answers(batch, prompts.answer_tokens, limit)
+            for reading, answer in zip(batch, found, strict=True):
+                for utterance in by_reading[reading]:
+                    yield _generation(utterance, answer)
+
+    def judge(self, utterances: Sequence[Utterance], in_words: bool) -> Judgement:
+        """Emotions by the LLM; nothing of it where the recipe gives the true one away."""
+        labels = None
+        if not text_config(self.recipe).label:
+            labels = recognise_text(self._model, self._readings(utterances), in_words)
+        return Judgement(head=None, llm=labels, head_scores=HeadScores(None, {}), losses={})
+
+    def _readings(self, utterances: Sequence[Utterance]) -> list[Reading]:
+        return readings(utterances, self.recipe)
+
+
+def _generation(utterance: Utterance, answer: Continuation) -> Generation:
+    return Generation(
+        id=utterance.id,
+        audio=utterance.audio,
+        text=utterance.text,
+        response=answer.text,
+        early_stop=answer.early_stop,
+        emotion=None,
+        emotion_probabilities={},
+        dimensions=None,
+    )

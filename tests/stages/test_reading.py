@@ -1,0 +1,105 @@
+"""Models that read: nothing trains, equal transcripts get equal answers, labels change requests."""
+
+import csv
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from rellm_cache.cli import rellm
+from rellm_cache.config import Recipe, TextConfig, to_toml
+from rellm_cache.corpus.manifest import read_split
+from rellm_cache.errors import ConfigError, ManifestError
+from rellm_cache.model.checkpoint import load_run
+from rellm_cache.stages.evaluate import evaluate
+from rellm_cache.stages.generate import generate
+from rellm_cache.stages.train import train
+
+
+@pytest.fixture
+def reads(quick: Recipe) -> Recipe:
+    """The tiny LLM, given transcripts."""
+    prompts = replace(quick.prompts, answer_tokens=8)
+    return replace(quick, name="reads", text=TextConfig(), prompts=prompts)
+
+
+def test_equal_transcripts_get_equal_answers_without_any_frames(
+    reads: Recipe, corpus: Path, tmp_path: Path
+) -> None:
+    run, nowhere = tmp_path / "run", tmp_path / "no-cache"
+    report = train(reads, corpus, nowhere, run)
+    assert report.steps == report.trainable == 0
+    assert [path.name for path in run.iterdir()] == ["recipe.toml"]
+    answers = generate(run, corpus, tmp_path / "answers.jsonl", nowhere)
+    texts = [u.text for split in ("train", "validation", "test") for u in read_split(corpus, split)]
+    assert [a.text for a in answers] == texts
+    by_text: dict[str, set[str]] = {}
+    for answer in answers:
+        by_text.setdefault(answer.text, set()).add(answer.response)
+        assert (answer.emotion, answer.emotion_probabilities, answer.dimensions) == (None, {}, None)
+    assert len(by_text) == 3
+    assert all(len(responses) == 1 for responses in by_text.values())
+
+
+def test_a_label_changes_the_request_alone(reads: Recipe, corpus: Path, tmp_path: Path) -> None:
+    nowhere, told = tmp_path / "no-cache", replace(reads, text=TextConfig(label=True))
+    train(reads, corpus, nowhere, tmp_path / "plain")
+    train(told, corpus, nowhere, tmp_path / "told")
+    plain = generate(tmp_path / "plain", corpus, tmp_path / "a.jsonl", nowhere)
+    labelled = generate(tmp_path / "told", corpus, tmp_path / "b.jsonl", nowhere)
+    assert [a.response for a in plain] != [a.response for a in labelled]
+    with pytest.raises(ConfigError, match=r"labelled_answer = .*expected {emotion} exactly once"):
+        replace(told.prompts, labelled_answer="{speech}")
+    assert evaluate(tmp_path / "told", corpus, nowhere).llm is None
+
+
+def test_recognition_from_the_transcript(reads: Recipe, corpus: Path, tmp_path: Path) -> None:
+    run, nowhere = tmp_path / "run", tmp_path / "no-cache"
+    train(reads, corpus, nowhere, run)
+    scores = evaluate(run, corpus, nowhere, samples=2)
+    assert scores.head.recognition is None
+    assert scores.llm is not None
+    assert scores.llm.likelihood.count == 11
+    with (run / "predictions.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    texts = {u.id: u.text for s in ("train", "validation", "test") for u in read_split(corpus, s)}
+    said = {(texts[row["id"]], row["llm"], row["llm_in_words"]) for row in rows}
+    assert len(said) == 3  # one label a transcript, whatever the voice
+    assert {row["head"] for row in rows} == {""}
+    right = sum(row["llm"] == row["emotion"] for row in rows)
+    assert right / 11 == pytest.approx(scores.llm.likelihood.accuracy)
+    page = (run / "report.html").read_text()
+    assert "Recognition by the LLM" in page
+    assert "category head" not in page
+
+
+def test_what_cannot_be_read_is_refused(reads: Recipe, corpus: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    train(reads, corpus, tmp_path, run)
+    rows = [json.loads(line) for line in (corpus / "test.jsonl").read_text().splitlines()]
+    silent = tmp_path / "silent.jsonl"
+    silent.write_text("".join(json.dumps({**row, "text": " "}) + "\n" for row in rows))
+    expected = r"'reads' reads each utterance's transcript \(text\), which 2 of 2 do not have"
+    with pytest.raises(ManifestError, match=expected):
+        generate(run, silent, tmp_path / "answers.jsonl", tmp_path)
+    with pytest.raises(ConfigError, match=r"run: recipe 'reads' reads text: it has no adapter"):
+        load_run(run, torch.device("cpu"))
+
+
+def test_commands(reads: Recipe, corpus: Path, tmp_path: Path) -> None:
+    recipe, run = tmp_path / "reads.toml", tmp_path / "run"
+    recipe.write_text(to_toml(reads))
+
+    def call(*arguments: str | Path) -> str:
+        words = [*map(str, arguments), "--cache", str(tmp_path / "no-cache")]
+        return CliRunner().invoke(rellm, words, catch_exceptions=False).stdout
+
+    said = call("train", "--recipe", recipe, "--manifest", corpus, "--out", run)
+    assert f"recipe 'reads' reads text and has nothing to train; {run} answers as it is" in said
+    said = call("generate", run, corpus / "test.jsonl", "--out", tmp_path / "answers.jsonl")
+    assert "tones/09: " in said
+    assert "2 answers" in said
+    assert "LLM, likelihood" in call("evaluate", run, corpus / "test.jsonl")
