@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from rellm_cache.batches import Batch, Example, Frames, ordered_batches
-from rellm_cache.config import Recipe, digest
+from rellm_cache.config import Recipe
 from rellm_cache.corpus.audio import load_clip
 from rellm_cache.corpus.manifest import DIMENSIONS, Utterance, read_manifests, write_lines
 from rellm_cache.devices import clips_at_a_time, default_device
@@ -25,6 +25,7 @@ from rellm_cache.loading.loader import BatchLoader
 from rellm_cache.model.checkpoint import WEIGHTS, load_run
 from rellm_cache.model.speech_llm import SpeechLLM, require_llm
 from rellm_cache.progress import progress
+from rellm_cache.specs import digest
 from rellm_cache.stages.data import open_frames, require_frames
 from rellm_cache.store.memory import EncodedFrames
 
