@@ -40,7 +40,6 @@ from transformers import (
 from rellm_cache.config import (
     AdapterConfig,
     EncodersConfig,
-    EncoderSpec,
     HeadsConfig,
     LLMConfig,
     LossesConfig,
@@ -50,6 +49,7 @@ from rellm_cache.config import (
 )
 from rellm_cache.corpus.epitome import JUDGED, MECHANISMS
 from rellm_cache.encoders.wav2vec2_emotion import EmotionModel
+from rellm_cache.specs import EncoderSpec
 
 RAVDESS = Path(__file__).parents[1] / "../shared/data/ravdess"
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")

@@ -1,18 +1,13 @@
-"""Recipes and encoder specs: what is read, what is refused by name, what a fingerprint covers."""
+"""Recipes: what is read, what is refused by name."""
 
 from dataclasses import FrozenInstanceError, replace
 from pathlib import Path
 
 import pytest
 
-from rellm_cache.config import (
-    EncoderSpec,
-    Recipe,
-    load_recipe,
-    shipped_recipes,
-    to_toml,
-)
+from rellm_cache.config import load_recipe, shipped_recipes, to_toml
 from rellm_cache.errors import ConfigError
+from rellm_cache.specs import EncoderSpec
 
 MINIMAL = """
 name = "mine"
@@ -22,7 +17,6 @@ model = "openai/whisper-tiny.en"
 [llm]
 model = "some/chat"
 """
-SPEC = EncoderSpec(kind="whisper", model="openai/whisper-tiny.en", weights="a" * 64)
 
 
 @pytest.fixture
@@ -200,43 +194,3 @@ def test_recipes_that_extend_each_other_are_refused(tmp_path: Path) -> None:
 def test_text_needs_an_llm(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"\[text\] is read by an LLM, but there is no \[llm\]"):
         load_recipe("text-llm", ["llm=none"])
-
-
-@pytest.mark.parametrize(
-    "change",
-    [{"layer": 2}, {"weights": "b" * 64}, {"version": 2}, {"model": "other/model", "weights": ""}],
-)
-def test_a_fingerprint_covers_what_changes_frames(change: dict[str, object]) -> None:
-    assert replace(SPEC, **change).fingerprint != SPEC.fingerprint
-
-
-def test_a_fingerprint_does_not_cover_where_the_model_lies() -> None:
-    assert replace(SPEC, model="/models/copy").fingerprint == SPEC.fingerprint
-    assert not {"device", "batch_size", "workers"} & vars(SPEC).keys()
-
-
-def test_a_fingerprint_never_changes_between_versions() -> None:
-    known = "9e752cb326e27850be6c9878b963e1968c10de79840f392bfc2a3a45d4002748"
-    assert SPEC.fingerprint == known  # another value would orphan every cache there is
-
-
-@pytest.mark.parametrize(
-    ("spec", "slug"),
-    [
-        (SPEC, "whisper-tiny.en-last"),
-        (replace(SPEC, model="/models/Whisper-Tiny", layer=2), "whisper-tiny-layer2"),
-        (EncoderSpec(kind="prosody"), "prosody"),
-    ],
-)
-def test_a_slug_is_readable(spec: EncoderSpec, slug: str) -> None:
-    assert spec.slug == slug
-
-
-def test_differences_name_each_field(recipe: Recipe) -> None:
-    assert SPEC.differences(replace(SPEC, model="/a/copy")) == []
-    assert replace(SPEC, weights="").differences(SPEC) == []
-    assert SPEC.differences(replace(SPEC, layer=3, weights="b")) == [
-        f"weights: wanted {'a' * 64!r}, found 'b'",
-        "layer: wanted -1, found 3",
-    ]
-    assert recipe.encoders.speech.differences(SPEC)[0].startswith("model: wanted '/")

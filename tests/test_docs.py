@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 
 from rellm_cache.cli import rellm
-from rellm_cache.config import EncoderSpec, Recipe, shipped_recipes
+from rellm_cache.config import Recipe, shipped_recipes
 from rellm_cache.progress import silent
+from rellm_cache.specs import EncoderSpec
 from rellm_cache.store.interchange import export_store
 from rellm_cache.store.layout import FORMAT, FORMAT_VERSION, StoreInfo, store_path
 from rellm_cache.store.writer import StoreWriter

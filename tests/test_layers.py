@@ -12,9 +12,8 @@ PACKAGE = Path(__file__).parents[1] / "rellm_cache"
 # From the bottom up; names in one row do not know each other. Batches are what the model is fed.
 LAYERS = (
     ("errors", "__init__", "recipes"),
-    ("ranges", "typed_toml"),
+    ("ranges", "typed_toml", "specs"),
     ("config", "journal", "progress", "devices"),
-    ("teacher",),
     ("corpus", "store", "metrics", "weights"),
     ("encoders", "llm", "empathy"),
     ("batches",),

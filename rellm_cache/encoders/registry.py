@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import torch
 
-from rellm_cache.config import EncoderSpec
 from rellm_cache.devices import describe_machine
 from rellm_cache.encoders.base import FrameEncoder
 from rellm_cache.errors import ConfigError
+from rellm_cache.specs import EncoderSpec
 from rellm_cache.weights import find_model, weights_digest
 
 

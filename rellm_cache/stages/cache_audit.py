@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from rellm_cache.config import EncoderSpec
 from rellm_cache.corpus.audio import audio_digest, load_clip, read_bytes
 from rellm_cache.corpus.manifest import Utterance, read_manifests
 from rellm_cache.devices import default_device
 from rellm_cache.encoders.registry import build_encoder, encoding_machine, resolve
 from rellm_cache.errors import AudioError, ConfigError, StoreError
 from rellm_cache.progress import progress
+from rellm_cache.specs import EncoderSpec
 from rellm_cache.store.metadata import writers_of
 from rellm_cache.store.reader import FeatureStore
 from rellm_cache.store.verify import find_stores

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rellm_cache.config import EncoderSpec
 from rellm_cache.encoders.base import FRAMES_PER_SECOND
 from rellm_cache.errors import StoreError
+from rellm_cache.specs import EncoderSpec
 from rellm_cache.store.layout import failures_path, list_stores
 from rellm_cache.store.origin import place
 from rellm_cache.store.reader import FeatureStore

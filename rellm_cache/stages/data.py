@@ -7,11 +7,12 @@ from pathlib import Path
 import torch
 
 from rellm_cache.batches import Example, Frames, Target
-from rellm_cache.config import EncoderSpec, Recipe
+from rellm_cache.config import Recipe
 from rellm_cache.corpus.manifest import Utterance
 from rellm_cache.llm.frozen import FrozenLLM
 from rellm_cache.llm.packing import IGNORED
 from rellm_cache.llm.prompt import ChatFormat
+from rellm_cache.specs import EncoderSpec
 from rellm_cache.store.layout import find_store
 from rellm_cache.store.reader import FeatureStore
 

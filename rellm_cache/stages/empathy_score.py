@@ -16,7 +16,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rellm_cache.config import digest
 from rellm_cache.corpus.epitome import TEXTS, Exchange, one_spaced, read_rows
 from rellm_cache.devices import default_device
 from rellm_cache.empathy.folder import CARD, EmpathyModel, load_empathy
@@ -25,6 +24,7 @@ from rellm_cache.errors import ManifestError
 from rellm_cache.journal import Journal, read_journal
 from rellm_cache.metrics.significance import Summary, summarise
 from rellm_cache.progress import progress
+from rellm_cache.specs import digest
 
 
 @dataclass(frozen=True)

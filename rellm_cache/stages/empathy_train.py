@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 
-from rellm_cache.config import digest
 from rellm_cache.corpus.epitome import MECHANISMS, Exchange, Split, read_epitome, split_by_post
 from rellm_cache.devices import default_device
 from rellm_cache.empathy.encoder import TextEncoder
@@ -36,6 +35,7 @@ from rellm_cache.empathy.training import ScorerTraining, score_readings
 from rellm_cache.empathy.words import fit_words, save_words
 from rellm_cache.errors import ConfigError, ManifestError, RunError
 from rellm_cache.progress import progress, say
+from rellm_cache.specs import digest
 from rellm_cache.weights import find_model, weights_digest
 
 PLAN = "training.json"

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from rellm_cache.batches import Frames, ordered_batches
-from rellm_cache.config import Recipe, digest
+from rellm_cache.config import Recipe
 from rellm_cache.corpus.audio import load_clip
 from rellm_cache.corpus.manifest import Utterance, read_manifests, write_lines
 from rellm_cache.devices import clips_at_a_time, default_device
@@ -22,6 +22,7 @@ from rellm_cache.errors import ConfigError, StoreError
 from rellm_cache.journal import Journal, read_journal
 from rellm_cache.model.checkpoint import WEIGHTS, run_recipe
 from rellm_cache.progress import progress
+from rellm_cache.specs import digest
 from rellm_cache.stages.answering import Generation
 from rellm_cache.stages.data import require_frames
 from rellm_cache.stages.listening import Listener

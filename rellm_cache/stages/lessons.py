@@ -12,17 +12,17 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from rellm_cache.config import Recipe, digest
+from rellm_cache.config import Recipe
 from rellm_cache.corpus.manifest import Utterance
 from rellm_cache.errors import ConfigError, StoreError
 from rellm_cache.llm.frozen import find_llm
 from rellm_cache.llm.prompt import ChatFormat
+from rellm_cache.specs import TeacherSpec, digest
 from rellm_cache.stages.data import response_ids
 from rellm_cache.stages.respond import llm_config, request
 from rellm_cache.store.layout import store_path
 from rellm_cache.store.origin import place
 from rellm_cache.store.reader import FeatureStore
-from rellm_cache.teacher import TeacherSpec
 from rellm_cache.weights import weights_digest
 
 

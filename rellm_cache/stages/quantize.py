@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rellm_cache.config import EncoderSpec
 from rellm_cache.errors import StoreError
 from rellm_cache.progress import progress
+from rellm_cache.specs import EncoderSpec
 from rellm_cache.store.copies import settle
 from rellm_cache.store.layout import StoreInfo, store_path
 from rellm_cache.store.metadata import writers_of

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from rellm_cache.config import LLMConfig, Recipe, digest
+from rellm_cache.config import LLMConfig, Recipe
 from rellm_cache.corpus.manifest import (
     Utterance,
     manifest_files,
@@ -26,6 +26,7 @@ from rellm_cache.errors import ConfigError
 from rellm_cache.journal import Journal, read_journal
 from rellm_cache.llm.frozen import Continuation, FrozenLLM, load_llm
 from rellm_cache.progress import progress
+from rellm_cache.specs import digest
 
 REFUSAL_STARTS = ("i'm sorry, but i cannot", "i'm sorry, but i'm not sure")
 REFUSALS = ("as an ai language model", "i'm sorry, but i", "i'm not sure what you")

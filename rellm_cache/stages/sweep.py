@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rellm_cache.config import digest
 from rellm_cache.corpus.manifest import Utterance, read_manifests, read_split
 from rellm_cache.errors import RellmError, RunError
 from rellm_cache.progress import say
+from rellm_cache.specs import digest
 from rellm_cache.stages.data import require_frames
 from rellm_cache.stages.evaluate import evaluate
 from rellm_cache.stages.resources import Resources

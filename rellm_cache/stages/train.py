@@ -20,12 +20,13 @@ from pathlib import Path
 from typing import Any
 
 from rellm_cache.batches import Frames
-from rellm_cache.config import EncoderSpec, Recipe, load_recipe, to_toml
+from rellm_cache.config import Recipe, load_recipe, to_toml
 from rellm_cache.corpus.manifest import read_split
 from rellm_cache.errors import RunError
 from rellm_cache.journal import read_journal
 from rellm_cache.model.checkpoint import RECIPE, WEIGHTS, AdapterInfo, save_config
 from rellm_cache.model.optimisation import Position
+from rellm_cache.specs import EncoderSpec
 from rellm_cache.stages.data import describe_gaps, make_examples, require_frames
 from rellm_cache.stages.lessons import open_teacher
 from rellm_cache.stages.resources import Resources

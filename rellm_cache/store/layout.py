@@ -22,11 +22,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rellm_cache.config import EncoderSpec, StoredSpec, digest
 from rellm_cache.errors import ConfigError, StoreError
+from rellm_cache.specs import EncoderSpec, StoredSpec, TeacherSpec, digest
 from rellm_cache.store.faults import require_damage
 from rellm_cache.store.origin import place
-from rellm_cache.teacher import TeacherSpec
 
 FORMAT = "rellm-feature-store"
 FORMAT_VERSION = 1

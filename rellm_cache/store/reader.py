@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rellm_cache.config import StoredSpec
 from rellm_cache.errors import StoreError
+from rellm_cache.specs import StoredSpec
 from rellm_cache.store.faults import other_steps
 from rellm_cache.store.index import ABSENT, IdIndex
 from rellm_cache.store.layout import SHARD_BYTES, Frames, find_store, list_parts, read_info

@@ -17,7 +17,7 @@ from features import SIZES, Corpus
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from rellm_cache.config import EncoderSpec
+from rellm_cache.specs import EncoderSpec
 from rellm_cache.store.layout import StoreInfo, store_path
 from rellm_cache.store.reader import FeatureStore
 from rellm_cache.store.writer import StoreWriter

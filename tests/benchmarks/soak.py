@@ -31,9 +31,10 @@ import psutil
 import soundfile
 import torch
 
-from rellm_cache.config import AdapterConfig, EncodersConfig, EncoderSpec, LossesConfig, Recipe
+from rellm_cache.config import AdapterConfig, EncodersConfig, LossesConfig, Recipe
 from rellm_cache.corpus.manifest import write_lines
 from rellm_cache.encoders import whisper  # noqa: F401 (imported before the fork: children share it)
+from rellm_cache.specs import EncoderSpec
 from rellm_cache.stages.extract import extract
 from rellm_cache.stages.extraction.spread import Spread
 from rellm_cache.store.layout import list_stores

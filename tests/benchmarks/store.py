@@ -33,8 +33,8 @@ from peers import BATCH, PEERS, Buffers, Memmap, Peer, Rellm, specs
 from torch.utils.data import DataLoader, Dataset
 
 from rellm_cache.batches import Example, Frames, bucketed_batches
-from rellm_cache.config import EncoderSpec
 from rellm_cache.loading.loader import BatchLoader
+from rellm_cache.specs import EncoderSpec
 from rellm_cache.stages.quantize import quantize
 from rellm_cache.store.layout import StoreInfo, store_path
 from rellm_cache.store.part_writer import Row, write_part

@@ -26,12 +26,12 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from transformers import WhisperConfig
 
-from rellm_cache.config import EncoderSpec
 from rellm_cache.corpus.audio import load_clip
 from rellm_cache.corpus.manifest import Utterance
 from rellm_cache.corpus.ravdess import read_ravdess
 from rellm_cache.devices import default_device
 from rellm_cache.encoders.whisper import WhisperEncoder
+from rellm_cache.specs import EncoderSpec
 from rellm_cache.weights import find_model
 
 WINDOWS = ("30s", "clip")

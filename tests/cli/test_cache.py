@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 import pytest
 
-from rellm_cache.config import EncoderSpec
+from rellm_cache.specs import EncoderSpec
 from rellm_cache.store.layout import StoreInfo, list_parts
 from rellm_cache.store.writer import StoreWriter
 

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rellm_cache.config import EncoderSpec, Recipe, to_toml
+from rellm_cache.config import Recipe, to_toml
+from rellm_cache.specs import EncoderSpec
 from rellm_cache.store.copies import open_copy
 from rellm_cache.store.layout import StoreInfo
 from rellm_cache.store.writer import StoreWriter

@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from rellm_cache.batches import Batch, Example, Frames, bucketed_batches, ordered_batches
-from rellm_cache.config import EncoderSpec
 from rellm_cache.errors import StoreError
 from rellm_cache.loading.collate import collate
 from rellm_cache.loading.loader import BatchLoader
+from rellm_cache.specs import EncoderSpec
 from rellm_cache.store import part_writer as part_module
 from rellm_cache.store.layout import StoreInfo
 from rellm_cache.store.reader import FeatureStore

@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rellm_cache.config import EncoderSpec, Recipe
+from rellm_cache.config import Recipe
 from rellm_cache.corpus.manifest import read_manifest, read_manifests
 from rellm_cache.errors import ConfigError, StoreError
+from rellm_cache.specs import EncoderSpec
 from rellm_cache.stages.annotate import annotate
 from rellm_cache.store.layout import StoreInfo
 from rellm_cache.store.reader import FeatureStore

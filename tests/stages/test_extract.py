@@ -16,11 +16,12 @@ import soundfile
 import torch
 from transformers import WhisperModel
 
-from rellm_cache.config import EncodersConfig, EncoderSpec, Recipe, to_toml
+from rellm_cache.config import EncodersConfig, Recipe, to_toml
 from rellm_cache.corpus.audio import load_clip
 from rellm_cache.corpus.manifest import read_lines, read_manifests, write_lines
 from rellm_cache.encoders.registry import build_encoder
 from rellm_cache.errors import ConfigError, StoreError
+from rellm_cache.specs import EncoderSpec
 from rellm_cache.stages.cache_info import cache_info
 from rellm_cache.stages.data import open_frames, require_frames
 from rellm_cache.stages.extract import extract

@@ -15,19 +15,13 @@ from torch.nn import functional as F
 from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperModel
 
 from rellm_cache.cli import main
-from rellm_cache.config import (
-    AdapterConfig,
-    EncodersConfig,
-    EncoderSpec,
-    LossesConfig,
-    Recipe,
-    load_recipe,
-)
+from rellm_cache.config import AdapterConfig, EncodersConfig, LossesConfig, Recipe, load_recipe
 from rellm_cache.encoders.whisper import WhisperEncoder
 from rellm_cache.errors import ConfigError
 from rellm_cache.model.adapter import Adapter
 from rellm_cache.model.checkpoint import WEIGHTS, load_info, load_tensors
 from rellm_cache.model.speech_llm import SpeechLLM
+from rellm_cache.specs import EncoderSpec
 from rellm_cache.stages.extract import extract
 from rellm_cache.stages.import_blsp import import_blsp
 from rellm_cache.stages.train import train

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import zarr
 
-from rellm_cache.config import EncoderSpec
+from rellm_cache.specs import EncoderSpec
 from rellm_cache.store.layout import StoreInfo
 from rellm_cache.store.quantisation import Quantisation
 from rellm_cache.store.reader import FeatureStore

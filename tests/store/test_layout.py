@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rellm_cache.config import EncoderSpec
 from rellm_cache.errors import StoreError
+from rellm_cache.specs import EncoderSpec
 from rellm_cache.store.layout import StoreInfo, find_store, list_stores, read_info, store_path
 from rellm_cache.store.reader import FeatureStore
 from rellm_cache.store.writer import StoreWriter

@@ -39,7 +39,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 import numpy as np
-from rellm_cache.config import EncoderSpec
+from rellm_cache.specs import EncoderSpec
 from rellm_cache.store.copies import open_copy
 from rellm_cache.store.layout import StoreInfo
 from rellm_cache.store.remote import Remote

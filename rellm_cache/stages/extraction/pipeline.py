@@ -20,13 +20,13 @@ from typing import Self
 import numpy as np
 import torch
 
-from rellm_cache.config import EncoderSpec
 from rellm_cache.corpus.audio import Clip, load_clip
 from rellm_cache.corpus.manifest import Utterance
 from rellm_cache.devices import default_device
 from rellm_cache.encoders.base import Encoding
 from rellm_cache.encoders.registry import build_encoder, encoding_machine
 from rellm_cache.errors import AudioError, FrameError
+from rellm_cache.specs import EncoderSpec
 from rellm_cache.stages.extraction.careful import CarefulEncoder
 from rellm_cache.stages.extraction.work import (
     Batch,

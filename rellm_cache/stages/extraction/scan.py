@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-from rellm_cache.config import EncoderSpec
 from rellm_cache.corpus.audio import audio_digest, read_bytes
 from rellm_cache.corpus.manifest import Utterance
 from rellm_cache.encoders.base import FRAMES_PER_SECOND
 from rellm_cache.errors import AudioError
 from rellm_cache.progress import progress
+from rellm_cache.specs import EncoderSpec
 from rellm_cache.stages.extraction.work import Batch, BatchDone, Failure, Work
 from rellm_cache.store.copies import settle
 from rellm_cache.store.layout import store_path

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import torch
 
-from rellm_cache.config import EncoderSpec
 from rellm_cache.corpus.manifest import Utterance
 from rellm_cache.errors import RellmError
+from rellm_cache.specs import EncoderSpec
 from rellm_cache.store.writer import PART_SECONDS
 
 WINDOW_BATCHES = 16  # clips are sorted by length within so many batches

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from rellm_cache.config import EncoderSpec
 from rellm_cache.corpus.audio import Clip
 from rellm_cache.encoders.base import Encoding
 from rellm_cache.errors import AudioError
+from rellm_cache.specs import EncoderSpec
 from rellm_cache.stages.extraction.careful import CarefulEncoder
 
 GPU = torch.device("cuda")  # named only: nothing runs there

@@ -12,9 +12,10 @@ import psutil
 import pytest
 import torch
 
-from rellm_cache.config import EncodersConfig, EncoderSpec, Recipe
+from rellm_cache.config import EncodersConfig, Recipe
 from rellm_cache.corpus.manifest import read_lines
 from rellm_cache.errors import StoreError, WorkersError
+from rellm_cache.specs import EncoderSpec
 from rellm_cache.stages.extract import extract
 from rellm_cache.stages.extraction.fork_server import worker_context
 from rellm_cache.stages.extraction.processes import ProcessHandle, ProcessPool
