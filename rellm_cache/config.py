@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rellm_cache.errors import ConfigError
-from rellm_cache.specs import EncoderSpec
+from rellm_cache.specs import EncoderSpec, TranscriberSpec
 from rellm_cache.typed_toml import apply_override, build, lay_over, write_toml
 
 
@@ -269,6 +269,7 @@ class Recipe:
     losses: LossesConfig = field(default_factory=LossesConfig)
     llm: LLMConfig | None = None
     text: TextConfig | None = None
+    transcriber: TranscriberSpec | None = None
     prompts: PromptsConfig = field(default_factory=PromptsConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
 

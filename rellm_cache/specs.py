@@ -1,6 +1,7 @@
-"""What makes the rows of a store what they are. In: settings of a model. Out: a store's identity.
+"""What makes what is cached what it is. In: settings of a model. Out: an identity.
 
-`EncoderSpec` is of encoders' frames, `TeacherSpec` of a text LLM's predictions.
+`EncoderSpec` is of encoders' frames, `TeacherSpec` of a text LLM's predictions, `TranscriberSpec`
+of what clips say.
 """
 
 import dataclasses
@@ -28,22 +29,22 @@ NORMALISATIONS: dict[EncoderKind, tuple[str, ...]] = {
 }
 
 
-class StoredSpec(ABC):
-    """What is common to the specs of all stores: an identity, a name, and a comparison.
+class CachedSpec(ABC):
+    """What is common to the specs of all that is cached: an identity, a name, and a comparison.
 
     Attributes:
-        command: that makes such a store.
+        command: that makes what it describes.
     """
 
     command: ClassVar[str]
     kind: str
     model: str
     weights: str
-    dtype: str
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 (hex) of all that changes frames. Where a model lies does not: its weights do."""
+        """SHA-256 (hex) of all that changes what is made. Where a model lies does not: its weights
+        do."""
         identity = self.to_json()
         if self.weights:
             del identity["model"]
@@ -56,10 +57,10 @@ class StoredSpec(ABC):
 
     @abstractmethod
     def to_json(self) -> dict[str, Any]:
-        """All fields, as a store's attributes hold them."""
+        """All fields, as what was made holds them."""
 
-    def differences(self, other: "StoredSpec") -> list[str]:
-        """Fields in which a store of spec `other` is not what `self` asks for, as readable text.
+    def differences(self, other: "CachedSpec") -> list[str]:
+        """Fields in which what spec `other` made is not what `self` asks for, as readable text.
 
         Weights are compared where `self` pins them; else the model's name is.
         """
@@ -72,6 +73,12 @@ class StoredSpec(ABC):
             for name, mine in self.to_json().items()
             if name not in ignored and mine != found[name]
         ]
+
+
+class StoredSpec(CachedSpec):
+    """The spec of a feature store: its values have a type."""
+
+    dtype: str
 
 
 @dataclass(frozen=True)
@@ -184,6 +191,44 @@ class TeacherSpec(StoredSpec):
 
     def to_json(self) -> dict[str, Any]:
         """All fields, as a store's attributes hold them."""
+        return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True)
+class TranscriberSpec(CachedSpec):
+    """What makes a clip's transcript what it is: a Whisper, decoded greedily.
+
+    Attributes:
+        model: hub id or local folder.
+        kind: always "whisper".
+        weights: SHA-256 over the model's files, those of the text side too; as for an encoder.
+        language: spoken in the clips, as Whisper abbreviates it; an English-only model knows "en".
+        max_tokens: a transcript ends there at the latest.
+        version: of our own code; raised when the same model would give other texts.
+    """
+
+    command: ClassVar[str] = "rellm transcribe"
+
+    model: str
+    kind: Literal["whisper"] = "whisper"
+    weights: str = ""
+    language: str = "en"
+    max_tokens: int = 224
+    version: int = 1
+
+    def __post_init__(self) -> None:
+        if not self.model:
+            raise ConfigError('transcriber.model = "": expected a hub id or a local folder')
+        if self.max_tokens < 1:
+            raise ConfigError(f"transcriber.max_tokens = {self.max_tokens}: expected 1 or more")
+
+    @property
+    def slug(self) -> str:
+        """A short folder-safe name, as in `whisper-tiny.en`."""
+        return Path(self.model).name.lower()
+
+    def to_json(self) -> dict[str, Any]:
+        """All fields, as a file of transcripts holds them."""
         return dataclasses.asdict(self)
 
 

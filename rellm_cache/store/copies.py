@@ -13,13 +13,14 @@ from pathlib import Path
 
 from rellm_cache.progress import progress
 from rellm_cache.store.fetch import is_frames
-from rellm_cache.store.layout import PART_NAME, WRITING, list_stores, lists_of
+from rellm_cache.store.layout import PART_NAME, WRITING, failures_path, list_stores, lists_of
 from rellm_cache.store.locks import claim, removing, sweep
 from rellm_cache.store.origin import folder_of, mark, origin_of
 from rellm_cache.store.outgoing import GROUP, outgoing_parts, send_outgoing
 from rellm_cache.store.remote import Remote, RemoteError
 from rellm_cache.store.replace import discard_here
 from rellm_cache.store.syncing import sync_path, sync_tree
+from rellm_cache.store.transcripts import is_transcripts
 
 PARTS_AT_ONCE = 32
 ATTEMPTS = 3
@@ -89,10 +90,12 @@ def _bring_up_to_date(root: Path, remote: Remote, temporary: Path) -> None:
 
 
 def _fetch_documents(root: Path, remote: Remote, sizes: Sizes, temporary: Path) -> None:
-    """Make metadata of stores, and the lists beside them, what they are in the object store."""
+    """Make metadata of stores, transcripts and the lists beside them what they are there."""
     stores = sorted({name.partition("/")[0] for name in sizes if _in_store(name)})
     documents = [path for store in stores for path in lists_of(root / store)]
     documents += [root / store / GROUP for store in stores]
+    transcripts = [root / name for name in sizes if is_transcripts(name)]
+    documents += [d for path in transcripts for d in (path, failures_path(path.with_suffix("")))]
     names = [path.relative_to(root).as_posix() for path in documents]
     there = {name: temporary / name for name in names if name in sizes}
     remote.download(there, sizes)

@@ -1,5 +1,6 @@
 """Whisper tiny.en: names of variables, and the real conversion."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -7,16 +8,27 @@ import pytest
 import soundfile
 import torch
 from transformers import (
+    GenerationConfig,
     WhisperConfig,
     WhisperFeatureExtractor,
     WhisperForConditionalGeneration,
     WhisperTokenizer,
 )
 
+from rellm_cache.corpus.audio import load_clip
+from rellm_cache.corpus.manifest import Utterance
 from rellm_cache.demo.models import WHISPER_TINY_EN
-from rellm_cache.demo.wheels import WHISPER_BINARY
-from rellm_cache.demo.whisper_tiny import WhisperVariables, whisper_state_dict
+from rellm_cache.demo.wheels import WHISPER_BINARY, WHISPER_SETTINGS
+from rellm_cache.demo.whisper_tiny import (
+    WhisperVariables,
+    convert_whisper_tiny_en,
+    suppressed_tokens,
+    whisper_state_dict,
+)
+from rellm_cache.encoders.transcriber import WhisperTranscriber
 from rellm_cache.errors import RellmError
+from rellm_cache.specs import TranscriberSpec
+from rellm_cache.weights import weights_digest
 
 CLIPS = Path(__file__).parents[2] / "rellm_cache/demo/clips"
 
@@ -57,6 +69,44 @@ def test_whisper_writes_down_what_is_said(folders, speech):
     tokens = model.generate(features)
     heard = WhisperTokenizer.from_pretrained(folder).decode(tokens[0], skip_special_tokens=True)
     assert heard.strip() == said
+
+
+def test_a_new_conversion_suppresses_what_the_wheel_says(folders, tmp_path):
+    convert_whisper_tiny_en(tmp_path)  # the other folder may be older than this
+    generation = GenerationConfig.from_pretrained(tmp_path)
+    settings = json.loads(WHISPER_SETTINGS.locate().read_text("utf-8"))
+    assert generation.suppress_tokens == settings["suppress_ids"]
+    assert generation.begin_suppress_tokens == settings["suppress_ids_begin"]
+    assert weights_digest(tmp_path) == weights_digest(folders[WHISPER_TINY_EN])
+
+
+def test_settings_without_their_list_are_named(tmp_path):
+    (tmp_path / "config.json").write_text('{"suppress_ids": 3}')
+    with pytest.raises(RellmError, match=r"config.json: found no list 'suppress_ids'"):
+        suppressed_tokens(tmp_path / "config.json")
+
+
+def test_whisper_writes_real_speech_as_ctranslate2_does(folders, ravdess):
+    """A neutral clip and an angry one."""
+    ctranslate2 = pytest.importorskip("ctranslate2")
+    folder = folders[WHISPER_TINY_EN]
+    files = [next(iter(sorted(ravdess.rglob(f"03-01-0{e}-01-*.flac")))) for e in (1, 5)]
+    waveforms = [load_clip(Utterance(file.stem, str(file))).waveform for file in files]
+    transcriber = WhisperTranscriber(TranscriberSpec(str(folder)), torch.device("cpu"))
+    said = [text.text for text in transcriber.transcribe(waveforms)]
+    original = ctranslate2.models.Whisper(
+        str(WHISPER_BINARY.locate().parent), compute_type="float32", intra_threads=1
+    )
+    features = WhisperFeatureExtractor.from_pretrained(folder)(
+        waveforms, sampling_rate=16_000, return_tensors="np"
+    ).input_features
+    prompt = ["<|startoftranscript|>", "<|notimestamps|>"]
+    results = original.generate(
+        ctranslate2.StorageView.from_array(features), [prompt] * len(files), beam_size=1
+    )
+    tokenizer = WhisperTokenizer.from_pretrained(folder)
+    assert said == [tokenizer.decode(result.sequences_ids[0]).strip() for result in results]
+    assert all("by the door" in text for text in said)
 
 
 def test_whisper_encodes_as_ctranslate2_does(folders, speech):

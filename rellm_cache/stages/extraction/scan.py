@@ -80,29 +80,24 @@ def find_missing(utterances: Sequence[Utterance], targets: Sequence[Target]) -> 
     """The clips that some store lacks. Files that cannot be read are failures of every target."""
     everywhere = frozenset(target.fingerprint for target in targets)
     known = [u for u in utterances if any(t.knows(u.id) for t in targets)]
-    with (
-        ThreadPoolExecutor(SCAN_THREADS) as pool,
-        progress("Checking audio", len(known), "clips") as tick,
-    ):
-        digests = dict(zip((u.id for u in known), pool.map(try_digest, known), strict=True))
-        work = []
-        for utterance in utterances:
-            digest = digests.get(utterance.id)
-            if digest is None:
-                work.append(Work(utterance, everywhere))
-                continue
-            tick()
-            if isinstance(digest, AudioError):
-                for target in targets:
-                    failure = Failure(utterance.id, utterance.audio, str(digest))
-                    target.failed[utterance.id] = failure
-                continue
-            lacking = [t for t in targets if not t.holds(utterance.id, digest)]
-            for target in lacking:
-                if target.knows(utterance.id):
-                    target.changed.add(utterance.id)
-            if lacking:
-                work.append(Work(utterance, frozenset(t.fingerprint for t in lacking)))
+    digests = read_digests(known)
+    work = []
+    for utterance in utterances:
+        digest = digests.get(utterance.id)
+        if digest is None:
+            work.append(Work(utterance, everywhere))
+            continue
+        if isinstance(digest, AudioError):
+            for target in targets:
+                failure = Failure(utterance.id, utterance.audio, str(digest))
+                target.failed[utterance.id] = failure
+            continue
+        lacking = [t for t in targets if not t.holds(utterance.id, digest)]
+        for target in lacking:
+            if target.knows(utterance.id):
+                target.changed.add(utterance.id)
+        if lacking:
+            work.append(Work(utterance, frozenset(t.fingerprint for t in lacking)))
     return work
 
 
@@ -131,6 +126,19 @@ def find_lost(work: Iterable[Work], targets: Sequence[Target]) -> list[Work]:
         if left:
             lost.append(Work(clip, frozenset(left)))
     return lost
+
+
+def read_digests(utterances: Sequence[Utterance]) -> dict[str, np.ndarray | AudioError]:
+    """Id → `try_digest` of every clip, several files read at a time."""
+    with (
+        ThreadPoolExecutor(SCAN_THREADS) as pool,
+        progress("Checking audio", len(utterances), "clips") as tick,
+    ):
+        digests = {}
+        for utterance, digest in zip(utterances, pool.map(try_digest, utterances), strict=True):
+            digests[utterance.id] = digest
+            tick()
+    return digests
 
 
 def try_digest(utterance: Utterance) -> np.ndarray | AudioError:

@@ -1,0 +1,112 @@
+"""rellm transcribe: what the clips say, by Whisper, once."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rellm_cache.cli.options import (
+    CLIPS_FAILED,
+    batch_size_option,
+    cache_option,
+    json_option,
+    percent,
+    print_table,
+    recipe_option,
+    set_option,
+)
+from rellm_cache.store.origin import place
+
+if TYPE_CHECKING:
+    from rellm_cache.metrics.word_errors import WordErrors
+    from rellm_cache.stages.transcribe import TranscribeReport
+
+
+@click.command()
+@click.argument(
+    "manifests",
+    metavar="MANIFEST...",
+    nargs=-1,
+    required=True,
+    type=click.Path(path_type=Path, exists=True),
+)
+@recipe_option
+@set_option
+@cache_option
+@batch_size_option(16, "Clips heard at a time; a CPU hears them one by one.")
+@json_option
+def transcribe(
+    manifests: tuple[Path, ...],
+    recipe: str,
+    overrides: tuple[str, ...],
+    cache: Path,
+    batch_size: int,
+    as_json: bool,
+) -> int:
+    """Let the recipe's Whisper write down what the clips of manifest files or folders say.
+
+    Killed at any moment, the same command goes on. Clips whose audio changed are heard again.
+    Exit code 3: done, but some clips failed; they are listed in a file beside the transcripts.
+    """
+    from rellm_cache.config import load_recipe
+    from rellm_cache.stages.transcribe import transcribe as run
+
+    report = run(manifests, load_recipe(recipe, overrides), cache, batch_size)
+    if as_json:
+        click.echo(json.dumps(to_json(report)))
+    else:
+        show(report)
+        given = "".join(f" --set '{override}'" for override in overrides)
+        click.echo(
+            f"Next: rellm extract {manifests[0]} --recipe {recipe}{given} --cache {place(cache)}"
+        )
+    return CLIPS_FAILED if report.failed else 0
+
+
+def show(report: "TranscribeReport") -> None:
+    """What was heard, and how far it is from the manifests' own texts."""
+    if report.transcribed:
+        click.echo(
+            f"{report.transcribed} clips transcribed ({report.hours:.2f} h, "
+            f"{report.seconds:.1f} s), {report.present} were there already"
+        )
+    elif report.failed:
+        click.echo(f"No clip transcribed, {report.present} were there already")
+    else:
+        click.echo(f"Nothing to do, all {report.present} transcripts are there")
+    if report.changed:
+        click.echo(f"  {report.changed} clips had other audio before: their transcripts went")
+    if report.empty:
+        click.echo(f"  {report.empty} transcripts are empty: no words were heard")
+    if report.cut:
+        click.echo(f"  {report.cut} transcripts end at transcriber.max_tokens")
+    if report.failed:
+        click.echo(f"  {report.failed} clips failed, see {place(report.failures)}")
+    if report.errors is not None:
+        parts = {**report.emotion_errors, "all": report.errors}
+        rows = [[n, str(p.errors), str(p.words), percent(p.rate)] for n, p in parts.items()]
+        columns = ["emotion", "errors", "words", "word error rate"]
+        print_table("Against the manifests' texts", columns, rows)
+    click.echo(f"Transcripts: {place(report.path)}")
+
+
+def to_json(report: "TranscribeReport") -> dict[str, Any]:
+    """The report as `--json` prints it; without texts to compare with, `word_errors` is null."""
+
+    def figures(errors: "WordErrors") -> dict[str, Any]:
+        return {**vars(errors), "rate": errors.rate}
+
+    by_emotion = {name: figures(errors) for name, errors in report.emotion_errors.items()}
+    return {
+        "path": place(report.path),
+        "failures": place(report.failures) if report.failed else None,
+        **{name: getattr(report, name) for name in COUNTS},
+        "word_errors": figures(report.errors) if report.errors else None,
+        "word_errors_by_emotion": by_emotion,
+    }
+
+
+COUNTS = (
+    "transcribed", "present", "changed", "failed", "empty", "cut", "hours", "seconds",
+)  # fmt: skip

@@ -1,0 +1,175 @@
+"""Transcripts in a cache. In: a transcriber's spec. Out: its file, and what each clip says.
+
+<cache>/transcripts/<slug>-<fingerprint:12>.jsonl           one file a spec, every corpus
+<cache>/transcripts/.<slug>-<fingerprint:12>.jsonl.journal  rows that are not in it yet
+
+The first line is the file's header, each other line a clip's `Transcript`. The file is replaced in
+one step, so a reader sees whole ones; docs/cache-format.md describes it.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rellm_cache.errors import ConfigError, StoreError
+from rellm_cache.specs import TranscriberSpec
+from rellm_cache.store.origin import place
+
+FOLDER = "transcripts"
+FORMAT = "rellm-transcripts"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """What a clip says.
+
+    Attributes:
+        id: of the utterance.
+        audio_sha256: hex digest of the audio that was heard, as in a feature store.
+        text: may be empty: then the model heard no words.
+        cut: it ends at the limit of tokens.
+    """
+
+    id: str
+    audio_sha256: str
+    text: str
+    cut: bool
+
+
+def transcripts_path(cache: Path, spec: TranscriberSpec) -> Path:
+    """Where the transcripts of a spec with resolved weights lie, or are to be made."""
+    for path in list_transcripts(cache):
+        if path.stem.endswith(f"-{spec.fingerprint[:12]}"):
+            return path
+    return cache / FOLDER / f"{spec.slug}-{spec.fingerprint[:12]}.jsonl"
+
+
+def journal_path(path: Path) -> Path:
+    """Where a file's next rows are kept while it is not brought up to date."""
+    return path.with_name(f".{path.name}.journal")
+
+
+def list_transcripts(cache: Path) -> list[Path]:
+    """The files of transcripts under a cache root, by name."""
+    paths = sorted((cache / FOLDER).glob("*.jsonl"))
+    return [path for path in paths if is_transcripts(f"{FOLDER}/{path.name}")]
+
+
+def is_transcripts(name: str) -> bool:
+    """Whether a path below a cache root is a file of transcripts, by its name."""
+    return re.fullmatch(rf"{FOLDER}/[^./][^/]*-[0-9a-f]{{12}}\.jsonl", name) is not None
+
+
+def find_transcripts(cache: Path, spec: TranscriberSpec) -> Path:
+    """The file that holds what a recipe's transcriber asks for; no model is loaded for it.
+
+    Raises:
+        StoreError: none does; the message names the fields in which the nearest one differs. Or
+            more than one does, with different weights, and the recipe pins none.
+    """
+    found = [(path, read_header(path)) for path in list_transcripts(cache)]
+    matches = [(path, other) for path, other in found if not spec.differences(other)]
+    if len(matches) > 1:
+        pins = ", ".join(f'weights = "{other.weights}" ({path.name})' for path, other in matches)
+        raise StoreError(
+            f"{place(cache / FOLDER)}: {len(matches)} files hold transcripts by {spec.model} with "
+            f"different weights; pin one in the recipe's [transcriber]: {pins}"
+        )
+    if matches:
+        return matches[0][0]
+    if not found:
+        raise StoreError(
+            f"{place(cache)}: found no transcripts; make them with `{spec.command} MANIFEST "
+            f"--recipe RECIPE --cache {place(cache)}`"
+        )
+    path, other = min(found, key=lambda item: len(spec.differences(item[1])))
+    raise StoreError(
+        f"{place(path)}: transcripts of another fingerprint; {'; '.join(spec.differences(other))}; "
+        f"run `{spec.command}` with this recipe, or name this file's transcriber in the recipe"
+    )
+
+
+def read_header(path: Path) -> TranscriberSpec:
+    """The spec whose transcripts a file holds.
+
+    Raises:
+        StoreError: it is no file of transcripts, is of a newer format, or was altered.
+    """
+    with path.open("rb") as file:
+        return _parse_header(file.readline(), path)
+
+
+def read_transcripts_file(path: Path) -> dict[str, Transcript]:
+    """Every transcript of a file, by id.
+
+    Raises:
+        StoreError: as `read_header`, or a line is no transcript.
+    """
+    header, *lines = path.read_bytes().split(b"\n")
+    _parse_header(header, path)
+    rows = (_parse_row(line, f"{path}:{n}") for n, line in enumerate(lines, 2) if line)
+    return {row.id: row for row in rows}
+
+
+def file_rows(
+    spec: TranscriberSpec, licence: str, transcripts: Iterable[Transcript]
+) -> list[dict[str, Any]]:
+    """The lines of a file: its header, then transcripts by id."""
+    header = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "fingerprint": spec.fingerprint,
+        "transcriber": spec.to_json(),
+        "licence": licence,
+    }
+    return [header, *(asdict(t) for t in sorted(transcripts, key=lambda t: t.id))]
+
+
+def as_transcript(row: Mapping[str, Any], where: str) -> Transcript:
+    """A row of a file or of its journal; `StoreError` if it is none."""
+    kinds = {"id": str, "audio_sha256": str, "text": str, "cut": bool}
+    if row.keys() != kinds.keys() or not all(isinstance(row[k], kinds[k]) for k in kinds):
+        raise StoreError(
+            f"{where}: found {dict(row)!r}, expected a transcript with {', '.join(kinds)}; remove "
+            "the line, and `rellm transcribe` writes it again"
+        )
+    return Transcript(**row)
+
+
+def _parse_row(line: bytes, where: str) -> Transcript:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise StoreError(
+            f"{where}: not JSON ({error}); remove the line, and `rellm transcribe` writes it again"
+        ) from error
+    return as_transcript(row if isinstance(row, dict) else {}, where)
+
+
+def _parse_header(line: bytes, path: Path) -> TranscriberSpec:
+    try:
+        own = json.loads(line)
+        version = own["format"], own["format_version"]
+        known = version == (FORMAT, FORMAT_VERSION)
+        spec = TranscriberSpec(**own["transcriber"]) if known else None
+        recorded = own["fingerprint"]
+    except (ValueError, LookupError, TypeError, ConfigError) as error:
+        raise StoreError(
+            f"{place(path)}: its first line is not the header of transcripts ({error}); move the "
+            "file away, and `rellm transcribe` makes it again"
+        ) from error
+    if spec is None:
+        raise StoreError(
+            f"{place(path)}: found format {version[0]} {version[1]}, expected {FORMAT} "
+            f"{FORMAT_VERSION}; read it with the version of rellm that wrote it"
+        )
+    if spec.fingerprint != recorded:
+        raise StoreError(
+            f"{place(path)}: its header gives fingerprint {spec.fingerprint[:12]}, recorded is "
+            f"{str(recorded)[:12]}; it was altered: move the file away and transcribe again"
+        )
+    return spec
