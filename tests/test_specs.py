@@ -1,11 +1,13 @@
-"""What identifies an encoder or a teacher, and what tells two apart."""
+"""What identifies an encoder, a teacher or a transcriber, and what tells two apart."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
-from rellm_cache.config import Recipe
-from rellm_cache.specs import EncoderSpec, TeacherSpec
+from rellm_cache.config import Recipe, load_recipe
+from rellm_cache.errors import ConfigError
+from rellm_cache.specs import EncoderSpec, TeacherSpec, TranscriberSpec
 
 SPEC = EncoderSpec(kind="whisper", model="openai/whisper-tiny.en", weights="a" * 64)
 TEACHER = TeacherSpec(
@@ -94,3 +96,21 @@ def test_an_encoder_is_no_teacher() -> None:
     encoder = EncoderSpec(kind="prosody")
     assert TEACHER.differences(encoder) == ["kind: wanted 'teacher', found 'prosody'"]
     assert encoder.differences(TEACHER) == ["kind: wanted 'prosody', found 'teacher'"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"model": ""}, r'transcriber.model = "": expected a hub id'),
+        ({"model": "m", "max_tokens": 0}, r"transcriber.max_tokens = 0: expected 1 or more"),
+    ],
+)
+def test_a_transcriber_that_cannot_be_is_refused(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        TranscriberSpec(**fields)
+
+
+def test_the_recipe_that_reads_whispers_words_names_a_whisper() -> None:
+    recipe = load_recipe("whisper-llm")
+    assert recipe.transcriber == TranscriberSpec("openai/whisper-large-v2")
+    assert load_recipe("whisper-llm", ["transcriber=none"]).transcriber is None
