@@ -23,6 +23,7 @@ from rellm_cache.cli.options import InOrder
 from rellm_cache.cli.plan import plan
 from rellm_cache.cli.prepare import prepare
 from rellm_cache.cli.recipes import recipes
+from rellm_cache.cli.reproduce import reproduce
 from rellm_cache.cli.respond import respond
 from rellm_cache.cli.sweep import sweep
 from rellm_cache.cli.train import train
@@ -43,7 +44,7 @@ def rellm() -> None:
 
 for command in (
     demo, prepare, respond, transcribe, plan, extract, annotate, train, sweep, generate, evaluate,
-    empathy, cache, import_, recipes,
+    empathy, reproduce, cache, import_, recipes,
 ):  # fmt: skip
     rellm.add_command(command)
 

@@ -71,3 +71,18 @@ def score_recognition(
         labels=labels,
         count=int(totals.sum()),
     )
+
+
+def ua_of_rows(true: NDArray[np.float64], right: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(R,) UA of each row of classes (R, N), given which predictions are `right`, 1 or 0 (R, N).
+
+    A class that does not occur in a row counts for nothing there.
+    """
+    recalls = []
+    for label in np.unique(true):
+        occurs = true == label  # (R, N)
+        total = occurs.sum(axis=-1)
+        with np.errstate(invalid="ignore"):
+            recalls.append(np.where(total, (right * occurs).sum(axis=-1) / total, np.nan))
+    found: NDArray[np.float64] = np.nanmean(np.stack(recalls), axis=0)
+    return found

@@ -104,7 +104,7 @@ def generate(
         live = from_audio or source.suffix.lower() in AUDIO_SUFFIXES
         frames_of = partial(_open_frames, run, source, cache, live, resources)
         model = Listener(run, resources, frames_of, overrides)
-    journal_path = out.with_name(f".{out.name}.partial")
+    journal_path = out.with_name(f".{out.name}.answers")
     identity = _identity(run, source, recipe)
     done = {r["id"]: r["generation"] for r in read_journal(journal_path) if r["by"] == identity}
     left = [u for u in utterances if u.id not in done]

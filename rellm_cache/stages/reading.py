@@ -1,12 +1,12 @@
 """Models that read. In: a run of a recipe with `[text]`, utterances. Out: transcripts, answers."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from rellm_cache.config import Recipe
 from rellm_cache.corpus.manifest import Utterance
 from rellm_cache.devices import default_device
-from rellm_cache.errors import ConfigError, ManifestError
+from rellm_cache.errors import ManifestError
 from rellm_cache.llm.frozen import Continuation
 from rellm_cache.llm.reply_limit import ReplyLimit
 from rellm_cache.model.text_llm import Reading, TextLLM, text_config
@@ -15,27 +15,37 @@ from rellm_cache.stages.recognising import Judgement, recognise_text
 from rellm_cache.stages.resources import Resources
 from rellm_cache.stages.respond import llm_config
 from rellm_cache.stages.scoring import HeadScores
+from rellm_cache.stages.transcripts import read_transcripts, transcriber_spec
 
 
-def readings(utterances: Sequence[Utterance], recipe: Recipe) -> list[Reading]:
-    """What a text model is given of each utterance.
+def readings(utterances: Sequence[Utterance], recipe: Recipe, cache: Path) -> list[Reading]:
+    """What a text model is given of each utterance. What Whisper wrote down may be empty.
 
     Raises:
-        ManifestError: an utterance has no transcript, or no emotion where the recipe gives it.
+        ManifestError: an utterance has no transcript of the corpus, or no emotion where the recipe
+            gives it.
+        StoreError: the cache lacks transcripts.
     """
     text = text_config(recipe)
     if text.transcript == "whisper":
-        raise ConfigError("text.transcript = 'whisper': Whisper's transcripts cannot be read yet")
-    for name, missing in (
-        ("transcript (text)", [u.id for u in utterances if not u.text.strip()]),
-        ("emotion", [u.id for u in utterances if text.label and not u.emotion]),
-    ):
-        if missing:
-            raise ManifestError(
-                f"recipe {recipe.name!r} reads each utterance's {name}, which {len(missing)} of "
-                f"{len(utterances)} do not have, the first is {missing[0]!r}"
-            )
-    return [Reading(u.text, u.emotion if text.label else None) for u in utterances]
+        heard = read_transcripts(utterances, transcriber_spec(recipe), cache)
+    else:
+        heard = {u.id: u.text for u in utterances}
+        _require(recipe, "transcript (text)", utterances, lambda u: bool(u.text.strip()))
+    if text.label:
+        _require(recipe, "emotion", utterances, lambda u: bool(u.emotion))
+    return [Reading(heard[u.id], u.emotion if text.label else None) for u in utterances]
+
+
+def _require(
+    recipe: Recipe, name: str, utterances: Sequence[Utterance], has: Callable[[Utterance], bool]
+) -> None:
+    missing = [u.id for u in utterances if not has(u)]
+    if missing:
+        raise ManifestError(
+            f"recipe {recipe.name!r} reads each utterance's {name}, which {len(missing)} of "
+            f"{len(utterances)} do not have, the first is {missing[0]!r}"
+        )
 
 
 class Reader:
@@ -77,7 +87,7 @@ class Reader:
         return Judgement(head=None, llm=labels, head_scores=HeadScores(None, {}), losses={})
 
     def _readings(self, utterances: Sequence[Utterance]) -> list[Reading]:
-        return readings(utterances, self.recipe)
+        return readings(utterances, self.recipe, self._cache)
 
 
 def _generation(utterance: Utterance, answer: Continuation) -> Generation:

@@ -1,0 +1,195 @@
+"""rellm reproduce: the paper's table from a corpus's folder."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rellm_cache.cli.options import (
+    cache_option,
+    json_option,
+    print_table,
+    set_option,
+)
+
+if TYPE_CHECKING:
+    from rellm_cache.stages.reproduction.table import RowResult
+    from rellm_cache.stages.reproduction.table1 import Reproduction
+
+MODELS_FAILED = 3
+
+
+@click.group()
+def reproduce() -> None:
+    """The paper's experiments in one command."""
+
+
+@reproduce.command()
+@click.option(
+    "--corpus",
+    required=True,
+    type=click.Choice(["iemocap", "esd", "msp-podcast", "ravdess"]),
+    help="Which corpus.",
+)
+@click.option(
+    "--data",
+    required=True,
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="The corpus's own folder.",
+)
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder of the reproduction; what is there is continued.",
+)
+@cache_option
+@click.option(
+    "--base",
+    default="re-llm",
+    show_default=True,
+    metavar="NAME|FILE",
+    help="Recipe that the rows are variants of: re-llm has the paper's models, small is for CPUs.",
+)
+@set_option
+@click.option(
+    "--empathy",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    metavar="FOLDER",
+    help="A scorer of `rellm empathy train`; without one ER and EX are left out.",
+)
+@click.option(
+    "--blsp",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    metavar="FOLDER",
+    help="A BLSP-Emo checkpoint, for its own row and as the start of every trained one.",
+)
+@click.option("--splits", default="", help="As in `rellm prepare CORPUS`; the paper's by default.")
+@click.option("--cross-validate", is_flag=True, help="Test each session of IEMOCAP in turn.")
+@click.option("--seed", default=1, show_default=True, help="Of splits and of shuffled labels.")
+@click.option(
+    "--row", "rows", multiple=True, metavar="NAME", help="Only this row, as re-llm. Repeatable."
+)
+@click.option(
+    "--control", is_flag=True, help="Also train RE-LLM on shuffled labels: no gain may be left."
+)
+@click.option(
+    "--processes",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Models trained at a time, on a CPU.",
+)
+@click.option("--allow-partial", is_flag=True, help="Go on where the corpus lacks clips.")
+@json_option
+def table1(out: Path, as_json: bool, **options: Any) -> int:
+    """Table I: prepare, encode, respond, train, answer, recognise, score, test, and print it.
+
+    Every step is skipped where its result is there: killed, the same command goes on. Rows and
+    folds that fail are listed, the others are made, and the exit code is 3.
+
+    OUT/table1.json has all figures, OUT/table1.html the same with plots, OUT/utterances.csv every
+    answer with its scores.
+    """
+    from rellm_cache.stages.reproduction.folds import Source
+    from rellm_cache.stages.reproduction.page import write_page
+    from rellm_cache.stages.reproduction.request import Request
+    from rellm_cache.stages.reproduction.table1 import reproduce as run
+    from rellm_cache.stages.reproduction.table1 import to_json
+    from rellm_cache.store.syncing import write_whole
+
+    source = Source(
+        options["corpus"],
+        options["data"],
+        options["splits"],
+        options["cross_validate"],
+        options["seed"],
+    )
+    found = run(
+        Request(
+            source=source,
+            out=out,
+            cache=options["cache"],
+            base=options["base"],
+            overrides=options["overrides"],
+            rows=options["rows"],
+            control=options["control"],
+            empathy=options["empathy"],
+            blsp=options["blsp"],
+            processes=options["processes"],
+            allow_partial=options["allow_partial"],
+        )
+    )
+    document = json.dumps(to_json(found), indent=2)
+    write_whole(out / "table1.json", document + "\n")
+    write_page(out / "table1.html", found)
+    if as_json:
+        click.echo(document)
+    else:
+        show(found)
+        click.echo(f"Table: {out / 'table1.json'}, page: {out / 'table1.html'}")
+        click.echo(f"Every answer: {out / 'utterances.csv'}")
+    return MODELS_FAILED if found.failures else 0
+
+
+def show(found: "Reproduction") -> None:
+    """The table beside the paper's, the tests, and what is missing."""
+    corpus, folds = found.request.source.corpus, len(found.folds)
+    title = f"Table I on {corpus}: {found.test_clips} test clips in {folds} fold(s)"
+    columns = ["model", "ER", "EX", "UA", "UA, head", "words", "questions", "cut"]
+    print_table(title, columns, map(_row, found.rows))
+    paper = [row for row in found.rows if row.paper]
+    if paper:
+        lines = [
+            [r.row.title, *(_beside(r, metric) for metric in ("ER", "EX", "UA"))] for r in paper
+        ]
+        print_table(
+            "The paper's means (ours minus the paper's)", ["model", "ER", "EX", "UA"], lines
+        )
+    if found.comparisons:
+        rows = [
+            [
+                c.second,
+                c.metric,
+                f"{c.difference.value:+.3f}",
+                f"{c.difference.low:+.3f} … {c.difference.high:+.3f}",
+                f"{c.test.effect:+.2f}",
+                f"{c.p_holm:.2g}",
+                c.direction,
+            ]
+            for c in found.comparisons
+        ]
+        columns = ["against", "metric", "difference", "95 % interval", "effect", "p, Holm", "paper"]
+        print_table("RE-LLM against the others, paired by utterance", columns, rows)
+        click.echo("paper: whether the difference goes the way it goes in the paper.")
+    for name, reason in found.absent.items():
+        click.echo(f"Not made: {name}: {reason}")
+    for failure in found.failures:
+        click.echo(f"Failed: {failure.title}: {failure.reason}")
+
+
+def _row(row: "RowResult") -> list[str]:
+    def ua(name: str) -> str:
+        score = row.recognition.get(name)
+        if score is None:
+            return "–"
+        return f"{score.mean:.3f}" + ("" if score.sd is None else f" ({score.sd:.3f})")
+
+    levels = [str(row.empathy[m].summary) if m in row.empathy else "–" for m in ("ER", "EX")]
+    title = f"{row.row.title} = {row.same_as}" if row.same_as else row.row.title
+    cut = "–" if row.cut is None else f"{100 * row.cut:.0f} %"
+    lengths = [f"{row.words.mean:.1f}", f"{row.questions.mean:.2f}"]
+    return [title, *levels, ua("UA"), ua("UA head"), *lengths, cut]
+
+
+def _beside(row: "RowResult", metric: str) -> str:
+    """The paper's mean, and how far ours is from it."""
+    paper = row.paper.get(metric)
+    if paper is None:
+        return "–"
+    score = row.recognition.get("UA") if metric == "UA" else row.empathy.get(metric)
+    if score is None:
+        return f"{paper:.3f}"
+    mean = score.mean if metric == "UA" else score.summary.mean  # type: ignore[union-attr]  # by metric
+    return f"{paper:.3f} ({mean - paper:+.3f})"

@@ -1,0 +1,1 @@
+"""The paper's experiments, from a corpus's folder to its table."""

@@ -1,0 +1,171 @@
+"""One model on one fold. In: a recipe and the fold's manifest. Out: its answers and its labels.
+
+<fold>/<row>/run/                an ordinary run folder, with scores.json and predictions.csv
+<fold>/<row>/responses.jsonl     answers to the test split
+<fold>/<row>/done.json           what it was made from, written last
+
+A model that does not train is asked once, about the test clips of all folds: its <fold> is `all`.
+"""
+
+import json
+import multiprocessing
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from rellm_cache.config import Recipe, to_toml
+from rellm_cache.corpus.manifest import read_split
+from rellm_cache.errors import RellmError, RunError
+from rellm_cache.model.checkpoint import CONFIG, RECIPE, WEIGHTS
+from rellm_cache.progress import say
+from rellm_cache.specs import digest
+from rellm_cache.stages.evaluate import evaluate
+from rellm_cache.stages.generate import generate
+from rellm_cache.stages.reproduction.paper import Row
+from rellm_cache.stages.resources import Resources
+from rellm_cache.stages.train import train
+from rellm_cache.store.syncing import write_whole
+
+DONE, RUN, RESPONSES = "done.json", "run", "responses.jsonl"
+ALL = "all"
+
+
+@dataclass(frozen=True)
+class Job:
+    """A row of the table on a fold.
+
+    Attributes:
+        fold: its name, or `ALL`.
+        row: which model.
+        recipe: of the model, as resolved.
+        start: run folder of a model that is asked as it is; None where one is trained.
+        manifest: of the fold.
+        cache: root of the stores.
+        out: `<reproduction>/<fold>/<row>`.
+    """
+
+    fold: str
+    row: Row
+    recipe: Recipe
+    start: Path | None
+    manifest: Path
+    cache: Path
+    out: Path
+
+    @property
+    def title(self) -> str:
+        """As messages name it."""
+        return f"{self.fold}, {self.row.name}"
+
+    @property
+    def run(self) -> Path:
+        """The run folder that answers."""
+        return self.out / RUN
+
+    def identity(self) -> str:
+        """What its results follow from: recipe and data, wherever they lie."""
+        data = [
+            [u.id, u.text, u.emotion, u.vad, u.response]
+            for split in ("train", "validation", "test")
+            if (self.manifest / f"{split}.jsonl").exists()
+            for u in read_split(self.manifest, split)
+        ]
+        return digest([to_toml(self.recipe), data])
+
+    def is_done(self) -> bool:
+        """Whether its results are there.
+
+        Raises:
+            RunError: there are results of another recipe or of other data.
+        """
+        path = self.out / DONE
+        if not path.exists():
+            return False
+        if json.loads(path.read_text("utf-8"))["identity"] != self.identity():
+            raise RunError(
+                f"{self.out}: holds results of another recipe or of other data; choose another "
+                "--out, or remove this folder to make it anew"
+            )
+        return True
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A job that could not be done, and why."""
+
+    title: str
+    reason: str
+
+
+def run_jobs(jobs: Sequence[Job], processes: int) -> Iterator[Failure]:
+    """Do what is not done yet, several at a time; those that fail, when they fail.
+
+    In one process the LLM and the stores are shared; more processes are for CPUs.
+    """
+    left = [job for job in jobs if not job.is_done()]
+    if len(left) < len(jobs):
+        say(f"{len(jobs) - len(left)} of {len(jobs)} models were trained and asked before")
+    if processes == 1:
+        for number, job in enumerate(left, 1):
+            say(f"Model {number} of {len(left)}: {job.title}")
+            if reason := try_job(job):
+                yield Failure(job.title, reason)
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(
+        min(processes, len(left)) or 1, context, _set_threads, (processes,)
+    ) as pool:
+        started = {pool.submit(try_job, job): job for job in left}
+        for number, future in enumerate(as_completed(started), 1):
+            job = started[future]
+            say(f"Model {number} of {len(left)} is done: {job.title}")
+            if reason := future.result():
+                yield Failure(job.title, reason)
+
+
+def _set_threads(processes: int) -> None:
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // processes))
+
+
+_shared = Resources()
+
+
+def try_job(job: Job) -> str:
+    """Do a job; why it failed, or nothing."""
+    try:
+        do_job(job, _shared)
+    except RellmError as error:
+        say(f"  failed: {job.title}: {error}")
+        return str(error)
+    return ""
+
+
+def do_job(job: Job, resources: Resources) -> None:
+    """Train, answer the test split, name its emotions.
+
+    Raises:
+        RellmError: whatever a stage says.
+    """
+    test = job.manifest / "test.jsonl"
+    if job.start is None:
+        train(job.recipe, job.manifest, job.cache, job.run, resources)
+    else:
+        borrow(job.start, job.run)
+    responses = job.out / RESPONSES
+    if not responses.exists():
+        generate(job.run, test, responses, job.cache, resources=resources)
+    evaluate(job.run, test, job.cache, samples=0, resources=resources)
+    write_whole(job.out / DONE, json.dumps({"identity": job.identity()}) + "\n")
+
+
+def borrow(start: Path, run: Path) -> None:
+    """Make a run folder of another's weights without copying them."""
+    run.mkdir(parents=True, exist_ok=True)
+    for name in (WEIGHTS, CONFIG, RECIPE):
+        link = run / name
+        if not link.is_symlink():
+            link.symlink_to((start / name).resolve())

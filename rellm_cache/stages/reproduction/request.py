@@ -1,0 +1,90 @@
+"""What is to be reproduced. In: options. Out: a `Request`, and a folder claimed for it."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from rellm_cache.errors import ConfigError, RunError
+from rellm_cache.stages.reproduction.folds import Source
+from rellm_cache.stages.reproduction.paper import CONTROL, ROWS, Row
+from rellm_cache.store.syncing import write_whole
+
+SETTINGS = "settings.json"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be reproduced, and how.
+
+    Attributes:
+        source: the corpus.
+        out: folder of the reproduction.
+        cache: root of the stores.
+        base: recipe that the paper's rows are variants of.
+        overrides: of every row's recipe.
+        rows: names of the rows wanted; empty for all.
+        control: also train on labels dealt out anew.
+        empathy: folder of an empathy scorer, or None to leave ER and EX out.
+        blsp: folder of a BLSP-Emo checkpoint, from which all trained rows start, or None.
+        processes: models trained and asked at a time.
+        allow_partial: go on where the corpus has not as many clips as it should.
+    """
+
+    source: Source
+    out: Path
+    cache: Path
+    base: str = "re-llm"
+    overrides: tuple[str, ...] = ()
+    rows: tuple[str, ...] = ()
+    control: bool = False
+    empathy: Path | None = None
+    blsp: Path | None = None
+    processes: int = 1
+    allow_partial: bool = False
+
+    @property
+    def wanted(self) -> list[Row]:
+        """Rows in the paper's order, the control last.
+
+        Raises:
+            ConfigError: a name that is no row.
+        """
+        known = [row.name for row in ROWS]
+        for name in self.rows:
+            if name not in known:
+                raise ConfigError(f"row {name!r}: expected one of {', '.join(known)}")
+        rows = [row for row in ROWS if not self.rows or row.name in self.rows]
+        return [*rows, CONTROL] if self.control else rows
+
+
+def claim(request: Request) -> None:
+    """Note what a folder is a reproduction of; `RunError` where it is one of something else."""
+    source = request.source
+    settings = {
+        "corpus": source.corpus,
+        "data": str(source.data.resolve()),
+        "splits": source.splits,
+        "cross_validate": source.cross_validate,
+        "seed": source.seed,
+        "base": request.base,
+        "set": list(request.overrides),
+        "blsp": str(request.blsp.resolve()) if request.blsp else "",
+    }
+    path = request.out / SETTINGS
+    if not path.exists():
+        if request.out.exists() and any(request.out.iterdir()):
+            raise RunError(f"{request.out}: is not empty and holds no reproduction; choose another")
+        request.out.mkdir(parents=True, exist_ok=True)
+        write_whole(path, json.dumps(settings, indent=2) + "\n")
+        return
+    found = json.loads(path.read_text("utf-8"))
+    differing = [
+        f"{k}: wanted {v!r}, found {found.get(k)!r}"
+        for k, v in settings.items()
+        if found.get(k) != v
+    ]
+    if differing:
+        raise RunError(
+            f"{request.out}: holds a reproduction of something else ({'; '.join(differing)}); "
+            "choose another --out"
+        )
