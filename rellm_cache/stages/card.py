@@ -56,6 +56,12 @@ class Card:
         return terms_of(self.info.licences, self.training.train)
 
     @property
+    def knows_dimensions(self) -> bool:
+        """Whether the head of arousal, dominance and valence had anything to learn from."""
+        learns = self.recipe.heads.dimensions and self.recipe.losses.dimension > 0
+        return learns and bool(self.training.train.dimensions)
+
+    @property
     def rows(self) -> list[tuple[str, str, float]]:
         """Metric as the hub names it, its description, and its value, of `scores.json`."""
         if self.scores is None:
@@ -118,6 +124,7 @@ def render_card(card: Card) -> str:
                 if (spec := getattr(card.recipe.encoders, role)) is not None
             ],
             unknown=UNKNOWN,
+            dimensions=card.knows_dimensions,
         )
     )
     head = yaml.safe_dump(metadata(card), sort_keys=False, allow_unicode=True)

@@ -17,7 +17,7 @@ from rellm_cache.store.reader import FeatureStore
 from rellm_cache.weights import locate_model, stated_licence
 
 UNKNOWN = "unknown"
-NO_MODEL = "none (no model)"  # of encoders that are signal processing
+NO_MODEL = "none"  # begins what encoders that are signal processing record
 QWEN = "Tongyi Qianwen licence agreement"
 KNOWN_MODELS = {
     "HuggingFaceTB/SmolLM2-135M-Instruct": "Apache-2.0",
@@ -128,7 +128,7 @@ def terms_of(licences: Mapping[str, str], data: DataSummary) -> Terms:
     models = [
         Term(name, "model", licence or UNKNOWN)
         for name, licence in licences.items()
-        if licence != NO_MODEL
+        if not licence.startswith(NO_MODEL)
     ]
     corpora = [Term(name, "corpus", CORPORA.get(name, UNKNOWN)) for name in data.corpora]
     return Terms((*models, *corpora))

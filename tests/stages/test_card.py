@@ -133,6 +133,13 @@ def test_without_llm_nothing_is_promised_that_needs_one(card: Card) -> None:
     assert "There is no LLM" in page
 
 
+def test_a_head_that_learned_nothing_is_not_praised(card: Card) -> None:
+    said = "was not trained: what it says means nothing"
+    assert said not in render_card(card)
+    training = replace(card.training, train=replace(DATA, dimensions={}))
+    assert said in render_card(replace(card, training=training))
+
+
 def test_lora_is_named(card: Card) -> None:
     assert card.recipe.llm is not None
     llm = replace(card.recipe.llm, lora=LoraConfig())
