@@ -129,9 +129,7 @@ def test_a_published_folder_is_the_run_and_nothing_of_the_corpus(
     assert live.response == expected[0].response
     scores = json.loads((lora_run / "scores.json").read_text())
     assert json.loads(json.dumps(evaluate(out, test, cache, samples=1).to_json())) == scores
-    with pytest.raises(
-        RunError, match=r"holds predictions\.csv, which is no part of a publication"
-    ):
+    with pytest.raises(RunError, match=r"holds predictions\.csv, which is no part"):
         publish(lora_run, out, [EMOTION])
 
 
