@@ -37,7 +37,12 @@ from rellm_cache.weights import HUB_ID, file_digest, models_root
 
 LICENCES, SUMS = "LICENSES.md", "SHA256SUMS"
 CONTENT = frozenset((WEIGHTS, CONFIG, RECIPE, TRAINING, SCORES, CARD, LICENCES, SUMS))
-MODEL_FIELDS = ("encoders.speech.model", "encoders.emotion.model", "llm.model")
+MODEL_FIELDS = (
+    "encoders.speech.model",
+    "encoders.emotion.model",
+    "llm.model",
+    "transcriber.model",
+)
 
 
 @dataclass(frozen=True)
@@ -119,6 +124,7 @@ def publishable(card: Card, recipe: Recipe) -> Card:
     own = {field: _value(card.recipe, field) for field in MODEL_FIELDS}
     public = {field: public_id(field, _value(recipe, field)) for field in MODEL_FIELDS}
     speech, emotion = recipe.encoders.speech, recipe.encoders.emotion
+    transcriber = recipe.transcriber
     names = {own[field]: public[field] for field in MODEL_FIELDS}
     licences = {}
     for name, licence in card.info.licences.items():
@@ -136,6 +142,7 @@ def publishable(card: Card, recipe: Recipe) -> Card:
                 emotion=emotion and replace(emotion, model=public["encoders.emotion.model"]),
             ),
             llm=recipe.llm and replace(recipe.llm, model=public["llm.model"]),
+            transcriber=transcriber and replace(transcriber, model=public["transcriber.model"]),
             training=replace(recipe.training, start_from=""),
         ),
     )
