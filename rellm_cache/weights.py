@@ -7,13 +7,16 @@ as the hub's), then on the hub. Only safetensors and text files are ever loaded.
 import hashlib
 import json
 import os
+import re
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
+from yaml import YAMLError
 
 from rellm_cache.errors import ConfigError
 
-SAFE_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
+SAFE_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "README.md", "LICENSE*"]
+HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 def models_root() -> Path:
@@ -122,8 +125,7 @@ def weights_digest(folder: Path, others: tuple[str, ...] = ()) -> str:
     texts = [folder / "config.json", folder / "preprocessor_config.json"]
     files = [path for path in texts if path.is_file()] + weight_files(folder)
     for path in files + [folder / name for name in others]:
-        with path.open("rb") as file:
-            sha.update(hashlib.file_digest(file, "sha256").digest())
+        sha.update(bytes.fromhex(file_digest(path)))
     return sha.hexdigest()
 
 
@@ -136,3 +138,24 @@ def pinned_digest(folder: Path, pin: str, others: tuple[str, ...] = ()) -> str:
             "the model the recipe was made with, or drop the pin"
         )
     return weights
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 (hex) of one file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def stated_licence(folder: Path) -> str:
+    """The licence that the card of a model folder states, by name; empty where none does."""
+    from huggingface_hub.repocard import metadata_load
+
+    card = folder / "README.md"
+    try:
+        stated = (metadata_load(card) or {}) if card.is_file() else {}
+    except (OSError, ValueError, YAMLError):
+        return ""
+    licence = str(stated.get("license") or "")
+    if licence == "other":
+        return str(stated.get("license_name") or "a licence of its own")
+    return licence

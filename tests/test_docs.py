@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import shlex
 import types
 import typing
 from collections.abc import Iterator
@@ -238,6 +239,30 @@ def test_format_page_fingerprints_are_right(spec: EncoderSpec) -> None:
 
 
 # --- every page -------------------------------------------------------------------------------
+
+COMING = ("reproduce",)  # that docs/reproduce.md describes
+
+
+def written_commands(page: Path) -> list[list[str]]:
+    """Words of each rellm command in the fenced blocks of a page, without "rellm"."""
+    blocks = "\n".join(re.findall(r"^```\w*\n(.*?)^```", page.read_text("utf-8"), re.M | re.S))
+    lines = re.sub(r"\\\n\s*", " ", blocks).splitlines()
+    return [shlex.split(line)[1:] for line in lines if line.startswith("rellm ")]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=[str(p.relative_to(ROOT)) for p in PAGES])
+def test_written_commands_and_their_options_exist(page: Path) -> None:
+    for words in written_commands(page):
+        command: click.Command = rellm
+        rest = list(words)
+        if rest[0] in COMING and rest[0] not in rellm.commands:
+            continue
+        while isinstance(command, click.Group):
+            assert rest[0] in command.commands, f"{page.name}: no command {' '.join(words)}"
+            command = command.commands[rest.pop(0)]
+        known = {name for option in command.params for name in option.opts}
+        options = {word.partition("=")[0] for word in rest if word.startswith("--")}
+        assert options <= known, f"{page.name}: {' '.join(words)}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=[str(p.relative_to(ROOT)) for p in PAGES])

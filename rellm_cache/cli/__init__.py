@@ -22,6 +22,7 @@ from rellm_cache.cli.import_ import import_
 from rellm_cache.cli.options import InOrder
 from rellm_cache.cli.plan import plan
 from rellm_cache.cli.prepare import prepare
+from rellm_cache.cli.publish import publish
 from rellm_cache.cli.recipes import recipes
 from rellm_cache.cli.reproduce import reproduce
 from rellm_cache.cli.respond import respond
@@ -38,13 +39,14 @@ INTERRUPTED = 130
 def rellm() -> None:
     """Cache frozen speech encoders once, then train empathetic speech LLM adapters in minutes.
 
-    The order of work: prepare, respond, extract, train, sweep, generate, evaluate.
+    The order of work: prepare, respond, extract, train, sweep, generate, evaluate,
+    publish.
     """
 
 
 for command in (
     demo, prepare, respond, transcribe, plan, extract, annotate, train, sweep, generate, evaluate,
-    empathy, reproduce, cache, import_, recipes,
+    empathy, reproduce, publish, cache, import_, recipes,
 ):  # fmt: skip
     rellm.add_command(command)
 

@@ -32,7 +32,8 @@ def evaluate(
 ) -> None:
     """Score the trained run RUN on a manifest file or folder.
 
-    Writes RUN/scores.json and RUN/report.html, a page with curves, confusion and samples.
+    Writes RUN/scores.json and RUN/report.html, a page with curves, confusion and samples, and
+    renews the model card RUN/README.md.
     """
     from rellm_cache.stages.evaluate import evaluate as score
 

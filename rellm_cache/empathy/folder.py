@@ -72,7 +72,7 @@ def copy_encoder(source: Path, folder: Path) -> None:
     partial = folder / f".{ENCODER}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    for pattern in (*SAFE_FILES, "README.md", "LICENSE*"):
+    for pattern in SAFE_FILES:
         for file in source.glob(pattern):
             shutil.copyfile(file, partial / file.name)
     os.replace(partial, target)

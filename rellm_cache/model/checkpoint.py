@@ -87,6 +87,11 @@ def load_tensors(path: Path, model: SpeechLLM, fresh_lora: bool = False) -> None
 
 def save_config(run: Path, info: AdapterInfo, recipe: Recipe) -> None:
     """Write `adapter_config.json`."""
+    (run / CONFIG).write_text(config_text(info, recipe), "utf-8")
+
+
+def config_text(info: AdapterInfo, recipe: Recipe) -> str:
+    """What `adapter_config.json` says."""
     encoders = {k: v for k, v in asdict(recipe.encoders).items() if v is not None}
     lora = recipe.llm.lora if recipe.llm else None
     content: dict[str, Any] = {
@@ -95,7 +100,7 @@ def save_config(run: Path, info: AdapterInfo, recipe: Recipe) -> None:
         "heads": asdict(recipe.heads),
         "lora": asdict(lora) if lora else None,
     }
-    (run / CONFIG).write_text(json.dumps(content, indent=2) + "\n", "utf-8")
+    return json.dumps(content, indent=2) + "\n"
 
 
 def load_info(run: Path) -> AdapterInfo:

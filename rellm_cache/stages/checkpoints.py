@@ -9,7 +9,6 @@ A folder appears under its name in one step, when all of it is on the disk. The 
 are kept, so that there is one to fall back to.
 """
 
-import hashlib
 import pickle
 import shutil
 from collections.abc import Callable
@@ -22,6 +21,7 @@ from rellm_cache.errors import RunError
 from rellm_cache.model.checkpoint import WEIGHTS, load_tensors, save_tensors
 from rellm_cache.model.speech_llm import SpeechLLM
 from rellm_cache.store.syncing import sync_path, sync_tree
+from rellm_cache.weights import file_digest
 
 STATE, SUMS, PARTIAL, KEPT = "state.pt", "SHA256SUMS", ".partial", 2
 
@@ -61,7 +61,7 @@ class Checkpoints:
         partial.mkdir(parents=True)
         write(partial)
         files = sorted(partial.iterdir())
-        lines = [f"{_digest(file)}  {file.name}\n" for file in files]
+        lines = [f"{file_digest(file)}  {file.name}\n" for file in files]
         (partial / SUMS).write_text("".join(lines), "utf-8")
         sync_tree(partial)
         if target.exists():  # damaged, or of the same step before its epoch was over
@@ -107,13 +107,8 @@ def find_damage(checkpoint: Path) -> str | None:
             return f"{SUMS} is empty"
         for line in lines:
             digest, _, name = line.partition("  ")
-            if _digest(checkpoint / name) != digest:
+            if file_digest(checkpoint / name) != digest:
                 return f"{name}: found other bytes than {SUMS} says"
     except (OSError, UnicodeDecodeError) as error:
         return f"{type(error).__name__}: {error}"
     return None
-
-
-def _digest(file: Path) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()

@@ -1,8 +1,9 @@
 """evaluate. In: a run and a manifest. Out: recognition by head and LLM, CCC, and the report.
 
-<run>/scores.json       all figures
+<run>/scores.json       all figures, and what data they are of
 <run>/predictions.csv   what the head and the LLM say of each utterance
 <run>/report.html       the same for a reader, with curves and samples to listen to
+<run>/README.md         the model card, with these scores
 """
 
 import csv
@@ -24,9 +25,11 @@ from rellm_cache.metrics.recognition import RecognitionScores
 from rellm_cache.model.checkpoint import run_recipe
 from rellm_cache.progress import progress
 from rellm_cache.stages.answering import Generation
+from rellm_cache.stages.card import SCORES, write_card
 from rellm_cache.stages.data import emotion_index, require_frames
 from rellm_cache.stages.empathy_replies import EmpathyScores, score_answers
 from rellm_cache.stages.listening import Listener
+from rellm_cache.stages.provenance import TRAINING, DataSummary, summarise_data
 from rellm_cache.stages.reading import Reader
 from rellm_cache.stages.recognising import NO_LABEL, Judgement, LLMScores, score_labels
 from rellm_cache.stages.report import write_report
@@ -34,24 +37,30 @@ from rellm_cache.stages.resources import Resources
 from rellm_cache.stages.scoring import HeadScores
 from rellm_cache.store.syncing import write_whole
 
-SCORES, PREDICTIONS = "scores.json", "predictions.csv"
+PREDICTIONS = "predictions.csv"
 BATCH = 16
 
 
 @dataclass(frozen=True)
 class Scores:
-    """All figures of one evaluation."""
+    """All figures of one evaluation, and the data they are of."""
 
-    clips: int
+    data: DataSummary
     head: HeadScores
     llm: LLMScores | None
     empathy: EmpathyScores | None
     losses: dict[str, float]
 
+    @property
+    def clips(self) -> int:
+        """That were scored."""
+        return self.data.clips
+
     def to_json(self) -> dict[str, Any]:
         """As `evaluate --json` prints it: `head` and `llm` parts, each with `ua` and the rest."""
         return {
             "clips": self.clips,
+            "data": dataclasses.asdict(self.data),
             "head": {**_plain(self.head.recognition), "ccc": self.head.ccc},
             "llm": None
             if self.llm is None
@@ -78,7 +87,8 @@ def evaluate(
     resources: Resources | None = None,
     empathy: Path | None = None,
 ) -> Scores:
-    """Score a run on a manifest; write `scores.json`, `predictions.csv` and `report.html` into it.
+    """Score a run on a manifest; write `scores.json`, `predictions.csv`, `report.html` and its
+    card into it.
 
     Args:
         samples: utterances answered in the report, spread over emotions; 0 for none.
@@ -105,7 +115,7 @@ def evaluate(
     labels = judgement.llm
     true = np.array([emotion_index(u, recipe) for u in utterances])
     scores = Scores(
-        clips=len(utterances),
+        data=summarise_data(utterances, manifest),
         head=judgement.head_scores,
         llm=None if labels is None else score_labels(labels, true, recipe.heads.emotions),
         empathy=None if empathy is None else _score_empathy(model, utterances, empathy),
@@ -113,6 +123,8 @@ def evaluate(
     )
     write_whole(run / SCORES, json.dumps(scores.to_json(), indent=2) + "\n")
     write_predictions(run / PREDICTIONS, utterances, judgement, recipe.heads.emotions)
+    if (run / TRAINING).exists():
+        write_card(run)
     chosen = choose_samples(utterances, samples) if recipe.needs_llm else []
     shown = list(model.answers(chosen, BATCH)) if chosen else []
     write_report(run, recipe, scores.to_json(), chosen, shown)

@@ -5,6 +5,7 @@
     <out>/checkpoints/step-N/    the two newest states, to continue from
     <out>/checkpoints/best.safetensors
     <out>/adapter.safetensors, adapter_config.json      the result
+    <out>/training.json, README.md                      how it came about, and its model card
     <out>/tensorboard/
 
 Killed at any moment, the same command goes on where the newest checkpoint stands. Audio is never
@@ -14,21 +15,26 @@ touched here: frames come from the cache.
 import dataclasses
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rellm_cache import __version__
 from rellm_cache.batches import Frames
 from rellm_cache.config import Recipe, load_recipe, to_toml
-from rellm_cache.corpus.manifest import read_split
+from rellm_cache.corpus.manifest import Utterance, read_split
+from rellm_cache.devices import describe_machine
 from rellm_cache.errors import RunError
 from rellm_cache.journal import read_journal
 from rellm_cache.model.checkpoint import RECIPE, WEIGHTS, AdapterInfo, save_config
 from rellm_cache.model.optimisation import Position
 from rellm_cache.specs import EncoderSpec
+from rellm_cache.stages.card import write_card
 from rellm_cache.stages.data import describe_gaps, make_examples, require_frames
 from rellm_cache.stages.lessons import open_teacher
+from rellm_cache.stages.licences import licences_of
+from rellm_cache.stages.provenance import TRAINING, TrainingRecord, save_training, summarise_data
 from rellm_cache.stages.resources import Resources
 from rellm_cache.stages.scoring import selection_score
 from rellm_cache.stages.trainer import (
@@ -41,6 +47,7 @@ from rellm_cache.stages.trainer import (
 )
 from rellm_cache.store.reader import FeatureStore
 from rellm_cache.store.syncing import write_whole
+from rellm_cache.weights import file_digest, locate_model, weights_digest
 
 
 @dataclass(frozen=True)
@@ -113,7 +120,10 @@ def train(
     if accelerator.is_main_process:
         write_whole(out / RECIPE, to_toml(recipe))
     end = trainer.run(start)
-    return finish(trainer, start, end, notes)
+    report = finish(trainer, start, end, notes)
+    if accelerator.is_main_process:
+        record(trainer, report, manifest, training, validation)
+    return report
 
 
 def _nothing_to_train(recipe: Recipe, out: Path) -> TrainReport:
@@ -190,12 +200,14 @@ def finish(trainer: Trainer, start: Position, end: Position, notes: list[str]) -
         best = out / CHECKPOINTS / BEST
         shutil.copyfile(best, out / f".{WEIGHTS}.partial")
         (out / f".{WEIGHTS}.partial").replace(out / WEIGHTS)
+        streams = (frames.speech, frames.emotion)
+        stores = [stream for stream in streams if isinstance(stream, FeatureStore)]
         info = AdapterInfo(
             speech_size=frames.speech.frame_size,
             emotion_size=frames.emotion.frame_size if frames.emotion else 0,
             output_size=trainer.model.adapter.norm.weight.numel(),
             trainable_parameters=trainable,
-            licences=licences(frames),
+            licences=licences_of(recipe, stores),
         )
         save_config(out, info, recipe)
     epochs = [row for row in read_metrics(out) if "validation" in row]
@@ -221,7 +233,28 @@ def _kept_epoch(recipe: Recipe, epochs: list[dict[str, Any]]) -> dict[str, float
     return dict(best.get("validation", {}))
 
 
-def licences(frames: Frames) -> dict[str, str]:
-    """Licence of each encoder whose frames a run used."""
-    stores = [s for s in (frames.speech, frames.emotion) if isinstance(s, FeatureStore)]
-    return {store.spec.model or store.spec.kind: store.licence for store in stores}
+def record(
+    trainer: Trainer,
+    report: TrainReport,
+    manifest: Path,
+    training: Sequence[Utterance],
+    validation: Sequence[Utterance],
+) -> None:
+    """Write `training.json` and the model card; a record that is there stays as it is."""
+    recipe = trainer.recipe
+    if not (report.out / TRAINING).exists() or report.resumed_at < report.steps:
+        start, llm = recipe.training.start_from, recipe.llm if recipe.needs_llm else None
+        found = TrainingRecord(
+            rellm=__version__,
+            train=summarise_data(training, manifest),
+            validation=summarise_data(validation, manifest) if validation else None,
+            steps=report.steps,
+            seconds=round(report.seconds, 1),
+            processes=trainer.accelerator.num_processes,
+            machine=describe_machine(trainer.device, next(trainer.model.parameters()).dtype),
+            llm_weights=weights_digest(locate_model(llm.model, llm.revision)) if llm else "",
+            started_from=file_digest(Path(start) / WEIGHTS) if start else "",
+            scores=report.validation,
+        )
+        save_training(report.out, found)
+    write_card(report.out)
