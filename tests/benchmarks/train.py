@@ -13,20 +13,18 @@ naive softmax summed in float64 (see naive.py).
 
 import argparse
 import ctypes
-import json
-import platform
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
-from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
 
 import torch
 from naive import naive_batch, naive_losses, naive_total
+from options import make_parser, rounded, write_figures
 
 from rellm_cache.batches import Batch
 from rellm_cache.config import Recipe, load_recipe
@@ -39,7 +37,6 @@ from rellm_cache.stages.trainer import Data, Trainer, make_accelerator
 from rellm_cache.stages.training_plan import plan_training
 
 CPU = torch.device("cpu")
-VERSIONS = ("torch", "transformers", "bitsandbytes", "accelerate", "numpy")
 Indices = list[int]
 
 
@@ -173,16 +170,10 @@ def in_own_process(function: Callable[..., float], *arguments: object) -> float:
 
 def main() -> None:
     """Measure, print and write the figures."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = make_parser(__doc__, "small")
     parser.add_argument("manifest", type=Path)
-    parser.add_argument("--cache", type=Path, default=Path("cache"))
-    parser.add_argument("--recipe", default="small")
-    parser.add_argument("--set", dest="overrides", action="append", default=[])
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--no-online", dest="online", action="store_false")
-    parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     recipe = load_recipe(options.recipe, options.overrides)
     with tempfile.TemporaryDirectory() as scratch:
@@ -210,13 +201,7 @@ def main() -> None:
     }
     if "online" in median:
         figures = {"step_vs_online": median["ours"] / median["online"], **figures}
-    figures = {name: float(f"{value:.3g}") for name, value in figures.items()}
-    print(json.dumps(figures))
-    if options.json:
-        machine = f"{platform.machine()}, {torch.get_num_threads()} threads"
-        versions = {name: version(name) for name in VERSIONS}
-        content = {"figures": figures, "machine": machine, "versions": versions}
-        options.json.write_text(json.dumps(content, indent=2) + "\n")
+    write_figures(options, rounded(figures), threads=torch.get_num_threads())
 
 
 if __name__ == "__main__":
