@@ -66,8 +66,9 @@ def plan(
     time is their mean cost for each missing clip, memory is this process with the models loaded,
     a full batch as long as the longest of them, and the parts being written.
 
-    What training takes is counted from the recipe, for the train split: no weights are loaded. A
-    GPU's own context, about 0.5 GB, comes on top.
+    What training takes is counted from the recipe, for the train split: no weights are loaded. On
+    top come a GPU's own context, about 0.5 GB, and on a CPU the freed memory that glibc holds,
+    often half as much again and more; MALLOC_MMAP_THRESHOLD_=131072 makes it give that back.
     """
     from rellm_cache.config import load_recipe
     from rellm_cache.stages.plan import plan as estimate

@@ -148,7 +148,7 @@ def show_differences(report: "SweepReport", metrics: list[str]) -> None:
         if found.sd is not None and found.low is not None and found.high is not None:
             sd, interval = f"{found.sd:.4f}", f"{found.low:+.4f} … {found.high:+.4f}"
         rows.append(
-            [row.variant, label(row.metric), str(found.n), f"{found.mean:+.4f}", sd, interval]
+            [row.variant, label(row.metric), str(found.count), f"{found.mean:+.4f}", sd, interval]
         )
     if rows:
         title = "Difference to the baseline, paired by seed"

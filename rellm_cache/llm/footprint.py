@@ -14,8 +14,10 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM
 
-from rellm_cache.config import LLMConfig, LoraConfig
+from rellm_cache.config import LLMConfig
 from rellm_cache.llm.frozen import checkpointed_layers
+from rellm_cache.llm.lora import add_lora
+from rellm_cache.llm.scope import SpeechScope
 from rellm_cache.weights import find_config
 
 TOKENS = 64  # of the row that is counted; what is kept grows with its length
@@ -33,8 +35,11 @@ class Footprint:
         linear_parameters: multiplied with every token: 2 operations each, forward.
         kept_bytes: for each token of a row, kept for the backward pass.
         passing_bytes: for each token, of the layer that is run again, with checkpointing; else 0.
+        lora_kept_bytes: for each token that LoRA changes, kept on top; 0 without LoRA.
+        lora_passing_bytes: the same of the layer that is run again, with checkpointing.
         largest_matrix: values of the largest quantised matrix, which is unpacked to be used.
         lora_parameters: that the recipe's LoRA adds; 0 without.
+        value_bytes: of a value that it computes with.
         hidden_size: H.
         vocabulary: V.
     """
@@ -44,8 +49,11 @@ class Footprint:
     linear_parameters: int
     kept_bytes: float
     passing_bytes: float
+    lora_kept_bytes: float
+    lora_passing_bytes: float
     largest_matrix: int
     lora_parameters: int
+    value_bytes: int
     hidden_size: int
     vocabulary: int
 
@@ -53,7 +61,8 @@ class Footprint:
 def footprint(config: LLMConfig, dtype: torch.dtype) -> Footprint:
     """Count what a recipe's LLM takes.
 
-    What LoRA keeps for the backward pass is not counted.
+    The bias of attention, T values for each of T tokens in a row, is not among the kept bytes. Of
+    LoRA's dropout 4 bytes a value are counted, as a CPU keeps them; a GPU keeps one.
 
     Args:
         dtype: that it computes in: bfloat16 on a GPU, float32 on a CPU.
@@ -75,42 +84,54 @@ def footprint(config: LLMConfig, dtype: torch.dtype) -> Footprint:
     packed = BYTES_A_WEIGHT.get(config.quantization, float(value))
     rest = sum(p.numel() for p in model.parameters()) - quantised
     on_host = table.numel() if config.embeddings == "host" else 0
-    kept, passing = _kept_bytes(model, dtype), 0.0
-    if config.checkpoint_activations:
-        layers = checkpointed_layers(model)
-        for layer in layers:
-            layer.training = True
-        passing = kept / len(layers)
-        kept = _kept_bytes(model, dtype)
+    largest = max(m.weight.numel() for m in linear) if packed < value else 0
+    checkpoint = config.checkpoint_activations
+    kept, passing = _kept_bytes(model, dtype, checkpoint)
+    lora_kept = lora_passing = 0.0
+    lora_parameters = 0
+    if config.lora:
+        scope = SpeechScope()
+        with torch.device("meta"):
+            lora = add_lora(model, scope, config.lora)
+        lora_parameters = sum(p.numel() for p in lora.parameters())
+        with scope.at(torch.ones(1, TOKENS, dtype=torch.bool)):
+            with_lora = _kept_bytes(model, dtype, checkpoint)
+        lora_kept, lora_passing = with_lora[0] - kept, with_lora[1] - passing
     return Footprint(
         device_bytes=int(quantised * packed) + (rest - on_host) * value,
         host_bytes=on_host * value,
         linear_parameters=quantised,
         kept_bytes=kept,
         passing_bytes=passing,
-        largest_matrix=max(m.weight.numel() for m in linear) if packed < value else 0,
-        lora_parameters=_lora_parameters(model, config.lora) if config.lora else 0,
+        lora_kept_bytes=lora_kept,
+        lora_passing_bytes=lora_passing,
+        largest_matrix=largest,
+        lora_parameters=lora_parameters,
+        value_bytes=value,
         hidden_size=int(shape.hidden_size),
         vocabulary=int(table.shape[0]),
     )
 
 
-def _lora_parameters(model: Any, config: LoraConfig) -> int:
-    """A and B of every target: rank times inputs and outputs together."""
-    targets = [
-        module
-        for name, module in model.get_decoder().named_modules()
-        if name.rpartition(".")[2] in config.targets
-    ]
-    return sum(config.rank * sum(module.weight.shape) for module in targets)
+def _kept_bytes(model: Any, dtype: torch.dtype, checkpoint: bool) -> tuple[float, float]:
+    """For each token of a row: what a backward pass keeps; what a layer run again keeps, if any."""
+    kept = _run(model, dtype)
+    if not checkpoint:
+        return kept, 0.0
+    layers = checkpointed_layers(model)
+    for layer in layers:
+        layer.training = True
+    inputs = _run(model, dtype)
+    for layer in layers:
+        layer.training = False
+    return inputs, kept / len(layers)
 
 
-def _kept_bytes(model: Any, dtype: torch.dtype) -> float:
-    """What a backward pass keeps for each token of a row."""
+def _run(model: Any, dtype: torch.dtype) -> float:
     size = model.config.hidden_size
     row = torch.empty(1, TOKENS, size, dtype=dtype, device="meta", requires_grad=True)
     positions = torch.empty(1, TOKENS, dtype=torch.long, device="meta")
-    mask = torch.empty(1, 1, TOKENS, TOKENS, dtype=torch.bool, device="meta")
+    mask = torch.empty(1, 1, TOKENS, TOKENS, dtype=dtype, device="meta")
     with kept_by(model) as kept:
         model.get_decoder()(
             inputs_embeds=row, attention_mask=mask, position_ids=positions, use_cache=False

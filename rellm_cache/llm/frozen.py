@@ -103,7 +103,7 @@ class FrozenLLM:
         with self.scope.at(row.speech[None]):
             output = self.model.get_decoder()(
                 inputs_embeds=row.embeddings.to(self.dtype),
-                attention_mask=row.block_mask() if flex else row.mask(),
+                attention_mask=row.block_mask() if flex else row.bias(self.dtype),
                 position_ids=row.positions,
                 use_cache=False,
             )

@@ -18,6 +18,7 @@ from torch import nn
 from rellm_cache.config import LoraConfig
 from rellm_cache.errors import ConfigError
 from rellm_cache.llm.frozen import FrozenLLM
+from rellm_cache.llm.scope import SpeechScope
 
 _NAME = "default"  # of the one adapter in peft's layers
 
@@ -51,7 +52,16 @@ def with_lora(llm: FrozenLLM, config: LoraConfig) -> tuple[FrozenLLM, LoRA]:
         ConfigError: `targets` names a projection that the model does not have.
     """
     adapted = FrozenLLM(_tree_over_same_leaves(llm.model), llm.chat, llm.config)
-    decoder = adapted.model.get_decoder()
+    return adapted, add_lora(adapted.model, adapted.scope, config)
+
+
+def add_lora(model: Any, scope: SpeechScope, config: LoraConfig) -> LoRA:
+    """Put LoRA into the layers of a model itself; with `scope = "speech"` it follows `scope`.
+
+    Raises:
+        ConfigError: `targets` names a projection that the model does not have.
+    """
+    decoder = model.get_decoder()
     _require_targets(decoder.get_submodule("layers"), config)
     inject_adapter_in_model(
         PeftConfig(
@@ -60,15 +70,15 @@ def with_lora(llm: FrozenLLM, config: LoraConfig) -> tuple[FrozenLLM, LoRA]:
             lora_dropout=config.dropout,
             target_modules=list(config.targets),
         ),
-        adapted.model,
+        model,
         _NAME,
     )
-    layers = {n: m for n, m in adapted.model.named_modules() if isinstance(m, LoraLayer)}
+    layers = {n: m for n, m in model.named_modules() if isinstance(m, LoraLayer)}
     if config.scope == "speech":
-        adapted.scope.follow(decoder)
+        scope.follow(decoder)
         for layer in layers.values():
-            adapted.scope.confine(layer.lora_dropout[_NAME], layer.lora_B[_NAME])
-    return adapted, LoRA(layers)
+            scope.confine(layer.lora_dropout[_NAME], layer.lora_B[_NAME])
+    return LoRA(layers)
 
 
 def _tree_over_same_leaves(model: Any) -> Any:

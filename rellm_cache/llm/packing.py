@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
 IGNORED = -100
+ALIGNED = 8  # values, of what memory-efficient attention reads at once
 
 
 @dataclass(frozen=True)
@@ -63,8 +64,20 @@ class PackedRow:
         """(1, 1, T, T) bool, true where a token sees another."""
         return self.sees[self.segments][:, self.segments].tril()[None, None]
 
+    def bias(self, dtype: torch.dtype) -> Tensor:
+        """(1, 1, T, T) the same as attention adds it: 0 where a token sees another, else -inf.
+
+        Made once a row: of true and false every layer would make, and keep, a bias of its own. Its
+        lines begin `ALIGNED` values apart, without which a GPU's kernel copies it in every layer.
+        """
+        length = len(self.segments)
+        lines = torch.zeros(
+            length, -(-length // ALIGNED) * ALIGNED, dtype=dtype, device=self.segments.device
+        )
+        return lines[:, :length].masked_fill_(~self.mask()[0, 0], -torch.inf)[None, None]
+
     def block_mask(self) -> BlockMask:
-        """The same for FlexAttention, which skips blocks of 128 x 128 where nothing is seen."""
+        """The mask for FlexAttention, which skips blocks of 128 x 128 where nothing is seen."""
 
         def visible(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
             return self.sees[self.segments[query], self.segments[key]] & (key <= query)

@@ -1,32 +1,18 @@
-"""Runs compared. In: a score for each seed. Out: mean, spread, and differences paired by seed."""
+"""Runs compared. In: a score for each seed. Out: differences paired by seed."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
 from scipy.special import stdtrit
+
+from rellm_cache.metrics.summary import Summary, summarise
 
 CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
-class Spread:
-    """A score over several runs.
-
-    Attributes:
-        n: runs.
-        mean: of their scores.
-        sd: sample standard deviation (n - 1); None for one run.
-    """
-
-    n: int
-    mean: float
-    sd: float | None
-
-
-@dataclass(frozen=True)
-class PairedDifference(Spread):
+class PairedDifference(Summary):
     """What a change did to a score, seed by seed: `mean` and `sd` are of the differences.
 
     Attributes:
@@ -36,13 +22,6 @@ class PairedDifference(Spread):
 
     low: float | None
     high: float | None
-
-
-def spread(scores: Sequence[float]) -> Spread:
-    """Mean and sample standard deviation of one or more scores."""
-    values = np.asarray(scores, np.float64)
-    sd = float(values.std(ddof=1)) if len(values) > 1 else None
-    return Spread(len(values), float(values.mean()), sd)
 
 
 def paired_difference(
@@ -55,9 +34,10 @@ def paired_difference(
     differences = [changed[seed] - baseline[seed] for seed in changed if seed in baseline]
     if not differences:
         return None
-    found = spread(differences)
+    found = summarise(differences)
     if found.sd is None:
-        return PairedDifference(found.n, found.mean, None, None, None)
-    quantile = float(stdtrit(found.n - 1, (1 + CONFIDENCE) / 2))
-    half = quantile * found.sd / math.sqrt(found.n)
-    return PairedDifference(found.n, found.mean, found.sd, found.mean - half, found.mean + half)
+        return PairedDifference(found.mean, None, found.count, None, None)
+    quantile = float(stdtrit(found.count - 1, (1 + CONFIDENCE) / 2))
+    half = quantile * found.sd / math.sqrt(found.count)
+    low, high = found.mean - half, found.mean + half
+    return PairedDifference(found.mean, found.sd, found.count, low, high)

@@ -8,24 +8,6 @@ from scipy.stats import wilcoxon
 
 
 @dataclass(frozen=True)
-class Summary:
-    """Scores as papers print them.
-
-    Attributes:
-        mean: of the scores.
-        sd: sample standard deviation (n - 1); 0 for one score.
-        count: scores.
-    """
-
-    mean: float
-    sd: float
-    count: int
-
-    def __str__(self) -> str:
-        return f"{self.mean:.3f} ({self.sd:.3f})"
-
-
-@dataclass(frozen=True)
 class PairedTest:
     """A two-sided Wilcoxon signed-rank test.
 
@@ -43,13 +25,6 @@ class PairedTest:
     better: int
     worse: int
     equal: int
-
-
-def summarise(scores: Sequence[float]) -> Summary:
-    """Mean and standard deviation of one or more scores."""
-    values = np.asarray(scores, np.float64)
-    sd = float(values.std(ddof=1)) if len(values) > 1 else 0.0
-    return Summary(float(values.mean()), sd, len(values))
 
 
 def paired_test(first: Sequence[float], second: Sequence[float]) -> PairedTest:

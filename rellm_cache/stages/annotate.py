@@ -4,6 +4,7 @@ The emotion encoder's own head gives arousal, dominance and valence of every cli
 lie in its store beside the frames. As targets they are marked `pseudo`: a function of the input.
 
 <folder>/annotations.json    which encoder gave them, to how many clips
+<folder>/report.json         of `prepare`, if it is there: its clips are counted anew
 """
 
 import dataclasses
@@ -24,6 +25,7 @@ from rellm_cache.corpus.manifest import (
 )
 from rellm_cache.corpus.survey import Survey, survey
 from rellm_cache.errors import ConfigError, StoreError
+from rellm_cache.stages.prepare import read_report, renew_report
 from rellm_cache.store.origin import place
 from rellm_cache.store.reader import FeatureStore
 
@@ -66,7 +68,7 @@ def annotate(manifest: Path, recipe: Recipe, cache: Path) -> AnnotateReport:
     Dimensions that are not pseudo stay as they are; pseudo ones are taken anew.
 
     Raises:
-        ManifestError: a line cannot be read.
+        ManifestError: a line, or the report of `prepare`, cannot be read.
         ConfigError: the recipe has no emotion encoder with a head for dimensions.
         StoreError: the cache has no store of it, or lacks a clip.
     """
@@ -83,6 +85,8 @@ def annotate(manifest: Path, recipe: Recipe, cache: Path) -> AnnotateReport:
     store = FeatureStore.find(cache, spec)
     store.require((u.id for u in open_), f"rellm extract {manifest} --recipe {recipe.name}")
     given = {u.id: _dimensions(store, u) for u in open_}
+    folder = manifest if manifest.is_dir() else manifest.parent
+    prepared = read_report(folder)
     for file in files:
         _rewrite(file, [row for _, row in rows[file]], clips[file], given)
     now = [_annotated(u, given) for f in files for u in clips[f]]
@@ -96,6 +100,8 @@ def annotate(manifest: Path, recipe: Recipe, cache: Path) -> AnnotateReport:
         survey=survey(now),
     )
     write_json(_beside(manifest), _to_json(report, store))
+    if prepared is not None:
+        renew_report(folder, prepared)
     return report
 
 

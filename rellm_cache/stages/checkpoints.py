@@ -6,7 +6,8 @@ checkpoints/step-00000120/
     SHA256SUMS            of both; `sha256sum -c SHA256SUMS` checks them too
 
 A folder appears under its name in one step, when all of it is on the disk. The last two whole ones
-are kept, so that there is one to fall back to.
+are kept, so that there is one to fall back to. Of a run that has ended one is left, the last
+weights and the position alone in it.
 """
 
 import pickle
@@ -53,8 +54,9 @@ class Checkpoints:
             damaged.append(f"{path}: the checkpoint is damaged and skipped: {damage}")
         return 0, [f"{text}; none is whole, training starts again" for text in damaged]
 
-    def save(self, step: int, write: Callable[[Path], None]) -> Path:
-        """Put what `write` writes into a folder under the name of a step; remove older ones."""
+    def save(self, step: int, write: Callable[[Path], None], kept: int = KEPT) -> Path:
+        """Put what `write` writes into a folder under the name of a step; of all, keep the newest
+        `kept`."""
         target = self.path(step)
         partial = self.folder / PARTIAL
         shutil.rmtree(partial, ignore_errors=True)
@@ -68,7 +70,7 @@ class Checkpoints:
             shutil.rmtree(target)
         partial.rename(target)
         sync_path(self.folder)
-        self._whole = [*(p for p in self._whole if p != target), target][-KEPT:]
+        self._whole = [*(p for p in self._whole if p != target), target][-kept:]
         for path in self.folder.glob("step-*"):
             if path not in self._whole:
                 shutil.rmtree(path)

@@ -13,7 +13,7 @@ from rellm_cache.empathy.folder import load_empathy
 from rellm_cache.empathy.scoring import score_exchanges
 from rellm_cache.errors import ManifestError
 from rellm_cache.metrics.replies import question_count, word_count
-from rellm_cache.metrics.significance import Summary, summarise
+from rellm_cache.metrics.summary import Summary, summarise
 from rellm_cache.progress import progress
 from rellm_cache.stages.answering import Generation
 

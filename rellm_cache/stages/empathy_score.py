@@ -22,7 +22,7 @@ from rellm_cache.empathy.folder import CARD, EmpathyModel, load_empathy
 from rellm_cache.empathy.scoring import ReplyScore, score_exchanges
 from rellm_cache.errors import ManifestError
 from rellm_cache.journal import Journal, read_journal
-from rellm_cache.metrics.significance import Summary, summarise
+from rellm_cache.metrics.summary import Summary, summarise
 from rellm_cache.progress import progress
 from rellm_cache.specs import digest
 

@@ -35,6 +35,7 @@ class Resuming:
     folder: Path
     minutes: float
     _saved: float = field(default_factory=time.monotonic, init=False)
+    _ended: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
         self._checkpoints = Checkpoints(self.folder)
@@ -58,8 +59,19 @@ class Resuming:
             )
         self._saved = time.monotonic()
 
+    def end(self, position: Position) -> None:
+        """Keep of a run that has ended its last weights and position: nothing goes on from the
+        optimiser's state. Once is enough. Only the main process calls this."""
+        if self._ended:
+            return
+        state = {"position": vars(position)}
+        self._checkpoints.save(
+            position.step, lambda folder: write_state(folder, self.model, state), kept=1
+        )
+
     def restore(self) -> Position:
-        """Go back to the newest whole checkpoint: the position after it, or the beginning.
+        """Go back to the newest whole checkpoint: the position after it, or the beginning. Of a run
+        that has ended, weights and position alone.
 
         Raises:
             RunError: it belongs to another run.
@@ -73,8 +85,12 @@ class Resuming:
         path = self._checkpoints.path(step)
         state = read_state(path, self.model)
         try:
+            position = Position(**state["position"])
+            self._ended = state.keys() == {"position"}
+            if self._ended:
+                return position
             self.optimisation.load(state["optimisation"])
-            processes, position = state["processes"], Position(**state["position"])
+            processes = state["processes"]
             saved = len(processes["budget"])
         except (RuntimeError, ValueError, KeyError, TypeError) as error:
             raise cannot_continue(path, error) from error

@@ -1,4 +1,4 @@
-"""What a sweep found. In: scores of runs. Out: means, spreads, paired differences, two files.
+"""What a sweep found. In: scores of runs. Out: means, deviations, paired differences, two files.
 
 <out>/sweep.json        settings, every run, every comparison
 <out>/sweep.csv         a row a run, for a spreadsheet or a statistics program
@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from rellm_cache.config import Recipe
-from rellm_cache.metrics.comparison import PairedDifference, Spread, paired_difference, spread
+from rellm_cache.metrics.comparison import PairedDifference, paired_difference
+from rellm_cache.metrics.summary import Summary, summarise
 from rellm_cache.stages.evaluate import Scores
 from rellm_cache.stages.sweep_plan import BASELINE, SweepPlan
 from rellm_cache.store.syncing import write_whole
@@ -58,7 +59,7 @@ class Comparison:
 
     variant: str
     metric: str
-    score: Spread
+    score: Summary
     difference: PairedDifference | None
 
 
@@ -108,7 +109,7 @@ class SweepReport:
                     base = {} if variant == BASELINE else self.scores(BASELINE, metric)
                     difference = paired_difference(found, base)
                     rows.append(
-                        Comparison(variant, metric, spread(list(found.values())), difference)
+                        Comparison(variant, metric, summarise(list(found.values())), difference)
                     )
         return rows
 

@@ -2,7 +2,8 @@
 
     <out>/recipe.toml            as resolved, encoders' weights pinned
     <out>/metrics.jsonl          a line a step and a line an epoch
-    <out>/checkpoints/step-N/    the two newest states, to continue from
+    <out>/checkpoints/step-N/    the two newest states, to continue from; of a run that has ended
+                                 the last weights alone
     <out>/checkpoints/best.safetensors
     <out>/adapter.safetensors, adapter_config.json      the result
     <out>/training.json, README.md                      how it came about, and its model card
@@ -210,6 +211,7 @@ def finish(trainer: Trainer, start: Position, end: Position, notes: list[str]) -
             licences=licences_of(recipe, stores),
         )
         save_config(out, info, recipe)
+        trainer.resuming.end(end)
     epochs = [row for row in read_metrics(out) if "validation" in row]
     kept = _kept_epoch(recipe, epochs)
     return TrainReport(

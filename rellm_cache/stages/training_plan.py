@@ -1,8 +1,9 @@
 """What training would take. In: a recipe, clips, frame sizes. Out: memory by part, operations.
 
 Nothing is loaded and nothing trains: the LLM is counted from its config (`llm/footprint`), adapter
-and heads are built without data and run forward there. Bytes are of the device that computes; a
-GPU's own context, about half a gigabyte, comes on top.
+and heads are built without data and run forward there. Bytes are what tensors take at the peak of a
+step on the device that computes. On top come a GPU's own context, about half a gigabyte, and on a
+CPU the freed blocks that the C library holds (docs/benchmarks.md).
 """
 
 from collections.abc import Sequence
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from rellm_cache.config import Recipe
+from rellm_cache.config import LLMConfig, Recipe
 from rellm_cache.corpus.manifest import Utterance
 from rellm_cache.encoders.base import FRAMES_PER_SECOND
 from rellm_cache.llm.footprint import Footprint, footprint, kept_by
@@ -20,7 +21,8 @@ from rellm_cache.model.heads import AuxiliaryHeads
 
 COUNTED_FRAMES = 256
 WORDS_TO_TOKENS = 1.4  # of English in a chat model's vocabulary, end tokens included
-PROMPT_TOKENS = 40  # before the speech, once a row; and after it, for each answer, a tenth of that
+PROMPT_TOKENS = 40  # before the speech, once a row for each task; and after it, a tenth of that
+LABEL_TOKENS = 3  # of an answer that names an emotion
 MOMENTS_BYTES = {"adamw": 8, "adamw8bit": 2, "paged_adamw8bit": 2}
 
 
@@ -51,6 +53,21 @@ class TrainingPlan:
     def peak_bytes(self) -> int:
         """On the device, its context not counted."""
         return self.llm_bytes + self.trained_bytes + self.step_bytes
+
+
+@dataclass(frozen=True)
+class _Tokens:
+    """Of a clip, or of several, in packed rows, the prompts they share not counted.
+
+    Attributes:
+        speech: that the adapter made.
+        answers: that have a loss.
+        total: these, and the prompts' tokens between them.
+    """
+
+    speech: int
+    answers: int
+    total: int
 
 
 @dataclass(frozen=True)
@@ -88,22 +105,24 @@ def plan_training(
     parameters = trained.parameters + (llm.lora_parameters if llm else 0)
     frames = [round(seconds[c.id] * FRAMES_PER_SECOND) for c in clips if c.id in seconds]
     tokens = [_tokens(recipe, clip, seconds[clip.id]) for clip in clips if clip.id in seconds]
+    totals = [clip.total for clip in tokens]
     config = recipe.training
     rounded = config.weights == "bf16"
     trained_bytes = parameters * (MOMENTS_BYTES[config.optimiser] + 8 + (2 if rounded else 0))
     fixed = (llm.device_bytes if llm else 0) + trained_bytes
-    per_token, passing = _token_bytes(llm, trained, frames, tokens, dtype)
-    if config.tokens_per_step == 0:
-        at_once = sum(sorted(tokens)[-config.batch_size :])
-    elif config.tokens_per_step == "auto":
-        at_once = recipe.llm.row_tokens if recipe.llm else sum(tokens[: config.batch_size])
-        if room is not None:
-            at_once = max(at_once, int((room - fixed - passing) / max(per_token, 1)))
-    else:
-        at_once = config.tokens_per_step
+    at_once = _tokens_at_once(recipe, totals)
+    per_token = trained.kept_bytes * sum(frames) / max(sum(totals), 1)
+    passing = 0.0
+    if llm and recipe.llm:
+        row = max(1, min(recipe.llm.row_tokens, at_once))
+        tasks = recipe.losses.learns_responses + (recipe.losses.recognition > 0)
+        in_rows, passing = _row_bytes(recipe.llm, llm, tokens, row, row + tasks * PROMPT_TOKENS)
+        per_token += in_rows
+    if config.tokens_per_step == "auto" and room is not None:
+        at_once = max(at_once, int((room - fixed - passing) / max(per_token, 1)))
     operations = sum(frames) * trained.operations
     if llm:
-        operations += sum(tokens) * 4 * llm.linear_parameters
+        operations += sum(totals) * 4 * llm.linear_parameters
     return TrainingPlan(
         llm_bytes=llm.device_bytes if llm else 0,
         host_bytes=llm.host_bytes if llm else 0,
@@ -115,32 +134,52 @@ def plan_training(
     )
 
 
-def _tokens(recipe: Recipe, clip: Utterance, seconds: float) -> int:
-    """Of one clip in packed rows: its speech and answers, the shared prompt not counted."""
+def _tokens(recipe: Recipe, clip: Utterance, seconds: float) -> _Tokens:
+    """Of one clip: its speech, once for each answer."""
     speech = int(output_lengths(torch.tensor([max(1, round(seconds * FRAMES_PER_SECOND))])))
-    total = 0
-    if recipe.losses.response or recipe.losses.response_kl:
+    answers = []
+    if recipe.losses.learns_responses:
         words = len(clip.response.split()) * WORDS_TO_TOKENS if clip.response else 0
-        total += speech + PROMPT_TOKENS // 10 + int(words)
+        answers.append(int(words))
     if recipe.losses.recognition and clip.emotion:
-        total += speech + PROMPT_TOKENS // 10 + 3
-    return total or speech
+        answers.append(LABEL_TOKENS)
+    heard = speech * max(1, len(answers))
+    said = sum(answers)
+    return _Tokens(heard, said, heard + said + len(answers) * PROMPT_TOKENS // 10)
 
 
-def _token_bytes(
-    llm: Footprint | None,
-    trained: _Trained,
-    frames: Sequence[int],
-    tokens: Sequence[int],
-    dtype: torch.dtype,
+def _tokens_at_once(recipe: Recipe, totals: Sequence[int]) -> int:
+    """Of clips with so many tokens, those of a micro-batch; "auto" begins with one row."""
+    wanted, batch_size = recipe.training.tokens_per_step, recipe.training.batch_size
+    if wanted == "auto":
+        return recipe.llm.row_tokens if recipe.llm else sum(totals[:batch_size])
+    return wanted or sum(sorted(totals)[-batch_size:])
+
+
+def _row_bytes(
+    config: LLMConfig, llm: Footprint, tokens: Sequence[_Tokens], row: int, length: int
 ) -> tuple[float, float]:
-    """What a token of a micro-batch keeps, its share of the adapter's included; and what passes
-    through besides, whatever the number of tokens."""
-    per_token = trained.kept_bytes * sum(frames) / max(sum(tokens), 1)
-    if llm is None:
-        return per_token, 0.0
-    logits = CHUNK * llm.vocabulary * (4 + dtype.itemsize)
-    return per_token + llm.kept_bytes + llm.passing_bytes, logits + 4.0 * llm.largest_matrix
+    """What the LLM keeps for each token of full rows, prompts and attention's bias shared out; and
+    what passes through besides, one row at a time.
+
+    Args:
+        row: tokens of clips in a row.
+        length: of a row, its prompts included.
+    """
+    total = max(sum(clip.total for clip in tokens), 1)
+    changed = 1.0  # share of tokens that LoRA changes
+    if config.lora and config.lora.scope == "speech":
+        changed = sum(clip.speech for clip in tokens) / total * row / length
+    kept = llm.kept_bytes + changed * llm.lora_kept_bytes
+    if config.attention == "sdpa":
+        kept += length * llm.value_bytes
+    # Logits in float32 and their exponentials, or their copy in the weights' type. They are gone
+    # when the backward pass begins, which unpacks one matrix, and may run one layer again.
+    labelled = min(CHUNK, sum(c.answers for c in tokens) / total * row)
+    logits = labelled * llm.vocabulary * 8
+    again = llm.passing_bytes + changed * llm.lora_passing_bytes
+    unpacked = llm.largest_matrix * llm.value_bytes
+    return kept * length / row, max(logits, again * length) + unpacked
 
 
 def _count_adapter(recipe: Recipe, inputs: int, outputs: int) -> _Trained:

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from options import make_parser, write_figures
 
 from rellm_cache.config import load_recipe
 from rellm_cache.corpus.manifest import read_split
@@ -76,18 +77,12 @@ def untrained_losses(options: argparse.Namespace, out: Path) -> dict[str, float]
 
 def main() -> None:
     """Run all seeds both ways, print each result and the means."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = make_parser(__doc__, "small")
     parser.add_argument("manifest", type=Path)
-    parser.add_argument("--cache", type=Path, default=Path("cache"))
-    parser.add_argument("--recipe", default="small")
-    parser.add_argument("--set", dest="overrides", action="append", default=[])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--without", type=int, default=1, help="seeds also run without recognition")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--out", type=Path, help="keep the runs here")
-    parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
     jobs = [(seed, True) for seed in range(1, options.seeds + 1)]
@@ -110,9 +105,8 @@ def main() -> None:
             name = f"{key}_{'with' if recognition else 'without'}"
             figures[name] = round(statistics.mean(values), 4)
             figures[f"{name}_sd"] = round(statistics.pstdev(values), 4)
-    print(json.dumps({**figures, "wall_s": round(time.monotonic() - begun)}))
-    if options.json:
-        options.json.write_text(json.dumps({"figures": figures, "runs": results}, indent=2) + "\n")
+    figures["wall_s"] = round(time.monotonic() - begun)
+    write_figures(options, figures, runs=results)
 
 
 if __name__ == "__main__":

@@ -8,14 +8,13 @@ posts that are not held out. `--set KEY=VALUE` changes a setting; `--choose` sco
 posts alone, which is what settings are chosen by.
 """
 
-import argparse
-import json
 import statistics
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import torch
+from options import make_parser, write_figures
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, f1_score
@@ -52,9 +51,7 @@ def baseline(split: Split, mechanism: str) -> dict[str, float]:
 
 def main() -> None:
     """Train a scorer for each seed, score the same held-out posts, print and write the figures."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("data", type=Path, help="folder of EPITOME's CSV files")
     parser.add_argument("--encoder")
     parser.add_argument("--seeds", type=int, nargs="+", default=[12, 13, 14])
@@ -62,7 +59,6 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the scorers")
     parser.add_argument("--choose", action="store_true", help="show validation scores alone")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     settings = make_settings(options.encoder, options.changes)
@@ -86,14 +82,10 @@ def main() -> None:
               "seeds": [round(v, 4) for v in values]}
         for key, values in rows.items()
     }  # fmt: skip
-    for key, figure in figures.items():
-        print(f"{key}: {figure['mean']} ± {figure['sd']}")
     base = {}
     if not options.choose:
         base = {name: baseline(sources.split, name) for name in sources.mechanisms}
-        print(f"TF-IDF baseline: {json.dumps(base)}")
-    if options.json:
-        options.json.write_text(json.dumps({"scorer": figures, "tfidf": base}, indent=2) + "\n")
+    write_figures(options, {"scorer": figures, "tfidf": base})
 
 
 if __name__ == "__main__":

@@ -4,12 +4,11 @@ python tests/benchmarks/epoch.py manifests/ravdess --cache cache --recipe heads
 python tests/benchmarks/epoch.py manifests/ravdess --cache cache --recipe small --steps 3
 """
 
-import argparse
-import json
 import tempfile
 from pathlib import Path
 
 import torch
+from options import make_parser, write_figures
 
 from rellm_cache.config import load_recipe
 from rellm_cache.llm.frozen import load_llm
@@ -18,15 +17,9 @@ from rellm_cache.stages.timing import time_epochs
 
 def main() -> None:
     """Time both and print the ratio."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = make_parser(__doc__, "heads")
     parser.add_argument("manifest", type=Path)
-    parser.add_argument("--cache", type=Path, default=Path("cache"))
-    parser.add_argument("--recipe", default="heads")
-    parser.add_argument("--set", dest="overrides", action="append", default=[])
     parser.add_argument("--steps", type=int, help="only the first steps of the epoch")
-    parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     recipe = load_recipe(options.recipe, options.overrides)
     llm = load_llm(recipe.llm, torch.device("cpu")) if recipe.needs_llm and recipe.llm else None
@@ -39,9 +32,7 @@ def main() -> None:
         "live_s": round(times.live, 2),
         "live_over_cached": round(times.ratio, 1),
     }
-    print(json.dumps(figures))
-    if options.json:
-        options.json.write_text(json.dumps({"figures": figures}, indent=2) + "\n")
+    write_figures(options, figures)
 
 
 if __name__ == "__main__":

@@ -21,13 +21,13 @@ import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
-from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 import torch
 from naive import naive_batch, naive_losses, naive_total
+from options import make_parser, rounded, write_figures
 from transformers import (
     Qwen2Config,
     Qwen2ForCausalLM,
@@ -291,15 +291,12 @@ def _encoded(encoder: FrameEncoder, examples: list[Example], sound: np.ndarray) 
 
 def main() -> None:
     """Measure, print and write the figures."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("--tokenizer", type=Path, required=True)
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--peak-tflops", type=float, default=989.0, help="bf16, dense; an H200's")
     parser.add_argument("--set", dest="overrides", action="append", default=[])
-    parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     figures: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as scratch:
@@ -313,12 +310,8 @@ def main() -> None:
             with ProcessPoolExecutor(1, get_context("spawn")) as pool:
                 figures |= pool.submit(job, *arguments).result()
             print(json.dumps(figures), flush=True)
-    figures = {name: float(f"{value:.4g}") for name, value in figures.items()}
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
-    versions = {name: version(name) for name in ("torch", "transformers", "bitsandbytes")}
-    if options.json:
-        content = {"figures": figures, "machine": gpu, "versions": versions}
-        options.json.write_text(json.dumps(content, indent=2) + "\n")
+    write_figures(options, rounded(figures, 4), gpu=gpu)
 
 
 if __name__ == "__main__":

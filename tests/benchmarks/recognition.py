@@ -9,8 +9,6 @@ Five folds of four speakers are held out in turn; the sixteen others train. `--c
 those out as well and scores on them instead: that is what settings are chosen by.
 """
 
-import argparse
-import json
 import os
 import statistics
 import tempfile
@@ -20,6 +18,8 @@ from dataclasses import replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+
+from options import make_parser, write_figures
 
 FOLDS = [frozenset(range(first, first + 4)) for first in (1, 5, 9, 13, 17)]
 
@@ -68,18 +68,12 @@ def run(job: tuple[int, int], data: Path, cache: Path, recipe_name: str, overrid
 
 def main() -> None:
     """Run all folds and seeds, print a table, write the figures."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = make_parser(__doc__, "heads")
     parser.add_argument("data", type=Path, help="RAVDESS folder with Actor_01 …")
-    parser.add_argument("--cache", type=Path, default=Path("cache"))
-    parser.add_argument("--recipe", default="heads")
-    parser.add_argument("--set", dest="overrides", action="append", default=[])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--choose", action="store_true", help="score on validation speakers")
-    parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
     jobs = [(fold, seed) for seed in range(1, options.seeds + 1) for fold in range(options.folds)]
@@ -92,9 +86,7 @@ def main() -> None:
             print(f"seed {seed} fold {fold}: UA {result[0]:.4f}, {result[1]:.0f} s", flush=True)
             results.append(result)
     figures = summary(jobs, results)
-    print(json.dumps({**figures, "wall_s": round(time.monotonic() - begun)}))
-    if options.json:
-        options.json.write_text(json.dumps({"figures": figures}, indent=2) + "\n")
+    write_figures(options, {**figures, "wall_s": round(time.monotonic() - begun)})
 
 
 def summary(jobs: list[tuple[int, int]], results: list[tuple[float, float]]) -> dict[str, float]:

@@ -15,7 +15,6 @@ for a few more clips to be committed, and else for a random time.
 """
 
 import argparse
-import json
 import os
 import random
 import signal
@@ -30,6 +29,7 @@ import numpy as np
 import psutil
 import soundfile
 import torch
+from options import make_parser, write_figures
 
 from rellm_cache.config import AdapterConfig, EncodersConfig, LossesConfig, Recipe
 from rellm_cache.corpus.manifest import write_lines
@@ -218,9 +218,7 @@ def soak(options: argparse.Namespace, scratch: Path) -> dict[str, float]:
 
 def main() -> None:
     """Read the options, kill, print and write the figures."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--ray", action="store_true", help="workers are actors of a local cluster")
@@ -228,15 +226,12 @@ def main() -> None:
     parser.add_argument("--model", default="openai/whisper-tiny.en", help="only its input layer")
     parser.add_argument("--span", type=float, default=0.0, help="longest wait for a kill, seconds")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     if options.ray and not options.workers:
         parser.error("--ray needs --workers")
     with tempfile.TemporaryDirectory() as scratch:
         figures = soak(options, Path(scratch))
-    print(json.dumps(figures))
-    if options.json:
-        options.json.write_text(json.dumps({"figures": figures}, indent=2) + "\n")
+    write_figures(options, figures)
 
 
 if __name__ == "__main__":

@@ -10,10 +10,7 @@ of useful float16 bytes: no padding. Made features take about eight times `--meg
 while it runs, and the page cache must hold them.
 """
 
-import argparse
-import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -29,6 +26,7 @@ import numpy as np
 import torch
 from extraction import extract_overhead
 from features import SIZES, Corpus
+from options import make_parser, write_figures
 from peers import BATCH, PEERS, Buffers, Memmap, Peer, Rellm, specs
 from torch.utils.data import DataLoader, Dataset
 
@@ -43,7 +41,7 @@ from rellm_cache.store.writer import StoreWriter
 
 EPOCHS = 20
 INDEX_CLIPS, INDEX_PARTS = 1_000_000, 200
-VERSIONS = ("numpy", "torch", "zarr", "h5py", "safetensors", "tensorstore")
+PEER_LIBRARIES = ("h5py", "safetensors", "tensorstore")
 Rates = dict[str, list[float]]
 Run = Callable[[int], None]
 
@@ -411,15 +409,12 @@ def plot(file: Path, rates: Rates, title: str) -> None:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("--megabytes", type=int, default=2000, help="of features (default: 2000)")
     parser.add_argument("--quick", action="store_true", help="200 MB and 3 repetitions")
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--folder", type=Path, help="on the disk to measure (default: temporary)")
     parser.add_argument("--models", type=Path, help="model root, to time extraction as well")
-    parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", type=Path, help="an SVG or PNG")
     options = parser.parse_args()
     megabytes, repetitions = (200, 3) if options.quick else (options.megabytes, options.repetitions)
@@ -428,19 +423,18 @@ def main() -> None:
         bench = Bench(corpus, Path(folder), repetitions)
         figures, rates = measure(bench, options.models)
     show(figures, rates)
-    machine = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
-    if options.json:
-        result = {
-            "figures": {name: round(value, 3) for name, value in figures.items()},
-            "rates_mb_s": {n: [round(r, 1) for r in values] for n, values in rates.items()},
-            "megabytes": round(corpus.nbytes / 1e6),
-            "machine": f"{machine}, {platform.platform()}",
-            "versions": {name: version(name) for name in VERSIONS}
-            | {"python": platform.python_version()},
-        }
-        options.json.write_text(json.dumps(result, indent=2) + "\n")
+    write_figures(
+        options,
+        {name: round(value, 3) for name, value in figures.items()},
+        rates_mb_s={n: [round(r, 1) for r in values] for n, values in rates.items()},
+        megabytes=round(corpus.nbytes / 1e6),
+        peers={name: version(name) for name in PEER_LIBRARIES},
+    )
     if options.plot:
-        title = f"{corpus.nbytes / 1e9:.1f} GB of features, random batches of {BATCH}, {machine}"
+        title = (
+            f"{corpus.nbytes / 1e9:.1f} GB of features, random batches of {BATCH}, "
+            f"{os.cpu_count()} cores"
+        )
         plot(options.plot, rates, title)
 
 

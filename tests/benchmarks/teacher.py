@@ -7,11 +7,10 @@ start and at the end of training: one is asked to continue without any sentence,
 transcript but not the emotion.
 """
 
-import argparse
-import json
 from pathlib import Path
 
 import torch
+from options import make_parser, write_figures
 from torch import Tensor
 
 from rellm_cache.config import Recipe, load_recipe
@@ -92,25 +91,19 @@ def measure(
 
 def main() -> None:
     """Print the table, and write it with --json."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = make_parser(__doc__, "small")
     parser.add_argument("manifest", type=Path)
-    parser.add_argument("--recipe", default="small")
-    parser.add_argument("--set", dest="overrides", action="append", default=[])
     parser.add_argument("--responses", type=int, default=60, help="different ones, at most")
-    parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
-    recipe = load_recipe(arguments.recipe, arguments.overrides)
+    options = parser.parse_args()
+    recipe = load_recipe(options.recipe, options.overrides)
     llm = load_llm(llm_config(recipe), torch.device("cpu"))
-    utterances = read_manifests(arguments.manifest)
+    utterances = read_manifests(options.manifest)
     lessons, _ = make_lessons(utterances, recipe, llm.chat)
     by_id = {utterance.id: utterance for utterance in utterances}
     different = {(x.request, x.response): x for x in lessons}  # equal ones once
-    pairs = [(by_id[x.id], x) for x in different.values()][: arguments.responses]
+    pairs = [(by_id[x.id], x) for x in different.values()][: options.responses]
     rows = measure(llm, recipe, pairs)
-    for row in rows:
-        print(" ".join(f"{key}={value}" for key, value in row.items()))
-    if arguments.json:
-        arguments.json.write_text(json.dumps({"figures": rows}, indent=1) + "\n", "utf-8")
+    write_figures(options, rows)
 
 
 if __name__ == "__main__":

@@ -13,20 +13,19 @@ naive softmax summed in float64 (see naive.py).
 
 import argparse
 import ctypes
-import json
-import platform
+import os
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
-from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
 
 import torch
 from naive import naive_batch, naive_losses, naive_total
+from options import make_parser, rounded, write_figures
 
 from rellm_cache.batches import Batch
 from rellm_cache.config import Recipe, load_recipe
@@ -39,7 +38,6 @@ from rellm_cache.stages.trainer import Data, Trainer, make_accelerator
 from rellm_cache.stages.training_plan import plan_training
 
 CPU = torch.device("cpu")
-VERSIONS = ("torch", "transformers", "bitsandbytes", "accelerate", "numpy")
 Indices = list[int]
 
 
@@ -173,16 +171,10 @@ def in_own_process(function: Callable[..., float], *arguments: object) -> float:
 
 def main() -> None:
     """Measure, print and write the figures."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = make_parser(__doc__, "small")
     parser.add_argument("manifest", type=Path)
-    parser.add_argument("--cache", type=Path, default=Path("cache"))
-    parser.add_argument("--recipe", default="small")
-    parser.add_argument("--set", dest="overrides", action="append", default=[])
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--no-online", dest="online", action="store_false")
-    parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     recipe = load_recipe(options.recipe, options.overrides)
     with tempfile.TemporaryDirectory() as scratch:
@@ -196,6 +188,9 @@ def main() -> None:
     memory = {
         which: in_own_process(peak_memory, which, recipe, options) for which in ("ours", "naive")
     }
+    os.environ["MALLOC_MMAP_THRESHOLD_"] = "131072"  # glibc holds no large block that is free
+    tensors = in_own_process(peak_memory, "ours", recipe, options)
+    planned = planned_memory(recipe, options)
     median = {name: statistics.median(v[1:]) for name, v in times.items() if v}
     figures = {
         "step_vs_naive": median["ours"] / median["cached"],
@@ -206,17 +201,13 @@ def main() -> None:
         "grad_diff": grad_diff,
         "step_s": median["ours"],
         "peak_mb": memory["ours"],
-        "planned_vs_peak": planned_memory(recipe, options) / memory["ours"],
+        "tensors_mb": tensors,
+        "planned_vs_tensors": planned / tensors,
+        "planned_vs_peak": planned / memory["ours"],
     }
     if "online" in median:
         figures = {"step_vs_online": median["ours"] / median["online"], **figures}
-    figures = {name: float(f"{value:.3g}") for name, value in figures.items()}
-    print(json.dumps(figures))
-    if options.json:
-        machine = f"{platform.machine()}, {torch.get_num_threads()} threads"
-        versions = {name: version(name) for name in VERSIONS}
-        content = {"figures": figures, "machine": machine, "versions": versions}
-        options.json.write_text(json.dumps(content, indent=2) + "\n")
+    write_figures(options, rounded(figures), threads=torch.get_num_threads())
 
 
 if __name__ == "__main__":

@@ -10,8 +10,6 @@ folds. For the recognition by the heads recipe, run recognition.py with
 `--set encoders.speech.window=clip` on a cache of that window.
 """
 
-import argparse
-import json
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -19,6 +17,7 @@ from pathlib import Path
 from time import monotonic
 
 import numpy as np
+from options import make_parser, write_figures
 from recognition import FOLDS
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score
@@ -102,16 +101,13 @@ def compare_layers(
 
 def main() -> None:
     """Measure, print and write the figures."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("data", type=Path, help="RAVDESS folder with Actor_01 …")
     parser.add_argument("--model", default="openai/whisper-tiny.en")
     parser.add_argument("--layer", type=int, default=-1, help="of speed and recognition")
     parser.add_argument("--clips", type=int, default=0, help="0 takes all")
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--repeats", type=int, default=3, help="of the timing; the best counts")
-    parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     everyone = frozenset().union(*FOLDS)
     utterances = choose(read_ravdess(options.data, {"train": everyone}).utterances, options.clips)
@@ -132,9 +128,7 @@ def main() -> None:
         **{f"probe_ua_{w}": round(probe(frames[w], utterances), 4) for w in WINDOWS},
         **compare_layers(spec, waveforms, options.batch_size),
     }
-    print(json.dumps(figures, indent=2))
-    if options.json:
-        options.json.write_text(json.dumps({"figures": figures}, indent=2) + "\n")
+    write_figures(options, figures)
 
 
 if __name__ == "__main__":

@@ -6,39 +6,27 @@ from typing import Literal
 
 import pytest
 import torch
-from torch import Tensor
 
-from rellm_cache.config import LLMConfig
+from rellm_cache.config import LLMConfig, LoraConfig
 from rellm_cache.errors import ConfigError
-from rellm_cache.llm.footprint import Footprint, footprint
+from rellm_cache.llm.footprint import Footprint, footprint, kept_by
 from rellm_cache.llm.frozen import FrozenLLM, load_llm
-from rellm_cache.llm.packing import IGNORED, Segment, pack
+from rellm_cache.llm.lora import with_lora
+from rellm_cache.llm.packing import ALIGNED, IGNORED, Segment, pack
 
 CPU = torch.device("cpu")
 
 
-def kept_bytes(llm: FrozenLLM, tokens: int) -> int:
-    """What a real forward pass keeps, neither weights nor the mask counted."""
-    own = {p.untyped_storage()._cdata for p in llm.model.parameters()}
-    kept: dict[int, tuple[int, Tensor]] = {}
+TOKENS, SPEECH = 90, 60
 
-    def count(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage._cdata not in own and tensor.shape[-2:] != (tokens, tokens):
-            kept[storage._cdata] = (storage.nbytes(), tensor)
-        return tensor
 
-    row = pack(
-        [
-            Segment(
-                torch.randn(tokens, llm.hidden_size, requires_grad=True),
-                torch.full((tokens,), IGNORED),
-            )
-        ]
-    )
-    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+def kept_bytes(llm: FrozenLLM) -> int:
+    """What a real forward pass of a row keeps, weights not counted."""
+    inputs = torch.randn(TOKENS, llm.hidden_size, requires_grad=True)
+    row = pack([Segment(inputs, torch.full((TOKENS,), IGNORED), speech=SPEECH)])
+    with kept_by(llm.model) as kept:
         llm.hidden_states(row)
-    return sum(size for size, _ in kept.values())
+    return kept()
 
 
 def both(config: LLMConfig) -> tuple[Footprint, FrozenLLM]:
@@ -46,10 +34,36 @@ def both(config: LLMConfig) -> tuple[Footprint, FrozenLLM]:
 
 
 @pytest.mark.parametrize("checkpoint", [False, True], ids=["kept", "checkpointed"])
-def test_the_bytes_kept_are_those_of_a_real_row(llm_folder: Path, checkpoint: bool) -> None:
-    config = LLMConfig(str(llm_folder), quantization="none", checkpoint_activations=checkpoint)
+@pytest.mark.parametrize(
+    ("lora", "changed"),
+    [(None, 0), (LoraConfig(rank=4), SPEECH), (LoraConfig(rank=4, scope="all"), TOKENS)],
+    ids=["frozen", "LoRA on speech", "LoRA on all"],
+)
+def test_the_bytes_kept_are_those_of_a_real_row(
+    llm_folder: Path, checkpoint: bool, lora: LoraConfig | None, changed: int
+) -> None:
+    config = LLMConfig(
+        str(llm_folder), quantization="none", checkpoint_activations=checkpoint, lora=lora
+    )
     counted, llm = both(config)
-    assert kept_bytes(llm, 90) == pytest.approx(90 * counted.kept_bytes, rel=0.15)
+    if lora:
+        llm, trained = with_lora(llm, lora)
+        assert counted.lora_parameters == sum(p.numel() for p in trained.parameters())
+    expected = TOKENS * counted.kept_bytes + changed * counted.lora_kept_bytes
+    if not checkpoint:  # there the layers' arguments hold it, which is not seen here
+        expected += 4 * TOKENS * -(-TOKENS // ALIGNED) * ALIGNED  # the bias, once for all layers
+    assert kept_bytes(llm) == pytest.approx(expected, rel=0.05)
+
+
+@pytest.mark.parametrize("lora", [None, LoraConfig(rank=4)], ids=["frozen", "LoRA"])
+def test_a_layer_that_runs_again_keeps_its_share(llm_folder: Path, lora: LoraConfig | None) -> None:
+    config = LLMConfig(str(llm_folder), quantization="none", lora=lora)
+    whole = footprint(config, torch.float32)
+    again = footprint(replace(config, checkpoint_activations=True), torch.float32)
+    layers = 2
+    assert again.passing_bytes == pytest.approx(whole.kept_bytes / layers)
+    assert again.lora_passing_bytes == pytest.approx(whole.lora_kept_bytes / layers)
+    assert again.lora_kept_bytes == 0
 
 
 @pytest.mark.parametrize("quantization", ["nf4", "none"])

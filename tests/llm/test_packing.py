@@ -64,6 +64,15 @@ def test_previous_and_positions_follow_the_tree() -> None:
     ]
 
 
+def test_the_bias_is_the_mask_and_its_lines_are_aligned() -> None:
+    row = pack([unlabelled(torch.zeros(n, 1), parent) for n, parent in ((5, None), (6, 0), (2, 0))])
+    bias = row.bias(torch.bfloat16)
+    assert bias.dtype == torch.bfloat16
+    assert torch.equal(bias == 0, row.mask())
+    assert torch.equal(bias == -torch.inf, ~row.mask())
+    assert bias.stride()[2:] == (16, 1)
+
+
 def test_the_block_mask_is_the_mask() -> None:
     torch.manual_seed(0)
     pieces = [torch.randn(n, 4) for n in (70, 130, 1, 64)]

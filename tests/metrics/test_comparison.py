@@ -1,24 +1,13 @@
-"""Spread and paired differences, against numpy and scipy's paired t test."""
+"""Paired differences, against numpy and scipy's paired t test."""
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from rellm_cache.metrics.comparison import paired_difference, spread
+from rellm_cache.metrics.comparison import paired_difference
 
 CHANGED = {1: 0.71, 2: 0.78, 3: 0.74, 4: 0.70}
 BASELINE = {4: 0.66, 3: 0.73, 2: 0.70, 1: 0.72}
-
-
-def test_spread_is_the_sample_standard_deviation() -> None:
-    found = spread(list(CHANGED.values()))
-    assert found.n == 4
-    assert found.mean == pytest.approx(np.mean(list(CHANGED.values())))
-    assert found.sd == pytest.approx(np.std(list(CHANGED.values()), ddof=1))
-
-
-def test_one_run_has_no_spread() -> None:
-    assert (spread([0.5]).mean, spread([0.5]).sd) == (0.5, None)
 
 
 def test_a_difference_is_paired_by_seed_and_its_interval_is_students() -> None:
@@ -35,6 +24,6 @@ def test_a_difference_is_paired_by_seed_and_its_interval_is_students() -> None:
 def test_only_seeds_of_both_are_pairs() -> None:
     found = paired_difference({1: 0.5, 2: 0.9}, {2: 0.7, 3: 0.1})
     assert found is not None
-    assert (found.n, found.sd, found.low, found.high) == (1, None, None, None)
+    assert (found.count, found.sd, found.low, found.high) == (1, None, None, None)
     assert found.mean == pytest.approx(0.2)
     assert paired_difference({1: 0.5}, {2: 0.5}) is None

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from rellm_cache.metrics.significance import holm, paired_test, summarise
+from rellm_cache.metrics.significance import holm, paired_test
 
 
 def test_a_test_worked_out_by_hand() -> None:
@@ -66,10 +66,3 @@ def test_a_corrected_p_stays_a_probability() -> None:
     assert holm({}) == {}
     with pytest.raises(ValueError, match=r"b: p = 1\.5, expected 0\.\.1"):
         holm({"a": 0.5, "b": 1.5})
-
-
-def test_mean_and_deviation() -> None:
-    found = summarise([0, 1, 2, 1])
-    assert (found.mean, found.sd, found.count) == (1.0, pytest.approx(np.sqrt(2 / 3)), 4)
-    assert str(found) == "1.000 (0.816)"
-    assert summarise([2]).sd == 0

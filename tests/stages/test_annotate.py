@@ -9,9 +9,11 @@ import pytest
 
 from rellm_cache.config import Recipe
 from rellm_cache.corpus.manifest import read_manifest, read_manifests
-from rellm_cache.errors import ConfigError, StoreError
+from rellm_cache.corpus.reading import Corpus
+from rellm_cache.errors import ConfigError, ManifestError, StoreError
 from rellm_cache.specs import EncoderSpec
 from rellm_cache.stages.annotate import annotate
+from rellm_cache.stages.prepare import prepare
 from rellm_cache.store.layout import StoreInfo
 from rellm_cache.store.reader import FeatureStore
 from rellm_cache.store.writer import StoreWriter
@@ -73,6 +75,34 @@ def test_the_note_beside_the_manifest_names_the_encoder(
     assert note["filled"] == report.filled
     assert "a function of the emotion encoder's frames" in note["note"]
     assert note["dimensions"].keys() == {"human", "pseudo"}
+
+
+@pytest.mark.parametrize("part", ["", "test.jsonl"], ids=["folder", "file"])
+def test_the_report_of_prepare_counts_the_new_dimensions(
+    corpus: Path, heads: Path, quick: Recipe, tmp_path: Path, part: str
+) -> None:
+    manifest = tmp_path / "prepared"
+    prepare(Corpus("x", read_manifests(corpus)), manifest)
+    before = json.loads((manifest / "report.json").read_text("utf-8"))
+    assert before["dimensions"].keys() == {"human"}
+    report = annotate(manifest / part, quick, heads)
+    after = json.loads((manifest / "report.json").read_text("utf-8"))
+    assert after["dimensions"]["pseudo"]["clips"] == report.filled
+    assert after["dimensions"]["human"] == before["dimensions"]["human"]
+    assert {**after, "dimensions": None} == {**before, "dimensions": None}
+
+
+@pytest.mark.parametrize(
+    ("text", "found"), [("{", "not JSON .*"), ("[]", r"expected a JSON object, found \[\]")]
+)
+def test_a_report_that_cannot_be_read_changes_no_file(
+    corpus: Path, heads: Path, quick: Recipe, text: str, found: str
+) -> None:
+    (corpus / "report.json").write_text(text)
+    before = {f.name: f.read_bytes() for f in corpus.iterdir()}
+    with pytest.raises(ManifestError, match=rf"report.json: {found}; remove it, or"):
+        annotate(corpus, quick, heads)
+    assert {f.name: f.read_bytes() for f in corpus.iterdir()} == before
 
 
 def test_again_changes_nothing_and_rows_keep_their_fields(

@@ -50,6 +50,15 @@ def test_damage_is_named_and_the_one_before_is_used(tmp_path: Path, name: str) -
     assert note.endswith(f"training goes on from {tmp_path / 'step-00000010'}")
 
 
+def test_of_a_run_that_has_ended_one_is_left(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    save(checkpoints, 10, 20)
+    last = checkpoints.save(20, lambda folder: (folder / "state.pt").write_bytes(b"end"), kept=1)
+    assert names(tmp_path) == ["step-00000020"]
+    assert names(last) == [SUMS, "state.pt"]
+    assert Checkpoints(tmp_path).newest() == (20, [])
+
+
 @pytest.mark.parametrize("name", ["state.pt", "adapter.safetensors", SUMS])
 def test_a_missing_file_is_named(tmp_path: Path, name: str) -> None:
     path = save(Checkpoints(tmp_path), 10)

@@ -37,6 +37,26 @@ def expected(
     return checksums(report.path)
 
 
+@pytest.fixture
+def recipe_file(speech_recipe: Recipe, tmp_path: Path) -> Path:
+    """The same recipe for another process."""
+    path = tmp_path / "recipe.toml"
+    path.write_text(to_toml(speech_recipe), "utf-8")
+    return path
+
+
+@pytest.fixture
+def stored(s3: Any, checksums: Checksums) -> Callable[[], dict[str, int]]:
+    """What the URL holds of the corpus, to someone without a copy."""
+
+    def read() -> dict[str, int]:
+        s3.forget_copies()
+        (store,) = open_copy(s3.url).glob("*whisper*")
+        return checksums(store)
+
+    return read
+
+
 def test_a_url_holds_what_a_folder_holds(
     corpus: Path,
     speech_recipe: Recipe,
@@ -108,13 +128,11 @@ extract(Path(manifest), load_recipe(recipe), open_copy(url))
 def test_a_part_whose_sending_was_killed_is_sent_and_not_encoded_again(
     corpus: Path,
     speech_recipe: Recipe,
+    recipe_file: Path,
     expected: dict[str, int],
     s3: Any,
-    tmp_path: Path,
-    checksums: Checksums,
+    stored: Callable[[], dict[str, int]],
 ) -> None:
-    recipe_file = tmp_path / "recipe.toml"
-    recipe_file.write_text(to_toml(speech_recipe))
     arguments = [sys.executable, "-c", KILLED, corpus, recipe_file, s3.url]
     done = subprocess.run(arguments, capture_output=True, text=True)
     assert done.returncode == -signal.SIGKILL, done.stderr
@@ -127,9 +145,7 @@ def test_a_part_whose_sending_was_killed_is_sent_and_not_encoded_again(
     assert (report.encoded, report.present) == (0, 11)
     assert not outgoing_parts(reader)
     assert [part.name for part in list_parts(report.path)] == [waiting.name]
-    s3.forget_copies()
-    open_copy(s3.url)
-    assert checksums(report.path) == expected
+    assert stored() == expected
 
 
 @contextmanager
@@ -166,13 +182,11 @@ def test_without_a_network_nothing_encoded_is_lost(
 def test_two_extractions_at_once_fill_one_url(
     corpus: Path,
     speech_recipe: Recipe,
+    recipe_file: Path,
     expected: dict[str, int],
     s3: Any,
-    tmp_path: Path,
-    checksums: Checksums,
+    stored: Callable[[], dict[str, int]],
 ) -> None:
-    recipe_file = tmp_path / "recipe.toml"
-    recipe_file.write_text(to_toml(speech_recipe))
     command = [sys.executable, "-c", "from rellm_cache.cli import main; main()", "extract"]
     command += [str(corpus), "--recipe", str(recipe_file), "--cache", s3.url]
     other = subprocess.Popen(
@@ -182,9 +196,7 @@ def test_two_extractions_at_once_fill_one_url(
     out, _ = other.communicate()
     assert other.returncode == 0
     assert f"{s3.url}/tiny-whisper-" in out
-    s3.forget_copies()
-    (store,) = open_copy(s3.url).glob("*whisper*")
-    assert checksums(store) == expected
+    assert stored() == expected
 
 
 def test_a_plan_for_a_url_needs_no_more_than_the_copy_may_take(

@@ -148,9 +148,9 @@ def test_two_processes_go_on_with_random_states_of_their_own(
         fork_world(lambda: train(heads, corpus, cache, pieces), 2, log), pieces, 9, 0
     )
     assert killed
-    finish(fork_world(lambda: train(heads, corpus, cache, pieces), 2, log), log)
-    assert_same_run(whole, pieces)
-    (*_, last) = sorted((whole / "checkpoints").glob("step-*"))
+    (*_, last) = sorted((pieces / "checkpoints").glob("step-*"))
     states = torch.load(last / "state.pt", weights_only=True)["processes"]["cpu"]
     assert len(states) == 2
     assert not torch.equal(*states)
+    finish(fork_world(lambda: train(heads, corpus, cache, pieces), 2, log), log)
+    assert_same_run(whole, pieces)

@@ -177,7 +177,7 @@ def test_runs_that_fail_are_listed_and_the_others_are_compared(
     assert "IsADirectoryError" in traces["bf16", 5]  # not ours to explain: where it came from
     assert traces["wild", 1] == ""
     pairs = {
-        (c["variant"], c["metric"]): c["difference"] and c["difference"]["n"]
+        (c["variant"], c["metric"]): c["difference"] and c["difference"]["count"]
         for c in written["comparisons"]
     }
     assert pairs["baseline", "validation.ua"] is None

@@ -35,12 +35,12 @@ def test_the_files_hold_what_numpy_computes(report: SweepReport) -> None:
     assert written == json.loads(json.dumps(report.to_json()))
     baseline, wide = written["comparisons"]
     scores = [*UA["baseline"].values(), 0.1]
-    assert baseline["score"]["n"] == 4
+    assert baseline["score"]["count"] == 4
     assert baseline["score"]["mean"] == pytest.approx(np.mean(scores))
     assert baseline["score"]["sd"] == pytest.approx(np.std(scores, ddof=1))
     assert baseline["difference"] is None
     differences = [UA["wide"][s] - UA["baseline"][s] for s in (1, 2, 3)]
-    assert wide["score"]["n"] == wide["difference"]["n"] == 3
+    assert wide["score"]["count"] == wide["difference"]["count"] == 3
     assert wide["difference"]["mean"] == pytest.approx(np.mean(differences))
     assert wide["difference"]["sd"] == pytest.approx(np.std(differences, ddof=1))
     half = 4.302653 * np.std(differences, ddof=1) / np.sqrt(3)  # t of 2 degrees of freedom

@@ -13,16 +13,18 @@ from rellm_cache.config import LLMConfig, LoraConfig, Recipe, load_recipe
 from rellm_cache.errors import ManifestError, RunError, StoreError
 from rellm_cache.llm.frozen import FrozenLLM, load_llm
 from rellm_cache.model.checkpoint import load_run
-from rellm_cache.model.optimisation import Optimisation
+from rellm_cache.model.optimisation import Optimisation, Position
 from rellm_cache.stages import resources
 from rellm_cache.stages.cache_maintenance import copy_cache
 from rellm_cache.stages.evaluate import evaluate
 from rellm_cache.stages.generate import generate
+from rellm_cache.stages.resuming import Resuming
 from rellm_cache.stages.train import begin_run, read_metrics, train
 from rellm_cache.store.copies import open_copy
 from rellm_cache.weights import weight_files, weights_digest
 
 TIMES = ("seconds", "waited")
+KEPT = {".safetensors", ".pt", ".json", ".jsonl", ".toml"}
 
 
 def saved(run: Path) -> dict[str, torch.Tensor]:
@@ -46,10 +48,21 @@ def test_a_run_from_start_to_end(corpus: Path, cache: Path, quick: Recipe, tmp_p
     assert [r["epoch"] for r in rows if "validation" in r] == list(range(7))
     assert list((tmp_path / "run").rglob("events.out.tfevents.*"))
     # The same command again has nothing left to do and changes nothing.
-    before = saved(tmp_path / "run")
+    before = {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.suffix in KEPT}
     again = train(replace(quick, training=training), corpus, cache, tmp_path / "run")
     assert again.resumed_at == again.steps == report.steps
-    assert same(before, saved(tmp_path / "run"))
+    assert before == {p: p.read_bytes() for p in before}
+
+
+def test_a_run_that_has_ended_keeps_no_optimiser(
+    corpus: Path, cache: Path, quick: Recipe, tmp_path: Path
+) -> None:
+    train(quick, corpus, cache, tmp_path / "run")
+    (last,) = (tmp_path / "run/checkpoints").glob("step-*")
+    weights = (last / "adapter.safetensors").stat().st_size
+    assert (last / "state.pt").stat().st_size < 10_000 < weights
+    _, model = load_run(tmp_path / "run", torch.device("cpu"))
+    assert load_file(last / "adapter.safetensors").keys() == dict(model.named_parameters()).keys()
 
 
 def test_a_run_from_a_url_is_the_run_from_a_folder(
@@ -180,11 +193,23 @@ def test_bf16_weights_follow_float32_ones(
 
 
 def test_a_damaged_checkpoint_is_named_and_the_one_before_continued(
-    corpus: Path, cache: Path, quick: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    corpus: Path,
+    cache: Path,
+    quick: Recipe,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     losses = replace(quick.losses, response=0.0, recognition=0.0)
     recipe = replace(quick, losses=losses, adapter=replace(quick.adapter, output_size=32))
-    train(recipe, corpus, cache, tmp_path / "run")
+
+    def die(self: Resuming, position: Position) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Resuming, "end", die)
+        with pytest.raises(KeyboardInterrupt):
+            train(recipe, corpus, cache, tmp_path / "run")
     whole = saved(tmp_path / "run")
     (_, newest) = sorted((tmp_path / "run/checkpoints").glob("step-*"))
     (newest / "state.pt").write_bytes((newest / "state.pt").read_bytes()[:1000])
