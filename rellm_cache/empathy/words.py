@@ -1,12 +1,16 @@
 """Words beside the encoder. In: replies with levels. Out: the levels' logits by TF-IDF.
 
 A logistic regression on TF-IDF of one and two words, a question mark being a word, levels
-balanced. A small encoder and it err on different replies; together they are better than either.
+balanced. The words of a reply's questions count once more, as terms of their own: it matters for
+explorations whether "feel" is asked or told. A small encoder and it err on different replies;
+together they are better than either.
 """
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +24,11 @@ from sklearn.linear_model import LogisticRegression
 from rellm_cache.corpus.epitome import LEVELS
 from rellm_cache.empathy.reading import Reading
 from rellm_cache.errors import ManifestError, RunError
+from rellm_cache.metrics.replies import questions
 
 TENSORS, TERMS = "words.safetensors", "words.json"
-WORD = r"(?u)\b\w+\b|\?"
+WORD = re.compile(r"\w+|\?")
+ASKED, BEGIN = "?:", "^"  # marks of terms in questions; the first word follows BEGIN
 LEAST = 2  # replies that a term must occur in
 STRENGTH = 10.0  # scikit-learn's C: inverse of the regularisation
 UNSEEN = float(np.log(1e-6))  # logit of a level that no reply had
@@ -33,7 +39,7 @@ class WordModel:
     """A regression for each mechanism over the same terms.
 
     Attributes:
-        terms: V single words and pairs.
+        terms: V single words and pairs, as `reply_terms` gives them.
         idf: (V,) inverse document frequencies.
         coefficients: mechanism → (3, V).
         intercepts: mechanism → (3,).
@@ -105,12 +111,23 @@ def load_words(folder: Path, mechanisms: Sequence[str]) -> WordModel:
     return WordModel(terms, tensors["idf"], coefficients, intercepts)
 
 
+def reply_terms(reply: str) -> list[str]:
+    """Words and pairs of a reply, then those of its questions, marked: `why so`, `?:^ why`."""
+    terms = _words_and_pairs(WORD.findall(reply.lower()))
+    for question in questions(reply.lower()):
+        terms += [ASKED + term for term in _words_and_pairs([BEGIN, *WORD.findall(question)])]
+    return terms
+
+
+def _words_and_pairs(words: Sequence[str]) -> list[str]:
+    return [*words, *(f"{first} {second}" for first, second in pairwise(words))]
+
+
 def _vectorizer(vocabulary: dict[str, int] | None) -> TfidfVectorizer:
     return TfidfVectorizer(
-        ngram_range=(1, 2),
+        analyzer=reply_terms,
         sublinear_tf=True,
         min_df=LEAST if vocabulary is None else 1,
-        token_pattern=WORD,
         vocabulary=vocabulary,
     )
 

@@ -3,6 +3,7 @@
 import re
 
 QUESTION = re.compile(r"[?!]*\?[?!]*")
+ASKING = re.compile(r"[^.!?…\n]*\?")  # from the end of the sentence before to the question mark
 
 
 def word_count(reply: str) -> int:
@@ -13,3 +14,8 @@ def word_count(reply: str) -> int:
 def question_count(reply: str) -> int:
     """Questions: question marks, of which "??" and "?!" are one."""
     return len(QUESTION.findall(reply))
+
+
+def questions(reply: str) -> list[str]:
+    """The sentences that ask, each up to its question mark."""
+    return [found.strip() for found in ASKING.findall(reply) if found.strip() != "?"]

@@ -11,7 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
 from rellm_cache.empathy.reading import Reading
-from rellm_cache.empathy.words import fit_words, load_words, save_words
+from rellm_cache.empathy.words import fit_words, load_words, reply_terms, save_words
 from rellm_cache.errors import ManifestError, RunError
 
 REPLIES = [
@@ -33,12 +33,18 @@ def fit(levels: list[int]) -> list[Reading]:
     return [reading(r, {"EX": n}) for r, n in zip(REPLIES, levels, strict=True)]
 
 
+def test_words_that_are_asked_are_terms_apart() -> None:
+    terms = reply_terms("I feel it. Why so?")
+    assert terms[:6] == ["i", "feel", "it", "why", "so", "?"]
+    assert terms[6:11] == ["i feel", "feel it", "it why", "why so", "so ?"]
+    assert terms[11:] == ["?:^", "?:why", "?:so", "?:?", "?:^ why", "?:why so", "?:so ?"]
+    assert reply_terms("So, why.") == ["so", "why", "so why"]
+
+
 @pytest.mark.parametrize("levels", [LEVELS, [0, 2, 0, 0, 2, 0]], ids=["three", "two levels"])
 def test_probabilities_are_scikit_learns(levels: list[int]) -> None:
     pipeline = make_pipeline(
-        TfidfVectorizer(
-            ngram_range=(1, 2), sublinear_tf=True, min_df=2, token_pattern=r"(?u)\b\w+\b|\?"
-        ),
+        TfidfVectorizer(analyzer=reply_terms, sublinear_tf=True, min_df=2),
         LogisticRegression(C=10, class_weight="balanced", max_iter=2000),
     ).fit(REPLIES, levels)
     logits = fit_words(fit(levels), ["EX"]).logits([*REPLIES, "unheard of"])["EX"]

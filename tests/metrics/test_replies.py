@@ -2,7 +2,7 @@
 
 import pytest
 
-from rellm_cache.metrics.replies import question_count, word_count
+from rellm_cache.metrics.replies import question_count, questions, word_count
 
 
 @pytest.mark.parametrize(
@@ -18,3 +18,17 @@ from rellm_cache.metrics.replies import question_count, word_count
 )
 def test_words_and_questions(reply: str, words: int, questions: int) -> None:
     assert (word_count(reply), question_count(reply)) == (words, questions)
+
+
+@pytest.mark.parametrize(
+    ("reply", "asking"),
+    [
+        ("", []),
+        ("I see. Why?", ["Why?"]),
+        ("Really??  What?! no. A line\nand what is it?", ["Really?", "What?", "and what is it?"]),
+        ("Oh… you too?", ["you too?"]),
+        ("?", []),
+    ],
+)
+def test_sentences_that_ask(reply: str, asking: list[str]) -> None:
+    assert questions(reply) == asking
