@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from rellm_cache.cli import rellm
-from rellm_cache.config import Recipe
+from rellm_cache.config import LossesConfig, Recipe
 from rellm_cache.corpus.manifest import manifest_files, read_manifest
 from rellm_cache.errors import ManifestError
 from rellm_cache.journal import Journal
@@ -47,9 +47,9 @@ def asking(corpus: Path, cache: Path, quick: Recipe) -> Recipe:
         write_rows(questions_path(file), rows)
     return replace(
         quick,
-        losses=replace(quick.losses, response=0.0, question=1.0),
+        losses=LossesConfig(response=0.0, category=0.0, dimension=0.0, question=1.0),
         qa=QASettings(judge=replace(JUDGE, answer_tokens=4)),
-        training=replace(quick.training, epochs=4, learning_rate=1e-3),
+        training=replace(quick.training, epochs=6, learning_rate=3e-3),
     )
 
 
