@@ -6,6 +6,7 @@ interrupted continues with the very next batch. `loading` makes the batches.
 Letters: B utterances in a batch, T frames of the longest, D values in a frame.
 """
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, Protocol, Self
@@ -23,7 +24,7 @@ from rellm_cache.store.quantisation import Quantisation
 MAX_FRAME_GAP = 3
 BUCKET_BATCHES = 32
 
-Task = Literal["response", "recognition"]
+Task = Literal["response", "recognition", "question"]
 
 
 @dataclass(frozen=True)
@@ -33,10 +34,15 @@ class Target:
     Attributes:
         task: which request it answers.
         ids: token ids of the answer, end tokens included if it is complete.
+        after: token ids between speech and answer, where they are the target's own: a question;
+            None for those of the task's prompt.
+        informed: the same with metadata about the speech; None where there is none.
     """
 
     task: Task
     ids: tuple[int, ...]
+    after: tuple[int, ...] | None = None
+    informed: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -137,12 +143,32 @@ class Batch:
             own[stream] = own[stream][:, :longest]  # (b, T, D) -> (b, t, D)
         return replace(self, **own)
 
+    def with_metadata(self, dropout: float, seed: int, epoch: int) -> Self:
+        """The batch as training sees it in an epoch: targets with metadata show it, but for a
+        share of `dropout`, drawn anew each epoch by hash of seed, epoch, utterance and place."""
+
+        def shown(target: Target, place: str) -> Target:
+            if target.informed is None or uniform(f"{seed}:{epoch}:{place}") < dropout:
+                return target
+            return replace(target, after=target.informed)
+
+        targets = tuple(
+            tuple(shown(target, f"{name}:{index}") for index, target in enumerate(own))
+            for name, own in zip(self.ids, self.targets, strict=True)
+        )
+        return replace(self, targets=targets)
+
     def record_stream(self, stream: torch.Stream) -> None:
         """Keep GPU memory of this batch from being used again before `stream` is done with it."""
         steps = [s for s in (self.speech_steps, self.emotion_steps) if s is not None]
         for value in (v for holder in (self, *steps) for v in vars(holder).values()):
             if isinstance(value, Tensor):
                 value.record_stream(stream)
+
+
+def uniform(name: str) -> float:
+    """A number in 0..1 that follows from a name alone."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8]) / 2**64
 
 
 class FrameSource(Protocol):

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rellm_cache.errors import ConfigError
+from rellm_cache.qa_settings import QASettings
 from rellm_cache.specs import EncoderSpec, TranscriberSpec
 from rellm_cache.typed_toml import apply_override, build, lay_over, write_toml
 
@@ -76,6 +77,7 @@ class LossesConfig:
     category: float = 1.0
     dimension: float = 1.0
     recognition: float = 0.0
+    question: float = 0.0
     response_kl: float = 0.0
     label_smoothing: float = 0.0
     class_weights: Literal["none", "balanced"] | tuple[float, ...] = "none"
@@ -85,7 +87,7 @@ class LossesConfig:
 
     def __post_init__(self) -> None:
         require_share("losses.label_smoothing", self.label_smoothing)
-        for name in ("response", "category", "dimension", "recognition", "response_kl"):
+        for name in ("response", "category", "dimension", "recognition", "question", "response_kl"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"losses.{name} = {getattr(self, name)}: expected 0 or more")
         if isinstance(self.class_weights, tuple) and not all(w > 0 for w in self.class_weights):
@@ -271,6 +273,7 @@ class Recipe:
     text: TextConfig | None = None
     transcriber: TranscriberSpec | None = None
     prompts: PromptsConfig = field(default_factory=PromptsConfig)
+    qa: QASettings = field(default_factory=QASettings)
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
     def __post_init__(self) -> None:
@@ -281,8 +284,9 @@ class Recipe:
             )
         if self.needs_llm and self.llm is None:
             raise ConfigError(
-                f"recipe {self.name!r}: losses.response, losses.response_kl or losses.recognition "
-                "is above 0 but there is no [llm] table; add one, or set these weights to 0"
+                f"recipe {self.name!r}: losses.response, losses.response_kl, losses.recognition or "
+                "losses.question is above 0 but there is no [llm] table; add one, or set these "
+                "weights to 0"
             )
         if not self.needs_llm and not self.adapter.output_size:
             raise ConfigError(
@@ -299,7 +303,9 @@ class Recipe:
     @property
     def needs_llm(self) -> bool:
         """Whether the LLM is loaded at all."""
-        return self.text is not None or self.losses.learns_responses or self.losses.recognition > 0
+        losses = self.losses
+        answers = losses.learns_responses or losses.recognition > 0 or losses.question > 0
+        return self.text is not None or answers
 
 
 def require_share(name: str, value: float) -> None:

@@ -240,8 +240,6 @@ def test_format_page_fingerprints_are_right(spec: EncoderSpec) -> None:
 
 # --- every page -------------------------------------------------------------------------------
 
-COMING = ("reproduce",)  # that docs/reproduce.md describes
-
 
 def written_commands(page: Path) -> list[list[str]]:
     """Words of each rellm command in the fenced blocks of a page, without "rellm"."""
@@ -255,8 +253,6 @@ def test_written_commands_and_their_options_exist(page: Path) -> None:
     for words in written_commands(page):
         command: click.Command = rellm
         rest = list(words)
-        if rest[0] in COMING and rest[0] not in rellm.commands:
-            continue
         while isinstance(command, click.Group):
             assert rest[0] in command.commands, f"{page.name}: no command {' '.join(words)}"
             command = command.commands[rest.pop(0)]

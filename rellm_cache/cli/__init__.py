@@ -19,10 +19,12 @@ from rellm_cache.cli.evaluate import evaluate
 from rellm_cache.cli.extract import extract
 from rellm_cache.cli.generate import generate
 from rellm_cache.cli.import_ import import_
+from rellm_cache.cli.judge import judge
 from rellm_cache.cli.options import InOrder
 from rellm_cache.cli.plan import plan
 from rellm_cache.cli.prepare import prepare
 from rellm_cache.cli.publish import publish
+from rellm_cache.cli.qa import qa
 from rellm_cache.cli.recipes import recipes
 from rellm_cache.cli.reproduce import reproduce
 from rellm_cache.cli.respond import respond
@@ -39,14 +41,14 @@ INTERRUPTED = 130
 def rellm() -> None:
     """Cache frozen speech encoders once, then train empathetic speech LLM adapters in minutes.
 
-    The order of work: prepare, respond, extract, train, sweep, generate, evaluate,
+    The order of work: prepare, respond, qa, extract, train, sweep, generate, evaluate, judge,
     publish.
     """
 
 
 for command in (
-    demo, prepare, respond, transcribe, plan, extract, annotate, train, sweep, generate, evaluate,
-    empathy, reproduce, publish, cache, import_, recipes,
+    demo, prepare, respond, qa, transcribe, plan, extract, annotate, train, sweep, generate,
+    evaluate, judge, empathy, reproduce, publish, cache, import_, recipes,
 ):  # fmt: skip
     rellm.add_command(command)
 

@@ -171,10 +171,7 @@ def show(found: "Reproduction") -> None:
 
 def _row(row: "RowResult") -> list[str]:
     def ua(name: str) -> str:
-        score = row.recognition.get(name)
-        if score is None:
-            return "–"
-        return f"{score.mean:.3f}" + ("" if score.sd is None else f" ({score.sd:.3f})")
+        return str(row.recognition.get(name, "–"))
 
     levels = [str(row.empathy[m].summary) if m in row.empathy else "–" for m in ("ER", "EX")]
     title = f"{row.row.title} = {row.same_as}" if row.same_as else row.row.title

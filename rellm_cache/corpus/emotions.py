@@ -1,5 +1,7 @@
 """The one table of emotion names. In: any corpus's label. Out: rellm's name for it."""
 
+from collections.abc import Sequence
+
 from rellm_cache.errors import ManifestError
 
 SYNONYMS: dict[str, tuple[str, ...]] = {
@@ -31,9 +33,13 @@ def normalise_emotion(label: str) -> str:
     return name
 
 
-def find_emotion(text: str, options: tuple[str, ...]) -> str | None:
+def emotions_in(text: str, options: Sequence[str]) -> list[str]:
+    """Those of `options` named in free text, in any known spelling, in the order of the text."""
+    words = "".join(c if c.isalpha() else " " for c in text.lower()).split()
+    names = (_NAMES.get(word) for word in words if len(word) > 2)
+    return list(dict.fromkeys(name for name in names if name is not None and name in options))
+
+
+def find_emotion(text: str, options: Sequence[str]) -> str | None:
     """The first of `options` named in free text, in any known spelling, or None."""
-    for word in "".join(c if c.isalpha() else " " for c in text.lower()).split():
-        if len(word) > 2 and (name := _NAMES.get(word)) in options:
-            return name
-    return None
+    return next(iter(emotions_in(text, options)), None)

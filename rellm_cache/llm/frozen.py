@@ -26,6 +26,7 @@ from rellm_cache.llm.host_embedding import HostEmbedding
 from rellm_cache.llm.packing import IGNORED, PackedRow, Segment
 from rellm_cache.llm.prompt import ChatFormat
 from rellm_cache.llm.reply_limit import NO_LIMIT, LimitReached, ReplyLimit
+from rellm_cache.llm.sampling import Sampling, SeededNoise
 from rellm_cache.llm.scope import SpeechScope
 from rellm_cache.weights import check_files, locate_model
 
@@ -117,12 +118,14 @@ class FrozenLLM:
         max_new_tokens: int,
         speech: Sequence[range] = (),
         limit: ReplyLimit = NO_LIMIT,
+        sampling: Sampling | None = None,
     ) -> list[Continuation]:
         """Greedy continuations of prompts (t, H) given as embeddings, each as if it were alone.
 
         Args:
             speech: positions of the speech in each prompt; empty where no prompt has any.
             limit: where a reply ends before the LLM ends it.
+            sampling: noise under which the greedy choice is a draw; None for none.
 
         Raises:
             ConfigError: a prompt and its answer would be longer than the model was made for.
@@ -152,6 +155,7 @@ class FrozenLLM:
                 stopping_criteria=(
                     [] if limit == NO_LIMIT else [LimitReached(limit, self.chat.tokenizer)]
                 ),
+                logits_processor=[] if sampling is None else [SeededNoise(sampling)],
             )
         return [self._continuation(ids, set(stops), limit) for ids in generated.tolist()]
 

@@ -21,7 +21,7 @@ from rellm_cache.config import LossesConfig
 from rellm_cache.llm.packing import IGNORED, PackedRow
 from rellm_cache.llm.teacher import CHUNK, split_rows
 
-TERMS = ("response", "recognition", "category", "dimension", "response_kl")
+TERMS = ("response", "recognition", "category", "dimension", "response_kl", "question")
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,9 @@ class LossTerms:
     """Summed losses and what they are to be divided by, in the order of `TERMS`.
 
     Attributes:
-        sums: (5,) float32, differentiable.
-        counts: (5,) float32: tokens, tokens, labelled utterances or the sum of their class
-            weights, utterances with dimensions, tokens that a teacher predicts too.
+        sums: (6,) float32, differentiable.
+        counts: (6,) float32: tokens, tokens, labelled utterances or the sum of their class
+            weights, utterances with dimensions, tokens that a teacher predicts too, tokens.
     """
 
     sums: Tensor
@@ -64,7 +64,7 @@ class LossTerms:
 
 
 def loss_weights(config: LossesConfig, device: torch.device) -> Tensor:
-    """(5,) float32 weights of a recipe in the order of `TERMS`."""
+    """(6,) float32 weights of a recipe in the order of `TERMS`."""
     return torch.tensor([getattr(config, name) for name in TERMS], device=device)
 
 
@@ -243,7 +243,7 @@ def dimension_loss(predicted: Tensor, vad: Tensor) -> Tensor:
 def count_terms(
     tokens: Mapping[str, int], emotions: Tensor, vad: Tensor, weights: Tensor | None = None
 ) -> Tensor:
-    """(5,) float32 counts of a batch, known before its forward pass.
+    """(6,) float32 counts of a batch, known before its forward pass.
 
     Args:
         tokens: of the terms over tokens.

@@ -142,7 +142,7 @@ class SpeechLLM(nn.Module):
         return moments_of(dimensions, batch.vad)
 
     def counts(self, batch: Batch) -> Tensor:
-        """(5,) what each loss term of a batch is to be divided by."""
+        """(6,) what each loss term of a batch is to be divided by."""
         tokens = dict.fromkeys(TERMS, 0)
         for target in (t for targets in batch.targets for t in targets):
             tokens[target.task] += len(target.ids)
@@ -183,10 +183,20 @@ class SpeechLLM(nn.Module):
             segments = [segment(ids=p.before) for p in prompts.values()]
             parents = {task: index for index, task in enumerate(prompts)}
             tasks = [TERMS.index(task) for task in prompts]
+            heard: dict[int, int] = {}  # utterance -> the speech that its questions continue
             for index, target in row:
-                after = prompts[target.task].after
-                segments.append(segment(speech.one(index), after, target.ids, parents[target.task]))
-                tasks.append(TERMS.index(target.task))
+                task, prompt = TERMS.index(target.task), parents[target.task]
+                if target.after is None:
+                    after = prompts[target.task].after
+                    example = segment(speech.one(index), after, target.ids, prompt)
+                else:
+                    if index not in heard:
+                        segments.append(segment(speech.one(index), parent=prompt))
+                        tasks.append(task)
+                        heard[index] = len(segments) - 1
+                    example = segment(None, target.after, target.ids, heard[index])
+                segments.append(example)
+                tasks.append(task)
             yield pack(segments), torch.tensor(tasks)
 
     def _rows(
@@ -197,29 +207,41 @@ class SpeechLLM(nn.Module):
         room = limit = self.recipe.llm.row_tokens if self.recipe.llm else 0
         lengths = speech.lengths.tolist()
         for index, answers in enumerate(targets):
+            heard = False  # in this row, by a question
             for target in answers:
-                size = self._tokens(lengths[index], target)
+                size = self._tokens(0 if heard else lengths[index], target)
                 if row and size > room:
                     yield row
-                    row, room = [], limit
+                    row, room, size = [], limit, self._tokens(lengths[index], target)
                 row.append((index, target))
                 room -= size
+                heard = target.after is not None
         if row:
             yield row
 
     def _tokens(self, embeddings: int, target: Target) -> int:
         """Tokens of an example in a row: its speech, the prompt after it, its answer."""
-        return embeddings + len(self.prompts[target.task].after) + len(target.ids)
+        own = max(len(target.after or ()), len(target.informed or ()))
+        return embeddings + (own or len(self.prompts[target.task].after)) + len(target.ids)
 
     def tokens(self, embeddings: int, targets: Sequence[Target]) -> int:
-        """Tokens that an utterance of so many speech embeddings costs, one row for each answer;
-        without answers its embeddings."""
-        return max(embeddings, sum(self._tokens(embeddings, target) for target in targets))
+        """Tokens that an utterance of so many speech embeddings costs: once for each answer, but
+        once for all its questions; without answers its embeddings."""
+        asked = [self._tokens(0, target) for target in targets if target.after is not None]
+        alone = [self._tokens(embeddings, target) for target in targets if target.after is None]
+        return max(embeddings, sum(alone) + sum(asked) + (embeddings if asked else 0))
 
-    def prompt_embeddings(self, speech: Tensor, task: str) -> Tensor:
-        """(T, H) a whole request around one utterance's speech (t, H)."""
+    def prompt_embeddings(
+        self, speech: Tensor, task: str, asked: Sequence[int] | None = None
+    ) -> Tensor:
+        """(T, H) a whole request around one utterance's speech (t, H).
+
+        Args:
+            asked: token ids after the speech, where they are not those of the task.
+        """
         llm, prompt = require_llm(self.llm), self.prompts[task]
-        before, after = llm.embed(prompt.before), llm.embed(prompt.after)
+        ids = prompt.after if asked is None else asked
+        before, after = llm.embed(prompt.before), llm.embed(ids)
         return torch.cat([before, speech.to(before.dtype), after])
 
     @torch.inference_mode()
@@ -234,6 +256,18 @@ class SpeechLLM(nn.Module):
             max_new_tokens,
             [range(start, start + length) for length in lengths],
             limit,
+        )
+
+    @torch.inference_mode()
+    def question_answers(
+        self, speech: Speech, asked: Sequence[tuple[int, Sequence[int]]], max_new_tokens: int
+    ) -> list[Continuation]:
+        """Greedy answers to questions: of each its utterance, and token ids after the speech."""
+        start = len(self.prompts["question"].before)
+        return require_llm(self.llm).continue_greedily(
+            [self.prompt_embeddings(speech.one(i), "question", ids) for i, ids in asked],
+            max_new_tokens,
+            [range(start, start + int(speech.lengths[i])) for i, _ in asked],
         )
 
     @torch.inference_mode()
@@ -294,6 +328,12 @@ def require_llm(llm: FrozenLLM | None) -> FrozenLLM:
     return llm
 
 
+def question_prompt(recipe: Recipe, llm: FrozenLLM, question: str) -> SpeechPrompt:
+    """The token ids around speech for one question about it."""
+    user = recipe.qa.prompt.replace("{question}", question)
+    return llm.chat.speech_prompt(recipe.prompts.empathetic_system, user)
+
+
 def speech_prompts(recipe: Recipe, llm: FrozenLLM) -> dict[str, SpeechPrompt]:
     """The token ids around speech for each kind of request, made once."""
     prompts = recipe.prompts
@@ -301,4 +341,6 @@ def speech_prompts(recipe: Recipe, llm: FrozenLLM) -> dict[str, SpeechPrompt]:
         "response": llm.chat.speech_prompt(prompts.empathetic_system, prompts.alignment),
         "recognition": llm.chat.speech_prompt(prompts.plain_system, prompts.recognition),
         "answer": llm.chat.speech_prompt(prompts.empathetic_system, prompts.answer),
+        # What comes before speech is the same for every question; each has its own tokens after it.
+        "question": question_prompt(recipe, llm, ""),
     }

@@ -1,8 +1,9 @@
 """Examples for the model. In: utterances and a cache. Out: `Example`s and their `Frames`."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 
@@ -12,6 +13,8 @@ from rellm_cache.corpus.manifest import Utterance
 from rellm_cache.llm.frozen import FrozenLLM
 from rellm_cache.llm.packing import IGNORED
 from rellm_cache.llm.prompt import ChatFormat
+from rellm_cache.model.speech_llm import question_prompt
+from rellm_cache.qa.rows import QARow, read_questions
 from rellm_cache.specs import EncoderSpec
 from rellm_cache.store.layout import find_store
 from rellm_cache.store.reader import FeatureStore
@@ -63,8 +66,14 @@ def emotion_index(utterance: Utterance, recipe: Recipe) -> int:
     return emotions.index(utterance.emotion) if utterance.emotion in emotions else IGNORED
 
 
+Questions = Mapping[str, Sequence[QARow]]  # about each utterance, by id
+
+
 def make_examples(
-    utterances: Iterable[Utterance], recipe: Recipe, llm: FrozenLLM | None
+    utterances: Iterable[Utterance],
+    recipe: Recipe,
+    llm: FrozenLLM | None,
+    questions: Questions = MappingProxyType({}),
 ) -> list[Example]:
     """What training sees of each utterance: labels, and answers as token ids."""
     return [
@@ -72,7 +81,9 @@ def make_examples(
             id=u.id,
             emotion=emotion_index(u, recipe),
             vad=u.vad,
-            targets=() if llm is None else tuple(_targets(u, recipe, llm)),
+            targets=()
+            if llm is None
+            else (*_targets(u, recipe, llm), *_asked(questions.get(u.id, ()), recipe, llm)),
         )
         for u in utterances
     ]
@@ -84,6 +95,28 @@ def _targets(utterance: Utterance, recipe: Recipe, llm: FrozenLLM) -> Iterable[T
         yield Target("response", response_ids(utterance, llm.chat))
     if recipe.losses.recognition and emotion_index(utterance, recipe) != IGNORED:
         yield Target("recognition", llm.chat.ids(utterance.emotion or "") + end)
+
+
+def _asked(rows: Sequence[QARow], recipe: Recipe, llm: FrozenLLM) -> Iterable[Target]:
+    """A target for each question; explicit ones also know their metadata, said before it."""
+    for row in rows:
+        prompt = question_prompt(recipe, llm, row.question)
+        informed = None
+        if row.metadata:
+            informed = question_prompt(recipe, llm, f"{row.metadata} {row.question}").after
+        yield Target("question", llm.chat.ids(row.answer) + prompt.end, prompt.after, informed)
+
+
+def questions_of(recipe: Recipe, manifest: Path, splits: Sequence[str]) -> Questions:
+    """The questions beside a manifest that a recipe learns from, by utterance; none without
+    `losses.question`.
+
+    Raises:
+        ManifestError: it learns from them, and they are not there.
+    """
+    if not recipe.losses.question:
+        return {}
+    return read_questions(manifest, recipe.qa.modes, recipe.qa.kinds, splits)
 
 
 def response_ids(utterance: Utterance, chat: ChatFormat) -> tuple[int, ...]:

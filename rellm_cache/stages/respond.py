@@ -25,11 +25,10 @@ from rellm_cache.devices import default_device
 from rellm_cache.errors import ConfigError
 from rellm_cache.journal import Journal, read_journal
 from rellm_cache.llm.frozen import Continuation, FrozenLLM, load_llm
+from rellm_cache.llm.refusals import refusal
 from rellm_cache.progress import progress
 from rellm_cache.specs import digest
-
-REFUSAL_STARTS = ("i'm sorry, but i cannot", "i'm sorry, but i'm not sure")
-REFUSALS = ("as an ai language model", "i'm sorry, but i", "i'm not sure what you")
+from rellm_cache.stages.asking import Writing, ask
 
 
 @dataclass(frozen=True)
@@ -95,16 +94,6 @@ def generator_id(recipe: Recipe) -> str:
     )[:12]
 
 
-def refusal(response: str) -> str | None:
-    """Why a response is dropped by its wording, or None (the paper's rules)."""
-    text = response.lower().replace("\u2019", "'")
-    if not text:
-        return "empty"
-    if text.startswith(REFUSAL_STARTS) or any(phrase in text for phrase in REFUSALS):
-        return "refusal"
-    return None
-
-
 class _Answers:
     """Prompts and their answers: asked for once, kept in a file until the manifest is done."""
 
@@ -118,26 +107,21 @@ class _Answers:
     def ask(self, prompts: Sequence[str], partial: Path) -> int:
         """Answer the prompts not known yet, appending each batch to `partial`; how many."""
         self._recall(partial)
-        unknown = sorted({p for p in prompts if p not in self.known}, key=lambda p: (len(p), p))
+        unknown = {p for p in prompts if p not in self.known}
         if not unknown:
             return 0
-        llm = self._llm()
         settings = self.recipe.prompts
+        writing = Writing(settings.empathetic_system, settings.expected_response_tokens)
         with (
             progress("Responding", len(unknown), "prompts") as tick,
             Journal(partial) as journal,
         ):
-            for start in range(0, len(unknown), self._batch_size):
-                batch = unknown[start : start + self._batch_size]
-                ids = [llm.chat.text_prompt(settings.empathetic_system, p) for p in batch]
-                embedded = [llm.embed(i) for i in ids]
-                results = llm.continue_greedily(embedded, settings.expected_response_tokens)
-                for prompt, tokens, result in zip(batch, ids, results, strict=True):
-                    length = len(tokens) + len(llm.chat.ids(result.text))
-                    self.known[prompt], self.lengths[prompt] = result, length
-                    row = {"prompt": prompt, "length": length, **asdict(result)}
-                    journal.append({**row, "generator": generator_id(self.recipe)})
-                tick(len(batch))
+            for answer in ask(self._llm(), unknown, writing, self._batch_size):
+                self.known[answer.prompt] = answer.reply
+                self.lengths[answer.prompt] = answer.length
+                row = {"prompt": answer.prompt, "length": answer.length, **asdict(answer.reply)}
+                journal.append({**row, "generator": generator_id(self.recipe)})
+                tick()
         return len(unknown)
 
     def _recall(self, partial: Path) -> None:

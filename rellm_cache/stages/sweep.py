@@ -18,11 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rellm_cache.config import Recipe
 from rellm_cache.corpus.manifest import Utterance, read_manifests, read_split
 from rellm_cache.errors import RellmError, RunError
 from rellm_cache.progress import say
 from rellm_cache.specs import digest
-from rellm_cache.stages.data import require_frames
+from rellm_cache.stages.data import questions_of, require_frames
 from rellm_cache.stages.evaluate import evaluate
 from rellm_cache.stages.resources import Resources
 from rellm_cache.stages.sweep_plan import Job, SweepPlan
@@ -122,7 +123,7 @@ class _Sweeper:
         trained = read_split(setting.manifest, "train")
         if (setting.manifest / "validation.jsonl").exists():
             trained += read_split(setting.manifest, "validation")
-        self.trained_on = _identity(trained)
+        self._trained = trained
         self.needed = {setting.manifest: [u.id for u in trained]}
         self.tested_on = ""
         if setting.test is not None:
@@ -130,6 +131,12 @@ class _Sweeper:
             self.tested_on = _identity(tested, in_words=setting.in_words)
             self.needed[setting.test] = [u.id for u in tested]
         self._noted: set[str] = set()
+
+    def trained_on(self, recipe: Recipe) -> str:
+        """Digest of the data that a recipe trains on, its questions among them."""
+        found = questions_of(recipe, self.setting.manifest, ("train", "validation"))
+        asked = {name: [dataclasses.asdict(row) for row in rows] for name, rows in found.items()}
+        return _identity(self._trained, **({"questions": asked} if asked else {}))
 
     def check(self, jobs: Iterable[Job]) -> None:
         """Raise what would fail every run of a kind, before the first one begins."""
@@ -140,10 +147,11 @@ class _Sweeper:
                 for manifest, ids in self.needed.items():
                     require_frames(frames, ids, f"rellm extract {manifest} --recipe …")
                 checked.append(job.recipe.encoders)
+            trained_on = self.trained_on(job.recipe)
             if job.out.exists():
                 begin_run(job.recipe, job.out)
             outcome = read_outcome(job.out)
-            if outcome is not None and outcome.trained_on != self.trained_on:
+            if outcome is not None and outcome.trained_on != trained_on:
                 raise RunError(
                     f"{job.out}: this run was trained on other data than "
                     f"{self.setting.manifest} holds now; give the manifest it was trained on, or "
@@ -182,7 +190,7 @@ class _Sweeper:
                 say(f"  note: {note}")
                 self._noted.add(note)
         scores = comparable(report.validation, job.recipe)
-        return _keep(job, Outcome(self.trained_on, report.seconds, scores))
+        return _keep(job, Outcome(self.trained_on(job.recipe), report.seconds, scores))
 
     def _test(self, job: Job, outcome: Outcome) -> Outcome:
         """Its outcome with the scores on the test manifest."""

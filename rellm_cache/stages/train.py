@@ -32,7 +32,7 @@ from rellm_cache.model.checkpoint import RECIPE, WEIGHTS, AdapterInfo, save_conf
 from rellm_cache.model.optimisation import Position
 from rellm_cache.specs import EncoderSpec
 from rellm_cache.stages.card import write_card
-from rellm_cache.stages.data import describe_gaps, make_examples, require_frames
+from rellm_cache.stages.data import describe_gaps, make_examples, questions_of, require_frames
 from rellm_cache.stages.lessons import open_teacher
 from rellm_cache.stages.licences import licences_of
 from rellm_cache.stages.provenance import TRAINING, TrainingRecord, save_training, summarise_data
@@ -105,16 +105,22 @@ def train(
     ids = [u.id for u in (*training, *validation)]
     require_frames(frames, ids, f"rellm extract {manifest} --recipe … --cache {cache}")
     recipe = pinned(recipe, frames)
+    splits = ("train", "validation") if validation else ("train",)
+    questions = questions_of(recipe, manifest, splits)
     notes = describe_gaps(training, recipe)
     if validation:
         notes += [f"validation: {note}" for note in describe_gaps(validation, recipe)]
     else:
         notes.append("no validation.jsonl: the last checkpoint is kept")
+    if recipe.losses.question and (mute := sum(u.id not in questions for u in training)):
+        notes.append(f"{mute} of {len(training)} clips have no question of mode {recipe.qa.mode!r}")
     llm = resources.llm(recipe.llm, accelerator.device) if recipe.needs_llm and recipe.llm else None
     if llm is not None and recipe.losses.response_kl:
         frames.teacher = open_teacher([*training, *validation], recipe, llm.chat, cache, manifest)
     data = Data(
-        make_examples(training, recipe, llm), make_examples(validation, recipe, llm), frames
+        make_examples(training, recipe, llm, questions),
+        make_examples(validation, recipe, llm, questions),
+        frames,
     )
     trainer = Trainer(recipe, data, out, llm, accelerator)
     start = resume(trainer)

@@ -158,7 +158,11 @@ class Trainer:
             with closing(self.loader.groups(self.groups(position.epoch)[at:])) as groups:
                 while at < self.steps_per_epoch and limit == self.budget.limit:
                     begun = time.monotonic()
-                    batches = next(groups)
+                    dropout = self.recipe.qa.metadata_dropout
+                    batches = [
+                        batch.with_metadata(dropout, self.recipe.seed, position.epoch)
+                        for batch in next(groups)
+                    ]
                     at += 1
                     yield batches, time.monotonic() - begun
 

@@ -56,9 +56,8 @@ def naive_losses(
     for index, targets in enumerate(batch.targets):
         for target in targets:
             prompt = model.prompts[target.task]
-            known = torch.cat(
-                [llm.embed(prompt.before), speech.one(index), llm.embed(prompt.after)]
-            )
+            after = prompt.after if target.after is None else target.after
+            known = torch.cat([llm.embed(prompt.before), speech.one(index), llm.embed(after)])
             answer = torch.tensor(target.ids, device=known.device)
             rows.append(torch.cat([known, llm.embed(target.ids).to(known.dtype)]))
             labels.append(torch.cat([torch.full((len(known),), IGNORED).to(answer), answer]))

@@ -173,6 +173,7 @@ def test_counts_are_known_before_the_forward_pass(recipe: Recipe, llm: FrozenLLM
         "category": 2,
         "dimension": 2,
         "response_kl": 0,
+        "question": 0,
     }
     assert model(batch).terms.counts.tolist() == list(counts.values())
 
@@ -223,3 +224,67 @@ def test_no_clip_is_influenced_by_its_batch(recipe: Recipe, llm: FrozenLLM, tmp_
     torch.testing.assert_close(
         model(batch).emotion_logits[:1], model(alone).emotion_logits, rtol=0, atol=1e-5
     )
+
+
+def questioned(llm: FrozenLLM) -> Batch:
+    """Two answers to tasks, and questions: two about one clip, one about another."""
+    batch = make_batch(llm)
+    end = llm.chat.ids(llm.chat.end_text)
+
+    def target(question: str, answer: str, metadata: str | None = None) -> Target:
+        informed = None if metadata is None else llm.chat.ids(metadata + question)
+        return Target("question", llm.chat.ids(answer) + end, llm.chat.ids(question), informed)
+
+    first, second, _ = batch.targets
+    asked = (*second, target(" Who?", "I."), target(" And why?", "No.", " (sad)"))
+    return replace(batch, targets=(first, asked, (target(" What?", "Keys.", " (glad)"),)))
+
+
+@pytest.mark.parametrize("row_tokens", [512, 1, 60], ids=["one row", "a row each", "some"])
+def test_questions_that_share_speech_lose_what_each_alone_does(
+    recipe: Recipe, llm: FrozenLLM, row_tokens: int
+) -> None:
+    assert recipe.llm is not None
+    losses = replace(recipe.losses, question=0.7)
+    recipe = replace(recipe, losses=losses, llm=replace(recipe.llm, row_tokens=row_tokens))
+    torch.manual_seed(0)
+    model = SpeechLLM(recipe, 16, 16, llm)
+    compare_with_naive(model, llm, questioned(llm), 2e-5)
+
+
+def test_speech_is_in_a_row_once_for_all_its_questions(recipe: Recipe, llm: FrozenLLM) -> None:
+    model = SpeechLLM(recipe, 16, 16, llm)
+    batch = questioned(llm)
+    only = replace(batch, targets=tuple(tuple(t for t in ts if t.after) for ts in batch.targets))
+    speech = model.speech(only)
+    ((row, tasks),) = model.packed_rows(speech, only.targets)
+    assert int(row.speech.sum()) == int(speech.lengths[1:].sum())
+    assert set(tasks.tolist()) == {TERMS.index("question")}
+    before = len(model.prompts["question"].before)
+    longest = sum(
+        model.tokens(n, ts) for n, ts in zip(speech.lengths.tolist(), only.targets, strict=True)
+    ) - int(speech.lengths[0])
+    assert len(row.labels) <= longest + before  # the budget counts metadata, whether shown or not
+    told = only.with_metadata(0.0, 1, 1)
+    ((full, _),) = model.packed_rows(speech, told.targets)
+    assert len(full.labels) == longest + before
+
+
+def test_metadata_is_dropped_by_a_share_that_an_epoch_draws_anew(llm: FrozenLLM) -> None:
+    batch = questioned(llm)
+    many = replace(batch, ids=("a",) * 300, targets=batch.targets[2:] * 300)
+    named = replace(many, ids=tuple(map(str, range(300))))
+
+    def shown(dropout: float, seed: int = 1, epoch: int = 1) -> list[bool]:
+        found = named.with_metadata(dropout, seed, epoch)
+        return [target.after == target.informed for (target,) in found.targets]
+
+    assert all(shown(0.0))
+    assert not any(shown(1.0))
+    assert 0.2 < sum(shown(0.7)) / 300 < 0.4
+    assert shown(0.7) == shown(0.7)
+    assert shown(0.7) != shown(0.7, epoch=2)
+    assert shown(0.7) != shown(0.7, seed=2)
+    untold = batch.with_metadata(0.0, 1, 1).targets
+    assert untold[0] == batch.targets[0]
+    assert untold[1][2] == batch.targets[1][2]  # nothing is known to be shown

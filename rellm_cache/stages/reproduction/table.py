@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from rellm_cache.metrics.bootstrap import Interval, bootstrap, difference_interval, mean_interval
-from rellm_cache.metrics.comparison import Spread, spread
 from rellm_cache.metrics.recognition import ua_of_rows
-from rellm_cache.metrics.significance import PairedTest, Summary, holm, paired_test, summarise
+from rellm_cache.metrics.significance import PairedTest, holm, paired_test
+from rellm_cache.metrics.summary import Summary, summarise
 from rellm_cache.stages.reproduction.paper import (
     BASELINE,
     CONTROL,
@@ -72,7 +72,7 @@ class RowResult:
     row: Row
     answers: int
     empathy: dict[str, Cell]
-    recognition: dict[str, Spread]
+    recognition: dict[str, Summary]
     unparsable: float | None
     words: Summary
     questions: Summary
@@ -130,7 +130,7 @@ def summarise_row(row: Row, records: Sequence[Record], corpus: str, same_as: str
     recognition = {}
     for name, label in LABELS.items():
         if any(label(r) for r in records):
-            recognition[name] = spread(list(ua_by_fold(records, label).values()))
+            recognition[name] = summarise(list(ua_by_fold(records, label).values()))
     asked = "UA" in recognition
     cut = [r.cut for r in records if r.cut is not None]
     means = {metric: paper_mean(corpus, metric, row.name) for metric in METRICS}

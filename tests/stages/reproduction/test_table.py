@@ -42,7 +42,7 @@ def test_a_row_is_what_its_answers_are() -> None:
     assert low < 0.95 < high
     assert found.recognition["UA"].mean == pytest.approx(0.5)  # one class right, one wrong
     assert found.recognition["UA head"].mean == 1
-    assert found.recognition["UA"].n == 2
+    assert found.recognition["UA"].count == 2
     assert "UA in words" not in found.recognition
     assert found.unparsable == 1
     assert found.words.mean == 9.5

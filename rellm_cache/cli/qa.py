@@ -1,0 +1,53 @@
+"""rellm qa: questions and answers about clips, written by the chat LLM."""
+
+from pathlib import Path
+
+import click
+
+from rellm_cache.cli.options import (
+    batch_size_option,
+    manifest_argument,
+    print_table,
+    recipe_option,
+    set_option,
+)
+
+
+@click.command()
+@manifest_argument
+@recipe_option
+@set_option
+@click.option(
+    "--mode",
+    type=click.Choice(["explicit", "implicit", "both"]),
+    help="Which rows to write, as --set qa.mode=…; the recipe's by default.",
+)
+@batch_size_option(16, "Requests answered at a time.")
+def qa(
+    manifest: Path, recipe: str, overrides: tuple[str, ...], mode: str | None, batch_size: int
+) -> None:
+    """Let the chat LLM write questions and answers about each clip from its labels.
+
+    It reads transcript, emotion and dimensions of every utterance of MANIFEST, a manifest file or
+    folder. Rows are written beside it as SPLIT.questions.jsonl, dropped ones with their reason;
+    training takes the others where losses.question is above 0. Killed at any moment, the same
+    command goes on; run again, it asks only what has changed.
+    """
+    from rellm_cache.config import load_recipe
+    from rellm_cache.stages.qa import write_questions
+
+    chosen = (*overrides, f"qa.mode={mode}") if mode else overrides
+    for report in write_questions(manifest, load_recipe(recipe, chosen), batch_size):
+        kept = sum(report.kept.values())
+        asked = f"{report.asked} replies written now" if report.asked else "nothing left to ask"
+        click.echo(f"{report.path}: {kept} questions, {asked}")
+        rows = [[*name, str(count)] for name, count in sorted(report.kept.items())]
+        if rows:
+            print_table("Kept for training", ["mode", "type", "rows"], rows)
+        for reason, count in report.dropped.items():
+            click.echo(f"  dropped {count} rows: {reason}")
+        for reason, count in report.skipped.items():
+            click.echo(f"  skipped {count} utterances: {reason}")
+    click.echo(
+        f"Next: rellm train --recipe {recipe} --set losses.question=1 --manifest {manifest} …"
+    )

@@ -1,0 +1,1 @@
+"""Questions about what is said and how: rows, the writer's prompts, parsing, filters."""

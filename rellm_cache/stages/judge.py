@@ -1,0 +1,291 @@
+"""judge. In: trained runs and a manifest with questions. Out: how well each answers, by an LLM.
+
+<run>/judged.jsonl      every question with the run's answer and its score
+<run>/judged.json       mean scores by type, and what label accuracy says to them
+
+Each run hears the speech and the question, no metadata. A judge, any chat LLM, then scores the
+answer against the row's own: the mean of the levels 0 to `qa.judge.top` by how likely it finds each
+as its answer, so that no reply has to be parsed. Where the question is for the emotion, an answer
+is right if it names the label; the judge is worth as much as it agrees with that.
+"""
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from rellm_cache.batches import Example, ordered_batches
+from rellm_cache.config import LLMConfig, Recipe, load_recipe
+from rellm_cache.corpus.emotions import SYNONYMS, emotions_in
+from rellm_cache.corpus.manifest import read_manifests, write_lines
+from rellm_cache.devices import default_device
+from rellm_cache.errors import ManifestError
+from rellm_cache.journal import Journal, read_journal
+from rellm_cache.llm.frozen import FrozenLLM
+from rellm_cache.loading.loader import BatchLoader
+from rellm_cache.metrics.bootstrap import Interval
+from rellm_cache.metrics.ranks import rank_correlation
+from rellm_cache.metrics.summary import Summary, summarise
+from rellm_cache.model.checkpoint import RECIPE, WEIGHTS, load_info, load_run
+from rellm_cache.model.speech_llm import answer_log_likelihoods, question_prompt, require_llm
+from rellm_cache.progress import progress
+from rellm_cache.qa.rows import QARow, distinct, read_questions
+from rellm_cache.qa_settings import JudgeSettings
+from rellm_cache.specs import digest
+from rellm_cache.stages.data import require_frames
+from rellm_cache.stages.resources import Resources
+from rellm_cache.stages.respond import llm_config
+from rellm_cache.store.syncing import write_whole
+
+BATCH = 16
+JUDGED = "judged"
+
+
+@dataclass(frozen=True)
+class JudgedAnswer:
+    """A run's answer to one question.
+
+    Attributes:
+        id: of the utterance.
+        type: of the question.
+        question, reference: as in its row.
+        answer: the run's.
+        score: the judge's, 0 to `qa.judge.top`.
+        right: the answer names the label and no other emotion; None for other types.
+    """
+
+    id: str
+    type: str
+    question: str
+    reference: str
+    answer: str
+    score: float
+    right: bool | None
+
+
+@dataclass(frozen=True)
+class JudgeScores:
+    """How one run answers.
+
+    Attributes:
+        run: its folder.
+        mode: of the rows it learnt from, `none` where it learnt from no questions.
+        judge: the judging LLM.
+        top: highest score.
+        overall: of all answers.
+        types: type → its scores.
+        accuracy: share of emotion questions answered with the label; None without any.
+        correlation: of score and rightness over emotion questions, Spearman's; None without any,
+            and NaN where all are right or all wrong.
+    """
+
+    run: str
+    mode: str
+    judge: str
+    top: int
+    overall: Summary
+    types: dict[str, Summary]
+    accuracy: float | None
+    correlation: Interval | None
+
+    def to_json(self) -> dict[str, Any]:
+        """As `judge --json` prints it; what has no value is null."""
+        values = asdict(self)
+        if self.correlation is not None and np.isnan(self.correlation.value):
+            values["correlation"] = None
+        return values
+
+
+def judge(
+    runs: Sequence[Path],
+    manifest: Path,
+    cache: Path,
+    judging: LLMConfig | None = None,
+    batch_size: int = BATCH,
+) -> list[JudgeScores]:
+    """Score the answers of runs to the questions beside a manifest; each run in its turn.
+
+    Args:
+        judging: the LLM that judges; None for the first run's own, without LoRA, so that one judge
+            scores all runs.
+
+    Raises:
+        RunError: a run is not a finished one.
+        ConfigError: a run has no LLM.
+        ManifestError: there are no questions.
+        StoreError: clips are absent from the cache.
+    """
+    known = {u.id for u in read_manifests(manifest)}
+    rows = [row for row in distinct(read_questions(manifest)) if row.id in known]
+    if not rows:
+        raise ManifestError(f"{manifest}: no question was kept; see the reasons `rellm qa` gave")
+    resources = Resources()
+    recipes = [load_recipe(str(run / RECIPE)) for run in runs if load_info(run)]
+    judge_config = replace(judging or llm_config(recipes[0]), lora=None)
+    settings = recipes[0].qa.judge
+    answered = []
+    for run in runs:  # all of them before the judge, which may take the LLM's place in memory
+        notes = _Notes(run, digest([[asdict(row) for row in rows], judge_config.identity]))
+        _answer(run, rows, manifest, cache, notes, resources, batch_size)
+        answered.append(notes)
+    scores = []
+    for run, recipe, notes in zip(runs, recipes, answered, strict=True):
+        _score(rows, notes, settings, lambda: resources.llm(judge_config, default_device()))
+        scores.append(_write(run, recipe, judge_config.model, settings, rows, notes))
+        notes.path.unlink()
+    return scores
+
+
+class _Notes:
+    """Answers and scores of one run, kept in a file until both are complete."""
+
+    def __init__(self, run: Path, asked: str) -> None:
+        weights = (run / WEIGHTS).stat()
+        recipe = (run / RECIPE).read_text("utf-8")
+        self._by = digest([asked, recipe, weights.st_mtime_ns, weights.st_size])
+        self.path = run / f".{JUDGED}.partial"
+        self.answers: dict[str, str] = {}
+        self.scores: dict[str, float] = {}
+        for note in read_journal(self.path):
+            if note["by"] == self._by:
+                self.answers |= note.get("answers", {})
+                self.scores |= note.get("scores", {})
+
+    def keep(self, journal: Journal, **found: dict[str, Any]) -> None:
+        """Remember answers or scores by key."""
+        self.answers |= found.get("answers", {})
+        self.scores |= found.get("scores", {})
+        journal.append({"by": self._by, **found})
+
+
+def _key(row: QARow) -> str:
+    return digest([row.id, row.type, row.question])
+
+
+@torch.inference_mode()
+def _answer(
+    run: Path,
+    rows: Sequence[QARow],
+    manifest: Path,
+    cache: Path,
+    notes: _Notes,
+    resources: Resources,
+    batch_size: int,
+) -> None:
+    """Let a run answer every question from the speech."""
+    by_clip: dict[str, list[QARow]] = {}
+    for row in rows:
+        if _key(row) not in notes.answers:
+            by_clip.setdefault(row.id, []).append(row)
+    if not by_clip:
+        return
+    device = default_device()
+    recipe, model = load_run(run, device, resources.llm)
+    llm = require_llm(model.llm)
+    frames = resources.frames(recipe, cache)
+    command = f"rellm extract {manifest} --recipe {run}/recipe.toml --cache {cache}"
+    require_frames(frames, list(by_clip), command)
+    loader = BatchLoader([Example(clip) for clip in by_clip], frames, device)
+    plan = ordered_batches(loader.lengths, batch_size)
+    total = sum(map(len, by_clip.values()))
+    with progress("Answering", total, "questions") as tick, Journal(notes.path) as journal:
+        for batch in loader.batches(plan):
+            speech = model.speech(batch.to(device))
+            asked = [(i, row) for i, clip in enumerate(batch.ids) for row in by_clip[clip]]
+            for start in range(0, len(asked), batch_size):
+                part = asked[start : start + batch_size]
+                questions = [(i, question_prompt(recipe, llm, r.question).after) for i, r in part]
+                replies = model.question_answers(speech, questions, recipe.qa.judge.answer_tokens)
+                found = {_key(r): a.text for (_, r), a in zip(part, replies, strict=True)}
+                notes.keep(journal, answers=found)
+                tick(len(part))
+
+
+def _score(
+    rows: Sequence[QARow],
+    notes: _Notes,
+    settings: JudgeSettings,
+    load: Callable[[], FrozenLLM],
+) -> None:
+    """Let the judge score every answer of a run."""
+    left = [row for row in rows if _key(row) not in notes.scores]
+    if not left:
+        return
+    llm = load()
+    end = llm.chat.ids(llm.chat.end_text)
+    levels = [llm.chat.ids(str(number)) + end for number in range(settings.top + 1)]
+    values = torch.arange(len(levels), device=llm.device, dtype=torch.float32)
+    with progress("Judging", len(left), "answers") as tick, Journal(notes.path) as journal:
+        for row in left:
+            request = judge_request(row, notes.answers[_key(row)], settings)
+            ids = llm.chat.text_prompt(settings.system, request)
+            shares = answer_log_likelihoods(llm, [llm.segment(ids=ids)], levels).softmax(
+                0
+            )  # (top + 1,)
+            notes.keep(journal, scores={_key(row): float(shares @ values)})
+            tick()
+
+
+def judge_request(row: QARow, answer: str, settings: JudgeSettings) -> str:
+    """What the judge is asked about one answer."""
+    filled = {
+        "top": str(settings.top),
+        "question": row.question,
+        "reference": row.answer,
+        "answer": answer,
+    }
+    marks = re.compile("{(" + "|".join(filled) + ")}")
+    return marks.sub(lambda mark: filled[mark[1]], settings.request)  # at once: texts hold braces
+
+
+def names_label(answer: str, label: str) -> bool:
+    """Whether an answer names the label and no other emotion."""
+    return emotions_in(answer, tuple(SYNONYMS)) == [label]
+
+
+def _write(
+    run: Path,
+    recipe: Recipe,
+    model: str,
+    settings: JudgeSettings,
+    rows: Sequence[QARow],
+    notes: _Notes,
+) -> JudgeScores:
+    """Put a run's answers and scores into its folder."""
+    judged = []
+    for row in rows:
+        answer = notes.answers[_key(row)]
+        right = names_label(answer, row.emotion) if row.type == "emotion" else None
+        score = notes.scores[_key(row)]
+        judged.append(
+            JudgedAnswer(row.id, row.type, row.question, row.answer, answer, score, right)
+        )
+    mode = recipe.qa.mode if recipe.losses.question else "none"
+    scores = summarise_judged(judged, str(run), mode, model, settings.top)
+    write_lines(run / f"{JUDGED}.jsonl", (asdict(answer) for answer in judged))
+    write_whole(run / f"{JUDGED}.json", json.dumps(scores.to_json(), indent=2) + "\n")
+    return scores
+
+
+def summarise_judged(
+    judged: Sequence[JudgedAnswer], run: str, mode: str, model: str, top: int
+) -> JudgeScores:
+    """Means by type, and how score and rightness go together over emotion questions."""
+    named = [answer for answer in judged if answer.right is not None]
+    rights = [float(bool(answer.right)) for answer in named]
+    types = sorted({answer.type for answer in judged})
+    return JudgeScores(
+        run=run,
+        mode=mode,
+        judge=model,
+        top=top,
+        overall=summarise([answer.score for answer in judged]),
+        types={t: summarise([a.score for a in judged if a.type == t]) for t in types},
+        accuracy=float(np.mean(rights)) if rights else None,
+        correlation=rank_correlation([a.score for a in named], rights) if rights else None,
+    )

@@ -1,0 +1,282 @@
+"""qa. In: a manifest with transcripts and emotions. Out: questions and answers beside it, in rows.
+
+A text LLM reads transcript, emotion and dimensions and writes what a listener could be asked, one
+request for each type. Equal requests are asked once. Before, it says which emotion it would guess
+from the transcript alone, so that questions that need no voice can be dropped. What is kept in a
+row is enough to read and filter it again: another filter asks nothing anew.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rellm_cache.config import Recipe
+from rellm_cache.corpus.manifest import Utterance, manifest_files, read_manifest
+from rellm_cache.devices import default_device
+from rellm_cache.journal import Journal, read_journal
+from rellm_cache.llm.frozen import Continuation, FrozenLLM, find_llm, load_llm
+from rellm_cache.model.speech_llm import answer_log_likelihoods
+from rellm_cache.progress import progress
+from rellm_cache.qa.filters import Candidate, reason_to_drop
+from rellm_cache.qa.parse import Pair, parse_answer, parse_pairs
+from rellm_cache.qa.prompts import Request, describe, has_type, write_request
+from rellm_cache.qa.rows import QARow, questions_path, read_rows, write_rows
+from rellm_cache.qa_settings import QAType
+from rellm_cache.specs import digest
+from rellm_cache.stages.asking import Writing, ask
+from rellm_cache.stages.data import label_ids
+from rellm_cache.stages.respond import llm_config
+from rellm_cache.weights import weights_digest
+
+UNREADABLE = "no question and answer could be read"
+Guess = dict[str, float]  # emotion -> probability
+
+
+@dataclass(frozen=True)
+class QAReport:
+    """What was written for one manifest file.
+
+    Attributes:
+        path: of the rows.
+        asked: requests and guesses that the LLM answered now; the rest were known.
+        kept: (mode, type) → rows for training.
+        dropped: reason → rows.
+        skipped: reason → utterances that nothing can be asked about.
+    """
+
+    path: Path
+    asked: int
+    kept: dict[tuple[str, str], int]
+    dropped: dict[str, int]
+    skipped: dict[str, int]
+
+
+def write_questions(
+    manifest: Path, recipe: Recipe, batch_size: int = 16, device: torch.device | None = None
+) -> list[QAReport]:
+    """Write `<split>.questions.jsonl` beside each manifest file.
+
+    Raises:
+        ConfigError: the recipe has no LLM.
+        ManifestError: a manifest, or questions there, cannot be read.
+    """
+    config = llm_config(recipe)
+    weights = weights_digest(find_llm(config))
+    writer = _Writer(recipe, weights, lambda: load_llm(config, device or default_device()))
+    return [_write_beside(file, writer, batch_size) for file in manifest_files(manifest)]
+
+
+def writer_id(recipe: Recipe, weights: str) -> str:
+    """What decides a reply besides its prompt, in 12 hex digits."""
+    settings, prompts = recipe.qa, recipe.prompts
+    seed = settings.seed if settings.temperature else None
+    return digest(
+        {
+            "llm": llm_config(recipe).identity | {"model": weights},
+            "written": [settings.system, settings.tokens, settings.temperature, seed],
+            "guessed": [prompts.plain_system, prompts.recognition, recipe.heads.emotions],
+        }
+    )[:12]
+
+
+@dataclass
+class _Writer:
+    """The LLM, what it has written, and what it guesses from transcripts.
+
+    Attributes:
+        replies: digest of a prompt → what the LLM wrote.
+        guesses: transcript → probabilities of the emotions.
+    """
+
+    recipe: Recipe
+    weights: str
+    load: Callable[[], FrozenLLM]
+    replies: dict[str, Continuation] = field(default_factory=dict)
+    guesses: dict[str, Guess] = field(default_factory=dict)
+    _llm: FrozenLLM | None = None
+
+    def __post_init__(self) -> None:
+        self.id = writer_id(self.recipe, self.weights)
+
+    @property
+    def llm(self) -> FrozenLLM:
+        """Loaded when something is to be asked."""
+        if self._llm is None:
+            self._llm = self.load()
+        return self._llm
+
+    def recall(self, journal: Path) -> None:
+        """Take up what an interrupted run left."""
+        for row in read_journal(journal):
+            if row["writer"] != self.id:
+                continue
+            if "guess" in row:
+                self.guesses[row["transcript"]] = row["guess"]
+            else:
+                self.replies[row["prompt"]] = Continuation(row["text"], row["early_stop"])
+
+    def ask(self, prompts: Sequence[str], transcripts: Sequence[str], size: int, file: Path) -> int:
+        """Ask what is not known yet, appending each reply to a journal; how much that was."""
+        unknown = {p for p in prompts if digest(p) not in self.replies}
+        unguessed = sorted({t for t in transcripts if t not in self.guesses})
+        total = len(unknown) + len(unguessed)
+        if not total:
+            return 0
+        settings = self.recipe.qa
+        writing = Writing(settings.system, settings.tokens, settings.temperature, settings.seed)
+        with progress("Writing", total, "replies") as tick, Journal(file) as journal:
+            for transcript in unguessed:
+                guess = self.guesses[transcript] = self._guess(transcript)
+                journal.append({"writer": self.id, "transcript": transcript, "guess": guess})
+                tick()
+            for answer in ask(self.llm, unknown, writing, size):
+                prompt, reply = digest(answer.prompt), answer.reply
+                self.replies[prompt] = reply
+                row = {"prompt": prompt, "text": reply.text, "early_stop": reply.early_stop}
+                journal.append({"writer": self.id, **row})
+                tick()
+        return total
+
+    def _guess(self, transcript: str) -> Guess:
+        """Probabilities of the emotions by what the transcript adds to the LLM's own leaning.
+
+        Likelihoods of the labels as answers to the request for recognition, the transcript in the
+        place of the speech, over those with nothing in its place (Zhao et al. 2021).
+        """
+        likely = self._label_likelihoods(transcript) - self._leaning  # (C,)
+        return dict(zip(self.recipe.heads.emotions, likely.softmax(0).tolist(), strict=True))
+
+    @cached_property
+    def _leaning(self) -> torch.Tensor:
+        """(C,) what the LLM says of no transcript at all."""
+        return self._label_likelihoods("")
+
+    def _label_likelihoods(self, transcript: str) -> torch.Tensor:
+        prompts, llm = self.recipe.prompts, self.llm
+        user = prompts.recognition.replace("{speech}", transcript)
+        request = llm.chat.text_prompt(prompts.plain_system, user)
+        return answer_log_likelihoods(llm, [llm.segment(ids=request)], label_ids(self.recipe, llm))
+
+
+@dataclass(frozen=True)
+class _Work:
+    """The requests about one utterance, by type; or why there are none."""
+
+    utterance: Utterance
+    requests: dict[QAType, Request]
+    skipped: str = ""
+
+
+def _plan(utterances: Sequence[Utterance], recipe: Recipe) -> Iterator[_Work]:
+    settings = recipe.qa
+    for utterance in utterances:
+        missing = "transcript" if not utterance.text else "emotion" if not utterance.emotion else ""
+        if missing:
+            yield _Work(utterance, {}, f"no {missing}")
+            continue
+        kinds = [k for k in settings.kinds if any(has_type(m, k) for m in settings.modes)]
+        yield _Work(utterance, {k: write_request(utterance, k, settings) for k in kinds})
+
+
+def _write_beside(file: Path, writer: _Writer, batch_size: int) -> QAReport:
+    out = questions_path(file)
+    journal = out.with_name(f".{out.name}.replies")
+    work = list(_plan(read_manifest(file), writer.recipe))
+    _recall_rows(out, work, writer)
+    writer.recall(journal)
+    prompts = [r.user for item in work for r in item.requests.values()]
+    transcripts = [item.utterance.text for item in work if "emotion" in item.requests]
+    asked = writer.ask(prompts, transcripts, batch_size, journal)
+    rows = [row for item in work for row in _rows(item, writer)]
+    write_rows(out, rows)
+    journal.unlink(missing_ok=True)
+    return QAReport(
+        path=out,
+        asked=asked,
+        kept=dict(Counter((r.mode, r.type) for r in rows if not r.dropped)),
+        dropped=dict(Counter(r.dropped for r in rows if r.dropped)),
+        skipped=dict(Counter(item.skipped for item in work if item.skipped)),
+    )
+
+
+def _recall_rows(path: Path, work: Sequence[_Work], writer: _Writer) -> None:
+    """Take up what finished rows say of requests that are still the same."""
+    requests = {item.utterance.id: item for item in work}
+    for row in read_rows(path) if path.exists() else ():
+        item = requests.get(row.id)
+        request = item.requests.get(row.type) if item else None
+        if item is None or request is None or row.writer != writer.id:
+            continue
+        if row.prompt == digest(request.user):
+            writer.replies[row.prompt] = Continuation(row.written, row.early_stop)
+            if row.guess is not None:
+                writer.guesses[item.utterance.text] = row.guess
+
+
+def _rows(item: _Work, writer: _Writer) -> Iterator[QARow]:
+    """Every row about one utterance, those to be dropped with their reason."""
+    settings, utterance = writer.recipe.qa, item.utterance
+    for mode in settings.modes:
+        for kind, request in item.requests.items():
+            if not has_type(mode, kind):
+                continue
+            reply = writer.replies[digest(request.user)]
+            pairs = _pairs(request, reply.text)[: settings.pairs_each]
+            common: dict[str, Any] = {
+                "id": utterance.id,
+                "mode": mode,
+                "type": kind,
+                "early_stop": reply.early_stop,
+                "metadata": describe(utterance, settings) if mode == "explicit" else "",
+                "emotion": utterance.emotion,
+                "label_source": "corpus",
+                "vad_source": utterance.vad_source,
+                "model": llm_config(writer.recipe).model,
+                "weights": writer.weights,
+                "writer": writer.id,
+                "prompt": digest(request.user),
+                "seed": settings.seed,
+                "written": reply.text,
+                "guess": writer.guesses[utterance.text] if kind == "emotion" else None,
+            }
+            if not pairs:
+                yield QARow(**common, index=0, question="", answer="", dropped=UNREADABLE)
+            for index, pair in enumerate(pairs):
+                earlier = tuple(p.question for p in pairs[:index])
+                cut = reply.early_stop and index == len(pairs) - 1
+                reason = reason_to_drop(_candidate(item, kind, pair, earlier, cut, writer))
+                yield QARow(
+                    **common,
+                    index=index,
+                    question=pair.question,
+                    answer=pair.answer,
+                    dropped=reason or "",
+                )
+
+
+def _pairs(request: Request, text: str) -> list[Pair]:
+    if not request.question:
+        return parse_pairs(text)
+    answer = parse_answer(text)
+    return [Pair(request.question, answer)] if answer else []
+
+
+def _candidate(
+    item: _Work, kind: QAType, pair: Pair, earlier: tuple[str, ...], cut: bool, writer: _Writer
+) -> Candidate:
+    label = item.utterance.emotion or ""
+    return Candidate(
+        pair=pair,
+        type=kind,
+        emotion=label,
+        emotions=tuple({*writer.recipe.heads.emotions, label}),
+        earlier=earlier,
+        guess=writer.guesses.get(item.utterance.text) if kind == "emotion" else None,
+        cut=cut,
+        answerable=writer.recipe.qa.answerable,
+    )

@@ -1,0 +1,141 @@
+"""Training on questions, and the judge of what was learnt: three modes as three rows of a table."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from rellm_cache.cli import rellm
+from rellm_cache.config import LossesConfig, Recipe
+from rellm_cache.corpus.manifest import manifest_files, read_manifest
+from rellm_cache.errors import ManifestError
+from rellm_cache.journal import Journal
+from rellm_cache.qa.rows import QARow, questions_path, write_rows
+from rellm_cache.qa_settings import JudgeSettings, QASettings
+from rellm_cache.stages.judge import (
+    JudgedAnswer,
+    judge,
+    judge_request,
+    names_label,
+    summarise_judged,
+)
+from rellm_cache.stages.train import read_metrics, train
+
+JUDGE = JudgeSettings(system="Judge.", request="{question} {reference} {answer} 0-{top}?")
+
+
+def row(clip: str, emotion: str, mode: Any, kind: Any, question: str, answer: str) -> QARow:
+    metadata = f"It sounds {emotion}." if mode == "explicit" else ""
+    return QARow(clip, mode, kind, 0, question, answer, False, metadata, emotion, "corpus", None,
+                 "m", "0", "w", "p", 1, answer)  # fmt: skip
+
+
+@pytest.fixture
+def asking(corpus: Path, cache: Path, quick: Recipe) -> Recipe:
+    """A recipe that learns from the questions that now lie beside the corpus."""
+    for file in manifest_files(corpus):
+        rows = []
+        for u in read_manifest(file):
+            emotion = u.emotion or ""
+            rows.append(row(u.id, emotion, "explicit", "content", "What?", "A tone."))
+            rows.append(row(u.id, emotion, "implicit", "content", "What?", "A tone."))
+            rows.append(row(u.id, emotion, "implicit", "emotion", "How?", f"It is {emotion}."))
+            rows.append(replace(rows[-1], index=1, dropped="refusal"))
+        write_rows(questions_path(file), rows)
+    return replace(
+        quick,
+        losses=LossesConfig(response=0.0, category=0.0, dimension=0.0, question=1.0),
+        qa=QASettings(judge=replace(JUDGE, answer_tokens=4)),
+        training=replace(quick.training, epochs=6, learning_rate=3e-3),
+    )
+
+
+def test_explicit_implicit_and_both_are_rows_of_a_table(
+    asking: Recipe, corpus: Path, cache: Path, tmp_path: Path
+) -> None:
+    runs = []
+    for mode in ("explicit", "implicit", "both"):
+        recipe = replace(asking, qa=replace(asking.qa, mode=mode))
+        report = train(recipe, corpus, cache, tmp_path / mode)
+        assert report.validation["question_loss"] < report.untrained["question_loss"]
+        runs.append(tmp_path / mode)
+    losses = {r.name: [m.get("question_loss") for m in read_metrics(r)] for r in runs}
+    assert len({str(found) for found in losses.values()}) == 3
+    test = corpus / "test.jsonl"
+    arguments = ["judge", *map(str, runs), str(test), "--cache", str(cache)]
+    shown = CliRunner().invoke(rellm, arguments, catch_exceptions=False).stdout
+    for mode in ("explicit", "implicit", "both"):
+        assert f"\n  {mode} " in shown
+    again = CliRunner().invoke(rellm, [*arguments, "--json"], catch_exceptions=False)
+    printed = json.loads(again.stdout.splitlines()[-1])
+    assert [p["mode"] for p in printed] == ["explicit", "implicit", "both"]
+    for run, scores in zip(runs, printed, strict=True):
+        assert scores == json.loads((run / "judged.json").read_text())
+        assert scores["overall"]["count"] == 4  # two clips, two questions, whatever their mode
+        assert set(scores["types"]) == {"content", "emotion"}
+        assert 0 <= scores["overall"]["mean"] <= 5
+        assert not (run / ".judged.partial").exists()
+
+
+def test_a_killed_judge_goes_on_to_the_same_scores(
+    asking: Recipe, corpus: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(
+        replace(asking, training=replace(asking.training, epochs=1)), corpus, cache, tmp_path / "r"
+    )
+    (undisturbed,) = judge([tmp_path / "r"], corpus / "test.jsonl", cache, batch_size=1)
+    append, kept = Journal.append, []
+
+    def dies_at_the_sixth(journal: Journal, note: dict[str, Any]) -> None:
+        if len(kept) == 5:
+            raise KeyboardInterrupt
+        kept.append(note)
+        append(journal, note)
+
+    with monkeypatch.context() as kill:
+        kill.setattr(Journal, "append", dies_at_the_sixth)
+        with pytest.raises(KeyboardInterrupt):
+            judge([tmp_path / "r"], corpus / "test.jsonl", cache, batch_size=1)
+    assert [len(n.get("answers", n.get("scores"))) for n in kept] == [1] * 5
+    (again,) = judge([tmp_path / "r"], corpus / "test.jsonl", cache, batch_size=1)
+    assert again.to_json() == undisturbed.to_json()
+
+
+def test_questions_that_are_not_there_are_asked_for(
+    asking: Recipe, corpus: Path, cache: Path, tmp_path: Path
+) -> None:
+    questions_path(corpus / "train.jsonl").unlink()
+    with pytest.raises(ManifestError, match=r"train\.questions\.jsonl: no such file; `rellm qa"):
+        train(asking, corpus, cache, tmp_path / "run")
+
+
+def judged(score: float, right: bool | None, kind: str = "emotion") -> JudgedAnswer:
+    return JudgedAnswer("a", kind, "How?", "Sad.", "Sad.", score, right)
+
+
+def test_scores_and_label_accuracy_are_correlated() -> None:
+    answers = [judged(4.0, True), judged(1.0, False), judged(3.5, True), judged(2.0, False)]
+    scores = summarise_judged([*answers, judged(5.0, None, "content")], "run", "both", "m", 5)
+    assert scores.accuracy == 0.5
+    assert scores.overall.count == 5
+    assert scores.types["emotion"].mean == pytest.approx(2.625)
+    assert scores.correlation is not None
+    assert scores.correlation.value == pytest.approx(0.894, abs=1e-3)  # ties of right and wrong
+    alike = summarise_judged([judged(4.0, True), judged(1.0, True)], "run", "both", "m", 5)
+    assert alike.to_json()["correlation"] is None
+    assert summarise_judged([judged(5.0, None, "content")], "run", "both", "m", 5).accuracy is None
+
+
+def test_an_answer_is_right_if_it_names_the_label_alone() -> None:
+    assert names_label("The speaker sounds surprised.", "surprise")
+    assert not names_label("Angry or sad.", "sad")
+    assert not names_label("Tired.", "sad")
+
+
+def test_the_judge_sees_question_reference_and_answer() -> None:
+    asked = row("a", "sad", "implicit", "emotion", "How?", "It is {answer}.")
+    settings = replace(JUDGE, request="{question}|{reference}|{answer}|{top}")
+    assert judge_request(asked, "Sad.", settings) == "How?|It is {answer}.|Sad.|5"
