@@ -137,7 +137,7 @@ def show(found: "Reproduction") -> None:
     """The table beside the paper's, the tests, and what is missing."""
     corpus, folds = found.request.source.corpus, len(found.folds)
     title = f"Table I on {corpus}: {found.test_clips} test clips in {folds} fold(s)"
-    columns = ["model", "ER", "EX", "UA", "UA, head", "words", "questions", "cut"]
+    columns = ["model", "ER", "EX", "UA", "in words", "head", "words", "questions", "cut"]
     print_table(title, columns, map(_row, found.rows))
     paper = [row for row in found.rows if row.paper]
     if paper:
@@ -177,7 +177,7 @@ def _row(row: "RowResult") -> list[str]:
     title = f"{row.row.title} = {row.same_as}" if row.same_as else row.row.title
     cut = "–" if row.cut is None else f"{100 * row.cut:.0f} %"
     lengths = [f"{row.words.mean:.1f}", f"{row.questions.mean:.2f}"]
-    return [title, *levels, ua("UA"), ua("UA head"), *lengths, cut]
+    return [title, *levels, ua("UA"), ua("UA in words"), ua("UA head"), *lengths, cut]
 
 
 def _beside(row: "RowResult", metric: str) -> str:
