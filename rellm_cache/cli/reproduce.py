@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rellm_cache.cli.options import (
+    batch_size_option,
     cache_option,
     json_option,
     print_table,
@@ -65,6 +66,12 @@ def reproduce() -> None:
     metavar="FOLDER",
     help="A BLSP-Emo checkpoint, for its own row and as the start of every trained one.",
 )
+@click.option(
+    "--first",
+    default="",
+    metavar="NAME|FILE",
+    help="Train each row as this recipe first, without an LLM, and start from there, as heads.",
+)
 @click.option("--splits", default="", help="As in `rellm prepare CORPUS`; the paper's by default.")
 @click.option("--cross-validate", is_flag=True, help="Test each session of IEMOCAP in turn.")
 @click.option("--seed", default=1, show_default=True, help="Of splits and of shuffled labels.")
@@ -81,6 +88,7 @@ def reproduce() -> None:
     show_default=True,
     help="Models trained at a time, on a CPU.",
 )
+@batch_size_option(8, "Clips answered at a time.")
 @click.option("--allow-partial", is_flag=True, help="Go on where the corpus lacks clips.")
 @json_option
 def table1(out: Path, as_json: bool, **options: Any) -> int:
@@ -117,7 +125,9 @@ def table1(out: Path, as_json: bool, **options: Any) -> int:
             control=options["control"],
             empathy=options["empathy"],
             blsp=options["blsp"],
+            first=options["first"],
             processes=options["processes"],
+            batch_size=options["batch_size"],
             allow_partial=options["allow_partial"],
         )
     )

@@ -1,5 +1,6 @@
 """One model on one fold. In: a recipe and the fold's manifest. Out: its answers and its labels.
 
+<fold>/<row>/first/              the run it starts from, where one is asked for
 <fold>/<row>/run/                an ordinary run folder, with scores.json and predictions.csv
 <fold>/<row>/responses.jsonl     answers to the test split
 <fold>/<row>/done.json           what it was made from, written last
@@ -12,7 +13,7 @@ import multiprocessing
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -30,8 +31,23 @@ from rellm_cache.stages.resources import Resources
 from rellm_cache.stages.train import train
 from rellm_cache.store.syncing import write_whole
 
-DONE, RUN, RESPONSES = "done.json", "run", "responses.jsonl"
+DONE, FIRST, RUN, RESPONSES = "done.json", "first", "run", "responses.jsonl"
 ALL = "all"
+
+
+@dataclass(frozen=True)
+class Model:
+    """How the model of a row is made.
+
+    Attributes:
+        recipe: as resolved.
+        ready: run folder of a model that is asked as it is; None where `recipe` makes one.
+        first: recipe whose run `recipe` starts from, or None.
+    """
+
+    recipe: Recipe
+    ready: Path | None = None
+    first: Recipe | None = None
 
 
 @dataclass(frozen=True)
@@ -41,20 +57,20 @@ class Job:
     Attributes:
         fold: its name, or `ALL`.
         row: which model.
-        recipe: of the model, as resolved.
-        start: run folder of a model that is asked as it is; None where one is trained.
+        model: how it is made.
         manifest: of the fold.
         cache: root of the stores.
         out: `<reproduction>/<fold>/<row>`.
+        batch_size: clips answered at a time.
     """
 
     fold: str
     row: Row
-    recipe: Recipe
-    start: Path | None
+    model: Model
     manifest: Path
     cache: Path
     out: Path
+    batch_size: int
 
     @property
     def title(self) -> str:
@@ -74,7 +90,8 @@ class Job:
             if (self.manifest / f"{split}.jsonl").exists()
             for u in read_split(self.manifest, split)
         ]
-        return digest([to_toml(self.recipe), data])
+        first = self.model.first
+        return digest([to_toml(self.model.recipe), first and to_toml(first), data])
 
     def is_done(self) -> bool:
         """Whether its results are there.
@@ -151,21 +168,34 @@ def do_job(job: Job, resources: Resources) -> None:
         RellmError: whatever a stage says.
     """
     test = job.manifest / "test.jsonl"
-    if job.start is None:
-        train(job.recipe, job.manifest, job.cache, job.run, resources)
+    model = job.model
+    if model.ready is not None:
+        borrow(model.ready, job.run)
     else:
-        borrow(job.start, job.run)
+        recipe = model.recipe
+        if model.first is not None:
+            start = job.out / FIRST
+            train(model.first, job.manifest, job.cache, start, resources)
+            recipe = starting_from(recipe, start)
+        train(recipe, job.manifest, job.cache, job.run, resources)
     responses = job.out / RESPONSES
     if not responses.exists():
-        generate(job.run, test, responses, job.cache, resources=resources)
+        generate(
+            job.run, test, responses, job.cache, batch_size=job.batch_size, resources=resources
+        )
     evaluate(job.run, test, job.cache, samples=0, resources=resources)
     write_whole(job.out / DONE, json.dumps({"identity": job.identity()}) + "\n")
 
 
-def borrow(start: Path, run: Path) -> None:
+def starting_from(recipe: Recipe, run: Path) -> Recipe:
+    """The recipe, whose training starts from a run's weights."""
+    return replace(recipe, training=replace(recipe.training, start_from=str(run)))
+
+
+def borrow(ready: Path, run: Path) -> None:
     """Make a run folder of another's weights without copying them."""
     run.mkdir(parents=True, exist_ok=True)
     for name in (WEIGHTS, CONFIG, RECIPE):
         link = run / name
         if not link.is_symlink():
-            link.symlink_to((start / name).resolve())
+            link.symlink_to((ready / name).resolve())

@@ -26,7 +26,10 @@ class Request:
         control: also train on labels dealt out anew.
         empathy: folder of an empathy scorer, or None to leave ER and EX out.
         blsp: folder of a BLSP-Emo checkpoint, from which all trained rows start, or None.
+        first: recipe that each trained row is first trained as, without an LLM, and starts from;
+            empty for none. The row is the same change of it.
         processes: models trained and asked at a time.
+        batch_size: clips answered at a time.
         allow_partial: go on where the corpus has not as many clips as it should.
     """
 
@@ -39,8 +42,16 @@ class Request:
     control: bool = False
     empathy: Path | None = None
     blsp: Path | None = None
+    first: str = ""
     processes: int = 1
+    batch_size: int = 8
     allow_partial: bool = False
+
+    def __post_init__(self) -> None:
+        if self.first and self.blsp is not None:
+            raise ConfigError(
+                "--first and --blsp: training starts from one or the other; leave one out"
+            )
 
     @property
     def wanted(self) -> list[Row]:
@@ -68,6 +79,7 @@ def claim(request: Request) -> None:
         "seed": source.seed,
         "base": request.base,
         "set": list(request.overrides),
+        "first": request.first,
         "blsp": str(request.blsp.resolve()) if request.blsp else "",
     }
     path = request.out / SETTINGS

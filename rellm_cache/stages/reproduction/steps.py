@@ -10,19 +10,20 @@ from rellm_cache.config import Recipe, load_recipe
 from rellm_cache.corpus.manifest import read_manifests
 from rellm_cache.encoders.registry import build_encoder, resolve
 from rellm_cache.errors import RellmError, RunError
+from rellm_cache.model.checkpoint import RECIPE
 from rellm_cache.progress import say
 from rellm_cache.stages.annotate import annotate
 from rellm_cache.stages.extract import extract
 from rellm_cache.stages.import_blsp import import_blsp
 from rellm_cache.stages.prepare import REPORT, prepare
 from rellm_cache.stages.reproduction.folds import Fold
+from rellm_cache.stages.reproduction.jobs import Model
 from rellm_cache.stages.reproduction.paper import MAIN, Row
 from rellm_cache.stages.reproduction.request import Request
 from rellm_cache.stages.transcribe import transcribe
 from rellm_cache.store.layout import failures_path
 
-# The recipe of each row that can be made, and the run folder of one that is asked as it is.
-Recipes = dict[Row, tuple[Recipe, Path | None]]
+Models = dict[Row, Model]  # of the rows that can be made
 
 
 def prepare_corpus(request: Request, folds: Sequence[Fold]) -> Path:
@@ -39,19 +40,22 @@ def prepare_corpus(request: Request, folds: Sequence[Fold]) -> Path:
     return manifests
 
 
-def find_recipes(request: Request, rows: Sequence[Row], absent: dict[str, str]) -> Recipes:
-    """The recipe of each row that can be made, and the run folder of one asked as it is."""
-    found: Recipes = {}
+def find_models(request: Request, rows: Sequence[Row], absent: dict[str, str]) -> Models:
+    """How each row's model is made; a row that cannot be made is noted in `absent`."""
+    found: Models = {}
     for row in rows:
         recipe = load_recipe(row.recipe, request.overrides, request.base)
-        start = None
-        if row.kind != "reads" and request.blsp is not None:
+        if row.kind == "reads":
+            found[row] = Model(recipe)
+        elif request.blsp is not None:
             start = _start(request, row, recipe)
-            recipe = load_recipe(str(start / "recipe.toml"))
-        if row.kind == "starts" and start is None:
+            ready = start if row.kind == "starts" else None
+            found[row] = Model(load_recipe(str(start / RECIPE)), ready)
+        elif row.kind == "starts":
             absent[row.name] = "needs a BLSP-Emo checkpoint of the base recipe's LLM: --blsp FOLDER"
-            continue
-        found[row] = (recipe, start if row.kind == "starts" else None)
+        else:
+            first = load_recipe(row.recipe, base=request.first) if request.first else None
+            found[row] = Model(recipe, first=first)
     return found
 
 
@@ -68,28 +72,35 @@ def _start(request: Request, row: Row, recipe: Recipe) -> Path:
 
 def encode(
     request: Request,
-    recipes: Recipes,
+    models: Models,
     manifests: Path,
     absent: dict[str, str],
 ) -> None:
     """Frames of every encoder, Whisper's transcripts, and dimensions where the corpus has none."""
-    for row, (recipe, _) in list(recipes.items()):
-        if recipe.text is None:
-            for report in extract(manifests, recipe, request.cache):
-                if report.failed:
-                    raise RunError(
-                        f"{report.failed} clips could not be encoded; {failures_path(report.path)} "
-                        "says why: mend them, or take them out of the manifest, and start again"
-                    )
-        elif recipe.text.transcript == "whisper":
+    for row, model in list(models.items()):
+        text = model.recipe.text
+        if text is None:
+            for recipe in (model.recipe, *([model.first] if model.first else [])):
+                _extract(request, recipe, manifests)
+        elif text.transcript == "whisper":
             try:
-                transcribe([manifests], recipe, request.cache)
+                transcribe([manifests], model.recipe, request.cache)
             except RellmError as error:
                 absent[row.name] = str(error)
-                del recipes[row]
+                del models[row]
     main = load_recipe(MAIN, request.overrides, request.base)
     emotion = main.encoders.emotion
     has_head = emotion is not None and emotion.kind == "wav2vec2-emotion"
     if has_head and not all(u.vad for u in read_manifests(manifests)):
-        extract(manifests, main, request.cache)
+        _extract(request, main, manifests)
         annotate(manifests, main, request.cache)
+
+
+def _extract(request: Request, recipe: Recipe, manifests: Path) -> None:
+    """Frames of a recipe's encoders; `RunError` where a clip has none."""
+    for report in extract(manifests, recipe, request.cache):
+        if report.failed:
+            raise RunError(
+                f"{report.failed} clips could not be encoded; {failures_path(report.path)} says "
+                "why: mend them, or take them out of the manifest, and start again"
+            )

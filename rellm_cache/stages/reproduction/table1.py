@@ -29,7 +29,7 @@ from rellm_cache.stages.reproduction.jobs import ALL, Failure, Job, run_jobs
 from rellm_cache.stages.reproduction.paper import CONTROL, MAIN
 from rellm_cache.stages.reproduction.records import UTTERANCES, Record, collect, write_records
 from rellm_cache.stages.reproduction.request import Request, claim
-from rellm_cache.stages.reproduction.steps import Recipes, encode, find_recipes, prepare_corpus
+from rellm_cache.stages.reproduction.steps import Models, encode, find_models, prepare_corpus
 from rellm_cache.stages.reproduction.table import Comparison, RowResult, compare, summarise_row
 from rellm_cache.stages.respond import respond
 
@@ -74,13 +74,13 @@ def reproduce(request: Request) -> Reproduction:
     folds = read_folds(request.source)
     manifests = prepare_corpus(request, folds)
     absent: dict[str, str] = {}
-    recipes = find_recipes(request, rows, absent)
-    encode(request, recipes, manifests, absent)
+    models = find_models(request, rows, absent)
+    encode(request, models, manifests, absent)
     expect_responses(request, folds, manifests)
     utterances = read_manifests(manifests)
     divided = {fold.name: cut(utterances, fold) for fold in folds}
-    same_as = find_same(recipes, any(u.vad for u in utterances))
-    jobs = make_jobs(request, divided, recipes, same_as)
+    same_as = find_same(models, any(u.vad for u in utterances))
+    jobs = make_jobs(request, divided, models, same_as)
     failures = list(run_jobs(jobs, request.processes))
     failed = {failure.title for failure in failures}
     finished = [job for job in jobs if job.title not in failed]
@@ -122,30 +122,31 @@ def expect_responses(request: Request, folds: Sequence[Fold], manifests: Path) -
             respond(file, recipe)
 
 
-def find_same(recipes: Recipes, felt: bool) -> dict[str, str]:
+def find_same(models: Models, felt: bool) -> dict[str, str]:
     """Rows that are another row's model on this corpus: name → name of the first of its kind.
 
     Args:
         felt: whether any clip has dimensions.
     """
-    first_of: dict[tuple[str, bool, bool], str] = {}
+    first_of: dict[tuple[object, ...], str] = {}
     same_as: dict[str, str] = {}
-    for row, (recipe, start) in recipes.items():
-        key = (to_toml(_effective(recipe, felt)), start is None, row.shuffled)
+    for row, model in models.items():
+        made = [to_toml(_effective(r, felt)) for r in (model.recipe, model.first) if r is not None]
+        key = (*made, model.ready is None, row.shuffled)
         if (other := first_of.setdefault(key, row.name)) != row.name:
             same_as[row.name] = other
     return same_as
 
 
 def make_jobs(
-    request: Request, divided: Divided, recipes: Recipes, same_as: Mapping[str, str]
+    request: Request, divided: Divided, models: Models, same_as: Mapping[str, str]
 ) -> list[Job]:
     """Every model on every fold, those that do not train first and once; manifests are written."""
     asked = [u for parts in divided.values() for u in parts["test"]]
     write_parts(request.out / ALL / "manifest", {"test": asked})
     for fold, parts in divided.items():
         write_parts(request.out / fold / "manifest", parts)
-        if CONTROL in recipes:
+        if CONTROL in models:
             dealt = {
                 split: found if split == "test" else shuffle_labels(found, request.source.seed)
                 for split, found in parts.items()
@@ -154,11 +155,13 @@ def make_jobs(
     jobs = []
     for trains, folds in ((False, [ALL]), (True, list(divided))):
         for fold in folds:
-            for row, (recipe, start) in recipes.items():
+            for row, model in models.items():
                 if (row.kind == "trains") == trains and row.name not in same_as:
                     manifest = request.out / fold / ("shuffled" if row.shuffled else "manifest")
                     out = request.out / fold / row.name
-                    jobs.append(Job(fold, row, recipe, start, manifest, request.cache, out))
+                    jobs.append(
+                        Job(fold, row, model, manifest, request.cache, out, request.batch_size)
+                    )
     return jobs
 
 
@@ -189,6 +192,7 @@ def to_json(found: Reproduction) -> dict[str, object]:
         "splits": request.source.splits,
         "base": request.base,
         "set": list(request.overrides),
+        "first": request.first,
         "seed": request.source.seed,
         "empathy": str(request.empathy) if request.empathy else None,
         "folds": found.folds,

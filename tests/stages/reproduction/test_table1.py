@@ -13,10 +13,11 @@ from rellm_cache.cli import rellm
 from rellm_cache.config import Recipe, load_recipe, to_toml
 from rellm_cache.corpus.manifest import read_split
 from rellm_cache.errors import ConfigError, RunError
+from rellm_cache.model.checkpoint import run_recipe
 from rellm_cache.specs import TranscriberSpec
 from rellm_cache.stages.reproduction import jobs as stage
 from rellm_cache.stages.reproduction.folds import Source
-from rellm_cache.stages.reproduction.jobs import Job
+from rellm_cache.stages.reproduction.jobs import Job, Model
 from rellm_cache.stages.reproduction.paper import ROWS
 from rellm_cache.stages.reproduction.request import Request
 from rellm_cache.stages.reproduction.table1 import find_same, reproduce
@@ -107,15 +108,20 @@ def test_iemocap_whole_and_again(
         )
 
 
-def test_esd_gets_pseudo_dimensions_and_goes_on_after_a_kill(
+def test_esd_gets_pseudo_dimensions_starts_from_heads_and_goes_on_after_a_kill(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    whole, heads = load_recipe(str(base)), tmp_path / "heads.toml"
+    adapter = replace(whole.adapter, output_size=32)
+    alone = replace(whole.losses, response=0.0, recognition=0.0)
+    heads.write_text(to_toml(replace(whole, llm=None, losses=alone, adapter=adapter)), "utf-8")
     request = Request(
         source=Source("esd", write_esd(tmp_path / "esd", sentences=8)),
         out=tmp_path / "out",
         cache=tmp_path / "cache",
         base=str(base),
         rows=("text-llm", "re-llm-no-emotion-encoder"),
+        first=str(heads),
         allow_partial=True,
     )
     ordinary = stage.do_job
@@ -138,6 +144,10 @@ def test_esd_gets_pseudo_dimensions_and_goes_on_after_a_kill(
     assert found.rows[0].empathy == {}
     clips = read_split(tmp_path / "out" / "fold-1" / "manifest", "train")
     assert {u.vad_source for u in clips} == {"pseudo"}
+    row = tmp_path / "out" / "fold-1" / "re-llm-no-emotion-encoder"
+    first, second = run_recipe(row / "first"), run_recipe(row / "run")
+    assert first.encoders.emotion is second.encoders.emotion is None
+    assert (first.llm, second.training.start_from) == (None, str(row / "first"))
 
 
 def test_msp_podcast_in_two_processes_with_a_row_that_fails(
@@ -159,11 +169,11 @@ def test_msp_podcast_in_two_processes_with_a_row_that_fails(
 
 
 def test_rows_that_no_dimensions_tell_apart_are_one_model(base: Path) -> None:
-    recipes = {
-        row: (load_recipe(row.recipe, base=str(base)), None) for row in ROWS if row.kind == "trains"
+    models = {
+        row: Model(load_recipe(row.recipe, base=str(base))) for row in ROWS if row.kind == "trains"
     }
-    assert find_same(recipes, felt=True) == {}
-    assert find_same(recipes, felt=False) == {
+    assert find_same(models, felt=True) == {}
+    assert find_same(models, felt=False) == {
         "re-llm-no-dimensions": "re-llm",
         "re-llm-no-emotion-encoder": "blsp-emo-ft",
     }
@@ -174,6 +184,8 @@ def test_what_is_refused_before_anything_is_done(tmp_path: Path) -> None:
     request = Request(Source("esd", tmp_path), tmp_path, tmp_path)
     with pytest.raises(RunError, match="is not empty and holds no reproduction"):
         reproduce(request)
+    with pytest.raises(ConfigError, match="--first and --blsp: training starts from one"):
+        replace(request, first="heads", blsp=tmp_path)
     request = Request(Source("esd", tmp_path), tmp_path, tmp_path, rows=("re-lm",))
     with pytest.raises(ConfigError, match="row 're-lm': expected one of text-llm, whisper-llm"):
         reproduce(request)
