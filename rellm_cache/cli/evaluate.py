@@ -60,8 +60,12 @@ def print_scores(scores: dict[str, Any]) -> None:
     columns = ["recognition", "UA", "accuracy", "unparsable"]
     print_table(f"{scores['clips']} clips", columns, rows)
     if head["ccc"]:
-        ccc = [[name, f"{value:.3f}"] for name, value in head["ccc"].items()]
-        print_table("Dimensions, dimension head", ["dimension", "CCC"], ccc)
+        rows = []
+        for name, value in head["ccc"].items():
+            low, high = head["ccc_intervals"][name]
+            rows.append([name, f"{value:.3f}", f"{low:.3f} … {high:.3f}"])
+        columns = ["dimension", "CCC", "95 % interval"]
+        print_table("Dimensions, dimension head", columns, rows)
     if scores["empathy"] is not None:
         print_empathy(scores["empathy"])
     for title, part in (("category head", head), ("LLM, likelihood", llm)):

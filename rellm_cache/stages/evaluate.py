@@ -20,7 +20,8 @@ import numpy as np
 
 from rellm_cache.batches import Frames
 from rellm_cache.config import Recipe
-from rellm_cache.corpus.manifest import Utterance, read_manifests
+from rellm_cache.corpus.manifest import DIMENSIONS, Utterance, read_manifests
+from rellm_cache.metrics.bootstrap import concordance_interval
 from rellm_cache.metrics.recognition import RecognitionScores
 from rellm_cache.model.checkpoint import run_recipe
 from rellm_cache.progress import progress
@@ -43,10 +44,15 @@ BATCH = 16
 
 @dataclass(frozen=True)
 class Scores:
-    """All figures of one evaluation, and the data they are of."""
+    """All figures of one evaluation, and the data they are of.
+
+    Attributes:
+        ccc_intervals: dimension → the ends of the CCC's 95 % bootstrap interval over clips.
+    """
 
     data: DataSummary
     head: HeadScores
+    ccc_intervals: dict[str, tuple[float, float]]
     llm: LLMScores | None
     empathy: EmpathyScores | None
     losses: dict[str, float]
@@ -61,7 +67,11 @@ class Scores:
         return {
             "clips": self.clips,
             "data": dataclasses.asdict(self.data),
-            "head": {**_plain(self.head.recognition), "ccc": self.head.ccc},
+            "head": {
+                **_plain(self.head.recognition),
+                "ccc": self.head.ccc,
+                "ccc_intervals": self.ccc_intervals,
+            },
             "llm": None
             if self.llm is None
             else {
@@ -117,6 +127,7 @@ def evaluate(
     scores = Scores(
         data=summarise_data(utterances, manifest),
         head=judgement.head_scores,
+        ccc_intervals=ccc_intervals(utterances, judgement),
         llm=None if labels is None else score_labels(labels, true, recipe.heads.emotions),
         empathy=None if empathy is None else _score_empathy(model, utterances, empathy),
         losses=judgement.losses,
@@ -145,6 +156,22 @@ def _open_frames(
     return frames
 
 
+def ccc_intervals(
+    utterances: Sequence[Utterance], judgement: Judgement
+) -> dict[str, tuple[float, float]]:
+    """Bootstrap interval of each CCC that there is, over the clips that have dimensions."""
+    rows = [i for i, utterance in enumerate(utterances) if utterance.vad is not None]
+    if judgement.dimensions is None or not judgement.head_scores.ccc:
+        return {}
+    true = np.array([utterances[i].vad for i in rows])  # (n, 3)
+    said = judgement.dimensions[rows].astype(np.float64)
+    found = {}
+    for column, name in enumerate(DIMENSIONS):
+        interval = concordance_interval(true[:, column], said[:, column])
+        found[name] = (interval.low, interval.high)
+    return found
+
+
 def _score_empathy(
     model: Reader | Listener, utterances: Sequence[Utterance], folder: Path
 ) -> EmpathyScores:
@@ -160,20 +187,23 @@ def _score_empathy(
 def write_predictions(
     path: Path, utterances: Sequence[Utterance], judgement: Judgement, names: tuple[str, ...]
 ) -> None:
-    """A row an utterance: its true emotion and what the head and the LLM say; empty for nothing."""
+    """A row an utterance: its true emotion, what the head and the LLM say, and the dimension head's
+    arousal, dominance, valence; empty for nothing."""
     likely = named = None
     if judgement.llm is not None:
         likely, named = judgement.llm.likely, judgement.llm.named
     said = {"head": judgement.head, "llm": likely, "llm_in_words": named}
+    dimensions = judgement.dimensions
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(["id", "speaker", "emotion", *said])
+    writer.writerow(["id", "speaker", "emotion", *said, *DIMENSIONS])
     for place, utterance in enumerate(utterances):
         row = [
             "" if found is None or found[place] == NO_LABEL else names[found[place]]
             for found in said.values()
         ]
-        writer.writerow([utterance.id, utterance.speaker, utterance.emotion or "", *row])
+        felt = [""] * 3 if dimensions is None else [f"{v:.4f}" for v in dimensions[place]]
+        writer.writerow([utterance.id, utterance.speaker, utterance.emotion or "", *row, *felt])
     write_whole(path, table.getvalue())
 
 

@@ -52,6 +52,7 @@ class Listener:
             labels = recognise_speech(model, examples, frames, self._device, in_words)
         return Judgement(
             head=predictions.emotions,
+            dimensions=predictions.dimensions,
             llm=labels,
             head_scores=score_heads(predictions, examples, self.recipe),
             losses=predictions.terms.means(),

@@ -84,7 +84,8 @@ class Reader:
         labels = None
         if not text_config(self.recipe).label:
             labels = recognise_text(self._model, self._readings(utterances), in_words)
-        return Judgement(head=None, llm=labels, head_scores=HeadScores(None, {}), losses={})
+        nothing = HeadScores(None, {})
+        return Judgement(head=None, dimensions=None, llm=labels, head_scores=nothing, losses={})
 
     def _readings(self, utterances: Sequence[Utterance]) -> list[Reading]:
         return readings(utterances, self.recipe, self._cache)

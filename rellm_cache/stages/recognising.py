@@ -61,12 +61,14 @@ class Judgement:
 
     Attributes:
         head: (N,) int64 the category head's choice; None where the model has no heads.
+        dimensions: (N, 3) float32 arousal, dominance, valence by the dimension head, or None.
         llm: the LLM's, or None where it was not asked.
         head_scores: of the auxiliary heads.
         losses: mean of each loss.
     """
 
     head: NDArray[np.int64] | None
+    dimensions: NDArray[np.float32] | None
     llm: LLMLabels | None
     head_scores: HeadScores
     losses: dict[str, float]

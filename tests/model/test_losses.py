@@ -160,18 +160,24 @@ def test_dimension_loss_counts_only_clips_with_dimensions() -> None:
     assert predicted.grad is not None
     assert not predicted.grad[1].any()
     tokens = {"response": 7, "recognition": 4}
-    assert count_terms(tokens, torch.tensor([1, IGNORED]), vad).tolist() == [7, 4, 1, 1, 0]
+    assert count_terms(tokens, torch.tensor([1, IGNORED]), vad).tolist() == [7, 4, 1, 1, 0, 0]
 
 
 def test_means_do_not_depend_on_how_a_step_is_cut_up() -> None:
-    weights = torch.tensor([1.0, 0.5, 1.0, 2.0, 1.0])
+    weights = torch.tensor([1.0, 0.5, 1.0, 2.0, 1.0, 3.0])
     parts = [
-        LossTerms(torch.tensor([30.0, 4, 2, 1, 0]), torch.tensor([10.0, 2, 0.5, 1, 0])),
-        LossTerms(torch.tensor([5.0, 0, 3, 0, 0]), torch.tensor([5.0, 0, 0.25, 0, 0])),
+        LossTerms(torch.tensor([30.0, 4, 2, 1, 0, 6]), torch.tensor([10.0, 2, 0.5, 1, 0, 3])),
+        LossTerms(torch.tensor([5.0, 0, 3, 0, 0, 4]), torch.tensor([5.0, 0, 0.25, 0, 0, 1])),
     ]
     whole = parts[0] + parts[1]
     pieces = sum(part.total(weights, whole.counts) for part in parts)
     assert float(pieces) == pytest.approx(float(whole.total(weights)))
     assert whole.means() == pytest.approx(
-        {"response": 35 / 15, "recognition": 2, "category": 5 / 0.75, "dimension": 1}
+        {
+            "response": 35 / 15,
+            "recognition": 2,
+            "category": 5 / 0.75,
+            "dimension": 1,
+            "question": 2.5,
+        }
     )

@@ -55,6 +55,8 @@ def test_scores_and_page(run: Path, corpus: Path, tmp_path: Path) -> None:
     assert scores.head.recognition is not None
     assert scores.head.recognition.count == scores.llm.likelihood.count == 11
     assert set(scores.head.ccc) == {"arousal", "dominance", "valence"}
+    for name, (low, high) in scores.ccc_intervals.items():
+        assert -1 <= low <= scores.head.ccc[name] <= high <= 1
     written = json.loads((run / "scores.json").read_text())
     assert written == json.loads(json.dumps(scores.to_json()))
     with (run / "predictions.csv").open() as file:
