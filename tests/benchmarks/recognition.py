@@ -7,6 +7,7 @@
 
 Five folds of four speakers are held out in turn; the sixteen others train. `--choose` holds two of
 those out as well and scores on them instead: that is what settings are chosen by.
+`--shuffle-labels` is the control: training labels are dealt out anew among clips of the same text.
 """
 
 import os
@@ -36,7 +37,7 @@ def speakers_of(fold: int, choose: bool) -> tuple[frozenset[int], frozenset[int]
 
 
 def run(job: tuple[int, int], data: Path, cache: Path, recipe_name: str, overrides: list[str],
-        choose: bool) -> tuple[float, float]:  # fmt: skip
+        choose: bool, shuffle: bool) -> tuple[float, float]:  # fmt: skip
     """Train one fold with one seed; its UA and the seconds that training took."""
     import torch
 
@@ -45,6 +46,7 @@ def run(job: tuple[int, int], data: Path, cache: Path, recipe_name: str, overrid
     from rellm_cache.corpus.ravdess import read_ravdess
     from rellm_cache.model.checkpoint import load_run
     from rellm_cache.stages.data import make_examples, open_frames
+    from rellm_cache.stages.reproduction.folds import shuffle_labels
     from rellm_cache.stages.scoring import predict, score_heads
     from rellm_cache.stages.train import train
 
@@ -54,7 +56,10 @@ def run(job: tuple[int, int], data: Path, cache: Path, recipe_name: str, overrid
     recipe = replace(load_recipe(recipe_name, overrides), seed=seed)
     with tempfile.TemporaryDirectory() as scratch:
         manifest, out = Path(scratch) / "manifest", Path(scratch) / "run"
-        write_manifest(manifest / "train.jsonl", read_ravdess(data, {"train": training}).utterances)
+        utterances = read_ravdess(data, {"train": training}).utterances
+        if shuffle:
+            utterances = shuffle_labels(utterances, seed)
+        write_manifest(manifest / "train.jsonl", utterances)
         report = train(recipe, manifest, cache, out)
         recipe, model = load_run(out, torch.device("cpu"))
     frames = open_frames(recipe, cache)
@@ -74,11 +79,13 @@ def main() -> None:
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--choose", action="store_true", help="score on validation speakers")
+    parser.add_argument("--shuffle-labels", action="store_true", help="train on shuffled labels")
     options = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
     jobs = [(fold, seed) for seed in range(1, options.seeds + 1) for fold in range(options.folds)]
     work = partial(run, data=options.data, cache=options.cache, recipe_name=options.recipe,
-                   overrides=options.overrides, choose=options.choose)  # fmt: skip
+                   overrides=options.overrides, choose=options.choose,
+                   shuffle=options.shuffle_labels)  # fmt: skip
     begun = time.monotonic()
     with ProcessPoolExecutor(options.processes, get_context("spawn")) as pool:
         results = []
