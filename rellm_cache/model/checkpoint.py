@@ -17,7 +17,8 @@ from safetensors.torch import load_file, save_file
 
 from rellm_cache.config import LLMConfig, Recipe, load_recipe
 from rellm_cache.errors import ConfigError, RunError
-from rellm_cache.llm.frozen import FrozenLLM, load_llm
+from rellm_cache.llm.frozen import FrozenLLM
+from rellm_cache.llm.loading import load_llm
 from rellm_cache.model.speech_llm import SpeechLLM
 from rellm_cache.store.syncing import sync_path
 

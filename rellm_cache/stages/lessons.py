@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from rellm_cache.config import Recipe
 from rellm_cache.corpus.manifest import Utterance
 from rellm_cache.errors import ConfigError, StoreError
-from rellm_cache.llm.frozen import find_llm
+from rellm_cache.llm.loading import find_llm
 from rellm_cache.llm.prompt import ChatFormat
 from rellm_cache.specs import TeacherSpec, digest
 from rellm_cache.stages.data import response_ids

@@ -19,7 +19,8 @@ from rellm_cache.config import Recipe
 from rellm_cache.corpus.manifest import Utterance, manifest_files, read_manifest
 from rellm_cache.devices import default_device
 from rellm_cache.journal import Journal, read_journal
-from rellm_cache.llm.frozen import Continuation, FrozenLLM, find_llm, load_llm
+from rellm_cache.llm.frozen import Continuation, FrozenLLM
+from rellm_cache.llm.loading import find_llm, load_llm
 from rellm_cache.model.speech_llm import answer_log_likelihoods
 from rellm_cache.progress import progress
 from rellm_cache.qa.filters import Candidate, reason_to_drop

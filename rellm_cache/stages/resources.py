@@ -11,7 +11,8 @@ import torch
 
 from rellm_cache.batches import Frames
 from rellm_cache.config import LLMConfig, Recipe
-from rellm_cache.llm.frozen import FrozenLLM, load_llm
+from rellm_cache.llm.frozen import FrozenLLM
+from rellm_cache.llm.loading import load_llm
 from rellm_cache.stages.data import open_frames
 from rellm_cache.store.reader import FeatureStore
 

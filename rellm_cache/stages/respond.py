@@ -24,7 +24,8 @@ from rellm_cache.corpus.manifest import (
 from rellm_cache.devices import default_device
 from rellm_cache.errors import ConfigError
 from rellm_cache.journal import Journal, read_journal
-from rellm_cache.llm.frozen import Continuation, FrozenLLM, load_llm
+from rellm_cache.llm.frozen import Continuation, FrozenLLM
+from rellm_cache.llm.loading import load_llm
 from rellm_cache.llm.refusals import refusal
 from rellm_cache.progress import progress
 from rellm_cache.specs import digest

@@ -15,7 +15,8 @@ from rellm_cache.config import Recipe
 from rellm_cache.corpus.manifest import read_manifests
 from rellm_cache.devices import default_device, describe_machine
 from rellm_cache.errors import ConfigError, ManifestError
-from rellm_cache.llm.frozen import FrozenLLM, load_chat, load_llm
+from rellm_cache.llm.frozen import FrozenLLM
+from rellm_cache.llm.loading import load_chat, load_llm
 from rellm_cache.llm.packing import IGNORED, Segment, pack
 from rellm_cache.llm.teacher import distribution_rows
 from rellm_cache.model.losses import predictions

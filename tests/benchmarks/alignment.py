@@ -28,7 +28,7 @@ from options import make_parser, write_figures
 
 from rellm_cache.config import load_recipe
 from rellm_cache.corpus.manifest import read_split
-from rellm_cache.llm.frozen import load_llm
+from rellm_cache.llm.loading import load_llm
 from rellm_cache.stages.data import make_examples, open_frames
 from rellm_cache.stages.evaluate import evaluate
 from rellm_cache.stages.train import train

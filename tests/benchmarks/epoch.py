@@ -11,7 +11,7 @@ import torch
 from options import make_parser, write_figures
 
 from rellm_cache.config import load_recipe
-from rellm_cache.llm.frozen import load_llm
+from rellm_cache.llm.loading import load_llm
 from rellm_cache.stages.timing import time_epochs
 
 

@@ -45,7 +45,7 @@ from rellm_cache.encoders.base import FrameEncoder
 from rellm_cache.encoders.registry import build_encoder, resolve
 from rellm_cache.encoders.wav2vec2_emotion import EmotionModel
 from rellm_cache.llm.footprint import footprint
-from rellm_cache.llm.frozen import load_llm
+from rellm_cache.llm.loading import load_llm
 from rellm_cache.specs import EncoderSpec
 from rellm_cache.stages.generate import EncodedFrames
 from rellm_cache.stages.trainer import Data, Trainer, make_accelerator

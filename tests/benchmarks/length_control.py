@@ -20,7 +20,8 @@ from rellm_cache.corpus.epitome import Exchange, read_epitome, split_by_post
 from rellm_cache.devices import default_device
 from rellm_cache.empathy.folder import EmpathyModel, load_empathy
 from rellm_cache.empathy.scoring import ReplyScore, score_exchanges
-from rellm_cache.llm.frozen import FrozenLLM, load_llm
+from rellm_cache.llm.frozen import FrozenLLM
+from rellm_cache.llm.loading import load_llm
 from rellm_cache.llm.reply_limit import NO_LIMIT, ReplyLimit
 from rellm_cache.metrics.replies import question_count, word_count
 from rellm_cache.metrics.significance import holm, paired_test, summarise

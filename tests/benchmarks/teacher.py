@@ -15,7 +15,8 @@ from torch import Tensor
 
 from rellm_cache.config import Recipe, load_recipe
 from rellm_cache.corpus.manifest import Utterance, read_manifests
-from rellm_cache.llm.frozen import FrozenLLM, load_llm
+from rellm_cache.llm.frozen import FrozenLLM
+from rellm_cache.llm.loading import load_llm
 from rellm_cache.llm.teacher import truncation
 from rellm_cache.stages.lessons import Lesson, make_lessons
 from rellm_cache.stages.respond import llm_config

@@ -30,7 +30,7 @@ from options import make_parser, rounded, write_figures
 from rellm_cache.batches import Batch
 from rellm_cache.config import Recipe, load_recipe
 from rellm_cache.corpus.manifest import Utterance, read_split
-from rellm_cache.llm.frozen import load_llm
+from rellm_cache.llm.loading import load_llm
 from rellm_cache.model.losses import loss_weights
 from rellm_cache.stages.data import make_examples, open_frames
 from rellm_cache.stages.generate import LiveEncoders

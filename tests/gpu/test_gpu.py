@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from rellm_cache.config import LLMConfig, Recipe
-from rellm_cache.llm.frozen import FrozenLLM, load_llm
+from rellm_cache.llm.frozen import FrozenLLM
+from rellm_cache.llm.loading import load_llm
 from rellm_cache.llm.packing import IGNORED, PackedRow, Segment, pack
 from rellm_cache.stages.train import read_metrics, train
 

@@ -7,7 +7,8 @@ import bitsandbytes.functional
 import pytest
 from bitsandbytes.nn import Linear4bit
 
-from rellm_cache.llm.frozen import FrozenLLM, load_llm
+from rellm_cache.llm.frozen import FrozenLLM
+from rellm_cache.llm.loading import load_llm
 
 
 @pytest.fixture

@@ -10,7 +10,8 @@ import torch
 from rellm_cache.config import LLMConfig, LoraConfig
 from rellm_cache.errors import ConfigError
 from rellm_cache.llm.footprint import Footprint, footprint, kept_by
-from rellm_cache.llm.frozen import FrozenLLM, load_llm
+from rellm_cache.llm.frozen import FrozenLLM
+from rellm_cache.llm.loading import load_llm
 from rellm_cache.llm.lora import with_lora
 from rellm_cache.llm.packing import ALIGNED, IGNORED, Segment, pack
 

@@ -1,7 +1,5 @@
-"""The frozen LLM: 4-bit on CPU with right gradients, greedy answers, clear refusals."""
+"""The frozen LLM: 4-bit on CPU with right gradients, greedy answers, a limit of length."""
 
-import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
@@ -9,11 +7,11 @@ from typing import Literal
 import pytest
 import torch
 from bitsandbytes.nn import Linear4bit, Linear8bitLt
-from transformers import AutoModelForCausalLM
 
 from rellm_cache.config import LLMConfig
 from rellm_cache.errors import ConfigError
-from rellm_cache.llm.frozen import FrozenLLM, load_llm
+from rellm_cache.llm.frozen import FrozenLLM
+from rellm_cache.llm.loading import load_llm
 from rellm_cache.llm.packing import IGNORED, Segment, pack
 
 CPU = torch.device("cpu")
@@ -80,29 +78,6 @@ def test_greedy_continues_as_the_model_itself_would(llm_folder: Path) -> None:
     assert answer.early_stop == (len(expected) == 5)
 
 
-def test_embeddings_on_the_host_give_the_same_answers(llm_folder: Path, tmp_path: Path) -> None:
-    untied = tmp_path / "untied"
-    shutil.copytree(llm_folder, untied)
-    model = AutoModelForCausalLM.from_pretrained(llm_folder, tie_word_embeddings=False)
-    model.save_pretrained(untied)
-    device = load(untied, "none")
-    host = load_llm(LLMConfig(str(untied), quantization="none", embeddings="host"), CPU)
-    held = {name for name, _ in device.model.named_parameters()}
-    assert held - {name for name, _ in host.model.named_parameters()} == {
-        "model.embed_tokens.weight"
-    }
-    ids = device.chat.ids("Hello")
-    assert torch.equal(host.embed(ids), device.embed(ids))
-    answers = [llm.continue_greedily([llm.embed(ids)], 5) for llm in (device, host)]
-    assert answers[0] == answers[1]
-
-
-def test_tied_embeddings_stay_on_the_device(llm_folder: Path) -> None:
-    config = LLMConfig(str(llm_folder), quantization="none", embeddings="host")
-    with pytest.raises(ConfigError, match=r'llm\.embeddings = "host": .* ties its input'):
-        load_llm(config, CPU)
-
-
 def test_checkpointed_layers_keep_less(llm_folder: Path) -> None:
     saved: dict[bool, int] = {}
     for checkpoint in (False, True):
@@ -121,21 +96,6 @@ def test_checkpointed_layers_keep_less(llm_folder: Path) -> None:
     assert saved[True] < saved[False] / 3
 
 
-def test_a_penalty_that_a_checkpoint_ships_changes_no_answer(
-    llm_folder: Path, tmp_path: Path
-) -> None:
-    folder = tmp_path / "chat"
-    shutil.copytree(llm_folder, folder)
-    shipped = {"do_sample": True, "repetition_penalty": 1e6, "top_k": 3, "temperature": 0.7}
-    (folder / "generation_config.json").write_text(json.dumps(shipped))
-    answers = []
-    for llm in (load(llm_folder, "none"), load(folder, "none")):
-        torch.manual_seed(4)
-        prompts = [torch.randn(5, llm.hidden_size) for _ in range(4)]
-        answers.append(llm.continue_greedily(prompts, max_new_tokens=10))
-    assert answers[0] == answers[1]
-
-
 def test_rows_and_answers_beyond_the_models_length_are_refused(llm_folder: Path) -> None:
     llm = load(llm_folder, "none")
     half = torch.zeros(1100, llm.hidden_size)
@@ -146,21 +106,3 @@ def test_rows_and_answers_beyond_the_models_length_are_refused(llm_folder: Path)
         llm.hidden_states(pack(longer))
     with pytest.raises(ConfigError, match=r"take 2049 positions.*prompts\.answer_tokens"):
         llm.continue_greedily([half], max_new_tokens=949)
-
-
-def test_a_missing_file_is_named(llm_folder: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "chat"
-    shutil.copytree(llm_folder, folder)
-    (folder / "tokenizer.json").unlink()
-    with pytest.raises(ConfigError, match=r"tokenizer\.json is missing from the model folder"):
-        load(folder, "none")
-
-
-def test_code_in_a_model_folder_is_never_run(llm_folder: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "chat"
-    shutil.copytree(llm_folder, folder)
-    config = json.loads((folder / "config.json").read_text())
-    config |= {"model_type": "new", "auto_map": {"AutoModelForCausalLM": "modeling_new.New"}}
-    (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ConfigError, match="needs Python code from the model folder"):
-        load(folder, "none")

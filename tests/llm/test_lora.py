@@ -13,7 +13,8 @@ from transformers import AutoModelForCausalLM, Qwen2Config, Qwen3Config
 
 from rellm_cache.config import LLMConfig, LoraConfig
 from rellm_cache.errors import ConfigError
-from rellm_cache.llm.frozen import FrozenLLM, load_llm
+from rellm_cache.llm.frozen import FrozenLLM
+from rellm_cache.llm.loading import load_llm
 from rellm_cache.llm.lora import LoRA, with_lora
 from rellm_cache.llm.packing import IGNORED, PackedRow, Segment, pack
 

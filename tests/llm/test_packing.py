@@ -7,7 +7,8 @@ import torch
 from torch.nn.attention.flex_attention import create_mask
 
 from rellm_cache.config import LLMConfig
-from rellm_cache.llm.frozen import FrozenLLM, load_llm
+from rellm_cache.llm.frozen import FrozenLLM
+from rellm_cache.llm.loading import load_llm
 from rellm_cache.llm.packing import IGNORED, Segment, pack
 
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from rellm_cache.config import LLMConfig
-from rellm_cache.llm.frozen import FrozenLLM, load_llm
+from rellm_cache.llm.frozen import FrozenLLM
+from rellm_cache.llm.loading import load_llm
 from rellm_cache.llm.reply_limit import LimitReached, ReplyLimit
 
 REPLY = "I am so sorry. That sounds hard! How are you now? I am here. Take care."

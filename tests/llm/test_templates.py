@@ -21,7 +21,8 @@ from transformers import (
 )
 
 from rellm_cache.config import LLMConfig, PromptsConfig
-from rellm_cache.llm.frozen import FrozenLLM, load_llm
+from rellm_cache.llm.frozen import FrozenLLM
+from rellm_cache.llm.loading import load_llm
 from rellm_cache.llm.packing import IGNORED, Segment, pack
 
 QWEN25 = """\

@@ -15,7 +15,8 @@ from torch.nn.utils.rnn import pad_sequence
 from rellm_cache.batches import Batch, Target
 from rellm_cache.config import LoraConfig, Recipe
 from rellm_cache.errors import RunError
-from rellm_cache.llm.frozen import FrozenLLM, load_llm
+from rellm_cache.llm.frozen import FrozenLLM
+from rellm_cache.llm.loading import load_llm
 from rellm_cache.llm.packing import IGNORED
 from rellm_cache.model.checkpoint import load_tensors, save_tensors, trainables
 from rellm_cache.model.speech_llm import SpeechLLM

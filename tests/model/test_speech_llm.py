@@ -10,7 +10,8 @@ from torch.nn import functional as F
 
 from rellm_cache.batches import Batch, Target
 from rellm_cache.config import Recipe
-from rellm_cache.llm.frozen import FrozenLLM, load_llm
+from rellm_cache.llm.frozen import FrozenLLM
+from rellm_cache.llm.loading import load_llm
 from rellm_cache.llm.packing import IGNORED
 from rellm_cache.llm.teacher import distribution_rows, split_rows
 from rellm_cache.model.losses import TERMS, loss_weights

@@ -7,7 +7,8 @@ import torch
 
 from rellm_cache.config import Recipe
 from rellm_cache.corpus.manifest import Utterance
-from rellm_cache.llm.frozen import FrozenLLM, load_llm
+from rellm_cache.llm.frozen import FrozenLLM
+from rellm_cache.llm.loading import load_llm
 from rellm_cache.llm.packing import IGNORED
 from rellm_cache.stages.data import describe_gaps, emotion_index, label_ids, make_examples
 

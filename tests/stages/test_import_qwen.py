@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from rellm_cache.cli import main
 from rellm_cache.config import LLMConfig
 from rellm_cache.errors import ConfigError, RellmError
-from rellm_cache.llm.frozen import load_llm
+from rellm_cache.llm.loading import load_llm
 from rellm_cache.stages.import_qwen import import_qwen
 
 Weights = dict[str, Tensor]

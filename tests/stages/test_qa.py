@@ -10,7 +10,7 @@ from rellm_cache.config import Recipe
 from rellm_cache.corpus.manifest import read_manifest, write_lines
 from rellm_cache.errors import ConfigError, ManifestError
 from rellm_cache.journal import Journal
-from rellm_cache.llm.frozen import find_llm
+from rellm_cache.llm.loading import find_llm
 from rellm_cache.qa.prompts import write_request
 from rellm_cache.qa.rows import QARow, questions_path, read_questions, read_rows, write_rows
 from rellm_cache.qa_settings import GivenQuestions, QASettings

@@ -12,7 +12,8 @@ from torch import nn
 from rellm_cache.config import Recipe
 from rellm_cache.corpus.manifest import read_split
 from rellm_cache.errors import RunError
-from rellm_cache.llm.frozen import FrozenLLM, load_llm
+from rellm_cache.llm.frozen import FrozenLLM
+from rellm_cache.llm.loading import load_llm
 from rellm_cache.model.losses import LossTerms
 from rellm_cache.model.optimisation import flat_gradients
 from rellm_cache.stages.data import make_examples, open_frames

@@ -11,7 +11,8 @@ import torch
 from rellm_cache.config import Recipe
 from rellm_cache.corpus.manifest import read_lines, responses_path, write_lines
 from rellm_cache.errors import ConfigError, ManifestError, StoreError
-from rellm_cache.llm.frozen import FrozenLLM, load_llm
+from rellm_cache.llm.frozen import FrozenLLM
+from rellm_cache.llm.loading import load_llm
 from rellm_cache.llm.teacher import split_rows
 from rellm_cache.stages import teach as stage
 from rellm_cache.stages.cache_audit import compare_audio

@@ -11,7 +11,8 @@ from safetensors.torch import load_file
 
 from rellm_cache.config import LLMConfig, LoraConfig, Recipe, load_recipe
 from rellm_cache.errors import ManifestError, RunError, StoreError
-from rellm_cache.llm.frozen import FrozenLLM, load_llm
+from rellm_cache.llm.frozen import FrozenLLM
+from rellm_cache.llm.loading import load_llm
 from rellm_cache.model.checkpoint import load_run
 from rellm_cache.model.optimisation import Optimisation, Position
 from rellm_cache.stages import resources

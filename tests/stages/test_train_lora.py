@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import load_file
 
 from rellm_cache.config import LLMConfig, LoraConfig, Recipe, load_recipe
-from rellm_cache.llm.frozen import FrozenLLM, load_llm
+from rellm_cache.llm.frozen import FrozenLLM
+from rellm_cache.llm.loading import load_llm
 from rellm_cache.model.checkpoint import load_run
 from rellm_cache.model.optimisation import Optimisation
 from rellm_cache.stages import resources

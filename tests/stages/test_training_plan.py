@@ -8,7 +8,7 @@ import torch
 
 from rellm_cache.config import LoraConfig, Recipe
 from rellm_cache.corpus.manifest import read_split
-from rellm_cache.llm.frozen import load_llm
+from rellm_cache.llm.loading import load_llm
 from rellm_cache.model.speech_llm import SpeechLLM
 from rellm_cache.stages.training_plan import TrainingPlan, plan_training
 
