@@ -8,6 +8,8 @@ convolves over its neighbours' padding.)
 Letters: B utterances, T frames, D values in a fused frame, T' = about T / 8, H output size.
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -18,6 +20,23 @@ from rellm_cache.model.heads import masked_mean, valid_frames
 
 KERNEL, STRIDE, PADDING = 5, 2, 2
 CONVOLUTIONS = 3
+
+
+@dataclass(frozen=True)
+class Speech:
+    """Utterances as the LLM hears them.
+
+    Attributes:
+        embeddings: (B, T', H) float32.
+        lengths: (B,) int64 valid embeddings.
+    """
+
+    embeddings: Tensor
+    lengths: Tensor
+
+    def one(self, index: int) -> Tensor:
+        """(t, H) valid embeddings of one utterance."""
+        return self.embeddings[index, : int(self.lengths[index])]
 
 
 def fuse(speech: Tensor, emotion: Tensor | None, lengths: Tensor, pooling: str) -> Tensor:
@@ -162,9 +181,8 @@ class StraightPath(nn.Module):
         stride = STRIDE**CONVOLUTIONS
         padding = -frames.shape[1] % stride
         padded = F.pad(frames, (0, 0, 0, padding))
-        sums = padded.reshape(len(padded), -1, stride, padded.shape[2]).sum(
-            2
-        )  # (B, T, D) -> (B, T', D)
+        groups = padded.reshape(len(padded), -1, stride, padded.shape[2])  # (B, T', stride, D)
+        sums = groups.sum(2)  # (B, T', D)
         starts = stride * torch.arange(sums.shape[1], device=frames.device)  # (T',)
         counts = (lengths.unsqueeze(1) - starts).clamp(1, stride)  # (B, T')
         means = self.dropout(sums / counts.unsqueeze(-1))

@@ -6,7 +6,7 @@ one, is frozen and not a submodule: it is in no state dict, no optimiser and no 
 Letters: B utterances, T' adapter frames, H the LLM's hidden size, C emotions.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,10 +17,8 @@ from rellm_cache.config import Recipe
 from rellm_cache.errors import ConfigError
 from rellm_cache.llm.frozen import Continuation, FrozenLLM
 from rellm_cache.llm.lora import LoRA, with_lora
-from rellm_cache.llm.packing import PackedRow, Segment, pack
-from rellm_cache.llm.prompt import SpeechPrompt
 from rellm_cache.llm.reply_limit import NO_LIMIT, ReplyLimit
-from rellm_cache.model.adapter import Adapter, dequantise, fuse
+from rellm_cache.model.adapter import Adapter, Speech, dequantise, fuse
 from rellm_cache.model.concordance import concordance_loss, moments_of
 from rellm_cache.model.heads import AuxiliaryHeads
 from rellm_cache.model.losses import (
@@ -33,23 +31,8 @@ from rellm_cache.model.losses import (
     token_divergences,
     token_losses,
 )
-
-
-@dataclass(frozen=True)
-class Speech:
-    """Utterances as the LLM hears them.
-
-    Attributes:
-        embeddings: (B, T', H) float32.
-        lengths: (B,) int64 valid embeddings.
-    """
-
-    embeddings: Tensor
-    lengths: Tensor
-
-    def one(self, index: int) -> Tensor:
-        """(t, H) valid embeddings of one utterance."""
-        return self.embeddings[index, : int(self.lengths[index])]
+from rellm_cache.model.requests import answer_log_likelihoods, require_llm, speech_prompts
+from rellm_cache.model.rows import ExampleRows
 
 
 @dataclass(frozen=True)
@@ -90,6 +73,9 @@ class SpeechLLM(nn.Module):
         if llm is not None and recipe.llm is not None and recipe.llm.lora is not None:
             self.llm, self.lora = with_lora(llm, recipe.llm.lora)
         self.prompts = {} if llm is None else speech_prompts(recipe, llm)
+        self.rows: ExampleRows | None = None
+        if self.llm is not None and recipe.llm is not None:
+            self.rows = ExampleRows(self.llm, self.prompts, recipe.llm.row_tokens)
         self.register_buffer("class_weights", None, persistent=False)
 
     def speech(self, batch: Batch) -> Speech:
@@ -98,9 +84,8 @@ class SpeechLLM(nn.Module):
         emotion = batch.emotion
         if emotion is not None:
             emotion = dequantise(emotion, batch.emotion_steps)
-        frames = fuse(
-            speech, emotion, batch.frame_lengths, self.recipe.emotion.pooling
-        )  # (B, T, D)
+        pooling = self.recipe.emotion.pooling
+        frames = fuse(speech, emotion, batch.frame_lengths, pooling)  # (B, T, D)
         embeddings, lengths = self.adapter(frames, batch.frame_lengths)  # (B, T, D) -> (B, T', H)
         return Speech(embeddings.float(), lengths)
 
@@ -152,11 +137,11 @@ class SpeechLLM(nn.Module):
 
     def _answer_losses(self, speech: Speech, batch: Batch) -> dict[str, Tensor]:
         """Summed losses over tokens by term, scalars, over rows of packed examples."""
-        if self.llm is None:
+        if self.llm is None or self.rows is None:
             return {}
         sums = speech.embeddings.new_zeros(len(TERMS), dtype=torch.float32)  # in bf16 runs too
         taught = 0  # rows of the teacher that earlier rows of examples used
-        for row, tasks in self.packed_rows(speech, batch.targets):
+        for row, tasks in self.rows.packed(speech, batch.targets):
             hidden = self.llm.hidden_states(row)  # (T, H)
             losses, owners = token_losses(row, hidden, self.llm.output_weight)  # (N,), (N,)
             task_of = tasks.to(owners.device)[owners]  # (N,)
@@ -173,63 +158,9 @@ class SpeechLLM(nn.Module):
                 sums = sums.index_add(0, at, divergences.sum(0, keepdim=True))
         return dict(zip(TERMS, sums, strict=True))
 
-    def packed_rows(
-        self, speech: Speech, targets: Sequence[Sequence[Target]]
-    ) -> Iterator[tuple[PackedRow, Tensor]]:
-        """The rows of a batch, and which loss each segment of a row belongs to, (S,) int64."""
-        segment = require_llm(self.llm).segment
-        for row in self._rows(speech, targets):
-            prompts = {task: self.prompts[task] for task in sorted({t.task for _, t in row})}
-            segments = [segment(ids=p.before) for p in prompts.values()]
-            parents = {task: index for index, task in enumerate(prompts)}
-            tasks = [TERMS.index(task) for task in prompts]
-            heard: dict[int, int] = {}  # utterance -> the speech that its questions continue
-            for index, target in row:
-                task, prompt = TERMS.index(target.task), parents[target.task]
-                if target.after is None:
-                    after = prompts[target.task].after
-                    example = segment(speech.one(index), after, target.ids, prompt)
-                else:
-                    if index not in heard:
-                        segments.append(segment(speech.one(index), parent=prompt))
-                        tasks.append(task)
-                        heard[index] = len(segments) - 1
-                    example = segment(None, target.after, target.ids, heard[index])
-                segments.append(example)
-                tasks.append(task)
-            yield pack(segments), torch.tensor(tasks)
-
-    def _rows(
-        self, speech: Speech, targets: Sequence[Sequence[Target]]
-    ) -> Iterator[list[tuple[int, Target]]]:
-        """Examples in rows of at most `llm.row_tokens` tokens, but one at least."""
-        row: list[tuple[int, Target]] = []
-        room = limit = self.recipe.llm.row_tokens if self.recipe.llm else 0
-        lengths = speech.lengths.tolist()
-        for index, answers in enumerate(targets):
-            heard = False  # in this row, by a question
-            for target in answers:
-                size = self._tokens(0 if heard else lengths[index], target)
-                if row and size > room:
-                    yield row
-                    row, room, size = [], limit, self._tokens(lengths[index], target)
-                row.append((index, target))
-                room -= size
-                heard = target.after is not None
-        if row:
-            yield row
-
-    def _tokens(self, embeddings: int, target: Target) -> int:
-        """Tokens of an example in a row: its speech, the prompt after it, its answer."""
-        own = max(len(target.after or ()), len(target.informed or ()))
-        return embeddings + (own or len(self.prompts[target.task].after)) + len(target.ids)
-
     def tokens(self, embeddings: int, targets: Sequence[Target]) -> int:
-        """Tokens that an utterance of so many speech embeddings costs: once for each answer, but
-        once for all its questions; without answers its embeddings."""
-        asked = [self._tokens(0, target) for target in targets if target.after is not None]
-        alone = [self._tokens(embeddings, target) for target in targets if target.after is None]
-        return max(embeddings, sum(alone) + sum(asked) + (embeddings if asked else 0))
+        """Tokens that an utterance of so many speech embeddings costs; see `ExampleRows.tokens`."""
+        return embeddings if self.rows is None else self.rows.tokens(embeddings, targets)
 
     def prompt_embeddings(
         self, speech: Tensor, task: str, asked: Sequence[int] | None = None
@@ -289,22 +220,6 @@ class SpeechLLM(nn.Module):
         return torch.stack(results)
 
 
-@torch.inference_mode()
-def answer_log_likelihoods(
-    llm: FrozenLLM, request: Sequence[Segment], answers: Sequence[Sequence[int]]
-) -> Tensor:
-    """(A,) float32 log-likelihood of each answer's ids after a request, each behind the same one.
-
-    Args:
-        request: segments, each the parent of the next.
-    """
-    last = len(request) - 1
-    row = pack([*request, *(llm.segment(answer=ids, parent=last) for ids in answers)])
-    losses, owners = token_losses(row, llm.hidden_states(row), llm.output_weight)  # (N,), (N,)
-    found = losses.new_zeros(len(answers))
-    return found.index_add(0, owners - len(request), -losses)
-
-
 def output_size(recipe: Recipe, llm: FrozenLLM | None) -> int:
     """H: the LLM's hidden size, or the recipe's `adapter.output_size` without one."""
     wanted = recipe.adapter.output_size
@@ -316,31 +231,3 @@ def output_size(recipe: Recipe, llm: FrozenLLM | None) -> int:
             f"{llm.hidden_size}; leave adapter.output_size out"
         )
     return llm.hidden_size
-
-
-def require_llm(llm: FrozenLLM | None) -> FrozenLLM:
-    """The LLM of a model; `ConfigError` if its recipe has none."""
-    if llm is None:
-        raise ConfigError(
-            "this run has no LLM, so it cannot answer; train with a recipe whose "
-            "losses.response or losses.recognition is above 0, as `small`"
-        )
-    return llm
-
-
-def question_prompt(recipe: Recipe, llm: FrozenLLM, question: str) -> SpeechPrompt:
-    """The token ids around speech for one question about it."""
-    user = recipe.qa.prompt.replace("{question}", question)
-    return llm.chat.speech_prompt(recipe.prompts.empathetic_system, user)
-
-
-def speech_prompts(recipe: Recipe, llm: FrozenLLM) -> dict[str, SpeechPrompt]:
-    """The token ids around speech for each kind of request, made once."""
-    prompts = recipe.prompts
-    return {
-        "response": llm.chat.speech_prompt(prompts.empathetic_system, prompts.alignment),
-        "recognition": llm.chat.speech_prompt(prompts.plain_system, prompts.recognition),
-        "answer": llm.chat.speech_prompt(prompts.empathetic_system, prompts.answer),
-        # What comes before speech is the same for every question; each has its own tokens after it.
-        "question": question_prompt(recipe, llm, ""),
-    }

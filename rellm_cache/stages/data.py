@@ -13,7 +13,7 @@ from rellm_cache.corpus.manifest import Utterance
 from rellm_cache.llm.frozen import FrozenLLM
 from rellm_cache.llm.packing import IGNORED
 from rellm_cache.llm.prompt import ChatFormat
-from rellm_cache.model.speech_llm import question_prompt
+from rellm_cache.model.requests import question_prompt
 from rellm_cache.qa.rows import QARow, read_questions
 from rellm_cache.specs import EncoderSpec
 from rellm_cache.store.layout import find_store

@@ -32,7 +32,7 @@ from rellm_cache.metrics.bootstrap import Interval
 from rellm_cache.metrics.ranks import rank_correlation
 from rellm_cache.metrics.summary import Summary, summarise
 from rellm_cache.model.checkpoint import RECIPE, WEIGHTS, load_info, load_run
-from rellm_cache.model.speech_llm import answer_log_likelihoods, question_prompt, require_llm
+from rellm_cache.model.requests import answer_log_likelihoods, question_prompt, require_llm
 from rellm_cache.progress import progress
 from rellm_cache.qa.rows import QARow, distinct, read_questions
 from rellm_cache.qa_settings import JudgeSettings

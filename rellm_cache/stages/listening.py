@@ -8,7 +8,7 @@ from rellm_cache.config import Recipe
 from rellm_cache.corpus.manifest import Utterance
 from rellm_cache.devices import default_device
 from rellm_cache.model.checkpoint import load_run
-from rellm_cache.model.speech_llm import require_llm
+from rellm_cache.model.requests import require_llm
 from rellm_cache.stages.answering import Generation, answers
 from rellm_cache.stages.data import make_examples
 from rellm_cache.stages.recognising import Judgement, recognise_speech

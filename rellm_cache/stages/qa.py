@@ -21,7 +21,7 @@ from rellm_cache.devices import default_device
 from rellm_cache.journal import Journal, read_journal
 from rellm_cache.llm.frozen import Continuation, FrozenLLM
 from rellm_cache.llm.loading import find_llm, load_llm
-from rellm_cache.model.speech_llm import answer_log_likelihoods
+from rellm_cache.model.requests import answer_log_likelihoods
 from rellm_cache.progress import progress
 from rellm_cache.qa.filters import Candidate, reason_to_drop
 from rellm_cache.qa.parse import Pair, parse_answer, parse_pairs

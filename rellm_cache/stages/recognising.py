@@ -15,7 +15,8 @@ from rellm_cache.batches import Example, Frames, ordered_batches
 from rellm_cache.corpus.emotions import find_emotion
 from rellm_cache.loading.loader import BatchLoader
 from rellm_cache.metrics.recognition import RecognitionScores
-from rellm_cache.model.speech_llm import SpeechLLM, require_llm
+from rellm_cache.model.requests import require_llm
+from rellm_cache.model.speech_llm import SpeechLLM
 from rellm_cache.model.text_llm import Reading, TextLLM
 from rellm_cache.progress import progress
 from rellm_cache.stages.data import label_ids

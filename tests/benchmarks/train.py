@@ -96,7 +96,7 @@ class Bench:
         padded = real = 0
         for (batch,) in self.trainer.loader.groups([[indices] for indices in self.plan]):
             speech = self.model.speech(batch)
-            for row, _ in self.model.packed_rows(speech, batch.targets):
+            for row, _ in self.model.rows.packed(speech, batch.targets):
                 padded += row.embeddings.shape[:2].numel()
                 real += len(row.labels)
         return padded / real

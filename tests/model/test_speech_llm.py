@@ -258,7 +258,8 @@ def test_speech_is_in_a_row_once_for_all_its_questions(recipe: Recipe, llm: Froz
     batch = questioned(llm)
     only = replace(batch, targets=tuple(tuple(t for t in ts if t.after) for ts in batch.targets))
     speech = model.speech(only)
-    ((row, tasks),) = model.packed_rows(speech, only.targets)
+    assert model.rows is not None
+    ((row, tasks),) = model.rows.packed(speech, only.targets)
     assert int(row.speech.sum()) == int(speech.lengths[1:].sum())
     assert set(tasks.tolist()) == {TERMS.index("question")}
     before = len(model.prompts["question"].before)
@@ -267,7 +268,7 @@ def test_speech_is_in_a_row_once_for_all_its_questions(recipe: Recipe, llm: Froz
     ) - int(speech.lengths[0])
     assert len(row.labels) <= longest + before  # the budget counts metadata, whether shown or not
     told = only.with_metadata(0.0, 1, 1)
-    ((full, _),) = model.packed_rows(speech, told.targets)
+    ((full, _),) = model.rows.packed(speech, told.targets)
     assert len(full.labels) == longest + before
 
 
