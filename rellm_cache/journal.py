@@ -8,6 +8,14 @@ from types import TracebackType
 from typing import Any, Self
 
 
+def journal_beside(path: Path) -> Path:
+    """Where the rows of a file wait until they are all there and the file is written.
+
+    Nothing else has this name: whoever writes the file in one step uses `.<name>.partial`.
+    """
+    return path.with_name(f".{path.name}.journal")
+
+
 class Journal:
     """Appends JSON rows to a file, each on disk's side of the process before the next begins."""
 

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from rellm_cache.journal import Journal, read_journal
+from rellm_cache.corpus.manifest import write_lines
+from rellm_cache.journal import Journal, journal_beside, read_journal
 
 
 def test_rows_are_there_as_soon_as_they_are_appended(tmp_path: Path) -> None:
@@ -30,3 +31,11 @@ def test_a_torn_last_line_is_left_out_and_written_over(tmp_path: Path, torn: byt
 
 def test_a_journal_that_does_not_exist_has_no_rows(tmp_path: Path) -> None:
     assert list(read_journal(tmp_path / "none")) == []
+
+
+def test_writing_the_file_leaves_its_journal_alone(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    with Journal(journal_beside(path)) as journal:
+        journal.append({"n": 1})
+    write_lines(path, [{"n": 2}])
+    assert list(read_journal(journal_beside(path))) == [{"n": 1}]

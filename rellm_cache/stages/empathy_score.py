@@ -9,10 +9,8 @@ reply_cut, post_cut                      1 where the text is longer than 64 toke
 A killed call goes on where it was.
 """
 
-import csv
 import hashlib
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,10 +19,11 @@ from rellm_cache.devices import default_device
 from rellm_cache.empathy.folder import CARD, EmpathyModel, load_empathy
 from rellm_cache.empathy.scoring import ReplyScore, score_exchanges
 from rellm_cache.errors import ManifestError
-from rellm_cache.journal import Journal, read_journal
+from rellm_cache.journal import Journal, journal_beside, read_journal
 from rellm_cache.metrics.summary import Summary, summarise
 from rellm_cache.progress import progress
 from rellm_cache.specs import digest
+from rellm_cache.store.syncing import write_table
 
 
 @dataclass(frozen=True)
@@ -65,18 +64,19 @@ def empathy_score(folder: Path, source: Path, out: Path) -> ScoreReport:
     taken = [name for name in columns if name in rows[0]]
     if taken:
         raise ManifestError(f"{source}: has a column {', '.join(taken)} already; rename it")
-    partial = out.with_name(f".{out.name}.partial")
+    waiting = journal_beside(out)
     identity = _identity(folder, source)
-    done = [_from_json(r["score"]) for r in read_journal(partial) if r["by"] == identity]
+    done = [_from_json(r["score"]) for r in read_journal(waiting) if r["by"] == identity]
     exchanges = [_exchange(row) for row in rows[len(done) :]]
-    with progress("Scoring", len(exchanges), "replies") as tick, Journal(partial) as journal:
+    with progress("Scoring", len(exchanges), "replies") as tick, Journal(waiting) as journal:
         for score in score_exchanges(model, exchanges):
             done.append(score)
             journal.append({"by": identity, "score": _to_json(score)})
             tick()
     scored = (row | score_row(score) for row, score in zip(rows, done, strict=True))
-    _write(out, [*rows[0], *columns], scored)
-    partial.unlink(missing_ok=True)
+    names = [*rows[0], *columns]
+    write_table(out, names, ([row[name] for name in names] for row in scored))
+    waiting.unlink(missing_ok=True)
     return report(model, done)
 
 
@@ -134,15 +134,6 @@ def _from_json(values: list[dict[str, list[float]]]) -> ReplyScore:
 
 
 def _identity(folder: Path, source: Path) -> str:
-    """Whose scores a partial file may hold: those of this scorer for this file's bytes."""
+    """Whose scores a journal may hold: those of this scorer for this file's bytes."""
     files = (folder / CARD, source)
     return digest([hashlib.sha256(file.read_bytes()).hexdigest() for file in files])
-
-
-def _write(out: Path, columns: Sequence[str], rows: Iterator[dict[str, str]]) -> None:
-    temporary = out.with_name(f".{out.name}.writing")
-    with temporary.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows(rows)
-    os.replace(temporary, out)

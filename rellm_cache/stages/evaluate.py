@@ -6,9 +6,7 @@
 <run>/README.md         the model card, with these scores
 """
 
-import csv
 import dataclasses
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -36,7 +34,7 @@ from rellm_cache.stages.recognising import NO_LABEL, Judgement, LLMScores, score
 from rellm_cache.stages.report import write_report
 from rellm_cache.stages.resources import Resources
 from rellm_cache.stages.scoring import HeadScores
-from rellm_cache.store.syncing import write_whole
+from rellm_cache.store.syncing import write_table, write_whole
 
 PREDICTIONS = "predictions.csv"
 BATCH = 16
@@ -194,17 +192,15 @@ def write_predictions(
         likely, named = judgement.llm.likely, judgement.llm.named
     said = {"head": judgement.head, "llm": likely, "llm_in_words": named}
     dimensions = judgement.dimensions
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(["id", "speaker", "emotion", *said, *DIMENSIONS])
+    rows = []
     for place, utterance in enumerate(utterances):
-        row = [
+        labels = [
             "" if found is None or found[place] == NO_LABEL else names[found[place]]
             for found in said.values()
         ]
         felt = [""] * 3 if dimensions is None else [f"{v:.4f}" for v in dimensions[place]]
-        writer.writerow([utterance.id, utterance.speaker, utterance.emotion or "", *row, *felt])
-    write_whole(path, table.getvalue())
+        rows.append([utterance.id, utterance.speaker, utterance.emotion or "", *labels, *felt])
+    write_table(path, ["id", "speaker", "emotion", *said, *DIMENSIONS], rows)
 
 
 def choose_samples(utterances: Sequence[Utterance], count: int) -> list[Utterance]:

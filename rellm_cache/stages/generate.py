@@ -19,7 +19,7 @@ from rellm_cache.devices import clips_at_a_time, default_device
 from rellm_cache.encoders.base import FrameEncoder
 from rellm_cache.encoders.registry import build_encoder, resolve
 from rellm_cache.errors import ConfigError, StoreError
-from rellm_cache.journal import Journal, read_journal
+from rellm_cache.journal import Journal, journal_beside, read_journal
 from rellm_cache.model.checkpoint import WEIGHTS, run_recipe
 from rellm_cache.progress import progress
 from rellm_cache.specs import digest
@@ -104,19 +104,19 @@ def generate(
         live = from_audio or source.suffix.lower() in AUDIO_SUFFIXES
         frames_of = partial(_open_frames, run, source, cache, live, resources)
         model = Listener(run, resources, frames_of, overrides)
-    journal_path = out.with_name(f".{out.name}.answers")
+    waiting = journal_beside(out)
     identity = _identity(run, source, recipe)
-    done = {r["id"]: r["generation"] for r in read_journal(journal_path) if r["by"] == identity}
+    done = {r["id"]: r["generation"] for r in read_journal(waiting) if r["by"] == identity}
     left = [u for u in utterances if u.id not in done]
     found = model.answers(left, batch_size)
-    with progress("Answering", len(left), "clips") as tick, Journal(journal_path) as journal:
+    with progress("Answering", len(left), "clips") as tick, Journal(waiting) as journal:
         for generation in found:
             done[generation.id] = asdict(generation)
             journal.append({"by": identity, "id": generation.id, "generation": done[generation.id]})
             tick()
     generations = [Generation(**done[u.id]) for u in utterances]
     write_lines(out, (asdict(g) for g in generations))
-    journal_path.unlink(missing_ok=True)
+    waiting.unlink(missing_ok=True)
     return generations
 
 
@@ -153,7 +153,7 @@ def prompts_alone(overrides: Sequence[str]) -> Sequence[str]:
 
 
 def _identity(run: Path, source: Path, recipe: Recipe) -> str:
-    """Whose answers a partial file may hold: those of these weights and prompts to this source."""
+    """Whose answers a journal may hold: those of these weights and prompts to this source."""
     weights: list[int] = []  # a model that reads has none of its own
     if recipe.text is None:
         found = (run / WEIGHTS).stat()

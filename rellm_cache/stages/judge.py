@@ -25,7 +25,7 @@ from rellm_cache.corpus.emotions import SYNONYMS, emotions_in
 from rellm_cache.corpus.manifest import read_manifests, write_lines
 from rellm_cache.devices import default_device
 from rellm_cache.errors import ManifestError
-from rellm_cache.journal import Journal, read_journal
+from rellm_cache.journal import Journal, journal_beside, read_journal
 from rellm_cache.llm.frozen import FrozenLLM
 from rellm_cache.loading.loader import BatchLoader
 from rellm_cache.metrics.bootstrap import Interval
@@ -148,7 +148,7 @@ class _Notes:
         weights = (run / WEIGHTS).stat()
         recipe = (run / RECIPE).read_text("utf-8")
         self._by = digest([asked, recipe, weights.st_mtime_ns, weights.st_size])
-        self.path = run / f".{JUDGED}.partial"
+        self.path = journal_beside(run / f"{JUDGED}.jsonl")
         self.answers: dict[str, str] = {}
         self.scores: dict[str, float] = {}
         for note in read_journal(self.path):

@@ -18,7 +18,7 @@ import torch
 from rellm_cache.config import Recipe
 from rellm_cache.corpus.manifest import Utterance, manifest_files, read_manifest
 from rellm_cache.devices import default_device
-from rellm_cache.journal import Journal, read_journal
+from rellm_cache.journal import Journal, journal_beside, read_journal
 from rellm_cache.llm.frozen import Continuation, FrozenLLM
 from rellm_cache.llm.loading import find_llm, load_llm
 from rellm_cache.model.requests import answer_log_likelihoods
@@ -186,7 +186,7 @@ def _plan(utterances: Sequence[Utterance], recipe: Recipe) -> Iterator[_Work]:
 
 def _write_beside(file: Path, writer: _Writer, batch_size: int) -> QAReport:
     out = questions_path(file)
-    journal = out.with_name(f".{out.name}.replies")
+    journal = journal_beside(out)
     work = list(_plan(read_manifest(file), writer.recipe))
     _recall_rows(out, work, writer)
     writer.recall(journal)

@@ -23,7 +23,7 @@ from rellm_cache.corpus.manifest import (
 )
 from rellm_cache.devices import default_device
 from rellm_cache.errors import ConfigError
-from rellm_cache.journal import Journal, read_journal
+from rellm_cache.journal import Journal, journal_beside, read_journal
 from rellm_cache.llm.frozen import Continuation, FrozenLLM
 from rellm_cache.llm.loading import load_llm
 from rellm_cache.llm.refusals import refusal
@@ -105,9 +105,9 @@ class _Answers:
         self.known: dict[str, Continuation] = {}
         self.lengths: dict[str, int] = {}
 
-    def ask(self, prompts: Sequence[str], partial: Path) -> int:
-        """Answer the prompts not known yet, appending each batch to `partial`; how many."""
-        self._recall(partial)
+    def ask(self, prompts: Sequence[str], file: Path) -> int:
+        """Answer the prompts not known yet, appending each reply to a journal; how many."""
+        self._recall(file)
         unknown = {p for p in prompts if p not in self.known}
         if not unknown:
             return 0
@@ -115,7 +115,7 @@ class _Answers:
         writing = Writing(settings.empathetic_system, settings.expected_response_tokens)
         with (
             progress("Responding", len(unknown), "prompts") as tick,
-            Journal(partial) as journal,
+            Journal(file) as journal,
         ):
             for answer in ask(self._llm(), unknown, writing, self._batch_size):
                 self.known[answer.prompt] = answer.reply
@@ -125,9 +125,9 @@ class _Answers:
                 tick()
         return len(unknown)
 
-    def _recall(self, partial: Path) -> None:
+    def _recall(self, file: Path) -> None:
         """Take up the answers that an interrupted run left."""
-        for row in read_journal(partial):
+        for row in read_journal(file):
             if row["generator"] == generator_id(self.recipe):
                 self.known[row["prompt"]] = Continuation(row["text"], row["early_stop"])
                 self.lengths[row["prompt"]] = row["length"]
@@ -136,11 +136,11 @@ class _Answers:
 def _respond_to(file: Path, recipe: Recipe, answers: _Answers) -> RespondReport:
     utterances = read_manifest(file)
     out = responses_path(file)
-    partial = out.with_name(f".{out.name}.answers")
+    journal = journal_beside(out)
     finished = _finished(out, generator_id(recipe))
     waiting = [u for u in utterances if finished.get(u.id, {}).get("prompt") != request(u, recipe)]
     asked = [p for u in waiting if (p := request(u, recipe)) is not None]
-    generated = answers.ask(asked, partial)
+    generated = answers.ask(asked, journal)
     rows = []
     for utterance in utterances:
         row = finished.get(utterance.id)
@@ -149,7 +149,7 @@ def _respond_to(file: Path, recipe: Recipe, answers: _Answers) -> RespondReport:
             row = _row(utterance, prompt, recipe, answers)
         rows.append(row)
     write_lines(out, rows)
-    partial.unlink(missing_ok=True)
+    journal.unlink(missing_ok=True)
     dropped = Counter(row["dropped"] for row in rows if "dropped" in row)
     return RespondReport(out, len(rows) - dropped.total(), generated, dict(dropped))
 

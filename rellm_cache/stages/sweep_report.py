@@ -4,9 +4,7 @@
 <out>/sweep.csv         a row a run, for a spreadsheet or a statistics program
 """
 
-import csv
 import dataclasses
-import io
 import json
 import math
 from dataclasses import dataclass
@@ -18,7 +16,7 @@ from rellm_cache.metrics.comparison import PairedDifference, paired_difference
 from rellm_cache.metrics.summary import Summary, summarise
 from rellm_cache.stages.evaluate import Scores
 from rellm_cache.stages.sweep_plan import BASELINE, SweepPlan
-from rellm_cache.store.syncing import write_whole
+from rellm_cache.store.syncing import write_table, write_whole
 
 SWEEP_JSON, SWEEP_CSV = "sweep.json", "sweep.csv"
 
@@ -130,15 +128,12 @@ class SweepReport:
         """Write both files; a reader sees the old ones or the whole new ones."""
         self.out.mkdir(parents=True, exist_ok=True)
         write_whole(self.out / SWEEP_JSON, json.dumps(self.to_json(), indent=2) + "\n")
-        table = io.StringIO()
-        writer = csv.writer(table, lineterminator="\n")
-        metrics = self.metrics
-        writer.writerow(["variant", "seed", "run", "seconds", *metrics, "error"])
-        for run in self.runs:
-            values = [run.scores.get(metric, "") for metric in metrics]
-            seconds = round(run.seconds, 1)
-            writer.writerow([run.variant, run.seed, run.out, seconds, *values, run.error])
-        write_whole(self.out / SWEEP_CSV, table.getvalue())
+        columns = ["variant", "seed", "run", "seconds", *self.metrics, "error"]
+        write_table(self.out / SWEEP_CSV, columns, map(self._row, self.runs))
+
+    def _row(self, run: SweepRun) -> list[object]:
+        values = [run.scores.get(metric, "") for metric in self.metrics]
+        return [run.variant, run.seed, run.out, round(run.seconds, 1), *values, run.error]
 
 
 def scores_by_name(scores: Scores) -> dict[str, float]:

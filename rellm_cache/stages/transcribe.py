@@ -19,7 +19,7 @@ from rellm_cache.corpus.manifest import Utterance, read_manifests, write_lines
 from rellm_cache.devices import clips_at_a_time, default_device
 from rellm_cache.encoders.transcriber import WhisperTranscriber, resolve_transcriber
 from rellm_cache.errors import AudioError, ManifestError
-from rellm_cache.journal import Journal, read_journal
+from rellm_cache.journal import Journal, journal_beside, read_journal
 from rellm_cache.metrics.word_errors import WordErrors, total_errors, word_errors
 from rellm_cache.progress import progress
 from rellm_cache.specs import TranscriberSpec
@@ -35,7 +35,6 @@ from rellm_cache.store.transcripts import (
     Transcript,
     as_transcript,
     file_rows,
-    journal_path,
     read_transcripts_file,
     transcripts_path,
 )
@@ -143,7 +142,7 @@ def read_clips(manifests: Sequence[Path]) -> list[Utterance]:
 def _find_work(utterances: Sequence[Utterance], path: Path) -> _Work:
     """What the file and the journal of an interrupted run hold, and which clips they lack."""
     known = _committed(path)
-    journal = journal_path(path)
+    journal = journal_beside(path)
     rows = (as_transcript(row, str(journal)) for row in read_journal(journal))
     known |= {row.id: row for row in rows}
     work = _Work(known)
@@ -171,7 +170,7 @@ def _hear(
     size = clips_at_a_time(device, batch_size)
     with (
         progress("Transcribing", len(work.waiting), "clips") as tick,
-        Journal(journal_path(path)) as journal,
+        Journal(journal_beside(path)) as journal,
     ):
         for utterances in _batches(work.waiting, size):
             clips = _load(utterances, work)
@@ -207,7 +206,7 @@ def _load(utterances: Sequence[Utterance], work: _Work) -> dict[str, Clip]:
 
 def _commit(work: _Work, spec: TranscriberSpec, path: Path) -> None:
     """Bring the file up to date in one step; where it is sent to, the journal stays until then."""
-    journal = journal_path(path)
+    journal = journal_beside(path)
     if work.known != _committed(path):
         write_lines(path, file_rows(spec, WhisperTranscriber.licence, work.known.values()))
         send_file(path)

@@ -1,6 +1,9 @@
 """Getting files onto the disk. In: paths. Out: the same, safe from a power cut."""
 
+import csv
+import io
 import os
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -31,3 +34,12 @@ def write_whole(path: Path, text: str) -> None:
     sync_path(partial)
     partial.replace(path)
     sync_path(path.parent)
+
+
+def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Write a CSV file, the names of its columns first, as `write_whole` does."""
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
+    write_whole(path, table.getvalue())

@@ -48,11 +48,6 @@ def transcripts_path(cache: Path, spec: TranscriberSpec) -> Path:
     return cache / FOLDER / f"{spec.slug}-{spec.fingerprint[:12]}.jsonl"
 
 
-def journal_path(path: Path) -> Path:
-    """Where a file's next rows are kept while it is not brought up to date."""
-    return path.with_name(f".{path.name}.journal")
-
-
 def list_transcripts(cache: Path) -> list[Path]:
     """The files of transcripts under a cache root, by name."""
     paths = sorted((cache / FOLDER).glob("*.jsonl"))

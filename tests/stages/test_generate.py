@@ -1,15 +1,16 @@
 """generate: the same answers from the cache and from audio, resumable."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from rellm_cache.batches import Batch
 from rellm_cache.config import Recipe
-from rellm_cache.corpus.manifest import Utterance
+from rellm_cache.corpus.manifest import Utterance, write_lines
 from rellm_cache.errors import ConfigError, RunError, StoreError
 from rellm_cache.model.speech_llm import SpeechLLM
 from rellm_cache.stages import answering as stage
@@ -68,6 +69,28 @@ def test_killed_it_goes_on(
     resumed = generate(run, corpus, out, cache, batch_size=3)
     assert sum(calls[3:]) == len(whole) - 6
     assert [g.response for g in resumed] == [g.response for g in whole]
+
+
+def test_killed_while_it_writes_it_loses_no_answer(
+    run: Path, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache, out = tmp_path / "cache", tmp_path / "answers.jsonl"
+
+    def write_half_and_die(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+        def torn() -> Iterator[dict[str, Any]]:
+            yield next(iter(rows))
+            raise KeyboardInterrupt
+
+        write_lines(path, torn())
+
+    with monkeypatch.context() as kill:
+        kill.setattr("rellm_cache.stages.generate.write_lines", write_half_and_die)
+        with pytest.raises(KeyboardInterrupt):
+            generate(run, corpus, out, cache)
+    assert not out.exists()
+    monkeypatch.setattr(stage, "answer", None)  # nothing is asked again
+    assert len(generate(run, corpus, out, cache)) == len(out.read_text().splitlines()) == 11
+    assert [p for p in tmp_path.iterdir() if p.name.startswith(".answers")] == []
 
 
 def test_clips_that_are_not_cached(run: Path, corpus: Path, tmp_path: Path) -> None:

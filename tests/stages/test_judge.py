@@ -12,7 +12,7 @@ from rellm_cache.cli import rellm
 from rellm_cache.config import LossesConfig, Recipe
 from rellm_cache.corpus.manifest import manifest_files, read_manifest
 from rellm_cache.errors import ManifestError
-from rellm_cache.journal import Journal
+from rellm_cache.journal import Journal, journal_beside
 from rellm_cache.qa.rows import QARow, questions_path, write_rows
 from rellm_cache.qa_settings import JudgeSettings, QASettings
 from rellm_cache.stages.judge import (
@@ -77,7 +77,7 @@ def test_explicit_implicit_and_both_are_rows_of_a_table(
         assert scores["overall"]["count"] == 4  # two clips, two questions, whatever their mode
         assert set(scores["types"]) == {"content", "emotion"}
         assert 0 <= scores["overall"]["mean"] <= 5
-        assert not (run / ".judged.partial").exists()
+        assert not journal_beside(run / "judged.jsonl").exists()
 
 
 def test_a_killed_judge_goes_on_to_the_same_scores(

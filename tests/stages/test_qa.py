@@ -9,7 +9,7 @@ import pytest
 from rellm_cache.config import Recipe
 from rellm_cache.corpus.manifest import read_manifest, write_lines
 from rellm_cache.errors import ConfigError, ManifestError
-from rellm_cache.journal import Journal
+from rellm_cache.journal import Journal, journal_beside
 from rellm_cache.llm.loading import find_llm
 from rellm_cache.qa.prompts import write_request
 from rellm_cache.qa.rows import QARow, questions_path, read_questions, read_rows, write_rows
@@ -47,7 +47,7 @@ def run(manifest: Path, recipe: Recipe, batch_size: int = 4) -> QAReport:
 
 
 def journal(manifest: Path) -> Path:
-    return manifest.with_name(f".{questions_path(manifest).name}.replies")
+    return journal_beside(questions_path(manifest))
 
 
 def told(manifest: Path, recipe: Recipe, utterance: Any, replies: dict[str, str]) -> None:

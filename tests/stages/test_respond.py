@@ -9,7 +9,7 @@ import pytest
 from rellm_cache.config import LoraConfig, Recipe
 from rellm_cache.corpus.manifest import read_lines, read_manifest, responses_path, write_lines
 from rellm_cache.errors import ConfigError, ManifestError
-from rellm_cache.journal import Journal, read_journal
+from rellm_cache.journal import Journal, journal_beside, read_journal
 from rellm_cache.stages.respond import RespondReport, generator_id, refusal, respond
 
 ROWS: list[dict[str, Any]] = [
@@ -28,9 +28,9 @@ def manifest(tmp_path: Path) -> Path:
     return tmp_path / "train.jsonl"
 
 
-def partial(manifest: Path) -> Path:
+def waiting(manifest: Path) -> Path:
     """Where answers are kept while a manifest is not done."""
-    return manifest.with_name(f".{responses_path(manifest).name}.answers")
+    return journal_beside(responses_path(manifest))
 
 
 def run(manifest: Path, recipe: Recipe, batch_size: int = 2) -> RespondReport:
@@ -61,7 +61,7 @@ def test_equal_prompts_are_asked_once_and_answers_are_joined(
     assert rows[3]["prompt"].endswith(
         "reflects a 'happy' emotion tone in a coherent style: We {won}!"
     )
-    assert not partial(manifest).exists()
+    assert not waiting(manifest).exists()
 
 
 def test_a_second_run_generates_nothing(manifest: Path, recipe: Recipe) -> None:
@@ -122,13 +122,13 @@ def test_a_killed_run_goes_on_where_it_was(
         with pytest.raises(KeyboardInterrupt):
             run(manifest, recipe, batch_size=1)
     assert not responses_path(manifest).exists()
-    with partial(manifest).open("ab") as file:
+    with waiting(manifest).open("ab") as file:
         file.write(b'{"prompt": "Continue \xc3')  # a line cut short, within a letter
-    assert len(list(read_journal(partial(manifest)))) == 2
+    assert len(list(read_journal(waiting(manifest)))) == 2
     report = run(manifest, recipe, batch_size=1)
     assert (report.generated, report.written) == (1, 4)
     assert report.path.read_text("utf-8") == undisturbed
-    assert not partial(manifest).exists()
+    assert not waiting(manifest).exists()
 
 
 def test_refusals_and_long_answers_are_dropped_and_counted(manifest: Path, recipe: Recipe) -> None:
@@ -139,7 +139,7 @@ def test_refusals_and_long_answers_are_dropped_and_counted(manifest: Path, recip
         answered(recipe, "happy", "We {won}!", ""),
         long,
     ]
-    write_lines(partial(manifest), answers)
+    write_lines(waiting(manifest), answers)
     report = run(manifest, recipe)
     assert (report.generated, report.written) == (0, 0)
     assert report.dropped == {

@@ -12,7 +12,7 @@ from rellm_cache.config import Recipe
 from rellm_cache.corpus.manifest import read_lines, read_manifests
 from rellm_cache.encoders.transcriber import Transcription, WhisperTranscriber
 from rellm_cache.errors import ConfigError, ManifestError, StoreError
-from rellm_cache.journal import Journal
+from rellm_cache.journal import Journal, journal_beside
 from rellm_cache.metrics.word_errors import WordErrors
 from rellm_cache.specs import TranscriberSpec
 from rellm_cache.stages.cache_info import cache_info
@@ -20,7 +20,7 @@ from rellm_cache.stages.extract import extract
 from rellm_cache.stages.transcribe import TranscribeReport, read_clips, transcribe
 from rellm_cache.stages.transcripts import read_transcripts, transcriber_spec
 from rellm_cache.store.copies import open_copy
-from rellm_cache.store.transcripts import journal_path, list_transcripts, read_transcripts_file
+from rellm_cache.store.transcripts import list_transcripts, read_transcripts_file
 
 MakeClip = Callable[..., Path]
 
@@ -54,7 +54,7 @@ def test_every_clip_gets_a_transcript_once(clips: Path, hearing: Recipe, cache: 
     assert first.hours == pytest.approx(sum(u.duration or 0 for u in read_manifests(clips)) / 3600)
     assert list_transcripts(cache) == [first.path]
     content = first.path.read_bytes()
-    assert not journal_path(first.path).exists()
+    assert not journal_beside(first.path).exists()
     changed = first.path.stat().st_mtime_ns
     again = run(clips, hearing, cache)
     assert (again.transcribed, again.present, again.errors) == (0, 4, first.errors)
@@ -94,12 +94,12 @@ def test_a_killed_run_goes_on_where_it_was(
         with pytest.raises(KeyboardInterrupt):
             run(clips, hearing, cache)
     assert not undisturbed.exists()
-    with journal_path(undisturbed).open("ab") as file:
+    with journal_beside(undisturbed).open("ab") as file:
         file.write(b'{"id": "tones/05", "text": "\xc3')  # a line cut short, within a letter
     report = run(clips, hearing, cache)
     assert (report.transcribed, report.present) == (2, 2)
     assert undisturbed.read_bytes() == content
-    assert not journal_path(undisturbed).exists()
+    assert not journal_beside(undisturbed).exists()
 
 
 def test_edited_audio_is_heard_again(
