@@ -93,6 +93,7 @@ def plan(
 
 def show(found: "Plan") -> None:
     """The figures as a table and lines."""
+    extraction = found.extraction
     rows = [
         [
             Path(s.store).name,
@@ -102,17 +103,17 @@ def show(found: "Plan") -> None:
             megabytes(s.bytes),
             duration(s.seconds),
         ]
-        for s in found.streams
+        for s in extraction.streams
     ]
     title = f"{found.clips} clips, {found.hours:.2f} h of audio"
     columns = ["store", "clips there", "missing", "values", "size of missing", "time"]
     print_table(title, columns, rows)
     if found.unreadable:
         click.echo(f"{found.unreadable} clips cannot be read: `rellm extract` will list them")
-    estimated = f"estimated from {found.timed_clips} clips on this machine, one process"
-    click.echo(f"Time: {duration(found.seconds)}, {estimated}")
-    gpu = f", {megabytes(found.gpu_bytes)} on the GPU" if found.gpu_bytes else ""
-    click.echo(f"Memory: about {megabytes(found.memory_bytes)}{gpu}")
+    estimated = f"estimated from {extraction.timed_clips} clips on this machine, one process"
+    click.echo(f"Time: {duration(extraction.seconds)}, {estimated}")
+    gpu = f", {megabytes(extraction.gpu_bytes)} on the GPU" if extraction.gpu_bytes else ""
+    click.echo(f"Memory: about {megabytes(extraction.memory_bytes)}{gpu}")
     click.echo(f"Disk: {megabytes(found.needed_bytes)} needed, {megabytes(found.free_bytes)} free")
 
 

@@ -204,5 +204,5 @@ def test_a_plan_for_a_url_needs_no_more_than_the_copy_may_take(
 ) -> None:
     monkeypatch.setenv("RELLM_COPIES_GB", "0.000001")
     found = plan(corpus, speech_recipe, open_copy(s3.url), clips=1)
-    assert found.streams[0].bytes > found.needed_bytes == 1000
+    assert found.extraction.streams[0].bytes > found.needed_bytes == 1000
     assert s3.names() == set()

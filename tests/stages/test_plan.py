@@ -17,11 +17,11 @@ def test_the_size_is_what_extraction_then_writes(
     corpus: Path, recipe: Recipe, tmp_path: Path
 ) -> None:
     found = plan(corpus, recipe, tmp_path / "cache", clips=3)
-    assert (found.clips, found.unreadable, found.timed_clips) == (11, 0, 3)
+    assert (found.clips, found.unreadable, found.extraction.timed_clips) == (11, 0, 3)
     assert found.hours == pytest.approx(21.2 / 3600)
     assert not (tmp_path / "cache").exists()
     reports = extract(corpus, recipe, tmp_path / "cache")
-    for stream, report in zip(found.streams, reports, strict=True):
+    for stream, report in zip(found.extraction.streams, reports, strict=True):
         store = FeatureStore(report.path)
         frames = sum(store.length(i) for i in store.ids) * 2 * store.frame_size
         assert stream.store == str(report.path)
@@ -29,21 +29,21 @@ def test_the_size_is_what_extraction_then_writes(
         assert stream.bytes == pytest.approx(frames + 11 * 72, rel=0.02)  # wav2vec2 gives 1 less
         assert stream.seconds is not None
         assert stream.seconds > 0
-    assert found.needed_bytes == sum(s.bytes for s in found.streams)
-    assert found.seconds is not None
-    assert found.seconds >= sum(s.seconds or 0 for s in found.streams)
-    assert found.memory_bytes > 50e6  # torch alone is more
+    assert found.needed_bytes == sum(s.bytes for s in found.extraction.streams)
+    assert found.extraction.seconds is not None
+    assert found.extraction.seconds >= sum(s.seconds or 0 for s in found.extraction.streams)
+    assert found.extraction.memory_bytes > 50e6  # torch alone is more
     assert json.loads(json.dumps(found.to_json()))["fits"] is True
 
 
 def test_what_is_there_is_not_counted(corpus: Path, speech_recipe: Recipe, tmp_path: Path) -> None:
     extract(corpus / "train.jsonl", speech_recipe, tmp_path / "cache")
-    (stream,) = plan(corpus, speech_recipe, tmp_path / "cache", clips=9).streams
+    (stream,) = plan(corpus, speech_recipe, tmp_path / "cache", clips=9).extraction.streams
     assert (stream.present, stream.missing) == (7, 4)
     extract(corpus, speech_recipe, tmp_path / "cache")
     found = plan(corpus, speech_recipe, tmp_path / "cache")
-    assert (found.streams[0].missing, found.timed_clips) == (0, 0)
-    assert (found.seconds, found.needed_bytes) == (0, 0)
+    assert (found.extraction.streams[0].missing, found.extraction.timed_clips) == (0, 0)
+    assert (found.extraction.seconds, found.needed_bytes) == (0, 0)
 
 
 def test_lengths_are_read_from_files_where_the_manifest_has_none(
