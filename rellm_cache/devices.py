@@ -9,6 +9,8 @@ import torch
 
 from rellm_cache import __version__
 
+GPU_SHARE = 0.9  # of what is left of a GPU that is taken: the rest is the allocator's gaps
+
 
 def default_device() -> torch.device:
     """The first GPU, or the CPU."""
@@ -69,14 +71,14 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def memory_room(device: torch.device) -> int:
-    """Bytes that may be taken on top of what is: of a GPU nine tenths of what is left to this
+    """Bytes that may be taken on top of what is: of a GPU `GPU_SHARE` of what is left to this
     process, of host memory a quarter of the machine's or container's, whatever else uses it, so
     that it is the same each time."""
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
         taken = torch.cuda.memory_allocated(device)
         allowed = int(total * torch.cuda.get_per_process_memory_fraction(device)) - taken
-        return int(0.9 * min(free + torch.cuda.memory_reserved(device) - taken, allowed))
+        return int(GPU_SHARE * min(free + torch.cuda.memory_reserved(device) - taken, allowed))
     whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     try:
         limit = Path("/sys/fs/cgroup/memory.max").read_text("utf-8").strip()

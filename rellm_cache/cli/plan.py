@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from rellm_cache.stages.plan import Plan
     from rellm_cache.stages.training_plan import TrainingPlan
 
-CONTEXT_BYTES = 500_000_000  # what CUDA itself takes of a GPU
-
 
 @click.command()
 @manifest_argument
@@ -41,7 +39,8 @@ CONTEXT_BYTES = 500_000_000  # what CUDA itself takes of a GPU
 @click.option(
     "--gpu-gb",
     type=click.FloatRange(min=0, min_open=True),
-    help="Memory of the GPU that is to train, in GB; without it, training on this machine.",
+    help="Memory of the GPU that is to train, in GB, CUDA's own included; without it, training "
+    "on this machine.",
 )
 @click.option(
     "--tflops",
@@ -119,6 +118,8 @@ def show(found: "Plan") -> None:
 
 def show_training(found: "TrainingPlan", room: int | None, tflops: float | None) -> None:
     """Memory by what takes it, and an epoch's operations."""
+    from rellm_cache.stages.training_plan import CONTEXT_BYTES
+
     rows = [
         ["frozen LLM", megabytes(found.llm_bytes)],
         [f"{found.trained / 1e6:.1f} M trained parameters", megabytes(found.trained_bytes)],
@@ -129,10 +130,10 @@ def show_training(found: "TrainingPlan", room: int | None, tflops: float | None)
     if found.host_bytes:
         click.echo(f"Input embeddings in host memory: {megabytes(found.host_bytes)}")
     if room is not None:
-        verdict = "fits" if found.peak_bytes + CONTEXT_BYTES <= room else "does not fit"
+        verdict = "fits" if found.fits(room) else "does not fit"
         context = f"{megabytes(CONTEXT_BYTES)} of them CUDA's own"
         click.echo(f"It {verdict} into {megabytes(room)}, {context}")
-        if verdict != "fits":
+        if not found.fits(room):
             click.echo(
                 "Smaller: training.tokens_per_step, llm.checkpoint_activations=true, "
                 'llm.embeddings="host", training.optimiser="adamw8bit", adapter.preset="lite"'

@@ -2,7 +2,7 @@
 
 Nothing is loaded and nothing trains: the LLM is counted from its config (`llm/footprint`), adapter
 and heads are built without data and run forward there. Bytes are what tensors take at the peak of a
-step on the device that computes. On top come a GPU's own context, about half a gigabyte, and on a
+step on the device that computes. On top come a GPU's own context, `CONTEXT_BYTES`, and on a
 CPU the freed blocks that the C library holds (docs/benchmarks.md).
 """
 
@@ -13,6 +13,7 @@ import torch
 
 from rellm_cache.config import LLMConfig, Recipe
 from rellm_cache.corpus.manifest import Utterance
+from rellm_cache.devices import GPU_SHARE
 from rellm_cache.encoders.base import FRAMES_PER_SECOND
 from rellm_cache.llm.footprint import Footprint, footprint, kept_by
 from rellm_cache.llm.teacher import CHUNK
@@ -23,6 +24,7 @@ COUNTED_FRAMES = 256
 WORDS_TO_TOKENS = 1.4  # of English in a chat model's vocabulary, end tokens included
 PROMPT_TOKENS = 40  # before the speech, once a row for each task; and after it, a tenth of that
 LABEL_TOKENS = 3  # of an answer that names an emotion
+CONTEXT_BYTES = 500_000_000  # what CUDA itself takes of a GPU
 MOMENTS_BYTES = {"adamw": 8, "adamw8bit": 2, "paged_adamw8bit": 2}
 
 
@@ -53,6 +55,10 @@ class TrainingPlan:
     def peak_bytes(self) -> int:
         """On the device, its context not counted."""
         return self.llm_bytes + self.trained_bytes + self.step_bytes
+
+    def fits(self, room: int) -> bool:
+        """Whether a GPU of so many bytes has room for it, and for CUDA's own."""
+        return self.peak_bytes + CONTEXT_BYTES <= room
 
 
 @dataclass(frozen=True)
@@ -93,8 +99,8 @@ def plan_training(
         seconds: of each clip by id; clips without are left out.
         frame_size: D of both streams together.
         dtype: that the LLM computes in.
-        room: bytes of the device; with `training.tokens_per_step = "auto"` so many tokens are
-            counted as fit there.
+        room: bytes of the GPU; with `training.tokens_per_step = "auto"` so many tokens are counted
+            as `train` would take there: CUDA's own and a tenth of what is then left stay free.
 
     Raises:
         ConfigError: the LLM's config cannot be found.
@@ -119,7 +125,8 @@ def plan_training(
         in_rows, passing = _row_bytes(recipe.llm, llm, tokens, row, row + tasks * PROMPT_TOKENS)
         per_token += in_rows
     if config.tokens_per_step == "auto" and room is not None:
-        at_once = max(at_once, int((room - fixed - passing) / max(per_token, 1)))
+        left = GPU_SHARE * (room - CONTEXT_BYTES - fixed)
+        at_once = max(at_once, int((left - passing) / max(per_token, 1)))
     operations = sum(frames) * trained.operations
     if llm:
         operations += sum(totals) * 4 * llm.linear_parameters
