@@ -26,24 +26,36 @@ from rellm_cache.cli.options import (
     metavar="FOLDER",
     help="A scorer of `rellm empathy train`: answers every clip and scores the answers.",
 )
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="FOLDER",
+    help="Where scores and report go; RUN itself without it. A published RUN stays as it is.",
+)
 @json_option
 def evaluate(
-    run: Path, manifest: Path, cache: Path, samples: int, empathy: Path | None, as_json: bool
+    run: Path,
+    manifest: Path,
+    cache: Path,
+    samples: int,
+    empathy: Path | None,
+    out: Path | None,
+    as_json: bool,
 ) -> None:
     """Score the trained run RUN on a manifest file or folder.
 
-    Writes RUN/scores.json and RUN/report.html, a page with curves, confusion and samples, and
-    renews the model card RUN/README.md.
+    Writes scores.json, predictions.csv and report.html, a page with curves, confusion and samples,
+    into RUN, and renews its model card, RUN/README.md.
     """
     from rellm_cache.stages.evaluate import evaluate as score
 
-    scores = score(run, manifest, cache, samples, empathy=empathy).to_json()
+    scores = score(run, manifest, cache, samples, empathy=empathy, out=out).to_json()
     if as_json:
         click.echo(json.dumps(scores))
         return
     print_scores(scores)
-    click.echo(f"Scores: {run / 'scores.json'}")
-    click.echo(f"Report: {run / 'report.html'}")
+    click.echo(f"Scores: {(out or run) / 'scores.json'}")
+    click.echo(f"Report: {(out or run) / 'report.html'}")
 
 
 def print_scores(scores: dict[str, Any]) -> None:

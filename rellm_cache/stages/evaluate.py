@@ -1,9 +1,9 @@
 """evaluate. In: a run and a manifest. Out: recognition by head and LLM, CCC, and the report.
 
-<run>/scores.json       all figures, and what data they are of
-<run>/predictions.csv   what the head and the LLM say of each utterance
-<run>/report.html       the same for a reader, with curves and samples to listen to
-<run>/README.md         the model card, with these scores
+<out>/scores.json       all figures, and what data they are of
+<out>/predictions.csv   what the head and the LLM say of each utterance
+<out>/report.html       the same for a reader, with curves and samples to listen to
+<run>/README.md         the model card, with these scores, where `out` is the run itself
 """
 
 import dataclasses
@@ -19,6 +19,7 @@ import numpy as np
 from rellm_cache.batches import Frames
 from rellm_cache.config import Recipe
 from rellm_cache.corpus.manifest import DIMENSIONS, Utterance, read_manifests
+from rellm_cache.errors import RunError
 from rellm_cache.metrics.bootstrap import concordance_interval
 from rellm_cache.metrics.recognition import RecognitionScores
 from rellm_cache.model.checkpoint import run_recipe
@@ -29,6 +30,7 @@ from rellm_cache.stages.data import emotion_index, require_frames
 from rellm_cache.stages.empathy_replies import EmpathyScores, score_answers
 from rellm_cache.stages.listening import Listener
 from rellm_cache.stages.provenance import TRAINING, DataSummary, summarise_data
+from rellm_cache.stages.publish import SUMS, is_published
 from rellm_cache.stages.reading import Reader
 from rellm_cache.stages.recognising import NO_LABEL, Judgement, LLMScores, score_labels
 from rellm_cache.stages.report import write_report
@@ -94,24 +96,34 @@ def evaluate(
     in_words: bool = True,
     resources: Resources | None = None,
     empathy: Path | None = None,
+    out: Path | None = None,
 ) -> Scores:
     """Score a run on a manifest; write `scores.json`, `predictions.csv`, `report.html` and its
-    card into it.
+    card.
 
     Args:
         samples: utterances answered in the report, spread over emotions; 0 for none.
         in_words: the LLM also names each clip's emotion in words, which takes the longest.
         resources: the LLM and stores that other runs of this process use too.
         empathy: folder of an empathy scorer: then every utterance is answered and scored.
+        out: folder to write to; None for the run itself, whose card then has the scores.
 
     Raises:
-        RunError: `run` is not a finished run, or `empathy` no finished scorer.
+        RunError: `run` is not a finished run, or a published one that would be written into, or
+            `empathy` is no finished scorer.
         ConfigError: empathy is asked of a run without LLM.
         ManifestError: empathy is asked of utterances without transcripts, or the run's model
             reads and an utterance has none.
         StoreError: clips are absent from the cache.
     """
     resources = resources or Resources()
+    out = out or run
+    own = out.resolve() == run.resolve()
+    if own and is_published(run):
+        raise RunError(
+            f"{run}: is a published folder, whose {SUMS} would no longer hold; give another folder "
+            "for the scores with --out"
+        )
     utterances = read_manifests(manifest)
     recipe = run_recipe(run)
     model: Reader | Listener
@@ -130,13 +142,14 @@ def evaluate(
         empathy=None if empathy is None else _score_empathy(model, utterances, empathy),
         losses=judgement.losses,
     )
-    write_whole(run / SCORES, json.dumps(scores.to_json(), indent=2) + "\n")
-    write_predictions(run / PREDICTIONS, utterances, judgement, recipe.heads.emotions)
-    if (run / TRAINING).exists():
+    out.mkdir(parents=True, exist_ok=True)
+    write_whole(out / SCORES, json.dumps(scores.to_json(), indent=2) + "\n")
+    write_predictions(out / PREDICTIONS, utterances, judgement, recipe.heads.emotions)
+    if own and (run / TRAINING).exists():
         write_card(run)
     chosen = choose_samples(utterances, samples) if recipe.needs_llm else []
     shown = list(model.answers(chosen, BATCH)) if chosen else []
-    write_report(run, recipe, scores.to_json(), chosen, shown)
+    write_report(run, out, recipe, scores.to_json(), chosen, shown)
     return scores
 
 

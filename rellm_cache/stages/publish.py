@@ -116,6 +116,11 @@ def publish(
     )
 
 
+def is_published(folder: Path) -> bool:
+    """Whether a folder is a publication, whose files are to stay as its sums have them."""
+    return (folder / SUMS).is_file()
+
+
 def publishable(card: Card, recipe: Recipe) -> Card:
     """The card of a recipe that others can follow; `ConfigError` names a field that they cannot.
 

@@ -16,6 +16,7 @@ from rellm_cache.corpus.manifest import Utterance
 from rellm_cache.errors import AudioError
 from rellm_cache.journal import read_journal
 from rellm_cache.stages.answering import Generation
+from rellm_cache.store.syncing import write_whole
 
 REPORT = "report.html"
 WIDTH, HEIGHT = 420, 220
@@ -60,12 +61,13 @@ class Sample:
 
 def write_report(
     run: Path,
+    out: Path,
     recipe: Recipe,
     scores: dict[str, Any],
     chosen: Sequence[Utterance],
     answers: Sequence[Generation],
 ) -> Path:
-    """Write `<run>/report.html`; it needs no other file and no network."""
+    """Write a run's `<out>/report.html`; it needs no other file and no network."""
     by_id = {generation.id: generation for generation in answers}
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("rellm_cache.stages", "."), autoescape=True
@@ -79,9 +81,8 @@ def write_report(
         samples=[_sample(u, by_id.get(u.id)) for u in chosen],
         box=(WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM),
     )
-    path = run / REPORT
-    path.write_text(page, "utf-8")
-    return path
+    write_whole(out / REPORT, page)
+    return out / REPORT
 
 
 def charts(rows: Sequence[dict[str, Any]]) -> list[Chart]:

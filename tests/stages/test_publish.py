@@ -128,8 +128,20 @@ def test_a_published_folder_is_the_run_and_nothing_of_the_corpus(
     (live,) = generate(out, clip, tmp_path / "c.jsonl", tmp_path / "no-cache")
     assert live.response == expected[0].response
     scores = json.loads((lora_run / "scores.json").read_text())
-    assert json.loads(json.dumps(evaluate(out, test, cache, samples=1).to_json())) == scores
-    with pytest.raises(RunError, match=r"holds predictions\.csv, which is no part"):
+    with pytest.raises(RunError, match=r"published folder, whose SHA256SUMS .* with --out"):
+        evaluate(out, test, cache, samples=1)
+    elsewhere = tmp_path / "scores"
+    found_again = evaluate(out, test, cache, samples=1, out=elsewhere).to_json()
+    assert json.loads(json.dumps(found_again)) == scores
+    assert json.loads((elsewhere / "scores.json").read_text()) == scores
+    assert {p.name for p in elsewhere.iterdir()} == {
+        "scores.json",
+        "predictions.csv",
+        "report.html",
+    }
+    assert contents(out) == before
+    (out / "report.html").write_text("mine")
+    with pytest.raises(RunError, match=r"holds report\.html, which is no part"):
         publish(lora_run, out, [EMOTION])
 
 
