@@ -15,7 +15,8 @@ from rellm_cache.qa.prompts import write_request
 from rellm_cache.qa.rows import QARow, questions_path, read_questions, read_rows, write_rows
 from rellm_cache.qa_settings import GivenQuestions, QASettings
 from rellm_cache.specs import digest
-from rellm_cache.stages.qa import UNREADABLE, QAReport, write_questions, writer_id
+from rellm_cache.stages.qa import UNREADABLE, QAReport, write_questions
+from rellm_cache.stages.question_writer import writer_id
 from rellm_cache.weights import weights_digest
 
 ROWS: list[dict[str, Any]] = [
