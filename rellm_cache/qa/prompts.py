@@ -6,11 +6,13 @@ read.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from rellm_cache.corpus.manifest import DIMENSIONS, Utterance
 from rellm_cache.qa_settings import QAMode, QASettings, QAType
 
 LEVELS = ("low", "medium", "high")
+LabelSource = Literal["corpus", "pseudo", "made"]
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,14 @@ def describe(utterance: Utterance, settings: QASettings) -> str:
     for name, value in zip(DIMENSIONS, utterance.vad, strict=True):
         dimensions = dimensions.replace(f"{{{name}}}", level(value, settings.bins))
     return f"{text} {dimensions}".strip()
+
+
+def label_source(utterance: Utterance, settings: QASettings) -> LabelSource:
+    """Who gave what `describe` tells: the corpus, unless dimensions among it are not a person's."""
+    told = utterance.vad is not None and settings.dimensions
+    if told and utterance.vad_source in ("pseudo", "made"):
+        return utterance.vad_source
+    return "corpus"
 
 
 def write_request(utterance: Utterance, kind: QAType, settings: QASettings) -> Request:

@@ -28,7 +28,8 @@ class QARow:
         early_stop: the token limit cut what the LLM wrote.
         metadata: emotion and binned dimensions in words; empty in implicit rows.
         emotion: the utterance's label, which the writer was told.
-        label_source: who said so: `corpus`.
+        label_source: who gave the labels that the writer was told: `corpus`; `pseudo` (a model) or
+            `made` (a generator) where the dimensions among them are theirs.
         vad_source: who gave the dimensions: `human`, `pseudo`, `made`, or None without any.
         model: of the writer, as the recipe names it.
         weights: SHA-256 of the writer's files: its revision, wherever it lies.

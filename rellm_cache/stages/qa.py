@@ -8,9 +8,8 @@ row is enough to read and filter it again: another filter asks nothing anew.
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -22,9 +21,9 @@ from rellm_cache.llm.frozen import Continuation
 from rellm_cache.llm.loading import find_llm, load_llm
 from rellm_cache.qa.filters import Candidate, reason_to_drop
 from rellm_cache.qa.parse import Pair, parse_answer, parse_pairs
-from rellm_cache.qa.prompts import Request, describe, has_type, write_request
+from rellm_cache.qa.prompts import Request, describe, has_type, label_source, write_request
 from rellm_cache.qa.rows import QARow, questions_path, read_rows, write_rows
-from rellm_cache.qa_settings import QAType
+from rellm_cache.qa_settings import QAMode, QAType
 from rellm_cache.specs import digest
 from rellm_cache.stages.question_writer import QuestionWriter
 from rellm_cache.stages.respond import llm_config
@@ -124,43 +123,61 @@ def _recall_rows(path: Path, work: Sequence[_Work], writer: QuestionWriter) -> N
 
 def _rows(item: _Work, writer: QuestionWriter) -> Iterator[QARow]:
     """Every row about one utterance, those to be dropped with their reason."""
-    settings, utterance = writer.recipe.qa, item.utterance
+    settings = writer.recipe.qa
     for mode in settings.modes:
         for kind, request in item.requests.items():
             if not has_type(mode, kind):
                 continue
-            reply = writer.replies[digest(request.user)]
-            pairs = _pairs(request, reply.text)[: settings.pairs_each]
-            common: dict[str, Any] = {
-                "id": utterance.id,
-                "mode": mode,
-                "type": kind,
-                "early_stop": reply.early_stop,
-                "metadata": describe(utterance, settings) if mode == "explicit" else "",
-                "emotion": utterance.emotion,
-                "label_source": "corpus",
-                "vad_source": utterance.vad_source,
-                "model": llm_config(writer.recipe).model,
-                "weights": writer.weights,
-                "writer": writer.id,
-                "prompt": digest(request.user),
-                "seed": settings.seed,
-                "written": reply.text,
-                "guess": writer.guesses[utterance.text] if kind == "emotion" else None,
-            }
+            row = _unread_row(item, mode, kind, writer)
+            pairs = _pairs(request, row.written)
             if not pairs:
-                yield QARow(**common, index=0, question="", answer="", dropped=UNREADABLE)
-            for index, pair in enumerate(pairs):
-                earlier = tuple(p.question for p in pairs[:index])
-                cut = reply.early_stop and index == len(pairs) - 1
-                reason = reason_to_drop(_candidate(item, kind, pair, earlier, cut, writer))
-                yield QARow(
-                    **common,
+                yield row
+            for index, pair in enumerate(pairs[: settings.pairs_each]):
+                candidate = Candidate(
+                    pair=pair,
+                    type=kind,
+                    emotion=row.emotion,
+                    emotions=tuple({*writer.recipe.heads.emotions, row.emotion}),
+                    earlier=tuple(p.question for p in pairs[:index]),
+                    guess=row.guess,
+                    cut=row.early_stop and pair is pairs[-1],
+                    answerable=settings.answerable,
+                )
+                yield replace(
+                    row,
                     index=index,
                     question=pair.question,
                     answer=pair.answer,
-                    dropped=reason or "",
+                    dropped=reason_to_drop(candidate) or "",
                 )
+
+
+def _unread_row(item: _Work, mode: QAMode, kind: QAType, writer: QuestionWriter) -> QARow:
+    """The row of a reply before a pair is read from it."""
+    settings, utterance = writer.recipe.qa, item.utterance
+    prompt = digest(item.requests[kind].user)
+    reply = writer.replies[prompt]
+    return QARow(
+        id=utterance.id,
+        mode=mode,
+        type=kind,
+        index=0,
+        question="",
+        answer="",
+        early_stop=reply.early_stop,
+        metadata=describe(utterance, settings) if mode == "explicit" else "",
+        emotion=utterance.emotion or "",  # there is one, or there were no requests
+        label_source=label_source(utterance, settings),
+        vad_source=utterance.vad_source,
+        model=llm_config(writer.recipe).model,
+        weights=writer.weights,
+        writer=writer.id,
+        prompt=prompt,
+        seed=settings.seed,
+        written=reply.text,
+        guess=writer.guesses[utterance.text] if kind == "emotion" else None,
+        dropped=UNREADABLE,
+    )
 
 
 def _pairs(request: Request, text: str) -> list[Pair]:
@@ -168,24 +185,3 @@ def _pairs(request: Request, text: str) -> list[Pair]:
         return parse_pairs(text)
     answer = parse_answer(text)
     return [Pair(request.question, answer)] if answer else []
-
-
-def _candidate(
-    item: _Work,
-    kind: QAType,
-    pair: Pair,
-    earlier: tuple[str, ...],
-    cut: bool,
-    writer: QuestionWriter,
-) -> Candidate:
-    label = item.utterance.emotion or ""
-    return Candidate(
-        pair=pair,
-        type=kind,
-        emotion=label,
-        emotions=tuple({*writer.recipe.heads.emotions, label}),
-        earlier=earlier,
-        guess=writer.guesses.get(item.utterance.text) if kind == "emotion" else None,
-        cut=cut,
-        answerable=writer.recipe.qa.answerable,
-    )

@@ -51,14 +51,22 @@ def journal(manifest: Path) -> Path:
     return journal_beside(questions_path(manifest))
 
 
-def told(manifest: Path, recipe: Recipe, utterance: Any, replies: dict[str, str]) -> None:
+def told(
+    manifest: Path,
+    recipe: Recipe,
+    utterance: Any,
+    replies: dict[str, str],
+    early_stop: bool = False,
+) -> None:
     """Put words into the writer's mouth, as an interrupted run leaves them."""
     assert recipe.llm is not None
     writer = writer_id(recipe, weights_digest(find_llm(recipe.llm)))
     with Journal(journal(manifest)) as notes:
         for kind, text in replies.items():
             prompt = digest(write_request(utterance, kind, recipe.qa).user)  # type: ignore[arg-type]
-            notes.append({"writer": writer, "prompt": prompt, "text": text, "early_stop": False})
+            notes.append(
+                {"writer": writer, "prompt": prompt, "text": text, "early_stop": early_stop}
+            )
 
 
 def test_rows_of_both_modes(manifest: Path, given: Recipe) -> None:
@@ -154,6 +162,26 @@ def test_what_is_written_is_read_filtered_and_counted(tmp_path: Path, quick: Rec
     ]
     (unreadable,) = {r.written for r in read_rows(report.path) if r.dropped == UNREADABLE}
     assert unreadable == replies["reply"]  # what was dropped can be looked at
+
+
+def test_a_row_says_that_its_dimensions_are_a_models(manifest: Path, given: Recipe) -> None:
+    write_lines(manifest, [{**ROWS[2], "vad_source": "pseudo"}])
+    assert {r.label_source for r in read_rows(run(manifest, given).path)} == {"pseudo"}
+    untold = replace(given, qa=replace(SHORT, dimensions=""))
+    assert {r.label_source for r in read_rows(run(manifest, untold).path)} == {"corpus"}
+
+
+def test_a_limit_of_tokens_cuts_the_last_pair_alone(tmp_path: Path, quick: Recipe) -> None:
+    manifest = tmp_path / "test.jsonl"
+    write_lines(manifest, ROWS[:1])
+    settings = replace(SHORT, questions=GivenQuestions(), types=("content",))
+    written = "Question: What is lost?\nAnswer: The keys.\nQuestion: Whose?\nAnswer: The"
+    dropped = {}
+    for count in (1, 2):
+        recipe = replace(quick, qa=replace(settings, pairs_each=count))
+        told(manifest, recipe, read_manifest(manifest)[0], {"content": written}, early_stop=True)
+        dropped[count] = run(manifest, recipe).dropped
+    assert dropped == {1: {}, 2: {"answer cut by the token limit": 2}}
 
 
 def test_no_llm_no_questions(manifest: Path, speech_recipe: Recipe) -> None:
