@@ -17,7 +17,7 @@ from rellm_cache.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from rellm_cache.stages.judge import JudgeScores
+    from rellm_cache.stages.judge_scores import JudgeScores
 
 
 @click.command()

@@ -12,25 +12,20 @@ is right if it names the label; the judge is worth as much as it agrees with tha
 import json
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from rellm_cache.batches import Example, ordered_batches
 from rellm_cache.config import LLMConfig, Recipe, load_recipe
-from rellm_cache.corpus.emotions import SYNONYMS, emotions_in
 from rellm_cache.corpus.manifest import read_manifests, write_lines
 from rellm_cache.devices import default_device
 from rellm_cache.errors import ManifestError
 from rellm_cache.journal import Journal, journal_beside, read_journal
 from rellm_cache.llm.frozen import FrozenLLM
 from rellm_cache.loading.loader import BatchLoader
-from rellm_cache.metrics.bootstrap import Interval
-from rellm_cache.metrics.ranks import rank_correlation
-from rellm_cache.metrics.summary import Summary, summarise
 from rellm_cache.model.checkpoint import RECIPE, WEIGHTS, load_info, load_run
 from rellm_cache.model.requests import answer_log_likelihoods, question_prompt, require_llm
 from rellm_cache.progress import progress
@@ -38,67 +33,13 @@ from rellm_cache.qa.rows import QARow, distinct, read_questions
 from rellm_cache.qa_settings import JudgeSettings
 from rellm_cache.specs import digest
 from rellm_cache.stages.data import require_frames
+from rellm_cache.stages.judge_scores import JudgedAnswer, JudgeScores, names_label, summarise_judged
 from rellm_cache.stages.resources import Resources
 from rellm_cache.stages.respond import llm_config
 from rellm_cache.store.syncing import write_whole
 
 BATCH = 16
 JUDGED = "judged"
-
-
-@dataclass(frozen=True)
-class JudgedAnswer:
-    """A run's answer to one question.
-
-    Attributes:
-        id: of the utterance.
-        type: of the question.
-        question, reference: as in its row.
-        answer: the run's.
-        score: the judge's, 0 to `qa.judge.top`.
-        right: the answer names the label and no other emotion; None for other types.
-    """
-
-    id: str
-    type: str
-    question: str
-    reference: str
-    answer: str
-    score: float
-    right: bool | None
-
-
-@dataclass(frozen=True)
-class JudgeScores:
-    """How one run answers.
-
-    Attributes:
-        run: its folder.
-        mode: of the rows it learnt from, `none` where it learnt from no questions.
-        judge: the judging LLM.
-        top: highest score.
-        overall: of all answers.
-        types: type → its scores.
-        accuracy: share of emotion questions answered with the label; None without any.
-        correlation: of score and rightness over emotion questions, Spearman's; None without any,
-            and NaN where all are right or all wrong.
-    """
-
-    run: str
-    mode: str
-    judge: str
-    top: int
-    overall: Summary
-    types: dict[str, Summary]
-    accuracy: float | None
-    correlation: Interval | None
-
-    def to_json(self) -> dict[str, Any]:
-        """As `judge --json` prints it; what has no value is null."""
-        values = asdict(self)
-        if self.correlation is not None and np.isnan(self.correlation.value):
-            values["correlation"] = None
-        return values
 
 
 def judge(
@@ -224,9 +165,8 @@ def _score(
         for row in left:
             request = judge_request(row, notes.answers[_key(row)], settings)
             ids = llm.chat.text_prompt(settings.system, request)
-            shares = answer_log_likelihoods(llm, [llm.segment(ids=ids)], levels).softmax(
-                0
-            )  # (top + 1,)
+            likely = answer_log_likelihoods(llm, [llm.segment(ids=ids)], levels)  # (top + 1,)
+            shares = likely.softmax(0)
             notes.keep(journal, scores={_key(row): float(shares @ values)})
             tick()
 
@@ -241,11 +181,6 @@ def judge_request(row: QARow, answer: str, settings: JudgeSettings) -> str:
     }
     marks = re.compile("{(" + "|".join(filled) + ")}")
     return marks.sub(lambda mark: filled[mark[1]], settings.request)  # at once: texts hold braces
-
-
-def names_label(answer: str, label: str) -> bool:
-    """Whether an answer names the label and no other emotion."""
-    return emotions_in(answer, tuple(SYNONYMS)) == [label]
 
 
 def _write(
@@ -270,22 +205,3 @@ def _write(
     write_lines(run / f"{JUDGED}.jsonl", (asdict(answer) for answer in judged))
     write_whole(run / f"{JUDGED}.json", json.dumps(scores.to_json(), indent=2) + "\n")
     return scores
-
-
-def summarise_judged(
-    judged: Sequence[JudgedAnswer], run: str, mode: str, model: str, top: int
-) -> JudgeScores:
-    """Means by type, and how score and rightness go together over emotion questions."""
-    named = [answer for answer in judged if answer.right is not None]
-    rights = [float(bool(answer.right)) for answer in named]
-    types = sorted({answer.type for answer in judged})
-    return JudgeScores(
-        run=run,
-        mode=mode,
-        judge=model,
-        top=top,
-        overall=summarise([answer.score for answer in judged]),
-        types={t: summarise([a.score for a in judged if a.type == t]) for t in types},
-        accuracy=float(np.mean(rights)) if rights else None,
-        correlation=rank_correlation([a.score for a in named], rights) if rights else None,
-    )

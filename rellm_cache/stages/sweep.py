@@ -26,6 +26,7 @@ from rellm_cache.specs import digest
 from rellm_cache.stages.data import questions_of, require_frames
 from rellm_cache.stages.evaluate import evaluate
 from rellm_cache.stages.resources import Resources
+from rellm_cache.stages.run_folder import begin_run
 from rellm_cache.stages.sweep_plan import Job, SweepPlan
 from rellm_cache.stages.sweep_report import (
     SweepReport,
@@ -33,7 +34,7 @@ from rellm_cache.stages.sweep_report import (
     comparable,
     scores_by_name,
 )
-from rellm_cache.stages.train import begin_run, train
+from rellm_cache.stages.train import train
 from rellm_cache.store.syncing import write_whole
 
 OUTCOME = "outcome.json"

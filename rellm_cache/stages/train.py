@@ -23,10 +23,9 @@ from typing import Any
 
 from rellm_cache import __version__
 from rellm_cache.batches import Frames
-from rellm_cache.config import Recipe, load_recipe, to_toml
+from rellm_cache.config import Recipe, to_toml
 from rellm_cache.corpus.manifest import Utterance, read_split
 from rellm_cache.devices import describe_machine
-from rellm_cache.errors import RunError
 from rellm_cache.journal import read_journal
 from rellm_cache.model.checkpoint import RECIPE, WEIGHTS, AdapterInfo, save_config
 from rellm_cache.model.optimisation import Position
@@ -37,6 +36,7 @@ from rellm_cache.stages.lessons import open_teacher
 from rellm_cache.stages.licences import licences_of
 from rellm_cache.stages.provenance import TRAINING, TrainingRecord, save_training, summarise_data
 from rellm_cache.stages.resources import Resources
+from rellm_cache.stages.run_folder import begin_run
 from rellm_cache.stages.scoring import selection_score
 from rellm_cache.stages.trainer import (
     BEST,
@@ -148,41 +148,6 @@ def pinned(recipe: Recipe, frames: Frames) -> Recipe:
         if isinstance(store, FeatureStore) and isinstance(store.spec, EncoderSpec)
     }
     return dataclasses.replace(recipe, encoders=dataclasses.replace(recipe.encoders, **specs))
-
-
-def begin_run(recipe: Recipe, out: Path) -> None:
-    """Make the run folder, or check that it holds a run of this very recipe."""
-    if not out.exists() or all(path.name == f".{RECIPE}.partial" for path in out.iterdir()):
-        out.mkdir(parents=True, exist_ok=True)
-        write_whole(out / RECIPE, to_toml(recipe))
-        return
-    if not (out / RECIPE).is_file():
-        raise RunError(
-            f"{out}: the run folder is not empty and holds no run ({RECIPE} is missing); choose "
-            "another --out"
-        )
-    other = load_recipe(str(out / RECIPE))
-    differing = recipe_differences(recipe, other)
-    if differing:
-        raise RunError(
-            f"{out}: the run folder is not empty: it holds a run of another recipe "
-            f"({'; '.join(differing)}); choose another --out, or give the same recipe to go on"
-        )
-
-
-def recipe_differences(wanted: Recipe, found: Recipe) -> list[str]:
-    """Fields in which two recipes differ, as readable text; pinned weights are no difference."""
-    differences: list[str] = []
-
-    def compare(a: Any, b: Any, path: str) -> None:
-        if isinstance(a, dict) and isinstance(b, dict):
-            for key in a:
-                compare(a[key], b[key], f"{path}.{key}" if path else key)
-        elif a != b and not path.endswith(".weights"):
-            differences.append(f"{path}: wanted {a!r}, found {b!r}")
-
-    compare(dataclasses.asdict(wanted), dataclasses.asdict(found), "")
-    return differences
 
 
 def resume(trainer: Trainer) -> Position:

@@ -15,13 +15,7 @@ from rellm_cache.errors import ManifestError
 from rellm_cache.journal import Journal, journal_beside
 from rellm_cache.qa.rows import QARow, questions_path, write_rows
 from rellm_cache.qa_settings import JudgeSettings, QASettings
-from rellm_cache.stages.judge import (
-    JudgedAnswer,
-    judge,
-    judge_request,
-    names_label,
-    summarise_judged,
-)
+from rellm_cache.stages.judge import judge, judge_request
 from rellm_cache.stages.train import read_metrics, train
 
 JUDGE = JudgeSettings(system="Judge.", request="{question} {reference} {answer} 0-{top}?")
@@ -110,29 +104,6 @@ def test_questions_that_are_not_there_are_asked_for(
     questions_path(corpus / "train.jsonl").unlink()
     with pytest.raises(ManifestError, match=r"train\.questions\.jsonl: no such file; `rellm qa"):
         train(asking, corpus, cache, tmp_path / "run")
-
-
-def judged(score: float, right: bool | None, kind: str = "emotion") -> JudgedAnswer:
-    return JudgedAnswer("a", kind, "How?", "Sad.", "Sad.", score, right)
-
-
-def test_scores_and_label_accuracy_are_correlated() -> None:
-    answers = [judged(4.0, True), judged(1.0, False), judged(3.5, True), judged(2.0, False)]
-    scores = summarise_judged([*answers, judged(5.0, None, "content")], "run", "both", "m", 5)
-    assert scores.accuracy == 0.5
-    assert scores.overall.count == 5
-    assert scores.types["emotion"].mean == pytest.approx(2.625)
-    assert scores.correlation is not None
-    assert scores.correlation.value == pytest.approx(0.894, abs=1e-3)  # ties of right and wrong
-    alike = summarise_judged([judged(4.0, True), judged(1.0, True)], "run", "both", "m", 5)
-    assert alike.to_json()["correlation"] is None
-    assert summarise_judged([judged(5.0, None, "content")], "run", "both", "m", 5).accuracy is None
-
-
-def test_an_answer_is_right_if_it_names_the_label_alone() -> None:
-    assert names_label("The speaker sounds surprised.", "surprise")
-    assert not names_label("Angry or sad.", "sad")
-    assert not names_label("Tired.", "sad")
 
 
 def test_the_judge_sees_question_reference_and_answer() -> None:

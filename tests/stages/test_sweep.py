@@ -17,9 +17,10 @@ from rellm_cache.cli import rellm
 from rellm_cache.config import Recipe, load_recipe, to_toml
 from rellm_cache.errors import RunError, StoreError
 from rellm_cache.stages.evaluate import evaluate
+from rellm_cache.stages.run_folder import begin_run
 from rellm_cache.stages.sweep import Setting, sweep
 from rellm_cache.stages.sweep_plan import SweepPlan, Variant
-from rellm_cache.stages.train import begin_run, train
+from rellm_cache.stages.train import train
 
 SPEECH_ONLY = Variant("speech-only", ("encoders.emotion=none",))
 Loads = list[Path]

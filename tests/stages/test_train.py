@@ -20,7 +20,7 @@ from rellm_cache.stages.cache_maintenance import copy_cache
 from rellm_cache.stages.evaluate import evaluate
 from rellm_cache.stages.generate import generate
 from rellm_cache.stages.resuming import Resuming
-from rellm_cache.stages.train import begin_run, read_metrics, train
+from rellm_cache.stages.train import read_metrics, train
 from rellm_cache.store.copies import open_copy
 from rellm_cache.weights import weight_files, weights_digest
 
@@ -275,19 +275,6 @@ def test_what_the_data_cannot_teach_is_said(
     notes = train(replace(quick, heads=heads), corpus, cache, tmp_path / "run").notes
     assert "1 of 7 clips are 'sad', which heads.emotions leaves out" in notes
     assert "validation: 2 of 2 clips have no response; `rellm respond` makes them" in notes
-
-
-def test_a_folder_with_something_else_is_refused(quick: Recipe, tmp_path: Path) -> None:
-    (tmp_path / "thesis.txt").write_text("precious")
-    with pytest.raises(RunError, match=r"run folder is not empty and holds no run"):
-        begin_run(quick, tmp_path)
-
-
-def test_a_run_of_another_recipe_is_refused(quick: Recipe, tmp_path: Path) -> None:
-    begin_run(quick, tmp_path / "run")
-    other = replace(quick, training=replace(quick.training, epochs=9))
-    with pytest.raises(RunError, match=r"training\.epochs: wanted 9, found 2"):
-        begin_run(other, tmp_path / "run")
 
 
 def test_clips_absent_from_the_cache(

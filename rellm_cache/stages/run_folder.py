@@ -1,0 +1,45 @@
+"""Whose a run folder is. In: a recipe and a folder. Out: the folder, begun, or a reason why not."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from rellm_cache.config import Recipe, load_recipe, to_toml
+from rellm_cache.errors import RunError
+from rellm_cache.model.checkpoint import RECIPE
+from rellm_cache.store.syncing import write_whole
+
+
+def begin_run(recipe: Recipe, out: Path) -> None:
+    """Make the run folder, or check that it holds a run of this very recipe."""
+    if not out.exists() or all(path.name == f".{RECIPE}.partial" for path in out.iterdir()):
+        out.mkdir(parents=True, exist_ok=True)
+        write_whole(out / RECIPE, to_toml(recipe))
+        return
+    if not (out / RECIPE).is_file():
+        raise RunError(
+            f"{out}: the run folder is not empty and holds no run ({RECIPE} is missing); choose "
+            "another --out"
+        )
+    other = load_recipe(str(out / RECIPE))
+    differing = recipe_differences(recipe, other)
+    if differing:
+        raise RunError(
+            f"{out}: the run folder is not empty: it holds a run of another recipe "
+            f"({'; '.join(differing)}); choose another --out, or give the same recipe to go on"
+        )
+
+
+def recipe_differences(wanted: Recipe, found: Recipe) -> list[str]:
+    """Fields in which two recipes differ, as readable text; pinned weights are no difference."""
+    differences: list[str] = []
+
+    def compare(a: Any, b: Any, path: str) -> None:
+        if isinstance(a, dict) and isinstance(b, dict):
+            for key in a:
+                compare(a[key], b[key], f"{path}.{key}" if path else key)
+        elif a != b and not path.endswith(".weights"):
+            differences.append(f"{path}: wanted {a!r}, found {b!r}")
+
+    compare(dataclasses.asdict(wanted), dataclasses.asdict(found), "")
+    return differences
