@@ -20,7 +20,7 @@ from rellm_cache.errors import ConfigError, RunError
 from rellm_cache.llm.frozen import FrozenLLM
 from rellm_cache.llm.loading import load_llm
 from rellm_cache.model.speech_llm import SpeechLLM
-from rellm_cache.store.syncing import sync_path
+from rellm_cache.store.syncing import sync_path, write_whole
 
 WEIGHTS, CONFIG, RECIPE = "adapter.safetensors", "adapter_config.json", "recipe.toml"
 
@@ -88,7 +88,7 @@ def load_tensors(path: Path, model: SpeechLLM, fresh_lora: bool = False) -> None
 
 def save_config(run: Path, info: AdapterInfo, recipe: Recipe) -> None:
     """Write `adapter_config.json`."""
-    (run / CONFIG).write_text(config_text(info, recipe), "utf-8")
+    write_whole(run / CONFIG, config_text(info, recipe))
 
 
 def config_text(info: AdapterInfo, recipe: Recipe) -> str:

@@ -19,14 +19,14 @@ from typing import Any
 import torch
 
 from rellm_cache.batches import Example, ordered_batches
-from rellm_cache.config import LLMConfig, Recipe, load_recipe
+from rellm_cache.config import LLMConfig, Recipe
 from rellm_cache.corpus.manifest import read_manifests, write_lines
 from rellm_cache.devices import default_device
-from rellm_cache.errors import ManifestError
+from rellm_cache.errors import ConfigError, ManifestError
 from rellm_cache.journal import Journal, journal_beside, read_journal
 from rellm_cache.llm.frozen import FrozenLLM
 from rellm_cache.loading.loader import BatchLoader
-from rellm_cache.model.checkpoint import RECIPE, WEIGHTS, load_info, load_run
+from rellm_cache.model.checkpoint import RECIPE, WEIGHTS, load_info, load_run, run_recipe
 from rellm_cache.model.requests import answer_log_likelihoods, question_prompt, require_llm
 from rellm_cache.progress import progress
 from rellm_cache.qa.rows import QARow, distinct, read_questions
@@ -57,7 +57,7 @@ def judge(
 
     Raises:
         RunError: a run is not a finished one.
-        ConfigError: a run has no LLM.
+        ConfigError: a run has no LLM, or its model reads.
         ManifestError: there are no questions.
         StoreError: clips are absent from the cache.
     """
@@ -66,12 +66,13 @@ def judge(
     if not rows:
         raise ManifestError(f"{manifest}: no question was kept; see the reasons `rellm qa` gave")
     resources = Resources()
-    recipes = [load_recipe(str(run / RECIPE)) for run in runs if load_info(run)]
+    recipes = [_recipe_of(run) for run in runs]
     judge_config = replace(judging or llm_config(recipes[0]), lora=None)
     settings = recipes[0].qa.judge
+    asked = digest([[asdict(row) for row in rows], judge_config.identity, asdict(settings)])
     answered = []
     for run in runs:  # all of them before the judge, which may take the LLM's place in memory
-        notes = _Notes(run, digest([[asdict(row) for row in rows], judge_config.identity]))
+        notes = _Notes(run, asked)
         _answer(run, rows, manifest, cache, notes, resources, batch_size)
         answered.append(notes)
     scores = []
@@ -80,6 +81,17 @@ def judge(
         scores.append(_write(run, recipe, judge_config.model, settings, rows, notes))
         notes.path.unlink()
     return scores
+
+
+def _recipe_of(run: Path) -> Recipe:
+    """The recipe of a finished run that hears."""
+    recipe = run_recipe(run)
+    if recipe.text is not None:
+        raise ConfigError(
+            f"{run}: recipe {recipe.name!r} reads text; judge runs of recipes that hear speech"
+        )
+    load_info(run)
+    return recipe
 
 
 class _Notes:

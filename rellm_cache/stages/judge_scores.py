@@ -1,4 +1,4 @@
-"""How a run answers questions. In: judged answers. Out: means by type, and the judge's own worth."""
+"""How a run answers questions. In: judged answers. Out: means by type, the judge's own worth."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass

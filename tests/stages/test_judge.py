@@ -9,9 +9,9 @@ import pytest
 from click.testing import CliRunner
 
 from rellm_cache.cli import rellm
-from rellm_cache.config import LossesConfig, Recipe
+from rellm_cache.config import LossesConfig, Recipe, TextConfig
 from rellm_cache.corpus.manifest import manifest_files, read_manifest
-from rellm_cache.errors import ManifestError
+from rellm_cache.errors import ConfigError, ManifestError
 from rellm_cache.journal import Journal, journal_beside
 from rellm_cache.qa.rows import QARow, questions_path, write_rows
 from rellm_cache.qa_settings import JudgeSettings, QASettings
@@ -104,6 +104,14 @@ def test_questions_that_are_not_there_are_asked_for(
     questions_path(corpus / "train.jsonl").unlink()
     with pytest.raises(ManifestError, match=r"train\.questions\.jsonl: no such file; `rellm qa"):
         train(asking, corpus, cache, tmp_path / "run")
+
+
+def test_a_model_that_reads_is_not_judged(
+    asking: Recipe, corpus: Path, cache: Path, tmp_path: Path
+) -> None:
+    train(replace(asking, text=TextConfig()), corpus, cache, tmp_path / "reads")
+    with pytest.raises(ConfigError, match=r"reads: recipe .* reads text; judge runs of recipes"):
+        judge([tmp_path / "reads"], corpus / "test.jsonl", cache)
 
 
 def test_the_judge_sees_question_reference_and_answer() -> None:
