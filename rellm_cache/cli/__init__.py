@@ -41,13 +41,13 @@ INTERRUPTED = 130
 def rellm() -> None:
     """Cache frozen speech encoders once, then train empathetic speech LLM adapters in minutes.
 
-    The order of work: prepare, respond, qa, extract, train, sweep, generate, evaluate, judge,
-    publish.
+    The order of work: prepare, respond, extract, annotate, qa, train, sweep, generate, evaluate,
+    judge, publish.
     """
 
 
 for command in (
-    demo, prepare, respond, qa, transcribe, plan, extract, annotate, train, sweep, generate,
+    demo, prepare, respond, transcribe, plan, extract, annotate, qa, train, sweep, generate,
     evaluate, judge, empathy, reproduce, publish, cache, import_, recipes,
 ):  # fmt: skip
     rellm.add_command(command)

@@ -47,8 +47,8 @@ from rellm_cache.encoders.wav2vec2_emotion import EmotionModel
 from rellm_cache.llm.footprint import footprint
 from rellm_cache.llm.loading import load_llm
 from rellm_cache.specs import EncoderSpec
-from rellm_cache.stages.generate import EncodedFrames
 from rellm_cache.stages.trainer import Data, Trainer, make_accelerator
+from rellm_cache.store.memory import EncodedFrames
 
 SECONDS, RESPONSE_TOKENS = 4.5, 48
 UTTERANCES = 4_290  # IEMOCAP's training split

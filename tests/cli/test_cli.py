@@ -1,6 +1,7 @@
 """The command line: help for every command, exit codes, and messages without a traceback."""
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -71,6 +72,15 @@ sys.exit(f"imported: {{heavy & sys.modules.keys()}}" if heavy & sys.modules.keys
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_commands_are_listed_in_the_order_of_work(run: Run) -> None:
+    _, out, _ = run("--help")
+    order, listing = out.partition("The order of work: ")[2].split("Commands:")
+    work = order.partition(".")[0].replace(",", " ").split()
+    listed = re.findall(r"^  (\S+)", listing, re.MULTILINE)
+    assert listed == list(rellm.commands)
+    assert work == [name for name in listed if name in work]
 
 
 def test_the_version(run: Run) -> None:
