@@ -88,8 +88,10 @@ def print_scores(scores: dict[str, Any]) -> None:
 def print_empathy(part: dict[str, Any]) -> None:
     """Levels of empathy, and how long the answers are."""
 
+    from rellm_cache.metrics.summary import Summary
+
     def shown(summary: dict[str, Any]) -> str:
-        return f"{summary['mean']:.3f} ({summary['sd']:.3f})"
+        return str(Summary(**summary))
 
     longer = part["long_levels"]
     rows = [[name, shown(s), shown(longer[name])] for name, s in part["levels"].items()]

@@ -18,6 +18,7 @@ import yaml
 from rellm_cache.config import Recipe, load_recipe
 from rellm_cache.errors import RunError
 from rellm_cache.model.checkpoint import RECIPE, AdapterInfo, load_info
+from rellm_cache.model.losses import TERMS
 from rellm_cache.stages.licences import UNKNOWN, Terms, describe_corpus_terms, terms_of
 from rellm_cache.stages.provenance import CORPORA, TrainingRecord, load_training
 from rellm_cache.store.syncing import write_whole
@@ -25,7 +26,6 @@ from rellm_cache.weights import HUB_ID
 
 CARD, SCORES = "README.md", "scores.json"
 SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|&~$])")
-LOSSES = ("response", "response_kl", "category", "dimension", "recognition")
 
 
 class Ready(str):
@@ -117,7 +117,7 @@ def render_card(card: Card) -> str:
             training=card.training,
             terms=card.terms,
             corpus_terms=describe_corpus_terms(card.training.train),
-            weights={name: getattr(card.recipe.losses, name) for name in LOSSES},
+            weights={name: getattr(card.recipe.losses, name) for name in TERMS},
             encoders=[
                 (role, spec)
                 for role in ("speech", "emotion")

@@ -26,7 +26,7 @@ KNOWN_MODELS = {
     "Qwen-7B-Chat-Qwen2": QWEN,  # what `rellm import qwen` makes of it, as recipes name it
 }
 RESEARCH = "research agreement"
-CORPORA = {
+CORPUS_LICENCES = {
     "iemocap": RESEARCH,
     "esd": RESEARCH,
     "msp-podcast": RESEARCH,
@@ -130,14 +130,14 @@ def terms_of(licences: Mapping[str, str], data: DataSummary) -> Terms:
         for name, licence in licences.items()
         if not licence.startswith(NO_MODEL)
     ]
-    corpora = [Term(name, "corpus", CORPORA.get(name, UNKNOWN)) for name in data.corpora]
+    corpora = [Term(name, "corpus", CORPUS_LICENCES.get(name, UNKNOWN)) for name in data.corpora]
     return Terms((*models, *corpora))
 
 
 def describe_corpus_terms(data: DataSummary) -> list[str]:
     """What is to be said of the corpora besides their licences, as sentences."""
     said = []
-    if any(CORPORA.get(name) == RESEARCH for name in data.corpora):
+    if any(CORPUS_LICENCES.get(name) == RESEARCH for name in data.corpora):
         said.append(
             "Its recordings and transcripts may not be passed on. None of them is here: neither "
             "audio nor texts nor responses made from them."

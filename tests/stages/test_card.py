@@ -10,13 +10,13 @@ from huggingface_hub.repocard import metadata_load
 from rellm_cache.config import (
     AdapterConfig,
     EncodersConfig,
-    EncoderSpec,
     LLMConfig,
     LoraConfig,
     LossesConfig,
     Recipe,
 )
 from rellm_cache.model.checkpoint import AdapterInfo
+from rellm_cache.specs import EncoderSpec
 from rellm_cache.stages.card import Card, metadata, render_card, render_licences
 from rellm_cache.stages.provenance import DataSummary, TrainingRecord
 
@@ -138,6 +138,14 @@ def test_a_head_that_learned_nothing_is_not_praised(card: Card) -> None:
     assert said not in render_card(card)
     training = replace(card.training, train=replace(DATA, dimensions={}))
     assert said in render_card(replace(card, training=training))
+
+
+def test_questions_that_it_learnt_from_are_named(card: Card) -> None:
+    assert "questions and answers" not in render_card(card)
+    losses = replace(card.recipe.losses, question=0.5)
+    page = render_card(replace(card, recipe=replace(card.recipe, losses=losses)))
+    assert "- questions and answers about these utterances, written by a text LLM" in page
+    assert ", question 0.5." in page
 
 
 def test_lora_is_named(card: Card) -> None:

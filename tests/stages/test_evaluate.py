@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from rellm_cache.cli import rellm
+from rellm_cache.cli.evaluate import print_empathy
 from rellm_cache.config import Recipe
 from rellm_cache.corpus.manifest import Utterance
 from rellm_cache.errors import ManifestError
@@ -106,6 +107,15 @@ def test_empathy_of_every_answer(
     )  # fmt: skip
     assert "Empathy of 11 answers" in result.stdout
     assert str(empathy.levels["ER + EX"]) in result.stdout
+
+
+def test_one_answer_has_a_mean_and_no_deviation(capsys: pytest.CaptureFixture[str]) -> None:
+    one = {"mean": 2.0, "sd": None, "count": 1}
+    print_empathy(
+        {"count": 1, "replies_cut": 0, "levels": {"ER": one}, "long_levels": {"ER": one},
+         "words": one, "questions": one}
+    )  # fmt: skip
+    assert capsys.readouterr().out.count("2.000") == 4
 
 
 def test_empathy_needs_transcripts(

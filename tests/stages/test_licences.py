@@ -6,13 +6,14 @@ from pathlib import Path
 import pytest
 
 from rellm_cache.stages.licences import (
+    CORPUS_LICENCES,
     KNOWN_MODELS,
     UNKNOWN,
     describe_corpus_terms,
     model_licence,
     terms_of,
 )
-from rellm_cache.stages.provenance import DataSummary
+from rellm_cache.stages.provenance import CORPORA, DataSummary
 
 NOTICE = (Path(__file__).parents[2] / "NOTICE").read_text("utf-8")
 OWN = DataSummary(9, 1.0, 2, {}, {"train": 9}, {}, {})
@@ -43,6 +44,10 @@ def test_corpora_bind_too() -> None:
     terms = terms_of({"whisper": "MIT"}, replace(OWN, corpora={"another corpus": 9}))
     assert [term.name for term in terms.unknown] == ["another corpus"]
     assert not terms.non_commercial
+
+
+def test_every_known_corpus_has_terms() -> None:
+    assert CORPUS_LICENCES.keys() == set(CORPORA)
 
 
 def test_commerce_is_forbidden_by_a_whole_word() -> None:
