@@ -15,6 +15,7 @@ import torch
 from rellm_cache.config import Recipe
 from rellm_cache.corpus.manifest import Utterance, read_manifests
 from rellm_cache.encoders.registry import resolve
+from rellm_cache.errors import ConfigError
 from rellm_cache.progress import Tick, progress, say
 from rellm_cache.stages.extraction.coordinator import Coordinator, Pool
 from rellm_cache.stages.extraction.failures import record_failures
@@ -100,7 +101,16 @@ def extract(
 
 
 def make_targets(recipe: Recipe, cache: Path) -> list[Target]:
-    """The store of each encoder of a recipe, its weights resolved: speech, then emotion."""
+    """The store of each encoder of a recipe, its weights resolved: speech, then emotion.
+
+    Raises:
+        ConfigError: the recipe's model reads, or a model cannot be used.
+    """
+    if recipe.text is not None:
+        raise ConfigError(
+            f"recipe {recipe.name!r} reads text and needs no frames; `rellm train` makes its run "
+            "folder, `rellm transcribe` what it reads of Whisper"
+        )
     specs = [s for s in (recipe.encoders.speech, recipe.encoders.emotion) if s is not None]
     return [Target(resolve(spec), cache) for spec in specs]
 

@@ -7,11 +7,16 @@ from typing import Any
 from rellm_cache.config import Recipe, load_recipe, to_toml
 from rellm_cache.errors import RunError
 from rellm_cache.model.checkpoint import RECIPE
+from rellm_cache.stages.publish import SUMS, is_published
 from rellm_cache.store.syncing import write_whole
 
 
 def begin_run(recipe: Recipe, out: Path) -> None:
-    """Make the run folder, or check that it holds a run of this very recipe."""
+    """Make the run folder, or check that it holds a run of this very recipe.
+
+    Raises:
+        RunError: it holds something else, or what was published.
+    """
     if not out.exists() or all(path.name == f".{RECIPE}.partial" for path in out.iterdir()):
         out.mkdir(parents=True, exist_ok=True)
         write_whole(out / RECIPE, to_toml(recipe))
@@ -20,6 +25,10 @@ def begin_run(recipe: Recipe, out: Path) -> None:
         raise RunError(
             f"{out}: the run folder is not empty and holds no run ({RECIPE} is missing); choose "
             "another --out"
+        )
+    if is_published(out):
+        raise RunError(
+            f"{out}: is a published folder, whose {SUMS} would no longer hold; choose another --out"
         )
     other = load_recipe(str(out / RECIPE))
     differing = recipe_differences(recipe, other)

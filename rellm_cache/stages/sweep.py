@@ -143,7 +143,7 @@ class _Sweeper:
         """Raise what would fail every run of a kind, before the first one begins."""
         checked = []
         for job in jobs:
-            if job.recipe.encoders not in checked:
+            if job.recipe.text is None and job.recipe.encoders not in checked:
                 frames = self.resources.frames(job.recipe, self.setting.cache)
                 for manifest, ids in self.needed.items():
                     require_frames(frames, ids, f"rellm extract {manifest} --recipe …")

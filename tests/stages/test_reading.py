@@ -12,11 +12,17 @@ from click.testing import CliRunner
 from rellm_cache.cli import rellm
 from rellm_cache.config import Recipe, TextConfig, to_toml
 from rellm_cache.corpus.manifest import read_split
-from rellm_cache.errors import ConfigError, ManifestError
+from rellm_cache.errors import ConfigError, ManifestError, StoreError
 from rellm_cache.model.checkpoint import load_run
+from rellm_cache.specs import TranscriberSpec
 from rellm_cache.stages.evaluate import evaluate
+from rellm_cache.stages.extract import extract
 from rellm_cache.stages.generate import generate
+from rellm_cache.stages.sweep import Setting, sweep
+from rellm_cache.stages.sweep_plan import SweepPlan, Variant
 from rellm_cache.stages.train import train
+from rellm_cache.stages.transcribe import transcribe
+from rellm_cache.stages.transcripts import read_transcripts
 
 
 @pytest.fixture
@@ -103,3 +109,42 @@ def test_commands(reads: Recipe, corpus: Path, tmp_path: Path) -> None:
     assert "tones/09: " in said
     assert "2 answers" in said
     assert "LLM, likelihood" in call("evaluate", run, corpus / "test.jsonl")
+
+
+def test_a_sweep_takes_models_that_read(reads: Recipe, corpus: Path, tmp_path: Path) -> None:
+    file, nowhere = tmp_path / "reads.toml", tmp_path / "no-cache"
+    file.write_text(to_toml(reads))
+    plan = SweepPlan(str(file), variants=(Variant("told", ("text.label=true",)),), seeds=(1,))
+    report = sweep(plan, Setting(corpus, nowhere, corpus / "test.jsonl"), tmp_path / "sweep")
+    assert not report.failed
+    assert report.scores("baseline", "test.llm_ua").keys() == {1}
+    assert report.scores("told", "test.llm_ua") == {}
+
+
+def test_no_frames_are_made_for_a_model_that_reads(
+    reads: Recipe, corpus: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match="recipe 'reads' reads text and needs no frames"):
+        extract(corpus, reads, tmp_path / "cache")
+    assert not (tmp_path / "cache").exists()
+
+
+def test_what_whisper_wrote_is_read(
+    reads: Recipe, corpus: Path, tmp_path: Path, writer_folder: Path
+) -> None:
+    spec = TranscriberSpec(model=str(writer_folder), max_tokens=6)
+    heard = replace(reads, text=TextConfig(transcript="whisper"), transcriber=spec)
+    run, cache = tmp_path / "run", tmp_path / "cache"
+    train(heard, corpus, cache, run)
+    with pytest.raises(StoreError, match="rellm transcribe"):
+        generate(run, corpus / "test.jsonl", tmp_path / "a.jsonl", cache)
+    transcribe([corpus / "test.jsonl"], heard, cache)
+    texts = read_transcripts(read_split(corpus, "test"), spec, cache)
+    answers = generate(run, corpus / "test.jsonl", tmp_path / "a.jsonl", cache)
+    written = tmp_path / "written.jsonl"
+    rows = [json.loads(line) for line in (corpus / "test.jsonl").read_text().splitlines()]
+    rows = [{**row, "audio": f"manifest/{row['audio']}", "text": texts[row["id"]]} for row in rows]
+    written.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    train(reads, corpus, cache, tmp_path / "reads")
+    same = generate(tmp_path / "reads", written, tmp_path / "b.jsonl", cache)
+    assert [a.response for a in answers] == [a.response for a in same]

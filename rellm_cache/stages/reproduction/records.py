@@ -6,7 +6,6 @@
 import csv
 import dataclasses
 import hashlib
-import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from rellm_cache.progress import progress
 from rellm_cache.specs import digest
 from rellm_cache.stages.evaluate import PREDICTIONS
 from rellm_cache.stages.reproduction.jobs import RESPONSES, Job
-from rellm_cache.store.syncing import write_whole
+from rellm_cache.store.syncing import write_table, write_whole
 
 EMPATHY, UTTERANCES = "empathy.json", "utterances.csv"
 
@@ -152,10 +151,6 @@ def _records(job: Job, fold_of: Mapping[str, str], scorer: Scorer | None) -> Ite
 
 def write_records(path: Path, records: Sequence[Record]) -> None:
     """Write all of them; a reader sees the old file or the whole new one."""
-    table = io.StringIO()
-    writer = csv.DictWriter(table, [f.name for f in dataclasses.fields(Record)])
-    writer.writeheader()
-    for record in records:
-        row = dataclasses.asdict(record)
-        writer.writerow({k: int(v) if isinstance(v, bool) else v for k, v in row.items()})
-    write_whole(path, table.getvalue())
+    rows = (dataclasses.astuple(record) for record in records)
+    plain = ([int(v) if isinstance(v, bool) else v for v in row] for row in rows)
+    write_table(path, [field.name for field in dataclasses.fields(Record)], plain)
