@@ -79,6 +79,12 @@ def reproduce() -> None:
     "--row", "rows", multiple=True, metavar="NAME", help="Only this row, as re-llm. Repeatable."
 )
 @click.option(
+    "--folds",
+    type=click.IntRange(min=0),
+    default=0,
+    help="Only the first so many folds; more can be added later. All by default.",
+)
+@click.option(
     "--control", is_flag=True, help="Also train RE-LLM on shuffled labels: no gain may be left."
 )
 @click.option(
@@ -122,6 +128,7 @@ def table1(out: Path, as_json: bool, **options: Any) -> int:
             base=options["base"],
             overrides=options["overrides"],
             rows=options["rows"],
+            folds=options["folds"],
             control=options["control"],
             empathy=options["empathy"],
             blsp=options["blsp"],

@@ -11,6 +11,7 @@ A model that does not train is asked once, about the test clips of all folds: it
 import json
 import multiprocessing
 import os
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
@@ -134,7 +135,7 @@ def run_jobs(jobs: Sequence[Job], processes: int) -> Iterator[Failure]:
         return
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(
-        min(processes, len(left)) or 1, context, _set_threads, (processes,)
+        min(processes, len(left)) or 1, context, _begin_worker, (processes,)
     ) as pool:
         started = {pool.submit(try_job, job): job for job in left}
         for number, future in enumerate(as_completed(started), 1):
@@ -144,8 +145,19 @@ def run_jobs(jobs: Sequence[Job], processes: int) -> Iterator[Failure]:
                 yield Failure(job.title, reason)
 
 
-def _set_threads(processes: int) -> None:
+def _begin_worker(processes: int) -> None:
+    """Take a share of the processors, and end when the parent does, however that is.
+
+    A worker that outlived it would go on writing to a run that the same command takes up again.
+    """
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // processes))
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    if (parent := multiprocessing.parent_process()) is not None:
+        parent.join()
+        os._exit(1)
 
 
 _shared = Resources()

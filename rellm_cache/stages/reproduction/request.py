@@ -23,6 +23,7 @@ class Request:
         base: recipe that the paper's rows are variants of.
         overrides: of every row's recipe.
         rows: names of the rows wanted; empty for all.
+        folds: only the first so many; 0 for all. More can be added later.
         control: also train on labels dealt out anew.
         empathy: folder of an empathy scorer, or None to leave ER and EX out.
         blsp: folder of a BLSP-Emo checkpoint, from which all trained rows start, or None.
@@ -39,6 +40,7 @@ class Request:
     base: str = "re-llm"
     overrides: tuple[str, ...] = ()
     rows: tuple[str, ...] = ()
+    folds: int = 0
     control: bool = False
     empathy: Path | None = None
     blsp: Path | None = None

@@ -73,6 +73,7 @@ def reproduce(request: Request) -> Reproduction:
     claim(request)
     folds = read_folds(request.source)
     manifests = prepare_corpus(request, folds)
+    folds = folds[: request.folds or None]
     absent: dict[str, str] = {}
     models = find_models(request, rows, absent)
     encode(request, models, manifests, absent)
