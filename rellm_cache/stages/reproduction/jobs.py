@@ -4,8 +4,6 @@
 <fold>/<row>/run/                an ordinary run folder, with scores.json and predictions.csv
 <fold>/<row>/responses.jsonl     answers to the test split
 <fold>/<row>/done.json           what it was made from, written last
-
-A model that does not train is asked once, about the test clips of all folds: its <fold> is `all`.
 """
 
 import json
@@ -33,7 +31,6 @@ from rellm_cache.stages.train import train
 from rellm_cache.store.syncing import write_whole
 
 DONE, FIRST, RUN, RESPONSES = "done.json", "first", "run", "responses.jsonl"
-ALL = "all"
 
 
 @dataclass(frozen=True)
@@ -56,7 +53,7 @@ class Job:
     """A row of the table on a fold.
 
     Attributes:
-        fold: its name, or `ALL`.
+        fold: its name.
         row: which model.
         model: how it is made.
         manifest: of the fold.

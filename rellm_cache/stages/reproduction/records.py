@@ -7,7 +7,7 @@ import csv
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -99,11 +99,10 @@ class Scorer:
         return scores
 
 
-def collect(jobs: Sequence[Job], fold_of: Mapping[str, str], empathy: Path | None) -> list[Record]:
+def collect(jobs: Sequence[Job], empathy: Path | None) -> list[Record]:
     """Records of finished jobs, in their order, each scored once.
 
     Args:
-        fold_of: utterance id → the fold that tests it.
         empathy: folder of an empathy scorer, or None to leave empathy out.
 
     Raises:
@@ -113,12 +112,12 @@ def collect(jobs: Sequence[Job], fold_of: Mapping[str, str], empathy: Path | Non
     records: list[Record] = []
     with progress("Scoring", len(jobs), "models") as tick:
         for job in jobs:
-            records += _records(job, fold_of, scorer)
+            records += _records(job, scorer)
             tick(1, job.title)
     return records
 
 
-def _records(job: Job, fold_of: Mapping[str, str], scorer: Scorer | None) -> Iterable[Record]:
+def _records(job: Job, scorer: Scorer | None) -> Iterable[Record]:
     answers = [row for _, row in read_lines(job.out / RESPONSES)]
     with (job.run / PREDICTIONS).open(encoding="utf-8", newline="") as file:
         predicted = {row["id"]: row for row in csv.DictReader(file)}
@@ -129,7 +128,7 @@ def _records(job: Job, fold_of: Mapping[str, str], scorer: Scorer | None) -> Ite
     for answer, level in zip(answers, levels, strict=True):
         labels = predicted[answer["id"]]
         yield Record(
-            fold=fold_of[answer["id"]],
+            fold=job.fold,
             row=job.row.name,
             id=answer["id"],
             speaker=labels["speaker"],

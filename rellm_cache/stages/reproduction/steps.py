@@ -24,6 +24,7 @@ from rellm_cache.stages.transcribe import transcribe
 from rellm_cache.store.layout import failures_path
 
 Models = dict[Row, Model]  # of the rows that can be made
+MANIFEST, SHUFFLED = "manifest", "shuffled"  # folders of a fold
 
 
 def prepare_corpus(request: Request, folds: Sequence[Fold]) -> Path:
@@ -70,24 +71,12 @@ def _start(request: Request, row: Row, recipe: Recipe) -> Path:
     return out
 
 
-def encode(
-    request: Request,
-    models: Models,
-    manifests: Path,
-    absent: dict[str, str],
-) -> None:
-    """Frames of every encoder, Whisper's transcripts, and dimensions where the corpus has none."""
-    for row, model in list(models.items()):
-        text = model.recipe.text
-        if text is None:
+def encode(request: Request, models: Models, manifests: Path) -> None:
+    """Frames of every encoder, and dimensions where the corpus has none."""
+    for model in models.values():
+        if model.recipe.text is None:
             for recipe in (model.recipe, *([model.first] if model.first else [])):
                 _extract(request, recipe, manifests)
-        elif text.transcript == "whisper":
-            try:
-                transcribe([manifests], model.recipe, request.cache)
-            except RellmError as error:
-                absent[row.name] = str(error)
-                del models[row]
     main = load_recipe(MAIN, request.overrides, request.base)
     emotion = main.encoders.emotion
     has_head = emotion is not None and emotion.kind == "wav2vec2-emotion"
@@ -104,3 +93,18 @@ def _extract(request: Request, recipe: Recipe, manifests: Path) -> None:
                 f"{report.failed} clips could not be encoded; {failures_path(report.path)} says "
                 "why: mend them, or take them out of the manifest, and start again"
             )
+
+
+def write_down(
+    request: Request, models: Models, folds: Sequence[str], absent: dict[str, str]
+) -> None:
+    """Whisper's transcripts of what is tested; a row that gets none is moved to `absent`."""
+    tested = [request.out / fold / MANIFEST / "test.jsonl" for fold in folds]
+    for row, model in list(models.items()):
+        text = model.recipe.text
+        if text is not None and text.transcript == "whisper":
+            try:
+                transcribe(tested, model.recipe, request.cache)
+            except RellmError as error:
+                absent[row.name] = str(error)
+                del models[row]

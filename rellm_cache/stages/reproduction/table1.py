@@ -5,7 +5,6 @@
 <out>/blsp/<row>/        what was imported from a BLSP-Emo checkpoint
 <out>/<fold>/manifest/   the splits of a fold; shuffled/ where labels are dealt out anew
 <out>/<fold>/<row>/      run, answers, scores (`jobs`)
-<out>/all/               the same of models that do not train, for the test clips of all folds
 <out>/utterances.csv     every answer with its scores
 <out>/table1.json, table1.html
 
@@ -25,11 +24,19 @@ from rellm_cache.corpus.manifest import (
     write_manifest,
 )
 from rellm_cache.stages.reproduction.folds import Fold, cut, read_folds, shuffle_labels
-from rellm_cache.stages.reproduction.jobs import ALL, Failure, Job, run_jobs
+from rellm_cache.stages.reproduction.jobs import Failure, Job, run_jobs
 from rellm_cache.stages.reproduction.paper import CONTROL, MAIN
 from rellm_cache.stages.reproduction.records import UTTERANCES, Record, collect, write_records
 from rellm_cache.stages.reproduction.request import Request, claim
-from rellm_cache.stages.reproduction.steps import Models, encode, find_models, prepare_corpus
+from rellm_cache.stages.reproduction.steps import (
+    MANIFEST,
+    SHUFFLED,
+    Models,
+    encode,
+    find_models,
+    prepare_corpus,
+    write_down,
+)
 from rellm_cache.stages.reproduction.table import Comparison, RowResult, compare, summarise_row
 from rellm_cache.stages.respond import respond
 
@@ -76,17 +83,18 @@ def reproduce(request: Request) -> Reproduction:
     folds = folds[: request.folds or None]
     absent: dict[str, str] = {}
     models = find_models(request, rows, absent)
-    encode(request, models, manifests, absent)
+    encode(request, models, manifests)
     expect_responses(request, folds, manifests)
     utterances = read_manifests(manifests)
     divided = {fold.name: cut(utterances, fold) for fold in folds}
+    write_folds(request, divided, shuffled=CONTROL in models)
+    write_down(request, models, list(divided), absent)
     same_as = find_same(models, any(u.vad for u in utterances))
-    jobs = make_jobs(request, divided, models, same_as)
+    jobs = make_jobs(request, list(divided), models, same_as)
     failures = list(run_jobs(jobs, request.processes))
     failed = {failure.title for failure in failures}
     finished = [job for job in jobs if job.title not in failed]
-    fold_of = {u.id: fold for fold, parts in divided.items() for u in parts["test"]}
-    records = collect(finished, fold_of, request.empathy)
+    records = collect(finished, request.empathy)
     write_records(request.out / UTTERANCES, records)
     by_row: dict[str, list[Record]] = {}
     for record in records:
@@ -139,31 +147,36 @@ def find_same(models: Models, felt: bool) -> dict[str, str]:
     return same_as
 
 
-def make_jobs(
-    request: Request, divided: Divided, models: Models, same_as: Mapping[str, str]
-) -> list[Job]:
-    """Every model on every fold, those that do not train first and once; manifests are written."""
-    asked = [u for parts in divided.values() for u in parts["test"]]
-    write_parts(request.out / ALL / "manifest", {"test": asked})
+def write_folds(request: Request, divided: Divided, shuffled: bool) -> None:
+    """The manifest of each fold, and where `shuffled` also one whose labels are dealt out anew."""
     for fold, parts in divided.items():
-        write_parts(request.out / fold / "manifest", parts)
-        if CONTROL in models:
+        write_parts(request.out / fold / MANIFEST, parts)
+        if shuffled:
             dealt = {
                 split: found if split == "test" else shuffle_labels(found, request.source.seed)
                 for split, found in parts.items()
             }
-            write_parts(request.out / fold / "shuffled", dealt)
-    jobs = []
-    for trains, folds in ((False, [ALL]), (True, list(divided))):
-        for fold in folds:
-            for row, model in models.items():
-                if (row.kind == "trains") == trains and row.name not in same_as:
-                    manifest = request.out / fold / ("shuffled" if row.shuffled else "manifest")
-                    out = request.out / fold / row.name
-                    jobs.append(
-                        Job(fold, row, model, manifest, request.cache, out, request.batch_size)
-                    )
-    return jobs
+            write_parts(request.out / fold / SHUFFLED, dealt)
+
+
+def make_jobs(
+    request: Request, folds: Sequence[str], models: Models, same_as: Mapping[str, str]
+) -> list[Job]:
+    """Every model on every fold, fold by fold."""
+    return [
+        Job(
+            fold=fold,
+            row=row,
+            model=model,
+            manifest=request.out / fold / (SHUFFLED if row.shuffled else MANIFEST),
+            cache=request.cache,
+            out=request.out / fold / row.name,
+            batch_size=request.batch_size,
+        )
+        for fold in folds
+        for row, model in models.items()
+        if row.name not in same_as
+    ]
 
 
 def write_parts(folder: Path, parts: Mapping[str, Sequence[Utterance]]) -> None:

@@ -137,7 +137,7 @@ def test_esd_gets_pseudo_dimensions_starts_from_heads_and_goes_on_after_a_kill(
         patched.setattr(stage, "do_job", do_or_die)
         with pytest.raises(KeyboardInterrupt):
             reproduce(request)
-    assert done == ["all, text-llm"]
+    assert done == ["fold-1, text-llm"]
     found = reproduce(request)
     assert [row.row.name for row in found.rows] == list(request.rows)
     assert not found.failures
@@ -166,6 +166,21 @@ def test_msp_podcast_in_two_processes_with_a_row_that_fails(
     assert "Failed: fold-1, re-llm: " in result.stdout
     assert "the run folder is not empty and holds no run" in result.stdout
     assert {a["row"] for a in read_answers(tmp_path / "out")} == {"blsp-emo-ft"}
+
+
+def test_folds_can_be_added_later(base: Path, tmp_path: Path) -> None:
+    source = Source("iemocap", write_iemocap(tmp_path / "iemocap"), cross_validate=True)
+    request = Request(source, tmp_path / "out", tmp_path / "cache", str(base), rows=("text-llm",),
+                      folds=1, allow_partial=True)  # fmt: skip
+    first = reproduce(request)
+    done = tmp_path / "out" / "fold-1" / "text-llm" / "done.json"
+    before = done.stat().st_mtime_ns
+    second = reproduce(replace(request, folds=2))
+    assert (first.folds, second.folds) == (["fold-1"], ["fold-1", "fold-2"])
+    assert (first.test_clips, second.test_clips) == (8, 16)
+    assert second.records[:8] == first.records
+    assert done.stat().st_mtime_ns == before
+    assert second.rows[0].recognition["UA"].count == 2
 
 
 def test_rows_that_no_dimensions_tell_apart_are_one_model(base: Path) -> None:
