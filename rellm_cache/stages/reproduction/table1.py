@@ -78,13 +78,13 @@ def reproduce(request: Request) -> Reproduction:
     """
     rows = request.wanted
     claim(request)
-    folds = read_folds(request.source)
-    manifests = prepare_corpus(request, folds)
-    folds = folds[: request.folds or None]
+    every = read_folds(request.source)
+    manifests = prepare_corpus(request, every)
+    folds = every[: request.folds or None]
     absent: dict[str, str] = {}
     models = find_models(request, rows, absent)
     encode(request, models, manifests)
-    expect_responses(request, folds, manifests)
+    expect_responses(request, every, manifests)
     utterances = read_manifests(manifests)
     divided = {fold.name: cut(utterances, fold) for fold in folds}
     write_folds(request, divided, shuffled=CONTROL in models)
