@@ -187,14 +187,15 @@ def show(found: "Reproduction") -> None:
 
 
 def _row(row: "RowResult") -> list[str]:
-    def ua(name: str) -> str:
-        return str(row.recognition.get(name, "–"))
+    def mean(name: str) -> str:
+        return f"{row.recognition[name].mean:.3f}" if name in row.recognition else "–"
 
     levels = [str(row.empathy[m].summary) if m in row.empathy else "–" for m in ("ER", "EX")]
     title = f"{row.row.title} = {row.same_as}" if row.same_as else row.row.title
     cut = "–" if row.cut is None else f"{100 * row.cut:.0f} %"
     lengths = [f"{row.words.mean:.1f}", f"{row.questions.mean:.2f}"]
-    return [title, *levels, ua("UA"), ua("UA in words"), ua("UA head"), *lengths, cut]
+    ua = str(row.recognition.get("UA", "–"))
+    return [title, *levels, ua, mean("UA in words"), mean("UA head"), *lengths, cut]
 
 
 def _beside(row: "RowResult", metric: str) -> str:

@@ -174,11 +174,7 @@ def compare(
     """RE-LLM against every other row that is another model, Holm-corrected metric by metric."""
     if MAIN not in records:
         return []
-    others = [
-        name
-        for name in records
-        if name != MAIN and same_as.get(name) != MAIN and same_as.get(MAIN) != name
-    ]
+    others = [n for n in records if n != MAIN and n not in same_as and same_as.get(MAIN) != n]
     found: list[Comparison] = []
     for metric in ("ER", "EX", "ER + EX"):
         score = EMPATHY_SCORES[metric]
