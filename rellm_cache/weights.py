@@ -68,17 +68,22 @@ def load_quietly() -> None:
     logging.set_verbosity_error()
 
 
+def hub_errors() -> tuple[type[Exception], ...]:
+    """What the hub's client raises: no network, no such repository, no hub id, refused."""
+    # Its HTTP library's, which is another from version to version; no type checker sees it there.
+    from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
+
+    return OSError, ValueError, HTTPError
+
+
 def _download(model: str, revision: str, files: list[str] | None = None) -> Path:
     from huggingface_hub import snapshot_download
-
-    # Its HTTP client's, which is another from version to version; no type checker sees it there.
-    from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
 
     try:
         path = snapshot_download(
             model, revision=revision or None, allow_patterns=files or SAFE_FILES
         )
-    except (OSError, ValueError, HTTPError) as error:  # no network, no such model, not a hub id
+    except hub_errors() as error:
         raise ConfigError(
             f"model {model!r}: no such folder, none at {models_root() / model}, and the hub could "
             f"not give it ({type(error).__name__}); put the model's files in that folder"

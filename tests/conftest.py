@@ -79,20 +79,25 @@ CLIPS = [
 HERTZ = {"neutral": 150, "happy": 260, "angry": 330, "sad": 110, "surprise": 440}
 
 
+WHISPER_SIZES: dict[str, int] = {
+    "d_model": 16,
+    "decoder_layers": 1,
+    "encoder_attention_heads": 2,
+    "decoder_attention_heads": 2,
+    "encoder_ffn_dim": 32,
+    "decoder_ffn_dim": 32,
+    "num_mel_bins": 80,
+}
+
+
 @pytest.fixture(scope="session")
 def whisper_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random Whisper: two encoder layers of 16 values."""
     folder = tmp_path_factory.mktemp("models") / "tiny-whisper"
     torch.manual_seed(1)
     config = WhisperConfig(
-        d_model=16,
+        **WHISPER_SIZES,
         encoder_layers=2,
-        decoder_layers=1,
-        encoder_attention_heads=2,
-        decoder_attention_heads=2,
-        encoder_ffn_dim=32,
-        decoder_ffn_dim=32,
-        num_mel_bins=80,
         vocab_size=64,
         pad_token_id=0,
         bos_token_id=1,
@@ -117,14 +122,8 @@ def save_whisper_writer(folder: Path, languages: Sequence[str]) -> Path:
     end, start = ids["<|endoftext|>"], ids["<|startoftranscript|>"]
     torch.manual_seed(6)
     config = WhisperConfig(
-        d_model=16,
+        **WHISPER_SIZES,
         encoder_layers=1,
-        decoder_layers=1,
-        encoder_attention_heads=2,
-        decoder_attention_heads=2,
-        encoder_ffn_dim=32,
-        decoder_ffn_dim=32,
-        num_mel_bins=80,
         max_target_positions=32,
         vocab_size=len(letters) + len(marks),
         pad_token_id=end,

@@ -12,11 +12,12 @@ from rellm_cache.cli.options import (
     manifest_argument,
     percent,
     print_table,
+    run_argument,
 )
 
 
 @click.command()
-@click.argument("run", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@run_argument
 @manifest_argument
 @cache_option
 @click.option("--samples", default=6, show_default=True, help="Answers shown in the report.")

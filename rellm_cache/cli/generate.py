@@ -4,11 +4,16 @@ from pathlib import Path
 
 import click
 
-from rellm_cache.cli.options import batch_size_option, cache_option, set_option
+from rellm_cache.cli.options import (
+    batch_size_option,
+    cache_option,
+    run_argument,
+    set_option,
+)
 
 
 @click.command()
-@click.argument("run", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@run_argument
 @click.argument("source", type=click.Path(path_type=Path, exists=True))
 @click.option(
     "--out",

@@ -3,7 +3,7 @@
 import json
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -51,7 +51,7 @@ def judge(
     manifest: Path,
     cache: Path,
     model: str | None,
-    quantization: str,
+    quantization: Literal["nf4", "int8", "none"],
     batch_size: int,
     as_json: bool,
 ) -> None:
@@ -65,7 +65,7 @@ def judge(
 
     judging = None
     if model:
-        judging = LLMConfig(model=model, quantization=quantization, template="model")  # type: ignore[arg-type]  # click checked it
+        judging = LLMConfig(model=model, quantization=quantization, template="model")
     scores = score(runs, manifest, cache, judging, batch_size)
     if as_json:
         click.echo(json.dumps([one.to_json() for one in scores]))

@@ -15,6 +15,7 @@ from rellm_cache.store.origin import is_url
 CLIPS_FAILED = 3
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+run_argument = click.argument("run", type=click.Path(path_type=Path, exists=True, file_okay=False))
 manifest_argument = click.argument("manifest", type=click.Path(path_type=Path, exists=True))
 manifest_folder_option = click.option(
     "--manifest",

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import click
 
-from rellm_cache.cli.options import json_option, set_option
+from rellm_cache.cli.options import json_option, run_argument, set_option
 
 
 @click.command()
-@click.argument("run", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@run_argument
 @click.option(
     "--out",
     required=True,

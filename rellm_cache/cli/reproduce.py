@@ -203,8 +203,5 @@ def _beside(row: "RowResult", metric: str) -> str:
     paper = row.paper.get(metric)
     if paper is None:
         return "–"
-    score = row.recognition.get("UA") if metric == "UA" else row.empathy.get(metric)
-    if score is None:
-        return f"{paper:.3f}"
-    mean = score.mean if metric == "UA" else score.summary.mean  # type: ignore[union-attr]  # by metric
-    return f"{paper:.3f} ({mean - paper:+.3f})"
+    mean = row.mean(metric)
+    return f"{paper:.3f}" if mean is None else f"{paper:.3f} ({mean - paper:+.3f})"

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import soundfile
 
 from rellm_cache.config import Recipe, to_toml
@@ -16,6 +15,7 @@ from rellm_cache.corpus.manifest import Utterance
 from rellm_cache.errors import AudioError
 from rellm_cache.journal import read_journal
 from rellm_cache.stages.answering import Generation
+from rellm_cache.stages.pages import render_page
 from rellm_cache.store.syncing import write_whole
 
 REPORT = "report.html"
@@ -69,10 +69,8 @@ def write_report(
 ) -> Path:
     """Write a run's `<out>/report.html`; it needs no other file and no network."""
     by_id = {generation.id: generation for generation in answers}
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("rellm_cache.stages", "."), autoescape=True
-    )
-    page = environment.get_template("report.html.j2").render(
+    page = render_page(
+        "report.html.j2",
         name=run.resolve().name,
         recipe=recipe,
         recipe_toml=to_toml(recipe),

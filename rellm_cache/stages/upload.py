@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rellm_cache import __version__
 from rellm_cache.errors import ConfigError, RellmError
-from rellm_cache.weights import HUB_ID
+from rellm_cache.weights import HUB_ID, hub_errors
 
 
 def require_hub_id(repository: str) -> None:
@@ -31,9 +31,6 @@ def upload(folder: Path, files: Iterable[str], repository: str, private: bool = 
     require_hub_id(repository)
     from huggingface_hub import HfApi
 
-    # The client's HTTP library, which is another from version to version.
-    from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
-
     api = HfApi(library_name="rellm", library_version=__version__)
     try:
         url = api.create_repo(repository, private=private or None, exist_ok=True)
@@ -43,7 +40,7 @@ def upload(folder: Path, files: Iterable[str], repository: str, private: bool = 
             allow_patterns=sorted(files),
             commit_message=f"Published with rellm {__version__}",
         )
-    except (OSError, ValueError, HTTPError) as error:
+    except hub_errors() as error:
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise RellmError(
             f"{repository}: could not be uploaded ({type(error).__name__}: {reason}); log in with "

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from rellm_cache.errors import ConfigError, StoreError
 from rellm_cache.specs import EncoderSpec, StoredSpec, TeacherSpec, digest
 from rellm_cache.store.faults import require_damage
+from rellm_cache.store.matching import find_match, nearest
 from rellm_cache.store.origin import place
 
 FORMAT = "rellm-feature-store"
@@ -227,21 +228,15 @@ def find_store(cache: Path, spec: StoredSpec) -> Path:
             more than one does, with different weights, and the recipe pins none.
     """
     stores = [(path, read_info(path).spec) for path in list_stores(cache)]
-    matches = [(path, found) for path, found in stores if not spec.differences(found)]
-    if len(matches) > 1:
-        pins = ", ".join(f'weights = "{found.weights}" ({path.name})' for path, found in matches)
-        raise StoreError(
-            f"{place(cache)}: {len(matches)} stores hold {spec.kind} {spec.model} with different "
-            f"weights; pin one in the recipe: {pins}"
-        )
-    if matches:
-        return matches[0][0]
+    what = f"stores hold {spec.kind} {spec.model}"
+    if (match := find_match(spec, stores, place(cache), what, "the recipe")) is not None:
+        return match
     same_kind = [(path, found) for path, found in stores if found.kind == spec.kind]
     if not same_kind:
         raise StoreError(
             f"{place(cache)}: found no store of {_what(spec)}; make it with `{spec.command}`"
         )
-    path, found = min(same_kind, key=lambda item: len(spec.differences(item[1])))
+    path, found = nearest(spec, same_kind)
     if (
         isinstance(spec, EncoderSpec)
         and spec.dtype == "int8"

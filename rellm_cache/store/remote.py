@@ -140,7 +140,7 @@ class Remote:
         with self._reaching("asking it for a time"):
             try:
                 time: datetime = self._files.modified(self._path(name))
-            except (FileNotFoundError, NotImplementedError):
+            except (FileNotFoundError, NotImplementedError):  # gone, or a store that does not tell
                 return None
         return time if time.tzinfo is not None else time.replace(tzinfo=UTC)
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from rellm_cache.errors import ConfigError, StoreError
 from rellm_cache.specs import TranscriberSpec
+from rellm_cache.store.matching import find_match, nearest
 from rellm_cache.store.origin import place
 
 FOLDER = "transcripts"
@@ -67,21 +68,16 @@ def find_transcripts(cache: Path, spec: TranscriberSpec) -> Path:
             more than one does, with different weights, and the recipe pins none.
     """
     found = [(path, read_header(path)) for path in list_transcripts(cache)]
-    matches = [(path, other) for path, other in found if not spec.differences(other)]
-    if len(matches) > 1:
-        pins = ", ".join(f'weights = "{other.weights}" ({path.name})' for path, other in matches)
-        raise StoreError(
-            f"{place(cache / FOLDER)}: {len(matches)} files hold transcripts by {spec.model} with "
-            f"different weights; pin one in the recipe's [transcriber]: {pins}"
-        )
-    if matches:
-        return matches[0][0]
+    what = f"files hold transcripts by {spec.model}"
+    where, table = place(cache / FOLDER), "the recipe's [transcriber]"
+    if (match := find_match(spec, found, where, what, table)) is not None:
+        return match
     if not found:
         raise StoreError(
             f"{place(cache)}: found no transcripts; make them with `{spec.command} MANIFEST "
             f"--recipe RECIPE --cache {place(cache)}`"
         )
-    path, other = min(found, key=lambda item: len(spec.differences(item[1])))
+    path, other = nearest(spec, found)
     raise StoreError(
         f"{place(path)}: transcripts of another fingerprint; {'; '.join(spec.differences(other))}; "
         f"run `{spec.command}` with this recipe, or name this file's transcriber in the recipe"

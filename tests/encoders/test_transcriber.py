@@ -4,6 +4,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -73,8 +74,8 @@ def prompt(folder: Path, spec: TranscriberSpec, monkeypatch: pytest.MonkeyPatch)
     seen: list[list[int]] = []
     forward = WhisperForConditionalGeneration.forward
 
-    def watched(self: object, *args: object, **kwargs: object) -> object:
-        seen.append(kwargs["decoder_input_ids"][0].tolist())  # type: ignore[index]
+    def watched(self: object, *args: object, **kwargs: Any) -> object:
+        seen.append(kwargs["decoder_input_ids"][0].tolist())
         return forward(self, *args, **kwargs)
 
     with monkeypatch.context() as patch:

@@ -1,5 +1,7 @@
 """filters: each on what LLMs write, and what they must let through."""
 
+from typing import Any
+
 import pytest
 
 from rellm_cache.qa.filters import Candidate, reason_to_drop
@@ -9,8 +11,8 @@ from rellm_cache.qa_settings import QAType
 EMOTIONS = ("neutral", "happy", "angry", "sad", "surprise")
 
 
-def candidate(question: str, answer: str, kind: QAType, **more: object) -> Candidate:
-    return Candidate(Pair(question, answer), kind, "sad", EMOTIONS, **more)  # type: ignore[arg-type]
+def candidate(question: str, answer: str, kind: QAType, **more: Any) -> Candidate:
+    return Candidate(Pair(question, answer), kind, "sad", EMOTIONS, **more)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from rellm_cache.config import load_recipe
 from rellm_cache.corpus.manifest import Utterance
 from rellm_cache.errors import ConfigError
 from rellm_cache.qa.prompts import describe, has_type, level, write_request
-from rellm_cache.qa_settings import TYPES, GivenQuestions, PairRequests, QASettings
+from rellm_cache.qa_settings import TYPES, GivenQuestions, PairRequests, QASettings, QAType
 
 SAD = Utterance("a", "a.wav", text="It {was} mine.", emotion="sad", vad=(0.2, 0.5, 0.6))
 
@@ -28,10 +28,10 @@ def test_metadata_says_what_is_known() -> None:
 
 
 @pytest.mark.parametrize("kind", TYPES)
-def test_a_request_holds_no_mark(kind: str) -> None:
+def test_a_request_holds_no_mark(kind: QAType) -> None:
     for given in ("", "How?"):
         settings = QASettings(pairs_each=3, questions=GivenQuestions(**{kind: given}))
-        request = write_request(SAD, kind, settings)  # type: ignore[arg-type]
+        request = write_request(SAD, kind, settings)
         assert request.question == given
         assert "It {was} mine." in request.user
         assert "valence is high" in request.user

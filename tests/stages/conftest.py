@@ -1,15 +1,19 @@
 """A corpus with cached frames and responses, a recipe of short prompts, and what a store holds."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from kills import KilledAfter
 
 from rellm_cache.config import PromptsConfig, Recipe
 from rellm_cache.corpus.manifest import manifest_files, read_manifest, responses_path
 from rellm_cache.empathy.settings import EmpathySettings
+from rellm_cache.journal import Journal
 from rellm_cache.stages.empathy_train import empathy_train
 from rellm_cache.stages.extract import extract
 from rellm_cache.store.reader import FeatureStore
@@ -74,3 +78,26 @@ def empathy_scorer(
     )
     empathy_train(epitome_folder, out, settings)
     return out
+
+
+@pytest.fixture
+def killed_after(monkeypatch: pytest.MonkeyPatch) -> KilledAfter:
+    """`with killed_after(2) as rows`: what runs within dies at its third row of a journal."""
+
+    @contextmanager
+    def kill(count: int) -> Iterator[list[dict[str, Any]]]:
+        append = Journal.append
+        rows: list[dict[str, Any]] = []
+
+        def append_or_die(journal: Journal, row: dict[str, Any]) -> None:
+            if len(rows) == count:
+                raise KeyboardInterrupt
+            rows.append(row)
+            append(journal, row)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Journal, "append", append_or_die)
+            with pytest.raises(KeyboardInterrupt):
+                yield rows
+
+    return kill

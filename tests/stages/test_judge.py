@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from kills import KilledAfter
 
 from rellm_cache.cli import rellm
 from rellm_cache.config import LossesConfig, Recipe, TextConfig
 from rellm_cache.corpus.manifest import manifest_files, read_manifest
 from rellm_cache.errors import ConfigError, ManifestError
-from rellm_cache.journal import Journal, journal_beside
+from rellm_cache.journal import journal_beside
 from rellm_cache.qa.rows import QARow, questions_path, write_rows
 from rellm_cache.qa_settings import JudgeSettings, QASettings
 from rellm_cache.stages.judge import judge, judge_request
@@ -75,24 +76,14 @@ def test_explicit_implicit_and_both_are_rows_of_a_table(
 
 
 def test_a_killed_judge_goes_on_to_the_same_scores(
-    asking: Recipe, corpus: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    asking: Recipe, corpus: Path, cache: Path, tmp_path: Path, killed_after: KilledAfter
 ) -> None:
     train(
         replace(asking, training=replace(asking.training, epochs=1)), corpus, cache, tmp_path / "r"
     )
     (undisturbed,) = judge([tmp_path / "r"], corpus / "test.jsonl", cache, batch_size=1)
-    append, kept = Journal.append, []
-
-    def dies_at_the_sixth(journal: Journal, note: dict[str, Any]) -> None:
-        if len(kept) == 5:
-            raise KeyboardInterrupt
-        kept.append(note)
-        append(journal, note)
-
-    with monkeypatch.context() as kill:
-        kill.setattr(Journal, "append", dies_at_the_sixth)
-        with pytest.raises(KeyboardInterrupt):
-            judge([tmp_path / "r"], corpus / "test.jsonl", cache, batch_size=1)
+    with killed_after(5) as kept:
+        judge([tmp_path / "r"], corpus / "test.jsonl", cache, batch_size=1)
     assert [len(n.get("answers", n.get("scores"))) for n in kept] == [1] * 5
     (again,) = judge([tmp_path / "r"], corpus / "test.jsonl", cache, batch_size=1)
     assert again.to_json() == undisturbed.to_json()

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kills import KilledAfter
 
 from rellm_cache.config import Recipe
 from rellm_cache.corpus.manifest import read_manifest, write_lines
@@ -113,22 +114,12 @@ def test_a_batch_changes_no_reply_drawn_or_not(manifest: Path, given: Recipe) ->
 
 
 def test_a_killed_run_goes_on_where_it_was(
-    manifest: Path, given: Recipe, monkeypatch: pytest.MonkeyPatch
+    manifest: Path, given: Recipe, killed_after: KilledAfter
 ) -> None:
     undisturbed = run(manifest, given, batch_size=1).path.read_text("utf-8")
     questions_path(manifest).unlink()
-    append, kept = Journal.append, []
-
-    def dies_at_the_fifth(notes: Journal, row: dict[str, Any]) -> None:
-        if len(kept) == 4:
-            raise KeyboardInterrupt
-        kept.append(row)
-        append(notes, row)
-
-    with monkeypatch.context() as kill:
-        kill.setattr(Journal, "append", dies_at_the_fifth)
-        with pytest.raises(KeyboardInterrupt):
-            run(manifest, given, batch_size=1)
+    with killed_after(4):
+        run(manifest, given, batch_size=1)
     assert not questions_path(manifest).exists()
     report = run(manifest, given, batch_size=1)
     assert report.asked == 6

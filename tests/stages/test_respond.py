@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kills import KilledAfter
 
 from rellm_cache.config import LoraConfig, Recipe
 from rellm_cache.corpus.manifest import read_lines, read_manifest, responses_path, write_lines
 from rellm_cache.errors import ConfigError, ManifestError
-from rellm_cache.journal import Journal, journal_beside, read_journal
+from rellm_cache.journal import journal_beside, read_journal
 from rellm_cache.stages.respond import RespondReport, generator_id, refusal, respond
 
 ROWS: list[dict[str, Any]] = [
@@ -105,22 +106,12 @@ def test_lora_does_not_change_who_answers(recipe: Recipe) -> None:
 
 
 def test_a_killed_run_goes_on_where_it_was(
-    manifest: Path, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+    manifest: Path, recipe: Recipe, killed_after: KilledAfter
 ) -> None:
     undisturbed = run(manifest, recipe, batch_size=1).path.read_text("utf-8")
     responses_path(manifest).unlink()
-    append, rows = Journal.append, []
-
-    def dies_at_the_third(journal: Journal, row: dict[str, Any]) -> None:
-        if len(rows) == 2:
-            raise KeyboardInterrupt
-        rows.append(row)
-        append(journal, row)
-
-    with monkeypatch.context() as kill:
-        kill.setattr(Journal, "append", dies_at_the_third)
-        with pytest.raises(KeyboardInterrupt):
-            run(manifest, recipe, batch_size=1)
+    with killed_after(2):
+        run(manifest, recipe, batch_size=1)
     assert not responses_path(manifest).exists()
     with waiting(manifest).open("ab") as file:
         file.write(b'{"prompt": "Continue \xc3')  # a line cut short, within a letter

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kills import KilledAfter
 
 from rellm_cache.config import Recipe
 from rellm_cache.corpus.manifest import read_lines, read_manifests
 from rellm_cache.encoders.transcriber import Transcription, WhisperTranscriber
 from rellm_cache.errors import ConfigError, ManifestError, StoreError
-from rellm_cache.journal import Journal, journal_beside
+from rellm_cache.journal import journal_beside
 from rellm_cache.metrics.word_errors import WordErrors
 from rellm_cache.specs import TranscriberSpec
 from rellm_cache.stages.cache_info import cache_info
@@ -76,23 +77,13 @@ def test_what_is_read_is_what_was_heard(clips: Path, hearing: Recipe, cache: Pat
 
 
 def test_a_killed_run_goes_on_where_it_was(
-    clips: Path, hearing: Recipe, cache: Path, monkeypatch: pytest.MonkeyPatch
+    clips: Path, hearing: Recipe, cache: Path, killed_after: KilledAfter
 ) -> None:
     undisturbed = run(clips, hearing, cache).path
     content = undisturbed.read_bytes()
     undisturbed.unlink()
-    append, rows = Journal.append, []
-
-    def dies_at_the_third(journal: Journal, row: dict[str, object]) -> None:
-        if len(rows) == 2:
-            raise KeyboardInterrupt
-        rows.append(row)
-        append(journal, row)
-
-    with monkeypatch.context() as kill:
-        kill.setattr(Journal, "append", dies_at_the_third)
-        with pytest.raises(KeyboardInterrupt):
-            run(clips, hearing, cache)
+    with killed_after(2):
+        run(clips, hearing, cache)
     assert not undisturbed.exists()
     with journal_beside(undisturbed).open("ab") as file:
         file.write(b'{"id": "tones/05", "text": "\xc3')  # a line cut short, within a letter

@@ -10,8 +10,10 @@ import json
 import multiprocessing
 import os
 import threading
+import traceback
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -137,8 +139,12 @@ def run_jobs(jobs: Sequence[Job], processes: int) -> Iterator[Failure]:
         started = {pool.submit(try_job, job): job for job in left}
         for number, future in enumerate(as_completed(started), 1):
             job = started[future]
-            say(f"Model {number} of {len(left)} is done: {job.title}")
-            if reason := future.result():
+            try:
+                reason = future.result()
+            except BrokenProcessPool:
+                reason = "its worker was killed, by a lack of memory perhaps; try fewer --processes"
+            say(f"Model {number} of {len(left)} {'failed' if reason else 'is done'}: {job.title}")
+            if reason:
                 yield Failure(job.title, reason)
 
 
@@ -164,9 +170,12 @@ def try_job(job: Job) -> str:
     """Do a job; why it failed, or nothing."""
     try:
         do_job(job, _shared)
-    except RellmError as error:
-        say(f"  failed: {job.title}: {error}")
-        return str(error)
+    except Exception as error:  # whatever it is, the other models are worth having
+        if not isinstance(error, RellmError):
+            say(traceback.format_exc())
+        reason = str(error) if isinstance(error, RellmError) else f"{type(error).__name__}: {error}"
+        say(f"  failed: {job.title}: {reason}")
+        return reason
     return ""
 
 

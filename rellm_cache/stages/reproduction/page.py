@@ -4,9 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import jinja2
-
 from rellm_cache.metrics.bootstrap import Interval
+from rellm_cache.stages.pages import render_page
 from rellm_cache.stages.reproduction.paper import METRICS
 from rellm_cache.stages.reproduction.records import Record
 from rellm_cache.stages.reproduction.table import RowResult
@@ -51,10 +50,8 @@ class Plot:
 
 def write_page(path: Path, found: Reproduction) -> None:
     """Write the page; it needs no other file and no network."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("rellm_cache.stages.reproduction", "."), autoescape=True
-    )
-    page = environment.get_template("table1.html.j2").render(
+    page = render_page(
+        "reproduction/table1.html.j2",
         found=found,
         source=found.request.source,
         plots=[plot for metric in METRICS if (plot := draw(found.rows, metric)) is not None],

@@ -80,6 +80,12 @@ class RowResult:
     paper: dict[str, float]
     same_as: str = ""
 
+    def mean(self, metric: str) -> float | None:
+        """Of ER, EX or UA, as the paper prints it; None where it was not measured."""
+        if metric == "UA":
+            return self.recognition[metric].mean if metric in self.recognition else None
+        return self.empathy[metric].summary.mean if metric in self.empathy else None
+
 
 @dataclass(frozen=True)
 class Comparison:

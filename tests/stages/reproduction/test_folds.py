@@ -4,6 +4,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from trees import write_esd, write_iemocap, write_msp
 
 from rellm_cache.corpus.manifest import Utterance
 from rellm_cache.errors import ConfigError, ManifestError
@@ -14,7 +15,6 @@ from rellm_cache.stages.reproduction.folds import (
     shuffle_labels,
     speaker_groups,
 )
-from tests.miniature.trees import write_esd, write_iemocap, write_msp
 
 
 def test_every_speaker_is_tested_once_and_never_heard_before() -> None:

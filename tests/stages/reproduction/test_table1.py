@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from trees import write_esd, write_iemocap, write_msp
 
 from rellm_cache.cli import rellm
 from rellm_cache.config import Recipe, load_recipe, to_toml
@@ -21,7 +22,6 @@ from rellm_cache.stages.reproduction.jobs import Job, Model
 from rellm_cache.stages.reproduction.paper import ROWS
 from rellm_cache.stages.reproduction.request import Request
 from rellm_cache.stages.reproduction.table1 import find_same, reproduce
-from tests.miniature.trees import write_esd, write_iemocap, write_msp
 
 TRAINED = ["blsp-emo-ft", "re-llm", "re-llm-no-dimensions", "re-llm-no-emotion-encoder"]
 READS = ["text-llm", "whisper-llm", "text-llm-label"]
@@ -166,6 +166,27 @@ def test_msp_podcast_in_two_processes_with_a_row_that_fails(
     assert "Failed: fold-1, re-llm: " in result.stdout
     assert "the run folder is not empty and holds no run" in result.stdout
     assert {a["row"] for a in read_answers(tmp_path / "out")} == {"blsp-emo-ft"}
+
+
+def test_a_model_that_breaks_is_listed_and_the_others_are_made(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ordinary = stage.do_job
+
+    def break_once(job: Job, resources: object) -> None:
+        if job.row.name == "text-llm":
+            raise MemoryError("no more")
+        ordinary(job, resources)  # type: ignore[arg-type]  # whatever it was given
+
+    monkeypatch.setattr(stage, "do_job", break_once)
+    rows = ("text-llm", "text-llm-label")
+    request = Request(Source("iemocap", write_iemocap(tmp_path / "iemocap")), tmp_path / "out",
+                      tmp_path / "cache", str(base), rows=rows, allow_partial=True)  # fmt: skip
+    found = reproduce(request)
+    assert [(f.title, f.reason) for f in found.failures] == [
+        ("fold-1, text-llm", "MemoryError: no more")
+    ]
+    assert [row.row.name for row in found.rows] == ["text-llm-label"]
 
 
 def test_folds_can_be_added_later(base: Path, tmp_path: Path) -> None:
