@@ -40,9 +40,7 @@ if TYPE_CHECKING:
 @click.option(
     "--quantization",
     type=click.Choice(["nf4", "int8", "none"]),
-    default="nf4",
-    show_default=True,
-    help="Of the model given by --judge.",
+    help="Of the model given by --judge; nf4 by default.",
 )
 @batch_size_option(16, "Questions answered at a time.")
 @json_option
@@ -51,7 +49,7 @@ def judge(
     manifest: Path,
     cache: Path,
     model: str | None,
-    quantization: Literal["nf4", "int8", "none"],
+    quantization: Literal["nf4", "int8", "none"] | None,
     batch_size: int,
     as_json: bool,
 ) -> None:
@@ -63,9 +61,14 @@ def judge(
     from rellm_cache.config import LLMConfig
     from rellm_cache.stages.judge import judge as score
 
+    if quantization and not model:
+        raise click.UsageError(
+            "--quantization is of the model given by --judge; without one the first run's LLM "
+            "judges, as its recipe has it"
+        )
     judging = None
     if model:
-        judging = LLMConfig(model=model, quantization=quantization, template="model")
+        judging = LLMConfig(model=model, quantization=quantization or "nf4", template="model")
     scores = score(runs, manifest, cache, judging, batch_size)
     if as_json:
         click.echo(json.dumps([one.to_json() for one in scores]))

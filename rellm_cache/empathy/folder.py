@@ -1,7 +1,8 @@
 """A scorer's folder. In: what was trained. Out: all that is needed to score again.
 
 <folder>/encoder/                   the text encoder's own files, copied
-<folder>/<mechanisms>.safetensors   what was trained, as `ER.safetensors` or `ER-IP-EX.safetensors`
+<folder>/<mechanisms>.safetensors   what was trained, as `ER.safetensors` or `ER-IP-EX.safetensors`;
+                                    further members as `ER-IP-EX.2.safetensors`
 <folder>/words.safetensors, words.json   the regression on words, where the settings have one
 <folder>/empathy.json           settings, temperatures, scores, digests; written last
 """
@@ -9,8 +10,8 @@
 import json
 import os
 import shutil
-from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -56,11 +57,15 @@ class EmpathyCard:
 
 @dataclass(frozen=True)
 class EmpathyModel:
-    """Scorers of one folder, ready to score."""
+    """Scorers of one folder, ready to score.
+
+    Attributes:
+        ensembles: for each group of mechanisms, its members.
+    """
 
     card: EmpathyCard
     encoder: TextEncoder
-    scorers: tuple[EmpathyScorer, ...]
+    ensembles: tuple[tuple[EmpathyScorer, ...], ...]
     words: WordModel | None
 
 
@@ -78,14 +83,15 @@ def copy_encoder(source: Path, folder: Path) -> None:
     os.replace(partial, target)
 
 
-def weights_path(folder: Path, mechanisms: Sequence[str]) -> Path:
-    """Where what was trained for some mechanisms lies."""
-    return folder / f"{'-'.join(mechanisms)}.safetensors"
+def weights_path(folder: Path, scorer: EmpathyScorer) -> Path:
+    """Where what was trained of a scorer lies."""
+    number = f".{scorer.member + 1}" if scorer.member else ""
+    return folder / f"{'-'.join(scorer.mechanisms)}{number}.safetensors"
 
 
 def save_scorer(folder: Path, scorer: EmpathyScorer) -> None:
     """Write what was trained in one atomic step."""
-    path = weights_path(folder, scorer.mechanisms)
+    path = weights_path(folder, scorer)
     temporary = path.with_name(f".{path.name}.partial")
     state = {name: tensor.cpu().contiguous() for name, tensor in scorer.state_dict().items()}
     save_file(state, temporary, metadata={"format": "pt"})
@@ -94,7 +100,7 @@ def save_scorer(folder: Path, scorer: EmpathyScorer) -> None:
 
 def load_scorer(folder: Path, scorer: EmpathyScorer) -> None:
     """Read what was trained; `RunError` if it is damaged or belongs to other settings."""
-    path = weights_path(folder, scorer.mechanisms)
+    path = weights_path(folder, scorer)
     try:
         scorer.load_state_dict(load_file(path))
     except (OSError, SafetensorError, RuntimeError) as error:
@@ -168,10 +174,12 @@ def load_empathy(folder: Path, device: torch.device) -> EmpathyModel:
             f"{folder / ENCODER}: other weights than this scorer was trained with; train again"
         )
     encoder = TextEncoder(folder / ENCODER, device)
-    scorers = tuple(EmpathyScorer(encoder, card.settings, group) for group in card.groups)
-    for scorer in scorers:
+    ensembles = tuple(
+        tuple(EmpathyScorer(encoder, card.settings, group, m) for m in range(card.settings.members))
+        for group in card.groups
+    )
+    for scorer in chain.from_iterable(ensembles):
         load_scorer(folder, scorer)
-        scorer.eval()
     names = [name for group in card.groups for name in group]
     words = load_words(folder, names) if card.settings.word_weight else None
-    return EmpathyModel(card, encoder, scorers, words)
+    return EmpathyModel(card, encoder, ensembles, words)

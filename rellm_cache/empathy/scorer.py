@@ -20,6 +20,7 @@ from rellm_cache.empathy.settings import EmpathySettings, Pooling
 
 IGNORED = -100
 INITIAL_DEVIATION = 0.02
+SEEDS_APART = 1000  # members of an ensemble
 
 
 @dataclass(frozen=True)
@@ -88,12 +89,17 @@ class EmpathyScorer(nn.Module):
     """What trains: the encoder's last layers, the attention, two heads a mechanism."""
 
     def __init__(
-        self, encoder: TextEncoder, settings: EmpathySettings, mechanisms: Sequence[str]
+        self,
+        encoder: TextEncoder,
+        settings: EmpathySettings,
+        mechanisms: Sequence[str],
+        member: int = 0,
     ) -> None:
         super().__init__()
         size = encoder.hidden_size
         pooled = size * (3 if settings.pooling == "statistics" else 1)
         self.settings = settings
+        self.member = member
         self.mechanisms = tuple(mechanisms)
         self.encoder = encoder.top(settings.trained_layers)
         self.attention = CrossAttention(size)
@@ -115,6 +121,11 @@ class EmpathyScorer(nn.Module):
             part.apply(_start)
         self.to(encoder.device)
 
+    @property
+    def seed(self) -> int:
+        """Of weights, order and dropout."""
+        return member_seed(self.settings, self.member)
+
     def forward(self, batch: ExchangeBatch) -> ScorerOutputs:
         """Logits of a batch."""
         post = batch.seeker
@@ -134,6 +145,11 @@ class EmpathyScorer(nn.Module):
         output = self.encoder(**{name: inputs}, attention_mask=mask.long())
         states: Tensor = output.last_hidden_state
         return states
+
+
+def member_seed(settings: EmpathySettings, member: int) -> int:
+    """Seed of a member of an ensemble; the first has the settings' own."""
+    return settings.seed + SEEDS_APART * member
 
 
 def pool(states: Tensor, mask: Tensor, pooling: Pooling) -> Tensor:

@@ -65,9 +65,9 @@ def _probabilities(model: EmpathyModel, readings: Sequence[Reading]) -> list[Pro
     found: list[Probabilities] = [{} for _ in readings]
     if not readings:
         return found
-    for scorer in model.scorers:
+    for members in model.ensembles:
         for name, logits in score_readings(
-            scorer, readings, model.encoder.device, model.words
+            members, readings, model.encoder.device, model.words
         ).items():
             values = probabilities_of(logits, model.card.temperatures[name])
             for row, (zero, one, two) in zip(found, values.tolist(), strict=True):

@@ -31,6 +31,7 @@ class EmpathySettings:
         level_weight: λ_EI, of the loss of the levels.
         rationale_weight: λ_RE, of the loss of the rationales.
         class_power: classes weigh as their frequency to minus this power: 0 all alike, 1 balanced.
+        members: networks trained, each from a seed of its own; their logits are averaged.
         word_weight: share of a regression on words in the levels' logits (`words.py`).
         dropout: of the attention and the heads.
         learning_rate: of the encoder's layers.
@@ -55,6 +56,7 @@ class EmpathySettings:
     level_weight: float = 1.0
     rationale_weight: float = 0.5
     class_power: float = 0.5
+    members: int = 1
     word_weight: float = 0.0
     dropout: float = 0.1
     learning_rate: float = 2e-5
@@ -67,7 +69,7 @@ class EmpathySettings:
     fold: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("tokens", "training_tokens", "batch_size", "epochs"):
+        for name in ("tokens", "training_tokens", "batch_size", "epochs", "members"):
             if getattr(self, name) < (4 if "tokens" in name else 1):
                 raise ConfigError(f"{name} = {getattr(self, name)}: too small")
         if self.long_tokens < self.tokens:
@@ -97,6 +99,7 @@ SHIPPED: dict[str, dict[str, Any]] = {
         "together": True,
         "pooling": "statistics",
         "class_power": 1.0,
+        "members": 3,
         "word_weight": 0.7,
         "learning_rate": 4e-4,
         "head_learning_rate": 1e-3,

@@ -87,7 +87,7 @@ class ScorerTraining:
 
     def _train_epoch(self, tick: Callable[[], None]) -> float:
         settings = self.scorer.settings
-        seed = settings.seed * 1000 + self.done
+        seed = self.scorer.seed * 1000 + self.done
         torch.manual_seed(seed)
         self.scorer.train()
         lengths = [len(r.response) for r in self.readings]
@@ -121,7 +121,7 @@ class ScorerTraining:
 
 @torch.inference_mode()
 def score_readings(
-    scorer: EmpathyScorer,
+    members: Sequence[EmpathyScorer],
     readings: Sequence[Reading],
     device: torch.device,
     words: WordModel | None = None,
@@ -129,18 +129,23 @@ def score_readings(
     """Mechanism → (N, 3) logits of the levels, in the readings' order.
 
     Args:
+        members: scorers of the same mechanisms, whose logits are averaged.
         words: adds its logits, by the share that the settings give it.
     """
-    scorer.eval()
-    logits = {name: np.zeros((len(readings), 3), np.float32) for name in scorer.mechanisms}
+    names = members[0].mechanisms
+    for scorer in members:
+        scorer.eval()
+    logits = {name: np.zeros((len(readings), 3), np.float32) for name in names}
     order = sorted(range(len(readings)), key=lambda i: len(readings[i].response))
     for start in range(0, len(order), BATCH):
         indices = order[start : start + BATCH]
-        batch = collate_readings([readings[i] for i in indices], scorer.mechanisms).to(device)
-        for name, values in scorer(batch).levels.items():
-            logits[name][indices] = values.float().cpu().numpy()
+        batch = collate_readings([readings[i] for i in indices], names).to(device)
+        outputs = [scorer(batch).levels for scorer in members]
+        for name in names:
+            mean = torch.stack([levels[name].float() for levels in outputs]).mean(0)  # (B, 3)
+            logits[name][indices] = mean.cpu().numpy()
     if words is not None and readings:
-        share = scorer.settings.word_weight
+        share = members[0].settings.word_weight
         beside = words.logits([r.words for r in readings])
         for name in logits:
             logits[name] = ((1 - share) * logits[name] + share * beside[name]).astype(np.float32)

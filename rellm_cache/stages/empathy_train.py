@@ -29,7 +29,7 @@ from rellm_cache.empathy.folder import (
     weights_path,
 )
 from rellm_cache.empathy.reading import CHUNK, Reading, read_exchanges
-from rellm_cache.empathy.scorer import EmpathyScorer
+from rellm_cache.empathy.scorer import EmpathyScorer, member_seed
 from rellm_cache.empathy.settings import EmpathySettings, to_table
 from rellm_cache.empathy.training import ScorerTraining, score_readings
 from rellm_cache.empathy.words import fit_words, save_words
@@ -39,6 +39,7 @@ from rellm_cache.specs import digest
 from rellm_cache.weights import find_model, weights_digest
 
 PLAN = "training.json"
+STATE = ".state.pt"  # of a network half trained
 
 
 @dataclass(frozen=True)
@@ -132,9 +133,9 @@ def train_scorers(material: Material, out: Path, settings: EmpathySettings) -> E
     temperatures: dict[str, float] = {}
     scores: dict[str, dict[str, Any]] = {}
     for group in groups:
-        scorer = _train(group, material, settings, out)
+        members = [_train(group, m, material, settings, out) for m in range(settings.members)]
         for part, readings in material.parts.items():
-            logits = score_readings(scorer, readings, device, words)
+            logits = score_readings(members, readings, device, words)
             if part == "validation":
                 temperatures |= {m: fit_mechanism(logits[m], readings, m) for m in group}
             for m in group:
@@ -155,8 +156,8 @@ def train_scorers(material: Material, out: Path, settings: EmpathySettings) -> E
     if words is not None:
         save_words(out, words)
     save_card(out, card)
-    for group in groups:
-        _state_path(out, group).unlink(missing_ok=True)
+    for state in out.glob(f"*{STATE}"):
+        state.unlink()
     return card
 
 
@@ -214,24 +215,24 @@ def _read(
         return readings
 
 
-def _state_path(out: Path, group: Sequence[str]) -> Path:
-    return weights_path(out, group).with_suffix(".state.pt")
-
-
 def _train(
-    group: Sequence[str], material: Material, settings: EmpathySettings, out: Path
+    group: Sequence[str], member: int, material: Material, settings: EmpathySettings, out: Path
 ) -> EmpathyScorer:
-    """A trained scorer of some mechanisms: from `out` if it is there."""
-    torch.manual_seed(settings.seed)
-    scorer = EmpathyScorer(material.encoder, settings, group)
-    if weights_path(out, group).is_file():
+    """A trained member of the scorers of some mechanisms: from `out` if it is there."""
+    torch.manual_seed(member_seed(settings, member))
+    scorer = EmpathyScorer(material.encoder, settings, group, member)
+    path = weights_path(out, scorer)
+    if path.is_file():
         load_scorer(out, scorer)
         return scorer
     judged = [r for r in material.train if any(m in r.levels for m in group)]
-    training = ScorerTraining(scorer, judged, _state_path(out, group), material.encoder.device)
+    state = path.with_suffix(STATE)
+    training = ScorerTraining(scorer, judged, state, material.encoder.device)
     training.resume()
     left = (settings.epochs - training.done) * training.steps
     name = " and ".join(group)
+    if settings.members > 1:
+        name += f", {member + 1} of {settings.members}"
     with progress(f"Training {name}", left, "steps") as tick:
         for report in training.epochs(tick):
             say(f"{name}: epoch {report.epoch} of {settings.epochs}, loss {report.loss:.3f}")

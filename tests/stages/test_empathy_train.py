@@ -5,16 +5,19 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from rellm_cache.corpus.epitome import read_epitome, split_by_post
 from rellm_cache.empathy.folder import EmpathyCard, load_card, load_empathy
+from rellm_cache.empathy.reading import read_exchanges
 from rellm_cache.empathy.scoring import score_exchanges
 from rellm_cache.empathy.settings import EmpathySettings
-from rellm_cache.empathy.training import ScorerTraining
+from rellm_cache.empathy.training import ScorerTraining, score_readings
 from rellm_cache.errors import ManifestError, RunError
+from rellm_cache.metrics.calibration import probabilities_of
 from rellm_cache.stages.empathy_train import empathy_train
 
 CPU = torch.device("cpu")
@@ -57,6 +60,29 @@ def test_it_learns_what_words_tell(trained: Path) -> None:
     er = card.scores["test"]["ER"]
     assert sum(map(sum, er["confusion"])) == er["count"] == card.counts["test"]
     assert 0 <= er["calibration_error"] <= 1
+
+
+def test_members_are_networks_of_other_seeds_whose_logits_are_averaged(
+    settings: EmpathySettings, epitome_folder: Path, tmp_path: Path
+) -> None:
+    pair = replace(settings, members=2, word_weight=0.0, epochs=2)
+    empathy_train(epitome_folder, tmp_path / "pair", pair)
+    empathy_train(epitome_folder, tmp_path / "one", replace(pair, members=1))
+    first, second = (load_file(tmp_path / "pair" / f"ER-IP-EX{n}.safetensors") for n in ("", ".2"))
+    alone = load_file(tmp_path / "one" / "ER-IP-EX.safetensors")
+    assert all(torch.equal(first[name], alone[name]) for name in alone)
+    assert not any(torch.equal(first[name], second[name]) for name in first if "query" in name)
+    model = load_empathy(tmp_path / "pair", CPU)
+    test = split_by_post(read_epitome(epitome_folder), 0).test
+    readings = list(read_exchanges(test, model.encoder, pair, pair.tokens))
+    (members,) = model.ensembles
+    each = [score_readings([member], readings, CPU) for member in members]
+    both = score_readings(members, readings, CPU)
+    for name, logits in both.items():
+        np.testing.assert_allclose(logits, (each[0][name] + each[1][name]) / 2, atol=1e-6)
+    found = [score.probabilities["ER"] for score in score_exchanges(model, test)]
+    expected = probabilities_of(both["ER"], model.card.temperatures["ER"])
+    np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
 def test_a_moved_folder_scores_as_it_was_tested(

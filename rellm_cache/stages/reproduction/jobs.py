@@ -11,7 +11,7 @@ import multiprocessing
 import os
 import threading
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
@@ -132,20 +132,34 @@ def run_jobs(jobs: Sequence[Job], processes: int) -> Iterator[Failure]:
             if reason := try_job(job):
                 yield Failure(job.title, reason)
         return
+    for job in (yield from _run_together(left, processes)):
+        say(f"Again, by itself: {job.title}")
+        if (yield from _run_together([job], 1)):
+            yield Failure(job.title, "its worker was killed, by a lack of memory perhaps")
+
+
+def _run_together(jobs: Sequence[Job], processes: int) -> Generator[Failure, None, list[Job]]:
+    """Failures, when they happen; in the end the jobs that a killed worker took along.
+
+    A pool is at an end with one of its workers, whoever's job it was.
+    """
+    torn = []
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(
-        min(processes, len(left)) or 1, context, _begin_worker, (processes,)
+        min(processes, len(jobs)) or 1, context, _begin_worker, (processes,)
     ) as pool:
-        started = {pool.submit(try_job, job): job for job in left}
+        started = {pool.submit(try_job, job): job for job in jobs}
         for number, future in enumerate(as_completed(started), 1):
             job = started[future]
             try:
                 reason = future.result()
             except BrokenProcessPool:
-                reason = "its worker was killed, by a lack of memory perhaps; try fewer --processes"
-            say(f"Model {number} of {len(left)} {'failed' if reason else 'is done'}: {job.title}")
+                torn.append(job)
+                continue
+            say(f"Model {number} of {len(jobs)} {'failed' if reason else 'is done'}: {job.title}")
             if reason:
                 yield Failure(job.title, reason)
+    return torn
 
 
 def _begin_worker(processes: int) -> None:

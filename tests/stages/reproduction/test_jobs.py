@@ -1,10 +1,16 @@
-"""Jobs of a reproduction: workers do not outlive the process that started them."""
+"""Jobs of a reproduction: what becomes of workers that are killed, and of their work."""
 
+import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any, cast
+
+from rellm_cache.config import load_recipe
+from rellm_cache.stages.reproduction.jobs import Job, Model, run_jobs
+from rellm_cache.stages.reproduction.paper import ROWS
 
 WORKER = """
 import os, sys, time
@@ -47,3 +53,37 @@ def test_a_worker_ends_with_a_parent_that_is_killed(tmp_path: Path) -> None:
     while is_running(worker) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not is_running(worker)
+
+
+class Manifest:
+    """A manifest folder in which something happens as soon as a worker looks into it."""
+
+    def __init__(self, happening: str, seen: Path) -> None:
+        self.happening, self.seen = happening, seen
+
+    def __truediv__(self, name: str) -> Any:
+        with self.seen.open("a") as file:
+            file.write(f"{self.happening}\n")
+        if self.happening == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        raise ValueError(f"no {name} of what is {self.happening}")
+
+
+def test_a_killed_worker_costs_its_own_model_alone(tmp_path: Path) -> None:
+    seen = tmp_path / "seen"
+    jobs = [
+        Job(
+            fold=happening,
+            row=ROWS[0],
+            model=Model(load_recipe("small")),
+            manifest=cast("Path", Manifest(happening, seen)),
+            cache=tmp_path,
+            out=tmp_path / happening,
+            batch_size=1,
+        )
+        for happening in ("killed", "broken")
+    ]
+    reasons = {failure.title.split(",")[0]: failure.reason for failure in run_jobs(jobs, 2)}
+    assert reasons["killed"] == "its worker was killed, by a lack of memory perhaps"
+    assert reasons["broken"] == "ValueError: no test.jsonl of what is broken"
+    assert seen.read_text().count("killed") == 2  # once together, once by itself

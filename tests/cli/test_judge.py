@@ -1,0 +1,12 @@
+"""rellm judge as the shell would run it; its scores are tested in stages/test_judge.py."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+
+def test_a_quantization_without_its_model_is_refused(
+    run: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
+    code, _, err = run("judge", tmp_path, tmp_path, "--quantization", "int8")
+    assert code == 2
+    assert "--quantization is of the model given by --judge" in err
