@@ -64,7 +64,8 @@ def reproduce() -> None:
     "--blsp",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     metavar="FOLDER",
-    help="A BLSP-Emo checkpoint, for its own row and as the start of every trained one.",
+    help="A BLSP-Emo checkpoint, for its own row and as the start of every trained one; or a run "
+    "that stands for it in its own row alone.",
 )
 @click.option(
     "--first",

@@ -32,6 +32,7 @@ from rellm_cache.foreign.source import SourceWeights, find_weights, read_config
 from rellm_cache.model.checkpoint import RECIPE, WEIGHTS, AdapterInfo, save_config, save_tensors
 from rellm_cache.model.speech_llm import SpeechLLM
 from rellm_cache.progress import progress
+from rellm_cache.weights import weights_digest
 
 PREPROCESSOR = "preprocessor_config.json"
 
@@ -76,7 +77,6 @@ def import_blsp(folder: Path, out: Path, recipe: Recipe, emotion_size: int) -> I
     shapes = expected_shapes(config)
     weights.require(shapes, is_left_out)
     model = start_model(recipe, config, emotion_size, weights)
-    recipe = starting_recipe(recipe, out)
     info = AdapterInfo(
         speech_size=config.whisper.d_model,
         emotion_size=emotion_size,
@@ -87,6 +87,7 @@ def import_blsp(folder: Path, out: Path, recipe: Recipe, emotion_size: int) -> I
     encoder_bytes = weights.bytes(name for name in shapes if name.startswith(WHISPER))
     with new_folder(out, encoder_bytes + 4 * info.trainable_parameters) as partial:
         write_whisper(folder, config, weights, partial / "whisper")
+        recipe = starting_recipe(recipe, out, weights_digest(partial / "whisper"))
         save_tensors(partial / WEIGHTS, model)
         save_config(partial, info, recipe)
         (partial / RECIPE).write_text(to_toml(recipe), "utf-8")
@@ -131,9 +132,14 @@ def start_model(
     return model
 
 
-def starting_recipe(recipe: Recipe, out: Path) -> Recipe:
-    """The recipe with the imported encoder, and training that starts from the imported adapter."""
-    speech = dataclasses.replace(recipe.encoders.speech, model=str(out / "whisper"), weights="")
+def starting_recipe(recipe: Recipe, out: Path, whisper: str) -> Recipe:
+    """The recipe with the imported encoder, and training that starts from the imported adapter.
+
+    The encoder's weights are pinned by their digest `whisper`: two imports of one checkpoint read
+    the same frames, wherever they lie.
+    """
+    folder = str(out / "whisper")
+    speech = dataclasses.replace(recipe.encoders.speech, model=folder, weights=whisper)
     return dataclasses.replace(
         recipe,
         encoders=dataclasses.replace(recipe.encoders, speech=speech),

@@ -3,12 +3,14 @@
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from blsp import BOTTLENECK, LLM, SPEECH, write_blsp
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
@@ -26,82 +28,15 @@ from rellm_cache.stages.extract import extract
 from rellm_cache.stages.import_blsp import import_blsp
 from rellm_cache.stages.train import train
 
-S, E, H, BOTTLENECK = 16, 6, 32, 8  # speech, emotion, LLM, bottleneck
+S, E, H = SPEECH, 6, LLM  # speech, emotion, LLM
 Weights = dict[str, Tensor]
 MakeBlsp = Callable[..., Path]
 
 
 @pytest.fixture
 def make_blsp(tmp_path: Path) -> MakeBlsp:
-    """A BLSP-Emo folder as its trainer saves it: pytorch files with an index."""
-
-    def make(**changes: Any) -> Path:
-        folder = tmp_path / "blsp-emo"
-        folder.mkdir()
-        torch.manual_seed(11)
-        whisper = WhisperConfig(
-            d_model=S,
-            encoder_layers=2,
-            decoder_layers=2,
-            encoder_attention_heads=2,
-            decoder_attention_heads=2,
-            encoder_ffn_dim=32,
-            vocab_size=64,
-            pad_token_id=0,
-            bos_token_id=1,
-            eos_token_id=2,
-            decoder_start_token_id=1,
-            init_std=0.2,
-        )
-        config = {
-            "architectures": ["Blsp2Model"],
-            "adapter_type": "subsampler",
-            "adapter_inner_dim": BOTTLENECK,
-            "adapter_hidden_layers": 0,
-            "conv_kernel_sizes": "5,5,5",
-            "lora_config": {"r": 16},
-            "lora_scope": "audio",
-            "whisper_config": whisper.to_dict(),
-            "qwen_config": {"model_type": "qwen", "hidden_size": H, "vocab_size": 640},
-        }
-        (folder / "config.json").write_text(json.dumps(config | changes))
-        WhisperFeatureExtractor(feature_size=80).save_pretrained(folder)
-        encoder = {
-            f"whisper_model.{n}": t for n, t in WhisperModel(whisper).encoder.state_dict().items()
-        }
-        lora = "qwen_model.model.transformer.h.0.attn.c_attn"
-        rest = {
-            **adapter_weights(),
-            "qwen_model.model.transformer.wte.weight": torch.randn(640, H),
-            f"{lora}.weight": torch.randn(3 * H, H),
-            f"{lora}.lora_A.default.weight": torch.randn(16, H),
-            f"{lora}.lora_B.default.weight": torch.randn(3 * H, 16),
-            "hidden2emotion.weight": torch.randn(5, H),
-        }
-        places = {}
-        for number, state in enumerate((encoder, rest), 1):
-            file = f"pytorch_model-{number:05}-of-00002.bin"
-            torch.save(state, folder / file)
-            places |= dict.fromkeys(state, file)
-        index = {"metadata": {}, "weight_map": places}
-        (folder / "pytorch_model.bin.index.json").write_text(json.dumps(index))
-        return folder
-
-    return make
-
-
-def adapter_weights() -> Weights:
-    shapes = {f"subsampler.conv_layers.{i}": (2 * (S, S, H)[i], S, 5) for i in range(3)}
-    weights = {}
-    for name, shape in shapes.items():
-        weights[f"adapter.{name}.weight"] = torch.randn(shape) * 0.2
-        weights[f"adapter.{name}.bias"] = torch.randn(shape[0]) * 0.2
-    return weights | {
-        "adapter.fc1.weight": torch.randn(BOTTLENECK, H) * 0.3,
-        "adapter.fc2.weight": torch.randn(H, BOTTLENECK) * 0.3,
-        "adapter.speech_ln.weight": 1 + 0.3 * torch.randn(H),
-        "adapter.speech_ln.bias": torch.randn(H),
-    }
+    """`make_blsp(…)`: a BLSP-Emo folder, with changes of its config."""
+    return partial(write_blsp, tmp_path / "blsp-emo")
 
 
 def blsp_adapter(weights: Weights, speech: Tensor) -> Tensor:

@@ -31,6 +31,7 @@ from rellm_cache.stages.reproduction.paper import Row
 from rellm_cache.stages.resources import Resources
 from rellm_cache.stages.train import train
 from rellm_cache.store.syncing import write_whole
+from rellm_cache.weights import file_digest
 
 DONE, FIRST, RUN, RESPONSES = "done.json", "first", "run", "responses.jsonl"
 
@@ -90,8 +91,11 @@ class Job:
             if (self.manifest / f"{split}.jsonl").exists()
             for u in read_split(self.manifest, split)
         ]
-        first = self.model.first
-        return digest([to_toml(self.model.recipe), first and to_toml(first), data])
+        first, ready = self.model.first, self.model.ready
+        made = [to_toml(self.model.recipe), first and to_toml(first), data]
+        if ready is not None:
+            made.append(file_digest(ready / WEIGHTS))
+        return digest(made)
 
     def is_done(self) -> bool:
         """Whether its results are there.
@@ -229,5 +233,5 @@ def borrow(ready: Path, run: Path) -> None:
     run.mkdir(parents=True, exist_ok=True)
     for name in (WEIGHTS, CONFIG, RECIPE):
         link = run / name
-        if not link.is_symlink():
-            link.symlink_to((ready / name).resolve())
+        link.unlink(missing_ok=True)  # of a run that was lent before
+        link.symlink_to((ready / name).resolve())

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rellm_cache.errors import ConfigError, RunError
+from rellm_cache.model.checkpoint import CONFIG
 from rellm_cache.stages.reproduction.folds import Source
 from rellm_cache.stages.reproduction.paper import CONTROL, ROWS, Row
 from rellm_cache.store.syncing import write_whole
@@ -26,7 +27,8 @@ class Request:
         folds: only the first so many; 0 for all. More can be added later.
         control: also train on labels dealt out anew.
         empathy: folder of an empathy scorer, or None to leave ER and EX out.
-        blsp: folder of a BLSP-Emo checkpoint, from which all trained rows start, or None.
+        blsp: folder of a BLSP-Emo checkpoint, from which all trained rows start; or a run that
+            stands for BLSP-Emo in its own row alone; or None.
         first: recipe that each trained row is first trained as, without an LLM, and starts from;
             empty for none. The row is the same change of it.
         processes: models trained and asked at a time.
@@ -50,10 +52,20 @@ class Request:
     allow_partial: bool = False
 
     def __post_init__(self) -> None:
-        if self.first and self.blsp is not None:
+        if self.first and self.checkpoint is not None:
             raise ConfigError(
                 "--first and --blsp: training starts from one or the other; leave one out"
             )
+
+    @property
+    def checkpoint(self) -> Path | None:
+        """The BLSP-Emo checkpoint, if there is one."""
+        return None if self.blsp is None or self.stand_in else self.blsp
+
+    @property
+    def stand_in(self) -> Path | None:
+        """The run that stands for BLSP-Emo, if it is one."""
+        return self.blsp if self.blsp is not None and (self.blsp / CONFIG).exists() else None
 
     @property
     def wanted(self) -> list[Row]:
@@ -82,7 +94,7 @@ def claim(request: Request) -> None:
         "base": request.base,
         "set": list(request.overrides),
         "first": request.first,
-        "blsp": str(request.blsp.resolve()) if request.blsp else "",
+        "blsp": str(request.checkpoint.resolve()) if request.checkpoint else "",
     }
     path = request.out / SETTINGS
     if not path.exists():

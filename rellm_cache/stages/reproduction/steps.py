@@ -10,7 +10,7 @@ from rellm_cache.config import Recipe, load_recipe
 from rellm_cache.corpus.manifest import read_manifests
 from rellm_cache.encoders.registry import build_encoder, resolve
 from rellm_cache.errors import RellmError, RunError
-from rellm_cache.model.checkpoint import RECIPE
+from rellm_cache.model.checkpoint import RECIPE, load_info
 from rellm_cache.progress import say
 from rellm_cache.stages.annotate import annotate
 from rellm_cache.stages.extract import extract
@@ -48,26 +48,32 @@ def find_models(request: Request, rows: Sequence[Row], absent: dict[str, str]) -
         recipe = load_recipe(row.recipe, request.overrides, request.base)
         if row.kind == "reads":
             found[row] = Model(recipe)
-        elif request.blsp is not None:
-            start = _start(request, row, recipe)
+        elif row.kind == "starts" and request.stand_in is not None:
+            load_info(request.stand_in)
+            found[row] = Model(load_recipe(str(request.stand_in / RECIPE)), request.stand_in)
+        elif request.checkpoint is not None:
+            start = _start(request.checkpoint, request, row, recipe)
             ready = start if row.kind == "starts" else None
             found[row] = Model(load_recipe(str(start / RECIPE)), ready)
         elif row.kind == "starts":
-            absent[row.name] = "needs a BLSP-Emo checkpoint of the base recipe's LLM: --blsp FOLDER"
+            absent[row.name] = (
+                "needs a BLSP-Emo checkpoint of the base recipe's LLM, or a run that stands for "
+                "it: --blsp FOLDER"
+            )
         else:
             first = load_recipe(row.recipe, base=request.first) if request.first else None
             found[row] = Model(recipe, first=first)
     return found
 
 
-def _start(request: Request, row: Row, recipe: Recipe) -> Path:
+def _start(checkpoint: Path, request: Request, row: Row, recipe: Recipe) -> Path:
     """The run folder that a row starts from, imported once."""
     out = request.out / "blsp" / row.name
-    if request.blsp is not None and not out.exists():
+    if not out.exists():
         emotion = recipe.encoders.emotion
         device = torch.device("cpu")
         size = build_encoder(resolve(emotion), device).frame_size if emotion else 0
-        import_blsp(request.blsp, out, recipe, size)
+        import_blsp(checkpoint, out, recipe, size)
     return out
 
 

@@ -7,14 +7,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from blsp import BOTTLENECK, SPEECH, write_blsp
 from click.testing import CliRunner
+from safetensors.torch import load_file
 from trees import write_esd, write_iemocap, write_msp
 
 from rellm_cache.cli import rellm
 from rellm_cache.config import Recipe, load_recipe, to_toml
 from rellm_cache.corpus.manifest import read_split
 from rellm_cache.errors import ConfigError, RunError
-from rellm_cache.model.checkpoint import run_recipe
+from rellm_cache.model.checkpoint import WEIGHTS, run_recipe
 from rellm_cache.specs import TranscriberSpec
 from rellm_cache.stages.reproduction import jobs as stage
 from rellm_cache.stages.reproduction.folds import Source
@@ -22,6 +25,7 @@ from rellm_cache.stages.reproduction.jobs import Job, Model
 from rellm_cache.stages.reproduction.paper import ROWS
 from rellm_cache.stages.reproduction.request import Request
 from rellm_cache.stages.reproduction.table1 import find_same, reproduce
+from rellm_cache.stages.train import train
 
 TRAINED = ["blsp-emo-ft", "re-llm", "re-llm-no-dimensions", "re-llm-no-emotion-encoder"]
 READS = ["text-llm", "whisper-llm", "text-llm-label"]
@@ -202,6 +206,50 @@ def test_folds_can_be_added_later(base: Path, tmp_path: Path) -> None:
     assert second.records[:8] == first.records
     assert done.stat().st_mtime_ns == before
     assert second.rows[0].recognition["UA"].count == 2
+
+
+def test_rows_start_from_a_blsp_emo_checkpoint(base: Path, tmp_path: Path) -> None:
+    recipe = load_recipe(str(base))
+    adapter = replace(recipe.adapter, preset="reference", bottleneck=BOTTLENECK)
+    base.write_text(to_toml(replace(recipe, adapter=adapter)), "utf-8")
+    checkpoint = write_blsp(tmp_path / "blsp-emo")
+    rows = ("blsp-emo", "blsp-emo-ft", "re-llm")
+    request = Request(Source("iemocap", write_iemocap(tmp_path / "iemocap")), tmp_path / "out",
+                      tmp_path / "cache", str(base), rows=rows, blsp=checkpoint,
+                      allow_partial=True)  # fmt: skip
+    found = reproduce(request)
+    assert [row.row.name for row in found.rows] == list(rows)
+    fold = tmp_path / "out" / "fold-1"
+    published, tuned, wider = (load_file((fold / row / "run" / WEIGHTS).resolve()) for row in rows)
+    name = "adapter.convs.0.conv.weight"  # (2 x out, in, kernel)
+    assert published[name].shape == tuned[name].shape == (2 * SPEECH, SPEECH, 5)
+    assert not torch.equal(published[name], tuned[name])
+    assert wider[name].shape[1] > SPEECH
+    for row in ("blsp-emo-ft", "re-llm"):
+        started = run_recipe(fold / row / "run").training.start_from
+        assert Path(started) == tmp_path / "out" / "blsp" / row
+    with pytest.raises(RunError, match=r"something else \(blsp: wanted '', found"):
+        reproduce(replace(request, blsp=None))
+
+
+def test_a_run_stands_for_blsp_emo_in_its_own_row_alone(
+    base: Path, corpus: Path, cache: Path, tmp_path: Path
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    train(replace(load_recipe(str(base)), name="made-speech"), corpus, cache, elsewhere)
+    rows = ("blsp-emo", "re-llm")
+    request = Request(Source("iemocap", write_iemocap(tmp_path / "iemocap")), tmp_path / "out",
+                      cache, str(base), rows=rows, blsp=elsewhere, allow_partial=True)  # fmt: skip
+    found = reproduce(request)
+    assert [row.row.name for row in found.rows] == list(rows)
+    assert not found.absent
+    fold = tmp_path / "out" / "fold-1"
+    assert (fold / "blsp-emo" / "run" / WEIGHTS).samefile(elsewhere / WEIGHTS)
+    assert run_recipe(fold / "re-llm" / "run").training.start_from == ""
+    (elsewhere / WEIGHTS).write_bytes(b"another run")
+    with pytest.raises(RunError, match=r"blsp-emo: holds results of another recipe or of other"):
+        reproduce(request)
+    assert not reproduce(replace(request, blsp=None, rows=("re-llm",))).failures
 
 
 def test_rows_that_no_dimensions_tell_apart_are_one_model(base: Path) -> None:

@@ -1,0 +1,81 @@
+"""A BLSP-Emo checkpoint in miniature, as its trainer saves it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperModel
+
+SPEECH, LLM, BOTTLENECK = 16, 32, 8  # sizes: a frame, an LLM embedding, the adapter's bottleneck
+
+
+def write_blsp(folder: Path, **changes: Any) -> Path:
+    """Pytorch files with an index, in a new folder; `changes` of its config."""
+    folder.mkdir()
+    torch.manual_seed(11)
+    whisper = WhisperConfig(
+        d_model=SPEECH,
+        encoder_layers=2,
+        decoder_layers=2,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        encoder_ffn_dim=32,
+        vocab_size=64,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+        decoder_start_token_id=1,
+        init_std=0.2,
+    )
+    config = {
+        "architectures": ["Blsp2Model"],
+        "adapter_type": "subsampler",
+        "adapter_inner_dim": BOTTLENECK,
+        "adapter_hidden_layers": 0,
+        "conv_kernel_sizes": "5,5,5",
+        "lora_config": {"r": 16},
+        "lora_scope": "audio",
+        "whisper_config": whisper.to_dict(),
+        "qwen_config": {"model_type": "qwen", "hidden_size": LLM, "vocab_size": 640},
+    }
+    (folder / "config.json").write_text(json.dumps(config | changes))
+    WhisperFeatureExtractor(feature_size=80).save_pretrained(folder)
+    encoder = {
+        f"whisper_model.{n}": t for n, t in WhisperModel(whisper).encoder.state_dict().items()
+    }
+    lora = "qwen_model.model.transformer.h.0.attn.c_attn"
+    rest = {
+        **adapter_weights(),
+        "qwen_model.model.transformer.wte.weight": torch.randn(640, LLM),
+        f"{lora}.weight": torch.randn(3 * LLM, LLM),
+        f"{lora}.lora_A.default.weight": torch.randn(16, LLM),
+        f"{lora}.lora_B.default.weight": torch.randn(3 * LLM, 16),
+        "hidden2emotion.weight": torch.randn(5, LLM),
+    }
+    places = {}
+    for number, state in enumerate((encoder, rest), 1):
+        file = f"pytorch_model-{number:05}-of-00002.bin"
+        torch.save(state, folder / file)
+        places |= dict.fromkeys(state, file)
+    index = {"metadata": {}, "weight_map": places}
+    (folder / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    return folder
+
+
+def adapter_weights() -> dict[str, Tensor]:
+    """Of its subsampler and bottleneck, at random."""
+    shapes = {
+        f"subsampler.conv_layers.{i}": (2 * (SPEECH, SPEECH, LLM)[i], SPEECH, 5) for i in range(3)
+    }
+    weights = {}
+    for name, shape in shapes.items():
+        weights[f"adapter.{name}.weight"] = torch.randn(shape) * 0.2
+        weights[f"adapter.{name}.bias"] = torch.randn(shape[0]) * 0.2
+    return weights | {
+        "adapter.fc1.weight": torch.randn(BOTTLENECK, LLM) * 0.3,
+        "adapter.fc2.weight": torch.randn(LLM, BOTTLENECK) * 0.3,
+        "adapter.speech_ln.weight": 1 + 0.3 * torch.randn(LLM),
+        "adapter.speech_ln.bias": torch.randn(LLM),
+    }
