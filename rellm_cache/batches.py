@@ -228,9 +228,8 @@ class Frames:
         """
         if self.emotion is None:
             raise ValueError("no emotion stream")
-        out = np.empty((self.length(utterance_id), self.emotion.frame_size), self.emotion.dtype)
-        line_up(self.emotion.frames(utterance_id), out, utterance_id)
-        return out
+        frames = self.emotion.frames(utterance_id)
+        return np.concatenate(line_up(frames, self.length(utterance_id), utterance_id))
 
     def values(self, utterance_id: str) -> np.ndarray:
         """(L, D + D') float64: what the frames of both streams stand for, lined up."""
@@ -247,24 +246,22 @@ def _values(source: FrameSource, frames: np.ndarray) -> np.ndarray:
     return frames.astype(np.float64)
 
 
-def line_up(frames: np.ndarray, out: np.ndarray, utterance_id: str) -> None:
-    """Copy emotion frames into `out`, (L, D'), cut or the last one repeated to its length.
+def line_up(frames: np.ndarray, length: int, utterance_id: str) -> list[np.ndarray]:
+    """Emotion frames cut, or the last one repeated, to a length: pieces to be read end to end.
 
     Raises:
-        StoreError: they differ from L by more than `MAX_FRAME_GAP` frames.
+        StoreError: they differ from it by more than `MAX_FRAME_GAP` frames.
     """
-    gap = len(out) - len(frames)
+    gap = length - len(frames)
     if abs(gap) > MAX_FRAME_GAP:
         raise StoreError(
-            f"{utterance_id}: {len(out)} speech frames but {len(frames)} emotion frames; they "
+            f"{utterance_id}: {length} speech frames but {len(frames)} emotion frames; they "
             f"may differ by {MAX_FRAME_GAP} at most, so they were made from different audio: "
             "run `rellm extract` again"
         )
     if gap > 0:
-        out[: len(frames)] = frames
-        out[len(frames) :] = frames[-1]
-    else:
-        out[:] = frames[: len(out)]
+        return [frames, *[frames[-1:]] * gap]
+    return [frames[:length] if gap else frames]
 
 
 def bucketed_batches(

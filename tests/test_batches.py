@@ -21,8 +21,7 @@ from rellm_cache.store.memory import EncodedFrames
 @pytest.mark.parametrize("longer", [-3, -1, 0, 1, 3])
 def test_the_emotion_stream_is_cut_or_its_last_frame_repeated(longer: int) -> None:
     own = np.random.default_rng(1).normal(size=(9 + longer, 3)).astype(np.float16)
-    lined_up = np.full((9, 3), np.nan, np.float16)
-    line_up(own, lined_up, "b")
+    lined_up = np.concatenate(line_up(own, 9, "b"))
     kept = min(9, len(own))
     np.testing.assert_array_equal(lined_up[:kept], own[:kept])
     np.testing.assert_array_equal(lined_up[kept:], own[-1:].repeat(9 - kept, 0))
@@ -31,7 +30,7 @@ def test_the_emotion_stream_is_cut_or_its_last_frame_repeated(longer: int) -> No
 @pytest.mark.parametrize("longer", [-4, 4])
 def test_streams_of_different_audio_are_refused(longer: int) -> None:
     with pytest.raises(StoreError, match=f"b: 9 speech frames but {9 + longer} emotion frames"):
-        line_up(np.zeros((9 + longer, 3)), np.zeros((9, 3)), "b")
+        line_up(np.zeros((9 + longer, 3)), 9, "b")
 
 
 def test_values_are_both_streams_side_by_side() -> None:

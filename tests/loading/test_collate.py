@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from rellm_cache.batches import Example, Frames, Target
+from rellm_cache.errors import StoreError
 from rellm_cache.llm.packing import IGNORED
 from rellm_cache.loading.collate import collate, fill, layout
 from rellm_cache.store.memory import EncodedFrames
@@ -52,6 +53,25 @@ def test_a_batch_is_padded_with_zeros(frames: Frames) -> None:
 
 def test_without_an_emotion_stream_there_is_none() -> None:
     assert collate([Example("a")], Frames(source(4), None)).emotion is None
+
+
+@pytest.mark.parametrize("longer", [-3, 0, 2])
+@pytest.mark.parametrize("clips", ["a", "abc", "bb", "ca"])
+def test_a_batch_equals_its_clips_one_by_one(clips: str, longer: int) -> None:
+    frames = Frames(source(4), source(3, longer))
+    batch = collate([Example(clip) for clip in clips], frames)
+    assert batch.emotion is not None
+    for row, clip in enumerate(clips):
+        length = LENGTHS[clip]
+        np.testing.assert_array_equal(batch.speech[row, :length], frames.speech.frames(clip))
+        np.testing.assert_array_equal(batch.emotion[row, :length], frames.emotion_frames(clip))
+        assert not batch.speech[row, length:].any()
+        assert not batch.emotion[row, length:].any()
+
+
+def test_streams_of_different_audio_make_no_batch() -> None:
+    with pytest.raises(StoreError, match="b: 9 speech frames but 13 emotion frames"):
+        collate([Example("b")], Frames(source(4), source(3, longer=4)))
 
 
 def test_whatever_the_memory_held_is_overwritten(frames: Frames) -> None:
