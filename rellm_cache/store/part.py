@@ -159,10 +159,10 @@ class Part:
 
     def close(self) -> None:
         """Drop the maps of the shard files; the next read makes them again, and checks again."""
-        if self._shards is not None:
-            self._shards.forget()
         self._held = None
-        self._checked = bytearray(len(self._checked))
+        # Dropped rather than emptied: what was never used is not made here, nor looked for on disk.
+        for name in ("_shards", "_checked"):
+            self.__dict__.pop(name, None)
 
     @cached_property
     def _bounds(self) -> memoryview:

@@ -110,7 +110,7 @@ class FeatureStore:
                 raise self._absent(utterance_id)
             part = bisect_right(self._first_rows, row) - 1
             place = self.parts[part], row - self._first_rows[part]
-            if len(self._found) == REMEMBERED:
+            if len(self._found) >= REMEMBERED:
                 self._found.clear()
             self._found[utterance_id] = place
         return place
@@ -159,7 +159,7 @@ class FeatureStore:
             part, row = self._find(utterance_id)
             view = part.frames(row)
             if not view.flags.writeable:  # it owns no memory
-                if len(self._views) == REMEMBERED:
+                if len(self._views) >= REMEMBERED:
                     self._views.clear()
                 self._views[utterance_id] = view
         return view

@@ -185,10 +185,6 @@ class MappedShards:
         """Whether the part is in a plain folder rather than a copy of an object store."""
         return copied_from(self._folder.parent) is None
 
-    def forget(self) -> None:
-        """Drop every map; the next read makes it again. Views given out stay valid."""
-        self._maps.clear()
-
     def _file(self, shard: int) -> str:
         return f"{self._folder}/c/{shard}/0"
 

@@ -19,6 +19,7 @@ import zarr
 from rellm_cache.errors import StoreError
 from rellm_cache.store import part as part_reader
 from rellm_cache.store import part_writer as part_module
+from rellm_cache.store import reader as reader_module
 from rellm_cache.store.reader import FeatureStore
 from rellm_cache.store.shards import MappedShards
 
@@ -350,3 +351,25 @@ def test_shards_that_cannot_be_opened_are_no_error_when_announced(sharded: Featu
     sharded.read_ahead(["clip/00"])
     with pytest.raises(StoreError, match="0/0 cannot be mapped"):
         sharded.frames("clip/00")
+
+
+def test_a_store_whose_part_is_gone_can_be_closed(write: Write, clips: Clips) -> None:
+    """As after a fork, where all stores are closed, also those whose parts were merged since."""
+    store = write(clips)
+    shutil.rmtree(store.parts[0].path)
+    store.close()
+    with pytest.raises(StoreError, match="this part was removed while the store was open"):
+        store.frames("clip/00")
+
+
+def test_what_is_remembered_is_bounded_however_many_threads_add_to_it(
+    write: Write, clips: Clips, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = write(clips)
+    for key in list(clips)[:3]:
+        store.frames(key)
+    monkeypatch.setattr(reader_module, "REMEMBERED", 2)  # two threads have passed it at once
+    for key in clips:
+        store.frames(key)
+        assert len(store._views) <= 3
+        assert len(store._found) <= 3
