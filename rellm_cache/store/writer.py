@@ -70,6 +70,7 @@ class StoreWriter:
         self._writers = writers
         self._part_seconds = part_seconds
         self._rows: list[Row] = []
+        self._ids: set[str] = set()  # of the rows
         self._bytes = 0
         self._opened = time.monotonic()
         self.bytes_written = 0
@@ -94,7 +95,7 @@ class StoreWriter:
         frames: np.ndarray,
         vad: np.ndarray | None = None,
     ) -> None:
-        """Take one clip; commits when the open part is large or old.
+        """Take one clip; commits when the open part is large or old, or holds the id already.
 
         Args:
             audio_sha256: (32,) uint8 digest of the audio.
@@ -112,7 +113,10 @@ class StoreWriter:
             stored = to_float16(frames, utterance_id, self._info.frame_size)
         if self._quantisation is not None:
             stored = self._quantisation.quantise(stored)
+        if utterance_id in self._ids:
+            self.commit()  # a part holds an id once
         self._rows.append(Row(utterance_id, audio_sha256, stored, vad))
+        self._ids.add(utterance_id)
         self._bytes += stored.nbytes
         if self._bytes >= PART_BYTES or time.monotonic() - self._opened > self._part_seconds:
             self.commit()
@@ -120,6 +124,7 @@ class StoreWriter:
     def commit(self) -> None:
         """Write the open part and make it appear in the store, whole, or not at all."""
         rows, self._rows = self._rows, []
+        self._ids.clear()
         size, self._bytes = self._bytes, 0
         self._opened = time.monotonic()
         if not rows:

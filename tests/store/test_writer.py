@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 
 from rellm_cache.errors import FrameError, StoreError
+from rellm_cache.progress import silent
 from rellm_cache.store import writer as writer_module
 from rellm_cache.store.layout import StoreInfo, list_parts
 from rellm_cache.store.reader import FeatureStore
+from rellm_cache.store.verify import check_store
 from rellm_cache.store.writer import StoreWriter, to_float16
 
 Clips = dict[str, np.ndarray]
@@ -63,6 +65,18 @@ def test_two_writers_fill_one_store(tmp_path: Path, info: StoreInfo) -> None:
         one.add("a", DIGEST, np.ones((5, 8)))
         two.add("b", DIGEST, np.ones((6, 8)))
     assert set(FeatureStore(one.path).ids) == {"a", "b"}
+
+
+def test_an_id_that_is_added_again_is_in_a_part_of_its_own(tmp_path: Path, info: StoreInfo) -> None:
+    """A part holds an id once; the newest part wins."""
+    with StoreWriter(tmp_path, info) as writer:
+        writer.add("a", DIGEST, np.ones((5, 8)))
+        writer.add("b", DIGEST, np.ones((5, 8)))
+        writer.add("a", DIGEST, np.zeros((6, 8)))
+    store = FeatureStore(writer.path)
+    assert [part.ids for part in store.parts] == [["a", "b"], ["a"]]
+    assert store.length("a") == 6
+    assert check_store(writer.path, silent).is_whole
 
 
 def test_an_interruption_keeps_what_was_encoded(tmp_path: Path, info: StoreInfo) -> None:
