@@ -11,11 +11,13 @@ THREADS = 8  # a file system joins what is synced at the same time into one writ
 
 
 def sync_tree(folder: Path) -> None:
-    """fsync every file and folder below and including `folder`."""
-    found = list(os.walk(folder))
+    """fsync every file and folder below and including `folder`, in no order.
+
+    Nobody sees the folder before it is renamed, so there is no need to have files first.
+    """
+    paths = [Path(root) / name for root, _, files in os.walk(folder) for name in ("", *files)]
     with ThreadPoolExecutor(THREADS) as pool:
-        list(pool.map(sync_path, (Path(root) / name for root, _, files in found for name in files)))
-        list(pool.map(sync_path, (Path(root) for root, _, _ in found)))
+        list(pool.map(sync_path, paths))
 
 
 def sync_path(path: Path) -> None:
