@@ -36,7 +36,7 @@ from rellm_cache.stages.lessons import open_teacher
 from rellm_cache.stages.licences import licences_of
 from rellm_cache.stages.provenance import TRAINING, TrainingRecord, save_training, summarise_data
 from rellm_cache.stages.resources import Resources
-from rellm_cache.stages.run_folder import begin_run
+from rellm_cache.stages.run_folder import begin_run, require_recipe
 from rellm_cache.stages.scoring import selection_score
 from rellm_cache.stages.trainer import (
     BEST,
@@ -105,6 +105,7 @@ def train(
     ids = [u.id for u in (*training, *validation)]
     require_frames(frames, ids, f"rellm extract {manifest} --recipe … --cache {cache}")
     recipe = pinned(recipe, frames)
+    require_recipe(recipe, out)  # of an earlier call, whose frames may have had other weights
     splits = ("train", "validation") if validation else ("train",)
     questions = questions_of(recipe, manifest, splits)
     notes = describe_gaps(training, recipe)
