@@ -1,4 +1,4 @@
-"""Whose a run folder is. In: a recipe and a folder. Out: the folder, begun, or a reason why not."""
+"""Whose a run folder is. In: a recipe, data, a folder. Out: the folder, begun, or why not."""
 
 import dataclasses
 from pathlib import Path
@@ -8,8 +8,11 @@ from rellm_cache.config import Recipe, load_recipe, to_toml
 from rellm_cache.errors import RunError
 from rellm_cache.model.checkpoint import RECIPE
 from rellm_cache.specs import CachedSpec
+from rellm_cache.stages.checkpoints import CHECKPOINTS
 from rellm_cache.stages.publish import SUMS, is_published
 from rellm_cache.store.syncing import write_whole
+
+DATA = "data.sha256"  # of what is learnt from: see `learned_from`
 
 
 def begin_run(recipe: Recipe, out: Path) -> None:
@@ -41,6 +44,34 @@ def require_recipe(recipe: Recipe, out: Path) -> None:
         raise RunError(
             f"{out}: the run folder is not empty: it holds a run of another recipe "
             f"({'; '.join(differing)}); choose another --out, or give the same recipe to go on"
+        )
+
+
+def begin_data(learned: str, out: Path) -> None:
+    """Note what a run learns from, or check that its checkpoints have learnt from just that.
+
+    Args:
+        learned: as `learned_from` gives it.
+
+    Raises:
+        RunError: there are checkpoints, and they learnt from something else.
+    """
+    require_data(learned, out)
+    noted = f"{learned}\n"
+    if not (out / DATA).is_file() or (out / DATA).read_text("utf-8") != noted:
+        write_whole(out / DATA, noted)
+
+
+def require_data(learned: str, out: Path) -> None:
+    """Raise `RunError` where checkpoints of a run folder learnt from something else.
+
+    Of a run that was begun before this was noted, nothing is known.
+    """
+    begun = any((out / CHECKPOINTS).glob("step-*")) and (out / DATA).is_file()
+    if begun and (out / DATA).read_text("utf-8").strip() != learned:
+        raise RunError(
+            f"{out}: this run was trained on other data than the manifest and the cache hold now "
+            f"({DATA} has another digest); give what it was trained on, or choose another --out"
         )
 
 
