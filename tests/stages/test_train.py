@@ -322,9 +322,9 @@ def test_a_run_goes_on_with_what_it_was_trained_on_alone(
     responses.write_text(written.replace("So sad!", "Never mind!"))
     with pytest.raises(RunError, match="this run was trained on other data than the manifest"):
         train(quick, corpus, cache, out)
-    without = replace(quick, losses=replace(quick.losses, response=0.0), llm=None)
-    train(without, corpus, cache, tmp_path / "heads")  # which learns from no response
+    without = replace(quick, losses=replace(quick.losses, response=0.0))
+    train(without, corpus, cache, tmp_path / "other")  # which learns from no response
     responses.write_text(written)
-    train(without, corpus, cache, tmp_path / "heads")
+    train(without, corpus, cache, tmp_path / "other")
     assert train(quick, corpus, cache, out).resumed_at > 0
     assert (out / "adapter.safetensors").read_bytes() == adapter
