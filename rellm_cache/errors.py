@@ -35,5 +35,9 @@ class WorkersError(RellmError):
     """Worker processes cannot be kept alive."""
 
 
+class JournalError(RellmError):
+    """A line of unfinished work cannot be read."""
+
+
 class RunError(RellmError):
     """A run folder cannot be written, read or continued."""

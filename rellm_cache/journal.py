@@ -7,6 +7,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from rellm_cache.errors import JournalError
+
 
 def journal_beside(path: Path) -> Path:
     """Where the rows of a file wait until they are all there and the file is written.
@@ -45,10 +47,21 @@ class Journal:
 
 
 def read_journal(path: Path) -> Iterator[dict[str, Any]]:
-    """Rows of a journal that may not exist; a last line cut short by a kill is left out."""
+    """Rows of a journal that may not exist; a last line cut short by a kill is left out.
+
+    Raises:
+        JournalError: another line is damaged.
+    """
     if path.exists():
-        for line in _whole_lines(path).split(b"\n")[:-1]:
-            yield json.loads(line)
+        for number, line in enumerate(_whole_lines(path).split(b"\n")[:-1], 1):
+            try:
+                row = json.loads(line)
+            except ValueError as error:  # a power cut leaves bytes that nobody wrote
+                raise JournalError(
+                    f"{path}:{number}: found {line[:40]!r}, expected a JSON object ({error}); "
+                    "remove this line, and what it said is done again"
+                ) from error
+            yield row
 
 
 def _whole_lines(path: Path) -> bytes:

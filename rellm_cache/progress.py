@@ -40,7 +40,7 @@ def progress(title: str, total: int, unit: str) -> Iterator[Tick]:
     """Show how far a loop of `total` units is, its rate and the time left."""
     console = Console(file=sys.stderr)
     if not is_spokesman():
-        yield _silent
+        yield silent
     elif console.is_terminal:
         with _bar(console, title, total, unit) as tick:
             yield tick
@@ -67,10 +67,6 @@ def _bar(console: Console, title: str, total: int, unit: str) -> Iterator[Tick]:
             bar.update(task, rate=f"{unit}, {rate:.1f} {unit}/s", note=note)
 
         yield tick
-
-
-def _silent(count: int = 1, note: str = "") -> None:
-    """A tick that shows nothing."""
 
 
 class _Lines:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from rellm_cache.corpus.manifest import write_lines
+from rellm_cache.errors import JournalError
 from rellm_cache.journal import Journal, journal_beside, read_journal
 
 
@@ -39,3 +40,10 @@ def test_writing_the_file_leaves_its_journal_alone(tmp_path: Path) -> None:
         journal.append({"n": 1})
     write_lines(path, [{"n": 2}])
     assert list(read_journal(journal_beside(path))) == [{"n": 1}]
+
+
+def test_a_damaged_line_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b'{"n": 1}\n\x00\x00\n{"n": 2}\n')
+    with pytest.raises(JournalError, match=r"rows\.jsonl:2: found .*expected a JSON object"):
+        list(read_journal(path))

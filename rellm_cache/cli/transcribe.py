@@ -52,15 +52,16 @@ def transcribe(
     from rellm_cache.config import load_recipe
     from rellm_cache.stages.transcribe import transcribe as run
 
-    report = run(manifests, load_recipe(recipe, overrides), cache, batch_size)
+    settings = load_recipe(recipe, overrides)
+    report = run(manifests, settings, cache, batch_size)
     if as_json:
         click.echo(json.dumps(to_json(report)))
     else:
         show(report)
         given = "".join(f" --set '{override}'" for override in overrides)
-        click.echo(
-            f"Next: rellm extract {manifests[0]} --recipe {recipe}{given} --cache {place(cache)}"
-        )
+        reads = settings.text is not None  # and then needs no frames
+        step = "train --manifest FOLDER --out RUN" if reads else f"extract {manifests[0]}"
+        click.echo(f"Next: rellm {step} --recipe {recipe}{given} --cache {place(cache)}")
     return CLIPS_FAILED if report.failed else 0
 
 

@@ -25,7 +25,7 @@ from rellm_cache.corpus.manifest import (
 )
 from rellm_cache.corpus.survey import Survey, survey
 from rellm_cache.errors import ConfigError, StoreError
-from rellm_cache.stages.prepare import read_report, renew_report
+from rellm_cache.stages.prepared import read_report, renew_report
 from rellm_cache.store.origin import place
 from rellm_cache.store.reader import FeatureStore
 

@@ -24,6 +24,7 @@ from rellm_cache.model.speech_llm import SpeechLLM
 from rellm_cache.store.syncing import sync_path, sync_tree
 from rellm_cache.weights import file_digest
 
+CHECKPOINTS = "checkpoints"  # of a run folder
 STATE, SUMS, PARTIAL, KEPT = "state.pt", "SHA256SUMS", ".partial", 2
 
 

@@ -15,7 +15,7 @@ from rellm_cache.llm.packing import IGNORED
 from rellm_cache.llm.prompt import ChatFormat
 from rellm_cache.model.requests import question_prompt
 from rellm_cache.qa.rows import QARow, read_questions
-from rellm_cache.specs import EncoderSpec
+from rellm_cache.specs import EncoderSpec, digest
 from rellm_cache.store.layout import find_store
 from rellm_cache.store.reader import FeatureStore
 
@@ -117,6 +117,29 @@ def questions_of(recipe: Recipe, manifest: Path, splits: Sequence[str]) -> Quest
     if not recipe.losses.question:
         return {}
     return read_questions(manifest, recipe.qa.modes, recipe.qa.kinds, splits)
+
+
+def learned_from(
+    splits: Iterable[Sequence[Utterance]], recipe: Recipe, questions: Questions, frames: Frames
+) -> str:
+    """Digest of all that a recipe learns from: clips, labels and answers, in their order.
+
+    Where audio lies, and what the recipe's losses do not ask for, is no part of it.
+
+    Args:
+        splits: utterances of the train split, then of the validation split.
+    """
+
+    def facts(utterance: Utterance) -> list[object]:
+        known: list[object] = [utterance.id, utterance.emotion, utterance.vad]
+        if isinstance(frames.speech, FeatureStore):
+            known.append(frames.speech.audio_sha256(utterance.id).hex())
+        if recipe.losses.learns_responses:
+            known += [utterance.response, utterance.early_stop]
+        asked = questions.get(utterance.id, ())
+        return [*known, [[row.question, row.answer, row.metadata] for row in asked]]
+
+    return digest([[facts(utterance) for utterance in split] for split in splits])
 
 
 def response_ids(utterance: Utterance, chat: ChatFormat) -> tuple[int, ...]:

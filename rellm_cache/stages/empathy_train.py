@@ -36,6 +36,7 @@ from rellm_cache.empathy.words import fit_words, save_words
 from rellm_cache.errors import ConfigError, ManifestError, RunError
 from rellm_cache.progress import progress, say
 from rellm_cache.specs import digest
+from rellm_cache.store.syncing import write_whole
 from rellm_cache.weights import find_model, weights_digest
 
 PLAN = "training.json"
@@ -190,7 +191,7 @@ def _is_done(out: Path, settings: EmpathySettings, sources: Sources) -> bool:
     }
     path = out / PLAN
     if path.is_file():
-        before = json.loads(path.read_text("utf-8"))
+        before = _read_plan(path)
         changed = [k for k in plan if before.get(k) != plan[k]]
         if changed:
             raise RunError(
@@ -199,8 +200,21 @@ def _is_done(out: Path, settings: EmpathySettings, sources: Sources) -> bool:
             )
     else:
         out.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(plan, indent=2) + "\n", "utf-8")
+        write_whole(path, json.dumps(plan, indent=2) + "\n")
     return (out / CARD).is_file()
+
+
+def _read_plan(path: Path) -> dict[str, Any]:
+    try:
+        plan = json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        plan = error
+    if not isinstance(plan, dict):
+        raise RunError(
+            f"{path}: found {plan!r:.60}, expected what the scorer here is made of; remove the "
+            "folder, and it is trained again"
+        )
+    return plan
 
 
 def _read(

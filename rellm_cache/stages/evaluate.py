@@ -125,6 +125,7 @@ def evaluate(
             "for the scores with --out"
         )
     utterances = read_manifests(manifest)
+    data = summarise_data(utterances, manifest)
     recipe = run_recipe(run)
     model: Reader | Listener
     if recipe.text is not None:
@@ -135,7 +136,7 @@ def evaluate(
     labels = judgement.llm
     true = np.array([emotion_index(u, recipe) for u in utterances])
     scores = Scores(
-        data=summarise_data(utterances, manifest),
+        data=data,
         head=judgement.head_scores,
         ccc_intervals=ccc_intervals(utterances, judgement),
         llm=None if labels is None else score_labels(labels, true, recipe.heads.emotions),
@@ -224,7 +225,8 @@ def choose_samples(utterances: Sequence[Utterance], count: int) -> list[Utteranc
     chosen: list[Utterance] = []
     for turn in range(count):
         for index, group in enumerate(by_emotion.values()):
-            place = (turn * len(group) // 2 + index * 7) % len(group)
-            if len(chosen) < count and group[place] not in chosen:
-                chosen.append(group[place])
+            start = (turn * len(group) // 2 + index * 7) % len(group)
+            left = [u for u in (*group[start:], *group[:start]) if u not in chosen]
+            if len(chosen) < count and left:
+                chosen.append(left[0])
     return chosen

@@ -12,23 +12,25 @@ from pathlib import Path
 import torch
 
 from rellm_cache.batches import Frames, ordered_batches
-from rellm_cache.config import Recipe
-from rellm_cache.corpus.audio import load_clip
-from rellm_cache.corpus.manifest import Utterance, read_manifests, write_lines
+from rellm_cache.config import Recipe, to_toml
+from rellm_cache.corpus.audio import audio_digest, load_clip, read_bytes
+from rellm_cache.corpus.manifest import Utterance, read_lines, read_manifests, write_lines
 from rellm_cache.devices import clips_at_a_time, default_device
 from rellm_cache.encoders.base import FrameEncoder
 from rellm_cache.encoders.registry import build_encoder, resolve
 from rellm_cache.errors import ConfigError, StoreError
 from rellm_cache.journal import Journal, journal_beside, read_journal
-from rellm_cache.model.checkpoint import WEIGHTS, run_recipe
-from rellm_cache.progress import progress
+from rellm_cache.model.checkpoint import WEIGHTS, load_info, run_recipe
+from rellm_cache.progress import progress, say
 from rellm_cache.specs import digest
 from rellm_cache.stages.answering import Generation
 from rellm_cache.stages.data import require_frames
-from rellm_cache.stages.listening import Listener
-from rellm_cache.stages.reading import Reader
+from rellm_cache.stages.listening import FramesOf, Listener
+from rellm_cache.stages.reading import Reader, readings
 from rellm_cache.stages.resources import Resources
 from rellm_cache.store.memory import EncodedFrames
+from rellm_cache.store.reader import FeatureStore
+from rellm_cache.weights import file_digest
 
 ENCODED_TOGETHER = 16  # clips, on a GPU
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
@@ -82,7 +84,9 @@ def generate(
 ) -> list[Generation]:
     """Answer every utterance of a manifest or one sound file; write JSON Lines to `out`.
 
-    A killed call goes on where it was. Sound files given as such are always encoded live.
+    Each row says what it was made from (`made_from`): a killed call goes on where it was, and of a
+    finished file only what has changed since is answered again. Sound files given as such are
+    always encoded live.
 
     Args:
         overrides: changes of the recipe's prompts, as `prompts.answer_sentences=2`.
@@ -92,32 +96,41 @@ def generate(
         RunError: `run` is not a finished run.
         ConfigError: it has no LLM, or an override is of something else than prompts.
         StoreError: clips are absent from the cache.
-        ManifestError: the run's model reads, and an utterance has no transcript.
+        ManifestError: the run's model reads, and an utterance has no transcript; or `out` is a file
+            of something else.
     """
     resources = resources or Resources()
     utterances = read_source(source)
     recipe = run_recipe(run, prompts_alone(overrides))
-    model: Reader | Listener
-    if recipe.text is not None:
-        model = Reader(recipe, cache, resources)
-    else:
-        live = from_audio or source.suffix.lower() in AUDIO_SUFFIXES
-        frames_of = partial(_open_frames, run, source, cache, live, resources)
-        model = Listener(run, resources, frames_of, overrides)
+    live = from_audio or source.suffix.lower() in AUDIO_SUFFIXES
+    frames_of = partial(_open_frames, run, source, cache, live, resources)
+    made_from = _made_from(run, recipe, utterances, cache, None if live else frames_of)
     waiting = journal_beside(out)
-    identity = _identity(run, source, recipe)
-    done = {r["id"]: r["generation"] for r in read_journal(waiting) if r["by"] == identity}
+    before = [row for _, row in read_lines(out)] if out.exists() else []
+    known = (row for row in (*before, *read_journal(waiting)) if "made_from" in row)
+    done = {row["id"]: row for row in known if row["made_from"] == made_from.get(row["id"])}
     left = [u for u in utterances if u.id not in done]
-    found = model.answers(left, batch_size)
-    with progress("Answering", len(left), "clips") as tick, Journal(waiting) as journal:
-        for generation in found:
-            done[generation.id] = asdict(generation)
-            journal.append({"by": identity, "id": generation.id, "generation": done[generation.id]})
-            tick()
-    generations = [Generation(**done[u.id]) for u in utterances]
-    write_lines(out, (asdict(g) for g in generations))
+    if left:
+        model: Reader | Listener
+        if recipe.text is not None:
+            model = Reader(recipe, cache, resources)
+        else:
+            model = Listener(run, resources, frames_of, overrides)
+        found = model.answers(left, batch_size)
+        with progress("Answering", len(left), "clips") as tick, Journal(waiting) as journal:
+            for answer in found:
+                row = {**asdict(answer), "made_from": made_from[answer.id]}
+                done[answer.id] = row
+                journal.append(row)
+                tick()
+    # Where a clip lies and what it says, as the manifest has it now.
+    rows = [{**done[u.id], "audio": u.audio, "text": u.text} for u in utterances]
+    if rows == before:
+        say(f"{out}: nothing to do, all {len(rows)} answers are there")
+    else:
+        write_lines(out, rows)
     waiting.unlink(missing_ok=True)
-    return generations
+    return [Generation(**{k: v for k, v in row.items() if k != "made_from"}) for row in rows]
 
 
 def _open_frames(
@@ -152,11 +165,32 @@ def prompts_alone(overrides: Sequence[str]) -> Sequence[str]:
     return overrides
 
 
-def _identity(run: Path, source: Path, recipe: Recipe) -> str:
-    """Whose answers a journal may hold: those of these weights and prompts to this source."""
-    weights: list[int] = []  # a model that reads has none of its own
-    if recipe.text is None:
-        found = (run / WEIGHTS).stat()
-        weights = [found.st_mtime_ns, found.st_size]
-    places = [str(run.resolve()), str(source.resolve())]
-    return digest([*places, *weights, asdict(recipe.prompts)])
+def _made_from(
+    run: Path,
+    recipe: Recipe,
+    utterances: Sequence[Utterance],
+    cache: Path,
+    cached: FramesOf | None,
+) -> dict[str, str]:
+    """What each answer follows from, by id, in 12 hex digits: the recipe as overridden, what was
+    trained, and what the model is given of the utterance.
+
+    Args:
+        cached: frames of a model that hears; None where it hears the audio itself.
+    """
+    weights = ""  # a model that reads has none of its own
+    given: list[object]
+    if recipe.text is not None:
+        given = [asdict(reading) for reading in readings(utterances, recipe, cache)]
+    else:
+        load_info(run)
+        weights = file_digest(run / WEIGHTS)
+        speech = None if cached is None else cached(recipe, utterances).speech
+        if isinstance(speech, FeatureStore):
+            given = [speech.audio_sha256(u.id).hex() for u in utterances]
+        else:
+            given = [
+                audio_digest(read_bytes(u.audio), u.segment).tobytes().hex() for u in utterances
+            ]
+    maker = digest([to_toml(recipe), weights])
+    return {u.id: digest([maker, g])[:12] for u, g in zip(utterances, given, strict=True)}

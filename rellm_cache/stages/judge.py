@@ -1,6 +1,6 @@
 """judge. In: trained runs and a manifest with questions. Out: how well each answers, by an LLM.
 
-<run>/judged.jsonl      every question with the run's answer and its score
+<run>/judged.jsonl      every question with the run's answer, its score, what both were made from
 <run>/judged.json       mean scores by type, and what label accuracy says to them
 
 Each run hears the speech and the question, no metadata. A judge, any chat LLM, then scores the
@@ -20,7 +20,7 @@ import torch
 
 from rellm_cache.batches import Example, ordered_batches
 from rellm_cache.config import LLMConfig, Recipe
-from rellm_cache.corpus.manifest import read_manifests, write_lines
+from rellm_cache.corpus.manifest import read_lines, read_manifests, write_lines
 from rellm_cache.devices import default_device
 from rellm_cache.errors import ConfigError, ManifestError
 from rellm_cache.journal import Journal, journal_beside, read_journal
@@ -28,7 +28,7 @@ from rellm_cache.llm.frozen import FrozenLLM
 from rellm_cache.loading.loader import BatchLoader
 from rellm_cache.model.checkpoint import RECIPE, WEIGHTS, load_info, load_run, run_recipe
 from rellm_cache.model.requests import answer_log_likelihoods, question_prompt, require_llm
-from rellm_cache.progress import progress
+from rellm_cache.progress import progress, say
 from rellm_cache.qa.rows import QARow, distinct, read_questions
 from rellm_cache.qa_settings import JudgeSettings
 from rellm_cache.specs import digest
@@ -37,6 +37,7 @@ from rellm_cache.stages.judge_scores import JudgedAnswer, JudgeScores, names_lab
 from rellm_cache.stages.resources import Resources
 from rellm_cache.stages.respond import llm_config
 from rellm_cache.store.syncing import write_whole
+from rellm_cache.weights import file_digest
 
 BATCH = 16
 JUDGED = "judged"
@@ -73,13 +74,20 @@ def judge(
     answered = []
     for run in runs:  # all of them before the judge, which may take the LLM's place in memory
         notes = _Notes(run, asked)
-        _answer(run, rows, manifest, cache, notes, resources, batch_size)
+        if notes.are_finished(rows):
+            say(f"{run}: nothing to do, all {len(rows)} answers are judged")
+        else:
+            _answer(run, rows, manifest, cache, notes, resources, batch_size)
         answered.append(notes)
     scores = []
     for run, recipe, notes in zip(runs, recipes, answered, strict=True):
         _score(rows, notes, settings, lambda: resources.llm(judge_config, default_device()))
-        scores.append(_write(run, recipe, judge_config.model, settings, rows, notes))
-        notes.path.unlink()
+        judged = _judged(rows, notes)
+        mode = recipe.qa.mode if recipe.losses.question else "none"
+        found = summarise_judged(judged, str(run), mode, judge_config.model, settings.top)
+        if not notes.are_finished(rows):
+            _write(run, judged, found, notes)
+        scores.append(found)
     return scores
 
 
@@ -95,29 +103,44 @@ def _recipe_of(run: Path) -> Recipe:
 
 
 class _Notes:
-    """Answers and scores of one run, kept in a file until both are complete."""
+    """Answers and scores of one run, kept in a file until both are complete, and then with what
+    they were made from in the rows of `judged.jsonl`."""
 
     def __init__(self, run: Path, asked: str) -> None:
-        weights = (run / WEIGHTS).stat()
         recipe = (run / RECIPE).read_text("utf-8")
-        self._by = digest([asked, recipe, weights.st_mtime_ns, weights.st_size])
-        self.path = journal_beside(run / f"{JUDGED}.jsonl")
+        self.made_from = digest([asked, recipe, file_digest(run / WEIGHTS)])
+        finished = run / f"{JUDGED}.jsonl"
+        self.summary = run / f"{JUDGED}.json"
+        self.path = journal_beside(finished)
         self.answers: dict[str, str] = {}
         self.scores: dict[str, float] = {}
+        for _, row in read_lines(finished) if finished.exists() else ():
+            if row.get("made_from") == self.made_from:
+                key = _key(row["id"], row["type"], row["question"])
+                self.answers[key], self.scores[key] = row["answer"], row["score"]
         for note in read_journal(self.path):
-            if note["by"] == self._by:
+            if note["by"] == self.made_from:
                 self.answers |= note.get("answers", {})
                 self.scores |= note.get("scores", {})
+
+    def are_finished(self, rows: Sequence[QARow]) -> bool:
+        """Whether every question is answered and scored, and the run's folder has it all."""
+        known = all(_key_of(row) in self.scores for row in rows)
+        return known and self.summary.is_file() and not self.path.exists()
 
     def keep(self, journal: Journal, **found: dict[str, Any]) -> None:
         """Remember answers or scores by key."""
         self.answers |= found.get("answers", {})
         self.scores |= found.get("scores", {})
-        journal.append({"by": self._by, **found})
+        journal.append({"by": self.made_from, **found})
 
 
-def _key(row: QARow) -> str:
-    return digest([row.id, row.type, row.question])
+def _key(utterance_id: str, kind: str, question: str) -> str:
+    return digest([utterance_id, kind, question])
+
+
+def _key_of(row: QARow) -> str:
+    return _key(row.id, row.type, row.question)
 
 
 @torch.inference_mode()
@@ -133,7 +156,7 @@ def _answer(
     """Let a run answer every question from the speech."""
     by_clip: dict[str, list[QARow]] = {}
     for row in rows:
-        if _key(row) not in notes.answers:
+        if _key_of(row) not in notes.answers:
             by_clip.setdefault(row.id, []).append(row)
     if not by_clip:
         return
@@ -154,7 +177,7 @@ def _answer(
                 part = asked[start : start + batch_size]
                 questions = [(i, question_prompt(recipe, llm, r.question).after) for i, r in part]
                 replies = model.question_answers(speech, questions, recipe.qa.judge.answer_tokens)
-                found = {_key(r): a.text for (_, r), a in zip(part, replies, strict=True)}
+                found = {_key_of(r): a.text for (_, r), a in zip(part, replies, strict=True)}
                 notes.keep(journal, answers=found)
                 tick(len(part))
 
@@ -166,7 +189,7 @@ def _score(
     load: Callable[[], FrozenLLM],
 ) -> None:
     """Let the judge score every answer of a run."""
-    left = [row for row in rows if _key(row) not in notes.scores]
+    left = [row for row in rows if _key_of(row) not in notes.scores]
     if not left:
         return
     llm = load()
@@ -175,11 +198,11 @@ def _score(
     values = torch.arange(len(levels), device=llm.device, dtype=torch.float32)
     with progress("Judging", len(left), "answers") as tick, Journal(notes.path) as journal:
         for row in left:
-            request = judge_request(row, notes.answers[_key(row)], settings)
+            request = judge_request(row, notes.answers[_key_of(row)], settings)
             ids = llm.chat.text_prompt(settings.system, request)
             likely = answer_log_likelihoods(llm, [llm.segment(ids=ids)], levels)  # (top + 1,)
             shares = likely.softmax(0)
-            notes.keep(journal, scores={_key(row): float(shares @ values)})
+            notes.keep(journal, scores={_key_of(row): float(shares @ values)})
             tick()
 
 
@@ -195,25 +218,21 @@ def judge_request(row: QARow, answer: str, settings: JudgeSettings) -> str:
     return marks.sub(lambda mark: filled[mark[1]], settings.request)  # at once: texts hold braces
 
 
-def _write(
-    run: Path,
-    recipe: Recipe,
-    model: str,
-    settings: JudgeSettings,
-    rows: Sequence[QARow],
-    notes: _Notes,
-) -> JudgeScores:
-    """Put a run's answers and scores into its folder."""
+def _judged(rows: Sequence[QARow], notes: _Notes) -> list[JudgedAnswer]:
+    """Each question with the run's answer and its score."""
     judged = []
     for row in rows:
-        answer = notes.answers[_key(row)]
+        answer, score = notes.answers[_key_of(row)], notes.scores[_key_of(row)]
         right = names_label(answer, row.emotion) if row.type == "emotion" else None
-        score = notes.scores[_key(row)]
         judged.append(
             JudgedAnswer(row.id, row.type, row.question, row.answer, answer, score, right)
         )
-    mode = recipe.qa.mode if recipe.losses.question else "none"
-    scores = summarise_judged(judged, str(run), mode, model, settings.top)
-    write_lines(run / f"{JUDGED}.jsonl", (asdict(answer) for answer in judged))
-    write_whole(run / f"{JUDGED}.json", json.dumps(scores.to_json(), indent=2) + "\n")
-    return scores
+    return judged
+
+
+def _write(run: Path, judged: Sequence[JudgedAnswer], scores: JudgeScores, notes: _Notes) -> None:
+    """Put a run's answers and scores into its folder."""
+    made = {"made_from": notes.made_from}
+    write_lines(run / f"{JUDGED}.jsonl", ({**asdict(answer), **made} for answer in judged))
+    write_whole(notes.summary, json.dumps(scores.to_json(), indent=2) + "\n")
+    notes.path.unlink(missing_ok=True)

@@ -6,7 +6,6 @@
 """
 
 import dataclasses
-import json
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +17,6 @@ from rellm_cache.corpus.audio import MAX_SECONDS, MIN_SECONDS, SAMPLE_RATE, load
 from rellm_cache.corpus.manifest import (
     SPLITS,
     Utterance,
-    read_manifests,
     write_json,
     write_lines,
     write_manifest,
@@ -27,8 +25,7 @@ from rellm_cache.corpus.reading import Corpus, require_totals, without_audio
 from rellm_cache.corpus.survey import Survey, survey
 from rellm_cache.errors import AudioError, ManifestError
 from rellm_cache.progress import progress
-
-REPORT = "report.json"
+from rellm_cache.stages.prepared import REPORT
 
 
 @dataclass(frozen=True)
@@ -130,34 +127,6 @@ def prepare(
     )
     _write(report, kept)
     return report
-
-
-def read_report(folder: Path) -> dict[str, Any] | None:
-    """What `prepare` wrote about a manifest folder; None where it wrote nothing.
-
-    Raises:
-        ManifestError: the file holds no JSON object.
-    """
-    file = folder / REPORT
-    try:
-        report = json.loads(file.read_text("utf-8"))
-    except FileNotFoundError:
-        return None
-    except ValueError as error:
-        raise ManifestError(f"{file}: not JSON ({error}); remove it, or prepare again") from error
-    if not isinstance(report, dict):
-        raise ManifestError(
-            f"{file}: expected a JSON object, found {report!r:.40}; remove it, or prepare again"
-        )
-    return report
-
-
-def renew_report(folder: Path, report: dict[str, Any]) -> None:
-    """Count a folder's clips anew in its report, as its manifest has changed.
-
-    What `prepare` alone knows, as totals and what it left out, stays as it is.
-    """
-    write_json(folder / REPORT, {**report, **survey(read_manifests(folder)).to_json()})
 
 
 def _try_load(utterance: Utterance) -> tuple[float, int, int] | AudioError:

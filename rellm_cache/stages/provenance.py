@@ -16,6 +16,7 @@ from typing import Any
 
 from rellm_cache.corpus.manifest import Utterance
 from rellm_cache.errors import RunError
+from rellm_cache.stages.prepared import read_report
 from rellm_cache.store.syncing import write_whole
 
 TRAINING = "training.json"
@@ -79,7 +80,8 @@ class TrainingRecord:
 
 
 def summarise_data(utterances: Sequence[Utterance], manifest: Path) -> DataSummary:
-    """Count utterances of a manifest file or folder."""
+    """Count utterances of a manifest file or folder; `ManifestError` where the report that
+    `rellm prepare` left there cannot be read."""
     return DataSummary(
         clips=len(utterances),
         hours=round(sum(u.duration or 0.0 for u in utterances) / 3600, 4),
@@ -103,11 +105,8 @@ def _counts(names: Iterable[str]) -> dict[str, int]:
 
 def _prepared(folder: Path) -> str:
     """How a manifest folder was split, by the report that `rellm prepare` left there."""
-    try:
-        report = json.loads((folder / "report.json").read_text("utf-8"))
-        splits, seed = report["splits"], report["seed"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return ""
+    report = read_report(folder) or {}
+    splits, seed = report.get("splits"), report.get("seed")
     if not splits:
         return ""
     return f"{splits}, seed {seed}" if seed is not None else str(splits)

@@ -84,14 +84,16 @@ def write_report(
 
 
 def charts(rows: Sequence[dict[str, Any]]) -> list[Chart]:
-    """A chart of every loss and validation score that a run recorded."""
+    """A chart of every loss that a run recorded, and of its UA."""
     drawn = []
     for key, title in (
         ("loss", "Total loss"),
         ("response_loss", "Response loss (nats a token)"),
         ("recognition_loss", "Recognition loss (nats a token)"),
         ("category_loss", "Category loss (nats)"),
-        ("dimension_loss", "Dimension loss (squared error)"),
+        ("dimension_loss", "Dimension loss"),
+        ("response_kl_loss", "Distillation (nats a token)"),
+        ("question_loss", "Question loss (nats a token)"),
         ("ua", "Unweighted accuracy"),
     ):
         training = [(r["step"], r[key]) for r in rows if "validation" not in r and key in r]
@@ -108,7 +110,9 @@ def _chart(title: str, curves: dict[str, list[tuple[int, float]]]) -> Chart:
     values = [y for points in curves.values() for _, y in points]
     steps = max(x for points in curves.values() for x, _ in points)
     low, high = min(values), max(values)
-    span = (high - low) or 1.0
+    if low == high:
+        low, high = low - 0.5, high + 0.5
+    span = high - low
 
     def x(step: int) -> float:
         return LEFT + step / max(steps, 1) * (WIDTH - LEFT - RIGHT)
@@ -124,7 +128,7 @@ def _chart(title: str, curves: dict[str, list[tuple[int, float]]]) -> Chart:
         )
         for name, points in curves.items()
     ]
-    ticks = [(y(v), f"{v:.3g}") for v in (low, low + span / 2, low + span)]
+    ticks = [(y(v), f"{v:.3g}") for v in (low, low + span / 2, high)]
     return Chart(title, lines, ticks, steps)
 
 

@@ -143,10 +143,14 @@ def _respond_to(file: Path, recipe: Recipe, answers: _Answers) -> RespondReport:
     generated = answers.ask(asked, journal)
     rows = []
     for utterance in utterances:
-        row = finished.get(utterance.id)
         prompt = request(utterance, recipe)
-        if row is None or row.get("prompt") != prompt:
+        row = finished.get(utterance.id)
+        if row is None or prompt is None or row.get("prompt") != prompt:
             row = _row(utterance, prompt, recipe, answers)
+        elif "length" in row:  # rows of earlier versions do not tell it, and stay as they are
+            text = row.get("response", row.get("text", ""))
+            reply = Continuation(text, bool(row.get("early_stop")))
+            row = _judged(_base(utterance, recipe, prompt), reply, row["length"], recipe)
         rows.append(row)
     write_lines(out, rows)
     journal.unlink(missing_ok=True)
@@ -170,16 +174,29 @@ def request(utterance: Utterance, recipe: Recipe) -> str | None:
 def _row(
     utterance: Utterance, prompt: str | None, recipe: Recipe, answers: _Answers
 ) -> dict[str, Any]:
-    row: dict[str, Any] = {"id": utterance.id, "generator": generator_id(recipe)}
     if prompt is None:
         missing = "transcript" if not utterance.text else "emotion"
-        return {**row, "dropped": f"no {missing}"}
-    row["prompt"] = prompt
-    answer = answers.known[prompt]
+        return {**_base(utterance, recipe), "dropped": f"no {missing}"}
+    base = _base(utterance, recipe, prompt)
+    return _judged(base, answers.known[prompt], answers.lengths[prompt], recipe)
+
+
+def _base(utterance: Utterance, recipe: Recipe, prompt: str = "") -> dict[str, Any]:
+    """Whose row it is, who wrote it, and to what."""
+    row = {"id": utterance.id, "generator": generator_id(recipe)}
+    return {**row, "prompt": prompt} if prompt else row
+
+
+def _judged(
+    base: dict[str, Any], reply: Continuation, length: int, recipe: Recipe
+) -> dict[str, Any]:
+    """A row with its reply, as a response or as what was dropped; by the rules as they are now."""
     limit = recipe.prompts.example_tokens
-    reason = refusal(answer.text)
-    if reason is None and answers.lengths[prompt] > limit:
+    reason = refusal(reply.text)
+    if reason is None and length > limit:
         reason = f"longer than {limit} tokens"
     if reason is not None:
-        return {**row, "dropped": reason, "text": answer.text}
-    return {**row, "response": answer.text, "early_stop": answer.early_stop}
+        kept: dict[str, Any] = {"dropped": reason, "text": reply.text}
+    else:
+        kept = {"response": reply.text}
+    return {**base, **kept, "early_stop": reply.early_stop, "length": length}

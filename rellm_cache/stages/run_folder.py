@@ -1,14 +1,18 @@
-"""Whose a run folder is. In: a recipe and a folder. Out: the folder, begun, or a reason why not."""
+"""Whose a run folder is. In: a recipe, data, a folder. Out: the folder, begun, or why not."""
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from rellm_cache.config import Recipe, load_recipe, to_toml
 from rellm_cache.errors import RunError
 from rellm_cache.model.checkpoint import RECIPE
+from rellm_cache.specs import CachedSpec
+from rellm_cache.stages.checkpoints import CHECKPOINTS
 from rellm_cache.stages.publish import SUMS, is_published
 from rellm_cache.store.syncing import write_whole
+
+DATA = "data.sha256"  # of what is learnt from: see `learned_from`
 
 
 def begin_run(recipe: Recipe, out: Path) -> None:
@@ -30,8 +34,12 @@ def begin_run(recipe: Recipe, out: Path) -> None:
         raise RunError(
             f"{out}: is a published folder, whose {SUMS} would no longer hold; choose another --out"
         )
-    other = load_recipe(str(out / RECIPE))
-    differing = recipe_differences(recipe, other)
+    require_recipe(recipe, out)
+
+
+def require_recipe(recipe: Recipe, out: Path) -> None:
+    """Raise `RunError` unless a run folder's recipe is this one."""
+    differing = recipe_differences(recipe, load_recipe(str(out / RECIPE)))
     if differing:
         raise RunError(
             f"{out}: the run folder is not empty: it holds a run of another recipe "
@@ -39,16 +47,52 @@ def begin_run(recipe: Recipe, out: Path) -> None:
         )
 
 
+def begin_data(learned: str, out: Path) -> None:
+    """Note what a run learns from, or check that its checkpoints have learnt from just that.
+
+    Args:
+        learned: as `learned_from` gives it.
+
+    Raises:
+        RunError: there are checkpoints, and they learnt from something else.
+    """
+    require_data(learned, out)
+    noted = f"{learned}\n"
+    if not (out / DATA).is_file() or (out / DATA).read_text("utf-8") != noted:
+        write_whole(out / DATA, noted)
+
+
+def require_data(learned: str, out: Path) -> None:
+    """Raise `RunError` where checkpoints of a run folder learnt from something else.
+
+    Of a run that was begun before this was noted, nothing is known.
+    """
+    begun = any((out / CHECKPOINTS).glob("step-*")) and (out / DATA).is_file()
+    if begun and (out / DATA).read_text("utf-8").strip() != learned:
+        raise RunError(
+            f"{out}: this run was trained on other data than the manifest and the cache hold now "
+            f"({DATA} has another digest); give what it was trained on, or choose another --out"
+        )
+
+
 def recipe_differences(wanted: Recipe, found: Recipe) -> list[str]:
-    """Fields in which two recipes differ, as readable text; pinned weights are no difference."""
+    """Fields in which two recipes differ, as readable text.
+
+    Specs of models differ as `CachedSpec.differences` says; a run pins their weights, so weights
+    that one of the two leaves open are no difference.
+    """
     differences: list[str] = []
 
     def compare(a: Any, b: Any, path: str) -> None:
-        if isinstance(a, dict) and isinstance(b, dict):
-            for key in a:
-                compare(a[key], b[key], f"{path}.{key}" if path else key)
-        elif a != b and not path.endswith(".weights"):
+        if isinstance(a, CachedSpec) and isinstance(b, CachedSpec):
+            asked: Any = a if b.weights else dataclasses.replace(cast("Any", a), weights="")
+            differences.extend(f"{path}.{text}" for text in asked.differences(b))
+        elif dataclasses.is_dataclass(a) and dataclasses.is_dataclass(b):
+            for field in dataclasses.fields(a):
+                name = f"{path}.{field.name}" if path else field.name
+                compare(getattr(a, field.name), getattr(b, field.name), name)
+        elif a != b:
             differences.append(f"{path}: wanted {a!r}, found {b!r}")
 
-    compare(dataclasses.asdict(wanted), dataclasses.asdict(found), "")
+    compare(wanted, found, "")
     return differences

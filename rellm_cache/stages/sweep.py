@@ -23,10 +23,10 @@ from rellm_cache.corpus.manifest import Utterance, read_manifests, read_split
 from rellm_cache.errors import RellmError, RunError
 from rellm_cache.progress import say
 from rellm_cache.specs import digest
-from rellm_cache.stages.data import questions_of, require_frames
+from rellm_cache.stages.data import learned_from, questions_of, require_frames
 from rellm_cache.stages.evaluate import evaluate
 from rellm_cache.stages.resources import Resources
-from rellm_cache.stages.run_folder import begin_run
+from rellm_cache.stages.run_folder import begin_run, require_data
 from rellm_cache.stages.sweep_plan import Job, SweepPlan
 from rellm_cache.stages.sweep_report import (
     SweepReport,
@@ -121,11 +121,12 @@ class _Sweeper:
     def __init__(self, setting: Setting) -> None:
         self.setting = setting
         self.resources = Resources()
-        trained = read_split(setting.manifest, "train")
+        splits = [read_split(setting.manifest, "train"), []]
         if (setting.manifest / "validation.jsonl").exists():
-            trained += read_split(setting.manifest, "validation")
-        self._trained = trained
-        self.needed = {setting.manifest: [u.id for u in trained]}
+            splits[1] = read_split(setting.manifest, "validation")
+        self._splits = splits
+        self._trained = [u for split in splits for u in split]
+        self.needed = {setting.manifest: [u.id for u in self._trained]}
         self.tested_on = ""
         if setting.test is not None:
             tested = read_manifests(setting.test)
@@ -138,6 +139,12 @@ class _Sweeper:
         found = questions_of(recipe, self.setting.manifest, ("train", "validation"))
         asked = {name: [dataclasses.asdict(row) for row in rows] for name, rows in found.items()}
         return _identity(self._trained, **({"questions": asked} if asked else {}))
+
+    def learned_from(self, recipe: Recipe) -> str:
+        """The same as a run that is not finished notes it."""
+        frames = self.resources.frames(recipe, self.setting.cache)
+        questions = questions_of(recipe, self.setting.manifest, ("train", "validation"))
+        return learned_from(self._splits, recipe, questions, frames)
 
     def check(self, jobs: Iterable[Job]) -> None:
         """Raise what would fail every run of a kind, before the first one begins."""
@@ -158,6 +165,8 @@ class _Sweeper:
                     f"{self.setting.manifest} holds now; give the manifest it was trained on, or "
                     "choose another --out"
                 )
+            if job.recipe.text is None:  # of runs that are not finished too
+                require_data(self.learned_from(job.recipe), job.out)
 
     def run(self, job: Job) -> SweepRun:
         """Train and score once; a failure is a result too."""

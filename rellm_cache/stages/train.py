@@ -1,6 +1,7 @@
 """train. In: a recipe, a manifest folder, a cache. Out: a run folder with what trained.
 
     <out>/recipe.toml            as resolved, encoders' weights pinned
+    <out>/data.sha256            digest of what is learnt from: a run goes on with that alone
     <out>/metrics.jsonl          a line a step and a line an epoch
     <out>/checkpoints/step-N/    the two newest states, to continue from; of a run that has ended
                                  the last weights alone
@@ -16,7 +17,7 @@ touched here: frames come from the cache.
 import dataclasses
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,23 +25,35 @@ from typing import Any
 from rellm_cache import __version__
 from rellm_cache.batches import Frames
 from rellm_cache.config import Recipe, to_toml
-from rellm_cache.corpus.manifest import Utterance, read_split
+from rellm_cache.corpus.manifest import read_split
 from rellm_cache.devices import describe_machine
 from rellm_cache.journal import read_journal
 from rellm_cache.model.checkpoint import RECIPE, WEIGHTS, AdapterInfo, save_config
 from rellm_cache.model.optimisation import Position
 from rellm_cache.specs import EncoderSpec
 from rellm_cache.stages.card import write_card
-from rellm_cache.stages.data import describe_gaps, make_examples, questions_of, require_frames
+from rellm_cache.stages.checkpoints import CHECKPOINTS
+from rellm_cache.stages.data import (
+    describe_gaps,
+    learned_from,
+    make_examples,
+    questions_of,
+    require_frames,
+)
 from rellm_cache.stages.lessons import open_teacher
 from rellm_cache.stages.licences import licences_of
-from rellm_cache.stages.provenance import TRAINING, TrainingRecord, save_training, summarise_data
+from rellm_cache.stages.provenance import (
+    TRAINING,
+    DataSummary,
+    TrainingRecord,
+    save_training,
+    summarise_data,
+)
 from rellm_cache.stages.resources import Resources
-from rellm_cache.stages.run_folder import begin_run
+from rellm_cache.stages.run_folder import begin_data, begin_run, require_recipe
 from rellm_cache.stages.scoring import selection_score
 from rellm_cache.stages.trainer import (
     BEST,
-    CHECKPOINTS,
     METRICS,
     Data,
     Trainer,
@@ -88,9 +101,9 @@ def train(
         resources: the LLM and stores that other runs of this process use too.
 
     Raises:
-        RunError: `out` holds something else.
+        RunError: `out` holds something else, or learnt from other data.
         StoreError: the cache lacks a store or clips.
-        ManifestError: there is no train split.
+        ManifestError: there is no train split, or `report.json` beside it cannot be read.
     """
     if recipe.text is not None:
         return _nothing_to_train(recipe, out)
@@ -105,8 +118,11 @@ def train(
     ids = [u.id for u in (*training, *validation)]
     require_frames(frames, ids, f"rellm extract {manifest} --recipe … --cache {cache}")
     recipe = pinned(recipe, frames)
+    require_recipe(recipe, out)  # of an earlier call, whose frames may have had other weights
     splits = ("train", "validation") if validation else ("train",)
     questions = questions_of(recipe, manifest, splits)
+    with accelerator.main_process_first():
+        begin_data(learned_from((training, validation), recipe, questions, frames), out)
     notes = describe_gaps(training, recipe)
     if validation:
         notes += [f"validation: {note}" for note in describe_gaps(validation, recipe)]
@@ -114,6 +130,10 @@ def train(
         notes.append("no validation.jsonl: the last checkpoint is kept")
     if recipe.losses.question and (mute := sum(u.id not in questions for u in training)):
         notes.append(f"{mute} of {len(training)} clips have no question of mode {recipe.qa.mode!r}")
+    summaries = (
+        summarise_data(training, manifest),
+        summarise_data(validation, manifest) if validation else None,
+    )
     llm = resources.llm(recipe.llm, accelerator.device) if recipe.needs_llm and recipe.llm else None
     if llm is not None and recipe.losses.response_kl:
         frames.teacher = open_teacher([*training, *validation], recipe, llm.chat, cache, manifest)
@@ -129,7 +149,7 @@ def train(
     end = trainer.run(start)
     report = finish(trainer, start, end, notes)
     if accelerator.is_main_process:
-        record(trainer, report, manifest, training, validation)
+        record(trainer, report, *summaries)
     return report
 
 
@@ -207,11 +227,7 @@ def _kept_epoch(recipe: Recipe, epochs: list[dict[str, Any]]) -> dict[str, float
 
 
 def record(
-    trainer: Trainer,
-    report: TrainReport,
-    manifest: Path,
-    training: Sequence[Utterance],
-    validation: Sequence[Utterance],
+    trainer: Trainer, report: TrainReport, train: DataSummary, validation: DataSummary | None
 ) -> None:
     """Write `training.json` and the model card; a record that is there stays as it is."""
     recipe = trainer.recipe
@@ -219,8 +235,8 @@ def record(
         start, llm = recipe.training.start_from, recipe.llm if recipe.needs_llm else None
         found = TrainingRecord(
             rellm=__version__,
-            train=summarise_data(training, manifest),
-            validation=summarise_data(validation, manifest) if validation else None,
+            train=train,
+            validation=validation,
             steps=report.steps,
             seconds=round(report.seconds, 1),
             processes=trainer.accelerator.num_processes,

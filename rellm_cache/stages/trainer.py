@@ -31,13 +31,14 @@ from rellm_cache.model.speech_llm import SpeechLLM
 from rellm_cache.progress import Tick, progress
 from rellm_cache.stages.arithmetic import of_validation
 from rellm_cache.stages.budget import Budget, example_costs
+from rellm_cache.stages.checkpoints import CHECKPOINTS
 from rellm_cache.stages.data import frame_statistics
 from rellm_cache.stages.resuming import Resuming
 from rellm_cache.stages.scoring import selection_score, validation_scores
 from rellm_cache.stages.stepping import Stepper
 from rellm_cache.store.syncing import sync_path
 
-METRICS, CHECKPOINTS, BEST = "metrics.jsonl", "checkpoints", "best.safetensors"
+METRICS, BEST = "metrics.jsonl", "best.safetensors"
 PATIENCE = timedelta(hours=12)  # of processes that wait while the main one validates
 
 

@@ -21,8 +21,9 @@ from rellm_cache.encoders.transcriber import WhisperTranscriber, resolve_transcr
 from rellm_cache.errors import AudioError, ManifestError
 from rellm_cache.journal import Journal, journal_beside, read_journal
 from rellm_cache.metrics.word_errors import WordErrors, total_errors, word_errors
-from rellm_cache.progress import progress
+from rellm_cache.progress import progress, say
 from rellm_cache.specs import TranscriberSpec
+from rellm_cache.stages.extraction.careful import Careful
 from rellm_cache.stages.extraction.failures import record_failures
 from rellm_cache.stages.extraction.scan import read_digests
 from rellm_cache.stages.extraction.work import Failure
@@ -86,6 +87,11 @@ class _Work:
     def fail(self, utterance: Utterance, error: AudioError) -> None:
         """List a clip as failed."""
         self.failed[utterance.id] = Failure(utterance.id, utterance.audio, str(error))
+
+    def lose(self, utterance: Utterance, error: AudioError) -> None:
+        """List a clip as failed whose transcript, if it has one, is of other audio."""
+        self.fail(utterance, error)
+        self.known.pop(utterance.id, None)
 
 
 def transcribe(
@@ -167,6 +173,7 @@ def _hear(
     if not work.waiting:
         return heard
     model = WhisperTranscriber(spec, device)
+    careful = Careful(model.transcribe, spec.slug, device, say)
     size = clips_at_a_time(device, batch_size)
     with (
         progress("Transcribing", len(work.waiting), "clips") as tick,
@@ -174,13 +181,16 @@ def _hear(
     ):
         for utterances in _batches(work.waiting, size):
             clips = _load(utterances, work)
-            texts = model.transcribe([clip.waveform for clip in clips.values()]) if clips else []
-            for (key, clip), said in zip(clips.items(), texts, strict=True):
-                row = Transcript(key, _hex(clip.digest), said.text, said.cut)
+            texts = careful.run(list(clips.values()))
+            for (utterance, clip), said in zip(clips.items(), texts, strict=True):
+                if isinstance(said, AudioError):
+                    work.lose(utterance, said)
+                    continue
+                row = Transcript(utterance.id, _hex(clip.digest), said.text, said.cut)
                 journal.append(asdict(row))
-                work.known[key] = row
+                work.known[row.id] = row
                 work.hours += clip.seconds / 3600
-                heard.add(key)
+                heard.add(row.id)
             tick(len(utterances), f"{work.hours:.2f} h of audio")
     return heard
 
@@ -192,22 +202,21 @@ def _batches(utterances: Sequence[Utterance], size: int) -> Iterator[list[Uttera
         yield [utterances[i] for i in indices]
 
 
-def _load(utterances: Sequence[Utterance], work: _Work) -> dict[str, Clip]:
-    """The clips that can be heard, by id. Of others no transcript is kept, unless of this audio."""
+def _load(utterances: Sequence[Utterance], work: _Work) -> dict[Utterance, Clip]:
+    """The clips that can be heard. Of others no transcript is kept, unless of this audio."""
     clips = {}
     for utterance in utterances:
         try:
-            clips[utterance.id] = load_clip(utterance)
+            clips[utterance] = load_clip(utterance)
         except AudioError as error:
-            work.fail(utterance, error)
-            work.known.pop(utterance.id, None)
+            work.lose(utterance, error)
     return clips
 
 
 def _commit(work: _Work, spec: TranscriberSpec, path: Path) -> None:
     """Bring the file up to date in one step; where it is sent to, the journal stays until then."""
     journal = journal_beside(path)
-    if work.known != _committed(path):
+    if work.known != _committed(path) or journal.exists():  # or not sent when it was written
         write_lines(path, file_rows(spec, WhisperTranscriber.licence, work.known.values()))
         send_file(path)
     journal.unlink(missing_ok=True)

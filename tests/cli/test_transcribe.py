@@ -2,11 +2,12 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from rellm_cache.config import Recipe, to_toml
+from rellm_cache.config import Recipe, TextConfig, to_toml
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -63,3 +64,12 @@ def test_a_recipe_without_a_transcriber_is_told_what_to_add(
     assert code == 1
     assert "has no [transcriber] table" in err
     assert "--set transcriber.model=" in err
+
+
+def test_a_recipe_that_reads_is_not_sent_to_extract(
+    run: Run, arguments: list[object], recipe: Recipe, tmp_path: Path
+) -> None:
+    (tmp_path / "speech.toml").write_text(to_toml(replace(recipe, text=TextConfig())))
+    code, out, _ = run(*arguments)
+    assert code == 0
+    assert "Next: rellm train --manifest FOLDER --out RUN --recipe " in out

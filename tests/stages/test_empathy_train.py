@@ -202,3 +202,12 @@ def test_damaged_folders_are_refused(trained: Path, tmp_path: Path) -> None:
     (copy("bare") / "encoder" / "tokenizer.json").unlink()
     with pytest.raises(RunError, match=r"tokenizer\.json is missing"):
         load_empathy(tmp_path / "bare", CPU)
+
+
+def test_a_plan_that_cannot_be_read_is_named(
+    settings: EmpathySettings, epitome_folder: Path, tmp_path: Path
+) -> None:
+    for content in ("", "[]"):
+        (tmp_path / "training.json").write_text(content)
+        with pytest.raises(RunError, match=r"training\.json: found .*remove the folder"):
+            empathy_train(epitome_folder, tmp_path, settings)

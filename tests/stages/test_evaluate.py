@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -16,9 +17,10 @@ from rellm_cache.corpus.manifest import Utterance
 from rellm_cache.errors import ManifestError
 from rellm_cache.metrics.recognition import score_recognition
 from rellm_cache.metrics.replies import word_count
+from rellm_cache.model.losses import TERMS
 from rellm_cache.stages.evaluate import choose_samples, evaluate
 from rellm_cache.stages.generate import generate
-from rellm_cache.stages.report import charts
+from rellm_cache.stages.report import HEIGHT, charts
 from rellm_cache.stages.train import train
 
 
@@ -149,6 +151,8 @@ def test_samples_are_spread_over_emotions_and_always_the_same() -> None:
     assert sorted(u.emotion or "" for u in chosen) == ["happy", "happy", "sad", "sad"]
     assert chosen == choose_samples(utterances, 4)
     assert len(choose_samples(utterances[:2], 6)) == 2
+    alike = [replace(u, emotion=None) for u in utterances]
+    assert len({u.id for u in choose_samples(alike, 6)}) == 6
 
 
 def test_charts_are_drawn_within_their_box() -> None:
@@ -159,3 +163,11 @@ def test_charts_are_drawn_within_their_box() -> None:
     assert points[0][1] < points[1][1] < points[2][1]  # falling: larger y lies lower
     assert training.last == 1.0
     assert validation.last == 2.5
+
+
+def test_every_loss_of_a_run_has_a_chart() -> None:
+    losses = [f"{name}_loss" for name in TERMS]
+    rows = [{"step": i, "loss": 1.0, "ua": 0.5, **dict.fromkeys(losses, 1.0)} for i in range(2)]
+    drawn = charts(rows)
+    assert len(drawn) == len(TERMS) + 2
+    assert all(0 <= place <= HEIGHT for chart in drawn for place, _ in chart.ticks)  # flat ones too

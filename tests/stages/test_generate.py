@@ -11,7 +11,7 @@ import pytest
 from rellm_cache.batches import Batch
 from rellm_cache.config import Recipe
 from rellm_cache.corpus.manifest import Utterance, write_lines
-from rellm_cache.errors import ConfigError, RunError, StoreError
+from rellm_cache.errors import ConfigError, ManifestError, RunError, StoreError
 from rellm_cache.model.speech_llm import SpeechLLM
 from rellm_cache.stages import answering as stage
 from rellm_cache.stages.answering import Generation
@@ -35,7 +35,11 @@ def test_cache_and_audio_give_the_same_numbers(run: Path, corpus: Path, tmp_path
         assert (one.id, one.response, one.emotion) == (other.id, other.response, other.emotion)
         assert one.emotion_probabilities == pytest.approx(other.emotion_probabilities, abs=1e-5)
         assert one.dimensions == pytest.approx(other.dimensions, abs=1e-5)
-    rows = [json.loads(line) for line in (tmp_path / "cached.jsonl").read_text().splitlines()]
+    rows, of_live = (
+        [json.loads(line) for line in (tmp_path / name).read_text().splitlines()]
+        for name in ("cached.jsonl", "live.jsonl")
+    )
+    assert [row.pop("made_from") for row in rows] == [row["made_from"] for row in of_live]
     assert rows == [asdict(g) for g in cached]
 
 
@@ -124,3 +128,34 @@ def test_prompts_of_a_trained_run_can_be_changed_and_nothing_else(
     assert all(len(s.response) < len(w.response) for s, w in zip(short, whole, strict=True))
     with pytest.raises(ConfigError, match=r"heads\.dropout=0.*only prompts\.\* can change"):
         generate(run, corpus, out, cache, overrides=["heads.dropout=0"])
+
+
+def test_only_what_changed_since_is_answered_again(
+    run: Path, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache, out, test = tmp_path / "cache", tmp_path / "out.jsonl", corpus / "test.jsonl"
+    first = generate(run, test, out, cache)
+    written = out.stat().st_mtime_ns
+    ordinary = stage.answer
+    asked: list[str] = []
+
+    def answer(model: SpeechLLM, batch: Batch, utterances: Sequence[Utterance]) -> list[Generation]:
+        asked.extend(utterance.id for utterance in utterances)
+        return ordinary(model, batch, utterances)
+
+    monkeypatch.setattr(stage, "answer", answer)
+    assert generate(run, test, out, cache) == first
+    assert generate(run, test, out, cache, from_audio=True) == first
+    assert (asked, out.stat().st_mtime_ns) == ([], written)
+    clips = corpus.parent / "audio"
+    (clips / "10.wav").write_bytes((clips / "09.wav").read_bytes())
+    test.write_text(test.read_text().replace('"text": "', '"text": "Well, '))
+    found = generate(run, test, out, cache, from_audio=True)
+    assert asked == ["tones/10"]
+    assert [g.response for g in found] == [first[0].response] * 2
+    assert all(g.text.startswith("Well, ") for g in found)
+    generate(run, test, out, cache, overrides=["prompts.answer_tokens=1"])
+    assert sorted(asked[1:]) == ["tones/09", "tones/10"]
+    out.write_text("My notes")
+    with pytest.raises(ManifestError, match=r"out\.jsonl:1: not JSON"):
+        generate(run, test, out, cache)

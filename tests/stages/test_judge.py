@@ -82,11 +82,36 @@ def test_a_killed_judge_goes_on_to_the_same_scores(
         replace(asking, training=replace(asking.training, epochs=1)), corpus, cache, tmp_path / "r"
     )
     (undisturbed,) = judge([tmp_path / "r"], corpus / "test.jsonl", cache, batch_size=1)
+    (tmp_path / "r/judged.jsonl").unlink()
     with killed_after(5) as kept:
         judge([tmp_path / "r"], corpus / "test.jsonl", cache, batch_size=1)
     assert [len(n.get("answers", n.get("scores"))) for n in kept] == [1] * 5
     (again,) = judge([tmp_path / "r"], corpus / "test.jsonl", cache, batch_size=1)
     assert again.to_json() == undisturbed.to_json()
+
+
+def test_what_was_judged_is_not_judged_again_until_something_changes(
+    asking: Recipe, corpus: Path, cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = replace(asking, training=replace(asking.training, epochs=1))
+    run, test = tmp_path / "r", corpus / "test.jsonl"
+    train(recipe, corpus, cache, run)
+    (first,) = judge([run], test, cache)
+    judged = run / "judged.jsonl"
+    written = judged.stat().st_mtime_ns
+    capsys.readouterr()
+    (again,) = judge([run], test, cache)
+    assert again.to_json() == first.to_json()
+    assert "nothing to do, all 4 answers are judged" in capsys.readouterr().err
+    assert judged.stat().st_mtime_ns == written
+    assert not journal_beside(judged).exists()
+    file = questions_path(test)
+    file.write_text(file.read_text().replace("A tone.", "A sound."))
+    judge([run], test, cache)
+    assert "nothing to do" not in capsys.readouterr().err
+    assert {json.loads(line)["reference"] for line in judged.read_text().splitlines()} >= {
+        "A sound."
+    }
 
 
 def test_questions_that_are_not_there_are_asked_for(

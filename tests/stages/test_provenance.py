@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from rellm_cache.corpus.manifest import Utterance
-from rellm_cache.errors import RunError
+from rellm_cache.errors import ManifestError, RunError
 from rellm_cache.stages.provenance import (
     TrainingRecord,
     load_training,
@@ -54,8 +54,15 @@ def test_counts_without_names(tmp_path: Path) -> None:
 
 def test_a_folder_that_nobody_prepared(tmp_path: Path) -> None:
     assert summarise_data(UTTERANCES, tmp_path).prepared == ""
-    (tmp_path / "report.json").write_text("[]")
+    (tmp_path / "report.json").write_text("{}")
     assert summarise_data(UTTERANCES, tmp_path).prepared == ""
+
+
+@pytest.mark.parametrize("content", ["[]", "{", ""])
+def test_a_broken_report_is_named(tmp_path: Path, content: str) -> None:
+    (tmp_path / "report.json").write_text(content)
+    with pytest.raises(ManifestError, match=r"report\.json: .*remove it, or prepare again"):
+        summarise_data(UTTERANCES, tmp_path)
 
 
 def test_a_record_comes_back_and_a_missing_one_is_explained(tmp_path: Path) -> None:

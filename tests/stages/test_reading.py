@@ -148,3 +148,19 @@ def test_what_whisper_wrote_is_read(
     train(reads, corpus, cache, tmp_path / "reads")
     same = generate(tmp_path / "reads", written, tmp_path / "b.jsonl", cache)
     assert [a.response for a in answers] == [a.response for a in same]
+
+
+def test_another_transcript_is_answered_again(reads: Recipe, corpus: Path, tmp_path: Path) -> None:
+    run, nowhere, out = tmp_path / "run", tmp_path / "no-cache", tmp_path / "answers.jsonl"
+    test = corpus / "test.jsonl"
+    train(reads, corpus, nowhere, run)
+    generate(run, test, out, nowhere)
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    out.write_text("".join(json.dumps({**row, "response": "kept"}) + "\n" for row in rows))
+    lines = [json.loads(line) for line in test.read_text().splitlines()]
+    lines[1]["text"] = "Something else."
+    test.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    first, second = generate(run, test, out, nowhere)
+    assert first.response == "kept"
+    assert second.response != "kept"
+    assert second.text == "Something else."

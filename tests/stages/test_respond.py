@@ -186,3 +186,30 @@ def test_a_damaged_responses_file_is_named(manifest: Path, recipe: Recipe) -> No
     responses_path(manifest).write_text('{"id": "a", "resp')
     with pytest.raises(ManifestError, match=r"train.responses.jsonl:1: not JSON"):
         respond(manifest, recipe)
+
+
+def test_another_limit_is_applied_to_answers_that_are_there(manifest: Path, recipe: Recipe) -> None:
+    answers = [
+        answered(recipe, "sad", "I lost my keys.", "Oh."),
+        answered(recipe, "happy", "We {won}!", "Yes!"),
+        answered(recipe, "angry", "I lost my keys.", "So."),
+    ]
+    write_lines(waiting(manifest), answers)
+    first = run(manifest, recipe)
+    assert (first.generated, first.written) == (0, 4)
+    strict = replace(recipe, prompts=replace(recipe.prompts, example_tokens=89))
+    report = run(manifest, strict)
+    assert (report.generated, report.written) == (0, 0)
+    assert report.dropped["longer than 89 tokens"] == 4
+    content = report.path.read_text("utf-8")
+    assert run(manifest, strict).path.read_text("utf-8") == content
+    assert run(manifest, recipe) == first
+
+
+def test_rows_that_do_not_tell_their_length_stay(manifest: Path, recipe: Recipe) -> None:
+    base = {"id": "a", "generator": generator_id(recipe)}
+    prompt = answered(recipe, "sad", "I lost my keys.", "")["prompt"]
+    old = {**base, "prompt": prompt, "response": "Oh.", "early_stop": False}
+    write_lines(responses_path(manifest), [old])
+    run(manifest, recipe)
+    assert next(row for _, row in read_lines(responses_path(manifest))) == old

@@ -206,6 +206,13 @@ def test_what_fails_every_run_is_said_before_the_first(
     with pytest.raises(RunError, match=r"outcome\.json: not the outcome of a run"):
         sweep(plan, setting, tmp_path / "stale")
 
+    (job.out / "outcome.json").unlink()
+    (job.out / "checkpoints/step-00000001").mkdir(parents=True)  # begun, and not finished
+    (job.out / "data.sha256").write_text("other data")
+    with pytest.raises(RunError, match="speech-only/seed-1: this run was trained on other data"):
+        sweep(plan, setting, tmp_path / "stale")
+    assert not (tmp_path / "stale/baseline").exists()
+
     assert setting.test is not None
     lines = setting.test.read_text().replace("tones/09", "tones/new")
     setting.test.write_text(lines)

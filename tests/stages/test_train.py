@@ -302,3 +302,29 @@ def test_a_checkpoint_of_another_shape_is_named(
     wider = replace(quick, adapter=replace(quick.adapter, width=24), training=training)
     with pytest.raises(RunError, match=r"tensor 'adapter\.convs.*found .* expected"):
         train(wider, corpus, cache, tmp_path / "second")
+
+
+def test_a_run_goes_on_with_what_it_was_trained_on_alone(
+    corpus: Path, cache: Path, quick: Recipe, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    train(quick, corpus, cache, out)
+    recipe, adapter = (out / "recipe.toml").read_text(), (out / "adapter.safetensors").read_bytes()
+
+    other = recipe.replace(weights_digest(Path(quick.encoders.speech.model)), "0" * 64)
+    (out / "recipe.toml").write_text(other)  # as if its frames had been of another checkpoint
+    with pytest.raises(RunError, match=r"encoders\.speech\.weights: wanted .*, found '0000"):
+        train(quick, corpus, cache, out)
+    (out / "recipe.toml").write_text(recipe)
+
+    responses = corpus / "train.responses.jsonl"
+    written = responses.read_text()
+    responses.write_text(written.replace("So sad!", "Never mind!"))
+    with pytest.raises(RunError, match="this run was trained on other data than the manifest"):
+        train(quick, corpus, cache, out)
+    without = replace(quick, losses=replace(quick.losses, response=0.0))
+    train(without, corpus, cache, tmp_path / "other")  # which learns from no response
+    responses.write_text(written)
+    train(without, corpus, cache, tmp_path / "other")
+    assert train(quick, corpus, cache, out).resumed_at > 0
+    assert (out / "adapter.safetensors").read_bytes() == adapter

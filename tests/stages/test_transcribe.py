@@ -1,12 +1,14 @@
 """transcribe: each clip is heard once; a kill, an edit, a failure and silence are told apart."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from kills import KilledAfter
 
 from rellm_cache.config import Recipe
@@ -21,6 +23,7 @@ from rellm_cache.stages.extract import extract
 from rellm_cache.stages.transcribe import TranscribeReport, read_clips, transcribe
 from rellm_cache.stages.transcripts import read_transcripts, transcriber_spec
 from rellm_cache.store.copies import open_copy
+from rellm_cache.store.remote import RemoteError
 from rellm_cache.store.transcripts import list_transcripts, read_transcripts_file
 
 MakeClip = Callable[..., Path]
@@ -232,3 +235,38 @@ def test_a_cache_in_an_object_store_has_transcripts_too(
     again = run(clips, hearing, open_copy(url))
     assert (again.transcribed, again.present) == (0, 4)
     assert again.path.read_bytes() == s3.files.cat_file(s3.path(name))
+
+
+def test_what_could_not_be_sent_is_sent_by_the_next_call(
+    clips: Path, hearing: Recipe, s3: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_network(path: Path) -> None:
+        raise RemoteError(f"{path}: no network")
+
+    with monkeypatch.context() as outage:
+        outage.setattr("rellm_cache.stages.transcribe.send_file", no_network)
+        with pytest.raises(RemoteError, match="no network"):
+            run(clips, hearing, open_copy(s3.url))
+    assert s3.names() == set()
+    again = run(clips, hearing, open_copy(s3.url))
+    assert (again.transcribed, again.present) == (0, 4)
+    assert s3.names() == {f"transcripts/{again.path.name}"}
+    assert not journal_beside(again.path).exists()
+
+
+def test_a_clip_too_large_for_the_memory_fails_alone(
+    clips: Path, hearing: Recipe, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hear = WhisperTranscriber.transcribe
+
+    def small(self: WhisperTranscriber, waveforms: Sequence[np.ndarray]) -> list[Transcription]:
+        if max(map(len, waveforms)) > 2.3 * 16_000:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return hear(self, waveforms)
+
+    monkeypatch.setattr(WhisperTranscriber, "transcribe", small)
+    report = run(clips, hearing, cache)
+    assert (report.transcribed, report.failed) == (3, 1)
+    ((_, row),) = read_lines(report.failures)
+    assert row["id"] == "tones/10"
+    assert "out of GPU memory though encoded alone" in row["reason"]

@@ -1,12 +1,14 @@
-"""An encoder that splits a batch rather than lose it. In: clips. Out: an encoding or a reason each.
+"""A model that splits a batch rather than lose it. In: clips. Out: a result or a reason each.
 
 On a CPU it takes one clip at a time (`devices.clips_at_a_time`). Out of GPU memory, it halves the
-batch and keeps to that size. A clip that an encoder refuses costs its neighbours nothing.
+batch and keeps to that size. A clip that a model refuses costs its neighbours nothing.
 """
 
 from collections.abc import Callable, Sequence
 from time import monotonic
+from typing import Generic, TypeVar
 
+import numpy as np
 import torch
 
 from rellm_cache.corpus.audio import Clip
@@ -14,41 +16,49 @@ from rellm_cache.devices import clips_at_a_time
 from rellm_cache.encoders.base import Encoding, FrameEncoder
 from rellm_cache.errors import AudioError
 
+Result = TypeVar("Result")
 
-class CarefulEncoder:
-    """A `FrameEncoder` for clips of which some may be too much for it.
+
+class Careful(Generic[Result]):
+    """A model of clips, of which some may be too much for it.
 
     Args:
-        encoder: the frame encoder itself.
+        forward: results of waveforms (S,) float32, in their order.
+        name: of the model, in messages.
         device: that it runs on.
         say: is told when memory runs out.
 
     Attributes:
         limit: most clips in a forward pass, once memory has run out; None before.
-        seconds: spent in the encoder's forward passes.
+        seconds: spent in forward passes.
     """
 
     def __init__(
-        self, encoder: FrameEncoder, device: torch.device, say: Callable[[str], None]
+        self,
+        forward: Callable[[list[np.ndarray]], Sequence[Result]],
+        name: str,
+        device: torch.device,
+        say: Callable[[str], None],
     ) -> None:
-        self._encoder = encoder
+        self._forward = forward
+        self._name = name
         self._device = device
         self.limit: int | None = None
         self.seconds = 0.0
         self._say = say
 
-    def encode(self, clips: Sequence[Clip]) -> list[Encoding | AudioError]:
-        """Encode clips in order; an `AudioError` stands for a clip that could not be."""
-        results: list[Encoding | AudioError] = []
+    def run(self, clips: Sequence[Clip]) -> list[Result | AudioError]:
+        """Results of clips in order; an `AudioError` stands for a clip that has none."""
+        results: list[Result | AudioError] = []
         while len(results) < len(clips):
             size = clips_at_a_time(self._device, self.limit or len(clips))
-            results += self._encode(clips[len(results) : len(results) + size])
+            results += self._run(clips[len(results) : len(results) + size])
         return results
 
-    def _encode(self, clips: Sequence[Clip]) -> list[Encoding | AudioError]:
+    def _run(self, clips: Sequence[Clip]) -> list[Result | AudioError]:
         begun = monotonic()
         try:
-            return list(self._encoder.encode([clip.waveform for clip in clips]))
+            return list(self._forward([clip.waveform for clip in clips]))
         except torch.cuda.OutOfMemoryError:
             if len(clips) == 1:
                 return [
@@ -66,13 +76,25 @@ class CarefulEncoder:
         # Outside of the handlers: there the error's traceback still holds the tensors.
         torch.cuda.empty_cache()
         half = len(clips) // 2
-        return self._encode(clips[:half]) + self._encode(clips[half:])
+        return self._run(clips[:half]) + self._run(clips[half:])
 
     def _lower_limit(self, size: int) -> None:
         if self.limit is None:
-            spec = self._encoder.spec
             self._say(
-                f"{spec.slug}: out of GPU memory with {2 * size} clips at a time; going on with "
+                f"{self._name}: out of GPU memory with {2 * size} clips at a time; going on with "
                 f"{size}, or fewer where that is too much. --batch-size {size} avoids the retries"
             )
         self.limit = min(self.limit or size, size)
+
+
+class CarefulEncoder(Careful[Encoding]):
+    """A `FrameEncoder` for clips of which some may be too much for it."""
+
+    def __init__(
+        self, encoder: FrameEncoder, device: torch.device, say: Callable[[str], None]
+    ) -> None:
+        super().__init__(encoder.encode, encoder.spec.slug, device, say)
+
+    def encode(self, clips: Sequence[Clip]) -> list[Encoding | AudioError]:
+        """Encodings of clips, as `run`."""
+        return self.run(clips)

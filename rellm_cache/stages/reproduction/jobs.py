@@ -215,10 +215,7 @@ def do_job(job: Job, resources: Resources) -> None:
             recipe = starting_from(recipe, start)
         train(recipe, job.manifest, job.cache, job.run, resources)
     responses = job.out / RESPONSES
-    if not responses.exists():
-        generate(
-            job.run, test, responses, job.cache, batch_size=job.batch_size, resources=resources
-        )
+    generate(job.run, test, responses, job.cache, batch_size=job.batch_size, resources=resources)
     evaluate(job.run, test, job.cache, samples=0, resources=resources)
     write_whole(job.out / DONE, json.dumps({"identity": job.identity()}) + "\n")
 

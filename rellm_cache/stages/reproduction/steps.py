@@ -15,7 +15,8 @@ from rellm_cache.progress import say
 from rellm_cache.stages.annotate import annotate
 from rellm_cache.stages.extract import extract
 from rellm_cache.stages.import_blsp import import_blsp
-from rellm_cache.stages.prepare import REPORT, prepare
+from rellm_cache.stages.prepare import prepare
+from rellm_cache.stages.prepared import REPORT
 from rellm_cache.stages.reproduction.folds import Fold
 from rellm_cache.stages.reproduction.jobs import Model
 from rellm_cache.stages.reproduction.paper import MAIN, Row
