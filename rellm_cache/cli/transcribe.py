@@ -15,6 +15,7 @@ from rellm_cache.cli.options import (
     print_table,
     recipe_option,
     set_option,
+    show_next,
 )
 from rellm_cache.store.origin import place
 
@@ -52,15 +53,15 @@ def transcribe(
     from rellm_cache.config import load_recipe
     from rellm_cache.stages.transcribe import transcribe as run
 
-    report = run(manifests, load_recipe(recipe, overrides), cache, batch_size)
+    settings = load_recipe(recipe, overrides)
+    report = run(manifests, settings, cache, batch_size)
     if as_json:
         click.echo(json.dumps(to_json(report)))
     else:
         show(report)
-        given = "".join(f" --set '{override}'" for override in overrides)
-        click.echo(
-            f"Next: rellm extract {manifests[0]} --recipe {recipe}{given} --cache {place(cache)}"
-        )
+        if settings.text is None:
+            where = ["--cache", place(cache)]
+            show_next(["extract", f"{manifests[0]}"], recipe, overrides, where)
     return CLIPS_FAILED if report.failed else 0
 
 
