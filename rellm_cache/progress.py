@@ -40,7 +40,7 @@ def progress(title: str, total: int, unit: str) -> Iterator[Tick]:
     """Show how far a loop of `total` units is, its rate and the time left."""
     console = Console(file=sys.stderr)
     if not is_spokesman():
-        yield _silent
+        yield silent
     elif console.is_terminal:
         with _bar(console, title, total, unit) as tick:
             yield tick
@@ -64,13 +64,9 @@ def _bar(console: Console, title: str, total: int, unit: str) -> Iterator[Tick]:
         def tick(count: int = 1, note: str = "") -> None:
             bar.advance(task, count)
             rate = bar.tasks[0].completed / max(time.monotonic() - start, 1e-6)
-            bar.update(task, rate=f"{unit}, {rate:.1f} {unit}/s", note=note)
+            bar.update(task, rate=f"{unit}, {_digits(rate)} {unit}/s", note=note)
 
         yield tick
-
-
-def _silent(count: int = 1, note: str = "") -> None:
-    """A tick that shows nothing."""
 
 
 class _Lines:
@@ -87,9 +83,15 @@ class _Lines:
         self._shown = now
         rate = self._done / (now - self._start)
         left = (self._total - self._done) / rate if rate else 0
-        print(
-            f"{self._title}: {self._done}/{self._total} {self._unit}, "
-            f"{rate:.1f} {self._unit}/s, {left:.0f} s left {note}".rstrip(),
-            file=sys.stderr,
-            flush=True,
-        )
+        parts = [
+            f"{self._title}: {self._done}/{self._total} {self._unit}",
+            f"{_digits(rate)} {self._unit}/s",
+            f"{left:.0f} s left",
+            note,
+        ]
+        say(", ".join(part for part in parts if part))
+
+
+def _digits(rate: float) -> str:
+    """Two digits of a slow rate, one decimal of others: 0.012, 8.4, 120.0."""
+    return f"{rate:.2g}" if rate < 1 else f"{rate:.1f}"
