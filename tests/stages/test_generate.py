@@ -11,12 +11,12 @@ import pytest
 from rellm_cache.batches import Batch
 from rellm_cache.config import Recipe
 from rellm_cache.corpus.manifest import Utterance, write_lines
-from rellm_cache.errors import ConfigError, RunError, StoreError
+from rellm_cache.errors import ConfigError, ManifestError, RunError, StoreError
 from rellm_cache.model.speech_llm import SpeechLLM
 from rellm_cache.stages import answering as stage
 from rellm_cache.stages.answering import Generation
 from rellm_cache.stages.extract import extract
-from rellm_cache.stages.generate import generate
+from rellm_cache.stages.generate import generate, read_source
 from rellm_cache.stages.train import train
 
 
@@ -124,3 +124,12 @@ def test_prompts_of_a_trained_run_can_be_changed_and_nothing_else(
     assert all(len(s.response) < len(w.response) for s, w in zip(short, whole, strict=True))
     with pytest.raises(ConfigError, match=r"heads\.dropout=0.*only prompts\.\* can change"):
         generate(run, corpus, out, cache, overrides=["heads.dropout=0"])
+
+
+@pytest.mark.parametrize("content", [b"\x00\x00\x00\x20ftypM4A \xff", b"hello"])
+def test_what_is_neither_manifest_nor_sound_file_says_how_sound_files_end(
+    content: bytes, tmp_path: Path
+) -> None:
+    (tmp_path / "clip.m4a").write_bytes(content)
+    with pytest.raises(ManifestError, match=r"clip.m4a.*a sound file\? Those end in .wav, .flac"):
+        read_source(tmp_path / "clip.m4a")
