@@ -317,8 +317,8 @@ def require_share(name: str, value: float) -> None:
 def shipped_recipes() -> dict[str, str]:
     """Name → TOML text of the recipes that come with the package."""
     folder = resources.files("rellm_cache.recipes")
-    files = sorted(f.name for f in folder.iterdir() if f.name.endswith(".toml"))
-    return {name.removesuffix(".toml"): (folder / name).read_text("utf-8") for name in files}
+    files = {f.name.removesuffix(".toml"): f for f in folder.iterdir() if f.name.endswith(".toml")}
+    return {name: files[name].read_text("utf-8") for name in sorted(files)}
 
 
 def load_recipe(name_or_path: str, overrides: Sequence[str] = (), base: str = "") -> Recipe:

@@ -64,7 +64,7 @@ def _bar(console: Console, title: str, total: int, unit: str) -> Iterator[Tick]:
         def tick(count: int = 1, note: str = "") -> None:
             bar.advance(task, count)
             rate = bar.tasks[0].completed / max(time.monotonic() - start, 1e-6)
-            bar.update(task, rate=f"{unit}, {rate:.1f} {unit}/s", note=note)
+            bar.update(task, rate=f"{unit}, {_digits(rate)} {unit}/s", note=note)
 
         yield tick
 
@@ -83,9 +83,15 @@ class _Lines:
         self._shown = now
         rate = self._done / (now - self._start)
         left = (self._total - self._done) / rate if rate else 0
-        print(
-            f"{self._title}: {self._done}/{self._total} {self._unit}, "
-            f"{rate:.1f} {self._unit}/s, {left:.0f} s left {note}".rstrip(),
-            file=sys.stderr,
-            flush=True,
-        )
+        parts = [
+            f"{self._title}: {self._done}/{self._total} {self._unit}",
+            f"{_digits(rate)} {self._unit}/s",
+            f"{left:.0f} s left",
+            note,
+        ]
+        say(", ".join(part for part in parts if part))
+
+
+def _digits(rate: float) -> str:
+    """Two digits of a slow rate, one decimal of others: 0.012, 8.4, 120.0."""
+    return f"{rate:.2g}" if rate < 1 else f"{rate:.1f}"

@@ -86,7 +86,8 @@ def _download(model: str, revision: str, files: list[str] | None = None) -> Path
     except hub_errors() as error:
         raise ConfigError(
             f"model {model!r}: no such folder, none at {models_root() / model}, and the hub could "
-            f"not give it ({type(error).__name__}); put the model's files in that folder"
+            f"not give it ({type(error).__name__}); put the model's files there, or "
+            "set $RELLM_MODELS to a folder that has OWNER/NAME below it"
         ) from error
     return Path(path)
 

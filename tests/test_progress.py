@@ -1,5 +1,7 @@
 """Progress goes to standard error: plain lines where it is no terminal."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from rellm_cache import progress as module
@@ -14,8 +16,19 @@ def test_plain_lines_when_piped(
         tick(3, "0.5 h of audio")
     captured = capsys.readouterr()
     assert captured.err.startswith("Encoding: 3/4 clips, ")
-    assert captured.err.endswith("s left 0.5 h of audio\n")
+    assert captured.err.endswith("s left, 0.5 h of audio\n")
     assert captured.out == ""
+
+
+def test_a_slow_rate_keeps_its_digits(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "PLAIN_SECONDS", 0.0)
+    moments = iter((0.0, 80.0))
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: next(moments)))
+    with progress("Responding", 5, "prompts") as tick:
+        tick()
+    assert capsys.readouterr().err == "Responding: 1/5 prompts, 0.013 prompts/s, 320 s left\n"
 
 
 def test_short_work_is_silent_when_piped(capsys: pytest.CaptureFixture[str]) -> None:

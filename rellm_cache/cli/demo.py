@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from rellm_cache.cli.options import megabytes, percent, print_table
+from rellm_cache.cli.options import byte_size, percent, print_table
 
 if TYPE_CHECKING:
     from rellm_cache.stages.demo import DemoReport
@@ -52,7 +52,7 @@ def show(report: "DemoReport") -> None:
         click.echo(f"{sample.id}, head: {sample.emotion}, text: {sample.text}")
         click.echo(f"  {sample.response}")
     click.echo()
-    click.echo(f"Cache: {megabytes(report.cache_bytes)}")
+    click.echo(f"Cache: {byte_size(report.cache_bytes)}")
     click.echo(
         f"Epoch of the heads: {report.epoch.cached:.1f} s from the cache, "
         f"{report.epoch.live:.1f} s with the encoders in the loop: {report.epoch.ratio:.0f} times"

@@ -1,5 +1,6 @@
 """Options that several commands share, and how commands and tables are listed."""
 
+import shlex
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -107,6 +108,14 @@ class InOrder(click.Group):
         return list(self.commands)
 
 
+def show_next(
+    command: Sequence[str], recipe: str, overrides: Sequence[str], rest: Sequence[str]
+) -> None:
+    """Print the command that comes next, as a shell takes it: `command`, the recipe, `rest`."""
+    given = [word for override in overrides for word in ("--set", override)]
+    click.echo(f"Next: {shlex.join(['rellm', *command, '--recipe', recipe, *given, *rest])}")
+
+
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Print a table, numbers to the right, to standard output."""
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, title_style="bold")
@@ -122,6 +131,6 @@ def percent(value: float) -> str:
     return f"{100 * value:.1f} %"
 
 
-def megabytes(count: int) -> str:
-    """Bytes as MB with one decimal."""
-    return f"{count / 1e6:.1f} MB"
+def byte_size(count: int) -> str:
+    """Bytes as MB or, from a thousand on, as GB, with one decimal."""
+    return f"{count / 1e6:.1f} MB" if count < 999_950_000 else f"{count / 1e9:.1f} GB"

@@ -8,10 +8,10 @@ import click
 
 from rellm_cache.cli.options import (
     batch_size_option,
+    byte_size,
     cache_option,
     json_option,
     manifest_argument,
-    megabytes,
     print_table,
     recipe_option,
     set_option,
@@ -70,10 +70,12 @@ def plan(
     often half as much again and more; MALLOC_MMAP_THRESHOLD_=131072 makes it give that back.
     """
     from rellm_cache.config import load_recipe
+
+    settings = load_recipe(recipe, overrides)
     from rellm_cache.stages.plan import plan as estimate
 
     room = None if gpu_gb is None else int(gpu_gb * 1e9)
-    found = estimate(manifest, load_recipe(recipe, overrides), cache, clips, batch_size, room)
+    found = estimate(manifest, settings, cache, clips, batch_size, room)
     if as_json:
         click.echo(json.dumps(found.to_json()))
     else:
@@ -84,8 +86,8 @@ def plan(
             show_training(found.training, room, tflops)
     if not found.fits:
         click.echo(
-            f"Warning: {place(cache)}: {megabytes(found.needed_bytes)} needed, "
-            f"{megabytes(found.free_bytes)} free; free some space or choose another --cache",
+            f"Warning: {place(cache)}: {byte_size(found.needed_bytes)} needed, "
+            f"{byte_size(found.free_bytes)} free; free some space or choose another --cache",
             err=True,
         )
 
@@ -99,7 +101,7 @@ def show(found: "Plan") -> None:
             f"{s.present}",
             f"{s.missing}",
             f"{s.frame_size}",
-            megabytes(s.bytes),
+            byte_size(s.bytes),
             duration(s.seconds),
         ]
         for s in extraction.streams
@@ -111,9 +113,9 @@ def show(found: "Plan") -> None:
         click.echo(f"{found.unreadable} clips cannot be read: `rellm extract` will list them")
     estimated = f"estimated from {extraction.timed_clips} clips on this machine, one process"
     click.echo(f"Time: {duration(extraction.seconds)}, {estimated}")
-    gpu = f", {megabytes(extraction.gpu_bytes)} on the GPU" if extraction.gpu_bytes else ""
-    click.echo(f"Memory: about {megabytes(extraction.memory_bytes)}{gpu}")
-    click.echo(f"Disk: {megabytes(found.needed_bytes)} needed, {megabytes(found.free_bytes)} free")
+    gpu = f", {byte_size(extraction.gpu_bytes)} on the GPU" if extraction.gpu_bytes else ""
+    click.echo(f"Memory: about {byte_size(extraction.memory_bytes)}{gpu}")
+    click.echo(f"Disk: {byte_size(found.needed_bytes)} needed, {byte_size(found.free_bytes)} free")
 
 
 def show_training(found: "TrainingPlan", room: int | None, tflops: float | None) -> None:
@@ -121,18 +123,18 @@ def show_training(found: "TrainingPlan", room: int | None, tflops: float | None)
     from rellm_cache.stages.training_plan import CONTEXT_BYTES
 
     rows = [
-        ["frozen LLM", megabytes(found.llm_bytes)],
-        [f"{found.trained / 1e6:.1f} M trained parameters", megabytes(found.trained_bytes)],
-        [f"a micro-batch of {found.tokens} tokens", megabytes(found.step_bytes)],
-        ["in all", megabytes(found.peak_bytes)],
+        ["frozen LLM", byte_size(found.llm_bytes)],
+        [f"{found.trained / 1e6:.1f} M trained parameters", byte_size(found.trained_bytes)],
+        [f"a micro-batch of {found.tokens} tokens", byte_size(found.step_bytes)],
+        ["in all", byte_size(found.peak_bytes)],
     ]
     print_table("Training", ["memory of the device", "about"], rows)
     if found.host_bytes:
-        click.echo(f"Input embeddings in host memory: {megabytes(found.host_bytes)}")
+        click.echo(f"Input embeddings in host memory: {byte_size(found.host_bytes)}")
     if room is not None:
         verdict = "fits" if found.fits(room) else "does not fit"
-        context = f"{megabytes(CONTEXT_BYTES)} of them CUDA's own"
-        click.echo(f"It {verdict} into {megabytes(room)}, {context}")
+        context = f"{byte_size(CONTEXT_BYTES)} of them CUDA's own"
+        click.echo(f"It {verdict} into {byte_size(room)}, {context}")
         if not found.fits(room):
             click.echo(
                 "Smaller: training.tokens_per_step, llm.checkpoint_activations=true, "

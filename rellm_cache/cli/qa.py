@@ -10,6 +10,7 @@ from rellm_cache.cli.options import (
     print_table,
     recipe_option,
     set_option,
+    show_next,
 )
 
 
@@ -48,6 +49,6 @@ def qa(
             click.echo(f"  dropped {count} rows: {reason}")
         for reason, count in report.skipped.items():
             click.echo(f"  skipped {count} utterances: {reason}")
-    click.echo(
-        f"Next: rellm train --recipe {recipe} --set losses.question=1 --manifest {manifest} …"
-    )
+    folder = manifest if manifest.is_dir() else manifest.parent
+    where = ["--manifest", f"{folder}", "--out", "runs/questions"]
+    show_next(["train"], recipe, (*chosen, "losses.question=1"), where)

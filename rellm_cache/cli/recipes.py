@@ -21,5 +21,7 @@ def recipes(name: str | None, base: str, overrides: tuple[str, ...]) -> None:
     if name is not None:
         click.echo(to_toml(load_recipe(name, overrides, base)), nl=False)
         return
-    for known, text in shipped_recipes().items():
-        click.echo(f"{known:25} {text.splitlines()[0].removeprefix('# ')}")
+    shipped = shipped_recipes()
+    width = max(map(len, shipped))
+    for known, text in shipped.items():
+        click.echo(f"{known:{width}}  {text.splitlines()[0].removeprefix('# ')}")

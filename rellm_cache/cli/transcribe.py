@@ -15,6 +15,7 @@ from rellm_cache.cli.options import (
     print_table,
     recipe_option,
     set_option,
+    show_next,
 )
 from rellm_cache.store.origin import place
 
@@ -58,10 +59,13 @@ def transcribe(
         click.echo(json.dumps(to_json(report)))
     else:
         show(report)
-        given = "".join(f" --set '{override}'" for override in overrides)
-        reads = settings.text is not None  # and then needs no frames
-        step = "train --manifest FOLDER --out RUN" if reads else f"extract {manifests[0]}"
-        click.echo(f"Next: rellm {step} --recipe {recipe}{given} --cache {place(cache)}")
+        where = ["--cache", place(cache)]
+        if settings.text is None:
+            show_next(["extract", f"{manifests[0]}"], recipe, overrides, where)
+        else:  # it reads, and needs no frames
+            show_next(
+                ["train"], recipe, overrides, ["--manifest", "FOLDER", "--out", "RUN", *where]
+            )
     return CLIPS_FAILED if report.failed else 0
 
 

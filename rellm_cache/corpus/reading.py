@@ -79,12 +79,30 @@ def without_audio(utterances: Iterable[Utterance]) -> list[Utterance]:
     return [u for u in utterances if ".zip:" not in u.audio and not Path(u.audio).is_file()]
 
 
+def wrong_totals(corpus: Corpus) -> list[str]:
+    """What differs from what it should be; names of one kind that differ alike are one entry.
+
+    As "speaker 02, 03: found 0, expected 36 each".
+    """
+    alike: dict[tuple[str, int, int], list[str]] = {}
+    for total in corpus.totals:
+        if total.found != total.expected:
+            kind, _, name = total.name.rpartition(" ")
+            alike.setdefault((kind, total.found, total.expected), []).append(name)
+    return [
+        f"{kind} {', '.join(names)}".lstrip()
+        + f": found {found}, expected {expected}"
+        + (" each" if len(names) > 1 else "")
+        for (kind, found, expected), names in alike.items()
+    ]
+
+
 def require_totals(corpus: Corpus) -> None:
     """Raise `ManifestError`, with all that was found and expected, unless the corpus is whole."""
-    wrong = [t for t in corpus.totals if t.found != t.expected]
+    wrong = wrong_totals(corpus)
     if not wrong:
         return
-    counts = "; ".join(f"{t.name}: found {t.found}, expected {t.expected}" for t in wrong)
+    counts = "; ".join(wrong)
     absent = ""
     if missing := without_audio(corpus.utterances):
         absent = f". The audio of {len(missing)} clips is missing, first {missing[0].audio}"

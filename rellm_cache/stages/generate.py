@@ -18,7 +18,7 @@ from rellm_cache.corpus.manifest import Utterance, read_lines, read_manifests, w
 from rellm_cache.devices import clips_at_a_time, default_device
 from rellm_cache.encoders.base import FrameEncoder
 from rellm_cache.encoders.registry import build_encoder, resolve
-from rellm_cache.errors import ConfigError, StoreError
+from rellm_cache.errors import ConfigError, ManifestError, StoreError
 from rellm_cache.journal import Journal, journal_beside, read_journal
 from rellm_cache.model.checkpoint import WEIGHTS, load_info, run_recipe
 from rellm_cache.progress import progress, say
@@ -37,10 +37,20 @@ AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
 
 
 def read_source(source: Path) -> list[Utterance]:
-    """Utterances of a manifest file or folder, or one sound file as an utterance."""
+    """Utterances of a manifest file or folder, or one sound file as an utterance.
+
+    Raises:
+        ManifestError: it is neither.
+    """
     if source.suffix.lower() in AUDIO_SUFFIXES:
         return [Utterance(id=source.stem, audio=str(source.resolve()))]
-    return read_manifests(source)
+    try:
+        return read_manifests(source)
+    except ManifestError as error:
+        if source.is_dir() or source.suffix == ".jsonl":
+            raise
+        endings = ", ".join(AUDIO_SUFFIXES)
+        raise ManifestError(f"{error}. Or is it a sound file? Those end in {endings}") from error
 
 
 class LiveEncoders:

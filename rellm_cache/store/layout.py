@@ -109,6 +109,10 @@ def read_info(path: Path) -> StoreInfo:
         own = dict(json.loads((path / "zarr.json").read_text("utf-8"))["attributes"]["rellm"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         require_damage(error, path / "zarr.json")
+        if stores := ", ".join(place(store) for store in list_stores(path)):
+            raise StoreError(
+                f"{place(path)}: a folder of feature stores, not one of them; name one: {stores}"
+            ) from error
         raise StoreError(
             f"{place(path)}: not a feature store ({type(error).__name__}: {error}); expected a "
             "folder that `rellm extract` made; if it was one, try `rellm cache repair "

@@ -198,6 +198,8 @@ def test_recipes_are_listed_and_printed_whole(run: Run, tmp_path: Path) -> None:
     code, out, _ = run("recipes")
     assert code == 0
     assert [line.split()[0] for line in out.splitlines()] == list(shipped_recipes())
+    said = [line.partition("  ")[2].strip() for line in out.splitlines()]
+    assert all(text.endswith(".") for text in said)  # whole sentences, apart from the name
     code, out, _ = run("recipes", "small", "--set", "training.epochs=5")
     assert code == 0
     (tmp_path / "printed.toml").write_text(out)
@@ -238,7 +240,7 @@ def test_plan_then_a_shard_and_the_rest_by_workers(
     auto = ("--set", "training.tokens_per_step=auto", "--gpu-gb", "1", "--clips", "1")
     code, out, _ = run("plan", corpus, *options, *auto)
     assert code == 0
-    assert "It fits into 1000.0 MB, 500.0 MB of them CUDA's own" in out
+    assert "It fits into 1.0 GB, 500.0 MB of them CUDA's own" in out
     code, out, _ = run("extract", corpus, *options, "--shard", "1/2")
     assert code == 0
     first = int(out.partition(" clips encoded")[0].rpartition(" ")[2])

@@ -16,7 +16,7 @@ from rellm_cache.model.speech_llm import SpeechLLM
 from rellm_cache.stages import answering as stage
 from rellm_cache.stages.answering import Generation
 from rellm_cache.stages.extract import extract
-from rellm_cache.stages.generate import generate
+from rellm_cache.stages.generate import generate, read_source
 from rellm_cache.stages.train import train
 
 
@@ -159,3 +159,12 @@ def test_only_what_changed_since_is_answered_again(
     out.write_text("My notes")
     with pytest.raises(ManifestError, match=r"out\.jsonl:1: not JSON"):
         generate(run, test, out, cache)
+
+
+@pytest.mark.parametrize("content", [b"\x00\x00\x00\x20ftypM4A \xff", b"hello"])
+def test_what_is_neither_manifest_nor_sound_file_says_how_sound_files_end(
+    content: bytes, tmp_path: Path
+) -> None:
+    (tmp_path / "clip.m4a").write_bytes(content)
+    with pytest.raises(ManifestError, match=r"clip.m4a.*a sound file\? Those end in .wav, .flac"):
+        read_source(tmp_path / "clip.m4a")

@@ -71,6 +71,12 @@ def test_what_is_no_store_is_refused(tmp_path: Path) -> None:
     assert list(list_stores(tmp_path / "gone")) == []
 
 
+def test_a_folder_of_stores_is_not_one_of_them(cache: Path) -> None:
+    store = make(cache, WHISPER)
+    with pytest.raises(StoreError, match=rf"{cache}: a folder of .*; name one: {store}$"):
+        read_info(cache)
+
+
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [

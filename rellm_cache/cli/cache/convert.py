@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from rellm_cache.cli.cache.arguments import store_argument
-from rellm_cache.cli.options import json_option, megabytes, percent
+from rellm_cache.cli.options import byte_size, json_option, percent
 from rellm_cache.store.origin import place
 
 
@@ -27,7 +27,7 @@ def quantize(store: Path, as_json: bool) -> None:
         return
     click.echo(
         f"{place(report.path)}: {report.written} clips quantised, {report.present} were there "
-        f"already, {megabytes(report.bytes)}"
+        f"already, {byte_size(report.bytes)}"
     )
     click.echo(
         f"error: {percent(report.relative_rms)} RMS of the frames; channel {report.worst_channel} "

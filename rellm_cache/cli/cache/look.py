@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from rellm_cache.cli.cache.arguments import root_argument, store_argument
-from rellm_cache.cli.options import json_option, megabytes, print_table
+from rellm_cache.cli.options import byte_size, json_option, print_table
 from rellm_cache.store.origin import place
 
 
@@ -27,7 +27,7 @@ def info(root: Path, as_json: bool) -> None:
             f"{s.clips}",
             "–" if s.hours is None else f"{s.hours:.2f}",
             f"{s.frame_size}",
-            megabytes(s.bytes),
+            byte_size(s.bytes),
             f"{s.parts}",
             f"{s.failed}",
             s.licence,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from rellm_cache.cli.cache.arguments import DAMAGED, root_argument, show_ids
-from rellm_cache.cli.options import CLIPS_FAILED, json_option, megabytes
+from rellm_cache.cli.options import CLIPS_FAILED, byte_size, json_option
 from rellm_cache.store.origin import place
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def _show_leftovers(done: "CacheRepair") -> None:
         click.echo(f"{path}: being written, or nobody can tell; left alone")
     for part in done.unfinished:
         age = "of unknown age" if part.hours is None else f"{part.hours:.1f} hours old"
-        what = f"{part.files} files, {megabytes(part.nbytes)}, {age}"
+        what = f"{part.files} files, {byte_size(part.nbytes)}, {age}"
         fate = "removed" if part.removed else "it may still be sent; left alone"
         click.echo(f"{part.place}: not sent whole ({what}): {fate}")
 
@@ -111,7 +111,7 @@ def prune(root: Path, manifests: tuple[Path, ...], dry_run: bool, as_json: bool)
     for report in reports:
         verb = "would free" if dry_run else "freed"
         click.echo(
-            f"{place(report.store)}: {verb} {megabytes(report.bytes)}: {report.superseded} "
+            f"{place(report.store)}: {verb} {byte_size(report.bytes)}: {report.superseded} "
             f"superseded rows, {report.outside} clips outside the manifests; "
             f"{report.parts_removed} parts removed, {report.parts_rewritten} rewritten"
         )

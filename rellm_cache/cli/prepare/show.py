@@ -76,12 +76,13 @@ def _show_counts(title: str, survey: "Survey") -> None:
 
 
 def _show_totals(corpus: "Corpus") -> None:
-    wrong = [t for t in corpus.totals if t.found != t.expected]
+    from rellm_cache.corpus.reading import wrong_totals
+
+    wrong = wrong_totals(corpus)
     if corpus.totals and not wrong:
         click.echo(f"The corpus is whole: {len(corpus.totals)} counts are as they should be")
     for total in wrong:
-        found = f"found {total.found}, expected {total.expected}"
-        click.echo(f"Warning: {total.name}: {found}", err=True)
+        click.echo(f"Warning: {total}", err=True)
 
 
 def _show_problems(corpus: "Corpus") -> None:
