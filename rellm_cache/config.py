@@ -236,6 +236,7 @@ class TrainingConfig:
     clip: float = 1.0
     warmup_steps: int = 200
     schedule: Literal["linear", "cosine", "constant"] = "linear"
+    average: float = 0.0
     optimiser: Literal["adamw", "adamw8bit", "paged_adamw8bit"] = "adamw"
     weights: Literal["fp32", "bf16"] = "fp32"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -250,6 +251,10 @@ class TrainingConfig:
         if self.tokens_per_step != "auto" and self.tokens_per_step < 0:
             raise ConfigError(
                 f"training.tokens_per_step = {self.tokens_per_step}: expected 0 or more, or 'auto'"
+            )
+        if not 0 <= self.average <= 1:
+            raise ConfigError(
+                f"training.average = {self.average}: expected a share of the steps, 0 to 1"
             )
         if self.weights == "bf16" and self.precision == "fp32":
             raise ConfigError(

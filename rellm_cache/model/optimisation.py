@@ -1,11 +1,12 @@
 """Optimisation. In: a model and a recipe's `[training]`. Out: steps, and a state that resumes them.
 
 One object holds all that the next update depends on besides its gradient: the optimiser's moments,
-master weights, the schedule of the learning rate.
+master weights, the schedule of the learning rate; and the mean of weights where one is kept.
 """
 
 import math
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from rellm_cache.config import TrainingConfig
 from rellm_cache.errors import RunError
+from rellm_cache.model.averaging import WeightAverage
 from rellm_cache.model.checkpoint import trainables
 from rellm_cache.model.masters import Masters
 from rellm_cache.model.optimisers import load_state, make_optimiser
@@ -52,6 +54,8 @@ class Optimisation:
         self.masters = Masters(trainables(model), rounded=config.weights == "bf16")
         self.tensors = list(self.masters.tensors.values())
         self.optimiser = make_optimiser(self.tensors, config, self.tensors[0].device)
+        averaged = round(config.average * total_steps)
+        self.average = WeightAverage(self.masters, total_steps - averaged) if averaged else None
 
     def learning_rate(self, step: int) -> float:
         """Of the step with this number, from 0: linear warm-up, then the recipe's decay to 0."""
@@ -79,7 +83,13 @@ class Optimisation:
         self.optimiser.step()
         self.masters.spread()
         self.forget_gradients()
+        if self.average is not None:
+            self.average.add(number)
         return float(norm)
+
+    def kept_weights(self) -> AbstractContextManager[None]:
+        """The model with the weights that are validated and kept: their mean, where one is."""
+        return self.average.applied() if self.average is not None else nullcontext()
 
     def forget_gradients(self) -> None:
         """Drop the gradients that were summed so far."""
@@ -87,7 +97,12 @@ class Optimisation:
 
     def state(self) -> dict[str, Any]:
         """All but the parameters and the step, on the CPU or not, as `torch.save` takes it."""
-        return {"optimiser": self.optimiser.state_dict(), "masters": self.masters.state()}
+        average = {} if self.average is None else {"average": self.average.state()}
+        return {
+            "optimiser": self.optimiser.state_dict(),
+            "masters": self.masters.state(),
+            **average,
+        }
 
     def load(self, state: dict[str, Any]) -> None:
         """Go back to a state; the parameters must have been loaded before.
@@ -97,6 +112,8 @@ class Optimisation:
         """
         load_state(self.optimiser, state["optimiser"])
         self.masters.load(state["masters"])
+        if self.average is not None:
+            self.average.load(state["average"])
 
 
 def flat_gradients(tensors: Iterable[Tensor]) -> Tensor:

@@ -190,13 +190,14 @@ class Trainer:
 
     def _end_epoch(self, position: Position) -> Position:
         """Validate, keep the best, and save where the next epoch starts."""
-        scores = self.validate()
-        self._record({"epoch": position.epoch + 1, "step": position.step, "validation": scores})
-        value = selection_score(self.recipe, scores, position.epoch)
-        if position.best is None or value > position.best:
-            position = dataclasses.replace(position, best=value)
-            if self.accelerator.is_main_process:
-                save_tensors(self.out / CHECKPOINTS / BEST, self.model)
+        with self.optimisation.kept_weights():
+            scores = self.validate()
+            self._record({"epoch": position.epoch + 1, "step": position.step, "validation": scores})
+            value = selection_score(self.recipe, scores, position.epoch)
+            if position.best is None or value > position.best:
+                position = dataclasses.replace(position, best=value)
+                if self.accelerator.is_main_process:
+                    save_tensors(self.out / CHECKPOINTS / BEST, self.model)
         position = dataclasses.replace(position, epoch=position.epoch + 1, step_in_epoch=0)
         self._save(position)
         return position

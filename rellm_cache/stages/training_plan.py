@@ -36,7 +36,7 @@ class TrainingPlan:
         llm_bytes: frozen weights of the LLM on the device; 0 without one.
         host_bytes: of its weights kept in host memory.
         trained: parameters that train.
-        trained_bytes: their weights, gradients, moments and masters.
+        trained_bytes: their weights, gradients, moments and masters, and their mean.
         tokens: that go through the LLM at once.
         step_bytes: what a micro-batch of so many tokens keeps and passes through.
         operations: of an epoch: two for each weight of the LLM and each token forward, two
@@ -114,7 +114,8 @@ def plan_training(
     totals = [clip.total for clip in tokens]
     config = recipe.training
     rounded = config.weights == "bf16"
-    trained_bytes = parameters * (MOMENTS_BYTES[config.optimiser] + 8 + (2 if rounded else 0))
+    beside = (2 if rounded else 0) + (4 if config.average else 0)
+    trained_bytes = parameters * (MOMENTS_BYTES[config.optimiser] + 8 + beside)
     fixed = (llm.device_bytes if llm else 0) + trained_bytes
     at_once = _tokens_at_once(recipe, totals)
     per_token = trained.kept_bytes * sum(frames) / max(sum(totals), 1)

@@ -111,7 +111,7 @@ def test_the_frozen_stay_frozen(
 
 @pytest.mark.parametrize(
     "settings",
-    [{}, {"optimiser": "adamw8bit", "weights": "bf16", "tokens_per_step": "auto"}],
+    [{}, {"optimiser": "adamw8bit", "weights": "bf16", "tokens_per_step": "auto", "average": 0.75}],
     ids=["plain", "rounded"],
 )
 def test_killed_anywhere_it_goes_on_to_the_same_bits(
@@ -160,6 +160,31 @@ def test_the_same_seed_gives_the_same_run_and_another_does_not(
         train(replace(quick, seed=seed), corpus, cache, tmp_path / name)
     assert same(saved(tmp_path / "a"), saved(tmp_path / "b"))
     assert not same(saved(tmp_path / "a"), saved(tmp_path / "c"))
+
+
+def test_the_mean_of_the_last_steps_is_validated_and_kept(
+    corpus: Path, cache: Path, quick: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = replace(quick.training, select="last", average=0.5)
+    ordinary, places = Optimisation.step, []
+
+    def watched(self: Optimisation, number: int) -> float:
+        norm = ordinary(self, number)
+        places.append({n: t.detach().clone() for n, t in self.masters.tensors.items()})
+        return norm
+
+    monkeypatch.setattr(Optimisation, "step", watched)
+    train(replace(quick, training=training), corpus, cache, tmp_path / "mean")
+    train(replace(quick, training=replace(training, average=0.0)), corpus, cache, tmp_path / "end")
+    assert len(places) == 2 * 8
+    for name, tensor in saved(tmp_path / "mean").items():
+        torch.testing.assert_close(tensor, torch.stack([p[name] for p in places[4:8]]).mean(0))
+    # Averaging does not touch training: both runs went the same way.
+    for name, tensor in saved(tmp_path / "end").items():
+        assert torch.equal(tensor, places[7][name])
+        assert torch.equal(tensor, places[15][name])
+    mean, end = (list(read_metrics(tmp_path / run))[-1]["validation"] for run in ("mean", "end"))
+    assert mean["loss"] != end["loss"]
 
 
 def test_accumulation_changes_nothing_but_memory(
