@@ -109,9 +109,10 @@ def read_info(path: Path) -> StoreInfo:
         own = dict(json.loads((path / "zarr.json").read_text("utf-8"))["attributes"]["rellm"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         require_damage(error, path / "zarr.json")
-        if stores := ", ".join(place(store) for store in list_stores(path)):
+        if not list_parts(path) and (stores := list(list_stores(path))):
             raise StoreError(
-                f"{place(path)}: a folder of feature stores, not one of them; name one: {stores}"
+                f"{place(path)}: a folder of feature stores, not one of them; name one: "
+                f"{', '.join(map(place, stores))}"
             ) from error
         raise StoreError(
             f"{place(path)}: not a feature store ({type(error).__name__}: {error}); expected a "
@@ -182,8 +183,21 @@ def lists_of(store: Path) -> tuple[Path, Path]:
     return failures_path(store), lost_path(store)
 
 
+def require_root(cache: Path) -> None:
+    """Raise `StoreError` where a store is given in the place of the folder that holds stores."""
+    if list_parts(cache):
+        raise StoreError(
+            f"{place(cache)}: a feature store, not the folder of stores; give {place(cache.parent)}"
+        )
+
+
 def list_stores(cache: Path) -> Iterator[Path]:
-    """Folders under a cache root that look like stores, by name."""
+    """Folders under a cache root that look like stores, by name.
+
+    Raises:
+        StoreError: it is a store itself.
+    """
+    require_root(cache)
     if cache.is_dir():
         yield from sorted(p.parent for p in cache.glob("*/zarr.json"))
 

@@ -13,7 +13,7 @@ from rellm_cache.errors import StoreError
 from rellm_cache.progress import Tick
 from rellm_cache.store.faults import other_steps
 from rellm_cache.store.fetch import whole_part
-from rellm_cache.store.layout import PART_NAME, StoreInfo, list_parts, read_info
+from rellm_cache.store.layout import PART_NAME, StoreInfo, list_parts, read_info, require_root
 from rellm_cache.store.metadata import metadata_problems, part_info, read_group
 from rellm_cache.store.origin import place
 from rellm_cache.store.quantisation import Quantisation
@@ -84,8 +84,9 @@ def find_stores(cache: Path) -> list[Path]:
     """Stores under a cache root, by name, those without their zarr.json included.
 
     Raises:
-        StoreError: there is none.
+        StoreError: there is none, or it is a store itself.
     """
+    require_root(cache)
     found = {file.parent for pattern in ("*/zarr.json", "*/part-*") for file in cache.glob(pattern)}
     if not found:
         raise StoreError(f"{place(cache)}: found no store; `rellm extract` makes them")

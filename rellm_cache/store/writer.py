@@ -24,6 +24,7 @@ from rellm_cache.store.layout import (
     StoreInfo,
     next_part_name,
     read_info,
+    require_root,
     store_path,
 )
 from rellm_cache.store.locks import claim, removing
@@ -146,12 +147,13 @@ def create_store(cache: Path, info: StoreInfo) -> Path:
     """The store of this fingerprint under `cache`; made in one step if there is none.
 
     Raises:
-        StoreError: it cannot be written.
+        StoreError: it cannot be written, or `cache` is a store itself.
         RemoteError: the folder is a copy of an object store, which cannot be reached.
     """
     store = store_path(cache, info.spec)
     if store.exists():
         return store
+    require_root(cache)
     temporary = cache / WRITING / f"{store.name}-{secrets.token_hex(4)}"
     try:
         with claim(temporary), removing(temporary):

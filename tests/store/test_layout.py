@@ -12,6 +12,7 @@ from rellm_cache.errors import StoreError
 from rellm_cache.specs import EncoderSpec
 from rellm_cache.store.layout import StoreInfo, find_store, list_stores, read_info, store_path
 from rellm_cache.store.reader import FeatureStore
+from rellm_cache.store.verify import find_stores
 from rellm_cache.store.writer import StoreWriter
 
 WHISPER = EncoderSpec(kind="whisper", model="openai/whisper-tiny.en", weights="a" * 64, layer=2)
@@ -75,6 +76,22 @@ def test_a_folder_of_stores_is_not_one_of_them(cache: Path) -> None:
     store = make(cache, WHISPER)
     with pytest.raises(StoreError, match=rf"{cache}: a folder of .*; name one: {store}$"):
         read_info(cache)
+    (store / "zarr.json").unlink()  # of a broken store the parts are no stores
+    with pytest.raises(StoreError, match=r"not a feature store .* try `rellm cache repair"):
+        read_info(store)
+
+
+@pytest.mark.parametrize(
+    "use",
+    [lambda root: list(list_stores(root)), find_stores, lambda root: make(root, WHISPER)],
+    ids=["read", "mend", "write"],
+)
+def test_a_store_is_not_a_folder_of_stores(cache: Path, use: Callable[[Path], object]) -> None:
+    store = make(cache, WHISPER)
+    before = sorted(store.iterdir())
+    with pytest.raises(StoreError, match=rf"{store}: a feature store, .*; give {cache}$"):
+        use(store)
+    assert sorted(store.iterdir()) == before
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ def quantize(store: Path, as_json: bool) -> None:
         f"already, {byte_size(report.bytes)}"
     )
     click.echo(
-        f"error: {percent(report.relative_rms)} RMS of the frames; channel {report.worst_channel} "
+        f"Rounded by {percent(report.relative_rms)} RMS; channel {report.worst_channel} "
         f"is worst, {percent(report.worst_channel_rms)} of its deviation; "
         f"{report.clipped:.2g} of values clipped"
     )
