@@ -63,9 +63,7 @@ def transcribe(
         if settings.text is None:
             show_next(["extract", f"{manifests[0]}"], recipe, overrides, where)
         else:  # it reads, and needs no frames
-            show_next(
-                ["train"], recipe, overrides, ["--manifest", "FOLDER", "--out", "RUN", *where]
-            )
+            show_next(["train", "--manifest", "FOLDER", "--out", "RUN"], recipe, overrides, where)
     return CLIPS_FAILED if report.failed else 0
 
 
