@@ -28,7 +28,7 @@ from rellm_cache.stages.train import train
 
 EMOTIONS = 'heads.emotions=["neutral", "happy", "angry", "sad"]'
 
-# Of so few clips the speech LLM answers better from weights that came to rest than from their mean.
+# Averaged weights are for long training; these are 200 steps, the start of a speech LLM.
 AT_REST = ('training.schedule="cosine"', "training.average=0.0")
 
 # Two gentle passes and short answers: enough to see the response loss fall and the answers change.
