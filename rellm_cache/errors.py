@@ -11,6 +11,11 @@ class RellmError(Exception):
     exit_code = 1
 
 
+def reason_of(error: Exception) -> str:
+    """Why something failed: a message that is complete, or what broke and its own words."""
+    return str(error) if isinstance(error, RellmError) else f"{type(error).__name__}: {error}"
+
+
 class ConfigError(RellmError):
     """A recipe, an option or a model folder is not what it must be."""
 

@@ -40,6 +40,7 @@ from transformers import (
     WhisperModel,
     WhisperTokenizer,
 )
+from whispers import UNSPOKEN
 
 from rellm_cache.config import (
     AdapterConfig,
@@ -98,12 +99,7 @@ def whisper_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = WhisperConfig(
         **WHISPER_SIZES,
         encoder_layers=2,
-        vocab_size=64,
-        pad_token_id=0,
-        bos_token_id=1,
-        eos_token_id=2,
-        decoder_start_token_id=1,
-        init_std=0.2,
+        **UNSPOKEN,
     )
     WhisperModel(config).save_pretrained(folder)
     WhisperFeatureExtractor(feature_size=80).save_pretrained(folder)

@@ -71,7 +71,7 @@ def plan(
     """
     from rellm_cache.config import load_recipe
 
-    settings = load_recipe(recipe, overrides)
+    settings = load_recipe(recipe, overrides)  # before what takes seconds to import
     from rellm_cache.stages.plan import plan as estimate
 
     room = None if gpu_gb is None else int(gpu_gb * 1e9)

@@ -28,7 +28,7 @@ from rellm_cache.stages.train import train
 
 EMOTIONS = 'heads.emotions=["neutral", "happy", "angry", "sad"]'
 
-# Averaged weights are for long training; these are 200 steps, the start of a speech LLM.
+# The schedule that the demo's settings were chosen with; averaged weights were not tried here.
 AT_REST = ('training.schedule="cosine"', "training.average=0.0")
 
 # Two gentle passes and short answers: enough to see the response loss fall and the answers change.

@@ -20,7 +20,7 @@ from typing import Any
 
 from rellm_cache.config import Recipe
 from rellm_cache.corpus.manifest import Utterance, read_manifests, read_split
-from rellm_cache.errors import RellmError, RunError
+from rellm_cache.errors import RellmError, RunError, reason_of
 from rellm_cache.progress import say
 from rellm_cache.specs import digest
 from rellm_cache.stages.data import learned_from, questions_of, require_frames
@@ -176,9 +176,8 @@ class _Sweeper:
             if self.tested_on and outcome.tested_on != self.tested_on:
                 outcome = self._test(job, outcome)
         except Exception as error:  # whatever it is, the other runs are worth having
-            expected = isinstance(error, RellmError)
-            reason = str(error) if expected else f"{type(error).__name__}: {error}"
-            found = "" if expected else traceback.format_exc()
+            reason = reason_of(error)
+            found = "" if isinstance(error, RellmError) else traceback.format_exc()
             say(f"  failed: {reason}")
             return SweepRun(job.variant, job.seed, job.out, error=reason, traceback=found)
         scores = {f"validation.{k}": v for k, v in outcome.validation.items()}

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperModel
+from whispers import UNSPOKEN
 
 SPEECH, LLM, BOTTLENECK = 16, 32, 8  # sizes: a frame, an LLM embedding, the adapter's bottleneck
 
@@ -22,12 +23,7 @@ def write_blsp(folder: Path, **changes: Any) -> Path:
         encoder_attention_heads=2,
         decoder_attention_heads=2,
         encoder_ffn_dim=32,
-        vocab_size=64,
-        pad_token_id=0,
-        bos_token_id=1,
-        eos_token_id=2,
-        decoder_start_token_id=1,
-        init_std=0.2,
+        **UNSPOKEN,
     )
     config = {
         "architectures": ["Blsp2Model"],

@@ -1,11 +1,14 @@
 """empathy score: EPITOME's columns with levels beside them."""
 
 import csv
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
+from rellm_cache.corpus.epitome import Exchange
+from rellm_cache.empathy.folder import EmpathyModel
 from rellm_cache.empathy.scoring import ReplyScore
 from rellm_cache.errors import ManifestError, RunError
 from rellm_cache.stages import empathy_score as stage
@@ -55,8 +58,8 @@ def test_killed_it_goes_on(
     whole = empathy_score(empathy_scorer, source, tmp_path / "whole.csv")
     ordinary, seen = stage.score_exchanges, []
 
-    def score_two(model: object, exchanges: list[object]) -> object:
-        for score in ordinary(model, exchanges):  # type: ignore[arg-type]
+    def score_two(model: EmpathyModel, exchanges: Sequence[Exchange]) -> Iterator[ReplyScore]:
+        for score in ordinary(model, exchanges):
             seen.append(score)
             if len(seen) == 3:
                 raise KeyboardInterrupt

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -124,11 +125,11 @@ def test_killed_between_epochs_it_ends_with_the_same_weights(
     ordinary = ScorerTraining._train_epoch
     epochs: list[int] = []
 
-    def train_or_die(training: ScorerTraining, tick: object) -> float:
+    def train_or_die(training: ScorerTraining, tick: Callable[[], None]) -> float:
         epochs.append(training.done)
         if len(epochs) == 4:
             raise KeyboardInterrupt
-        return ordinary(training, tick)  # type: ignore[arg-type]
+        return ordinary(training, tick)
 
     monkeypatch.setattr(ScorerTraining, "_train_epoch", train_or_die)
     out = tmp_path / "scorer"

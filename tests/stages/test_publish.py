@@ -10,7 +10,7 @@ from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -204,8 +204,8 @@ def test_what_training_started_from_is_said_and_left_out(
 class Hub(BaseHTTPRequestHandler):
     """The endpoints of a model hub that an upload of small files asks for."""
 
-    seen: list[tuple[str, dict[str, Any]]] = []  # noqa: RUF012
-    commits: list[list[dict[str, Any]]] = []  # noqa: RUF012
+    seen: ClassVar[list[tuple[str, dict[str, Any]]]] = []
+    commits: ClassVar[list[list[dict[str, Any]]]] = []
 
     def log_message(self, format: str, *args: object) -> None:
         """Say nothing."""

@@ -21,7 +21,7 @@ import torch
 
 from rellm_cache.config import Recipe, to_toml
 from rellm_cache.corpus.manifest import read_split
-from rellm_cache.errors import RellmError, RunError
+from rellm_cache.errors import RellmError, RunError, reason_of
 from rellm_cache.model.checkpoint import CONFIG, RECIPE, WEIGHTS
 from rellm_cache.progress import say
 from rellm_cache.specs import digest
@@ -191,7 +191,7 @@ def try_job(job: Job) -> str:
     except Exception as error:  # whatever it is, the other models are worth having
         if not isinstance(error, RellmError):
             say(traceback.format_exc())
-        reason = str(error) if isinstance(error, RellmError) else f"{type(error).__name__}: {error}"
+        reason = reason_of(error)
         say(f"  failed: {job.title}: {reason}")
         return reason
     return ""

@@ -25,6 +25,7 @@ from rellm_cache.stages.reproduction.jobs import Job, Model
 from rellm_cache.stages.reproduction.paper import ROWS
 from rellm_cache.stages.reproduction.request import Request
 from rellm_cache.stages.reproduction.table1 import find_same, reproduce
+from rellm_cache.stages.resources import Resources
 from rellm_cache.stages.train import train
 
 TRAINED = ["blsp-emo-ft", "re-llm", "re-llm-no-dimensions", "re-llm-no-emotion-encoder"]
@@ -131,10 +132,10 @@ def test_esd_gets_pseudo_dimensions_starts_from_heads_and_goes_on_after_a_kill(
     ordinary = stage.do_job
     done: list[str] = []
 
-    def do_or_die(job: Job, resources: object) -> None:
+    def do_or_die(job: Job, resources: Resources) -> None:
         if len(done) == 1:
             raise KeyboardInterrupt
-        ordinary(job, resources)  # type: ignore[arg-type]  # whatever it was given
+        ordinary(job, resources)
         done.append(job.title)
 
     with monkeypatch.context() as patched:
@@ -177,10 +178,10 @@ def test_a_model_that_breaks_is_listed_and_the_others_are_made(
 ) -> None:
     ordinary = stage.do_job
 
-    def break_once(job: Job, resources: object) -> None:
+    def break_once(job: Job, resources: Resources) -> None:
         if job.row.name == "text-llm":
             raise MemoryError("no more")
-        ordinary(job, resources)  # type: ignore[arg-type]  # whatever it was given
+        ordinary(job, resources)
 
     monkeypatch.setattr(stage, "do_job", break_once)
     rows = ("text-llm", "text-llm-label")
