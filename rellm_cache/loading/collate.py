@@ -6,6 +6,7 @@ clip all come through `fill`.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -124,7 +125,9 @@ def _lessons(examples: Sequence[Example], teacher: FrameSource) -> torch.Tensor:
     return torch.from_numpy(np.concatenate([nothing, *map(teacher.frames, taught)]))
 
 
+@lru_cache(maxsize=8)
 def _steps(quantisation: Quantisation | None) -> Steps | None:
+    """The steps of a stream, which all its batches share: nobody writes to them."""
     if quantisation is None:
         return None
     return Steps(torch.tensor(quantisation.scale), torch.tensor(quantisation.mean))

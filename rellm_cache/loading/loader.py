@@ -21,6 +21,7 @@ from rellm_cache.loading.ring import Piece, Ring
 Indices = Sequence[int]
 THREADS = 2
 READ_AHEAD_BYTES = 64 << 20
+ANNOUNCED_TOGETHER = 16 << 20  # fewer, longer lists: each is a thread's turn under Python's lock
 
 
 class BatchLoader:
@@ -181,11 +182,17 @@ class _Work:
             self._filling.append((piece, self._fillers.submit(self._loader._fill, indices, piece)))
 
     def _announce(self) -> None:
+        """Have the clips of the batches after those in hand read from the disk."""
+        if self._announced and self._bytes_announced > READ_AHEAD_BYTES - ANNOUNCED_TOGETHER:
+            return
+        together: list[int] = []
         while self._bytes_announced < READ_AHEAD_BYTES:
             indices = next(self._upcoming, None)
             if indices is None:
-                return
+                break
             nbytes = self._loader._nbytes(indices)
             self._announced.append((indices, nbytes))
             self._bytes_announced += nbytes
-            self._readers.submit(self._loader._read_ahead, indices)
+            together += indices
+        if together:
+            self._readers.submit(self._loader._read_ahead, together)

@@ -1,13 +1,15 @@
-"""One part as it is written. In: rows. Out: a Zarr v3 group with their frames and columns.
+"""One part as it is written. In: rows, one at a time. Out: a Zarr v3 group of them.
 
 docs/cache-format.md describes what lies on disk; `part` reads it.
 """
 
+import errno
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import numpy as np
 import zarr
@@ -37,54 +39,116 @@ class Row:
     vad: np.ndarray | None = None
 
 
-def write_part(
-    path: Path,
-    rows: list[Row],
-    info: StoreInfo,
-    quantisation: Quantisation | None = None,
-    writers: Sequence[dict[str, str]] = (),
-) -> None:
-    """Write a whole part as a Zarr v3 group at `path`; fsync and renaming are the caller's.
+@dataclass(frozen=True)
+class _Written:
+    """What the columns say of a row whose frames are written."""
+
+    id: bytes
+    length: int
+    checksum: int
+    audio_sha256: np.ndarray
+    vad: np.ndarray | None
+
+
+class PartWriter:
+    """Writes one part at `path`, a Zarr v3 group: frames as they come, columns in the end.
+
+    Leaving it lets go of its files; a part that was not finished is none. fsync of the columns and
+    renaming are the caller's.
 
     Args:
+        path: of the part, absent yet.
         info: of the store it is for; the part carries it, so that one mends the other.
         quantisation: what the values of an int8 store stand for; None for float16.
-        writers: what made the frames, as `devices.describe_machine` says it; several after a
-            merge.
 
     Raises:
         ValueError: an int8 store without quantisation, or another store with one.
     """
-    if (info.dtype == np.int8) != (quantisation is not None):
-        raise ValueError(f"a part of {info.dtype} frames with quantisation {quantisation}")
-    group = zarr.create_group(str(path))
-    total = sum(len(row.frames) for row in rows)
-    create_frames(group, total, info)  # the metadata alone: zarr is slow at shards
-    chunks = shard_frames(total, info) // INNER_FRAMES
-    with ShardWriter(path / FRAMES, chunks, INNER_FRAMES * info.frame_bytes) as shards:
-        clips = (np.ascontiguousarray(row.frames, info.dtype) for row in rows)
-        checksums = [shards.write(clip.view(np.uint8)) for clip in clips]
-    ids = [row.id.encode() for row in rows]
-    columns: dict[str, np.ndarray] = {
-        "offsets": _offsets([len(row.frames) for row in rows]),
-        "ids": np.frombuffer(b"".join(ids), np.uint8),
-        "id_offsets": _offsets([len(i) for i in ids]),
-        "audio_sha256": np.stack([row.audio_sha256 for row in rows]),
-        "frames_crc32c": np.array(checksums, np.uint32),
-    }
-    if all(row.vad is not None for row in rows):
-        columns["vad"] = np.stack([row.vad for row in rows if row.vad is not None])
-    if quantisation is not None:
-        columns |= {"scale": quantisation.scale, "mean": quantisation.mean}
-    for name, column in columns.items():
-        create_column(group, name, column.shape, column.dtype)[:] = column
-    own = {
-        "utterances": len(rows),
-        "arrays": {name: array_digest(path / name) for name in (FRAMES, *columns)},
-        "store": info.to_attributes()["rellm"],
-        "writers": list(writers),
-    }
-    group.update_attributes({"rellm": seal(own)})
+
+    def __init__(
+        self, path: Path, info: StoreInfo, quantisation: Quantisation | None = None
+    ) -> None:
+        if (info.dtype == np.int8) != (quantisation is not None):
+            raise ValueError(f"a part of {info.dtype} frames with quantisation {quantisation}")
+        self._path, self._info, self._quantisation = path, info, quantisation
+        chunks = most_frames(info) // INNER_FRAMES
+        self._shards = ShardWriter(path / FRAMES, chunks, INNER_FRAMES * info.frame_bytes)
+        self._written: list[_Written] = []
+        self._torn = False  # a clip's frames are there in part
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._shards.__exit__(kind, error, trace)
+
+    def add(self, row: Row) -> None:
+        """Write a row's frames; `OSError` where they cannot be, and the part is lost then."""
+        self._require_sound()
+        self._torn = True
+        frames = np.ascontiguousarray(row.frames, self._info.dtype)
+        checksum = self._shards.write(frames.view(np.uint8))
+        self._written.append(
+            _Written(row.id.encode(), len(frames), checksum, row.audio_sha256, row.vad)
+        )
+        self._torn = False
+
+    def finish(self, writers: Sequence[dict[str, str]] = ()) -> None:
+        """Write what the frames are of.
+
+        Args:
+            writers: what made the frames, as `devices.describe_machine` says it; several after a
+                merge.
+        """
+        self._require_sound()
+        self._shards.finish()
+        rows = self._written
+        offsets = _offsets([row.length for row in rows])
+        group = zarr.create_group(str(self._path))
+        create_frames(group, int(offsets[-1]), self._info)  # metadata alone: zarr is slow at shards
+        columns: dict[str, np.ndarray] = {
+            "offsets": offsets,
+            "ids": np.frombuffer(b"".join(row.id for row in rows), np.uint8),
+            "id_offsets": _offsets([len(row.id) for row in rows]),
+            "audio_sha256": np.stack([row.audio_sha256 for row in rows]),
+            "frames_crc32c": np.array([row.checksum for row in rows], np.uint32),
+        }
+        if all(row.vad is not None for row in rows):
+            columns["vad"] = np.stack([row.vad for row in rows if row.vad is not None])
+        if self._quantisation is not None:
+            columns |= {"scale": self._quantisation.scale, "mean": self._quantisation.mean}
+        for name, column in columns.items():
+            create_column(group, name, column.shape, column.dtype)[:] = column
+        own = {
+            "utterances": len(rows),
+            "arrays": {name: array_digest(self._path / name) for name in (FRAMES, *columns)},
+            "store": self._info.to_attributes()["rellm"],
+            "writers": list(writers),
+        }
+        group.update_attributes({"rellm": seal(own)})
+
+    def _require_sound(self) -> None:
+        if self._torn:
+            raise OSError(errno.EIO, "a clip was written in part", str(self._path))
+
+
+def write_part(
+    path: Path,
+    rows: Iterable[Row],
+    info: StoreInfo,
+    quantisation: Quantisation | None = None,
+    writers: Sequence[dict[str, str]] = (),
+) -> None:
+    """Write a whole part of given rows, as `PartWriter` does."""
+    with PartWriter(path, info, quantisation) as part:
+        for row in rows:
+            part.add(row)
+        part.finish(writers)
 
 
 def array_digest(path: Path) -> str:
@@ -92,10 +156,14 @@ def array_digest(path: Path) -> str:
     return digest(json.loads((path / "zarr.json").read_text("utf-8")))
 
 
+def most_frames(info: StoreInfo) -> int:
+    """The frames of a shard in a part of several."""
+    return SHARD_BYTES // info.frame_bytes // INNER_FRAMES * INNER_FRAMES
+
+
 def shard_frames(total: int, info: StoreInfo) -> int:
     """S, the frames of a shard, in a part of `total` frames."""
-    largest = SHARD_BYTES // info.frame_bytes // INNER_FRAMES * INNER_FRAMES
-    return min(largest, -(-total // INNER_FRAMES) * INNER_FRAMES)
+    return min(most_frames(info), -(-total // INNER_FRAMES) * INNER_FRAMES)
 
 
 def create_frames(group: zarr.Group, total: int, info: StoreInfo) -> zarr.Array[Any]:

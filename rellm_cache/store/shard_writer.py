@@ -27,11 +27,14 @@ def shard_index(chunks: int, present: int, chunk_bytes: int) -> bytes:
 
 
 class ShardWriter:
-    """Fills the shards of one array (F, D) from start to end; leaving it completes the last one.
+    """Fills the shards of one array (F, D) from start to end, F being known at the end alone.
+
+    Leaving it lets go of its file and its thread; only `finish` makes the array whole.
 
     Args:
-        folder: of the array, whose metadata is there already.
-        chunks: in a shard.
+        folder: of the array.
+        chunks: in a shard, where the array has more than one; a shard that is the only one has as
+            many as it holds.
         chunk_bytes: of one inner chunk.
     """
 
@@ -55,13 +58,9 @@ class ShardWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        with self._syncing:
-            if error is None:
-                self._complete()
-                for synced in self._synced:
-                    synced.result()  # an error of the disk is told once only
-            elif self._file is not None:
-                self._file.close()
+        self._syncing.shutdown()
+        if self._file is not None:
+            self._file.close()
 
     def write(self, clip: NDArray[np.uint8]) -> int:
         """Append the bytes of one clip's frames and return their CRC-32C."""
@@ -79,13 +78,19 @@ class ShardWriter:
                 self._complete()
         return int(google_crc32c.value(clip))
 
+    def finish(self) -> None:
+        """Complete the last shard; every shard is on disk then."""
+        self._complete()
+        for synced in self._synced:
+            synced.result()  # an error of the disk is told once only
+
     def _complete(self) -> None:
         """Pad the open shard to whole chunks and add its index."""
         if self._file is None:
             return
         present = -(-self._written // self._chunk_bytes)
         self._file.write(bytes(present * self._chunk_bytes - self._written))
-        entries = shard_index(self._chunks, present, self._chunk_bytes)
+        entries = shard_index(self._chunks if self._shard else present, present, self._chunk_bytes)
         self._file.write(entries + google_crc32c.value(entries).to_bytes(4, "little"))
         self._file.close()
         self._synced.append(self._syncing.submit(sync_path, Path(self._file.name)))

@@ -1,14 +1,17 @@
 """Writing a store. In: rows one at a time. Out: committed parts, each in one atomic step.
 
-A part is gathered in memory, written under `.writing/` and committed (`outgoing`). Until then it
-does not exist for any reader; after it, it never changes. Several writers, in
-any number of processes, may fill one store: each commits parts of its own.
+A part grows under `.writing/`, on disk from its first clip, and is committed (`outgoing`). Until
+then it does not exist for any reader; after it, it never changes. Several writers, in any number of
+processes, may fill one store: each commits parts of its own.
 """
 
 import errno
 import secrets
 import time
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -29,12 +32,13 @@ from rellm_cache.store.layout import (
 )
 from rellm_cache.store.locks import claim, removing
 from rellm_cache.store.outgoing import commit_part, part_names, send_new_store
-from rellm_cache.store.part_writer import Row, write_part
+from rellm_cache.store.part_writer import PartWriter, Row
 from rellm_cache.store.quantisation import Quantisation
 from rellm_cache.store.syncing import sync_path, sync_tree
 
 PART_BYTES = 256 << 20
 PART_SECONDS = 60.0
+CLIPS_IN_HAND = 8  # taken, and not written yet
 INFINITE, MINUS_INFINITE = 0x7C00, 0xFC00  # bits of a float16; beyond each are no numbers
 
 
@@ -70,10 +74,7 @@ class StoreWriter:
         self._info = info
         self._writers = writers
         self._part_seconds = part_seconds
-        self._rows: list[Row] = []
-        self._ids: set[str] = set()  # of the rows
-        self._bytes = 0
-        self._opened = time.monotonic()
+        self._part: _OpenPart | None = None
         self.bytes_written = 0
 
     def __enter__(self) -> Self:
@@ -86,8 +87,11 @@ class StoreWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if not isinstance(error, StoreError):
-            self.commit()
+        try:
+            if not isinstance(error, StoreError):
+                self.commit()
+        finally:
+            self._give_up()
 
     def add(
         self,
@@ -114,33 +118,101 @@ class StoreWriter:
             stored = to_float16(frames, utterance_id, self._info.frame_size)
         if self._quantisation is not None:
             stored = self._quantisation.quantise(stored)
-        if utterance_id in self._ids:
+        if self._part is not None and utterance_id in self._part.ids:
             self.commit()  # a part holds an id once
-        self._rows.append(Row(utterance_id, audio_sha256, stored, vad))
-        self._ids.add(utterance_id)
-        self._bytes += stored.nbytes
-        if self._bytes >= PART_BYTES or time.monotonic() - self._opened > self._part_seconds:
+        with self._giving_up():
+            if self._part is None:
+                self._part = _OpenPart(self.path, self._info, self._quantisation)
+            self._part.add(Row(utterance_id, audio_sha256, stored, vad))
+        if self._part.nbytes >= PART_BYTES or self._part.age > self._part_seconds:
             self.commit()
 
     def commit(self) -> None:
-        """Write the open part and make it appear in the store, whole, or not at all."""
-        rows, self._rows = self._rows, []
-        self._ids.clear()
-        size, self._bytes = self._bytes, 0
-        self._opened = time.monotonic()
-        if not rows:
+        """Complete the open part and make it appear in the store, whole, or not at all."""
+        if self._part is None:
             return
-        suffix = secrets.token_hex(4)
-        temporary = self._cache / WRITING / f"{self.path.name}-{suffix}"
+        with self._giving_up():
+            self._part.commit(self._writers)
+        self.bytes_written += self._part.nbytes
+        self._give_up()
+
+    @contextmanager
+    def _giving_up(self) -> Iterator[None]:
+        """Give the open part up where it cannot be written, and say so."""
         try:
-            with claim(temporary), removing(temporary):
-                write_part(temporary, rows, self._info, self._quantisation, self._writers)
-                sync_tree(temporary)
-                name = next_part_name(part_names(self.path), suffix)
-                commit_part(temporary, self.path / name)
+            yield
         except OSError as error:
-            raise _write_failed(self.path, error, len(rows), size) from error
-        self.bytes_written += size
+            clips, size = (len(self._part.ids), self._part.nbytes) if self._part else (0, 0)
+            self._give_up()
+            raise _write_failed(self.path, error, clips, size) from error
+
+    def _give_up(self) -> None:
+        part, self._part = self._part, None
+        if part is not None:
+            part.close()
+
+
+class _OpenPart:
+    """A part that is being written under `.writing/`, by a thread of its own.
+
+    So the disk has work while the next clip is made, and an interrupt never leaves half a clip.
+    Until `close`, its folder is claimed; what was not committed goes with it.
+
+    Attributes:
+        ids: of its clips.
+        nbytes: of their frames.
+    """
+
+    def __init__(self, store: Path, info: StoreInfo, quantisation: Quantisation | None) -> None:
+        self._store = store
+        self._suffix = secrets.token_hex(4)
+        self._path = store.parent / WRITING / f"{store.name}-{self._suffix}"
+        self._opened = time.monotonic()
+        self._in_hand: deque[Future[None]] = deque()
+        self._committed: Future[None] | None = None
+        self.ids: set[str] = set()
+        self.nbytes = 0
+        with ExitStack() as stack:
+            stack.enter_context(claim(self._path))
+            stack.enter_context(removing(self._path))
+            self._writer = stack.enter_context(PartWriter(self._path, info, quantisation))
+            self._thread = stack.enter_context(ThreadPoolExecutor(1, "rellm-write"))
+            self._held = stack.pop_all()
+
+    @property
+    def age(self) -> float:
+        """Seconds since it was opened."""
+        return time.monotonic() - self._opened
+
+    def add(self, row: Row) -> None:
+        """Take a clip; waits while several are in hand. `OSError` may be that of an earlier one."""
+        self._in_hand.append(self._thread.submit(self._writer.add, row))
+        self.ids.add(row.id)
+        self.nbytes += row.frames.nbytes
+        while len(self._in_hand) > CLIPS_IN_HAND:
+            self._in_hand.popleft().result()
+
+    def commit(self, writers: Sequence[dict[str, str]]) -> None:
+        """Complete it, get it onto the disk, and give it its place in the store.
+
+        An interrupt does not stop it: called again, it waits for the end.
+        """
+        while self._in_hand:
+            self._in_hand.popleft().result()
+        if self._committed is None:
+            self._committed = self._thread.submit(self._complete, writers)
+        self._committed.result()
+
+    def _complete(self, writers: Sequence[dict[str, str]]) -> None:
+        self._writer.finish(writers)
+        sync_tree(self._path)
+        name = next_part_name(part_names(self._store), self._suffix)
+        commit_part(self._path, self._store / name)
+
+    def close(self) -> None:
+        """Let go of it, after the clip that is being written."""
+        self._thread.shutdown(cancel_futures=True)
+        self._held.close()
 
 
 def create_store(cache: Path, info: StoreInfo) -> Path:

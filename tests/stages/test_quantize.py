@@ -20,7 +20,6 @@ from rellm_cache.stages.quantize import quantize
 from rellm_cache.stages.train import read_metrics, train
 from rellm_cache.store import writer as writer_module
 from rellm_cache.store.layout import find_store
-from rellm_cache.store.part_writer import write_part
 from rellm_cache.store.reader import FeatureStore
 
 
@@ -62,9 +61,9 @@ def test_killed_between_parts_it_goes_on(
     with monkeypatch.context() as patch:
         patch.setattr(writer_module, "PART_BYTES", 1)  # a part for every clip
         one_then_death = Mock(
-            wraps=write_part, side_effect=chain([DEFAULT], repeat(KeyboardInterrupt))
+            wraps=writer_module.sync_tree, side_effect=chain([DEFAULT], repeat(KeyboardInterrupt))
         )
-        patch.setattr(writer_module, "write_part", one_then_death)
+        patch.setattr(writer_module, "sync_tree", one_then_death)
         with pytest.raises(KeyboardInterrupt):
             quantize(source.path)
     report = quantize(source.path)

@@ -50,6 +50,7 @@ def test_a_clip_has_the_checksum_of_its_bytes(tmp_path: Path) -> None:
     with ShardWriter(tmp_path, 2, 64) as writer:
         assert writer.write(np.full(300, 97, np.uint8)) == google_crc32c.value(b"a" * 300)
         assert writer.write(np.zeros(0, np.uint8)) == 0
+        writer.finish()
     assert [p.name for p in sorted((tmp_path / "c").iterdir())] == ["0", "1", "2"]
 
 
@@ -71,8 +72,7 @@ def test_a_disk_that_fails_while_the_next_shard_is_filled(
         raise OSError(5, "Input/output error", str(path))
 
     monkeypatch.setattr(shard_writer_module, "sync_path", fail)
-    with (
-        pytest.raises(OSError, match=r"Input/output error.*c/0/0"),
-        ShardWriter(tmp_path, 1, 64) as writer,
-    ):
+    with ShardWriter(tmp_path, 1, 64) as writer:
         writer.write(np.zeros(100, np.uint8))
+        with pytest.raises(OSError, match=r"Input/output error.*c/0/0"):
+            writer.finish()

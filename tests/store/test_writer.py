@@ -2,6 +2,9 @@
 
 import errno
 import os
+import signal
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,8 +16,10 @@ from rellm_cache.progress import silent
 from rellm_cache.store import writer as writer_module
 from rellm_cache.store.layout import StoreInfo, list_parts
 from rellm_cache.store.reader import FeatureStore
+from rellm_cache.store.shard_writer import ShardWriter
+from rellm_cache.store.syncing import sync_tree
 from rellm_cache.store.verify import check_store
-from rellm_cache.store.writer import StoreWriter, to_float16
+from rellm_cache.store.writer import CLIPS_IN_HAND, StoreWriter, to_float16
 
 Clips = dict[str, np.ndarray]
 Write = Callable[..., FeatureStore]
@@ -109,6 +114,72 @@ def test_a_full_disk_keeps_earlier_parts(
     assert set(store.ids) == {"early"}
     assert not (tmp_path / ".writing").exists()
     assert set(write(clips).ids) == {"early", *clips}
+
+
+def test_a_disk_that_fills_while_a_part_grows(
+    tmp_path: Path, info: StoreInfo, write: Write, clips: Clips, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread that writes finds it; whoever adds clips is told, and nothing is left behind."""
+    write({"early": clips["clip/03"]})
+    writer = StoreWriter(tmp_path, info)
+
+    def full(shards: ShardWriter, clip: np.ndarray) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def add_all() -> None:
+        with writer:
+            for _ in range(2 * CLIPS_IN_HAND):
+                for key, frames in clips.items():
+                    writer.add(key, DIGEST, frames)
+
+    with monkeypatch.context() as disk:
+        disk.setattr(ShardWriter, "write", full)
+        with pytest.raises(
+            StoreError, match=r"could not write a part of .*No space left on device"
+        ):
+            add_all()
+    assert set(FeatureStore(writer.path).ids) == {"early"}
+    assert not (tmp_path / ".writing").exists()
+
+
+def test_an_interrupt_while_a_part_is_committed_loses_nothing(
+    tmp_path: Path, info: StoreInfo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it comes to the thread that waits for the commit, while another is at it."""
+    started = threading.Event()
+
+    def slow(folder: Path) -> None:
+        started.set()
+        time.sleep(0.2)
+        sync_tree(folder)
+
+    def interrupt() -> None:
+        started.wait()
+        signal.raise_signal(signal.SIGINT)
+
+    def work() -> None:
+        with StoreWriter(tmp_path, info) as writer:
+            writer.add("a", DIGEST, np.ones((5, 8)))
+            threading.Thread(target=interrupt).start()
+            writer.commit()
+
+    monkeypatch.setattr(writer_module, "sync_tree", slow)
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    (store,) = tmp_path.glob("prosody-*")
+    assert set(FeatureStore(store).ids) == {"a"}
+    assert not (tmp_path / ".writing").exists()
+
+
+def test_a_part_grows_on_the_disk(tmp_path: Path, info: StoreInfo, clips: Clips) -> None:
+    """Frames are there before the commit, so that a large part takes no memory."""
+    with StoreWriter(tmp_path, info) as writer:
+        for key, frames in clips.items():
+            writer.add(key, DIGEST, np.repeat(frames, 400, axis=0))
+        written = sum(f.stat().st_size for f in (tmp_path / ".writing").rglob("c/*/0"))
+        assert written > 0
+        assert len(FeatureStore(writer.path)) == 0
+    assert check_store(writer.path, silent).is_whole
 
 
 def test_a_disk_full_from_the_start_says_so(
