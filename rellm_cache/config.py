@@ -156,6 +156,16 @@ class LLMConfig:
             raise ConfigError(f"llm.row_tokens = {self.row_tokens}: expected 1 or more")
 
     @property
+    def remembers_prompts(self) -> bool:
+        """Whether prompts are computed once and their keys and values kept.
+
+        LoRA everywhere changes them at each step, and layers that are run again in the backward
+        pass take no keys and values.
+        """
+        lora_elsewhere = self.lora is not None and self.lora.scope != "speech"
+        return not (self.checkpoint_activations or lora_elsewhere)
+
+    @property
     def identity(self) -> dict[str, str]:
         """What decides its answers without LoRA; how it is run changes speed and memory."""
         return {

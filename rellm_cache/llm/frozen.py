@@ -6,18 +6,19 @@ Letters: T tokens in a row, H hidden size, V vocabulary.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
+from transformers.cache_utils import DynamicCache
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from rellm_cache.config import LLMConfig
 from rellm_cache.errors import ConfigError
-from rellm_cache.llm.packing import IGNORED, PackedRow, Segment
+from rellm_cache.llm.packing import IGNORED, PackedRow, Remembered, Segment
 from rellm_cache.llm.prompt import ChatFormat
 from rellm_cache.llm.reply_limit import NO_LIMIT, LimitReached, ReplyLimit
 from rellm_cache.llm.sampling import Sampling, SeededNoise
@@ -49,6 +50,7 @@ class FrozenLLM:
         self.scope = SpeechScope()
         self._embedding = model.get_input_embeddings()
         self._checkpointed = checkpointed_layers(model) if config.checkpoint_activations else []
+        self._remembered: dict[tuple[int, ...], Remembered] = {}
         self._positions: int | None = getattr(model.config, "max_position_embeddings", None)
 
     @property
@@ -85,6 +87,31 @@ class FrozenLLM:
             labels[-len(answer) :] = torch.tensor(list(answer))
         return Segment(embeddings, labels, parent, 0 if speech is None else len(speech))
 
+    def opening(self, ids: Sequence[int]) -> Segment:
+        """A prompt that rows begin with: computed once and remembered, where that can be.
+
+        Elsewhere it is a segment like any other (`LLMConfig.remembers_prompts`).
+        """
+        if not self.config.remembers_prompts:
+            return self.segment(ids=ids)
+        known = self._remembered.get(tuple(ids))
+        if known is None:
+            known = self._remembered[tuple(ids)] = self._remember(ids)
+        return replace(self.segment(), remembered=known)
+
+    def _remember(self, ids: Sequence[int]) -> Remembered:
+        self._require_positions(len(ids))
+        self._run_as("sdpa", checkpointing=False)
+        cache = DynamicCache()
+        # Not inference tensors: what is made of them takes part in training.
+        with torch.inference_mode(False), torch.no_grad():
+            embeddings = self.embed(ids)[None]  # (1, P, H)
+            with self.scope.at(torch.zeros(1, len(ids), dtype=torch.bool)):
+                self.model.get_decoder()(
+                    inputs_embeds=embeddings.to(self.dtype), past_key_values=cache, use_cache=True
+                )
+        return Remembered(tuple((layer.keys, layer.values) for layer in cache.layers))
+
     def hidden_states(self, row: PackedRow) -> Tensor:
         """(T, H) last hidden states of a packed row; differentiable in its embeddings.
 
@@ -94,11 +121,13 @@ class FrozenLLM:
         self._require_positions(row.reach)
         flex = self.config.attention == "flex"
         self._run_as("flex_attention" if flex else "sdpa", torch.is_grad_enabled())
-        with self.scope.at(row.speech[None]):
+        silent = row.speech.new_zeros(len(row.owners))
+        with self.scope.at(torch.cat([silent, row.speech])[None]):
             output = self.model.get_decoder()(
                 inputs_embeds=row.embeddings.to(self.dtype),
                 attention_mask=row.block_mask() if flex else row.bias(self.dtype),
                 position_ids=row.positions,
+                past_key_values=keys_and_values(row.remembered),
                 use_cache=False,
             )
         hidden: Tensor = output.last_hidden_state[0]  # (1, T, H) -> (T, H)
@@ -171,6 +200,16 @@ class FrozenLLM:
         text = self.chat.tokenizer.decode(ids[:length], skip_special_tokens=True)
         reply = limit.cut(text)
         return Continuation(reply.strip(), early_stop=length == len(ids) and reply == text)
+
+
+def keys_and_values(prompts: Sequence[Remembered]) -> DynamicCache | None:
+    """Those of prompts, one after another, for one forward call; None of none."""
+    if not prompts:
+        return None
+    layers = zip(*(prompt.layers for prompt in prompts), strict=True)
+    return DynamicCache(
+        [tuple(torch.cat(t, 2) for t in zip(*pairs, strict=True)) for pairs in layers]
+    )
 
 
 def checkpointed_layers(model: Any) -> list[GradientCheckpointingLayer]:

@@ -7,6 +7,7 @@ code, the second term is computed at speech positions and is zero at all others.
 """
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -51,7 +52,8 @@ def with_lora(llm: FrozenLLM, config: LoraConfig) -> tuple[FrozenLLM, LoRA]:
     Raises:
         ConfigError: `targets` names a projection that the model does not have.
     """
-    adapted = FrozenLLM(_tree_over_same_leaves(llm.model), llm.chat, llm.config)
+    tree = _tree_over_same_leaves(llm.model)
+    adapted = FrozenLLM(tree, llm.chat, replace(llm.config, lora=config))
     return adapted, add_lora(adapted.model, adapted.scope, config)
 
 

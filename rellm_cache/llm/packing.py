@@ -3,9 +3,11 @@
 Examples that share a prompt lie in one row behind it: `[prompt][speech response][speech response]`.
 Each token sees its own segment up to itself and the segments it continues, nothing else, and its
 position counts from where its parent ended: the same numbers as each example in a row of its own.
-Segments form a tree, so several labels can also continue one `[speech]`.
+Segments form a tree, so several labels can also continue one `[speech]`. Of a prompt that the LLM
+remembers only keys and values are there: it takes no place in the row, and tokens see it all the
+same.
 
-Letters: T tokens in the row, H hidden size.
+Letters: T tokens in the row, P remembered ones before it, H hidden size.
 """
 
 from collections.abc import Sequence
@@ -19,6 +21,22 @@ IGNORED = -100
 ALIGNED = 8  # values, of what memory-efficient attention reads at once
 
 
+@dataclass(frozen=True, eq=False)
+class Remembered:
+    """What attention needs of a prompt that never changes.
+
+    Attributes:
+        layers: keys and values of each layer, (1, heads, tokens, head size).
+    """
+
+    layers: tuple[tuple[Tensor, Tensor], ...]
+
+    @property
+    def tokens(self) -> int:
+        """Of the prompt."""
+        return self.layers[0][0].shape[2]
+
+
 @dataclass(frozen=True)
 class Segment:
     """A run of tokens.
@@ -28,12 +46,14 @@ class Segment:
         labels: (t,) int64 token ids where there is a loss, else `IGNORED`; not shifted.
         parent: index of the segment it continues, which must come earlier; None at a row's start.
         speech: how many of its first embeddings are speech.
+        remembered: the prompt that it stands for, without embeddings of its own; or None.
     """
 
     embeddings: Tensor
     labels: Tensor
     parent: int | None = None
     speech: int = 0
+    remembered: Remembered | None = None
 
 
 @dataclass(frozen=True)
@@ -49,6 +69,8 @@ class PackedRow:
         sees: (S, S) bool, true where a segment sees another that lies before it, or itself.
         reach: one more than the largest position.
         speech: (T,) bool, true where a token is speech.
+        remembered: prompts whose keys and values come before the row's own.
+        owners: (P,) int64, which segment each remembered token is in.
     """
 
     embeddings: Tensor
@@ -59,31 +81,38 @@ class PackedRow:
     sees: Tensor
     reach: int
     speech: Tensor
+    remembered: tuple[Remembered, ...]
+    owners: Tensor
 
     def mask(self) -> Tensor:
-        """(1, 1, T, T) bool, true where a token sees another."""
-        return self.sees[self.segments][:, self.segments].tril()[None, None]
+        """(1, 1, T, P + T) bool, true where a token sees another."""
+        sees = self.sees[self.segments]  # (T, S)
+        own = sees[:, self.segments].tril()
+        return torch.cat([sees[:, self.owners], own], 1)[None, None]
 
     def bias(self, dtype: torch.dtype) -> Tensor:
-        """(1, 1, T, T) the same as attention adds it: 0 where a token sees another, else -inf.
+        """(1, 1, T, P + T) the same as attention adds it: 0 where a token sees another, else -inf.
 
         Made once a row: of true and false every layer would make, and keep, a bias of its own. Its
         lines begin `ALIGNED` values apart, without which a GPU's kernel copies it in every layer.
         """
-        length = len(self.segments)
+        mask = self.mask()[0, 0]
+        length, keys = mask.shape
         lines = torch.zeros(
-            length, -(-length // ALIGNED) * ALIGNED, dtype=dtype, device=self.segments.device
+            length, -(-keys // ALIGNED) * ALIGNED, dtype=dtype, device=self.segments.device
         )
-        return lines[:, :length].masked_fill_(~self.mask()[0, 0], -torch.inf)[None, None]
+        return lines[:, :keys].masked_fill_(~mask, -torch.inf)[None, None]
 
     def block_mask(self) -> BlockMask:
         """The mask for FlexAttention, which skips blocks of 128 x 128 where nothing is seen."""
+        before = len(self.owners)
+        seen = torch.cat([self.owners, self.segments])  # (P + T,)
 
         def visible(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-            return self.sees[self.segments[query], self.segments[key]] & (key <= query)
+            return self.sees[self.segments[query], seen[key]] & (key - before <= query)
 
         length = len(self.segments)
-        return create_block_mask(visible, None, None, length, length, self.segments.device)
+        return create_block_mask(visible, None, None, length, before + length, seen.device)
 
 
 def pack(segments: Sequence[Segment]) -> PackedRow:
@@ -108,9 +137,13 @@ def pack(segments: Sequence[Segment]) -> PackedRow:
         previous.append(steps)
         speech.append(torch.arange(length) < segment.speech)
         at += length
-        ends.append(start_position + length)
+        held = segment.remembered.tokens if segment.remembered else 0
+        ends.append(start_position + length + held)
         places.append(at - 1 if length else before)
-    owner = torch.repeat_interleave(torch.arange(len(segments)), torch.tensor(lengths))  # (T,)
+    indices = torch.arange(len(segments))
+    owner = torch.repeat_interleave(indices, torch.tensor(lengths))  # (T,)
+    remembered = [s.remembered for s in segments]
+    held_by = torch.tensor([0 if r is None else r.tokens for r in remembered])  # (S,)
     return PackedRow(
         embeddings=torch.cat([s.embeddings for s in segments]).unsqueeze(0),
         positions=torch.cat(positions).to(device)[None],
@@ -120,4 +153,6 @@ def pack(segments: Sequence[Segment]) -> PackedRow:
         sees=sees.to(device),
         reach=max(ends),
         speech=torch.cat(speech).to(device),
+        remembered=tuple(r for r in remembered if r is not None),
+        owners=torch.repeat_interleave(indices, held_by).to(device),  # (P,)
     )

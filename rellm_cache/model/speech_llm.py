@@ -210,7 +210,7 @@ class SpeechLLM(nn.Module):
             answer_log_likelihoods(
                 llm,
                 [
-                    llm.segment(ids=prompt.before),
+                    llm.opening(prompt.before),
                     llm.segment(speech.one(index), prompt.after, parent=0),
                 ],
                 labels,

@@ -22,7 +22,7 @@ from rellm_cache.model.heads import AuxiliaryHeads
 
 COUNTED_FRAMES = 256
 WORDS_TO_TOKENS = 1.4  # of English in a chat model's vocabulary, end tokens included
-PROMPT_TOKENS = 40  # before the speech, once a row for each task; and after it, a tenth of that
+PROMPT_TOKENS = 40  # before the speech, for each task; and after it, a tenth of that
 LABEL_TOKENS = 3  # of an answer that names an emotion
 CONTEXT_BYTES = 500_000_000  # what CUDA itself takes of a GPU
 MOMENTS_BYTES = {"adamw": 8, "adamw8bit": 2, "paged_adamw8bit": 2}
@@ -123,7 +123,7 @@ def plan_training(
     if llm and recipe.llm:
         row = max(1, min(recipe.llm.row_tokens, at_once))
         tasks = recipe.losses.learns_responses + (recipe.losses.recognition > 0)
-        in_rows, passing = _row_bytes(recipe.llm, llm, tokens, row, row + tasks * PROMPT_TOKENS)
+        in_rows, passing = _row_bytes(recipe.llm, llm, tokens, row, tasks * PROMPT_TOKENS)
         per_token += in_rows
     if config.tokens_per_step == "auto" and room is not None:
         left = GPU_SHARE * (room - CONTEXT_BYTES - fixed)
@@ -165,22 +165,23 @@ def _tokens_at_once(recipe: Recipe, totals: Sequence[int]) -> int:
 
 
 def _row_bytes(
-    config: LLMConfig, llm: Footprint, tokens: Sequence[_Tokens], row: int, length: int
+    config: LLMConfig, llm: Footprint, tokens: Sequence[_Tokens], row: int, prompts: int
 ) -> tuple[float, float]:
     """What the LLM keeps for each token of full rows, prompts and attention's bias shared out; and
     what passes through besides, one row at a time.
 
     Args:
         row: tokens of clips in a row.
-        length: of a row, its prompts included.
+        prompts: tokens of the prompts before them: in the row, or remembered.
     """
+    length = row if config.remembers_prompts else row + prompts
     total = max(sum(clip.total for clip in tokens), 1)
     changed = 1.0  # share of tokens that LoRA changes
     if config.lora and config.lora.scope == "speech":
         changed = sum(clip.speech for clip in tokens) / total * row / length
     kept = llm.kept_bytes + changed * llm.lora_kept_bytes
     if config.attention == "sdpa":
-        kept += length * llm.value_bytes
+        kept += (row + prompts) * llm.value_bytes
     # Logits in float32 and their exponentials, or their copy in the weights' type. They are gone
     # when the backward pass begins, which unpacks one matrix, and may run one layer again.
     labelled = min(CHUNK, sum(c.answers for c in tokens) / total * row)

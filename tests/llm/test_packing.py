@@ -1,15 +1,16 @@
 """Packing: many examples in one row, the same numbers as each alone."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch.nn.attention.flex_attention import create_mask
 
-from rellm_cache.config import LLMConfig
+from rellm_cache.config import LLMConfig, LoraConfig
 from rellm_cache.llm.frozen import FrozenLLM
 from rellm_cache.llm.loading import load_llm
-from rellm_cache.llm.packing import IGNORED, Segment, pack
+from rellm_cache.llm.packing import IGNORED, PackedRow, Segment, pack
 
 
 @pytest.fixture(scope="module")
@@ -98,3 +99,84 @@ def test_flex_attention_gives_the_same_numbers(llm: FrozenLLM, llm_folder: Path)
         found = flexible.hidden_states(row)
     torch.testing.assert_close(found, llm.hidden_states(row), rtol=1e-4, atol=1e-5)
     assert flexible.continue_greedily([pieces[0]], 3) == llm.continue_greedily([pieces[0]], 3)
+
+
+def behind(values: torch.Tensor, openings: list[Segment]) -> PackedRow:
+    """Nine tokens in three segments behind two prompts."""
+    return pack(
+        [
+            *openings,
+            unlabelled(values[:4], parent=0),
+            unlabelled(values[4:7], parent=1),
+            unlabelled(values[7:], parent=0),
+        ]
+    )
+
+
+def test_a_remembered_prompt_is_as_one_in_the_row(llm: FrozenLLM) -> None:
+    """Hidden states, gradients and positions; and it has no place in the row."""
+    first, second = [5, 6, 7, 8], [9, 10, 11]
+    values = torch.randn(9, llm.hidden_size, requires_grad=True)
+    row = behind(values, [llm.opening(first), llm.opening(second)])
+    whole = behind(values, [llm.segment(ids=first), llm.segment(ids=second)])
+    assert len(row.labels) == 9
+    assert len(whole.labels) == 9 + len(first) + len(second)
+    assert torch.equal(row.positions[0], whole.positions[0, -9:])
+    assert row.reach == whole.reach
+    hidden, expected = llm.hidden_states(row), llm.hidden_states(whole)[-9:]
+    torch.testing.assert_close(hidden, expected, rtol=1e-4, atol=1e-5)
+    (gradient,) = torch.autograd.grad(hidden.square().sum(), values)
+    (expected_gradient,) = torch.autograd.grad(expected.square().sum(), values)
+    torch.testing.assert_close(gradient, expected_gradient, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated")
+def test_flex_attention_sees_a_remembered_prompt(llm: FrozenLLM, llm_folder: Path) -> None:
+    config = LLMConfig(str(llm_folder), quantization="none", attention="flex")
+    flexible = load_llm(config, torch.device("cpu"))
+    values = torch.randn(9, llm.hidden_size)
+    with torch.no_grad(), torch.compiler.set_stance("force_eager"):
+        found, expected = (
+            each.hidden_states(behind(values, [each.opening([5, 6, 7]), each.opening([8])]))
+            for each in (flexible, llm)
+        )
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_prompt_is_remembered_once_and_in_training_too(llm: FrozenLLM) -> None:
+    """What was first seen in evaluation takes part in a step."""
+    with torch.inference_mode():
+        known = llm.opening([3, 4]).remembered
+    assert known is not None
+    assert llm.opening([3, 4]).remembered is known
+    speech = torch.randn(2, llm.hidden_size, requires_grad=True)
+    row = pack([llm.opening([3, 4]), unlabelled(speech, parent=0)])
+    llm.hidden_states(row).sum().backward()
+    assert speech.grad is not None
+
+
+@pytest.mark.parametrize(
+    "change", [{"checkpoint_activations": True}, {"lora": LoraConfig(scope="all")}]
+)
+def test_a_prompt_that_cannot_be_remembered_is_in_the_row(
+    llm_folder: Path, change: dict[str, Any]
+) -> None:
+    config = LLMConfig(str(llm_folder), quantization="none", **change)
+    opening = load_llm(config, torch.device("cpu")).opening([3, 4])
+    assert opening.remembered is None
+    assert len(opening.labels) == 2
+
+
+def test_tokens_see_the_remembered_prompt_that_they_continue(llm: FrozenLLM) -> None:
+    one, other = llm.opening([1, 2]), llm.opening([3, 4, 5])
+    row = pack(
+        [one, other, *(unlabelled(torch.zeros(n, llm.hidden_size), p) for n, p in ((2, 1), (1, 0)))]
+    )
+    assert row.mask()[0, 0].int().tolist() == [
+        [0, 0, 1, 1, 1, 1, 0, 0],
+        [0, 0, 1, 1, 1, 1, 1, 0],
+        [1, 1, 0, 0, 0, 0, 0, 1],
+    ]
+    assert row.previous.tolist() == [-1, 0, -1]
+    assert row.positions.tolist() == [[3, 4, 2]]

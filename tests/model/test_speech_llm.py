@@ -262,14 +262,14 @@ def test_speech_is_in_a_row_once_for_all_its_questions(recipe: Recipe, llm: Froz
     ((row, tasks),) = model.rows.packed(speech, only.targets)
     assert int(row.speech.sum()) == int(speech.lengths[1:].sum())
     assert set(tasks.tolist()) == {TERMS.index("question")}
-    before = len(model.prompts["question"].before)
+    assert len(row.owners) == len(model.prompts["question"].before)
     longest = sum(
         model.tokens(n, ts) for n, ts in zip(speech.lengths.tolist(), only.targets, strict=True)
     ) - int(speech.lengths[0])
-    assert len(row.labels) <= longest + before  # the budget counts metadata, whether shown or not
+    assert len(row.labels) <= longest  # the budget counts metadata, whether shown or not
     told = only.with_metadata(0.0, 1, 1)
     ((full, _),) = model.rows.packed(speech, told.targets)
-    assert len(full.labels) == longest + before
+    assert len(full.labels) == longest
 
 
 def test_metadata_is_dropped_by_a_share_that_an_epoch_draws_anew(llm: FrozenLLM) -> None:
