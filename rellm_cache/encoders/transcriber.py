@@ -10,13 +10,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import (
-    WhisperFeatureExtractor,
-    WhisperForConditionalGeneration,
-    WhisperTokenizer,
-)
+from transformers import WhisperForConditionalGeneration, WhisperTokenizer
 
-from rellm_cache.encoders.whisper import WhisperEncoder
+from rellm_cache.encoders.whisper import WhisperEncoder, check_samples, load_features
 from rellm_cache.errors import ConfigError
 from rellm_cache.specs import TranscriberSpec
 from rellm_cache.weights import find_model, pinned_digest
@@ -63,7 +59,7 @@ class WhisperTranscriber:
         """Load the model; `ConfigError` if it lacks a part, or cannot do what the spec asks."""
         folder = find_model(spec.model, NEEDED)
         self.spec = spec
-        self._features = WhisperFeatureExtractor.from_pretrained(folder)
+        self._features = load_features(folder)
         self._tokenizer = WhisperTokenizer.from_pretrained(folder)
         model, report = WhisperForConditionalGeneration.from_pretrained(
             folder,
@@ -87,7 +83,8 @@ class WhisperTranscriber:
 
     @torch.inference_mode()
     def transcribe(self, waveforms: Sequence[np.ndarray]) -> list[Transcription]:
-        """What each waveform (S,) float32, 16 kHz, at most 30 s, says."""
+        """What each waveform (S,) float32, 16 kHz, says; `AudioError` above 30 s."""
+        check_samples(waveforms)
         mel = self._features(
             list(waveforms), sampling_rate=16_000, return_tensors="pt", padding="max_length"
         ).input_features  # (B, mels, 3000)

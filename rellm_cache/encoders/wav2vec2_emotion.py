@@ -53,6 +53,13 @@ class Wav2Vec2EmotionEncoder:
         self.spec = spec
         self.device = device
         self._features = Wav2Vec2FeatureExtractor.from_pretrained(folder)
+        found = (self._features.sampling_rate, self._features.do_normalize)
+        if found != (spec.sampling_rate, True):
+            raise ConfigError(
+                f"{folder}/preprocessor_config.json: sampling_rate, do_normalize = {found}; "
+                f"expected ({spec.sampling_rate}, True): frames would not be what {spec.kind!r} "
+                "says they are, of waveforms with zero mean and unit variance"
+            )
         model, report = EmotionModel.from_pretrained(
             folder, dtype=torch.float32, output_loading_info=True
         )

@@ -11,6 +11,7 @@ So batch neighbours change nothing in either.
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -27,6 +28,27 @@ FRAME_SAMPLES = 320
 WINDOW_SAMPLES = 400  # of the Fourier transform: so much silence after a clip decides its last mel
 
 
+def load_features(folder: Path) -> WhisperFeatureExtractor:
+    """What makes log-mel frames for a model; `ConfigError` unless of up to 30 s of 16 kHz."""
+    features = WhisperFeatureExtractor.from_pretrained(folder)
+    found = (features.sampling_rate, features.chunk_length)
+    if found != (16_000, 30):
+        raise ConfigError(
+            f"{folder}/preprocessor_config.json: sampling_rate, chunk_length = {found}; expected "
+            "(16000, 30), which Whisper was trained on: longer clips would be cut unseen"
+        )
+    return features
+
+
+def check_samples(waveforms: Sequence[np.ndarray]) -> None:
+    """Raise `AudioError` for a waveform above 30 s, whose end the model would not hear."""
+    for waveform in waveforms:
+        if len(waveform) > MAX_SAMPLES:
+            raise AudioError(
+                f"clip of {len(waveform) / 16_000:.2f} s: Whisper hears 30 s at most; cut it"
+            )
+
+
 class WhisperEncoder:
     """Frames of one hidden state of a frozen Whisper encoder."""
 
@@ -36,7 +58,7 @@ class WhisperEncoder:
         folder = find_model(spec.model, ("preprocessor_config.json",))
         self.spec = spec
         self.device = device
-        self._features = WhisperFeatureExtractor.from_pretrained(folder)
+        self._features = load_features(folder)
         model, report = WhisperModel.from_pretrained(
             folder, dtype=torch.float32, output_loading_info=True, attn_implementation="sdpa"
         )
@@ -57,12 +79,8 @@ class WhisperEncoder:
 
     @torch.inference_mode()
     def encode(self, waveforms: Sequence[np.ndarray]) -> list[Encoding]:
-        """Frames (L, d_model) of each waveform (S,) float32, 16 kHz, at most 30 s."""
-        for waveform in waveforms:
-            if len(waveform) > MAX_SAMPLES:
-                raise AudioError(
-                    f"clip of {len(waveform) / 16_000:.2f} s: Whisper hears 30 s at most; cut it"
-                )
+        """Frames (L, d_model) of each waveform (S,) float32, 16 kHz; `AudioError` above 30 s."""
+        check_samples(waveforms)
         lengths = [whisper_frame_count(len(waveform)) for waveform in waveforms]
         with torch.autocast(self.device.type, torch.float16, enabled=self.device.type == "cuda"):
             if self.spec.window == "clip":

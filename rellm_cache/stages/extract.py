@@ -80,7 +80,8 @@ def extract(
     spread = spread or Spread()
     utterances = spread.share(read_manifests(manifest))
     streams = make_targets(recipe, cache)
-    targets = list({target.fingerprint: target for target in streams}.values())
+    by_fingerprint = {target.fingerprint: target for target in streams}  # both may be one store
+    targets = list(by_fingerprint.values())
     missing = find_missing(utterances, targets)
     needed = [t for t in targets if any(t.fingerprint in work.lacking for work in missing)]
     job = Job(
@@ -97,7 +98,7 @@ def extract(
     for target in targets:
         record_failures(target.path, {u.id for u in utterances}, target.failed.values())
     wall = monotonic() - begun
-    return [_report(target, utterances, wall) for target in streams]
+    return [_report(by_fingerprint[t.fingerprint], utterances, wall) for t in streams]
 
 
 def make_targets(recipe: Recipe, cache: Path) -> list[Target]:

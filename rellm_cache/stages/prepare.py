@@ -17,6 +17,7 @@ from rellm_cache.corpus.audio import MAX_SECONDS, MIN_SECONDS, SAMPLE_RATE, load
 from rellm_cache.corpus.manifest import (
     SPLITS,
     Utterance,
+    check_text,
     write_json,
     write_lines,
     write_manifest,
@@ -91,10 +92,13 @@ def prepare(
         allow_partial: go on where the corpus has not as many clips as it should.
 
     Raises:
-        ManifestError: an id occurs twice, clips are missing, or nothing is left.
+        ManifestError: an id occurs twice, an id or a path is no Unicode text, clips are missing, or
+            nothing is left.
     """
     utterances = corpus.utterances
     _refuse_duplicates(utterances)
+    for utterance in utterances:
+        check_text(vars(utterance), f"{corpus.root or corpus.name}")
     if not allow_partial:
         require_totals(corpus)
     kept: list[Utterance] = []

@@ -2,7 +2,8 @@
 
 A lock is an flock on `<path>.lock`: the kernel lets it go when the process ends, however it ends,
 so a lock is never stale and no clock is asked. Whatever lies in `.writing/` without a held lock
-was left by a process that is gone.
+was left by a process that is gone. On some shared file systems a lock is known on its own machine
+alone; so the names of large things tell whose they are (`own_name`).
 """
 
 import contextlib
@@ -64,16 +65,40 @@ def sweep(cache: Path) -> tuple[list[Path], list[Path]]:
         What was removed, and what a live process holds; that too where the file system has no
         locks, so that nobody can tell.
     """
-    writing = cache / WRITING
-    entries = sorted(writing.iterdir()) if writing.is_dir() else []
-    names = {entry.name.removesuffix(".lock") for entry in entries}
     removed: list[Path] = []
     held: list[Path] = []
-    for name in sorted(names):
-        (removed if _remove_abandoned(writing / name) else held).append(writing / name)
+    for path in _written(cache):
+        (removed if _remove_abandoned(path) else held).append(path)
     with contextlib.suppress(OSError):
-        writing.rmdir()
+        (cache / WRITING).rmdir()
     return removed, held
+
+
+def own_name(name: str) -> str:
+    """A name under `.writing/` that says which machine it is written by."""
+    return f"{name}@{os.uname().nodename}"
+
+
+def sweep_own(cache: Path) -> None:
+    """Remove what dead processes of this machine left in `.writing/` under an `own_name`.
+
+    What cannot be removed now is left to `sweep`.
+    """
+    for path in _written(cache):
+        if path.name.endswith(own_name("")):
+            with contextlib.suppress(OSError):
+                _remove_abandoned(path)
+    with contextlib.suppress(OSError):
+        (cache / WRITING).rmdir()
+
+
+def _written(cache: Path) -> list[Path]:
+    """What lies under `.writing/`, or only its lock does, by name."""
+    try:
+        entries = list((cache / WRITING).iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return sorted({entry.with_name(entry.name.removesuffix(".lock")) for entry in entries})
 
 
 def _remove_abandoned(temporary: Path) -> bool:
@@ -141,7 +166,9 @@ def _acquire(path: Path, how: int) -> int:
 
 
 def _release(path: Path, handle: int) -> None:
-    path.unlink(missing_ok=True)  # while held: whoever waits for this file sees that it is gone
-    os.close(handle)
+    try:
+        path.unlink(missing_ok=True)  # while held: whoever waits for this file sees that it is gone
+    finally:
+        os.close(handle)
     with contextlib.suppress(OSError):
         path.parent.rmdir()  # succeeds for the last one only

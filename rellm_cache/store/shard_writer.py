@@ -69,7 +69,8 @@ class ShardWriter:
         while rest:
             if self._file is None:
                 path = self._folder / "c" / str(self._shard) / "0"
-                path.parent.mkdir(parents=True)
+                # A folder that was removed meanwhile, with shards in it, is not made again.
+                path.parent.mkdir(parents=not self._shard)
                 self._file = path.open("wb")
             count = self._file.write(rest[: whole - self._written])
             self._written += count

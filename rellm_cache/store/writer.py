@@ -5,13 +5,14 @@ then it does not exist for any reader; after it, it never changes. Several write
 processes, may fill one store: each commits parts of its own.
 """
 
+import contextlib
 import errno
 import secrets
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -30,7 +31,7 @@ from rellm_cache.store.layout import (
     require_root,
     store_path,
 )
-from rellm_cache.store.locks import claim, removing
+from rellm_cache.store.locks import claim, own_name, removing, sweep_own
 from rellm_cache.store.outgoing import commit_part, part_names, send_new_store
 from rellm_cache.store.part_writer import PartWriter, Row
 from rellm_cache.store.quantisation import Quantisation
@@ -46,7 +47,8 @@ class StoreWriter:
     """Adds encoded clips to the store of one encoder spec under a cache root.
 
     Use it as a context manager: leaving it commits the open part, also when the work was
-    interrupted, so that nothing encoded is lost; only a failed write gives the part up.
+    interrupted or failed elsewhere, so that nothing encoded is lost; only a failed write of its own
+    gives the part up. Entering it removes the open parts of writers of this machine that are dead.
 
     Args:
         cache: root.
@@ -79,6 +81,7 @@ class StoreWriter:
 
     def __enter__(self) -> Self:
         self._info = read_info(create_store(self._cache, self._info))
+        sweep_own(self._cache)
         return self
 
     def __exit__(
@@ -88,8 +91,7 @@ class StoreWriter:
         trace: TracebackType | None,
     ) -> None:
         try:
-            if not isinstance(error, StoreError):
-                self.commit()
+            self.commit()
         finally:
             self._give_up()
 
@@ -136,14 +138,15 @@ class StoreWriter:
         self.bytes_written += self._part.nbytes
         self._give_up()
 
-    @contextmanager
+    @contextlib.contextmanager
     def _giving_up(self) -> Iterator[None]:
         """Give the open part up where it cannot be written, and say so."""
         try:
             yield
         except OSError as error:
             clips, size = (len(self._part.ids), self._part.nbytes) if self._part else (0, 0)
-            self._give_up()
+            with contextlib.suppress(OSError):  # what is full or forbidden is so for closing too
+                self._give_up()
             raise _write_failed(self.path, error, clips, size) from error
 
     def _give_up(self) -> None:
@@ -166,7 +169,7 @@ class _OpenPart:
     def __init__(self, store: Path, info: StoreInfo, quantisation: Quantisation | None) -> None:
         self._store = store
         self._suffix = secrets.token_hex(4)
-        self._path = store.parent / WRITING / f"{store.name}-{self._suffix}"
+        self._path = store.parent / WRITING / own_name(f"{store.name}-{self._suffix}")
         self._opened = time.monotonic()
         self._in_hand: deque[Future[None]] = deque()
         self._committed: Future[None] | None = None

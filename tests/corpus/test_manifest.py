@@ -115,6 +115,14 @@ def test_splits_are_read_from_a_folder(corpus: Path) -> None:
         ({"avd_ans": {"arousal": 0.5}}, r"found dimensions \[0.5, None, None\]"),
         ({"avd_ans": [0.1, 0.2, 0.3]}, "expected an object of arousal, dominance and valence"),
         ({"segment": [2, 1]}, r"found segment \[2, 1\], expected \[start, end\] in seconds"),
+        (
+            {"id": "a/\ud800"},
+            r"id 'a/\\ud800' with a lone surrogate, .* expected Unicode text",
+        ),
+        (
+            {"audio": "\udce9.wav"},
+            r"jsonl:2: found audio '\\udce9.wav' with a lone surrogate",
+        ),
         ({"segment": 2}, r"found segment 2, expected \[start, end\] in seconds"),
         ({"segment": ["0", "1"]}, r"found segment \['0', '1'\], expected"),
     ],

@@ -12,7 +12,7 @@ import torch
 from transformers import WhisperForConditionalGeneration, WhisperModel
 
 from rellm_cache.encoders.transcriber import WhisperTranscriber, resolve_transcriber
-from rellm_cache.errors import ConfigError
+from rellm_cache.errors import AudioError, ConfigError
 from rellm_cache.specs import TranscriberSpec
 
 CPU = torch.device("cpu")
@@ -67,6 +67,12 @@ def test_a_clip_says_the_same_alone_and_in_a_batch(writer_folder: Path) -> None:
     clips = [noise(seconds, seed) for seed, seconds in enumerate((1.0, 2.5, 7.0))]
     alone = [said for clip in clips for said in model.transcribe([clip])]
     assert model.transcribe(clips) == alone
+
+
+def test_more_than_30_seconds_is_refused(writer_folder: Path) -> None:
+    model = WhisperTranscriber(spec_of(writer_folder), CPU)
+    with pytest.raises(AudioError, match=r"clip of 30.50 s: Whisper hears 30 s at most"):
+        model.transcribe([noise(30.5, 1)])
 
 
 def prompt(folder: Path, spec: TranscriberSpec, monkeypatch: pytest.MonkeyPatch) -> list[int]:

@@ -128,6 +128,28 @@ def test_a_checkpoint_without_the_head_is_refused(spec: EncoderSpec, copy: Path)
         build_encoder(replace(spec, model=str(copy)), CPU)
 
 
+@pytest.mark.parametrize(("key", "value"), [("do_normalize", False), ("sampling_rate", 8_000)])
+def test_another_way_to_hear_is_refused(
+    spec: EncoderSpec, copy: Path, key: str, value: object
+) -> None:
+    file = copy / "preprocessor_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), key: value}))
+    message = r"copy/preprocessor_config.json: .* = \(.*\); expected \(16000, True\)"
+    with pytest.raises(ConfigError, match=message):
+        build_encoder(replace(spec, model=str(copy)), CPU)
+
+
+@pytest.mark.parametrize("samples", [16_000, 16_079, 16_080, 16_081, 16_399, 16_400])
+def test_lengths_at_the_edges_of_a_frame(spec: EncoderSpec, samples: int) -> None:
+    """Alone and beside a longer clip: a frame for each 20 ms whose 25 ms the clip has."""
+    noise = np.random.default_rng(3).normal(0, 0.1, 20_000).astype(np.float32)
+    encoder = build_encoder(spec, CPU)
+    (alone,) = encoder.encode([noise[:samples]])
+    together, _ = encoder.encode([noise[:samples], noise])
+    assert len(alone.frames) == len(together.frames) == (samples - 400) // 320 + 1
+    np.testing.assert_allclose(together.frames, alone.frames, atol=1e-5)
+
+
 def test_group_norm_is_refused(spec: EncoderSpec, copy: Path) -> None:
     config = json.loads((copy / "config.json").read_text())
     (copy / "config.json").write_text(json.dumps({**config, "feat_extract_norm": "group"}))

@@ -1,5 +1,6 @@
 """Whisper's frames: the library's own hidden states, cut to the clip, alone or in a batch."""
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -78,6 +79,29 @@ def test_the_length_rule(samples: int, frames: int) -> None:
 def test_more_than_30_seconds_is_refused(spec: EncoderSpec) -> None:
     with pytest.raises(AudioError, match=r"clip of 31.00 s: Whisper hears 30 s at most; cut it"):
         build_encoder(spec, CPU).encode([np.zeros(31 * 16_000, np.float32)])
+
+
+def test_a_model_of_shorter_windows_is_refused(
+    spec: EncoderSpec, whisper_folder: Path, tmp_path: Path
+) -> None:
+    """It would hear the beginning of a clip, and its frames would be too few."""
+    folder = Path(shutil.copytree(whisper_folder, tmp_path / "copy"))
+    file = folder / "preprocessor_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "chunk_length": 10}))
+    with pytest.raises(ConfigError, match=r"chunk_length = \(16000, 10\); expected \(16000, 30\)"):
+        build_encoder(replace(spec, model=str(folder)), CPU)
+
+
+@pytest.mark.parametrize("window", ["30s", "clip"])
+@pytest.mark.parametrize("samples", [16_000, 16_001, 16_160, 16_161, 16_319, 16_320, 16_321])
+def test_lengths_at_the_edges_of_a_frame(spec: EncoderSpec, window: str, samples: int) -> None:
+    waveform = np.random.default_rng(3).normal(0, 0.1, samples).astype(np.float32)
+    encoder = build_encoder(replace(spec, layer=0, window=window), CPU)
+    (encoding,) = encoder.encode([waveform])
+    expected = hidden_states(Path(spec.model), waveform)[0][0]
+    assert len(encoding.frames) == (frames := -(-samples // 320))
+    # The last frame hears what follows: silence in 30 s, nothing in the clip alone.
+    np.testing.assert_allclose(encoding.frames[:-1], expected[: frames - 1], atol=1e-5)
 
 
 @pytest.mark.parametrize("layer", [-2, 3])

@@ -28,6 +28,7 @@ from rellm_cache.stages.extract import extract
 from rellm_cache.store import writer
 from rellm_cache.store.layout import failures_path
 from rellm_cache.store.reader import FeatureStore
+from rellm_cache.store.shard_writer import ShardWriter
 
 IDS = [f"tones/{index:02d}" for index in range(11)]
 
@@ -92,6 +93,15 @@ def test_a_second_stream_leaves_the_first_alone(
     extract(corpus, alone, tmp_path / "cache")
     reports = extract(corpus, recipe, tmp_path / "cache")
     assert [(r.encoded, r.present) for r in reports] == [(0, 11), (11, 0)]
+
+
+def test_two_streams_of_one_encoder_are_one_store(
+    corpus: Path, speech_recipe: Recipe, tmp_path: Path
+) -> None:
+    speech = speech_recipe.encoders.speech
+    twice = replace(speech_recipe, encoders=EncodersConfig(speech, speech))
+    reports = extract(corpus, twice, tmp_path / "cache")
+    assert [(r.encoded, r.present, r.failed) for r in reports] == [(11, 0, 0)] * 2
 
 
 def test_changed_audio_is_encoded_again_and_wins(
@@ -211,6 +221,27 @@ def test_a_full_disk_keeps_earlier_parts_and_a_second_run_completes(
         assert set(checksums(FeatureStore(report.path))) == set(IDS)
 
 
+def test_a_stream_that_cannot_be_written_costs_the_other_nothing(
+    corpus: Path, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, calls = ShardWriter.write, []
+
+    def fills_up(shards: ShardWriter, clip: np.ndarray) -> int:
+        if "emotion" in str(shards._folder):
+            calls.append(clip)
+            if len(calls) > 4:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(shards, clip)
+
+    with monkeypatch.context() as disk:
+        disk.setattr(ShardWriter, "write", fills_up)
+        with pytest.raises(StoreError, match=r"emotion.*No space left on device"):
+            extract(corpus, recipe, tmp_path / "cache", batch_size=1)
+    speech, emotion = extract(corpus, recipe, tmp_path / "cache", batch_size=1)
+    assert (speech.encoded + speech.present, emotion.encoded) == (11, 11)
+    assert speech.present > 4
+
+
 KILLED = """
 import os, signal, sys
 from pathlib import Path
@@ -247,6 +278,7 @@ def test_a_kill_leaves_a_valid_store_and_a_rerun_completes_it(
     assert list((tmp_path / "cache/.writing").iterdir())  # what it was writing
     (report,) = extract(corpus, speech_recipe, tmp_path / "cache", batch_size=2)
     assert (report.encoded, report.present, report.path) == (6, 5, store.path)
+    assert not (tmp_path / "cache/.writing").exists()
     (undisturbed,) = extract(corpus, speech_recipe, tmp_path / "other", batch_size=2)
     assert checksums(FeatureStore(report.path)) == checksums(FeatureStore(undisturbed.path))
 

@@ -1,6 +1,7 @@
 """prepare: every clip decoded once, usable ones kept, the others listed with their reason."""
 
 import json
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -109,6 +110,16 @@ def test_nothing_left_and_an_id_twice_are_errors(make_clip: MakeClip, tmp_path: 
         prepare(of([]), tmp_path / "out")
     with pytest.raises(ManifestError, match=r"1 ids occur more than once, the first is 'x/a.wav'"):
         prepare(of([utterance(short)] * 2), tmp_path / "out")
+
+
+def test_a_file_whose_name_is_no_text_is_refused(make_clip: MakeClip, tmp_path: Path) -> None:
+    """Latin-1 bytes, which no manifest could hold; nothing is written."""
+    path = make_clip("a.wav").rename(tmp_path / os.fsdecode(b"h\xe9.wav"))
+    with pytest.raises(
+        ManifestError, match=r"x: found id 'x/h\\udce9.wav' .*rename the file to UTF-8"
+    ):
+        prepare(of([utterance(path)]), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_real_speakers_are_prepared(ravdess: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from rellm_cache.errors import StoreError
-from rellm_cache.store.locks import claim, maintaining, sweep
+from rellm_cache.store.locks import claim, maintaining, own_name, sweep, sweep_own
 
 WRITE = """
 import sys, time
@@ -44,6 +44,22 @@ def test_only_what_no_live_process_writes_is_removed(tmp_path: Path) -> None:
         process.send_signal(signal.SIGKILL)
     assert sweep(tmp_path) == ([live], [])
     assert not writing.exists()
+
+
+def test_a_writer_removes_what_its_own_machine_left_and_nothing_else(tmp_path: Path) -> None:
+    writing = tmp_path / ".writing"
+    dead = leftover(writing, own_name("dead-1"))
+    lock = writing / f"{own_name('late-1')}.lock"  # killed between the rename and the lock's end
+    lock.touch()
+    others = [leftover(writing, "dead-2"), leftover(writing, "dead-3@another-machine")]
+    live = writing / own_name("live-1")
+    with claim(live):
+        live.mkdir()
+        sweep_own(tmp_path)
+        assert not dead.exists()
+        assert not lock.exists()
+        assert all(path.exists() for path in (*others, live))
+    sweep_own(tmp_path / "nowhere")
 
 
 def test_a_claim_leaves_nothing_behind(tmp_path: Path) -> None:

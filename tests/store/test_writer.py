@@ -2,10 +2,12 @@
 
 import errno
 import os
+import resource
+import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +15,10 @@ import pytest
 
 from rellm_cache.errors import FrameError, StoreError
 from rellm_cache.progress import silent
+from rellm_cache.store import part_writer
 from rellm_cache.store import writer as writer_module
 from rellm_cache.store.layout import StoreInfo, list_parts
+from rellm_cache.store.locks import own_name
 from rellm_cache.store.reader import FeatureStore
 from rellm_cache.store.shard_writer import ShardWriter
 from rellm_cache.store.syncing import sync_tree
@@ -140,6 +144,76 @@ def test_a_disk_that_fills_while_a_part_grows(
             add_all()
     assert set(FeatureStore(writer.path).ids) == {"early"}
     assert not (tmp_path / ".writing").exists()
+
+
+@pytest.fixture
+def small_files() -> Iterator[None]:
+    """No file may grow beyond 64 KB: real writes fail, and so does closing what was not written."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (64_000, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.usefixtures("small_files")
+def test_a_file_that_can_neither_be_written_nor_closed(tmp_path: Path, info: StoreInfo) -> None:
+    writer = StoreWriter(tmp_path, info)
+
+    def add_all() -> None:
+        with writer:
+            for number in range(40):
+                writer.add(f"a/{number}", DIGEST, np.ones((250, 8)))  # 4 kB each
+
+    with pytest.raises(StoreError, match=r"could not write a part of \d+ clips .*File too large"):
+        add_all()
+    assert not list_parts(writer.path)
+    assert not (tmp_path / ".writing").exists()
+
+
+def test_a_failure_elsewhere_keeps_what_was_encoded(tmp_path: Path, info: StoreInfo) -> None:
+    writer = StoreWriter(tmp_path, info)
+
+    def work() -> None:
+        with writer:
+            writer.add("a", DIGEST, np.ones((5, 8)))
+            raise StoreError("another store could not be written")
+
+    with pytest.raises(StoreError, match="another store"):
+        work()
+    assert "a" in FeatureStore(writer.path)
+
+
+def test_an_open_part_that_was_removed_is_not_committed(
+    tmp_path: Path, info: StoreInfo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the shards it had, it would be a part with frames missing."""
+    monkeypatch.setattr(part_writer, "SHARD_BYTES", 256 * 16)  # a shard holds 256 frames
+    writer = StoreWriter(tmp_path, info)
+
+    def work() -> None:
+        with writer:
+            writer.add("a", DIGEST, np.ones((256, 8)))
+            (part,) = (tmp_path / ".writing").glob("*[!k]")
+            while not (part / "frames/c/0/0").exists():
+                time.sleep(0.001)
+            writer.add("b", DIGEST, np.ones((1, 8)))
+            while not (part / "frames/c/1/0").exists():
+                time.sleep(0.001)
+            shutil.rmtree(part)
+            for number in range(3):
+                writer.add(f"c/{number}", DIGEST, np.ones((256, 8)))
+
+    with pytest.raises(StoreError, match=r"could not write a part of .*No such file"):
+        work()
+    assert not list_parts(writer.path)
+    assert not (tmp_path / ".writing").exists()
+
+
+def test_a_writer_begins_with_what_dead_ones_left(tmp_path: Path, info: StoreInfo) -> None:
+    left = tmp_path / ".writing" / own_name("store-1f2e3d4c")
+    left.mkdir(parents=True)
+    with StoreWriter(tmp_path, info):
+        assert not left.exists()
 
 
 def test_an_interrupt_while_a_part_is_committed_loses_nothing(

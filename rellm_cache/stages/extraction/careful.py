@@ -67,7 +67,7 @@ class Careful(Generic[Result]):
                         "alone; cut it, or use a GPU with more memory"
                     )
                 ]
-            self._lower_limit(len(clips) // 2)
+            self._lower_limit(len(clips))
         except AudioError as error:
             if len(clips) == 1:
                 return [error]
@@ -78,10 +78,11 @@ class Careful(Generic[Result]):
         half = len(clips) // 2
         return self._run(clips[:half]) + self._run(clips[half:])
 
-    def _lower_limit(self, size: int) -> None:
+    def _lower_limit(self, too_many: int) -> None:
+        size = too_many // 2
         if self.limit is None:
             self._say(
-                f"{self._name}: out of GPU memory with {2 * size} clips at a time; going on with "
+                f"{self._name}: out of GPU memory with {too_many} clips at a time; going on with "
                 f"{size}, or fewer where that is too much. --batch-size {size} avoids the retries"
             )
         self.limit = min(self.limit or size, size)

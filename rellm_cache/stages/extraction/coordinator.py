@@ -161,6 +161,7 @@ class Coordinator:
 
     def _listen(self, seconds: float | None) -> None:
         handles = [member.handle for member in self._members]
+        errors: list[Exception] = []
         for handle, event in self._pool.wait(handles, seconds):
             member = next(m for m in self._members if m.handle is handle)
             match event:
@@ -177,7 +178,9 @@ class Coordinator:
                     self._members.remove(member)
                     self._bury(member, event.reason)
                 case Broken():
-                    raise event.error
+                    errors.append(event.error)
+        if errors:  # after what else was heard: nobody says twice that he has ended
+            raise errors[0]
 
     def _take(self, member: _Member, done: BatchDone) -> None:
         batch = member.in_hand.pop(done.number)
@@ -239,5 +242,5 @@ class Coordinator:
         left = [member.handle for member in self._members if member.ready]
         while left and (seconds := until - monotonic()) > 0:
             for handle, event in self._pool.wait(left, seconds):
-                if isinstance(event, Finished | Died | Broken) and handle in left:
+                if isinstance(event, Finished | Died) and handle in left:
                     left.remove(handle)

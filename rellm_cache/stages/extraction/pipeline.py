@@ -2,10 +2,11 @@
 
 In: batches, submitted one after another. Out: committed parts, and an event for each batch.
 
-The encoder never waits for a disk: clips are decoded before it asks for them, and rounding,
-checksums, Zarr and fsync happen in the writer's thread. Each queue is bounded. The first error of
-any thread ends the work: nothing more is encoded, what was encoded is committed if it can be, and
-the error is raised by the next `submit` or when the pipeline is left.
+The encoder never waits for a disk: clips are decoded before it asks for them. Rounding happens in
+the writer thread; checksums, Zarr and fsync in a thread of each store's `StoreWriter`. Each queue
+is bounded. The first error of any thread ends the work: nothing more is encoded, what was encoded
+is committed if it can be, and the error is raised by the next `submit` or when the pipeline is
+left.
 """
 
 import os
@@ -221,7 +222,7 @@ def serve(job: Job, batches: Iterable[Batch], emit: Emit) -> None:
     """A worker's whole life: load, encode the batches as they come, commit, and say so.
 
     `batches` ends when there is no more work, or raises `StopWork` when what is not begun shall be
-    left.
+    left. `Finished` is the last event, whatever happened.
     """
     try:
         if job.threads:
@@ -233,8 +234,7 @@ def serve(job: Job, batches: Iterable[Batch], emit: Emit) -> None:
             for batch in batches:
                 pipeline.submit(batch)
     except StopWork:
-        emit(Finished())
+        pass
     except BaseException as error:
         emit(Broken.of(error))
-    else:
-        emit(Finished())
+    emit(Finished())

@@ -10,7 +10,7 @@ import contextlib
 import os
 import queue
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -91,8 +91,9 @@ class RayPool:
             _connect(self._ray, address)
         machines = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
         gpus = int(sum(machine.get("GPU", 0) for machine in machines))
-        self.size = size or gpus or len(machines)
-        share = cpu_share([int(machine.get("CPU", 1)) for machine in machines], self.size)
+        cpus = offered_cpus(machines)
+        self.size = size or gpus or len(cpus)
+        share = cpu_share(cpus, self.size)
         self._needs = {"num_gpus": 1, "num_cpus": 1} if gpus else {"num_cpus": share}
         self._job = replace(job, threads=0 if gpus else max(1, int(share)))
         self._handles: list[ActorHandle] = []
@@ -129,6 +130,21 @@ class RayPool:
             self._ray.kill(handle.actor)
         if self._joined:
             self._ray.shutdown()
+
+
+def offered_cpus(machines: Iterable[Mapping[str, float]]) -> list[int]:
+    """CPUs of each machine that offers any, as Ray gives its resources; often the head has none.
+
+    Raises:
+        ConfigError: no machine offers one.
+    """
+    cpus = [count for machine in machines if (count := int(machine.get("CPU", 0)))]
+    if not cpus:
+        raise ConfigError(
+            "--ray: no machine of the cluster offers a CPU; expected at least one that was started "
+            "without `--num-cpus=0`"
+        )
+    return cpus
 
 
 def cpu_share(cpus: Sequence[int], actors: int) -> float:

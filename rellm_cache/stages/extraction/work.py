@@ -107,7 +107,7 @@ class Ready:
 
 @dataclass(frozen=True)
 class Finished:
-    """A worker has committed all it had and ended."""
+    """A worker has ended and committed what it could: all it had, unless it said `Broken`."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ class Died:
 
 @dataclass(frozen=True)
 class Broken:
-    """A worker met an error that no other clip would change; it has committed what it could."""
+    """A worker met an error that no other clip would change; it commits what it can and ends."""
 
     error: Exception
 

@@ -62,8 +62,11 @@ def test_out_of_memory_halves_the_batch_and_says_so_once() -> None:
 
 
 def test_an_odd_batch_is_split_into_all_of_its_clips() -> None:
+    said: list[str] = []
     gpu = SmallGpu(room=4)
-    assert firsts(CarefulEncoder(gpu, GPU, print).encode(clips(*range(7)))) == list(range(7))
+    assert firsts(CarefulEncoder(gpu, GPU, said.append).encode(clips(*range(7)))) == list(range(7))
+    (text,) = said
+    assert "out of GPU memory with 7 clips at a time; going on with 3, or fewer" in text
 
 
 def test_a_clip_too_large_for_the_gpu_fails_alone() -> None:

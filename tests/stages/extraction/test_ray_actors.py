@@ -8,10 +8,18 @@ from typing import Any
 import pytest
 
 from rellm_cache.config import Recipe
+from rellm_cache.encoders.registry import resolve
 from rellm_cache.errors import ConfigError
 from rellm_cache.stages.extract import extract
-from rellm_cache.stages.extraction.ray_actors import ActorHandle, RayPool, cpu_share
+from rellm_cache.stages.extraction.ray_actors import (
+    ActorHandle,
+    ActorWorker,
+    RayPool,
+    cpu_share,
+    offered_cpus,
+)
 from rellm_cache.stages.extraction.spread import Spread
+from rellm_cache.stages.extraction.work import Broken, Event, Finished, Job
 from rellm_cache.store.copies import open_copy
 from rellm_cache.store.reader import FeatureStore
 
@@ -83,6 +91,25 @@ def test_actors_fill_a_url(
 def test_every_actor_finds_a_share_of_the_cpus(cpus: list[int], actors: int, share: float) -> None:
     assert cpu_share(cpus, actors) == share
     assert sum(int(count / share) for count in cpus) >= actors
+
+
+def test_a_head_that_offers_no_cpu_is_not_counted() -> None:
+    assert offered_cpus([{"memory": 1e9}, {"CPU": 0.0}, {"CPU": 16.0}]) == [16]
+    with pytest.raises(ConfigError, match="no machine of the cluster offers a CPU"):
+        offered_cpus([{"CPU": 0.0}])
+
+
+def test_the_last_that_is_heard_of_an_actor_is_that_it_has_ended(
+    corpus: Path, speech_recipe: Recipe, tmp_path: Path
+) -> None:
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache/.writing").write_text("in the way of every part")
+    spec = resolve(speech_recipe.encoders.speech)
+    worker = ActorWorker(Job((spec,), tmp_path / "cache"), str(tmp_path))
+    events: list[Event] = []
+    while not any(isinstance(event, Finished) for event in events):
+        events += worker.events()
+    assert [type(event) for event in events] == [Broken, Finished]
 
 
 def test_no_cluster_is_named(corpus: Path, speech_recipe: Recipe, tmp_path: Path) -> None:
