@@ -99,7 +99,8 @@ def test_lengths_at_the_edges_of_a_frame(spec: EncoderSpec, window: str, samples
     encoder = build_encoder(replace(spec, layer=0, window=window), CPU)
     (encoding,) = encoder.encode([waveform])
     expected = hidden_states(Path(spec.model), waveform)[0][0]
-    assert len(encoding.frames) == (frames := -(-samples // 320))
+    frames = -(-samples // 320)
+    assert len(encoding.frames) == frames
     # The last frame hears what follows: silence in 30 s, nothing in the clip alone.
     np.testing.assert_allclose(encoding.frames[:-1], expected[: frames - 1], atol=1e-5)
 
