@@ -103,7 +103,6 @@ def test_what_cannot_be_replaced_stays(tmp_path: Path) -> None:
     with pytest.raises(RellmError, match="GB needed"), replaced_folder(out, 10**15):
         pytest.fail("began to write")
     with pytest.raises(RellmError, match="could not be written"), replaced_folder(out, 0) as new:
-        (new / "README.md").write_text("new")
-        raise OSError("the disk is full")
+        (new / "no such folder" / "README.md").write_text("new")
     assert contents(out) == {"README.md": "old"}
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
