@@ -31,6 +31,7 @@ from rellm_cache.stages.reading import Reader, readings
 from rellm_cache.stages.resources import Resources
 from rellm_cache.store.memory import EncodedFrames
 from rellm_cache.weights import file_digest
+from rellm_cache.wording import counted
 
 ENCODED_TOGETHER = 16  # clips, on a GPU
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
@@ -136,7 +137,7 @@ def generate(
     # Where a clip lies and what it says, as the manifest has it now.
     rows = [{**done[u.id], "audio": u.audio, "text": u.text} for u in utterances]
     if rows == before:
-        say(f"{out}: nothing to do, all {len(rows)} answers are there")
+        say(f"{out}: nothing to do, {counted(len(rows), 'answer is', 'answers are')} there")
     else:
         write_lines(out, rows)
     waiting.unlink(missing_ok=True)

@@ -39,6 +39,7 @@ from rellm_cache.stages.resources import Resources
 from rellm_cache.stages.respond import llm_config
 from rellm_cache.store.syncing import write_whole
 from rellm_cache.weights import file_digest
+from rellm_cache.wording import counted
 
 BATCH = 16
 JUDGED = "judged"
@@ -82,7 +83,7 @@ def judge(
         heard = audio_digests(frames, ids)
         notes = _Notes(run, digest([asked, heard, llm_identity(llm_config(recipe))]))
         if notes.are_finished(rows):
-            say(f"{run}: nothing to do, all {len(rows)} answers are judged")
+            say(f"{run}: nothing to do, {counted(len(rows), 'answer is', 'answers are')} judged")
         else:
             _answer(run, rows, frames, notes, resources, batch_size)
         answered.append(notes)
