@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "rellm_cache"
 # From the bottom up; names in one row do not know each other. Batches are what the model is fed.
 LAYERS = (
     ("errors", "__init__", "recipes"),
-    ("ranges", "typed_toml", "specs", "qa_settings"),
+    ("ranges", "typed_toml", "json_files", "wording", "specs", "qa_settings"),
     ("config", "journal", "progress", "devices"),
     ("corpus", "store", "metrics", "weights"),
     ("encoders", "llm", "empathy"),

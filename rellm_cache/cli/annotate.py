@@ -6,6 +6,7 @@ import click
 
 from rellm_cache.cli.options import cache_option, manifest_argument, recipe_option, set_option
 from rellm_cache.cli.prepare.show import show_survey
+from rellm_cache.wording import counted
 
 
 @click.command()
@@ -25,10 +26,12 @@ def annotate(manifest: Path, recipe: str, overrides: tuple[str, ...], cache: Pat
     from rellm_cache.store.origin import place
 
     report = run(manifest, load_recipe(recipe, overrides), cache)
-    click.echo(f"{manifest}: {report.filled} clips filled, {report.renewed} renewed")
-    click.echo(f"From {place(report.store)}; {report.kept} clips keep the dimensions they had")
+    click.echo(f"{manifest}: {counted(report.filled, 'clip')} filled, {report.renewed} renewed")
+    kept = counted(report.kept, "clip keeps its", "clips keep their")
+    click.echo(f"From {place(report.store)}; {kept} own dimensions")
     if report.clipped:
-        click.echo(f"{report.clipped} clips had a value beyond 0..1, which was set to the bound")
+        clipped = counted(report.clipped, "clip")
+        click.echo(f"{clipped} had a value beyond 0..1, which was set to the bound")
     show_survey(report.survey)
     if report.filled or report.renewed:
         click.echo(f"Note: {FUNCTION_OF_INPUT}")

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from rellm_cache.cli.options import InOrder, json_option, print_table
+from rellm_cache.wording import counted
 
 
 @click.group(cls=InOrder)
@@ -56,7 +57,8 @@ def train(
         return
     tokens = card.settings.tokens, card.settings.long_tokens
     for part, limit in zip(("test", "test_long"), tokens, strict=True):
-        title = f"{card.counts['test']} exchanges held out, texts cut at {limit} tokens"
+        held_out = counted(card.counts["test"], "exchange")
+        title = f"{held_out} held out, texts cut at {limit} tokens"
         rows = [_level_row(name, scores) for name, scores in card.scores[part].items()]
         print_table(title, ["mechanism", "macro F1", "accuracy", "F1 by level", "ECE"], rows)
     cut, count = card.counts["test_replies_cut"], card.counts["test"]
@@ -97,7 +99,8 @@ def score(scorer: Path, source: Path, out: Path, as_json: bool) -> None:
         for name, summary in report.levels.items()
     ]
     limits = [f"cut at {report.tokens} tokens", f"at {report.long_tokens}"]
-    print_table(f"{report.rows} replies, mean level (SD)", ["mechanism", *limits], rows)
+    replies = counted(report.rows, "reply", "replies")
+    print_table(f"{replies}, mean level (SD)", ["mechanism", *limits], rows)
     for what, cut in (("replies", report.replies_cut), ("posts", report.posts_cut)):
         click.echo(f"{cut} of {report.rows} {what} are longer than {report.tokens} tokens")
     click.echo(f"Scores: {out}")

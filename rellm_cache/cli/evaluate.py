@@ -14,6 +14,7 @@ from rellm_cache.cli.options import (
     print_table,
     run_argument,
 )
+from rellm_cache.wording import counted
 
 
 @click.command()
@@ -71,7 +72,7 @@ def print_scores(scores: dict[str, Any]) -> None:
         row = ["LLM, in words", percent(words["ua"]), percent(words["accuracy"])]
         rows.append([*row, percent(llm["unparsable"])])
     columns = ["recognition", "UA", "accuracy", "unparsable"]
-    print_table(f"{scores['clips']} clips", columns, rows)
+    print_table(counted(scores["clips"], "clip"), columns, rows)
     if head["ccc"]:
         rows = []
         for name, value in head["ccc"].items():
@@ -97,7 +98,8 @@ def print_empathy(part: dict[str, Any]) -> None:
     longer = part["long_levels"]
     rows = [[name, shown(s), shown(longer[name])] for name, s in part["levels"].items()]
     rows += [[name, shown(part[name]), "–"] for name in ("words", "questions")]
-    title = f"Empathy of {part['count']} answers, mean (SD); {part['replies_cut']} were cut"
+    answers, cut = counted(part["count"], "answer"), counted(part["replies_cut"], "was", "were")
+    title = f"Empathy of {answers}, mean (SD); {cut} cut"
     print_table(title, ["", "as EPITOME cuts", "longer limit"], rows)
 
 

@@ -14,6 +14,7 @@ from rellm_cache.cli.options import (
     set_option,
 )
 from rellm_cache.store.origin import place
+from rellm_cache.wording import counted
 
 if TYPE_CHECKING:
     from rellm_cache.stages.extract import StreamReport
@@ -89,17 +90,20 @@ def show(report: "StreamReport") -> None:
     if report.encoded:
         rate = report.encoded / max(report.wall_seconds, 1e-9)
         click.echo(
-            f"{where}: {report.encoded} clips encoded ({report.hours:.2f} h, "
-            f"{rate:.1f} clips/s), {report.present} were there already"
+            f"{where}: {counted(report.encoded, 'clip')} encoded ({report.hours:.2f} h, "
+            f"{rate:.1f} clips/s), {counted(report.present, 'was', 'were')} there already"
         )
     elif report.failed:
-        click.echo(f"{where}: no clip encoded, {report.present} were there already")
+        there = counted(report.present, "was", "were")
+        click.echo(f"{where}: no clip encoded, {there} there already")
     else:
-        click.echo(f"{where}: nothing to do, all {report.present} clips are there")
+        there = counted(report.present, "clip is", "clips are")
+        click.echo(f"{where}: nothing to do, {there} there")
     if report.changed:
         click.echo(
-            f"  {report.changed} ids had other audio before: the new frames win, the old ones "
-            "are not read any more"
+            f"  {counted(report.changed, 'id')} had other audio before: the new frames win, "
+            "the old ones are not read any more"
         )
     if report.failed:
-        click.echo(f"  {report.failed} clips failed, see {place(failures_path(report.path))}")
+        failed = counted(report.failed, "clip")
+        click.echo(f"  {failed} failed, see {place(failures_path(report.path))}")

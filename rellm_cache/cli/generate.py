@@ -10,6 +10,7 @@ from rellm_cache.cli.options import (
     run_argument,
     set_option,
 )
+from rellm_cache.wording import counted
 
 
 @click.command()
@@ -45,4 +46,4 @@ def generate(
     for generation in generations[:3]:
         heard = f" ({generation.emotion})" if generation.emotion else ""
         click.echo(f"{generation.id}{heard}: {generation.response}")
-    click.echo(f"{len(generations)} answers: {out}")
+    click.echo(f"{counted(len(generations), 'answer')}: {out}")

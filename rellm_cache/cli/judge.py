@@ -15,6 +15,7 @@ from rellm_cache.cli.options import (
     percent,
     print_table,
 )
+from rellm_cache.wording import counted
 
 if TYPE_CHECKING:
     from rellm_cache.stages.judge_scores import JudgeScores
@@ -91,6 +92,7 @@ def print_judged(scores: list["JudgeScores"]) -> None:
             shown = f"{rho.value:.2f} [{rho.low:.2f}, {rho.high:.2f}]"
         rows.append([one.mode, one.run, f"{one.overall.mean:.2f}", *means, right, shown])
     first = scores[0]
-    title = f"{first.overall.count} answers, mean score 0 to {first.top} by {first.judge}"
+    answers = counted(first.overall.count, "answer")
+    title = f"{answers}, mean score 0 to {first.top} by {first.judge}"
     columns = ["learnt", "run", "all", *types, "label right", "Spearman of score and label"]
     print_table(title, columns, rows)

@@ -17,6 +17,7 @@ from rellm_cache.cli.options import (
     set_option,
 )
 from rellm_cache.store.origin import place
+from rellm_cache.wording import counted
 
 if TYPE_CHECKING:
     from rellm_cache.stages.plan import Plan
@@ -106,12 +107,15 @@ def show(found: "Plan") -> None:
         ]
         for s in extraction.streams
     ]
-    title = f"{found.clips} clips, {found.hours:.2f} h of audio"
+    title = f"{counted(found.clips, 'clip')}, {found.hours:.2f} h of audio"
     columns = ["store", "clips there", "missing", "values", "size of missing", "time"]
     print_table(title, columns, rows)
     if found.unreadable:
-        click.echo(f"{found.unreadable} clips cannot be read: `rellm extract` will list them")
-    estimated = f"estimated from {extraction.timed_clips} clips on this machine, one process"
+        click.echo(
+            f"{counted(found.unreadable, 'clip')} cannot be read: `rellm extract` will list them"
+        )
+    timed = counted(extraction.timed_clips, "clip")
+    estimated = f"estimated from {timed} on this machine, one process"
     click.echo(f"Time: {duration(extraction.seconds)}, {estimated}")
     gpu = f", {byte_size(extraction.gpu_bytes)} on the GPU" if extraction.gpu_bytes else ""
     click.echo(f"Memory: about {byte_size(extraction.memory_bytes)}{gpu}")

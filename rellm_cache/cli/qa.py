@@ -12,6 +12,7 @@ from rellm_cache.cli.options import (
     set_option,
     show_next,
 )
+from rellm_cache.wording import counted
 
 
 @click.command()
@@ -40,15 +41,16 @@ def qa(
     chosen = (*overrides, f"qa.mode={mode}") if mode else overrides
     for report in write_questions(manifest, load_recipe(recipe, chosen), batch_size):
         kept = sum(report.kept.values())
-        asked = f"{report.asked} replies written now" if report.asked else "nothing left to ask"
-        click.echo(f"{report.path}: {kept} questions, {asked}")
+        written = counted(report.asked, "reply", "replies")
+        asked = f"{written} written now" if report.asked else "nothing left to ask"
+        click.echo(f"{report.path}: {counted(kept, 'question')}, {asked}")
         rows = [[*name, str(count)] for name, count in sorted(report.kept.items())]
         if rows:
             print_table("Kept for training", ["mode", "type", "rows"], rows)
         for reason, count in report.dropped.items():
-            click.echo(f"  dropped {count} rows: {reason}")
+            click.echo(f"  dropped {counted(count, 'row')}: {reason}")
         for reason, count in report.skipped.items():
-            click.echo(f"  skipped {count} utterances: {reason}")
+            click.echo(f"  skipped {counted(count, 'utterance')}: {reason}")
     folder = manifest if manifest.is_dir() else manifest.parent
     where = ["--manifest", f"{folder}", "--out", "runs/questions"]
     show_next(["train"], recipe, (*chosen, "losses.question=1"), where)

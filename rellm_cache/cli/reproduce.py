@@ -13,6 +13,7 @@ from rellm_cache.cli.options import (
     print_table,
     set_option,
 )
+from rellm_cache.wording import counted
 
 if TYPE_CHECKING:
     from rellm_cache.stages.reproduction.table import RowResult
@@ -154,7 +155,8 @@ def table1(out: Path, as_json: bool, **options: Any) -> int:
 def show(found: "Reproduction") -> None:
     """The table beside the paper's, the tests, and what is missing."""
     corpus, folds = found.request.source.corpus, len(found.folds)
-    title = f"Table I on {corpus}: {found.test_clips} test clips in {folds} fold(s)"
+    clips = counted(found.test_clips, "test clip")
+    title = f"Table I on {corpus}: {clips} in {counted(folds, 'fold')}"
     columns = ["model", "ER", "EX", "UA", "in words", "head", "words", "questions", "cut"]
     print_table(title, columns, map(_row, found.rows))
     paper = [row for row in found.rows if row.paper]

@@ -13,6 +13,7 @@ from rellm_cache.cli.options import (
     set_option,
 )
 from rellm_cache.store.origin import place
+from rellm_cache.wording import counted
 
 if TYPE_CHECKING:
     from rellm_cache.config import Recipe
@@ -53,7 +54,8 @@ def respond(
     from rellm_cache.stages.respond import respond as run
 
     for report in run(manifest, settings, batch_size):
-        click.echo(f"{report.path}: {report.written} responses, {report.generated} generated now")
+        written = counted(report.written, "response")
+        click.echo(f"{report.path}: {written}, {report.generated} generated now")
         for reason, count in report.dropped.items():
             click.echo(f"  dropped {count}: {reason}")
 
@@ -64,8 +66,8 @@ def _teach(manifest: Path, recipe: "Recipe", cache: Path) -> None:
     report = teach(manifest, recipe, cache)
     changed = f", {report.changed} of them changed" if report.changed else ""
     click.echo(
-        f"{place(report.path)}: {report.taught} responses read now{changed}, {report.present} "
-        "were there"
+        f"{place(report.path)}: {counted(report.taught, 'response')} read now{changed}, "
+        f"{counted(report.present, 'was', 'were')} there"
     )
     if report.mute:
         click.echo(f"  left out {report.mute}: a response, but no transcript or no emotion")

@@ -12,6 +12,7 @@ from rellm_cache.cli.options import (
     set_option,
 )
 from rellm_cache.progress import is_spokesman
+from rellm_cache.wording import counted
 
 
 @click.command()
@@ -44,7 +45,8 @@ def train(recipe: str, overrides: tuple[str, ...], manifest: Path, cache: Path, 
         click.echo(f"Run: {report.out}")
         return
     if report.resumed_at == report.steps:
-        click.echo(f"Nothing left to do: {report.steps} steps were trained before")
+        trained = counted(report.steps, "step was", "steps were")
+        click.echo(f"Nothing left to do: {trained} trained before")
     elif report.resumed_at:
         click.echo(f"Continued at step {report.resumed_at} of {report.steps}")
     names = sorted(report.validation.keys() | report.untrained.keys())

@@ -18,6 +18,7 @@ from rellm_cache.cli.options import (
     show_next,
 )
 from rellm_cache.store.origin import place
+from rellm_cache.wording import counted
 
 if TYPE_CHECKING:
     from rellm_cache.metrics.word_errors import WordErrors
@@ -69,23 +70,28 @@ def transcribe(
 
 def show(report: "TranscribeReport") -> None:
     """What was heard, and how far it is from the manifests' own texts."""
+    there = counted(report.present, "was", "were")
     if report.transcribed:
         click.echo(
-            f"{report.transcribed} clips transcribed ({report.hours:.2f} h, "
-            f"{report.seconds:.1f} s), {report.present} were there already"
+            f"{counted(report.transcribed, 'clip')} transcribed ({report.hours:.2f} h, "
+            f"{report.seconds:.1f} s), {there} there already"
         )
     elif report.failed:
-        click.echo(f"No clip transcribed, {report.present} were there already")
+        click.echo(f"No clip transcribed, {there} there already")
     else:
-        click.echo(f"Nothing to do, all {report.present} transcripts are there")
+        there = counted(report.present, "transcript is", "transcripts are")
+        click.echo(f"Nothing to do, {there} there")
     if report.changed:
-        click.echo(f"  {report.changed} clips had other audio before: their transcripts went")
+        changed = counted(report.changed, "clip")
+        click.echo(f"  {changed} had other audio before: the old transcripts went")
     if report.empty:
-        click.echo(f"  {report.empty} transcripts are empty: no words were heard")
+        empty = counted(report.empty, "transcript is", "transcripts are")
+        click.echo(f"  {empty} empty: no words were heard")
     if report.cut:
-        click.echo(f"  {report.cut} transcripts end at transcriber.max_tokens")
+        cut = counted(report.cut, "transcript ends", "transcripts end")
+        click.echo(f"  {cut} at transcriber.max_tokens")
     if report.failed:
-        click.echo(f"  {report.failed} clips failed, see {place(report.failures)}")
+        click.echo(f"  {counted(report.failed, 'clip')} failed, see {place(report.failures)}")
     if report.errors is not None:
         parts = {**report.emotion_errors, "all": report.errors}
         rows = [[n, str(p.errors), str(p.words), percent(p.rate)] for n, p in parts.items()]

@@ -21,6 +21,7 @@ from rellm_cache.corpus.reading import Corpus, Problems, Total, count_totals, wi
 from rellm_cache.corpus.splits import draw, hold_out, in_split
 from rellm_cache.corpus.text_files import read_text_lines
 from rellm_cache.errors import ManifestError
+from rellm_cache.wording import counted
 
 SPEAKERS = tuple(f"{n:04d}" for n in range(11, 21))
 EMOTIONS = ("Neutral", "Angry", "Happy", "Sad", "Surprise")  # in the order of ids
@@ -84,7 +85,7 @@ def read_esd(root: Path, splits: Splits = "paper", seed: int = 1) -> Corpus:
         seed=seed if splits == "paper" else None,
         totals=_totals(whole),
         problems=problems,
-        notes=[f"{len(found) - len(kept)} clips of surprise left out, as in the paper"],
+        notes=[f"{counted(len(found) - len(kept), 'clip')} of surprise left out, as in the paper"],
         root=root,
     )
 

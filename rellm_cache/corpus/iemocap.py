@@ -20,6 +20,7 @@ from rellm_cache.corpus.reading import Corpus, Problems, Total, count_totals, wi
 from rellm_cache.corpus.splits import hold_out, in_split, text_key, without_text_of
 from rellm_cache.corpus.text_files import read_text_lines
 from rellm_cache.errors import ManifestError
+from rellm_cache.wording import counted
 
 SESSIONS = range(1, 6)
 EMOTIONS = {"neu": "neutral", "hap": "happy", "exc": "happy", "ang": "angry", "sad": "sad"}
@@ -197,7 +198,8 @@ def _split(found: list[Utterance], splits: IemocapSplits) -> tuple[list[Utteranc
     if splits.name == "paper":
         return hold_out(placed, splits.seed), []
     apart, dropped = without_text_of(placed, "test")
-    notes = [f"{dropped} clips of other sessions are in no split: the test has their text"]
+    left = counted(dropped, "clip of another session is", "clips of other sessions are")
+    notes = [f"{left} in no split: the test has their text"]
     return hold_out(apart, splits.seed, lambda u: text_key(u.text) or u.id), notes
 
 

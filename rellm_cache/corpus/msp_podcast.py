@@ -20,6 +20,7 @@ from rellm_cache.corpus.reading import Corpus, Problems, Total, with_audio
 from rellm_cache.corpus.splits import draw, hold_out
 from rellm_cache.corpus.text_files import read_csv, read_text
 from rellm_cache.errors import ManifestError
+from rellm_cache.wording import counted
 
 COLUMNS = ("FileName", "EmoClass", "EmoAct", "EmoVal", "EmoDom", "SpkrID", "Split_Set")
 EMOTIONS = ("neutral", "happy", "angry", "sad")
@@ -82,7 +83,7 @@ def read_msp_podcast(root: Path, splits: Splits = "paper", seed: int = 1) -> Cor
         seed=seed if splits == "paper" else None,
         totals=_totals(utterances, chosen, splits),
         problems=problems,
-        notes=[f"{count} clips {what} left out" for what, count in left_out.items()],
+        notes=[f"{counted(count, 'clip')} {what} left out" for what, count in left_out.items()],
         root=root,
     )
 

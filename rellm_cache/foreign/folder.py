@@ -2,6 +2,7 @@
 
 It is written beside its place under a hidden name and renamed when every byte is on the disk: a
 kill leaves nothing that could be taken for a model, and the next import clears the remains away.
+What it takes the place of stays until then.
 """
 
 import errno
@@ -34,21 +35,34 @@ def new_folder(out: Path, needed_bytes: int) -> Iterator[Path]:
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise RellmError(f"{out}: is there already; choose another --out, or remove it first")
+    with replaced_folder(out, needed_bytes) as temporary:
+        yield temporary
+
+
+@contextmanager
+def replaced_folder(out: Path, needed_bytes: int) -> Iterator[Path]:
+    """A temporary folder that takes the place of `out`, if there is one, as the block ends.
+
+    Whatever happens, one of the two is on the disk whole. Between the two renames that is the old
+    one, as `.<name>.replaced`; the next call puts it back before anything else.
+
+    Raises:
+        RellmError: another process is writing it, there is too little room, or writing failed.
+    """
     parent = out.absolute().parent
     parent.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(parent).free
-    if free < needed_bytes + SPARE_BYTES:
-        raise RellmError(
-            f"{out}: {(needed_bytes + SPARE_BYTES) / 1e9:.1f} GB needed, {free / 1e9:.1f} GB free; "
-            "free some space or choose another --out"
-        )
-    temporary = parent / f".{out.name}.partial"
+    temporary, old = parent / f".{out.name}.partial", parent / f".{out.name}.replaced"
     with _alone(temporary, out):
         try:
+            _settle(out, old)
+            _require_room(out, needed_bytes)
             yield temporary
             sync_tree(temporary)
-            temporary.replace(out)
+            if out.exists():
+                out.rename(old)
+            temporary.rename(out)
             sync_path(parent)
+            _settle(out, old)
         except (OSError, SafetensorError) as error:
             shutil.rmtree(temporary, ignore_errors=True)
             raise RellmError(
@@ -58,6 +72,23 @@ def new_folder(out: Path, needed_bytes: int) -> Iterator[Path]:
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
+
+
+def _settle(out: Path, old: Path) -> None:
+    """End a replacement: the old folder goes, or comes back where none has taken its place."""
+    if out.exists():
+        shutil.rmtree(old, ignore_errors=True)
+    elif old.exists():
+        old.rename(out)
+
+
+def _require_room(out: Path, needed_bytes: int) -> None:
+    free = shutil.disk_usage(out.absolute().parent).free
+    if free < needed_bytes + SPARE_BYTES:
+        raise RellmError(
+            f"{out}: {(needed_bytes + SPARE_BYTES) / 1e9:.1f} GB needed, {free / 1e9:.1f} GB free; "
+            "free some space or choose another --out"
+        )
 
 
 @contextmanager

@@ -5,7 +5,6 @@ one file or several with an index. No file is in memory before its tensors are a
 it is memory-mapped.
 """
 
-import json
 import pickle
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from rellm_cache.errors import ConfigError
+from rellm_cache.json_files import read_object
 
 # Of one file, or of the index that names several; the first that is there counts.
 FILES = ("model.safetensors", "pytorch_model.bin")
@@ -104,18 +104,9 @@ class SourceWeights:
 
 def read_config(folder: Path) -> dict[str, Any]:
     """`config.json` of a model folder; `ConfigError` where there is none."""
-    return read_json(folder / "config.json", "expected the folder of a downloaded checkpoint")
-
-
-def read_json(path: Path, hint: str) -> dict[str, Any]:
-    """A JSON object from a file; `ConfigError` with a hint where it cannot be had."""
-    try:
-        content = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: cannot be read ({error}); {hint}") from error
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path}: found {type(content).__name__}, expected a JSON object; {hint}")
-    return content
+    return read_object(
+        folder / "config.json", ConfigError, "expected the folder of a downloaded checkpoint"
+    )
 
 
 def find_weights(folder: Path) -> SourceWeights:
@@ -142,7 +133,8 @@ def weight_files(folder: Path) -> list[Path]:
     for name in FILES:
         index = folder / f"{name}.index.json"
         if index.is_file():
-            shards = sorted(set(read_json(index, "copy it again").get("weight_map", {}).values()))
+            found = read_object(index, ConfigError, "copy it again")
+            shards = sorted(set(found.get("weight_map", {}).values()))
             gone = [shard for shard in shards if not (folder / shard).is_file()]
             if gone or not shards:
                 raise ConfigError(f"{folder}: {few(gone)} missing, named by {index.name}; copy it")

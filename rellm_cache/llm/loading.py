@@ -17,7 +17,7 @@ from rellm_cache.errors import ConfigError
 from rellm_cache.llm.frozen import FrozenLLM
 from rellm_cache.llm.host_embedding import HostEmbedding
 from rellm_cache.llm.prompt import ChatFormat
-from rellm_cache.weights import check_files, locate_model
+from rellm_cache.weights import check_files, locate_model, weights_digest
 
 
 def load_llm(config: LLMConfig, device: torch.device) -> FrozenLLM:
@@ -52,6 +52,19 @@ def find_llm(config: LLMConfig) -> Path:
     _refuse_foreign_code(folder)
     check_files(folder, ("tokenizer.json", "tokenizer_config.json"))
     return folder
+
+
+def llm_identity(config: LLMConfig) -> dict[str, str]:
+    """What decides an LLM's answers without LoRA, wherever and however it is run.
+
+    A hub id names its weights. A folder's may change: it is told by the digest of its files.
+
+    Raises:
+        ConfigError: the folder misses a file, or would need code of its own.
+    """
+    if not Path(config.model).is_dir():
+        return config.identity
+    return config.identity | {"model": weights_digest(find_llm(config))}
 
 
 def load_chat(config: LLMConfig) -> ChatFormat:

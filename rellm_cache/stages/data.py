@@ -43,6 +43,14 @@ def require_frames(frames: Frames, ids: Sequence[str], command: str) -> None:
             store.require(ids, command)
 
 
+def audio_digests(frames: Frames, ids: Iterable[str]) -> list[str]:
+    """SHA-256 (hex) of the audio that a store's frames of some clips were made from; none of frames
+    made live."""
+    if not isinstance(frames.speech, FeatureStore):
+        return []
+    return [frames.speech.audio_sha256(utterance_id).hex() for utterance_id in ids]
+
+
 def frame_statistics(frames: Frames, ids: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and standard deviation (D,) of every fused frame of some clips."""
     total = 0

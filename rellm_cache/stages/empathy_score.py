@@ -5,8 +5,9 @@ Added to each row, for each mechanism the scorer knows:
 ER_label, ER_p0, ER_p1, ER_p2            the level and the probabilities, texts cut at 64 tokens
 ER_label_long, ER_p0_long, …             the same with the scorer's longer limit
 reply_cut, post_cut                      1 where the text is longer than 64 tokens
+made_from                                digest of the scorer and of the file that was scored
 
-A killed call goes on where it was.
+A killed call goes on where it was; a second one finds that there is nothing to do.
 """
 
 import hashlib
@@ -16,14 +17,17 @@ from pathlib import Path
 
 from rellm_cache.corpus.epitome import TEXTS, Exchange, one_spaced, read_rows
 from rellm_cache.devices import default_device
-from rellm_cache.empathy.folder import CARD, EmpathyModel, load_empathy
+from rellm_cache.empathy.folder import CARD, EmpathyCard, load_card, load_empathy
 from rellm_cache.empathy.scoring import ReplyScore, score_exchanges
 from rellm_cache.errors import ManifestError
 from rellm_cache.journal import Journal, journal_beside, read_journal
 from rellm_cache.metrics.summary import Summary, summarise
-from rellm_cache.progress import progress
+from rellm_cache.progress import progress, say
 from rellm_cache.specs import digest
 from rellm_cache.store.syncing import write_table
+from rellm_cache.wording import counted
+
+MADE_FROM = "made_from"
 
 
 @dataclass(frozen=True)
@@ -54,18 +58,24 @@ def empathy_score(folder: Path, source: Path, out: Path) -> ScoreReport:
 
     Raises:
         RunError: `folder` is no finished scorer.
-        ManifestError: a column or a text is missing, or a column to be added is there already.
+        ManifestError: a column or a text is missing, one to be added is there already, or `out`
+            holds something else than a table.
     """
     rows = [row for _, row in read_rows(source, TEXTS)]
     if not rows:
         raise ManifestError(f"{source}: no rows below the header")
-    model = load_empathy(folder, default_device())
-    columns = score_columns(model.card.groups)
+    card = load_card(folder)
+    columns = [*score_columns(card.groups), MADE_FROM]
     taken = [name for name in columns if name in rows[0]]
     if taken:
         raise ManifestError(f"{source}: has a column {', '.join(taken)} already; rename it")
     waiting = journal_beside(out)
     identity = _identity(folder, source)
+    before = [row for _, row in read_rows(out, ())] if out.exists() else []
+    if len(before) == len(rows) and all(row.get(MADE_FROM) == identity for row in before):
+        say(f"{out}: nothing to do, {counted(len(rows), 'reply is', 'replies are')} scored")
+        return report(card, before)
+    model = load_empathy(folder, default_device())
     done = [_from_json(r["score"]) for r in read_journal(waiting) if r["by"] == identity]
     exchanges = [_exchange(row) for row in rows[len(done) :]]
     with progress("Scoring", len(exchanges), "replies") as tick, Journal(waiting) as journal:
@@ -73,11 +83,12 @@ def empathy_score(folder: Path, source: Path, out: Path) -> ScoreReport:
             done.append(score)
             journal.append({"by": identity, "score": _to_json(score)})
             tick()
-    scored = (row | score_row(score) for row, score in zip(rows, done, strict=True))
+    made = {MADE_FROM: identity}
+    scored = [row | score_row(score) | made for row, score in zip(rows, done, strict=True)]
     names = [*rows[0], *columns]
     write_table(out, names, ([row[name] for name in names] for row in scored))
     waiting.unlink(missing_ok=True)
-    return report(model, done)
+    return report(card, scored)
 
 
 def _exchange(row: dict[str, str]) -> Exchange:
@@ -85,17 +96,21 @@ def _exchange(row: dict[str, str]) -> Exchange:
     return Exchange("", "", seeker, response)
 
 
-def report(model: EmpathyModel, scores: Sequence[ReplyScore]) -> ScoreReport:
-    """Means over scores."""
-    names = [name for group in model.card.groups for name in group]
+def report(card: EmpathyCard, rows: Sequence[dict[str, str]]) -> ScoreReport:
+    """Means over rows with their scores."""
+    names = [name for group in card.groups for name in group]
+
+    def values(column: str) -> list[int]:
+        return [int(row[column]) for row in rows]
+
     return ScoreReport(
-        rows=len(scores),
-        tokens=model.card.settings.tokens,
-        long_tokens=model.card.settings.long_tokens,
-        replies_cut=sum(s.reply_cut for s in scores),
-        posts_cut=sum(s.post_cut for s in scores),
-        levels={n: summarise([s.levels[n] for s in scores]) for n in names},
-        long_levels={n: summarise([s.long_levels[n] for s in scores]) for n in names},
+        rows=len(rows),
+        tokens=card.settings.tokens,
+        long_tokens=card.settings.long_tokens,
+        replies_cut=sum(values("reply_cut")),
+        posts_cut=sum(values("post_cut")),
+        levels={name: summarise(values(f"{name}_label")) for name in names},
+        long_levels={name: summarise(values(f"{name}_label_long")) for name in names},
     )
 
 
@@ -134,6 +149,6 @@ def _from_json(values: list[dict[str, list[float]]]) -> ReplyScore:
 
 
 def _identity(folder: Path, source: Path) -> str:
-    """Whose scores a journal may hold: those of this scorer for this file's bytes."""
+    """Whose scores a journal or a table may hold: those of this scorer for this file's bytes."""
     files = (folder / CARD, source)
     return digest([hashlib.sha256(file.read_bytes()).hexdigest() for file in files])

@@ -34,6 +34,7 @@ from rellm_cache.empathy.settings import EmpathySettings, to_table
 from rellm_cache.empathy.training import ScorerTraining, score_readings
 from rellm_cache.empathy.words import fit_words, save_words
 from rellm_cache.errors import ConfigError, ManifestError, RunError
+from rellm_cache.json_files import read_object
 from rellm_cache.progress import progress, say
 from rellm_cache.specs import digest
 from rellm_cache.store.syncing import write_whole
@@ -191,7 +192,7 @@ def _is_done(out: Path, settings: EmpathySettings, sources: Sources) -> bool:
     }
     path = out / PLAN
     if path.is_file():
-        before = _read_plan(path)
+        before = read_object(path, RunError, "remove the folder, and its scorer is trained again")
         changed = [k for k in plan if before.get(k) != plan[k]]
         if changed:
             raise RunError(
@@ -202,19 +203,6 @@ def _is_done(out: Path, settings: EmpathySettings, sources: Sources) -> bool:
         out.mkdir(parents=True, exist_ok=True)
         write_whole(path, json.dumps(plan, indent=2) + "\n")
     return (out / CARD).is_file()
-
-
-def _read_plan(path: Path) -> dict[str, Any]:
-    try:
-        plan = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        plan = error
-    if not isinstance(plan, dict):
-        raise RunError(
-            f"{path}: found {plan!r:.60}, expected what the scorer here is made of; remove the "
-            "folder, and it is trained again"
-        )
-    return plan
 
 
 def _read(

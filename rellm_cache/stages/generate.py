@@ -20,17 +20,18 @@ from rellm_cache.encoders.base import FrameEncoder
 from rellm_cache.encoders.registry import build_encoder, resolve
 from rellm_cache.errors import ConfigError, ManifestError, StoreError
 from rellm_cache.journal import Journal, journal_beside, read_journal
+from rellm_cache.llm.loading import llm_identity
 from rellm_cache.model.checkpoint import WEIGHTS, load_info, run_recipe
 from rellm_cache.progress import progress, say
 from rellm_cache.specs import digest
 from rellm_cache.stages.answering import Generation
-from rellm_cache.stages.data import require_frames
+from rellm_cache.stages.data import audio_digests, require_frames
 from rellm_cache.stages.listening import FramesOf, Listener
 from rellm_cache.stages.reading import Reader, readings
 from rellm_cache.stages.resources import Resources
 from rellm_cache.store.memory import EncodedFrames
-from rellm_cache.store.reader import FeatureStore
 from rellm_cache.weights import file_digest
+from rellm_cache.wording import counted
 
 ENCODED_TOGETHER = 16  # clips, on a GPU
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
@@ -136,7 +137,7 @@ def generate(
     # Where a clip lies and what it says, as the manifest has it now.
     rows = [{**done[u.id], "audio": u.audio, "text": u.text} for u in utterances]
     if rows == before:
-        say(f"{out}: nothing to do, all {len(rows)} answers are there")
+        say(f"{out}: nothing to do, {counted(len(rows), 'answer is', 'answers are')} there")
     else:
         write_lines(out, rows)
     waiting.unlink(missing_ok=True)
@@ -183,24 +184,24 @@ def _made_from(
     cached: FramesOf | None,
 ) -> dict[str, str]:
     """What each answer follows from, by id, in 12 hex digits: the recipe as overridden, what was
-    trained, and what the model is given of the utterance.
+    trained, the LLM, and what the model is given of the utterance.
 
     Args:
         cached: frames of a model that hears; None where it hears the audio itself.
     """
     weights = ""  # a model that reads has none of its own
+    llm = llm_identity(recipe.llm) if recipe.llm else {}
     given: list[object]
     if recipe.text is not None:
         given = [asdict(reading) for reading in readings(utterances, recipe, cache)]
     else:
         load_info(run)
         weights = file_digest(run / WEIGHTS)
-        speech = None if cached is None else cached(recipe, utterances).speech
-        if isinstance(speech, FeatureStore):
-            given = [speech.audio_sha256(u.id).hex() for u in utterances]
+        if cached is not None:
+            given = [*audio_digests(cached(recipe, utterances), [u.id for u in utterances])]
         else:
             given = [
                 audio_digest(read_bytes(u.audio), u.segment).tobytes().hex() for u in utterances
             ]
-    maker = digest([to_toml(recipe), weights])
+    maker = digest([to_toml(recipe), weights, llm])
     return {u.id: digest([maker, g])[:12] for u, g in zip(utterances, given, strict=True)}

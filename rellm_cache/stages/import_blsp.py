@@ -87,7 +87,7 @@ def import_blsp(folder: Path, out: Path, recipe: Recipe, emotion_size: int) -> I
     encoder_bytes = weights.bytes(name for name in shapes if name.startswith(WHISPER))
     with new_folder(out, encoder_bytes + 4 * info.trainable_parameters) as partial:
         write_whisper(folder, config, weights, partial / "whisper")
-        recipe = starting_recipe(recipe, out, weights_digest(partial / "whisper"))
+        recipe = starting_recipe(recipe, out.absolute(), weights_digest(partial / "whisper"))
         save_tensors(partial / WEIGHTS, model)
         save_config(partial, info, recipe)
         (partial / RECIPE).write_text(to_toml(recipe), "utf-8")
@@ -136,7 +136,7 @@ def starting_recipe(recipe: Recipe, out: Path, whisper: str) -> Recipe:
     """The recipe with the imported encoder, and training that starts from the imported adapter.
 
     The encoder's weights are pinned by their digest `whisper`: two imports of one checkpoint read
-    the same frames, wherever they lie.
+    the same frames, wherever they lie. `out` is absolute, so that training may start anywhere.
     """
     folder = str(out / "whisper")
     speech = dataclasses.replace(recipe.encoders.speech, model=folder, weights=whisper)

@@ -22,7 +22,8 @@ from rellm_cache.foreign.qwen_tokenizer import (
     read_ranks,
 )
 from rellm_cache.foreign.qwen_v1 import check_weights, expected_shapes, read_qwen_config, renamed
-from rellm_cache.foreign.source import find_weights, read_config, read_json
+from rellm_cache.foreign.source import find_weights, read_config
+from rellm_cache.json_files import read_object
 from rellm_cache.progress import progress
 
 LICENCES = ("LICENSE*", "NOTICE*")
@@ -60,7 +61,9 @@ def import_qwen(folder: Path, out: Path, shard_bytes: int = SHARD_BYTES) -> Impo
         RellmError: `out` holds something, or cannot be written.
     """
     config = read_qwen_config(folder, read_config(folder))
-    generation = read_json(folder / "generation_config.json", "copy it from the checkpoint")
+    generation = read_object(
+        folder / "generation_config.json", ConfigError, "copy it from the checkpoint"
+    )
     chat = generation.get("chat_format") == "chatml"
     ranks = read_ranks(folder / RANKS)
     # Special tokens follow the last rank: a file cut short would move them, unnoticed.

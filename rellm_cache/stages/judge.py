@@ -18,13 +18,14 @@ from typing import Any
 
 import torch
 
-from rellm_cache.batches import Example, ordered_batches
+from rellm_cache.batches import Example, Frames, ordered_batches
 from rellm_cache.config import LLMConfig, Recipe
 from rellm_cache.corpus.manifest import read_lines, read_manifests, write_lines
 from rellm_cache.devices import default_device
 from rellm_cache.errors import ConfigError, ManifestError
 from rellm_cache.journal import Journal, journal_beside, read_journal
 from rellm_cache.llm.frozen import FrozenLLM
+from rellm_cache.llm.loading import llm_identity
 from rellm_cache.loading.loader import BatchLoader
 from rellm_cache.model.checkpoint import RECIPE, WEIGHTS, load_info, load_run, run_recipe
 from rellm_cache.model.requests import answer_log_likelihoods, question_prompt, require_llm
@@ -32,12 +33,13 @@ from rellm_cache.progress import progress, say
 from rellm_cache.qa.rows import QARow, distinct, read_questions
 from rellm_cache.qa_settings import JudgeSettings
 from rellm_cache.specs import digest
-from rellm_cache.stages.data import require_frames
+from rellm_cache.stages.data import audio_digests, require_frames
 from rellm_cache.stages.judge_scores import JudgedAnswer, JudgeScores, names_label, summarise_judged
 from rellm_cache.stages.resources import Resources
 from rellm_cache.stages.respond import llm_config
 from rellm_cache.store.syncing import write_whole
 from rellm_cache.weights import file_digest
+from rellm_cache.wording import counted
 
 BATCH = 16
 JUDGED = "judged"
@@ -70,14 +72,20 @@ def judge(
     recipes = [_recipe_of(run) for run in runs]
     judge_config = replace(judging or llm_config(recipes[0]), lora=None)
     settings = recipes[0].qa.judge
-    asked = digest([[asdict(row) for row in rows], judge_config.identity, asdict(settings)])
+    asked = digest([[asdict(row) for row in rows], llm_identity(judge_config), asdict(settings)])
     answered = []
-    for run in runs:  # all of them before the judge, which may take the LLM's place in memory
-        notes = _Notes(run, asked)
+    ids = sorted({row.id for row in rows})
+    # All of them before the judge, which may take the LLM's place in memory.
+    for run, recipe in zip(runs, recipes, strict=True):
+        frames = resources.frames(recipe, cache)
+        command = f"rellm extract {manifest} --recipe {run}/recipe.toml --cache {cache}"
+        require_frames(frames, ids, command)
+        heard = audio_digests(frames, ids)
+        notes = _Notes(run, digest([asked, heard, llm_identity(llm_config(recipe))]))
         if notes.are_finished(rows):
-            say(f"{run}: nothing to do, all {len(rows)} answers are judged")
+            say(f"{run}: nothing to do, {counted(len(rows), 'answer is', 'answers are')} judged")
         else:
-            _answer(run, rows, manifest, cache, notes, resources, batch_size)
+            _answer(run, rows, frames, notes, resources, batch_size)
         answered.append(notes)
     scores = []
     for run, recipe, notes in zip(runs, recipes, answered, strict=True):
@@ -147,8 +155,7 @@ def _key_of(row: QARow) -> str:
 def _answer(
     run: Path,
     rows: Sequence[QARow],
-    manifest: Path,
-    cache: Path,
+    frames: Frames,
     notes: _Notes,
     resources: Resources,
     batch_size: int,
@@ -163,9 +170,6 @@ def _answer(
     device = default_device()
     recipe, model = load_run(run, device, resources.llm)
     llm = require_llm(model.llm)
-    frames = resources.frames(recipe, cache)
-    command = f"rellm extract {manifest} --recipe {run}/recipe.toml --cache {cache}"
-    require_frames(frames, list(by_clip), command)
     loader = BatchLoader([Example(clip) for clip in by_clip], frames, device)
     plan = ordered_batches(loader.lengths, batch_size)
     total = sum(map(len, by_clip.values()))

@@ -24,6 +24,7 @@ from rellm_cache.store.layout import store_path
 from rellm_cache.store.origin import place
 from rellm_cache.store.reader import FeatureStore
 from rellm_cache.weights import weights_digest
+from rellm_cache.wording import counted
 
 
 @dataclass(frozen=True)
@@ -101,8 +102,9 @@ def open_teacher(
     lessons, mute = make_lessons(utterances, recipe, chat)
     if mute:
         raise ConfigError(
-            f"losses.response_kl = {recipe.losses.response_kl}: {len(mute)} utterances have a "
-            f"response but no transcript or no emotion to ask the text LLM with, the first is "
+            f"losses.response_kl = {recipe.losses.response_kl}: "
+            f"{counted(len(mute), 'utterance has', 'utterances have')} a response "
+            f"but no transcript or no emotion to ask the text LLM with, the first is "
             f"{mute[0]!r}; fill these in, or set losses.response_kl to 0"
         )
     spec = teacher_spec(recipe)

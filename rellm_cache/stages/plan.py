@@ -15,10 +15,12 @@ import torch
 
 from rellm_cache.config import Recipe
 from rellm_cache.corpus.audio import audio_seconds
-from rellm_cache.corpus.manifest import Utterance, read_manifests
+from rellm_cache.corpus.manifest import Utterance, manifest_files, read_manifests
 from rellm_cache.devices import default_device
 from rellm_cache.errors import AudioError, ConfigError
 from rellm_cache.progress import progress
+from rellm_cache.qa.rows import questions_path
+from rellm_cache.stages.data import Questions, questions_of
 from rellm_cache.stages.extract import make_targets
 from rellm_cache.stages.extraction.scan import find_missing
 from rellm_cache.stages.extraction_plan import ExtractionPlan, plan_extraction
@@ -97,6 +99,7 @@ def plan(
             sum(stream.frame_size for stream in extraction.streams),
             torch.bfloat16 if on_gpu else torch.float32,
             gpu_bytes,
+            _questions(recipe, manifest),
         )
     except ConfigError as error:
         unknown = str(error)
@@ -111,6 +114,12 @@ def plan(
         training=training,
         training_unknown=unknown,
     )
+
+
+def _questions(recipe: Recipe, manifest: Path) -> Questions:
+    """What training would learn from of the questions beside a manifest, as far as some are."""
+    written = [file for file in manifest_files(manifest) if questions_path(file).exists()]
+    return {k: rows for file in written for k, rows in questions_of(recipe, file, ()).items()}
 
 
 def _durations(utterances: Sequence[Utterance]) -> dict[str, float]:

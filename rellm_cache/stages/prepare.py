@@ -27,6 +27,7 @@ from rellm_cache.corpus.survey import Survey, survey
 from rellm_cache.errors import AudioError, ManifestError
 from rellm_cache.progress import progress
 from rellm_cache.stages.prepared import REPORT
+from rellm_cache.wording import counted
 
 
 @dataclass(frozen=True)
@@ -122,8 +123,8 @@ def prepare(
             kept.append(dataclasses.replace(utterance, duration=round(seconds, 4)))
     if not kept:
         raise ManifestError(
-            f"{out}: nothing is left of {len(utterances)} clips; the first was left out because: "
-            f"{excluded[0]['reason'] if excluded else 'the corpus is empty'}"
+            f"{out}: nothing is left of {counted(len(utterances), 'clip')}; the first was left "
+            f"out because: {excluded[0]['reason'] if excluded else 'the corpus is empty'}"
         )
     missing = len(without_audio(utterances))
     report = PrepareReport(
@@ -163,7 +164,7 @@ def _describe(forms: Counter[tuple[int, int]]) -> list[str]:
         if rate != SAMPLE_RATE:
             done.append(f"{rate} Hz resampled to {SAMPLE_RATE} Hz")
         if done:
-            notes.append(f"{count} clips: {', '.join(done)}")
+            notes.append(f"{counted(count, 'clip')}: {', '.join(done)}")
     return notes
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from rellm_cache.config import Recipe, load_recipe, to_toml
 from rellm_cache.errors import ConfigError, RunError
-from rellm_cache.foreign.folder import new_folder
+from rellm_cache.foreign.folder import replaced_folder
 from rellm_cache.model.checkpoint import CONFIG, RECIPE, WEIGHTS, config_text
 from rellm_cache.stages.card import (
     CARD,
@@ -99,8 +99,7 @@ def publish(
     _require_own(out, run)
     unchanged = _holds(out, files, texts[SUMS])
     if not unchanged:
-        shutil.rmtree(out, ignore_errors=True)  # an earlier publication, which is made anew
-        with new_folder(out, (run / WEIGHTS).stat().st_size) as partial:
+        with replaced_folder(out, (run / WEIGHTS).stat().st_size) as partial:
             shutil.copyfile(run / WEIGHTS, partial / WEIGHTS)
             for name, text in texts.items():
                 (partial / name).write_text(text, "utf-8")

@@ -25,7 +25,7 @@ from rellm_cache.devices import default_device
 from rellm_cache.errors import ConfigError
 from rellm_cache.journal import Journal, journal_beside, read_journal
 from rellm_cache.llm.frozen import Continuation, FrozenLLM
-from rellm_cache.llm.loading import load_llm
+from rellm_cache.llm.loading import llm_identity, load_llm
 from rellm_cache.llm.refusals import refusal
 from rellm_cache.progress import progress
 from rellm_cache.specs import digest
@@ -83,11 +83,15 @@ def llm_config(recipe: Recipe) -> LLMConfig:
 
 
 def generator_id(recipe: Recipe) -> str:
-    """What decides a response, in 12 hex digits: model, quantisation, wording, limits."""
+    """What decides a response, in 12 hex digits: model, quantisation, wording, limits.
+
+    Raises:
+        ConfigError: the recipe has no LLM, or its folder is not whole.
+    """
     prompts = recipe.prompts
     return digest(
         {
-            "llm": recipe.llm.identity if recipe.llm else None,
+            "llm": llm_identity(llm_config(recipe)),
             "system": prompts.empathetic_system,
             "prompt": prompts.expected_response,
             "tokens": prompts.expected_response_tokens,
@@ -100,6 +104,7 @@ class _Answers:
 
     def __init__(self, recipe: Recipe, llm: Callable[[], FrozenLLM], batch_size: int) -> None:
         self.recipe = recipe
+        self.generator = generator_id(recipe)
         self._llm = llm
         self._batch_size = batch_size
         self.known: dict[str, Continuation] = {}
@@ -121,14 +126,14 @@ class _Answers:
                 self.known[answer.prompt] = answer.reply
                 self.lengths[answer.prompt] = answer.length
                 row = {"prompt": answer.prompt, "length": answer.length, **asdict(answer.reply)}
-                journal.append({**row, "generator": generator_id(self.recipe)})
+                journal.append({**row, "generator": self.generator})
                 tick()
         return len(unknown)
 
     def _recall(self, file: Path) -> None:
         """Take up the answers that an interrupted run left."""
         for row in read_journal(file):
-            if row["generator"] == generator_id(self.recipe):
+            if row["generator"] == self.generator:
                 self.known[row["prompt"]] = Continuation(row["text"], row["early_stop"])
                 self.lengths[row["prompt"]] = row["length"]
 
@@ -137,7 +142,7 @@ def _respond_to(file: Path, recipe: Recipe, answers: _Answers) -> RespondReport:
     utterances = read_manifest(file)
     out = responses_path(file)
     journal = journal_beside(out)
-    finished = _finished(out, generator_id(recipe))
+    finished = _finished(out, answers.generator)
     waiting = [u for u in utterances if finished.get(u.id, {}).get("prompt") != request(u, recipe)]
     asked = [p for u in waiting if (p := request(u, recipe)) is not None]
     generated = answers.ask(asked, journal)
@@ -146,11 +151,12 @@ def _respond_to(file: Path, recipe: Recipe, answers: _Answers) -> RespondReport:
         prompt = request(utterance, recipe)
         row = finished.get(utterance.id)
         if row is None or prompt is None or row.get("prompt") != prompt:
-            row = _row(utterance, prompt, recipe, answers)
+            row = _row(utterance, prompt, answers)
         elif "length" in row:  # rows of earlier versions do not tell it, and stay as they are
             text = row.get("response", row.get("text", ""))
             reply = Continuation(text, bool(row.get("early_stop")))
-            row = _judged(_base(utterance, recipe, prompt), reply, row["length"], recipe)
+            base = _base(utterance, answers.generator, prompt)
+            row = _judged(base, reply, row["length"], recipe)
         rows.append(row)
     write_lines(out, rows)
     journal.unlink(missing_ok=True)
@@ -171,19 +177,17 @@ def request(utterance: Utterance, recipe: Recipe) -> str | None:
     return template.replace("{emotion}", utterance.emotion).replace("{transcript}", utterance.text)
 
 
-def _row(
-    utterance: Utterance, prompt: str | None, recipe: Recipe, answers: _Answers
-) -> dict[str, Any]:
+def _row(utterance: Utterance, prompt: str | None, answers: _Answers) -> dict[str, Any]:
     if prompt is None:
         missing = "transcript" if not utterance.text else "emotion"
-        return {**_base(utterance, recipe), "dropped": f"no {missing}"}
-    base = _base(utterance, recipe, prompt)
-    return _judged(base, answers.known[prompt], answers.lengths[prompt], recipe)
+        return {**_base(utterance, answers.generator), "dropped": f"no {missing}"}
+    base = _base(utterance, answers.generator, prompt)
+    return _judged(base, answers.known[prompt], answers.lengths[prompt], answers.recipe)
 
 
-def _base(utterance: Utterance, recipe: Recipe, prompt: str = "") -> dict[str, Any]:
+def _base(utterance: Utterance, generator: str, prompt: str = "") -> dict[str, Any]:
     """Whose row it is, who wrote it, and to what."""
-    row = {"id": utterance.id, "generator": generator_id(recipe)}
+    row = {"id": utterance.id, "generator": generator}
     return {**row, "prompt": prompt} if prompt else row
 
 

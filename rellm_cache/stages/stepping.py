@@ -75,9 +75,11 @@ class Stepper:
         """
         device = self.accelerator.device
         begun = random_state(device)
-        rehearsal = rehearse(self.model, batches, self.accelerator)
+        rehearsal: Rehearsal | None = None
         while True:
             try:
+                if rehearsal is None:
+                    rehearsal = rehearse(self.model, batches, self.accelerator)
                 return self._attempt(batches, counts, rehearsal)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
@@ -89,8 +91,8 @@ class Stepper:
             set_random_state(begun, device)
             batches = self._halved(batches)
             if self.accelerator.num_processes == 1:
-                rehearsal = rehearse(self.model, batches, self.accelerator)
-            else:  # others are past it: their moments hold, dropout is drawn anew
+                rehearsal = None
+            elif rehearsal is not None:  # others are past it: moments hold, dropout is drawn anew
                 rehearsal = replace(rehearsal, states=())
 
     def _attempt(

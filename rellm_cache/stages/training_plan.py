@@ -8,6 +8,7 @@ CPU the freed blocks that the C library holds (docs/benchmarks.md).
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import torch
 
@@ -19,6 +20,8 @@ from rellm_cache.llm.footprint import Footprint, footprint, kept_by
 from rellm_cache.llm.teacher import CHUNK
 from rellm_cache.model.adapter import Adapter, output_lengths
 from rellm_cache.model.heads import AuxiliaryHeads
+from rellm_cache.qa.rows import QARow
+from rellm_cache.stages.data import Questions
 
 COUNTED_FRAMES = 256
 WORDS_TO_TOKENS = 1.4  # of English in a chat model's vocabulary, end tokens included
@@ -92,6 +95,7 @@ def plan_training(
     frame_size: int,
     dtype: torch.dtype,
     room: int | None = None,
+    questions: Questions = MappingProxyType({}),
 ) -> TrainingPlan:
     """Count what training a recipe takes.
 
@@ -101,6 +105,7 @@ def plan_training(
         dtype: that the LLM computes in.
         room: bytes of the GPU; with `training.tokens_per_step = "auto"` so many tokens are counted
             as `train` would take there: CUDA's own and a tenth of what is then left stay free.
+        questions: that it learns from, by clip.
 
     Raises:
         ConfigError: the LLM's config cannot be found.
@@ -110,7 +115,11 @@ def plan_training(
     trained = _count_adapter(recipe, frame_size, size)
     parameters = trained.parameters + (llm.lora_parameters if llm else 0)
     frames = [round(seconds[c.id] * FRAMES_PER_SECOND) for c in clips if c.id in seconds]
-    tokens = [_tokens(recipe, clip, seconds[clip.id]) for clip in clips if clip.id in seconds]
+    tokens = [
+        _tokens(recipe, clip, seconds[clip.id], questions.get(clip.id, ()))
+        for clip in clips
+        if clip.id in seconds
+    ]
     totals = [clip.total for clip in tokens]
     config = recipe.training
     rounded = config.weights == "bf16"
@@ -122,7 +131,8 @@ def plan_training(
     passing = 0.0
     if llm and recipe.llm:
         row = max(1, min(recipe.llm.row_tokens, at_once))
-        tasks = recipe.losses.learns_responses + (recipe.losses.recognition > 0)
+        losses = recipe.losses
+        tasks = losses.learns_responses + (losses.recognition > 0) + (losses.question > 0)
         in_rows, passing = _row_bytes(recipe.llm, llm, tokens, row, tasks * PROMPT_TOKENS)
         per_token += in_rows
     if config.tokens_per_step == "auto" and room is not None:
@@ -142,18 +152,23 @@ def plan_training(
     )
 
 
-def _tokens(recipe: Recipe, clip: Utterance, seconds: float) -> _Tokens:
-    """Of one clip: its speech, once for each answer."""
+def _tokens(recipe: Recipe, clip: Utterance, seconds: float, questions: Sequence[QARow]) -> _Tokens:
+    """Of one clip: its speech, once for each answer, but once for all its questions."""
     speech = int(output_lengths(torch.tensor([max(1, round(seconds * FRAMES_PER_SECOND))])))
     answers = []
     if recipe.losses.learns_responses:
-        words = len(clip.response.split()) * WORDS_TO_TOKENS if clip.response else 0
-        answers.append(int(words))
+        answers.append(_text_tokens(clip.response or ""))
     if recipe.losses.recognition and clip.emotion:
         answers.append(LABEL_TOKENS)
-    heard = speech * max(1, len(answers))
+    heard = speech * max(1, len(answers) + bool(questions))
+    answers += [_text_tokens(row.answer) for row in questions]
+    asked = sum(_text_tokens(row.question) for row in questions)
     said = sum(answers)
-    return _Tokens(heard, said, heard + said + len(answers) * PROMPT_TOKENS // 10)
+    return _Tokens(heard, said, heard + asked + said + len(answers) * PROMPT_TOKENS // 10)
+
+
+def _text_tokens(text: str) -> int:
+    return int(len(text.split()) * WORDS_TO_TOKENS)
 
 
 def _tokens_at_once(recipe: Recipe, totals: Sequence[int]) -> int:

@@ -36,6 +36,7 @@ from rellm_cache.store.outgoing import commit_part, part_names, send_new_store
 from rellm_cache.store.part_writer import PartWriter, Row
 from rellm_cache.store.quantisation import Quantisation
 from rellm_cache.store.syncing import sync_path, sync_tree
+from rellm_cache.wording import counted
 
 PART_BYTES = 256 << 20
 PART_SECONDS = 60.0
@@ -247,7 +248,7 @@ def _write_failed(store: Path, error: OSError, clips: int, size: int) -> StoreEr
     reason = error.strerror or str(error)
     hint = "free some space" if error.errno == errno.ENOSPC else "check the folder"
     return StoreError(
-        f"{store}: could not write a part of {clips} clips ({size / 1e6:.1f} MB): "
+        f"{store}: could not write a part of {counted(clips, 'clip')} ({size / 1e6:.1f} MB): "
         f"{reason}; {hint} and run the same command again: the store is valid and keeps "
         "every part committed before"
     )

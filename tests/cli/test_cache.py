@@ -60,7 +60,7 @@ def test_damage_is_1_with_part_clips_and_repair_which_is_3(run: Run, store: Path
     code, out, _ = run("cache", "verify", store.parent)
     assert code == 1
     assert f"{part.name}: frames of 1 of 2 utterances do not match their checksum" in out
-    assert "1 utterances: b" in out
+    assert "1 utterance: b" in out
     assert f"rellm cache repair {store.parent}" in out
     code, out, _ = run("cache", "verify", store.parent, "--json")
     (found,) = json.loads(out)["stores"]
@@ -80,7 +80,7 @@ def test_repair_says_what_to_extract_again(run: Run, store: Path) -> None:
     flip(list_parts(store)[1] / "frames/c/0/0")
     code, out, _ = run("cache", "repair", store.parent)
     assert code == 3
-    assert "1 clips lost: b" in out
+    assert "1 clip lost: b" in out
     assert f"{store}.lost.jsonl" in out
     (store / "zarr.json").unlink()
     for part in list_parts(store):

@@ -32,18 +32,18 @@ def test_a_cache_at_a_url(
     assert (code, info["root"], info["stores"][0]["clips"]) == (0, s3.url, 11)
     assert s3.requests.of_frames() == []
     code, out, _ = run("cache", "verify", s3.url)
-    assert (code, out) == (0, f"{store}: whole, 11 utterances in 1 parts\n")
+    assert (code, out) == (0, f"{store}: whole, 11 utterances in 1 part\n")
     assert len(run("cache", "ls", store)[1].splitlines()) == 11
     code, out, _ = run("cache", "export", store, tmp_path / "out.h5")
     assert (code, out) == (0, f"{tmp_path}/out.h5: 11 utterances\n")
     other = s3.url.replace("/cache", "/other")
     code, out, _ = run("cache", "import", tmp_path / "out.h5", "--cache", other)
-    assert (code, "1 parts added (11 utterances)" in out) == (0, True)
+    assert (code, "1 part added (11 utterances)" in out) == (0, True)
     code, out, _ = run("cache", "quantize", store)
     assert code == 0
     assert out.startswith(f"{s3.url}/tiny-whisper-last-int8-")
     code, out, _ = run("cache", "copy", s3.url, tmp_path / "folder")
-    assert (code, out.count("1 parts copied (11 utterances)")) == (0, 2)
+    assert (code, out.count("1 part copied (11 utterances)")) == (0, 2)
     (shard,) = [n for n in s3.names() if "/frames/c/" in n and "int8" not in n]
     s3.flip(shard)
     code, out, _ = run("cache", "verify", s3.url)
@@ -65,7 +65,7 @@ def test_repair_names_what_was_not_sent_whole(run: Run, s3: Any, tmp_path: Path)
     s3.files.pipe_file(s3.path(f"{left}/offsets/zarr.json"), b"{}")
     code, out, _ = run("cache", "repair", s3.url)
     assert code == 0
-    assert f"{s3.url}/{left}: not sent whole (1 files, 0.0 MB, 0.0 hours old): it may still" in out
+    assert f"{s3.url}/{left}: not sent whole (1 file, 0.0 MB, 0.0 hours old): it may still" in out
     code, out, _ = run("cache", "repair", s3.url, "--unfinished-hours", "0", "--json")
     (part,) = json.loads(out)["unfinished"]
     assert (code, part["place"], part["removed"]) == (0, f"{s3.url}/{left}", True)

@@ -99,7 +99,7 @@ def test_prepare_extract_and_info(
     assert "7 clips encoded" in text
     code, text, _ = run("extract", out, "--recipe", recipe_file, "--cache", cache)
     assert code == 0
-    assert "nothing to do, all 7 clips are there" in text
+    assert "nothing to do, 7 clips are there" in text
     code, text, _ = run("cache", "info", cache)
     assert code == 0
     assert "tiny-whisper-last-" in text
@@ -114,7 +114,7 @@ def test_done_but_clips_failed_is_3(
     out, cache = tmp_path / "prepared", tmp_path / "cache"
     code, text, err = run("prepare", "folder", corpus / "train.jsonl", "--out", out)
     assert (code, err) == (3, "")
-    assert "1 clips left out, listed in" in text
+    assert "1 clip left out, listed in" in text
     assert "tones/01" in text
     code, text, err = run("extract", corpus, "--recipe", recipe_file, "--cache", cache)
     assert (code, err) == (3, "")
@@ -130,7 +130,7 @@ def test_short_clips_alone_are_no_failure(run: Run, make_clip: MakeClip, tmp_pat
     code, text, _ = run("prepare", "folder", tmp_path / "table.csv", "--out", tmp_path / "out")
     assert code == 0
     assert "b: too short: 0.20 s < 1 s" in text
-    assert "1 clips: 8 channels averaged to mono" in text
+    assert "1 clip: 8 channels averaged to mono" in text
 
 
 def test_a_failure_is_1_and_a_message(

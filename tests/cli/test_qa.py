@@ -18,7 +18,7 @@ def test_the_next_command_is_one_that_a_shell_takes(
     options = ("--recipe", folder / "mine.toml", "--set", "name=it's", "--mode", "implicit")
     code, out, _ = run("qa", folder / "train.jsonl", *options)
     assert code == 0
-    assert "skipped 1 utterances: no emotion" in out
+    assert "skipped 1 utterance: no emotion" in out
     words = shlex.split(out.partition("Next: rellm ")[2])
     context = rellm.make_context("rellm", words, resilient_parsing=True)
     name, command, rest = rellm.resolve_command(context, words)

@@ -36,7 +36,7 @@ def test_clips_errors_and_the_next_command_are_printed(run: Run, arguments: list
     assert f"Next: rellm extract {arguments[1]} --recipe " in out
     code, out, _ = run(*arguments)
     assert code == 0
-    assert "Nothing to do, all 2 transcripts are there" in out
+    assert "Nothing to do, 2 transcripts are there" in out
 
 
 def test_failed_clips_are_exit_code_3_and_in_the_json(
@@ -45,7 +45,7 @@ def test_failed_clips_are_exit_code_3_and_in_the_json(
     (corpus.parent / "audio/09.wav").write_bytes(b"RIFF")
     code, out, err = run(*arguments)
     assert (code, err) == (3, "")
-    assert "1 clips failed, see " in out
+    assert "1 clip failed, see " in out
     code, out, _ = run(*arguments, "--json")
     report = json.loads(out)
     assert code == 3

@@ -77,6 +77,24 @@ def test_killed_it_goes_on(
     assert sorted(p.name for p in tmp_path.iterdir()) == ["replies.csv", "scored.csv", "whole.csv"]
 
 
+def test_what_is_scored_is_not_scored_again(
+    empathy_scorer: Path, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "scored.csv"
+    first = empathy_score(empathy_scorer, source, out)
+    written = out.stat().st_mtime_ns
+    assert empathy_score(empathy_scorer, source, out) == first
+    assert "scored.csv: nothing to do, 3 replies are scored" in capsys.readouterr().err
+    assert out.stat().st_mtime_ns == written
+    source.write_text(source.read_text("utf-8").replace("why?", "why not?"), "utf-8")
+    empathy_score(empathy_scorer, source, out)
+    assert "nothing to do" not in capsys.readouterr().err
+    assert read(out)[2]["response_post"] == "why not?"
+    out.write_bytes(b"\xff\xfe thesis")
+    with pytest.raises(ManifestError, match=r"scored\.csv: not UTF-8"):
+        empathy_score(empathy_scorer, source, out)
+
+
 def test_tables_that_cannot_be_scored(empathy_scorer: Path, tmp_path: Path) -> None:
     source, out = tmp_path / "in.csv", tmp_path / "out.csv"
     for text, message in (

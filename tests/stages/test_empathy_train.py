@@ -210,5 +210,5 @@ def test_a_plan_that_cannot_be_read_is_named(
 ) -> None:
     for content in ("", "[]"):
         (tmp_path / "training.json").write_text(content)
-        with pytest.raises(RunError, match=r"training\.json: found .*remove the folder"):
+        with pytest.raises(RunError, match=r"training\.json: .*remove the folder"):
             empathy_train(epitome_folder, tmp_path, settings)

@@ -1,15 +1,17 @@
 """generate: the same answers from the cache and from audio, resumable."""
 
 import json
+import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from rellm_cache.batches import Batch
-from rellm_cache.config import Recipe
+from rellm_cache.config import Recipe, TextConfig
 from rellm_cache.corpus.manifest import Utterance, write_lines
 from rellm_cache.errors import ConfigError, ManifestError, RunError, StoreError
 from rellm_cache.model.speech_llm import SpeechLLM
@@ -159,6 +161,26 @@ def test_only_what_changed_since_is_answered_again(
     out.write_text("My notes")
     with pytest.raises(ManifestError, match=r"out\.jsonl:1: not JSON"):
         generate(run, test, out, cache)
+
+
+def test_an_llm_folder_with_other_weights_answers_again(
+    corpus: Path, cache: Path, quick: Recipe, tmp_path: Path
+) -> None:
+    assert quick.llm is not None
+    folder = shutil.copytree(quick.llm.model, tmp_path / "llm")
+    reads = replace(quick, llm=replace(quick.llm, model=str(folder)), text=TextConfig())
+    train(reads, corpus, cache, tmp_path / "reads")
+    out, test = tmp_path / "out.jsonl", corpus / "test.jsonl"
+
+    def made_from() -> list[str]:
+        generate(tmp_path / "reads", test, out, cache)
+        return [json.loads(line)["made_from"] for line in out.read_text().splitlines()]
+
+    before = made_from()
+    assert made_from() == before
+    weights = load_file(folder / "model.safetensors")
+    save_file({n: -t for n, t in weights.items()}, folder / "model.safetensors", {"format": "pt"})
+    assert not set(made_from()) & set(before)
 
 
 @pytest.mark.parametrize("content", [b"\x00\x00\x00\x20ftypM4A \xff", b"hello"])

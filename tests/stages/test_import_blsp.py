@@ -176,6 +176,17 @@ def test_the_run_folder_describes_itself(
     assert all(torch.equal(t, state[n]) for n, t in load_file(again / WEIGHTS).items())
 
 
+def test_its_recipe_holds_wherever_training_starts(
+    make_blsp: MakeBlsp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    report = import_blsp(make_blsp(), Path("runs/start"), recipe_of(), E)
+    assert report.recipe == Path("runs/start/recipe.toml")
+    recipe = load_recipe(str(report.recipe))
+    assert recipe.training.start_from == str(tmp_path / "runs/start")
+    assert recipe.encoders.speech.model == str(tmp_path / "runs/start/whisper")
+
+
 def test_its_recipe_trains_from_it(
     make_blsp: MakeBlsp, corpus: Path, quick: Recipe, tmp_path: Path
 ) -> None:

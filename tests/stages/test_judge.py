@@ -16,6 +16,7 @@ from rellm_cache.errors import ConfigError, ManifestError
 from rellm_cache.journal import journal_beside
 from rellm_cache.qa.rows import QARow, questions_path, write_rows
 from rellm_cache.qa_settings import JudgeSettings, QASettings
+from rellm_cache.stages.extract import extract
 from rellm_cache.stages.judge import judge, judge_request
 from rellm_cache.stages.train import read_metrics, train
 
@@ -102,9 +103,14 @@ def test_what_was_judged_is_not_judged_again_until_something_changes(
     capsys.readouterr()
     (again,) = judge([run], test, cache)
     assert again.to_json() == first.to_json()
-    assert "nothing to do, all 4 answers are judged" in capsys.readouterr().err
+    assert "nothing to do, 4 answers are judged" in capsys.readouterr().err
     assert judged.stat().st_mtime_ns == written
     assert not journal_beside(judged).exists()
+    clips = corpus.parent / "audio"
+    (clips / "10.wav").write_bytes((clips / "09.wav").read_bytes())
+    extract(test, recipe, cache)
+    judge([run], test, cache)
+    assert "nothing to do" not in capsys.readouterr().err
     file = questions_path(test)
     file.write_text(file.read_text().replace("A tone.", "A sound."))
     judge([run], test, cache)

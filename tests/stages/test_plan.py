@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from rellm_cache.config import Recipe
-from rellm_cache.corpus.manifest import read_lines, write_lines
+from rellm_cache.corpus.manifest import read_lines, read_split, write_lines
+from rellm_cache.qa.rows import QARow, questions_path, write_rows
 from rellm_cache.stages.extract import extract
 from rellm_cache.stages.plan import plan
 from rellm_cache.store.reader import FeatureStore
@@ -92,3 +93,18 @@ def test_an_llm_that_is_not_there_is_no_obstacle_to_planning_an_extraction(
     found = plan(corpus, absent, tmp_path / "cache", clips=1)
     assert found.training is None
     assert "nothing': no such folder" in found.training_unknown
+
+
+def test_questions_beside_the_manifest_are_counted(
+    corpus: Path, recipe: Recipe, tmp_path: Path
+) -> None:
+    asking = replace(recipe, losses=replace(recipe.losses, question=1.0))
+    without = plan(corpus, asking, tmp_path / "cache", clips=1).training
+    (first, *_) = read_split(corpus, "train")
+    row = QARow(first.id, "implicit", "content", 0, "Who speaks?", "A calm voice.", False,
+                "", "sad", "corpus", None, "m", "0", "w", "p", 1, "")  # fmt: skip
+    write_rows(questions_path(corpus / "train.jsonl"), [row])
+    found = plan(corpus, asking, tmp_path / "cache", clips=1).training
+    assert without is not None
+    assert found is not None
+    assert found.operations > without.operations

@@ -104,7 +104,7 @@ def test_a_split_that_is_gone_leaves_no_file_behind(make_clip: MakeClip, tmp_pat
 
 def test_nothing_left_and_an_id_twice_are_errors(make_clip: MakeClip, tmp_path: Path) -> None:
     short = make_clip("a.wav", seconds=0.2)
-    with pytest.raises(ManifestError, match=r"nothing is left of 1 clips; .* too short: 0.20 s"):
+    with pytest.raises(ManifestError, match=r"nothing is left of 1 clip; .* too short: 0.20 s"):
         prepare(of([utterance(short)]), tmp_path / "out")
     with pytest.raises(ManifestError, match=r"nothing is left of 0 clips; .* the corpus is empty"):
         prepare(of([]), tmp_path / "out")

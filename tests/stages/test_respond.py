@@ -1,11 +1,13 @@
 """respond: equal prompts are asked once, refusals counted and kept out, a kill loses nothing."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from kills import KilledAfter
+from safetensors.torch import load_file, save_file
 
 from rellm_cache.config import LoraConfig, Recipe
 from rellm_cache.corpus.manifest import read_lines, read_manifest, responses_path, write_lines
@@ -213,3 +215,19 @@ def test_rows_that_do_not_tell_their_length_stay(manifest: Path, recipe: Recipe)
     write_lines(responses_path(manifest), [old])
     run(manifest, recipe)
     assert next(row for _, row in read_lines(responses_path(manifest))) == old
+
+
+def test_a_folder_with_other_weights_is_another_llm(
+    manifest: Path, recipe: Recipe, tmp_path: Path
+) -> None:
+    assert recipe.llm is not None
+    folder = tmp_path / "llm"
+    shutil.copytree(recipe.llm.model, folder)
+    recipe = replace(recipe, llm=replace(recipe.llm, model=str(folder)))
+    assert run(manifest, recipe).generated == 3
+    again = folder.rename(tmp_path / "moved")
+    moved = replace(recipe, llm=replace(recipe.llm, model=str(again)))
+    assert run(manifest, moved).generated == 0
+    weights = load_file(again / "model.safetensors")
+    save_file({n: -t for n, t in weights.items()}, again / "model.safetensors", {"format": "pt"})
+    assert run(manifest, moved).generated == 3

@@ -114,6 +114,22 @@ def test_out_of_memory_halves_and_goes_on(take: Take, capsys: pytest.CaptureFixt
     assert "Out of memory with 4 clips at once" in said
 
 
+def test_a_rehearsal_that_finds_no_room_is_halved_too(
+    take: Take, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def arrange(trainer: Trainer) -> None:
+        def full(module: nn.Module, arguments: tuple[torch.Tensor, ...]) -> None:
+            if not torch.is_grad_enabled() and len(arguments[0]) > 2:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+
+        trainer.model.adapter.register_forward_pre_hook(full)
+
+    step = take(arrange, dimension_kind="ccc", batch_size=4, accumulation=2)
+    assert step.trainer.budget.limit == 2
+    assert "Out of memory with 4 clips at once" in capsys.readouterr().err
+    assert_equal(step, take(dimension_kind="ccc"))
+
+
 def test_what_halving_does_not_mend_is_an_error(take: Take) -> None:
     with pytest.raises(RunError, match=r"tones/02: out of memory though trained alone; lower llm"):
         take(fail_above(0), tokens_per_step=100_000)

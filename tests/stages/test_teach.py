@@ -177,7 +177,7 @@ def test_what_cannot_be_taught_is_said(
     del rows[0]["text"]
     write_lines(corpus / "train.jsonl", rows)
     assert teach(corpus, distilled, cache).mute == 1
-    with pytest.raises(ConfigError, match=r"1 utterances have a response but no transcript"):
+    with pytest.raises(ConfigError, match=r"1 utterance has a response but no transcript"):
         train(distilled, corpus, cache, tmp_path / "run")
     responses_path(corpus / "test.jsonl").unlink()
     with pytest.raises(ManifestError, match=r"no utterance has a response.*`rellm respond`"):

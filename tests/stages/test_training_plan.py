@@ -10,6 +10,7 @@ from rellm_cache.config import LoraConfig, Recipe
 from rellm_cache.corpus.manifest import read_split
 from rellm_cache.llm.loading import load_llm
 from rellm_cache.model.speech_llm import SpeechLLM
+from rellm_cache.qa.rows import QARow
 from rellm_cache.stages.training_plan import TrainingPlan, plan_training
 
 
@@ -59,3 +60,21 @@ def test_without_an_llm_only_the_adapter_counts(corpus: Path, speech_recipe: Rec
     found = planned(speech_recipe, corpus)
     assert (found.llm_bytes, found.host_bytes) == (0, 0)
     assert found.step_bytes > 0
+
+
+def test_questions_share_their_speech(corpus: Path, recipe: Recipe) -> None:
+    assert recipe.llm is not None
+    losses = replace(recipe.losses, response=0.0, recognition=0.0, question=1.0)
+    recipe = replace(recipe, losses=losses, training=replace(recipe.training, batch_size=1))
+    (clip, *_) = read_split(corpus, "train")
+    row = QARow(clip.id, "implicit", "content", 0, "Who speaks now?", "It is a calm voice.", False,
+                "", "sad", "corpus", None, "m", "0", "w", "p", 1, "")  # fmt: skip
+
+    def tokens(count: int) -> int:
+        asked = {clip.id: [row] * count}
+        found = plan_training(recipe, [clip], {clip.id: 2.0}, 32, torch.float32, questions=asked)
+        return found.tokens
+
+    speech = tokens(0)
+    assert tokens(1) == speech + 4 + 7 + 4  # three words, five words, and what lies between
+    assert tokens(3) == speech + 3 * 15

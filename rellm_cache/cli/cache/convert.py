@@ -8,6 +8,7 @@ import click
 from rellm_cache.cli.cache.arguments import store_argument
 from rellm_cache.cli.options import byte_size, json_option, percent
 from rellm_cache.store.origin import place
+from rellm_cache.wording import counted
 
 
 @click.command()
@@ -26,8 +27,8 @@ def quantize(store: Path, as_json: bool) -> None:
         click.echo(json.dumps(report.to_json()))
         return
     click.echo(
-        f"{place(report.path)}: {report.written} clips quantised, {report.present} were there "
-        f"already, {byte_size(report.bytes)}"
+        f"{place(report.path)}: {counted(report.written, 'clip')} quantised, "
+        f"{counted(report.present, 'was', 'were')} there already, {byte_size(report.bytes)}"
     )
     click.echo(
         f"Rounded by {percent(report.relative_rms)} RMS; channel {report.worst_channel} "

@@ -9,6 +9,7 @@ import click
 from rellm_cache.cli.cache.arguments import DAMAGED, root_argument, show_ids
 from rellm_cache.cli.options import CLIPS_FAILED, byte_size, json_option
 from rellm_cache.store.origin import place
+from rellm_cache.wording import counted
 
 if TYPE_CHECKING:
     from rellm_cache.stages.cache_maintenance import CacheRepair
@@ -59,7 +60,7 @@ def _show_leftovers(done: "CacheRepair") -> None:
         click.echo(f"{path}: being written, or nobody can tell; left alone")
     for part in done.unfinished:
         age = "of unknown age" if part.hours is None else f"{part.hours:.1f} hours old"
-        what = f"{part.files} files, {byte_size(part.nbytes)}, {age}"
+        what = f"{counted(part.files, 'file')}, {byte_size(part.nbytes)}, {age}"
         fate = "removed" if part.removed else "it may still be sent; left alone"
         click.echo(f"{part.place}: not sent whole ({what}): {fate}")
 
@@ -73,15 +74,16 @@ def _show_repair(report: "RepairReport") -> None:
     for problem in report.problems:
         click.echo(f"  {problem}")
     click.echo(
-        f"{place(report.store)}: {report.rewritten} parts rewritten with "
-        f"{report.kept} whole utterances, {report.removed} removed"
+        f"{place(report.store)}: {counted(report.rewritten, 'part')} rewritten with "
+        f"{counted(report.kept, 'whole utterance')}, {report.removed} removed"
     )
     for problem in report.unrepaired:
         click.echo(f"  not repaired: {problem}")
     if report.nameless:
-        click.echo(f"  {report.nameless} of the parts do not tell whose frames they held")
+        one, many = "part does not tell whose frames it", "parts do not tell whose frames they"
+        click.echo(f"  {counted(report.nameless, one, many)} held")
     if report.lost:
-        click.echo(f"  {len(report.lost)} clips lost: {show_ids(report.lost)}")
+        click.echo(f"  {counted(len(report.lost), 'clip')} lost: {show_ids(report.lost)}")
         click.echo(f"  all are listed in {place(lost_path(report.store))}")
     if report.lost or report.nameless:
         click.echo("  `rellm extract` with their manifest makes them again")
@@ -111,9 +113,10 @@ def prune(root: Path, manifests: tuple[Path, ...], dry_run: bool, as_json: bool)
     for report in reports:
         verb = "would free" if dry_run else "freed"
         click.echo(
-            f"{place(report.store)}: {verb} {byte_size(report.bytes)}: {report.superseded} "
-            f"superseded rows, {report.outside} clips outside the manifests; "
-            f"{report.parts_removed} parts removed, {report.parts_rewritten} rewritten"
+            f"{place(report.store)}: {verb} {byte_size(report.bytes)}: "
+            f"{counted(report.superseded, 'superseded row')}, "
+            f"{counted(report.outside, 'clip')} outside the manifests; "
+            f"{counted(report.parts_removed, 'part')} removed, {report.parts_rewritten} rewritten"
         )
 
 
@@ -138,4 +141,5 @@ def compact(root: Path, part_size: int, as_json: bool) -> None:
         click.echo(json.dumps({"root": place(root), "stores": stores}))
         return
     for report in reports:
-        click.echo(f"{place(report.store)}: {report.parts_before} parts, now {report.parts_after}")
+        before = counted(report.parts_before, "part")
+        click.echo(f"{place(report.store)}: {before}, now {report.parts_after}")

@@ -7,6 +7,7 @@ import click
 from rellm_cache.cli.cache.arguments import store_argument
 from rellm_cache.cli.options import CacheRoot, cache_option
 from rellm_cache.store.origin import place
+from rellm_cache.wording import counted
 
 
 @click.command()
@@ -26,8 +27,9 @@ def copy(source: Path, target: Path, names: tuple[str, ...]) -> None:
 
     for report in copy_cache(source, target, names):
         click.echo(
-            f"{place(report.store)}: {report.copied} parts copied ({report.utterances} "
-            f"utterances), {report.present} were there already"
+            f"{place(report.store)}: {counted(report.copied, 'part')} copied "
+            f"({counted(report.utterances, 'utterance')}), "
+            f"{counted(report.present, 'was', 'were')} there already"
         )
 
 
@@ -39,7 +41,7 @@ def export(store: Path, file: Path) -> None:
     from rellm_cache.stages.cache_maintenance import export_to_file
 
     rows = export_to_file(store, file)
-    click.echo(f"{file}: {rows} utterances")
+    click.echo(f"{file}: {counted(rows, 'utterance')}")
 
 
 @click.command("import")
@@ -51,6 +53,7 @@ def import_(file: Path, cache: Path) -> None:
 
     report = import_from_file(file, cache)
     click.echo(
-        f"{place(report.store)}: {report.copied} parts added ({report.utterances} utterances), "
-        f"{report.present} were there already"
+        f"{place(report.store)}: {counted(report.copied, 'part')} added "
+        f"({counted(report.utterances, 'utterance')}), "
+        f"{counted(report.present, 'was', 'were')} there already"
     )

@@ -9,6 +9,7 @@ import click
 from rellm_cache.cli.cache.arguments import DAMAGED, root_argument, show_ids
 from rellm_cache.cli.options import CLIPS_FAILED, json_option
 from rellm_cache.store.origin import place
+from rellm_cache.wording import counted
 
 if TYPE_CHECKING:
     from rellm_cache.stages.cache_audit import AudioReport, RecomputeReport
@@ -71,9 +72,8 @@ def _show_checks(checks: "list[StoreCheck]") -> None:
     for check in checks:
         clips = sum(len(part.names) for part in check.parts)
         if check.is_whole:
-            click.echo(
-                f"{place(check.path)}: whole, {clips} utterances in {len(check.parts)} parts"
-            )
+            parts = counted(len(check.parts), "part")
+            click.echo(f"{place(check.path)}: whole, {counted(clips, 'utterance')} in {parts}")
             continue
         click.echo(f"{place(check.path)}: damaged")
         for problem in check.problems:
@@ -82,13 +82,13 @@ def _show_checks(checks: "list[StoreCheck]") -> None:
             for problem in part.problems:
                 click.echo(f"  {part.path.name}: {problem}")
             if part.lost:
-                click.echo(f"    {len(part.lost)} utterances: {show_ids(part.lost)}")
+                click.echo(f"    {counted(len(part.lost), 'utterance')}: {show_ids(part.lost)}")
 
 
 def _show_audio(reports: "list[AudioReport]") -> None:
     for report in reports:
         click.echo(
-            f"{place(report.store)}: audio of {report.equal} clips unchanged, "
+            f"{place(report.store)}: audio of {counted(report.equal, 'clip')} unchanged, "
             f"{len(report.changed)} changed, {len(report.unreadable)} unreadable, "
             f"{len(report.absent)} not in the cache"
         )
@@ -104,8 +104,9 @@ def _show_recomputed(reports: "list[RecomputeReport]") -> None:
             click.echo(f"{place(report.store)}: not compared: {report.reason}")
             continue
         click.echo(
-            f"{place(report.store)}: {len(report.clips)} clips encoded again: largest difference "
-            f"{report.largest:.3g}, mean {report.mean:.3g}, lowest cosine {report.cosine:.6f}"
+            f"{place(report.store)}: {counted(len(report.clips), 'clip')} encoded again: "
+            f"largest difference {report.largest:.3g}, mean {report.mean:.3g}, "
+            f"lowest cosine {report.cosine:.6f}"
         )
         written = "; ".join(map(_machine, report.writers)) or "not recorded"
         click.echo(f"  written by {written}\n  this machine: {_machine(report.machine)}")

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import click
 
 from rellm_cache.cli.options import CLIPS_FAILED, percent, print_table
+from rellm_cache.wording import counted
 
 if TYPE_CHECKING:
     from rellm_cache.corpus.reading import Corpus
@@ -31,10 +32,12 @@ def show(report: "PrepareReport") -> int:
     _show_problems(corpus)
     show_survey(report.survey)
     if report.excluded:
-        click.echo(f"{len(report.excluded)} clips left out, listed in {report.out}/excluded.jsonl:")
+        left_out = counted(len(report.excluded), "clip")
+        click.echo(f"{left_out} left out, listed in {report.out}/excluded.jsonl:")
         for row in report.excluded[:SHOWN_CLIPS]:
             click.echo(f"  {row['id']}: {row['reason']}")
-    click.echo(f"{report.missing} sound files missing, {report.unreadable} unreadable")
+    missing = counted(report.missing, "sound file")
+    click.echo(f"{missing} missing, {report.unreadable} unreadable")
     click.echo(f"Report: {report.out / REPORT}")
     click.echo(f"Manifest: {report.out}")
     return CLIPS_FAILED if report.missing or report.unreadable else 0
@@ -45,10 +48,11 @@ def show_survey(survey: "Survey") -> None:
     _show_durations(survey)
     _show_dimensions(survey)
     if survey.without_text:
-        click.echo(f"{survey.without_text} clips have no text")
+        click.echo(f"{counted(survey.without_text, 'clip has', 'clips have')} no text")
     for o in survey.overlaps:
         click.echo(
-            f"{o.first} and {o.second} share {o.shared} {o.kind}: {o.clips} of {o.total} clips of "
+            f"{o.first} and {o.second} share "
+            f"{counted(o.shared, o.kind.removesuffix('s'))}: {o.clips} of {o.total} clips of "
             f"{o.second} ({percent(o.clips / o.total)})"
         )
     if len(survey.emotions) > 1 and not survey.overlaps:
@@ -105,6 +109,6 @@ def _show_dimensions(survey: "Survey") -> None:
             f"{low:.2f}-{high:.2f}" for low, high in zip(summary.low, summary.high, strict=True)
         ]
         means = [[e, *(f"{v:.2f}" for v in vad)] for e, vad in summary.means.items()]
-        click.echo(f"{source} dimensions of {summary.clips} clips, means by emotion")
+        click.echo(f"{source} dimensions of {counted(summary.clips, 'clip')}, means by emotion")
         columns = ["", "arousal", "dominance", "valence"]
         print_table("", columns, [["range", *extremes], *means])

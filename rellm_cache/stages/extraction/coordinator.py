@@ -28,6 +28,7 @@ from rellm_cache.stages.extraction.work import (
     Ready,
     Work,
 )
+from rellm_cache.wording import counted
 
 MAX_TRIES = 3  # deaths with one clip in hand
 MAX_FRUITLESS = 3  # deaths in a row, for each worker, of workers that had nothing in hand
@@ -195,7 +196,8 @@ class Coordinator:
         in_hand = {w.utterance.id for batch in member.in_hand.values() for w in batch.work}
         lost = find_lost(member.given.values(), self._targets)
         self._say(
-            f"{member.handle.name} died ({reason}): {len(lost)} clips of its open part are to be "
+            f"{member.handle.name} died ({reason}): "
+            f"{counted(len(lost), 'clip of its open part is', 'clips of its open part are')} to be "
             "encoded again"
         )
         again = [work for work in lost if work.utterance.id not in in_hand]

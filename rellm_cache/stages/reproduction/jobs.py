@@ -22,6 +22,7 @@ import torch
 from rellm_cache.config import Recipe, to_toml
 from rellm_cache.corpus.manifest import read_split
 from rellm_cache.errors import RellmError, RunError, reason_of
+from rellm_cache.json_files import read_object
 from rellm_cache.model.checkpoint import CONFIG, RECIPE, WEIGHTS
 from rellm_cache.progress import say
 from rellm_cache.specs import digest
@@ -101,12 +102,13 @@ class Job:
         """Whether its results are there.
 
         Raises:
-            RunError: there are results of another recipe or of other data.
+            RunError: there are results of another recipe or of other data, or it cannot be told.
         """
         path = self.out / DONE
         if not path.exists():
             return False
-        if json.loads(path.read_text("utf-8"))["identity"] != self.identity():
+        found = read_object(path, RunError, "remove it: what its run holds is not trained again")
+        if found.get("identity") != self.identity():
             raise RunError(
                 f"{self.out}: holds results of another recipe or of other data; choose another "
                 "--out, or remove this folder to make it anew"

@@ -16,6 +16,8 @@ from rellm_cache.corpus.manifest import read_lines
 from rellm_cache.devices import default_device
 from rellm_cache.empathy.folder import CARD, EmpathyModel, load_empathy
 from rellm_cache.empathy.scoring import score_exchanges
+from rellm_cache.errors import RunError
+from rellm_cache.json_files import read_object
 from rellm_cache.metrics.replies import question_count, word_count
 from rellm_cache.progress import progress
 from rellm_cache.specs import digest
@@ -79,8 +81,8 @@ class Scorer:
         """Scores of exchanges, kept in `out`: `er`, `ex`, `er_long`, `ex_long`, `cut`."""
         identity = digest([self._identity, [[e.seeker_post, e.response_post] for e in exchanges]])
         if out.exists():
-            kept = json.loads(out.read_text("utf-8"))
-            if kept["identity"] == identity:
+            kept = read_object(out, RunError, "remove it, and its answers are scored again")
+            if kept.get("identity") == identity:
                 scores: list[dict[str, int]] = kept["scores"]
                 return scores
         if self._model is None:

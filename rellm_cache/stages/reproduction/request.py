@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rellm_cache.errors import ConfigError, RunError
+from rellm_cache.json_files import read_object
 from rellm_cache.model.checkpoint import CONFIG
 from rellm_cache.stages.reproduction.folds import Source
 from rellm_cache.stages.reproduction.paper import CONTROL, ROWS, Row
@@ -83,7 +84,8 @@ class Request:
 
 
 def claim(request: Request) -> None:
-    """Note what a folder is a reproduction of; `RunError` where it is one of something else."""
+    """Note what a folder is a reproduction of; `RunError` where it is one of something else,
+    or does not say of what."""
     source = request.source
     settings = {
         "corpus": source.corpus,
@@ -103,7 +105,12 @@ def claim(request: Request) -> None:
         request.out.mkdir(parents=True, exist_ok=True)
         write_whole(path, json.dumps(settings, indent=2) + "\n")
         return
-    found = json.loads(path.read_text("utf-8"))
+    found = read_object(
+        path,
+        RunError,
+        "it says what is reproduced here: give the same command with another --out, stop it when "
+        f"it has written its own {SETTINGS}, and copy that here",
+    )
     differing = [
         f"{k}: wanted {v!r}, found {found.get(k)!r}"
         for k, v in settings.items()

@@ -23,6 +23,7 @@ from rellm_cache.stages.reproduction.paper import MAIN, Row
 from rellm_cache.stages.reproduction.request import Request
 from rellm_cache.stages.transcribe import transcribe
 from rellm_cache.store.layout import failures_path
+from rellm_cache.wording import counted
 
 Models = dict[Row, Model]  # of the rows that can be made
 MANIFEST, SHUFFLED = "manifest", "shuffled"  # folders of a fold
@@ -97,8 +98,9 @@ def _extract(request: Request, recipe: Recipe, manifests: Path) -> None:
     for report in extract(manifests, recipe, request.cache):
         if report.failed:
             raise RunError(
-                f"{report.failed} clips could not be encoded; {failures_path(report.path)} says "
-                "why: mend them, or take them out of the manifest, and start again"
+                f"{counted(report.failed, 'clip')} could not be encoded; "
+                f"{failures_path(report.path)} says why: mend them, or take "
+                "them out of the manifest, and start again"
             )
 
 

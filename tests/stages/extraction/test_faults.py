@@ -68,7 +68,7 @@ def test_two_extractions_of_one_cache_at_once_both_finish(
     runs = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     outputs = [run.communicate()[0] for run in runs]
     assert [run.returncode for run in runs] == [3, 3]
-    assert all("1 clips failed, see " in output for output in outputs)
+    assert all("1 clip failed, see " in output for output in outputs)
     (store,) = (path.parent for path in (tmp_path / "cache").glob("*/zarr.json"))
     expected = {key: value for key, value in undisturbed.items() if key != "tones/05"}
     assert checksums(store) == expected
@@ -154,7 +154,7 @@ def test_a_slow_disk_does_not_hold_up_the_encoder_and_its_error_surfaces(
 
     monkeypatch.setattr(writer, "sync_tree", slow)
     spread = Spread(commit_seconds=0)
-    with pytest.raises(StoreError, match=r"could not write a part of 1 clips .*Input/output error"):
+    with pytest.raises(StoreError, match=r"could not write a part of 1 clip .*Input/output error"):
         extract(corpus, speech_recipe, tmp_path / "cache", batch_size=1, spread=spread)
     assert len(calls) == 2  # nothing was written after the error
     assert 4 <= len(encode) <= 11

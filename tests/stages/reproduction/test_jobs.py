@@ -8,7 +8,10 @@ import time
 from pathlib import Path
 from typing import Any, cast
 
+import pytest
+
 from rellm_cache.config import load_recipe
+from rellm_cache.errors import RunError
 from rellm_cache.stages.reproduction.jobs import Job, Model, run_jobs
 from rellm_cache.stages.reproduction.paper import ROWS
 
@@ -87,3 +90,22 @@ def test_a_killed_worker_costs_its_own_model_alone(tmp_path: Path) -> None:
     assert reasons["killed"] == "its worker was killed, by a lack of memory perhaps"
     assert reasons["broken"] == "ValueError: no test.jsonl of what is broken"
     assert seen.read_text().count("killed") == 2  # once together, once by itself
+
+
+def test_a_note_cut_short_is_named(tmp_path: Path) -> None:
+    job = Job(
+        fold="fold-1",
+        row=ROWS[0],
+        model=Model(load_recipe("small")),
+        manifest=tmp_path / "manifest",
+        cache=tmp_path,
+        out=tmp_path,
+        batch_size=1,
+    )
+    assert not job.is_done()
+    (tmp_path / "done.json").write_text('{"identity": "12')
+    with pytest.raises(RunError, match=r"done\.json: not JSON .*remove it"):
+        list(run_jobs([job], 1))
+    (tmp_path / "done.json").write_text("{}")
+    with pytest.raises(RunError, match="holds results of another recipe"):
+        job.is_done()
