@@ -93,7 +93,7 @@ def test_repair_says_what_to_extract_again(run: Run, store: Path) -> None:
 def test_prune_and_compact(run: Run, store: Path) -> None:
     code, out, _ = run("cache", "prune", store.parent, "--dry-run")
     assert code == 0
-    assert "would free 0.0 MB: 1 superseded rows" in out
+    assert "would free 0.0 MB: 1 superseded row" in out
     manifest = store.parent.parent / "keep.jsonl"
     manifest.write_text('{"id": "a", "audio": "a.wav"}\n{"id": "b", "audio": "b.wav"}\n')
     code, out, _ = run("cache", "prune", store.parent, "--keep", manifest, "--json")

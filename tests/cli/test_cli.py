@@ -118,7 +118,7 @@ def test_done_but_clips_failed_is_3(
     assert "tones/01" in text
     code, text, err = run("extract", corpus, "--recipe", recipe_file, "--cache", cache)
     assert (code, err) == (3, "")
-    listed = Path(text.partition("1 clips failed, see ")[2].splitlines()[0])
+    listed = Path(text.partition("1 clip failed, see ")[2].splitlines()[0])
     assert json.loads(listed.read_text())["id"] == "tones/01"
 
 

@@ -49,8 +49,8 @@ def test_what_was_changed_on_the_way_in_is_noted(make_clip: MakeClip, tmp_path: 
     report = prepare(of(map(utterance, paths)), tmp_path / "out")
     assert report.kept == {"train": 5}
     assert report.forms == [
-        "1 clips: 8000 Hz resampled to 16000 Hz",
-        "1 clips: 8 channels averaged to mono",
+        "1 clip: 8000 Hz resampled to 16000 Hz",
+        "1 clip: 8 channels averaged to mono",
         "2 clips: 2 channels averaged to mono, 48000 Hz resampled to 16000 Hz",
     ]
 
