@@ -72,10 +72,11 @@ def read_esd(root: Path, splits: Splits = "paper", seed: int = 1) -> Corpus:
     for name, speaker in speakers.items():
         for clip in sorted(speaker.wavs.keys() | speaker.texts.keys()):
             text = speaker.texts.get(clip)
-            if text is None:
-                text = parallel.get(_sentence(clip), "")
+            if text is None and (text := parallel.get(_sentence(clip))) is not None:
                 problems.add("texts taken from the same sentence of others", f"{clip}: {text!r}")
-            found.append(_utterance(root / name, clip, speaker.wavs.get(clip), text))
+            elif text is None:
+                problems.add("clips whose sentence nobody's transcript has", clip)
+            found.append(_utterance(root / name, clip, speaker.wavs.get(clip), text or ""))
     whole = with_audio(found)
     kept = [u for u in found if u.emotion != LEFT_OUT.lower()]
     return Corpus(
@@ -122,6 +123,8 @@ def _read_line(where: str, line: str, name: str, speaker: _Speaker, problems: Pr
             "lines of transcripts whose emotion is not that of their number",
             f"{where}: {found}, by its number {_emotion(clip)}",
         )
+    if speaker.texts.get(clip, text) != text:
+        problems.add("clips transcribed twice, the last time taken", f"{where}: {line[:60]!r}")
     speaker.texts[clip] = text
 
 

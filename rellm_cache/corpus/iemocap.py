@@ -10,6 +10,7 @@ wore markers; the speaker is the last F or M of an id.
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -86,7 +87,7 @@ def read_iemocap(root: Path, splits: IemocapSplits | None = None) -> Corpus:
             f"{problems.lines[OFF_SCALE][0]}, and so in {off_scale} of {len(found)} clips; "
             "expected valence, arousal, dominance from 1 to 5"
         )
-    utterances, notes = _split(found, splits)
+    utterances, notes = _split(found, splits, sessions)
     return Corpus(
         name="iemocap",
         utterances=utterances,
@@ -167,10 +168,13 @@ def _dimensions(where: str, text: str, problems: Problems) -> Vad | None:
 
 
 def _read_transcript(file: Path, problems: Problems) -> dict[str, str]:
-    texts = {}
+    texts: dict[str, str] = {}
     for where, line in read_text_lines(file):
         if match := _TURN.match(line):
-            texts[match["id"]] = match["text"].strip()
+            clip, text = match["id"], match["text"].strip()
+            if texts.get(clip, text) != text:
+                problems.add("turns transcribed twice, the last time taken", f"{where}: {clip}")
+            texts[clip] = text
         elif not _NOT_A_TURN.match(line):
             problems.add("lines of transcripts that are none", f"{where}: {line[:60]!r}")
     return texts
@@ -187,12 +191,15 @@ def _session(utterance: Utterance) -> str:
     return utterance.speaker.removeprefix("iemocap/")[0]
 
 
-def _split(found: list[Utterance], splits: IemocapSplits) -> tuple[list[Utterance], list[str]]:
-    tested = str(splits.test_session)
-    # The first session has none before it; the last is taken.
-    before = str((splits.test_session - 2) % len(SESSIONS) + 1) if splits.name == "speaker" else ""
-    names = {tested: "test", before: "validation"}
-    placed = [in_split(u, names.get(_session(u), "train")) for u in found]
+def _split(
+    found: list[Utterance], splits: IemocapSplits, sessions: Sequence[int]
+) -> tuple[list[Utterance], list[str]]:
+    names = {splits.test_session: "test"}
+    if splits.name == "speaker":
+        # Of those that are here; the first has none before it, and the last is taken.
+        before = sessions[sessions.index(splits.test_session) - 1]
+        names = {before: "validation", **names}
+    placed = [in_split(u, names.get(int(_session(u)), "train")) for u in found]
     if splits.name == "speaker":
         return placed, []
     if splits.name == "paper":

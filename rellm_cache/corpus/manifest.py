@@ -13,9 +13,22 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from rellm_cache.corpus.emotions import normalise_emotion
+from rellm_cache.corpus.fields import (
+    Field,
+    as_text,
+    check_fields,
+    is_duration,
+    is_name,
+    is_number,
+    is_object,
+    is_segment,
+    is_text,
+    is_truth,
+    one_of,
+)
 from rellm_cache.errors import ManifestError
 
 Vad = tuple[float, float, float]
@@ -24,12 +37,16 @@ SPLITS = ("train", "validation", "test")
 # The order in which dimensions are stored everywhere in rellm.
 DIMENSIONS = ("arousal", "dominance", "valence")
 
-# Types of the fields of a row that are not null; ids and speakers may be numbers as well as text.
-_TYPES: dict[str, tuple[Any, str]] = {
-    **dict.fromkeys(("text", "emotion", "split", "response", "output"), (str, "text")),
-    "duration": (int | float, "seconds"),
-    "segment": (list, "[start, end] in seconds"),
-    "avd_ans": (dict, "an object of arousal, dominance and valence"),
+# What the fields of a row must be where they are not null.
+_FIELDS: dict[str, Field] = {
+    **dict.fromkeys(("text", "emotion", "response", "output"), (is_text, "text")),
+    **dict.fromkeys(("id", "speaker"), (is_name, "text or a number")),
+    "split": one_of(*SPLITS),
+    "vad_source": one_of(*get_args(VadSource)),
+    "duration": (is_duration, "seconds"),
+    "early_stop": (is_truth, "true or false"),
+    "segment": (is_segment, "[start, end] in seconds, start < end"),
+    "avd_ans": (is_object, "an object of arousal, dominance and valence"),
 }
 
 
@@ -66,11 +83,7 @@ class Utterance:
 
 def check_vad(values: Sequence[float], where: str) -> Vad:
     """Arousal, dominance, valence as floats; `ManifestError` unless each is in 0..1."""
-    if (
-        not isinstance(values, Sequence)
-        or len(values) != 3
-        or not all(isinstance(v, int | float) for v in values)
-    ):
+    if not isinstance(values, Sequence) or len(values) != 3 or not all(map(is_number, values)):
         raise ManifestError(
             f"{where}: found dimensions {values!r}, expected three numbers (arousal, dominance, "
             "valence)"
@@ -94,44 +107,34 @@ def parse_utterance(row: dict[str, Any], folder: Path, where: str) -> Utterance:
     audio = row.get("audio")
     if not isinstance(audio, str) or not audio:
         raise ManifestError(f"{where}: found no 'audio', expected the path of a sound file")
-    for name, (kind, expected) in _TYPES.items():
-        if (value := row.get(name)) is not None and not isinstance(value, kind):
-            raise ManifestError(f"{where}: found {name} {value!r}, expected {expected}")
+    check_fields(row, _FIELDS, where)
     emotion, vad = row.get("emotion"), row.get("vad")
     if (blsp := row.get("avd_ans")) is not None and vad is None:
         vad = [blsp.get(name) for name in DIMENSIONS]
     if vad is not None:
         vad = check_vad(vad, where)
     segment = row.get("segment")
-    if segment is not None and not (
-        len(segment) == 2
-        and all(isinstance(s, int | float) for s in segment)
-        and 0 <= segment[0] < segment[1]
-    ):
-        raise ManifestError(
-            f"{where}: found segment {segment!r}, expected [start, end] in seconds, start < end"
-        )
     try:
         emotion = normalise_emotion(emotion) if emotion else None
     except ManifestError as error:
         raise ManifestError(f"{where}: {error}") from error
     return Utterance(
-        id=str(row.get("id") or _id_of(audio, folder)),
+        id=as_text(row.get("id")) or default_id(audio, folder),
         audio=str(folder / audio),
         segment=(float(segment[0]), float(segment[1])) if segment else None,
         text=row.get("text") or "",
         emotion=emotion,
         vad=vad,
         vad_source=row.get("vad_source") or ("human" if vad else None),
-        speaker=str(row.get("speaker") or ""),
+        speaker=as_text(row.get("speaker")),
         split=row.get("split") or "",
         duration=row.get("duration"),
         response=row.get("response", row.get("output")),
-        early_stop=bool(row.get("early_stop", False)),
+        early_stop=bool(row.get("early_stop")),
     )
 
 
-def _id_of(audio: str, folder: Path) -> str:
+def default_id(audio: str, folder: Path) -> str:
     """For a row without an id: its path. Members of one zip archive differ by their offsets."""
     return f"{folder.name}/{audio if '.zip:' in audio else Path(audio).with_suffix('')}"
 
@@ -211,21 +214,34 @@ def responses_path(manifest: Path) -> Path:
 def read_manifest(path: Path) -> list[Utterance]:
     """All utterances of one manifest file, joined with the responses beside it.
 
+    A file that is named as a split holds that split: rows without one are of it.
+
     Raises:
-        ManifestError: the file or a line cannot be used, an id occurs twice, or there is none.
+        ManifestError: the file or a line cannot be used, an id occurs twice, a row is of another
+            split, or there is none.
     """
     utterances: dict[str, Utterance] = {}
+    split = path.stem if path.stem in SPLITS else ""
     for where, row in read_lines(path):
         utterance = parse_utterance(row, path.parent.resolve(), where)
+        if split and utterance.split not in ("", split):
+            raise ManifestError(
+                f"{where}: found split {utterance.split!r} in the file of {split}; move the row to "
+                f"{utterance.split}.jsonl, or change what it says"
+            )
+        utterance = dataclasses.replace(utterance, split=utterance.split or split)
         if utterance.id in utterances:
             raise ManifestError(f"{where}: id {utterance.id!r} occurs twice; ids must be unique")
         utterances[utterance.id] = utterance
     if not utterances:
         raise ManifestError(f"{path}: found no utterance, expected one JSON object a line")
     beside = responses_path(path)
-    for _, row in read_lines(beside) if beside.exists() else ():
-        if (known := utterances.get(row["id"])) is not None:
-            utterances[row["id"]] = dataclasses.replace(
+    for where, row in read_lines(beside) if beside.exists() else ():
+        check_fields(row, _FIELDS, where)
+        if "id" not in row:
+            raise ManifestError(f"{where}: found no 'id', expected a row of `rellm respond`")
+        if (known := utterances.get(as_text(row["id"]))) is not None:
+            utterances[known.id] = dataclasses.replace(
                 known, response=row.get("response"), early_stop=bool(row.get("early_stop"))
             )
     return list(utterances.values())
@@ -233,9 +249,9 @@ def read_manifest(path: Path) -> list[Utterance]:
 
 def write_manifest(path: Path, utterances: Iterable[Utterance]) -> None:
     """Write utterances as JSON Lines; fields that say nothing are left out."""
-    rows = (dataclasses.asdict(u) for u in utterances)
+    rows = (dataclasses.asdict(u).items() for u in utterances)
     write_lines(
-        path, ({k: v for k, v in row.items() if v not in (None, "", False)} for row in rows)
+        path, ({k: v for k, v in row if v not in (None, "") and v is not False} for row in rows)
     )
 
 

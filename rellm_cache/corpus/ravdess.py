@@ -10,6 +10,7 @@ from pathlib import Path
 from rellm_cache.corpus.manifest import Utterance
 from rellm_cache.corpus.reading import Corpus, count_totals
 from rellm_cache.errors import ManifestError
+from rellm_cache.wording import counted
 
 EMOTIONS = {
     "01": "neutral",
@@ -36,28 +37,32 @@ DEFAULT_SPLITS: SpeakerSplits = {
 def read_ravdess(root: Path, splits: SpeakerSplits) -> Corpus:
     """Speech clips of the speakers in `splits`, the five emotions of the paper, sorted by name.
 
+    How many clips of other speakers are here, and left out, is noted.
+
     Raises:
         ManifestError: a speaker in two splits, or a split that finds no clip.
     """
     _refuse_shared_speakers(splits)
     split_of = {speaker: split for split, speakers in splits.items() for speaker in speakers}
     paths = sorted(p for p in root.glob("Actor_*/*") if p.suffix.lower() in (".flac", ".wav"))
-    utterances = []
+    utterances, others = [], 0
     for path in paths:
         name = _NAME.fullmatch(path.stem)
         if name is None or EMOTIONS[name[1]] in ("calm", "fear", "disgust"):
             continue
-        if (split := split_of.get(int(name[5]))) is not None:
-            utterances.append(
-                Utterance(
-                    id=f"ravdess/{path.stem}",
-                    audio=str(path.resolve()),
-                    text=STATEMENTS[name[3]],
-                    emotion=EMOTIONS[name[1]],
-                    speaker=f"ravdess/{name[5]}",
-                    split=split,
-                )
+        if (split := split_of.get(int(name[5]))) is None:
+            others += 1
+            continue
+        utterances.append(
+            Utterance(
+                id=f"ravdess/{path.stem}",
+                audio=str(path.resolve()),
+                text=STATEMENTS[name[3]],
+                emotion=EMOTIONS[name[1]],
+                speaker=f"ravdess/{name[5]}",
+                split=split,
             )
+        )
     for split, speakers in splits.items():
         if speakers and not any(u.split == split for u in utterances):
             raise ManifestError(
@@ -76,6 +81,7 @@ def read_ravdess(root: Path, splits: SpeakerSplits) -> Corpus:
             dict.fromkeys(names, SPEAKER_CLIPS),
             "speaker ",
         ),
+        notes=[f"{counted(others, 'clip')} of speakers in no split left out"] if others else [],
     )
 
 

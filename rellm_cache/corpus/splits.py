@@ -7,11 +7,13 @@ from the order on disk or a library's generator; a clip more or less moves few o
 import dataclasses
 import hashlib
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 
 from rellm_cache.corpus.manifest import Utterance
 
 HELD_OUT = 10  # validation is a tenth of train
+APOSTROPHES = str.maketrans("", "", "'\u2018\u2019\u02bc")
 
 
 def draw(names: Iterable[str], count: int, seed: int) -> frozenset[str]:
@@ -47,8 +49,12 @@ def hold_out(
 
 
 def text_key(text: str) -> str:
-    """The words of a transcript, without case and punctuation: equal for equal sentences."""
-    return " ".join(re.findall(r"[^\W_]+", text.lower().replace("'", "")))
+    """The words of a transcript, without case and punctuation: equal for equal sentences.
+
+    However they are typed: "don't" with either apostrophe, accents apart from their letters or not.
+    """
+    typed = unicodedata.normalize("NFKC", text).lower().translate(APOSTROPHES)
+    return " ".join(re.findall(r"[^\W_]+", typed))
 
 
 def without_text_of(utterances: Sequence[Utterance], split: str) -> tuple[list[Utterance], int]:

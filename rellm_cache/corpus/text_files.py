@@ -56,12 +56,32 @@ def read_text_lines(path: Path) -> list[tuple[str, str]]:
 
 
 def read_csv(path: Path) -> list[tuple[str, dict[str, Any]]]:
-    """`file:line` and the columns of every row of a UTF-8 table with a heading."""
+    """`file:line` and the columns of every row of a UTF-8 table with a heading.
+
+    Raises:
+        ManifestError: there is no such file, it is no CSV, or a row has more or fewer values than
+            the heading: a comma in a text that has no quotation marks would cut it.
+    """
+    rows: list[tuple[str, dict[str, Any]]] = []
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            return [(f"{path}:{reader.line_num}", row) for row in reader]
+            reader = csv.DictReader(file, strict=True)
+            for row in reader:
+                where = f"{path}:{reader.line_num}"
+                if None in row or None in row.values():
+                    raise ManifestError(
+                        f"{where}: found more or fewer values than the "
+                        f"{len(reader.fieldnames or ())} columns of the heading; put texts with "
+                        "commas in quotation marks"
+                    )
+                rows.append((where, row))
     except (FileNotFoundError, IsADirectoryError) as error:
         raise ManifestError(f"{path}: no such file; expected a CSV or .jsonl table") from error
     except UnicodeDecodeError as error:
         raise ManifestError(f"{path}: not UTF-8 text ({error}); save it as UTF-8") from error
+    except csv.Error as error:
+        raise ManifestError(
+            f"{path}: not a CSV file after line {reader.line_num} ({error}); is a quotation mark "
+            "not closed?"
+        ) from error
+    return rows

@@ -72,8 +72,11 @@ class TextEncoder:
 
     def require_length(self, tokens: int) -> None:
         """Raise `ConfigError` if texts of so many tokens are too long for it."""
-        positions = getattr(self.model.config, "max_position_embeddings", tokens)
-        most = min(int(positions), int(self.tokenizer.model_max_length))
+        positions = int(getattr(self.model.config, "max_position_embeddings", tokens))
+        embeddings = getattr(self.model, "embeddings", None)
+        if (padding := getattr(embeddings, "padding_idx", None)) is not None:
+            positions -= padding + 1  # RoBERTa counts the places of tokens from the one after it
+        most = min(positions, int(self.tokenizer.model_max_length))
         if tokens > most:
             raise ConfigError(f"{self.folder}: {tokens} tokens a text; it takes {most} at most")
 

@@ -34,7 +34,16 @@ class RecognitionScores:
 def confusion_matrix(
     true: NDArray[np.int64], predicted: NDArray[np.int64], classes: int
 ) -> NDArray[np.int64]:
-    """Counts (classes, classes + 1): a prediction below 0 is no answer and counts in the last."""
+    """Counts (classes, classes + 1): a prediction below 0 is no answer and counts in the last.
+
+    Raises:
+        ValueError: a true or predicted class that there is not.
+    """
+    if true.size and (true.min() < 0 or max(true.max(), predicted.max()) >= classes):
+        raise ValueError(
+            f"found true classes {true.min()} to {true.max()} and predictions up to "
+            f"{predicted.max()}, expected 0 to {classes - 1}"
+        )
     columns = np.where(predicted < 0, classes, predicted)
     matrix = np.zeros((classes, classes + 1), np.int64)
     np.add.at(matrix, (true, columns), 1)
@@ -54,7 +63,13 @@ def f1_scores(matrix: NDArray[np.int64], labels: tuple[str, ...]) -> dict[str, f
 def score_recognition(
     true: NDArray[np.int64], predicted: NDArray[np.int64], labels: tuple[str, ...]
 ) -> RecognitionScores:
-    """Score predictions (N,) against true classes (N,); a prediction of -1 is always wrong."""
+    """Score predictions (N,) against true classes (N,); a prediction of -1 is always wrong.
+
+    Raises:
+        ValueError: nothing to score, or a class that has no label.
+    """
+    if not len(true):
+        raise ValueError("no utterance to score")
     matrix = confusion_matrix(true, predicted, len(labels))
     totals = matrix.sum(axis=1)
     recalls = {

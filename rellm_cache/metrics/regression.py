@@ -7,14 +7,16 @@ from numpy.typing import NDArray
 def concordance(true: np.ndarray, predicted: np.ndarray) -> float:
     """Concordance correlation coefficient (Lin 1989) of two (N,) columns, -1..1.
 
-    Two constant columns have none: NaN.
+    Two columns of one and the same constant have none: NaN.
     """
     return float(concordance_of_rows(true, predicted))
 
 
 def concordance_of_rows(true: np.ndarray, predicted: np.ndarray) -> NDArray[np.float64]:
     """CCC of each row of two arrays (…, N): shape (…)."""
-    true, predicted = true.astype(np.float64), predicted.astype(np.float64)
+    # Both moved by as much, which changes nothing: a constant is then 0, and so exactly its mean.
+    origin = true[..., :1].astype(np.float64)
+    true, predicted = true.astype(np.float64) - origin, predicted.astype(np.float64) - origin
     true_mean, predicted_mean = true.mean(-1, keepdims=True), predicted.mean(-1, keepdims=True)
     covariance = np.mean((true - true_mean) * (predicted - predicted_mean), axis=-1)
     shift = (true_mean - predicted_mean)[..., 0]

@@ -30,8 +30,9 @@ class PairedTest:
 def paired_test(first: Sequence[float], second: Sequence[float]) -> PairedTest:
     """Wilcoxon signed-rank test of scores paired by place.
 
-    Pairs without a difference are dropped (Wilcoxon's way), ties share their mean rank, and the
-    normal approximation is corrected for ties. Where no pair differs, p is 1 and the effect 0.
+    Pairs without a difference are dropped (Wilcoxon's way) and ties share their mean rank. Of the
+    pairs that differ, up to 50 are tested exactly, with ties up to 13; more by the normal
+    approximation, corrected for ties. Where no pair differs, p is 1 and the effect 0.
 
     Raises:
         ValueError: columns of different lengths, or a score that is no number.

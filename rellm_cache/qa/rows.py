@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rellm_cache.corpus.fields import Field, check_fields, is_object, is_text, is_truth
 from rellm_cache.corpus.manifest import manifest_files, read_lines, write_lines
 from rellm_cache.errors import ManifestError
 from rellm_cache.qa_settings import MODES, TYPES, QAMode, QAType
@@ -65,7 +66,12 @@ class QARow:
 
 _FIELDS = {field.name: field for field in dataclasses.fields(QARow)}
 _REQUIRED = {n for n, field in _FIELDS.items() if field.default is dataclasses.MISSING}
-_TEXTS = ("id", "question", "answer", "metadata", "dropped")
+_CHECKED: dict[str, Field] = {
+    **dict.fromkeys(("id", "question", "answer", "metadata", "dropped"), (is_text, "text")),
+    "early_stop": (is_truth, "true or false"),
+    "guess": (is_object, "an object of emotions and probabilities"),
+}
+_NULLABLE = ("vad_source", "guess")
 
 
 def questions_path(manifest: Path) -> Path:
@@ -98,9 +104,9 @@ def _parse_row(row: dict[str, Any], where: str) -> QARow:
             raise ManifestError(
                 f"{where}: found {name} {row[name]!r}, expected one of {list(known)}"
             )
-    for name in _TEXTS:
-        if not isinstance(row.get(name, ""), str):
-            raise ManifestError(f"{where}: found {name} {row[name]!r}, expected text")
+    check_fields(row, _CHECKED, where)
+    if absent := [name for name, v in row.items() if v is None and name not in _NULLABLE]:
+        raise ManifestError(f"{where}: found {absent[0]} None, expected a value")
     return QARow(**row)
 
 

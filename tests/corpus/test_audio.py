@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from rellm_cache.corpus.audio import audio_digest, load_clip
+from rellm_cache.corpus.audio import audio_digest, audio_seconds, load_clip
 from rellm_cache.corpus.manifest import Utterance
 from rellm_cache.errors import AudioError
 
@@ -128,6 +128,15 @@ def test_a_clip_of_the_wrong_length_is_refused(
 ) -> None:
     with pytest.raises(AudioError, match=message):
         load_clip(clip(make_clip("a.wav", seconds=seconds)))
+
+
+def test_a_length_is_told_undecoded(make_clip: MakeClip, tmp_path: Path) -> None:
+    path = make_clip("a.flac", seconds=2.5, rate=48_000)
+    assert audio_seconds(clip(path)) == 2.5
+    assert audio_seconds(clip("gone.wav", (0.5, 2.0))) == 1.5
+    (tmp_path / "b.wav").write_text("no sound")
+    with pytest.raises(AudioError, match=r"b.wav: no sound file"):
+        audio_seconds(clip(tmp_path / "b.wav"))
 
 
 def test_samples_that_are_not_numbers_are_refused(make_clip: MakeClip) -> None:

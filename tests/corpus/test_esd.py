@@ -103,6 +103,25 @@ def test_malformed_lines_are_mended_where_they_can_be(small: Path) -> None:
     ]
 
 
+def test_a_sentence_that_nobody_has_and_one_that_comes_twice_are_noted(small: Path) -> None:
+    for speaker, encoding in (("0012", "utf-16"), ("0016", "latin-1"), ("0019", "utf-16-le")):
+        put(small / speaker / f"{speaker}.txt", "".encode(encoding))
+    lines = "0011_000002\tOne.\tNeutral\n0011_000002\tTwo.\tNeutral\n0011_000352\tTwo.\tAngry\n"
+    put(small / "0011/0011.txt", lines.encode())
+    corpus = read_esd(small)
+    texts = {u.id[4:]: u.text for u in corpus.utterances}
+    assert (texts["0011_000001"], texts["0011_000002"], texts["0012_000702"]) == (
+        "",
+        "Two.",
+        "Two.",
+    )
+    assert {kind: len(lines) for kind, lines in corpus.problems.lines.items()} == {
+        "clips transcribed twice, the last time taken": 1,
+        "clips whose sentence nobody's transcript has": 4 * 5,
+        "texts taken from the same sentence of others": 4 * 5 - 2,
+    }
+
+
 def test_missing_wavs_count_against_the_totals_and_stay_listed(small: Path) -> None:
     gone = small / "0016/Sad/0016_001051.wav"
     gone.unlink()

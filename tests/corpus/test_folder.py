@@ -40,6 +40,33 @@ def test_json_lines_may_hold_numbers(tmp_path: Path) -> None:
     assert (utterance.id, utterance.speaker, utterance.text) == ("7", "3", "12")
 
 
+def test_zero_is_a_speaker_and_members_of_an_archive_have_their_own_ids(tmp_path: Path) -> None:
+    rows = '{"audio": "c.zip:0:9", "speaker": 0}\n{"audio": "c.zip:9:9", "id": 0}\n'
+    first, second = read_folder(table(tmp_path, rows, "t.jsonl"), Columns()).utterances
+    assert (first.id, first.speaker) == (f"{tmp_path.name}/c.zip:0:9", "0")
+    assert (second.id, second.speaker) == ("0", "")
+
+
+def test_some_of_the_dimensions_are_none_and_noted(tmp_path: Path) -> None:
+    path = table(tmp_path, "audio,arousal,dominance,valence\na.wav,1,,0\nb.wav,,,\n")
+    corpus = read_folder(path, Columns())
+    assert [u.vad for u in corpus.utterances] == [None, None]
+    assert corpus.problems.lines == {
+        "rows without all three dimensions": [f"{path}:2: no dominance"]
+    }
+
+
+def test_a_column_that_was_named_must_be_there(tmp_path: Path) -> None:
+    path = table(tmp_path, "audio,label\na.wav,sad\n")
+    with pytest.raises(
+        ManifestError, match=r"columns audio, label, expected one named 'lable'; nam"
+    ):
+        read_folder(path, Columns(emotion="lable"))
+    rows = '{"audio": "a.wav"}\n{"audio": "b.wav", "label": "sad"}\n'
+    corpus = read_folder(table(tmp_path, rows, "t.jsonl"), Columns(emotion="label"))
+    assert [u.emotion for u in corpus.utterances] == [None, "sad"]
+
+
 def test_dimensions_are_brought_to_0_to_1(tmp_path: Path) -> None:
     path = table(tmp_path, "audio,arousal,dominance,valence\na.wav,1,3,5\n")
     (utterance,) = read_folder(path, Columns(), vad_scale=(1, 5)).utterances
@@ -64,6 +91,14 @@ def test_dimensions_are_brought_to_0_to_1(tmp_path: Path) -> None:
             r"clips.csv:2: valence 6 is outside the scale 1..5",
         ),
         ("audio,arousal,dominance,valence\na.wav,low,1,1\n", (0, 1), "are not numbers"),
+        ("audio,text\na.wav,Oh\n", (1, 0), "--vad-scale 1 0: expected the lowest, then the highe"),
+        ("audio,text\na.wav,Well, no\n", (0, 1), r"clips.csv:2: found more or fewer .* 2 columns"),
+        ("audio,text\na.wav\n", (0, 1), r"clips.csv:2: found more or fewer .* 2 columns"),
+        (
+            'audio,text\na.wav,"Oh\nb.wav,No\n',
+            (0, 1),
+            r"not a CSV file after line 1 .* is a quotation",
+        ),
     ],
 )
 def test_a_bad_table_is_named(
@@ -71,6 +106,14 @@ def test_a_bad_table_is_named(
 ) -> None:
     with pytest.raises(ManifestError, match=message):
         read_folder(table(tmp_path, text), Columns(), vad_scale=scale)
+
+
+def test_values_of_json_that_are_none_of_theirs(tmp_path: Path) -> None:
+    row = '{"audio": "a.wav", "arousal": [1], "dominance": 1, "valence": 1}\n'
+    with pytest.raises(ManifestError, match=r"t.jsonl:1: dimensions \[\[1\], 1, 1\] are not num"):
+        read_folder(table(tmp_path, row, "t.jsonl"), Columns())
+    with pytest.raises(ManifestError, match=r"t.jsonl:1: unknown emotion '0'; known are neutral"):
+        read_folder(table(tmp_path, '{"audio": "a.wav", "emotion": 0}', "t.jsonl"), Columns())
 
 
 def test_an_absent_and_a_foreign_table_are_named(tmp_path: Path) -> None:

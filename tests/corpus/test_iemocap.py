@@ -77,6 +77,29 @@ def test_speakers_are_apart_in_all_three_splits(tree: Path, tested: int, validat
     assert corpus.seed is None
 
 
+def test_the_session_before_is_one_that_is_here(tmp_path: Path) -> None:
+    write_iemocap(tmp_path, [1, 2, 5])
+    parts = by_split(list(read_iemocap(tmp_path, IemocapSplits("speaker")).utterances))
+    found = {split: {u.speaker[8] for u in part} for split, part in parts.items()}
+    assert found == {"train": {"1"}, "validation": {"2"}, "test": {"5"}}
+
+
+def test_one_session_alone_is_tested(session: Path) -> None:
+    corpus = read_iemocap(session.parent, IemocapSplits("speaker"))
+    assert {u.split for u in corpus.utterances} == {"test"}
+
+
+def test_a_turn_transcribed_twice_is_noted(session: Path) -> None:
+    texts = session / "dialog/transcriptions/Ses05F_impro01.txt"
+    again = "Ses05F_impro01_F000 [000.2901-001.2357]: Pardon me."
+    texts.write_text(f"{texts.read_text('latin-1')}\n{again}\n{again}\n", "latin-1")
+    corpus = read_iemocap(session.parent)
+    (line,) = corpus.problems.lines["turns transcribed twice, the last time taken"]
+    assert line.startswith(str(texts))
+    assert line.endswith(": Ses05F_impro01_F000")
+    assert {u.id: u.text for u in corpus.utterances}["iemocap/Ses05F_impro01_F000"] == "Pardon me."
+
+
 def test_text_splits_share_no_text(tree: Path) -> None:
     paper = by_split(list(read_iemocap(tree).utterances))
     corpus = read_iemocap(tree, IemocapSplits("text"))

@@ -26,8 +26,33 @@ def write(path: Path, *rows: dict[str, Any] | str) -> Path:
 def test_a_row_with_audio_alone_is_an_utterance(tmp_path: Path) -> None:
     manifest = write(tmp_path / "train.jsonl", {"audio": "clips/a.wav"})
     assert read_manifest(manifest) == [
-        Utterance(id=f"{tmp_path.name}/clips/a", audio=str(tmp_path / "clips/a.wav"))
+        Utterance(id=f"{tmp_path.name}/clips/a", audio=str(tmp_path / "clips/a.wav"), split="train")
     ]
+    other = manifest.rename(tmp_path / "mine.jsonl")
+    assert [u.split for u in read_manifest(other)] == [""]
+
+
+def test_zero_is_a_name_and_nothing_is_none(tmp_path: Path) -> None:
+    rows = [
+        {"audio": "a.wav", "id": 0, "speaker": 0, "duration": 0},
+        {"audio": "b.wav", "id": "", "speaker": None, "split": "", "vad_source": ""},
+    ]
+    first, second = read_manifest(write(tmp_path / "train.jsonl", *rows))
+    assert (first.id, first.speaker, first.duration) == ("0", "0", 0)
+    assert (second.id, second.speaker) == (f"{tmp_path.name}/b", "")
+    write_manifest(tmp_path / "again/train.jsonl", [first])
+    assert read_manifest(tmp_path / "again/train.jsonl") == [first]
+
+
+def test_a_row_of_another_split_is_refused(tmp_path: Path) -> None:
+    rows = [{"audio": "a.wav", "split": "train"}, {"audio": "b.wav", "split": "test"}]
+    manifest = write(tmp_path / "train.jsonl", *rows)
+    with pytest.raises(
+        ManifestError, match=r"train.jsonl:2: found split 'test' in the file of tra"
+    ):
+        read_manifest(manifest)
+    mixed = manifest.rename(tmp_path / "all.jsonl")
+    assert [u.split for u in read_manifest(mixed)] == ["train", "test"]
 
 
 def test_what_is_written_is_read_back_equal(tmp_path: Path) -> None:
@@ -46,7 +71,7 @@ def test_what_is_written_is_read_back_equal(tmp_path: Path) -> None:
             response="Oh no.",
             early_stop=True,
         ),
-        Utterance(id="a/2", audio="/elsewhere/b.flac"),
+        Utterance(id="a/2", audio="/elsewhere/b.flac", split="train"),
     ]
     write_manifest(tmp_path / "train.jsonl", utterances)
     assert read_manifest(tmp_path / "train.jsonl") == utterances
@@ -89,6 +114,27 @@ def test_responses_of_step_one_are_joined(tmp_path: Path) -> None:
     assert [u.response for u in read_manifest(manifest)] == ["Yes.", None]
 
 
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"response": "Yes."}, r"train.responses.jsonl:1: found no 'id', expected a row of `rellm"),
+        ({"id": "a", "response": 3}, "train.responses.jsonl:1: found response 3, expected text"),
+        ({"id": "a", "early_stop": "no"}, "found early_stop 'no', expected true or false"),
+    ],
+)
+def test_a_bad_response_is_named(tmp_path: Path, row: dict[str, Any], message: str) -> None:
+    manifest = write(tmp_path / "train.jsonl", {"id": "a", "audio": "a.wav"})
+    write(responses_path(manifest), row)
+    with pytest.raises(ManifestError, match=message):
+        read_manifest(manifest)
+
+
+def test_a_response_finds_an_id_that_is_a_number(tmp_path: Path) -> None:
+    manifest = write(tmp_path / "train.jsonl", {"id": 7, "audio": "a.wav"})
+    write(responses_path(manifest), {"id": 7, "response": "Yes."})
+    assert [(u.id, u.response) for u in read_manifest(manifest)] == [("7", "Yes.")]
+
+
 def test_splits_are_read_from_a_folder(corpus: Path) -> None:
     assert [len(read_split(corpus, s)) for s in ("train", "validation", "test")] == [7, 2, 2]
     assert len(read_manifests(corpus)) == 11
@@ -105,7 +151,16 @@ def test_splits_are_read_from_a_folder(corpus: Path) -> None:
         ({"emotion": "blue"}, "train.jsonl:2: unknown emotion 'blue'; known are neutral, happy"),
         ({"emotion": 3}, "train.jsonl:2: found emotion 3, expected text"),
         ({"text": ["a"]}, r"train.jsonl:2: found text \['a'\], expected text"),
+        ({"id": ["b"]}, r"train.jsonl:2: found id \['b'\], expected text or a number"),
+        ({"speaker": True}, "train.jsonl:2: found speaker True, expected text or a number"),
+        ({"split": "dev"}, "found split 'dev', expected one of train, validation, test"),
+        ({"vad_source": "guess"}, "found vad_source 'guess', expected one of human, pseudo, made"),
+        ({"early_stop": "false"}, "found early_stop 'false', expected true or false"),
         ({"duration": "2 s"}, "train.jsonl:2: found duration '2 s', expected seconds"),
+        ({"duration": -1}, "train.jsonl:2: found duration -1, expected seconds"),
+        ({"duration": float("inf")}, "train.jsonl:2: found duration inf, expected seconds"),
+        ({"duration": True}, "train.jsonl:2: found duration True, expected seconds"),
+        ({"vad": [True, False, 0.5]}, r"found dimensions \[True, False, 0.5\], expected three"),
         ({"vad": [0.1, 0.2, 1.2]}, r"train.jsonl:2: valence 1.2 is outside 0..1$"),
         ({"vad": [0.1, float("nan"), 0.2]}, "train.jsonl:2: dominance nan is outside 0..1"),
         ({"vad": [2.5, 3, 5]}, r"arousal 2.5 .* a 1 to 5 scale: store \(x - 1\) / 4"),
@@ -123,6 +178,8 @@ def test_splits_are_read_from_a_folder(corpus: Path) -> None:
             {"audio": "\udce9.wav"},
             r"jsonl:2: found audio '\\udce9.wav' with a lone surrogate",
         ),
+        ({"segment": [0, float("inf")]}, r"found segment \[0, inf\], expected \[start, end\]"),
+        ({"segment": [0, 1, 2]}, r"found segment \[0, 1, 2\], expected \[start, end\]"),
         ({"segment": 2}, r"found segment 2, expected \[start, end\] in seconds"),
         ({"segment": ["0", "1"]}, r"found segment \['0', '1'\], expected"),
     ],

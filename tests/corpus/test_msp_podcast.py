@@ -79,7 +79,7 @@ def test_old_releases_are_read(tree: Path) -> None:
         ("a.wav,Q,4,4,4,7,Male,Train", "EmoClass: unknown emotion 'Q'"),
         ("a.wav,,4,4,4,7,Male,Test1", "EmoClass: unknown emotion ''"),
         ("a.wav,N,4,high,4,7,Male,Train", r"EmoAct, EmoDom, EmoVal \['4', '4', 'high'\], exp"),
-        ("a.wav,N", "Split_Set None"),
+        ("a.wav,N", "found more or fewer values than the 8 columns of the heading"),
         ("a.wav,N,4,0.5,4,7,Male,Train", "valence 0.5 is outside the scale 1..7"),
     ],
 )
@@ -92,6 +92,9 @@ def test_a_bad_row_is_named(tmp_path: Path, row: str, message: str) -> None:
 def test_an_absent_table_and_absent_columns_are_named(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match=r"labels_consensus.csv: no such file; expected MSP-"):
         read_msp_podcast(tmp_path)
-    put(tmp_path / "Labels/labels_consensus.csv", b"FileName,EmoClass,EmoAct,EmoVal,EmoDom\na,N\n")
+    put(
+        tmp_path / "Labels/labels_consensus.csv",
+        b"FileName,EmoClass,EmoAct,EmoVal,EmoDom\na,N,4,4,4\n",
+    )
     with pytest.raises(ManifestError, match="lacks columns SpkrID, Split_Set; expected FileName, "):
         read_msp_podcast(tmp_path)

@@ -39,6 +39,12 @@ def test_names_tell_emotion_statement_and_speaker(root: Path) -> None:
     assert first.vad is None
 
 
+def test_clips_of_speakers_in_no_split_are_counted(root: Path) -> None:
+    corpus = read_ravdess(root, {"test": frozenset({2})})
+    assert [u.speaker for u in corpus.utterances] == ["ravdess/02"]
+    assert corpus.notes == ["1 clip of speakers in no split left out"]  # calm and songs are none
+
+
 def test_a_speaker_in_two_splits_is_refused(root: Path) -> None:
     splits = {"train": frozenset({1, 2}), "test": frozenset({2})}
     with pytest.raises(ManifestError, match="speaker 2 is in both train and test"):
@@ -57,4 +63,5 @@ def test_the_real_corpus_is_split_by_speaker(ravdess: Path) -> None:
     assert {u.emotion for u in utterances} == {"neutral", "happy", "sad", "angry", "surprise"}
     assert len({u.id for u in utterances}) == 720
     assert len(corpus.totals) == 20
+    assert corpus.notes == []
     assert all(total.found == total.expected == 36 for total in corpus.totals)

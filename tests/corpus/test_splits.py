@@ -49,6 +49,11 @@ def test_texts_are_equal_without_case_and_punctuation() -> None:
     assert text_key("[...]") == ""
 
 
+def test_texts_are_equal_however_they_are_typed() -> None:
+    assert text_key("Don\u2019t you dare.") == text_key("Don't you dare.")
+    assert text_key("cafe\u0301") == text_key("caf\u00e9") == "caf\u00e9"
+
+
 def test_clips_whose_text_is_tested_go_and_silence_is_no_text() -> None:
     clips = [
         utterance(0, "Yes.", "test"),

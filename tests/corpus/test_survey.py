@@ -38,6 +38,17 @@ def test_what_splits_share_is_counted_and_unknown_is_not_shared() -> None:
     assert found.emotions == {"train": {"none": 2}, "test": {"none": 3}}
 
 
+def test_what_looks_wrong_in_dimensions_says_whose_they_are() -> None:
+    vads = {"angry": (0.1, 0.2, 0.6), "sad": (0.8, 0.9, 0.5), "happy": (0.4, 0.5, 0.2)}
+    clips = [
+        Utterance(id=f"{e}{i}", audio="a", emotion=e, vad=vad, vad_source="pseudo")
+        for e, vad in vads.items()
+        for i in range(5)
+    ]
+    (warning,) = survey([*clips, Utterance(id="x", audio="a", vad=(0.5, 0.5, 0.5))]).warnings
+    assert warning.startswith("pseudo dimensions: arousal is 0.10 for angry and 0.80 for sad")
+
+
 def test_dimensions_are_summarised_by_who_said_so() -> None:
     clips = [
         Utterance(id="a", audio="a", emotion="sad", vad=(0.1, 0.2, 0.3), vad_source="human"),

@@ -88,8 +88,12 @@ def test_padding(encoder: TextEncoder) -> None:
 def test_what_cannot_be_asked_of_it(encoder: TextEncoder) -> None:
     with pytest.raises(ConfigError, match=r"trained_layers = 4: .* has 3"):
         encoder.top(4)
-    with pytest.raises(ConfigError, match="64 tokens a text; it takes 40 at most"):
-        encoder.require_length(64)
+    # RoBERTa's places begin after that of padding, here 0: one token fewer than it has places.
+    most = 39 if isinstance(encoder.model, RobertaModel) else 40
+    encoder.require_length(most)
+    assert len(encoder.states([encoder.tokenise("why? " * 40, most)], -1)[0]) == most
+    with pytest.raises(ConfigError, match=f"{most + 1} tokens a text; it takes {most} at most"):
+        encoder.require_length(most + 1)
 
 
 def test_folders_that_are_no_text_encoder(text_encoder_folder: Path, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn import metrics
 
-from rellm_cache.metrics.recognition import confusion_matrix, score_recognition
+from rellm_cache.metrics.recognition import confusion_matrix, score_recognition, ua_of_rows
 
 LABELS = ("neutral", "happy", "angry")
 
@@ -44,3 +44,28 @@ def test_scikit_learn_agrees() -> None:
     np.testing.assert_array_equal(
         confusion_matrix(true, predicted, 3)[:, :3], metrics.confusion_matrix(true, predicted)
     )
+
+
+def test_ua_of_rows_is_scikit_learns_of_each() -> None:
+    true, predicted = np.random.default_rng(2).integers(0, 4, (2, 6, 50))
+    true[0] %= 2  # two of the classes do not occur in the first row
+    predicted[0] %= 2
+    expected = [metrics.balanced_accuracy_score(t, p) for t, p in zip(true, predicted, strict=True)]
+    found = ua_of_rows(true.astype(float), (true == predicted).astype(float))
+    np.testing.assert_allclose(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("true", "predicted", "message"),
+    [
+        ([0, -1], [0, 1], "found true classes -1 to 0"),
+        ([0, 3], [0, 1], "found true classes 0 to 3"),
+        ([0, 1], [0, 3], "predictions up to 3, expected 0 to 2"),
+        ([], [], "no utterance to score"),
+    ],
+)
+def test_a_class_that_there_is_not_is_refused(
+    true: list[int], predicted: list[int], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        score_recognition(np.array(true, np.int64), np.array(predicted, np.int64), LABELS)

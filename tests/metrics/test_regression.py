@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from rellm_cache.metrics.regression import concordance
+from rellm_cache.metrics.regression import concordance, concordance_of_rows
 
 TRUE = np.array([0.1, 0.4, 0.5, 0.9])
 
@@ -24,6 +24,23 @@ def test_a_shift_and_a_scale_cost_what_lins_formula_says() -> None:
 def test_constants() -> None:
     assert concordance(TRUE, np.full(4, 0.5)) == 0
     assert math.isnan(concordance(np.ones(4), np.ones(4)))
+    assert concordance(np.ones(4), np.zeros(4)) == 0
+
+
+@pytest.mark.parametrize("value", [0.1, 0.3, 1 / 3, 0.7])
+@pytest.mark.parametrize("count", [3, 6, 10])
+def test_a_constant_whose_mean_is_rounded_has_none_either(value: float, count: int) -> None:
+    columns = np.full((2, 1, count), value)
+    assert math.isnan(concordance_of_rows(*columns)[0])
+
+
+def test_rows_are_scored_one_by_one_as_lin_defines_it() -> None:
+    true, predicted = np.random.default_rng(1).normal(0.5, 0.2, (2, 4, 25))
+    expected = [
+        2 * np.cov(t, p, bias=True)[0, 1] / (t.var() + p.var() + (t.mean() - p.mean()) ** 2)
+        for t, p in zip(true, predicted, strict=True)
+    ]
+    np.testing.assert_allclose(concordance_of_rows(true, predicted), expected)
 
 
 def test_float32_columns_lose_no_precision() -> None:

@@ -1,5 +1,7 @@
 """Paired tests against scipy and against ranks worked out by hand."""
 
+from itertools import product
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -24,6 +26,29 @@ def test_levels_with_ties_and_zeros_are_tested_as_scipy_does() -> None:
     assert found.equal == np.sum(first == second)
     mirrored = paired_test(second, first)
     assert (mirrored.p, mirrored.effect) == pytest.approx((found.p, -found.effect))
+
+
+def test_few_ties_are_tested_by_all_signs_there_are() -> None:
+    moved = np.array([1, 1, -1, 2, 2, -2, 1, 2])
+    ranks = stats.rankdata(np.abs(moved))
+    sums = np.array([ranks @ np.array(signs) for signs in product((0, 1), repeat=len(moved))])
+    away = abs(ranks[moved > 0].sum() - ranks.sum() / 2)
+    expected = np.mean(np.abs(sums - ranks.sum() / 2) >= away)
+    with_zeros = [*moved, 0, 0]
+    assert paired_test(with_zeros, [0] * 10).p == pytest.approx(expected)
+
+
+def test_many_ties_are_tested_by_the_normal_approximation_corrected_for_them() -> None:
+    differences = np.random.default_rng(2).integers(-1, 4, 80)
+    moved = differences[differences != 0]
+    n, ranks = len(moved), stats.rankdata(np.abs(moved))
+    tied = np.unique(ranks, return_counts=True)[1]
+    variance = n * (n + 1) * (2 * n + 1) / 24 - np.sum(tied**3 - tied) / 48
+    z = (ranks[moved > 0].sum() - n * (n + 1) / 4) / np.sqrt(variance)
+    found = paired_test(differences, np.zeros(80))
+    assert found.p == pytest.approx(2 * stats.norm.sf(abs(z)), rel=1e-9)
+    against = ranks[moved < 0].sum()
+    assert found.effect == pytest.approx((ranks[moved > 0].sum() - against) / ranks.sum())
 
 
 def test_ties_share_their_mean_rank() -> None:

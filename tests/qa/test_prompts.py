@@ -1,11 +1,13 @@
 """prompts: bins at their edges, metadata in words, requests with every mark filled in."""
 
+from dataclasses import replace
+
 import pytest
 
 from rellm_cache.config import load_recipe
-from rellm_cache.corpus.manifest import Utterance
+from rellm_cache.corpus.manifest import Utterance, VadSource
 from rellm_cache.errors import ConfigError
-from rellm_cache.qa.prompts import describe, has_type, level, write_request
+from rellm_cache.qa.prompts import describe, has_type, label_source, level, write_request
 from rellm_cache.qa_settings import TYPES, GivenQuestions, PairRequests, QASettings, QAType
 
 SAD = Utterance("a", "a.wav", text="It {was} mine.", emotion="sad", vad=(0.2, 0.5, 0.6))
@@ -25,6 +27,23 @@ def test_metadata_says_what_is_known() -> None:
     known = f"{text} Arousal is low, dominance is medium, valence is high."
     assert describe(SAD, QASettings()) == known
     assert describe(SAD, QASettings(dimensions="")) == text
+
+
+@pytest.mark.parametrize(
+    ("source", "dimensions", "said"),
+    [
+        ("human", "Arousal is {arousal}.", "corpus"),
+        ("pseudo", "Arousal is {arousal}.", "pseudo"),
+        ("made", "Arousal is {arousal}.", "made"),
+        ("pseudo", "", "corpus"),  # the writer is not told
+    ],
+)
+def test_labels_are_the_corpuss_unless_a_model_or_generator_gave_dimensions(
+    source: VadSource, dimensions: str, said: str
+) -> None:
+    utterance = replace(SAD, vad_source=source)
+    assert label_source(utterance, QASettings(dimensions=dimensions)) == said
+    assert label_source(replace(utterance, vad=None), QASettings()) == "corpus"
 
 
 @pytest.mark.parametrize("kind", TYPES)

@@ -9,11 +9,11 @@ from kills import KilledAfter
 
 from rellm_cache.config import Recipe
 from rellm_cache.corpus.manifest import read_manifest, write_lines
-from rellm_cache.errors import ConfigError, ManifestError
+from rellm_cache.errors import ConfigError
 from rellm_cache.journal import Journal, journal_beside
 from rellm_cache.llm.loading import find_llm
 from rellm_cache.qa.prompts import write_request
-from rellm_cache.qa.rows import QARow, questions_path, read_questions, read_rows, write_rows
+from rellm_cache.qa.rows import questions_path, read_questions, read_rows
 from rellm_cache.qa_settings import GivenQuestions, QASettings
 from rellm_cache.specs import digest
 from rellm_cache.stages.qa import UNREADABLE, QAReport, write_questions
@@ -178,24 +178,3 @@ def test_a_limit_of_tokens_cuts_the_last_pair_alone(tmp_path: Path, quick: Recip
 def test_no_llm_no_questions(manifest: Path, speech_recipe: Recipe) -> None:
     with pytest.raises(ConfigError, match=r"recipe 'speech' has no \[llm\] table"):
         write_questions(manifest, speech_recipe)
-
-
-def test_a_row_that_is_none_is_named(manifest: Path) -> None:
-    with pytest.raises(ManifestError, match=r"train\.questions\.jsonl: no such file; `rellm qa"):
-        read_questions(manifest)
-    row = QARow("a", "implicit", "content", 0, "What?", "Keys.", False, "", "sad", "corpus", None,
-                "m", "0", "w", "p", 1, "Keys.")  # fmt: skip
-    path = questions_path(manifest)
-    write_rows(path, [row])
-    assert read_questions(manifest) == {"a": [row]}
-    for change, message in (
-        ({"mode": "loud"}, "found mode 'loud', expected one of"),
-        ({"answer": 3}, "found answer 3, expected text"),
-        ({"anser": ""}, "unknown key 'anser'"),
-    ):
-        write_lines(path, [{**vars(row), **change}])
-        with pytest.raises(ManifestError, match=f"questions.jsonl:1: {message}"):
-            read_questions(manifest)
-    write_lines(path, [{"id": "a"}])
-    with pytest.raises(ManifestError, match="found no 'answer'"):
-        read_questions(manifest)
