@@ -183,6 +183,8 @@ def show(found: "Reproduction") -> None:
         columns = ["against", "metric", "difference", "95 % interval", "effect", "p, Holm", "paper"]
         print_table("RE-LLM against the others, paired by utterance", columns, rows)
         click.echo("paper: whether the difference goes the way it goes in the paper.")
+    for note in found.notes:
+        click.echo(note)
     for name, reason in found.absent.items():
         click.echo(f"Not made: {name}: {reason}")
     for failure in found.failures:

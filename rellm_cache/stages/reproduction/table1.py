@@ -68,6 +68,14 @@ class Reproduction:
     failures: list[Failure]
     records: list[Record] = field(repr=False)
 
+    @property
+    def notes(self) -> list[str]:
+        """What a reader must know of the rows."""
+        stand_in = self.request.stand_in
+        if stand_in is None or all(row.row.kind != "starts" for row in self.rows):
+            return []
+        return [f"BLSP-Emo: not its authors' checkpoint; the run {stand_in} stands for it"]
+
 
 def reproduce(request: Request) -> Reproduction:
     """Do whatever is not done yet, and make the table.
@@ -212,6 +220,7 @@ def to_json(found: Reproduction) -> dict[str, object]:
         "folds": found.folds,
         "test_clips": found.test_clips,
         "rows": [dataclasses.asdict(row) for row in found.rows],
+        "notes": found.notes,
         "comparisons": [
             {**dataclasses.asdict(c), "direction": c.direction} for c in found.comparisons
         ],

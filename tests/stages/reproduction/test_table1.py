@@ -22,9 +22,10 @@ from rellm_cache.specs import TranscriberSpec
 from rellm_cache.stages.reproduction import jobs as stage
 from rellm_cache.stages.reproduction.folds import Source
 from rellm_cache.stages.reproduction.jobs import Job, Model
+from rellm_cache.stages.reproduction.page import write_page
 from rellm_cache.stages.reproduction.paper import ROWS
 from rellm_cache.stages.reproduction.request import Request
-from rellm_cache.stages.reproduction.table1 import find_same, reproduce
+from rellm_cache.stages.reproduction.table1 import find_same, reproduce, to_json
 from rellm_cache.stages.resources import Resources
 from rellm_cache.stages.train import train
 
@@ -244,6 +245,11 @@ def test_a_run_stands_for_blsp_emo_in_its_own_row_alone(
     found = reproduce(request)
     assert [row.row.name for row in found.rows] == list(rows)
     assert not found.absent
+    (note,) = found.notes
+    assert str(elsewhere) in note
+    assert to_json(found)["notes"] == [note]
+    write_page(tmp_path / "page.html", found)
+    assert "stands for it" in (tmp_path / "page.html").read_text()
     fold = tmp_path / "out" / "fold-1"
     assert (fold / "blsp-emo" / "run" / WEIGHTS).samefile(elsewhere / WEIGHTS)
     assert run_recipe(fold / "re-llm" / "run").training.start_from == ""
