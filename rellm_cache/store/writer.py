@@ -275,7 +275,7 @@ def to_float32(frames: np.ndarray, utterance_id: str, frame_size: int) -> NDArra
     _check_shape(frames, utterance_id, frame_size)
     if not np.isfinite(frames).all():
         raise FrameError(f"{utterance_id}: predictions are not finite; the LLM failed on this clip")
-    return frames.astype(np.float32, copy=False)
+    return frames.astype(np.float32)  # a copy: it is written while the caller goes on
 
 
 def _check_shape(frames: np.ndarray, utterance_id: str, frame_size: int) -> None:
