@@ -71,7 +71,7 @@ def test_missing_audio_is_3(run: Run, tmp_path: Path) -> None:
         "--allow-partial",
     )  # fmt: skip
     assert code == 3
-    assert "1 sound files missing, 1 unreadable" in text
+    assert "1 sound file missing, 1 unreadable" in text
 
 
 def test_annotate_says_whose_dimensions_these_are(run: Run, recipe: Recipe, tmp_path: Path) -> None:
