@@ -1,5 +1,6 @@
 """Undisturbed results to compare with, and a worker killed."""
 
+import glob
 import os
 import signal
 import time
@@ -53,7 +54,8 @@ def kill_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., l
             found = wait(self, handles, seconds)
             done = [handle for handle, event in found if isinstance(event, BatchDone)]
             if done and not killed:
-                while not any(list(tmp_path.glob(p)) for p in COMMITTED):
+                # Not Path.glob, which fails where a folder goes while it looks.
+                while not any(glob.glob(p, root_dir=tmp_path) for p in COMMITTED):
                     time.sleep(0.005)
                 killed.append(pid_of(done[0]))
                 os.kill(killed[0], signal.SIGKILL)
