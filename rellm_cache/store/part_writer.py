@@ -6,10 +6,10 @@ docs/cache-format.md describes what lies on disk; `part` reads it.
 import errno
 import json
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import zarr
@@ -53,8 +53,8 @@ class _Written:
 class PartWriter:
     """Writes one part at `path`, a Zarr v3 group: frames as they come, columns in the end.
 
-    Leaving it lets go of its files; a part that was not finished is none. fsync of the columns and
-    renaming are the caller's.
+    A part that was not finished is none; `close` comes last, whatever happened. fsync of the
+    columns and renaming are the caller's.
 
     Args:
         path: of the part, absent yet.
@@ -76,16 +76,9 @@ class PartWriter:
         self._written: list[_Written] = []
         self._torn = False  # a clip's frames are there in part
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._shards.__exit__(kind, error, trace)
+    def close(self) -> None:
+        """Let go of its files."""
+        self._shards.close()
 
     def add(self, row: Row) -> None:
         """Write a row's frames; `OSError` where they cannot be, and the part is lost then."""
@@ -145,7 +138,7 @@ def write_part(
     writers: Sequence[dict[str, str]] = (),
 ) -> None:
     """Write a whole part of given rows, as `PartWriter` does."""
-    with PartWriter(path, info, quantisation) as part:
+    with closing(PartWriter(path, info, quantisation)) as part:
         for row in rows:
             part.add(row)
         part.finish(writers)

@@ -6,8 +6,7 @@ the same array, to the byte, made without encoding chunk by chunk.
 
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from types import TracebackType
-from typing import BinaryIO, Self
+from typing import BinaryIO
 
 import google_crc32c
 import numpy as np
@@ -29,7 +28,7 @@ def shard_index(chunks: int, present: int, chunk_bytes: int) -> bytes:
 class ShardWriter:
     """Fills the shards of one array (F, D) from start to end, F being known at the end alone.
 
-    Leaving it lets go of its file and its thread; only `finish` makes the array whole.
+    Only `finish` makes the array whole; `close` comes last, whatever happened.
 
     Args:
         folder: of the array.
@@ -49,15 +48,8 @@ class ShardWriter:
         self._syncing = ThreadPoolExecutor(1, "rellm-sync")
         self._synced: list[Future[None]] = []
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Let go of its file and its thread."""
         self._syncing.shutdown()
         if self._file is not None:
             self._file.close()

@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -179,7 +179,7 @@ class _OpenPart:
         with ExitStack() as stack:
             stack.enter_context(claim(self._path))
             stack.enter_context(removing(self._path))
-            self._writer = stack.enter_context(PartWriter(self._path, info, quantisation))
+            self._writer = stack.enter_context(closing(PartWriter(self._path, info, quantisation)))
             self._thread = stack.enter_context(ThreadPoolExecutor(1, "rellm-write"))
             self._held = stack.pop_all()
 

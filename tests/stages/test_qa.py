@@ -14,7 +14,7 @@ from rellm_cache.journal import Journal, journal_beside
 from rellm_cache.llm.loading import find_llm
 from rellm_cache.qa.prompts import write_request
 from rellm_cache.qa.rows import questions_path, read_questions, read_rows
-from rellm_cache.qa_settings import GivenQuestions, QASettings
+from rellm_cache.qa_settings import GivenQuestions, QASettings, QAType
 from rellm_cache.specs import digest
 from rellm_cache.stages.qa import UNREADABLE, QAReport, write_questions
 from rellm_cache.stages.question_writer import writer_id
@@ -56,7 +56,7 @@ def told(
     manifest: Path,
     recipe: Recipe,
     utterance: Any,
-    replies: dict[str, str],
+    replies: dict[QAType, str],
     early_stop: bool = False,
 ) -> None:
     """Put words into the writer's mouth, as an interrupted run leaves them."""
@@ -64,7 +64,7 @@ def told(
     writer = writer_id(recipe, weights_digest(find_llm(recipe.llm)))
     with Journal(journal(manifest)) as notes:
         for kind, text in replies.items():
-            prompt = digest(write_request(utterance, kind, recipe.qa).user)  # type: ignore[arg-type]
+            prompt = digest(write_request(utterance, kind, recipe.qa).user)
             notes.append(
                 {"writer": writer, "prompt": prompt, "text": text, "early_stop": early_stop}
             )

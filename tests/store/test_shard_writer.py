@@ -1,5 +1,6 @@
 """Shards written directly are those zarr writes, to the byte."""
 
+from contextlib import closing
 from pathlib import Path
 
 import google_crc32c
@@ -47,7 +48,7 @@ def test_files_equal_those_of_zarr(
 
 
 def test_a_clip_has_the_checksum_of_its_bytes(tmp_path: Path) -> None:
-    with ShardWriter(tmp_path, 2, 64) as writer:
+    with closing(ShardWriter(tmp_path, 2, 64)) as writer:
         assert writer.write(np.full(300, 97, np.uint8)) == google_crc32c.value(b"a" * 300)
         assert writer.write(np.zeros(0, np.uint8)) == 0
         writer.finish()
@@ -56,7 +57,7 @@ def test_a_clip_has_the_checksum_of_its_bytes(tmp_path: Path) -> None:
 
 def test_after_an_error_no_shard_is_completed(tmp_path: Path) -> None:
     def stop_after_frames() -> None:
-        with ShardWriter(tmp_path, 4, 64) as writer:
+        with closing(ShardWriter(tmp_path, 4, 64)) as writer:
             writer.write(np.zeros(10, np.uint8))
             raise KeyboardInterrupt
 
@@ -72,7 +73,7 @@ def test_a_disk_that_fails_while_the_next_shard_is_filled(
         raise OSError(5, "Input/output error", str(path))
 
     monkeypatch.setattr(shard_writer_module, "sync_path", fail)
-    with ShardWriter(tmp_path, 1, 64) as writer:
+    with closing(ShardWriter(tmp_path, 1, 64)) as writer:
         writer.write(np.zeros(100, np.uint8))
         with pytest.raises(OSError, match=r"Input/output error.*c/0/0"):
             writer.finish()
