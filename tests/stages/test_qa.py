@@ -130,7 +130,7 @@ def test_what_is_written_is_read_filtered_and_counted(tmp_path: Path, quick: Rec
     manifest = tmp_path / "test.jsonl"
     write_lines(manifest, ROWS[:1])
     recipe = replace(quick, qa=replace(SHORT, questions=GivenQuestions(), pairs_each=2))
-    replies = {
+    replies: dict[QAType, str] = {
         "content": "Question: What is lost?\nAnswer: The keys.\nQ2: Whose?\nA2: The speaker's.\n"
         "Question: A third?\nAnswer: Too many.",
         "emotion": "Question: How does the speaker sound?\nAnswer: Quite angry.",
