@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rellm_cache.errors import StoreError
-from rellm_cache.llm.packing import IGNORED
 from rellm_cache.store.quantisation import Quantisation
 
 # Encoders' length rules differ by one or two frames at 50 Hz; more means different audio.
 MAX_FRAME_GAP = 3
 BUCKET_BATCHES = 32
+IGNORED = -100  # in place of an emotion where there is none
 
 Task = Literal["response", "recognition", "question"]
 

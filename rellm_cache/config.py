@@ -146,7 +146,7 @@ class LLMConfig:
     quantization: Literal["nf4", "int8", "none"] = "nf4"
     template: Literal["chatml", "model"] = "chatml"
     row_tokens: int = 512
-    attention: Literal["sdpa", "flex"] = "sdpa"
+    attention: Literal["auto", "segments", "sdpa", "flex"] = "auto"
     checkpoint_activations: bool = False
     embeddings: Literal["device", "host"] = "device"
     lora: LoraConfig | None = None
@@ -154,6 +154,12 @@ class LLMConfig:
     def __post_init__(self) -> None:
         if self.row_tokens < 1:
             raise ConfigError(f"llm.row_tokens = {self.row_tokens}: expected 1 or more")
+
+    def attention_on(self, device_type: str) -> str:
+        """The kernel over packed rows on a device: "segments", "sdpa" or "flex"."""
+        if self.attention != "auto":
+            return self.attention
+        return "segments" if device_type == "cpu" else "sdpa"
 
     @property
     def remembers_prompts(self) -> bool:

@@ -2,7 +2,8 @@
 
 The model is built without data (torch's `meta` device) and run forward there, so that what the
 backward pass keeps is counted and not guessed: for any architecture, layer by layer. Attention is
-counted as a memory-efficient kernel keeps it: queries, keys, values, output and one sum a query.
+counted as a memory-efficient kernel keeps it: queries, keys, values, output and one sum a query;
+over a whole row with keys and values for each query head, over segments with those there are.
 """
 
 from collections.abc import Callable, Iterator
@@ -33,7 +34,9 @@ class Footprint:
         device_bytes: weights on the device.
         host_bytes: weights kept in host memory.
         linear_parameters: multiplied with every token: 2 operations each, forward.
+        attention: the kernel over rows: "segments", "sdpa" or "flex".
         kept_bytes: for each token of a row, kept for the backward pass.
+        seen_bytes: for each token that a segment continues, which it keeps a copy of; else 0.
         passing_bytes: for each token, of the layer that is run again, with checkpointing; else 0.
         lora_kept_bytes: for each token that LoRA changes, kept on top; 0 without LoRA.
         lora_passing_bytes: the same of the layer that is run again, with checkpointing.
@@ -47,7 +50,9 @@ class Footprint:
     device_bytes: int
     host_bytes: int
     linear_parameters: int
+    attention: str
     kept_bytes: float
+    seen_bytes: float
     passing_bytes: float
     lora_kept_bytes: float
     lora_passing_bytes: float
@@ -71,9 +76,11 @@ def footprint(config: LLMConfig, dtype: torch.dtype) -> Footprint:
         ConfigError: the model's config cannot be found.
     """
     shape = AutoConfig.from_pretrained(find_config(config.model, config.revision))
+    attention = config.attention_on("cpu" if dtype == torch.float32 else "cuda")
+    by_segment = attention == "segments"
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(
-            shape, dtype=dtype, attn_implementation=_counted_attention()
+            shape, dtype=dtype, attn_implementation=_counted_attention(repeats=not by_segment)
         )
     model.eval().requires_grad_(False)
     output = model.get_output_embeddings()
@@ -101,7 +108,9 @@ def footprint(config: LLMConfig, dtype: torch.dtype) -> Footprint:
         device_bytes=int(quantised * packed) + (rest - on_host) * value,
         host_bytes=on_host * value,
         linear_parameters=quantised,
+        attention=attention,
         kept_bytes=kept,
+        seen_bytes=_keys_and_values(model) * value if by_segment and not checkpoint else 0.0,
         passing_bytes=passing,
         lora_kept_bytes=lora_kept,
         lora_passing_bytes=lora_passing,
@@ -125,6 +134,12 @@ def _kept_bytes(model: Any, dtype: torch.dtype, checkpoint: bool) -> tuple[float
     for layer in layers:
         layer.training = False
     return inputs, kept / len(layers)
+
+
+def _keys_and_values(model: Any) -> int:
+    """Values of the keys and values of one token in all layers."""
+    layers = model.get_decoder().layers
+    return sum(m.out_features for la in layers for m in (la.self_attn.k_proj, la.self_attn.v_proj))
 
 
 def _run(model: Any, dtype: torch.dtype) -> float:
@@ -166,13 +181,17 @@ class _EfficientAttention(torch.autograd.Function):
         return out
 
 
-def _counted_attention() -> str:
-    """The name under which transformers finds `_EfficientAttention`."""
+def _counted_attention(repeats: bool) -> str:
+    """The name under which transformers finds `_EfficientAttention`.
+
+    Args:
+        repeats: whether each query head is given keys and values of its own.
+    """
 
     def attend(
         module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Any, **_: Any
     ) -> tuple[Tensor, None]:
-        groups = query.shape[1] // key.shape[1]
+        groups = query.shape[1] // key.shape[1] if repeats else 1
         key, value = (t.repeat_interleave(groups, 1) for t in (key, value))
         out: Tensor = _EfficientAttention.apply(query, key, value)  # type: ignore[no-untyped-call]  # torch's apply is untyped
         return out.transpose(1, 2).contiguous(), None  # (1, heads, T, D) -> (1, T, heads, D)

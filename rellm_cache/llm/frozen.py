@@ -18,7 +18,8 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from rellm_cache.config import LLMConfig
 from rellm_cache.errors import ConfigError
-from rellm_cache.llm.packing import IGNORED, PackedRow, Remembered, Segment
+from rellm_cache.llm import segments
+from rellm_cache.llm.packing import PackedRow, Remembered, Segment
 from rellm_cache.llm.prompt import ChatFormat
 from rellm_cache.llm.reply_limit import NO_LIMIT, LimitReached, ReplyLimit
 from rellm_cache.llm.sampling import Sampling, SeededNoise
@@ -79,13 +80,10 @@ class FrozenLLM:
         parent: int | None = None,
     ) -> Segment:
         """Speech (t, H), then fixed tokens, then an answer with its loss; any may be empty."""
-        tokens = self.embed((*ids, *answer))
+        tokens = self.embed((*ids, *answer[:-1]))
         parts = [tokens] if speech is None else [speech.to(tokens.dtype), tokens]
-        embeddings = torch.cat(parts)  # (t + ids + answer, H)
-        labels = torch.full((len(embeddings),), IGNORED)
-        if answer:
-            labels[-len(answer) :] = torch.tensor(list(answer))
-        return Segment(embeddings, labels, parent, 0 if speech is None else len(speech))
+        embeddings = torch.cat(parts)  # (speech + ids + answer - 1, H)
+        return Segment(embeddings, tuple(answer), parent, 0 if speech is None else len(speech))
 
     def opening(self, ids: Sequence[int]) -> Segment:
         """A prompt that rows begin with: computed once and remembered, where that can be.
@@ -119,16 +117,16 @@ class FrozenLLM:
             ConfigError: an example of the row is longer than the model was made for.
         """
         self._require_positions(row.reach)
-        flex = self.config.attention == "flex"
-        self._run_as("flex_attention" if flex else "sdpa", torch.is_grad_enabled())
+        kernel, seen = self._attention(row)
+        self._run_as(kernel, torch.is_grad_enabled())
         silent = row.speech.new_zeros(len(row.owners))
         with self.scope.at(torch.cat([silent, row.speech])[None]):
             output = self.model.get_decoder()(
                 inputs_embeds=row.embeddings.to(self.dtype),
-                attention_mask=row.block_mask() if flex else row.bias(self.dtype),
                 position_ids=row.positions,
                 past_key_values=keys_and_values(row.remembered),
                 use_cache=False,
+                **seen,
             )
         hidden: Tensor = output.last_hidden_state[0]  # (1, T, H) -> (T, H)
         return hidden
@@ -180,6 +178,15 @@ class FrozenLLM:
                 logits_processor=[] if sampling is None else [SeededNoise(sampling)],
             )
         return [self._continuation(ids, set(stops), limit) for ids in generated.tolist()]
+
+    def _attention(self, row: PackedRow) -> tuple[str, dict[str, Any]]:
+        """The kernel, as transformers names it, and what tells it who sees whom in a row."""
+        kind = self.config.attention_on(self.device.type)
+        if kind == "segments":
+            return segments.NAME, {segments.ARGUMENT: segments.segments_of(row, self.dtype)}
+        if kind == "flex":
+            return "flex_attention", {"attention_mask": row.block_mask()}
+        return "sdpa", {"attention_mask": row.bias(self.dtype)}
 
     def _run_as(self, attention: str, checkpointing: bool) -> None:
         """Choose how the layers run from here on: also when a backward pass runs them again."""

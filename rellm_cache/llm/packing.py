@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
-IGNORED = -100
 ALIGNED = 8  # values, of what memory-efficient attention reads at once
 
 
@@ -39,18 +38,18 @@ class Remembered:
 
 @dataclass(frozen=True)
 class Segment:
-    """A run of tokens.
+    """A run of tokens, and the answer that it ends in, if any.
 
     Attributes:
-        embeddings: (t, H).
-        labels: (t,) int64 token ids where there is a loss, else `IGNORED`; not shifted.
+        embeddings: (t, H); of an answer all tokens but the last, which predicts nothing.
+        answer: its token ids, each with a loss. Nothing continues a segment that has one.
         parent: index of the segment it continues, which must come earlier; None at a row's start.
         speech: how many of its first embeddings are speech.
         remembered: the prompt that it stands for, without embeddings of its own; or None.
     """
 
     embeddings: Tensor
-    labels: Tensor
+    answer: tuple[int, ...] = ()
     parent: int | None = None
     speech: int = 0
     remembered: Remembered | None = None
@@ -63,26 +62,28 @@ class PackedRow:
     Attributes:
         embeddings: (1, T, H).
         positions: (1, T) int64.
-        labels: (T,) int64, not shifted.
-        previous: (T,) int64, index of the token that comes before each, -1 at a start.
         segments: (T,) int64, which segment each token is in.
         sees: (S, S) bool, true where a segment sees another that lies before it, or itself.
         reach: one more than the largest position.
         speech: (T,) bool, true where a token is speech.
         remembered: prompts whose keys and values come before the row's own.
         owners: (P,) int64, which segment each remembered token is in.
+        answers: (N,) int64 token ids of all answers.
+        predictors: (N,) int64, the token whose hidden state predicts each: the one before it.
+        answered: (N,) int64, which segment each is the answer of.
     """
 
     embeddings: Tensor
     positions: Tensor
-    labels: Tensor
-    previous: Tensor
     segments: Tensor
     sees: Tensor
     reach: int
     speech: Tensor
     remembered: tuple[Remembered, ...]
     owners: Tensor
+    answers: Tensor
+    predictors: Tensor
+    answered: Tensor
 
     def mask(self) -> Tensor:
         """(1, 1, T, P + T) bool, true where a token sees another."""
@@ -116,12 +117,17 @@ class PackedRow:
 
 
 def pack(segments: Sequence[Segment]) -> PackedRow:
-    """Lay segments end to end in one row."""
+    """Lay segments end to end in one row.
+
+    Raises:
+        ValueError: an answer has nothing before it.
+    """
     device = segments[0].embeddings.device
-    lengths = [len(s.labels) for s in segments]
+    lengths = [len(s.embeddings) for s in segments]
+    answers = [len(s.answer) for s in segments]
     sees = torch.eye(len(segments), dtype=torch.bool)
     positions: list[Tensor] = []
-    previous: list[Tensor] = []
+    predictors: list[Tensor] = []
     speech: list[Tensor] = []
     ends: list[int] = []  # position after each segment
     places: list[int] = []  # index of its last token
@@ -132,11 +138,14 @@ def pack(segments: Sequence[Segment]) -> PackedRow:
             sees[index] |= sees[segment.parent]
             start_position, before = ends[segment.parent], places[segment.parent]
         positions.append(torch.arange(start_position, start_position + length))
-        steps = torch.arange(at - 1, at + length - 1)
-        steps[:1] = before
-        previous.append(steps)
         speech.append(torch.arange(length) < segment.speech)
         at += length
+        told = torch.arange(at - answers[index], at)
+        if answers[index] > length:  # its first token follows what the segment continues
+            if before < 0:
+                raise ValueError(f"segment {index}: an answer with nothing before it")
+            told[0] = before
+        predictors.append(told)
         held = segment.remembered.tokens if segment.remembered else 0
         ends.append(start_position + length + held)
         places.append(at - 1 if length else before)
@@ -147,12 +156,13 @@ def pack(segments: Sequence[Segment]) -> PackedRow:
     return PackedRow(
         embeddings=torch.cat([s.embeddings for s in segments]).unsqueeze(0),
         positions=torch.cat(positions).to(device)[None],
-        labels=torch.cat([s.labels for s in segments]).to(device),
-        previous=torch.cat(previous).to(device),
         segments=owner.to(device),
         sees=sees.to(device),
         reach=max(ends),
         speech=torch.cat(speech).to(device),
         remembered=tuple(r for r in remembered if r is not None),
         owners=torch.repeat_interleave(indices, held_by).to(device),  # (P,)
+        answers=torch.tensor([i for s in segments for i in s.answer], dtype=torch.long).to(device),
+        predictors=torch.cat(predictors).to(device),  # (N,)
+        answered=torch.repeat_interleave(indices, torch.tensor(answers)).to(device),  # (N,)
     )

@@ -1,6 +1,5 @@
 """Losses. In: hidden states, logits, labels. Out: sums and counts, so batching changes nothing.
 
-The only place where labels are shifted: the hidden state of a token's predecessor predicts it.
 Eq. 10 of the paper, L = response + category + dimension, each a mean over its own tokens, labelled
 utterances or utterances with dimensions in the whole optimiser step; and BLSP's response_kl.
 
@@ -17,8 +16,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from rellm_cache.batches import IGNORED
 from rellm_cache.config import LossesConfig
-from rellm_cache.llm.packing import IGNORED, PackedRow
+from rellm_cache.llm.packing import PackedRow
 from rellm_cache.llm.teacher import CHUNK, split_rows
 
 TERMS = ("response", "recognition", "category", "dimension", "response_kl", "question")
@@ -140,14 +140,13 @@ class _FrozenLinearDivergence(torch.autograd.Function):
         return gradient * outputs[0].unsqueeze(1).to(gradient.dtype), None, None, None
 
 
-def predictions(row: PackedRow, hidden: Tensor, output_weight: Tensor) -> tuple[Tensor, Tensor]:
-    """(N, H) hidden states that predict the labelled tokens of a packed row, and (N,) which."""
-    labelled = (row.labels != IGNORED).nonzero().squeeze(1)  # (N,)
-    return hidden[row.previous[labelled]].to(output_weight.dtype), labelled
+def predictions(row: PackedRow, hidden: Tensor, output_weight: Tensor) -> Tensor:
+    """(N, H) hidden states that predict the tokens of a packed row's answers."""
+    return hidden[row.predictors].to(output_weight.dtype)
 
 
 def token_losses(row: PackedRow, hidden: Tensor, output_weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Negative log-likelihood of every labelled token of a packed row.
+    """Negative log-likelihood of every token of a packed row's answers.
 
     Args:
         hidden: (T, H) last hidden states.
@@ -156,11 +155,10 @@ def token_losses(row: PackedRow, hidden: Tensor, output_weight: Tensor) -> tuple
     Returns:
         (N,) float32 losses in nats, differentiable in `hidden`, and (N,) int64 segment of each.
     """
-    predictors, labelled = predictions(row, hidden, output_weight)
     losses: Tensor = _FrozenLinearCrossEntropy.apply(  # type: ignore[no-untyped-call]  # torch's apply is untyped
-        predictors, output_weight, row.labels[labelled]
+        predictions(row, hidden, output_weight), output_weight, row.answers
     )
-    return losses, row.segments[labelled]
+    return losses, row.answered
 
 
 def token_divergences(

@@ -79,9 +79,11 @@ class ExampleRows:
             yield row
 
     def _tokens(self, embeddings: int, target: Target) -> int:
-        """Tokens of an example in a row: its speech, the prompt after it, its answer."""
+        """Tokens of an example in a row: its speech, the prompt after it, its answer but for the
+        last token."""
         own = max(len(target.after or ()), len(target.informed or ()))
-        return embeddings + (own or len(self._prompts[target.task].after)) + len(target.ids)
+        after = own or len(self._prompts[target.task].after)
+        return embeddings + after + max(len(target.ids) - 1, 0)
 
     def tokens(self, embeddings: int, targets: Sequence[Target]) -> int:
         """Tokens that an utterance of so many speech embeddings costs: its speech counts once for

@@ -147,7 +147,7 @@ class SpeechLLM(nn.Module):
             task_of = tasks.to(owners.device)[owners]  # (N,)
             sums = sums.index_add(0, task_of, losses)
             if batch.teacher is not None:
-                predictors, _ = predictions(row, hidden, self.llm.output_weight)  # (N, H)
+                predictors = predictions(row, hidden, self.llm.output_weight)  # (N, H)
                 predictors = predictors[task_of == TERMS.index("response")]  # (n, H)
                 lessons = batch.teacher[taught : taught + len(predictors)]  # (n, 2 K + 1)
                 taught += len(predictors)

@@ -7,11 +7,10 @@ from types import MappingProxyType
 
 import torch
 
-from rellm_cache.batches import Example, Frames, Target
+from rellm_cache.batches import IGNORED, Example, Frames, Target
 from rellm_cache.config import Recipe
 from rellm_cache.corpus.manifest import Utterance
 from rellm_cache.llm.frozen import FrozenLLM
-from rellm_cache.llm.packing import IGNORED
 from rellm_cache.llm.prompt import ChatFormat
 from rellm_cache.model.requests import question_prompt
 from rellm_cache.qa.rows import QARow, read_questions

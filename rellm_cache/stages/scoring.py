@@ -6,10 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from rellm_cache.batches import Example, Frames, ordered_batches
+from rellm_cache.batches import IGNORED, Example, Frames, ordered_batches
 from rellm_cache.config import Recipe
 from rellm_cache.corpus.manifest import DIMENSIONS
-from rellm_cache.llm.packing import IGNORED
 from rellm_cache.loading.loader import BatchLoader
 from rellm_cache.metrics.recognition import RecognitionScores, score_recognition
 from rellm_cache.metrics.regression import concordance

@@ -17,7 +17,7 @@ from rellm_cache.devices import default_device, describe_machine
 from rellm_cache.errors import ConfigError, ManifestError
 from rellm_cache.llm.frozen import FrozenLLM
 from rellm_cache.llm.loading import load_chat, load_llm
-from rellm_cache.llm.packing import IGNORED, Segment, pack
+from rellm_cache.llm.packing import pack
 from rellm_cache.llm.teacher import distribution_rows
 from rellm_cache.model.losses import predictions
 from rellm_cache.progress import progress
@@ -110,12 +110,8 @@ def _rows(lessons: Sequence[Lesson], limit: int) -> Iterator[list[Lesson]]:
 @torch.inference_mode()
 def _predict(lessons: Sequence[Lesson], recipe: Recipe, llm: FrozenLLM) -> list[np.ndarray]:
     """Rows (L, 2 K + 1) float32 along each response; the lessons share one packed row."""
-    segments = []
-    for lesson in lessons:
-        labels = torch.tensor([IGNORED] * len(lesson.request) + list(lesson.response))
-        segments.append(Segment(llm.embed((*lesson.request, *lesson.response)), labels))
-    packed = pack(segments)
-    predictors, _ = predictions(packed, llm.hidden_states(packed), llm.output_weight)  # (N, H)
+    packed = pack([llm.segment(ids=each.request, answer=each.response) for each in lessons])
+    predictors = predictions(packed, llm.hidden_states(packed), llm.output_weight)  # (N, H)
     losses = recipe.losses
     rows = distribution_rows(
         predictors, llm.output_weight, losses.kl_top_k, losses.kl_temperature

@@ -72,11 +72,13 @@ class _Tokens:
         speech: that the adapter made.
         answers: that have a loss.
         total: these, and the prompts' tokens between them.
+        seen: of prompts and speech, once for each segment that continues them.
     """
 
     speech: int
     answers: int
     total: int
+    seen: int
 
 
 @dataclass(frozen=True)
@@ -164,7 +166,10 @@ def _tokens(recipe: Recipe, clip: Utterance, seconds: float, questions: Sequence
     answers += [_text_tokens(row.answer) for row in questions]
     asked = sum(_text_tokens(row.question) for row in questions)
     said = sum(answers)
-    return _Tokens(heard, said, heard + asked + said + len(answers) * PROMPT_TOKENS // 10)
+    alone = len(answers) - len(questions)
+    prompts = (alone + bool(questions) + len(questions)) * PROMPT_TOKENS
+    total = heard + asked + said + len(answers) * PROMPT_TOKENS // 10
+    return _Tokens(heard, said, total, prompts + len(questions) * speech)
 
 
 def _text_tokens(text: str) -> int:
@@ -182,7 +187,8 @@ def _tokens_at_once(recipe: Recipe, totals: Sequence[int]) -> int:
 def _row_bytes(
     config: LLMConfig, llm: Footprint, tokens: Sequence[_Tokens], row: int, prompts: int
 ) -> tuple[float, float]:
-    """What the LLM keeps for each token of full rows, prompts and attention's bias shared out; and
+    """What the LLM keeps for each token of full rows, prompts and attention's bias shared out (that
+    of segments, far smaller than a row's, is not counted); and
     what passes through besides, one row at a time.
 
     Args:
@@ -195,7 +201,8 @@ def _row_bytes(
     if config.lora and config.lora.scope == "speech":
         changed = sum(clip.speech for clip in tokens) / total * row / length
     kept = llm.kept_bytes + changed * llm.lora_kept_bytes
-    if config.attention == "sdpa":
+    kept += sum(clip.seen for clip in tokens) / total * row / length * llm.seen_bytes
+    if llm.attention == "sdpa":
         kept += (row + prompts) * llm.value_bytes
     # Logits in float32 and their exponentials, or their copy in the weights' type. They are gone
     # when the backward pass begins, which unpacks one matrix, and may run one layer again.

@@ -98,7 +98,7 @@ class Bench:
             speech = self.model.speech(batch)
             for row, _ in self.model.rows.packed(speech, batch.targets):
                 padded += row.embeddings.shape[:2].numel()
-                real += len(row.labels)
+                real += len(row.segments)
         return padded / real
 
     def differences(self) -> tuple[float, float]:

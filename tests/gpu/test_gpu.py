@@ -9,7 +9,7 @@ import torch
 from rellm_cache.config import LLMConfig, Recipe
 from rellm_cache.llm.frozen import FrozenLLM
 from rellm_cache.llm.loading import load_llm
-from rellm_cache.llm.packing import IGNORED, PackedRow, Segment, pack
+from rellm_cache.llm.packing import PackedRow, Segment, pack
 from rellm_cache.stages.train import read_metrics, train
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
@@ -27,7 +27,7 @@ def row_of(llm: FrozenLLM, lengths: tuple[int, ...]) -> tuple[PackedRow, torch.T
         sum(lengths), llm.hidden_size, device="cuda", dtype=llm.dtype, requires_grad=True
     )
     segments = [
-        Segment(part, torch.full((len(part),), IGNORED), None if index == 0 else 0)
+        Segment(part, parent=None if index == 0 else 0)
         for index, part in enumerate(leaf.split(list(lengths)))
     ]
     return pack(segments), leaf

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ from rellm_cache.llm.footprint import Footprint, footprint, kept_by
 from rellm_cache.llm.frozen import FrozenLLM
 from rellm_cache.llm.loading import load_llm
 from rellm_cache.llm.lora import with_lora
-from rellm_cache.llm.packing import ALIGNED, IGNORED, Segment, pack
+from rellm_cache.llm.packing import ALIGNED, Segment, pack
 
 CPU = torch.device("cpu")
 
@@ -21,10 +21,15 @@ CPU = torch.device("cpu")
 TOKENS, SPEECH = 90, 60
 
 
+def width(attention: str) -> int:
+    """Of a line of attention's bias."""
+    return -(-TOKENS // ALIGNED) * ALIGNED if attention == "sdpa" else TOKENS
+
+
 def kept_bytes(llm: FrozenLLM) -> int:
     """What a real forward pass of a row keeps, weights not counted."""
     inputs = torch.randn(TOKENS, llm.hidden_size, requires_grad=True)
-    row = pack([Segment(inputs, torch.full((TOKENS,), IGNORED), speech=SPEECH)])
+    row = pack([Segment(inputs, speech=SPEECH)])
     with kept_by(llm.model) as kept:
         llm.hidden_states(row)
     return kept()
@@ -34,6 +39,7 @@ def both(config: LLMConfig) -> tuple[Footprint, FrozenLLM]:
     return footprint(config, torch.float32), load_llm(config, CPU)
 
 
+@pytest.mark.parametrize("attention", ["segments", "sdpa"])
 @pytest.mark.parametrize("checkpoint", [False, True], ids=["kept", "checkpointed"])
 @pytest.mark.parametrize(
     ("lora", "changed"),
@@ -41,10 +47,14 @@ def both(config: LLMConfig) -> tuple[Footprint, FrozenLLM]:
     ids=["frozen", "LoRA on speech", "LoRA on all"],
 )
 def test_the_bytes_kept_are_those_of_a_real_row(
-    llm_folder: Path, checkpoint: bool, lora: LoraConfig | None, changed: int
+    llm_folder: Path, checkpoint: bool, lora: LoraConfig | None, changed: int, attention: Any
 ) -> None:
     config = LLMConfig(
-        str(llm_folder), quantization="none", checkpoint_activations=checkpoint, lora=lora
+        str(llm_folder),
+        quantization="none",
+        attention=attention,
+        checkpoint_activations=checkpoint,
+        lora=lora,
     )
     counted, llm = both(config)
     if lora:
@@ -52,8 +62,22 @@ def test_the_bytes_kept_are_those_of_a_real_row(
         assert counted.lora_parameters == sum(p.numel() for p in trained.parameters())
     expected = TOKENS * counted.kept_bytes + changed * counted.lora_kept_bytes
     if not checkpoint:  # there the layers' arguments hold it, which is not seen here
-        expected += 4 * TOKENS * -(-TOKENS // ALIGNED) * ALIGNED  # the bias, once for all layers
+        expected += 4 * TOKENS * width(attention)  # the bias, once for all layers
     assert kept_bytes(llm) == pytest.approx(expected, rel=0.05)
+
+
+def test_a_segment_keeps_a_copy_of_what_it_continues(llm_folder: Path) -> None:
+    counted, llm = both(LLMConfig(str(llm_folder), quantization="none"))
+    first = Segment(torch.randn(40, llm.hidden_size, requires_grad=True))
+    others = [Segment(torch.randn(25, llm.hidden_size), parent=parent) for parent in (0, 0, None)]
+    kept = []
+    for continued in (others[:2], [others[2]] * 2):
+        row = pack([first, *continued])
+        with kept_by(llm.model) as keeps:
+            llm.hidden_states(row)
+        kept.append(keeps())
+    biases = 2 * 25 * 40 * 4
+    assert kept[0] - kept[1] == 2 * 40 * counted.seen_bytes + biases
 
 
 @pytest.mark.parametrize("lora", [None, LoraConfig(rank=4)], ids=["frozen", "LoRA"])

@@ -12,7 +12,7 @@ from rellm_cache.config import LLMConfig
 from rellm_cache.errors import ConfigError
 from rellm_cache.llm.frozen import FrozenLLM
 from rellm_cache.llm.loading import load_llm
-from rellm_cache.llm.packing import IGNORED, Segment, pack
+from rellm_cache.llm.packing import Segment, pack
 
 CPU = torch.device("cpu")
 Dequantised = Callable[[FrozenLLM], FrozenLLM]
@@ -25,7 +25,7 @@ def load(folder: Path, quantization: Literal["nf4", "int8", "none"]) -> FrozenLL
 def gradient(llm: FrozenLLM, embeddings: torch.Tensor) -> torch.Tensor:
     """Of a fixed function of the hidden states with respect to the embeddings."""
     leaf = embeddings.clone().requires_grad_()
-    row = pack([Segment(leaf, torch.full((len(leaf),), IGNORED))])
+    row = pack([Segment(leaf)])
     llm.hidden_states(row).sin().sum().backward()
     assert leaf.grad is not None
     return leaf.grad
@@ -44,7 +44,7 @@ def test_nf4_gradients_are_right_before_and_after_evaluation(
     torch.testing.assert_close(gradient(llm, embeddings), expected, rtol=1e-4, atol=1e-5)
     llm.continue_greedily([embeddings], max_new_tokens=3)
     with torch.no_grad():
-        llm.hidden_states(pack([Segment(embeddings, torch.full((9,), IGNORED))]))
+        llm.hidden_states(pack([Segment(embeddings)]))
     torch.testing.assert_close(gradient(llm, embeddings), expected, rtol=1e-4, atol=1e-5)
 
 
@@ -99,9 +99,9 @@ def test_checkpointed_layers_keep_less(llm_folder: Path) -> None:
 def test_rows_and_answers_beyond_the_models_length_are_refused(llm_folder: Path) -> None:
     llm = load(llm_folder, "none")
     half = torch.zeros(1100, llm.hidden_size)
-    segments = [Segment(half, torch.full((len(half),), IGNORED)) for _ in range(2)]
+    segments = [Segment(half) for _ in range(2)]
     llm.hidden_states(pack(segments))  # each in a place of its own: long rows are no matter
-    longer = [segments[0], Segment(half, segments[0].labels, parent=0)]
+    longer = [segments[0], Segment(half, parent=0)]
     with pytest.raises(ConfigError, match=r"take 2200 positions, but .* was made for 2048"):
         llm.hidden_states(pack(longer))
     with pytest.raises(ConfigError, match=r"take 2049 positions.*prompts\.answer_tokens"):

@@ -16,7 +16,7 @@ from rellm_cache.errors import ConfigError
 from rellm_cache.llm.frozen import FrozenLLM
 from rellm_cache.llm.loading import load_llm
 from rellm_cache.llm.lora import LoRA, with_lora
-from rellm_cache.llm.packing import IGNORED, PackedRow, Segment, pack
+from rellm_cache.llm.packing import PackedRow, Segment, pack
 
 CPU = torch.device("cpu")
 BEFORE, SPEECH, AFTER = 4, 7, 5  # tokens of the row below
@@ -40,11 +40,10 @@ def make_row(size: int, requires_grad: bool = False) -> PackedRow:
     values = torch.randn(
         BEFORE + SPEECH + AFTER, size, generator=torch.Generator().manual_seed(6)
     ).requires_grad_(requires_grad)
-    labels = torch.full((len(values),), IGNORED)
     return pack(
         [
-            Segment(values[:BEFORE], labels[:BEFORE]),
-            Segment(values[BEFORE:], labels[BEFORE:], parent=0, speech=SPEECH),
+            Segment(values[:BEFORE]),
+            Segment(values[BEFORE:], parent=0, speech=SPEECH),
         ]
     )
 
@@ -85,11 +84,10 @@ def greedy_without_past(llm: FrozenLLM, prompt: Tensor, speech: range, tokens: i
     ids: list[int] = []
     for _ in range(tokens):
         rest = torch.cat([prompt[speech.start :], llm.embed(ids)])
-        labels = torch.full((len(prompt) + len(ids),), IGNORED)
         row = pack(
             [
-                Segment(prompt[: speech.start], labels[: speech.start]),
-                Segment(rest, labels[speech.start :], parent=0, speech=len(speech)),
+                Segment(prompt[: speech.start]),
+                Segment(rest, parent=0, speech=len(speech)),
             ]
         )
         ids.append(int((llm.hidden_states(row)[-1] @ llm.output_weight.T).argmax()))

@@ -10,7 +10,7 @@ from torch.nn.attention.flex_attention import create_mask
 from rellm_cache.config import LLMConfig, LoraConfig
 from rellm_cache.llm.frozen import FrozenLLM
 from rellm_cache.llm.loading import load_llm
-from rellm_cache.llm.packing import IGNORED, PackedRow, Segment, pack
+from rellm_cache.llm.packing import PackedRow, Segment, pack
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +19,7 @@ def llm(llm_folder: Path) -> FrozenLLM:
 
 
 def unlabelled(embeddings: torch.Tensor, parent: int | None = None) -> Segment:
-    return Segment(embeddings, torch.full((len(embeddings),), IGNORED), parent)
+    return Segment(embeddings, parent=parent)
 
 
 def test_examples_behind_one_prompt_are_as_each_alone(llm: FrozenLLM) -> None:
@@ -43,20 +43,22 @@ def test_labels_may_branch_from_one_speech(llm: FrozenLLM) -> None:
     torch.testing.assert_close(hidden[12:], alone[10:], rtol=1e-4, atol=1e-5)
 
 
-def test_previous_and_positions_follow_the_tree() -> None:
+def test_predictors_and_positions_follow_the_tree() -> None:
     row = pack(
         [
-            Segment(torch.zeros(2, 1), torch.tensor([IGNORED, IGNORED])),
-            Segment(torch.zeros(2, 1), torch.tensor([IGNORED, 7]), parent=0, speech=1),
-            Segment(torch.zeros(1, 1), torch.tensor([8]), parent=0),
+            Segment(torch.zeros(2, 1)),
+            Segment(torch.zeros(2, 1), answer=(7, 6), parent=0, speech=1),
+            Segment(torch.zeros(1, 1), answer=(8, 9), parent=0),
+            Segment(torch.zeros(0, 1), answer=(5,), parent=0),
         ]
     )
     assert row.positions.tolist() == [[0, 1, 2, 3, 2]]
     assert row.reach == 4
-    assert row.previous.tolist() == [-1, 0, 1, 2, 1]
+    assert row.answers.tolist() == [7, 6, 8, 9, 5]
+    assert row.predictors.tolist() == [2, 3, 1, 4, 1]
+    assert row.answered.tolist() == [1, 1, 2, 2, 3]
     assert row.segments.tolist() == [0, 0, 1, 1, 2]
     assert row.speech.tolist() == [False, False, True, False, False]
-    assert row.labels.tolist() == [IGNORED, IGNORED, IGNORED, 7, 8]
     assert row.mask()[0, 0].int().tolist() == [
         [1, 0, 0, 0, 0],
         [1, 1, 0, 0, 0],
@@ -119,8 +121,8 @@ def test_a_remembered_prompt_is_as_one_in_the_row(llm: FrozenLLM) -> None:
     values = torch.randn(9, llm.hidden_size, requires_grad=True)
     row = behind(values, [llm.opening(first), llm.opening(second)])
     whole = behind(values, [llm.segment(ids=first), llm.segment(ids=second)])
-    assert len(row.labels) == 9
-    assert len(whole.labels) == 9 + len(first) + len(second)
+    assert len(row.segments) == 9
+    assert len(whole.segments) == 9 + len(first) + len(second)
     assert torch.equal(row.positions[0], whole.positions[0, -9:])
     assert row.reach == whole.reach
     hidden, expected = llm.hidden_states(row), llm.hidden_states(whole)[-9:]
@@ -165,7 +167,7 @@ def test_a_prompt_that_cannot_be_remembered_is_in_the_row(
     config = LLMConfig(str(llm_folder), quantization="none", **change)
     opening = load_llm(config, torch.device("cpu")).opening([3, 4])
     assert opening.remembered is None
-    assert len(opening.labels) == 2
+    assert len(opening.embeddings) == 2
 
 
 def test_tokens_see_the_remembered_prompt_that_they_continue(llm: FrozenLLM) -> None:
@@ -178,5 +180,4 @@ def test_tokens_see_the_remembered_prompt_that_they_continue(llm: FrozenLLM) -> 
         [0, 0, 1, 1, 1, 1, 1, 0],
         [1, 1, 0, 0, 0, 0, 0, 1],
     ]
-    assert row.previous.tolist() == [-1, 0, -1]
     assert row.positions.tolist() == [[3, 4, 2]]

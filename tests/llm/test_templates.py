@@ -23,7 +23,7 @@ from transformers import (
 from rellm_cache.config import LLMConfig, PromptsConfig
 from rellm_cache.llm.frozen import FrozenLLM
 from rellm_cache.llm.loading import load_llm
-from rellm_cache.llm.packing import IGNORED, Segment, pack
+from rellm_cache.llm.packing import Segment, pack
 
 QWEN25 = """\
 {%- if messages[0]['role'] == 'system' %}
@@ -244,7 +244,7 @@ def test_rows_and_answers(loaded: tuple[Family, FrozenLLM]) -> None:
     torch.manual_seed(2)
     speech = torch.randn(6, llm.hidden_size)
     prompt = torch.cat([llm.embed(pieces.before), speech, llm.embed(pieces.after)])
-    row = pack([Segment(prompt, torch.full((len(prompt),), IGNORED))])
+    row = pack([Segment(prompt)])
     with torch.no_grad():
         logits = llm.hidden_states(row)[-1] @ llm.output_weight.T
     first = llm.continue_greedily([prompt], max_new_tokens=1)[0]

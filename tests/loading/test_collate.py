@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from rellm_cache.batches import Example, Frames, Target
+from rellm_cache.batches import IGNORED, Example, Frames, Target
 from rellm_cache.errors import StoreError
-from rellm_cache.llm.packing import IGNORED
 from rellm_cache.loading.collate import collate, fill, layout
 from rellm_cache.store.memory import EncodedFrames
 

@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from rellm_cache.batches import IGNORED
 from rellm_cache.config import LossesConfig
-from rellm_cache.llm.packing import IGNORED, Segment, pack
+from rellm_cache.llm.packing import Segment, pack
 from rellm_cache.llm.teacher import distribution_rows, split_rows
 from rellm_cache.model import losses
 from rellm_cache.model.losses import (
@@ -25,26 +26,26 @@ def test_token_losses_are_cross_entropy_of_shifted_labels(
 ) -> None:
     monkeypatch.setattr(losses, "CHUNK", chunk)
     torch.manual_seed(0)
-    labels = torch.tensor([IGNORED, IGNORED, 3, 1, 0, 4, IGNORED, 2])
-    row = pack([Segment(torch.zeros(8, 6), labels)])
+    labels = torch.tensor([IGNORED, IGNORED, 3, 1, 0, 4])
+    row = pack([Segment(torch.zeros(5, 6), answer=(3, 1, 0, 4))])
     weight = torch.randn(5, 6)
-    ours = torch.randn(8, 6, requires_grad=True)
+    ours = torch.randn(5, 6, requires_grad=True)
     theirs = ours.detach().clone().requires_grad_()
-    upstream = torch.randn(5)
+    upstream = torch.randn(4)
     values, owners = token_losses(row, ours, weight)
     (values * upstream).sum().backward()
-    logits = (theirs @ weight.T)[:-1]
+    logits = theirs @ weight.T
     expected = F.cross_entropy(logits, labels[1:], reduction="none", ignore_index=IGNORED)
     expected = expected[labels[1:] != IGNORED]
     (expected * upstream).sum().backward()
     torch.testing.assert_close(values, expected)
     torch.testing.assert_close(ours.grad, theirs.grad)
-    assert owners.tolist() == [0] * 5
+    assert owners.tolist() == [0] * 4
 
 
 def test_no_gradient_is_made_where_none_is_needed() -> None:
-    row = pack([Segment(torch.zeros(2, 3), torch.tensor([IGNORED, 1]))])
-    values, _ = token_losses(row, torch.randn(2, 3), torch.randn(4, 3))
+    row = pack([Segment(torch.zeros(1, 3), answer=(1,))])
+    values, _ = token_losses(row, torch.randn(1, 3), torch.randn(4, 3))
     assert not values.requires_grad
 
 

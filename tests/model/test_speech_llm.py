@@ -2,17 +2,17 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from naive import naive_losses, naive_total
 from torch.nn import functional as F
 
-from rellm_cache.batches import Batch, Target
+from rellm_cache.batches import IGNORED, Batch, Target
 from rellm_cache.config import Recipe
 from rellm_cache.llm.frozen import FrozenLLM
 from rellm_cache.llm.loading import load_llm
-from rellm_cache.llm.packing import IGNORED
 from rellm_cache.llm.teacher import distribution_rows, split_rows
 from rellm_cache.model.losses import TERMS, loss_weights
 from rellm_cache.model.speech_llm import SpeechLLM
@@ -134,11 +134,19 @@ def test_class_weights_count_in_training_alone(recipe: Recipe, llm: FrozenLLM) -
     torch.testing.assert_close(plain.terms.sums[category], each.sum())
 
 
+@pytest.mark.parametrize("attention", ["segments", "sdpa"])
 @pytest.mark.parametrize("checkpoint", [False, True], ids=["kept", "checkpointed"])
 @pytest.mark.parametrize("row_tokens", [1, 512], ids=["a row each", "packed"])
-def test_a_step_equals_the_naive_step(recipe: Recipe, row_tokens: int, checkpoint: bool) -> None:
+def test_a_step_equals_the_naive_step(
+    recipe: Recipe, row_tokens: int, checkpoint: bool, attention: Any
+) -> None:
     assert recipe.llm is not None
-    config = replace(recipe.llm, row_tokens=row_tokens, checkpoint_activations=checkpoint)
+    config = replace(
+        recipe.llm,
+        row_tokens=row_tokens,
+        checkpoint_activations=checkpoint,
+        attention=attention,
+    )
     llm = load_llm(config, CPU)
     torch.manual_seed(0)
     model = SpeechLLM(replace(recipe, llm=config), 16, 16, llm).eval()
@@ -266,10 +274,10 @@ def test_speech_is_in_a_row_once_for_all_its_questions(recipe: Recipe, llm: Froz
     longest = sum(
         model.tokens(n, ts) for n, ts in zip(speech.lengths.tolist(), only.targets, strict=True)
     ) - int(speech.lengths[0])
-    assert len(row.labels) <= longest  # the budget counts metadata, whether shown or not
+    assert len(row.segments) <= longest  # the budget counts metadata, whether shown or not
     told = only.with_metadata(0.0, 1, 1)
     ((full, _),) = model.rows.packed(speech, told.targets)
-    assert len(full.labels) == longest
+    assert len(full.segments) == longest
 
 
 def test_metadata_is_dropped_by_a_share_that_an_epoch_draws_anew(llm: FrozenLLM) -> None:

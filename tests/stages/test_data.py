@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 import torch
 
+from rellm_cache.batches import IGNORED
 from rellm_cache.config import Recipe
 from rellm_cache.corpus.manifest import Utterance
 from rellm_cache.llm.frozen import FrozenLLM
 from rellm_cache.llm.loading import load_llm
-from rellm_cache.llm.packing import IGNORED
 from rellm_cache.stages.data import describe_gaps, emotion_index, label_ids, make_examples
 
 END = "<|im_end|>\n<|endoftext|>"
