@@ -7,8 +7,8 @@
 
 Three steps take turns on the same batches, in one process: ours from the cache; a naive one
 (naive.py) that reads the cache; and that one with both encoders in the loop. Peak memory is taken
-in a process of its own for each. Losses and gradients are compared in fp32, without dropout, the
-naive softmax summed in float64 (see naive.py).
+on the batch with most tokens, in a process of its own for each. Losses and gradients are compared
+in fp32, without dropout, the naive softmax summed in float64 (see naive.py).
 """
 
 import argparse
@@ -31,6 +31,7 @@ from rellm_cache.batches import Batch
 from rellm_cache.config import Recipe, load_recipe
 from rellm_cache.corpus.manifest import Utterance, read_split
 from rellm_cache.llm.loading import load_llm
+from rellm_cache.model.adapter import output_lengths
 from rellm_cache.model.losses import loss_weights
 from rellm_cache.stages.data import make_examples, open_frames
 from rellm_cache.stages.generate import LiveEncoders
@@ -38,6 +39,7 @@ from rellm_cache.stages.trainer import Data, Trainer, make_accelerator
 from rellm_cache.stages.training_plan import plan_training
 
 CPU = torch.device("cpu")
+MEMORY_STEPS = 3
 Indices = list[int]
 
 
@@ -56,6 +58,15 @@ class Bench:
         self.model = self.trainer.model.train()
         self.plan: list[Indices] = [group[0] for group in self.trainer.groups(0)[: options.steps]]
         self.live = LiveEncoders(recipe, CPU) if options.online else None
+
+    def largest(self) -> Indices:
+        """The batch with most tokens that there could be, which is what `rellm plan` counts."""
+        heard = output_lengths(torch.tensor(self.trainer.loader.lengths)).tolist()
+        tokens = [
+            self.model.tokens(n, e.targets) for n, e in zip(heard, self.examples, strict=True)
+        ]
+        order = sorted(range(len(tokens)), key=tokens.__getitem__)
+        return order[-self.model.recipe.training.batch_size :]
 
     def naive_step(self, batch: Batch, number: int) -> None:
         """Forward, backward and update of the naive step."""
@@ -137,19 +148,21 @@ def resident(field: str) -> float:
 
 
 def peak_memory(which: str, recipe: Recipe, options: argparse.Namespace) -> float:
-    """MB that the steps of one kind need over the loaded model, in a fresh process."""
+    """MB that steps of one kind on the largest batch need over the loaded model, in a fresh
+    process."""
     with tempfile.TemporaryDirectory() as scratch:
         bench = Bench(recipe, options, Path(scratch))
         bench.trainer.optimisation.step(0)  # nothing to update yet: gradients are absent
         ctypes.CDLL("libc.so.6").malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
         before = resident("VmRSS")
-        loaded = bench.trainer.loader.groups([[indices] for indices in bench.plan])
-        for number, indices in enumerate(bench.plan):
+        largest = bench.largest()
+        loaded = bench.trainer.loader.groups([[largest]] * MEMORY_STEPS)
+        for number in range(MEMORY_STEPS):
             if which == "ours":
                 bench.trainer.step(next(loaded), number)
             else:
-                bench.cached(number, indices)
+                bench.cached(number, largest)
         return resident("VmHWM") - before
 
 
