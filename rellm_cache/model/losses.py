@@ -82,15 +82,15 @@ class _FrozenLinearCrossEntropy(torch.autograd.Function):
         for start in range(0, len(targets), CHUNK):
             part = slice(start, start + CHUNK)
             logits = (hidden[part] @ weight.T).float()  # (n, H) -> (n, V)
-            log_normaliser = logits.logsumexp(dim=1)
             target = targets[part].unsqueeze(1)
-            losses[part] = log_normaliser - logits.gather(1, target).squeeze(1)
+            told = logits.gather(1, target)  # (n, 1)
+            largest = logits.amax(1, keepdim=True)
+            powers = logits.sub_(largest).exp_()  # in place: no second (n, V)
+            sums = powers.sum(1, keepdim=True)
+            losses[part] = (sums.log() + largest - told).squeeze(1)
             if gradient is not None:
-                probabilities = logits.sub_(log_normaliser.unsqueeze(1)).exp_()
-                probabilities.scatter_add_(
-                    1, target, torch.full_like(target, -1, dtype=torch.float32)
-                )
-                gradient[part] = probabilities.to(weight.dtype) @ weight  # (n, V) -> (n, H)
+                powers.scatter_add_(1, target, -sums)
+                gradient[part] = (powers.to(weight.dtype) @ weight) / sums  # (n, V) -> (n, H)
         ctx.save_for_backward(gradient)
         return losses
 

@@ -135,7 +135,9 @@ def plan_training(
         row = max(1, min(recipe.llm.row_tokens, at_once))
         losses = recipe.losses
         tasks = losses.learns_responses + (losses.recognition > 0) + (losses.question > 0)
-        in_rows, passing = _row_bytes(recipe.llm, llm, tokens, row, tasks * PROMPT_TOKENS)
+        prompts = tasks * PROMPT_TOKENS
+        taught = losses.response_kl > 0
+        in_rows, passing = _row_bytes(recipe.llm, llm, tokens, row, prompts, taught)
         per_token += in_rows
     if config.tokens_per_step == "auto" and room is not None:
         left = GPU_SHARE * (room - CONTEXT_BYTES - fixed)
@@ -185,7 +187,12 @@ def _tokens_at_once(recipe: Recipe, totals: Sequence[int]) -> int:
 
 
 def _row_bytes(
-    config: LLMConfig, llm: Footprint, tokens: Sequence[_Tokens], row: int, prompts: int
+    config: LLMConfig,
+    llm: Footprint,
+    tokens: Sequence[_Tokens],
+    row: int,
+    prompts: int,
+    taught: bool,
 ) -> tuple[float, float]:
     """What the LLM keeps for each token of full rows, prompts and attention's bias shared out (that
     of segments, far smaller than a row's, is not counted); and
@@ -194,6 +201,7 @@ def _row_bytes(
     Args:
         row: tokens of clips in a row.
         prompts: tokens of the prompts before them: in the row, or remembered.
+        taught: whether a teacher's distribution is a loss.
     """
     length = row if config.remembers_prompts else row + prompts
     total = max(sum(clip.total for clip in tokens), 1)
@@ -204,10 +212,11 @@ def _row_bytes(
     kept += sum(clip.seen for clip in tokens) / total * row / length * llm.seen_bytes
     if llm.attention == "sdpa":
         kept += (row + prompts) * llm.value_bytes
-    # Logits in float32 and their exponentials, or their copy in the weights' type. They are gone
-    # when the backward pass begins, which unpacks one matrix, and may run one layer again.
+    # Logits in float32 and their copy in the weights' type; a teacher's bins take a whole one more.
+    # They are gone when the backward pass begins, which unpacks one matrix, and may run one layer
+    # again.
     labelled = min(CHUNK, sum(c.answers for c in tokens) / total * row)
-    logits = labelled * llm.vocabulary * 8
+    logits = labelled * llm.vocabulary * (4 + (4 if taught else llm.value_bytes % 4))
     again = llm.passing_bytes + changed * llm.lora_passing_bytes
     unpacked = llm.largest_matrix * llm.value_bytes
     return kept * length / row, max(logits, again * length) + unpacked
