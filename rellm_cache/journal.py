@@ -56,6 +56,8 @@ def read_journal(path: Path) -> Iterator[dict[str, Any]]:
         for number, line in enumerate(_whole_lines(path).split(b"\n")[:-1], 1):
             try:
                 row = json.loads(line)
+                if not isinstance(row, dict):
+                    raise ValueError(f"it is of type {type(row).__name__}")
             except ValueError as error:  # a power cut leaves bytes that nobody wrote
                 raise JournalError(
                     f"{path}:{number}: found {line[:40]!r}, expected a JSON object ({error}); "

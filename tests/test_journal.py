@@ -42,8 +42,9 @@ def test_writing_the_file_leaves_its_journal_alone(tmp_path: Path) -> None:
     assert list(read_journal(journal_beside(path))) == [{"n": 1}]
 
 
-def test_a_damaged_line_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("damage", [b"\x00\x00", b"5"])
+def test_a_damaged_line_is_named(tmp_path: Path, damage: bytes) -> None:
     path = tmp_path / "rows.jsonl"
-    path.write_bytes(b'{"n": 1}\n\x00\x00\n{"n": 2}\n')
+    path.write_bytes(b'{"n": 1}\n' + damage + b'\n{"n": 2}\n')
     with pytest.raises(JournalError, match=r"rows\.jsonl:2: found .*expected a JSON object"):
         list(read_journal(path))
