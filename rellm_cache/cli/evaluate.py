@@ -21,12 +21,19 @@ from rellm_cache.wording import counted
 @run_argument
 @manifest_argument
 @cache_option
-@click.option("--samples", default=6, show_default=True, help="Answers shown in the report.")
+@click.option(
+    "--samples",
+    type=click.IntRange(min=0),
+    default=6,
+    show_default=True,
+    help="Clips in the report, to listen to, with their answers.",
+)
 @click.option(
     "--empathy",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     metavar="FOLDER",
-    help="A scorer of `rellm empathy train`: answers every clip and scores the answers.",
+    help="A scorer of `rellm empathy train`: answers every clip that has a transcript and scores "
+    "the answers.",
 )
 @click.option(
     "--out",
@@ -47,11 +54,15 @@ def evaluate(
     """Score the trained run RUN on a manifest file or folder.
 
     Writes scores.json, predictions.csv and report.html, a page with curves, confusion and samples,
-    into RUN, and renews its model card, RUN/README.md.
+    into RUN, and renews its model card, RUN/README.md. What RUN says of each clip is kept in
+    evaluated.jsonl: killed at any moment, the same command goes on, and run again it asks only what
+    has changed since.
     """
+    from rellm_cache.stages.evaluate import Asked
     from rellm_cache.stages.evaluate import evaluate as score
 
-    scores = score(run, manifest, cache, samples, empathy=empathy, out=out).to_json()
+    asked = Asked(samples, empathy=empathy)
+    scores = score(run, manifest, cache, asked, out).to_json()
     if as_json:
         click.echo(json.dumps(scores))
         return
@@ -77,7 +88,8 @@ def print_scores(scores: dict[str, Any]) -> None:
         rows = []
         for name, value in head["ccc"].items():
             low, high = head["ccc_intervals"][name]
-            rows.append([name, f"{value:.3f}", f"{low:.3f} … {high:.3f}"])
+            shown = "–" if low is None else f"{low:.3f} … {high:.3f}"
+            rows.append([name, "–" if value is None else f"{value:.3f}", shown])
         columns = ["dimension", "CCC", "95 % interval"]
         print_table("Dimensions, dimension head", columns, rows)
     if scores["empathy"] is not None:

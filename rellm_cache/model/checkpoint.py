@@ -21,6 +21,7 @@ from rellm_cache.llm.frozen import FrozenLLM
 from rellm_cache.llm.loading import load_llm
 from rellm_cache.model.speech_llm import SpeechLLM
 from rellm_cache.store.syncing import sync_path, write_whole
+from rellm_cache.weights import file_digest
 
 WEIGHTS, CONFIG, RECIPE = "adapter.safetensors", "adapter_config.json", "recipe.toml"
 
@@ -114,6 +115,14 @@ def load_info(run: Path) -> AdapterInfo:
             f"{run}: not the folder of a finished run ({type(error).__name__}: {error}); expected "
             f"{CONFIG} and {WEIGHTS}, which `rellm train` writes"
         ) from error
+
+
+def trained_digest(run: Path) -> str:
+    """SHA-256 (hex) of what a finished run trained; `RunError` if the folder holds none."""
+    load_info(run)
+    if not (run / WEIGHTS).is_file():
+        raise RunError(f"{run / WEIGHTS}: is missing; give the run's `rellm train` again")
+    return file_digest(run / WEIGHTS)
 
 
 def run_recipe(run: Path, overrides: Sequence[str] = ()) -> Recipe:

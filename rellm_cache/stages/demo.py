@@ -18,7 +18,8 @@ from rellm_cache.corpus.reading import Corpus
 from rellm_cache.demo.models import ensure_models
 from rellm_cache.stages.answering import Generation
 from rellm_cache.stages.cache_info import cache_info
-from rellm_cache.stages.evaluate import Scores, evaluate
+from rellm_cache.stages.evaluate import Asked, evaluate
+from rellm_cache.stages.evaluate_scores import Scores
 from rellm_cache.stages.extract import extract
 from rellm_cache.stages.generate import generate
 from rellm_cache.stages.prepare import prepare
@@ -112,7 +113,7 @@ def demo(cache: Path, out: Path, say: Say) -> DemoReport:
         done(f"{len(answers)} answers in {out / 'responses.jsonl'}")
     with stage("evaluate", say) as done:
         scores = [
-            evaluate(out / run, test, cache, samples)
+            evaluate(out / run, test, cache, Asked(samples))
             for run, samples in (("heads", 0), ("heads-speech-only", 0), ("small", SAMPLES))
         ]
         done(f"three runs on {scores[0].clips} clips of unseen voices")

@@ -3,7 +3,7 @@
 The transcript stands for the seeker's post, the answer for the reply.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,10 +11,8 @@ from rellm_cache.corpus.epitome import Exchange
 from rellm_cache.devices import default_device
 from rellm_cache.empathy.folder import load_empathy
 from rellm_cache.empathy.scoring import score_exchanges
-from rellm_cache.errors import ManifestError
 from rellm_cache.metrics.replies import question_count, word_count
 from rellm_cache.metrics.summary import Summary, summarise
-from rellm_cache.progress import progress
 from rellm_cache.stages.answering import Generation
 
 
@@ -39,33 +37,41 @@ class EmpathyScores:
     questions: Summary
 
 
-def score_answers(folder: Path, answers: Sequence[Generation]) -> EmpathyScores:
-    """Score answers with the scorer in `folder`.
+@dataclass(frozen=True)
+class ReplyLevels:
+    """What a scorer says of one answer.
+
+    Attributes:
+        levels: mechanism → level.
+        long_levels: the same with the scorer's longer limit.
+        cut: the answer is longer than the scorer reads.
+    """
+
+    levels: dict[str, int]
+    long_levels: dict[str, int]
+    cut: bool
+
+
+def score_answers(folder: Path, answers: Sequence[Generation]) -> Iterator[ReplyLevels]:
+    """Score answers to utterances that have a transcript with the scorer in `folder`, in order.
 
     Raises:
         RunError: it holds no finished scorer.
-        ManifestError: no answer has a transcript.
     """
-    spoken = [answer for answer in answers if answer.text.strip()]
-    if not spoken:
-        raise ManifestError(
-            "no utterance has a transcript (text), which stands for the seeker's post; empathy "
-            "cannot be scored"
-        )
-    model = load_empathy(folder, default_device())
-    exchanges = [Exchange("", a.id, a.text, a.response) for a in spoken]
-    scores = []
-    with progress("Scoring", len(exchanges), "answers") as tick:
-        for score in score_exchanges(model, exchanges):
-            scores.append(score)
-            tick()
+    exchanges = [Exchange("", a.id, a.text, a.response) for a in answers]
+    for score in score_exchanges(load_empathy(folder, default_device()), exchanges):
+        yield ReplyLevels(score.levels, score.long_levels, score.reply_cut)
+
+
+def summarise_empathy(responses: Sequence[str], scored: Sequence[ReplyLevels]) -> EmpathyScores:
+    """The figures of one or more answers and their levels."""
     return EmpathyScores(
-        count=len(scores),
-        replies_cut=sum(s.reply_cut for s in scores),
-        levels=_summaries([s.levels for s in scores]),
-        long_levels=_summaries([s.long_levels for s in scores]),
-        words=summarise([word_count(a.response) for a in spoken]),
-        questions=summarise([question_count(a.response) for a in spoken]),
+        count=len(scored),
+        replies_cut=sum(s.cut for s in scored),
+        levels=_summaries([s.levels for s in scored]),
+        long_levels=_summaries([s.long_levels for s in scored]),
+        words=summarise([word_count(r) for r in responses]),
+        questions=summarise([question_count(r) for r in responses]),
     )
 
 

@@ -12,25 +12,23 @@ from pathlib import Path
 import torch
 
 from rellm_cache.batches import Frames, ordered_batches
-from rellm_cache.config import Recipe, to_toml
-from rellm_cache.corpus.audio import audio_digest, load_clip, read_bytes
+from rellm_cache.config import Recipe
+from rellm_cache.corpus.audio import load_clip
 from rellm_cache.corpus.manifest import Utterance, read_lines, read_manifests, write_lines
 from rellm_cache.devices import clips_at_a_time, default_device
 from rellm_cache.encoders.base import FrameEncoder
 from rellm_cache.encoders.registry import build_encoder, resolve
 from rellm_cache.errors import ConfigError, ManifestError, StoreError
 from rellm_cache.journal import Journal, journal_beside, read_journal
-from rellm_cache.llm.loading import llm_identity
-from rellm_cache.model.checkpoint import WEIGHTS, load_info, run_recipe
+from rellm_cache.model.checkpoint import run_recipe
 from rellm_cache.progress import progress, say
-from rellm_cache.specs import digest
 from rellm_cache.stages.answering import Generation
-from rellm_cache.stages.data import audio_digests, require_frames
-from rellm_cache.stages.listening import FramesOf, Listener
-from rellm_cache.stages.reading import Reader, readings
+from rellm_cache.stages.data import require_frames
+from rellm_cache.stages.listening import Listener
+from rellm_cache.stages.made_from import made_from
+from rellm_cache.stages.reading import Reader
 from rellm_cache.stages.resources import Resources
 from rellm_cache.store.memory import EncodedFrames
-from rellm_cache.weights import file_digest
 from rellm_cache.wording import counted
 
 ENCODED_TOGETHER = 16  # clips, on a GPU
@@ -115,11 +113,11 @@ def generate(
     recipe = run_recipe(run, prompts_alone(overrides))
     live = from_audio or source.suffix.lower() in AUDIO_SUFFIXES
     frames_of = partial(_open_frames, run, source, cache, live, resources)
-    made_from = _made_from(run, recipe, utterances, cache, None if live else frames_of)
+    made = made_from(run, recipe, utterances, cache, None if live else frames_of)
     waiting = journal_beside(out)
     before = [row for _, row in read_lines(out)] if out.exists() else []
     known = (row for row in (*before, *read_journal(waiting)) if "made_from" in row)
-    done = {row["id"]: row for row in known if row["made_from"] == made_from.get(row["id"])}
+    done = {row["id"]: row for row in known if row["made_from"] == made.get(row["id"])}
     left = [u for u in utterances if u.id not in done]
     if left:
         model: Reader | Listener
@@ -130,7 +128,7 @@ def generate(
         found = model.answers(left, batch_size)
         with progress("Answering", len(left), "clips") as tick, Journal(waiting) as journal:
             for answer in found:
-                row = {**asdict(answer), "made_from": made_from[answer.id]}
+                row = {**asdict(answer), "made_from": made[answer.id]}
                 done[answer.id] = row
                 journal.append(row)
                 tick()
@@ -174,34 +172,3 @@ def prompts_alone(overrides: Sequence[str]) -> Sequence[str]:
                 f"--set {override!r}: the run is trained; only prompts.* can change now"
             )
     return overrides
-
-
-def _made_from(
-    run: Path,
-    recipe: Recipe,
-    utterances: Sequence[Utterance],
-    cache: Path,
-    cached: FramesOf | None,
-) -> dict[str, str]:
-    """What each answer follows from, by id, in 12 hex digits: the recipe as overridden, what was
-    trained, the LLM, and what the model is given of the utterance.
-
-    Args:
-        cached: frames of a model that hears; None where it hears the audio itself.
-    """
-    weights = ""  # a model that reads has none of its own
-    llm = llm_identity(recipe.llm) if recipe.llm else {}
-    given: list[object]
-    if recipe.text is not None:
-        given = [asdict(reading) for reading in readings(utterances, recipe, cache)]
-    else:
-        load_info(run)
-        weights = file_digest(run / WEIGHTS)
-        if cached is not None:
-            given = [*audio_digests(cached(recipe, utterances), [u.id for u in utterances])]
-        else:
-            given = [
-                audio_digest(read_bytes(u.audio), u.segment).tobytes().hex() for u in utterances
-            ]
-    maker = digest([to_toml(recipe), weights, llm])
-    return {u.id: digest([maker, g])[:12] for u, g in zip(utterances, given, strict=True)}

@@ -27,7 +27,7 @@ from rellm_cache.journal import Journal, journal_beside, read_journal
 from rellm_cache.llm.frozen import FrozenLLM
 from rellm_cache.llm.loading import llm_identity
 from rellm_cache.loading.loader import BatchLoader
-from rellm_cache.model.checkpoint import RECIPE, WEIGHTS, load_info, load_run, run_recipe
+from rellm_cache.model.checkpoint import RECIPE, load_info, load_run, run_recipe, trained_digest
 from rellm_cache.model.requests import answer_log_likelihoods, question_prompt, require_llm
 from rellm_cache.progress import progress, say
 from rellm_cache.qa.rows import QARow, distinct, read_questions
@@ -38,7 +38,6 @@ from rellm_cache.stages.judge_scores import JudgedAnswer, JudgeScores, names_lab
 from rellm_cache.stages.resources import Resources
 from rellm_cache.stages.respond import llm_config
 from rellm_cache.store.syncing import write_whole
-from rellm_cache.weights import file_digest
 from rellm_cache.wording import counted
 
 BATCH = 16
@@ -116,7 +115,7 @@ class _Notes:
 
     def __init__(self, run: Path, asked: str) -> None:
         recipe = (run / RECIPE).read_text("utf-8")
-        self.made_from = digest([asked, recipe, file_digest(run / WEIGHTS)])
+        self.made_from = digest([asked, recipe, trained_digest(run)])
         finished = run / f"{JUDGED}.jsonl"
         self.summary = run / f"{JUDGED}.json"
         self.path = journal_beside(finished)

@@ -3,17 +3,18 @@
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from rellm_cache.batches import Frames
+from rellm_cache.batches import Example, Frames, ordered_batches
 from rellm_cache.config import Recipe
 from rellm_cache.corpus.manifest import Utterance
 from rellm_cache.devices import default_device
+from rellm_cache.loading.loader import BatchLoader
 from rellm_cache.model.checkpoint import load_run
 from rellm_cache.model.requests import require_llm
 from rellm_cache.stages.answering import Generation, answers
 from rellm_cache.stages.data import make_examples
-from rellm_cache.stages.recognising import Judgement, recognise_speech
+from rellm_cache.stages.recognising import Label, label_speech
 from rellm_cache.stages.resources import Resources
-from rellm_cache.stages.scoring import predict, score_heads
+from rellm_cache.stages.scoring import Predictions, predict
 
 FramesOf = Callable[[Recipe, Sequence[Utterance]], Frames]
 
@@ -42,18 +43,23 @@ class Listener:
         frames = self._frames_of(self.recipe, utterances)
         return answers(self._model, utterances, frames, batch_size, self._device)
 
-    def judge(self, utterances: Sequence[Utterance], in_words: bool) -> Judgement:
-        """Emotions and dimensions by the heads, emotions by the LLM where there is one."""
-        model, frames = self._model, self._frames_of(self.recipe, utterances)
-        examples = make_examples(utterances, self.recipe, model.llm)
-        predictions = predict(model, examples, frames, self._device)
-        labels = None
-        if model.llm is not None:
-            labels = recognise_speech(model, examples, frames, self._device, in_words)
-        return Judgement(
-            head=predictions.emotions,
-            dimensions=predictions.dimensions,
-            llm=labels,
-            head_scores=score_heads(predictions, examples, self.recipe),
-            losses=predictions.terms.means(),
-        )
+    def labels(
+        self, utterances: Sequence[Utterance], in_words: bool, batch_size: int
+    ) -> Iterator[tuple[str, Label]]:
+        """Id and label by the LLM, utterances of like length together: not in their order.
+
+        Raises:
+            ConfigError: the run has no LLM.
+        """
+        require_llm(self._model.llm)
+        frames = self._frames_of(self.recipe, utterances)
+        loader = BatchLoader([Example(u.id) for u in utterances], frames, self._device)
+        for batch in loader.batches(ordered_batches(loader.lengths, batch_size)):
+            labels = label_speech(self._model, batch.to(self._device), in_words)
+            yield from zip(batch.ids, labels, strict=True)
+
+    def heads(self, utterances: Sequence[Utterance]) -> Predictions:
+        """Emotions and dimensions by the heads, and the losses, in the utterances' order."""
+        frames = self._frames_of(self.recipe, utterances)
+        examples = make_examples(utterances, self.recipe, self._model.llm)
+        return predict(self._model, examples, frames, self._device)

@@ -11,10 +11,9 @@ from rellm_cache.llm.frozen import Continuation
 from rellm_cache.llm.reply_limit import ReplyLimit
 from rellm_cache.model.text_llm import Reading, TextLLM, text_config
 from rellm_cache.stages.answering import Generation
-from rellm_cache.stages.recognising import Judgement, recognise_text
+from rellm_cache.stages.recognising import Label, label_texts
 from rellm_cache.stages.resources import Resources
 from rellm_cache.stages.respond import llm_config
-from rellm_cache.stages.scoring import HeadScores
 from rellm_cache.stages.transcripts import read_transcripts, transcriber_spec
 
 
@@ -66,29 +65,38 @@ class Reader:
         Raises:
             ManifestError: an utterance has nothing to read.
         """
-        by_reading: dict[Reading, list[Utterance]] = {}
-        for utterance, reading in zip(utterances, self._readings(utterances), strict=True):
-            by_reading.setdefault(reading, []).append(utterance)
-        distinct = sorted(by_reading, key=lambda reading: len(reading.transcript))
         prompts = self.recipe.prompts
         limit = ReplyLimit(prompts.answer_sentences, prompts.stop_after_question)
+        for batch, alike in self._batches(utterances, batch_size):
+            found = self._model.answers(batch, prompts.answer_tokens, limit)
+            for same, answer in zip(alike, found, strict=True):
+                yield from (_generation(utterance, answer) for utterance in same)
+
+    def labels(
+        self, utterances: Sequence[Utterance], in_words: bool, batch_size: int
+    ) -> Iterator[tuple[str, Label]]:
+        """Id and label by the LLM, equal transcripts asked about once: not in their order.
+
+        Raises:
+            ManifestError: an utterance has nothing to read.
+        """
+        for batch, alike in self._batches(utterances, batch_size):
+            found = label_texts(self._model, batch, in_words)
+            for same, label in zip(alike, found, strict=True):
+                yield from ((utterance.id, label) for utterance in same)
+
+    def _batches(
+        self, utterances: Sequence[Utterance], batch_size: int
+    ) -> Iterator[tuple[list[Reading], list[list[Utterance]]]]:
+        """What is read, each once and those of like length together, and whose it is."""
+        by_reading: dict[Reading, list[Utterance]] = {}
+        found = readings(utterances, self.recipe, self._cache)
+        for utterance, reading in zip(utterances, found, strict=True):
+            by_reading.setdefault(reading, []).append(utterance)
+        distinct = sorted(by_reading, key=lambda reading: len(reading.transcript))
         for start in range(0, len(distinct), batch_size):
             batch = distinct[start : start + batch_size]
-            found = self._model.answers(batch, prompts.answer_tokens, limit)
-            for reading, answer in zip(batch, found, strict=True):
-                for utterance in by_reading[reading]:
-                    yield _generation(utterance, answer)
-
-    def judge(self, utterances: Sequence[Utterance], in_words: bool) -> Judgement:
-        """Emotions by the LLM; nothing of it where the recipe gives the true one away."""
-        labels = None
-        if not text_config(self.recipe).label:
-            labels = recognise_text(self._model, self._readings(utterances), in_words)
-        nothing = HeadScores(None, {})
-        return Judgement(head=None, dimensions=None, llm=labels, head_scores=nothing, losses={})
-
-    def _readings(self, utterances: Sequence[Utterance]) -> list[Reading]:
-        return readings(utterances, self.recipe, self._cache)
+            yield batch, [by_reading[reading] for reading in batch]
 
 
 def _generation(utterance: Utterance, answer: Continuation) -> Generation:

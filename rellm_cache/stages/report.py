@@ -16,7 +16,6 @@ from rellm_cache.errors import AudioError
 from rellm_cache.journal import read_journal
 from rellm_cache.stages.answering import Generation
 from rellm_cache.stages.pages import render_page
-from rellm_cache.store.syncing import write_whole
 
 REPORT = "report.html"
 WIDTH, HEIGHT = 420, 220
@@ -59,17 +58,25 @@ class Sample:
     generation: Generation | None
 
 
-def write_report(
+def render_report(
     run: Path,
-    out: Path,
     recipe: Recipe,
     scores: dict[str, Any],
     chosen: Sequence[Utterance],
     answers: Sequence[Generation],
-) -> Path:
-    """Write a run's `<out>/report.html`; it needs no other file and no network."""
+) -> str:
+    """A run's page; it needs no other file and no network.
+
+    Args:
+        scores: as `Scores.to_json` has them.
+        chosen: utterances to listen to.
+        answers: to some of them.
+
+    Raises:
+        JournalError: a line of `metrics.jsonl` cannot be read.
+    """
     by_id = {generation.id: generation for generation in answers}
-    page = render_page(
+    return render_page(
         "report.html.j2",
         name=run.resolve().name,
         recipe=recipe,
@@ -79,8 +86,6 @@ def write_report(
         samples=[_sample(u, by_id.get(u.id)) for u in chosen],
         box=(WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM),
     )
-    write_whole(out / REPORT, page)
-    return out / REPORT
 
 
 def charts(rows: Sequence[dict[str, Any]]) -> list[Chart]:

@@ -69,17 +69,25 @@ def predict(
 
 
 def score_heads(
-    predictions: Predictions, examples: Sequence[Example], recipe: Recipe
+    emotions: np.ndarray,
+    dimensions: np.ndarray | None,
+    examples: Sequence[Example],
+    recipe: Recipe,
 ) -> HeadScores:
-    """UA of the category head and CCC of each dimension, where examples are labelled."""
+    """UA of the category head and CCC of each dimension, where examples are labelled.
+
+    Args:
+        emotions: (N,) predicted indices.
+        dimensions: (N, 3) arousal, dominance, valence, or None.
+    """
     true = np.array([e.emotion for e in examples])
-    recognition = score_labelled(true, predictions.emotions, recipe.heads.emotions)
+    recognition = score_labelled(true, emotions, recipe.heads.emotions)
     rows = [i for i, e in enumerate(examples) if e.vad is not None]
     ccc: dict[str, float] = {}
-    if predictions.dimensions is not None and len(rows) > 1:
+    if dimensions is not None and len(rows) > 1:
         targets = np.array([examples[i].vad for i in rows])
         for column, name in enumerate(DIMENSIONS):
-            ccc[name] = concordance(targets[:, column], predictions.dimensions[rows, column])
+            ccc[name] = concordance(targets[:, column], dimensions[rows, column])
     return HeadScores(recognition, ccc)
 
 
@@ -102,7 +110,7 @@ def validation_scores(
     scores["loss"] = float(
         predictions.terms.total(loss_weights(model.recipe.losses, predictions.terms.sums.device))
     )
-    heads = score_heads(predictions, examples, model.recipe)
+    heads = score_heads(predictions.emotions, predictions.dimensions, examples, model.recipe)
     if heads.recognition is not None:
         scores["ua"] = heads.recognition.ua
     scores |= {f"ccc_{name}": value for name, value in heads.ccc.items()}

@@ -24,7 +24,7 @@ from rellm_cache.errors import RellmError, RunError, reason_of
 from rellm_cache.progress import say
 from rellm_cache.specs import digest
 from rellm_cache.stages.data import learned_from, questions_of, require_frames
-from rellm_cache.stages.evaluate import evaluate
+from rellm_cache.stages.evaluate import Asked, evaluate
 from rellm_cache.stages.resources import Resources
 from rellm_cache.stages.run_folder import begin_run, require_data
 from rellm_cache.stages.sweep_plan import Job, SweepPlan
@@ -206,7 +206,8 @@ class _Sweeper:
         setting = self.setting
         if setting.test is None:
             return outcome
-        scores = evaluate(job.out, setting.test, setting.cache, 0, setting.in_words, self.resources)
+        asked = Asked(samples=0, in_words=setting.in_words)
+        scores = evaluate(job.out, setting.test, setting.cache, asked, resources=self.resources)
         found = comparable(scores_by_name(scores), job.recipe)
         return _keep(job, dataclasses.replace(outcome, tested_on=self.tested_on, test=found))
 

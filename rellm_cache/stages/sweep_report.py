@@ -14,7 +14,7 @@ from typing import Any
 from rellm_cache.config import Recipe
 from rellm_cache.metrics.comparison import PairedDifference, paired_difference
 from rellm_cache.metrics.summary import Summary, summarise
-from rellm_cache.stages.evaluate import Scores
+from rellm_cache.stages.evaluate_scores import Scores
 from rellm_cache.stages.sweep_plan import BASELINE, SweepPlan
 from rellm_cache.store.syncing import write_table, write_whole
 

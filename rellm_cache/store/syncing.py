@@ -38,10 +38,23 @@ def write_whole(path: Path, text: str) -> None:
     sync_path(path.parent)
 
 
+def renew(path: Path, text: str) -> bool:
+    """Write a text file as `write_whole` does unless it holds just that; whether it was written."""
+    if path.is_file() and path.read_bytes() == text.encode():
+        return False
+    write_whole(path, text)
+    return True
+
+
 def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Write a CSV file, the names of its columns first, as `write_whole` does."""
+    """Write a CSV file as `write_whole` does."""
+    write_whole(path, table_text(columns, rows))
+
+
+def table_text(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """The text of a CSV file, the names of its columns first."""
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(columns)
     writer.writerows(rows)
-    write_whole(path, table.getvalue())
+    return table.getvalue()

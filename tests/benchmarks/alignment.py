@@ -30,7 +30,7 @@ from rellm_cache.config import load_recipe
 from rellm_cache.corpus.manifest import read_split
 from rellm_cache.llm.loading import load_llm
 from rellm_cache.stages.data import make_examples, open_frames
-from rellm_cache.stages.evaluate import evaluate
+from rellm_cache.stages.evaluate import Asked, evaluate
 from rellm_cache.stages.train import train
 from rellm_cache.stages.trainer import Data, Trainer, make_accelerator
 
@@ -48,7 +48,7 @@ def run(job: tuple[int, bool], options: argparse.Namespace, folder: Path) -> dic
         overrides.append("losses.recognition=0.0")
     recipe = replace(load_recipe(options.recipe, overrides), seed=seed)
     report = train(recipe, options.manifest, options.cache, out)
-    scores = evaluate(out, options.manifest / "test.jsonl", options.cache, samples=0).to_json()
+    scores = evaluate(out, options.manifest / "test.jsonl", options.cache, Asked(0)).to_json()
     return {
         "recognition_examples": recognition,
         "seed": seed,

@@ -65,7 +65,9 @@ def run(job: tuple[int, int], data: Path, cache: Path, recipe_name: str, overrid
     frames = open_frames(recipe, cache)
     examples = make_examples(read_ravdess(data, {"test": scored}).utterances, recipe, None)
     predictions = predict(model, examples, frames, torch.device("cpu"))
-    recognition = score_heads(predictions, examples, recipe).recognition
+    recognition = score_heads(
+        predictions.emotions, predictions.dimensions, examples, recipe
+    ).recognition
     if recognition is None:
         raise SystemExit("the scored speakers have no emotion labels")
     return recognition.ua, report.seconds

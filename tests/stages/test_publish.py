@@ -20,7 +20,7 @@ from rellm_cache.corpus.manifest import read_manifests
 from rellm_cache.errors import ConfigError, RellmError, RunError
 from rellm_cache.model.checkpoint import load_run
 from rellm_cache.stages.card import read_card
-from rellm_cache.stages.evaluate import evaluate
+from rellm_cache.stages.evaluate import Asked, evaluate
 from rellm_cache.stages.extract import extract
 from rellm_cache.stages.generate import generate
 from rellm_cache.stages.publish import publish, publishable
@@ -66,7 +66,7 @@ def quick(quick: Recipe, models: Path) -> Recipe:
 def lora_run(corpus: Path, cache: Path, quick: Recipe, tmp_path: Path) -> Path:
     """A scored run."""
     train(quick, corpus, cache, tmp_path / "run")
-    evaluate(tmp_path / "run", corpus / "test.jsonl", cache, samples=1)
+    evaluate(tmp_path / "run", corpus / "test.jsonl", cache, Asked(1))
     return tmp_path / "run"
 
 
@@ -129,14 +129,15 @@ def test_a_published_folder_is_the_run_and_nothing_of_the_corpus(
     assert live.response == expected[0].response
     scores = json.loads((lora_run / "scores.json").read_text())
     with pytest.raises(RunError, match=r"published folder, whose SHA256SUMS .* with --out"):
-        evaluate(out, test, cache, samples=1)
+        evaluate(out, test, cache, Asked(1))
     elsewhere = tmp_path / "scores"
-    found_again = evaluate(out, test, cache, samples=1, out=elsewhere).to_json()
+    found_again = evaluate(out, test, cache, Asked(1), out=elsewhere).to_json()
     assert json.loads(json.dumps(found_again)) == scores
     assert json.loads((elsewhere / "scores.json").read_text()) == scores
     assert {p.name for p in elsewhere.iterdir()} == {
         "scores.json",
         "predictions.csv",
+        "evaluated.jsonl",
         "report.html",
     }
     assert contents(out) == before
@@ -153,7 +154,7 @@ def test_scores_are_wanted_or_declined(heads_run: Path, corpus: Path, tmp_path: 
     found = publish(heads_run, out, without_scores=True)
     assert found.notes == ["published without scores"]
     assert "scores.json" not in found.files
-    evaluate(heads_run, corpus / "test.jsonl", tmp_path / "cache", samples=0)
+    evaluate(heads_run, corpus / "test.jsonl", tmp_path / "cache", Asked(0))
     page = (heads_run / "README.md").read_text("utf-8")
     assert "Measured by `rellm evaluate` on 2 utterances" in page
     assert "splits: test 2" in page

@@ -15,7 +15,7 @@ from rellm_cache.corpus.manifest import read_split
 from rellm_cache.errors import ConfigError, ManifestError, StoreError
 from rellm_cache.model.checkpoint import load_run
 from rellm_cache.specs import TranscriberSpec
-from rellm_cache.stages.evaluate import evaluate
+from rellm_cache.stages.evaluate import Asked, evaluate
 from rellm_cache.stages.extract import extract
 from rellm_cache.stages.generate import generate
 from rellm_cache.stages.sweep import Setting, sweep
@@ -65,7 +65,7 @@ def test_a_label_changes_the_request_alone(reads: Recipe, corpus: Path, tmp_path
 def test_recognition_from_the_transcript(reads: Recipe, corpus: Path, tmp_path: Path) -> None:
     run, nowhere = tmp_path / "run", tmp_path / "no-cache"
     train(reads, corpus, nowhere, run)
-    scores = evaluate(run, corpus, nowhere, samples=2)
+    scores = evaluate(run, corpus, nowhere, Asked(2))
     assert scores.head.recognition is None
     assert scores.llm is not None
     assert scores.llm.likelihood.count == 11

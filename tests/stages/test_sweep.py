@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM
 from rellm_cache.cli import rellm
 from rellm_cache.config import Recipe, load_recipe, to_toml
 from rellm_cache.errors import RunError, StoreError
-from rellm_cache.stages.evaluate import evaluate
+from rellm_cache.stages.evaluate import Asked, evaluate
 from rellm_cache.stages.run_folder import begin_run
 from rellm_cache.stages.sweep import Setting, sweep
 from rellm_cache.stages.sweep_plan import SweepPlan, Variant
@@ -98,7 +98,7 @@ def test_runs_share_the_llm_and_have_the_bits_and_scores_of_train_and_evaluate(
     for name in ("ua", "ccc_valence", "response_loss"):
         assert run.scores[f"validation.{name}"] == trained.validation[name]
     assert setting.test is not None
-    scored = evaluate(alone, setting.test, setting.cache, samples=0).to_json()
+    scored = evaluate(alone, setting.test, setting.cache, Asked(0)).to_json()
     assert run.scores["test.ua"] == scored["head"]["ua"]
     assert run.scores["test.llm_accuracy"] == scored["llm"]["accuracy"]
     assert run.scores["test.words_ua"] == scored["llm"]["generation"]["ua"]

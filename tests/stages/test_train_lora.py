@@ -14,7 +14,7 @@ from rellm_cache.llm.loading import load_llm
 from rellm_cache.model.checkpoint import load_run
 from rellm_cache.model.optimisation import Optimisation
 from rellm_cache.stages import resources
-from rellm_cache.stages.evaluate import evaluate
+from rellm_cache.stages.evaluate import Asked, evaluate
 from rellm_cache.stages.generate import generate
 from rellm_cache.stages.train import train
 
@@ -91,6 +91,6 @@ def test_lora_trains_freezes_resumes_and_answers(
     assert (
         info["trainable_parameters"] == report.trainable == sum(v.numel() for v in saved.values())
     )
-    scores = evaluate(tmp_path / "whole", corpus / "validation.jsonl", cache, samples=1)
+    scores = evaluate(tmp_path / "whole", corpus / "validation.jsonl", cache, Asked(1))
     assert scores.losses["response"] == pytest.approx(report.validation["response_loss"], rel=1e-5)
     assert len(generate(tmp_path / "whole", corpus / "test.jsonl", tmp_path / "out", cache)) == 2

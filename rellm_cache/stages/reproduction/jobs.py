@@ -26,7 +26,7 @@ from rellm_cache.json_files import read_object
 from rellm_cache.model.checkpoint import CONFIG, RECIPE, WEIGHTS
 from rellm_cache.progress import say
 from rellm_cache.specs import digest
-from rellm_cache.stages.evaluate import evaluate
+from rellm_cache.stages.evaluate import Asked, evaluate
 from rellm_cache.stages.generate import generate
 from rellm_cache.stages.reproduction.paper import Row
 from rellm_cache.stages.resources import Resources
@@ -218,7 +218,7 @@ def do_job(job: Job, resources: Resources) -> None:
         train(recipe, job.manifest, job.cache, job.run, resources)
     responses = job.out / RESPONSES
     generate(job.run, test, responses, job.cache, batch_size=job.batch_size, resources=resources)
-    evaluate(job.run, test, job.cache, samples=0, resources=resources)
+    evaluate(job.run, test, job.cache, Asked(samples=0), resources=resources)
     write_whole(job.out / DONE, json.dumps({"identity": job.identity()}) + "\n")
 
 
