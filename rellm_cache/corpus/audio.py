@@ -47,6 +47,11 @@ class Clip:
 
 def read_bytes(audio: str) -> bytes:
     """The bytes of a sound file, or of a stored member of a zip archive."""
+    if "\0" in audio:
+        raise AudioError(
+            f"{audio!r}: found a NUL character, which no file's name can hold; mend the "
+            "manifest's 'audio' path"
+        )
     member = _ZIP_MEMBER.fullmatch(audio)
     path = Path(member["archive"] if member else audio)
     try:

@@ -136,7 +136,8 @@ def parse_utterance(row: dict[str, Any], folder: Path, where: str) -> Utterance:
 
 def default_id(audio: str, folder: Path) -> str:
     """For a row without an id: its path. Members of one zip archive differ by their offsets."""
-    return f"{folder.name}/{audio if '.zip:' in audio else Path(audio).with_suffix('')}"
+    whole = ".zip:" in audio or not Path(audio).name  # as "." has none
+    return f"{folder.name}/{audio if whole else Path(audio).with_suffix('')}"
 
 
 def read_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:

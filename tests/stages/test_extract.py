@@ -117,6 +117,20 @@ def test_changed_audio_is_encoded_again_and_wins(
     assert extract(corpus, speech_recipe, tmp_path / "cache")[0].encoded == 0
 
 
+def test_a_path_that_no_file_can_have_is_a_failed_clip(
+    corpus: Path, speech_recipe: Recipe, tmp_path: Path
+) -> None:
+    rows = [row for _, row in read_lines(corpus / "test.jsonl")]
+    rows += [{"id": "nul", "audio": "../audio/\0.wav"}, {"audio": "."}]
+    write_lines(corpus / "test.jsonl", rows)
+    for encoded in (2, 0):
+        (report,) = extract(corpus / "test.jsonl", speech_recipe, tmp_path / "cache")
+        assert (report.encoded, report.failed) == (encoded, 2)
+    listed = {row["id"]: row["reason"] for _, row in read_lines(failures_path(report.path))}
+    assert "found a NUL character" in listed["nul"]
+    assert "Is a directory" in listed[f"{corpus.name}/."]
+
+
 def test_failed_clips_are_listed_and_never_stored(
     corpus: Path, recipe: Recipe, tmp_path: Path
 ) -> None:

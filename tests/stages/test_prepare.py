@@ -72,10 +72,12 @@ def test_what_cannot_be_used_is_left_out_with_its_reason(
         tmp_path / "empty.wav": "the file is empty (0 bytes)",
         tmp_path / "text.wav": "cannot be decoded",
         tmp_path / "gone.wav": "no such file",
+        tmp_path
+        / "nul\0.wav": "nul\\x00.wav': found a NUL character, which no file's name can hold",
     }
     report = prepare(of(map(utterance, (good, *reasons))), tmp_path / "out")
     assert report.kept == {"train": 1}
-    assert (report.missing, report.unreadable) == (1, 4)  # the short and the long can be read
+    assert (report.missing, report.unreadable) == (2, 4)  # the short and the long can be read
     rows = [json.loads(r) for r in (tmp_path / "out/excluded.jsonl").read_text().splitlines()]
     assert rows == report.excluded
     for row, (path, reason) in zip(rows, reasons.items(), strict=True):
