@@ -2,7 +2,13 @@
 
 import pytest
 
-from rellm_cache.corpus.emotions import SYNONYMS, find_emotion, normalise_emotion
+from rellm_cache.corpus.emotions import (
+    CODES,
+    SYNONYMS,
+    emotions_in,
+    find_emotion,
+    normalise_emotion,
+)
 from rellm_cache.errors import ManifestError
 
 OPTIONS = ("neutral", "happy", "angry", "sad", "surprise")
@@ -10,7 +16,13 @@ OPTIONS = ("neutral", "happy", "angry", "sad", "surprise")
 
 @pytest.mark.parametrize(
     ("label", "name"),
-    [("neu", "neutral"), ("Happiness", "happy"), (" ANGER ", "angry"), ("U", "surprise")],
+    [
+        ("neu", "neutral"),
+        ("Happiness", "happy"),
+        (" ANGER ", "angry"),
+        ("U", "surprise"),
+        ("oth", "other"),
+    ],
 )
 def test_every_corpus_spelling_has_one_name(label: str, name: str) -> None:
     assert normalise_emotion(label) == name
@@ -18,7 +30,7 @@ def test_every_corpus_spelling_has_one_name(label: str, name: str) -> None:
 
 def test_names_are_their_own_names_and_no_alias_means_two() -> None:
     assert [normalise_emotion(name) for name in SYNONYMS] == list(SYNONYMS)
-    aliases = [alias for names in SYNONYMS.values() for alias in names]
+    aliases = [alias for table in (SYNONYMS, CODES) for names in table.values() for alias in names]
     assert len(set(aliases) | set(SYNONYMS)) == len(aliases) + len(SYNONYMS)
 
 
@@ -39,3 +51,22 @@ def test_an_unknown_emotion_lists_the_known() -> None:
 )
 def test_an_emotion_is_found_in_free_text(text: str, found: str | None) -> None:
     assert find_emotion(text, OPTIONS) == found
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("There are pros and cons; the con is that a sur tax may hap.", []),  # codes of corpora
+        ("The speaker sounds sad, in other words low.", ["sad"]),
+        ("They talk to each other.", []),
+        ("One or the other.", []),
+        ("It is other than sad.", ["sad"]),
+        ("Other.", ["other"]),
+        ('"other"', ["other"]),
+        ("The emotion is other. They talk of dogs.", ["other"]),
+        ("Emotion: other\nThe voice is afraid.", ["other", "fear"]),
+        ("", []),
+    ],
+)
+def test_a_word_is_an_emotion_only_where_it_is_used_as_one(text: str, found: list[str]) -> None:
+    assert emotions_in(text, tuple(SYNONYMS)) == found

@@ -26,3 +26,5 @@ def test_an_answer_is_right_if_it_names_the_label_alone() -> None:
     assert names_label("The speaker sounds surprised.", "surprise")
     assert not names_label("Angry or sad.", "sad")
     assert not names_label("Tired.", "sad")
+    assert names_label("The speaker sounds sad, in other words low.", "sad")
+    assert not names_label("The other speaker sounds tired.", "other")
