@@ -1,8 +1,9 @@
 """What the LLM wrote, read. In: its text. Out: pairs of question and answer, or none.
 
 LLMs write the form they were asked for in many ways: `Question: … Answer: …`, `Q1: …`,
-`**Answer:**`, with numbers, bullets and quotation marks. What has no question followed by an answer
-is not guessed.
+`**Answer:**`, with numbers, bullets and quotation marks. A label begins a line or a sentence;
+within one "question:" is a word like others, and "answer:" too, unless the question has no other.
+What has no question followed by an answer is not guessed.
 """
 
 import re
@@ -10,10 +11,12 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 _LABEL = re.compile(
-    r"^[\s*#>\-•\d.)(]*(?P<short>question|answer|q|a)\s*\d*\s*\**\s*:\**"  # at a line's start
-    r"|\b(?P<long>question|answer)\s*\d*\s*\**\s*:\**",  # within a line
+    r"^[\s*#>\-•\d.)(]*(?P<short>question|answer|q|a)\s*\d*\s*\**\s*:\**"  # a line
+    r"|(?:(?<=[.!?…:])|(?<=[.!?…:][\"”')*])|(?<=[.!?…:]\*\*))\s+(?:\d+[.)]\s+)?"  # a sentence
+    r"\**(?P<long>question|answer)\s*\d*\s*\**\s*:\**",
     re.IGNORECASE | re.MULTILINE,
 )
+_ANSWER_WITHIN = re.compile(r"\banswer\s*\d*\s*\**\s*:\**", re.IGNORECASE)
 _QUOTES = {'"': '"', "“": "”", "'": "'", "*": "*", "`": "`"}
 _NEXT_ITEM = re.compile(r"\n\s*(?:\d+[.)]|[-*•#])\s*$")  # a bullet or number left of what follows
 
@@ -28,17 +31,21 @@ class Pair:
 
 def parse_pairs(text: str) -> list[Pair]:
     """All questions that an answer follows, in their order."""
-    parts = []
     labels = [*_LABEL.finditer(text)]
     ends = [*(label.start() for label in labels[1:]), len(text)]
-    for label, end in zip(labels, ends, strict=False):
-        body = text[label.end() : end]
-        parts.append((_letter(label), _clean(body)))
-    return [
-        Pair(first, second)
-        for (label, first), (next_label, second) in pairwise(parts)
-        if (label, next_label) == ("q", "a") and first and second
+    parts = [
+        (_letter(label), text[label.end() : end]) for label, end in zip(labels, ends, strict=False)
     ]
+    pairs = []
+    for (label, question), (next_label, answer) in pairwise([*parts, ("", "")]):
+        if label != "q":
+            continue
+        if next_label != "a":
+            question, answer = [*_ANSWER_WITHIN.split(question, maxsplit=1), ""][:2]
+        pair = Pair(_clean(question), _clean(answer))
+        if pair.question and pair.answer:
+            pairs.append(pair)
+    return pairs
 
 
 def parse_answer(text: str) -> str:

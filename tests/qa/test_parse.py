@@ -17,6 +17,8 @@ FORM = Pair("What is by the door?", "Some dogs are.")
         'Question 1: "What is by the door?"\nAnswer 1: “Some dogs are.”',
         "- **Q1:** What is by the door?\n- **A1:** Some dogs are.",
         "question: What is by\nthe door? answer: Some dogs\nare.",
+        "**Question:** What is by the door? **Answer:** Some dogs are.",
+        'Sure: Question: "What is by the door?" Answer: Some dogs are.',
     ],
 )
 def test_forms_that_llms_write(text: str) -> None:
@@ -29,6 +31,32 @@ def test_several_pairs_in_their_order() -> None:
         "2. Question: How does it sound?\nAnswer: Sad.\n3. Question: Cut off he"
     )
     assert parse_pairs(text) == [FORM, Pair("How does it sound?", "Sad.")]
+    assert parse_pairs(" ".join(text.split())) == parse_pairs(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "pair"),
+    [
+        (
+            "Question: What is asked?\nAnswer: One question: what is by the door?\n",
+            Pair("What is asked?", "One question: what is by the door?"),
+        ),
+        (
+            "Q: What is asked?\nA: The speaker asks the “big” question: why? The answer: none.",
+            Pair("What is asked?", "The speaker asks the “big” question: why? The answer: none."),
+        ),
+        (
+            "Question: Is the answer: yes or no?\nAnswer: No, to the first question: why.",
+            Pair("Is the answer: yes or no?", "No, to the first question: why."),
+        ),
+        (
+            "Question: Say what is by the door Answer: Some dogs are.",
+            Pair("Say what is by the door", "Some dogs are."),
+        ),
+    ],
+)
+def test_a_label_begins_a_line_or_a_sentence(text: str, pair: Pair) -> None:
+    assert parse_pairs(text) == [pair]
 
 
 @pytest.mark.parametrize(
@@ -57,6 +85,11 @@ def test_what_has_no_pair_is_not_guessed(text: str) -> None:
         ("Sure.\n**Answer:** The speaker\nis sad.", "The speaker is sad."),
         ("Answer: Sad.\nQuestion: And now?\nAnswer: Happy.", "Sad."),
         ("The speaker is sad.\n\nQuestion: Why?", "The speaker is sad."),
+        ("The speaker is sad. Question: Why?", "The speaker is sad."),
+        (
+            "It asks one question: why? Its answer: no.",
+            "It asks one question: why? Its answer: no.",
+        ),
         ('"Oh no, I\'m so sorry."', "Oh no, I'm so sorry."),
         ('"No", he said. "Yes"', '"No", he said. "Yes"'),
         ("Question: Why?", ""),
