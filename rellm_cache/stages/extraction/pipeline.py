@@ -4,9 +4,9 @@ In: batches, submitted one after another. Out: committed parts, and an event for
 
 The encoder never waits for a disk: clips are decoded before it asks for them. Rounding happens in
 the writer thread; checksums, Zarr and fsync in a thread of each store's `StoreWriter`. Each queue
-is bounded. The first error of any thread ends the work: nothing more is encoded, what was encoded
-is committed if it can be, and the error is raised by the next `submit` or when the pipeline is
-left.
+is bounded, what waits for a disk in bytes (`backlog`). The first error of any thread ends the work:
+nothing more is encoded, what was encoded is committed if it can be, and the error is raised by the
+next `submit` or when the pipeline is left.
 """
 
 import os
@@ -28,6 +28,7 @@ from rellm_cache.encoders.base import Encoding
 from rellm_cache.encoders.registry import build_encoder, encoding_machine
 from rellm_cache.errors import AudioError, FrameError
 from rellm_cache.specs import EncoderSpec
+from rellm_cache.stages.extraction.backlog import BACKLOG_BYTES, Backlog
 from rellm_cache.stages.extraction.careful import CarefulEncoder
 from rellm_cache.stages.extraction.work import (
     Batch,
@@ -47,7 +48,6 @@ from rellm_cache.store.writer import StoreWriter
 
 DECODE_THREADS = 4
 BATCHES_IN_HAND = 3  # one in the encoder, two decoded or being decoded
-BATCHES_TO_WRITE = 16  # encoded, waiting for the writer
 
 Encoded = list[tuple[Utterance, np.ndarray, Encoding]]  # clip, its digest, its frames
 
@@ -113,7 +113,7 @@ class Pipeline:
         self._encoding = ThreadPoolExecutor(1, "encode")
         self._writing = ThreadPoolExecutor(1, "write")
         self._in_hand = threading.Semaphore(BATCHES_IN_HAND)
-        self._to_write = threading.Semaphore(BATCHES_TO_WRITE)
+        self._to_write = Backlog(BACKLOG_BYTES)
         self._lock = threading.Lock()
         self._error: BaseException | None = None
         self._stopped = False
@@ -157,14 +157,15 @@ class Pipeline:
                 key = outlet.fingerprint
                 made[key], failures, done.encoder_seconds[key] = outlet.encode(loaded)
                 done.failures.setdefault(key, []).extend(failures)
-            self._to_write.acquire()
-            self._writing.submit(self._write, batch, made, done)
+            size = sum(e.frames.nbytes for encoded in made.values() for _, _, e in encoded)
+            self._to_write.add(size)
+            self._writing.submit(self._write, batch, made, done, size)
         except BaseException as error:
             self._fail(error)
         finally:
             self._in_hand.release()
 
-    def _write(self, batch: Batch, made: dict[str, Encoded], done: BatchDone) -> None:
+    def _write(self, batch: Batch, made: dict[str, Encoded], done: BatchDone, size: int) -> None:
         try:
             if self._write_failed:
                 return
@@ -177,7 +178,7 @@ class Pipeline:
             self._write_failed = True
             self._fail(error)
         finally:
-            self._to_write.release()
+            self._to_write.remove(size)
 
     def _fail(self, error: BaseException) -> None:
         with self._lock:

@@ -18,6 +18,7 @@ from rellm_cache.encoders.base import Encoding
 from rellm_cache.encoders.whisper import WhisperEncoder
 from rellm_cache.errors import StoreError
 from rellm_cache.stages.extract import extract
+from rellm_cache.stages.extraction import pipeline
 from rellm_cache.stages.extraction.failures import record_failures
 from rellm_cache.stages.extraction.spread import Spread
 from rellm_cache.stages.extraction.work import Failure
@@ -158,6 +159,28 @@ def test_a_slow_disk_does_not_hold_up_the_encoder_and_its_error_surfaces(
         extract(corpus, speech_recipe, tmp_path / "cache", batch_size=1, spread=spread)
     assert len(calls) == 2  # nothing was written after the error
     assert 4 <= len(encode) <= 11
+
+
+def test_a_disk_that_hangs_takes_no_more_memory_than_it_may(
+    corpus: Path, speech_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One batch hangs in its commit, the next is encoded and waits; there is no third."""
+    sync = writer.sync_tree
+    third = threading.Event()
+    count_encodes(monkeypatch, after=3, then=third.set)
+    calls: list[Path] = []
+
+    def hang(folder: Path) -> None:
+        calls.append(folder)
+        if len(calls) == 2:  # the store itself, then its first part
+            assert not third.wait(0.5), "the encoder went on"
+        sync(folder)
+
+    monkeypatch.setattr(writer, "sync_tree", hang)
+    monkeypatch.setattr(pipeline, "BACKLOG_BYTES", 1)
+    spread = Spread(commit_seconds=0)
+    (report,) = extract(corpus, speech_recipe, tmp_path / "cache", batch_size=1, spread=spread)
+    assert report.encoded == 11
 
 
 def count_encodes(
