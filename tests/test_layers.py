@@ -14,7 +14,7 @@ LAYERS = (
     ("errors", "__init__", "recipes"),
     ("ranges", "typed_toml", "json_files", "wording", "specs", "qa_settings"),
     ("config", "journal", "progress", "devices"),
-    ("corpus", "store", "metrics", "weights"),
+    ("corpus", "store", "metrics", "weights", "interrupts"),
     ("encoders", "llm", "empathy"),
     ("qa",),
     ("batches",),

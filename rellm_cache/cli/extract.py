@@ -64,7 +64,8 @@ def extract(
 ) -> int:
     """Encode every clip of a manifest file or folder that the cache does not hold yet.
 
-    Killed at any moment, the same command goes on. Clips whose audio changed are encoded again.
+    Killed at any moment, the same command goes on. Ctrl-C commits what is encoded; pressed three
+    times, it leaves without. Clips whose audio changed are encoded again.
     Exit code 3: done, but some clips failed; they are listed in a file beside the store.
     """
     from rellm_cache.config import load_recipe

@@ -16,6 +16,7 @@ from rellm_cache.config import Recipe
 from rellm_cache.corpus.manifest import Utterance, read_manifests
 from rellm_cache.encoders.registry import resolve
 from rellm_cache.errors import ConfigError
+from rellm_cache.interrupts import Interrupts
 from rellm_cache.progress import Tick, progress, say
 from rellm_cache.stages.extraction.coordinator import Coordinator, Pool
 from rellm_cache.stages.extraction.failures import record_failures
@@ -125,7 +126,8 @@ def _encode(
             pool = RayPool(spread.ray, spread.workers, job)
         else:
             pool = ProcessPool(spread.workers, job)
-        Coordinator(pool, targets, batches, tick, say).run()
+        with Interrupts():
+            Coordinator(pool, targets, batches, tick, say).run()
         return
     by_number = {batch.number: batch for batch in batches}
 
@@ -141,9 +143,10 @@ def _encode(
         elif isinstance(event, Note):
             say(event.text)
 
-    with Pipeline(job, take) as pipeline:
+    with Interrupts() as interrupts, Pipeline(job, take) as pipeline:
         for batch in batches:
             pipeline.submit(batch)
+        interrupts.finishing(pipeline.stop)
 
 
 def _report(target: Target, utterances: Sequence[Utterance], wall: float) -> StreamReport:

@@ -15,6 +15,7 @@ from rellm_cache.config import Recipe
 from rellm_cache.corpus.manifest import read_manifests
 from rellm_cache.devices import default_device, describe_machine
 from rellm_cache.errors import ConfigError, ManifestError
+from rellm_cache.interrupts import Interrupts
 from rellm_cache.llm.frozen import FrozenLLM
 from rellm_cache.llm.loading import load_chat, load_llm
 from rellm_cache.llm.packing import pack
@@ -83,6 +84,7 @@ def teach(
                 f"{spec.model}"
             )
         with (
+            Interrupts() as interrupts,
             progress("Teaching", len(untaught), "responses") as tick,
             StoreWriter(cache, info, writers=[describe_machine(llm.device, llm.dtype)]) as writer,
         ):
@@ -90,6 +92,7 @@ def teach(
                 for lesson, frames in zip(row, _predict(row, recipe, llm), strict=True):
                     writer.add(lesson.id, lesson.sha256, frames)
                 tick(len(row))
+            interrupts.finishing()
     return TeachReport(path, len(untaught), len(lessons) - len(untaught), changed, len(mute))
 
 

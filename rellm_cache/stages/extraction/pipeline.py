@@ -132,6 +132,10 @@ class Pipeline:
         clips = [self._decoding.submit(try_load, work.utterance) for work in batch.work]
         self._encoding.submit(self._encode, batch, clips)
 
+    def stop(self) -> None:
+        """Leave what is not begun. Leaving the pipeline commits the rest."""
+        self._stopped = True
+
     def __exit__(
         self,
         kind: type[BaseException] | None,

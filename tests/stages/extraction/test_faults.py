@@ -2,16 +2,20 @@
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from rellm_cache import interrupts
 from rellm_cache.config import Recipe, to_toml
 from rellm_cache.corpus.manifest import read_lines, write_lines
 from rellm_cache.encoders.base import Encoding
@@ -181,6 +185,60 @@ def test_a_disk_that_hangs_takes_no_more_memory_than_it_may(
     spread = Spread(commit_seconds=0)
     (report,) = extract(corpus, speech_recipe, tmp_path / "cache", batch_size=1, spread=spread)
     assert report.encoded == 11
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "clips", "before"),
+    [
+        pytest.param(1, 3, True, id="a second while it closes"),
+        pytest.param(4, 4, False, id="the first while it closes"),
+    ],
+)
+def test_an_interrupt_while_an_extraction_closes_loses_nothing(
+    corpus: Path,
+    speech_recipe: Recipe,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    batch_size: int,
+    clips: int,
+    before: bool,
+) -> None:
+    """The last clip that is to be kept is in the encoder, and the main thread waits for it."""
+    main, said = threading.get_ident(), [""]
+
+    def is_closing() -> bool:
+        stack = traceback.walk_stack(sys._current_frames()[main])
+        return any(frame.f_code is ThreadPoolExecutor.shutdown.__code__ for frame, _ in stack)
+
+    def is_answered() -> bool:
+        said.append(capsys.readouterr().err)
+        return interrupts.NOTICE in "".join(said)
+
+    def interrupt() -> None:
+        if before:
+            signal.pthread_kill(main, signal.SIGINT)
+        wait_for(is_closing)
+        signal.pthread_kill(main, signal.SIGINT)
+        wait_for(is_answered)
+
+    count_encodes(monkeypatch, after=3 if before else 1, then=interrupt)
+    found = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's job ignores it
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            extract(corpus, speech_recipe, tmp_path / "cache", batch_size=batch_size)
+    finally:
+        signal.signal(signal.SIGINT, found)
+    assert not (tmp_path / "cache/.writing").exists()
+    (report,) = extract(corpus, speech_recipe, tmp_path / "cache", batch_size=batch_size)
+    assert (report.encoded, report.present) == (11 - clips, clips)
+
+
+def wait_for(happened: Callable[[], bool]) -> None:
+    until = time.monotonic() + 60
+    while not happened():
+        assert time.monotonic() < until
+        time.sleep(0.005)
 
 
 def count_encodes(
