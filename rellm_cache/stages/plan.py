@@ -17,7 +17,7 @@ from rellm_cache.config import Recipe
 from rellm_cache.corpus.audio import audio_seconds
 from rellm_cache.corpus.manifest import Utterance, manifest_files, read_manifests
 from rellm_cache.devices import default_device
-from rellm_cache.errors import AudioError, ConfigError
+from rellm_cache.errors import AudioError, ConfigError, ManifestError
 from rellm_cache.progress import progress
 from rellm_cache.qa.rows import questions_path
 from rellm_cache.stages.data import Questions, questions_of
@@ -90,18 +90,21 @@ def plan(
     seconds = _durations(utterances)
     extraction = plan_extraction(targets, missing, seconds, len(utterances), clips, batch_size)
     on_gpu = default_device().type == "cuda" or gpu_bytes is not None
+    learned = [u for u in utterances if u.split == "train"]  # `read_manifests` gives each its split
     training, unknown = None, ""
     try:
+        if not learned:
+            raise ManifestError(f"{manifest}: no clip is of the train split")
         training = plan_training(
             recipe,
-            [u for u in utterances if u.split in (None, "train")],
+            learned,
             seconds,
             sum(stream.frame_size for stream in extraction.streams),
             torch.bfloat16 if on_gpu else torch.float32,
             gpu_bytes,
             _questions(recipe, manifest),
         )
-    except ConfigError as error:
+    except (ConfigError, ManifestError) as error:
         unknown = str(error)
     size = extraction.size
     return Plan(

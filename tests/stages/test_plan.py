@@ -85,6 +85,20 @@ def test_training_is_counted_for_the_gpu_asked_about(
     assert small.operations == large.operations > 0
 
 
+def test_training_is_counted_for_clips_of_the_train_split_alone(
+    corpus: Path, recipe: Recipe, tmp_path: Path
+) -> None:
+    counted = plan(corpus / "train.jsonl", recipe, tmp_path / "cache", clips=0).training
+    rows = [row for _, row in read_lines(corpus / "train.jsonl")]
+    write_lines(corpus / "train.jsonl", ({**row, "split": None} for row in rows))
+    assert plan(corpus, recipe, tmp_path / "cache", clips=0).training == counted
+    nowhere = (corpus / "train.jsonl").rename(corpus / "mine.jsonl")
+    for file in (corpus / "test.jsonl", nowhere):
+        found = plan(file, recipe, tmp_path / "cache", clips=0)
+        assert found.training is None
+        assert found.training_unknown == f"{file}: no clip is of the train split"
+
+
 def test_an_llm_that_is_not_there_is_no_obstacle_to_planning_an_extraction(
     corpus: Path, recipe: Recipe, tmp_path: Path
 ) -> None:
