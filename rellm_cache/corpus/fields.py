@@ -1,5 +1,6 @@
 """Fields of a row of JSON. In: a row and what its fields must be. Out: nothing, or why not."""
 
+import json
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -14,6 +15,29 @@ def check_fields(row: Mapping[str, Any], fields: Mapping[str, Field], where: str
     for name, (fits, expected) in fields.items():
         if (value := row.get(name)) is not None and not fits(value):
             raise ManifestError(f"{where}: found {name} {value!r}, expected {expected}")
+
+
+def check_text(fields: Mapping[str, Any], where: str) -> None:
+    """Raise `ManifestError` for a field that holds half of a character.
+
+    JSON can name a lone surrogate, as `\\ud800`, and Python gives one for each byte of a file's
+    name that is no UTF-8. Neither can be written to a file again.
+    """
+    if _can_be_written(fields):
+        return
+    name, value = next((n, v) for n, v in fields.items() if not _can_be_written({n: v}))
+    raise ManifestError(
+        f"{where}: found {name} {value!r} with a lone surrogate, which is half of a character; "
+        "expected Unicode text: mend the text, or rename the file to UTF-8"
+    )
+
+
+def _can_be_written(fields: Mapping[str, Any]) -> bool:
+    try:
+        json.dumps(fields, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def as_text(value: object) -> str:

@@ -10,7 +10,7 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -20,6 +20,7 @@ from rellm_cache.corpus.fields import (
     Field,
     as_text,
     check_fields,
+    check_text,
     is_duration,
     is_name,
     is_number,
@@ -162,29 +163,6 @@ def read_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         if "\\u" in line:
             check_text(row, where)
         yield where, row
-
-
-def check_text(fields: Mapping[str, Any], where: str) -> None:
-    """Raise `ManifestError` for a field that holds half of a character.
-
-    JSON can name a lone surrogate, as `\\ud800`, and Python gives one for each byte of a file's
-    name that is no UTF-8. Neither can be written to a file again.
-    """
-    if _is_text(fields):
-        return
-    name, value = next((n, v) for n, v in fields.items() if not _is_text({n: v}))
-    raise ManifestError(
-        f"{where}: found {name} {value!r} with a lone surrogate, which is half of a character; "
-        "expected Unicode text: mend the text, or rename the file to UTF-8"
-    )
-
-
-def _is_text(fields: Mapping[str, Any]) -> bool:
-    try:
-        json.dumps(fields, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from rellm_cache.corpus.audio import MAX_SECONDS, MIN_SECONDS, SAMPLE_RATE, load_clip
+from rellm_cache.corpus.fields import check_text
 from rellm_cache.corpus.manifest import (
     SPLITS,
     Utterance,
-    check_text,
     write_json,
     write_lines,
     write_manifest,
