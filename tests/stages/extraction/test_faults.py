@@ -199,46 +199,46 @@ def test_an_interrupt_while_an_extraction_closes_loses_nothing(
     speech_recipe: Recipe,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
     batch_size: int,
     clips: int,
     before: bool,
 ) -> None:
     """The last clip that is to be kept is in the encoder, and the main thread waits for it."""
-    main, said = threading.get_ident(), [""]
+    main = threading.get_ident()
+    said: list[str] = []
+    monkeypatch.setattr(interrupts, "say", said.append)
 
     def is_closing() -> bool:
         stack = traceback.walk_stack(sys._current_frames()[main])
         return any(frame.f_code is ThreadPoolExecutor.shutdown.__code__ for frame, _ in stack)
 
-    def is_answered() -> bool:
-        said.append(capsys.readouterr().err)
-        return interrupts.NOTICE in "".join(said)
+    def wait_for(happened: Callable[[], bool]) -> None:
+        until = time.monotonic() + 60
+        while not happened():
+            assert time.monotonic() < until
+            # A signal that comes just before a thread begins to wait is seen at the next one.
+            signal.pthread_kill(main, signal.SIGUSR1)
+            time.sleep(0.005)
 
     def interrupt() -> None:
         if before:
             signal.pthread_kill(main, signal.SIGINT)
         wait_for(is_closing)
         signal.pthread_kill(main, signal.SIGINT)
-        wait_for(is_answered)
+        wait_for(lambda: interrupts.NOTICE in said)
 
     count_encodes(monkeypatch, after=3 if before else 1, then=interrupt)
     found = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's job ignores it
+    woken = signal.signal(signal.SIGUSR1, lambda *_: None)
     try:
         with pytest.raises(KeyboardInterrupt):
             extract(corpus, speech_recipe, tmp_path / "cache", batch_size=batch_size)
     finally:
         signal.signal(signal.SIGINT, found)
+        signal.signal(signal.SIGUSR1, woken)
     assert not (tmp_path / "cache/.writing").exists()
     (report,) = extract(corpus, speech_recipe, tmp_path / "cache", batch_size=batch_size)
     assert (report.encoded, report.present) == (11 - clips, clips)
-
-
-def wait_for(happened: Callable[[], bool]) -> None:
-    until = time.monotonic() + 60
-    while not happened():
-        assert time.monotonic() < until
-        time.sleep(0.005)
 
 
 def count_encodes(
