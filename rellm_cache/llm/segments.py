@@ -18,10 +18,12 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
+from rellm_cache.errors import ConfigError
 from rellm_cache.llm.packing import PackedRow
 
 NAME = "rellm-segments"  # under which transformers finds it
 ARGUMENT = "rellm_segments"  # by which layers hand it on
+UNKNOWN = ("softcap", "s_aux", "position_bias")  # what would change the numbers
 
 
 @dataclass(frozen=True)
@@ -74,13 +76,23 @@ def attend(
     **options: Any,
 ) -> tuple[Tensor, None]:
     """(1, T, heads, D) attention of queries (1, heads, T, D) to keys and values (1, key heads,
-    P + T, D); called by the layers of a model of transformers."""
+    P + T, D); called by the layers of a model of transformers.
+
+    Raises:
+        ConfigError: the model's attention is of a kind that is not computed here.
+    """
     row: Segments | None = options.get(ARGUMENT)
     if row is None:  # somebody else's call of a model that was last used for a row
         output, _ = sdpa_attention_forward(
             module, query, key, value, attention_mask, scaling=scaling, **options
         )
         return output, None
+    for name in UNKNOWN:
+        if options.get(name) is not None:
+            raise ConfigError(
+                f"llm.model: its attention has {name!r}, which packed rows do not know; take a "
+                "model of Llama's or Qwen's kind"
+            )
     lengths = list(row.lengths)
     queries = torch.split(query, lengths[row.remembered :], 2)
     both = torch.split(torch.cat([key, value], 1), lengths, 2)

@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from rellm_cache.config import LLMConfig
+from rellm_cache.errors import ConfigError
 from rellm_cache.llm.frozen import FrozenLLM
 from rellm_cache.llm.loading import load_llm
 from rellm_cache.llm.packing import PackedRow, Segment, pack
-from rellm_cache.llm.segments import segments_of
+from rellm_cache.llm.segments import ARGUMENT, attend, segments_of
 
 
 def load(folder: Path, attention: Any) -> FrozenLLM:
@@ -74,6 +75,14 @@ def test_other_calls_of_the_model_are_as_before(llm_folder: Path) -> None:
         llm.hidden_states(tree(llm, torch.randn(18, llm.hidden_size)))
         found = llm.model(input_ids=ids, attention_mask=mask).logits
     assert torch.equal(found[mask.bool()], expected[mask.bool()])
+
+
+def test_attention_of_another_kind_is_refused(llm_folder: Path) -> None:
+    llm = load(llm_folder, "segments")
+    row = segments_of(tree(llm, torch.randn(18, llm.hidden_size)), torch.float32)
+    values = torch.zeros(1, 1, 22, 4)
+    with pytest.raises(ConfigError, match="attention has 'softcap'"):
+        attend(llm.model, values, values, values, None, softcap=30.0, **{ARGUMENT: row})
 
 
 @pytest.mark.parametrize(
