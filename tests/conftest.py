@@ -12,6 +12,7 @@ import csv
 import json
 import logging
 import shutil
+import signal
 import string
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -89,6 +90,14 @@ WHISPER_SIZES: dict[str, int] = {
     "decoder_ffn_dim": 32,
     "num_mel_bins": 80,
 }
+
+
+@pytest.fixture(scope="session", autouse=True)
+def interruptible() -> Iterator[None]:
+    """Ctrl-C as in a terminal: a shell's background job starts with it ignored."""
+    found = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, found)
 
 
 @pytest.fixture(scope="session")

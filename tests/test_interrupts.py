@@ -11,11 +11,9 @@ from rellm_cache.interrupts import NOTICE, Interrupts
 
 @pytest.fixture(autouse=True)
 def usual_handler() -> Iterator[None]:
-    """A shell's background job ignores Ctrl-C."""
-    found = signal.signal(signal.SIGINT, signal.default_int_handler)
+    """Whatever happens, Ctrl-C is in the end as it was."""
     yield
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    signal.signal(signal.SIGINT, found)
 
 
 def press() -> None:

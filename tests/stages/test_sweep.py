@@ -122,12 +122,12 @@ def test_interrupted_within_and_between_runs_it_goes_on_to_the_same_bits(
             calls = 0
             ordinary = getattr(pydoc.locate(module), attribute)
 
-            def call_or_stop(*arguments: Any) -> Any:
+            def call_or_stop(*arguments: Any, **options: Any) -> Any:
                 nonlocal calls
                 calls += 1
                 if calls == at_call:
                     raise KeyboardInterrupt
-                return ordinary(*arguments)
+                return ordinary(*arguments, **options)
 
             patch.setattr(name, call_or_stop)
             with pytest.raises(KeyboardInterrupt):

@@ -156,14 +156,10 @@ def test_workers_that_cannot_start_are_given_up(
 
 
 def test_workers_of_a_gpu_are_spawned_deaf_to_interrupts(tmp_path: Path) -> None:
-    found = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's job ignores it
-    try:
-        with worker_context(Job((), tmp_path, torch.device("cuda", 1))) as context:
-            assert context.get_start_method() == "spawn"
-            assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    finally:
-        signal.signal(signal.SIGINT, found)
+    with worker_context(Job((), tmp_path, torch.device("cuda", 1))) as context:
+        assert context.get_start_method() == "spawn"
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_an_error_of_one_worker_ends_all_and_keeps_what_is_committed(
