@@ -21,6 +21,7 @@ from rellm_cache.llm.lora import add_lora
 from rellm_cache.llm.scope import SpeechScope
 from rellm_cache.weights import find_config
 
+WIDE_GRADIENTS = 3  # at one time: of gate, up and their product
 TOKENS = 64  # of the row that is counted; what is kept grows with its length
 # NF4 with double quantisation: half a byte a value, a byte for 64 of them, 4 bytes for 256 such.
 BYTES_A_WEIGHT = {"nf4": 0.5 + 1 / 64 + 4 / (64 * 256), "int8": 1.0}
@@ -37,7 +38,8 @@ class Footprint:
         attention: the kernel over rows: "segments", "sdpa" or "flex".
         kept_bytes: for each token of a row, kept for the backward pass.
         seen_bytes: for each token that a segment continues, which it keeps a copy of; else 0.
-        passing_bytes: for each token, of the layer that is run again, with checkpointing; else 0.
+        passing_bytes: for each token, of the layer that is run again, with checkpointing: what it
+            keeps, and three gradients of the widest values within it; else 0.
         lora_kept_bytes: for each token that LoRA changes, kept on top; 0 without LoRA.
         lora_passing_bytes: the same of the layer that is run again, with checkpointing.
         largest_matrix: values of the largest quantised matrix, which is unpacked to be used.
@@ -133,7 +135,8 @@ def _kept_bytes(model: Any, dtype: torch.dtype, checkpoint: bool) -> tuple[float
     inputs = _run(model, dtype)
     for layer in layers:
         layer.training = False
-    return inputs, kept / len(layers)
+    gradients = WIDE_GRADIENTS * model.config.intermediate_size * dtype.itemsize
+    return inputs, kept / len(layers) + gradients
 
 
 def _keys_and_values(model: Any) -> int:

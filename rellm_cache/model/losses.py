@@ -91,6 +91,7 @@ class _FrozenLinearCrossEntropy(torch.autograd.Function):
             if gradient is not None:
                 powers.scatter_add_(1, target, -sums)
                 gradient[part] = (powers.to(weight.dtype) @ weight) / sums  # (n, V) -> (n, H)
+            del logits, powers  # before the next chunk's are made
         ctx.save_for_backward(gradient)
         return losses
 
@@ -131,6 +132,8 @@ class _FrozenLinearDivergence(torch.autograd.Function):
                     others.sub_(rest).exp_().mul_(slopes[:, -1:]).scatter_(1, ids, slopes[:, :-1])
                 )
                 gradient[part] = (each.to(weight.dtype) @ weight) / temperature  # -> (n, H)
+                del each
+            del logits, others  # before the next chunk's are made
         ctx.save_for_backward(gradient)
         return losses
 
