@@ -10,13 +10,16 @@ of useful float16 bytes: no padding. Made features take about eight times `--meg
 while it runs, and the page cache must hold them.
 """
 
+import mmap
 import os
+import random
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -40,6 +43,8 @@ from rellm_cache.store.reader import FeatureStore
 from rellm_cache.store.writer import StoreWriter
 
 EPOCHS = 20
+TURN_SECONDS = 1.0
+REQUESTS, REQUEST_BYTES = 8, 1 << 19  # at once, to a disk without the page cache
 INDEX_CLIPS, INDEX_PARTS = 1_000_000, 200
 PEER_LIBRARIES = ("h5py", "safetensors", "tensorstore")
 Rates = dict[str, list[float]]
@@ -63,7 +68,12 @@ class Bench:
     def take_turns(
         self, contenders: dict[str, Run], before: Callable[[], None] | None = None
     ) -> Rates:
-        """MB/s of each contender in each repetition, after one that does not count."""
+        """MB/s of each contender in each repetition, after one that does not count.
+
+        Args:
+            before: is called, untimed, ahead of each turn, which is one pass then; else a turn is
+                as many passes as fill `TURN_SECONDS`, since a machine's rate may change within one.
+        """
         rates: Rates = {name: [] for name in contenders}
         for repetition in range(self.repetitions + 1):
             order = list(contenders.items())
@@ -71,11 +81,14 @@ class Bench:
             for name, run in order[turn:] + order[:turn]:
                 if before is not None:
                     before()
+                passes, seconds = 0, 0.0
                 start = time.perf_counter()
-                run(repetition)
-                seconds = time.perf_counter() - start
+                while not passes or (before is None and seconds < TURN_SECONDS):
+                    run(repetition + passes)
+                    passes += 1
+                    seconds = time.perf_counter() - start
                 if repetition:
-                    rates[name].append(self.corpus.nbytes / 1e6 / seconds)
+                    rates[name].append(passes * self.corpus.nbytes / 1e6 / seconds)
         return rates
 
     def buffers(self) -> Buffers:
@@ -213,7 +226,10 @@ class Plan:
 
 
 def cold(bench: Bench) -> Rates:
-    """Batches of files that are not in memory: a mapped file by one thread, and the loader."""
+    """Batches of files that are not in memory: a mapped file by one thread, and the loader.
+
+    Beside them the disk itself: the same bytes past the page cache, several requests at a time.
+    """
     out = bench.buffers()
     frames = bench.frames()
     loader = bench.loader(frames)
@@ -235,7 +251,31 @@ def cold(bench: Bench) -> Rates:
                 if file.is_file():
                     forget(file)
 
-    return bench.take_turns({"cold memmap": mapped, "cold loader": loaded}, drop)
+    def requested(repetition: int) -> None:
+        files = [bench.place("memmap") / stream for stream in SIZES]
+        with ThreadPoolExecutor(REQUESTS) as threads:
+            for read in threads.map(read_past_the_cache, *pieces_of(files, repetition)):
+                assert read
+
+    contenders = {"cold memmap": mapped, "cold loader": loaded, "disk alone": requested}
+    return bench.take_turns(contenders, drop)
+
+
+def pieces_of(files: list[Path], seed: int) -> tuple[list[Path], list[int]]:
+    """Files and places in them, in random order, that cover all of them."""
+    pieces = [(f, i) for f in files for i in range(0, f.stat().st_size, REQUEST_BYTES)]
+    random.Random(seed).shuffle(pieces)
+    return [file for file, _ in pieces], [place for _, place in pieces]
+
+
+def read_past_the_cache(file: Path, place: int) -> int:
+    """Bytes of one request, read into memory that is dropped."""
+    with mmap.mmap(-1, REQUEST_BYTES) as memory:
+        handle = os.open(file, os.O_RDONLY | os.O_DIRECT)
+        try:
+            return os.preadv(handle, [memory], place)
+        finally:
+            os.close(handle)
 
 
 def forget(file: Path) -> None:
