@@ -5,7 +5,8 @@
     python tests/benchmarks/store.py --quick
 
 Contenders take turns in every repetition, so that whatever else the machine does meets all of them;
-figures are ratios of medians. Everything is warm (in the page cache) but the cold figure. MB/s are
+figures are ratios of medians. Everything is warm (in the page cache, as it was written) but the
+cold figure, which comes last: what a kernel reads anew may lie in memory in larger pieces. MB/s are
 of useful float16 bytes: no padding. Made features take about eight times `--megabytes` on disk
 while it runs, and the page cache must hold them.
 """
@@ -379,12 +380,12 @@ def measure(bench: Bench, models: Path | None) -> tuple[dict[str, float], Rates]
             peer.write(bench.place(name), bench.corpus)
     for path in sorted(bench.place("rellm").glob("*/zarr.json")):
         quantize(path.parent)
-    with told("cold"):
-        rates |= cold(bench)
     with told("warm"):
         rates |= warm(bench)
     with told("loaders"):
         rates |= loaders(bench)
+    with told("cold"):
+        rates |= cold(bench)
     figures = {
         "warm_vs_memmap": median_ratio(rates, "rellm", "memmap"),
         "warm_vs_safetensors": median_ratio(rates, "rellm", "safetensors"),
