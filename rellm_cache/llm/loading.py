@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from bitsandbytes.nn import Linear4bit
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from rellm_cache.config import LLMConfig
 from rellm_cache.errors import ConfigError
+from rellm_cache.llm.bits import bitsandbytes
 from rellm_cache.llm.frozen import FrozenLLM
 from rellm_cache.llm.host_embedding import HostEmbedding
 from rellm_cache.llm.prompt import ChatFormat
@@ -79,7 +79,7 @@ def keep_weights_unpacked(model: torch.nn.Module) -> None:
     gradients of later training steps are then wrong, with no more than a warning.
     """
     for module in model.modules():
-        if isinstance(module, Linear4bit):
+        if isinstance(module, bitsandbytes.nn.Linear4bit):
             module.support_avx512bf16_for_cpu = False
 
 

@@ -10,6 +10,9 @@ import copy
 from dataclasses import replace
 from typing import Any
 
+import rellm_cache.llm.bits  # noqa: F401  # before peft, which imports bitsandbytes
+
+# isort: split
 import torch
 from peft import LoraConfig as PeftConfig
 from peft import inject_adapter_in_model

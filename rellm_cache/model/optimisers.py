@@ -10,16 +10,16 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from bitsandbytes.optim import AdamW8bit, PagedAdamW8bit
 from torch import Tensor
 
 from rellm_cache.config import TrainingConfig
 from rellm_cache.errors import ConfigError
+from rellm_cache.llm.bits import bitsandbytes
 
 FORMS: dict[str, Any] = {
     "adamw": torch.optim.AdamW,
-    "adamw8bit": AdamW8bit,
-    "paged_adamw8bit": PagedAdamW8bit,
+    "adamw8bit": bitsandbytes.optim.AdamW8bit,
+    "paged_adamw8bit": bitsandbytes.optim.PagedAdamW8bit,
 }
 
 
@@ -51,7 +51,7 @@ def load_state(optimiser: torch.optim.Optimizer, state: dict[str, Any]) -> None:
     Raises:
         ValueError: the state is another model's.
     """
-    if not isinstance(optimiser, PagedAdamW8bit):
+    if not isinstance(optimiser, bitsandbytes.optim.PagedAdamW8bit):
         optimiser.load_state_dict(state)
         return
     optimiser.load_state_dict(state, move_to_device=False)

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rellm_cache.errors import StoreError
+from rellm_cache.interrupts import Interrupts
 from rellm_cache.progress import progress
 from rellm_cache.specs import EncoderSpec
 from rellm_cache.store.copies import settle
@@ -75,6 +76,7 @@ def quantize(source: Path) -> QuantizeReport:
     info = StoreInfo(spec, store.frame_size, store.licence)
     writers = writers_of(part.path for part in store.parts)
     with (
+        Interrupts() as interrupts,
         progress("Quantising", len(missing), "clips") as tick,
         StoreWriter(source.parent, info, steps, writers=writers) as out,
     ):
@@ -82,6 +84,7 @@ def quantize(source: Path) -> QuantizeReport:
             digest = np.frombuffer(store.audio_sha256(clip), np.uint8)
             out.add(clip, digest, store.verified_frames(clip), store.vad(clip))
             tick()
+        interrupts.finishing()
     made = FeatureStore(path)
     error = _compare(store, made, steps)
     return QuantizeReport(

@@ -3,10 +3,9 @@
 from collections.abc import Callable
 from dataclasses import replace
 
-import bitsandbytes.functional
 import pytest
-from bitsandbytes.nn import Linear4bit
 
+from rellm_cache.llm.bits import bitsandbytes
 from rellm_cache.llm.frozen import FrozenLLM
 from rellm_cache.llm.loading import load_llm
 
@@ -18,7 +17,7 @@ def dequantised() -> Callable[[FrozenLLM], FrozenLLM]:
     def read_back(quantised: FrozenLLM) -> FrozenLLM:
         plain = load_llm(replace(quantised.config, quantization="none"), quantised.device)
         for name, module in quantised.model.named_modules():
-            if isinstance(module, Linear4bit):
+            if isinstance(module, bitsandbytes.nn.Linear4bit):
                 weight = bitsandbytes.functional.dequantize_4bit(
                     module.weight, module.weight.quant_state
                 )

@@ -6,10 +6,10 @@ from typing import Literal
 
 import pytest
 import torch
-from bitsandbytes.nn import Linear4bit, Linear8bitLt
 
 from rellm_cache.config import LLMConfig
 from rellm_cache.errors import ConfigError
+from rellm_cache.llm.bits import bitsandbytes
 from rellm_cache.llm.frozen import FrozenLLM
 from rellm_cache.llm.loading import load_llm
 from rellm_cache.llm.packing import Segment, pack
@@ -35,7 +35,7 @@ def test_nf4_gradients_are_right_before_and_after_evaluation(
     llm_folder: Path, dequantised: Dequantised
 ) -> None:
     llm = load(llm_folder, "nf4")
-    layers = [m for m in llm.model.modules() if isinstance(m, Linear4bit)]
+    layers = [m for m in llm.model.modules() if isinstance(m, bitsandbytes.nn.Linear4bit)]
     assert layers
     assert all(not m.support_avx512bf16_for_cpu for m in layers)
     assert all(m.weight.quant_state.nested for m in layers)  # double quantisation
@@ -51,7 +51,7 @@ def test_nf4_gradients_are_right_before_and_after_evaluation(
 def test_int8_passes_gradients_that_point_the_right_way(llm_folder: Path) -> None:
     llm, plain = load(llm_folder, "int8"), load(llm_folder, "none")
     torch.manual_seed(0)
-    assert any(isinstance(m, Linear8bitLt) for m in llm.model.modules())
+    assert any(isinstance(m, bitsandbytes.nn.Linear8bitLt) for m in llm.model.modules())
     embeddings = torch.randn(9, llm.hidden_size)
     cosine = torch.nn.functional.cosine_similarity(
         gradient(llm, embeddings).flatten(), gradient(plain, embeddings).flatten(), dim=0

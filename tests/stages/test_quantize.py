@@ -1,6 +1,7 @@
 """cache quantize: the same clips in half the bytes, its error told, killed and gone on with."""
 
 import json
+import signal
 from dataclasses import replace
 from itertools import chain, repeat
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from rellm_cache import interrupts
 from rellm_cache.cli import main
 from rellm_cache.config import Recipe
 from rellm_cache.encoders.registry import resolve
@@ -49,6 +51,35 @@ def test_a_store_in_eight_bits(source: FeatureStore) -> None:
     for clip in source.ids:
         assert made.audio_sha256(clip) == source.audio_sha256(clip)
         assert made.length(clip) == source.length(clip)
+
+
+def test_a_second_interrupt_does_not_cut_off_what_the_first_keeps(
+    source: FeatureStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = writer_module.StoreWriter.commit
+    verified = FeatureStore.verified_frames
+    read: list[str] = []
+    said: list[str] = []
+
+    def interrupted_read(store: FeatureStore, clip: str) -> np.ndarray:
+        read.append(clip)
+        if len(read) == 4:
+            signal.raise_signal(signal.SIGINT)
+        return verified(store, clip)
+
+    def interrupted_commit(writer: writer_module.StoreWriter) -> None:
+        signal.raise_signal(signal.SIGINT)
+        commit(writer)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(FeatureStore, "verified_frames", interrupted_read)
+        patched.setattr(writer_module.StoreWriter, "commit", interrupted_commit)
+        patched.setattr(interrupts, "say", said.append)
+        with pytest.raises(KeyboardInterrupt):
+            quantize(source.path)
+    assert said == [interrupts.NOTICE]
+    report = quantize(source.path)
+    assert (report.written, report.present) == (8, 3)
 
 
 def test_killed_between_parts_it_goes_on(
