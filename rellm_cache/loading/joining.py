@@ -28,30 +28,33 @@ def join(clips: Iterable[Sequence[np.ndarray]], lengths: Sequence[int], out: np.
         out: (B, T, D), contiguous.
 
     Raises:
-        ValueError: rows or lengths are others, or an array is of another type or not contiguous.
+        ValueError: rows or lengths are others, pieces of another type, or `out` cannot be written
+            as one block.
     """
     row_bytes, frame_bytes = out[:1].nbytes, out[:1, :1].nbytes
-    held = list(clips)  # what is made on the way must outlive the copying
+    held: list[np.ndarray] = []  # addresses keep nothing alive
     addresses: list[int] = []
     sizes: list[int] = []
-    for pieces, length in zip(held, lengths, strict=True):
+    for pieces, length in zip(clips, lengths, strict=True):
         left = row_bytes
         for piece in pieces:
-            addresses.append(_address(piece, out.dtype))
-            sizes.append(piece.nbytes)
-            left -= piece.nbytes
+            lying = piece if piece.flags.c_contiguous else np.ascontiguousarray(piece)
+            if lying.dtype != out.dtype:
+                raise ValueError(f"frames are {lying.dtype}, expected {out.dtype}")
+            held.append(lying)
+            addresses.append(_address(lying))
+            sizes.append(lying.nbytes)
+            left -= lying.nbytes
         if not 0 <= left == row_bytes - length * frame_bytes:
             raise ValueError(f"{row_bytes - left} bytes of a clip of {length} frames")
         addresses.append(ZEROS)
         sizes.append(left)
-    if len(lengths) != len(out) or not out.flags.writeable:
+    if len(lengths) != len(out) or not (out.flags.c_contiguous and out.flags.writeable):
         raise ValueError(f"{len(lengths)} clips do not fit into {out.shape}")
-    _write(_address(out, out.dtype), np.array(addresses, np.uintp), np.array(sizes, np.uintp))
+    _write(_address(out), np.array(addresses, np.uintp), np.array(sizes, np.uintp))
 
 
-def _address(array: np.ndarray, dtype: np.dtype) -> int:
-    if array.dtype != dtype or not array.flags.c_contiguous:
-        raise ValueError(f"{array.shape}, {array.dtype}: not contiguous, or not {dtype}")
+def _address(array: np.ndarray) -> int:
     address: int = array.__array_interface__["data"][0]
     return address
 
