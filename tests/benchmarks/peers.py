@@ -12,8 +12,11 @@ import h5py
 import numpy as np
 import tensorstore
 import torch
+import webdataset
 import zarr
+import zarrs
 from features import SIZES, Corpus
+from lhotse.features.io import NumpyHdf5Reader, NumpyHdf5Writer
 from safetensors import safe_open
 from safetensors.torch import save_file
 
@@ -37,8 +40,12 @@ class Peer(Protocol):
     def write(folder: Path, corpus: Corpus) -> None:
         """Write the whole corpus into an empty folder."""
 
-    def read(self, batch: list[int], out: Buffers) -> None:
-        """Copy the utterances of a batch into the rows of both streams' buffers."""
+    def read(self, batch: list[int], out: Buffers) -> list[int]:
+        """Copy the utterances of a batch into the rows of both streams' buffers.
+
+        Returns:
+            What was read: the batch, or as many others, where a library reads in its own order.
+        """
 
 
 def specs() -> dict[str, EncoderSpec]:
@@ -64,13 +71,14 @@ class Rellm:
                 for index, key in enumerate(corpus.ids):
                     writer.add(key, digest, corpus.frames(stream, index))
 
-    def read(self, batch: list[int], out: Buffers) -> None:
+    def read(self, batch: list[int], out: Buffers) -> list[int]:
         ids = self.ids
         for stream, store in self.stores.items():
             buffer = out[stream]
             for row, index in enumerate(batch):
                 frames = store.frames(ids[index])
                 buffer[row, : len(frames)] = frames
+        return batch
 
 
 class Memmap:
@@ -90,12 +98,13 @@ class Memmap:
                 for index in range(corpus.utterances):
                     file.write(corpus.frames(stream, index))
 
-    def read(self, batch: list[int], out: Buffers) -> None:
+    def read(self, batch: list[int], out: Buffers) -> list[int]:
         for stream, mapped in self.maps.items():
             buffer = out[stream]
             for row, index in enumerate(batch):
                 start, stop = self.offsets[index], self.offsets[index + 1]
                 buffer[row, : stop - start] = mapped[start:stop]
+        return batch
 
 
 class Safetensors:
@@ -116,12 +125,13 @@ class Safetensors:
             }
             save_file(tensors, folder / f"{stream}.safetensors")
 
-    def read(self, batch: list[int], out: Buffers) -> None:
+    def read(self, batch: list[int], out: Buffers) -> list[int]:
         for stream, file in self.files.items():
             buffer = out[stream]
             for row, index in enumerate(batch):
                 frames = file.get_tensor(self.ids[index]).numpy()
                 buffer[row, : len(frames)] = frames
+        return batch
 
 
 class FlatHdf5:
@@ -141,11 +151,12 @@ class FlatHdf5:
                 for index in range(corpus.utterances):
                     array[offsets[index] : offsets[index + 1]] = corpus.frames(stream, index)
 
-    def read(self, batch: list[int], out: Buffers) -> None:
+    def read(self, batch: list[int], out: Buffers) -> list[int]:
         for stream, array in self.arrays.items():
             for row, index in enumerate(batch):
                 start, stop = self.offsets[index], self.offsets[index + 1]
                 array.read_direct(out[stream], np.s_[start:stop], np.s_[row, : stop - start])
+        return batch
 
 
 class UtteranceHdf5:
@@ -162,11 +173,12 @@ class UtteranceHdf5:
                 for stream in SIZES:
                     file[f"{stream}/{key}"] = corpus.frames(stream, index)
 
-    def read(self, batch: list[int], out: Buffers) -> None:
+    def read(self, batch: list[int], out: Buffers) -> list[int]:
         for stream in SIZES:
             for row, index in enumerate(batch):
                 frames = self.file[f"{stream}/{self.ids[index]}"]
                 frames.read_direct(out[stream], None, np.s_[row, : self.lengths[index]])
+        return batch
 
 
 class NpyFiles:
@@ -182,11 +194,12 @@ class NpyFiles:
             for index in range(corpus.utterances):
                 np.save(folder / stream / f"{index}.npy", corpus.frames(stream, index))
 
-    def read(self, batch: list[int], out: Buffers) -> None:
+    def read(self, batch: list[int], out: Buffers) -> list[int]:
         for stream in SIZES:
             for row, index in enumerate(batch):
                 frames = np.load(f"{self.folder}/{stream}/{index}.npy")
                 out[stream][row, : self.lengths[index]] = frames
+        return batch
 
 
 def write_zarr(folder: Path, corpus: Corpus) -> None:
@@ -233,7 +246,7 @@ class Tensorstore:
 
     write = staticmethod(write_zarr)
 
-    def read(self, batch: list[int], out: Buffers) -> None:
+    def read(self, batch: list[int], out: Buffers) -> list[int]:
         copies = []
         for stream, array in self.arrays.items():
             for row, index in enumerate(batch):
@@ -242,10 +255,11 @@ class Tensorstore:
                 copies.append(target.write(array[start:stop].translate_to[0, 0]))
         for copy in copies:
             copy.result()
+        return batch
 
 
 class ZarrPython:
-    """zarr-python over the same array, all slices of a batch at once."""
+    """zarr-python over the same array."""
 
     def __init__(self, folder: Path, corpus: Corpus) -> None:
         self.offsets = corpus.offsets().tolist()
@@ -253,11 +267,77 @@ class ZarrPython:
 
     write = staticmethod(write_zarr)
 
-    def read(self, batch: list[int], out: Buffers) -> None:
+    def read(self, batch: list[int], out: Buffers) -> list[int]:
         for stream, array in self.arrays.items():
             for row, index in enumerate(batch):
                 start, stop = self.offsets[index], self.offsets[index + 1]
                 out[stream][row, : stop - start] = array[start:stop]
+        return batch
+
+
+class Zarrs(ZarrPython):
+    """zarr-python over the same array, with the codecs of zarrs, which are in Rust."""
+
+    def __init__(self, folder: Path, corpus: Corpus) -> None:
+        with zarr.config.set({"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"}):
+            super().__init__(folder, corpus)
+        for array in self.arrays.values():
+            assert isinstance(array.async_array.codec_pipeline, zarrs.ZarrsCodecPipeline)
+
+
+class LhotseHdf5:
+    """lhotse's own HDF5 file for each stream: its `NumpyHdf5Writer` and reader."""
+
+    def __init__(self, folder: Path, corpus: Corpus) -> None:
+        self.ids = corpus.ids
+        self.readers = {s: NumpyHdf5Reader(folder / f"{s}.h5") for s in SIZES}
+
+    @staticmethod
+    def write(folder: Path, corpus: Corpus) -> None:
+        for stream in SIZES:
+            with NumpyHdf5Writer(folder / stream) as writer:
+                for index, key in enumerate(corpus.ids):
+                    writer.write(key, corpus.frames(stream, index))
+
+    def read(self, batch: list[int], out: Buffers) -> list[int]:
+        for stream, reader in self.readers.items():
+            for row, index in enumerate(batch):
+                frames = reader.read(self.ids[index])
+                out[stream][row, : len(frames)] = frames
+        return batch
+
+
+class WebDatasets:
+    """Tar files of 100 utterances, read from end to end and shuffled in a buffer of as many.
+
+    Values lie in them as they are, and are taken without a copy.
+    """
+
+    def __init__(self, folder: Path, corpus: Corpus) -> None:
+        files = sorted(map(str, folder.glob("*.tar")))
+        self.samples = webdataset.WebDataset(files, shardshuffle=len(files), seed=1).shuffle(100)
+        self.stream = iter(self.samples)
+
+    @staticmethod
+    def write(folder: Path, corpus: Corpus) -> None:
+        pattern = f"{folder}/%06d.tar"
+        with webdataset.ShardWriter(pattern, maxcount=100, maxsize=1e12, verbose=0) as writer:
+            for index in range(corpus.utterances):
+                frames = {f"{s}.bin": corpus.frames(s, index).tobytes() for s in SIZES}
+                writer.write({"__key__": f"{index:06d}", **frames})
+
+    def read(self, batch: list[int], out: Buffers) -> list[int]:
+        taken = []
+        for row in range(len(batch)):
+            sample = next(self.stream, None)
+            if sample is None:  # all were read: once more
+                self.stream = iter(self.samples)
+                sample = next(self.stream)
+            taken.append(int(sample["__key__"]))
+            for stream, size in SIZES.items():
+                frames = np.frombuffer(sample[f"{stream}.bin"], np.float16).reshape(-1, size)
+                out[stream][row, : len(frames)] = frames
+        return taken
 
 
 PEERS: dict[str, type[Peer]] = {
@@ -267,6 +347,11 @@ PEERS: dict[str, type[Peer]] = {
     "HDF5, flat": FlatHdf5,
     "HDF5, by utterance": UtteranceHdf5,
     "npy files": NpyFiles,
+    "lhotse NumpyHdf5": LhotseHdf5,
+    "WebDataset": WebDatasets,
     "tensorstore": Tensorstore,
+    "zarrs": Zarrs,
     "zarr-python": ZarrPython,
 }
+# Peers that read the same files.
+FILES = {"tensorstore": "zarr", "zarrs": "zarr", "zarr-python": "zarr"}
