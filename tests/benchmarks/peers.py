@@ -353,5 +353,11 @@ PEERS: dict[str, type[Peer]] = {
     "zarrs": Zarrs,
     "zarr-python": ZarrPython,
 }
+OWN = ("rellm", "memmap")  # what the others are compared with
+# Few enough at a time for the page cache to hold their files; the first ones have a figure.
+GROUPS = (
+    ("safetensors", "HDF5, flat", "tensorstore", "zarrs", "zarr-python"),
+    ("HDF5, by utterance", "npy files", "lhotse NumpyHdf5", "WebDataset"),
+)
 # Peers that read the same files.
 FILES = {"tensorstore": "zarr", "zarrs": "zarr", "zarr-python": "zarr"}

@@ -7,19 +7,20 @@
 Contenders take turns in every repetition, so that whatever else the machine does meets all of them;
 figures are ratios of medians. Everything is warm (in the page cache, as it was written) but the
 cold figure, which comes last: what a kernel reads anew may lie in memory in larger pieces. MB/s are
-of useful float16 bytes: no padding. Made features take about nine times `--megabytes` on disk
-while it runs, and the page cache must hold them.
+of useful float16 bytes: no padding. Peers come in two groups, each beside the cache and the memmap.
+Made features take about six times `--megabytes` on disk, and the page cache must hold them.
 """
 
 import mmap
 import os
 import random
+import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -31,7 +32,7 @@ import torch
 from extraction import extract_overhead
 from features import SIZES, Corpus
 from options import make_parser, write_figures
-from peers import BATCH, FILES, PEERS, Buffers, Memmap, Peer, Rellm, specs
+from peers import BATCH, FILES, GROUPS, OWN, PEERS, Buffers, Memmap, Peer, Rellm, specs
 from torch.utils.data import DataLoader, Dataset
 
 from rellm_cache.batches import Example, Frames, bucketed_batches
@@ -123,10 +124,10 @@ def median_ratio(rates: Rates, over: str, under: str) -> float:
     return statistics.median(rates[over]) / statistics.median(rates[under])
 
 
-def warm(bench: Bench) -> Rates:
+def warm(bench: Bench, names: Iterable[str]) -> Rates:
     """Random batches copied into reused buffers by one thread."""
     out = bench.buffers()
-    opened = {name: peer(bench.place(name), bench.corpus) for name, peer in PEERS.items()}
+    opened = {name: PEERS[name](bench.place(name), bench.corpus) for name in names}
     for name, peer in opened.items():
         check(name, peer, bench.corpus, out)
 
@@ -138,6 +139,15 @@ def warm(bench: Bench) -> Rates:
         return run
 
     return bench.take_turns({name: reader(peer) for name, peer in opened.items()})
+
+
+def write(bench: Bench, names: Iterable[str]) -> None:
+    """Have peers write the corpus, each in its folder, unless another one did for it."""
+    for name in names:
+        if not bench.place(name).exists():
+            bench.place(name).mkdir()
+            with told(f"writing {name}"):
+                PEERS[name].write(bench.place(name), bench.corpus)
 
 
 def check(name: str, peer: Peer, corpus: Corpus, out: Buffers) -> None:
@@ -374,15 +384,15 @@ def open_index(bench: Bench) -> dict[str, float]:
 def measure(bench: Bench, models: Path | None) -> tuple[dict[str, float], Rates]:
     """All figures of the table, and the rates they were made from."""
     rates = writing(bench)
-    for name, peer in PEERS.items():
-        if not bench.place(name).exists():
-            bench.place(name).mkdir()
-            with told(f"writing {name}"):
-                peer.write(bench.place(name), bench.corpus)
+    write(bench, OWN)
+    for group in GROUPS:
+        write(bench, group)
+        with told("warm"):
+            rates = warm(bench, (*OWN, *group)) | rates  # its own rates are those beside the first
+        for name in group:
+            shutil.rmtree(bench.place(name), ignore_errors=True)
     for path in sorted(bench.place("rellm").glob("*/zarr.json")):
         quantize(path.parent)
-    with told("warm"):
-        rates |= warm(bench)
     with told("loaders"):
         rates |= loaders(bench)
     with told("cold"):
