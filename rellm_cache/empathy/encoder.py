@@ -17,6 +17,7 @@ from rellm_cache.errors import ConfigError
 from rellm_cache.weights import load_quietly
 
 TOGETHER = 32  # texts in one forward pass
+POOLER = "pooler."  # of BERT's layout; not used, and often not in a checkpoint
 
 
 @dataclass(frozen=True)
@@ -46,18 +47,29 @@ class TextEncoder:
     """A text encoder as it came: it never changes.
 
     Raises:
-        ConfigError: its files need Python code of their own, or its tokenizer has no places.
+        ConfigError: its files need Python code of their own or lack weights, or its tokenizer has
+            no places.
     """
 
     def __init__(self, folder: Path, device: torch.device) -> None:
         load_quietly()
         try:
             self.tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-            model = AutoModel.from_pretrained(
-                folder, dtype=torch.float32, attn_implementation="sdpa", trust_remote_code=False
+            model, report = AutoModel.from_pretrained(
+                folder,
+                dtype=torch.float32,
+                attn_implementation="sdpa",
+                trust_remote_code=False,
+                output_loading_info=True,
             )
         except (ValueError, KeyError, OSError) as error:
             raise ConfigError(f"{folder}: not a text encoder that can be used ({error})") from error
+        missing = sorted(k for k in report["missing_keys"] if not k.startswith(POOLER))
+        if missing:
+            raise ConfigError(
+                f"{folder}: the checkpoint lacks {missing[:3]}; expected every weight of a "
+                f"{type(model).__name__}: download it again"
+            )
         if not self.tokenizer.is_fast:
             raise ConfigError(f"{folder}: its tokenizer has no tokenizer.json; convert it to one")
         self.folder = folder

@@ -24,17 +24,25 @@ def load_llm(config: LLMConfig, device: torch.device) -> FrozenLLM:
     """Load the chat model of a recipe, quantised as it says.
 
     Raises:
-        ConfigError: the model cannot be found, misses a file, or would need code of its own.
+        ConfigError: the model cannot be found, misses a file or weights, or would need code of its
+            own.
     """
     folder = find_llm(config)
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    model = AutoModelForCausalLM.from_pretrained(
+    model, report = AutoModelForCausalLM.from_pretrained(
         folder,
         dtype=dtype,
         quantization_config=_quantization(config, dtype),
         device_map={"": device},
         attn_implementation="sdpa",
+        output_loading_info=True,
     )
+    if report["missing_keys"]:
+        raise ConfigError(
+            f"{folder}: the checkpoint lacks {sorted(report['missing_keys'])[:3]}; expected every "
+            f"weight of a {type(model).__name__}: download it again, or, where the output matrix "
+            'is the input embeddings, set "tie_word_embeddings": true in its config.json'
+        )
     keep_weights_unpacked(model)
     _plain_greedy(model)
     if config.embeddings == "host":

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import RobertaConfig, RobertaModel
 
 from rellm_cache.empathy.encoder import TextEncoder, pad
@@ -101,4 +102,18 @@ def test_folders_that_are_no_text_encoder(text_encoder_folder: Path, tmp_path: P
     shutil.copytree(text_encoder_folder, other)
     (other / "config.json").write_text(json.dumps({"model_type": "unheard-of"}))
     with pytest.raises(ConfigError, match="not a text encoder that can be used"):
+        TextEncoder(other, CPU)
+
+
+def test_missing_weights_are_named_and_not_made_up(
+    text_encoder_folder: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(text_encoder_folder, other)
+    weights = load_file(other / "model.safetensors")
+    save_file({k: v for k, v in weights.items() if "pooler" not in k}, other / "model.safetensors")
+    TextEncoder(other, CPU)
+    weights = {k: v for k, v in weights.items() if "word_embeddings" not in k}
+    save_file(weights, other / "model.safetensors")
+    with pytest.raises(ConfigError, match=r"other: the checkpoint lacks .*word_embeddings"):
         TextEncoder(other, CPU)

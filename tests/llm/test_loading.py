@@ -66,6 +66,15 @@ def test_a_missing_file_is_named(llm_folder: Path, tmp_path: Path) -> None:
         load(folder)
 
 
+def test_missing_weights_are_named_and_not_made_up(llm_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "chat"
+    shutil.copytree(llm_folder, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": False}))
+    with pytest.raises(ConfigError, match=r"chat: the checkpoint lacks \['lm_head\.weight'\]"):
+        load(folder)
+
+
 def test_code_in_a_model_folder_is_never_run(llm_folder: Path, tmp_path: Path) -> None:
     folder = tmp_path / "chat"
     shutil.copytree(llm_folder, folder)

@@ -1,0 +1,65 @@
+"""Stages on the phantom device. In: a recipe, a corpus, folders. Out: what the stages wrote.
+
+For a process of its own; `phantom` is imported before anything that runs models.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from phantom import PHANTOM  # isort: skip
+
+from accelerate import Accelerator
+from transformers import AutoModelForCausalLM
+
+from rellm_cache import devices
+from rellm_cache.config import Recipe
+
+devices.default_device = lambda: PHANTOM  # before the stages take it from there
+
+from rellm_cache.stages.evaluate import Asked, evaluate  # noqa: E402
+from rellm_cache.stages.extract import extract  # noqa: E402
+from rellm_cache.stages.generate import generate  # noqa: E402
+from rellm_cache.stages.qa import write_questions  # noqa: E402
+from rellm_cache.stages.respond import respond  # noqa: E402
+from rellm_cache.stages.teach import teach  # noqa: E402
+from rellm_cache.stages.train import train  # noqa: E402
+from rellm_cache.stages.transcribe import transcribe  # noqa: E402
+
+_load = AutoModelForCausalLM.from_pretrained
+
+
+def _load_and_move(folder: Path, **options: Any) -> Any:
+    """transformers moves weights while it reads them, to devices that it knows."""
+    model, report = _load(folder, **options | {"device_map": None})
+    return model.to(PHANTOM), report
+
+
+AutoModelForCausalLM.from_pretrained = _load_and_move
+Accelerator.device = property(lambda self: PHANTOM)
+
+
+def prepare_there(recipe: Recipe, corpus: Path, cache: Path) -> None:
+    """All that comes before training."""
+    respond(corpus, recipe)
+    transcribe([corpus], recipe, cache)
+    write_questions(corpus, recipe)
+    extract(corpus, recipe, cache)
+    teach(corpus, recipe, cache)
+
+
+def train_there(recipe: Recipe, corpus: Path, cache: Path, run: Path) -> None:
+    """Train, answer and score."""
+    train(recipe, corpus, cache, run)
+    generate(run, corpus / "test.jsonl", run / "answers.jsonl", cache)
+    evaluate(run, corpus / "test.jsonl", cache, Asked(2))
+
+
+def computed_with_the_host() -> str:
+    """What the device says to tensors of the host."""
+    import torch
+
+    try:
+        torch.ones(2, 3, device=PHANTOM) + torch.ones(3)
+    except RuntimeError as error:
+        return str(error)
+    return ""
