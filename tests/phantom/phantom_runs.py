@@ -16,9 +16,14 @@ from rellm_cache.config import Recipe
 
 devices.default_device = lambda: PHANTOM  # before the stages take it from there
 
+from rellm_cache.empathy.settings import EmpathySettings  # noqa: E402
+from rellm_cache.stages.cache_audit import recompute  # noqa: E402
+from rellm_cache.stages.empathy_score import empathy_score  # noqa: E402
+from rellm_cache.stages.empathy_train import empathy_train  # noqa: E402
 from rellm_cache.stages.evaluate import Asked, evaluate  # noqa: E402
 from rellm_cache.stages.extract import extract  # noqa: E402
 from rellm_cache.stages.generate import generate  # noqa: E402
+from rellm_cache.stages.judge import judge  # noqa: E402
 from rellm_cache.stages.qa import write_questions  # noqa: E402
 from rellm_cache.stages.respond import respond  # noqa: E402
 from rellm_cache.stages.teach import teach  # noqa: E402
@@ -45,13 +50,21 @@ def prepare_there(recipe: Recipe, corpus: Path, cache: Path) -> None:
     write_questions(corpus, recipe)
     extract(corpus, recipe, cache)
     teach(corpus, recipe, cache)
+    recompute(cache, corpus, count=2)
 
 
 def train_there(recipe: Recipe, corpus: Path, cache: Path, run: Path) -> None:
-    """Train, answer and score."""
+    """Train, answer, score, and judge answers to questions."""
     train(recipe, corpus, cache, run)
     generate(run, corpus / "test.jsonl", run / "answers.jsonl", cache)
     evaluate(run, corpus / "test.jsonl", cache, Asked(2))
+    judge([run], corpus / "test.jsonl", cache)
+
+
+def score_there(settings: EmpathySettings, tables: Path, scorer: Path, replies: Path) -> None:
+    """Train a scorer of empathy, and score replies."""
+    empathy_train(tables, scorer, settings)
+    empathy_score(scorer, replies, scorer / "scores.csv")
 
 
 def computed_with_the_host() -> str:

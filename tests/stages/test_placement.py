@@ -3,7 +3,9 @@
 No GPU is needed: see `phantom`.
 """
 
+import csv
 import json
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,12 +17,19 @@ from there import run_there
 from transformers import AutoModelForCausalLM
 
 from rellm_cache.config import LoraConfig, Recipe
-from rellm_cache.corpus.manifest import manifest_files, read_manifests, responses_path
-from rellm_cache.qa.rows import questions_path, read_rows
+from rellm_cache.corpus.manifest import (
+    Utterance,
+    manifest_files,
+    read_manifest,
+    read_manifests,
+    responses_path,
+)
+from rellm_cache.empathy.folder import load_card
+from rellm_cache.qa.rows import QARow, questions_path, read_rows, write_rows
 from rellm_cache.qa_settings import GivenQuestions, QASettings
 from rellm_cache.specs import TranscriberSpec
 from rellm_cache.stages.data import open_frames
-from rellm_cache.stages.qa import write_questions
+from rellm_cache.stages.empathy_score import empathy_score
 from rellm_cache.stages.quantize import quantize
 from rellm_cache.stages.teach import teach
 from rellm_cache.stages.train import read_metrics, train
@@ -75,6 +84,12 @@ def test_what_comes_before_training(
             np.testing.assert_allclose(theirs.frames(clip), ours.frames(clip), rtol=2e-3, atol=2e-3)
 
 
+def question(clip: Utterance) -> QARow:
+    tone = clip.emotion or ""
+    return QARow(clip.id, "implicit", "emotion", 0, "How?", f"It is {tone}.", False, "", tone,
+                 "corpus", None, "m", "0", "w", "p", 1, "")  # fmt: skip
+
+
 def plain(recipe: Recipe) -> Recipe:
     """With the LLM's table on the device, too."""
     assert recipe.llm is not None
@@ -110,7 +125,8 @@ def test_a_run(
     tmp_path: Path,
     change: Callable[[Recipe], Recipe],
 ) -> None:
-    write_questions(corpus, whole)
+    for file in manifest_files(corpus):
+        write_rows(questions_path(file), [question(u) for u in read_manifest(file)])
     teach(corpus, whole, cache)
     quantize(FeatureStore.find(cache, whole.encoders.speech).path)
     recipe = change(whole)
@@ -126,3 +142,23 @@ def test_a_run(
     answers = (run / "answers.jsonl").read_text("utf-8").splitlines()
     assert len(answers) == 2
     assert json.loads((run / "scores.json").read_text("utf-8"))["llm"]["ua"] >= 0
+    assert (run / "judged.jsonl").is_file()
+
+
+def test_a_scorer_of_empathy(
+    epitome_folder: Path, empathy_scorer: Path, text_encoder_folder: Path, tmp_path: Path
+) -> None:
+    replies = tmp_path / "replies.csv"
+    replies.write_text("seeker_post,response_post\nI lost my job.,How sad that is.\n", "utf-8")
+    settings = load_card(empathy_scorer).settings
+    run_there("score_there", settings, epitome_folder, tmp_path / "scorer", replies)
+    empathy_score(empathy_scorer, replies, tmp_path / "scores.csv")
+    ours, theirs = (
+        next(csv.DictReader(path.read_text("utf-8").splitlines()))
+        for path in (tmp_path / "scores.csv", tmp_path / "scorer" / "scores.csv")
+    )
+    assert ours.keys() == theirs.keys()
+    probabilities = [name for name in ours if re.search("_p[012]", name)]
+    assert len(probabilities) == 18
+    for name in probabilities:
+        assert float(theirs[name]) == pytest.approx(float(ours[name]), abs=1e-2), name
