@@ -5,10 +5,14 @@ refuses: to be computed with tensors of the host. So a machine without a GPU can
 is left behind on the host. What is done for "cuda" alone (streams, page-locked memory, CUDA's own
 kernels, memory limits) is not done for it.
 
+Its memory is counted. With `LEDGER.values_up_to` set, larger tensors have a shape and no values, so
+that what a model of any size would take can be counted on a small machine.
+
 torch lets one backend be written in Python, once a process: import this in a process of its own,
 before anything that runs models.
 """
 
+import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -30,6 +34,49 @@ TAKES_HOST_TENSORS = (
     aten.index_put.default,
     aten.index_put_.default,
 )
+
+
+class Ledger:
+    """What the device's tensors take.
+
+    Attributes:
+        held: bytes of all storages that live now.
+        peak: the most that `held` was.
+        values_up_to: larger tensors, in values, have none; and so what is computed from them.
+    """
+
+    def __init__(self) -> None:
+        self.held = self.peak = 0
+        self.values_up_to = sys.maxsize
+        self._holders: dict[int, list[int]] = {}  # storage -> tensors that hold it, bytes
+
+    def hold(self, storage: torch.UntypedStorage) -> None:
+        entry = self._holders.setdefault(storage._cdata, [0, storage.nbytes()])
+        if not entry[0]:
+            self.held += entry[1]
+            self.peak = max(self.peak, self.held)
+        entry[0] += 1
+
+    def release(self, storage: int) -> None:
+        entry = self._holders[storage]
+        entry[0] -= 1
+        if not entry[0]:
+            self.held -= entry[1]
+            del self._holders[storage]
+
+
+LEDGER = Ledger()
+
+
+class _Hold:
+    """Lives as long as the tensor that it is an attribute of."""
+
+    def __init__(self, storage: torch.UntypedStorage) -> None:
+        self._storage = storage._cdata
+        LEDGER.hold(storage)
+
+    def __del__(self) -> None:
+        LEDGER.release(self._storage)
 
 
 class _Backend:
@@ -61,6 +108,7 @@ class PhantomTensor(Tensor):
     """A tensor on the phantom device; `held` has its values, on the host."""
 
     held: Tensor
+    hold: _Hold
 
     @staticmethod
     def __new__(cls, held: Tensor) -> "PhantomTensor":
@@ -73,6 +121,7 @@ class PhantomTensor(Tensor):
             device=PHANTOM,
         )
         made.held = held
+        made.hold = _Hold(held.untyped_storage())
         return made
 
     def __init__(self, held: Tensor) -> None:
@@ -115,12 +164,16 @@ def _compute(operator: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> An
         )
     held_args, held_kwargs = tree_map(_held, (args, kwargs))
     wanted = kwargs.get("device")
+    ours_after = ours if wanted is None else torch.device(wanted).type == NAME
+    if any(_held(x).is_meta for x in tensors):
+        held_args, held_kwargs = tree_map(_without_values, (held_args, held_kwargs))
+        wanted = wanted and "meta"
     if wanted is not None:
-        held_kwargs = {**held_kwargs, "device": torch.device("cpu")}
-        ours_after = torch.device(wanted).type == NAME
+        result = operator(*held_args, **{**held_kwargs, "device": "meta"})
+        if wanted != "meta" and result.numel() <= LEDGER.values_up_to:
+            result = operator(*held_args, **{**held_kwargs, "device": "cpu"})
     else:
-        ours_after = ours
-    result = operator(*held_args, **held_kwargs)
+        result = operator(*held_args, **held_kwargs)
     if operator is aten.copy_.default:
         return args[0]
     if not ours_after:
@@ -131,6 +184,14 @@ def _compute(operator: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> An
 
 def _held(value: Any) -> Any:
     return value.held if isinstance(value, PhantomTensor) else value
+
+
+def _without_values(value: Any) -> Any:
+    """A mask selects as many rows as there are in it: it becomes their numbers first."""
+    if not isinstance(value, Tensor) or value.is_meta:
+        return value
+    rows = value.nonzero().squeeze(1) if value.dtype == torch.bool and value.ndim == 1 else value
+    return rows.to("meta")
 
 
 def _then_moved(make: Callable[..., Tensor]) -> Callable[..., Tensor]:

@@ -76,3 +76,19 @@ def computed_with_the_host() -> str:
     except RuntimeError as error:
         return str(error)
     return ""
+
+
+def bytes_held() -> tuple[int, int, int]:
+    """Of a tensor and a view of it, without the tensor, and without both."""
+    import torch
+    from phantom import LEDGER
+
+    begun = LEDGER.held
+    whole = torch.ones(10, 100, device=PHANTOM)
+    part = whole[:5] * 1.0
+    view = whole[5:]
+    held = [LEDGER.held - begun]
+    del whole
+    held.append(LEDGER.held - begun)
+    del view, part
+    return held[0], held[1], LEDGER.held - begun

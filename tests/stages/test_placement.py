@@ -61,6 +61,10 @@ def test_the_device_refuses_what_is_on_the_host() -> None:
     assert "a host tensor (3,) of torch.float32" in run_there("computed_with_the_host")
 
 
+def test_its_memory_is_counted() -> None:
+    assert run_there("bytes_held") == (6000, 6000, 0)
+
+
 def test_what_comes_before_training(
     corpus: Path, cache: Path, whole: Recipe, tmp_path: Path
 ) -> None:

@@ -1,0 +1,217 @@
+"""What a training step holds on a GPU, counted without one, beside what `rellm plan` counts.
+
+    python tests/benchmarks/gpu_memory.py --tokenizer FOLDER
+
+The recipe `re-llm` with an LLM of Qwen-7B's shape in NF4, input embeddings on the host, speech of
+4.5 s, responses of 48 tokens. The step itself runs, on a device whose tensors have shapes and no
+values (`tests/phantom`); the most that they took is counted, tensor by tensor. FOLDER holds the
+files of a ChatML tokenizer, as SmolLM2's.
+
+What stands for CUDA's own: attention is torch's memory-efficient operator; a 4-bit matrix is
+unpacked to be multiplied, forward and backward, as bitsandbytes does. The adapter computes in
+float32, where a GPU takes bfloat16. CUDA's context and the allocator's gaps are not counted.
+"""
+
+import gc
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+sys.path.append(str(Path(__file__).parents[1] / "phantom"))
+
+from phantom import LEDGER, PHANTOM  # isort: skip  # it changes torch, and goes first
+
+import torch
+from options import make_parser, rounded, write_figures
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config
+
+from rellm_cache.batches import Batch, Target
+from rellm_cache.config import Recipe, load_recipe
+from rellm_cache.corpus.manifest import Utterance
+from rellm_cache.llm.footprint import BYTES_A_WEIGHT
+from rellm_cache.llm.frozen import FrozenLLM
+from rellm_cache.llm.prompt import ChatFormat
+from rellm_cache.model.losses import loss_weights
+from rellm_cache.model.speech_llm import SpeechLLM
+from rellm_cache.stages.training_plan import MOMENTS_BYTES, plan_training
+
+SPEECH, EMOTION = 1280, 1024  # values in a frame of Whisper large-v2 and of wav2vec2 large
+SECONDS, RESPONSE_TOKENS = 4.5, 48
+QWEN_7B: dict[str, Any] = {
+    "architectures": ["Qwen2ForCausalLM"],
+    "vocab_size": 151_936,
+    "hidden_size": 4096,
+    "intermediate_size": 11_008,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 32,
+    "tie_word_embeddings": False,
+}
+WORDS = " ".join(["word"] * 34)  # that the plan takes for as many tokens
+LITE, LORA = "adapter.preset=lite", "llm.lora.rank=16"
+VARIANTS = {  # overrides of the recipe, and clips in a micro-batch
+    "lite": ((LITE,), 6),
+    "reference": ((), 6),
+    "lite, four rows": ((LITE,), 24),
+    "lite, one row of 2048": ((LITE, "llm.row_tokens=2048"), 24),
+    "lite, checkpointed, four rows": ((LITE, "llm.checkpoint_activations=true"), 24),
+    "lite, LoRA": ((LITE, LORA, "llm.lora.dropout=0"), 6),
+    "lite, LoRA, checkpointed": (
+        (LITE, LORA, "llm.lora.dropout=0", "llm.checkpoint_activations=true"),
+        6,
+    ),
+}
+
+
+class _Unpacked(torch.autograd.Function):
+    """A product with a 4-bit matrix: unpacked for it, and once more for the gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor, shape: tuple[int, int]) -> Tensor:
+        ctx.shape = shape
+        return F.linear(inputs, inputs.new_empty(shape))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0] @ gradients[0].new_empty(ctx.shape), None
+
+
+class PackedLinear(nn.Linear):
+    """A linear layer of 4-bit weights, of which `weight` says the type they are unpacked to."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__(linear.in_features, linear.out_features, bias=False, device="meta")
+        self.bias = linear.bias
+        self.weight = nn.Parameter(linear.weight.new_empty(0), requires_grad=False)
+        size = int(linear.weight.numel() * BYTES_A_WEIGHT["nf4"])
+        self.register_buffer("packed", torch.empty(size, dtype=torch.uint8, device="meta"))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        product = _Unpacked.apply(inputs, (self.out_features, self.in_features))
+        return product if self.bias is None else product + self.bias
+
+
+class HostRows(nn.Module):
+    """Rows of a table that is on the host."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.weight = torch.empty(0, size, dtype=torch.bfloat16)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return torch.empty(
+            *ids.shape, self.weight.shape[1], dtype=self.weight.dtype, device=PHANTOM
+        )
+
+
+def efficient_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """CUDA's choice where a mask is given, in bfloat16."""
+    out: Tensor = torch.ops.aten._scaled_dot_product_efficient_attention(
+        query, key, value, attn_mask, True, dropout_p, is_causal, scale=scale
+    )[0]
+    return out
+
+
+def qwen_7b(folder: Path, recipe: Recipe, tokenizer: Path) -> FrozenLLM:
+    """An LLM of Qwen-7B's shape on the phantom device; its config lies in `folder`."""
+    if recipe.llm is None:
+        raise SystemExit("the recipe has no LLM")
+    config = Qwen2Config.from_pretrained(folder)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(
+            config, dtype=torch.bfloat16, attn_implementation="sdpa"
+        )
+    model.set_input_embeddings(nn.Identity())
+    for name, module in list(model.named_modules()):
+        if isinstance(module, nn.Linear) and module is not model.get_output_embeddings():
+            model.set_submodule(name, PackedLinear(module))
+    model.to_empty(device=PHANTOM)
+    model.set_input_embeddings(HostRows(config.hidden_size))
+    chat = ChatFormat(AutoTokenizer.from_pretrained(tokenizer), recipe.llm.template)
+    return FrozenLLM(model, chat, recipe.llm)
+
+
+def make_batch(clips: int) -> Batch:
+    """Frames and responses of so many clips, all alike."""
+    frames = int(50 * SECONDS)
+    return Batch(
+        ids=tuple(map(str, range(clips))),
+        speech=torch.empty(clips, frames, SPEECH, dtype=torch.float16, device=PHANTOM),
+        emotion=torch.empty(clips, frames, EMOTION, dtype=torch.float16, device=PHANTOM),
+        frame_lengths=torch.full((clips,), frames, device=PHANTOM),
+        emotions=torch.zeros(clips, dtype=torch.long, device=PHANTOM),
+        vad=torch.full((clips, 3), 0.5, device=PHANTOM),
+        targets=((Target("response", (1,) * RESPONSE_TOKENS),),) * clips,
+    )
+
+
+def counted(recipe: Recipe, folder: Path, tokenizer: Path, clips: int) -> float:
+    """Bytes that a step holds at most, moments of the optimiser included."""
+    llm = qwen_7b(folder, recipe, tokenizer)
+    model = SpeechLLM(recipe, SPEECH, EMOTION, llm).to(PHANTOM)
+    weights = loss_weights(recipe.losses, PHANTOM)
+    for _ in range(2):  # the second step finds prompts remembered, and gradients where they stay
+        batch = make_batch(clips)
+        LEDGER.peak = LEDGER.held
+        terms = model(batch).terms
+        terms.total(weights).backward()
+        del terms
+    trained = sum(p.numel() for p in model.parameters())
+    return LEDGER.peak + trained * MOMENTS_BYTES[recipe.training.optimiser]
+
+
+def planned(recipe: Recipe, clips: int) -> float:
+    """The same by `rellm plan`."""
+    utterances = [
+        Utterance(id=str(i), audio="a.wav", response=WORDS, emotion="neutral") for i in range(clips)
+    ]
+    seconds = {u.id: SECONDS for u in utterances}
+    plan = plan_training(recipe, utterances, seconds, SPEECH + EMOTION, torch.bfloat16)
+    return plan.peak_bytes
+
+
+def compare(name: str, tokenizer: Path, folder: Path) -> dict[str, float]:
+    """Both counts of a variant, in GB, and their ratio."""
+    changes, clips = VARIANTS[name]
+    overrides = ["training.tokens_per_step=0", f"training.batch_size={clips}", *changes]
+    recipe = load_recipe("re-llm", overrides)
+    if recipe.llm is None:
+        raise SystemExit("the recipe has no LLM")
+    recipe = replace(recipe, llm=replace(recipe.llm, model=str(folder)))
+    plan, tensors = planned(recipe, clips), counted(recipe, folder, tokenizer, clips)
+    gc.collect()  # before the next variant: layers and what hooks them refer to one another
+    return {"planned_gb": plan / 1e9, "tensors_gb": tensors / 1e9, "ratio": plan / tensors}
+
+
+def main() -> None:
+    """Count every variant both ways, print and write the figures."""
+    parser = make_parser(__doc__)
+    parser.add_argument("--tokenizer", type=Path, required=True)
+    options = parser.parse_args()
+    LEDGER.values_up_to = 10_000
+    F.scaled_dot_product_attention = efficient_attention
+    figures = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        Qwen2Config(**QWEN_7B).save_pretrained(folder)
+        for name in VARIANTS:
+            figures[name] = rounded(compare(name, options.tokenizer, folder), 4)
+            print(f"{name}: {figures[name]}", flush=True)
+    write_figures(options, figures)
+
+
+if __name__ == "__main__":
+    main()
