@@ -68,7 +68,8 @@ class FrozenLLM:
 
     def embed(self, ids: Sequence[int]) -> Tensor:
         """(T, H) input embeddings of token ids."""
-        tokens = torch.tensor(list(ids), dtype=torch.long, device=self.device)  # (T,)
+        table = self._embedding.weight
+        tokens = torch.tensor(list(ids), dtype=torch.long, device=table.device)  # (T,)
         embeddings: Tensor = self._embedding(tokens)
         return embeddings
 

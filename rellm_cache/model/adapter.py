@@ -9,6 +9,7 @@ Letters: B utterances, T frames, D values in a fused frame, T' = about T / 8, H 
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -34,9 +35,15 @@ class Speech:
     embeddings: Tensor
     lengths: Tensor
 
+    @cached_property
+    def counts(self) -> list[int]:
+        """The lengths, on the host: a GPU is waited for once, and not for each utterance."""
+        counts: list[int] = self.lengths.tolist()
+        return counts
+
     def one(self, index: int) -> Tensor:
         """(t, H) valid embeddings of one utterance."""
-        return self.embeddings[index, : int(self.lengths[index])]
+        return self.embeddings[index, : self.counts[index]]
 
 
 def fuse(speech: Tensor, emotion: Tensor | None, lengths: Tensor, pooling: str) -> Tensor:

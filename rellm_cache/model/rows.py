@@ -64,7 +64,7 @@ class ExampleRows:
         """Examples in rows of at most `row_tokens` tokens, but one at least."""
         row: list[tuple[int, Target]] = []
         room = limit = self._row_tokens
-        lengths = speech.lengths.tolist()
+        lengths = speech.counts
         for index, answers in enumerate(targets):
             heard = False  # in this row, by a question
             for target in answers:

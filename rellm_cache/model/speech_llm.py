@@ -181,11 +181,10 @@ class SpeechLLM(nn.Module):
     ) -> list[Continuation]:
         """The LLM's greedy answer to a request around each utterance's speech, up to `limit`."""
         start = len(self.prompts[task].before)
-        lengths = speech.lengths.tolist()
         return require_llm(self.llm).continue_greedily(
-            [self.prompt_embeddings(speech.one(i), task) for i in range(len(lengths))],
+            [self.prompt_embeddings(speech.one(i), task) for i in range(len(speech.counts))],
             max_new_tokens,
-            [range(start, start + length) for length in lengths],
+            [range(start, start + length) for length in speech.counts],
             limit,
         )
 
@@ -198,7 +197,7 @@ class SpeechLLM(nn.Module):
         return require_llm(self.llm).continue_greedily(
             [self.prompt_embeddings(speech.one(i), "question", ids) for i, ids in asked],
             max_new_tokens,
-            [range(start, start + int(speech.lengths[i])) for i, _ in asked],
+            [range(start, start + speech.counts[i]) for i, _ in asked],
         )
 
     @torch.inference_mode()
@@ -215,7 +214,7 @@ class SpeechLLM(nn.Module):
                 ],
                 labels,
             )
-            for index in range(len(speech.lengths))
+            for index in range(len(speech.counts))
         ]
         return torch.stack(results)
 
