@@ -21,8 +21,9 @@ from typing import Any
 
 sys.path.append(str(Path(__file__).parents[1] / "phantom"))
 
-from phantom import LEDGER, PHANTOM  # isort: skip  # it changes torch, and goes first
+from phantom import LEDGER, PHANTOM  # it changes torch, and goes first
 
+# isort: split
 import torch
 from options import make_parser, rounded, write_figures
 from torch import Tensor, nn

@@ -1,46 +1,29 @@
 """Stages on the phantom device. In: a recipe, a corpus, folders. Out: what the stages wrote.
 
-For a process of its own; `phantom` is imported before anything that runs models.
+For a process of its own: see `there`.
 """
 
 from pathlib import Path
-from typing import Any
 
-from phantom import PHANTOM  # isort: skip
+import torch
+from phantom import LEDGER
+from phantom_everywhere import PHANTOM
 
-from accelerate import Accelerator
-from transformers import AutoModelForCausalLM
-
-from rellm_cache import devices
+# isort: split
 from rellm_cache.config import Recipe
-
-devices.default_device = lambda: PHANTOM  # before the stages take it from there
-
-from rellm_cache.empathy.settings import EmpathySettings  # noqa: E402
-from rellm_cache.stages.cache_audit import recompute  # noqa: E402
-from rellm_cache.stages.empathy_score import empathy_score  # noqa: E402
-from rellm_cache.stages.empathy_train import empathy_train  # noqa: E402
-from rellm_cache.stages.evaluate import Asked, evaluate  # noqa: E402
-from rellm_cache.stages.extract import extract  # noqa: E402
-from rellm_cache.stages.generate import generate  # noqa: E402
-from rellm_cache.stages.judge import judge  # noqa: E402
-from rellm_cache.stages.qa import write_questions  # noqa: E402
-from rellm_cache.stages.respond import respond  # noqa: E402
-from rellm_cache.stages.teach import teach  # noqa: E402
-from rellm_cache.stages.train import train  # noqa: E402
-from rellm_cache.stages.transcribe import transcribe  # noqa: E402
-
-_load = AutoModelForCausalLM.from_pretrained
-
-
-def _load_and_move(folder: Path, **options: Any) -> Any:
-    """transformers moves weights while it reads them, to devices that it knows."""
-    model, report = _load(folder, **options | {"device_map": None})
-    return model.to(PHANTOM), report
-
-
-AutoModelForCausalLM.from_pretrained = _load_and_move
-Accelerator.device = property(lambda self: PHANTOM)
+from rellm_cache.empathy.settings import EmpathySettings
+from rellm_cache.stages.cache_audit import recompute
+from rellm_cache.stages.empathy_score import empathy_score
+from rellm_cache.stages.empathy_train import empathy_train
+from rellm_cache.stages.evaluate import Asked, evaluate
+from rellm_cache.stages.extract import extract
+from rellm_cache.stages.generate import generate
+from rellm_cache.stages.judge import judge
+from rellm_cache.stages.qa import write_questions
+from rellm_cache.stages.respond import respond
+from rellm_cache.stages.teach import teach
+from rellm_cache.stages.train import train
+from rellm_cache.stages.transcribe import transcribe
 
 
 def prepare_there(recipe: Recipe, corpus: Path, cache: Path) -> None:
@@ -69,8 +52,6 @@ def score_there(settings: EmpathySettings, tables: Path, scorer: Path, replies: 
 
 def computed_with_the_host() -> str:
     """What the device says to tensors of the host."""
-    import torch
-
     try:
         torch.ones(2, 3, device=PHANTOM) + torch.ones(3)
     except RuntimeError as error:
@@ -80,9 +61,6 @@ def computed_with_the_host() -> str:
 
 def bytes_held() -> tuple[int, int, int]:
     """Of a tensor and a view of it, without the tensor, and without both."""
-    import torch
-    from phantom import LEDGER
-
     begun = LEDGER.held
     whole = torch.ones(10, 100, device=PHANTOM)
     part = whole[:5] * 1.0
