@@ -35,6 +35,7 @@ def row_of(llm: FrozenLLM, lengths: tuple[int, ...]) -> tuple[PackedRow, torch.T
     return pack(segments), leaf
 
 
+@pytest.mark.filterwarnings("default")  # torch's compiler warns of itself
 def test_flex_attention_has_the_same_gradients(llm_folder: Path) -> None:
     found = {}
     for attention in ("sdpa", "flex"):
