@@ -30,6 +30,7 @@ from rellm_cache.qa_settings import GivenQuestions, QASettings
 from rellm_cache.specs import TranscriberSpec
 from rellm_cache.stages.data import open_frames
 from rellm_cache.stages.empathy_score import empathy_score
+from rellm_cache.stages.generate import generate
 from rellm_cache.stages.quantize import quantize
 from rellm_cache.stages.teach import teach
 from rellm_cache.stages.train import read_metrics, train
@@ -143,15 +144,23 @@ def test_a_run(
         for name, value in row.items():
             if name.endswith("loss"):
                 assert other[name] == pytest.approx(value, rel=1e-2, abs=1e-3), name
-    answers = (run / "answers.jsonl").read_text("utf-8").splitlines()
-    assert len(answers) == 2
-    assert json.loads((run / "scores.json").read_text("utf-8"))["llm"]["ua"] >= 0
+    generate(run, corpus / "test.jsonl", tmp_path / "answers.jsonl", cache)
+    here, there = (
+        [json.loads(line) for line in (folder / "answers.jsonl").read_text("utf-8").splitlines()]
+        for folder in (tmp_path, run)
+    )
+    assert len(here) == len(there) == 2
+    for answer, other in zip(here, there, strict=True):
+        expected = answer["emotion_probabilities"]
+        assert other["emotion_probabilities"] == pytest.approx(expected, abs=1e-3)
+    assert json.loads((run / "scores.json").read_text("utf-8"))["llm"].keys() >= {
+        "ua",
+        "generation",
+    }
     assert (run / "judged.jsonl").is_file()
 
 
-def test_a_scorer_of_empathy(
-    epitome_folder: Path, empathy_scorer: Path, text_encoder_folder: Path, tmp_path: Path
-) -> None:
+def test_a_scorer_of_empathy(epitome_folder: Path, empathy_scorer: Path, tmp_path: Path) -> None:
     replies = tmp_path / "replies.csv"
     replies.write_text("seeker_post,response_post\nI lost my job.,How sad that is.\n", "utf-8")
     settings = load_card(empathy_scorer).settings
