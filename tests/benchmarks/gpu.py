@@ -28,6 +28,7 @@ import numpy as np
 import torch
 from naive import naive_batch, naive_losses, naive_total
 from options import make_parser, rounded, write_figures
+from shapes import QWEN_7B, RESPONSE_TOKENS, SECONDS, TINY
 from transformers import (
     Qwen2Config,
     Qwen2ForCausalLM,
@@ -50,7 +51,6 @@ from rellm_cache.specs import EncoderSpec
 from rellm_cache.stages.trainer import Data, Trainer, make_accelerator
 from rellm_cache.store.memory import EncodedFrames
 
-SECONDS, RESPONSE_TOKENS = 4.5, 48
 UTTERANCES = 4_290  # IEMOCAP's training split
 CAPS_GB = {"lite": 8, "reference": 12}
 WARM_UP = 3
@@ -61,18 +61,7 @@ def make_models(folder: Path, tokenizer: Path, tiny: bool) -> None:
     """Random models of the paper's shapes, saved as their libraries save them."""
     device = default_device()
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    llm = Qwen2Config(
-        vocab_size=151_936,
-        hidden_size=64 if tiny else 4096,
-        intermediate_size=128 if tiny else 11_008,
-        num_hidden_layers=2 if tiny else 32,
-        num_attention_heads=4 if tiny else 32,
-        num_key_value_heads=4 if tiny else 32,
-        tie_word_embeddings=False,
-        bos_token_id=None,
-        eos_token_id=0,
-        dtype=dtype,
-    )
+    llm = Qwen2Config(**QWEN_7B | (TINY if tiny else {}), dtype=dtype)
     whisper = WhisperConfig(
         d_model=32 if tiny else 1280,
         encoder_layers=2 if tiny else 32,

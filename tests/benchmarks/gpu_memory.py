@@ -26,6 +26,7 @@ from phantom import LEDGER, PHANTOM  # it changes torch, and goes first
 # isort: split
 import torch
 from options import make_parser, rounded, write_figures
+from shapes import QWEN_7B, RESPONSE_TOKENS, SECONDS
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config
@@ -41,17 +42,6 @@ from rellm_cache.model.speech_llm import SpeechLLM
 from rellm_cache.stages.training_plan import MOMENTS_BYTES, plan_training
 
 SPEECH, EMOTION = 1280, 1024  # values in a frame of Whisper large-v2 and of wav2vec2 large
-SECONDS, RESPONSE_TOKENS = 4.5, 48
-QWEN_7B: dict[str, Any] = {
-    "architectures": ["Qwen2ForCausalLM"],
-    "vocab_size": 151_936,
-    "hidden_size": 4096,
-    "intermediate_size": 11_008,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 32,
-    "tie_word_embeddings": False,
-}
 WORDS = " ".join(["word"] * 34)  # that the plan takes for as many tokens
 LITE, LORA = "adapter.preset=lite", "llm.lora.rank=16"
 VARIANTS = {  # overrides of the recipe, and clips in a micro-batch
