@@ -43,7 +43,7 @@ from transformers import (
 )
 from whispers import UNSPOKEN
 
-from rellm_cache.config import (
+from rellm_cache.config.schema import (
     AdapterConfig,
     EncodersConfig,
     HeadsConfig,
@@ -53,9 +53,11 @@ from rellm_cache.config import (
     Recipe,
     TrainingConfig,
 )
-from rellm_cache.corpus.epitome import JUDGED, MECHANISMS
+from rellm_cache.config.specs import EncoderSpec
+from rellm_cache.empathy.epitome import JUDGED, MECHANISMS
 from rellm_cache.encoders.wav2vec2_emotion import EmotionModel
-from rellm_cache.specs import EncoderSpec
+
+pytest_plugins = ["pipeline_fixtures"]
 
 RAVDESS = Path(__file__).parents[1] / "../shared/data/ravdess"
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")

@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 
 from rellm_cache.cli import rellm
-from rellm_cache.config import Recipe, shipped_recipes
-from rellm_cache.progress import silent
-from rellm_cache.specs import EncoderSpec
-from rellm_cache.store.interchange import export_store
-from rellm_cache.store.layout import FORMAT, FORMAT_VERSION, StoreInfo, store_path
+from rellm_cache.config.schema import Recipe, shipped_recipes
+from rellm_cache.config.specs import EncoderSpec
+from rellm_cache.store.format import FORMAT, FORMAT_VERSION, StoreInfo, store_path
+from rellm_cache.store.maintenance.hdf5 import export_store
 from rellm_cache.store.writer import StoreWriter
+from rellm_cache.utils.console import silent
 
 ROOT = Path(__file__).parents[1]
 RECIPES = (ROOT / "docs" / "recipes.md").read_text("utf-8")

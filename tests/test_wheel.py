@@ -50,7 +50,7 @@ def test_every_module_and_data_file_is_in(names: list[str]) -> None:
     kinds = ("*.py", "py.typed", "recipes/*.toml", "*.j2", "demo/clips/*")
     wanted = {str(p.relative_to(ROOT)) for kind in kinds for p in package.rglob(kind)}
     assert wanted <= set(names)
-    assert "rellm_cache/stages/report.html.j2" in names
+    assert "rellm_cache/evaluation/report.html.j2" in names
     assert {n.rpartition("/")[2] for n in names} >= {"small.toml", "LICENSE", "NOTICE"}
 
 

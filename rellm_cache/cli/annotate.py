@@ -6,7 +6,7 @@ import click
 
 from rellm_cache.cli.options import cache_option, manifest_argument, recipe_option, set_option
 from rellm_cache.cli.prepare.show import show_survey
-from rellm_cache.wording import counted
+from rellm_cache.utils.console_wording import counted
 
 
 @click.command()
@@ -20,10 +20,10 @@ def annotate(manifest: Path, recipe: str, overrides: tuple[str, ...], cache: Pat
     Its head's arousal, dominance and valence lie in the cache after `rellm extract`. They are
     marked as pseudo; dimensions that people gave stay as they are.
     """
-    from rellm_cache.config import load_recipe
-    from rellm_cache.stages.annotate import FUNCTION_OF_INPUT
-    from rellm_cache.stages.annotate import annotate as run
-    from rellm_cache.store.origin import place
+    from rellm_cache.annotation.pseudo_vad import FUNCTION_OF_INPUT
+    from rellm_cache.annotation.pseudo_vad import annotate as run
+    from rellm_cache.config.schema import load_recipe
+    from rellm_cache.store.remote.mirror_origin import place
 
     report = run(manifest, load_recipe(recipe, overrides), cache)
     click.echo(f"{manifest}: {counted(report.filled, 'clip')} filled, {report.renewed} renewed")

@@ -8,7 +8,7 @@ import click
 from rellm_cache.cli.options import byte_size, percent, print_table
 
 if TYPE_CHECKING:
-    from rellm_cache.stages.demo import DemoReport
+    from rellm_cache.demo.run import DemoReport
 
 
 @click.command()
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 )
 def demo(cache: Path, out: Path) -> None:
     """Run every stage on embedded clips and small real models, in minutes, on two cores."""
-    from rellm_cache.stages.demo import demo as run
+    from rellm_cache.demo.run import demo as run
 
     show(run(cache, out, click.echo))
 

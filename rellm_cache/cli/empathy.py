@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from rellm_cache.cli.options import InOrder, json_option, print_table
-from rellm_cache.wording import counted
+from rellm_cache.utils.console_wording import counted
 
 
 @click.group(cls=InOrder)
@@ -49,7 +49,7 @@ def train(
     `--set epochs=6` changes one. OUT/empathy.json has them, with the scores of the held-out fifth.
     """
     from rellm_cache.empathy.settings import make_settings
-    from rellm_cache.stages.empathy_train import empathy_train
+    from rellm_cache.empathy.train import empathy_train
 
     card = empathy_train(data, out, make_settings(encoder, changes))
     if as_json:
@@ -88,7 +88,7 @@ def score(scorer: Path, source: Path, out: Path, as_json: bool) -> None:
     Added are ER_label, IP_label, EX_label and probabilities, with the texts cut at EPITOME's 64
     tokens, and the same with a longer limit as ER_label_long and so on.
     """
-    from rellm_cache.stages.empathy_score import empathy_score
+    from rellm_cache.empathy.score_table import empathy_score
 
     report = empathy_score(scorer, source, out)
     if as_json:

@@ -14,7 +14,7 @@ from rellm_cache.cli.options import (
     print_table,
     run_argument,
 )
-from rellm_cache.wording import counted
+from rellm_cache.utils.console_wording import counted
 
 
 @click.command()
@@ -58,8 +58,8 @@ def evaluate(
     evaluated.jsonl: killed at any moment, the same command goes on, and run again it asks only what
     has changed since.
     """
-    from rellm_cache.stages.evaluate import Asked
-    from rellm_cache.stages.evaluate import evaluate as score
+    from rellm_cache.evaluation.run import Asked
+    from rellm_cache.evaluation.run import evaluate as score
 
     asked = Asked(samples, empathy=empathy)
     scores = score(run, manifest, cache, asked, out).to_json()

@@ -13,11 +13,11 @@ from rellm_cache.cli.options import (
     recipe_option,
     set_option,
 )
-from rellm_cache.store.origin import place
-from rellm_cache.wording import counted
+from rellm_cache.store.remote.mirror_origin import place
+from rellm_cache.utils.console_wording import counted
 
 if TYPE_CHECKING:
-    from rellm_cache.stages.extract import StreamReport
+    from rellm_cache.extraction.run import StreamReport
 
 
 @click.command()
@@ -68,9 +68,9 @@ def extract(
     times, it leaves without. Clips whose audio changed are encoded again.
     Exit code 3: done, but some clips failed; they are listed in a file beside the store.
     """
-    from rellm_cache.config import load_recipe
-    from rellm_cache.stages.extract import extract as run
-    from rellm_cache.stages.extraction.spread import Shard, Spread
+    from rellm_cache.config.schema import load_recipe
+    from rellm_cache.extraction.run import extract as run
+    from rellm_cache.extraction.workers.options import Shard, Spread
 
     part = Shard.parse(shard) if shard else None
     spread = Spread(workers or 0, ray, part, commit_seconds)
@@ -85,7 +85,7 @@ def extract(
 
 def show(report: "StreamReport") -> None:
     """What happened to one store."""
-    from rellm_cache.store.layout import failures_path
+    from rellm_cache.store.format import failures_path
 
     where = place(report.path)
     if report.encoded:

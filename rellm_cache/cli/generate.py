@@ -10,7 +10,7 @@ from rellm_cache.cli.options import (
     run_argument,
     set_option,
 )
-from rellm_cache.wording import counted
+from rellm_cache.utils.console_wording import counted
 
 
 @click.command()
@@ -40,7 +40,7 @@ def generate(
     SOURCE is a manifest file or folder, read from the cache, or one sound file, encoded live. Of
     the recipe only prompts can be changed: `--set prompts.answer_sentences=2` keeps replies short.
     """
-    from rellm_cache.stages.generate import generate as answer
+    from rellm_cache.inference.generate import generate as answer
 
     generations = answer(run, source, out, cache, from_audio, batch_size, overrides)
     for generation in generations[:3]:

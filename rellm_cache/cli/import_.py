@@ -30,7 +30,7 @@ def qwen(folder: Path, out: Path) -> None:
 
     Weights are renamed file by file, in the memory of one file; the tokenizer is converted.
     """
-    from rellm_cache.stages.import_qwen import import_qwen
+    from rellm_cache.importers.qwen_import import import_qwen
 
     model = import_qwen(folder, out)
     kind = "chat model" if model.chat else "base model"
@@ -72,8 +72,8 @@ def blsp(
     The adapter is widened by the emotion stream so that training starts from BLSP-Emo's own
     function. The heads start new; the LLM and its LoRA are left out.
     """
-    from rellm_cache.config import load_recipe
-    from rellm_cache.stages.import_blsp import import_blsp
+    from rellm_cache.config.schema import load_recipe
+    from rellm_cache.importers.blsp_run import import_blsp
 
     run = import_blsp(folder, out, load_recipe(recipe, overrides), emotion_size)
     click.echo(f"{run.trainable / 1e6:.1f} M parameters to train, heads new")

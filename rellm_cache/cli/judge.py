@@ -15,10 +15,10 @@ from rellm_cache.cli.options import (
     percent,
     print_table,
 )
-from rellm_cache.wording import counted
+from rellm_cache.utils.console_wording import counted
 
 if TYPE_CHECKING:
-    from rellm_cache.stages.judge_scores import JudgeScores
+    from rellm_cache.evaluation.judge_scores import JudgeScores
 
 
 @click.command()
@@ -59,8 +59,8 @@ def judge(
     Each RUN hears speech and question; an LLM scores its answers against those of `rellm qa`.
     Writes RUN/judged.jsonl and RUN/judged.json. Killed at any moment, the same command goes on.
     """
-    from rellm_cache.config import LLMConfig
-    from rellm_cache.stages.judge import judge as score
+    from rellm_cache.config.schema import LLMConfig
+    from rellm_cache.evaluation.judge import judge as score
 
     if quantization and not model:
         raise click.UsageError(

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from rellm_cache.errors import StoreError
-from rellm_cache.store.origin import is_url
+from rellm_cache.store.remote.mirror_origin import is_url
 
 CLIPS_FAILED = 3
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -58,7 +58,7 @@ class CacheRoot(click.ParamType[Path]):
         return Path(self._folder.convert(value, param, ctx))
 
     def _open(self, url: str) -> Path:
-        from rellm_cache.store.copies import open_copy
+        from rellm_cache.store.remote.mirror import open_copy
 
         return open_copy(url)
 

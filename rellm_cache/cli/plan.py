@@ -16,12 +16,12 @@ from rellm_cache.cli.options import (
     recipe_option,
     set_option,
 )
-from rellm_cache.store.origin import place
-from rellm_cache.wording import counted
+from rellm_cache.store.remote.mirror_origin import place
+from rellm_cache.utils.console_wording import counted
 
 if TYPE_CHECKING:
-    from rellm_cache.stages.plan import Plan
-    from rellm_cache.stages.training_plan import TrainingPlan
+    from rellm_cache.planning.plan import Plan
+    from rellm_cache.planning.training import TrainingPlan
 
 
 @click.command()
@@ -70,10 +70,10 @@ def plan(
     top come a GPU's own context, about 0.5 GB, and on a CPU the freed memory that glibc holds,
     often half as much again and more; MALLOC_MMAP_THRESHOLD_=131072 makes it give that back.
     """
-    from rellm_cache.config import load_recipe
+    from rellm_cache.config.schema import load_recipe
 
     settings = load_recipe(recipe, overrides)  # before what takes seconds to import
-    from rellm_cache.stages.plan import plan as estimate
+    from rellm_cache.planning.plan import plan as estimate
 
     room = None if gpu_gb is None else int(gpu_gb * 1e9)
     found = estimate(manifest, settings, cache, clips, batch_size, room)
@@ -124,7 +124,7 @@ def show(found: "Plan") -> None:
 
 def show_training(found: "TrainingPlan", room: int | None, tflops: float | None) -> None:
     """Memory by what takes it, and an epoch's operations."""
-    from rellm_cache.stages.training_plan import CONTEXT_BYTES
+    from rellm_cache.planning.training import CONTEXT_BYTES
 
     rows = [
         ["frozen LLM", byte_size(found.llm_bytes)],

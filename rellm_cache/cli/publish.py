@@ -40,10 +40,10 @@ def publish(
     Models must be where others find them: `--set llm.model=OWNER/NAME` says where, for a folder of
     this machine. The login is the hub client's own (`hf auth login`, HF_TOKEN).
     """
-    from rellm_cache.stages.publish import SUMS
-    from rellm_cache.stages.publish import publish as assemble
-    from rellm_cache.stages.upload import require_hub_id
-    from rellm_cache.stages.upload import upload as send
+    from rellm_cache.runs.publish import SUMS
+    from rellm_cache.runs.publish import publish as assemble
+    from rellm_cache.runs.upload import require_hub_id
+    from rellm_cache.runs.upload import upload as send
 
     if upload:
         require_hub_id(upload)

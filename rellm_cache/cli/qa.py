@@ -12,7 +12,7 @@ from rellm_cache.cli.options import (
     set_option,
     show_next,
 )
-from rellm_cache.wording import counted
+from rellm_cache.utils.console_wording import counted
 
 
 @click.command()
@@ -35,8 +35,8 @@ def qa(
     training takes the others where losses.question is above 0. Killed at any moment, the same
     command goes on; run again, it asks only what has changed.
     """
-    from rellm_cache.config import load_recipe
-    from rellm_cache.stages.qa import write_questions
+    from rellm_cache.annotation.questions import write_questions
+    from rellm_cache.config.schema import load_recipe
 
     chosen = (*overrides, f"qa.mode={mode}") if mode else overrides
     for report in write_questions(manifest, load_recipe(recipe, chosen), batch_size):

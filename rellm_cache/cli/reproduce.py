@@ -13,11 +13,11 @@ from rellm_cache.cli.options import (
     print_table,
     set_option,
 )
-from rellm_cache.wording import counted
+from rellm_cache.utils.console_wording import counted
 
 if TYPE_CHECKING:
-    from rellm_cache.stages.reproduction.table import RowResult
-    from rellm_cache.stages.reproduction.table1 import Reproduction
+    from rellm_cache.reproduction.statistics import RowResult
+    from rellm_cache.reproduction.table1 import Reproduction
 
 MODELS_FAILED = 3
 
@@ -108,12 +108,12 @@ def table1(out: Path, as_json: bool, **options: Any) -> int:
     OUT/table1.json has all figures, OUT/table1.html the same with plots, OUT/utterances.csv every
     answer with its scores.
     """
-    from rellm_cache.stages.reproduction.folds import Source
-    from rellm_cache.stages.reproduction.page import write_page
-    from rellm_cache.stages.reproduction.request import Request
-    from rellm_cache.stages.reproduction.table1 import reproduce as run
-    from rellm_cache.stages.reproduction.table1 import to_json
-    from rellm_cache.store.syncing import write_whole
+    from rellm_cache.reproduction.folds import Source
+    from rellm_cache.reproduction.page import write_page
+    from rellm_cache.reproduction.request import Request
+    from rellm_cache.reproduction.table1 import reproduce as run
+    from rellm_cache.reproduction.table1 import to_json
+    from rellm_cache.utils.atomic_files import write_whole
 
     source = Source(
         options["corpus"],

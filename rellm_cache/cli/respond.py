@@ -12,11 +12,11 @@ from rellm_cache.cli.options import (
     recipe_option,
     set_option,
 )
-from rellm_cache.store.origin import place
-from rellm_cache.wording import counted
+from rellm_cache.store.remote.mirror_origin import place
+from rellm_cache.utils.console_wording import counted
 
 if TYPE_CHECKING:
-    from rellm_cache.config import Recipe
+    from rellm_cache.config.schema import Recipe
 
 
 @click.command()
@@ -45,13 +45,13 @@ def respond(
     SPLIT.responses.jsonl and joined when the manifest is read. Then, with --teacher, the LLM reads
     them once more for distillation. Killed at any moment, the same command goes on.
     """
-    from rellm_cache.config import load_recipe
+    from rellm_cache.config.schema import load_recipe
 
     settings = load_recipe(recipe, overrides)
     if teacher:
         _teach(manifest, settings, cache)
         return
-    from rellm_cache.stages.respond import respond as run
+    from rellm_cache.annotation.responses import respond as run
 
     for report in run(manifest, settings, batch_size):
         written = counted(report.written, "response")
@@ -61,7 +61,7 @@ def respond(
 
 
 def _teach(manifest: Path, recipe: "Recipe", cache: Path) -> None:
-    from rellm_cache.stages.teach import teach
+    from rellm_cache.annotation.teacher import teach
 
     report = teach(manifest, recipe, cache)
     changed = f", {report.changed} of them changed" if report.changed else ""

@@ -16,7 +16,7 @@ from rellm_cache.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from rellm_cache.stages.sweep_report import SweepReport
+    from rellm_cache.sweeps.report import SweepReport
 
 RUNS_FAILED = 3
 
@@ -94,10 +94,10 @@ def sweep(
     by seed, with its 95 % interval (Student's t). OUT/sweep.json and OUT/sweep.csv hold them, and
     are written after every run.
     """
-    from rellm_cache.ranges import parse_ranges
-    from rellm_cache.stages.sweep import Setting
-    from rellm_cache.stages.sweep import sweep as run
-    from rellm_cache.stages.sweep_plan import SweepPlan, parse_variant, read_variants
+    from rellm_cache.sweeps.plan import SweepPlan, parse_variant, read_variants
+    from rellm_cache.sweeps.run import Setting
+    from rellm_cache.sweeps.run import sweep as run
+    from rellm_cache.utils.console_ranges import parse_ranges
 
     rows = (*map(parse_variant, variants), *(read_variants(file) if file else ()))
     plan = SweepPlan(recipe, overrides, rows, parse_ranges(seeds, "seeds"))

@@ -11,8 +11,8 @@ from rellm_cache.cli.options import (
     recipe_option,
     set_option,
 )
-from rellm_cache.progress import is_spokesman
-from rellm_cache.wording import counted
+from rellm_cache.utils.console import is_spokesman
+from rellm_cache.utils.console_wording import counted
 
 
 @click.command()
@@ -33,8 +33,8 @@ def train(recipe: str, overrides: tuple[str, ...], manifest: Path, cache: Path, 
 
     Several processes: torchrun --no-python --nproc-per-node 2 rellm train …
     """
-    from rellm_cache.config import load_recipe
-    from rellm_cache.stages.train import train as run
+    from rellm_cache.config.schema import load_recipe
+    from rellm_cache.training.run import train as run
 
     report = run(load_recipe(recipe, overrides), manifest, cache, out)
     if not is_spokesman():

@@ -17,12 +17,12 @@ from rellm_cache.cli.options import (
     set_option,
     show_next,
 )
-from rellm_cache.store.origin import place
-from rellm_cache.wording import counted
+from rellm_cache.store.remote.mirror_origin import place
+from rellm_cache.utils.console_wording import counted
 
 if TYPE_CHECKING:
+    from rellm_cache.annotation.transcripts import TranscribeReport
     from rellm_cache.metrics.word_errors import WordErrors
-    from rellm_cache.stages.transcribe import TranscribeReport
 
 
 @click.command()
@@ -51,8 +51,8 @@ def transcribe(
     Killed at any moment, the same command goes on. Clips whose audio changed are heard again.
     Exit code 3: done, but some clips failed; they are listed in a file beside the transcripts.
     """
-    from rellm_cache.config import load_recipe
-    from rellm_cache.stages.transcribe import transcribe as run
+    from rellm_cache.annotation.transcripts import transcribe as run
+    from rellm_cache.config.schema import load_recipe
 
     settings = load_recipe(recipe, overrides)
     report = run(manifests, settings, cache, batch_size)

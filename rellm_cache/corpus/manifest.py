@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from rellm_cache.corpus.emotions import normalise_emotion
-from rellm_cache.corpus.fields import (
+from rellm_cache.corpus.validation import (
     Field,
     as_text,
     check_fields,

@@ -21,7 +21,7 @@ from transformers import (
 from rellm_cache.demo.model_folder import check_fit, write_model
 from rellm_cache.demo.wheels import SMOLLM2_GGUF
 from rellm_cache.errors import RellmError
-from rellm_cache.weights import load_quietly
+from rellm_cache.utils.model_files import load_quietly
 
 
 def convert_smollm2(out: Path) -> None:

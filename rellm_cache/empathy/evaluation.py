@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from rellm_cache.empathy.reading import Reading
+from rellm_cache.empathy.exchanges import Reading
 from rellm_cache.metrics.calibration import calibration_error, fit_temperature, probabilities_of
-from rellm_cache.metrics.recognition import score_recognition
+from rellm_cache.metrics.classification import score_recognition
 
 LEVEL_NAMES = ("0", "1", "2")
 

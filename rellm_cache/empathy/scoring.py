@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rellm_cache.corpus.epitome import Exchange
-from rellm_cache.empathy.folder import EmpathyModel
-from rellm_cache.empathy.reading import CHUNK, Reading, read_exchanges
-from rellm_cache.empathy.training import score_readings
+from rellm_cache.empathy.epitome import Exchange
+from rellm_cache.empathy.exchanges import CHUNK, Reading, read_exchanges
+from rellm_cache.empathy.scorer_folder import EmpathyModel
+from rellm_cache.empathy.training_loop import score_readings
 from rellm_cache.metrics.calibration import probabilities_of
 
 Probabilities = dict[str, tuple[float, float, float]]

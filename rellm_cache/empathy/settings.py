@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from rellm_cache.corpus.epitome import FOLDS
+from rellm_cache.config.toml import apply_override, build
+from rellm_cache.empathy.epitome import FOLDS
 from rellm_cache.errors import ConfigError
-from rellm_cache.typed_toml import apply_override, build
 
 Pooling = Literal["first", "mean", "statistics"]
 

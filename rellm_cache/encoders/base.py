@@ -6,8 +6,8 @@ from typing import Protocol
 
 import numpy as np
 
+from rellm_cache.config.specs import EncoderSpec
 from rellm_cache.errors import ConfigError
-from rellm_cache.specs import EncoderSpec
 
 FRAMES_PER_SECOND = 50  # of every encoder
 

@@ -41,9 +41,9 @@ import librosa
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from rellm_cache.config.specs import EncoderSpec
 from rellm_cache.encoders.base import Encoding, whisper_frame_count
 from rellm_cache.errors import AudioError
-from rellm_cache.specs import EncoderSpec
 
 SAMPLE_RATE = 16_000
 HOP = 320  # samples: 50 frames a second

@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import torch
 
-from rellm_cache.devices import describe_machine
+from rellm_cache.config.specs import EncoderSpec
 from rellm_cache.encoders.base import FrameEncoder
 from rellm_cache.errors import ConfigError
-from rellm_cache.specs import EncoderSpec
-from rellm_cache.weights import find_model, pinned_digest
+from rellm_cache.utils.devices import describe_machine
+from rellm_cache.utils.model_files import find_model, pinned_digest
 
 
 def resolve(spec: EncoderSpec) -> EncoderSpec:

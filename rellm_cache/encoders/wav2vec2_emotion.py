@@ -13,10 +13,10 @@ from torch import nn
 from transformers import Wav2Vec2FeatureExtractor, Wav2Vec2Model, Wav2Vec2PreTrainedModel
 from transformers.models.wav2vec2.configuration_wav2vec2 import Wav2Vec2Config
 
+from rellm_cache.config.specs import EncoderSpec
 from rellm_cache.encoders.base import Encoding, check_layer
 from rellm_cache.errors import ConfigError
-from rellm_cache.specs import EncoderSpec
-from rellm_cache.weights import find_model
+from rellm_cache.utils.model_files import find_model
 
 
 class DimensionHead(nn.Module):

@@ -18,10 +18,10 @@ import torch
 from torch.nn.functional import gelu
 from transformers import WhisperFeatureExtractor, WhisperModel
 
+from rellm_cache.config.specs import EncoderSpec
 from rellm_cache.encoders.base import Encoding, check_layer, whisper_frame_count
 from rellm_cache.errors import AudioError, ConfigError
-from rellm_cache.specs import EncoderSpec
-from rellm_cache.weights import find_model
+from rellm_cache.utils.model_files import find_model
 
 MAX_SAMPLES = 30 * 16_000
 FRAME_SAMPLES = 320

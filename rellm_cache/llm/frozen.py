@@ -16,14 +16,14 @@ from torch.utils.checkpoint import checkpoint
 from transformers.cache_utils import DynamicCache
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from rellm_cache.config import LLMConfig
+from rellm_cache.config.schema import LLMConfig
 from rellm_cache.errors import ConfigError
-from rellm_cache.llm import segments
+from rellm_cache.llm import segment_attention as segments
 from rellm_cache.llm.packing import PackedRow, Remembered, Segment
-from rellm_cache.llm.prompt import ChatFormat
+from rellm_cache.llm.prompts import ChatFormat
 from rellm_cache.llm.reply_limit import NO_LIMIT, LimitReached, ReplyLimit
 from rellm_cache.llm.sampling import Sampling, SeededNoise
-from rellm_cache.llm.scope import SpeechScope
+from rellm_cache.llm.speech_mask import SpeechScope
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
-from rellm_cache.config import LLMConfig
+from rellm_cache.config.schema import LLMConfig
 from rellm_cache.errors import ConfigError
-from rellm_cache.llm.bits import bitsandbytes
+from rellm_cache.llm.bitsandbytes_import import bitsandbytes
 from rellm_cache.llm.frozen import FrozenLLM
-from rellm_cache.llm.host_embedding import HostEmbedding
-from rellm_cache.llm.prompt import ChatFormat
-from rellm_cache.weights import check_files, locate_model, weights_digest
+from rellm_cache.llm.offloaded_embedding import HostEmbedding
+from rellm_cache.llm.prompts import ChatFormat
+from rellm_cache.utils.model_files import check_files, locate_model, weights_digest
 
 
 def load_llm(config: LLMConfig, device: torch.device) -> FrozenLLM:

@@ -10,7 +10,7 @@ import copy
 from dataclasses import replace
 from typing import Any
 
-import rellm_cache.llm.bits  # noqa: F401  # before peft, which imports bitsandbytes
+import rellm_cache.llm.bitsandbytes_import  # noqa: F401  # before peft, which imports bitsandbytes
 
 # isort: split
 import torch
@@ -19,10 +19,10 @@ from peft import inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from torch import nn
 
-from rellm_cache.config import LoraConfig
+from rellm_cache.config.schema import LoraConfig
 from rellm_cache.errors import ConfigError
 from rellm_cache.llm.frozen import FrozenLLM
-from rellm_cache.llm.scope import SpeechScope
+from rellm_cache.llm.speech_mask import SpeechScope
 
 _NAME = "default"  # of the one adapter in peft's layers
 

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from rellm_cache.metrics.bootstrap import Interval, bootstrap
+from rellm_cache.metrics.intervals import Interval, bootstrap
 
 
 def rank_correlation_of_rows(

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rellm_cache.batches import Steps
-from rellm_cache.config import AdapterConfig
+from rellm_cache.config.schema import AdapterConfig
+from rellm_cache.data.batch import Steps
 from rellm_cache.model.heads import masked_mean, valid_frames
 
 KERNEL, STRIDE, PADDING = 5, 2, 2

@@ -6,7 +6,7 @@ Letters: B utterances, T' adapter frames, H their size, C emotions.
 import torch
 from torch import Tensor, nn
 
-from rellm_cache.config import HeadsConfig
+from rellm_cache.config.schema import HeadsConfig
 
 
 def masked_mean(frames: Tensor, lengths: Tensor) -> Tensor:

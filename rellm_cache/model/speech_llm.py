@@ -12,16 +12,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from rellm_cache.batches import Batch, Target
-from rellm_cache.config import Recipe
+from rellm_cache.config.schema import Recipe
+from rellm_cache.data.batch import Batch, Target
 from rellm_cache.errors import ConfigError
 from rellm_cache.llm.frozen import Continuation, FrozenLLM
 from rellm_cache.llm.lora import LoRA, with_lora
 from rellm_cache.llm.reply_limit import NO_LIMIT, ReplyLimit
+from rellm_cache.llm.speech_prompts import require_llm, speech_prompts
 from rellm_cache.model.adapter import Adapter, Speech, dequantise, fuse
-from rellm_cache.model.concordance import concordance_loss, moments_of
+from rellm_cache.model.answer_likelihoods import answer_log_likelihoods
 from rellm_cache.model.heads import AuxiliaryHeads
-from rellm_cache.model.losses import (
+from rellm_cache.model.losses.ccc import concordance_loss, moments_of
+from rellm_cache.model.losses.terms import (
     TERMS,
     LossTerms,
     category_loss,
@@ -31,8 +33,7 @@ from rellm_cache.model.losses import (
     token_divergences,
     token_losses,
 )
-from rellm_cache.model.requests import answer_log_likelihoods, require_llm, speech_prompts
-from rellm_cache.model.rows import ExampleRows
+from rellm_cache.model.row_packing import ExampleRows
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rellm_cache.config import Recipe, TextConfig
+from rellm_cache.config.schema import Recipe, TextConfig
 from rellm_cache.errors import ConfigError
 from rellm_cache.llm.frozen import Continuation, FrozenLLM
 from rellm_cache.llm.reply_limit import NO_LIMIT, ReplyLimit
-from rellm_cache.model.requests import answer_log_likelihoods
+from rellm_cache.model.answer_likelihoods import answer_log_likelihoods
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from rellm_cache.config.qa import QAType
 from rellm_cache.corpus.emotions import emotions_in
 from rellm_cache.corpus.splits import text_key
 from rellm_cache.llm.refusals import refusal
 from rellm_cache.qa.parse import Pair
-from rellm_cache.qa_settings import QAType
 
 # Words of the writer's request that a person who hears the clip would not use.
 _SCAFFOLD = re.compile(r"\b(arousal|dominance|valence|metadata|transcript)\b", re.IGNORECASE)

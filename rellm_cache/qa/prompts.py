@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from rellm_cache.config.qa import QAMode, QASettings, QAType
 from rellm_cache.corpus.manifest import DIMENSIONS, Utterance
-from rellm_cache.qa_settings import QAMode, QASettings, QAType
 
 LEVELS = ("low", "medium", "high")
 LabelSource = Literal["corpus", "pseudo", "made"]

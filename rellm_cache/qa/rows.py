@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rellm_cache.corpus.fields import Field, check_fields, is_object, is_text, is_truth
+from rellm_cache.config.qa import MODES, TYPES, QAMode, QAType
 from rellm_cache.corpus.manifest import manifest_files, read_lines, write_lines
+from rellm_cache.corpus.validation import Field, check_fields, is_object, is_text, is_truth
 from rellm_cache.errors import ManifestError
-from rellm_cache.qa_settings import MODES, TYPES, QAMode, QAType
 
 
 @dataclass(frozen=True)

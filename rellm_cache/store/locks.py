@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rellm_cache.errors import StoreError
-from rellm_cache.store.layout import WRITING
+from rellm_cache.store.format import WRITING
 
 # File systems that know no flock; writing goes on there, cleaning up does not.
 UNSUPPORTED = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.ENOSYS)

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from rellm_cache.config.specs import CachedSpec
 from rellm_cache.errors import StoreError
-from rellm_cache.specs import CachedSpec
 
 Spec = TypeVar("Spec", bound=CachedSpec)
 

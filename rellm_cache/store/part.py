@@ -16,11 +16,11 @@ import zarr
 from numpy.typing import NDArray
 
 from rellm_cache.store.column import read_column
-from rellm_cache.store.faults import damaged, require_damage
-from rellm_cache.store.fetch import copied_from, hold_array, is_frames
-from rellm_cache.store.layout import FRAMES, Frames, StoreInfo
-from rellm_cache.store.quantisation import Quantisation
-from rellm_cache.store.shards import MappedShards, ShardError
+from rellm_cache.store.errors import damaged, require_damage
+from rellm_cache.store.format import FRAMES, Frames, StoreInfo
+from rellm_cache.store.quantization import Quantisation
+from rellm_cache.store.remote.download import copied_from, hold_array, is_frames
+from rellm_cache.store.shard_reader import MappedShards, ShardError
 
 
 def frames_crc32c(frames: np.ndarray) -> int:

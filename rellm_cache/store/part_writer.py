@@ -16,9 +16,9 @@ import zarr
 import zarr.codecs
 from numpy.typing import NDArray
 
-from rellm_cache.specs import digest
-from rellm_cache.store.layout import FRAMES, INNER_FRAMES, SHARD_BYTES, Frames, StoreInfo, seal
-from rellm_cache.store.quantisation import Quantisation
+from rellm_cache.config.specs import digest
+from rellm_cache.store.format import FRAMES, INNER_FRAMES, SHARD_BYTES, Frames, StoreInfo, seal
+from rellm_cache.store.quantization import Quantisation
 from rellm_cache.store.shard_writer import ShardWriter
 
 

@@ -16,15 +16,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rellm_cache.config.specs import StoredSpec
 from rellm_cache.errors import StoreError
-from rellm_cache.specs import StoredSpec
-from rellm_cache.store.faults import other_steps
-from rellm_cache.store.index import ABSENT, IdIndex
-from rellm_cache.store.layout import SHARD_BYTES, Frames, find_store, list_parts, read_info
-from rellm_cache.store.origin import place
+from rellm_cache.store.errors import other_steps
+from rellm_cache.store.format import SHARD_BYTES, Frames, find_store, list_parts, read_info
+from rellm_cache.store.id_index import ABSENT, IdIndex
 from rellm_cache.store.part import Part
-from rellm_cache.store.quantisation import Quantisation
-from rellm_cache.store.shards import allow_open_files
+from rellm_cache.store.quantization import Quantisation
+from rellm_cache.store.remote.mirror_origin import place
+from rellm_cache.store.shard_reader import allow_open_files
 
 LOOKS = 2  # at clips of a batch, to see whether it is in memory
 REMEMBERED = 1 << 16  # clips that were looked up; more than most corpora have

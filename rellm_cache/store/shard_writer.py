@@ -12,7 +12,7 @@ import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
-from rellm_cache.store.syncing import sync_path
+from rellm_cache.utils.atomic_files import sync_path
 
 MISSING = np.uint64(2**64 - 1)
 

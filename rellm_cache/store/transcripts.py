@@ -14,10 +14,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from rellm_cache.config.specs import TranscriberSpec
 from rellm_cache.errors import ConfigError, StoreError
-from rellm_cache.specs import TranscriberSpec
 from rellm_cache.store.matching import find_match, nearest
-from rellm_cache.store.origin import place
+from rellm_cache.store.remote.mirror_origin import place
 
 FOLDER = "transcripts"
 FORMAT = "rellm-transcripts"

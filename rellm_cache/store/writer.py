@@ -22,7 +22,7 @@ import zarr
 from numpy.typing import NDArray
 
 from rellm_cache.errors import FrameError, StoreError
-from rellm_cache.store.layout import (
+from rellm_cache.store.format import (
     WRITING,
     Frames,
     StoreInfo,
@@ -32,11 +32,11 @@ from rellm_cache.store.layout import (
     store_path,
 )
 from rellm_cache.store.locks import claim, own_name, removing, sweep_own
-from rellm_cache.store.outgoing import commit_part, part_names, send_new_store
 from rellm_cache.store.part_writer import PartWriter, Row
-from rellm_cache.store.quantisation import Quantisation
-from rellm_cache.store.syncing import sync_path, sync_tree
-from rellm_cache.wording import counted
+from rellm_cache.store.quantization import Quantisation
+from rellm_cache.store.remote.upload import commit_part, part_names, send_new_store
+from rellm_cache.utils.atomic_files import sync_path, sync_tree
+from rellm_cache.utils.console_wording import counted
 
 PART_BYTES = 256 << 20
 PART_SECONDS = 60.0

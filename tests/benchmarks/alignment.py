@@ -26,13 +26,13 @@ from typing import Any
 import torch
 from options import make_parser, write_figures
 
-from rellm_cache.config import load_recipe
+from rellm_cache.config.schema import load_recipe
 from rellm_cache.corpus.manifest import read_split
+from rellm_cache.data.examples import make_examples, open_frames
+from rellm_cache.evaluation.run import Asked, evaluate
 from rellm_cache.llm.loading import load_llm
-from rellm_cache.stages.data import make_examples, open_frames
-from rellm_cache.stages.evaluate import Asked, evaluate
-from rellm_cache.stages.train import train
-from rellm_cache.stages.trainer import Data, Trainer, make_accelerator
+from rellm_cache.training.loop import Data, Trainer, make_accelerator
+from rellm_cache.training.run import train
 
 
 def run(job: tuple[int, bool], options: argparse.Namespace, folder: Path) -> dict[str, Any]:

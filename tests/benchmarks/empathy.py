@@ -21,9 +21,9 @@ from sklearn.metrics import accuracy_score, f1_score
 from sklearn.model_selection import GridSearchCV, GroupKFold
 from sklearn.pipeline import make_pipeline
 
-from rellm_cache.corpus.epitome import Split
+from rellm_cache.empathy.epitome import Split
 from rellm_cache.empathy.settings import make_settings
-from rellm_cache.stages.empathy_train import find_sources, read_material, train_scorers
+from rellm_cache.empathy.train import find_sources, read_material, train_scorers
 
 
 def baseline(split: Split, mechanism: str) -> dict[str, float]:

@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 from options import make_parser, write_figures
 
-from rellm_cache.config import load_recipe
+from rellm_cache.config.schema import load_recipe
 from rellm_cache.llm.loading import load_llm
-from rellm_cache.stages.timing import time_epochs
+from rellm_cache.planning.timing import time_epochs
 
 
 def main() -> None:

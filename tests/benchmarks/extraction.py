@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from rellm_cache.config import load_recipe
-from rellm_cache.stages.extract import extract
+from rellm_cache.config.schema import load_recipe
+from rellm_cache.extraction.run import extract
 
 CLIPS = 32
 

@@ -39,17 +39,17 @@ from transformers import (
     WhisperModel,
 )
 
-from rellm_cache.batches import Example, Frames, Target
-from rellm_cache.config import LLMConfig, Recipe, load_recipe
-from rellm_cache.devices import default_device
+from rellm_cache.config.schema import LLMConfig, Recipe, load_recipe
+from rellm_cache.config.specs import EncoderSpec
+from rellm_cache.data.batch import Example, Frames, Target
 from rellm_cache.encoders.base import FrameEncoder
 from rellm_cache.encoders.registry import build_encoder, resolve
 from rellm_cache.encoders.wav2vec2_emotion import EmotionModel
-from rellm_cache.llm.footprint import footprint
 from rellm_cache.llm.loading import load_llm
-from rellm_cache.specs import EncoderSpec
-from rellm_cache.stages.trainer import Data, Trainer, make_accelerator
-from rellm_cache.store.memory import EncodedFrames
+from rellm_cache.llm.memory import footprint
+from rellm_cache.store.in_memory import EncodedFrames
+from rellm_cache.training.loop import Data, Trainer, make_accelerator
+from rellm_cache.utils.devices import default_device
 
 UTTERANCES = 4_290  # IEMOCAP's training split
 CAPS_GB = {"lite": 8, "reference": 12}

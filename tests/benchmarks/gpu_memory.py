@@ -31,15 +31,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config
 
-from rellm_cache.batches import Batch, Target
-from rellm_cache.config import Recipe, load_recipe
+from rellm_cache.config.schema import Recipe, load_recipe
 from rellm_cache.corpus.manifest import Utterance
-from rellm_cache.llm.footprint import BYTES_A_WEIGHT
+from rellm_cache.data.batch import Batch, Target
 from rellm_cache.llm.frozen import FrozenLLM
-from rellm_cache.llm.prompt import ChatFormat
-from rellm_cache.model.losses import loss_weights
+from rellm_cache.llm.memory import BYTES_A_WEIGHT
+from rellm_cache.llm.prompts import ChatFormat
+from rellm_cache.model.losses.terms import loss_weights
 from rellm_cache.model.speech_llm import SpeechLLM
-from rellm_cache.stages.training_plan import MOMENTS_BYTES, plan_training
+from rellm_cache.planning.training import MOMENTS_BYTES, plan_training
 
 SPEECH, EMOTION = 1280, 1024  # values in a frame of Whisper large-v2 and of wav2vec2 large
 WORDS = " ".join(["word"] * 34)  # that the plan takes for as many tokens

@@ -15,18 +15,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rellm_cache.config import Recipe, load_recipe
-from rellm_cache.corpus.epitome import Exchange, read_epitome, split_by_post
-from rellm_cache.devices import default_device
-from rellm_cache.empathy.folder import EmpathyModel, load_empathy
+from rellm_cache.annotation.responses import llm_config
+from rellm_cache.config.schema import Recipe, load_recipe
+from rellm_cache.empathy.epitome import Exchange, read_epitome, split_by_post
+from rellm_cache.empathy.scorer_folder import EmpathyModel, load_empathy
 from rellm_cache.empathy.scoring import ReplyScore, score_exchanges
 from rellm_cache.llm.frozen import FrozenLLM
 from rellm_cache.llm.loading import load_llm
 from rellm_cache.llm.reply_limit import NO_LIMIT, ReplyLimit
 from rellm_cache.metrics.replies import question_count, word_count
 from rellm_cache.metrics.significance import holm, paired_test, summarise
-from rellm_cache.progress import progress
-from rellm_cache.stages.respond import llm_config
+from rellm_cache.utils.console import progress
+from rellm_cache.utils.devices import default_device
 
 FULL, PEOPLE = "full length", "people"
 LIMITS = {

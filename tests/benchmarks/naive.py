@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
-from rellm_cache.batches import Batch, Example, Frames
+from rellm_cache.data.batch import Batch, Example, Frames
 from rellm_cache.llm.frozen import FrozenLLM
 from rellm_cache.model.speech_llm import SpeechLLM
 

@@ -20,8 +20,8 @@ from lhotse.features.io import NumpyHdf5Reader, NumpyHdf5Writer
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from rellm_cache.specs import EncoderSpec
-from rellm_cache.store.layout import StoreInfo, store_path
+from rellm_cache.config.specs import EncoderSpec
+from rellm_cache.store.format import StoreInfo, store_path
 from rellm_cache.store.reader import FeatureStore
 from rellm_cache.store.writer import StoreWriter
 

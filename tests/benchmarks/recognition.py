@@ -41,14 +41,14 @@ def run(job: tuple[int, int], data: Path, cache: Path, recipe_name: str, overrid
     """Train one fold with one seed; its UA and the seconds that training took."""
     import torch
 
-    from rellm_cache.config import load_recipe
+    from rellm_cache.config.schema import load_recipe
     from rellm_cache.corpus.manifest import write_manifest
-    from rellm_cache.corpus.ravdess import read_ravdess
-    from rellm_cache.model.checkpoint import load_run
-    from rellm_cache.stages.data import make_examples, open_frames
-    from rellm_cache.stages.reproduction.folds import shuffle_labels
-    from rellm_cache.stages.scoring import predict, score_heads
-    from rellm_cache.stages.train import train
+    from rellm_cache.corpus.readers.ravdess import read_ravdess
+    from rellm_cache.data.examples import make_examples, open_frames
+    from rellm_cache.reproduction.folds import shuffle_labels
+    from rellm_cache.runs.weights import load_run
+    from rellm_cache.training.run import train
+    from rellm_cache.training.validation import predict, score_heads
 
     torch.set_num_threads(1)
     fold, seed = job

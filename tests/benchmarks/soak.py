@@ -31,13 +31,13 @@ import soundfile
 import torch
 from options import make_parser, write_figures
 
-from rellm_cache.config import AdapterConfig, EncodersConfig, LossesConfig, Recipe
+from rellm_cache.config.schema import AdapterConfig, EncodersConfig, LossesConfig, Recipe
+from rellm_cache.config.specs import EncoderSpec
 from rellm_cache.corpus.manifest import write_lines
 from rellm_cache.encoders import whisper  # noqa: F401 (imported before the fork: children share it)
-from rellm_cache.specs import EncoderSpec
-from rellm_cache.stages.extract import extract
-from rellm_cache.stages.extraction.spread import Spread
-from rellm_cache.store.layout import list_stores
+from rellm_cache.extraction.run import extract
+from rellm_cache.extraction.workers.options import Spread
+from rellm_cache.store.format import list_stores
 from rellm_cache.store.reader import FeatureStore
 
 MOST_COMMITS = 20  # from one kill of workers to the next

@@ -35,11 +35,11 @@ from options import make_parser, write_figures
 from peers import BATCH, FILES, GROUPS, OWN, PEERS, Buffers, Memmap, Peer, Rellm, specs
 from torch.utils.data import DataLoader, Dataset
 
-from rellm_cache.batches import Example, Frames, bucketed_batches
-from rellm_cache.loading.loader import BatchLoader
-from rellm_cache.specs import EncoderSpec
-from rellm_cache.stages.quantize import quantize
-from rellm_cache.store.layout import StoreInfo, store_path
+from rellm_cache.cache_admin.quantize import quantize
+from rellm_cache.config.specs import EncoderSpec
+from rellm_cache.data.batch import Example, Frames, bucketed_batches
+from rellm_cache.data.loader import BatchLoader
+from rellm_cache.store.format import StoreInfo, store_path
 from rellm_cache.store.part_writer import Row, write_part
 from rellm_cache.store.reader import FeatureStore
 from rellm_cache.store.writer import StoreWriter

@@ -13,13 +13,13 @@ import torch
 from options import make_parser, write_figures
 from torch import Tensor
 
-from rellm_cache.config import Recipe, load_recipe
+from rellm_cache.annotation.distillation_targets import Lesson, make_lessons
+from rellm_cache.annotation.responses import llm_config
+from rellm_cache.config.schema import Recipe, load_recipe
 from rellm_cache.corpus.manifest import Utterance, read_manifests
 from rellm_cache.llm.frozen import FrozenLLM
 from rellm_cache.llm.loading import load_llm
-from rellm_cache.llm.teacher import truncation
-from rellm_cache.stages.lessons import Lesson, make_lessons
-from rellm_cache.stages.respond import llm_config
+from rellm_cache.llm.teacher_distribution import truncation
 
 TOP_K = (8, 32, 128, 512)
 

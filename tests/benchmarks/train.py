@@ -27,16 +27,16 @@ import torch
 from naive import naive_batch, naive_losses, naive_total
 from options import make_parser, rounded, write_figures
 
-from rellm_cache.batches import Batch
-from rellm_cache.config import Recipe, load_recipe
+from rellm_cache.config.schema import Recipe, load_recipe
 from rellm_cache.corpus.manifest import Utterance, read_split
+from rellm_cache.data.batch import Batch
+from rellm_cache.data.examples import make_examples, open_frames
+from rellm_cache.inference.generate import LiveEncoders
 from rellm_cache.llm.loading import load_llm
 from rellm_cache.model.adapter import output_lengths
-from rellm_cache.model.losses import loss_weights
-from rellm_cache.stages.data import make_examples, open_frames
-from rellm_cache.stages.generate import LiveEncoders
-from rellm_cache.stages.trainer import Data, Trainer, make_accelerator
-from rellm_cache.stages.training_plan import plan_training
+from rellm_cache.model.losses.terms import loss_weights
+from rellm_cache.planning.training import plan_training
+from rellm_cache.training.loop import Data, Trainer, make_accelerator
 
 CPU = torch.device("cpu")
 MEMORY_STEPS = 3

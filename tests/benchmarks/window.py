@@ -25,13 +25,13 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from transformers import WhisperConfig
 
+from rellm_cache.config.specs import EncoderSpec
 from rellm_cache.corpus.audio import load_clip
 from rellm_cache.corpus.manifest import Utterance
-from rellm_cache.corpus.ravdess import read_ravdess
-from rellm_cache.devices import default_device
+from rellm_cache.corpus.readers.ravdess import read_ravdess
 from rellm_cache.encoders.whisper import WhisperEncoder
-from rellm_cache.specs import EncoderSpec
-from rellm_cache.weights import find_model
+from rellm_cache.utils.devices import default_device
+from rellm_cache.utils.model_files import find_model
 
 WINDOWS = ("30s", "clip")
 DEVICE = default_device()

@@ -8,8 +8,8 @@ import h5py
 import numpy as np
 import pytest
 
-from rellm_cache.specs import EncoderSpec
-from rellm_cache.store.layout import StoreInfo, list_parts
+from rellm_cache.config.specs import EncoderSpec
+from rellm_cache.store.format import StoreInfo, list_parts
 from rellm_cache.store.writer import StoreWriter
 
 Run = Callable[..., tuple[int, str, str]]

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rellm_cache.config import Recipe, to_toml
-from rellm_cache.specs import EncoderSpec
-from rellm_cache.store.copies import open_copy
-from rellm_cache.store.layout import StoreInfo
+from rellm_cache.config.schema import Recipe, to_toml
+from rellm_cache.config.specs import EncoderSpec
+from rellm_cache.store.format import StoreInfo
+from rellm_cache.store.remote.mirror import open_copy
 from rellm_cache.store.writer import StoreWriter
 
 Run = Callable[..., tuple[int, str, str]]

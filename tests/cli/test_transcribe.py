@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rellm_cache.config import Recipe, TextConfig, to_toml
+from rellm_cache.config.schema import Recipe, TextConfig, to_toml
 
 Run = Callable[..., tuple[int, str, str]]
 

@@ -8,7 +8,7 @@ import pytest
 
 from rellm_cache.corpus.audio import load_clip
 from rellm_cache.corpus.manifest import Utterance
-from rellm_cache.stages.demo import embedded_clips
+from rellm_cache.demo.run import embedded_clips
 
 FOLDER = Path(str(resources.files("rellm_cache.demo"))) / "clips"
 

@@ -15,6 +15,7 @@ from transformers import (
     WhisperTokenizer,
 )
 
+from rellm_cache.config.specs import TranscriberSpec
 from rellm_cache.corpus.audio import load_clip
 from rellm_cache.corpus.manifest import Utterance
 from rellm_cache.demo.models import WHISPER_TINY_EN
@@ -25,10 +26,9 @@ from rellm_cache.demo.whisper_tiny import (
     suppressed_tokens,
     whisper_state_dict,
 )
-from rellm_cache.encoders.transcriber import WhisperTranscriber
+from rellm_cache.encoders.whisper_transcriber import WhisperTranscriber
 from rellm_cache.errors import RellmError
-from rellm_cache.specs import TranscriberSpec
-from rellm_cache.weights import weights_digest
+from rellm_cache.utils.model_files import weights_digest
 
 CLIPS = Path(__file__).parents[2] / "rellm_cache/demo/clips"
 

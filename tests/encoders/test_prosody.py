@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_limits
 
+from rellm_cache.config.specs import EncoderSpec
 from rellm_cache.encoders import prosody
 from rellm_cache.encoders.base import whisper_frame_count
 from rellm_cache.encoders.prosody import DIMENSION_NAMES, ProsodyEncoder, prosody_frames
 from rellm_cache.errors import AudioError
-from rellm_cache.specs import EncoderSpec
 
 RATE = prosody.SAMPLE_RATE
 

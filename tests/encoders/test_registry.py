@@ -5,8 +5,8 @@ from typing import get_args
 
 import pytest
 
+from rellm_cache.config.specs import EncoderKind, EncoderSpec
 from rellm_cache.encoders.registry import encoder_module
-from rellm_cache.specs import EncoderKind, EncoderSpec
 
 
 @pytest.mark.parametrize("kind", get_args(EncoderKind))

@@ -12,10 +12,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import Wav2Vec2FeatureExtractor, Wav2Vec2Model
 
+from rellm_cache.config.specs import EncoderSpec
 from rellm_cache.encoders.registry import build_encoder, resolve
 from rellm_cache.encoders.wav2vec2_emotion import Wav2Vec2EmotionEncoder
 from rellm_cache.errors import ConfigError
-from rellm_cache.specs import EncoderSpec
 
 CPU = torch.device("cpu")
 

@@ -11,11 +11,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import WhisperFeatureExtractor, WhisperModel
 
+from rellm_cache.config.specs import EncoderSpec
 from rellm_cache.encoders.base import whisper_frame_count
 from rellm_cache.encoders.registry import build_encoder, resolve
 from rellm_cache.encoders.whisper import WhisperEncoder
 from rellm_cache.errors import AudioError, ConfigError
-from rellm_cache.specs import EncoderSpec
 
 CPU = torch.device("cpu")
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from rellm_cache.config import LLMConfig, Recipe
+from rellm_cache.config.schema import LLMConfig, Recipe
 from rellm_cache.llm.frozen import FrozenLLM
 from rellm_cache.llm.loading import load_llm
 from rellm_cache.llm.packing import PackedRow, Segment, pack
-from rellm_cache.stages.train import read_metrics, train
+from rellm_cache.training.run import read_metrics, train
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 
@@ -68,7 +68,7 @@ def test_the_input_embeddings_may_stay_on_the_host(llm_folder: Path, tmp_path: P
 def test_a_run_learns_with_micro_batches_found_by_itself(
     corpus: Path, recipe: Recipe, tmp_path: Path, optimiser: str
 ) -> None:
-    from rellm_cache.stages.extract import extract
+    from rellm_cache.extraction.run import extract
 
     assert recipe.llm is not None
     extract(corpus, recipe, tmp_path / "cache")

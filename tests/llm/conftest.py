@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from rellm_cache.llm.bits import bitsandbytes
+from rellm_cache.llm.bitsandbytes_import import bitsandbytes
 from rellm_cache.llm.frozen import FrozenLLM
 from rellm_cache.llm.loading import load_llm
 

@@ -7,9 +7,9 @@ from typing import Literal
 import pytest
 import torch
 
-from rellm_cache.config import LLMConfig
+from rellm_cache.config.schema import LLMConfig
 from rellm_cache.errors import ConfigError
-from rellm_cache.llm.bits import bitsandbytes
+from rellm_cache.llm.bitsandbytes_import import bitsandbytes
 from rellm_cache.llm.frozen import FrozenLLM
 from rellm_cache.llm.loading import load_llm
 from rellm_cache.llm.packing import Segment, pack

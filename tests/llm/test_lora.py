@@ -11,7 +11,7 @@ from peft import get_peft_model, set_peft_model_state_dict
 from torch import Tensor
 from transformers import AutoModelForCausalLM, Qwen2Config, Qwen3Config
 
-from rellm_cache.config import LLMConfig, LoraConfig
+from rellm_cache.config.schema import LLMConfig, LoraConfig
 from rellm_cache.errors import ConfigError
 from rellm_cache.llm.frozen import FrozenLLM
 from rellm_cache.llm.loading import load_llm

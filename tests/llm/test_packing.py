@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn.attention.flex_attention import create_mask
 
-from rellm_cache.config import LLMConfig, LoraConfig
+from rellm_cache.config.schema import LLMConfig, LoraConfig
 from rellm_cache.llm.frozen import FrozenLLM
 from rellm_cache.llm.loading import load_llm
 from rellm_cache.llm.packing import PackedRow, Segment, pack

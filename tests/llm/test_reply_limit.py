@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from rellm_cache.config import LLMConfig
+from rellm_cache.config.schema import LLMConfig
 from rellm_cache.llm.frozen import FrozenLLM
 from rellm_cache.llm.loading import load_llm
 from rellm_cache.llm.reply_limit import LimitReached, ReplyLimit

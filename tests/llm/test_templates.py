@@ -20,7 +20,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from rellm_cache.config import LLMConfig, PromptsConfig
+from rellm_cache.config.schema import LLMConfig, PromptsConfig
 from rellm_cache.llm.frozen import FrozenLLM
 from rellm_cache.llm.loading import load_llm
 from rellm_cache.llm.packing import Segment, pack

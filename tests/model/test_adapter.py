@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from rellm_cache.batches import Steps
-from rellm_cache.config import AdapterConfig
+from rellm_cache.config.schema import AdapterConfig
+from rellm_cache.data.batch import Steps
 from rellm_cache.model.adapter import Adapter, crop_time, dequantise, fuse, output_lengths
 
 LITE = AdapterConfig(preset="lite", width=16, bottleneck=16)

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
-from rellm_cache.batches import IGNORED, Batch, Target
-from rellm_cache.config import LoraConfig, Recipe
+from rellm_cache.config.schema import LoraConfig, Recipe
+from rellm_cache.data.batch import IGNORED, Batch, Target
 from rellm_cache.errors import RunError
 from rellm_cache.llm.frozen import FrozenLLM
 from rellm_cache.llm.loading import load_llm
-from rellm_cache.model.checkpoint import load_tensors, save_tensors, trainables
 from rellm_cache.model.speech_llm import SpeechLLM
+from rellm_cache.runs.weights import load_tensors, save_tensors, trainables
 
 CPU = torch.device("cpu")
 RANK, ALPHA = 3, 6.0

@@ -9,12 +9,12 @@ import torch
 from naive import naive_losses, naive_total
 from torch.nn import functional as F
 
-from rellm_cache.batches import IGNORED, Batch, Target
-from rellm_cache.config import Recipe
+from rellm_cache.config.schema import Recipe
+from rellm_cache.data.batch import IGNORED, Batch, Target
 from rellm_cache.llm.frozen import FrozenLLM
 from rellm_cache.llm.loading import load_llm
-from rellm_cache.llm.teacher import distribution_rows, split_rows
-from rellm_cache.model.losses import TERMS, loss_weights
+from rellm_cache.llm.teacher_distribution import distribution_rows, split_rows
+from rellm_cache.model.losses.terms import TERMS, loss_weights
 from rellm_cache.model.speech_llm import SpeechLLM
 
 CPU = torch.device("cpu")

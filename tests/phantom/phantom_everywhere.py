@@ -12,7 +12,7 @@ from phantom import PHANTOM
 from accelerate import Accelerator
 from transformers import AutoModelForCausalLM
 
-from rellm_cache import devices
+from rellm_cache.utils import devices
 
 __all__ = ["PHANTOM"]
 

@@ -10,20 +10,20 @@ from phantom import LEDGER
 from phantom_everywhere import PHANTOM
 
 # isort: split
-from rellm_cache.config import Recipe
+from rellm_cache.annotation.questions import write_questions
+from rellm_cache.annotation.responses import respond
+from rellm_cache.annotation.teacher import teach
+from rellm_cache.annotation.transcripts import transcribe
+from rellm_cache.cache_admin.audit import recompute
+from rellm_cache.config.schema import Recipe
+from rellm_cache.empathy.score_table import empathy_score
 from rellm_cache.empathy.settings import EmpathySettings
-from rellm_cache.stages.cache_audit import recompute
-from rellm_cache.stages.empathy_score import empathy_score
-from rellm_cache.stages.empathy_train import empathy_train
-from rellm_cache.stages.evaluate import Asked, evaluate
-from rellm_cache.stages.extract import extract
-from rellm_cache.stages.generate import generate
-from rellm_cache.stages.judge import judge
-from rellm_cache.stages.qa import write_questions
-from rellm_cache.stages.respond import respond
-from rellm_cache.stages.teach import teach
-from rellm_cache.stages.train import train
-from rellm_cache.stages.transcribe import transcribe
+from rellm_cache.empathy.train import empathy_train
+from rellm_cache.evaluation.judge import judge
+from rellm_cache.evaluation.run import Asked, evaluate
+from rellm_cache.extraction.run import extract
+from rellm_cache.inference.generate import generate
+from rellm_cache.training.run import train
 
 
 def prepare_there(recipe: Recipe, corpus: Path, cache: Path) -> None:

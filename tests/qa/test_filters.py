@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
+from rellm_cache.config.qa import QAType
 from rellm_cache.qa.filters import Candidate, reason_to_drop
 from rellm_cache.qa.parse import Pair
-from rellm_cache.qa_settings import QAType
 
 EMOTIONS = ("neutral", "happy", "angry", "sad", "surprise")
 

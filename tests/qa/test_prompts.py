@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import pytest
 
-from rellm_cache.config import load_recipe
+from rellm_cache.config.qa import TYPES, GivenQuestions, PairRequests, QASettings, QAType
+from rellm_cache.config.schema import load_recipe
 from rellm_cache.corpus.manifest import Utterance, VadSource
 from rellm_cache.errors import ConfigError
 from rellm_cache.qa.prompts import describe, has_type, label_source, level, write_request
-from rellm_cache.qa_settings import TYPES, GivenQuestions, PairRequests, QASettings, QAType
 
 SAD = Utterance("a", "a.wav", text="It {was} mine.", emotion="sad", vad=(0.2, 0.5, 0.6))
 

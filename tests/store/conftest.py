@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import zarr
 
-from rellm_cache.specs import EncoderSpec
-from rellm_cache.store.layout import StoreInfo
-from rellm_cache.store.quantisation import Quantisation
+from rellm_cache.config.specs import EncoderSpec
+from rellm_cache.store.format import StoreInfo
+from rellm_cache.store.quantization import Quantisation
 from rellm_cache.store.reader import FeatureStore
 from rellm_cache.store.writer import StoreWriter
 
@@ -96,10 +96,10 @@ AS_ANOTHER_USER = """
 import os, sys
 from pathlib import Path
 from rellm_cache.errors import RellmError
-from rellm_cache.progress import silent
-from rellm_cache.store.compaction import compact_store
+from rellm_cache.utils.console import silent
+from rellm_cache.store.maintenance.compact import compact_store
 from rellm_cache.store.reader import FeatureStore
-from rellm_cache.store.verify import check_store
+from rellm_cache.store.maintenance.verify import check_store
 path = Path(sys.argv[1])
 if os.getuid() == 0:
     os.chdir(path)

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rellm_cache.progress import silent
-from rellm_cache.store.compaction import compact_store, prune_store
-from rellm_cache.store.layout import list_parts, lost_path
+from rellm_cache.store.format import list_parts, lost_path
+from rellm_cache.store.maintenance.compact import compact_store, prune_store
+from rellm_cache.store.maintenance.repair import repair_store
+from rellm_cache.store.maintenance.verify import check_store
 from rellm_cache.store.reader import FeatureStore
-from rellm_cache.store.repair import repair_store
-from rellm_cache.store.verify import check_store
+from rellm_cache.utils.console import silent
 
 Clips = dict[str, np.ndarray]
 Write = Callable[..., FeatureStore]
@@ -28,7 +28,7 @@ Content = Callable[[Path], dict[str, tuple[bytes, bytes]]]
 KILLED = """
 import importlib, os, shutil, signal, sys
 from pathlib import Path
-from rellm_cache.progress import silent
+from rellm_cache.utils.console import silent
 
 module, name, template, work = sys.argv[1:]
 function = getattr(importlib.import_module(module), name)

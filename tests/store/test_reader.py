@@ -21,7 +21,7 @@ from rellm_cache.store import part as part_reader
 from rellm_cache.store import part_writer as part_module
 from rellm_cache.store import reader as reader_module
 from rellm_cache.store.reader import FeatureStore
-from rellm_cache.store.shards import MappedShards
+from rellm_cache.store.shard_reader import MappedShards
 
 Clips = dict[str, np.ndarray]
 Write = Callable[..., FeatureStore]

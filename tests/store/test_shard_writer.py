@@ -10,7 +10,7 @@ import zarr
 
 from rellm_cache.store import part_writer as part_writer_module
 from rellm_cache.store import shard_writer as shard_writer_module
-from rellm_cache.store.layout import INNER_FRAMES, StoreInfo
+from rellm_cache.store.format import INNER_FRAMES, StoreInfo
 from rellm_cache.store.part_writer import Row, write_part
 from rellm_cache.store.shard_writer import ShardWriter
 

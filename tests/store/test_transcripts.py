@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from rellm_cache.config.specs import TranscriberSpec
 from rellm_cache.corpus.manifest import write_lines
 from rellm_cache.errors import StoreError
-from rellm_cache.specs import TranscriberSpec
 from rellm_cache.store.transcripts import (
     Transcript,
     as_transcript,

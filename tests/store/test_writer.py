@@ -14,16 +14,16 @@ import numpy as np
 import pytest
 
 from rellm_cache.errors import FrameError, StoreError
-from rellm_cache.progress import silent
 from rellm_cache.store import part_writer
 from rellm_cache.store import writer as writer_module
-from rellm_cache.store.layout import StoreInfo, list_parts
+from rellm_cache.store.format import StoreInfo, list_parts
 from rellm_cache.store.locks import own_name
+from rellm_cache.store.maintenance.verify import check_store
 from rellm_cache.store.reader import FeatureStore
 from rellm_cache.store.shard_writer import ShardWriter
-from rellm_cache.store.syncing import sync_tree
-from rellm_cache.store.verify import check_store
 from rellm_cache.store.writer import CLIPS_IN_HAND, StoreWriter, to_float16
+from rellm_cache.utils.atomic_files import sync_tree
+from rellm_cache.utils.console import silent
 
 Clips = dict[str, np.ndarray]
 Write = Callable[..., FeatureStore]

@@ -2,10 +2,10 @@
 
 import click
 
-from rellm_cache.cli.cache.convert import quantize
-from rellm_cache.cli.cache.look import info, ls
-from rellm_cache.cli.cache.mend import compact, prune, repair
-from rellm_cache.cli.cache.move import copy, export, import_
+from rellm_cache.cli.cache.copy import copy, export, import_
+from rellm_cache.cli.cache.info import info, ls
+from rellm_cache.cli.cache.quantize import quantize
+from rellm_cache.cli.cache.repair import compact, prune, repair
 from rellm_cache.cli.cache.verify import verify
 from rellm_cache.cli.options import InOrder
 

@@ -8,12 +8,12 @@ import click
 
 from rellm_cache.cli.cache.arguments import DAMAGED, root_argument, show_ids
 from rellm_cache.cli.options import CLIPS_FAILED, json_option
-from rellm_cache.store.origin import place
-from rellm_cache.wording import counted
+from rellm_cache.store.remote.mirror_origin import place
+from rellm_cache.utils.console_wording import counted
 
 if TYPE_CHECKING:
-    from rellm_cache.stages.cache_audit import AudioReport, RecomputeReport
-    from rellm_cache.store.verify import StoreCheck
+    from rellm_cache.cache_admin.audit import AudioReport, RecomputeReport
+    from rellm_cache.store.maintenance.verify import StoreCheck
 
 
 @click.command()
@@ -41,9 +41,9 @@ def verify(
     Exit code 1: something is damaged; each problem is listed with the clips it concerns and the
     repair. Exit code 3: the cache is whole, but audio changed or cannot be read.
     """
-    from rellm_cache.stages.cache_audit import compare_audio
-    from rellm_cache.stages.cache_audit import recompute as encode_again
-    from rellm_cache.stages.cache_maintenance import verify_cache
+    from rellm_cache.cache_admin.audit import compare_audio
+    from rellm_cache.cache_admin.audit import recompute as encode_again
+    from rellm_cache.cache_admin.maintenance import verify_cache
 
     if (audio or recompute) and manifest is None:
         raise click.UsageError("--audio and --recompute need --manifest")

@@ -47,8 +47,8 @@ def iemocap(
     max_seconds: float,
 ) -> int:
     """IEMOCAP (folders Session1 … Session5): 5,531 clips of four classes."""
-    from rellm_cache.corpus.iemocap import IemocapSplits, read_iemocap
-    from rellm_cache.stages.prepare import prepare
+    from rellm_cache.corpus.prepare import prepare
+    from rellm_cache.corpus.readers.iemocap import IemocapSplits, read_iemocap
 
     corpus = read_iemocap(root, IemocapSplits(splits, test_session, seed))
     return show(prepare(corpus, out, min_seconds, max_seconds, allow_partial))
@@ -76,8 +76,8 @@ def esd(
     max_seconds: float,
 ) -> int:
     """ESD's English half (folders 0011 … 0020): 14,000 clips in four emotions."""
-    from rellm_cache.corpus.esd import read_esd
-    from rellm_cache.stages.prepare import prepare
+    from rellm_cache.corpus.prepare import prepare
+    from rellm_cache.corpus.readers.esd import read_esd
 
     return show(prepare(read_esd(root, splits, seed), out, min_seconds, max_seconds, allow_partial))
 
@@ -104,8 +104,8 @@ def msp_podcast(
     max_seconds: float,
 ) -> int:
     """MSP-Podcast (folders Labels, Audios, Transcripts): four classes."""
-    from rellm_cache.corpus.msp_podcast import read_msp_podcast
-    from rellm_cache.stages.prepare import prepare
+    from rellm_cache.corpus.prepare import prepare
+    from rellm_cache.corpus.readers.msp_podcast import read_msp_podcast
 
     corpus = read_msp_podcast(root, splits, seed)
     return show(prepare(corpus, out, min_seconds, max_seconds, allow_partial))
@@ -130,9 +130,9 @@ def ravdess(
     max_seconds: float,
 ) -> int:
     """RAVDESS speech (folders Actor_01 …), split by speaker; five emotions."""
-    from rellm_cache.corpus.ravdess import read_ravdess
-    from rellm_cache.ranges import parse_ranges
-    from rellm_cache.stages.prepare import prepare
+    from rellm_cache.corpus.prepare import prepare
+    from rellm_cache.corpus.readers.ravdess import read_ravdess
+    from rellm_cache.utils.console_ranges import parse_ranges
 
     splits = {
         "train": frozenset(parse_ranges(train_speakers, "speakers")),

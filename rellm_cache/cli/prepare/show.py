@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING
 import click
 
 from rellm_cache.cli.options import CLIPS_FAILED, percent, print_table
-from rellm_cache.wording import counted
+from rellm_cache.utils.console_wording import counted
 
 if TYPE_CHECKING:
-    from rellm_cache.corpus.reading import Corpus
-    from rellm_cache.corpus.survey import Survey
-    from rellm_cache.stages.prepare import PrepareReport
+    from rellm_cache.corpus.prepare import PrepareReport
+    from rellm_cache.corpus.readers.base import Corpus
+    from rellm_cache.corpus.statistics import Survey
 
 BAR = 40
 SHOWN_SPEAKERS = 30
@@ -20,7 +20,7 @@ SHOWN_CLIPS = 10
 
 def show(report: "PrepareReport") -> int:
     """Print what was found, kept and left out; the exit code."""
-    from rellm_cache.stages.prepared import REPORT
+    from rellm_cache.corpus.prepare_report import REPORT
 
     corpus = report.corpus
     drawn = "" if corpus.seed is None else f", seed {corpus.seed}"
@@ -80,7 +80,7 @@ def _show_counts(title: str, survey: "Survey") -> None:
 
 
 def _show_totals(corpus: "Corpus") -> None:
-    from rellm_cache.corpus.reading import wrong_totals
+    from rellm_cache.corpus.readers.base import wrong_totals
 
     wrong = wrong_totals(corpus)
     if corpus.totals and not wrong:

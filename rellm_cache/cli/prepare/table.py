@@ -45,8 +45,8 @@ def folder(
     **columns: str,
 ) -> int:
     """Audio files beside TABLE, a CSV or JSON Lines file."""
-    from rellm_cache.corpus.folder import Columns, read_folder
-    from rellm_cache.stages.prepare import prepare as run
+    from rellm_cache.corpus.prepare import prepare as run
+    from rellm_cache.corpus.readers.table import Columns, read_folder
 
     named = Columns(**{key.removesuffix("_column"): value for key, value in columns.items()})
     return show(run(read_folder(table, named, vad_scale, split), out, min_seconds, max_seconds))

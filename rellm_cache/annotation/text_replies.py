@@ -1,0 +1,62 @@
+"""Asking the text LLM. In: prompts and how they are answered. Out: replies, one by one."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from rellm_cache.config.specs import digest
+from rellm_cache.llm.frozen import Continuation, FrozenLLM
+from rellm_cache.llm.sampling import Sampling
+
+
+@dataclass(frozen=True)
+class Writing:
+    """How prompts are answered.
+
+    Attributes:
+        system: system text.
+        tokens: most new tokens.
+        temperature: 0 for greedy replies; else a prompt's draw follows from it and the seed alone.
+        seed: of the draws.
+    """
+
+    system: str
+    tokens: int
+    temperature: float = 0.0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Reply:
+    """One prompt, answered.
+
+    Attributes:
+        prompt: the user's turn.
+        reply: what the LLM wrote.
+        length: tokens of the request and the reply together.
+    """
+
+    prompt: str
+    reply: Continuation
+    length: int
+
+
+def ask(
+    llm: FrozenLLM, prompts: Iterable[str], writing: Writing, batch_size: int
+) -> Iterator[Reply]:
+    """Answer each prompt once, short ones first; a batch changes no reply."""
+    ordered = sorted(set(prompts), key=lambda p: (len(p), p))
+    for start in range(0, len(ordered), batch_size):
+        batch = ordered[start : start + batch_size]
+        ids = [llm.chat.text_prompt(writing.system, prompt) for prompt in batch]
+        replies = llm.continue_greedily(
+            [llm.embed(i) for i in ids], writing.tokens, sampling=_sampling(batch, writing)
+        )
+        for prompt, tokens, reply in zip(batch, ids, replies, strict=True):
+            yield Reply(prompt, reply, len(tokens) + len(llm.chat.ids(reply.text)))
+
+
+def _sampling(prompts: list[str], writing: Writing) -> Sampling | None:
+    if not writing.temperature:
+        return None
+    seeds = [int(digest([writing.seed, prompt])[:15], 16) for prompt in prompts]
+    return Sampling(writing.temperature, seeds)

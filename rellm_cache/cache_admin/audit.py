@@ -1,0 +1,202 @@
+"""cache verify against the audio. In: stores and a manifest. Out: changed clips, other frames.
+
+`compare_audio` asks whether the files are still those the frames were made from; `recompute`
+whether this machine's encoder makes the frames that are stored.
+"""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from rellm_cache.config.specs import EncoderSpec
+from rellm_cache.corpus.audio import audio_digest, load_clip, read_bytes
+from rellm_cache.corpus.manifest import Utterance, read_manifests
+from rellm_cache.encoders.registry import build_encoder, encoding_machine, resolve
+from rellm_cache.errors import AudioError, ConfigError, StoreError
+from rellm_cache.store.maintenance.metadata import writers_of
+from rellm_cache.store.maintenance.verify import find_stores
+from rellm_cache.store.reader import FeatureStore
+from rellm_cache.store.writer import to_float16
+from rellm_cache.utils.console import progress
+from rellm_cache.utils.devices import default_device
+
+SCAN_THREADS = 4
+BATCH = 8
+
+
+@dataclass
+class AudioReport:
+    """How the audio of a manifest agrees with one store.
+
+    Attributes:
+        store: its folder.
+        equal: clips whose audio is that of their frames.
+        changed: ids whose audio is another now.
+        unreadable: id → why its file could not be read.
+        absent: ids that the store does not hold.
+    """
+
+    store: Path
+    equal: int = 0
+    changed: list[str] = field(default_factory=list)
+    unreadable: dict[str, str] = field(default_factory=dict)
+    absent: list[str] = field(default_factory=list)
+
+
+def compare_audio(cache: Path, manifest: Path) -> list[AudioReport]:
+    """Compare the digests of a manifest's files with those stored beside the frames.
+
+    Raises:
+        ManifestError, StoreError: the manifest or a store cannot be read.
+    """
+    utterances = read_manifests(manifest)
+    stores = [store for store, _ in _encoder_stores(cache)]
+    reports = [AudioReport(store.path) for store in stores]
+    with (
+        ThreadPoolExecutor(SCAN_THREADS) as pool,
+        progress("Comparing audio", len(utterances), "clips") as tick,
+    ):
+        for utterance, found in zip(utterances, pool.map(_digest, utterances), strict=True):
+            for store, report in zip(stores, reports, strict=True):
+                _compare(utterance.id, found, store, report)
+            tick()
+    return reports
+
+
+def _encoder_stores(cache: Path) -> list[tuple[FeatureStore, EncoderSpec]]:
+    """The stores whose frames were made from audio, and by what."""
+    stores = [FeatureStore(path) for path in find_stores(cache)]
+    return [(store, store.spec) for store in stores if isinstance(store.spec, EncoderSpec)]
+
+
+def _digest(utterance: Utterance) -> bytes | AudioError:
+    try:
+        return audio_digest(read_bytes(utterance.audio), utterance.segment).tobytes()
+    except AudioError as error:
+        return error
+
+
+def _compare(name: str, found: bytes | AudioError, store: FeatureStore, out: AudioReport) -> None:
+    if isinstance(found, AudioError):
+        out.unreadable[name] = str(found)
+    elif name not in store:
+        out.absent.append(name)
+    elif store.audio_sha256(name) != found:
+        out.changed.append(name)
+    else:
+        out.equal += 1
+
+
+@dataclass(frozen=True)
+class RecomputeReport:
+    """Stored frames of some clips against those this machine makes.
+
+    Attributes:
+        store: its folder.
+        clips: ids that were encoded again.
+        skipped: id → why it was not, as a changed file.
+        largest: absolute difference of any value; 0 where nothing was compared.
+        mean: absolute difference of all values.
+        cosine: lowest similarity of a stored frame and its new one, over all frames.
+        writers: what made the stored frames; empty where that was not recorded.
+        machine: what made the new ones.
+        reason: why nothing was compared, else empty.
+    """
+
+    store: Path
+    clips: list[str]
+    skipped: dict[str, str]
+    largest: float
+    mean: float
+    cosine: float
+    writers: list[dict[str, str]]
+    machine: dict[str, str]
+    reason: str = ""
+
+
+def recompute(
+    cache: Path, manifest: Path, count: int, seed: int = 1, device: torch.device | None = None
+) -> list[RecomputeReport]:
+    """Encode `count` random clips of a manifest again, for each store that holds them.
+
+    Args:
+        seed: which clips; the same seed chooses the same ones.
+        device: None for the default one.
+
+    Raises:
+        ManifestError, StoreError: the manifest or a store cannot be read, or a clip has another
+            number of frames now.
+    """
+    device = device or default_device()
+    utterances = {u.id: u for u in read_manifests(manifest)}
+    reports = []
+    for store, spec in _encoder_stores(cache):
+        known = sorted(utterances.keys() & store.ids)
+        random = np.random.default_rng(seed)
+        chosen = [known[i] for i in sorted(random.permutation(len(known))[:count].tolist())]
+        reports.append(_recompute(store, spec, [utterances[name] for name in chosen], device))
+    return reports
+
+
+def _recompute(
+    store: FeatureStore, spec: EncoderSpec, chosen: Sequence[Utterance], device: torch.device
+) -> RecomputeReport:
+    machine = encoding_machine(spec, device)
+    if not chosen:
+        return _nothing(store, machine, "the store holds no clip of the manifest")
+    try:
+        encoder = build_encoder(resolve(replace(spec, dtype="float16")), device)
+    except ConfigError as error:
+        return _nothing(store, machine, str(error))
+    largest, total, values, cosine = 0.0, 0.0, 0, 1.0
+    done: list[str] = []
+    skipped: dict[str, str] = {}
+    parts: set[Path] = set()
+    with progress(f"Encoding again, {store.path.name}", len(chosen), "clips") as tick:
+        for utterance in chosen:
+            tick()
+            try:
+                clip = load_clip(utterance)
+                if clip.digest.tobytes() != store.audio_sha256(utterance.id):
+                    raise AudioError(f"{utterance.audio}: its audio changed; run `rellm extract`")
+            except AudioError as error:
+                skipped[utterance.id] = str(error)
+                continue
+            (encoding,) = encoder.encode([clip.waveform])
+            new = to_float16(encoding.frames, utterance.id, store.frame_size).astype(np.float64)
+            old = _values(store, utterance.id)
+            if new.shape != old.shape:
+                raise StoreError(
+                    f"{store.path}: {utterance.id!r} has {len(old)} frames, encoded again "
+                    f"{len(new)}; extract it into a new cache"
+                )
+            difference = np.abs(new - old)
+            largest = max(largest, float(difference.max()))
+            total, values = total + float(difference.sum()), values + difference.size
+            cosine = min(cosine, float(_cosines(new, old).min()))
+            parts.add(store.part_of(utterance.id))
+            done.append(utterance.id)
+    mean, writers = total / max(values, 1), writers_of(sorted(parts))
+    return RecomputeReport(store.path, done, skipped, largest, mean, cosine, writers, machine)
+
+
+def _values(store: FeatureStore, name: str) -> np.ndarray:
+    """(L, D) float64 values that the stored frames of a clip stand for."""
+    frames = store.verified_frames(name)
+    if store.quantisation is not None:
+        return store.quantisation.dequantise(frames).astype(np.float64)
+    return frames.astype(np.float64)
+
+
+def _nothing(store: FeatureStore, machine: dict[str, str], reason: str) -> RecomputeReport:
+    return RecomputeReport(store.path, [], {}, 0.0, 0.0, 1.0, [], machine, reason)
+
+
+def _cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """(L,) similarity of each pair of frames (L, D)."""
+    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    return np.asarray((a * b).sum(axis=1) / np.maximum(norms, 1e-12))

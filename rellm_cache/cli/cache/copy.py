@@ -1,0 +1,59 @@
+"""rellm cache copy, export and import: stores to other places."""
+
+from pathlib import Path
+
+import click
+
+from rellm_cache.cli.cache.arguments import store_argument
+from rellm_cache.cli.options import CacheRoot, cache_option
+from rellm_cache.store.remote.mirror_origin import place
+from rellm_cache.utils.console_wording import counted
+
+
+@click.command()
+@click.argument("source", type=CacheRoot(exists=True))
+@click.argument("target", type=CacheRoot())
+@click.option(
+    "--store", "names", multiple=True, metavar="NAME", help="Copy this store alone. Repeatable."
+)
+def copy(source: Path, target: Path, names: tuple[str, ...]) -> None:
+    """Copy the stores of cache root SOURCE to cache root TARGET, checking every byte.
+
+    Either may be a folder or a URL.
+
+    Parts that are there already are skipped; killed, the same command goes on.
+    """
+    from rellm_cache.cache_admin.maintenance import copy_cache
+
+    for report in copy_cache(source, target, names):
+        click.echo(
+            f"{place(report.store)}: {counted(report.copied, 'part')} copied "
+            f"({counted(report.utterances, 'utterance')}), "
+            f"{counted(report.present, 'was', 'were')} there already"
+        )
+
+
+@click.command()
+@store_argument
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+def export(store: Path, file: Path) -> None:
+    """Write STORE, a folder under the cache, to one HDF5 FILE that plain h5py reads."""
+    from rellm_cache.cache_admin.maintenance import export_to_file
+
+    rows = export_to_file(store, file)
+    click.echo(f"{file}: {counted(rows, 'utterance')}")
+
+
+@click.command("import")
+@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@cache_option
+def import_(file: Path, cache: Path) -> None:
+    """Add the parts of an exported HDF5 FILE to the cache, checking every row."""
+    from rellm_cache.cache_admin.maintenance import import_from_file
+
+    report = import_from_file(file, cache)
+    click.echo(
+        f"{place(report.store)}: {counted(report.copied, 'part')} added "
+        f"({counted(report.utterances, 'utterance')}), "
+        f"{counted(report.present, 'was', 'were')} there already"
+    )

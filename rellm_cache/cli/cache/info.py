@@ -1,0 +1,53 @@
+"""rellm cache info and ls: what a cache and a store hold."""
+
+import json
+from pathlib import Path
+
+import click
+
+from rellm_cache.cli.cache.arguments import root_argument, store_argument
+from rellm_cache.cli.options import byte_size, json_option, print_table
+from rellm_cache.store.remote.mirror_origin import place
+
+
+@click.command()
+@root_argument
+@json_option
+def info(root: Path, as_json: bool) -> None:
+    """What each store under ROOT holds: encoder, clips, hours, size, licence."""
+    from rellm_cache.cache_admin.info import cache_info
+
+    stores = cache_info(root)
+    if as_json:
+        click.echo(json.dumps({"root": place(root), "stores": [s.to_json() for s in stores]}))
+        return
+    rows = [
+        [
+            s.name,
+            f"{s.clips}",
+            "–" if s.hours is None else f"{s.hours:.2f}",
+            f"{s.frame_size}",
+            byte_size(s.bytes),
+            f"{s.parts}",
+            f"{s.failed}",
+            s.licence,
+        ]
+        for s in stores
+    ]
+    columns = ["store", "clips", "hours", "values", "size", "parts", "failed", "licence"]
+    print_table(place(root), columns, rows)
+
+
+@click.command()
+@store_argument
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a clip and line.")
+def ls(store: Path, as_json: bool) -> None:
+    """Every clip of STORE, a folder under the cache: length, digest of its audio, part."""
+    from rellm_cache.cache_admin.info import list_clips
+
+    for clip in list_clips(store):
+        if as_json:
+            click.echo(json.dumps(vars(clip), ensure_ascii=False))
+        else:
+            length = f"{clip.frames} tokens" if clip.seconds is None else f"{clip.seconds:.2f} s"
+            click.echo(f"{length:>9}  {clip.audio_sha256[:12]}  {clip.part}  {clip.id}")

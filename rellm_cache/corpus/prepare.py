@@ -1,0 +1,179 @@
+"""prepare. In: a corpus from its reader. Out: a manifest folder, every clip looked at.
+
+<out>/train.jsonl  validation.jsonl  test.jsonl     the kept utterances, durations measured
+<out>/excluded.jsonl                                what was left out, and why
+<out>/report.json                                   how it was split, and all that was counted
+"""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rellm_cache.corpus.audio import MAX_SECONDS, MIN_SECONDS, SAMPLE_RATE, load_clip
+from rellm_cache.corpus.manifest import (
+    SPLITS,
+    Utterance,
+    write_json,
+    write_lines,
+    write_manifest,
+)
+from rellm_cache.corpus.prepare_report import REPORT
+from rellm_cache.corpus.readers.base import Corpus, require_totals, without_audio
+from rellm_cache.corpus.statistics import Survey, survey
+from rellm_cache.corpus.validation import check_text
+from rellm_cache.errors import AudioError, ManifestError
+from rellm_cache.utils.console import progress
+from rellm_cache.utils.console_wording import counted
+
+
+@dataclass(frozen=True)
+class PrepareReport:
+    """What became of a corpus.
+
+    Attributes:
+        out: the manifest folder.
+        corpus: as its reader found it.
+        survey: of the kept clips.
+        excluded: clips left out, each with the reason.
+        missing: how many of those have no sound file.
+        unreadable: how many have one that cannot be read.
+        forms: what was changed on the way in, as channel counts and rates.
+    """
+
+    out: Path
+    corpus: Corpus
+    survey: Survey
+    excluded: list[dict[str, str]]
+    missing: int
+    unreadable: int
+    forms: list[str]
+
+    @property
+    def kept(self) -> dict[str, int]:
+        """Clips of each split."""
+        return {split: sum(counts.values()) for split, counts in self.survey.emotions.items()}
+
+    @property
+    def hours(self) -> float:
+        """Of kept audio."""
+        return self.survey.hours
+
+    def to_json(self) -> dict[str, Any]:
+        """What `report.json` says."""
+        problems = self.corpus.problems.lines
+        return {
+            "corpus": self.corpus.name,
+            "splits": self.corpus.splits,
+            "seed": self.corpus.seed,
+            "totals": [dataclasses.asdict(total) for total in self.corpus.totals],
+            "notes": [*self.corpus.notes, *self.forms],
+            "problems": {kind: {"count": len(p), "lines": p} for kind, p in problems.items()},
+            "clips": self.kept,
+            "excluded": len(self.excluded),
+            "missing": self.missing,
+            "unreadable": self.unreadable,
+            **self.survey.to_json(),
+        }
+
+
+def prepare(
+    corpus: Corpus,
+    out: Path,
+    min_seconds: float = MIN_SECONDS,
+    max_seconds: float = MAX_SECONDS,
+    allow_partial: bool = False,
+) -> PrepareReport:
+    """Decode every clip once, keep the usable ones, and write the manifest.
+
+    Args:
+        allow_partial: go on where the corpus has not as many clips as it should.
+
+    Raises:
+        ManifestError: an id occurs twice, an id or a path is no Unicode text, clips are missing, or
+            nothing is left.
+    """
+    utterances = corpus.utterances
+    _refuse_duplicates(utterances)
+    for utterance in utterances:
+        check_text(vars(utterance), f"{corpus.root or corpus.name}")
+    if not allow_partial:
+        require_totals(corpus)
+    kept: list[Utterance] = []
+    excluded: list[dict[str, str]] = []
+    forms: Counter[tuple[int, int]] = Counter()
+    unusable = 0
+    with ThreadPoolExecutor() as pool, progress("Reading audio", len(utterances), "clips") as tick:
+        for utterance, result in zip(utterances, pool.map(_try_load, utterances), strict=True):
+            tick()
+            if isinstance(result, AudioError):
+                unusable += 1
+                excluded.append(_exclusion(utterance, str(result)))
+                continue
+            seconds, rate, channels = result
+            if not min_seconds <= seconds <= max_seconds:
+                side = "short" if seconds < min_seconds else "long"
+                limit = f"< {min_seconds:g}" if side == "short" else f"> {max_seconds:g}"
+                excluded.append(_exclusion(utterance, f"too {side}: {seconds:.2f} s {limit} s"))
+                continue
+            forms[rate, channels] += 1
+            kept.append(dataclasses.replace(utterance, duration=round(seconds, 4)))
+    if not kept:
+        raise ManifestError(
+            f"{out}: nothing is left of {counted(len(utterances), 'clip')}; the first was left "
+            f"out because: {excluded[0]['reason'] if excluded else 'the corpus is empty'}"
+        )
+    missing = len(without_audio(utterances))
+    report = PrepareReport(
+        out, corpus, survey(kept), excluded, missing, unusable - missing, _describe(forms)
+    )
+    _write(report, kept)
+    return report
+
+
+def _try_load(utterance: Utterance) -> tuple[float, int, int] | AudioError:
+    """(seconds, rate, channels) of a clip, or why it cannot be read."""
+    try:
+        clip = load_clip(utterance, min_seconds=0, max_seconds=float("inf"))
+    except AudioError as error:
+        return error
+    return clip.seconds, clip.rate, clip.channels
+
+
+def _exclusion(utterance: Utterance, reason: str) -> dict[str, str]:
+    return {"id": utterance.id, "audio": utterance.audio, "reason": reason}
+
+
+def _refuse_duplicates(utterances: Sequence[Utterance]) -> None:
+    twice = [i for i, n in Counter(u.id for u in utterances).items() if n > 1]
+    if twice:
+        raise ManifestError(
+            f"{len(twice)} ids occur more than once, the first is {twice[0]!r}; ids must be unique"
+        )
+
+
+def _describe(forms: Counter[tuple[int, int]]) -> list[str]:
+    notes = []
+    for (rate, channels), count in sorted(forms.items()):
+        done = []
+        if channels > 1:
+            done.append(f"{channels} channels averaged to mono")
+        if rate != SAMPLE_RATE:
+            done.append(f"{rate} Hz resampled to {SAMPLE_RATE} Hz")
+        if done:
+            notes.append(f"{counted(count, 'clip')}: {', '.join(done)}")
+    return notes
+
+
+def _write(report: PrepareReport, kept: Sequence[Utterance]) -> None:
+    for split in SPLITS:
+        file = report.out / f"{split}.jsonl"
+        if split in report.kept:
+            write_manifest(file, [u for u in kept if u.split == split])
+        else:
+            file.unlink(missing_ok=True)
+    write_lines(report.out / "excluded.jsonl", report.excluded)
+    write_json(report.out / REPORT, report.to_json())

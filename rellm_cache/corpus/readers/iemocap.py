@@ -1,0 +1,218 @@
+"""Reader of IEMOCAP. In: its folder with `Session1` … `Session5`. Out: a `Corpus` of four classes.
+
+SessionN/dialog/EmoEvaluation/<dialog>.txt    [6.2901 - 8.2357] <id> neu [2.5, 2.5, 2.5]
+SessionN/dialog/transcriptions/<dialog>.txt   <id> [006.2901-008.2357]: Excuse me.
+SessionN/sentences/wav/<dialog>/<id>.wav
+
+The three numbers are valence, arousal, dominance on a scale of 1 to 5. Folders below EmoEvaluation
+and the lines of single annotators (`C-…`, `A-…`) are not read. `Ses01F` names the session and who
+wore markers; the speaker is the last F or M of an id.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from rellm_cache.corpus.manifest import Utterance, Vad
+from rellm_cache.corpus.readers.base import Corpus, Problems, Total, count_totals, with_audio
+from rellm_cache.corpus.splits import hold_out, in_split, text_key, without_text_of
+from rellm_cache.corpus.text_files import read_text_lines
+from rellm_cache.corpus.vad import rescale
+from rellm_cache.errors import ManifestError
+from rellm_cache.utils.console_wording import counted
+
+SESSIONS = range(1, 6)
+EMOTIONS = {"neu": "neutral", "hap": "happy", "exc": "happy", "ang": "angry", "sad": "sad"}
+OTHER_LABELS = ("fru", "fea", "sur", "dis", "oth", "xxx")
+SCALE = (1.0, 5.0)
+OFF_SCALE = "dimensions off their scale, left out"
+MAX_OFF_SCALE = 0.01  # of the clips; more is another scale, not a slip of an annotator
+
+Splits = Literal["paper", "speaker", "text"]
+CLASS_TOTALS = {"neutral": 1708, "happy": 1636, "angry": 1103, "sad": 1084}
+SESSION_TOTALS = {"1": 1085, "2": 1023, "3": 1151, "4": 1031, "5": 1241}
+
+_LABEL = re.compile(r"\[[\d. ]+-[\d. ]+\]\s+(?P<id>\S+)\s+(?P<label>\S+)\s+\[(?P<dimensions>.*)\]")
+_SKIPPED = re.compile(r"[CA]-[A-Z]+\d*:|%")  # one annotator's line, or the heading
+_TURN = re.compile(r"(?P<id>\S+)\s+\[[\d. ]+-[\d. ]+\]:?\s*(?P<text>.*)")
+_NOT_A_TURN = re.compile(r"[A-Z]+:|\S+XX\d")  # remarks, and turns nobody labelled
+_SPEAKER = re.compile(r"Ses0(?P<session>\d)[FM].*(?P<gender>[FM])")
+
+
+@dataclass(frozen=True)
+class IemocapSplits:
+    """How IEMOCAP is split.
+
+    Attributes:
+        name: `paper`, one session tested and a random tenth of the others for validation;
+            `speaker`, the session before the tested one for validation, so that no two splits
+            share a voice; `text`, as `paper`, but without the clips of train and validation whose
+            text the test has, and without a text in both.
+        test_session: 1 to 5.
+        seed: of what is drawn.
+    """
+
+    name: Splits = "paper"
+    test_session: int = 5
+    seed: int = 1
+
+
+def read_iemocap(root: Path, splits: IemocapSplits | None = None) -> Corpus:
+    """Clips labelled neutral, happy or excited (both happy), angry, sad; sorted by id.
+
+    Raises:
+        ManifestError: no session is here, a line of labels cannot be read, or many dimensions are
+            off their scale.
+    """
+    root, splits = root.resolve(), splits or IemocapSplits()
+    sessions = [n for n in SESSIONS if (root / f"Session{n}").is_dir()]
+    if not sessions:
+        raise ManifestError(
+            f"{root}: found no folder Session1 … Session5; expected IEMOCAP's own, often named "
+            "IEMOCAP_full_release"
+        )
+    if splits.test_session not in sessions:
+        raise ManifestError(
+            f"{root}: session {splits.test_session} is to be tested but not here; found sessions "
+            f"{', '.join(map(str, sessions))}"
+        )
+    problems = Problems()
+    found = [u for n in sessions for u in _read_session(root / f"Session{n}", problems)]
+    found.sort(key=lambda u: u.id)
+    off_scale = len(problems.lines.get(OFF_SCALE, ()))
+    if off_scale > MAX_OFF_SCALE * len(found):
+        raise ManifestError(
+            f"{problems.lines[OFF_SCALE][0]}, and so in {off_scale} of {len(found)} clips; "
+            "expected valence, arousal, dominance from 1 to 5"
+        )
+    utterances, notes = _split(found, splits, sessions)
+    return Corpus(
+        name="iemocap",
+        utterances=utterances,
+        splits=f"{splits.name}, session {splits.test_session} tested",
+        seed=None if splits.name == "speaker" else splits.seed,
+        totals=_totals(with_audio(found)),
+        problems=problems,
+        notes=notes,
+        root=root,
+    )
+
+
+def _read_session(folder: Path, problems: Problems) -> list[Utterance]:
+    labels, transcripts = folder / "dialog/EmoEvaluation", folder / "dialog/transcriptions"
+    texts: dict[str, str] = {}
+    for file in sorted(transcripts.glob("Ses*.txt")):
+        texts.update(_read_transcript(file, problems))
+    files = sorted(labels.glob("Ses*.txt"))
+    if not files:
+        raise ManifestError(f"{labels}: found no Ses….txt; expected a file of labels a dialog")
+    utterances = []
+    for file in files:
+        for where, line in read_text_lines(file):
+            if (read := _read_label(where, line, problems)) is None:
+                continue
+            clip, emotion, vad = read
+            if clip not in texts:
+                problems.add("labelled turns without a transcript", f"{where}: {clip}")
+            utterances.append(
+                Utterance(
+                    id=f"iemocap/{clip}",
+                    audio=f"{folder}/sentences/wav/{file.stem}/{clip}.wav",
+                    text=texts.get(clip, ""),
+                    emotion=emotion,
+                    vad=vad,
+                    vad_source="human" if vad else None,
+                    speaker=f"iemocap/{_speaker(clip, where)}",
+                )
+            )
+    return utterances
+
+
+def _read_label(where: str, line: str, problems: Problems) -> tuple[str, str, Vad | None] | None:
+    """Id, emotion and dimensions of a line; None for a line of no clip of the four classes."""
+    if not line.startswith("["):
+        if not _SKIPPED.match(line):
+            problems.add("lines of labels that are none", f"{where}: {line[:60]!r}")
+        return None
+    match = _LABEL.match(line)
+    if match is None:
+        raise ManifestError(
+            f"{where}: found {line[:60]!r}, expected [start - end], id, label and [valence, "
+            "arousal, dominance], with tabs between"
+        )
+    label = match["label"]
+    if label not in EMOTIONS and label not in OTHER_LABELS:
+        raise ManifestError(
+            f"{where}: label {label!r}, expected one of {', '.join((*EMOTIONS, *OTHER_LABELS))}"
+        )
+    if label not in EMOTIONS:
+        return None
+    return match["id"], EMOTIONS[label], _dimensions(where, match["dimensions"], problems)
+
+
+def _dimensions(where: str, text: str, problems: Problems) -> Vad | None:
+    """Stored order and scale; None, and a problem noted, where a number is off the scale."""
+    try:
+        valence, arousal, dominance = (float(number) for number in text.split(","))
+    except ValueError as error:
+        raise ManifestError(
+            f"{where}: dimensions [{text}], expected three numbers: valence, arousal, dominance"
+        ) from error
+    try:
+        return rescale((arousal, dominance, valence), SCALE, where)
+    except ManifestError as error:
+        problems.add(OFF_SCALE, str(error))
+        return None
+
+
+def _read_transcript(file: Path, problems: Problems) -> dict[str, str]:
+    texts: dict[str, str] = {}
+    for where, line in read_text_lines(file):
+        if match := _TURN.match(line):
+            clip, text = match["id"], match["text"].strip()
+            if texts.get(clip, text) != text:
+                problems.add("turns transcribed twice, the last time taken", f"{where}: {clip}")
+            texts[clip] = text
+        elif not _NOT_A_TURN.match(line):
+            problems.add("lines of transcripts that are none", f"{where}: {line[:60]!r}")
+    return texts
+
+
+def _speaker(clip: str, where: str) -> str:
+    match = _SPEAKER.match(clip)
+    if match is None:
+        raise ManifestError(f"{where}: id {clip!r}, expected one like Ses01F_impro01_F000")
+    return match["session"] + match["gender"]
+
+
+def _session(utterance: Utterance) -> str:
+    return utterance.speaker.removeprefix("iemocap/")[0]
+
+
+def _split(
+    found: list[Utterance], splits: IemocapSplits, sessions: Sequence[int]
+) -> tuple[list[Utterance], list[str]]:
+    names = {splits.test_session: "test"}
+    if splits.name == "speaker":
+        # Of those that are here; the first has none before it, and the last is taken.
+        before = sessions[sessions.index(splits.test_session) - 1]
+        names = {before: "validation", **names}
+    placed = [in_split(u, names.get(int(_session(u)), "train")) for u in found]
+    if splits.name == "speaker":
+        return placed, []
+    if splits.name == "paper":
+        return hold_out(placed, splits.seed), []
+    apart, dropped = without_text_of(placed, "test")
+    left = counted(dropped, "clip of another session is", "clips of other sessions are")
+    notes = [f"{left} in no split: the test has their text"]
+    return hold_out(apart, splits.seed, lambda u: text_key(u.text) or u.id), notes
+
+
+def _totals(found: list[Utterance]) -> list[Total]:
+    return [
+        Total("all", len(found), sum(CLASS_TOTALS.values())),
+        *count_totals(found, lambda u: u.emotion or "", CLASS_TOTALS),
+        *count_totals(found, _session, SESSION_TOTALS, "session "),
+    ]

@@ -1,0 +1,151 @@
+"""Reader of MSP-Podcast. In: its folder with `Labels`, `Audios`, `Transcripts`. Out: a `Corpus`.
+
+Labels/labels_consensus.csv    FileName,EmoClass,EmoAct,EmoVal,EmoDom,SpkrID,Gender,Split_Set
+Audios/<FileName>              MSP-PODCAST_0001_0008.wav
+Transcripts/<stem>.txt         may be absent; its clips then have no text
+
+Dimensions are arousal (EmoAct), valence, dominance on a scale of 1 to 7. The labels of Test3 are
+hidden: whatever stands in its rows is not read.
+"""
+
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+from rellm_cache.corpus.emotions import normalise_emotion
+from rellm_cache.corpus.manifest import Utterance
+from rellm_cache.corpus.readers.base import Corpus, Problems, Total, with_audio
+from rellm_cache.corpus.splits import draw, hold_out
+from rellm_cache.corpus.text_files import read_csv, read_text
+from rellm_cache.corpus.vad import rescale
+from rellm_cache.errors import ManifestError
+from rellm_cache.utils.console_wording import counted
+
+COLUMNS = ("FileName", "EmoClass", "EmoAct", "EmoVal", "EmoDom", "SpkrID", "Split_Set")
+EMOTIONS = ("neutral", "happy", "angry", "sad")
+SCALE = (1.0, 7.0)
+SPLIT_SETS = {
+    "Train": "train",
+    "Development": "validation",
+    "Validation": "validation",  # as old releases call it
+    "Test1": "test",
+    "Test2": "test",
+}
+HIDDEN = "Test3"
+TABLES = ("labels_consensus.csv", "labels_concensus.csv")  # the second in old releases
+NO_SPEAKER = "Unknown"
+# Clips of the four classes that the paper drew from, and how many it drew.
+FULL_TOTALS = {"train": 57_211, "test": 31_139}
+PAPER_TOTALS = {"train": 4_290, "test": 1_245}
+
+Splits = Literal["paper", "full"]
+
+
+def read_msp_podcast(root: Path, splits: Splits = "paper", seed: int = 1) -> Corpus:
+    """Clips labelled neutral, happy, angry or sad, sorted by file name.
+
+    Args:
+        splits: `paper`, a random 4,290 of Train, a tenth of them for validation, and 1,245 of
+            Test1 and Test2; `full`, all of Train, Development, and Test1 and Test2.
+
+    Raises:
+        ManifestError: the table of labels is absent or lacks a column, or a row cannot be used.
+    """
+    root = root.resolve()
+    labels = root / "Labels"
+    table = next((labels / name for name in TABLES if (labels / name).exists()), labels / TABLES[0])
+    if not table.exists():
+        raise ManifestError(
+            f"{table}: no such file; expected MSP-Podcast's folder with Labels, Audios, Transcripts"
+        )
+    rows = read_csv(table)
+    if absent := [c for c in COLUMNS if rows and c not in rows[0][1]]:
+        raise ManifestError(
+            f"{table}: lacks columns {', '.join(absent)}; expected {', '.join(COLUMNS)}"
+        )
+    utterances = []
+    left_out: Counter[str] = Counter()
+    for where, row in rows:
+        if row["Split_Set"] == HIDDEN:
+            left_out["of Test3, whose labels are hidden,"] += 1
+        elif (utterance := _utterance(where, row, root)) is None:
+            left_out["of other emotions"] += 1
+        else:
+            utterances.append(utterance)
+    utterances.sort(key=lambda u: u.id)
+    chosen = hold_out(_drawn(utterances, seed), seed) if splits == "paper" else utterances
+    problems = Problems()
+    return Corpus(
+        name="msp-podcast",
+        utterances=[_with_text(u, root, problems) for u in chosen],
+        splits=splits,
+        seed=seed if splits == "paper" else None,
+        totals=_totals(utterances, chosen, splits),
+        problems=problems,
+        notes=[f"{counted(count, 'clip')} {what} left out" for what, count in left_out.items()],
+        root=root,
+    )
+
+
+def _utterance(where: str, row: dict[str, Any], root: Path) -> Utterance | None:
+    """The clip of a row; None where its emotion is none of the four."""
+    if (split := SPLIT_SETS.get(row["Split_Set"])) is None:
+        raise ManifestError(
+            f"{where}: Split_Set {row['Split_Set']!r}, expected one of "
+            f"{', '.join((*SPLIT_SETS, HIDDEN))}"
+        )
+    if not row["FileName"]:
+        raise ManifestError(f"{where}: column 'FileName' is empty, expected a sound file's name")
+    try:
+        emotion = normalise_emotion(row["EmoClass"] or "")
+    except ManifestError as error:
+        raise ManifestError(f"{where}: EmoClass: {error}") from error
+    if emotion not in EMOTIONS:
+        return None
+    values = [row[c] for c in ("EmoAct", "EmoDom", "EmoVal")]  # arousal, dominance, valence
+    try:
+        numbers = [float(value) for value in values]
+    except (TypeError, ValueError) as error:
+        raise ManifestError(
+            f"{where}: EmoAct, EmoDom, EmoVal {values}, expected numbers from 1 to 7"
+        ) from error
+    speaker = row["SpkrID"] or NO_SPEAKER
+    return Utterance(
+        id=f"msp-podcast/{row['FileName'].removesuffix('.wav')}",
+        audio=f"{root}/Audios/{row['FileName']}",
+        emotion=emotion,
+        vad=rescale(numbers, SCALE, where),
+        vad_source="human",
+        speaker="" if speaker == NO_SPEAKER else f"msp-podcast/{speaker}",
+        split=split,
+    )
+
+
+def _drawn(utterances: list[Utterance], seed: int) -> list[Utterance]:
+    drawn: set[str] = set()
+    for split, count in PAPER_TOTALS.items():
+        drawn |= draw((u.id for u in utterances if u.split == split), count, seed)
+    return [u for u in utterances if u.id in drawn]
+
+
+def _with_text(utterance: Utterance, root: Path, problems: Problems) -> Utterance:
+    path = root / f"Transcripts/{Path(utterance.audio).stem}.txt"
+    if not path.exists():
+        problems.add("clips without a transcript", f"{path}: no such file")
+        return utterance
+    return replace(utterance, text=" ".join(read_text(path).split()))
+
+
+def _totals(found: list[Utterance], chosen: list[Utterance], splits: Splits) -> list[Total]:
+    """Of all labels, and of the audio of what was chosen: that of other clips is never needed."""
+    labelled = Counter(u.split for u in found)
+    there = Counter(u.split for u in with_audio(chosen))
+    expected = FULL_TOTALS
+    if splits == "paper":
+        there["train"] += there["validation"]  # which was drawn from it
+        expected = PAPER_TOTALS
+    return [
+        *(Total(f"labels of {s}", labelled[s], count) for s, count in FULL_TOTALS.items()),
+        *(Total(f"audio of {s}", there[s], count) for s, count in expected.items()),
+    ]

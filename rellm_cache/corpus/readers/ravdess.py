@@ -1,0 +1,97 @@
+"""Reader of RAVDESS speech: `Actor_NN/03-01-….flac|wav` in, utterances split by speaker out.
+
+File names are seven numbers: modality, channel, emotion, intensity, statement, repetition, actor
+(Livingstone and Russo 2018). There are no dimensions.
+"""
+
+import re
+from pathlib import Path
+
+from rellm_cache.corpus.manifest import Utterance
+from rellm_cache.corpus.readers.base import Corpus, count_totals
+from rellm_cache.errors import ManifestError
+from rellm_cache.utils.console_wording import counted
+
+EMOTIONS = {
+    "01": "neutral",
+    "02": "calm",
+    "03": "happy",
+    "04": "sad",
+    "05": "angry",
+    "06": "fear",
+    "07": "disgust",
+    "08": "surprise",
+}
+STATEMENTS = {"01": "Kids are talking by the door.", "02": "Dogs are sitting by the door."}
+SPEAKER_CLIPS = 36  # in the five emotions: neutral has no strong intensity
+_NAME = re.compile(r"03-01-(0[1-8])-(0[12])-(0[12])-(0[12])-(\d\d)")
+
+SpeakerSplits = dict[str, frozenset[int]]
+DEFAULT_SPLITS: SpeakerSplits = {
+    "train": frozenset(range(1, 17)),
+    "validation": frozenset((17, 18)),
+    "test": frozenset((19, 20)),
+}
+
+
+def read_ravdess(root: Path, splits: SpeakerSplits) -> Corpus:
+    """Speech clips of the speakers in `splits`, the five emotions of the paper, sorted by name.
+
+    How many clips of other speakers are here, and left out, is noted.
+
+    Raises:
+        ManifestError: a speaker in two splits, or a split that finds no clip.
+    """
+    _refuse_shared_speakers(splits)
+    split_of = {speaker: split for split, speakers in splits.items() for speaker in speakers}
+    paths = sorted(p for p in root.glob("Actor_*/*") if p.suffix.lower() in (".flac", ".wav"))
+    utterances, others = [], 0
+    for path in paths:
+        name = _NAME.fullmatch(path.stem)
+        if name is None or EMOTIONS[name[1]] in ("calm", "fear", "disgust"):
+            continue
+        if (split := split_of.get(int(name[5]))) is None:
+            others += 1
+            continue
+        utterances.append(
+            Utterance(
+                id=f"ravdess/{path.stem}",
+                audio=str(path.resolve()),
+                text=STATEMENTS[name[3]],
+                emotion=EMOTIONS[name[1]],
+                speaker=f"ravdess/{name[5]}",
+                split=split,
+            )
+        )
+    for split, speakers in splits.items():
+        if speakers and not any(u.split == split for u in utterances):
+            raise ManifestError(
+                f"{root}: found no clip of the {split} speakers {sorted(speakers)}, expected files "
+                "like Actor_01/03-01-05-01-01-01-01.flac"
+            )
+    names = sorted(f"{speaker:02d}" for speaker in split_of)
+    return Corpus(
+        name="ravdess",
+        utterances=utterances,
+        splits="speaker",
+        root=root,
+        totals=count_totals(
+            utterances,
+            lambda u: u.speaker.removeprefix("ravdess/"),
+            dict.fromkeys(names, SPEAKER_CLIPS),
+            "speaker ",
+        ),
+        notes=[f"{counted(others, 'clip')} of speakers in no split left out"] if others else [],
+    )
+
+
+def _refuse_shared_speakers(splits: SpeakerSplits) -> None:
+    seen: dict[int, str] = {}
+    for split, speakers in splits.items():
+        for speaker in speakers:
+            if speaker in seen:
+                raise ManifestError(
+                    f"speaker {speaker} is in both {seen[speaker]} and {split}; a recogniser must "
+                    "be tested on voices it has not heard"
+                )
+            seen[speaker] = split

@@ -1,0 +1,137 @@
+"""What a list of utterances is, counted. In: utterances of a manifest. Out: a `Survey`.
+
+Overlap between splits is counted by speaker and by text, texts compared without case and
+punctuation: whoever shares voices or sentences between train and test must know how many.
+"""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import combinations, pairwise
+from typing import Any, Literal
+
+from rellm_cache.corpus.manifest import DIMENSIONS, SPLITS, Utterance, Vad
+from rellm_cache.corpus.splits import text_key
+from rellm_cache.corpus.vad import DimensionSummary, summarise
+
+DURATION_EDGES = (1, 2, 3, 4, 5, 6, 8, 10, 15, 20, 30)  # seconds
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """What two splits share.
+
+    Attributes:
+        kind: speakers or texts.
+        first, second: the splits, the one trained on first.
+        shared: speakers, or texts, that both have.
+        clips: of `second` that are theirs.
+        total: clips of `second`.
+    """
+
+    kind: Literal["speakers", "texts"]
+    first: str
+    second: str
+    shared: int
+    clips: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Survey:
+    """Counts of a corpus or manifest.
+
+    Attributes:
+        hours: of audio whose duration is known.
+        emotions: split → emotion → clips; clips without one count as `none`.
+        speakers: split → speaker → clips, where the speaker is known.
+        durations: range of seconds → clips, as `2-3 s`.
+        without_text: clips without a transcript.
+        dimensions: who said so → their summary.
+        overlaps: between every two splits that share something.
+    """
+
+    hours: float
+    emotions: dict[str, dict[str, int]]
+    speakers: dict[str, dict[str, int]]
+    durations: dict[str, int]
+    without_text: int
+    dimensions: dict[str, DimensionSummary]
+    overlaps: list[Overlap]
+
+    @property
+    def warnings(self) -> list[str]:
+        """What looks wrong, as sentences."""
+        return [
+            f"{source} dimensions: {warning}"
+            for source, summary in self.dimensions.items()
+            for warning in summary.warnings
+        ]
+
+    def to_json(self) -> dict[str, Any]:
+        """The same, to be written as JSON; dimensions are named, not numbered."""
+        fields = dataclasses.asdict(self)
+        for summary in fields["dimensions"].values():
+            for key in ("low", "high"):
+                summary[key] = _named(summary[key])
+            summary["means"] = {e: _named(vad) for e, vad in summary["means"].items()}
+        return fields
+
+
+def survey(utterances: Sequence[Utterance]) -> Survey:
+    """Count utterances by split, emotion, speaker, duration and text, and look at dimensions."""
+    present = [s for s in (*SPLITS, "") if any(u.split == s for u in utterances)]
+    parts = {split: [u for u in utterances if u.split == split] for split in present}
+    sources = sorted({u.vad_source or "human" for u in utterances if u.vad})
+    return Survey(
+        hours=sum(u.duration or 0 for u in utterances) / 3600,
+        emotions={s: _counts(u.emotion or "none" for u in part) for s, part in parts.items()},
+        speakers={s: _counts(u.speaker for u in part if u.speaker) for s, part in parts.items()},
+        durations=_histogram([u.duration for u in utterances if u.duration is not None]),
+        without_text=sum(not u.text.strip() for u in utterances),
+        dimensions={
+            source: summarise(
+                u for u in utterances if u.vad and (u.vad_source or "human") == source
+            )
+            for source in sources
+        },
+        overlaps=[
+            *_overlaps(parts, "speakers", lambda u: u.speaker),
+            *_overlaps(parts, "texts", lambda u: text_key(u.text)),
+        ],
+    )
+
+
+def _named(vad: Vad) -> dict[str, float]:
+    return {name: round(value, 4) for name, value in zip(DIMENSIONS, vad, strict=True)}
+
+
+def _counts(names: Iterable[str]) -> dict[str, int]:
+    return dict(sorted(Counter(names).items()))
+
+
+def _histogram(seconds: Sequence[float]) -> dict[str, int]:
+    """Clips by duration; ranges hold their lower end, and empty ones at both ends are left out."""
+    names = [f"<{DURATION_EDGES[0]} s"]
+    names += [f"{a}-{b} s" for a, b in pairwise(DURATION_EDGES)]
+    names.append(f">={DURATION_EDGES[-1]} s")
+    found = Counter(sum(edge <= s for edge in DURATION_EDGES) for s in seconds)
+    if not found:
+        return {}
+    return {names[i]: found[i] for i in range(min(found), max(found) + 1)}
+
+
+def _overlaps(
+    parts: dict[str, list[Utterance]],
+    kind: Literal["speakers", "texts"],
+    key: Callable[[Utterance], str],
+) -> list[Overlap]:
+    keys = {split: Counter(key(u) for u in part) for split, part in parts.items()}
+    found = []
+    for first, second in combinations(parts, 2):
+        shared = (keys[first].keys() & keys[second].keys()) - {""}
+        if shared:
+            clips = sum(keys[second][k] for k in shared)
+            found.append(Overlap(kind, first, second, len(shared), clips, len(parts[second])))
+    return found

@@ -1,0 +1,189 @@
+"""Examples for the model. In: utterances and a cache. Out: `Example`s and their `Frames`."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+
+import torch
+
+from rellm_cache.config.schema import Recipe
+from rellm_cache.config.specs import EncoderSpec, digest
+from rellm_cache.corpus.manifest import Utterance
+from rellm_cache.data.batch import IGNORED, Example, Frames, Target
+from rellm_cache.llm.frozen import FrozenLLM
+from rellm_cache.llm.prompts import ChatFormat
+from rellm_cache.llm.speech_prompts import question_prompt
+from rellm_cache.qa.rows import QARow, read_questions
+from rellm_cache.store.format import find_store
+from rellm_cache.store.reader import FeatureStore
+
+
+def open_frames(
+    recipe: Recipe, cache: Path, open_store: Callable[[Path], FeatureStore] = FeatureStore
+) -> Frames:
+    """The stores of a recipe's encoders under a cache root; `StoreError` where one is not there.
+
+    Args:
+        open_store: opens the folder of a store.
+    """
+
+    def stream(spec: EncoderSpec) -> FeatureStore:
+        return open_store(find_store(cache, spec))
+
+    encoders = recipe.encoders
+    return Frames(stream(encoders.speech), stream(encoders.emotion) if encoders.emotion else None)
+
+
+def require_frames(frames: Frames, ids: Sequence[str], command: str) -> None:
+    """Raise `StoreError` unless every clip is in both stores."""
+    for store in (frames.speech, frames.emotion):
+        if isinstance(store, FeatureStore):
+            store.require(ids, command)
+
+
+def audio_digests(frames: Frames, ids: Iterable[str]) -> list[str]:
+    """SHA-256 (hex) of the audio that a store's frames of some clips were made from; none of frames
+    made live."""
+    if not isinstance(frames.speech, FeatureStore):
+        return []
+    return [frames.speech.audio_sha256(utterance_id).hex() for utterance_id in ids]
+
+
+def frame_statistics(frames: Frames, ids: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and standard deviation (D,) of every fused frame of some clips."""
+    total = 0
+    width = frames.speech.frame_size
+    width += frames.emotion.frame_size if frames.emotion else 0
+    mean = torch.zeros(width, dtype=torch.float64)
+    squares = torch.zeros(width, dtype=torch.float64)
+    for utterance_id in ids:
+        values = torch.from_numpy(frames.values(utterance_id))  # (L, D)
+        total += len(values)
+        mean += values.sum(0)
+        squares += values.square().sum(0)
+    average = mean / total
+    variance = squares / total - average.square()
+    return average.float(), variance.clamp(min=0).sqrt().float()
+
+
+def emotion_index(utterance: Utterance, recipe: Recipe) -> int:
+    """Index of an utterance's emotion in the recipe's heads, `IGNORED` if it is not one."""
+    emotions = recipe.heads.emotions
+    return emotions.index(utterance.emotion) if utterance.emotion in emotions else IGNORED
+
+
+Questions = Mapping[str, Sequence[QARow]]  # about each utterance, by id
+
+
+def make_examples(
+    utterances: Iterable[Utterance],
+    recipe: Recipe,
+    llm: FrozenLLM | None,
+    questions: Questions = MappingProxyType({}),
+) -> list[Example]:
+    """What training sees of each utterance: labels, and answers as token ids."""
+    return [
+        Example(
+            id=u.id,
+            emotion=emotion_index(u, recipe),
+            vad=u.vad,
+            targets=()
+            if llm is None
+            else (*_targets(u, recipe, llm), *_asked(questions.get(u.id, ()), recipe, llm)),
+        )
+        for u in utterances
+    ]
+
+
+def _targets(utterance: Utterance, recipe: Recipe, llm: FrozenLLM) -> Iterable[Target]:
+    end = llm.chat.ids(llm.chat.end_text)
+    if recipe.losses.learns_responses and utterance.response:
+        yield Target("response", response_ids(utterance, llm.chat))
+    if recipe.losses.recognition and emotion_index(utterance, recipe) != IGNORED:
+        yield Target("recognition", llm.chat.ids(utterance.emotion or "") + end)
+
+
+def _asked(rows: Sequence[QARow], recipe: Recipe, llm: FrozenLLM) -> Iterable[Target]:
+    """A target for each question; explicit ones also know their metadata, said before it."""
+    for row in rows:
+        prompt = question_prompt(recipe, llm, row.question)
+        informed = None
+        if row.metadata:
+            informed = question_prompt(recipe, llm, f"{row.metadata} {row.question}").after
+        yield Target("question", llm.chat.ids(row.answer) + prompt.end, prompt.after, informed)
+
+
+def questions_of(recipe: Recipe, manifest: Path, splits: Sequence[str]) -> Questions:
+    """The questions beside a manifest that a recipe learns from, by utterance; none without
+    `losses.question`.
+
+    Raises:
+        ManifestError: it learns from them, and they are not there.
+    """
+    if not recipe.losses.question:
+        return {}
+    return read_questions(manifest, recipe.qa.modes, recipe.qa.kinds, splits)
+
+
+def learned_from(
+    splits: Iterable[Sequence[Utterance]], recipe: Recipe, questions: Questions, frames: Frames
+) -> str:
+    """Digest of all that a recipe learns from: clips, labels and answers, in their order.
+
+    Where audio lies, and what the recipe's losses do not ask for, is no part of it.
+
+    Args:
+        splits: utterances of the train split, then of the validation split.
+    """
+
+    def facts(utterance: Utterance) -> list[object]:
+        known: list[object] = [utterance.id, utterance.emotion, utterance.vad]
+        if isinstance(frames.speech, FeatureStore):
+            known.append(frames.speech.audio_sha256(utterance.id).hex())
+        if recipe.losses.learns_responses:
+            known += [utterance.response, utterance.early_stop]
+        asked = questions.get(utterance.id, ())
+        return [*known, [[row.question, row.answer, row.metadata] for row in asked]]
+
+    return digest([[facts(utterance) for utterance in split] for split in splits])
+
+
+def response_ids(utterance: Utterance, chat: ChatFormat) -> tuple[int, ...]:
+    """Token ids of an utterance's expected response, end tokens included if it is complete."""
+    ids = chat.ids(utterance.response or "")
+    return ids if utterance.early_stop else ids + chat.ids(chat.end_text)
+
+
+def label_ids(recipe: Recipe, llm: FrozenLLM) -> list[tuple[int, ...]]:
+    """Token ids of each emotion as a complete answer."""
+    end = llm.chat.ids(llm.chat.end_text)
+    return [llm.chat.ids(name) + end for name in recipe.heads.emotions]
+
+
+def describe_gaps(utterances: Sequence[Utterance], recipe: Recipe) -> list[str]:
+    """What of a recipe's losses these utterances cannot teach, as readable notes."""
+    notes = []
+    total = len(utterances)
+    foreign = Counter(
+        u.emotion for u in utterances if u.emotion and emotion_index(u, recipe) == IGNORED
+    )
+    for emotion, count in foreign.items():
+        notes.append(f"{count} of {total} clips are {emotion!r}, which heads.emotions leaves out")
+    silent = sum(u.response is None for u in utterances)
+    if recipe.losses.learns_responses and silent:
+        notes.append(f"{silent} of {total} clips have no response; `rellm respond` makes them")
+    if recipe.losses.dimension and recipe.heads.dimensions and not any(u.vad for u in utterances):
+        encoder = recipe.encoders.emotion
+        has_head = encoder is not None and encoder.kind == "wav2vec2-emotion"
+        remedy = "; `rellm annotate` takes them from the emotion encoder" if has_head else ""
+        notes.append(
+            f"no clip has dimensions: the dimension loss has nothing to learn from{remedy}"
+        )
+    pseudo = sum(u.vad_source == "pseudo" for u in utterances)
+    if recipe.losses.dimension and recipe.heads.dimensions and pseudo:
+        notes.append(
+            f"{pseudo} of {total} clips have pseudo dimensions, which the emotion encoder said "
+            "itself: to agree with them is not to agree with people"
+        )
+    return notes

@@ -1,0 +1,185 @@
+"""A scorer's folder. In: what was trained. Out: all that is needed to score again.
+
+<folder>/encoder/                   the text encoder's own files, copied
+<folder>/<mechanisms>.safetensors   what was trained, as `ER.safetensors` or `ER-IP-EX.safetensors`;
+                                    further members as `ER-IP-EX.2.safetensors`
+<folder>/words.safetensors, words.json   the regression on words, where the settings have one
+<folder>/empathy.json           settings, temperatures, scores, digests; written last
+"""
+
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from rellm_cache.empathy.bi_encoder import EmpathyScorer
+from rellm_cache.empathy.epitome import MECHANISMS
+from rellm_cache.empathy.settings import EmpathySettings, from_table, to_table
+from rellm_cache.empathy.text_encoder import TextEncoder
+from rellm_cache.empathy.tfidf import WordModel, load_words
+from rellm_cache.errors import ConfigError, RunError
+from rellm_cache.utils.model_files import SAFE_FILES, check_files, weights_digest
+
+CARD, ENCODER = "empathy.json", "encoder"
+FORMAT = 1
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
+
+
+@dataclass(frozen=True)
+class EmpathyCard:
+    """What `empathy.json` says.
+
+    Attributes:
+        settings: as trained.
+        groups: mechanisms of each scorer.
+        temperatures: mechanism → divisor of its logits.
+        encoder_digest: SHA-256 of the encoder's config and weights.
+        data_digest: of the exchanges, their levels and rationales.
+        scores: part of the data → mechanism → figures.
+        counts: part of the data → exchanges; `test_replies_cut`, replies longer than `tokens`.
+    """
+
+    settings: EmpathySettings
+    groups: tuple[tuple[str, ...], ...]
+    temperatures: dict[str, float]
+    encoder_digest: str
+    data_digest: str
+    scores: dict[str, Any]
+    counts: dict[str, int]
+
+
+@dataclass(frozen=True)
+class EmpathyModel:
+    """Scorers of one folder, ready to score.
+
+    Attributes:
+        ensembles: for each group of mechanisms, its members.
+    """
+
+    card: EmpathyCard
+    encoder: TextEncoder
+    ensembles: tuple[tuple[EmpathyScorer, ...], ...]
+    words: WordModel | None
+
+
+def copy_encoder(source: Path, folder: Path) -> None:
+    """Copy an encoder's files into a scorer's folder in one atomic step, unless they are there."""
+    target = folder / ENCODER
+    if target.is_dir():
+        return
+    partial = folder / f".{ENCODER}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    for pattern in SAFE_FILES:
+        for file in source.glob(pattern):
+            shutil.copyfile(file, partial / file.name)
+    os.replace(partial, target)
+
+
+def weights_path(folder: Path, scorer: EmpathyScorer) -> Path:
+    """Where what was trained of a scorer lies."""
+    number = f".{scorer.member + 1}" if scorer.member else ""
+    return folder / f"{'-'.join(scorer.mechanisms)}{number}.safetensors"
+
+
+def save_scorer(folder: Path, scorer: EmpathyScorer) -> None:
+    """Write what was trained in one atomic step."""
+    path = weights_path(folder, scorer)
+    temporary = path.with_name(f".{path.name}.partial")
+    state = {name: tensor.cpu().contiguous() for name, tensor in scorer.state_dict().items()}
+    save_file(state, temporary, metadata={"format": "pt"})
+    os.replace(temporary, path)
+
+
+def load_scorer(folder: Path, scorer: EmpathyScorer) -> None:
+    """Read what was trained; `RunError` if it is damaged or belongs to other settings."""
+    path = weights_path(folder, scorer)
+    try:
+        scorer.load_state_dict(load_file(path))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise RunError(
+            f"{path}: not what was trained with the settings in {CARD} ({error}); train again"
+        ) from error
+
+
+def save_card(folder: Path, card: EmpathyCard) -> None:
+    """Write `empathy.json`: from then on the folder can score."""
+    content = {
+        "format": FORMAT,
+        "settings": to_table(card.settings),
+        "groups": card.groups,
+        "temperatures": card.temperatures,
+        "encoder_digest": card.encoder_digest,
+        "data_digest": card.data_digest,
+        "scores": card.scores,
+        "counts": card.counts,
+    }
+    temporary = folder / f".{CARD}.partial"
+    temporary.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
+    os.replace(temporary, folder / CARD)
+
+
+def load_card(folder: Path) -> EmpathyCard:
+    """Read `empathy.json`.
+
+    Raises:
+        RunError: there is none, it is damaged, or of a later format.
+    """
+    path = folder / CARD
+    try:
+        content = json.loads(path.read_text("utf-8"))
+        if content["format"] != FORMAT:
+            raise RunError(
+                f"{path}: format {content['format']}, expected {FORMAT}; use a newer rellm"
+            )
+        groups = tuple(tuple(group) for group in content["groups"])
+        if not groups or not set(sum(groups, ())) <= MECHANISMS.keys():
+            raise ValueError(f"groups {groups}")
+        return EmpathyCard(
+            from_table(content["settings"], str(path)),
+            groups,
+            content["temperatures"],
+            content["encoder_digest"],
+            content["data_digest"],
+            content["scores"],
+            content["counts"],
+        )
+    except (OSError, ValueError, KeyError, TypeError, ConfigError) as error:
+        raise RunError(
+            f"{folder}: not the folder of a trained empathy scorer ({type(error).__name__}: "
+            f"{error}); expected {CARD}, which `rellm empathy train` writes last"
+        ) from error
+
+
+def load_empathy(folder: Path, device: torch.device) -> EmpathyModel:
+    """Scorers of a folder.
+
+    Raises:
+        RunError: it is no finished scorer, or its encoder is not the one it was trained with.
+    """
+    card = load_card(folder)
+    try:
+        check_files(folder / ENCODER, TOKENIZER_FILES)
+    except ConfigError as error:
+        raise RunError(str(error)) from error
+    if weights_digest(folder / ENCODER) != card.encoder_digest:
+        raise RunError(
+            f"{folder / ENCODER}: other weights than this scorer was trained with; train again"
+        )
+    encoder = TextEncoder(folder / ENCODER, device)
+    ensembles = tuple(
+        tuple(EmpathyScorer(encoder, card.settings, group, m) for m in range(card.settings.members))
+        for group in card.groups
+    )
+    for scorer in chain.from_iterable(ensembles):
+        load_scorer(folder, scorer)
+    names = [name for group in card.groups for name in group]
+    words = load_words(folder, names) if card.settings.word_weight else None
+    return EmpathyModel(card, encoder, ensembles, words)

@@ -1,0 +1,154 @@
+"""A pretrained text encoder. In: text. Out: token ids with their places, frozen states, layers.
+
+Letters: B texts, T tokens, H hidden size.
+"""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModel, AutoTokenizer
+
+from rellm_cache.errors import ConfigError
+from rellm_cache.utils.model_files import load_quietly
+
+TOGETHER = 32  # texts in one forward pass
+POOLER = "pooler."  # of BERT's layout; not used, and often not in a checkpoint
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """A text as an encoder reads it.
+
+    Attributes:
+        ids: token ids, the special ones at both ends included.
+        spans: the characters (first, after last) of each token; (0, 0) for special ones.
+        cut: the text is longer than the limit.
+    """
+
+    ids: list[int]
+    spans: list[tuple[int, int]]
+    cut: bool
+
+
+class GivenStates(nn.Module):
+    """Takes the place of an encoder's embeddings: its input states pass unchanged."""
+
+    def forward(self, *, inputs_embeds: Tensor, **_: Any) -> Tensor:
+        """(B, T, H) as given."""
+        return inputs_embeds
+
+
+class TextEncoder:
+    """A text encoder as it came: it never changes.
+
+    Raises:
+        ConfigError: its files need Python code of their own or lack weights, or its tokenizer has
+            no places.
+    """
+
+    def __init__(self, folder: Path, device: torch.device) -> None:
+        load_quietly()
+        try:
+            self.tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+            model, report = AutoModel.from_pretrained(
+                folder,
+                dtype=torch.float32,
+                attn_implementation="sdpa",
+                trust_remote_code=False,
+                output_loading_info=True,
+            )
+        except (ValueError, KeyError, OSError) as error:
+            raise ConfigError(f"{folder}: not a text encoder that can be used ({error})") from error
+        missing = sorted(k for k in report["missing_keys"] if not k.startswith(POOLER))
+        if missing:
+            raise ConfigError(
+                f"{folder}: the checkpoint lacks {missing[:3]}; expected every weight of a "
+                f"{type(model).__name__}: download it again"
+            )
+        if not self.tokenizer.is_fast:
+            raise ConfigError(f"{folder}: its tokenizer has no tokenizer.json; convert it to one")
+        self.folder = folder
+        self.device = device
+        self.model = model.to(device).eval().requires_grad_(False)
+        self.hidden_size = int(model.config.hidden_size)
+
+    @property
+    def layers(self) -> int:
+        """How many layers it has."""
+        return int(self.model.config.num_hidden_layers)
+
+    def require_length(self, tokens: int) -> None:
+        """Raise `ConfigError` if texts of so many tokens are too long for it."""
+        positions = int(getattr(self.model.config, "max_position_embeddings", tokens))
+        embeddings = getattr(self.model, "embeddings", None)
+        if (padding := getattr(embeddings, "padding_idx", None)) is not None:
+            positions -= padding + 1  # RoBERTa counts the places of tokens from the one after it
+        most = min(positions, int(self.tokenizer.model_max_length))
+        if tokens > most:
+            raise ConfigError(f"{self.folder}: {tokens} tokens a text; it takes {most} at most")
+
+    def tokenise(self, text: str, limit: int) -> Tokens:
+        """A text, cut to `limit` tokens."""
+        pieces = self.tokenizer(
+            text,
+            truncation=True,
+            max_length=limit,
+            return_offsets_mapping=True,
+            return_overflowing_tokens=True,
+        )
+        spans = [(int(first), int(last)) for first, last in pieces["offset_mapping"][0]]
+        return Tokens(list(pieces["input_ids"][0]), spans, cut=len(pieces["input_ids"]) > 1)
+
+    @torch.inference_mode()
+    def states(self, texts: Sequence[Tokens], layer: int) -> list[Tensor]:
+        """(T, H) float16 states of texts after some layer: 0 the embeddings, -1 the last.
+
+        They do not depend on what else is in `texts`, but for rounding.
+        """
+        found: list[Tensor] = [torch.empty(0)] * len(texts)
+        order = sorted(range(len(texts)), key=lambda i: len(texts[i].ids))
+        for start in range(0, len(order), TOGETHER):
+            chosen = order[start : start + TOGETHER]
+            ids, mask = pad([torch.tensor(texts[i].ids) for i in chosen])
+            output = self.model(
+                input_ids=ids.to(self.device),
+                attention_mask=mask.to(self.device).long(),
+                output_hidden_states=True,
+            )
+            for index, states in zip(chosen, output.hidden_states[layer].half(), strict=True):
+                found[index] = states[: len(texts[index].ids)].clone()
+        return found
+
+    def top(self, layers: int) -> nn.Module:
+        """A trainable copy of its last `layers`, which takes states; -1: of all, taking ids.
+
+        Raises:
+            ConfigError: it has fewer, or is not built as BERT and RoBERTa are.
+        """
+        model: Any = copy.deepcopy(self.model).requires_grad_(True)
+        if getattr(model, "pooler", None) is not None:
+            model.pooler = None  # of a sentence task; nothing here reads it
+        if layers >= 0:
+            stack = getattr(getattr(model, "encoder", None), "layer", None)
+            if not isinstance(stack, nn.ModuleList) or not hasattr(model, "embeddings"):
+                raise ConfigError(
+                    f"{self.folder}: its layers cannot be told apart; set trained_layers=-1"
+                )
+            if layers > len(stack):
+                raise ConfigError(f"trained_layers = {layers}: {self.folder} has {len(stack)}")
+            model.embeddings = GivenStates()
+            model.encoder.layer = stack[len(stack) - layers :]
+        top: nn.Module = model
+        return top
+
+
+def pad(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Rows (t, …) as (B, T, …) with zeros after them, and the mask (B, T) of what is real."""
+    padded = nn.utils.rnn.pad_sequence(list(rows), batch_first=True)
+    lengths = torch.tensor([len(row) for row in rows])
+    return padded, torch.arange(padded.shape[1]) < lengths[:, None]

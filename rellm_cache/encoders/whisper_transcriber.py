@@ -1,0 +1,122 @@
+"""Whisper as a writer. In: waveforms. Out: what they say, by Whisper's own decoder, greedily.
+
+A clip is padded to 30 s as in Whisper's training. An English-only model is given no language; any
+other is told the spec's and that it shall transcribe. Texts have no timestamps.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import WhisperForConditionalGeneration, WhisperTokenizer
+
+from rellm_cache.config.specs import TranscriberSpec
+from rellm_cache.encoders.whisper import WhisperEncoder, check_samples, load_features
+from rellm_cache.errors import ConfigError
+from rellm_cache.utils.model_files import find_model, pinned_digest
+
+TEXT_FILES = ("generation_config.json", "tokenizer.json")
+NEEDED = ("preprocessor_config.json", *TEXT_FILES)
+PROMPT_TOKENS = 4  # at most: start, language, task, no timestamps
+
+
+@dataclass(frozen=True)
+class Transcription:
+    """What Whisper wrote.
+
+    Attributes:
+        text: without spaces around it; may be empty, as for silence.
+        cut: it reached the limit of tokens before its end.
+    """
+
+    text: str
+    cut: bool
+
+
+def resolve_transcriber(spec: TranscriberSpec) -> TranscriberSpec:
+    """The spec with its weights' digest filled in, without loading the model.
+
+    Raises:
+        ConfigError: the model cannot be found or lacks a file, or the spec pins other weights.
+    """
+    folder = find_model(spec.model, NEEDED)
+    return replace(spec, weights=pinned_digest(folder, spec.weights, TEXT_FILES))
+
+
+class WhisperTranscriber:
+    """A frozen Whisper, in half precision on a GPU.
+
+    Attributes:
+        spec: what its texts are.
+        licence: of the model.
+    """
+
+    licence = WhisperEncoder.licence
+
+    def __init__(self, spec: TranscriberSpec, device: torch.device) -> None:
+        """Load the model; `ConfigError` if it lacks a part, or cannot do what the spec asks."""
+        folder = find_model(spec.model, NEEDED)
+        self.spec = spec
+        self._features = load_features(folder)
+        self._tokenizer = WhisperTokenizer.from_pretrained(folder)
+        model, report = WhisperForConditionalGeneration.from_pretrained(
+            folder,
+            dtype=torch.float16 if device.type == "cuda" else torch.float32,
+            output_loading_info=True,
+            attn_implementation="sdpa",
+        )
+        if report["missing_keys"]:
+            raise ConfigError(
+                f"{folder}: the checkpoint lacks {sorted(report['missing_keys'])[:3]}; expected a "
+                "Whisper checkpoint with its decoder, as transformers saves it"
+            )
+        room = model.config.max_target_positions - PROMPT_TOKENS
+        if spec.max_tokens > room:
+            raise ConfigError(
+                f"transcriber.max_tokens = {spec.max_tokens}: {folder} has room for {room}"
+            )
+        self._spoken = _spoken(spec, model.generation_config, str(folder))
+        self._ends = {model.generation_config.eos_token_id, model.generation_config.pad_token_id}
+        self._model = model.to(device).eval().requires_grad_(False)
+
+    @torch.inference_mode()
+    def transcribe(self, waveforms: Sequence[np.ndarray]) -> list[Transcription]:
+        """What each waveform (S,) float32, 16 kHz, says; `AudioError` above 30 s."""
+        check_samples(waveforms)
+        mel = self._features(
+            list(waveforms), sampling_rate=16_000, return_tensors="pt", padding="max_length"
+        ).input_features  # (B, mels, 3000)
+        rows = self._model.generate(
+            mel.to(self._model.device, self._model.dtype),
+            max_new_tokens=self.spec.max_tokens,
+            num_beams=1,
+            do_sample=False,
+            return_timestamps=False,
+            **self._spoken,
+        )  # (B, longest), without the prompt
+        return [self._read(row) for row in rows.tolist()]
+
+    def _read(self, row: list[int]) -> Transcription:
+        tokens = [token for token in row if token not in self._ends]
+        text = self._tokenizer.decode(tokens, skip_special_tokens=True)
+        return Transcription(text.strip(), len(tokens) >= self.spec.max_tokens)
+
+
+def _spoken(spec: TranscriberSpec, generation: Any, folder: str) -> dict[str, str]:
+    """Language and task as `generate` takes them; none for an English-only model."""
+    multilingual = getattr(generation, "is_multilingual", None)
+    if multilingual is None:
+        raise ConfigError(
+            f"{folder}/generation_config.json: found no 'is_multilingual', which says whether the "
+            "model takes a language; copy the file that the hub has for this model"
+        )
+    known = ["en"]
+    if multilingual:
+        known = sorted(token.strip("<|>") for token in getattr(generation, "lang_to_id", {}))
+    if spec.language not in known:
+        raise ConfigError(
+            f"transcriber.language = {spec.language!r}: {folder} knows {', '.join(known)}"
+        )
+    return {"language": spec.language, "task": "transcribe"} if multilingual else {}

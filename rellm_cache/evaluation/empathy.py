@@ -1,0 +1,82 @@
+"""How empathetic a run's answers are. In: transcripts and answers. Out: the paper's figures.
+
+The transcript stands for the seeker's post, the answer for the reply.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rellm_cache.empathy.epitome import Exchange
+from rellm_cache.empathy.scorer_folder import load_empathy
+from rellm_cache.empathy.scoring import score_exchanges
+from rellm_cache.inference.answering import Generation
+from rellm_cache.metrics.replies import question_count, word_count
+from rellm_cache.metrics.summary import Summary, summarise
+from rellm_cache.utils.devices import default_device
+
+
+@dataclass(frozen=True)
+class EmpathyScores:
+    """Levels and looks of the answers that have a transcript.
+
+    Attributes:
+        count: answers scored.
+        replies_cut: answers longer than the scorer reads.
+        levels: mechanism → mean and deviation of its level; "ER + EX" where both are known.
+        long_levels: the same with the scorer's longer limit.
+        words: length of answers.
+        questions: questions an answer asks.
+    """
+
+    count: int
+    replies_cut: int
+    levels: dict[str, Summary]
+    long_levels: dict[str, Summary]
+    words: Summary
+    questions: Summary
+
+
+@dataclass(frozen=True)
+class ReplyLevels:
+    """What a scorer says of one answer.
+
+    Attributes:
+        levels: mechanism → level.
+        long_levels: the same with the scorer's longer limit.
+        cut: the answer is longer than the scorer reads.
+    """
+
+    levels: dict[str, int]
+    long_levels: dict[str, int]
+    cut: bool
+
+
+def score_answers(folder: Path, answers: Sequence[Generation]) -> Iterator[ReplyLevels]:
+    """Score answers to utterances that have a transcript with the scorer in `folder`, in order.
+
+    Raises:
+        RunError: it holds no finished scorer.
+    """
+    exchanges = [Exchange("", a.id, a.text, a.response) for a in answers]
+    for score in score_exchanges(load_empathy(folder, default_device()), exchanges):
+        yield ReplyLevels(score.levels, score.long_levels, score.reply_cut)
+
+
+def summarise_empathy(responses: Sequence[str], scored: Sequence[ReplyLevels]) -> EmpathyScores:
+    """The figures of one or more answers and their levels."""
+    return EmpathyScores(
+        count=len(scored),
+        replies_cut=sum(s.cut for s in scored),
+        levels=_summaries([s.levels for s in scored]),
+        long_levels=_summaries([s.long_levels for s in scored]),
+        words=summarise([word_count(r) for r in responses]),
+        questions=summarise([question_count(r) for r in responses]),
+    )
+
+
+def _summaries(levels: Sequence[dict[str, int]]) -> dict[str, Summary]:
+    found = {name: summarise([row[name] for row in levels]) for name in levels[0]}
+    if {"ER", "EX"} <= found.keys():
+        found["ER + EX"] = summarise([row["ER"] + row["EX"] for row in levels])
+    return found

@@ -1,0 +1,247 @@
+"""judge. In: trained runs and a manifest with questions. Out: how well each answers, by an LLM.
+
+<run>/judged.jsonl      every question with the run's answer, its score, what both were made from
+<run>/judged.json       mean scores by type, and what label accuracy says to them
+
+Each run hears the speech and the question, no metadata. A judge, any chat LLM, then scores the
+answer against the row's own: the mean of the levels 0 to `qa.judge.top` by how likely it finds each
+as its answer, so that no reply has to be parsed. Where the question is for the emotion, an answer
+is right if it names the label; the judge is worth as much as it agrees with that.
+"""
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rellm_cache.annotation.responses import llm_config
+from rellm_cache.config.qa import JudgeSettings
+from rellm_cache.config.schema import LLMConfig, Recipe
+from rellm_cache.config.specs import digest
+from rellm_cache.corpus.manifest import read_lines, read_manifests, write_lines
+from rellm_cache.data.batch import Example, Frames, ordered_batches
+from rellm_cache.data.examples import audio_digests, require_frames
+from rellm_cache.data.loader import BatchLoader
+from rellm_cache.errors import ConfigError, ManifestError
+from rellm_cache.evaluation.judge_scores import (
+    JudgedAnswer,
+    JudgeScores,
+    names_label,
+    summarise_judged,
+)
+from rellm_cache.llm.frozen import FrozenLLM
+from rellm_cache.llm.loading import llm_identity
+from rellm_cache.llm.speech_prompts import question_prompt, require_llm
+from rellm_cache.model.answer_likelihoods import answer_log_likelihoods
+from rellm_cache.qa.rows import QARow, distinct, read_questions
+from rellm_cache.runs.shared_models import Resources
+from rellm_cache.runs.weights import RECIPE, load_info, load_run, run_recipe, trained_digest
+from rellm_cache.utils.atomic_files import write_whole
+from rellm_cache.utils.console import progress, say
+from rellm_cache.utils.console_wording import counted
+from rellm_cache.utils.devices import default_device
+from rellm_cache.utils.result_table import Journal, journal_beside, read_journal
+
+BATCH = 16
+JUDGED = "judged"
+
+
+def judge(
+    runs: Sequence[Path],
+    manifest: Path,
+    cache: Path,
+    judging: LLMConfig | None = None,
+    batch_size: int = BATCH,
+) -> list[JudgeScores]:
+    """Score the answers of runs to the questions beside a manifest; each run in its turn.
+
+    Args:
+        judging: the LLM that judges; None for the first run's own, without LoRA, so that one judge
+            scores all runs.
+
+    Raises:
+        RunError: a run is not a finished one.
+        ConfigError: a run has no LLM, or its model reads.
+        ManifestError: there are no questions.
+        StoreError: clips are absent from the cache.
+    """
+    known = {u.id for u in read_manifests(manifest)}
+    rows = [row for row in distinct(read_questions(manifest)) if row.id in known]
+    if not rows:
+        raise ManifestError(f"{manifest}: no question was kept; see the reasons `rellm qa` gave")
+    resources = Resources()
+    recipes = [_recipe_of(run) for run in runs]
+    judge_config = replace(judging or llm_config(recipes[0]), lora=None)
+    settings = recipes[0].qa.judge
+    asked = digest([[asdict(row) for row in rows], llm_identity(judge_config), asdict(settings)])
+    answered = []
+    ids = sorted({row.id for row in rows})
+    # All of them before the judge, which may take the LLM's place in memory.
+    for run, recipe in zip(runs, recipes, strict=True):
+        frames = resources.frames(recipe, cache)
+        command = f"rellm extract {manifest} --recipe {run}/recipe.toml --cache {cache}"
+        require_frames(frames, ids, command)
+        heard = audio_digests(frames, ids)
+        notes = _Notes(run, digest([asked, heard, llm_identity(llm_config(recipe))]))
+        if notes.are_finished(rows):
+            say(f"{run}: nothing to do, {counted(len(rows), 'answer is', 'answers are')} judged")
+        else:
+            _answer(run, rows, frames, notes, resources, batch_size)
+        answered.append(notes)
+    scores = []
+    for run, recipe, notes in zip(runs, recipes, answered, strict=True):
+        _score(rows, notes, settings, lambda: resources.llm(judge_config, default_device()))
+        judged = _judged(rows, notes)
+        mode = recipe.qa.mode if recipe.losses.question else "none"
+        found = summarise_judged(judged, str(run), mode, judge_config.model, settings.top)
+        if not notes.are_finished(rows):
+            _write(run, judged, found, notes)
+        scores.append(found)
+    return scores
+
+
+def _recipe_of(run: Path) -> Recipe:
+    """The recipe of a finished run that hears."""
+    recipe = run_recipe(run)
+    if recipe.text is not None:
+        raise ConfigError(
+            f"{run}: recipe {recipe.name!r} reads text; judge runs of recipes that hear speech"
+        )
+    load_info(run)
+    return recipe
+
+
+class _Notes:
+    """Answers and scores of one run, kept in a file until both are complete, and then with what
+    they were made from in the rows of `judged.jsonl`."""
+
+    def __init__(self, run: Path, asked: str) -> None:
+        recipe = (run / RECIPE).read_text("utf-8")
+        self.made_from = digest([asked, recipe, trained_digest(run)])
+        finished = run / f"{JUDGED}.jsonl"
+        self.summary = run / f"{JUDGED}.json"
+        self.path = journal_beside(finished)
+        self.answers: dict[str, str] = {}
+        self.scores: dict[str, float] = {}
+        for _, row in read_lines(finished) if finished.exists() else ():
+            if row.get("made_from") == self.made_from:
+                key = _key(row["id"], row["type"], row["question"])
+                self.answers[key], self.scores[key] = row["answer"], row["score"]
+        for note in read_journal(self.path):
+            if note["by"] == self.made_from:
+                self.answers |= note.get("answers", {})
+                self.scores |= note.get("scores", {})
+
+    def are_finished(self, rows: Sequence[QARow]) -> bool:
+        """Whether every question is answered and scored, and the run's folder has it all."""
+        known = all(_key_of(row) in self.scores for row in rows)
+        return known and self.summary.is_file() and not self.path.exists()
+
+    def keep(self, journal: Journal, **found: dict[str, Any]) -> None:
+        """Remember answers or scores by key."""
+        self.answers |= found.get("answers", {})
+        self.scores |= found.get("scores", {})
+        journal.append({"by": self.made_from, **found})
+
+
+def _key(utterance_id: str, kind: str, question: str) -> str:
+    return digest([utterance_id, kind, question])
+
+
+def _key_of(row: QARow) -> str:
+    return _key(row.id, row.type, row.question)
+
+
+@torch.inference_mode()
+def _answer(
+    run: Path,
+    rows: Sequence[QARow],
+    frames: Frames,
+    notes: _Notes,
+    resources: Resources,
+    batch_size: int,
+) -> None:
+    """Let a run answer every question from the speech."""
+    by_clip: dict[str, list[QARow]] = {}
+    for row in rows:
+        if _key_of(row) not in notes.answers:
+            by_clip.setdefault(row.id, []).append(row)
+    if not by_clip:
+        return
+    device = default_device()
+    recipe, model = load_run(run, device, resources.llm)
+    llm = require_llm(model.llm)
+    loader = BatchLoader([Example(clip) for clip in by_clip], frames, device)
+    plan = ordered_batches(loader.lengths, batch_size)
+    total = sum(map(len, by_clip.values()))
+    with progress("Answering", total, "questions") as tick, Journal(notes.path) as journal:
+        for batch in loader.batches(plan):
+            speech = model.speech(batch.to(device))
+            asked = [(i, row) for i, clip in enumerate(batch.ids) for row in by_clip[clip]]
+            for start in range(0, len(asked), batch_size):
+                part = asked[start : start + batch_size]
+                questions = [(i, question_prompt(recipe, llm, r.question).after) for i, r in part]
+                replies = model.question_answers(speech, questions, recipe.qa.judge.answer_tokens)
+                found = {_key_of(r): a.text for (_, r), a in zip(part, replies, strict=True)}
+                notes.keep(journal, answers=found)
+                tick(len(part))
+
+
+def _score(
+    rows: Sequence[QARow],
+    notes: _Notes,
+    settings: JudgeSettings,
+    load: Callable[[], FrozenLLM],
+) -> None:
+    """Let the judge score every answer of a run."""
+    left = [row for row in rows if _key_of(row) not in notes.scores]
+    if not left:
+        return
+    llm = load()
+    end = llm.chat.ids(llm.chat.end_text)
+    levels = [llm.chat.ids(str(number)) + end for number in range(settings.top + 1)]
+    values = torch.arange(len(levels), device=llm.device, dtype=torch.float32)
+    with progress("Judging", len(left), "answers") as tick, Journal(notes.path) as journal:
+        for row in left:
+            request = judge_request(row, notes.answers[_key_of(row)], settings)
+            ids = llm.chat.text_prompt(settings.system, request)
+            likely = answer_log_likelihoods(llm, [llm.segment(ids=ids)], levels)  # (top + 1,)
+            shares = likely.softmax(0)
+            notes.keep(journal, scores={_key_of(row): float(shares @ values)})
+            tick()
+
+
+def judge_request(row: QARow, answer: str, settings: JudgeSettings) -> str:
+    """What the judge is asked about one answer."""
+    filled = {
+        "top": str(settings.top),
+        "question": row.question,
+        "reference": row.answer,
+        "answer": answer,
+    }
+    marks = re.compile("{(" + "|".join(filled) + ")}")
+    return marks.sub(lambda mark: filled[mark[1]], settings.request)  # at once: texts hold braces
+
+
+def _judged(rows: Sequence[QARow], notes: _Notes) -> list[JudgedAnswer]:
+    """Each question with the run's answer and its score."""
+    judged = []
+    for row in rows:
+        answer, score = notes.answers[_key_of(row)], notes.scores[_key_of(row)]
+        right = names_label(answer, row.emotion) if row.type == "emotion" else None
+        judged.append(
+            JudgedAnswer(row.id, row.type, row.question, row.answer, answer, score, right)
+        )
+    return judged
+
+
+def _write(run: Path, judged: Sequence[JudgedAnswer], scores: JudgeScores, notes: _Notes) -> None:
+    """Put a run's answers and scores into its folder."""
+    made = {"made_from": notes.made_from}
+    write_lines(run / f"{JUDGED}.jsonl", ({**asdict(answer), **made} for answer in judged))
+    write_whole(notes.summary, json.dumps(scores.to_json(), indent=2) + "\n")
+    notes.path.unlink(missing_ok=True)

@@ -1,0 +1,149 @@
+"""report. In: a run folder's metrics, scores and sample answers. Out: one self-contained page."""
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import soundfile
+
+from rellm_cache.config.schema import Recipe, to_toml
+from rellm_cache.corpus.audio import SAMPLE_RATE, load_clip
+from rellm_cache.corpus.manifest import Utterance
+from rellm_cache.errors import AudioError
+from rellm_cache.inference.answering import Generation
+from rellm_cache.utils.html import render_page
+from rellm_cache.utils.result_table import read_journal
+
+REPORT = "report.html"
+WIDTH, HEIGHT = 420, 220
+LEFT, RIGHT, TOP, BOTTOM = 46, 10, 10, 28
+
+
+@dataclass(frozen=True)
+class Series:
+    """One line of a chart: its name, SVG points in pixels, and its last value."""
+
+    name: str
+    points: str
+    last: float
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A line chart over optimiser steps.
+
+    Attributes:
+        title: what is drawn.
+        lines: at most two, training and validation.
+        ticks: (pixel, label) of the vertical axis.
+        steps: the last step.
+    """
+
+    title: str
+    lines: list[Series]
+    ticks: list[tuple[float, str]]
+    steps: int
+
+
+@dataclass(frozen=True)
+class Sample:
+    """An utterance to listen to and the answer it got."""
+
+    utterance: Utterance
+    sound: str | None
+    problem: str
+    generation: Generation | None
+
+
+def render_report(
+    run: Path,
+    recipe: Recipe,
+    scores: dict[str, Any],
+    chosen: Sequence[Utterance],
+    answers: Sequence[Generation],
+) -> str:
+    """A run's page; it needs no other file and no network.
+
+    Args:
+        scores: as `Scores.to_json` has them.
+        chosen: utterances to listen to.
+        answers: to some of them.
+
+    Raises:
+        JournalError: a line of `metrics.jsonl` cannot be read.
+    """
+    by_id = {generation.id: generation for generation in answers}
+    return render_page(
+        "evaluation/report.html.j2",
+        name=run.resolve().name,
+        recipe=recipe,
+        recipe_toml=to_toml(recipe),
+        scores=scores,
+        charts=charts(list(read_journal(run / "metrics.jsonl"))),
+        samples=[_sample(u, by_id.get(u.id)) for u in chosen],
+        box=(WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM),
+    )
+
+
+def charts(rows: Sequence[dict[str, Any]]) -> list[Chart]:
+    """A chart of every loss that a run recorded, and of its UA."""
+    drawn = []
+    for key, title in (
+        ("loss", "Total loss"),
+        ("response_loss", "Response loss (nats a token)"),
+        ("recognition_loss", "Recognition loss (nats a token)"),
+        ("category_loss", "Category loss (nats)"),
+        ("dimension_loss", "Dimension loss"),
+        ("response_kl_loss", "Distillation (nats a token)"),
+        ("question_loss", "Question loss (nats a token)"),
+        ("ua", "Unweighted accuracy"),
+    ):
+        training = [(r["step"], r[key]) for r in rows if "validation" not in r and key in r]
+        validation = [
+            (r["step"], r["validation"][key]) for r in rows if key in r.get("validation", {})
+        ]
+        curves = {"training": training, "validation": validation}
+        if any(len(points) > 1 for points in curves.values()):
+            drawn.append(_chart(title, {k: v for k, v in curves.items() if v}))
+    return drawn
+
+
+def _chart(title: str, curves: dict[str, list[tuple[int, float]]]) -> Chart:
+    values = [y for points in curves.values() for _, y in points]
+    steps = max(x for points in curves.values() for x, _ in points)
+    low, high = min(values), max(values)
+    if low == high:
+        low, high = low - 0.5, high + 0.5
+    span = high - low
+
+    def x(step: int) -> float:
+        return LEFT + step / max(steps, 1) * (WIDTH - LEFT - RIGHT)
+
+    def y(value: float) -> float:
+        return TOP + (high - value) / span * (HEIGHT - TOP - BOTTOM)
+
+    lines = [
+        Series(
+            name,
+            " ".join(f"{x(step):.1f},{y(value):.1f}" for step, value in points),
+            points[-1][1],
+        )
+        for name, points in curves.items()
+    ]
+    ticks = [(y(v), f"{v:.3g}") for v in (low, low + span / 2, high)]
+    return Chart(title, lines, ticks, steps)
+
+
+def _sample(utterance: Utterance, generation: Generation | None) -> Sample:
+    """The clip as a data URI, 16-bit WAV, or the reason why it cannot be heard."""
+    try:
+        clip = load_clip(utterance)
+    except AudioError as error:
+        return Sample(utterance, None, str(error), generation)
+    buffer = io.BytesIO()
+    soundfile.write(buffer, clip.waveform, SAMPLE_RATE, "PCM_16", format="WAV")
+    encoded = base64.b64encode(buffer.getvalue()).decode()
+    return Sample(utterance, f"data:audio/wav;base64,{encoded}", "", generation)

@@ -1,0 +1,29 @@
+"""The list of failed clips beside a store. In: what failed now. Out: the list, exact.
+
+Several extractions may bring one list up to date at the same moment: each holds its lock while it
+reads the list and writes it anew.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from rellm_cache.corpus.manifest import read_lines, write_lines
+from rellm_cache.extraction.messages import Failure
+from rellm_cache.store.format import WRITING, failures_path
+from rellm_cache.store.locks import claim
+from rellm_cache.store.remote.upload import send_file
+
+
+def record_failures(store: Path, seen: set[str], failures: Iterable[Failure]) -> None:
+    """Replace the lines of the clips in `seen` by `failures`; lines of other clips stay."""
+    path = failures_path(store)
+    rows = [vars(failure) for failure in failures]
+    if not rows and not path.exists():
+        return
+    with claim(store.parent / WRITING / path.name):
+        kept = [r for _, r in read_lines(path) if r["id"] not in seen] if path.exists() else []
+        if kept or rows:
+            write_lines(path, kept + rows)
+        else:
+            path.unlink(missing_ok=True)
+        send_file(path)

@@ -1,1 +1,0 @@
-"""Other projects' checkpoints, made into folders that rellm and transformers load natively."""

@@ -1,0 +1,57 @@
+"""Sharded model folders: tensors go to numbered safetensors files with an index."""
+
+import json
+from pathlib import Path
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+SHARD_BYTES = 1_000_000_000
+
+
+class ShardWriter:
+    """Tensors to numbered safetensors files of bounded size, with transformers' index.
+
+    Holds the tensors of one file, no more.
+    """
+
+    def __init__(self, folder: Path, shard_bytes: int = SHARD_BYTES) -> None:
+        self._folder = folder
+        self._limit = shard_bytes
+        self._waiting: dict[str, Tensor] = {}
+        self._waiting_bytes = 0
+        self._written: list[list[str]] = []
+        self.bytes = 0
+
+    def add(self, name: str, tensor: Tensor) -> None:
+        """Take one tensor; a full file is written before it."""
+        if self._waiting and self._waiting_bytes + tensor.nbytes > self._limit:
+            self._write()
+        self._waiting[name] = tensor
+        self._waiting_bytes += tensor.nbytes
+
+    def close(self) -> None:
+        """Write what waits, and the index; a single file needs none."""
+        self._write()
+        count = len(self._written)
+        names = [f"model-{i + 1:05}-of-{count:05}.safetensors" for i in range(count)]
+        if count == 1:
+            names = ["model.safetensors"]
+        for index, name in enumerate(names):
+            self._numbered(index).rename(self._folder / name)
+        if count > 1:
+            places = {t: names[i] for i, tensors in enumerate(self._written) for t in tensors}
+            index_file = {"metadata": {"total_size": self.bytes}, "weight_map": places}
+            text = json.dumps(index_file, indent=2, sort_keys=True) + "\n"
+            (self._folder / "model.safetensors.index.json").write_text(text, "utf-8")
+
+    def _numbered(self, index: int) -> Path:
+        return self._folder / f"shard-{index}"
+
+    def _write(self) -> None:
+        if not self._waiting:
+            return
+        save_file(self._waiting, self._numbered(len(self._written)), metadata={"format": "pt"})
+        self._written.append(list(self._waiting))
+        self.bytes += self._waiting_bytes
+        self._waiting, self._waiting_bytes = {}, 0

@@ -1,0 +1,98 @@
+"""Emotions as the LLM names them. In: a model and a batch. Out: a label each, and their scores.
+
+It is asked with the paper's prompt, in two ways: which label is the likeliest answer, and which
+label a greedy answer names.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rellm_cache.corpus.emotions import find_emotion
+from rellm_cache.data.batch import Batch
+from rellm_cache.data.examples import label_ids
+from rellm_cache.llm.speech_prompts import require_llm
+from rellm_cache.metrics.classification import RecognitionScores
+from rellm_cache.model.speech_llm import SpeechLLM
+from rellm_cache.model.text_llm import Reading, TextLLM
+from rellm_cache.training.validation import score_labelled
+
+LABEL_TOKENS = 12  # enough for "The emotion tone is surprise."
+NO_LABEL = -1  # an answer that names no emotion
+
+
+@dataclass(frozen=True)
+class Label:
+    """What the LLM calls one utterance's emotion, by the recipe's names.
+
+    Attributes:
+        likely: the likeliest label.
+        named: the first label a greedy answer names; None where it names none, or was not asked.
+    """
+
+    likely: str
+    named: str | None
+
+
+@dataclass(frozen=True)
+class LLMScores:
+    """Recognition by the LLM.
+
+    Attributes:
+        likelihood: the label whose tokens are likeliest as the answer.
+        generation: the first label named in a greedy answer; None where none was asked for.
+        unparsable: share of greedy answers that name none.
+    """
+
+    likelihood: RecognitionScores
+    generation: RecognitionScores | None
+    unparsable: float | None
+
+
+@torch.inference_mode()
+def label_speech(model: SpeechLLM, batch: Batch, in_words: bool) -> list[Label]:
+    """Labels of utterances that the LLM hears, in the batch's order."""
+    speech = model.speech(batch)
+    likely = model.label_log_likelihoods(speech, label_ids(model.recipe, require_llm(model.llm)))
+    replies = model.answers(speech, "recognition", LABEL_TOKENS) if in_words else []
+    return _labels(likely, [reply.text for reply in replies], model.recipe.heads.emotions)
+
+
+@torch.inference_mode()
+def label_texts(model: TextLLM, readings: Sequence[Reading], in_words: bool) -> list[Label]:
+    """Labels of utterances that the LLM reads, in their order."""
+    likely = model.label_log_likelihoods(readings, label_ids(model.recipe, model.llm))
+    replies = model.labels_in_words(readings, LABEL_TOKENS) if in_words else []
+    return _labels(likely, replies, model.recipe.heads.emotions)
+
+
+def _labels(likely: Tensor, replies: Sequence[str], names: tuple[str, ...]) -> list[Label]:
+    """By log-likelihoods (B, emotions) and by what was replied, if anything."""
+    likeliest = [names[index] for index in likely.argmax(1).tolist()]
+    named = [find_emotion(reply, names) for reply in replies] or [None] * len(likeliest)
+    return [Label(*pair) for pair in zip(likeliest, named, strict=True)]
+
+
+def score_labels(
+    labels: Sequence[Label], true: NDArray[np.int64], names: tuple[str, ...], in_words: bool
+) -> LLMScores | None:
+    """Scores over the utterances that have an emotion; None if none has.
+
+    Args:
+        true: (N,) indices into `names`, `IGNORED` where there is none.
+        in_words: greedy answers were asked for.
+    """
+    likely = np.array([names.index(label.likely) for label in labels], np.int64)
+    likelihood = score_labelled(true, likely, names)
+    if likelihood is None:
+        return None
+    if not in_words:
+        return LLMScores(likelihood, None, None)
+    said = [label.named for label in labels]
+    named = np.array([NO_LABEL if n is None else names.index(n) for n in said], np.int64)
+    unparsable = float((named == NO_LABEL).mean())
+    return LLMScores(likelihood, score_labelled(true, named, names), unparsable)

@@ -1,0 +1,174 @@
+"""generate. In: a run and utterances, cached or as audio. Out: spoken words answered in text.
+
+From the cache and from audio the numbers are the same: live frames are rounded to float16 as
+stored ones are.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from rellm_cache.config.schema import Recipe
+from rellm_cache.corpus.audio import load_clip
+from rellm_cache.corpus.manifest import Utterance, read_lines, read_manifests, write_lines
+from rellm_cache.data.batch import Frames, ordered_batches
+from rellm_cache.data.examples import require_frames
+from rellm_cache.encoders.base import FrameEncoder
+from rellm_cache.encoders.registry import build_encoder, resolve
+from rellm_cache.errors import ConfigError, ManifestError, StoreError
+from rellm_cache.inference.answering import Generation
+from rellm_cache.inference.fingerprints import made_from
+from rellm_cache.inference.responders import Listener
+from rellm_cache.inference.text_responder import Reader
+from rellm_cache.runs.shared_models import Resources
+from rellm_cache.runs.weights import run_recipe
+from rellm_cache.store.in_memory import EncodedFrames
+from rellm_cache.utils.console import progress, say
+from rellm_cache.utils.console_wording import counted
+from rellm_cache.utils.devices import clips_at_a_time, default_device
+from rellm_cache.utils.result_table import Journal, journal_beside, read_journal
+
+ENCODED_TOGETHER = 16  # clips, on a GPU
+AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
+
+
+def read_source(source: Path) -> list[Utterance]:
+    """Utterances of a manifest file or folder, or one sound file as an utterance.
+
+    Raises:
+        ManifestError: it is neither.
+    """
+    if source.suffix.lower() in AUDIO_SUFFIXES:
+        return [Utterance(id=source.stem, audio=str(source.resolve()))]
+    try:
+        return read_manifests(source)
+    except ManifestError as error:
+        if source.is_dir() or source.suffix == ".jsonl":
+            raise
+        endings = ", ".join(AUDIO_SUFFIXES)
+        raise ManifestError(f"{error}. Or is it a sound file? Those end in {endings}") from error
+
+
+class LiveEncoders:
+    """A recipe's encoders in memory, for audio that is in no cache."""
+
+    def __init__(self, recipe: Recipe, device: torch.device) -> None:
+        specs = recipe.encoders
+        self._device = device
+        self._speech = build_encoder(resolve(specs.speech), device)
+        self._emotion = build_encoder(resolve(specs.emotion), device) if specs.emotion else None
+
+    def frames(self, utterances: Sequence[Utterance]) -> Frames:
+        """Encode utterances from their audio with the encoders that `extract` runs.
+
+        Raises:
+            AudioError: a clip cannot be used.
+        """
+        waveforms = [load_clip(u).waveform for u in utterances]
+
+        def stream(encoder: FrameEncoder) -> EncodedFrames:
+            encoded = EncodedFrames(encoder.frame_size)
+            size = clips_at_a_time(self._device, ENCODED_TOGETHER)
+            for indices in ordered_batches([len(w) for w in waveforms], size):
+                encodings = encoder.encode([waveforms[i] for i in indices])
+                for index, encoding in zip(indices, encodings, strict=True):
+                    encoded.add(utterances[index].id, encoding.frames)
+            return encoded
+
+        return Frames(stream(self._speech), stream(self._emotion) if self._emotion else None)
+
+
+def generate(
+    run: Path,
+    source: Path,
+    out: Path,
+    cache: Path,
+    from_audio: bool = False,
+    batch_size: int = 8,
+    overrides: Sequence[str] = (),
+    resources: Resources | None = None,
+) -> list[Generation]:
+    """Answer every utterance of a manifest or one sound file; write JSON Lines to `out`.
+
+    Each row says what it was made from (`made_from`): a killed call goes on where it was, and of a
+    finished file only what has changed since is answered again. Sound files given as such are
+    always encoded live.
+
+    Args:
+        overrides: changes of the recipe's prompts, as `prompts.answer_sentences=2`.
+        resources: the LLM and stores that other runs of this process use too.
+
+    Raises:
+        RunError: `run` is not a finished run.
+        ConfigError: it has no LLM, or an override is of something else than prompts.
+        StoreError: clips are absent from the cache.
+        ManifestError: the run's model reads, and an utterance has no transcript; or `out` is a file
+            of something else.
+    """
+    resources = resources or Resources()
+    utterances = read_source(source)
+    recipe = run_recipe(run, prompts_alone(overrides))
+    live = from_audio or source.suffix.lower() in AUDIO_SUFFIXES
+    frames_of = partial(_open_frames, run, source, cache, live, resources)
+    made = made_from(run, recipe, utterances, cache, None if live else frames_of)
+    waiting = journal_beside(out)
+    before = [row for _, row in read_lines(out)] if out.exists() else []
+    known = (row for row in (*before, *read_journal(waiting)) if "made_from" in row)
+    done = {row["id"]: row for row in known if row["made_from"] == made.get(row["id"])}
+    left = [u for u in utterances if u.id not in done]
+    if left:
+        model: Reader | Listener
+        if recipe.text is not None:
+            model = Reader(recipe, cache, resources)
+        else:
+            model = Listener(run, resources, frames_of, overrides)
+        found = model.answers(left, batch_size)
+        with progress("Answering", len(left), "clips") as tick, Journal(waiting) as journal:
+            for answer in found:
+                row = {**asdict(answer), "made_from": made[answer.id]}
+                done[answer.id] = row
+                journal.append(row)
+                tick()
+    # Where a clip lies and what it says, as the manifest has it now.
+    rows = [{**done[u.id], "audio": u.audio, "text": u.text} for u in utterances]
+    if rows == before:
+        say(f"{out}: nothing to do, {counted(len(rows), 'answer is', 'answers are')} there")
+    else:
+        write_lines(out, rows)
+    waiting.unlink(missing_ok=True)
+    return [Generation(**{k: v for k, v in row.items() if k != "made_from"}) for row in rows]
+
+
+def _open_frames(
+    run: Path,
+    source: Path,
+    cache: Path,
+    live: bool,
+    resources: Resources,
+    recipe: Recipe,
+    utterances: Sequence[Utterance],
+) -> Frames:
+    """Frames from audio, or from the cache."""
+    if live:
+        return LiveEncoders(recipe, default_device()).frames(utterances)
+    frames = resources.frames(recipe, cache)
+    try:
+        require_frames(
+            frames, [u.id for u in utterances], f"rellm extract {source} --recipe {run}/recipe.toml"
+        )
+    except StoreError as error:
+        raise StoreError(f"{error}, or encode live with --from-audio") from error
+    return frames
+
+
+def prompts_alone(overrides: Sequence[str]) -> Sequence[str]:
+    """The overrides, as long as a trained run can follow them; `ConfigError` otherwise."""
+    for override in overrides:
+        if not override.strip().startswith("prompts."):
+            raise ConfigError(
+                f"--set {override!r}: the run is trained; only prompts.* can change now"
+            )
+    return overrides

@@ -1,1 +1,0 @@
-"""From feature stores to batches: collation, reused memory, prefetching threads."""

@@ -1,0 +1,26 @@
+"""Log-likelihoods of given answers to a request, by the LLM."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from rellm_cache.llm.frozen import FrozenLLM
+from rellm_cache.llm.packing import Segment, pack
+from rellm_cache.model.losses.terms import token_losses
+
+
+@torch.inference_mode()
+def answer_log_likelihoods(
+    llm: FrozenLLM, request: Sequence[Segment], answers: Sequence[Sequence[int]]
+) -> Tensor:
+    """(A,) float32 log-likelihood of each answer's ids after a request, each behind the same one.
+
+    Args:
+        request: segments, each the parent of the next.
+    """
+    last = len(request) - 1
+    row = pack([*request, *(llm.segment(answer=ids, parent=last) for ids in answers)])
+    losses, owners = token_losses(row, llm.hidden_states(row), llm.output_weight)  # (N,), (N,)
+    found = losses.new_zeros(len(answers))
+    return found.index_add(0, owners - len(request), -losses)

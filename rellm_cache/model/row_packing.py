@@ -1,0 +1,93 @@
+"""Examples in rows. In: utterances' speech and targets. Out: packed rows, and what they cost.
+
+Examples of a kind share the prompt before their speech; questions about an utterance share its
+speech too.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from rellm_cache.data.batch import Target
+from rellm_cache.llm.frozen import FrozenLLM
+from rellm_cache.llm.packing import PackedRow, pack
+from rellm_cache.llm.prompts import SpeechPrompt
+from rellm_cache.model.adapter import Speech
+from rellm_cache.model.losses.terms import TERMS
+
+
+class ExampleRows:
+    """Puts examples into rows for an LLM.
+
+    Args:
+        prompts: around speech, by task.
+        row_tokens: that a row takes at most, but for a single longer example.
+    """
+
+    def __init__(
+        self, llm: FrozenLLM, prompts: Mapping[str, SpeechPrompt], row_tokens: int
+    ) -> None:
+        self._llm = llm
+        self._prompts = prompts
+        self._row_tokens = row_tokens
+
+    def packed(
+        self, speech: Speech, targets: Sequence[Sequence[Target]]
+    ) -> Iterator[tuple[PackedRow, Tensor]]:
+        """The rows of a batch, and which loss each segment of a row belongs to, (S,) int64."""
+        segment = self._llm.segment
+        for row in self._split(speech, targets):
+            prompts = {task: self._prompts[task] for task in sorted({t.task for _, t in row})}
+            segments = [self._llm.opening(p.before) for p in prompts.values()]
+            parents = {task: index for index, task in enumerate(prompts)}
+            tasks = [TERMS.index(task) for task in prompts]
+            heard: dict[int, int] = {}  # utterance -> the speech that its questions continue
+            for index, target in row:
+                task, prompt = TERMS.index(target.task), parents[target.task]
+                if target.after is None:
+                    after = prompts[target.task].after
+                    example = segment(speech.one(index), after, target.ids, prompt)
+                else:
+                    if index not in heard:
+                        segments.append(segment(speech.one(index), parent=prompt))
+                        tasks.append(task)
+                        heard[index] = len(segments) - 1
+                    example = segment(None, target.after, target.ids, heard[index])
+                segments.append(example)
+                tasks.append(task)
+            yield pack(segments), torch.tensor(tasks)
+
+    def _split(
+        self, speech: Speech, targets: Sequence[Sequence[Target]]
+    ) -> Iterator[list[tuple[int, Target]]]:
+        """Examples in rows of at most `row_tokens` tokens, but one at least."""
+        row: list[tuple[int, Target]] = []
+        room = limit = self._row_tokens
+        lengths = speech.counts
+        for index, answers in enumerate(targets):
+            heard = False  # in this row, by a question
+            for target in answers:
+                size = self._tokens(0 if heard else lengths[index], target)
+                if row and size > room:
+                    yield row
+                    row, room, size = [], limit, self._tokens(lengths[index], target)
+                row.append((index, target))
+                room -= size
+                heard = target.after is not None
+        if row:
+            yield row
+
+    def _tokens(self, embeddings: int, target: Target) -> int:
+        """Tokens of an example in a row: its speech, the prompt after it, its answer but for the
+        last token."""
+        own = max(len(target.after or ()), len(target.informed or ()))
+        after = own or len(self._prompts[target.task].after)
+        return embeddings + after + max(len(target.ids) - 1, 0)
+
+    def tokens(self, embeddings: int, targets: Sequence[Target]) -> int:
+        """Tokens that an utterance of so many speech embeddings costs: its speech counts once for
+        each answer, but once for all its questions; without answers its embeddings alone."""
+        asked = [self._tokens(0, target) for target in targets if target.after is not None]
+        alone = [self._tokens(embeddings, target) for target in targets if target.after is None]
+        return max(embeddings, sum(alone) + sum(asked) + (embeddings if asked else 0))

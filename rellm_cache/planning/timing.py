@@ -1,0 +1,75 @@
+"""What the cache saves. In: a recipe and a cache. Out: seconds of an epoch, cached and not."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+
+from rellm_cache.config.schema import Recipe
+from rellm_cache.corpus.manifest import read_split
+from rellm_cache.data.batch import Batch
+from rellm_cache.data.collate import collate
+from rellm_cache.data.examples import make_examples, open_frames
+from rellm_cache.inference.generate import LiveEncoders
+from rellm_cache.llm.frozen import FrozenLLM
+from rellm_cache.training.loop import Data, Trainer, make_accelerator
+
+
+@dataclass(frozen=True)
+class EpochTimes:
+    """One epoch of the same model over the same batches, timed in one process.
+
+    Attributes:
+        cached: seconds with frames from the cache.
+        live: seconds with both encoders in the loop, as without a cache.
+        steps: optimiser steps timed.
+    """
+
+    cached: float
+    live: float
+    steps: int
+
+    @property
+    def ratio(self) -> float:
+        """How many times faster the cached epoch is."""
+        return self.live / self.cached
+
+
+def time_epochs(
+    recipe: Recipe,
+    manifest: Path,
+    cache: Path,
+    out: Path,
+    llm: FrozenLLM | None = None,
+    max_steps: int | None = None,
+) -> EpochTimes:
+    """Time an epoch, or its first `max_steps` steps, both ways.
+
+    Args:
+        out: a scratch folder for the trainer's files.
+        llm: the recipe's LLM, if it has one.
+    """
+    utterances = read_split(manifest, "train")
+    frames = open_frames(recipe, cache)
+    examples = make_examples(utterances, recipe, llm)
+    data = Data(examples, [], frames)
+    trainer = Trainer(recipe, data, out, llm, make_accelerator(recipe, out))
+    groups = trainer.groups(0)[:max_steps]
+    live = LiveEncoders(recipe, trainer.device)
+
+    def encode() -> Iterator[list[Batch]]:
+        for group in groups:
+            made = live.frames([utterances[i] for indices in group for i in indices])
+            yield [collate([examples[i] for i in indices], made) for indices in group]
+
+    _time(trainer, trainer.loader.groups(groups[:1]))  # the first step of a process is slower
+    cached = _time(trainer, trainer.loader.groups(groups))
+    return EpochTimes(cached, _time(trainer, encode()), len(groups))
+
+
+def _time(trainer: Trainer, steps: Iterable[list[Batch]]) -> float:
+    trainer.model.train()
+    start = monotonic()
+    for number, batches in enumerate(steps):
+        trainer.step(batches, number)
+    return monotonic() - start

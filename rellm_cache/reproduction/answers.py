@@ -1,0 +1,157 @@
+"""Every answer of a reproduction, scored. In: finished jobs, a scorer. Out: a record an answer.
+
+<reproduction>/utterances.csv    all of them, for any statistics program
+"""
+
+import csv
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rellm_cache.config.specs import digest
+from rellm_cache.corpus.manifest import read_lines
+from rellm_cache.empathy.epitome import Exchange
+from rellm_cache.empathy.scorer_folder import CARD, EmpathyModel, load_empathy
+from rellm_cache.empathy.scoring import score_exchanges
+from rellm_cache.errors import RunError
+from rellm_cache.evaluation.run import PREDICTIONS
+from rellm_cache.metrics.replies import question_count, word_count
+from rellm_cache.reproduction.runs import RESPONSES, Job
+from rellm_cache.utils.atomic_files import write_table, write_whole
+from rellm_cache.utils.console import progress
+from rellm_cache.utils.devices import default_device
+from rellm_cache.utils.json_files import read_object
+
+EMPATHY, UTTERANCES = "empathy.json", "utterances.csv"
+
+
+@dataclass(frozen=True)
+class Record:
+    """An answer of one model to one utterance of a test split.
+
+    Attributes:
+        fold: whose test split it is.
+        row: the model.
+        id: of the utterance.
+        speaker: of it.
+        emotion: the true one.
+        head: the category head's choice; empty where the model has none.
+        llm: the LLM's likeliest label; empty where it was not asked.
+        llm_in_words: the label its answer names; empty for none.
+        words: length of the answer.
+        questions: that it asks.
+        cut: whether it is longer than the scorer reads.
+        er, ex: levels 0 to 2, texts cut as EPITOME cuts; None without a scorer.
+        er_long, ex_long: the same with the scorer's longer limit.
+        text: transcript.
+        response: the answer.
+    """
+
+    fold: str
+    row: str
+    id: str
+    speaker: str
+    emotion: str
+    head: str
+    llm: str
+    llm_in_words: str
+    words: int
+    questions: int
+    cut: bool | None
+    er: int | None
+    ex: int | None
+    er_long: int | None
+    ex_long: int | None
+    text: str
+    response: str
+
+
+class Scorer:
+    """An empathy scorer, loaded when something has no scores by it yet."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._model: EmpathyModel | None = None
+        self._identity = hashlib.sha256((folder / CARD).read_bytes()).hexdigest()
+
+    def levels(self, out: Path, exchanges: Sequence[Exchange]) -> list[dict[str, int]]:
+        """Scores of exchanges, kept in `out`: `er`, `ex`, `er_long`, `ex_long`, `cut`."""
+        identity = digest([self._identity, [[e.seeker_post, e.response_post] for e in exchanges]])
+        if out.exists():
+            kept = read_object(out, RunError, "remove it, and its answers are scored again")
+            if kept.get("identity") == identity:
+                scores: list[dict[str, int]] = kept["scores"]
+                return scores
+        if self._model is None:
+            self._model = load_empathy(self._folder, default_device())
+        scores = [
+            {
+                "er": score.levels["ER"],
+                "ex": score.levels["EX"],
+                "er_long": score.long_levels["ER"],
+                "ex_long": score.long_levels["EX"],
+                "cut": int(score.reply_cut),
+            }
+            for score in score_exchanges(self._model, exchanges)
+        ]
+        write_whole(out, json.dumps({"identity": identity, "scores": scores}) + "\n")
+        return scores
+
+
+def collect(jobs: Sequence[Job], empathy: Path | None) -> list[Record]:
+    """Records of finished jobs, in their order, each scored once.
+
+    Args:
+        empathy: folder of an empathy scorer, or None to leave empathy out.
+
+    Raises:
+        RunError: it holds no finished scorer.
+    """
+    scorer = None if empathy is None else Scorer(empathy)
+    records: list[Record] = []
+    with progress("Scoring", len(jobs), "models") as tick:
+        for job in jobs:
+            records += _records(job, scorer)
+            tick(1, job.title)
+    return records
+
+
+def _records(job: Job, scorer: Scorer | None) -> Iterable[Record]:
+    answers = [row for _, row in read_lines(job.out / RESPONSES)]
+    with (job.run / PREDICTIONS).open(encoding="utf-8", newline="") as file:
+        predicted = {row["id"]: row for row in csv.DictReader(file)}
+    levels: list[dict[str, int]] = [{} for _ in answers]
+    if scorer is not None:
+        exchanges = [Exchange("", a["id"], a["text"], a["response"]) for a in answers]
+        levels = scorer.levels(job.out / EMPATHY, exchanges)
+    for answer, level in zip(answers, levels, strict=True):
+        labels = predicted[answer["id"]]
+        yield Record(
+            fold=job.fold,
+            row=job.row.name,
+            id=answer["id"],
+            speaker=labels["speaker"],
+            emotion=labels["emotion"],
+            head=labels["head"],
+            llm=labels["llm"],
+            llm_in_words=labels["llm_in_words"],
+            words=word_count(answer["response"]),
+            questions=question_count(answer["response"]),
+            cut=bool(level["cut"]) if level else None,
+            er=level.get("er"),
+            ex=level.get("ex"),
+            er_long=level.get("er_long"),
+            ex_long=level.get("ex_long"),
+            text=answer["text"],
+            response=answer["response"],
+        )
+
+
+def write_records(path: Path, records: Sequence[Record]) -> None:
+    """Write all of them; a reader sees the old file or the whole new one."""
+    rows = (dataclasses.astuple(record) for record in records)
+    plain = ([int(v) if isinstance(v, bool) else v for v in row] for row in rows)
+    write_table(path, [field.name for field in dataclasses.fields(Record)], plain)

@@ -1,0 +1,261 @@
+"""Table I from records. In: a record an answer. Out: means, intervals, tests, and the paper's view.
+
+ER and EX are means over all answers. UA is that of each fold, then their mean. Differences are of
+answers to the same utterance.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from rellm_cache.metrics.classification import ua_of_rows
+from rellm_cache.metrics.intervals import Interval, bootstrap, difference_interval, mean_interval
+from rellm_cache.metrics.significance import PairedTest, holm, paired_test
+from rellm_cache.metrics.summary import Summary, summarise
+from rellm_cache.reproduction.answers import Record
+from rellm_cache.reproduction.paper import (
+    BASELINE,
+    CONTROL,
+    MAIN,
+    METRICS,
+    Row,
+    paper_directions,
+    paper_mean,
+)
+
+Score = Callable[[Record], float | None]
+EMPATHY_SCORES: dict[str, Score] = {
+    "ER": lambda r: r.er,
+    "EX": lambda r: r.ex,
+    "ER + EX": lambda r: None if r.er is None or r.ex is None else r.er + r.ex,
+    "ER long": lambda r: r.er_long,
+    "EX long": lambda r: r.ex_long,
+}
+LABELS: dict[str, Callable[[Record], str]] = {
+    "UA": lambda r: r.llm,
+    "UA in words": lambda r: r.llm_in_words,
+    "UA head": lambda r: r.head,
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A mean over answers.
+
+    Attributes:
+        summary: mean, standard deviation, count.
+        interval: bootstrap interval of the mean.
+    """
+
+    summary: Summary
+    interval: Interval
+
+
+@dataclass(frozen=True)
+class RowResult:
+    """What one model reached.
+
+    Attributes:
+        row: the model.
+        answers: how many it gave.
+        empathy: "ER", "EX", "ER + EX", and with the scorer's longer limit "ER long", "EX long".
+        recognition: "UA" by label likelihood, "UA in words", "UA head": over folds.
+        unparsable: share of answers in words that name no emotion.
+        words: of an answer.
+        questions: an answer asks.
+        cut: share of answers longer than the scorer reads; None without a scorer.
+        paper: metric → the paper's mean for this corpus, where it prints one.
+        same_as: the row whose model this one is too, on this corpus; empty for none.
+    """
+
+    row: Row
+    answers: int
+    empathy: dict[str, Cell]
+    recognition: dict[str, Summary]
+    unparsable: float | None
+    words: Summary
+    questions: Summary
+    cut: float | None
+    paper: dict[str, float]
+    same_as: str = ""
+
+    def mean(self, metric: str) -> float | None:
+        """Of ER, EX or UA, as the paper prints it; None where it was not measured."""
+        if metric == "UA":
+            return self.recognition[metric].mean if metric in self.recognition else None
+        return self.empathy[metric].summary.mean if metric in self.empathy else None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """RE-LLM against another row.
+
+    Attributes:
+        metric: ER, EX, ER + EX or UA.
+        first, second: names of the rows.
+        difference: mean of the first minus that of the second, with its bootstrap interval over
+            utterances.
+        test: signed-rank test of the pairs; for UA of which labels are right.
+        p_holm: corrected over all comparisons of the metric.
+        paper: corpus → the paper's difference.
+    """
+
+    metric: str
+    first: str
+    second: str
+    difference: Interval
+    test: PairedTest
+    p_holm: float
+    paper: dict[str, float]
+
+    @property
+    def direction(self) -> str:
+        """Whether the difference goes the paper's way: `same`, `other`, `mixed`, or `none`."""
+        signs = {np.sign(value) for value in self.paper.values()} - {0.0}
+        own = np.sign(self.difference.value)
+        if not signs or own == 0:
+            return "none"
+        if len(signs) > 1:
+            return "mixed"
+        return "same" if own in signs else "other"
+
+    @property
+    def is_paper_test(self) -> bool:
+        """Whether this is the comparison that the paper itself tests."""
+        return (self.first, self.second) == (MAIN, BASELINE)
+
+
+def summarise_row(row: Row, records: Sequence[Record], corpus: str, same_as: str = "") -> RowResult:
+    """All figures of one model."""
+    empathy = {}
+    for name, score in EMPATHY_SCORES.items():
+        values = [value for r in records if (value := score(r)) is not None]
+        if values:
+            empathy[name] = Cell(summarise(values), mean_interval(values))
+    recognition = {}
+    for name, label in LABELS.items():
+        if any(label(r) for r in records):
+            recognition[name] = summarise(list(ua_by_fold(records, label).values()))
+    asked = "UA" in recognition
+    cut = [r.cut for r in records if r.cut is not None]
+    means = {metric: paper_mean(corpus, metric, row.name) for metric in METRICS}
+    return RowResult(
+        row=row,
+        answers=len(records),
+        empathy=empathy,
+        recognition=recognition,
+        unparsable=float(np.mean([not r.llm_in_words for r in records])) if asked else None,
+        words=summarise([r.words for r in records]),
+        questions=summarise([r.questions for r in records]),
+        cut=float(np.mean(cut)) if cut else None,
+        paper={metric: mean for metric, mean in means.items() if mean is not None},
+        same_as=same_as,
+    )
+
+
+def ua_by_fold(records: Sequence[Record], label: Callable[[Record], str]) -> dict[str, float]:
+    """Fold → UA over its utterances that have an emotion."""
+    found = {}
+    for fold in dict.fromkeys(r.fold for r in records):
+        rows = [r for r in records if r.fold == fold and r.emotion]
+        if rows:
+            true, right = _outcomes(rows, label)
+            found[fold] = float(ua_of_rows(true[None], right[None])[0])
+    return found
+
+
+def _outcomes(
+    records: Sequence[Record], label: Callable[[Record], str]
+) -> tuple[np.ndarray, np.ndarray]:
+    """(N,) the true emotions as numbers, and (N,) whether each label is right, 1 or 0."""
+    names = sorted({r.emotion for r in records})
+    true = np.array([names.index(r.emotion) for r in records], np.float64)
+    return true, np.array([label(r) == r.emotion for r in records], np.float64)
+
+
+def compare(
+    records: Mapping[str, Sequence[Record]], same_as: Mapping[str, str], corpus: str
+) -> list[Comparison]:
+    """RE-LLM against every other row that is another model, Holm-corrected metric by metric."""
+    if MAIN not in records:
+        return []
+    others = [n for n in records if n != MAIN and n not in same_as and same_as.get(MAIN) != n]
+    found: list[Comparison] = []
+    for metric in ("ER", "EX", "ER + EX"):
+        score = EMPATHY_SCORES[metric]
+        of_metric = [
+            comparison
+            for other in others
+            if (comparison := _compare_scores(records, other, metric, score, corpus)) is not None
+        ]
+        found += _corrected(of_metric)
+    recognised = [_compare_ua(records, other, corpus) for other in others]
+    return found + _corrected([c for c in recognised if c is not None])
+
+
+def _pairs(records: Mapping[str, Sequence[Record]], other: str) -> list[tuple[Record, Record]]:
+    """Answers of RE-LLM and of another model to the same utterances."""
+    second = {(r.fold, r.id): r for r in records[other]}
+    return [(r, second[r.fold, r.id]) for r in records[MAIN] if (r.fold, r.id) in second]
+
+
+def _compare_scores(
+    records: Mapping[str, Sequence[Record]], other: str, metric: str, score: Score, corpus: str
+) -> Comparison | None:
+    first, second = [], []
+    for mine, theirs in _pairs(records, other):
+        a, b = score(mine), score(theirs)
+        if a is not None and b is not None:
+            first.append(a)
+            second.append(b)
+    if not first:
+        return None
+    return Comparison(
+        metric=metric,
+        first=MAIN,
+        second=other,
+        difference=difference_interval(first, second),
+        test=paired_test(first, second),
+        p_holm=1.0,
+        paper=paper_directions(corpus, metric, MAIN, other),
+    )
+
+
+def _compare_ua(
+    records: Mapping[str, Sequence[Record]], other: str, corpus: str
+) -> Comparison | None:
+    """By label likelihood; None where one of the two was not asked."""
+    label = LABELS["UA"]
+    pairs = [(a, b) for a, b in _pairs(records, other) if a.emotion and label(a) and label(b)]
+    if not pairs:
+        return None
+    true, first = _outcomes([a for a, _ in pairs], label)
+    _, second = _outcomes([b for _, b in pairs], label)
+    return Comparison(
+        metric="UA",
+        first=MAIN,
+        second=other,
+        difference=bootstrap(
+            lambda t, a, b: ua_of_rows(t, a) - ua_of_rows(t, b),
+            true,
+            first,
+            second,
+            method="percentile",
+            resamples=2_000,
+        ),
+        test=paired_test(first.tolist(), second.tolist()),
+        p_holm=1.0,
+        paper=paper_directions(corpus, "UA", MAIN, other),
+    )
+
+
+def _corrected(comparisons: Sequence[Comparison]) -> list[Comparison]:
+    """The same with p values corrected over all of them."""
+    corrected = holm({c.second: c.test.p for c in comparisons})
+    return [replace(c, p_holm=corrected[c.second]) for c in comparisons]
+
+
+def order_rows(names: Sequence[str], rows: Sequence[Row]) -> list[Row]:
+    """Rows that have results, in the paper's order, the control last."""
+    return [row for row in (*rows, CONTROL) if row.name in names]

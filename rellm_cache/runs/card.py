@@ -1,0 +1,228 @@
+"""Model cards. In: a finished run's folder. Out: its `README.md`, as a model hub reads it.
+
+A card is made of the run's own files alone: `recipe.toml`, `adapter_config.json`, `training.json`
+and, once `rellm evaluate` has been there, `scores.json`. The same files give the same bytes.
+Whatever comes from outside is escaped: names, licences, labels.
+"""
+
+import json
+import re
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import yaml
+
+from rellm_cache.config.schema import Recipe, load_recipe
+from rellm_cache.errors import RunError
+from rellm_cache.model.losses.terms import TERMS
+from rellm_cache.runs.licences import UNKNOWN, Terms, describe_corpus_terms, terms_of
+from rellm_cache.runs.provenance import CORPORA, TrainingRecord, load_training
+from rellm_cache.runs.weights import RECIPE, AdapterInfo, load_info
+from rellm_cache.utils.atomic_files import write_whole
+from rellm_cache.utils.model_files import HUB_ID
+
+CARD, SCORES = "README.md", "scores.json"
+SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|&~$])")
+
+
+class Ready(str):
+    """Markdown that is to stay as it is."""
+
+    __slots__ = ()
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a card is made of.
+
+    Attributes:
+        recipe: of the run.
+        info: sizes and licences.
+        training: how it was trained.
+        scores: `scores.json`, or None where the run was not evaluated.
+    """
+
+    recipe: Recipe
+    info: AdapterInfo
+    training: TrainingRecord
+    scores: dict[str, Any] | None
+
+    @property
+    def terms(self) -> Terms:
+        """Licences of all that made the adapter."""
+        return terms_of(self.info.licences, self.training.train)
+
+    @property
+    def knows_dimensions(self) -> bool:
+        """Whether the head of arousal, dominance and valence had anything to learn from."""
+        learns = self.recipe.heads.dimensions and self.recipe.losses.dimension > 0
+        return learns and bool(self.training.train.dimensions)
+
+    @property
+    def rows(self) -> list[tuple[str, str, float]]:
+        """Metric as the hub names it, its description, and its value, of `scores.json`."""
+        if self.scores is None:
+            return []
+        head, llm = self.scores["head"], self.scores["llm"] or {}
+        empathy = self.scores["empathy"] or {"levels": {}}
+        found: list[tuple[str, str, float | None]] = [
+            ("recall", "UA, category head", head.get("ua")),
+            ("accuracy", "accuracy, category head", head.get("accuracy")),
+            ("recall", "UA, LLM by likelihood", llm.get("ua")),
+            ("recall", "UA, LLM in words", (llm.get("generation") or {}).get("ua")),
+            *(("ccc", f"CCC, {name}", value) for name, value in head["ccc"].items()),
+            *(("epitome", f"empathy, {k}", v["mean"]) for k, v in empathy["levels"].items()),
+        ]
+        return [(kind, name, value) for kind, name, value in found if value is not None]
+
+
+def read_card(run: Path) -> Card:
+    """What the card of a run is made of.
+
+    Raises:
+        RunError: it is not the folder of a finished run, or a file there cannot be read.
+    """
+    info, training = load_info(run), load_training(run)
+    scores = None
+    try:
+        if (run / SCORES).is_file():
+            scores = json.loads((run / SCORES).read_text("utf-8"))
+            if scores["data"]["clips"] < 0:
+                raise ValueError("clips < 0")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(
+            f"{run / SCORES}: does not say what was scored ({type(error).__name__}: {error}); "
+            "score the run again with `rellm evaluate`, or remove the file"
+        ) from error
+    return Card(load_recipe(str(run / RECIPE)), info, training, scores)
+
+
+def write_card(run: Path) -> Path:
+    """Write `<run>/README.md`; errors as `read_card`."""
+    write_whole(run / CARD, render_card(read_card(run)))
+    return run / CARD
+
+
+def render_card(card: Card) -> str:
+    """The card's Markdown, with the metadata that a hub reads at its top."""
+    page = (
+        _environment()
+        .get_template("card.md.j2")
+        .render(
+            card=card,
+            recipe=card.recipe,
+            training=card.training,
+            terms=card.terms,
+            corpus_terms=describe_corpus_terms(card.training.train),
+            weights={name: getattr(card.recipe.losses, name) for name in TERMS},
+            encoders=[
+                (role, spec)
+                for role in ("speech", "emotion")
+                if (spec := getattr(card.recipe.encoders, role)) is not None
+            ],
+            unknown=UNKNOWN,
+            dimensions=card.knows_dimensions,
+        )
+    )
+    head = yaml.safe_dump(metadata(card), sort_keys=False, allow_unicode=True)
+    return f"---\n{head}---\n\n{page.strip()}\n"
+
+
+def render_licences(card: Card) -> str:
+    """`LICENSES.md`: every part, its licence, and what follows."""
+    page = _environment().get_template("licences.md.j2")
+    return page.render(
+        terms=card.terms,
+        corpus_terms=describe_corpus_terms(card.training.train),
+        unknown=UNKNOWN,
+    )
+
+
+def metadata(card: Card) -> dict[str, Any]:
+    """The card's head: what is not known is left out."""
+    recipe, terms = card.recipe, card.terms
+    models = [spec.model for spec in (recipe.encoders.speech, recipe.encoders.emotion) if spec]
+    if recipe.needs_llm and recipe.llm is not None:
+        models.insert(0, recipe.llm.model)
+    bases = [model for model in models if HUB_ID.fullmatch(model)]
+    corpora = [name for name in card.training.train.corpora if name in CORPORA]
+    found: dict[str, Any] = {}
+    if corpora and len(corpora) == len(card.training.train.corpora):
+        found["language"] = ["en"]  # of these corpora's clips that rellm reads
+    found |= _licence(terms)
+    found["library_name"] = "rellm"
+    found["pipeline_tag"] = "audio-text-to-text" if recipe.needs_llm else "audio-classification"
+    found["tags"] = ["rellm", "speech", "emotion-recognition"]
+    if recipe.needs_llm:
+        found["tags"].append("empathetic-response")
+    if bases:
+        found |= {"base_model": bases, "base_model_relation": "adapter"}
+    if corpora:
+        found["datasets"] = corpora
+    if card.scores is not None and card.rows:
+        found["metrics"] = sorted({kind for kind, _, _ in card.rows})
+        found["model-index"] = [_model_index(card, card.scores["data"])]
+    return found
+
+
+def _licence(terms: Terms) -> dict[str, str]:
+    strictest = terms.strictest
+    if strictest is None or strictest.licence == UNKNOWN:
+        return {"license": "other", "license_name": UNKNOWN}
+    if strictest.hub_name:
+        return {"license": strictest.hub_name}
+    return {"license": "other", "license_name": re.sub(r"\W+", "-", strictest.licence.lower())}
+
+
+def _model_index(card: Card, data: dict[str, Any]) -> dict[str, Any]:
+    corpora, splits = ", ".join(data["corpora"]), ", ".join(data["splits"])
+    return {
+        "name": card.recipe.name,
+        "results": [
+            {
+                "task": {"type": "audio-classification", "name": "Emotion recognition"},
+                "dataset": {"type": corpora, "name": corpora, "split": splits},
+                "metrics": [
+                    {"type": kind, "name": name, "value": round(value, 4)}
+                    for kind, name, value in card.rows
+                ],
+            }
+        ],
+    }
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("rellm_cache.runs", "."),
+        autoescape=False,  # Markdown, not HTML: `plain` escapes every value
+        finalize=plain,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"code": code, "counts": counts, "ready": Ready}
+    return environment
+
+
+def plain(value: Any) -> Any:
+    """A value as Markdown text: on one line, its special characters escaped."""
+    if isinstance(value, Ready) or not isinstance(value, str):
+        return value
+    return SPECIAL.sub(r"\\\1", _one_line(value))
+
+
+def code(value: object) -> Ready:
+    """A value as a code span of a table's cell: on one line, without backticks and pipes."""
+    return Ready("`" + re.sub(r"[`|]", "'", _one_line(str(value))) + "`")
+
+
+def counts(value: dict[str, int]) -> str:
+    """`angry 144, happy 144`."""
+    return ", ".join(f"{name} {count:,}" for name, count in value.items())
+
+
+def _one_line(text: str) -> str:
+    return "".join(c if c.isprintable() else " " for c in text)

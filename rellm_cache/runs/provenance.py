@@ -1,0 +1,136 @@
+"""What a run was trained and scored on. In: utterances, a finished training. Out: counts, no texts.
+
+<run>/training.json     data of each split, steps, time, machine, digests of the frozen LLM
+
+These records travel with an adapter, to where corpora must not go: they hold counts and names of
+known corpora, and neither ids nor texts, files or speakers.
+"""
+
+import dataclasses
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rellm_cache.corpus.manifest import Utterance
+from rellm_cache.corpus.prepare_report import read_report
+from rellm_cache.errors import RunError
+from rellm_cache.utils.atomic_files import write_whole
+
+TRAINING = "training.json"
+UNNAMED = "another corpus"
+# Ids of other corpora may begin with anything, the name of a speaker too.
+CORPORA = ("iemocap", "esd", "msp-podcast", "ravdess", "demo")
+
+
+@dataclass(frozen=True)
+class DataSummary:
+    """Utterances, counted.
+
+    Attributes:
+        clips: how many.
+        hours: of those whose duration is known.
+        speakers: how many, where they are known.
+        corpora: known corpus → clips; all others together are `another corpus`.
+        splits: name of the split → clips.
+        emotions: emotion → clips that have one.
+        dimensions: who gave arousal, dominance and valence (human, pseudo, made) → clips.
+        prepared: how `rellm prepare` split the corpus, as `paper, seed 1`; empty if unknown.
+    """
+
+    clips: int
+    hours: float
+    speakers: int
+    corpora: dict[str, int]
+    splits: dict[str, int]
+    emotions: dict[str, int]
+    dimensions: dict[str, int]
+    prepared: str = ""
+
+
+@dataclass(frozen=True)
+class TrainingRecord:
+    """How a finished run came about.
+
+    Attributes:
+        rellm: version that trained it.
+        train: data of the train split.
+        validation: data of the validation split, or None.
+        steps: optimiser steps.
+        seconds: of training, over all calls.
+        processes: that shared each step, when training ended.
+        machine: what computed.
+        llm_weights: digest of the frozen LLM's files as `weights` of an encoder; empty without one.
+        started_from: SHA-256 of the trained weights that training started from, or empty.
+        scores: of the kept weights on the validation split.
+    """
+
+    rellm: str
+    train: DataSummary
+    validation: DataSummary | None
+    steps: int
+    seconds: float
+    processes: int
+    machine: dict[str, str]
+    llm_weights: str
+    started_from: str
+    scores: dict[str, float]
+
+
+def summarise_data(utterances: Sequence[Utterance], manifest: Path) -> DataSummary:
+    """Count utterances of a manifest file or folder; `ManifestError` where the report that
+    `rellm prepare` left there cannot be read."""
+    return DataSummary(
+        clips=len(utterances),
+        hours=round(sum(u.duration or 0.0 for u in utterances) / 3600, 4),
+        speakers=len({u.speaker for u in utterances if u.speaker}),
+        corpora=_counts(_corpus(u.id) for u in utterances),
+        splits=_counts(u.split or "unnamed" for u in utterances),
+        emotions=_counts(u.emotion for u in utterances if u.emotion),
+        dimensions=_counts(u.vad_source or "human" for u in utterances if u.vad),
+        prepared=_prepared(manifest if manifest.is_dir() else manifest.parent),
+    )
+
+
+def _corpus(utterance_id: str) -> str:
+    name = utterance_id.partition("/")[0]
+    return name if name in CORPORA else UNNAMED
+
+
+def _counts(names: Iterable[str]) -> dict[str, int]:
+    return dict(sorted(Counter(names).items()))
+
+
+def _prepared(folder: Path) -> str:
+    """How a manifest folder was split, by the report that `rellm prepare` left there."""
+    report = read_report(folder) or {}
+    splits, seed = report.get("splits"), report.get("seed")
+    if not splits:
+        return ""
+    return f"{splits}, seed {seed}" if seed is not None else str(splits)
+
+
+def save_training(run: Path, record: TrainingRecord) -> None:
+    """Write `training.json`."""
+    write_whole(run / TRAINING, json.dumps(dataclasses.asdict(record), indent=2) + "\n")
+
+
+def load_training(run: Path) -> TrainingRecord:
+    """Read `training.json`; `RunError` where there is none, as beside weights nobody trained."""
+    try:
+        content = json.loads((run / TRAINING).read_text("utf-8"))
+        content["train"] = _summary(content["train"])
+        content["validation"] = content["validation"] and _summary(content["validation"])
+        return TrainingRecord(**content)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(
+            f"{run / TRAINING}: cannot be read ({type(error).__name__}: {error}); `rellm train` "
+            "writes it when it ends: give the command that trained this run again, which trains "
+            "nothing twice"
+        ) from error
+
+
+def _summary(content: dict[str, Any]) -> DataSummary:
+    return DataSummary(**content)

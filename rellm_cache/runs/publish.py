@@ -1,0 +1,243 @@
+"""publish. In: the folder of a finished run. Out: a folder for a model hub, which is a run itself.
+
+    <out>/adapter.safetensors       what trained: adapter, heads and, where there is one, LoRA
+    <out>/adapter_config.json, recipe.toml, training.json
+    <out>/scores.json               of `rellm evaluate`, if it scored the run
+    <out>/README.md, LICENSES.md    the model card, and what binds it
+    <out>/SHA256SUMS                of all these, as `sha256sum -c` reads them
+
+Only these files: no optimiser, no utterance, no audio, no answer. What the recipe names must be
+where others find it. The same run gives the same bytes.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from rellm_cache.config.schema import Recipe, load_recipe, to_toml
+from rellm_cache.errors import ConfigError, RunError
+from rellm_cache.runs.card import (
+    CARD,
+    SCORES,
+    Card,
+    metadata,
+    read_card,
+    render_card,
+    render_licences,
+)
+from rellm_cache.runs.licences import KNOWN_MODELS, UNKNOWN
+from rellm_cache.runs.provenance import TRAINING
+from rellm_cache.runs.weights import CONFIG, RECIPE, WEIGHTS, config_text
+from rellm_cache.utils.atomic_folders import replaced_folder
+from rellm_cache.utils.model_files import HUB_ID, file_digest, models_root
+
+LICENCES, SUMS = "LICENSES.md", "SHA256SUMS"
+CONTENT = frozenset((WEIGHTS, CONFIG, RECIPE, TRAINING, SCORES, CARD, LICENCES, SUMS))
+MODEL_FIELDS = (
+    "encoders.speech.model",
+    "encoders.emotion.model",
+    "llm.model",
+    "transcriber.model",
+)
+
+
+@dataclass(frozen=True)
+class Publication:
+    """An assembled folder.
+
+    Attributes:
+        out: the folder.
+        files: name → SHA-256 of its content.
+        unchanged: it was there already, with these very bytes.
+        licence: as the card's head names it.
+        non_commercial: models and corpora that allow non-commercial use only.
+        unknown: those of unknown licence.
+        notes: what was left out, as sentences.
+    """
+
+    out: Path
+    files: dict[str, str]
+    unchanged: bool
+    licence: str
+    non_commercial: list[str]
+    unknown: list[str]
+    notes: list[str]
+
+
+def publish(
+    run: Path, out: Path, overrides: Sequence[str] = (), without_scores: bool = False
+) -> Publication:
+    """Assemble a run's folder for a model hub, or find that it is there already.
+
+    Args:
+        overrides: hub ids in place of local folders, as `llm.model=OWNER/NAME`.
+        without_scores: also where nobody scored the run.
+
+    Raises:
+        RunError: the run is not finished or not scored, or `out` holds something else.
+        ConfigError: the recipe names what others cannot find, or an override is of another field.
+        RellmError: `out` cannot be written.
+    """
+    found = read_card(run)
+    if not (run / WEIGHTS).is_file():
+        raise RunError(f"{run / WEIGHTS}: is missing; give the run's `rellm train` again")
+    if found.scores is None and not without_scores:
+        raise RunError(
+            f"{run / SCORES}: is missing, so that nobody could tell what this adapter is worth; "
+            f"`rellm evaluate {run} MANIFEST` writes it, or publish with --without-scores"
+        )
+    card = publishable(found, load_recipe(str(run / RECIPE), _of_models(overrides)))
+    texts = _texts(card, (run / TRAINING).read_text("utf-8"))
+    files = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()}
+    files[WEIGHTS] = file_digest(run / WEIGHTS)
+    files = dict(sorted(files.items()))
+    texts[SUMS] = "".join(f"{digest}  {name}\n" for name, digest in files.items())
+    _require_own(out, run)
+    unchanged = _holds(out, files, texts[SUMS])
+    if not unchanged:
+        with replaced_folder(out, (run / WEIGHTS).stat().st_size) as partial:
+            shutil.copyfile(run / WEIGHTS, partial / WEIGHTS)
+            for name, text in texts.items():
+                (partial / name).write_text(text, "utf-8")
+    head = metadata(card)
+    return Publication(
+        out=out,
+        files=files,
+        unchanged=unchanged,
+        licence=head.get("license_name", head["license"]),
+        non_commercial=[term.name for term in card.terms.non_commercial],
+        unknown=[term.name for term in card.terms.unknown],
+        notes=_notes(found, card),
+    )
+
+
+def is_published(folder: Path) -> bool:
+    """Whether a folder is a publication, whose files are to stay as its sums have them."""
+    return (folder / SUMS).is_file()
+
+
+def publishable(card: Card, recipe: Recipe) -> Card:
+    """The card of a recipe that others can follow; `ConfigError` names a field that they cannot.
+
+    What training started from is left out: the weights hold what came of it.
+    """
+    own = {field: _value(card.recipe, field) for field in MODEL_FIELDS}
+    public = {field: public_id(field, _value(recipe, field)) for field in MODEL_FIELDS}
+    speech, emotion = recipe.encoders.speech, recipe.encoders.emotion
+    transcriber = recipe.transcriber
+    names = {own[field]: public[field] for field in MODEL_FIELDS}
+    licences = {}
+    for name, licence in card.info.licences.items():
+        public_name = names.get(name) or _public(name) or Path(name).name
+        stated = licence if licence != UNKNOWN else KNOWN_MODELS.get(public_name, UNKNOWN)
+        licences[public_name] = stated
+    return replace(
+        card,
+        info=replace(card.info, licences=licences),
+        recipe=replace(
+            recipe,
+            encoders=replace(
+                recipe.encoders,
+                speech=replace(speech, model=public["encoders.speech.model"]),
+                emotion=emotion and replace(emotion, model=public["encoders.emotion.model"]),
+            ),
+            llm=recipe.llm and replace(recipe.llm, model=public["llm.model"]),
+            transcriber=transcriber and replace(transcriber, model=public["transcriber.model"]),
+            training=replace(recipe.training, start_from=""),
+        ),
+    )
+
+
+def public_id(field: str, model: str) -> str:
+    """A model's hub id, of a copy under the models root too.
+
+    Raises:
+        ConfigError: it is a folder of this machine; the message names the field.
+    """
+    found = _public(model) if model else ""
+    if found is None:
+        raise ConfigError(
+            f"{field} = {model!r}: found a folder of this machine, which others do not have; "
+            f"expected a hub id: publish with --set {field}=OWNER/NAME, where the same weights are"
+        )
+    return found
+
+
+def _public(model: str) -> str | None:
+    if Path(model).is_dir():
+        root, folder = os.path.abspath(models_root()), os.path.abspath(model)
+        model = os.path.relpath(folder, root)
+    return model if HUB_ID.fullmatch(model) or model in KNOWN_MODELS else None
+
+
+def _value(recipe: Recipe, field: str) -> str:
+    """Of a model field; empty where the recipe has no such table."""
+    found: object = recipe
+    for name in field.split("."):
+        found = getattr(found, name) if found is not None else None
+    return str(found or "")
+
+
+def _of_models(overrides: Sequence[str]) -> Sequence[str]:
+    """The overrides, as long as they only say where models are."""
+    for override in overrides:
+        if override.partition("=")[0].strip() not in MODEL_FIELDS:
+            raise ConfigError(
+                f"--set {override!r}: the run is trained; expected one of "
+                f"{', '.join(MODEL_FIELDS)}, which say where others find the models"
+            )
+    return overrides
+
+
+def _texts(card: Card, training: str) -> dict[str, str]:
+    """Name → content of all files but the weights and the sums."""
+    texts = {
+        CONFIG: config_text(card.info, card.recipe),
+        RECIPE: to_toml(card.recipe),
+        TRAINING: training,
+        CARD: render_card(card),
+        LICENCES: render_licences(card),
+    }
+    if card.scores is not None:
+        texts[SCORES] = json.dumps(card.scores, indent=2) + "\n"
+    return texts
+
+
+def _require_own(out: Path, run: Path) -> None:
+    """Raise `RunError` where a folder holds what is no publication, or is the run itself."""
+    present = {path.name for path in out.iterdir()} if out.is_dir() else set()
+    if out.resolve() == run.resolve():
+        raise RunError(f"{out}: is the run itself; choose another --out")
+    if present and (SUMS not in present or present - CONTENT):
+        other = sorted(present - CONTENT) or sorted(present)
+        raise RunError(
+            f"{out}: holds {other[0]}, which is no part of a publication; choose another --out, or "
+            "remove it"
+        )
+
+
+def _holds(out: Path, files: dict[str, str], sums: str) -> bool:
+    """Whether a folder is this very publication."""
+    present = {path.name for path in out.iterdir()} if out.is_dir() else set()
+    return (
+        present == {*files, SUMS}
+        and (out / SUMS).read_text("utf-8") == sums
+        and all(file_digest(out / name) == digest for name, digest in files.items())
+    )
+
+
+def _notes(found: Card, card: Card) -> list[str]:
+    notes = []
+    if found.scores is None:
+        notes.append("published without scores")
+    if start := found.recipe.training.start_from:
+        notes.append(
+            f"training.start_from = {start!r} is left out: the weights hold what came of it"
+        )
+    if (llm := card.recipe.llm) and card.recipe.needs_llm and "/" not in llm.model:
+        notes.append(f"others make {llm.model} with `rellm import qwen`: it is on no hub")
+    return notes

@@ -1,0 +1,162 @@
+"""Checkpoints. In: a model or a run folder. Out: safetensors of what trains, and back.
+
+<run>/adapter.safetensors       adapter, heads and LoRA, nothing frozen
+<run>/adapter_config.json       sizes, emotions, LoRA, the encoders' specs, licences
+<run>/recipe.toml               the recipe as resolved, weights of the encoders pinned
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from rellm_cache.config.schema import LLMConfig, Recipe, load_recipe
+from rellm_cache.errors import ConfigError, RunError
+from rellm_cache.llm.frozen import FrozenLLM
+from rellm_cache.llm.loading import load_llm
+from rellm_cache.model.speech_llm import SpeechLLM
+from rellm_cache.utils.atomic_files import sync_path, write_whole
+from rellm_cache.utils.model_files import file_digest
+
+WEIGHTS, CONFIG, RECIPE = "adapter.safetensors", "adapter_config.json", "recipe.toml"
+
+
+@dataclass(frozen=True)
+class AdapterInfo:
+    """What `adapter_config.json` says beside the recipe.
+
+    Attributes:
+        speech_size: D of the speech stream.
+        emotion_size: D of the emotion stream, 0 without one.
+        output_size: H, the LLM's hidden size.
+        trainable_parameters: in the adapter, heads and LoRA.
+        licences: of every frozen model, by name.
+    """
+
+    speech_size: int
+    emotion_size: int
+    output_size: int
+    trainable_parameters: int
+    licences: dict[str, str]
+
+
+def save_tensors(path: Path, model: SpeechLLM) -> None:
+    """Write what trains, in one atomic step."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.partial")
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in trainables(model).items()}
+    save_file(state, temporary, metadata={"format": "pt"})
+    sync_path(temporary)
+    temporary.replace(path)
+    sync_path(path.parent)
+
+
+def trainables(model: SpeechLLM) -> dict[str, torch.nn.Parameter]:
+    """Name → tensor of everything a checkpoint holds: exactly the trained parameters."""
+    return dict(model.named_parameters())
+
+
+def load_tensors(path: Path, model: SpeechLLM, fresh_lora: bool = False) -> None:
+    """Read what trains into a model; `RunError` names the tensor that does not fit.
+
+    Args:
+        fresh_lora: take a file without any LoRA, too; the model's own then stays as it is.
+    """
+    try:
+        state = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise RunError(f"{path}: not a readable checkpoint ({error}); train again") from error
+    own = trainables(model)
+    if fresh_lora and not any(name.startswith("lora.") for name in state):
+        own = {name: tensor for name, tensor in own.items() if not name.startswith("lora.")}
+    for name in sorted(own.keys() | state.keys()):
+        found = tuple(state[name].shape) if name in state else "nothing"
+        expected = tuple(own[name].shape) if name in own else "nothing"
+        if found != expected:
+            raise RunError(
+                f"{path}: tensor {name!r}: found {found}, expected {expected}; the checkpoint "
+                "belongs to another recipe"
+            )
+    with torch.no_grad():
+        for name, tensor in state.items():
+            own[name].copy_(tensor)
+
+
+def save_config(run: Path, info: AdapterInfo, recipe: Recipe) -> None:
+    """Write `adapter_config.json`."""
+    write_whole(run / CONFIG, config_text(info, recipe))
+
+
+def config_text(info: AdapterInfo, recipe: Recipe) -> str:
+    """What `adapter_config.json` says."""
+    encoders = {k: v for k, v in asdict(recipe.encoders).items() if v is not None}
+    lora = recipe.llm.lora if recipe.llm else None
+    content: dict[str, Any] = {
+        **asdict(info),
+        "encoders": encoders,
+        "heads": asdict(recipe.heads),
+        "lora": asdict(lora) if lora else None,
+    }
+    return json.dumps(content, indent=2) + "\n"
+
+
+def load_info(run: Path) -> AdapterInfo:
+    """Read `adapter_config.json`; `RunError` if the folder holds no finished run."""
+    try:
+        content = json.loads((run / CONFIG).read_text("utf-8"))
+        return AdapterInfo(**{k: content[k] for k in AdapterInfo.__dataclass_fields__})
+    except (OSError, ValueError, KeyError) as error:
+        raise RunError(
+            f"{run}: not the folder of a finished run ({type(error).__name__}: {error}); expected "
+            f"{CONFIG} and {WEIGHTS}, which `rellm train` writes"
+        ) from error
+
+
+def trained_digest(run: Path) -> str:
+    """SHA-256 (hex) of what a finished run trained; `RunError` if the folder holds none."""
+    load_info(run)
+    if not (run / WEIGHTS).is_file():
+        raise RunError(f"{run / WEIGHTS}: is missing; give the run's `rellm train` again")
+    return file_digest(run / WEIGHTS)
+
+
+def run_recipe(run: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe of a run folder, with `overrides`; `RunError` where it holds none."""
+    if not (run / RECIPE).is_file():
+        raise RunError(
+            f"{run}: not the folder of a finished run; expected {RECIPE}, which `rellm train` "
+            "writes"
+        )
+    return load_recipe(str(run / RECIPE), overrides)
+
+
+def load_run(
+    run: Path,
+    device: torch.device,
+    load: Callable[[LLMConfig, torch.device], FrozenLLM] = load_llm,
+    overrides: Sequence[str] = (),
+) -> tuple[Recipe, SpeechLLM]:
+    """The recipe, with `overrides`, and the trained model of a run folder, ready to answer.
+
+    Args:
+        load: gives the frozen LLM, where the recipe has one.
+
+    Raises:
+        RunError: it is not the folder of a finished run, or its checkpoint does not fit.
+        ConfigError: the recipe's model reads, and nothing of it is trained.
+    """
+    recipe = run_recipe(run, overrides)
+    if recipe.text is not None:
+        raise ConfigError(f"{run}: recipe {recipe.name!r} reads text: it has no adapter to load")
+    info = load_info(run)
+    llm: FrozenLLM | None = None
+    if recipe.needs_llm and recipe.llm is not None:
+        llm = load(recipe.llm, device)
+    model = SpeechLLM(recipe, info.speech_size, info.emotion_size, llm)
+    load_tensors(run / WEIGHTS, model)
+    return recipe, model.to(device).eval()

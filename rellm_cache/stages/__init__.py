@@ -1,1 +1,0 @@
-"""One file for each command: plain functions without any command-line code."""

@@ -1,1 +1,0 @@
-"""The inside of `extract`: scanning, the pipeline of one worker, and many workers."""

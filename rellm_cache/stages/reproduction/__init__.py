@@ -1,1 +1,0 @@
-"""The paper's experiments, from a corpus's folder to its table."""

@@ -1,0 +1,275 @@
+"""Names and attributes of a feature store on disk; docs/cache-format.md describes them.
+
+<cache>/<slug>-<fingerprint:12>/          a Zarr v3 group: one encoder spec, every corpus
+    zarr.json                             attributes: StoreInfo
+    part-000001-1f2e3d4c/                 a Zarr v3 group, never changed once it has this name
+        frames/ offsets/ ids/ id_offsets/ audio_sha256/ frames_crc32c/ [vad/]
+        [scale/ mean/]                    of int8 frames
+<cache>/<slug>-<fingerprint:12>.failed.jsonl    clips that could not be encoded, with reasons
+<cache>/<slug>-<fingerprint:12>.lost.jsonl      clips that a repair dropped
+<cache>/.writing/                         parts being written, and locks; nothing here is ever read
+"""
+
+import dataclasses
+import json
+import re
+import secrets
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rellm_cache.config.specs import EncoderSpec, StoredSpec, TeacherSpec, digest
+from rellm_cache.errors import ConfigError, StoreError
+from rellm_cache.store.errors import require_damage
+from rellm_cache.store.matching import find_match, nearest
+from rellm_cache.store.remote.mirror_origin import place
+
+FORMAT = "rellm-feature-store"
+FORMAT_VERSION = 1
+FRAMES = "frames"
+INNER_FRAMES = 256
+SHARD_BYTES = 64 << 20
+WRITING = ".writing"
+PART_NAME = re.compile(r"part-(?P<number>\d{6,})-(?P<suffix>[0-9a-f]{8,})")
+# What objects held that were written before they had a checksum.
+STORE_KEYS = frozenset(
+    ("format", "format_version", "fingerprint", "encoder", "frame_size", "licence")
+)
+
+Frames = NDArray[np.float16] | NDArray[np.int8] | NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class StoreInfo:
+    """A store's own attributes.
+
+    Attributes:
+        spec: of the encoder, or the text LLM, that made its frames.
+        frame_size: D, values in a frame.
+        licence: of the encoder's model.
+    """
+
+    spec: StoredSpec
+    frame_size: int
+    licence: str
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of stored values: little-endian float16, int8, or a teacher's float32."""
+        return np.dtype(self.spec.dtype).newbyteorder("<")
+
+    @property
+    def frame_bytes(self) -> int:
+        """Bytes of one stored frame."""
+        return self.frame_size * self.dtype.itemsize
+
+    def to_attributes(self) -> dict[str, Any]:
+        """As the group's zarr.json holds them."""
+        return {
+            "rellm": seal(
+                {
+                    "format": FORMAT,
+                    "format_version": FORMAT_VERSION,
+                    "fingerprint": self.spec.fingerprint,
+                    "encoder": self.spec.to_json(),
+                    "frame_size": self.frame_size,
+                    "licence": self.licence,
+                }
+            )
+        }
+
+
+def seal(own: dict[str, Any]) -> dict[str, Any]:
+    """An attribute object with the digest of all its other keys as `checksum`."""
+    return own | {"checksum": digest(own)}
+
+
+def is_sealed(own: dict[str, Any], keys_without: frozenset[str]) -> bool:
+    """Whether an object has the checksum it was written with.
+
+    One without a checksum is believed if it has exactly the keys that objects had before.
+    """
+    if "checksum" not in own:
+        return own.keys() == keys_without
+    return bool(seal({k: v for k, v in own.items() if k != "checksum"}) == own)
+
+
+def read_info(path: Path) -> StoreInfo:
+    """The attributes of the store at `path`.
+
+    Raises:
+        StoreError: it is not a feature store, is of a newer format, or was altered.
+        UnreadableError: its metadata cannot be read now.
+    """
+    try:
+        own = dict(json.loads((path / "zarr.json").read_text("utf-8"))["attributes"]["rellm"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        require_damage(error, path / "zarr.json")
+        if not list_parts(path) and (stores := list(list_stores(path))):
+            raise StoreError(
+                f"{place(path)}: a folder of feature stores, not one of them; name one: "
+                f"{', '.join(map(place, stores))}"
+            ) from error
+        raise StoreError(
+            f"{place(path)}: not a feature store ({type(error).__name__}: {error}); expected a "
+            "folder that `rellm extract` made; if it was one, try `rellm cache repair "
+            f"{place(path.parent)}`"
+        ) from error
+    return parse_info(own, path)
+
+
+def parse_info(own: dict[str, Any], path: Path) -> StoreInfo:
+    """The attributes that `own`, the object `rellm` of a store's or a part's zarr.json, gives.
+
+    Raises:
+        StoreError: as `read_info`; the message names `path`.
+    """
+    if own.get("format") != FORMAT or own.get("format_version") != FORMAT_VERSION:
+        raise StoreError(
+            f"{path}: found format {own.get('format')} {own.get('format_version')}, expected "
+            f"{FORMAT} {FORMAT_VERSION}; read it with the version of rellm that wrote it"
+        )
+    try:
+        teaches = own["encoder"].get("kind") == "teacher"
+        spec: StoredSpec = (TeacherSpec if teaches else EncoderSpec)(**own["encoder"])
+    except (ConfigError, TypeError, KeyError, AttributeError) as error:
+        raise StoreError(f"{path}: its encoder is unknown to this version: {error}") from error
+    recorded = str(own.get("fingerprint"))
+    if spec.fingerprint != recorded:
+        raise StoreError(
+            f"{path}: its attributes give fingerprint {spec.fingerprint[:12]}, recorded is "
+            f"{recorded[:12]}; zarr.json was altered: {_mend(path.parent)}"
+        )
+    if not is_sealed(own, STORE_KEYS):
+        raise StoreError(
+            f"{path}: its attributes do not match their checksum; zarr.json was altered: "
+            f"{_mend(path.parent)}"
+        )
+    return StoreInfo(spec, own["frame_size"], own["licence"])
+
+
+def _mend(cache: Path) -> str:
+    return (
+        f"`rellm cache repair {place(cache)}` restores it from a part, or extract into a new cache"
+    )
+
+
+def store_path(cache: Path, spec: StoredSpec) -> Path:
+    """Where the store of a spec with resolved weights lies, or is to be made.
+
+    A store of the same fingerprint is the same store, by whatever folder its model was named then.
+    """
+    for path in cache.glob(f"*-{spec.fingerprint[:12]}"):
+        return path
+    return cache / f"{spec.slug}-{spec.fingerprint[:12]}"
+
+
+def failures_path(store: Path) -> Path:
+    """The list of clips that could not be encoded, beside the store."""
+    return store.with_name(f"{store.name}.failed.jsonl")
+
+
+def lost_path(store: Path) -> Path:
+    """The list of clips that a repair dropped and that are to be extracted again."""
+    return store.with_name(f"{store.name}.lost.jsonl")
+
+
+def lists_of(store: Path) -> tuple[Path, Path]:
+    """The lists beside a store, made or not."""
+    return failures_path(store), lost_path(store)
+
+
+def require_root(cache: Path) -> None:
+    """Raise `StoreError` where a store is given in the place of the folder that holds stores."""
+    if list_parts(cache):
+        raise StoreError(
+            f"{place(cache)}: a feature store, not the folder of stores; give {place(cache.parent)}"
+        )
+
+
+def list_stores(cache: Path) -> Iterator[Path]:
+    """Folders under a cache root that look like stores, by name.
+
+    Raises:
+        StoreError: it is a store itself.
+    """
+    require_root(cache)
+    if cache.is_dir():
+        yield from sorted(p.parent for p in cache.glob("*/zarr.json"))
+
+
+def list_parts(store: Path) -> list[Path]:
+    """Committed parts, oldest first."""
+    return sorted(p for p in store.glob("part-*") if p.is_dir())
+
+
+def next_part_name(parts: Iterable[str], suffix: str) -> str:
+    """A name that sorts after those of `parts`."""
+    numbers = [int(name.split("-")[1]) for name in parts]
+    return f"part-{max(numbers, default=0) + 1:06d}-{suffix}"
+
+
+def replacement_name(part: Path) -> str:
+    """A free name that sorts right after `part`, before every other part that follows it."""
+    number, suffix = _name_pieces(part)
+    siblings = sorted(
+        _name_pieces(p)[1] for p in list_parts(part.parent) if _name_pieces(p)[0] == number
+    )
+    following = next((s for s in siblings if s > suffix), "g")  # sorts after all hex digits
+    for _ in range(1000):
+        name = secrets.token_hex(4)
+        if suffix < name < following:
+            return f"part-{number}-{name}"
+    return f"part-{number}-{suffix}{secrets.token_hex(4)}"  # no room left between the two
+
+
+def _name_pieces(part: Path) -> tuple[str, str]:
+    """Number and hex digits of a part's name, as text."""
+    name = PART_NAME.fullmatch(part.name)
+    if name is None:
+        raise StoreError(
+            f"{part}: not a part's name; expected part-<number>-<hex digits>: move it out of the "
+            "store"
+        )
+    return name["number"], name["suffix"]
+
+
+def find_store(cache: Path, spec: StoredSpec) -> Path:
+    """The store that holds what a recipe's encoder asks for.
+
+    Raises:
+        StoreError: none does; the message names the fields in which the nearest one differs. Or
+            more than one does, with different weights, and the recipe pins none.
+    """
+    stores = [(path, read_info(path).spec) for path in list_stores(cache)]
+    what = f"stores hold {spec.kind} {spec.model}"
+    if (match := find_match(spec, stores, place(cache), what, "the recipe")) is not None:
+        return match
+    same_kind = [(path, found) for path, found in stores if found.kind == spec.kind]
+    if not same_kind:
+        raise StoreError(
+            f"{place(cache)}: found no store of {_what(spec)}; make it with `{spec.command}`"
+        )
+    path, found = nearest(spec, same_kind)
+    if (
+        isinstance(spec, EncoderSpec)
+        and spec.dtype == "int8"
+        and not dataclasses.replace(spec, dtype="float16").differences(found)
+    ):
+        raise StoreError(
+            f"{place(path)}: holds these frames as float16, the recipe asks for int8; make that "
+            f"with `rellm cache quantize {place(path)}`"
+        )
+    raise StoreError(
+        f"{place(path)}: a store of another fingerprint; {'; '.join(spec.differences(found))}; "
+        f"run `{spec.command}` with this recipe, or name this store's encoder in the recipe"
+    )
+
+
+def _what(spec: StoredSpec) -> str:
+    kind = "encoder " if isinstance(spec, EncoderSpec) else ""
+    return f"{kind}{spec.kind} {spec.model}"

@@ -1,0 +1,151 @@
+"""HDF5 for exchange. In: a store, or a file made from one. Out: the other, equal bit for bit.
+
+The file mirrors the store: a group for each part with the same arrays, and the attribute `rellm`
+of each as JSON text. docs/cache-format.md describes it.
+"""
+
+import contextlib
+import json
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from rellm_cache.errors import StoreError
+from rellm_cache.store.commit import add_part
+from rellm_cache.store.errors import unreadable
+from rellm_cache.store.format import FRAMES, PART_NAME, StoreInfo, list_parts, parse_info, read_info
+from rellm_cache.store.locks import maintaining
+from rellm_cache.store.maintenance.copy import CopyReport, require_equal_steps
+from rellm_cache.store.maintenance.metadata import read_group
+from rellm_cache.store.maintenance.unverified_part import (
+    COLUMNS,
+    RawPart,
+    column_names,
+    disagreements,
+    split_ids,
+    steps_of,
+)
+from rellm_cache.store.maintenance.verify import check_part, require_whole
+from rellm_cache.store.part import frames_crc32c
+from rellm_cache.store.part_writer import Row, write_part
+from rellm_cache.store.remote.mirror import settle
+from rellm_cache.store.writer import create_store
+from rellm_cache.utils.atomic_files import sync_path
+from rellm_cache.utils.console import Tick
+
+ATTRIBUTE = "rellm"
+
+
+def export_store(path: Path, file: Path, tick: Tick) -> int:
+    """Write a store to one HDF5 file, which appears when it is complete; `tick` counts parts.
+
+    Returns:
+        Rows written.
+
+    Raises:
+        StoreError: a part is damaged, or the file exists or cannot be written.
+    """
+    if file.exists():
+        raise StoreError(f"{file}: exists already; name another file or remove it")
+    info = read_info(path)
+    temporary = file.with_name(f".{file.name}.partial")
+    rows = 0
+    try:
+        with h5py.File(temporary, "w") as out:
+            out.attrs[ATTRIBUTE] = json.dumps(info.to_attributes()[ATTRIBUTE], ensure_ascii=False)
+            for part in list_parts(path):
+                raw = require_whole(check_part(part, info))
+                _export_part(raw, out.create_group(part.name), info)
+                rows += len(raw.ids)
+                tick(1, path.name)
+        sync_path(temporary)
+        temporary.replace(file)
+        sync_path(file.parent)
+    except OSError as error:
+        raise StoreError(
+            f"{file}: cannot be written ({error}); check the folder and its space and run the "
+            "same command again"
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+    return rows
+
+
+def _export_part(raw: RawPart, group: Any, info: StoreInfo) -> None:
+    group.attrs[ATTRIBUTE] = json.dumps(read_group(raw.path), ensure_ascii=False)
+    total = int(raw.columns["offsets"][-1])
+    frames = group.create_dataset(FRAMES, (total, info.frame_size), info.dtype)
+    for row in range(len(raw.ids)):
+        start, stop = raw.columns["offsets"][row : row + 2].tolist()
+        frames[start:stop] = raw.frames(row)
+    for name, column in raw.columns.items():
+        group.create_dataset(name, data=column)
+
+
+def import_store(file: Path, cache: Path, tick: Tick) -> CopyReport:
+    """Add the parts of an exported file that `cache` does not hold yet; `tick` counts parts.
+
+    Every row is compared with its checksum before its part appears. Killed, the same call goes on.
+
+    Raises:
+        StoreError: the file is not an exported store, is damaged, or the cache cannot be written.
+        UnreadableError: the file may not be read.
+    """
+    try:
+        with h5py.File(file, "r") as source:
+            info = parse_info(json.loads(source.attrs[ATTRIBUTE]), file)
+            names = sorted(name for name in source if PART_NAME.fullmatch(name))
+            settle(cache)
+            report = CopyReport(create_store(cache, info))
+            with maintaining(report.store):
+                for name in names:
+                    if (report.store / name).exists():
+                        report.present += 1
+                    else:
+                        report.utterances += _import_part(source[name], report.store / name, info)
+                        report.copied += 1
+                    tick(1, name)
+    except PermissionError as error:
+        raise unreadable(file, error) from error
+    except (OSError, LookupError, ValueError, TypeError) as error:
+        raise StoreError(
+            f"{file}: not a store that `rellm cache export` wrote, or damaged ({error}); export "
+            "it again"
+        ) from error
+    return report
+
+
+def count_parts(file: Path) -> int:
+    """Parts in an exported file; 0 where it cannot be read."""
+    try:
+        with h5py.File(file, "r") as source:
+            return sum(1 for name in source if PART_NAME.fullmatch(name))
+    except OSError:
+        return 0
+
+
+def _import_part(group: Any, part: Path, info: StoreInfo) -> int:
+    columns = {
+        name: np.ascontiguousarray(group[name][:], COLUMNS[name][0])
+        for name in column_names(info, "vad" in group)
+    }
+    if problems := disagreements(columns, info):
+        raise ValueError(f"{group.name}: {problems[0]}")
+    if group[FRAMES].dtype != info.dtype:
+        raise ValueError(f"{group.name}: frames are {group[FRAMES].dtype}, expected {info.dtype}")
+    writers = json.loads(group.attrs[ATTRIBUTE]).get("writers", [])
+    rows = []
+    for index, name in enumerate(split_ids(columns)):
+        start, stop = columns["offsets"][index : index + 2].tolist()
+        frames = group[FRAMES][start:stop]
+        if frames_crc32c(frames) != int(columns["frames_crc32c"][index]):
+            raise ValueError(f"{group.name}: frames of {name!r} do not match their checksum")
+        vad = columns["vad"][index] if "vad" in columns else None
+        rows.append(Row(name, columns["audio_sha256"][index], frames, vad))
+    steps = steps_of(columns)
+    require_equal_steps(part.parent, steps)
+    add_part(part, lambda temporary: write_part(temporary, rows, info, steps, writers))
+    return len(rows)

@@ -1,0 +1,166 @@
+"""What the metadata of a part must be. In: a part whose columns are whole. Out: what differs.
+
+A part's attributes carry a checksum and digests of its arrays' metadata. Parts from before that
+are compared with arrays made anew by the writer's own code, as zarr understands them: another
+version of zarr may spell them differently.
+"""
+
+import json
+from collections.abc import Iterable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from zarr.storage import MemoryStore
+
+from rellm_cache.errors import StoreError
+from rellm_cache.store.errors import require_damage
+from rellm_cache.store.format import FRAMES, StoreInfo, is_sealed, parse_info
+from rellm_cache.store.maintenance.unverified_part import RawPart, chunk_file
+from rellm_cache.store.part_writer import array_digest, create_column, create_frames
+
+# What a part's attributes held before they had a checksum.
+PART_KEYS = frozenset(("utterances",))
+
+
+def read_group(path: Path) -> dict[str, Any]:
+    """The object `rellm` of a group's zarr.json.
+
+    Raises:
+        StoreError: the file is not that of a group with this object and nothing else.
+        UnreadableError: it cannot be read now.
+    """
+    file = path / "zarr.json"
+    try:
+        document = json.loads(file.read_text("utf-8"))
+        own = document["attributes"]["rellm"]
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        require_damage(error, file)
+        raise StoreError(f"{file} cannot be read ({error})") from error
+    group = {"attributes": {"rellm": own}, "zarr_format": 3, "node_type": "group"}
+    if not isinstance(own, dict) or {k: v for k, v in document.items() if v is not None} != group:
+        raise StoreError(f"{file}: not the metadata of a group with attributes 'rellm' alone")
+    return own
+
+
+def part_attributes(path: Path) -> dict[str, Any]:
+    """A part's attributes; `StoreError` where they do not match their checksum."""
+    own = read_group(path)
+    if not is_sealed(own, PART_KEYS):
+        raise StoreError(f"{path / 'zarr.json'}: its attributes do not match their checksum")
+    return own
+
+
+def part_info(path: Path) -> StoreInfo | None:
+    """Attributes of the store that a part was written for, as the part carries them.
+
+    None where it carries none or they were altered.
+    """
+    try:
+        own = part_attributes(path)
+        return parse_info(own["store"], path) if "store" in own else None
+    except StoreError:
+        return None
+
+
+def writers_of(parts: Iterable[Path]) -> list[dict[str, str]]:
+    """What made the frames of parts, each once; parts that do not or cannot say it are left out."""
+    writers: list[dict[str, str]] = []
+    for part in parts:
+        try:
+            found = part_attributes(part).get("writers", [])
+        except StoreError:
+            continue
+        writers += [writer for writer in found if writer not in writers]
+    return writers
+
+
+def metadata_problems(part: RawPart, info: StoreInfo) -> list[str]:
+    """Where a part's attributes, metadata and files are not what its writer wrote.
+
+    Raises:
+        UnreadableError: a file that is there cannot be read now.
+    """
+    try:
+        own = part_attributes(part.path)
+        of_store = parse_info(own["store"], part.path) if "store" in own else info
+    except StoreError as error:
+        return [str(error), *_derived_problems(part, info), *_file_problems(part)]
+    problems = []
+    if own["utterances"] != len(part.ids):
+        problems.append(
+            f"its attributes give {own['utterances']} utterances, found {len(part.ids)}"
+        )
+    if of_store != info:
+        problems.append("it was written for another store")
+    if "arrays" in own:
+        problems += _digest_problems(part, own["arrays"])
+    else:
+        problems += _derived_problems(part, info)
+    return problems + _file_problems(part)
+
+
+def _digest_problems(part: RawPart, digests: dict[str, str]) -> list[str]:
+    """Arrays whose metadata is not that of the digest in the part's attributes."""
+    problems = []
+    found = {FRAMES, *part.columns}
+    if found != digests.keys():
+        problems.append(f"its attributes name arrays {sorted(digests)}, found {sorted(found)}")
+    for name in sorted(found & digests.keys()):
+        if name == FRAMES and part.foreign is not None:
+            continue
+        file = part.path / name / "zarr.json"
+        try:
+            if array_digest(file.parent) != digests[name]:
+                problems.append(f"{file}: not the metadata that was written")
+        except (OSError, ValueError) as error:
+            require_damage(error, file)
+            problems.append(f"{file} cannot be read ({error})")
+    return problems
+
+
+def _derived_problems(part: RawPart, info: StoreInfo) -> list[str]:
+    """Arrays whose metadata is not what their bytes ask for; where no digest was recorded."""
+    problems = []
+    for name, column in part.columns.items():
+        wanted = _column_metadata(name, column.shape, column.dtype.str)
+        problems += _array_problems(part.path / name, wanted)
+    if part.foreign is None:
+        total = int(part.columns["offsets"][-1])
+        memory = zarr.create_group(MemoryStore())
+        wanted = create_frames(memory, total, info).metadata.to_dict()
+        problems += _array_problems(part.path / FRAMES, wanted)
+    return problems
+
+
+@lru_cache(256)
+def _column_metadata(name: str, shape: tuple[int, ...], dtype: str) -> dict[str, Any]:
+    memory = zarr.create_group(MemoryStore())
+    return create_column(memory, name, shape, np.dtype(dtype)).metadata.to_dict()
+
+
+def _array_problems(path: Path, expected: dict[str, Any]) -> list[str]:
+    try:
+        found = zarr.open_array(str(path), mode="r").metadata.to_dict()
+    except Exception as error:  # zarr raises anything at all at metadata with a flipped bit
+        require_damage(error, path)
+        return [f"{path / 'zarr.json'} cannot be read ({error!r})"]
+    return [
+        f"{path / 'zarr.json'}: {key} is {found.get(key)!r}, expected {expected.get(key)!r}"
+        for key in sorted(found.keys() | expected.keys())
+        if found.get(key) != expected.get(key)
+    ]
+
+
+def _file_problems(part: RawPart) -> list[str]:
+    """Files that a part has and should not; missing ones are found where they are read."""
+    known = {part.path / "zarr.json", part.path / FRAMES / "zarr.json", *part.shard_files}
+    for name in part.columns:
+        known |= {part.path / name / "zarr.json", chunk_file(part.path, name)}
+    return [
+        f"{file}: an unexpected file"
+        for file in sorted(part.path.rglob("*"))
+        if not file.is_dir() and file not in known
+    ]

@@ -1,0 +1,158 @@
+"""What a sweep runs. In: a recipe, variants of it, seeds. Out: jobs, each a recipe and its folder.
+
+The baseline is the recipe as given. A variant changes fields of it; every variant meets every seed.
+Everything is read and checked here, before anything trains.
+"""
+
+import re
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from rellm_cache.config.schema import Recipe, load_recipe
+from rellm_cache.errors import ConfigError
+
+BASELINE = "baseline"
+SEED_MARK = "{seed}"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A named change of the recipe: overrides as `--set` takes them."""
+
+    name: str
+    overrides: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run: a variant with a seed.
+
+    Attributes:
+        variant: its name.
+        recipe: as overridden, with the seed.
+        out: the run folder, `<sweep>/<variant>/seed-N`.
+    """
+
+    variant: str
+    recipe: Recipe
+    out: Path
+
+    @property
+    def seed(self) -> int:
+        """The recipe's."""
+        return self.recipe.seed
+
+    @property
+    def title(self) -> str:
+        """As messages name it."""
+        return f"{self.variant}, seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class SweepPlan:
+    """Variants of one recipe, each to be trained with each seed.
+
+    Attributes:
+        recipe: name of a shipped recipe, or path of a TOML file.
+        overrides: of every variant, the baseline included. `{seed}` in an override, here and in
+            variants, stands for the run's seed.
+        variants: beside the baseline, in the order they are shown.
+        seeds: of every variant.
+    """
+
+    recipe: str
+    overrides: tuple[str, ...] = ()
+    variants: tuple[Variant, ...] = ()
+    seeds: tuple[int, ...] = (1, 2, 3)
+
+    @property
+    def rows(self) -> tuple[Variant, ...]:
+        """The baseline, then the variants."""
+        return (Variant(BASELINE, ()), *self.variants)
+
+    def jobs(self, out: Path) -> list[Job]:
+        """All runs in the order they are made: seed by seed, so that pairs are complete early.
+
+        Runs of one LLM come after each other: it is loaded once, and only one at a time.
+
+        Raises:
+            ConfigError: no seed, a name that cannot be a folder or occurs twice, an override that
+                does not fit, or two variants that are the same.
+        """
+        self._check_names()
+        if not self.seeds:
+            raise ConfigError("a sweep without seeds: give some, as --seeds 1-3")
+        jobs = [
+            Job(row.name, self._recipe(row, seed), out / row.name / f"seed-{seed}")
+            for seed in self.seeds
+            for row in self.rows
+        ]
+        _refuse_equal(jobs[: len(self.rows)])
+        llms = [job.recipe.llm if job.recipe.needs_llm else None for job in jobs]
+        return [jobs[i] for i in sorted(range(len(jobs)), key=lambda i: llms.index(llms[i]))]
+
+    def _recipe(self, row: Variant, seed: int) -> Recipe:
+        overrides = [o.replace(SEED_MARK, str(seed)) for o in (*self.overrides, *row.overrides)]
+        try:
+            if any(o.partition("=")[0].strip() == "seed" for o in overrides):
+                raise ConfigError("found an override of seed; a sweep's seeds are given by --seeds")
+            return replace(load_recipe(self.recipe, overrides), seed=seed)
+        except ConfigError as error:
+            raise ConfigError(f"variant {row.name!r}: {error}") from error
+
+    def _check_names(self) -> None:
+        names = [row.name for row in self.rows]
+        for name in names:
+            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+=-]*", name):
+                raise ConfigError(
+                    f"variant {name!r}: expected a name of letters, digits and . _ + = -, as it "
+                    "names a folder"
+                )
+            if names.count(name) > 1:
+                taken = "the recipe as given" if name == BASELINE else "another variant"
+                raise ConfigError(f"variant {name!r}: {taken} has this name; choose another")
+
+
+def _refuse_equal(jobs: Sequence[Job]) -> None:
+    """Raise where two variants of one seed are the same recipe: one would be trained in vain."""
+    for index, job in enumerate(jobs):
+        for other in jobs[:index]:
+            if job.recipe == other.recipe:
+                raise ConfigError(
+                    f"variant {job.variant!r}: the same recipe as {other.variant!r}; check its "
+                    "overrides, or leave it out"
+                )
+
+
+def parse_variant(text: str) -> Variant:
+    """A variant as `no-emotion: encoders.emotion=none; losses.dimension=0`."""
+    name, colon, rest = text.partition(":")
+    overrides = tuple(part.strip() for part in rest.split(";") if part.strip())
+    if not colon or not overrides:
+        raise ConfigError(
+            f"variant {text!r}: expected a name, a colon and overrides, as "
+            "'no-emotion: encoders.emotion=none' or 'bare: encoders.emotion=none; "
+            "losses.dimension=0'"
+        )
+    return Variant(name.strip(), overrides)
+
+
+def read_variants(path: Path) -> tuple[Variant, ...]:
+    """Variants of a TOML file: `no-emotion = ["encoders.emotion=none"]`, a line each.
+
+    Raises:
+        ConfigError: not TOML, or a value that is no array of overrides.
+    """
+    try:
+        table = tomllib.loads(path.read_text("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from error
+    for name, value in table.items():
+        if not (isinstance(value, list) and value and all(isinstance(v, str) for v in value)):
+            raise ConfigError(
+                f"{path}: {name} = {value!r}: expected an array of overrides, as "
+                '["encoders.emotion=none", "losses.dimension=0"]'
+            )
+    return tuple(Variant(name, tuple(value)) for name, value in table.items())

@@ -1,0 +1,125 @@
+"""Predictions and their scores, for validation and evaluation. In: examples. Out: UA, CCC."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from rellm_cache.config.schema import Recipe
+from rellm_cache.corpus.manifest import DIMENSIONS
+from rellm_cache.data.batch import IGNORED, Example, Frames, ordered_batches
+from rellm_cache.data.loader import BatchLoader
+from rellm_cache.metrics.classification import RecognitionScores, score_recognition
+from rellm_cache.metrics.regression import concordance
+from rellm_cache.model.losses.ccc import MOMENTS, concordance_distance, moments_of
+from rellm_cache.model.losses.terms import LossTerms, loss_weights
+from rellm_cache.model.speech_llm import SpeechLLM
+
+BATCH = 16
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What the heads say of examples, in the examples' order.
+
+    Attributes:
+        emotions: (N,) int64 predicted indices.
+        dimensions: (N, 3) float32 arousal, dominance, valence, or None.
+        terms: loss sums and counts over all of them.
+    """
+
+    emotions: np.ndarray
+    dimensions: np.ndarray | None
+    terms: LossTerms
+
+
+@dataclass(frozen=True)
+class HeadScores:
+    """Scores of the auxiliary heads; None and empty where nothing is labelled."""
+
+    recognition: RecognitionScores | None
+    ccc: dict[str, float]
+
+
+@torch.inference_mode()
+def predict(
+    model: SpeechLLM, examples: Sequence[Example], frames: Frames, device: torch.device
+) -> Predictions:
+    """Run the model over examples in evaluation mode; its mode is restored."""
+    was_training = model.training
+    model.eval()
+    emotions = np.zeros(len(examples), np.int64)
+    dimensions = np.zeros((len(examples), 3), np.float32)
+    terms = LossTerms.nothing(device)
+    moments = torch.zeros(MOMENTS, 3, dtype=torch.float64, device=device)
+    loader = BatchLoader(examples, frames, device)
+    plan = ordered_batches(loader.lengths, BATCH)
+    for indices, batch in zip(plan, loader.batches(plan), strict=True):
+        outputs = model(batch.to(device))
+        emotions[indices] = outputs.emotion_logits.argmax(1).cpu().numpy()
+        if outputs.dimensions is not None:
+            dimensions[indices] = outputs.dimensions.float().cpu().numpy()
+            moments += moments_of(outputs.dimensions, batch.vad.to(device))
+        terms = terms + outputs.terms
+    if model.recipe.losses.dimension_kind == "ccc":  # of all examples, not a mean over batches
+        terms = terms.with_mean("dimension", concordance_distance(moments).float())
+    model.train(was_training)
+    return Predictions(emotions, dimensions if model.recipe.heads.dimensions else None, terms)
+
+
+def score_heads(
+    emotions: np.ndarray,
+    dimensions: np.ndarray | None,
+    examples: Sequence[Example],
+    recipe: Recipe,
+) -> HeadScores:
+    """UA of the category head and CCC of each dimension, where examples are labelled.
+
+    Args:
+        emotions: (N,) predicted indices.
+        dimensions: (N, 3) arousal, dominance, valence, or None.
+    """
+    true = np.array([e.emotion for e in examples])
+    recognition = score_labelled(true, emotions, recipe.heads.emotions)
+    rows = [i for i, e in enumerate(examples) if e.vad is not None]
+    ccc: dict[str, float] = {}
+    if dimensions is not None and len(rows) > 1:
+        targets = np.array([examples[i].vad for i in rows])
+        for column, name in enumerate(DIMENSIONS):
+            ccc[name] = concordance(targets[:, column], dimensions[rows, column])
+    return HeadScores(recognition, ccc)
+
+
+def score_labelled(
+    true: np.ndarray, predicted: np.ndarray, labels: tuple[str, ...]
+) -> RecognitionScores | None:
+    """Recognition scores over the examples that have an emotion; None if none has."""
+    labelled = true != IGNORED
+    if not labelled.any():
+        return None
+    return score_recognition(true[labelled], predicted[labelled], labels)
+
+
+def validation_scores(
+    model: SpeechLLM, examples: Sequence[Example], frames: Frames, device: torch.device
+) -> dict[str, float]:
+    """Mean losses, UA and CCC of a model on examples; its training mode is as it was."""
+    predictions = predict(model, examples, frames, device)
+    scores = {f"{name}_loss": value for name, value in predictions.terms.means().items()}
+    scores["loss"] = float(
+        predictions.terms.total(loss_weights(model.recipe.losses, predictions.terms.sums.device))
+    )
+    heads = score_heads(predictions.emotions, predictions.dimensions, examples, model.recipe)
+    if heads.recognition is not None:
+        scores["ua"] = heads.recognition.ua
+    scores |= {f"ccc_{name}": value for name, value in heads.ccc.items()}
+    return scores
+
+
+def selection_score(recipe: Recipe, scores: dict[str, float], epoch: int) -> float:
+    """How good a checkpoint is by the recipe's `training.select`; higher is better."""
+    select = recipe.training.select
+    if select == "last" or not scores:
+        return float(epoch)
+    return -scores["loss"] if select == "loss" else scores.get("ua", -scores["loss"])

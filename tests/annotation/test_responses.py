@@ -1,0 +1,233 @@
+"""respond: equal prompts are asked once, refusals counted and kept out, a kill loses nothing."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kills import KilledAfter
+from safetensors.torch import load_file, save_file
+
+from rellm_cache.annotation.responses import RespondReport, generator_id, refusal, respond
+from rellm_cache.config.schema import LoraConfig, Recipe
+from rellm_cache.corpus.manifest import read_lines, read_manifest, responses_path, write_lines
+from rellm_cache.errors import ConfigError, ManifestError
+from rellm_cache.utils.result_table import journal_beside, read_journal
+
+ROWS: list[dict[str, Any]] = [
+    {"id": "a", "audio": "a.wav", "text": "I lost my keys.", "emotion": "sad"},
+    {"id": "b", "audio": "b.wav", "text": "I lost my keys.", "emotion": "sad"},
+    {"id": "c", "audio": "c.wav", "text": "I lost my keys.", "emotion": "angry"},
+    {"id": "d", "audio": "d.wav", "text": "We {won}!", "emotion": "happy"},
+    {"id": "e", "audio": "e.wav", "text": "No feeling."},
+    {"id": "f", "audio": "f.wav", "emotion": "neutral"},
+]
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> Path:
+    write_lines(tmp_path / "train.jsonl", ROWS)
+    return tmp_path / "train.jsonl"
+
+
+def waiting(manifest: Path) -> Path:
+    """Where answers are kept while a manifest is not done."""
+    return journal_beside(responses_path(manifest))
+
+
+def run(manifest: Path, recipe: Recipe, batch_size: int = 2) -> RespondReport:
+    (report,) = respond(manifest, recipe, batch_size)
+    return report
+
+
+def answered(recipe: Recipe, emotion: str, transcript: str, text: str) -> dict[str, Any]:
+    """A row as an interrupted run leaves it."""
+    prompt = recipe.prompts.expected_response.format(emotion=emotion, transcript=transcript)
+    row = {"prompt": prompt, "length": 90, "text": text, "early_stop": False}
+    return {**row, "generator": generator_id(recipe)}
+
+
+def test_equal_prompts_are_asked_once_and_answers_are_joined(
+    manifest: Path, recipe: Recipe
+) -> None:
+    report = run(manifest, recipe)
+    assert report.path == manifest.with_name("train.responses.jsonl")
+    assert (report.generated, report.written) == (3, 4)
+    assert report.dropped == {"no emotion": 1, "no transcript": 1}
+    a, b, c, d, e, _ = read_manifest(manifest)
+    assert a.response
+    assert a.response == b.response != c.response
+    assert d.response
+    assert e.response is None
+    rows = [row for _, row in read_lines(report.path)]
+    assert rows[3]["prompt"].endswith(
+        "reflects a 'happy' emotion tone in a coherent style: We {won}!"
+    )
+    assert not waiting(manifest).exists()
+
+
+def test_a_second_run_generates_nothing(manifest: Path, recipe: Recipe) -> None:
+    first = run(manifest, recipe)
+    text = first.path.read_text("utf-8")
+    assert run(manifest, recipe) == replace(first, generated=0)
+    assert first.path.read_text("utf-8") == text
+
+
+def test_a_batch_changes_no_answer(manifest: Path, recipe: Recipe) -> None:
+    alone = run(manifest, recipe, batch_size=1).path.read_text("utf-8")
+    responses_path(manifest).unlink()
+    assert run(manifest, recipe, batch_size=3).path.read_text("utf-8") == alone
+
+
+def test_a_new_clip_or_text_is_asked_alone(manifest: Path, recipe: Recipe) -> None:
+    run(manifest, recipe)
+    changed = {**ROWS[2], "text": "I found my keys."}
+    write_lines(manifest, [*ROWS[:2], changed, *ROWS[3:], {**ROWS[0], "id": "g"}])
+    report = run(manifest, recipe)
+    assert (report.generated, report.written) == (2, 5)
+    assert run(manifest, recipe).generated == 0
+
+
+@pytest.mark.parametrize(
+    "change", [{"expected_response_tokens": 3}, {"empathetic_system": "Be kind."}]
+)
+def test_other_wording_or_limits_are_other_answers(
+    manifest: Path, recipe: Recipe, change: dict[str, Any]
+) -> None:
+    run(manifest, recipe)
+    other = replace(recipe, prompts=replace(recipe.prompts, **change))
+    assert generator_id(other) != generator_id(recipe)
+    assert run(manifest, other).generated == 3
+
+
+def test_lora_does_not_change_who_answers(recipe: Recipe) -> None:
+    assert recipe.llm is not None
+    other = replace(recipe, llm=replace(recipe.llm, lora=LoraConfig(rank=3)))
+    assert generator_id(other) == generator_id(recipe)
+
+
+def test_a_killed_run_goes_on_where_it_was(
+    manifest: Path, recipe: Recipe, killed_after: KilledAfter
+) -> None:
+    undisturbed = run(manifest, recipe, batch_size=1).path.read_text("utf-8")
+    responses_path(manifest).unlink()
+    with killed_after(2):
+        run(manifest, recipe, batch_size=1)
+    assert not responses_path(manifest).exists()
+    with waiting(manifest).open("ab") as file:
+        file.write(b'{"prompt": "Continue \xc3')  # a line cut short, within a letter
+    assert len(list(read_journal(waiting(manifest)))) == 2
+    report = run(manifest, recipe, batch_size=1)
+    assert (report.generated, report.written) == (1, 4)
+    assert report.path.read_text("utf-8") == undisturbed
+    assert not waiting(manifest).exists()
+
+
+def test_refusals_and_long_answers_are_dropped_and_counted(manifest: Path, recipe: Recipe) -> None:
+    recipe = replace(recipe, prompts=replace(recipe.prompts, example_tokens=200))
+    long = {**answered(recipe, "angry", "I lost my keys.", "So …"), "length": 201}
+    answers = [
+        answered(recipe, "sad", "I lost my keys.", "I\u2019m sorry, but I cannot help."),
+        answered(recipe, "happy", "We {won}!", ""),
+        long,
+    ]
+    write_lines(waiting(manifest), answers)
+    report = run(manifest, recipe)
+    assert (report.generated, report.written) == (0, 0)
+    assert report.dropped == {
+        "refusal": 2,
+        "longer than 200 tokens": 1,
+        "empty": 1,
+        "no emotion": 1,
+        "no transcript": 1,
+    }
+    assert {u.response for u in read_manifest(manifest)} == {None}
+    kept = {row["id"]: row.get("text") for _, row in read_lines(report.path)}
+    assert kept["a"].startswith("I\u2019m sorry")  # what was dropped can be looked at
+
+
+@pytest.mark.parametrize(
+    ("response", "reason"),
+    [
+        ("I'm sorry, but I cannot help with that.", "refusal"),
+        ("I'm sorry, but I'm not sure what you mean.", "refusal"),
+        ("Well, AS AN AI LANGUAGE MODEL I feel nothing.", "refusal"),
+        ("Oh. I'm sorry, but I think so.", "refusal"),
+        ("I\u2019m not sure what you want.", "refusal"),
+        ("", "empty"),
+        ("I'm sorry to hear that.", None),
+        ("I'm not sure, but I hope so.", None),
+    ],
+)
+def test_the_papers_rules(response: str, reason: str | None) -> None:
+    assert refusal(response) == reason
+
+
+def test_a_wording_with_other_braces_is_kept(manifest: Path, recipe: Recipe) -> None:
+    prompts = replace(recipe.prompts, expected_response="{name}, {emotion}: {transcript} {}")
+    run(manifest, replace(recipe, prompts=prompts))
+    rows = [row for _, row in read_lines(responses_path(manifest))]
+    assert rows[3]["prompt"] == "{name}, happy: We {won}! {}"
+
+
+def test_every_split_of_a_folder_gets_its_file(corpus: Path, recipe: Recipe) -> None:
+    reports = respond(corpus, recipe)
+    assert [r.path.name for r in reports] == [
+        f"{split}.responses.jsonl" for split in ("train", "validation", "test")
+    ]
+    assert sum(r.written for r in reports) == 11
+
+
+def test_a_recipe_without_an_llm_is_refused(manifest: Path, speech_recipe: Recipe) -> None:
+    with pytest.raises(ConfigError, match=r"recipe 'speech' has no \[llm\] table"):
+        respond(manifest, speech_recipe)
+
+
+def test_a_damaged_responses_file_is_named(manifest: Path, recipe: Recipe) -> None:
+    responses_path(manifest).write_text('{"id": "a", "resp')
+    with pytest.raises(ManifestError, match=r"train.responses.jsonl:1: not JSON"):
+        respond(manifest, recipe)
+
+
+def test_another_limit_is_applied_to_answers_that_are_there(manifest: Path, recipe: Recipe) -> None:
+    answers = [
+        answered(recipe, "sad", "I lost my keys.", "Oh."),
+        answered(recipe, "happy", "We {won}!", "Yes!"),
+        answered(recipe, "angry", "I lost my keys.", "So."),
+    ]
+    write_lines(waiting(manifest), answers)
+    first = run(manifest, recipe)
+    assert (first.generated, first.written) == (0, 4)
+    strict = replace(recipe, prompts=replace(recipe.prompts, example_tokens=89))
+    report = run(manifest, strict)
+    assert (report.generated, report.written) == (0, 0)
+    assert report.dropped["longer than 89 tokens"] == 4
+    content = report.path.read_text("utf-8")
+    assert run(manifest, strict).path.read_text("utf-8") == content
+    assert run(manifest, recipe) == first
+
+
+def test_rows_that_do_not_tell_their_length_stay(manifest: Path, recipe: Recipe) -> None:
+    base = {"id": "a", "generator": generator_id(recipe)}
+    prompt = answered(recipe, "sad", "I lost my keys.", "")["prompt"]
+    old = {**base, "prompt": prompt, "response": "Oh.", "early_stop": False}
+    write_lines(responses_path(manifest), [old])
+    run(manifest, recipe)
+    assert next(row for _, row in read_lines(responses_path(manifest))) == old
+
+
+def test_a_folder_with_other_weights_is_another_llm(
+    manifest: Path, recipe: Recipe, tmp_path: Path
+) -> None:
+    assert recipe.llm is not None
+    folder = tmp_path / "llm"
+    shutil.copytree(recipe.llm.model, folder)
+    recipe = replace(recipe, llm=replace(recipe.llm, model=str(folder)))
+    assert run(manifest, recipe).generated == 3
+    again = folder.rename(tmp_path / "moved")
+    moved = replace(recipe, llm=replace(recipe.llm, model=str(again)))
+    assert run(manifest, moved).generated == 0
+    weights = load_file(again / "model.safetensors")
+    save_file({n: -t for n, t in weights.items()}, again / "model.safetensors", {"format": "pt"})
+    assert run(manifest, moved).generated == 3

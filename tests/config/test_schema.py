@@ -1,0 +1,196 @@
+"""Recipes: what is read, what is refused by name."""
+
+from dataclasses import FrozenInstanceError, replace
+from pathlib import Path
+
+import pytest
+
+from rellm_cache.config.schema import load_recipe, shipped_recipes, to_toml
+from rellm_cache.config.specs import EncoderSpec
+from rellm_cache.errors import ConfigError
+
+MINIMAL = """
+name = "mine"
+[encoders.speech]
+kind = "whisper"
+model = "openai/whisper-tiny.en"
+[llm]
+model = "some/chat"
+"""
+
+
+@pytest.fixture
+def recipe_file(tmp_path: Path) -> Path:
+    path = tmp_path / "mine.toml"
+    path.write_text(MINIMAL)
+    return path
+
+
+@pytest.mark.parametrize("name", shipped_recipes())
+def test_shipped_recipes_load_and_are_printed_whole(name: str, tmp_path: Path) -> None:
+    recipe = load_recipe(name)
+    assert recipe.name == name
+    (tmp_path / "again.toml").write_text(to_toml(recipe), "utf-8")
+    assert load_recipe(str(tmp_path / "again.toml")) == recipe
+
+
+def test_a_recipe_is_read_and_nothing_rewrites_it(recipe_file: Path) -> None:
+    recipe = load_recipe(str(recipe_file))
+    assert (recipe.name, recipe.seed, recipe.training.epochs) == ("mine", 1, 3)
+    assert recipe.encoders.emotion is None
+    assert recipe.needs_llm
+    assert hash(recipe) == hash(load_recipe(str(recipe_file)))
+    with pytest.raises(FrozenInstanceError):
+        recipe.seed = 2  # type: ignore[misc]  # what the test is about
+
+
+def test_any_text_survives_printing(recipe_file: Path) -> None:
+    wording = 'Say "\U0001f600 \\ \t \n" \u2028 é: {speech}'
+    recipe = load_recipe(str(recipe_file))
+    recipe = replace(recipe, prompts=replace(recipe.prompts, alignment=wording))
+    recipe_file.write_text(to_toml(recipe), "utf-8")
+    assert load_recipe(str(recipe_file)).prompts.alignment == wording
+
+
+def test_overrides_change_single_fields(recipe_file: Path) -> None:
+    recipe = load_recipe(
+        str(recipe_file),
+        [
+            "seed=7",
+            "training.learning_rate=1",
+            "heads.emotions=['sad', 'happy']",
+            "training.schedule=cosine",
+            "encoders.emotion.kind=prosody",
+        ],
+    )
+    assert (recipe.seed, recipe.training.learning_rate) == (7, 1.0)
+    assert recipe.heads.emotions == ("sad", "happy")
+    assert recipe.training.schedule == "cosine"
+    assert recipe.encoders.emotion == EncoderSpec(kind="prosody")
+
+
+def test_none_leaves_a_part_out() -> None:
+    overrides = ["llm=none", "losses.response=0", "losses.recognition=0", "encoders.emotion=none"]
+    recipe = load_recipe("small", [*overrides, "adapter.output_size=64"])
+    assert recipe.llm is None
+    assert recipe.encoders.emotion is None
+    assert not recipe.needs_llm
+
+
+def test_class_weights_are_a_word_or_a_number_for_each_emotion(recipe_file: Path) -> None:
+    def read(*overrides: str) -> object:
+        recipe = load_recipe(str(recipe_file), overrides)
+        recipe_file.with_name("again.toml").write_text(to_toml(recipe), "utf-8")
+        assert load_recipe(str(recipe_file.with_name("again.toml"))) == recipe
+        return recipe.losses.class_weights
+
+    assert read() == "none"
+    assert read("losses.class_weights=balanced") == "balanced"
+    assert read("losses.class_weights=[1, 2.5, 1, 1, 0.5]") == (1.0, 2.5, 1.0, 1.0, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("training.epoch=3", r"mine.toml: training: unknown key 'epoch'; did you mean 'epochs'\?"),
+        ("losess.response=0", r"mine.toml: unknown key 'losess'; did you mean 'losses'\?"),
+        ("zzz=1", r"mine.toml: unknown key 'zzz'; known keys: name, encoders, seed"),
+        ("encoders.speech.device=cuda", r"encoders: speech: unknown key 'device'"),
+        ("training.epochs=three", r"mine.toml: training: epochs = 'three': expected int"),
+        ("training.epochs=2.5", "epochs = 2.5: expected int"),
+        ("training.epochs=true", "epochs = True: expected int"),
+        ("heads.dimensions=1", "dimensions = 1: expected bool"),
+        ("name=3", "name = 3: expected str"),
+        ("heads.emotions=sad", "heads: emotions = 'sad': expected an array"),
+        ("heads.emotions=['sad', 3]", "emotions = 3: expected str"),
+        ("heads.emotions=['sad', 'sad']", "expected two or more different emotions"),
+        ("training=3", "training: found 3, expected a table"),
+        ("adapter.preset=huge", "preset = 'huge': expected one of 'reference', 'lite'"),
+        ("adapter.dropout=1", "adapter.dropout = 1.0: expected 0 or more and less than 1"),
+        ("losses.category=-1", "losses.category = -1.0: expected 0 or more"),
+        ("losses.response_kl=-1", "losses.response_kl = -1.0: expected 0 or more"),
+        ("losses.kl_temperature=0", "losses.kl_temperature = 0.0: expected above 0"),
+        ("losses.kl_top_k=0", "losses.kl_top_k = 0: expected 1 or more"),
+        ("losses.class_weights=equal", "class_weights = 'equal': expected one of 'none', 'balan"),
+        ("losses.class_weights=[1, 'x']", "class_weights = 'x': expected float"),
+        ("losses.class_weights=[1, 1]", "class_weights has 2 numbers, heads.emotions 5 names"),
+        ("losses.class_weights=[1, 1, 1, 0, 1]", "class_weights = .*: expected numbers above 0"),
+        ("training.batch_size=0", "training.batch_size = 0: expected 1 or more"),
+        ("training.tokens_per_step=-1", "tokens_per_step = -1: expected 0 or more, or 'auto'"),
+        ("training.tokens_per_step=most", "tokens_per_step = 'most': expected .*'auto' or int"),
+        ("training.optimiser=sgd", "optimiser = 'sgd': expected one of 'adamw', 'adamw8bit'"),
+        ('training={weights = "bf16", precision = "fp32"}', "bf16 weights are multiplied in bf16"),
+        ("prompts.answer=hello", r"prompts.answer = 'hello': expected \{speech\} exactly once"),
+        ("llm.lora.rank=0", "llm.lora.rank = 0: expected 1 or more"),
+        ("llm.lora.alpha=0", "llm.lora.alpha = 0.0: expected more than 0"),
+        ("llm.lora.dropout=1", "llm.lora.dropout = 1.0: expected 0 or more and less than 1"),
+        ("llm.lora.targets=[]", r"llm.lora.targets = \[\]: expected one projection or more"),
+        ("llm.lora.scope=text", "scope = 'text': expected one of 'speech', 'all'"),
+        ("encoders.emotion.layer=2", "mine.toml: encoders: emotion: key 'kind' is missing"),
+        ("llm=none", r"recipe 'mine': losses.response, .* no \[llm\] table"),
+        ("losses.response=0", "recipe 'mine': without an LLM .* set adapter.output_size"),
+        ("seed", "--set 'seed': expected key=value"),
+        ("name.first=1", "--set 'name.first=1': name is a value, not a table"),
+        ("encoders.speech.kind=hubert", "kind = 'hubert': expected one of 'whisper'"),
+        ("encoders.speech.model=", "encoder 'whisper': found model = '', expected a hub id"),
+        ("encoders.speech.kind=prosody", "encoder 'prosody': found model = .*, expected no model"),
+        ("encoders.speech.window=20s", "window = '20s' is not known; expected '30s' or 'clip'"),
+        ("encoders.speech.normalisation=x", "normalisation = 'x' is not known; expected 'log-mel'"),
+        ("encoders.speech.sampling_rate=8000", "sampling_rate = 8000; expected 16000"),
+        ("encoders.speech.dtype=bfloat16", "dtype = 'bfloat16': expected one of 'float16'"),
+    ],
+)
+def test_a_wrong_field_is_refused_by_name(recipe_file: Path, override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_recipe(str(recipe_file), [override])
+
+
+def test_no_recipe_no_toml_and_no_text_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"tiny: no such recipe; shipped are .*heads, .*small"):
+        load_recipe("tiny")
+    (tmp_path / "a.toml").write_text("name = ?")
+    with pytest.raises(ConfigError, match=r"a.toml: not valid TOML: .* line 1"):
+        load_recipe(str(tmp_path / "a.toml"))
+    (tmp_path / "a.toml").write_bytes(b'name = "\xff"')
+    with pytest.raises(ConfigError, match=r"a.toml: not UTF-8 text"):
+        load_recipe(str(tmp_path / "a.toml"))
+
+
+def test_a_recipe_extends_another(tmp_path: Path) -> None:
+    (tmp_path / "bare.toml").write_text(
+        'extends = "small"\nname = "bare"\n[encoders]\nemotion = "none"\n'
+    )
+    (tmp_path / "longer.toml").write_text('extends = "bare.toml"\n[training]\nepochs = 9\n')
+    small, longer = load_recipe("small"), load_recipe(str(tmp_path / "longer.toml"))
+    assert longer.encoders == replace(small.encoders, emotion=None)
+    assert longer.training == replace(small.training, epochs=9)
+    assert (longer.name, longer.llm) == ("bare", small.llm)
+    assert load_recipe(str(tmp_path / "longer.toml"), ["training.epochs=2"]).training.epochs == 2
+    assert "extends" not in to_toml(longer)
+
+
+@pytest.mark.parametrize("name", shipped_recipes())
+def test_the_base_of_a_recipe_can_be_another(name: str) -> None:
+    variant, other = load_recipe(name, base="small"), load_recipe("small")
+    assert variant.llm == other.llm
+    assert variant.training == other.training
+    paper = load_recipe(name)
+    assert variant.text == paper.text
+    if "extends" in shipped_recipes()[name]:
+        assert (variant.encoders.emotion is None) == (paper.encoders.emotion is None)
+        assert variant.heads.dimensions == paper.heads.dimensions
+
+
+def test_recipes_that_extend_each_other_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_text('extends = "b.toml"\n')
+    (tmp_path / "b.toml").write_text('extends = "a.toml"\n')
+    with pytest.raises(ConfigError, match=r"a\.toml: extends itself, by way of .*b\.toml"):
+        load_recipe(str(tmp_path / "a.toml"))
+    (tmp_path / "a.toml").write_text("extends = 3\n")
+    with pytest.raises(ConfigError, match="extends = 3: expected the name or path of a recipe"):
+        load_recipe(str(tmp_path / "a.toml"))
+
+
+def test_text_needs_an_llm(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"\[text\] is read by an LLM, but there is no \[llm\]"):
+        load_recipe("text-llm", ["llm=none"])

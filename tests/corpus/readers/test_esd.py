@@ -1,0 +1,157 @@
+"""ESD: four encodings, two shapes of folders, malformed lines, sentences kept apart or not."""
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from trees import put, write_esd
+
+from rellm_cache.corpus.readers.base import require_totals
+from rellm_cache.corpus.readers.esd import read_esd
+from rellm_cache.errors import ManifestError
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_esd(tmp_path_factory.mktemp("esd"))
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    """Two sentences, to be changed."""
+    return write_esd(tmp_path, sentences=2)
+
+
+def edit(file: Path, old: str, new: str, encoding: str = "utf-8") -> None:
+    text = file.read_bytes().decode(encoding)
+    assert old in text
+    file.write_bytes(text.replace(old, new).encode(encoding))
+
+
+def test_every_encoding_and_both_shapes_are_read(tree: Path) -> None:
+    corpus = read_esd(tree)
+    assert corpus.problems.lines == {}
+    clips = {u.id: u for u in corpus.utterances}
+    assert len(clips) == 4 * 4 * 12
+    for speaker in ("0011", "0012", "0016", "0019"):
+        clip = clips[f"esd/{speaker}_000352"]
+        assert (clip.text, clip.emotion) == ("Sentence 2 of the café.", "angry")
+        assert clip.speaker == f"esd/{speaker}"
+    assert clips["esd/0011_000352"].audio == str(tree / "0011/Angry/0011_000352.wav")
+    assert clips["esd/0012_000352"].audio == str(tree / "0012/Angry/test/0012_000352.wav")
+
+
+def test_surprise_and_mandarin_are_left_out(tree: Path) -> None:
+    corpus = read_esd(tree)
+    found = Counter(u.emotion for u in corpus.utterances)
+    assert found == {"neutral": 48, "angry": 48, "happy": 48, "sad": 48}
+    assert corpus.notes == ["48 clips of surprise left out, as in the paper"]
+    totals = {t.name: (t.found, t.expected) for t in corpus.totals}
+    assert totals["all five emotions"] == (240, 17_500)
+    assert totals["four emotions"] == (192, 14_000)
+    assert totals["speaker 0011"] == (60, 1_750)
+    assert totals["speaker 0020"] == (0, 1_750)
+
+
+def test_the_paper_keeps_sentences_apart(tree: Path) -> None:
+    corpus = read_esd(tree)
+    of_split: dict[str, set[str]] = {}
+    for utterance in corpus.utterances:
+        of_split.setdefault(utterance.split, set()).add(utterance.text)
+    assert of_split.keys() == {"train", "validation", "test"}
+    assert sum(map(len, of_split.values())) == 12  # each sentence in one split
+    assert corpus.seed == 1
+    assert read_esd(tree).utterances == corpus.utterances
+    assert read_esd(tree, seed=2).utterances != corpus.utterances
+
+
+def test_speakers_can_be_kept_apart(tree: Path) -> None:
+    corpus = read_esd(tree, "speaker")
+    splits = {u.speaker[4:]: u.split for u in corpus.utterances}
+    assert splits == {"0011": "train", "0012": "train", "0016": "train", "0019": "test"}
+    assert (corpus.splits, corpus.seed) == ("speaker", None)
+
+
+def test_malformed_lines_are_mended_where_they_can_be(small: Path) -> None:
+    file = small / "0011/0011.txt"
+    edit(file, "0011_000001\tSentence 1 of the café.\tNeutral", "0011_000001")
+    edit(file, "0011_000351\tSentence 1 of the café.\tAngry", "0011_000351 Glass, please! Angry")
+    edit(file, "0011_000352\tSentence 2 of the café.\tAngry", "0011_000352\tCup,  please.Angry")
+    edit(file, "0011_000701\tSentence 1 of the café.\tHappy", "0011_000701\tSentence 1.")
+    edit(file, "0011_000702\tSentence 2 of the café.\tHappy", "000702\tSentence 2.\tHappy")
+    edit(file, "0011_001051\tSentence 1 of the café.\tSad", "0011_001051\tSo.\tAngry")
+    corpus = read_esd(small)
+    texts = {u.id[9:]: u.text for u in corpus.utterances if u.speaker == "esd/0011"}
+    assert texts == {
+        "000001": "Sentence 1 of the café.",  # as the others read it
+        "000002": "Sentence 2 of the café.",
+        "000351": "Glass, please!",
+        "000352": "Cup, please.",
+        "000701": "Sentence 1.",
+        "000702": "Sentence 2 of the café.",
+        "001051": "So.",
+        "001052": "Sentence 2 of the café.",
+    }
+    assert {kind: len(lines) for kind, lines in corpus.problems.lines.items()} == {
+        "malformed lines of transcripts": 2,
+        "lines of transcripts whose emotion is not that of their number": 2,
+        "texts taken from the same sentence of others": 2,
+    }
+    assert corpus.problems.lines["malformed lines of transcripts"] == [
+        f"{file}:1: '0011_000001'",
+        f"{file}:6: '000702\\tSentence 2.\\tHappy'",
+    ]
+
+
+def test_a_sentence_that_nobody_has_and_one_that_comes_twice_are_noted(small: Path) -> None:
+    for speaker, encoding in (("0012", "utf-16"), ("0016", "latin-1"), ("0019", "utf-16-le")):
+        put(small / speaker / f"{speaker}.txt", "".encode(encoding))
+    lines = "0011_000002\tOne.\tNeutral\n0011_000002\tTwo.\tNeutral\n0011_000352\tTwo.\tAngry\n"
+    put(small / "0011/0011.txt", lines.encode())
+    corpus = read_esd(small)
+    texts = {u.id[4:]: u.text for u in corpus.utterances}
+    assert (texts["0011_000001"], texts["0011_000002"], texts["0012_000702"]) == (
+        "",
+        "Two.",
+        "Two.",
+    )
+    assert {kind: len(lines) for kind, lines in corpus.problems.lines.items()} == {
+        "clips transcribed twice, the last time taken": 1,
+        "clips whose sentence nobody's transcript has": 4 * 5,
+        "texts taken from the same sentence of others": 4 * 5 - 2,
+    }
+
+
+def test_missing_wavs_count_against_the_totals_and_stay_listed(small: Path) -> None:
+    gone = small / "0016/Sad/0016_001051.wav"
+    gone.unlink()
+    corpus = read_esd(small)
+    assert str(gone) in [u.audio for u in corpus.utterances]
+    with pytest.raises(ManifestError, match=r"four emotions: found 31, .*first .*0016_001051.wav"):
+        require_totals(corpus)
+
+
+@pytest.mark.parametrize(
+    ("wav", "message"),
+    [
+        ("0011/Sad/0011_000003.wav", "0011_000003.wav: by its number it is Neutral, by .* Sad"),
+        ("0011/Sad/0012_001053.wav", "0012_001053.wav: expected a name like 0011_000001.wav"),
+        ("0011/Sad/0011_001751.wav", "number 001751, expected 000001 to 001750"),
+        ("0011/Sad/test/0011_001051.wav", "the same clip as .*; remove one of them"),
+    ],
+)
+def test_a_wav_in_the_wrong_place_is_named(small: Path, wav: str, message: str) -> None:
+    put(small / wav, b"")
+    with pytest.raises(ManifestError, match=message):
+        read_esd(small)
+
+
+def test_what_is_not_esd_is_named(small: Path) -> None:
+    with pytest.raises(ManifestError, match="found no folder 0011 … 0020; expected those of ESD"):
+        read_esd(small / "0011")
+    (small / "0012/0012.txt").write_bytes((small / "0012/0012.txt").read_bytes()[:101])
+    with pytest.raises(ManifestError, match=r"0012.txt: not utf-16 text .*; copy it again"):
+        read_esd(small)
+    (small / "0012/0012.txt").unlink()
+    with pytest.raises(ManifestError, match=r"0012.txt: no such file; is the corpus complete"):
+        read_esd(small)

@@ -1,0 +1,100 @@
+"""MSP-Podcast: the consensus table, hidden labels, and the paper's draw."""
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from trees import MSP_HEADING, msp_name, put, write_msp
+
+from rellm_cache.corpus.readers.base import require_totals
+from rellm_cache.corpus.readers.msp_podcast import read_msp_podcast
+from rellm_cache.errors import ManifestError
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    return write_msp(tmp_path)
+
+
+def test_a_row_has_dimensions_in_our_order_and_scale(tree: Path) -> None:
+    clips = {u.id: u for u in read_msp_podcast(tree).utterances}
+    clip = clips[f"msp-podcast/{msp_name(2)}"]
+    assert clip.audio == str(tree / f"Audios/{msp_name(2)}.wav")
+    assert (clip.text, clip.emotion) == ("Podcast clip 2.", "angry")
+    assert clip.vad == pytest.approx((0.75, 0.8, 0.2))  # arousal, dominance, valence
+    assert clip.speaker == "msp-podcast/Train2"
+    assert clips[f"msp-podcast/{msp_name(5)}"].speaker == ""  # unknown is nobody
+
+
+def test_hidden_labels_and_other_emotions_are_left_out_and_counted(tree: Path) -> None:
+    corpus = read_msp_podcast(tree, "full")
+    assert corpus.notes == [
+        "2 clips of other emotions left out",
+        "2 clips of Test3, whose labels are hidden, left out",
+    ]
+    assert Counter(u.split for u in corpus.utterances) == {"train": 24, "validation": 4, "test": 8}
+    assert corpus.seed is None
+
+
+def test_the_paper_holds_out_a_tenth_and_leaves_development_alone(tree: Path) -> None:
+    corpus = read_msp_podcast(tree)
+    assert Counter(u.split for u in corpus.utterances) == {"train": 22, "validation": 2, "test": 8}
+    assert not [u for u in corpus.utterances if "Development" in u.speaker]
+
+
+def test_the_papers_numbers_are_drawn_from_all_labels(tmp_path: Path) -> None:
+    rows = [MSP_HEADING]
+    for split, count in (("Train", 57_211), ("Test1", 20_000), ("Test2", 11_139)):
+        rows += [f"{split}_{i}.wav,N,4,4,4,7,Male,{split}" for i in range(count)]
+    put(tmp_path / "Labels/labels_consensus.csv", "\n".join(rows).encode())
+    corpus = read_msp_podcast(tmp_path)
+    assert Counter(u.split for u in corpus.utterances) == {
+        "train": 3861, "validation": 429, "test": 1245,
+    }  # fmt: skip
+    assert len(corpus.problems.lines["clips without a transcript"]) == 5535
+    assert [(t.name, t.found, t.expected) for t in corpus.totals] == [
+        ("labels of train", 57_211, 57_211),
+        ("labels of test", 31_139, 31_139),
+        ("audio of train", 0, 4_290),
+        ("audio of test", 0, 1_245),
+    ]
+    with pytest.raises(ManifestError, match=r"audio of train: found 0, expected 4290; .* of 5535"):
+        require_totals(corpus)
+
+
+def test_old_releases_are_read(tree: Path) -> None:
+    table = tree / "Labels/labels_consensus.csv"
+    old = table.read_text().replace("Development", "Validation")
+    table.unlink()
+    (tree / "Labels/labels_concensus.csv").write_text(old)
+    corpus = read_msp_podcast(tree, "full")
+    assert sum(u.split == "validation" for u in corpus.utterances) == 4
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("a.wav,N,4,4,4,7,Male,Dev", "Split_Set 'Dev', expected one of Train, Development, "),
+        (",N,4,4,4,7,Male,Train", "column 'FileName' is empty"),
+        ("a.wav,Q,4,4,4,7,Male,Train", "EmoClass: unknown emotion 'Q'"),
+        ("a.wav,,4,4,4,7,Male,Test1", "EmoClass: unknown emotion ''"),
+        ("a.wav,N,4,high,4,7,Male,Train", r"EmoAct, EmoDom, EmoVal \['4', '4', 'high'\], exp"),
+        ("a.wav,N", "found more or fewer values than the 8 columns of the heading"),
+        ("a.wav,N,4,0.5,4,7,Male,Train", "valence 0.5 is outside the scale 1..7"),
+    ],
+)
+def test_a_bad_row_is_named(tmp_path: Path, row: str, message: str) -> None:
+    put(tmp_path / "Labels/labels_consensus.csv", f"{MSP_HEADING}\n{row}\n".encode())
+    with pytest.raises(ManifestError, match=rf"labels_consensus.csv:2: {message}"):
+        read_msp_podcast(tmp_path)
+
+
+def test_an_absent_table_and_absent_columns_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match=r"labels_consensus.csv: no such file; expected MSP-"):
+        read_msp_podcast(tmp_path)
+    put(
+        tmp_path / "Labels/labels_consensus.csv",
+        b"FileName,EmoClass,EmoAct,EmoVal,EmoDom\na,N,4,4,4\n",
+    )
+    with pytest.raises(ManifestError, match="lacks columns SpkrID, Split_Set; expected FileName, "):
+        read_msp_podcast(tmp_path)

@@ -1,0 +1,68 @@
+"""From utterances to examples: labels, and answers as token ids."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from rellm_cache.config.schema import Recipe
+from rellm_cache.corpus.manifest import Utterance
+from rellm_cache.data.batch import IGNORED
+from rellm_cache.data.examples import describe_gaps, emotion_index, label_ids, make_examples
+from rellm_cache.llm.frozen import FrozenLLM
+from rellm_cache.llm.loading import load_llm
+
+END = "<|im_end|>\n<|endoftext|>"
+WHOLE = Utterance("a", "a.wav", emotion="happy", vad=(0.1, 0.2, 0.3), response="Great!")
+CUT = Utterance("b", "b.wav", emotion="calm", response="Well, I", early_stop=True)
+BARE = Utterance("c", "c.wav")
+
+
+@pytest.fixture
+def llm(recipe: Recipe) -> FrozenLLM:
+    assert recipe.llm is not None
+    return load_llm(recipe.llm, torch.device("cpu"))
+
+
+def test_an_example_knows_labels_and_answers(recipe: Recipe, llm: FrozenLLM) -> None:
+    whole, cut, bare = make_examples([WHOLE, CUT, BARE], recipe, llm)
+    assert (whole.id, whole.emotion, whole.vad) == ("a", 1, (0.1, 0.2, 0.3))
+    decode = llm.chat.tokenizer.decode
+    assert [(t.task, decode(t.ids)) for t in whole.targets] == [
+        ("response", f"Great!{END}"),
+        ("recognition", f"happy{END}"),
+    ]
+    # Cut by the token limit: no end tokens. Calm is not an emotion of the heads.
+    assert [(t.task, decode(t.ids)) for t in cut.targets] == [("response", "Well, I")]
+    assert (cut.emotion, bare.emotion, bare.targets) == (IGNORED, IGNORED, ())
+
+
+def test_a_loss_of_weight_zero_has_no_targets(recipe: Recipe, llm: FrozenLLM) -> None:
+    recognition = replace(recipe, losses=replace(recipe.losses, response=0.0))
+    (example,) = make_examples([WHOLE], recognition, llm)
+    assert [t.task for t in example.targets] == ["recognition"]
+    assert make_examples([WHOLE], recipe, None)[0].targets == ()
+
+
+def test_labels_are_complete_answers(recipe: Recipe, llm: FrozenLLM) -> None:
+    texts = [llm.chat.tokenizer.decode(ids) for ids in label_ids(recipe, llm)]
+    assert texts == [f"{name}{END}" for name in recipe.heads.emotions]
+    assert emotion_index(WHOLE, recipe) == 1
+
+
+def test_what_a_recipe_cannot_learn_is_said(recipe: Recipe) -> None:
+    assert describe_gaps([WHOLE], recipe) == []
+    assert describe_gaps([CUT, BARE], recipe) == [
+        "1 of 2 clips are 'calm', which heads.emotions leaves out",
+        "1 of 2 clips have no response; `rellm respond` makes them",
+        "no clip has dimensions: the dimension loss has nothing to learn from; `rellm annotate` "
+        "takes them from the emotion encoder",
+    ]
+    alone = replace(recipe, encoders=replace(recipe.encoders, emotion=None))
+    assert describe_gaps([BARE], alone)[-1] == (
+        "no clip has dimensions: the dimension loss has nothing to learn from"
+    )
+    assert describe_gaps([WHOLE, replace(WHOLE, vad_source="pseudo")], recipe) == [
+        "1 of 2 clips have pseudo dimensions, which the emotion encoder said itself: "
+        "to agree with them is not to agree with people"
+    ]

@@ -1,0 +1,233 @@
+"""The loader: the same batches as one by one, from reused memory, in any process, without leaks."""
+
+import itertools
+import multiprocessing
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from rellm_cache.config.specs import EncoderSpec
+from rellm_cache.data.batch import Batch, Example, Frames, bucketed_batches, ordered_batches
+from rellm_cache.data.collate import collate
+from rellm_cache.data.loader import BatchLoader
+from rellm_cache.errors import StoreError
+from rellm_cache.store import part_writer as part_module
+from rellm_cache.store.format import StoreInfo
+from rellm_cache.store.reader import FeatureStore
+from rellm_cache.store.writer import StoreWriter
+
+CLIPS = 40
+EXAMPLES = [Example(f"clip/{i:02d}", emotion=i % 5) for i in range(CLIPS)]
+
+
+@pytest.fixture
+def frames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Frames:
+    """Two stores of forty clips; the emotion stream is a frame longer, and clips span shards."""
+    monkeypatch.setattr(part_module, "SHARD_BYTES", 512 * 8 * 2)
+    random = np.random.default_rng(1)
+    stores = []
+    for size, layer in ((8, 1), (5, 2)):
+        spec = EncoderSpec(kind="whisper", model="m", weights="0" * 64, layer=layer)
+        with StoreWriter(tmp_path, StoreInfo(spec, size, "none")) as writer:
+            for index, example in enumerate(EXAMPLES):
+                made = random.normal(size=(20 + 7 * index + layer, size))
+                writer.add(example.id, np.zeros(32, np.uint8), made)
+                if index == CLIPS // 2:
+                    writer.commit()
+        stores.append(FeatureStore(writer.path))
+    return Frames(*stores)
+
+
+def same(a: Batch, b: Batch) -> bool:
+    assert a.emotion is not None
+    assert b.emotion is not None
+    return (
+        a.ids == b.ids
+        and torch.equal(a.speech, b.speech)
+        and torch.equal(a.emotion, b.emotion)
+        and torch.equal(a.frame_lengths, b.frame_lengths)
+        and torch.equal(a.emotions, b.emotions)
+    )
+
+
+def one_by_one(plan: list[list[int]], frames: Frames) -> Iterator[Batch]:
+    return (collate([EXAMPLES[i] for i in indices], frames) for indices in plan)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 4])
+def test_batches_are_those_made_one_by_one(frames: Frames, threads: int) -> None:
+    loader = BatchLoader(EXAMPLES, frames, threads=threads)
+    for epoch in range(3):
+        plan = bucketed_batches(loader.lengths, 3, seed=1, epoch=epoch)
+        read = loader.batches(plan)
+        for mine, expected in zip(read, one_by_one(plan, frames), strict=True):
+            assert same(mine, expected)
+
+
+def test_a_whole_group_is_valid_until_the_next(frames: Frames) -> None:
+    loader = BatchLoader(EXAMPLES, frames)
+    batches = bucketed_batches(loader.lengths, 3, seed=1, epoch=0)
+    plan = [batches[i : i + 4] for i in range(0, len(batches), 4)]
+    for group, indices in zip(loader.groups(plan), plan, strict=True):
+        assert len(group) == len(indices)
+        for mine, expected in zip(group, one_by_one(indices, frames), strict=True):
+            assert same(mine, expected)
+
+
+def test_memory_is_used_again_and_does_not_grow(frames: Frames) -> None:
+    loader = BatchLoader(EXAMPLES, frames)
+    addresses: list[set[int]] = []
+    for epoch in range(4):
+        plan = bucketed_batches(loader.lengths, 3, seed=1, epoch=epoch)
+        addresses.append({b.speech.data_ptr() for b in loader.batches(plan)})
+        (low, high) = min(addresses[0]), max(addresses[0])
+    largest = collate(EXAMPLES[-3:], frames).speech.nbytes
+    assert high - low < 8 * largest  # of fourteen batches an epoch
+    every = set().union(*addresses)
+    assert max(every) - min(every) < 8 * largest  # one block for all epochs
+
+
+def test_going_on_at_any_step_gives_the_same_batches(frames: Frames) -> None:
+    loader = BatchLoader(EXAMPLES, frames)
+    plan = bucketed_batches(loader.lengths, 4, seed=3, epoch=2)
+    whole = [b.ids for b in loader.batches(plan)]
+    for step in (1, 5, len(plan)):
+        assert [b.ids for b in BatchLoader(EXAMPLES, frames).batches(plan[step:])] == whole[step:]
+
+
+def test_empty_groups_and_plans(frames: Frames) -> None:
+    loader = BatchLoader(EXAMPLES, frames)
+    assert list(loader.groups([])) == []
+    assert [len(g) for g in loader.groups([[], [[0], [1]], []])] == [0, 2, 0]
+    assert list(BatchLoader([], frames).batches([])) == []
+
+
+def test_two_iterations_at_once_do_not_share_memory(frames: Frames) -> None:
+    loader = BatchLoader(EXAMPLES, frames)
+    plan = ordered_batches(loader.lengths, 4)
+    for a, b, expected in zip(
+        loader.batches(plan), loader.batches(plan), one_by_one(plan, frames), strict=True
+    ):
+        assert same(a, expected)
+        assert same(b, expected)
+        assert a.speech.data_ptr() != b.speech.data_ptr()
+
+
+def test_leaving_early_ends_the_threads(frames: Frames) -> None:
+    before = threading.active_count()
+    loader = BatchLoader(EXAMPLES, frames)
+    plan = ordered_batches(loader.lengths, 2)
+    iterator = loader.batches(plan)
+    next(iterator)
+    assert threading.active_count() > before
+    iterator.close()
+    assert threading.active_count() == before
+    assert [b.ids for b in loader.batches(plan)] == [
+        tuple(EXAMPLES[i].id for i in indices) for indices in plan
+    ]
+
+
+def test_a_damaged_store_stops_the_iteration_with_its_name(frames: Frames) -> None:
+    assert isinstance(frames.speech, FeatureStore)
+    (frames.speech.parts[1].path / "frames/c/2/0").unlink()
+    loader = BatchLoader(EXAMPLES, frames)
+    before = threading.active_count()
+    with pytest.raises(StoreError, match=r"part-000002-\w+: damaged: .* cannot be mapped"):
+        list(loader.batches(ordered_batches(loader.lengths, 4)))
+    assert threading.active_count() == before
+
+
+def test_a_flipped_bit_stops_the_iteration_and_names_the_repair(frames: Frames) -> None:
+    assert isinstance(frames.emotion, FeatureStore)
+    file = frames.emotion.parts[1].path / "frames/c/1/0"
+    data = bytearray(file.read_bytes())
+    data[1000] ^= 4
+    file.write_bytes(data)
+    loader = BatchLoader(EXAMPLES, frames)
+    with pytest.raises(
+        StoreError,
+        match=r"part-000002-\w+: damaged: frames of 'clip/\d\d' .* `rellm cache repair .*` keeps",
+    ):
+        list(loader.batches(ordered_batches(loader.lengths, 4)))
+
+
+def test_an_example_that_is_not_cached_is_named(frames: Frames) -> None:
+    with pytest.raises(StoreError, match="no clip 'clip/99'"):
+        BatchLoader([*EXAMPLES, Example("clip/99")], frames)
+
+
+def sums(loader: BatchLoader) -> list[float]:
+    """What a child process reads, in brief."""
+    plan = ordered_batches(loader.lengths, 4)
+    return [float(b.speech.double().sum()) for b in loader.batches(plan)]
+
+
+def send_sums(loader: BatchLoader, pipe: Any) -> None:
+    pipe.send(sums(loader))
+    pipe.close()
+
+
+def in_child(context: Any, target: Callable[..., None], argument: object) -> Any:
+    receiver, sender = context.Pipe(duplex=False)
+    child = context.Process(target=target, args=(argument, sender))
+    child.start()
+    sender.close()
+    assert receiver.poll(60)
+    received = receiver.recv()
+    child.join(60)
+    assert child.exitcode == 0
+    return received
+
+
+def test_a_loader_travels_to_a_spawned_process(frames: Frames) -> None:
+    loader = BatchLoader(EXAMPLES, frames)
+    expected = sums(loader)  # shards are mapped and a ring exists by now
+    assert in_child(multiprocessing.get_context("spawn"), send_sums, loader) == expected
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_a_fork_in_the_middle_of_an_epoch(frames: Frames) -> None:
+    loader = BatchLoader(EXAMPLES, frames)
+    expected = sums(loader)
+    plan = ordered_batches(loader.lengths, 4)
+    iterator = loader.batches(plan)
+    first = [float(b.speech.double().sum()) for b in itertools.islice(iterator, 3)]
+    context = multiprocessing.get_context("fork")
+    assert in_child(context, send_sums, loader) == expected
+    message = in_child(context, send_refusal, iterator)
+    assert "begun before a fork" in message
+    rest = [float(b.speech.double().sum()) for b in iterator]
+    assert first + rest == expected  # the parent was not disturbed
+
+
+def send_refusal(iterator: Iterator[Batch], pipe: Any) -> None:
+    try:
+        next(iterator)
+    except RuntimeError as error:
+        pipe.send(str(error))
+    pipe.close()
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_maps_do_not_cross_a_fork(frames: Frames) -> None:
+    assert isinstance(frames.speech, FeatureStore)
+    frames.speech.frames("clip/05")
+    assert mapped(frames.speech) > 0
+    assert in_child(multiprocessing.get_context("fork"), send_mapped, frames.speech) == (0, 1)
+
+
+def mapped(store: FeatureStore) -> int:
+    """How many shard files this process has mapped."""
+    return sum(len(p._shards._maps) for p in store.parts if p._shards is not None)
+
+
+def send_mapped(store: FeatureStore, pipe: Any) -> None:
+    before = mapped(store)
+    store.frames("clip/00")
+    pipe.send((before, mapped(store)))
+    pipe.close()

@@ -1,0 +1,72 @@
+"""The ring: pieces never overlap, are given out again, and wait where there is no room."""
+
+from collections import deque
+
+import numpy as np
+import pytest
+
+from rellm_cache.data.ring_buffer import Piece, Ring, aligned
+
+
+def test_pieces_are_disjoint_and_used_again() -> None:
+    random = np.random.default_rng(1)
+    ring = Ring(10_000)
+    live: deque[tuple[Piece, int]] = deque()
+    starts = set()
+    for number in range(2000):
+        size = int(random.integers(1, 3000))
+        piece = ring.take(size)
+        while piece is None:
+            oldest, mark = live.popleft()
+            assert (oldest.memory == mark).all()  # nobody wrote into it
+            ring.free(oldest)
+            piece = ring.take(size)
+        assert len(piece.memory) == size
+        assert piece.start % 64 == 0
+        piece.memory[:] = number % 256
+        live.append((piece, number % 256))
+        starts.add(piece.start)
+    assert max(starts) < ring.nbytes
+    assert len(starts) > 50
+
+
+def test_a_full_ring_gives_nothing() -> None:
+    ring = Ring(256)
+    first, second = ring.take(128), ring.take(100)
+    assert first is not None
+    assert second is not None
+    assert ring.take(1) is None
+    ring.free(first)
+    again = ring.take(128)
+    assert again is not None
+    assert again.start == first.start
+    assert ring.take(1) is None
+    ring.clear()
+    assert ring.take(256) is not None
+    assert Ring(64).take(65) is None
+
+
+def test_pieces_are_freed_in_order() -> None:
+    ring = Ring(1024)
+    first, second = ring.take(10), ring.take(10)
+    assert first is not None
+    assert second is not None
+    with pytest.raises(ValueError, match="freed 64, but 0 is the oldest"):
+        ring.free(second)
+    ring.free(first)
+    ring.free(second)
+
+
+def test_room_for_one_more_where_what_is_held_and_twice_that_fits() -> None:
+    """What the loader relies on: it never waits for memory that only it could free."""
+    random = np.random.default_rng(2)
+    for _ in range(300):
+        sizes = [aligned(int(n)) for n in random.integers(1, 2000, 6)]
+        ring = Ring(sum(sizes) + max(sizes))
+        before = ring.take(int(random.integers(1, ring.nbytes // 2)))
+        assert before is not None
+        kept = ring.take(sizes[0])  # the ring's head is anywhere by now
+        ring.free(before)
+        pieces = [ring.take(size) for size in sizes[1:]]
+        assert kept is not None
+        assert all(piece is not None for piece in pieces)

@@ -1,0 +1,119 @@
+"""empathy score: EPITOME's columns with levels beside them."""
+
+import csv
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from rellm_cache.empathy import score_table as stage
+from rellm_cache.empathy.epitome import Exchange
+from rellm_cache.empathy.score_table import empathy_score
+from rellm_cache.empathy.scorer_folder import EmpathyModel
+from rellm_cache.empathy.scoring import ReplyScore
+from rellm_cache.errors import ManifestError, RunError
+
+ROWS = [
+    ("1", "it sounds hard", "i am so sorry."),
+    ("2", "it sounds hard", "get up and take a walk. why are you? what happened?"),
+    ("3", "i am so sorry that it sounds so hard, why", "why?"),
+]
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    path = tmp_path / "replies.csv"
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("id", "seeker_post", "response_post"), *ROWS])
+    return path
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_levels_are_added_to_the_rows(empathy_scorer: Path, source: Path, tmp_path: Path) -> None:
+    report = empathy_score(empathy_scorer, source, tmp_path / "scored.csv")
+    rows = read(tmp_path / "scored.csv")
+    assert [(r["id"], r["seeker_post"], r["response_post"]) for r in rows] == ROWS
+    assert list(rows[0])[3:7] == ["ER_label", "ER_p0", "ER_p1", "ER_p2"]
+    for row in rows:
+        for name in ("ER", "IP", "EX"):
+            for end in ("", "_long"):
+                shares = [float(row[f"{name}_p{level}{end}"]) for level in range(3)]
+                assert sum(shares) == pytest.approx(1, abs=2e-4)
+                assert shares[int(row[f"{name}_label{end}"])] == max(shares)
+    assert [(r["reply_cut"], r["post_cut"]) for r in rows] == [("0", "0"), ("1", "0"), ("0", "1")]
+    assert rows[0]["EX_p0"] == rows[0]["EX_p0_long"]
+    assert rows[1]["EX_p0"] != rows[1]["EX_p0_long"]
+    assert (report.rows, report.replies_cut, report.posts_cut) == (3, 1, 1)
+    assert report.levels["ER"].mean == sum(int(r["ER_label"]) for r in rows) / 3
+
+
+def test_killed_it_goes_on(
+    empathy_scorer: Path, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = empathy_score(empathy_scorer, source, tmp_path / "whole.csv")
+    ordinary, seen = stage.score_exchanges, []
+
+    def score_two(model: EmpathyModel, exchanges: Sequence[Exchange]) -> Iterator[ReplyScore]:
+        for score in ordinary(model, exchanges):
+            seen.append(score)
+            if len(seen) == 3:
+                raise KeyboardInterrupt
+            yield score
+
+    monkeypatch.setattr(stage, "score_exchanges", score_two)
+    out = tmp_path / "scored.csv"
+    with pytest.raises(KeyboardInterrupt):
+        empathy_score(empathy_scorer, source, out)
+    assert not out.exists()
+    assert empathy_score(empathy_scorer, source, out) == whole
+    assert len(seen) == 4
+    assert isinstance(seen[0], ReplyScore)
+    assert out.read_bytes() == (tmp_path / "whole.csv").read_bytes()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["replies.csv", "scored.csv", "whole.csv"]
+
+
+def test_what_is_scored_is_not_scored_again(
+    empathy_scorer: Path, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "scored.csv"
+    first = empathy_score(empathy_scorer, source, out)
+    written = out.stat().st_mtime_ns
+    assert empathy_score(empathy_scorer, source, out) == first
+    assert "scored.csv: nothing to do, 3 replies are scored" in capsys.readouterr().err
+    assert out.stat().st_mtime_ns == written
+    source.write_text(source.read_text("utf-8").replace("why?", "why not?"), "utf-8")
+    empathy_score(empathy_scorer, source, out)
+    assert "nothing to do" not in capsys.readouterr().err
+    assert read(out)[2]["response_post"] == "why not?"
+    out.write_bytes(b"\xff\xfe thesis")
+    with pytest.raises(ManifestError, match=r"scored\.csv: not UTF-8"):
+        empathy_score(empathy_scorer, source, out)
+
+
+def test_tables_that_cannot_be_scored(empathy_scorer: Path, tmp_path: Path) -> None:
+    source, out = tmp_path / "in.csv", tmp_path / "out.csv"
+    for text, message in (
+        ("seeker_post,reply\na,b\n", "column response_post is missing"),
+        ("seeker_post,response_post\na,b\nc,\n", "row 3: response_post is empty"),
+        ("seeker_post,response_post\n", "no rows below the header"),
+        ("seeker_post,response_post,ER_label\na,b,0\n", "has a column ER_label already"),
+    ):
+        source.write_text(text)
+        with pytest.raises(ManifestError, match=message):
+            empathy_score(empathy_scorer, source, out)
+
+
+def test_no_scorer(source: Path, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="which `rellm empathy train` writes last"):
+        empathy_score(tmp_path, source, tmp_path / "out.csv")
+
+
+def test_the_report_is_plain(empathy_scorer: Path, source: Path, tmp_path: Path) -> None:
+    report = asdict(empathy_score(empathy_scorer, source, tmp_path / "out.csv"))
+    assert report["long_tokens"] == 32
+    assert report["levels"]["IP"].keys() == {"mean", "sd", "count"}

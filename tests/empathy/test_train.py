@@ -1,0 +1,214 @@
+"""empathy train: a folder that holds all that scoring needs, and a kill that costs an epoch."""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from rellm_cache.empathy.epitome import read_epitome, split_by_post
+from rellm_cache.empathy.exchanges import read_exchanges
+from rellm_cache.empathy.scorer_folder import EmpathyCard, load_card, load_empathy
+from rellm_cache.empathy.scoring import score_exchanges
+from rellm_cache.empathy.settings import EmpathySettings
+from rellm_cache.empathy.train import empathy_train
+from rellm_cache.empathy.training_loop import ScorerTraining, score_readings
+from rellm_cache.errors import ManifestError, RunError
+from rellm_cache.metrics.calibration import probabilities_of
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def settings(text_encoder_folder: Path) -> EmpathySettings:
+    return EmpathySettings(
+        encoder=str(text_encoder_folder),
+        tokens=8,
+        long_tokens=32,
+        training_tokens=32,
+        trained_layers=1,
+        pooling="statistics",
+        word_weight=0.3,
+        together=True,
+        learning_rate=5e-3,
+        head_learning_rate=1e-2,
+        batch_size=4,
+        epochs=12,
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(
+    settings: EmpathySettings, epitome_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    out = tmp_path_factory.mktemp("trained") / "scorer"
+    empathy_train(epitome_folder, out, settings)
+    return out
+
+
+def test_it_learns_what_words_tell(trained: Path) -> None:
+    card = load_card(trained)
+    assert card.counts["train"] + card.counts["validation"] + card.counts["test"] == 72
+    for part in ("test", "test_long"):
+        assert card.scores[part]["ER"]["macro_f1"] > 0.9
+        assert card.scores[part]["EX"]["f1"]["2"] > 0.9
+        assert card.scores[part]["IP"]["macro_f1"] < 0.6  # its levels are at random
+    er = card.scores["test"]["ER"]
+    assert sum(map(sum, er["confusion"])) == er["count"] == card.counts["test"]
+    assert 0 <= er["calibration_error"] <= 1
+
+
+def test_members_are_networks_of_other_seeds_whose_logits_are_averaged(
+    settings: EmpathySettings, epitome_folder: Path, tmp_path: Path
+) -> None:
+    pair = replace(settings, members=2, word_weight=0.0, epochs=2)
+    empathy_train(epitome_folder, tmp_path / "pair", pair)
+    empathy_train(epitome_folder, tmp_path / "one", replace(pair, members=1))
+    first, second = (load_file(tmp_path / "pair" / f"ER-IP-EX{n}.safetensors") for n in ("", ".2"))
+    alone = load_file(tmp_path / "one" / "ER-IP-EX.safetensors")
+    assert all(torch.equal(first[name], alone[name]) for name in alone)
+    assert not any(torch.equal(first[name], second[name]) for name in first if "query" in name)
+    model = load_empathy(tmp_path / "pair", CPU)
+    test = split_by_post(read_epitome(epitome_folder), 0).test
+    readings = list(read_exchanges(test, model.encoder, pair, pair.tokens))
+    (members,) = model.ensembles
+    each = [score_readings([member], readings, CPU) for member in members]
+    both = score_readings(members, readings, CPU)
+    for name, logits in both.items():
+        np.testing.assert_allclose(logits, (each[0][name] + each[1][name]) / 2, atol=1e-6)
+    found = [score.probabilities["ER"] for score in score_exchanges(model, test)]
+    expected = probabilities_of(both["ER"], model.card.temperatures["ER"])
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_a_moved_folder_scores_as_it_was_tested(
+    trained: Path, epitome_folder: Path, tmp_path: Path
+) -> None:
+    moved = shutil.copytree(trained, tmp_path / "moved")
+    assert sorted(p.name for p in moved.iterdir()) == [
+        "ER-IP-EX.safetensors", "empathy.json", "encoder", "training.json",
+        "words.json", "words.safetensors",
+    ]  # fmt: skip
+    model = load_empathy(moved, CPU)
+    test = split_by_post(read_epitome(epitome_folder), 0).test
+    scores = list(score_exchanges(model, test))
+    for part, levels in (
+        ("test", [s.levels["EX"] for s in scores]),
+        ("test_long", [s.long_levels["EX"] for s in scores]),
+    ):
+        right = sum(a == e.levels["EX"] for a, e in zip(levels, test, strict=True))
+        assert right / len(test) == pytest.approx(model.card.scores[part]["EX"]["accuracy"])
+
+
+def test_what_was_frozen_is_as_it_came(trained: Path, settings: EmpathySettings) -> None:
+    source = Path(settings.encoder)
+    for name in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"):
+        assert (trained / "encoder" / name).read_bytes() == (source / name).read_bytes()
+    kept = load_file(trained / "ER-IP-EX.safetensors")
+    layers = {name.split(".")[3] for name in kept if name.startswith("encoder.encoder.layer")}
+    assert layers == {"0"}
+    assert not any("embeddings" in name for name in kept)
+
+
+def test_killed_between_epochs_it_ends_with_the_same_weights(
+    trained: Path,
+    settings: EmpathySettings,
+    epitome_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ordinary = ScorerTraining._train_epoch
+    epochs: list[int] = []
+
+    def train_or_die(training: ScorerTraining, tick: Callable[[], None]) -> float:
+        epochs.append(training.done)
+        if len(epochs) == 4:
+            raise KeyboardInterrupt
+        return ordinary(training, tick)
+
+    monkeypatch.setattr(ScorerTraining, "_train_epoch", train_or_die)
+    out = tmp_path / "scorer"
+    with pytest.raises(KeyboardInterrupt):
+        empathy_train(epitome_folder, out, settings)
+    with pytest.raises(RunError, match="not the folder of a trained empathy scorer"):
+        load_card(out)
+    card = empathy_train(epitome_folder, out, settings)
+    assert epochs == [0, 1, 2, 3, *range(3, 12)]
+    assert card == load_card(trained)
+    first, second = (load_file(f / "ER-IP-EX.safetensors") for f in (trained, out))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert empathy_train(epitome_folder, out, settings) == card  # nothing left to do
+    assert len(epochs) == 13
+
+
+def test_one_scorer_each_as_published(
+    settings: EmpathySettings, epitome_folder: Path, tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    for name in ("emotional-reactions", "explorations"):
+        shutil.copy(epitome_folder / f"{name}-reddit.csv", data)
+    apart = replace(
+        settings, together=False, trained_layers=-1, pooling="first", word_weight=0.0, epochs=1
+    )
+    card = empathy_train(data, tmp_path / "out", apart)
+    assert card.groups == (("ER",), ("EX",))
+    assert (tmp_path / "out" / "EX.safetensors").is_file()
+    model = load_empathy(tmp_path / "out", CPU)
+    (score,) = score_exchanges(model, read_epitome(data)[:1])
+    assert score.levels.keys() == {"ER", "EX"}
+
+
+def test_a_folder_of_other_settings_is_left_alone(
+    trained: Path, settings: EmpathySettings, epitome_folder: Path
+) -> None:
+    with pytest.raises(RunError, match="scorer of other settings; choose another --out"):
+        empathy_train(epitome_folder, trained, replace(settings, seed=1))
+
+
+def test_too_few_posts(settings: EmpathySettings, tmp_path: Path) -> None:
+    (tmp_path / "explorations.csv").write_text(
+        "sp_id,rp_id,seeker_post,response_post,level,rationales\ns,r,a,b,0,\n"
+    )
+    with pytest.raises(ManifestError, match="too few posts"):
+        empathy_train(tmp_path, tmp_path / "out", settings)
+
+
+def test_damaged_folders_are_refused(trained: Path, tmp_path: Path) -> None:
+    def copy(name: str) -> Path:
+        return shutil.copytree(trained, tmp_path / name)
+
+    cut = copy("cut")
+    weights = cut / "ER-IP-EX.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-10])
+    with pytest.raises(RunError, match=r"ER-IP-EX\.safetensors: not what was trained"):
+        load_empathy(cut, CPU)
+    other = copy("other")
+    tensors = load_file(other / "encoder" / "model.safetensors")
+    tensors["embeddings.LayerNorm.bias"] += 1
+    save_file(tensors, other / "encoder" / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(RunError, match="other weights than this scorer was trained with"):
+        load_empathy(other, CPU)
+    later = copy("later")
+    card = json.loads((later / "empathy.json").read_text())
+    (later / "empathy.json").write_text(json.dumps(card | {"format": 9}))
+    with pytest.raises(RunError, match="format 9, expected 1"):
+        load_empathy(later, CPU)
+    assert isinstance(load_card(trained), EmpathyCard)
+    (copy("bare") / "encoder" / "tokenizer.json").unlink()
+    with pytest.raises(RunError, match=r"tokenizer\.json is missing"):
+        load_empathy(tmp_path / "bare", CPU)
+
+
+def test_a_plan_that_cannot_be_read_is_named(
+    settings: EmpathySettings, epitome_folder: Path, tmp_path: Path
+) -> None:
+    for content in ("", "[]"):
+        (tmp_path / "training.json").write_text(content)
+        with pytest.raises(RunError, match=r"training\.json: .*remove the folder"):
+            empathy_train(epitome_folder, tmp_path, settings)

@@ -1,0 +1,142 @@
+"""Training on questions, and the judge of what was learnt: three modes as three rows of a table."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from kills import KilledAfter
+
+from rellm_cache.cli import rellm
+from rellm_cache.config.qa import JudgeSettings, QASettings
+from rellm_cache.config.schema import LossesConfig, Recipe, TextConfig
+from rellm_cache.corpus.manifest import manifest_files, read_manifest
+from rellm_cache.errors import ConfigError, ManifestError
+from rellm_cache.evaluation.judge import judge, judge_request
+from rellm_cache.extraction.run import extract
+from rellm_cache.qa.rows import QARow, questions_path, write_rows
+from rellm_cache.training.run import read_metrics, train
+from rellm_cache.utils.result_table import journal_beside
+
+JUDGE = JudgeSettings(system="Judge.", request="{question} {reference} {answer} 0-{top}?")
+
+
+def row(clip: str, emotion: str, mode: Any, kind: Any, question: str, answer: str) -> QARow:
+    metadata = f"It sounds {emotion}." if mode == "explicit" else ""
+    return QARow(clip, mode, kind, 0, question, answer, False, metadata, emotion, "corpus", None,
+                 "m", "0", "w", "p", 1, answer)  # fmt: skip
+
+
+@pytest.fixture
+def asking(corpus: Path, cache: Path, quick: Recipe) -> Recipe:
+    """A recipe that learns from the questions that now lie beside the corpus."""
+    for file in manifest_files(corpus):
+        rows = []
+        for u in read_manifest(file):
+            emotion = u.emotion or ""
+            rows.append(row(u.id, emotion, "explicit", "content", "What?", "A tone."))
+            rows.append(row(u.id, emotion, "implicit", "content", "What?", "A tone."))
+            rows.append(row(u.id, emotion, "implicit", "emotion", "How?", f"It is {emotion}."))
+            rows.append(replace(rows[-1], index=1, dropped="refusal"))
+        write_rows(questions_path(file), rows)
+    return replace(
+        quick,
+        losses=LossesConfig(response=0.0, category=0.0, dimension=0.0, question=1.0),
+        qa=QASettings(judge=replace(JUDGE, answer_tokens=4)),
+        training=replace(quick.training, epochs=6, learning_rate=3e-3),
+    )
+
+
+def test_explicit_implicit_and_both_are_rows_of_a_table(
+    asking: Recipe, corpus: Path, cache: Path, tmp_path: Path
+) -> None:
+    runs = []
+    for mode in ("explicit", "implicit", "both"):
+        recipe = replace(asking, qa=replace(asking.qa, mode=mode))
+        report = train(recipe, corpus, cache, tmp_path / mode)
+        assert report.validation["question_loss"] < report.untrained["question_loss"]
+        runs.append(tmp_path / mode)
+    losses = {r.name: [m.get("question_loss") for m in read_metrics(r)] for r in runs}
+    assert len({str(found) for found in losses.values()}) == 3
+    test = corpus / "test.jsonl"
+    arguments = ["judge", *map(str, runs), str(test), "--cache", str(cache)]
+    shown = CliRunner().invoke(rellm, arguments, catch_exceptions=False).stdout
+    for mode in ("explicit", "implicit", "both"):
+        assert f"\n  {mode} " in shown
+    again = CliRunner().invoke(rellm, [*arguments, "--json"], catch_exceptions=False)
+    printed = json.loads(again.stdout.splitlines()[-1])
+    assert [p["mode"] for p in printed] == ["explicit", "implicit", "both"]
+    for run, scores in zip(runs, printed, strict=True):
+        assert scores == json.loads((run / "judged.json").read_text())
+        assert scores["overall"]["count"] == 4  # two clips, two questions, whatever their mode
+        assert set(scores["types"]) == {"content", "emotion"}
+        assert 0 <= scores["overall"]["mean"] <= 5
+        assert not journal_beside(run / "judged.jsonl").exists()
+
+
+def test_a_killed_judge_goes_on_to_the_same_scores(
+    asking: Recipe, corpus: Path, cache: Path, tmp_path: Path, killed_after: KilledAfter
+) -> None:
+    train(
+        replace(asking, training=replace(asking.training, epochs=1)), corpus, cache, tmp_path / "r"
+    )
+    (undisturbed,) = judge([tmp_path / "r"], corpus / "test.jsonl", cache, batch_size=1)
+    (tmp_path / "r/judged.jsonl").unlink()
+    with killed_after(5) as kept:
+        judge([tmp_path / "r"], corpus / "test.jsonl", cache, batch_size=1)
+    assert [len(n.get("answers", n.get("scores"))) for n in kept] == [1] * 5
+    (again,) = judge([tmp_path / "r"], corpus / "test.jsonl", cache, batch_size=1)
+    assert again.to_json() == undisturbed.to_json()
+
+
+def test_what_was_judged_is_not_judged_again_until_something_changes(
+    asking: Recipe, corpus: Path, cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = replace(asking, training=replace(asking.training, epochs=1))
+    run, test = tmp_path / "r", corpus / "test.jsonl"
+    train(recipe, corpus, cache, run)
+    (first,) = judge([run], test, cache)
+    judged = run / "judged.jsonl"
+    written = judged.stat().st_mtime_ns
+    capsys.readouterr()
+    (again,) = judge([run], test, cache)
+    assert again.to_json() == first.to_json()
+    assert "nothing to do, 4 answers are judged" in capsys.readouterr().err
+    assert judged.stat().st_mtime_ns == written
+    assert not journal_beside(judged).exists()
+    clips = corpus.parent / "audio"
+    (clips / "10.wav").write_bytes((clips / "09.wav").read_bytes())
+    extract(test, recipe, cache)
+    judge([run], test, cache)
+    assert "nothing to do" not in capsys.readouterr().err
+    file = questions_path(test)
+    file.write_text(file.read_text().replace("A tone.", "A sound."))
+    judge([run], test, cache)
+    assert "nothing to do" not in capsys.readouterr().err
+    assert {json.loads(line)["reference"] for line in judged.read_text().splitlines()} >= {
+        "A sound."
+    }
+
+
+def test_questions_that_are_not_there_are_asked_for(
+    asking: Recipe, corpus: Path, cache: Path, tmp_path: Path
+) -> None:
+    questions_path(corpus / "train.jsonl").unlink()
+    with pytest.raises(ManifestError, match=r"train\.questions\.jsonl: no such file; `rellm qa"):
+        train(asking, corpus, cache, tmp_path / "run")
+
+
+def test_a_model_that_reads_is_not_judged(
+    asking: Recipe, corpus: Path, cache: Path, tmp_path: Path
+) -> None:
+    train(replace(asking, text=TextConfig()), corpus, cache, tmp_path / "reads")
+    with pytest.raises(ConfigError, match=r"reads: recipe .* reads text; judge runs of recipes"):
+        judge([tmp_path / "reads"], corpus / "test.jsonl", cache)
+
+
+def test_the_judge_sees_question_reference_and_answer() -> None:
+    asked = row("a", "sad", "implicit", "emotion", "How?", "It is {answer}.")
+    settings = replace(JUDGE, request="{question}|{reference}|{answer}|{top}")
+    assert judge_request(asked, "Sad.", settings) == "How?|It is {answer}.|Sad.|5"

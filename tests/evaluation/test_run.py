@@ -1,0 +1,311 @@
+"""evaluate: figures by head and LLM, written, printed, and shown on one page."""
+
+import csv
+import json
+import shutil
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from kills import KilledAfter
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+from rellm_cache.cli import rellm
+from rellm_cache.cli.evaluate import print_empathy
+from rellm_cache.config.schema import Recipe
+from rellm_cache.corpus.manifest import Utterance
+from rellm_cache.errors import ConfigError, JournalError, ManifestError, RunError
+from rellm_cache.evaluation.report import HEIGHT, charts
+from rellm_cache.evaluation.run import Asked, choose_samples, evaluate
+from rellm_cache.extraction.run import extract
+from rellm_cache.inference.generate import generate
+from rellm_cache.metrics.classification import score_recognition
+from rellm_cache.metrics.replies import word_count
+from rellm_cache.model.losses.terms import TERMS
+from rellm_cache.runs.shared_models import Resources
+from rellm_cache.training.run import train
+from rellm_cache.utils.result_table import journal_beside
+
+
+@pytest.fixture
+def run(corpus: Path, cache: Path, quick: Recipe, tmp_path: Path) -> Path:
+    train(quick, corpus, cache, tmp_path / "run")
+    return tmp_path / "run"
+
+
+class Page(HTMLParser):
+    """Collects what a reader would get: sounds, curves, links to anything outside."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.sounds: list[str] = []
+        self.curves = 0
+        self.outside: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = dict(attrs)
+        self.curves += tag == "polyline"
+        for key in ("src", "href"):
+            value = values.get(key)
+            if value and tag == "audio":
+                self.sounds.append(value)
+            if value and not value.startswith(("data:", "#")):
+                self.outside.append(value)
+
+
+def test_scores_and_page(run: Path, corpus: Path, tmp_path: Path) -> None:
+    scores = evaluate(run, corpus, tmp_path / "cache", Asked(3))
+    assert scores.clips == 11
+    assert scores.llm is not None
+    assert scores.head.recognition is not None
+    assert scores.head.recognition.count == scores.llm.likelihood.count == 11
+    assert set(scores.head.ccc) == {"arousal", "dominance", "valence"}
+    for name, (low, high) in scores.ccc_intervals.items():
+        assert -1 <= low <= scores.head.ccc[name] <= high <= 1
+    written = json.loads((run / "scores.json").read_text())
+    assert written == json.loads(json.dumps(scores.to_json()))
+    with (run / "predictions.csv").open() as file:
+        predicted = list(csv.DictReader(file))
+    for column, part in (("head", scores.head.recognition), ("llm", scores.llm.likelihood)):
+        right = sum(row[column] == row["emotion"] for row in predicted)
+        assert right / 11 == pytest.approx(part.accuracy)
+    unparsable = sum(not row["llm_in_words"] for row in predicted) / 11
+    assert unparsable == pytest.approx(scores.llm.unparsable)
+    page = Page((run / "report.html").read_text())
+    assert len(page.sounds) == 3
+    assert all(s.startswith("data:audio/wav;base64,UklGR") for s in page.sounds)
+    assert page.curves >= 8  # four losses and their total, training and validation, and UA
+    assert page.outside == []
+
+
+def test_json_on_standard_output(run: Path, corpus: Path, tmp_path: Path) -> None:
+    arguments = ["evaluate", str(run), str(corpus), "--cache", str(tmp_path / "cache"), "--json"]
+    result = CliRunner().invoke(rellm, [*arguments, "--samples", "0"], catch_exceptions=False)
+    printed = json.loads(result.stdout)
+    for part in ("head", "llm"):
+        assert 0 <= printed[part]["ua"] <= 1
+        assert len(printed[part]["confusion"]) == 5
+    assert {"ua", "accuracy", "recalls"} <= set(printed["llm"]["generation"])
+    assert 0 <= printed["llm"]["unparsable"] <= 1
+
+
+def test_empathy_of_every_answer(
+    run: Path, corpus: Path, tmp_path: Path, empathy_scorer: Path
+) -> None:
+    scores = evaluate(run, corpus, tmp_path / "cache", Asked(0, empathy=empathy_scorer))
+    answers = generate(run, corpus, tmp_path / "answers.jsonl", tmp_path / "cache")
+    empathy = scores.empathy
+    assert empathy is not None
+    assert empathy.count == len(answers) == 11
+    assert empathy.words.mean == pytest.approx(np.mean([word_count(a.response) for a in answers]))
+    assert empathy.questions.count == 11
+    total = empathy.levels["ER"].mean + empathy.levels["EX"].mean
+    assert empathy.levels["ER + EX"].mean == pytest.approx(total)
+    written = json.loads((run / "scores.json").read_text())
+    assert written["empathy"]["levels"].keys() == {"ER", "IP", "EX", "ER + EX"}
+    result = CliRunner().invoke(
+        rellm,
+        ["evaluate", str(run), str(corpus), "--cache", str(tmp_path / "cache"), "--samples", "0",
+         "--empathy", str(empathy_scorer)],
+        catch_exceptions=False,
+    )  # fmt: skip
+    assert "Empathy of 11 answers" in result.stdout
+    assert str(empathy.levels["ER + EX"]) in result.stdout
+
+
+def test_one_answer_has_a_mean_and_no_deviation(capsys: pytest.CaptureFixture[str]) -> None:
+    one = {"mean": 2.0, "sd": None, "count": 1}
+    print_empathy(
+        {"count": 1, "replies_cut": 0, "levels": {"ER": one}, "long_levels": {"ER": one},
+         "words": one, "questions": one}
+    )  # fmt: skip
+    assert capsys.readouterr().out.count("2.000") == 4
+
+
+def test_what_was_said_is_not_asked_again_until_something_changes(
+    run: Path,
+    corpus: Path,
+    quick: Recipe,
+    tmp_path: Path,
+    empathy_scorer: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    test, cache, kept = corpus / "test.jsonl", tmp_path / "cache", run / "evaluated.jsonl"
+    scorer = shutil.copytree(empathy_scorer, tmp_path / "scorer")
+
+    def again(asked: Asked) -> list[dict[str, Any]]:
+        """Both clips after another evaluation."""
+        capsys.readouterr()
+        evaluate(run, test, cache, asked)
+        rows = [json.loads(line) for line in kept.read_text().splitlines()]
+        assert [row["id"] for row in rows] == ["tones/09", "tones/10", ""]
+        assert not journal_beside(kept).exists()
+        return rows[:2]
+
+    def mark() -> None:
+        """Let the run have said what it never says, to see of what it is asked again."""
+        rows = [json.loads(line) for line in kept.read_text().splitlines()]
+        for row in rows[:2]:
+            row |= {"head": "sad", "named": "sad"}
+            row["answer"] = {**row["answer"], "response": "kept"}
+        kept.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    with monkeypatch.context() as unloadable:
+        assert not any("named" in row for row in again(Asked(0, in_words=False)))
+        first = again(Asked(2))
+        written = {path: path.stat().st_mtime_ns for path in run.iterdir() if path.is_file()}
+        unloadable.setattr(AutoModelForCausalLM, "from_pretrained", None)
+        assert again(Asked(2)) == first
+        assert f"{run}: nothing to do, 2 clips are scored" in capsys.readouterr().err
+        assert {path: path.stat().st_mtime_ns for path in written} == written
+        again(Asked(0))  # another page, of the same answers
+        assert "nothing to do" not in capsys.readouterr().err
+
+    mark()
+    told = again(Asked(1, empathy=scorer))  # a scorer reads what was answered before
+    assert [(r["head"], r["named"], r["answer"]["response"]) for r in told] == [
+        ("sad", "sad", "kept")
+    ] * 2
+    (scorer / "empathy.json").write_text((scorer / "empathy.json").read_text() + "\n")
+    rescored = again(Asked(1, empathy=scorer))
+    for row, before in zip(rescored, told, strict=True):
+        assert row["empathy"]["levels"] == before["empathy"]["levels"]
+        assert row["empathy"]["made_from"] != before["empathy"]["made_from"]
+        assert row["answer"] == before["answer"]
+
+    test.write_text(
+        test.read_text().replace('"surprise"', '"happy"')
+    )  # other losses, no other words
+    assert [(r["head"], r["named"]) for r in again(Asked(1))] == [(r["head"], "sad") for r in first]
+    clips = corpus.parent / "audio"
+    (clips / "10.wav").write_bytes((clips / "09.wav").read_bytes())
+    extract(test, quick, cache)
+    assert [row["named"] for row in again(Asked(1))] == ["sad", first[0]["named"]]
+    weights = load_file(run / "adapter.safetensors")
+    save_file(
+        {n: t * 0.5 for n, t in weights.items()}, run / "adapter.safetensors", {"format": "pt"}
+    )
+    assert not {row["made_from"] for row in again(Asked(1))} & {row["made_from"] for row in first}
+    last = again(Asked(1))
+    assert "nothing to do" in capsys.readouterr().err
+    kept.write_text(kept.read_text().partition("\n")[2])  # as an error about a line says
+    assert [row["named"] for row in again(Asked(1))] == [row["named"] for row in last]
+
+
+def test_killed_it_goes_on_to_the_same_scores(
+    run: Path, corpus: Path, tmp_path: Path, empathy_scorer: Path, killed_after: KilledAfter
+) -> None:
+    out, whole = tmp_path / "killed", tmp_path / "whole"
+    resources, asked = Resources(), Asked(0, empathy=empathy_scorer)
+
+    def score(out: Path) -> None:
+        evaluate(run, corpus / "test.jsonl", tmp_path / "cache", asked, out, resources)
+
+    score(whole)
+    for kept in (
+        ["head", "head"],  # of two clips, but no losses: begun again
+        ["head", "head", "losses", "likely"],
+        ["likely", "answer"],
+        ["answer", "empathy"],
+        [],  # and one that is left
+    ):
+        with killed_after(len(kept)) as rows:
+            score(out)
+        assert [[*row][2] for row in rows] == kept
+        assert not (out / "scores.json").exists()
+    score(out)
+    for name in ("scores.json", "predictions.csv", "report.html"):
+        assert (out / name).read_bytes() == (whole / name).read_bytes()
+
+
+def test_what_would_fail_is_said_before_anything_is_asked(
+    run: Path, corpus: Path, tmp_path: Path, empathy_scorer: Path
+) -> None:
+    test, cache = corpus / "test.jsonl", tmp_path / "cache"
+    with pytest.raises(RunError, match="not the folder of a trained empathy scorer"):
+        evaluate(run, test, cache, Asked(empathy=corpus))
+    other = tmp_path / "other"
+    shutil.copytree(run, other)
+    with pytest.raises(RunError, match=r"other: is the folder of another run.* --out"):
+        evaluate(run, test, cache, out=other)
+    (other / "evaluated.jsonl").write_text("5\n")
+    with pytest.raises(JournalError, match=r"evaluated\.jsonl:1: .*remove this line"):
+        evaluate(other, test, cache)
+    (other / "adapter.safetensors").unlink()
+    with pytest.raises(RunError, match=r"adapter\.safetensors: is missing; .*rellm train"):
+        evaluate(other, test, cache)
+    assert not (run / "evaluated.jsonl").exists()
+
+
+def test_a_run_without_llm_gives_no_answers_to_score(
+    corpus: Path, speech_recipe: Recipe, tmp_path: Path, empathy_scorer: Path
+) -> None:
+    run, cache = tmp_path / "heads", tmp_path / "cache"
+    extract(corpus, speech_recipe, cache)
+    train(speech_recipe, corpus, cache, run)
+    with pytest.raises(ConfigError, match=r"heads: recipe .* has no LLM.*leave empathy out"):
+        evaluate(run, corpus / "test.jsonl", cache, Asked(empathy=empathy_scorer))
+    scores = evaluate(run, corpus / "test.jsonl", cache)
+    assert scores.llm is None
+    assert evaluate(run, corpus / "test.jsonl", cache).to_json() == scores.to_json()
+
+
+def test_empathy_needs_transcripts(
+    run: Path, corpus: Path, tmp_path: Path, empathy_scorer: Path
+) -> None:
+    silent = tmp_path / "silent.jsonl"
+    rows = [json.loads(line) for line in (corpus / "test.jsonl").read_text().splitlines()]
+    silent.write_text("".join(json.dumps({**row, "text": ""}) + "\n" for row in rows))
+    with pytest.raises(ManifestError, match=r"silent\.jsonl: no utterance has a transcript"):
+        evaluate(run, silent, tmp_path / "cache", Asked(0, empathy=empathy_scorer))
+    assert not journal_beside(run / "evaluated.jsonl").exists()
+
+
+def test_a_clip_that_is_gone_is_said_to_be(run: Path, corpus: Path, tmp_path: Path) -> None:
+    for clip in (corpus.parent / "audio").iterdir():
+        clip.unlink()
+    evaluate(run, corpus / "test.jsonl", tmp_path / "cache", Asked(1))
+    assert "Cannot be played" in (run / "report.html").read_text()
+
+
+def test_unparsable_answers_are_wrong_not_left_out() -> None:
+    true, predicted = np.array([0, 0, 1, 1]), np.array([0, -1, 1, 1])
+    scores = score_recognition(true, predicted, ("sad", "happy"))
+    assert scores.ua == pytest.approx((0.5 + 1) / 2)
+    assert scores.confusion == [[1, 0, 1], [0, 2, 0]]
+
+
+def test_samples_are_spread_over_emotions_and_always_the_same() -> None:
+    utterances = [Utterance(str(i), "x", emotion=("sad", "happy")[i % 2]) for i in range(10)]
+    chosen = choose_samples(utterances, 4)
+    assert len({u.id for u in chosen}) == 4
+    assert sorted(u.emotion or "" for u in chosen) == ["happy", "happy", "sad", "sad"]
+    assert chosen == choose_samples(utterances, 4)
+    assert len(choose_samples(utterances[:2], 6)) == 2
+    alike = [replace(u, emotion=None) for u in utterances]
+    assert len({u.id for u in choose_samples(alike, 6)}) == 6
+
+
+def test_charts_are_drawn_within_their_box() -> None:
+    rows = [{"step": i, "loss": 3.0 - i} for i in range(3)]
+    (chart,) = charts([*rows, {"step": 2, "validation": {"loss": 2.5}}])
+    (training, validation) = chart.lines
+    points = [tuple(map(float, p.split(","))) for p in training.points.split()]
+    assert points[0][1] < points[1][1] < points[2][1]  # falling: larger y lies lower
+    assert training.last == 1.0
+    assert validation.last == 2.5
+
+
+def test_every_loss_of_a_run_has_a_chart() -> None:
+    losses = [f"{name}_loss" for name in TERMS]
+    rows = [{"step": i, "loss": 1.0, "ua": 0.5, **dict.fromkeys(losses, 1.0)} for i in range(2)]
+    drawn = charts(rows)
+    assert len(drawn) == len(TERMS) + 2
+    assert all(0 <= place <= HEIGHT for chart in drawn for place, _ in chart.ticks)  # flat ones too

@@ -1,0 +1,67 @@
+"""Undisturbed results to compare with, and a worker killed."""
+
+import glob
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing import forkserver
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rellm_cache.config.schema import Recipe
+from rellm_cache.extraction.messages import BatchDone, Event
+from rellm_cache.extraction.run import extract
+from rellm_cache.extraction.workers.coordinator import Handle, Pool
+
+Checksums = Callable[[Path], dict[str, int]]
+COMMITTED = ("cache/*/part-*", "copies/*/*/part-*")  # in a folder, and in the copy of a URL
+
+
+@pytest.fixture
+def undisturbed(
+    corpus: Path, speech_recipe: Recipe, tmp_path: Path, checksums: Checksums
+) -> dict[str, int]:
+    """What one process makes of the corpus, in one batch."""
+    (report,) = extract(corpus, speech_recipe, tmp_path / "undisturbed", batch_size=16)
+    return checksums(report.path)
+
+
+@pytest.fixture
+def own_fork_server() -> Iterator[None]:
+    """Workers of this test are forked from a server that is started in it, and ends with it."""
+    forkserver._forkserver._stop()
+    yield
+    forkserver._forkserver._stop()
+
+
+@pytest.fixture
+def kill_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[int]]:
+    """`kill_one(pool, pid_of)`: the first worker with a batch done dies once a part is committed.
+
+    It has more batches in hand then. Returns a list that its process id will be added to.
+    """
+
+    def arrange(pool: type[Pool], pid_of: Callable[[Any], int]) -> list[int]:
+        killed: list[int] = []
+        wait = pool.wait
+
+        def wait_and_kill(
+            self: Pool, handles: Sequence[Handle], seconds: float | None
+        ) -> list[tuple[Handle, Event]]:
+            found = wait(self, handles, seconds)
+            done = [handle for handle, event in found if isinstance(event, BatchDone)]
+            if done and not killed:
+                # Not Path.glob, which fails where a folder goes while it looks.
+                while not any(glob.glob(p, root_dir=tmp_path) for p in COMMITTED):
+                    time.sleep(0.005)
+                killed.append(pid_of(done[0]))
+                os.kill(killed[0], signal.SIGKILL)
+            return found
+
+        monkeypatch.setattr(pool, "wait", wait_and_kill)
+        return killed
+
+    return arrange

@@ -1,0 +1,328 @@
+"""extract: every clip encoded once, whatever interrupts it; what fails is listed, never stored."""
+
+import errno
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from transformers import WhisperModel
+
+from rellm_cache.cache_admin.info import cache_info
+from rellm_cache.config.schema import EncodersConfig, Recipe, to_toml
+from rellm_cache.config.specs import EncoderSpec
+from rellm_cache.corpus.audio import load_clip
+from rellm_cache.corpus.manifest import read_lines, read_manifests, write_lines
+from rellm_cache.data.examples import open_frames, require_frames
+from rellm_cache.encoders.registry import build_encoder
+from rellm_cache.errors import ConfigError, StoreError
+from rellm_cache.extraction.run import extract
+from rellm_cache.store import writer
+from rellm_cache.store.format import failures_path
+from rellm_cache.store.reader import FeatureStore
+from rellm_cache.store.shard_writer import ShardWriter
+
+IDS = [f"tones/{index:02d}" for index in range(11)]
+
+
+def checksums(store: FeatureStore) -> dict[str, int]:
+    """id → checksum of the frames it has, each compared with what was written."""
+    found = {}
+    for part in store.parts:
+        found.update(zip(part.ids, part.frames_crc32c.tolist(), strict=True))
+    for key in store.ids:
+        store.verified_frames(key)
+    return found
+
+
+def change_audio(corpus: Path, index: int) -> None:
+    """Overwrite one clip with another of the same length."""
+    path = corpus.parent / f"audio/{index:02d}.wav"
+    samples, rate = soundfile.read(path)
+    soundfile.write(path, samples[::-1], rate)
+
+
+def test_both_streams_are_made_of_every_clip(corpus: Path, recipe: Recipe, tmp_path: Path) -> None:
+    speech_report, emotion_report = extract(corpus, recipe, tmp_path / "cache")
+    assert (speech_report.encoded, speech_report.present, speech_report.failed) == (11, 0, 0)
+    assert speech_report.hours == pytest.approx(21.2 / 3600)
+    speech, emotion = FeatureStore(speech_report.path), FeatureStore(emotion_report.path)
+    assert set(speech.ids) == set(emotion.ids) == set(IDS)
+    assert (speech.licence, emotion.licence) == ("MIT", "CC-BY-NC-SA-4.0")
+    assert speech.vad(IDS[0]) is None
+    assert recipe.encoders.emotion is not None
+    encoder = build_encoder(recipe.encoders.emotion, torch.device("cpu"))
+    for utterance in read_manifests(corpus / "validation.jsonl"):
+        (encoding,) = encoder.encode([load_clip(utterance).waveform])
+        stored = emotion.verified_frames(utterance.id)
+        np.testing.assert_allclose(stored, encoding.frames, atol=1e-3, rtol=1e-3)
+        np.testing.assert_allclose(emotion.vad(utterance.id), encoding.vad, atol=1e-5)
+    frames = open_frames(recipe, tmp_path / "cache")
+    require_frames(frames, IDS, "rellm extract")
+    assert all(len(frames.emotion_frames(i)) == frames.length(i) for i in IDS)
+
+
+def test_a_second_run_does_nothing(corpus: Path, speech_recipe: Recipe, tmp_path: Path) -> None:
+    (first,) = extract(corpus, speech_recipe, tmp_path / "cache")
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "cache").rglob("*")}
+    (second,) = extract(corpus, speech_recipe, tmp_path / "cache")
+    assert (second.encoded, second.present, second.path) == (0, 11, first.path)
+    assert {p: p.stat().st_mtime_ns for p in (tmp_path / "cache").rglob("*")} == before
+
+
+def test_only_new_clips_are_encoded(corpus: Path, speech_recipe: Recipe, tmp_path: Path) -> None:
+    extract(corpus / "test.jsonl", speech_recipe, tmp_path / "cache")
+    (report,) = extract(corpus, speech_recipe, tmp_path / "cache")
+    assert (report.encoded, report.present) == (9, 2)
+    store = FeatureStore(report.path)
+    assert [len(part.ids) for part in store.parts] == [2, 9]
+
+
+def test_a_second_stream_leaves_the_first_alone(
+    corpus: Path, recipe: Recipe, tmp_path: Path
+) -> None:
+    alone = replace(recipe, encoders=EncodersConfig(recipe.encoders.speech))
+    extract(corpus, alone, tmp_path / "cache")
+    reports = extract(corpus, recipe, tmp_path / "cache")
+    assert [(r.encoded, r.present) for r in reports] == [(0, 11), (11, 0)]
+
+
+def test_two_streams_of_one_encoder_are_one_store(
+    corpus: Path, speech_recipe: Recipe, tmp_path: Path
+) -> None:
+    speech = speech_recipe.encoders.speech
+    twice = replace(speech_recipe, encoders=EncodersConfig(speech, speech))
+    reports = extract(corpus, twice, tmp_path / "cache")
+    assert [(r.encoded, r.present, r.failed) for r in reports] == [(11, 0, 0)] * 2
+
+
+def test_changed_audio_is_encoded_again_and_wins(
+    corpus: Path, speech_recipe: Recipe, tmp_path: Path
+) -> None:
+    (report,) = extract(corpus, speech_recipe, tmp_path / "cache")
+    before = checksums(FeatureStore(report.path))
+    change_audio(corpus, 3)
+    (report,) = extract(corpus, speech_recipe, tmp_path / "cache")
+    assert (report.encoded, report.present) == (1, 10)
+    after = checksums(FeatureStore(report.path))
+    assert {i for i in IDS if before[i] != after[i]} == {"tones/03"}
+    assert extract(corpus, speech_recipe, tmp_path / "cache")[0].encoded == 0
+
+
+def test_a_path_that_no_file_can_have_is_a_failed_clip(
+    corpus: Path, speech_recipe: Recipe, tmp_path: Path
+) -> None:
+    rows = [row for _, row in read_lines(corpus / "test.jsonl")]
+    rows += [{"id": "nul", "audio": "../audio/\0.wav"}, {"audio": "."}]
+    write_lines(corpus / "test.jsonl", rows)
+    for encoded in (2, 0):
+        (report,) = extract(corpus / "test.jsonl", speech_recipe, tmp_path / "cache")
+        assert (report.encoded, report.failed) == (encoded, 2)
+    listed = {row["id"]: row["reason"] for _, row in read_lines(failures_path(report.path))}
+    assert "found a NUL character" in listed["nul"]
+    assert "Is a directory" in listed[f"{corpus.name}/."]
+
+
+def test_failed_clips_are_listed_and_never_stored(
+    corpus: Path, recipe: Recipe, tmp_path: Path
+) -> None:
+    audio = corpus.parent / "audio"
+    cut = audio / "02.wav"
+    cut.write_bytes(cut.read_bytes()[:30_000])
+    (audio / "05.wav").unlink()
+    soundfile.write(audio / "07.wav", np.zeros(3_200), 16_000)
+    reports = extract(corpus, recipe, tmp_path / "cache")
+    for report in reports:
+        assert (report.encoded, report.present, report.failed) == (8, 0, 3)
+        assert set(FeatureStore(report.path).ids) == set(IDS) - {"tones/02", "tones/05", "tones/07"}
+        rows = {row["id"]: row for _, row in read_lines(failures_path(report.path))}
+        assert "truncated" in rows["tones/02"]["reason"]
+        assert "no such file" in rows["tones/05"]["reason"]
+        assert "too short, 0.20 s" in rows["tones/07"]["reason"]
+        assert rows["tones/02"]["audio"].endswith("audio/02.wav")
+    # One is mended, another taken off the manifest: the list follows this manifest alone.
+    soundfile.write(cut, np.random.default_rng(1).uniform(-0.1, 0.1, 20_000), 16_000)
+    for report in extract(corpus, recipe, tmp_path / "cache"):
+        assert (report.encoded, report.present, report.failed) == (1, 8, 2)
+    (report, _) = extract(corpus / "test.jsonl", recipe, tmp_path / "cache")
+    listed = {row["id"] for _, row in read_lines(failures_path(report.path))}
+    assert listed == {"tones/05", "tones/07"}
+
+
+@pytest.mark.parametrize(
+    ("gain", "reason"),
+    [(1e6, "a frame holds .* float16 ends at 65504"), (float("nan"), "frames are not finite")],
+)
+def test_frames_that_cannot_be_stored_are_failures(
+    corpus: Path, speech_recipe: Recipe, tmp_path: Path, gain: float, reason: str
+) -> None:
+    folder = tmp_path / "broken-whisper"
+    shutil.copytree(speech_recipe.encoders.speech.model, folder)
+    model = WhisperModel.from_pretrained(folder)
+    with torch.no_grad():
+        model.encoder.layer_norm.weight.fill_(gain)
+    model.save_pretrained(folder)
+    spec = EncoderSpec(kind="whisper", model=str(folder))
+    broken = replace(speech_recipe, encoders=EncodersConfig(spec))
+    (report,) = extract(corpus / "test.jsonl", broken, tmp_path / "cache")
+    assert (report.encoded, report.failed) == (0, 2)
+    assert len(FeatureStore(report.path)) == 0
+    for _, row in read_lines(failures_path(report.path)):
+        assert re.match(f"{row['id']}: {reason}", row["reason"])
+
+
+def test_clips_that_are_absent_from_the_cache_name_the_command(
+    corpus: Path, recipe: Recipe, tmp_path: Path
+) -> None:
+    extract(corpus / "train.jsonl", recipe, tmp_path / "cache")
+    frames = open_frames(recipe, tmp_path / "cache")
+    message = "4 of 11 clips are absent from the cache, the first is 'tones/07'; add them with `rel"
+    with pytest.raises(StoreError, match=message):
+        require_frames(frames, IDS, "rellm extract manifest")
+
+
+def test_a_cache_of_another_layer_names_the_field(
+    corpus: Path, speech_recipe: Recipe, tmp_path: Path
+) -> None:
+    extract(corpus / "test.jsonl", speech_recipe, tmp_path / "cache")
+    spec = replace(speech_recipe.encoders.speech, layer=1)
+    with pytest.raises(StoreError, match="another fingerprint; layer: wanted 1, found -1"):
+        open_frames(replace(speech_recipe, encoders=EncodersConfig(spec)), tmp_path / "cache")
+
+
+def test_a_missing_model_file_stops_before_anything_is_written(
+    corpus: Path, speech_recipe: Recipe, tmp_path: Path
+) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(speech_recipe.encoders.speech.model, folder)
+    (folder / "preprocessor_config.json").unlink()
+    spec = EncoderSpec(kind="whisper", model=str(folder))
+    with pytest.raises(ConfigError, match=r"copy: preprocessor_config.json is missing"):
+        extract(corpus, replace(speech_recipe, encoders=EncodersConfig(spec)), tmp_path / "cache")
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_full_disk_keeps_earlier_parts_and_a_second_run_completes(
+    corpus: Path, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sync, calls = writer.sync_tree, []
+
+    def fills_up(folder: Path) -> None:
+        calls.append(folder)
+        if len(calls) > 6:  # two stores, then two parts of each
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        sync(folder)
+
+    monkeypatch.setattr(writer, "PART_BYTES", 1)  # every clip is a part
+    with monkeypatch.context() as disk:
+        disk.setattr(writer, "sync_tree", fills_up)
+        with pytest.raises(StoreError, match="No space left on device; free some space and run"):
+            extract(corpus, recipe, tmp_path / "cache", batch_size=2)
+    frames = open_frames(recipe, tmp_path / "cache")
+    for store in (frames.speech, frames.emotion):
+        assert isinstance(store, FeatureStore)
+        assert len(checksums(store)) == 2
+    for report in extract(corpus, recipe, tmp_path / "cache", batch_size=2):
+        assert (report.encoded, report.present) == (9, 2)
+        assert set(checksums(FeatureStore(report.path))) == set(IDS)
+
+
+def test_a_stream_that_cannot_be_written_costs_the_other_nothing(
+    corpus: Path, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, calls = ShardWriter.write, []
+
+    def fills_up(shards: ShardWriter, clip: np.ndarray) -> int:
+        if "emotion" in str(shards._folder):
+            calls.append(clip)
+            if len(calls) > 4:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(shards, clip)
+
+    with monkeypatch.context() as disk:
+        disk.setattr(ShardWriter, "write", fills_up)
+        with pytest.raises(StoreError, match=r"emotion.*No space left on device"):
+            extract(corpus, recipe, tmp_path / "cache", batch_size=1)
+    speech, emotion = extract(corpus, recipe, tmp_path / "cache", batch_size=1)
+    assert (speech.encoded + speech.present, emotion.encoded) == (11, 11)
+    assert speech.present > 4
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+from rellm_cache.config.schema import load_recipe
+from rellm_cache.extraction.run import extract
+from rellm_cache.store import writer
+
+writer.PART_BYTES = 1
+sync, calls = writer.sync_tree, []
+
+def die(folder):
+    calls.append(folder)
+    if len(calls) == 7:  # the store, five parts, and the sixth is written but not renamed
+        os.kill(os.getpid(), signal.SIGKILL)
+    sync(folder)
+
+writer.sync_tree = die
+manifest, recipe, cache = sys.argv[1:]
+extract(Path(manifest), load_recipe(recipe), Path(cache), batch_size=2)
+"""
+
+
+def test_a_kill_leaves_a_valid_store_and_a_rerun_completes_it(
+    corpus: Path, speech_recipe: Recipe, tmp_path: Path
+) -> None:
+    recipe_file = tmp_path / "recipe.toml"
+    recipe_file.write_text(to_toml(speech_recipe))
+    killed = [sys.executable, "-c", KILLED, str(corpus), str(recipe_file), str(tmp_path / "cache")]
+    assert subprocess.run(killed, check=False).returncode == -9
+    (store,) = (FeatureStore(p.parent) for p in (tmp_path / "cache").glob("*/zarr.json"))
+    assert len(checksums(store)) == 5
+    assert list((tmp_path / "cache/.writing").iterdir())  # what it was writing
+    (report,) = extract(corpus, speech_recipe, tmp_path / "cache", batch_size=2)
+    assert (report.encoded, report.present, report.path) == (6, 5, store.path)
+    assert not (tmp_path / "cache/.writing").exists()
+    (undisturbed,) = extract(corpus, speech_recipe, tmp_path / "other", batch_size=2)
+    assert checksums(FeatureStore(report.path)) == checksums(FeatureStore(undisturbed.path))
+
+
+def test_segments_of_one_file_are_clips_of_their_own(
+    corpus: Path, speech_recipe: Recipe, tmp_path: Path
+) -> None:
+    audio = str(corpus.parent / "audio/02.wav")
+    rows = [
+        {"id": "a", "audio": audio, "segment": [0, 1.5]},
+        {"id": "b", "audio": audio, "segment": [1.0, 3.0]},
+    ]
+    write_lines(tmp_path / "segments.jsonl", rows)
+    (report,) = extract(tmp_path / "segments.jsonl", speech_recipe, tmp_path / "cache")
+    store = FeatureStore(report.path)
+    assert (store.length("a"), store.length("b")) == (75, 100)
+    rows[1]["segment"] = [1.0, 2.5]
+    write_lines(tmp_path / "segments.jsonl", rows)
+    (report,) = extract(tmp_path / "segments.jsonl", speech_recipe, tmp_path / "cache")
+    assert (report.encoded, report.present) == (1, 1)
+    assert FeatureStore(report.path).length("b") == 75
+
+
+def test_the_cache_is_summed_up(corpus: Path, recipe: Recipe, tmp_path: Path) -> None:
+    (corpus.parent / "audio/05.wav").unlink()
+    extract(corpus, recipe, tmp_path / "cache")
+    emotion, speech = cache_info(tmp_path / "cache")
+    assert (speech.encoder, emotion.encoder) == ("whisper", "wav2vec2-emotion")
+    assert (speech.clips, speech.parts, speech.failed, speech.frame_size) == (10, 1, 1, 16)
+    assert speech.hours == pytest.approx(18.6 / 3600, rel=0.01)
+    assert json.dumps(speech.to_json())
+    with pytest.raises(StoreError, match="found no store; `rellm extract` makes them"):
+        cache_info(tmp_path / "nothing")

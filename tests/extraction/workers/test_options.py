@@ -1,0 +1,50 @@
+"""Shards share out a corpus by id; what several jobs make is what one makes."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from rellm_cache.config.schema import Recipe
+from rellm_cache.corpus.manifest import Utterance, read_lines
+from rellm_cache.errors import ConfigError
+from rellm_cache.extraction.run import extract
+from rellm_cache.extraction.workers.options import Shard, Spread
+from rellm_cache.store.format import failures_path
+
+
+def test_each_clip_is_in_one_shard_whatever_else_there_is() -> None:
+    clips = [Utterance(f"c/{i}", "a.wav") for i in range(1000)]
+    shares = [Spread(shard=Shard(number, 8)).share(clips) for number in range(1, 9)]
+    assert sorted(u.id for share in shares for u in share) == sorted(u.id for u in clips)
+    assert all(90 < len(share) < 160 for share in shares)
+    assert Spread(shard=Shard(3, 8)).share(clips[500:]) == [
+        u for u in shares[2] if u in clips[500:]
+    ]
+
+
+@pytest.mark.parametrize("text", ["0/4", "5/4", "1", "1/0", "a/b", "1/2/3", "-1/2"])
+def test_what_is_no_shard_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match=f"shard '{text}': expected i/n with 1 <= i <= n"):
+        Shard.parse(text)
+
+
+def test_shards_fill_one_cache_and_keep_each_others_failures(
+    corpus: Path,
+    speech_recipe: Recipe,
+    tmp_path: Path,
+    undisturbed: dict[str, int],
+    checksums: Callable[[Path], dict[str, int]],
+) -> None:
+    broken = {"tones/02", "tones/05", "tones/09"}
+    for key in broken:
+        (corpus.parent / "audio" / f"{key[-2:]}.wav").unlink()
+    encoded = 0
+    for number in (1, 2, 3):
+        spread = Spread(shard=Shard.parse(f"{number}/3"))
+        (report,) = extract(corpus, speech_recipe, tmp_path / "cache", spread=spread)
+        encoded += report.encoded
+    assert encoded == 8
+    expected = {key: value for key, value in undisturbed.items() if key not in broken}
+    assert checksums(report.path) == expected
+    assert {row["id"] for _, row in read_lines(failures_path(report.path))} == broken

@@ -1,0 +1,271 @@
+"""import blsp: BLSP-Emo's own function before the first step, and gradients that reach the rest."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from blsp import BOTTLENECK, LLM, SPEECH, write_blsp
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperModel
+
+from rellm_cache.cli import main
+from rellm_cache.config.schema import (
+    AdapterConfig,
+    EncodersConfig,
+    LossesConfig,
+    Recipe,
+    load_recipe,
+)
+from rellm_cache.config.specs import EncoderSpec
+from rellm_cache.encoders.whisper import WhisperEncoder
+from rellm_cache.errors import ConfigError
+from rellm_cache.extraction.run import extract
+from rellm_cache.importers.blsp_run import import_blsp
+from rellm_cache.model.adapter import Adapter
+from rellm_cache.model.speech_llm import SpeechLLM
+from rellm_cache.runs.weights import WEIGHTS, load_info, load_tensors
+from rellm_cache.training.run import train
+
+S, E, H = SPEECH, 6, LLM  # speech, emotion, LLM
+Weights = dict[str, Tensor]
+MakeBlsp = Callable[..., Path]
+
+
+@pytest.fixture
+def make_blsp(tmp_path: Path) -> MakeBlsp:
+    """`make_blsp(…)`: a BLSP-Emo folder, with changes of its config."""
+    return partial(write_blsp, tmp_path / "blsp-emo")
+
+
+def blsp_adapter(weights: Weights, speech: Tensor) -> Tensor:
+    """(T, S) -> (T / 8, H): BLSP-Emo's adapter written plainly, for one clip without padding."""
+    x = speech.T[None]  # (1, S, T)
+    for index in range(3):
+        name = f"adapter.subsampler.conv_layers.{index}"
+        x = F.conv1d(x, weights[f"{name}.weight"], weights[f"{name}.bias"], stride=2, padding=2)
+        values, gates = x.chunk(2, dim=1)
+        x = values * gates.sigmoid()
+    x = x[0].T
+    x = x + F.gelu(x @ weights["adapter.fc1.weight"].T) @ weights["adapter.fc2.weight"].T
+    return F.layer_norm(
+        x, (H,), weights["adapter.speech_ln.weight"], weights["adapter.speech_ln.bias"], 1e-5
+    )
+
+
+def recipe_of(emotion: bool = True, **adapter: Any) -> Recipe:
+    speech = EncoderSpec(kind="whisper", model="openai/whisper-large-v2")
+    spec = EncoderSpec(kind="wav2vec2-emotion", model="audeering/emotion") if emotion else None
+    recipe = load_recipe("re-llm", [f"adapter.bottleneck={BOTTLENECK}"])
+    config = AdapterConfig(**{"preset": "reference", "bottleneck": BOTTLENECK, **adapter})
+    encoders = EncodersConfig(speech, spec)
+    return Recipe(
+        name="tiny", encoders=encoders, adapter=config, llm=recipe.llm, training=recipe.training
+    )
+
+
+def imported(out: Path, emotion_size: int = E) -> tuple[Recipe, SpeechLLM]:
+    """The model that training starts from, as training loads it."""
+    recipe = load_recipe(str(out / "recipe.toml"))
+    assert recipe.training.start_from == str(out)
+    sized = AdapterConfig(preset="reference", bottleneck=BOTTLENECK, output_size=H)
+    recipe_without_llm = Recipe(name="x", encoders=recipe.encoders, adapter=sized, llm=recipe.llm)
+    torch.manual_seed(99)  # nothing may be left of this
+    model = SpeechLLM(recipe_without_llm, S, emotion_size, None)
+    load_tensors(Path(recipe.training.start_from) / WEIGHTS, model)
+    return recipe, model
+
+
+@pytest.mark.parametrize("emotion_size", [E, 0])
+def test_the_adapter_starts_as_blsp_emos_function(
+    make_blsp: MakeBlsp, tmp_path: Path, emotion_size: int
+) -> None:
+    folder = make_blsp()
+    report = import_blsp(folder, tmp_path / "run", recipe_of(emotion_size > 0), emotion_size)
+    assert report.lora == 2
+    _, model = imported(tmp_path / "run", emotion_size)
+    weights = torch.load(folder / "pytorch_model-00002-of-00002.bin", weights_only=True)
+    model.eval()
+    for length in (1, 7, 40, 101):
+        speech, emotion = torch.randn(length, S), 3 * torch.randn(length, emotion_size)
+        frames = torch.cat([speech, emotion], dim=-1)
+        found, lengths = model.adapter(frames[None], torch.tensor([length]))
+        expected = blsp_adapter(weights, speech)
+        assert lengths.tolist() == [len(expected)]
+        torch.testing.assert_close(found[0], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_no_new_weight_stays_dead(make_blsp: MakeBlsp, tmp_path: Path) -> None:
+    import_blsp(make_blsp(), tmp_path / "run", recipe_of(), E)
+    _, model = imported(tmp_path / "run")
+    adapter = model.adapter
+    frames, target = torch.randn(2, 64, S + E), torch.randn(2, 8, H)
+    first = gradients(adapter, frames, target)
+    # Before the first step: every way from emotion or a new channel into BLSP-Emo's own block.
+    assert nonzero(first["convs.0.conv.weight"][own_rows(S), S:])
+    assert nonzero(first["convs.1.conv.weight"][own_rows(S), S:])
+    assert nonzero(first["convs.2.conv.weight"][:, S:])
+    # New channels lead nowhere yet, so that the function is BLSP-Emo's.
+    assert not first["convs.0.conv.weight"][new_rows()].any()
+    with torch.no_grad():
+        for name, parameter in adapter.named_parameters():
+            parameter -= 0.05 * first[name]
+    second = gradients(adapter, frames, target)
+    for name in ("convs.0.conv", "convs.1.conv"):
+        assert nonzero(second[f"{name}.weight"][new_rows()])
+        assert nonzero(second[f"{name}.bias"][new_rows()])
+
+
+def gradients(adapter: Adapter, frames: Tensor, target: Tensor) -> Weights:
+    adapter.zero_grad()
+    found, _ = adapter(frames, torch.tensor([64, 50]))
+    (found - target).square().mean().backward()
+    return {n: p.grad.clone() for n, p in adapter.named_parameters() if p.grad is not None}
+
+
+def own_rows(count: int, emotion: int = E) -> list[int]:
+    """Rows of BLSP-Emo's values and gates in a convolution of S + E channels."""
+    return [*range(count), *range(S + emotion, S + emotion + count)]
+
+
+def new_rows() -> list[int]:
+    return [*range(S, S + E), *range(S + E + S, 2 * (S + E))]
+
+
+def nonzero(gradient: Tensor) -> bool:
+    """Whether (nearly) every weight has a gradient."""
+    return bool((gradient != 0).float().mean() > 0.95)
+
+
+def test_the_encoder_is_whisper_as_it_was_tuned(make_blsp: MakeBlsp, tmp_path: Path) -> None:
+    folder = make_blsp()
+    report = import_blsp(folder, tmp_path / "run", recipe_of(), E)
+    recipe, _ = imported(tmp_path / "run")
+    assert recipe.encoders.speech.model == str(report.whisper)
+    encoder = WhisperEncoder(recipe.encoders.speech, torch.device("cpu"))
+    state = torch.load(folder / "pytorch_model-00001-of-00002.bin", weights_only=True)
+    config = json.loads((folder / "config.json").read_text())["whisper_config"]
+    reference = WhisperModel(WhisperConfig(**config)).eval()
+    reference.encoder.load_state_dict(
+        {n.removeprefix("whisper_model."): t for n, t in state.items()}
+    )
+    wave = np.random.default_rng(3).normal(0, 0.1, 16_000).astype(np.float32)
+    mel = WhisperFeatureExtractor(feature_size=80)(wave, sampling_rate=16_000, return_tensors="pt")
+    with torch.no_grad():
+        expected = reference.encoder(mel.input_features).last_hidden_state[0, :50]
+    np.testing.assert_allclose(encoder.encode([wave])[0].frames, expected, atol=1e-5)
+
+
+def test_the_run_folder_describes_itself(
+    make_blsp: MakeBlsp, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    report = import_blsp(make_blsp(), out, recipe_of(), E)
+    info = load_info(out)
+    assert (info.speech_size, info.emotion_size, info.output_size) == (S, E, H)
+    state = load_file(out / WEIGHTS)
+    assert info.trainable_parameters == report.trainable == sum(t.numel() for t in state.values())
+    assert state["heads.category.weight"].shape == (5, H)
+    again, folder = tmp_path / "again", tmp_path / "blsp-emo"
+    recipe = ["--recipe", str(out / "recipe.toml"), "--emotion-size", str(E)]
+    with pytest.raises(SystemExit) as end:
+        main(["import", "blsp", str(folder), "--out", str(again), *recipe])
+    assert end.value.code == 0
+    assert "2 tensors of the LoRA on its LLM were left out" in capsys.readouterr().out
+    assert all(torch.equal(t, state[n]) for n, t in load_file(again / WEIGHTS).items())
+
+
+def test_its_recipe_holds_wherever_training_starts(
+    make_blsp: MakeBlsp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    report = import_blsp(make_blsp(), Path("runs/start"), recipe_of(), E)
+    assert report.recipe == Path("runs/start/recipe.toml")
+    recipe = load_recipe(str(report.recipe))
+    assert recipe.training.start_from == str(tmp_path / "runs/start")
+    assert recipe.encoders.speech.model == str(tmp_path / "runs/start/whisper")
+
+
+def test_its_recipe_trains_from_it(
+    make_blsp: MakeBlsp, corpus: Path, quick: Recipe, tmp_path: Path
+) -> None:
+    adapter = AdapterConfig(preset="reference", bottleneck=BOTTLENECK, output_size=H)
+    losses = LossesConfig(response=0.0)
+    recipe = replace(
+        quick, adapter=adapter, losses=losses, training=replace(quick.training, epochs=1)
+    )
+    start = import_blsp(make_blsp(), tmp_path / "start", recipe, emotion_size=16)
+    recipe = load_recipe(str(start.recipe))
+    extract(corpus, recipe, tmp_path / "cache")
+    train(recipe, corpus, tmp_path / "cache", tmp_path / "run")
+    before, after = (load_file(folder / WEIGHTS) for folder in (start.out, tmp_path / "run"))
+    name = "adapter.convs.0.conv.weight"
+    own = own_rows(S, 16)
+    assert not before[name][own, S:].any()
+    assert nonzero(after[name][own, S:])  # the emotion stream is heard
+    torch.testing.assert_close(after[name][own, :S], before[name][own, :S], atol=0.05, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"adapter_type": "cformer"}, r"adapter_type = 'cformer', expected 'subsampler'"),
+        ({"conv_kernel_sizes": "3,3"}, r"conv_kernel_sizes = '3,3', expected '5,5,5'"),
+        ({"adapter_hidden_layers": 2}, "adapter_hidden_layers = 2, expected 0"),
+        ({"whisper_config": None}, r"\['Blsp2Model'\]; expected a BLSP-Emo checkpoint"),
+        ({"qwen_config": {}}, "'hidden_size' is missing"),
+        ({"adapter_inner_dim": 9}, r"adapter\.bottleneck: found 8, but .* need 9"),
+        (
+            {"qwen_config": {"hidden_size": 64}},
+            r"conv_layers\.2\.weight: found .* \(64, 16, 5\), expected .* \(128, 16, 5\)",
+        ),
+    ],
+)
+def test_another_checkpoint_is_refused(
+    make_blsp: MakeBlsp, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        import_blsp(make_blsp(**changes), tmp_path / "run", recipe_of(), E)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("recipe", "emotion_size", "message"),
+    [
+        (recipe_of(preset="lite"), E, r"adapter\.preset: found 'lite', .* need 'reference'"),
+        (recipe_of(emotion=False), E, "an emotion stream: found False"),
+        (recipe_of(), 0, "an emotion stream: found True"),
+        (recipe_of(output_size=64), E, r"adapter\.output_size: found 64, .* need 32"),
+    ],
+)
+def test_a_recipe_that_does_not_fit_is_refused(
+    make_blsp: MakeBlsp, tmp_path: Path, recipe: Recipe, emotion_size: int, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        import_blsp(make_blsp(), tmp_path / "run", recipe, emotion_size)
+
+
+def test_a_missing_and_an_unknown_tensor_are_named(make_blsp: MakeBlsp, tmp_path: Path) -> None:
+    folder = make_blsp()
+    file = folder / "pytorch_model-00002-of-00002.bin"
+    state = torch.load(file, weights_only=True)
+    norm = state.pop("adapter.speech_ln.bias")
+    torch.save(state, file)
+    with pytest.raises(ConfigError, match=r"the weights lack adapter\.speech_ln\.bias"):
+        import_blsp(folder, tmp_path / "run", recipe_of(), E)
+    for old in folder.glob("pytorch*"):
+        state |= torch.load(old, weights_only=True) if old.suffix == ".bin" else {}
+        old.unlink()
+    save_file(
+        state | {"adapter.speech_ln.bias": norm, "adapter.gate": norm + 1},
+        folder / "model.safetensors",
+    )
+    with pytest.raises(ConfigError, match=r"the weights hold adapter\.gate, which no such model"):
+        import_blsp(folder, tmp_path / "run", recipe_of(), E)

@@ -1,0 +1,123 @@
+"""The footprint is what a loaded model really keeps."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+import torch
+from transformers import AutoConfig
+
+from rellm_cache.config.schema import LLMConfig, LoraConfig
+from rellm_cache.errors import ConfigError
+from rellm_cache.llm.frozen import FrozenLLM
+from rellm_cache.llm.loading import load_llm
+from rellm_cache.llm.lora import with_lora
+from rellm_cache.llm.memory import Footprint, footprint, kept_by
+from rellm_cache.llm.packing import ALIGNED, Segment, pack
+
+CPU = torch.device("cpu")
+
+
+TOKENS, SPEECH = 90, 60
+
+
+def width(attention: str) -> int:
+    """Of a line of attention's bias."""
+    return -(-TOKENS // ALIGNED) * ALIGNED if attention == "sdpa" else TOKENS
+
+
+def kept_bytes(llm: FrozenLLM) -> int:
+    """What a real forward pass of a row keeps, weights not counted."""
+    inputs = torch.randn(TOKENS, llm.hidden_size, requires_grad=True)
+    row = pack([Segment(inputs, speech=SPEECH)])
+    with kept_by(llm.model) as kept:
+        llm.hidden_states(row)
+    return kept()
+
+
+def both(config: LLMConfig) -> tuple[Footprint, FrozenLLM]:
+    return footprint(config, torch.float32), load_llm(config, CPU)
+
+
+@pytest.mark.parametrize("attention", ["segments", "sdpa"])
+@pytest.mark.parametrize("checkpoint", [False, True], ids=["kept", "checkpointed"])
+@pytest.mark.parametrize(
+    ("lora", "changed"),
+    [(None, 0), (LoraConfig(rank=4), SPEECH), (LoraConfig(rank=4, scope="all"), TOKENS)],
+    ids=["frozen", "LoRA on speech", "LoRA on all"],
+)
+def test_the_bytes_kept_are_those_of_a_real_row(
+    llm_folder: Path, checkpoint: bool, lora: LoraConfig | None, changed: int, attention: Any
+) -> None:
+    config = LLMConfig(
+        str(llm_folder),
+        quantization="none",
+        attention=attention,
+        checkpoint_activations=checkpoint,
+        lora=lora,
+    )
+    counted, llm = both(config)
+    if lora:
+        llm, trained = with_lora(llm, lora)
+        assert counted.lora_parameters == sum(p.numel() for p in trained.parameters())
+    expected = TOKENS * counted.kept_bytes + changed * counted.lora_kept_bytes
+    if not checkpoint:  # there the layers' arguments hold it, which is not seen here
+        expected += 4 * TOKENS * width(attention)  # the bias, once for all layers
+    assert kept_bytes(llm) == pytest.approx(expected, rel=0.05)
+
+
+def test_a_segment_keeps_a_copy_of_what_it_continues(llm_folder: Path) -> None:
+    counted, llm = both(LLMConfig(str(llm_folder), quantization="none"))
+    first = Segment(torch.randn(40, llm.hidden_size, requires_grad=True))
+    others = [Segment(torch.randn(25, llm.hidden_size), parent=parent) for parent in (0, 0, None)]
+    kept = []
+    for continued in (others[:2], [others[2]] * 2):
+        row = pack([first, *continued])
+        with kept_by(llm.model) as keeps:
+            llm.hidden_states(row)
+        kept.append(keeps())
+    biases = 2 * 25 * 40 * 4
+    assert kept[0] - kept[1] == 2 * 40 * counted.seen_bytes + biases
+
+
+@pytest.mark.parametrize("lora", [None, LoraConfig(rank=4)], ids=["frozen", "LoRA"])
+def test_a_layer_that_runs_again_keeps_its_share(llm_folder: Path, lora: LoraConfig | None) -> None:
+    config = LLMConfig(str(llm_folder), quantization="none", lora=lora)
+    whole = footprint(config, torch.float32)
+    again = footprint(replace(config, checkpoint_activations=True), torch.float32)
+    layers = 2
+    gradients = 3 * AutoConfig.from_pretrained(llm_folder).intermediate_size * 4
+    assert again.passing_bytes == pytest.approx(whole.kept_bytes / layers + gradients)
+    assert again.lora_passing_bytes == pytest.approx(whole.lora_kept_bytes / layers)
+    assert again.lora_kept_bytes == 0
+
+
+@pytest.mark.parametrize("quantization", ["nf4", "none"])
+def test_the_weights_are_those_of_the_loaded_model(
+    llm_folder: Path, quantization: Literal["nf4", "none"]
+) -> None:
+    counted, llm = both(LLMConfig(str(llm_folder), quantization=quantization))
+    held = sum(p.nbytes for p in llm.model.parameters())
+    if quantization == "nf4":  # bitsandbytes keeps its scales beside the parameters
+        held += sum(
+            p.quant_state.absmax.nbytes + p.quant_state.state2.absmax.nbytes
+            for p in llm.model.parameters()
+            if hasattr(p, "quant_state")
+        )
+    assert counted.device_bytes == pytest.approx(held, rel=0.01)
+    assert counted.vocabulary == len(llm.output_weight)
+    assert counted.hidden_size == llm.hidden_size
+
+
+def test_embeddings_on_the_host_leave_the_device(llm_folder: Path) -> None:
+    config = LLMConfig(str(llm_folder))
+    device = footprint(config, torch.bfloat16)
+    host = footprint(replace(config, embeddings="host"), torch.bfloat16)
+    assert host.host_bytes == device.device_bytes - host.device_bytes
+    assert host.host_bytes == device.vocabulary * device.hidden_size * 2
+
+
+def test_a_folder_without_a_config_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"config\.json is missing"):
+        footprint(LLMConfig(str(tmp_path)), torch.float32)

@@ -1,0 +1,80 @@
+"""The plan of a training run, compared with what the run then holds."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from rellm_cache.config.schema import LoraConfig, Recipe
+from rellm_cache.corpus.manifest import read_split
+from rellm_cache.llm.loading import load_llm
+from rellm_cache.model.speech_llm import SpeechLLM
+from rellm_cache.planning.training import TrainingPlan, plan_training
+from rellm_cache.qa.rows import QARow
+
+
+def planned(recipe: Recipe, corpus: Path) -> TrainingPlan:
+    clips = read_split(corpus, "train")
+    seconds = {u.id: u.duration or 0.0 for u in clips}
+    return plan_training(recipe, clips, seconds, 32, torch.float32)
+
+
+@pytest.mark.parametrize("lora", [None, LoraConfig(rank=4)], ids=["adapter", "with LoRA"])
+def test_the_parameters_are_those_that_train(
+    corpus: Path, recipe: Recipe, lora: LoraConfig | None
+) -> None:
+    assert recipe.llm is not None
+    config = replace(recipe.llm, lora=lora)
+    recipe = replace(recipe, llm=config)
+    model = SpeechLLM(recipe, 16, 16, load_llm(config, torch.device("cpu")))
+    found = planned(recipe, corpus)
+    assert found.trained == sum(p.numel() for p in model.parameters())
+    assert found.trained_bytes == 16 * found.trained  # weights, gradients and two moments
+
+
+def test_more_at_once_takes_more(corpus: Path, recipe: Recipe) -> None:
+    assert recipe.llm is not None
+    recipe = replace(recipe, llm=replace(recipe.llm, row_tokens=50))
+
+    def peak(tokens: int) -> int:
+        training = replace(recipe.training, tokens_per_step=tokens)
+        return planned(replace(recipe, training=training), corpus).step_bytes
+
+    kept = (peak(300) - peak(100)) / 200
+    assert peak(500) - peak(300) == pytest.approx(200 * kept, rel=1e-3)
+    assert kept > 1000  # a token of the tiny model: two layers of 32 values and more
+
+
+def test_checkpointing_takes_less_for_the_same_operations(corpus: Path, recipe: Recipe) -> None:
+    """In rows that are long beside the prompts, which are computed anew in each row then."""
+    assert recipe.llm is not None
+    recipe = replace(recipe, training=replace(recipe.training, tokens_per_step=512))
+    less = replace(recipe, llm=replace(recipe.llm, checkpoint_activations=True))
+    plain, checkpointed = planned(recipe, corpus), planned(less, corpus)
+    assert checkpointed.step_bytes < plain.step_bytes
+    assert checkpointed.operations == plain.operations
+
+
+def test_without_an_llm_only_the_adapter_counts(corpus: Path, speech_recipe: Recipe) -> None:
+    found = planned(speech_recipe, corpus)
+    assert (found.llm_bytes, found.host_bytes) == (0, 0)
+    assert found.step_bytes > 0
+
+
+def test_questions_share_their_speech(corpus: Path, recipe: Recipe) -> None:
+    assert recipe.llm is not None
+    losses = replace(recipe.losses, response=0.0, recognition=0.0, question=1.0)
+    recipe = replace(recipe, losses=losses, training=replace(recipe.training, batch_size=1))
+    (clip, *_) = read_split(corpus, "train")
+    row = QARow(clip.id, "implicit", "content", 0, "Who speaks now?", "It is a calm voice.", False,
+                "", "sad", "corpus", None, "m", "0", "w", "p", 1, "")  # fmt: skip
+
+    def tokens(count: int) -> int:
+        asked = {clip.id: [row] * count}
+        found = plan_training(recipe, [clip], {clip.id: 2.0}, 32, torch.float32, questions=asked)
+        return found.tokens
+
+    speech = tokens(0)
+    assert tokens(1) == speech + 4 + 7 + 4  # three words, five words, and what lies between
+    assert tokens(3) == speech + 3 * 15

@@ -1,0 +1,24 @@
+"""What a folder is a reproduction of, and that a damaged note is named."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from rellm_cache.errors import RunError
+from rellm_cache.reproduction.folds import Source
+from rellm_cache.reproduction.request import Request, claim
+
+
+def test_damaged_settings_are_mended_as_the_message_says(tmp_path: Path) -> None:
+    request = Request(Source("iemocap", tmp_path), tmp_path / "out", tmp_path / "cache")
+    claim(request)
+    settings = tmp_path / "out" / "settings.json"
+    settings.write_text(settings.read_text()[:40])
+    with pytest.raises(RunError, match=r"settings\.json: not JSON .* another --out"):
+        claim(request)
+    claim(replace(request, out=tmp_path / "other"))
+    settings.write_text((tmp_path / "other" / "settings.json").read_text())
+    claim(request)
+    with pytest.raises(RunError, match="something else"):
+        claim(replace(request, base="small"))

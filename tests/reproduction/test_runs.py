@@ -1,0 +1,111 @@
+"""Jobs of a reproduction: what becomes of workers that are killed, and of their work."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from rellm_cache.config.schema import load_recipe
+from rellm_cache.errors import RunError
+from rellm_cache.reproduction.paper import ROWS
+from rellm_cache.reproduction.runs import Job, Model, run_jobs
+
+WORKER = """
+import os, sys, time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from rellm_cache.reproduction import runs as jobs
+
+def work(folder):
+    (Path(folder) / "pid").write_text(str(os.getpid()))
+    time.sleep(600)
+
+if __name__ == "__main__":
+    with ProcessPoolExecutor(1, get_context("spawn"), jobs._begin_worker, (1,)) as pool:
+        pool.submit(work, sys.argv[1]).result()
+"""
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process still does something; a zombie does not."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
+def test_a_worker_ends_with_a_parent_that_is_killed(tmp_path: Path) -> None:
+    script = tmp_path / "pool.py"
+    script.write_text(WORKER)
+    parent = subprocess.Popen([sys.executable, str(script), str(tmp_path)])
+    written = tmp_path / "pid"
+    while parent.poll() is None and not (written.exists() and written.read_text()):
+        time.sleep(0.1)
+    worker = int(written.read_text())
+    assert is_running(worker)
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    deadline = time.monotonic() + 60
+    while is_running(worker) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not is_running(worker)
+
+
+class Manifest:
+    """A manifest folder in which something happens as soon as a worker looks into it."""
+
+    def __init__(self, happening: str, seen: Path) -> None:
+        self.happening, self.seen = happening, seen
+
+    def __truediv__(self, name: str) -> Any:
+        with self.seen.open("a") as file:
+            file.write(f"{self.happening}\n")
+        if self.happening == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        raise ValueError(f"no {name} of what is {self.happening}")
+
+
+def test_a_killed_worker_costs_its_own_model_alone(tmp_path: Path) -> None:
+    seen = tmp_path / "seen"
+    jobs = [
+        Job(
+            fold=happening,
+            row=ROWS[0],
+            model=Model(load_recipe("small")),
+            manifest=cast("Path", Manifest(happening, seen)),
+            cache=tmp_path,
+            out=tmp_path / happening,
+            batch_size=1,
+        )
+        for happening in ("killed", "broken")
+    ]
+    reasons = {failure.title.split(",")[0]: failure.reason for failure in run_jobs(jobs, 2)}
+    assert reasons["killed"] == "its worker was killed, by a lack of memory perhaps"
+    assert reasons["broken"] == "ValueError: no test.jsonl of what is broken"
+    assert seen.read_text().count("killed") == 2  # once together, once by itself
+
+
+def test_a_note_cut_short_is_named(tmp_path: Path) -> None:
+    job = Job(
+        fold="fold-1",
+        row=ROWS[0],
+        model=Model(load_recipe("small")),
+        manifest=tmp_path / "manifest",
+        cache=tmp_path,
+        out=tmp_path,
+        batch_size=1,
+    )
+    assert not job.is_done()
+    (tmp_path / "done.json").write_text('{"identity": "12')
+    with pytest.raises(RunError, match=r"done\.json: not JSON .*remove it"):
+        list(run_jobs([job], 1))
+    (tmp_path / "done.json").write_text("{}")
+    with pytest.raises(RunError, match="holds results of another recipe"):
+        job.is_done()

@@ -1,0 +1,32 @@
+"""Shared resources: a store is opened once whatever recipe asks for it, an LLM loaded once."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from rellm_cache.config.schema import EncodersConfig, LoraConfig, Recipe
+from rellm_cache.runs.shared_models import Resources
+from rellm_cache.utils.model_files import weights_digest
+
+CPU = torch.device("cpu")
+
+
+def test_stores_are_opened_once(cache: Path, quick: Recipe) -> None:
+    resources = Resources()
+    frames = resources.frames(quick, cache)
+    speech = quick.encoders.speech
+    pinned = replace(speech, weights=weights_digest(Path(speech.model)))  # as a run's own recipe
+    again = resources.frames(replace(quick, encoders=EncodersConfig(pinned)), cache)
+    assert again.speech is frames.speech
+    assert again.emotion is None
+
+
+def test_an_llm_is_kept_until_another_is_asked_for(quick: Recipe) -> None:
+    assert quick.llm is not None
+    resources, other = Resources(), replace(quick.llm, quantization="nf4")
+    first = resources.llm(quick.llm, CPU)
+    assert resources.llm(replace(quick.llm), CPU) is first
+    assert resources.llm(replace(quick.llm, lora=LoraConfig()), CPU) is first
+    assert resources.llm(other, CPU).config == other
+    assert resources.llm(quick.llm, CPU) is not first

@@ -1,0 +1,120 @@
+"""HDF5: there and back, bit for bit; and what other readers see of a store and of a file."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+import tensorstore
+import zarr
+
+from rellm_cache.errors import StoreError
+from rellm_cache.store.format import StoreInfo, list_parts
+from rellm_cache.store.maintenance.hdf5 import export_store, import_store
+from rellm_cache.store.maintenance.verify import check_store
+from rellm_cache.store.quantization import Quantisation
+from rellm_cache.store.reader import FeatureStore
+from rellm_cache.store.writer import StoreWriter
+from rellm_cache.utils.console import silent
+
+Clips = dict[str, np.ndarray]
+
+
+def files(path: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(path)): p.read_bytes() for p in path.rglob("*") if p.is_file()}
+
+
+@pytest.fixture
+def store(tmp_path: Path, info: StoreInfo, steps: Quantisation | None, clips: Clips) -> Path:
+    """Two parts with dimensions, one clip in both."""
+    random = np.random.default_rng(4)
+    for keys in (list(clips), ["clip/00", "new/ü"]):
+        with StoreWriter(tmp_path / "cache", info, steps, writers=[{"device": "cpu"}]) as writer:
+            for key in keys:
+                vad = random.uniform(size=3).astype(np.float32)
+                digest = random.integers(0, 256, 32).astype(np.uint8)
+                writer.add(key, digest, random.normal(size=(50, 8)), vad)
+    return writer.path
+
+
+@pytest.mark.parametrize("info", ["float16", "int8"], indirect=True)
+def test_there_and_back_every_file_is_equal(store: Path, tmp_path: Path) -> None:
+    assert export_store(store, tmp_path / "out.h5", silent) == 14
+    report = import_store(tmp_path / "out.h5", tmp_path / "other", silent)
+    assert (report.copied, report.present, report.utterances) == (2, 0, 14)
+    assert files(report.store) == files(store)
+    assert check_store(report.store, silent).is_whole
+    report = import_store(tmp_path / "out.h5", tmp_path / "other", silent)
+    assert (report.copied, report.present) == (0, 2)
+
+
+@pytest.mark.parametrize("info", ["float16", "int8"], indirect=True)
+def test_plain_h5py_reads_a_file(store: Path, tmp_path: Path, info: StoreInfo) -> None:
+    export_store(store, tmp_path / "out.h5", silent)
+    reader = FeatureStore(store)
+    clips = {}
+    with h5py.File(tmp_path / "out.h5") as file:
+        own = json.loads(file.attrs["rellm"])
+        assert (own["fingerprint"], own["licence"]) == (info.spec.fingerprint, "test licence")
+        for name in sorted(file):
+            part = file[name]
+            text, ends = part["ids"][:].tobytes(), part["id_offsets"][:]
+            bounds = part["offsets"][:]
+            assert json.loads(part.attrs["rellm"])["writers"] == [{"device": "cpu"}]
+            for row in range(len(bounds) - 1):
+                key = text[ends[row] : ends[row + 1]].decode()
+                clips[key] = (part["frames"][bounds[row] : bounds[row + 1]], part["vad"][row])
+    assert clips.keys() == set(reader.ids)
+    for key, (frames, vad) in clips.items():
+        np.testing.assert_array_equal(frames, reader.frames(key))
+        np.testing.assert_array_equal(vad, reader.vad(key))
+
+
+def test_a_damaged_file_or_store_is_refused(store: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.h5"
+    export_store(store, out, silent)
+    with pytest.raises(StoreError, match=r"out\.h5: exists already"):
+        export_store(store, out, silent)
+    with h5py.File(out, "r+") as file:
+        name = sorted(file)[1]
+        file[name]["frames"][3, 3] += 1
+    with pytest.raises(StoreError, match="frames of 'clip/00' do not match their checksum"):
+        import_store(out, tmp_path / "other", silent)
+    out.write_bytes(b"no file of this kind")
+    with pytest.raises(StoreError, match="not a store that `rellm cache export` wrote"):
+        import_store(out, tmp_path / "other", silent)
+    (list_parts(store)[0] / "vad/c/0/0").unlink()
+    with pytest.raises(StoreError, match=r"damaged: .*'vad' cannot be read"):
+        export_store(store, tmp_path / "second.h5", silent)
+    assert [p.name for p in tmp_path.glob("*.h5")] == ["out.h5"]
+    assert not list(tmp_path.glob(".*.partial"))
+
+
+def read_with_zarr(path: Path) -> np.ndarray:
+    return np.asarray(zarr.open_array(str(path), mode="r")[:])
+
+
+def read_with_tensorstore(path: Path) -> np.ndarray:
+    spec: dict[str, Any] = {"driver": "zarr3", "kvstore": {"driver": "file", "path": f"{path}/"}}
+    return np.asarray(tensorstore.open(spec, read=True).result().read().result())
+
+
+@pytest.mark.parametrize("info", ["float16", "int8"], indirect=True)
+@pytest.mark.parametrize("read", [read_with_zarr, read_with_tensorstore])
+def test_other_readers_see_equal_values(
+    store: Path, info: StoreInfo, read: Callable[[Path], np.ndarray]
+) -> None:
+    for part in FeatureStore(store).parts:
+        frames = read(part.path / "frames")
+        assert frames.dtype == info.dtype
+        for row in range(len(part.ids)):
+            start, stop = part.offsets[row : row + 2]
+            np.testing.assert_array_equal(frames[start:stop], part.frames(row))
+        np.testing.assert_array_equal(read(part.path / "offsets"), part.offsets)
+        np.testing.assert_array_equal(read(part.path / "audio_sha256"), part.audio_sha256)
+        np.testing.assert_array_equal(read(part.path / "frames_crc32c"), part.frames_crc32c)
+        np.testing.assert_array_equal(read(part.path / "vad"), part.vad)
+        assert read(part.path / "ids").tobytes().decode() == "".join(part.ids)

@@ -1,0 +1,106 @@
+"""URLs that cannot be used say why and what to do, and nothing secret."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rellm_cache.errors import ConfigError
+from rellm_cache.store.remote.client import Remote, RemoteError
+from rellm_cache.store.remote.mirror import open_copy
+from rellm_cache.store.remote.mirror_origin import copies_folder, is_url
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("s4://bucket/cache", "no object store is reached by s4://; expected s3://bucket/folder"),
+        ("s3:/bucket/cache", "s3:/bucket/cache: expected protocol://bucket/folder, with two"),
+        ("s3://", "s3://: names no bucket or folder"),
+        ("s3:///", "names no bucket or folder; expected s3://bucket/folder"),
+        ("s3://bucket/cache?version=1", r"s3://…: a cache is a plain .* without ::, \? and #"),
+        ("simplecache::s3://bucket/cache", "without ::"),
+    ],
+)
+def test_a_url_that_cannot_be_one(url: str, message: str) -> None:
+    assert is_url(url)
+    with pytest.raises(ConfigError, match=message):
+        Remote(url)
+
+
+@pytest.mark.parametrize("url", ["s3://me:secret@bucket/cache", "sftp://me@host/cache"])
+def test_a_user_or_password_is_refused_and_not_repeated(url: str) -> None:
+    with pytest.raises(ConfigError, match="set it as the client library documents") as refused:
+        Remote(url)
+    assert "me" not in str(refused.value).split()[0]
+    assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize("folder", ["cache", "../cache", "/mnt/a:/b", "C:/cache", "a b://c"])
+def test_folders_are_no_urls(folder: str) -> None:
+    assert not is_url(folder)
+
+
+def test_a_bucket_that_is_not_there(s3: Any) -> None:
+    with pytest.raises(RemoteError, match=r"s3://nowhere/cache: .*bucket does not exist.* make it"):
+        open_copy("s3://nowhere/cache")
+
+
+def test_copies_lie_in_the_users_cache_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RELLM_COPIES", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", "/caches")
+    assert copies_folder() == Path("/caches/rellm/copies")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert copies_folder() == Path.home() / ".cache/rellm/copies"
+
+
+WITHOUT = """
+import sys
+{before}
+from rellm_cache.cli import main
+main(["cache", "info", sys.argv[1]])
+"""
+
+
+def run_without(before: str, url: str) -> str:
+    """What `rellm cache info URL` says in a process of its own that lacks something."""
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT.format(before=before), url], capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    return done.stderr
+
+
+def test_without_the_library(s3: Any) -> None:
+    said = run_without("sys.modules['s3fs'] = None", s3.url)
+    assert (
+        f"Error: {s3.url}: the library for s3:// is not installed; pip install 'rellm[s3]'" in said
+    )
+
+
+def test_without_credentials(s3: Any) -> None:
+    before = "import os; del os.environ['AWS_SECRET_ACCESS_KEY'], os.environ['AWS_ACCESS_KEY_ID']"
+    said = run_without(f"{before}; os.environ['HOME'] = '/nowhere'", s3.url)
+    assert f"{s3.url}: " in said
+    assert "credentials come from the client library's own settings (for s3 AWS_ACCESS" in said
+
+
+def test_with_nobody_at_the_endpoint(s3: Any) -> None:
+    before = "import os; os.environ['AWS_ENDPOINT_URL'] = 'http://127.0.0.1:9'"
+    said = run_without(f"{before}; os.environ['AWS_MAX_ATTEMPTS'] = '1'", s3.url)
+    assert "check the network and the endpoint and run the same command again" in said
+
+
+def test_no_client_library_is_loaded_for_a_folder(tmp_path: Path) -> None:
+    script = (
+        "import sys\n"
+        "from rellm_cache.cli import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: assert 'fsspec' not in sys.modules and 'zarr' not in sys.modules\n"
+        f"try: main(['cache', 'info', {str(tmp_path)!r}])\n"
+        "except SystemExit: assert not {'s3fs', 'aiobotocore'} & sys.modules.keys()\n"
+    )
+    subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)

@@ -1,0 +1,140 @@
+"""Parts that nobody has finished sending: removed by age, never while they are being sent."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rellm_cache.store.format import StoreInfo
+from rellm_cache.store.reader import FeatureStore
+from rellm_cache.store.remote.client import Remote, RemoteError
+from rellm_cache.store.remote.mirror import open_copy, settle
+from rellm_cache.store.remote.stale_uploads import remove_unfinished
+from rellm_cache.store.remote.upload import outgoing_parts
+from rellm_cache.store.writer import StoreWriter
+
+Clips = dict[str, np.ndarray]
+
+
+def add(root: Path, info: StoreInfo, name: str, frames: np.ndarray) -> Path:
+    with StoreWriter(root, info) as writer:
+        writer.add(name, np.zeros(32, np.uint8), frames)
+    return writer.path
+
+
+def send_without_its_metadata(
+    root: Path, info: StoreInfo, name: str, frames: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """Add a part of which all arrives but its own zarr.json; it waits in the copy."""
+    upload = Remote.upload
+
+    def fail_at_the_end(self: Remote, files: dict[str, Path]) -> None:
+        if len(files) == 1 and next(iter(files)).count("/") == 2:
+            raise RemoteError("the network is gone")
+        upload(self, files)
+
+    with monkeypatch.context() as network:
+        network.setattr(Remote, "upload", fail_at_the_end)
+        with pytest.raises(RemoteError, match="the network is gone"):
+            add(root, info, name, frames)
+    (waiting,) = outgoing_parts(root)
+    return waiting
+
+
+def test_what_a_lost_machine_left_is_removed_by_age(
+    s3: Any, info: StoreInfo, clips: Clips, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = open_copy(s3.url)
+    store = add(root, info, "a", clips["clip/00"])
+    whole = s3.names()
+    waiting = send_without_its_metadata(root, info, "b", clips["clip/01"], monkeypatch)
+    left = s3.names() - whole
+    assert remove_unfinished(root, 0) == []  # it waits here to be sent
+    s3.forget_copies()
+    root = open_copy(s3.url)
+    (young,) = remove_unfinished(root, 1)
+    assert young.place == f"{s3.url}/{store.name}/{waiting.name}"
+    assert (young.files, young.removed) == (len(left), False)
+    assert s3.names() == whole | left
+    (old,) = remove_unfinished(root, 0)
+    assert (old.place, old.files, old.removed) == (young.place, len(left), True)
+    assert s3.names() == whole
+    assert remove_unfinished(root, 0) == []
+    assert set(FeatureStore(store).ids) == {"a"}
+
+
+def test_a_part_that_goes_on_being_sent_is_left(
+    s3: Any, info: StoreInfo, clips: Clips, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another machine finishes it between the first look at it and the last."""
+    root = open_copy(s3.url)
+    waiting = send_without_its_metadata(root, info, "a", clips["clip/00"], monkeypatch)
+    prefix = f"{waiting.parent.name}/{waiting.name}"
+    document = (waiting / "zarr.json").read_bytes()
+    s3.forget_copies()
+    modified = Remote.modified
+
+    def finish(self: Remote, name: str) -> Any:
+        s3.files.pipe_file(s3.path(f"{prefix}/zarr.json"), document)
+        return modified(self, name)
+
+    monkeypatch.setattr(Remote, "modified", finish)
+    (found,) = remove_unfinished(open_copy(s3.url), 0)
+    assert not found.removed
+    (store,) = open_copy(s3.url).glob("prosody-*")
+    np.testing.assert_array_equal(FeatureStore(store).verified_frames("a"), clips["clip/00"])
+
+
+def test_what_is_removed_under_a_sender_that_paused_is_sent_again(
+    s3: Any,
+    info: StoreInfo,
+    clips: Clips,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    root = open_copy(s3.url)
+    waiting = send_without_its_metadata(root, info, "a", clips["clip/00"], monkeypatch)
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setenv("RELLM_COPIES", str(tmp_path / "elsewhere"))
+        (found,) = remove_unfinished(open_copy(s3.url), 0)
+        assert found.removed
+    settle(root)
+    s3.forget_copies()
+    store = FeatureStore(open_copy(s3.url) / waiting.parent.name)
+    np.testing.assert_array_equal(store.verified_frames("a"), clips["clip/00"])
+
+
+def test_whoever_goes_on_sending_sends_a_file_before_the_last(
+    s3: Any, info: StoreInfo, clips: Clips, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = open_copy(s3.url)
+    send_without_its_metadata(root, info, "a", clips["clip/00"], monkeypatch)
+    s3.requests.lines.clear()
+    settle(root)
+    sent = [line for line in s3.requests.lines if line.startswith("PUT")]
+    assert len(sent) == 2
+    assert sent[0].count("/") > sent[1].count("/")
+
+
+def test_an_age_that_nobody_tells_is_no_age(
+    info: StoreInfo, clips: Clips, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RELLM_COPIES", str(tmp_path / "copies"))
+    url = f"file://{tmp_path}/cache"
+    root = open_copy(url)
+    store = add(root, info, "a", clips["clip/00"])
+    left = tmp_path / "cache" / store.name / "part-000002-0123abcd/offsets/zarr.json"
+    left.parent.mkdir(parents=True)
+    left.write_text("{}")
+
+    def cannot_tell(self: Any, path: str) -> None:
+        raise NotImplementedError
+
+    with monkeypatch.context() as protocol:
+        protocol.setattr("fsspec.implementations.local.LocalFileSystem.modified", cannot_tell)
+        (found,) = remove_unfinished(root, 0)
+    assert (found.hours, found.removed, left.exists()) == (None, False, True)
+    (found,) = remove_unfinished(root, 0)
+    assert (found.removed, left.exists()) == (True, False)
+    assert remove_unfinished(tmp_path / "cache", 0) == []  # a plain folder has none

@@ -1,0 +1,63 @@
+"""rehearse: the moments of a step are those of what it then predicts, dropout included."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+from rellm_cache.config.schema import Recipe
+from rellm_cache.data.batch import Batch
+from rellm_cache.model.losses.ccc import moments_of
+from rellm_cache.model.speech_llm import SpeechLLM
+from rellm_cache.training.ccc_prepass import rehearse
+
+
+def make_batches() -> list[Batch]:
+    torch.manual_seed(1)
+    return [
+        Batch(
+            ids=("a", "b"),
+            speech=torch.randn(2, 90, 16).half(),
+            emotion=None,
+            frame_lengths=torch.tensor([90, 60]),
+            emotions=torch.tensor([0, 1]),
+            vad=torch.rand(2, 3),
+            targets=((), ()),
+        )
+        for _ in range(3)
+    ]
+
+
+@pytest.fixture
+def model(speech_recipe: Recipe) -> SpeechLLM:
+    torch.manual_seed(0)
+    recipe = replace(
+        speech_recipe,
+        adapter=replace(speech_recipe.adapter, dropout=0.3, crop_frames=40),
+        heads=replace(speech_recipe.heads, dropout=0.3),
+        losses=replace(speech_recipe.losses, dimension_kind="ccc"),
+    )
+    return SpeechLLM(recipe, 16, 0, None).train()
+
+
+def test_what_is_rehearsed_is_played(model: SpeechLLM) -> None:
+    batches = make_batches()
+    rehearsal = rehearse(model, batches, Accelerator(cpu=True))
+    played = []
+    for index, batch in enumerate(batches):
+        rehearsal.replay(index)
+        played.append(moments_of(model(batch, rehearsal.moments).dimensions, batch.vad))
+        torch.rand(7)  # whatever else a step draws
+    assert rehearsal.moments is not None
+    torch.testing.assert_close(rehearsal.moments, torch.stack(played).sum(0))
+    assert not rehearsal.moments.requires_grad
+    other = sum(moments_of(model(batch).dimensions, batch.vad) for batch in batches)
+    assert not torch.allclose(rehearsal.moments, torch.as_tensor(other))
+
+
+def test_nothing_is_rehearsed_without_need(model: SpeechLLM) -> None:
+    accelerator = Accelerator(cpu=True)
+    assert rehearse(model, make_batches()[:1], accelerator).moments is None
+    model.recipe = replace(model.recipe, losses=replace(model.recipe.losses, dimension_kind="mse"))
+    assert rehearse(model, make_batches(), accelerator).moments is None

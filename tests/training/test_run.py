@@ -1,0 +1,355 @@
+"""train: learns, freezes, validates, resumes bit for bit, and refuses foreign folders."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from rellm_cache.cache_admin.maintenance import copy_cache
+from rellm_cache.config.schema import LLMConfig, LoraConfig, Recipe, load_recipe
+from rellm_cache.errors import ManifestError, RunError, StoreError
+from rellm_cache.evaluation.run import evaluate
+from rellm_cache.inference.generate import generate
+from rellm_cache.llm.frozen import FrozenLLM
+from rellm_cache.llm.loading import load_llm
+from rellm_cache.runs import shared_models as resources
+from rellm_cache.runs.weights import load_run
+from rellm_cache.store.remote.mirror import open_copy
+from rellm_cache.training.optim import Optimisation, Position
+from rellm_cache.training.resuming import Resuming
+from rellm_cache.training.run import read_metrics, train
+from rellm_cache.utils.model_files import weight_files, weights_digest
+
+TIMES = ("seconds", "waited")
+KEPT = {".safetensors", ".pt", ".json", ".jsonl", ".toml"}
+
+
+def saved(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(run / "adapter.safetensors")
+
+
+def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    return first.keys() == second.keys() and all(
+        torch.equal(first[name], second[name]) for name in first
+    )
+
+
+def test_a_run_from_start_to_end(corpus: Path, cache: Path, quick: Recipe, tmp_path: Path) -> None:
+    training = replace(quick.training, epochs=6, learning_rate=3e-3)
+    report = train(replace(quick, training=training), corpus, cache, tmp_path / "run")
+    assert report.steps == 6 * 4  # seven clips in batches of two
+    for name in ("loss", "response_loss", "recognition_loss", "dimension_loss"):
+        assert report.validation[name] < report.untrained[name]
+    rows = list(read_metrics(tmp_path / "run"))
+    assert [r["step"] for r in rows if "validation" not in r] == list(range(1, 25))
+    assert [r["epoch"] for r in rows if "validation" in r] == list(range(7))
+    assert list((tmp_path / "run").rglob("events.out.tfevents.*"))
+    # The same command again has nothing left to do and changes nothing.
+    before = {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.suffix in KEPT}
+    again = train(replace(quick, training=training), corpus, cache, tmp_path / "run")
+    assert again.resumed_at == again.steps == report.steps
+    assert before == {p: p.read_bytes() for p in before}
+
+
+def test_a_run_that_has_ended_keeps_no_optimiser(
+    corpus: Path, cache: Path, quick: Recipe, tmp_path: Path
+) -> None:
+    train(quick, corpus, cache, tmp_path / "run")
+    (last,) = (tmp_path / "run/checkpoints").glob("step-*")
+    weights = (last / "adapter.safetensors").stat().st_size
+    assert (last / "state.pt").stat().st_size < 10_000 < weights
+    _, model = load_run(tmp_path / "run", torch.device("cpu"))
+    assert load_file(last / "adapter.safetensors").keys() == dict(model.named_parameters()).keys()
+
+
+def test_a_run_from_a_url_is_the_run_from_a_folder(
+    corpus: Path, cache: Path, quick: Recipe, s3: Any, tmp_path: Path
+) -> None:
+    copy_cache(cache, open_copy(s3.url))
+    s3.forget_copies()
+    remote = open_copy(s3.url)
+    for name, root in (("folder", cache), ("url", remote)):
+        train(quick, corpus, root, tmp_path / name)
+    assert same(saved(tmp_path / "folder"), saved(tmp_path / "url"))
+    scores, answers = [], []
+    for name, root in (("folder", cache), ("url", remote)):
+        scores.append(evaluate(tmp_path / name, corpus / "test.jsonl", root).to_json())
+        out = tmp_path / f"{name}.jsonl"
+        answers.append(generate(tmp_path / name, corpus / "test.jsonl", out, root))
+    assert scores[0] == scores[1]
+    assert answers[0] == answers[1]
+    assert len(s3.requests.of_frames()) == 2  # a part of either stream, once
+
+
+def test_the_frozen_stay_frozen(
+    corpus: Path, cache: Path, quick: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert quick.llm is not None
+    recipe = replace(quick, llm=replace(quick.llm, quantization="nf4"))
+    folders = [Path(quick.llm.model), Path(quick.encoders.speech.model)]
+    files = [weights_digest(folder) for folder in folders]
+    loaded: list[tuple[FrozenLLM, dict[str, torch.Tensor]]] = []
+
+    def load_and_remember(config: LLMConfig, device: torch.device) -> FrozenLLM:
+        llm = load_llm(config, device)
+        loaded.append((llm, {k: v.clone() for k, v in llm.model.state_dict().items()}))
+        return llm
+
+    monkeypatch.setattr(resources, "load_llm", load_and_remember)
+    train(recipe, corpus, cache, tmp_path / "run")
+    ((llm, before),) = loaded
+    assert same(before, dict(llm.model.state_dict()))
+    assert files == [weights_digest(folder) for folder in folders]
+    _, model = load_run(tmp_path / "run", torch.device("cpu"))
+    assert set(saved(tmp_path / "run")) == {n for n, p in model.named_parameters()}
+    assert all(n.startswith(("adapter.", "heads.")) for n in saved(tmp_path / "run"))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"optimiser": "adamw8bit", "weights": "bf16", "tokens_per_step": "auto", "average": 0.75}],
+    ids=["plain", "rounded"],
+)
+def test_killed_anywhere_it_goes_on_to_the_same_bits(
+    corpus: Path,
+    cache: Path,
+    quick: Recipe,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    settings: dict[str, Any],
+) -> None:
+    # Random states matter, and a matrix is large enough for 8-bit moments.
+    adapter = replace(quick.adapter, dropout=0.2, crop_frames=60, bottleneck=256)
+    training = replace(quick.training, checkpoint_minutes=0.0, **settings)
+    recipe = replace(quick, adapter=adapter, training=training)
+    train(recipe, corpus, cache, tmp_path / "whole")
+
+    def stop_at(step: int) -> None:
+        ordinary = Optimisation.step
+
+        def step_or_die(self: Optimisation, number: int) -> float:
+            if number == step:
+                raise KeyboardInterrupt
+            return ordinary(self, number)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Optimisation, "step", step_or_die)
+            with pytest.raises(KeyboardInterrupt):
+                train(recipe, corpus, cache, tmp_path / "pieces")
+
+    stop_at(3)
+    stop_at(6)
+    report = train(recipe, corpus, cache, tmp_path / "pieces")
+    assert report.resumed_at == 6
+    assert same(saved(tmp_path / "whole"), saved(tmp_path / "pieces"))
+
+    def losses(run: Path) -> list[dict[str, object]]:
+        return [{k: v for k, v in r.items() if k not in TIMES} for r in read_metrics(run)]
+
+    assert losses(tmp_path / "whole") == losses(tmp_path / "pieces")
+
+
+def test_the_same_seed_gives_the_same_run_and_another_does_not(
+    corpus: Path, cache: Path, quick: Recipe, tmp_path: Path
+) -> None:
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        train(replace(quick, seed=seed), corpus, cache, tmp_path / name)
+    assert same(saved(tmp_path / "a"), saved(tmp_path / "b"))
+    assert not same(saved(tmp_path / "a"), saved(tmp_path / "c"))
+
+
+def test_the_mean_of_the_last_steps_is_validated_and_kept(
+    corpus: Path, cache: Path, quick: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = replace(quick.training, select="last", average=0.5)
+    ordinary, places = Optimisation.step, []
+
+    def watched(self: Optimisation, number: int) -> float:
+        norm = ordinary(self, number)
+        places.append({n: t.detach().clone() for n, t in self.masters.tensors.items()})
+        return norm
+
+    monkeypatch.setattr(Optimisation, "step", watched)
+    train(replace(quick, training=training), corpus, cache, tmp_path / "mean")
+    train(replace(quick, training=replace(training, average=0.0)), corpus, cache, tmp_path / "end")
+    assert len(places) == 2 * 8
+    for name, tensor in saved(tmp_path / "mean").items():
+        torch.testing.assert_close(tensor, torch.stack([p[name] for p in places[4:8]]).mean(0))
+    # Averaging does not touch training: both runs went the same way.
+    for name, tensor in saved(tmp_path / "end").items():
+        assert torch.equal(tensor, places[7][name])
+        assert torch.equal(tensor, places[15][name])
+    mean, end = (list(read_metrics(tmp_path / run))[-1]["validation"] for run in ("mean", "end"))
+    assert mean["loss"] != end["loss"]
+
+
+def test_accumulation_changes_nothing_but_memory(
+    corpus: Path, cache: Path, quick: Recipe, tmp_path: Path
+) -> None:
+    for name, size, parts in (("one", 7, 1), ("many", 1, 7)):
+        training = replace(quick.training, batch_size=size, accumulation=parts, epochs=1)
+        train(replace(quick, training=training), corpus, cache, tmp_path / name)
+    one, many = (
+        next(r for r in read_metrics(tmp_path / n) if r["step"] == 1) for n in ("one", "many")
+    )
+    for key in ("loss", "response_loss", "category_loss", "dimension_loss", "gradient_norm"):
+        assert one[key] == pytest.approx(many[key], rel=1e-4)
+
+
+def test_bf16_weights_follow_float32_ones(
+    corpus: Path, cache: Path, quick: Recipe, tmp_path: Path
+) -> None:
+    """Over twelve steps of all clips, in which the loss falls by a tenth: each within 1 %."""
+    settings = replace(quick.training, epochs=12, batch_size=7, learning_rate=3e-3)
+    assert quick.llm is not None
+    with_lora = replace(quick, llm=replace(quick.llm, lora=LoraConfig(dropout=0.0)))
+    for weights in ("fp32", "bf16"):
+        recipe = replace(with_lora, training=replace(settings, weights=weights))
+        train(recipe, corpus, cache, tmp_path / weights)
+    rows = [[r for r in read_metrics(tmp_path / w) if "loss" in r] for w in ("fp32", "bf16")]
+    for exact, rounded in zip(*rows, strict=True):
+        assert rounded["loss"] == pytest.approx(exact["loss"], rel=0.01)
+    assert rows[0][-1]["loss"] < 0.9 * rows[0][0]["loss"]
+    assert {t.dtype for t in saved(tmp_path / "bf16").values()} == {torch.bfloat16}
+    evaluate(tmp_path / "bf16", corpus / "test.jsonl", cache)  # in float32
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_continued(
+    corpus: Path,
+    cache: Path,
+    quick: Recipe,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    losses = replace(quick.losses, response=0.0, recognition=0.0)
+    recipe = replace(quick, losses=losses, adapter=replace(quick.adapter, output_size=32))
+
+    def die(self: Resuming, position: Position) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Resuming, "end", die)
+        with pytest.raises(KeyboardInterrupt):
+            train(recipe, corpus, cache, tmp_path / "run")
+    whole = saved(tmp_path / "run")
+    (_, newest) = sorted((tmp_path / "run/checkpoints").glob("step-*"))
+    (newest / "state.pt").write_bytes((newest / "state.pt").read_bytes()[:1000])
+    report = train(recipe, corpus, cache, tmp_path / "run")
+    assert report.resumed_at == 4  # the end of the first of two epochs
+    said = capsys.readouterr().err
+    assert f"Note: {newest}: the checkpoint is damaged and skipped: state.pt: found other" in said
+    assert same(whole, saved(tmp_path / "run"))
+    assert [r["step"] for r in read_metrics(tmp_path / "run") if "loss" in r] == list(range(1, 9))
+
+
+def test_without_response_loss_no_llm_is_loaded(
+    corpus: Path, cache: Path, quick: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: object) -> FrozenLLM:
+        raise AssertionError("the LLM was loaded")
+
+    monkeypatch.setattr(resources, "load_llm", refuse)
+    losses = replace(quick.losses, response=0.0, recognition=0.0)
+    adapter = replace(quick.adapter, output_size=32)
+    report = train(replace(quick, losses=losses, adapter=adapter), corpus, cache, tmp_path / "run")
+    assert "response_loss" not in report.validation
+
+
+def test_a_speech_llm_trains_in_bf16_on_a_cpu(
+    corpus: Path, cache: Path, quick: Recipe, tmp_path: Path
+) -> None:
+    for precision in ("fp32", "bf16"):
+        training = replace(quick.training, epochs=1, precision=precision)
+        train(replace(quick, training=training), corpus, cache, tmp_path / precision)
+    first = {
+        precision: next(r for r in read_metrics(tmp_path / precision) if r["step"] == 1)
+        for precision in ("fp32", "bf16")
+    }
+    assert first["bf16"]["response_loss"] != first["fp32"]["response_loss"]
+    assert first["bf16"]["response_loss"] == pytest.approx(first["fp32"]["response_loss"], rel=0.02)
+
+
+def test_starting_from_another_run(
+    corpus: Path, cache: Path, quick: Recipe, tmp_path: Path
+) -> None:
+    first = train(quick, corpus, cache, tmp_path / "first")
+    training = replace(quick.training, start_from=str(tmp_path / "first"))
+    second = train(replace(quick, training=training), corpus, cache, tmp_path / "second")
+    assert second.untrained == pytest.approx(first.validation)
+
+
+def test_the_run_pins_the_weights_it_was_trained_on(
+    corpus: Path, cache: Path, quick: Recipe, tmp_path: Path
+) -> None:
+    train(quick, corpus, cache, tmp_path / "run")
+    written = load_recipe(str(tmp_path / "run" / "recipe.toml"))
+    assert written.encoders.speech.weights == weights_digest(Path(quick.encoders.speech.model))
+    assert weight_files(Path(quick.encoders.speech.model))
+
+
+def test_what_the_data_cannot_teach_is_said(
+    corpus: Path, cache: Path, quick: Recipe, tmp_path: Path
+) -> None:
+    (corpus / "validation.responses.jsonl").unlink()
+    heads = replace(quick.heads, emotions=("neutral", "happy", "angry"))
+    notes = train(replace(quick, heads=heads), corpus, cache, tmp_path / "run").notes
+    assert "1 of 7 clips are 'sad', which heads.emotions leaves out" in notes
+    assert "validation: 2 of 2 clips have no response; `rellm respond` makes them" in notes
+
+
+def test_clips_absent_from_the_cache(
+    corpus: Path, cache: Path, quick: Recipe, tmp_path: Path
+) -> None:
+    file = corpus / "train.jsonl"
+    first = json.loads(file.read_text().splitlines()[0])
+    with file.open("a") as lines:
+        lines.write(json.dumps({**first, "id": "tones/new"}) + "\n")
+    with pytest.raises(StoreError, match=r"1 of 10 clips are absent.*`rellm extract"):
+        train(quick, corpus, cache, tmp_path / "run")
+
+
+def test_no_train_split(quick: Recipe, tmp_path: Path) -> None:
+    (tmp_path / "manifest").mkdir()
+    with pytest.raises(ManifestError, match=r"train\.jsonl: no such file"):
+        train(quick, tmp_path / "manifest", tmp_path / "cache", tmp_path / "run")
+
+
+def test_a_checkpoint_of_another_shape_is_named(
+    corpus: Path, cache: Path, quick: Recipe, tmp_path: Path
+) -> None:
+    train(quick, corpus, cache, tmp_path / "first")
+    training = replace(quick.training, start_from=str(tmp_path / "first"))
+    wider = replace(quick, adapter=replace(quick.adapter, width=24), training=training)
+    with pytest.raises(RunError, match=r"tensor 'adapter\.convs.*found .* expected"):
+        train(wider, corpus, cache, tmp_path / "second")
+
+
+def test_a_run_goes_on_with_what_it_was_trained_on_alone(
+    corpus: Path, cache: Path, quick: Recipe, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    train(quick, corpus, cache, out)
+    recipe, adapter = (out / "recipe.toml").read_text(), (out / "adapter.safetensors").read_bytes()
+
+    other = recipe.replace(weights_digest(Path(quick.encoders.speech.model)), "0" * 64)
+    (out / "recipe.toml").write_text(other)  # as if its frames had been of another checkpoint
+    with pytest.raises(RunError, match=r"encoders\.speech\.weights: wanted .*, found '0000"):
+        train(quick, corpus, cache, out)
+    (out / "recipe.toml").write_text(recipe)
+
+    responses = corpus / "train.responses.jsonl"
+    written = responses.read_text()
+    responses.write_text(written.replace("So sad!", "Never mind!"))
+    with pytest.raises(RunError, match="this run was trained on other data than the manifest"):
+        train(quick, corpus, cache, out)
+    without = replace(quick, losses=replace(quick.losses, response=0.0))
+    train(without, corpus, cache, tmp_path / "other")  # which learns from no response
+    responses.write_text(written)
+    train(without, corpus, cache, tmp_path / "other")
+    assert train(quick, corpus, cache, out).resumed_at > 0
+    assert (out / "adapter.safetensors").read_bytes() == adapter

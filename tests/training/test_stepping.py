@@ -1,0 +1,144 @@
+"""Steps: the same loss and gradient however they are cut, and after a lack of memory."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+import torch
+from torch import nn
+
+from rellm_cache.config.schema import Recipe
+from rellm_cache.corpus.manifest import read_split
+from rellm_cache.data.examples import make_examples, open_frames
+from rellm_cache.errors import RunError
+from rellm_cache.llm.frozen import FrozenLLM
+from rellm_cache.llm.loading import load_llm
+from rellm_cache.model.losses.terms import LossTerms
+from rellm_cache.training.loop import Data, Trainer, make_accelerator
+from rellm_cache.training.optim import flat_gradients
+
+
+@dataclass
+class Step:
+    """The first step of a run."""
+
+    terms: LossTerms
+    gradient: torch.Tensor
+    sizes: list[int]
+    trainer: Trainer
+
+
+Take = Callable[..., Step]
+
+
+@pytest.fixture
+def take(corpus: Path, cache: Path, quick: Recipe, tmp_path: Path) -> Take:
+    """`take(tokens_per_step=…)`: a step of all seven clips; `before` is shown the trainer."""
+    assert quick.llm is not None
+    llm: FrozenLLM = load_llm(quick.llm, torch.device("cpu"))
+    utterances = read_split(corpus, "train")
+
+    def run(
+        before: Callable[[Trainer], object] = lambda trainer: None,
+        dimension_kind: Literal["mse", "ccc"] = "mse",
+        **training: Any,
+    ) -> Step:
+        settings = replace(quick.training, **{"batch_size": 1, "accumulation": 7, **training})
+        losses = replace(quick.losses, dimension_kind=dimension_kind)
+        recipe = replace(quick, training=settings, losses=losses)
+        data = Data(make_examples(utterances, recipe, llm), [], open_frames(recipe, cache))
+        trainer = Trainer(recipe, data, tmp_path, llm, make_accelerator(recipe, tmp_path))
+        optimisation, sizes, gradients = trainer.optimisation, [], []
+        optimisation.optimiser.register_step_pre_hook(
+            lambda *_: gradients.append(flat_gradients(optimisation.tensors))
+        )
+        trainer.model.adapter.register_forward_pre_hook(
+            lambda module, arguments: sizes.append(len(arguments[0]))
+        )
+        before(trainer)
+        (batches,) = trainer.loader.groups(trainer.groups(0))
+        terms, _ = trainer.step(batches, 0)
+        return Step(terms, gradients[0], sizes, trainer)
+
+    return run
+
+
+def assert_equal(one: Step, other: Step) -> None:
+    torch.testing.assert_close(one.terms.sums, other.terms.sums, rtol=1e-5, atol=1e-5)
+    assert torch.equal(one.terms.counts, other.terms.counts)
+    difference = (one.gradient - other.gradient).norm() / one.gradient.norm()
+    assert difference < 1e-5
+
+
+def test_micro_batches_do_not_change_a_step(take: Take) -> None:
+    by_clip = take()
+    assert by_clip.sizes == [1] * 7
+    for setting, parts in ((150, range(3, 7)), (10_000, range(1, 2)), ("auto", range(1, 7))):
+        step = take(tokens_per_step=setting)
+        assert sum(step.sizes) == 7
+        assert len(step.sizes) in parts
+        assert_equal(step, by_clip)
+    assert step.trainer.budget.limit > 512  # auto measured it and found room
+
+
+def fail_above(clips: int) -> Callable[[Trainer], None]:
+    """A memory that holds so many clips; it is found full halfway through a backward pass."""
+
+    def arrange(trainer: Trainer) -> None:
+        at_once: list[int] = []
+
+        def full(gradient: torch.Tensor) -> None:
+            if at_once[-1] > clips:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+
+        trainer.model.adapter.register_forward_pre_hook(
+            lambda module, arguments: at_once.append(len(arguments[0]))
+        )
+        conv: nn.Module = trainer.model.adapter.convs[1]
+        next(conv.parameters()).register_hook(full)
+
+    return arrange
+
+
+def test_out_of_memory_halves_and_goes_on(take: Take, capsys: pytest.CaptureFixture[str]) -> None:
+    step = take(fail_above(2), batch_size=7, accumulation=1)
+    assert step.sizes == [7, 4, 2, 2, 2, 1]  # seven, then four of 4 + 3, then all four parts
+    assert step.trainer.budget.limit == 2
+    assert_equal(step, take())
+    halved = take(fail_above(4), dimension_kind="ccc", batch_size=7, accumulation=1)
+    assert_equal(halved, take(dimension_kind="ccc"))
+    said = capsys.readouterr().err
+    assert "Out of memory with 7 clips at once: going on with half" in said
+    assert "Out of memory with 4 clips at once" in said
+
+
+def test_a_rehearsal_that_finds_no_room_is_halved_too(
+    take: Take, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def arrange(trainer: Trainer) -> None:
+        def full(module: nn.Module, arguments: tuple[torch.Tensor, ...]) -> None:
+            if not torch.is_grad_enabled() and len(arguments[0]) > 2:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+
+        trainer.model.adapter.register_forward_pre_hook(full)
+
+    step = take(arrange, dimension_kind="ccc", batch_size=4, accumulation=2)
+    assert step.trainer.budget.limit == 2
+    assert "Out of memory with 4 clips at once" in capsys.readouterr().err
+    assert_equal(step, take(dimension_kind="ccc"))
+
+
+def test_what_halving_does_not_mend_is_an_error(take: Take) -> None:
+    with pytest.raises(RunError, match=r"tones/02: out of memory though trained alone; lower llm"):
+        take(fail_above(0), tokens_per_step=100_000)
+
+    def fail(gradient: torch.Tensor) -> None:
+        raise RuntimeError("shapes differ")
+
+    def arrange(trainer: Trainer) -> None:
+        next(trainer.model.adapter.parameters()).register_hook(fail)
+
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        take(arrange)
