@@ -23,7 +23,7 @@ from rellm_cache.llm.prompts import ChatFormat
 from rellm_cache.store.format import store_path
 from rellm_cache.store.reader import FeatureStore
 from rellm_cache.store.remote.mirror_origin import place
-from rellm_cache.utils.console_wording import counted
+from rellm_cache.utils.console import counted
 from rellm_cache.utils.model_files import weights_digest
 
 

@@ -6,7 +6,7 @@ import click
 
 from rellm_cache.cli.options import cache_option, manifest_argument, recipe_option, set_option
 from rellm_cache.cli.prepare.show import show_survey
-from rellm_cache.utils.console_wording import counted
+from rellm_cache.utils.console import counted
 
 
 @click.command()

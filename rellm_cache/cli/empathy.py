@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from rellm_cache.cli.options import InOrder, json_option, print_table
-from rellm_cache.utils.console_wording import counted
+from rellm_cache.utils.console import counted
 
 
 @click.group(cls=InOrder)

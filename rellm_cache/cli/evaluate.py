@@ -14,7 +14,7 @@ from rellm_cache.cli.options import (
     print_table,
     run_argument,
 )
-from rellm_cache.utils.console_wording import counted
+from rellm_cache.utils.console import counted
 
 
 @click.command()

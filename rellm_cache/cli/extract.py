@@ -14,7 +14,7 @@ from rellm_cache.cli.options import (
     set_option,
 )
 from rellm_cache.store.remote.mirror_origin import place
-from rellm_cache.utils.console_wording import counted
+from rellm_cache.utils.console import counted
 
 if TYPE_CHECKING:
     from rellm_cache.extraction.run import StreamReport

@@ -10,7 +10,7 @@ from rellm_cache.cli.options import (
     run_argument,
     set_option,
 )
-from rellm_cache.utils.console_wording import counted
+from rellm_cache.utils.console import counted
 
 
 @click.command()

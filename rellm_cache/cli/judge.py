@@ -15,7 +15,7 @@ from rellm_cache.cli.options import (
     percent,
     print_table,
 )
-from rellm_cache.utils.console_wording import counted
+from rellm_cache.utils.console import counted
 
 if TYPE_CHECKING:
     from rellm_cache.evaluation.judge_scores import JudgeScores

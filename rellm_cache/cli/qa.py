@@ -12,7 +12,7 @@ from rellm_cache.cli.options import (
     set_option,
     show_next,
 )
-from rellm_cache.utils.console_wording import counted
+from rellm_cache.utils.console import counted
 
 
 @click.command()

@@ -13,7 +13,7 @@ from rellm_cache.cli.options import (
     print_table,
     set_option,
 )
-from rellm_cache.utils.console_wording import counted
+from rellm_cache.utils.console import counted
 
 if TYPE_CHECKING:
     from rellm_cache.reproduction.statistics import RowResult

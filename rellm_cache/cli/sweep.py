@@ -97,7 +97,7 @@ def sweep(
     from rellm_cache.sweeps.plan import SweepPlan, parse_variant, read_variants
     from rellm_cache.sweeps.run import Setting
     from rellm_cache.sweeps.run import sweep as run
-    from rellm_cache.utils.console_ranges import parse_ranges
+    from rellm_cache.utils.console import parse_ranges
 
     rows = (*map(parse_variant, variants), *(read_variants(file) if file else ()))
     plan = SweepPlan(recipe, overrides, rows, parse_ranges(seeds, "seeds"))

@@ -11,8 +11,7 @@ from rellm_cache.cli.options import (
     recipe_option,
     set_option,
 )
-from rellm_cache.utils.console import is_spokesman
-from rellm_cache.utils.console_wording import counted
+from rellm_cache.utils.console import counted, is_main_process
 
 
 @click.command()
@@ -37,7 +36,7 @@ def train(recipe: str, overrides: tuple[str, ...], manifest: Path, cache: Path, 
     from rellm_cache.training.run import train as run
 
     report = run(load_recipe(recipe, overrides), manifest, cache, out)
-    if not is_spokesman():
+    if not is_main_process():
         return
     for note in report.notes:
         click.echo(f"Note: {note}")

@@ -18,7 +18,7 @@ from rellm_cache.cli.options import (
     show_next,
 )
 from rellm_cache.store.remote.mirror_origin import place
-from rellm_cache.utils.console_wording import counted
+from rellm_cache.utils.console import counted
 
 if TYPE_CHECKING:
     from rellm_cache.annotation.transcripts import TranscribeReport

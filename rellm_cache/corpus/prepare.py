@@ -26,8 +26,7 @@ from rellm_cache.corpus.readers.base import Corpus, require_totals, without_audi
 from rellm_cache.corpus.statistics import Survey, survey
 from rellm_cache.corpus.validation import check_text
 from rellm_cache.errors import AudioError, ManifestError
-from rellm_cache.utils.console import progress
-from rellm_cache.utils.console_wording import counted
+from rellm_cache.utils.console import counted, progress
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,7 @@ from rellm_cache.empathy.scoring import ReplyScore, score_exchanges
 from rellm_cache.errors import ManifestError
 from rellm_cache.metrics.summary import Summary, summarise
 from rellm_cache.utils.atomic_files import write_table
-from rellm_cache.utils.console import progress, say
-from rellm_cache.utils.console_wording import counted
+from rellm_cache.utils.console import counted, progress, say
 from rellm_cache.utils.devices import default_device
 from rellm_cache.utils.result_table import Journal, journal_beside, read_journal
 

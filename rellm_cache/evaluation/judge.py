@@ -41,8 +41,7 @@ from rellm_cache.qa.rows import QARow, distinct, read_questions
 from rellm_cache.runs.shared_models import Resources
 from rellm_cache.runs.weights import RECIPE, load_info, load_run, run_recipe, trained_digest
 from rellm_cache.utils.atomic_files import write_whole
-from rellm_cache.utils.console import progress, say
-from rellm_cache.utils.console_wording import counted
+from rellm_cache.utils.console import counted, progress, say
 from rellm_cache.utils.devices import default_device
 from rellm_cache.utils.result_table import Journal, journal_beside, read_journal
 

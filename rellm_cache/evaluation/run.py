@@ -27,8 +27,7 @@ from rellm_cache.runs.publish import SUMS, is_published
 from rellm_cache.runs.shared_models import Resources
 from rellm_cache.runs.weights import RECIPE
 from rellm_cache.utils.atomic_files import renew, table_text
-from rellm_cache.utils.console import say
-from rellm_cache.utils.console_wording import counted
+from rellm_cache.utils.console import counted, say
 
 PREDICTIONS = "predictions.csv"
 

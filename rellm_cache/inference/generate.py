@@ -26,8 +26,7 @@ from rellm_cache.inference.text_responder import Reader
 from rellm_cache.runs.shared_models import Resources
 from rellm_cache.runs.weights import run_recipe
 from rellm_cache.store.in_memory import EncodedFrames
-from rellm_cache.utils.console import progress, say
-from rellm_cache.utils.console_wording import counted
+from rellm_cache.utils.console import counted, progress, say
 from rellm_cache.utils.devices import clips_at_a_time, default_device
 from rellm_cache.utils.result_table import Journal, journal_beside, read_journal
 

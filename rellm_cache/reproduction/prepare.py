@@ -22,8 +22,7 @@ from rellm_cache.reproduction.request import Request
 from rellm_cache.reproduction.runs import Model
 from rellm_cache.runs.weights import RECIPE, load_info
 from rellm_cache.store.format import failures_path
-from rellm_cache.utils.console import say
-from rellm_cache.utils.console_wording import counted
+from rellm_cache.utils.console import counted, say
 
 Models = dict[Row, Model]  # of the rows that can be made
 MANIFEST, SHUFFLED = "manifest", "shuffled"  # folders of a fold

@@ -36,7 +36,7 @@ from rellm_cache.store.part_writer import PartWriter, Row
 from rellm_cache.store.quantization import Quantisation
 from rellm_cache.store.remote.upload import commit_part, part_names, send_new_store
 from rellm_cache.utils.atomic_files import sync_path, sync_tree
-from rellm_cache.utils.console_wording import counted
+from rellm_cache.utils.console import counted
 
 PART_BYTES = 256 << 20
 PART_SECONDS = 60.0

@@ -1,6 +1,10 @@
-"""Progress of long work, on standard error: a bar on a terminal, plain lines when piped."""
+"""Console output: progress bars, notes, counts and number ranges.
+
+Progress and notes go to standard error: a bar on a terminal, plain lines in a pipe.
+"""
 
 import os
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -10,36 +14,38 @@ from typing import Protocol
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from rellm_cache.errors import ConfigError
+
 PLAIN_SECONDS = 10.0
 
 
 class Tick(Protocol):
-    """Reports `count` more units done, and a note shown beside the bar."""
+    """Callback that reports `count` more units as done and shows a note beside the bar."""
 
     def __call__(self, count: int = 1, note: str = "") -> None:
-        """Count some units as done."""
+        """Report progress."""
         ...
 
 
 def silent(count: int = 1, note: str = "") -> None:
-    """A `Tick` that shows nothing, for callers who want none."""
+    """Ignore progress: a `Tick` that shows nothing."""
 
 
 def say(text: str) -> None:
-    """A line for the user, on standard error."""
+    """Print a line for the user on standard error."""
     print(text, file=sys.stderr, flush=True)
 
 
-def is_spokesman() -> bool:
-    """Whether this process is the one of its kind that speaks: launchers number them."""
+def is_main_process() -> bool:
+    """Whether this process has rank 0: of several started by a launcher only one prints."""
     return os.environ.get("RANK", "0") == "0"
 
 
 @contextmanager
 def progress(title: str, total: int, unit: str) -> Iterator[Tick]:
-    """Show how far a loop of `total` units is, its rate and the time left."""
+    """Show how many of `total` units are done, their rate and the time left."""
     console = Console(file=sys.stderr)
-    if not is_spokesman():
+    if not is_main_process():
         yield silent
     elif console.is_terminal:
         with _bar(console, title, total, unit) as tick:
@@ -93,5 +99,31 @@ class _Lines:
 
 
 def _digits(rate: float) -> str:
-    """Two digits of a slow rate, one decimal of others: 0.012, 8.4, 120.0."""
+    """Format a rate: two digits below 1, else one decimal (0.012, 8.4, 120.0)."""
     return f"{rate:.2g}" if rate < 1 else f"{rate:.1f}"
+
+
+def counted(count: int, one: str, many: str = "") -> str:
+    """Return a count and its noun: `1 clip`, `3 clips`.
+
+    Args:
+        one: the noun for a count of 1, with a verb where the message has one: `clip is`.
+        many: the noun for other counts; empty for `one` with an s.
+    """
+    return f"{count} {one if count == 1 else many or one + 's'}"
+
+
+def parse_ranges(text: str, what: str) -> tuple[int, ...]:
+    """Return the numbers of a list like `1-16` or `17,18,20-22`, each once; none for empty text.
+
+    Raises:
+        ConfigError: the text is no such list; the message starts with `what` the numbers are.
+    """
+    numbers: list[int] = []
+    for part in filter(None, (p.strip() for p in text.split(","))):
+        found = re.fullmatch(r"(\d+)(?:-(\d+))?", part)
+        first, last = (int(found[1]), int(found[2] or found[1])) if found else (1, 0)
+        if last < first:
+            raise ConfigError(f"{what} {text!r}: expected numbers and ranges like 1-16,18")
+        numbers.extend(range(first, last + 1))
+    return tuple(dict.fromkeys(numbers))

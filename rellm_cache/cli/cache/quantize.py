@@ -8,7 +8,7 @@ import click
 from rellm_cache.cli.cache.arguments import store_argument
 from rellm_cache.cli.options import byte_size, json_option, percent
 from rellm_cache.store.remote.mirror_origin import place
-from rellm_cache.utils.console_wording import counted
+from rellm_cache.utils.console import counted
 
 
 @click.command()

@@ -9,7 +9,7 @@ import click
 from rellm_cache.cli.cache.arguments import DAMAGED, root_argument, show_ids
 from rellm_cache.cli.options import CLIPS_FAILED, byte_size, json_option
 from rellm_cache.store.remote.mirror_origin import place
-from rellm_cache.utils.console_wording import counted
+from rellm_cache.utils.console import counted
 
 if TYPE_CHECKING:
     from rellm_cache.cache_admin.maintenance import CacheRepair

@@ -132,7 +132,7 @@ def ravdess(
     """RAVDESS speech (folders Actor_01 …), split by speaker; five emotions."""
     from rellm_cache.corpus.prepare import prepare
     from rellm_cache.corpus.readers.ravdess import read_ravdess
-    from rellm_cache.utils.console_ranges import parse_ranges
+    from rellm_cache.utils.console import parse_ranges
 
     splits = {
         "train": frozenset(parse_ranges(train_speakers, "speakers")),

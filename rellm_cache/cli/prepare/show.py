@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import click
 
 from rellm_cache.cli.options import CLIPS_FAILED, percent, print_table
-from rellm_cache.utils.console_wording import counted
+from rellm_cache.utils.console import counted
 
 if TYPE_CHECKING:
     from rellm_cache.corpus.prepare import PrepareReport

@@ -21,7 +21,7 @@ from rellm_cache.corpus.readers.base import Corpus, Problems, Total, count_total
 from rellm_cache.corpus.splits import draw, hold_out, in_split
 from rellm_cache.corpus.text_files import read_text_lines
 from rellm_cache.errors import ManifestError
-from rellm_cache.utils.console_wording import counted
+from rellm_cache.utils.console import counted
 
 SPEAKERS = tuple(f"{n:04d}" for n in range(11, 21))
 EMOTIONS = ("Neutral", "Angry", "Happy", "Sad", "Surprise")  # in the order of ids

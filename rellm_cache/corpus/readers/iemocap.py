@@ -21,7 +21,7 @@ from rellm_cache.corpus.splits import hold_out, in_split, text_key, without_text
 from rellm_cache.corpus.text_files import read_text_lines
 from rellm_cache.corpus.vad import rescale
 from rellm_cache.errors import ManifestError
-from rellm_cache.utils.console_wording import counted
+from rellm_cache.utils.console import counted
 
 SESSIONS = range(1, 6)
 EMOTIONS = {"neu": "neutral", "hap": "happy", "exc": "happy", "ang": "angry", "sad": "sad"}

@@ -20,7 +20,7 @@ from rellm_cache.corpus.splits import draw, hold_out
 from rellm_cache.corpus.text_files import read_csv, read_text
 from rellm_cache.corpus.vad import rescale
 from rellm_cache.errors import ManifestError
-from rellm_cache.utils.console_wording import counted
+from rellm_cache.utils.console import counted
 
 COLUMNS = ("FileName", "EmoClass", "EmoAct", "EmoVal", "EmoDom", "SpkrID", "Split_Set")
 EMOTIONS = ("neutral", "happy", "angry", "sad")

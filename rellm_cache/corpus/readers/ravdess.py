@@ -10,7 +10,7 @@ from pathlib import Path
 from rellm_cache.corpus.manifest import Utterance
 from rellm_cache.corpus.readers.base import Corpus, count_totals
 from rellm_cache.errors import ManifestError
-from rellm_cache.utils.console_wording import counted
+from rellm_cache.utils.console import counted
 
 EMOTIONS = {
     "01": "neutral",

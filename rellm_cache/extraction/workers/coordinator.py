@@ -27,8 +27,7 @@ from rellm_cache.extraction.messages import (
 )
 from rellm_cache.extraction.missing import Target, find_lost
 from rellm_cache.extraction.pipeline import BATCHES_IN_HAND
-from rellm_cache.utils.console import Tick
-from rellm_cache.utils.console_wording import counted
+from rellm_cache.utils.console import Tick, counted
 
 MAX_TRIES = 3  # deaths with one clip in hand
 MAX_FRUITLESS = 3  # deaths in a row, for each worker, of workers that had nothing in hand

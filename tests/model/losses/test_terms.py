@@ -8,6 +8,7 @@ from rellm_cache.config.schema import LossesConfig
 from rellm_cache.data.batch import IGNORED
 from rellm_cache.llm.packing import Segment, pack
 from rellm_cache.llm.teacher_distribution import distribution_rows, split_rows
+from rellm_cache.model.losses import terms as losses
 from rellm_cache.model.losses.terms import (
     LossTerms,
     category_loss,
@@ -17,7 +18,6 @@ from rellm_cache.model.losses.terms import (
     token_divergences,
     token_losses,
 )
-from rellm_cache.model.losses import terms as losses
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 1000])
