@@ -1,4 +1,4 @@
-"""Documents cannot rot: fields, commands, the tree, the store's format and links are checked."""
+"""Documents match the code: fields, commands, the store's format and links are checked."""
 
 import dataclasses
 import json
@@ -122,45 +122,6 @@ def commands(group: click.Group, prefix: str) -> Iterator[str]:
 @pytest.mark.parametrize("command", list(commands(rellm, "rellm")))
 def test_readme_mentions_command(command: str) -> None:
     assert re.search(rf"{command}\b", README), f"README.md does not mention `{command}`"
-
-
-def readme_tree() -> list[str]:
-    """Paths named in the README's commented tree; indentation nests, two spaces end the names.
-
-    A line may name several modules: `ahead.py journal.py   …`. Tree glyphs count as spaces.
-    """
-    blocks = re.findall(r"^```\w*\n(.*?)^```", README, re.M | re.S)
-    block = next((b for b in blocks if re.search(r"^\W*rellm_cache/", b, re.M)), "")
-    paths: list[str] = []
-    parents: list[tuple[int, str]] = []
-    for line in block.splitlines():
-        plain = re.sub("[│├└─]", " ", line)
-        indent = len(plain) - len(plain.lstrip())
-        names = re.split(r"\s{2,}|\s+#", plain.strip())[0].split()
-        parents = [(at, parent) for at, parent in parents if at < indent]
-        folder = parents[-1][1] if parents else ""
-        for name in (n.rstrip(",") for n in names):
-            paths.append(folder + name)
-            if name.endswith("/"):
-                parents.append((indent, folder + name))
-    return paths
-
-
-def test_readme_tree_names_what_exists() -> None:
-    paths = readme_tree()
-    assert "rellm_cache/" in paths, "README.md has no fenced tree with a line `rellm_cache/  …`"
-    generated = ("runs/", "manifests/")
-    assert [p for p in paths if not (p.startswith(generated) or (ROOT / p).exists())] == []
-
-
-def test_readme_tree_names_every_child_of_the_package() -> None:
-    package = ROOT / "rellm_cache"
-    children = {
-        f"rellm_cache/{child.name}{'/' if child.is_dir() else ''}"
-        for child in package.iterdir()
-        if child.suffix == ".py" or (child / "__init__.py").exists()
-    }
-    assert children - {"rellm_cache/__init__.py"} - set(readme_tree()) == set()
 
 
 # --- docs/cache-format.md ---------------------------------------------------------------------
