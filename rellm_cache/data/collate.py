@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rellm_cache.data.batch import Batch, Example, Frames, FrameSource, Steps, line_up
-from rellm_cache.data.copy_padded import join
-from rellm_cache.data.ring_buffer import aligned
+from rellm_cache.data.batch import Batch, Example
+from rellm_cache.data.copy_padded import copy_padded
+from rellm_cache.data.ring_buffer import aligned_size
+from rellm_cache.data.streams import FrameSource, QuantizationParams, StreamSet, align_length
 from rellm_cache.store.quantization import Quantisation
 
 UNKNOWN_VAD = (float("nan"),) * 3
@@ -37,20 +38,23 @@ class Layout:
     nbytes: int
 
 
-def layout(frames: Frames, clips: int, longest: int) -> Layout:
+def layout(frames: StreamSet, clips: int, longest: int) -> Layout:
     """The layout of a batch of so many clips, the longest of so many frames."""
     speech = (clips, longest, frames.speech.frame_size)
     end = clips * longest * frames.speech.frame_size * frames.speech.dtype.itemsize
     if frames.emotion is None:
         return Layout(speech, None, end, end)
-    start = aligned(end)
+    start = aligned_size(end)
     size = clips * longest * frames.emotion.frame_size * frames.emotion.dtype.itemsize
     emotion = (clips, longest, frames.emotion.frame_size)
     return Layout(speech, emotion, start, start + size)
 
 
 def fill(
-    memory: NDArray[np.uint8], examples: Sequence[Example], lengths: Sequence[int], frames: Frames
+    memory: NDArray[np.uint8],
+    examples: Sequence[Example],
+    lengths: Sequence[int],
+    frames: StreamSet,
 ) -> Batch:
     """Copy the frames of some examples into `memory`, padded with zeros, and label them.
 
@@ -63,13 +67,15 @@ def fill(
     """
     plan = layout(frames, len(examples), max(lengths))
     speech = _view(memory, 0, plan.speech, frames.speech.dtype)
-    join(([frames.speech.frames(e.id)] for e in examples), lengths, speech)
+    copy_padded(([frames.speech.frames(e.id)] for e in examples), lengths, speech)
     emotion = None
     if frames.emotion is not None and plan.emotion is not None:
         emotion = _view(memory, plan.emotion_start, plan.emotion, frames.emotion.dtype)
         read = frames.emotion.frames
-        lined_up = (line_up(read(e.id), n, e.id) for e, n in zip(examples, lengths, strict=True))
-        join(lined_up, lengths, emotion)
+        lined_up = (
+            align_length(read(e.id), n, e.id) for e, n in zip(examples, lengths, strict=True)
+        )
+        copy_padded(lined_up, lengths, emotion)
     return Batch(
         ids=tuple(e.id for e in examples),
         speech=torch.from_numpy(speech),
@@ -85,7 +91,7 @@ def fill(
     )
 
 
-def collate(examples: Sequence[Example], frames: Frames) -> Batch:
+def collate(examples: Sequence[Example], frames: StreamSet) -> Batch:
     """One padded batch of some examples, in memory of its own.
 
     Raises:
@@ -111,8 +117,8 @@ def _lessons(examples: Sequence[Example], teacher: FrameSource) -> torch.Tensor:
 
 
 @lru_cache(maxsize=8)
-def _steps(quantisation: Quantisation | None) -> Steps | None:
+def _steps(quantisation: Quantisation | None) -> QuantizationParams | None:
     """The steps of a stream, which all its batches share: nobody writes to them."""
     if quantisation is None:
         return None
-    return Steps(torch.tensor(quantisation.scale), torch.tensor(quantisation.mean))
+    return QuantizationParams(torch.tensor(quantisation.scale), torch.tensor(quantisation.mean))

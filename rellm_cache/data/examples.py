@@ -1,4 +1,4 @@
-"""Examples for the model. In: utterances and a cache. Out: `Example`s and their `Frames`."""
+"""Examples for the model. In: utterances and a cache. Out: `Example`s and their `StreamSet`."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -10,7 +10,8 @@ import torch
 from rellm_cache.config.schema import Recipe
 from rellm_cache.config.specs import EncoderSpec, digest
 from rellm_cache.corpus.manifest import Utterance
-from rellm_cache.data.batch import IGNORED, Example, Frames, Target
+from rellm_cache.data.batch import IGNORED, Example, Target
+from rellm_cache.data.streams import StreamSet
 from rellm_cache.llm.frozen import FrozenLLM
 from rellm_cache.llm.prompts import ChatFormat
 from rellm_cache.llm.speech_prompts import question_prompt
@@ -21,7 +22,7 @@ from rellm_cache.store.reader import FeatureStore
 
 def open_frames(
     recipe: Recipe, cache: Path, open_store: Callable[[Path], FeatureStore] = FeatureStore
-) -> Frames:
+) -> StreamSet:
     """The stores of a recipe's encoders under a cache root; `StoreError` where one is not there.
 
     Args:
@@ -32,17 +33,19 @@ def open_frames(
         return open_store(find_store(cache, spec))
 
     encoders = recipe.encoders
-    return Frames(stream(encoders.speech), stream(encoders.emotion) if encoders.emotion else None)
+    return StreamSet(
+        stream(encoders.speech), stream(encoders.emotion) if encoders.emotion else None
+    )
 
 
-def require_frames(frames: Frames, ids: Sequence[str], command: str) -> None:
+def require_frames(frames: StreamSet, ids: Sequence[str], command: str) -> None:
     """Raise `StoreError` unless every clip is in both stores."""
     for store in (frames.speech, frames.emotion):
         if isinstance(store, FeatureStore):
             store.require(ids, command)
 
 
-def audio_digests(frames: Frames, ids: Iterable[str]) -> list[str]:
+def audio_digests(frames: StreamSet, ids: Iterable[str]) -> list[str]:
     """SHA-256 (hex) of the audio that a store's frames of some clips were made from; none of frames
     made live."""
     if not isinstance(frames.speech, FeatureStore):
@@ -50,7 +53,7 @@ def audio_digests(frames: Frames, ids: Iterable[str]) -> list[str]:
     return [frames.speech.audio_sha256(utterance_id).hex() for utterance_id in ids]
 
 
-def frame_statistics(frames: Frames, ids: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
+def frame_statistics(frames: StreamSet, ids: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and standard deviation (D,) of every fused frame of some clips."""
     total = 0
     width = frames.speech.frame_size
@@ -127,7 +130,7 @@ def questions_of(recipe: Recipe, manifest: Path, splits: Sequence[str]) -> Quest
 
 
 def learned_from(
-    splits: Iterable[Sequence[Utterance]], recipe: Recipe, questions: Questions, frames: Frames
+    splits: Iterable[Sequence[Utterance]], recipe: Recipe, questions: Questions, frames: StreamSet
 ) -> str:
     """Digest of all that a recipe learns from: clips, labels and answers, in their order.
 

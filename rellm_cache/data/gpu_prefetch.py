@@ -1,7 +1,7 @@
-"""Copies to a GPU. In: batches in page-locked memory. Out: the same on the GPU, in advance.
+"""Prefetch of batches to a GPU: the next group is copied while the current one is computed on.
 
-A group is copied on a stream of its own while the group before is computed on. Its host memory is
-used again only after that copy: the next group is asked for when the copy has ended.
+Copies run on their own CUDA stream. The next group is requested only after the copy has ended, so
+host memory is never overwritten during a copy.
 """
 
 from collections.abc import Generator
@@ -12,12 +12,12 @@ import torch
 from rellm_cache.data.batch import Batch
 
 
-def copied_ahead(
+def prefetch_to_gpu(
     groups: Generator[list[Batch], None, None], device: torch.device
 ) -> Generator[list[Batch], None, None]:
-    """Each group on a GPU, while the next one is being copied.
+    """Yield each group on the GPU while the next one is copied.
 
-    Closing it waits for copies under way and closes `groups`.
+    Closing the generator waits for running copies and closes `groups`.
     """
     stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # torch's is untyped
     ahead: list[Batch] | None = None
@@ -28,16 +28,16 @@ def copied_ahead(
                 with torch.cuda.stream(stream):
                     ahead = [batch.to(device) for batch in group]
                 if current is not None:
-                    yield _handed_over(current, device)
-                stream.synchronize()  # long over: a step was computed since
+                    yield _record_current_stream(current, device)
+                stream.synchronize()  # ended long ago: a step was computed since
             if ahead is not None:
-                yield _handed_over(ahead, device)
+                yield _record_current_stream(ahead, device)
         finally:
             stream.synchronize()
 
 
-def _handed_over(batches: list[Batch], device: torch.device) -> list[Batch]:
-    """Batches whose copy has ended, for the current stream: their memory waits for its work."""
+def _record_current_stream(batches: list[Batch], device: torch.device) -> list[Batch]:
+    """Let the current CUDA stream finish with these batches before their memory is reused."""
     for batch in batches:
         batch.record_stream(torch.cuda.current_stream(device))
     return batches

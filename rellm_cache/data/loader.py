@@ -13,10 +13,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import torch
 
-from rellm_cache.data.batch import Batch, Example, Frames
+from rellm_cache.data.batch import Batch, Example
 from rellm_cache.data.collate import fill, layout
-from rellm_cache.data.gpu_prefetch import copied_ahead
-from rellm_cache.data.ring_buffer import Piece, Ring
+from rellm_cache.data.gpu_prefetch import prefetch_to_gpu
+from rellm_cache.data.ring_buffer import RingBuffer, Slot
+from rellm_cache.data.streams import StreamSet
 
 Indices = Sequence[int]
 THREADS = 2
@@ -43,7 +44,7 @@ class BatchLoader:
     def __init__(
         self,
         examples: Sequence[Example],
-        frames: Frames,
+        frames: StreamSet,
         device: torch.device | None = None,
         threads: int = THREADS,
     ) -> None:
@@ -51,7 +52,7 @@ class BatchLoader:
         self._frames = frames
         self._gpu = device if device is not None and device.type == "cuda" else None
         self._threads = threads
-        self._ring: Ring | None = None
+        self._ring: RingBuffer | None = None
         self.lengths: list[int] = frames.lengths([e.id for e in examples]).tolist()
 
     def __getstate__(self) -> dict[str, object]:
@@ -74,7 +75,7 @@ class BatchLoader:
             RuntimeError: the iterator was begun in another process.
         """
         groups = self._in_host_memory(plan)
-        return groups if self._gpu is None else copied_ahead(groups, self._gpu)
+        return groups if self._gpu is None else prefetch_to_gpu(groups, self._gpu)
 
     def _in_host_memory(
         self, plan: Sequence[Sequence[Indices]]
@@ -100,7 +101,7 @@ class BatchLoader:
                 ring.clear()
                 self._ring = ring
 
-    def _take_ring(self, plan: Sequence[Sequence[Indices]]) -> Ring:
+    def _take_ring(self, plan: Sequence[Sequence[Indices]]) -> RingBuffer:
         """The ring of the last iteration, or a new one where another has it or it is too small.
 
         Its size follows from the longest example and the largest batch and group, so it is the same
@@ -118,12 +119,12 @@ class BatchLoader:
         return (
             ring
             if ring is not None and ring.nbytes >= nbytes
-            else Ring(nbytes, pinned=self._gpu is not None)
+            else RingBuffer(nbytes, pinned=self._gpu is not None)
         )
 
-    def _fill(self, indices: Indices, piece: Piece) -> Batch:
+    def _fill(self, indices: Indices, slot: Slot) -> Batch:
         examples = [self._examples[i] for i in indices]
-        return fill(piece.memory, examples, [self.lengths[i] for i in indices], self._frames)
+        return fill(slot.memory, examples, [self.lengths[i] for i in indices], self._frames)
 
     def _read_ahead(self, indices: Indices) -> None:
         ids = [self._examples[i].id for i in indices]
@@ -143,7 +144,7 @@ class _Work:
         self,
         loader: BatchLoader,
         plan: Sequence[Sequence[Indices]],
-        ring: Ring,
+        ring: RingBuffer,
         fillers: ThreadPoolExecutor,
         readers: ThreadPoolExecutor,
     ) -> None:
@@ -151,19 +152,19 @@ class _Work:
         self._upcoming = iter([indices for group in plan for indices in group])
         self._announced: deque[tuple[Indices, int]] = deque()  # and bytes, to be filled next
         self._bytes_announced = 0
-        self._held: list[Piece] = []
-        self._filling: deque[tuple[Piece, Future[Batch]]] = deque()
+        self._held: list[Slot] = []
+        self._filling: deque[tuple[Slot, Future[Batch]]] = deque()
 
     def next_group(self, size: int) -> list[Batch]:
         """Free the group before, start what fits, and wait for the batches of this group."""
-        for piece in self._held:
-            self._ring.free(piece)
+        for slot in self._held:
+            self._ring.free(slot)
         self._held = []
         self._start()
         batches = []
         for _ in range(size):
-            piece, batch = self._filling.popleft()
-            self._held.append(piece)
+            slot, batch = self._filling.popleft()
+            self._held.append(slot)
             batches.append(batch.result())
         return batches
 
@@ -174,12 +175,12 @@ class _Work:
             if not self._announced:
                 return
             indices, nbytes = self._announced[0]
-            piece = self._ring.take(nbytes)
-            if piece is None:
+            slot = self._ring.take(nbytes)
+            if slot is None:
                 return
             self._announced.popleft()
             self._bytes_announced -= nbytes
-            self._filling.append((piece, self._fillers.submit(self._loader._fill, indices, piece)))
+            self._filling.append((slot, self._fillers.submit(self._loader._fill, indices, slot)))
 
     def _announce(self) -> None:
         """Have the clips of the batches after those in hand read from the disk."""

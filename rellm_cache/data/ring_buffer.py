@@ -1,7 +1,7 @@
-"""Memory that is used again and again. In: sizes, in the order of use. Out: pieces of one block.
+"""Ring buffer for padded batches: one block of memory, cut into slots that are reused in order.
 
-Pieces are freed in the order they were taken, so the block is a ring: no list of free buffers, no
-waste between batches of different size, and no growth once it has been written through.
+Slots are freed in the order they were taken. So there is no list of free buffers, no waste between
+batches of different size, and no growth after the first round.
 """
 
 from collections import deque
@@ -14,40 +14,40 @@ from numpy.typing import NDArray
 ALIGNMENT = 64
 
 
-def aligned(nbytes: int) -> int:
-    """The size of the piece that holds so many bytes."""
+def aligned_size(nbytes: int) -> int:
+    """Bytes of the slot that holds `nbytes` bytes."""
     return -(-nbytes // ALIGNMENT) * ALIGNMENT
 
 
 @dataclass(frozen=True, eq=False)
-class Piece:
-    """Some bytes of a ring."""
+class Slot:
+    """Some bytes of a ring buffer."""
 
     start: int
     stop: int
     memory: NDArray[np.uint8]
 
 
-class Ring:
-    """One block of memory, given out in pieces and taken back in the same order.
+class RingBuffer:
+    """One block of memory, given out in slots and taken back in the same order.
 
     Args:
-        nbytes: of the block. Whoever holds pieces of h bytes in all can be sure of one more of n
-            bytes where h + 2 n fits.
-        pinned: page-locked, so that a GPU copies from it without a detour.
+        nbytes: size of the block. While slots of h bytes are held, a slot of n bytes is always free
+            if h + 2 n <= nbytes.
+        pinned: page-lock the block, for faster copies to a GPU.
     """
 
     def __init__(self, nbytes: int, pinned: bool = False) -> None:
-        self.nbytes = aligned(nbytes)
+        self.nbytes = aligned_size(nbytes)
         self.pinned = pinned
-        # torch hands out page-locked memory; as an array it is filled without torch's threads.
+        # torch allocates page-locked memory; a numpy view is filled without torch's threads.
         self._block = torch.empty(self.nbytes, dtype=torch.uint8, pin_memory=pinned).numpy()
-        self._live: deque[Piece] = deque()
+        self._live: deque[Slot] = deque()
         self._head = 0
 
-    def take(self, nbytes: int) -> Piece | None:
-        """A piece of so many bytes, or None until enough pieces were freed."""
-        size = max(aligned(nbytes), ALIGNMENT)
+    def take(self, nbytes: int) -> Slot | None:
+        """A slot of `nbytes` bytes, or None while too few slots are free."""
+        size = max(aligned_size(nbytes), ALIGNMENT)
         start = 0
         if self._live:
             tail, start = self._live[0].start, self._head
@@ -59,21 +59,21 @@ class Ring:
         if start + size > self.nbytes:
             return None
         self._head = start + size
-        piece = Piece(start, self._head, self._block[start : start + nbytes])
-        self._live.append(piece)
-        return piece
+        slot = Slot(start, self._head, self._block[start : start + nbytes])
+        self._live.append(slot)
+        return slot
 
-    def free(self, piece: Piece) -> None:
-        """Take the oldest piece back; what it held will be overwritten.
+    def free(self, slot: Slot) -> None:
+        """Take back the oldest slot; its memory will be overwritten.
 
         Raises:
-            ValueError: another piece is older.
+            ValueError: another slot is older.
         """
         oldest = self._live.popleft()
-        if oldest is not piece:
+        if oldest is not slot:
             self._live.appendleft(oldest)
-            raise ValueError(f"freed {piece.start}, but {oldest.start} is the oldest piece")
+            raise ValueError(f"freed {slot.start}, but {oldest.start} is the oldest slot")
 
     def clear(self) -> None:
-        """Take every piece back."""
+        """Take every slot back."""
         self._live.clear()

@@ -15,8 +15,8 @@ import numpy as np
 from rellm_cache.config.schema import Recipe
 from rellm_cache.config.specs import digest
 from rellm_cache.corpus.manifest import Utterance, read_manifests
-from rellm_cache.data.batch import Frames
 from rellm_cache.data.examples import learned_from, require_frames
+from rellm_cache.data.streams import StreamSet
 from rellm_cache.empathy.scorer_folder import CARD
 from rellm_cache.evaluation.empathy import (
     EmpathyScores,
@@ -162,7 +162,7 @@ class Examination:
             return self._listener
         return Reader(self.recipe, self._cache, self._resources)
 
-    def _frames(self, recipe: Recipe, utterances: Sequence[Utterance]) -> Frames:
+    def _frames(self, recipe: Recipe, utterances: Sequence[Utterance]) -> StreamSet:
         frames = self._resources.frames(recipe, self._cache)
         command = (
             f"rellm extract {self._manifest} --recipe {self._run}/recipe.toml --cache {self._cache}"

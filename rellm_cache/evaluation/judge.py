@@ -23,9 +23,11 @@ from rellm_cache.config.qa import JudgeSettings
 from rellm_cache.config.schema import LLMConfig, Recipe
 from rellm_cache.config.specs import digest
 from rellm_cache.corpus.manifest import read_lines, read_manifests, write_lines
-from rellm_cache.data.batch import Example, Frames, ordered_batches
+from rellm_cache.data.batch import Example
 from rellm_cache.data.examples import audio_digests, require_frames
 from rellm_cache.data.loader import BatchLoader
+from rellm_cache.data.sampler import ordered_batches
+from rellm_cache.data.streams import StreamSet
 from rellm_cache.errors import ConfigError, ManifestError
 from rellm_cache.evaluation.judge_scores import (
     JudgedAnswer,
@@ -159,7 +161,7 @@ def _key_of(row: QARow) -> str:
 def _answer(
     run: Path,
     rows: Sequence[QARow],
-    frames: Frames,
+    frames: StreamSet,
     notes: _Notes,
     resources: Resources,
     batch_size: int,

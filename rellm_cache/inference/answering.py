@@ -7,8 +7,10 @@ import numpy as np
 import torch
 
 from rellm_cache.corpus.manifest import DIMENSIONS, Utterance
-from rellm_cache.data.batch import Batch, Example, Frames, ordered_batches
+from rellm_cache.data.batch import Batch, Example
 from rellm_cache.data.loader import BatchLoader
+from rellm_cache.data.sampler import ordered_batches
+from rellm_cache.data.streams import StreamSet
 from rellm_cache.llm.reply_limit import ReplyLimit
 from rellm_cache.model.speech_llm import SpeechLLM
 
@@ -69,7 +71,7 @@ def answer(model: SpeechLLM, batch: Batch, utterances: Sequence[Utterance]) -> l
 def answers(
     model: SpeechLLM,
     utterances: Sequence[Utterance],
-    frames: Frames,
+    frames: StreamSet,
     batch_size: int,
     device: torch.device,
 ) -> Iterator[Generation]:

@@ -14,8 +14,9 @@ import torch
 from rellm_cache.config.schema import Recipe
 from rellm_cache.corpus.audio import load_clip
 from rellm_cache.corpus.manifest import Utterance, read_lines, read_manifests, write_lines
-from rellm_cache.data.batch import Frames, ordered_batches
 from rellm_cache.data.examples import require_frames
+from rellm_cache.data.sampler import ordered_batches
+from rellm_cache.data.streams import StreamSet
 from rellm_cache.encoders.base import FrameEncoder
 from rellm_cache.encoders.registry import build_encoder, resolve
 from rellm_cache.errors import ConfigError, ManifestError, StoreError
@@ -60,7 +61,7 @@ class LiveEncoders:
         self._speech = build_encoder(resolve(specs.speech), device)
         self._emotion = build_encoder(resolve(specs.emotion), device) if specs.emotion else None
 
-    def frames(self, utterances: Sequence[Utterance]) -> Frames:
+    def frames(self, utterances: Sequence[Utterance]) -> StreamSet:
         """Encode utterances from their audio with the encoders that `extract` runs.
 
         Raises:
@@ -77,7 +78,7 @@ class LiveEncoders:
                     encoded.add(utterances[index].id, encoding.frames)
             return encoded
 
-        return Frames(stream(self._speech), stream(self._emotion) if self._emotion else None)
+        return StreamSet(stream(self._speech), stream(self._emotion) if self._emotion else None)
 
 
 def generate(
@@ -149,7 +150,7 @@ def _open_frames(
     resources: Resources,
     recipe: Recipe,
     utterances: Sequence[Utterance],
-) -> Frames:
+) -> StreamSet:
     """Frames from audio, or from the cache."""
     if live:
         return LiveEncoders(recipe, default_device()).frames(utterances)

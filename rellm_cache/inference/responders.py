@@ -5,9 +5,11 @@ from pathlib import Path
 
 from rellm_cache.config.schema import Recipe
 from rellm_cache.corpus.manifest import Utterance
-from rellm_cache.data.batch import Example, Frames, ordered_batches
+from rellm_cache.data.batch import Example
 from rellm_cache.data.examples import make_examples
 from rellm_cache.data.loader import BatchLoader
+from rellm_cache.data.sampler import ordered_batches
+from rellm_cache.data.streams import StreamSet
 from rellm_cache.inference.answering import Generation, answers
 from rellm_cache.inference.emotion import Label, label_speech
 from rellm_cache.llm.speech_prompts import require_llm
@@ -16,7 +18,7 @@ from rellm_cache.runs.weights import load_run
 from rellm_cache.training.validation import Predictions, predict
 from rellm_cache.utils.devices import default_device
 
-FramesOf = Callable[[Recipe, Sequence[Utterance]], Frames]
+FramesOf = Callable[[Recipe, Sequence[Utterance]], StreamSet]
 
 
 class Listener:

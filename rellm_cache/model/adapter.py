@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rellm_cache.config.schema import AdapterConfig
-from rellm_cache.data.batch import Steps
+from rellm_cache.data.streams import QuantizationParams
 from rellm_cache.model.heads import masked_mean, valid_frames
 
 KERNEL, STRIDE, PADDING = 5, 2, 2
@@ -63,7 +63,7 @@ def fuse(speech: Tensor, emotion: Tensor | None, lengths: Tensor, pooling: str) 
     return torch.cat([speech, emotion], dim=-1)
 
 
-def dequantise(frames: Tensor, steps: Steps | None) -> Tensor:
+def dequantise(frames: Tensor, steps: QuantizationParams | None) -> Tensor:
     """What stored frames stand for, on their device: int8 (B, T, D) -> float32; others unchanged.
 
     Padding becomes the mean frame; the adapter masks it.

@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 
 from rellm_cache.config.schema import LLMConfig, Recipe
-from rellm_cache.data.batch import Frames
 from rellm_cache.data.examples import open_frames
+from rellm_cache.data.streams import StreamSet
 from rellm_cache.llm.frozen import FrozenLLM
 from rellm_cache.llm.loading import load_llm
 from rellm_cache.store.reader import FeatureStore
@@ -38,7 +38,7 @@ class Resources:
         self._llm = loaded = load_llm(config, device)
         return loaded
 
-    def frames(self, recipe: Recipe, cache: Path) -> Frames:
+    def frames(self, recipe: Recipe, cache: Path) -> StreamSet:
         """The stores of a recipe's encoders; `StoreError` where one is not there."""
         return open_frames(recipe, cache, self._store)
 

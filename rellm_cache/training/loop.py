@@ -21,9 +21,11 @@ from accelerate import Accelerator, InitProcessGroupKwargs
 from accelerate.utils import set_seed
 
 from rellm_cache.config.schema import Recipe
-from rellm_cache.data.batch import Batch, Example, Frames, bucketed_batches
+from rellm_cache.data.batch import Batch, Example
 from rellm_cache.data.examples import frame_statistics
 from rellm_cache.data.loader import BatchLoader
+from rellm_cache.data.sampler import bucketed_batches
+from rellm_cache.data.streams import StreamSet
 from rellm_cache.llm.frozen import FrozenLLM
 from rellm_cache.model.losses.terms import LossTerms, class_weights, loss_weights
 from rellm_cache.model.speech_llm import SpeechLLM
@@ -48,7 +50,7 @@ class Data:
 
     train: list[Example]
     validation: list[Example]
-    frames: Frames
+    frames: StreamSet
 
 
 class Trainer:

@@ -27,7 +27,6 @@ from rellm_cache.annotation.distillation_targets import open_teacher
 from rellm_cache.config.schema import Recipe, to_toml
 from rellm_cache.config.specs import EncoderSpec
 from rellm_cache.corpus.manifest import read_split
-from rellm_cache.data.batch import Frames
 from rellm_cache.data.examples import (
     describe_gaps,
     learned_from,
@@ -35,6 +34,7 @@ from rellm_cache.data.examples import (
     questions_of,
     require_frames,
 )
+from rellm_cache.data.streams import StreamSet
 from rellm_cache.runs.card import write_card
 from rellm_cache.runs.folder import CHECKPOINTS, begin_data, begin_run, require_recipe
 from rellm_cache.runs.licences import licences_of
@@ -159,7 +159,7 @@ def _nothing_to_train(recipe: Recipe, out: Path) -> TrainReport:
     return TrainReport(out, 0, 0, 0.0, {}, {}, 0, [note.replace("RUN", str(out))])
 
 
-def pinned(recipe: Recipe, frames: Frames) -> Recipe:
+def pinned(recipe: Recipe, frames: StreamSet) -> Recipe:
     """The recipe with the digests of the weights that made the stores it trains from."""
     specs = {
         name: store.spec

@@ -8,8 +8,10 @@ import torch
 
 from rellm_cache.config.schema import Recipe
 from rellm_cache.corpus.manifest import DIMENSIONS
-from rellm_cache.data.batch import IGNORED, Example, Frames, ordered_batches
+from rellm_cache.data.batch import IGNORED, Example
 from rellm_cache.data.loader import BatchLoader
+from rellm_cache.data.sampler import ordered_batches
+from rellm_cache.data.streams import StreamSet
 from rellm_cache.metrics.classification import RecognitionScores, score_recognition
 from rellm_cache.metrics.regression import concordance
 from rellm_cache.model.losses.ccc import MOMENTS, concordance_distance, moments_of
@@ -44,7 +46,7 @@ class HeadScores:
 
 @torch.inference_mode()
 def predict(
-    model: SpeechLLM, examples: Sequence[Example], frames: Frames, device: torch.device
+    model: SpeechLLM, examples: Sequence[Example], frames: StreamSet, device: torch.device
 ) -> Predictions:
     """Run the model over examples in evaluation mode; its mode is restored."""
     was_training = model.training
@@ -102,7 +104,7 @@ def score_labelled(
 
 
 def validation_scores(
-    model: SpeechLLM, examples: Sequence[Example], frames: Frames, device: torch.device
+    model: SpeechLLM, examples: Sequence[Example], frames: StreamSet, device: torch.device
 ) -> dict[str, float]:
     """Mean losses, UA and CCC of a model on examples; its training mode is as it was."""
     predictions = predict(model, examples, frames, device)

@@ -41,7 +41,8 @@ from transformers import (
 
 from rellm_cache.config.schema import LLMConfig, Recipe, load_recipe
 from rellm_cache.config.specs import EncoderSpec
-from rellm_cache.data.batch import Example, Frames, Target
+from rellm_cache.data.batch import Example, Target
+from rellm_cache.data.streams import StreamSet
 from rellm_cache.encoders.base import FrameEncoder
 from rellm_cache.encoders.registry import build_encoder, resolve
 from rellm_cache.encoders.wav2vec2_emotion import EmotionModel
@@ -126,7 +127,7 @@ class Bench:
         accelerator = make_accelerator(recipe, out)
         self.llm = load_llm(recipe.llm, accelerator.device)
         self.recipe = recipe
-        self.frames = Frames(
+        self.frames = StreamSet(
             _made(clips, _width(recipe.encoders.speech)),
             _made(clips, _width(recipe.encoders.emotion)),
         )
@@ -260,7 +261,7 @@ def naive_seconds(bench: Bench, steps: int) -> float:
         for start in range(0, bench.clips_a_step(), 2):
             examples = bench.examples[start : start + 2]
             streams = [_encoded(encoder, examples, sound) for encoder in encoders]
-            batch = naive_batch(examples, Frames(streams[0], streams[1])).to(device)
+            batch = naive_batch(examples, StreamSet(streams[0], streams[1])).to(device)
             with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
                 losses = naive_losses(bench.trainer.model, bench.llm, batch)
             naive_total(bench.trainer.model, losses).backward()

@@ -14,14 +14,15 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
-from rellm_cache.data.batch import Batch, Example, Frames
+from rellm_cache.data.batch import Batch, Example
+from rellm_cache.data.streams import StreamSet
 from rellm_cache.llm.frozen import FrozenLLM
 from rellm_cache.model.speech_llm import SpeechLLM
 
 IGNORED = -100
 
 
-def naive_batch(examples: Sequence[Example], frames: Frames) -> Batch:
+def naive_batch(examples: Sequence[Example], frames: StreamSet) -> Batch:
     """Read examples one by one and pad them."""
     speech = [torch.from_numpy(frames.speech.frames(e.id).copy()) for e in examples]
     emotion = None

@@ -37,8 +37,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from rellm_cache.cache_admin.quantize import quantize
 from rellm_cache.config.specs import EncoderSpec
-from rellm_cache.data.batch import Example, Frames, bucketed_batches
+from rellm_cache.data.batch import Example
 from rellm_cache.data.loader import BatchLoader
+from rellm_cache.data.sampler import bucketed_batches
+from rellm_cache.data.streams import StreamSet
 from rellm_cache.store.format import StoreInfo, store_path
 from rellm_cache.store.part_writer import Row, write_part
 from rellm_cache.store.reader import FeatureStore
@@ -102,19 +104,19 @@ class Bench:
         """The folder of a peer."""
         return self.folder / FILES.get(name, name).replace(" ", "-")
 
-    def frames(self, dtype: str = "float16") -> Frames:
+    def frames(self, dtype: str = "float16") -> StreamSet:
         """This package's stores, freshly opened."""
         speech, emotion = (
             FeatureStore(store_path(self.place("rellm"), replace(spec, dtype=dtype)))
             for spec in specs().values()
         )
-        return Frames(speech, emotion)
+        return StreamSet(speech, emotion)
 
     def plan(self, epoch: int) -> list[list[int]]:
         """Batches of similar length, as training has them."""
         return bucketed_batches(self.corpus.lengths.tolist(), BATCH, 1, epoch)
 
-    def loader(self, frames: Frames) -> BatchLoader:
+    def loader(self, frames: StreamSet) -> BatchLoader:
         """Over every utterance."""
         return BatchLoader([Example(key) for key in self.corpus.ids], frames)
 

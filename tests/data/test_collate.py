@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from rellm_cache.data.batch import IGNORED, Example, Frames, Target
+from rellm_cache.data.batch import IGNORED, Example, Target
 from rellm_cache.data.collate import collate, fill, layout
+from rellm_cache.data.streams import StreamSet
 from rellm_cache.errors import StoreError
 from rellm_cache.store.in_memory import EncodedFrames
 
@@ -22,11 +23,11 @@ def source(size: int, longer: int = 0) -> EncodedFrames:
 
 
 @pytest.fixture
-def frames() -> Frames:
-    return Frames(source(4), source(3, longer=-2))
+def frames() -> StreamSet:
+    return StreamSet(source(4), source(3, longer=-2))
 
 
-def test_a_batch_is_padded_with_zeros(frames: Frames) -> None:
+def test_a_batch_is_padded_with_zeros(frames: StreamSet) -> None:
     target = Target("response", (1, 2))
     examples = [Example("b", 2, (0.1, 0.2, 0.3), (target,)), Example("a")]
     batch = collate(examples, frames)
@@ -51,13 +52,13 @@ def test_a_batch_is_padded_with_zeros(frames: Frames) -> None:
 
 
 def test_without_an_emotion_stream_there_is_none() -> None:
-    assert collate([Example("a")], Frames(source(4), None)).emotion is None
+    assert collate([Example("a")], StreamSet(source(4), None)).emotion is None
 
 
 @pytest.mark.parametrize("longer", [-3, 0, 2])
 @pytest.mark.parametrize("clips", ["a", "abc", "bb", "ca"])
 def test_a_batch_equals_its_clips_one_by_one(clips: str, longer: int) -> None:
-    frames = Frames(source(4), source(3, longer))
+    frames = StreamSet(source(4), source(3, longer))
     batch = collate([Example(clip) for clip in clips], frames)
     assert batch.emotion is not None
     for row, clip in enumerate(clips):
@@ -70,10 +71,10 @@ def test_a_batch_equals_its_clips_one_by_one(clips: str, longer: int) -> None:
 
 def test_streams_of_different_audio_make_no_batch() -> None:
     with pytest.raises(StoreError, match="b: 9 speech frames but 13 emotion frames"):
-        collate([Example("b")], Frames(source(4), source(3, longer=4)))
+        collate([Example("b")], StreamSet(source(4), source(3, longer=4)))
 
 
-def test_whatever_the_memory_held_is_overwritten(frames: Frames) -> None:
+def test_whatever_the_memory_held_is_overwritten(frames: StreamSet) -> None:
     examples = [Example("a"), Example("b"), Example("c")]
     memory = np.full(layout(frames, 3, 9).nbytes + 64, 0xFF, np.uint8)  # NaN as float16
     used = fill(memory, examples, [5, 9, 7], frames)

@@ -12,9 +12,11 @@ import pytest
 import torch
 
 from rellm_cache.config.specs import EncoderSpec
-from rellm_cache.data.batch import Batch, Example, Frames, bucketed_batches, ordered_batches
+from rellm_cache.data.batch import Batch, Example
 from rellm_cache.data.collate import collate
 from rellm_cache.data.loader import BatchLoader
+from rellm_cache.data.sampler import bucketed_batches, ordered_batches
+from rellm_cache.data.streams import StreamSet
 from rellm_cache.errors import StoreError
 from rellm_cache.store import part_writer as part_module
 from rellm_cache.store.format import StoreInfo
@@ -26,7 +28,7 @@ EXAMPLES = [Example(f"clip/{i:02d}", emotion=i % 5) for i in range(CLIPS)]
 
 
 @pytest.fixture
-def frames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Frames:
+def frames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StreamSet:
     """Two stores of forty clips; the emotion stream is a frame longer, and clips span shards."""
     monkeypatch.setattr(part_module, "SHARD_BYTES", 512 * 8 * 2)
     random = np.random.default_rng(1)
@@ -40,7 +42,7 @@ def frames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Frames:
                 if index == CLIPS // 2:
                     writer.commit()
         stores.append(FeatureStore(writer.path))
-    return Frames(*stores)
+    return StreamSet(*stores)
 
 
 def same(a: Batch, b: Batch) -> bool:
@@ -55,12 +57,12 @@ def same(a: Batch, b: Batch) -> bool:
     )
 
 
-def one_by_one(plan: list[list[int]], frames: Frames) -> Iterator[Batch]:
+def one_by_one(plan: list[list[int]], frames: StreamSet) -> Iterator[Batch]:
     return (collate([EXAMPLES[i] for i in indices], frames) for indices in plan)
 
 
 @pytest.mark.parametrize("threads", [1, 2, 4])
-def test_batches_are_those_made_one_by_one(frames: Frames, threads: int) -> None:
+def test_batches_are_those_made_one_by_one(frames: StreamSet, threads: int) -> None:
     loader = BatchLoader(EXAMPLES, frames, threads=threads)
     for epoch in range(3):
         plan = bucketed_batches(loader.lengths, 3, seed=1, epoch=epoch)
@@ -69,7 +71,7 @@ def test_batches_are_those_made_one_by_one(frames: Frames, threads: int) -> None
             assert same(mine, expected)
 
 
-def test_a_whole_group_is_valid_until_the_next(frames: Frames) -> None:
+def test_a_whole_group_is_valid_until_the_next(frames: StreamSet) -> None:
     loader = BatchLoader(EXAMPLES, frames)
     batches = bucketed_batches(loader.lengths, 3, seed=1, epoch=0)
     plan = [batches[i : i + 4] for i in range(0, len(batches), 4)]
@@ -79,7 +81,7 @@ def test_a_whole_group_is_valid_until_the_next(frames: Frames) -> None:
             assert same(mine, expected)
 
 
-def test_memory_is_used_again_and_does_not_grow(frames: Frames) -> None:
+def test_memory_is_used_again_and_does_not_grow(frames: StreamSet) -> None:
     loader = BatchLoader(EXAMPLES, frames)
     addresses: list[set[int]] = []
     for epoch in range(4):
@@ -92,7 +94,7 @@ def test_memory_is_used_again_and_does_not_grow(frames: Frames) -> None:
     assert max(every) - min(every) < 8 * largest  # one block for all epochs
 
 
-def test_going_on_at_any_step_gives_the_same_batches(frames: Frames) -> None:
+def test_going_on_at_any_step_gives_the_same_batches(frames: StreamSet) -> None:
     loader = BatchLoader(EXAMPLES, frames)
     plan = bucketed_batches(loader.lengths, 4, seed=3, epoch=2)
     whole = [b.ids for b in loader.batches(plan)]
@@ -100,14 +102,14 @@ def test_going_on_at_any_step_gives_the_same_batches(frames: Frames) -> None:
         assert [b.ids for b in BatchLoader(EXAMPLES, frames).batches(plan[step:])] == whole[step:]
 
 
-def test_empty_groups_and_plans(frames: Frames) -> None:
+def test_empty_groups_and_plans(frames: StreamSet) -> None:
     loader = BatchLoader(EXAMPLES, frames)
     assert list(loader.groups([])) == []
     assert [len(g) for g in loader.groups([[], [[0], [1]], []])] == [0, 2, 0]
     assert list(BatchLoader([], frames).batches([])) == []
 
 
-def test_two_iterations_at_once_do_not_share_memory(frames: Frames) -> None:
+def test_two_iterations_at_once_do_not_share_memory(frames: StreamSet) -> None:
     loader = BatchLoader(EXAMPLES, frames)
     plan = ordered_batches(loader.lengths, 4)
     for a, b, expected in zip(
@@ -118,7 +120,7 @@ def test_two_iterations_at_once_do_not_share_memory(frames: Frames) -> None:
         assert a.speech.data_ptr() != b.speech.data_ptr()
 
 
-def test_leaving_early_ends_the_threads(frames: Frames) -> None:
+def test_leaving_early_ends_the_threads(frames: StreamSet) -> None:
     before = threading.active_count()
     loader = BatchLoader(EXAMPLES, frames)
     plan = ordered_batches(loader.lengths, 2)
@@ -132,7 +134,7 @@ def test_leaving_early_ends_the_threads(frames: Frames) -> None:
     ]
 
 
-def test_a_damaged_store_stops_the_iteration_with_its_name(frames: Frames) -> None:
+def test_a_damaged_store_stops_the_iteration_with_its_name(frames: StreamSet) -> None:
     assert isinstance(frames.speech, FeatureStore)
     (frames.speech.parts[1].path / "frames/c/2/0").unlink()
     loader = BatchLoader(EXAMPLES, frames)
@@ -142,7 +144,7 @@ def test_a_damaged_store_stops_the_iteration_with_its_name(frames: Frames) -> No
     assert threading.active_count() == before
 
 
-def test_a_flipped_bit_stops_the_iteration_and_names_the_repair(frames: Frames) -> None:
+def test_a_flipped_bit_stops_the_iteration_and_names_the_repair(frames: StreamSet) -> None:
     assert isinstance(frames.emotion, FeatureStore)
     file = frames.emotion.parts[1].path / "frames/c/1/0"
     data = bytearray(file.read_bytes())
@@ -156,7 +158,7 @@ def test_a_flipped_bit_stops_the_iteration_and_names_the_repair(frames: Frames) 
         list(loader.batches(ordered_batches(loader.lengths, 4)))
 
 
-def test_an_example_that_is_not_cached_is_named(frames: Frames) -> None:
+def test_an_example_that_is_not_cached_is_named(frames: StreamSet) -> None:
     with pytest.raises(StoreError, match="no clip 'clip/99'"):
         BatchLoader([*EXAMPLES, Example("clip/99")], frames)
 
@@ -184,14 +186,14 @@ def in_child(context: Any, target: Callable[..., None], argument: object) -> Any
     return received
 
 
-def test_a_loader_travels_to_a_spawned_process(frames: Frames) -> None:
+def test_a_loader_travels_to_a_spawned_process(frames: StreamSet) -> None:
     loader = BatchLoader(EXAMPLES, frames)
     expected = sums(loader)  # shards are mapped and a ring exists by now
     assert in_child(multiprocessing.get_context("spawn"), send_sums, loader) == expected
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
-def test_a_fork_in_the_middle_of_an_epoch(frames: Frames) -> None:
+def test_a_fork_in_the_middle_of_an_epoch(frames: StreamSet) -> None:
     loader = BatchLoader(EXAMPLES, frames)
     expected = sums(loader)
     plan = ordered_batches(loader.lengths, 4)
@@ -214,7 +216,7 @@ def send_refusal(iterator: Iterator[Batch], pipe: Any) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
-def test_maps_do_not_cross_a_fork(frames: Frames) -> None:
+def test_maps_do_not_cross_a_fork(frames: StreamSet) -> None:
     assert isinstance(frames.speech, FeatureStore)
     frames.speech.frames("clip/05")
     assert mapped(frames.speech) > 0

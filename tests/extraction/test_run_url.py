@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from rellm_cache.config.schema import Recipe, to_toml
-from rellm_cache.data.batch import Example, Frames
+from rellm_cache.data.batch import Example
 from rellm_cache.data.loader import BatchLoader
+from rellm_cache.data.streams import StreamSet
 from rellm_cache.extraction.run import extract
 from rellm_cache.planning.plan import plan
 from rellm_cache.store import writer
@@ -93,7 +94,8 @@ def test_batches_from_a_url_equal_those_of_a_folder(
     examples = [Example(i, 0, None, ()) for i in IDS]
     plan = [[0, 5, 2], [7, 1], [10, 3, 9]]
     loaders = [
-        BatchLoader(examples, Frames(FeatureStore(report.path), None)) for report in (local, remote)
+        BatchLoader(examples, StreamSet(FeatureStore(report.path), None))
+        for report in (local, remote)
     ]
     for one, other in zip(*(loader.batches(plan) for loader in loaders), strict=True):
         np.testing.assert_array_equal(one.speech, other.speech)

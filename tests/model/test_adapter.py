@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from rellm_cache.config.schema import AdapterConfig
-from rellm_cache.data.batch import Steps
+from rellm_cache.data.streams import QuantizationParams
 from rellm_cache.model.adapter import Adapter, crop_time, dequantise, fuse, output_lengths
 
 LITE = AdapterConfig(preset="lite", width=16, bottleneck=16)
@@ -75,7 +75,7 @@ def test_crops_are_one_run_of_valid_frames() -> None:
 
 
 def test_int8_frames_are_what_their_steps_say_and_their_padding_does_not_matter() -> None:
-    steps = Steps(torch.rand(24) + 0.1, torch.randn(24))
+    steps = QuantizationParams(torch.rand(24) + 0.1, torch.randn(24))
     stored = torch.randint(-127, 128, (2, 40, 24), dtype=torch.int8)
     lengths = torch.tensor([40, 25])
     frames = dequantise(stored, steps)
