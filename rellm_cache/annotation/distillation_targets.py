@@ -22,7 +22,7 @@ from rellm_cache.llm.loading import find_llm
 from rellm_cache.llm.prompts import ChatFormat
 from rellm_cache.store.format import store_path
 from rellm_cache.store.reader import FeatureStore
-from rellm_cache.store.remote.mirror_origin import place
+from rellm_cache.store.remote.mirror_paths import display_path
 from rellm_cache.utils.console import counted
 from rellm_cache.utils.model_files import weights_digest
 
@@ -98,7 +98,7 @@ def open_teacher(
         StoreError: there is none, or it lacks lessons, or some are of another request or response.
         ConfigError: an utterance has a response, but no transcript or emotion.
     """
-    command = f"{TeacherSpec.command} {manifest} --recipe … --cache {place(cache)}"
+    command = f"{TeacherSpec.command} {manifest} --recipe … --cache {display_path(cache)}"
     lessons, mute = make_lessons(utterances, recipe, chat)
     if mute:
         raise ConfigError(
@@ -111,8 +111,8 @@ def open_teacher(
     path = store_path(cache, spec)
     if not path.exists():
         raise StoreError(
-            f"{place(cache)}: losses.response_kl = {recipe.losses.response_kl} learns from what "
-            f"{spec.model} predicts with these prompts, kl_top_k and kl_temperature, which is "
+            f"{display_path(cache)}: losses.response_kl = {recipe.losses.response_kl} learns from "
+            f"what {spec.model} predicts with these prompts, kl_top_k and kl_temperature, which is "
             f"not in the cache; add it with `{command}`"
         )
     store = FeatureStore(path)
@@ -120,8 +120,8 @@ def open_teacher(
     untaught, _ = find_untaught(lessons, store)
     if untaught:
         raise StoreError(
-            f"{place(path)}: {len(untaught)} of {len(lessons)} responses or their requests changed "
-            f"since, the first is that of {untaught[0].id!r}; bring them up to date with "
+            f"{display_path(path)}: {len(untaught)} of {len(lessons)} responses or their requests "
+            f"changed since, the first is that of {untaught[0].id!r}; bring them up to date with "
             f"`{command}`"
         )
     return store

@@ -27,7 +27,7 @@ from rellm_cache.corpus.prepare_report import read_report, renew_report
 from rellm_cache.corpus.statistics import Survey, survey
 from rellm_cache.errors import ConfigError, StoreError
 from rellm_cache.store.reader import FeatureStore
-from rellm_cache.store.remote.mirror_origin import place
+from rellm_cache.store.remote.mirror_paths import display_path
 
 ANNOTATIONS = "annotations.json"
 FUNCTION_OF_INPUT = (
@@ -111,8 +111,8 @@ def _dimensions(store: FeatureStore, utterance: Utterance) -> np.ndarray:
     if vad is None or not np.isfinite(vad).all():
         found = "none" if vad is None else str(vad.tolist())
         raise StoreError(
-            f"{place(store.path)}: dimensions of clip {utterance.id!r}: {found}; expected three "
-            "numbers of the encoder's head. Extract these clips into another --cache"
+            f"{display_path(store.path)}: dimensions of clip {utterance.id!r}: {found}; expected "
+            "three numbers of the encoder's head. Extract these clips into another --cache"
         )
     return vad
 
@@ -152,7 +152,7 @@ def _to_json(report: AnnotateReport, store: FeatureStore) -> dict[str, Any]:
     return {
         "vad_source": "pseudo",
         "encoder": store.spec.to_json(),
-        "store": place(report.store),
+        "store": display_path(report.store),
         "note": FUNCTION_OF_INPUT,
         "filled": report.filled,
         "renewed": report.renewed,

@@ -28,7 +28,7 @@ from rellm_cache.llm.teacher_distribution import distribution_rows
 from rellm_cache.model.losses.terms import predictions
 from rellm_cache.store.format import StoreInfo
 from rellm_cache.store.reader import FeatureStore
-from rellm_cache.store.remote.mirror import settle
+from rellm_cache.store.remote.mirror import sync_mirror
 from rellm_cache.store.writer import StoreWriter, create_store
 from rellm_cache.utils.console import progress
 from rellm_cache.utils.devices import default_device, describe_machine
@@ -60,14 +60,14 @@ def teach(
     """Keep what the text LLM predicts along every expected response of a manifest.
 
     Args:
-        cache: root of the stores; for a URL, what `copies.open_copy` gives.
+        cache: root of the stores; for a URL, what `open_mirror` gives.
 
     Raises:
         ConfigError: the recipe has no LLM, or its vocabulary is too small for `kl_top_k`.
         ManifestError: the manifest cannot be read, or has no responses.
         StoreError: writing failed; the store keeps every part committed before.
     """
-    settle(cache)
+    sync_mirror(cache)
     config = llm_config(recipe)
     lessons, mute = make_lessons(read_manifests(manifest), recipe, load_chat(config))
     if not lessons:

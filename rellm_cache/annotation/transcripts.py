@@ -25,15 +25,15 @@ from rellm_cache.extraction.missing import read_digests
 from rellm_cache.extraction.oom_split import Careful
 from rellm_cache.metrics.word_errors import WordErrors, total_errors, word_errors
 from rellm_cache.store.format import WRITING, failures_path
-from rellm_cache.store.locks import claim
-from rellm_cache.store.remote.mirror import settle
-from rellm_cache.store.remote.upload import send_file
-from rellm_cache.store.transcript_texts import transcriber_spec
+from rellm_cache.store.locks import hold_lock
+from rellm_cache.store.remote.mirror import sync_mirror
+from rellm_cache.store.remote.upload import upload_file
 from rellm_cache.store.transcripts import (
     Transcript,
     as_transcript,
     file_rows,
     read_transcripts_file,
+    transcriber_spec,
     transcripts_path,
 )
 from rellm_cache.utils.console import progress, say
@@ -107,7 +107,7 @@ def transcribe(
 
     Args:
         manifests: files or folders; a clip may be in several.
-        cache: root of the stores; for a URL, what `copies.open_copy` gives.
+        cache: root of the stores; for a URL, what `open_mirror` gives.
 
     Raises:
         ConfigError: the recipe has no transcriber, or its model cannot be used.
@@ -117,9 +117,9 @@ def transcribe(
     begun = monotonic()
     utterances = read_clips(manifests)
     spec = resolve_transcriber(transcriber_spec(recipe))
-    settle(cache)
+    sync_mirror(cache)
     path = transcripts_path(cache, spec)
-    with claim(cache / WRITING / path.name):
+    with hold_lock(cache / WRITING / path.name):
         work = _find_work(utterances, path)
         heard = _hear(work, spec, path, batch_size, device or default_device())
         _commit(work, spec, path)
@@ -218,7 +218,7 @@ def _commit(work: _Work, spec: TranscriberSpec, path: Path) -> None:
     journal = journal_beside(path)
     if work.known != _committed(path) or journal.exists():  # or not sent when it was written
         write_lines(path, file_rows(spec, WhisperTranscriber.licence, work.known.values()))
-        send_file(path)
+        upload_file(path)
     journal.unlink(missing_ok=True)
 
 

@@ -17,7 +17,7 @@ from rellm_cache.corpus.audio import audio_digest, load_clip, read_bytes
 from rellm_cache.corpus.manifest import Utterance, read_manifests
 from rellm_cache.encoders.registry import build_encoder, encoding_machine, resolve
 from rellm_cache.errors import AudioError, ConfigError, StoreError
-from rellm_cache.store.maintenance.metadata import writers_of
+from rellm_cache.store.maintenance.metadata import recorded_writers
 from rellm_cache.store.maintenance.verify import find_stores
 from rellm_cache.store.reader import FeatureStore
 from rellm_cache.store.writer import to_float16
@@ -180,15 +180,15 @@ def _recompute(
             cosine = min(cosine, float(_cosines(new, old).min()))
             parts.add(store.part_of(utterance.id))
             done.append(utterance.id)
-    mean, writers = total / max(values, 1), writers_of(sorted(parts))
+    mean, writers = total / max(values, 1), recorded_writers(sorted(parts))
     return RecomputeReport(store.path, done, skipped, largest, mean, cosine, writers, machine)
 
 
 def _values(store: FeatureStore, name: str) -> np.ndarray:
     """(L, D) float64 values that the stored frames of a clip stand for."""
     frames = store.verified_frames(name)
-    if store.quantisation is not None:
-        return store.quantisation.dequantise(frames).astype(np.float64)
+    if store.quantization is not None:
+        return store.quantization.dequantize(frames).astype(np.float64)
     return frames.astype(np.float64)
 
 

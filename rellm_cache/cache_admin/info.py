@@ -9,7 +9,7 @@ from rellm_cache.encoders.base import FRAMES_PER_SECOND
 from rellm_cache.errors import StoreError
 from rellm_cache.store.format import failures_path, list_stores
 from rellm_cache.store.reader import FeatureStore
-from rellm_cache.store.remote.mirror_origin import place
+from rellm_cache.store.remote.mirror_paths import display_path
 
 FRAMES_PER_HOUR = FRAMES_PER_SECOND * 3600
 
@@ -47,7 +47,7 @@ def cache_info(cache: Path) -> list[StoreSummary]:
     """
     paths = list(list_stores(cache))
     if not paths:
-        raise StoreError(f"{place(cache)}: found no store; `rellm extract` makes them")
+        raise StoreError(f"{display_path(cache)}: found no store; `rellm extract` makes them")
     return [_summary(FeatureStore(path)) for path in paths]
 
 

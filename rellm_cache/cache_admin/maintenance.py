@@ -10,7 +10,7 @@ from pathlib import Path
 from rellm_cache.corpus.manifest import read_manifests
 from rellm_cache.errors import StoreError
 from rellm_cache.store.format import list_parts
-from rellm_cache.store.locks import sweep
+from rellm_cache.store.locks import remove_stale
 from rellm_cache.store.maintenance.compact import (
     CompactReport,
     PruneReport,
@@ -21,8 +21,8 @@ from rellm_cache.store.maintenance.copy import CopyReport, copy_store
 from rellm_cache.store.maintenance.hdf5 import count_parts, export_store, import_store
 from rellm_cache.store.maintenance.repair import RepairReport, repair_store
 from rellm_cache.store.maintenance.verify import StoreCheck, check_store, find_stores
-from rellm_cache.store.remote.mirror import settle
-from rellm_cache.store.remote.stale_uploads import UnfinishedPart, remove_unfinished
+from rellm_cache.store.remote.mirror import sync_mirror
+from rellm_cache.store.remote.stale_uploads import StaleUpload, remove_stale_uploads
 from rellm_cache.utils.console import progress
 
 
@@ -40,7 +40,7 @@ class CacheRepair:
     stores: list[RepairReport]
     swept: list[Path]
     held: list[Path]
-    unfinished: list[UnfinishedPart]
+    unfinished: list[StaleUpload]
 
 
 def verify_cache(cache: Path) -> list[StoreCheck]:
@@ -65,10 +65,10 @@ def repair_cache(cache: Path, unfinished_hours: float = 24.0) -> CacheRepair:
         StoreError: there is no store, one is being maintained or cannot be written.
         RemoteError: the object store cannot be reached, read or written.
     """
-    settle(cache)
-    swept, held = sweep(cache)
+    sync_mirror(cache)
+    swept, held = remove_stale(cache)
     stores = find_stores(cache)
-    unfinished = remove_unfinished(cache, unfinished_hours)
+    unfinished = remove_stale_uploads(cache, unfinished_hours)
     with progress("Repairing", _parts(stores), "parts") as tick:
         reports = [repair_store(store, tick) for store in stores]
     return CacheRepair(reports, swept, held, unfinished)
@@ -84,7 +84,7 @@ def prune_cache(
         StoreError: there is no store, or one is damaged, being maintained or cannot be written.
     """
     keep = {u.id for path in manifests for u in read_manifests(path)} if manifests else None
-    settle(cache)
+    sync_mirror(cache)
     stores = find_stores(cache)
     with progress("Pruning", _parts(stores), "parts") as tick:
         return [prune_store(store, tick, keep, dry_run) for store in stores]
@@ -99,7 +99,7 @@ def compact_cache(cache: Path, part_bytes: int) -> list[CompactReport]:
     Raises:
         StoreError: there is no store, or one is damaged, being maintained or cannot be written.
     """
-    settle(cache)
+    sync_mirror(cache)
     stores = find_stores(cache)
     with progress("Compacting", _parts(stores), "parts") as tick:
         return [compact_store(store, tick, part_bytes) for store in stores]

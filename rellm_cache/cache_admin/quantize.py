@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from rellm_cache.config.specs import EncoderSpec
 from rellm_cache.errors import StoreError
 from rellm_cache.store.format import StoreInfo, store_path
-from rellm_cache.store.maintenance.metadata import writers_of
-from rellm_cache.store.quantization import LEVELS, ChannelStatistics, Quantisation
+from rellm_cache.store.maintenance.metadata import recorded_writers
+from rellm_cache.store.quantization import LEVELS, ChannelStatistics, Quantization
 from rellm_cache.store.reader import FeatureStore
-from rellm_cache.store.remote.mirror import settle
+from rellm_cache.store.remote.mirror import sync_mirror
 from rellm_cache.store.writer import StoreWriter
 from rellm_cache.utils.console import progress
 from rellm_cache.utils.interrupts import Interrupts
@@ -60,7 +60,7 @@ def quantize(source: Path) -> QuantizeReport:
     Raises:
         StoreError: `source` is no float16 store, is empty or damaged, or writing failed.
     """
-    settle(source.parent)
+    sync_mirror(source.parent)
     store = FeatureStore(source)
     if not isinstance(store.spec, EncoderSpec) or store.spec.dtype != "float16":
         raise StoreError(f"{source}: holds {store.spec.dtype} frames; expected a float16 store")
@@ -70,11 +70,11 @@ def quantize(source: Path) -> QuantizeReport:
     path = store_path(source.parent, spec)
     before = FeatureStore(path) if path.exists() else None
     missing = [i for i in store.ids if before is None or not _is_current(i, store, before)]
-    steps = before.quantisation if before is not None and before.parts else None
+    steps = before.quantization if before is not None and before.parts else None
     if steps is None:
         steps = _measure(store)
     info = StoreInfo(spec, store.frame_size, store.licence)
-    writers = writers_of(part.path for part in store.parts)
+    writers = recorded_writers(part.path for part in store.parts)
     with (
         Interrupts() as interrupts,
         progress("Quantising", len(missing), "clips") as tick,
@@ -103,13 +103,13 @@ def _is_current(clip: str, store: FeatureStore, made: FeatureStore) -> bool:
     return clip in made and made.audio_sha256(clip) == store.audio_sha256(clip)
 
 
-def _measure(store: FeatureStore) -> Quantisation:
+def _measure(store: FeatureStore) -> Quantization:
     statistics = ChannelStatistics()
     with progress("Measuring channels", len(store), "clips") as tick:
         for clip in store.ids:
             statistics.add(store.frames(clip))
             tick()
-    return statistics.quantisation()
+    return statistics.quantization()
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ class _Error:
     clipped: float
 
 
-def _compare(store: FeatureStore, made: FeatureStore, steps: Quantisation) -> _Error:
+def _compare(store: FeatureStore, made: FeatureStore, steps: Quantization) -> _Error:
     """Read every clip back from disk and compare it with what it was made from."""
     count = clipped = 0
     squares, centred, errors, total = (np.zeros(store.frame_size) for _ in range(4))
@@ -136,7 +136,7 @@ def _compare(store: FeatureStore, made: FeatureStore, steps: Quantisation) -> _E
         for clip in store.ids:
             frames = store.frames(clip).astype(np.float32)
             distance = frames - steps.mean
-            errors += np.square(steps.dequantise(made.frames(clip)) - frames).sum(0, np.float64)
+            errors += np.square(steps.dequantize(made.frames(clip)) - frames).sum(0, np.float64)
             squares += np.square(frames).sum(0, np.float64)
             centred += np.square(distance).sum(0, np.float64)
             total += distance.sum(0, np.float64)

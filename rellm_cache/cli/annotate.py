@@ -23,12 +23,12 @@ def annotate(manifest: Path, recipe: str, overrides: tuple[str, ...], cache: Pat
     from rellm_cache.annotation.pseudo_vad import FUNCTION_OF_INPUT
     from rellm_cache.annotation.pseudo_vad import annotate as run
     from rellm_cache.config.schema import load_recipe
-    from rellm_cache.store.remote.mirror_origin import place
+    from rellm_cache.store.remote.mirror_paths import display_path
 
     report = run(manifest, load_recipe(recipe, overrides), cache)
     click.echo(f"{manifest}: {counted(report.filled, 'clip')} filled, {report.renewed} renewed")
     kept = counted(report.kept, "clip keeps its", "clips keep their")
-    click.echo(f"From {place(report.store)}; {kept} own dimensions")
+    click.echo(f"From {display_path(report.store)}; {kept} own dimensions")
     if report.clipped:
         clipped = counted(report.clipped, "clip")
         click.echo(f"{clipped} had a value beyond 0..1, which was set to the bound")

@@ -13,7 +13,7 @@ from rellm_cache.cli.options import (
     recipe_option,
     set_option,
 )
-from rellm_cache.store.remote.mirror_origin import place
+from rellm_cache.store.remote.mirror_paths import display_path
 from rellm_cache.utils.console import counted
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def show(report: "StreamReport") -> None:
     """What happened to one store."""
     from rellm_cache.store.format import failures_path
 
-    where = place(report.path)
+    where = display_path(report.path)
     if report.encoded:
         rate = report.encoded / max(report.wall_seconds, 1e-9)
         click.echo(
@@ -107,4 +107,4 @@ def show(report: "StreamReport") -> None:
         )
     if report.failed:
         failed = counted(report.failed, "clip")
-        click.echo(f"  {failed} failed, see {place(failures_path(report.path))}")
+        click.echo(f"  {failed} failed, see {display_path(failures_path(report.path))}")

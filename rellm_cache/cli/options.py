@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from rellm_cache.errors import StoreError
-from rellm_cache.store.remote.mirror_origin import is_url
+from rellm_cache.store.remote.mirror_paths import is_url
 
 CLIPS_FAILED = 3
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -58,9 +58,9 @@ class CacheRoot(click.ParamType[Path]):
         return Path(self._folder.convert(value, param, ctx))
 
     def _open(self, url: str) -> Path:
-        from rellm_cache.store.remote.mirror import open_copy
+        from rellm_cache.store.remote.mirror import open_mirror
 
-        return open_copy(url)
+        return open_mirror(url)
 
 
 class StorePath(CacheRoot):

@@ -16,7 +16,7 @@ from rellm_cache.cli.options import (
     recipe_option,
     set_option,
 )
-from rellm_cache.store.remote.mirror_origin import place
+from rellm_cache.store.remote.mirror_paths import display_path
 from rellm_cache.utils.console import counted
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def plan(
             show_training(found.training, room, tflops)
     if not found.fits:
         click.echo(
-            f"Warning: {place(cache)}: {byte_size(found.needed_bytes)} needed, "
+            f"Warning: {display_path(cache)}: {byte_size(found.needed_bytes)} needed, "
             f"{byte_size(found.free_bytes)} free; free some space or choose another --cache",
             err=True,
         )

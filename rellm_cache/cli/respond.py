@@ -12,7 +12,7 @@ from rellm_cache.cli.options import (
     recipe_option,
     set_option,
 )
-from rellm_cache.store.remote.mirror_origin import place
+from rellm_cache.store.remote.mirror_paths import display_path
 from rellm_cache.utils.console import counted
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def _teach(manifest: Path, recipe: "Recipe", cache: Path) -> None:
     report = teach(manifest, recipe, cache)
     changed = f", {report.changed} of them changed" if report.changed else ""
     click.echo(
-        f"{place(report.path)}: {counted(report.taught, 'response')} read now{changed}, "
+        f"{display_path(report.path)}: {counted(report.taught, 'response')} read now{changed}, "
         f"{counted(report.present, 'was', 'were')} there"
     )
     if report.mute:

@@ -17,7 +17,7 @@ from rellm_cache.cli.options import (
     set_option,
     show_next,
 )
-from rellm_cache.store.remote.mirror_origin import place
+from rellm_cache.store.remote.mirror_paths import display_path
 from rellm_cache.utils.console import counted
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def transcribe(
         click.echo(json.dumps(to_json(report)))
     else:
         show(report)
-        where = ["--cache", place(cache)]
+        where = ["--cache", display_path(cache)]
         if settings.text is None:
             show_next(["extract", f"{manifests[0]}"], recipe, overrides, where)
         else:  # it reads, and needs no frames
@@ -91,13 +91,15 @@ def show(report: "TranscribeReport") -> None:
         cut = counted(report.cut, "transcript ends", "transcripts end")
         click.echo(f"  {cut} at transcriber.max_tokens")
     if report.failed:
-        click.echo(f"  {counted(report.failed, 'clip')} failed, see {place(report.failures)}")
+        click.echo(
+            f"  {counted(report.failed, 'clip')} failed, see {display_path(report.failures)}"
+        )
     if report.errors is not None:
         parts = {**report.emotion_errors, "all": report.errors}
         rows = [[n, str(p.errors), str(p.words), percent(p.rate)] for n, p in parts.items()]
         columns = ["emotion", "errors", "words", "word error rate"]
         print_table("Against the manifests' texts", columns, rows)
-    click.echo(f"Transcripts: {place(report.path)}")
+    click.echo(f"Transcripts: {display_path(report.path)}")
 
 
 def to_json(report: "TranscribeReport") -> dict[str, Any]:
@@ -108,8 +110,8 @@ def to_json(report: "TranscribeReport") -> dict[str, Any]:
 
     by_emotion = {name: figures(errors) for name, errors in report.emotion_errors.items()}
     return {
-        "path": place(report.path),
-        "failures": place(report.failures) if report.failed else None,
+        "path": display_path(report.path),
+        "failures": display_path(report.failures) if report.failed else None,
         **{name: getattr(report, name) for name in COUNTS},
         "word_errors": figures(report.errors) if report.errors else None,
         "word_errors_by_emotion": by_emotion,

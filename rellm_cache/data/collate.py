@@ -16,7 +16,7 @@ from rellm_cache.data.batch import Batch, Example
 from rellm_cache.data.copy_padded import copy_padded
 from rellm_cache.data.ring_buffer import aligned_size
 from rellm_cache.data.streams import FrameSource, QuantizationParams, StreamSet, align_length
-from rellm_cache.store.quantization import Quantisation
+from rellm_cache.store.quantization import Quantization
 
 UNKNOWN_VAD = (float("nan"),) * 3
 
@@ -85,8 +85,8 @@ def fill(
         emotions=torch.from_numpy(np.array([e.emotion for e in examples])),
         vad=torch.from_numpy(np.array([e.vad or UNKNOWN_VAD for e in examples], np.float32)),
         targets=tuple(e.targets for e in examples),
-        speech_steps=_steps(frames.speech.quantisation),
-        emotion_steps=None if frames.emotion is None else _steps(frames.emotion.quantisation),
+        speech_steps=_steps(frames.speech.quantization),
+        emotion_steps=None if frames.emotion is None else _steps(frames.emotion.quantization),
         teacher=None if frames.teacher is None else _lessons(examples, frames.teacher),
     )
 
@@ -117,8 +117,8 @@ def _lessons(examples: Sequence[Example], teacher: FrameSource) -> torch.Tensor:
 
 
 @lru_cache(maxsize=8)
-def _steps(quantisation: Quantisation | None) -> QuantizationParams | None:
+def _steps(quantization: Quantization | None) -> QuantizationParams | None:
     """The steps of a stream, which all its batches share: nobody writes to them."""
-    if quantisation is None:
+    if quantization is None:
         return None
-    return QuantizationParams(torch.tensor(quantisation.scale), torch.tensor(quantisation.mean))
+    return QuantizationParams(torch.tensor(quantization.scale), torch.tensor(quantization.mean))

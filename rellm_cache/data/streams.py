@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rellm_cache.errors import StoreError
-from rellm_cache.store.quantization import Quantisation
+from rellm_cache.store.quantization import Quantization
 
 # Encoders' length rules differ by one or two frames at 50 Hz; more means different audio.
 MAX_FRAME_GAP = 3
@@ -40,7 +40,7 @@ class FrameSource(Protocol):
     dtype: np.dtype
 
     @property
-    def quantisation(self) -> Quantisation | None:
+    def quantization(self) -> Quantization | None:
         """What int8 values stand for; None for float16."""
         ...
 
@@ -103,8 +103,8 @@ class StreamSet:
 
 def _values(source: FrameSource, frames: np.ndarray) -> np.ndarray:
     """What stored frames stand for, float64."""
-    if source.quantisation is not None:
-        frames = source.quantisation.dequantise(frames)
+    if source.quantization is not None:
+        frames = source.quantization.dequantize(frames)
     return frames.astype(np.float64)
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from rellm_cache.corpus.manifest import read_lines, write_lines
 from rellm_cache.extraction.messages import Failure
 from rellm_cache.store.format import WRITING, failures_path
-from rellm_cache.store.locks import claim
-from rellm_cache.store.remote.upload import send_file
+from rellm_cache.store.locks import hold_lock
+from rellm_cache.store.remote.upload import upload_file
 
 
 def record_failures(store: Path, seen: set[str], failures: Iterable[Failure]) -> None:
@@ -20,10 +20,10 @@ def record_failures(store: Path, seen: set[str], failures: Iterable[Failure]) ->
     rows = [vars(failure) for failure in failures]
     if not rows and not path.exists():
         return
-    with claim(store.parent / WRITING / path.name):
+    with hold_lock(store.parent / WRITING / path.name):
         kept = [r for _, r in read_lines(path) if r["id"] not in seen] if path.exists() else []
         if kept or rows:
             write_lines(path, kept + rows)
         else:
             path.unlink(missing_ok=True)
-        send_file(path)
+        upload_file(path)

@@ -18,7 +18,7 @@ from rellm_cache.errors import AudioError
 from rellm_cache.extraction.messages import Batch, BatchDone, Failure, Work
 from rellm_cache.store.format import store_path
 from rellm_cache.store.reader import FeatureStore
-from rellm_cache.store.remote.mirror import settle
+from rellm_cache.store.remote.mirror import sync_mirror
 from rellm_cache.utils.console import progress
 
 SCAN_THREADS = 4
@@ -107,7 +107,7 @@ def find_lost(work: Iterable[Work], targets: Sequence[Target]) -> list[Work]:
     Targets are looked at again; what they say of the clips is brought up to date.
     """
     for root in {target.path.parent for target in targets}:
-        settle(root)
+        sync_mirror(root)
     for target in targets:
         target.refresh()
     lost = []

@@ -42,7 +42,7 @@ from rellm_cache.extraction.messages import (
 )
 from rellm_cache.extraction.oom_split import CarefulEncoder
 from rellm_cache.store.format import StoreInfo
-from rellm_cache.store.remote.mirror import open_copy
+from rellm_cache.store.remote.mirror import open_mirror
 from rellm_cache.store.writer import StoreWriter
 from rellm_cache.utils.devices import default_device
 
@@ -233,7 +233,7 @@ def serve(job: Job, batches: Iterable[Batch], emit: Emit) -> None:
         if job.threads:
             torch.set_num_threads(job.threads)
         if job.url:
-            job = replace(job, cache=open_copy(job.url))
+            job = replace(job, cache=open_mirror(job.url))
         with Pipeline(job, emit) as pipeline:
             emit(Ready(os.getpid()))
             for batch in batches:

@@ -24,8 +24,8 @@ from rellm_cache.extraction.workers.coordinator import Coordinator, Pool
 from rellm_cache.extraction.workers.options import Spread
 from rellm_cache.extraction.workers.processes import ProcessPool
 from rellm_cache.extraction.workers.ray import RayPool
-from rellm_cache.store.remote.mirror import settle
-from rellm_cache.store.remote.mirror_origin import origin_of
+from rellm_cache.store.remote.mirror import sync_mirror
+from rellm_cache.store.remote.mirror_paths import origin_url
 from rellm_cache.utils.console import Tick, progress, say
 from rellm_cache.utils.interrupts import Interrupts
 
@@ -67,7 +67,7 @@ def extract(
     """Encode every clip of a manifest that the cache does not hold yet.
 
     Args:
-        cache: root of the stores; for a URL, what `copies.open_copy` gives.
+        cache: root of the stores; for a URL, what `open_mirror` gives.
         device: None for the GPUs there are, or the CPU.
         spread: workers and shard; None does all of the work in this process.
 
@@ -77,7 +77,7 @@ def extract(
         WorkersError: worker processes die before they can do anything.
     """
     begun = monotonic()
-    settle(cache)
+    sync_mirror(cache)
     spread = spread or Spread()
     utterances = spread.share(read_manifests(manifest))
     streams = make_targets(recipe, cache)
@@ -90,7 +90,7 @@ def extract(
         cache=cache,
         device=device,
         commit_seconds=spread.commit_seconds,
-        url=origin_of(cache) or "",
+        url=origin_url(cache) or "",
     )
     batches = length_sorted(missing, batch_size)
     if batches:

@@ -26,7 +26,7 @@ from rellm_cache.inference.responders import Listener
 from rellm_cache.inference.text_responder import Reader
 from rellm_cache.runs.shared_models import Resources
 from rellm_cache.runs.weights import run_recipe
-from rellm_cache.store.in_memory import EncodedFrames
+from rellm_cache.store.in_memory import InMemoryFrames
 from rellm_cache.utils.console import counted, progress, say
 from rellm_cache.utils.devices import clips_at_a_time, default_device
 from rellm_cache.utils.result_table import Journal, journal_beside, read_journal
@@ -69,8 +69,8 @@ class LiveEncoders:
         """
         waveforms = [load_clip(u).waveform for u in utterances]
 
-        def stream(encoder: FrameEncoder) -> EncodedFrames:
-            encoded = EncodedFrames(encoder.frame_size)
+        def stream(encoder: FrameEncoder) -> InMemoryFrames:
+            encoded = InMemoryFrames(encoder.frame_size)
             size = clips_at_a_time(self._device, ENCODED_TOGETHER)
             for indices in ordered_batches([len(w) for w in waveforms], size):
                 encodings = encoder.encode([waveforms[i] for i in indices])

@@ -13,7 +13,7 @@ from rellm_cache.llm.frozen import Continuation
 from rellm_cache.llm.reply_limit import ReplyLimit
 from rellm_cache.model.text_llm import Reading, TextLLM, text_config
 from rellm_cache.runs.shared_models import Resources
-from rellm_cache.store.transcript_texts import read_transcripts, transcriber_spec
+from rellm_cache.store.transcripts import read_transcripts, transcriber_spec
 from rellm_cache.utils.devices import default_device
 
 

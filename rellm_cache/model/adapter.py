@@ -63,7 +63,7 @@ def fuse(speech: Tensor, emotion: Tensor | None, lengths: Tensor, pooling: str) 
     return torch.cat([speech, emotion], dim=-1)
 
 
-def dequantise(frames: Tensor, steps: QuantizationParams | None) -> Tensor:
+def dequantize(frames: Tensor, steps: QuantizationParams | None) -> Tensor:
     """What stored frames stand for, on their device: int8 (B, T, D) -> float32; others unchanged.
 
     Padding becomes the mean frame; the adapter masks it.

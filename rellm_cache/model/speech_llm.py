@@ -19,7 +19,7 @@ from rellm_cache.llm.frozen import Continuation, FrozenLLM
 from rellm_cache.llm.lora import LoRA, with_lora
 from rellm_cache.llm.reply_limit import NO_LIMIT, ReplyLimit
 from rellm_cache.llm.speech_prompts import require_llm, speech_prompts
-from rellm_cache.model.adapter import Adapter, Speech, dequantise, fuse
+from rellm_cache.model.adapter import Adapter, Speech, dequantize, fuse
 from rellm_cache.model.answer_likelihoods import answer_log_likelihoods
 from rellm_cache.model.heads import AuxiliaryHeads
 from rellm_cache.model.losses.ccc import concordance_loss, moments_of
@@ -81,10 +81,10 @@ class SpeechLLM(nn.Module):
 
     def speech(self, batch: Batch) -> Speech:
         """Run the adapter."""
-        speech = dequantise(batch.speech, batch.speech_steps)
+        speech = dequantize(batch.speech, batch.speech_steps)
         emotion = batch.emotion
         if emotion is not None:
-            emotion = dequantise(emotion, batch.emotion_steps)
+            emotion = dequantize(emotion, batch.emotion_steps)
         pooling = self.recipe.emotion.pooling
         frames = fuse(speech, emotion, batch.frame_lengths, pooling)  # (B, T, D)
         embeddings, lengths = self.adapter(frames, batch.frame_lengths)  # (B, T, D) -> (B, T', H)

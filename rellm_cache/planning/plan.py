@@ -23,7 +23,7 @@ from rellm_cache.extraction.run import make_targets
 from rellm_cache.planning.extraction import ExtractionPlan, plan_extraction
 from rellm_cache.planning.training import TrainingPlan, plan_training
 from rellm_cache.qa.rows import questions_path
-from rellm_cache.store.remote.mirror_origin import copies_bound, origin_of
+from rellm_cache.store.remote.mirror_paths import mirrors_max_bytes, origin_url
 from rellm_cache.utils.console import progress
 from rellm_cache.utils.devices import default_device
 
@@ -112,7 +112,7 @@ def plan(
         hours=sum(seconds.values()) / 3600,
         unreadable=len(utterances) - len(seconds),
         extraction=extraction,
-        needed_bytes=min(size, copies_bound()) if origin_of(cache) else size,
+        needed_bytes=min(size, mirrors_max_bytes()) if origin_url(cache) else size,
         free_bytes=shutil.disk_usage(_nearest_folder(cache)).free,
         training=training,
         training_unknown=unknown,

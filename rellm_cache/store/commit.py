@@ -14,10 +14,10 @@ import zarr
 
 from rellm_cache.errors import StoreError
 from rellm_cache.store.format import WRITING, StoreInfo, replacement_name
-from rellm_cache.store.locks import claim, remove
+from rellm_cache.store.locks import hold_lock, remove_path
 from rellm_cache.store.part_writer import Row, write_part
-from rellm_cache.store.quantization import Quantisation
-from rellm_cache.store.remote.upload import commit_part, send_file, withdraw
+from rellm_cache.store.quantization import Quantization
+from rellm_cache.store.remote.upload import commit_part, remove_remote_part, upload_file
 from rellm_cache.utils.atomic_files import sync_path, sync_tree
 
 
@@ -30,11 +30,11 @@ def temporary_folder(store: Path) -> Iterator[Path]:
     """
     temporary = store.parent / WRITING / f"{store.name}-{secrets.token_hex(4)}"
     try:
-        with claim(temporary):
+        with hold_lock(temporary):
             try:
                 yield temporary
             finally:
-                remove(temporary)
+                remove_path(temporary)
     except OSError as error:
         hint = "free some space" if error.errno == errno.ENOSPC else "check the folder"
         raise StoreError(
@@ -47,7 +47,7 @@ def replace_parts(
     old: Sequence[Path],
     rows: list[Row],
     info: StoreInfo,
-    quantisation: Quantisation | None = None,
+    quantization: Quantization | None = None,
     writers: Sequence[dict[str, str]] = (),
 ) -> None:
     """Commit `rows` in place of adjacent parts `old`, oldest first; without rows they just go.
@@ -58,11 +58,11 @@ def replace_parts(
     store = old[-1].parent
     if rows:
         with temporary_folder(store) as temporary:
-            write_part(temporary, rows, info, quantisation, writers)
+            write_part(temporary, rows, info, quantization, writers)
             sync_tree(temporary)
             commit_part(temporary, store / replacement_name(old[-1]))
     for part in old:
-        discard(part)
+        remove_part(part)
 
 
 def add_part(part: Path, write: Callable[[Path], None]) -> None:
@@ -77,13 +77,13 @@ def add_part(part: Path, write: Callable[[Path], None]) -> None:
         commit_part(temporary, part)
 
 
-def discard(part: Path) -> None:
+def remove_part(part: Path) -> None:
     """Remove a part, from the object store too that its folder is a copy of."""
-    withdraw(part)
-    discard_here(part)
+    remove_remote_part(part)
+    remove_local_part(part)
 
 
-def discard_here(part: Path) -> None:
+def remove_local_part(part: Path) -> None:
     """Remove a part from a folder: it leaves the store in one step, then its files go."""
     with temporary_folder(part.parent) as temporary:
         part.rename(temporary)
@@ -97,4 +97,4 @@ def restore_metadata(store: Path, info: StoreInfo) -> None:
         sync_tree(temporary)
         (temporary / "zarr.json").replace(store / "zarr.json")
         sync_path(store)
-    send_file(store / "zarr.json")
+    upload_file(store / "zarr.json")

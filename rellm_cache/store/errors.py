@@ -4,10 +4,10 @@ import errno
 from pathlib import Path
 
 from rellm_cache.errors import RellmError, StoreError
-from rellm_cache.store.remote.mirror_origin import origin_of, place
+from rellm_cache.store.remote.mirror_paths import display_path, origin_url
 
 # Only these say that a file is not there; whatever else goes wrong says nothing about its bytes.
-GONE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
+MISSING_FILE_ERRORS = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
 
 class UnreadableError(RellmError):
@@ -17,7 +17,7 @@ class UnreadableError(RellmError):
     """
 
 
-def require_damage(error: Exception, path: Path) -> None:
+def raise_if_unreadable(error: Exception, path: Path) -> None:
     """Raise unless an error says something about the bytes of the file that it is about.
 
     Args:
@@ -29,20 +29,20 @@ def require_damage(error: Exception, path: Path) -> None:
     """
     if isinstance(error, MemoryError):
         raise error
-    if isinstance(error, OSError) and not isinstance(error, GONE):
-        raise unreadable(path, error) from error
+    if isinstance(error, OSError) and not isinstance(error, MISSING_FILE_ERRORS):
+        raise unreadable_error(path, error) from error
 
 
-def damaged(part: Path, what: str) -> StoreError:
+def damage_error(part: Path, what: str) -> StoreError:
     """The error for a part whose bytes are not what was written; it names the way out."""
     if not part.exists():
-        return removed(part)
+        return removed_error(part)
     root = part.parent.parent
-    if (url := origin_of(root)) is not None:
+    if (url := origin_url(root)) is not None:
         return StoreError(
-            f"{place(part)}: damaged: {what}; `rellm cache verify {url}` tells whether it is so "
-            f"there: then `rellm cache repair {url}` keeps what is whole and lists the clips to "
-            f"extract again; else remove the local copy {part}"
+            f"{display_path(part)}: damaged: {what}; `rellm cache verify {url}` tells whether it "
+            f"is so there: then `rellm cache repair {url}` keeps what is whole and lists the clips "
+            f"to extract again; else remove the local copy {part}"
         )
     return StoreError(
         f"{part}: damaged: {what}; `rellm cache repair {part.parent.parent}` keeps what is whole "
@@ -50,15 +50,15 @@ def damaged(part: Path, what: str) -> StoreError:
     )
 
 
-def removed(part: Path) -> StoreError:
+def removed_error(part: Path) -> StoreError:
     """The error for a part that is not there any more."""
     return StoreError(
-        f"{place(part)}: this part was removed while the store was open, by `rellm cache` or by "
-        "hand; run the same command again"
+        f"{display_path(part)}: this part was removed while the store was open, by `rellm cache` "
+        "or by hand; run the same command again"
     )
 
 
-def other_steps(part: Path, first: Path) -> str:
+def quantization_mismatch(part: Path, first: Path) -> str:
     """What is wrong with a part of an int8 store whose steps are not those of the first part."""
     return (
         f"{part}: its int8 steps differ from those of {first.name}: parts of different stores were "
@@ -66,7 +66,7 @@ def other_steps(part: Path, first: Path) -> str:
     )
 
 
-def unreadable(path: Path, error: OSError) -> UnreadableError:
+def unreadable_error(path: Path, error: OSError) -> UnreadableError:
     """The error for a file that is there and cannot be read, by lost permission or a bad disk.
 
     Args:

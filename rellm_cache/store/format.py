@@ -24,9 +24,9 @@ from numpy.typing import NDArray
 
 from rellm_cache.config.specs import EncoderSpec, StoredSpec, TeacherSpec, digest
 from rellm_cache.errors import ConfigError, StoreError
-from rellm_cache.store.errors import require_damage
+from rellm_cache.store.errors import raise_if_unreadable
 from rellm_cache.store.matching import find_match, nearest
-from rellm_cache.store.remote.mirror_origin import place
+from rellm_cache.store.remote.mirror_paths import display_path
 
 FORMAT = "rellm-feature-store"
 FORMAT_VERSION = 1
@@ -70,7 +70,7 @@ class StoreInfo:
     def to_attributes(self) -> dict[str, Any]:
         """As the group's zarr.json holds them."""
         return {
-            "rellm": seal(
+            "rellm": add_checksum(
                 {
                     "format": FORMAT,
                     "format_version": FORMAT_VERSION,
@@ -83,19 +83,19 @@ class StoreInfo:
         }
 
 
-def seal(own: dict[str, Any]) -> dict[str, Any]:
+def add_checksum(own: dict[str, Any]) -> dict[str, Any]:
     """An attribute object with the digest of all its other keys as `checksum`."""
     return own | {"checksum": digest(own)}
 
 
-def is_sealed(own: dict[str, Any], keys_without: frozenset[str]) -> bool:
+def checksum_matches(own: dict[str, Any], keys_without: frozenset[str]) -> bool:
     """Whether an object has the checksum it was written with.
 
     One without a checksum is believed if it has exactly the keys that objects had before.
     """
     if "checksum" not in own:
         return own.keys() == keys_without
-    return bool(seal({k: v for k, v in own.items() if k != "checksum"}) == own)
+    return bool(add_checksum({k: v for k, v in own.items() if k != "checksum"}) == own)
 
 
 def read_info(path: Path) -> StoreInfo:
@@ -108,16 +108,16 @@ def read_info(path: Path) -> StoreInfo:
     try:
         own = dict(json.loads((path / "zarr.json").read_text("utf-8"))["attributes"]["rellm"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        require_damage(error, path / "zarr.json")
+        raise_if_unreadable(error, path / "zarr.json")
         if not list_parts(path) and (stores := list(list_stores(path))):
             raise StoreError(
-                f"{place(path)}: a folder of feature stores, not one of them; name one: "
-                f"{', '.join(map(place, stores))}"
+                f"{display_path(path)}: a folder of feature stores, not one of them; name one: "
+                f"{', '.join(map(display_path, stores))}"
             ) from error
         raise StoreError(
-            f"{place(path)}: not a feature store ({type(error).__name__}: {error}); expected a "
-            "folder that `rellm extract` made; if it was one, try `rellm cache repair "
-            f"{place(path.parent)}`"
+            f"{display_path(path)}: not a feature store ({type(error).__name__}: {error}); "
+            "expected a folder that `rellm extract` made; if it was one, try `rellm cache repair "
+            f"{display_path(path.parent)}`"
         ) from error
     return parse_info(own, path)
 
@@ -142,20 +142,19 @@ def parse_info(own: dict[str, Any], path: Path) -> StoreInfo:
     if spec.fingerprint != recorded:
         raise StoreError(
             f"{path}: its attributes give fingerprint {spec.fingerprint[:12]}, recorded is "
-            f"{recorded[:12]}; zarr.json was altered: {_mend(path.parent)}"
+            f"{recorded[:12]}; zarr.json was altered: {_repair_hint(path.parent)}"
         )
-    if not is_sealed(own, STORE_KEYS):
+    if not checksum_matches(own, STORE_KEYS):
         raise StoreError(
             f"{path}: its attributes do not match their checksum; zarr.json was altered: "
-            f"{_mend(path.parent)}"
+            f"{_repair_hint(path.parent)}"
         )
     return StoreInfo(spec, own["frame_size"], own["licence"])
 
 
-def _mend(cache: Path) -> str:
-    return (
-        f"`rellm cache repair {place(cache)}` restores it from a part, or extract into a new cache"
-    )
+def _repair_hint(cache: Path) -> str:
+    root = display_path(cache)
+    return f"`rellm cache repair {root}` restores it from a part, or extract into a new cache"
 
 
 def store_path(cache: Path, spec: StoredSpec) -> Path:
@@ -178,16 +177,17 @@ def lost_path(store: Path) -> Path:
     return store.with_name(f"{store.name}.lost.jsonl")
 
 
-def lists_of(store: Path) -> tuple[Path, Path]:
+def clip_lists(store: Path) -> tuple[Path, Path]:
     """The lists beside a store, made or not."""
     return failures_path(store), lost_path(store)
 
 
-def require_root(cache: Path) -> None:
+def require_cache_root(cache: Path) -> None:
     """Raise `StoreError` where a store is given in the place of the folder that holds stores."""
     if list_parts(cache):
         raise StoreError(
-            f"{place(cache)}: a feature store, not the folder of stores; give {place(cache.parent)}"
+            f"{display_path(cache)}: a feature store, not the folder of stores; give "
+            f"{display_path(cache.parent)}"
         )
 
 
@@ -197,7 +197,7 @@ def list_stores(cache: Path) -> Iterator[Path]:
     Raises:
         StoreError: it is a store itself.
     """
-    require_root(cache)
+    require_cache_root(cache)
     if cache.is_dir():
         yield from sorted(p.parent for p in cache.glob("*/zarr.json"))
 
@@ -215,9 +215,9 @@ def next_part_name(parts: Iterable[str], suffix: str) -> str:
 
 def replacement_name(part: Path) -> str:
     """A free name that sorts right after `part`, before every other part that follows it."""
-    number, suffix = _name_pieces(part)
+    number, suffix = _split_part_name(part)
     siblings = sorted(
-        _name_pieces(p)[1] for p in list_parts(part.parent) if _name_pieces(p)[0] == number
+        _split_part_name(p)[1] for p in list_parts(part.parent) if _split_part_name(p)[0] == number
     )
     following = next((s for s in siblings if s > suffix), "g")  # sorts after all hex digits
     for _ in range(1000):
@@ -227,7 +227,7 @@ def replacement_name(part: Path) -> str:
     return f"part-{number}-{suffix}{secrets.token_hex(4)}"  # no room left between the two
 
 
-def _name_pieces(part: Path) -> tuple[str, str]:
+def _split_part_name(part: Path) -> tuple[str, str]:
     """Number and hex digits of a part's name, as text."""
     name = PART_NAME.fullmatch(part.name)
     if name is None:
@@ -247,12 +247,13 @@ def find_store(cache: Path, spec: StoredSpec) -> Path:
     """
     stores = [(path, read_info(path).spec) for path in list_stores(cache)]
     what = f"stores hold {spec.kind} {spec.model}"
-    if (match := find_match(spec, stores, place(cache), what, "the recipe")) is not None:
+    if (match := find_match(spec, stores, display_path(cache), what, "the recipe")) is not None:
         return match
     same_kind = [(path, found) for path, found in stores if found.kind == spec.kind]
     if not same_kind:
         raise StoreError(
-            f"{place(cache)}: found no store of {_what(spec)}; make it with `{spec.command}`"
+            f"{display_path(cache)}: found no store of {_describe(spec)}; make it with "
+            f"`{spec.command}`"
         )
     path, found = nearest(spec, same_kind)
     if (
@@ -261,15 +262,16 @@ def find_store(cache: Path, spec: StoredSpec) -> Path:
         and not dataclasses.replace(spec, dtype="float16").differences(found)
     ):
         raise StoreError(
-            f"{place(path)}: holds these frames as float16, the recipe asks for int8; make that "
-            f"with `rellm cache quantize {place(path)}`"
+            f"{display_path(path)}: holds these frames as float16, the recipe asks for int8; make "
+            f"that with `rellm cache quantize {display_path(path)}`"
         )
     raise StoreError(
-        f"{place(path)}: a store of another fingerprint; {'; '.join(spec.differences(found))}; "
-        f"run `{spec.command}` with this recipe, or name this store's encoder in the recipe"
+        f"{display_path(path)}: a store of another fingerprint; "
+        f"{'; '.join(spec.differences(found))}; run `{spec.command}` with this recipe, or name "
+        "this store's encoder in the recipe"
     )
 
 
-def _what(spec: StoredSpec) -> str:
+def _describe(spec: StoredSpec) -> str:
     kind = "encoder " if isinstance(spec, EncoderSpec) else ""
     return f"{kind}{spec.kind} {spec.model}"

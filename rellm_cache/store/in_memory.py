@@ -8,19 +8,19 @@ from numpy.typing import NDArray
 from rellm_cache.store.writer import to_float16
 
 
-class EncodedFrames:
+class InMemoryFrames:
     """Frames in memory, by utterance id, rounded as a store would round them.
 
     Attributes:
         frame_size: D.
         dtype: float16, always.
-        quantisation: None, always.
+        quantization: None, always.
     """
 
     def __init__(self, frame_size: int) -> None:
         self.frame_size = frame_size
         self.dtype = np.dtype(np.float16)
-        self.quantisation = None
+        self.quantization = None
         self._frames: dict[str, np.ndarray] = {}
 
     def add(self, utterance_id: str, frames: np.ndarray) -> None:

@@ -3,7 +3,7 @@
 A lock is an flock on `<path>.lock`: the kernel lets it go when the process ends, however it ends,
 so a lock is never stale and no clock is asked. Whatever lies in `.writing/` without a held lock
 was left by a process that is gone. On some shared file systems a lock is known on its own machine
-alone; so the names of large things tell whose they are (`own_name`).
+alone; so the names of large things tell whose they are (`with_hostname`).
 """
 
 import contextlib
@@ -19,11 +19,11 @@ from rellm_cache.errors import StoreError
 from rellm_cache.store.format import WRITING
 
 # File systems that know no flock; writing goes on there, cleaning up does not.
-UNSUPPORTED = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.ENOSYS)
+NO_LOCKS = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.ENOSYS)
 
 
 @contextmanager
-def claim(temporary: Path) -> Iterator[None]:
+def hold_lock(temporary: Path) -> Iterator[None]:
     """Hold the lock of something being written under `.writing/`, which is made if it is absent.
 
     The folder `.writing/` goes again with the last lock in it.
@@ -36,7 +36,7 @@ def claim(temporary: Path) -> Iterator[None]:
 
 
 @contextmanager
-def maintaining(store: Path) -> Iterator[None]:
+def maintenance_lock(store: Path) -> Iterator[None]:
     """Hold a store that is repaired, pruned, compacted, copied or imported to.
 
     Writers may add parts meanwhile.
@@ -58,7 +58,7 @@ def maintaining(store: Path) -> Iterator[None]:
         _release(path, handle)
 
 
-def sweep(cache: Path) -> tuple[list[Path], list[Path]]:
+def remove_stale(cache: Path) -> tuple[list[Path], list[Path]]:
     """Remove what dead processes left in `.writing/`.
 
     Returns:
@@ -67,32 +67,32 @@ def sweep(cache: Path) -> tuple[list[Path], list[Path]]:
     """
     removed: list[Path] = []
     held: list[Path] = []
-    for path in _written(cache):
-        (removed if _remove_abandoned(path) else held).append(path)
+    for path in _entries(cache):
+        (removed if _remove_unless_locked(path) else held).append(path)
     with contextlib.suppress(OSError):
         (cache / WRITING).rmdir()
     return removed, held
 
 
-def own_name(name: str) -> str:
+def with_hostname(name: str) -> str:
     """A name under `.writing/` that says which machine it is written by."""
     return f"{name}@{os.uname().nodename}"
 
 
-def sweep_own(cache: Path) -> None:
-    """Remove what dead processes of this machine left in `.writing/` under an `own_name`.
+def remove_own_stale(cache: Path) -> None:
+    """Remove what dead processes of this machine left in `.writing/` under an `with_hostname`.
 
-    What cannot be removed now is left to `sweep`.
+    What cannot be removed now is left to `remove_stale`.
     """
-    for path in _written(cache):
-        if path.name.endswith(own_name("")):
+    for path in _entries(cache):
+        if path.name.endswith(with_hostname("")):
             with contextlib.suppress(OSError):
-                _remove_abandoned(path)
+                _remove_unless_locked(path)
     with contextlib.suppress(OSError):
         (cache / WRITING).rmdir()
 
 
-def _written(cache: Path) -> list[Path]:
+def _entries(cache: Path) -> list[Path]:
     """What lies under `.writing/`, or only its lock does, by name."""
     try:
         entries = list((cache / WRITING).iterdir())
@@ -101,19 +101,19 @@ def _written(cache: Path) -> list[Path]:
     return sorted({entry.with_name(entry.name.removesuffix(".lock")) for entry in entries})
 
 
-def _remove_abandoned(temporary: Path) -> bool:
+def _remove_unless_locked(temporary: Path) -> bool:
     """Remove something under `.writing/`, unless a live process holds its lock."""
     try:
         handle = os.open(_lock_path(temporary), os.O_RDWR)
     except FileNotFoundError:  # a lock is made before what it guards, and goes after it
-        remove(temporary)
+        remove_path(temporary)
         return True
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        remove(temporary)
+        remove_path(temporary)
         _lock_path(temporary).unlink(missing_ok=True)
     except OSError as error:
-        if error.errno in (errno.EWOULDBLOCK, *UNSUPPORTED):
+        if error.errno in (errno.EWOULDBLOCK, *NO_LOCKS):
             return False
         raise
     finally:
@@ -122,7 +122,7 @@ def _remove_abandoned(temporary: Path) -> bool:
 
 
 @contextmanager
-def removing(temporary: Path) -> Iterator[None]:
+def removed_on_exit(temporary: Path) -> Iterator[None]:
     """Remove in the end what has not been renamed away, while its lock is held."""
     try:
         yield
@@ -130,7 +130,7 @@ def removing(temporary: Path) -> Iterator[None]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def remove(path: Path) -> None:
+def remove_path(path: Path) -> None:
     """Remove a file or a folder that may be gone already."""
     if path.is_dir():
         shutil.rmtree(path)
@@ -158,7 +158,7 @@ def _acquire(path: Path, how: int) -> int:
             if os.fstat(handle).st_nlink:
                 return handle
         except OSError as error:
-            if error.errno in UNSUPPORTED:
+            if error.errno in NO_LOCKS:
                 return handle
             os.close(handle)
             raise

@@ -7,20 +7,24 @@ through zarr every time; a missing chunk is an error, never zeros.
 """
 
 import itertools
+import json
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import google_crc32c
 import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from rellm_cache.store.column import read_column
-from rellm_cache.store.errors import damaged, require_damage
+from rellm_cache.store.errors import damage_error, raise_if_unreadable
 from rellm_cache.store.format import FRAMES, Frames, StoreInfo
-from rellm_cache.store.quantization import Quantisation
-from rellm_cache.store.remote.download import copied_from, hold_array, is_frames
+from rellm_cache.store.quantization import Quantization
+from rellm_cache.store.remote.download import fetch_array, is_frames_file, part_origin_url
 from rellm_cache.store.shard_reader import MappedShards, ShardError
+
+CRC_BYTES = 4
+BYTES = ({"name": "bytes"}, {"name": "bytes", "configuration": {"endian": "little"}})
 
 
 def frames_crc32c(frames: np.ndarray) -> int:
@@ -45,14 +49,14 @@ class Part:
         try:
             return read_column(self.path / name)
         except Exception as error:  # zarr raises anything at all at metadata with a flipped bit
-            require_damage(error, self.path)
-            raise damaged(self.path, f"column {name!r} cannot be read ({error})") from error
+            raise_if_unreadable(error, self.path)
+            raise damage_error(self.path, f"column {name!r} cannot be read ({error})") from error
 
     def _row_column(self, name: str) -> np.ndarray:
         """A column with an item for each utterance."""
         column = self._column(name)
         if len(column) != len(self.offsets) - 1:
-            raise damaged(
+            raise damage_error(
                 self.path,
                 f"column {name!r} has {len(column)} rows for {len(self.offsets) - 1} utterances",
             )
@@ -67,7 +71,7 @@ class Part:
         """The ids end to end, and the (N+1,) offset of each: what the store's index is made of."""
         text, ends = self._column("ids"), self._column("id_offsets")
         if ends[-1] != len(text) or len(ends) != len(self.offsets):
-            raise damaged(self.path, "its columns do not belong together")
+            raise damage_error(self.path, "its columns do not belong together")
         return text, ends
 
     @cached_property
@@ -93,11 +97,11 @@ class Part:
         return self._row_column("vad") if (self.path / "vad").exists() else None
 
     @cached_property
-    def quantisation(self) -> Quantisation | None:
+    def quantization(self) -> Quantization | None:
         """What int8 values stand for; None where frames are float16."""
         if self._info.dtype != np.int8:
             return None
-        return Quantisation(self._column("scale"), self._column("mean"))
+        return Quantization(self._column("scale"), self._column("mean"))
 
     def length(self, row: int) -> int:
         """L, the number of frames of one utterance."""
@@ -116,7 +120,7 @@ class Part:
         try:
             frames = self._shards.read(start, stop)
         except ShardError as error:
-            raise damaged(self.path, str(error)) from error
+            raise damage_error(self.path, str(error)) from error
         if not self._checked[row]:
             # A copy is made without Python's lock, a checksum with it: taken of the map, it would
             # keep other threads from reading while it waits for a cold disk.
@@ -130,7 +134,9 @@ class Part:
             StoreError: they differ.
         """
         if frames_crc32c(frames) != int(self.frames_crc32c[row]):
-            raise damaged(self.path, f"frames of {self.ids[row]!r} do not match their checksum")
+            raise damage_error(
+                self.path, f"frames of {self.ids[row]!r} do not match their checksum"
+            )
         self._checked[row] = True
 
     @property
@@ -140,9 +146,11 @@ class Part:
         Frames of other codecs count there as if they were not compressed.
         """
         files = [path for path in self.path.rglob("*") if path.is_file()]
-        if copied_from(self.path) is None:
+        if part_origin_url(self.path) is None:
             return sum(path.stat().st_size for path in files)
-        small = (path for path in files if not is_frames(path.relative_to(self.path).as_posix()))
+        small = (
+            path for path in files if not is_frames_file(path.relative_to(self.path).as_posix())
+        )
         frames = int(self.offsets[-1]) * self._info.frame_bytes
         if self._shards is not None:
             frames = self._shards.nbytes
@@ -180,16 +188,52 @@ class Part:
         try:
             return MappedShards.open(self.path / FRAMES, int(self.offsets[-1]), self._info)
         except ShardError as error:
-            raise damaged(self.path, str(error)) from error
+            raise damage_error(self.path, str(error)) from error
 
     def _frames_through_zarr(self, row: int, start: int, stop: int) -> Frames:
         if self._held is None:
-            self._held = hold_array(self.path / FRAMES)
+            self._held = fetch_array(self.path / FRAMES)
         try:
             array = zarr.open_array(str(self.path / FRAMES), mode="r")
             frames = np.asarray(array[start:stop])
         except Exception as error:  # zarr raises anything at all at metadata with a flipped bit
-            require_damage(error, self.path)
-            raise damaged(self.path, f"frames cannot be read ({error})") from error
+            raise_if_unreadable(error, self.path)
+            raise damage_error(self.path, f"frames cannot be read ({error})") from error
         self.check(row, frames)  # every time: a chunk that is gone since would read as zeros
         return frames
+
+
+def read_column(path: Path) -> np.ndarray:
+    """The array at `path`.
+
+    Raises:
+        OSError, ValueError, KeyError: it is missing, cut short, altered or no Zarr array.
+        Exception: whatever zarr raises, where the layout is another than the writer's.
+    """
+    meta = json.loads((path / "zarr.json").read_text("utf-8"))
+    shape = tuple(meta["shape"])
+    only_chunk = path.joinpath("c", *("0" * len(shape)))
+    if not only_chunk.is_file():  # zarr would read zeros
+        raise FileNotFoundError(f"{only_chunk} is missing")
+    if not _is_plain(meta):
+        return np.asarray(zarr.open_array(str(path), mode="r")[:])
+    data = only_chunk.read_bytes()
+    dtype = np.dtype(meta["data_type"]).newbyteorder("<")
+    expected = int(np.prod(shape)) * dtype.itemsize + CRC_BYTES
+    if len(data) != expected:
+        raise ValueError(f"{only_chunk} has {len(data)} bytes, expected {expected}")
+    body = memoryview(data)[:-CRC_BYTES]
+    if google_crc32c.value(bytes(body)) != int.from_bytes(data[-CRC_BYTES:], "little"):
+        raise ValueError(f"{only_chunk}: its checksum is wrong")
+    return np.frombuffer(body, dtype).reshape(shape)
+
+
+def _is_plain(meta: dict[str, Any]) -> bool:
+    """Whether the array is one uncompressed chunk with a checksum, as `write_part` makes it."""
+    return (
+        meta["chunk_grid"]["configuration"]["chunk_shape"] == meta["shape"]
+        and meta["chunk_key_encoding"] == {"name": "default", "configuration": {"separator": "/"}}
+        and len(meta["codecs"]) == 2
+        and meta["codecs"][0] in BYTES
+        and meta["codecs"][1] == {"name": "crc32c"}
+    )

@@ -17,8 +17,15 @@ import zarr.codecs
 from numpy.typing import NDArray
 
 from rellm_cache.config.specs import digest
-from rellm_cache.store.format import FRAMES, INNER_FRAMES, SHARD_BYTES, Frames, StoreInfo, seal
-from rellm_cache.store.quantization import Quantisation
+from rellm_cache.store.format import (
+    FRAMES,
+    INNER_FRAMES,
+    SHARD_BYTES,
+    Frames,
+    StoreInfo,
+    add_checksum,
+)
+from rellm_cache.store.quantization import Quantization
 from rellm_cache.store.shard_writer import ShardWriter
 
 
@@ -59,19 +66,19 @@ class PartWriter:
     Args:
         path: of the part, absent yet.
         info: of the store it is for; the part carries it, so that one mends the other.
-        quantisation: what the values of an int8 store stand for; None for float16.
+        quantization: what the values of an int8 store stand for; None for float16.
 
     Raises:
-        ValueError: an int8 store without quantisation, or another store with one.
+        ValueError: an int8 store without quantization, or another store with one.
     """
 
     def __init__(
-        self, path: Path, info: StoreInfo, quantisation: Quantisation | None = None
+        self, path: Path, info: StoreInfo, quantization: Quantization | None = None
     ) -> None:
-        if (info.dtype == np.int8) != (quantisation is not None):
-            raise ValueError(f"a part of {info.dtype} frames with quantisation {quantisation}")
-        self._path, self._info, self._quantisation = path, info, quantisation
-        chunks = most_frames(info) // INNER_FRAMES
+        if (info.dtype == np.int8) != (quantization is not None):
+            raise ValueError(f"a part of {info.dtype} frames with quantization {quantization}")
+        self._path, self._info, self._quantization = path, info, quantization
+        chunks = max_shard_frames(info) // INNER_FRAMES
         self._shards = ShardWriter(path / FRAMES, chunks, INNER_FRAMES * info.frame_bytes)
         self._written: list[_Written] = []
         self._torn = False  # a clip's frames are there in part
@@ -113,8 +120,8 @@ class PartWriter:
         }
         if all(row.vad is not None for row in rows):
             columns["vad"] = np.stack([row.vad for row in rows if row.vad is not None])
-        if self._quantisation is not None:
-            columns |= {"scale": self._quantisation.scale, "mean": self._quantisation.mean}
+        if self._quantization is not None:
+            columns |= {"scale": self._quantization.scale, "mean": self._quantization.mean}
         for name, column in columns.items():
             create_column(group, name, column.shape, column.dtype)[:] = column
         own = {
@@ -123,7 +130,7 @@ class PartWriter:
             "store": self._info.to_attributes()["rellm"],
             "writers": list(writers),
         }
-        group.update_attributes({"rellm": seal(own)})
+        group.update_attributes({"rellm": add_checksum(own)})
 
     def _require_sound(self) -> None:
         if self._torn:
@@ -134,11 +141,11 @@ def write_part(
     path: Path,
     rows: Iterable[Row],
     info: StoreInfo,
-    quantisation: Quantisation | None = None,
+    quantization: Quantization | None = None,
     writers: Sequence[dict[str, str]] = (),
 ) -> None:
     """Write a whole part of given rows, as `PartWriter` does."""
-    with closing(PartWriter(path, info, quantisation)) as part:
+    with closing(PartWriter(path, info, quantization)) as part:
         for row in rows:
             part.add(row)
         part.finish(writers)
@@ -149,14 +156,14 @@ def array_digest(path: Path) -> str:
     return digest(json.loads((path / "zarr.json").read_text("utf-8")))
 
 
-def most_frames(info: StoreInfo) -> int:
+def max_shard_frames(info: StoreInfo) -> int:
     """The frames of a shard in a part of several."""
     return SHARD_BYTES // info.frame_bytes // INNER_FRAMES * INNER_FRAMES
 
 
 def shard_frames(total: int, info: StoreInfo) -> int:
     """S, the frames of a shard, in a part of `total` frames."""
-    return min(most_frames(info), -(-total // INNER_FRAMES) * INNER_FRAMES)
+    return min(max_shard_frames(info), -(-total // INNER_FRAMES) * INNER_FRAMES)
 
 
 def create_frames(group: zarr.Group, total: int, info: StoreInfo) -> zarr.Array[Any]:

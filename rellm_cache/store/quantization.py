@@ -16,7 +16,7 @@ LEVELS = 127
 
 
 @dataclass(frozen=True, eq=False)
-class Quantisation:
+class Quantization:
     """What the int8 values of a stream stand for.
 
     Attributes:
@@ -27,13 +27,13 @@ class Quantisation:
     scale: NDArray[np.float32]
     mean: NDArray[np.float32]
 
-    def quantise(self, frames: np.ndarray) -> NDArray[np.int8]:
+    def quantize(self, frames: np.ndarray) -> NDArray[np.int8]:
         """(L, D) floats to int8; what lies beyond the steps is clipped."""
         steps = np.rint((frames.astype(np.float32) - self.mean) / self.scale)
         clipped: NDArray[np.int8] = np.clip(steps, -LEVELS, LEVELS).astype(np.int8)
         return clipped
 
-    def dequantise(self, frames: np.ndarray) -> NDArray[np.float32]:
+    def dequantize(self, frames: np.ndarray) -> NDArray[np.float32]:
         """(L, D) int8 to the float32 values they stand for."""
         return frames.astype(np.float32) * self.scale + self.mean
 
@@ -71,9 +71,9 @@ class ChannelStatistics:
         self.count += len(frames)
         self.total, self.low, self.high = sums, low, high
 
-    def quantisation(self) -> Quantisation:
+    def quantization(self) -> Quantization:
         """The steps that hold every value counted."""
         mean = (self.total / self.count).astype(np.float32)
         reach = np.maximum(self.high - mean, mean - self.low)
         scale = (reach / LEVELS).astype(np.float32)
-        return Quantisation(np.where(scale > 0, scale, np.float32(1)), mean)
+        return Quantization(np.where(scale > 0, scale, np.float32(1)), mean)

@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 
 from rellm_cache.config.specs import StoredSpec
 from rellm_cache.errors import StoreError
-from rellm_cache.store.errors import other_steps
+from rellm_cache.store.errors import quantization_mismatch
 from rellm_cache.store.format import SHARD_BYTES, Frames, find_store, list_parts, read_info
 from rellm_cache.store.id_index import ABSENT, IdIndex
 from rellm_cache.store.part import Part
-from rellm_cache.store.quantization import Quantisation
-from rellm_cache.store.remote.mirror_origin import place
+from rellm_cache.store.quantization import Quantization
+from rellm_cache.store.remote.mirror_paths import display_path
 from rellm_cache.store.shard_reader import allow_open_files
 
 LOOKS = 2  # at clips of a batch, to see whether it is in memory
@@ -84,7 +84,7 @@ class FeatureStore:
         return own + sum(part.nbytes for part in self.parts)
 
     @cached_property
-    def quantisation(self) -> Quantisation | None:
+    def quantization(self) -> Quantization | None:
         """What int8 frames stand for; None for floats.
 
         Raises:
@@ -96,27 +96,27 @@ class FeatureStore:
             raise StoreError(
                 f"{self.path}: holds no clips yet; fill it with `rellm cache quantize`"
             )
-        first = self.parts[0].quantisation
+        first = self.parts[0].quantization
         for part in self.parts[1:]:
-            if part.quantisation is None or first is None or not part.quantisation.equals(first):
-                raise StoreError(other_steps(part.path, self.parts[0].path))
+            if part.quantization is None or first is None or not part.quantization.equals(first):
+                raise StoreError(quantization_mismatch(part.path, self.parts[0].path))
         return first
 
     def _find(self, utterance_id: str) -> tuple[Part, int]:
-        place = self._found.get(utterance_id)
-        if place is None:
+        found = self._found.get(utterance_id)
+        if found is None:
             row = self.ids.row(utterance_id)
             if row == ABSENT:
                 raise self._absent(utterance_id)
             part = bisect_right(self._first_rows, row) - 1
-            place = self.parts[part], row - self._first_rows[part]
+            found = self.parts[part], row - self._first_rows[part]
             if len(self._found) >= REMEMBERED:
                 self._found.clear()
-            self._found[utterance_id] = place
-        return place
+            self._found[utterance_id] = found
+        return found
 
     def _absent(self, utterance_id: str) -> StoreError:
-        where = place(self.path)
+        where = display_path(self.path)
         return StoreError(f"{where}: no clip {utterance_id!r}; add it with `{self.spec.command}`")
 
     @cached_property
@@ -200,8 +200,8 @@ class FeatureStore:
         absent = [i for i in wanted if i not in self.ids]
         if absent:
             raise StoreError(
-                f"{place(self.path)}: {len(absent)} of {len(wanted)} clips are absent from the "
-                f"cache, the first is {absent[0]!r}; add them with `{command}`"
+                f"{display_path(self.path)}: {len(absent)} of {len(wanted)} clips are absent from "
+                f"the cache, the first is {absent[0]!r}; add them with `{command}`"
             )
 
 

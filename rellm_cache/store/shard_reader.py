@@ -19,9 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rellm_cache.errors import RellmError
-from rellm_cache.store.errors import GONE, unreadable
+from rellm_cache.store.errors import MISSING_FILE_ERRORS, unreadable_error
 from rellm_cache.store.format import INNER_FRAMES, StoreInfo
-from rellm_cache.store.remote.download import copied_from, open_shard
+from rellm_cache.store.remote.download import open_shard, part_origin_url
 from rellm_cache.store.shard_writer import shard_index
 
 
@@ -60,10 +60,10 @@ def map_shard(file: Path, chunks: int, present: int, chunk_bytes: int) -> NDArra
     try:
         with open_shard(file) as opened:
             data = np.asarray(np.memmap(opened, np.uint8, "r"))
-    except (*GONE, ValueError) as error:
+    except (*MISSING_FILE_ERRORS, ValueError) as error:
         raise ShardError(f"{file} cannot be mapped ({error})") from error
     except OSError as error:
-        raise unreadable(file, error) from error
+        raise unreadable_error(file, error) from error
     if len(data) == shard_bytes(chunks, chunks, chunk_bytes):
         present = chunks
     expected = shard_bytes(chunks, present, chunk_bytes)
@@ -109,10 +109,10 @@ class MappedShards:
             found = meta["data_type"]
             mappable = _is_mappable(meta, info)
             shard_frames = int(meta["chunk_grid"]["configuration"]["chunk_shape"][0])
-        except (*GONE, ValueError, LookupError, TypeError) as error:
+        except (*MISSING_FILE_ERRORS, ValueError, LookupError, TypeError) as error:
             raise ShardError(f"metadata of frames cannot be read ({error!r})") from error
         except OSError as error:
-            raise unreadable(file, error) from error
+            raise unreadable_error(file, error) from error
         if found != info.dtype.name:
             raise ShardError(
                 f"{folder}: frames are {found}, the store's encoder says {info.dtype.name}"
@@ -183,7 +183,7 @@ class MappedShards:
     @cached_property
     def _is_plain(self) -> bool:
         """Whether the part is in a plain folder rather than a copy of an object store."""
-        return copied_from(self._folder.parent) is None
+        return part_origin_url(self._folder.parent) is None
 
     def _file(self, shard: int) -> str:
         return f"{self._folder}/c/{shard}/0"

@@ -9,15 +9,17 @@ one step, so a reader sees whole ones; docs/cache-format.md describes it.
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from rellm_cache.config.schema import Recipe
 from rellm_cache.config.specs import TranscriberSpec
+from rellm_cache.corpus.manifest import Utterance
 from rellm_cache.errors import ConfigError, StoreError
 from rellm_cache.store.matching import find_match, nearest
-from rellm_cache.store.remote.mirror_origin import place
+from rellm_cache.store.remote.mirror_paths import display_path
 
 FOLDER = "transcripts"
 FORMAT = "rellm-transcripts"
@@ -69,18 +71,19 @@ def find_transcripts(cache: Path, spec: TranscriberSpec) -> Path:
     """
     found = [(path, read_header(path)) for path in list_transcripts(cache)]
     what = f"files hold transcripts by {spec.model}"
-    where, table = place(cache / FOLDER), "the recipe's [transcriber]"
+    where, table = display_path(cache / FOLDER), "the recipe's [transcriber]"
     if (match := find_match(spec, found, where, what, table)) is not None:
         return match
     if not found:
         raise StoreError(
-            f"{place(cache)}: found no transcripts; make them with `{spec.command} MANIFEST "
-            f"--recipe RECIPE --cache {place(cache)}`"
+            f"{display_path(cache)}: found no transcripts; make them with `{spec.command} MANIFEST "
+            f"--recipe RECIPE --cache {display_path(cache)}`"
         )
     path, other = nearest(spec, found)
     raise StoreError(
-        f"{place(path)}: transcripts of another fingerprint; {'; '.join(spec.differences(other))}; "
-        f"run `{spec.command}` with this recipe, or name this file's transcriber in the recipe"
+        f"{display_path(path)}: transcripts of another fingerprint; "
+        f"{'; '.join(spec.differences(other))}; run `{spec.command}` with this recipe, or name "
+        "this file's transcriber in the recipe"
     )
 
 
@@ -104,6 +107,36 @@ def read_transcripts_file(path: Path) -> dict[str, Transcript]:
     _parse_header(header, path)
     rows = (_parse_row(line, f"{path}:{n}") for n, line in enumerate(lines, 2) if line)
     return {row.id: row for row in rows}
+
+
+def transcriber_spec(recipe: Recipe) -> TranscriberSpec:
+    """The transcriber of a recipe; `ConfigError` if it has none."""
+    if recipe.transcriber is None:
+        raise ConfigError(
+            f"recipe {recipe.name!r} has no [transcriber] table, so no model writes down what is "
+            "said; add one, or --set transcriber.model=openai/whisper-tiny.en"
+        )
+    return recipe.transcriber
+
+
+def read_transcripts(
+    utterances: Sequence[Utterance], spec: TranscriberSpec, cache: Path
+) -> dict[str, str]:
+    """Id → what the clip says, for every utterance. Texts may be empty: nothing was heard.
+
+    Raises:
+        StoreError: the cache has no such transcripts, not of all utterances, or they are damaged.
+    """
+    path = find_transcripts(cache, spec)
+    known = read_transcripts_file(path)
+    missing = [u.id for u in utterances if u.id not in known]
+    if missing:
+        raise StoreError(
+            f"{display_path(path)}: {len(missing)} of {len(utterances)} utterances have no "
+            f"transcript, the first is {missing[0]!r}; add them with `{spec.command} MANIFEST "
+            f"--recipe RECIPE --cache {display_path(cache)}`"
+        )
+    return {u.id: known[u.id].text for u in utterances}
 
 
 def file_rows(
@@ -150,17 +183,17 @@ def _parse_header(line: bytes, path: Path) -> TranscriberSpec:
         recorded = own["fingerprint"]
     except (ValueError, LookupError, TypeError, ConfigError) as error:
         raise StoreError(
-            f"{place(path)}: its first line is not the header of transcripts ({error}); move the "
-            "file away, and `rellm transcribe` makes it again"
+            f"{display_path(path)}: its first line is not the header of transcripts ({error}); "
+            "move the file away, and `rellm transcribe` makes it again"
         ) from error
     if spec is None:
         raise StoreError(
-            f"{place(path)}: found format {version[0]} {version[1]}, expected {FORMAT} "
+            f"{display_path(path)}: found format {version[0]} {version[1]}, expected {FORMAT} "
             f"{FORMAT_VERSION}; read it with the version of rellm that wrote it"
         )
     if spec.fingerprint != recorded:
         raise StoreError(
-            f"{place(path)}: its header gives fingerprint {spec.fingerprint[:12]}, recorded is "
-            f"{str(recorded)[:12]}; it was altered: move the file away and transcribe again"
+            f"{display_path(path)}: its header gives fingerprint {spec.fingerprint[:12]}, recorded "
+            f"is {str(recorded)[:12]}; it was altered: move the file away and transcribe again"
         )
     return spec

@@ -28,13 +28,13 @@ from rellm_cache.store.format import (
     StoreInfo,
     next_part_name,
     read_info,
-    require_root,
+    require_cache_root,
     store_path,
 )
-from rellm_cache.store.locks import claim, own_name, removing, sweep_own
+from rellm_cache.store.locks import hold_lock, remove_own_stale, removed_on_exit, with_hostname
 from rellm_cache.store.part_writer import PartWriter, Row
-from rellm_cache.store.quantization import Quantisation
-from rellm_cache.store.remote.upload import commit_part, part_names, send_new_store
+from rellm_cache.store.quantization import Quantization
+from rellm_cache.store.remote.upload import commit_part, part_names, upload_new_store
 from rellm_cache.utils.atomic_files import sync_path, sync_tree
 from rellm_cache.utils.console import counted
 
@@ -54,7 +54,7 @@ class StoreWriter:
     Args:
         cache: root.
         info: of the store; where it exists already, its own attributes hold.
-        quantisation: of an int8 store: the same for all its parts.
+        quantization: of an int8 store: the same for all its parts.
         writers: what makes the frames, as `devices.describe_machine` says it; recorded in every
             part.
         part_seconds: an open part is committed when it is so old and a clip is added.
@@ -64,15 +64,15 @@ class StoreWriter:
         self,
         cache: Path,
         info: StoreInfo,
-        quantisation: Quantisation | None = None,
+        quantization: Quantization | None = None,
         *,
         writers: Sequence[dict[str, str]] = (),
         part_seconds: float = PART_SECONDS,
     ) -> None:
-        if (info.dtype == np.int8) != (quantisation is not None):
-            raise ValueError(f"a store of {info.spec.dtype} with quantisation {quantisation}")
+        if (info.dtype == np.int8) != (quantization is not None):
+            raise ValueError(f"a store of {info.spec.dtype} with quantization {quantization}")
         self._cache = cache
-        self._quantisation = quantisation
+        self._quantization = quantization
         self.path = store_path(cache, info.spec)
         self._info = info
         self._writers = writers
@@ -82,7 +82,7 @@ class StoreWriter:
 
     def __enter__(self) -> Self:
         self._info = read_info(create_store(self._cache, self._info))
-        sweep_own(self._cache)
+        remove_own_stale(self._cache)
         return self
 
     def __exit__(
@@ -119,13 +119,13 @@ class StoreWriter:
             stored = to_float32(frames, utterance_id, self._info.frame_size)
         else:
             stored = to_float16(frames, utterance_id, self._info.frame_size)
-        if self._quantisation is not None:
-            stored = self._quantisation.quantise(stored)
+        if self._quantization is not None:
+            stored = self._quantization.quantize(stored)
         if self._part is not None and utterance_id in self._part.ids:
             self.commit()  # a part holds an id once
         with self._giving_up():
             if self._part is None:
-                self._part = _OpenPart(self.path, self._info, self._quantisation)
+                self._part = _OpenPart(self.path, self._info, self._quantization)
             self._part.add(Row(utterance_id, audio_sha256, stored, vad))
         if self._part.nbytes >= PART_BYTES or self._part.age > self._part_seconds:
             self.commit()
@@ -167,19 +167,19 @@ class _OpenPart:
         nbytes: of their frames.
     """
 
-    def __init__(self, store: Path, info: StoreInfo, quantisation: Quantisation | None) -> None:
+    def __init__(self, store: Path, info: StoreInfo, quantization: Quantization | None) -> None:
         self._store = store
         self._suffix = secrets.token_hex(4)
-        self._path = store.parent / WRITING / own_name(f"{store.name}-{self._suffix}")
+        self._path = store.parent / WRITING / with_hostname(f"{store.name}-{self._suffix}")
         self._opened = time.monotonic()
         self._in_hand: deque[Future[None]] = deque()
         self._committed: Future[None] | None = None
         self.ids: set[str] = set()
         self.nbytes = 0
         with ExitStack() as stack:
-            stack.enter_context(claim(self._path))
-            stack.enter_context(removing(self._path))
-            self._writer = stack.enter_context(closing(PartWriter(self._path, info, quantisation)))
+            stack.enter_context(hold_lock(self._path))
+            stack.enter_context(removed_on_exit(self._path))
+            self._writer = stack.enter_context(closing(PartWriter(self._path, info, quantization)))
             self._thread = stack.enter_context(ThreadPoolExecutor(1, "rellm-write"))
             self._held = stack.pop_all()
 
@@ -229,13 +229,13 @@ def create_store(cache: Path, info: StoreInfo) -> Path:
     store = store_path(cache, info.spec)
     if store.exists():
         return store
-    require_root(cache)
+    require_cache_root(cache)
     temporary = cache / WRITING / f"{store.name}-{secrets.token_hex(4)}"
     try:
-        with claim(temporary), removing(temporary):
+        with hold_lock(temporary), removed_on_exit(temporary):
             zarr.create_group(str(temporary), attributes=info.to_attributes())
             sync_tree(temporary)
-            send_new_store(temporary / "zarr.json", store)
+            upload_new_store(temporary / "zarr.json", store)
             temporary.rename(store)
             sync_path(cache)
     except OSError as error:

@@ -121,7 +121,7 @@ class Stepper:
         if size == 1:
             raise RunError(
                 f"{largest.ids[0]}: out of memory though trained alone; lower llm.row_tokens, "
-                'quantise the LLM (llm.quantization = "nf4") or leave out clips as long as this'
+                'quantize the LLM (llm.quantization = "nf4") or leave out clips as long as this'
             )
         self.budget.halve(self.budget.cost(largest))
         say(

@@ -21,9 +21,13 @@ from rellm_cache.errors import ConfigError, ManifestError, StoreError
 from rellm_cache.extraction.run import extract
 from rellm_cache.metrics.word_errors import WordErrors
 from rellm_cache.store.remote.client import RemoteError
-from rellm_cache.store.remote.mirror import open_copy
-from rellm_cache.store.transcript_texts import read_transcripts, transcriber_spec
-from rellm_cache.store.transcripts import list_transcripts, read_transcripts_file
+from rellm_cache.store.remote.mirror import open_mirror
+from rellm_cache.store.transcripts import (
+    list_transcripts,
+    read_transcripts,
+    read_transcripts_file,
+    transcriber_spec,
+)
 from rellm_cache.utils.result_table import journal_beside
 
 MakeClip = Callable[..., Path]
@@ -228,11 +232,11 @@ def test_a_cache_in_an_object_store_has_transcripts_too(
     clips: Path, hearing: Recipe, s3: Any
 ) -> None:
     url = s3.url
-    report = run(clips, hearing, open_copy(url))
+    report = run(clips, hearing, open_mirror(url))
     name = f"transcripts/{report.path.name}"
     assert s3.names() == {name}
     s3.forget_copies()
-    again = run(clips, hearing, open_copy(url))
+    again = run(clips, hearing, open_mirror(url))
     assert (again.transcribed, again.present) == (0, 4)
     assert again.path.read_bytes() == s3.files.cat_file(s3.path(name))
 
@@ -244,11 +248,11 @@ def test_what_could_not_be_sent_is_sent_by_the_next_call(
         raise RemoteError(f"{path}: no network")
 
     with monkeypatch.context() as outage:
-        outage.setattr("rellm_cache.annotation.transcripts.send_file", no_network)
+        outage.setattr("rellm_cache.annotation.transcripts.upload_file", no_network)
         with pytest.raises(RemoteError, match="no network"):
-            run(clips, hearing, open_copy(s3.url))
+            run(clips, hearing, open_mirror(s3.url))
     assert s3.names() == set()
-    again = run(clips, hearing, open_copy(s3.url))
+    again = run(clips, hearing, open_mirror(s3.url))
     assert (again.transcribed, again.present) == (0, 4)
     assert s3.names() == {f"transcripts/{again.path.name}"}
     assert not journal_beside(again.path).exists()

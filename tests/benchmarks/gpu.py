@@ -48,7 +48,7 @@ from rellm_cache.encoders.registry import build_encoder, resolve
 from rellm_cache.encoders.wav2vec2_emotion import EmotionModel
 from rellm_cache.llm.loading import load_llm
 from rellm_cache.llm.memory import footprint
-from rellm_cache.store.in_memory import EncodedFrames
+from rellm_cache.store.in_memory import InMemoryFrames
 from rellm_cache.training.loop import Data, Trainer, make_accelerator
 from rellm_cache.utils.devices import default_device
 
@@ -192,8 +192,8 @@ def _width(spec: EncoderSpec | None) -> int:
     return int(config.get("d_model") or config["hidden_size"])
 
 
-def _made(clips: int, width: int) -> EncodedFrames:
-    frames = EncodedFrames(width)
+def _made(clips: int, width: int) -> InMemoryFrames:
+    frames = InMemoryFrames(width)
     random = np.random.default_rng(width)
     for index in range(clips):
         frames.add(str(index), random.normal(size=(int(50 * SECONDS), width)).astype(np.float16))
@@ -271,8 +271,8 @@ def naive_seconds(bench: Bench, steps: int) -> float:
     return statistics.median(times[1:])
 
 
-def _encoded(encoder: FrameEncoder, examples: list[Example], sound: np.ndarray) -> EncodedFrames:
-    frames = EncodedFrames(encoder.frame_size)
+def _encoded(encoder: FrameEncoder, examples: list[Example], sound: np.ndarray) -> InMemoryFrames:
+    frames = InMemoryFrames(encoder.frame_size)
     encodings = encoder.encode([sound] * len(examples))
     for example, encoding in zip(examples, encodings, strict=True):
         frames.add(example.id, encoding.frames)

@@ -23,7 +23,7 @@ from rellm_cache.encoders.registry import encoding_machine
 from rellm_cache.errors import StoreError
 from rellm_cache.extraction.run import extract
 from rellm_cache.store.format import StoreInfo, list_parts
-from rellm_cache.store.maintenance.metadata import writers_of
+from rellm_cache.store.maintenance.metadata import recorded_writers
 from rellm_cache.store.reader import FeatureStore
 from rellm_cache.store.writer import StoreWriter
 
@@ -91,11 +91,11 @@ def test_an_int8_store_is_whole_and_compared_by_what_its_values_stand_for(
 ) -> None:
     made = FeatureStore(quantize(next(cache.glob("*/zarr.json")).parent).path)
     assert all(check.is_whole for check in verify_cache(cache))
-    assert made.quantisation is not None
+    assert made.quantization is not None
     reports = {report.store: report for report in recompute(cache, corpus, 11)}
     report = reports.pop(made.path)
     (exact,) = reports.values()
-    assert exact.largest < report.largest <= 0.51 * made.quantisation.scale.max() + exact.largest
+    assert exact.largest < report.largest <= 0.51 * made.quantization.scale.max() + exact.largest
     assert report.writers == exact.writers == [report.machine]  # what made the float16 frames
 
 
@@ -119,7 +119,7 @@ def test_an_encoder_that_is_gone_is_said(cache: Path, corpus: Path, whisper_fold
 def test_extraction_records_the_machine(cache: Path, speech_recipe: Recipe) -> None:
     (part,) = list_parts(next(cache.glob("*/zarr.json")).parent)
     machine = encoding_machine(speech_recipe.encoders.speech, torch.device("cpu"))
-    assert writers_of([part]) == [machine]
+    assert recorded_writers([part]) == [machine]
     assert machine["dtype"] == "float32"
 
 

@@ -37,10 +37,10 @@ def test_a_store_in_eight_bits(source: FeatureStore) -> None:
     assert (report.written, report.present, report.clipped) == (11, 0, 0)
     assert set(made.ids) == set(source.ids)
     assert made.licence == source.licence
-    steps = made.quantisation
+    steps = made.quantization
     assert steps is not None
     every = np.concatenate([source.frames(i) for i in source.ids]).astype(np.float64)
-    back = np.concatenate([steps.dequantise(made.frames(i)) for i in source.ids])
+    back = np.concatenate([steps.dequantize(made.frames(i)) for i in source.ids])
     error = back - every
     relative = np.sqrt(np.square(error).mean() / np.square(every).mean())
     by_channel = np.sqrt(np.square(error).mean(0)) / every.std(0)
@@ -113,13 +113,13 @@ def test_clips_added_later_take_the_steps_that_are_there(
         replace(quick, encoders=replace(quick.encoders, emotion=None)),
         tmp_path / "later",
     )
-    before = FeatureStore(quantize(first.path).path).quantisation
+    before = FeatureStore(quantize(first.path).path).quantization
     extract(
         corpus, replace(quick, encoders=replace(quick.encoders, emotion=None)), first.path.parent
     )
     report = quantize(first.path)
     assert (report.written, report.present) == (9, 2)
-    after = FeatureStore(report.path).quantisation
+    after = FeatureStore(report.path).quantization
     assert before is not None
     assert after is not None
     assert before.equals(after)

@@ -11,7 +11,7 @@ import pytest
 from rellm_cache.config.schema import Recipe, to_toml
 from rellm_cache.config.specs import EncoderSpec
 from rellm_cache.store.format import StoreInfo
-from rellm_cache.store.remote.mirror import open_copy
+from rellm_cache.store.remote.mirror import open_mirror
 from rellm_cache.store.writer import StoreWriter
 
 Run = Callable[..., tuple[int, str, str]]
@@ -59,7 +59,7 @@ def test_a_cache_at_a_url(
 
 def test_repair_names_what_was_not_sent_whole(run: Run, s3: Any, tmp_path: Path) -> None:
     info = StoreInfo(EncoderSpec(kind="prosody"), 8, "test licence")
-    with StoreWriter(open_copy(s3.url), info) as writer:
+    with StoreWriter(open_mirror(s3.url), info) as writer:
         writer.add("a", np.zeros(32, np.uint8), np.ones((50, 8), np.float16))
     left = f"{writer.path.name}/part-000002-0123abcd"
     s3.files.pipe_file(s3.path(f"{left}/offsets/zarr.json"), b"{}")

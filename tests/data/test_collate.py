@@ -8,15 +8,15 @@ from rellm_cache.data.batch import IGNORED, Example, Target
 from rellm_cache.data.collate import collate, fill, layout
 from rellm_cache.data.streams import StreamSet
 from rellm_cache.errors import StoreError
-from rellm_cache.store.in_memory import EncodedFrames
+from rellm_cache.store.in_memory import InMemoryFrames
 
 LENGTHS = {"a": 5, "b": 9, "c": 7}
 
 
-def source(size: int, longer: int = 0) -> EncodedFrames:
+def source(size: int, longer: int = 0) -> InMemoryFrames:
     """Random frames of the three clips, each `longer` frames longer."""
     random = np.random.default_rng(size)
-    encoded = EncodedFrames(size)
+    encoded = InMemoryFrames(size)
     for clip, length in LENGTHS.items():
         encoded.add(clip, random.normal(size=(length + longer, size)))
     return encoded

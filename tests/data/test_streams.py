@@ -5,7 +5,7 @@ import pytest
 
 from rellm_cache.data.streams import StreamSet, align_length
 from rellm_cache.errors import StoreError
-from rellm_cache.store.in_memory import EncodedFrames
+from rellm_cache.store.in_memory import InMemoryFrames
 
 
 @pytest.mark.parametrize("longer", [-3, -1, 0, 1, 3])
@@ -24,7 +24,7 @@ def test_streams_of_different_audio_are_refused(longer: int) -> None:
 
 
 def test_values_are_both_streams_side_by_side() -> None:
-    speech, emotion = EncodedFrames(2), EncodedFrames(3)
+    speech, emotion = InMemoryFrames(2), InMemoryFrames(3)
     speech.add("a", np.ones((4, 2)))
     emotion.add("a", np.full((3, 3), 0.5))
     values = StreamSet(speech, emotion).values("a")

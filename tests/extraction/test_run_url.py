@@ -22,8 +22,8 @@ from rellm_cache.store import writer
 from rellm_cache.store.format import failures_path, list_parts
 from rellm_cache.store.reader import FeatureStore
 from rellm_cache.store.remote.client import Remote, RemoteError
-from rellm_cache.store.remote.mirror import open_copy
-from rellm_cache.store.remote.upload import outgoing_parts
+from rellm_cache.store.remote.mirror import open_mirror
+from rellm_cache.store.remote.upload import pending_parts
 
 Checksums = Callable[[Path], dict[str, int]]
 IDS = [f"tones/{index:02d}" for index in range(11)]
@@ -52,7 +52,7 @@ def stored(s3: Any, checksums: Checksums) -> Callable[[], dict[str, int]]:
 
     def read() -> dict[str, int]:
         s3.forget_copies()
-        (store,) = open_copy(s3.url).glob("*whisper*")
+        (store,) = open_mirror(s3.url).glob("*whisper*")
         return checksums(store)
 
     return read
@@ -69,15 +69,15 @@ def test_a_url_holds_what_a_folder_holds(
     (corpus.parent / "audio/05.wav").write_bytes(b"no sound")
     del expected["tones/05"]
     monkeypatch.setattr(writer, "PART_BYTES", 4000)  # a few clips are a part
-    (report,) = extract(corpus, speech_recipe, open_copy(s3.url), batch_size=1)
+    (report,) = extract(corpus, speech_recipe, open_mirror(s3.url), batch_size=1)
     assert (report.encoded, report.failed) == (10, 1)
     assert f"{failures_path(report.path).name}" in s3.names()
     assert checksums(report.path) == expected
     assert len(list_parts(report.path)) > 2
-    assert not outgoing_parts(report.path.parent)
+    assert not pending_parts(report.path.parent)
     before = s3.names()
     s3.forget_copies()
-    (again,) = extract(corpus, speech_recipe, open_copy(s3.url), batch_size=1)
+    (again,) = extract(corpus, speech_recipe, open_mirror(s3.url), batch_size=1)
     assert (again.encoded, again.present, again.failed) == (0, 10, 1)
     assert s3.requests.of_frames() == []
     assert s3.names() == before
@@ -88,9 +88,9 @@ def test_batches_from_a_url_equal_those_of_a_folder(
     corpus: Path, speech_recipe: Recipe, s3: Any, tmp_path: Path
 ) -> None:
     (local,) = extract(corpus, speech_recipe, tmp_path / "folder")
-    (remote,) = extract(corpus, speech_recipe, open_copy(s3.url))
+    (remote,) = extract(corpus, speech_recipe, open_mirror(s3.url))
     s3.forget_copies()
-    open_copy(s3.url)
+    open_mirror(s3.url)
     examples = [Example(i, 0, None, ()) for i in IDS]
     plan = [[0, 5, 2], [7, 1], [10, 3, 9]]
     loaders = [
@@ -110,7 +110,7 @@ import torch
 torch.set_num_threads(1)
 from rellm_cache.config.schema import load_recipe
 from rellm_cache.extraction.run import extract
-from rellm_cache.store.remote.mirror import open_copy
+from rellm_cache.store.remote.mirror import open_mirror
 from rellm_cache.store.remote.client import Remote
 
 upload, calls = Remote.upload, []
@@ -123,7 +123,7 @@ def die(self, files):
 
 Remote.upload = die
 manifest, recipe, url = sys.argv[1:]
-extract(Path(manifest), load_recipe(recipe), open_copy(url))
+extract(Path(manifest), load_recipe(recipe), open_mirror(url))
 """
 
 
@@ -139,13 +139,13 @@ def test_a_part_whose_sending_was_killed_is_sent_and_not_encoded_again(
     done = subprocess.run(arguments, capture_output=True, text=True)
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert any("/frames/c/0/0" in name for name in s3.names())
-    reader = open_copy(s3.url)
-    (waiting,) = outgoing_parts(reader)
+    reader = open_mirror(s3.url)
+    (waiting,) = pending_parts(reader)
     (store,) = reader.glob("*whisper*")
     assert len(FeatureStore(store)) == 0
     (report,) = extract(corpus, speech_recipe, reader)
     assert (report.encoded, report.present) == (0, 11)
-    assert not outgoing_parts(reader)
+    assert not pending_parts(reader)
     assert [part.name for part in list_parts(report.path)] == [waiting.name]
     assert stored() == expected
 
@@ -166,8 +166,8 @@ def unreachable(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_without_a_network_nothing_encoded_is_lost(
     corpus: Path, recipe: Recipe, s3: Any, monkeypatch: pytest.MonkeyPatch, checksums: Checksums
 ) -> None:
-    extract(corpus / "test.jsonl", recipe, open_copy(s3.url))
-    root = open_copy(s3.url)
+    extract(corpus / "test.jsonl", recipe, open_mirror(s3.url))
+    root = open_mirror(s3.url)
     with (
         unreachable(monkeypatch),
         pytest.raises(
@@ -175,7 +175,7 @@ def test_without_a_network_nothing_encoded_is_lost(
         ),
     ):
         extract(corpus, recipe, root, batch_size=16)
-    assert len(outgoing_parts(root)) == 2  # a part of either stream
+    assert len(pending_parts(root)) == 2  # a part of either stream
     for report in extract(corpus, recipe, root):
         assert (report.encoded, report.present) == (0, 11)
         assert set(checksums(report.path)) == set(IDS)
@@ -194,7 +194,7 @@ def test_two_extractions_at_once_fill_one_url(
     other = subprocess.Popen(
         [*command, "--batch-size", "2"], stdout=subprocess.PIPE, text=True, env=os.environ.copy()
     )
-    extract(corpus, speech_recipe, open_copy(s3.url), batch_size=2)
+    extract(corpus, speech_recipe, open_mirror(s3.url), batch_size=2)
     out, _ = other.communicate()
     assert other.returncode == 0
     assert f"{s3.url}/tiny-whisper-" in out
@@ -205,6 +205,6 @@ def test_a_plan_for_a_url_needs_no_more_than_the_copy_may_take(
     corpus: Path, speech_recipe: Recipe, s3: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RELLM_COPIES_GB", "0.000001")
-    found = plan(corpus, speech_recipe, open_copy(s3.url), clips=1)
+    found = plan(corpus, speech_recipe, open_mirror(s3.url), clips=1)
     assert found.extraction.streams[0].bytes > found.needed_bytes == 1000
     assert s3.names() == set()

@@ -19,7 +19,7 @@ from rellm_cache.evaluation.run import Asked, evaluate
 from rellm_cache.extraction.run import extract
 from rellm_cache.inference.generate import generate
 from rellm_cache.runs.weights import load_run
-from rellm_cache.store.transcript_texts import read_transcripts
+from rellm_cache.store.transcripts import read_transcripts
 from rellm_cache.sweeps.plan import SweepPlan, Variant
 from rellm_cache.sweeps.run import Setting, sweep
 from rellm_cache.training.run import train

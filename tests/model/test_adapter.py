@@ -5,7 +5,7 @@ import torch
 
 from rellm_cache.config.schema import AdapterConfig
 from rellm_cache.data.streams import QuantizationParams
-from rellm_cache.model.adapter import Adapter, crop_time, dequantise, fuse, output_lengths
+from rellm_cache.model.adapter import Adapter, crop_time, dequantize, fuse, output_lengths
 
 LITE = AdapterConfig(preset="lite", width=16, bottleneck=16)
 REFERENCE = AdapterConfig(preset="reference", bottleneck=8)
@@ -78,12 +78,12 @@ def test_int8_frames_are_what_their_steps_say_and_their_padding_does_not_matter(
     steps = QuantizationParams(torch.rand(24) + 0.1, torch.randn(24))
     stored = torch.randint(-127, 128, (2, 40, 24), dtype=torch.int8)
     lengths = torch.tensor([40, 25])
-    frames = dequantise(stored, steps)
+    frames = dequantize(stored, steps)
     assert frames.dtype == torch.float32
     assert torch.allclose(frames[1, 3], stored[1, 3] * steps.scale + steps.mean)
     floats = torch.randn(1, 2, 24).half()
-    assert dequantise(floats, None) is floats
+    assert dequantize(floats, None) is floats
     adapter = Adapter(LITE, 24, 32).eval()
     stored[1, 25:] = 0
-    again = dequantise(stored, steps)
+    again = dequantize(stored, steps)
     assert torch.equal(adapter(frames, lengths)[0], adapter(again, lengths)[0])

@@ -13,7 +13,7 @@ import zarr
 
 from rellm_cache.config.specs import EncoderSpec
 from rellm_cache.store.format import StoreInfo
-from rellm_cache.store.quantization import Quantisation
+from rellm_cache.store.quantization import Quantization
 from rellm_cache.store.reader import FeatureStore
 from rellm_cache.store.writer import StoreWriter
 
@@ -31,11 +31,11 @@ def info(request: pytest.FixtureRequest) -> StoreInfo:
 
 
 @pytest.fixture
-def steps(info: StoreInfo) -> Quantisation | None:
+def steps(info: StoreInfo) -> Quantization | None:
     """What the values of an int8 store stand for; None for float16."""
     if info.dtype != np.int8:
         return None
-    return Quantisation(np.full(FRAME_SIZE, 0.04, np.float32), np.zeros(FRAME_SIZE, np.float32))
+    return Quantization(np.full(FRAME_SIZE, 0.04, np.float32), np.zeros(FRAME_SIZE, np.float32))
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def clips() -> dict[str, np.ndarray]:
 
 @pytest.fixture
 def write(
-    tmp_path: Path, info: StoreInfo, steps: Quantisation | None
+    tmp_path: Path, info: StoreInfo, steps: Quantization | None
 ) -> Callable[..., FeatureStore]:
     """`write(clips)` adds one part to the cache and opens the store."""
 
@@ -64,7 +64,7 @@ def write(
 
 
 @pytest.fixture
-def write_other_steps(info: StoreInfo, steps: Quantisation | None) -> Callable[[Path], Path]:
+def write_other_steps(info: StoreInfo, steps: Quantization | None) -> Callable[[Path], Path]:
     """`write_other_steps(cache)` adds a part with clip `x` to an int8 store, in steps twice as
     wide as `steps`, and returns the store's folder.
     """

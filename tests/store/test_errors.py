@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rellm_cache.store.errors import UnreadableError, require_damage
+from rellm_cache.store.errors import UnreadableError, raise_if_unreadable
 
 
 @pytest.mark.parametrize(
@@ -22,14 +22,14 @@ def test_a_file_that_cannot_be_read_now_is_no_damage(number: int, way: str) -> N
     error = OSError(number, os.strerror(number), "part/ids/c/0")
     message = rf"^part/ids/c/0: cannot be read \({os.strerror(number)}\), which is no damage; {way}"
     with pytest.raises(UnreadableError, match=message):
-        require_damage(error, Path("part"))
+        raise_if_unreadable(error, Path("part"))
 
 
 def test_a_lack_of_memory_stays_what_it_is() -> None:
     with pytest.raises(MemoryError):
-        require_damage(MemoryError(), Path("part"))
+        raise_if_unreadable(MemoryError(), Path("part"))
 
 
 @pytest.mark.parametrize("error", [FileNotFoundError(), ValueError("cut short"), KeyError("ids")])
 def test_what_says_something_about_the_bytes_is_for_the_caller(error: Exception) -> None:
-    require_damage(error, Path("part"))
+    raise_if_unreadable(error, Path("part"))

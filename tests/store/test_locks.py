@@ -9,14 +9,20 @@ from pathlib import Path
 import pytest
 
 from rellm_cache.errors import StoreError
-from rellm_cache.store.locks import claim, maintaining, own_name, sweep, sweep_own
+from rellm_cache.store.locks import (
+    hold_lock,
+    maintenance_lock,
+    remove_own_stale,
+    remove_stale,
+    with_hostname,
+)
 
 WRITE = """
 import sys, time
 from pathlib import Path
-from rellm_cache.store.locks import claim
+from rellm_cache.store.locks import hold_lock
 folder = Path(sys.argv[1])
-with claim(folder):
+with hold_lock(folder):
     folder.mkdir()
     (folder / "half").write_text("half")
     print("ready", flush=True)
@@ -39,46 +45,48 @@ def test_only_what_no_live_process_writes_is_removed(tmp_path: Path) -> None:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         os.utime(live, (0, 0))  # however old it looks
-        assert sweep(tmp_path) == ([dead], [live])
+        assert remove_stale(tmp_path) == ([dead], [live])
         assert (live / "half").exists()
         process.send_signal(signal.SIGKILL)
-    assert sweep(tmp_path) == ([live], [])
+    assert remove_stale(tmp_path) == ([live], [])
     assert not writing.exists()
 
 
 def test_a_writer_removes_what_its_own_machine_left_and_nothing_else(tmp_path: Path) -> None:
     writing = tmp_path / ".writing"
-    dead = leftover(writing, own_name("dead-1"))
-    lock = writing / f"{own_name('late-1')}.lock"  # killed between the rename and the lock's end
+    dead = leftover(writing, with_hostname("dead-1"))
+    lock = (
+        writing / f"{with_hostname('late-1')}.lock"
+    )  # killed between the rename and the lock's end
     lock.touch()
     others = [leftover(writing, "dead-2"), leftover(writing, "dead-3@another-machine")]
-    live = writing / own_name("live-1")
-    with claim(live):
+    live = writing / with_hostname("live-1")
+    with hold_lock(live):
         live.mkdir()
-        sweep_own(tmp_path)
+        remove_own_stale(tmp_path)
         assert not dead.exists()
         assert not lock.exists()
         assert all(path.exists() for path in (*others, live))
-    sweep_own(tmp_path / "nowhere")
+    remove_own_stale(tmp_path / "nowhere")
 
 
 def test_a_claim_leaves_nothing_behind(tmp_path: Path) -> None:
     temporary = tmp_path / ".writing" / "store-1"
-    with claim(temporary):
+    with hold_lock(temporary):
         temporary.mkdir()
-        assert sweep(tmp_path) == ([], [temporary])
+        assert remove_stale(tmp_path) == ([], [temporary])
         temporary.rmdir()
     assert list(tmp_path.iterdir()) == []
 
 
 def test_one_process_maintains_a_store(tmp_path: Path) -> None:
     with (
-        maintaining(tmp_path / "store"),
+        maintenance_lock(tmp_path / "store"),
         pytest.raises(StoreError, match="another `rellm cache` command is at work"),
-        maintaining(tmp_path / "store"),
+        maintenance_lock(tmp_path / "store"),
     ):
         pass
-    with maintaining(tmp_path / "store"), maintaining(tmp_path / "other"):
+    with maintenance_lock(tmp_path / "store"), maintenance_lock(tmp_path / "other"):
         pass
     assert list(tmp_path.iterdir()) == []
 
@@ -86,9 +94,9 @@ def test_one_process_maintains_a_store(tmp_path: Path) -> None:
 def test_what_is_in_the_way_of_a_lock_is_waited_for(tmp_path: Path) -> None:
     """A lock file that its holder removed meanwhile guards nothing: a new one is made."""
     temporary = tmp_path / ".writing" / "store-1"
-    with claim(temporary):
+    with hold_lock(temporary):
         lock = temporary.with_name("store-1.lock")
         lock.unlink()
-        with claim(temporary):
+        with hold_lock(temporary):
             assert lock.exists()
-            assert sweep(tmp_path) == ([], [temporary])
+            assert remove_stale(tmp_path) == ([], [temporary])

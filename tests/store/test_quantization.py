@@ -9,7 +9,7 @@ import pytest
 from rellm_cache.errors import StoreError
 from rellm_cache.store.format import StoreInfo, find_store
 from rellm_cache.store.part import frames_crc32c
-from rellm_cache.store.quantization import ChannelStatistics, Quantisation
+from rellm_cache.store.quantization import ChannelStatistics, Quantization
 from rellm_cache.store.reader import FeatureStore
 from rellm_cache.store.writer import StoreWriter
 
@@ -24,19 +24,19 @@ def frames() -> np.ndarray:
     return values.astype(np.float16)
 
 
-def measured(*clips: np.ndarray) -> Quantisation:
+def measured(*clips: np.ndarray) -> Quantization:
     statistics = ChannelStatistics()
     for clip in clips:
         statistics.add(clip)
-    return statistics.quantisation()
+    return statistics.quantization()
 
 
 def test_every_measured_value_is_within_half_a_step(frames: np.ndarray) -> None:
     steps = measured(frames[:300], frames[300:])
-    stored = steps.quantise(frames)
+    stored = steps.quantize(frames)
     assert stored.dtype == np.int8
     assert stored.min() >= -127
-    error = np.abs(steps.dequantise(stored) - frames)
+    error = np.abs(steps.dequantize(stored) - frames)
     assert (error <= 0.501 * steps.scale).all()
     assert not error[:, 3].any()  # a constant channel is exact
     np.testing.assert_allclose(steps.mean, frames.mean(0, dtype=np.float64), rtol=1e-5, atol=1e-6)
@@ -52,11 +52,11 @@ def test_statistics_do_not_depend_on_how_clips_are_cut(frames: np.ndarray) -> No
 
 def test_beyond_the_steps_is_clipped(frames: np.ndarray) -> None:
     steps = measured(frames)
-    assert steps.quantise(np.full((1, 8), 1e4)).tolist() == [[127] * 8]
-    assert steps.quantise(np.full((1, 8), -1e4)).tolist() == [[-127] * 8]
+    assert steps.quantize(np.full((1, 8), 1e4)).tolist() == [[127] * 8]
+    assert steps.quantize(np.full((1, 8), -1e4)).tolist() == [[-127] * 8]
 
 
-def write(cache: Path, info: StoreInfo, steps: Quantisation, **clips: np.ndarray) -> FeatureStore:
+def write(cache: Path, info: StoreInfo, steps: Quantization, **clips: np.ndarray) -> FeatureStore:
     with StoreWriter(cache, info, steps) as writer:
         for key, value in clips.items():
             writer.add(key, np.zeros(32, np.uint8), value)
@@ -76,9 +76,9 @@ def test_an_int8_store_delivers_what_it_holds(
     assert store.path.name.startswith("prosody-int8-")
     read = store.verified_frames("b")
     assert read.dtype == store.dtype == np.int8
-    np.testing.assert_array_equal(read, steps.quantise(frames[700:]))
-    assert store.quantisation is not None
-    assert store.quantisation.equals(steps)
+    np.testing.assert_array_equal(read, steps.quantize(frames[700:]))
+    assert store.quantization is not None
+    assert store.quantization.equals(steps)
     assert store.parts[0].frames_crc32c[1] == frames_crc32c(read)
     assert find_store(tmp_path, int8.spec) == store.path
 
@@ -89,12 +89,12 @@ def test_int8_and_float16_are_different_stores(
     assert info.spec.fingerprint != int8.spec.fingerprint
     with StoreWriter(tmp_path, info) as writer:
         writer.add("a", np.zeros(32, np.uint8), frames)
-    assert FeatureStore(writer.path).quantisation is None
+    assert FeatureStore(writer.path).quantization is None
     with pytest.raises(
         StoreError, match=r"as float16, the recipe asks for int8; .* cache quantize"
     ):
         find_store(tmp_path, int8.spec)
-    with pytest.raises(ValueError, match="a store of int8 with quantisation None"):
+    with pytest.raises(ValueError, match="a store of int8 with quantization None"):
         StoreWriter(tmp_path, int8)
 
 
@@ -104,7 +104,7 @@ def test_parts_of_other_steps_are_refused(
     write(tmp_path, int8, measured(frames), a=frames)
     store = write(tmp_path, int8, measured(frames[:10]), b=frames)
     with pytest.raises(StoreError, match=r"part-000002-.* its int8 steps differ .* mixed"):
-        _ = store.quantisation
+        _ = store.quantization
 
 
 def test_frames_of_another_type_are_refused(
@@ -120,4 +120,4 @@ def test_frames_of_another_type_are_refused(
 
 def test_an_empty_store_has_no_steps(tmp_path: Path, int8: StoreInfo, frames: np.ndarray) -> None:
     with pytest.raises(StoreError, match="holds no clips yet"):
-        _ = write(tmp_path, int8, measured(frames)).quantisation
+        _ = write(tmp_path, int8, measured(frames)).quantization

@@ -17,7 +17,7 @@ from rellm_cache.errors import FrameError, StoreError
 from rellm_cache.store import part_writer
 from rellm_cache.store import writer as writer_module
 from rellm_cache.store.format import StoreInfo, list_parts
-from rellm_cache.store.locks import own_name
+from rellm_cache.store.locks import with_hostname
 from rellm_cache.store.maintenance.verify import check_store
 from rellm_cache.store.reader import FeatureStore
 from rellm_cache.store.shard_writer import ShardWriter
@@ -207,7 +207,7 @@ def test_an_open_part_that_was_removed_is_not_committed(
 
 
 def test_a_writer_begins_with_what_dead_ones_left(tmp_path: Path, info: StoreInfo) -> None:
-    left = tmp_path / ".writing" / own_name("store-1f2e3d4c")
+    left = tmp_path / ".writing" / with_hostname("store-1f2e3d4c")
     left.mkdir(parents=True)
     with StoreWriter(tmp_path, info):
         assert not left.exists()

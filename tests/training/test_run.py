@@ -18,7 +18,7 @@ from rellm_cache.llm.frozen import FrozenLLM
 from rellm_cache.llm.loading import load_llm
 from rellm_cache.runs import shared_models as resources
 from rellm_cache.runs.weights import load_run
-from rellm_cache.store.remote.mirror import open_copy
+from rellm_cache.store.remote.mirror import open_mirror
 from rellm_cache.training.optim import Optimisation, Position
 from rellm_cache.training.resuming import Resuming
 from rellm_cache.training.run import read_metrics, train
@@ -69,9 +69,9 @@ def test_a_run_that_has_ended_keeps_no_optimiser(
 def test_a_run_from_a_url_is_the_run_from_a_folder(
     corpus: Path, cache: Path, quick: Recipe, s3: Any, tmp_path: Path
 ) -> None:
-    copy_cache(cache, open_copy(s3.url))
+    copy_cache(cache, open_mirror(s3.url))
     s3.forget_copies()
-    remote = open_copy(s3.url)
+    remote = open_mirror(s3.url)
     for name, root in (("folder", cache), ("url", remote)):
         train(quick, corpus, root, tmp_path / name)
     assert same(saved(tmp_path / "folder"), saved(tmp_path / "url"))

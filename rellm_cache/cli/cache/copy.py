@@ -6,7 +6,7 @@ import click
 
 from rellm_cache.cli.cache.arguments import store_argument
 from rellm_cache.cli.options import CacheRoot, cache_option
-from rellm_cache.store.remote.mirror_origin import place
+from rellm_cache.store.remote.mirror_paths import display_path
 from rellm_cache.utils.console import counted
 
 
@@ -27,7 +27,7 @@ def copy(source: Path, target: Path, names: tuple[str, ...]) -> None:
 
     for report in copy_cache(source, target, names):
         click.echo(
-            f"{place(report.store)}: {counted(report.copied, 'part')} copied "
+            f"{display_path(report.store)}: {counted(report.copied, 'part')} copied "
             f"({counted(report.utterances, 'utterance')}), "
             f"{counted(report.present, 'was', 'were')} there already"
         )
@@ -53,7 +53,7 @@ def import_(file: Path, cache: Path) -> None:
 
     report = import_from_file(file, cache)
     click.echo(
-        f"{place(report.store)}: {counted(report.copied, 'part')} added "
+        f"{display_path(report.store)}: {counted(report.copied, 'part')} added "
         f"({counted(report.utterances, 'utterance')}), "
         f"{counted(report.present, 'was', 'were')} there already"
     )

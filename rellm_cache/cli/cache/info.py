@@ -7,7 +7,7 @@ import click
 
 from rellm_cache.cli.cache.arguments import root_argument, store_argument
 from rellm_cache.cli.options import byte_size, json_option, print_table
-from rellm_cache.store.remote.mirror_origin import place
+from rellm_cache.store.remote.mirror_paths import display_path
 
 
 @click.command()
@@ -19,7 +19,9 @@ def info(root: Path, as_json: bool) -> None:
 
     stores = cache_info(root)
     if as_json:
-        click.echo(json.dumps({"root": place(root), "stores": [s.to_json() for s in stores]}))
+        click.echo(
+            json.dumps({"root": display_path(root), "stores": [s.to_json() for s in stores]})
+        )
         return
     rows = [
         [
@@ -35,7 +37,7 @@ def info(root: Path, as_json: bool) -> None:
         for s in stores
     ]
     columns = ["store", "clips", "hours", "values", "size", "parts", "failed", "licence"]
-    print_table(place(root), columns, rows)
+    print_table(display_path(root), columns, rows)
 
 
 @click.command()

@@ -7,7 +7,7 @@ import click
 
 from rellm_cache.cli.cache.arguments import store_argument
 from rellm_cache.cli.options import byte_size, json_option, percent
-from rellm_cache.store.remote.mirror_origin import place
+from rellm_cache.store.remote.mirror_paths import display_path
 from rellm_cache.utils.console import counted
 
 
@@ -27,7 +27,7 @@ def quantize(store: Path, as_json: bool) -> None:
         click.echo(json.dumps(report.to_json()))
         return
     click.echo(
-        f"{place(report.path)}: {counted(report.written, 'clip')} quantised, "
+        f"{display_path(report.path)}: {counted(report.written, 'clip')} quantised, "
         f"{counted(report.present, 'was', 'were')} there already, {byte_size(report.bytes)}"
     )
     click.echo(

@@ -8,7 +8,7 @@ import click
 
 from rellm_cache.cli.cache.arguments import DAMAGED, root_argument, show_ids
 from rellm_cache.cli.options import CLIPS_FAILED, byte_size, json_option
-from rellm_cache.store.remote.mirror_origin import place
+from rellm_cache.store.remote.mirror_paths import display_path
 from rellm_cache.utils.console import counted
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def repair(root: Path, unfinished_hours: float, as_json: bool) -> int:
         stores = [vars(r) | {"store": r.store.name} for r in done.stores]
         swept = {"removed": [str(p) for p in done.swept], "held": [str(p) for p in done.held]}
         unfinished = [vars(part) for part in done.unfinished]
-        done_here = {"root": place(root), "stores": stores, "leftovers": swept}
+        done_here = {"root": display_path(root), "stores": stores, "leftovers": swept}
         click.echo(json.dumps(done_here | {"unfinished": unfinished}))
     else:
         _show_leftovers(done)
@@ -69,12 +69,12 @@ def _show_repair(report: "RepairReport") -> None:
     from rellm_cache.store.format import lost_path
 
     if not report.problems:
-        click.echo(f"{place(report.store)}: whole, nothing to do")
+        click.echo(f"{display_path(report.store)}: whole, nothing to do")
         return
     for problem in report.problems:
         click.echo(f"  {problem}")
     click.echo(
-        f"{place(report.store)}: {counted(report.rewritten, 'part')} rewritten with "
+        f"{display_path(report.store)}: {counted(report.rewritten, 'part')} rewritten with "
         f"{counted(report.kept, 'whole utterance')}, {report.removed} removed"
     )
     for problem in report.unrepaired:
@@ -84,7 +84,7 @@ def _show_repair(report: "RepairReport") -> None:
         click.echo(f"  {counted(report.nameless, one, many)} held")
     if report.lost:
         click.echo(f"  {counted(len(report.lost), 'clip')} lost: {show_ids(report.lost)}")
-        click.echo(f"  all are listed in {place(lost_path(report.store))}")
+        click.echo(f"  all are listed in {display_path(lost_path(report.store))}")
     if report.lost or report.nameless:
         click.echo("  `rellm extract` with their manifest makes them again")
         click.echo("  (`rellm cache quantize` with the float16 store, where this is int8)")
@@ -108,12 +108,12 @@ def prune(root: Path, manifests: tuple[Path, ...], dry_run: bool, as_json: bool)
     reports = prune_cache(root, manifests, dry_run)
     if as_json:
         stores = [vars(r) | {"store": r.store.name} for r in reports]
-        click.echo(json.dumps({"root": place(root), "dry_run": dry_run, "stores": stores}))
+        click.echo(json.dumps({"root": display_path(root), "dry_run": dry_run, "stores": stores}))
         return
     for report in reports:
         verb = "would free" if dry_run else "freed"
         click.echo(
-            f"{place(report.store)}: {verb} {byte_size(report.bytes)}: "
+            f"{display_path(report.store)}: {verb} {byte_size(report.bytes)}: "
             f"{counted(report.superseded, 'superseded row')}, "
             f"{counted(report.outside, 'clip')} outside the manifests; "
             f"{counted(report.parts_removed, 'part')} removed, {report.parts_rewritten} rewritten"
@@ -138,8 +138,8 @@ def compact(root: Path, part_size: int, as_json: bool) -> None:
     reports = compact_cache(root, part_size << 20)
     if as_json:
         stores = [vars(r) | {"store": r.store.name} for r in reports]
-        click.echo(json.dumps({"root": place(root), "stores": stores}))
+        click.echo(json.dumps({"root": display_path(root), "stores": stores}))
         return
     for report in reports:
         before = counted(report.parts_before, "part")
-        click.echo(f"{place(report.store)}: {before}, now {report.parts_after}")
+        click.echo(f"{display_path(report.store)}: {before}, now {report.parts_after}")

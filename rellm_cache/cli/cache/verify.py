@@ -8,7 +8,7 @@ import click
 
 from rellm_cache.cli.cache.arguments import DAMAGED, root_argument, show_ids
 from rellm_cache.cli.options import CLIPS_FAILED, json_option
-from rellm_cache.store.remote.mirror_origin import place
+from rellm_cache.store.remote.mirror_paths import display_path
 from rellm_cache.utils.console import counted
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def verify(
     else:
         _show_checks(checks)
         if not whole:
-            click.echo(f"Mend it with `rellm cache repair {place(root)}`.")
+            click.echo(f"Mend it with `rellm cache repair {display_path(root)}`.")
         _show_audio(audio_reports)
         _show_recomputed(recomputed)
     if not whole:
@@ -73,9 +73,11 @@ def _show_checks(checks: "list[StoreCheck]") -> None:
         clips = sum(len(part.names) for part in check.parts)
         if check.is_whole:
             parts = counted(len(check.parts), "part")
-            click.echo(f"{place(check.path)}: whole, {counted(clips, 'utterance')} in {parts}")
+            click.echo(
+                f"{display_path(check.path)}: whole, {counted(clips, 'utterance')} in {parts}"
+            )
             continue
-        click.echo(f"{place(check.path)}: damaged")
+        click.echo(f"{display_path(check.path)}: damaged")
         for problem in check.problems:
             click.echo(f"  {problem}")
         for part in check.parts:
@@ -88,7 +90,7 @@ def _show_checks(checks: "list[StoreCheck]") -> None:
 def _show_audio(reports: "list[AudioReport]") -> None:
     for report in reports:
         click.echo(
-            f"{place(report.store)}: audio of {counted(report.equal, 'clip')} unchanged, "
+            f"{display_path(report.store)}: audio of {counted(report.equal, 'clip')} unchanged, "
             f"{len(report.changed)} changed, {len(report.unreadable)} unreadable, "
             f"{len(report.absent)} not in the cache"
         )
@@ -101,10 +103,10 @@ def _show_audio(reports: "list[AudioReport]") -> None:
 def _show_recomputed(reports: "list[RecomputeReport]") -> None:
     for report in reports:
         if report.reason:
-            click.echo(f"{place(report.store)}: not compared: {report.reason}")
+            click.echo(f"{display_path(report.store)}: not compared: {report.reason}")
             continue
         click.echo(
-            f"{place(report.store)}: {counted(len(report.clips), 'clip')} encoded again: "
+            f"{display_path(report.store)}: {counted(len(report.clips), 'clip')} encoded again: "
             f"largest difference {report.largest:.3g}, mean {report.mean:.3g}, "
             f"lowest cosine {report.cosine:.6f}"
         )
@@ -140,9 +142,9 @@ def _to_json(
         for check in checks
     ]
     return {
-        "root": place(root),
+        "root": display_path(root),
         "whole": all(check.is_whole for check in checks),
-        "repair": f"rellm cache repair {place(root)}",
+        "repair": f"rellm cache repair {display_path(root)}",
         "stores": stores,
         "audio": [vars(report) | {"store": report.store.name} for report in audio],
         "recomputed": [vars(report) | {"store": report.store.name} for report in recomputed],

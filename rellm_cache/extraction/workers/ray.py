@@ -18,7 +18,7 @@ from rellm_cache.errors import ConfigError
 from rellm_cache.extraction.messages import FINISH, STOP, Batch, Died, Event, Finished, Job
 from rellm_cache.extraction.pipeline import StopWork, serve
 from rellm_cache.extraction.workers.coordinator import Handle
-from rellm_cache.store.remote.mirror_origin import copies_folder
+from rellm_cache.store.remote.mirror_paths import mirrors_folder
 from rellm_cache.utils.model_files import models_root
 
 
@@ -103,7 +103,7 @@ class RayPool:
         worker = self._ray.remote(max_concurrency=2, max_restarts=0, **self._needs)(ActorWorker)
         places = {
             "RELLM_MODELS": str(models_root().resolve()),
-            "RELLM_COPIES": str(copies_folder().resolve()),
+            "RELLM_COPIES": str(mirrors_folder().resolve()),
         }
         actor = worker.options(runtime_env={"env_vars": places}).remote(self._job, os.getcwd())
         self._handles.append(ActorHandle(f"actor {len(self._handles) + 1}", actor))

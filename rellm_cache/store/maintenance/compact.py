@@ -10,19 +10,19 @@ from pathlib import Path
 import numpy as np
 
 from rellm_cache.store.commit import replace_parts
-from rellm_cache.store.errors import damaged
+from rellm_cache.store.errors import damage_error
 from rellm_cache.store.format import StoreInfo, list_parts, read_info
-from rellm_cache.store.locks import maintaining
-from rellm_cache.store.maintenance.metadata import writers_of
+from rellm_cache.store.locks import maintenance_lock
+from rellm_cache.store.maintenance.metadata import recorded_writers
 from rellm_cache.store.maintenance.unverified_part import (
-    RawPart,
-    disagreements,
+    UnverifiedPart,
+    column_conflicts,
+    quantization_from,
     read_columns,
     split_ids,
-    steps_of,
 )
-from rellm_cache.store.maintenance.verify import check_part, require_whole
-from rellm_cache.store.quantization import Quantisation
+from rellm_cache.store.maintenance.verify import check_part, require_intact
+from rellm_cache.store.quantization import Quantization
 from rellm_cache.store.writer import PART_BYTES
 from rellm_cache.utils.console import Tick
 
@@ -35,14 +35,14 @@ class _Rows:
     ids: list[str]
     offsets: np.ndarray
     has_vad: bool
-    quantisation: Quantisation | None
+    quantization: Quantization | None
 
     def nbytes(self, row: int, info: StoreInfo) -> int:
         return int(self.offsets[row + 1] - self.offsets[row]) * info.frame_bytes
 
     def mixes_with(self, other: "_Rows") -> bool:
         """Whether rows of both can be in one part."""
-        a, b = self.quantisation, other.quantisation
+        a, b = self.quantization, other.quantization
         return self.has_vad == other.has_vad and (a is None or b is None or a.equals(b))
 
 
@@ -77,7 +77,7 @@ def prune_store(
     Raises:
         StoreError: a part is damaged, the store cannot be written or is being maintained.
     """
-    with maintaining(path):
+    with maintenance_lock(path):
         info = read_info(path)
         parts = _read_parts(path, info)
         newest = {name: part.path for part in parts for name in part.ids}
@@ -98,7 +98,7 @@ def prune_store(
         report.parts_rewritten = len(dropped) - report.parts_removed
         if not dry_run:
             for part_path in superseding:  # the older row goes only if the newer one is whole
-                require_whole(check_part(part_path, info))
+                require_intact(check_part(part_path, info))
             for part in parts:
                 if part.path in dropped:
                     _drop(part, set(dropped[part.path]), info)
@@ -109,9 +109,9 @@ def prune_store(
 def _drop(part: _Rows, rows: set[int], info: StoreInfo) -> None:
     kept = [row for row in range(len(part.ids)) if row not in rows]
     if kept:
-        raw = require_whole(check_part(part.path, info))
+        raw = require_intact(check_part(part.path, info))
         stay = [raw.row(row) for row in kept]
-        replace_parts([part.path], stay, info, part.quantisation, writers_of([part.path]))
+        replace_parts([part.path], stay, info, part.quantization, recorded_writers([part.path]))
     else:
         replace_parts([part.path], [], info)
 
@@ -141,7 +141,7 @@ def compact_store(path: Path, tick: Tick, part_bytes: int = PART_BYTES) -> Compa
     Raises:
         StoreError: a part is damaged, the store cannot be written or is being maintained.
     """
-    with maintaining(path):
+    with maintenance_lock(path):
         info = read_info(path)
         parts = _read_parts(path, info)
         report = CompactReport(path, len(parts), len(parts))
@@ -174,10 +174,10 @@ def _merge(run: list[_Rows], info: StoreInfo) -> int:
     newest = {name: index for index, part in enumerate(run) for name in part.ids}
     rows = []
     for index, part in enumerate(run):
-        raw: RawPart = require_whole(check_part(part.path, info))
+        raw: UnverifiedPart = require_intact(check_part(part.path, info))
         rows += [raw.row(row) for row, name in enumerate(part.ids) if newest[name] == index]
     paths = [part.path for part in run]
-    replace_parts(paths, rows, info, run[0].quantisation, writers_of(paths))
+    replace_parts(paths, rows, info, run[0].quantization, recorded_writers(paths))
     return len(rows)
 
 
@@ -186,9 +186,9 @@ def _read_parts(store: Path, info: StoreInfo) -> list[_Rows]:
     parts = []
     for path in list_parts(store):
         columns, problems = read_columns(path, info)
-        problems = problems or disagreements(columns, info)
+        problems = problems or column_conflicts(columns, info)
         if problems:
-            raise damaged(path, problems[0])
-        ids, steps = split_ids(columns), steps_of(columns)
+            raise damage_error(path, problems[0])
+        ids, steps = split_ids(columns), quantization_from(columns)
         parts.append(_Rows(path, ids, columns["offsets"], "vad" in columns, steps))
     return parts

@@ -14,23 +14,23 @@ import numpy as np
 
 from rellm_cache.errors import StoreError
 from rellm_cache.store.commit import add_part
-from rellm_cache.store.errors import unreadable
+from rellm_cache.store.errors import unreadable_error
 from rellm_cache.store.format import FRAMES, PART_NAME, StoreInfo, list_parts, parse_info, read_info
-from rellm_cache.store.locks import maintaining
-from rellm_cache.store.maintenance.copy import CopyReport, require_equal_steps
+from rellm_cache.store.locks import maintenance_lock
+from rellm_cache.store.maintenance.copy import CopyReport, require_equal_quantization
 from rellm_cache.store.maintenance.metadata import read_group
 from rellm_cache.store.maintenance.unverified_part import (
     COLUMNS,
-    RawPart,
+    UnverifiedPart,
+    column_conflicts,
     column_names,
-    disagreements,
+    quantization_from,
     split_ids,
-    steps_of,
 )
-from rellm_cache.store.maintenance.verify import check_part, require_whole
+from rellm_cache.store.maintenance.verify import check_part, require_intact
 from rellm_cache.store.part import frames_crc32c
 from rellm_cache.store.part_writer import Row, write_part
-from rellm_cache.store.remote.mirror import settle
+from rellm_cache.store.remote.mirror import sync_mirror
 from rellm_cache.store.writer import create_store
 from rellm_cache.utils.atomic_files import sync_path
 from rellm_cache.utils.console import Tick
@@ -56,7 +56,7 @@ def export_store(path: Path, file: Path, tick: Tick) -> int:
         with h5py.File(temporary, "w") as out:
             out.attrs[ATTRIBUTE] = json.dumps(info.to_attributes()[ATTRIBUTE], ensure_ascii=False)
             for part in list_parts(path):
-                raw = require_whole(check_part(part, info))
+                raw = require_intact(check_part(part, info))
                 _export_part(raw, out.create_group(part.name), info)
                 rows += len(raw.ids)
                 tick(1, path.name)
@@ -74,7 +74,7 @@ def export_store(path: Path, file: Path, tick: Tick) -> int:
     return rows
 
 
-def _export_part(raw: RawPart, group: Any, info: StoreInfo) -> None:
+def _export_part(raw: UnverifiedPart, group: Any, info: StoreInfo) -> None:
     group.attrs[ATTRIBUTE] = json.dumps(read_group(raw.path), ensure_ascii=False)
     total = int(raw.columns["offsets"][-1])
     frames = group.create_dataset(FRAMES, (total, info.frame_size), info.dtype)
@@ -98,9 +98,9 @@ def import_store(file: Path, cache: Path, tick: Tick) -> CopyReport:
         with h5py.File(file, "r") as source:
             info = parse_info(json.loads(source.attrs[ATTRIBUTE]), file)
             names = sorted(name for name in source if PART_NAME.fullmatch(name))
-            settle(cache)
+            sync_mirror(cache)
             report = CopyReport(create_store(cache, info))
-            with maintaining(report.store):
+            with maintenance_lock(report.store):
                 for name in names:
                     if (report.store / name).exists():
                         report.present += 1
@@ -109,7 +109,7 @@ def import_store(file: Path, cache: Path, tick: Tick) -> CopyReport:
                         report.copied += 1
                     tick(1, name)
     except PermissionError as error:
-        raise unreadable(file, error) from error
+        raise unreadable_error(file, error) from error
     except (OSError, LookupError, ValueError, TypeError) as error:
         raise StoreError(
             f"{file}: not a store that `rellm cache export` wrote, or damaged ({error}); export "
@@ -132,7 +132,7 @@ def _import_part(group: Any, part: Path, info: StoreInfo) -> int:
         name: np.ascontiguousarray(group[name][:], COLUMNS[name][0])
         for name in column_names(info, "vad" in group)
     }
-    if problems := disagreements(columns, info):
+    if problems := column_conflicts(columns, info):
         raise ValueError(f"{group.name}: {problems[0]}")
     if group[FRAMES].dtype != info.dtype:
         raise ValueError(f"{group.name}: frames are {group[FRAMES].dtype}, expected {info.dtype}")
@@ -145,7 +145,7 @@ def _import_part(group: Any, part: Path, info: StoreInfo) -> int:
             raise ValueError(f"{group.name}: frames of {name!r} do not match their checksum")
         vad = columns["vad"][index] if "vad" in columns else None
         rows.append(Row(name, columns["audio_sha256"][index], frames, vad))
-    steps = steps_of(columns)
-    require_equal_steps(part.parent, steps)
+    steps = quantization_from(columns)
+    require_equal_quantization(part.parent, steps)
     add_part(part, lambda temporary: write_part(temporary, rows, info, steps, writers))
     return len(rows)

@@ -16,9 +16,9 @@ import zarr
 from zarr.storage import MemoryStore
 
 from rellm_cache.errors import StoreError
-from rellm_cache.store.errors import require_damage
-from rellm_cache.store.format import FRAMES, StoreInfo, is_sealed, parse_info
-from rellm_cache.store.maintenance.unverified_part import RawPart, chunk_file
+from rellm_cache.store.errors import raise_if_unreadable
+from rellm_cache.store.format import FRAMES, StoreInfo, checksum_matches, parse_info
+from rellm_cache.store.maintenance.unverified_part import UnverifiedPart, chunk_file
 from rellm_cache.store.part_writer import array_digest, create_column, create_frames
 
 # What a part's attributes held before they had a checksum.
@@ -37,7 +37,7 @@ def read_group(path: Path) -> dict[str, Any]:
         document = json.loads(file.read_text("utf-8"))
         own = document["attributes"]["rellm"]
     except (OSError, ValueError, LookupError, TypeError) as error:
-        require_damage(error, file)
+        raise_if_unreadable(error, file)
         raise StoreError(f"{file} cannot be read ({error})") from error
     group = {"attributes": {"rellm": own}, "zarr_format": 3, "node_type": "group"}
     if not isinstance(own, dict) or {k: v for k, v in document.items() if v is not None} != group:
@@ -45,10 +45,10 @@ def read_group(path: Path) -> dict[str, Any]:
     return own
 
 
-def part_attributes(path: Path) -> dict[str, Any]:
+def read_part_attributes(path: Path) -> dict[str, Any]:
     """A part's attributes; `StoreError` where they do not match their checksum."""
     own = read_group(path)
-    if not is_sealed(own, PART_KEYS):
+    if not checksum_matches(own, PART_KEYS):
         raise StoreError(f"{path / 'zarr.json'}: its attributes do not match their checksum")
     return own
 
@@ -59,32 +59,32 @@ def part_info(path: Path) -> StoreInfo | None:
     None where it carries none or they were altered.
     """
     try:
-        own = part_attributes(path)
+        own = read_part_attributes(path)
         return parse_info(own["store"], path) if "store" in own else None
     except StoreError:
         return None
 
 
-def writers_of(parts: Iterable[Path]) -> list[dict[str, str]]:
+def recorded_writers(parts: Iterable[Path]) -> list[dict[str, str]]:
     """What made the frames of parts, each once; parts that do not or cannot say it are left out."""
     writers: list[dict[str, str]] = []
     for part in parts:
         try:
-            found = part_attributes(part).get("writers", [])
+            found = read_part_attributes(part).get("writers", [])
         except StoreError:
             continue
         writers += [writer for writer in found if writer not in writers]
     return writers
 
 
-def metadata_problems(part: RawPart, info: StoreInfo) -> list[str]:
+def metadata_problems(part: UnverifiedPart, info: StoreInfo) -> list[str]:
     """Where a part's attributes, metadata and files are not what its writer wrote.
 
     Raises:
         UnreadableError: a file that is there cannot be read now.
     """
     try:
-        own = part_attributes(part.path)
+        own = read_part_attributes(part.path)
         of_store = parse_info(own["store"], part.path) if "store" in own else info
     except StoreError as error:
         return [str(error), *_derived_problems(part, info), *_file_problems(part)]
@@ -102,7 +102,7 @@ def metadata_problems(part: RawPart, info: StoreInfo) -> list[str]:
     return problems + _file_problems(part)
 
 
-def _digest_problems(part: RawPart, digests: dict[str, str]) -> list[str]:
+def _digest_problems(part: UnverifiedPart, digests: dict[str, str]) -> list[str]:
     """Arrays whose metadata is not that of the digest in the part's attributes."""
     problems = []
     found = {FRAMES, *part.columns}
@@ -116,12 +116,12 @@ def _digest_problems(part: RawPart, digests: dict[str, str]) -> list[str]:
             if array_digest(file.parent) != digests[name]:
                 problems.append(f"{file}: not the metadata that was written")
         except (OSError, ValueError) as error:
-            require_damage(error, file)
+            raise_if_unreadable(error, file)
             problems.append(f"{file} cannot be read ({error})")
     return problems
 
 
-def _derived_problems(part: RawPart, info: StoreInfo) -> list[str]:
+def _derived_problems(part: UnverifiedPart, info: StoreInfo) -> list[str]:
     """Arrays whose metadata is not what their bytes ask for; where no digest was recorded."""
     problems = []
     for name, column in part.columns.items():
@@ -145,7 +145,7 @@ def _array_problems(path: Path, expected: dict[str, Any]) -> list[str]:
     try:
         found = zarr.open_array(str(path), mode="r").metadata.to_dict()
     except Exception as error:  # zarr raises anything at all at metadata with a flipped bit
-        require_damage(error, path)
+        raise_if_unreadable(error, path)
         return [f"{path / 'zarr.json'} cannot be read ({error!r})"]
     return [
         f"{path / 'zarr.json'}: {key} is {found.get(key)!r}, expected {expected.get(key)!r}"
@@ -154,7 +154,7 @@ def _array_problems(path: Path, expected: dict[str, Any]) -> list[str]:
     ]
 
 
-def _file_problems(part: RawPart) -> list[str]:
+def _file_problems(part: UnverifiedPart) -> list[str]:
     """Files that a part has and should not; missing ones are found where they are read."""
     known = {part.path / "zarr.json", part.path / FRAMES / "zarr.json", *part.shard_files}
     for name in part.columns:

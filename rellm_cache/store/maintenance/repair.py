@@ -10,12 +10,12 @@ from pathlib import Path
 
 from rellm_cache.store.commit import replace_parts, restore_metadata
 from rellm_cache.store.format import StoreInfo, lost_path
-from rellm_cache.store.locks import maintaining
-from rellm_cache.store.maintenance.metadata import writers_of
-from rellm_cache.store.maintenance.unverified_part import RawPart
+from rellm_cache.store.locks import maintenance_lock
+from rellm_cache.store.maintenance.metadata import recorded_writers
+from rellm_cache.store.maintenance.unverified_part import UnverifiedPart
 from rellm_cache.store.maintenance.verify import PartCheck, StoreCheck, check_store
-from rellm_cache.store.remote.download import whole_part
-from rellm_cache.store.remote.upload import send_file
+from rellm_cache.store.remote.download import complete_part
+from rellm_cache.store.remote.upload import upload_file
 from rellm_cache.utils.atomic_files import write_whole
 from rellm_cache.utils.console import Tick
 
@@ -53,7 +53,7 @@ def repair_store(path: Path, tick: Tick) -> RepairReport:
     Raises:
         StoreError: another process maintains the store, or it cannot be written.
     """
-    with maintaining(path):
+    with maintenance_lock(path):
         check = check_store(path, tick)
         report = RepairReport(path, [*check.problems])
         report.problems += [f"{p.path}: {problem}" for p in check.parts for problem in p.problems]
@@ -87,10 +87,10 @@ def _keep_rows(part: PartCheck, keep: list[int], info: StoreInfo) -> None:
     if part.raw is None or not keep:
         replace_parts([part.path], [], info)
         return
-    with whole_part(part.path) as folder:
-        raw = RawPart(folder, info, part.raw.columns)
+    with complete_part(part.path) as folder:
+        raw = UnverifiedPart(folder, info, part.raw.columns)
         rows = [raw.row(row) for row in keep]
-        replace_parts([part.path], rows, info, raw.quantisation, writers_of([part.path]))
+        replace_parts([part.path], rows, info, raw.quantization, recorded_writers([part.path]))
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ def _record_lost(store: Path, plan: _Plan) -> None:
     if not rows:
         if path.exists():
             path.unlink()
-            send_file(path)
+            upload_file(path)
         return
     write_whole(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-    send_file(path)
+    upload_file(path)

@@ -15,12 +15,17 @@ import numpy as np
 import zarr
 
 from rellm_cache.errors import RellmError
-from rellm_cache.store.errors import GONE, damaged, require_damage, unreadable
+from rellm_cache.store.errors import (
+    MISSING_FILE_ERRORS,
+    damage_error,
+    raise_if_unreadable,
+    unreadable_error,
+)
 from rellm_cache.store.format import FRAMES, INNER_FRAMES, Frames, StoreInfo
 from rellm_cache.store.part import frames_crc32c
 from rellm_cache.store.part_writer import Row, shard_frames
-from rellm_cache.store.quantization import Quantisation
-from rellm_cache.store.remote.download import hold_array
+from rellm_cache.store.quantization import Quantization
+from rellm_cache.store.remote.download import fetch_array
 from rellm_cache.store.shard_reader import ShardError, map_shard
 
 # Little-endian type and shape of one item of each column.
@@ -34,7 +39,7 @@ COLUMNS: dict[str, tuple[str, tuple[int, ...]]] = {
     "scale": ("<f4", ()),
     "mean": ("<f4", ()),
 }
-STEPS = frozenset(("scale", "mean"))  # of int8 stores, and of those alone
+QUANTIZATION_COLUMNS = frozenset(("scale", "mean"))  # of int8 stores, and of those alone
 
 
 def column_names(info: StoreInfo, has_vad: bool) -> list[str]:
@@ -42,7 +47,8 @@ def column_names(info: StoreInfo, has_vad: bool) -> list[str]:
     return [
         name
         for name in COLUMNS
-        if (name != "vad" or has_vad) and (name not in STEPS or info.dtype == np.int8)
+        if (name != "vad" or has_vad)
+        and (name not in QUANTIZATION_COLUMNS or info.dtype == np.int8)
     ]
 
 
@@ -64,11 +70,11 @@ def read_columns(part: Path, info: StoreInfo) -> tuple[dict[str, np.ndarray], li
         file = chunk_file(part, name)
         try:
             data = file.read_bytes()
-        except GONE as error:
+        except MISSING_FILE_ERRORS as error:
             problems.append(f"column {name!r} cannot be read ({error})")
             continue
         except OSError as error:
-            raise unreadable(file, error) from error
+            raise unreadable_error(file, error) from error
         payload, checksum = data[:-4], data[-4:]
         if google_crc32c.value(payload).to_bytes(4, "little") != checksum:
             problems.append(f"{file}: the bytes of column {name!r} do not match their checksum")
@@ -79,7 +85,7 @@ def read_columns(part: Path, info: StoreInfo) -> tuple[dict[str, np.ndarray], li
     return found, problems
 
 
-def disagreements(columns: dict[str, np.ndarray], info: StoreInfo) -> list[str]:
+def column_conflicts(columns: dict[str, np.ndarray], info: StoreInfo) -> list[str]:
     """Why whole columns cannot be those of one part; empty where they can."""
     problems = [
         f"{name} does not ascend from 0 to its end"
@@ -99,7 +105,7 @@ def disagreements(columns: dict[str, np.ndarray], info: StoreInfo) -> list[str]:
     ]
     problems += [
         f"{name} is of {len(columns[name])} channels, frames of {info.frame_size}"
-        for name in sorted(STEPS & columns.keys())
+        for name in sorted(QUANTIZATION_COLUMNS & columns.keys())
         if len(columns[name]) != info.frame_size
     ]
     if problems:
@@ -123,12 +129,12 @@ def split_ids(columns: dict[str, np.ndarray]) -> list[str]:
     return [text[a:b].decode() for a, b in itertools.pairwise(ends)]
 
 
-def steps_of(columns: dict[str, np.ndarray]) -> Quantisation | None:
+def quantization_from(columns: dict[str, np.ndarray]) -> Quantization | None:
     """What int8 values stand for; None where frames are float16."""
-    return Quantisation(columns["scale"], columns["mean"]) if "scale" in columns else None
+    return Quantization(columns["scale"], columns["mean"]) if "scale" in columns else None
 
 
-def likely_ids(part: Path) -> list[str]:
+def guess_ids(part: Path) -> list[str]:
     """What can be read of the ids of a part with damaged columns; for a message alone."""
     try:
         text, ends = (
@@ -142,14 +148,14 @@ def likely_ids(part: Path) -> list[str]:
     return [text[a:b].decode(errors="replace") for a, b in itertools.pairwise(ends)]
 
 
-class RawPart:
+class UnverifiedPart:
     """A part whose columns are whole and agree; its frames may be broken in places.
 
     Attributes:
         path: its folder.
         columns: every column.
         ids: N utterance ids.
-        quantisation: what int8 values stand for; None where frames are float16.
+        quantization: what int8 values stand for; None where frames are float16.
         problems: what is wrong with the files of its frames.
     """
 
@@ -157,7 +163,7 @@ class RawPart:
         self.path = path
         self.columns = columns
         self.ids = split_ids(columns)
-        self.quantisation = steps_of(columns)
+        self.quantization = quantization_from(columns)
         self.problems: list[str] = []
         self._info = info
         self._total = int(columns["offsets"][-1])
@@ -177,12 +183,12 @@ class RawPart:
         else:
             return None
         try:
-            self._held = hold_array(self.path / FRAMES)
+            self._held = fetch_array(self.path / FRAMES)
             array = zarr.open_array(str(self.path / FRAMES), mode="r")
         except RellmError:
             raise
         except Exception as error:  # zarr raises anything at all at metadata with a flipped bit
-            require_damage(error, self.path / FRAMES)
+            raise_if_unreadable(error, self.path / FRAMES)
             return None  # what is wrong is said where its shards are opened
         size = self._info.frame_size
         own = array.shards == (self._size, size) and array.compressors == ()
@@ -239,7 +245,9 @@ class RawPart:
         start, stop = self.columns["offsets"][row : row + 2].tolist()
         frames = self._stored(start, stop)
         if frames is None or frames_crc32c(frames) != int(self.columns["frames_crc32c"][row]):
-            raise damaged(self.path, f"frames of {self.ids[row]!r} do not match their checksum")
+            raise damage_error(
+                self.path, f"frames of {self.ids[row]!r} do not match their checksum"
+            )
         return frames
 
     def _stored(self, start: int, stop: int) -> Frames | None:
@@ -247,7 +255,7 @@ class RawPart:
             try:
                 return np.asarray(self.foreign[start:stop])
             except Exception as error:  # a codec raises anything at all at damaged bytes
-                require_damage(error, self.path / FRAMES)
+                raise_if_unreadable(error, self.path / FRAMES)
                 return None  # the caller says that these frames are broken
         pieces = []
         while start < stop:

@@ -10,18 +10,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rellm_cache.errors import StoreError
-from rellm_cache.store.errors import other_steps
-from rellm_cache.store.format import PART_NAME, StoreInfo, list_parts, read_info, require_root
+from rellm_cache.store.errors import quantization_mismatch
+from rellm_cache.store.format import PART_NAME, StoreInfo, list_parts, read_info, require_cache_root
 from rellm_cache.store.maintenance.metadata import metadata_problems, part_info, read_group
 from rellm_cache.store.maintenance.unverified_part import (
-    RawPart,
-    disagreements,
-    likely_ids,
+    UnverifiedPart,
+    column_conflicts,
+    guess_ids,
     read_columns,
 )
-from rellm_cache.store.quantization import Quantisation
-from rellm_cache.store.remote.download import whole_part
-from rellm_cache.store.remote.mirror_origin import place
+from rellm_cache.store.quantization import Quantization
+from rellm_cache.store.remote.download import complete_part
+from rellm_cache.store.remote.mirror_paths import display_path
 from rellm_cache.utils.console import Tick
 
 
@@ -40,7 +40,7 @@ class PartCheck:
 
     path: Path
     problems: list[str]
-    raw: RawPart | None
+    raw: UnverifiedPart | None
     broken: list[int]
     names: list[str]
     names_are_whole: bool = True
@@ -91,10 +91,10 @@ def find_stores(cache: Path) -> list[Path]:
     Raises:
         StoreError: there is none, or it is a store itself.
     """
-    require_root(cache)
+    require_cache_root(cache)
     found = {file.parent for pattern in ("*/zarr.json", "*/part-*") for file in cache.glob(pattern)}
     if not found:
-        raise StoreError(f"{place(cache)}: found no store; `rellm extract` makes them")
+        raise StoreError(f"{display_path(cache)}: found no store; `rellm extract` makes them")
     return sorted(found)
 
 
@@ -112,8 +112,8 @@ def check_store(path: Path, tick: Tick) -> StoreCheck:
         problems.append(str(error))
         info = next(filter(None, map(part_info, list_parts(path))), None)
     else:
-        problems += _document_problems(path)
-    misplaced = [*_strangers(path)]
+        problems += _metadata_problems(path)
+    misplaced = [*_unexpected_entries(path)]
     parts = []
     for part in list_parts(path):
         if info is not None and PART_NAME.fullmatch(part.name):
@@ -121,22 +121,22 @@ def check_store(path: Path, tick: Tick) -> StoreCheck:
             if part.exists():  # else another process replaced it meanwhile
                 parts.append(check)
         tick(1, path.name)
-    misplaced += _mixed(parts)
+    misplaced += _mixed_quantization(parts)
     return StoreCheck(path, info, [*problems, *misplaced], misplaced, parts)
 
 
-def _mixed(parts: list[PartCheck]) -> Iterator[str]:
+def _mixed_quantization(parts: list[PartCheck]) -> Iterator[str]:
     """Parts of an int8 store whose values stand for others than those of its first part."""
-    first: tuple[Path, Quantisation] | None = None
+    first: tuple[Path, Quantization] | None = None
     for part in parts:
-        steps = part.raw.quantisation if part.raw else None
+        steps = part.raw.quantization if part.raw else None
         if steps is not None:
             first = first or (part.path, steps)
             if not steps.equals(first[1]):
-                yield other_steps(part.path, first[0])
+                yield quantization_mismatch(part.path, first[0])
 
 
-def _document_problems(path: Path) -> list[str]:
+def _metadata_problems(path: Path) -> list[str]:
     try:
         read_group(path)
     except StoreError as error:
@@ -144,7 +144,7 @@ def _document_problems(path: Path) -> list[str]:
     return []
 
 
-def _strangers(path: Path) -> Iterator[str]:
+def _unexpected_entries(path: Path) -> Iterator[str]:
     """What lies in a store's folder and is neither its metadata nor a part."""
     for entry in sorted(path.iterdir()):
         if entry.name != "zarr.json" and not PART_NAME.fullmatch(entry.name):
@@ -156,13 +156,13 @@ def check_stored(part: Path, info: StoreInfo) -> PartCheck:
 
     There the rows of what is returned have no frames any more.
     """
-    with whole_part(part) as folder:
+    with complete_part(part) as folder:
         check = check_part(folder, info)
         if folder == part:
             return check
         if check.raw is not None:
             check.raw.release()
-    problems = [problem.replace(str(folder), place(part)) for problem in check.problems]
+    problems = [problem.replace(str(folder), display_path(part)) for problem in check.problems]
     return replace(check, path=part, problems=problems)
 
 
@@ -173,11 +173,11 @@ def check_part(path: Path, info: StoreInfo) -> PartCheck:
         UnreadableError: a file that is there cannot be read now.
     """
     columns, problems = read_columns(path, info)
-    problems = problems or disagreements(columns, info)
+    problems = problems or column_conflicts(columns, info)
     if problems:
         known = {"ids", "id_offsets"} <= columns.keys()
-        return PartCheck(path, problems, None, [], likely_ids(path), known)
-    raw = RawPart(path, info, columns)
+        return PartCheck(path, problems, None, [], guess_ids(path), known)
+    raw = UnverifiedPart(path, info, columns)
     problems = metadata_problems(raw, info)
     broken = []
     for row in range(len(raw.ids)):
@@ -193,11 +193,11 @@ def check_part(path: Path, info: StoreInfo) -> PartCheck:
     return PartCheck(path, problems, raw, broken, raw.ids)
 
 
-def require_whole(check: PartCheck) -> RawPart:
+def require_intact(check: PartCheck) -> UnverifiedPart:
     """The rows of a part without any problem, else `StoreError` with the repair."""
     if check.problems or check.raw is None:
         raise StoreError(
-            f"{place(check.path)}: damaged: {check.problems[0]}; run `rellm cache repair "
-            f"{place(check.path.parent.parent)}` first"
+            f"{display_path(check.path)}: damaged: {check.problems[0]}; run `rellm cache repair "
+            f"{display_path(check.path.parent.parent)}` first"
         )
     return check.raw

@@ -14,17 +14,17 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from rellm_cache.store.errors import removed
+from rellm_cache.store.errors import removed_error
 from rellm_cache.store.format import FRAMES, PART_NAME, WRITING
-from rellm_cache.store.locks import claim, removing
+from rellm_cache.store.locks import hold_lock, removed_on_exit
 from rellm_cache.store.remote.client import Remote
-from rellm_cache.store.remote.eviction import hold, reserve
-from rellm_cache.store.remote.mirror_origin import origin_of
+from rellm_cache.store.remote.eviction import open_in_use, reserve_space
+from rellm_cache.store.remote.mirror_paths import origin_url
 
 
-def copied_from(part: Path) -> str | None:
+def part_origin_url(part: Path) -> str | None:
     """The URL of the cache root that a part is a copy from; None in a plain folder."""
-    return origin_of(part.parents[1]) if PART_NAME.fullmatch(part.name) else None
+    return origin_url(part.parents[1]) if PART_NAME.fullmatch(part.name) else None
 
 
 def open_shard(file: Path) -> BinaryIO:
@@ -36,17 +36,17 @@ def open_shard(file: Path) -> BinaryIO:
         RemoteError: it cannot be fetched now.
     """
     part = file.parents[3]
-    url = copied_from(part)
+    url = part_origin_url(part)
     if url is None:
         return file.open("rb")
     while True:
         with contextlib.suppress(FileNotFoundError):
-            return hold(file)
+            return open_in_use(file)
         if not _fetch(part, file, url):
             return file.open("rb")  # which says that it is missing
 
 
-def hold_array(frames: Path) -> NDArray[np.uint8] | None:
+def fetch_array(frames: Path) -> NDArray[np.uint8] | None:
     """Bring every chunk of a part's frames here and keep them, for zarr to read.
 
     Returns:
@@ -57,39 +57,39 @@ def hold_array(frames: Path) -> NDArray[np.uint8] | None:
         RemoteError: a chunk cannot be fetched now.
     """
     part = frames.parent
-    url = copied_from(part)
+    url = part_origin_url(part)
     if url is None:
         return None
-    with hold(frames / "zarr.json") as opened:
+    with open_in_use(frames / "zarr.json") as opened:
         keeper = np.asarray(np.memmap(opened, np.uint8, "r"))
     for name in _stored(part, Remote(url)):
-        if is_frames(name):
+        if is_frames_file(name):
             _fetch(part, part / name, url)
     return keeper
 
 
 @contextmanager
-def whole_part(part: Path) -> Iterator[Path]:
+def complete_part(part: Path) -> Iterator[Path]:
     """A folder with every byte of a part as it is stored: itself, or a download that goes again.
 
     Raises:
         StoreError: the part was removed from the object store.
         RemoteError: it cannot be fetched now.
     """
-    url = copied_from(part)
+    url = part_origin_url(part)
     if url is None:
         yield part
         return
     root = part.parents[1]
     folder = root / WRITING / f"{part.parent.name}-{part.name}-{secrets.token_hex(4)}"
-    with claim(folder), removing(folder):
+    with hold_lock(folder), removed_on_exit(folder):
         remote = Remote(url)
         stored = _stored(part, remote)
         _download(remote, part, {name: folder / name for name in stored}, stored)
         yield folder
 
 
-def is_frames(name: str) -> bool:
+def is_frames_file(name: str) -> bool:
     """Whether a file of a part, by its name there, is one of those fetched on demand."""
     return name.startswith(f"{FRAMES}/c/")
 
@@ -98,7 +98,7 @@ def _stored(part: Path, remote: Remote) -> dict[str, int]:
     """Bytes of each file of a part in the object store."""
     found = remote.sizes(f"{part.parent.name}/{part.name}")
     if "zarr.json" not in found:
-        raise removed(part)
+        raise removed_error(part)
     return found
 
 
@@ -108,14 +108,14 @@ def _fetch(part: Path, file: Path, url: str) -> bool:
     lock = root / WRITING / "-".join(file.relative_to(root).parts)
     temporary = lock.with_name(f"{lock.name}-{secrets.token_hex(4)}")
     # The first waits for a process that fetches it now.
-    with claim(lock), claim(temporary), removing(temporary):
+    with hold_lock(lock), hold_lock(temporary), removed_on_exit(temporary):
         if file.exists():
             return True
         remote = Remote(url)
         stored = _stored(part, remote)
         if name not in stored:
             return False
-        fetched = reserve(root, stored[name], temporary)
+        fetched = reserve_space(root, stored[name], temporary)
         _download(remote, part, {name: fetched}, stored)
         file.parent.mkdir(parents=True, exist_ok=True)
         fetched.rename(file)
@@ -130,4 +130,4 @@ def _download(remote: Remote, part: Path, files: dict[str, Path], sizes: dict[st
             {f"{prefix}/{name}": size for name, size in sizes.items()},
         )
     except FileNotFoundError as error:
-        raise removed(part) from error
+        raise removed_error(part) from error

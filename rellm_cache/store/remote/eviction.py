@@ -17,14 +17,14 @@ from typing import BinaryIO
 
 from rellm_cache.errors import StoreError
 from rellm_cache.store.format import FRAMES, WRITING, list_parts, list_stores
-from rellm_cache.store.locks import UNSUPPORTED, claim, sweep
-from rellm_cache.store.remote.mirror_origin import MARK, copies_bound, place
+from rellm_cache.store.locks import NO_LOCKS, hold_lock, remove_stale
+from rellm_cache.store.remote.mirror_paths import MARKER, display_path, mirrors_max_bytes
 
 RESERVED = "reserved"  # a sparse file as large as what is being fetched beside it
 
 
 @dataclass(frozen=True)
-class _Held:
+class _FramesFile:
     """A file of frames that lies here."""
 
     path: Path
@@ -32,7 +32,7 @@ class _Held:
     used: int  # when, in nanoseconds
 
 
-def reserve(root: Path, nbytes: int, temporary: Path) -> Path:
+def reserve_space(root: Path, nbytes: int, temporary: Path) -> Path:
     """Make room for a file of `nbytes` that is about to be fetched to a claimed folder.
 
     Args:
@@ -44,29 +44,29 @@ def reserve(root: Path, nbytes: int, temporary: Path) -> Path:
     Raises:
         StoreError: what is in use leaves no room for it.
     """
-    with claim(root.parent / WRITING / "room"):
-        _shrink(root, nbytes, copies_bound())
+    with hold_lock(root.parent / WRITING / "room"):
+        _evict_until_it_fits(root, nbytes, mirrors_max_bytes())
         temporary.mkdir(parents=True, exist_ok=True)
         with (temporary / RESERVED).open("wb") as file:
             file.truncate(nbytes)
     return temporary / "fetched"
 
 
-def trim(root: Path) -> None:
+def evict_over_limit(root: Path) -> None:
     """Let frames go that are beyond the bound, as far as none are in use."""
-    with claim(root.parent / WRITING / "room"), contextlib.suppress(StoreError):
-        _shrink(root, 0, copies_bound())
+    with hold_lock(root.parent / WRITING / "room"), contextlib.suppress(StoreError):
+        _evict_until_it_fits(root, 0, mirrors_max_bytes())
 
 
-def _shrink(root: Path, nbytes: int, bound: int) -> None:
-    roots = [mark.parent for mark in root.parent.glob(f"*/{MARK}")]
-    held = [file for copy in roots for file in _frames(copy)]
-    taken = sum(file.nbytes for file in held) + sum(map(_reserved, roots))
+def _evict_until_it_fits(root: Path, nbytes: int, bound: int) -> None:
+    roots = [mark.parent for mark in root.parent.glob(f"*/{MARKER}")]
+    held = [file for copy in roots for file in _frames_files(copy)]
+    taken = sum(file.nbytes for file in held) + sum(map(_reserved_bytes, roots))
     if taken + nbytes <= bound:
         return
     for copy in roots:
-        sweep(copy)  # what killed processes had reserved
-    taken = sum(file.nbytes for file in held) + sum(map(_reserved, roots))
+        remove_stale(copy)  # what killed processes had reserved
+    taken = sum(file.nbytes for file in held) + sum(map(_reserved_bytes, roots))
     for file in sorted(held, key=lambda file: file.used):
         if taken + nbytes <= bound:
             return
@@ -74,23 +74,24 @@ def _shrink(root: Path, nbytes: int, bound: int) -> None:
             taken -= file.nbytes
     if taken + nbytes > bound:
         raise StoreError(
-            f"{place(root)}: no room for {nbytes / 1e9:.3g} GB of frames: copies in {root.parent} "
-            f"may take {bound / 1e9:.3g} GB, of which {taken / 1e9:.3g} GB are in use by running "
-            "processes; set RELLM_COPIES_GB higher, and RELLM_COPIES to a larger disk"
+            f"{display_path(root)}: no room for {nbytes / 1e9:.3g} GB of frames: copies in "
+            f"{root.parent} may take {bound / 1e9:.3g} GB, of which {taken / 1e9:.3g} GB are in "
+            "use by running processes; set RELLM_COPIES_GB higher, and RELLM_COPIES to a larger "
+            "disk"
         )
 
 
-def _frames(copy: Path) -> Iterator[_Held]:
+def _frames_files(copy: Path) -> Iterator[_FramesFile]:
     for store in list_stores(copy):
         for part in list_parts(store):
             for path in (part / FRAMES / "c").rglob("*"):
                 with contextlib.suppress(FileNotFoundError):  # another process removed it
                     if path.is_file():
                         status = path.stat()
-                        yield _Held(path, status.st_size, status.st_mtime_ns)
+                        yield _FramesFile(path, status.st_size, status.st_mtime_ns)
 
 
-def _reserved(copy: Path) -> int:
+def _reserved_bytes(copy: Path) -> int:
     """Bytes that other processes are fetching."""
     sizes = 0
     for path in copy.glob(f"{WRITING}/*/{RESERVED}"):
@@ -110,14 +111,14 @@ def _evict(file: Path) -> bool:
             except FileNotFoundError:
                 return path == file  # its part is being removed, or it is gone
             except OSError as error:
-                if isinstance(error, BlockingIOError) or error.errno in UNSUPPORTED:
+                if isinstance(error, BlockingIOError) or error.errno in NO_LOCKS:
                     return False  # in use, or nobody can tell
                 raise
         file.unlink(missing_ok=True)
     return True
 
 
-def hold(file: Path) -> BinaryIO:
+def open_in_use(file: Path) -> BinaryIO:
     """Open a file of a copy, marked as in use until it is closed and no map of it is left.
 
     Raises:
@@ -127,7 +128,7 @@ def hold(file: Path) -> BinaryIO:
     try:
         fcntl.flock(handle, fcntl.LOCK_SH)
     except OSError as error:
-        if error.errno not in UNSUPPORTED:
+        if error.errno not in NO_LOCKS:
             handle.close()
             raise
     if not os.fstat(handle.fileno()).st_nlink:

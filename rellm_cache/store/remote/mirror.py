@@ -11,13 +11,13 @@ import secrets
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from rellm_cache.store.commit import discard_here
-from rellm_cache.store.format import PART_NAME, WRITING, failures_path, list_stores, lists_of
-from rellm_cache.store.locks import claim, removing, sweep
+from rellm_cache.store.commit import remove_local_part
+from rellm_cache.store.format import PART_NAME, WRITING, clip_lists, failures_path, list_stores
+from rellm_cache.store.locks import hold_lock, remove_stale, removed_on_exit
 from rellm_cache.store.remote.client import Remote, RemoteError
-from rellm_cache.store.remote.download import is_frames
-from rellm_cache.store.remote.mirror_origin import folder_of, mark, origin_of
-from rellm_cache.store.remote.upload import GROUP, outgoing_parts, send_outgoing
+from rellm_cache.store.remote.download import is_frames_file
+from rellm_cache.store.remote.mirror_paths import mark_mirror, mirror_folder, origin_url
+from rellm_cache.store.remote.upload import GROUP, pending_parts, upload_pending
 from rellm_cache.store.transcripts import is_transcripts
 from rellm_cache.utils.atomic_files import sync_path, sync_tree
 from rellm_cache.utils.console import progress
@@ -28,7 +28,7 @@ ATTEMPTS = 3
 Sizes = Mapping[str, int]
 
 
-def open_copy(url: str) -> Path:
+def open_mirror(url: str) -> Path:
     """The folder that serves a cache root at a URL, with all its complete parts.
 
     Raises:
@@ -36,19 +36,19 @@ def open_copy(url: str) -> Path:
         RemoteError: it cannot be reached or read.
     """
     remote = Remote(url)
-    root = folder_of(remote.url, remote.endpoint)
-    mark(root, remote.url)
+    root = mirror_folder(remote.url, remote.endpoint)
+    mark_mirror(root, remote.url)
     pull(root)
     return root
 
 
-def settle(root: Path) -> None:
+def sync_mirror(root: Path) -> None:
     """Before something is written: send what waits to be sent, then `pull`.
 
     Raises:
         RemoteError: the object store cannot be reached, read or written.
     """
-    send_outgoing(root)
+    upload_pending(root)
     pull(root)
 
 
@@ -58,14 +58,14 @@ def pull(root: Path) -> None:
     Raises:
         RemoteError: the object store cannot be reached or read.
     """
-    url = origin_of(root)
+    url = origin_url(root)
     if url is None:
         return
-    sweep(root)
+    remove_stale(root)
     temporary = root / WRITING / f"pull-{secrets.token_hex(4)}"
-    with claim(root / WRITING / "pull"), claim(temporary):
+    with hold_lock(root / WRITING / "pull"), hold_lock(temporary):
         for _ in range(ATTEMPTS):
-            with contextlib.suppress(FileNotFoundError), removing(temporary):
+            with contextlib.suppress(FileNotFoundError), removed_on_exit(temporary):
                 _bring_up_to_date(root, Remote(url), temporary)
                 return
     # Each time something was removed there after it was listed.
@@ -81,7 +81,7 @@ def _bring_up_to_date(root: Path, remote: Remote, temporary: Path) -> None:
     _fetch_parts(root, remote, sizes, temporary)
     for part in parts:
         if f"{part.parent.name}/{part.name}/{GROUP}" not in sizes:
-            discard_here(part)
+            remove_local_part(part)
     for store in stores:
         if f"{store.name}/{GROUP}" not in sizes:
             (store / GROUP).unlink(missing_ok=True)
@@ -92,7 +92,7 @@ def _bring_up_to_date(root: Path, remote: Remote, temporary: Path) -> None:
 def _fetch_documents(root: Path, remote: Remote, sizes: Sizes, temporary: Path) -> None:
     """Make metadata of stores, transcripts and the lists beside them what they are there."""
     stores = sorted({name.partition("/")[0] for name in sizes if _in_store(name)})
-    documents = [path for store in stores for path in lists_of(root / store)]
+    documents = [path for store in stores for path in clip_lists(root / store)]
     documents += [root / store / GROUP for store in stores]
     transcripts = [root / name for name in sizes if is_transcripts(name)]
     documents += [d for path in transcripts for d in (path, failures_path(path.with_suffix("")))]
@@ -122,10 +122,10 @@ def _fetch_parts(root: Path, remote: Remote, sizes: Sizes, temporary: Path) -> N
         store, part, file = (*name.split("/", 2), "", "")[:3]
         if PART_NAME.fullmatch(part) and f"{store}/{part}/{GROUP}" in sizes:
             small = files.setdefault(f"{store}/{part}", [])
-            if not is_frames(file):
+            if not is_frames_file(file):
                 small.append(name)
     # In this order: a part that another process is sending moves from the first to the second.
-    waiting = {f"{part.parent.name}/{part.name}" for part in outgoing_parts(root)}
+    waiting = {f"{part.parent.name}/{part.name}" for part in pending_parts(root)}
     absent = [part for part in files if part not in waiting and not (root / part).exists()]
     with progress("Fetching the index", len(absent), "parts") as tick:
         for group in _groups(absent):

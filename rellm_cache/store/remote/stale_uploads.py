@@ -13,12 +13,12 @@ from pathlib import Path
 
 from rellm_cache.store.format import PART_NAME
 from rellm_cache.store.remote.client import Remote
-from rellm_cache.store.remote.mirror_origin import origin_of
-from rellm_cache.store.remote.upload import GROUP, outgoing_parts
+from rellm_cache.store.remote.mirror_paths import origin_url
+from rellm_cache.store.remote.upload import GROUP, pending_parts
 
 
 @dataclass(frozen=True)
-class UnfinishedPart:
+class StaleUpload:
     """A part of which an object store has files, but not the one that completes it.
 
     Attributes:
@@ -36,7 +36,7 @@ class UnfinishedPart:
     removed: bool
 
 
-def remove_unfinished(root: Path, hours: float) -> list[UnfinishedPart]:
+def remove_stale_uploads(root: Path, hours: float) -> list[StaleUpload]:
     """Remove unfinished parts whose newest file is older; those that this machine sends are left.
 
     Does nothing in a plain folder. A part that is removed under a machine that has only paused is
@@ -48,13 +48,13 @@ def remove_unfinished(root: Path, hours: float) -> list[UnfinishedPart]:
     Raises:
         RemoteError: the object store cannot be reached, read or written.
     """
-    url = origin_of(root)
+    url = origin_url(root)
     if url is None:
         return []
     remote = Remote(url)
-    here = {f"{part.parent.name}/{part.name}" for part in outgoing_parts(root)}
+    here = {f"{part.parent.name}/{part.name}" for part in pending_parts(root)}
     found = []
-    for part, files in sorted(_unfinished(remote).items()):
+    for part, files in sorted(_incomplete_parts(remote).items()):
         if part in here:
             continue
         age = _hours_since(remote, [f"{part}/{name}" for name in files])
@@ -63,11 +63,11 @@ def remove_unfinished(root: Path, hours: float) -> list[UnfinishedPart]:
         if old:
             remote.remove(f"{part}/{name}" for name in files)
         place, nbytes = f"{url}/{part}", sum(files.values())
-        found.append(UnfinishedPart(place, len(files), nbytes, age, removed=old))
+        found.append(StaleUpload(place, len(files), nbytes, age, removed=old))
     return found
 
 
-def _unfinished(remote: Remote) -> dict[str, dict[str, int]]:
+def _incomplete_parts(remote: Remote) -> dict[str, dict[str, int]]:
     """`<store>/<part>` → bytes of each of its files, of parts without their own `zarr.json`."""
     parts: dict[str, dict[str, int]] = {}
     for name, size in remote.sizes().items():

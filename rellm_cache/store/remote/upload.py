@@ -13,10 +13,10 @@ from pathlib import Path
 
 from rellm_cache.store.errors import UnreadableError
 from rellm_cache.store.format import PART_NAME, WRITING, list_parts
-from rellm_cache.store.locks import claim, remove
+from rellm_cache.store.locks import hold_lock, remove_path
 from rellm_cache.store.remote.client import Remote, RemoteError
-from rellm_cache.store.remote.eviction import trim
-from rellm_cache.store.remote.mirror_origin import OUTGOING, origin_of
+from rellm_cache.store.remote.eviction import evict_over_limit
+from rellm_cache.store.remote.mirror_paths import OUTGOING, origin_url
 from rellm_cache.utils.atomic_files import sync_path
 
 GROUP = "zarr.json"
@@ -30,20 +30,22 @@ def commit_part(temporary: Path, part: Path) -> None:
         RemoteError: it is kept here and could not be sent.
     """
     root, store = part.parents[1], part.parent
-    url = origin_of(root)
+    url = origin_url(root)
     if url is None:
         temporary.rename(part)
         sync_path(store)
         return
     waiting = root / OUTGOING / store.name / part.name
-    with claim(_lock(waiting)):  # before it can be seen there: no other process sends it meanwhile
+    with hold_lock(
+        _lock(waiting)
+    ):  # before it can be seen there: no other process sends it meanwhile
         waiting.parent.mkdir(parents=True, exist_ok=True)
         temporary.rename(waiting)
         sync_path(waiting.parent)
-        _send(waiting, root, url)
+        _upload_part(waiting, root, url)
 
 
-def send_outgoing(root: Path) -> None:
+def upload_pending(root: Path) -> None:
     """Send the parts that wait in a copy, for which it waits for processes that do so now.
 
     Does nothing in a plain folder.
@@ -51,16 +53,16 @@ def send_outgoing(root: Path) -> None:
     Raises:
         RemoteError: one could not be sent; it and those after it are kept.
     """
-    url = origin_of(root)
+    url = origin_url(root)
     if url is None:
         return
-    for waiting in outgoing_parts(root):
-        with claim(_lock(waiting)):
+    for waiting in pending_parts(root):
+        with hold_lock(_lock(waiting)):
             if waiting.exists():
-                _send(waiting, root, url)
+                _upload_part(waiting, root, url)
 
 
-def outgoing_parts(root: Path, store: str = "*") -> list[Path]:
+def pending_parts(root: Path, store: str = "*") -> list[Path]:
     """Parts of a copy that are not sent yet, oldest first in each store."""
     return sorted(root.glob(f"{OUTGOING}/{store}/part-*"))
 
@@ -68,8 +70,8 @@ def outgoing_parts(root: Path, store: str = "*") -> list[Path]:
 def part_names(store: Path) -> list[str]:
     """Names that parts of a store have already, here and in the object store it is a copy of."""
     root = store.parent
-    names = [part.name for part in (*list_parts(store), *outgoing_parts(root, store.name))]
-    url = origin_of(root)
+    names = [part.name for part in (*list_parts(store), *pending_parts(root, store.name))]
+    url = origin_url(root)
     if url is not None:
         # Where it cannot be reached now, the part is named by what was seen last, and kept.
         with contextlib.suppress(UnreadableError):
@@ -77,20 +79,20 @@ def part_names(store: Path) -> list[str]:
     return names
 
 
-def send_new_store(document: Path, store: Path) -> None:
+def upload_new_store(document: Path, store: Path) -> None:
     """Send the `zarr.json` of a store that is about to be made here, unless it is there already.
 
     Raises:
         RemoteError: it could not be sent.
     """
-    url = origin_of(store.parent)
+    url = origin_url(store.parent)
     if url is not None:
         remote = Remote(url)
         if GROUP not in remote.children(store.name):
             remote.upload({f"{store.name}/{GROUP}": document})
 
 
-def send_file(path: Path) -> None:
+def upload_file(path: Path) -> None:
     """Bring a small file of a copy, as the list of failed clips, up to date where it belongs.
 
     Where it is not here, it goes there too. Does nothing in a plain folder.
@@ -99,7 +101,7 @@ def send_file(path: Path) -> None:
         RemoteError: it could not be written or removed there.
     """
     for root in (path.parent, path.parents[1]):
-        if (url := origin_of(root)) is not None:
+        if (url := origin_url(root)) is not None:
             name = path.relative_to(root).as_posix()
             if path.exists():
                 Remote(url).upload({name: path})
@@ -108,14 +110,14 @@ def send_file(path: Path) -> None:
             return
 
 
-def withdraw(part: Path) -> None:
+def remove_remote_part(part: Path) -> None:
     """Remove a part from the object store that its folder is a copy of, its `zarr.json` first.
 
     Raises:
         RemoteError: something of it is left there.
     """
     root = part.parents[1]
-    url = origin_of(root)
+    url = origin_url(root)
     if url is not None:
         prefix = f"{part.parent.name}/{part.name}"
         remote = Remote(url)
@@ -128,7 +130,7 @@ def _lock(waiting: Path) -> Path:
     return root / WRITING / f"{store}-{waiting.name}.outgoing"
 
 
-def _send(waiting: Path, root: Path, url: str) -> None:
+def _upload_part(waiting: Path, root: Path, url: str) -> None:
     """Send a part and let it join the copy. What is there already, of the right size, stays."""
     prefix = f"{waiting.parent.name}/{waiting.name}"
     own = {file.relative_to(waiting).as_posix(): file for file in _files(waiting)}
@@ -160,9 +162,9 @@ def _send(waiting: Path, root: Path, url: str) -> None:
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
             raise
-        remove(waiting)  # another process has fetched it from there meanwhile
+        remove_path(waiting)  # another process has fetched it from there meanwhile
     sync_path(part.parent)
-    trim(root)
+    evict_over_limit(root)
 
 
 def _files(folder: Path) -> Iterator[Path]:

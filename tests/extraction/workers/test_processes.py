@@ -23,7 +23,7 @@ from rellm_cache.extraction.workers.options import Spread
 from rellm_cache.extraction.workers.processes import ProcessHandle, ProcessPool
 from rellm_cache.store.format import failures_path
 from rellm_cache.store.reader import FeatureStore
-from rellm_cache.store.remote.mirror import open_copy
+from rellm_cache.store.remote.mirror import open_mirror
 
 Checksums = Callable[[Path], dict[str, int]]
 
@@ -79,11 +79,11 @@ def test_a_killed_worker_on_a_url_has_lost_nothing_it_had_committed(
 ) -> None:
     killed = kill_one(ProcessPool, process_id)
     spread = Spread(workers=2, commit_seconds=0)
-    (report,) = extract(corpus, speech_recipe, open_copy(s3.url), batch_size=1, spread=spread)
+    (report,) = extract(corpus, speech_recipe, open_mirror(s3.url), batch_size=1, spread=spread)
     assert len(killed) == 1
     assert (report.encoded, report.present, report.failed) == (11, 0, 0)
     s3.forget_copies()
-    assert open_copy(s3.url) == report.path.parent
+    assert open_mirror(s3.url) == report.path.parent
     assert checksums(report.path) == undisturbed
     assert sum(len(part.ids) for part in FeatureStore(report.path).parts) == 11  # nothing twice
 

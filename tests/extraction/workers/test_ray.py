@@ -21,7 +21,7 @@ from rellm_cache.extraction.workers.ray import (
     offered_cpus,
 )
 from rellm_cache.store.reader import FeatureStore
-from rellm_cache.store.remote.mirror import open_copy
+from rellm_cache.store.remote.mirror import open_mirror
 
 ray = pytest.importorskip("ray", reason="ray is not installed: pip install -e '.[test]'")
 
@@ -77,10 +77,10 @@ def test_actors_fill_a_url(
     s3: Any,
 ) -> None:
     spread = Spread(workers=2, ray="auto")
-    (report,) = extract(corpus, speech_recipe, open_copy(s3.url), batch_size=1, spread=spread)
+    (report,) = extract(corpus, speech_recipe, open_mirror(s3.url), batch_size=1, spread=spread)
     assert (report.encoded, report.failed) == (11, 0)
     s3.forget_copies()
-    assert open_copy(s3.url) == report.path.parent
+    assert open_mirror(s3.url) == report.path.parent
     assert checksums(report.path) == undisturbed
 
 

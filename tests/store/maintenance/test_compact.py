@@ -13,7 +13,7 @@ from rellm_cache.errors import StoreError
 from rellm_cache.store import commit as replace_module
 from rellm_cache.store.format import StoreInfo, list_parts
 from rellm_cache.store.maintenance.compact import compact_store, prune_store
-from rellm_cache.store.maintenance.metadata import writers_of
+from rellm_cache.store.maintenance.metadata import recorded_writers
 from rellm_cache.store.maintenance.verify import check_store
 from rellm_cache.store.reader import FeatureStore
 from rellm_cache.store.writer import StoreWriter
@@ -73,7 +73,7 @@ def test_compact_keeps_what_made_the_frames(tmp_path: Path, info: StoreInfo) -> 
         with StoreWriter(tmp_path, info, writers=[{"device": device}]) as writer:
             writer.add(device, np.zeros(32, np.uint8), np.ones((5, 8)))
     compact_store(writer.path, silent)
-    assert writers_of(list_parts(writer.path)) == [{"device": "cpu"}, {"device": "gpu"}]
+    assert recorded_writers(list_parts(writer.path)) == [{"device": "cpu"}, {"device": "gpu"}]
 
 
 def test_parts_with_and_without_dimensions_do_not_mix(tmp_path: Path, info: StoreInfo) -> None:

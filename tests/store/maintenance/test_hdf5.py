@@ -15,7 +15,7 @@ from rellm_cache.errors import StoreError
 from rellm_cache.store.format import StoreInfo, list_parts
 from rellm_cache.store.maintenance.hdf5 import export_store, import_store
 from rellm_cache.store.maintenance.verify import check_store
-from rellm_cache.store.quantization import Quantisation
+from rellm_cache.store.quantization import Quantization
 from rellm_cache.store.reader import FeatureStore
 from rellm_cache.store.writer import StoreWriter
 from rellm_cache.utils.console import silent
@@ -28,7 +28,7 @@ def files(path: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture
-def store(tmp_path: Path, info: StoreInfo, steps: Quantisation | None, clips: Clips) -> Path:
+def store(tmp_path: Path, info: StoreInfo, steps: Quantization | None, clips: Clips) -> Path:
     """Two parts with dimensions, one clip in both."""
     random = np.random.default_rng(4)
     for keys in (list(clips), ["clip/00", "new/ü"]):

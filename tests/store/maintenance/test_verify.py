@@ -14,7 +14,7 @@ from rellm_cache.errors import StoreError
 from rellm_cache.store import part_writer as part_module
 from rellm_cache.store.format import StoreInfo, list_parts
 from rellm_cache.store.maintenance.verify import StoreCheck, check_store, find_stores
-from rellm_cache.store.quantization import Quantisation
+from rellm_cache.store.quantization import Quantization
 from rellm_cache.store.reader import FeatureStore
 from rellm_cache.store.writer import StoreWriter
 from rellm_cache.utils.console import silent
@@ -59,7 +59,7 @@ def array_metadata(path: Path) -> dict[str, Any]:
 
 @pytest.fixture
 def small(
-    tmp_path: Path, info: StoreInfo, steps: Quantisation | None, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, info: StoreInfo, steps: Quantization | None, monkeypatch: pytest.MonkeyPatch
 ) -> Path:
     """A store of two parts with dimensions and several shards, of about 20 kB."""
     monkeypatch.setattr(part_module, "SHARD_BYTES", 256 * info.frame_bytes)

@@ -9,8 +9,8 @@ import pytest
 
 from rellm_cache.errors import ConfigError
 from rellm_cache.store.remote.client import Remote, RemoteError
-from rellm_cache.store.remote.mirror import open_copy
-from rellm_cache.store.remote.mirror_origin import copies_folder, is_url
+from rellm_cache.store.remote.mirror import open_mirror
+from rellm_cache.store.remote.mirror_paths import is_url, mirrors_folder
 
 
 @pytest.mark.parametrize(
@@ -45,15 +45,15 @@ def test_folders_are_no_urls(folder: str) -> None:
 
 def test_a_bucket_that_is_not_there(s3: Any) -> None:
     with pytest.raises(RemoteError, match=r"s3://nowhere/cache: .*bucket does not exist.* make it"):
-        open_copy("s3://nowhere/cache")
+        open_mirror("s3://nowhere/cache")
 
 
 def test_copies_lie_in_the_users_cache_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RELLM_COPIES", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", "/caches")
-    assert copies_folder() == Path("/caches/rellm/copies")
+    assert mirrors_folder() == Path("/caches/rellm/copies")
     monkeypatch.delenv("XDG_CACHE_HOME")
-    assert copies_folder() == Path.home() / ".cache/rellm/copies"
+    assert mirrors_folder() == Path.home() / ".cache/rellm/copies"
 
 
 WITHOUT = """

@@ -17,7 +17,7 @@ from rellm_cache.store.maintenance.verify import check_store
 from rellm_cache.store.reader import FeatureStore
 from rellm_cache.store.remote.client import Remote, RemoteError
 from rellm_cache.store.remote.download import open_shard
-from rellm_cache.store.remote.mirror import open_copy, pull
+from rellm_cache.store.remote.mirror import open_mirror, pull
 from rellm_cache.store.writer import StoreWriter
 from rellm_cache.utils.console import silent
 
@@ -29,7 +29,7 @@ SHARD = 256 * 8 * 2 + 16 + 4  # bytes of a shard of one chunk, index and checksu
 @pytest.fixture
 def remote(s3: Any, info: StoreInfo, clips: Clips) -> Path:
     """Four parts of one clip and one shard each, of which no frames are here."""
-    with StoreWriter(open_copy(s3.url), info) as writer:
+    with StoreWriter(open_mirror(s3.url), info) as writer:
         for index in range(4):
             writer.add(f"clip/{index}", np.zeros(32, np.uint8), clips[f"clip/{index:02d}"])
             writer.commit()
@@ -207,7 +207,7 @@ def test_frames_of_other_codecs_are_fetched_whole_and_stay_while_in_use(
     compress(local)
     write({"b": clips["clip/04"]})
     s3.files.put(str(local.path), s3.path(local.path.name), recursive=True)
-    root = open_copy(s3.url)
+    root = open_mirror(s3.url)
     store = FeatureStore(root / local.path.name)
     assert not list(root.glob("*/*/frames/c"))
     np.testing.assert_array_equal(store.frames("a"), clips["clip/03"])

@@ -17,9 +17,9 @@ from rellm_cache.store.maintenance.repair import repair_store
 from rellm_cache.store.maintenance.verify import check_store
 from rellm_cache.store.reader import FeatureStore
 from rellm_cache.store.remote.client import Remote
-from rellm_cache.store.remote.mirror import open_copy, pull
-from rellm_cache.store.remote.mirror_origin import folder_of, place
-from rellm_cache.store.remote.upload import send_file
+from rellm_cache.store.remote.mirror import open_mirror, pull
+from rellm_cache.store.remote.mirror_paths import display_path, mirror_folder
+from rellm_cache.store.remote.upload import upload_file
 from rellm_cache.store.writer import StoreWriter
 from rellm_cache.utils.console import silent
 
@@ -48,10 +48,10 @@ def local(write: Write, clips: Clips) -> Path:
 @pytest.fixture
 def remote(s3: Any, local: Path) -> Path:
     """The same store in an object store: its copy, on a machine that holds no frames of it."""
-    copy_store(local, open_copy(s3.url), silent)
+    copy_store(local, open_mirror(s3.url), silent)
     s3.forget_copies()
     s3.requests.lines.clear()
-    return only_store(open_copy(s3.url))
+    return only_store(open_mirror(s3.url))
 
 
 def test_a_copy_reads_as_the_folder_it_came_from(
@@ -66,7 +66,7 @@ def test_a_copy_reads_as_the_folder_it_came_from(
         f"{remote.name}/{part.name}/frames/c/0/0" for part in list_parts(remote)
     )
     assert files(remote) == files(local)
-    assert place(remote) == f"{s3.url}/{remote.name}"
+    assert display_path(remote) == f"{s3.url}/{remote.name}"
 
 
 def test_opening_again_fetches_only_what_is_new(
@@ -76,7 +76,7 @@ def test_opening_again_fetches_only_what_is_new(
     copy_store(local, remote.parent, silent)
     shutil.rmtree(list_parts(remote)[0])
     s3.requests.lines.clear()
-    assert open_copy(f"{s3.url}/") == remote.parent
+    assert open_mirror(f"{s3.url}/") == remote.parent
     fetched = {line.split("/part-")[1][:6] for line in s3.requests.lines if "/part-" in line}
     assert fetched == {"000001"}
     assert set(FeatureStore(remote).ids) == set(FeatureStore(local).ids)
@@ -86,7 +86,7 @@ def test_a_part_without_its_metadata_is_not_seen(remote: Path, s3: Any) -> None:
     part = list_parts(remote)[1].name
     s3.files.rm_file(s3.path(f"{remote.name}/{part}/zarr.json"))
     s3.forget_copies()
-    (found,) = list_parts(only_store(open_copy(s3.url)))
+    (found,) = list_parts(only_store(open_mirror(s3.url)))
     assert found.name != part
 
 
@@ -114,13 +114,13 @@ def test_what_is_gone_there_goes_here(remote: Path, s3: Any) -> None:
 def test_lists_beside_a_store_travel_with_it(remote: Path, s3: Any) -> None:
     for path in (failures_path(remote), lost_path(remote)):
         path.write_text('{"id": "x"}\n')
-        send_file(path)
+        upload_file(path)
     s3.forget_copies()
-    assert failures_path(only_store(open_copy(s3.url))).read_text() == '{"id": "x"}\n'
+    assert failures_path(only_store(open_mirror(s3.url))).read_text() == '{"id": "x"}\n'
     lost_path(remote).unlink()
-    send_file(lost_path(remote))
+    upload_file(lost_path(remote))
     s3.forget_copies()
-    root = open_copy(s3.url)
+    root = open_mirror(s3.url)
     assert failures_path(remote).exists()
     assert not lost_path(remote).exists()
     assert root == remote.parent
@@ -132,7 +132,7 @@ def test_copies_go_both_ways_and_between_urls(
     report = copy_store(remote, tmp_path / "back", silent)
     assert (report.copied, report.present, report.utterances) == (2, 0, 8)
     assert files(report.store) == files(local)
-    other = open_copy(s3.url.replace("/cache", "/other"))
+    other = open_mirror(s3.url.replace("/cache", "/other"))
     report = copy_store(remote, other, silent)
     assert (report.copied, report.utterances) == (2, 8)
     assert copy_store(remote, other, silent).present == 2
@@ -171,7 +171,7 @@ def test_repair_prune_and_compact_change_the_store_there(
     assert prune_store(remote, silent).superseded == 0
     assert compact_store(remote, silent).parts_after == 1
     s3.forget_copies()
-    again = only_store(open_copy(s3.url))
+    again = only_store(open_mirror(s3.url))
     assert content(again) == expected
     assert check_store(again, silent).is_whole
     stored = {name.split("/")[1] for name in s3.names() if "/part-" in name}
@@ -185,31 +185,31 @@ def test_a_damaged_store_is_restored_there(remote: Path, s3: Any) -> None:
         FeatureStore(remote)
     repair_store(remote, silent)
     s3.forget_copies()
-    assert check_store(only_store(open_copy(s3.url)), silent).is_whole
+    assert check_store(only_store(open_mirror(s3.url)), silent).is_whole
 
 
 def test_equal_buckets_of_two_services_have_two_copies(remote: Path, s3: Any) -> None:
     assert Remote(s3.url).endpoint == os.environ["AWS_ENDPOINT_URL"]
-    assert folder_of(s3.url, os.environ["AWS_ENDPOINT_URL"]) == remote.parent
-    assert folder_of(s3.url, "https://elsewhere") != remote.parent
+    assert mirror_folder(s3.url, os.environ["AWS_ENDPOINT_URL"]) == remote.parent
+    assert mirror_folder(s3.url, "https://elsewhere") != remote.parent
 
 
 def test_other_protocols_are_no_other_code(
     s3: Any, info: StoreInfo, clips: Clips, tmp_path: Path, content: Content
 ) -> None:
-    other = open_copy(f"file://{tmp_path}/store")
+    other = open_mirror(f"file://{tmp_path}/store")
     with StoreWriter(other, info) as writer:
         writer.add("a", np.zeros(32, np.uint8), clips["clip/00"])
     assert list((tmp_path / "store").glob("*/part-*/zarr.json"))
     s3.forget_copies()
-    assert content(only_store(open_copy(f"file://{tmp_path}/store"))).keys() == {"a"}
+    assert content(only_store(open_mirror(f"file://{tmp_path}/store"))).keys() == {"a"}
 
 
 def test_a_folder_that_is_no_copy_of_this_url(remote: Path, s3: Any) -> None:
     mark = remote.parent / "remote.json"
     mark.write_text(mark.read_text().replace("/cache", "/other"))
     with pytest.raises(StoreError, match=r"remote.json: found a copy of .*/other, expected one of"):
-        open_copy(s3.url)
+        open_mirror(s3.url)
     mark.write_text('{"format": "rellm-copy", "format_version": 2}')
     with pytest.raises(StoreError, match="not the mark of a copy in a form that this version"):
         FeatureStore(remote).frames("clip/00")

@@ -9,9 +9,9 @@ import pytest
 from rellm_cache.store.format import StoreInfo
 from rellm_cache.store.reader import FeatureStore
 from rellm_cache.store.remote.client import Remote, RemoteError
-from rellm_cache.store.remote.mirror import open_copy, settle
-from rellm_cache.store.remote.stale_uploads import remove_unfinished
-from rellm_cache.store.remote.upload import outgoing_parts
+from rellm_cache.store.remote.mirror import open_mirror, sync_mirror
+from rellm_cache.store.remote.stale_uploads import remove_stale_uploads
+from rellm_cache.store.remote.upload import pending_parts
 from rellm_cache.store.writer import StoreWriter
 
 Clips = dict[str, np.ndarray]
@@ -38,29 +38,29 @@ def send_without_its_metadata(
         network.setattr(Remote, "upload", fail_at_the_end)
         with pytest.raises(RemoteError, match="the network is gone"):
             add(root, info, name, frames)
-    (waiting,) = outgoing_parts(root)
+    (waiting,) = pending_parts(root)
     return waiting
 
 
 def test_what_a_lost_machine_left_is_removed_by_age(
     s3: Any, info: StoreInfo, clips: Clips, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    root = open_copy(s3.url)
+    root = open_mirror(s3.url)
     store = add(root, info, "a", clips["clip/00"])
     whole = s3.names()
     waiting = send_without_its_metadata(root, info, "b", clips["clip/01"], monkeypatch)
     left = s3.names() - whole
-    assert remove_unfinished(root, 0) == []  # it waits here to be sent
+    assert remove_stale_uploads(root, 0) == []  # it waits here to be sent
     s3.forget_copies()
-    root = open_copy(s3.url)
-    (young,) = remove_unfinished(root, 1)
+    root = open_mirror(s3.url)
+    (young,) = remove_stale_uploads(root, 1)
     assert young.place == f"{s3.url}/{store.name}/{waiting.name}"
     assert (young.files, young.removed) == (len(left), False)
     assert s3.names() == whole | left
-    (old,) = remove_unfinished(root, 0)
+    (old,) = remove_stale_uploads(root, 0)
     assert (old.place, old.files, old.removed) == (young.place, len(left), True)
     assert s3.names() == whole
-    assert remove_unfinished(root, 0) == []
+    assert remove_stale_uploads(root, 0) == []
     assert set(FeatureStore(store).ids) == {"a"}
 
 
@@ -68,7 +68,7 @@ def test_a_part_that_goes_on_being_sent_is_left(
     s3: Any, info: StoreInfo, clips: Clips, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another machine finishes it between the first look at it and the last."""
-    root = open_copy(s3.url)
+    root = open_mirror(s3.url)
     waiting = send_without_its_metadata(root, info, "a", clips["clip/00"], monkeypatch)
     prefix = f"{waiting.parent.name}/{waiting.name}"
     document = (waiting / "zarr.json").read_bytes()
@@ -80,9 +80,9 @@ def test_a_part_that_goes_on_being_sent_is_left(
         return modified(self, name)
 
     monkeypatch.setattr(Remote, "modified", finish)
-    (found,) = remove_unfinished(open_copy(s3.url), 0)
+    (found,) = remove_stale_uploads(open_mirror(s3.url), 0)
     assert not found.removed
-    (store,) = open_copy(s3.url).glob("prosody-*")
+    (store,) = open_mirror(s3.url).glob("prosody-*")
     np.testing.assert_array_equal(FeatureStore(store).verified_frames("a"), clips["clip/00"])
 
 
@@ -93,25 +93,25 @@ def test_what_is_removed_under_a_sender_that_paused_is_sent_again(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    root = open_copy(s3.url)
+    root = open_mirror(s3.url)
     waiting = send_without_its_metadata(root, info, "a", clips["clip/00"], monkeypatch)
     with monkeypatch.context() as elsewhere:
         elsewhere.setenv("RELLM_COPIES", str(tmp_path / "elsewhere"))
-        (found,) = remove_unfinished(open_copy(s3.url), 0)
+        (found,) = remove_stale_uploads(open_mirror(s3.url), 0)
         assert found.removed
-    settle(root)
+    sync_mirror(root)
     s3.forget_copies()
-    store = FeatureStore(open_copy(s3.url) / waiting.parent.name)
+    store = FeatureStore(open_mirror(s3.url) / waiting.parent.name)
     np.testing.assert_array_equal(store.verified_frames("a"), clips["clip/00"])
 
 
 def test_whoever_goes_on_sending_sends_a_file_before_the_last(
     s3: Any, info: StoreInfo, clips: Clips, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    root = open_copy(s3.url)
+    root = open_mirror(s3.url)
     send_without_its_metadata(root, info, "a", clips["clip/00"], monkeypatch)
     s3.requests.lines.clear()
-    settle(root)
+    sync_mirror(root)
     sent = [line for line in s3.requests.lines if line.startswith("PUT")]
     assert len(sent) == 2
     assert sent[0].count("/") > sent[1].count("/")
@@ -122,7 +122,7 @@ def test_an_age_that_nobody_tells_is_no_age(
 ) -> None:
     monkeypatch.setenv("RELLM_COPIES", str(tmp_path / "copies"))
     url = f"file://{tmp_path}/cache"
-    root = open_copy(url)
+    root = open_mirror(url)
     store = add(root, info, "a", clips["clip/00"])
     left = tmp_path / "cache" / store.name / "part-000002-0123abcd/offsets/zarr.json"
     left.parent.mkdir(parents=True)
@@ -133,8 +133,8 @@ def test_an_age_that_nobody_tells_is_no_age(
 
     with monkeypatch.context() as protocol:
         protocol.setattr("fsspec.implementations.local.LocalFileSystem.modified", cannot_tell)
-        (found,) = remove_unfinished(root, 0)
+        (found,) = remove_stale_uploads(root, 0)
     assert (found.hours, found.removed, left.exists()) == (None, False, True)
-    (found,) = remove_unfinished(root, 0)
+    (found,) = remove_stale_uploads(root, 0)
     assert (found.removed, left.exists()) == (True, False)
-    assert remove_unfinished(tmp_path / "cache", 0) == []  # a plain folder has none
+    assert remove_stale_uploads(tmp_path / "cache", 0) == []  # a plain folder has none

@@ -13,8 +13,8 @@ import pytest
 from rellm_cache.store.format import StoreInfo, list_parts
 from rellm_cache.store.reader import FeatureStore
 from rellm_cache.store.remote.client import Remote, RemoteError
-from rellm_cache.store.remote.mirror import open_copy, settle
-from rellm_cache.store.remote.upload import outgoing_parts
+from rellm_cache.store.remote.mirror import open_mirror, sync_mirror
+from rellm_cache.store.remote.upload import pending_parts
 from rellm_cache.store.writer import StoreWriter
 
 Clips = dict[str, np.ndarray]
@@ -28,7 +28,7 @@ def add(root: Path, info: StoreInfo, name: str, frames: np.ndarray) -> Path:
 
 
 def test_the_metadata_of_a_part_is_sent_last(s3: Any, info: StoreInfo, clips: Clips) -> None:
-    add(open_copy(s3.url), info, "a", clips["clip/00"])
+    add(open_mirror(s3.url), info, "a", clips["clip/00"])
     sent = [line for line in s3.requests.lines if line.startswith("PUT")]
     assert sent[0].endswith(f"/cache/{info.spec.slug}-{info.spec.fingerprint[:12]}/zarr.json")
     assert sent[-1].rpartition("/part-000001-")[2].endswith("/zarr.json")
@@ -40,7 +40,7 @@ import os, signal, sys
 from pathlib import Path
 import numpy as np
 from rellm_cache.config.specs import EncoderSpec
-from rellm_cache.store.remote.mirror import open_copy
+from rellm_cache.store.remote.mirror import open_mirror
 from rellm_cache.store.format import StoreInfo
 from rellm_cache.store.remote.client import Remote
 from rellm_cache.store.writer import StoreWriter
@@ -56,7 +56,7 @@ def die(self, files):
 
 Remote.upload = die
 info = StoreInfo(EncoderSpec(kind="prosody"), 8, "test licence")
-with StoreWriter(open_copy(sys.argv[1]), info) as writer:
+with StoreWriter(open_mirror(sys.argv[1]), info) as writer:
     writer.add("a", np.zeros(32, np.uint8), np.ones((300, 8), np.float16))
 """
 
@@ -68,17 +68,17 @@ def test_what_arrived_before_a_kill_is_not_sent_again(
     assert done.returncode == -signal.SIGKILL, done.stderr
     half = {name for name in s3.names() if "/part-" in name}
     assert len(half) == 5
-    root = open_copy(s3.url)
-    (waiting,) = outgoing_parts(root)
+    root = open_mirror(s3.url)
+    (waiting,) = pending_parts(root)
     (store,) = root.glob("prosody-*")
     assert len(FeatureStore(store)) == 0
     s3.requests.lines.clear()
-    settle(root)
+    sync_mirror(root)
     assert not [n for n in half if any(n in line for line in s3.requests.lines if "PUT" in line)]
-    assert not (root / ".outgoing").is_dir() or not outgoing_parts(root)
+    assert not (root / ".outgoing").is_dir() or not pending_parts(root)
     assert [part.name for part in list_parts(store)] == [waiting.name]
     s3.forget_copies()
-    again = FeatureStore(open_copy(s3.url) / store.name)
+    again = FeatureStore(open_mirror(s3.url) / store.name)
     np.testing.assert_array_equal(again.verified_frames("a"), np.ones((300, 8), np.float16))
     add(root, info, "b", clips["clip/00"])
     assert [part.name[:11] for part in list_parts(store)] == ["part-000001", "part-000002"]
@@ -88,14 +88,14 @@ def test_parts_are_numbered_after_those_of_other_machines(
     s3: Any, info: StoreInfo, clips: Clips, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here, there = s3.copies, s3.copies.parent / "there"
-    stale = open_copy(s3.url)
+    stale = open_mirror(s3.url)
     monkeypatch.setenv("RELLM_COPIES", str(there))
-    add(open_copy(s3.url), info, "a", clips["clip/00"])
+    add(open_mirror(s3.url), info, "a", clips["clip/00"])
     monkeypatch.setenv("RELLM_COPIES", str(here))
     store = add(stale, info, "a", clips["clip/01"])
     assert list_parts(store)[0].name.startswith("part-000002-")
     np.testing.assert_array_equal(
-        FeatureStore(open_copy(s3.url) / store.name).frames("a"), clips["clip/01"]
+        FeatureStore(open_mirror(s3.url) / store.name).frames("a"), clips["clip/01"]
     )
 
 
@@ -107,20 +107,20 @@ def test_a_part_that_did_not_arrive_whole_is_not_completed(
     def lose_one(self: Remote, files: dict[str, Path]) -> None:
         upload(self, {n: f for n, f in files.items() if not n.endswith("frames/c/0/0")})
 
-    root = open_copy(s3.url)
+    root = open_mirror(s3.url)
     with monkeypatch.context() as network:
         network.setattr(Remote, "upload", lose_one)
         with pytest.raises(RemoteError, match=r"frames/c/0/0: found None bytes after .*kept in "):
             add(root, info, "a", clips["clip/00"])
     assert not [n for n in s3.names() if n.count("/") == 2 and n.endswith("zarr.json")]
-    settle(root)
+    sync_mirror(root)
     assert set(FeatureStore(next(root.glob("prosody-*"))).ids) == {"a"}
 
 
 def test_a_store_without_a_network_is_not_begun(
     s3: Any, info: StoreInfo, clips: Clips, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    root = open_copy(s3.url)
+    root = open_mirror(s3.url)
 
     def fail(self: Remote, files: object) -> None:
         with self._reaching("writing to it"):

@@ -13,26 +13,26 @@ from pathlib import Path
 
 from rellm_cache.errors import ConfigError, StoreError
 
-MARK = "remote.json"
+MARKER = "remote.json"
 FORMAT = "rellm-copy"
 FORMAT_VERSION = 1
 OUTGOING = ".outgoing"  # committed parts that are not uploaded yet, by store
 SLUG_LENGTH = 60
 
 
-def is_url(place: str) -> bool:
+def is_url(location: str) -> bool:
     """Whether a cache root as a user gives it is meant as a URL rather than a folder."""
-    return re.match(r"[A-Za-z][A-Za-z0-9+.:-]+:/", place) is not None
+    return re.match(r"[A-Za-z][A-Za-z0-9+.:-]+:/", location) is not None
 
 
-def copies_folder() -> Path:
+def mirrors_folder() -> Path:
     """Where copies of cache roots at URLs lie: `RELLM_COPIES`, or the user's cache folder."""
     if own := os.environ.get("RELLM_COPIES"):
         return Path(own)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rellm" / "copies"
 
 
-def copies_bound() -> int:
+def mirrors_max_bytes() -> int:
     """Bytes that the frames of all copies together may take: `RELLM_COPIES_GB`, or 100 GB.
 
     Raises:
@@ -48,40 +48,41 @@ def copies_bound() -> int:
     return int(min(gigabytes, 1e9) * 1e9)
 
 
-def folder_of(url: str, endpoint: str) -> Path:
+def mirror_folder(url: str, endpoint: str) -> Path:
     """The folder that is the copy of a URL, made or not; equal buckets of two services differ."""
     slug = re.sub(r"[^A-Za-z0-9.]+", "-", url)[:SLUG_LENGTH].strip("-")
     identity = hashlib.sha256(f"{endpoint} {url}".encode()).hexdigest()
-    return copies_folder() / f"{slug}-{identity[:12]}"
+    return mirrors_folder() / f"{slug}-{identity[:12]}"
 
 
-def mark(root: Path, url: str) -> None:
+def mark_mirror(root: Path, url: str) -> None:
     """Make a folder the copy of a URL.
 
     Raises:
         StoreError: it is the copy of another, or was altered.
     """
-    if (found := origin_of(root)) is not None:
+    if (found := origin_url(root)) is not None:
         if found != url:
             raise StoreError(
-                f"{root / MARK}: found a copy of {found}, expected one of {url}; remove this folder"
+                f"{root / MARKER}: found a copy of {found}, expected one of {url}; remove this "
+                "folder"
             )
         return
     root.mkdir(parents=True, exist_ok=True)
     document = {"format": FORMAT, "format_version": FORMAT_VERSION, "url": url}
-    temporary = root / f".{MARK}.{os.getpid()}"
+    temporary = root / f".{MARKER}.{os.getpid()}"
     temporary.write_text(json.dumps(document) + "\n", "utf-8")
-    temporary.replace(root / MARK)
+    temporary.replace(root / MARKER)
 
 
-def origin_of(root: Path) -> str | None:
+def origin_url(root: Path) -> str | None:
     """The URL that a cache root is a copy of; None for a plain folder.
 
     Raises:
         StoreError: the folder's mark was altered, or is of a newer version.
     """
     try:
-        text = (root / MARK).read_text("utf-8")
+        text = (root / MARKER).read_text("utf-8")
     except (FileNotFoundError, NotADirectoryError):
         return None
     try:
@@ -92,15 +93,15 @@ def origin_of(root: Path) -> str | None:
         url = None
     if not isinstance(url, str):
         raise StoreError(
-            f"{root / MARK}: not the mark of a copy in a form that this version knows; unless "
+            f"{root / MARKER}: not the mark of a copy in a form that this version knows; unless "
             f"{root / OUTGOING} holds parts, remove the folder: it is made again"
         )
     return url
 
 
-def place(path: Path) -> str:
+def display_path(path: Path) -> str:
     """What a user knows a path by: in a copy the URL of what it is a copy of."""
     for root, below in ((path, ""), *((p, path.relative_to(p).as_posix()) for p in path.parents)):
-        if (url := origin_of(root)) is not None:
+        if (url := origin_url(root)) is not None:
             return f"{url}/{below}".rstrip("/")
     return str(path)

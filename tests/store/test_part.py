@@ -7,7 +7,7 @@ import pytest
 import zarr
 import zarr.codecs
 
-from rellm_cache.store.column import read_column
+from rellm_cache.store.part import read_column
 
 VALUES = {
     "uint8": np.arange(256, dtype=np.uint8),
