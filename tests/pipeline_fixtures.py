@@ -13,7 +13,7 @@ from kills import KilledAfter
 from rellm_cache.config.schema import PromptsConfig, Recipe
 from rellm_cache.corpus.manifest import manifest_files, read_manifest, responses_path
 from rellm_cache.empathy.settings import EmpathySettings
-from rellm_cache.empathy.train import empathy_train
+from rellm_cache.empathy.training import empathy_train
 from rellm_cache.extraction.run import extract
 from rellm_cache.store.reader import FeatureStore
 from rellm_cache.utils.result_table import Journal

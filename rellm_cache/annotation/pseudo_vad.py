@@ -23,8 +23,7 @@ from rellm_cache.corpus.manifest import (
     write_json,
     write_lines,
 )
-from rellm_cache.corpus.prepare_report import read_report, renew_report
-from rellm_cache.corpus.statistics import Survey, survey
+from rellm_cache.corpus.statistics import Survey, read_report, survey, update_report
 from rellm_cache.errors import ConfigError, StoreError
 from rellm_cache.store.reader import FeatureStore
 from rellm_cache.store.remote.mirror_paths import display_path
@@ -101,7 +100,7 @@ def annotate(manifest: Path, recipe: Recipe, cache: Path) -> AnnotateReport:
     )
     write_json(_beside(manifest), _to_json(report, store))
     if prepared is not None:
-        renew_report(folder, prepared)
+        update_report(folder, prepared)
     return report
 
 

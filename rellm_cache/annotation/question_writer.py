@@ -16,7 +16,8 @@ from rellm_cache.annotation.text_replies import Writing, ask
 from rellm_cache.config.schema import Recipe
 from rellm_cache.config.specs import digest
 from rellm_cache.data.examples import label_ids
-from rellm_cache.llm.frozen import Continuation, FrozenLLM
+from rellm_cache.llm.frozen import FrozenLLM
+from rellm_cache.llm.generation import Continuation
 from rellm_cache.model.answer_likelihoods import answer_log_likelihoods
 from rellm_cache.utils.console import progress
 from rellm_cache.utils.result_table import Journal, read_journal

@@ -19,7 +19,7 @@ from rellm_cache.config.qa import QAMode, QAType
 from rellm_cache.config.schema import Recipe
 from rellm_cache.config.specs import digest
 from rellm_cache.corpus.manifest import Utterance, manifest_files, read_manifest
-from rellm_cache.llm.frozen import Continuation
+from rellm_cache.llm.generation import Continuation
 from rellm_cache.llm.loading import find_llm, load_llm
 from rellm_cache.qa.filters import Candidate, reason_to_drop
 from rellm_cache.qa.parse import Pair, parse_answer, parse_pairs

@@ -24,7 +24,8 @@ from rellm_cache.corpus.manifest import (
     write_lines,
 )
 from rellm_cache.errors import ConfigError
-from rellm_cache.llm.frozen import Continuation, FrozenLLM
+from rellm_cache.llm.frozen import FrozenLLM
+from rellm_cache.llm.generation import Continuation
 from rellm_cache.llm.loading import llm_identity, load_llm
 from rellm_cache.llm.refusals import refusal
 from rellm_cache.utils.console import progress

@@ -4,8 +4,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from rellm_cache.config.specs import digest
-from rellm_cache.llm.frozen import Continuation, FrozenLLM
-from rellm_cache.llm.sampling import Sampling
+from rellm_cache.llm.frozen import FrozenLLM
+from rellm_cache.llm.generation import Continuation, Sampling, continue_prompts
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,8 @@ def ask(
     for start in range(0, len(ordered), batch_size):
         batch = ordered[start : start + batch_size]
         ids = [llm.chat.text_prompt(writing.system, prompt) for prompt in batch]
-        replies = llm.continue_greedily(
-            [llm.embed(i) for i in ids], writing.tokens, sampling=_sampling(batch, writing)
+        replies = continue_prompts(
+            llm, [llm.embed(i) for i in ids], writing.tokens, sampling=_sampling(batch, writing)
         )
         for prompt, tokens, reply in zip(batch, ids, replies, strict=True):
             yield Reply(prompt, reply, len(tokens) + len(llm.chat.ids(reply.text)))

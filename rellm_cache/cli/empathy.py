@@ -49,7 +49,7 @@ def train(
     `--set epochs=6` changes one. OUT/empathy.json has them, with the scores of the held-out fifth.
     """
     from rellm_cache.empathy.settings import make_settings
-    from rellm_cache.empathy.train import empathy_train
+    from rellm_cache.empathy.training import empathy_train
 
     card = empathy_train(data, out, make_settings(encoder, changes))
     if as_json:

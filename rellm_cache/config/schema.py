@@ -162,11 +162,10 @@ class LLMConfig:
         return "segments" if device_type == "cpu" else "sdpa"
 
     @property
-    def remembers_prompts(self) -> bool:
-        """Whether prompts are computed once and their keys and values kept.
+    def caches_prefix_kv(self) -> bool:
+        """Whether keys and values of prompts are computed once and kept.
 
-        LoRA everywhere changes them at each step, and layers that are run again in the backward
-        pass take no keys and values.
+        LoRA at all positions changes them at each step, and activation checkpointing takes none.
         """
         lora_elsewhere = self.lora is not None and self.lora.scope != "speech"
         return not (self.checkpoint_activations or lora_elsewhere)

@@ -21,9 +21,8 @@ from rellm_cache.corpus.manifest import (
     write_lines,
     write_manifest,
 )
-from rellm_cache.corpus.prepare_report import REPORT
 from rellm_cache.corpus.readers.base import Corpus, require_totals, without_audio
-from rellm_cache.corpus.statistics import Survey, survey
+from rellm_cache.corpus.statistics import REPORT, Survey, survey
 from rellm_cache.corpus.validation import check_text
 from rellm_cache.errors import AudioError, ManifestError
 from rellm_cache.utils.console import counted, progress

@@ -9,12 +9,23 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations, pairwise
+from pathlib import Path
 from typing import Any, Literal
 
-from rellm_cache.corpus.manifest import DIMENSIONS, SPLITS, Utterance, Vad
+from rellm_cache.corpus.manifest import (
+    DIMENSIONS,
+    SPLITS,
+    Utterance,
+    Vad,
+    read_manifests,
+    write_json,
+)
 from rellm_cache.corpus.splits import text_key
 from rellm_cache.corpus.vad import DimensionSummary, summarise
+from rellm_cache.errors import ManifestError
+from rellm_cache.utils.json_files import read_object
 
+REPORT = "report.json"  # beside a prepared manifest
 DURATION_EDGES = (1, 2, 3, 4, 5, 6, 8, 10, 15, 20, 30)  # seconds
 
 
@@ -101,6 +112,26 @@ def survey(utterances: Sequence[Utterance]) -> Survey:
             *_overlaps(parts, "texts", lambda u: text_key(u.text)),
         ],
     )
+
+
+def read_report(folder: Path) -> dict[str, Any] | None:
+    """The report that `prepare` wrote into a manifest folder; None if there is none.
+
+    Raises:
+        ManifestError: the file cannot be read, or holds no JSON object.
+    """
+    file = folder / REPORT
+    if not file.exists():
+        return None
+    return read_object(file, ManifestError, "remove it, or prepare again")
+
+
+def update_report(folder: Path, report: dict[str, Any]) -> None:
+    """Replace the counts in a folder's report after its manifest has changed.
+
+    What only `prepare` knows, as totals and excluded clips, stays.
+    """
+    write_json(folder / REPORT, {**report, **survey(read_manifests(folder)).to_json()})
 
 
 def _named(vad: Vad) -> dict[str, float]:

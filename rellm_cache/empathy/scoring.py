@@ -8,12 +8,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
 
+from rellm_cache.empathy.bi_encoder import EmpathyScorer
 from rellm_cache.empathy.epitome import Exchange
-from rellm_cache.empathy.exchanges import CHUNK, Reading, read_exchanges
+from rellm_cache.empathy.exchanges import CHUNK, Reading, collate_readings, read_exchanges
 from rellm_cache.empathy.scorer_folder import EmpathyModel
-from rellm_cache.empathy.training_loop import score_readings
+from rellm_cache.empathy.tfidf import WordModel
 from rellm_cache.metrics.calibration import probabilities_of
+
+BATCH = 32  # readings scored at a time
 
 Probabilities = dict[str, tuple[float, float, float]]
 
@@ -73,6 +78,39 @@ def _probabilities(model: EmpathyModel, readings: Sequence[Reading]) -> list[Pro
             for row, (zero, one, two) in zip(found, values.tolist(), strict=True):
                 row[name] = (zero, one, two)
     return found
+
+
+@torch.inference_mode()
+def score_readings(
+    members: Sequence[EmpathyScorer],
+    readings: Sequence[Reading],
+    device: torch.device,
+    words: WordModel | None = None,
+) -> dict[str, NDArray[np.float32]]:
+    """Mechanism → (N, 3) logits of the levels, in the readings' order.
+
+    Args:
+        members: scorers of the same mechanisms, whose logits are averaged.
+        words: adds its logits, by the share that the settings give it.
+    """
+    names = members[0].mechanisms
+    for scorer in members:
+        scorer.eval()
+    logits = {name: np.zeros((len(readings), 3), np.float32) for name in names}
+    order = sorted(range(len(readings)), key=lambda i: len(readings[i].response))
+    for start in range(0, len(order), BATCH):
+        indices = order[start : start + BATCH]
+        batch = collate_readings([readings[i] for i in indices], names).to(device)
+        outputs = [scorer(batch).levels for scorer in members]
+        for name in names:
+            mean = torch.stack([levels[name].float() for levels in outputs]).mean(0)  # (B, 3)
+            logits[name][indices] = mean.cpu().numpy()
+    if words is not None and readings:
+        share = members[0].settings.word_weight
+        beside = words.logits([r.words for r in readings])
+        for name in logits:
+            logits[name] = ((1 - share) * logits[name] + share * beside[name]).astype(np.float32)
+    return logits
 
 
 def _likeliest(probabilities: Probabilities) -> dict[str, int]:

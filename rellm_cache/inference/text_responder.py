@@ -9,7 +9,7 @@ from rellm_cache.corpus.manifest import Utterance
 from rellm_cache.errors import ManifestError
 from rellm_cache.inference.answering import Generation
 from rellm_cache.inference.emotion import Label, label_texts
-from rellm_cache.llm.frozen import Continuation
+from rellm_cache.llm.generation import Continuation
 from rellm_cache.llm.reply_limit import ReplyLimit
 from rellm_cache.model.text_llm import Reading, TextLLM, text_config
 from rellm_cache.runs.shared_models import Resources

@@ -22,7 +22,7 @@ from torch import nn
 from rellm_cache.config.schema import LoraConfig
 from rellm_cache.errors import ConfigError
 from rellm_cache.llm.frozen import FrozenLLM
-from rellm_cache.llm.speech_mask import SpeechScope
+from rellm_cache.llm.speech_mask import SpeechMask
 
 _NAME = "default"  # of the one adapter in peft's layers
 
@@ -57,11 +57,11 @@ def with_lora(llm: FrozenLLM, config: LoraConfig) -> tuple[FrozenLLM, LoRA]:
     """
     tree = _tree_over_same_leaves(llm.model)
     adapted = FrozenLLM(tree, llm.chat, replace(llm.config, lora=config))
-    return adapted, add_lora(adapted.model, adapted.scope, config)
+    return adapted, add_lora(adapted.model, adapted.speech_mask, config)
 
 
-def add_lora(model: Any, scope: SpeechScope, config: LoraConfig) -> LoRA:
-    """Put LoRA into the layers of a model itself; with `scope = "speech"` it follows `scope`.
+def add_lora(model: Any, speech_mask: SpeechMask, config: LoraConfig) -> LoRA:
+    """Put LoRA into the layers of a model itself; with `scope = "speech"` only at `speech_mask`.
 
     Raises:
         ConfigError: `targets` names a projection that the model does not have.
@@ -80,9 +80,9 @@ def add_lora(model: Any, scope: SpeechScope, config: LoraConfig) -> LoRA:
     )
     layers = {n: m for n, m in model.named_modules() if isinstance(m, LoraLayer)}
     if config.scope == "speech":
-        scope.follow(decoder)
+        speech_mask.attach(decoder)
         for layer in layers.values():
-            scope.confine(layer.lora_dropout[_NAME], layer.lora_B[_NAME])
+            speech_mask.restrict(layer.lora_dropout[_NAME], layer.lora_B[_NAME])
     return LoRA(layers)
 
 

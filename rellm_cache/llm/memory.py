@@ -18,7 +18,7 @@ from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM
 from rellm_cache.config.schema import LLMConfig
 from rellm_cache.llm.frozen import checkpointed_layers
 from rellm_cache.llm.lora import add_lora
-from rellm_cache.llm.speech_mask import SpeechScope
+from rellm_cache.llm.speech_mask import SpeechMask
 from rellm_cache.utils.model_files import find_config
 
 WIDE_GRADIENTS = 3  # at one time: of gate, up and their product
@@ -99,11 +99,11 @@ def footprint(config: LLMConfig, dtype: torch.dtype) -> Footprint:
     lora_kept = lora_passing = 0.0
     lora_parameters = 0
     if config.lora:
-        scope = SpeechScope()
+        speech_mask = SpeechMask()
         with torch.device("meta"):
-            lora = add_lora(model, scope, config.lora)
+            lora = add_lora(model, speech_mask, config.lora)
         lora_parameters = sum(p.numel() for p in lora.parameters())
-        with scope.at(torch.ones(1, TOKENS, dtype=torch.bool)):
+        with speech_mask.set(torch.ones(1, TOKENS, dtype=torch.bool)):
             with_lora = _kept_bytes(model, dtype, checkpoint)
         lora_kept, lora_passing = with_lora[0] - kept, with_lora[1] - passing
     return Footprint(

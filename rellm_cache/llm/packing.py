@@ -3,11 +3,10 @@
 Examples that share a prompt lie in one row behind it: `[prompt][speech response][speech response]`.
 Each token sees its own segment up to itself and the segments it continues, nothing else, and its
 position counts from where its parent ended: the same numbers as each example in a row of its own.
-Segments form a tree, so several labels can also continue one `[speech]`. Of a prompt that the LLM
-remembers only keys and values are there: it takes no place in the row, and tokens see it all the
-same.
+Segments form a tree, so several labels can also continue one `[speech]`. A prompt with cached keys
+and values (`prefix_cache`) takes no place in the row; tokens see it all the same.
 
-Letters: T tokens in the row, P remembered ones before it, H hidden size.
+Letters: T tokens in the row, P prefix tokens before it, H hidden size.
 """
 
 from collections.abc import Sequence
@@ -17,23 +16,9 @@ import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
+from rellm_cache.llm.prefix_cache import PrefixKV
+
 ALIGNED = 8  # values, of what memory-efficient attention reads at once
-
-
-@dataclass(frozen=True, eq=False)
-class Remembered:
-    """What attention needs of a prompt that never changes.
-
-    Attributes:
-        layers: keys and values of each layer, (1, heads, tokens, head size).
-    """
-
-    layers: tuple[tuple[Tensor, Tensor], ...]
-
-    @property
-    def tokens(self) -> int:
-        """Of the prompt."""
-        return self.layers[0][0].shape[2]
 
 
 @dataclass(frozen=True)
@@ -45,14 +30,14 @@ class Segment:
         answer: its token ids, each with a loss. Nothing continues a segment that has one.
         parent: index of the segment it continues, which must come earlier; None at a row's start.
         speech: how many of its first embeddings are speech.
-        remembered: the prompt that it stands for, without embeddings of its own; or None.
+        prefix: cached keys and values of a prompt, which replace its embeddings; or None.
     """
 
     embeddings: Tensor
     answer: tuple[int, ...] = ()
     parent: int | None = None
     speech: int = 0
-    remembered: Remembered | None = None
+    prefix: PrefixKV | None = None
 
 
 @dataclass(frozen=True)
@@ -66,8 +51,8 @@ class PackedRow:
         sees: (S, S) bool, true where a segment sees another that lies before it, or itself.
         reach: one more than the largest position.
         speech: (T,) bool, true where a token is speech.
-        remembered: prompts whose keys and values come before the row's own.
-        owners: (P,) int64, which segment each remembered token is in.
+        prefixes: prompts with cached keys and values, which come before the row's own.
+        prefix_owners: (P,) int64, the segment of each prefix token.
         answers: (N,) int64 token ids of all answers.
         predictors: (N,) int64, the token whose hidden state predicts each: the one before it.
         answered: (N,) int64, which segment each is the answer of.
@@ -79,8 +64,8 @@ class PackedRow:
     sees: Tensor
     reach: int
     speech: Tensor
-    remembered: tuple[Remembered, ...]
-    owners: Tensor
+    prefixes: tuple[PrefixKV, ...]
+    prefix_owners: Tensor
     answers: Tensor
     predictors: Tensor
     answered: Tensor
@@ -89,7 +74,7 @@ class PackedRow:
         """(1, 1, T, P + T) bool, true where a token sees another."""
         sees = self.sees[self.segments]  # (T, S)
         own = sees[:, self.segments].tril()
-        return torch.cat([sees[:, self.owners], own], 1)[None, None]
+        return torch.cat([sees[:, self.prefix_owners], own], 1)[None, None]
 
     def bias(self, dtype: torch.dtype) -> Tensor:
         """(1, 1, T, P + T) the same as attention adds it: 0 where a token sees another, else -inf.
@@ -106,8 +91,8 @@ class PackedRow:
 
     def block_mask(self) -> BlockMask:
         """The mask for FlexAttention, which skips blocks of 128 x 128 where nothing is seen."""
-        before = len(self.owners)
-        seen = torch.cat([self.owners, self.segments])  # (P + T,)
+        before = len(self.prefix_owners)
+        seen = torch.cat([self.prefix_owners, self.segments])  # (P + T,)
 
         def visible(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
             return self.sees[self.segments[query], seen[key]] & (key - before <= query)
@@ -146,13 +131,13 @@ def pack(segments: Sequence[Segment]) -> PackedRow:
                 raise ValueError(f"segment {index}: an answer with nothing before it")
             told[0] = before
         predictors.append(told)
-        held = segment.remembered.tokens if segment.remembered else 0
-        ends.append(start_position + length + held)
+        cached = segment.prefix.tokens if segment.prefix else 0
+        ends.append(start_position + length + cached)
         places.append(at - 1 if length else before)
     indices = torch.arange(len(segments))
     owner = torch.repeat_interleave(indices, torch.tensor(lengths))  # (T,)
-    remembered = [s.remembered for s in segments]
-    held_by = torch.tensor([0 if r is None else r.tokens for r in remembered])  # (S,)
+    prefixes = [s.prefix for s in segments]
+    cached_lengths = torch.tensor([p.tokens if p else 0 for p in prefixes])  # (S,)
     return PackedRow(
         embeddings=torch.cat([s.embeddings for s in segments]).unsqueeze(0),
         positions=torch.cat(positions).to(device)[None],
@@ -160,8 +145,8 @@ def pack(segments: Sequence[Segment]) -> PackedRow:
         sees=sees.to(device),
         reach=max(ends),
         speech=torch.cat(speech).to(device),
-        remembered=tuple(r for r in remembered if r is not None),
-        owners=torch.repeat_interleave(indices, held_by).to(device),  # (P,)
+        prefixes=tuple(p for p in prefixes if p),
+        prefix_owners=torch.repeat_interleave(indices, cached_lengths).to(device),  # (P,)
         answers=torch.tensor([i for s in segments for i in s.answer], dtype=torch.long).to(device),
         predictors=torch.cat(predictors).to(device),  # (N,)
         answered=torch.repeat_interleave(indices, torch.tensor(answers)).to(device),  # (N,)

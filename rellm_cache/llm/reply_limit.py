@@ -1,17 +1,11 @@
-"""Where a reply ends. In: text as it grows. Out: the text, cut after so many sentences.
+"""Reply length limit: cuts a text after a number of sentences, or after its first question.
 
-The paper names long monologues that ask nothing as a limitation. A limit ends a reply after some
-sentences, after its first question, or after whichever comes first.
+The paper names long monologues that ask nothing as a limitation.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
-
-import torch
-from torch import Tensor
-from transformers import StoppingCriteria
 
 # A sentence ends in . ! ? or …, with what closes a quotation; something has to follow.
 SENTENCE_END = re.compile(r"""[.!?…]+["'”\u2019»)\]*]*(?=\s)""")
@@ -60,17 +54,3 @@ def _is_abbreviation(before: str) -> bool:
     words = before.split()
     last = words[-1].lstrip("(\"'“*").lower() if words else ""
     return last in ABBREVIATIONS or (len(last) == 1 and last.isalpha() and last != "i")
-
-
-class LimitReached(StoppingCriteria):
-    """Ends rows of a generation whose text has gone past a limit."""
-
-    def __init__(self, limit: ReplyLimit, tokenizer: Any) -> None:
-        self._limit = limit
-        self._tokenizer = tokenizer
-
-    def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:
-        """(B,) bool for generated ids (B, T)."""
-        texts: Sequence[str] = self._tokenizer.batch_decode(input_ids, skip_special_tokens=True)
-        past = [self._limit.cut(text) != text for text in texts]
-        return torch.tensor(past, dtype=torch.bool, device=input_ids.device)

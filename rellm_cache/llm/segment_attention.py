@@ -5,7 +5,7 @@ Most tokens of a row see nothing of most others, which a kernel over the whole r
 same. Here each segment attends to what it continues and to itself alone. On a CPU that is less
 work; a GPU would wait for the many small calls.
 
-Letters: T tokens in the row, P remembered ones before it, D head size.
+Letters: T tokens in the row, P prefix tokens before it, D head size.
 """
 
 from dataclasses import dataclass
@@ -31,14 +31,14 @@ class Segments:
     """How a row falls apart, for the attention of every layer.
 
     Attributes:
-        lengths: tokens of each piece of keys: the remembered prompts, then the row's segments.
-        remembered: how many pieces are remembered.
+        lengths: tokens of each piece of keys: the cached prefixes, then the row's segments.
+        prefixes: how many pieces are cached prefixes.
         seen: of each of the row's segments the pieces that it sees, in order, itself the last.
         biases: of each, (1, 1, t, keys): 0 where a token sees a key, else -inf.
     """
 
     lengths: tuple[int, ...]
-    remembered: int
+    prefixes: int
     seen: tuple[tuple[int, ...], ...]
     biases: tuple[Tensor, ...]
 
@@ -46,11 +46,11 @@ class Segments:
 def segments_of(row: PackedRow, dtype: torch.dtype) -> Segments:
     """Of a row whose queries, keys and values are of a dtype."""
     count = len(row.sees)
-    held = torch.bincount(row.owners, minlength=count).tolist()  # remembered, by segment
+    cached = torch.bincount(row.prefix_owners, minlength=count).tolist()  # by segment
     own = torch.bincount(row.segments, minlength=count).tolist()
     pieces: list[int] = []
     places: dict[int, list[int]] = {segment: [] for segment in range(count)}
-    for lengths in (held, own):
+    for lengths in (cached, own):
         for segment, length in enumerate(lengths):
             if length:
                 places[segment].append(len(pieces))
@@ -94,7 +94,7 @@ def attend(
                 "model of Llama's or Qwen's kind"
             )
     lengths = list(row.lengths)
-    queries = torch.split(query, lengths[row.remembered :], 2)
+    queries = torch.split(query, lengths[row.prefixes :], 2)
     both = torch.split(torch.cat([key, value], 1), lengths, 2)
     outputs = []
     for own, seen, bias in zip(queries, row.seen, row.biases, strict=True):

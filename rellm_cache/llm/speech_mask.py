@@ -39,7 +39,7 @@ class _Positions:
         return whole.index_copy(0, self.index, values).view(*self.shape, -1)
 
 
-class SpeechScope:
+class SpeechMask:
     """The speech positions of the forward calls that an LLM is making."""
 
     def __init__(self) -> None:
@@ -47,7 +47,7 @@ class SpeechScope:
         self._current: _Positions | None = None
 
     @contextmanager
-    def at(self, mask: Tensor) -> Iterator[None]:
+    def set(self, mask: Tensor) -> Iterator[None]:
         """Forward calls inside have speech where `mask` (B, T), bool, is true.
 
         In generation T is the prompt's: a call that continues past keys and values begins in the
@@ -59,7 +59,7 @@ class SpeechScope:
         finally:
             self._mask = before
 
-    def follow(self, decoder: nn.Module) -> None:
+    def attach(self, decoder: nn.Module) -> None:
         """Hand the positions of each call of a decoder to its layers' attention, and take them."""
         decoder.register_forward_pre_hook(self._enter, with_kwargs=True)
         for layer in decoder.get_submodule("layers").children():
@@ -67,7 +67,7 @@ class SpeechScope:
             attention = layer.get_submodule("self_attn")
             attention.register_forward_pre_hook(self._enter_layer, with_kwargs=True)
 
-    def confine(self, first: nn.Module, last: nn.Module) -> None:
+    def restrict(self, first: nn.Module, last: nn.Module) -> None:
         """Make all from `first` to `last`, two modules of a followed decoder's layers that run one
         after another, see speech tokens only; what `last` gives is zero for all others."""
         first.register_forward_pre_hook(lambda _, inputs: self._here.take(inputs[0]))
@@ -81,7 +81,7 @@ class SpeechScope:
 
     def _enter(self, _: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         if self._mask is None:
-            raise RuntimeError("the LLM ran outside SpeechScope.at: where speech is, is not known")
+            raise RuntimeError("the LLM ran outside SpeechMask.set: where speech is, is not known")
         tokens = kwargs.get("inputs_embeds")
         tokens = kwargs["input_ids"] if tokens is None else tokens  # (B, T, …)
         batch, length = tokens.shape[:2]

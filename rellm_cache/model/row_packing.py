@@ -39,7 +39,7 @@ class ExampleRows:
         segment = self._llm.segment
         for row in self._split(speech, targets):
             prompts = {task: self._prompts[task] for task in sorted({t.task for _, t in row})}
-            segments = [self._llm.opening(p.before) for p in prompts.values()]
+            segments = [self._llm.prefix_segment(p.before) for p in prompts.values()]
             parents = {task: index for index, task in enumerate(prompts)}
             tasks = [TERMS.index(task) for task in prompts]
             heard: dict[int, int] = {}  # utterance -> the speech that its questions continue

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from rellm_cache.config.schema import Recipe
 from rellm_cache.data.batch import Batch, Target
 from rellm_cache.errors import ConfigError
-from rellm_cache.llm.frozen import Continuation, FrozenLLM
+from rellm_cache.llm.frozen import FrozenLLM
+from rellm_cache.llm.generation import Continuation, continue_prompts
 from rellm_cache.llm.lora import LoRA, with_lora
 from rellm_cache.llm.reply_limit import NO_LIMIT, ReplyLimit
 from rellm_cache.llm.speech_prompts import require_llm, speech_prompts
@@ -182,7 +183,8 @@ class SpeechLLM(nn.Module):
     ) -> list[Continuation]:
         """The LLM's greedy answer to a request around each utterance's speech, up to `limit`."""
         start = len(self.prompts[task].before)
-        return require_llm(self.llm).continue_greedily(
+        return continue_prompts(
+            require_llm(self.llm),
             [self.prompt_embeddings(speech.one(i), task) for i in range(len(speech.counts))],
             max_new_tokens,
             [range(start, start + length) for length in speech.counts],
@@ -195,7 +197,8 @@ class SpeechLLM(nn.Module):
     ) -> list[Continuation]:
         """Greedy answers to questions: of each its utterance, and token ids after the speech."""
         start = len(self.prompts["question"].before)
-        return require_llm(self.llm).continue_greedily(
+        return continue_prompts(
+            require_llm(self.llm),
             [self.prompt_embeddings(speech.one(i), "question", ids) for i, ids in asked],
             max_new_tokens,
             [range(start, start + speech.counts[i]) for i, _ in asked],
@@ -210,7 +213,7 @@ class SpeechLLM(nn.Module):
             answer_log_likelihoods(
                 llm,
                 [
-                    llm.opening(prompt.before),
+                    llm.prefix_segment(prompt.before),
                     llm.segment(speech.one(index), prompt.after, parent=0),
                 ],
                 labels,

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from rellm_cache.config.schema import Recipe, TextConfig
 from rellm_cache.errors import ConfigError
-from rellm_cache.llm.frozen import Continuation, FrozenLLM
+from rellm_cache.llm.frozen import FrozenLLM
+from rellm_cache.llm.generation import Continuation, continue_prompts
 from rellm_cache.llm.reply_limit import NO_LIMIT, ReplyLimit
 from rellm_cache.model.answer_likelihoods import answer_log_likelihoods
 
@@ -81,7 +82,7 @@ class TextLLM:
         """Greedy continuations; equal turns are asked for once."""
         distinct = list(dict.fromkeys(turns))
         prompts = [self.llm.embed(self.llm.chat.text_prompt(system, turn)) for turn in distinct]
-        found = self.llm.continue_greedily(prompts, max_new_tokens, limit=limit)
+        found = continue_prompts(self.llm, prompts, max_new_tokens, limit=limit)
         by_turn = dict(zip(distinct, found, strict=True))
         return [by_turn[turn] for turn in turns]
 

@@ -203,7 +203,7 @@ def _row_bytes(
         prompts: tokens of the prompts before them: in the row, or remembered.
         taught: whether a teacher's distribution is a loss.
     """
-    length = row if config.remembers_prompts else row + prompts
+    length = row if config.caches_prefix_kv else row + prompts
     total = max(sum(clip.total for clip in tokens), 1)
     changed = 1.0  # share of tokens that LoRA changes
     if config.lora and config.lora.scope == "speech":

@@ -11,7 +11,7 @@ from rellm_cache.annotation.transcripts import transcribe
 from rellm_cache.config.schema import Recipe, load_recipe
 from rellm_cache.corpus.manifest import read_manifests
 from rellm_cache.corpus.prepare import prepare
-from rellm_cache.corpus.prepare_report import REPORT
+from rellm_cache.corpus.statistics import REPORT
 from rellm_cache.encoders.registry import build_encoder, resolve
 from rellm_cache.errors import RellmError, RunError
 from rellm_cache.extraction.run import extract

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from rellm_cache.corpus.manifest import Utterance
-from rellm_cache.corpus.prepare_report import read_report
+from rellm_cache.corpus.statistics import read_report
 from rellm_cache.errors import RunError
 from rellm_cache.utils.atomic_files import write_whole
 

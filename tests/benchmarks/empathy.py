@@ -23,7 +23,7 @@ from sklearn.pipeline import make_pipeline
 
 from rellm_cache.empathy.epitome import Split
 from rellm_cache.empathy.settings import make_settings
-from rellm_cache.empathy.train import find_sources, read_material, train_scorers
+from rellm_cache.empathy.training import find_sources, read_material, train_scorers
 
 
 def baseline(split: Split, mechanism: str) -> dict[str, float]:

@@ -21,6 +21,7 @@ from rellm_cache.empathy.epitome import Exchange, read_epitome, split_by_post
 from rellm_cache.empathy.scorer_folder import EmpathyModel, load_empathy
 from rellm_cache.empathy.scoring import ReplyScore, score_exchanges
 from rellm_cache.llm.frozen import FrozenLLM
+from rellm_cache.llm.generation import continue_prompts
 from rellm_cache.llm.loading import load_llm
 from rellm_cache.llm.reply_limit import NO_LIMIT, ReplyLimit
 from rellm_cache.metrics.replies import question_count, word_count
@@ -50,8 +51,8 @@ def answer(
     with progress("Answering", len(posts), "posts") as tick:
         for start in range(0, len(order), together):
             chosen = order[start : start + together]
-            found = llm.continue_greedily(
-                [prompts[i] for i in chosen], recipe.prompts.answer_tokens, limit=limit
+            found = continue_prompts(
+                llm, [prompts[i] for i in chosen], recipe.prompts.answer_tokens, limit=limit
             )
             for index, reply in zip(chosen, found, strict=True):
                 replies[index] = reply.text

@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM
 
 from rellm_cache.config.schema import LLMConfig, Recipe
 from rellm_cache.llm.frozen import FrozenLLM
+from rellm_cache.llm.generation import continue_prompts
 from rellm_cache.llm.loading import load_llm
 from rellm_cache.llm.packing import PackedRow, Segment, pack
 from rellm_cache.training.run import read_metrics, train
@@ -60,7 +61,7 @@ def test_the_input_embeddings_may_stay_on_the_host(llm_folder: Path, tmp_path: P
         llm = load(untied, embeddings=embeddings)
         prompt = llm.embed(llm.chat.ids("Hello"))
         assert prompt.device.type == "cuda"
-        answers.append(llm.continue_greedily([prompt], 5))
+        answers.append(continue_prompts(llm, [prompt], 5))
     assert answers[0] == answers[1]
 
 

@@ -22,6 +22,7 @@ from rellm_cache.cli import main
 from rellm_cache.config.schema import LLMConfig
 from rellm_cache.errors import ConfigError, RellmError
 from rellm_cache.importers.qwen_import import import_qwen
+from rellm_cache.llm.generation import continue_prompts
 from rellm_cache.llm.loading import load_llm
 
 Weights = dict[str, Tensor]
@@ -219,9 +220,9 @@ def test_the_frozen_llm_takes_it_up_to_its_length(
     llm = load_llm(config, torch.device("cpu"))
     prompt = llm.chat.speech_prompt("Be kind.", "{speech}")
     assert llm.chat.tokenizer.decode(prompt.after) == "<|im_end|>\n<|im_start|>assistant\n"
-    assert llm.continue_greedily([torch.randn(100, 32)], max_new_tokens=28)
+    assert continue_prompts(llm, [torch.randn(100, 32)], max_new_tokens=28)
     with pytest.raises(ConfigError, match=r"129 positions, but .* made for 128"):
-        llm.continue_greedily([torch.randn(100, 32)], max_new_tokens=29)
+        continue_prompts(llm, [torch.randn(100, 32)], max_new_tokens=29)
 
 
 def test_a_chat_model_stops_at_the_end_of_its_turn(

@@ -11,6 +11,7 @@ from rellm_cache.config.schema import LLMConfig
 from rellm_cache.errors import ConfigError
 from rellm_cache.llm.bitsandbytes_import import bitsandbytes
 from rellm_cache.llm.frozen import FrozenLLM
+from rellm_cache.llm.generation import continue_prompts
 from rellm_cache.llm.loading import load_llm
 from rellm_cache.llm.packing import Segment, pack
 
@@ -42,7 +43,7 @@ def test_nf4_gradients_are_right_before_and_after_evaluation(
     embeddings = torch.randn(9, llm.hidden_size)
     expected = gradient(dequantised(llm), embeddings)
     torch.testing.assert_close(gradient(llm, embeddings), expected, rtol=1e-4, atol=1e-5)
-    llm.continue_greedily([embeddings], max_new_tokens=3)
+    continue_prompts(llm, [embeddings], max_new_tokens=3)
     with torch.no_grad():
         llm.hidden_states(pack([Segment(embeddings)]))
     torch.testing.assert_close(gradient(llm, embeddings), expected, rtol=1e-4, atol=1e-5)
@@ -62,8 +63,8 @@ def test_int8_passes_gradients_that_point_the_right_way(llm_folder: Path) -> Non
 def test_greedy_in_a_batch_is_greedy_alone(llm_folder: Path) -> None:
     llm = load(llm_folder, "none")
     prompts = [llm.embed(llm.chat.ids(text)) for text in ("Hello", "A much longer prompt", "x")]
-    together = llm.continue_greedily(prompts, max_new_tokens=6)
-    assert together == [llm.continue_greedily([p], max_new_tokens=6)[0] for p in prompts]
+    together = continue_prompts(llm, prompts, max_new_tokens=6)
+    assert together == [continue_prompts(llm, [p], max_new_tokens=6)[0] for p in prompts]
 
 
 def test_greedy_continues_as_the_model_itself_would(llm_folder: Path) -> None:
@@ -73,7 +74,7 @@ def test_greedy_continues_as_the_model_itself_would(llm_folder: Path) -> None:
         logits = llm.model(torch.tensor([ids])).logits[0, -1]
         ids.append(int(logits.argmax()))
     expected = [i for i in ids[len(llm.chat.ids("Hello")) :] if i not in llm.chat.stop_ids]
-    answer = llm.continue_greedily([llm.embed(llm.chat.ids("Hello"))], max_new_tokens=5)[0]
+    answer = continue_prompts(llm, [llm.embed(llm.chat.ids("Hello"))], max_new_tokens=5)[0]
     assert answer.text == llm.chat.tokenizer.decode(expected).strip()
     assert answer.early_stop == (len(expected) == 5)
 
@@ -102,7 +103,7 @@ def test_rows_and_answers_beyond_the_models_length_are_refused(llm_folder: Path)
     segments = [Segment(half) for _ in range(2)]
     llm.hidden_states(pack(segments))  # each in a place of its own: long rows are no matter
     longer = [segments[0], Segment(half, parent=0)]
-    with pytest.raises(ConfigError, match=r"take 2200 positions, but .* was made for 2048"):
+    with pytest.raises(ConfigError, match=r"take 2200 positions, but .* supports 2048"):
         llm.hidden_states(pack(longer))
     with pytest.raises(ConfigError, match=r"take 2049 positions.*prompts\.answer_tokens"):
-        llm.continue_greedily([half], max_new_tokens=949)
+        continue_prompts(llm, [half], max_new_tokens=949)

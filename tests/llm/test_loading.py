@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM
 from rellm_cache.config.schema import LLMConfig
 from rellm_cache.errors import ConfigError
 from rellm_cache.llm.frozen import FrozenLLM
+from rellm_cache.llm.generation import continue_prompts
 from rellm_cache.llm.loading import load_llm
 
 CPU = torch.device("cpu")
@@ -33,7 +34,7 @@ def test_embeddings_on_the_host_give_the_same_answers(llm_folder: Path, tmp_path
     }
     ids = device.chat.ids("Hello")
     assert torch.equal(host.embed(ids), device.embed(ids))
-    answers = [llm.continue_greedily([llm.embed(ids)], 5) for llm in (device, host)]
+    answers = [continue_prompts(llm, [llm.embed(ids)], 5) for llm in (device, host)]
     assert answers[0] == answers[1]
 
 
@@ -54,7 +55,7 @@ def test_a_penalty_that_a_checkpoint_ships_changes_no_answer(
     for llm in (load(llm_folder), load(folder)):
         torch.manual_seed(4)
         prompts = [torch.randn(5, llm.hidden_size) for _ in range(4)]
-        answers.append(llm.continue_greedily(prompts, max_new_tokens=10))
+        answers.append(continue_prompts(llm, prompts, max_new_tokens=10))
     assert answers[0] == answers[1]
 
 

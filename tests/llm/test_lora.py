@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, Qwen2Config, Qwen3Config
 from rellm_cache.config.schema import LLMConfig, LoraConfig
 from rellm_cache.errors import ConfigError
 from rellm_cache.llm.frozen import FrozenLLM
+from rellm_cache.llm.generation import continue_prompts
 from rellm_cache.llm.loading import load_llm
 from rellm_cache.llm.lora import LoRA, with_lora
 from rellm_cache.llm.packing import PackedRow, Segment, pack
@@ -76,7 +77,7 @@ def test_scope_speech_leaves_what_comes_before_and_text_alone(llm_folder: Path) 
     assert torch.equal(found[:BEFORE], expected[:BEFORE])
     assert (found - expected)[BEFORE:].abs().amax(1).min() > 1e-3  # speech, and what attends to it
     text = [llm.embed(llm.chat.ids("Hello"))]
-    assert adapted.continue_greedily(text, 6) == llm.continue_greedily(text, 6)
+    assert continue_prompts(adapted, text, 6) == continue_prompts(llm, text, 6)
 
 
 def greedy_without_past(llm: FrozenLLM, prompt: Tensor, speech: range, tokens: int) -> list[int]:
@@ -102,13 +103,13 @@ def test_generation_adds_it_to_the_prompts_speech_and_not_to_what_is_generated(
     trained(lora)
     prompts = [torch.randn(n, llm.hidden_size) for n in (9, 14)]
     spans = [range(3, 8), range(4, 6)]
-    found = adapted.continue_greedily(prompts, 6, spans)
+    found = continue_prompts(adapted, prompts, 6, spans)
     for answer, prompt, span in zip(found, prompts, spans, strict=True):
         ids = greedy_without_past(adapted, prompt, span, 6)
         ends = [i for i, token in enumerate(ids) if token in llm.chat.stop_ids]
         kept = ids[: ends[0]] if ends else ids
         assert answer.text == llm.chat.tokenizer.decode(kept, skip_special_tokens=True).strip()
-    assert found != llm.continue_greedily(prompts, 6)
+    assert found != continue_prompts(llm, prompts, 6)
 
 
 def gradients(llm: FrozenLLM, lora: LoRA) -> dict[str, Tensor]:
@@ -138,7 +139,7 @@ def test_nf4_gradients_are_right_before_and_after_evaluation(
             yield float((found[name] - gradient).abs().max() / gradient.abs().max())
 
     assert max(differences()) < 1e-4
-    adapted.continue_greedily([torch.randn(9, llm.hidden_size)], 3, [range(2, 5)])
+    continue_prompts(adapted, [torch.randn(9, llm.hidden_size)], 3, [range(2, 5)])
     with torch.inference_mode():
         adapted.hidden_states(make_row(llm.hidden_size))
     assert max(differences()) < 1e-4
@@ -233,7 +234,7 @@ def test_a_projection_that_is_not_there_is_named(llm_folder: Path, target: str) 
 
 def test_a_forward_call_that_does_not_say_where_speech_is_is_refused(llm_folder: Path) -> None:
     adapted, _ = with_lora(load(llm_folder), LoraConfig(scope="speech"))
-    with pytest.raises(RuntimeError, match=r"outside SpeechScope\.at"):
+    with pytest.raises(RuntimeError, match=r"outside SpeechMask\.set"):
         adapted.model(torch.tensor([[1, 2, 3]]))
 
 
@@ -244,7 +245,7 @@ def test_a_call_that_continues_another_begins_where_that_ended(llm_folder: Path)
     row = make_row(llm.hidden_size)
     expected = adapted.hidden_states(row)
     decoder = adapted.model.get_decoder()
-    with torch.no_grad(), adapted.scope.at(row.speech[None]):
+    with torch.no_grad(), adapted.speech_mask.set(row.speech[None]):
         cut = BEFORE + 3
         first = decoder(inputs_embeds=row.embeddings[:, :cut], use_cache=True)
         rest = decoder(inputs_embeds=row.embeddings[:, cut:], past_key_values=first.past_key_values)

@@ -9,6 +9,7 @@ from torch.nn.attention.flex_attention import create_mask
 
 from rellm_cache.config.schema import LLMConfig, LoraConfig
 from rellm_cache.llm.frozen import FrozenLLM
+from rellm_cache.llm.generation import continue_prompts
 from rellm_cache.llm.loading import load_llm
 from rellm_cache.llm.packing import PackedRow, Segment, pack
 
@@ -83,7 +84,7 @@ def test_the_block_mask_is_the_mask() -> None:
     parents = [None, 0, 0, 2]
     row = pack([unlabelled(e, p) for e, p in zip(pieces, parents, strict=True)])
     blocks = row.block_mask()
-    assert torch.equal(create_mask(blocks.mask_mod, None, None, 265, 265), row.mask())
+    assert torch.equal(create_mask(blocks.mask_mod, None, None, 265, 265, "cpu"), row.mask())
     seen = torch.nn.functional.pad(row.mask()[0, 0], (0, 119, 0, 119)).view(3, 128, 3, 128)
     assert torch.equal(blocks.to_dense()[0, 0].bool(), seen.any(3).any(1))
 
@@ -100,14 +101,14 @@ def test_flex_attention_gives_the_same_numbers(llm: FrozenLLM, llm_folder: Path)
     with torch.no_grad(), torch.compiler.set_stance("force_eager"):
         found = flexible.hidden_states(row)
     torch.testing.assert_close(found, llm.hidden_states(row), rtol=1e-4, atol=1e-5)
-    assert flexible.continue_greedily([pieces[0]], 3) == llm.continue_greedily([pieces[0]], 3)
+    assert continue_prompts(flexible, [pieces[0]], 3) == continue_prompts(llm, [pieces[0]], 3)
 
 
-def behind(values: torch.Tensor, openings: list[Segment]) -> PackedRow:
+def behind(values: torch.Tensor, prompts: list[Segment]) -> PackedRow:
     """Nine tokens in three segments behind two prompts."""
     return pack(
         [
-            *openings,
+            *prompts,
             unlabelled(values[:4], parent=0),
             unlabelled(values[4:7], parent=1),
             unlabelled(values[7:], parent=0),
@@ -115,11 +116,11 @@ def behind(values: torch.Tensor, openings: list[Segment]) -> PackedRow:
     )
 
 
-def test_a_remembered_prompt_is_as_one_in_the_row(llm: FrozenLLM) -> None:
+def test_a_cached_prefix_gives_what_the_prompt_in_the_row_gives(llm: FrozenLLM) -> None:
     """Hidden states, gradients and positions; and it has no place in the row."""
     first, second = [5, 6, 7, 8], [9, 10, 11]
     values = torch.randn(9, llm.hidden_size, requires_grad=True)
-    row = behind(values, [llm.opening(first), llm.opening(second)])
+    row = behind(values, [llm.prefix_segment(first), llm.prefix_segment(second)])
     whole = behind(values, [llm.segment(ids=first), llm.segment(ids=second)])
     assert len(row.segments) == 9
     assert len(whole.segments) == 9 + len(first) + len(second)
@@ -134,26 +135,28 @@ def test_a_remembered_prompt_is_as_one_in_the_row(llm: FrozenLLM) -> None:
 
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated")
-def test_flex_attention_sees_a_remembered_prompt(llm: FrozenLLM, llm_folder: Path) -> None:
+def test_flex_attention_sees_a_cached_prefix(llm: FrozenLLM, llm_folder: Path) -> None:
     config = LLMConfig(str(llm_folder), quantization="none", attention="flex")
     flexible = load_llm(config, torch.device("cpu"))
     values = torch.randn(9, llm.hidden_size)
     with torch.no_grad(), torch.compiler.set_stance("force_eager"):
         found, expected = (
-            each.hidden_states(behind(values, [each.opening([5, 6, 7]), each.opening([8])]))
+            each.hidden_states(
+                behind(values, [each.prefix_segment([5, 6, 7]), each.prefix_segment([8])])
+            )
             for each in (flexible, llm)
         )
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_a_prompt_is_remembered_once_and_in_training_too(llm: FrozenLLM) -> None:
+def test_a_prefix_is_computed_once_and_can_be_trained_behind(llm: FrozenLLM) -> None:
     """What was first seen in evaluation takes part in a step."""
     with torch.inference_mode():
-        known = llm.opening([3, 4]).remembered
+        known = llm.prefix_segment([3, 4]).prefix
     assert known is not None
-    assert llm.opening([3, 4]).remembered is known
+    assert llm.prefix_segment([3, 4]).prefix is known
     speech = torch.randn(2, llm.hidden_size, requires_grad=True)
-    row = pack([llm.opening([3, 4]), unlabelled(speech, parent=0)])
+    row = pack([llm.prefix_segment([3, 4]), unlabelled(speech, parent=0)])
     llm.hidden_states(row).sum().backward()
     assert speech.grad is not None
 
@@ -161,17 +164,17 @@ def test_a_prompt_is_remembered_once_and_in_training_too(llm: FrozenLLM) -> None
 @pytest.mark.parametrize(
     "change", [{"checkpoint_activations": True}, {"lora": LoraConfig(scope="all")}]
 )
-def test_a_prompt_that_cannot_be_remembered_is_in_the_row(
+def test_a_prompt_that_cannot_be_cached_is_in_the_row(
     llm_folder: Path, change: dict[str, Any]
 ) -> None:
     config = LLMConfig(str(llm_folder), quantization="none", **change)
-    opening = load_llm(config, torch.device("cpu")).opening([3, 4])
-    assert opening.remembered is None
-    assert len(opening.embeddings) == 2
+    segment = load_llm(config, torch.device("cpu")).prefix_segment([3, 4])
+    assert segment.prefix is None
+    assert len(segment.embeddings) == 2
 
 
-def test_tokens_see_the_remembered_prompt_that_they_continue(llm: FrozenLLM) -> None:
-    one, other = llm.opening([1, 2]), llm.opening([3, 4, 5])
+def test_tokens_see_the_cached_prefix_that_they_continue(llm: FrozenLLM) -> None:
+    one, other = llm.prefix_segment([1, 2]), llm.prefix_segment([3, 4, 5])
     row = pack(
         [one, other, *(unlabelled(torch.zeros(n, llm.hidden_size), p) for n, p in ((2, 1), (1, 0)))]
     )

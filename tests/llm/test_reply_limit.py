@@ -7,8 +7,9 @@ import torch
 
 from rellm_cache.config.schema import LLMConfig
 from rellm_cache.llm.frozen import FrozenLLM
+from rellm_cache.llm.generation import LimitReached, continue_prompts
 from rellm_cache.llm.loading import load_llm
-from rellm_cache.llm.reply_limit import LimitReached, ReplyLimit
+from rellm_cache.llm.reply_limit import ReplyLimit
 
 REPLY = "I am so sorry. That sounds hard! How are you now? I am here. Take care."
 
@@ -71,12 +72,12 @@ def parrot(llm_folder: Path) -> FrozenLLM:
 
 def test_generation_ends_when_every_row_is_past_its_limit(parrot: FrozenLLM) -> None:
     prompts = [parrot.embed(parrot.chat.ids(text)) for text in (" ", "No")]
-    free = parrot.continue_greedily(prompts, 16)
+    free = continue_prompts(parrot, prompts, 16)
     assert [r.text for r in free] == ["No? No? No? No?", "? No? No? No? No"]
     assert all(r.early_stop for r in free)
     steps: list[int] = []
     parrot.model.model.register_forward_hook(lambda *_: steps.append(1))
-    limited = parrot.continue_greedily(prompts, 60, limit=ReplyLimit(sentences=2))
+    limited = continue_prompts(parrot, prompts, 60, limit=ReplyLimit(sentences=2))
     assert len(steps) == 9  # "No? No? N", one beyond the limit
     assert [r.text for r in limited] == ["No? No?", "? No?"]
     assert not any(r.early_stop for r in limited)
@@ -84,7 +85,7 @@ def test_generation_ends_when_every_row_is_past_its_limit(parrot: FrozenLLM) -> 
 
 def test_a_reply_that_the_token_limit_cuts_before_its_limit_says_so(parrot: FrozenLLM) -> None:
     prompt = [parrot.embed(parrot.chat.ids(" "))]
-    (reply,) = parrot.continue_greedily(prompt, 6, limit=ReplyLimit(sentences=2))
+    (reply,) = continue_prompts(parrot, prompt, 6, limit=ReplyLimit(sentences=2))
     assert (reply.text, reply.early_stop) == ("No? No", True)
 
 

@@ -20,11 +20,11 @@ def load(folder: Path, attention: Any) -> FrozenLLM:
 
 
 def tree(llm: FrozenLLM, values: torch.Tensor) -> PackedRow:
-    """Behind two remembered prompts and one in the row: examples, and questions about a speech."""
+    """Behind two cached prefixes and one in the row: examples, and questions about a speech."""
     return pack(
         [
-            llm.opening([5, 6, 7]),
-            llm.opening([8]),
+            llm.prefix_segment([5, 6, 7]),
+            llm.prefix_segment([8]),
             Segment(values[:4]),
             Segment(values[4:9], answer=(3, 4), parent=0),
             Segment(values[9:10], answer=(2,), parent=2),
@@ -51,8 +51,8 @@ def test_a_tree_of_segments(llm_folder: Path) -> None:
 def test_pieces_and_who_sees_them(llm_folder: Path) -> None:
     llm = load(llm_folder, "segments")
     row = segments_of(tree(llm, torch.randn(18, llm.hidden_size)), torch.float32)
-    assert row.lengths == (3, 1, 4, 5, 1, 6, 2)  # the remembered first, the empty ones nowhere
-    assert row.remembered == 2
+    assert row.lengths == (3, 1, 4, 5, 1, 6, 2)  # cached prefixes first, empty segments nowhere
+    assert row.prefixes == 2
     assert row.seen == ((2,), (0, 3), (2, 4), (1, 5), (1, 5, 6))
     assert [tuple(bias.shape) for bias in row.biases] == [
         (1, 1, 4, 4),

@@ -22,6 +22,7 @@ from transformers import (
 
 from rellm_cache.config.schema import LLMConfig, PromptsConfig
 from rellm_cache.llm.frozen import FrozenLLM
+from rellm_cache.llm.generation import continue_prompts
 from rellm_cache.llm.loading import load_llm
 from rellm_cache.llm.packing import Segment, pack
 
@@ -247,7 +248,7 @@ def test_rows_and_answers(loaded: tuple[Family, FrozenLLM]) -> None:
     row = pack([Segment(prompt)])
     with torch.no_grad():
         logits = llm.hidden_states(row)[-1] @ llm.output_weight.T
-    first = llm.continue_greedily([prompt], max_new_tokens=1)[0]
+    first = continue_prompts(llm, [prompt], max_new_tokens=1)[0]
     expected = int(logits.argmax())
     text = llm.chat.tokenizer.decode([expected], skip_special_tokens=True).strip()
     assert (first.text, first.early_stop) == (text, expected not in llm.chat.stop_ids)

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from rellm_cache.config.schema import Recipe
 from rellm_cache.data.batch import IGNORED, Batch, Target
 from rellm_cache.llm.frozen import FrozenLLM
+from rellm_cache.llm.generation import continue_prompts
 from rellm_cache.llm.loading import load_llm
 from rellm_cache.llm.teacher_distribution import distribution_rows, split_rows
 from rellm_cache.model.losses.terms import TERMS, loss_weights
@@ -152,7 +153,7 @@ def test_a_step_equals_the_naive_step(
     model = SpeechLLM(replace(recipe, llm=config), 16, 16, llm).eval()
     compare_with_naive(model, llm, make_batch(llm), bound=1e-5)
     # The same after the model has answered, which stores keys and values.
-    llm.continue_greedily([llm.embed(llm.chat.ids("Hello"))], max_new_tokens=3)
+    continue_prompts(llm, [llm.embed(llm.chat.ids("Hello"))], max_new_tokens=3)
     compare_with_naive(model, llm, make_batch(llm), bound=1e-5)
 
 
@@ -270,7 +271,7 @@ def test_speech_is_in_a_row_once_for_all_its_questions(recipe: Recipe, llm: Froz
     ((row, tasks),) = model.rows.packed(speech, only.targets)
     assert int(row.speech.sum()) == int(speech.lengths[1:].sum())
     assert set(tasks.tolist()) == {TERMS.index("question")}
-    assert len(row.owners) == len(model.prompts["question"].before)
+    assert len(row.prefix_owners) == len(model.prompts["question"].before)
     longest = sum(
         model.tokens(n, ts) for n, ts in zip(speech.lengths.tolist(), only.targets, strict=True)
     ) - int(speech.lengths[0])

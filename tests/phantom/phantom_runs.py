@@ -18,7 +18,7 @@ from rellm_cache.cache_admin.audit import recompute
 from rellm_cache.config.schema import Recipe
 from rellm_cache.empathy.score_table import empathy_score
 from rellm_cache.empathy.settings import EmpathySettings
-from rellm_cache.empathy.train import empathy_train
+from rellm_cache.empathy.training import empathy_train
 from rellm_cache.evaluation.judge import judge
 from rellm_cache.evaluation.run import Asked, evaluate
 from rellm_cache.extraction.run import extract

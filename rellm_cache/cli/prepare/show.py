@@ -20,7 +20,7 @@ SHOWN_CLIPS = 10
 
 def show(report: "PrepareReport") -> int:
     """Print what was found, kept and left out; the exit code."""
-    from rellm_cache.corpus.prepare_report import REPORT
+    from rellm_cache.corpus.statistics import REPORT
 
     corpus = report.corpus
     drawn = "" if corpus.seed is None else f", seed {corpus.seed}"

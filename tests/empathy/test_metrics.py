@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from rellm_cache.empathy.evaluation import fit_mechanism, score_mechanism
 from rellm_cache.empathy.exchanges import Reading
+from rellm_cache.empathy.metrics import fit_mechanism, score_mechanism
 from rellm_cache.metrics.calibration import calibration_error, fit_temperature, probabilities_of
 
 LOGITS = np.array([[9, 0, 0], [0, 9, 0], [0, 0, 9], [9, 0, 0]], np.float32)

@@ -6,18 +6,28 @@ scored once, when everything is trained.
 
 import dataclasses
 import json
-from collections.abc import Sequence
+import math
+import os
+import pickle
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from rellm_cache.config.specs import digest
-from rellm_cache.empathy.bi_encoder import EmpathyScorer, member_seed
+from rellm_cache.empathy.bi_encoder import EmpathyScorer, class_weights, member_seed, scorer_loss
 from rellm_cache.empathy.epitome import MECHANISMS, Exchange, Split, read_epitome, split_by_post
-from rellm_cache.empathy.evaluation import fit_mechanism, score_mechanism
-from rellm_cache.empathy.exchanges import CHUNK, Reading, read_exchanges
+from rellm_cache.empathy.exchanges import (
+    CHUNK,
+    Reading,
+    collate_readings,
+    read_exchanges,
+    shuffled_batches,
+)
+from rellm_cache.empathy.metrics import fit_mechanism, score_mechanism
 from rellm_cache.empathy.scorer_folder import (
     CARD,
     TOKENIZER_FILES,
@@ -29,10 +39,10 @@ from rellm_cache.empathy.scorer_folder import (
     save_scorer,
     weights_path,
 )
+from rellm_cache.empathy.scoring import score_readings
 from rellm_cache.empathy.settings import EmpathySettings, to_table
 from rellm_cache.empathy.text_encoder import TextEncoder
 from rellm_cache.empathy.tfidf import fit_words, save_words
-from rellm_cache.empathy.training_loop import ScorerTraining, score_readings
 from rellm_cache.errors import ConfigError, ManifestError, RunError
 from rellm_cache.utils.atomic_files import write_whole
 from rellm_cache.utils.console import progress, say
@@ -42,6 +52,7 @@ from rellm_cache.utils.model_files import find_model, weights_digest
 
 PLAN = "training.json"
 STATE = ".state.pt"  # of a network half trained
+CLIP = 1.0
 
 
 @dataclass(frozen=True)
@@ -240,3 +251,124 @@ def _train(
             say(f"{name}: epoch {report.epoch} of {settings.epochs}, loss {report.loss:.3f}")
     save_scorer(out, scorer)
     return scorer
+
+
+@dataclass(frozen=True)
+class EpochReport:
+    """One epoch: its number from 1 and the mean training loss of its batches."""
+
+    epoch: int
+    loss: float
+
+
+class ScorerTraining:
+    """AdamW over the epochs of one scorer, resumable between them."""
+
+    def __init__(
+        self, scorer: EmpathyScorer, readings: Sequence[Reading], state: Path, device: torch.device
+    ) -> None:
+        settings = scorer.settings
+        self.scorer = scorer
+        self.readings = readings
+        self.steps = math.ceil(len(readings) / settings.batch_size)
+        self._state = state
+        self._device = device
+        self._weights = {
+            name: class_weights([r.levels[name] for r in readings if name in r.levels],
+                                settings.class_power).to(device)
+            for name in scorer.mechanisms
+        }  # fmt: skip
+        self._optimiser = torch.optim.AdamW(_groups(scorer, settings))
+        self._schedule = torch.optim.lr_scheduler.LambdaLR(
+            self._optimiser, _warm_up_and_decay(settings, self.steps * settings.epochs)
+        )
+        self.done = 0
+
+    def resume(self) -> None:
+        """Go on from the state file, if there is one.
+
+        Raises:
+            RunError: it is not what this training wrote.
+        """
+        if not self._state.is_file():
+            return
+        try:
+            state = torch.load(self._state, map_location=self._device, weights_only=True)
+            self.scorer.load_state_dict(state["scorer"])
+            self._optimiser.load_state_dict(state["optimiser"])
+            self._schedule.load_state_dict(state["schedule"])
+            self.done = state["done"]
+        except (OSError, RuntimeError, KeyError, ValueError, pickle.UnpicklingError) as error:
+            raise RunError(
+                f"{self._state}: cannot go on from it ({error}); remove it to start this scorer "
+                "again"
+            ) from error
+
+    def epochs(self, tick: Callable[[], None]) -> Iterator[EpochReport]:
+        """Train the epochs that are left; `tick` is called after each step."""
+        while self.done < self.scorer.settings.epochs:
+            loss = self._train_epoch(tick)
+            self.done += 1
+            self._save()
+            yield EpochReport(self.done, loss)
+
+    def _train_epoch(self, tick: Callable[[], None]) -> float:
+        settings = self.scorer.settings
+        seed = self.scorer.seed * 1000 + self.done
+        torch.manual_seed(seed)
+        self.scorer.train()
+        lengths = [len(r.response) for r in self.readings]
+        total = 0.0
+        for indices in shuffled_batches(lengths, settings.batch_size, seed):
+            chosen = [self.readings[i] for i in indices]
+            batch = collate_readings(chosen, self.scorer.mechanisms).to(self._device)
+            loss = scorer_loss(self.scorer(batch), batch, self._weights, settings)
+            self._optimiser.zero_grad()
+            torch.autograd.backward(loss)  # as loss.backward(), which has no types
+            nn.utils.clip_grad_norm_(self.scorer.parameters(), CLIP)
+            self._optimiser.step()
+            self._schedule.step()
+            total += loss.item()
+            tick()
+        return total / self.steps
+
+    def _save(self) -> None:
+        temporary = self._state.with_name(f".{self._state.name}.partial")
+        torch.save(
+            {
+                "scorer": self.scorer.state_dict(),
+                "optimiser": self._optimiser.state_dict(),
+                "schedule": self._schedule.state_dict(),
+                "done": self.done,
+            },
+            temporary,
+        )
+        os.replace(temporary, self._state)
+
+
+def _groups(scorer: EmpathyScorer, settings: EmpathySettings) -> list[dict[str, object]]:
+    """Parameters by learning rate; vectors (biases, norms) do not decay."""
+    groups = []
+    for of_encoder, rate in ((True, settings.learning_rate), (False, settings.head_learning_rate)):
+        named = scorer.named_parameters()
+        parameters = [p for name, p in named if name.startswith("encoder.") == of_encoder]
+        for decays in (True, False):
+            groups.append(
+                {
+                    "params": [p for p in parameters if (p.ndim > 1) == decays],
+                    "lr": rate,
+                    "weight_decay": settings.weight_decay if decays else 0.0,
+                }
+            )
+    return groups
+
+
+def _warm_up_and_decay(settings: EmpathySettings, steps: int) -> Callable[[int], float]:
+    rising = settings.warmup * steps
+
+    def factor(step: int) -> float:
+        if step < rising:
+            return (step + 1) / (rising + 1)
+        return max(0.0, (steps - step) / (steps - rising))
+
+    return factor

@@ -14,10 +14,9 @@ from safetensors.torch import load_file, save_file
 from rellm_cache.empathy.epitome import read_epitome, split_by_post
 from rellm_cache.empathy.exchanges import read_exchanges
 from rellm_cache.empathy.scorer_folder import EmpathyCard, load_card, load_empathy
-from rellm_cache.empathy.scoring import score_exchanges
+from rellm_cache.empathy.scoring import score_exchanges, score_readings
 from rellm_cache.empathy.settings import EmpathySettings
-from rellm_cache.empathy.train import empathy_train
-from rellm_cache.empathy.training_loop import ScorerTraining, score_readings
+from rellm_cache.empathy.training import ScorerTraining, empathy_train
 from rellm_cache.errors import ManifestError, RunError
 from rellm_cache.metrics.calibration import probabilities_of
 

@@ -1,0 +1,134 @@
+"""Text generation with the frozen LLM: greedy or sampled continuations of prompts.
+
+Sampling adds Gumbel noise to logits / temperature and takes the largest (Gumbel-max): a draw from
+their softmax. Each prompt has a random generator of its own, so that its answer does not depend on
+the batch.
+
+Letters: B prompts, T tokens in the longest, H hidden size, V vocabulary.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import LogitsProcessor, StoppingCriteria
+
+from rellm_cache.llm.frozen import FrozenLLM
+from rellm_cache.llm.reply_limit import NO_LIMIT, ReplyLimit
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """A generated response.
+
+    Attributes:
+        text: without end tokens, stripped.
+        early_stop: whether the token limit cut it.
+    """
+
+    text: str
+    early_stop: bool
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a batch is sampled.
+
+    Attributes:
+        temperature: above 0.
+        seeds: one for each prompt.
+    """
+
+    temperature: float
+    seeds: Sequence[int]
+
+
+@torch.inference_mode()
+def continue_prompts(
+    llm: FrozenLLM,
+    prompts: Sequence[Tensor],
+    max_new_tokens: int,
+    speech: Sequence[range] = (),
+    limit: ReplyLimit = NO_LIMIT,
+    sampling: Sampling | None = None,
+) -> list[Continuation]:
+    """Continue prompts, each with the result it would have alone.
+
+    Args:
+        prompts: embeddings (t, H).
+        speech: positions of the speech in each prompt; empty if no prompt has any.
+        limit: where a reply ends before the LLM ends it.
+        sampling: seeds and temperature; None for greedy decoding.
+
+    Raises:
+        ConfigError: a prompt and its answer are longer than the model supports.
+    """
+    llm.set_attention("sdpa", checkpointing=False)  # generation keeps keys and values of its own
+    longest = max(len(p) for p in prompts)
+    llm.require_positions(longest + max_new_tokens)
+    shape = (len(prompts), longest)
+    embeddings = torch.zeros(*shape, llm.hidden_size, dtype=llm.dtype, device=llm.device)
+    mask = torch.zeros(*shape, dtype=torch.long, device=llm.device)
+    for index, prompt in enumerate(prompts):  # padded on the left: (B, T, H), (B, T)
+        embeddings[index, longest - len(prompt) :] = prompt.to(llm.dtype)
+        mask[index, longest - len(prompt) :] = 1
+    is_speech = torch.zeros(*shape, dtype=torch.bool, device=llm.device)  # (B, T)
+    for index, span in enumerate(speech):
+        padding = longest - len(prompts[index])
+        is_speech[index, padding + span.start : padding + span.stop] = True
+    stops = llm.chat.stop_ids
+    stopping = [] if limit == NO_LIMIT else [LimitReached(limit, llm.chat.tokenizer)]
+    with llm.speech_mask.set(is_speech):
+        generated = llm.model.generate(
+            inputs_embeds=embeddings,
+            attention_mask=mask,
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            eos_token_id=stops,
+            pad_token_id=stops[0],
+            stopping_criteria=stopping,
+            logits_processor=[] if sampling is None else [GumbelNoise(sampling)],
+        )
+    return [_continuation(llm, ids, stops, limit) for ids in generated.tolist()]
+
+
+def _continuation(
+    llm: FrozenLLM, ids: list[int], stops: Sequence[int], limit: ReplyLimit
+) -> Continuation:
+    length = next((i for i, token in enumerate(ids) if token in stops), len(ids))
+    text = llm.chat.tokenizer.decode(ids[:length], skip_special_tokens=True)
+    reply = limit.cut(text)
+    return Continuation(reply.strip(), early_stop=length == len(ids) and reply == text)
+
+
+class LimitReached(StoppingCriteria):
+    """Stops each generated row when its text has passed a reply limit."""
+
+    def __init__(self, limit: ReplyLimit, tokenizer: Any) -> None:
+        self._limit = limit
+        self._tokenizer = tokenizer
+
+    def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:
+        """(B,) bool for generated ids (B, T)."""
+        texts: Sequence[str] = self._tokenizer.batch_decode(input_ids, skip_special_tokens=True)
+        past = [self._limit.cut(text) != text for text in texts]
+        return torch.tensor(past, dtype=torch.bool, device=input_ids.device)
+
+
+class GumbelNoise(LogitsProcessor):
+    """Adds Gumbel noise to each row's scores, so that greedy decoding samples."""
+
+    def __init__(self, sampling: Sampling) -> None:
+        self._temperature = sampling.temperature
+        self._generators = [torch.Generator().manual_seed(seed) for seed in sampling.seeds]
+
+    def __call__(self, input_ids: Any, scores: Tensor) -> Tensor:
+        """(B, V) perturbed scores of scores (B, V)."""
+        size = scores.shape[1]
+        uniform = torch.stack(
+            [torch.rand(size, generator=g, dtype=torch.float64) for g in self._generators]
+        )  # (B, V)
+        noise = -torch.log(-torch.log(uniform.clamp(min=1e-300)))
+        return scores / self._temperature + noise.to(scores)
