@@ -12,7 +12,7 @@ from rellm_cache.data.collate import collate
 from rellm_cache.data.examples import make_examples, open_frames
 from rellm_cache.inference.generate import LiveEncoders
 from rellm_cache.llm.frozen import FrozenLLM
-from rellm_cache.training.loop import Data, Trainer, make_accelerator
+from rellm_cache.training.loop import Trainer, TrainingData, make_accelerator
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,8 @@ def time_epochs(
     utterances = read_split(manifest, "train")
     frames = open_frames(recipe, cache)
     examples = make_examples(utterances, recipe, llm)
-    data = Data(examples, [], frames)
-    trainer = Trainer(recipe, data, out, llm, make_accelerator(recipe, out))
+    data = TrainingData(examples, [], frames)
+    trainer = Trainer(recipe, data, out, llm, make_accelerator(out))
     groups = trainer.groups(0)[:max_steps]
     live = LiveEncoders(recipe, trainer.device)
 

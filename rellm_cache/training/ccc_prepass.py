@@ -1,11 +1,11 @@
-"""A step before the step. In: its micro-batches. Out: moments of all it will predict, for CCC.
+"""CCC prepass: moments of all predicted dimensions of a step, before its backward passes.
 
-A step of several micro-batches runs adapter and heads twice where the loss is CCC: once without
-gradients for the moments of the whole step, over all processes, then in earnest. Random states are
-kept, so that both draw the same dropout and crops.
+The CCC loss of a step with several micro-batches depends on all of them, so the adapter and the
+heads run twice: first without gradients, for the moments over all micro-batches and processes, then
+with gradients. Both passes use the same random states, hence the same dropout and crops.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,47 +15,43 @@ from torch import Tensor
 from rellm_cache.data.batch import Batch
 from rellm_cache.model.losses.ccc import MOMENTS
 from rellm_cache.model.speech_llm import SpeechLLM
-from rellm_cache.training.precision import of_steps
+from rellm_cache.training.precision import training_autocast
+from rellm_cache.utils.devices import random_state, set_random_state
 
 
 @dataclass(frozen=True)
-class Rehearsal:
-    """What a step predicts of dimensions.
+class Prepass:
+    """Result of the prepass over one step.
 
     Attributes:
-        moments: (6, 3) of all micro-batches of all processes; None where the step needs none.
-        states: random states of CPU and GPU before each micro-batch of this process; empty where
-            they are not to be drawn from again.
+        moments: (6, 3) over all micro-batches of all processes; None if the step needs none.
+        random_states: generator states before each micro-batch of this process; empty if the
+            second pass may draw new random numbers.
     """
 
     moments: Tensor | None = None
-    states: tuple[tuple[Tensor, Tensor | None], ...] = ()
+    random_states: tuple[Mapping[str, Tensor], ...] = ()
 
-    def replay(self, index: int) -> None:
-        """Set the random state that a micro-batch was rehearsed with."""
-        if not self.states:
-            return
-        cpu, gpu = self.states[index]
-        torch.set_rng_state(cpu)
-        if gpu is not None:
-            torch.cuda.set_rng_state(gpu)
+    def restore_random_state(self, index: int, device: torch.device) -> None:
+        """Set the random state that a micro-batch had in the prepass."""
+        if self.random_states:
+            set_random_state(self.random_states[index], device)
 
 
-def rehearse(model: SpeechLLM, batches: Sequence[Batch], accelerator: Accelerator) -> Rehearsal:
-    """Gather the moments of a step; all processes must call it together.
+def ccc_prepass(model: SpeechLLM, batches: Sequence[Batch], accelerator: Accelerator) -> Prepass:
+    """Compute the moments of a step; all processes must call it together.
 
-    A step that is one micro-batch of one process knows its own, and a squared error needs none.
+    Does nothing for a squared error, or if one process trains the whole step as one micro-batch.
     """
     losses = model.recipe.losses
     needed = losses.dimension and losses.dimension_kind == "ccc" and model.recipe.heads.dimensions
     if not needed or (accelerator.num_processes == 1 and len(batches) == 1):
-        return Rehearsal()
+        return Prepass()
     device = accelerator.device
     moments = torch.zeros(MOMENTS, 3, dtype=torch.float64, device=device)
     states = []
     for batch in batches:
-        gpu = torch.cuda.get_rng_state() if device.type == "cuda" else None
-        states.append((torch.get_rng_state(), gpu))
-        with of_steps(model.recipe.training, device):
+        states.append(random_state(device))
+        with training_autocast(model.recipe.training, device):
             moments += model.dimension_moments(batch)
-    return Rehearsal(accelerator.reduce(moments, "sum"), tuple(states))
+    return Prepass(accelerator.reduce(moments, "sum"), tuple(states))

@@ -1,62 +1,92 @@
-"""Checkpoints of an unfinished run. In: its state. Out: folders that are whole, or named as not.
+"""Checkpoints of an unfinished run: atomic folders with checksums, and the state in them.
 
 checkpoints/step-00000120/
-    adapter.safetensors   what trains
-    state.pt              position, optimiser, master weights, every process's random state
-    SHA256SUMS            of both; `sha256sum -c SHA256SUMS` checks them too
+    adapter.safetensors   trained weights
+    state.pt              position, optimizer, master weights, random states of every process
+    SHA256SUMS            checksums of both, as `sha256sum -c SHA256SUMS` reads them
 
-A folder appears under its name in one step, when all of it is on the disk. The last two whole ones
-are kept, so that there is one to fall back to. Of a run that has ended one is left, the last
-weights and the position alone in it.
+A folder gets its name when all of it is on the disk. The last two intact ones are kept, so that
+there is one to fall back to. A finished run keeps one, with the last weights and the position only.
 """
 
 import pickle
 import shutil
+import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
+from torch import Tensor
 
 from rellm_cache.errors import RunError
 from rellm_cache.model.speech_llm import SpeechLLM
 from rellm_cache.runs.weights import WEIGHTS, load_tensors, save_tensors
+from rellm_cache.training.distributed import broadcast_from_main, gather_stacked
+from rellm_cache.training.micro_batches import MicroBatcher
+from rellm_cache.training.optim import Optimizer
 from rellm_cache.utils.atomic_files import sync_path, sync_tree
+from rellm_cache.utils.console import say
+from rellm_cache.utils.devices import random_state, set_random_state
 from rellm_cache.utils.model_files import file_digest
 
 STATE, SUMS, PARTIAL, KEPT = "state.pt", "SHA256SUMS", ".partial", 2
 
 
-class Checkpoints:
-    """The checkpoints of one run.
+@dataclass(frozen=True)
+class Position:
+    """How far a run has come.
+
+    Attributes:
+        step: optimizer steps taken.
+        epoch: current epoch, from 0.
+        step_in_epoch: steps taken in this epoch.
+        best: best validation score so far, higher is better; None before the first.
+        seconds: training time so far.
+    """
+
+    step: int = 0
+    epoch: int = 0
+    step_in_epoch: int = 0
+    best: float | None = None
+    seconds: float = 0.0
+
+
+class CheckpointFolders:
+    """Checkpoint folders of one run, as files: written atomically, checked, found.
 
     Args:
-        folder: that holds them; it need not exist.
+        folder: parent folder; it need not exist.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._whole: list[Path] = []  # known to be, oldest first
+        self._intact: list[Path] = []  # oldest first
 
     def path(self, step: int) -> Path:
-        """Of the checkpoint after so many steps."""
+        """Folder of the checkpoint after a number of steps."""
         return self.folder / f"step-{step:08d}"
 
-    def newest(self) -> tuple[int, list[str]]:
-        """Step of the newest whole checkpoint, 0 if there is none; notes on damaged ones."""
+    def find_newest(self) -> tuple[int, list[str]]:
+        """Step of the newest intact checkpoint, 0 if there is none, and notes on damaged ones."""
         damaged: list[str] = []
         for path in sorted(self.folder.glob("step-*"), reverse=True):
             damage = find_damage(path)
             if damage is None:
-                self._whole = [path]
+                self._intact = [path]
                 step = int(path.name.removeprefix("step-"))
-                return step, [f"{text}; training goes on from {path}" for text in damaged]
+                return step, [f"{text}; training continues from {path}" for text in damaged]
             damaged.append(f"{path}: the checkpoint is damaged and skipped: {damage}")
-        return 0, [f"{text}; none is whole, training starts again" for text in damaged]
+        return 0, [f"{text}; none is intact, training starts again" for text in damaged]
 
     def save(self, step: int, write: Callable[[Path], None], kept: int = KEPT) -> Path:
-        """Put what `write` writes into a folder under the name of a step; of all, keep the newest
-        `kept`."""
+        """Write the checkpoint of a step atomically, then delete all but the newest `kept`.
+
+        Args:
+            write: writes the files into the folder that it is given.
+        """
         target = self.path(step)
         partial = self.folder / PARTIAL
         shutil.rmtree(partial, ignore_errors=True)
@@ -66,43 +96,135 @@ class Checkpoints:
         lines = [f"{file_digest(file)}  {file.name}\n" for file in files]
         (partial / SUMS).write_text("".join(lines), "utf-8")
         sync_tree(partial)
-        if target.exists():  # damaged, or of the same step before its epoch was over
+        if target.exists():  # damaged, or saved at the same step before the epoch ended
             shutil.rmtree(target)
         partial.rename(target)
         sync_path(self.folder)
-        self._whole = [*(p for p in self._whole if p != target), target][-kept:]
+        self._intact = [*(p for p in self._intact if p != target), target][-kept:]
         for path in self.folder.glob("step-*"):
-            if path not in self._whole:
+            if path not in self._intact:
                 shutil.rmtree(path)
         return target
 
 
-def write_state(folder: Path, model: SpeechLLM, state: dict[str, Any]) -> None:
-    """Write what trains, and a state of tensors and plain values beside it."""
-    save_tensors(folder / WEIGHTS, model)
-    torch.save(state, folder / STATE)
+@dataclass(frozen=True)
+class TrainingState:
+    """The parts of a run that the next step depends on, besides data, position and random state."""
+
+    model: SpeechLLM
+    optimizer: Optimizer
+    micro_batcher: MicroBatcher
 
 
-def read_state(checkpoint: Path, model: SpeechLLM) -> dict[str, Any]:
-    """Read what trains into a model; the state beside it. `RunError` if it does not fit."""
-    load_tensors(checkpoint / WEIGHTS, model)
+class CheckpointManager:
+    """Saves and restores the checkpoints of one run.
+
+    All processes call each method together, except `save_final`; the main process writes.
+
+    Args:
+        minutes: between two checkpoints within an epoch.
+    """
+
+    def __init__(
+        self, folder: Path, state: TrainingState, accelerator: Accelerator, minutes: float
+    ) -> None:
+        self._folders = CheckpointFolders(folder)
+        self._state = state
+        self._accelerator = accelerator
+        self._minutes = minutes
+        self._saved_at = time.monotonic()
+        self._is_final = False
+
+    def is_due(self) -> bool:
+        """Whether it is time for a checkpoint, by the main process's clock."""
+        due = time.monotonic() - self._saved_at > 60 * self._minutes
+        return bool(broadcast_from_main(self._accelerator, due))
+
+    def save(self, position: Position) -> None:
+        """Write a checkpoint."""
+        limit = self._state.micro_batcher.state()
+        own = {**random_state(self._accelerator.device), "budget": limit}
+        processes = gather_stacked(self._accelerator, own)
+        if self._accelerator.is_main_process:
+            optimizer = self._state.optimizer.state_dict()
+            self._write(position, optimisation=optimizer, processes=processes)
+        self._saved_at = time.monotonic()
+
+    def save_final(self, position: Position) -> None:
+        """Keep only the last weights and the position of a finished run.
+
+        Does nothing if they were restored from such a checkpoint. Only the main process calls it.
+        """
+        if not self._is_final:
+            self._write(position, kept=1)
+
+    def restore(self) -> Position:
+        """Load the newest intact checkpoint; return its position, or the start without one.
+
+        Of a finished run only weights and position are loaded.
+
+        Raises:
+            RunError: it belongs to another run.
+        """
+        main = self._accelerator.is_main_process
+        step, notes = self._folders.find_newest() if main else (0, [])
+        for note in notes:
+            say(f"Note: {note}")
+        step = broadcast_from_main(self._accelerator, step)
+        if not step:
+            return Position()
+        path = self._folders.path(step)
+        load_tensors(path / WEIGHTS, self._state.model)
+        saved = _read_state(path)
+        try:
+            position = Position(**saved["position"])
+            self._is_final = saved.keys() == {"position"}
+            if not self._is_final:
+                self._state.optimizer.load_state_dict(saved["optimisation"])
+                self._restore_process(saved["processes"], path)
+        except (RuntimeError, ValueError, KeyError, TypeError) as error:
+            raise _cannot_continue(path, error) from error
+        return position
+
+    def _restore_process(self, processes: dict[str, Tensor], path: Path) -> None:
+        """Load the random state and micro-batch limit of this process, if it has one there."""
+        rank, saved = self._accelerator.process_index, len(processes["budget"])
+        if rank < saved:
+            own = {name: stacked[rank] for name, stacked in processes.items()}
+            self._state.micro_batcher.load_state(own.pop("budget"))
+            set_random_state(own, self._accelerator.device)
+        if self._accelerator.is_main_process and saved != self._accelerator.num_processes:
+            say(
+                f"Note: {path} is from {saved} processes and this run has "
+                f"{self._accelerator.num_processes}: dropout differs from here on"
+            )
+
+    def _write(self, position: Position, kept: int = KEPT, **state: Any) -> None:
+        def write(folder: Path) -> None:
+            save_tensors(folder / WEIGHTS, self._state.model)
+            torch.save({"position": vars(position), **state}, folder / STATE)
+
+        self._folders.save(position.step, write, kept)
+
+
+def _read_state(checkpoint: Path) -> dict[str, Any]:
     try:
         state = torch.load(checkpoint / STATE, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
-        raise cannot_continue(checkpoint, error) from error
+        raise _cannot_continue(checkpoint, error) from error
     return dict(state)
 
 
-def cannot_continue(checkpoint: Path, error: Exception) -> RunError:
-    """The error for a checkpoint that is whole but not of this run."""
+def _cannot_continue(checkpoint: Path, error: Exception) -> RunError:
+    """The error for a checkpoint that is intact but not of this run."""
     return RunError(
-        f"{checkpoint}: cannot be continued from ({type(error).__name__}: {error}); remove it, and "
-        "training goes on from an earlier checkpoint or starts again"
+        f"{checkpoint}: training cannot continue from it ({type(error).__name__}: {error}); remove "
+        "it, and training continues from an earlier checkpoint or starts again"
     )
 
 
 def find_damage(checkpoint: Path) -> str | None:
-    """What is wrong with a checkpoint's files, None if they are as they were written."""
+    """Describe the first damaged file of a checkpoint; None if all match their checksums."""
     try:
         lines = (checkpoint / SUMS).read_text("utf-8").splitlines()
         if not lines:

@@ -1,24 +1,52 @@
-"""What the processes of a run tell one another. In: one's value. Out: the same in all of them."""
+"""Communication between the processes of a run: broadcast, gather, sum of gradients."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 
 
-def main_says(accelerator: Accelerator, value: int) -> int:
-    """The main process's value, in every process; all of them must ask."""
+def broadcast_from_main(accelerator: Accelerator, value: int) -> int:
+    """Return the main process's value in every process. All processes must call it."""
     if accelerator.num_processes == 1:
         return value
     own = int(value) if accelerator.is_main_process else 0
-    told = accelerator.reduce(torch.tensor([own], device=accelerator.device), "sum")
-    return int(told.item())
+    total = accelerator.reduce(torch.tensor([own], device=accelerator.device), "sum")
+    return int(total.item())
 
 
-def gathered(accelerator: Accelerator, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors of every process, of equal shapes, stacked on the CPU: (...) -> (processes, ...)."""
+def gather_stacked(accelerator: Accelerator, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Stack tensors of equal shape from every process on the CPU: (...) -> (processes, ...)."""
     return {
         name: accelerator.gather(tensor.to(accelerator.device).unsqueeze(0)).cpu()
         for name, tensor in state.items()
     }
+
+
+def sum_gradients(accelerator: Accelerator, tensors: Iterable[Tensor]) -> None:
+    """Replace every gradient with its sum over all processes."""
+    kept = list(tensors)
+    unflatten_gradients(kept, accelerator.reduce(flatten_gradients(kept), "sum"))
+
+
+def flatten_gradients(tensors: Iterable[Tensor]) -> Tensor:
+    """Concatenate all gradients into one vector, followed by a 1 for each tensor that has one.
+
+    A missing gradient is written as zeros and a 0.
+    """
+    kept = list(tensors)
+    parts = [(torch.zeros_like(t) if t.grad is None else t.grad).reshape(-1) for t in kept]
+    present = torch.tensor([float(t.grad is not None) for t in kept], device=kept[0].device)
+    return torch.cat([*parts, present])
+
+
+def unflatten_gradients(tensors: Iterable[Tensor], flat: Tensor) -> None:
+    """Set gradients from a sum of `flatten_gradients` vectors.
+
+    A gradient that no process had stays None.
+    """
+    kept = list(tensors)
+    *parts, present = torch.split(flat, [*(t.numel() for t in kept), len(kept)])
+    for tensor, part, count in zip(kept, parts, present.tolist(), strict=True):
+        tensor.grad = part.view_as(tensor).clone() if count else None

@@ -1,15 +1,17 @@
-"""The training loop. In: model, examples, where their frames are. Out: steps, metrics, checkpoints.
+"""Training loop: optimizer steps, validation after each epoch, metrics, checkpoints.
 
-`train` decides what runs and where; `Trainer` runs it: one optimiser step after another,
-validation each epoch, a line of metrics for both, and the state to continue from.
+The losses of a step are divided by the counts of the whole step, over all micro-batches and
+processes; gradients are summed. A step that runs out of memory is repeated with smaller
+micro-batches.
 """
 
 import dataclasses
 import json
 import math
+import shutil
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -19,6 +21,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
 from accelerate.utils import set_seed
+from torch import Tensor
 
 from rellm_cache.config.schema import Recipe
 from rellm_cache.data.batch import Batch, Example
@@ -26,27 +29,31 @@ from rellm_cache.data.examples import frame_statistics
 from rellm_cache.data.loader import BatchLoader
 from rellm_cache.data.sampler import bucketed_batches
 from rellm_cache.data.streams import StreamSet
+from rellm_cache.errors import RunError
 from rellm_cache.llm.frozen import FrozenLLM
 from rellm_cache.model.losses.terms import LossTerms, class_weights, loss_weights
 from rellm_cache.model.speech_llm import SpeechLLM
 from rellm_cache.runs.folder import CHECKPOINTS
 from rellm_cache.runs.weights import WEIGHTS, load_tensors, save_tensors
-from rellm_cache.training.micro_batches import Budget, example_costs
-from rellm_cache.training.optim import Optimisation, Position
-from rellm_cache.training.precision import of_validation
-from rellm_cache.training.resuming import Resuming
-from rellm_cache.training.stepping import Stepper
+from rellm_cache.training.ccc_prepass import Prepass, ccc_prepass
+from rellm_cache.training.checkpoints import CheckpointManager, Position, TrainingState
+from rellm_cache.training.distributed import sum_gradients
+from rellm_cache.training.micro_batches import ActivationMeter, MicroBatcher, example_costs
+from rellm_cache.training.optim import Optimizer
+from rellm_cache.training.precision import training_autocast, validation_autocast
 from rellm_cache.training.validation import selection_score, validation_scores
-from rellm_cache.utils.atomic_files import sync_path
-from rellm_cache.utils.console import Tick, progress
+from rellm_cache.utils.atomic_files import sync_path, write_whole
+from rellm_cache.utils.console import Tick, progress, say
+from rellm_cache.utils.devices import is_out_of_memory, random_state, set_random_state
+from rellm_cache.utils.result_table import read_journal
 
 METRICS, BEST = "metrics.jsonl", "best.safetensors"
-PATIENCE = timedelta(hours=12)  # of processes that wait while the main one validates
+VALIDATION_TIMEOUT = timedelta(hours=12)  # other processes wait while the main one validates
 
 
 @dataclass(frozen=True)
-class Data:
-    """Examples of both splits and where their frames are."""
+class TrainingData:
+    """Examples of both splits and their frames."""
 
     train: list[Example]
     validation: list[Example]
@@ -54,57 +61,53 @@ class Data:
 
 
 class Trainer:
-    """One run: the model, its data, the optimiser, and the files they write."""
+    """One run: model, data, optimizer, and the files that they write.
+
+    Args:
+        out: run folder.
+        llm: the frozen LLM, or None if the recipe's losses do not need one.
+    """
 
     def __init__(
         self,
         recipe: Recipe,
-        data: Data,
+        data: TrainingData,
         out: Path,
         llm: FrozenLLM | None,
         accelerator: Accelerator,
     ) -> None:
         config = recipe.training
-        self.accelerator = accelerator
-        self.device = accelerator.device
+        self.accelerator, self.device = accelerator, accelerator.device
         self.recipe, self.data, self.out = recipe, data, out
         set_seed(recipe.seed)
-        emotion = data.frames.emotion
-        emotion_size = emotion.frame_size if emotion else 0
-        self.model = SpeechLLM(recipe, data.frames.speech.frame_size, emotion_size, llm)
-        if recipe.training.start_from:
-            path = Path(recipe.training.start_from) / WEIGHTS
-            load_tensors(path, self.model, fresh_lora=True)
-        elif self.model.adapter.scale is not None:
-            statistics = frame_statistics(data.frames, [e.id for e in data.train])
-            self.model.adapter.scale.start_from(*statistics)
-        emotions = [e.emotion for e in data.train]
-        self.model.class_weights = class_weights(
-            recipe.losses, emotions, len(recipe.heads.emotions)
-        )
-        self.model.to(self.device)
-        if accelerator.process_index:  # the same weights everywhere, then dropout of its own
+        self.model = _initial_model(recipe, data, llm).to(self.device)
+        if accelerator.process_index:  # equal weights in all processes, but dropout of their own
             own = np.random.SeedSequence((recipe.seed, accelerator.process_index))
             torch.manual_seed(int(own.generate_state(1)[0]))
         self.loader = BatchLoader(data.train, data.frames, self.device)
         batches = math.ceil(len(data.train) / config.batch_size)
         self.steps_per_epoch = math.ceil(batches / config.accumulation)
         self.total_steps = self.steps_per_epoch * config.epochs
-        self.optimisation = Optimisation(self.model, config, self.total_steps)
-        self.budget = Budget(recipe, example_costs(self.model, data.train, self.loader.lengths))
-        self.weights = loss_weights(recipe.losses, self.device)
-        self._stepper = Stepper(
-            self.model, self.optimisation, accelerator, self.budget, self.weights
+        self.optimizer = Optimizer(self.model, config, self.total_steps)
+        self.micro_batcher = MicroBatcher(
+            recipe, example_costs(self.model, data.train, self.loader.lengths)
         )
+        self.weights = loss_weights(recipe.losses, self.device)
         self.metrics = out / METRICS
-        self.resuming = Resuming(
-            self.model,
-            self.optimisation,
-            self.budget,
-            accelerator,
+        self.checkpoints = CheckpointManager(
             out / CHECKPOINTS,
+            TrainingState(self.model, self.optimizer, self.micro_batcher),
+            accelerator,
             config.checkpoint_minutes,
         )
+
+    def restore(self) -> Position:
+        """Load the newest intact checkpoint, and drop the metrics after it."""
+        position = self.checkpoints.restore()
+        if self.accelerator.is_main_process:
+            kept = [row for row in read_metrics(self.out) if 0 < position.step >= row["step"]]
+            write_whole(self.metrics, "".join(json.dumps(row) + "\n" for row in kept))
+        return position
 
     def run(self, position: Position) -> Position:
         """Train from a position to the end."""
@@ -115,9 +118,8 @@ class Trainer:
         with progress("Training", self.total_steps, "steps") as tick:
             tick(position.step)
             for epoch in range(position.epoch, self.recipe.training.epochs):
-                position = self._train_epoch(
-                    dataclasses.replace(position, epoch=epoch), tick, started
-                )
+                position = dataclasses.replace(position, epoch=epoch)
+                position = self._train_epoch(position, tick, started)
                 position = self._end_epoch(position)
         self.accelerator.end_training()
         return position
@@ -127,13 +129,12 @@ class Trainer:
         for batches, waited in self._steps(position):
             begun = time.monotonic()
             terms, norm = self.step(batches, position.step)
-            losses = terms.means()
             row: dict[str, Any] = {
                 "step": position.step + 1,
                 "epoch": position.epoch + 1,
                 "loss": float(terms.total(self.weights)),
-                **{f"{name}_loss": value for name, value in losses.items()},
-                "learning_rate": self.optimisation.learning_rate(position.step),
+                **{f"{name}_loss": value for name, value in terms.means().items()},
+                "learning_rate": self.optimizer.learning_rate(position.step),
                 "gradient_norm": norm,
                 "seconds": time.monotonic() - begun,
                 "waited": waited,
@@ -146,22 +147,21 @@ class Trainer:
                 seconds=time.monotonic() - started,
             )
             tick(1, f"epoch {row['epoch']}, loss {row['loss']:.3f}")
-            if position.step_in_epoch < self.steps_per_epoch and self.resuming.is_due():
+            if position.step_in_epoch < self.steps_per_epoch and self.checkpoints.is_due():
                 self._save(position)
         return position
 
     def _steps(self, position: Position) -> Iterator[tuple[list[Batch], float]]:
-        """Micro-batches of each step left of an epoch, and seconds waited for them.
+        """Micro-batches of each remaining step of an epoch, and seconds waited for them.
 
-        They are cut anew where a step has changed how much goes through the model at once.
+        The loader is restarted after a step that changed the limit of a micro-batch.
         """
-        at = position.step_in_epoch
+        at, dropout = position.step_in_epoch, self.recipe.qa.metadata_dropout
         while at < self.steps_per_epoch:
-            limit = self.budget.limit
+            limit = self.micro_batcher.limit
             with closing(self.loader.groups(self.groups(position.epoch)[at:])) as groups:
-                while at < self.steps_per_epoch and limit == self.budget.limit:
+                while at < self.steps_per_epoch and limit == self.micro_batcher.limit:
                     begun = time.monotonic()
-                    dropout = self.recipe.qa.metadata_dropout
                     batches = [
                         batch.with_metadata(dropout, self.recipe.seed, position.epoch)
                         for batch in next(groups)
@@ -172,7 +172,8 @@ class Trainer:
     def groups(self, epoch: int) -> list[list[list[int]]]:
         """This process's micro-batches of every step of an epoch, as indices of examples.
 
-        A step's clips are dealt out to processes one by one, longest first, then cut.
+        The clips of a step are dealt out to the processes one by one, longest first, then cut into
+        micro-batches.
         """
         config, lengths = self.recipe.training, self.loader.lengths
         batches = bucketed_batches(
@@ -183,16 +184,109 @@ class Trainer:
         for start in range(0, len(batches), config.accumulation):
             clips = [i for part in batches[start : start + config.accumulation] for i in part]
             share = sorted(clips, key=lambda i: (-lengths[i], i))[rank::world]
-            groups.append(self.budget.split(share, self.data.train))
+            groups.append(self.micro_batcher.split(share, self.data.train))
         return groups
 
     def step(self, batches: Sequence[Batch], number: int) -> tuple[LossTerms, float]:
-        """One optimiser step over micro-batches: see `Stepper.step`."""
-        return self._stepper.step(batches, number)
+        """Take one optimizer step.
+
+        Args:
+            batches: this process's micro-batches; may be empty.
+            number: of the step, from 0; it decides the learning rate.
+
+        Returns:
+            Loss terms over all processes, and the gradient norm before clipping.
+
+        Raises:
+            RunError: the gradient is not finite, or a single clip does not fit into memory.
+        """
+        own = [batch.to(self.device) for batch in batches]
+        counts = LossTerms.nothing(self.device).counts
+        for batch in own:
+            counts += self.model.counts(batch)
+        counts = self.accelerator.reduce(counts, "sum")
+        sums, cost, used_bytes = self._backward_until_it_fits(own, counts)
+        if self.accelerator.num_processes > 1:
+            sum_gradients(self.accelerator, self.optimizer.tensors)
+            sums = self.accelerator.reduce(sums, "sum")
+        norm = self.optimizer.step(number)
+        if self.micro_batcher.is_measuring:
+            self.micro_batcher.update_limit(cost, used_bytes, self.device)
+        return LossTerms(sums, counts), norm
+
+    def _backward_until_it_fits(
+        self, batches: Sequence[Batch], counts: Tensor
+    ) -> tuple[Tensor, int, int]:
+        """`_backward` of all micro-batches, halved as often as they run out of memory."""
+        state = random_state(self.device)
+        prepass: Prepass | None = None
+        while True:
+            try:
+                if prepass is None:
+                    prepass = ccc_prepass(self.model, batches, self.accelerator)
+                return self._backward(batches, counts, prepass)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+            # The error is gone here, and with it the activations that its traceback held.
+            self.optimizer.zero_grad()
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+            set_random_state(state, self.device)
+            batches = self._halve(batches)
+            if self.accelerator.num_processes == 1:
+                prepass = None
+            elif prepass is not None:  # the others have passed it: keep moments, draw new dropout
+                prepass = dataclasses.replace(prepass, random_states=())
+
+    def _backward(
+        self, batches: Sequence[Batch], counts: Tensor, prepass: Prepass
+    ) -> tuple[Tensor, int, int]:
+        """Forward and backward pass of each micro-batch.
+
+        Returns:
+            Loss sums; cost and used bytes of the largest micro-batch, 0 unless they are measured.
+        """
+        sums = torch.zeros_like(counts)
+        autocast = training_autocast(self.recipe.training, self.device)
+        measuring = self.micro_batcher.is_measuring
+        largest = used_bytes = 0
+        for index, batch in enumerate(batches):
+            prepass.restore_random_state(index, self.device)
+            meter = ActivationMeter(self.device, self.model.parameters()) if measuring else None
+            with autocast, meter.forward() if meter else nullcontext():
+                terms = self.model(batch, prepass.moments).terms
+            terms.total(self.weights, counts).backward()
+            sums += terms.sums.detach()
+            cost = self.micro_batcher.cost(batch)
+            if meter and cost > largest:
+                largest, used_bytes = cost, meter.used_bytes()
+        return sums, largest, used_bytes
+
+    def _halve(self, batches: Sequence[Batch]) -> list[Batch]:
+        """Cut every micro-batch in two, and lower the limit for later steps."""
+        largest = max(batches, key=self.micro_batcher.cost)
+        size = max(len(batch.ids) for batch in batches)
+        if size == 1:
+            raise RunError(
+                f"{largest.ids[0]}: out of memory though trained alone; lower llm.row_tokens, "
+                'quantize the LLM (llm.quantization = "nf4") or leave out clips as long as this'
+            )
+        self.micro_batcher.halve_limit(self.micro_batcher.cost(largest))
+        say(
+            f"Out of memory with {size} clips at once: continuing with half, the same step and "
+            "result; a lower training.batch_size with more accumulation avoids the attempt"
+        )
+        halves = []
+        for batch in batches:
+            middle = (len(batch.ids) + 1) // 2
+            parts = (slice(0, middle), slice(middle, len(batch.ids)))
+            halves += [batch.part(clips) for clips in parts if clips.start < clips.stop]
+        return halves
 
     def _end_epoch(self, position: Position) -> Position:
-        """Validate, keep the best, and save where the next epoch starts."""
-        with self.optimisation.kept_weights():
+        """Validate, keep the best weights, and save a checkpoint."""
+        with self.optimizer.averaged_weights():
             scores = self.validate()
             self._record({"epoch": position.epoch + 1, "step": position.step, "validation": scores})
             value = selection_score(self.recipe, scores, position.epoch)
@@ -205,21 +299,27 @@ class Trainer:
         return position
 
     def validate(self) -> dict[str, float]:
-        """Losses, UA and CCC on the validation split, by the main process; empty in others."""
+        """Losses, UA and CCC on the validation split, in the main process; empty in others."""
         if not self.data.validation or not self.accelerator.is_main_process:
             return {}
         data = self.data
-        with of_validation(self.recipe.training, self.device):
+        with validation_autocast(self.recipe.training, self.device):
             return validation_scores(self.model, data.validation, data.frames, self.device)
+
+    def copy_best_weights(self) -> None:
+        """Put the best weights into the run folder. Only the main process calls it."""
+        partial = self.out / f".{WEIGHTS}.partial"
+        shutil.copyfile(self.out / CHECKPOINTS / BEST, partial)
+        partial.replace(self.out / WEIGHTS)
 
     def _save(self, position: Position) -> None:
         """Write a checkpoint, once the metrics up to it are on the disk."""
         if self.accelerator.is_main_process:
             sync_path(self.metrics)
-        self.resuming.save(position)
+        self.checkpoints.save(position)
 
     def _record(self, row: dict[str, Any]) -> None:
-        """Append a line to metrics.jsonl and show its numbers to the trackers."""
+        """Append a row to metrics.jsonl and send its numbers to the trackers."""
         if not self.accelerator.is_main_process:
             return
         with self.metrics.open("a", encoding="utf-8") as file:
@@ -229,15 +329,35 @@ class Trainer:
         self.accelerator.log({**training, **validation}, step=row["step"])
 
 
-def make_accelerator(recipe: Recipe, out: Path) -> Accelerator:
-    """accelerate set up for a run: devices and processes as launched, TensorBoard in the folder.
+def _initial_model(recipe: Recipe, data: TrainingData, llm: FrozenLLM | None) -> SpeechLLM:
+    """The model before its first step, on the CPU."""
+    emotion = data.frames.emotion
+    emotion_size = emotion.frame_size if emotion else 0
+    model = SpeechLLM(recipe, data.frames.speech.frame_size, emotion_size, llm)
+    if recipe.training.start_from:
+        load_tensors(Path(recipe.training.start_from) / WEIGHTS, model, fresh_lora=True)
+    elif model.adapter.scale is not None:
+        statistics = frame_statistics(data.frames, [e.id for e in data.train])
+        model.adapter.scale.start_from(*statistics)
+    emotions = [e.emotion for e in data.train]
+    model.class_weights = class_weights(recipe.losses, emotions, len(recipe.heads.emotions))
+    return model
 
-    Precision is not its business: a process may train several recipes, one after another.
+
+def read_metrics(run: Path) -> Iterator[dict[str, Any]]:
+    """Rows of a run's metrics.jsonl."""
+    return read_journal(run / METRICS)
+
+
+def make_accelerator(out: Path) -> Accelerator:
+    """Set up accelerate for a run: devices and processes as launched, TensorBoard in the folder.
+
+    Mixed precision is off here: one process may train several recipes, one after another.
     """
     return Accelerator(
         cpu=not torch.cuda.is_available(),
         mixed_precision="no",
         log_with="tensorboard",
         project_dir=str(out),
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=VALIDATION_TIMEOUT)],
     )

@@ -1,8 +1,8 @@
-"""Master weights. In: parameters that train. Out: the float32 tensors that an optimiser updates.
+"""Master weights: float32 copies of bfloat16 parameters, which the optimizer updates.
 
-With `training.weights = "bf16"` a parameter is its float32 master rounded to bfloat16: arithmetic
-reads the rounded one, small updates add up in the master (Micikevicius et al., "Mixed precision
-training", 2018). With "fp32" a parameter is its own master.
+With `training.weights = "bf16"` the forward pass reads the bfloat16 parameter, and small updates
+add up in its float32 master (Micikevicius et al., "Mixed precision training", 2018). With "fp32" a
+parameter is its own master.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,52 +13,52 @@ from torch import Tensor, nn
 from rellm_cache.errors import RunError
 
 
-class Masters:
-    """What the optimiser updates for each parameter, with its gradient.
+class MasterWeights:
+    """The float32 tensors that the optimizer updates, with their gradients.
 
-    The gradient of a bfloat16 parameter is added to its master's in float32 as soon as a backward
-    pass has made it, so that micro-batches are summed in float32 too.
+    The gradient of a bfloat16 parameter is added to its master in float32 right after each backward
+    pass, so that micro-batches are summed in float32 too.
 
     Args:
-        parameters: by name; turned to bfloat16 in place if `rounded`.
-        rounded: whether parameters are bfloat16.
+        parameters: by name; converted to bfloat16 in place if `bf16`.
+        bf16: whether the parameters are bfloat16.
 
     Attributes:
         tensors: float32 master of each name.
     """
 
-    def __init__(self, parameters: Mapping[str, nn.Parameter], rounded: bool) -> None:
-        self._rounded = dict(parameters) if rounded else {}
+    def __init__(self, parameters: Mapping[str, nn.Parameter], bf16: bool) -> None:
+        self._parameters = dict(parameters) if bf16 else {}
         self.tensors: dict[str, nn.Parameter] = dict(parameters)
-        for name, parameter in self._rounded.items():
+        for name, parameter in self._parameters.items():
             self.tensors[name] = nn.Parameter(parameter.detach().clone())
             parameter.data = parameter.data.bfloat16()
-            hook = _add_to(self.tensors[name])
+            hook = _add_gradient_to(self.tensors[name])
             parameter.register_post_accumulate_grad_hook(hook)  # type: ignore[no-untyped-call]  # torch's is untyped
 
     @torch.no_grad()
-    def spread(self) -> None:
-        """Round the masters into their parameters."""
-        for name, parameter in self._rounded.items():
+    def copy_to_parameters(self) -> None:
+        """Round the masters into their bfloat16 parameters."""
+        for name, parameter in self._parameters.items():
             parameter.copy_(self.tensors[name])
 
-    def state(self) -> dict[str, Tensor]:
-        """What the parameters alone do not tell: the masters of rounded ones."""
-        return {name: self.tensors[name].detach().cpu() for name in self._rounded}
+    def state_dict(self) -> dict[str, Tensor]:
+        """Masters of the bfloat16 parameters, on the CPU; empty for float32 parameters."""
+        return {name: self.tensors[name].detach().cpu() for name in self._parameters}
 
     @torch.no_grad()
-    def load(self, state: Mapping[str, Tensor]) -> None:
-        """Go back to a state, and parameters with it; `RunError` if it names other parameters."""
-        if state.keys() != self._rounded.keys():
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Set masters and parameters; `RunError` if the state has other parameter names."""
+        if state.keys() != self._parameters.keys():
             raise RunError(
-                f"master weights of {len(state)} parameters, expected {len(self._rounded)}"
+                f"master weights of {len(state)} parameters, expected {len(self._parameters)}"
             )
         for name, tensor in state.items():
             self.tensors[name].copy_(tensor)
-        self.spread()
+        self.copy_to_parameters()
 
 
-def _add_to(master: nn.Parameter) -> Callable[[Tensor], None]:
+def _add_gradient_to(master: nn.Parameter) -> Callable[[Tensor], None]:
     """A hook that moves a parameter's new gradient to its master."""
 
     def add(parameter: Tensor) -> None:

@@ -1,8 +1,9 @@
-"""Micro-batches. In: the clips of an optimiser step. Out: which go through the model together.
+"""Micro-batches: which clips of an optimizer step go through the model together.
 
-An optimiser step is `batch_size` times `accumulation` clips, whatever the memory. Its losses and
-gradients are sums over all of them, so how they are cut into micro-batches changes rounding alone.
-The cut is by clips (`training.tokens_per_step = 0`), by tokens, or by what memory holds ("auto").
+An optimizer step always has `batch_size` times `accumulation` clips. Its losses and gradients are
+sums over all of them, so the cut into micro-batches changes nothing but rounding. The limit of a
+micro-batch is a number of clips (`training.tokens_per_step = 0`), a number of tokens, or whatever
+fits into memory ("auto").
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,20 +19,20 @@ from rellm_cache.model.speech_llm import SpeechLLM
 from rellm_cache.utils.console import say
 from rellm_cache.utils.devices import memory_room
 
-FIRST_TOKENS = 512  # of "auto" without an LLM, whose `row_tokens` is the first guess otherwise
+FIRST_TOKENS = 512  # first limit of "auto" without an LLM; with one it is `llm.row_tokens`
 
 
-class Budget:
-    """How much goes through the model at once.
+class MicroBatcher:
+    """Cuts the clips of a step into micro-batches below a limit.
 
-    "auto" begins with one row of tokens, then takes as many as the memory that a micro-batch of
-    known size took says there is room for. A lack of memory halves any budget for good.
+    "auto" starts with one packed row of tokens and raises the limit by the memory that a
+    micro-batch of known size used. Running out of memory halves any limit for good.
 
     Args:
-        costs: of each utterance id: tokens, or 1 where micro-batches are counted in clips.
+        costs: of each utterance id: tokens, or 1 if micro-batches are counted in clips.
 
     Attributes:
-        limit: most tokens (or clips) in a micro-batch; one clip may be more by itself.
+        limit: most tokens (or clips) in a micro-batch; a single clip may exceed it.
     """
 
     def __init__(self, recipe: Recipe, costs: Mapping[str, int]) -> None:
@@ -42,50 +43,52 @@ class Budget:
         self._settled = wanted != "auto"
 
     @property
-    def learning(self) -> bool:
-        """Whether the memory of micro-batches is still to be measured."""
+    def is_measuring(self) -> bool:
+        """Whether the memory use of micro-batches is still being measured."""
         return not self._settled
 
     def cost(self, batch: Batch) -> int:
         """Tokens (or clips) of a micro-batch."""
         return sum(self._costs[name] for name in batch.ids)
 
-    def split(self, share: Sequence[int], examples: Sequence[Example]) -> list[list[int]]:
-        """Indices of examples in their order, cut into micro-batches."""
+    def split(self, indices: Sequence[int], examples: Sequence[Example]) -> list[list[int]]:
+        """Cut indices of examples into micro-batches, in their order."""
         parts: list[list[int]] = []
-        room = 0
-        for index in share:
+        left = 0
+        for index in indices:
             cost = self._costs[examples[index].id]
-            if not parts or cost > room:
+            if not parts or cost > left:
                 parts.append([])
-                room = self.limit
+                left = self.limit
             parts[-1].append(index)
-            room -= cost
+            left -= cost
         return parts
 
-    def learn(self, cost: int, taken: int, device: torch.device) -> None:
-        """Raise the limit by what a micro-batch of some cost took, in bytes; small ones tell
-        nothing."""
+    def update_limit(self, cost: int, used_bytes: int, device: torch.device) -> None:
+        """Raise the limit, given the bytes that a micro-batch of some cost used.
+
+        A micro-batch below half the limit is ignored.
+        """
         if self._settled or cost < self.limit // 2:
             return
-        wanted = int(memory_room(device) / max(taken, 1) * cost) // self._first * self._first
+        wanted = int(memory_room(device) / max(used_bytes, 1) * cost) // self._first * self._first
         self._settled = wanted <= self.limit
         if self._settled:
             say(f"training.tokens_per_step: up to {self.limit} tokens fit")
         else:
             self.limit = wanted
 
-    def halve(self, cost: int) -> None:
-        """Lower the limit for good: a micro-batch of this cost found no room."""
+    def halve_limit(self, cost: int) -> None:
+        """Lower the limit for good, after a micro-batch of this cost ran out of memory."""
         self.limit = (min(self.limit, cost) + 1) // 2
         self._settled = True
 
     def state(self) -> Tensor:
-        """(2,) int64 to go on from."""
+        """(2,) int64: the limit, and whether it is settled."""
         return torch.tensor([self.limit, int(self._settled)])
 
-    def load(self, state: Tensor) -> None:
-        """Go back to a state."""
+    def load_state(self, state: Tensor) -> None:
+        """Set limit and phase from `state()`."""
         self.limit, settled = (int(value) for value in state)
         self._settled = bool(settled)
 
@@ -93,7 +96,7 @@ class Budget:
 def example_costs(
     model: SpeechLLM, examples: Sequence[Example], frames: Sequence[int]
 ) -> dict[str, int]:
-    """What a budget counts of each utterance of so many frames, by id."""
+    """Cost of each utterance id, given its number of frames; see `MicroBatcher`."""
     if not model.recipe.training.tokens_per_step:
         return dict.fromkeys((e.id for e in examples), 1)
     heard = torch.tensor(frames, dtype=torch.long)
@@ -103,16 +106,16 @@ def example_costs(
     return {e.id: model.tokens(n, e.targets) for e, n in zip(examples, embeddings, strict=True)}
 
 
-class Meter:
-    """Bytes that a micro-batch takes: on a GPU its peak, on a CPU what its forward pass keeps.
+class ActivationMeter:
+    """Memory of one micro-batch: on a GPU its peak, on a CPU the activations kept for backward.
 
     Args:
-        weights: that train; they are there anyway.
+        weights: parameters, which are not counted.
     """
 
     def __init__(self, device: torch.device, weights: Iterable[Tensor]) -> None:
         self._device = device
-        self._known = {weight.untyped_storage().data_ptr() for weight in weights}
+        self._seen = {weight.untyped_storage().data_ptr() for weight in weights}
         self._kept = self._before = 0
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
@@ -120,23 +123,23 @@ class Meter:
 
     @contextmanager
     def forward(self) -> Iterator[None]:
-        """Around the forward pass."""
+        """Context of the forward pass."""
         if self._device.type == "cuda":
             yield
             return
         with torch.autograd.graph.saved_tensors_hooks(self._count, lambda tensor: tensor):
             yield
 
-    def taken(self) -> int:
-        """After the backward pass."""
+    def used_bytes(self) -> int:
+        """Bytes used; call it after the backward pass."""
         if self._device.type == "cuda":
             return torch.cuda.max_memory_allocated(self._device) - self._before
         return self._kept
 
     def _count(self, tensor: Tensor) -> Tensor:
-        """Count the memory of an activation once; weights have no history."""
-        place = tensor.untyped_storage().data_ptr()
-        if tensor.grad_fn is not None and place not in self._known:
-            self._known.add(place)
+        """Count the storage of an activation once; weights have no history."""
+        address = tensor.untyped_storage().data_ptr()
+        if tensor.grad_fn is not None and address not in self._seen:
+            self._seen.add(address)
             self._kept += tensor.untyped_storage().nbytes()
         return tensor

@@ -1,64 +1,56 @@
-"""Optimisation. In: a model and a recipe's `[training]`. Out: steps, and a state that resumes them.
+"""Optimizer of the adapter and heads: AdamW in float32 or 8 bits, learning-rate schedule, clipping.
 
-One object holds all that the next update depends on besides its gradient: the optimiser's moments,
-master weights, the schedule of the learning rate; and the mean of weights where one is kept.
+AdamW (Loshchilov and Hutter, 2019) keeps two float32 moments for each weight. The 8-bit form of
+bitsandbytes keeps them in blocks of 8-bit numbers with one scale each (Dettmers et al., 2022), a
+quarter of the memory; the paged form lets the GPU driver move them to host memory when the GPU is
+full. Tensors with fewer than 4,096 weights keep float32 moments there.
 """
 
 import math
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from rellm_cache.config.schema import TrainingConfig
-from rellm_cache.errors import RunError
-from rellm_cache.model.speech_llm import SpeechLLM
-from rellm_cache.runs.weights import trainables
-from rellm_cache.training.master_weights import Masters
-from rellm_cache.training.optimizers import load_state, make_optimiser
+from rellm_cache.errors import ConfigError, RunError
+from rellm_cache.llm.bitsandbytes_import import bitsandbytes
+from rellm_cache.training.master_weights import MasterWeights
 from rellm_cache.training.weight_averaging import WeightAverage
 
-
-@dataclass(frozen=True)
-class Position:
-    """Where a run is.
-
-    Attributes:
-        step: optimiser steps taken.
-        epoch: being trained, from 0.
-        step_in_epoch: steps of this epoch taken.
-        best: best validation score so far, higher is better; None before the first.
-        seconds: of training so far.
-    """
-
-    step: int = 0
-    epoch: int = 0
-    step_in_epoch: int = 0
-    best: float | None = None
-    seconds: float = 0.0
+ADAMW_CLASSES: dict[str, Any] = {
+    "adamw": torch.optim.AdamW,
+    "adamw8bit": bitsandbytes.optim.AdamW8bit,
+    "paged_adamw8bit": bitsandbytes.optim.PagedAdamW8bit,
+}
 
 
-class Optimisation:
-    """The recipe's optimiser with warm-up, decay and clipping.
+class Optimizer:
+    """AdamW with warm-up, decay and gradient clipping, and all state that the next update needs.
 
     Args:
-        model: on its device; its parameters become bfloat16 if the recipe says so.
+        model: on its device; its parameters become bfloat16 if the config says so.
+        total_steps: optimizer steps of the whole run.
+
+    Attributes:
+        masters: the float32 tensors that are updated.
+        tensors: the same, as a list.
+        adamw: the torch optimizer.
     """
 
-    def __init__(self, model: SpeechLLM, config: TrainingConfig, total_steps: int) -> None:
+    def __init__(self, model: nn.Module, config: TrainingConfig, total_steps: int) -> None:
         self.config = config
         self.total_steps = total_steps
-        self.masters = Masters(trainables(model), rounded=config.weights == "bf16")
+        self.masters = MasterWeights(dict(model.named_parameters()), bf16=config.weights == "bf16")
         self.tensors = list(self.masters.tensors.values())
-        self.optimiser = make_optimiser(self.tensors, config, self.tensors[0].device)
+        self.adamw = make_adamw(self.tensors, config, self.tensors[0].device)
         averaged = round(config.average * total_steps)
-        self.average = WeightAverage(self.masters, total_steps - averaged) if averaged else None
+        self._average = WeightAverage(self.masters, total_steps - averaged) if averaged else None
 
     def learning_rate(self, step: int) -> float:
-        """Of the step with this number, from 0: linear warm-up, then the recipe's decay to 0."""
+        """Learning rate of a step, counted from 0: linear warm-up, then decay to 0."""
         config = self.config
         warmup = min(config.warmup_steps, self.total_steps)
         if step < warmup:
@@ -71,65 +63,91 @@ class Optimisation:
         return config.learning_rate
 
     def step(self, number: int) -> float:
-        """Clip and update; returns the gradient norm before clipping."""
+        """Clip the gradient and update the weights; return its norm before clipping.
+
+        Raises:
+            RunError: the gradient is not finite.
+        """
         norm = nn.utils.clip_grad_norm_(self.tensors, self.config.clip)
         if not torch.isfinite(norm):
             raise RunError(
                 f"step {number}: the gradient is {norm.item()}; lower training.learning_rate, or "
                 'set training.precision = "fp32"'
             )
-        for group in self.optimiser.param_groups:
+        for group in self.adamw.param_groups:
             group["lr"] = self.learning_rate(number)
-        self.optimiser.step()
-        self.masters.spread()
-        self.forget_gradients()
-        if self.average is not None:
-            self.average.add(number)
+        self.adamw.step()
+        self.masters.copy_to_parameters()
+        self.zero_grad()
+        if self._average is not None:
+            self._average.update(number)
         return float(norm)
 
-    def kept_weights(self) -> AbstractContextManager[None]:
-        """The model with the weights that are validated and kept: their mean, where one is."""
-        return self.average.applied() if self.average is not None else nullcontext()
+    def averaged_weights(self) -> AbstractContextManager[None]:
+        """Inside the block the model has the mean weights, if the recipe averages them."""
+        return self._average.applied() if self._average is not None else nullcontext()
 
-    def forget_gradients(self) -> None:
-        """Drop the gradients that were summed so far."""
-        self.optimiser.zero_grad(set_to_none=True)
+    def zero_grad(self) -> None:
+        """Drop all gradients."""
+        self.adamw.zero_grad(set_to_none=True)
 
-    def state(self) -> dict[str, Any]:
-        """All but the parameters and the step, on the CPU or not, as `torch.save` takes it."""
-        average = {} if self.average is None else {"average": self.average.state()}
+    def state_dict(self) -> dict[str, Any]:
+        """Everything but the parameters and the step number, for `torch.save`."""
+        average = {} if self._average is None else {"average": self._average.state_dict()}
         return {
-            "optimiser": self.optimiser.state_dict(),
-            "masters": self.masters.state(),
+            "optimiser": self.adamw.state_dict(),
+            "masters": self.masters.state_dict(),
             **average,
         }
 
-    def load(self, state: dict[str, Any]) -> None:
-        """Go back to a state; the parameters must have been loaded before.
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Set the state. Load the parameters first.
 
         Raises:
-            RunError, ValueError, KeyError: it is another model's.
+            RunError, ValueError, KeyError: the state belongs to another model.
         """
-        load_state(self.optimiser, state["optimiser"])
-        self.masters.load(state["masters"])
-        if self.average is not None:
-            self.average.load(state["average"])
+        load_adamw_state(self.adamw, state["optimiser"])
+        self.masters.load_state_dict(state["masters"])
+        if self._average is not None:
+            self._average.load_state_dict(state["average"])
 
 
-def flat_gradients(tensors: Iterable[Tensor]) -> Tensor:
-    """All gradients end to end, then for each tensor 1 where it has one: one vector to be summed.
+def make_adamw(
+    tensors: Iterable[Tensor], config: TrainingConfig, device: torch.device
+) -> torch.optim.Optimizer:
+    """Build the recipe's AdamW; weight decay applies to matrices and convolutions only.
 
-    Zeros stand for a gradient that is not there.
+    Raises:
+        ConfigError: it does not run on this device.
     """
+    if config.optimiser == "paged_adamw8bit" and device.type != "cuda":
+        raise ConfigError(
+            f'training.optimiser = "paged_adamw8bit" needs a CUDA GPU and the device is '
+            f'{device.type}; "adamw" and "adamw8bit" run here'
+        )
     kept = list(tensors)
-    parts = [(torch.zeros_like(t) if t.grad is None else t.grad).reshape(-1) for t in kept]
-    present = torch.tensor([float(t.grad is not None) for t in kept], device=kept[0].device)
-    return torch.cat([*parts, present])
+    groups = [
+        {"params": [t for t in kept if t.ndim > 1], "weight_decay": config.weight_decay},
+        {"params": [t for t in kept if t.ndim <= 1], "weight_decay": 0.0},
+    ]
+    optimizer: torch.optim.Optimizer = ADAMW_CLASSES[config.optimiser](
+        groups, lr=config.learning_rate
+    )
+    return optimizer
 
 
-def set_gradients(tensors: Iterable[Tensor], flat: Tensor) -> None:
-    """Put a sum of vectors made by `flat_gradients` back; what no process had stays absent."""
-    kept = list(tensors)
-    *parts, present = torch.split(flat, [*(t.numel() for t in kept), len(kept)])
-    for tensor, part, count in zip(kept, parts, present.tolist(), strict=True):
-        tensor.grad = part.view_as(tensor).clone() if count else None
+def load_adamw_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Load `optimizer.state_dict()`; paged moments go back to paged memory.
+
+    Raises:
+        ValueError: the state belongs to another model.
+    """
+    if not isinstance(optimizer, bitsandbytes.optim.PagedAdamW8bit):
+        optimizer.load_state_dict(state)
+        return
+    optimizer.load_state_dict(state, move_to_device=False)
+    for tensor, own in optimizer.state.items():
+        for name in ("state1", "state2"):
+            paged = optimizer.get_state_buffer(tensor, dtype=own[name].dtype)
+            own[name] = paged.copy_(own[name])
+    optimizer.to_gpu()

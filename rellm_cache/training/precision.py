@@ -1,18 +1,22 @@
-"""Precision. In: a recipe's `[training]`, a device. Out: the context that forward passes run in."""
+"""Autocast contexts for training steps and for validation."""
 
 import torch
 
 from rellm_cache.config.schema import TrainingConfig
 
 
-def of_steps(config: TrainingConfig, device: torch.device) -> torch.autocast:
-    """Of the forward passes of a step; "auto" is bfloat16 on a GPU or with bfloat16 weights."""
+def training_autocast(config: TrainingConfig, device: torch.device) -> torch.autocast:
+    """Autocast for the forward passes of a training step.
+
+    "auto" means bfloat16 on a GPU or with bfloat16 weights, and float32 otherwise.
+    """
     bf16 = config.precision == "bf16"
     if config.precision == "auto":
         bf16 = device.type == "cuda" or config.weights == "bf16"
     return torch.autocast(device.type, torch.bfloat16, enabled=bf16)
 
 
-def of_validation(config: TrainingConfig, device: torch.device) -> torch.autocast:
-    """Of validation: float32, as a finished run answers, unless the weights are bfloat16."""
+def validation_autocast(config: TrainingConfig, device: torch.device) -> torch.autocast:
+    """Autocast for validation: float32, as a finished run answers, unless the weights are
+    bfloat16."""
     return torch.autocast(device.type, torch.bfloat16, enabled=config.weights == "bf16")

@@ -1,23 +1,19 @@
-"""train. In: a recipe, a manifest folder, a cache. Out: a run folder with what trained.
+"""Training run: from a recipe, a manifest folder and a cache to a run folder.
 
-    <out>/recipe.toml            as resolved, encoders' weights pinned
-    <out>/data.sha256            digest of what is learnt from: a run goes on with that alone
-    <out>/metrics.jsonl          a line a step and a line an epoch
-    <out>/checkpoints/step-N/    the two newest states, to continue from; of a run that has ended
-                                 the last weights alone
+    <out>/recipe.toml            complete recipe, with the encoders' weights pinned
+    <out>/data.sha256            digest of the training data: a run continues only with the same
+    <out>/metrics.jsonl          one row for each step and for each epoch
+    <out>/checkpoints/step-N/    the two newest checkpoints; of a finished run, the last weights
     <out>/checkpoints/best.safetensors
     <out>/adapter.safetensors, adapter_config.json      the result
-    <out>/training.json, README.md                      how it came about, and its model card
+    <out>/training.json, README.md                      how it was trained, and its model card
     <out>/tensorboard/
 
-Killed at any moment, the same command goes on where the newest checkpoint stands. Audio is never
-touched here: frames come from the cache.
+After a kill at any moment, the same command continues from the newest checkpoint. Training reads
+frames from the cache and never touches audio.
 """
 
 import dataclasses
-import json
-import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,8 +22,9 @@ from rellm_cache import __version__
 from rellm_cache.annotation.distillation_targets import open_teacher
 from rellm_cache.config.schema import Recipe, to_toml
 from rellm_cache.config.specs import EncoderSpec
-from rellm_cache.corpus.manifest import read_split
+from rellm_cache.corpus.manifest import Utterance, read_split
 from rellm_cache.data.examples import (
+    Questions,
     describe_gaps,
     learned_from,
     make_examples,
@@ -35,8 +32,9 @@ from rellm_cache.data.examples import (
     require_frames,
 )
 from rellm_cache.data.streams import StreamSet
+from rellm_cache.llm.frozen import FrozenLLM
 from rellm_cache.runs.card import write_card
-from rellm_cache.runs.folder import CHECKPOINTS, begin_data, begin_run, require_recipe
+from rellm_cache.runs.folder import begin_data, begin_run, require_recipe
 from rellm_cache.runs.licences import licences_of
 from rellm_cache.runs.provenance import (
     TRAINING,
@@ -48,19 +46,12 @@ from rellm_cache.runs.provenance import (
 from rellm_cache.runs.shared_models import Resources
 from rellm_cache.runs.weights import RECIPE, WEIGHTS, AdapterInfo, save_config
 from rellm_cache.store.reader import FeatureStore
-from rellm_cache.training.loop import (
-    BEST,
-    METRICS,
-    Data,
-    Trainer,
-    make_accelerator,
-)
-from rellm_cache.training.optim import Position
+from rellm_cache.training.checkpoints import Position
+from rellm_cache.training.loop import Trainer, TrainingData, make_accelerator, read_metrics
 from rellm_cache.training.validation import selection_score
 from rellm_cache.utils.atomic_files import write_whole
 from rellm_cache.utils.devices import describe_machine
 from rellm_cache.utils.model_files import file_digest, locate_model, weights_digest
-from rellm_cache.utils.result_table import read_journal
 
 
 @dataclass(frozen=True)
@@ -69,14 +60,14 @@ class TrainReport:
 
     Attributes:
         out: the run folder.
-        steps: optimiser steps in all.
-        resumed_at: step this call continued from, 0 for a new run; equal to `steps` if there was
-            nothing left to do.
-        seconds: of training, over all calls.
-        validation: scores of the kept checkpoint on the validation split.
-        untrained: the same of the adapter before its first step.
-        trainable: parameters that trained.
-        notes: what the data could not teach.
+        steps: optimizer steps in total.
+        resumed_at: step that this call continued from: 0 for a new run, `steps` if the run was
+            finished already.
+        seconds: training time over all calls.
+        validation: scores of the best weights on the validation split.
+        untrained: scores before the first step.
+        trainable: number of trained parameters.
+        notes: losses that the data has no labels for.
     """
 
     out: Path
@@ -89,60 +80,56 @@ class TrainReport:
     notes: list[str]
 
 
+@dataclass(frozen=True)
+class _Corpus:
+    """Both splits of a manifest folder, their frames and questions.
+
+    Attributes:
+        validation: empty if the folder has no validation split.
+        questions: about utterances, by id.
+    """
+
+    train: list[Utterance]
+    validation: list[Utterance]
+    frames: StreamSet
+    questions: Questions
+    manifest: Path
+
+
 def train(
     recipe: Recipe, manifest: Path, cache: Path, out: Path, resources: Resources | None = None
 ) -> TrainReport:
-    """Train a recipe's adapter and heads, or go on with an interrupted run.
+    """Train a recipe's adapter and heads, or continue an interrupted run.
 
-    A recipe with `[text]` has none: its run folder is made, ready to answer.
+    A recipe with `[text]` has nothing to train: its run folder is only created.
 
     Args:
-        resources: the LLM and stores that other runs of this process use too.
+        resources: the LLM and stores shared with other runs of this process.
 
     Raises:
-        RunError: `out` holds something else, or learnt from other data.
+        RunError: `out` holds something else, or was trained on other data.
         StoreError: the cache lacks a store or clips.
         ManifestError: there is no train split, or `report.json` beside it cannot be read.
     """
     if recipe.text is not None:
         return _nothing_to_train(recipe, out)
     resources = resources or Resources()
-    accelerator = make_accelerator(recipe, out)
+    accelerator = make_accelerator(out)
     with accelerator.main_process_first():
         begin_run(recipe, out)
-    training = read_split(manifest, "train")
-    has_validation = (manifest / "validation.jsonl").exists()
-    validation = read_split(manifest, "validation") if has_validation else []
-    frames = resources.frames(recipe, cache)
-    ids = [u.id for u in (*training, *validation)]
-    require_frames(frames, ids, f"rellm extract {manifest} --recipe … --cache {cache}")
-    recipe = pinned(recipe, frames)
-    require_recipe(recipe, out)  # of an earlier call, whose frames may have had other weights
-    splits = ("train", "validation") if validation else ("train",)
-    questions = questions_of(recipe, manifest, splits)
+    corpus = _read_corpus(recipe, manifest, cache, resources)
+    recipe = pinned(recipe, corpus.frames)
+    require_recipe(recipe, out)  # the folder's, if an earlier call had frames of other weights
     with accelerator.main_process_first():
-        begin_data(learned_from((training, validation), recipe, questions, frames), out)
-    notes = describe_gaps(training, recipe)
-    if validation:
-        notes += [f"validation: {note}" for note in describe_gaps(validation, recipe)]
-    else:
-        notes.append("no validation.jsonl: the last checkpoint is kept")
-    if recipe.losses.question and (mute := sum(u.id not in questions for u in training)):
-        notes.append(f"{mute} of {len(training)} clips have no question of mode {recipe.qa.mode!r}")
-    summaries = (
-        summarise_data(training, manifest),
-        summarise_data(validation, manifest) if validation else None,
-    )
+        splits = (corpus.train, corpus.validation)
+        begin_data(learned_from(splits, recipe, corpus.questions, corpus.frames), out)
+    notes = _describe_corpus(corpus, recipe)
+    validation = summarise_data(corpus.validation, manifest) if corpus.validation else None
+    summaries = (summarise_data(corpus.train, manifest), validation)
     llm = resources.llm(recipe.llm, accelerator.device) if recipe.needs_llm and recipe.llm else None
-    if llm is not None and recipe.losses.response_kl:
-        frames.teacher = open_teacher([*training, *validation], recipe, llm.chat, cache, manifest)
-    data = Data(
-        make_examples(training, recipe, llm, questions),
-        make_examples(validation, recipe, llm, questions),
-        frames,
-    )
+    data = _make_data(corpus, recipe, llm, cache)
     trainer = Trainer(recipe, data, out, llm, accelerator)
-    start = resume(trainer)
+    start = trainer.restore()
     if accelerator.is_main_process:
         write_whole(out / RECIPE, to_toml(recipe))
     end = trainer.run(start)
@@ -153,14 +140,52 @@ def train(
 
 
 def _nothing_to_train(recipe: Recipe, out: Path) -> TrainReport:
-    """The run folder of a model that reads: its recipe is all that `generate` needs."""
+    """Create the run folder of a text model: its recipe is all that `generate` needs."""
     begin_run(recipe, out)
     note = f"recipe {recipe.name!r} reads text and has nothing to train; RUN answers as it is"
     return TrainReport(out, 0, 0, 0.0, {}, {}, 0, [note.replace("RUN", str(out))])
 
 
+def _read_corpus(recipe: Recipe, manifest: Path, cache: Path, resources: Resources) -> _Corpus:
+    training = read_split(manifest, "train")
+    has_validation = (manifest / "validation.jsonl").exists()
+    validation = read_split(manifest, "validation") if has_validation else []
+    frames = resources.frames(recipe, cache)
+    ids = [u.id for u in (*training, *validation)]
+    require_frames(frames, ids, f"rellm extract {manifest} --recipe … --cache {cache}")
+    splits = ("train", "validation") if validation else ("train",)
+    questions = questions_of(recipe, manifest, splits)
+    return _Corpus(training, validation, frames, questions, manifest)
+
+
+def _describe_corpus(corpus: _Corpus, recipe: Recipe) -> list[str]:
+    """Notes on labels that the corpus lacks for the recipe's losses."""
+    notes = describe_gaps(corpus.train, recipe)
+    if corpus.validation:
+        notes += [f"validation: {note}" for note in describe_gaps(corpus.validation, recipe)]
+    else:
+        notes.append("no validation.jsonl: the last checkpoint is kept")
+    silent = sum(u.id not in corpus.questions for u in corpus.train)
+    if recipe.losses.question and silent:
+        total = len(corpus.train)
+        notes.append(f"{silent} of {total} clips have no question of mode {recipe.qa.mode!r}")
+    return notes
+
+
+def _make_data(corpus: _Corpus, recipe: Recipe, llm: FrozenLLM | None, cache: Path) -> TrainingData:
+    frames = corpus.frames
+    if llm is not None and recipe.losses.response_kl:
+        both = [*corpus.train, *corpus.validation]
+        frames.teacher = open_teacher(both, recipe, llm.chat, cache, corpus.manifest)
+    return TrainingData(
+        make_examples(corpus.train, recipe, llm, corpus.questions),
+        make_examples(corpus.validation, recipe, llm, corpus.questions),
+        frames,
+    )
+
+
 def pinned(recipe: Recipe, frames: StreamSet) -> Recipe:
-    """The recipe with the digests of the weights that made the stores it trains from."""
+    """The recipe with the digests of the encoder weights that made its stores."""
     specs = {
         name: store.spec
         for name, store in (("speech", frames.speech), ("emotion", frames.emotion))
@@ -169,28 +194,12 @@ def pinned(recipe: Recipe, frames: StreamSet) -> Recipe:
     return dataclasses.replace(recipe, encoders=dataclasses.replace(recipe.encoders, **specs))
 
 
-def resume(trainer: Trainer) -> Position:
-    """Restore the newest whole checkpoint, and drop metrics that lie beyond it."""
-    position = trainer.resuming.restore()
-    if trainer.accelerator.is_main_process:
-        kept = [row for row in read_metrics(trainer.out) if 0 < position.step >= row["step"]]
-        write_whole(trainer.metrics, "".join(json.dumps(row) + "\n" for row in kept))
-    return position
-
-
-def read_metrics(run: Path) -> Iterator[dict[str, Any]]:
-    """Rows of a run's metrics."""
-    return read_journal(run / METRICS)
-
-
 def finish(trainer: Trainer, start: Position, end: Position, notes: list[str]) -> TrainReport:
-    """Put the kept weights and their description into the run folder."""
+    """Put the best weights and their description into the run folder."""
     out, recipe, frames = trainer.out, trainer.recipe, trainer.data.frames
     trainable = sum(p.numel() for p in trainer.model.parameters())
     if trainer.accelerator.is_main_process:
-        best = out / CHECKPOINTS / BEST
-        shutil.copyfile(best, out / f".{WEIGHTS}.partial")
-        (out / f".{WEIGHTS}.partial").replace(out / WEIGHTS)
+        trainer.copy_best_weights()
         streams = (frames.speech, frames.emotion)
         stores = [stream for stream in streams if isinstance(stream, FeatureStore)]
         info = AdapterInfo(
@@ -201,23 +210,22 @@ def finish(trainer: Trainer, start: Position, end: Position, notes: list[str]) -
             licences=licences_of(recipe, stores),
         )
         save_config(out, info, recipe)
-        trainer.resuming.end(end)
+        trainer.checkpoints.save_final(end)
     epochs = [row for row in read_metrics(out) if "validation" in row]
-    kept = _kept_epoch(recipe, epochs)
     return TrainReport(
         out=out,
         steps=end.step,
         resumed_at=start.step,
         seconds=end.seconds,
-        validation=kept,
+        validation=_best_scores(recipe, epochs),
         untrained=epochs[0]["validation"] if epochs else {},
         trainable=trainable,
         notes=notes,
     )
 
 
-def _kept_epoch(recipe: Recipe, epochs: list[dict[str, Any]]) -> dict[str, float]:
-    """Validation scores of the epoch whose weights were kept."""
+def _best_scores(recipe: Recipe, epochs: list[dict[str, Any]]) -> dict[str, float]:
+    """Validation scores of the epoch with the best weights."""
     trained = [row for row in epochs if row["epoch"] > 0]
     best = max(
         trained, key=lambda r: selection_score(recipe, r["validation"], r["epoch"]), default={}
@@ -228,7 +236,7 @@ def _kept_epoch(recipe: Recipe, epochs: list[dict[str, Any]]) -> dict[str, float
 def record(
     trainer: Trainer, report: TrainReport, train: DataSummary, validation: DataSummary | None
 ) -> None:
-    """Write `training.json` and the model card; a record that is there stays as it is."""
+    """Write the model card, and `training.json` unless this call trained nothing."""
     recipe = trainer.recipe
     if not (report.out / TRAINING).exists() or report.resumed_at < report.steps:
         start, llm = recipe.training.start_from, recipe.llm if recipe.needs_llm else None

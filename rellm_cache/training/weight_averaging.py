@@ -1,6 +1,6 @@
-"""Averaging weights. In: what an optimiser updates. Out: its mean over the last steps of a run.
+"""Weight averaging over the last steps of a run.
 
-The mean of weights along the way generalises better than where the way ends, at no cost of
+The mean of the weights along the path generalizes better than the last weights and costs no extra
 training (Izmailov et al., "Averaging weights leads to wider optima and better generalization",
 2018).
 """
@@ -12,27 +12,27 @@ import torch
 from torch import Tensor, nn
 
 from rellm_cache.errors import RunError
-from rellm_cache.training.master_weights import Masters
+from rellm_cache.training.master_weights import MasterWeights
 
 
 class WeightAverage:
-    """Running mean of the masters, in float32 on their device, from one step on.
+    """Running float32 mean of the master weights, on their device.
 
     Args:
-        masters: what the optimiser updates.
-        first: number of the first step, from 0, after which weights count.
+        masters: the tensors that the optimizer updates.
+        first_step: number of the first step, from 0, that is averaged.
     """
 
-    def __init__(self, masters: Masters, first: int) -> None:
+    def __init__(self, masters: MasterWeights, first_step: int) -> None:
         self._masters = masters
-        self._first = first
+        self._first_step = first_step
         self._count = 0
         self._means: dict[str, Tensor] = {}
 
     @torch.no_grad()
-    def add(self, number: int) -> None:
-        """Count the weights after the step with this number, from 0."""
-        if number < self._first:
+    def update(self, step: int) -> None:
+        """Add the weights after the step with this number, from 0."""
+        if step < self._first_step:
             return
         self._count += 1
         for name, tensor in self._masters.tensors.items():
@@ -43,29 +43,29 @@ class WeightAverage:
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """The model with the mean as its weights, if there is one yet; then as it was."""
+        """Give the model the mean weights inside the block; without a mean yet, change nothing."""
         if not self._count:
             yield
             return
         own = {name: tensor.detach().clone() for name, tensor in self._masters.tensors.items()}
-        self._put(self._means)
+        self._set(self._means)
         try:
             yield
         finally:
-            self._put(own)
+            self._set(own)
 
     @torch.no_grad()
-    def _put(self, weights: Mapping[str, Tensor]) -> None:
+    def _set(self, weights: Mapping[str, Tensor]) -> None:
         for name, tensor in self._masters.tensors.items():
             tensor.copy_(weights[name])
-        self._masters.spread()
+        self._masters.copy_to_parameters()
 
-    def state(self) -> dict[str, int | dict[str, Tensor]]:
-        """The mean and of how many steps it is."""
+    def state_dict(self) -> dict[str, int | dict[str, Tensor]]:
+        """The mean and the number of steps in it."""
         return {"count": self._count, "means": {n: m.cpu() for n, m in self._means.items()}}
 
-    def load(self, state: Mapping[str, int | dict[str, Tensor]]) -> None:
-        """Go back to a state; `RunError` if it is of other tensors."""
+    def load_state_dict(self, state: Mapping[str, int | dict[str, Tensor]]) -> None:
+        """Set the mean; `RunError` if the state has other tensor names."""
         count, means = state["count"], state["means"]
         tensors: Mapping[str, nn.Parameter] = self._masters.tensors
         if not isinstance(count, int) or not isinstance(means, dict):

@@ -22,7 +22,8 @@ from rellm_cache.llm.loading import load_llm
 from rellm_cache.llm.teacher_distribution import split_rows
 from rellm_cache.store.maintenance.hdf5 import export_store, import_store
 from rellm_cache.store.reader import FeatureStore
-from rellm_cache.training.run import read_metrics, train
+from rellm_cache.training.loop import read_metrics
+from rellm_cache.training.run import train
 
 
 @pytest.fixture

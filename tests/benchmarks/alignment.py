@@ -31,7 +31,7 @@ from rellm_cache.corpus.manifest import read_split
 from rellm_cache.data.examples import make_examples, open_frames
 from rellm_cache.evaluation.run import Asked, evaluate
 from rellm_cache.llm.loading import load_llm
-from rellm_cache.training.loop import Data, Trainer, make_accelerator
+from rellm_cache.training.loop import Trainer, TrainingData, make_accelerator
 from rellm_cache.training.run import train
 
 
@@ -67,11 +67,11 @@ def untrained_losses(options: argparse.Namespace, out: Path) -> dict[str, float]
     recipe = load_recipe(options.recipe, options.overrides)
     if recipe.llm is None:
         raise SystemExit(f"recipe {options.recipe} has no LLM")
-    accelerator = make_accelerator(recipe, out)
+    accelerator = make_accelerator(out)
     llm = load_llm(recipe.llm, accelerator.device)
     splits = [read_split(options.manifest, name) for name in ("train", "validation")]
     training, validation = (make_examples(split, recipe, llm) for split in splits)
-    data = Data(training, validation, open_frames(recipe, options.cache))
+    data = TrainingData(training, validation, open_frames(recipe, options.cache))
     return Trainer(recipe, data, out, llm, accelerator).validate()
 
 

@@ -49,7 +49,7 @@ from rellm_cache.encoders.wav2vec2_emotion import EmotionModel
 from rellm_cache.llm.loading import load_llm
 from rellm_cache.llm.memory import footprint
 from rellm_cache.store.in_memory import InMemoryFrames
-from rellm_cache.training.loop import Data, Trainer, make_accelerator
+from rellm_cache.training.loop import Trainer, TrainingData, make_accelerator
 from rellm_cache.utils.devices import default_device
 
 UTTERANCES = 4_290  # IEMOCAP's training split
@@ -124,7 +124,7 @@ class Bench:
     def __init__(self, recipe: Recipe, clips: int, out: Path) -> None:
         if recipe.llm is None:
             raise SystemExit("the recipe has no LLM")
-        accelerator = make_accelerator(recipe, out)
+        accelerator = make_accelerator(out)
         self.llm = load_llm(recipe.llm, accelerator.device)
         self.recipe = recipe
         self.frames = StreamSet(
@@ -141,7 +141,7 @@ class Bench:
             )
             for index in range(clips)
         ]
-        data = Data(self.examples, [], self.frames)
+        data = TrainingData(self.examples, [], self.frames)
         self.trainer = Trainer(recipe, data, out, self.llm, accelerator)
         self.trainer.model.train()
 
@@ -265,7 +265,7 @@ def naive_seconds(bench: Bench, steps: int) -> float:
             with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
                 losses = naive_losses(bench.trainer.model, bench.llm, batch)
             naive_total(bench.trainer.model, losses).backward()
-        bench.trainer.optimisation.step(number)
+        bench.trainer.optimizer.step(number)
         _synchronise()
         times.append(time.perf_counter() - begun)
     return statistics.median(times[1:])

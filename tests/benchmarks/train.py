@@ -36,7 +36,7 @@ from rellm_cache.llm.loading import load_llm
 from rellm_cache.model.adapter import output_lengths
 from rellm_cache.model.losses.terms import loss_weights
 from rellm_cache.planning.training import plan_training
-from rellm_cache.training.loop import Data, Trainer, make_accelerator
+from rellm_cache.training.loop import Trainer, TrainingData, make_accelerator
 
 CPU = torch.device("cpu")
 MEMORY_STEPS = 3
@@ -53,8 +53,8 @@ class Bench:
         self.utterances: list[Utterance] = read_split(options.manifest, "train")
         self.frames = open_frames(recipe, options.cache)
         self.examples = make_examples(self.utterances, recipe, self.llm)
-        data = Data(self.examples, [], self.frames)
-        self.trainer = Trainer(recipe, data, out, self.llm, make_accelerator(recipe, out))
+        data = TrainingData(self.examples, [], self.frames)
+        self.trainer = Trainer(recipe, data, out, self.llm, make_accelerator(out))
         self.model = self.trainer.model.train()
         self.plan: list[Indices] = [group[0] for group in self.trainer.groups(0)[: options.steps]]
         self.live = LiveEncoders(recipe, CPU) if options.online else None
@@ -71,7 +71,7 @@ class Bench:
     def naive_step(self, batch: Batch, number: int) -> None:
         """Forward, backward and update of the naive step."""
         naive_total(self.model, naive_losses(self.model, self.llm, batch)).backward()
-        self.trainer.optimisation.step(number)
+        self.trainer.optimizer.step(number)
 
     def cached(self, number: int, indices: Indices) -> None:
         """The naive step, its frames read from the cache."""
@@ -152,7 +152,7 @@ def peak_memory(which: str, recipe: Recipe, options: argparse.Namespace) -> floa
     process."""
     with tempfile.TemporaryDirectory() as scratch:
         bench = Bench(recipe, options, Path(scratch))
-        bench.trainer.optimisation.step(0)  # nothing to update yet: gradients are absent
+        bench.trainer.optimizer.step(0)  # nothing to update yet: gradients are absent
         ctypes.CDLL("libc.so.6").malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
         before = resident("VmRSS")

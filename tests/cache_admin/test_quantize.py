@@ -21,7 +21,8 @@ from rellm_cache.extraction.run import extract
 from rellm_cache.store import writer as writer_module
 from rellm_cache.store.format import find_store
 from rellm_cache.store.reader import FeatureStore
-from rellm_cache.training.run import read_metrics, train
+from rellm_cache.training.loop import read_metrics
+from rellm_cache.training.run import train
 from rellm_cache.utils import interrupts
 
 

@@ -13,7 +13,8 @@ from rellm_cache.llm.frozen import FrozenLLM
 from rellm_cache.llm.generation import continue_prompts
 from rellm_cache.llm.loading import load_llm
 from rellm_cache.llm.packing import PackedRow, Segment, pack
-from rellm_cache.training.run import read_metrics, train
+from rellm_cache.training.loop import read_metrics
+from rellm_cache.training.run import train
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 

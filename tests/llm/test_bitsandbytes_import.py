@@ -23,7 +23,7 @@ def get_kernel(*_, **__):
 
 @pytest.mark.parametrize(
     "module",
-    ["rellm_cache.llm.loading", "rellm_cache.llm.lora", "rellm_cache.training.optimizers"],
+    ["rellm_cache.llm.loading", "rellm_cache.llm.lora", "rellm_cache.training.optim"],
 )
 def test_nothing_asks_a_hub_for_code(module: str, tmp_path: Path) -> None:
     (tmp_path / f"{LOADER}.py").write_text(FAKE)

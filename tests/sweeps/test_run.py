@@ -134,7 +134,7 @@ def test_interrupted_within_and_between_runs_it_goes_on_to_the_same_bits(
                 sweep(part, setting, pieces)
         assert len(list(pieces.rglob("outcome.json"))) == trained
 
-    step = "rellm_cache.training.optim.Optimisation.step"
+    step = "rellm_cache.training.optim.Optimizer.step"
     interrupted(replace(plan, variants=()), step, at_call=3, trained=0)
     interrupted(plan, step, at_call=5, trained=1)  # with a variant more, stopped in its run
     interrupted(plan, "rellm_cache.sweeps.run.evaluate", at_call=1, trained=2)

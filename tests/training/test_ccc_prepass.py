@@ -1,4 +1,4 @@
-"""rehearse: the moments of a step are those of what it then predicts, dropout included."""
+"""CCC prepass: its moments equal those of the predictions that follow, dropout included."""
 
 from dataclasses import replace
 
@@ -10,7 +10,7 @@ from rellm_cache.config.schema import Recipe
 from rellm_cache.data.batch import Batch
 from rellm_cache.model.losses.ccc import moments_of
 from rellm_cache.model.speech_llm import SpeechLLM
-from rellm_cache.training.ccc_prepass import rehearse
+from rellm_cache.training.ccc_prepass import ccc_prepass
 
 
 def make_batches() -> list[Batch]:
@@ -41,23 +41,23 @@ def model(speech_recipe: Recipe) -> SpeechLLM:
     return SpeechLLM(recipe, 16, 0, None).train()
 
 
-def test_what_is_rehearsed_is_played(model: SpeechLLM) -> None:
+def test_the_second_pass_has_the_moments_of_the_prepass(model: SpeechLLM) -> None:
     batches = make_batches()
-    rehearsal = rehearse(model, batches, Accelerator(cpu=True))
-    played = []
+    prepass = ccc_prepass(model, batches, Accelerator(cpu=True))
+    predicted = []
     for index, batch in enumerate(batches):
-        rehearsal.replay(index)
-        played.append(moments_of(model(batch, rehearsal.moments).dimensions, batch.vad))
+        prepass.restore_random_state(index, torch.device("cpu"))
+        predicted.append(moments_of(model(batch, prepass.moments).dimensions, batch.vad))
         torch.rand(7)  # whatever else a step draws
-    assert rehearsal.moments is not None
-    torch.testing.assert_close(rehearsal.moments, torch.stack(played).sum(0))
-    assert not rehearsal.moments.requires_grad
+    assert prepass.moments is not None
+    torch.testing.assert_close(prepass.moments, torch.stack(predicted).sum(0))
+    assert not prepass.moments.requires_grad
     other = sum(moments_of(model(batch).dimensions, batch.vad) for batch in batches)
-    assert not torch.allclose(rehearsal.moments, torch.as_tensor(other))
+    assert not torch.allclose(prepass.moments, torch.as_tensor(other))
 
 
-def test_nothing_is_rehearsed_without_need(model: SpeechLLM) -> None:
+def test_no_prepass_without_need(model: SpeechLLM) -> None:
     accelerator = Accelerator(cpu=True)
-    assert rehearse(model, make_batches()[:1], accelerator).moments is None
+    assert ccc_prepass(model, make_batches()[:1], accelerator).moments is None
     model.recipe = replace(model.recipe, losses=replace(model.recipe.losses, dimension_kind="mse"))
-    assert rehearse(model, make_batches(), accelerator).moments is None
+    assert ccc_prepass(model, make_batches(), accelerator).moments is None

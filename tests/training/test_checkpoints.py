@@ -1,14 +1,14 @@
-"""Checkpoints: whole or named as damaged, the one before used, two kept."""
+"""Checkpoint folders: intact or named as damaged, falling back to the one before, two kept."""
 
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from rellm_cache.training.checkpoints import PARTIAL, SUMS, Checkpoints, find_damage
+from rellm_cache.training.checkpoints import PARTIAL, SUMS, CheckpointFolders, find_damage
 
 
-def save(checkpoints: Checkpoints, *steps: int) -> Path:
+def save(checkpoints: CheckpointFolders, *steps: int) -> Path:
     def write(folder: Path) -> None:
         (folder / "adapter.safetensors").write_bytes(b"weights" * 100)
         (folder / "state.pt").write_bytes(b"state" * 100)
@@ -38,62 +38,62 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
 
 
 @pytest.mark.parametrize("name", DAMAGE)
-def test_damage_is_named_and_the_one_before_is_used(tmp_path: Path, name: str) -> None:
-    save(Checkpoints(tmp_path), 10, 20)
+def test_a_damaged_checkpoint_is_named_and_the_one_before_used(tmp_path: Path, name: str) -> None:
+    save(CheckpointFolders(tmp_path), 10, 20)
     damage, message = DAMAGE[name]
     damage(tmp_path / "step-00000020" / name)
-    step, notes = Checkpoints(tmp_path).newest()
+    step, notes = CheckpointFolders(tmp_path).find_newest()
     assert step == 10
     (note,) = notes
     assert note.startswith(f"{tmp_path / 'step-00000020'}: the checkpoint is damaged and skipped")
     assert message in note
-    assert note.endswith(f"training goes on from {tmp_path / 'step-00000010'}")
+    assert note.endswith(f"training continues from {tmp_path / 'step-00000010'}")
 
 
-def test_of_a_run_that_has_ended_one_is_left(tmp_path: Path) -> None:
-    checkpoints = Checkpoints(tmp_path)
+def test_a_finished_run_keeps_one_checkpoint(tmp_path: Path) -> None:
+    checkpoints = CheckpointFolders(tmp_path)
     save(checkpoints, 10, 20)
     last = checkpoints.save(20, lambda folder: (folder / "state.pt").write_bytes(b"end"), kept=1)
     assert names(tmp_path) == ["step-00000020"]
     assert names(last) == [SUMS, "state.pt"]
-    assert Checkpoints(tmp_path).newest() == (20, [])
+    assert CheckpointFolders(tmp_path).find_newest() == (20, [])
 
 
 @pytest.mark.parametrize("name", ["state.pt", "adapter.safetensors", SUMS])
 def test_a_missing_file_is_named(tmp_path: Path, name: str) -> None:
-    path = save(Checkpoints(tmp_path), 10)
+    path = save(CheckpointFolders(tmp_path), 10)
     assert find_damage(path) is None
     (path / name).unlink()
-    assert Checkpoints(tmp_path).newest()[0] == 0
-    (note,) = Checkpoints(tmp_path).newest()[1]
+    assert CheckpointFolders(tmp_path).find_newest()[0] == 0
+    (note,) = CheckpointFolders(tmp_path).find_newest()[1]
     assert name in note
-    assert "none is whole, training starts again" in note
+    assert "none is intact, training starts again" in note
 
 
-def test_the_last_two_whole_ones_are_kept(tmp_path: Path) -> None:
-    save(Checkpoints(tmp_path), 10, 20, 30)
+def test_the_last_two_intact_checkpoints_are_kept(tmp_path: Path) -> None:
+    save(CheckpointFolders(tmp_path), 10, 20, 30)
     assert names(tmp_path) == ["step-00000020", "step-00000030"]
     cut(tmp_path / "step-00000030/state.pt")
-    later = Checkpoints(tmp_path)
-    assert later.newest()[0] == 20
+    later = CheckpointFolders(tmp_path)
+    assert later.find_newest()[0] == 20
     save(later, 25)  # the damaged one goes, what it fell back to stays
     assert names(tmp_path) == ["step-00000020", "step-00000025"]
 
 
-def test_what_a_kill_left_half_written_is_no_checkpoint(tmp_path: Path) -> None:
+def test_a_half_written_folder_is_no_checkpoint(tmp_path: Path) -> None:
     (tmp_path / PARTIAL).mkdir()
     (tmp_path / PARTIAL / "state.pt").write_bytes(b"half")
-    checkpoints = Checkpoints(tmp_path)
-    assert checkpoints.newest() == (0, [])
+    checkpoints = CheckpointFolders(tmp_path)
+    assert checkpoints.find_newest() == (0, [])
     assert find_damage(save(checkpoints, 5)) is None
     assert names(tmp_path) == ["step-00000005"]
 
 
 def test_a_step_saved_again_replaces_itself(tmp_path: Path) -> None:
-    checkpoints = Checkpoints(tmp_path)
+    checkpoints = CheckpointFolders(tmp_path)
     save(checkpoints, 10, 20, 20)
     assert names(tmp_path) == ["step-00000010", "step-00000020"]
 
 
 def test_no_checkpoints_at_all(tmp_path: Path) -> None:
-    assert Checkpoints(tmp_path / "none").newest() == (0, [])
+    assert CheckpointFolders(tmp_path / "none").find_newest() == (0, [])

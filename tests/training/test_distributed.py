@@ -18,7 +18,8 @@ from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
 from rellm_cache.config.schema import Recipe
-from rellm_cache.training.run import read_metrics, train
+from rellm_cache.training.loop import read_metrics
+from rellm_cache.training.run import train
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 

@@ -35,7 +35,8 @@ from rellm_cache.inference.generate import generate
 from rellm_cache.qa.rows import QARow, questions_path, read_rows, write_rows
 from rellm_cache.store.reader import FeatureStore
 from rellm_cache.store.transcripts import list_transcripts, read_transcripts_file
-from rellm_cache.training.run import read_metrics, train
+from rellm_cache.training.loop import read_metrics
+from rellm_cache.training.run import train
 
 GIVEN = GivenQuestions("What?", "How does it sound?", "Why?", "What do you reply?")
 

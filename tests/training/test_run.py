@@ -19,9 +19,10 @@ from rellm_cache.llm.loading import load_llm
 from rellm_cache.runs import shared_models as resources
 from rellm_cache.runs.weights import load_run
 from rellm_cache.store.remote.mirror import open_mirror
-from rellm_cache.training.optim import Optimisation, Position
-from rellm_cache.training.resuming import Resuming
-from rellm_cache.training.run import read_metrics, train
+from rellm_cache.training.checkpoints import CheckpointManager, Position
+from rellm_cache.training.loop import read_metrics
+from rellm_cache.training.optim import Optimizer
+from rellm_cache.training.run import train
 from rellm_cache.utils.model_files import weight_files, weights_digest
 
 TIMES = ("seconds", "waited")
@@ -129,15 +130,15 @@ def test_killed_anywhere_it_goes_on_to_the_same_bits(
     train(recipe, corpus, cache, tmp_path / "whole")
 
     def stop_at(step: int) -> None:
-        ordinary = Optimisation.step
+        ordinary = Optimizer.step
 
-        def step_or_die(self: Optimisation, number: int) -> float:
+        def step_or_die(self: Optimizer, number: int) -> float:
             if number == step:
                 raise KeyboardInterrupt
             return ordinary(self, number)
 
         with monkeypatch.context() as patch:
-            patch.setattr(Optimisation, "step", step_or_die)
+            patch.setattr(Optimizer, "step", step_or_die)
             with pytest.raises(KeyboardInterrupt):
                 train(recipe, corpus, cache, tmp_path / "pieces")
 
@@ -166,14 +167,14 @@ def test_the_mean_of_the_last_steps_is_validated_and_kept(
     corpus: Path, cache: Path, quick: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     training = replace(quick.training, select="last", average=0.5)
-    ordinary, places = Optimisation.step, []
+    ordinary, places = Optimizer.step, []
 
-    def watched(self: Optimisation, number: int) -> float:
+    def watched(self: Optimizer, number: int) -> float:
         norm = ordinary(self, number)
         places.append({n: t.detach().clone() for n, t in self.masters.tensors.items()})
         return norm
 
-    monkeypatch.setattr(Optimisation, "step", watched)
+    monkeypatch.setattr(Optimizer, "step", watched)
     train(replace(quick, training=training), corpus, cache, tmp_path / "mean")
     train(replace(quick, training=replace(training, average=0.0)), corpus, cache, tmp_path / "end")
     assert len(places) == 2 * 8
@@ -229,11 +230,11 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_continued(
     losses = replace(quick.losses, response=0.0, recognition=0.0)
     recipe = replace(quick, losses=losses, adapter=replace(quick.adapter, output_size=32))
 
-    def die(self: Resuming, position: Position) -> None:
+    def die(self: CheckpointManager, position: Position) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Resuming, "end", die)
+        patch.setattr(CheckpointManager, "save_final", die)
         with pytest.raises(KeyboardInterrupt):
             train(recipe, corpus, cache, tmp_path / "run")
     whole = saved(tmp_path / "run")

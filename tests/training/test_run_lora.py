@@ -15,7 +15,7 @@ from rellm_cache.llm.frozen import FrozenLLM
 from rellm_cache.llm.loading import load_llm
 from rellm_cache.runs import shared_models as resources
 from rellm_cache.runs.weights import load_run
-from rellm_cache.training.optim import Optimisation
+from rellm_cache.training.optim import Optimizer
 from rellm_cache.training.run import train
 
 MLP = ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
@@ -62,15 +62,15 @@ def test_lora_trains_freezes_resumes_and_answers(
     }
     assert report.validation["loss"] < report.untrained["loss"]
 
-    ordinary = Optimisation.step
+    ordinary = Optimizer.step
 
-    def step_or_die(self: Optimisation, number: int) -> float:
+    def step_or_die(self: Optimizer, number: int) -> float:
         if number == 3:
             raise KeyboardInterrupt
         return ordinary(self, number)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Optimisation, "step", step_or_die)
+        patch.setattr(Optimizer, "step", step_or_die)
         with pytest.raises(KeyboardInterrupt):
             train(with_lora, corpus, cache, tmp_path / "pieces")
     assert train(with_lora, corpus, cache, tmp_path / "pieces").resumed_at == 3

@@ -5,25 +5,25 @@ import torch
 from torch import nn
 
 from rellm_cache.errors import RunError
-from rellm_cache.training.master_weights import Masters
+from rellm_cache.training.master_weights import MasterWeights
 from rellm_cache.training.weight_averaging import WeightAverage
 
 
-def make(rounded: bool = False, first: int = 2) -> tuple[nn.Linear, Masters, WeightAverage]:
+def make(rounded: bool = False, first: int = 2) -> tuple[nn.Linear, MasterWeights, WeightAverage]:
     torch.manual_seed(0)
     layer = nn.Linear(3, 2)
-    masters = Masters(dict(layer.named_parameters()), rounded)
+    masters = MasterWeights(dict(layer.named_parameters()), rounded)
     return layer, masters, WeightAverage(masters, first)
 
 
-def walk(masters: Masters, average: WeightAverage, steps: range) -> list[torch.Tensor]:
+def walk(masters: MasterWeights, average: WeightAverage, steps: range) -> list[torch.Tensor]:
     """Move the weights a little after each step; where they went."""
     places = []
     for number in steps:
         with torch.no_grad():
             masters.tensors["weight"].add_(0.1 * (number + 1))
-        masters.spread()
-        average.add(number)
+        masters.copy_to_parameters()
+        average.update(number)
         places.append(masters.tensors["weight"].detach().clone())
     return places
 
@@ -62,7 +62,7 @@ def test_a_state_goes_on_to_the_same_mean() -> None:
     _, masters, average = make()
     walk(masters, average, range(4))
     _, other_masters, other = make()
-    other.load(average.state())
+    other.load_state_dict(average.state_dict())
     with torch.no_grad():
         other_masters.tensors["weight"].copy_(masters.tensors["weight"])
     walk(masters, average, range(4, 6))
@@ -70,4 +70,4 @@ def test_a_state_goes_on_to_the_same_mean() -> None:
     with average.applied(), other.applied():
         assert torch.equal(masters.tensors["weight"], other_masters.tensors["weight"])
     with pytest.raises(RunError, match="averages of 1 tensors, expected 2"):
-        other.load({"count": 1, "means": {"weight": torch.zeros(2, 3)}})
+        other.load_state_dict({"count": 1, "means": {"weight": torch.zeros(2, 3)}})

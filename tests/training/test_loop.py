@@ -1,4 +1,4 @@
-"""Steps: the same loss and gradient however they are cut, and after a lack of memory."""
+"""Training step: equal loss and gradient for any micro-batches, and after running out of memory."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -16,8 +16,8 @@ from rellm_cache.errors import RunError
 from rellm_cache.llm.frozen import FrozenLLM
 from rellm_cache.llm.loading import load_llm
 from rellm_cache.model.losses.terms import LossTerms
-from rellm_cache.training.loop import Data, Trainer, make_accelerator
-from rellm_cache.training.optim import flat_gradients
+from rellm_cache.training.distributed import flatten_gradients
+from rellm_cache.training.loop import Trainer, TrainingData, make_accelerator
 
 
 @dataclass
@@ -35,7 +35,7 @@ Take = Callable[..., Step]
 
 @pytest.fixture
 def take(corpus: Path, cache: Path, quick: Recipe, tmp_path: Path) -> Take:
-    """`take(tokens_per_step=…)`: a step of all seven clips; `before` is shown the trainer."""
+    """`take(tokens_per_step=…)`: a step of all seven clips; `before` is called with the trainer."""
     assert quick.llm is not None
     llm: FrozenLLM = load_llm(quick.llm, torch.device("cpu"))
     utterances = read_split(corpus, "train")
@@ -48,11 +48,11 @@ def take(corpus: Path, cache: Path, quick: Recipe, tmp_path: Path) -> Take:
         settings = replace(quick.training, **{"batch_size": 1, "accumulation": 7, **training})
         losses = replace(quick.losses, dimension_kind=dimension_kind)
         recipe = replace(quick, training=settings, losses=losses)
-        data = Data(make_examples(utterances, recipe, llm), [], open_frames(recipe, cache))
-        trainer = Trainer(recipe, data, tmp_path, llm, make_accelerator(recipe, tmp_path))
-        optimisation, sizes, gradients = trainer.optimisation, [], []
-        optimisation.optimiser.register_step_pre_hook(
-            lambda *_: gradients.append(flat_gradients(optimisation.tensors))
+        data = TrainingData(make_examples(utterances, recipe, llm), [], open_frames(recipe, cache))
+        trainer = Trainer(recipe, data, tmp_path, llm, make_accelerator(tmp_path))
+        optimizer, sizes, gradients = trainer.optimizer, [], []
+        optimizer.adamw.register_step_pre_hook(
+            lambda *_: gradients.append(flatten_gradients(optimizer.tensors))
         )
         trainer.model.adapter.register_forward_pre_hook(
             lambda module, arguments: sizes.append(len(arguments[0]))
@@ -80,11 +80,11 @@ def test_micro_batches_do_not_change_a_step(take: Take) -> None:
         assert sum(step.sizes) == 7
         assert len(step.sizes) in parts
         assert_equal(step, by_clip)
-    assert step.trainer.budget.limit > 512  # auto measured it and found room
+    assert step.trainer.micro_batcher.limit > 512  # auto measured it and found room
 
 
 def fail_above(clips: int) -> Callable[[Trainer], None]:
-    """A memory that holds so many clips; it is found full halfway through a backward pass."""
+    """Memory for a number of clips; more run out of it halfway through a backward pass."""
 
     def arrange(trainer: Trainer) -> None:
         at_once: list[int] = []
@@ -102,19 +102,19 @@ def fail_above(clips: int) -> Callable[[Trainer], None]:
     return arrange
 
 
-def test_out_of_memory_halves_and_goes_on(take: Take, capsys: pytest.CaptureFixture[str]) -> None:
+def test_out_of_memory_halves_and_continues(take: Take, capsys: pytest.CaptureFixture[str]) -> None:
     step = take(fail_above(2), batch_size=7, accumulation=1)
     assert step.sizes == [7, 4, 2, 2, 2, 1]  # seven, then four of 4 + 3, then all four parts
-    assert step.trainer.budget.limit == 2
+    assert step.trainer.micro_batcher.limit == 2
     assert_equal(step, take())
     halved = take(fail_above(4), dimension_kind="ccc", batch_size=7, accumulation=1)
     assert_equal(halved, take(dimension_kind="ccc"))
     said = capsys.readouterr().err
-    assert "Out of memory with 7 clips at once: going on with half" in said
+    assert "Out of memory with 7 clips at once: continuing with half" in said
     assert "Out of memory with 4 clips at once" in said
 
 
-def test_a_rehearsal_that_finds_no_room_is_halved_too(
+def test_a_ccc_prepass_out_of_memory_is_halved_too(
     take: Take, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def arrange(trainer: Trainer) -> None:
@@ -125,12 +125,12 @@ def test_a_rehearsal_that_finds_no_room_is_halved_too(
         trainer.model.adapter.register_forward_pre_hook(full)
 
     step = take(arrange, dimension_kind="ccc", batch_size=4, accumulation=2)
-    assert step.trainer.budget.limit == 2
+    assert step.trainer.micro_batcher.limit == 2
     assert "Out of memory with 4 clips at once" in capsys.readouterr().err
     assert_equal(step, take(dimension_kind="ccc"))
 
 
-def test_what_halving_does_not_mend_is_an_error(take: Take) -> None:
+def test_errors_that_halving_does_not_fix_are_raised(take: Take) -> None:
     with pytest.raises(RunError, match=r"tones/02: out of memory though trained alone; lower llm"):
         take(fail_above(0), tokens_per_step=100_000)
 
