@@ -20,13 +20,22 @@ from rellm_cache.corpus.manifest import (
     manifest_files,
     parse_utterance,
     read_lines,
+)
+from rellm_cache.corpus.statistics import (
+    Survey,
+    read_report,
+    survey,
+    update_report,
+)
+from rellm_cache.errors import ConfigError, StoreError
+from rellm_cache.store.reader import FeatureStore
+from rellm_cache.store.remote.mirror_paths import (
+    display_path,
+)
+from rellm_cache.utils.atomic_files import (
     write_json,
     write_lines,
 )
-from rellm_cache.corpus.statistics import Survey, read_report, survey, update_report
-from rellm_cache.errors import ConfigError, StoreError
-from rellm_cache.store.reader import FeatureStore
-from rellm_cache.store.remote.mirror_paths import display_path
 
 ANNOTATIONS = "annotations.json"
 FUNCTION_OF_INPUT = (
@@ -98,7 +107,7 @@ def annotate(manifest: Path, recipe: Recipe, cache: Path) -> AnnotateReport:
         clipped=sum(bool(((vad < 0) | (vad > 1)).any()) for vad in given.values()),
         survey=survey(now),
     )
-    write_json(_beside(manifest), _to_json(report, store))
+    write_json(_beside(manifest), _to_json(report, store), ensure_ascii=False)
     if prepared is not None:
         update_report(folder, prepared)
     return report

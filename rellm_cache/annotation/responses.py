@@ -21,13 +21,13 @@ from rellm_cache.corpus.manifest import (
     read_lines,
     read_manifest,
     responses_path,
-    write_lines,
 )
 from rellm_cache.errors import ConfigError
 from rellm_cache.llm.frozen import FrozenLLM
 from rellm_cache.llm.generation import Continuation
 from rellm_cache.llm.loading import llm_identity, load_llm
 from rellm_cache.llm.refusals import refusal
+from rellm_cache.utils.atomic_files import write_lines
 from rellm_cache.utils.console import progress
 from rellm_cache.utils.devices import default_device
 from rellm_cache.utils.result_table import Journal, journal_beside, read_journal

@@ -15,8 +15,13 @@ import torch
 from rellm_cache.config.schema import Recipe
 from rellm_cache.config.specs import TranscriberSpec
 from rellm_cache.corpus.audio import Clip, load_clip
-from rellm_cache.corpus.manifest import Utterance, read_manifests, write_lines
-from rellm_cache.data.sampler import ordered_batches
+from rellm_cache.corpus.manifest import (
+    Utterance,
+    read_manifests,
+)
+from rellm_cache.data.sampler import (
+    ordered_batches,
+)
 from rellm_cache.encoders.whisper_transcriber import WhisperTranscriber, resolve_transcriber
 from rellm_cache.errors import AudioError, ManifestError
 from rellm_cache.extraction.failures import record_failures
@@ -36,6 +41,7 @@ from rellm_cache.store.transcripts import (
     transcriber_spec,
     transcripts_path,
 )
+from rellm_cache.utils.atomic_files import write_lines
 from rellm_cache.utils.console import progress, say
 from rellm_cache.utils.devices import clips_at_a_time, default_device
 from rellm_cache.utils.result_table import Journal, journal_beside, read_journal

@@ -113,7 +113,7 @@ def table1(out: Path, as_json: bool, **options: Any) -> int:
     from rellm_cache.reproduction.request import Request
     from rellm_cache.reproduction.table1 import reproduce as run
     from rellm_cache.reproduction.table1 import to_json
-    from rellm_cache.utils.atomic_files import write_whole
+    from rellm_cache.utils.atomic_files import write_text
 
     source = Source(
         options["corpus"],
@@ -141,7 +141,7 @@ def table1(out: Path, as_json: bool, **options: Any) -> int:
         )
     )
     document = json.dumps(to_json(found), indent=2)
-    write_whole(out / "table1.json", document + "\n")
+    write_text(out / "table1.json", document + "\n")
     write_page(out / "table1.html", found)
     if as_json:
         click.echo(document)

@@ -8,7 +8,6 @@ when the manifest is read. BLSP's field names are read too.
 import dataclasses
 import json
 import math
-import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -31,6 +30,7 @@ from rellm_cache.corpus.validation import (
     one_of,
 )
 from rellm_cache.errors import ManifestError
+from rellm_cache.utils.atomic_files import write_lines
 
 Vad = tuple[float, float, float]
 VadSource = Literal["human", "pseudo", "made"]
@@ -163,26 +163,6 @@ def read_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         if "\\u" in line:
             check_text(row, where)
         yield where, row
-
-
-def write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Write JSON Lines in one step: a reader sees the old file or the whole new one."""
-    _replace(path, (json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-
-
-def write_json(path: Path, document: dict[str, Any]) -> None:
-    """Write one JSON object, to be read by people too, in one step."""
-    _replace(path, [json.dumps(document, ensure_ascii=False, indent=2) + "\n"])
-
-
-def _replace(path: Path, lines: Iterable[str]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.partial")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.writelines(lines)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 def responses_path(manifest: Path) -> Path:

@@ -17,14 +17,13 @@ from rellm_cache.corpus.audio import MAX_SECONDS, MIN_SECONDS, SAMPLE_RATE, load
 from rellm_cache.corpus.manifest import (
     SPLITS,
     Utterance,
-    write_json,
-    write_lines,
     write_manifest,
 )
 from rellm_cache.corpus.readers.base import Corpus, require_totals, without_audio
 from rellm_cache.corpus.statistics import REPORT, Survey, survey
 from rellm_cache.corpus.validation import check_text
 from rellm_cache.errors import AudioError, ManifestError
+from rellm_cache.utils.atomic_files import write_json, write_lines
 from rellm_cache.utils.console import counted, progress
 
 
@@ -174,4 +173,4 @@ def _write(report: PrepareReport, kept: Sequence[Utterance]) -> None:
         else:
             file.unlink(missing_ok=True)
     write_lines(report.out / "excluded.jsonl", report.excluded)
-    write_json(report.out / REPORT, report.to_json())
+    write_json(report.out / REPORT, report.to_json(), ensure_ascii=False)

@@ -18,11 +18,11 @@ from rellm_cache.corpus.manifest import (
     Utterance,
     Vad,
     read_manifests,
-    write_json,
 )
 from rellm_cache.corpus.splits import text_key
 from rellm_cache.corpus.vad import DimensionSummary, summarise
 from rellm_cache.errors import ManifestError
+from rellm_cache.utils.atomic_files import write_json
 from rellm_cache.utils.json_files import read_object
 
 REPORT = "report.json"  # beside a prepared manifest
@@ -131,7 +131,8 @@ def update_report(folder: Path, report: dict[str, Any]) -> None:
 
     What only `prepare` knows, as totals and excluded clips, stays.
     """
-    write_json(folder / REPORT, {**report, **survey(read_manifests(folder)).to_json()})
+    document = {**report, **survey(read_manifests(folder)).to_json()}
+    write_json(folder / REPORT, document, ensure_ascii=False)
 
 
 def _named(vad: Vad) -> dict[str, float]:

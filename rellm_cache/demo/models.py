@@ -2,7 +2,6 @@
 under a models root, named as on the model hub.
 """
 
-import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Final
 from rellm_cache.demo.smollm2 import convert_smollm2
 from rellm_cache.demo.whisper_tiny import convert_whisper_tiny_en
 from rellm_cache.errors import RellmError
+from rellm_cache.utils.atomic_files import rename_new, sync_tree
 
 WHISPER_TINY_EN: Final = "openai/whisper-tiny.en"
 SMOLLM2: Final = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -52,12 +52,9 @@ def _ensure(target: Path, convert: Callable[[Path], None]) -> Path:
     with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as scratch:
         made = Path(scratch) / target.name
         convert(made)
-        try:
-            os.rename(made, target)
-        except OSError:
-            if not _is_whole(target):  # else another process was first, with the same bytes
-                raise
-    return target
+        sync_tree(made)
+        rename_new(made, target)
+    return _ensure(target, convert)  # checked: another process may have been first
 
 
 def _is_whole(folder: Path) -> bool:

@@ -21,7 +21,7 @@ from rellm_cache.empathy.scorer_folder import CARD, EmpathyCard, load_card, load
 from rellm_cache.empathy.scoring import ReplyScore, score_exchanges
 from rellm_cache.errors import ManifestError
 from rellm_cache.metrics.summary import Summary, summarise
-from rellm_cache.utils.atomic_files import write_table
+from rellm_cache.utils.atomic_files import write_csv
 from rellm_cache.utils.console import counted, progress, say
 from rellm_cache.utils.devices import default_device
 from rellm_cache.utils.result_table import Journal, journal_beside, read_journal
@@ -85,7 +85,7 @@ def empathy_score(folder: Path, source: Path, out: Path) -> ScoreReport:
     made = {MADE_FROM: identity}
     scored = [row | score_row(score) | made for row, score in zip(rows, done, strict=True)]
     names = [*rows[0], *columns]
-    write_table(out, names, ([row[name] for name in names] for row in scored))
+    write_csv(out, names, ([row[name] for name in names] for row in scored))
     waiting.unlink(missing_ok=True)
     return report(card, scored)
 

@@ -8,7 +8,6 @@
 """
 
 import json
-import os
 import shutil
 from dataclasses import dataclass
 from itertools import chain
@@ -25,6 +24,7 @@ from rellm_cache.empathy.settings import EmpathySettings, from_table, to_table
 from rellm_cache.empathy.text_encoder import TextEncoder
 from rellm_cache.empathy.tfidf import WordModel, load_words
 from rellm_cache.errors import ConfigError, RunError
+from rellm_cache.utils.atomic_files import replaced_folder, write_file, write_json
 from rellm_cache.utils.model_files import SAFE_FILES, check_files, weights_digest
 
 CARD, ENCODER = "empathy.json", "encoder"
@@ -74,13 +74,10 @@ def copy_encoder(source: Path, folder: Path) -> None:
     target = folder / ENCODER
     if target.is_dir():
         return
-    partial = folder / f".{ENCODER}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    for pattern in SAFE_FILES:
-        for file in source.glob(pattern):
-            shutil.copyfile(file, partial / file.name)
-    os.replace(partial, target)
+    with replaced_folder(target) as partial:
+        for pattern in SAFE_FILES:
+            for file in source.glob(pattern):
+                shutil.copyfile(file, partial / file.name)
 
 
 def weights_path(folder: Path, scorer: EmpathyScorer) -> Path:
@@ -92,10 +89,8 @@ def weights_path(folder: Path, scorer: EmpathyScorer) -> Path:
 def save_scorer(folder: Path, scorer: EmpathyScorer) -> None:
     """Write what was trained in one atomic step."""
     path = weights_path(folder, scorer)
-    temporary = path.with_name(f".{path.name}.partial")
     state = {name: tensor.cpu().contiguous() for name, tensor in scorer.state_dict().items()}
-    save_file(state, temporary, metadata={"format": "pt"})
-    os.replace(temporary, path)
+    write_file(path, lambda temporary: save_file(state, temporary, metadata={"format": "pt"}))
 
 
 def load_scorer(folder: Path, scorer: EmpathyScorer) -> None:
@@ -121,9 +116,7 @@ def save_card(folder: Path, card: EmpathyCard) -> None:
         "scores": card.scores,
         "counts": card.counts,
     }
-    temporary = folder / f".{CARD}.partial"
-    temporary.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
-    os.replace(temporary, folder / CARD)
+    write_json(folder / CARD, content)
 
 
 def load_card(folder: Path) -> EmpathyCard:

@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from rellm_cache.empathy.epitome import LEVELS
 from rellm_cache.empathy.exchanges import Reading
 from rellm_cache.errors import ManifestError, RunError
 from rellm_cache.metrics.replies import questions
+from rellm_cache.utils.atomic_files import write_file, write_text
 
 TENSORS, TERMS = "words.safetensors", "words.json"
 WORD = re.compile(r"\w+|\?")
@@ -89,8 +91,8 @@ def save_words(folder: Path, words: WordModel) -> None:
     for name, weights in words.coefficients.items():
         tensors[f"{name}.coefficients"] = np.ascontiguousarray(weights)
         tensors[f"{name}.intercepts"] = words.intercepts[name]
-    (folder / TERMS).write_text(json.dumps(words.terms, ensure_ascii=False) + "\n", "utf-8")
-    save_file(tensors, folder / TENSORS)
+    write_text(folder / TERMS, json.dumps(words.terms, ensure_ascii=False) + "\n")
+    write_file(folder / TENSORS, partial(save_file, tensors))
 
 
 def load_words(folder: Path, mechanisms: Sequence[str]) -> WordModel:

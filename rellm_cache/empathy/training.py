@@ -5,12 +5,15 @@ scored once, when everything is trained.
 """
 
 import dataclasses
-import json
 import math
-import os
 import pickle
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import (
+    Callable,
+    Iterator,
+    Sequence,
+)
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +47,7 @@ from rellm_cache.empathy.settings import EmpathySettings, to_table
 from rellm_cache.empathy.text_encoder import TextEncoder
 from rellm_cache.empathy.tfidf import fit_words, save_words
 from rellm_cache.errors import ConfigError, ManifestError, RunError
-from rellm_cache.utils.atomic_files import write_whole
+from rellm_cache.utils.atomic_files import write_file, write_json
 from rellm_cache.utils.console import progress, say
 from rellm_cache.utils.devices import default_device
 from rellm_cache.utils.json_files import read_object
@@ -212,7 +215,7 @@ def _is_done(out: Path, settings: EmpathySettings, sources: Sources) -> bool:
             )
     else:
         out.mkdir(parents=True, exist_ok=True)
-        write_whole(path, json.dumps(plan, indent=2) + "\n")
+        write_json(path, plan)
     return (out / CARD).is_file()
 
 
@@ -333,17 +336,13 @@ class ScorerTraining:
         return total / self.steps
 
     def _save(self) -> None:
-        temporary = self._state.with_name(f".{self._state.name}.partial")
-        torch.save(
-            {
-                "scorer": self.scorer.state_dict(),
-                "optimiser": self._optimiser.state_dict(),
-                "schedule": self._schedule.state_dict(),
-                "done": self.done,
-            },
-            temporary,
-        )
-        os.replace(temporary, self._state)
+        state = {
+            "scorer": self.scorer.state_dict(),
+            "optimiser": self._optimiser.state_dict(),
+            "schedule": self._schedule.state_dict(),
+            "done": self.done,
+        }
+        write_file(self._state, partial(torch.save, state))
 
 
 def _groups(scorer: EmpathyScorer, settings: EmpathySettings) -> list[dict[str, object]]:

@@ -9,7 +9,6 @@ as its answer, so that no reply has to be parsed. Where the question is for the 
 is right if it names the label; the judge is worth as much as it agrees with that.
 """
 
-import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
@@ -22,8 +21,13 @@ from rellm_cache.annotation.responses import llm_config
 from rellm_cache.config.qa import JudgeSettings
 from rellm_cache.config.schema import LLMConfig, Recipe
 from rellm_cache.config.specs import digest
-from rellm_cache.corpus.manifest import read_lines, read_manifests, write_lines
-from rellm_cache.data.batch import Example
+from rellm_cache.corpus.manifest import (
+    read_lines,
+    read_manifests,
+)
+from rellm_cache.data.batch import (
+    Example,
+)
 from rellm_cache.data.examples import audio_digests, require_frames
 from rellm_cache.data.loader import BatchLoader
 from rellm_cache.data.sampler import ordered_batches
@@ -42,7 +46,7 @@ from rellm_cache.model.answer_likelihoods import answer_log_likelihoods
 from rellm_cache.qa.rows import QARow, distinct, read_questions
 from rellm_cache.runs.shared_models import Resources
 from rellm_cache.runs.weights import RECIPE, load_info, load_run, run_recipe, trained_digest
-from rellm_cache.utils.atomic_files import write_whole
+from rellm_cache.utils.atomic_files import write_json, write_lines
 from rellm_cache.utils.console import counted, progress, say
 from rellm_cache.utils.devices import default_device
 from rellm_cache.utils.result_table import Journal, journal_beside, read_journal
@@ -244,5 +248,5 @@ def _write(run: Path, judged: Sequence[JudgedAnswer], scores: JudgeScores, notes
     """Put a run's answers and scores into its folder."""
     made = {"made_from": notes.made_from}
     write_lines(run / f"{JUDGED}.jsonl", ({**asdict(answer), **made} for answer in judged))
-    write_whole(notes.summary, json.dumps(scores.to_json(), indent=2) + "\n")
+    write_json(notes.summary, scores.to_json())
     notes.path.unlink(missing_ok=True)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rellm_cache.corpus.manifest import write_lines
+from rellm_cache.utils.atomic_files import write_lines
 from rellm_cache.utils.result_table import Journal, journal_beside, read_journal
 
 EVALUATED = "evaluated.jsonl"

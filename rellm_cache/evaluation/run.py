@@ -26,7 +26,7 @@ from rellm_cache.runs.provenance import TRAINING, summarise_data
 from rellm_cache.runs.publish import SUMS, is_published
 from rellm_cache.runs.shared_models import Resources
 from rellm_cache.runs.weights import RECIPE
-from rellm_cache.utils.atomic_files import renew, table_text
+from rellm_cache.utils.atomic_files import csv_text, update_text
 from rellm_cache.utils.console import counted, say
 
 PREDICTIONS = "predictions.csv"
@@ -99,12 +99,12 @@ def evaluate(
     out.mkdir(parents=True, exist_ok=True)
     written = [
         examination.finish(),
-        renew(out / SCORES, json.dumps(figures, indent=2) + "\n"),
-        renew(out / PREDICTIONS, table_text(*prediction_rows(utterances, judgement))),
-        renew(out / REPORT, render_report(run, recipe, figures, chosen, shown)),
+        update_text(out / SCORES, json.dumps(figures, indent=2) + "\n"),
+        update_text(out / PREDICTIONS, csv_text(*prediction_rows(utterances, judgement))),
+        update_text(out / REPORT, render_report(run, recipe, figures, chosen, shown)),
     ]
     if _is_own(run, out) and (run / TRAINING).exists():
-        written.append(renew(run / CARD, render_card(read_card(run))))
+        written.append(update_text(run / CARD, render_card(read_card(run))))
     if not any(written):
         clips = counted(len(utterances), "clip is", "clips are")
         say(f"{out}: nothing to do, {clips} scored")

@@ -31,7 +31,7 @@ from rellm_cache.importers.checkpoint_source import SourceWeights, find_weights,
 from rellm_cache.importers.model_folder import ShardWriter
 from rellm_cache.model.speech_llm import SpeechLLM
 from rellm_cache.runs.weights import RECIPE, WEIGHTS, AdapterInfo, save_config, save_tensors
-from rellm_cache.utils.atomic_folders import new_folder
+from rellm_cache.utils.atomic_files import new_folder
 from rellm_cache.utils.console import progress
 from rellm_cache.utils.model_files import weights_digest
 

@@ -6,6 +6,8 @@ from pathlib import Path
 from safetensors.torch import save_file
 from torch import Tensor
 
+from rellm_cache.utils.atomic_files import rename
+
 SHARD_BYTES = 1_000_000_000
 
 
@@ -38,7 +40,7 @@ class ShardWriter:
         if count == 1:
             names = ["model.safetensors"]
         for index, name in enumerate(names):
-            self._numbered(index).rename(self._folder / name)
+            rename(self._numbered(index), self._folder / name)
         if count > 1:
             places = {t: names[i] for i, tensors in enumerate(self._written) for t in tensors}
             index_file = {"metadata": {"total_size": self.bytes}, "weight_map": places}

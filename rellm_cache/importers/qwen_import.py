@@ -23,7 +23,7 @@ from rellm_cache.importers.qwen_tokenizer import (
     read_ranks,
 )
 from rellm_cache.importers.qwen_v1 import check_weights, expected_shapes, read_qwen_config, renamed
-from rellm_cache.utils.atomic_folders import new_folder
+from rellm_cache.utils.atomic_files import new_folder
 from rellm_cache.utils.console import progress
 from rellm_cache.utils.json_files import read_object
 

@@ -13,7 +13,11 @@ import torch
 
 from rellm_cache.config.schema import Recipe
 from rellm_cache.corpus.audio import load_clip
-from rellm_cache.corpus.manifest import Utterance, read_lines, read_manifests, write_lines
+from rellm_cache.corpus.manifest import (
+    Utterance,
+    read_lines,
+    read_manifests,
+)
 from rellm_cache.data.examples import require_frames
 from rellm_cache.data.sampler import ordered_batches
 from rellm_cache.data.streams import StreamSet
@@ -26,7 +30,12 @@ from rellm_cache.inference.responders import Listener
 from rellm_cache.inference.text_responder import Reader
 from rellm_cache.runs.shared_models import Resources
 from rellm_cache.runs.weights import run_recipe
-from rellm_cache.store.in_memory import InMemoryFrames
+from rellm_cache.store.in_memory import (
+    InMemoryFrames,
+)
+from rellm_cache.utils.atomic_files import (
+    write_lines,
+)
 from rellm_cache.utils.console import counted, progress, say
 from rellm_cache.utils.devices import clips_at_a_time, default_device
 from rellm_cache.utils.result_table import Journal, journal_beside, read_journal

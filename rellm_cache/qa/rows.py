@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from rellm_cache.config.qa import MODES, TYPES, QAMode, QAType
-from rellm_cache.corpus.manifest import manifest_files, read_lines, write_lines
+from rellm_cache.corpus.manifest import manifest_files, read_lines
 from rellm_cache.corpus.validation import Field, check_fields, is_object, is_text, is_truth
 from rellm_cache.errors import ManifestError
+from rellm_cache.utils.atomic_files import write_lines
 
 
 @dataclass(frozen=True)

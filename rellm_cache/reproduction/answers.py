@@ -20,7 +20,7 @@ from rellm_cache.errors import RunError
 from rellm_cache.evaluation.run import PREDICTIONS
 from rellm_cache.metrics.replies import question_count, word_count
 from rellm_cache.reproduction.runs import RESPONSES, Job
-from rellm_cache.utils.atomic_files import write_table, write_whole
+from rellm_cache.utils.atomic_files import write_csv, write_text
 from rellm_cache.utils.console import progress
 from rellm_cache.utils.devices import default_device
 from rellm_cache.utils.json_files import read_object
@@ -97,7 +97,7 @@ class Scorer:
             }
             for score in score_exchanges(self._model, exchanges)
         ]
-        write_whole(out, json.dumps({"identity": identity, "scores": scores}) + "\n")
+        write_text(out, json.dumps({"identity": identity, "scores": scores}) + "\n")
         return scores
 
 
@@ -154,4 +154,4 @@ def write_records(path: Path, records: Sequence[Record]) -> None:
     """Write all of them; a reader sees the old file or the whole new one."""
     rows = (dataclasses.astuple(record) for record in records)
     plain = ([int(v) if isinstance(v, bool) else v for v in row] for row in rows)
-    write_table(path, [field.name for field in dataclasses.fields(Record)], plain)
+    write_csv(path, [field.name for field in dataclasses.fields(Record)], plain)

@@ -9,7 +9,7 @@ from rellm_cache.reproduction.answers import Record
 from rellm_cache.reproduction.paper import METRICS
 from rellm_cache.reproduction.statistics import RowResult
 from rellm_cache.reproduction.table1 import Reproduction
-from rellm_cache.utils.atomic_files import write_whole
+from rellm_cache.utils.atomic_files import write_text
 from rellm_cache.utils.html import render_page
 
 WIDTH, LABELS, RIGHT, LINE, TOP, BOTTOM = 560, 190, 24, 26, 8, 26
@@ -59,7 +59,7 @@ def write_page(path: Path, found: Reproduction) -> None:
         titles={row.row.name: row.row.title for row in found.rows},
         box=(WIDTH, LABELS, RIGHT, BOTTOM),
     )
-    write_whole(path, page)
+    write_text(path, page)
 
 
 def draw(rows: Sequence[RowResult], metric: str) -> Plot | None:

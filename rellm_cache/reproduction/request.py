@@ -1,6 +1,5 @@
 """What is to be reproduced. In: options. Out: a `Request`, and a folder claimed for it."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,7 +7,7 @@ from rellm_cache.errors import ConfigError, RunError
 from rellm_cache.reproduction.folds import Source
 from rellm_cache.reproduction.paper import CONTROL, ROWS, Row
 from rellm_cache.runs.weights import CONFIG
-from rellm_cache.utils.atomic_files import write_whole
+from rellm_cache.utils.atomic_files import write_json
 from rellm_cache.utils.json_files import read_object
 
 SETTINGS = "settings.json"
@@ -103,7 +102,7 @@ def claim(request: Request) -> None:
         if request.out.exists() and any(request.out.iterdir()):
             raise RunError(f"{request.out}: is not empty and holds no reproduction; choose another")
         request.out.mkdir(parents=True, exist_ok=True)
-        write_whole(path, json.dumps(settings, indent=2) + "\n")
+        write_json(path, settings)
         return
     found = read_object(
         path,

@@ -29,7 +29,7 @@ from rellm_cache.reproduction.paper import Row
 from rellm_cache.runs.shared_models import Resources
 from rellm_cache.runs.weights import CONFIG, RECIPE, WEIGHTS
 from rellm_cache.training.run import train
-from rellm_cache.utils.atomic_files import write_whole
+from rellm_cache.utils.atomic_files import write_text
 from rellm_cache.utils.console import say
 from rellm_cache.utils.json_files import read_object
 from rellm_cache.utils.model_files import file_digest
@@ -219,7 +219,7 @@ def do_job(job: Job, resources: Resources) -> None:
     responses = job.out / RESPONSES
     generate(job.run, test, responses, job.cache, batch_size=job.batch_size, resources=resources)
     evaluate(job.run, test, job.cache, Asked(samples=0), resources=resources)
-    write_whole(job.out / DONE, json.dumps({"identity": job.identity()}) + "\n")
+    write_text(job.out / DONE, json.dumps({"identity": job.identity()}) + "\n")
 
 
 def starting_from(recipe: Recipe, run: Path) -> Recipe:

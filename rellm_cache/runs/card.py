@@ -21,7 +21,7 @@ from rellm_cache.model.losses.terms import TERMS
 from rellm_cache.runs.licences import UNKNOWN, Terms, describe_corpus_terms, terms_of
 from rellm_cache.runs.provenance import CORPORA, TrainingRecord, load_training
 from rellm_cache.runs.weights import RECIPE, AdapterInfo, load_info
-from rellm_cache.utils.atomic_files import write_whole
+from rellm_cache.utils.atomic_files import write_text
 from rellm_cache.utils.model_files import HUB_ID
 
 CARD, SCORES = "README.md", "scores.json"
@@ -102,7 +102,7 @@ def read_card(run: Path) -> Card:
 
 def write_card(run: Path) -> Path:
     """Write `<run>/README.md`; errors as `read_card`."""
-    write_whole(run / CARD, render_card(read_card(run)))
+    write_text(run / CARD, render_card(read_card(run)))
     return run / CARD
 
 

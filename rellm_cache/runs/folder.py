@@ -9,7 +9,7 @@ from rellm_cache.config.specs import CachedSpec
 from rellm_cache.errors import RunError
 from rellm_cache.runs.publish import SUMS, is_published
 from rellm_cache.runs.weights import RECIPE
-from rellm_cache.utils.atomic_files import write_whole
+from rellm_cache.utils.atomic_files import is_temporary, write_text
 
 CHECKPOINTS = "checkpoints"  # folder of an unfinished run's states
 DATA = "data.sha256"  # of what is learnt from: see `learned_from`
@@ -21,9 +21,9 @@ def begin_run(recipe: Recipe, out: Path) -> None:
     Raises:
         RunError: it holds something else, or what was published.
     """
-    if not out.exists() or all(path.name == f".{RECIPE}.partial" for path in out.iterdir()):
+    if not out.exists() or all(map(is_temporary, out.iterdir())):
         out.mkdir(parents=True, exist_ok=True)
-        write_whole(out / RECIPE, to_toml(recipe))
+        write_text(out / RECIPE, to_toml(recipe))
         return
     if not (out / RECIPE).is_file():
         raise RunError(
@@ -59,7 +59,7 @@ def begin_data(learned: str, out: Path) -> None:
     require_data(learned, out)
     noted = f"{learned}\n"
     if not (out / DATA).is_file() or (out / DATA).read_text("utf-8") != noted:
-        write_whole(out / DATA, noted)
+        write_text(out / DATA, noted)
 
 
 def require_data(learned: str, out: Path) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 from rellm_cache.corpus.manifest import Utterance
 from rellm_cache.corpus.statistics import read_report
 from rellm_cache.errors import RunError
-from rellm_cache.utils.atomic_files import write_whole
+from rellm_cache.utils.atomic_files import write_json
 
 TRAINING = "training.json"
 UNNAMED = "another corpus"
@@ -114,7 +114,7 @@ def _prepared(folder: Path) -> str:
 
 def save_training(run: Path, record: TrainingRecord) -> None:
     """Write `training.json`."""
-    write_whole(run / TRAINING, json.dumps(dataclasses.asdict(record), indent=2) + "\n")
+    write_json(run / TRAINING, dataclasses.asdict(record))
 
 
 def load_training(run: Path) -> TrainingRecord:

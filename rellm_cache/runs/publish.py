@@ -32,7 +32,7 @@ from rellm_cache.runs.card import (
 from rellm_cache.runs.licences import KNOWN_MODELS, UNKNOWN
 from rellm_cache.runs.provenance import TRAINING
 from rellm_cache.runs.weights import CONFIG, RECIPE, WEIGHTS, config_text
-from rellm_cache.utils.atomic_folders import replaced_folder
+from rellm_cache.utils.atomic_files import replaced_folder
 from rellm_cache.utils.model_files import HUB_ID, file_digest, models_root
 
 LICENCES, SUMS = "LICENSES.md", "SHA256SUMS"

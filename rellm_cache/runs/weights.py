@@ -20,7 +20,7 @@ from rellm_cache.errors import ConfigError, RunError
 from rellm_cache.llm.frozen import FrozenLLM
 from rellm_cache.llm.loading import load_llm
 from rellm_cache.model.speech_llm import SpeechLLM
-from rellm_cache.utils.atomic_files import sync_path, write_whole
+from rellm_cache.utils.atomic_files import write_file, write_text
 from rellm_cache.utils.model_files import file_digest
 
 WEIGHTS, CONFIG, RECIPE = "adapter.safetensors", "adapter_config.json", "recipe.toml"
@@ -47,13 +47,8 @@ class AdapterInfo:
 
 def save_tensors(path: Path, model: SpeechLLM) -> None:
     """Write what trains, in one atomic step."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.partial")
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in trainables(model).items()}
-    save_file(state, temporary, metadata={"format": "pt"})
-    sync_path(temporary)
-    temporary.replace(path)
-    sync_path(path.parent)
+    write_file(path, lambda temporary: save_file(state, temporary, metadata={"format": "pt"}))
 
 
 def trainables(model: SpeechLLM) -> dict[str, torch.nn.Parameter]:
@@ -89,7 +84,7 @@ def load_tensors(path: Path, model: SpeechLLM, fresh_lora: bool = False) -> None
 
 def save_config(run: Path, info: AdapterInfo, recipe: Recipe) -> None:
     """Write `adapter_config.json`."""
-    write_whole(run / CONFIG, config_text(info, recipe))
+    write_text(run / CONFIG, config_text(info, recipe))
 
 
 def config_text(info: AdapterInfo, recipe: Recipe) -> str:

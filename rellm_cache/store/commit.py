@@ -16,9 +16,19 @@ from rellm_cache.errors import StoreError
 from rellm_cache.store.format import WRITING, StoreInfo, replacement_name
 from rellm_cache.store.locks import hold_lock, remove_path
 from rellm_cache.store.part_writer import Row, write_part
-from rellm_cache.store.quantization import Quantization
-from rellm_cache.store.remote.upload import commit_part, remove_remote_part, upload_file
-from rellm_cache.utils.atomic_files import sync_path, sync_tree
+from rellm_cache.store.quantization import (
+    Quantization,
+)
+from rellm_cache.store.remote.upload import (
+    commit_part,
+    remove_remote_part,
+    upload_file,
+)
+from rellm_cache.utils.atomic_files import (
+    rename,
+    sync_path,
+    sync_tree,
+)
 
 
 @contextmanager
@@ -86,7 +96,7 @@ def remove_part(part: Path) -> None:
 def remove_local_part(part: Path) -> None:
     """Remove a part from a folder: it leaves the store in one step, then its files go."""
     with temporary_folder(part.parent) as temporary:
-        part.rename(temporary)
+        rename(part, temporary)
         sync_path(part.parent)
 
 
@@ -95,6 +105,5 @@ def restore_metadata(store: Path, info: StoreInfo) -> None:
     with temporary_folder(store) as temporary:
         zarr.create_group(str(temporary), attributes=info.to_attributes())
         sync_tree(temporary)
-        (temporary / "zarr.json").replace(store / "zarr.json")
-        sync_path(store)
+        rename(temporary / "zarr.json", store / "zarr.json")
     upload_file(store / "zarr.json")

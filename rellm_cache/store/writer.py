@@ -33,9 +33,18 @@ from rellm_cache.store.format import (
 )
 from rellm_cache.store.locks import hold_lock, remove_own_stale, removed_on_exit, with_hostname
 from rellm_cache.store.part_writer import PartWriter, Row
-from rellm_cache.store.quantization import Quantization
-from rellm_cache.store.remote.upload import commit_part, part_names, upload_new_store
-from rellm_cache.utils.atomic_files import sync_path, sync_tree
+from rellm_cache.store.quantization import (
+    Quantization,
+)
+from rellm_cache.store.remote.upload import (
+    commit_part,
+    part_names,
+    upload_new_store,
+)
+from rellm_cache.utils.atomic_files import (
+    rename_new,
+    sync_tree,
+)
 from rellm_cache.utils.console import counted
 
 PART_BYTES = 256 << 20
@@ -236,11 +245,9 @@ def create_store(cache: Path, info: StoreInfo) -> Path:
             zarr.create_group(str(temporary), attributes=info.to_attributes())
             sync_tree(temporary)
             upload_new_store(temporary / "zarr.json", store)
-            temporary.rename(store)
-            sync_path(cache)
+            rename_new(temporary, store)
     except OSError as error:
-        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # another writer won the race
-            raise _write_failed(store, error, 0, 0) from error
+        raise _write_failed(store, error, 0, 0) from error
     return store
 
 

@@ -5,7 +5,6 @@
 """
 
 import dataclasses
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from rellm_cache.evaluation.scores import Scores
 from rellm_cache.metrics.comparison import PairedDifference, paired_difference
 from rellm_cache.metrics.summary import Summary, summarise
 from rellm_cache.sweeps.plan import BASELINE, SweepPlan
-from rellm_cache.utils.atomic_files import write_table, write_whole
+from rellm_cache.utils.atomic_files import write_csv, write_json
 
 SWEEP_JSON, SWEEP_CSV = "sweep.json", "sweep.csv"
 
@@ -127,9 +126,9 @@ class SweepReport:
     def write(self) -> None:
         """Write both files; a reader sees the old ones or the whole new ones."""
         self.out.mkdir(parents=True, exist_ok=True)
-        write_whole(self.out / SWEEP_JSON, json.dumps(self.to_json(), indent=2) + "\n")
+        write_json(self.out / SWEEP_JSON, self.to_json())
         columns = ["variant", "seed", "run", "seconds", *self.metrics, "error"]
-        write_table(self.out / SWEEP_CSV, columns, map(self._row, self.runs))
+        write_csv(self.out / SWEEP_CSV, columns, map(self._row, self.runs))
 
     def _row(self, run: SweepRun) -> list[object]:
         values = [run.scores.get(metric, "") for metric in self.metrics]

@@ -34,7 +34,7 @@ from rellm_cache.sweeps.report import (
     scores_by_name,
 )
 from rellm_cache.training.run import train
-from rellm_cache.utils.atomic_files import write_whole
+from rellm_cache.utils.atomic_files import write_json
 from rellm_cache.utils.console import say
 
 OUTCOME = "outcome.json"
@@ -220,7 +220,7 @@ def _identity(utterances: Iterable[Utterance], **how: Any) -> str:
 
 def _keep(job: Job, outcome: Outcome) -> Outcome:
     """Write an outcome into the run folder."""
-    write_whole(job.out / OUTCOME, json.dumps(dataclasses.asdict(outcome), indent=2) + "\n")
+    write_json(job.out / OUTCOME, dataclasses.asdict(outcome))
     return outcome
 
 

@@ -24,12 +24,26 @@ from torch import Tensor
 from rellm_cache.errors import RunError
 from rellm_cache.model.speech_llm import SpeechLLM
 from rellm_cache.runs.weights import WEIGHTS, load_tensors, save_tensors
-from rellm_cache.training.distributed import broadcast_from_main, gather_stacked
-from rellm_cache.training.micro_batches import MicroBatcher
-from rellm_cache.training.optim import Optimizer
-from rellm_cache.utils.atomic_files import sync_path, sync_tree
-from rellm_cache.utils.console import say
-from rellm_cache.utils.devices import random_state, set_random_state
+from rellm_cache.training.distributed import (
+    broadcast_from_main,
+    gather_stacked,
+)
+from rellm_cache.training.micro_batches import (
+    MicroBatcher,
+)
+from rellm_cache.training.optim import (
+    Optimizer,
+)
+from rellm_cache.utils.atomic_files import (
+    replace_folder,
+)
+from rellm_cache.utils.console import (
+    say,
+)
+from rellm_cache.utils.devices import (
+    random_state,
+    set_random_state,
+)
 from rellm_cache.utils.model_files import file_digest
 
 STATE, SUMS, PARTIAL, KEPT = "state.pt", "SHA256SUMS", ".partial", 2
@@ -95,13 +109,10 @@ class CheckpointFolders:
         files = sorted(partial.iterdir())
         lines = [f"{file_digest(file)}  {file.name}\n" for file in files]
         (partial / SUMS).write_text("".join(lines), "utf-8")
-        sync_tree(partial)
-        if target.exists():  # damaged, or saved at the same step before the epoch ended
-            shutil.rmtree(target)
-        partial.rename(target)
-        sync_path(self.folder)
+        # A folder that is there is damaged, or was saved at the same step before the epoch ended.
+        replace_folder(partial, target)
         self._intact = [*(p for p in self._intact if p != target), target][-kept:]
-        for path in self.folder.glob("step-*"):
+        for path in self.folder.glob("*step-*"):
             if path not in self._intact:
                 shutil.rmtree(path)
         return target

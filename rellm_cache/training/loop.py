@@ -6,7 +6,6 @@ micro-batches.
 """
 
 import dataclasses
-import json
 import math
 import shutil
 import time
@@ -14,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,10 +42,25 @@ from rellm_cache.training.micro_batches import ActivationMeter, MicroBatcher, ex
 from rellm_cache.training.optim import Optimizer
 from rellm_cache.training.precision import training_autocast, validation_autocast
 from rellm_cache.training.validation import selection_score, validation_scores
-from rellm_cache.utils.atomic_files import sync_path, write_whole
-from rellm_cache.utils.console import Tick, progress, say
-from rellm_cache.utils.devices import is_out_of_memory, random_state, set_random_state
-from rellm_cache.utils.result_table import read_journal
+from rellm_cache.utils.atomic_files import (
+    sync_path,
+    write_file,
+    write_lines,
+)
+from rellm_cache.utils.console import (
+    Tick,
+    progress,
+    say,
+)
+from rellm_cache.utils.devices import (
+    is_out_of_memory,
+    random_state,
+    set_random_state,
+)
+from rellm_cache.utils.result_table import (
+    append_row,
+    read_journal,
+)
 
 METRICS, BEST = "metrics.jsonl", "best.safetensors"
 VALIDATION_TIMEOUT = timedelta(hours=12)  # other processes wait while the main one validates
@@ -106,7 +121,7 @@ class Trainer:
         position = self.checkpoints.restore()
         if self.accelerator.is_main_process:
             kept = [row for row in read_metrics(self.out) if 0 < position.step >= row["step"]]
-            write_whole(self.metrics, "".join(json.dumps(row) + "\n" for row in kept))
+            write_lines(self.metrics, kept)
         return position
 
     def run(self, position: Position) -> Position:
@@ -308,9 +323,7 @@ class Trainer:
 
     def copy_best_weights(self) -> None:
         """Put the best weights into the run folder. Only the main process calls it."""
-        partial = self.out / f".{WEIGHTS}.partial"
-        shutil.copyfile(self.out / CHECKPOINTS / BEST, partial)
-        partial.replace(self.out / WEIGHTS)
+        write_file(self.out / WEIGHTS, partial(shutil.copyfile, self.out / CHECKPOINTS / BEST))
 
     def _save(self, position: Position) -> None:
         """Write a checkpoint, once the metrics up to it are on the disk."""
@@ -322,8 +335,7 @@ class Trainer:
         """Append a row to metrics.jsonl and send its numbers to the trackers."""
         if not self.accelerator.is_main_process:
             return
-        with self.metrics.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        append_row(self.metrics, row)
         validation = {f"validation/{k}": v for k, v in row.get("validation", {}).items()}
         training = {f"train/{k}": v for k, v in row.items() if "loss" in k or "rate" in k}
         self.accelerator.log({**training, **validation}, step=row["step"])

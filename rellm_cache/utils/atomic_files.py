@@ -1,27 +1,182 @@
-"""Getting files onto the disk. In: paths. Out: the same, safe from a power cut."""
+"""Atomic, durable writes of files and folders.
+
+Whatever must be whole is written beside its place under a temporary name, synced to the disk,
+renamed, and its parent folder synced. A kill or a power cut leaves the old content or the new one.
+"""
 
 import csv
+import errno
+import fcntl
 import io
+import json
 import os
-from collections.abc import Iterable, Sequence
+import secrets
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
-THREADS = 8  # a file system joins what is synced at the same time into one write of its journal
+from safetensors import SafetensorError
+
+from rellm_cache.errors import RellmError
+
+SUFFIX = ".partial"  # of every temporary name; the name starts with a dot
+SYNC_THREADS = 8  # a file system joins concurrent syncs into one write of its journal
+LEFTOVER_SECONDS = 86_400  # an unchanged temporary file of this age has no living writer
+SPARE_BYTES = 64_000_000  # for tokenizer, configuration and the file system itself
+
+
+def write_file(path: Path, write: Callable[[Path], object]) -> None:
+    """Replace a file by what `write` writes to the temporary path that it is given.
+
+    Two processes may write one file at once: the last one to finish wins. Folders above `path` are
+    made. An error leaves the old file and no temporary one.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_leftovers(path)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{SUFFIX}")
+    try:
+        write(temporary)
+        sync_path(temporary)
+        rename(temporary, path)
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a UTF-8 text file."""
+    write_file(path, lambda temporary: temporary.write_text(text, "utf-8"))
+
+
+def update_text(path: Path, text: str) -> bool:
+    """Replace a text file unless it holds exactly this text; whether it was replaced."""
+    if path.is_file() and path.read_bytes() == text.encode():
+        return False
+    write_text(path, text)
+    return True
+
+
+def write_json(path: Path, document: Mapping[str, Any], ensure_ascii: bool = True) -> None:
+    """Replace a JSON file by one indented object."""
+    write_text(path, json.dumps(document, ensure_ascii=ensure_ascii, indent=2) + "\n")
+
+
+def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Replace a JSON Lines file, row by row."""
+
+    def write(temporary: Path) -> None:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+    write_file(path, write)
+
+
+def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Replace a CSV file."""
+    write_text(path, csv_text(columns, rows))
+
+
+def csv_text(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Return the text of a CSV file, its header first."""
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
+    return table.getvalue()
+
+
+def is_temporary(path: Path) -> bool:
+    """Whether a path has the name of an unfinished write."""
+    return path.name.startswith(".") and path.name.endswith(SUFFIX)
+
+
+@contextmanager
+def new_folder(out: Path, needed_bytes: int = 0) -> Iterator[Path]:
+    """Yield a temporary folder that becomes `out` when the block ends without an error.
+
+    Raises:
+        RellmError: `out` is not empty, another process is writing it, the disk has too little
+            space, or writing failed.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise RellmError(f"{out}: is there already; choose another --out, or remove it first")
+    with replaced_folder(out, needed_bytes) as temporary:
+        yield temporary
+
+
+@contextmanager
+def replaced_folder(out: Path, needed_bytes: int = 0) -> Iterator[Path]:
+    """Yield a temporary folder that replaces `out`, if it exists, when the block ends.
+
+    The old or the new folder is on the disk whole at any moment. Between the two renames it is the
+    old one, as `.<name>.replaced`; the next call moves it back first.
+
+    Raises:
+        RellmError: another process is writing it, the disk has too little space, or writing failed.
+    """
+    parent = out.absolute().parent
+    parent.mkdir(parents=True, exist_ok=True)
+    temporary = parent / f".{out.name}{SUFFIX}"
+    with _locked_folder(temporary, out):
+        try:
+            _finish_replacement(out)
+            _require_space(out, needed_bytes)
+            yield temporary
+            replace_folder(temporary, out)
+        except (OSError, SafetensorError) as error:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise RellmError(
+                f"{out}: could not be written ({error}); free some space or check the folder, and "
+                "run the same command again"
+            ) from error
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+
+
+def replace_folder(temporary: Path, out: Path) -> None:
+    """Sync a finished folder and rename it to `out`; a folder there is removed afterwards."""
+    sync_tree(temporary)
+    _finish_replacement(out)
+    if out.exists():
+        out.rename(_replaced(out))
+    rename(temporary, out)
+    _finish_replacement(out)
+
+
+def rename(source: Path, target: Path) -> None:
+    """Rename a synced file or folder and sync the folder that holds it now."""
+    os.replace(source, target)
+    sync_path(target.parent)
+
+
+def rename_new(source: Path, target: Path) -> bool:
+    """Rename a synced folder unless another process has made `target`; whether it was renamed."""
+    try:
+        rename(source, target)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        return False
+    return True
 
 
 def sync_tree(folder: Path) -> None:
-    """fsync every file and folder below and including `folder`, in no order.
+    """Sync every file and folder below and including `folder` to the disk.
 
-    Nobody sees the folder before it is renamed, so there is no need to have files first.
+    The order does not matter: nobody sees the folder before it is renamed.
     """
     paths = [Path(root) / name for root, _, files in os.walk(folder) for name in ("", *files)]
-    with ThreadPoolExecutor(THREADS) as pool:
+    with ThreadPoolExecutor(SYNC_THREADS) as pool:
         list(pool.map(sync_path, paths))
 
 
 def sync_path(path: Path) -> None:
-    """fsync one file or folder."""
+    """Sync one file or folder to the disk (fsync)."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -29,32 +184,52 @@ def sync_path(path: Path) -> None:
         os.close(handle)
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file so that a kill leaves the old one or the new one, never a part."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, "utf-8")
-    sync_path(partial)
-    partial.replace(path)
-    sync_path(path.parent)
+def _remove_leftovers(path: Path) -> None:
+    """Remove old temporary files that killed writers of this file left."""
+    prefix, now = f".{path.name}.", time.time()
+    for entry in os.scandir(path.parent):
+        if entry.name.startswith(prefix) and entry.name.endswith(SUFFIX) and entry.is_file():
+            with suppress(OSError):  # another process removed it
+                if now - entry.stat().st_mtime > LEFTOVER_SECONDS:
+                    os.unlink(entry.path)
 
 
-def renew(path: Path, text: str) -> bool:
-    """Write a text file as `write_whole` does unless it holds just that; whether it was written."""
-    if path.is_file() and path.read_bytes() == text.encode():
-        return False
-    write_whole(path, text)
-    return True
+def _replaced(out: Path) -> Path:
+    return out.absolute().parent / f".{out.name}.replaced"
 
 
-def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Write a CSV file as `write_whole` does."""
-    write_whole(path, table_text(columns, rows))
+def _finish_replacement(out: Path) -> None:
+    """Remove the old folder, or move it back where no new one has taken its place."""
+    old = _replaced(out)
+    if out.exists():
+        shutil.rmtree(old, ignore_errors=True)
+    elif old.exists():
+        old.rename(out)
 
 
-def table_text(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """The text of a CSV file, the names of its columns first."""
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(rows)
-    return table.getvalue()
+def _require_space(out: Path, needed_bytes: int) -> None:
+    free = shutil.disk_usage(out.absolute().parent).free
+    if needed_bytes and free < needed_bytes + SPARE_BYTES:
+        raise RellmError(
+            f"{out}: {(needed_bytes + SPARE_BYTES) / 1e9:.1f} GB needed, {free / 1e9:.1f} GB free; "
+            "free some space or choose another --out"
+        )
+
+
+@contextmanager
+def _locked_folder(temporary: Path, out: Path) -> Iterator[None]:
+    """Hold an empty temporary folder; its lock ends with this process, however that ends."""
+    temporary.mkdir(exist_ok=True)
+    handle = os.open(temporary, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                raise
+            raise RellmError(f"{out}: another process is writing it; wait for that one") from error
+        for left in temporary.iterdir():
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+        yield
+    finally:
+        os.close(handle)

@@ -46,6 +46,12 @@ class Journal:
         self._file.flush()
 
 
+def append_row(path: Path, row: dict[str, Any]) -> None:
+    """Append one row to a log; it is on the disk when the file is synced next."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
 def read_journal(path: Path) -> Iterator[dict[str, Any]]:
     """Rows of a journal that may not exist; a last line cut short by a kill is left out.
 

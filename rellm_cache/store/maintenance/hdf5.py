@@ -4,7 +4,6 @@ The file mirrors the store: a group for each part with the same arrays, and the 
 of each as JSON text. docs/cache-format.md describes it.
 """
 
-import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,7 @@ from rellm_cache.store.part import frames_crc32c
 from rellm_cache.store.part_writer import Row, write_part
 from rellm_cache.store.remote.mirror import sync_mirror
 from rellm_cache.store.writer import create_store
-from rellm_cache.utils.atomic_files import sync_path
+from rellm_cache.utils.atomic_files import write_file
 from rellm_cache.utils.console import Tick
 
 ATTRIBUTE = "rellm"
@@ -50,9 +49,10 @@ def export_store(path: Path, file: Path, tick: Tick) -> int:
     if file.exists():
         raise StoreError(f"{file}: exists already; name another file or remove it")
     info = read_info(path)
-    temporary = file.with_name(f".{file.name}.partial")
     rows = 0
-    try:
+
+    def write(temporary: Path) -> None:
+        nonlocal rows
         with h5py.File(temporary, "w") as out:
             out.attrs[ATTRIBUTE] = json.dumps(info.to_attributes()[ATTRIBUTE], ensure_ascii=False)
             for part in list_parts(path):
@@ -60,17 +60,14 @@ def export_store(path: Path, file: Path, tick: Tick) -> int:
                 _export_part(raw, out.create_group(part.name), info)
                 rows += len(raw.ids)
                 tick(1, path.name)
-        sync_path(temporary)
-        temporary.replace(file)
-        sync_path(file.parent)
+
+    try:
+        write_file(file, write)
     except OSError as error:
         raise StoreError(
             f"{file}: cannot be written ({error}); check the folder and its space and run the "
             "same command again"
         ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
     return rows
 
 

@@ -14,9 +14,15 @@ from rellm_cache.store.locks import maintenance_lock
 from rellm_cache.store.maintenance.metadata import recorded_writers
 from rellm_cache.store.maintenance.unverified_part import UnverifiedPart
 from rellm_cache.store.maintenance.verify import PartCheck, StoreCheck, check_store
-from rellm_cache.store.remote.download import complete_part
-from rellm_cache.store.remote.upload import upload_file
-from rellm_cache.utils.atomic_files import write_whole
+from rellm_cache.store.remote.download import (
+    complete_part,
+)
+from rellm_cache.store.remote.upload import (
+    upload_file,
+)
+from rellm_cache.utils.atomic_files import (
+    write_lines,
+)
 from rellm_cache.utils.console import Tick
 
 
@@ -142,5 +148,5 @@ def _record_lost(store: Path, plan: _Plan) -> None:
             path.unlink()
             upload_file(path)
         return
-    write_whole(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    write_lines(path, rows)
     upload_file(path)

@@ -18,8 +18,17 @@ from rellm_cache.store.errors import removed_error
 from rellm_cache.store.format import FRAMES, PART_NAME, WRITING
 from rellm_cache.store.locks import hold_lock, removed_on_exit
 from rellm_cache.store.remote.client import Remote
-from rellm_cache.store.remote.eviction import open_in_use, reserve_space
-from rellm_cache.store.remote.mirror_paths import origin_url
+from rellm_cache.store.remote.eviction import (
+    open_in_use,
+    reserve_space,
+)
+from rellm_cache.store.remote.mirror_paths import (
+    origin_url,
+)
+from rellm_cache.utils.atomic_files import (
+    rename,
+    sync_path,
+)
 
 
 def part_origin_url(part: Path) -> str | None:
@@ -118,7 +127,8 @@ def _fetch(part: Path, file: Path, url: str) -> bool:
         fetched = reserve_space(root, stored[name], temporary)
         _download(remote, part, {name: fetched}, stored)
         file.parent.mkdir(parents=True, exist_ok=True)
-        fetched.rename(file)
+        sync_path(fetched)
+        rename(fetched, file)
     return True
 
 

@@ -6,7 +6,6 @@ A part is complete when its own `zarr.json` is there.
 """
 
 import contextlib
-import errno
 import secrets
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -19,7 +18,7 @@ from rellm_cache.store.remote.download import is_frames_file
 from rellm_cache.store.remote.mirror_paths import mark_mirror, mirror_folder, origin_url
 from rellm_cache.store.remote.upload import GROUP, pending_parts, upload_pending
 from rellm_cache.store.transcripts import is_transcripts
-from rellm_cache.utils.atomic_files import sync_path, sync_tree
+from rellm_cache.utils.atomic_files import rename, rename_new, sync_path, sync_tree
 from rellm_cache.utils.console import progress
 
 PARTS_AT_ONCE = 32
@@ -105,7 +104,7 @@ def _fetch_documents(root: Path, remote: Remote, sizes: Sizes, temporary: Path) 
         elif not path.exists() or path.read_bytes() != there[name].read_bytes():
             path.parent.mkdir(exist_ok=True)
             sync_path(there[name])
-            there[name].replace(path)
+            rename(there[name], path)
 
 
 def _in_store(name: str) -> bool:
@@ -139,13 +138,8 @@ def _fetch_parts(root: Path, remote: Remote, sizes: Sizes, temporary: Path) -> N
 def _join(fetched: Path, part: Path) -> None:
     sync_tree(fetched)
     part.parent.mkdir(exist_ok=True)
-    try:
-        fetched.rename(part)
-    except OSError as error:
-        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-            raise
-        # Another process has sent this very part meanwhile; its copy has the frames too.
-    sync_path(part.parent)
+    # Not renamed where another process has sent this very part: its copy has the frames too.
+    rename_new(fetched, part)
 
 
 def _groups(parts: list[str]) -> Iterator[list[str]]:

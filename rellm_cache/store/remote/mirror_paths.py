@@ -12,6 +12,7 @@ import re
 from pathlib import Path
 
 from rellm_cache.errors import ConfigError, StoreError
+from rellm_cache.utils.atomic_files import write_text
 
 MARKER = "remote.json"
 FORMAT = "rellm-copy"
@@ -68,11 +69,8 @@ def mark_mirror(root: Path, url: str) -> None:
                 "folder"
             )
         return
-    root.mkdir(parents=True, exist_ok=True)
     document = {"format": FORMAT, "format_version": FORMAT_VERSION, "url": url}
-    temporary = root / f".{MARKER}.{os.getpid()}"
-    temporary.write_text(json.dumps(document) + "\n", "utf-8")
-    temporary.replace(root / MARKER)
+    write_text(root / MARKER, json.dumps(document) + "\n")
 
 
 def origin_url(root: Path) -> str | None:

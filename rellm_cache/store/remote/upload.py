@@ -7,7 +7,6 @@ the next extraction.
 """
 
 import contextlib
-import errno
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,9 +14,17 @@ from rellm_cache.store.errors import UnreadableError
 from rellm_cache.store.format import PART_NAME, WRITING, list_parts
 from rellm_cache.store.locks import hold_lock, remove_path
 from rellm_cache.store.remote.client import Remote, RemoteError
-from rellm_cache.store.remote.eviction import evict_over_limit
-from rellm_cache.store.remote.mirror_paths import OUTGOING, origin_url
-from rellm_cache.utils.atomic_files import sync_path
+from rellm_cache.store.remote.eviction import (
+    evict_over_limit,
+)
+from rellm_cache.store.remote.mirror_paths import (
+    OUTGOING,
+    origin_url,
+)
+from rellm_cache.utils.atomic_files import (
+    rename,
+    rename_new,
+)
 
 GROUP = "zarr.json"
 
@@ -32,16 +39,14 @@ def commit_part(temporary: Path, part: Path) -> None:
     root, store = part.parents[1], part.parent
     url = origin_url(root)
     if url is None:
-        temporary.rename(part)
-        sync_path(store)
+        rename(temporary, part)
         return
     waiting = root / OUTGOING / store.name / part.name
     with hold_lock(
         _lock(waiting)
     ):  # before it can be seen there: no other process sends it meanwhile
         waiting.parent.mkdir(parents=True, exist_ok=True)
-        temporary.rename(waiting)
-        sync_path(waiting.parent)
+        rename(temporary, waiting)
         _upload_part(waiting, root, url)
 
 
@@ -157,13 +162,8 @@ def _upload_part(waiting: Path, root: Path, url: str) -> None:
             f"{error}. The part is kept in {waiting}; `rellm extract` to {url} sends it first"
         ) from error
     part = root / prefix
-    try:
-        waiting.rename(part)
-    except OSError as error:
-        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-            raise
+    if not rename_new(waiting, part):
         remove_path(waiting)  # another process has fetched it from there meanwhile
-    sync_path(part.parent)
     evict_over_limit(root)
 
 
