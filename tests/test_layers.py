@@ -86,7 +86,7 @@ def test_training_never_touches_audio() -> None:
 
 
 def test_extraction_and_live_encoding_meet_in_one_place() -> None:
-    for stage in ("extraction/run.py", "inference/generate.py"):
+    for stage in ("extraction/run.py", "inference/live_encoding.py"):
         assert "encoders/registry.py" in own_imports(stage)
 
 

@@ -28,7 +28,7 @@ from rellm_cache.extraction.failures import record_failures
 from rellm_cache.extraction.messages import Failure
 from rellm_cache.extraction.missing import read_digests
 from rellm_cache.extraction.oom_split import Careful
-from rellm_cache.metrics.word_errors import WordErrors, total_errors, word_errors
+from rellm_cache.metrics.word_error_rate import WordErrors, total_errors, word_errors
 from rellm_cache.store.format import WRITING, failures_path
 from rellm_cache.store.locks import hold_lock
 from rellm_cache.store.remote.mirror import sync_mirror

@@ -58,10 +58,10 @@ def evaluate(
     evaluated.jsonl: killed at any moment, the same command goes on, and run again it asks only what
     has changed since.
     """
-    from rellm_cache.evaluation.run import Asked
+    from rellm_cache.evaluation.run import EvaluationOptions
     from rellm_cache.evaluation.run import evaluate as score
 
-    asked = Asked(samples, empathy=empathy)
+    asked = EvaluationOptions(samples, empathy=empathy)
     scores = score(run, manifest, cache, asked, out).to_json()
     if as_json:
         click.echo(json.dumps(scores))
@@ -102,7 +102,7 @@ def print_scores(scores: dict[str, Any]) -> None:
 def print_empathy(part: dict[str, Any]) -> None:
     """Levels of empathy, and how long the answers are."""
 
-    from rellm_cache.metrics.summary import Summary
+    from rellm_cache.metrics.intervals import Summary
 
     def shown(summary: dict[str, Any]) -> str:
         return str(Summary(**summary))

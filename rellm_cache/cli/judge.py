@@ -18,7 +18,7 @@ from rellm_cache.cli.options import (
 from rellm_cache.utils.console import counted
 
 if TYPE_CHECKING:
-    from rellm_cache.evaluation.judge_scores import JudgeScores
+    from rellm_cache.evaluation.judge import JudgeScores
 
 
 @click.command()

@@ -110,7 +110,7 @@ def table1(out: Path, as_json: bool, **options: Any) -> int:
     """
     from rellm_cache.reproduction.folds import Source
     from rellm_cache.reproduction.page import write_page
-    from rellm_cache.reproduction.request import Request
+    from rellm_cache.reproduction.prepare import Request
     from rellm_cache.reproduction.table1 import reproduce as run
     from rellm_cache.reproduction.table1 import to_json
     from rellm_cache.utils.atomic_files import write_text

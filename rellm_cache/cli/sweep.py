@@ -95,13 +95,13 @@ def sweep(
     are written after every run.
     """
     from rellm_cache.sweeps.plan import SweepPlan, parse_variant, read_variants
-    from rellm_cache.sweeps.run import Setting
+    from rellm_cache.sweeps.run import SweepSettings
     from rellm_cache.sweeps.run import sweep as run
     from rellm_cache.utils.console import parse_ranges
 
     rows = (*map(parse_variant, variants), *(read_variants(file) if file else ()))
     plan = SweepPlan(recipe, overrides, rows, parse_ranges(seeds, "seeds"))
-    report = run(plan, Setting(manifest, cache, test, in_words), out)
+    report = run(plan, SweepSettings(manifest, cache, test, in_words), out)
     if as_json:
         click.echo(json.dumps(report.to_json()))
     else:

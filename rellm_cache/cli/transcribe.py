@@ -22,7 +22,7 @@ from rellm_cache.utils.console import counted
 
 if TYPE_CHECKING:
     from rellm_cache.annotation.transcripts import TranscribeReport
-    from rellm_cache.metrics.word_errors import WordErrors
+    from rellm_cache.metrics.word_error_rate import WordErrors
 
 
 @click.command()

@@ -19,11 +19,11 @@ from rellm_cache.corpus.manifest import Utterance, read_manifest
 from rellm_cache.corpus.prepare import prepare
 from rellm_cache.corpus.readers.base import Corpus
 from rellm_cache.demo.models import ensure_models
-from rellm_cache.evaluation.run import Asked, evaluate
+from rellm_cache.evaluation.run import EvaluationOptions, evaluate
 from rellm_cache.evaluation.scores import Scores
 from rellm_cache.extraction.run import extract
-from rellm_cache.inference.answering import Generation
 from rellm_cache.inference.generate import generate
+from rellm_cache.inference.responders import Generation
 from rellm_cache.planning.timing import EpochTimes, time_epochs
 from rellm_cache.training.run import train
 
@@ -113,7 +113,7 @@ def demo(cache: Path, out: Path, say: Say) -> DemoReport:
         done(f"{len(answers)} answers in {out / 'responses.jsonl'}")
     with stage("evaluate", say) as done:
         scores = [
-            evaluate(out / run, test, cache, Asked(samples))
+            evaluate(out / run, test, cache, EvaluationOptions(samples))
             for run, samples in (("heads", 0), ("heads-speech-only", 0), ("small", SAMPLES))
         ]
         done(f"three runs on {scores[0].clips} clips of unseen voices")

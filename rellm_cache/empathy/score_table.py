@@ -20,7 +20,7 @@ from rellm_cache.empathy.epitome import TEXTS, Exchange, one_spaced, read_rows
 from rellm_cache.empathy.scorer_folder import CARD, EmpathyCard, load_card, load_empathy
 from rellm_cache.empathy.scoring import ReplyScore, score_exchanges
 from rellm_cache.errors import ManifestError
-from rellm_cache.metrics.summary import Summary, summarise
+from rellm_cache.metrics.intervals import Summary, summarize
 from rellm_cache.utils.atomic_files import write_csv
 from rellm_cache.utils.console import counted, progress, say
 from rellm_cache.utils.devices import default_device
@@ -108,8 +108,8 @@ def report(card: EmpathyCard, rows: Sequence[dict[str, str]]) -> ScoreReport:
         long_tokens=card.settings.long_tokens,
         replies_cut=sum(values("reply_cut")),
         posts_cut=sum(values("post_cut")),
-        levels={name: summarise(values(f"{name}_label")) for name in names},
-        long_levels={name: summarise(values(f"{name}_label_long")) for name in names},
+        levels={name: summarize(values(f"{name}_label")) for name in names},
+        long_levels={name: summarize(values(f"{name}_label_long")) for name in names},
     )
 
 

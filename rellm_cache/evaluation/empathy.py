@@ -10,9 +10,9 @@ from pathlib import Path
 from rellm_cache.empathy.epitome import Exchange
 from rellm_cache.empathy.scorer_folder import load_empathy
 from rellm_cache.empathy.scoring import score_exchanges
-from rellm_cache.inference.answering import Generation
+from rellm_cache.inference.responders import Generation
+from rellm_cache.metrics.intervals import Summary, summarize
 from rellm_cache.metrics.replies import question_count, word_count
-from rellm_cache.metrics.summary import Summary, summarise
 from rellm_cache.utils.devices import default_device
 
 
@@ -63,20 +63,20 @@ def score_answers(folder: Path, answers: Sequence[Generation]) -> Iterator[Reply
         yield ReplyLevels(score.levels, score.long_levels, score.reply_cut)
 
 
-def summarise_empathy(responses: Sequence[str], scored: Sequence[ReplyLevels]) -> EmpathyScores:
+def summarize_empathy(responses: Sequence[str], scored: Sequence[ReplyLevels]) -> EmpathyScores:
     """The figures of one or more answers and their levels."""
     return EmpathyScores(
         count=len(scored),
         replies_cut=sum(s.cut for s in scored),
         levels=_summaries([s.levels for s in scored]),
         long_levels=_summaries([s.long_levels for s in scored]),
-        words=summarise([word_count(r) for r in responses]),
-        questions=summarise([question_count(r) for r in responses]),
+        words=summarize([word_count(r) for r in responses]),
+        questions=summarize([question_count(r) for r in responses]),
     )
 
 
 def _summaries(levels: Sequence[dict[str, int]]) -> dict[str, Summary]:
-    found = {name: summarise([row[name] for row in levels]) for name in levels[0]}
+    found = {name: summarize([row[name] for row in levels]) for name in levels[0]}
     if {"ER", "EX"} <= found.keys():
-        found["ER + EX"] = summarise([row["ER"] + row["EX"] for row in levels])
+        found["ER + EX"] = summarize([row["ER"] + row["EX"] for row in levels])
     return found

@@ -11,37 +11,30 @@ is right if it names the label; the judge is worth as much as it agrees with tha
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from rellm_cache.annotation.responses import llm_config
 from rellm_cache.config.qa import JudgeSettings
 from rellm_cache.config.schema import LLMConfig, Recipe
 from rellm_cache.config.specs import digest
-from rellm_cache.corpus.manifest import (
-    read_lines,
-    read_manifests,
-)
-from rellm_cache.data.batch import (
-    Example,
-)
+from rellm_cache.corpus.emotions import SYNONYMS, emotions_in
+from rellm_cache.corpus.manifest import read_lines, read_manifests
+from rellm_cache.data.batch import Example
 from rellm_cache.data.examples import audio_digests, require_frames
 from rellm_cache.data.loader import BatchLoader
 from rellm_cache.data.sampler import ordered_batches
 from rellm_cache.data.streams import StreamSet
 from rellm_cache.errors import ConfigError, ManifestError
-from rellm_cache.evaluation.judge_scores import (
-    JudgedAnswer,
-    JudgeScores,
-    names_label,
-    summarise_judged,
-)
 from rellm_cache.llm.frozen import FrozenLLM
 from rellm_cache.llm.loading import llm_identity
 from rellm_cache.llm.speech_prompts import question_prompt, require_llm
+from rellm_cache.metrics.intervals import Interval, Summary, summarize
+from rellm_cache.metrics.regression import rank_correlation
 from rellm_cache.model.answer_likelihoods import answer_log_likelihoods
 from rellm_cache.qa.rows import QARow, distinct, read_questions
 from rellm_cache.runs.shared_models import Resources
@@ -53,6 +46,85 @@ from rellm_cache.utils.result_table import Journal, journal_beside, read_journal
 
 BATCH = 16
 JUDGED = "judged"
+
+
+@dataclass(frozen=True)
+class JudgedAnswer:
+    """A run's answer to one question.
+
+    Attributes:
+        id: of the utterance.
+        type: of the question.
+        question, reference: as in its row.
+        answer: the run's.
+        score: the judge's, 0 to `qa.judge.top`.
+        right: the answer names the label and no other emotion; None for other types.
+    """
+
+    id: str
+    type: str
+    question: str
+    reference: str
+    answer: str
+    score: float
+    right: bool | None
+
+
+@dataclass(frozen=True)
+class JudgeScores:
+    """How one run answers.
+
+    Attributes:
+        run: its folder.
+        mode: of the rows it learnt from, `none` where it learnt from no questions.
+        judge: the judging LLM.
+        top: highest score.
+        overall: of all answers.
+        types: type → its scores.
+        accuracy: share of emotion questions answered with the label; None without any.
+        correlation: of score and rightness over emotion questions, Spearman's; None without any,
+            and NaN where all are right or all wrong.
+    """
+
+    run: str
+    mode: str
+    judge: str
+    top: int
+    overall: Summary
+    types: dict[str, Summary]
+    accuracy: float | None
+    correlation: Interval | None
+
+    def to_json(self) -> dict[str, Any]:
+        """As `judge --json` prints it; what has no value is null."""
+        values = asdict(self)
+        if self.correlation is not None and np.isnan(self.correlation.value):
+            values["correlation"] = None
+        return values
+
+
+def names_label(answer: str, label: str) -> bool:
+    """Whether an answer names the label and no other emotion."""
+    return emotions_in(answer, tuple(SYNONYMS)) == [label]
+
+
+def summarize_judged(
+    judged: Sequence[JudgedAnswer], run: str, mode: str, model: str, top: int
+) -> JudgeScores:
+    """Means by type, and how score and rightness go together over emotion questions."""
+    named = [answer for answer in judged if answer.right is not None]
+    rights = [float(bool(answer.right)) for answer in named]
+    types = sorted({answer.type for answer in judged})
+    return JudgeScores(
+        run=run,
+        mode=mode,
+        judge=model,
+        top=top,
+        overall=summarize([answer.score for answer in judged]),
+        types={t: summarize([a.score for a in judged if a.type == t]) for t in types},
+        accuracy=float(np.mean(rights)) if rights else None,
+        correlation=rank_correlation([a.score for a in named], rights) if rights else None,
+    )
 
 
 def judge(
@@ -102,7 +174,7 @@ def judge(
         _score(rows, notes, settings, lambda: resources.llm(judge_config, default_device()))
         judged = _judged(rows, notes)
         mode = recipe.qa.mode if recipe.losses.question else "none"
-        found = summarise_judged(judged, str(run), mode, judge_config.model, settings.top)
+        found = summarize_judged(judged, str(run), mode, judge_config.model, settings.top)
         if not notes.are_finished(rows):
             _write(run, judged, found, notes)
         scores.append(found)

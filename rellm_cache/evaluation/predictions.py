@@ -18,7 +18,7 @@ EVALUATED = "evaluated.jsonl"
 OF_ALL = ""  # in place of an id, which no utterance has empty
 
 
-class Evaluated:
+class PredictionLog:
     """Rows by id, from the file of a finished evaluation and the journal of a killed one.
 
     Args:

@@ -13,7 +13,7 @@ from rellm_cache.config.schema import Recipe, to_toml
 from rellm_cache.corpus.audio import SAMPLE_RATE, load_clip
 from rellm_cache.corpus.manifest import Utterance
 from rellm_cache.errors import AudioError
-from rellm_cache.inference.answering import Generation
+from rellm_cache.inference.responders import Generation
 from rellm_cache.utils.html import render_page
 from rellm_cache.utils.result_table import read_journal
 

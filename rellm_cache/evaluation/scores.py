@@ -18,13 +18,13 @@ from rellm_cache.data.examples import make_examples
 from rellm_cache.evaluation.empathy import EmpathyScores
 from rellm_cache.inference.emotion import Label, LLMScores, score_labels
 from rellm_cache.metrics.classification import RecognitionScores
-from rellm_cache.metrics.intervals import concordance_interval
+from rellm_cache.metrics.regression import concordance_interval
 from rellm_cache.runs.provenance import DataSummary
 from rellm_cache.training.validation import HeadScores, score_heads
 
 
 @dataclass(frozen=True)
-class Judgement:
+class EmotionPredictions:
     """What a model says of utterances' emotions, in their order.
 
     Attributes:
@@ -102,7 +102,7 @@ def _known(value: float) -> float | None:
 def make_scores(
     data: DataSummary,
     utterances: Sequence[Utterance],
-    judgement: Judgement,
+    predictions: EmotionPredictions,
     recipe: Recipe,
     empathy: EmpathyScores | None,
 ) -> Scores:
@@ -111,13 +111,13 @@ def make_scores(
     examples = make_examples(utterances, recipe, None)
     true = np.array([example.emotion for example in examples])  # (N,)
     head, llm = HeadScores(None, {}), None
-    if judgement.head is not None:
-        chosen = np.array([names.index(name) for name in judgement.head], np.int64)
-        head = score_heads(chosen, judgement.dimensions, examples, recipe)
-    if judgement.llm is not None:
-        llm = score_labels(judgement.llm, true, names, judgement.in_words)
-    intervals = ccc_intervals(utterances, judgement.dimensions) if head.ccc else {}
-    return Scores(data, head, intervals, llm, empathy, judgement.losses)
+    if predictions.head is not None:
+        chosen = np.array([names.index(name) for name in predictions.head], np.int64)
+        head = score_heads(chosen, predictions.dimensions, examples, recipe)
+    if predictions.llm is not None:
+        llm = score_labels(predictions.llm, true, names, predictions.in_words)
+    intervals = ccc_intervals(utterances, predictions.dimensions) if head.ccc else {}
+    return Scores(data, head, intervals, llm, empathy, predictions.losses)
 
 
 def ccc_intervals(
@@ -141,17 +141,17 @@ def ccc_intervals(
 
 
 def prediction_rows(
-    utterances: Sequence[Utterance], judgement: Judgement
+    utterances: Sequence[Utterance], predictions: EmotionPredictions
 ) -> tuple[list[str], list[list[str]]]:
     """Columns and rows of `predictions.csv`: an utterance's true emotion, what the head and the LLM
     say, and the dimension head's arousal, dominance, valence; empty for nothing."""
-    labels = judgement.llm
+    labels = predictions.llm
     said: dict[str, Sequence[str | None] | None] = {
-        "head": judgement.head,
+        "head": predictions.head,
         "llm": None if labels is None else [label.likely for label in labels],
         "llm_in_words": None if labels is None else [label.named for label in labels],
     }
-    felt = judgement.dimensions
+    felt = predictions.dimensions
     rows = []
     for place, utterance in enumerate(utterances):
         named = ["" if column is None else column[place] or "" for column in said.values()]

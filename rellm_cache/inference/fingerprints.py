@@ -12,15 +12,14 @@ from rellm_cache.config.specs import digest
 from rellm_cache.corpus.audio import audio_digest, read_bytes
 from rellm_cache.corpus.manifest import Utterance
 from rellm_cache.data.examples import audio_digests
-from rellm_cache.inference.responders import FramesOf
-from rellm_cache.inference.text_responder import readings
+from rellm_cache.inference.responders import FramesOf, readings
 from rellm_cache.llm.loading import llm_identity
 from rellm_cache.runs.weights import trained_digest
 
 DIGITS = 12  # of a digest, in hex, as rows have them
 
 
-def made_from(
+def answer_fingerprints(
     run: Path,
     recipe: Recipe,
     utterances: Sequence[Utterance],

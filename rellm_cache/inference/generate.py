@@ -9,38 +9,21 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
-import torch
-
 from rellm_cache.config.schema import Recipe
-from rellm_cache.corpus.audio import load_clip
-from rellm_cache.corpus.manifest import (
-    Utterance,
-    read_lines,
-    read_manifests,
-)
+from rellm_cache.corpus.manifest import Utterance, read_lines, read_manifests
 from rellm_cache.data.examples import require_frames
-from rellm_cache.data.sampler import ordered_batches
 from rellm_cache.data.streams import StreamSet
-from rellm_cache.encoders.base import FrameEncoder
-from rellm_cache.encoders.registry import build_encoder, resolve
 from rellm_cache.errors import ConfigError, ManifestError, StoreError
-from rellm_cache.inference.answering import Generation
-from rellm_cache.inference.fingerprints import made_from
-from rellm_cache.inference.responders import Listener
-from rellm_cache.inference.text_responder import Reader
+from rellm_cache.inference.fingerprints import answer_fingerprints
+from rellm_cache.inference.live_encoding import LiveEncoders
+from rellm_cache.inference.responders import Generation, SpeechResponder, TextResponder
 from rellm_cache.runs.shared_models import Resources
 from rellm_cache.runs.weights import run_recipe
-from rellm_cache.store.in_memory import (
-    InMemoryFrames,
-)
-from rellm_cache.utils.atomic_files import (
-    write_lines,
-)
+from rellm_cache.utils.atomic_files import write_lines
 from rellm_cache.utils.console import counted, progress, say
-from rellm_cache.utils.devices import clips_at_a_time, default_device
+from rellm_cache.utils.devices import default_device
 from rellm_cache.utils.result_table import Journal, journal_beside, read_journal
 
-ENCODED_TOGETHER = 16  # clips, on a GPU
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
 
 
@@ -61,35 +44,6 @@ def read_source(source: Path) -> list[Utterance]:
         raise ManifestError(f"{error}. Or is it a sound file? Those end in {endings}") from error
 
 
-class LiveEncoders:
-    """A recipe's encoders in memory, for audio that is in no cache."""
-
-    def __init__(self, recipe: Recipe, device: torch.device) -> None:
-        specs = recipe.encoders
-        self._device = device
-        self._speech = build_encoder(resolve(specs.speech), device)
-        self._emotion = build_encoder(resolve(specs.emotion), device) if specs.emotion else None
-
-    def frames(self, utterances: Sequence[Utterance]) -> StreamSet:
-        """Encode utterances from their audio with the encoders that `extract` runs.
-
-        Raises:
-            AudioError: a clip cannot be used.
-        """
-        waveforms = [load_clip(u).waveform for u in utterances]
-
-        def stream(encoder: FrameEncoder) -> InMemoryFrames:
-            encoded = InMemoryFrames(encoder.frame_size)
-            size = clips_at_a_time(self._device, ENCODED_TOGETHER)
-            for indices in ordered_batches([len(w) for w in waveforms], size):
-                encodings = encoder.encode([waveforms[i] for i in indices])
-                for index, encoding in zip(indices, encodings, strict=True):
-                    encoded.add(utterances[index].id, encoding.frames)
-            return encoded
-
-        return StreamSet(stream(self._speech), stream(self._emotion) if self._emotion else None)
-
-
 def generate(
     run: Path,
     source: Path,
@@ -102,9 +56,8 @@ def generate(
 ) -> list[Generation]:
     """Answer every utterance of a manifest or one sound file; write JSON Lines to `out`.
 
-    Each row says what it was made from (`made_from`): a killed call goes on where it was, and of a
-    finished file only what has changed since is answered again. Sound files given as such are
-    always encoded live.
+    Each row keeps its fingerprint (`answer_fingerprints`): a killed call goes on where it was, and
+    a finished one answers only what has changed since. A sound file is always encoded live.
 
     Args:
         overrides: changes of the recipe's prompts, as `prompts.answer_sentences=2`.
@@ -122,18 +75,18 @@ def generate(
     recipe = run_recipe(run, prompts_alone(overrides))
     live = from_audio or source.suffix.lower() in AUDIO_SUFFIXES
     frames_of = partial(_open_frames, run, source, cache, live, resources)
-    made = made_from(run, recipe, utterances, cache, None if live else frames_of)
+    made = answer_fingerprints(run, recipe, utterances, cache, None if live else frames_of)
     waiting = journal_beside(out)
     before = [row for _, row in read_lines(out)] if out.exists() else []
     known = (row for row in (*before, *read_journal(waiting)) if "made_from" in row)
     done = {row["id"]: row for row in known if row["made_from"] == made.get(row["id"])}
     left = [u for u in utterances if u.id not in done]
     if left:
-        model: Reader | Listener
+        model: TextResponder | SpeechResponder
         if recipe.text is not None:
-            model = Reader(recipe, cache, resources)
+            model = TextResponder(recipe, cache, resources)
         else:
-            model = Listener(run, resources, frames_of, overrides)
+            model = SpeechResponder(run, resources, frames_of, overrides)
         found = model.answers(left, batch_size)
         with progress("Answering", len(left), "clips") as tick, Journal(waiting) as journal:
             for answer in found:
@@ -160,7 +113,7 @@ def _open_frames(
     recipe: Recipe,
     utterances: Sequence[Utterance],
 ) -> StreamSet:
-    """Frames from audio, or from the cache."""
+    """StreamSet from audio, or from the cache."""
     if live:
         return LiveEncoders(recipe, default_device()).frames(utterances)
     frames = resources.frames(recipe, cache)

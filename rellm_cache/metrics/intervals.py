@@ -12,8 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
 
-from rellm_cache.metrics.regression import concordance_of_rows
-
 Column = NDArray[np.float64]
 Statistic = Callable[..., Column]  # columns (R, N) -> (R,)
 Method = Literal["percentile", "bca"]
@@ -94,19 +92,6 @@ def difference_interval(
     return bootstrap(_differences, first, second, method=method, resamples=resamples, seed=seed)
 
 
-def concordance_interval(
-    true: Sequence[float] | Column,
-    predicted: Sequence[float] | Column,
-    method: Method = "percentile",
-    resamples: int = 10_000,
-    seed: int = 12,
-) -> Interval:
-    """CCC of predicted (N,) with true (N,) and its interval."""
-    return bootstrap(
-        concordance_of_rows, true, predicted, method=method, resamples=resamples, seed=seed
-    )
-
-
 def _means(scores: Column) -> Column:
     means: Column = scores.mean(axis=-1)
     return means
@@ -150,3 +135,28 @@ def _corrected(levels: Column, drawn: Column, value: float, left_out: Column) ->
     shifted = bias + ndtri(levels)
     moved: Column = ndtr(bias + shifted / (1 - acceleration * shifted))
     return moved
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Scores in three numbers.
+
+    Attributes:
+        mean: of the scores.
+        sd: sample standard deviation (n - 1); None for one score, which has none.
+        count: scores.
+    """
+
+    mean: float
+    sd: float | None
+    count: int
+
+    def __str__(self) -> str:
+        return f"{self.mean:.3f}" if self.sd is None else f"{self.mean:.3f} ({self.sd:.3f})"
+
+
+def summarize(scores: Sequence[float]) -> Summary:
+    """Mean and sample standard deviation of one or more scores."""
+    values = np.asarray(scores, np.float64)
+    sd = float(values.std(ddof=1)) if len(values) > 1 else None
+    return Summary(float(values.mean()), sd, len(values))

@@ -1,10 +1,14 @@
 """Is one system better than another? In: paired scores. Out: p, effect size, corrected p values."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import stdtrit
 from scipy.stats import wilcoxon
+
+from rellm_cache.metrics.intervals import Summary, summarize
 
 
 @dataclass(frozen=True)
@@ -68,3 +72,38 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
         highest = max(highest, min(1.0, p_values[name] * (len(ordered) - place)))
         corrected[name] = highest
     return {name: corrected[name] for name in p_values}
+
+
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class PairedDifference(Summary):
+    """What a change did to a score, seed by seed: `mean` and `sd` are of the differences.
+
+    Attributes:
+        low: lower end of the 95 % interval of the mean difference; None for one pair.
+        high: upper end.
+    """
+
+    low: float | None
+    high: float | None
+
+
+def paired_difference(
+    changed: Mapping[int, float], baseline: Mapping[int, float]
+) -> PairedDifference | None:
+    """Changed minus baseline over the seeds that both have; None where they share none.
+
+    The interval is Student's, mean ± t(n - 1) sd / √n. Few seeds make it wide, as they should.
+    """
+    differences = [changed[seed] - baseline[seed] for seed in changed if seed in baseline]
+    if not differences:
+        return None
+    found = summarize(differences)
+    if found.sd is None:
+        return PairedDifference(found.mean, None, found.count, None, None)
+    quantile = float(stdtrit(found.count - 1, (1 + CONFIDENCE) / 2))
+    half = quantile * found.sd / math.sqrt(found.count)
+    low, high = found.mean - half, found.mean + half
+    return PairedDifference(found.mean, found.sd, found.count, low, high)

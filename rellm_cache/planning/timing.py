@@ -10,7 +10,7 @@ from rellm_cache.corpus.manifest import read_split
 from rellm_cache.data.batch import Batch
 from rellm_cache.data.collate import collate
 from rellm_cache.data.examples import make_examples, open_frames
-from rellm_cache.inference.generate import LiveEncoders
+from rellm_cache.inference.live_encoding import LiveEncoders
 from rellm_cache.llm.frozen import FrozenLLM
 from rellm_cache.training.loop import Trainer, TrainingData, make_accelerator
 

@@ -23,7 +23,7 @@ from rellm_cache.config.schema import Recipe, to_toml
 from rellm_cache.config.specs import digest
 from rellm_cache.corpus.manifest import read_split
 from rellm_cache.errors import RellmError, RunError, reason_of
-from rellm_cache.evaluation.run import Asked, evaluate
+from rellm_cache.evaluation.run import EvaluationOptions, evaluate
 from rellm_cache.inference.generate import generate
 from rellm_cache.reproduction.paper import Row
 from rellm_cache.runs.shared_models import Resources
@@ -218,7 +218,7 @@ def do_job(job: Job, resources: Resources) -> None:
         train(recipe, job.manifest, job.cache, job.run, resources)
     responses = job.out / RESPONSES
     generate(job.run, test, responses, job.cache, batch_size=job.batch_size, resources=resources)
-    evaluate(job.run, test, job.cache, Asked(samples=0), resources=resources)
+    evaluate(job.run, test, job.cache, EvaluationOptions(samples=0), resources=resources)
     write_text(job.out / DONE, json.dumps({"identity": job.identity()}) + "\n")
 
 

@@ -10,9 +10,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from rellm_cache.metrics.classification import ua_of_rows
-from rellm_cache.metrics.intervals import Interval, bootstrap, difference_interval, mean_interval
+from rellm_cache.metrics.intervals import (
+    Interval,
+    Summary,
+    bootstrap,
+    difference_interval,
+    mean_interval,
+    summarize,
+)
 from rellm_cache.metrics.significance import PairedTest, holm, paired_test
-from rellm_cache.metrics.summary import Summary, summarise
 from rellm_cache.reproduction.answers import Record
 from rellm_cache.reproduction.paper import (
     BASELINE,
@@ -126,17 +132,17 @@ class Comparison:
         return (self.first, self.second) == (MAIN, BASELINE)
 
 
-def summarise_row(row: Row, records: Sequence[Record], corpus: str, same_as: str = "") -> RowResult:
+def summarize_row(row: Row, records: Sequence[Record], corpus: str, same_as: str = "") -> RowResult:
     """All figures of one model."""
     empathy = {}
     for name, score in EMPATHY_SCORES.items():
         values = [value for r in records if (value := score(r)) is not None]
         if values:
-            empathy[name] = Cell(summarise(values), mean_interval(values))
+            empathy[name] = Cell(summarize(values), mean_interval(values))
     recognition = {}
     for name, label in LABELS.items():
         if any(label(r) for r in records):
-            recognition[name] = summarise(list(ua_by_fold(records, label).values()))
+            recognition[name] = summarize(list(ua_by_fold(records, label).values()))
     asked = "UA" in recognition
     cut = [r.cut for r in records if r.cut is not None]
     means = {metric: paper_mean(corpus, metric, row.name) for metric in METRICS}
@@ -146,8 +152,8 @@ def summarise_row(row: Row, records: Sequence[Record], corpus: str, same_as: str
         empathy=empathy,
         recognition=recognition,
         unparsable=float(np.mean([not r.llm_in_words for r in records])) if asked else None,
-        words=summarise([r.words for r in records]),
-        questions=summarise([r.questions for r in records]),
+        words=summarize([r.words for r in records]),
+        questions=summarize([r.questions for r in records]),
         cut=float(np.mean(cut)) if cut else None,
         paper={metric: mean for metric, mean in means.items() if mean is not None},
         same_as=same_as,

@@ -31,14 +31,15 @@ from rellm_cache.reproduction.prepare import (
     MANIFEST,
     SHUFFLED,
     Models,
+    Request,
+    claim_folder,
     encode,
     find_models,
     prepare_corpus,
     write_down,
 )
-from rellm_cache.reproduction.request import Request, claim
 from rellm_cache.reproduction.runs import Failure, Job, run_jobs
-from rellm_cache.reproduction.statistics import Comparison, RowResult, compare, summarise_row
+from rellm_cache.reproduction.statistics import Comparison, RowResult, compare, summarize_row
 
 # Fold -> split -> its utterances.
 Divided = Mapping[str, Mapping[str, Sequence[Utterance]]]
@@ -85,7 +86,7 @@ def reproduce(request: Request) -> Reproduction:
             of something else. A model that fails is listed while the others are made.
     """
     rows = request.wanted
-    claim(request)
+    claim_folder(request)
     every = read_folds(request.source)
     manifests = prepare_corpus(request, every)
     folds = every[: request.folds or None]
@@ -97,7 +98,7 @@ def reproduce(request: Request) -> Reproduction:
     divided = {fold.name: cut(utterances, fold) for fold in folds}
     write_folds(request, divided, shuffled=CONTROL in models)
     write_down(request, models, list(divided), absent)
-    same_as = find_same(models, any(u.vad for u in utterances))
+    same_as = find_equal_rows(models, any(u.vad for u in utterances))
     jobs = make_jobs(request, list(divided), models, same_as)
     failures = list(run_jobs(jobs, request.processes))
     failed = {failure.title for failure in failures}
@@ -116,7 +117,7 @@ def reproduce(request: Request) -> Reproduction:
         folds=[fold.name for fold in folds],
         test_clips=sum(len(parts["test"]) for parts in divided.values()),
         rows=[
-            summarise_row(row, by_row[row.name], corpus, same_as.get(row.name, ""))
+            summarize_row(row, by_row[row.name], corpus, same_as.get(row.name, ""))
             for row in rows
             if row.name in by_row
         ],
@@ -139,7 +140,7 @@ def expect_responses(request: Request, folds: Sequence[Fold], manifests: Path) -
             respond(file, recipe)
 
 
-def find_same(models: Models, felt: bool) -> dict[str, str]:
+def find_equal_rows(models: Models, felt: bool) -> dict[str, str]:
     """Rows that are another row's model on this corpus: name → name of the first of its kind.
 
     Args:

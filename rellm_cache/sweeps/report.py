@@ -12,8 +12,8 @@ from typing import Any
 
 from rellm_cache.config.schema import Recipe
 from rellm_cache.evaluation.scores import Scores
-from rellm_cache.metrics.comparison import PairedDifference, paired_difference
-from rellm_cache.metrics.summary import Summary, summarise
+from rellm_cache.metrics.intervals import Summary, summarize
+from rellm_cache.metrics.significance import PairedDifference, paired_difference
 from rellm_cache.sweeps.plan import BASELINE, SweepPlan
 from rellm_cache.utils.atomic_files import write_csv, write_json
 
@@ -106,7 +106,7 @@ class SweepReport:
                     base = {} if variant == BASELINE else self.scores(BASELINE, metric)
                     difference = paired_difference(found, base)
                     rows.append(
-                        Comparison(variant, metric, summarise(list(found.values())), difference)
+                        Comparison(variant, metric, summarize(list(found.values())), difference)
                     )
         return rows
 

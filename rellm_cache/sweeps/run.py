@@ -23,7 +23,7 @@ from rellm_cache.config.specs import digest
 from rellm_cache.corpus.manifest import Utterance, read_manifests, read_split
 from rellm_cache.data.examples import learned_from, questions_of, require_frames
 from rellm_cache.errors import RellmError, RunError, reason_of
-from rellm_cache.evaluation.run import Asked, evaluate
+from rellm_cache.evaluation.run import EvaluationOptions, evaluate
 from rellm_cache.runs.folder import begin_run, require_data
 from rellm_cache.runs.shared_models import Resources
 from rellm_cache.sweeps.plan import Job, SweepPlan
@@ -41,7 +41,7 @@ OUTCOME = "outcome.json"
 
 
 @dataclass(frozen=True)
-class Setting:
+class SweepSettings:
     """Where the runs of a sweep train and are scored.
 
     Attributes:
@@ -76,7 +76,7 @@ class Outcome:
     test: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
-def sweep(plan: SweepPlan, setting: Setting, out: Path) -> SweepReport:
+def sweep(plan: SweepPlan, setting: SweepSettings, out: Path) -> SweepReport:
     """Train and score every variant with every seed, or what is left of it.
 
     Raises:
@@ -118,7 +118,7 @@ def _say_what_is_left(report: SweepReport, jobs: Iterable[Job]) -> None:
 class _Sweeper:
     """What all runs share: data, stores and the LLM."""
 
-    def __init__(self, setting: Setting) -> None:
+    def __init__(self, setting: SweepSettings) -> None:
         self.setting = setting
         self.resources = Resources()
         splits = [read_split(setting.manifest, "train"), []]
@@ -206,7 +206,7 @@ class _Sweeper:
         setting = self.setting
         if setting.test is None:
             return outcome
-        asked = Asked(samples=0, in_words=setting.in_words)
+        asked = EvaluationOptions(samples=0, in_words=setting.in_words)
         scores = evaluate(job.out, setting.test, setting.cache, asked, resources=self.resources)
         found = comparable(scores_by_name(scores), job.recipe)
         return _keep(job, dataclasses.replace(outcome, tested_on=self.tested_on, test=found))

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from rellm_cache import __version__
-from rellm_cache.annotation.distillation_targets import open_teacher
+from rellm_cache.annotation.teacher import open_teacher_store
 from rellm_cache.config.schema import Recipe, to_toml
 from rellm_cache.config.specs import EncoderSpec
 from rellm_cache.corpus.manifest import Utterance, read_split
@@ -176,7 +176,7 @@ def _make_data(corpus: _Corpus, recipe: Recipe, llm: FrozenLLM | None, cache: Pa
     frames = corpus.frames
     if llm is not None and recipe.losses.response_kl:
         both = [*corpus.train, *corpus.validation]
-        frames.teacher = open_teacher(both, recipe, llm.chat, cache, corpus.manifest)
+        frames.teacher = open_teacher_store(both, recipe, llm.chat, cache, corpus.manifest)
     return TrainingData(
         make_examples(corpus.train, recipe, llm, corpus.questions),
         make_examples(corpus.validation, recipe, llm, corpus.questions),

@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 from kills import KilledAfter
 
-from rellm_cache.annotation.question_writer import writer_id
-from rellm_cache.annotation.questions import UNREADABLE, QAReport, write_questions
+from rellm_cache.annotation.questions import UNREADABLE, QAReport, write_questions, writer_id
 from rellm_cache.config.qa import GivenQuestions, QASettings, QAType
 from rellm_cache.config.schema import Recipe
 from rellm_cache.config.specs import digest

@@ -19,7 +19,7 @@ from rellm_cache.corpus.manifest import read_lines, read_manifests
 from rellm_cache.encoders.whisper_transcriber import Transcription, WhisperTranscriber
 from rellm_cache.errors import ConfigError, ManifestError, StoreError
 from rellm_cache.extraction.run import extract
-from rellm_cache.metrics.word_errors import WordErrors
+from rellm_cache.metrics.word_error_rate import WordErrors
 from rellm_cache.store.remote.client import RemoteError
 from rellm_cache.store.remote.mirror import open_mirror
 from rellm_cache.store.transcripts import (

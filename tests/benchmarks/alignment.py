@@ -29,7 +29,7 @@ from options import make_parser, write_figures
 from rellm_cache.config.schema import load_recipe
 from rellm_cache.corpus.manifest import read_split
 from rellm_cache.data.examples import make_examples, open_frames
-from rellm_cache.evaluation.run import Asked, evaluate
+from rellm_cache.evaluation.run import EvaluationOptions, evaluate
 from rellm_cache.llm.loading import load_llm
 from rellm_cache.training.loop import Trainer, TrainingData, make_accelerator
 from rellm_cache.training.run import train
@@ -48,7 +48,9 @@ def run(job: tuple[int, bool], options: argparse.Namespace, folder: Path) -> dic
         overrides.append("losses.recognition=0.0")
     recipe = replace(load_recipe(options.recipe, overrides), seed=seed)
     report = train(recipe, options.manifest, options.cache, out)
-    scores = evaluate(out, options.manifest / "test.jsonl", options.cache, Asked(0)).to_json()
+    scores = evaluate(
+        out, options.manifest / "test.jsonl", options.cache, EvaluationOptions(0)
+    ).to_json()
     return {
         "recognition_examples": recognition,
         "seed": seed,

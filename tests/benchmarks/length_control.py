@@ -24,8 +24,9 @@ from rellm_cache.llm.frozen import FrozenLLM
 from rellm_cache.llm.generation import continue_prompts
 from rellm_cache.llm.loading import load_llm
 from rellm_cache.llm.reply_limit import NO_LIMIT, ReplyLimit
+from rellm_cache.metrics.intervals import summarize
 from rellm_cache.metrics.replies import question_count, word_count
-from rellm_cache.metrics.significance import holm, paired_test, summarise
+from rellm_cache.metrics.significance import holm, paired_test
 from rellm_cache.utils.console import progress
 from rellm_cache.utils.devices import default_device
 
@@ -76,9 +77,9 @@ def row_of(replies: Sequence[str], scores: Sequence[ReplyScore]) -> dict[str, An
     row: dict[str, Any] = {"replies": len(replies)}
     for longer, suffix in ((False, ""), (True, " long")):
         for name in JUDGED:
-            row[name + suffix] = str(summarise(levels(scores, name, longer)))
-    row["words"] = round(summarise([word_count(r) for r in replies]).mean, 1)
-    row["questions"] = round(summarise([question_count(r) for r in replies]).mean, 2)
+            row[name + suffix] = str(summarize(levels(scores, name, longer)))
+    row["words"] = round(summarize([word_count(r) for r in replies]).mean, 1)
+    row["questions"] = round(summarize([question_count(r) for r in replies]).mean, 2)
     row["asks"] = round(sum(question_count(r) > 0 for r in replies) / len(replies), 2)
     row["cut"] = round(sum(s.reply_cut for s in scores) / len(scores), 2)
     return row
@@ -92,7 +93,7 @@ def compare(scores: Mapping[str, Sequence[ReplyScore]]) -> dict[str, dict[str, f
             for judged in JUDGED if name != FULL else ():
                 limited, full = (levels(scores[n], judged, longer) for n in (name, FULL))
                 test = paired_test(limited, full)
-                difference = summarise(limited).mean - summarise(full).mean
+                difference = summarize(limited).mean - summarize(full).mean
                 tests[f"{name}: {judged}{suffix}"] = test.p
                 found[f"{name}: {judged}{suffix}"] = {
                     "difference": round(difference, 3), "effect": round(test.effect, 2),

@@ -13,8 +13,8 @@ import torch
 from options import make_parser, write_figures
 from torch import Tensor
 
-from rellm_cache.annotation.distillation_targets import Lesson, make_lessons
 from rellm_cache.annotation.responses import llm_config
+from rellm_cache.annotation.teacher import DistillationTarget, make_targets
 from rellm_cache.config.schema import Recipe, load_recipe
 from rellm_cache.corpus.manifest import Utterance, read_manifests
 from rellm_cache.llm.frozen import FrozenLLM
@@ -54,7 +54,7 @@ def students(llm: FrozenLLM, recipe: Recipe, utterance: Utterance) -> dict[str, 
 
 @torch.inference_mode()
 def measure(
-    llm: FrozenLLM, recipe: Recipe, pairs: list[tuple[Utterance, Lesson]]
+    llm: FrozenLLM, recipe: Recipe, pairs: list[tuple[Utterance, DistillationTarget]]
 ) -> list[dict[str, object]]:
     """A row for each student and K: means over all tokens, in nats."""
     temperature = recipe.losses.kl_temperature
@@ -99,7 +99,7 @@ def main() -> None:
     recipe = load_recipe(options.recipe, options.overrides)
     llm = load_llm(llm_config(recipe), torch.device("cpu"))
     utterances = read_manifests(options.manifest)
-    lessons, _ = make_lessons(utterances, recipe, llm.chat)
+    lessons, _ = make_targets(utterances, recipe, llm.chat)
     by_id = {utterance.id: utterance for utterance in utterances}
     different = {(x.request, x.response): x for x in lessons}  # equal ones once
     pairs = [(by_id[x.id], x) for x in different.values()][: options.responses]

@@ -31,7 +31,7 @@ from rellm_cache.config.schema import Recipe, load_recipe
 from rellm_cache.corpus.manifest import Utterance, read_split
 from rellm_cache.data.batch import Batch
 from rellm_cache.data.examples import make_examples, open_frames
-from rellm_cache.inference.generate import LiveEncoders
+from rellm_cache.inference.live_encoding import LiveEncoders
 from rellm_cache.llm.loading import load_llm
 from rellm_cache.model.adapter import output_lengths
 from rellm_cache.model.losses.terms import loss_weights

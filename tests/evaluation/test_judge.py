@@ -14,7 +14,13 @@ from rellm_cache.config.qa import JudgeSettings, QASettings
 from rellm_cache.config.schema import LossesConfig, Recipe, TextConfig
 from rellm_cache.corpus.manifest import manifest_files, read_manifest
 from rellm_cache.errors import ConfigError, ManifestError
-from rellm_cache.evaluation.judge import judge, judge_request
+from rellm_cache.evaluation.judge import (
+    JudgedAnswer,
+    judge,
+    judge_request,
+    names_label,
+    summarize_judged,
+)
 from rellm_cache.extraction.run import extract
 from rellm_cache.qa.rows import QARow, questions_path, write_rows
 from rellm_cache.training.loop import read_metrics
@@ -141,3 +147,28 @@ def test_the_judge_sees_question_reference_and_answer() -> None:
     asked = row("a", "sad", "implicit", "emotion", "How?", "It is {answer}.")
     settings = replace(JUDGE, request="{question}|{reference}|{answer}|{top}")
     assert judge_request(asked, "Sad.", settings) == "How?|It is {answer}.|Sad.|5"
+
+
+def judged(score: float, right: bool | None, kind: str = "emotion") -> JudgedAnswer:
+    return JudgedAnswer("a", kind, "How?", "Sad.", "Sad.", score, right)
+
+
+def test_scores_and_label_accuracy_are_correlated() -> None:
+    answers = [judged(4.0, True), judged(1.0, False), judged(3.5, True), judged(2.0, False)]
+    scores = summarize_judged([*answers, judged(5.0, None, "content")], "run", "both", "m", 5)
+    assert scores.accuracy == 0.5
+    assert scores.overall.count == 5
+    assert scores.types["emotion"].mean == pytest.approx(2.625)
+    assert scores.correlation is not None
+    assert scores.correlation.value == pytest.approx(0.894, abs=1e-3)  # ties of right and wrong
+    alike = summarize_judged([judged(4.0, True), judged(1.0, True)], "run", "both", "m", 5)
+    assert alike.to_json()["correlation"] is None
+    assert summarize_judged([judged(5.0, None, "content")], "run", "both", "m", 5).accuracy is None
+
+
+def test_an_answer_is_right_if_it_names_the_label_alone() -> None:
+    assert names_label("The speaker sounds surprised.", "surprise")
+    assert not names_label("Angry or sad.", "sad")
+    assert not names_label("Tired.", "sad")
+    assert names_label("The speaker sounds sad, in other words low.", "sad")
+    assert not names_label("The other speaker sounds tired.", "other")

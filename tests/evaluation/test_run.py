@@ -21,7 +21,7 @@ from rellm_cache.config.schema import Recipe
 from rellm_cache.corpus.manifest import Utterance
 from rellm_cache.errors import ConfigError, JournalError, ManifestError, RunError
 from rellm_cache.evaluation.report import HEIGHT, charts
-from rellm_cache.evaluation.run import Asked, choose_samples, evaluate
+from rellm_cache.evaluation.run import EvaluationOptions, choose_samples, evaluate
 from rellm_cache.extraction.run import extract
 from rellm_cache.inference.generate import generate
 from rellm_cache.metrics.classification import score_recognition
@@ -60,7 +60,7 @@ class Page(HTMLParser):
 
 
 def test_scores_and_page(run: Path, corpus: Path, tmp_path: Path) -> None:
-    scores = evaluate(run, corpus, tmp_path / "cache", Asked(3))
+    scores = evaluate(run, corpus, tmp_path / "cache", EvaluationOptions(3))
     assert scores.clips == 11
     assert scores.llm is not None
     assert scores.head.recognition is not None
@@ -98,7 +98,7 @@ def test_json_on_standard_output(run: Path, corpus: Path, tmp_path: Path) -> Non
 def test_empathy_of_every_answer(
     run: Path, corpus: Path, tmp_path: Path, empathy_scorer: Path
 ) -> None:
-    scores = evaluate(run, corpus, tmp_path / "cache", Asked(0, empathy=empathy_scorer))
+    scores = evaluate(run, corpus, tmp_path / "cache", EvaluationOptions(0, empathy=empathy_scorer))
     answers = generate(run, corpus, tmp_path / "answers.jsonl", tmp_path / "cache")
     empathy = scores.empathy
     assert empathy is not None
@@ -140,7 +140,7 @@ def test_what_was_said_is_not_asked_again_until_something_changes(
     test, cache, kept = corpus / "test.jsonl", tmp_path / "cache", run / "evaluated.jsonl"
     scorer = shutil.copytree(empathy_scorer, tmp_path / "scorer")
 
-    def again(asked: Asked) -> list[dict[str, Any]]:
+    def again(asked: EvaluationOptions) -> list[dict[str, Any]]:
         """Both clips after another evaluation."""
         capsys.readouterr()
         evaluate(run, test, cache, asked)
@@ -158,23 +158,23 @@ def test_what_was_said_is_not_asked_again_until_something_changes(
         kept.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
     with monkeypatch.context() as unloadable:
-        assert not any("named" in row for row in again(Asked(0, in_words=False)))
-        first = again(Asked(2))
+        assert not any("named" in row for row in again(EvaluationOptions(0, in_words=False)))
+        first = again(EvaluationOptions(2))
         written = {path: path.stat().st_mtime_ns for path in run.iterdir() if path.is_file()}
         unloadable.setattr(AutoModelForCausalLM, "from_pretrained", None)
-        assert again(Asked(2)) == first
+        assert again(EvaluationOptions(2)) == first
         assert f"{run}: nothing to do, 2 clips are scored" in capsys.readouterr().err
         assert {path: path.stat().st_mtime_ns for path in written} == written
-        again(Asked(0))  # another page, of the same answers
+        again(EvaluationOptions(0))  # another page, of the same answers
         assert "nothing to do" not in capsys.readouterr().err
 
     mark()
-    told = again(Asked(1, empathy=scorer))  # a scorer reads what was answered before
+    told = again(EvaluationOptions(1, empathy=scorer))  # a scorer reads what was answered before
     assert [(r["head"], r["named"], r["answer"]["response"]) for r in told] == [
         ("sad", "sad", "kept")
     ] * 2
     (scorer / "empathy.json").write_text((scorer / "empathy.json").read_text() + "\n")
-    rescored = again(Asked(1, empathy=scorer))
+    rescored = again(EvaluationOptions(1, empathy=scorer))
     for row, before in zip(rescored, told, strict=True):
         assert row["empathy"]["levels"] == before["empathy"]["levels"]
         assert row["empathy"]["made_from"] != before["empathy"]["made_from"]
@@ -183,27 +183,31 @@ def test_what_was_said_is_not_asked_again_until_something_changes(
     test.write_text(
         test.read_text().replace('"surprise"', '"happy"')
     )  # other losses, no other words
-    assert [(r["head"], r["named"]) for r in again(Asked(1))] == [(r["head"], "sad") for r in first]
+    assert [(r["head"], r["named"]) for r in again(EvaluationOptions(1))] == [
+        (r["head"], "sad") for r in first
+    ]
     clips = corpus.parent / "audio"
     (clips / "10.wav").write_bytes((clips / "09.wav").read_bytes())
     extract(test, quick, cache)
-    assert [row["named"] for row in again(Asked(1))] == ["sad", first[0]["named"]]
+    assert [row["named"] for row in again(EvaluationOptions(1))] == ["sad", first[0]["named"]]
     weights = load_file(run / "adapter.safetensors")
     save_file(
         {n: t * 0.5 for n, t in weights.items()}, run / "adapter.safetensors", {"format": "pt"}
     )
-    assert not {row["made_from"] for row in again(Asked(1))} & {row["made_from"] for row in first}
-    last = again(Asked(1))
+    assert not {row["made_from"] for row in again(EvaluationOptions(1))} & {
+        row["made_from"] for row in first
+    }
+    last = again(EvaluationOptions(1))
     assert "nothing to do" in capsys.readouterr().err
     kept.write_text(kept.read_text().partition("\n")[2])  # as an error about a line says
-    assert [row["named"] for row in again(Asked(1))] == [row["named"] for row in last]
+    assert [row["named"] for row in again(EvaluationOptions(1))] == [row["named"] for row in last]
 
 
 def test_killed_it_goes_on_to_the_same_scores(
     run: Path, corpus: Path, tmp_path: Path, empathy_scorer: Path, killed_after: KilledAfter
 ) -> None:
     out, whole = tmp_path / "killed", tmp_path / "whole"
-    resources, asked = Resources(), Asked(0, empathy=empathy_scorer)
+    resources, asked = Resources(), EvaluationOptions(0, empathy=empathy_scorer)
 
     def score(out: Path) -> None:
         evaluate(run, corpus / "test.jsonl", tmp_path / "cache", asked, out, resources)
@@ -230,7 +234,7 @@ def test_what_would_fail_is_said_before_anything_is_asked(
 ) -> None:
     test, cache = corpus / "test.jsonl", tmp_path / "cache"
     with pytest.raises(RunError, match="not the folder of a trained empathy scorer"):
-        evaluate(run, test, cache, Asked(empathy=corpus))
+        evaluate(run, test, cache, EvaluationOptions(empathy=corpus))
     other = tmp_path / "other"
     shutil.copytree(run, other)
     with pytest.raises(RunError, match=r"other: is the folder of another run.* --out"):
@@ -251,7 +255,7 @@ def test_a_run_without_llm_gives_no_answers_to_score(
     extract(corpus, speech_recipe, cache)
     train(speech_recipe, corpus, cache, run)
     with pytest.raises(ConfigError, match=r"heads: recipe .* has no LLM.*leave empathy out"):
-        evaluate(run, corpus / "test.jsonl", cache, Asked(empathy=empathy_scorer))
+        evaluate(run, corpus / "test.jsonl", cache, EvaluationOptions(empathy=empathy_scorer))
     scores = evaluate(run, corpus / "test.jsonl", cache)
     assert scores.llm is None
     assert evaluate(run, corpus / "test.jsonl", cache).to_json() == scores.to_json()
@@ -264,14 +268,14 @@ def test_empathy_needs_transcripts(
     rows = [json.loads(line) for line in (corpus / "test.jsonl").read_text().splitlines()]
     silent.write_text("".join(json.dumps({**row, "text": ""}) + "\n" for row in rows))
     with pytest.raises(ManifestError, match=r"silent\.jsonl: no utterance has a transcript"):
-        evaluate(run, silent, tmp_path / "cache", Asked(0, empathy=empathy_scorer))
+        evaluate(run, silent, tmp_path / "cache", EvaluationOptions(0, empathy=empathy_scorer))
     assert not journal_beside(run / "evaluated.jsonl").exists()
 
 
 def test_a_clip_that_is_gone_is_said_to_be(run: Path, corpus: Path, tmp_path: Path) -> None:
     for clip in (corpus.parent / "audio").iterdir():
         clip.unlink()
-    evaluate(run, corpus / "test.jsonl", tmp_path / "cache", Asked(1))
+    evaluate(run, corpus / "test.jsonl", tmp_path / "cache", EvaluationOptions(1))
     assert "Cannot be played" in (run / "report.html").read_text()
 
 

@@ -8,12 +8,12 @@ import pytest
 from rellm_cache.cli.evaluate import print_scores
 from rellm_cache.config.schema import Recipe
 from rellm_cache.corpus.manifest import Utterance
-from rellm_cache.evaluation.scores import Judgement, make_scores, prediction_rows
+from rellm_cache.evaluation.scores import EmotionPredictions, make_scores, prediction_rows
 from rellm_cache.inference.emotion import Label
 from rellm_cache.runs.provenance import DataSummary
 
 DATA = DataSummary(3, 0.0, 0, {}, {}, {}, {})
-SAID = Judgement(
+SAID = EmotionPredictions(
     head=["sad", "happy", "sad"],
     dimensions=np.array([[0.5, 0.2, 0.1], [0.5, 0.4, 0.2], [0.5, 0.9, 0.9]], np.float32),
     llm=[Label("sad", None), Label("sad", "happy"), Label("angry", "angry")],
@@ -69,5 +69,5 @@ def test_a_row_has_nothing_where_nothing_was_said() -> None:
         "dominance": "0.2000",
         "valence": "0.1000",
     }
-    _, rows = prediction_rows(CLIPS[2:], Judgement(None, None, None, False, {}))
+    _, rows = prediction_rows(CLIPS[2:], EmotionPredictions(None, None, None, False, {}))
     assert rows == [["c", *[""] * 8]]

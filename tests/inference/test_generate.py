@@ -15,9 +15,9 @@ from rellm_cache.corpus.manifest import Utterance, write_lines
 from rellm_cache.data.batch import Batch
 from rellm_cache.errors import ConfigError, ManifestError, RunError, StoreError
 from rellm_cache.extraction.run import extract
-from rellm_cache.inference import answering as stage
-from rellm_cache.inference.answering import Generation
+from rellm_cache.inference import responders as stage
 from rellm_cache.inference.generate import generate, read_source
+from rellm_cache.inference.responders import Generation
 from rellm_cache.model.speech_llm import SpeechLLM
 from rellm_cache.training.run import train
 
@@ -57,7 +57,7 @@ def test_killed_it_goes_on(
 ) -> None:
     cache, out = tmp_path / "cache", tmp_path / "answers.jsonl"
     whole = generate(run, corpus, tmp_path / "whole.jsonl", cache, batch_size=3)
-    ordinary = stage.answer
+    ordinary = stage.answer_batch
     calls: list[int] = []  # utterances of each
 
     def answer_or_die(
@@ -68,7 +68,7 @@ def test_killed_it_goes_on(
             raise KeyboardInterrupt
         return ordinary(model, batch, utterances)
 
-    monkeypatch.setattr(stage, "answer", answer_or_die)
+    monkeypatch.setattr(stage, "answer_batch", answer_or_die)
     with pytest.raises(KeyboardInterrupt):
         generate(run, corpus, out, cache, batch_size=3)
     assert not out.exists()
@@ -94,7 +94,7 @@ def test_killed_while_it_writes_it_loses_no_answer(
         with pytest.raises(KeyboardInterrupt):
             generate(run, corpus, out, cache)
     assert not out.exists()
-    monkeypatch.setattr(stage, "answer", None)  # nothing is asked again
+    monkeypatch.setattr(stage, "answer_batch", None)  # nothing is asked again
     assert len(generate(run, corpus, out, cache)) == len(out.read_text().splitlines()) == 11
     assert [p for p in tmp_path.iterdir() if p.name.startswith(".answers")] == []
 
@@ -138,14 +138,14 @@ def test_only_what_changed_since_is_answered_again(
     cache, out, test = tmp_path / "cache", tmp_path / "out.jsonl", corpus / "test.jsonl"
     first = generate(run, test, out, cache)
     written = out.stat().st_mtime_ns
-    ordinary = stage.answer
+    ordinary = stage.answer_batch
     asked: list[str] = []
 
     def answer(model: SpeechLLM, batch: Batch, utterances: Sequence[Utterance]) -> list[Generation]:
         asked.extend(utterance.id for utterance in utterances)
         return ordinary(model, batch, utterances)
 
-    monkeypatch.setattr(stage, "answer", answer)
+    monkeypatch.setattr(stage, "answer_batch", answer)
     assert generate(run, test, out, cache) == first
     assert generate(run, test, out, cache, from_audio=True) == first
     assert (asked, out.stat().st_mtime_ns) == ([], written)

@@ -8,11 +8,11 @@ from scipy import stats
 
 from rellm_cache.metrics.intervals import (
     bootstrap,
-    concordance_interval,
     difference_interval,
     mean_interval,
+    summarize,
 )
-from rellm_cache.metrics.regression import concordance
+from rellm_cache.metrics.regression import concordance, concordance_interval
 
 SCORES = np.random.default_rng(3).gamma(2.0, size=60)
 OTHERS = SCORES + np.random.default_rng(4).normal(0.2, 0.3, 60)
@@ -87,3 +87,15 @@ def test_resamples_without_a_value_are_left_out() -> None:
 def test_columns_that_cannot_be_paired_are_refused(columns: tuple[list[float], ...]) -> None:
     with pytest.raises(ValueError, match="columns of one length"):
         bootstrap(lambda a, b: a.mean(-1), *columns)
+
+
+def test_a_summary_is_mean_and_sample_deviation() -> None:
+    found = summarize([0, 1, 2, 1])
+    assert (found.mean, found.sd, found.count) == (1.0, pytest.approx(np.sqrt(2 / 3)), 4)
+    assert str(found) == "1.000 (0.816)"
+
+
+def test_one_score_has_no_deviation() -> None:
+    found = summarize([2])
+    assert (found.mean, found.sd, found.count) == (2.0, None, 1)
+    assert str(found) == "2.000"

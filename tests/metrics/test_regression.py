@@ -4,8 +4,14 @@ import math
 
 import numpy as np
 import pytest
+from scipy.stats import spearmanr
 
-from rellm_cache.metrics.regression import concordance, concordance_of_rows
+from rellm_cache.metrics.regression import (
+    concordance,
+    concordance_of_rows,
+    rank_correlation,
+    rank_correlation_of_rows,
+)
 
 TRUE = np.array([0.1, 0.4, 0.5, 0.9])
 
@@ -46,3 +52,21 @@ def test_rows_are_scored_one_by_one_as_lin_defines_it() -> None:
 def test_float32_columns_lose_no_precision() -> None:
     true = np.linspace(0, 1, 10_000, dtype=np.float32)
     assert concordance(true, true) == pytest.approx(1, abs=1e-12)
+
+
+def test_it_is_scipys() -> None:
+    random = np.random.default_rng(1)
+    scores, rights = random.normal(size=(4, 30)), random.integers(0, 2, (4, 30)).astype(float)
+    expected = [spearmanr(s, r).statistic for s, r in zip(scores, rights, strict=True)]
+    np.testing.assert_allclose(rank_correlation_of_rows(scores, rights), expected)
+
+
+def test_a_constant_column_has_none() -> None:
+    assert np.isnan(rank_correlation([1.0, 2.0, 3.0], [1.0, 1.0, 1.0]).value)
+
+
+def test_the_interval_holds_the_value() -> None:
+    scores = [0.1, 0.9, 0.4, 0.8, 0.7, 0.2, 0.6, 0.3]
+    found = rank_correlation(scores, [0, 1, 0, 1, 1, 0, 0, 1], resamples=500)
+    assert found.low <= found.value <= found.high
+    assert found.value == pytest.approx(spearmanr(scores, [0, 1, 0, 1, 1, 0, 0, 1]).statistic)

@@ -20,7 +20,7 @@ from rellm_cache.empathy.score_table import empathy_score
 from rellm_cache.empathy.settings import EmpathySettings
 from rellm_cache.empathy.training import empathy_train
 from rellm_cache.evaluation.judge import judge
-from rellm_cache.evaluation.run import Asked, evaluate
+from rellm_cache.evaluation.run import EvaluationOptions, evaluate
 from rellm_cache.extraction.run import extract
 from rellm_cache.inference.generate import generate
 from rellm_cache.training.run import train
@@ -40,7 +40,7 @@ def train_there(recipe: Recipe, corpus: Path, cache: Path, run: Path) -> None:
     """Train, answer, score, and judge answers to questions."""
     train(recipe, corpus, cache, run)
     generate(run, corpus / "test.jsonl", run / "answers.jsonl", cache)
-    evaluate(run, corpus / "test.jsonl", cache, Asked(2))
+    evaluate(run, corpus / "test.jsonl", cache, EvaluationOptions(2))
     judge([run], corpus / "test.jsonl", cache)
 
 

@@ -16,7 +16,7 @@ from rellm_cache.reproduction.paper import (
     paper_directions,
     paper_mean,
 )
-from rellm_cache.reproduction.statistics import compare, summarise_row, ua_by_fold
+from rellm_cache.reproduction.statistics import compare, summarize_row, ua_by_fold
 
 ROW = {row.name: row for row in ROWS}
 
@@ -33,7 +33,7 @@ def record(row: str, number: int, **changes: object) -> Record:
 
 def test_a_row_is_what_its_answers_are() -> None:
     records = [record(MAIN, i, llm="sad") for i in range(20)]
-    found = summarise_row(ROW[MAIN], records, "iemocap")
+    found = summarize_row(ROW[MAIN], records, "iemocap")
     assert found.answers == 20
     assert found.empathy["ER"].summary.mean == pytest.approx(0.95)
     assert found.empathy["ER + EX"].summary.mean == pytest.approx(0.95)
@@ -48,13 +48,13 @@ def test_a_row_is_what_its_answers_are() -> None:
     assert found.words.mean == 9.5
     assert found.cut == pytest.approx(5 / 20)
     assert found.paper == {"ER": 1.805, "EX": 0.822, "UA": 0.766}
-    assert summarise_row(ROW[MAIN], records, "ravdess").paper == {}
+    assert summarize_row(ROW[MAIN], records, "ravdess").paper == {}
 
 
 def test_without_a_scorer_there_is_no_empathy() -> None:
     bare = {"er": None, "ex": None, "er_long": None, "ex_long": None, "cut": None}
     records = [record("text-llm", i, head="", llm="", **bare) for i in range(4)]
-    found = summarise_row(ROW["text-llm"], records, "esd")
+    found = summarize_row(ROW["text-llm"], records, "esd")
     assert (found.empathy, found.recognition, found.cut, found.unparsable) == ({}, {}, None, None)
     assert compare({"text-llm": records, MAIN: records}, {}, "esd") == []
 

@@ -22,9 +22,9 @@ from rellm_cache.reproduction import runs as stage
 from rellm_cache.reproduction.folds import Source
 from rellm_cache.reproduction.page import write_page
 from rellm_cache.reproduction.paper import ROWS
-from rellm_cache.reproduction.request import Request
+from rellm_cache.reproduction.prepare import Request
 from rellm_cache.reproduction.runs import Job, Model
-from rellm_cache.reproduction.table1 import find_same, reproduce, to_json
+from rellm_cache.reproduction.table1 import find_equal_rows, reproduce, to_json
 from rellm_cache.runs.shared_models import Resources
 from rellm_cache.runs.weights import WEIGHTS, run_recipe
 from rellm_cache.training.run import train
@@ -263,8 +263,8 @@ def test_rows_that_no_dimensions_tell_apart_are_one_model(base: Path) -> None:
     models = {
         row: Model(load_recipe(row.recipe, base=str(base))) for row in ROWS if row.kind == "trains"
     }
-    assert find_same(models, felt=True) == {}
-    assert find_same(models, felt=False) == {
+    assert find_equal_rows(models, felt=True) == {}
+    assert find_equal_rows(models, felt=False) == {
         "re-llm-no-dimensions": "re-llm",
         "re-llm-no-emotion-encoder": "blsp-emo-ft",
     }

@@ -18,7 +18,7 @@ import torch
 from rellm_cache.config.schema import LoraConfig, Recipe, load_recipe
 from rellm_cache.corpus.manifest import read_manifests
 from rellm_cache.errors import ConfigError, RellmError, RunError
-from rellm_cache.evaluation.run import Asked, evaluate
+from rellm_cache.evaluation.run import EvaluationOptions, evaluate
 from rellm_cache.extraction.run import extract
 from rellm_cache.inference.generate import generate
 from rellm_cache.runs.card import read_card
@@ -66,7 +66,7 @@ def quick(quick: Recipe, models: Path) -> Recipe:
 def lora_run(corpus: Path, cache: Path, quick: Recipe, tmp_path: Path) -> Path:
     """A scored run."""
     train(quick, corpus, cache, tmp_path / "run")
-    evaluate(tmp_path / "run", corpus / "test.jsonl", cache, Asked(1))
+    evaluate(tmp_path / "run", corpus / "test.jsonl", cache, EvaluationOptions(1))
     return tmp_path / "run"
 
 
@@ -129,9 +129,9 @@ def test_a_published_folder_is_the_run_and_nothing_of_the_corpus(
     assert live.response == expected[0].response
     scores = json.loads((lora_run / "scores.json").read_text())
     with pytest.raises(RunError, match=r"published folder, whose SHA256SUMS .* with --out"):
-        evaluate(out, test, cache, Asked(1))
+        evaluate(out, test, cache, EvaluationOptions(1))
     elsewhere = tmp_path / "scores"
-    found_again = evaluate(out, test, cache, Asked(1), out=elsewhere).to_json()
+    found_again = evaluate(out, test, cache, EvaluationOptions(1), out=elsewhere).to_json()
     assert json.loads(json.dumps(found_again)) == scores
     assert json.loads((elsewhere / "scores.json").read_text()) == scores
     assert {p.name for p in elsewhere.iterdir()} == {
@@ -154,7 +154,7 @@ def test_scores_are_wanted_or_declined(heads_run: Path, corpus: Path, tmp_path: 
     found = publish(heads_run, out, without_scores=True)
     assert found.notes == ["published without scores"]
     assert "scores.json" not in found.files
-    evaluate(heads_run, corpus / "test.jsonl", tmp_path / "cache", Asked(0))
+    evaluate(heads_run, corpus / "test.jsonl", tmp_path / "cache", EvaluationOptions(0))
     page = (heads_run / "README.md").read_text("utf-8")
     assert "Measured by `rellm evaluate` on 2 utterances" in page
     assert "splits: test 2" in page

@@ -16,10 +16,10 @@ from transformers import AutoModelForCausalLM
 from rellm_cache.cli import rellm
 from rellm_cache.config.schema import Recipe, load_recipe, to_toml
 from rellm_cache.errors import RunError, StoreError
-from rellm_cache.evaluation.run import Asked, evaluate
+from rellm_cache.evaluation.run import EvaluationOptions, evaluate
 from rellm_cache.runs.folder import begin_run
 from rellm_cache.sweeps.plan import SweepPlan, Variant
-from rellm_cache.sweeps.run import Setting, sweep
+from rellm_cache.sweeps.run import SweepSettings, sweep
 from rellm_cache.training.run import train
 
 SPEECH_ONLY = Variant("speech-only", ("encoders.emotion=none",))
@@ -67,9 +67,9 @@ def heads(quick: Recipe, write: Callable[[Recipe], str]) -> str:
 
 
 @pytest.fixture
-def setting(corpus: Path, cache: Path) -> Setting:
+def setting(corpus: Path, cache: Path) -> SweepSettings:
     """Train and validate on the tones, and score on their test split."""
-    return Setting(corpus, cache, corpus / "test.jsonl")
+    return SweepSettings(corpus, cache, corpus / "test.jsonl")
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
@@ -82,7 +82,7 @@ def same(first: Path, second: Path) -> bool:
 
 
 def test_runs_share_the_llm_and_have_the_bits_and_scores_of_train_and_evaluate(
-    setting: Setting, speech_llm: str, loads: Loads, tmp_path: Path
+    setting: SweepSettings, speech_llm: str, loads: Loads, tmp_path: Path
 ) -> None:
     nf4 = Variant("nf4", ("llm.quantization=nf4",))
     plan = SweepPlan(speech_llm, (), (nf4,), (1, 2))
@@ -98,7 +98,7 @@ def test_runs_share_the_llm_and_have_the_bits_and_scores_of_train_and_evaluate(
     for name in ("ua", "ccc_valence", "response_loss"):
         assert run.scores[f"validation.{name}"] == trained.validation[name]
     assert setting.test is not None
-    scored = evaluate(alone, setting.test, setting.cache, Asked(0)).to_json()
+    scored = evaluate(alone, setting.test, setting.cache, EvaluationOptions(0)).to_json()
     assert run.scores["test.ua"] == scored["head"]["ua"]
     assert run.scores["test.llm_accuracy"] == scored["llm"]["accuracy"]
     assert run.scores["test.words_ua"] == scored["llm"]["generation"]["ua"]
@@ -106,7 +106,7 @@ def test_runs_share_the_llm_and_have_the_bits_and_scores_of_train_and_evaluate(
 
 
 def test_interrupted_within_and_between_runs_it_goes_on_to_the_same_bits(
-    setting: Setting,
+    setting: SweepSettings,
     heads: str,
     loads: Loads,
     tmp_path: Path,
@@ -155,7 +155,7 @@ def test_interrupted_within_and_between_runs_it_goes_on_to_the_same_bits(
 
 
 def test_runs_that_fail_are_listed_and_the_others_are_compared(
-    setting: Setting, heads: str, tmp_path: Path
+    setting: SweepSettings, heads: str, tmp_path: Path
 ) -> None:
     out = tmp_path / "sweep"
     arguments = [
@@ -187,7 +187,7 @@ def test_runs_that_fail_are_listed_and_the_others_are_compared(
 
 
 def test_what_fails_every_run_is_said_before_the_first(
-    setting: Setting, heads: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    setting: SweepSettings, heads: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan = SweepPlan(heads, (), (SPEECH_ONLY,), (1,))
     _, job = plan.jobs(tmp_path / "other")

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from rellm_cache.config.schema import LLMConfig, LoraConfig, Recipe, load_recipe
-from rellm_cache.evaluation.run import Asked, evaluate
+from rellm_cache.evaluation.run import EvaluationOptions, evaluate
 from rellm_cache.inference.generate import generate
 from rellm_cache.llm.frozen import FrozenLLM
 from rellm_cache.llm.loading import load_llm
@@ -91,6 +91,6 @@ def test_lora_trains_freezes_resumes_and_answers(
     assert (
         info["trainable_parameters"] == report.trainable == sum(v.numel() for v in saved.values())
     )
-    scores = evaluate(tmp_path / "whole", corpus / "validation.jsonl", cache, Asked(1))
+    scores = evaluate(tmp_path / "whole", corpus / "validation.jsonl", cache, EvaluationOptions(1))
     assert scores.losses["response"] == pytest.approx(report.validation["response_loss"], rel=1e-5)
     assert len(generate(tmp_path / "whole", corpus / "test.jsonl", tmp_path / "out", cache)) == 2

@@ -4,9 +4,9 @@ import math
 
 import pytest
 
-from rellm_cache.metrics.word_errors import (
+from rellm_cache.metrics.word_error_rate import (
     WordErrors,
-    normalise_words,
+    normalize_words,
     total_errors,
     word_errors,
 )
@@ -25,7 +25,7 @@ from rellm_cache.metrics.word_errors import (
     ],
 )
 def test_words_are_lower_case_without_punctuation(text: str, words: list[str]) -> None:
-    assert normalise_words(text) == words
+    assert normalize_words(text) == words
 
 
 @pytest.mark.parametrize(

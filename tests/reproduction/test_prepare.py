@@ -7,18 +7,18 @@ import pytest
 
 from rellm_cache.errors import RunError
 from rellm_cache.reproduction.folds import Source
-from rellm_cache.reproduction.request import Request, claim
+from rellm_cache.reproduction.prepare import Request, claim_folder
 
 
 def test_damaged_settings_are_mended_as_the_message_says(tmp_path: Path) -> None:
     request = Request(Source("iemocap", tmp_path), tmp_path / "out", tmp_path / "cache")
-    claim(request)
+    claim_folder(request)
     settings = tmp_path / "out" / "settings.json"
     settings.write_text(settings.read_text()[:40])
     with pytest.raises(RunError, match=r"settings\.json: not JSON .* another --out"):
-        claim(request)
-    claim(replace(request, out=tmp_path / "other"))
+        claim_folder(request)
+    claim_folder(replace(request, out=tmp_path / "other"))
     settings.write_text((tmp_path / "other" / "settings.json").read_text())
-    claim(request)
+    claim_folder(request)
     with pytest.raises(RunError, match="something else"):
-        claim(replace(request, base="small"))
+        claim_folder(replace(request, base="small"))

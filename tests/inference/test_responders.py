@@ -15,13 +15,13 @@ from rellm_cache.config.schema import Recipe, TextConfig, to_toml
 from rellm_cache.config.specs import TranscriberSpec
 from rellm_cache.corpus.manifest import read_split
 from rellm_cache.errors import ConfigError, ManifestError, StoreError
-from rellm_cache.evaluation.run import Asked, evaluate
+from rellm_cache.evaluation.run import EvaluationOptions, evaluate
 from rellm_cache.extraction.run import extract
 from rellm_cache.inference.generate import generate
 from rellm_cache.runs.weights import load_run
 from rellm_cache.store.transcripts import read_transcripts
 from rellm_cache.sweeps.plan import SweepPlan, Variant
-from rellm_cache.sweeps.run import Setting, sweep
+from rellm_cache.sweeps.run import SweepSettings, sweep
 from rellm_cache.training.run import train
 
 
@@ -65,7 +65,7 @@ def test_a_label_changes_the_request_alone(reads: Recipe, corpus: Path, tmp_path
 def test_recognition_from_the_transcript(reads: Recipe, corpus: Path, tmp_path: Path) -> None:
     run, nowhere = tmp_path / "run", tmp_path / "no-cache"
     train(reads, corpus, nowhere, run)
-    scores = evaluate(run, corpus, nowhere, Asked(2))
+    scores = evaluate(run, corpus, nowhere, EvaluationOptions(2))
     assert scores.head.recognition is None
     assert scores.llm is not None
     assert scores.llm.likelihood.count == 11
@@ -115,7 +115,7 @@ def test_a_sweep_takes_models_that_read(reads: Recipe, corpus: Path, tmp_path: P
     file, nowhere = tmp_path / "reads.toml", tmp_path / "no-cache"
     file.write_text(to_toml(reads))
     plan = SweepPlan(str(file), variants=(Variant("told", ("text.label=true",)),), seeds=(1,))
-    report = sweep(plan, Setting(corpus, nowhere, corpus / "test.jsonl"), tmp_path / "sweep")
+    report = sweep(plan, SweepSettings(corpus, nowhere, corpus / "test.jsonl"), tmp_path / "sweep")
     assert not report.failed
     assert report.scores("baseline", "test.llm_ua").keys() == {1}
     assert report.scores("told", "test.llm_ua") == {}

@@ -26,8 +26,8 @@ class WordErrors:
 
 
 def word_errors(reference: str, transcript: str) -> WordErrors:
-    """The errors of one transcript, both texts as `normalise_words` has them."""
-    said, heard = normalise_words(reference), normalise_words(transcript)
+    """The errors of one transcript, both texts as `normalize_words` has them."""
+    said, heard = normalize_words(reference), normalize_words(transcript)
     return WordErrors(_distance(said, heard), len(said))
 
 
@@ -39,7 +39,7 @@ def total_errors(parts: Iterable[WordErrors]) -> WordErrors:
     return WordErrors(errors, words)
 
 
-def normalise_words(text: str) -> list[str]:
+def normalize_words(text: str) -> list[str]:
     """Words in lower case without punctuation.
 
     An apostrophe joins ("don't" is "dont"), any other mark parts ("well-known" is two words).

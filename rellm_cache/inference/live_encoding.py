@@ -1,0 +1,50 @@
+"""Live encoding of audio that is in no cache, when a run answers it.
+
+StreamSet are rounded to float16 as stored ones are, so answers are the same from audio and from the
+cache.
+"""
+
+from collections.abc import Sequence
+
+import torch
+
+from rellm_cache.config.schema import Recipe
+from rellm_cache.corpus.audio import load_clip
+from rellm_cache.corpus.manifest import Utterance
+from rellm_cache.data.sampler import ordered_batches
+from rellm_cache.data.streams import StreamSet
+from rellm_cache.encoders.base import FrameEncoder
+from rellm_cache.encoders.registry import build_encoder, resolve
+from rellm_cache.store.in_memory import InMemoryFrames
+from rellm_cache.utils.devices import clips_at_a_time
+
+GPU_BATCH = 16  # clips
+
+
+class LiveEncoders:
+    """A recipe's encoders in memory, for audio that is in no cache."""
+
+    def __init__(self, recipe: Recipe, device: torch.device) -> None:
+        specs = recipe.encoders
+        self._device = device
+        self._speech = build_encoder(resolve(specs.speech), device)
+        self._emotion = build_encoder(resolve(specs.emotion), device) if specs.emotion else None
+
+    def frames(self, utterances: Sequence[Utterance]) -> StreamSet:
+        """Encode utterances from their audio with the encoders that `extract` runs.
+
+        Raises:
+            AudioError: a clip cannot be used.
+        """
+        waveforms = [load_clip(u).waveform for u in utterances]
+
+        def stream(encoder: FrameEncoder) -> InMemoryFrames:
+            encoded = InMemoryFrames(encoder.frame_size)
+            size = clips_at_a_time(self._device, GPU_BATCH)
+            for indices in ordered_batches([len(w) for w in waveforms], size):
+                encodings = encoder.encode([waveforms[i] for i in indices])
+                for index, encoding in zip(indices, encodings, strict=True):
+                    encoded.add(utterances[index].id, encoding.frames)
+            return encoded
+
+        return StreamSet(stream(self._speech), stream(self._emotion) if self._emotion else None)
