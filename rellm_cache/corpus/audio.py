@@ -1,7 +1,7 @@
-"""The one audio loader. In: an utterance. Out: its waveform, 16 kHz mono float32, and a digest.
+"""Audio loading: decodes a clip to 16 kHz mono float32 and hashes its source.
 
-WAV, FLAC, OGG and MP3 at any rate and channel count (libsndfile), resampled by soxr. Whatever is
-wrong with a clip is an `AudioError`; no clip is ever padded, cut or replaced to make it pass.
+libsndfile reads WAV, FLAC, OGG and MP3 at any rate and channel count; soxr resamples. A clip that
+cannot be used raises `AudioError`: none is padded, cut or replaced.
 """
 
 import hashlib
@@ -30,8 +30,8 @@ class Clip:
     Attributes:
         waveform: (S,) float32, 16 kHz, mono.
         digest: (32,) uint8, SHA-256 of the source file's bytes and of the segment, if any.
-        rate: of the file, in Hz.
-        channels: of the file, averaged into one.
+        rate: sampling rate of the file, in Hz.
+        channels: channels of the file, which are averaged into one.
     """
 
     waveform: np.ndarray
@@ -41,7 +41,7 @@ class Clip:
 
     @property
     def seconds(self) -> float:
-        """How long it lasts."""
+        """Duration in seconds."""
         return len(self.waveform) / SAMPLE_RATE
 
 
@@ -49,7 +49,7 @@ def read_bytes(audio: str) -> bytes:
     """The bytes of a sound file, or of a stored member of a zip archive."""
     if "\0" in audio:
         raise AudioError(
-            f"{audio!r}: found a NUL character, which no file's name can hold; mend the "
+            f"{audio!r}: found a NUL character, which no file name can hold; correct the "
             "manifest's 'audio' path"
         )
     member = _ZIP_MEMBER.fullmatch(audio)
@@ -84,10 +84,13 @@ def load_clip(
     min_seconds: float = MIN_SECONDS,
     max_seconds: float = MAX_SECONDS,
 ) -> Clip:
-    """Decode one utterance; `data` is its file's bytes, where the caller has read them already.
+    """Decode the clip of an utterance.
+
+    Args:
+        data: bytes of its file, if the caller has read them already.
 
     Raises:
-        AudioError: the file is absent, empty, truncated or not audio, has samples that are not
+        AudioError: the file is missing, empty, truncated or not audio, has samples that are not
             finite, or lasts less than `min_seconds` or more than `max_seconds`.
     """
     data = read_bytes(utterance.audio) if data is None else data
@@ -115,10 +118,10 @@ def load_clip(
 
 
 def audio_seconds(utterance: Utterance) -> float:
-    """How long a clip is said to last: by its segment, or its file's header, undecoded.
+    """Duration of a clip in seconds, from its segment or its file's header, without decoding.
 
     Raises:
-        AudioError: the file is absent or not audio.
+        AudioError: the file is missing or not audio.
     """
     if utterance.segment:
         return utterance.segment[1] - utterance.segment[0]
@@ -126,11 +129,11 @@ def audio_seconds(utterance: Utterance) -> float:
         with soundfile.SoundFile(io.BytesIO(read_bytes(utterance.audio))) as file:
             return float(file.frames / file.samplerate)
     except soundfile.LibsndfileError as error:
-        raise AudioError(f"{utterance.audio}: no sound file ({error.error_string})") from error
+        raise AudioError(f"{utterance.audio}: not a sound file ({error.error_string})") from error
 
 
 def _decode(data: bytes, name: str) -> tuple[np.ndarray, int]:
-    """All samples (S, channels) float32 and the rate; a file cut short is an error."""
+    """All samples (S, channels) float32 and the sampling rate; a truncated file is an error."""
     try:
         with soundfile.SoundFile(io.BytesIO(data)) as file:
             expected, rate, log = file.frames, file.samplerate, file.extra_info
@@ -140,7 +143,7 @@ def _decode(data: bytes, name: str) -> tuple[np.ndarray, int]:
             f"{name}: cannot be decoded ({error.error_string}); found {len(data)} bytes starting "
             f"{data[:8]!r}, expected whole WAV, FLAC, OGG or MP3 data"
         ) from error
-    # For WAV, libsndfile trusts the file's real size and only logs what the header promised.
+    # For WAV, libsndfile uses the real file size and only logs the size in the header.
     promised = re.search(r"data : (\d+) \(should be \d+\)", log)
     if len(samples) < expected or promised:
         found = f"{len(samples)} of {expected} samples"

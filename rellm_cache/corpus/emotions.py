@@ -1,11 +1,11 @@
-"""The one table of emotion names. In: any corpus's label. Out: rellm's name for it."""
+"""Emotion names: maps the labels of corpora, and words in free text, to one set of names."""
 
 import re
 from collections.abc import Sequence
 
 from rellm_cache.errors import ManifestError
 
-# Each name with the words that people use for it.
+# Each name with its synonyms.
 SYNONYMS: dict[str, tuple[str, ...]] = {
     "neutral": (),
     "happy": ("happiness", "joy", "joyful"),
@@ -20,7 +20,7 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     "frustrated": ("frustration",),
     "other": (),
 }
-# What tables of corpora write instead. In free text these say nothing of emotion, as "con".
+# Codes in the tables of corpora. In free text they do not mean an emotion: "con", for example.
 CODES: dict[str, tuple[str, ...]] = {
     "neutral": ("neu", "n"),
     "happy": ("hap", "h"),
@@ -39,35 +39,43 @@ OTHER = "other"  # a label, and an ordinary word
 _WORDS = {word: name for name, words in SYNONYMS.items() for word in (name, *words)}
 _NAMES = _WORDS | {code: name for name, codes in CODES.items() for code in codes}
 _SENTENCE_END = re.compile(r"[.!?:;\n]+")
-_SAYING = frozenset({"is", "was", "be", "as", "sounds", "seems", "feels"})
+_COPULAS = frozenset({"is", "was", "be", "as", "sounds", "seems", "feels"})
 
 
-def normalise_emotion(label: str) -> str:
-    """Rellm's name for a corpus's label, whatever its case; `ManifestError` lists the known."""
+def normalize_emotion(label: str, where: str = "") -> str:
+    """The emotion name of a corpus's label, in any case.
+
+    Args:
+        where: file and line of the label, for the message.
+
+    Raises:
+        ManifestError: the label is unknown; the message lists those that are known.
+    """
     name = _NAMES.get(label.strip().lower())
     if name is None:
+        prefix = f"{where}: " if where else ""
         raise ManifestError(
-            f"unknown emotion {label!r}; known are {', '.join(SYNONYMS)} "
+            f"{prefix}unknown emotion {label!r}; known are {', '.join(SYNONYMS)} "
             f"and their short forms ({', '.join(sorted(set(_NAMES) - set(SYNONYMS)))})"
         )
     return name
 
 
 def emotions_in(text: str, options: Sequence[str]) -> list[str]:
-    """Those of `options` named in free text, by a word people use, in the order of the text.
+    """Emotions of `options` that free text contains, as name or synonym, in order of the text.
 
-    "other" is named only by a sentence that says nothing else, or ends with it after a word such
-    as "is" or "sounds": elsewhere it means what it usually means.
+    "other" counts only as a whole sentence, or at the end of one after a word such as "is" or
+    "sounds": elsewhere it is an ordinary word.
     """
     named: list[str] = []
     for sentence in _SENTENCE_END.split(text.lower()):
         words = "".join(c if c.isalpha() else " " for c in sentence).split()
         named += [_WORDS[word] for word in words if word in _WORDS and word != OTHER]
-        if words[-1:] == [OTHER] and _SAYING.issuperset(words[-2:-1]):
+        if words[-1:] == [OTHER] and _COPULAS.issuperset(words[-2:-1]):
             named.append(OTHER)
     return [name for name in dict.fromkeys(named) if name in options]
 
 
 def find_emotion(text: str, options: Sequence[str]) -> str | None:
-    """The first of `options` named in free text, as `emotions_in` finds them, or None."""
+    """The first emotion of `options` that free text names (see `emotions_in`), or None."""
     return next(iter(emotions_in(text, options)), None)

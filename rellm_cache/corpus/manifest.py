@@ -1,8 +1,8 @@
-"""Manifests: JSON Lines, an utterance a line. In: files. Out: `Utterance`s, and back.
+"""Manifest files: reading and writing utterances as JSON Lines, one utterance per line.
 
-A corpus's manifest is a folder with a file for each split (`train.jsonl`, `validation.jsonl`,
-`test.jsonl`). Expected responses of step 1 lie beside as `<split>.responses.jsonl` and are joined
-when the manifest is read. BLSP's field names are read too.
+A manifest is a folder with one file per split (`train.jsonl`, `validation.jsonl`, `test.jsonl`).
+Expected responses of step 1 are in `<split>.responses.jsonl` beside it and are joined on reading.
+BLSP's field names are accepted too.
 """
 
 import dataclasses
@@ -14,19 +14,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from rellm_cache.corpus.emotions import normalise_emotion
+from rellm_cache.corpus.emotions import normalize_emotion
 from rellm_cache.corpus.validation import (
     Field,
     as_text,
     check_fields,
     check_text,
+    is_bool,
     is_duration,
     is_name,
     is_number,
     is_object,
     is_segment,
     is_text,
-    is_truth,
     one_of,
 )
 from rellm_cache.errors import ManifestError
@@ -35,17 +35,17 @@ from rellm_cache.utils.atomic_files import write_lines
 Vad = tuple[float, float, float]
 VadSource = Literal["human", "pseudo", "made"]
 SPLITS = ("train", "validation", "test")
-# The order in which dimensions are stored everywhere in rellm.
+# The order of dimensions everywhere in rellm.
 DIMENSIONS = ("arousal", "dominance", "valence")
 
-# What the fields of a row must be where they are not null.
+# What a field must be if it is not null.
 _FIELDS: dict[str, Field] = {
     **dict.fromkeys(("text", "emotion", "response", "output"), (is_text, "text")),
     **dict.fromkeys(("id", "speaker"), (is_name, "text or a number")),
     "split": one_of(*SPLITS),
     "vad_source": one_of(*get_args(VadSource)),
     "duration": (is_duration, "seconds"),
-    "early_stop": (is_truth, "true or false"),
+    "early_stop": (is_bool, "true or false"),
     "segment": (is_segment, "[start, end] in seconds, start < end"),
     "avd_ans": (is_object, "an object of arousal, dominance and valence"),
 }
@@ -53,19 +53,19 @@ _FIELDS: dict[str, Field] = {
 
 @dataclass(frozen=True)
 class Utterance:
-    """One spoken clip and what is known about it.
+    """One spoken clip with its labels.
 
     Attributes:
-        id: unique, prefixed by its corpus, as in `ravdess/03-01-05-01-01-01-07`.
-        audio: path of its file; may also be BLSP's `archive.zip:offset:length` in bytes.
-        segment: (start, end) in seconds within the file; None for all of it.
+        id: unique, starts with the corpus, as in `ravdess/03-01-05-01-01-01-07`.
+        audio: path of the sound file, or BLSP's `archive.zip:offset:length` in bytes.
+        segment: (start, end) in seconds within the file; None for the whole file.
         text: transcript.
         emotion: a name of `corpus.emotions`, or None.
         vad: (arousal, dominance, valence), each in 0..1, or None.
-        vad_source: who said so: `human`, `pseudo` (a model) or `made` (a generator's settings).
+        vad_source: source of `vad`: `human`, `pseudo` (a model) or `made` (a generator's settings).
         duration: seconds; None until measured.
         response: the expected response of step 1, or None.
-        early_stop: the response was cut by the token limit, so it ends without end tokens.
+        early_stop: whether the token limit cut the response, so that it has no end tokens.
     """
 
     id: str
@@ -100,31 +100,31 @@ def check_vad(values: Sequence[float], where: str) -> Vad:
 
 
 def parse_utterance(row: dict[str, Any], folder: Path, where: str) -> Utterance:
-    """One manifest row, rellm's or BLSP's, with relative audio paths taken from `folder`.
+    """Parse one manifest row with rellm's or BLSP's field names.
+
+    Args:
+        folder: folder that relative audio paths start from.
+        where: file and line, for messages.
 
     Raises:
-        ManifestError: a missing or ill-typed field; the message starts with `where`.
+        ManifestError: a field is missing or has the wrong type.
     """
     audio = row.get("audio")
     if not isinstance(audio, str) or not audio:
         raise ManifestError(f"{where}: found no 'audio', expected the path of a sound file")
     check_fields(row, _FIELDS, where)
-    emotion, vad = row.get("emotion"), row.get("vad")
+    vad = row.get("vad")
     if (blsp := row.get("avd_ans")) is not None and vad is None:
         vad = [blsp.get(name) for name in DIMENSIONS]
     if vad is not None:
         vad = check_vad(vad, where)
     segment = row.get("segment")
-    try:
-        emotion = normalise_emotion(emotion) if emotion else None
-    except ManifestError as error:
-        raise ManifestError(f"{where}: {error}") from error
     return Utterance(
         id=as_text(row.get("id")) or default_id(audio, folder),
         audio=str(folder / audio),
         segment=(float(segment[0]), float(segment[1])) if segment else None,
         text=row.get("text") or "",
-        emotion=emotion,
+        emotion=normalize_emotion(row["emotion"], where) if row.get("emotion") else None,
         vad=vad,
         vad_source=row.get("vad_source") or ("human" if vad else None),
         speaker=as_text(row.get("speaker")),
@@ -136,20 +136,20 @@ def parse_utterance(row: dict[str, Any], folder: Path, where: str) -> Utterance:
 
 
 def default_id(audio: str, folder: Path) -> str:
-    """For a row without an id: its path. Members of one zip archive differ by their offsets."""
-    whole = ".zip:" in audio or not Path(audio).name  # as "." has none
-    return f"{folder.name}/{audio if whole else Path(audio).with_suffix('')}"
+    """The id of a row without one: its path without suffix; for a zip member, with offsets."""
+    keep_suffix = ".zip:" in audio or not Path(audio).name  # "." has no name
+    return f"{folder.name}/{audio if keep_suffix else Path(audio).with_suffix('')}"
 
 
 def read_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """`file:line` and the JSON object of every line; `ManifestError` where a line is not one."""
+    """`file:line` and the JSON object of every line; `ManifestError` if a line is not an object."""
     try:
         text = path.read_text("utf-8")
     except (FileNotFoundError, IsADirectoryError) as error:
         raise ManifestError(f"{path}: no such file; expected a JSON Lines file") from error
     except UnicodeDecodeError as error:
         raise ManifestError(f"{path}: not UTF-8 text ({error}); save it as UTF-8") from error
-    # Not splitlines(): JSON text may hold U+2028 and other ends of line that are not newlines.
+    # Not splitlines(): it also splits at U+2028 and others, which JSON text may contain.
     for number, line in enumerate(text.split("\n"), 1):
         where = f"{path}:{number}"
         if not line.strip():
@@ -166,18 +166,18 @@ def read_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def responses_path(manifest: Path) -> Path:
-    """Where step 1 writes the expected responses of one manifest file."""
+    """The file of expected responses (step 1) beside a manifest file."""
     return manifest.with_name(f"{manifest.stem}.responses.jsonl")
 
 
 def read_manifest(path: Path) -> list[Utterance]:
     """All utterances of one manifest file, joined with the responses beside it.
 
-    A file that is named as a split holds that split: rows without one are of it.
+    In a file with the name of a split, rows without a split belong to it.
 
     Raises:
-        ManifestError: the file or a line cannot be used, an id occurs twice, a row is of another
-            split, or there is none.
+        ManifestError: the file or a line cannot be used, an id occurs twice, a row belongs to
+            another split, or there are no rows.
     """
     utterances: dict[str, Utterance] = {}
     split = path.stem if path.stem in SPLITS else ""
@@ -186,7 +186,7 @@ def read_manifest(path: Path) -> list[Utterance]:
         if split and utterance.split not in ("", split):
             raise ManifestError(
                 f"{where}: found split {utterance.split!r} in the file of {split}; move the row to "
-                f"{utterance.split}.jsonl, or change what it says"
+                f"{utterance.split}.jsonl, or correct its split"
             )
         utterance = dataclasses.replace(utterance, split=utterance.split or split)
         if utterance.id in utterances:
@@ -207,7 +207,7 @@ def read_manifest(path: Path) -> list[Utterance]:
 
 
 def write_manifest(path: Path, utterances: Iterable[Utterance]) -> None:
-    """Write utterances as JSON Lines; fields that say nothing are left out."""
+    """Write utterances as JSON Lines; empty fields are left out."""
     rows = (dataclasses.asdict(u).items() for u in utterances)
     write_lines(
         path, ({k: v for k, v in row if v not in (None, "") and v is not False} for row in rows)
@@ -215,7 +215,7 @@ def write_manifest(path: Path, utterances: Iterable[Utterance]) -> None:
 
 
 def manifest_files(path: Path) -> list[Path]:
-    """The manifest file itself, or those a manifest folder holds, in the order of the splits."""
+    """The manifest file itself, or the files of a manifest folder in the order of the splits."""
     if not path.is_dir():
         return [path]
     files = [path / f"{split}.jsonl" for split in SPLITS if (path / f"{split}.jsonl").exists()]

@@ -1,8 +1,8 @@
-"""prepare. In: a corpus from its reader. Out: a manifest folder, every clip looked at.
+"""Manifest preparation: decodes every clip of a corpus once and writes the usable ones.
 
-<out>/train.jsonl  validation.jsonl  test.jsonl     the kept utterances, durations measured
-<out>/excluded.jsonl                                what was left out, and why
-<out>/report.json                                   how it was split, and all that was counted
+<out>/train.jsonl  validation.jsonl  test.jsonl     the kept utterances with their durations
+<out>/excluded.jsonl                                clips left out, with the reason
+<out>/report.json                                   splits, totals and statistics
 """
 
 import dataclasses
@@ -29,16 +29,16 @@ from rellm_cache.utils.console import counted, progress
 
 @dataclass(frozen=True)
 class PrepareReport:
-    """What became of a corpus.
+    """Result of preparing a corpus.
 
     Attributes:
         out: the manifest folder.
-        corpus: as its reader found it.
-        survey: of the kept clips.
+        corpus: the corpus from its reader.
+        survey: statistics of the kept clips.
         excluded: clips left out, each with the reason.
-        missing: how many of those have no sound file.
-        unreadable: how many have one that cannot be read.
-        forms: what was changed on the way in, as channel counts and rates.
+        missing: excluded clips without a sound file.
+        unreadable: excluded clips with a sound file that cannot be read.
+        forms: conversions of channels and sampling rates, as sentences.
     """
 
     out: Path
@@ -51,16 +51,16 @@ class PrepareReport:
 
     @property
     def kept(self) -> dict[str, int]:
-        """Clips of each split."""
+        """Number of clips in each split."""
         return {split: sum(counts.values()) for split, counts in self.survey.emotions.items()}
 
     @property
     def hours(self) -> float:
-        """Of kept audio."""
+        """Hours of kept audio."""
         return self.survey.hours
 
     def to_json(self) -> dict[str, Any]:
-        """What `report.json` says."""
+        """Contents of `report.json`."""
         problems = self.corpus.problems.lines
         return {
             "corpus": self.corpus.name,
@@ -87,11 +87,11 @@ def prepare(
     """Decode every clip once, keep the usable ones, and write the manifest.
 
     Args:
-        allow_partial: go on where the corpus has not as many clips as it should.
+        allow_partial: accept a corpus with fewer or more clips than expected.
 
     Raises:
-        ManifestError: an id occurs twice, an id or a path is no Unicode text, clips are missing, or
-            nothing is left.
+        ManifestError: an id occurs twice, an id or a path is not valid Unicode, the corpus is not
+            complete, or no clip is usable.
     """
     utterances = corpus.utterances
     _refuse_duplicates(utterances)
@@ -120,7 +120,7 @@ def prepare(
             kept.append(dataclasses.replace(utterance, duration=round(seconds, 4)))
     if not kept:
         raise ManifestError(
-            f"{out}: nothing is left of {counted(len(utterances), 'clip')}; the first was left "
+            f"{out}: no usable clip among {counted(len(utterances), 'clip')}; the first was left "
             f"out because: {excluded[0]['reason'] if excluded else 'the corpus is empty'}"
         )
     missing = len(without_audio(utterances))
@@ -132,7 +132,7 @@ def prepare(
 
 
 def _try_load(utterance: Utterance) -> tuple[float, int, int] | AudioError:
-    """(seconds, rate, channels) of a clip, or why it cannot be read."""
+    """(seconds, sampling rate, channels) of a clip, or the error."""
     try:
         clip = load_clip(utterance, min_seconds=0, max_seconds=float("inf"))
     except AudioError as error:

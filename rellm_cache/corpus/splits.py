@@ -1,7 +1,7 @@
-"""Splits that anyone can draw again. In: utterances, a seed. Out: the same in train or validation.
+"""Split drawing: train, validation and test by hash, the same on every machine.
 
-What is drawn follows from the seed and each name alone (the lowest SHA-256 of both win), never
-from the order on disk or a library's generator; a clip more or less moves few others.
+A draw takes the names with the lowest SHA-256 of seed and name. It does not depend on file order or
+on a random generator, and adding or removing a clip moves few others.
 """
 
 import dataclasses
@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterable, Sequence
 
 from rellm_cache.corpus.manifest import Utterance
 
-HELD_OUT = 10  # validation is a tenth of train
+HELD_OUT = 10  # one tenth of train becomes validation
 APOSTROPHES = str.maketrans("", "", "'\u2018\u2019\u02bc")
 
 
 def draw(names: Iterable[str], count: int, seed: int) -> frozenset[str]:
-    """So many of the names; all of them if there are fewer."""
+    """Draw `count` of the names, or all of them if there are fewer."""
 
     def rank(name: str) -> bytes:
         return hashlib.sha256(f"{seed}:{name}".encode()).digest()
@@ -26,7 +26,7 @@ def draw(names: Iterable[str], count: int, seed: int) -> frozenset[str]:
 
 
 def in_split(utterance: Utterance, split: str) -> Utterance:
-    """The same utterance in another split."""
+    """A copy of an utterance in another split."""
     return dataclasses.replace(utterance, split=split)
 
 
@@ -35,10 +35,10 @@ def hold_out(
     seed: int,
     unit: Callable[[Utterance], str] = lambda u: u.id,
 ) -> list[Utterance]:
-    """All utterances, a random tenth of train's units now in validation.
+    """Move a random tenth of train to validation; returns all utterances.
 
     Args:
-        unit: what is drawn as a whole: a clip by itself, or all clips of a sentence.
+        unit: key of the clips that stay together, as those of one sentence; the clip id by default.
     """
     units = {unit(u) for u in utterances if u.split == "train"}
     drawn = draw(units, round(len(units) / HELD_OUT), seed)
@@ -49,16 +49,16 @@ def hold_out(
 
 
 def text_key(text: str) -> str:
-    """The words of a transcript, without case and punctuation: equal for equal sentences.
+    """A key that is equal for equal sentences: words in lower case, without punctuation.
 
-    However they are typed: "don't" with either apostrophe, accents apart from their letters or not.
+    Both apostrophes, and composed and decomposed accents, count as equal.
     """
-    typed = unicodedata.normalize("NFKC", text).lower().translate(APOSTROPHES)
-    return " ".join(re.findall(r"[^\W_]+", typed))
+    normalized = unicodedata.normalize("NFKC", text).lower().translate(APOSTROPHES)
+    return " ".join(re.findall(r"[^\W_]+", normalized))
 
 
 def without_text_of(utterances: Sequence[Utterance], split: str) -> tuple[list[Utterance], int]:
-    """Without clips of other splits whose text this split has; and how many those were."""
+    """Drop the clips of other splits with a text of `split`; returns the rest and their number."""
     texts = {text_key(u.text) for u in utterances if u.split == split} - {""}
     kept = [u for u in utterances if u.split == split or text_key(u.text) not in texts]
     return kept, len(utterances) - len(kept)

@@ -1,7 +1,6 @@
-"""What a list of utterances is, counted. In: utterances of a manifest. Out: a `Survey`.
+"""Statistics of a manifest and its report file: clips, speakers, durations, overlap of splits.
 
-Overlap between splits is counted by speaker and by text, texts compared without case and
-punctuation: whoever shares voices or sentences between train and test must know how many.
+Splits overlap where they share speakers or texts; texts are compared without case and punctuation.
 """
 
 import dataclasses
@@ -20,7 +19,7 @@ from rellm_cache.corpus.manifest import (
     read_manifests,
 )
 from rellm_cache.corpus.splits import text_key
-from rellm_cache.corpus.vad import DimensionSummary, summarise
+from rellm_cache.corpus.vad import DimensionSummary, summarize_dimensions
 from rellm_cache.errors import ManifestError
 from rellm_cache.utils.atomic_files import write_json
 from rellm_cache.utils.json_files import read_object
@@ -31,13 +30,13 @@ DURATION_EDGES = (1, 2, 3, 4, 5, 6, 8, 10, 15, 20, 30)  # seconds
 
 @dataclass(frozen=True)
 class Overlap:
-    """What two splits share.
+    """Speakers or texts that two splits share.
 
     Attributes:
         kind: speakers or texts.
-        first, second: the splits, the one trained on first.
-        shared: speakers, or texts, that both have.
-        clips: of `second` that are theirs.
+        first, second: the two splits, in the order train, validation, test.
+        shared: number of speakers or texts in both.
+        clips: clips of `second` with a shared speaker or text.
         total: clips of `second`.
     """
 
@@ -54,13 +53,13 @@ class Survey:
     """Counts of a corpus or manifest.
 
     Attributes:
-        hours: of audio whose duration is known.
-        emotions: split → emotion → clips; clips without one count as `none`.
-        speakers: split → speaker → clips, where the speaker is known.
-        durations: range of seconds → clips, as `2-3 s`.
+        hours: hours of audio with known duration.
+        emotions: split → emotion → clips; clips without an emotion count as `none`.
+        speakers: split → speaker → clips with a known speaker.
+        durations: range of seconds, as `2-3 s` → clips.
         without_text: clips without a transcript.
-        dimensions: who said so → their summary.
-        overlaps: between every two splits that share something.
+        dimensions: source of the dimensions → their statistics.
+        overlaps: for each two splits with a speaker or text in common.
     """
 
     hours: float
@@ -73,7 +72,7 @@ class Survey:
 
     @property
     def warnings(self) -> list[str]:
-        """What looks wrong, as sentences."""
+        """What looks wrong with the dimensions, as sentences."""
         return [
             f"{source} dimensions: {warning}"
             for source, summary in self.dimensions.items()
@@ -81,7 +80,7 @@ class Survey:
         ]
 
     def to_json(self) -> dict[str, Any]:
-        """The same, to be written as JSON; dimensions are named, not numbered."""
+        """The counts as JSON values, dimensions by name."""
         fields = dataclasses.asdict(self)
         for summary in fields["dimensions"].values():
             for key in ("low", "high"):
@@ -91,7 +90,7 @@ class Survey:
 
 
 def survey(utterances: Sequence[Utterance]) -> Survey:
-    """Count utterances by split, emotion, speaker, duration and text, and look at dimensions."""
+    """Count utterances by split, emotion, speaker, duration and text, and check dimensions."""
     present = [s for s in (*SPLITS, "") if any(u.split == s for u in utterances)]
     parts = {split: [u for u in utterances if u.split == split] for split in present}
     sources = sorted({u.vad_source or "human" for u in utterances if u.vad})
@@ -102,7 +101,7 @@ def survey(utterances: Sequence[Utterance]) -> Survey:
         durations=_histogram([u.duration for u in utterances if u.duration is not None]),
         without_text=sum(not u.text.strip() for u in utterances),
         dimensions={
-            source: summarise(
+            source: summarize_dimensions(
                 u for u in utterances if u.vad and (u.vad_source or "human") == source
             )
             for source in sources
@@ -144,7 +143,7 @@ def _counts(names: Iterable[str]) -> dict[str, int]:
 
 
 def _histogram(seconds: Sequence[float]) -> dict[str, int]:
-    """Clips by duration; ranges hold their lower end, and empty ones at both ends are left out."""
+    """Clips by duration; a range includes its lower end; empty ranges at both ends are left out."""
     names = [f"<{DURATION_EDGES[0]} s"]
     names += [f"{a}-{b} s" for a, b in pairwise(DURATION_EDGES)]
     names.append(f">={DURATION_EDGES[-1]} s")

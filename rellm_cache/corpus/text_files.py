@@ -1,15 +1,14 @@
-"""Text files of corpora, in whatever encoding. In: a path. Out: its lines or rows, each named.
+"""Text and CSV files of corpora: encoding detection, and rows with `file:line` for messages.
 
-Corpora mix encodings from file to file and none says which it is. UTF-16 is known by its byte order
-mark or its zero bytes, UTF-8 by being valid; what is neither is taken as Latin-1, which any bytes
-are.
+Corpora mix encodings and do not name them. A byte order mark or zero bytes mean UTF-16, valid UTF-8
+means UTF-8, and anything else is read as Latin-1.
 """
 
 import codecs
 import csv
 import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from rellm_cache.errors import ManifestError
 
@@ -21,7 +20,7 @@ _MARKS = {
 
 
 def read_text(path: Path) -> str:
-    """The whole file; `ManifestError` where there is none or UTF-16 is cut within a letter."""
+    """The whole text; `ManifestError` if there is no file or it ends within a UTF-16 character."""
     try:
         data = path.read_bytes()
     except (FileNotFoundError, IsADirectoryError) as error:
@@ -37,7 +36,7 @@ def _encoding(data: bytes) -> str:
     for mark, encoding in _MARKS.items():
         if data.startswith(mark):
             return encoding
-    if b"\0" in data:  # English text in UTF-16 has a zero in every letter, before or after
+    if b"\0" in data:  # each character of English text in UTF-16 has one zero byte
         return "utf-16-be" if data[:1] == b"\0" else "utf-16-le"
     try:
         data.decode("utf-8")
@@ -49,30 +48,38 @@ def _encoding(data: bytes) -> str:
 def read_text_lines(path: Path) -> list[tuple[str, str]]:
     """`file:line` and the text of every line that is not blank.
 
-    Not `splitlines`: in Latin-1, letters of other code pages would end lines.
+    `splitlines` would also split at characters that Latin-1 text of another code page contains.
     """
     lines = enumerate(re.split(r"\r\n|\r|\n", read_text(path)), 1)
     return [(f"{path}:{number}", line) for number, line in lines if line.strip()]
 
 
-def read_csv(path: Path) -> list[tuple[str, dict[str, Any]]]:
-    """`file:line` and the columns of every row of a UTF-8 table with a heading.
+def read_csv(path: Path, needed: Sequence[str] = ()) -> list[tuple[str, dict[str, str]]]:
+    """`file:line` and the columns of every row of a UTF-8 CSV file with a header.
+
+    Args:
+        needed: columns that must be there.
 
     Raises:
-        ManifestError: there is no such file, it is no CSV, or a row has more or fewer values than
-            the heading: a comma in a text that has no quotation marks would cut it.
+        ManifestError: there is no such file, it is not CSV, a column is missing, or a row has more
+            or fewer values than the header, as after a comma in a text without quotation marks.
     """
-    rows: list[tuple[str, dict[str, Any]]] = []
+    rows: list[tuple[str, dict[str, str]]] = []
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, strict=True)
+            names = reader.fieldnames or ()
+            if missing := [name for name in needed if name not in names]:
+                raise ManifestError(
+                    f"{path}: column {', '.join(missing)} is missing; found "
+                    f"{', '.join(names) or 'an empty file'}"
+                )
             for row in reader:
                 where = f"{path}:{reader.line_num}"
                 if None in row or None in row.values():
                     raise ManifestError(
-                        f"{where}: found more or fewer values than the "
-                        f"{len(reader.fieldnames or ())} columns of the heading; put texts with "
-                        "commas in quotation marks"
+                        f"{where}: found more or fewer values than the {len(names)} columns of the "
+                        "header; put texts with commas in quotation marks"
                     )
                 rows.append((where, row))
     except (FileNotFoundError, IsADirectoryError) as error:

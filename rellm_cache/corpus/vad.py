@@ -1,40 +1,41 @@
-"""Arousal, dominance, valence: their scale and order. In: a corpus's numbers. Out: 0..1, checked.
+"""Arousal, dominance and valence: rescaling to 0..1 and checks of their order.
 
-The order of the three and their scale are what people get wrong most often, and no single clip
-shows it. Means by emotion do: anger is more aroused and more dominant than sadness, happiness is
-more pleasant than either.
+Wrong order and wrong scale are the most common mistakes with these labels. A single clip does not
+show them, means by emotion do: anger has more arousal and dominance than sadness, and happiness has
+more valence than both.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 from statistics import fmean
+from typing import Any
 
 from rellm_cache.corpus.manifest import DIMENSIONS, Utterance, Vad, check_vad
 from rellm_cache.errors import ManifestError
 
 AROUSAL, DOMINANCE, VALENCE = range(3)
-# Which dimension is higher for the first emotion than for the second, in any corpus of emotions.
+# In any corpus, the dimension is higher for the first emotion than for the second.
 CONTRASTS = (
     (AROUSAL, "angry", "sad"),
     (DOMINANCE, "angry", "sad"),
     (VALENCE, "happy", "sad"),
     (VALENCE, "happy", "angry"),
 )
-ENOUGH_CLIPS = 5  # of each of those emotions, to believe their means
-ENOUGH_FOR_RANGE = 100
-NARROW = 0.25
+ENOUGH_CLIPS = 5  # clips of an emotion whose mean is compared
+ENOUGH_FOR_RANGE = 100  # clips whose range is checked
+NARROW = 0.25  # a narrower range is suspicious
 
 
 @dataclass(frozen=True)
 class DimensionSummary:
-    """The dimensions of many clips.
+    """Statistics of the dimensions of many clips.
 
     Attributes:
-        clips: that have them.
-        low, high: extremes of arousal, dominance, valence.
-        means: emotion → means of arousal, dominance, valence.
-        warnings: what looks wrong in them.
+        clips: number of clips with dimensions.
+        low, high: lowest and highest arousal, dominance, valence.
+        means: emotion → mean arousal, dominance, valence.
+        warnings: what looks wrong.
     """
 
     clips: int
@@ -44,25 +45,35 @@ class DimensionSummary:
     warnings: list[str]
 
 
-def rescale(values: Sequence[float], scale: tuple[float, float], where: str) -> Vad:
-    """Dimensions in rellm's order, brought from their own scale to 0..1.
+def rescale(values: Sequence[Any], scale: tuple[float, float], where: str) -> Vad:
+    """Rescale dimensions to 0..1.
 
     Args:
-        values: arousal, dominance, valence.
-        scale: lowest and highest value there, as (1, 5).
+        values: arousal, dominance, valence, as numbers or text.
+        scale: lowest and highest value of the source, as (1, 5).
 
     Raises:
-        ManifestError: a value is off the scale.
+        ManifestError: a value is not a number or outside the scale.
     """
+    try:
+        numbers = [float(value) for value in values]
+    except (TypeError, ValueError) as error:
+        raise ManifestError(
+            f"{where}: dimensions {values!r} are not numbers; expected arousal, dominance, valence"
+        ) from error
     low, high = scale
-    for name, value in zip(DIMENSIONS, values, strict=True):
-        if not low <= value <= high:
-            raise ManifestError(f"{where}: {name} {value:g} is outside the scale {low:g}..{high:g}")
-    return check_vad([(value - low) / (high - low) for value in values], where)
+    if (low, high) == (0.0, 1.0):
+        return check_vad(numbers, where)  # its message recognizes other scales
+    for name, number in zip(DIMENSIONS, numbers, strict=True):
+        if not low <= number <= high:
+            raise ManifestError(
+                f"{where}: {name} {number:g} is outside the scale {low:g}..{high:g}"
+            )
+    return check_vad([(number - low) / (high - low) for number in numbers], where)
 
 
-def summarise(utterances: Iterable[Utterance]) -> DimensionSummary:
-    """Summary of the clips that have dimensions; there must be one."""
+def summarize_dimensions(utterances: Iterable[Utterance]) -> DimensionSummary:
+    """Statistics of the clips with dimensions; at least one clip must have them."""
     rows = [(u.emotion, u.vad) for u in utterances if u.vad is not None]
     by_emotion: dict[str, list[Vad]] = {}
     for emotion, vad in rows:
@@ -97,9 +108,9 @@ def _range_warnings(low: Vad, high: Vad) -> list[str]:
 
 
 def order_warning(means: Mapping[str, Vad]) -> str | None:
-    """What the means by emotion say against the order of the dimensions; None if nothing.
+    """A warning if the means by emotion contradict the order of the dimensions, else None.
 
-    A swap of arousal and dominance alone goes unseen: both are high in anger and low in sadness.
+    A swap of arousal and dominance alone cannot be seen: both are high in anger, low in sadness.
     """
     if not {"angry", "happy", "sad"} <= means.keys():
         return None
@@ -115,7 +126,7 @@ def order_warning(means: Mapping[str, Vad]) -> str | None:
     if not fitting:
         return f"{found}; no other order of the dimensions fits either: check columns and scale"
     order = max(fitting, key=lambda o: _likelihood(means, o))
-    # Column order[d] holds dimension d.
+    # order[d] is the column that holds dimension d.
     behaves = [DIMENSIONS[order.index(column)] for column in range(3)]
     return (
         f"{found}: likely a swap. What was read as {', '.join(DIMENSIONS)} behaves as "
@@ -133,7 +144,7 @@ def _fits(means: Mapping[str, Vad], order: tuple[int, ...]) -> bool:
 
 
 def _likelihood(means: Mapping[str, Vad], order: tuple[int, ...]) -> float:
-    """The sum of all contrasts; anger and happiness differ more in dominance than in arousal."""
+    """Score of an order: all contrasts, and more dominance than arousal in anger over happiness."""
     contrasts = sum(_contrast(means, (order[d], high, low)) for d, high, low in CONTRASTS)
     dominance = _contrast(means, (order[DOMINANCE], "angry", "happy"))
     return contrasts + dominance - _contrast(means, (order[AROUSAL], "angry", "happy"))

@@ -1,4 +1,4 @@
-"""Fields of a row of JSON. In: a row and what its fields must be. Out: nothing, or why not."""
+"""Field validation for JSON rows: types, lists of allowed values, valid Unicode."""
 
 import json
 import math
@@ -11,24 +11,23 @@ Field = tuple[Callable[[Any], bool], str]  # whether a value fits, and what is e
 
 
 def check_fields(row: Mapping[str, Any], fields: Mapping[str, Field], where: str) -> None:
-    """Raise `ManifestError`, beginning with `where`, for a value that is neither null nor fits."""
+    """Raise `ManifestError`, starting with `where`, for a value that is neither null nor valid."""
     for name, (fits, expected) in fields.items():
         if (value := row.get(name)) is not None and not fits(value):
             raise ManifestError(f"{where}: found {name} {value!r}, expected {expected}")
 
 
 def check_text(fields: Mapping[str, Any], where: str) -> None:
-    """Raise `ManifestError` for a field that holds half of a character.
+    """Raise `ManifestError` for a field with a lone surrogate, which cannot be written to a file.
 
-    JSON can name a lone surrogate, as `\\ud800`, and Python gives one for each byte of a file's
-    name that is no UTF-8. Neither can be written to a file again.
+    They come from JSON escapes such as `\\ud800` and from file names that are not UTF-8.
     """
     if _can_be_written(fields):
         return
     name, value = next((n, v) for n, v in fields.items() if not _can_be_written({n: v}))
     raise ManifestError(
         f"{where}: found {name} {value!r} with a lone surrogate, which is half of a character; "
-        "expected Unicode text: mend the text, or rename the file to UTF-8"
+        "expected Unicode text: correct the text, or rename the file to UTF-8"
     )
 
 
@@ -41,42 +40,42 @@ def _can_be_written(fields: Mapping[str, Any]) -> bool:
 
 
 def as_text(value: object) -> str:
-    """An id, a speaker or a text as text: the number 0 is "0", null is nothing."""
+    """A value as text: the number 0 becomes "0", null becomes ""."""
     return "" if value is None else str(value)
 
 
 def is_number(value: object) -> bool:
-    """Whether it is a number; true and false are none."""
+    """Whether a value is a number; true and false are not."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def is_text(value: object) -> bool:
-    """Whether it is text."""
+    """Whether a value is text."""
     return isinstance(value, str)
 
 
 def is_name(value: object) -> bool:
-    """Whether it can name a clip or a speaker: text, or a number."""
+    """Whether a value can name a clip or a speaker: text or a number."""
     return is_text(value) or is_number(value)
 
 
-def is_truth(value: object) -> bool:
-    """Whether it is true or false; text that says so is not."""
+def is_bool(value: object) -> bool:
+    """Whether a value is true or false; the text "true" is not."""
     return isinstance(value, bool)
 
 
 def is_object(value: object) -> bool:
-    """Whether it is an object of JSON."""
+    """Whether a value is a JSON object."""
     return isinstance(value, dict)
 
 
 def is_duration(value: Any) -> bool:
-    """Whether it can be a number of seconds."""
+    """Whether a value is a finite number of seconds, 0 or more."""
     return is_number(value) and 0 <= value < math.inf
 
 
 def is_segment(value: Any) -> bool:
-    """Whether it is a list of two durations, the second longer."""
+    """Whether a value is a list of two durations, the second longer."""
     return (
         isinstance(value, list)
         and len(value) == 2
@@ -86,5 +85,5 @@ def is_segment(value: Any) -> bool:
 
 
 def one_of(*names: str) -> Field:
-    """One of some names, or nothing."""
+    """A field that holds one of `names` or empty text."""
     return (lambda value: value in ("", *names)), f"one of {', '.join(names)}"

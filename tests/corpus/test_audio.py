@@ -135,7 +135,7 @@ def test_a_length_is_told_undecoded(make_clip: MakeClip, tmp_path: Path) -> None
     assert audio_seconds(clip(path)) == 2.5
     assert audio_seconds(clip("gone.wav", (0.5, 2.0))) == 1.5
     (tmp_path / "b.wav").write_text("no sound")
-    with pytest.raises(AudioError, match=r"b.wav: no sound file"):
+    with pytest.raises(AudioError, match=r"b.wav: not a sound file"):
         audio_seconds(clip(tmp_path / "b.wav"))
 
 

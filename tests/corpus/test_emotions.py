@@ -7,7 +7,7 @@ from rellm_cache.corpus.emotions import (
     SYNONYMS,
     emotions_in,
     find_emotion,
-    normalise_emotion,
+    normalize_emotion,
 )
 from rellm_cache.errors import ManifestError
 
@@ -25,18 +25,18 @@ OPTIONS = ("neutral", "happy", "angry", "sad", "surprise")
     ],
 )
 def test_every_corpus_spelling_has_one_name(label: str, name: str) -> None:
-    assert normalise_emotion(label) == name
+    assert normalize_emotion(label) == name
 
 
 def test_names_are_their_own_names_and_no_alias_means_two() -> None:
-    assert [normalise_emotion(name) for name in SYNONYMS] == list(SYNONYMS)
+    assert [normalize_emotion(name) for name in SYNONYMS] == list(SYNONYMS)
     aliases = [alias for table in (SYNONYMS, CODES) for names in table.values() for alias in names]
     assert len(set(aliases) | set(SYNONYMS)) == len(aliases) + len(SYNONYMS)
 
 
 def test_an_unknown_emotion_lists_the_known() -> None:
     with pytest.raises(ManifestError, match="unknown emotion 'melancholy'; known are neutral, hap"):
-        normalise_emotion("melancholy")
+        normalize_emotion("melancholy")
 
 
 @pytest.mark.parametrize(

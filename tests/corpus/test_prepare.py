@@ -73,7 +73,7 @@ def test_what_cannot_be_used_is_left_out_with_its_reason(
         tmp_path / "text.wav": "cannot be decoded",
         tmp_path / "gone.wav": "no such file",
         tmp_path
-        / "nul\0.wav": "nul\\x00.wav': found a NUL character, which no file's name can hold",
+        / "nul\0.wav": "nul\\x00.wav': found a NUL character, which no file name can hold",
     }
     report = prepare(of(map(utterance, (good, *reasons))), tmp_path / "out")
     assert report.kept == {"train": 1}
@@ -106,9 +106,9 @@ def test_a_split_that_is_gone_leaves_no_file_behind(make_clip: MakeClip, tmp_pat
 
 def test_nothing_left_and_an_id_twice_are_errors(make_clip: MakeClip, tmp_path: Path) -> None:
     short = make_clip("a.wav", seconds=0.2)
-    with pytest.raises(ManifestError, match=r"nothing is left of 1 clip; .* too short: 0.20 s"):
+    with pytest.raises(ManifestError, match=r"no usable clip among 1 clip; .* too short: 0.20 s"):
         prepare(of([utterance(short)]), tmp_path / "out")
-    with pytest.raises(ManifestError, match=r"nothing is left of 0 clips; .* the corpus is empty"):
+    with pytest.raises(ManifestError, match=r"no usable clip among 0 clips; .* corpus is empty"):
         prepare(of([]), tmp_path / "out")
     with pytest.raises(ManifestError, match=r"1 ids occur more than once, the first is 'x/a.wav'"):
         prepare(of([utterance(short)] * 2), tmp_path / "out")

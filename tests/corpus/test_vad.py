@@ -5,7 +5,7 @@ from itertools import permutations
 import pytest
 
 from rellm_cache.corpus.manifest import Utterance, Vad
-from rellm_cache.corpus.vad import order_warning, rescale, summarise
+from rellm_cache.corpus.vad import order_warning, rescale, summarize_dimensions
 from rellm_cache.errors import ManifestError
 
 # Means as in acted and in natural corpora: arousal, dominance, valence.
@@ -49,13 +49,17 @@ def test_a_swap_is_named(order: tuple[int, ...]) -> None:
 
 
 def test_iemocap_read_in_the_order_of_its_file_is_caught() -> None:
-    summary = summarise(utterances(reordered((2, 0, 1)), 5))  # valence, arousal, dominance
+    summary = summarize_dimensions(
+        utterances(reordered((2, 0, 1)), 5)
+    )  # valence, arousal, dominance
     assert summary.warnings == [
         "arousal is 0.22 for angry and 0.31 for sad on average, expected higher for angry: likely "
         "a swap. What was read as arousal, dominance, valence behaves as valence, arousal, "
         "dominance"
     ]
-    assert summarise(utterances(reordered((2, 0, 1)), 4)).warnings == []  # too few to tell
+    assert (
+        summarize_dimensions(utterances(reordered((2, 0, 1)), 4)).warnings == []
+    )  # too few to tell
 
 
 def test_what_no_order_explains_is_said() -> None:
@@ -68,7 +72,7 @@ def test_what_no_order_explains_is_said() -> None:
 
 def test_extremes_means_and_a_narrow_range() -> None:
     squeezed: dict[str, Vad] = {e: (a / 4, d, v) for e, (a, d, v) in ACTED.items()}
-    summary = summarise(utterances(squeezed, 25))
+    summary = summarize_dimensions(utterances(squeezed, 25))
     assert summary.clips == 100
     assert summary.low == pytest.approx((0.1, 0.45, 0.22))
     assert summary.high == pytest.approx((0.1675, 0.74, 0.73))

@@ -1,7 +1,7 @@
-"""What every corpus reader gives. In: a corpus's own folder. Out: a `Corpus`, not yet decoded.
+"""Corpus: what a reader returns, with the known totals of the whole corpus.
 
-A reader knows how many clips the whole corpus has; what it finds is held against that before
-hours of audio are decoded. Clips whose audio is missing are not counted as found.
+Totals are checked before audio is decoded, which can take hours. Clips with missing audio do not
+count as found.
 """
 
 from collections import Counter
@@ -15,7 +15,7 @@ from rellm_cache.errors import ManifestError
 
 @dataclass(frozen=True)
 class Total:
-    """How many clips of one kind were found, with their audio, and how many there should be."""
+    """Number of clips of one kind that were found with their audio, and that are expected."""
 
     name: str
     found: int
@@ -24,27 +24,27 @@ class Total:
 
 @dataclass
 class Problems:
-    """Lines of a corpus's own files that could not be used as they are: kind → `file:line: why`."""
+    """Lines in a corpus's own files with a problem: kind of problem → `file:line: reason`."""
 
     lines: dict[str, list[str]] = field(default_factory=dict)
 
     def add(self, kind: str, line: str) -> None:
-        """Note one line."""
+        """Add one line."""
         self.lines.setdefault(kind, []).append(line)
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """A corpus as it was found on disk.
+    """A corpus as found on disk, before its audio is decoded.
 
     Attributes:
-        name: of the corpus, which prefixes its ids.
-        utterances: each in its split, in a fixed order; `duration` is not known yet.
-        splits: name of the way it was split, as `paper`.
-        seed: of whatever was drawn at random; None where nothing was.
-        totals: what the whole corpus should hold, and what is here.
-        problems: lines that could not be used as they are.
-        notes: what else a user should know, as sentences.
+        name: corpus name, the first part of its ids.
+        utterances: each with its split, in a fixed order; `duration` is unknown.
+        splits: name of the kind of split, as `paper`.
+        seed: seed of random draws; None if there were none.
+        totals: expected and found clips.
+        problems: lines with a problem.
+        notes: other information for the user, as sentences.
         root: the corpus's own folder, if it has one.
     """
 
@@ -64,49 +64,49 @@ def count_totals(
     expected: Mapping[str, int],
     prefix: str = "",
 ) -> list[Total]:
-    """Found and expected clips of each kind; clips of kinds that nobody expects are not counted."""
+    """Found and expected clips of each expected kind; clips of other kinds are not counted."""
     found = Counter(kind(u) for u in utterances)
     return [Total(f"{prefix}{name}", found[name], count) for name, count in expected.items()]
 
 
 def with_audio(utterances: Iterable[Utterance]) -> list[Utterance]:
-    """Those whose sound file is there."""
+    """The utterances with an existing sound file."""
     return [u for u in utterances if Path(u.audio).is_file()]
 
 
 def without_audio(utterances: Iterable[Utterance]) -> list[Utterance]:
-    """Those whose sound file is missing; members of zip archives are not looked for."""
+    """The utterances with a missing sound file; members of zip archives are not checked."""
     return [u for u in utterances if ".zip:" not in u.audio and not Path(u.audio).is_file()]
 
 
 def wrong_totals(corpus: Corpus) -> list[str]:
-    """What differs from what it should be; names of one kind that differ alike are one entry.
+    """The totals that differ from the expected ones, as text.
 
-    As "speaker 02, 03: found 0, expected 36 each".
+    Equal differences of one kind are one entry: "speaker 02, 03: found 0, expected 36 each".
     """
-    alike: dict[tuple[str, int, int], list[str]] = {}
+    groups: dict[tuple[str, int, int], list[str]] = {}
     for total in corpus.totals:
         if total.found != total.expected:
             kind, _, name = total.name.rpartition(" ")
-            alike.setdefault((kind, total.found, total.expected), []).append(name)
+            groups.setdefault((kind, total.found, total.expected), []).append(name)
     return [
         f"{kind} {', '.join(names)}".lstrip()
         + f": found {found}, expected {expected}"
         + (" each" if len(names) > 1 else "")
-        for (kind, found, expected), names in alike.items()
+        for (kind, found, expected), names in groups.items()
     ]
 
 
 def require_totals(corpus: Corpus) -> None:
-    """Raise `ManifestError`, with all that was found and expected, unless the corpus is whole."""
+    """Raise `ManifestError`, with found and expected totals, unless the corpus is complete."""
     wrong = wrong_totals(corpus)
     if not wrong:
         return
     counts = "; ".join(wrong)
-    absent = ""
+    audio = ""
     if missing := without_audio(corpus.utterances):
-        absent = f". The audio of {len(missing)} clips is missing, first {missing[0].audio}"
+        audio = f". The audio of {len(missing)} clips is missing, first {missing[0].audio}"
     raise ManifestError(
-        f"{corpus.root or corpus.name}: not the whole of {corpus.name}. {counts}{absent}. "
+        f"{corpus.root or corpus.name}: not the whole of {corpus.name}. {counts}{audio}. "
         "Complete the copy, or prepare what is here with --allow-partial"
     )

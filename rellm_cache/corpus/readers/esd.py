@@ -1,12 +1,12 @@
-"""Reader of ESD, its English half. In: its folder with `0011` … `0020`. Out: a `Corpus`.
+"""ESD reader: the English half of the Emotional Speech Database, speakers 0011 to 0020.
 
 00NN/{Neutral,Angry,Happy,Sad,Surprise}[/train|/evaluation|/test]/00NN_XXXXXX.wav
-00NN/00NN.txt    id, text and emotion with tabs between, in UTF-8, UTF-16 or Latin-1
+00NN/00NN.txt    id, text and emotion, separated by tabs, in UTF-8, UTF-16 or Latin-1
 
 Ids 1 to 350 are neutral, then 350 each angry, happy, sad and surprise. Every speaker reads the same
-350 sentences in every emotion: sentence = (id - 1) mod 350. Where a transcript's line is malformed
-or absent, the text is the commonest one of its sentence, and the report says how often. Surprise
-is left out, as in the paper. There are no dimensions: `rellm annotate` makes them.
+350 sentences in every emotion: sentence = (id - 1) mod 350. A clip whose transcript line is missing
+or malformed gets the most common text of its sentence; the report counts them. Surprise is left
+out, as in the paper. There are no dimensions; `rellm annotate` predicts them.
 """
 
 import re
@@ -27,7 +27,7 @@ SPEAKERS = tuple(f"{n:04d}" for n in range(11, 21))
 EMOTIONS = ("Neutral", "Angry", "Happy", "Sad", "Surprise")  # in the order of ids
 LEFT_OUT = "Surprise"
 SENTENCES = 350
-CLIPS = len(EMOTIONS) * SENTENCES  # of a speaker
+CLIPS = len(EMOTIONS) * SENTENCES  # of each speaker
 TEST_SENTENCES = 105
 # One woman and one man each; 0011 to 0014 and 0020 are men.
 VALIDATION_SPEAKERS = ("0014", "0018")
@@ -42,22 +42,23 @@ _ENDING = re.compile(rf"(?P<text>.*\W)?(?P<emotion>{'|'.join(EMOTIONS)})")
 
 @dataclass
 class _Speaker:
-    """What one speaker's folder holds: wav files and transcripts by id."""
+    """Contents of one speaker's folder: wav files and transcripts by id."""
 
     wavs: dict[str, Path] = field(default_factory=dict)
     texts: dict[str, str] = field(default_factory=dict)
 
 
 def read_esd(root: Path, splits: Splits = "paper", seed: int = 1) -> Corpus:
-    """Clips in four emotions of the ten English speakers, sorted by id.
+    """Read the clips of the ten English speakers in four emotions, sorted by id.
 
     Args:
-        splits: `paper`, a random 105 of the 350 sentences tested and a tenth of the others for
-            validation, the same speakers in all; `speaker`, two speakers each for validation and
-            test, the same sentences in all.
+        splits: `paper`: 105 random sentences of 350 for test and a tenth of the others for
+            validation, all speakers in all splits; `speaker`: two speakers each for validation and
+            test, all sentences in all splits.
 
     Raises:
-        ManifestError: no speaker is here, or a file lies in a folder of another emotion or speaker.
+        ManifestError: there is no speaker, or a file is in the folder of another emotion or
+            speaker.
     """
     root = root.resolve()
     present = [name for name in SPEAKERS if (root / name).is_dir()]
@@ -73,9 +74,11 @@ def read_esd(root: Path, splits: Splits = "paper", seed: int = 1) -> Corpus:
         for clip in sorted(speaker.wavs.keys() | speaker.texts.keys()):
             text = speaker.texts.get(clip)
             if text is None and (text := parallel.get(_sentence(clip))) is not None:
-                problems.add("texts taken from the same sentence of others", f"{clip}: {text!r}")
+                problems.add(
+                    "texts taken from other clips of the same sentence", f"{clip}: {text!r}"
+                )
             elif text is None:
-                problems.add("clips whose sentence nobody's transcript has", clip)
+                problems.add("clips without a transcript of their sentence", clip)
             found.append(_utterance(root / name, clip, speaker.wavs.get(clip), text or ""))
     whole = with_audio(found)
     kept = [u for u in found if u.emotion != LEFT_OUT.lower()]
@@ -102,8 +105,10 @@ def _read_speaker(folder: Path, problems: Problems) -> _Speaker:
                 raise ManifestError(
                     f"{wav}: number {name['number']}, expected 000001 to {CLIPS:06d}"
                 )
-            if (own := _emotion(wav.stem)) != emotion:
-                raise ManifestError(f"{wav}: by its number it is {own}, by its folder {emotion}")
+            if (expected := _emotion(wav.stem)) != emotion:
+                raise ManifestError(
+                    f"{wav}: by its number it is {expected}, by its folder {emotion}"
+                )
             if (other := speaker.wavs.get(wav.stem)) is not None:
                 raise ManifestError(f"{wav}: the same clip as {other}; remove one of them")
             speaker.wavs[wav.stem] = wav
@@ -115,21 +120,21 @@ def _read_speaker(folder: Path, problems: Problems) -> _Speaker:
 def _read_line(where: str, line: str, name: str, speaker: _Speaker, problems: Problems) -> None:
     clip, text, emotion = _fields(line)
     if not text or clip[:4] != name or not 1 <= _number(clip) <= CLIPS:
-        problems.add("malformed lines of transcripts", f"{where}: {line[:60]!r}")
+        problems.add("malformed transcript lines", f"{where}: {line[:60]!r}")
         return
     if emotion != _emotion(clip):
         found = emotion or "none"
         problems.add(
-            "lines of transcripts whose emotion is not that of their number",
+            "transcript lines with another emotion than their number",
             f"{where}: {found}, by its number {_emotion(clip)}",
         )
     if speaker.texts.get(clip, text) != text:
-        problems.add("clips transcribed twice, the last time taken", f"{where}: {line[:60]!r}")
+        problems.add("clips transcribed twice, the last text used", f"{where}: {line[:60]!r}")
     speaker.texts[clip] = text
 
 
 def _fields(line: str) -> tuple[str, str, str]:
-    """Id, text and emotion of a line; what is not there is empty. Some lines lack their tabs."""
+    """Id, text and emotion of a line, "" for a missing part; some lines have no tabs."""
     fields = [" ".join(f.split()) for f in line.split("\t") if f.strip()]
     if len(fields) == 3 and _WAV.fullmatch(fields[0]):
         return fields[0], fields[1], fields[2]
@@ -155,7 +160,7 @@ def _emotion(clip: str) -> str:
 
 
 def _parallel_texts(speakers: Iterable[_Speaker]) -> dict[int, str]:
-    """Sentence → its commonest transcript, the first in the alphabet of equally common ones."""
+    """Sentence → its most common transcript; of equally common ones the first by alphabet."""
     texts: dict[int, Counter[str]] = {}
     for speaker in speakers:
         for clip, text in speaker.texts.items():
@@ -165,7 +170,7 @@ def _parallel_texts(speakers: Iterable[_Speaker]) -> dict[int, str]:
 
 def _utterance(folder: Path, clip: str, wav: Path | None, text: str) -> Utterance:
     emotion = _emotion(clip)
-    wav = wav or folder / emotion / f"{clip}.wav"  # where it would be; it will be listed as missing
+    wav = wav or folder / emotion / f"{clip}.wav"  # its expected path; prepare lists it as missing
     return Utterance(
         id=f"esd/{clip}",
         audio=str(wav),
@@ -189,12 +194,12 @@ def _split(utterances: list[Utterance], splits: Splits, seed: int) -> list[Utter
 
 
 def _totals(found: list[Utterance]) -> list[Total]:
-    a_class = len(SPEAKERS) * SENTENCES
+    per_emotion = len(SPEAKERS) * SENTENCES
     kept = [u for u in found if u.emotion != LEFT_OUT.lower()]
     return [
-        Total("all five emotions", len(found), len(EMOTIONS) * a_class),
-        Total("four emotions", len(kept), (len(EMOTIONS) - 1) * a_class),
-        *count_totals(found, lambda u: u.emotion or "", {e.lower(): a_class for e in EMOTIONS}),
+        Total("all five emotions", len(found), len(EMOTIONS) * per_emotion),
+        Total("four emotions", len(kept), (len(EMOTIONS) - 1) * per_emotion),
+        *count_totals(found, lambda u: u.emotion or "", {e.lower(): per_emotion for e in EMOTIONS}),
         *count_totals(
             found,
             lambda u: u.speaker.removeprefix("esd/"),

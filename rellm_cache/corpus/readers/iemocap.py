@@ -1,12 +1,12 @@
-"""Reader of IEMOCAP. In: its folder with `Session1` … `Session5`. Out: a `Corpus` of four classes.
+"""IEMOCAP reader: labels, dimensions and transcripts of Session1 to Session5, four classes.
 
 SessionN/dialog/EmoEvaluation/<dialog>.txt    [6.2901 - 8.2357] <id> neu [2.5, 2.5, 2.5]
 SessionN/dialog/transcriptions/<dialog>.txt   <id> [006.2901-008.2357]: Excuse me.
 SessionN/sentences/wav/<dialog>/<id>.wav
 
-The three numbers are valence, arousal, dominance on a scale of 1 to 5. Folders below EmoEvaluation
-and the lines of single annotators (`C-…`, `A-…`) are not read. `Ses01F` names the session and who
-wore markers; the speaker is the last F or M of an id.
+The three numbers are valence, arousal, dominance on a scale of 1 to 5. Subfolders of EmoEvaluation
+and lines of single annotators (`C-…`, `A-…`) are not read. In `Ses01F…_F000` the first letter after
+the session is the actor with motion capture markers; the last F or M is the speaker.
 """
 
 import re
@@ -27,31 +27,31 @@ SESSIONS = range(1, 6)
 EMOTIONS = {"neu": "neutral", "hap": "happy", "exc": "happy", "ang": "angry", "sad": "sad"}
 OTHER_LABELS = ("fru", "fea", "sur", "dis", "oth", "xxx")
 SCALE = (1.0, 5.0)
-OFF_SCALE = "dimensions off their scale, left out"
-MAX_OFF_SCALE = 0.01  # of the clips; more is another scale, not a slip of an annotator
+OFF_SCALE = "dimensions outside the scale, not used"
+MAX_OFF_SCALE = 0.01  # share of clips; more means another scale, not an annotator's mistake
 
 Splits = Literal["paper", "speaker", "text"]
 CLASS_TOTALS = {"neutral": 1708, "happy": 1636, "angry": 1103, "sad": 1084}
 SESSION_TOTALS = {"1": 1085, "2": 1023, "3": 1151, "4": 1031, "5": 1241}
 
 _LABEL = re.compile(r"\[[\d. ]+-[\d. ]+\]\s+(?P<id>\S+)\s+(?P<label>\S+)\s+\[(?P<dimensions>.*)\]")
-_SKIPPED = re.compile(r"[CA]-[A-Z]+\d*:|%")  # one annotator's line, or the heading
+_SKIPPED = re.compile(r"[CA]-[A-Z]+\d*:|%")  # line of one annotator, or header
 _TURN = re.compile(r"(?P<id>\S+)\s+\[[\d. ]+-[\d. ]+\]:?\s*(?P<text>.*)")
-_NOT_A_TURN = re.compile(r"[A-Z]+:|\S+XX\d")  # remarks, and turns nobody labelled
+_NOT_A_TURN = re.compile(r"[A-Z]+:|\S+XX\d")  # comments, and turns without a label
 _SPEAKER = re.compile(r"Ses0(?P<session>\d)[FM].*(?P<gender>[FM])")
 
 
 @dataclass(frozen=True)
 class IemocapSplits:
-    """How IEMOCAP is split.
+    """How to split IEMOCAP.
 
     Attributes:
-        name: `paper`, one session tested and a random tenth of the others for validation;
-            `speaker`, the session before the tested one for validation, so that no two splits
-            share a voice; `text`, as `paper`, but without the clips of train and validation whose
-            text the test has, and without a text in both.
+        name: `paper`: one session for test, a random tenth of the others for validation;
+            `speaker`: the session before the test session for validation, so that no two splits
+            share a speaker; `text`: as `paper`, without clips of train and validation that share
+            their text with the test, and without shared texts in train and validation.
         test_session: 1 to 5.
-        seed: of what is drawn.
+        seed: seed of random draws.
     """
 
     name: Splits = "paper"
@@ -60,22 +60,22 @@ class IemocapSplits:
 
 
 def read_iemocap(root: Path, splits: IemocapSplits | None = None) -> Corpus:
-    """Clips labelled neutral, happy or excited (both happy), angry, sad; sorted by id.
+    """Read the clips labeled neutral, happy or excited (both happy), angry and sad, sorted by id.
 
     Raises:
-        ManifestError: no session is here, a line of labels cannot be read, or many dimensions are
-            off their scale.
+        ManifestError: there is no session, a line of labels cannot be read, or many clips have
+            dimensions outside the scale.
     """
     root, splits = root.resolve(), splits or IemocapSplits()
     sessions = [n for n in SESSIONS if (root / f"Session{n}").is_dir()]
     if not sessions:
         raise ManifestError(
-            f"{root}: found no folder Session1 … Session5; expected IEMOCAP's own, often named "
-            "IEMOCAP_full_release"
+            f"{root}: found no folder Session1 … Session5; expected IEMOCAP's own folder, "
+            "often named IEMOCAP_full_release"
         )
     if splits.test_session not in sessions:
         raise ManifestError(
-            f"{root}: session {splits.test_session} is to be tested but not here; found sessions "
+            f"{root}: test session {splits.test_session} is missing; found sessions "
             f"{', '.join(map(str, sessions))}"
         )
     problems = Problems()
@@ -84,7 +84,7 @@ def read_iemocap(root: Path, splits: IemocapSplits | None = None) -> Corpus:
     off_scale = len(problems.lines.get(OFF_SCALE, ()))
     if off_scale > MAX_OFF_SCALE * len(found):
         raise ManifestError(
-            f"{problems.lines[OFF_SCALE][0]}, and so in {off_scale} of {len(found)} clips; "
+            f"{problems.lines[OFF_SCALE][0]}, as in {off_scale} of {len(found)} clips; "
             "expected valence, arousal, dominance from 1 to 5"
         )
     utterances, notes = _split(found, splits, sessions)
@@ -107,7 +107,7 @@ def _read_session(folder: Path, problems: Problems) -> list[Utterance]:
         texts.update(_read_transcript(file, problems))
     files = sorted(labels.glob("Ses*.txt"))
     if not files:
-        raise ManifestError(f"{labels}: found no Ses….txt; expected a file of labels a dialog")
+        raise ManifestError(f"{labels}: found no Ses….txt; expected one file of labels per dialog")
     utterances = []
     for file in files:
         for where, line in read_text_lines(file):
@@ -115,7 +115,7 @@ def _read_session(folder: Path, problems: Problems) -> list[Utterance]:
                 continue
             clip, emotion, vad = read
             if clip not in texts:
-                problems.add("labelled turns without a transcript", f"{where}: {clip}")
+                problems.add("labeled turns without a transcript", f"{where}: {clip}")
             utterances.append(
                 Utterance(
                     id=f"iemocap/{clip}",
@@ -131,16 +131,16 @@ def _read_session(folder: Path, problems: Problems) -> list[Utterance]:
 
 
 def _read_label(where: str, line: str, problems: Problems) -> tuple[str, str, Vad | None] | None:
-    """Id, emotion and dimensions of a line; None for a line of no clip of the four classes."""
+    """Id, emotion and dimensions of a line; None for a line without a clip of the four classes."""
     if not line.startswith("["):
         if not _SKIPPED.match(line):
-            problems.add("lines of labels that are none", f"{where}: {line[:60]!r}")
+            problems.add("unknown lines in label files", f"{where}: {line[:60]!r}")
         return None
     match = _LABEL.match(line)
     if match is None:
         raise ManifestError(
             f"{where}: found {line[:60]!r}, expected [start - end], id, label and [valence, "
-            "arousal, dominance], with tabs between"
+            "arousal, dominance], separated by tabs"
         )
     label = match["label"]
     if label not in EMOTIONS and label not in OTHER_LABELS:
@@ -153,7 +153,7 @@ def _read_label(where: str, line: str, problems: Problems) -> tuple[str, str, Va
 
 
 def _dimensions(where: str, text: str, problems: Problems) -> Vad | None:
-    """Stored order and scale; None, and a problem noted, where a number is off the scale."""
+    """(arousal, dominance, valence) in 0..1; None, with a problem, if one is off the scale."""
     try:
         valence, arousal, dominance = (float(number) for number in text.split(","))
     except ValueError as error:
@@ -173,10 +173,10 @@ def _read_transcript(file: Path, problems: Problems) -> dict[str, str]:
         if match := _TURN.match(line):
             clip, text = match["id"], match["text"].strip()
             if texts.get(clip, text) != text:
-                problems.add("turns transcribed twice, the last time taken", f"{where}: {clip}")
+                problems.add("turns transcribed twice, the last text used", f"{where}: {clip}")
             texts[clip] = text
         elif not _NOT_A_TURN.match(line):
-            problems.add("lines of transcripts that are none", f"{where}: {line[:60]!r}")
+            problems.add("unknown lines in transcripts", f"{where}: {line[:60]!r}")
     return texts
 
 
@@ -196,7 +196,7 @@ def _split(
 ) -> tuple[list[Utterance], list[str]]:
     names = {splits.test_session: "test"}
     if splits.name == "speaker":
-        # Of those that are here; the first has none before it, and the last is taken.
+        # Among the sessions that exist; the one before the first is the last.
         before = sessions[sessions.index(splits.test_session) - 1]
         names = {before: "validation", **names}
     placed = [in_split(u, names.get(int(_session(u)), "train")) for u in found]
@@ -206,7 +206,7 @@ def _split(
         return hold_out(placed, splits.seed), []
     apart, dropped = without_text_of(placed, "test")
     left = counted(dropped, "clip of another session is", "clips of other sessions are")
-    notes = [f"{left} in no split: the test has their text"]
+    notes = [f"{left} in no split, as the test has the same text"]
     return hold_out(apart, splits.seed, lambda u: text_key(u.text) or u.id), notes
 
 

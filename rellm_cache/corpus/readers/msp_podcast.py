@@ -1,19 +1,19 @@
-"""Reader of MSP-Podcast. In: its folder with `Labels`, `Audios`, `Transcripts`. Out: a `Corpus`.
+"""MSP-Podcast reader: labels, audio paths and transcripts of the corpus's own folder.
 
 Labels/labels_consensus.csv    FileName,EmoClass,EmoAct,EmoVal,EmoDom,SpkrID,Gender,Split_Set
 Audios/<FileName>              MSP-PODCAST_0001_0008.wav
-Transcripts/<stem>.txt         may be absent; its clips then have no text
+Transcripts/<stem>.txt         optional; clips without one have no text
 
 Dimensions are arousal (EmoAct), valence, dominance on a scale of 1 to 7. The labels of Test3 are
-hidden: whatever stands in its rows is not read.
+hidden, so its rows are not read.
 """
 
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from rellm_cache.corpus.emotions import normalise_emotion
+from rellm_cache.corpus.emotions import normalize_emotion
 from rellm_cache.corpus.manifest import Utterance
 from rellm_cache.corpus.readers.base import Corpus, Problems, Total, with_audio
 from rellm_cache.corpus.splits import draw, hold_out
@@ -28,14 +28,14 @@ SCALE = (1.0, 7.0)
 SPLIT_SETS = {
     "Train": "train",
     "Development": "validation",
-    "Validation": "validation",  # as old releases call it
+    "Validation": "validation",  # its name in old releases
     "Test1": "test",
     "Test2": "test",
 }
 HIDDEN = "Test3"
-TABLES = ("labels_consensus.csv", "labels_concensus.csv")  # the second in old releases
+TABLES = ("labels_consensus.csv", "labels_concensus.csv")  # the second name is in old releases
 NO_SPEAKER = "Unknown"
-# Clips of the four classes that the paper drew from, and how many it drew.
+# Clips of the four classes that the paper drew from, and how many it drew from them.
 FULL_TOTALS = {"train": 57_211, "test": 31_139}
 PAPER_TOTALS = {"train": 4_290, "test": 1_245}
 
@@ -46,11 +46,11 @@ def read_msp_podcast(root: Path, splits: Splits = "paper", seed: int = 1) -> Cor
     """Clips labelled neutral, happy, angry or sad, sorted by file name.
 
     Args:
-        splits: `paper`, a random 4,290 of Train, a tenth of them for validation, and 1,245 of
-            Test1 and Test2; `full`, all of Train, Development, and Test1 and Test2.
+        splits: `paper`: 4,290 random clips of Train, a tenth of them for validation, and 1,245 of
+            Test1 and Test2; `full`: all of Train, Development, and Test1 and Test2.
 
     Raises:
-        ManifestError: the table of labels is absent or lacks a column, or a row cannot be used.
+        ManifestError: the table of labels is missing or lacks a column, or a row cannot be used.
     """
     root = root.resolve()
     labels = root / "Labels"
@@ -59,14 +59,9 @@ def read_msp_podcast(root: Path, splits: Splits = "paper", seed: int = 1) -> Cor
         raise ManifestError(
             f"{table}: no such file; expected MSP-Podcast's folder with Labels, Audios, Transcripts"
         )
-    rows = read_csv(table)
-    if absent := [c for c in COLUMNS if rows and c not in rows[0][1]]:
-        raise ManifestError(
-            f"{table}: lacks columns {', '.join(absent)}; expected {', '.join(COLUMNS)}"
-        )
     utterances = []
     left_out: Counter[str] = Counter()
-    for where, row in rows:
+    for where, row in read_csv(table, COLUMNS):
         if row["Split_Set"] == HIDDEN:
             left_out["of Test3, whose labels are hidden,"] += 1
         elif (utterance := _utterance(where, row, root)) is None:
@@ -88,8 +83,8 @@ def read_msp_podcast(root: Path, splits: Splits = "paper", seed: int = 1) -> Cor
     )
 
 
-def _utterance(where: str, row: dict[str, Any], root: Path) -> Utterance | None:
-    """The clip of a row; None where its emotion is none of the four."""
+def _utterance(where: str, row: dict[str, str], root: Path) -> Utterance | None:
+    """The clip of a row; None for an emotion that is not one of the four."""
     if (split := SPLIT_SETS.get(row["Split_Set"])) is None:
         raise ManifestError(
             f"{where}: Split_Set {row['Split_Set']!r}, expected one of "
@@ -97,25 +92,15 @@ def _utterance(where: str, row: dict[str, Any], root: Path) -> Utterance | None:
         )
     if not row["FileName"]:
         raise ManifestError(f"{where}: column 'FileName' is empty, expected a sound file's name")
-    try:
-        emotion = normalise_emotion(row["EmoClass"] or "")
-    except ManifestError as error:
-        raise ManifestError(f"{where}: EmoClass: {error}") from error
+    emotion = normalize_emotion(row["EmoClass"], f"{where}: EmoClass")
     if emotion not in EMOTIONS:
         return None
-    values = [row[c] for c in ("EmoAct", "EmoDom", "EmoVal")]  # arousal, dominance, valence
-    try:
-        numbers = [float(value) for value in values]
-    except (TypeError, ValueError) as error:
-        raise ManifestError(
-            f"{where}: EmoAct, EmoDom, EmoVal {values}, expected numbers from 1 to 7"
-        ) from error
     speaker = row["SpkrID"] or NO_SPEAKER
     return Utterance(
         id=f"msp-podcast/{row['FileName'].removesuffix('.wav')}",
         audio=f"{root}/Audios/{row['FileName']}",
         emotion=emotion,
-        vad=rescale(numbers, SCALE, where),
+        vad=rescale([row[c] for c in ("EmoAct", "EmoDom", "EmoVal")], SCALE, where),
         vad_source="human",
         speaker="" if speaker == NO_SPEAKER else f"msp-podcast/{speaker}",
         split=split,
@@ -138,12 +123,12 @@ def _with_text(utterance: Utterance, root: Path, problems: Problems) -> Utteranc
 
 
 def _totals(found: list[Utterance], chosen: list[Utterance], splits: Splits) -> list[Total]:
-    """Of all labels, and of the audio of what was chosen: that of other clips is never needed."""
+    """Totals of all labels, and of the audio of the chosen clips, which alone is needed."""
     labelled = Counter(u.split for u in found)
     there = Counter(u.split for u in with_audio(chosen))
     expected = FULL_TOTALS
     if splits == "paper":
-        there["train"] += there["validation"]  # which was drawn from it
+        there["train"] += there["validation"]  # validation was drawn from train
         expected = PAPER_TOTALS
     return [
         *(Total(f"labels of {s}", labelled[s], count) for s, count in FULL_TOTALS.items()),

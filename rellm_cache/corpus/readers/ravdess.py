@@ -1,6 +1,6 @@
-"""Reader of RAVDESS speech: `Actor_NN/03-01-….flac|wav` in, utterances split by speaker out.
+"""RAVDESS reader: speech clips `Actor_NN/03-01-….flac` or `.wav`, split by speaker.
 
-File names are seven numbers: modality, channel, emotion, intensity, statement, repetition, actor
+A file name holds seven numbers: modality, channel, emotion, intensity, statement, repetition, actor
 (Livingstone and Russo 2018). There are no dimensions.
 """
 
@@ -23,7 +23,7 @@ EMOTIONS = {
     "08": "surprise",
 }
 STATEMENTS = {"01": "Kids are talking by the door.", "02": "Dogs are sitting by the door."}
-SPEAKER_CLIPS = 36  # in the five emotions: neutral has no strong intensity
+SPEAKER_CLIPS = 36  # of each speaker in five emotions; neutral has no strong intensity
 _NAME = re.compile(r"03-01-(0[1-8])-(0[12])-(0[12])-(0[12])-(\d\d)")
 
 SpeakerSplits = dict[str, frozenset[int]]
@@ -35,12 +35,10 @@ DEFAULT_SPLITS: SpeakerSplits = {
 
 
 def read_ravdess(root: Path, splits: SpeakerSplits) -> Corpus:
-    """Speech clips of the speakers in `splits`, the five emotions of the paper, sorted by name.
-
-    How many clips of other speakers are here, and left out, is noted.
+    """Read the speech clips of the speakers in `splits` in the paper's five emotions, by file name.
 
     Raises:
-        ManifestError: a speaker in two splits, or a split that finds no clip.
+        ManifestError: a speaker is in two splits, or a split has no clip.
     """
     _refuse_shared_speakers(splits)
     split_of = {speaker: split for split, speakers in splits.items() for speaker in speakers}
@@ -91,7 +89,7 @@ def _refuse_shared_speakers(splits: SpeakerSplits) -> None:
         for speaker in speakers:
             if speaker in seen:
                 raise ManifestError(
-                    f"speaker {speaker} is in both {seen[speaker]} and {split}; a recogniser must "
-                    "be tested on voices it has not heard"
+                    f"speaker {speaker} is in both {seen[speaker]} and {split}; list it in one: a "
+                    "recognizer must be tested on voices it has not heard"
                 )
             seen[speaker] = split

@@ -1,21 +1,16 @@
-"""Reader of any folder: a CSV or JSON Lines table beside audio files in, utterances out.
-
-Which column holds what is told by `Columns`; emotion names go through the one table, dimensions
-are brought from their own scale to 0..1.
-"""
+"""Table reader: a CSV or JSON Lines table beside audio files becomes a corpus."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from rellm_cache.corpus.emotions import normalise_emotion
+from rellm_cache.corpus.emotions import normalize_emotion
 from rellm_cache.corpus.manifest import (
     DIMENSIONS,
     SPLITS,
     Utterance,
     Vad,
-    check_vad,
     default_id,
     read_lines,
 )
@@ -29,7 +24,7 @@ from rellm_cache.errors import ManifestError
 
 @dataclass(frozen=True)
 class Columns:
-    """Names of the table's columns; all but `audio` may be absent, where their names are these."""
+    """Column names of the table. All but `audio` may be missing if they have these names."""
 
     audio: str = "audio"
     id: str = "id"
@@ -48,17 +43,17 @@ def read_folder(
     vad_scale: tuple[float, float] = (0.0, 1.0),
     default_split: str = "train",
 ) -> Corpus:
-    """Utterances of the table; audio paths are relative to the table's folder.
+    """Read a table; its audio paths are relative to its folder.
 
-    Rows that have some of the three dimensions and not all are noted, and get none.
+    A row with one or two of the three dimensions gets none and is reported.
 
     Args:
         vad_scale: lowest and highest value of the table's dimensions, as (1, 5).
-        default_split: of rows that name none.
+        default_split: split of rows without one.
 
     Raises:
-        ManifestError: no table, no audio column or none of a name that was given, an unknown
-            emotion or split, a dimension off its scale.
+        ManifestError: there is no table, no audio column or no column of a given name, or a row has
+            an unknown emotion or split, or a dimension outside the scale.
     """
     low, high = vad_scale
     if not low < high:
@@ -80,7 +75,7 @@ def read_folder(
 def _require_columns(
     rows: Sequence[tuple[str, dict[str, Any]]], table: Path, columns: Columns
 ) -> None:
-    """Raise `ManifestError` where the table has no audio, or a name was given to no column."""
+    """Raise `ManifestError` if the table has no audio column or lacks a column that was named."""
     found = dict.fromkeys(name for _, row in rows for name in row)
     for field in fields(Columns):
         name = getattr(columns, field.name)
@@ -103,13 +98,11 @@ def _utterance(
         as_text(row.get(name)) for name in (columns.audio, columns.split, columns.emotion)
     )
     if not audio:
-        raise ManifestError(f"{where}: column {columns.audio!r} is empty, expected a file's path")
+        raise ManifestError(
+            f"{where}: column {columns.audio!r} is empty, expected the path of a sound file"
+        )
     if split and split not in SPLITS:
         raise ManifestError(f"{where}: split {split!r}, expected one of {', '.join(SPLITS)}")
-    try:
-        emotion = normalise_emotion(label) if label else None
-    except ManifestError as error:
-        raise ManifestError(f"{where}: {error}") from error
     values = {name: row.get(getattr(columns, name)) for name in DIMENSIONS}
     vad = _rescaled_vad(values, vad_scale, where, problems)
     folder = table.resolve().parent
@@ -117,7 +110,7 @@ def _utterance(
         id=as_text(row.get(columns.id)) or default_id(audio, folder),
         audio=str(folder / audio),
         text=as_text(row.get(columns.text)),
-        emotion=emotion,
+        emotion=normalize_emotion(label, where) if label else None,
         vad=vad,
         vad_source="human" if vad else None,
         speaker=as_text(row.get(columns.speaker)),
@@ -133,11 +126,4 @@ def _rescaled_vad(
         if len(absent) < len(named):
             problems.add("rows without all three dimensions", f"{where}: no {', '.join(absent)}")
         return None
-    values = list(named.values())
-    try:
-        numbers = [float(value) for value in values]
-    except (TypeError, ValueError) as error:
-        raise ManifestError(f"{where}: dimensions {values!r} are not numbers") from error
-    if scale == (0.0, 1.0):
-        return check_vad(numbers, where)
-    return rescale(numbers, scale, where)
+    return rescale(list(named.values()), scale, where)

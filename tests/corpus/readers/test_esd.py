@@ -93,11 +93,11 @@ def test_malformed_lines_are_mended_where_they_can_be(small: Path) -> None:
         "001052": "Sentence 2 of the café.",
     }
     assert {kind: len(lines) for kind, lines in corpus.problems.lines.items()} == {
-        "malformed lines of transcripts": 2,
-        "lines of transcripts whose emotion is not that of their number": 2,
-        "texts taken from the same sentence of others": 2,
+        "malformed transcript lines": 2,
+        "transcript lines with another emotion than their number": 2,
+        "texts taken from other clips of the same sentence": 2,
     }
-    assert corpus.problems.lines["malformed lines of transcripts"] == [
+    assert corpus.problems.lines["malformed transcript lines"] == [
         f"{file}:1: '0011_000001'",
         f"{file}:6: '000702\\tSentence 2.\\tHappy'",
     ]
@@ -116,9 +116,9 @@ def test_a_sentence_that_nobody_has_and_one_that_comes_twice_are_noted(small: Pa
         "Two.",
     )
     assert {kind: len(lines) for kind, lines in corpus.problems.lines.items()} == {
-        "clips transcribed twice, the last time taken": 1,
-        "clips whose sentence nobody's transcript has": 4 * 5,
-        "texts taken from the same sentence of others": 4 * 5 - 2,
+        "clips transcribed twice, the last text used": 1,
+        "clips without a transcript of their sentence": 4 * 5,
+        "texts taken from other clips of the same sentence": 4 * 5 - 2,
     }
 
 

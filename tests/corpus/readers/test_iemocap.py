@@ -94,7 +94,7 @@ def test_a_turn_transcribed_twice_is_noted(session: Path) -> None:
     again = "Ses05F_impro01_F000 [000.2901-001.2357]: Pardon me."
     texts.write_text(f"{texts.read_text('latin-1')}\n{again}\n{again}\n", "latin-1")
     corpus = read_iemocap(session.parent)
-    (line,) = corpus.problems.lines["turns transcribed twice, the last time taken"]
+    (line,) = corpus.problems.lines["turns transcribed twice, the last text used"]
     assert line.startswith(str(texts))
     assert line.endswith(": Ses05F_impro01_F000")
     assert {u.id: u.text for u in corpus.utterances}["iemocap/Ses05F_impro01_F000"] == "Pardon me."
@@ -109,7 +109,9 @@ def test_text_splits_share_no_text(tree: Path) -> None:
     assert sum(map(len, texts)) == len(set.union(*texts))
     assert all(texts)
     # "Excuse me." and "Don't you dare." of four sessions each
-    assert corpus.notes == ["8 clips of other sessions are in no split: the test has their text"]
+    assert corpus.notes == [
+        "8 clips of other sessions are in no split, as the test has the same text"
+    ]
 
 
 def test_the_whole_corpus_is_known_by_its_totals(tmp_path: Path) -> None:
@@ -170,11 +172,11 @@ def test_odd_lines_are_noted_and_cost_no_clip(session: Path) -> None:
     corpus = read_iemocap(session.parent)
     assert len(corpus.utterances) == 8
     assert list(corpus.problems.lines) == [
-        "lines of transcripts that are none",
-        "labelled turns without a transcript",
-        "lines of labels that are none",
+        "unknown lines in transcripts",
+        "labeled turns without a transcript",
+        "unknown lines in label files",
     ]
-    (without,) = corpus.problems.lines["labelled turns without a transcript"]
+    (without,) = corpus.problems.lines["labeled turns without a transcript"]
     assert without.startswith(f"{labels}:9: Ses05F_impro01_M000")
     assert [u.id for u in corpus.utterances if not u.text] == ["iemocap/Ses05F_impro01_M000"]
 
@@ -187,20 +189,20 @@ def test_one_slip_of_the_scale_costs_a_clip_its_dimensions_many_are_an_error(
     rows = [f"[1.0 - 2.0]\tSes05F_impro02_F{i:03d}\tneu\t[2.5, 2.5, 2.5]" for i in range(200)]
     labels.write_text("\n".join([*rows[:-1], rows[-1].replace("[2.5", "[5.5")]))
     corpus = read_iemocap(tmp_path)
-    (line,) = corpus.problems.lines["dimensions off their scale, left out"]
+    (line,) = corpus.problems.lines["dimensions outside the scale, not used"]
     assert line == f"{labels}:200: valence 5.5 is outside the scale 1..5"
     assert [u.id for u in corpus.utterances if u.vad is None] == ["iemocap/Ses05F_impro02_F199"]
     labels.write_text("\n".join(row.replace("[2.5", "[6") for row in rows))
-    with pytest.raises(ManifestError, match=r"valence 6 is outside.*, and so in 200 of 208 clips"):
+    with pytest.raises(ManifestError, match=r"valence 6 is outside.*, as in 200 of 208 clips"):
         read_iemocap(tmp_path)
 
 
 def test_a_folder_of_something_else_is_named(tmp_path: Path, session: Path) -> None:
     with pytest.raises(ManifestError, match="found no folder Session1 … Session5; expected IEMO"):
         read_iemocap(session)
-    with pytest.raises(ManifestError, match=r"session 4 is to be tested but not here; found .* 5$"):
+    with pytest.raises(ManifestError, match=r"test session 4 is missing; found .* 5$"):
         read_iemocap(tmp_path, IemocapSplits(test_session=4))
     for file in (session / "dialog/EmoEvaluation").glob("Ses*"):
         file.unlink()
-    with pytest.raises(ManifestError, match=r"EmoEvaluation: found no Ses….txt; expected a file"):
+    with pytest.raises(ManifestError, match=r"EmoEvaluation: found no Ses….txt; expected one file"):
         read_iemocap(tmp_path)
