@@ -72,8 +72,7 @@ def test_what_cannot_be_used_is_left_out_with_its_reason(
         tmp_path / "empty.wav": "the file is empty (0 bytes)",
         tmp_path / "text.wav": "cannot be decoded",
         tmp_path / "gone.wav": "no such file",
-        tmp_path
-        / "nul\0.wav": "nul\\x00.wav': found a NUL character, which no file name can hold",
+        tmp_path / "nul\0.wav": "nul\\x00.wav': found a NUL character, which no file name can hold",
     }
     report = prepare(of(map(utterance, (good, *reasons))), tmp_path / "out")
     assert report.kept == {"train": 1}
