@@ -15,27 +15,12 @@ from typing import Any
 import numpy as np
 
 from rellm_cache.config.schema import Recipe
-from rellm_cache.corpus.manifest import (
-    Utterance,
-    manifest_files,
-    parse_utterance,
-    read_lines,
-)
-from rellm_cache.corpus.statistics import (
-    Survey,
-    read_report,
-    survey,
-    update_report,
-)
+from rellm_cache.corpus.manifest import Utterance, manifest_files, parse_utterance, read_lines
+from rellm_cache.corpus.statistics import Survey, read_report, survey, update_report
 from rellm_cache.errors import ConfigError, StoreError
 from rellm_cache.store.reader import FeatureStore
-from rellm_cache.store.remote.mirror_paths import (
-    display_path,
-)
-from rellm_cache.utils.atomic_files import (
-    write_json,
-    write_lines,
-)
+from rellm_cache.store.remote.mirror_paths import display_path
+from rellm_cache.utils.atomic_files import write_json, write_lines
 
 ANNOTATIONS = "annotations.json"
 FUNCTION_OF_INPUT = (

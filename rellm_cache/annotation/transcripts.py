@@ -15,13 +15,8 @@ import torch
 from rellm_cache.config.schema import Recipe
 from rellm_cache.config.specs import TranscriberSpec
 from rellm_cache.corpus.audio import Clip, load_clip
-from rellm_cache.corpus.manifest import (
-    Utterance,
-    read_manifests,
-)
-from rellm_cache.data.sampler import (
-    ordered_batches,
-)
+from rellm_cache.corpus.manifest import Utterance, read_manifests
+from rellm_cache.data.sampler import ordered_batches
 from rellm_cache.encoders.whisper_transcriber import WhisperTranscriber, resolve_transcriber
 from rellm_cache.errors import AudioError, ManifestError
 from rellm_cache.extraction.failures import record_failures

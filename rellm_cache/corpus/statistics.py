@@ -11,13 +11,7 @@ from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any, Literal
 
-from rellm_cache.corpus.manifest import (
-    DIMENSIONS,
-    SPLITS,
-    Utterance,
-    Vad,
-    read_manifests,
-)
+from rellm_cache.corpus.manifest import DIMENSIONS, SPLITS, Utterance, Vad, read_manifests
 from rellm_cache.corpus.splits import text_key
 from rellm_cache.corpus.vad import DimensionSummary, summarize_dimensions
 from rellm_cache.errors import ManifestError

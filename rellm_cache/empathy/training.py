@@ -7,11 +7,7 @@ scored once, when everything is trained.
 import dataclasses
 import math
 import pickle
-from collections.abc import (
-    Callable,
-    Iterator,
-    Sequence,
-)
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path

@@ -27,12 +27,7 @@ from rellm_cache.evaluation.run import EvaluationOptions, evaluate
 from rellm_cache.runs.folder import begin_run, require_data
 from rellm_cache.runs.shared_models import Resources
 from rellm_cache.sweeps.plan import Job, SweepPlan
-from rellm_cache.sweeps.report import (
-    SweepReport,
-    SweepRun,
-    comparable,
-    scores_by_name,
-)
+from rellm_cache.sweeps.report import SweepReport, SweepRun, comparable, scores_by_name
 from rellm_cache.training.run import train
 from rellm_cache.utils.atomic_files import write_json
 from rellm_cache.utils.console import say

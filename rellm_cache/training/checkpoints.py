@@ -24,26 +24,12 @@ from torch import Tensor
 from rellm_cache.errors import RunError
 from rellm_cache.model.speech_llm import SpeechLLM
 from rellm_cache.runs.weights import WEIGHTS, load_tensors, save_tensors
-from rellm_cache.training.distributed import (
-    broadcast_from_main,
-    gather_stacked,
-)
-from rellm_cache.training.micro_batches import (
-    MicroBatcher,
-)
-from rellm_cache.training.optim import (
-    Optimizer,
-)
-from rellm_cache.utils.atomic_files import (
-    replace_folder,
-)
-from rellm_cache.utils.console import (
-    say,
-)
-from rellm_cache.utils.devices import (
-    random_state,
-    set_random_state,
-)
+from rellm_cache.training.distributed import broadcast_from_main, gather_stacked
+from rellm_cache.training.micro_batches import MicroBatcher
+from rellm_cache.training.optim import Optimizer
+from rellm_cache.utils.atomic_files import replace_folder
+from rellm_cache.utils.console import say
+from rellm_cache.utils.devices import random_state, set_random_state
 from rellm_cache.utils.model_files import file_digest
 
 STATE, SUMS, PARTIAL, KEPT = "state.pt", "SHA256SUMS", ".partial", 2

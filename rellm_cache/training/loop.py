@@ -42,25 +42,10 @@ from rellm_cache.training.micro_batches import ActivationMeter, MicroBatcher, ex
 from rellm_cache.training.optim import Optimizer
 from rellm_cache.training.precision import training_autocast, validation_autocast
 from rellm_cache.training.validation import selection_score, validation_scores
-from rellm_cache.utils.atomic_files import (
-    sync_path,
-    write_file,
-    write_lines,
-)
-from rellm_cache.utils.console import (
-    Tick,
-    progress,
-    say,
-)
-from rellm_cache.utils.devices import (
-    is_out_of_memory,
-    random_state,
-    set_random_state,
-)
-from rellm_cache.utils.result_table import (
-    append_row,
-    read_journal,
-)
+from rellm_cache.utils.atomic_files import sync_path, write_file, write_lines
+from rellm_cache.utils.console import Tick, progress, say
+from rellm_cache.utils.devices import is_out_of_memory, random_state, set_random_state
+from rellm_cache.utils.result_table import append_row, read_journal
 
 METRICS, BEST = "metrics.jsonl", "best.safetensors"
 VALIDATION_TIMEOUT = timedelta(hours=12)  # other processes wait while the main one validates

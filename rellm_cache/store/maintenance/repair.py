@@ -14,15 +14,9 @@ from rellm_cache.store.locks import maintenance_lock
 from rellm_cache.store.maintenance.metadata import recorded_writers
 from rellm_cache.store.maintenance.unverified_part import UnverifiedPart
 from rellm_cache.store.maintenance.verify import PartCheck, StoreCheck, check_store
-from rellm_cache.store.remote.download import (
-    complete_part,
-)
-from rellm_cache.store.remote.upload import (
-    upload_file,
-)
-from rellm_cache.utils.atomic_files import (
-    write_lines,
-)
+from rellm_cache.store.remote.download import complete_part
+from rellm_cache.store.remote.upload import upload_file
+from rellm_cache.utils.atomic_files import write_lines
 from rellm_cache.utils.console import Tick
 
 
