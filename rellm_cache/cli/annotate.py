@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from rellm_cache.cli.options import cache_option, manifest_argument, recipe_option, set_option
-from rellm_cache.cli.prepare.show import show_survey
+from rellm_cache.cli.prepare.report import show_survey
 from rellm_cache.utils.console import counted
 
 

@@ -7,14 +7,13 @@ The published files were cleaned differently: spaces differ in one text of eight
 word Reddit. So ids join them, the first file's texts count, and runs of spaces become one.
 """
 
-import csv
 import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NoReturn
 
+from rellm_cache.corpus.text_files import read_csv
 from rellm_cache.errors import ManifestError
 
 LEVELS = 3
@@ -69,43 +68,28 @@ def read_epitome(folder: Path) -> list[Exchange]:
         raise ManifestError(f"{folder}: no EPITOME tables; expected one or more of {wanted}")
     for mechanism, file in files.items():
         times: Counter[tuple[str, str]] = Counter()
-        for number, row in read_rows(file, JUDGED):
+        for where, row in read_rows(file, JUDGED):
             pair = (row["sp_id"], row["rp_id"])
             times[pair] += 1
             seeker, response = (one_spaced(row[name]) for name in TEXTS)
             new = Exchange(*pair, seeker, response)
             exchange = found.setdefault((*pair, times[pair]), new)
-            exchange.levels[mechanism] = _level(row["level"], file, number)
+            exchange.levels[mechanism] = _level(row["level"], where)
             exchange.rationales[mechanism] = _parts(row["rationales"])
     return list(found.values())
 
 
-def read_rows(file: Path, needed: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
-    """Rows of a CSV file with their numbers, the header being row 1.
+def read_rows(file: Path, needed: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
+    """`file:line` and the columns of each row of a CSV file.
 
     Raises:
-        ManifestError: it is not UTF-8, a column is missing, or a row has no value for one.
+        ManifestError: the file is not UTF-8 CSV, or a column, a value or a needed text is missing.
     """
-    try:
-        with file.open(encoding="utf-8-sig", newline="") as lines:
-            rows = csv.DictReader(lines, strict=True)
-            absent = [name for name in needed if name not in (rows.fieldnames or ())]
-            if absent:
-                raise ManifestError(
-                    f"{file}: column {', '.join(absent)} is missing; found "
-                    f"{', '.join(rows.fieldnames or ()) or 'an empty file'}"
-                )
-            for number, row in enumerate(rows, start=2):
-                if None in row or None in row.values():
-                    _refuse(file, number, "as many values as the header has columns expected")
-                for name in TEXTS:
-                    if name in needed and not row[name].strip():
-                        _refuse(file, number, f"{name} is empty")
-                yield number, row
-    except UnicodeDecodeError as error:
-        raise ManifestError(f"{file}: not UTF-8 text ({error}); save it as UTF-8") from error
-    except csv.Error as error:
-        raise ManifestError(f"{file}: not a CSV file ({error})") from error
+    for where, row in read_csv(file, needed):
+        for name in TEXTS:
+            if name in needed and not row[name].strip():
+                raise ManifestError(f"{where}: {name} is empty")
+        yield where, row
 
 
 def split_by_post(exchanges: Sequence[Exchange], fold: int) -> Split:
@@ -142,16 +126,12 @@ def _file_of(folder: Path, mechanism: str) -> Path | None:
     return files[0] if files else None
 
 
-def _level(text: str, file: Path, number: int) -> int:
+def _level(text: str, where: str) -> int:
     levels = [str(level) for level in range(LEVELS)]
     if text.strip() not in levels:
-        _refuse(file, number, f"level is {text!r}, expected {', '.join(levels)}")
+        raise ManifestError(f"{where}: level is {text!r}, expected {', '.join(levels)}")
     return int(text)
 
 
 def _parts(text: str) -> tuple[str, ...]:
     return tuple(one_spaced(part) for part in text.split("|") if part.strip())
-
-
-def _refuse(file: Path, number: int, problem: str) -> NoReturn:
-    raise ManifestError(f"{file}, row {number}: {problem}")

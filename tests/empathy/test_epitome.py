@@ -1,4 +1,4 @@
-"""EPITOME's tables: read, joined, refused with a row number; posts split once and for all."""
+"""EPITOME's tables: read, joined, refused with a line number; posts split once and for all."""
 
 import csv
 import random
@@ -41,16 +41,16 @@ def test_the_tables_are_joined(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "problem"),
     [
-        ((*ROW[:4], "3", ""), "row 3: level is '3', expected 0, 1, 2"),
-        ((*ROW[:4], "", ""), "row 3: level is '', expected 0, 1, 2"),
-        ((*ROW[:3], " ", "0", ""), "row 3: response_post is empty"),
-        (ROW[:5], "row 3: as many values"),
-        ((*ROW, "more"), "row 3: as many values"),
+        ((*ROW[:4], "3", ""), "3: level is '3', expected 0, 1, 2"),
+        ((*ROW[:4], "", ""), "3: level is '', expected 0, 1, 2"),
+        ((*ROW[:3], " ", "0", ""), "3: response_post is empty"),
+        (ROW[:5], "3: found more or fewer values"),
+        ((*ROW, "more"), "3: found more or fewer values"),
     ],
 )
 def test_a_bad_row_is_named(tmp_path: Path, row: tuple[str, ...], problem: str) -> None:
     file = write(tmp_path / "explorations-reddit.csv", ROW, row)
-    with pytest.raises(ManifestError, match=f"{file}, {problem}"):
+    with pytest.raises(ManifestError, match=f"{file}:{problem}"):
         read_epitome(tmp_path)
 
 
@@ -87,7 +87,7 @@ def test_files_of_other_kinds(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match="not UTF-8 text"):
         list(read_rows(file, ("seeker_post",)))
     file.write_text("\ufeffseeker_post,x\na,\n", "utf-8")
-    assert list(read_rows(file, ("seeker_post",))) == [(2, {"seeker_post": "a", "x": ""})]
+    assert list(read_rows(file, ("seeker_post",))) == [(f"{file}:2", {"seeker_post": "a", "x": ""})]
     file.write_text('seeker_post\n"a\n')
     with pytest.raises(ManifestError, match="not a CSV file"):
         list(read_rows(file, ("seeker_post",)))

@@ -1,4 +1,4 @@
-"""rellm prepare: a corpus's own folder becomes a manifest."""
+"""rellm prepare: turn a corpus into a manifest."""
 
 import click
 
@@ -9,10 +9,10 @@ from rellm_cache.cli.prepare.table import folder
 
 @click.group(cls=InOrder)
 def prepare() -> None:
-    """Turn a corpus into a manifest: every clip decoded once, usable ones kept.
+    """Turn a corpus into a manifest: decode every clip once and keep the usable ones.
 
-    A report of what was found ends the work and lies beside the manifest as report.json. A corpus
-    that is known but not whole is an error, unless --allow-partial is given.
+    The report is printed and written to report.json beside the manifest. An incomplete copy of a
+    known corpus is an error, unless --allow-partial is given.
     """
 
 

@@ -1,11 +1,11 @@
-"""rellm prepare iemocap, esd, msp-podcast, ravdess: corpora whose folders and totals are known."""
+"""rellm prepare iemocap, esd, msp-podcast, ravdess: corpora with known folders and totals."""
 
 from pathlib import Path
 from typing import Any
 
 import click
 
-from rellm_cache.cli.prepare.arguments import (
+from rellm_cache.cli.prepare.options import (
     limits,
     out_option,
     partial_option,
@@ -13,7 +13,7 @@ from rellm_cache.cli.prepare.arguments import (
     seed_option,
     splits_option,
 )
-from rellm_cache.cli.prepare.show import show
+from rellm_cache.cli.prepare.report import prepare_and_show
 
 
 @click.command()
@@ -23,35 +23,27 @@ from rellm_cache.cli.prepare.show import show
     "paper",
     "speaker",
     "text",
-    text="paper: a session tested, a random tenth of the others for validation; speaker: another "
-    "session for validation; text: as paper, without the clips whose text the test has.",
+    text="paper: one session for test, a random tenth of the others for validation; speaker: "
+    "another session for validation; text: as paper, without clips that share their text with the "
+    "test.",
 )
 @click.option(
     "--test-session",
     type=click.IntRange(1, 5),
     default=5,
     show_default=True,
-    help="Session tested; all five in turn are a cross-validation.",
+    help="Session for test; a cross-validation uses all five in turn.",
 )
 @seed_option
 @partial_option
 @limits
-def iemocap(
-    root: Path,
-    out: Path,
-    splits: Any,
-    test_session: int,
-    seed: int,
-    allow_partial: bool,
-    min_seconds: float,
-    max_seconds: float,
-) -> int:
+def iemocap(root: Path, splits: Any, test_session: int, seed: int, **options: Any) -> int:
     """IEMOCAP (folders Session1 … Session5): 5,531 clips of four classes."""
-    from rellm_cache.corpus.prepare import prepare
     from rellm_cache.corpus.readers.iemocap import IemocapSplits, read_iemocap
 
-    corpus = read_iemocap(root, IemocapSplits(splits, test_session, seed))
-    return show(prepare(corpus, out, min_seconds, max_seconds, allow_partial))
+    return prepare_and_show(
+        read_iemocap(root, IemocapSplits(splits, test_session, seed)), **options
+    )
 
 
 @click.command()
@@ -60,26 +52,17 @@ def iemocap(
 @splits_option(
     "paper",
     "speaker",
-    text="paper: 105 of the 350 sentences tested, the same speakers in all splits; speaker: two "
-    "speakers each for validation and test, the same sentences in all.",
+    text="paper: 105 of the 350 sentences for test, all speakers in all splits; speaker: two "
+    "speakers each for validation and test, all sentences in all splits.",
 )
 @seed_option
 @partial_option
 @limits
-def esd(
-    root: Path,
-    out: Path,
-    splits: Any,
-    seed: int,
-    allow_partial: bool,
-    min_seconds: float,
-    max_seconds: float,
-) -> int:
+def esd(root: Path, splits: Any, seed: int, **options: Any) -> int:
     """ESD's English half (folders 0011 … 0020): 14,000 clips in four emotions."""
-    from rellm_cache.corpus.prepare import prepare
     from rellm_cache.corpus.readers.esd import read_esd
 
-    return show(prepare(read_esd(root, splits, seed), out, min_seconds, max_seconds, allow_partial))
+    return prepare_and_show(read_esd(root, splits, seed), **options)
 
 
 @click.command("msp-podcast")
@@ -94,21 +77,11 @@ def esd(
 @seed_option
 @partial_option
 @limits
-def msp_podcast(
-    root: Path,
-    out: Path,
-    splits: Any,
-    seed: int,
-    allow_partial: bool,
-    min_seconds: float,
-    max_seconds: float,
-) -> int:
+def msp_podcast(root: Path, splits: Any, seed: int, **options: Any) -> int:
     """MSP-Podcast (folders Labels, Audios, Transcripts): four classes."""
-    from rellm_cache.corpus.prepare import prepare
     from rellm_cache.corpus.readers.msp_podcast import read_msp_podcast
 
-    corpus = read_msp_podcast(root, splits, seed)
-    return show(prepare(corpus, out, min_seconds, max_seconds, allow_partial))
+    return prepare_and_show(read_msp_podcast(root, splits, seed), **options)
 
 
 @click.command()
@@ -120,17 +93,9 @@ def msp_podcast(
 @partial_option
 @limits
 def ravdess(
-    root: Path,
-    out: Path,
-    train_speakers: str,
-    validation_speakers: str,
-    test_speakers: str,
-    allow_partial: bool,
-    min_seconds: float,
-    max_seconds: float,
+    root: Path, train_speakers: str, validation_speakers: str, test_speakers: str, **options: Any
 ) -> int:
     """RAVDESS speech (folders Actor_01 …), split by speaker; five emotions."""
-    from rellm_cache.corpus.prepare import prepare
     from rellm_cache.corpus.readers.ravdess import read_ravdess
     from rellm_cache.utils.console import parse_ranges
 
@@ -139,4 +104,4 @@ def ravdess(
         "validation": frozenset(parse_ranges(validation_speakers, "speakers")),
         "test": frozenset(parse_ranges(test_speakers, "speakers")),
     }
-    return show(prepare(read_ravdess(root, splits), out, min_seconds, max_seconds, allow_partial))
+    return prepare_and_show(read_ravdess(root, splits), **options)

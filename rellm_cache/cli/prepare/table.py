@@ -1,11 +1,13 @@
-"""rellm prepare folder: any audio files beside a table."""
+"""rellm prepare folder: audio files described by a table."""
 
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import click
 
-from rellm_cache.cli.prepare.arguments import limits, out_option
-from rellm_cache.cli.prepare.show import show
+from rellm_cache.cli.prepare.options import limits, out_option
+from rellm_cache.cli.prepare.report import prepare_and_show
 
 
 @click.command()
@@ -25,28 +27,19 @@ from rellm_cache.cli.prepare.show import show
     type=(float, float),
     default=(0.0, 1.0),
     show_default=True,
-    help="Lowest and highest value of the dimensions, as 1 5; stored as 0..1.",
+    help="Lowest and highest value of the dimensions, for example 1 5; they are stored as 0..1.",
 )
 @click.option(
     "--split",
     type=click.Choice(["train", "validation", "test"]),
     default="train",
     show_default=True,
-    help="Split of rows that name none.",
+    help="Split of rows without one.",
 )
 @limits
-def folder(
-    table: Path,
-    out: Path,
-    vad_scale: tuple[float, float],
-    split: str,
-    min_seconds: float,
-    max_seconds: float,
-    **columns: str,
-) -> int:
+def folder(table: Path, vad_scale: tuple[float, float], split: str, **options: Any) -> int:
     """Audio files beside TABLE, a CSV or JSON Lines file."""
-    from rellm_cache.corpus.prepare import prepare as run
     from rellm_cache.corpus.readers.table import Columns, read_folder
 
-    named = Columns(**{key.removesuffix("_column"): value for key, value in columns.items()})
-    return show(run(read_folder(table, named, vad_scale, split), out, min_seconds, max_seconds))
+    columns = Columns(**{f.name: options.pop(f"{f.name}_column") for f in fields(Columns)})
+    return prepare_and_show(read_folder(table, columns, vad_scale, split), **options)

@@ -1,4 +1,4 @@
-"""Options that every corpus shares."""
+"""Options shared by the commands of `rellm prepare`."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -18,17 +18,17 @@ out_option = click.option(
     help="Folder for the manifest.",
 )
 seed_option = click.option(
-    "--seed", default=1, show_default=True, help="Of what is drawn at random; it is recorded."
+    "--seed", default=1, show_default=True, help="Seed of random draws; the report records it."
 )
 partial_option = click.option(
     "--allow-partial",
     is_flag=True,
-    help="Go on where the corpus has not as many clips as it should.",
+    help="Accept a corpus with fewer or more clips than expected.",
 )
 
 
 def limits(command: Command) -> Command:
-    """`--min-seconds` and `--max-seconds`."""
+    """Add `--min-seconds` and `--max-seconds`."""
     longest = click.option(
         "--max-seconds", default=30.0, show_default=True, help="Longer clips are left out."
     )
@@ -39,7 +39,7 @@ def limits(command: Command) -> Command:
 
 
 def splits_option(*names: str, text: str) -> Callable[[Command], Command]:
-    """`--splits`, one of the names, the first by default."""
+    """Add `--splits`: one of `names`, the first by default."""
     return click.option(
         "--splits", type=click.Choice(names), default=names[0], show_default=True, help=text
     )

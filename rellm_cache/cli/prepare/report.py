@@ -1,6 +1,6 @@
-"""What `rellm prepare` prints: the report of a corpus, and the counts of any manifest."""
+"""Printed reports of `rellm prepare`, and statistics of any manifest."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -8,6 +8,8 @@ from rellm_cache.cli.options import CLIPS_FAILED, percent, print_table
 from rellm_cache.utils.console import counted
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rellm_cache.corpus.prepare import PrepareReport
     from rellm_cache.corpus.readers.base import Corpus
     from rellm_cache.corpus.statistics import Survey
@@ -18,8 +20,18 @@ SHOWN_LINES = 3
 SHOWN_CLIPS = 10
 
 
-def show(report: "PrepareReport") -> int:
-    """Print what was found, kept and left out; the exit code."""
+def prepare_and_show(corpus: "Corpus", out: "Path", **options: Any) -> int:
+    """Write the manifest of a corpus and print the report; returns the exit code.
+
+    Args:
+        options: further arguments of `corpus.prepare.prepare`.
+    """
+    from rellm_cache.corpus.prepare import prepare
+
+    return _show_report(prepare(corpus, out, **options))
+
+
+def _show_report(report: "PrepareReport") -> int:
     from rellm_cache.corpus.statistics import REPORT
 
     corpus = report.corpus
@@ -44,7 +56,7 @@ def show(report: "PrepareReport") -> int:
 
 
 def show_survey(survey: "Survey") -> None:
-    """Print durations, dimensions, what splits share, and warnings."""
+    """Print durations, dimensions, overlap of splits, and warnings."""
     _show_durations(survey)
     _show_dimensions(survey)
     if survey.without_text:
@@ -84,14 +96,14 @@ def _show_totals(corpus: "Corpus") -> None:
 
     wrong = wrong_totals(corpus)
     if corpus.totals and not wrong:
-        click.echo(f"The corpus is whole: {len(corpus.totals)} counts are as they should be")
+        click.echo(f"The corpus is complete: {len(corpus.totals)} counts are as expected")
     for total in wrong:
         click.echo(f"Warning: {total}", err=True)
 
 
 def _show_problems(corpus: "Corpus") -> None:
     for kind, lines in corpus.problems.lines.items():
-        click.echo(f"{len(lines)} {kind}, as")
+        click.echo(f"{len(lines)} {kind}, for example")
         for line in lines[:SHOWN_LINES]:
             click.echo(f"  {line}")
 
