@@ -295,11 +295,11 @@ def recipe(whisper_folder: Path, emotion_folder: Path, llm_folder: Path) -> Reci
         ),
         adapter=AdapterConfig(preset="lite", width=16, bottleneck=16),
         heads=HeadsConfig(),
-        losses=LossesConfig(recognition=1.0),
+        losses=LossesConfig(emotion_lm=1.0),
         llm=LLMConfig(model=str(llm_folder), quantization="none"),
         # The tiny tokenizer has a token a byte; answers are short to be quick.
         prompts=PromptsConfig(example_tokens=1024, expected_response_tokens=6, answer_tokens=6),
-        training=TrainingConfig(epochs=2, batch_size=2, accumulation=1, warmup_steps=2),
+        training=TrainingConfig(epochs=2, batch_size=2, gradient_accumulation=1, warmup_steps=2),
     )
 
 
@@ -310,7 +310,7 @@ def speech_recipe(whisper_folder: Path) -> Recipe:
         name="speech",
         encoders=EncodersConfig(speech=EncoderSpec(kind="whisper", model=str(whisper_folder))),
         adapter=AdapterConfig(preset="lite", width=16, bottleneck=16, output_size=32),
-        losses=LossesConfig(response=0.0),
+        losses=LossesConfig(response_lm=0.0),
     )
 
 

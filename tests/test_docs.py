@@ -190,7 +190,9 @@ def test_format_page_names_attributes_and_arrays(
     "spec",
     [
         EncoderSpec(kind="prosody"),
-        EncoderSpec(kind="whisper", model="openai/whisper-tiny.en", layer=2, weights="0" * 64),
+        EncoderSpec(
+            kind="whisper", model="openai/whisper-tiny.en", layer=2, weights_sha256="0" * 64
+        ),
     ],
     ids=["without weights", "with weights"],
 )

@@ -61,7 +61,7 @@ def teacher_spec(recipe: Recipe) -> TeacherSpec:
     llm, prompts, losses = llm_config(recipe), recipe.prompts, recipe.losses
     return TeacherSpec(
         model=llm.model,
-        weights=weights_digest(find_llm(llm)),
+        weights_sha256=weights_digest(find_llm(llm)),
         quantization=llm.quantization,
         template=llm.template,
         system=prompts.empathetic_system,
@@ -196,7 +196,7 @@ def teach(
             progress("Teaching", len(untaught), "responses") as tick,
             StoreWriter(cache, info, writers=[describe_machine(llm.device, llm.dtype)]) as writer,
         ):
-            for row in _rows(untaught, config.row_tokens):
+            for row in _rows(untaught, config.pack_length):
                 for lesson, frames in zip(row, _predict(row, recipe, llm), strict=True):
                     writer.add(lesson.id, lesson.sha256, frames)
                 tick(len(row))

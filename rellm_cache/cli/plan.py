@@ -141,8 +141,8 @@ def show_training(found: "TrainingPlan", room: int | None, tflops: float | None)
         click.echo(f"It {verdict} into {byte_size(room)}, {context}")
         if not found.fits(room):
             click.echo(
-                "Smaller: training.tokens_per_step, llm.checkpoint_activations=true, "
-                'llm.embeddings="host", training.optimiser="adamw8bit", adapter.preset="lite"'
+                "Smaller: training.micro_batch_tokens, llm.activation_checkpointing=true, "
+                'llm.offload_embeddings=true, training.optimizer="adamw8bit", adapter.preset="lite"'
             )
     time = f": {duration(found.operations / (tflops * 1e12))}" if tflops else ""
     click.echo(f"An epoch: {found.operations:.2g} operations{time}")

@@ -32,7 +32,7 @@ def qa(
 
     It reads transcript, emotion and dimensions of every utterance of MANIFEST, a manifest file or
     folder. Rows are written beside it as SPLIT.questions.jsonl, dropped ones with their reason;
-    training takes the others where losses.question is above 0. Killed at any moment, the same
+    training takes the others where losses.qa_lm is above 0. Killed at any moment, the same
     command goes on; run again, it asks only what has changed.
     """
     from rellm_cache.annotation.questions import write_questions
@@ -53,4 +53,4 @@ def qa(
             click.echo(f"  skipped {counted(count, 'utterance')}: {reason}")
     folder = manifest if manifest.is_dir() else manifest.parent
     where = ["--manifest", f"{folder}", "--out", "runs/questions"]
-    show_next(["train"], recipe, (*chosen, "losses.question=1"), where)
+    show_next(["train"], recipe, (*chosen, "losses.qa_lm=1"), where)

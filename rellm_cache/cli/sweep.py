@@ -44,14 +44,14 @@ RUNS_FAILED = 3
     "variants",
     multiple=True,
     metavar="'NAME: KEY=VALUE; …'",
-    help="A change of the recipe, as 'no-dimensions: losses.dimension=0'. Repeatable.",
+    help="A change of the recipe, as 'no-dimensions: losses.vad=0'. Repeatable.",
 )
 @click.option(
     "--variants",
     "file",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     metavar="FILE",
-    help='Variants from a TOML file: a line each, no-dimensions = ["losses.dimension=0"].',
+    help='Variants from a TOML file: a line each, no-dimensions = ["losses.vad=0"].',
 )
 @click.option(
     "--evaluate",
@@ -83,7 +83,7 @@ def sweep(
 
     The baseline is the recipe as given, --set included. A variant changes more fields of it, with
     the syntax of --set; {seed} in a value stands for the run's seed, as in
-    training.start_from=sweeps/heads/baseline/seed-{seed}.
+    training.init_from=sweeps/heads/baseline/seed-{seed}.
 
     All runs share one process: the LLM is loaded once, the cache is opened once. Each is a run
     folder OUT/VARIANT/seed-N with the bits that `rellm train` gives. Interrupted, the same command

@@ -94,7 +94,7 @@ class JudgeSettings:
 
 @dataclass(frozen=True)
 class QASettings:
-    """Contextual paralinguistic questions: written by `rellm qa`, learnt with `losses.question`."""
+    """Contextual paralinguistic questions: written by `rellm qa`, learnt with `losses.qa_lm`."""
 
     mode: Literal["explicit", "implicit", "both"] = "both"
     types: tuple[str, ...] = TYPES

@@ -71,23 +71,23 @@ class HeadsConfig:
 
 @dataclass(frozen=True)
 class LossesConfig:
-    """Weights of Eq. 10, L = response + category + dimension; a weight of 0 leaves a loss out."""
+    """Weights of Eq. 10, L = response_lm + emotion_ce + vad; a weight of 0 leaves a loss out."""
 
-    response: float = 1.0
-    category: float = 1.0
-    dimension: float = 1.0
-    recognition: float = 0.0
-    question: float = 0.0
+    response_lm: float = 1.0
+    emotion_ce: float = 1.0
+    vad: float = 1.0
+    emotion_lm: float = 0.0
+    qa_lm: float = 0.0
     response_kl: float = 0.0
     label_smoothing: float = 0.0
     class_weights: Literal["none", "balanced"] | tuple[float, ...] = "none"
-    dimension_kind: Literal["mse", "ccc"] = "mse"
+    vad_kind: Literal["mse", "ccc"] = "mse"
     kl_temperature: float = 2.0
     kl_top_k: int = 32
 
     def __post_init__(self) -> None:
         require_share("losses.label_smoothing", self.label_smoothing)
-        for name in ("response", "category", "dimension", "recognition", "question", "response_kl"):
+        for name in ("response_lm", "emotion_ce", "vad", "emotion_lm", "qa_lm", "response_kl"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"losses.{name} = {getattr(self, name)}: expected 0 or more")
         if isinstance(self.class_weights, tuple) and not all(w > 0 for w in self.class_weights):
@@ -102,7 +102,7 @@ class LossesConfig:
     @property
     def learns_responses(self) -> bool:
         """Whether some loss is over the expected responses."""
-        return self.response > 0 or self.response_kl > 0
+        return self.response_lm > 0 or self.response_kl > 0
 
 
 @dataclass(frozen=True)
@@ -145,15 +145,15 @@ class LLMConfig:
     revision: str = ""
     quantization: Literal["nf4", "int8", "none"] = "nf4"
     template: Literal["chatml", "model"] = "chatml"
-    row_tokens: int = 512
+    pack_length: int = 512
     attention: Literal["auto", "segments", "sdpa", "flex"] = "auto"
-    checkpoint_activations: bool = False
-    embeddings: Literal["device", "host"] = "device"
+    activation_checkpointing: bool = False
+    offload_embeddings: bool = False
     lora: LoraConfig | None = None
 
     def __post_init__(self) -> None:
-        if self.row_tokens < 1:
-            raise ConfigError(f"llm.row_tokens = {self.row_tokens}: expected 1 or more")
+        if self.pack_length < 1:
+            raise ConfigError(f"llm.pack_length = {self.pack_length}: expected 1 or more")
 
     def attention_on(self, device_type: str) -> str:
         """The kernel over packed rows on a device: "segments", "sdpa" or "flex"."""
@@ -168,7 +168,7 @@ class LLMConfig:
         LoRA at all positions changes them at each step, and activation checkpointing takes none.
         """
         lora_elsewhere = self.lora is not None and self.lora.scope != "speech"
-        return not (self.checkpoint_activations or lora_elsewhere)
+        return not (self.activation_checkpointing or lora_elsewhere)
 
     @property
     def identity(self) -> dict[str, str]:
@@ -234,7 +234,7 @@ class TextConfig:
     """A model that reads what was said instead of hearing it: nothing of it trains."""
 
     transcript: Literal["corpus", "whisper"] = "corpus"
-    label: bool = False
+    gold_emotion: bool = False
 
 
 @dataclass(frozen=True)
@@ -243,38 +243,41 @@ class TrainingConfig:
 
     epochs: int = 3
     batch_size: int = 2
-    accumulation: int = 8
-    tokens_per_step: Literal["auto"] | int = 0
-    bucket_batches: int = 32
+    gradient_accumulation: int = 8
+    micro_batch_tokens: Literal["auto"] | int = 0
+    bucket_window: int = 32
     learning_rate: float = 2e-5
     weight_decay: float = 0.05
-    clip: float = 1.0
+    max_grad_norm: float = 1.0
     warmup_steps: int = 200
     schedule: Literal["linear", "cosine", "constant"] = "linear"
-    average: float = 0.0
-    optimiser: Literal["adamw", "adamw8bit", "paged_adamw8bit"] = "adamw"
-    weights: Literal["fp32", "bf16"] = "fp32"
+    weight_averaging: float = 0.0
+    optimizer: Literal["adamw", "adamw8bit", "paged_adamw8bit"] = "adamw"
+    param_dtype: Literal["fp32", "bf16"] = "fp32"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    select: Literal["loss", "ua", "last"] = "loss"
+    best_metric: Literal["loss", "ua", "last"] = "loss"
     checkpoint_minutes: float = 5.0
-    start_from: str = ""
+    init_from: str = ""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "accumulation", "bucket_batches"):
+        for name in ("epochs", "batch_size", "gradient_accumulation", "bucket_window"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"training.{name} = {getattr(self, name)}: expected 1 or more")
-        if self.tokens_per_step != "auto" and self.tokens_per_step < 0:
+        if self.micro_batch_tokens != "auto" and self.micro_batch_tokens < 0:
             raise ConfigError(
-                f"training.tokens_per_step = {self.tokens_per_step}: expected 0 or more, or 'auto'"
+                f"training.micro_batch_tokens = {self.micro_batch_tokens}: expected 0 or more, or "
+                "'auto'"
             )
-        if not 0 <= self.average <= 1:
+        if not 0 <= self.weight_averaging <= 1:
             raise ConfigError(
-                f"training.average = {self.average}: expected a share of the steps, 0 to 1"
+                f"training.weight_averaging = {self.weight_averaging}: expected a share of the "
+                "steps, 0 to 1"
             )
-        if self.weights == "bf16" and self.precision == "fp32":
+        if self.param_dtype == "bf16" and self.precision == "fp32":
             raise ConfigError(
-                'training.weights = "bf16" with precision = "fp32": bf16 weights are multiplied in '
-                'bf16; set training.precision = "auto", or training.weights = "fp32"'
+                'training.param_dtype = "bf16" with precision = "fp32": bf16 weights are '
+                'multiplied in bf16; set training.precision = "auto", or '
+                'training.param_dtype = "fp32"'
             )
 
 
@@ -304,8 +307,8 @@ class Recipe:
             )
         if self.needs_llm and self.llm is None:
             raise ConfigError(
-                f"recipe {self.name!r}: losses.response, losses.response_kl, losses.recognition or "
-                "losses.question is above 0 but there is no [llm] table; add one, or set these "
+                f"recipe {self.name!r}: losses.response_lm, losses.response_kl, losses.emotion_lm "
+                "or losses.qa_lm is above 0 but there is no [llm] table; add one, or set these "
                 "weights to 0"
             )
         if not self.needs_llm and not self.adapter.output_size:
@@ -324,7 +327,7 @@ class Recipe:
     def needs_llm(self) -> bool:
         """Whether the LLM is loaded at all."""
         losses = self.losses
-        answers = losses.learns_responses or losses.recognition > 0 or losses.question > 0
+        answers = losses.learns_responses or losses.emotion_lm > 0 or losses.qa_lm > 0
         return self.text is not None or answers
 
 

@@ -1,22 +1,23 @@
-"""What makes what is cached what it is. In: settings of a model. Out: an identity.
+"""Specs: the identity of cached frames, teacher rows and transcripts.
 
-`EncoderSpec` is of encoders' frames, `TeacherSpec` of a text LLM's predictions, `TranscriberSpec`
-of what clips say.
+A spec holds the settings of a model. Its fingerprint is the SHA-256 of those that change what the
+model makes. Files keep specs as JSON; docs/cache-format.md describes it.
 """
 
 import dataclasses
 import hashlib
 import json
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self, cast
 
 from rellm_cache.errors import ConfigError
 
 EncoderKind = Literal["whisper", "wav2vec2-emotion", "prosody"]
 
-# What each kind knows; the first is the default.
+# The values that each kind of encoder takes; the first is the default.
 WINDOWS: dict[EncoderKind, tuple[str, ...]] = {
     "whisper": ("30s", "clip"),
     "wav2vec2-emotion": ("clip",),
@@ -28,25 +29,35 @@ NORMALISATIONS: dict[EncoderKind, tuple[str, ...]] = {
     "prosody": ("fixed-scale",),
 }
 
+# Fields that JSON names differently. These names enter fingerprints, so they never change.
+_JSON_KEYS = {"weights_sha256": "weights"}
+_FIELDS = {key: name for name, key in _JSON_KEYS.items()}
+
 
 class CachedSpec(ABC):
-    """What is common to the specs of all that is cached: an identity, a name, and a comparison.
+    """The identity of something cached: a fingerprint, a name, a comparison, a form in JSON.
 
     Attributes:
-        command: that makes what it describes.
+        command: makes what the spec describes.
+        always: fields of the first edition, which are always in the JSON and the fingerprint. A
+            field that was added later is there only where it differs from its default, so that a
+            new field changes no existing fingerprint. Never add to it.
     """
 
     command: ClassVar[str]
+    always: ClassVar[frozenset[str]]
     kind: str
     model: str
-    weights: str
+    weights_sha256: str
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 (hex) of all that changes what is made. Where a model lies does not: its weights
-        do."""
+        """SHA-256 (hex) of the fields that change what is made.
+
+        The model's path or hub id is left out where its weights are known.
+        """
         identity = self.to_json()
-        if self.weights:
+        if self.weights_sha256:
             del identity["model"]
         return digest(identity)
 
@@ -55,24 +66,52 @@ class CachedSpec(ABC):
     def slug(self) -> str:
         """A short folder-safe name."""
 
-    @abstractmethod
     def to_json(self) -> dict[str, Any]:
-        """All fields, as what was made holds them."""
+        """The spec as files hold it: every field of the first edition, and later ones in use."""
+        return {
+            _JSON_KEYS.get(field.name, field.name): value
+            for field, value in self._values()
+            if field.name in self.always or value != field.default
+        }
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> Self:
+        """The spec that a file holds; a missing key has its default.
+
+        Raises:
+            ConfigError: a key is unknown, or missing and without a default.
+        """
+        table = {_FIELDS.get(key, key): value for key, value in stored.items()}
+        fields = dataclasses.fields(cast("Any", cls))
+        if unknown := sorted(table.keys() - {field.name for field in fields}):
+            raise ConfigError(
+                f"unknown key {unknown[0]!r}, which a newer version of rellm wrote; read it with "
+                "that version"
+            )
+        for field in fields:
+            if field.default is dataclasses.MISSING and field.name not in table:
+                raise ConfigError(f"key {_JSON_KEYS.get(field.name, field.name)!r} is missing")
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in table.items()})
 
     def differences(self, other: "CachedSpec") -> list[str]:
-        """Fields in which what spec `other` made is not what `self` asks for, as readable text.
+        """Fields in which `other` is not what `self` asks for, as readable text.
 
-        Weights are compared where `self` pins them; else the model's name is.
+        Weights are compared where `self` pins them, else the model's name.
         """
         if self.kind != other.kind:
             return [f"kind: wanted {self.kind!r}, found {other.kind!r}"]
-        ignored = {"model"} if self.weights else {"weights"}
-        found = other.to_json()
+        ignored = "model" if self.weights_sha256 else "weights_sha256"
         return [
-            f"{name}: wanted {mine!r}, found {found[name]!r}"
-            for name, mine in self.to_json().items()
-            if name not in ignored and mine != found[name]
+            f"{field.name}: wanted {mine!r}, found {theirs!r}"
+            for field, mine in self._values()
+            if field.name != ignored
+            and mine != (theirs := getattr(other, field.name, field.default))
         ]
+
+    def _values(self) -> list[tuple[dataclasses.Field[Any], Any]]:
+        """Each field with its value."""
+        fields = dataclasses.fields(cast("Any", self))
+        return [(field, getattr(self, field.name)) for field in fields]
 
 
 class StoredSpec(CachedSpec):
@@ -88,7 +127,7 @@ class EncoderSpec(StoredSpec):
     Attributes:
         kind: which encoder of `rellm_cache.encoders`.
         model: hub id or local folder; empty for `prosody`, which has no weights.
-        weights: SHA-256 over the model's files, filled in when the model is found. In a recipe it
+        weights_sha256: over the model's files, filled in when the model is found. In a recipe it
             pins the weights; left empty, any weights of that model id are taken.
         layer: index into the encoder's hidden states: 0 its input embeddings, k the output of
             block k, -1 the last one, after the final layer norm where the encoder has one.
@@ -102,10 +141,23 @@ class EncoderSpec(StoredSpec):
     """
 
     command: ClassVar[str] = "rellm extract"
+    always: ClassVar[frozenset[str]] = frozenset(
+        [
+            "kind",
+            "model",
+            "weights_sha256",
+            "layer",
+            "sampling_rate",
+            "window",
+            "normalisation",
+            "dtype",
+            "version",
+        ]
+    )
 
     kind: EncoderKind
     model: str = ""
-    weights: str = ""
+    weights_sha256: str = ""
     layer: int = -1
     sampling_rate: int = 16_000
     window: str = ""
@@ -142,10 +194,6 @@ class EncoderSpec(StoredSpec):
             name = f"{Path(self.model).name.lower()}-{layer}"
         return name if self.dtype == "float16" else f"{name}-{self.dtype}"
 
-    def to_json(self) -> dict[str, Any]:
-        """All fields, as a store's attributes hold them."""
-        return dataclasses.asdict(self)
-
 
 @dataclass(frozen=True)
 class TeacherSpec(StoredSpec):
@@ -156,7 +204,7 @@ class TeacherSpec(StoredSpec):
     Attributes:
         kind: always "teacher".
         model: hub id or local folder.
-        weights: SHA-256 over the model's files.
+        weights_sha256: over the model's files.
         quantization, template: as in a recipe's `[llm]`.
         system, prompt: wording of the request that a response answers, placeholders not filled in.
         top_k: K, tokens told apart.
@@ -166,9 +214,24 @@ class TeacherSpec(StoredSpec):
     """
 
     command: ClassVar[str] = "rellm respond --teacher"
+    always: ClassVar[frozenset[str]] = frozenset(
+        [
+            "model",
+            "weights_sha256",
+            "quantization",
+            "template",
+            "system",
+            "prompt",
+            "top_k",
+            "temperature",
+            "kind",
+            "dtype",
+            "version",
+        ]
+    )
 
     model: str
-    weights: str
+    weights_sha256: str
     quantization: str
     template: str
     system: str
@@ -189,10 +252,6 @@ class TeacherSpec(StoredSpec):
         """Values of a row: ids and log-probabilities of K tokens, and one for the rest."""
         return 2 * self.top_k + 1
 
-    def to_json(self) -> dict[str, Any]:
-        """All fields, as a store's attributes hold them."""
-        return dataclasses.asdict(self)
-
 
 @dataclass(frozen=True)
 class TranscriberSpec(CachedSpec):
@@ -201,17 +260,20 @@ class TranscriberSpec(CachedSpec):
     Attributes:
         model: hub id or local folder.
         kind: always "whisper".
-        weights: SHA-256 over the model's files, those of the text side too; as for an encoder.
+        weights_sha256: over the model's files, those of the text side too; as for an encoder.
         language: spoken in the clips, as Whisper abbreviates it; an English-only model knows "en".
         max_tokens: a transcript ends there at the latest.
         version: of our own code; raised when the same model would give other texts.
     """
 
     command: ClassVar[str] = "rellm transcribe"
+    always: ClassVar[frozenset[str]] = frozenset(
+        ["model", "kind", "weights_sha256", "language", "max_tokens", "version"]
+    )
 
     model: str
     kind: Literal["whisper"] = "whisper"
-    weights: str = ""
+    weights_sha256: str = ""
     language: str = "en"
     max_tokens: int = 224
     version: int = 1
@@ -226,10 +288,6 @@ class TranscriberSpec(CachedSpec):
     def slug(self) -> str:
         """A short folder-safe name, as in `whisper-tiny.en`."""
         return Path(self.model).name.lower()
-
-    def to_json(self) -> dict[str, Any]:
-        """All fields, as a file of transcripts holds them."""
-        return dataclasses.asdict(self)
 
 
 def digest(value: object) -> str:

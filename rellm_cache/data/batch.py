@@ -14,7 +14,7 @@ from rellm_cache.data.streams import QuantizationParams
 
 IGNORED = -100  # in place of an emotion where there is none
 
-Task = Literal["response", "recognition", "question"]
+Task = Literal["response_lm", "emotion_lm", "qa_lm"]
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,8 @@ class Batch:
                 own[item.name] = value[clips]
         if self.teacher is not None:  # a row for each token of a response, not for each utterance
             tokens = [
-                sum(len(t.ids) for t in targets if t.task == "response") for targets in self.targets
+                sum(len(t.ids) for t in targets if t.task == "response_lm")
+                for targets in self.targets
             ]
             first = sum(tokens[: clips.start])
             own["teacher"] = self.teacher[first : first + sum(tokens[clips])]

@@ -111,7 +111,7 @@ def _view(
 
 def _lessons(examples: Sequence[Example], teacher: FrameSource) -> torch.Tensor:
     """(N, 2 K + 1) float32: the teacher's rows of each example that has a response."""
-    taught = [e.id for e in examples for t in e.targets if t.task == "response"]
+    taught = [e.id for e in examples for t in e.targets if t.task == "response_lm"]
     nothing = np.zeros((0, teacher.frame_size), np.float32)
     return torch.from_numpy(np.concatenate([nothing, *map(teacher.frames, taught)]))
 

@@ -102,9 +102,9 @@ def make_examples(
 def _targets(utterance: Utterance, recipe: Recipe, llm: FrozenLLM) -> Iterable[Target]:
     end = llm.chat.ids(llm.chat.end_text)
     if recipe.losses.learns_responses and utterance.response:
-        yield Target("response", response_ids(utterance, llm.chat))
-    if recipe.losses.recognition and emotion_index(utterance, recipe) != IGNORED:
-        yield Target("recognition", llm.chat.ids(utterance.emotion or "") + end)
+        yield Target("response_lm", response_ids(utterance, llm.chat))
+    if recipe.losses.emotion_lm and emotion_index(utterance, recipe) != IGNORED:
+        yield Target("emotion_lm", llm.chat.ids(utterance.emotion or "") + end)
 
 
 def _asked(rows: Sequence[QARow], recipe: Recipe, llm: FrozenLLM) -> Iterable[Target]:
@@ -114,17 +114,17 @@ def _asked(rows: Sequence[QARow], recipe: Recipe, llm: FrozenLLM) -> Iterable[Ta
         informed = None
         if row.metadata:
             informed = question_prompt(recipe, llm, f"{row.metadata} {row.question}").after
-        yield Target("question", llm.chat.ids(row.answer) + prompt.end, prompt.after, informed)
+        yield Target("qa_lm", llm.chat.ids(row.answer) + prompt.end, prompt.after, informed)
 
 
 def questions_of(recipe: Recipe, manifest: Path, splits: Sequence[str]) -> Questions:
     """The questions beside a manifest that a recipe learns from, by utterance; none without
-    `losses.question`.
+    `losses.qa_lm`.
 
     Raises:
         ManifestError: it learns from them, and they are not there.
     """
-    if not recipe.losses.question:
+    if not recipe.losses.qa_lm:
         return {}
     return read_questions(manifest, recipe.qa.modes, recipe.qa.kinds, splits)
 
@@ -176,7 +176,7 @@ def describe_gaps(utterances: Sequence[Utterance], recipe: Recipe) -> list[str]:
     silent = sum(u.response is None for u in utterances)
     if recipe.losses.learns_responses and silent:
         notes.append(f"{silent} of {total} clips have no response; `rellm respond` makes them")
-    if recipe.losses.dimension and recipe.heads.dimensions and not any(u.vad for u in utterances):
+    if recipe.losses.vad and recipe.heads.dimensions and not any(u.vad for u in utterances):
         encoder = recipe.encoders.emotion
         has_head = encoder is not None and encoder.kind == "wav2vec2-emotion"
         remedy = "; `rellm annotate` takes them from the emotion encoder" if has_head else ""
@@ -184,7 +184,7 @@ def describe_gaps(utterances: Sequence[Utterance], recipe: Recipe) -> list[str]:
             f"no clip has dimensions: the dimension loss has nothing to learn from{remedy}"
         )
     pseudo = sum(u.vad_source == "pseudo" for u in utterances)
-    if recipe.losses.dimension and recipe.heads.dimensions and pseudo:
+    if recipe.losses.vad and recipe.heads.dimensions and pseudo:
         notes.append(
             f"{pseudo} of {total} clips have pseudo dimensions, which the emotion encoder said "
             "itself: to agree with them is not to agree with people"

@@ -30,12 +30,12 @@ from rellm_cache.training.run import train
 EMOTIONS = 'heads.emotions=["neutral", "happy", "angry", "sad"]'
 
 # The schedule that the demo's settings were chosen with; averaged weights were not tried here.
-AT_REST = ('training.schedule="cosine"', "training.average=0.0")
+AT_REST = ('training.schedule="cosine"', "training.weight_averaging=0.0")
 
 # Two gentle passes and short answers: enough to see the response loss fall and the answers change.
 # Recognition examples double the time and, in passes so short, teach the LLM no emotion.
 QUICK = (
-    "losses.recognition=0.0",
+    "losses.emotion_lm=0.0",
     "training.epochs=2",
     "training.learning_rate=1e-3",
     "training.warmup_steps=4",
@@ -104,7 +104,7 @@ def demo(cache: Path, out: Path, say: Say) -> DemoReport:
         done(f"{train(speech_only, manifest, cache, out / 'heads-speech-only').steps} steps")
     with stage("train speech LLM", say) as done:
         trained = train(small, manifest, cache, out / "small")
-        before, after = (s["response_loss"] for s in (trained.untrained, trained.validation))
+        before, after = (s["response_lm_loss"] for s in (trained.untrained, trained.validation))
         done(f"{trained.steps} steps, validation response loss {before:.2f} -> {after:.2f}")
     with stage("generate", say) as done:
         answers = generate(
@@ -143,11 +143,11 @@ def stage(title: str, say: Say) -> Iterator[Say]:
 
 def demo_recipes(out: Path) -> tuple[Recipe, Recipe, Recipe]:
     """Heads on both streams, heads on speech alone, and the speech LLM started from the first."""
-    start_from = f'training.start_from="{(out / "heads").resolve()}"'
+    init_from = f'training.init_from="{(out / "heads").resolve()}"'
     return (
         load_recipe("heads", (EMOTIONS, *AT_REST)),
         load_recipe("heads", (EMOTIONS, *AT_REST, "encoders.emotion=none")),
-        load_recipe("small", (EMOTIONS, start_from, *QUICK)),
+        load_recipe("small", (EMOTIONS, init_from, *QUICK)),
     )
 
 

@@ -27,7 +27,7 @@ def resolve(spec: EncoderSpec) -> EncoderSpec:
     if not spec.model:
         return spec
     folder = find_model(spec.model, ("preprocessor_config.json",))
-    return replace(spec, weights=pinned_digest(folder, spec.weights))
+    return replace(spec, weights_sha256=pinned_digest(folder, spec.weights_sha256))
 
 
 def build_encoder(spec: EncoderSpec, device: torch.device) -> FrameEncoder:

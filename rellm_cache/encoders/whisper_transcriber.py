@@ -42,7 +42,7 @@ def resolve_transcriber(spec: TranscriberSpec) -> TranscriberSpec:
         ConfigError: the model cannot be found or lacks a file, or the spec pins other weights.
     """
     folder = find_model(spec.model, NEEDED)
-    return replace(spec, weights=pinned_digest(folder, spec.weights, TEXT_FILES))
+    return replace(spec, weights_sha256=pinned_digest(folder, spec.weights_sha256, TEXT_FILES))
 
 
 class WhisperTranscriber:

@@ -173,7 +173,7 @@ def judge(
     for run, recipe, notes in zip(runs, recipes, answered, strict=True):
         _score(rows, notes, settings, lambda: resources.llm(judge_config, default_device()))
         judged = _judged(rows, notes)
-        mode = recipe.qa.mode if recipe.losses.question else "none"
+        mode = recipe.qa.mode if recipe.losses.qa_lm else "none"
         found = summarize_judged(judged, str(run), mode, judge_config.model, settings.top)
         if not notes.are_finished(rows):
             _write(run, judged, found, notes)

@@ -93,12 +93,12 @@ def charts(rows: Sequence[dict[str, Any]]) -> list[Chart]:
     drawn = []
     for key, title in (
         ("loss", "Total loss"),
-        ("response_loss", "Response loss (nats a token)"),
-        ("recognition_loss", "Recognition loss (nats a token)"),
-        ("category_loss", "Category loss (nats)"),
-        ("dimension_loss", "Dimension loss"),
+        ("response_lm_loss", "Response loss (nats a token)"),
+        ("emotion_lm_loss", "Recognition loss (nats a token)"),
+        ("emotion_ce_loss", "Category loss (nats)"),
+        ("vad_loss", "Dimension loss"),
         ("response_kl_loss", "Distillation (nats a token)"),
-        ("question_loss", "Question loss (nats a token)"),
+        ("qa_lm_loss", "Question loss (nats a token)"),
         ("ua", "Unweighted accuracy"),
     ):
         training = [(r["step"], r[key]) for r in rows if "validation" not in r and key in r]

@@ -220,7 +220,7 @@ class Evaluator:
             in_words: the LLM also names each emotion in words.
         """
         text = self.recipe.text
-        names_emotions = self.recipe.needs_llm and not (text and text.label)
+        names_emotions = self.recipe.needs_llm and not (text and text.gold_emotion)
         if self._hears:
             self._ask_heads()
         if names_emotions:

@@ -140,11 +140,11 @@ def starting_recipe(recipe: Recipe, out: Path, whisper: str) -> Recipe:
     the same frames, wherever they lie. `out` is absolute, so that training may start anywhere.
     """
     folder = str(out / "whisper")
-    speech = dataclasses.replace(recipe.encoders.speech, model=folder, weights=whisper)
+    speech = dataclasses.replace(recipe.encoders.speech, model=folder, weights_sha256=whisper)
     return dataclasses.replace(
         recipe,
         encoders=dataclasses.replace(recipe.encoders, speech=speech),
-        training=dataclasses.replace(recipe.training, start_from=str(out)),
+        training=dataclasses.replace(recipe.training, init_from=str(out)),
     )
 
 

@@ -58,7 +58,7 @@ def label_speech(model: SpeechLLM, batch: Batch, in_words: bool) -> list[Label]:
     """Labels of utterances that the LLM hears, in the batch's order."""
     speech = model.speech(batch)
     likely = model.label_log_likelihoods(speech, label_ids(model.recipe, require_llm(model.llm)))
-    replies = model.answers(speech, "recognition", LABEL_TOKENS) if in_words else []
+    replies = model.answers(speech, "emotion_lm", LABEL_TOKENS) if in_words else []
     return _labels(likely, [reply.text for reply in replies], model.recipe.heads.emotions)
 
 

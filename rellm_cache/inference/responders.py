@@ -161,9 +161,9 @@ def readings(utterances: Sequence[Utterance], recipe: Recipe, cache: Path) -> li
     else:
         heard = {u.id: u.text for u in utterances}
         _require(recipe, "transcript (text)", utterances, lambda u: bool(u.text.strip()))
-    if text.label:
+    if text.gold_emotion:
         _require(recipe, "emotion", utterances, lambda u: bool(u.emotion))
-    return [Reading(heard[u.id], u.emotion if text.label else None) for u in utterances]
+    return [Reading(heard[u.id], u.emotion if text.gold_emotion else None) for u in utterances]
 
 
 def _require(

@@ -35,7 +35,7 @@ class FrozenLLM:
         self.hidden_size = int(model.config.hidden_size)
         self.speech_mask = SpeechMask()
         self._embedding = model.get_input_embeddings()
-        self._checkpointed = checkpointed_layers(model) if config.checkpoint_activations else []
+        self._checkpointed = checkpointed_layers(model) if config.activation_checkpointing else []
         self._prefixes: dict[tuple[int, ...], PrefixKV] = {}
         self._positions: int | None = getattr(model.config, "max_position_embeddings", None)
 

@@ -45,7 +45,7 @@ def load_llm(config: LLMConfig, device: torch.device) -> FrozenLLM:
         )
     keep_weights_unpacked(model)
     _plain_greedy(model)
-    if config.embeddings == "host":
+    if config.offload_embeddings:
         keep_embeddings_on_host(model, device)
     return FrozenLLM(model, load_chat(config), config)
 
@@ -100,8 +100,8 @@ def keep_embeddings_on_host(model: Any, device: torch.device) -> None:
     table = model.get_input_embeddings()
     if table.weight is model.get_output_embeddings().weight:
         raise ConfigError(
-            f'llm.embeddings = "host": {model.name_or_path} ties its input embeddings to its '
-            'output matrix, which the device needs; set llm.embeddings = "device"'
+            f"llm.offload_embeddings = true: {model.name_or_path} ties its input embeddings to its "
+            "output matrix, which the device needs; set llm.offload_embeddings = false"
         )
     model.set_input_embeddings(HostEmbedding(table, device))
 

@@ -92,9 +92,9 @@ def footprint(config: LLMConfig, dtype: torch.dtype) -> Footprint:
     value = dtype.itemsize
     packed = BYTES_A_WEIGHT.get(config.quantization, float(value))
     rest = sum(p.numel() for p in model.parameters()) - quantised
-    on_host = table.numel() if config.embeddings == "host" else 0
+    on_host = table.numel() if config.offload_embeddings else 0
     largest = max(m.weight.numel() for m in linear) if packed < value else 0
-    checkpoint = config.checkpoint_activations
+    checkpoint = config.activation_checkpointing
     kept, passing = _kept_bytes(model, dtype, checkpoint)
     lora_kept = lora_passing = 0.0
     lora_parameters = 0

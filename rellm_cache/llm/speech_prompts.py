@@ -11,7 +11,7 @@ def require_llm(llm: FrozenLLM | None) -> FrozenLLM:
     if llm is None:
         raise ConfigError(
             "this run has no LLM, so it cannot answer; train with a recipe whose "
-            "losses.response or losses.recognition is above 0, as `small`"
+            "losses.response_lm or losses.emotion_lm is above 0, as `small`"
         )
     return llm
 
@@ -26,9 +26,9 @@ def speech_prompts(recipe: Recipe, llm: FrozenLLM) -> dict[str, SpeechPrompt]:
     """The token ids around speech for each kind of request, made once."""
     prompts = recipe.prompts
     return {
-        "response": llm.chat.speech_prompt(prompts.empathetic_system, prompts.alignment),
-        "recognition": llm.chat.speech_prompt(prompts.plain_system, prompts.recognition),
+        "response_lm": llm.chat.speech_prompt(prompts.empathetic_system, prompts.alignment),
+        "emotion_lm": llm.chat.speech_prompt(prompts.plain_system, prompts.recognition),
         "answer": llm.chat.speech_prompt(prompts.empathetic_system, prompts.answer),
         # What comes before speech is the same for every question; each has its own tokens after it.
-        "question": question_prompt(recipe, llm, ""),
+        "qa_lm": question_prompt(recipe, llm, ""),
     }

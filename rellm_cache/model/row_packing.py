@@ -22,15 +22,15 @@ class ExampleRows:
 
     Args:
         prompts: around speech, by task.
-        row_tokens: that a row takes at most, but for a single longer example.
+        pack_length: that a row takes at most, but for a single longer example.
     """
 
     def __init__(
-        self, llm: FrozenLLM, prompts: Mapping[str, SpeechPrompt], row_tokens: int
+        self, llm: FrozenLLM, prompts: Mapping[str, SpeechPrompt], pack_length: int
     ) -> None:
         self._llm = llm
         self._prompts = prompts
-        self._row_tokens = row_tokens
+        self._pack_length = pack_length
 
     def packed(
         self, speech: Speech, targets: Sequence[Sequence[Target]]
@@ -61,9 +61,9 @@ class ExampleRows:
     def _split(
         self, speech: Speech, targets: Sequence[Sequence[Target]]
     ) -> Iterator[list[tuple[int, Target]]]:
-        """Examples in rows of at most `row_tokens` tokens, but one at least."""
+        """Examples in rows of at most `pack_length` tokens, but one at least."""
         row: list[tuple[int, Target]] = []
-        room = limit = self._row_tokens
+        room = limit = self._pack_length
         lengths = speech.counts
         for index, answers in enumerate(targets):
             heard = False  # in this row, by a question

@@ -77,7 +77,7 @@ class SpeechLLM(nn.Module):
         self.prompts = {} if llm is None else speech_prompts(recipe, llm)
         self.rows: ExampleRows | None = None
         if self.llm is not None and recipe.llm is not None:
-            self.rows = ExampleRows(self.llm, self.prompts, recipe.llm.row_tokens)
+            self.rows = ExampleRows(self.llm, self.prompts, recipe.llm.pack_length)
         self.register_buffer("class_weights", None, persistent=False)
 
     def speech(self, batch: Batch) -> Speech:
@@ -102,16 +102,16 @@ class SpeechLLM(nn.Module):
         logits, dimensions = self.heads(speech.embeddings, speech.lengths)
         losses = self.recipe.losses
         sums = self._answer_losses(speech, batch)
-        if losses.category:
+        if losses.emotion_ce:
             category = category_loss(
                 logits, batch.emotions, losses.label_smoothing, self._weights_now
             )
-            sums["category"] = category
-        if losses.dimension and dimensions is not None:
-            if losses.dimension_kind == "ccc":
-                sums["dimension"] = concordance_loss(dimensions, batch.vad, moments)
+            sums["emotion_ce"] = category
+        if losses.vad and dimensions is not None:
+            if losses.vad_kind == "ccc":
+                sums["vad"] = concordance_loss(dimensions, batch.vad, moments)
             else:
-                sums["dimension"] = dimension_loss(dimensions, batch.vad)
+                sums["vad"] = dimension_loss(dimensions, batch.vad)
         zero = speech.embeddings.new_zeros(())
         terms = LossTerms(torch.stack([sums.get(t, zero) for t in TERMS]), self.counts(batch))
         return Outputs(logits, dimensions, terms)
@@ -150,7 +150,7 @@ class SpeechLLM(nn.Module):
             sums = sums.index_add(0, task_of, losses)
             if batch.teacher is not None:
                 predictors = predictions(row, hidden, self.llm.output_weight)  # (N, H)
-                predictors = predictors[task_of == TERMS.index("response")]  # (n, H)
+                predictors = predictors[task_of == TERMS.index("response_lm")]  # (n, H)
                 lessons = batch.teacher[taught : taught + len(predictors)]  # (n, 2 K + 1)
                 taught += len(predictors)
                 divergences = token_divergences(
@@ -196,10 +196,10 @@ class SpeechLLM(nn.Module):
         self, speech: Speech, asked: Sequence[tuple[int, Sequence[int]]], max_new_tokens: int
     ) -> list[Continuation]:
         """Greedy answers to questions: of each its utterance, and token ids after the speech."""
-        start = len(self.prompts["question"].before)
+        start = len(self.prompts["qa_lm"].before)
         return continue_prompts(
             require_llm(self.llm),
-            [self.prompt_embeddings(speech.one(i), "question", ids) for i, ids in asked],
+            [self.prompt_embeddings(speech.one(i), "qa_lm", ids) for i, ids in asked],
             max_new_tokens,
             [range(start, start + speech.counts[i]) for i, _ in asked],
         )
@@ -208,7 +208,7 @@ class SpeechLLM(nn.Module):
     def label_log_likelihoods(self, speech: Speech, labels: Sequence[Sequence[int]]) -> Tensor:
         """(B, C) log-likelihood of each label's ids, end included, as the answer to the request
         for recognition."""
-        llm, prompt = require_llm(self.llm), self.prompts["recognition"]
+        llm, prompt = require_llm(self.llm), self.prompts["emotion_lm"]
         results = [
             answer_log_likelihoods(
                 llm,

@@ -105,8 +105,8 @@ def plan_training(
         seconds: of each clip by id; clips without are left out.
         frame_size: D of both streams together.
         dtype: that the LLM computes in.
-        room: bytes of the GPU; with `training.tokens_per_step = "auto"` so many tokens are counted
-            as `train` would take there: CUDA's own and a tenth of what is then left stay free.
+        room: bytes of the GPU; with `training.micro_batch_tokens = "auto"` so many tokens are
+            counted as `train` would take there: CUDA's own and a tenth of the rest stay free.
         questions: that it learns from, by clip.
 
     Raises:
@@ -124,22 +124,22 @@ def plan_training(
     ]
     totals = [clip.total for clip in tokens]
     config = recipe.training
-    rounded = config.weights == "bf16"
-    beside = (2 if rounded else 0) + (4 if config.average else 0)
-    trained_bytes = parameters * (MOMENTS_BYTES[config.optimiser] + 8 + beside)
+    rounded = config.param_dtype == "bf16"
+    beside = (2 if rounded else 0) + (4 if config.weight_averaging else 0)
+    trained_bytes = parameters * (MOMENTS_BYTES[config.optimizer] + 8 + beside)
     fixed = (llm.device_bytes if llm else 0) + trained_bytes
     at_once = _tokens_at_once(recipe, totals)
     per_token = trained.kept_bytes * sum(frames) / max(sum(totals), 1)
     passing = 0.0
     if llm and recipe.llm:
-        row = max(1, min(recipe.llm.row_tokens, at_once))
+        row = max(1, min(recipe.llm.pack_length, at_once))
         losses = recipe.losses
-        tasks = losses.learns_responses + (losses.recognition > 0) + (losses.question > 0)
+        tasks = losses.learns_responses + (losses.emotion_lm > 0) + (losses.qa_lm > 0)
         prompts = tasks * PROMPT_TOKENS
         taught = losses.response_kl > 0
         in_rows, passing = _row_bytes(recipe.llm, llm, tokens, row, prompts, taught)
         per_token += in_rows
-    if config.tokens_per_step == "auto" and room is not None:
+    if config.micro_batch_tokens == "auto" and room is not None:
         left = GPU_SHARE * (room - CONTEXT_BYTES - fixed)
         at_once = max(at_once, int((left - passing) / max(per_token, 1)))
     operations = sum(frames) * trained.operations
@@ -162,7 +162,7 @@ def _tokens(recipe: Recipe, clip: Utterance, seconds: float, questions: Sequence
     answers = []
     if recipe.losses.learns_responses:
         answers.append(_text_tokens(clip.response or ""))
-    if recipe.losses.recognition and clip.emotion:
+    if recipe.losses.emotion_lm and clip.emotion:
         answers.append(LABEL_TOKENS)
     heard = speech * max(1, len(answers) + bool(questions))
     answers += [_text_tokens(row.answer) for row in questions]
@@ -180,9 +180,9 @@ def _text_tokens(text: str) -> int:
 
 def _tokens_at_once(recipe: Recipe, totals: Sequence[int]) -> int:
     """Of clips with so many tokens, those of a micro-batch; "auto" begins with one row."""
-    wanted, batch_size = recipe.training.tokens_per_step, recipe.training.batch_size
+    wanted, batch_size = recipe.training.micro_batch_tokens, recipe.training.batch_size
     if wanted == "auto":
-        return recipe.llm.row_tokens if recipe.llm else sum(totals[:batch_size])
+        return recipe.llm.pack_length if recipe.llm else sum(totals[:batch_size])
     return wanted or sum(sorted(totals)[-batch_size:])
 
 

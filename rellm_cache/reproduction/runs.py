@@ -224,7 +224,7 @@ def do_job(job: Job, resources: Resources) -> None:
 
 def starting_from(recipe: Recipe, run: Path) -> Recipe:
     """The recipe, whose training starts from a run's weights."""
-    return replace(recipe, training=replace(recipe.training, start_from=str(run)))
+    return replace(recipe, training=replace(recipe.training, init_from=str(run)))
 
 
 def borrow(ready: Path, run: Path) -> None:

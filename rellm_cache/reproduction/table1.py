@@ -203,7 +203,7 @@ def _effective(recipe: Recipe, felt: bool) -> Recipe:
     return replace(
         recipe,
         heads=replace(recipe.heads, dimensions=False),
-        losses=replace(recipe.losses, dimension=0.0),
+        losses=replace(recipe.losses, vad=0.0),
     )
 
 

@@ -58,7 +58,7 @@ class Card:
     @property
     def knows_dimensions(self) -> bool:
         """Whether the head of arousal, dominance and valence had anything to learn from."""
-        learns = self.recipe.heads.dimensions and self.recipe.losses.dimension > 0
+        learns = self.recipe.heads.dimensions and self.recipe.losses.vad > 0
         return learns and bool(self.training.train.dimensions)
 
     @property

@@ -85,7 +85,9 @@ def recipe_differences(wanted: Recipe, found: Recipe) -> list[str]:
 
     def compare(a: Any, b: Any, path: str) -> None:
         if isinstance(a, CachedSpec) and isinstance(b, CachedSpec):
-            asked: Any = a if b.weights else dataclasses.replace(cast("Any", a), weights="")
+            asked: Any = (
+                a if b.weights_sha256 else dataclasses.replace(cast("Any", a), weights_sha256="")
+            )
             differences.extend(f"{path}.{text}" for text in asked.differences(b))
         elif dataclasses.is_dataclass(a) and dataclasses.is_dataclass(b):
             for field in dataclasses.fields(a):

@@ -110,7 +110,7 @@ def licences_of(recipe: Recipe, stores: Sequence[FeatureStore]) -> dict[str, str
     Args:
         stores: whose frames it trains from; they recorded their encoders' licences.
     """
-    start = recipe.training.start_from
+    start = recipe.training.init_from
     found = load_info(Path(start)).licences if start else {}
     found = found | {store.spec.model or store.spec.kind: store.licence for store in stores}
     if recipe.needs_llm and recipe.llm is not None:

@@ -147,7 +147,7 @@ def publishable(card: Card, recipe: Recipe) -> Card:
             ),
             llm=recipe.llm and replace(recipe.llm, model=public["llm.model"]),
             transcriber=transcriber and replace(transcriber, model=public["transcriber.model"]),
-            training=replace(recipe.training, start_from=""),
+            training=replace(recipe.training, init_from=""),
         ),
     )
 
@@ -234,9 +234,9 @@ def _notes(found: Card, card: Card) -> list[str]:
     notes = []
     if found.scores is None:
         notes.append("published without scores")
-    if start := found.recipe.training.start_from:
+    if start := found.recipe.training.init_from:
         notes.append(
-            f"training.start_from = {start!r} is left out: the weights hold what came of it"
+            f"training.init_from = {start!r} is left out: the weights hold what came of it"
         )
     if (llm := card.recipe.llm) and card.recipe.needs_llm and "/" not in llm.model:
         notes.append(f"others make {llm.model} with `rellm import qwen`: it is on no hub")

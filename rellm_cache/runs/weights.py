@@ -89,7 +89,7 @@ def save_config(run: Path, info: AdapterInfo, recipe: Recipe) -> None:
 
 def config_text(info: AdapterInfo, recipe: Recipe) -> str:
     """What `adapter_config.json` says."""
-    encoders = {k: v for k, v in asdict(recipe.encoders).items() if v is not None}
+    encoders = {k: v.to_json() for k, v in vars(recipe.encoders).items() if v is not None}
     lora = recipe.llm.lora if recipe.llm else None
     content: dict[str, Any] = {
         **asdict(info),

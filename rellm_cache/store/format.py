@@ -135,7 +135,8 @@ def parse_info(own: dict[str, Any], path: Path) -> StoreInfo:
         )
     try:
         teaches = own["encoder"].get("kind") == "teacher"
-        spec: StoredSpec = (TeacherSpec if teaches else EncoderSpec)(**own["encoder"])
+        kind: type[StoredSpec] = TeacherSpec if teaches else EncoderSpec
+        spec = kind.from_json(own["encoder"])
     except (ConfigError, TypeError, KeyError, AttributeError) as error:
         raise StoreError(f"{path}: its encoder is unknown to this version: {error}") from error
     recorded = str(own.get("fingerprint"))

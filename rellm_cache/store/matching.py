@@ -26,7 +26,9 @@ def find_match(
     """
     matches = [(path, other) for path, other in held if not spec.differences(other)]
     if len(matches) > 1:
-        pins = ", ".join(f'weights = "{other.weights}" ({path.name})' for path, other in matches)
+        pins = ", ".join(
+            f'weights_sha256 = "{other.weights_sha256}" ({path.name})' for path, other in matches
+        )
         raise StoreError(
             f"{where}: {len(matches)} {what} with different weights; pin one in {table}: {pins}"
         )

@@ -179,9 +179,9 @@ def _parse_header(line: bytes, path: Path) -> TranscriberSpec:
         own = json.loads(line)
         version = own["format"], own["format_version"]
         known = version == (FORMAT, FORMAT_VERSION)
-        spec = TranscriberSpec(**own["transcriber"]) if known else None
+        spec = TranscriberSpec.from_json(own["transcriber"]) if known else None
         recorded = own["fingerprint"]
-    except (ValueError, LookupError, TypeError, ConfigError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, ConfigError) as error:
         raise StoreError(
             f"{display_path(path)}: its first line is not the header of transcripts ({error}); "
             "move the file away, and `rellm transcribe` makes it again"

@@ -127,14 +127,14 @@ def _refuse_equal(jobs: Sequence[Job]) -> None:
 
 
 def parse_variant(text: str) -> Variant:
-    """A variant as `no-emotion: encoders.emotion=none; losses.dimension=0`."""
+    """A variant as `no-emotion: encoders.emotion=none; losses.vad=0`."""
     name, colon, rest = text.partition(":")
     overrides = tuple(part.strip() for part in rest.split(";") if part.strip())
     if not colon or not overrides:
         raise ConfigError(
             f"variant {text!r}: expected a name, a colon and overrides, as "
             "'no-emotion: encoders.emotion=none' or 'bare: encoders.emotion=none; "
-            "losses.dimension=0'"
+            "losses.vad=0'"
         )
     return Variant(name.strip(), overrides)
 
@@ -153,6 +153,6 @@ def read_variants(path: Path) -> tuple[Variant, ...]:
         if not (isinstance(value, list) and value and all(isinstance(v, str) for v in value)):
             raise ConfigError(
                 f"{path}: {name} = {value!r}: expected an array of overrides, as "
-                '["encoders.emotion=none", "losses.dimension=0"]'
+                '["encoders.emotion=none", "losses.vad=0"]'
             )
     return tuple(Variant(name, tuple(value)) for name, value in table.items())

@@ -44,7 +44,7 @@ def ccc_prepass(model: SpeechLLM, batches: Sequence[Batch], accelerator: Acceler
     Does nothing for a squared error, or if one process trains the whole step as one micro-batch.
     """
     losses = model.recipe.losses
-    needed = losses.dimension and losses.dimension_kind == "ccc" and model.recipe.heads.dimensions
+    needed = losses.vad and losses.vad_kind == "ccc" and model.recipe.heads.dimensions
     if not needed or (accelerator.num_processes == 1 and len(batches) == 1):
         return Prepass()
     device = accelerator.device

@@ -86,7 +86,7 @@ class Trainer:
             torch.manual_seed(int(own.generate_state(1)[0]))
         self.loader = BatchLoader(data.train, data.frames, self.device)
         batches = math.ceil(len(data.train) / config.batch_size)
-        self.steps_per_epoch = math.ceil(batches / config.accumulation)
+        self.steps_per_epoch = math.ceil(batches / config.gradient_accumulation)
         self.total_steps = self.steps_per_epoch * config.epochs
         self.optimizer = Optimizer(self.model, config, self.total_steps)
         self.micro_batcher = MicroBatcher(
@@ -177,12 +177,14 @@ class Trainer:
         """
         config, lengths = self.recipe.training, self.loader.lengths
         batches = bucketed_batches(
-            lengths, config.batch_size, self.recipe.seed, epoch, config.bucket_batches
+            lengths, config.batch_size, self.recipe.seed, epoch, config.bucket_window
         )
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
         groups = []
-        for start in range(0, len(batches), config.accumulation):
-            clips = [i for part in batches[start : start + config.accumulation] for i in part]
+        for start in range(0, len(batches), config.gradient_accumulation):
+            clips = [
+                i for part in batches[start : start + config.gradient_accumulation] for i in part
+            ]
             share = sorted(clips, key=lambda i: (-lengths[i], i))[rank::world]
             groups.append(self.micro_batcher.split(share, self.data.train))
         return groups
@@ -269,13 +271,13 @@ class Trainer:
         size = max(len(batch.ids) for batch in batches)
         if size == 1:
             raise RunError(
-                f"{largest.ids[0]}: out of memory though trained alone; lower llm.row_tokens, "
+                f"{largest.ids[0]}: out of memory though trained alone; lower llm.pack_length, "
                 'quantize the LLM (llm.quantization = "nf4") or leave out clips as long as this'
             )
         self.micro_batcher.halve_limit(self.micro_batcher.cost(largest))
         say(
             f"Out of memory with {size} clips at once: continuing with half, the same step and "
-            "result; a lower training.batch_size with more accumulation avoids the attempt"
+            "result; a lower training.batch_size with more gradient_accumulation avoids it"
         )
         halves = []
         for batch in batches:
@@ -331,8 +333,8 @@ def _initial_model(recipe: Recipe, data: TrainingData, llm: FrozenLLM | None) ->
     emotion = data.frames.emotion
     emotion_size = emotion.frame_size if emotion else 0
     model = SpeechLLM(recipe, data.frames.speech.frame_size, emotion_size, llm)
-    if recipe.training.start_from:
-        load_tensors(Path(recipe.training.start_from) / WEIGHTS, model, fresh_lora=True)
+    if recipe.training.init_from:
+        load_tensors(Path(recipe.training.init_from) / WEIGHTS, model, fresh_lora=True)
     elif model.adapter.scale is not None:
         statistics = frame_statistics(data.frames, [e.id for e in data.train])
         model.adapter.scale.start_from(*statistics)

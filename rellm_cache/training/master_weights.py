@@ -1,8 +1,8 @@
 """Master weights: float32 copies of bfloat16 parameters, which the optimizer updates.
 
-With `training.weights = "bf16"` the forward pass reads the bfloat16 parameter, and small updates
-add up in its float32 master (Micikevicius et al., "Mixed precision training", 2018). With "fp32" a
-parameter is its own master.
+With `training.param_dtype = "bf16"` the forward pass reads the bfloat16 parameter, and small
+updates add up in its float32 master (Micikevicius et al., "Mixed precision training", 2018). With
+"fp32" a parameter is its own master.
 """
 
 from collections.abc import Callable, Mapping

@@ -1,9 +1,9 @@
 """Micro-batches: which clips of an optimizer step go through the model together.
 
-An optimizer step always has `batch_size` times `accumulation` clips. Its losses and gradients are
-sums over all of them, so the cut into micro-batches changes nothing but rounding. The limit of a
-micro-batch is a number of clips (`training.tokens_per_step = 0`), a number of tokens, or whatever
-fits into memory ("auto").
+An optimizer step always has `batch_size` times `gradient_accumulation` clips. Its losses and
+gradients are sums over all of them, so the cut into micro-batches changes nothing but rounding. The
+limit of a micro-batch is a number of clips (`training.micro_batch_tokens = 0`), a number of tokens,
+or whatever fits into memory ("auto").
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,7 +19,7 @@ from rellm_cache.model.speech_llm import SpeechLLM
 from rellm_cache.utils.console import say
 from rellm_cache.utils.devices import memory_room
 
-FIRST_TOKENS = 512  # first limit of "auto" without an LLM; with one it is `llm.row_tokens`
+FIRST_TOKENS = 512  # first limit of "auto" without an LLM; with one it is `llm.pack_length`
 
 
 class MicroBatcher:
@@ -36,9 +36,9 @@ class MicroBatcher:
     """
 
     def __init__(self, recipe: Recipe, costs: Mapping[str, int]) -> None:
-        wanted = recipe.training.tokens_per_step
+        wanted = recipe.training.micro_batch_tokens
         self._costs = costs
-        self._first = recipe.llm.row_tokens if recipe.llm else FIRST_TOKENS
+        self._first = recipe.llm.pack_length if recipe.llm else FIRST_TOKENS
         self.limit = self._first if wanted == "auto" else wanted or recipe.training.batch_size
         self._settled = wanted != "auto"
 
@@ -74,7 +74,7 @@ class MicroBatcher:
         wanted = int(memory_room(device) / max(used_bytes, 1) * cost) // self._first * self._first
         self._settled = wanted <= self.limit
         if self._settled:
-            say(f"training.tokens_per_step: up to {self.limit} tokens fit")
+            say(f"training.micro_batch_tokens: up to {self.limit} tokens fit")
         else:
             self.limit = wanted
 
@@ -97,7 +97,7 @@ def example_costs(
     model: SpeechLLM, examples: Sequence[Example], frames: Sequence[int]
 ) -> dict[str, int]:
     """Cost of each utterance id, given its number of frames; see `MicroBatcher`."""
-    if not model.recipe.training.tokens_per_step:
+    if not model.recipe.training.micro_batch_tokens:
         return dict.fromkeys((e.id for e in examples), 1)
     heard = torch.tensor(frames, dtype=torch.long)
     if model.adapter.crop_frames:

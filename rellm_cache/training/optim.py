@@ -43,10 +43,12 @@ class Optimizer:
     def __init__(self, model: nn.Module, config: TrainingConfig, total_steps: int) -> None:
         self.config = config
         self.total_steps = total_steps
-        self.masters = MasterWeights(dict(model.named_parameters()), bf16=config.weights == "bf16")
+        self.masters = MasterWeights(
+            dict(model.named_parameters()), bf16=config.param_dtype == "bf16"
+        )
         self.tensors = list(self.masters.tensors.values())
         self.adamw = make_adamw(self.tensors, config, self.tensors[0].device)
-        averaged = round(config.average * total_steps)
+        averaged = round(config.weight_averaging * total_steps)
         self._average = WeightAverage(self.masters, total_steps - averaged) if averaged else None
 
     def learning_rate(self, step: int) -> float:
@@ -68,7 +70,7 @@ class Optimizer:
         Raises:
             RunError: the gradient is not finite.
         """
-        norm = nn.utils.clip_grad_norm_(self.tensors, self.config.clip)
+        norm = nn.utils.clip_grad_norm_(self.tensors, self.config.max_grad_norm)
         if not torch.isfinite(norm):
             raise RunError(
                 f"step {number}: the gradient is {norm.item()}; lower training.learning_rate, or "
@@ -120,9 +122,9 @@ def make_adamw(
     Raises:
         ConfigError: it does not run on this device.
     """
-    if config.optimiser == "paged_adamw8bit" and device.type != "cuda":
+    if config.optimizer == "paged_adamw8bit" and device.type != "cuda":
         raise ConfigError(
-            f'training.optimiser = "paged_adamw8bit" needs a CUDA GPU and the device is '
+            f'training.optimizer = "paged_adamw8bit" needs a CUDA GPU and the device is '
             f'{device.type}; "adamw" and "adamw8bit" run here'
         )
     kept = list(tensors)
@@ -130,7 +132,7 @@ def make_adamw(
         {"params": [t for t in kept if t.ndim > 1], "weight_decay": config.weight_decay},
         {"params": [t for t in kept if t.ndim <= 1], "weight_decay": 0.0},
     ]
-    optimizer: torch.optim.Optimizer = ADAMW_CLASSES[config.optimiser](
+    optimizer: torch.optim.Optimizer = ADAMW_CLASSES[config.optimizer](
         groups, lr=config.learning_rate
     )
     return optimizer

@@ -12,11 +12,11 @@ def training_autocast(config: TrainingConfig, device: torch.device) -> torch.aut
     """
     bf16 = config.precision == "bf16"
     if config.precision == "auto":
-        bf16 = device.type == "cuda" or config.weights == "bf16"
+        bf16 = device.type == "cuda" or config.param_dtype == "bf16"
     return torch.autocast(device.type, torch.bfloat16, enabled=bf16)
 
 
 def validation_autocast(config: TrainingConfig, device: torch.device) -> torch.autocast:
     """Autocast for validation: float32, as a finished run answers, unless the weights are
     bfloat16."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=config.weights == "bf16")
+    return torch.autocast(device.type, torch.bfloat16, enabled=config.param_dtype == "bf16")

@@ -166,7 +166,7 @@ def _describe_corpus(corpus: _Corpus, recipe: Recipe) -> list[str]:
     else:
         notes.append("no validation.jsonl: the last checkpoint is kept")
     silent = sum(u.id not in corpus.questions for u in corpus.train)
-    if recipe.losses.question and silent:
+    if recipe.losses.qa_lm and silent:
         total = len(corpus.train)
         notes.append(f"{silent} of {total} clips have no question of mode {recipe.qa.mode!r}")
     return notes
@@ -239,7 +239,7 @@ def record(
     """Write the model card, and `training.json` unless this call trained nothing."""
     recipe = trainer.recipe
     if not (report.out / TRAINING).exists() or report.resumed_at < report.steps:
-        start, llm = recipe.training.start_from, recipe.llm if recipe.needs_llm else None
+        start, llm = recipe.training.init_from, recipe.llm if recipe.needs_llm else None
         found = TrainingRecord(
             rellm=__version__,
             train=train,

@@ -64,8 +64,8 @@ def predict(
             dimensions[indices] = outputs.dimensions.float().cpu().numpy()
             moments += moments_of(outputs.dimensions, batch.vad.to(device))
         terms = terms + outputs.terms
-    if model.recipe.losses.dimension_kind == "ccc":  # of all examples, not a mean over batches
-        terms = terms.with_mean("dimension", concordance_distance(moments).float())
+    if model.recipe.losses.vad_kind == "ccc":  # of all examples, not a mean over batches
+        terms = terms.with_mean("vad", concordance_distance(moments).float())
     model.train(was_training)
     return Predictions(emotions, dimensions if model.recipe.heads.dimensions else None, terms)
 
@@ -120,8 +120,8 @@ def validation_scores(
 
 
 def selection_score(recipe: Recipe, scores: dict[str, float], epoch: int) -> float:
-    """How good a checkpoint is by the recipe's `training.select`; higher is better."""
-    select = recipe.training.select
+    """How good a checkpoint is by the recipe's `training.best_metric`; higher is better."""
+    select = recipe.training.best_metric
     if select == "last" or not scores:
         return float(epoch)
     return -scores["loss"] if select == "loss" else scores.get("ua", -scores["loss"])

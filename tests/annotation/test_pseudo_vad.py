@@ -25,7 +25,7 @@ HEAD = (1.25, 0.5, -0.125)  # arousal, dominance, valence; two beyond the scale
 def heads(corpus: Path, quick: Recipe, tmp_path: Path) -> Path:
     """A cache with a store of the emotion encoder, whose head said the same of every clip."""
     assert quick.encoders.emotion is not None
-    info = StoreInfo(replace(quick.encoders.emotion, weights="0" * 64), 4, "none")
+    info = StoreInfo(replace(quick.encoders.emotion, weights_sha256="0" * 64), 4, "none")
     with StoreWriter(tmp_path / "heads", info) as writer:
         for utterance in read_manifests(corpus):
             frames = np.ones((60, 4), np.float16)
@@ -138,7 +138,7 @@ def test_what_cannot_give_dimensions_is_named(
 
 def test_a_store_without_dimensions_is_named(corpus: Path, quick: Recipe, tmp_path: Path) -> None:
     assert quick.encoders.emotion is not None
-    info = StoreInfo(replace(quick.encoders.emotion, weights="0" * 64), 4, "none")
+    info = StoreInfo(replace(quick.encoders.emotion, weights_sha256="0" * 64), 4, "none")
     with StoreWriter(tmp_path / "bare", info) as writer:
         for utterance in read_manifests(corpus):
             writer.add(utterance.id, np.zeros(32, np.uint8), np.ones((60, 4), np.float16))

@@ -88,7 +88,7 @@ def test_killed_it_goes_on(
     corpus: Path, distilled: Recipe, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert distilled.llm is not None
-    alone = replace(distilled, llm=replace(distilled.llm, row_tokens=1))
+    alone = replace(distilled, llm=replace(distilled.llm, pack_length=1))
     predict, calls = stage._predict, []
 
     def dies_at_the_fourth(*arguments: Any) -> Any:
@@ -109,7 +109,7 @@ def test_a_run_learns_from_it(corpus: Path, distilled: Recipe, cache: Path, tmp_
     teach(corpus, distilled, cache)
     training = replace(distilled.training, epochs=6, learning_rate=3e-3)
     # Without the likelihood of responses: the teacher alone pulls.
-    losses = replace(distilled.losses, response=0.0)
+    losses = replace(distilled.losses, response_lm=0.0)
     recipe = replace(distilled, training=training, losses=losses)
     report = train(recipe, corpus, cache, tmp_path / "run")
     name = "response_kl_loss"
@@ -123,19 +123,21 @@ def test_rows_and_micro_batches_change_nothing(
 ) -> None:
     teach(corpus, distilled, cache)
     assert distilled.llm is not None
-    losses = replace(distilled.losses, class_weights="balanced", dimension_kind="ccc")
+    losses = replace(distilled.losses, class_weights="balanced", vad_kind="ccc")
     first = {}
     for name, size, parts, tokens in (("one", 7, 1, 4096), ("many", 2, 4, 1)):
         recipe = replace(
             distilled,
             losses=losses,
-            training=replace(distilled.training, batch_size=size, accumulation=parts, epochs=1),
-            llm=replace(distilled.llm, row_tokens=tokens),
+            training=replace(
+                distilled.training, batch_size=size, gradient_accumulation=parts, epochs=1
+            ),
+            llm=replace(distilled.llm, pack_length=tokens),
         )
         train(recipe, corpus, cache, tmp_path / name)
         rows = list(read_metrics(tmp_path / name))
         first[name] = next(row for row in rows if "gradient_norm" in row)
-        assert rows[0]["validation"]["dimension_loss"] == pytest.approx(
+        assert rows[0]["validation"]["vad_loss"] == pytest.approx(
             1 - sum(v for k, v in rows[0]["validation"].items() if k.startswith("ccc_")) / 3
         )
     for key, value in first["one"].items():

@@ -43,9 +43,9 @@ def run(job: tuple[int, bool], options: argparse.Namespace, folder: Path) -> dic
     heads = replace(load_recipe("heads"), seed=seed)
     start = out.with_name(f"{out.name}-heads")
     train(heads, options.manifest, options.cache, start)
-    overrides = [f'training.start_from="{start.resolve()}"', *options.overrides]
+    overrides = [f'training.init_from="{start.resolve()}"', *options.overrides]
     if not recognition:
-        overrides.append("losses.recognition=0.0")
+        overrides.append("losses.emotion_lm=0.0")
     recipe = replace(load_recipe(options.recipe, overrides), seed=seed)
     report = train(recipe, options.manifest, options.cache, out)
     scores = evaluate(
@@ -54,8 +54,8 @@ def run(job: tuple[int, bool], options: argparse.Namespace, folder: Path) -> dic
     return {
         "recognition_examples": recognition,
         "seed": seed,
-        "response_loss_heads_only": report.untrained["response_loss"],
-        "response_loss": report.validation["response_loss"],
+        "response_loss_heads_only": report.untrained["response_lm_loss"],
+        "response_lm_loss": report.validation["response_lm_loss"],
         "ua_head": scores["head"]["ua"],
         "ua_likelihood": scores["llm"]["ua"],
         "ua_generation": scores["llm"]["generation"]["ua"],
@@ -99,10 +99,10 @@ def main() -> None:
             for result in pool.map(partial(run, options=options, folder=out), jobs):
                 results.append(result)
                 print(json.dumps(result), flush=True)
-    figures = {"response_loss_untrained": untrained["response_loss"]}
+    figures = {"response_loss_untrained": untrained["response_lm_loss"]}
     for recognition in (True, False):
         part = [r for r in results if r["recognition_examples"] is recognition]
-        for key in ("response_loss", "ua_head", "ua_likelihood", "ua_generation"):
+        for key in ("response_lm_loss", "ua_head", "ua_likelihood", "ua_generation"):
             values = [r[key] for r in part] or [float("nan")]
             name = f"{key}_{'with' if recognition else 'without'}"
             figures[name] = round(statistics.mean(values), 4)

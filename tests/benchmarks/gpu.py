@@ -106,7 +106,7 @@ def make_recipe(folder: Path, preset: str, tiny: bool, overrides: list[str]) -> 
         speech=EncoderSpec("whisper", str(folder / "whisper")),
         emotion=EncoderSpec("wav2vec2-emotion", str(folder / "emotion")),
     )
-    llm = LLMConfig(str(folder / "llm"), template="model", embeddings="host")
+    llm = LLMConfig(str(folder / "llm"), template="model", offload_embeddings=True)
     return replace(recipe, encoders=encoders, llm=replace(llm, **_llm_fields(recipe)))
 
 
@@ -114,7 +114,7 @@ def _llm_fields(recipe: Recipe) -> dict[str, object]:
     """How the recipe, with its overrides, runs its LLM."""
     if recipe.llm is None:
         raise SystemExit("the recipe has no LLM")
-    names = ("row_tokens", "attention", "checkpoint_activations")
+    names = ("pack_length", "attention", "activation_checkpointing")
     return {name: getattr(recipe.llm, name) for name in names}
 
 
@@ -137,7 +137,7 @@ class Bench:
                 id=str(index),
                 emotion=index % 5,
                 vad=(0.5, 0.5, 0.5),
-                targets=(Target("response", tuple(random.integers(0, 1000, RESPONSE_TOKENS))),),
+                targets=(Target("response_lm", tuple(random.integers(0, 1000, RESPONSE_TOKENS))),),
             )
             for index in range(clips)
         ]
@@ -159,7 +159,7 @@ class Bench:
 
     def clips_a_step(self) -> int:
         """Utterances in an optimiser step."""
-        return self.recipe.training.batch_size * self.recipe.training.accumulation
+        return self.recipe.training.batch_size * self.recipe.training.gradient_accumulation
 
     def operations(self) -> float:
         """Of one optimiser step, as counted above."""
@@ -169,7 +169,7 @@ class Bench:
         counted = footprint(llm, self.llm.dtype)
         frames = self.frames.length("0")
         embedded = frames / 8
-        prompt = model.prompts["response"]
+        prompt = model.prompts["response_lm"]
         clip = embedded + len(prompt.after) + RESPONSE_TOKENS
         tokens = self.clips_a_step() * clip
         adapter = sum(
@@ -214,7 +214,7 @@ def _cap(gigabytes: float) -> None:
 def under_cap(folder: Path, preset: str, options: argparse.Namespace) -> dict[str, float]:
     """Peak memory and speed of one preset under its cap."""
     _cap(CAPS_GB[preset])
-    overrides = ['training.tokens_per_step="auto"', *options.overrides]
+    overrides = ['training.micro_batch_tokens="auto"', *options.overrides]
     recipe = make_recipe(folder, preset, options.tiny, overrides)
     with tempfile.TemporaryDirectory() as scratch:
         bench = Bench(recipe, 64, Path(scratch))
@@ -229,7 +229,11 @@ def under_cap(folder: Path, preset: str, options: argparse.Namespace) -> dict[st
 
 def at_full_speed(folder: Path, options: argparse.Namespace) -> dict[str, float]:
     """Utilisation and epoch time without a cap, and the naive step with encoders in the loop."""
-    overrides = ["training.batch_size=16", "training.accumulation=1", "llm.row_tokens=2048"]
+    overrides = [
+        "training.batch_size=16",
+        "training.gradient_accumulation=1",
+        "llm.pack_length=2048",
+    ]
     overrides += [*options.overrides]
     recipe = make_recipe(folder, "reference", options.tiny, overrides)
     with tempfile.TemporaryDirectory() as scratch:

@@ -48,11 +48,11 @@ VARIANTS = {  # overrides of the recipe, and clips in a micro-batch
     "lite": ((LITE,), 6),
     "reference": ((), 6),
     "lite, four rows": ((LITE,), 24),
-    "lite, one row of 2048": ((LITE, "llm.row_tokens=2048"), 24),
-    "lite, checkpointed, four rows": ((LITE, "llm.checkpoint_activations=true"), 24),
+    "lite, one row of 2048": ((LITE, "llm.pack_length=2048"), 24),
+    "lite, checkpointed, four rows": ((LITE, "llm.activation_checkpointing=true"), 24),
     "lite, LoRA": ((LITE, LORA, "llm.lora.dropout=0"), 6),
     "lite, LoRA, checkpointed": (
-        (LITE, LORA, "llm.lora.dropout=0", "llm.checkpoint_activations=true"),
+        (LITE, LORA, "llm.lora.dropout=0", "llm.activation_checkpointing=true"),
         6,
     ),
 }
@@ -145,7 +145,7 @@ def make_batch(clips: int) -> Batch:
         frame_lengths=torch.full((clips,), frames, device=PHANTOM),
         emotions=torch.zeros(clips, dtype=torch.long, device=PHANTOM),
         vad=torch.full((clips, 3), 0.5, device=PHANTOM),
-        targets=((Target("response", (1,) * RESPONSE_TOKENS),),) * clips,
+        targets=((Target("response_lm", (1,) * RESPONSE_TOKENS),),) * clips,
     )
 
 
@@ -161,7 +161,7 @@ def counted(recipe: Recipe, folder: Path, tokenizer: Path, clips: int) -> float:
         terms.total(weights).backward()
         del terms
     trained = sum(p.numel() for p in model.parameters())
-    return LEDGER.peak + trained * MOMENTS_BYTES[recipe.training.optimiser]
+    return LEDGER.peak + trained * MOMENTS_BYTES[recipe.training.optimizer]
 
 
 def planned(recipe: Recipe, clips: int) -> float:
@@ -177,7 +177,7 @@ def planned(recipe: Recipe, clips: int) -> float:
 def compare(name: str, tokenizer: Path, folder: Path) -> dict[str, float]:
     """Both counts of a variant, in GB, and their ratio."""
     changes, clips = VARIANTS[name]
-    overrides = ["training.tokens_per_step=0", f"training.batch_size={clips}", *changes]
+    overrides = ["training.micro_batch_tokens=0", f"training.batch_size={clips}", *changes]
     recipe = load_recipe("re-llm", overrides)
     if recipe.llm is None:
         raise SystemExit("the recipe has no LLM")

@@ -75,10 +75,10 @@ def naive_losses(
         own = torch.tensor([t == task for t in tasks], device=label.device)
         losses[task] = (each[own].sum() / (label[own, 1:] != IGNORED).sum()).float()
     smoothing = model.recipe.losses.label_smoothing
-    losses["category"] = F.cross_entropy(logits, batch.emotions, label_smoothing=smoothing)
+    losses["emotion_ce"] = F.cross_entropy(logits, batch.emotions, label_smoothing=smoothing)
     known_vad = ~batch.vad.isnan().any(1)
     if dimensions is not None and known_vad.any():
-        losses["dimension"] = F.mse_loss(dimensions[known_vad], batch.vad[known_vad])
+        losses["vad"] = F.mse_loss(dimensions[known_vad], batch.vad[known_vad])
     return losses
 
 

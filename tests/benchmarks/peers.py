@@ -51,8 +51,8 @@ class Peer(Protocol):
 def specs() -> dict[str, EncoderSpec]:
     """An encoder spec for each stream."""
     return {
-        "speech": EncoderSpec(kind="whisper", model="made", weights="1" * 64, layer=32),
-        "emotion": EncoderSpec(kind="wav2vec2-emotion", model="made", weights="2" * 64),
+        "speech": EncoderSpec(kind="whisper", model="made", weights_sha256="1" * 64, layer=32),
+        "emotion": EncoderSpec(kind="wav2vec2-emotion", model="made", weights_sha256="2" * 64),
     }
 
 

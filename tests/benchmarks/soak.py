@@ -185,7 +185,7 @@ def soak(options: argparse.Namespace, scratch: Path) -> dict[str, float]:
             name="soak",
             encoders=EncodersConfig(spec),
             adapter=AdapterConfig(output_size=32),
-            losses=LossesConfig(response=0.0),
+            losses=LossesConfig(response_lm=0.0),
         ),
         spread=Spread(options.workers, "local" if options.ray else "", commit_seconds=0),
         random=random.Random(options.seed),

@@ -237,7 +237,7 @@ def test_plan_then_a_shard_and_the_rest_by_workers(
     code, out, _ = run("plan", corpus, *options, "--json")
     assert code == 0
     assert json.loads(out)["streams"][0]["missing"] == 11
-    auto = ("--set", "training.tokens_per_step=auto", "--gpu-gb", "1", "--clips", "1")
+    auto = ("--set", "training.micro_batch_tokens=auto", "--gpu-gb", "1", "--clips", "1")
     code, out, _ = run("plan", corpus, *options, *auto)
     assert code == 0
     assert "It fits into 1.0 GB, 500.0 MB of them CUDA's own" in out

@@ -26,4 +26,4 @@ def test_the_next_command_is_one_that_a_shell_takes(
     given = command.make_context("train", rest).params if command else {}
     assert given["manifest"] == folder
     settings = load_recipe(given["recipe"], given["overrides"])
-    assert (settings.name, settings.qa.mode, settings.losses.question) == ("it's", "implicit", 1.0)
+    assert (settings.name, settings.qa.mode, settings.losses.qa_lm) == ("it's", "implicit", 1.0)

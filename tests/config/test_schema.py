@@ -70,7 +70,7 @@ def test_overrides_change_single_fields(recipe_file: Path) -> None:
 
 
 def test_none_leaves_a_part_out() -> None:
-    overrides = ["llm=none", "losses.response=0", "losses.recognition=0", "encoders.emotion=none"]
+    overrides = ["llm=none", "losses.response_lm=0", "losses.emotion_lm=0", "encoders.emotion=none"]
     recipe = load_recipe("small", [*overrides, "adapter.output_size=64"])
     assert recipe.llm is None
     assert recipe.encoders.emotion is None
@@ -93,7 +93,7 @@ def test_class_weights_are_a_word_or_a_number_for_each_emotion(recipe_file: Path
     ("override", "message"),
     [
         ("training.epoch=3", r"mine.toml: training: unknown key 'epoch'; did you mean 'epochs'\?"),
-        ("losess.response=0", r"mine.toml: unknown key 'losess'; did you mean 'losses'\?"),
+        ("losess.response_lm=0", r"mine.toml: unknown key 'losess'; did you mean 'losses'\?"),
         ("zzz=1", r"mine.toml: unknown key 'zzz'; known keys: name, encoders, seed"),
         ("encoders.speech.device=cuda", r"encoders: speech: unknown key 'device'"),
         ("training.epochs=three", r"mine.toml: training: epochs = 'three': expected int"),
@@ -107,7 +107,7 @@ def test_class_weights_are_a_word_or_a_number_for_each_emotion(recipe_file: Path
         ("training=3", "training: found 3, expected a table"),
         ("adapter.preset=huge", "preset = 'huge': expected one of 'reference', 'lite'"),
         ("adapter.dropout=1", "adapter.dropout = 1.0: expected 0 or more and less than 1"),
-        ("losses.category=-1", "losses.category = -1.0: expected 0 or more"),
+        ("losses.emotion_ce=-1", "losses.emotion_ce = -1.0: expected 0 or more"),
         ("losses.response_kl=-1", "losses.response_kl = -1.0: expected 0 or more"),
         ("losses.kl_temperature=0", "losses.kl_temperature = 0.0: expected above 0"),
         ("losses.kl_top_k=0", "losses.kl_top_k = 0: expected 1 or more"),
@@ -116,10 +116,19 @@ def test_class_weights_are_a_word_or_a_number_for_each_emotion(recipe_file: Path
         ("losses.class_weights=[1, 1]", "class_weights has 2 numbers, heads.emotions 5 names"),
         ("losses.class_weights=[1, 1, 1, 0, 1]", "class_weights = .*: expected numbers above 0"),
         ("training.batch_size=0", "training.batch_size = 0: expected 1 or more"),
-        ("training.tokens_per_step=-1", "tokens_per_step = -1: expected 0 or more, or 'auto'"),
-        ("training.tokens_per_step=most", "tokens_per_step = 'most': expected .*'auto' or int"),
-        ("training.optimiser=sgd", "optimiser = 'sgd': expected one of 'adamw', 'adamw8bit'"),
-        ('training={weights = "bf16", precision = "fp32"}', "bf16 weights are multiplied in bf16"),
+        (
+            "training.micro_batch_tokens=-1",
+            "micro_batch_tokens = -1: expected 0 or more, or 'auto'",
+        ),
+        (
+            "training.micro_batch_tokens=most",
+            "micro_batch_tokens = 'most': expected .*'auto' or int",
+        ),
+        ("training.optimizer=sgd", "optimizer = 'sgd': expected one of 'adamw', 'adamw8bit'"),
+        (
+            'training={param_dtype = "bf16", precision = "fp32"}',
+            "bf16 weights are multiplied in bf16",
+        ),
         ("prompts.answer=hello", r"prompts.answer = 'hello': expected \{speech\} exactly once"),
         ("llm.lora.rank=0", "llm.lora.rank = 0: expected 1 or more"),
         ("llm.lora.alpha=0", "llm.lora.alpha = 0.0: expected more than 0"),
@@ -127,8 +136,8 @@ def test_class_weights_are_a_word_or_a_number_for_each_emotion(recipe_file: Path
         ("llm.lora.targets=[]", r"llm.lora.targets = \[\]: expected one projection or more"),
         ("llm.lora.scope=text", "scope = 'text': expected one of 'speech', 'all'"),
         ("encoders.emotion.layer=2", "mine.toml: encoders: emotion: key 'kind' is missing"),
-        ("llm=none", r"recipe 'mine': losses.response, .* no \[llm\] table"),
-        ("losses.response=0", "recipe 'mine': without an LLM .* set adapter.output_size"),
+        ("llm=none", r"recipe 'mine': losses.response_lm, .* no \[llm\] table"),
+        ("losses.response_lm=0", "recipe 'mine': without an LLM .* set adapter.output_size"),
         ("seed", "--set 'seed': expected key=value"),
         ("name.first=1", "--set 'name.first=1': name is a value, not a table"),
         ("encoders.speech.kind=hubert", "kind = 'hubert': expected one of 'whisper'"),

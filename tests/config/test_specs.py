@@ -9,10 +9,10 @@ from rellm_cache.config.schema import Recipe, load_recipe
 from rellm_cache.config.specs import EncoderSpec, TeacherSpec, TranscriberSpec
 from rellm_cache.errors import ConfigError
 
-SPEC = EncoderSpec(kind="whisper", model="openai/whisper-tiny.en", weights="a" * 64)
+SPEC = EncoderSpec(kind="whisper", model="openai/whisper-tiny.en", weights_sha256="a" * 64)
 TEACHER = TeacherSpec(
     model="some/Chat-1B",
-    weights="a" * 64,
+    weights_sha256="a" * 64,
     quantization="nf4",
     template="chatml",
     system="Be kind.",
@@ -24,7 +24,12 @@ TEACHER = TeacherSpec(
 
 @pytest.mark.parametrize(
     "change",
-    [{"layer": 2}, {"weights": "b" * 64}, {"version": 2}, {"model": "other/model", "weights": ""}],
+    [
+        {"layer": 2},
+        {"weights_sha256": "b" * 64},
+        {"version": 2},
+        {"model": "other/model", "weights_sha256": ""},
+    ],
 )
 def test_a_fingerprint_covers_what_changes_frames(change: dict[str, object]) -> None:
     assert replace(SPEC, **change).fingerprint != SPEC.fingerprint
@@ -54,9 +59,9 @@ def test_a_slug_is_readable(spec: EncoderSpec, slug: str) -> None:
 
 def test_differences_name_each_field(recipe: Recipe) -> None:
     assert SPEC.differences(replace(SPEC, model="/a/copy")) == []
-    assert replace(SPEC, weights="").differences(SPEC) == []
-    assert SPEC.differences(replace(SPEC, layer=3, weights="b")) == [
-        f"weights: wanted {'a' * 64!r}, found 'b'",
+    assert replace(SPEC, weights_sha256="").differences(SPEC) == []
+    assert SPEC.differences(replace(SPEC, layer=3, weights_sha256="b")) == [
+        f"weights_sha256: wanted {'a' * 64!r}, found 'b'",
         "layer: wanted -1, found 3",
     ]
     assert recipe.encoders.speech.differences(SPEC)[0].startswith("model: wanted '/")
@@ -65,7 +70,7 @@ def test_differences_name_each_field(recipe: Recipe) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"weights": "b" * 64},
+        {"weights_sha256": "b" * 64},
         {"quantization": "none"},
         {"template": "model"},
         {"system": "Be brief."},

@@ -6,7 +6,11 @@ from rellm_cache.data.batch import Batch, Target
 
 
 def test_a_part_of_a_batch_keeps_what_belongs_to_its_clips() -> None:
-    says = [Target("response", (1, 2, 3)), Target("recognition", (4,)), Target("response", (5, 6))]
+    says = [
+        Target("response_lm", (1, 2, 3)),
+        Target("emotion_lm", (4,)),
+        Target("response_lm", (5, 6)),
+    ]
     batch = Batch(
         ids=("a", "b", "c"),
         speech=torch.arange(3 * 8 * 2).reshape(3, 8, 2).half(),

@@ -28,7 +28,7 @@ def frames() -> StreamSet:
 
 
 def test_a_batch_is_padded_with_zeros(frames: StreamSet) -> None:
-    target = Target("response", (1, 2))
+    target = Target("response_lm", (1, 2))
     examples = [Example("b", 2, (0.1, 0.2, 0.3), (target,)), Example("a")]
     batch = collate(examples, frames)
     assert batch.ids == ("b", "a")

@@ -29,18 +29,18 @@ def test_an_example_knows_labels_and_answers(recipe: Recipe, llm: FrozenLLM) -> 
     assert (whole.id, whole.emotion, whole.vad) == ("a", 1, (0.1, 0.2, 0.3))
     decode = llm.chat.tokenizer.decode
     assert [(t.task, decode(t.ids)) for t in whole.targets] == [
-        ("response", f"Great!{END}"),
-        ("recognition", f"happy{END}"),
+        ("response_lm", f"Great!{END}"),
+        ("emotion_lm", f"happy{END}"),
     ]
     # Cut by the token limit: no end tokens. Calm is not an emotion of the heads.
-    assert [(t.task, decode(t.ids)) for t in cut.targets] == [("response", "Well, I")]
+    assert [(t.task, decode(t.ids)) for t in cut.targets] == [("response_lm", "Well, I")]
     assert (cut.emotion, bare.emotion, bare.targets) == (IGNORED, IGNORED, ())
 
 
 def test_a_loss_of_weight_zero_has_no_targets(recipe: Recipe, llm: FrozenLLM) -> None:
-    recognition = replace(recipe, losses=replace(recipe.losses, response=0.0))
+    recognition = replace(recipe, losses=replace(recipe.losses, response_lm=0.0))
     (example,) = make_examples([WHOLE], recognition, llm)
-    assert [t.task for t in example.targets] == ["recognition"]
+    assert [t.task for t in example.targets] == ["emotion_lm"]
     assert make_examples([WHOLE], recipe, None)[0].targets == ()
 
 

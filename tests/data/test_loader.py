@@ -34,7 +34,7 @@ def frames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StreamSet:
     random = np.random.default_rng(1)
     stores = []
     for size, layer in ((8, 1), (5, 2)):
-        spec = EncoderSpec(kind="whisper", model="m", weights="0" * 64, layer=layer)
+        spec = EncoderSpec(kind="whisper", model="m", weights_sha256="0" * 64, layer=layer)
         with StoreWriter(tmp_path, StoreInfo(spec, size, "none")) as writer:
             for index, example in enumerate(EXAMPLES):
                 made = random.normal(size=(20 + 7 * index + layer, size))

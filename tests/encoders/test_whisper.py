@@ -140,11 +140,11 @@ def test_weights_are_what_a_spec_is_resolved_to(
 ) -> None:
     shutil.copytree(whisper_folder, tmp_path / "copy")
     here, copy = resolve(spec), resolve(replace(spec, model=str(tmp_path / "copy")))
-    assert len(here.weights) == 64
+    assert len(here.weights_sha256) == 64
     assert copy.fingerprint == here.fingerprint
     assert resolve(here) == here
     with pytest.raises(ConfigError, match=r"have digest \w{12}, the recipe pins ffffffffffff"):
-        resolve(replace(spec, weights="f" * 64))
+        resolve(replace(spec, weights_sha256="f" * 64))
 
 
 def test_other_weights_are_another_fingerprint(
@@ -206,7 +206,7 @@ def test_window_clip_of_30_seconds_is_window_30s(spec: EncoderSpec) -> None:
 
 def test_windows_are_told_apart_and_the_default_is_what_it_was() -> None:
     known = EncoderSpec(
-        kind="whisper", model="openai/whisper-tiny.en", layer=2, weights="0" * 64
+        kind="whisper", model="openai/whisper-tiny.en", layer=2, weights_sha256="0" * 64
     )  # as in docs/cache-format.md
     assert known.window == "30s"
     assert known.fingerprint == "ad1f9449fbf1d625304ecfbaf2945c5d84401ddf232455e774b5fb2b930d28e6"

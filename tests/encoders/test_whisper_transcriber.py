@@ -151,6 +151,6 @@ def test_the_digest_covers_the_text_side(writer_folder: Path, tmp_path: Path) ->
     spec = resolve_transcriber(spec_of(writer_folder))
     for name in ("generation_config.json", "tokenizer.json"):
         other = edited(writer_folder, tmp_path / name, name, "note", "changed")
-        assert resolve_transcriber(spec_of(other)).weights != spec.weights
+        assert resolve_transcriber(spec_of(other)).weights_sha256 != spec.weights_sha256
     with pytest.raises(ConfigError, match=r"the recipe pins 000000000000"):
-        resolve_transcriber(replace(spec, weights="0" * 64))
+        resolve_transcriber(replace(spec, weights_sha256="0" * 64))

@@ -50,7 +50,7 @@ def asking(corpus: Path, cache: Path, quick: Recipe) -> Recipe:
         write_rows(questions_path(file), rows)
     return replace(
         quick,
-        losses=LossesConfig(response=0.0, category=0.0, dimension=0.0, question=1.0),
+        losses=LossesConfig(response_lm=0.0, emotion_ce=0.0, vad=0.0, qa_lm=1.0),
         qa=QASettings(judge=replace(JUDGE, answer_tokens=4)),
         training=replace(quick.training, epochs=6, learning_rate=3e-3),
     )
@@ -63,9 +63,9 @@ def test_explicit_implicit_and_both_are_rows_of_a_table(
     for mode in ("explicit", "implicit", "both"):
         recipe = replace(asking, qa=replace(asking.qa, mode=mode))
         report = train(recipe, corpus, cache, tmp_path / mode)
-        assert report.validation["question_loss"] < report.untrained["question_loss"]
+        assert report.validation["qa_lm_loss"] < report.untrained["qa_lm_loss"]
         runs.append(tmp_path / mode)
-    losses = {r.name: [m.get("question_loss") for m in read_metrics(r)] for r in runs}
+    losses = {r.name: [m.get("qa_lm_loss") for m in read_metrics(r)] for r in runs}
     assert len({str(found) for found in losses.values()}) == 3
     test = corpus / "test.jsonl"
     arguments = ["judge", *map(str, runs), str(test), "--cache", str(cache)]

@@ -18,7 +18,7 @@ SAID = EmotionPredictions(
     dimensions=np.array([[0.5, 0.2, 0.1], [0.5, 0.4, 0.2], [0.5, 0.9, 0.9]], np.float32),
     llm=[Label("sad", None), Label("sad", "happy"), Label("angry", "angry")],
     in_words=True,
-    losses={"dimension": float("nan"), "category": 0.5},
+    losses={"vad": float("nan"), "emotion_ce": 0.5},
 )
 CLIPS = [
     Utterance("a", "a.wav", emotion="sad", vad=(0.5, 0.1, 0.2), speaker="S"),
@@ -39,7 +39,7 @@ def test_a_figure_without_a_value_is_null_not_nan(
     assert told["head"]["ccc"]["arousal"] is None  # of one constant and itself
     assert told["head"]["ccc_intervals"]["arousal"] == [None, None]
     assert -1 <= told["head"]["ccc"]["dominance"] <= 1
-    assert told["losses"] == {"dimension": None, "category": 0.5}
+    assert told["losses"] == {"vad": None, "emotion_ce": 0.5}
     print_scores(told)
     shown = next(line for line in capsys.readouterr().out.splitlines() if "arousal" in line)
     assert shown.split() == ["arousal", "–", "–"]

@@ -58,8 +58,8 @@ def test_the_input_embeddings_may_stay_on_the_host(llm_folder: Path, tmp_path: P
         untied
     )
     answers = []
-    for embeddings in ("device", "host"):
-        llm = load(untied, embeddings=embeddings)
+    for offload in (False, True):
+        llm = load(untied, offload_embeddings=offload)
         prompt = llm.embed(llm.chat.ids("Hello"))
         assert prompt.device.type == "cuda"
         answers.append(continue_prompts(llm, [prompt], 5))
@@ -78,11 +78,11 @@ def test_a_run_learns_with_micro_batches_found_by_itself(
         recipe.training,
         epochs=4,
         learning_rate=3e-3,
-        tokens_per_step="auto",
-        optimiser=optimiser,
+        micro_batch_tokens="auto",
+        optimizer=optimiser,
         checkpoint_minutes=0.0,
     )
-    llm = replace(recipe.llm, quantization="nf4", checkpoint_activations=True)
+    llm = replace(recipe.llm, quantization="nf4", activation_checkpointing=True)
     report = train(
         replace(recipe, training=training, llm=llm), corpus, tmp_path / "cache", tmp_path / "run"
     )

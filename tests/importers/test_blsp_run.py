@@ -74,12 +74,12 @@ def recipe_of(emotion: bool = True, **adapter: Any) -> Recipe:
 def imported(out: Path, emotion_size: int = E) -> tuple[Recipe, SpeechLLM]:
     """The model that training starts from, as training loads it."""
     recipe = load_recipe(str(out / "recipe.toml"))
-    assert recipe.training.start_from == str(out)
+    assert recipe.training.init_from == str(out)
     sized = AdapterConfig(preset="reference", bottleneck=BOTTLENECK, output_size=H)
     recipe_without_llm = Recipe(name="x", encoders=recipe.encoders, adapter=sized, llm=recipe.llm)
     torch.manual_seed(99)  # nothing may be left of this
     model = SpeechLLM(recipe_without_llm, S, emotion_size, None)
-    load_tensors(Path(recipe.training.start_from) / WEIGHTS, model)
+    load_tensors(Path(recipe.training.init_from) / WEIGHTS, model)
     return recipe, model
 
 
@@ -189,7 +189,7 @@ def test_its_recipe_holds_wherever_training_starts(
     report = import_blsp(make_blsp(), Path("runs/start"), recipe_of(), E)
     assert report.recipe == Path("runs/start/recipe.toml")
     recipe = load_recipe(str(report.recipe))
-    assert recipe.training.start_from == str(tmp_path / "runs/start")
+    assert recipe.training.init_from == str(tmp_path / "runs/start")
     assert recipe.encoders.speech.model == str(tmp_path / "runs/start/whisper")
 
 
@@ -197,7 +197,7 @@ def test_its_recipe_trains_from_it(
     make_blsp: MakeBlsp, corpus: Path, quick: Recipe, tmp_path: Path
 ) -> None:
     adapter = AdapterConfig(preset="reference", bottleneck=BOTTLENECK, output_size=H)
-    losses = LossesConfig(response=0.0)
+    losses = LossesConfig(response_lm=0.0)
     recipe = replace(
         quick, adapter=adapter, losses=losses, training=replace(quick.training, epochs=1)
     )

@@ -51,7 +51,7 @@ def test_equal_transcripts_get_equal_answers_without_any_frames(
 
 
 def test_a_label_changes_the_request_alone(reads: Recipe, corpus: Path, tmp_path: Path) -> None:
-    nowhere, told = tmp_path / "no-cache", replace(reads, text=TextConfig(label=True))
+    nowhere, told = tmp_path / "no-cache", replace(reads, text=TextConfig(gold_emotion=True))
     train(reads, corpus, nowhere, tmp_path / "plain")
     train(told, corpus, nowhere, tmp_path / "told")
     plain = generate(tmp_path / "plain", corpus, tmp_path / "a.jsonl", nowhere)
@@ -114,7 +114,9 @@ def test_commands(reads: Recipe, corpus: Path, tmp_path: Path) -> None:
 def test_a_sweep_takes_models_that_read(reads: Recipe, corpus: Path, tmp_path: Path) -> None:
     file, nowhere = tmp_path / "reads.toml", tmp_path / "no-cache"
     file.write_text(to_toml(reads))
-    plan = SweepPlan(str(file), variants=(Variant("told", ("text.label=true",)),), seeds=(1,))
+    plan = SweepPlan(
+        str(file), variants=(Variant("told", ("text.gold_emotion=true",)),), seeds=(1,)
+    )
     report = sweep(plan, SweepSettings(corpus, nowhere, corpus / "test.jsonl"), tmp_path / "sweep")
     assert not report.failed
     assert report.scores("baseline", "test.llm_ua").keys() == {1}

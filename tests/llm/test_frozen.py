@@ -82,7 +82,9 @@ def test_greedy_continues_as_the_model_itself_would(llm_folder: Path) -> None:
 def test_checkpointed_layers_keep_less(llm_folder: Path) -> None:
     saved: dict[bool, int] = {}
     for checkpoint in (False, True):
-        config = LLMConfig(str(llm_folder), quantization="none", checkpoint_activations=checkpoint)
+        config = LLMConfig(
+            str(llm_folder), quantization="none", activation_checkpointing=checkpoint
+        )
         llm = load_llm(config, CPU)
         kept: list[int] = []
 

@@ -27,7 +27,7 @@ def test_embeddings_on_the_host_give_the_same_answers(llm_folder: Path, tmp_path
     model = AutoModelForCausalLM.from_pretrained(llm_folder, tie_word_embeddings=False)
     model.save_pretrained(untied)
     device = load(untied)
-    host = load_llm(LLMConfig(str(untied), quantization="none", embeddings="host"), CPU)
+    host = load_llm(LLMConfig(str(untied), quantization="none", offload_embeddings=True), CPU)
     held = {name for name, _ in device.model.named_parameters()}
     assert held - {name for name, _ in host.model.named_parameters()} == {
         "model.embed_tokens.weight"
@@ -39,8 +39,8 @@ def test_embeddings_on_the_host_give_the_same_answers(llm_folder: Path, tmp_path
 
 
 def test_tied_embeddings_stay_on_the_device(llm_folder: Path) -> None:
-    config = LLMConfig(str(llm_folder), quantization="none", embeddings="host")
-    with pytest.raises(ConfigError, match=r'llm\.embeddings = "host": .* ties its input'):
+    config = LLMConfig(str(llm_folder), quantization="none", offload_embeddings=True)
+    with pytest.raises(ConfigError, match=r"llm\.offload_embeddings = true: .* ties its input"):
         load_llm(config, CPU)
 
 

@@ -54,7 +54,7 @@ def test_the_bytes_kept_are_those_of_a_real_row(
         str(llm_folder),
         quantization="none",
         attention=attention,
-        checkpoint_activations=checkpoint,
+        activation_checkpointing=checkpoint,
         lora=lora,
     )
     counted, llm = both(config)
@@ -85,7 +85,7 @@ def test_a_segment_keeps_a_copy_of_what_it_continues(llm_folder: Path) -> None:
 def test_a_layer_that_runs_again_keeps_its_share(llm_folder: Path, lora: LoraConfig | None) -> None:
     config = LLMConfig(str(llm_folder), quantization="none", lora=lora)
     whole = footprint(config, torch.float32)
-    again = footprint(replace(config, checkpoint_activations=True), torch.float32)
+    again = footprint(replace(config, activation_checkpointing=True), torch.float32)
     layers = 2
     gradients = 3 * AutoConfig.from_pretrained(llm_folder).intermediate_size * 4
     assert again.passing_bytes == pytest.approx(whole.kept_bytes / layers + gradients)
@@ -113,7 +113,7 @@ def test_the_weights_are_those_of_the_loaded_model(
 def test_embeddings_on_the_host_leave_the_device(llm_folder: Path) -> None:
     config = LLMConfig(str(llm_folder))
     device = footprint(config, torch.bfloat16)
-    host = footprint(replace(config, embeddings="host"), torch.bfloat16)
+    host = footprint(replace(config, offload_embeddings=True), torch.bfloat16)
     assert host.host_bytes == device.device_bytes - host.device_bytes
     assert host.host_bytes == device.vocabulary * device.hidden_size * 2
 

@@ -162,7 +162,7 @@ def test_a_prefix_is_computed_once_and_can_be_trained_behind(llm: FrozenLLM) -> 
 
 
 @pytest.mark.parametrize(
-    "change", [{"checkpoint_activations": True}, {"lora": LoraConfig(scope="all")}]
+    "change", [{"activation_checkpointing": True}, {"lora": LoraConfig(scope="all")}]
 )
 def test_a_prompt_that_cannot_be_cached_is_in_the_row(
     llm_folder: Path, change: dict[str, Any]

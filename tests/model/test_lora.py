@@ -31,10 +31,10 @@ def llm(recipe: Recipe) -> FrozenLLM:
     return load_llm(recipe.llm, CPU)
 
 
-def with_scope(recipe: Recipe, scope: Any, row_tokens: int = 512, dropout: float = 0.0) -> Recipe:
+def with_scope(recipe: Recipe, scope: Any, pack_length: int = 512, dropout: float = 0.0) -> Recipe:
     assert recipe.llm is not None
     lora = LoraConfig(rank=RANK, alpha=ALPHA, dropout=dropout, scope=scope)
-    return replace(recipe, llm=replace(recipe.llm, lora=lora, row_tokens=row_tokens))
+    return replace(recipe, llm=replace(recipe.llm, lora=lora, pack_length=pack_length))
 
 
 def make_model(recipe: Recipe, llm: FrozenLLM) -> SpeechLLM:
@@ -58,10 +58,10 @@ def make_batch(llm: FrozenLLM) -> Batch:
         emotions=torch.tensor([0, 3]),
         vad=torch.full((2, 3), float("nan")),
         targets=(
-            (Target("response", llm.chat.ids("I am glad.") + end),),
+            (Target("response_lm", llm.chat.ids("I am glad.") + end),),
             (
-                Target("response", llm.chat.ids("Oh no, what happened")),
-                Target("recognition", llm.chat.ids("sad") + end),
+                Target("response_lm", llm.chat.ids("Oh no, what happened")),
+                Target("emotion_lm", llm.chat.ids("sad") + end),
             ),
         ),
     )
@@ -119,7 +119,7 @@ def gradients(model: SpeechLLM, loss: Tensor) -> dict[str, Tensor]:
 
 def checkpointed(llm: FrozenLLM) -> FrozenLLM:
     """The same LLM, each of its layers run a second time in the backward pass."""
-    return FrozenLLM(llm.model, llm.chat, replace(llm.config, checkpoint_activations=True))
+    return FrozenLLM(llm.model, llm.chat, replace(llm.config, activation_checkpointing=True))
 
 
 @pytest.fixture
@@ -133,12 +133,12 @@ def one_thread() -> Iterator[None]:
 
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("again", [False, True], ids=["kept", "checkpointed"])
-@pytest.mark.parametrize("row_tokens", [1, 512], ids=["a row each", "packed"])
+@pytest.mark.parametrize("pack_length", [1, 512], ids=["a row each", "packed"])
 @pytest.mark.parametrize("scope", SCOPES)
 def test_a_step_equals_the_naive_step(
-    recipe: Recipe, llm: FrozenLLM, scope: str, row_tokens: int, again: bool
+    recipe: Recipe, llm: FrozenLLM, scope: str, pack_length: int, again: bool
 ) -> None:
-    model = make_model(with_scope(recipe, scope, row_tokens), llm)
+    model = make_model(with_scope(recipe, scope, pack_length), llm)
     batch = make_batch(llm)
     naive = naive_loss(model, llm, batch, scope)
     expected = gradients(model, naive)
@@ -158,7 +158,7 @@ def test_a_step_equals_the_naive_step(
 def test_dropout_is_the_same_when_a_layer_runs_again(
     recipe: Recipe, llm: FrozenLLM, scope: str
 ) -> None:
-    recipe = with_scope(recipe, scope, row_tokens=1, dropout=0.5)
+    recipe = with_scope(recipe, scope, pack_length=1, dropout=0.5)
     batch = make_batch(llm)
 
     def step(model: SpeechLLM, training: bool) -> tuple[Tensor, dict[str, Tensor]]:
@@ -185,9 +185,9 @@ def test_label_likelihoods_and_answers_are_those_of_each_utterance_alone(
     speech = model.speech(make_batch(llm))
     label = llm.chat.ids("happy")
     found = model.label_log_likelihoods(speech, [llm.chat.ids("sad"), label])
-    start = len(model.prompts["recognition"].before)
+    start = len(model.prompts["emotion_lm"].before)
     for index in range(2):
-        prompt = model.prompt_embeddings(speech.one(index), "recognition")
+        prompt = model.prompt_embeddings(speech.one(index), "emotion_lm")
         row = torch.cat([prompt, llm.embed(label)])
         where = torch.ones(1, len(row), dtype=torch.bool)
         if scope == "speech":

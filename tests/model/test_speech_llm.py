@@ -39,10 +39,10 @@ def make_batch(llm: FrozenLLM) -> Batch:
         emotions=torch.tensor([0, 3, IGNORED]),
         vad=torch.tensor([[0.1, 0.5, 0.9], [float("nan")] * 3, [0.3, 0.3, 0.3]]),
         targets=(
-            (Target("response", llm.chat.ids("I am glad.") + end),),
+            (Target("response_lm", llm.chat.ids("I am glad.") + end),),
             (
-                Target("response", llm.chat.ids("Oh no, what happened")),
-                Target("recognition", llm.chat.ids("sad") + end),
+                Target("response_lm", llm.chat.ids("Oh no, what happened")),
+                Target("emotion_lm", llm.chat.ids("sad") + end),
             ),
             (),
         ),
@@ -73,7 +73,7 @@ def compare_with_naive(model: SpeechLLM, llm: FrozenLLM, batch: Batch, bound: fl
 def taught(batch: Batch, llm: FrozenLLM, top_k: int) -> Batch:
     """The batch with a random teacher's rows for each token of its responses."""
     torch.manual_seed(2)
-    tokens = sum(len(t.ids) for ts in batch.targets for t in ts if t.task == "response")
+    tokens = sum(len(t.ids) for ts in batch.targets for t in ts if t.task == "response_lm")
     hidden = torch.randn(tokens, llm.hidden_size)
     return replace(batch, teacher=distribution_rows(hidden, llm.output_weight, top_k, 2.0))
 
@@ -82,10 +82,10 @@ def naive_divergence(model: SpeechLLM, llm: FrozenLLM, batch: Batch) -> torch.Te
     """Summed T^2 KL over bins: each example in a row of its own, full probabilities."""
     assert batch.teacher is not None
     speech = model.speech(batch)
-    prompt = model.prompts["response"]
+    prompt = model.prompts["response_lm"]
     logits = []
     for index, targets in enumerate(batch.targets):
-        for target in (t for t in targets if t.task == "response"):
+        for target in (t for t in targets if t.task == "response_lm"):
             parts = [llm.embed(prompt.before), speech.one(index), llm.embed(prompt.after)]
             row = torch.cat([*parts, llm.embed(target.ids)])
             full = llm.model(inputs_embeds=row[None]).logits[0]
@@ -98,18 +98,18 @@ def naive_divergence(model: SpeechLLM, llm: FrozenLLM, batch: Batch) -> torch.Te
     return 4 * (log_p.exp() * (log_p - log_q)).sum()
 
 
-@pytest.mark.parametrize("row_tokens", [1, 512], ids=["a row each", "packed"])
+@pytest.mark.parametrize("pack_length", [1, 512], ids=["a row each", "packed"])
 def test_the_divergence_equals_the_naive_one(
-    recipe: Recipe, llm: FrozenLLM, row_tokens: int
+    recipe: Recipe, llm: FrozenLLM, pack_length: int
 ) -> None:
     assert recipe.llm is not None
-    recipe = replace(recipe, llm=replace(recipe.llm, row_tokens=row_tokens))
+    recipe = replace(recipe, llm=replace(recipe.llm, pack_length=pack_length))
     torch.manual_seed(0)
     model = SpeechLLM(recipe, 16, 16, llm).eval()
     batch = taught(make_batch(llm), llm, top_k=8)
     at = TERMS.index("response_kl")
     terms = model(batch).terms
-    assert terms.counts[at] == terms.counts[TERMS.index("response")]
+    assert terms.counts[at] == terms.counts[TERMS.index("response_lm")]
     terms.sums[at].backward()
     ours = {n: p.grad.clone() for n, p in model.adapter.named_parameters() if p.grad is not None}
     model.zero_grad()
@@ -126,7 +126,7 @@ def test_class_weights_count_in_training_alone(recipe: Recipe, llm: FrozenLLM) -
     model = SpeechLLM(recipe, 16, 16, llm)
     model.class_weights = torch.tensor([0.25, 1.0, 1.0, 4.0, 1.0])
     batch = make_batch(llm)
-    category = TERMS.index("category")
+    category = TERMS.index("emotion_ce")
     weighted, plain = model.train()(batch), model.eval()(batch)
     each = F.cross_entropy(plain.emotion_logits[:2], batch.emotions[:2], reduction="none")
     assert weighted.terms.counts[category] == 4.25
@@ -137,15 +137,15 @@ def test_class_weights_count_in_training_alone(recipe: Recipe, llm: FrozenLLM) -
 
 @pytest.mark.parametrize("attention", ["segments", "sdpa"])
 @pytest.mark.parametrize("checkpoint", [False, True], ids=["kept", "checkpointed"])
-@pytest.mark.parametrize("row_tokens", [1, 512], ids=["a row each", "packed"])
+@pytest.mark.parametrize("pack_length", [1, 512], ids=["a row each", "packed"])
 def test_a_step_equals_the_naive_step(
-    recipe: Recipe, row_tokens: int, checkpoint: bool, attention: Any
+    recipe: Recipe, pack_length: int, checkpoint: bool, attention: Any
 ) -> None:
     assert recipe.llm is not None
     config = replace(
         recipe.llm,
-        row_tokens=row_tokens,
-        checkpoint_activations=checkpoint,
+        pack_length=pack_length,
+        activation_checkpointing=checkpoint,
         attention=attention,
     )
     llm = load_llm(config, CPU)
@@ -178,12 +178,12 @@ def test_counts_are_known_before_the_forward_pass(recipe: Recipe, llm: FrozenLLM
     counts = dict(zip(TERMS, model.counts(batch).tolist(), strict=True))
     tokens = [len(t.ids) for targets in batch.targets for t in targets]
     assert counts == {
-        "response": tokens[0] + tokens[1],
-        "recognition": tokens[2],
-        "category": 2,
-        "dimension": 2,
+        "response_lm": tokens[0] + tokens[1],
+        "emotion_lm": tokens[2],
+        "emotion_ce": 2,
+        "vad": 2,
         "response_kl": 0,
-        "question": 0,
+        "qa_lm": 0,
     }
     assert model(batch).terms.counts.tolist() == list(counts.values())
 
@@ -197,7 +197,7 @@ def test_label_likelihoods_are_those_of_separate_rows(recipe: Recipe, llm: Froze
     for index in range(3):
         for column, label in enumerate(labels):
             row = torch.cat(
-                [model.prompt_embeddings(speech.one(index), "recognition"), llm.embed(label)]
+                [model.prompt_embeddings(speech.one(index), "emotion_lm"), llm.embed(label)]
             )
             logits = llm.model(inputs_embeds=row[None]).logits[0]
             expected = (
@@ -243,20 +243,20 @@ def questioned(llm: FrozenLLM) -> Batch:
 
     def target(question: str, answer: str, metadata: str | None = None) -> Target:
         informed = None if metadata is None else llm.chat.ids(metadata + question)
-        return Target("question", llm.chat.ids(answer) + end, llm.chat.ids(question), informed)
+        return Target("qa_lm", llm.chat.ids(answer) + end, llm.chat.ids(question), informed)
 
     first, second, _ = batch.targets
     asked = (*second, target(" Who?", "I."), target(" And why?", "No.", " (sad)"))
     return replace(batch, targets=(first, asked, (target(" What?", "Keys.", " (glad)"),)))
 
 
-@pytest.mark.parametrize("row_tokens", [512, 1, 60], ids=["one row", "a row each", "some"])
+@pytest.mark.parametrize("pack_length", [512, 1, 60], ids=["one row", "a row each", "some"])
 def test_questions_that_share_speech_lose_what_each_alone_does(
-    recipe: Recipe, llm: FrozenLLM, row_tokens: int
+    recipe: Recipe, llm: FrozenLLM, pack_length: int
 ) -> None:
     assert recipe.llm is not None
-    losses = replace(recipe.losses, question=0.7)
-    recipe = replace(recipe, losses=losses, llm=replace(recipe.llm, row_tokens=row_tokens))
+    losses = replace(recipe.losses, qa_lm=0.7)
+    recipe = replace(recipe, losses=losses, llm=replace(recipe.llm, pack_length=pack_length))
     torch.manual_seed(0)
     model = SpeechLLM(recipe, 16, 16, llm)
     compare_with_naive(model, llm, questioned(llm), 2e-5)
@@ -270,8 +270,8 @@ def test_speech_is_in_a_row_once_for_all_its_questions(recipe: Recipe, llm: Froz
     assert model.rows is not None
     ((row, tasks),) = model.rows.packed(speech, only.targets)
     assert int(row.speech.sum()) == int(speech.lengths[1:].sum())
-    assert set(tasks.tolist()) == {TERMS.index("question")}
-    assert len(row.prefix_owners) == len(model.prompts["question"].before)
+    assert set(tasks.tolist()) == {TERMS.index("qa_lm")}
+    assert len(row.prefix_owners) == len(model.prompts["qa_lm"].before)
     longest = sum(
         model.tokens(n, ts) for n, ts in zip(speech.lengths.tolist(), only.targets, strict=True)
     ) - int(speech.lengths[0])

@@ -69,7 +69,7 @@ def test_too_little_room_is_known(corpus: Path, speech_recipe: Recipe, tmp_path:
 def test_training_is_counted_for_the_gpu_asked_about(
     corpus: Path, recipe: Recipe, tmp_path: Path
 ) -> None:
-    auto = replace(recipe, training=replace(recipe.training, tokens_per_step="auto"))
+    auto = replace(recipe, training=replace(recipe.training, micro_batch_tokens="auto"))
     found = [
         plan(corpus, auto, tmp_path / "cache", clips=1, gpu_bytes=size).training
         for size in (600_000_000, 700_000_000)
@@ -112,7 +112,7 @@ def test_an_llm_that_is_not_there_is_no_obstacle_to_planning_an_extraction(
 def test_questions_beside_the_manifest_are_counted(
     corpus: Path, recipe: Recipe, tmp_path: Path
 ) -> None:
-    asking = replace(recipe, losses=replace(recipe.losses, question=1.0))
+    asking = replace(recipe, losses=replace(recipe.losses, qa_lm=1.0))
     without = plan(corpus, asking, tmp_path / "cache", clips=1).training
     (first, *_) = read_split(corpus, "train")
     row = QARow(first.id, "implicit", "content", 0, "Who speaks?", "A calm voice.", False,

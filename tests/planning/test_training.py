@@ -35,10 +35,10 @@ def test_the_parameters_are_those_that_train(
 
 def test_more_at_once_takes_more(corpus: Path, recipe: Recipe) -> None:
     assert recipe.llm is not None
-    recipe = replace(recipe, llm=replace(recipe.llm, row_tokens=50))
+    recipe = replace(recipe, llm=replace(recipe.llm, pack_length=50))
 
     def peak(tokens: int) -> int:
-        training = replace(recipe.training, tokens_per_step=tokens)
+        training = replace(recipe.training, micro_batch_tokens=tokens)
         return planned(replace(recipe, training=training), corpus).step_bytes
 
     kept = (peak(300) - peak(100)) / 200
@@ -49,8 +49,8 @@ def test_more_at_once_takes_more(corpus: Path, recipe: Recipe) -> None:
 def test_checkpointing_takes_less_for_the_same_operations(corpus: Path, recipe: Recipe) -> None:
     """In rows that are long beside the prompts, which are computed anew in each row then."""
     assert recipe.llm is not None
-    recipe = replace(recipe, training=replace(recipe.training, tokens_per_step=512))
-    less = replace(recipe, llm=replace(recipe.llm, checkpoint_activations=True))
+    recipe = replace(recipe, training=replace(recipe.training, micro_batch_tokens=512))
+    less = replace(recipe, llm=replace(recipe.llm, activation_checkpointing=True))
     plain, checkpointed = planned(recipe, corpus), planned(less, corpus)
     assert checkpointed.step_bytes < plain.step_bytes
     assert checkpointed.operations == plain.operations
@@ -64,7 +64,7 @@ def test_without_an_llm_only_the_adapter_counts(corpus: Path, speech_recipe: Rec
 
 def test_questions_share_their_speech(corpus: Path, recipe: Recipe) -> None:
     assert recipe.llm is not None
-    losses = replace(recipe.losses, response=0.0, recognition=0.0, question=1.0)
+    losses = replace(recipe.losses, response_lm=0.0, emotion_lm=0.0, qa_lm=1.0)
     recipe = replace(recipe, losses=losses, training=replace(recipe.training, batch_size=1))
     (clip, *_) = read_split(corpus, "train")
     row = QARow(clip.id, "implicit", "content", 0, "Who speaks now?", "It is a calm voice.", False,

@@ -119,7 +119,7 @@ def test_esd_gets_pseudo_dimensions_starts_from_heads_and_goes_on_after_a_kill(
 ) -> None:
     whole, heads = load_recipe(str(base)), tmp_path / "heads.toml"
     adapter = replace(whole.adapter, output_size=32)
-    alone = replace(whole.losses, response=0.0, recognition=0.0)
+    alone = replace(whole.losses, response_lm=0.0, emotion_lm=0.0)
     heads.write_text(to_toml(replace(whole, llm=None, losses=alone, adapter=adapter)), "utf-8")
     request = Request(
         source=Source("esd", write_esd(tmp_path / "esd", sentences=8)),
@@ -153,7 +153,7 @@ def test_esd_gets_pseudo_dimensions_starts_from_heads_and_goes_on_after_a_kill(
     row = tmp_path / "out" / "fold-1" / "re-llm-no-emotion-encoder"
     first, second = run_recipe(row / "first"), run_recipe(row / "run")
     assert first.encoders.emotion is second.encoders.emotion is None
-    assert (first.llm, second.training.start_from) == (None, str(row / "first"))
+    assert (first.llm, second.training.init_from) == (None, str(row / "first"))
 
 
 def test_msp_podcast_in_two_processes_with_a_row_that_fails(
@@ -228,7 +228,7 @@ def test_rows_start_from_a_blsp_emo_checkpoint(base: Path, tmp_path: Path) -> No
     assert not torch.equal(published[name], tuned[name])
     assert wider[name].shape[1] > SPEECH
     for row in ("blsp-emo-ft", "re-llm"):
-        started = run_recipe(fold / row / "run").training.start_from
+        started = run_recipe(fold / row / "run").training.init_from
         assert Path(started) == tmp_path / "out" / "blsp" / row
     with pytest.raises(RunError, match=r"something else \(blsp: wanted '', found"):
         reproduce(replace(request, blsp=None))
@@ -252,7 +252,7 @@ def test_a_run_stands_for_blsp_emo_in_its_own_row_alone(
     assert "stands for it" in (tmp_path / "page.html").read_text()
     fold = tmp_path / "out" / "fold-1"
     assert (fold / "blsp-emo" / "run" / WEIGHTS).samefile(elsewhere / WEIGHTS)
-    assert run_recipe(fold / "re-llm" / "run").training.start_from == ""
+    assert run_recipe(fold / "re-llm" / "run").training.init_from == ""
     (elsewhere / WEIGHTS).write_bytes(b"another run")
     with pytest.raises(RunError, match=r"blsp-emo: holds results of another recipe or of other"):
         reproduce(request)

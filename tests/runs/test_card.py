@@ -44,8 +44,10 @@ def card() -> Card:
     recipe = Recipe(
         name="re-llm",
         encoders=EncodersConfig(
-            speech=EncoderSpec(kind="whisper", model="openai/whisper-large-v2", weights="ab" * 32),
-            emotion=EncoderSpec(kind="wav2vec2-emotion", model=AUDEERING, weights="cd" * 32),
+            speech=EncoderSpec(
+                kind="whisper", model="openai/whisper-large-v2", weights_sha256="ab" * 32
+            ),
+            emotion=EncoderSpec(kind="wav2vec2-emotion", model=AUDEERING, weights_sha256="cd" * 32),
         ),
         llm=LLMConfig(model="Qwen/Qwen2.5-7B-Instruct", revision="a09a35458c70"),
     )
@@ -87,7 +89,7 @@ def test_a_reader_learns_parts_data_training_and_terms(card: Card) -> None:
         "4,290 utterances, 5.50 h, 8 speakers; iemocap 4,290 (splits: paper, seed 1)",
         "angry 800, sad 900",
         "804 steps, 3 epochs, 16 clips a step, seed 1, 3600 s on a GPU (1 process)",
-        "response 1.0, category 1.0, dimension 1.0",
+        "`response_lm` 1.0, `emotion_ce` 1.0, `vad` 1.0",
         "None were taken",
         "rellm generate adapter speech.wav",
         "For non-commercial use only.",
@@ -124,7 +126,7 @@ def test_without_llm_nothing_is_promised_that_needs_one(card: Card) -> None:
     recipe = replace(
         card.recipe,
         llm=None,
-        losses=LossesConfig(response=0),
+        losses=LossesConfig(response_lm=0),
         adapter=AdapterConfig(output_size=576),
     )
     page = render_card(replace(card, recipe=recipe))
@@ -142,10 +144,10 @@ def test_a_head_that_learned_nothing_is_not_praised(card: Card) -> None:
 
 def test_questions_that_it_learnt_from_are_named(card: Card) -> None:
     assert "questions and answers" not in render_card(card)
-    losses = replace(card.recipe.losses, question=0.5)
+    losses = replace(card.recipe.losses, qa_lm=0.5)
     page = render_card(replace(card, recipe=replace(card.recipe, losses=losses)))
     assert "- questions and answers about these utterances, written by a text LLM" in page
-    assert ", question 0.5." in page
+    assert ", `qa_lm` 0.5." in page
 
 
 def test_lora_is_named(card: Card) -> None:

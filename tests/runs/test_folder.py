@@ -25,20 +25,20 @@ def test_a_run_of_another_recipe_is_refused(quick: Recipe, tmp_path: Path) -> No
 
 def test_the_precision_of_what_trains_is_part_of_a_recipe(quick: Recipe, tmp_path: Path) -> None:
     begin_run(quick, tmp_path / "run")
-    other = replace(quick, training=replace(quick.training, weights="bf16"))
-    with pytest.raises(RunError, match=r"training\.weights: wanted 'bf16', found 'fp32'"):
+    other = replace(quick, training=replace(quick.training, param_dtype="bf16"))
+    with pytest.raises(RunError, match=r"training\.param_dtype: wanted 'bf16', found 'fp32'"):
         begin_run(other, tmp_path / "run")
 
 
 def test_encoders_differ_by_the_weights_that_both_pin_wherever_they_lie(quick: Recipe) -> None:
     def pinned(weights: str, model: str = "a/whisper") -> Recipe:
-        speech = replace(quick.encoders.speech, model=model, weights=weights)
+        speech = replace(quick.encoders.speech, model=model, weights_sha256=weights)
         return replace(quick, encoders=replace(quick.encoders, speech=speech))
 
     assert recipe_differences(pinned("1" * 64), pinned("1" * 64, "elsewhere/whisper")) == []
     assert recipe_differences(pinned(""), pinned("1" * 64)) == []
     assert recipe_differences(pinned("1" * 64), pinned("")) == []
     (found,) = recipe_differences(pinned("1" * 64), pinned("2" * 64))
-    assert found.startswith("encoders.speech.weights: wanted '1111")
+    assert found.startswith("encoders.speech.weights_sha256: wanted '1111")
     (found,) = recipe_differences(pinned(""), pinned("1" * 64, "elsewhere/whisper"))
     assert found.startswith("encoders.speech.model: wanted 'a/whisper'")

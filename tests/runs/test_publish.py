@@ -191,12 +191,12 @@ def test_what_is_no_run_is_not_published(heads_run: Path, quick: Recipe, tmp_pat
 def test_what_training_started_from_is_said_and_left_out(
     heads_run: Path, corpus: Path, tmp_path: Path
 ) -> None:
-    recipe = load_recipe(str(heads_run / "recipe.toml"), [f"training.start_from={heads_run}"])
+    recipe = load_recipe(str(heads_run / "recipe.toml"), [f"training.init_from={heads_run}"])
     train(recipe, corpus, tmp_path / "cache", tmp_path / "second")
     digest = hashlib.sha256((heads_run / "adapter.safetensors").read_bytes()).hexdigest()
     found = publish(tmp_path / "second", tmp_path / "hub", without_scores=True)
-    assert found.notes[1].startswith("training.start_from = ")
-    assert load_recipe(str(tmp_path / "hub/recipe.toml")).training.start_from == ""
+    assert found.notes[1].startswith("training.init_from = ")
+    assert load_recipe(str(tmp_path / "hub/recipe.toml")).training.init_from == ""
     assert f"started from other trained weights (SHA-256 `{digest[:16]}`)" in (
         tmp_path / "hub/README.md"
     ).read_text("utf-8")

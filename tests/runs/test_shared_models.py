@@ -16,7 +16,9 @@ def test_stores_are_opened_once(cache: Path, quick: Recipe) -> None:
     resources = Resources()
     frames = resources.frames(quick, cache)
     speech = quick.encoders.speech
-    pinned = replace(speech, weights=weights_digest(Path(speech.model)))  # as a run's own recipe
+    pinned = replace(
+        speech, weights_sha256=weights_digest(Path(speech.model))
+    )  # as a run's own recipe
     again = resources.frames(replace(quick, encoders=EncodersConfig(pinned)), cache)
     assert again.speech is frames.speech
     assert again.emotion is None

@@ -15,7 +15,9 @@ from rellm_cache.store.maintenance.verify import find_stores
 from rellm_cache.store.reader import FeatureStore
 from rellm_cache.store.writer import StoreWriter
 
-WHISPER = EncoderSpec(kind="whisper", model="openai/whisper-tiny.en", weights="a" * 64, layer=2)
+WHISPER = EncoderSpec(
+    kind="whisper", model="openai/whisper-tiny.en", weights_sha256="a" * 64, layer=2
+)
 
 
 @pytest.fixture
@@ -32,7 +34,7 @@ def make(cache: Path, spec: EncoderSpec) -> Path:
 
 
 def test_a_recipe_without_a_pin_finds_its_store(cache: Path) -> None:
-    store = FeatureStore.find(cache, replace(WHISPER, weights=""))
+    store = FeatureStore.find(cache, replace(WHISPER, weights_sha256=""))
     assert store.path == store_path(cache, WHISPER)
     assert store.path.name.startswith("whisper-tiny.en-layer2-")
     assert store.spec == WHISPER
@@ -46,8 +48,11 @@ def test_a_pin_finds_its_store_wherever_the_model_lies(cache: Path) -> None:
     ("spec", "message"),
     [
         (replace(WHISPER, layer=3), r"another fingerprint; layer: wanted 3, found 2; run `rellm"),
-        (replace(WHISPER, weights="b" * 64), r"weights: wanted 'b+', found 'a+'"),
-        (replace(WHISPER, weights="", model="x/y"), r"model: wanted 'x/y', found 'openai/whisper"),
+        (replace(WHISPER, weights_sha256="b" * 64), r"weights_sha256: wanted 'b+', found 'a+'"),
+        (
+            replace(WHISPER, weights_sha256="", model="x/y"),
+            r"model: wanted 'x/y', found 'openai/whisper",
+        ),
         (EncoderSpec(kind="prosody"), "found no store of encoder prosody ; make it with"),
     ],
 )
@@ -57,10 +62,12 @@ def test_another_fingerprint_names_the_field(cache: Path, spec: EncoderSpec, mes
 
 
 def test_two_stores_of_other_weights_want_a_pin(cache: Path) -> None:
-    other = make(cache, replace(WHISPER, weights="b" * 64))
-    with pytest.raises(StoreError, match=r'2 stores hold .*; pin one .* weights = "[ab]+" \('):
-        find_store(cache, replace(WHISPER, weights=""))
-    assert find_store(cache, replace(WHISPER, weights="b" * 64)) == other
+    other = make(cache, replace(WHISPER, weights_sha256="b" * 64))
+    with pytest.raises(
+        StoreError, match=r'2 stores hold .*; pin one .* weights_sha256 = "[ab]+" \('
+    ):
+        find_store(cache, replace(WHISPER, weights_sha256=""))
+    assert find_store(cache, replace(WHISPER, weights_sha256="b" * 64)) == other
 
 
 def test_what_is_no_store_is_refused(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from rellm_cache.store.transcripts import (
     transcripts_path,
 )
 
-SPEC = TranscriberSpec(model="openai/whisper-tiny.en", weights="1" * 64)
+SPEC = TranscriberSpec(model="openai/whisper-tiny.en", weights_sha256="1" * 64)
 ROWS = [
     Transcript("b", "0" * 64, "Ünal said:\u2028no.", False),
     Transcript("a", "1" * 64, "", True),
@@ -41,14 +41,20 @@ def test_what_is_written_is_read_sorted_by_id(tmp_path: Path) -> None:
     header, first, second = map(json.loads, path.read_text("utf-8").split("\n")[:-1])
     assert (first["id"], second["id"]) == ("a", "b")
     assert header["licence"] == "MIT"
-    assert header["transcriber"] == asdict(SPEC)
+    assert header["transcriber"] == SPEC.to_json()
+    assert header["transcriber"]["weights"] == SPEC.weights_sha256  # the key of the first edition
     assert read_header(path) == SPEC
 
 
 def test_the_fingerprint_is_of_what_changes_texts() -> None:
     elsewhere = replace(SPEC, model="/models/whisper")
     assert elsewhere.fingerprint == SPEC.fingerprint
-    for change in ({"weights": "2" * 64}, {"language": "de"}, {"max_tokens": 9}, {"version": 2}):
+    for change in (
+        {"weights_sha256": "2" * 64},
+        {"language": "de"},
+        {"max_tokens": 9},
+        {"version": 2},
+    ):
         assert replace(SPEC, **change).fingerprint != SPEC.fingerprint
 
 
@@ -68,12 +74,12 @@ def test_other_files_of_the_folder_are_no_transcripts(tmp_path: Path) -> None:
 
 def test_an_unpinned_recipe_finds_them_by_the_models_name(tmp_path: Path) -> None:
     path = made(tmp_path)
-    assert find_transcripts(tmp_path, replace(SPEC, weights="")) == path
+    assert find_transcripts(tmp_path, replace(SPEC, weights_sha256="")) == path
     assert find_transcripts(tmp_path, replace(SPEC, model="elsewhere")) == path  # pinned
-    other = made(tmp_path, replace(SPEC, weights="2" * 64))
+    other = made(tmp_path, replace(SPEC, weights_sha256="2" * 64))
     with pytest.raises(StoreError, match=r"2 files hold transcripts .* pin one .*1{64}.*2{64}"):
-        find_transcripts(tmp_path, replace(SPEC, weights=""))
-    assert find_transcripts(tmp_path, replace(SPEC, weights="2" * 64)) == other
+        find_transcripts(tmp_path, replace(SPEC, weights_sha256=""))
+    assert find_transcripts(tmp_path, replace(SPEC, weights_sha256="2" * 64)) == other
 
 
 def test_transcripts_of_another_transcriber_are_named_with_the_difference(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ def test_jobs_go_seed_by_seed_from_the_baseline() -> None:
 
 def test_runs_of_one_llm_come_after_each_other() -> None:
     plain = Variant("int8", ("llm.quantization=int8",))
-    bare = Variant("bare", ("losses.response=0", "losses.recognition=0", "adapter.output_size=8"))
+    bare = Variant("bare", ("losses.response_lm=0", "losses.emotion_lm=0", "adapter.output_size=8"))
     jobs = SweepPlan("small", (), (plain, bare, NO_EMOTION), (1, 2)).jobs(OUT)
     assert [job.title for job in jobs] == [
         "baseline, seed 1", "no-emotion, seed 1", "baseline, seed 2", "no-emotion, seed 2",
@@ -32,8 +32,8 @@ def test_runs_of_one_llm_come_after_each_other() -> None:
 
 
 def test_a_value_may_name_the_seed() -> None:
-    plan = SweepPlan("heads", ("training.start_from=runs/{seed}/x",), (NO_EMOTION,), (3, 4))
-    starts = [job.recipe.training.start_from for job in plan.jobs(OUT)]
+    plan = SweepPlan("heads", ("training.init_from=runs/{seed}/x",), (NO_EMOTION,), (3, 4))
+    starts = [job.recipe.training.init_from for job in plan.jobs(OUT)]
     assert starts == ["runs/3/x", "runs/3/x", "runs/4/x", "runs/4/x"]
 
 
@@ -46,7 +46,7 @@ def test_variants_as_text_and_as_a_file(tmp_path: Path) -> None:
     assert read_variants(file) == (pair,)
 
 
-@pytest.mark.parametrize("text", ["losses.dimension=0", "name:", "name: ;"])
+@pytest.mark.parametrize("text", ["losses.vad=0", "name:", "name: ;"])
 def test_a_text_that_is_no_variant(text: str) -> None:
     with pytest.raises(ConfigError, match="expected a name, a colon and overrides"):
         parse_variant(text)
@@ -56,7 +56,7 @@ def test_a_text_that_is_no_variant(text: str) -> None:
     ("content", "message"),
     [
         ("a = [", "not valid TOML"),
-        ('a = "losses.dimension=0"', "a = 'losses.dimension=0': expected an array of overrides"),
+        ('a = "losses.vad=0"', "a = 'losses.vad=0': expected an array of overrides"),
         ("a = []", "expected an array of overrides"),
         ("[a]\nlosses = 0", "expected an array of overrides"),
     ],
@@ -81,7 +81,7 @@ def test_a_file_that_holds_no_variants(tmp_path: Path, content: str, message: st
             "variant 'x': the same recipe as 'no-emotion'",
         ),
         (
-            SweepPlan("heads", (), (Variant("x", ("losses.category=1.0",)),)),
+            SweepPlan("heads", (), (Variant("x", ("losses.emotion_ce=1.0",)),)),
             "variant 'x': the same recipe as 'baseline'",
         ),
     ],

@@ -60,11 +60,11 @@ def test_a_row_a_run(report: SweepReport) -> None:
 def test_only_what_was_measured_is_compared(recipe: Recipe) -> None:
     scores = {
         "loss": 3.0,
-        "category_loss": 1.5,
-        "dimension_loss": 0.0,
+        "emotion_ce_loss": 1.5,
+        "vad_loss": 0.0,
         "ua": 0.5,
         "ccc_valence": float("nan"),
     }
-    bare = replace(recipe, losses=replace(recipe.losses, dimension=0.0))
-    assert comparable(scores, recipe).keys() == {"category_loss", "dimension_loss", "ua"}
-    assert comparable(scores, bare).keys() == {"category_loss", "ua"}
+    bare = replace(recipe, losses=replace(recipe.losses, vad=0.0))
+    assert comparable(scores, recipe).keys() == {"emotion_ce_loss", "vad_loss", "ua"}
+    assert comparable(scores, bare).keys() == {"emotion_ce_loss", "ua"}

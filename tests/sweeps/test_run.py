@@ -60,7 +60,7 @@ def speech_llm(quick: Recipe, write: Callable[[Recipe], str]) -> str:
 @pytest.fixture
 def heads(quick: Recipe, write: Callable[[Recipe], str]) -> str:
     """One epoch of the heads alone, a checkpoint at every step; random states matter."""
-    losses = replace(quick.losses, response=0.0, recognition=0.0)
+    losses = replace(quick.losses, response_lm=0.0, emotion_lm=0.0)
     adapter = replace(quick.adapter, output_size=32, dropout=0.2)
     training = replace(quick.training, epochs=1, checkpoint_minutes=0.0)
     return write(replace(quick, llm=None, losses=losses, adapter=adapter, training=training))
@@ -95,14 +95,14 @@ def test_runs_share_the_llm_and_have_the_bits_and_scores_of_train_and_evaluate(
     alone = tmp_path / "alone"
     trained = train(recipe, setting.manifest, setting.cache, alone)
     assert same(alone, run.out)
-    for name in ("ua", "ccc_valence", "response_loss"):
+    for name in ("ua", "ccc_valence", "response_lm_loss"):
         assert run.scores[f"validation.{name}"] == trained.validation[name]
     assert setting.test is not None
     scored = evaluate(alone, setting.test, setting.cache, EvaluationOptions(0)).to_json()
     assert run.scores["test.ua"] == scored["head"]["ua"]
     assert run.scores["test.llm_accuracy"] == scored["llm"]["accuracy"]
     assert run.scores["test.words_ua"] == scored["llm"]["generation"]["ua"]
-    assert run.scores["test.response_loss"] == scored["losses"]["response"]
+    assert run.scores["test.response_lm_loss"] == scored["losses"]["response_lm"]
 
 
 def test_interrupted_within_and_between_runs_it_goes_on_to_the_same_bits(
@@ -162,7 +162,7 @@ def test_runs_that_fail_are_listed_and_the_others_are_compared(
         *("sweep", "--recipe", heads, "--out", str(out), "--seeds", "1,5"),
         *("--manifest", str(setting.manifest), "--cache", str(setting.cache)),
         *("--variant", "bf16: training.precision=bf16"),
-        *("--variant", "wild: training.learning_rate=1e30; training.clip=1e30"),
+        *("--variant", "wild: training.learning_rate=1e30; training.max_grad_norm=1e30"),
     ]
     jobs = SweepPlan(heads, (), (Variant("bf16", ("training.precision=bf16",)),), (5,)).jobs(out)
     begin_run(jobs[1].recipe, jobs[1].out)

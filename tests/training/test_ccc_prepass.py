@@ -36,7 +36,7 @@ def model(speech_recipe: Recipe) -> SpeechLLM:
         speech_recipe,
         adapter=replace(speech_recipe.adapter, dropout=0.3, crop_frames=40),
         heads=replace(speech_recipe.heads, dropout=0.3),
-        losses=replace(speech_recipe.losses, dimension_kind="ccc"),
+        losses=replace(speech_recipe.losses, vad_kind="ccc"),
     )
     return SpeechLLM(recipe, 16, 0, None).train()
 
@@ -59,5 +59,5 @@ def test_the_second_pass_has_the_moments_of_the_prepass(model: SpeechLLM) -> Non
 def test_no_prepass_without_need(model: SpeechLLM) -> None:
     accelerator = Accelerator(cpu=True)
     assert ccc_prepass(model, make_batches()[:1], accelerator).moments is None
-    model.recipe = replace(model.recipe, losses=replace(model.recipe.losses, dimension_kind="mse"))
+    model.recipe = replace(model.recipe, losses=replace(model.recipe.losses, vad_kind="mse"))
     assert ccc_prepass(model, make_batches(), accelerator).moments is None

@@ -99,7 +99,7 @@ def heads(quick: Recipe) -> Recipe:
     return replace(
         quick,
         adapter=replace(quick.adapter, dropout=0.2, output_size=32),
-        losses=replace(quick.losses, response=0.0, recognition=0.0),
+        losses=replace(quick.losses, response_lm=0.0, emotion_lm=0.0),
         training=replace(quick.training, epochs=4, checkpoint_minutes=0.0),
     )
 
@@ -124,7 +124,7 @@ def test_two_processes_train_as_one(
     corpus: Path, cache: Path, quick: Recipe, tmp_path: Path
 ) -> None:
     # Seven clips: steps of three, three and one, which leaves the second process without any.
-    training = replace(quick.training, batch_size=1, accumulation=3, learning_rate=1e-3)
+    training = replace(quick.training, batch_size=1, gradient_accumulation=3, learning_rate=1e-3)
     recipe = replace(quick, training=training)
     log = tmp_path / "log"
     one, two = tmp_path / "one", tmp_path / "two"

@@ -35,18 +35,20 @@ Take = Callable[..., Step]
 
 @pytest.fixture
 def take(corpus: Path, cache: Path, quick: Recipe, tmp_path: Path) -> Take:
-    """`take(tokens_per_step=…)`: a step of all seven clips; `before` is called with the trainer."""
+    """`take(micro_batch_tokens=…)`: a step of seven clips; `before` is called with the trainer."""
     assert quick.llm is not None
     llm: FrozenLLM = load_llm(quick.llm, torch.device("cpu"))
     utterances = read_split(corpus, "train")
 
     def run(
         before: Callable[[Trainer], object] = lambda trainer: None,
-        dimension_kind: Literal["mse", "ccc"] = "mse",
+        vad_kind: Literal["mse", "ccc"] = "mse",
         **training: Any,
     ) -> Step:
-        settings = replace(quick.training, **{"batch_size": 1, "accumulation": 7, **training})
-        losses = replace(quick.losses, dimension_kind=dimension_kind)
+        settings = replace(
+            quick.training, **{"batch_size": 1, "gradient_accumulation": 7, **training}
+        )
+        losses = replace(quick.losses, vad_kind=vad_kind)
         recipe = replace(quick, training=settings, losses=losses)
         data = TrainingData(make_examples(utterances, recipe, llm), [], open_frames(recipe, cache))
         trainer = Trainer(recipe, data, tmp_path, llm, make_accelerator(tmp_path))
@@ -76,7 +78,7 @@ def test_micro_batches_do_not_change_a_step(take: Take) -> None:
     by_clip = take()
     assert by_clip.sizes == [1] * 7
     for setting, parts in ((150, range(3, 7)), (10_000, range(1, 2)), ("auto", range(1, 7))):
-        step = take(tokens_per_step=setting)
+        step = take(micro_batch_tokens=setting)
         assert sum(step.sizes) == 7
         assert len(step.sizes) in parts
         assert_equal(step, by_clip)
@@ -103,12 +105,12 @@ def fail_above(clips: int) -> Callable[[Trainer], None]:
 
 
 def test_out_of_memory_halves_and_continues(take: Take, capsys: pytest.CaptureFixture[str]) -> None:
-    step = take(fail_above(2), batch_size=7, accumulation=1)
+    step = take(fail_above(2), batch_size=7, gradient_accumulation=1)
     assert step.sizes == [7, 4, 2, 2, 2, 1]  # seven, then four of 4 + 3, then all four parts
     assert step.trainer.micro_batcher.limit == 2
     assert_equal(step, take())
-    halved = take(fail_above(4), dimension_kind="ccc", batch_size=7, accumulation=1)
-    assert_equal(halved, take(dimension_kind="ccc"))
+    halved = take(fail_above(4), vad_kind="ccc", batch_size=7, gradient_accumulation=1)
+    assert_equal(halved, take(vad_kind="ccc"))
     said = capsys.readouterr().err
     assert "Out of memory with 7 clips at once: continuing with half" in said
     assert "Out of memory with 4 clips at once" in said
@@ -124,15 +126,15 @@ def test_a_ccc_prepass_out_of_memory_is_halved_too(
 
         trainer.model.adapter.register_forward_pre_hook(full)
 
-    step = take(arrange, dimension_kind="ccc", batch_size=4, accumulation=2)
+    step = take(arrange, vad_kind="ccc", batch_size=4, gradient_accumulation=2)
     assert step.trainer.micro_batcher.limit == 2
     assert "Out of memory with 4 clips at once" in capsys.readouterr().err
-    assert_equal(step, take(dimension_kind="ccc"))
+    assert_equal(step, take(vad_kind="ccc"))
 
 
 def test_errors_that_halving_does_not_fix_are_raised(take: Take) -> None:
     with pytest.raises(RunError, match=r"tones/02: out of memory though trained alone; lower llm"):
-        take(fail_above(0), tokens_per_step=100_000)
+        take(fail_above(0), micro_batch_tokens=100_000)
 
     def fail(gradient: torch.Tensor) -> None:
         raise RuntimeError("shapes differ")

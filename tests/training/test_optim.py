@@ -33,7 +33,7 @@ def make_weights() -> list[nn.Parameter]:
 
 @pytest.mark.parametrize("name", ["adamw", "adamw8bit"])
 def test_a_state_resumes_bit_for_bit(name: Literal["adamw", "adamw8bit"]) -> None:
-    config = TrainingConfig(optimiser=name, learning_rate=0.01)
+    config = TrainingConfig(optimizer=name, learning_rate=0.01)
     weights = make_weights()
     optimizer = make_adamw(weights, config, CPU)
     halfway = descend(weights, optimizer, 5)
@@ -50,7 +50,7 @@ def test_a_state_resumes_bit_for_bit(name: Literal["adamw", "adamw8bit"]) -> Non
 
 def test_eight_bit_moments_are_eight_bit() -> None:
     weights = make_weights()
-    optimizer = make_adamw(weights, TrainingConfig(optimiser="adamw8bit"), CPU)
+    optimizer = make_adamw(weights, TrainingConfig(optimizer="adamw8bit"), CPU)
     descend(weights, optimizer, 1)
     matrix, vector = (optimizer.state[w] for w in weights)
     assert matrix["state1"].dtype == matrix["state2"].dtype == torch.uint8
@@ -66,7 +66,7 @@ def test_vectors_do_not_decay() -> None:
 
 
 def test_a_paged_optimizer_needs_a_gpu() -> None:
-    config = TrainingConfig(optimiser="paged_adamw8bit")
+    config = TrainingConfig(optimizer="paged_adamw8bit")
     with pytest.raises(ConfigError, match=r"needs a CUDA GPU .* is cpu; .*\"adamw8bit\" run here"):
         make_adamw(make_weights(), config, CPU)
 

@@ -49,12 +49,12 @@ def whole(quick: Recipe, writer_folder: Path, tmp_path: Path) -> Recipe:
     untied = tmp_path / "untied"
     shutil.copytree(quick.llm.model, untied)
     AutoModelForCausalLM.from_pretrained(untied, tie_word_embeddings=False).save_pretrained(untied)
-    llm = replace(quick.llm, model=str(untied), attention="sdpa", embeddings="host")
+    llm = replace(quick.llm, model=str(untied), attention="sdpa", offload_embeddings=True)
     return replace(
         quick,
         llm=llm,
         transcriber=TranscriberSpec(model=str(writer_folder), max_tokens=6),
-        losses=replace(quick.losses, response_kl=1.0, kl_top_k=8, question=1.0),
+        losses=replace(quick.losses, response_kl=1.0, kl_top_k=8, qa_lm=1.0),
         qa=QASettings(system="Write.", tokens=4, questions=GIVEN, answerable=1.0),
     )
 
@@ -99,20 +99,20 @@ def question(clip: Utterance) -> QARow:
 def plain(recipe: Recipe) -> Recipe:
     """With the LLM's table on the device, too."""
     assert recipe.llm is not None
-    return replace(recipe, llm=replace(recipe.llm, embeddings="device"))
+    return replace(recipe, llm=replace(recipe.llm, offload_embeddings=False))
 
 
 def with_lora(recipe: Recipe) -> Recipe:
     """LoRA on layers that are run again in the backward pass."""
     assert recipe.llm is not None
-    llm = replace(recipe.llm, lora=LoraConfig(dropout=0.0), checkpoint_activations=True)
+    llm = replace(recipe.llm, lora=LoraConfig(dropout=0.0), activation_checkpointing=True)
     return replace(recipe, llm=llm)
 
 
 def with_all_else(recipe: Recipe) -> Recipe:
     """CCC, class weights, frames of 8 bits, the mean of weights, small micro-batches."""
-    losses = replace(recipe.losses, dimension_kind="ccc", class_weights="balanced")
-    training = replace(recipe.training, average=0.5, tokens_per_step=300)
+    losses = replace(recipe.losses, vad_kind="ccc", class_weights="balanced")
+    training = replace(recipe.training, weight_averaging=0.5, micro_batch_tokens=300)
     speech = replace(recipe.encoders.speech, dtype="int8")
     return replace(
         recipe,

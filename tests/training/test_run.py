@@ -43,7 +43,7 @@ def test_a_run_from_start_to_end(corpus: Path, cache: Path, quick: Recipe, tmp_p
     training = replace(quick.training, epochs=6, learning_rate=3e-3)
     report = train(replace(quick, training=training), corpus, cache, tmp_path / "run")
     assert report.steps == 6 * 4  # seven clips in batches of two
-    for name in ("loss", "response_loss", "recognition_loss", "dimension_loss"):
+    for name in ("loss", "response_lm_loss", "emotion_lm_loss", "vad_loss"):
         assert report.validation[name] < report.untrained[name]
     rows = list(read_metrics(tmp_path / "run"))
     assert [r["step"] for r in rows if "validation" not in r] == list(range(1, 25))
@@ -112,7 +112,15 @@ def test_the_frozen_stay_frozen(
 
 @pytest.mark.parametrize(
     "settings",
-    [{}, {"optimiser": "adamw8bit", "weights": "bf16", "tokens_per_step": "auto", "average": 0.75}],
+    [
+        {},
+        {
+            "optimizer": "adamw8bit",
+            "param_dtype": "bf16",
+            "micro_batch_tokens": "auto",
+            "weight_averaging": 0.75,
+        },
+    ],
     ids=["plain", "rounded"],
 )
 def test_killed_anywhere_it_goes_on_to_the_same_bits(
@@ -166,7 +174,7 @@ def test_the_same_seed_gives_the_same_run_and_another_does_not(
 def test_the_mean_of_the_last_steps_is_validated_and_kept(
     corpus: Path, cache: Path, quick: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    training = replace(quick.training, select="last", average=0.5)
+    training = replace(quick.training, best_metric="last", weight_averaging=0.5)
     ordinary, places = Optimizer.step, []
 
     def watched(self: Optimizer, number: int) -> float:
@@ -176,7 +184,12 @@ def test_the_mean_of_the_last_steps_is_validated_and_kept(
 
     monkeypatch.setattr(Optimizer, "step", watched)
     train(replace(quick, training=training), corpus, cache, tmp_path / "mean")
-    train(replace(quick, training=replace(training, average=0.0)), corpus, cache, tmp_path / "end")
+    train(
+        replace(quick, training=replace(training, weight_averaging=0.0)),
+        corpus,
+        cache,
+        tmp_path / "end",
+    )
     assert len(places) == 2 * 8
     for name, tensor in saved(tmp_path / "mean").items():
         torch.testing.assert_close(tensor, torch.stack([p[name] for p in places[4:8]]).mean(0))
@@ -192,12 +205,12 @@ def test_accumulation_changes_nothing_but_memory(
     corpus: Path, cache: Path, quick: Recipe, tmp_path: Path
 ) -> None:
     for name, size, parts in (("one", 7, 1), ("many", 1, 7)):
-        training = replace(quick.training, batch_size=size, accumulation=parts, epochs=1)
+        training = replace(quick.training, batch_size=size, gradient_accumulation=parts, epochs=1)
         train(replace(quick, training=training), corpus, cache, tmp_path / name)
     one, many = (
         next(r for r in read_metrics(tmp_path / n) if r["step"] == 1) for n in ("one", "many")
     )
-    for key in ("loss", "response_loss", "category_loss", "dimension_loss", "gradient_norm"):
+    for key in ("loss", "response_lm_loss", "emotion_ce_loss", "vad_loss", "gradient_norm"):
         assert one[key] == pytest.approx(many[key], rel=1e-4)
 
 
@@ -209,7 +222,7 @@ def test_bf16_weights_follow_float32_ones(
     assert quick.llm is not None
     with_lora = replace(quick, llm=replace(quick.llm, lora=LoraConfig(dropout=0.0)))
     for weights in ("fp32", "bf16"):
-        recipe = replace(with_lora, training=replace(settings, weights=weights))
+        recipe = replace(with_lora, training=replace(settings, param_dtype=weights))
         train(recipe, corpus, cache, tmp_path / weights)
     rows = [[r for r in read_metrics(tmp_path / w) if "loss" in r] for w in ("fp32", "bf16")]
     for exact, rounded in zip(*rows, strict=True):
@@ -227,7 +240,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_continued(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    losses = replace(quick.losses, response=0.0, recognition=0.0)
+    losses = replace(quick.losses, response_lm=0.0, emotion_lm=0.0)
     recipe = replace(quick, losses=losses, adapter=replace(quick.adapter, output_size=32))
 
     def die(self: CheckpointManager, position: Position) -> None:
@@ -255,10 +268,10 @@ def test_without_response_loss_no_llm_is_loaded(
         raise AssertionError("the LLM was loaded")
 
     monkeypatch.setattr(resources, "load_llm", refuse)
-    losses = replace(quick.losses, response=0.0, recognition=0.0)
+    losses = replace(quick.losses, response_lm=0.0, emotion_lm=0.0)
     adapter = replace(quick.adapter, output_size=32)
     report = train(replace(quick, losses=losses, adapter=adapter), corpus, cache, tmp_path / "run")
-    assert "response_loss" not in report.validation
+    assert "response_lm_loss" not in report.validation
 
 
 def test_a_speech_llm_trains_in_bf16_on_a_cpu(
@@ -271,15 +284,17 @@ def test_a_speech_llm_trains_in_bf16_on_a_cpu(
         precision: next(r for r in read_metrics(tmp_path / precision) if r["step"] == 1)
         for precision in ("fp32", "bf16")
     }
-    assert first["bf16"]["response_loss"] != first["fp32"]["response_loss"]
-    assert first["bf16"]["response_loss"] == pytest.approx(first["fp32"]["response_loss"], rel=0.02)
+    assert first["bf16"]["response_lm_loss"] != first["fp32"]["response_lm_loss"]
+    assert first["bf16"]["response_lm_loss"] == pytest.approx(
+        first["fp32"]["response_lm_loss"], rel=0.02
+    )
 
 
 def test_starting_from_another_run(
     corpus: Path, cache: Path, quick: Recipe, tmp_path: Path
 ) -> None:
     first = train(quick, corpus, cache, tmp_path / "first")
-    training = replace(quick.training, start_from=str(tmp_path / "first"))
+    training = replace(quick.training, init_from=str(tmp_path / "first"))
     second = train(replace(quick, training=training), corpus, cache, tmp_path / "second")
     assert second.untrained == pytest.approx(first.validation)
 
@@ -289,7 +304,9 @@ def test_the_run_pins_the_weights_it_was_trained_on(
 ) -> None:
     train(quick, corpus, cache, tmp_path / "run")
     written = load_recipe(str(tmp_path / "run" / "recipe.toml"))
-    assert written.encoders.speech.weights == weights_digest(Path(quick.encoders.speech.model))
+    assert written.encoders.speech.weights_sha256 == weights_digest(
+        Path(quick.encoders.speech.model)
+    )
     assert weight_files(Path(quick.encoders.speech.model))
 
 
@@ -324,7 +341,7 @@ def test_a_checkpoint_of_another_shape_is_named(
     corpus: Path, cache: Path, quick: Recipe, tmp_path: Path
 ) -> None:
     train(quick, corpus, cache, tmp_path / "first")
-    training = replace(quick.training, start_from=str(tmp_path / "first"))
+    training = replace(quick.training, init_from=str(tmp_path / "first"))
     wider = replace(quick, adapter=replace(quick.adapter, width=24), training=training)
     with pytest.raises(RunError, match=r"tensor 'adapter\.convs.*found .* expected"):
         train(wider, corpus, cache, tmp_path / "second")
@@ -339,7 +356,7 @@ def test_a_run_goes_on_with_what_it_was_trained_on_alone(
 
     other = recipe.replace(weights_digest(Path(quick.encoders.speech.model)), "0" * 64)
     (out / "recipe.toml").write_text(other)  # as if its frames had been of another checkpoint
-    with pytest.raises(RunError, match=r"encoders\.speech\.weights: wanted .*, found '0000"):
+    with pytest.raises(RunError, match=r"encoders\.speech\.weights_sha256: wanted .*, found '0000"):
         train(quick, corpus, cache, out)
     (out / "recipe.toml").write_text(recipe)
 
@@ -348,7 +365,7 @@ def test_a_run_goes_on_with_what_it_was_trained_on_alone(
     responses.write_text(written.replace("So sad!", "Never mind!"))
     with pytest.raises(RunError, match="this run was trained on other data than the manifest"):
         train(quick, corpus, cache, out)
-    without = replace(quick, losses=replace(quick.losses, response=0.0))
+    without = replace(quick, losses=replace(quick.losses, response_lm=0.0))
     train(without, corpus, cache, tmp_path / "other")  # which learns from no response
     responses.write_text(written)
     train(without, corpus, cache, tmp_path / "other")

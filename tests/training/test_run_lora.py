@@ -92,5 +92,7 @@ def test_lora_trains_freezes_resumes_and_answers(
         info["trainable_parameters"] == report.trainable == sum(v.numel() for v in saved.values())
     )
     scores = evaluate(tmp_path / "whole", corpus / "validation.jsonl", cache, EvaluationOptions(1))
-    assert scores.losses["response"] == pytest.approx(report.validation["response_loss"], rel=1e-5)
+    assert scores.losses["response_lm"] == pytest.approx(
+        report.validation["response_lm_loss"], rel=1e-5
+    )
     assert len(generate(tmp_path / "whole", corpus / "test.jsonl", tmp_path / "out", cache)) == 2

@@ -1,6 +1,6 @@
 """Losses. In: hidden states, logits, labels. Out: sums and counts, so batching changes nothing.
 
-Eq. 10 of the paper, L = response + category + dimension, each a mean over its own tokens, labelled
+Eq. 10 of the paper, L = response_lm + emotion_ce + vad, each a mean over its own tokens, labelled
 utterances or utterances with dimensions in the whole optimiser step; and BLSP's response_kl.
 
 Letters: N predicted tokens, H hidden size, V vocabulary, B utterances, C emotions, K the teacher's
@@ -21,7 +21,7 @@ from rellm_cache.data.batch import IGNORED
 from rellm_cache.llm.packing import PackedRow
 from rellm_cache.llm.teacher_distribution import CHUNK, split_rows
 
-TERMS = ("response", "recognition", "category", "dimension", "response_kl", "question")
+TERMS = ("response_lm", "emotion_lm", "emotion_ce", "vad", "response_kl", "qa_lm")
 
 
 @dataclass(frozen=True)
@@ -254,7 +254,7 @@ def count_terms(
     """
     counts = {
         **tokens,
-        "category": utterance_weights(emotions, weights).sum().item(),
-        "dimension": (~vad.isnan().any(dim=1)).sum().item(),
+        "emotion_ce": utterance_weights(emotions, weights).sum().item(),
+        "vad": (~vad.isnan().any(dim=1)).sum().item(),
     }
     return torch.tensor([counts.get(t, 0) for t in TERMS], dtype=torch.float32, device=vad.device)

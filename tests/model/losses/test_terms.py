@@ -160,7 +160,7 @@ def test_dimension_loss_counts_only_clips_with_dimensions() -> None:
     assert loss.item() == pytest.approx(0.03)
     assert predicted.grad is not None
     assert not predicted.grad[1].any()
-    tokens = {"response": 7, "recognition": 4}
+    tokens = {"response_lm": 7, "emotion_lm": 4}
     assert count_terms(tokens, torch.tensor([1, IGNORED]), vad).tolist() == [7, 4, 1, 1, 0, 0]
 
 
@@ -175,10 +175,10 @@ def test_means_do_not_depend_on_how_a_step_is_cut_up() -> None:
     assert float(pieces) == pytest.approx(float(whole.total(weights)))
     assert whole.means() == pytest.approx(
         {
-            "response": 35 / 15,
-            "recognition": 2,
-            "category": 5 / 0.75,
-            "dimension": 1,
-            "question": 2.5,
+            "response_lm": 35 / 15,
+            "emotion_lm": 2,
+            "emotion_ce": 5 / 0.75,
+            "vad": 1,
+            "qa_lm": 2.5,
         }
     )
