@@ -23,7 +23,7 @@ from rellm_cache.extraction.failures import record_failures
 from rellm_cache.extraction.messages import Failure
 from rellm_cache.extraction.missing import read_digests
 from rellm_cache.extraction.oom_split import Careful
-from rellm_cache.metrics.word_error_rate import WordErrors, total_errors, word_errors
+from rellm_cache.metrics.word_error_rate import WordErrors, normalize_words, word_errors
 from rellm_cache.store.format import WRITING, failures_path
 from rellm_cache.store.locks import hold_lock
 from rellm_cache.store.remote.mirror import sync_mirror
@@ -231,11 +231,8 @@ def _report(
     path: Path, utterances: Sequence[Utterance], work: _Work, heard: set[str], seconds: float
 ) -> TranscribeReport:
     done = [(u, work.known[u.id]) for u in utterances if u.id in work.known]
-    errors: dict[str, list[WordErrors]] = {}
-    for utterance, transcript in done:
-        if (found := word_errors(utterance.text, transcript.text)).words:
-            errors.setdefault(utterance.emotion or "", []).append(found)
-    total = total_errors(e for group in errors.values() for e in group)
+    compared = [(u, transcript.text) for u, transcript in done if normalize_words(u.text)]
+    emotions = sorted({u.emotion for u, _ in compared if u.emotion})
     return TranscribeReport(
         path=path,
         failures=failures_path(path.with_suffix("")),
@@ -247,11 +244,14 @@ def _report(
         cut=sum(transcript.cut for _, transcript in done),
         hours=work.hours,
         seconds=seconds,
-        errors=total if errors else None,
-        emotion_errors={
-            name: total_errors(group) for name, group in sorted(errors.items()) if name
-        },
+        errors=_errors(compared) if compared else None,
+        emotion_errors={e: _errors([c for c in compared if c[0].emotion == e]) for e in emotions},
     )
+
+
+def _errors(compared: Sequence[tuple[Utterance, str]]) -> WordErrors:
+    """Errors of transcripts against the texts of their utterances."""
+    return word_errors([u.text for u, _ in compared], [text for _, text in compared])
 
 
 def _hex(digest: np.ndarray) -> str:

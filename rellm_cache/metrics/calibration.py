@@ -1,4 +1,4 @@
-"""Do probabilities mean what they say? In: logits and labels. Out: ECE, and a temperature."""
+"""Calibration of class probabilities: expected calibration error and temperature scaling."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,21 +14,21 @@ def calibration_error(
 ) -> float:
     """Expected calibration error (Guo et al. 2017) of probabilities (N, C) against classes (N,).
 
-    The mean over equally wide bins of the winning probability of |accuracy - mean probability|,
-    weighted by how many fall into each.
+    Predictions fall into bins of equal width by their highest probability. The error is the mean of
+    |accuracy - mean probability| over the bins, weighted by their counts.
     """
     confidence = probabilities.max(1)
     correct = probabilities.argmax(1) == true
-    place = np.minimum((confidence * bins).astype(int), bins - 1)
+    bin_of = np.minimum((confidence * bins).astype(int), bins - 1)
     gaps = [
-        abs(correct[place == b].mean() - confidence[place == b].mean()) * np.sum(place == b)
-        for b in np.unique(place)
+        abs(correct[bin_of == b].mean() - confidence[bin_of == b].mean()) * np.sum(bin_of == b)
+        for b in np.unique(bin_of)
     ]
     return float(np.sum(gaps) / len(true))
 
 
 def fit_temperature(logits: NDArray[np.floating], true: NDArray[np.int64]) -> float:
-    """The divisor of logits (N, C), 0.1..10, that makes the true classes (N,) likeliest."""
+    """Temperature, 0.1..10, with the lowest cross entropy of logits (N, C) and classes (N,)."""
 
     def loss(log_temperature: float) -> float:
         scaled = log_softmax(logits / np.exp(log_temperature), axis=1)
@@ -39,5 +39,5 @@ def fit_temperature(logits: NDArray[np.floating], true: NDArray[np.int64]) -> fl
 
 
 def probabilities_of(logits: NDArray[np.floating], temperature: float) -> NDArray[np.float64]:
-    """(N, C) probabilities of logits divided by a temperature."""
+    """Probabilities (N, C) of logits (N, C) divided by a temperature."""
     return np.asarray(softmax(logits / temperature, axis=1), np.float64)

@@ -1,32 +1,33 @@
-"""Bootstrap intervals. In: columns of scores and a statistic. Out: its value and how sure it is.
+"""Bootstrap intervals, means and standard deviations of scores.
 
-Rows are drawn with replacement, the same rows of every column, so that pairs stay pairs. The same
-seed gives the same interval.
+A resample draws the same rows from every column, so paired scores stay paired. The same seed gives
+the same interval.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtr, ndtri
+from scipy import stats
 
 Column = NDArray[np.float64]
 Statistic = Callable[..., Column]  # columns (R, N) -> (R,)
 Method = Literal["percentile", "bca"]
-BLOCK = 1_000_000  # drawn values at a time
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A statistic and its bootstrap interval; all NaN where it has no value.
+    """A statistic and its bootstrap interval; all NaN where the statistic has no value.
 
     Attributes:
-        value: of the data as they are.
-        low: lower end.
+        value: the statistic of the data.
+        low: lower end of the interval.
         high: upper end.
-        confidence: share of such intervals that hold the true value.
+        confidence: confidence level, 0..1.
     """
 
     value: float
@@ -42,14 +43,17 @@ def bootstrap(
     confidence: float = 0.95,
     resamples: int = 10_000,
     seed: int = 12,
+    batch_values: int = 1_000_000,
 ) -> Interval:
-    """The interval of `statistic` over rows of equally long columns (N,), N at least 1.
+    """A paired bootstrap interval of a statistic of columns (N,), by `scipy.stats.bootstrap`.
 
-    A resample without a value (the CCC of constant columns) is left out.
+    A resample without a value, such as the CCC of constant columns, is left out. Where BCa has no
+    value, because the resamples do not vary, the interval is the percentile interval.
 
     Args:
-        statistic: maps columns (R, N), one resample a row, to (R,) values.
-        method: "percentile", or "bca", bias-corrected and accelerated (Efron 1987).
+        statistic: maps columns (R, N), a resample in each row, to (R,) values.
+        method: "percentile", or "bca": bias-corrected and accelerated (Efron 1987).
+        batch_values: values drawn at a time; bounds the memory and changes no result.
 
     Raises:
         ValueError: columns of different lengths, or empty ones.
@@ -59,92 +63,56 @@ def bootstrap(
     if not count or any(column.shape != (count,) for column in data):
         raise ValueError(f"expected columns of one length, found {[c.shape for c in data]}")
     value = float(statistic(*(column[None] for column in data))[0])
-    random = np.random.default_rng(seed)
-    sizes = _blocks(resamples, count)
-    drawn = np.concatenate(
-        [_apply(statistic, data, random.integers(0, count, (size, count))) for size in sizes]
+    if count == 1:
+        return Interval(value, value, value, confidence)
+    resample = partial(
+        stats.bootstrap,
+        data,
+        lambda *rows, axis: statistic(*rows),
+        paired=True,
+        vectorized=True,
+        confidence_level=confidence,
+        batch=max(1, batch_values // count),
     )
-    drawn = drawn[~np.isnan(drawn)]
-    if np.isnan(value) or not len(drawn):
-        return Interval(float("nan"), float("nan"), float("nan"), confidence)
-    levels = np.array([(1 - confidence) / 2, (1 + confidence) / 2])
-    if method == "bca" and count > 1:
-        levels = _corrected(levels, drawn, value, _leave_one_out(statistic, data))
-    low, high = np.quantile(drawn, levels)
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")  # about resamples without a value
+        random = np.random.default_rng(seed)
+        found = resample(n_resamples=resamples, method="percentile", rng=random)
+        values = found.bootstrap_distribution
+        values = found.bootstrap_distribution = values[~np.isnan(values)]
+        if np.isnan(value) or not len(values):
+            return Interval(float("nan"), float("nan"), float("nan"), confidence)
+        low, high = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
+        if method == "bca":
+            found = resample(n_resamples=0, method="bca", bootstrap_result=found)
+            if not np.isnan(found.confidence_interval.low):
+                low, high = found.confidence_interval
     return Interval(value, float(low), float(high), confidence)
 
 
 def mean_interval(
-    scores: Sequence[float], method: Method = "bca", resamples: int = 10_000, seed: int = 12
-) -> Interval:
-    """The mean of scores (N,) and its interval."""
-    return bootstrap(_means, scores, method=method, resamples=resamples, seed=seed)
-
-
-def difference_interval(
-    first: Sequence[float],
-    second: Sequence[float],
+    scores: Sequence[float] | Column,
     method: Method = "bca",
     resamples: int = 10_000,
     seed: int = 12,
 ) -> Interval:
-    """The mean of `first` minus `second`, paired by place, and its interval."""
-    return bootstrap(_differences, first, second, method=method, resamples=resamples, seed=seed)
+    """Mean of scores (N,), or of paired differences, and its interval."""
+    return bootstrap(_mean_of_rows, scores, method=method, resamples=resamples, seed=seed)
 
 
-def _means(scores: Column) -> Column:
+def _mean_of_rows(scores: Column) -> Column:
     means: Column = scores.mean(axis=-1)
     return means
 
 
-def _differences(first: Column, second: Column) -> Column:
-    return _means(first - second)
-
-
-def _blocks(rows: int, width: int) -> Iterator[int]:
-    size = max(1, BLOCK // width)
-    for start in range(0, rows, size):
-        yield min(size, rows - start)
-
-
-def _apply(statistic: Statistic, data: list[Column], rows: NDArray[np.int64]) -> Column:
-    return statistic(*(column[rows] for column in data))  # (R, N) each -> (R,)
-
-
-def _leave_one_out(statistic: Statistic, data: list[Column]) -> Column:
-    """(N,) the statistic without each row in turn."""
-    count = len(data[0])
-    others = np.arange(count - 1)
-    values, start = [], 0
-    for size in _blocks(count, count):
-        left_out = np.arange(start, start + size)[:, None]
-        values.append(_apply(statistic, data, others + (others >= left_out)))
-        start += size
-    return np.concatenate(values)
-
-
-def _corrected(levels: Column, drawn: Column, value: float, left_out: Column) -> Column:
-    """Quantile levels moved for bias and skew; unchanged where the drawn values do not vary."""
-    below = (np.mean(drawn < value) + np.mean(drawn <= value)) / 2
-    away = left_out.mean() - left_out
-    spread = np.sum(away**2)
-    if not 0 < below < 1 or not spread > 0:
-        return levels
-    acceleration = np.sum(away**3) / (6 * spread**1.5)
-    bias = ndtri(below)
-    shifted = bias + ndtri(levels)
-    moved: Column = ndtr(bias + shifted / (1 - acceleration * shifted))
-    return moved
-
-
 @dataclass(frozen=True)
 class Summary:
-    """Scores in three numbers.
+    """Mean and standard deviation of scores.
 
     Attributes:
-        mean: of the scores.
-        sd: sample standard deviation (n - 1); None for one score, which has none.
-        count: scores.
+        mean: mean of the scores.
+        sd: sample standard deviation (n - 1); None for a single score.
+        count: number of scores.
     """
 
     mean: float

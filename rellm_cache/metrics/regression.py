@@ -1,25 +1,26 @@
-"""Agreement of predicted dimensions. In: two columns of numbers. Out: CCC."""
+"""Concordance (CCC) and Spearman's rank correlation, with bootstrap intervals."""
 
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
+from scipy import stats
 
-from rellm_cache.metrics.intervals import Column, Interval, Method, bootstrap
+from rellm_cache.metrics.intervals import Column, Interval, bootstrap
 
 
 def concordance(true: np.ndarray, predicted: np.ndarray) -> float:
-    """Concordance correlation coefficient (Lin 1989) of two (N,) columns, -1..1.
+    """Concordance correlation coefficient (Lin 1989) of two columns (N,), -1..1.
 
-    Two columns of one and the same constant have none: NaN.
+    NaN where both columns are the same constant.
     """
     return float(concordance_of_rows(true, predicted))
 
 
 def concordance_of_rows(true: np.ndarray, predicted: np.ndarray) -> NDArray[np.float64]:
     """CCC of each row of two arrays (…, N): shape (…)."""
-    # Both moved by as much, which changes nothing: a constant is then 0, and so exactly its mean.
+    # CCC does not change with a common shift; shifted, a constant column is exactly its mean, 0.
     origin = true[..., :1].astype(np.float64)
     true, predicted = true.astype(np.float64) - origin, predicted.astype(np.float64) - origin
     true_mean, predicted_mean = true.mean(-1, keepdims=True), predicted.mean(-1, keepdims=True)
@@ -32,40 +33,28 @@ def concordance_of_rows(true: np.ndarray, predicted: np.ndarray) -> NDArray[np.f
 
 
 def concordance_interval(
-    true: Sequence[float] | Column,
-    predicted: Sequence[float] | Column,
-    method: Method = "percentile",
-    resamples: int = 10_000,
-    seed: int = 12,
+    true: Sequence[float] | Column, predicted: Sequence[float] | Column, resamples: int = 10_000
 ) -> Interval:
-    """CCC of predicted (N,) with true (N,) and its interval."""
-    return bootstrap(
-        concordance_of_rows, true, predicted, method=method, resamples=resamples, seed=seed
-    )
+    """CCC of predicted (N,) with true (N,) and its percentile bootstrap interval."""
+    return bootstrap(concordance_of_rows, true, predicted, method="percentile", resamples=resamples)
 
 
-def rank_correlation_of_rows(
-    first: NDArray[np.float64], second: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """Spearman's correlation of each row of two arrays (…, N): shape (…); ties share their mean
-    rank, and a constant row has none: NaN."""
-    ranks = [rankdata(column, axis=-1) for column in (first, second)]
-    first, second = (r - r.mean(-1, keepdims=True) for r in ranks)
-    spread = np.asarray(np.sqrt((first**2).sum(-1) * (second**2).sum(-1)))
-    found = np.full_like(spread, np.nan)
-    np.divide((first * second).sum(-1), spread, out=found, where=spread > 0)
+def rank_correlation_of_rows(first: Column, second: Column) -> Column:
+    """Spearman's correlation of each row of two arrays (…, N): shape (…); NaN for a constant row.
+
+    `scipy.stats.spearmanr` compares all columns with each other; this compares row by row.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", stats.ConstantInputWarning)
+        ranks = (stats.rankdata(first, axis=-1), stats.rankdata(second, axis=-1))
+        found: Column = stats.pearsonr(*ranks, axis=-1).statistic
     return found
 
 
 def rank_correlation(
-    first: Sequence[float], second: Sequence[float], resamples: int = 10_000, seed: int = 12
+    first: Sequence[float], second: Sequence[float], resamples: int = 10_000
 ) -> Interval:
-    """Spearman's correlation of two columns (N,), and its percentile bootstrap interval."""
+    """Spearman's correlation of two columns (N,) and its percentile bootstrap interval."""
     return bootstrap(
-        rank_correlation_of_rows,
-        first,
-        second,
-        method="percentile",
-        resamples=resamples,
-        seed=seed,
+        rank_correlation_of_rows, first, second, method="percentile", resamples=resamples
     )

@@ -1,21 +1,21 @@
-"""What replies look like. In: texts. Out: their length in words and the questions they ask."""
+"""Length of replies in words, and the questions they ask."""
 
 import re
 
 QUESTION = re.compile(r"[?!]*\?[?!]*")
-ASKING = re.compile(r"[^.!?…\n]*\?")  # from the end of the sentence before to the question mark
+ASKING = re.compile(r"[^.!?…\n]*\?")  # from the end of the previous sentence to the question mark
 
 
 def word_count(reply: str) -> int:
-    """Words: runs of characters between spaces."""
+    """Number of words: runs of characters without white space."""
     return len(reply.split())
 
 
 def question_count(reply: str) -> int:
-    """Questions: question marks, of which "??" and "?!" are one."""
+    """Number of questions: runs of question marks; "??" and "?!" count once."""
     return len(QUESTION.findall(reply))
 
 
 def questions(reply: str) -> list[str]:
-    """The sentences that ask, each up to its question mark."""
+    """The sentences that end with a question mark."""
     return [found.strip() for found in ASKING.findall(reply) if found.strip() != "?"]

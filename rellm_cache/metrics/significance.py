@@ -1,4 +1,4 @@
-"""Is one system better than another? In: paired scores. Out: p, effect size, corrected p values."""
+"""Significance of paired differences: Wilcoxon test, Holm correction, intervals over seeds."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -10,18 +10,20 @@ from scipy.stats import wilcoxon
 
 from rellm_cache.metrics.intervals import Summary, summarize
 
+CONFIDENCE = 0.95
+
 
 @dataclass(frozen=True)
 class PairedTest:
     """A two-sided Wilcoxon signed-rank test.
 
     Attributes:
-        p: of no difference in location.
-        effect: matched-pairs rank-biserial correlation, -1..1: the share of rank sum that speaks
-            for the first system minus the share that speaks against it (Kerby 2014).
-        better: pairs in which the first scored higher.
-        worse: pairs in which it scored lower.
-        equal: pairs with no difference; the test leaves them out.
+        p: p value; the null hypothesis is that the differences are symmetric around zero.
+        effect: matched-pairs rank-biserial correlation, -1..1: the share of the rank sum in favor
+            of the first system minus the share against it (Kerby 2014).
+        better: pairs in which the first system scored higher.
+        worse: pairs in which the first system scored lower.
+        equal: pairs without a difference; the test leaves them out.
     """
 
     p: float
@@ -32,11 +34,11 @@ class PairedTest:
 
 
 def paired_test(first: Sequence[float], second: Sequence[float]) -> PairedTest:
-    """Wilcoxon signed-rank test of scores paired by place.
+    """Wilcoxon signed-rank test of two columns of paired scores (N,), by `scipy.stats.wilcoxon`.
 
-    Pairs without a difference are dropped (Wilcoxon's way) and ties share their mean rank. Of the
-    pairs that differ, up to 50 are tested exactly, with ties up to 13; more by the normal
-    approximation, corrected for ties. Where no pair differs, p is 1 and the effect 0.
+    Pairs without a difference are dropped; ties share their mean rank. The p value is exact for up
+    to 50 pairs that differ (13 with ties), and a normal approximation corrected for ties for more.
+    Where no pair differs, p is 1 and the effect 0.
 
     Raises:
         ValueError: columns of different lengths, or a score that is no number.
@@ -46,19 +48,19 @@ def paired_test(first: Sequence[float], second: Sequence[float]) -> PairedTest:
         raise ValueError(f"expected two equally long columns, found {scores.shape}, {others.shape}")
     differences = scores - others
     if not np.isfinite(differences).all():
-        raise ValueError("a score is not a finite number")
+        raise ValueError("found a score that is not a finite number, expected finite scores")
     counts = tuple(int(np.sum(np.sign(differences) == sign)) for sign in (1, -1, 0))
     if counts[2] == len(differences):
         return PairedTest(1.0, 0.0, *counts)
     moved = differences[differences != 0]
-    result = wilcoxon(moved, alternative="greater")  # its statistic: ranks of positive differences
+    result = wilcoxon(moved, alternative="greater")  # statistic: rank sum of positive differences
     total = len(moved) * (len(moved) + 1) / 2
     p = float(wilcoxon(moved).pvalue)
     return PairedTest(p, float(2 * result.statistic / total - 1), *counts)
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:
-    """P values corrected for the number of comparisons (Holm 1979), under the same names.
+    """P values by name, corrected for the number of comparisons (Holm 1979); SciPy has no Holm.
 
     Raises:
         ValueError: a value outside 0..1.
@@ -74,12 +76,9 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
     return {name: corrected[name] for name in p_values}
 
 
-CONFIDENCE = 0.95
-
-
 @dataclass(frozen=True)
 class PairedDifference(Summary):
-    """What a change did to a score, seed by seed: `mean` and `sd` are of the differences.
+    """Difference of a score between two variants, paired by seed: its mean and deviation.
 
     Attributes:
         low: lower end of the 95 % interval of the mean difference; None for one pair.
@@ -93,9 +92,9 @@ class PairedDifference(Summary):
 def paired_difference(
     changed: Mapping[int, float], baseline: Mapping[int, float]
 ) -> PairedDifference | None:
-    """Changed minus baseline over the seeds that both have; None where they share none.
+    """`changed` minus `baseline` over the seeds that both have; None where they share no seed.
 
-    The interval is Student's, mean ± t(n - 1) sd / √n. Few seeds make it wide, as they should.
+    The interval is Student's: mean ± t(n - 1) sd / √n.
     """
     differences = [changed[seed] - baseline[seed] for seed in changed if seed in baseline]
     if not differences:

@@ -14,7 +14,6 @@ from rellm_cache.metrics.intervals import (
     Interval,
     Summary,
     bootstrap,
-    difference_interval,
     mean_interval,
     summarize,
 )
@@ -221,7 +220,7 @@ def _compare_scores(
         metric=metric,
         first=MAIN,
         second=other,
-        difference=difference_interval(first, second),
+        difference=mean_interval(np.subtract(first, second)),
         test=paired_test(first, second),
         p_holm=1.0,
         paper=paper_directions(corpus, metric, MAIN, other),

@@ -8,11 +8,9 @@ from scipy import stats
 
 from rellm_cache.metrics.intervals import (
     bootstrap,
-    difference_interval,
     mean_interval,
     summarize,
 )
-from rellm_cache.metrics.regression import concordance, concordance_interval
 
 SCORES = np.random.default_rng(3).gamma(2.0, size=60)
 OTHERS = SCORES + np.random.default_rng(4).normal(0.2, 0.3, 60)
@@ -30,25 +28,11 @@ def test_the_interval_of_a_mean_is_scipys(method: Literal["percentile", "bca"]) 
 
 
 def test_rows_stay_pairs() -> None:
-    found = difference_interval(OTHERS, SCORES)
+    found = bootstrap(lambda a, b: (a - b).mean(axis=-1), OTHERS, SCORES)
+    assert found == mean_interval(OTHERS - SCORES)
     width = stats.t.ppf(0.975, 59) * (OTHERS - SCORES).std(ddof=1) / np.sqrt(60)
     assert found.value == pytest.approx((OTHERS - SCORES).mean())
     assert found.high - found.low == pytest.approx(2 * width, rel=0.1)
-
-
-def test_the_interval_of_ccc_holds_it_and_is_scipys() -> None:
-    found = concordance_interval(SCORES, OTHERS, resamples=2_000)
-    expected = stats.bootstrap(
-        (SCORES, OTHERS),
-        lambda x, y: concordance(x, y),
-        paired=True,
-        vectorized=False,
-        method="percentile",
-        n_resamples=2_000,
-        rng=np.random.default_rng(12),
-    ).confidence_interval
-    assert found.value == pytest.approx(concordance(SCORES, OTHERS))
-    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), rel=1e-9)
 
 
 def test_the_same_seed_gives_the_same_interval() -> None:
@@ -56,10 +40,12 @@ def test_the_same_seed_gives_the_same_interval() -> None:
     assert mean_interval(SCORES, seed=1) != mean_interval(SCORES, seed=2)
 
 
-def test_blocks_of_draws_do_not_change_the_interval(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = mean_interval(SCORES, resamples=500)
-    monkeypatch.setattr("rellm_cache.metrics.intervals.BLOCK", 600)
-    assert mean_interval(SCORES, resamples=500) == whole
+def test_the_batch_of_resamples_does_not_change_the_interval() -> None:
+    def mean(rows: np.ndarray) -> np.ndarray:
+        return rows.mean(axis=-1)
+
+    whole = bootstrap(mean, SCORES, resamples=500)
+    assert bootstrap(mean, SCORES, resamples=500, batch_values=600) == whole
 
 
 def test_scores_that_do_not_vary_have_no_width() -> None:
@@ -67,20 +53,6 @@ def test_scores_that_do_not_vary_have_no_width() -> None:
     assert (found.value, found.low, found.high) == (1.0, 1.0, 1.0)
     one = mean_interval([2.0])
     assert (one.value, one.low, one.high) == (2.0, 2.0, 2.0)
-
-
-def test_a_statistic_without_a_value_has_no_interval() -> None:
-    found = concordance_interval([1.0, 1.0], [1.0, 1.0])
-    assert np.isnan([found.value, found.low, found.high]).all()
-
-
-def test_resamples_without_a_value_are_left_out() -> None:
-    # Of two rows half the resamples draw one row twice: both columns constant, no CCC.
-    found = concordance_interval([0.0, 1.0], [0.0, 1.0])
-    assert (found.value, found.low, found.high) == (1.0, 1.0, 1.0)
-    # Of three the first two are alike: three of those are 0.1 each, whose mean is not quite 0.1.
-    found = concordance_interval([0.1, 0.1, 0.7], [0.1, 0.1, 0.5])
-    assert found.high == found.value < 0.95
 
 
 @pytest.mark.parametrize("columns", [([1.0, 2.0], [1.0]), ([], [])])

@@ -1,18 +1,21 @@
-"""The concordance correlation coefficient."""
+"""Concordance and rank correlation against their definitions and scipy."""
 
 import math
 
 import numpy as np
 import pytest
-from scipy.stats import spearmanr
+from scipy import stats
 
 from rellm_cache.metrics.regression import (
     concordance,
+    concordance_interval,
     concordance_of_rows,
     rank_correlation,
     rank_correlation_of_rows,
 )
 
+SCORES = np.random.default_rng(3).gamma(2.0, size=60)
+OTHERS = SCORES + np.random.default_rng(4).normal(0.2, 0.3, 60)
 TRUE = np.array([0.1, 0.4, 0.5, 0.9])
 
 
@@ -54,19 +57,48 @@ def test_float32_columns_lose_no_precision() -> None:
     assert concordance(true, true) == pytest.approx(1, abs=1e-12)
 
 
-def test_it_is_scipys() -> None:
+def test_the_interval_of_ccc_holds_it_and_is_scipys() -> None:
+    found = concordance_interval(SCORES, OTHERS, resamples=2_000)
+    expected = stats.bootstrap(
+        (SCORES, OTHERS),
+        lambda x, y: concordance(x, y),
+        paired=True,
+        vectorized=False,
+        method="percentile",
+        n_resamples=2_000,
+        rng=np.random.default_rng(12),
+    ).confidence_interval
+    assert found.value == pytest.approx(concordance(SCORES, OTHERS))
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), rel=1e-9)
+
+
+def test_a_statistic_without_a_value_has_no_interval() -> None:
+    found = concordance_interval([1.0, 1.0], [1.0, 1.0])
+    assert np.isnan([found.value, found.low, found.high]).all()
+
+
+def test_resamples_without_a_value_are_left_out() -> None:
+    # Of two rows half the resamples draw one row twice: both columns constant, no CCC.
+    found = concordance_interval([0.0, 1.0], [0.0, 1.0])
+    assert (found.value, found.low, found.high) == (1.0, 1.0, 1.0)
+    # Of three the first two are alike: three of those are 0.1 each, whose mean is not quite 0.1.
+    found = concordance_interval([0.1, 0.1, 0.7], [0.1, 0.1, 0.5])
+    assert found.high == found.value < 0.95
+
+
+def test_rank_correlation_is_scipys() -> None:
     random = np.random.default_rng(1)
     scores, rights = random.normal(size=(4, 30)), random.integers(0, 2, (4, 30)).astype(float)
-    expected = [spearmanr(s, r).statistic for s, r in zip(scores, rights, strict=True)]
+    expected = [stats.spearmanr(s, r).statistic for s, r in zip(scores, rights, strict=True)]
     np.testing.assert_allclose(rank_correlation_of_rows(scores, rights), expected)
 
 
-def test_a_constant_column_has_none() -> None:
+def test_a_constant_column_has_no_rank_correlation() -> None:
     assert np.isnan(rank_correlation([1.0, 2.0, 3.0], [1.0, 1.0, 1.0]).value)
 
 
-def test_the_interval_holds_the_value() -> None:
+def test_the_interval_of_rank_correlation_holds_it() -> None:
     scores = [0.1, 0.9, 0.4, 0.8, 0.7, 0.2, 0.6, 0.3]
     found = rank_correlation(scores, [0, 1, 0, 1, 1, 0, 0, 1], resamples=500)
     assert found.low <= found.value <= found.high
-    assert found.value == pytest.approx(spearmanr(scores, [0, 1, 0, 1, 1, 0, 0, 1]).statistic)
+    assert found.value == pytest.approx(stats.spearmanr(scores, [0, 1, 0, 1, 1, 0, 0, 1]).statistic)
