@@ -13,7 +13,7 @@ from kills import KilledAfter
 from rellm_cache.config.schema import PromptsConfig, Recipe
 from rellm_cache.corpus.manifest import manifest_files, read_manifest, responses_path
 from rellm_cache.empathy.settings import EmpathySettings
-from rellm_cache.empathy.training import empathy_train
+from rellm_cache.empathy.training import train_empathy
 from rellm_cache.extraction.run import extract
 from rellm_cache.store.reader import FeatureStore
 from rellm_cache.utils.result_table import Journal
@@ -76,7 +76,7 @@ def empathy_scorer(
         head_learning_rate=0.01,
         epochs=2,
     )
-    empathy_train(epitome_folder, out, settings)
+    train_empathy(epitome_folder, out, settings)
     return out
 
 

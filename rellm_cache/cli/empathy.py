@@ -1,4 +1,4 @@
-"""rellm empathy: train EPITOME's empathy scorers and score replies."""
+"""rellm empathy: train empathy scorers and score replies."""
 
 import dataclasses
 import json
@@ -13,9 +13,9 @@ from rellm_cache.utils.console import counted
 
 @click.group(cls=InOrder)
 def empathy() -> None:
-    """Score how empathetic replies are: emotional reactions, interpretations, explorations.
+    """Score the empathy of replies: emotional reactions, interpretations, explorations.
 
-    Scorers are EPITOME's bi-encoder on any text encoder, trained on EPITOME's tables.
+    A scorer is EPITOME's bi-encoder on any text encoder, trained on EPITOME's tables.
     """
 
 
@@ -37,21 +37,21 @@ def empathy() -> None:
     "changes",
     multiple=True,
     metavar="KEY=VALUE",
-    help="Change one setting, as epochs=6, seed=1 or together=true. Repeatable.",
+    help="Change one setting, for example epochs=6 or together=true. Repeatable.",
 )
 @json_option
 def train(
     data: Path, out: Path, encoder: str | None, changes: tuple[str, ...], as_json: bool
 ) -> None:
-    """Train scorers on the CSV files of folder DATA, a fifth of the posts held out.
+    """Train scorers on the CSV files of folder DATA; a fifth of the posts is held out.
 
-    The settings are EPITOME's for RoBERTa, and others where another encoder needs them;
-    `--set epochs=6` changes one. OUT/empathy.json has them, with the scores of the held-out fifth.
+    The settings are EPITOME's for RoBERTa, or those shipped for another encoder. OUT/empathy.json
+    has the settings and the scores on the held-out fifth.
     """
     from rellm_cache.empathy.settings import make_settings
-    from rellm_cache.empathy.training import empathy_train
+    from rellm_cache.empathy.training import train_empathy
 
-    card = empathy_train(data, out, make_settings(encoder, changes))
+    card = train_empathy(data, out, make_settings(encoder, changes))
     if as_json:
         click.echo(json.dumps({"counts": card.counts, "scores": card.scores}))
         return
@@ -83,14 +83,14 @@ def _level_row(name: str, scores: dict[str, Any]) -> list[str]:
 )
 @json_option
 def score(scorer: Path, source: Path, out: Path, as_json: bool) -> None:
-    """Add levels to the rows of a CSV file SOURCE with seeker_post and response_post.
+    """Add empathy levels to a CSV file SOURCE with the columns seeker_post and response_post.
 
-    Added are ER_label, IP_label, EX_label and probabilities, with the texts cut at EPITOME's 64
-    tokens, and the same with a longer limit as ER_label_long and so on.
+    The new columns are ER_label, IP_label, EX_label and their probabilities, for texts cut at
+    EPITOME's 64 tokens, and the same with a longer limit as ER_label_long and so on.
     """
-    from rellm_cache.empathy.score_table import empathy_score
+    from rellm_cache.empathy.score_table import score_csv
 
-    report = empathy_score(scorer, source, out)
+    report = score_csv(scorer, source, out)
     if as_json:
         click.echo(json.dumps(dataclasses.asdict(report)))
         return

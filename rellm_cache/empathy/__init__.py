@@ -1,1 +1,5 @@
-"""Empathy scorers: EPITOME's bi-encoder on any text encoder."""
+"""Empathy scorers after EPITOME: tables, model, training and scoring of replies.
+
+EPITOME's tables, or posts with replies, enter. Trained scorer folders and levels with probabilities
+leave.
+"""

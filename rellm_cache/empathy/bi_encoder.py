@@ -1,4 +1,4 @@
-"""EPITOME's bi-encoder (Sharma et al. 2020). In: a batch of exchanges. Out: logits, losses.
+"""Bi-encoder of EPITOME (Sharma et al. 2020): logits of levels and rationales, and their loss.
 
     post  → encoder → states ┐
     reply → encoder → states ┴ one-head attention, added to the reply's states
@@ -20,20 +20,20 @@ from rellm_cache.empathy.text_encoder import TextEncoder
 
 IGNORED = -100
 INITIAL_DEVIATION = 0.02
-SEEDS_APART = 1000  # members of an ensemble
+MEMBER_SEED_STEP = 1000  # between the seeds of ensemble members
 
 
 @dataclass(frozen=True)
 class ExchangeBatch:
-    """Exchanges, padded.
+    """A padded batch of exchanges.
 
     Attributes:
         seeker: (B, S, H) float32 states or (B, S) int64 ids of the posts.
-        seeker_mask: (B, S) bool, true where there is a token.
+        seeker_mask: (B, S) bool, true at tokens, false at padding.
         response: (B, T, H) float32 states or (B, T) int64 ids of the replies.
         response_mask: (B, T) bool.
-        levels: mechanism → (B,) int64; IGNORED where not judged.
-        rationales: mechanism → (B, T) int64 0 or 1; IGNORED where not judged or padded.
+        levels: mechanism → (B,) int64; IGNORED if not judged.
+        rationales: mechanism → (B, T) int64 0 or 1; IGNORED if not judged, and at padding.
     """
 
     seeker: Tensor
@@ -44,7 +44,7 @@ class ExchangeBatch:
     rationales: dict[str, Tensor]
 
     def to(self, device: torch.device) -> "ExchangeBatch":
-        """The same batch on a device."""
+        """Copy to a device."""
         return ExchangeBatch(
             self.seeker.to(device),
             self.seeker_mask.to(device),
@@ -69,7 +69,7 @@ class ScorerOutputs:
 
 
 class CrossAttention(nn.Module):
-    """One head: each token of the reply looks at the tokens of the post."""
+    """Attention with one head from the tokens of the reply to those of the post."""
 
     def __init__(self, size: int) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ class CrossAttention(nn.Module):
         self.value, self.output = nn.Linear(size, size), nn.Linear(size, size)
 
     def forward(self, reply: Tensor, post: Tensor, post_mask: Tensor) -> Tensor:
-        """(B, T, H) of replies (B, T, H) and posts (B, S, H); padding is not looked at."""
+        """(B, T, H) for replies (B, T, H) and posts (B, S, H); padding is masked."""
         seen = F.scaled_dot_product_attention(
             self.query(reply), self.key(post), self.value(post), attn_mask=post_mask[:, None, :]
         )
@@ -86,7 +86,7 @@ class CrossAttention(nn.Module):
 
 
 class EmpathyScorer(nn.Module):
-    """What trains: the encoder's last layers, the attention, two heads a mechanism."""
+    """The trained part: the encoder's last layers, the attention, two heads per mechanism."""
 
     def __init__(
         self,
@@ -101,7 +101,7 @@ class EmpathyScorer(nn.Module):
         self.settings = settings
         self.member = member
         self.mechanisms = tuple(mechanisms)
-        self.encoder = encoder.top(settings.trained_layers)
+        self.encoder = encoder.trainable_layers(settings.trained_layers)
         self.attention = CrossAttention(size)
         self.dropout = nn.Dropout(settings.dropout)
         self.level_heads = nn.ModuleDict(
@@ -118,12 +118,12 @@ class EmpathyScorer(nn.Module):
         )
         self.rationale_heads = nn.ModuleDict({name: nn.Linear(size, 2) for name in mechanisms})
         for part in (self.attention, self.level_heads, self.rationale_heads):
-            part.apply(_start)
+            part.apply(_init_weights)
         self.to(encoder.device)
 
     @property
     def seed(self) -> int:
-        """Of weights, order and dropout."""
+        """Seed of initial weights, order and dropout."""
         return member_seed(self.settings, self.member)
 
     def forward(self, batch: ExchangeBatch) -> ScorerOutputs:
@@ -148,12 +148,12 @@ class EmpathyScorer(nn.Module):
 
 
 def member_seed(settings: EmpathySettings, member: int) -> int:
-    """Seed of a member of an ensemble; the first has the settings' own."""
-    return settings.seed + SEEDS_APART * member
+    """Seed of an ensemble member; the first member uses the settings' seed."""
+    return settings.seed + MEMBER_SEED_STEP * member
 
 
 def pool(states: Tensor, mask: Tensor, pooling: Pooling) -> Tensor:
-    """(B, H) or, for statistics, (B, 3H) of states (B, T, H) where mask (B, T) is true."""
+    """Pool states (B, T, H) where mask (B, T) is true: (B, H), or (B, 3H) for "statistics"."""
     first = states[:, 0]
     if pooling == "first":
         return first
@@ -169,9 +169,9 @@ def scorer_loss(
     outputs: ScorerOutputs, batch: ExchangeBatch, class_weights: Mapping[str, Tensor],
     settings: EmpathySettings,
 ) -> Tensor:  # fmt: skip
-    """Scalar λ_EI · level + λ_RE · rationale, summed over mechanisms.
+    """Scalar loss λ_EI · level + λ_RE · rationale, summed over mechanisms.
 
-    A mechanism's terms are means over the exchanges and tokens that are judged for it.
+    Each term is the mean over the exchanges or tokens that are judged for its mechanism.
     """
     total = torch.zeros((), device=batch.response.device)
     for name, logits in outputs.levels.items():
@@ -190,9 +190,9 @@ def scorer_loss(
 
 
 def class_weights(levels: Sequence[int], power: float) -> Tensor:
-    """(3,) weights of the levels, as their counts to minus `power`, of mean 1 over `levels`.
+    """(3,) loss weights, proportional to count ** -power, with mean 1 over `levels`.
 
-    A level that does not occur weighs 1: nothing asks for it.
+    A level that does not occur has weight 1, which is never used.
     """
     counts = torch.bincount(torch.tensor(levels), minlength=LEVELS).float()
     weights = torch.where(counts > 0, counts.clamp(min=1) ** -power, 0.0)
@@ -200,8 +200,8 @@ def class_weights(levels: Sequence[int], power: float) -> Tensor:
     return torch.where(counts > 0, weights / mean, 1.0)
 
 
-def _start(module: nn.Module) -> None:
-    """Initial weights as BERT's."""
+def _init_weights(module: nn.Module) -> None:
+    """Initialize as BERT does."""
     if isinstance(module, nn.Linear):
         nn.init.normal_(module.weight, std=INITIAL_DEVIATION)
         nn.init.zeros_(module.bias)

@@ -1,10 +1,10 @@
-"""EPITOME's tables (Sharma et al. 2020). In: a folder of CSV files. Out: judged exchanges, split.
+"""EPITOME tables (Sharma et al. 2020): judged exchanges and their split by post.
 
-Three files judge the same exchanges, one for each mechanism of empathy, with the columns sp_id,
-rp_id, seeker_post, response_post, level (0, 1, 2) and rationales (parts of the response that speak
-for the level, each ended by "|"). An exchange that was judged twice has two rows in each file.
-The published files were cleaned differently: spaces differ in one text of eight, a few lack the
-word Reddit. So ids join them, the first file's texts count, and runs of spaces become one.
+Each mechanism of empathy has a CSV file with the columns sp_id, rp_id, seeker_post, response_post,
+level (0, 1, 2) and rationales (parts of the response that support the level, each ended by "|").
+All files judge the same exchanges; an exchange that was judged twice has two rows in each.
+The published files were cleaned differently: spaces differ in one text of eight, and a few lack the
+word Reddit. So rows are joined by id, the first file's texts are used, and spaces are normalized.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ MECHANISMS = {"ER": "emotional-reactions", "IP": "interpretations", "EX": "explo
 TEXTS = ("seeker_post", "response_post")
 JUDGED = ("sp_id", "rp_id", *TEXTS, "level", "rationales")
 FOLDS = 5
-VALIDATION = 0.125  # of the posts that are not held out: a tenth of all
+VALIDATION = 0.125  # share of the posts that are not held out: one tenth of all posts
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,8 @@ class Exchange:
         reply: id of the reply.
         seeker_post: text of the post.
         response_post: text of the reply.
-        levels: mechanism ("ER", "IP", "EX") → 0, 1 or 2, where it was judged.
-        rationales: mechanism → the parts of the reply that speak for its level.
+        levels: mechanism ("ER", "IP", "EX") → 0, 1 or 2, for judged mechanisms.
+        rationales: mechanism → the parts of the reply that support its level.
     """
 
     post: str
@@ -47,7 +47,7 @@ class Exchange:
 
 @dataclass(frozen=True)
 class Split:
-    """Exchanges of one fold: trained on, calibrated on, held out. No post is in two."""
+    """Exchanges of one fold, for training, calibration and test. No post is in two parts."""
 
     train: list[Exchange]
     validation: list[Exchange]
@@ -55,10 +55,10 @@ class Split:
 
 
 def read_epitome(folder: Path) -> list[Exchange]:
-    """Exchanges of the mechanisms that `folder` has a file of, in the first file's order.
+    """Read the tables of a folder; exchanges keep the order of the first file.
 
     Raises:
-        ManifestError: no file of any mechanism, two of one, a column or a text is missing, or a
+        ManifestError: there is no table, two of one mechanism, a column or a text is missing, or a
             level is not 0, 1 or 2.
     """
     found: dict[tuple[str, str, int], Exchange] = {}
@@ -93,15 +93,15 @@ def read_rows(file: Path, needed: Sequence[str]) -> Iterator[tuple[str, dict[str
 
 
 def split_by_post(exchanges: Sequence[Exchange], fold: int) -> Split:
-    """Hold out the posts of one of five folds; of the others a tenth of all is for validation.
+    """Split by post: one of five folds for test, one tenth of all posts for validation.
 
-    A post's place comes from a digest of its id alone: it is the same in every file and order.
+    A post's part depends on the hash of its id only, not on file or order.
     """
     split = Split([], [], [])
     for exchange in exchanges:
-        if int(place_of(exchange.post) * FOLDS) == fold:
+        if int(hash_fraction(exchange.post) * FOLDS) == fold:
             split.test.append(exchange)
-        elif place_of(f"validation:{exchange.post}") < VALIDATION:
+        elif hash_fraction(f"validation:{exchange.post}") < VALIDATION:
             split.validation.append(exchange)
         else:
             split.train.append(exchange)
@@ -109,12 +109,12 @@ def split_by_post(exchanges: Sequence[Exchange], fold: int) -> Split:
 
 
 def one_spaced(text: str) -> str:
-    """The text with each run of spaces and line ends as one space, none at its ends."""
+    """The text with every run of whitespace as one space, and none at both ends."""
     return " ".join(text.split())
 
 
-def place_of(name: str) -> float:
-    """A number in [0, 1) that only depends on a name."""
+def hash_fraction(name: str) -> float:
+    """A number in [0, 1) from the hash of a name."""
     return int(hashlib.sha256(name.encode()).hexdigest()[:8], 16) / 2**32
 
 

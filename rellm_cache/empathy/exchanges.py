@@ -1,4 +1,4 @@
-"""Exchanges as a scorer takes them. In: texts. Out: ids or frozen states, labels, batches."""
+"""Encoding of exchanges: token ids or states of the frozen layers, labels, padded batches."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -9,24 +9,23 @@ from torch import Tensor
 from rellm_cache.empathy.bi_encoder import IGNORED, ExchangeBatch
 from rellm_cache.empathy.epitome import Exchange
 from rellm_cache.empathy.settings import EmpathySettings
-from rellm_cache.empathy.text_encoder import TextEncoder, Tokens, pad
+from rellm_cache.empathy.text_encoder import TextEncoder, TokenizedText, pad
 
-CHUNK = 64  # exchanges whose states are computed together
-WINDOW = 12  # batches whose exchanges are sorted by length together
+CHUNK = 64  # exchanges encoded at a time
+WINDOW = 12  # batches in a window that is sorted by length
 
 
 @dataclass(frozen=True)
-class Reading:
-    """One exchange, cut to a limit.
+class EncodedExchange:
+    """One exchange, cut to a number of tokens.
 
     Attributes:
         seeker: (S, H) float16 states or (S,) int64 ids of the post.
         response: (T, H) float16 states or (T,) int64 ids of the reply.
-        words: the reply as far as it is read.
-        post_cut: the post is longer than the limit.
-        reply_cut: the reply is.
-        levels: mechanism → level, where judged.
-        rationales: mechanism → (T,) int64 0 or 1, where judged.
+        words: text of the reply up to the cut.
+        post_cut, reply_cut: whether the text is longer than the limit.
+        levels: mechanism → level, for judged mechanisms.
+        rationales: mechanism → (T,) int64 0 or 1, for judged mechanisms.
     """
 
     seeker: Tensor
@@ -38,16 +37,16 @@ class Reading:
     rationales: dict[str, Tensor]
 
 
-def read_exchanges(
+def encode_exchanges(
     exchanges: Sequence[Exchange], encoder: TextEncoder, settings: EmpathySettings, limit: int
-) -> Iterator[Reading]:
-    """Cut texts to `limit` tokens; what is frozen of the encoder runs here, once."""
+) -> Iterator[EncodedExchange]:
+    """Cut texts to `limit` tokens and run the frozen layers of the encoder over them."""
     trained = settings.trained_layers
     below = None if trained < 0 else encoder.layers - trained
     for start in range(0, len(exchanges), CHUNK):
         chunk = exchanges[start : start + CHUNK]
-        posts = [encoder.tokenise(e.seeker_post, limit) for e in chunk]
-        replies = [encoder.tokenise(e.response_post, limit) for e in chunk]
+        posts = [encoder.tokenize(e.seeker_post, limit) for e in chunk]
+        replies = [encoder.tokenize(e.response_post, limit) for e in chunk]
         seekers = (
             encoder.states(posts, -1)
             if settings.seeker == "frozen"
@@ -55,7 +54,7 @@ def read_exchanges(
         )
         responses = _inputs(replies, encoder, below)
         for index, exchange in enumerate(chunk):
-            yield Reading(
+            yield EncodedExchange(
                 seekers[index],
                 responses[index],
                 exchange.response_post[: max(last for _, last in replies[index].spans)],
@@ -69,18 +68,20 @@ def read_exchanges(
             )
 
 
-def _inputs(texts: Sequence[Tokens], encoder: TextEncoder, below: int | None) -> list[Tensor]:
-    """What the trained part of the encoder takes: ids, or the states of the layers below it."""
+def _inputs(
+    texts: Sequence[TokenizedText], encoder: TextEncoder, below: int | None
+) -> list[Tensor]:
+    """Inputs of the trained layers: ids, or the states after the frozen layers."""
     if below is None:
         return [torch.tensor(text.ids) for text in texts]
     return encoder.states(texts, below)
 
 
-def rationale_labels(response: str, parts: Iterable[str], tokens: Tokens) -> Tensor:
-    """(T,) int64: 1 for tokens of the reply that lie in one of `parts`.
+def rationale_labels(response: str, parts: Iterable[str], tokens: TokenizedText) -> Tensor:
+    """(T,) int64 labels: 1 for tokens of the reply that overlap one of `parts`.
 
-    Parts are looked for as they are written, each from the start; what is not found labels nothing
-    (in EPITOME's files one part in 23, nearly all of interpretations).
+    Each part labels its first occurrence. A part that is not in the reply labels nothing (in
+    EPITOME's files 1 of 23, nearly all of interpretations).
     """
     labels = torch.zeros(len(tokens.ids), dtype=torch.long)
     for part in parts:
@@ -93,16 +94,18 @@ def rationale_labels(response: str, parts: Iterable[str], tokens: Tokens) -> Ten
     return labels
 
 
-def collate_readings(readings: Sequence[Reading], mechanisms: Sequence[str]) -> ExchangeBatch:
-    """Readings as one batch."""
-    seeker, seeker_mask = pad([r.seeker for r in readings])
-    response, response_mask = pad([r.response for r in readings])
+def collate_exchanges(
+    exchanges: Sequence[EncodedExchange], mechanisms: Sequence[str]
+) -> ExchangeBatch:
+    """Pad exchanges to one batch."""
+    seeker, seeker_mask = pad([e.seeker for e in exchanges])
+    response, response_mask = pad([e.response for e in exchanges])
     levels: dict[str, Tensor] = {}
     rationales: dict[str, Tensor] = {}
     for name in mechanisms:
-        levels[name] = torch.tensor([r.levels.get(name, IGNORED) for r in readings])
-        unjudged = [torch.full((len(r.response),), IGNORED) for r in readings]
-        rows = [r.rationales.get(name, u) for r, u in zip(readings, unjudged, strict=True)]
+        levels[name] = torch.tensor([e.levels.get(name, IGNORED) for e in exchanges])
+        unjudged = [torch.full((len(e.response),), IGNORED) for e in exchanges]
+        rows = [e.rationales.get(name, u) for e, u in zip(exchanges, unjudged, strict=True)]
         rationales[name] = pad(rows)[0].masked_fill(~response_mask, IGNORED)
     return ExchangeBatch(
         _as_input(seeker), seeker_mask, _as_input(response), response_mask, levels, rationales
@@ -114,7 +117,7 @@ def _as_input(values: Tensor) -> Tensor:
 
 
 def shuffled_batches(lengths: Sequence[int], size: int, seed: int) -> list[list[int]]:
-    """All indices once, in batches of like length, in random order; the same for the same seed."""
+    """Indices in batches of similar length, in an order that depends on the seed alone."""
     random = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(lengths), generator=random).tolist()
     batches = []

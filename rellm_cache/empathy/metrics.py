@@ -1,4 +1,4 @@
-"""How good a scorer is. In: logits and judged readings. Out: F1 by level, calibration."""
+"""Metrics of empathy scorers: F1 by level, accuracy, confusion, calibration error."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from rellm_cache.empathy.exchanges import Reading
+from rellm_cache.empathy.exchanges import EncodedExchange
 from rellm_cache.metrics.calibration import calibration_error, fit_temperature, probabilities_of
 from rellm_cache.metrics.classification import score_recognition
 
@@ -15,16 +15,16 @@ LEVEL_NAMES = ("0", "1", "2")
 
 @dataclass(frozen=True)
 class LevelScores:
-    """How well the levels of one mechanism are found.
+    """Scores of one mechanism.
 
     Attributes:
         macro_f1: mean F1 of the levels.
         accuracy: share of correct levels.
         f1: level → F1.
         confusion: confusion[true][predicted].
-        calibration_error: expected calibration error, with the temperature.
-        uncalibrated_error: the same without it.
-        count: exchanges judged.
+        calibration_error: expected calibration error with the temperature.
+        uncalibrated_error: expected calibration error without it.
+        count: number of judged exchanges.
     """
 
     macro_f1: float
@@ -37,21 +37,21 @@ class LevelScores:
 
 
 def fit_mechanism(
-    logits: NDArray[np.float32], readings: Sequence[Reading], mechanism: str
+    logits: NDArray[np.float32], exchanges: Sequence[EncodedExchange], mechanism: str
 ) -> float:
-    """The temperature of a mechanism's logits (N, 3); readings it does not judge do not count."""
-    rows = [i for i, r in enumerate(readings) if mechanism in r.levels]
-    true = np.array([readings[i].levels[mechanism] for i in rows])
-    return fit_temperature(logits[rows], true)
+    """The temperature that calibrates a mechanism's logits (N, 3) on its judged exchanges."""
+    return fit_temperature(*_judged(logits, exchanges, mechanism))
 
 
 def score_mechanism(
-    logits: NDArray[np.float32], readings: Sequence[Reading], mechanism: str, temperature: float
+    logits: NDArray[np.float32],
+    exchanges: Sequence[EncodedExchange],
+    mechanism: str,
+    temperature: float,
 ) -> LevelScores:
-    """Scores of a mechanism's logits (N, 3); readings it does not judge do not count."""
-    rows = [i for i, r in enumerate(readings) if mechanism in r.levels]
-    true = np.array([readings[i].levels[mechanism] for i in rows])
-    probabilities = probabilities_of(logits[rows], temperature)
+    """Scores of a mechanism's logits (N, 3) on its judged exchanges."""
+    judged, true = _judged(logits, exchanges, mechanism)
+    probabilities = probabilities_of(judged, temperature)
     recognition = score_recognition(true, probabilities.argmax(1), LEVEL_NAMES)
     return LevelScores(
         macro_f1=recognition.macro_f1,
@@ -59,6 +59,14 @@ def score_mechanism(
         f1=recognition.f1,
         confusion=[row[:-1] for row in recognition.confusion],
         calibration_error=calibration_error(probabilities, true),
-        uncalibrated_error=calibration_error(probabilities_of(logits[rows], 1.0), true),
-        count=len(rows),
+        uncalibrated_error=calibration_error(probabilities_of(judged, 1.0), true),
+        count=len(true),
     )
+
+
+def _judged(
+    logits: NDArray[np.float32], exchanges: Sequence[EncodedExchange], mechanism: str
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Logits (M, 3) and true levels (M,) of the exchanges with a level for a mechanism."""
+    rows = [i for i, e in enumerate(exchanges) if mechanism in e.levels]
+    return logits[rows], np.array([exchanges[i].levels[mechanism] for i in rows])

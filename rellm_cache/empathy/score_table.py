@@ -17,7 +17,7 @@ from pathlib import Path
 
 from rellm_cache.config.specs import digest
 from rellm_cache.empathy.epitome import TEXTS, Exchange, one_spaced, read_rows
-from rellm_cache.empathy.scorer_folder import CARD, EmpathyCard, load_card, load_empathy
+from rellm_cache.empathy.scorer_folder import CARD, ScorerCard, load_card, load_empathy
 from rellm_cache.empathy.scoring import ReplyScore, score_exchanges
 from rellm_cache.errors import ManifestError
 from rellm_cache.metrics.intervals import Summary, summarize
@@ -52,7 +52,7 @@ class ScoreReport:
     long_levels: dict[str, Summary]
 
 
-def empathy_score(folder: Path, source: Path, out: Path) -> ScoreReport:
+def score_csv(folder: Path, source: Path, out: Path) -> ScoreReport:
     """Score every row of `source`, which has EPITOME's columns, and write them all to `out`.
 
     Raises:
@@ -95,7 +95,7 @@ def _exchange(row: dict[str, str]) -> Exchange:
     return Exchange("", "", seeker, response)
 
 
-def report(card: EmpathyCard, rows: Sequence[dict[str, str]]) -> ScoreReport:
+def report(card: ScorerCard, rows: Sequence[dict[str, str]]) -> ScoreReport:
     """Means over rows with their scores."""
     names = [name for group in card.groups for name in group]
 

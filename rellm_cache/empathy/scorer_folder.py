@@ -1,10 +1,10 @@
-"""A scorer's folder. In: what was trained. Out: all that is needed to score again.
+"""Scorer folder: everything that scoring needs, written by training and read back.
 
-<folder>/encoder/                   the text encoder's own files, copied
-<folder>/<mechanisms>.safetensors   what was trained, as `ER.safetensors` or `ER-IP-EX.safetensors`;
+<folder>/encoder/                   a copy of the text encoder's files
+<folder>/<mechanisms>.safetensors   trained weights, as `ER.safetensors` or `ER-IP-EX.safetensors`;
                                     further members as `ER-IP-EX.2.safetensors`
-<folder>/words.safetensors, words.json   the regression on words, where the settings have one
-<folder>/empathy.json           settings, temperatures, scores, digests; written last
+<folder>/words.safetensors, words.json   the TF-IDF regression, if the settings have one
+<folder>/empathy.json               settings, temperatures, scores, digests; written last
 """
 
 import json
@@ -22,7 +22,7 @@ from rellm_cache.empathy.bi_encoder import EmpathyScorer
 from rellm_cache.empathy.epitome import MECHANISMS
 from rellm_cache.empathy.settings import EmpathySettings, from_table, to_table
 from rellm_cache.empathy.text_encoder import TextEncoder
-from rellm_cache.empathy.tfidf import WordModel, load_words
+from rellm_cache.empathy.tfidf import TfidfModel, load_tfidf
 from rellm_cache.errors import ConfigError, RunError
 from rellm_cache.utils.atomic_files import replaced_folder, write_file, write_json
 from rellm_cache.utils.model_files import SAFE_FILES, check_files, weights_digest
@@ -33,17 +33,17 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 
 
 @dataclass(frozen=True)
-class EmpathyCard:
-    """What `empathy.json` says.
+class ScorerCard:
+    """Contents of `empathy.json`.
 
     Attributes:
-        settings: as trained.
+        settings: settings of the training.
         groups: mechanisms of each scorer.
         temperatures: mechanism → divisor of its logits.
         encoder_digest: SHA-256 of the encoder's config and weights.
-        data_digest: of the exchanges, their levels and rationales.
-        scores: part of the data → mechanism → figures.
-        counts: part of the data → exchanges; `test_replies_cut`, replies longer than `tokens`.
+        data_digest: digest of the exchanges with their levels and rationales.
+        scores: part of the data → mechanism → scores.
+        counts: part of the data → exchanges; `test_replies_cut`: test replies longer than `tokens`.
     """
 
     settings: EmpathySettings
@@ -57,20 +57,20 @@ class EmpathyCard:
 
 @dataclass(frozen=True)
 class EmpathyModel:
-    """Scorers of one folder, ready to score.
+    """The loaded scorers of one folder.
 
     Attributes:
-        ensembles: for each group of mechanisms, its members.
+        ensembles: members of each group of mechanisms.
     """
 
-    card: EmpathyCard
+    card: ScorerCard
     encoder: TextEncoder
     ensembles: tuple[tuple[EmpathyScorer, ...], ...]
-    words: WordModel | None
+    tfidf: TfidfModel | None
 
 
 def copy_encoder(source: Path, folder: Path) -> None:
-    """Copy an encoder's files into a scorer's folder in one atomic step, unless they are there."""
+    """Copy an encoder's files into a scorer folder, unless they are there."""
     target = folder / ENCODER
     if target.is_dir():
         return
@@ -81,31 +81,31 @@ def copy_encoder(source: Path, folder: Path) -> None:
 
 
 def weights_path(folder: Path, scorer: EmpathyScorer) -> Path:
-    """Where what was trained of a scorer lies."""
+    """File of a scorer's trained weights."""
     number = f".{scorer.member + 1}" if scorer.member else ""
     return folder / f"{'-'.join(scorer.mechanisms)}{number}.safetensors"
 
 
 def save_scorer(folder: Path, scorer: EmpathyScorer) -> None:
-    """Write what was trained in one atomic step."""
+    """Write a scorer's trained weights."""
     path = weights_path(folder, scorer)
     state = {name: tensor.cpu().contiguous() for name, tensor in scorer.state_dict().items()}
     write_file(path, lambda temporary: save_file(state, temporary, metadata={"format": "pt"}))
 
 
 def load_scorer(folder: Path, scorer: EmpathyScorer) -> None:
-    """Read what was trained; `RunError` if it is damaged or belongs to other settings."""
+    """Read trained weights; `RunError` if they are damaged or belong to other settings."""
     path = weights_path(folder, scorer)
     try:
         scorer.load_state_dict(load_file(path))
     except (OSError, SafetensorError, RuntimeError) as error:
         raise RunError(
-            f"{path}: not what was trained with the settings in {CARD} ({error}); train again"
+            f"{path}: not the weights of the settings in {CARD} ({error}); train again"
         ) from error
 
 
-def save_card(folder: Path, card: EmpathyCard) -> None:
-    """Write `empathy.json`: from then on the folder can score."""
+def save_card(folder: Path, card: ScorerCard) -> None:
+    """Write `empathy.json`, which completes the folder."""
     content = {
         "format": FORMAT,
         "settings": to_table(card.settings),
@@ -119,11 +119,11 @@ def save_card(folder: Path, card: EmpathyCard) -> None:
     write_json(folder / CARD, content)
 
 
-def load_card(folder: Path) -> EmpathyCard:
+def load_card(folder: Path) -> ScorerCard:
     """Read `empathy.json`.
 
     Raises:
-        RunError: there is none, it is damaged, or of a later format.
+        RunError: it is missing, damaged, or of a later format.
     """
     path = folder / CARD
     try:
@@ -135,7 +135,7 @@ def load_card(folder: Path) -> EmpathyCard:
         groups = tuple(tuple(group) for group in content["groups"])
         if not groups or not set(sum(groups, ())) <= MECHANISMS.keys():
             raise ValueError(f"groups {groups}")
-        return EmpathyCard(
+        return ScorerCard(
             from_table(content["settings"], str(path)),
             groups,
             content["temperatures"],
@@ -152,10 +152,10 @@ def load_card(folder: Path) -> EmpathyCard:
 
 
 def load_empathy(folder: Path, device: torch.device) -> EmpathyModel:
-    """Scorers of a folder.
+    """Load the scorers of a folder.
 
     Raises:
-        RunError: it is no finished scorer, or its encoder is not the one it was trained with.
+        RunError: training has not finished, or the encoder is not the one of the training.
     """
     card = load_card(folder)
     try:
@@ -174,5 +174,5 @@ def load_empathy(folder: Path, device: torch.device) -> EmpathyModel:
     for scorer in chain.from_iterable(ensembles):
         load_scorer(folder, scorer)
     names = [name for group in card.groups for name in group]
-    words = load_words(folder, names) if card.settings.word_weight else None
-    return EmpathyModel(card, encoder, ensembles, words)
+    tfidf = load_tfidf(folder, names) if card.settings.word_weight else None
+    return EmpathyModel(card, encoder, ensembles, tfidf)

@@ -1,7 +1,7 @@
-"""Scoring replies. In: a trained scorer and exchanges. Out: levels with probabilities.
+"""Scoring of replies: levels and probabilities from a trained scorer.
 
-Each exchange is scored twice: cut as EPITOME cuts, and with a longer limit, where a question late
-in a long reply is still read. Where nothing is cut the two are one.
+Each exchange is scored twice: with texts cut as EPITOME cuts them, and with a longer limit that
+keeps a question late in a long reply. If nothing is cut, one score serves for both.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,25 +13,29 @@ from numpy.typing import NDArray
 
 from rellm_cache.empathy.bi_encoder import EmpathyScorer
 from rellm_cache.empathy.epitome import Exchange
-from rellm_cache.empathy.exchanges import CHUNK, Reading, collate_readings, read_exchanges
+from rellm_cache.empathy.exchanges import (
+    CHUNK,
+    EncodedExchange,
+    collate_exchanges,
+    encode_exchanges,
+)
 from rellm_cache.empathy.scorer_folder import EmpathyModel
-from rellm_cache.empathy.tfidf import WordModel
+from rellm_cache.empathy.tfidf import TfidfModel
 from rellm_cache.metrics.calibration import probabilities_of
 
-BATCH = 32  # readings scored at a time
+BATCH = 32  # exchanges in one forward pass
 
 Probabilities = dict[str, tuple[float, float, float]]
 
 
 @dataclass(frozen=True)
 class ReplyScore:
-    """What a scorer says of one exchange.
+    """Score of one exchange.
 
     Attributes:
-        probabilities: mechanism → of levels 0, 1, 2, both texts cut at the scorer's `tokens`.
-        long_probabilities: the same, cut at `long_tokens`.
-        post_cut: the post is longer than `tokens`.
-        reply_cut: the reply is.
+        probabilities: mechanism → probabilities of levels 0, 1, 2, texts cut at `tokens`.
+        long_probabilities: the same for texts cut at `long_tokens`.
+        post_cut, reply_cut: whether the text is longer than `tokens`.
     """
 
     probabilities: Probabilities
@@ -41,38 +45,40 @@ class ReplyScore:
 
     @property
     def levels(self) -> dict[str, int]:
-        """Mechanism → the likeliest level."""
-        return _likeliest(self.probabilities)
+        """Mechanism → most probable level."""
+        return _most_probable(self.probabilities)
 
     @property
     def long_levels(self) -> dict[str, int]:
-        """Mechanism → the likeliest level with the longer limit."""
-        return _likeliest(self.long_probabilities)
+        """Mechanism → most probable level with the longer limit."""
+        return _most_probable(self.long_probabilities)
 
 
 def score_exchanges(model: EmpathyModel, exchanges: Sequence[Exchange]) -> Iterator[ReplyScore]:
-    """Score exchanges, in their order; what they were judged is not looked at."""
+    """Score exchanges in their order; their own levels are not used."""
     settings = model.card.settings
     for start in range(0, len(exchanges), CHUNK):
         chunk = exchanges[start : start + CHUNK]
-        short = list(read_exchanges(chunk, model.encoder, settings, settings.tokens))
-        cut = [i for i, r in enumerate(short) if r.post_cut or r.reply_cut]
+        short = list(encode_exchanges(chunk, model.encoder, settings, settings.tokens))
+        cut = [i for i, e in enumerate(short) if e.post_cut or e.reply_cut]
         chosen = [chunk[i] for i in cut]
-        longer = list(read_exchanges(chosen, model.encoder, settings, settings.long_tokens))
+        longer = list(encode_exchanges(chosen, model.encoder, settings, settings.long_tokens))
         scores = _probabilities(model, short)
         long_scores = dict(zip(cut, _probabilities(model, longer), strict=True))
-        for index, reading in enumerate(short):
+        for index, encoded in enumerate(short):
             long_score = long_scores.get(index, scores[index])
-            yield ReplyScore(scores[index], long_score, reading.post_cut, reading.reply_cut)
+            yield ReplyScore(scores[index], long_score, encoded.post_cut, encoded.reply_cut)
 
 
-def _probabilities(model: EmpathyModel, readings: Sequence[Reading]) -> list[Probabilities]:
-    found: list[Probabilities] = [{} for _ in readings]
-    if not readings:
+def _probabilities(
+    model: EmpathyModel, exchanges: Sequence[EncodedExchange]
+) -> list[Probabilities]:
+    found: list[Probabilities] = [{} for _ in exchanges]
+    if not exchanges:
         return found
     for members in model.ensembles:
-        for name, logits in score_readings(
-            members, readings, model.encoder.device, model.words
+        for name, logits in level_logits(
+            members, exchanges, model.encoder.device, model.tfidf
         ).items():
             values = probabilities_of(logits, model.card.temperatures[name])
             for row, (zero, one, two) in zip(found, values.tolist(), strict=True):
@@ -81,37 +87,37 @@ def _probabilities(model: EmpathyModel, readings: Sequence[Reading]) -> list[Pro
 
 
 @torch.inference_mode()
-def score_readings(
+def level_logits(
     members: Sequence[EmpathyScorer],
-    readings: Sequence[Reading],
+    exchanges: Sequence[EncodedExchange],
     device: torch.device,
-    words: WordModel | None = None,
+    tfidf: TfidfModel | None = None,
 ) -> dict[str, NDArray[np.float32]]:
-    """Mechanism → (N, 3) logits of the levels, in the readings' order.
+    """Mechanism → (N, 3) logits of the levels, in the order of the exchanges.
 
     Args:
-        members: scorers of the same mechanisms, whose logits are averaged.
-        words: adds its logits, by the share that the settings give it.
+        members: scorers of the same mechanisms; their logits are averaged.
+        tfidf: adds its logits with the weight `word_weight` of the settings.
     """
     names = members[0].mechanisms
     for scorer in members:
         scorer.eval()
-    logits = {name: np.zeros((len(readings), 3), np.float32) for name in names}
-    order = sorted(range(len(readings)), key=lambda i: len(readings[i].response))
+    logits = {name: np.zeros((len(exchanges), 3), np.float32) for name in names}
+    order = sorted(range(len(exchanges)), key=lambda i: len(exchanges[i].response))
     for start in range(0, len(order), BATCH):
         indices = order[start : start + BATCH]
-        batch = collate_readings([readings[i] for i in indices], names).to(device)
+        batch = collate_exchanges([exchanges[i] for i in indices], names).to(device)
         outputs = [scorer(batch).levels for scorer in members]
         for name in names:
             mean = torch.stack([levels[name].float() for levels in outputs]).mean(0)  # (B, 3)
             logits[name][indices] = mean.cpu().numpy()
-    if words is not None and readings:
+    if tfidf is not None and exchanges:
         share = members[0].settings.word_weight
-        beside = words.logits([r.words for r in readings])
+        added = tfidf.logits([e.words for e in exchanges])
         for name in logits:
-            logits[name] = ((1 - share) * logits[name] + share * beside[name]).astype(np.float32)
+            logits[name] = ((1 - share) * logits[name] + share * added[name]).astype(np.float32)
     return logits
 
 
-def _likeliest(probabilities: Probabilities) -> dict[str, int]:
+def _most_probable(probabilities: Probabilities) -> dict[str, int]:
     return {name: int(np.argmax(values)) for name, values in probabilities.items()}

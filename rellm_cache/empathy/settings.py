@@ -1,4 +1,4 @@
-"""What makes a scorer what it is. In: an encoder's name and changes. Out: frozen settings."""
+"""Settings of empathy scorers: EPITOME's defaults and those for other encoders."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -14,34 +14,33 @@ Pooling = Literal["first", "mean", "statistics"]
 
 @dataclass(frozen=True)
 class EmpathySettings:
-    """EPITOME's settings; the defaults are those it published for RoBERTa-base.
+    """Settings of a scorer; the defaults are those that EPITOME published for RoBERTa-base.
 
     Attributes:
         encoder: hub id or local folder of the text encoder.
         revision: commit on the hub.
-        tokens: at which both texts are cut for the labels.
-        long_tokens: at which they are cut for the long labels beside them.
-        training_tokens: at which they are cut in training.
-        seeker: "frozen" reads posts with the encoder as it came, "shared" with the trained one.
-        trained_layers: last layers of the encoder that train; -1 trains all of it, the token
-            embeddings too.
-        together: one encoder for all mechanisms, else one each.
-        pooling: what of the reply is classified: its first token, the mean over tokens, or
-            "statistics", both and the maximum.
-        level_weight: λ_EI, of the loss of the levels.
-        rationale_weight: λ_RE, of the loss of the rationales.
-        class_power: classes weigh as their frequency to minus this power: 0 all alike, 1 balanced.
-        members: networks trained, each from a seed of its own; their logits are averaged.
-        word_weight: share of a regression on words in the levels' logits (`words.py`).
-        dropout: of the attention and the heads.
-        learning_rate: of the encoder's layers.
-        head_learning_rate: of the attention and the heads, which start from nothing.
-        weight_decay: of matrices.
-        warmup: share of the steps in which the learning rates rise.
-        batch_size: exchanges a step.
+        tokens: limit of both texts for the labels.
+        long_tokens: limit of both texts for the long labels.
+        training_tokens: limit of both texts in training.
+        seeker: "frozen" encodes posts with the pretrained encoder, "shared" with the trained one.
+        trained_layers: number of last layers that train; -1 trains all, with the token embeddings.
+        together: one encoder for all mechanisms instead of one each.
+        pooling: what is classified: "first" token of the reply, "mean" over tokens, or
+            "statistics": both and the maximum.
+        level_weight: λ_EI, weight of the loss of levels.
+        rationale_weight: λ_RE, weight of the loss of rationales.
+        class_power: class weights are count ** -class_power: 0 equal weights, 1 balanced classes.
+        members: networks in the ensemble, with different seeds; their logits are averaged.
+        word_weight: share of the TF-IDF regression in the levels' logits (`tfidf`).
+        dropout: dropout in attention and heads.
+        learning_rate: learning rate of the encoder's layers.
+        head_learning_rate: learning rate of attention and heads, which start untrained.
+        weight_decay: weight decay of matrices; vectors have none.
+        warmup: share of the steps with rising learning rates.
+        batch_size: exchanges per step.
         epochs: passes over the training exchanges.
-        seed: of initial weights, order and dropout.
-        fold: which fifth of the posts is held out, 0 to 4.
+        seed: seed of initial weights, order and dropout.
+        fold: the fifth of the posts that is held out, 0 to 4.
     """
 
     encoder: str = "FacebookAI/roberta-base"
@@ -85,13 +84,13 @@ class EmpathySettings:
                 raise ConfigError(f"{name} = {getattr(self, name)}: expected 0 or more, below 1")
 
     @property
-    def reading(self) -> tuple[object, ...]:
-        """What decides how texts are read: scorers that agree in it can share what was read."""
+    def encoding(self) -> tuple[object, ...]:
+        """The settings that decide how texts are encoded; equal ones can share encoded data."""
         limits = (self.tokens, self.long_tokens, self.training_tokens)
         return (self.encoder, self.revision, *limits, self.seeker, self.trained_layers, self.fold)
 
 
-# Chosen on validation posts (docs/log.md), for encoders that RoBERTa's settings do not suit.
+# For encoders that need other settings than RoBERTa; chosen on validation posts (docs/log.md).
 SHIPPED: dict[str, dict[str, Any]] = {
     "all-minilm-l6-v2": {
         "training_tokens": 128,
@@ -110,13 +109,14 @@ SHIPPED: dict[str, dict[str, Any]] = {
 
 
 def make_settings(encoder: str | None = None, changes: Sequence[str] = ()) -> EmpathySettings:
-    """The settings shipped for an encoder, whose name is somewhere in its id or path, changed.
+    """Settings for an encoder, with changes.
 
     Args:
-        changes: as `key=value`.
+        encoder: hub id or folder; the shipped settings apply if it contains their encoder's name.
+        changes: texts `key=value`.
 
     Raises:
-        ConfigError: an unknown key or a value that cannot be.
+        ConfigError: a key is unknown or a value is not allowed.
     """
     table: dict[str, Any] = {} if encoder is None else {"encoder": encoder}
     for change in changes:
@@ -127,7 +127,7 @@ def make_settings(encoder: str | None = None, changes: Sequence[str] = ()) -> Em
 
 
 def from_table(table: dict[str, Any], where: str) -> EmpathySettings:
-    """Settings as `to_table` wrote them."""
+    """Settings from the values of `to_table`."""
     return build(EmpathySettings, table, where)
 
 

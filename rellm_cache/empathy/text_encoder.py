@@ -1,4 +1,4 @@
-"""A pretrained text encoder. In: text. Out: token ids with their places, frozen states, layers.
+"""Pretrained text encoder: token ids with character spans, frozen states, trainable layers.
 
 Letters: B texts, T tokens, H hidden size.
 """
@@ -16,18 +16,18 @@ from transformers import AutoModel, AutoTokenizer
 from rellm_cache.errors import ConfigError
 from rellm_cache.utils.model_files import load_quietly
 
-TOGETHER = 32  # texts in one forward pass
-POOLER = "pooler."  # of BERT's layout; not used, and often not in a checkpoint
+BATCH = 32  # texts in one forward pass
+POOLER = "pooler."  # weights of BERT's pooler; unused, and often not in a checkpoint
 
 
 @dataclass(frozen=True)
-class Tokens:
-    """A text as an encoder reads it.
+class TokenizedText:
+    """A tokenized text.
 
     Attributes:
-        ids: token ids, the special ones at both ends included.
-        spans: the characters (first, after last) of each token; (0, 0) for special ones.
-        cut: the text is longer than the limit.
+        ids: token ids, with special tokens at both ends.
+        spans: character range (start, end) of each token; (0, 0) for special tokens.
+        cut: whether the text is longer than the limit.
     """
 
     ids: list[int]
@@ -35,20 +35,20 @@ class Tokens:
     cut: bool
 
 
-class GivenStates(nn.Module):
-    """Takes the place of an encoder's embeddings: its input states pass unchanged."""
+class PassThroughEmbeddings(nn.Module):
+    """Replaces an encoder's embeddings and passes its input states on."""
 
     def forward(self, *, inputs_embeds: Tensor, **_: Any) -> Tensor:
-        """(B, T, H) as given."""
+        """Return the states (B, T, H)."""
         return inputs_embeds
 
 
 class TextEncoder:
-    """A text encoder as it came: it never changes.
+    """A frozen text encoder.
 
     Raises:
-        ConfigError: its files need Python code of their own or lack weights, or its tokenizer has
-            no places.
+        ConfigError: its files need Python code of their own or lack weights, or its tokenizer does
+            not give character spans.
     """
 
     def __init__(self, folder: Path, device: torch.device) -> None:
@@ -63,7 +63,7 @@ class TextEncoder:
                 output_loading_info=True,
             )
         except (ValueError, KeyError, OSError) as error:
-            raise ConfigError(f"{folder}: not a text encoder that can be used ({error})") from error
+            raise ConfigError(f"{folder}: not a usable text encoder ({error})") from error
         missing = sorted(k for k in report["missing_keys"] if not k.startswith(POOLER))
         if missing:
             raise ConfigError(
@@ -79,21 +79,21 @@ class TextEncoder:
 
     @property
     def layers(self) -> int:
-        """How many layers it has."""
+        """Number of layers."""
         return int(self.model.config.num_hidden_layers)
 
     def require_length(self, tokens: int) -> None:
-        """Raise `ConfigError` if texts of so many tokens are too long for it."""
+        """Raise `ConfigError` if texts of `tokens` tokens are too long."""
         positions = int(getattr(self.model.config, "max_position_embeddings", tokens))
         embeddings = getattr(self.model, "embeddings", None)
         if (padding := getattr(embeddings, "padding_idx", None)) is not None:
-            positions -= padding + 1  # RoBERTa counts the places of tokens from the one after it
+            positions -= padding + 1  # RoBERTa numbers positions from the one after it
         most = min(positions, int(self.tokenizer.model_max_length))
         if tokens > most:
-            raise ConfigError(f"{self.folder}: {tokens} tokens a text; it takes {most} at most")
+            raise ConfigError(f"{self.folder}: texts of {tokens} tokens; it takes {most} at most")
 
-    def tokenise(self, text: str, limit: int) -> Tokens:
-        """A text, cut to `limit` tokens."""
+    def tokenize(self, text: str, limit: int) -> TokenizedText:
+        """Tokenize a text and cut it to `limit` tokens."""
         pieces = self.tokenizer(
             text,
             truncation=True,
@@ -102,18 +102,18 @@ class TextEncoder:
             return_overflowing_tokens=True,
         )
         spans = [(int(first), int(last)) for first, last in pieces["offset_mapping"][0]]
-        return Tokens(list(pieces["input_ids"][0]), spans, cut=len(pieces["input_ids"]) > 1)
+        return TokenizedText(list(pieces["input_ids"][0]), spans, cut=len(pieces["input_ids"]) > 1)
 
     @torch.inference_mode()
-    def states(self, texts: Sequence[Tokens], layer: int) -> list[Tensor]:
-        """(T, H) float16 states of texts after some layer: 0 the embeddings, -1 the last.
+    def states(self, texts: Sequence[TokenizedText], layer: int) -> list[Tensor]:
+        """(T, H) float16 states of each text after a layer: 0 the embeddings, -1 the last layer.
 
-        They do not depend on what else is in `texts`, but for rounding.
+        The states of a text do not depend on the other texts, except for rounding.
         """
         found: list[Tensor] = [torch.empty(0)] * len(texts)
         order = sorted(range(len(texts)), key=lambda i: len(texts[i].ids))
-        for start in range(0, len(order), TOGETHER):
-            chosen = order[start : start + TOGETHER]
+        for start in range(0, len(order), BATCH):
+            chosen = order[start : start + BATCH]
             ids, mask = pad([torch.tensor(texts[i].ids) for i in chosen])
             output = self.model(
                 input_ids=ids.to(self.device),
@@ -124,31 +124,31 @@ class TextEncoder:
                 found[index] = states[: len(texts[index].ids)].clone()
         return found
 
-    def top(self, layers: int) -> nn.Module:
-        """A trainable copy of its last `layers`, which takes states; -1: of all, taking ids.
+    def trainable_layers(self, layers: int) -> nn.Module:
+        """A trainable copy of the last `layers` layers, which takes states; -1: of all, taking ids.
 
         Raises:
-            ConfigError: it has fewer, or is not built as BERT and RoBERTa are.
+            ConfigError: it has fewer layers, or another structure than BERT and RoBERTa.
         """
         model: Any = copy.deepcopy(self.model).requires_grad_(True)
         if getattr(model, "pooler", None) is not None:
-            model.pooler = None  # of a sentence task; nothing here reads it
+            model.pooler = None  # unused here
         if layers >= 0:
             stack = getattr(getattr(model, "encoder", None), "layer", None)
             if not isinstance(stack, nn.ModuleList) or not hasattr(model, "embeddings"):
                 raise ConfigError(
-                    f"{self.folder}: its layers cannot be told apart; set trained_layers=-1"
+                    f"{self.folder}: its layers cannot be separated; set trained_layers=-1"
                 )
             if layers > len(stack):
                 raise ConfigError(f"trained_layers = {layers}: {self.folder} has {len(stack)}")
-            model.embeddings = GivenStates()
+            model.embeddings = PassThroughEmbeddings()
             model.encoder.layer = stack[len(stack) - layers :]
-        top: nn.Module = model
-        return top
+        trainable: nn.Module = model
+        return trainable
 
 
 def pad(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Rows (t, …) as (B, T, …) with zeros after them, and the mask (B, T) of what is real."""
+    """Pad rows (t, …) with zeros to (B, T, …); also the mask (B, T), true where there is data."""
     padded = nn.utils.rnn.pad_sequence(list(rows), batch_first=True)
     lengths = torch.tensor([len(row) for row in rows])
     return padded, torch.arange(padded.shape[1]) < lengths[:, None]

@@ -1,9 +1,9 @@
-"""Words beside the encoder. In: replies with levels. Out: the levels' logits by TF-IDF.
+"""TF-IDF regression: logits of empathy levels from the words of a reply.
 
-A logistic regression on TF-IDF of one and two words, a question mark being a word, levels
-balanced. The words of a reply's questions count once more, as terms of their own: it matters for
-explorations whether "feel" is asked or told. A small encoder and it err on different replies;
-together they are better than either.
+A class-balanced logistic regression on single words and pairs of words; a question mark counts as a
+word. Words in questions are also terms of their own, as explorations depend on whether "feel" is in
+a question. A small encoder and this regression make different mistakes, so both together are better
+than either.
 """
 
 import json
@@ -23,25 +23,25 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
 from rellm_cache.empathy.epitome import LEVELS
-from rellm_cache.empathy.exchanges import Reading
+from rellm_cache.empathy.exchanges import EncodedExchange
 from rellm_cache.errors import ManifestError, RunError
 from rellm_cache.metrics.replies import questions
 from rellm_cache.utils.atomic_files import write_file, write_text
 
 TENSORS, TERMS = "words.safetensors", "words.json"
 WORD = re.compile(r"\w+|\?")
-ASKED, BEGIN = "?:", "^"  # marks of terms in questions; the first word follows BEGIN
-LEAST = 2  # replies that a term must occur in
-STRENGTH = 10.0  # scikit-learn's C: inverse of the regularisation
-UNSEEN = float(np.log(1e-6))  # logit of a level that no reply had
+QUESTION, START = "?:", "^"  # prefix of terms in questions; START stands before the first word
+MIN_REPLIES = 2  # replies that a term must occur in
+C = 10.0  # scikit-learn's inverse of the regularization strength
+UNSEEN = float(np.log(1e-6))  # logit of a level that no reply has
 
 
 @dataclass(frozen=True)
-class WordModel:
-    """A regression for each mechanism over the same terms.
+class TfidfModel:
+    """One regression per mechanism over the same terms.
 
     Attributes:
-        terms: V single words and pairs, as `reply_terms` gives them.
+        terms: V single words and pairs from `reply_terms`.
         idf: (V,) inverse document frequencies.
         coefficients: mechanism → (3, V).
         intercepts: mechanism → (3,).
@@ -63,40 +63,40 @@ class WordModel:
         }
 
 
-def fit_words(readings: Sequence[Reading], mechanisms: Sequence[str]) -> WordModel:
-    """Fit to readings with levels.
+def fit_tfidf(exchanges: Sequence[EncodedExchange], mechanisms: Sequence[str]) -> TfidfModel:
+    """Fit the regressions to exchanges with levels.
 
     Raises:
         ManifestError: no word occurs in two replies.
     """
     vectorizer = _vectorizer(None)
     try:
-        values = vectorizer.fit_transform([r.words for r in readings])
+        values = vectorizer.fit_transform([e.words for e in exchanges])
     except ValueError as error:
         raise ManifestError(
             f"too few replies for word_weight above 0 ({error}); set word_weight=0"
         ) from error
     coefficients, intercepts = {}, {}
     for name in mechanisms:
-        rows = [i for i, r in enumerate(readings) if name in r.levels]
-        levels = [readings[i].levels[name] for i in rows]
+        rows = [i for i, e in enumerate(exchanges) if name in e.levels]
+        levels = [exchanges[i].levels[name] for i in rows]
         coefficients[name], intercepts[name] = _fit_levels(values[rows], levels)
     terms = tuple(vectorizer.get_feature_names_out())
-    return WordModel(terms, np.asarray(vectorizer.idf_), coefficients, intercepts)
+    return TfidfModel(terms, np.asarray(vectorizer.idf_), coefficients, intercepts)
 
 
-def save_words(folder: Path, words: WordModel) -> None:
+def save_tfidf(folder: Path, model: TfidfModel) -> None:
     """Write terms and tensors into a scorer's folder."""
-    tensors = {"idf": words.idf}
-    for name, weights in words.coefficients.items():
+    tensors = {"idf": model.idf}
+    for name, weights in model.coefficients.items():
         tensors[f"{name}.coefficients"] = np.ascontiguousarray(weights)
-        tensors[f"{name}.intercepts"] = words.intercepts[name]
-    write_text(folder / TERMS, json.dumps(words.terms, ensure_ascii=False) + "\n")
+        tensors[f"{name}.intercepts"] = model.intercepts[name]
+    write_text(folder / TERMS, json.dumps(model.terms, ensure_ascii=False) + "\n")
     write_file(folder / TENSORS, partial(save_file, tensors))
 
 
-def load_words(folder: Path, mechanisms: Sequence[str]) -> WordModel:
-    """Read what `save_words` wrote; `RunError` if it is damaged or not there."""
+def load_tfidf(folder: Path, mechanisms: Sequence[str]) -> TfidfModel:
+    """Read the files of `save_tfidf`; `RunError` if they are damaged or missing."""
     try:
         terms = tuple(json.loads((folder / TERMS).read_text("utf-8")))
         tensors = load_file(folder / TENSORS)
@@ -104,20 +104,20 @@ def load_words(folder: Path, mechanisms: Sequence[str]) -> WordModel:
         intercepts = {name: tensors[f"{name}.intercepts"] for name in mechanisms}
         sizes = {len(terms), len(tensors["idf"]), *(w.shape[1] for w in coefficients.values())}
         if len(sizes) > 1:
-            raise ValueError(f"found {sorted(sizes)} terms, expected one number")
+            raise ValueError(f"found {sorted(sizes)} terms, expected equal numbers")
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise RunError(
             f"{folder / TENSORS}, {TERMS}: not what `rellm empathy train` wrote "
             f"({type(error).__name__}: {error}); train again"
         ) from error
-    return WordModel(terms, tensors["idf"], coefficients, intercepts)
+    return TfidfModel(terms, tensors["idf"], coefficients, intercepts)
 
 
 def reply_terms(reply: str) -> list[str]:
-    """Words and pairs of a reply, then those of its questions, marked: `why so`, `?:^ why`."""
+    """Words and pairs of a reply, then of its questions with a prefix: `why so`, `?:^ why`."""
     terms = _words_and_pairs(WORD.findall(reply.lower()))
     for question in questions(reply.lower()):
-        terms += [ASKED + term for term in _words_and_pairs([BEGIN, *WORD.findall(question)])]
+        terms += [QUESTION + term for term in _words_and_pairs([START, *WORD.findall(question)])]
     return terms
 
 
@@ -129,7 +129,7 @@ def _vectorizer(vocabulary: dict[str, int] | None) -> TfidfVectorizer:
     return TfidfVectorizer(
         analyzer=reply_terms,
         sublinear_tf=True,
-        min_df=LEAST if vocabulary is None else 1,
+        min_df=MIN_REPLIES if vocabulary is None else 1,
         vocabulary=vocabulary,
     )
 
@@ -143,8 +143,8 @@ def _fit_levels(
     coefficients, intercepts = np.zeros((LEVELS, width)), np.full(LEVELS, UNSEEN)
     intercepts[seen] = 0.0
     if len(seen) > 1:
-        model = LogisticRegression(C=STRENGTH, class_weight="balanced", max_iter=2000)
+        model = LogisticRegression(C=C, class_weight="balanced", max_iter=2000)
         model.fit(values, levels)
-        fitted = seen if len(seen) > 2 else seen[1:]  # of two, the first has logit 0
+        fitted = seen if len(seen) > 2 else seen[1:]  # with two levels, the first has logit 0
         coefficients[fitted], intercepts[fitted] = model.coef_, model.intercept_
     return coefficients, intercepts

@@ -1,7 +1,8 @@
-"""empathy train. In: EPITOME's tables and settings. Out: a folder that scores replies.
+"""Training of empathy scorers on EPITOME's tables, resumable after each epoch.
 
-A killed call goes on after the last whole epoch. The posts of one fold are held out: they are
-scored once, when everything is trained.
+The posts of one fold are held out and scored once, after training. The same settings, data and seed
+give the same scorer on one machine, also after a kill: the state is saved after each epoch, and
+each epoch seeds its own order and dropout.
 """
 
 import dataclasses
@@ -20,17 +21,16 @@ from rellm_cache.config.specs import digest
 from rellm_cache.empathy.bi_encoder import EmpathyScorer, class_weights, member_seed, scorer_loss
 from rellm_cache.empathy.epitome import MECHANISMS, Exchange, Split, read_epitome, split_by_post
 from rellm_cache.empathy.exchanges import (
-    CHUNK,
-    Reading,
-    collate_readings,
-    read_exchanges,
+    EncodedExchange,
+    collate_exchanges,
+    encode_exchanges,
     shuffled_batches,
 )
 from rellm_cache.empathy.metrics import fit_mechanism, score_mechanism
 from rellm_cache.empathy.scorer_folder import (
     CARD,
     TOKENIZER_FILES,
-    EmpathyCard,
+    ScorerCard,
     copy_encoder,
     load_card,
     load_scorer,
@@ -38,10 +38,10 @@ from rellm_cache.empathy.scorer_folder import (
     save_scorer,
     weights_path,
 )
-from rellm_cache.empathy.scoring import score_readings
+from rellm_cache.empathy.scoring import level_logits
 from rellm_cache.empathy.settings import EmpathySettings, to_table
 from rellm_cache.empathy.text_encoder import TextEncoder
-from rellm_cache.empathy.tfidf import fit_words, save_words
+from rellm_cache.empathy.tfidf import fit_tfidf, save_tfidf
 from rellm_cache.errors import ConfigError, ManifestError, RunError
 from rellm_cache.utils.atomic_files import write_file, write_json
 from rellm_cache.utils.console import progress, say
@@ -50,20 +50,20 @@ from rellm_cache.utils.json_files import read_object
 from rellm_cache.utils.model_files import find_model, weights_digest
 
 PLAN = "training.json"
-STATE = ".state.pt"  # of a network half trained
-CLIP = 1.0
+STATE = ".state.pt"  # state of an unfinished training
+MAX_GRAD_NORM = 1.0
 
 
 @dataclass(frozen=True)
-class Sources:
-    """What a scorer is made of.
+class TrainingSources:
+    """Data and encoder of a training.
 
     Attributes:
         split: the exchanges.
-        mechanisms: that the tables judge.
+        mechanisms: mechanisms with a table.
         encoder: folder of the text encoder.
-        data_digest: of the exchanges.
-        encoder_digest: of the encoder's config and weights.
+        data_digest: digest of the exchanges.
+        encoder_digest: digest of the encoder's config and weights.
     """
 
     split: Split
@@ -74,40 +74,40 @@ class Sources:
 
 
 @dataclass(frozen=True)
-class Material:
-    """Read once, for scorers that differ in how they train alone.
+class EncodedData:
+    """Encoded exchanges, which scorers with equal `settings.encoding` can share.
 
     Attributes:
-        settings: it was read with.
-        sources: where it comes from.
-        encoder: as it came.
-        train: readings to train on, cut at `training_tokens`.
-        parts: "validation" and "test" cut at `tokens`, "validation_long" and "test_long" at
+        settings: the settings of the encoding.
+        sources: data and encoder.
+        encoder: the pretrained encoder.
+        train: exchanges for training, cut at `training_tokens`.
+        parts: "validation" and "test" cut at `tokens`, "validation_long" and "test_long" cut at
             `long_tokens`.
     """
 
     settings: EmpathySettings
-    sources: Sources
+    sources: TrainingSources
     encoder: TextEncoder
-    train: list[Reading]
-    parts: dict[str, list[Reading]]
+    train: list[EncodedExchange]
+    parts: dict[str, list[EncodedExchange]]
 
 
-def empathy_train(data: Path, out: Path, settings: EmpathySettings) -> EmpathyCard:
-    """Train scorers for the mechanisms that `data` judges; write them to `out`.
+def train_empathy(data: Path, out: Path, settings: EmpathySettings) -> ScorerCard:
+    """Train scorers for the mechanisms with a table in `data` and write them to `out`.
 
     Raises:
         ManifestError: the tables cannot be used, or a part of the split is empty.
         ConfigError: the encoder cannot be found or used with these settings.
-        RunError: `out` holds a scorer of other settings, data or encoder.
+        RunError: `out` has a scorer with other settings, data or encoder.
     """
     sources = find_sources(data, settings)
     if _is_done(out, settings, sources):
         return load_card(out)
-    return train_scorers(read_material(sources, settings), out, settings)
+    return train_scorers(encode_data(sources, settings), out, settings)
 
 
-def find_sources(data: Path, settings: EmpathySettings) -> Sources:
+def find_sources(data: Path, settings: EmpathySettings) -> TrainingSources:
     """Read the tables, split them and find the encoder."""
     exchanges = read_epitome(data)
     split = split_by_post(exchanges, settings.fold)
@@ -116,85 +116,85 @@ def find_sources(data: Path, settings: EmpathySettings) -> Sources:
         judged = {m for e in getattr(split, part) for m in e.levels}
         if absent := [m for m in mechanisms if m not in judged]:
             raise ManifestError(
-                f"{data}: too few posts; none that is judged for {', '.join(absent)} falls into "
-                f"{part}"
+                f"{data}: too few posts: {part} has none that is judged for {', '.join(absent)}"
             )
     folder = find_model(settings.encoder, TOKENIZER_FILES, settings.revision)
     data_digest = digest([dataclasses.asdict(e) for e in exchanges])
-    return Sources(split, mechanisms, folder, data_digest, weights_digest(folder))
+    return TrainingSources(split, mechanisms, folder, data_digest, weights_digest(folder))
 
 
-def train_scorers(material: Material, out: Path, settings: EmpathySettings) -> EmpathyCard:
-    """Train, calibrate on validation, score what was held out, write.
+def train_scorers(data: EncodedData, out: Path, settings: EmpathySettings) -> ScorerCard:
+    """Train, calibrate on validation, score the test part, and write the scorer folder.
 
     Raises:
-        ConfigError: the material was read with other settings of reading.
-        RunError: `out` holds a scorer of other settings, data or encoder.
+        ConfigError: the data was encoded with other settings.
+        RunError: `out` has a scorer with other settings, data or encoder.
     """
-    if settings.reading != material.settings.reading:
+    if settings.encoding != data.settings.encoding:
         raise ConfigError(
-            f"settings: texts were read as {material.settings.reading}, expected {settings.reading}"
+            f"settings: texts were encoded with {data.settings.encoding}, expected "
+            f"{settings.encoding}"
         )
-    if _is_done(out, settings, material.sources):
+    if _is_done(out, settings, data.sources):
         return load_card(out)
-    device = material.encoder.device
-    copy_encoder(material.encoder.folder, out)
-    names = material.sources.mechanisms
+    device = data.encoder.device
+    copy_encoder(data.encoder.folder, out)
+    names = data.sources.mechanisms
     groups = (names,) if settings.together else tuple((name,) for name in names)
-    words = fit_words(material.train, names) if settings.word_weight else None
+    tfidf = fit_tfidf(data.train, names) if settings.word_weight else None
     temperatures: dict[str, float] = {}
     scores: dict[str, dict[str, Any]] = {}
     for group in groups:
-        members = [_train(group, m, material, settings, out) for m in range(settings.members)]
-        for part, readings in material.parts.items():
-            logits = score_readings(members, readings, device, words)
+        members = [_train(group, m, data, settings, out) for m in range(settings.members)]
+        for part, exchanges in data.parts.items():
+            logits = level_logits(members, exchanges, device, tfidf)
             if part == "validation":
-                temperatures |= {m: fit_mechanism(logits[m], readings, m) for m in group}
+                temperatures |= {m: fit_mechanism(logits[m], exchanges, m) for m in group}
             for m in group:
-                found = score_mechanism(logits[m], readings, m, temperatures[m])
+                found = score_mechanism(logits[m], exchanges, m, temperatures[m])
                 scores.setdefault(part, {})[m] = dataclasses.asdict(found)
-    counts = {"train": len(material.train)}
-    counts |= {part: len(material.parts[part]) for part in ("validation", "test")}
-    counts["test_replies_cut"] = sum(r.reply_cut for r in material.parts["test"])
-    card = EmpathyCard(
+    counts = {"train": len(data.train)}
+    counts |= {part: len(data.parts[part]) for part in ("validation", "test")}
+    counts["test_replies_cut"] = sum(e.reply_cut for e in data.parts["test"])
+    card = ScorerCard(
         settings,
         groups,
         temperatures,
-        material.sources.encoder_digest,
-        material.sources.data_digest,
+        data.sources.encoder_digest,
+        data.sources.data_digest,
         scores,
         counts,
     )
-    if words is not None:
-        save_words(out, words)
+    if tfidf is not None:
+        save_tfidf(out, tfidf)
     save_card(out, card)
     for state in out.glob(f"*{STATE}"):
         state.unlink()
     return card
 
 
-def read_material(sources: Sources, settings: EmpathySettings) -> Material:
-    """Cut texts and run what is frozen, once."""
+def encode_data(sources: TrainingSources, settings: EmpathySettings) -> EncodedData:
+    """Cut all texts and run the frozen layers over them."""
     split = sources.split
     encoder = TextEncoder(sources.encoder, default_device())
     encoder.require_length(max(settings.long_tokens, settings.training_tokens))
     limits = {"": settings.tokens, "_long": settings.long_tokens}
     held = {"validation": split.validation, "test": split.test}
-    return Material(
+    return EncodedData(
         settings,
         sources,
         encoder,
-        _read(split.train, encoder, settings, settings.training_tokens),
+        _encode(split.train, encoder, settings, settings.training_tokens),
         {
-            part + suffix: _read(exchanges, encoder, settings, limit)
+            part + suffix: _encode(exchanges, encoder, settings, limit)
             for part, exchanges in held.items()
             for suffix, limit in limits.items()
         },
     )
 
 
-def _is_done(out: Path, settings: EmpathySettings, sources: Sources) -> bool:
-    """Whether `out` holds this very scorer; made ready for it otherwise."""
+def _is_done(out: Path, settings: EmpathySettings, sources: TrainingSources) -> bool:
+    """Whether `out` has the finished scorer; otherwise record what it will be."""
     plan = {
         "settings": to_table(settings),
         "data": sources.data_digest,
@@ -202,11 +202,11 @@ def _is_done(out: Path, settings: EmpathySettings, sources: Sources) -> bool:
     }
     path = out / PLAN
     if path.is_file():
-        before = read_object(path, RunError, "remove the folder, and its scorer is trained again")
+        before = read_object(path, RunError, "remove the folder to train its scorer again")
         changed = [k for k in plan if before.get(k) != plan[k]]
         if changed:
             raise RunError(
-                f"{out}: holds a scorer of other {', '.join(changed)}; choose another --out or "
+                f"{out}: has a scorer with other {', '.join(changed)}; choose another --out or "
                 "remove the folder"
             )
     else:
@@ -215,31 +215,30 @@ def _is_done(out: Path, settings: EmpathySettings, sources: Sources) -> bool:
     return (out / CARD).is_file()
 
 
-def _read(
+def _encode(
     exchanges: Sequence[Exchange], encoder: TextEncoder, settings: EmpathySettings, limit: int
-) -> list[Reading]:
+) -> list[EncodedExchange]:
+    encoded: list[EncodedExchange] = []
     with progress(f"Reading {limit} tokens", len(exchanges), "exchanges") as tick:
-        readings: list[Reading] = []
-        for start in range(0, len(exchanges), CHUNK):
-            chunk = exchanges[start : start + CHUNK]
-            readings += read_exchanges(chunk, encoder, settings, limit)
-            tick(len(chunk))
-        return readings
+        for exchange in encode_exchanges(exchanges, encoder, settings, limit):
+            encoded.append(exchange)
+            tick()
+    return encoded
 
 
 def _train(
-    group: Sequence[str], member: int, material: Material, settings: EmpathySettings, out: Path
+    group: Sequence[str], member: int, data: EncodedData, settings: EmpathySettings, out: Path
 ) -> EmpathyScorer:
-    """A trained member of the scorers of some mechanisms: from `out` if it is there."""
+    """Train one member of a group's ensemble, or load it from `out` if it is there."""
     torch.manual_seed(member_seed(settings, member))
-    scorer = EmpathyScorer(material.encoder, settings, group, member)
+    scorer = EmpathyScorer(data.encoder, settings, group, member)
     path = weights_path(out, scorer)
     if path.is_file():
         load_scorer(out, scorer)
         return scorer
-    judged = [r for r in material.train if any(m in r.levels for m in group)]
+    judged = [e for e in data.train if any(m in e.levels for m in group)]
     state = path.with_suffix(STATE)
-    training = ScorerTraining(scorer, judged, state, material.encoder.device)
+    training = ScorerTraining(scorer, judged, state, data.encoder.device)
     training.resume()
     left = (settings.epochs - training.done) * training.steps
     name = " and ".join(group)
@@ -254,57 +253,61 @@ def _train(
 
 @dataclass(frozen=True)
 class EpochReport:
-    """One epoch: its number from 1 and the mean training loss of its batches."""
+    """Number of an epoch, from 1, and the mean training loss of its batches."""
 
     epoch: int
     loss: float
 
 
 class ScorerTraining:
-    """AdamW over the epochs of one scorer, resumable between them."""
+    """AdamW training of one scorer, resumable after each epoch."""
 
     def __init__(
-        self, scorer: EmpathyScorer, readings: Sequence[Reading], state: Path, device: torch.device
+        self,
+        scorer: EmpathyScorer,
+        exchanges: Sequence[EncodedExchange],
+        state: Path,
+        device: torch.device,
     ) -> None:
         settings = scorer.settings
         self.scorer = scorer
-        self.readings = readings
-        self.steps = math.ceil(len(readings) / settings.batch_size)
+        self.exchanges = exchanges
+        self.steps = math.ceil(len(exchanges) / settings.batch_size)
         self._state = state
         self._device = device
         self._weights = {
-            name: class_weights([r.levels[name] for r in readings if name in r.levels],
+            name: class_weights([e.levels[name] for e in exchanges if name in e.levels],
                                 settings.class_power).to(device)
             for name in scorer.mechanisms
         }  # fmt: skip
-        self._optimiser = torch.optim.AdamW(_groups(scorer, settings))
+        self._optimizer = torch.optim.AdamW(_parameter_groups(scorer, settings))
         self._schedule = torch.optim.lr_scheduler.LambdaLR(
-            self._optimiser, _warm_up_and_decay(settings, self.steps * settings.epochs)
+            self._optimizer, _warm_up_and_decay(settings, self.steps * settings.epochs)
         )
         self.done = 0
 
     def resume(self) -> None:
-        """Go on from the state file, if there is one.
+        """Continue from the state file, if there is one.
 
         Raises:
-            RunError: it is not what this training wrote.
+            RunError: the file does not belong to this training.
         """
         if not self._state.is_file():
             return
         try:
             state = torch.load(self._state, map_location=self._device, weights_only=True)
             self.scorer.load_state_dict(state["scorer"])
-            self._optimiser.load_state_dict(state["optimiser"])
+            self._optimizer.load_state_dict(state["optimiser"])
             self._schedule.load_state_dict(state["schedule"])
             self.done = state["done"]
         except (OSError, RuntimeError, KeyError, ValueError, pickle.UnpicklingError) as error:
             raise RunError(
-                f"{self._state}: cannot go on from it ({error}); remove it to start this scorer "
+                f"{self._state}: cannot continue from it ({error}); remove it to start this scorer "
                 "again"
             ) from error
 
     def epochs(self, tick: Callable[[], None]) -> Iterator[EpochReport]:
-        """Train the epochs that are left; `tick` is called after each step."""
+        """Train the remaining epochs; calls `tick` after each step."""
         while self.done < self.scorer.settings.epochs:
             loss = self._train_epoch(tick)
             self.done += 1
@@ -316,16 +319,16 @@ class ScorerTraining:
         seed = self.scorer.seed * 1000 + self.done
         torch.manual_seed(seed)
         self.scorer.train()
-        lengths = [len(r.response) for r in self.readings]
+        lengths = [len(e.response) for e in self.exchanges]
         total = 0.0
         for indices in shuffled_batches(lengths, settings.batch_size, seed):
-            chosen = [self.readings[i] for i in indices]
-            batch = collate_readings(chosen, self.scorer.mechanisms).to(self._device)
+            chosen = [self.exchanges[i] for i in indices]
+            batch = collate_exchanges(chosen, self.scorer.mechanisms).to(self._device)
             loss = scorer_loss(self.scorer(batch), batch, self._weights, settings)
-            self._optimiser.zero_grad()
-            torch.autograd.backward(loss)  # as loss.backward(), which has no types
-            nn.utils.clip_grad_norm_(self.scorer.parameters(), CLIP)
-            self._optimiser.step()
+            self._optimizer.zero_grad()
+            torch.autograd.backward(loss)  # loss.backward() has no type hints
+            nn.utils.clip_grad_norm_(self.scorer.parameters(), MAX_GRAD_NORM)
+            self._optimizer.step()
             self._schedule.step()
             total += loss.item()
             tick()
@@ -334,15 +337,15 @@ class ScorerTraining:
     def _save(self) -> None:
         state = {
             "scorer": self.scorer.state_dict(),
-            "optimiser": self._optimiser.state_dict(),
+            "optimiser": self._optimizer.state_dict(),
             "schedule": self._schedule.state_dict(),
             "done": self.done,
         }
         write_file(self._state, partial(torch.save, state))
 
 
-def _groups(scorer: EmpathyScorer, settings: EmpathySettings) -> list[dict[str, object]]:
-    """Parameters by learning rate; vectors (biases, norms) do not decay."""
+def _parameter_groups(scorer: EmpathyScorer, settings: EmpathySettings) -> list[dict[str, object]]:
+    """Parameter groups by learning rate; vectors (biases, norms) have no weight decay."""
     groups = []
     for of_encoder, rate in ((True, settings.learning_rate), (False, settings.head_learning_rate)):
         named = scorer.named_parameters()

@@ -23,7 +23,7 @@ from sklearn.pipeline import make_pipeline
 
 from rellm_cache.empathy.epitome import Split
 from rellm_cache.empathy.settings import make_settings
-from rellm_cache.empathy.training import find_sources, read_material, train_scorers
+from rellm_cache.empathy.training import encode_data, find_sources, train_scorers
 
 
 def baseline(split: Split, mechanism: str) -> dict[str, float]:
@@ -63,12 +63,12 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     settings = make_settings(options.encoder, options.changes)
     sources = find_sources(options.data, settings)
-    material = read_material(sources, settings)
-    parts = [p for p in material.parts if p.startswith("validation") or not options.choose]
+    data = encode_data(sources, settings)
+    parts = [p for p in data.parts if p.startswith("validation") or not options.choose]
     rows: dict[str, list[float]] = {}
     for seed in options.seeds:
         begun = time.process_time()
-        card = train_scorers(material, options.out / f"seed{seed}", replace(settings, seed=seed))
+        card = train_scorers(data, options.out / f"seed{seed}", replace(settings, seed=seed))
         print(f"seed {seed}: {time.process_time() - begun:.0f} s of processor", flush=True)
         for part in parts:
             for name, scores in card.scores[part].items():

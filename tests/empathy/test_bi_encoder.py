@@ -1,4 +1,4 @@
-"""The bi-encoder: alone as in a batch, its attention, losses and class weights."""
+"""Bi-encoder: batch independence, attention, losses and class weights."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +16,7 @@ from rellm_cache.empathy.bi_encoder import (
     scorer_loss,
 )
 from rellm_cache.empathy.epitome import Exchange
-from rellm_cache.empathy.exchanges import collate_readings, read_exchanges
+from rellm_cache.empathy.exchanges import collate_exchanges, encode_exchanges
 from rellm_cache.empathy.settings import EmpathySettings
 from rellm_cache.empathy.text_encoder import TextEncoder
 
@@ -37,8 +37,8 @@ def encoder(text_encoder_folder: Path) -> TextEncoder:
 
 def make(encoder: TextEncoder, settings: EmpathySettings) -> tuple[EmpathyScorer, ExchangeBatch]:
     torch.manual_seed(1)
-    readings = list(read_exchanges(EXCHANGES, encoder, settings, 16))
-    return EmpathyScorer(encoder, settings, NAMES).eval(), collate_readings(readings, NAMES)
+    encoded = list(encode_exchanges(EXCHANGES, encoder, settings, 16))
+    return EmpathyScorer(encoder, settings, NAMES).eval(), collate_exchanges(encoded, NAMES)
 
 
 @pytest.mark.parametrize(
@@ -58,23 +58,23 @@ def test_an_exchange_is_scored_alone_as_in_a_batch(
     scorer, batch = make(encoder, settings)
     together = scorer(batch)
     for row, exchange in enumerate(EXCHANGES):
-        reading = list(read_exchanges([exchange], encoder, settings, 16))
-        alone = scorer(collate_readings(reading, NAMES))
+        encoded = list(encode_exchanges([exchange], encoder, settings, 16))
+        alone = scorer(collate_exchanges(encoded, NAMES))
         for name in NAMES:
             torch.testing.assert_close(alone.levels[name][0], together.levels[name][row])
-            length = len(reading[0].response)
+            length = len(encoded[0].response)
             torch.testing.assert_close(
                 alone.rationales[name][0], together.rationales[name][row, :length]
             )
 
 
-def test_the_reply_is_read_in_the_light_of_its_post(encoder: TextEncoder) -> None:
+def test_the_score_of_a_reply_depends_on_its_post(encoder: TextEncoder) -> None:
     scorer, batch = make(encoder, BASE)
     other = replace(batch, seeker=batch.seeker.flip(0), seeker_mask=batch.seeker_mask.flip(0))
     assert not torch.allclose(scorer(batch).levels["ER"], scorer(other).levels["ER"])
 
 
-def test_all_that_trains_gets_a_gradient(encoder: TextEncoder) -> None:
+def test_every_trained_parameter_gets_a_gradient(encoder: TextEncoder) -> None:
     settings = replace(BASE, trained_layers=1, pooling="statistics")
     scorer, batch = make(encoder, settings)
     weights = dict.fromkeys(NAMES, torch.ones(3))
@@ -82,7 +82,7 @@ def test_all_that_trains_gets_a_gradient(encoder: TextEncoder) -> None:
     assert [n for n, p in scorer.named_parameters() if p.grad is None] == []
 
 
-def test_the_loss_is_epitomes_over_what_is_judged(encoder: TextEncoder) -> None:
+def test_the_loss_is_epitomes_over_judged_exchanges(encoder: TextEncoder) -> None:
     scorer, batch = make(encoder, BASE)
     outputs, weights = scorer(batch), {n: torch.tensor([1.0, 2.0, 3.0]) for n in NAMES}
     assert batch.levels["ER"].tolist() == [2, IGNORED]
@@ -97,18 +97,18 @@ def test_the_loss_is_epitomes_over_what_is_judged(encoder: TextEncoder) -> None:
     torch.testing.assert_close(scorer_loss(outputs, batch, weights, BASE), expected)
 
 
-def test_a_mechanism_that_nothing_in_the_batch_judges_costs_nothing(encoder: TextEncoder) -> None:
+def test_a_mechanism_without_judged_exchanges_adds_no_loss(encoder: TextEncoder) -> None:
     settings = replace(BASE, trained_layers=1)
     scorer, _ = make(encoder, settings)
-    second = list(read_exchanges(EXCHANGES[1:], encoder, settings, 16))
-    batch = collate_readings(second, NAMES)
+    second = list(encode_exchanges(EXCHANGES[1:], encoder, settings, 16))
+    batch = collate_exchanges(second, NAMES)
     weights = dict.fromkeys(NAMES, torch.ones(3))
     scorer_loss(scorer(batch), batch, weights, settings).backward()
     assert scorer.level_heads["ER"][1].weight.grad is None
     assert scorer.level_heads["EX"][1].weight.grad is not None
 
 
-def test_pooling_does_not_see_padding() -> None:
+def test_pooling_ignores_padding() -> None:
     states = torch.tensor([[[1.0], [3.0], [100.0]]])
     mask = torch.tensor([[True, True, False]])
     assert pool(states, mask, "first").tolist() == [[1.0]]

@@ -1,4 +1,4 @@
-"""EPITOME's tables: read, joined, refused with a line number; posts split once and for all."""
+"""EPITOME tables: reading, joining, errors with line numbers, split by post."""
 
 import csv
 import random
@@ -28,7 +28,7 @@ def write(file: Path, *rows: tuple[str, ...], header: tuple[str, ...] = JUDGED) 
 ROW = ("s1", "r1", "I failed.", "Oh no, sorry. Why?", "2", "Oh no, sorry|")
 
 
-def test_the_tables_are_joined(tmp_path: Path) -> None:
+def test_tables_are_joined(tmp_path: Path) -> None:
     write(tmp_path / "emotional-reactions-reddit.csv", ROW)
     write(tmp_path / "explorations.csv", (*ROW[:4], "1", "Why?| "), (*ROW[:4], "0", ""))
     first, second = read_epitome(tmp_path)
@@ -63,7 +63,7 @@ def test_a_missing_column_is_named(tmp_path: Path) -> None:
         read_epitome(tmp_path)
 
 
-def test_ids_join_what_was_cleaned_differently(tmp_path: Path) -> None:
+def test_rows_are_joined_by_id_despite_different_cleaning(tmp_path: Path) -> None:
     write(tmp_path / "emotional-reactions.csv", ROW)
     cleaned = (*ROW[:3], "Oh no,  sorry.\nWhy? Reddit", "1", "sorry.  Why?|")
     write(tmp_path / "explorations.csv", cleaned)
@@ -72,7 +72,7 @@ def test_ids_join_what_was_cleaned_differently(tmp_path: Path) -> None:
     assert exchange.rationales["EX"] == ("sorry. Why?",)
 
 
-def test_folders_without_tables_or_with_two_of_one(tmp_path: Path) -> None:
+def test_no_table_and_two_tables_of_one_mechanism_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match=r"expected one or more of emotional-reactions\*\.csv"):
         read_epitome(tmp_path)
     write(tmp_path / "explorations.csv", ROW)
@@ -81,7 +81,7 @@ def test_folders_without_tables_or_with_two_of_one(tmp_path: Path) -> None:
         read_epitome(tmp_path)
 
 
-def test_files_of_other_kinds(tmp_path: Path) -> None:
+def test_byte_order_mark_encoding_and_quotes(tmp_path: Path) -> None:
     file = tmp_path / "replies.csv"
     file.write_bytes(b"seeker_post,response_post\nna\xefve,b\n")
     with pytest.raises(ManifestError, match="not UTF-8 text"):
@@ -93,7 +93,7 @@ def test_files_of_other_kinds(tmp_path: Path) -> None:
         list(read_rows(file, ("seeker_post",)))
 
 
-def test_a_post_is_in_one_part_whatever_the_order() -> None:
+def test_the_part_of_a_post_does_not_depend_on_order() -> None:
     exchanges = [Exchange(f"p{i % 400}", f"r{i}", "a", "b") for i in range(500)]
     shuffled = random.Random(1).sample(exchanges, len(exchanges))
     held_out: list[str] = []

@@ -1,11 +1,11 @@
-"""Rationales on tokens, and the order of batches."""
+"""Encoded exchanges: rationale labels, cuts, and the order of batches."""
 
 from pathlib import Path
 
 import torch
 
 from rellm_cache.empathy.epitome import Exchange
-from rellm_cache.empathy.exchanges import rationale_labels, read_exchanges, shuffled_batches
+from rellm_cache.empathy.exchanges import encode_exchanges, rationale_labels, shuffled_batches
 from rellm_cache.empathy.settings import EmpathySettings
 from rellm_cache.empathy.text_encoder import TextEncoder
 
@@ -14,28 +14,28 @@ TEXT = "that sounds hard. why? i am sorry"
 
 def test_rationales_become_labels_of_tokens(text_encoder_folder: Path) -> None:
     encoder = TextEncoder(text_encoder_folder, torch.device("cpu"))
-    tokens = encoder.tokenise(TEXT, 32)
+    tokens = encoder.tokenize(TEXT, 32)
     words = [TEXT[a:b] for a, b in tokens.spans]
     labels = rationale_labels(TEXT, ["sounds hard.", "sorry", "never said"], tokens)
     assert [w for w, label in zip(words, labels, strict=True) if label] == [
         "sounds", "hard", ".", "sorry",
     ]  # fmt: skip
-    # Beyond the cut there is nothing to label; special tokens never are.
-    assert rationale_labels(TEXT, ["sorry"], encoder.tokenise(TEXT, 6)).sum() == 0
+    # Nothing is labeled beyond the cut, and special tokens never are.
+    assert rationale_labels(TEXT, ["sorry"], encoder.tokenize(TEXT, 6)).sum() == 0
     assert rationale_labels(TEXT, [TEXT], tokens).tolist() == [0, *[1] * (len(words) - 2), 0]
 
 
-def test_what_is_cut_is_told(text_encoder_folder: Path) -> None:
+def test_cut_texts_are_marked(text_encoder_folder: Path) -> None:
     encoder = TextEncoder(text_encoder_folder, torch.device("cpu"))
     exchanges = [Exchange("", "", "why?", TEXT), Exchange("", "", TEXT, "why?")]
-    readings = list(read_exchanges(exchanges, encoder, EmpathySettings(), 5))
-    assert [(r.post_cut, r.reply_cut) for r in readings] == [(False, True), (True, False)]
-    assert [r.words for r in readings] == ["that sounds hard", "why?"]
-    assert readings[0].response.tolist()[0] == encoder.tokenizer.cls_token_id
-    assert readings[0].seeker.shape == (4, 16)
+    encoded = list(encode_exchanges(exchanges, encoder, EmpathySettings(), 5))
+    assert [(e.post_cut, e.reply_cut) for e in encoded] == [(False, True), (True, False)]
+    assert [e.words for e in encoded] == ["that sounds hard", "why?"]
+    assert encoded[0].response.tolist()[0] == encoder.tokenizer.cls_token_id
+    assert encoded[0].seeker.shape == (4, 16)
 
 
-def test_batches_hold_everything_once_in_an_order_of_their_seed() -> None:
+def test_batches_contain_every_index_once_in_an_order_set_by_the_seed() -> None:
     lengths = [i % 7 for i in range(50)]
     batches = shuffled_batches(lengths, 4, seed=3)
     assert sorted(i for batch in batches for i in batch) == list(range(50))

@@ -1,26 +1,26 @@
-"""Scores of a mechanism: over what was judged for it, with and without the temperature."""
+"""Scores of a mechanism on its judged exchanges, with and without the temperature."""
 
 import numpy as np
 import pytest
 import torch
 
-from rellm_cache.empathy.exchanges import Reading
+from rellm_cache.empathy.exchanges import EncodedExchange
 from rellm_cache.empathy.metrics import fit_mechanism, score_mechanism
 from rellm_cache.metrics.calibration import calibration_error, fit_temperature, probabilities_of
 
 LOGITS = np.array([[9, 0, 0], [0, 9, 0], [0, 0, 9], [9, 0, 0]], np.float32)
 
 
-def reading(levels: dict[str, int]) -> Reading:
-    return Reading(torch.empty(0), torch.empty(0), "", False, False, levels, {})
+def encoded(levels: dict[str, int]) -> EncodedExchange:
+    return EncodedExchange(torch.empty(0), torch.empty(0), "", False, False, levels, {})
 
 
-READINGS = [reading({"ER": 0}), reading({"EX": 2}), reading({"ER": 2}), reading({"ER": 1})]
-ROWS, TRUE = [0, 2, 3], np.array([0, 2, 1])  # of those judged for ER
+EXCHANGES = [encoded({"ER": 0}), encoded({"EX": 2}), encoded({"ER": 2}), encoded({"ER": 1})]
+ROWS, TRUE = [0, 2, 3], np.array([0, 2, 1])  # judged for ER
 
 
-def test_readings_that_were_not_judged_do_not_count() -> None:
-    scores = score_mechanism(LOGITS, READINGS, "ER", 2.0)
+def test_only_judged_exchanges_count() -> None:
+    scores = score_mechanism(LOGITS, EXCHANGES, "ER", 2.0)
     assert scores.count == 3
     assert scores.accuracy == pytest.approx(2 / 3)
     assert scores.f1 == pytest.approx({"0": 2 / 3, "1": 0, "2": 1})
@@ -31,8 +31,8 @@ def test_readings_that_were_not_judged_do_not_count() -> None:
     assert scores.calibration_error == pytest.approx(calibration_error(softer, TRUE))
 
 
-def test_the_temperature_is_that_of_what_was_judged() -> None:
-    found = fit_mechanism(LOGITS, READINGS, "ER")
+def test_the_temperature_is_fitted_to_judged_exchanges() -> None:
+    found = fit_mechanism(LOGITS, EXCHANGES, "ER")
     assert found == fit_temperature(LOGITS[ROWS], TRUE)
     # Right in two of three: e^(9 / t) is then 4, twice that of each wrong level and as much again.
     assert found == pytest.approx(9 / np.log(4), rel=1e-3)

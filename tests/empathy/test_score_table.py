@@ -1,4 +1,4 @@
-"""empathy score: EPITOME's columns with levels beside them."""
+"""empathy score: levels added to the columns of a CSV file."""
 
 import csv
 from collections.abc import Iterator, Sequence
@@ -9,7 +9,7 @@ import pytest
 
 from rellm_cache.empathy import score_table as stage
 from rellm_cache.empathy.epitome import Exchange
-from rellm_cache.empathy.score_table import empathy_score
+from rellm_cache.empathy.score_table import score_csv
 from rellm_cache.empathy.scorer_folder import EmpathyModel
 from rellm_cache.empathy.scoring import ReplyScore
 from rellm_cache.errors import ManifestError, RunError
@@ -35,7 +35,7 @@ def read(path: Path) -> list[dict[str, str]]:
 
 
 def test_levels_are_added_to_the_rows(empathy_scorer: Path, source: Path, tmp_path: Path) -> None:
-    report = empathy_score(empathy_scorer, source, tmp_path / "scored.csv")
+    report = score_csv(empathy_scorer, source, tmp_path / "scored.csv")
     rows = read(tmp_path / "scored.csv")
     assert [(r["id"], r["seeker_post"], r["response_post"]) for r in rows] == ROWS
     assert list(rows[0])[3:7] == ["ER_label", "ER_p0", "ER_p1", "ER_p2"]
@@ -52,10 +52,10 @@ def test_levels_are_added_to_the_rows(empathy_scorer: Path, source: Path, tmp_pa
     assert report.levels["ER"].mean == sum(int(r["ER_label"]) for r in rows) / 3
 
 
-def test_killed_it_goes_on(
+def test_it_resumes_after_a_kill(
     empathy_scorer: Path, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = empathy_score(empathy_scorer, source, tmp_path / "whole.csv")
+    whole = score_csv(empathy_scorer, source, tmp_path / "whole.csv")
     ordinary, seen = stage.score_exchanges, []
 
     def score_two(model: EmpathyModel, exchanges: Sequence[Exchange]) -> Iterator[ReplyScore]:
@@ -68,52 +68,52 @@ def test_killed_it_goes_on(
     monkeypatch.setattr(stage, "score_exchanges", score_two)
     out = tmp_path / "scored.csv"
     with pytest.raises(KeyboardInterrupt):
-        empathy_score(empathy_scorer, source, out)
+        score_csv(empathy_scorer, source, out)
     assert not out.exists()
-    assert empathy_score(empathy_scorer, source, out) == whole
+    assert score_csv(empathy_scorer, source, out) == whole
     assert len(seen) == 4
     assert isinstance(seen[0], ReplyScore)
     assert out.read_bytes() == (tmp_path / "whole.csv").read_bytes()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["replies.csv", "scored.csv", "whole.csv"]
 
 
-def test_what_is_scored_is_not_scored_again(
+def test_a_scored_file_is_not_scored_again(
     empathy_scorer: Path, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "scored.csv"
-    first = empathy_score(empathy_scorer, source, out)
+    first = score_csv(empathy_scorer, source, out)
     written = out.stat().st_mtime_ns
-    assert empathy_score(empathy_scorer, source, out) == first
+    assert score_csv(empathy_scorer, source, out) == first
     assert "scored.csv: nothing to do, 3 replies are scored" in capsys.readouterr().err
     assert out.stat().st_mtime_ns == written
     source.write_text(source.read_text("utf-8").replace("why?", "why not?"), "utf-8")
-    empathy_score(empathy_scorer, source, out)
+    score_csv(empathy_scorer, source, out)
     assert "nothing to do" not in capsys.readouterr().err
     assert read(out)[2]["response_post"] == "why not?"
     out.write_bytes(b"\xff\xfe thesis")
     with pytest.raises(ManifestError, match=r"scored\.csv: not UTF-8"):
-        empathy_score(empathy_scorer, source, out)
+        score_csv(empathy_scorer, source, out)
 
 
-def test_tables_that_cannot_be_scored(empathy_scorer: Path, tmp_path: Path) -> None:
+def test_unusable_tables_are_refused(empathy_scorer: Path, tmp_path: Path) -> None:
     source, out = tmp_path / "in.csv", tmp_path / "out.csv"
     for text, message in (
         ("seeker_post,reply\na,b\n", "column response_post is missing"),
-        ("seeker_post,response_post\na,b\nc,\n", "row 3: response_post is empty"),
+        ("seeker_post,response_post\na,b\nc,\n", "in.csv:3: response_post is empty"),
         ("seeker_post,response_post\n", "no rows below the header"),
         ("seeker_post,response_post,ER_label\na,b,0\n", "has a column ER_label already"),
     ):
         source.write_text(text)
         with pytest.raises(ManifestError, match=message):
-            empathy_score(empathy_scorer, source, out)
+            score_csv(empathy_scorer, source, out)
 
 
-def test_no_scorer(source: Path, tmp_path: Path) -> None:
+def test_a_folder_without_a_scorer_is_refused(source: Path, tmp_path: Path) -> None:
     with pytest.raises(RunError, match="which `rellm empathy train` writes last"):
-        empathy_score(tmp_path, source, tmp_path / "out.csv")
+        score_csv(tmp_path, source, tmp_path / "out.csv")
 
 
-def test_the_report_is_plain(empathy_scorer: Path, source: Path, tmp_path: Path) -> None:
-    report = asdict(empathy_score(empathy_scorer, source, tmp_path / "out.csv"))
+def test_the_report_has_plain_values(empathy_scorer: Path, source: Path, tmp_path: Path) -> None:
+    report = asdict(score_csv(empathy_scorer, source, tmp_path / "out.csv"))
     assert report["long_tokens"] == 32
     assert report["levels"]["IP"].keys() == {"mean", "sd", "count"}

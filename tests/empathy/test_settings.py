@@ -1,4 +1,4 @@
-"""Settings: published by default, shipped for some encoders, changed by name."""
+"""Settings: published defaults, shipped settings of encoders, changes by name."""
 
 import pytest
 
@@ -13,7 +13,7 @@ def test_the_defaults_are_the_published_ones() -> None:
     assert (settings.tokens, settings.seed, settings.rationale_weight) == (64, 12, 0.5)
 
 
-def test_settings_shipped_for_an_encoder_give_way_to_changes() -> None:
+def test_changes_override_the_settings_shipped_for_an_encoder() -> None:
     shipped = make_settings("sentence-transformers/all-MiniLM-L6-v2")
     assert shipped.learning_rate > 2e-5
     changed = make_settings("models/all-minilm-l6-v2/", ["epochs=9", "together=false"])
@@ -39,6 +39,6 @@ def test_settings_shipped_for_an_encoder_give_way_to_changes() -> None:
         ("dropout=1", "dropout = 1.0: expected 0 or more, below 1"),
     ],
 )
-def test_what_cannot_be_is_refused(change: str, message: str) -> None:
+def test_invalid_settings_are_refused(change: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         make_settings("x", [change])

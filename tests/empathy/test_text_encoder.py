@@ -1,4 +1,4 @@
-"""The text encoder: cuts, frozen states, trainable layers that continue where the states end."""
+"""Text encoder: cuts, frozen states, and trainable layers on top of them."""
 
 import json
 import shutil
@@ -36,15 +36,15 @@ def encoder(
     return TextEncoder(folder, CPU)
 
 
-def test_a_long_text_is_cut_and_says_so(encoder: TextEncoder) -> None:
-    whole, cut = encoder.tokenise(TEXT, 9), encoder.tokenise(TEXT, 6)
+def test_a_long_text_is_cut_and_marked(encoder: TextEncoder) -> None:
+    whole, cut = encoder.tokenize(TEXT, 9), encoder.tokenize(TEXT, 6)
     assert (len(whole.ids), whole.cut, len(cut.ids), cut.cut) == (9, False, 6, True)
     assert whole.ids[:5] == cut.ids[:5]
     assert [TEXT[a:b] for a, b in cut.spans] == ["", "that", "sounds", "hard", ".", ""]
 
 
 def test_states_do_not_depend_on_neighbours(encoder: TextEncoder) -> None:
-    texts = [encoder.tokenise(t, 32) for t in (TEXT, "why?", "i am so sorry. " * 4)]
+    texts = [encoder.tokenize(t, 32) for t in (TEXT, "why?", "i am so sorry. " * 4)]
     for layer in (0, 2, -1):
         together = encoder.states(texts, layer)
         for text, states in zip(texts, together, strict=True):
@@ -53,11 +53,11 @@ def test_states_do_not_depend_on_neighbours(encoder: TextEncoder) -> None:
 
 
 @pytest.mark.parametrize("layers", [0, 1, 3])
-def test_top_layers_end_what_the_states_began(encoder: TextEncoder, layers: int) -> None:
-    text = encoder.tokenise(TEXT, 32)
+def test_trainable_layers_continue_from_frozen_states(encoder: TextEncoder, layers: int) -> None:
+    text = encoder.tokenize(TEXT, 32)
     below = encoder.states([text], encoder.layers - layers)[0].float()[None]
     mask = torch.ones(below.shape[:2], dtype=torch.long)
-    top = encoder.top(layers).eval()
+    top = encoder.trainable_layers(layers).eval()
     found = top(inputs_embeds=below, attention_mask=mask).last_hidden_state[0]
     torch.testing.assert_close(found.half(), encoder.states([text], -1)[0], rtol=0, atol=4e-3)
     assert sum(p.numel() for p in top.parameters()) == layers * sum(
@@ -69,12 +69,12 @@ def test_the_whole_encoder_takes_ids_and_training_leaves_the_frozen_one_alone(
     encoder: TextEncoder,
 ) -> None:
     before = {name: p.clone() for name, p in encoder.model.named_parameters()}
-    top = encoder.top(-1)
+    top = encoder.trainable_layers(-1)
     assert all(p.requires_grad for p in top.parameters())
-    optimiser = torch.optim.SGD(top.parameters(), lr=1.0)
-    ids = torch.tensor([encoder.tokenise(TEXT, 32).ids])
+    optimizer = torch.optim.SGD(top.parameters(), lr=1.0)
+    ids = torch.tensor([encoder.tokenize(TEXT, 32).ids])
     top(input_ids=ids).last_hidden_state.sin().sum().backward()
-    optimiser.step()
+    optimizer.step()
     assert not any(p.requires_grad for p in encoder.model.parameters())
     for name, parameter in encoder.model.named_parameters():
         assert torch.equal(parameter, before[name])
@@ -86,28 +86,28 @@ def test_padding(encoder: TextEncoder) -> None:
     assert mask.tolist() == [[True, True, False, False], [True] * 4]
 
 
-def test_what_cannot_be_asked_of_it(encoder: TextEncoder) -> None:
+def test_too_many_layers_or_tokens_are_refused(encoder: TextEncoder) -> None:
     with pytest.raises(ConfigError, match=r"trained_layers = 4: .* has 3"):
-        encoder.top(4)
-    # RoBERTa's places begin after that of padding, here 0: one token fewer than it has places.
+        encoder.trainable_layers(4)
+    # RoBERTa's positions begin after that of padding (0): one token fewer than positions.
     most = 39 if isinstance(encoder.model, RobertaModel) else 40
     encoder.require_length(most)
-    assert len(encoder.states([encoder.tokenise("why? " * 40, most)], -1)[0]) == most
-    with pytest.raises(ConfigError, match=f"{most + 1} tokens a text; it takes {most} at most"):
+    assert len(encoder.states([encoder.tokenize("why? " * 40, most)], -1)[0]) == most
+    with pytest.raises(ConfigError, match=f"texts of {most + 1} tokens; it takes {most} at most"):
         encoder.require_length(most + 1)
 
 
-def test_folders_that_are_no_text_encoder(text_encoder_folder: Path, tmp_path: Path) -> None:
+def test_a_folder_without_a_text_encoder_is_refused(
+    text_encoder_folder: Path, tmp_path: Path
+) -> None:
     other = tmp_path / "other"
     shutil.copytree(text_encoder_folder, other)
     (other / "config.json").write_text(json.dumps({"model_type": "unheard-of"}))
-    with pytest.raises(ConfigError, match="not a text encoder that can be used"):
+    with pytest.raises(ConfigError, match="not a usable text encoder"):
         TextEncoder(other, CPU)
 
 
-def test_missing_weights_are_named_and_not_made_up(
-    text_encoder_folder: Path, tmp_path: Path
-) -> None:
+def test_missing_weights_are_named(text_encoder_folder: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     shutil.copytree(text_encoder_folder, other)
     weights = load_file(other / "model.safetensors")

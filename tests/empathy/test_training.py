@@ -1,4 +1,4 @@
-"""empathy train: a folder that holds all that scoring needs, and a kill that costs an epoch."""
+"""Scorer training: what it learns, complete folders, and resuming after a kill."""
 
 import json
 import shutil
@@ -12,11 +12,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from rellm_cache.empathy.epitome import read_epitome, split_by_post
-from rellm_cache.empathy.exchanges import read_exchanges
-from rellm_cache.empathy.scorer_folder import EmpathyCard, load_card, load_empathy
-from rellm_cache.empathy.scoring import score_exchanges, score_readings
+from rellm_cache.empathy.exchanges import encode_exchanges
+from rellm_cache.empathy.scorer_folder import ScorerCard, load_card, load_empathy
+from rellm_cache.empathy.scoring import level_logits, score_exchanges
 from rellm_cache.empathy.settings import EmpathySettings
-from rellm_cache.empathy.training import ScorerTraining, empathy_train
+from rellm_cache.empathy.training import ScorerTraining, train_empathy
 from rellm_cache.errors import ManifestError, RunError
 from rellm_cache.metrics.calibration import probabilities_of
 
@@ -46,38 +46,38 @@ def trained(
     settings: EmpathySettings, epitome_folder: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     out = tmp_path_factory.mktemp("trained") / "scorer"
-    empathy_train(epitome_folder, out, settings)
+    train_empathy(epitome_folder, out, settings)
     return out
 
 
-def test_it_learns_what_words_tell(trained: Path) -> None:
+def test_it_learns_levels_from_words(trained: Path) -> None:
     card = load_card(trained)
     assert card.counts["train"] + card.counts["validation"] + card.counts["test"] == 72
     for part in ("test", "test_long"):
         assert card.scores[part]["ER"]["macro_f1"] > 0.9
         assert card.scores[part]["EX"]["f1"]["2"] > 0.9
-        assert card.scores[part]["IP"]["macro_f1"] < 0.6  # its levels are at random
+        assert card.scores[part]["IP"]["macro_f1"] < 0.6  # its levels are random
     er = card.scores["test"]["ER"]
     assert sum(map(sum, er["confusion"])) == er["count"] == card.counts["test"]
     assert 0 <= er["calibration_error"] <= 1
 
 
-def test_members_are_networks_of_other_seeds_whose_logits_are_averaged(
+def test_members_have_different_seeds_and_their_logits_are_averaged(
     settings: EmpathySettings, epitome_folder: Path, tmp_path: Path
 ) -> None:
     pair = replace(settings, members=2, word_weight=0.0, epochs=2)
-    empathy_train(epitome_folder, tmp_path / "pair", pair)
-    empathy_train(epitome_folder, tmp_path / "one", replace(pair, members=1))
+    train_empathy(epitome_folder, tmp_path / "pair", pair)
+    train_empathy(epitome_folder, tmp_path / "one", replace(pair, members=1))
     first, second = (load_file(tmp_path / "pair" / f"ER-IP-EX{n}.safetensors") for n in ("", ".2"))
     alone = load_file(tmp_path / "one" / "ER-IP-EX.safetensors")
     assert all(torch.equal(first[name], alone[name]) for name in alone)
     assert not any(torch.equal(first[name], second[name]) for name in first if "query" in name)
     model = load_empathy(tmp_path / "pair", CPU)
     test = split_by_post(read_epitome(epitome_folder), 0).test
-    readings = list(read_exchanges(test, model.encoder, pair, pair.tokens))
+    encoded = list(encode_exchanges(test, model.encoder, pair, pair.tokens))
     (members,) = model.ensembles
-    each = [score_readings([member], readings, CPU) for member in members]
-    both = score_readings(members, readings, CPU)
+    each = [level_logits([member], encoded, CPU) for member in members]
+    both = level_logits(members, encoded, CPU)
     for name, logits in both.items():
         np.testing.assert_allclose(logits, (each[0][name] + each[1][name]) / 2, atol=1e-6)
     found = [score.probabilities["ER"] for score in score_exchanges(model, test)]
@@ -85,7 +85,7 @@ def test_members_are_networks_of_other_seeds_whose_logits_are_averaged(
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
-def test_a_moved_folder_scores_as_it_was_tested(
+def test_a_moved_folder_gives_the_test_scores(
     trained: Path, epitome_folder: Path, tmp_path: Path
 ) -> None:
     moved = shutil.copytree(trained, tmp_path / "moved")
@@ -104,7 +104,9 @@ def test_a_moved_folder_scores_as_it_was_tested(
         assert right / len(test) == pytest.approx(model.card.scores[part]["EX"]["accuracy"])
 
 
-def test_what_was_frozen_is_as_it_came(trained: Path, settings: EmpathySettings) -> None:
+def test_frozen_weights_are_unchanged_and_not_saved_again(
+    trained: Path, settings: EmpathySettings
+) -> None:
     source = Path(settings.encoder)
     for name in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"):
         assert (trained / "encoder" / name).read_bytes() == (source / name).read_bytes()
@@ -114,7 +116,7 @@ def test_what_was_frozen_is_as_it_came(trained: Path, settings: EmpathySettings)
     assert not any("embeddings" in name for name in kept)
 
 
-def test_killed_between_epochs_it_ends_with_the_same_weights(
+def test_resuming_after_a_kill_gives_the_same_weights(
     trained: Path,
     settings: EmpathySettings,
     epitome_folder: Path,
@@ -133,19 +135,19 @@ def test_killed_between_epochs_it_ends_with_the_same_weights(
     monkeypatch.setattr(ScorerTraining, "_train_epoch", train_or_die)
     out = tmp_path / "scorer"
     with pytest.raises(KeyboardInterrupt):
-        empathy_train(epitome_folder, out, settings)
+        train_empathy(epitome_folder, out, settings)
     with pytest.raises(RunError, match="not the folder of a trained empathy scorer"):
         load_card(out)
-    card = empathy_train(epitome_folder, out, settings)
+    card = train_empathy(epitome_folder, out, settings)
     assert epochs == [0, 1, 2, 3, *range(3, 12)]
     assert card == load_card(trained)
     first, second = (load_file(f / "ER-IP-EX.safetensors") for f in (trained, out))
     assert all(torch.equal(first[name], second[name]) for name in first)
-    assert empathy_train(epitome_folder, out, settings) == card  # nothing left to do
+    assert train_empathy(epitome_folder, out, settings) == card  # nothing left to do
     assert len(epochs) == 13
 
 
-def test_one_scorer_each_as_published(
+def test_one_scorer_per_mechanism_as_published(
     settings: EmpathySettings, epitome_folder: Path, tmp_path: Path
 ) -> None:
     data = tmp_path / "data"
@@ -155,7 +157,7 @@ def test_one_scorer_each_as_published(
     apart = replace(
         settings, together=False, trained_layers=-1, pooling="first", word_weight=0.0, epochs=1
     )
-    card = empathy_train(data, tmp_path / "out", apart)
+    card = train_empathy(data, tmp_path / "out", apart)
     assert card.groups == (("ER",), ("EX",))
     assert (tmp_path / "out" / "EX.safetensors").is_file()
     model = load_empathy(tmp_path / "out", CPU)
@@ -163,11 +165,11 @@ def test_one_scorer_each_as_published(
     assert score.levels.keys() == {"ER", "EX"}
 
 
-def test_a_folder_of_other_settings_is_left_alone(
+def test_a_folder_with_other_settings_is_refused(
     trained: Path, settings: EmpathySettings, epitome_folder: Path
 ) -> None:
-    with pytest.raises(RunError, match="scorer of other settings; choose another --out"):
-        empathy_train(epitome_folder, trained, replace(settings, seed=1))
+    with pytest.raises(RunError, match="scorer with other settings; choose another --out"):
+        train_empathy(epitome_folder, trained, replace(settings, seed=1))
 
 
 def test_too_few_posts(settings: EmpathySettings, tmp_path: Path) -> None:
@@ -175,7 +177,7 @@ def test_too_few_posts(settings: EmpathySettings, tmp_path: Path) -> None:
         "sp_id,rp_id,seeker_post,response_post,level,rationales\ns,r,a,b,0,\n"
     )
     with pytest.raises(ManifestError, match="too few posts"):
-        empathy_train(tmp_path, tmp_path / "out", settings)
+        train_empathy(tmp_path, tmp_path / "out", settings)
 
 
 def test_damaged_folders_are_refused(trained: Path, tmp_path: Path) -> None:
@@ -185,7 +187,7 @@ def test_damaged_folders_are_refused(trained: Path, tmp_path: Path) -> None:
     cut = copy("cut")
     weights = cut / "ER-IP-EX.safetensors"
     weights.write_bytes(weights.read_bytes()[:-10])
-    with pytest.raises(RunError, match=r"ER-IP-EX\.safetensors: not what was trained"):
+    with pytest.raises(RunError, match=r"ER-IP-EX\.safetensors: not the weights of"):
         load_empathy(cut, CPU)
     other = copy("other")
     tensors = load_file(other / "encoder" / "model.safetensors")
@@ -198,7 +200,7 @@ def test_damaged_folders_are_refused(trained: Path, tmp_path: Path) -> None:
     (later / "empathy.json").write_text(json.dumps(card | {"format": 9}))
     with pytest.raises(RunError, match="format 9, expected 1"):
         load_empathy(later, CPU)
-    assert isinstance(load_card(trained), EmpathyCard)
+    assert isinstance(load_card(trained), ScorerCard)
     (copy("bare") / "encoder" / "tokenizer.json").unlink()
     with pytest.raises(RunError, match=r"tokenizer\.json is missing"):
         load_empathy(tmp_path / "bare", CPU)
@@ -210,4 +212,4 @@ def test_a_plan_that_cannot_be_read_is_named(
     for content in ("", "[]"):
         (tmp_path / "training.json").write_text(content)
         with pytest.raises(RunError, match=r"training\.json: .*remove the folder"):
-            empathy_train(epitome_folder, tmp_path, settings)
+            train_empathy(epitome_folder, tmp_path, settings)

@@ -16,9 +16,9 @@ from rellm_cache.annotation.teacher import teach
 from rellm_cache.annotation.transcripts import transcribe
 from rellm_cache.cache_admin.audit import recompute
 from rellm_cache.config.schema import Recipe
-from rellm_cache.empathy.score_table import empathy_score
+from rellm_cache.empathy.score_table import score_csv
 from rellm_cache.empathy.settings import EmpathySettings
-from rellm_cache.empathy.training import empathy_train
+from rellm_cache.empathy.training import train_empathy
 from rellm_cache.evaluation.judge import judge
 from rellm_cache.evaluation.run import EvaluationOptions, evaluate
 from rellm_cache.extraction.run import extract
@@ -46,8 +46,8 @@ def train_there(recipe: Recipe, corpus: Path, cache: Path, run: Path) -> None:
 
 def score_there(settings: EmpathySettings, tables: Path, scorer: Path, replies: Path) -> None:
     """Train a scorer of empathy, and score replies."""
-    empathy_train(tables, scorer, settings)
-    empathy_score(scorer, replies, scorer / "scores.csv")
+    train_empathy(tables, scorer, settings)
+    score_csv(scorer, replies, scorer / "scores.csv")
 
 
 def computed_with_the_host() -> str:

@@ -29,7 +29,7 @@ from rellm_cache.corpus.manifest import (
     responses_path,
 )
 from rellm_cache.data.examples import open_frames
-from rellm_cache.empathy.score_table import empathy_score
+from rellm_cache.empathy.score_table import score_csv
 from rellm_cache.empathy.scorer_folder import load_card
 from rellm_cache.inference.generate import generate
 from rellm_cache.qa.rows import QARow, questions_path, read_rows, write_rows
@@ -166,7 +166,7 @@ def test_a_scorer_of_empathy(epitome_folder: Path, empathy_scorer: Path, tmp_pat
     replies.write_text("seeker_post,response_post\nI lost my job.,How sad that is.\n", "utf-8")
     settings = load_card(empathy_scorer).settings
     run_there("score_there", settings, epitome_folder, tmp_path / "scorer", replies)
-    empathy_score(empathy_scorer, replies, tmp_path / "scores.csv")
+    score_csv(empathy_scorer, replies, tmp_path / "scores.csv")
     ours, theirs = (
         next(csv.DictReader(path.read_text("utf-8").splitlines()))
         for path in (tmp_path / "scores.csv", tmp_path / "scorer" / "scores.csv")
