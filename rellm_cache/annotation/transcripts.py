@@ -22,7 +22,7 @@ from rellm_cache.errors import AudioError, ManifestError
 from rellm_cache.extraction.failures import record_failures
 from rellm_cache.extraction.messages import Failure
 from rellm_cache.extraction.missing import read_digests
-from rellm_cache.extraction.oom_split import Careful
+from rellm_cache.extraction.oom_split import OomSplitter
 from rellm_cache.metrics.word_error_rate import WordErrors, normalize_words, word_errors
 from rellm_cache.store.format import WRITING, failures_path
 from rellm_cache.store.locks import hold_lock
@@ -174,7 +174,7 @@ def _hear(
     if not work.waiting:
         return heard
     model = WhisperTranscriber(spec, device)
-    careful = Careful(model.transcribe, spec.slug, device, say)
+    splitter = OomSplitter(model.transcribe, spec.slug, device, say)
     size = clips_at_a_time(device, batch_size)
     with (
         progress("Transcribing", len(work.waiting), "clips") as tick,
@@ -182,7 +182,7 @@ def _hear(
     ):
         for utterances in _batches(work.waiting, size):
             clips = _load(utterances, work)
-            texts = careful.run(list(clips.values()))
+            texts = splitter.run(list(clips.values()))
             for (utterance, clip), said in zip(clips.items(), texts, strict=True):
                 if isinstance(said, AudioError):
                     work.lose(utterance, said)

@@ -70,11 +70,11 @@ def extract(
     """
     from rellm_cache.config.schema import load_recipe
     from rellm_cache.extraction.run import extract as run
-    from rellm_cache.extraction.workers.options import Shard, Spread
+    from rellm_cache.extraction.workers.options import Shard, WorkerOptions
 
     part = Shard.parse(shard) if shard else None
-    spread = Spread(workers or 0, ray, part, commit_seconds)
-    reports = run(manifest, load_recipe(recipe, overrides), cache, batch_size, spread=spread)
+    options = WorkerOptions(workers or 0, ray, part, commit_seconds)
+    reports = run(manifest, load_recipe(recipe, overrides), cache, batch_size, options=options)
     for report in reports:
         show(report)
     if any(report.encoded for report in reports):

@@ -1,7 +1,7 @@
-"""The list of failed clips beside a store. In: what failed now. Out: the list, exact.
+"""List of failed clips beside a feature store.
 
-Several extractions may bring one list up to date at the same moment: each holds its lock while it
-reads the list and writes it anew.
+Several extractions may update one list at the same time: each holds its lock while it reads and
+replaces the list.
 """
 
 from collections.abc import Iterable

@@ -1,6 +1,6 @@
-"""What passes between the parts of an extraction. All of it can be sent to another process.
+"""Messages between an extraction and its workers. All of them can be pickled.
 
-`Batch`es of `Work` go to a worker under a `Job`, then `FINISH` or `STOP`; `Event`s come back.
+A worker is started with a `WorkerConfig`. It is sent `Command`s and sends back `Event`s.
 """
 
 import traceback
@@ -16,45 +16,46 @@ from rellm_cache.errors import RellmError
 from rellm_cache.store.writer import PART_SECONDS
 
 WINDOW_BATCHES = 16  # clips are sorted by length within so many batches
-FINISH, STOP = "finish", "stop"  # encode what you have and end; leave what is not begun and end
+FINISH = "finish"  # encode all batches received, commit and end
+STOP = "stop"  # drop batches that have not started, commit and end
 
 
 @dataclass(frozen=True)
-class Work:
-    """One clip, and the fingerprints of the stores that lack it."""
+class MissingClip:
+    """A clip, and the fingerprints of the stores that lack it."""
 
     utterance: Utterance
-    lacking: frozenset[str]
+    missing_from: frozenset[str]
 
 
 @dataclass(frozen=True)
-class Batch:
+class ClipBatch:
     """Clips of similar length that are encoded together.
 
     Attributes:
-        number: names it among the batches of one extraction.
-        work: its clips.
-        alone: a worker died with this clip in hand. It is encoded by itself, and committed at
-            once, so that only the clip that kills is ever blamed for the next death.
+        number: identifies the batch within one extraction.
+        clips: what to encode.
+        isolated: a worker died while it had this clip. The clip is encoded in a batch of its own
+            and committed at once, so that only a clip that kills workers is blamed for a death.
     """
 
     number: int
-    work: tuple[Work, ...]
-    alone: bool = False
+    clips: tuple[MissingClip, ...]
+    isolated: bool = False
 
 
 @dataclass(frozen=True)
-class Job:
-    """What a worker must know before its first batch.
+class WorkerConfig:
+    """What a worker needs before its first batch.
 
     Attributes:
-        specs: encoders whose stores lack clips, weights resolved.
-        cache: root of the stores.
-        url: that `cache` is the copy of; empty for a plain folder. A worker opens a copy of its
-            own, which on the same machine is the same one.
-        device: None for the first GPU a worker sees, or the CPU.
-        threads: of arithmetic on a CPU; 0 leaves the library's own choice.
-        commit_seconds: an open part is committed when it is so old.
+        specs: encoders with missing clips, weights resolved.
+        cache: folder of the stores.
+        url: object store that `cache` mirrors; empty for a plain folder. A worker opens its own
+            mirror, which on the same machine is the same folder.
+        device: None for the first GPU that the worker sees, or the CPU.
+        threads: CPU threads for torch; 0 keeps the default.
+        commit_seconds: an open part is committed at this age.
     """
 
     specs: tuple[EncoderSpec, ...]
@@ -76,13 +77,13 @@ class Failure:
 
 @dataclass(frozen=True)
 class BatchDone:
-    """A batch is in the open part of its worker, or committed already.
+    """A batch is in the worker's open part, or already committed.
 
     Attributes:
         number: of the batch.
-        seconds: of audio by clip id, decoded clips only.
-        failures: by fingerprint of the store that goes without.
-        encoder_seconds: of the encoders' forward passes, by fingerprint.
+        seconds: clip id → seconds of audio, decoded clips only.
+        failures: fingerprint of a store → clips that are not stored there.
+        encoder_seconds: fingerprint → seconds of forward passes.
     """
 
     number: int
@@ -93,7 +94,7 @@ class BatchDone:
 
 @dataclass(frozen=True)
 class Note:
-    """Something the user should read."""
+    """A message for the user."""
 
     text: str
 
@@ -107,41 +108,45 @@ class Ready:
 
 @dataclass(frozen=True)
 class Finished:
-    """A worker has ended and committed what it could: all it had, unless it said `Broken`."""
+    """A worker has ended. Everything it encoded is committed, unless it sent `Aborted`."""
 
 
 @dataclass(frozen=True)
 class Died:
-    """A worker is gone, with its open part."""
+    """A worker process is gone and its open part is lost."""
 
     reason: str
 
 
 @dataclass(frozen=True)
-class Broken:
-    """A worker met an error that no other clip would change; it commits what it can and ends."""
+class Aborted:
+    """A worker met an error that is not about one clip. It commits what it can and ends."""
 
     error: Exception
 
     @classmethod
-    def of(cls, error: BaseException) -> "Broken":
-        """Any error in a form that another process can read."""
+    def from_error(cls, error: BaseException) -> "Aborted":
+        """Wrap any error so that another process can unpickle it."""
         if isinstance(error, RellmError):
             return cls(error)
         return cls(RuntimeError("".join(traceback.format_exception(error))))
 
 
-Event = BatchDone | Note | Ready | Finished | Died | Broken
+Command = ClipBatch | str  # a batch, `FINISH` or `STOP`
+Event = BatchDone | Note | Ready | Finished | Died | Aborted
 Emit = Callable[[Event], None]
 
 
-def length_sorted(work: Sequence[Work], batch_size: int) -> list[Batch]:
-    """Batches of similar length, in windows, so that a kill still leaves whole early parts."""
+def batch_by_length(clips: Sequence[MissingClip], batch_size: int) -> list[ClipBatch]:
+    """Batches of similar length.
+
+    Clips are sorted within windows only, so that parts fill in the order of the manifest.
+    """
     window = batch_size * WINDOW_BATCHES
     ordered = [
-        item
-        for start in range(0, len(work), window)
-        for item in sorted(work[start : start + window], key=lambda w: w.utterance.duration or 0)
+        clip
+        for start in range(0, len(clips), window)
+        for clip in sorted(clips[start : start + window], key=lambda c: c.utterance.duration or 0)
     ]
     starts = range(0, len(ordered), batch_size)
-    return [Batch(n, tuple(ordered[i : i + batch_size])) for n, i in enumerate(starts)]
+    return [ClipBatch(n, tuple(ordered[i : i + batch_size])) for n, i in enumerate(starts)]

@@ -1,7 +1,7 @@
-"""What is there and what is missing. In: utterances and stores. Out: the work that is left.
+"""Missing clips: compares a manifest with the feature stores.
 
-A clip is done when its id and the digest of its audio are in a committed part. Audio is read here
-only for ids that a store holds: of the others the digest is taken when they are decoded.
+A clip is present when a committed part holds its id with the digest of its audio. Audio files are
+read here only for ids that a store holds. The digests of all others are computed at decoding.
 """
 
 from collections.abc import Iterable, Sequence
@@ -15,25 +15,25 @@ from rellm_cache.corpus.audio import audio_digest, read_bytes
 from rellm_cache.corpus.manifest import Utterance
 from rellm_cache.encoders.base import FRAMES_PER_SECOND
 from rellm_cache.errors import AudioError
-from rellm_cache.extraction.messages import Batch, BatchDone, Failure, Work
+from rellm_cache.extraction.messages import BatchDone, ClipBatch, Failure, MissingClip
 from rellm_cache.store.format import store_path
 from rellm_cache.store.reader import FeatureStore
 from rellm_cache.store.remote.mirror import sync_mirror
 from rellm_cache.utils.console import progress
 
-SCAN_THREADS = 4
+DIGEST_THREADS = 4
 
 
-class Target:
-    """The store of one encoder, and what has become of the clips of this extraction.
+class TargetStore:
+    """The store of one encoder, and the result of every clip in this extraction.
 
     Attributes:
-        spec: with its weights resolved.
-        path: of the store, made or not.
+        spec: of the encoder, weights resolved.
+        path: of the store, which may not exist yet.
         changed: ids that the store held with other audio.
-        encoded: seconds of audio by id of the clips written now.
-        failed: clips that could not be encoded, by id.
-        encoder_seconds: of forward passes, over all workers.
+        encoded: clip id → seconds of audio, for clips encoded in this extraction.
+        failed: clip id → failure.
+        encoder_seconds: forward passes, summed over all workers.
     """
 
     def __init__(self, spec: EncoderSpec, cache: Path) -> None:
@@ -48,90 +48,93 @@ class Target:
         self.refresh()
 
     def refresh(self) -> None:
-        """Look again at what is committed."""
+        """Open the store again to see parts committed since."""
         self.store = FeatureStore(self.path) if self.path.exists() else None
 
-    def knows(self, utterance_id: str) -> bool:
-        """Whether the store has frames of this id, of whichever audio."""
+    def has_id(self, utterance_id: str) -> bool:
+        """Whether the store has frames of this id, made from any audio."""
         return self.store is not None and utterance_id in self.store
 
-    def holds(self, utterance_id: str, digest: np.ndarray) -> bool:
-        """Whether the store's frames of this id were made from this audio."""
-        if self.store is None or not self.knows(utterance_id):
+    def has_audio(self, utterance_id: str, digest: np.ndarray) -> bool:
+        """Whether the store's frames of this id were made from audio with this digest."""
+        if self.store is None or not self.has_id(utterance_id):
             return False
         return self.store.audio_sha256(utterance_id) == digest.tobytes()
 
     def seconds(self, utterance_id: str) -> float:
-        """How long a clip lasts, by its stored frames."""
+        """Duration of a clip, from the number of its stored frames."""
         return 0.0 if self.store is None else self.store.length(utterance_id) / FRAMES_PER_SECOND
 
-    def take(self, batch: Batch, done: BatchDone) -> None:
-        """Note what became of the clips of a batch."""
+    def record(self, batch: ClipBatch, done: BatchDone) -> None:
+        """Add the results of a batch."""
         failures = done.failures.get(self.fingerprint, [])
         self.failed.update((failure.id, failure) for failure in failures)
-        for work in batch.work:
-            key = work.utterance.id
-            if self.fingerprint in work.lacking and key not in self.failed:
+        for clip in batch.clips:
+            key = clip.utterance.id
+            if self.fingerprint in clip.missing_from and key not in self.failed:
                 self.encoded[key] = done.seconds[key]
         self.encoder_seconds += done.encoder_seconds.get(self.fingerprint, 0.0)
 
 
-def find_missing(utterances: Sequence[Utterance], targets: Sequence[Target]) -> list[Work]:
-    """The clips that some store lacks. Files that cannot be read are failures of every target."""
+def find_missing(
+    utterances: Sequence[Utterance], targets: Sequence[TargetStore]
+) -> list[MissingClip]:
+    """Clips that at least one store lacks. An unreadable file is recorded as failed everywhere."""
     everywhere = frozenset(target.fingerprint for target in targets)
-    known = [u for u in utterances if any(t.knows(u.id) for t in targets)]
-    digests = read_digests(known)
-    work = []
+    digests = read_digests([u for u in utterances if any(t.has_id(u.id) for t in targets)])
+    missing = []
     for utterance in utterances:
         digest = digests.get(utterance.id)
         if digest is None:
-            work.append(Work(utterance, everywhere))
+            missing.append(MissingClip(utterance, everywhere))
             continue
         if isinstance(digest, AudioError):
             for target in targets:
                 failure = Failure(utterance.id, utterance.audio, str(digest))
                 target.failed[utterance.id] = failure
             continue
-        lacking = [t for t in targets if not t.holds(utterance.id, digest)]
+        lacking = [t for t in targets if not t.has_audio(utterance.id, digest)]
         for target in lacking:
-            if target.knows(utterance.id):
+            if target.has_id(utterance.id):
                 target.changed.add(utterance.id)
         if lacking:
-            work.append(Work(utterance, frozenset(t.fingerprint for t in lacking)))
-    return work
+            missing.append(MissingClip(utterance, frozenset(t.fingerprint for t in lacking)))
+    return missing
 
 
-def find_lost(work: Iterable[Work], targets: Sequence[Target]) -> list[Work]:
-    """Of the clips that a dead worker had, those it has neither committed nor found to fail.
+def find_uncommitted(
+    clips: Iterable[MissingClip], targets: Sequence[TargetStore]
+) -> list[MissingClip]:
+    """Clips of a dead worker that it neither committed nor reported as failed.
 
-    Targets are looked at again; what they say of the clips is brought up to date.
+    Opens the target stores again and corrects their records of these clips.
     """
     for root in {target.path.parent for target in targets}:
         sync_mirror(root)
     for target in targets:
         target.refresh()
-    lost = []
-    for item in work:
-        clip = item.utterance
-        left = set()
+    uncommitted = []
+    for clip in clips:
+        utterance = clip.utterance
+        still_missing = set()
         for target in targets:
-            if target.fingerprint not in item.lacking or clip.id in target.failed:
+            if target.fingerprint not in clip.missing_from or utterance.id in target.failed:
                 continue
-            digest = try_digest(clip) if target.knows(clip.id) else None
-            if isinstance(digest, np.ndarray) and target.holds(clip.id, digest):
-                target.encoded.setdefault(clip.id, target.seconds(clip.id))
+            digest = try_digest(utterance) if target.has_id(utterance.id) else None
+            if isinstance(digest, np.ndarray) and target.has_audio(utterance.id, digest):
+                target.encoded.setdefault(utterance.id, target.seconds(utterance.id))
             else:
-                target.encoded.pop(clip.id, None)
-                left.add(target.fingerprint)
-        if left:
-            lost.append(Work(clip, frozenset(left)))
-    return lost
+                target.encoded.pop(utterance.id, None)
+                still_missing.add(target.fingerprint)
+        if still_missing:
+            uncommitted.append(MissingClip(utterance, frozenset(still_missing)))
+    return uncommitted
 
 
 def read_digests(utterances: Sequence[Utterance]) -> dict[str, np.ndarray | AudioError]:
-    """Id → `try_digest` of every clip, several files read at a time."""
+    """Clip id → digest of its audio (32,) uint8, or the error; reads several files at a time."""
     with (
-        ThreadPoolExecutor(SCAN_THREADS) as pool,
+        ThreadPoolExecutor(DIGEST_THREADS) as pool,
         progress("Checking audio", len(utterances), "clips") as tick,
     ):
         digests = {}
@@ -142,7 +145,7 @@ def read_digests(utterances: Sequence[Utterance]) -> dict[str, np.ndarray | Audi
 
 
 def try_digest(utterance: Utterance) -> np.ndarray | AudioError:
-    """(32,) uint8 digest of a clip's audio, or why it cannot be read."""
+    """(32,) uint8 digest of a clip's audio, or the error if its file cannot be read."""
     try:
         return audio_digest(read_bytes(utterance.audio), utterance.segment)
     except AudioError as error:

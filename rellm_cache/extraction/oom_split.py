@@ -1,7 +1,7 @@
-"""A model that splits a batch rather than lose it. In: clips. Out: a result or a reason each.
+"""Out-of-memory splitting: a batch that does not fit on the GPU is halved instead of lost.
 
-On a CPU it takes one clip at a time (`devices.clips_at_a_time`). Out of GPU memory, it halves the
-batch and keeps to that size. A clip that a model refuses costs its neighbours nothing.
+On a CPU clips are processed one at a time (`devices.clips_at_a_time`). A batch with a clip that the
+model refuses is halved as well, so that only that clip fails.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,24 +12,23 @@ import numpy as np
 import torch
 
 from rellm_cache.corpus.audio import Clip
-from rellm_cache.encoders.base import Encoding, FrameEncoder
 from rellm_cache.errors import AudioError
 from rellm_cache.utils.devices import clips_at_a_time
 
 Result = TypeVar("Result")
 
 
-class Careful(Generic[Result]):
-    """A model of clips, of which some may be too much for it.
+class OomSplitter(Generic[Result]):
+    """Runs a model on clips, in batches that fit into memory.
 
     Args:
-        forward: results of waveforms (S,) float32, in their order.
-        name: of the model, in messages.
-        device: that it runs on.
-        say: is told when memory runs out.
+        forward: waveforms (S,) float32 → one result each, in order.
+        name: of the model, for messages.
+        device: that the model runs on.
+        say: called with a message when memory runs out.
 
     Attributes:
-        limit: most clips in a forward pass, once memory has run out; None before.
+        limit: most clips in a forward pass after memory ran out; None before.
         seconds: spent in forward passes.
     """
 
@@ -48,7 +47,7 @@ class Careful(Generic[Result]):
         self._say = say
 
     def run(self, clips: Sequence[Clip]) -> list[Result | AudioError]:
-        """Results of clips in order; an `AudioError` stands for a clip that has none."""
+        """Results of clips in order, with an `AudioError` for each clip that failed."""
         results: list[Result | AudioError] = []
         while len(results) < len(clips):
             size = clips_at_a_time(self._device, self.limit or len(clips))
@@ -73,7 +72,7 @@ class Careful(Generic[Result]):
                 return [error]
         finally:
             self.seconds += monotonic() - begun
-        # Outside of the handlers: there the error's traceback still holds the tensors.
+        # Not inside the handlers: there the error's traceback still holds the tensors.
         torch.cuda.empty_cache()
         half = len(clips) // 2
         return self._run(clips[:half]) + self._run(clips[half:])
@@ -82,20 +81,7 @@ class Careful(Generic[Result]):
         size = too_many // 2
         if self.limit is None:
             self._say(
-                f"{self._name}: out of GPU memory with {too_many} clips at a time; going on with "
-                f"{size}, or fewer where that is too much. --batch-size {size} avoids the retries"
+                f"{self._name}: out of GPU memory with {too_many} clips at a time; continuing with "
+                f"{size} or fewer. Use --batch-size {size} to avoid the retries"
             )
         self.limit = min(self.limit or size, size)
-
-
-class CarefulEncoder(Careful[Encoding]):
-    """A `FrameEncoder` for clips of which some may be too much for it."""
-
-    def __init__(
-        self, encoder: FrameEncoder, device: torch.device, say: Callable[[str], None]
-    ) -> None:
-        super().__init__(encoder.encode, encoder.spec.slug, device, say)
-
-    def encode(self, clips: Sequence[Clip]) -> list[Encoding | AudioError]:
-        """Encodings of clips, as `run`."""
-        return self.run(clips)

@@ -1,12 +1,11 @@
-"""One worker's pipeline: decode threads → encoder thread → writer thread.
+"""Extraction pipeline of one worker: decode threads → encoder thread → writer thread.
 
-In: batches, submitted one after another. Out: committed parts, and an event for each batch.
+Clips are decoded before the encoder needs them. Frames are rounded to float16 in the writer thread;
+checksums, Zarr and fsync run in a thread of each store's `StoreWriter`. Every queue is bounded; the
+one before the disk is bounded in bytes (`byte_semaphore`).
 
-The encoder never waits for a disk: clips are decoded before it asks for them. Rounding happens in
-the writer thread; checksums, Zarr and fsync in a thread of each store's `StoreWriter`. Each queue
-is bounded, what waits for a disk in bytes (`backlog`). The first error of any thread ends the work:
-nothing more is encoded, what was encoded is committed if it can be, and the error is raised by the
-next `submit` or when the pipeline is left.
+The first error in any thread stops the pipeline: no further batch is encoded, batches already
+encoded are committed if possible, and the next `submit` or the end of the `with` block raises it.
 """
 
 import os
@@ -27,63 +26,70 @@ from rellm_cache.corpus.manifest import Utterance
 from rellm_cache.encoders.base import Encoding
 from rellm_cache.encoders.registry import build_encoder, encoding_machine
 from rellm_cache.errors import AudioError, FrameError
-from rellm_cache.extraction.byte_semaphore import BACKLOG_BYTES, Backlog
+from rellm_cache.extraction.byte_semaphore import MAX_UNWRITTEN_BYTES, ByteSemaphore
 from rellm_cache.extraction.messages import (
-    Batch,
+    Aborted,
     BatchDone,
-    Broken,
+    ClipBatch,
     Emit,
     Failure,
     Finished,
-    Job,
+    MissingClip,
     Note,
     Ready,
-    Work,
+    WorkerConfig,
 )
-from rellm_cache.extraction.oom_split import CarefulEncoder
+from rellm_cache.extraction.oom_split import OomSplitter
 from rellm_cache.store.format import StoreInfo
 from rellm_cache.store.remote.mirror import open_mirror
 from rellm_cache.store.writer import StoreWriter
 from rellm_cache.utils.devices import default_device
 
 DECODE_THREADS = 4
-BATCHES_IN_HAND = 3  # one in the encoder, two decoded or being decoded
+MAX_BATCHES_IN_FLIGHT = 3  # one in the encoder, two decoded or being decoded
 
-Encoded = list[tuple[Utterance, np.ndarray, Encoding]]  # clip, its digest, its frames
+Encoded = list[tuple[Utterance, np.ndarray, Encoding]]  # clip, audio digest, frames
 
 
-class _Outlet:
+class _StreamPipeline:
     """One encoder and the writer of its store."""
 
-    def __init__(self, spec: EncoderSpec, job: Job, emit: Emit) -> None:
-        device = job.device or default_device()
+    def __init__(self, spec: EncoderSpec, config: WorkerConfig, emit: Emit) -> None:
+        device = config.device or default_device()
         encoder = build_encoder(spec, device)
         self.fingerprint = spec.fingerprint
-        self.encoder = CarefulEncoder(encoder, device, lambda text: emit(Note(text)))
-        info = StoreInfo(spec, encoder.frame_size, encoder.licence)
+        self._splitter = OomSplitter(
+            encoder.encode, spec.slug, device, lambda text: emit(Note(text))
+        )
         self.writer = StoreWriter(
-            job.cache,
-            info,
+            config.cache,
+            StoreInfo(spec, encoder.frame_size, encoder.licence),
             writers=[encoding_machine(spec, device)],
-            part_seconds=job.commit_seconds,
+            part_seconds=config.commit_seconds,
         )
 
-    def encode(self, clips: Sequence[tuple[Work, Clip]]) -> tuple[Encoded, list[Failure], float]:
-        """Encodings and failures of those clips that this store lacks, and the forward seconds."""
-        mine = [(w.utterance, clip) for w, clip in clips if self.fingerprint in w.lacking]
+    def encode(
+        self, clips: Sequence[tuple[MissingClip, Clip]]
+    ) -> tuple[Encoded, list[Failure], float]:
+        """Encode the clips that this store lacks.
+
+        Returns:
+            Encodings, failures, and seconds of forward passes.
+        """
+        mine = [(m.utterance, clip) for m, clip in clips if self.fingerprint in m.missing_from]
         encoded: Encoded = []
         failures: list[Failure] = []
-        before = self.encoder.seconds
-        results = self.encoder.encode([clip for _, clip in mine])
+        before = self._splitter.seconds
+        results = self._splitter.run([clip for _, clip in mine])
         for (utterance, clip), result in zip(mine, results, strict=True):
             if isinstance(result, AudioError):
                 failures.append(Failure(utterance.id, utterance.audio, str(result)))
             else:
                 encoded.append((utterance, clip.digest, result))
-        return encoded, failures, self.encoder.seconds - before
+        return encoded, failures, self._splitter.seconds - before
 
     def write(self, encoded: Encoded) -> list[Failure]:
-        """Add encodings to the open part; frames that cannot be stored are failures."""
+        """Add encodings to the open part. Frames that cannot be stored are failures."""
         failures = []
         for utterance, digest, encoding in encoded:
             try:
@@ -94,46 +100,50 @@ class _Outlet:
 
 
 class Pipeline:
-    """Encodes batches and commits their frames. Making it loads the models; use it with `with`.
+    """Encodes batches and commits their frames. Loads the models when made; use it with `with`.
 
     Args:
-        emit: is given a `BatchDone` for each batch, a `Note` for the user, and `Broken` at the
-            first error; from whichever thread it happens in.
+        config: encoders, cache and device.
+        emit: called from several threads with a `BatchDone` for each batch, a `Note` for the user,
+            and `Aborted` at the first error.
+        max_unwritten_bytes: of frames that wait for the disk.
 
     Raises:
         ConfigError: a model cannot be loaded.
         StoreError: on entering or later: a store cannot be written.
     """
 
-    def __init__(self, job: Job, emit: Emit) -> None:
+    def __init__(
+        self, config: WorkerConfig, emit: Emit, max_unwritten_bytes: int = MAX_UNWRITTEN_BYTES
+    ) -> None:
         self._emit = emit
-        self._outlets = [_Outlet(spec, job, emit) for spec in job.specs]
+        self._streams = [_StreamPipeline(spec, config, emit) for spec in config.specs]
         self._writers = ExitStack()
         self._decoding = ThreadPoolExecutor(DECODE_THREADS, "decode")
         self._encoding = ThreadPoolExecutor(1, "encode")
         self._writing = ThreadPoolExecutor(1, "write")
-        self._in_hand = threading.Semaphore(BATCHES_IN_HAND)
-        self._to_write = Backlog(BACKLOG_BYTES)
+        self._in_flight = threading.Semaphore(MAX_BATCHES_IN_FLIGHT)
+        self._unwritten = ByteSemaphore(max_unwritten_bytes)
         self._lock = threading.Lock()
         self._error: BaseException | None = None
         self._stopped = False
         self._write_failed = False
 
     def __enter__(self) -> Self:
-        for outlet in self._outlets:
-            self._writers.enter_context(outlet.writer)
+        for stream in self._streams:
+            self._writers.enter_context(stream.writer)
         return self
 
-    def submit(self, batch: Batch) -> None:
-        """Take a batch; waits while enough are in hand. Raises the first error of any thread."""
-        self._in_hand.acquire()
+    def submit(self, batch: ClipBatch) -> None:
+        """Queue a batch. Blocks while the queue is full; raises the first error of any thread."""
+        self._in_flight.acquire()
         if self._error is not None:
             raise self._error
-        clips = [self._decoding.submit(try_load, work.utterance) for work in batch.work]
+        clips = [self._decoding.submit(try_load, clip.utterance) for clip in batch.clips]
         self._encoding.submit(self._encode, batch, clips)
 
     def stop(self) -> None:
-        """Leave what is not begun. Leaving the pipeline commits the rest."""
+        """Drop batches that have not started. The end of the `with` block commits the others."""
         self._stopped = True
 
     def __exit__(
@@ -151,38 +161,40 @@ class Pipeline:
         if error is None and self._error is not None:
             raise self._error
 
-    def _encode(self, batch: Batch, clips: list["Future[Clip | AudioError]"]) -> None:
+    def _encode(self, batch: ClipBatch, clips: list["Future[Clip | AudioError]"]) -> None:
         try:
             if self._stopped:
                 return
-            loaded, done = _collect(batch, clips)
-            made = {}
-            for outlet in self._outlets:
-                key = outlet.fingerprint
-                made[key], failures, done.encoder_seconds[key] = outlet.encode(loaded)
+            loaded, done = _wait_for_decoding(batch, clips)
+            encoded = {}
+            for stream in self._streams:
+                key = stream.fingerprint
+                encoded[key], failures, done.encoder_seconds[key] = stream.encode(loaded)
                 done.failures.setdefault(key, []).extend(failures)
-            size = sum(e.frames.nbytes for encoded in made.values() for _, _, e in encoded)
-            self._to_write.add(size)
-            self._writing.submit(self._write, batch, made, done, size)
+            size = sum(e.frames.nbytes for rows in encoded.values() for _, _, e in rows)
+            self._unwritten.acquire(size)
+            self._writing.submit(self._write, batch, encoded, done, size)
         except BaseException as error:
             self._fail(error)
         finally:
-            self._in_hand.release()
+            self._in_flight.release()
 
-    def _write(self, batch: Batch, made: dict[str, Encoded], done: BatchDone, size: int) -> None:
+    def _write(
+        self, batch: ClipBatch, encoded: dict[str, Encoded], done: BatchDone, size: int
+    ) -> None:
         try:
             if self._write_failed:
                 return
-            for outlet in self._outlets:
-                done.failures[outlet.fingerprint] += outlet.write(made[outlet.fingerprint])
-                if batch.alone:
-                    outlet.writer.commit()
+            for stream in self._streams:
+                done.failures[stream.fingerprint] += stream.write(encoded[stream.fingerprint])
+                if batch.isolated:
+                    stream.writer.commit()
             self._emit(done)
         except BaseException as error:
             self._write_failed = True
             self._fail(error)
         finally:
-            self._to_write.remove(size)
+            self._unwritten.release(size)
 
     def _fail(self, error: BaseException) -> None:
         with self._lock:
@@ -190,56 +202,60 @@ class Pipeline:
             self._error = self._error or error
             self._stopped = True
         if first:
-            self._emit(Broken.of(error))
+            self._emit(Aborted.from_error(error))
 
 
 def try_load(utterance: Utterance) -> Clip | AudioError:
-    """The decoded clip, or why it cannot be."""
+    """The decoded clip, or the error if it cannot be decoded."""
     try:
         return load_clip(utterance)
     except AudioError as error:
         return error
 
 
-def _collect(
-    batch: Batch, clips: list["Future[Clip | AudioError]"]
-) -> tuple[list[tuple[Work, Clip]], BatchDone]:
-    """The clips that could be decoded, and a report that holds the others' failures."""
+def _wait_for_decoding(
+    batch: ClipBatch, clips: list["Future[Clip | AudioError]"]
+) -> tuple[list[tuple[MissingClip, Clip]], BatchDone]:
+    """The decoded clips, and a report with the failures of the others."""
     done = BatchDone(batch.number, {}, {}, {})
     loaded = []
-    for work, future in zip(batch.work, clips, strict=True):
-        clip = future.result()
+    for missing, future in zip(batch.clips, clips, strict=True):
+        clip, utterance = future.result(), missing.utterance
         if isinstance(clip, Clip):
-            loaded.append((work, clip))
-            done.seconds[work.utterance.id] = clip.seconds
+            loaded.append((missing, clip))
+            done.seconds[utterance.id] = clip.seconds
             continue
-        for key in work.lacking:
-            failure = Failure(work.utterance.id, work.utterance.audio, str(clip))
+        for key in missing.missing_from:
+            failure = Failure(utterance.id, utterance.audio, str(clip))
             done.failures.setdefault(key, []).append(failure)
     return loaded, done
 
 
-class StopWork(Exception):  # noqa: N818 (nothing has failed)
-    """The coordinator wants no more; what is encoded is committed."""
+class StopWorker(Exception):  # noqa: N818 (nothing has failed)
+    """Raised by a worker's batches when those that have not started should be dropped."""
 
 
-def serve(job: Job, batches: Iterable[Batch], emit: Emit) -> None:
-    """A worker's whole life: load, encode the batches as they come, commit, and say so.
+def run_worker(config: WorkerConfig, batches: Iterable[ClipBatch], emit: Emit) -> None:
+    """Run one worker: load the models, encode batches as they arrive, commit.
 
-    `batches` ends when there is no more work, or raises `StopWork` when what is not begun shall be
-    left. `Finished` is the last event, whatever happened.
+    `Finished` is always the last event.
+
+    Args:
+        config: encoders, cache and device.
+        batches: ends when there is no more work, or raises `StopWorker`.
+        emit: called with each event.
     """
     try:
-        if job.threads:
-            torch.set_num_threads(job.threads)
-        if job.url:
-            job = replace(job, cache=open_mirror(job.url))
-        with Pipeline(job, emit) as pipeline:
+        if config.threads:
+            torch.set_num_threads(config.threads)
+        if config.url:
+            config = replace(config, cache=open_mirror(config.url))
+        with Pipeline(config, emit) as pipeline:
             emit(Ready(os.getpid()))
             for batch in batches:
                 pipeline.submit(batch)
-    except StopWork:
+    except StopWorker:
         pass
     except BaseException as error:
-        emit(Broken.of(error))
+        emit(Aborted.from_error(error))
     emit(Finished())

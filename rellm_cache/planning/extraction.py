@@ -22,9 +22,9 @@ from rellm_cache.corpus.audio import SAMPLE_RATE, Clip
 from rellm_cache.corpus.manifest import Utterance
 from rellm_cache.encoders.base import FrameEncoder, whisper_frame_count
 from rellm_cache.encoders.registry import build_encoder
-from rellm_cache.extraction.messages import Work
-from rellm_cache.extraction.missing import Target
-from rellm_cache.extraction.oom_split import CarefulEncoder
+from rellm_cache.extraction.messages import MissingClip
+from rellm_cache.extraction.missing import TargetStore
+from rellm_cache.extraction.oom_split import OomSplitter
 from rellm_cache.extraction.pipeline import try_load
 from rellm_cache.store.writer import PART_BYTES
 from rellm_cache.utils.console import say
@@ -93,8 +93,8 @@ class _Trial:
 
 
 def plan_extraction(
-    targets: Sequence[Target],
-    missing: Sequence[Work],
+    targets: Sequence[TargetStore],
+    missing: Sequence[MissingClip],
     seconds: dict[str, float],
     total: int,
     clips: int,
@@ -135,7 +135,9 @@ def plan_extraction(
     )
 
 
-def _spread_out(missing: Sequence[Work], seconds: dict[str, float], count: int) -> list[Utterance]:
+def _spread_out(
+    missing: Sequence[MissingClip], seconds: dict[str, float], count: int
+) -> list[Utterance]:
     """`count` of the missing clips, evenly over their lengths."""
     known = [work.utterance for work in missing if work.utterance.id in seconds]
     known.sort(key=lambda u: seconds[u.id])
@@ -149,7 +151,7 @@ def _decode(utterances: Sequence[Utterance]) -> tuple[list[Clip], float]:
     return clips, monotonic() - begun
 
 
-def _try_stream(target: Target, device: torch.device, clips: Sequence[Clip]) -> _Trial:
+def _try_stream(target: TargetStore, device: torch.device, clips: Sequence[Clip]) -> _Trial:
     """Load an encoder, run it once for memory (and to warm up), and once for time."""
     gpu = device.type == "cuda"
     before = torch.cuda.memory_allocated() if gpu else 0
@@ -157,18 +159,22 @@ def _try_stream(target: Target, device: torch.device, clips: Sequence[Clip]) -> 
     model = torch.cuda.memory_allocated() - before if gpu else 0
     if not clips:
         return _Trial(encoder, None, 0, model)
-    careful = CarefulEncoder(encoder, device, say)
+    splitter = OomSplitter(encoder.encode, target.spec.slug, device, say)
     with _peak_bytes(device) as peak:
-        careful.encode(clips)
+        splitter.run(clips)
     begun = monotonic()
-    careful.encode(clips)
+    splitter.run(clips)
     return _Trial(encoder, (monotonic() - begun) / len(clips), peak(), model)
 
 
 def _plan_stream(
-    target: Target, trial: _Trial, missing: Sequence[Work], seconds: dict[str, float], total: int
+    target: TargetStore,
+    trial: _Trial,
+    missing: Sequence[MissingClip],
+    seconds: dict[str, float],
+    total: int,
 ) -> StreamPlan:
-    mine = [w.utterance.id for w in missing if target.fingerprint in w.lacking]
+    mine = [w.utterance.id for w in missing if target.fingerprint in w.missing_from]
     frames = sum(whisper_frame_count(round(seconds.get(i, 0) * SAMPLE_RATE)) for i in mine)
     cost = trial.seconds_a_clip
     return StreamPlan(

@@ -36,7 +36,7 @@ from rellm_cache.config.specs import EncoderSpec
 from rellm_cache.corpus.manifest import write_lines
 from rellm_cache.encoders import whisper  # noqa: F401 (imported before the fork: children share it)
 from rellm_cache.extraction.run import extract
-from rellm_cache.extraction.workers.options import Spread
+from rellm_cache.extraction.workers.options import WorkerOptions
 from rellm_cache.store.format import list_stores
 from rellm_cache.store.reader import FeatureStore
 
@@ -105,7 +105,7 @@ class Soak:
 
     manifest: Path
     recipe: Recipe
-    spread: Spread
+    options: WorkerOptions
     random: random.Random
 
     def start(self, cache: Path) -> psutil.Process:
@@ -118,7 +118,7 @@ class Soak:
             os.setpgid(0, 0)
             sys.stderr = said_by(cache).open("w")
             torch.set_num_threads(1)
-            reports = extract(self.manifest, self.recipe, cache, batch_size=2, spread=self.spread)
+            reports = extract(self.manifest, self.recipe, cache, batch_size=2, options=self.options)
             code = 3 if any(report.failed for report in reports) else 0
         except BaseException:
             traceback.print_exc()
@@ -128,21 +128,21 @@ class Soak:
 
     def victims(self, process: psutil.Process, family: set[psutil.Process]) -> list[psutil.Process]:
         """Those of its processes that are killed now: with workers, often several at once."""
-        if not self.spread.workers:
+        if not self.options.workers:
             return [process]
-        mark = "ray::ActorWorker" if self.spread.ray else "multiprocessing.forkserver"
+        mark = "ray::ActorWorker" if self.options.ray else "multiprocessing.forkserver"
         marked = [below for below in family if mark in title(below)]
         servers = [below for below in process.children() if below in marked]
         workers = [below for below in marked if below not in servers]
         self.random.shuffle(workers)
         chosen = workers[: self.random.randint(1, MOST_AT_ONCE)]
-        if not self.spread.ray:
+        if not self.options.ray:
             chosen += [p for p in (*servers, process) if self.random.random() < OTHERS_SHARE]
         return chosen
 
     def await_moment(self, process: psutil.Process, cache: Path, span: float) -> bool:
         """Wait for the next kill; False when the command has ended before."""
-        if self.spread.workers and self.random.random() < 0.75:
+        if self.options.workers and self.random.random() < 0.75:
             enough = committed(cache) + self.random.randint(1, MOST_COMMITS)
             while committed(cache) < enough:
                 if ended_within(process, 0.1):
@@ -187,7 +187,7 @@ def soak(options: argparse.Namespace, scratch: Path) -> dict[str, float]:
             adapter=AdapterConfig(output_size=32),
             losses=LossesConfig(response_lm=0.0),
         ),
-        spread=Spread(options.workers, "local" if options.ray else "", commit_seconds=0),
+        options=WorkerOptions(options.workers, "local" if options.ray else "", commit_seconds=0),
         random=random.Random(options.seed),
     )
     begun = time.monotonic()

@@ -1,4 +1,4 @@
-"""Undisturbed results to compare with, and a worker killed."""
+"""Reference results of one process, and a worker that is killed."""
 
 import glob
 import os
@@ -14,7 +14,7 @@ import pytest
 from rellm_cache.config.schema import Recipe
 from rellm_cache.extraction.messages import BatchDone, Event
 from rellm_cache.extraction.run import extract
-from rellm_cache.extraction.workers.coordinator import Handle, Pool
+from rellm_cache.extraction.workers.coordinator import WorkerHandle, WorkerPool
 
 Checksums = Callable[[Path], dict[str, int]]
 COMMITTED = ("cache/*/part-*", "copies/*/*/part-*")  # in a folder, and in the copy of a URL
@@ -44,13 +44,13 @@ def kill_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., l
     It has more batches in hand then. Returns a list that its process id will be added to.
     """
 
-    def arrange(pool: type[Pool], pid_of: Callable[[Any], int]) -> list[int]:
+    def arrange(pool: type[WorkerPool], pid_of: Callable[[Any], int]) -> list[int]:
         killed: list[int] = []
         wait = pool.wait
 
         def wait_and_kill(
-            self: Pool, handles: Sequence[Handle], seconds: float | None
-        ) -> list[tuple[Handle, Event]]:
+            self: WorkerPool, handles: Sequence[WorkerHandle], seconds: float | None
+        ) -> list[tuple[WorkerHandle, Event]]:
             found = wait(self, handles, seconds)
             done = [handle for handle, event in found if isinstance(event, BatchDone)]
             if done and not killed:

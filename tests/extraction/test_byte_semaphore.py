@@ -1,30 +1,39 @@
-"""What waits for a disk is bounded in bytes."""
+"""The byte semaphore blocks above its limit."""
 
 import threading
 
-from rellm_cache.extraction.byte_semaphore import Backlog
+from rellm_cache.extraction.byte_semaphore import ByteSemaphore
 
 
-def test_what_has_no_room_waits_until_something_is_written() -> None:
-    backlog, entered = Backlog(10), threading.Event()
-    backlog.add(6)
-    backlog.add(4)
+def test_a_request_above_the_limit_waits_for_a_release() -> None:
+    semaphore, entered = ByteSemaphore(10), threading.Event()
+    semaphore.acquire(6)
+    semaphore.acquire(4)
 
-    def work() -> None:
-        backlog.add(5)
+    def acquire() -> None:
+        semaphore.acquire(5)
         entered.set()
 
-    late = threading.Thread(target=work)
+    late = threading.Thread(target=acquire)
     late.start()
-    backlog.remove(4)
+    semaphore.release(4)
     assert not entered.wait(0.05)  # 6 and 5 are too many
-    backlog.remove(6)
+    semaphore.release(6)
     late.join()
     assert entered.is_set()
 
 
-def test_what_is_larger_than_all_room_waits_alone() -> None:
-    backlog = Backlog(10)
-    backlog.add(50)
-    backlog.remove(50)
-    backlog.add(50)
+def test_a_request_larger_than_the_limit_is_granted_alone() -> None:
+    semaphore, entered = ByteSemaphore(10), threading.Event()
+    semaphore.acquire(50)
+
+    def acquire() -> None:
+        semaphore.acquire(50)
+        entered.set()
+
+    late = threading.Thread(target=acquire)
+    late.start()
+    assert not entered.wait(0.05)
+    semaphore.release(50)
+    late.join()
+    assert entered.is_set()

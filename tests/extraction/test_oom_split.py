@@ -1,26 +1,22 @@
-"""A batch that is too much is split: out of memory, and a clip that an encoder refuses."""
+"""Batches that run out of GPU memory, or hold a clip that the encoder refuses, are split."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
 import torch
 
-from rellm_cache.config.specs import EncoderSpec
 from rellm_cache.corpus.audio import Clip
 from rellm_cache.encoders.base import Encoding
 from rellm_cache.errors import AudioError
-from rellm_cache.extraction.oom_split import CarefulEncoder
+from rellm_cache.extraction.oom_split import OomSplitter
 
-GPU = torch.device("cuda")  # named only: nothing runs there
+GPU = torch.device("cuda")  # only a name: nothing runs there
+Say = Callable[[str], None]
 
 
 class SmallGpu:
-    """Holds `room` seconds of audio; refuses clips that begin with a NaN."""
-
-    spec = EncoderSpec(kind="prosody")
-    frame_size = 2
-    licence = "none"
+    """Encoder that has memory for `room` seconds; refuses clips that begin with a NaN."""
 
     def __init__(self, room: float) -> None:
         self.room = room
@@ -41,6 +37,12 @@ def clips(*values: float, seconds: float = 1.0) -> list[Clip]:
     return [Clip(np.full(samples, v, np.float32), digest, 16_000, 1) for v in values]
 
 
+def splitter_of(
+    gpu: SmallGpu, device: torch.device = GPU, say: Say = print
+) -> OomSplitter[Encoding]:
+    return OomSplitter(gpu.encode, "prosody", device, say)
+
+
 def firsts(results: list[Encoding | AudioError]) -> list[float | str]:
     return [r.frames[0, 0] if isinstance(r, Encoding) else str(r) for r in results]
 
@@ -48,15 +50,15 @@ def firsts(results: list[Encoding | AudioError]) -> list[float | str]:
 def test_out_of_memory_halves_the_batch_and_says_so_once() -> None:
     said: list[str] = []
     gpu = SmallGpu(room=3)
-    encoder = CarefulEncoder(gpu, GPU, said.append)
-    assert firsts(encoder.encode(clips(*range(8)))) == list(range(8))
+    encoder = splitter_of(gpu, say=said.append)
+    assert firsts(encoder.run(clips(*range(8)))) == list(range(8))
     assert gpu.sizes == [8, 4, 2, 2, 4, 2, 2]
     assert said == [
-        "prosody: out of GPU memory with 8 clips at a time; going on with 4, or fewer where that "
-        "is too much. --batch-size 4 avoids the retries"
+        "prosody: out of GPU memory with 8 clips at a time; continuing with 4 or fewer. Use "
+        "--batch-size 4 to avoid the retries"
     ]
     gpu.sizes.clear()
-    assert firsts(encoder.encode(clips(*range(5)))) == list(range(5))
+    assert firsts(encoder.run(clips(*range(5)))) == list(range(5))
     assert gpu.sizes == [2, 2, 1]
     assert len(said) == 1
 
@@ -64,29 +66,29 @@ def test_out_of_memory_halves_the_batch_and_says_so_once() -> None:
 def test_an_odd_batch_is_split_into_all_of_its_clips() -> None:
     said: list[str] = []
     gpu = SmallGpu(room=4)
-    assert firsts(CarefulEncoder(gpu, GPU, said.append).encode(clips(*range(7)))) == list(range(7))
+    assert firsts(splitter_of(gpu, say=said.append).run(clips(*range(7)))) == list(range(7))
     (text,) = said
-    assert "out of GPU memory with 7 clips at a time; going on with 3, or fewer" in text
+    assert "out of GPU memory with 7 clips at a time; continuing with 3 or fewer" in text
 
 
 def test_a_clip_too_large_for_the_gpu_fails_alone() -> None:
-    encoder = CarefulEncoder(SmallGpu(room=3), GPU, print)
-    first, second, third = encoder.encode([*clips(1), *clips(2, seconds=5), *clips(3)])
+    encoder = splitter_of(SmallGpu(room=3))
+    first, second, third = encoder.run([*clips(1), *clips(2, seconds=5), *clips(3)])
     assert firsts([first, third]) == [1, 3]
     assert isinstance(second, AudioError)
     assert str(second).startswith("clip of 5.0 s: out of GPU memory though encoded alone; cut it")
 
 
-def test_a_refused_clip_costs_its_neighbours_nothing() -> None:
-    encoder = CarefulEncoder(SmallGpu(room=99), GPU, print)
-    assert firsts(encoder.encode(clips(1, 2, float("nan"), 4))) == [1, 2, "not finite", 4]
+def test_a_refused_clip_fails_alone() -> None:
+    encoder = splitter_of(SmallGpu(room=99))
+    assert firsts(encoder.run(clips(1, 2, float("nan"), 4))) == [1, 2, "not finite", 4]
     assert encoder.limit is None
 
 
 def test_a_cpu_takes_one_clip_at_a_time() -> None:
     encoder = SmallGpu(room=99)
-    careful = CarefulEncoder(encoder, torch.device("cpu"), print)
-    assert firsts(careful.encode(clips(*range(3)))) == [0, 1, 2]
+    splitter = splitter_of(encoder, torch.device("cpu"))
+    assert firsts(splitter.run(clips(*range(3)))) == [0, 1, 2]
     assert encoder.sizes == [1, 1, 1]
 
 
@@ -96,4 +98,4 @@ def test_other_errors_are_not_hidden() -> None:
             raise RuntimeError("a programming error")
 
     with pytest.raises(RuntimeError, match="a programming error"):
-        CarefulEncoder(Faulty(1), GPU, print).encode(clips(1, 2))
+        splitter_of(Faulty(1)).run(clips(1, 2))

@@ -7,6 +7,8 @@ import re
 import shutil
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,22 +27,15 @@ from rellm_cache.data.examples import open_frames, require_frames
 from rellm_cache.encoders.registry import build_encoder
 from rellm_cache.errors import ConfigError, StoreError
 from rellm_cache.extraction.run import extract
+from rellm_cache.extraction.workers.options import WorkerOptions
 from rellm_cache.store import writer
 from rellm_cache.store.format import failures_path
 from rellm_cache.store.reader import FeatureStore
 from rellm_cache.store.shard_writer import ShardWriter
 
+Checksums = Callable[[Path], dict[str, int]]
+SOAK = Path(__file__).parents[1] / "benchmarks/soak.py"
 IDS = [f"tones/{index:02d}" for index in range(11)]
-
-
-def checksums(store: FeatureStore) -> dict[str, int]:
-    """id → checksum of the frames it has, each compared with what was written."""
-    found = {}
-    for part in store.parts:
-        found.update(zip(part.ids, part.frames_crc32c.tolist(), strict=True))
-    for key in store.ids:
-        store.verified_frames(key)
-    return found
 
 
 def change_audio(corpus: Path, index: int) -> None:
@@ -105,14 +100,14 @@ def test_two_streams_of_one_encoder_are_one_store(
 
 
 def test_changed_audio_is_encoded_again_and_wins(
-    corpus: Path, speech_recipe: Recipe, tmp_path: Path
+    corpus: Path, speech_recipe: Recipe, tmp_path: Path, checksums: Checksums
 ) -> None:
     (report,) = extract(corpus, speech_recipe, tmp_path / "cache")
-    before = checksums(FeatureStore(report.path))
+    before = checksums(report.path)
     change_audio(corpus, 3)
     (report,) = extract(corpus, speech_recipe, tmp_path / "cache")
     assert (report.encoded, report.present) == (1, 10)
-    after = checksums(FeatureStore(report.path))
+    after = checksums(report.path)
     assert {i for i in IDS if before[i] != after[i]} == {"tones/03"}
     assert extract(corpus, speech_recipe, tmp_path / "cache")[0].encoded == 0
 
@@ -211,7 +206,11 @@ def test_a_missing_model_file_stops_before_anything_is_written(
 
 
 def test_a_full_disk_keeps_earlier_parts_and_a_second_run_completes(
-    corpus: Path, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    corpus: Path,
+    recipe: Recipe,
+    tmp_path: Path,
+    checksums: Checksums,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     sync, calls = writer.sync_tree, []
 
@@ -221,18 +220,18 @@ def test_a_full_disk_keeps_earlier_parts_and_a_second_run_completes(
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         sync(folder)
 
-    monkeypatch.setattr(writer, "PART_BYTES", 1)  # every clip is a part
+    options = WorkerOptions(commit_seconds=0)  # every clip is a part
     with monkeypatch.context() as disk:
         disk.setattr(writer, "sync_tree", fills_up)
         with pytest.raises(StoreError, match="No space left on device; free some space and run"):
-            extract(corpus, recipe, tmp_path / "cache", batch_size=2)
+            extract(corpus, recipe, tmp_path / "cache", batch_size=2, options=options)
     frames = open_frames(recipe, tmp_path / "cache")
     for store in (frames.speech, frames.emotion):
         assert isinstance(store, FeatureStore)
-        assert len(checksums(store)) == 2
+        assert len(checksums(store.path)) == 2
     for report in extract(corpus, recipe, tmp_path / "cache", batch_size=2):
         assert (report.encoded, report.present) == (9, 2)
-        assert set(checksums(FeatureStore(report.path))) == set(IDS)
+        assert set(checksums(report.path)) == set(IDS)
 
 
 def test_a_stream_that_cannot_be_written_costs_the_other_nothing(
@@ -263,9 +262,9 @@ import torch
 torch.set_num_threads(1)
 from rellm_cache.config.schema import load_recipe
 from rellm_cache.extraction.run import extract
+from rellm_cache.extraction.workers.options import WorkerOptions
 from rellm_cache.store import writer
 
-writer.PART_BYTES = 1
 sync, calls = writer.sync_tree, []
 
 def die(folder):
@@ -276,25 +275,87 @@ def die(folder):
 
 writer.sync_tree = die
 manifest, recipe, cache = sys.argv[1:]
-extract(Path(manifest), load_recipe(recipe), Path(cache), batch_size=2)
+options = WorkerOptions(commit_seconds=0)  # every clip is a part
+extract(Path(manifest), load_recipe(recipe), Path(cache), batch_size=2, options=options)
 """
 
 
 def test_a_kill_leaves_a_valid_store_and_a_rerun_completes_it(
-    corpus: Path, speech_recipe: Recipe, tmp_path: Path
+    corpus: Path, speech_recipe: Recipe, tmp_path: Path, checksums: Checksums
 ) -> None:
     recipe_file = tmp_path / "recipe.toml"
     recipe_file.write_text(to_toml(speech_recipe))
     killed = [sys.executable, "-c", KILLED, str(corpus), str(recipe_file), str(tmp_path / "cache")]
     assert subprocess.run(killed, check=False).returncode == -9
     (store,) = (FeatureStore(p.parent) for p in (tmp_path / "cache").glob("*/zarr.json"))
-    assert len(checksums(store)) == 5
+    assert len(checksums(store.path)) == 5
     assert list((tmp_path / "cache/.writing").iterdir())  # what it was writing
     (report,) = extract(corpus, speech_recipe, tmp_path / "cache", batch_size=2)
     assert (report.encoded, report.present, report.path) == (6, 5, store.path)
     assert not (tmp_path / "cache/.writing").exists()
     (undisturbed,) = extract(corpus, speech_recipe, tmp_path / "other", batch_size=2)
-    assert checksums(FeatureStore(report.path)) == checksums(FeatureStore(undisturbed.path))
+    assert checksums(report.path) == checksums(undisturbed.path)
+
+
+def test_kills_at_random_moments_lose_nothing_that_was_committed(
+    whisper_folder: Path, tmp_path: Path
+) -> None:
+    command = [sys.executable, SOAK, "--kills", "8", "--clips", "12", "--model", whisper_folder]
+    done = subprocess.run(
+        [*map(str, command), "--json", str(tmp_path / "figures.json")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    figures = json.loads((tmp_path / "figures.json").read_text())["figures"]
+    assert figures["soak_kills"] == 8
+    assert figures["soak_caches"] >= 1
+
+
+def test_two_extractions_of_one_cache_at_once_both_finish(
+    corpus: Path,
+    speech_recipe: Recipe,
+    tmp_path: Path,
+    undisturbed: dict[str, int],
+    checksums: Checksums,
+) -> None:
+    (corpus.parent / "audio/05.wav").unlink()
+    recipe = tmp_path / "speech.toml"
+    recipe.write_text(to_toml(speech_recipe))
+    command = [sys.executable, "-c", "from rellm_cache.cli import main; main()", "extract"]
+    command += [str(corpus), "--recipe", str(recipe), "--cache", str(tmp_path / "cache")]
+    command += ["--batch-size", "1", "--commit-seconds", "0"]
+    runs = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    outputs = [run.communicate()[0] for run in runs]
+    assert [run.returncode for run in runs] == [3, 3]
+    assert all("1 clip failed, see " in output for output in outputs)
+    (store,) = (path.parent for path in (tmp_path / "cache").glob("*/zarr.json"))
+    expected = {key: value for key, value in undisturbed.items() if key != "tones/05"}
+    assert checksums(store) == expected
+    assert [row["id"] for _, row in read_lines(failures_path(store))] == ["tones/05"]
+
+
+def test_a_clock_set_back_changes_neither_order_nor_commits(
+    corpus: Path,
+    speech_recipe: Recipe,
+    tmp_path: Path,
+    undisturbed: dict[str, int],
+    checksums: Checksums,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (report,) = extract(corpus / "train.jsonl", speech_recipe, tmp_path / "cache")
+    shutil.copy(corpus.parent / "audio/00.wav", corpus.parent / "audio/03.wav")
+    monkeypatch.setattr(time, "time", lambda: 0.0)
+    monkeypatch.setattr(time, "time_ns", lambda: 0)
+    options = WorkerOptions(commit_seconds=0)
+    (report,) = extract(corpus, speech_recipe, tmp_path / "cache", batch_size=1, options=options)
+    assert (report.encoded, report.changed) == (5, 1)
+    store = FeatureStore(report.path)
+    assert [len(part.ids) for part in store.parts] == [7, 1, 1, 1, 1, 1]
+    numbers = [part.path.name.split("-")[1] for part in store.parts]
+    assert numbers == [f"{number:06d}" for number in range(1, 7)]
+    assert checksums(report.path) == {**undisturbed, "tones/03": undisturbed["tones/00"]}
 
 
 def test_segments_of_one_file_are_clips_of_their_own(

@@ -1,9 +1,9 @@
-"""Many workers, any of which may die. In: batches and a pool. Out: every clip encoded or failed.
+"""Coordinator of extraction workers: assigns batches, and requeues the clips of workers that die.
 
-Batches are dealt to the workers that are ready, a few to each. When one dies its clips are looked
-for in the stores: what it had committed stays, the rest is dealt again. Clips it had in hand are
-then dealt alone, so that a clip which kills workers is found, tried `MAX_TRIES` times and listed
-as failed. The stores, not the workers' messages, say what is committed.
+Each ready worker has a few batches. When a worker dies, its clips are looked up in the stores:
+committed ones are done, the others are queued again. Clips in its unfinished batches are queued in
+batches of one, so that a clip that kills workers is found; after `MAX_TRIES` deaths it is listed as
+failed. Which clips are committed is read from the stores, not from the workers' messages.
 """
 
 from collections import Counter, deque
@@ -14,28 +14,31 @@ from typing import Protocol
 
 from rellm_cache.errors import WorkersError
 from rellm_cache.extraction.messages import (
-    Batch,
+    FINISH,
+    STOP,
+    Aborted,
     BatchDone,
-    Broken,
+    ClipBatch,
+    Command,
     Died,
     Event,
     Failure,
     Finished,
+    MissingClip,
     Note,
     Ready,
-    Work,
 )
-from rellm_cache.extraction.missing import Target, find_lost
-from rellm_cache.extraction.pipeline import BATCHES_IN_HAND
+from rellm_cache.extraction.missing import TargetStore, find_uncommitted
+from rellm_cache.extraction.pipeline import MAX_BATCHES_IN_FLIGHT
 from rellm_cache.utils.console import Tick, counted
 
-MAX_TRIES = 3  # deaths with one clip in hand
-MAX_FRUITLESS = 3  # deaths in a row, for each worker, of workers that had nothing in hand
-RECALL_SECONDS = 60.0  # for living workers to commit when one has met an error
+MAX_TRIES = 3  # worker deaths before a clip is given up
+MAX_EARLY_DEATHS = 3  # in a row, for each worker, before it has encoded anything
+STOP_SECONDS = 60.0  # for the other workers to commit after an error
 
 
-class Handle(Protocol):
-    """One worker, seen from here.
+class WorkerHandle(Protocol):
+    """The coordinator's end of one worker.
 
     Attributes:
         name: for messages.
@@ -43,204 +46,209 @@ class Handle(Protocol):
 
     name: str
 
-    def send(self, batch: Batch) -> None:
-        """Give it a batch."""
-        ...
-
-    def finish(self) -> None:
-        """Let it encode what it has, commit and end."""
-        ...
-
-    def stop(self) -> None:
-        """Let it leave what it has not begun, commit and end."""
+    def send(self, command: Command) -> None:
+        """Send a batch, `FINISH` or `STOP`."""
         ...
 
 
-class Pool(Protocol):
-    """Starts workers and hears from them.
+class WorkerPool(Protocol):
+    """Starts workers and collects their events.
 
     Attributes:
-        size: workers at a time.
+        size: most workers at a time.
     """
 
     size: int
 
-    def start(self) -> Handle:
-        """Start one more worker; it says `Ready` when it is."""
+    def start(self) -> WorkerHandle:
+        """Start one more worker. It emits `Ready` when it takes batches."""
         ...
 
-    def wait(self, handles: Sequence[Handle], seconds: float | None) -> list[tuple[Handle, Event]]:
-        """What has happened, as soon as anything has; empty when `seconds` have passed."""
+    def wait(
+        self, handles: Sequence[WorkerHandle], seconds: float | None
+    ) -> list[tuple[WorkerHandle, Event]]:
+        """Block until there are events and return them; empty after `seconds` without any."""
         ...
 
     def close(self) -> None:
-        """End whatever is still there."""
+        """End all workers."""
         ...
 
 
 @dataclass
-class _Member:
-    """A worker, and what it has been given."""
+class _Worker:
+    """A worker, and the batches and clips assigned to it."""
 
-    handle: Handle
+    handle: WorkerHandle
     ready: bool = False
     finishing: bool = False
-    in_hand: dict[int, Batch] = field(default_factory=dict)
-    given: dict[str, Work] = field(default_factory=dict)
+    in_flight: dict[int, ClipBatch] = field(default_factory=dict)
+    assigned: dict[str, MissingClip] = field(default_factory=dict)
     ticked: int = 0
 
 
 class Coordinator:
-    """Deals batches to the workers of a pool until every clip is committed or has failed."""
+    """Assigns batches to the workers of a pool until every clip is committed or has failed.
+
+    Args:
+        pool: starts the workers.
+        targets: stores that get the results.
+        batches: to encode, at least one.
+        tick: called with the number of clips done.
+        say: called with messages for the user.
+    """
 
     def __init__(
         self,
-        pool: Pool,
-        targets: Sequence[Target],
-        batches: Sequence[Batch],
+        pool: WorkerPool,
+        targets: Sequence[TargetStore],
+        batches: Sequence[ClipBatch],
         tick: Tick,
         say: Callable[[str], None],
     ) -> None:
         self._pool = pool
         self._targets = targets
-        self._waiting = deque(batches)
-        self._suspects: deque[Batch] = deque()
-        self._members: list[_Member] = []
-        self._tries: Counter[str] = Counter()
-        self._fruitless = 0
+        self._queue = deque(batches)
+        self._isolated: deque[ClipBatch] = deque()
+        self._workers: list[_Worker] = []
+        self._deaths: Counter[str] = Counter()
+        self._early_deaths = 0
         self._hours = 0.0
-        self._numbers = len(batches)
-        self._batch_size = max(len(batch.work) for batch in batches)
+        self._last_number = len(batches)
+        self._batch_size = max(len(batch.clips) for batch in batches)
         self._tick = tick
         self._say = say
 
     def run(self) -> None:
-        """Return when all is done.
+        """Return when every clip is committed or has failed.
 
         Raises:
-            RellmError: a worker met an error that concerns all of them, or none can be kept alive.
+            RellmError: a worker met an error that is not about one clip, or workers keep dying.
         """
         try:
-            while self._waiting or self._suspects or any(m.given for m in self._members):
-                self._staff()
-                self._deal()
-                self._listen(None)
+            while self._queue or self._isolated or any(w.assigned for w in self._workers):
+                self._start_workers()
+                self._assign()
+                self._handle_events(None)
         except BaseException:
-            self._recall()
+            self._stop_workers()
             raise
         finally:
             self._pool.close()
 
-    def _staff(self) -> None:
-        """Start workers, as many as there may be or as there are batches."""
-        taking = sum(not member.finishing for member in self._members)
-        wanted = min(self._pool.size, taking + len(self._waiting) + len(self._suspects))
-        for _ in range(wanted - taking):
-            self._members.append(_Member(self._pool.start()))
+    def _start_workers(self) -> None:
+        """Start workers up to the size of the pool, but not more than there are batches."""
+        active = sum(not worker.finishing for worker in self._workers)
+        wanted = min(self._pool.size, active + len(self._queue) + len(self._isolated))
+        for _ in range(wanted - active):
+            self._workers.append(_Worker(self._pool.start()))
 
-    def _deal(self) -> None:
-        for member in self._members:
-            if not member.ready or member.finishing:
+    def _assign(self) -> None:
+        for worker in self._workers:
+            if not worker.ready or worker.finishing:
                 continue
-            while (batch := self._next_for(member)) is not None:
-                member.in_hand[batch.number] = batch
-                member.given.update((work.utterance.id, work) for work in batch.work)
-                member.handle.send(batch)
-            if not (member.in_hand or self._waiting or self._suspects):
-                member.finishing = True
-                member.handle.finish()
+            while (batch := self._next_for(worker)) is not None:
+                worker.in_flight[batch.number] = batch
+                worker.assigned.update((clip.utterance.id, clip) for clip in batch.clips)
+                worker.handle.send(batch)
+            if not (worker.in_flight or self._queue or self._isolated):
+                worker.finishing = True
+                worker.handle.send(FINISH)
 
-    def _next_for(self, member: _Member) -> Batch | None:
-        """A suspect only for a worker with empty hands, and then nothing beside it."""
-        if not member.in_hand and self._suspects:
-            return self._suspects.popleft()
-        alone = any(batch.alone for batch in member.in_hand.values())
-        if self._waiting and len(member.in_hand) < BATCHES_IN_HAND and not alone:
-            return self._waiting.popleft()
+    def _next_for(self, worker: _Worker) -> ClipBatch | None:
+        """The next batch. An isolated one goes to an idle worker, which gets no other meanwhile."""
+        if not worker.in_flight and self._isolated:
+            return self._isolated.popleft()
+        isolated = any(batch.isolated for batch in worker.in_flight.values())
+        if self._queue and len(worker.in_flight) < MAX_BATCHES_IN_FLIGHT and not isolated:
+            return self._queue.popleft()
         return None
 
-    def _listen(self, seconds: float | None) -> None:
-        handles = [member.handle for member in self._members]
+    def _handle_events(self, seconds: float | None) -> None:
+        handles = [worker.handle for worker in self._workers]
         errors: list[Exception] = []
         for handle, event in self._pool.wait(handles, seconds):
-            member = next(m for m in self._members if m.handle is handle)
+            worker = next(w for w in self._workers if w.handle is handle)
             match event:
                 case Ready():
-                    member.ready = True
+                    worker.ready = True
                 case BatchDone():
-                    self._take(member, event)
+                    self._record(worker, event)
                 case Note():
                     self._say(f"{handle.name}: {event.text}")
                 case Finished():
-                    self._members.remove(member)
-                    self._fruitless = 0
+                    self._workers.remove(worker)
+                    self._early_deaths = 0
                 case Died():
-                    self._members.remove(member)
-                    self._bury(member, event.reason)
-                case Broken():
+                    self._workers.remove(worker)
+                    self._requeue(worker, event.reason)
+                case Aborted():
                     errors.append(event.error)
-        if errors:  # after what else was heard: nobody says twice that he has ended
+        if errors:  # after all events: a worker that has ended must not be waited for again
             raise errors[0]
 
-    def _take(self, member: _Member, done: BatchDone) -> None:
-        batch = member.in_hand.pop(done.number)
+    def _record(self, worker: _Worker, done: BatchDone) -> None:
+        batch = worker.in_flight.pop(done.number)
         for target in self._targets:
-            target.take(batch, done)
-        member.ticked += len(batch.work)
+            target.record(batch, done)
+        worker.ticked += len(batch.clips)
         self._hours += sum(done.seconds.values()) / 3600
-        self._tick(len(batch.work), f"{self._hours:.2f} h of audio")
+        self._tick(len(batch.clips), f"{self._hours:.2f} h of audio")
 
-    def _bury(self, member: _Member, reason: str) -> None:
-        """Deal a dead worker's clips again, those it had in hand alone."""
-        in_hand = {w.utterance.id for batch in member.in_hand.values() for w in batch.work}
-        lost = find_lost(member.given.values(), self._targets)
+    def _requeue(self, worker: _Worker, reason: str) -> None:
+        """Queue a dead worker's uncommitted clips again, those of unfinished batches one by one."""
+        in_flight = {c.utterance.id for batch in worker.in_flight.values() for c in batch.clips}
+        lost = find_uncommitted(worker.assigned.values(), self._targets)
         self._say(
-            f"{member.handle.name} died ({reason}): "
+            f"{worker.handle.name} died ({reason}): "
             f"{counted(len(lost), 'clip of its open part is', 'clips of its open part are')} to be "
             "encoded again"
         )
-        again = [work for work in lost if work.utterance.id not in in_hand]
+        again = [clip for clip in lost if clip.utterance.id not in in_flight]
         for start in range(0, len(again), self._batch_size):
-            self._waiting.append(self._batch(again[start : start + self._batch_size]))
+            self._queue.append(self._batch(again[start : start + self._batch_size]))
         failed = 0
-        for work in lost:
-            if work.utterance.id in in_hand:
-                failed += self._suspect(work, reason)
-        self._tick(len(member.given) - len(lost) + failed - member.ticked)
-        if in_hand or len(lost) < len(member.given):
-            self._fruitless = 0
+        for clip in lost:
+            if clip.utterance.id in in_flight:
+                failed += self._isolate(clip, reason)
+        self._tick(len(worker.assigned) - len(lost) + failed - worker.ticked)
+        if in_flight or len(lost) < len(worker.assigned):
+            self._early_deaths = 0
             return
-        self._fruitless += 1
-        if self._fruitless >= MAX_FRUITLESS * self._pool.size:
+        self._early_deaths += 1
+        if self._early_deaths >= MAX_EARLY_DEATHS * self._pool.size:
             raise WorkersError(
-                f"{self._fruitless} workers in a row died before they had encoded a clip; the "
-                f"last: {reason}. No clip is to blame: each worker loads the models, so try a "
-                "smaller --workers; without --workers the cause may show itself"
+                f"{self._early_deaths} workers in a row died before they had encoded a clip; the "
+                f"last: {reason}. Each worker loads the models: try fewer with --workers. Without "
+                "--workers the cause may become visible"
             )
 
-    def _suspect(self, work: Work, reason: str) -> bool:
-        """Whether a clip has killed so many workers that it is given up."""
-        clip = work.utterance
-        self._tries[clip.id] += 1
-        if self._tries[clip.id] < MAX_TRIES:
-            self._suspects.append(self._batch([work], alone=True))
+    def _isolate(self, clip: MissingClip, reason: str) -> bool:
+        """Queue a clip in a batch of its own; after `MAX_TRIES` deaths fail it and return True."""
+        utterance = clip.utterance
+        self._deaths[utterance.id] += 1
+        if self._deaths[utterance.id] < MAX_TRIES:
+            self._isolated.append(self._batch([clip], isolated=True))
             return False
-        text = f"{clip.audio}: {MAX_TRIES} workers died with this clip in hand, the last: {reason}"
+        text = (
+            f"{utterance.audio}: {MAX_TRIES} workers died while encoding this clip, the last: "
+            f"{reason}"
+        )
         for target in self._targets:
-            if target.fingerprint in work.lacking:
-                target.failed[clip.id] = Failure(clip.id, clip.audio, text)
+            if target.fingerprint in clip.missing_from:
+                target.failed[utterance.id] = Failure(utterance.id, utterance.audio, text)
         return True
 
-    def _batch(self, work: Sequence[Work], alone: bool = False) -> Batch:
-        self._numbers += 1
-        return Batch(self._numbers, tuple(work), alone)
+    def _batch(self, clips: Sequence[MissingClip], isolated: bool = False) -> ClipBatch:
+        self._last_number += 1
+        return ClipBatch(self._last_number, tuple(clips), isolated)
 
-    def _recall(self) -> None:
-        """Let living workers commit what they have."""
-        for member in self._members:
-            member.handle.stop()
-        until = monotonic() + RECALL_SECONDS
-        left = [member.handle for member in self._members if member.ready]
+    def _stop_workers(self) -> None:
+        """Let the other workers commit what they have."""
+        for worker in self._workers:
+            worker.handle.send(STOP)
+        until = monotonic() + STOP_SECONDS
+        left = [worker.handle for worker in self._workers if worker.ready]
         while left and (seconds := until - monotonic()) > 0:
             for handle, event in self._pool.wait(left, seconds):
                 if isinstance(event, Finished | Died) and handle in left:

@@ -1,9 +1,8 @@
-"""Where worker processes come from. In: a job. Out: the context to start its workers in.
+"""Fork server and process contexts for worker processes.
 
-Importing what an encoder needs takes seconds, so workers on a CPU are forked from a server that has
-imported it. The server is a clean process of one thread that opens no store and loads no model: it
-holds nothing that a fork would break. Workers on a GPU are spawned, since a single import that
-touched CUDA in the server would leave all of them without.
+Importing an encoder's libraries takes seconds, so CPU workers are forked from a server that has
+imported them. The server has one thread, opens no store and loads no model, so forking it is safe.
+GPU workers are spawned: one import that touched CUDA in the server would leave all of them without.
 """
 
 import contextlib
@@ -14,33 +13,33 @@ from multiprocessing import forkserver, get_context
 from multiprocessing.context import ForkServerContext, SpawnContext
 
 from rellm_cache.encoders.registry import encoder_module
-from rellm_cache.extraction.messages import Job
+from rellm_cache.extraction.messages import WorkerConfig
 
 PIPELINE = "rellm_cache.extraction.pipeline"
 
 
 @contextlib.contextmanager
-def worker_context(job: Job) -> Iterator[ForkServerContext | SpawnContext]:
-    """Within it, a worker of this job may be started; there is a fork server, if it needs one.
+def worker_context(config: WorkerConfig) -> Iterator[ForkServerContext | SpawnContext]:
+    """Context in which workers can be started; starts the fork server if one is needed.
 
-    Workers ignore Ctrl-C from their first moment: the coordinator handles it. A fork server that
-    runs already is taken as it is: what it lacks, each worker imports for itself.
+    Workers ignore Ctrl-C from the start, because the coordinator handles it. A running fork server
+    is reused: each worker imports what the server lacks.
     """
-    if job.device is not None and job.device.type != "cpu":
-        with _deaf_to_interrupts():
+    if config.device is not None and config.device.type != "cpu":
+        with _ignore_interrupts():
             yield get_context("spawn")
         return
     context = get_context("forkserver")
-    context.set_forkserver_preload([PIPELINE, *sorted({encoder_module(s) for s in job.specs})])
-    with _deaf_to_interrupts():
+    context.set_forkserver_preload([PIPELINE, *sorted({encoder_module(s) for s in config.specs})])
+    with _ignore_interrupts():
         forkserver.ensure_running()
-    # The first worker waits for the server's imports. Ctrl-C is heard meanwhile.
+    # The first worker waits for the server's imports. Ctrl-C works meanwhile.
     yield context
 
 
 @contextlib.contextmanager
-def _deaf_to_interrupts() -> Iterator[None]:
-    """What is started here ignores Ctrl-C, and so does what it forks."""
+def _ignore_interrupts() -> Iterator[None]:
+    """Processes started here ignore Ctrl-C, and so do their children."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,7 +1,4 @@
-"""Where the work of an extraction is done: in this process, in several, on other machines.
-
-In: an extraction's options. Out: a checked `Spread`, and the clips of one shard.
-"""
+"""Worker options of an extraction: number of processes, Ray cluster, shard of a job array."""
 
 import hashlib
 import re
@@ -15,9 +12,9 @@ from rellm_cache.store.writer import PART_SECONDS
 
 @dataclass(frozen=True)
 class Shard:
-    """The share of one job of a job array, counted from 1.
+    """The share of one job in a job array, counted from 1.
 
-    The share of a clip follows from its id alone, so it stays where it is when a manifest grows.
+    A clip's shard depends on its id alone, so it does not change when a manifest grows.
     """
 
     number: int
@@ -33,22 +30,22 @@ class Shard:
             )
         return cls(int(found[1]), int(found[2]))
 
-    def holds(self, utterance_id: str) -> bool:
-        """Whether this shard has the clip: the SHA-256 of its id, modulo the number of shards."""
+    def contains(self, utterance_id: str) -> bool:
+        """Whether the clip is in this shard: SHA-256 of its id, modulo the number of shards."""
         value = int.from_bytes(hashlib.sha256(utterance_id.encode()).digest()[:8], "big")
         return value % self.count == self.number - 1
 
 
 @dataclass(frozen=True)
-class Spread:
-    """How an extraction is spread out. Nothing here changes a frame.
+class WorkerOptions:
+    """How the work of an extraction is divided. No option changes a frame.
 
     Attributes:
-        workers: processes; 0 works in this one, or, with `ray`, takes one for each GPU (each
-            machine, where there is none).
-        ray: address of a Ray cluster whose actors are the workers; "" for processes here.
-        shard: the share of the manifest to do; None for all of it.
-        commit_seconds: an open part is committed when it is so old: a kill loses no more work.
+        workers: processes. 0 means this process only; with `ray`, one actor for each GPU, or for
+            each machine if there is no GPU.
+        ray: address of a Ray cluster that runs the workers; "" for processes of this machine.
+        shard: the part of the manifest to encode; None for all of it.
+        commit_seconds: an open part is committed at this age, so a kill loses at most that much.
     """
 
     workers: int = 0
@@ -56,6 +53,6 @@ class Spread:
     shard: Shard | None = None
     commit_seconds: float = PART_SECONDS
 
-    def share(self, utterances: Sequence[Utterance]) -> list[Utterance]:
-        """The utterances that are to be done here."""
-        return [u for u in utterances if self.shard is None or self.shard.holds(u.id)]
+    def select(self, utterances: Sequence[Utterance]) -> list[Utterance]:
+        """The utterances of this shard."""
+        return [u for u in utterances if self.shard is None or self.shard.contains(u.id)]

@@ -1,7 +1,7 @@
-"""Workers as processes of this machine. In: a job. Out: a pool for the coordinator.
+"""Worker processes of this machine.
 
-Processes are started as `fork_server` says, never forked from this one. Each gets its share of the
-CPU's threads, or a GPU by turns. A worker whose parent is gone commits what it has and ends.
+Processes come from `fork_server` and are never forked from this one. Each gets its share of the
+CPU's threads, or one of the GPUs. A worker whose parent has ended commits what it has and ends.
 """
 
 import contextlib
@@ -14,48 +14,45 @@ from multiprocessing.connection import Connection, wait
 
 import torch
 
-from rellm_cache.extraction.messages import FINISH, STOP, Batch, Died, Event, Finished, Job
-from rellm_cache.extraction.pipeline import StopWork, serve
-from rellm_cache.extraction.workers.coordinator import Handle
+from rellm_cache.extraction.messages import (
+    FINISH,
+    STOP,
+    ClipBatch,
+    Command,
+    Died,
+    Event,
+    Finished,
+    WorkerConfig,
+)
+from rellm_cache.extraction.pipeline import StopWorker, run_worker
+from rellm_cache.extraction.workers.coordinator import WorkerHandle
 from rellm_cache.extraction.workers.fork_server import worker_context
 
 END_SECONDS = 10.0
-SERVER_DIED = 255  # multiprocessing's exit code for a process whose fork server is gone
+SERVER_DIED = 255  # multiprocessing's exit code for a process whose fork server has ended
 
 
 class ProcessHandle:
-    """One worker. That it could not be started is heard as its death."""
+    """The coordinator's end of one worker. A process that fails to start is reported as dead."""
 
-    def __init__(self, name: str, job: Job) -> None:
+    def __init__(self, name: str, config: WorkerConfig) -> None:
         self.name = name
-        with worker_context(job) as context:
+        with worker_context(config) as context:
             self.connection, theirs = context.Pipe()
-            arguments = (theirs, job, dict(os.environ))
-            self.process = context.Process(target=work, args=arguments, name=name)
-            # A fork server that dies while it is asked leaves the process without an id.
+            arguments = (theirs, config, dict(os.environ))
+            self.process = context.Process(target=worker_main, args=arguments, name=name)
+            # If the fork server dies during the request, the process has no id.
             with contextlib.suppress(EOFError, ConnectionError):
                 self.process.start()
         theirs.close()
 
-    def send(self, batch: Batch) -> None:
-        """Give it a batch."""
-        self._send(batch)
-
-    def finish(self) -> None:
-        """Let it encode what it has, commit and end."""
-        self._send(FINISH)
-
-    def stop(self) -> None:
-        """Let it leave what it has not begun, commit and end."""
-        self._send(STOP)
-
-    def _send(self, command: Batch | str) -> None:
-        # A worker that has just died is reported by `ProcessPool.wait`.
+    def send(self, command: Command) -> None:
+        """Send a command. If the worker has just died, `ProcessPool.wait` reports it."""
         with contextlib.suppress(OSError):
             self.connection.send(command)
 
-    def hear(self) -> list[Event]:
-        """All it has said; its death last."""
+    def receive(self) -> list[Event]:
+        """All events since the last call; `Died` is last."""
         events: list[Event] = []
         try:
             while self.connection.poll():
@@ -66,19 +63,19 @@ class ProcessHandle:
         return events
 
     def _reason(self) -> str:
-        """Why it has died."""
+        """Why the process died."""
         if self.process.pid is None:
-            return "the server that it was to be forked from has died"
+            return "the fork server has died"
         self.process.join()
         code = self.process.exitcode
         if code is not None and code < 0:
             return f"killed by {signal.Signals(-code).name}"
         if code == SERVER_DIED:
-            return f"exit code {code}, or unknown since the server it was forked from has died too"
+            return f"exit code {code}, or unknown because its fork server has died too"
         return f"exit code {code}"
 
     def end(self) -> None:
-        """Wait for it a little, then kill it."""
+        """Wait for the process for `END_SECONDS`, then kill it."""
         self.connection.close()
         if self.process.pid is not None:
             self.process.join(END_SECONDS)
@@ -89,32 +86,34 @@ class ProcessHandle:
 
 
 class ProcessPool:
-    """Starts workers on this machine."""
+    """Starts worker processes on this machine."""
 
-    def __init__(self, size: int, job: Job) -> None:
+    def __init__(self, size: int, config: WorkerConfig) -> None:
         self.size = size
-        self._job = job
-        self._gpus = torch.cuda.device_count() if job.device is None else 0
+        self._config = config
+        self._gpus = torch.cuda.device_count() if config.device is None else 0
         self._threads = max(1, len(os.sched_getaffinity(0)) // size)
         self._started: list[ProcessHandle] = []
 
-    def start(self) -> Handle:
-        """Start one more worker; with GPUs, on the next of them."""
+    def start(self) -> WorkerHandle:
+        """Start one more worker, on the next GPU if there are any."""
         number = len(self._started)
-        device = torch.device("cuda", number % self._gpus) if self._gpus else self._job.device
-        job = replace(self._job, device=device, threads=self._threads)
-        self._started.append(ProcessHandle(f"worker {number + 1}", job))
+        device = torch.device("cuda", number % self._gpus) if self._gpus else self._config.device
+        config = replace(self._config, device=device, threads=self._threads)
+        self._started.append(ProcessHandle(f"worker {number + 1}", config))
         return self._started[-1]
 
-    def wait(self, handles: Sequence[Handle], seconds: float | None) -> list[tuple[Handle, Event]]:
-        """What the workers have said, and which have died."""
+    def wait(
+        self, handles: Sequence[WorkerHandle], seconds: float | None
+    ) -> list[tuple[WorkerHandle, Event]]:
+        """Block until workers sent events or died."""
         by_connection = {h.connection: h for h in handles if isinstance(h, ProcessHandle)}
         ready = wait(by_connection, seconds)
         return [
             (handle, event)
             for connection, handle in by_connection.items()
             if connection in ready
-            for event in handle.hear()
+            for event in handle.receive()
         ]
 
     def close(self) -> None:
@@ -123,11 +122,15 @@ class ProcessPool:
             handle.end()
 
 
-def work(connection: Connection, job: Job, environment: Mapping[str, str]) -> None:
+def worker_main(
+    connection: Connection, config: WorkerConfig, environment: Mapping[str, str]
+) -> None:
     """The main function of a worker process.
 
     Args:
-        environment: the coordinator's; that of the fork server may be older.
+        connection: receives commands and sends events.
+        config: encoders, cache and device.
+        environment: of the coordinator. The fork server's may be older.
     """
     os.environ.clear()
     os.environ.update(environment)
@@ -137,17 +140,17 @@ def work(connection: Connection, job: Job, environment: Mapping[str, str]) -> No
         with lock, contextlib.suppress(OSError):
             connection.send(event)
 
-    serve(job, _batches(connection), emit)
+    run_worker(config, _batches(connection), emit)
 
 
-def _batches(connection: Connection) -> Iterator[Batch]:
+def _batches(connection: Connection) -> Iterator[ClipBatch]:
     while True:
         try:
             command = connection.recv()
         except (EOFError, OSError) as error:
-            raise StopWork from error
+            raise StopWorker from error
         if command == STOP:
-            raise StopWork
+            raise StopWorker
         if command == FINISH:
             return
         yield command

@@ -10,9 +10,9 @@ import pytest
 from rellm_cache.config.schema import Recipe
 from rellm_cache.encoders.registry import resolve
 from rellm_cache.errors import ConfigError
-from rellm_cache.extraction.messages import Broken, Event, Finished, Job
+from rellm_cache.extraction.messages import Aborted, Event, Finished, WorkerConfig
 from rellm_cache.extraction.run import extract
-from rellm_cache.extraction.workers.options import Spread
+from rellm_cache.extraction.workers.options import WorkerOptions
 from rellm_cache.extraction.workers.ray import (
     ActorHandle,
     ActorWorker,
@@ -58,8 +58,8 @@ def test_actors_make_what_one_process_makes_though_one_is_killed(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     killed = kill_one(RayPool, process_id)
-    spread = Spread(workers=2, ray="auto", commit_seconds=0)
-    (report,) = extract(corpus, speech_recipe, tmp_path / "cache", batch_size=1, spread=spread)
+    options = WorkerOptions(workers=2, ray="auto", commit_seconds=0)
+    (report,) = extract(corpus, speech_recipe, tmp_path / "cache", batch_size=1, options=options)
     assert len(killed) == 1
     assert "died (" in capsys.readouterr().err
     assert (report.encoded, report.present, report.failed) == (11, 0, 0)
@@ -76,8 +76,8 @@ def test_actors_fill_a_url(
     checksums: Callable[[Path], dict[str, int]],
     s3: Any,
 ) -> None:
-    spread = Spread(workers=2, ray="auto")
-    (report,) = extract(corpus, speech_recipe, open_mirror(s3.url), batch_size=1, spread=spread)
+    options = WorkerOptions(workers=2, ray="auto")
+    (report,) = extract(corpus, speech_recipe, open_mirror(s3.url), batch_size=1, options=options)
     assert (report.encoded, report.failed) == (11, 0)
     s3.forget_copies()
     assert open_mirror(s3.url) == report.path.parent
@@ -105,16 +105,16 @@ def test_the_last_that_is_heard_of_an_actor_is_that_it_has_ended(
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache/.writing").write_text("in the way of every part")
     spec = resolve(speech_recipe.encoders.speech)
-    worker = ActorWorker(Job((spec,), tmp_path / "cache"), str(tmp_path))
+    worker = ActorWorker(WorkerConfig((spec,), tmp_path / "cache"), str(tmp_path))
     events: list[Event] = []
     while not any(isinstance(event, Finished) for event in events):
         events += worker.events()
-    assert [type(event) for event in events] == [Broken, Finished]
+    assert [type(event) for event in events] == [Aborted, Finished]
 
 
 def test_no_cluster_is_named(corpus: Path, speech_recipe: Recipe, tmp_path: Path) -> None:
     if ray.is_initialized():
         ray.shutdown()
-    spread = Spread(ray="no-such-scheme://x")
+    options = WorkerOptions(ray="no-such-scheme://x")
     with pytest.raises(ConfigError, match="--ray no-such-scheme://x: no cluster answers"):
-        extract(corpus, speech_recipe, tmp_path / "cache", spread=spread)
+        extract(corpus, speech_recipe, tmp_path / "cache", options=options)
