@@ -151,9 +151,7 @@ def test_workers_that_cannot_start_are_given_up(
     (tmp_path / "site").mkdir()
     (tmp_path / "site/sitecustomize.py").write_text("import os\nos._exit(7)\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
-    with pytest.raises(
-        WorkersError, match="3 workers in a row died .* the last: the fork server "
-    ):
+    with pytest.raises(WorkersError, match=r"3 workers in a row died .* the last: the fork server"):
         extract(corpus, speech_recipe, tmp_path / "cache", options=WorkerOptions(workers=1))
 
 
