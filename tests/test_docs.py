@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 
 from rellm_cache.cli import rellm
-from rellm_cache.config.schema import Recipe, shipped_recipes
+from rellm_cache.config.recipes import shipped_recipes
+from rellm_cache.config.schema import Recipe
 from rellm_cache.config.specs import EncoderSpec
 from rellm_cache.store.format import FORMAT, FORMAT_VERSION, StoreInfo, store_path
 from rellm_cache.store.maintenance.hdf5 import export_store

@@ -22,7 +22,7 @@ def annotate(manifest: Path, recipe: str, overrides: tuple[str, ...], cache: Pat
     """
     from rellm_cache.annotation.pseudo_vad import FUNCTION_OF_INPUT
     from rellm_cache.annotation.pseudo_vad import annotate as run
-    from rellm_cache.config.schema import load_recipe
+    from rellm_cache.config.recipes import load_recipe
     from rellm_cache.store.remote.mirror_paths import display_path
 
     report = run(manifest, load_recipe(recipe, overrides), cache)

@@ -68,7 +68,7 @@ def extract(
     times, it leaves without. Clips whose audio changed are encoded again.
     Exit code 3: done, but some clips failed; they are listed in a file beside the store.
     """
-    from rellm_cache.config.schema import load_recipe
+    from rellm_cache.config.recipes import load_recipe
     from rellm_cache.extraction.run import extract as run
     from rellm_cache.extraction.workers.options import Shard, WorkerOptions
 

@@ -72,7 +72,7 @@ def blsp(
     The adapter is widened by the emotion stream so that training starts from BLSP-Emo's own
     function. The heads start new; the LLM and its LoRA are left out.
     """
-    from rellm_cache.config.schema import load_recipe
+    from rellm_cache.config.recipes import load_recipe
     from rellm_cache.importers.blsp_run import import_blsp
 
     run = import_blsp(folder, out, load_recipe(recipe, overrides), emotion_size)

@@ -70,7 +70,7 @@ def plan(
     top come a GPU's own context, about 0.5 GB, and on a CPU the freed memory that glibc holds,
     often half as much again and more; MALLOC_MMAP_THRESHOLD_=131072 makes it give that back.
     """
-    from rellm_cache.config.schema import load_recipe
+    from rellm_cache.config.recipes import load_recipe
 
     settings = load_recipe(recipe, overrides)  # before what takes seconds to import
     from rellm_cache.planning.plan import plan as estimate

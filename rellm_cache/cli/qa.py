@@ -36,7 +36,7 @@ def qa(
     command goes on; run again, it asks only what has changed.
     """
     from rellm_cache.annotation.questions import write_questions
-    from rellm_cache.config.schema import load_recipe
+    from rellm_cache.config.recipes import load_recipe
 
     chosen = (*overrides, f"qa.mode={mode}") if mode else overrides
     for report in write_questions(manifest, load_recipe(recipe, chosen), batch_size):

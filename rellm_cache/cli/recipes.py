@@ -16,7 +16,7 @@ from rellm_cache.cli.options import set_option
 @set_option
 def recipes(name: str | None, base: str, overrides: tuple[str, ...]) -> None:
     """List the shipped recipes, or print recipe NAME with every field spelled out."""
-    from rellm_cache.config.schema import load_recipe, shipped_recipes, to_toml
+    from rellm_cache.config.recipes import load_recipe, shipped_recipes, to_toml
 
     if name is not None:
         click.echo(to_toml(load_recipe(name, overrides, base)), nl=False)

@@ -45,7 +45,7 @@ def respond(
     SPLIT.responses.jsonl and joined when the manifest is read. Then, with --teacher, the LLM reads
     them once more for distillation. Killed at any moment, the same command goes on.
     """
-    from rellm_cache.config.schema import load_recipe
+    from rellm_cache.config.recipes import load_recipe
 
     settings = load_recipe(recipe, overrides)
     if teacher:

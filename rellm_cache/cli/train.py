@@ -32,7 +32,7 @@ def train(recipe: str, overrides: tuple[str, ...], manifest: Path, cache: Path, 
 
     Several processes: torchrun --no-python --nproc-per-node 2 rellm train …
     """
-    from rellm_cache.config.schema import load_recipe
+    from rellm_cache.config.recipes import load_recipe
     from rellm_cache.training.run import train as run
 
     report = run(load_recipe(recipe, overrides), manifest, cache, out)

@@ -52,7 +52,7 @@ def transcribe(
     Exit code 3: done, but some clips failed; they are listed in a file beside the transcripts.
     """
     from rellm_cache.annotation.transcripts import transcribe as run
-    from rellm_cache.config.schema import load_recipe
+    from rellm_cache.config.recipes import load_recipe
 
     settings = load_recipe(recipe, overrides)
     report = run(manifests, settings, cache, batch_size)

@@ -4,17 +4,11 @@ Reading is strict (`typed_toml`); nothing rewrites a recipe once read.
 `docs/recipes.md` documents every field, and a test keeps it complete.
 """
 
-import dataclasses
-import tomllib
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from importlib import resources
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from rellm_cache.config.qa import QASettings
 from rellm_cache.config.specs import EncoderSpec, TranscriberSpec
-from rellm_cache.config.toml import apply_override, build, lay_over, write_toml
 from rellm_cache.errors import ConfigError
 
 
@@ -335,79 +329,3 @@ def require_share(name: str, value: float) -> None:
     """Raise `ConfigError` unless 0 <= value < 1."""
     if not 0 <= value < 1:
         raise ConfigError(f"{name} = {value}: expected 0 or more and less than 1")
-
-
-def shipped_recipes() -> dict[str, str]:
-    """Name → TOML text of the recipes that come with the package."""
-    folder = resources.files("rellm_cache.config.shipped")
-    files = {f.name.removesuffix(".toml"): f for f in folder.iterdir() if f.name.endswith(".toml")}
-    return {name: files[name].read_text("utf-8") for name in sorted(files)}
-
-
-def load_recipe(name_or_path: str, overrides: Sequence[str] = (), base: str = "") -> Recipe:
-    """Read a shipped recipe by name or any TOML file by path, then apply `key.key=value` overrides.
-
-    A recipe may extend another, `extends = "re-llm"`: what it says itself comes on top.
-
-    Args:
-        base: recipe in place of the one at the bottom, so that a variant of the paper's models
-            becomes one of others.
-
-    Raises:
-        ConfigError: no such recipe, not TOML, an unknown key or a value of the wrong type.
-    """
-    table, source = _read_extended(name_or_path, base, ())
-    for override in overrides:
-        apply_override(table, override)
-    return build(Recipe, table, source)
-
-
-def _read_extended(
-    name_or_path: str, base: str, above: tuple[str, ...]
-) -> tuple[dict[str, Any], str]:
-    """The table of a recipe laid over those it extends, and what messages call it."""
-    table, source, folder = _read_table(name_or_path)
-    parent = table.pop("extends", "")
-    if not isinstance(parent, str):
-        raise ConfigError(f"{source}: extends = {parent!r}: expected the name or path of a recipe")
-    if source in above:
-        raise ConfigError(f"{source}: extends itself, by way of {', '.join(above)}")
-    if parent:
-        beside = folder / parent
-        below = str(beside) if parent not in shipped_recipes() and beside.is_file() else parent
-        under, _ = _read_extended(below, base, (*above, source))
-        table = lay_over(under, table)
-    elif base not in ("", name_or_path):
-        table, _ = _read_extended(base, "", (*above, source))
-    return table, source
-
-
-def _read_table(name_or_path: str) -> tuple[dict[str, Any], str, Path]:
-    """A recipe's own table, what messages call it, and the folder it lies in."""
-    shipped = shipped_recipes()
-    path = Path(name_or_path)
-    if name_or_path in shipped:
-        source, text = f"recipe {name_or_path!r}", shipped[name_or_path]
-    elif path.is_file():
-        source, text = str(path), _read_text(path)
-    else:
-        raise ConfigError(
-            f"{name_or_path}: no such recipe; shipped are {', '.join(sorted(shipped))}, "
-            "or give the path of a TOML file"
-        )
-    try:
-        return tomllib.loads(text), source, path.parent
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{source}: not valid TOML: {error}") from error
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text("utf-8")
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: not UTF-8 text ({error}); save it as UTF-8") from error
-
-
-def to_toml(recipe: Recipe) -> str:
-    """The recipe as TOML with every field spelled out; `load_recipe` reads it back equal."""
-    return write_toml(dataclasses.asdict(recipe))

@@ -14,7 +14,8 @@ from time import monotonic
 
 from rellm_cache.annotation.responses import respond
 from rellm_cache.cache_admin.info import cache_info
-from rellm_cache.config.schema import Recipe, load_recipe
+from rellm_cache.config.recipes import load_recipe
+from rellm_cache.config.schema import Recipe
 from rellm_cache.corpus.manifest import Utterance, read_manifest
 from rellm_cache.corpus.prepare import prepare
 from rellm_cache.corpus.readers.base import Corpus

@@ -9,7 +9,8 @@ from typing import Any
 
 import soundfile
 
-from rellm_cache.config.schema import Recipe, to_toml
+from rellm_cache.config.recipes import to_toml
+from rellm_cache.config.schema import Recipe
 from rellm_cache.corpus.audio import SAMPLE_RATE, load_clip
 from rellm_cache.corpus.manifest import Utterance
 from rellm_cache.errors import AudioError

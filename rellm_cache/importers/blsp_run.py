@@ -15,7 +15,8 @@ from pathlib import Path
 
 import torch
 
-from rellm_cache.config.schema import Recipe, to_toml
+from rellm_cache.config.recipes import to_toml
+from rellm_cache.config.schema import Recipe
 from rellm_cache.errors import ConfigError
 from rellm_cache.importers.blsp import (
     LORA,

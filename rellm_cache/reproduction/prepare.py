@@ -8,7 +8,8 @@ import torch
 
 from rellm_cache.annotation.pseudo_vad import annotate
 from rellm_cache.annotation.transcripts import transcribe
-from rellm_cache.config.schema import Recipe, load_recipe
+from rellm_cache.config.recipes import load_recipe
+from rellm_cache.config.schema import Recipe
 from rellm_cache.corpus.manifest import read_manifests
 from rellm_cache.corpus.prepare import prepare
 from rellm_cache.corpus.statistics import REPORT

@@ -19,7 +19,8 @@ from pathlib import Path
 
 import torch
 
-from rellm_cache.config.schema import Recipe, to_toml
+from rellm_cache.config.recipes import to_toml
+from rellm_cache.config.schema import Recipe
 from rellm_cache.config.specs import digest
 from rellm_cache.corpus.manifest import read_split
 from rellm_cache.errors import RellmError, RunError, reason_of

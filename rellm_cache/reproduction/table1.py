@@ -17,7 +17,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from rellm_cache.annotation.responses import respond
-from rellm_cache.config.schema import Recipe, load_recipe, to_toml
+from rellm_cache.config.recipes import load_recipe, to_toml
+from rellm_cache.config.schema import Recipe
 from rellm_cache.corpus.manifest import (
     Utterance,
     manifest_files,

@@ -15,7 +15,8 @@ from typing import Any
 import jinja2
 import yaml
 
-from rellm_cache.config.schema import Recipe, load_recipe
+from rellm_cache.config.recipes import load_recipe
+from rellm_cache.config.schema import Recipe
 from rellm_cache.errors import RunError
 from rellm_cache.model.losses.terms import TERMS
 from rellm_cache.runs.licences import UNKNOWN, Terms, describe_corpus_terms, terms_of

@@ -4,7 +4,8 @@ import dataclasses
 from pathlib import Path
 from typing import Any, cast
 
-from rellm_cache.config.schema import Recipe, load_recipe, to_toml
+from rellm_cache.config.recipes import load_recipe, to_toml
+from rellm_cache.config.schema import Recipe
 from rellm_cache.config.specs import CachedSpec
 from rellm_cache.errors import RunError
 from rellm_cache.runs.publish import SUMS, is_published

@@ -18,7 +18,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from rellm_cache.config.schema import Recipe, load_recipe, to_toml
+from rellm_cache.config.recipes import load_recipe, to_toml
+from rellm_cache.config.schema import Recipe
 from rellm_cache.errors import ConfigError, RunError
 from rellm_cache.runs.card import (
     CARD,

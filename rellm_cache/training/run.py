@@ -20,7 +20,8 @@ from typing import Any
 
 from rellm_cache import __version__
 from rellm_cache.annotation.teacher import open_teacher_store
-from rellm_cache.config.schema import Recipe, to_toml
+from rellm_cache.config.recipes import to_toml
+from rellm_cache.config.schema import Recipe
 from rellm_cache.config.specs import EncoderSpec
 from rellm_cache.corpus.manifest import Utterance, read_split
 from rellm_cache.data.examples import (

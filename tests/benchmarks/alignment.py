@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from options import make_parser, write_figures
 
-from rellm_cache.config.schema import load_recipe
+from rellm_cache.config.recipes import load_recipe
 from rellm_cache.corpus.manifest import read_split
 from rellm_cache.data.examples import make_examples, open_frames
 from rellm_cache.evaluation.run import EvaluationOptions, evaluate

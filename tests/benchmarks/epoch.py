@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from options import make_parser, write_figures
 
-from rellm_cache.config.schema import load_recipe
+from rellm_cache.config.recipes import load_recipe
 from rellm_cache.llm.loading import load_llm
 from rellm_cache.planning.timing import time_epochs
 

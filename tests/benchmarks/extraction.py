@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from rellm_cache.config.schema import load_recipe
+from rellm_cache.config.recipes import load_recipe
 from rellm_cache.extraction.run import extract
 
 CLIPS = 32

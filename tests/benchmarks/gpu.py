@@ -39,7 +39,8 @@ from transformers import (
     WhisperModel,
 )
 
-from rellm_cache.config.schema import LLMConfig, Recipe, load_recipe
+from rellm_cache.config.recipes import load_recipe
+from rellm_cache.config.schema import LLMConfig, Recipe
 from rellm_cache.config.specs import EncoderSpec
 from rellm_cache.data.batch import Example, Target
 from rellm_cache.data.streams import StreamSet

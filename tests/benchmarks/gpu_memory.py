@@ -31,7 +31,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config
 
-from rellm_cache.config.schema import Recipe, load_recipe
+from rellm_cache.config.recipes import load_recipe
+from rellm_cache.config.schema import Recipe
 from rellm_cache.corpus.manifest import Utterance
 from rellm_cache.data.batch import Batch, Target
 from rellm_cache.llm.frozen import FrozenLLM

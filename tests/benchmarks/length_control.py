@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from rellm_cache.annotation.responses import llm_config
-from rellm_cache.config.schema import Recipe, load_recipe
+from rellm_cache.config.recipes import load_recipe
+from rellm_cache.config.schema import Recipe
 from rellm_cache.empathy.epitome import Exchange, read_epitome, split_by_post
 from rellm_cache.empathy.scorer_folder import EmpathyModel, load_empathy
 from rellm_cache.empathy.scoring import ReplyScore, score_exchanges

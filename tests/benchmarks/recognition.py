@@ -41,7 +41,7 @@ def run(job: tuple[int, int], data: Path, cache: Path, recipe_name: str, overrid
     """Train one fold with one seed; its UA and the seconds that training took."""
     import torch
 
-    from rellm_cache.config.schema import load_recipe
+    from rellm_cache.config.recipes import load_recipe
     from rellm_cache.corpus.manifest import write_manifest
     from rellm_cache.corpus.readers.ravdess import read_ravdess
     from rellm_cache.data.examples import make_examples, open_frames

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from rellm_cache.annotation.responses import llm_config
 from rellm_cache.annotation.teacher import DistillationTarget, make_targets
-from rellm_cache.config.schema import Recipe, load_recipe
+from rellm_cache.config.recipes import load_recipe
+from rellm_cache.config.schema import Recipe
 from rellm_cache.corpus.manifest import Utterance, read_manifests
 from rellm_cache.llm.frozen import FrozenLLM
 from rellm_cache.llm.loading import load_llm

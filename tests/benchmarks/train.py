@@ -27,7 +27,8 @@ import torch
 from naive import naive_batch, naive_losses, naive_total
 from options import make_parser, rounded, write_figures
 
-from rellm_cache.config.schema import Recipe, load_recipe
+from rellm_cache.config.recipes import load_recipe
+from rellm_cache.config.schema import Recipe
 from rellm_cache.corpus.manifest import Utterance, read_split
 from rellm_cache.data.batch import Batch
 from rellm_cache.data.examples import make_examples, open_frames

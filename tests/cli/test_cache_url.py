@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rellm_cache.config.schema import Recipe, to_toml
+from rellm_cache.config.recipes import to_toml
+from rellm_cache.config.schema import Recipe
 from rellm_cache.config.specs import EncoderSpec
 from rellm_cache.store.format import StoreInfo
 from rellm_cache.store.remote.mirror import open_mirror

@@ -13,7 +13,8 @@ import pytest
 
 from rellm_cache import __version__
 from rellm_cache.cli import rellm
-from rellm_cache.config.schema import Recipe, load_recipe, shipped_recipes, to_toml
+from rellm_cache.config.recipes import load_recipe, shipped_recipes, to_toml
+from rellm_cache.config.schema import Recipe
 
 MakeClip = Callable[..., Path]
 Run = Callable[..., tuple[int, str, str]]
@@ -188,7 +189,7 @@ def test_an_interruption_is_130_and_says_how_to_go_on(
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("rellm_cache.config.schema.shipped_recipes", interrupted)
+    monkeypatch.setattr("rellm_cache.config.recipes.shipped_recipes", interrupted)
     code, _, err = run("recipes")
     assert code == 130
     assert "The same command goes on where this one stopped" in err

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from trees import msp_name, write_esd, write_iemocap, write_msp
 
-from rellm_cache.config.schema import Recipe, to_toml
+from rellm_cache.config.recipes import to_toml
+from rellm_cache.config.schema import Recipe
 from rellm_cache.corpus.manifest import read_manifests
 
 Run = Callable[..., tuple[int, str, str]]

@@ -5,7 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from rellm_cache.cli import rellm
-from rellm_cache.config.schema import Recipe, load_recipe, to_toml
+from rellm_cache.config.recipes import load_recipe, to_toml
+from rellm_cache.config.schema import Recipe
 from rellm_cache.corpus.manifest import write_lines
 
 

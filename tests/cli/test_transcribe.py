@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from rellm_cache.config.schema import Recipe, TextConfig, to_toml
+from rellm_cache.config.recipes import to_toml
+from rellm_cache.config.schema import Recipe, TextConfig
 
 Run = Callable[..., tuple[int, str, str]]
 

@@ -1,37 +1,12 @@
-"""Recipes: what is read, what is refused by name."""
+"""Fields of recipes: values that are taken, values that are refused by name."""
 
-from dataclasses import FrozenInstanceError, replace
+from dataclasses import FrozenInstanceError
 from pathlib import Path
 
 import pytest
 
-from rellm_cache.config.schema import load_recipe, shipped_recipes, to_toml
-from rellm_cache.config.specs import EncoderSpec
+from rellm_cache.config.recipes import load_recipe, to_toml
 from rellm_cache.errors import ConfigError
-
-MINIMAL = """
-name = "mine"
-[encoders.speech]
-kind = "whisper"
-model = "openai/whisper-tiny.en"
-[llm]
-model = "some/chat"
-"""
-
-
-@pytest.fixture
-def recipe_file(tmp_path: Path) -> Path:
-    path = tmp_path / "mine.toml"
-    path.write_text(MINIMAL)
-    return path
-
-
-@pytest.mark.parametrize("name", shipped_recipes())
-def test_shipped_recipes_load_and_are_printed_whole(name: str, tmp_path: Path) -> None:
-    recipe = load_recipe(name)
-    assert recipe.name == name
-    (tmp_path / "again.toml").write_text(to_toml(recipe), "utf-8")
-    assert load_recipe(str(tmp_path / "again.toml")) == recipe
 
 
 def test_a_recipe_is_read_and_nothing_rewrites_it(recipe_file: Path) -> None:
@@ -42,39 +17,6 @@ def test_a_recipe_is_read_and_nothing_rewrites_it(recipe_file: Path) -> None:
     assert hash(recipe) == hash(load_recipe(str(recipe_file)))
     with pytest.raises(FrozenInstanceError):
         recipe.seed = 2  # type: ignore[misc]  # what the test is about
-
-
-def test_any_text_survives_printing(recipe_file: Path) -> None:
-    wording = 'Say "\U0001f600 \\ \t \n" \u2028 é: {speech}'
-    recipe = load_recipe(str(recipe_file))
-    recipe = replace(recipe, prompts=replace(recipe.prompts, alignment=wording))
-    recipe_file.write_text(to_toml(recipe), "utf-8")
-    assert load_recipe(str(recipe_file)).prompts.alignment == wording
-
-
-def test_overrides_change_single_fields(recipe_file: Path) -> None:
-    recipe = load_recipe(
-        str(recipe_file),
-        [
-            "seed=7",
-            "training.learning_rate=1",
-            "heads.emotions=['sad', 'happy']",
-            "training.schedule=cosine",
-            "encoders.emotion.kind=prosody",
-        ],
-    )
-    assert (recipe.seed, recipe.training.learning_rate) == (7, 1.0)
-    assert recipe.heads.emotions == ("sad", "happy")
-    assert recipe.training.schedule == "cosine"
-    assert recipe.encoders.emotion == EncoderSpec(kind="prosody")
-
-
-def test_none_leaves_a_part_out() -> None:
-    overrides = ["llm=none", "losses.response_lm=0", "losses.emotion_lm=0", "encoders.emotion=none"]
-    recipe = load_recipe("small", [*overrides, "adapter.output_size=64"])
-    assert recipe.llm is None
-    assert recipe.encoders.emotion is None
-    assert not recipe.needs_llm
 
 
 def test_class_weights_are_a_word_or_a_number_for_each_emotion(recipe_file: Path) -> None:
@@ -152,52 +94,6 @@ def test_class_weights_are_a_word_or_a_number_for_each_emotion(recipe_file: Path
 def test_a_wrong_field_is_refused_by_name(recipe_file: Path, override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load_recipe(str(recipe_file), [override])
-
-
-def test_no_recipe_no_toml_and_no_text_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"tiny: no such recipe; shipped are .*heads, .*small"):
-        load_recipe("tiny")
-    (tmp_path / "a.toml").write_text("name = ?")
-    with pytest.raises(ConfigError, match=r"a.toml: not valid TOML: .* line 1"):
-        load_recipe(str(tmp_path / "a.toml"))
-    (tmp_path / "a.toml").write_bytes(b'name = "\xff"')
-    with pytest.raises(ConfigError, match=r"a.toml: not UTF-8 text"):
-        load_recipe(str(tmp_path / "a.toml"))
-
-
-def test_a_recipe_extends_another(tmp_path: Path) -> None:
-    (tmp_path / "bare.toml").write_text(
-        'extends = "small"\nname = "bare"\n[encoders]\nemotion = "none"\n'
-    )
-    (tmp_path / "longer.toml").write_text('extends = "bare.toml"\n[training]\nepochs = 9\n')
-    small, longer = load_recipe("small"), load_recipe(str(tmp_path / "longer.toml"))
-    assert longer.encoders == replace(small.encoders, emotion=None)
-    assert longer.training == replace(small.training, epochs=9)
-    assert (longer.name, longer.llm) == ("bare", small.llm)
-    assert load_recipe(str(tmp_path / "longer.toml"), ["training.epochs=2"]).training.epochs == 2
-    assert "extends" not in to_toml(longer)
-
-
-@pytest.mark.parametrize("name", shipped_recipes())
-def test_the_base_of_a_recipe_can_be_another(name: str) -> None:
-    variant, other = load_recipe(name, base="small"), load_recipe("small")
-    assert variant.llm == other.llm
-    assert variant.training == other.training
-    paper = load_recipe(name)
-    assert variant.text == paper.text
-    if "extends" in shipped_recipes()[name]:
-        assert (variant.encoders.emotion is None) == (paper.encoders.emotion is None)
-        assert variant.heads.dimensions == paper.heads.dimensions
-
-
-def test_recipes_that_extend_each_other_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "a.toml").write_text('extends = "b.toml"\n')
-    (tmp_path / "b.toml").write_text('extends = "a.toml"\n')
-    with pytest.raises(ConfigError, match=r"a\.toml: extends itself, by way of .*b\.toml"):
-        load_recipe(str(tmp_path / "a.toml"))
-    (tmp_path / "a.toml").write_text("extends = 3\n")
-    with pytest.raises(ConfigError, match="extends = 3: expected the name or path of a recipe"):
-        load_recipe(str(tmp_path / "a.toml"))
 
 
 def test_text_needs_an_llm(tmp_path: Path) -> None:

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from rellm_cache.config.schema import Recipe, load_recipe
+from rellm_cache.config.recipes import load_recipe
+from rellm_cache.config.schema import Recipe
 from rellm_cache.config.specs import EncoderSpec, TeacherSpec, TranscriberSpec
 from rellm_cache.errors import ConfigError
 

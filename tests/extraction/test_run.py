@@ -19,7 +19,8 @@ import torch
 from transformers import WhisperModel
 
 from rellm_cache.cache_admin.info import cache_info
-from rellm_cache.config.schema import EncodersConfig, Recipe, to_toml
+from rellm_cache.config.recipes import to_toml
+from rellm_cache.config.schema import EncodersConfig, Recipe
 from rellm_cache.config.specs import EncoderSpec
 from rellm_cache.corpus.audio import load_clip
 from rellm_cache.corpus.manifest import read_lines, read_manifests, write_lines
@@ -260,7 +261,7 @@ import os, signal, sys
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
-from rellm_cache.config.schema import load_recipe
+from rellm_cache.config.recipes import load_recipe
 from rellm_cache.extraction.run import extract
 from rellm_cache.extraction.workers.options import WorkerOptions
 from rellm_cache.store import writer

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rellm_cache.config.schema import Recipe, to_toml
+from rellm_cache.config.recipes import to_toml
+from rellm_cache.config.schema import Recipe
 from rellm_cache.data.batch import Example
 from rellm_cache.data.loader import BatchLoader
 from rellm_cache.data.streams import StreamSet
@@ -108,7 +109,7 @@ import os, signal, sys
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
-from rellm_cache.config.schema import load_recipe
+from rellm_cache.config.recipes import load_recipe
 from rellm_cache.extraction.run import extract
 from rellm_cache.store.remote.mirror import open_mirror
 from rellm_cache.store.remote.client import Remote

@@ -17,13 +17,8 @@ from torch.nn import functional as F
 from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperModel
 
 from rellm_cache.cli import main
-from rellm_cache.config.schema import (
-    AdapterConfig,
-    EncodersConfig,
-    LossesConfig,
-    Recipe,
-    load_recipe,
-)
+from rellm_cache.config.recipes import load_recipe
+from rellm_cache.config.schema import AdapterConfig, EncodersConfig, LossesConfig, Recipe
 from rellm_cache.config.specs import EncoderSpec
 from rellm_cache.encoders.whisper import WhisperEncoder
 from rellm_cache.errors import ConfigError

@@ -11,7 +11,8 @@ from click.testing import CliRunner
 
 from rellm_cache.annotation.transcripts import transcribe
 from rellm_cache.cli import rellm
-from rellm_cache.config.schema import Recipe, TextConfig, to_toml
+from rellm_cache.config.recipes import to_toml
+from rellm_cache.config.schema import Recipe, TextConfig
 from rellm_cache.config.specs import TranscriberSpec
 from rellm_cache.corpus.manifest import read_split
 from rellm_cache.errors import ConfigError, ManifestError, StoreError

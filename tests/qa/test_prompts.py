@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from rellm_cache.config.qa import TYPES, GivenQuestions, PairRequests, QASettings, QAType
-from rellm_cache.config.schema import load_recipe
+from rellm_cache.config.recipes import load_recipe
 from rellm_cache.corpus.manifest import Utterance, VadSource
 from rellm_cache.errors import ConfigError
 from rellm_cache.qa.prompts import describe, has_type, label_source, level, write_request

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import pytest
 
-from rellm_cache.config.schema import load_recipe
+from rellm_cache.config.recipes import load_recipe
 from rellm_cache.errors import RunError
 from rellm_cache.reproduction.paper import ROWS
 from rellm_cache.reproduction.runs import Job, Model, run_jobs

@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 from trees import write_esd, write_iemocap, write_msp
 
 from rellm_cache.cli import rellm
-from rellm_cache.config.schema import Recipe, load_recipe, to_toml
+from rellm_cache.config.recipes import load_recipe, to_toml
+from rellm_cache.config.schema import Recipe
 from rellm_cache.config.specs import TranscriberSpec
 from rellm_cache.corpus.manifest import read_split
 from rellm_cache.errors import ConfigError, RunError

@@ -15,7 +15,8 @@ from typing import Any, ClassVar
 import pytest
 import torch
 
-from rellm_cache.config.schema import LoraConfig, Recipe, load_recipe
+from rellm_cache.config.recipes import load_recipe
+from rellm_cache.config.schema import LoraConfig, Recipe
 from rellm_cache.corpus.manifest import read_manifests
 from rellm_cache.errors import ConfigError, RellmError, RunError
 from rellm_cache.evaluation.run import EvaluationOptions, evaluate

@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from rellm_cache.cli import rellm
-from rellm_cache.config.schema import Recipe, load_recipe, to_toml
+from rellm_cache.config.recipes import load_recipe, to_toml
+from rellm_cache.config.schema import Recipe
 from rellm_cache.errors import RunError, StoreError
 from rellm_cache.evaluation.run import EvaluationOptions, evaluate
 from rellm_cache.runs.folder import begin_run

@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import load_file
 
 from rellm_cache.cache_admin.maintenance import copy_cache
-from rellm_cache.config.schema import LLMConfig, LoraConfig, Recipe, load_recipe
+from rellm_cache.config.recipes import load_recipe
+from rellm_cache.config.schema import LLMConfig, LoraConfig, Recipe
 from rellm_cache.errors import ManifestError, RunError, StoreError
 from rellm_cache.evaluation.run import evaluate
 from rellm_cache.inference.generate import generate

@@ -8,7 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from rellm_cache.config.schema import LLMConfig, LoraConfig, Recipe, load_recipe
+from rellm_cache.config.recipes import load_recipe
+from rellm_cache.config.schema import LLMConfig, LoraConfig, Recipe
 from rellm_cache.evaluation.run import EvaluationOptions, evaluate
 from rellm_cache.inference.generate import generate
 from rellm_cache.llm.frozen import FrozenLLM

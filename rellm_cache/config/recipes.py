@@ -1,0 +1,111 @@
+"""Loading of recipes: shipped ones and TOML files, `extends`, `--set`.
+
+`schema` says what a recipe holds. Nothing rewrites a recipe once it is loaded.
+"""
+
+import dataclasses
+import tomllib
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from rellm_cache.config.renamed_fields import renamed_fields
+from rellm_cache.config.schema import Recipe
+from rellm_cache.config.toml import apply_override, build, lay_over, write_toml
+from rellm_cache.errors import ConfigError
+
+
+def shipped_recipes() -> dict[str, str]:
+    """Name -> TOML text of the recipes that come with the package."""
+    folder = resources.files("rellm_cache.config.shipped")
+    files = {f.name.removesuffix(".toml"): f for f in folder.iterdir() if f.name.endswith(".toml")}
+    return {name: files[name].read_text("utf-8") for name in sorted(files)}
+
+
+def load_recipe(name_or_path: str, overrides: Sequence[str] = (), base: str = "") -> Recipe:
+    """Load a shipped recipe by name, or any TOML file by path.
+
+    A recipe may extend another, as `extends = "re-llm"`: its own fields replace those of the other.
+
+    Args:
+        overrides: `key.key=value`, applied last and in order.
+        base: recipe to extend in place of the lowest one, which makes a variant of the paper's
+            models a variant of others.
+
+    Raises:
+        ConfigError: there is no such recipe, it is not TOML, a field has a new name or is unknown,
+            or a value is of the wrong type or out of range.
+    """
+    layers = _read_layers(name_or_path, base)
+    given: dict[str, Any] = {}
+    for override in overrides:
+        apply_override(given, override)
+    _refuse_old_names([*layers, ("--set", given)])
+    table: dict[str, Any] = {}
+    for _, layer in layers:
+        table = lay_over(table, layer)
+    for override in overrides:
+        apply_override(table, override)
+    return build(Recipe, table, layers[-1][0])
+
+
+def to_toml(recipe: Recipe) -> str:
+    """The recipe as TOML with every field written out; `load_recipe` reads it back equal."""
+    return write_toml(dataclasses.asdict(recipe))
+
+
+def _read_layers(
+    name_or_path: str, base: str, above: tuple[str, ...] = ()
+) -> list[tuple[str, dict[str, Any]]]:
+    """Name in messages and table of a recipe and of those that it extends, the lowest first."""
+    table, source, folder = _read_table(name_or_path)
+    parent = table.pop("extends", "")
+    if not isinstance(parent, str):
+        raise ConfigError(f"{source}: extends = {parent!r}: expected the name or path of a recipe")
+    if source in above:
+        raise ConfigError(f"{source}: extends itself, by way of {', '.join(above)}")
+    if parent:
+        beside = folder / parent
+        below = str(beside) if parent not in shipped_recipes() and beside.is_file() else parent
+        return [*_read_layers(below, base, (*above, source)), (source, table)]
+    if base not in ("", name_or_path):
+        return _read_layers(base, "", (*above, source))
+    return [(source, table)]
+
+
+def _read_table(name_or_path: str) -> tuple[dict[str, Any], str, Path]:
+    """A recipe's own table, its name in messages, and its folder."""
+    shipped = shipped_recipes()
+    path = Path(name_or_path)
+    if name_or_path in shipped:
+        source, text = f"recipe {name_or_path!r}", shipped[name_or_path]
+    elif path.is_file():
+        source, text = str(path), _read_text(path)
+    else:
+        raise ConfigError(
+            f"{name_or_path}: no such recipe; shipped are {', '.join(sorted(shipped))}, "
+            "or give the path of a TOML file"
+        )
+    try:
+        return tomllib.loads(text), source, path.parent
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{source}: not valid TOML: {error}") from error
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text("utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 text ({error}); save it as UTF-8") from error
+
+
+def _refuse_old_names(tables: Sequence[tuple[str, dict[str, Any]]]) -> None:
+    """Raise `ConfigError` that lists every renamed field of all tables at once."""
+    messages = []
+    for source, table in tables:
+        if renamed := [f"\n  {old} -> {new}" for old, new in renamed_fields(table)]:
+            what = "a field has a new name" if len(renamed) == 1 else "fields have new names"
+            messages.append(f"{source}: {what}; write the one on the right:{''.join(renamed)}")
+    if messages:
+        raise ConfigError("\n".join(messages))

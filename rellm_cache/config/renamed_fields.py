@@ -1,0 +1,52 @@
+"""Renamed recipe fields: the names of the first edition and the ones that replace them."""
+
+from collections.abc import Iterator, Mapping
+from fnmatch import fnmatchcase
+from typing import Any
+
+# Table of a recipe -> old field -> new field. Add to it with every rename.
+RENAMED: dict[str, dict[str, str]] = {
+    "encoders.*": {"weights": "weights_sha256"},
+    "transcriber": {"weights": "weights_sha256"},
+    "losses": {
+        "response": "response_lm",
+        "category": "emotion_ce",
+        "dimension": "vad",
+        "recognition": "emotion_lm",
+        "question": "qa_lm",
+        "dimension_kind": "vad_kind",
+    },
+    "llm": {
+        "row_tokens": "pack_length",
+        "checkpoint_activations": "activation_checkpointing",
+        "embeddings": 'offload_embeddings (true for "host", false for "device")',
+    },
+    "text": {"label": "gold_emotion"},
+    "training": {
+        "accumulation": "gradient_accumulation",
+        "tokens_per_step": "micro_batch_tokens",
+        "bucket_batches": "bucket_window",
+        "clip": "max_grad_norm",
+        "average": "weight_averaging",
+        "optimiser": "optimizer",
+        "weights": "param_dtype",
+        "select": "best_metric",
+        "start_from": "init_from",
+    },
+}
+
+
+def renamed_fields(table: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, str]]:
+    """Old and new name of each field of a recipe's TOML table that has been renamed.
+
+    Args:
+        path: where the table is in the recipe; empty for all of it.
+    """
+    known = [names for pattern, names in RENAMED.items() if fnmatchcase(path, pattern)]
+    for key, value in table.items():
+        field = f"{path}.{key}" if path else key
+        for names in known:
+            if key in names:
+                yield field, f"{path}.{names[key]}"
+        if isinstance(value, Mapping):
+            yield from renamed_fields(value, field)

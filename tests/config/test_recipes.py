@@ -1,0 +1,156 @@
+"""Loading of recipes: shipped ones, TOML files, `extends`, `--set`, old field names."""
+
+import tomllib
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from rellm_cache.config.recipes import load_recipe, shipped_recipes, to_toml
+from rellm_cache.config.renamed_fields import renamed_fields
+from rellm_cache.config.specs import EncoderSpec
+from rellm_cache.config.toml import write_toml
+from rellm_cache.errors import ConfigError
+from rellm_cache.runs.weights import run_recipe
+
+OLD_RUNS = Path(__file__).parents[1] / "fixtures" / "edition1" / "runs"
+
+
+@pytest.mark.parametrize("name", shipped_recipes())
+def test_shipped_recipes_load_and_are_printed_whole(name: str, tmp_path: Path) -> None:
+    recipe = load_recipe(name)
+    assert recipe.name == name
+    (tmp_path / "again.toml").write_text(to_toml(recipe), "utf-8")
+    assert load_recipe(str(tmp_path / "again.toml")) == recipe
+
+
+def test_any_text_survives_printing(recipe_file: Path) -> None:
+    wording = 'Say "\U0001f600 \\ \t \n" \u2028 é: {speech}'
+    recipe = load_recipe(str(recipe_file))
+    recipe = replace(recipe, prompts=replace(recipe.prompts, alignment=wording))
+    recipe_file.write_text(to_toml(recipe), "utf-8")
+    assert load_recipe(str(recipe_file)).prompts.alignment == wording
+
+
+def test_overrides_change_single_fields(recipe_file: Path) -> None:
+    recipe = load_recipe(
+        str(recipe_file),
+        [
+            "seed=7",
+            "training.learning_rate=1",
+            "heads.emotions=['sad', 'happy']",
+            "training.schedule=cosine",
+            "encoders.emotion.kind=prosody",
+        ],
+    )
+    assert (recipe.seed, recipe.training.learning_rate) == (7, 1.0)
+    assert recipe.heads.emotions == ("sad", "happy")
+    assert recipe.training.schedule == "cosine"
+    assert recipe.encoders.emotion == EncoderSpec(kind="prosody")
+
+
+def test_none_leaves_a_part_out() -> None:
+    overrides = ["llm=none", "losses.response_lm=0", "losses.emotion_lm=0", "encoders.emotion=none"]
+    recipe = load_recipe("small", [*overrides, "adapter.output_size=64"])
+    assert recipe.llm is None
+    assert recipe.encoders.emotion is None
+    assert not recipe.needs_llm
+
+
+def test_no_recipe_no_toml_and_no_text_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"tiny: no such recipe; shipped are .*heads, .*small"):
+        load_recipe("tiny")
+    (tmp_path / "a.toml").write_text("name = ?")
+    with pytest.raises(ConfigError, match=r"a.toml: not valid TOML: .* line 1"):
+        load_recipe(str(tmp_path / "a.toml"))
+    (tmp_path / "a.toml").write_bytes(b'name = "\xff"')
+    with pytest.raises(ConfigError, match=r"a.toml: not UTF-8 text"):
+        load_recipe(str(tmp_path / "a.toml"))
+
+
+def test_a_recipe_extends_another(tmp_path: Path) -> None:
+    (tmp_path / "bare.toml").write_text(
+        'extends = "small"\nname = "bare"\n[encoders]\nemotion = "none"\n'
+    )
+    (tmp_path / "longer.toml").write_text('extends = "bare.toml"\n[training]\nepochs = 9\n')
+    small, longer = load_recipe("small"), load_recipe(str(tmp_path / "longer.toml"))
+    assert longer.encoders == replace(small.encoders, emotion=None)
+    assert longer.training == replace(small.training, epochs=9)
+    assert (longer.name, longer.llm) == ("bare", small.llm)
+    assert load_recipe(str(tmp_path / "longer.toml"), ["training.epochs=2"]).training.epochs == 2
+    assert "extends" not in to_toml(longer)
+
+
+@pytest.mark.parametrize("name", shipped_recipes())
+def test_the_base_of_a_recipe_can_be_another(name: str) -> None:
+    variant, other = load_recipe(name, base="small"), load_recipe("small")
+    assert variant.llm == other.llm
+    assert variant.training == other.training
+    paper = load_recipe(name)
+    assert variant.text == paper.text
+    if "extends" in shipped_recipes()[name]:
+        assert (variant.encoders.emotion is None) == (paper.encoders.emotion is None)
+        assert variant.heads.dimensions == paper.heads.dimensions
+
+
+def test_recipes_that_extend_each_other_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_text('extends = "b.toml"\n')
+    (tmp_path / "b.toml").write_text('extends = "a.toml"\n')
+    with pytest.raises(ConfigError, match=r"a\.toml: extends itself, by way of .*b\.toml"):
+        load_recipe(str(tmp_path / "a.toml"))
+    (tmp_path / "a.toml").write_text("extends = 3\n")
+    with pytest.raises(ConfigError, match="extends = 3: expected the name or path of a recipe"):
+        load_recipe(str(tmp_path / "a.toml"))
+
+
+def test_old_names_in_a_file_and_in_overrides_are_listed_at_once(tmp_path: Path) -> None:
+    below, above = tmp_path / "below.toml", tmp_path / "above.toml"
+    below.write_text('extends = "small"\n[losses]\ndimension = 0\n[training]\nclip = 1\n')
+    above.write_text('extends = "below.toml"\n[encoders.speech]\nweights = ""\n')
+    with pytest.raises(ConfigError) as refused:
+        load_recipe(str(above), ["seed=2", 'llm.embeddings="host"'])
+    assert str(refused.value).splitlines() == [
+        f"{below}: fields have new names; write the one on the right:",
+        "  losses.dimension -> losses.vad",
+        "  training.clip -> training.max_grad_norm",
+        f"{above}: a field has a new name; write the one on the right:",
+        "  encoders.speech.weights -> encoders.speech.weights_sha256",
+        "--set: a field has a new name; write the one on the right:",
+        '  llm.embeddings -> llm.offload_embeddings (true for "host", false for "device")',
+    ]
+
+
+def test_a_run_of_the_first_edition_is_refused_with_every_new_name() -> None:
+    run = OLD_RUNS / "heads-old-fields"
+    with pytest.raises(ConfigError) as refused:
+        run_recipe(run)
+    message = str(refused.value)
+    assert message.startswith(f"{run / 'recipe.toml'}: fields have new names")
+    old = {line.split()[0] for line in message.splitlines()[1:]}
+    assert old == {
+        "encoders.speech.weights",
+        "encoders.emotion.weights",
+        *(f"losses.{n}" for n in ("response", "category", "dimension", "recognition", "question")),
+        "losses.dimension_kind",
+        *(f"llm.{n}" for n in ("row_tokens", "checkpoint_activations", "embeddings")),
+        *(f"training.{n}" for n in ("accumulation", "tokens_per_step", "bucket_batches", "clip")),
+        *(f"training.{n}" for n in ("average", "optimiser", "weights", "select", "start_from")),
+    }
+
+
+@pytest.mark.parametrize("run", ["heads", "heads-old-fields", "text-old-fields"])
+def test_with_the_new_names_a_recipe_of_the_first_edition_loads(run: str, tmp_path: Path) -> None:
+    text = (OLD_RUNS / run / "recipe.toml").read_text("utf-8")
+    table = tomllib.loads(text)
+    for path, new in list(renamed_fields(table)):
+        *tables, old = path.split(".")
+        inner = table
+        for name in tables:
+            inner = inner[name]
+        inner[new.split()[0].rpartition(".")[2]] = inner.pop(old)
+    if "llm" in table:
+        table["llm"]["offload_embeddings"] = table["llm"]["offload_embeddings"] == "host"
+    (tmp_path / "recipe.toml").write_text(write_toml(table), "utf-8")
+    recipe = load_recipe(str(tmp_path / "recipe.toml"))
+    assert recipe.name == table["name"]
+    assert recipe.training.max_grad_norm == table["training"]["max_grad_norm"]
