@@ -205,9 +205,9 @@ class Evaluator:
         self._resources = resources
         self.utterances = read_manifests(manifest)
         self.recipe = run_recipe(run)
-        made = answer_fingerprints(run, self.recipe, self.utterances, cache, self._frames)
+        made = answer_fingerprints(run, self.recipe, self.utterances, cache, self._load_frames)
         if self._hears:  # losses follow from labels and responses too
-            frames = self._frames(self.recipe, self.utterances)
+            frames = self._load_frames(self.utterances)
             learned = learned_from([self.utterances], self.recipe, {}, frames)
             made[OF_ALL] = digest([made, learned])[:DIGITS]
         self._said = PredictionLog(out, made)
@@ -246,7 +246,7 @@ class Evaluator:
         left = [u for u in utterances if "answer" not in self._said[u.id]]
         if left:
             with self._asking("Answering", left, "clips") as (journal, tick):
-                for answer in self._model.answers(left, BATCH):
+                for answer in self._responder.answers(left, BATCH):
                     said = asdict(answer)
                     own = {name: said.pop(name) for name in ("id", "audio", "text")}
                     self._said.keep(journal, own["id"], answer=said)
@@ -290,17 +290,17 @@ class Evaluator:
         return self.recipe.text is None
 
     @cached_property
-    def _listener(self) -> SpeechResponder:
-        return SpeechResponder(self._run, self._resources, self._frames)
+    def _speech_responder(self) -> SpeechResponder:
+        return SpeechResponder(self._run, self._resources, self._load_frames)
 
     @cached_property
-    def _model(self) -> TextResponder | SpeechResponder:
+    def _responder(self) -> TextResponder | SpeechResponder:
         if self._hears:
-            return self._listener
+            return self._speech_responder
         return TextResponder(self.recipe, self._cache, self._resources)
 
-    def _frames(self, recipe: Recipe, utterances: Sequence[Utterance]) -> StreamSet:
-        frames = self._resources.frames(recipe, self._cache)
+    def _load_frames(self, utterances: Sequence[Utterance]) -> StreamSet:
+        frames = self._resources.frames(self.recipe, self._cache)
         command = (
             f"rellm extract {self._manifest} --recipe {self._run}/recipe.toml --cache {self._cache}"
         )
@@ -312,7 +312,7 @@ class Evaluator:
         known = all("head" in self._said[utterance.id] for utterance in self.utterances)
         if known and "losses" in self._said[OF_ALL]:
             return
-        found = self._listener.heads(self.utterances)
+        found = self._speech_responder.heads(self.utterances)
         names, felt = self.recipe.heads.emotions, found.dimensions
         with Journal(self._said.journal) as journal:
             for place, utterance in enumerate(self.utterances):
@@ -327,7 +327,7 @@ class Evaluator:
         if not left:
             return
         with self._asking("Recognising", left, "clips") as (journal, tick):
-            for name, label in self._model.labels(left, "named" in wanted, BATCH):
+            for name, label in self._responder.labels(left, "named" in wanted, BATCH):
                 self._said.keep(journal, name, **{key: getattr(label, key) for key in wanted})
                 tick()
 

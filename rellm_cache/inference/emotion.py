@@ -1,7 +1,7 @@
-"""Emotions as the LLM names them. In: a model and a batch. Out: a label each, and their scores.
+"""Emotion recognition by the LLM with the paper's prompt, and its scores.
 
-It is asked with the paper's prompt, in two ways: which label is the likeliest answer, and which
-label a greedy answer names.
+The LLM is asked in two ways: which label is its likeliest answer, and which label its greedy answer
+names.
 """
 
 from collections.abc import Sequence
@@ -27,11 +27,12 @@ NO_LABEL = -1  # an answer that names no emotion
 
 @dataclass(frozen=True)
 class Label:
-    """What the LLM calls one utterance's emotion, by the recipe's names.
+    """The LLM's emotion label of one utterance, one of the recipe's emotions.
 
     Attributes:
         likely: the likeliest label.
-        named: the first label a greedy answer names; None where it names none, or was not asked.
+        named: the first label that the greedy answer names; None where it names none, or where
+            there is no greedy answer.
     """
 
     likely: str
@@ -40,12 +41,12 @@ class Label:
 
 @dataclass(frozen=True)
 class LLMScores:
-    """Recognition by the LLM.
+    """Scores of the LLM's emotion labels.
 
     Attributes:
-        likelihood: the label whose tokens are likeliest as the answer.
-        generation: the first label named in a greedy answer; None where none was asked for.
-        unparsable: share of greedy answers that name none.
+        likelihood: scores of the likeliest labels.
+        generation: scores of the labels named in greedy answers; None without such answers.
+        unparsable: share of greedy answers that name no emotion.
     """
 
     likelihood: RecognitionScores
@@ -55,7 +56,7 @@ class LLMScores:
 
 @torch.inference_mode()
 def label_speech(model: SpeechLLM, batch: Batch, in_words: bool) -> list[Label]:
-    """Labels of utterances that the LLM hears, in the batch's order."""
+    """Labels of utterances from their speech, in the batch's order."""
     speech = model.speech(batch)
     likely = model.label_log_likelihoods(speech, label_ids(model.recipe, require_llm(model.llm)))
     replies = model.answers(speech, "emotion_lm", LABEL_TOKENS) if in_words else []
@@ -64,14 +65,14 @@ def label_speech(model: SpeechLLM, batch: Batch, in_words: bool) -> list[Label]:
 
 @torch.inference_mode()
 def label_texts(model: TextLLM, readings: Sequence[Reading], in_words: bool) -> list[Label]:
-    """Labels of utterances that the LLM reads, in their order."""
+    """Labels of utterances from their transcripts, in the order given."""
     likely = model.label_log_likelihoods(readings, label_ids(model.recipe, model.llm))
     replies = model.labels_in_words(readings, LABEL_TOKENS) if in_words else []
     return _labels(likely, replies, model.recipe.heads.emotions)
 
 
 def _labels(likely: Tensor, replies: Sequence[str], names: tuple[str, ...]) -> list[Label]:
-    """By log-likelihoods (B, emotions) and by what was replied, if anything."""
+    """Labels from log-likelihoods (B, emotions) and from the greedy answers, if any."""
     likeliest = [names[index] for index in likely.argmax(1).tolist()]
     named = [find_emotion(reply, names) for reply in replies] or [None] * len(likeliest)
     return [Label(*pair) for pair in zip(likeliest, named, strict=True)]
@@ -80,11 +81,11 @@ def _labels(likely: Tensor, replies: Sequence[str], names: tuple[str, ...]) -> l
 def score_labels(
     labels: Sequence[Label], true: NDArray[np.int64], names: tuple[str, ...], in_words: bool
 ) -> LLMScores | None:
-    """Scores over the utterances that have an emotion; None if none has.
+    """Scores over the utterances that have a true emotion; None if none has.
 
     Args:
-        true: (N,) indices into `names`, `IGNORED` where there is none.
-        in_words: greedy answers were asked for.
+        true: (N,) indices into `names`, `IGNORED` where there is no true emotion.
+        in_words: labels have greedy answers.
     """
     likely = np.array([names.index(label.likely) for label in labels], np.int64)
     likelihood = score_labelled(true, likely, names)
@@ -92,7 +93,7 @@ def score_labels(
         return None
     if not in_words:
         return LLMScores(likelihood, None, None)
-    said = [label.named for label in labels]
-    named = np.array([NO_LABEL if n is None else names.index(n) for n in said], np.int64)
+    answers = [label.named for label in labels]
+    named = np.array([NO_LABEL if n is None else names.index(n) for n in answers], np.int64)
     unparsable = float((named == NO_LABEL).mean())
     return LLMScores(likelihood, score_labelled(true, named, names), unparsable)

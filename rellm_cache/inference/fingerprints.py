@@ -1,6 +1,6 @@
-"""What a run's words follow from. In: a run, utterances and their frames. Out: a digest each.
+"""Fingerprints of a run's answers and labels: digests of all that they depend on.
 
-Whoever keeps what a model said keeps this beside it, and asks again where it is another.
+Kept beside an answer, a fingerprint tells whether the answer is still up to date.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from rellm_cache.config.specs import digest
 from rellm_cache.corpus.audio import audio_digest, read_bytes
 from rellm_cache.corpus.manifest import Utterance
 from rellm_cache.data.examples import audio_digests
-from rellm_cache.inference.responders import FramesOf, readings
+from rellm_cache.inference.responders import LoadFrames, make_readings
 from rellm_cache.llm.loading import llm_identity
 from rellm_cache.runs.weights import trained_digest
 
@@ -25,33 +25,33 @@ def answer_fingerprints(
     recipe: Recipe,
     utterances: Sequence[Utterance],
     cache: Path,
-    cached: FramesOf | None,
+    load_frames: LoadFrames | None,
 ) -> dict[str, str]:
-    """What each answer follows from, by id, in 12 hex digits: the recipe as overridden, what was
-    trained, the LLM, and what the model is given of the utterance.
+    """Utterance id → digest, in 12 hex digits, of the recipe with its overrides, the trained
+    weights, the LLM, and the model's input.
 
     Args:
-        cached: frames of a model that hears; None where it hears the audio itself.
+        load_frames: gives the frames in the cache; None where the audio is encoded live.
 
     Raises:
         RunError: `run` is not a finished run.
-        ConfigError: the LLM is a folder that misses a file.
-        ManifestError: the run's model reads, and an utterance has no transcript.
+        ConfigError: a file is missing in the LLM's folder.
+        ManifestError: a text model's utterance has no transcript.
         StoreError: clips are absent from the cache.
-        AudioError: the model hears audio that cannot be read.
+        AudioError: audio that is encoded live cannot be read.
     """
-    weights = ""  # a model that reads has none of its own
-    given: list[object]
+    weights = ""  # a text model has no weights of its own
+    inputs: list[object]
     if recipe.text is not None:
-        given = [asdict(reading) for reading in readings(utterances, recipe, cache)]
+        inputs = [asdict(reading) for reading in make_readings(utterances, recipe, cache)]
     else:
         weights = trained_digest(run)
-        if cached is not None:
-            given = [*audio_digests(cached(recipe, utterances), [u.id for u in utterances])]
+        if load_frames is not None:
+            inputs = [*audio_digests(load_frames(utterances), [u.id for u in utterances])]
         else:
-            given = [
+            inputs = [
                 audio_digest(read_bytes(u.audio), u.segment).tobytes().hex() for u in utterances
             ]
     llm = llm_identity(recipe.llm) if recipe.llm and recipe.needs_llm else {}
-    maker = digest([to_toml(recipe), weights, llm])
-    return {u.id: digest([maker, g])[:DIGITS] for u, g in zip(utterances, given, strict=True)}
+    model = digest([to_toml(recipe), weights, llm])
+    return {u.id: digest([model, i])[:DIGITS] for u, i in zip(utterances, inputs, strict=True)}

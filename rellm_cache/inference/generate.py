@@ -1,8 +1,4 @@
-"""generate. In: a run and utterances, cached or as audio. Out: spoken words answered in text.
-
-From the cache and from audio the numbers are the same: live frames are rounded to float16 as
-stored ones are.
-"""
+"""Answers of a trained run to the utterances of a manifest or to a sound file, kept in a file."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -16,7 +12,7 @@ from rellm_cache.data.streams import StreamSet
 from rellm_cache.errors import ConfigError, ManifestError, StoreError
 from rellm_cache.inference.fingerprints import answer_fingerprints
 from rellm_cache.inference.live_encoding import LiveEncoders
-from rellm_cache.inference.responders import Generation, SpeechResponder, TextResponder
+from rellm_cache.inference.responders import Generation, load_responder
 from rellm_cache.runs.shared_models import Resources
 from rellm_cache.runs.weights import run_recipe
 from rellm_cache.utils.atomic_files import write_lines
@@ -28,10 +24,10 @@ AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
 
 
 def read_source(source: Path) -> list[Utterance]:
-    """Utterances of a manifest file or folder, or one sound file as an utterance.
+    """Utterances of a manifest file or folder, or one utterance for a sound file.
 
     Raises:
-        ManifestError: it is neither.
+        ManifestError: `source` is neither.
     """
     if source.suffix.lower() in AUDIO_SUFFIXES:
         return [Utterance(id=source.stem, audio=str(source.resolve()))]
@@ -72,21 +68,17 @@ def generate(
     """
     resources = resources or Resources()
     utterances = read_source(source)
-    recipe = run_recipe(run, prompts_alone(overrides))
+    recipe = run_recipe(run, require_prompt_overrides(overrides))
     live = from_audio or source.suffix.lower() in AUDIO_SUFFIXES
-    frames_of = partial(_open_frames, run, source, cache, live, resources)
-    made = answer_fingerprints(run, recipe, utterances, cache, None if live else frames_of)
+    load_frames = partial(_load_frames, run, recipe, source, cache, live, resources)
+    made = answer_fingerprints(run, recipe, utterances, cache, None if live else load_frames)
     waiting = journal_beside(out)
     before = [row for _, row in read_lines(out)] if out.exists() else []
     known = (row for row in (*before, *read_journal(waiting)) if "made_from" in row)
     done = {row["id"]: row for row in known if row["made_from"] == made.get(row["id"])}
     left = [u for u in utterances if u.id not in done]
     if left:
-        model: TextResponder | SpeechResponder
-        if recipe.text is not None:
-            model = TextResponder(recipe, cache, resources)
-        else:
-            model = SpeechResponder(run, resources, frames_of, overrides)
+        model = load_responder(run, recipe, cache, load_frames, resources, overrides)
         found = model.answers(left, batch_size)
         with progress("Answering", len(left), "clips") as tick, Journal(waiting) as journal:
             for answer in found:
@@ -104,16 +96,16 @@ def generate(
     return [Generation(**{k: v for k, v in row.items() if k != "made_from"}) for row in rows]
 
 
-def _open_frames(
+def _load_frames(
     run: Path,
+    recipe: Recipe,
     source: Path,
     cache: Path,
     live: bool,
     resources: Resources,
-    recipe: Recipe,
     utterances: Sequence[Utterance],
 ) -> StreamSet:
-    """StreamSet from audio, or from the cache."""
+    """Frames encoded live from audio, or from the cache."""
     if live:
         return LiveEncoders(recipe, default_device()).frames(utterances)
     frames = resources.frames(recipe, cache)
@@ -126,8 +118,8 @@ def _open_frames(
     return frames
 
 
-def prompts_alone(overrides: Sequence[str]) -> Sequence[str]:
-    """The overrides, as long as a trained run can follow them; `ConfigError` otherwise."""
+def require_prompt_overrides(overrides: Sequence[str]) -> Sequence[str]:
+    """The overrides; `ConfigError` unless all of them change prompts."""
     for override in overrides:
         if not override.strip().startswith("prompts."):
             raise ConfigError(

@@ -1,6 +1,6 @@
 """Live encoding of audio that is in no cache, when a run answers it.
 
-StreamSet are rounded to float16 as stored ones are, so answers are the same from audio and from the
+Frames are rounded to float16 as stored ones are, so answers are the same from audio and from the
 cache.
 """
 
@@ -22,7 +22,7 @@ GPU_BATCH = 16  # clips
 
 
 class LiveEncoders:
-    """A recipe's encoders in memory, for audio that is in no cache."""
+    """The encoders of a recipe, loaded to encode audio that is in no cache."""
 
     def __init__(self, recipe: Recipe, device: torch.device) -> None:
         specs = recipe.encoders
@@ -31,7 +31,7 @@ class LiveEncoders:
         self._emotion = build_encoder(resolve(specs.emotion), device) if specs.emotion else None
 
     def frames(self, utterances: Sequence[Utterance]) -> StreamSet:
-        """Encode utterances from their audio with the encoders that `extract` runs.
+        """Encode the audio of utterances as `extract` does.
 
         Raises:
             AudioError: a clip cannot be used.

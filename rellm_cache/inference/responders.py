@@ -1,14 +1,19 @@
-"""Answers to speech. In: a model, utterances with their frames. Out: a `Generation` each."""
+"""Responders: models that answer utterances and name their emotions, from speech or from text.
+
+`SpeechResponder` is a trained speech LLM. `TextResponder` is the frozen LLM of a recipe with
+`[text]`, which reads transcripts.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from rellm_cache.annotation.responses import llm_config
-from rellm_cache.config.schema import Recipe
+from rellm_cache.config.schema import PromptsConfig, Recipe
 from rellm_cache.corpus.manifest import DIMENSIONS, Utterance
 from rellm_cache.data.batch import Batch, Example
 from rellm_cache.data.examples import make_examples
@@ -28,20 +33,22 @@ from rellm_cache.store.transcripts import read_transcripts, transcriber_spec
 from rellm_cache.training.validation import Predictions, predict
 from rellm_cache.utils.devices import default_device
 
+LoadFrames = Callable[[Sequence[Utterance]], StreamSet]
+
 
 @dataclass(frozen=True)
 class Generation:
     """One answer.
 
     Attributes:
-        id: of the utterance.
-        audio: its file.
-        text: its transcript, where known; a model that hears never sees it.
-        response: what the LLM answers.
-        early_stop: the token limit cut it; not so where the recipe's limit of sentences did.
-        emotion: the category head's choice; None where the model only reads.
-        emotion_probabilities: emotion → probability by the head.
-        dimensions: arousal, dominance, valence by the head, or None.
+        id: id of the utterance.
+        audio: its sound file.
+        text: its transcript, if known; a speech LLM is not given it.
+        response: the LLM's answer.
+        early_stop: the token limit cut the answer; the recipe's limit of sentences does not count.
+        emotion: emotion by the category head; None for a text model.
+        emotion_probabilities: emotion → probability by the category head.
+        dimensions: arousal, dominance, valence by the dimension head, or None.
     """
 
     id: str
@@ -49,121 +56,178 @@ class Generation:
     text: str
     response: str
     early_stop: bool
-    emotion: str | None
-    emotion_probabilities: dict[str, float]
-    dimensions: dict[str, float] | None
+    emotion: str | None = None
+    emotion_probabilities: dict[str, float] = field(default_factory=dict)
+    dimensions: dict[str, float] | None = None
+
+
+class SpeechResponder:
+    """The speech LLM of a trained run.
+
+    Args:
+        run: folder of the run.
+        load_frames: gives the frames of utterances, from the cache or from their audio.
+        overrides: changes of the recipe's prompts.
+    """
+
+    def __init__(
+        self,
+        run: Path,
+        resources: Resources,
+        load_frames: LoadFrames,
+        overrides: Sequence[str] = (),
+    ) -> None:
+        self._device = default_device()
+        self._recipe, self._model = load_run(run, self._device, resources.llm, overrides)
+        self._load_frames = load_frames
+
+    def answers(self, utterances: Sequence[Utterance], batch_size: int) -> Iterator[Generation]:
+        """Answer utterances, in batches of similar length: not in the order given.
+
+        Raises:
+            ConfigError: the run has no LLM.
+        """
+        batches = self._batches(utterances, batch_size)
+        return (g for batch, members in batches for g in answer_batch(self._model, batch, members))
+
+    def labels(
+        self, utterances: Sequence[Utterance], in_words: bool, batch_size: int
+    ) -> Iterator[tuple[str, Label]]:
+        """Ids and emotion labels by the LLM, in batches of similar length: not in the order given.
+
+        Raises:
+            ConfigError: the run has no LLM.
+        """
+        batches = self._batches(utterances, batch_size)
+        return (
+            pair
+            for batch, _ in batches
+            for pair in zip(batch.ids, label_speech(self._model, batch, in_words), strict=True)
+        )
+
+    def heads(self, utterances: Sequence[Utterance]) -> Predictions:
+        """Emotions and dimensions by the heads, and the losses, in the utterances' order."""
+        examples = make_examples(utterances, self._recipe, self._model.llm)
+        return predict(self._model, examples, self._load_frames(utterances), self._device)
+
+    def _batches(
+        self, utterances: Sequence[Utterance], batch_size: int
+    ) -> Iterator[tuple[Batch, list[Utterance]]]:
+        require_llm(self._model.llm)
+        frames = self._load_frames(utterances)
+        loader = BatchLoader([Example(u.id) for u in utterances], frames, self._device)
+        plan = ordered_batches(loader.lengths, batch_size)
+        return (
+            (batch.to(self._device), [utterances[i] for i in indices])
+            for indices, batch in zip(plan, loader.batches(plan), strict=True)
+        )
 
 
 def answer_batch(
     model: SpeechLLM, batch: Batch, utterances: Sequence[Utterance]
 ) -> list[Generation]:
-    """Answers to the utterances of one batch, in its order."""
-    recipe = model.recipe
+    """Answer the utterances of one batch, in its order."""
+    prompts = model.recipe.prompts
     with torch.inference_mode():
         speech = model.speech(batch)
         logits, dimensions = model.heads(speech.embeddings, speech.lengths)
         probabilities = logits.float().softmax(1).tolist()
-        limit = ReplyLimit(recipe.prompts.answer_sentences, recipe.prompts.stop_after_question)
-        responses = model.answers(speech, "answer", recipe.prompts.answer_tokens, limit)
-    values = [None] * len(responses) if dimensions is None else dimensions.float().tolist()
-    names = recipe.heads.emotions
+        replies = model.answers(speech, "answer", prompts.answer_tokens, _reply_limit(prompts))
+    values = [None] * len(replies) if dimensions is None else dimensions.float().tolist()
+    names = model.recipe.heads.emotions
     return [
-        Generation(
-            id=utterance.id,
-            audio=utterance.audio,
-            text=utterance.text,
-            response=response.text,
-            early_stop=response.early_stop,
+        _generation(
+            utterance,
+            reply,
             emotion=names[int(np.argmax(shares))],
             emotion_probabilities=dict(zip(names, shares, strict=True)),
             dimensions=None if vad is None else dict(zip(DIMENSIONS, vad, strict=True)),
         )
-        for utterance, response, shares, vad in zip(
-            utterances, responses, probabilities, values, strict=True
+        for utterance, reply, shares, vad in zip(
+            utterances, replies, probabilities, values, strict=True
         )
     ]
 
 
-def answers(
-    model: SpeechLLM,
-    utterances: Sequence[Utterance],
-    frames: StreamSet,
-    batch_size: int,
-    device: torch.device,
-) -> Iterator[Generation]:
-    """Answers to utterances, those of like length together: not in the utterances' order."""
-    loader = BatchLoader([Example(u.id) for u in utterances], frames, device)
-    plan = ordered_batches(loader.lengths, batch_size)
-    for indices, batch in zip(plan, loader.batches(plan), strict=True):
-        yield from answer_batch(model, batch.to(device), [utterances[i] for i in indices])
+class TextResponder:
+    """The frozen LLM of a recipe with `[text]`."""
 
-
-FramesOf = Callable[[Recipe, Sequence[Utterance]], StreamSet]
-
-
-class SpeechResponder:
-    """The model of a trained run.
-
-    Attributes:
-        recipe: the run's, with `overrides`.
-    """
-
-    def __init__(
-        self, run: Path, resources: Resources, frames_of: FramesOf, overrides: Sequence[str] = ()
-    ) -> None:
-        self._device = default_device()
-        self.recipe, self._model = load_run(run, self._device, resources.llm, overrides)
-        self._frames_of = frames_of
+    def __init__(self, recipe: Recipe, cache: Path, resources: Resources) -> None:
+        self._recipe = recipe
+        self._model = TextLLM(recipe, resources.llm(llm_config(recipe), default_device()))
+        self._cache = cache
 
     def answers(self, utterances: Sequence[Utterance], batch_size: int) -> Iterator[Generation]:
-        """Answers to utterances, those of like length together: not in the utterances' order.
+        """Answer utterances from text, equal requests once: not in the order given.
 
         Raises:
-            ConfigError: the run has no LLM.
+            ManifestError: an utterance has nothing to read.
         """
-        require_llm(self._model.llm)
-        frames = self._frames_of(self.recipe, utterances)
-        return answers(self._model, utterances, frames, batch_size, self._device)
+        prompts = self._recipe.prompts
+        for batch, owners in self._batches(utterances, batch_size):
+            replies = self._model.answers(batch, prompts.answer_tokens, _reply_limit(prompts))
+            for same, reply in zip(owners, replies, strict=True):
+                yield from (_generation(utterance, reply) for utterance in same)
 
     def labels(
         self, utterances: Sequence[Utterance], in_words: bool, batch_size: int
     ) -> Iterator[tuple[str, Label]]:
-        """Id and label by the LLM, utterances of like length together: not in their order.
+        """Ids and emotion labels by the LLM, equal transcripts once: not in the order given.
 
         Raises:
-            ConfigError: the run has no LLM.
+            ManifestError: an utterance has nothing to read.
         """
-        require_llm(self._model.llm)
-        frames = self._frames_of(self.recipe, utterances)
-        loader = BatchLoader([Example(u.id) for u in utterances], frames, self._device)
-        for batch in loader.batches(ordered_batches(loader.lengths, batch_size)):
-            labels = label_speech(self._model, batch.to(self._device), in_words)
-            yield from zip(batch.ids, labels, strict=True)
+        for batch, owners in self._batches(utterances, batch_size):
+            for same, label in zip(owners, label_texts(self._model, batch, in_words), strict=True):
+                yield from ((utterance.id, label) for utterance in same)
 
-    def heads(self, utterances: Sequence[Utterance]) -> Predictions:
-        """Emotions and dimensions by the heads, and the losses, in the utterances' order."""
-        frames = self._frames_of(self.recipe, utterances)
-        examples = make_examples(utterances, self.recipe, self._model.llm)
-        return predict(self._model, examples, frames, self._device)
+    def _batches(
+        self, utterances: Sequence[Utterance], batch_size: int
+    ) -> Iterator[tuple[list[Reading], list[list[Utterance]]]]:
+        """Distinct readings in batches of similar length, each with the utterances that have it."""
+        owners: dict[Reading, list[Utterance]] = {}
+        found = make_readings(utterances, self._recipe, self._cache)
+        for utterance, reading in zip(utterances, found, strict=True):
+            owners.setdefault(reading, []).append(utterance)
+        distinct = sorted(owners, key=lambda reading: len(reading.transcript))
+        for start in range(0, len(distinct), batch_size):
+            batch = distinct[start : start + batch_size]
+            yield batch, [owners[reading] for reading in batch]
 
 
-def readings(utterances: Sequence[Utterance], recipe: Recipe, cache: Path) -> list[Reading]:
-    """What a text model is given of each utterance. What Whisper wrote down may be empty.
+def make_readings(utterances: Sequence[Utterance], recipe: Recipe, cache: Path) -> list[Reading]:
+    """What a text model reads of each utterance. A transcript by Whisper may be empty.
 
     Raises:
-        ManifestError: an utterance has no transcript of the corpus, or no emotion where the recipe
-            gives it.
+        ManifestError: an utterance has no transcript in the manifest, or no emotion where the
+            recipe gives it to the model.
         StoreError: the cache lacks transcripts.
     """
     text = text_config(recipe)
     if text.transcript == "whisper":
-        heard = read_transcripts(utterances, transcriber_spec(recipe), cache)
+        transcripts = read_transcripts(utterances, transcriber_spec(recipe), cache)
     else:
-        heard = {u.id: u.text for u in utterances}
+        transcripts = {u.id: u.text for u in utterances}
         _require(recipe, "transcript (text)", utterances, lambda u: bool(u.text.strip()))
     if text.gold_emotion:
         _require(recipe, "emotion", utterances, lambda u: bool(u.emotion))
-    return [Reading(heard[u.id], u.emotion if text.gold_emotion else None) for u in utterances]
+    return [
+        Reading(transcripts[u.id], u.emotion if text.gold_emotion else None) for u in utterances
+    ]
+
+
+def load_responder(
+    run: Path,
+    recipe: Recipe,
+    cache: Path,
+    load_frames: LoadFrames,
+    resources: Resources,
+    overrides: Sequence[str] = (),
+) -> SpeechResponder | TextResponder:
+    """The responder of a run, whose recipe is `recipe` with `overrides`."""
+    if recipe.text is not None:
+        return TextResponder(recipe, cache, resources)
+    return SpeechResponder(run, resources, load_frames, overrides)
 
 
 def _require(
@@ -172,71 +236,21 @@ def _require(
     missing = [u.id for u in utterances if not has(u)]
     if missing:
         raise ManifestError(
-            f"recipe {recipe.name!r} reads each utterance's {name}, which {len(missing)} of "
-            f"{len(utterances)} do not have, the first is {missing[0]!r}"
+            f"recipe {recipe.name!r} reads each utterance's {name}, but {len(missing)} of "
+            f"{len(utterances)} utterances have none, the first is {missing[0]!r}"
         )
 
 
-class TextResponder:
-    """The model of a recipe with `[text]`.
-
-    Attributes:
-        recipe: of its run, with what was overridden.
-    """
-
-    def __init__(self, recipe: Recipe, cache: Path, resources: Resources) -> None:
-        self.recipe = recipe
-        self._model = TextLLM(recipe, resources.llm(llm_config(recipe), default_device()))
-        self._cache = cache
-
-    def answers(self, utterances: Sequence[Utterance], batch_size: int) -> Iterator[Generation]:
-        """Answers to utterances as text, equal requests asked once: not in the utterances' order.
-
-        Raises:
-            ManifestError: an utterance has nothing to read.
-        """
-        prompts = self.recipe.prompts
-        limit = ReplyLimit(prompts.answer_sentences, prompts.stop_after_question)
-        for batch, alike in self._batches(utterances, batch_size):
-            found = self._model.answers(batch, prompts.answer_tokens, limit)
-            for same, answer in zip(alike, found, strict=True):
-                yield from (_generation(utterance, answer) for utterance in same)
-
-    def labels(
-        self, utterances: Sequence[Utterance], in_words: bool, batch_size: int
-    ) -> Iterator[tuple[str, Label]]:
-        """Id and label by the LLM, equal transcripts asked about once: not in their order.
-
-        Raises:
-            ManifestError: an utterance has nothing to read.
-        """
-        for batch, alike in self._batches(utterances, batch_size):
-            found = label_texts(self._model, batch, in_words)
-            for same, label in zip(alike, found, strict=True):
-                yield from ((utterance.id, label) for utterance in same)
-
-    def _batches(
-        self, utterances: Sequence[Utterance], batch_size: int
-    ) -> Iterator[tuple[list[Reading], list[list[Utterance]]]]:
-        """What is read, each once and those of like length together, and whose it is."""
-        by_reading: dict[Reading, list[Utterance]] = {}
-        found = readings(utterances, self.recipe, self._cache)
-        for utterance, reading in zip(utterances, found, strict=True):
-            by_reading.setdefault(reading, []).append(utterance)
-        distinct = sorted(by_reading, key=lambda reading: len(reading.transcript))
-        for start in range(0, len(distinct), batch_size):
-            batch = distinct[start : start + batch_size]
-            yield batch, [by_reading[reading] for reading in batch]
+def _reply_limit(prompts: PromptsConfig) -> ReplyLimit:
+    return ReplyLimit(prompts.answer_sentences, prompts.stop_after_question)
 
 
-def _generation(utterance: Utterance, answer: Continuation) -> Generation:
+def _generation(utterance: Utterance, reply: Continuation, **by_heads: Any) -> Generation:
     return Generation(
         id=utterance.id,
         audio=utterance.audio,
         text=utterance.text,
-        response=answer.text,
-        early_stop=answer.early_stop,
-        emotion=None,
-        emotion_probabilities={},
-        dimensions=None,
+        response=reply.text,
+        early_stop=reply.early_stop,
+        **by_heads,
     )

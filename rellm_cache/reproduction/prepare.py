@@ -193,7 +193,7 @@ def _start(checkpoint: Path, request: Request, row: Row, recipe: Recipe) -> Path
 
 
 def encode(request: Request, models: Models, manifests: Path) -> None:
-    """StreamSet of every encoder, and dimensions where the corpus has none."""
+    """Frames of every encoder, and dimensions where the corpus has none."""
     for model in models.values():
         if model.recipe.text is None:
             for recipe in (model.recipe, *([model.first] if model.first else [])):
@@ -207,7 +207,7 @@ def encode(request: Request, models: Models, manifests: Path) -> None:
 
 
 def _extract(request: Request, recipe: Recipe, manifests: Path) -> None:
-    """StreamSet of a recipe's encoders; `RunError` where a clip has none."""
+    """Frames of a recipe's encoders; `RunError` where a clip has none."""
     for report in extract(manifests, recipe, request.cache):
         if report.failed:
             raise RunError(
