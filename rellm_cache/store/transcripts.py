@@ -181,7 +181,11 @@ def _parse_header(line: bytes, path: Path) -> TranscriberSpec:
         known = version == (FORMAT, FORMAT_VERSION)
         spec = TranscriberSpec.from_json(own["transcriber"]) if known else None
         recorded = own["fingerprint"]
-    except (ValueError, LookupError, TypeError, AttributeError, ConfigError) as error:
+    except ConfigError as error:
+        raise StoreError(
+            f"{display_path(path)}: its transcriber is unknown to this version: {error}"
+        ) from error
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise StoreError(
             f"{display_path(path)}: its first line is not the header of transcripts ({error}); "
             "move the file away, and `rellm transcribe` makes it again"

@@ -1,14 +1,19 @@
 """What identifies an encoder, a teacher or a transcriber, and what tells two apart."""
 
-from dataclasses import replace
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from rellm_cache.config.recipes import load_recipe
 from rellm_cache.config.schema import Recipe
-from rellm_cache.config.specs import EncoderSpec, TeacherSpec, TranscriberSpec
-from rellm_cache.errors import ConfigError
+from rellm_cache.config.specs import CachedSpec, EncoderSpec, TeacherSpec, TranscriberSpec
+from rellm_cache.errors import ConfigError, StoreError
+from rellm_cache.store.format import StoreInfo, find_store, read_info, store_path
+
+OLD_CACHE = Path(__file__).parents[1] / "fixtures" / "edition1" / "cache"
 
 SPEC = EncoderSpec(kind="whisper", model="openai/whisper-tiny.en", weights_sha256="a" * 64)
 TEACHER = TeacherSpec(
@@ -41,9 +46,99 @@ def test_a_fingerprint_does_not_cover_where_the_model_lies() -> None:
     assert not {"device", "batch_size", "workers"} & vars(SPEC).keys()
 
 
-def test_a_fingerprint_never_changes_between_versions() -> None:
-    known = "9e752cb326e27850be6c9878b963e1968c10de79840f392bfc2a3a45d4002748"
-    assert SPEC.fingerprint == known  # another value would orphan every cache there is
+PINNED = {"model": "openai/whisper-tiny.en", "weights_sha256": "a" * 64}
+FIRST_EDITION = [
+    (SPEC, "9e752cb326e27850be6c9878b963e1968c10de79840f392bfc2a3a45d4002748"),
+    (
+        EncoderSpec(kind="whisper", model="openai/whisper-tiny.en", layer=2),
+        "b501ecb2f5d15bb031914855555205421f416d12a525a8261a31f597089bc09c",
+    ),
+    (
+        EncoderSpec(kind="whisper", layer=2, window="clip", dtype="int8", **PINNED),
+        "16f87bc9aebf749e7822f0b0de62f42c17cdd2c9b9448de12eeef1cd21ecb124",
+    ),
+    (
+        EncoderSpec(kind="wav2vec2-emotion", model="audeering/x", weights_sha256="b" * 64),
+        "93482dca2b14ec7fdbed8b981d86c1755d3bc6faa3ab99c001e92d5eb1179f17",
+    ),
+    (
+        EncoderSpec(kind="prosody"),
+        "1d0f958b85718b14bce5a4eaeb6e274a171cccc9391befbcb97c4a8f58cf45e3",
+    ),
+    (TEACHER, "e79e678d5e6d415d045ee2ba55f91858810b115cd5d53fc09d2fdf1f9dc5a9eb"),
+    (
+        TranscriberSpec(model="openai/whisper-tiny.en"),
+        "abef2c222ab841d568d03edaab3770be52fa958280805cf0cdf40d187d00142a",
+    ),
+    (
+        TranscriberSpec(model="openai/whisper-large-v2", weights_sha256="c" * 64, language="de"),
+        "d57a12b97c3c8798ff27a3306bcba5f0fd03dfca487fa214865b588c4df745da",
+    ),
+]
+
+
+@pytest.mark.parametrize(("spec", "known"), FIRST_EDITION)
+def test_fingerprints_are_those_of_the_first_edition(spec: CachedSpec, known: str) -> None:
+    assert spec.fingerprint == known  # another value would orphan every cache there is
+
+
+@pytest.mark.parametrize("store", sorted(OLD_CACHE.iterdir()), ids=lambda path: path.name)
+def test_a_store_of_the_first_edition_opens_with_its_own_attributes(store: Path) -> None:
+    written = json.loads((store / "zarr.json").read_text("utf-8"))["attributes"]["rellm"]
+    info = read_info(store)
+    assert info.spec.fingerprint == written["fingerprint"]
+    assert info.to_attributes()["rellm"] == written
+    assert list(info.spec.to_json()) == list(written["encoder"])  # also in the same order
+    assert find_store(OLD_CACHE, replace(info.spec, weights_sha256="")) == store
+    assert store_path(OLD_CACHE, info.spec) == store
+
+
+@dataclass(frozen=True)
+class LaterEncoder(EncoderSpec):
+    """An encoder's spec with fields that a later version added."""
+
+    overlap: float = 0.0
+    blocks: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class LaterTranscriber(TranscriberSpec):
+    """A transcriber's spec with a field that a later version added."""
+
+    beams: int = 1
+
+
+def test_a_later_field_enters_a_fingerprint_only_where_it_is_not_its_default() -> None:
+    for kind, values in (
+        (LaterEncoder, vars(SPEC)),
+        (LaterTranscriber, vars(FIRST_EDITION[-1][0])),
+    ):
+        known = next(print for spec, print in FIRST_EDITION if vars(spec) == values)
+        assert kind(**values).fingerprint == known
+    later = LaterEncoder(**vars(SPEC), overlap=0.5, blocks=(1, 2))
+    assert later.fingerprint != SPEC.fingerprint
+    assert later.to_json() == {**SPEC.to_json(), "overlap": 0.5, "blocks": (1, 2)}
+    assert LaterEncoder.from_json(json.loads(json.dumps(later.to_json()))) == later
+    assert LaterTranscriber("m", beams=4).fingerprint != TranscriberSpec("m").fingerprint
+
+
+def test_a_store_without_a_later_field_has_its_default() -> None:
+    info = read_info(next(OLD_CACHE.glob("prosody-*")))
+    read = LaterEncoder.from_json(info.spec.to_json())
+    assert read == LaterEncoder(kind="prosody")
+    assert read.fingerprint == info.spec.fingerprint
+    assert read.differences(info.spec) == []
+    assert replace(read, overlap=0.5).differences(info.spec) == ["overlap: wanted 0.5, found 0.0"]
+
+
+def test_a_key_of_a_newer_version_is_refused_by_name(tmp_path: Path) -> None:
+    attributes = StoreInfo(LaterEncoder(kind="prosody", overlap=0.5), 5, "none").to_attributes()
+    group = {"attributes": attributes, "zarr_format": 3, "node_type": "group"}
+    (tmp_path / "zarr.json").write_text(json.dumps(group), "utf-8")
+    with pytest.raises(StoreError, match=r"unknown key 'overlap', which a newer version of rellm"):
+        read_info(tmp_path)
+    with pytest.raises(ConfigError, match="key 'kind' is missing"):
+        EncoderSpec.from_json({"weights": ""})
 
 
 @pytest.mark.parametrize(

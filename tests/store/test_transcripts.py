@@ -95,7 +95,7 @@ def test_transcripts_of_another_transcriber_are_named_with_the_difference(tmp_pa
     [
         ('"format_version": 1', '"format_version": 2', r"found format rellm-transcripts 2"),
         ('"language": "en"', '"language": "de"', r"it was altered"),
-        ('"language": "en"', '"tongue": "en"', r"its first line is not the header"),
+        ('"language": "en"', '"tongue": "en"', r"unknown key 'tongue', which a newer version"),
         ('{"format"', '"format"', r"its first line is not the header"),
         ('{"id": "b"', '{"id": "b', r"jsonl:3: not JSON"),
         ('"cut": true', '"cut": 1', r"jsonl:2: found .* expected a transcript"),
