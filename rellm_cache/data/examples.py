@@ -16,7 +16,7 @@ from rellm_cache.llm.frozen import FrozenLLM
 from rellm_cache.llm.prompts import ChatFormat
 from rellm_cache.llm.speech_prompts import question_prompt
 from rellm_cache.qa.rows import QARow, read_questions
-from rellm_cache.store.format import find_store
+from rellm_cache.store.matching import find_store
 from rellm_cache.store.reader import FeatureStore
 
 

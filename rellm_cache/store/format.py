@@ -1,21 +1,20 @@
-"""Names and attributes of a feature store on disk; docs/cache-format.md describes them.
+"""Names, attributes and checksums of the store format; docs/cache-format.md specifies it.
 
 <cache>/<slug>-<fingerprint:12>/          a Zarr v3 group: one encoder spec, every corpus
     zarr.json                             attributes: StoreInfo
     part-000001-1f2e3d4c/                 a Zarr v3 group, never changed once it has this name
         frames/ offsets/ ids/ id_offsets/ audio_sha256/ frames_crc32c/ [vad/]
-        [scale/ mean/]                    of int8 frames
+        [scale/ mean/]                    int8 stores only
 <cache>/<slug>-<fingerprint:12>.failed.jsonl    clips that could not be encoded, with reasons
-<cache>/<slug>-<fingerprint:12>.lost.jsonl      clips that a repair dropped
-<cache>/.writing/                         parts being written, and locks; nothing here is ever read
+<cache>/<slug>-<fingerprint:12>.lost.jsonl      clips lost to damage
+<cache>/.writing/                         unfinished parts and locks; readers ignore them
 """
 
-import dataclasses
 import json
 import re
 import secrets
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,6 @@ from numpy.typing import NDArray
 from rellm_cache.config.specs import EncoderSpec, StoredSpec, TeacherSpec, digest
 from rellm_cache.errors import ConfigError, StoreError
 from rellm_cache.store.errors import raise_if_unreadable
-from rellm_cache.store.matching import find_match, nearest
 from rellm_cache.store.remote.mirror_paths import display_path
 
 FORMAT = "rellm-feature-store"
@@ -35,7 +33,7 @@ INNER_FRAMES = 256
 SHARD_BYTES = 64 << 20
 WRITING = ".writing"
 PART_NAME = re.compile(r"part-(?P<number>\d{6,})-(?P<suffix>[0-9a-f]{8,})")
-# What objects held that were written before they had a checksum.
+# Keys of a store's attributes before they had a checksum.
 STORE_KEYS = frozenset(
     ("format", "format_version", "fingerprint", "encoder", "frame_size", "licence")
 )
@@ -45,30 +43,32 @@ Frames = NDArray[np.float16] | NDArray[np.int8] | NDArray[np.float32]
 
 @dataclass(frozen=True)
 class StoreInfo:
-    """A store's own attributes.
+    """The attributes of a store.
 
     Attributes:
-        spec: of the encoder, or the text LLM, that made its frames.
+        spec: the encoder, or the text LLM, that made its frames.
         frame_size: D, values in a frame.
         licence: of the encoder's model.
+        shard_bytes: largest size of a shard file; not recorded, readers expect the default.
     """
 
     spec: StoredSpec
     frame_size: int
     licence: str
+    shard_bytes: int = field(default=SHARD_BYTES, compare=False)
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Of stored values: little-endian float16, int8, or a teacher's float32."""
+        """Type of stored values: little-endian float16, int8, or float32 in a teacher store."""
         return np.dtype(self.spec.dtype).newbyteorder("<")
 
     @property
     def frame_bytes(self) -> int:
-        """Bytes of one stored frame."""
+        """Size of one stored frame."""
         return self.frame_size * self.dtype.itemsize
 
     def to_attributes(self) -> dict[str, Any]:
-        """As the group's zarr.json holds them."""
+        """Return the attributes as the group's zarr.json holds them."""
         return {
             "rellm": add_checksum(
                 {
@@ -84,14 +84,14 @@ class StoreInfo:
 
 
 def add_checksum(own: dict[str, Any]) -> dict[str, Any]:
-    """An attribute object with the digest of all its other keys as `checksum`."""
+    """Add the digest of all keys as `checksum`."""
     return own | {"checksum": digest(own)}
 
 
 def checksum_matches(own: dict[str, Any], keys_without: frozenset[str]) -> bool:
-    """Whether an object has the checksum it was written with.
+    """Return whether an attribute object matches its checksum.
 
-    One without a checksum is believed if it has exactly the keys that objects had before.
+    An object without a checksum is accepted if its keys are exactly `keys_without`.
     """
     if "checksum" not in own:
         return own.keys() == keys_without
@@ -99,11 +99,11 @@ def checksum_matches(own: dict[str, Any], keys_without: frozenset[str]) -> bool:
 
 
 def read_info(path: Path) -> StoreInfo:
-    """The attributes of the store at `path`.
+    """Read the attributes of the store at `path`.
 
     Raises:
-        StoreError: it is not a feature store, is of a newer format, or was altered.
-        UnreadableError: its metadata cannot be read now.
+        StoreError: it is not a feature store, has a newer format, or was altered.
+        UnreadableError: its metadata exists but cannot be read.
     """
     try:
         own = dict(json.loads((path / "zarr.json").read_text("utf-8"))["attributes"]["rellm"])
@@ -111,7 +111,7 @@ def read_info(path: Path) -> StoreInfo:
         raise_if_unreadable(error, path / "zarr.json")
         if not list_parts(path) and (stores := list(list_stores(path))):
             raise StoreError(
-                f"{display_path(path)}: a folder of feature stores, not one of them; name one: "
+                f"{display_path(path)}: a folder of feature stores, not a single one; name one: "
                 f"{', '.join(map(display_path, stores))}"
             ) from error
         raise StoreError(
@@ -123,7 +123,7 @@ def read_info(path: Path) -> StoreInfo:
 
 
 def parse_info(own: dict[str, Any], path: Path) -> StoreInfo:
-    """The attributes that `own`, the object `rellm` of a store's or a part's zarr.json, gives.
+    """Parse the attribute `rellm` of a store, or its copy in a part.
 
     Raises:
         StoreError: as `read_info`; the message names `path`.
@@ -134,8 +134,8 @@ def parse_info(own: dict[str, Any], path: Path) -> StoreInfo:
             f"{FORMAT} {FORMAT_VERSION}; read it with the version of rellm that wrote it"
         )
     try:
-        teaches = own["encoder"].get("kind") == "teacher"
-        kind: type[StoredSpec] = TeacherSpec if teaches else EncoderSpec
+        is_teacher = own["encoder"].get("kind") == "teacher"
+        kind: type[StoredSpec] = TeacherSpec if is_teacher else EncoderSpec
         spec = kind.from_json(own["encoder"])
     except (ConfigError, TypeError, KeyError, AttributeError) as error:
         raise StoreError(f"{path}: its encoder is unknown to this version: {error}") from error
@@ -159,9 +159,9 @@ def _repair_hint(cache: Path) -> str:
 
 
 def store_path(cache: Path, spec: StoredSpec) -> Path:
-    """Where the store of a spec with resolved weights lies, or is to be made.
+    """Return the folder of a spec's store, existing or not; the spec's weights are resolved.
 
-    A store of the same fingerprint is the same store, by whatever folder its model was named then.
+    Only the fingerprint identifies a store: its slug may come from another name of the model.
     """
     for path in cache.glob(f"*-{spec.fingerprint[:12]}"):
         return path
@@ -169,22 +169,22 @@ def store_path(cache: Path, spec: StoredSpec) -> Path:
 
 
 def failures_path(store: Path) -> Path:
-    """The list of clips that could not be encoded, beside the store."""
+    """Return the path of the list of clips that could not be encoded."""
     return store.with_name(f"{store.name}.failed.jsonl")
 
 
 def lost_path(store: Path) -> Path:
-    """The list of clips that a repair dropped and that are to be extracted again."""
+    """Return the path of the list of clips that a repair dropped, to be extracted again."""
     return store.with_name(f"{store.name}.lost.jsonl")
 
 
 def clip_lists(store: Path) -> tuple[Path, Path]:
-    """The lists beside a store, made or not."""
+    """Return the paths of both lists of a store, existing or not."""
     return failures_path(store), lost_path(store)
 
 
 def require_cache_root(cache: Path) -> None:
-    """Raise `StoreError` where a store is given in the place of the folder that holds stores."""
+    """Raise `StoreError` if the path is a single store instead of the folder of stores."""
     if list_parts(cache):
         raise StoreError(
             f"{display_path(cache)}: a feature store, not the folder of stores; give "
@@ -193,10 +193,10 @@ def require_cache_root(cache: Path) -> None:
 
 
 def list_stores(cache: Path) -> Iterator[Path]:
-    """Folders under a cache root that look like stores, by name.
+    """Yield the store folders under a cache root, sorted by name.
 
     Raises:
-        StoreError: it is a store itself.
+        StoreError: `cache` is itself a store.
     """
     require_cache_root(cache)
     if cache.is_dir():
@@ -204,18 +204,18 @@ def list_stores(cache: Path) -> Iterator[Path]:
 
 
 def list_parts(store: Path) -> list[Path]:
-    """Committed parts, oldest first."""
+    """List committed parts, oldest first."""
     return sorted(p for p in store.glob("part-*") if p.is_dir())
 
 
 def next_part_name(parts: Iterable[str], suffix: str) -> str:
-    """A name that sorts after those of `parts`."""
+    """Return a name that sorts after all names in `parts`."""
     numbers = [int(name.split("-")[1]) for name in parts]
     return f"part-{max(numbers, default=0) + 1:06d}-{suffix}"
 
 
 def replacement_name(part: Path) -> str:
-    """A free name that sorts right after `part`, before every other part that follows it."""
+    """Return a free name that sorts right after `part` and before the next part."""
     number, suffix = _split_part_name(part)
     siblings = sorted(
         _split_part_name(p)[1] for p in list_parts(part.parent) if _split_part_name(p)[0] == number
@@ -225,54 +225,15 @@ def replacement_name(part: Path) -> str:
         name = secrets.token_hex(4)
         if suffix < name < following:
             return f"part-{number}-{name}"
-    return f"part-{number}-{suffix}{secrets.token_hex(4)}"  # no room left between the two
+    return f"part-{number}-{suffix}{secrets.token_hex(4)}"  # no name left between the two
 
 
 def _split_part_name(part: Path) -> tuple[str, str]:
-    """Number and hex digits of a part's name, as text."""
+    """Split a part's name into number and hex digits."""
     name = PART_NAME.fullmatch(part.name)
     if name is None:
         raise StoreError(
-            f"{part}: not a part's name; expected part-<number>-<hex digits>: move it out of the "
-            "store"
+            f"{part}: not the name of a part; expected part-<number>-<hex digits>; move it out of "
+            "the store"
         )
     return name["number"], name["suffix"]
-
-
-def find_store(cache: Path, spec: StoredSpec) -> Path:
-    """The store that holds what a recipe's encoder asks for.
-
-    Raises:
-        StoreError: none does; the message names the fields in which the nearest one differs. Or
-            more than one does, with different weights, and the recipe pins none.
-    """
-    stores = [(path, read_info(path).spec) for path in list_stores(cache)]
-    what = f"stores hold {spec.kind} {spec.model}"
-    if (match := find_match(spec, stores, display_path(cache), what, "the recipe")) is not None:
-        return match
-    same_kind = [(path, found) for path, found in stores if found.kind == spec.kind]
-    if not same_kind:
-        raise StoreError(
-            f"{display_path(cache)}: found no store of {_describe(spec)}; make it with "
-            f"`{spec.command}`"
-        )
-    path, found = nearest(spec, same_kind)
-    if (
-        isinstance(spec, EncoderSpec)
-        and spec.dtype == "int8"
-        and not dataclasses.replace(spec, dtype="float16").differences(found)
-    ):
-        raise StoreError(
-            f"{display_path(path)}: holds these frames as float16, the recipe asks for int8; make "
-            f"that with `rellm cache quantize {display_path(path)}`"
-        )
-    raise StoreError(
-        f"{display_path(path)}: a store of another fingerprint; "
-        f"{'; '.join(spec.differences(found))}; run `{spec.command}` with this recipe, or name "
-        "this store's encoder in the recipe"
-    )
-
-
-def _describe(spec: StoredSpec) -> str:
-    kind = "encoder " if isinstance(spec, EncoderSpec) else ""
-    return f"{kind}{spec.kind} {spec.model}"

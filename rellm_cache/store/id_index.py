@@ -1,14 +1,13 @@
-"""Where utterances lie. In: the id columns of all parts, oldest first. Out: row numbers by id.
+"""Index of utterance ids: the newest row of each id in a store.
 
-A million Python strings would take a second and 100 MB. So ids stay the bytes they are on disk; a
-sorted array of 64-bit hashes finds candidates and the bytes decide. The hashes are Python's own,
-which differ from process to process, so they are never stored. Rows are numbered through all parts;
-where an id is in several, the last row wins.
+A million Python strings would take a second and 100 MB, so ids stay bytes. A sorted array of 64-bit
+hashes finds candidate rows, and the bytes confirm them. The hashes are Python's, which differ
+between processes, so they are never stored. Rows are counted through all parts.
 """
 
 import itertools
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from typing import TypeVar
 
 import numpy as np
@@ -19,24 +18,30 @@ Item = TypeVar("Item")
 
 
 class IdIndex(Set[str]):
-    """The set of ids of a store, and the row each one's newest frames are in.
+    """The set of ids of a store, with the last row of each.
 
     Args:
-        columns: for each part, its ids end to end (uint8) and the (N + 1,) offset of each.
+        columns: for each part, oldest first: its ids end to end (uint8) and (N + 1,) offsets.
+        hash_id: gives the hashes; ids may share one.
     """
 
-    def __init__(self, columns: Sequence[tuple[NDArray[np.uint8], NDArray[np.int64]]]) -> None:
+    def __init__(
+        self,
+        columns: Sequence[tuple[NDArray[np.uint8], NDArray[np.int64]]],
+        hash_id: Callable[[bytes], int] = hash,
+    ) -> None:
+        self._hash_id = hash_id
         self._text = b"".join(text.tobytes() for text, _ in columns)
         sizes = [np.diff(offsets) for _, offsets in columns]
         self._ends = np.cumsum(np.concatenate([np.zeros(1, np.int64), *sizes])).data
         count = len(self._ends) - 1
-        hashes = np.fromiter(map(hash, self._all()), np.int64, count)
-        order = hashes.argsort(kind="stable")  # equal hashes stay in the order of their rows
+        hashes = np.fromiter(map(hash_id, self._all()), np.int64, count)
+        order = hashes.argsort(kind="stable")  # equal hashes keep the order of their rows
         hashes = hashes[order]
         newest = self._newest(hashes, order)
         if not newest.all():
             hashes, order = hashes[newest], order[newest]
-        # Single items of these are read as Python integers, which numpy arrays are slow at.
+        # Memoryviews give single items faster than numpy arrays.
         self._rows = order.astype(np.uint32).data
         self._hashes = hashes.data
 
@@ -48,32 +53,32 @@ class IdIndex(Set[str]):
         return self._text[self._ends[row] : self._ends[row + 1]]
 
     def _newest(self, hashes: NDArray[np.int64], order: NDArray[np.intp]) -> NDArray[np.bool_]:
-        """Which sorted entries no later row of the same id supersedes."""
+        """Return which sorted entries have no later row with the same id."""
         newest = np.ones(len(hashes), np.bool_)
         same = hashes[1:] == hashes[:-1]
         edges = np.flatnonzero(np.diff(same, prepend=False, append=False))
         for first, last in edges.reshape(-1, 2).tolist():  # a run of equal hashes
             seen: set[bytes] = set()
-            for place in range(last, first - 1, -1):
-                key = self._id(int(order[place]))
-                newest[place] = key not in seen
+            for entry in range(last, first - 1, -1):
+                key = self._id(int(order[entry]))
+                newest[entry] = key not in seen
                 seen.add(key)
         return newest
 
     def row(self, utterance_id: str) -> int:
-        """The row of an id, `ABSENT` if it is not here."""
+        """Return the row of an id, or `ABSENT`."""
         key = utterance_id.encode()
-        wanted = hash(key)
-        place = bisect_left(self._hashes, wanted)
-        while place < len(self._hashes) and self._hashes[place] == wanted:
-            row: int = self._rows[place]
+        wanted = self._hash_id(key)
+        entry = bisect_left(self._hashes, wanted)
+        while entry < len(self._hashes) and self._hashes[entry] == wanted:
+            row: int = self._rows[entry]
             if self._id(row) == key:
                 return row
-            place += 1  # another id of the same hash
+            entry += 1  # another id of the same hash
         return ABSENT
 
     def rows(self, utterance_ids: Iterable[str]) -> NDArray[np.int64]:
-        """(N,) rows of N ids, `ABSENT` where one is not here."""
+        """Return (N,) rows of N ids, `ABSENT` for unknown ones."""
         return np.fromiter(map(self.row, utterance_ids), np.int64)
 
     def __len__(self) -> int:
@@ -88,5 +93,5 @@ class IdIndex(Set[str]):
 
     @classmethod
     def _from_iterable(cls, it: Iterable[Item]) -> set[Item]:
-        """What `&`, `|`, `-` and `^` make: a plain set, as this one is made from columns alone."""
+        """Make a plain set, the result of `&`, `|`, `-` and `^`."""
         return set(it)

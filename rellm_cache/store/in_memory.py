@@ -1,4 +1,4 @@
-"""Frames made a moment ago. In: an encoder's frames. Out: the same, read as from a store."""
+"""Frames in memory, read like a feature store: for live encoding."""
 
 from collections.abc import Sequence
 
@@ -9,12 +9,12 @@ from rellm_cache.store.writer import to_float16
 
 
 class InMemoryFrames:
-    """Frames in memory, by utterance id, rounded as a store would round them.
+    """Frames by utterance id, rounded to float16 as a store rounds them.
 
     Attributes:
         frame_size: D.
-        dtype: float16, always.
-        quantization: None, always.
+        dtype: always float16.
+        quantization: always None.
     """
 
     def __init__(self, frame_size: int) -> None:
@@ -24,24 +24,24 @@ class InMemoryFrames:
         self._frames: dict[str, np.ndarray] = {}
 
     def add(self, utterance_id: str, frames: np.ndarray) -> None:
-        """Keep (L, D) frames as a store would, in float16.
+        """Add (L, D) frames.
 
         Raises:
-            FrameError: they are not (L, D), not finite, or beyond float16.
+            FrameError: they have another shape, are not finite, or exceed the range of float16.
         """
         self._frames[utterance_id] = to_float16(frames, utterance_id, self.frame_size)
 
     def length(self, utterance_id: str, /) -> int:
-        """L, frames of one utterance."""
+        """Return L, the number of frames of one utterance."""
         return len(self._frames[utterance_id])
 
     def lengths(self, utterance_ids: Sequence[str], /) -> NDArray[np.int64]:
-        """(N,) frames of many utterances."""
+        """Return (N,) numbers of frames of many utterances."""
         return np.array([self.length(i) for i in utterance_ids], np.int64)
 
     def frames(self, utterance_id: str, /) -> np.ndarray:
-        """(L, D) float16."""
+        """Return (L, D) float16 frames."""
         return self._frames[utterance_id]
 
     def read_ahead(self, utterance_ids: Sequence[str], /) -> None:
-        """Do nothing: they are in memory."""
+        """Do nothing: all frames are in memory."""

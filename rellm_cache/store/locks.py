@@ -1,9 +1,8 @@
-"""Who is at work in a cache. In: a path under `.writing/`. Out: a lock that ends with its process.
+"""File locks of a cache under `.writing/`, and removal of what dead processes left there.
 
-A lock is an flock on `<path>.lock`: the kernel lets it go when the process ends, however it ends,
-so a lock is never stale and no clock is asked. Whatever lies in `.writing/` without a held lock
-was left by a process that is gone. On some shared file systems a lock is known on its own machine
-alone; so the names of large things tell whose they are (`with_hostname`).
+A lock is an flock on `<path>.lock`. The kernel releases it when the process ends, so no lock is
+ever stale. Whatever lies in `.writing/` without a held lock was left by a dead process. Some shared
+file systems do not show locks to other machines, so names of large folders end with the host name.
 """
 
 import contextlib
@@ -18,15 +17,15 @@ from pathlib import Path
 from rellm_cache.errors import StoreError
 from rellm_cache.store.format import WRITING
 
-# File systems that know no flock; writing goes on there, cleaning up does not.
+# Errors of file systems without flock: there we write without locks and remove nothing.
 NO_LOCKS = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.ENOSYS)
 
 
 @contextmanager
 def hold_lock(temporary: Path) -> Iterator[None]:
-    """Hold the lock of something being written under `.writing/`, which is made if it is absent.
+    """Hold the lock of a path under `.writing/`; wait until it is free.
 
-    The folder `.writing/` goes again with the last lock in it.
+    The folder `.writing/` exists only as long as there are locks in it.
     """
     handle = _acquire(_lock_path(temporary), fcntl.LOCK_EX)
     try:
@@ -37,20 +36,18 @@ def hold_lock(temporary: Path) -> Iterator[None]:
 
 @contextmanager
 def maintenance_lock(store: Path) -> Iterator[None]:
-    """Hold a store that is repaired, pruned, compacted, copied or imported to.
-
-    Writers may add parts meanwhile.
+    """Hold the lock for repair, prune, compact, copy or import; writers may still add parts.
 
     Raises:
-        StoreError: another process maintains this store.
+        StoreError: another process holds it.
     """
     path = _lock_path(store.parent / WRITING / f"{store.name}.maintenance")
     try:
         handle = _acquire(path, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         raise StoreError(
-            f"{store}: another `rellm cache` command is at work in this store; run this one again "
-            "when it is done"
+            f"{store}: another `rellm cache` command is working on this store; run this one "
+            "again when it is done"
         ) from error
     try:
         yield
@@ -62,8 +59,8 @@ def remove_stale(cache: Path) -> tuple[list[Path], list[Path]]:
     """Remove what dead processes left in `.writing/`.
 
     Returns:
-        What was removed, and what a live process holds; that too where the file system has no
-        locks, so that nobody can tell.
+        The removed paths, and those that may be in use: held by a live process, or on a file system
+        without locks.
     """
     removed: list[Path] = []
     held: list[Path] = []
@@ -75,14 +72,14 @@ def remove_stale(cache: Path) -> tuple[list[Path], list[Path]]:
 
 
 def with_hostname(name: str) -> str:
-    """A name under `.writing/` that says which machine it is written by."""
+    """Append the name of this machine to a name under `.writing/`."""
     return f"{name}@{os.uname().nodename}"
 
 
 def remove_own_stale(cache: Path) -> None:
-    """Remove what dead processes of this machine left in `.writing/` under an `with_hostname`.
+    """Remove what dead processes of this machine left in `.writing/`, by `with_hostname`.
 
-    What cannot be removed now is left to `remove_stale`.
+    Errors are ignored; `remove_stale` will report them.
     """
     for path in _entries(cache):
         if path.name.endswith(with_hostname("")):
@@ -93,7 +90,7 @@ def remove_own_stale(cache: Path) -> None:
 
 
 def _entries(cache: Path) -> list[Path]:
-    """What lies under `.writing/`, or only its lock does, by name."""
+    """List paths under `.writing/` by name, including those with only a lock."""
     try:
         entries = list((cache / WRITING).iterdir())
     except (FileNotFoundError, NotADirectoryError):
@@ -102,10 +99,10 @@ def _entries(cache: Path) -> list[Path]:
 
 
 def _remove_unless_locked(temporary: Path) -> bool:
-    """Remove something under `.writing/`, unless a live process holds its lock."""
+    """Remove a path under `.writing/` unless a live process holds its lock; return if removed."""
     try:
         handle = os.open(_lock_path(temporary), os.O_RDWR)
-    except FileNotFoundError:  # a lock is made before what it guards, and goes after it
+    except FileNotFoundError:  # a lock is created first and removed last
         remove_path(temporary)
         return True
     try:
@@ -123,7 +120,7 @@ def _remove_unless_locked(temporary: Path) -> bool:
 
 @contextmanager
 def removed_on_exit(temporary: Path) -> Iterator[None]:
-    """Remove in the end what has not been renamed away, while its lock is held."""
+    """Remove a folder at the end, unless it was renamed; its lock must be held."""
     try:
         yield
     finally:
@@ -131,7 +128,7 @@ def removed_on_exit(temporary: Path) -> Iterator[None]:
 
 
 def remove_path(path: Path) -> None:
-    """Remove a file or a folder that may be gone already."""
+    """Remove a file or folder, if it exists."""
     if path.is_dir():
         shutil.rmtree(path)
     else:
@@ -143,15 +140,15 @@ def _lock_path(temporary: Path) -> Path:
 
 
 def _acquire(path: Path, how: int) -> int:
-    """An open file that holds the lock. The file may be removed by its last holder meanwhile."""
+    """Open and lock a file; try again if its last holder removed it in between."""
     path.parent.parent.mkdir(parents=True, exist_ok=True)
     while True:
-        # Not exist_ok, which raises where another process removes the folder at that moment.
+        # exist_ok would raise if another process removes the folder at that moment.
         with contextlib.suppress(FileExistsError):
             path.parent.mkdir()
         try:
             handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        except FileNotFoundError:  # the folder went between the two lines
+        except FileNotFoundError:  # removed between the two lines
             continue
         try:
             fcntl.flock(handle, how)
@@ -167,8 +164,8 @@ def _acquire(path: Path, how: int) -> int:
 
 def _release(path: Path, handle: int) -> None:
     try:
-        path.unlink(missing_ok=True)  # while held: whoever waits for this file sees that it is gone
+        path.unlink(missing_ok=True)  # while held: a waiting process then sees it is gone
     finally:
         os.close(handle)
     with contextlib.suppress(OSError):
-        path.parent.rmdir()  # succeeds for the last one only
+        path.parent.rmdir()  # fails while other locks exist

@@ -1,30 +1,72 @@
-"""Which of several is asked for. In: a spec, what the cache holds. Out: one, or the nearest."""
+"""Matching of recipes to stores: which store, or transcripts file, holds what a spec asks for."""
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from rellm_cache.config.specs import CachedSpec
+from rellm_cache.config.specs import CachedSpec, EncoderSpec, StoredSpec
 from rellm_cache.errors import StoreError
+from rellm_cache.store.format import list_stores, read_info
+from rellm_cache.store.remote.mirror_paths import display_path
 
 Spec = TypeVar("Spec", bound=CachedSpec)
 
 
-def find_match(
-    spec: Spec, held: Sequence[tuple[Path, Spec]], where: str, what: str, table: str
-) -> Path | None:
-    """Where what `spec` asks for lies; None where nothing is it.
-
-    Args:
-        held: where each thing lies, and the spec that made it.
-        where: the cache, as messages name it.
-        what: is held, in the plural, as "stores hold whisper tiny".
-        table: of the recipe that can pin weights, as messages name it.
+def find_store(cache: Path, spec: StoredSpec) -> Path:
+    """Return the store that matches the encoder of a recipe.
 
     Raises:
-        StoreError: more than one is, with different weights, and the recipe pins none.
+        StoreError: none matches, and the message names the fields in which the nearest store
+            differs; or several match with different weights and the recipe pins none.
     """
-    matches = [(path, other) for path, other in held if not spec.differences(other)]
+    stores = [(path, read_info(path).spec) for path in list_stores(cache)]
+    what = f"stores hold {spec.kind} {spec.model}"
+    if (match := find_match(spec, stores, display_path(cache), what, "the recipe")) is not None:
+        return match
+    same_kind = [(path, found) for path, found in stores if found.kind == spec.kind]
+    if not same_kind:
+        raise StoreError(
+            f"{display_path(cache)}: found no store of {_describe(spec)}; make it with "
+            f"`{spec.command}`"
+        )
+    path, found = nearest(spec, same_kind)
+    if (
+        isinstance(spec, EncoderSpec)
+        and spec.dtype == "int8"
+        and not dataclasses.replace(spec, dtype="float16").differences(found)
+    ):
+        raise StoreError(
+            f"{display_path(path)}: holds these frames as float16, the recipe asks for int8; make "
+            f"that with `rellm cache quantize {display_path(path)}`"
+        )
+    raise StoreError(
+        f"{display_path(path)}: a store of another fingerprint; "
+        f"{'; '.join(spec.differences(found))}; run `{spec.command}` with this recipe, or name "
+        "this store's encoder in the recipe"
+    )
+
+
+def _describe(spec: StoredSpec) -> str:
+    kind = "encoder " if isinstance(spec, EncoderSpec) else ""
+    return f"{kind}{spec.kind} {spec.model}"
+
+
+def find_match(
+    spec: Spec, candidates: Sequence[tuple[Path, Spec]], where: str, what: str, table: str
+) -> Path | None:
+    """Return the path of the candidate that matches `spec`; None if there is none.
+
+    Args:
+        candidates: path and spec of everything in the cache.
+        where: the cache, for messages.
+        what: the candidates in the plural, for messages: "stores hold whisper tiny".
+        table: the table of the recipe that can pin weights, for messages.
+
+    Raises:
+        StoreError: several match with different weights and the recipe pins none.
+    """
+    matches = [(path, other) for path, other in candidates if not spec.differences(other)]
     if len(matches) > 1:
         pins = ", ".join(
             f'weights_sha256 = "{other.weights_sha256}" ({path.name})' for path, other in matches
@@ -35,6 +77,6 @@ def find_match(
     return matches[0][0] if matches else None
 
 
-def nearest(spec: Spec, held: Sequence[tuple[Path, Spec]]) -> tuple[Path, Spec]:
-    """The one of one or more that differs in the fewest fields."""
-    return min(held, key=lambda item: len(spec.differences(item[1])))
+def nearest(spec: Spec, candidates: Sequence[tuple[Path, Spec]]) -> tuple[Path, Spec]:
+    """Return the candidate that differs in the fewest fields."""
+    return min(candidates, key=lambda item: len(spec.differences(item[1])))

@@ -1,9 +1,8 @@
-"""One committed part of a store. In: its folder. Out: frames and columns by row.
+"""Reading one committed part: frames and columns by row.
 
-Frames of all utterances of a part lie end to end in one uncompressed sharded array, so an
-utterance is a slice of a memory-mapped file (`shards`). Frames in other codecs are read through
-zarr. A mapped utterance is compared with its checksum when a process first reads it, one read
-through zarr every time; a missing chunk is an error, never zeros.
+The frames of all utterances lie end to end in one array. Uncompressed ones are read as slices of
+memory-mapped shards and compared with their checksum when first read. Frames with other codecs are
+read through zarr and compared at every read, because zarr reads missing chunks as zeros.
 """
 
 import itertools
@@ -21,39 +20,44 @@ from rellm_cache.store.errors import damage_error, raise_if_unreadable
 from rellm_cache.store.format import FRAMES, Frames, StoreInfo
 from rellm_cache.store.quantization import Quantization
 from rellm_cache.store.remote.download import fetch_array, is_frames_file, part_origin_url
-from rellm_cache.store.shard_reader import MappedShards, ShardError
+from rellm_cache.store.shard_reader import LITTLE_ENDIAN, ONE_BYTE, MappedShards, ShardError
 
 CRC_BYTES = 4
-BYTES = ({"name": "bytes"}, {"name": "bytes", "configuration": {"endian": "little"}})
 
 
 def frames_crc32c(frames: np.ndarray) -> int:
-    """CRC-32C of an utterance's frames as stored: little-endian values, frame after frame."""
+    """Return the CRC-32C of an utterance's frames as stored: little-endian values, in order."""
     return int(google_crc32c.value(np.ascontiguousarray(frames)))
 
 
+def split_ids(text: np.ndarray, ends: np.ndarray) -> list[str]:
+    """Split the column `ids` at the offsets in `id_offsets`; `UnicodeDecodeError` if not UTF-8."""
+    data = text.tobytes()
+    return [data[a:b].decode() for a, b in itertools.pairwise(ends.tolist())]
+
+
 class Part:
-    """A committed part. The small columns load when first asked for; shards are mapped lazily.
+    """A committed part; columns and shards are loaded when first used.
 
     Args:
         path: its folder.
-        info: of the store it is in.
+        info: of its store.
     """
 
     def __init__(self, path: Path, info: StoreInfo) -> None:
         self.path = path
         self._info = info
-        self._held: NDArray[np.uint8] | None = None  # keeps chunks of other codecs, in a copy
+        self._held: NDArray[np.uint8] | None = None  # protects chunks of other codecs from eviction
 
     def _column(self, name: str) -> np.ndarray:
         try:
             return read_column(self.path / name)
-        except Exception as error:  # zarr raises anything at all at metadata with a flipped bit
+        except Exception as error:  # zarr raises any error at damaged metadata
             raise_if_unreadable(error, self.path)
             raise damage_error(self.path, f"column {name!r} cannot be read ({error})") from error
 
     def _row_column(self, name: str) -> np.ndarray:
-        """A column with an item for each utterance."""
+        """Read a column with one item for each utterance."""
         column = self._column(name)
         if len(column) != len(self.offsets) - 1:
             raise damage_error(
@@ -64,11 +68,11 @@ class Part:
 
     @cached_property
     def offsets(self) -> NDArray[np.int64]:
-        """(N+1,) first frame of each utterance, and the end of the last."""
+        """(N+1,) first frame of each utterance, then the end of the last."""
         return self._column("offsets")
 
     def id_columns(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-        """The ids end to end, and the (N+1,) offset of each: what the store's index is made of."""
+        """Return the ids end to end and their (N+1,) offsets, for the store's index."""
         text, ends = self._column("ids"), self._column("id_offsets")
         if ends[-1] != len(text) or len(ends) != len(self.offsets):
             raise damage_error(self.path, "its columns do not belong together")
@@ -77,9 +81,7 @@ class Part:
     @cached_property
     def ids(self) -> list[str]:
         """N utterance ids, in the order of their frames."""
-        column, ends = self.id_columns()
-        text = column.tobytes()
-        return [text[a:b].decode() for a, b in itertools.pairwise(ends.tolist())]
+        return split_ids(*self.id_columns())
 
     @cached_property
     def audio_sha256(self) -> NDArray[np.uint8]:
@@ -93,26 +95,26 @@ class Part:
 
     @cached_property
     def vad(self) -> np.ndarray | None:
-        """(N, 3) float32 arousal, dominance, valence of the encoder's head, if it has one."""
+        """(N, 3) float32 arousal, dominance, valence of the encoder's head; None without one."""
         return self._row_column("vad") if (self.path / "vad").exists() else None
 
     @cached_property
     def quantization(self) -> Quantization | None:
-        """What int8 values stand for; None where frames are float16."""
+        """Scale and mean of int8 frames; None for float frames."""
         if self._info.dtype != np.int8:
             return None
         return Quantization(self._column("scale"), self._column("mean"))
 
     def length(self, row: int) -> int:
-        """L, the number of frames of one utterance."""
+        """Return L, the number of frames of one utterance."""
         return int(self._bounds[row + 1] - self._bounds[row])
 
     def frames(self, row: int) -> Frames:
-        """(L, D) frames of one utterance: a read-only view of the mapped file where it can be.
+        """Return (L, D) frames of one utterance, a read-only view of the mapped file if possible.
 
         Raises:
-            StoreError: they are not what was written, which the first read of a row finds out.
-            UnreadableError: the file cannot be read now.
+            StoreError: they do not match their checksum, which is compared at the first read.
+            UnreadableError: the file exists but cannot be read.
         """
         start, stop = self._bounds[row], self._bounds[row + 1]
         if self._shards is None:
@@ -122,17 +124,13 @@ class Part:
         except ShardError as error:
             raise damage_error(self.path, str(error)) from error
         if not self._checked[row]:
-            # A copy is made without Python's lock, a checksum with it: taken of the map, it would
-            # keep other threads from reading while it waits for a cold disk.
+            # Copying releases Python's lock, the checksum does not: computed on the map, it would
+            # block all threads while it waits for a cold disk.
             self.check(row, frames.copy())
         return frames
 
     def check(self, row: int, frames: Frames) -> None:
-        """Compare the frames of one utterance with the checksum written beside them.
-
-        Raises:
-            StoreError: they differ.
-        """
+        """Compare the frames of one utterance with their checksum; `StoreError` if they differ."""
         if frames_crc32c(frames) != int(self.frames_crc32c[row]):
             raise damage_error(
                 self.path, f"frames of {self.ids[row]!r} do not match their checksum"
@@ -141,9 +139,9 @@ class Part:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all its files; in a copy of an object store frames that are not here count.
+        """Total size of all files; in a mirror, frames not downloaded yet are included.
 
-        Frames of other codecs count there as if they were not compressed.
+        A mirror counts frames with other codecs by their uncompressed size.
         """
         files = [path for path in self.path.rglob("*") if path.is_file()]
         if part_origin_url(self.path) is None:
@@ -157,34 +155,34 @@ class Part:
         return frames + sum(path.stat().st_size for path in small)
 
     def is_cached(self, row: int) -> bool:
-        """Whether an utterance's frames seem to be in memory: their first value is."""
+        """Return whether the first value of an utterance's frames is in the page cache."""
         return self._shards is None or self._shards.is_cached(self._bounds[row])
 
     def read_ahead(self, row: int) -> None:
-        """Ask the system to load the frames of one utterance, without waiting for them."""
+        """Ask the system to load the frames of one utterance in the background."""
         if self._shards is not None:
             self._shards.read_ahead(self._bounds[row], self._bounds[row + 1])
 
     def close(self) -> None:
-        """Drop the maps of the shard files; the next read makes them again, and checks again."""
+        """Drop the memory maps; the next read maps and checks again."""
         self._held = None
-        # Dropped rather than emptied: what was never used is not made here, nor looked for on disk.
+        # Deleting the cached values must not compute them.
         for name in ("_shards", "_checked"):
             self.__dict__.pop(name, None)
 
     @cached_property
     def _bounds(self) -> memoryview:
-        """`offsets`, of which single items are read as Python integers."""
+        """`offsets` as a memoryview, which gives single items faster."""
         return np.ascontiguousarray(self.offsets, np.int64).data
 
     @cached_property
     def _checked(self) -> bytearray:
-        """For each row whether its frames were compared with their checksum."""
+        """For each row, whether its checksum was compared."""
         return bytearray(len(self.offsets) - 1)
 
     @cached_property
     def _shards(self) -> MappedShards | None:
-        """The shard files; None where zarr must decode frames."""
+        """The shard files; None if zarr must decode the frames."""
         try:
             return MappedShards.open(self.path / FRAMES, int(self.offsets[-1]), self._info)
         except ShardError as error:
@@ -196,19 +194,22 @@ class Part:
         try:
             array = zarr.open_array(str(self.path / FRAMES), mode="r")
             frames = np.asarray(array[start:stop])
-        except Exception as error:  # zarr raises anything at all at metadata with a flipped bit
+        except Exception as error:  # zarr raises any error at damaged metadata
             raise_if_unreadable(error, self.path)
             raise damage_error(self.path, f"frames cannot be read ({error})") from error
-        self.check(row, frames)  # every time: a chunk that is gone since would read as zeros
+        self.check(row, frames)  # every time: zarr reads a chunk that has gone missing as zeros
         return frames
 
 
 def read_column(path: Path) -> np.ndarray:
-    """The array at `path`.
+    """Read the whole array at `path` and compare its checksum.
+
+    A column of our writer is one file, its bytes and their CRC-32C, and is read directly: a store
+    may have hundreds of parts. Other layouts are read through zarr.
 
     Raises:
-        OSError, ValueError, KeyError: it is missing, cut short, altered or no Zarr array.
-        Exception: whatever zarr raises, where the layout is another than the writer's.
+        OSError, ValueError, KeyError: it is missing, truncated, altered or not a Zarr array.
+        Exception: from zarr, for other layouts.
     """
     meta = json.loads((path / "zarr.json").read_text("utf-8"))
     shape = tuple(meta["shape"])
@@ -224,16 +225,16 @@ def read_column(path: Path) -> np.ndarray:
         raise ValueError(f"{only_chunk} has {len(data)} bytes, expected {expected}")
     body = memoryview(data)[:-CRC_BYTES]
     if google_crc32c.value(bytes(body)) != int.from_bytes(data[-CRC_BYTES:], "little"):
-        raise ValueError(f"{only_chunk}: its checksum is wrong")
+        raise ValueError(f"{only_chunk}: its bytes do not match their checksum")
     return np.frombuffer(body, dtype).reshape(shape)
 
 
 def _is_plain(meta: dict[str, Any]) -> bool:
-    """Whether the array is one uncompressed chunk with a checksum, as `write_part` makes it."""
+    """Return whether the array is one uncompressed chunk with a checksum, as ours are."""
     return (
         meta["chunk_grid"]["configuration"]["chunk_shape"] == meta["shape"]
         and meta["chunk_key_encoding"] == {"name": "default", "configuration": {"separator": "/"}}
         and len(meta["codecs"]) == 2
-        and meta["codecs"][0] in BYTES
+        and meta["codecs"][0] in (ONE_BYTE, LITTLE_ENDIAN)
         and meta["codecs"][1] == {"name": "crc32c"}
     )

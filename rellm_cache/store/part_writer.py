@@ -1,6 +1,6 @@
-"""One part as it is written. In: rows, one at a time. Out: a Zarr v3 group of them.
+"""Writing one part: a Zarr v3 group of frames, columns and checksums.
 
-docs/cache-format.md describes what lies on disk; `part` reads it.
+docs/cache-format.md specifies the files; `part` reads them.
 """
 
 import errno
@@ -20,7 +20,6 @@ from rellm_cache.config.specs import digest
 from rellm_cache.store.format import (
     FRAMES,
     INNER_FRAMES,
-    SHARD_BYTES,
     Frames,
     StoreInfo,
     add_checksum,
@@ -35,9 +34,9 @@ class Row:
 
     Attributes:
         id: of the utterance.
-        audio_sha256: (32,) uint8 digest of the audio it was made from.
-        frames: (L, D) float16, or int8 in a quantised store.
-        vad: (3,) float32 from the encoder's own head, or None.
+        audio_sha256: (32,) uint8 digest of its audio.
+        frames: (L, D) of the store's type.
+        vad: (3,) float32 arousal, dominance, valence of the encoder's head, or None.
     """
 
     id: str
@@ -48,7 +47,7 @@ class Row:
 
 @dataclass(frozen=True)
 class _Written:
-    """What the columns say of a row whose frames are written."""
+    """A row in the columns; its frames are written already."""
 
     id: bytes
     length: int
@@ -58,18 +57,17 @@ class _Written:
 
 
 class PartWriter:
-    """Writes one part at `path`, a Zarr v3 group: frames as they come, columns in the end.
+    """Writes one part at `path`: frames as rows are added, columns and metadata in `finish`.
 
-    A part that was not finished is none; `close` comes last, whatever happened. fsync of the
-    columns and renaming are the caller's.
+    Call `close` in any case. The caller syncs the columns and renames the part.
 
     Args:
-        path: of the part, absent yet.
-        info: of the store it is for; the part carries it, so that one mends the other.
-        quantization: what the values of an int8 store stand for; None for float16.
+        path: of the part; must not exist.
+        info: of the store; the part keeps a copy, from which a repair can restore the store's.
+        quantization: scale and mean of an int8 store; None for other types.
 
     Raises:
-        ValueError: an int8 store without quantization, or another store with one.
+        ValueError: an int8 store without quantization, or another type with one.
     """
 
     def __init__(
@@ -81,14 +79,14 @@ class PartWriter:
         chunks = max_shard_frames(info) // INNER_FRAMES
         self._shards = ShardWriter(path / FRAMES, chunks, INNER_FRAMES * info.frame_bytes)
         self._written: list[_Written] = []
-        self._torn = False  # a clip's frames are there in part
+        self._torn = False  # a clip is written incompletely
 
     def close(self) -> None:
-        """Let go of its files."""
+        """Close the open shard file."""
         self._shards.close()
 
     def add(self, row: Row) -> None:
-        """Write a row's frames; `OSError` where they cannot be, and the part is lost then."""
+        """Write a row's frames; after an `OSError` the part cannot be finished."""
         self._require_sound()
         self._torn = True
         frames = np.ascontiguousarray(row.frames, self._info.dtype)
@@ -99,18 +97,18 @@ class PartWriter:
         self._torn = False
 
     def finish(self, writers: Sequence[dict[str, str]] = ()) -> None:
-        """Write what the frames are of.
+        """Write columns and metadata.
 
         Args:
-            writers: what made the frames, as `devices.describe_machine` says it; several after a
-                merge.
+            writers: machines that made the frames, as `devices.describe_machine` describes them;
+                several after a merge.
         """
         self._require_sound()
         self._shards.finish()
         rows = self._written
         offsets = _offsets([row.length for row in rows])
         group = zarr.create_group(str(self._path))
-        create_frames(group, int(offsets[-1]), self._info)  # metadata alone: zarr is slow at shards
+        create_frames(group, int(offsets[-1]), self._info)  # metadata only: zarr is slow at shards
         columns: dict[str, np.ndarray] = {
             "offsets": offsets,
             "ids": np.frombuffer(b"".join(row.id for row in rows), np.uint8),
@@ -134,7 +132,7 @@ class PartWriter:
 
     def _require_sound(self) -> None:
         if self._torn:
-            raise OSError(errno.EIO, "a clip was written in part", str(self._path))
+            raise OSError(errno.EIO, "a clip was written incompletely", str(self._path))
 
 
 def write_part(
@@ -144,7 +142,7 @@ def write_part(
     quantization: Quantization | None = None,
     writers: Sequence[dict[str, str]] = (),
 ) -> None:
-    """Write a whole part of given rows, as `PartWriter` does."""
+    """Write a part of the given rows at once, as `PartWriter` does."""
     with closing(PartWriter(path, info, quantization)) as part:
         for row in rows:
             part.add(row)
@@ -152,22 +150,22 @@ def write_part(
 
 
 def array_digest(path: Path) -> str:
-    """SHA-256 (hex) of an array's metadata, as JSON in canonical form."""
+    """Return the SHA-256 (hex) of an array's metadata, as canonical JSON."""
     return digest(json.loads((path / "zarr.json").read_text("utf-8")))
 
 
 def max_shard_frames(info: StoreInfo) -> int:
-    """The frames of a shard in a part of several."""
-    return SHARD_BYTES // info.frame_bytes // INNER_FRAMES * INNER_FRAMES
+    """Return the frames of a full shard."""
+    return info.shard_bytes // info.frame_bytes // INNER_FRAMES * INNER_FRAMES
 
 
 def shard_frames(total: int, info: StoreInfo) -> int:
-    """S, the frames of a shard, in a part of `total` frames."""
+    """Return S, the frames of each shard in a part of `total` frames."""
     return min(max_shard_frames(info), -(-total // INNER_FRAMES) * INNER_FRAMES)
 
 
 def create_frames(group: zarr.Group, total: int, info: StoreInfo) -> zarr.Array[Any]:
-    """The array of a part's frames, (total, D), without values yet."""
+    """Create the array of a part's frames, (total, D), without values."""
     return group.create_array(
         FRAMES,
         shape=(total, info.frame_size),
@@ -183,7 +181,7 @@ def create_frames(group: zarr.Group, total: int, info: StoreInfo) -> zarr.Array[
 def create_column(
     group: zarr.Group, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]
 ) -> zarr.Array[Any]:
-    """One of a part's small arrays, without values yet."""
+    """Create one of a part's columns, without values."""
     return group.create_array(
         name,
         shape=shape,

@@ -1,7 +1,7 @@
-"""Reading a store. In: a store's folder. Out: frames and free outputs by utterance id.
+"""Reading a feature store: frames, digests and dimensions by utterance id.
 
-Only committed parts are seen. Where an id is in several parts (its audio changed and was encoded
-again) the newest part wins. A process made by fork maps the files itself.
+Only committed parts are read. If an id is in several parts, because its audio changed and was
+encoded again, the newest part wins. A forked process maps the files itself.
 """
 
 import os
@@ -19,30 +19,35 @@ from numpy.typing import NDArray
 from rellm_cache.config.specs import StoredSpec
 from rellm_cache.errors import StoreError
 from rellm_cache.store.errors import quantization_mismatch
-from rellm_cache.store.format import SHARD_BYTES, Frames, find_store, list_parts, read_info
+from rellm_cache.store.format import SHARD_BYTES, Frames, list_parts, read_info
 from rellm_cache.store.id_index import ABSENT, IdIndex
+from rellm_cache.store.matching import find_store
 from rellm_cache.store.part import Part
 from rellm_cache.store.quantization import Quantization
 from rellm_cache.store.remote.mirror_paths import display_path
 from rellm_cache.store.shard_reader import allow_open_files
 
-LOOKS = 2  # at clips of a batch, to see whether it is in memory
-REMEMBERED = 1 << 16  # clips that were looked up; more than most corpora have
+PROBED_CLIPS = 2  # of a batch, to decide whether it is in the page cache
 
 
 class FeatureStore:
     """The frames of one encoder spec. Opening reads the index; shards are mapped when first used.
 
+    Args:
+        path: the store's folder.
+        shard_bytes: largest size of a shard file, to allow enough open files.
+
     Attributes:
         path: the store's folder.
-        spec: what its frames are.
+        spec: the encoder, or teacher, of its frames.
         frame_size: D.
         dtype: of stored values: float16, int8, or a teacher's float32.
-        licence: of the encoder that made them.
-        ids: the set of clips that are here; iterates in the order they were committed.
+        licence: of the encoder.
+        ids: set of stored clips; iterates in the order of commits.
+        max_lookups: clips kept in a lookup table; above the size of most corpora.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, shard_bytes: int = SHARD_BYTES) -> None:
         info = read_info(path)
         self.path = path
         self.spec = info.spec
@@ -54,21 +59,22 @@ class FeatureStore:
         self.ids = IdIndex(columns)
         frame_bytes = info.frame_bytes
         allow_open_files(
-            sum(-(-int(p.offsets[-1]) * frame_bytes // SHARD_BYTES) for p in self.parts)
+            sum(-(-int(p.offsets[-1]) * frame_bytes // shard_bytes) for p in self.parts)
         )
+        self.max_lookups = 1 << 16
         self._found: dict[str, tuple[Part, int]] = {}
         self._views: dict[str, Frames] = {}
-        # Rows count through all parts; this is where each part's begin.
+        # Rows are counted through all parts; these are the first rows of each part.
         self._first_rows = [0, *accumulate(len(ends) - 1 for _, ends in columns)]
         _open_stores.add(self)
 
     @classmethod
     def find(cls, cache: Path, spec: StoredSpec) -> "FeatureStore":
-        """Open the store under `cache` that holds what a recipe's encoder asks for."""
+        """Open the store under `cache` that matches the encoder of a recipe."""
         return cls(find_store(cache, spec))
 
     def __reduce__(self) -> Any:
-        # Another process opens the store itself: maps and file handles do not travel.
+        # Another process opens the store itself: maps and file handles cannot be pickled.
         return FeatureStore, (self.path,)
 
     def __len__(self) -> int:
@@ -79,16 +85,16 @@ class FeatureStore:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all files of the store."""
+        """Total size of all files of the store."""
         own = (self.path / "zarr.json").stat().st_size
         return own + sum(part.nbytes for part in self.parts)
 
     @cached_property
     def quantization(self) -> Quantization | None:
-        """What int8 frames stand for; None for floats.
+        """Scale and mean of int8 frames; None for float frames.
 
         Raises:
-            StoreError: the parts of the store do not agree, or there is none.
+            StoreError: the parts differ, or there are none.
         """
         if self.dtype != np.int8:
             return None
@@ -110,7 +116,7 @@ class FeatureStore:
                 raise self._absent(utterance_id)
             part = bisect_right(self._first_rows, row) - 1
             found = self.parts[part], row - self._first_rows[part]
-            if len(self._found) >= REMEMBERED:
+            if len(self._found) >= self.max_lookups:
                 self._found.clear()
             self._found[utterance_id] = found
         return found
@@ -121,81 +127,81 @@ class FeatureStore:
 
     @cached_property
     def _lengths(self) -> NDArray[np.int64]:
-        """Frames of each row of all parts."""
+        """Number of frames of each row of all parts."""
         return np.concatenate([np.zeros(0, np.int64), *(np.diff(p.offsets) for p in self.parts)])
 
     def lengths(self, utterance_ids: Sequence[str]) -> NDArray[np.int64]:
-        """(N,) the number of frames of many clips."""
+        """Return (N,) numbers of frames of many clips."""
         rows = self.ids.rows(utterance_ids)
         if ABSENT in rows:
             raise self._absent(utterance_ids[int(np.argmin(rows))])
         return self._lengths[rows]
 
     def length(self, utterance_id: str) -> int:
-        """L, the number of frames of one clip."""
+        """Return L, the number of frames of one clip."""
         part, row = self._find(utterance_id)
         return part.length(row)
 
     def read_ahead(self, utterance_ids: Sequence[str]) -> None:
-        """Ask the system to load clips that are soon to be read, if some seem not to be in memory.
+        """Ask the system to load clips in the background, if some are not in memory.
 
-        Asking costs more than a look at a few of them, and a warm cache is the rule.
+        Only a few clips are probed: asking costs more, and usually all are in memory.
         """
-        some = utterance_ids[:: len(utterance_ids) // LOOKS + 1]
+        some = utterance_ids[:: len(utterance_ids) // PROBED_CLIPS + 1]
         if not all(part.is_cached(row) for part, row in map(self._find, some)):
             for part, row in map(self._find, utterance_ids):
                 part.read_ahead(row)
 
     def frames(self, utterance_id: str) -> Frames:
-        """(L, D) as stored: a read-only view of the file where one shard holds it, else a copy.
+        """Return (L, D) frames as stored: a read-only view if one shard holds them, else a copy.
 
         Raises:
-            StoreError: the clip is absent, or its frames are damaged. They are compared with their
-                checksum when this process first reads them.
-            UnreadableError: a file that is there cannot be read now.
+            StoreError: the clip is absent, or its frames do not match their checksum, which is
+                compared at the first read of this process.
+            UnreadableError: a file exists but cannot be read.
         """
         view = self._views.get(utterance_id)
         if view is None:
             part, row = self._find(utterance_id)
             view = part.frames(row)
             if not view.flags.writeable:  # it owns no memory
-                if len(self._views) >= REMEMBERED:
+                if len(self._views) >= self.max_lookups:
                     self._views.clear()
                 self._views[utterance_id] = view
         return view
 
     def close(self) -> None:
-        """Drop all maps of shard files, as before its disk is unmounted; a read makes them again.
+        """Drop all memory maps, for example before unmounting a disk; the next read maps again.
 
-        Frames that were given out stay valid and keep their file mapped.
+        Frames returned earlier stay valid and keep their file mapped.
         """
         self._views.clear()
         for part in self.parts:
             part.close()
 
     def verified_frames(self, utterance_id: str) -> Frames:
-        """As `frames`, compared with the checksum written beside them, however often read."""
+        """Return frames as `frames` does, but compare their checksum at every call."""
         part, row = self._find(utterance_id)
         frames = part.frames(row)
         part.check(row, frames)
         return frames
 
     def vad(self, utterance_id: str) -> np.ndarray | None:
-        """(3,) float32 arousal, dominance, valence that the encoder's own head gave, if any."""
+        """Return (3,) float32 arousal, dominance, valence of the encoder's head, or None."""
         part, row = self._find(utterance_id)
         return None if part.vad is None else part.vad[row]
 
     def audio_sha256(self, utterance_id: str) -> bytes:
-        """Digest of the audio (and segment) the stored frames were made from."""
+        """Return the digest of the audio (and segment) of one clip."""
         part, row = self._find(utterance_id)
         return bytes(part.audio_sha256[row])
 
     def part_of(self, utterance_id: str) -> Path:
-        """Folder of the part that one clip is read from."""
+        """Return the folder of the part that holds one clip."""
         return self._find(utterance_id)[0].path
 
     def require(self, utterance_ids: Iterable[str], command: str) -> None:
-        """Raise `StoreError` unless every id is here; the message says how many are not."""
+        """Raise `StoreError` unless the store has every id; the message counts absent ones."""
         wanted = list(utterance_ids)
         absent = [i for i in wanted if i not in self.ids]
         if absent:
@@ -205,7 +211,7 @@ class FeatureStore:
             )
 
 
-# Maps do not cross a fork: the child makes its own when it first reads.
+# A forked child must not use its parent's maps: it maps again at its first read.
 _open_stores: "weakref.WeakSet[FeatureStore]" = weakref.WeakSet()
 
 

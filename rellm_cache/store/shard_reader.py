@@ -1,7 +1,7 @@
-"""Frames of one part, mapped. In: its `frames` array. Out: views of ranges of frames.
+"""Memory-mapped shard files of a part, read as views of frame ranges.
 
-Every shard is mapped when first used, and its index checked then, once: a missing file or chunk is
-an error, never zeros.
+A shard is mapped at its first use, and its size and index are checked then. A missing file or chunk
+is an error; it never reads as zeros.
 """
 
 import contextlib
@@ -24,20 +24,24 @@ from rellm_cache.store.format import INNER_FRAMES, StoreInfo
 from rellm_cache.store.remote.download import open_shard, part_origin_url
 from rellm_cache.store.shard_writer import shard_index
 
+# Codecs of uncompressed values, in zarr.json.
+ONE_BYTE = {"name": "bytes"}
+LITTLE_ENDIAN = {"name": "bytes", "configuration": {"endian": "little"}}
+
 
 class ShardError(Exception):
-    """What is wrong with a shard; the part that owns it says what to do."""
+    """A damaged shard; the caller adds the part and the repair."""
 
 
 def shard_bytes(chunks: int, present: int, chunk_bytes: int) -> int:
-    """Size of a shard file with room for `chunks` that holds `present` of them."""
+    """Return the size of a shard file with `present` chunks and an index of `chunks` entries."""
     return present * chunk_bytes + 16 * chunks + 4
 
 
 def allow_open_files(more: int) -> None:
-    """Let this process hold so many files more, as far as the system allows: a map holds its own.
+    """Raise this process's limit of open files by `more`, as far as the system allows.
 
-    The usual limit of 1,024 would end at 64 GB of frames.
+    Each mapped shard keeps its file open; the usual limit of 1,024 would end at 64 GB of frames.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if more > soft // 4:
@@ -46,16 +50,16 @@ def allow_open_files(more: int) -> None:
 
 
 def map_shard(file: Path, chunks: int, present: int, chunk_bytes: int) -> NDArray[np.uint8]:
-    """The inner chunks of one shard file, end to end, once its size and its index are checked.
+    """Map one shard file, check its size and index, and return its inner chunks end to end.
 
     Args:
-        chunks: that a shard has room for.
-        present: that must be there; a writer may also have filled the shard.
+        chunks: entries of a shard's index.
+        present: chunks the shard must hold; a full shard is accepted too.
 
     Raises:
-        ShardError: the file is missing or not of this form.
-        UnreadableError: it cannot be read, or fetched, now.
-        StoreError: in a copy of an object store: its part was removed, or there is no room.
+        ShardError: the file is missing or has another layout.
+        UnreadableError: it cannot be read or downloaded now.
+        StoreError: in a mirror: its part was removed from the object store, or there is no space.
     """
     try:
         with open_shard(file) as opened:
@@ -78,12 +82,12 @@ def map_shard(file: Path, chunks: int, present: int, chunk_bytes: int) -> NDArra
 
 
 class MappedShards:
-    """The shard files of an uncompressed array (F, D), as `write_part` lays them out.
+    """The shard files of an uncompressed array (F, D), in the layout of `write_part`.
 
     Args:
         folder: of the array.
-        shard_frames: S, frames in each shard file but perhaps the last.
-        frames: F, in all.
+        shard_frames: S, frames in each shard file except the last.
+        frames: F, the total.
         info: of the store.
     """
 
@@ -97,11 +101,11 @@ class MappedShards:
 
     @classmethod
     def open(cls, folder: Path, frames: int, info: StoreInfo) -> "MappedShards | None":
-        """The shards under `folder`; None where other codecs need zarr.
+        """Open the shards under `folder`; None if the array has other codecs, which need zarr.
 
         Raises:
-            ShardError: the array's metadata cannot be read, or holds another type.
-            UnreadableError: it cannot be read now.
+            ShardError: the array's metadata is damaged or has another data type.
+            UnreadableError: it exists but cannot be read.
         """
         file = folder / "zarr.json"
         try:
@@ -120,22 +124,22 @@ class MappedShards:
         return cls(folder, shard_frames, frames, info) if mappable else None
 
     def read(self, start: int, stop: int) -> np.ndarray:
-        """(stop - start, D), read-only: a view of the file where one shard holds the range.
+        """Return (stop - start, D) frames, read-only: a view if one shard holds them all.
 
         Raises:
-            ShardError: a shard is missing, cut short, or its index is wrong.
+            ShardError: a shard is missing or truncated, or its index is wrong.
         """
         shard = start // self._shard_frames
         base = shard * self._shard_frames
         if stop <= base + self._shard_frames:
             mapped = self._maps.get(shard)
-            return (self._map(shard) if mapped is None else mapped)[start - base : stop - base]
+            return (self.map(shard) if mapped is None else mapped)[start - base : stop - base]
         edge = base + self._shard_frames
         return np.concatenate([self.read(start, edge), self.read(edge, stop)])
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all shard files, whether or not they are here."""
+        """Total size of all shard files, downloaded or not."""
         chunks = self._shard_frames // INNER_FRAMES
         full, rest = divmod(self._frames, self._shard_frames)
         last = -(-rest // INNER_FRAMES)
@@ -145,25 +149,25 @@ class MappedShards:
         return sum(sizes)
 
     def is_cached(self, start: int) -> bool:
-        """Whether a frame is in the page cache; False where the system cannot tell."""
-        shard, place = divmod(start, self._shard_frames)
+        """Return whether a frame is in the page cache; False if the system cannot tell."""
+        shard, frame = divmod(start, self._shard_frames)
         try:
-            with _opened(self._file(shard)) as handle:
-                byte = place * self._frame_bytes
+            with _opened(self.file(shard)) as handle:
+                byte = frame * self._frame_bytes
                 return os.preadv(handle, [bytearray(1)], byte, os.RWF_NOWAIT) == 1
-        except (OSError, AttributeError):  # it would have to wait, or this system has no such call
+        except (OSError, AttributeError):  # not in the page cache, or no such call on this system
             return False
 
     def read_ahead(self, start: int, stop: int) -> None:
-        """Ask the system to load a range of frames, without waiting for it.
+        """Ask the system to load a range of frames in the background.
 
-        In a copy of an object store, what is not here is fetched, and that is waited for.
+        In a mirror, missing shards are downloaded first, in the foreground.
         """
         for shard in range(start // self._shard_frames, (stop - 1) // self._shard_frames + 1):
             base = shard * self._shard_frames
             first = max(start - base, 0) * self._frame_bytes
             last = min(stop - base, self._shard_frames) * self._frame_bytes
-            # What cannot be opened is found when it is read; there may be no such call.
+            # Errors are reported when the frames are read; some systems have no such call.
             with (
                 contextlib.suppress(OSError, AttributeError, RellmError),
                 self._open_for_advice(shard) as handle,
@@ -172,28 +176,38 @@ class MappedShards:
 
     @contextmanager
     def _open_for_advice(self, shard: int) -> Iterator[int]:
-        """A shard file's handle; in a copy it is fetched first if need be, and held."""
-        if self._is_plain:  # a third of the time, for every clip of a cold store
-            with _opened(self._file(shard)) as handle:
+        """Open a shard file; in a mirror it is downloaded if missing, and kept from eviction."""
+        if self._is_plain:  # takes a third of the time
+            with _opened(self.file(shard)) as handle:
                 yield handle
         else:
-            with open_shard(Path(self._file(shard))) as opened:
+            with open_shard(Path(self.file(shard))) as opened:
                 yield opened.fileno()
 
     @cached_property
     def _is_plain(self) -> bool:
-        """Whether the part is in a plain folder rather than a copy of an object store."""
+        """Whether the part is in a plain folder, not in a mirror of an object store."""
         return part_origin_url(self._folder.parent) is None
 
-    def _file(self, shard: int) -> str:
+    def close(self) -> None:
+        """Drop all maps."""
+        self._maps.clear()
+
+    def file(self, shard: int) -> str:
+        """Return the path of one shard file."""
         return f"{self._folder}/c/{shard}/0"
 
-    def _map(self, shard: int) -> np.ndarray:
+    def map(self, shard: int) -> np.ndarray:
+        """Map one shard file and return its (frames, D), the padding of the last one included.
+
+        Raises:
+            ShardError: it is missing or truncated, or its index is wrong.
+        """
         left = min(self._shard_frames, self._frames - shard * self._shard_frames)
         chunks = map_shard(
-            Path(self._file(shard)),
+            Path(self.file(shard)),
             self._shard_frames // INNER_FRAMES,
-            -(-left // INNER_FRAMES),  # the last shard may have fewer
+            -(-left // INNER_FRAMES),  # the last shard may hold fewer
             INNER_FRAMES * self._frame_bytes,
         )
         mapped = chunks.view(self._info.dtype).reshape(-1, self._info.frame_size)
@@ -202,15 +216,14 @@ class MappedShards:
 
 
 def _is_mappable(meta: dict[str, Any], info: StoreInfo) -> bool:
-    """Whether an array's metadata says that its shards hold plain frames, in whole chunks."""
-    little = {"name": "bytes", "configuration": {"endian": "little"}}
-    plain = {"name": "bytes"} if info.dtype.itemsize == 1 else little
+    """Return whether an array's shards hold uncompressed frames in our chunk layout."""
+    plain = ONE_BYTE if info.dtype.itemsize == 1 else LITTLE_ENDIAN
     codecs, shard = meta["codecs"], meta["chunk_grid"]["configuration"]["chunk_shape"]
     return (
         len(codecs) == 1
         and codecs[0]["name"] == "sharding_indexed"
-        and codecs[0]["configuration"]["codecs"] in ([plain], [little])
-        and codecs[0]["configuration"]["index_codecs"] == [little, {"name": "crc32c"}]
+        and codecs[0]["configuration"]["codecs"] in ([plain], [LITTLE_ENDIAN])
+        and codecs[0]["configuration"]["index_codecs"] == [LITTLE_ENDIAN, {"name": "crc32c"}]
         and codecs[0]["configuration"].get("index_location", "end") == "end"
         and codecs[0]["configuration"]["chunk_shape"] == [INNER_FRAMES, info.frame_size]
         and shard[0] > 0

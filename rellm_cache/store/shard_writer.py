@@ -1,7 +1,6 @@
-"""Shard files as they lie on disk. In: frames, clip after clip. Out: the files of an array.
+"""Shard files written clip by clip, byte for byte as zarr would write them.
 
-docs/cache-format.md gives the bytes; `shards` maps them. The files are those that zarr writes for
-the same array, to the byte, made without encoding chunk by chunk.
+zarr encodes chunk by chunk, which is slower. docs/cache-format.md gives the layout.
 """
 
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,7 +17,7 @@ MISSING = np.uint64(2**64 - 1)
 
 
 def shard_index(chunks: int, present: int, chunk_bytes: int) -> bytes:
-    """The index of a shard without its checksum: `present` of its chunks in order, no gaps."""
+    """Return a shard's index, without checksum, for `present` chunks in order without gaps."""
     index = np.full((chunks, 2), MISSING, "<u8")  # offset, length
     index[:present, 0] = np.arange(present, dtype=np.uint64) * np.uint64(chunk_bytes)
     index[:present, 1] = chunk_bytes
@@ -26,15 +25,14 @@ def shard_index(chunks: int, present: int, chunk_bytes: int) -> bytes:
 
 
 class ShardWriter:
-    """Fills the shards of one array (F, D) from start to end, F being known at the end alone.
+    """Writes the shards of one array (F, D) in order; F is known only at the end.
 
-    Only `finish` makes the array whole; `close` comes last, whatever happened.
+    Call `finish` to complete the array, and `close` in any case.
 
     Args:
         folder: of the array.
-        chunks: in a shard, where the array has more than one; a shard that is the only one has as
-            many as it holds.
-        chunk_bytes: of one inner chunk.
+        chunks: in a full shard; the index of a single shard has only the chunks it holds.
+        chunk_bytes: size of one inner chunk.
     """
 
     def __init__(self, folder: Path, chunks: int, chunk_bytes: int) -> None:
@@ -44,12 +42,12 @@ class ShardWriter:
         self._file: BinaryIO | None = None
         self._shard = 0
         self._written = 0  # bytes in the open shard
-        # A complete shard goes to disk while the next one is filled.
+        # A complete shard is synced while the next one is filled.
         self._syncing = ThreadPoolExecutor(1, "rellm-sync")
         self._synced: list[Future[None]] = []
 
     def close(self) -> None:
-        """Let go of its file and its thread."""
+        """Close the open file and end the syncing thread."""
         self._syncing.shutdown()
         if self._file is not None:
             self._file.close()
@@ -61,7 +59,7 @@ class ShardWriter:
         while rest:
             if self._file is None:
                 path = self._folder / "c" / str(self._shard) / "0"
-                # A folder that was removed meanwhile, with shards in it, is not made again.
+                # Fail if the folder was removed after its first shard.
                 path.parent.mkdir(parents=not self._shard)
                 self._file = path.open("wb")
             count = self._file.write(rest[: whole - self._written])
@@ -72,13 +70,13 @@ class ShardWriter:
         return int(google_crc32c.value(clip))
 
     def finish(self) -> None:
-        """Complete the last shard; every shard is on disk then."""
+        """Complete the last shard and wait until all shards are on disk."""
         self._complete()
         for synced in self._synced:
-            synced.result()  # an error of the disk is told once only
+            synced.result()  # the system reports a disk error only once
 
     def _complete(self) -> None:
-        """Pad the open shard to whole chunks and add its index."""
+        """Pad the open shard to whole chunks and append its index."""
         if self._file is None:
             return
         present = -(-self._written // self._chunk_bytes)

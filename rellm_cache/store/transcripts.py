@@ -1,10 +1,10 @@
-"""Transcripts in a cache. In: a transcriber's spec. Out: its file, and what each clip says.
+"""Transcripts in a cache: one JSON Lines file for each transcriber.
 
-<cache>/transcripts/<slug>-<fingerprint:12>.jsonl           one file a spec, every corpus
-<cache>/transcripts/.<slug>-<fingerprint:12>.jsonl.journal  rows that are not in it yet
+<cache>/transcripts/<slug>-<fingerprint:12>.jsonl           one transcriber spec, every corpus
+<cache>/transcripts/.<slug>-<fingerprint:12>.jsonl.journal  rows not yet in the file
 
-The first line is the file's header, each other line a clip's `Transcript`. The file is replaced in
-one step, so a reader sees whole ones; docs/cache-format.md describes it.
+The first line is the header, each other line a `Transcript`. The file is replaced in one step;
+docs/cache-format.md specifies it.
 """
 
 import json
@@ -28,13 +28,13 @@ FORMAT_VERSION = 1
 
 @dataclass(frozen=True)
 class Transcript:
-    """What a clip says.
+    """The transcript of one clip.
 
     Attributes:
         id: of the utterance.
-        audio_sha256: hex digest of the audio that was heard, as in a feature store.
-        text: may be empty: then the model heard no words.
-        cut: it ends at the limit of tokens.
+        audio_sha256: hex digest of its audio, as in a feature store.
+        text: empty if the model recognized no words.
+        cut: whether the text was cut at the token limit.
     """
 
     id: str
@@ -44,7 +44,7 @@ class Transcript:
 
 
 def transcripts_path(cache: Path, spec: TranscriberSpec) -> Path:
-    """Where the transcripts of a spec with resolved weights lie, or are to be made."""
+    """Return the transcripts file of a spec with resolved weights, existing or not."""
     for path in list_transcripts(cache):
         if path.stem.endswith(f"-{spec.fingerprint[:12]}"):
             return path
@@ -52,22 +52,22 @@ def transcripts_path(cache: Path, spec: TranscriberSpec) -> Path:
 
 
 def list_transcripts(cache: Path) -> list[Path]:
-    """The files of transcripts under a cache root, by name."""
+    """List the transcripts files under a cache root by name."""
     paths = sorted((cache / FOLDER).glob("*.jsonl"))
     return [path for path in paths if is_transcripts(f"{FOLDER}/{path.name}")]
 
 
 def is_transcripts(name: str) -> bool:
-    """Whether a path below a cache root is a file of transcripts, by its name."""
+    """Return whether a path relative to a cache root has the name of a transcripts file."""
     return re.fullmatch(rf"{FOLDER}/[^./][^/]*-[0-9a-f]{{12}}\.jsonl", name) is not None
 
 
 def find_transcripts(cache: Path, spec: TranscriberSpec) -> Path:
-    """The file that holds what a recipe's transcriber asks for; no model is loaded for it.
+    """Return the transcripts file that matches the transcriber of a recipe.
 
     Raises:
-        StoreError: none does; the message names the fields in which the nearest one differs. Or
-            more than one does, with different weights, and the recipe pins none.
+        StoreError: none matches, and the message names the fields in which the nearest file
+            differs; or several match with different weights and the recipe pins none.
     """
     found = [(path, read_header(path)) for path in list_transcripts(cache)]
     what = f"files hold transcripts by {spec.model}"
@@ -88,20 +88,20 @@ def find_transcripts(cache: Path, spec: TranscriberSpec) -> Path:
 
 
 def read_header(path: Path) -> TranscriberSpec:
-    """The spec whose transcripts a file holds.
+    """Read the transcriber spec from a file's header.
 
     Raises:
-        StoreError: it is no file of transcripts, is of a newer format, or was altered.
+        StoreError: it is not a transcripts file, has a newer format, or was altered.
     """
     with path.open("rb") as file:
         return _parse_header(file.readline(), path)
 
 
 def read_transcripts_file(path: Path) -> dict[str, Transcript]:
-    """Every transcript of a file, by id.
+    """Read all transcripts of a file, by id.
 
     Raises:
-        StoreError: as `read_header`, or a line is no transcript.
+        StoreError: as `read_header`, or a line is not a transcript.
     """
     header, *lines = path.read_bytes().split(b"\n")
     _parse_header(header, path)
@@ -110,11 +110,11 @@ def read_transcripts_file(path: Path) -> dict[str, Transcript]:
 
 
 def transcriber_spec(recipe: Recipe) -> TranscriberSpec:
-    """The transcriber of a recipe; `ConfigError` if it has none."""
+    """Return the transcriber of a recipe; `ConfigError` if it has none."""
     if recipe.transcriber is None:
         raise ConfigError(
-            f"recipe {recipe.name!r} has no [transcriber] table, so no model writes down what is "
-            "said; add one, or --set transcriber.model=openai/whisper-tiny.en"
+            f"recipe {recipe.name!r} has no [transcriber] table, so no model makes transcripts; "
+            "add one, or --set transcriber.model=openai/whisper-tiny.en"
         )
     return recipe.transcriber
 
@@ -122,10 +122,10 @@ def transcriber_spec(recipe: Recipe) -> TranscriberSpec:
 def read_transcripts(
     utterances: Sequence[Utterance], spec: TranscriberSpec, cache: Path
 ) -> dict[str, str]:
-    """Id → what the clip says, for every utterance. Texts may be empty: nothing was heard.
+    """Return id → transcript of every utterance; a text may be empty.
 
     Raises:
-        StoreError: the cache has no such transcripts, not of all utterances, or they are damaged.
+        StoreError: transcripts are missing, all or some, or their file is damaged.
     """
     path = find_transcripts(cache, spec)
     known = read_transcripts_file(path)
@@ -142,7 +142,7 @@ def read_transcripts(
 def file_rows(
     spec: TranscriberSpec, licence: str, transcripts: Iterable[Transcript]
 ) -> list[dict[str, Any]]:
-    """The lines of a file: its header, then transcripts by id."""
+    """Return the lines of a file: its header, then the transcripts by id."""
     header = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -154,7 +154,7 @@ def file_rows(
 
 
 def as_transcript(row: Mapping[str, Any], where: str) -> Transcript:
-    """A row of a file or of its journal; `StoreError` if it is none."""
+    """Parse a row of a file or of its journal; `StoreError` if it is not a transcript."""
     kinds = {"id": str, "audio_sha256": str, "text": str, "cut": bool}
     if row.keys() != kinds.keys() or not all(isinstance(row[k], kinds[k]) for k in kinds):
         raise StoreError(

@@ -90,7 +90,7 @@ def test_an_int8_store_is_whole_and_compared_by_what_its_values_stand_for(
     cache: Path, corpus: Path
 ) -> None:
     made = FeatureStore(quantize(next(cache.glob("*/zarr.json")).parent).path)
-    assert all(check.is_whole for check in verify_cache(cache))
+    assert all(check.is_intact for check in verify_cache(cache))
     assert made.quantization is not None
     reports = {report.store: report for report in recompute(cache, corpus, 11)}
     report = reports.pop(made.path)
@@ -139,7 +139,7 @@ def test_a_cache_is_listed_pruned_compacted_copied_and_whole(
     assert list_clips(copied.store) == list_clips(store)
     with pytest.raises(StoreError, match="no store 'prosody'; found tiny-whisper"):
         copy_cache(cache, tmp_path / "other", ["prosody"])
-    assert all(check.is_whole for check in verify_cache(cache))
+    assert all(check.is_intact for check in verify_cache(cache))
     assert repair_cache(cache).stores[0].problems == []
     reports = extract(corpus, speech_recipe, cache)
     assert reports[0].encoded == 11 - len(kept)

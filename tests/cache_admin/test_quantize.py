@@ -19,7 +19,7 @@ from rellm_cache.encoders.registry import resolve
 from rellm_cache.errors import ConfigError, StoreError
 from rellm_cache.extraction.run import extract
 from rellm_cache.store import writer as writer_module
-from rellm_cache.store.format import find_store
+from rellm_cache.store.matching import find_store
 from rellm_cache.store.reader import FeatureStore
 from rellm_cache.training.loop import read_metrics
 from rellm_cache.training.run import train

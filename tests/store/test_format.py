@@ -10,8 +10,9 @@ import pytest
 
 from rellm_cache.config.specs import EncoderSpec
 from rellm_cache.errors import StoreError
-from rellm_cache.store.format import StoreInfo, find_store, list_stores, read_info, store_path
+from rellm_cache.store.format import StoreInfo, list_stores, read_info, store_path
 from rellm_cache.store.maintenance.verify import find_stores
+from rellm_cache.store.matching import find_store
 from rellm_cache.store.reader import FeatureStore
 from rellm_cache.store.writer import StoreWriter
 

@@ -108,7 +108,7 @@ def test_a_kill_at_any_step_loses_nothing(
     for copy in copies[::3]:
         function(copy, silent)
         assert content(copy) == before
-        assert check_store(copy, silent).is_whole
+        assert check_store(copy, silent).is_intact
 
 
 def test_a_kill_at_any_step_of_a_repair_loses_nothing(pair: Path, work: Path) -> None:
@@ -121,7 +121,7 @@ def test_a_kill_at_any_step_of_a_repair_loses_nothing(pair: Path, work: Path) ->
         repair_store(copy, silent)
         after = FeatureStore(copy)
         assert set(after.ids) == {"b", "c"}  # the older audio of `a` does not show again
-        assert check_store(copy, silent).is_whole
+        assert check_store(copy, silent).is_intact
         assert '"id": "a"' in lost_path(copy).read_text()
         for key in after.ids:
             after.verified_frames(key)

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from rellm_cache.errors import StoreError
-from rellm_cache.store.format import StoreInfo, find_store
+from rellm_cache.store.format import StoreInfo
+from rellm_cache.store.matching import find_store
 from rellm_cache.store.part import frames_crc32c
 from rellm_cache.store.quantization import ChannelStatistics, Quantization
 from rellm_cache.store.reader import FeatureStore

@@ -85,7 +85,7 @@ def test_an_id_that_is_added_again_is_in_a_part_of_its_own(tmp_path: Path, info:
     store = FeatureStore(writer.path)
     assert [part.ids for part in store.parts] == [["a", "b"], ["a"]]
     assert store.length("a") == 6
-    assert check_store(writer.path, silent).is_whole
+    assert check_store(writer.path, silent).is_intact
 
 
 def test_an_interruption_keeps_what_was_encoded(tmp_path: Path, info: StoreInfo) -> None:
@@ -250,7 +250,7 @@ def test_a_part_grows_on_the_disk(tmp_path: Path, info: StoreInfo, clips: Clips)
         written = sum(f.stat().st_size for f in (tmp_path / ".writing").rglob("c/*/0"))
         assert written > 0
         assert len(FeatureStore(writer.path)) == 0
-    assert check_store(writer.path, silent).is_whole
+    assert check_store(writer.path, silent).is_intact
 
 
 def test_a_disk_full_from_the_start_says_so(

@@ -48,7 +48,7 @@ def verify(
     if (audio or recompute) and manifest is None:
         raise click.UsageError("--audio and --recompute need --manifest")
     checks = verify_cache(root)
-    whole = all(check.is_whole for check in checks)
+    whole = all(check.is_intact for check in checks)
     audio_reports: list[AudioReport] = []
     recomputed: list[RecomputeReport] = []
     if whole and manifest is not None:  # damaged frames say nothing about audio or encoder
@@ -70,8 +70,8 @@ def verify(
 
 def _show_checks(checks: "list[StoreCheck]") -> None:
     for check in checks:
-        clips = sum(len(part.names) for part in check.parts)
-        if check.is_whole:
+        clips = sum(len(part.ids) for part in check.parts)
+        if check.is_intact:
             parts = counted(len(check.parts), "part")
             click.echo(
                 f"{display_path(check.path)}: whole, {counted(clips, 'utterance')} in {parts}"
@@ -129,9 +129,9 @@ def _to_json(
     stores = [
         {
             "name": check.path.name,
-            "whole": check.is_whole,
+            "whole": check.is_intact,
             "parts": len(check.parts),
-            "utterances": sum(len(part.names) for part in check.parts),
+            "utterances": sum(len(part.ids) for part in check.parts),
             "problems": check.problems,
             "damaged_parts": [
                 {"part": part.path.name, "problems": part.problems, "utterances": part.lost}
@@ -143,7 +143,7 @@ def _to_json(
     ]
     return {
         "root": display_path(root),
-        "whole": all(check.is_whole for check in checks),
+        "whole": all(check.is_intact for check in checks),
         "repair": f"rellm cache repair {display_path(root)}",
         "stores": stores,
         "audio": [vars(report) | {"store": report.store.name} for report in audio],

@@ -1,6 +1,6 @@
-"""prune and compact. In: a store. Out: the same clips in fewer bytes, or in fewer parts.
+"""Compaction and pruning: merge small parts, and drop rows that no reader sees.
 
-Both read what they write again through every checksum, and stop at damage: `repair` comes first.
+Both compare the checksums of all rows that they write again, and stop at damage.
 """
 
 from collections.abc import Collection
@@ -15,21 +15,20 @@ from rellm_cache.store.format import StoreInfo, list_parts, read_info
 from rellm_cache.store.locks import maintenance_lock
 from rellm_cache.store.maintenance.metadata import recorded_writers
 from rellm_cache.store.maintenance.unverified_part import (
-    UnverifiedPart,
     column_conflicts,
     quantization_from,
     read_columns,
-    split_ids,
 )
 from rellm_cache.store.maintenance.verify import check_part, require_intact
+from rellm_cache.store.part import split_ids
 from rellm_cache.store.quantization import Quantization
 from rellm_cache.store.writer import PART_BYTES
 from rellm_cache.utils.console import Tick
 
 
 @dataclass(frozen=True)
-class _Rows:
-    """The rows of one part by its columns alone; no frame is read yet."""
+class _PartColumns:
+    """The columns of one part; no frame is read yet."""
 
     path: Path
     ids: list[str]
@@ -40,23 +39,23 @@ class _Rows:
     def nbytes(self, row: int, info: StoreInfo) -> int:
         return int(self.offsets[row + 1] - self.offsets[row]) * info.frame_bytes
 
-    def mixes_with(self, other: "_Rows") -> bool:
-        """Whether rows of both can be in one part."""
+    def can_merge_with(self, other: "_PartColumns") -> bool:
+        """Return whether one part can hold the rows of both."""
         a, b = self.quantization, other.quantization
         return self.has_vad == other.has_vad and (a is None or b is None or a.equals(b))
 
 
 @dataclass
 class PruneReport:
-    """What pruning one store frees.
+    """Result of pruning one store.
 
     Attributes:
         store: its folder.
-        superseded: rows of which a newer part holds the same id.
-        outside: clips that no given manifest names.
-        bytes: of their frames.
-        parts_rewritten: parts that keep other rows.
-        parts_removed: parts that keep none.
+        superseded: dropped rows whose id is in a newer part too.
+        outside: dropped clips that are in none of the given manifests.
+        bytes: size of all dropped frames.
+        parts_rewritten: parts with some rows dropped.
+        parts_removed: parts with all rows dropped.
     """
 
     store: Path
@@ -70,12 +69,15 @@ class PruneReport:
 def prune_store(
     path: Path, tick: Tick, keep: Collection[str] | None = None, dry_run: bool = False
 ) -> PruneReport:
-    """Drop rows that no reader sees and, where `keep` is given, clips that are not in it.
+    """Drop superseded rows and, if `keep` is given, the clips that are not in it.
 
-    A kill at any point loses nothing that stays; run again, it finishes. `tick` counts parts.
+    After a kill, the same call continues; no row to be kept is lost.
+
+    Args:
+        tick: counts parts.
 
     Raises:
-        StoreError: a part is damaged, the store cannot be written or is being maintained.
+        StoreError: a part is damaged, or the store cannot be written or is in maintenance.
     """
     with maintenance_lock(path):
         info = read_info(path)
@@ -97,7 +99,7 @@ def prune_store(
         report.parts_removed = sum(len(dropped.get(p.path, ())) == len(p.ids) for p in parts)
         report.parts_rewritten = len(dropped) - report.parts_removed
         if not dry_run:
-            for part_path in superseding:  # the older row goes only if the newer one is whole
+            for part_path in superseding:  # drop an older row only if the newer one is intact
                 require_intact(check_part(part_path, info))
             for part in parts:
                 if part.path in dropped:
@@ -106,25 +108,26 @@ def prune_store(
     return report
 
 
-def _drop(part: _Rows, rows: set[int], info: StoreInfo) -> None:
+def _drop(part: _PartColumns, rows: set[int], info: StoreInfo) -> None:
     kept = [row for row in range(len(part.ids)) if row not in rows]
     if kept:
-        raw = require_intact(check_part(part.path, info))
-        stay = [raw.row(row) for row in kept]
-        replace_parts([part.path], stay, info, part.quantization, recorded_writers([part.path]))
+        contents = require_intact(check_part(part.path, info))
+        rows_kept = [contents.row(row) for row in kept]
+        writers = recorded_writers([part.path])
+        replace_parts([part.path], rows_kept, info, part.quantization, writers)
     else:
         replace_parts([part.path], [], info)
 
 
 @dataclass
 class CompactReport:
-    """What compacting one store did.
+    """Result of compacting one store.
 
     Attributes:
         store: its folder.
-        parts_before: committed parts at the start.
+        parts_before: number of committed parts at the start.
         parts_after: the same at the end.
-        merged: (old parts, utterances) of each part that was made.
+        merged: (old parts, utterances) of each merged part.
     """
 
     store: Path
@@ -134,12 +137,15 @@ class CompactReport:
 
 
 def compact_store(path: Path, tick: Tick, part_bytes: int = PART_BYTES) -> CompactReport:
-    """Merge neighbouring parts as long as the frames of a part stay within `part_bytes`.
+    """Merge adjacent parts up to `part_bytes` of frames in one part.
 
-    A kill at any point loses nothing; run again, it finishes. `tick` counts parts.
+    After a kill, the same call continues; nothing is lost.
+
+    Args:
+        tick: counts parts.
 
     Raises:
-        StoreError: a part is damaged, the store cannot be written or is being maintained.
+        StoreError: a part is damaged, or the store cannot be written or is in maintenance.
     """
     with maintenance_lock(path):
         info = read_info(path)
@@ -154,13 +160,13 @@ def compact_store(path: Path, tick: Tick, part_bytes: int = PART_BYTES) -> Compa
     return report
 
 
-def _runs(parts: list[_Rows], info: StoreInfo, part_bytes: int) -> list[list[_Rows]]:
-    """Neighbours that fit into one part and mix."""
-    runs: list[list[_Rows]] = []
+def _runs(parts: list[_PartColumns], info: StoreInfo, part_bytes: int) -> list[list[_PartColumns]]:
+    """Group adjacent parts that fit into one part and can be merged."""
+    runs: list[list[_PartColumns]] = []
     size = 0
     for part in parts:
         own = int(part.offsets[-1]) * info.frame_bytes
-        if runs and size + own <= part_bytes and runs[-1][0].mixes_with(part):
+        if runs and size + own <= part_bytes and runs[-1][0].can_merge_with(part):
             runs[-1].append(part)
             size += own
         else:
@@ -169,26 +175,27 @@ def _runs(parts: list[_Rows], info: StoreInfo, part_bytes: int) -> list[list[_Ro
     return runs
 
 
-def _merge(run: list[_Rows], info: StoreInfo) -> int:
-    """One part in place of a run; the newest row of each id stays, in the order of the parts."""
+def _merge(run: list[_PartColumns], info: StoreInfo) -> int:
+    """Replace a run by one part with the newest row of each id; return its number of rows."""
     newest = {name: index for index, part in enumerate(run) for name in part.ids}
     rows = []
     for index, part in enumerate(run):
-        raw: UnverifiedPart = require_intact(check_part(part.path, info))
-        rows += [raw.row(row) for row, name in enumerate(part.ids) if newest[name] == index]
+        contents = require_intact(check_part(part.path, info))
+        rows += [contents.row(row) for row, name in enumerate(part.ids) if newest[name] == index]
     paths = [part.path for part in run]
     replace_parts(paths, rows, info, run[0].quantization, recorded_writers(paths))
     return len(rows)
 
 
-def _read_parts(store: Path, info: StoreInfo) -> list[_Rows]:
-    """Every part by its columns, oldest first; `StoreError` where one is damaged."""
+def _read_parts(store: Path, info: StoreInfo) -> list[_PartColumns]:
+    """Read the columns of all parts, oldest first; `StoreError` if one is damaged."""
     parts = []
     for path in list_parts(store):
         columns, problems = read_columns(path, info)
         problems = problems or column_conflicts(columns, info)
         if problems:
             raise damage_error(path, problems[0])
-        ids, steps = split_ids(columns), quantization_from(columns)
-        parts.append(_Rows(path, ids, columns["offsets"], "vad" in columns, steps))
+        ids = split_ids(columns["ids"], columns["id_offsets"])
+        quantization = quantization_from(columns)
+        parts.append(_PartColumns(path, ids, columns["offsets"], "vad" in columns, quantization))
     return parts

@@ -1,4 +1,4 @@
-"""copy. In: a store and another cache root. Out: the same parts there, each checked in full."""
+"""Copying a store to another cache root, part by part, with all checksums compared."""
 
 import shutil
 from dataclasses import dataclass
@@ -19,13 +19,13 @@ from rellm_cache.utils.console import Tick
 
 @dataclass
 class CopyReport:
-    """What copying or importing one store did.
+    """Result of copying or importing one store.
 
     Attributes:
-        store: the folder of the copy.
-        copied: parts that were added.
-        present: parts that were there already, by name.
-        utterances: rows in the parts that were added.
+        store: folder of the copy.
+        copied: number of parts added.
+        present: number of parts that existed already, by name.
+        utterances: rows in the added parts.
     """
 
     store: Path
@@ -35,12 +35,15 @@ class CopyReport:
 
 
 def copy_store(path: Path, cache: Path, tick: Tick) -> CopyReport:
-    """Copy the parts of a store that `cache` does not hold yet; `tick` counts parts.
+    """Copy the parts of a store that `cache` lacks; each is checked before it appears.
 
-    Each is read in full and checked before it appears. Killed, the same call goes on.
+    After a kill, the same call continues.
+
+    Args:
+        tick: counts parts.
 
     Raises:
-        StoreError: a part is damaged, the target cannot be written or is being maintained.
+        StoreError: a part is damaged, or the target cannot be written or is in maintenance.
     """
     info = read_info(path)
     sync_mirror(cache)
@@ -59,14 +62,14 @@ def copy_store(path: Path, cache: Path, tick: Tick) -> CopyReport:
     return report
 
 
-def require_equal_quantization(store: Path, steps: Quantization | None) -> None:
-    """Raise `StoreError` where values in these steps cannot join those that a store holds."""
+def require_equal_quantization(store: Path, added: Quantization | None) -> None:
+    """Raise `StoreError` unless int8 frames with this scale and mean can be added to a store."""
     parts = list_parts(store)
     held = Part(parts[0], read_info(store)).quantization if parts else None
-    if held is not None and steps is not None and not held.equals(steps):
+    if held is not None and added is not None and not held.equals(added):
         raise StoreError(
-            f"{store}: its int8 values have other steps than those to be added; remove it first, "
-            "or bring it up to date with `rellm cache quantize` instead"
+            f"{store}: its int8 scale and mean differ from those of the added frames; remove this "
+            "store first, or update it with `rellm cache quantize` instead"
         )
 
 
@@ -79,13 +82,15 @@ def _copy_part(part: Path, target: Path, info: StoreInfo) -> int:
             shutil.copytree(folder, temporary)
         copied = check_part(temporary, info)
         if copied.problems:
-            require_intact(check_stored(part, info))  # names the damage where it came from
+            require_intact(check_stored(part, info))  # names the damage of the source
             raise StoreError(
-                f"{target}: the copy of {part} is not what was read ({copied.problems[0]}); check "
-                "the disk and run the same command again"
+                f"{target}: the copy of {part} differs from the source ({copied.problems[0]}); "
+                "check the disk and run the same command again"
             )
-        require_equal_quantization(target, copied.raw.quantization if copied.raw else None)
-        count = len(copied.names)
+        require_equal_quantization(
+            target, copied.contents.quantization if copied.contents else None
+        )
+        count = len(copied.ids)
 
     add_part(target / part.name, write)
     return count

@@ -1,7 +1,7 @@
-"""HDF5 for exchange. In: a store, or a file made from one. Out: the other, equal bit for bit.
+"""HDF5 export and import of a store, equal bit for bit.
 
-The file mirrors the store: a group for each part with the same arrays, and the attribute `rellm`
-of each as JSON text. docs/cache-format.md describes it.
+Each part is a group with the same arrays and the attribute `rellm` as JSON text.
+docs/cache-format.md specifies the file.
 """
 
 import json
@@ -24,10 +24,9 @@ from rellm_cache.store.maintenance.unverified_part import (
     column_conflicts,
     column_names,
     quantization_from,
-    split_ids,
 )
 from rellm_cache.store.maintenance.verify import check_part, require_intact
-from rellm_cache.store.part import frames_crc32c
+from rellm_cache.store.part import frames_crc32c, split_ids
 from rellm_cache.store.part_writer import Row, write_part
 from rellm_cache.store.remote.mirror import sync_mirror
 from rellm_cache.store.writer import create_store
@@ -38,10 +37,13 @@ ATTRIBUTE = "rellm"
 
 
 def export_store(path: Path, file: Path, tick: Tick) -> int:
-    """Write a store to one HDF5 file, which appears when it is complete; `tick` counts parts.
+    """Write a store to one HDF5 file, which appears when it is complete.
+
+    Args:
+        tick: counts parts.
 
     Returns:
-        Rows written.
+        Number of rows written.
 
     Raises:
         StoreError: a part is damaged, or the file exists or cannot be written.
@@ -56,9 +58,9 @@ def export_store(path: Path, file: Path, tick: Tick) -> int:
         with h5py.File(temporary, "w") as out:
             out.attrs[ATTRIBUTE] = json.dumps(info.to_attributes()[ATTRIBUTE], ensure_ascii=False)
             for part in list_parts(path):
-                raw = require_intact(check_part(part, info))
-                _export_part(raw, out.create_group(part.name), info)
-                rows += len(raw.ids)
+                contents = require_intact(check_part(part, info))
+                _export_part(contents, out.create_group(part.name), info)
+                rows += len(contents.ids)
                 tick(1, path.name)
 
     try:
@@ -71,25 +73,28 @@ def export_store(path: Path, file: Path, tick: Tick) -> int:
     return rows
 
 
-def _export_part(raw: UnverifiedPart, group: Any, info: StoreInfo) -> None:
-    group.attrs[ATTRIBUTE] = json.dumps(read_group(raw.path), ensure_ascii=False)
-    total = int(raw.columns["offsets"][-1])
+def _export_part(part: UnverifiedPart, group: Any, info: StoreInfo) -> None:
+    group.attrs[ATTRIBUTE] = json.dumps(read_group(part.path), ensure_ascii=False)
+    total = int(part.columns["offsets"][-1])
     frames = group.create_dataset(FRAMES, (total, info.frame_size), info.dtype)
-    for row in range(len(raw.ids)):
-        start, stop = raw.columns["offsets"][row : row + 2].tolist()
-        frames[start:stop] = raw.frames(row)
-    for name, column in raw.columns.items():
+    for row in range(len(part.ids)):
+        start, stop = part.columns["offsets"][row : row + 2].tolist()
+        frames[start:stop] = part.frames(row)
+    for name, column in part.columns.items():
         group.create_dataset(name, data=column)
 
 
 def import_store(file: Path, cache: Path, tick: Tick) -> CopyReport:
-    """Add the parts of an exported file that `cache` does not hold yet; `tick` counts parts.
+    """Add the parts of an exported file that `cache` lacks; each is checked before it appears.
 
-    Every row is compared with its checksum before its part appears. Killed, the same call goes on.
+    After a kill, the same call continues.
+
+    Args:
+        tick: counts parts.
 
     Raises:
         StoreError: the file is not an exported store, is damaged, or the cache cannot be written.
-        UnreadableError: the file may not be read.
+        UnreadableError: permission to read the file is missing.
     """
     try:
         with h5py.File(file, "r") as source:
@@ -116,7 +121,7 @@ def import_store(file: Path, cache: Path, tick: Tick) -> CopyReport:
 
 
 def count_parts(file: Path) -> int:
-    """Parts in an exported file; 0 where it cannot be read."""
+    """Count the parts in an exported file; 0 if it cannot be read."""
     try:
         with h5py.File(file, "r") as source:
             return sum(1 for name in source if PART_NAME.fullmatch(name))
@@ -135,14 +140,14 @@ def _import_part(group: Any, part: Path, info: StoreInfo) -> int:
         raise ValueError(f"{group.name}: frames are {group[FRAMES].dtype}, expected {info.dtype}")
     writers = json.loads(group.attrs[ATTRIBUTE]).get("writers", [])
     rows = []
-    for index, name in enumerate(split_ids(columns)):
+    for index, name in enumerate(split_ids(columns["ids"], columns["id_offsets"])):
         start, stop = columns["offsets"][index : index + 2].tolist()
         frames = group[FRAMES][start:stop]
         if frames_crc32c(frames) != int(columns["frames_crc32c"][index]):
             raise ValueError(f"{group.name}: frames of {name!r} do not match their checksum")
         vad = columns["vad"][index] if "vad" in columns else None
         rows.append(Row(name, columns["audio_sha256"][index], frames, vad))
-    steps = quantization_from(columns)
-    require_equal_quantization(part.parent, steps)
-    add_part(part, lambda temporary: write_part(temporary, rows, info, steps, writers))
+    quantization = quantization_from(columns)
+    require_equal_quantization(part.parent, quantization)
+    add_part(part, lambda temporary: write_part(temporary, rows, info, quantization, writers))
     return len(rows)

@@ -1,8 +1,8 @@
-"""What the metadata of a part must be. In: a part whose columns are whole. Out: what differs.
+"""Metadata of a part: reading its attributes, and comparing all metadata with what was written.
 
-A part's attributes carry a checksum and digests of its arrays' metadata. Parts from before that
-are compared with arrays made anew by the writer's own code, as zarr understands them: another
-version of zarr may spell them differently.
+A part's attributes have a checksum and digests of its arrays' metadata. Early parts have neither:
+their metadata is compared with arrays that the writer's code creates again, as zarr parses them,
+because versions of zarr write equal metadata differently.
 """
 
 import json
@@ -21,16 +21,16 @@ from rellm_cache.store.format import FRAMES, StoreInfo, checksum_matches, parse_
 from rellm_cache.store.maintenance.unverified_part import UnverifiedPart, chunk_file
 from rellm_cache.store.part_writer import array_digest, create_column, create_frames
 
-# What a part's attributes held before they had a checksum.
+# Keys of a part's attributes before they had a checksum.
 PART_KEYS = frozenset(("utterances",))
 
 
 def read_group(path: Path) -> dict[str, Any]:
-    """The object `rellm` of a group's zarr.json.
+    """Read the attribute `rellm` of a group's zarr.json.
 
     Raises:
-        StoreError: the file is not that of a group with this object and nothing else.
-        UnreadableError: it cannot be read now.
+        StoreError: the file is not a group's with this attribute alone.
+        UnreadableError: it exists but cannot be read.
     """
     file = path / "zarr.json"
     try:
@@ -46,7 +46,7 @@ def read_group(path: Path) -> dict[str, Any]:
 
 
 def read_part_attributes(path: Path) -> dict[str, Any]:
-    """A part's attributes; `StoreError` where they do not match their checksum."""
+    """Read a part's attributes; `StoreError` if they do not match their checksum."""
     own = read_group(path)
     if not checksum_matches(own, PART_KEYS):
         raise StoreError(f"{path / 'zarr.json'}: its attributes do not match their checksum")
@@ -54,10 +54,7 @@ def read_part_attributes(path: Path) -> dict[str, Any]:
 
 
 def part_info(path: Path) -> StoreInfo | None:
-    """Attributes of the store that a part was written for, as the part carries them.
-
-    None where it carries none or they were altered.
-    """
+    """Return the store's attributes as a part keeps them; None if absent or altered."""
     try:
         own = read_part_attributes(path)
         return parse_info(own["store"], path) if "store" in own else None
@@ -66,7 +63,7 @@ def part_info(path: Path) -> StoreInfo | None:
 
 
 def recorded_writers(parts: Iterable[Path]) -> list[dict[str, str]]:
-    """What made the frames of parts, each once; parts that do not or cannot say it are left out."""
+    """List the machines that made the frames of parts, each once, as far as recorded."""
     writers: list[dict[str, str]] = []
     for part in parts:
         try:
@@ -78,10 +75,10 @@ def recorded_writers(parts: Iterable[Path]) -> list[dict[str, str]]:
 
 
 def metadata_problems(part: UnverifiedPart, info: StoreInfo) -> list[str]:
-    """Where a part's attributes, metadata and files are not what its writer wrote.
+    """List where a part's attributes, metadata and files are not as its writer wrote them.
 
     Raises:
-        UnreadableError: a file that is there cannot be read now.
+        UnreadableError: a file exists but cannot be read.
     """
     try:
         own = read_part_attributes(part.path)
@@ -94,7 +91,7 @@ def metadata_problems(part: UnverifiedPart, info: StoreInfo) -> list[str]:
             f"its attributes give {own['utterances']} utterances, found {len(part.ids)}"
         )
     if of_store != info:
-        problems.append("it was written for another store")
+        problems.append("it belongs to another store")
     if "arrays" in own:
         problems += _digest_problems(part, own["arrays"])
     else:
@@ -103,18 +100,18 @@ def metadata_problems(part: UnverifiedPart, info: StoreInfo) -> list[str]:
 
 
 def _digest_problems(part: UnverifiedPart, digests: dict[str, str]) -> list[str]:
-    """Arrays whose metadata is not that of the digest in the part's attributes."""
+    """List arrays whose metadata does not match its digest in the part's attributes."""
     problems = []
     found = {FRAMES, *part.columns}
     if found != digests.keys():
         problems.append(f"its attributes name arrays {sorted(digests)}, found {sorted(found)}")
     for name in sorted(found & digests.keys()):
-        if name == FRAMES and part.foreign is not None:
+        if name == FRAMES and part.zarr_frames is not None:
             continue
         file = part.path / name / "zarr.json"
         try:
             if array_digest(file.parent) != digests[name]:
-                problems.append(f"{file}: not the metadata that was written")
+                problems.append(f"{file}: the metadata does not match its digest")
         except (OSError, ValueError) as error:
             raise_if_unreadable(error, file)
             problems.append(f"{file} cannot be read ({error})")
@@ -122,12 +119,12 @@ def _digest_problems(part: UnverifiedPart, digests: dict[str, str]) -> list[str]
 
 
 def _derived_problems(part: UnverifiedPart, info: StoreInfo) -> list[str]:
-    """Arrays whose metadata is not what their bytes ask for; where no digest was recorded."""
+    """List arrays of an early part whose metadata does not fit their content."""
     problems = []
     for name, column in part.columns.items():
         wanted = _column_metadata(name, column.shape, column.dtype.str)
         problems += _array_problems(part.path / name, wanted)
-    if part.foreign is None:
+    if part.zarr_frames is None:
         total = int(part.columns["offsets"][-1])
         memory = zarr.create_group(MemoryStore())
         wanted = create_frames(memory, total, info).metadata.to_dict()
@@ -144,7 +141,7 @@ def _column_metadata(name: str, shape: tuple[int, ...], dtype: str) -> dict[str,
 def _array_problems(path: Path, expected: dict[str, Any]) -> list[str]:
     try:
         found = zarr.open_array(str(path), mode="r").metadata.to_dict()
-    except Exception as error:  # zarr raises anything at all at metadata with a flipped bit
+    except Exception as error:  # zarr raises any error at damaged metadata
         raise_if_unreadable(error, path)
         return [f"{path / 'zarr.json'} cannot be read ({error!r})"]
     return [
@@ -155,7 +152,7 @@ def _array_problems(path: Path, expected: dict[str, Any]) -> list[str]:
 
 
 def _file_problems(part: UnverifiedPart) -> list[str]:
-    """Files that a part has and should not; missing ones are found where they are read."""
+    """List unexpected files; missing ones are found when they are read."""
     known = {part.path / "zarr.json", part.path / FRAMES / "zarr.json", *part.shard_files}
     for name in part.columns:
         known |= {part.path / name / "zarr.json", chunk_file(part.path, name)}

@@ -1,7 +1,7 @@
-"""repair. In: a store. Out: the same store without what is broken, and the clips to extract again.
+"""Repair of a store: keep every intact row, drop damaged ones, and list the clips to extract again.
 
-Whole rows of a damaged part are written to a new part before the damaged one goes. The list of
-what is lost is on disk before anything is dropped.
+Intact rows of a damaged part are written to a new part before the damaged part is removed. The list
+of lost clips is on disk before anything is dropped.
 """
 
 import json
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rellm_cache.store.commit import replace_parts, restore_metadata
-from rellm_cache.store.format import StoreInfo, lost_path
+from rellm_cache.store.format import SHARD_BYTES, StoreInfo, lost_path
 from rellm_cache.store.locks import maintenance_lock
 from rellm_cache.store.maintenance.metadata import recorded_writers
 from rellm_cache.store.maintenance.unverified_part import UnverifiedPart
@@ -22,17 +22,17 @@ from rellm_cache.utils.console import Tick
 
 @dataclass
 class RepairReport:
-    """What was done to one store.
+    """Result of repairing one store.
 
     Attributes:
         store: its folder.
-        problems: that were found.
-        unrepaired: problems that remain, with what to do.
-        rewritten: damaged parts of which whole rows were kept.
-        removed: damaged parts of which nothing could be kept.
-        kept: utterances of damaged parts that were kept.
-        lost: ids to extract again; all are listed in `lost_path(store)`.
-        nameless: removed parts whose ids could not be read.
+        problems: all that were found.
+        unrepaired: problems that remain, with instructions.
+        rewritten: damaged parts with some rows kept.
+        removed: damaged parts with no row kept.
+        kept: utterances kept from damaged parts.
+        lost: ids to extract again; `lost_path(store)` lists them all.
+        nameless: removed parts with unreadable ids.
     """
 
     store: Path
@@ -45,22 +45,26 @@ class RepairReport:
     nameless: int = 0
 
 
-def repair_store(path: Path, tick: Tick) -> RepairReport:
-    """Drop what is broken in a store, keeping every whole row; `tick` counts its parts.
+def repair_store(path: Path, tick: Tick, shard_bytes: int = SHARD_BYTES) -> RepairReport:
+    """Drop the damaged rows of a store and keep all intact ones.
 
-    A kill at any point loses nothing; run again, it finishes.
+    After a kill, the same call continues; no intact row is lost.
+
+    Args:
+        tick: counts parts.
+        shard_bytes: largest size of a shard file.
 
     Raises:
         StoreError: another process maintains the store, or it cannot be written.
     """
     with maintenance_lock(path):
-        check = check_store(path, tick)
+        check = check_store(path, tick, shard_bytes)
         report = RepairReport(path, [*check.problems])
         report.problems += [f"{p.path}: {problem}" for p in check.parts for problem in p.problems]
         if check.info is None:
             report.unrepaired = [
                 *check.problems,
-                f"{path}: no part carries the store's attributes; copy its zarr.json from another "
+                f"{path}: no part has the store's attributes; copy its zarr.json from another "
                 "copy of this store, or move it away and extract into a new one",
             ]
             return report
@@ -71,37 +75,38 @@ def repair_store(path: Path, tick: Tick) -> RepairReport:
         report.lost = sorted(plan.lost)
         _record_lost(path, plan)
         for part in check.parts:
-            keep = [row for row in part.whole if row not in plan.stale.get(part.path, ())]
-            if part.problems or len(keep) < len(part.names):
+            keep = [row for row in part.intact_rows if row not in plan.stale.get(part.path, ())]
+            if part.problems or len(keep) < len(part.ids):
                 _keep_rows(part, keep, check.info)
             if part.problems:
                 report.rewritten += bool(keep)
                 report.removed += not keep
                 report.kept += len(keep)
-                report.nameless += not part.names
+                report.nameless += not part.ids
     return report
 
 
 def _keep_rows(part: PartCheck, keep: list[int], info: StoreInfo) -> None:
-    """Put a part of some whole rows of a part in its place; without rows it just goes."""
-    if part.raw is None or not keep:
+    """Replace a part by one with only the rows to keep; remove it if there are none."""
+    if part.contents is None or not keep:
         replace_parts([part.path], [], info)
         return
     with complete_part(part.path) as folder:
-        raw = UnverifiedPart(folder, info, part.raw.columns)
-        rows = [raw.row(row) for row in keep]
-        replace_parts([part.path], rows, info, raw.quantization, recorded_writers([part.path]))
+        contents = UnverifiedPart(folder, info, part.contents.columns)
+        rows = [contents.row(row) for row in keep]
+        writers = recorded_writers([part.path])
+        replace_parts([part.path], rows, info, contents.quantization, writers)
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """What a repair does to rows.
+    """What a repair keeps and drops.
 
     Attributes:
-        present: ids that can be read afterwards.
-        lost: id → the part whose row of it was broken.
-        stale: part → whole rows to drop all the same: frames of older audio, which would show
-            again now that the newer ones are gone.
+        present: ids that can be read after the repair.
+        lost: id → name of the part with its damaged row.
+        stale: part → intact rows to drop too: frames of older audio, which would be read again
+            after the newer row is gone.
     """
 
     present: set[str] = field(default_factory=set)
@@ -110,17 +115,17 @@ class _Plan:
 
 
 def _plan(check: StoreCheck) -> _Plan:
-    """What stays, newest part first; an older row stands in for a broken one of equal audio."""
+    """Plan a repair; an older row replaces a damaged one if both have the same audio digest."""
     plan = _Plan()
-    digests: dict[str, bytes | None] = {}  # of the newest row of an id, where that is broken
+    digests: dict[str, bytes | None] = {}  # of the newest row of an id, if that is damaged
     for part in reversed(check.parts):
-        whole = set(part.whole)
-        for row, name in enumerate(part.names):
+        intact = set(part.intact_rows)
+        for row, name in enumerate(part.ids):
             if name in plan.present:
                 continue
-            if row not in whole:
+            if row not in intact:
                 plan.lost.setdefault(name, part.path.name)
-                if part.names_are_whole:
+                if part.ids_are_intact:
                     digests.setdefault(name, part.digest(row))
             elif name in digests and part.digest(row) != digests[name]:
                 plan.stale.setdefault(part.path, set()).add(row)
@@ -132,7 +137,7 @@ def _plan(check: StoreCheck) -> _Plan:
 
 
 def _record_lost(store: Path, plan: _Plan) -> None:
-    """Bring the list beside the store up to date: clips that are there again leave it."""
+    """Update the list of lost clips; clips that are in the store again are removed from it."""
     path = lost_path(store)
     lines = path.read_text("utf-8").splitlines() if path.exists() else []
     lost = {row["id"]: row["part"] for row in map(json.loads, lines)} | plan.lost

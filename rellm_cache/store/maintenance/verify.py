@@ -1,8 +1,7 @@
-"""verify. In: a store's folder. Out: every problem, by part, with the utterances it concerns.
+"""Verification of a store: read every byte and list all damage by part and utterance.
 
-Every byte of a store is covered: columns and shard indices by their CRC-32C, frames by one for
-each utterance, padding by being zero, attributes by a checksum, and the metadata of arrays by the
-digests among the attributes, or, in parts from before these, by what the columns ask for.
+Columns, shard indices and the frames of each utterance have a CRC-32C, padding must be zeros,
+attributes have a checksum, and the metadata of arrays has digests (see `metadata`).
 """
 
 from collections.abc import Iterator
@@ -11,7 +10,14 @@ from pathlib import Path
 
 from rellm_cache.errors import StoreError
 from rellm_cache.store.errors import quantization_mismatch
-from rellm_cache.store.format import PART_NAME, StoreInfo, list_parts, read_info, require_cache_root
+from rellm_cache.store.format import (
+    PART_NAME,
+    SHARD_BYTES,
+    StoreInfo,
+    list_parts,
+    read_info,
+    require_cache_root,
+)
 from rellm_cache.store.maintenance.metadata import metadata_problems, part_info, read_group
 from rellm_cache.store.maintenance.unverified_part import (
     UnverifiedPart,
@@ -27,50 +33,50 @@ from rellm_cache.utils.console import Tick
 
 @dataclass(frozen=True)
 class PartCheck:
-    """What one part is worth.
+    """Result of verifying one part.
 
     Attributes:
         path: its folder.
-        problems: what is wrong, each complete; none in a whole part.
-        raw: its rows; None where its columns are damaged, so that no row can be believed.
-        broken: rows whose frames are damaged.
-        names: the ids of all its rows, as far as they can be read.
-        names_are_whole: whether they are what was written.
+        problems: what is damaged; empty for an intact part.
+        contents: its rows; None if its columns are damaged, because then no row is certain.
+        damaged: rows with damaged frames.
+        ids: of all its rows, as far as they can be read.
+        ids_are_intact: whether the columns of ids match their checksums.
     """
 
     path: Path
     problems: list[str]
-    raw: UnverifiedPart | None
-    broken: list[int]
-    names: list[str]
-    names_are_whole: bool = True
+    contents: UnverifiedPart | None
+    damaged: list[int]
+    ids: list[str]
+    ids_are_intact: bool = True
 
     def digest(self, row: int) -> bytes | None:
-        """Of the audio of one row; None where that cannot be believed."""
-        return self.raw.columns["audio_sha256"][row].tobytes() if self.raw else None
+        """Return the audio digest of one row; None if the columns are damaged."""
+        return self.contents.columns["audio_sha256"][row].tobytes() if self.contents else None
 
     @property
-    def whole(self) -> list[int]:
-        """Rows that are what was written."""
-        broken = set(self.broken)
-        return [r for r in range(len(self.names)) if r not in broken] if self.raw else []
+    def intact_rows(self) -> list[int]:
+        """Rows without damage."""
+        damaged = set(self.damaged)
+        return [r for r in range(len(self.ids)) if r not in damaged] if self.contents else []
 
     @property
     def lost(self) -> list[str]:
-        """Ids of the rows that are damaged, as far as they can be read."""
-        return [self.names[row] for row in self.broken] if self.raw else self.names
+        """Ids of the damaged rows, as far as they can be read."""
+        return [self.ids[row] for row in self.damaged] if self.contents else self.ids
 
 
 @dataclass(frozen=True)
 class StoreCheck:
-    """What verifying one store found.
+    """Result of verifying one store.
 
     Attributes:
         path: its folder.
-        info: its attributes, from a part where its own are damaged; None where no part has them.
-        problems: with the store's own metadata and folder, `misplaced` included.
-        misplaced: problems that no repair mends: what someone has to move out of the store.
-        parts: a check of each part, oldest first.
+        info: its attributes, from a part if its own are damaged; None if no part has them either.
+        problems: of the store's own metadata and folder, including `misplaced`.
+        misplaced: problems that a user must solve by moving something out of the store.
+        parts: result of each part, oldest first.
     """
 
     path: Path
@@ -80,16 +86,16 @@ class StoreCheck:
     parts: list[PartCheck]
 
     @property
-    def is_whole(self) -> bool:
-        """Whether nothing is wrong anywhere."""
+    def is_intact(self) -> bool:
+        """Whether there are no problems at all."""
         return not self.problems and not any(part.problems for part in self.parts)
 
 
 def find_stores(cache: Path) -> list[Path]:
-    """Stores under a cache root, by name, those without their zarr.json included.
+    """List stores under a cache root by name, including those without their zarr.json.
 
     Raises:
-        StoreError: there is none, or it is a store itself.
+        StoreError: there are none, or `cache` is itself a store.
     """
     require_cache_root(cache)
     found = {file.parent for pattern in ("*/zarr.json", "*/part-*") for file in cache.glob(pattern)}
@@ -98,11 +104,15 @@ def find_stores(cache: Path) -> list[Path]:
     return sorted(found)
 
 
-def check_store(path: Path, tick: Tick) -> StoreCheck:
-    """Read every byte of a store; `tick` counts its parts.
+def check_store(path: Path, tick: Tick, shard_bytes: int = SHARD_BYTES) -> StoreCheck:
+    """Read and check every byte of a store.
+
+    Args:
+        tick: counts parts.
+        shard_bytes: largest size of a shard file.
 
     Raises:
-        UnreadableError: a file that is there cannot be read now.
+        UnreadableError: a file exists but cannot be read.
     """
     problems = []
     info: StoreInfo | None
@@ -113,12 +123,14 @@ def check_store(path: Path, tick: Tick) -> StoreCheck:
         info = next(filter(None, map(part_info, list_parts(path))), None)
     else:
         problems += _metadata_problems(path)
+    if info is not None:
+        info = replace(info, shard_bytes=shard_bytes)
     misplaced = [*_unexpected_entries(path)]
     parts = []
     for part in list_parts(path):
         if info is not None and PART_NAME.fullmatch(part.name):
             check = check_stored(part, info)
-            if part.exists():  # else another process replaced it meanwhile
+            if part.exists():  # otherwise another process has replaced it
                 parts.append(check)
         tick(1, path.name)
     misplaced += _mixed_quantization(parts)
@@ -126,13 +138,13 @@ def check_store(path: Path, tick: Tick) -> StoreCheck:
 
 
 def _mixed_quantization(parts: list[PartCheck]) -> Iterator[str]:
-    """Parts of an int8 store whose values stand for others than those of its first part."""
+    """Yield a problem for each part with another int8 scale or mean than the first part."""
     first: tuple[Path, Quantization] | None = None
     for part in parts:
-        steps = part.raw.quantization if part.raw else None
-        if steps is not None:
-            first = first or (part.path, steps)
-            if not steps.equals(first[1]):
+        found = part.contents.quantization if part.contents else None
+        if found is not None:
+            first = first or (part.path, found)
+            if not found.equals(first[1]):
                 yield quantization_mismatch(part.path, first[0])
 
 
@@ -145,59 +157,60 @@ def _metadata_problems(path: Path) -> list[str]:
 
 
 def _unexpected_entries(path: Path) -> Iterator[str]:
-    """What lies in a store's folder and is neither its metadata nor a part."""
+    """Yield a problem for each entry of a store that is neither its metadata nor a part."""
     for entry in sorted(path.iterdir()):
         if entry.name != "zarr.json" and not PART_NAME.fullmatch(entry.name):
             yield f"{entry}: not a part; move it out of the store"
 
 
 def check_stored(part: Path, info: StoreInfo) -> PartCheck:
-    """Read every byte of a part where it is stored: of a copy, in the object store.
+    """Read and check every byte of a part; of a mirror, as it is in the object store.
 
-    There the rows of what is returned have no frames any more.
+    For a mirror the result has no frames: its download is deleted at the end.
     """
     with complete_part(part) as folder:
         check = check_part(folder, info)
         if folder == part:
             return check
-        if check.raw is not None:
-            check.raw.release()
+        if check.contents is not None:
+            check.contents.release()
     problems = [problem.replace(str(folder), display_path(part)) for problem in check.problems]
     return replace(check, path=part, problems=problems)
 
 
 def check_part(path: Path, info: StoreInfo) -> PartCheck:
-    """Read every byte of a part.
+    """Read and check every byte of a part.
 
     Raises:
-        UnreadableError: a file that is there cannot be read now.
+        UnreadableError: a file exists but cannot be read.
     """
     columns, problems = read_columns(path, info)
     problems = problems or column_conflicts(columns, info)
     if problems:
         known = {"ids", "id_offsets"} <= columns.keys()
         return PartCheck(path, problems, None, [], guess_ids(path), known)
-    raw = UnverifiedPart(path, info, columns)
-    problems = metadata_problems(raw, info)
-    broken = []
-    for row in range(len(raw.ids)):
+    contents = UnverifiedPart(path, info, columns)
+    problems = metadata_problems(contents, info)
+    damaged = []
+    for row in range(len(contents.ids)):
         try:
-            raw.frames(row)
+            contents.frames(row)
         except StoreError:
-            broken.append(row)
-    problems += raw.problems
-    if broken:
+            damaged.append(row)
+    problems += contents.problems
+    if damaged:
         problems.append(
-            f"frames of {len(broken)} of {len(raw.ids)} utterances do not match their checksum"
+            f"frames of {len(damaged)} of {len(contents.ids)} utterances do not match their "
+            "checksum"
         )
-    return PartCheck(path, problems, raw, broken, raw.ids)
+    return PartCheck(path, problems, contents, damaged, contents.ids)
 
 
 def require_intact(check: PartCheck) -> UnverifiedPart:
-    """The rows of a part without any problem, else `StoreError` with the repair."""
-    if check.problems or check.raw is None:
+    """Return the contents of a part without problems; otherwise raise `StoreError`."""
+    if check.problems or check.contents is None:
         raise StoreError(
             f"{display_path(check.path)}: damaged: {check.problems[0]}; run `rellm cache repair "
             f"{display_path(check.path.parent.parent)}` first"
         )
-    return check.raw
+    return check.contents

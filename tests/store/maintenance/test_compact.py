@@ -54,7 +54,7 @@ def test_compact_merges_all_and_changes_nothing(layered: Path, write: Write, cli
     report = compact_store(layered, silent)
     assert (report.parts_before, report.parts_after, report.merged) == (5, 1, [(5, 7)])
     assert content(layered) == before
-    assert check_store(layered, silent).is_whole
+    assert check_store(layered, silent).is_intact
     assert not (layered.parent / ".writing").exists()
     again = compact_store(layered, silent)
     assert (again.parts_before, again.parts_after, again.merged) == (1, 1, [])
@@ -107,7 +107,7 @@ def test_prune_drops_what_nobody_sees(layered: Path, info: StoreInfo) -> None:
     assert (report.superseded, report.outside, report.parts_rewritten) == (5, 0, 4)
     assert report.bytes == sum((40 + 60 * n) * info.frame_bytes for n in (0, 1, 2, 3, 6))
     assert content(layered) == before
-    assert check_store(layered, silent).is_whole
+    assert check_store(layered, silent).is_intact
     assert prune_store(layered, silent).superseded == 0
 
 

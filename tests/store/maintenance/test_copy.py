@@ -41,7 +41,7 @@ def test_a_copy_equals_its_source_and_goes_on_where_it_was(
     report = copy_store(store, tmp_path / "other", silent)
     assert (report.copied, report.present, report.utterances) == (1, 2, 1)
     assert files(report.store) == files(store)
-    assert check_store(report.store, silent).is_whole
+    assert check_store(report.store, silent).is_intact
 
 
 @pytest.mark.parametrize("info", ["int8"], indirect=True)

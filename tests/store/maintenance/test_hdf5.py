@@ -46,7 +46,7 @@ def test_there_and_back_every_file_is_equal(store: Path, tmp_path: Path) -> None
     report = import_store(tmp_path / "out.h5", tmp_path / "other", silent)
     assert (report.copied, report.present, report.utterances) == (2, 0, 14)
     assert files(report.store) == files(store)
-    assert check_store(report.store, silent).is_whole
+    assert check_store(report.store, silent).is_intact
     report = import_store(tmp_path / "out.h5", tmp_path / "other", silent)
     assert (report.copied, report.present) == (0, 2)
 

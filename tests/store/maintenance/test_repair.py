@@ -25,7 +25,7 @@ Write = Callable[..., FeatureStore]
 
 def repair(path: Path) -> RepairReport:
     report = repair_store(path, silent)
-    assert report.unrepaired or check_store(path, silent).is_whole
+    assert report.unrepaired or check_store(path, silent).is_intact
     return report
 
 

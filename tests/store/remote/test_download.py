@@ -219,7 +219,7 @@ def test_frames_of_other_codecs_are_fetched_whole_and_stay_while_in_use(
         store.frames("b")
     store.close()
     np.testing.assert_array_equal(store.frames("b"), clips["clip/04"])
-    assert check_store(store.path, silent).is_whole
+    assert check_store(store.path, silent).is_intact
 
 
 def test_a_plain_folder_is_read_as_before(write: Write, clips: Clips, s3: Any) -> None:

@@ -150,7 +150,7 @@ def test_damage_there_is_not_copied(remote: Path, s3: Any, tmp_path: Path) -> No
 
 def test_verify_reads_what_is_stored_there(remote: Path, s3: Any, content: Content) -> None:
     content(remote)  # whole frames are here
-    assert check_store(remote, silent).is_whole
+    assert check_store(remote, silent).is_intact
     part = list_parts(remote)[0]
     s3.flip(f"{remote.name}/{part.name}/frames/c/0/0")
     s3.flip(f"{remote.name}/{part.name}/frames/zarr.json")
@@ -173,7 +173,7 @@ def test_repair_prune_and_compact_change_the_store_there(
     s3.forget_copies()
     again = only_store(open_mirror(s3.url))
     assert content(again) == expected
-    assert check_store(again, silent).is_whole
+    assert check_store(again, silent).is_intact
     stored = {name.split("/")[1] for name in s3.names() if "/part-" in name}
     assert stored == {list_parts(again)[0].name}
 
@@ -185,7 +185,7 @@ def test_a_damaged_store_is_restored_there(remote: Path, s3: Any) -> None:
         FeatureStore(remote)
     repair_store(remote, silent)
     s3.forget_copies()
-    assert check_store(only_store(open_mirror(s3.url)), silent).is_whole
+    assert check_store(only_store(open_mirror(s3.url)), silent).is_intact
 
 
 def test_equal_buckets_of_two_services_have_two_copies(remote: Path, s3: Any) -> None:
