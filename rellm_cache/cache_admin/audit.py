@@ -1,8 +1,4 @@
-"""cache verify against the audio. In: stores and a manifest. Out: changed clips, other frames.
-
-`compare_audio` asks whether the files are still those the frames were made from; `recompute`
-whether this machine's encoder makes the frames that are stored.
-"""
+"""Audit of stores against audio: compare digests of files, and encode random clips again."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -30,14 +26,14 @@ BATCH = 8
 
 @dataclass
 class AudioReport:
-    """How the audio of a manifest agrees with one store.
+    """Comparison of a manifest's audio with one store.
 
     Attributes:
         store: its folder.
-        equal: clips whose audio is that of their frames.
-        changed: ids whose audio is another now.
+        equal: number of clips with unchanged audio.
+        changed: ids with changed audio.
         unreadable: id → why its file could not be read.
-        absent: ids that the store does not hold.
+        absent: ids that are not in the store.
     """
 
     store: Path
@@ -48,7 +44,7 @@ class AudioReport:
 
 
 def compare_audio(cache: Path, manifest: Path) -> list[AudioReport]:
-    """Compare the digests of a manifest's files with those stored beside the frames.
+    """Compare the digests of a manifest's audio with those in every store.
 
     Raises:
         ManifestError, StoreError: the manifest or a store cannot be read.
@@ -68,7 +64,7 @@ def compare_audio(cache: Path, manifest: Path) -> list[AudioReport]:
 
 
 def _encoder_stores(cache: Path) -> list[tuple[FeatureStore, EncoderSpec]]:
-    """The stores whose frames were made from audio, and by what."""
+    """Open all stores except teacher stores, each with its encoder spec."""
     stores = [FeatureStore(path) for path in find_stores(cache)]
     return [(store, store.spec) for store in stores if isinstance(store.spec, EncoderSpec)]
 
@@ -93,18 +89,18 @@ def _compare(name: str, found: bytes | AudioError, store: FeatureStore, out: Aud
 
 @dataclass(frozen=True)
 class RecomputeReport:
-    """Stored frames of some clips against those this machine makes.
+    """Comparison of stored frames with those that this machine computes.
 
     Attributes:
         store: its folder.
         clips: ids that were encoded again.
-        skipped: id → why it was not, as a changed file.
-        largest: absolute difference of any value; 0 where nothing was compared.
-        mean: absolute difference of all values.
-        cosine: lowest similarity of a stored frame and its new one, over all frames.
-        writers: what made the stored frames; empty where that was not recorded.
-        machine: what made the new ones.
-        reason: why nothing was compared, else empty.
+        skipped: id → why it was not encoded.
+        largest: largest absolute difference; 0 if nothing was compared.
+        mean: mean absolute difference.
+        cosine: lowest cosine similarity of a stored and a new frame.
+        writers: machines that made the stored frames, as far as recorded.
+        machine: this machine.
+        reason: why nothing was compared; else empty.
     """
 
     store: Path
@@ -121,15 +117,15 @@ class RecomputeReport:
 def recompute(
     cache: Path, manifest: Path, count: int, seed: int = 1, device: torch.device | None = None
 ) -> list[RecomputeReport]:
-    """Encode `count` random clips of a manifest again, for each store that holds them.
+    """Encode `count` random clips of a manifest again for each store, and compare the frames.
 
     Args:
-        seed: which clips; the same seed chooses the same ones.
-        device: None for the default one.
+        seed: of the random choice of clips.
+        device: None for the default device.
 
     Raises:
-        ManifestError, StoreError: the manifest or a store cannot be read, or a clip has another
-            number of frames now.
+        ManifestError, StoreError: the manifest or a store cannot be read, or a clip's number of
+            frames differs.
     """
     device = device or default_device()
     utterances = {u.id: u for u in read_manifests(manifest)}
@@ -147,11 +143,11 @@ def _recompute(
 ) -> RecomputeReport:
     machine = encoding_machine(spec, device)
     if not chosen:
-        return _nothing(store, machine, "the store holds no clip of the manifest")
+        return _skipped(store, machine, "the store has no clip of the manifest")
     try:
         encoder = build_encoder(resolve(replace(spec, dtype="float16")), device)
     except ConfigError as error:
-        return _nothing(store, machine, str(error))
+        return _skipped(store, machine, str(error))
     largest, total, values, cosine = 0.0, 0.0, 0, 1.0
     done: list[str] = []
     skipped: dict[str, str] = {}
@@ -171,8 +167,8 @@ def _recompute(
             old = _values(store, utterance.id)
             if new.shape != old.shape:
                 raise StoreError(
-                    f"{store.path}: {utterance.id!r} has {len(old)} frames, encoded again "
-                    f"{len(new)}; extract it into a new cache"
+                    f"{store.path}: {utterance.id!r} has {len(old)} frames, but "
+                    f"{len(new)} when encoded again; extract into a new cache"
                 )
             difference = np.abs(new - old)
             largest = max(largest, float(difference.max()))
@@ -185,18 +181,18 @@ def _recompute(
 
 
 def _values(store: FeatureStore, name: str) -> np.ndarray:
-    """(L, D) float64 values that the stored frames of a clip stand for."""
+    """Return (L, D) float64 frames of a clip, dequantized."""
     frames = store.verified_frames(name)
     if store.quantization is not None:
         return store.quantization.dequantize(frames).astype(np.float64)
     return frames.astype(np.float64)
 
 
-def _nothing(store: FeatureStore, machine: dict[str, str], reason: str) -> RecomputeReport:
+def _skipped(store: FeatureStore, machine: dict[str, str], reason: str) -> RecomputeReport:
     return RecomputeReport(store.path, [], {}, 0.0, 0.0, 1.0, [], machine, reason)
 
 
 def _cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """(L,) similarity of each pair of frames (L, D)."""
+    """Return (L,) cosine similarities of two (L, D) arrays of frames."""
     norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     return np.asarray((a * b).sum(axis=1) / np.maximum(norms, 1e-12))

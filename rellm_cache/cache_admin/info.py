@@ -1,4 +1,4 @@
-"""cache info and ls. In: a cache root, or one store. Out: what each store holds, or each clip."""
+"""Summaries of stores and lists of clips, for `rellm cache info` and `ls`."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +16,9 @@ FRAMES_PER_HOUR = FRAMES_PER_SECOND * 3600
 
 @dataclass(frozen=True)
 class StoreSummary:
-    """One store: whose frames, how many, how large, under which licence.
+    """Summary of one store: encoder, clips, size, licence.
 
-    A teacher's store, whose frames are the tokens of responses, has no layer and no hours.
+    A teacher store has no layer and no hours: its frames are tokens of responses.
     """
 
     name: str
@@ -35,15 +35,15 @@ class StoreSummary:
     licence: str
 
     def to_json(self) -> dict[str, Any]:
-        """As `cache info --json` prints it."""
+        """Return the object that `cache info --json` prints."""
         return vars(self)
 
 
 def cache_info(cache: Path) -> list[StoreSummary]:
-    """Summaries of all stores under a cache root, by name.
+    """Summarize all stores under a cache root, by name.
 
     Raises:
-        StoreError: there is none, or one is damaged.
+        StoreError: there are none, or one is damaged.
     """
     paths = list(list_stores(cache))
     if not paths:
@@ -53,10 +53,9 @@ def cache_info(cache: Path) -> list[StoreSummary]:
 
 @dataclass(frozen=True)
 class ClipEntry:
-    """One clip of a store: its id, how long it is, whose audio it is of, and where it lies.
+    """One clip of a store: id, length, digest of its audio, and part.
 
-    In a teacher's store the digest is that of the request and the response, and there are no
-    seconds.
+    In a teacher store there are no seconds, and the digest is that of request and response.
     """
 
     id: str
@@ -67,24 +66,24 @@ class ClipEntry:
 
 
 def list_clips(path: Path) -> list[ClipEntry]:
-    """Every clip of a store as it is read, by id: of several rows of an id the newest.
+    """List the clips of a store by id; of several rows with one id, the newest.
 
     Raises:
-        StoreError: it is no store, or its index is damaged.
+        StoreError: it is not a store, or its index is damaged.
     """
     entries = {}
     store = FeatureStore(path)
-    hears = isinstance(store.spec, EncoderSpec)
+    is_audio = isinstance(store.spec, EncoderSpec)
     for part in store.parts:
         lengths = (part.offsets[1:] - part.offsets[:-1]).tolist()
         for name, length, digest in zip(part.ids, lengths, part.audio_sha256, strict=True):
-            seconds = length / FRAMES_PER_SECOND if hears else None
+            seconds = length / FRAMES_PER_SECOND if is_audio else None
             entries[name] = ClipEntry(name, length, seconds, digest.tobytes().hex(), part.path.name)
     return [entries[name] for name in sorted(entries)]
 
 
 def _summary(store: FeatureStore) -> StoreSummary:
-    hears = isinstance(store.spec, EncoderSpec)
+    is_audio = isinstance(store.spec, EncoderSpec)
     failures = failures_path(store.path)
     failed = len(failures.read_text("utf-8").splitlines()) if failures.exists() else 0
     return StoreSummary(
@@ -95,7 +94,7 @@ def _summary(store: FeatureStore) -> StoreSummary:
         frame_size=store.frame_size,
         fingerprint=store.spec.fingerprint,
         clips=len(store),
-        hours=int(store.lengths(list(store.ids)).sum()) / FRAMES_PER_HOUR if hears else None,
+        hours=int(store.lengths(list(store.ids)).sum()) / FRAMES_PER_HOUR if is_audio else None,
         parts=len(store.parts),
         bytes=store.nbytes,
         failed=failed,

@@ -1,7 +1,4 @@
-"""cache verify, repair, prune, compact, copy, export and import.
-
-In: cache roots, or an exported file. Out: a report for each store.
-"""
+"""Maintenance of a whole cache root: verify, repair, prune, compact, copy, export and import."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -28,23 +25,23 @@ from rellm_cache.utils.console import progress
 
 @dataclass(frozen=True)
 class CacheRepair:
-    """What repairing a cache root did.
+    """Result of repairing a cache root.
 
     Attributes:
-        stores: a report for each store.
-        swept: what dead processes had left in `.writing/`, removed.
+        stores: report of each store.
+        removed: what dead processes had left in `.writing/`.
         held: what live processes are writing there.
-        unfinished: parts that were not sent whole to the object store that the root is a copy of.
+        stale_uploads: incomplete parts in the object store.
     """
 
     stores: list[RepairReport]
-    swept: list[Path]
+    removed: list[Path]
     held: list[Path]
-    unfinished: list[StaleUpload]
+    stale_uploads: list[StaleUpload]
 
 
 def verify_cache(cache: Path) -> list[StoreCheck]:
-    """Read every byte of every store under a cache root.
+    """Read and check every byte of all stores under a cache root.
 
     Raises:
         StoreError: there is no store.
@@ -55,33 +52,32 @@ def verify_cache(cache: Path) -> list[StoreCheck]:
 
 
 def repair_cache(cache: Path, unfinished_hours: float = 24.0) -> CacheRepair:
-    """Drop what is broken, keep what is whole, and remove what dead processes left.
+    """Drop damaged rows, keep intact ones, and remove what dead processes left.
 
     Args:
-        unfinished_hours: how old a part must be that was not sent whole to an object store, to be
-            one that nobody is sending.
+        unfinished_hours: age at which an incomplete part in an object store is removed.
 
     Raises:
-        StoreError: there is no store, one is being maintained or cannot be written.
+        StoreError: there is no store, or one is in maintenance or cannot be written.
         RemoteError: the object store cannot be reached, read or written.
     """
     sync_mirror(cache)
-    swept, held = remove_stale(cache)
+    removed, held = remove_stale(cache)
     stores = find_stores(cache)
-    unfinished = remove_stale_uploads(cache, unfinished_hours)
+    stale_uploads = remove_stale_uploads(cache, unfinished_hours)
     with progress("Repairing", _parts(stores), "parts") as tick:
         reports = [repair_store(store, tick) for store in stores]
-    return CacheRepair(reports, swept, held, unfinished)
+    return CacheRepair(reports, removed, held, stale_uploads)
 
 
 def prune_cache(
     cache: Path, manifests: Sequence[Path] = (), dry_run: bool = False
 ) -> list[PruneReport]:
-    """Drop superseded rows and, where manifests are given, clips that none of them names.
+    """Drop superseded rows and, if manifests are given, clips that are in none of them.
 
     Raises:
-        ManifestError: a manifest cannot be used; nothing was changed.
-        StoreError: there is no store, or one is damaged, being maintained or cannot be written.
+        ManifestError: a manifest is not valid; nothing was changed.
+        StoreError: there is no store, or one is damaged, in maintenance or cannot be written.
     """
     keep = {u.id for path in manifests for u in read_manifests(path)} if manifests else None
     sync_mirror(cache)
@@ -94,10 +90,10 @@ def compact_cache(cache: Path, part_bytes: int) -> list[CompactReport]:
     """Merge small parts of every store.
 
     Args:
-        part_bytes: most bytes of frames in a merged part.
+        part_bytes: largest size of the frames of a merged part.
 
     Raises:
-        StoreError: there is no store, or one is damaged, being maintained or cannot be written.
+        StoreError: there is no store, or one is damaged, in maintenance or cannot be written.
     """
     sync_mirror(cache)
     stores = find_stores(cache)
@@ -106,10 +102,10 @@ def compact_cache(cache: Path, part_bytes: int) -> list[CompactReport]:
 
 
 def copy_cache(source: Path, target: Path, names: Sequence[str] = ()) -> list[CopyReport]:
-    """Copy stores to another cache root: those named, or all.
+    """Copy the named stores, or all, to another cache root.
 
     Raises:
-        StoreError: a named store is not there, a part is damaged or the target cannot be written.
+        StoreError: a store does not exist, a part is damaged or the target cannot be written.
     """
     found = {store.name: store for store in find_stores(source)}
     for name in names:
@@ -121,7 +117,7 @@ def copy_cache(source: Path, target: Path, names: Sequence[str] = ()) -> list[Co
 
 
 def export_to_file(store: Path, file: Path) -> int:
-    """Write one store to an HDF5 file; the number of its rows.
+    """Write one store to an HDF5 file and return its number of rows.
 
     Raises:
         StoreError: the store is damaged, or the file exists or cannot be written.
@@ -134,7 +130,7 @@ def import_from_file(file: Path, cache: Path) -> CopyReport:
     """Add the parts of an exported file to a cache.
 
     Raises:
-        StoreError: the file is damaged or no exported store, or the cache cannot be written.
+        StoreError: the file is damaged or not an export, or the cache cannot be written.
     """
     with progress("Importing", count_parts(file), "parts") as tick:
         return import_store(file, cache, tick)

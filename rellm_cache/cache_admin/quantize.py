@@ -1,8 +1,8 @@
-"""cache quantize. In: a float16 store. Out: the same clips in eight bits, and how far off they are.
+"""Quantization of a float16 store to an int8 store, with a measure of the rounding error.
 
-Two passes: the mean and reach of every channel, then frames in steps of that size. Killed at any
-moment, the same command goes on: parts that were committed keep their steps, and only clips that
-are not there yet are written. So it also brings an int8 store up to date after another `extract`.
+A first pass measures mean and range of each channel, a second writes the int8 frames. If the int8
+store exists already, it keeps its scale and mean and only missing clips are written: so a killed
+call continues, and a later `extract` can be followed.
 """
 
 import dataclasses
@@ -20,24 +20,24 @@ from rellm_cache.store.maintenance.metadata import recorded_writers
 from rellm_cache.store.quantization import LEVELS, ChannelStatistics, Quantization
 from rellm_cache.store.reader import FeatureStore
 from rellm_cache.store.remote.mirror import sync_mirror
-from rellm_cache.store.writer import StoreWriter
+from rellm_cache.store.writer import PART_BYTES, StoreWriter
 from rellm_cache.utils.console import progress
 from rellm_cache.utils.interrupts import Interrupts
 
 
 @dataclass(frozen=True)
 class QuantizeReport:
-    """An int8 store and its distance from the float16 store it was made from.
+    """An int8 store and its rounding error.
 
     Attributes:
         path: of the int8 store.
-        written: clips quantised now.
-        present: clips that were there already.
-        bytes: of the int8 store's files.
-        relative_rms: root mean square error over the root mean square of the frames, of all clips.
-        worst_channel: index of the channel with the largest error for its standard deviation.
-        worst_channel_rms: that error over that deviation.
-        clipped: share of values beyond the steps; above 0 only for clips added to an older store.
+        written: clips quantized by this call.
+        present: clips that were in the store already.
+        bytes: size of the int8 store's files.
+        relative_rms: root mean square error divided by the root mean square of the frames.
+        worst_channel: index of the channel with the largest error relative to its deviation.
+        worst_channel_rms: that error divided by the channel's standard deviation.
+        clipped: share of clipped values; above 0 only for clips added to an existing store.
     """
 
     path: Path
@@ -50,35 +50,40 @@ class QuantizeReport:
     clipped: float
 
     def to_json(self) -> dict[str, Any]:
-        """As `cache quantize --json` prints it."""
+        """Return the object that `cache quantize --json` prints."""
         return {**vars(self), "path": str(self.path)}
 
 
-def quantize(source: Path) -> QuantizeReport:
-    """Make the int8 store of a float16 store, beside it, or bring it up to date.
+def quantize(source: Path, part_bytes: int = PART_BYTES) -> QuantizeReport:
+    """Make or update the int8 store beside a float16 store.
+
+    Args:
+        part_bytes: size of the frames at which a part is committed.
 
     Raises:
-        StoreError: `source` is no float16 store, is empty or damaged, or writing failed.
+        StoreError: `source` is not a float16 store, is empty or damaged, or writing failed.
     """
     sync_mirror(source.parent)
     store = FeatureStore(source)
     if not isinstance(store.spec, EncoderSpec) or store.spec.dtype != "float16":
         raise StoreError(f"{source}: holds {store.spec.dtype} frames; expected a float16 store")
     if not len(store):
-        raise StoreError(f"{source}: holds no clips; fill it with `rellm extract`")
+        raise StoreError(f"{source}: has no clips; fill it with `rellm extract`")
     spec = dataclasses.replace(store.spec, dtype="int8")
     path = store_path(source.parent, spec)
     before = FeatureStore(path) if path.exists() else None
     missing = [i for i in store.ids if before is None or not _is_current(i, store, before)]
-    steps = before.quantization if before is not None and before.parts else None
-    if steps is None:
-        steps = _measure(store)
+    quantization = before.quantization if before is not None and before.parts else None
+    if quantization is None:
+        quantization = _measure(store)
     info = StoreInfo(spec, store.frame_size, store.licence)
     writers = recorded_writers(part.path for part in store.parts)
     with (
         Interrupts() as interrupts,
-        progress("Quantising", len(missing), "clips") as tick,
-        StoreWriter(source.parent, info, steps, writers=writers) as out,
+        progress("Quantizing", len(missing), "clips") as tick,
+        StoreWriter(
+            source.parent, info, quantization, writers=writers, part_bytes=part_bytes
+        ) as out,
     ):
         for clip in missing:
             digest = np.frombuffer(store.audio_sha256(clip), np.uint8)
@@ -86,7 +91,7 @@ def quantize(source: Path) -> QuantizeReport:
             tick()
         interrupts.finishing()
     made = FeatureStore(path)
-    error = _compare(store, made, steps)
+    error = _compare(store, made, quantization)
     return QuantizeReport(
         path=path,
         written=len(missing),
@@ -114,12 +119,12 @@ def _measure(store: FeatureStore) -> Quantization:
 
 @dataclass(frozen=True)
 class _Error:
-    """Distance of int8 frames from float16 ones.
+    """Rounding error of int8 frames.
 
     Attributes:
         relative_rms: over all values.
-        by_channel: (D,) error over the channel's standard deviation; 0 where it is constant.
-        clipped: share of values beyond the steps.
+        by_channel: (D,) error divided by the channel's standard deviation; 0 if it is constant.
+        clipped: share of clipped values.
     """
 
     relative_rms: float
@@ -127,16 +132,17 @@ class _Error:
     clipped: float
 
 
-def _compare(store: FeatureStore, made: FeatureStore, steps: Quantization) -> _Error:
-    """Read every clip back from disk and compare it with what it was made from."""
+def _compare(store: FeatureStore, made: FeatureStore, quantization: Quantization) -> _Error:
+    """Read every int8 clip from disk and compare it with its float16 frames."""
     count = clipped = 0
     squares, centred, errors, total = (np.zeros(store.frame_size) for _ in range(4))
-    reach = steps.scale * (LEVELS + 0.5)
+    reach = quantization.scale * (LEVELS + 0.5)
     with progress("Comparing", len(store), "clips") as tick:
         for clip in store.ids:
             frames = store.frames(clip).astype(np.float32)
-            distance = frames - steps.mean
-            errors += np.square(steps.dequantize(made.frames(clip)) - frames).sum(0, np.float64)
+            distance = frames - quantization.mean
+            rounded = quantization.dequantize(made.frames(clip))
+            errors += np.square(rounded - frames).sum(0, np.float64)
             squares += np.square(frames).sum(0, np.float64)
             centred += np.square(distance).sum(0, np.float64)
             total += distance.sum(0, np.float64)

@@ -1,7 +1,7 @@
-"""One part in place of others. In: whole rows. Out: a committed part; then the old ones go.
+"""Committing and replacing parts, safe at every moment against a kill.
 
-The order makes a kill harmless: the new part is complete under its name before an old one goes,
-and it sorts right after the last of them, so that whatever is read meanwhile is the same.
+A new part is complete under its name before an old one is removed. It sorts right after the last
+old part, so readers see the same rows at every moment.
 """
 
 import errno
@@ -23,7 +23,7 @@ from rellm_cache.utils.atomic_files import rename, sync_path, sync_tree
 
 @contextmanager
 def temporary_folder(store: Path) -> Iterator[Path]:
-    """A claimed path under `.writing/` to write to and rename; what is left there goes.
+    """Yield a locked path under `.writing/`, to be written and renamed; remove what is left.
 
     Raises:
         StoreError: a file could not be written, renamed or removed.
@@ -38,8 +38,8 @@ def temporary_folder(store: Path) -> Iterator[Path]:
     except OSError as error:
         hint = "free some space" if error.errno == errno.ENOSPC else "check the folder"
         raise StoreError(
-            f"{store}: could not be changed ({error}); {hint} and run the same command again: "
-            "no part was removed before what replaces it was complete"
+            f"{store}: could not be changed ({error}); {hint} and run the same command again; "
+            "nothing is lost"
         ) from error
 
 
@@ -50,10 +50,10 @@ def replace_parts(
     quantization: Quantization | None = None,
     writers: Sequence[dict[str, str]] = (),
 ) -> None:
-    """Commit `rows` in place of adjacent parts `old`, oldest first; without rows they just go.
+    """Replace adjacent parts `old`, oldest first, by one part of `rows`, or by none.
 
     Raises:
-        StoreError: the disk is full or a folder cannot be written; every row is still there.
+        StoreError: the disk is full or a folder cannot be written; no row is lost.
     """
     store = old[-1].parent
     if rows:
@@ -66,10 +66,10 @@ def replace_parts(
 
 
 def add_part(part: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` make a part at a temporary path and commit it under a given name.
+    """Let `write` create a part at a temporary path, and commit it as `part`.
 
     Raises:
-        StoreError: the disk is full or a folder cannot be written, or `write` raised it.
+        StoreError: the disk is full, a folder cannot be written, or `write` raised it.
     """
     with temporary_folder(part.parent) as temporary:
         write(temporary)
@@ -78,20 +78,20 @@ def add_part(part: Path, write: Callable[[Path], None]) -> None:
 
 
 def remove_part(part: Path) -> None:
-    """Remove a part, from the object store too that its folder is a copy of."""
+    """Remove a part, in a mirror from the object store first."""
     remove_remote_part(part)
     remove_local_part(part)
 
 
 def remove_local_part(part: Path) -> None:
-    """Remove a part from a folder: it leaves the store in one step, then its files go."""
+    """Remove a part from the local folder: rename it out of the store, then delete it."""
     with temporary_folder(part.parent) as temporary:
         rename(part, temporary)
         sync_path(part.parent)
 
 
 def restore_metadata(store: Path, info: StoreInfo) -> None:
-    """Write a store's own zarr.json anew, in one step."""
+    """Replace a store's zarr.json."""
     with temporary_folder(store) as temporary:
         zarr.create_group(str(temporary), attributes=info.to_attributes())
         sync_tree(temporary)

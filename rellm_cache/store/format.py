@@ -29,6 +29,7 @@ from rellm_cache.store.remote.mirror_paths import display_path
 FORMAT = "rellm-feature-store"
 FORMAT_VERSION = 1
 FRAMES = "frames"
+METADATA = "zarr.json"
 INNER_FRAMES = 256
 SHARD_BYTES = 64 << 20
 WRITING = ".writing"

@@ -1,8 +1,7 @@
-"""Writing a store. In: rows one at a time. Out: committed parts, each in one atomic step.
+"""Writing a feature store: clips are added one by one and appear in parts, each by one rename.
 
-A part grows under `.writing/`, on disk from its first clip, and is committed (`outgoing`). Until
-then it does not exist for any reader; after it, it never changes. Several writers, in any number of
-processes, may fill one store: each commits parts of its own.
+An open part grows on disk under `.writing/`, where no reader sees it; a committed part never
+changes. Any number of writers and processes may fill one store: each commits its own parts.
 """
 
 import contextlib
@@ -13,6 +12,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -40,24 +40,25 @@ from rellm_cache.utils.console import counted
 
 PART_BYTES = 256 << 20
 PART_SECONDS = 60.0
-CLIPS_IN_HAND = 8  # taken, and not written yet
-INFINITE, MINUS_INFINITE = 0x7C00, 0xFC00  # bits of a float16; beyond each are no numbers
+MAX_PENDING_CLIPS = 8  # added but not written yet
+INFINITE, MINUS_INFINITE = 0x7C00, 0xFC00  # float16 bits; larger ones of each sign are NaN
 
 
 class StoreWriter:
     """Adds encoded clips to the store of one encoder spec under a cache root.
 
-    Use it as a context manager: leaving it commits the open part, also when the work was
-    interrupted or failed elsewhere, so that nothing encoded is lost; only a failed write of its own
-    gives the part up. Entering it removes the open parts of writers of this machine that are dead.
+    Use it as a context manager. Leaving it commits the open part, also after an interrupt or an
+    error elsewhere, so nothing encoded is lost; only a failed write discards the part. Entering it
+    removes open parts that dead writers of this machine left.
 
     Args:
         cache: root.
-        info: of the store; where it exists already, its own attributes hold.
-        quantization: of an int8 store: the same for all its parts.
-        writers: what makes the frames, as `devices.describe_machine` says it; recorded in every
-            part.
-        part_seconds: an open part is committed when it is so old and a clip is added.
+        info: of the store; an existing store keeps its own attributes.
+        quantization: of an int8 store, the same for all parts.
+        writers: machines that make the frames, as `devices.describe_machine` describes them;
+            recorded in every part.
+        part_seconds: age at which an open part is committed, when a clip is added.
+        part_bytes: size of frames at which it is committed.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class StoreWriter:
         *,
         writers: Sequence[dict[str, str]] = (),
         part_seconds: float = PART_SECONDS,
+        part_bytes: int = PART_BYTES,
     ) -> None:
         if (info.dtype == np.int8) != (quantization is not None):
             raise ValueError(f"a store of {info.spec.dtype} with quantization {quantization}")
@@ -77,11 +79,13 @@ class StoreWriter:
         self._info = info
         self._writers = writers
         self._part_seconds = part_seconds
+        self._part_bytes = part_bytes
         self._part: _OpenPart | None = None
         self.bytes_written = 0
 
     def __enter__(self) -> Self:
-        self._info = read_info(create_store(self._cache, self._info))
+        found = read_info(create_store(self._cache, self._info))
+        self._info = replace(found, shard_bytes=self._info.shard_bytes)
         remove_own_stale(self._cache)
         return self
 
@@ -94,7 +98,7 @@ class StoreWriter:
         try:
             self.commit()
         finally:
-            self._give_up()
+            self._close_part()
 
     def add(
         self,
@@ -103,16 +107,16 @@ class StoreWriter:
         frames: np.ndarray,
         vad: np.ndarray | None = None,
     ) -> None:
-        """Take one clip; commits when the open part is large or old, or holds the id already.
+        """Add one clip; commit if the open part is large or old, or has the id already.
 
         Args:
             audio_sha256: (32,) uint8 digest of the audio.
-            frames: (L, D) float32 or float16; stored as the store's type.
-            vad: (3,) float32 arousal, dominance, valence of the encoder's own head, if it has one.
+            frames: (L, D) float32 or float16, to be converted to the store's type.
+            vad: (3,) float32 arousal, dominance, valence of the encoder's head, if it has one.
 
         Raises:
-            FrameError: the frames are not (L, D), not finite, or beyond the store's type.
-            StoreError: a part could not be written; the store keeps its earlier parts.
+            FrameError: the frames have another shape, are not finite, or exceed the store's type.
+            StoreError: a part could not be written; earlier parts are kept.
         """
         stored: Frames
         if self._info.dtype == np.float32:
@@ -122,49 +126,49 @@ class StoreWriter:
         if self._quantization is not None:
             stored = self._quantization.quantize(stored)
         if self._part is not None and utterance_id in self._part.ids:
-            self.commit()  # a part holds an id once
-        with self._giving_up():
+            self.commit()  # a part has an id only once
+        with self._discarding_on_error():
             if self._part is None:
                 self._part = _OpenPart(self.path, self._info, self._quantization)
             self._part.add(Row(utterance_id, audio_sha256, stored, vad))
-        if self._part.nbytes >= PART_BYTES or self._part.age > self._part_seconds:
+        if self._part.nbytes >= self._part_bytes or self._part.age > self._part_seconds:
             self.commit()
 
     def commit(self) -> None:
-        """Complete the open part and make it appear in the store, whole, or not at all."""
+        """Complete the open part and rename it into the store."""
         if self._part is None:
             return
-        with self._giving_up():
+        with self._discarding_on_error():
             self._part.commit(self._writers)
         self.bytes_written += self._part.nbytes
-        self._give_up()
+        self._close_part()
 
     @contextlib.contextmanager
-    def _giving_up(self) -> Iterator[None]:
-        """Give the open part up where it cannot be written, and say so."""
+    def _discarding_on_error(self) -> Iterator[None]:
+        """Discard the open part if it cannot be written, and raise `StoreError`."""
         try:
             yield
         except OSError as error:
             clips, size = (len(self._part.ids), self._part.nbytes) if self._part else (0, 0)
-            with contextlib.suppress(OSError):  # what is full or forbidden is so for closing too
-                self._give_up()
-            raise _write_failed(self.path, error, clips, size) from error
+            with contextlib.suppress(OSError):  # closing may fail for the same reason
+                self._close_part()
+            raise _write_error(self.path, error, clips, size) from error
 
-    def _give_up(self) -> None:
+    def _close_part(self) -> None:
         part, self._part = self._part, None
         if part is not None:
             part.close()
 
 
 class _OpenPart:
-    """A part that is being written under `.writing/`, by a thread of its own.
+    """A part under `.writing/`, written by its own thread while the caller makes the next clip.
 
-    So the disk has work while the next clip is made, and an interrupt never leaves half a clip.
-    Until `close`, its folder is claimed; what was not committed goes with it.
+    The thread also protects a clip that is being written from interrupts. `close` releases the lock
+    and removes the part unless it was committed.
 
     Attributes:
         ids: of its clips.
-        nbytes: of their frames.
+        nbytes: size of their frames.
     """
 
     def __init__(self, store: Path, info: StoreInfo, quantization: Quantization | None) -> None:
@@ -172,7 +176,7 @@ class _OpenPart:
         self._suffix = secrets.token_hex(4)
         self._path = store.parent / WRITING / with_hostname(f"{store.name}-{self._suffix}")
         self._opened = time.monotonic()
-        self._in_hand: deque[Future[None]] = deque()
+        self._pending: deque[Future[None]] = deque()
         self._committed: Future[None] | None = None
         self.ids: set[str] = set()
         self.nbytes = 0
@@ -189,20 +193,20 @@ class _OpenPart:
         return time.monotonic() - self._opened
 
     def add(self, row: Row) -> None:
-        """Take a clip; waits while several are in hand. `OSError` may be that of an earlier one."""
-        self._in_hand.append(self._thread.submit(self._writer.add, row))
+        """Queue a clip; wait while the queue is full. An `OSError` may be of an earlier clip."""
+        self._pending.append(self._thread.submit(self._writer.add, row))
         self.ids.add(row.id)
         self.nbytes += row.frames.nbytes
-        while len(self._in_hand) > CLIPS_IN_HAND:
-            self._in_hand.popleft().result()
+        while len(self._pending) > MAX_PENDING_CLIPS:
+            self._pending.popleft().result()
 
     def commit(self, writers: Sequence[dict[str, str]]) -> None:
-        """Complete it, get it onto the disk, and give it its place in the store.
+        """Complete and sync the part, and rename it into the store.
 
-        An interrupt does not stop it: called again, it waits for the end.
+        An interrupt does not stop the thread; a second call waits for its end.
         """
-        while self._in_hand:
-            self._in_hand.popleft().result()
+        while self._pending:
+            self._pending.popleft().result()
         if self._committed is None:
             self._committed = self._thread.submit(self._complete, writers)
         self._committed.result()
@@ -214,17 +218,17 @@ class _OpenPart:
         commit_part(self._path, self._store / name)
 
     def close(self) -> None:
-        """Let go of it, after the clip that is being written."""
+        """End the thread after the current clip, then release the lock."""
         self._thread.shutdown(cancel_futures=True)
         self._held.close()
 
 
 def create_store(cache: Path, info: StoreInfo) -> Path:
-    """The store of this fingerprint under `cache`; made in one step if there is none.
+    """Return the folder of a store under `cache`; create it, by one rename, if it is absent.
 
     Raises:
-        StoreError: it cannot be written, or `cache` is a store itself.
-        RemoteError: the folder is a copy of an object store, which cannot be reached.
+        StoreError: it cannot be written, or `cache` is itself a store.
+        RemoteError: `cache` is a mirror, and its object store cannot be reached.
     """
     store = store_path(cache, info.spec)
     if store.exists():
@@ -238,42 +242,42 @@ def create_store(cache: Path, info: StoreInfo) -> Path:
             upload_new_store(temporary / "zarr.json", store)
             rename_new(temporary, store)
     except OSError as error:
-        raise _write_failed(store, error, 0, 0) from error
+        raise _write_error(store, error, 0, 0) from error
     return store
 
 
-def _write_failed(store: Path, error: OSError, clips: int, size: int) -> StoreError:
+def _write_error(store: Path, error: OSError, clips: int, size: int) -> StoreError:
     reason = error.strerror or str(error)
     hint = "free some space" if error.errno == errno.ENOSPC else "check the folder"
     return StoreError(
         f"{store}: could not write a part of {counted(clips, 'clip')} ({size / 1e6:.1f} MB): "
-        f"{reason}; {hint} and run the same command again: the store is valid and keeps "
-        "every part committed before"
+        f"{reason}; {hint} and run the same command again: the store is intact and keeps all "
+        "parts committed earlier"
     )
 
 
 def to_float16(frames: np.ndarray, utterance_id: str, frame_size: int) -> np.ndarray:
-    """(L, D) frames as stored; `FrameError` names the clip whose values float16 cannot hold."""
+    """Convert (L, D) frames to float16; `FrameError` names a clip with values out of range."""
     _check_shape(frames, utterance_id, frame_size)
     with np.errstate(over="ignore"):
         stored = frames.astype(np.float16)
-    # By the bits, which is faster than isfinite: an exponent of all ones is infinite or no number.
+    # Comparing bits is faster than isfinite: infinity and NaN have all exponent bits set.
     if stored.view(np.int16).max() < INFINITE and stored.view(np.uint16).max() < MINUS_INFINITE:
         return stored
     if not np.isfinite(frames).all():
         raise FrameError(f"{utterance_id}: frames are not finite; the encoder failed on this clip")
     raise FrameError(
-        f"{utterance_id}: a frame holds {float(np.abs(frames).max()):.0f}, float16 ends at 65504; "
-        "this encoder's frames cannot be stored"
+        f"{utterance_id}: a frame has the value {float(np.abs(frames).max()):.0f}, the largest "
+        "float16 is 65504; this encoder's frames cannot be stored"
     )
 
 
 def to_float32(frames: np.ndarray, utterance_id: str, frame_size: int) -> NDArray[np.float32]:
-    """(L, D) rows of a teacher as stored; `FrameError` names the clip whose rows are not finite."""
+    """Copy (L, D) teacher rows as float32; `FrameError` names a clip with rows not finite."""
     _check_shape(frames, utterance_id, frame_size)
     if not np.isfinite(frames).all():
         raise FrameError(f"{utterance_id}: predictions are not finite; the LLM failed on this clip")
-    return frames.astype(np.float32)  # a copy: it is written while the caller goes on
+    return frames.astype(np.float32)  # a copy, because another thread writes it
 
 
 def _check_shape(frames: np.ndarray, utterance_id: str, frame_size: int) -> None:

@@ -1,4 +1,4 @@
-"""verify against audio: changed files are named, frames made again are compared."""
+"""Audit against audio: changed files are named, frames encoded again are compared."""
 
 from pathlib import Path
 
@@ -30,7 +30,7 @@ from rellm_cache.store.writer import StoreWriter
 
 @pytest.fixture
 def cache(corpus: Path, speech_recipe: Recipe, tmp_path: Path) -> Path:
-    """Every clip of the corpus, extracted."""
+    """All clips of the corpus, extracted."""
     extract(corpus, speech_recipe, tmp_path / "cache")
     return tmp_path / "cache"
 
@@ -60,7 +60,7 @@ def test_changed_missing_and_new_clips_are_named(
     assert "no such file" in report.unreadable["tones/03"]
 
 
-def test_frames_made_again_are_equal_and_say_where(cache: Path, corpus: Path) -> None:
+def test_frames_encoded_again_are_equal_and_machines_are_named(cache: Path, corpus: Path) -> None:
     (report,) = recompute(cache, corpus, 5)
     assert len(report.clips) == 5
     assert report.largest < 2e-3  # batches of other sizes round differently
@@ -86,7 +86,7 @@ def test_other_frames_are_reported(cache: Path, corpus: Path) -> None:
     assert report.writers == []
 
 
-def test_an_int8_store_is_whole_and_compared_by_what_its_values_stand_for(
+def test_an_int8_store_is_intact_and_compared_after_dequantization(
     cache: Path, corpus: Path
 ) -> None:
     made = FeatureStore(quantize(next(cache.glob("*/zarr.json")).parent).path)
@@ -106,7 +106,7 @@ def test_changed_audio_is_not_compared(cache: Path, corpus: Path) -> None:
     assert "its audio changed" in report.skipped["tones/02"]
 
 
-def test_an_encoder_that_is_gone_is_said(cache: Path, corpus: Path, whisper_folder: Path) -> None:
+def test_a_missing_encoder_is_reported(cache: Path, corpus: Path, whisper_folder: Path) -> None:
     hidden = whisper_folder.rename(whisper_folder.with_name("hidden"))
     try:
         (report,) = recompute(cache, corpus, 1)
@@ -123,7 +123,7 @@ def test_extraction_records_the_machine(cache: Path, speech_recipe: Recipe) -> N
     assert machine["dtype"] == "float32"
 
 
-def test_a_cache_is_listed_pruned_compacted_copied_and_whole(
+def test_a_cache_stays_intact_when_pruned_compacted_and_copied(
     cache: Path, corpus: Path, speech_recipe: Recipe, tmp_path: Path
 ) -> None:
     store = next(cache.glob("*/zarr.json")).parent

@@ -1,11 +1,9 @@
-"""cache quantize: the same clips in half the bytes, its error told, killed and gone on with."""
+"""Quantization of a store: its rounding error, and continuing after a kill."""
 
 import json
 import signal
 from dataclasses import replace
-from itertools import chain, repeat
 from pathlib import Path
-from unittest.mock import DEFAULT, Mock
 
 import numpy as np
 import pytest
@@ -24,6 +22,7 @@ from rellm_cache.store.reader import FeatureStore
 from rellm_cache.training.loop import read_metrics
 from rellm_cache.training.run import train
 from rellm_cache.utils import interrupts
+from rellm_cache.utils.atomic_files import sync_tree
 
 
 @pytest.fixture
@@ -54,7 +53,7 @@ def test_a_store_in_eight_bits(source: FeatureStore) -> None:
         assert made.length(clip) == source.length(clip)
 
 
-def test_a_second_interrupt_does_not_cut_off_what_the_first_keeps(
+def test_a_second_interrupt_waits_for_the_commit_of_the_first(
     source: FeatureStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     commit = writer_module.StoreWriter.commit
@@ -83,21 +82,25 @@ def test_a_second_interrupt_does_not_cut_off_what_the_first_keeps(
     assert (report.written, report.present) == (8, 3)
 
 
-def test_killed_between_parts_it_goes_on(
+def test_a_killed_quantization_continues(
     source: FeatureStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = quantize(source.path).path
     complete = {i: FeatureStore(whole).frames(i).copy() for i in source.ids}
     for part in FeatureStore(whole).parts:
         part.path.rename(source.path.parent / f".gone-{part.path.name}")
-    with monkeypatch.context() as patch:
-        patch.setattr(writer_module, "PART_BYTES", 1)  # a part for every clip
-        one_then_death = Mock(
-            wraps=writer_module.sync_tree, side_effect=chain([DEFAULT], repeat(KeyboardInterrupt))
-        )
-        patch.setattr(writer_module, "sync_tree", one_then_death)
+    calls: list[Path] = []
+
+    def die_at_second_part(folder: Path) -> None:
+        calls.append(folder)
+        if len(calls) > 1:
+            raise KeyboardInterrupt
+        sync_tree(folder)
+
+    with monkeypatch.context() as disk:
+        disk.setattr(writer_module, "sync_tree", die_at_second_part)
         with pytest.raises(KeyboardInterrupt):
-            quantize(source.path)
+            quantize(source.path, part_bytes=1)  # a part for every clip
     report = quantize(source.path)
     assert (report.written, report.present) == (10, 1)
     made = FeatureStore(report.path)
@@ -106,7 +109,7 @@ def test_killed_between_parts_it_goes_on(
     assert quantize(source.path).written == 0
 
 
-def test_clips_added_later_take_the_steps_that_are_there(
+def test_clips_added_later_use_the_existing_scale(
     corpus: Path, quick: Recipe, tmp_path: Path
 ) -> None:
     (first,) = extract(
@@ -127,7 +130,7 @@ def test_clips_added_later_take_the_steps_that_are_there(
     assert report.clipped > 0  # and it is said
 
 
-def test_what_cannot_be_quantised_is_refused(source: FeatureStore) -> None:
+def test_stores_that_cannot_be_quantized_are_an_error(source: FeatureStore) -> None:
     made = quantize(source.path).path
     with pytest.raises(StoreError, match="holds int8 frames; expected a float16 store"):
         quantize(made)
@@ -172,7 +175,7 @@ def test_no_encoder_makes_int8(corpus: Path, quick: Recipe, tmp_path: Path) -> N
 def test_the_command(
     source: FeatureStore, quick: Recipe, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for arguments, expected in (([], "11 clips quantised, 0 were there"), (["--json"], None)):
+    for arguments, expected in (([], "11 clips quantized, 0 already present"), (["--json"], None)):
         with pytest.raises(SystemExit) as end:
             main(["cache", "quantize", str(source.path), *arguments])
         assert not end.value.code

@@ -17,7 +17,7 @@ Run = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
-    """Two parts; the newer one holds `b` again."""
+    """Two parts; `b` is in both."""
     info = StoreInfo(EncoderSpec(kind="prosody"), 8, "none")
     for part, names in enumerate((["a", "b"], ["b", "c"])):
         with StoreWriter(tmp_path / "cache", info) as writer:
@@ -46,15 +46,15 @@ def test_ls(run: Run, store: Path) -> None:
     assert clips[1]["audio_sha256"] == "01" * 32
 
 
-def test_a_whole_cache_is_0(run: Run, store: Path) -> None:
+def test_the_exit_code_of_an_intact_cache_is_0(run: Run, store: Path) -> None:
     code, out, err = run("cache", "verify", store.parent)
     assert (code, err) == (0, "")
-    assert out == f"{store}: whole, 4 utterances in 2 parts\n"
+    assert out == f"{store}: intact, 4 utterances in 2 parts\n"
     code, out, _ = run("cache", "repair", store.parent)
-    assert (code, out) == (0, f"{store}: whole, nothing to do\n")
+    assert (code, out) == (0, f"{store}: intact, nothing to do\n")
 
 
-def test_damage_is_1_with_part_clips_and_repair_which_is_3(run: Run, store: Path) -> None:
+def test_the_exit_code_of_damage_is_1_and_of_lost_clips_3(run: Run, store: Path) -> None:
     part = list_parts(store)[1]
     flip(part / "frames/c/0/0")
     code, out, _ = run("cache", "verify", store.parent)
@@ -76,7 +76,7 @@ def test_damage_is_1_with_part_clips_and_repair_which_is_3(run: Run, store: Path
     assert run("cache", "verify", store.parent)[0] == 0
 
 
-def test_repair_says_what_to_extract_again(run: Run, store: Path) -> None:
+def test_repair_names_the_command_for_lost_clips(run: Run, store: Path) -> None:
     flip(list_parts(store)[1] / "frames/c/0/0")
     code, out, _ = run("cache", "repair", store.parent)
     assert code == 3
@@ -106,7 +106,7 @@ def test_prune_and_compact(run: Run, store: Path) -> None:
 
 def test_copy_export_and_import(run: Run, store: Path, tmp_path: Path) -> None:
     code, out, _ = run("cache", "copy", store.parent, tmp_path / "copy")
-    assert (code, "2 parts copied (4 utterances), 0 were" in out) == (0, True)
+    assert (code, "2 parts copied (4 utterances), 0 already present" in out) == (0, True)
     code, out, _ = run("cache", "export", store, tmp_path / "out.h5")
     assert (code, out) == (0, f"{tmp_path}/out.h5: 4 utterances\n")
     with h5py.File(tmp_path / "out.h5") as file:
@@ -122,7 +122,7 @@ def test_audio_needs_a_manifest(run: Run, store: Path) -> None:
     assert "--audio and --recompute need --manifest" in err
 
 
-def test_missing_audio_is_3(run: Run, store: Path) -> None:
+def test_the_exit_code_of_missing_audio_is_3(run: Run, store: Path) -> None:
     manifest = store.parent.parent / "manifest.jsonl"
     manifest.write_text('{"id": "a", "audio": "gone.wav"}\n')
     arguments = ("cache", "verify", store.parent, "--manifest", manifest, "--audio")

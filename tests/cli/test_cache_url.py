@@ -1,4 +1,4 @@
-"""The commands on a cache at a URL: they take it and they name it."""
+"""rellm cache with a URL: commands accept it and print it."""
 
 import json
 from collections.abc import Callable
@@ -33,7 +33,7 @@ def test_a_cache_at_a_url(
     assert (code, info["root"], info["stores"][0]["clips"]) == (0, s3.url, 11)
     assert s3.requests.of_frames() == []
     code, out, _ = run("cache", "verify", s3.url)
-    assert (code, out) == (0, f"{store}: whole, 11 utterances in 1 part\n")
+    assert (code, out) == (0, f"{store}: intact, 11 utterances in 1 part\n")
     assert len(run("cache", "ls", store)[1].splitlines()) == 11
     code, out, _ = run("cache", "export", store, tmp_path / "out.h5")
     assert (code, out) == (0, f"{tmp_path}/out.h5: 11 utterances\n")
@@ -49,7 +49,7 @@ def test_a_cache_at_a_url(
     s3.flip(shard)
     code, out, _ = run("cache", "verify", s3.url)
     assert code == 1
-    assert f"Mend it with `rellm cache repair {s3.url}`." in out
+    assert f"Repair it with `rellm cache repair {s3.url}`." in out
     code, out, err = run("cache", "ls", f"{s3.url}/nothing")
     assert code == 1
     assert (
@@ -58,7 +58,7 @@ def test_a_cache_at_a_url(
     )
 
 
-def test_repair_names_what_was_not_sent_whole(run: Run, s3: Any, tmp_path: Path) -> None:
+def test_repair_reports_incomplete_uploads(run: Run, s3: Any, tmp_path: Path) -> None:
     info = StoreInfo(EncoderSpec(kind="prosody"), 8, "test licence")
     with StoreWriter(open_mirror(s3.url), info) as writer:
         writer.add("a", np.zeros(32, np.uint8), np.ones((50, 8), np.float16))
@@ -66,16 +66,18 @@ def test_repair_names_what_was_not_sent_whole(run: Run, s3: Any, tmp_path: Path)
     s3.files.pipe_file(s3.path(f"{left}/offsets/zarr.json"), b"{}")
     code, out, _ = run("cache", "repair", s3.url)
     assert code == 0
-    assert f"{s3.url}/{left}: not sent whole (1 file, 0.0 MB, 0.0 hours old): it may still" in out
+    assert (
+        f"{s3.url}/{left}: incomplete upload (1 file, 0.0 MB, 0.0 hours old): the upload may" in out
+    )
     code, out, _ = run("cache", "repair", s3.url, "--unfinished-hours", "0", "--json")
     (part,) = json.loads(out)["unfinished"]
     assert (code, part["place"], part["removed"]) == (0, f"{s3.url}/{left}", True)
     assert (
-        run("cache", "repair", s3.url)[1] == f"{s3.url}/{writer.path.name}: whole, nothing to do\n"
+        run("cache", "repair", s3.url)[1] == f"{s3.url}/{writer.path.name}: intact, nothing to do\n"
     )
 
 
-def test_a_mistyped_url_makes_no_folder(
+def test_a_mistyped_url_creates_no_folder(
     run: Run, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

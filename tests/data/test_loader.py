@@ -18,7 +18,6 @@ from rellm_cache.data.loader import BatchLoader
 from rellm_cache.data.sampler import bucketed_batches, ordered_batches
 from rellm_cache.data.streams import StreamSet
 from rellm_cache.errors import StoreError
-from rellm_cache.store import part_writer as part_module
 from rellm_cache.store.format import StoreInfo
 from rellm_cache.store.reader import FeatureStore
 from rellm_cache.store.writer import StoreWriter
@@ -28,14 +27,14 @@ EXAMPLES = [Example(f"clip/{i:02d}", emotion=i % 5) for i in range(CLIPS)]
 
 
 @pytest.fixture
-def frames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StreamSet:
+def frames(tmp_path: Path) -> StreamSet:
     """Two stores of forty clips; the emotion stream is a frame longer, and clips span shards."""
-    monkeypatch.setattr(part_module, "SHARD_BYTES", 512 * 8 * 2)
     random = np.random.default_rng(1)
     stores = []
     for size, layer in ((8, 1), (5, 2)):
         spec = EncoderSpec(kind="whisper", model="m", weights_sha256="0" * 64, layer=layer)
-        with StoreWriter(tmp_path, StoreInfo(spec, size, "none")) as writer:
+        info = StoreInfo(spec, size, "none", shard_bytes=512 * 8 * 2)
+        with StoreWriter(tmp_path, info) as writer:
             for index, example in enumerate(EXAMPLES):
                 made = random.normal(size=(20 + 7 * index + layer, size))
                 writer.add(example.id, np.zeros(32, np.uint8), made)

@@ -56,7 +56,7 @@ def gradients(model: SpeechLLM) -> dict[str, torch.Tensor]:
     return found
 
 
-def compare_with_naive(model: SpeechLLM, llm: FrozenLLM, batch: Batch, bound: float) -> None:
+def assert_equals_naive_step(model: SpeechLLM, llm: FrozenLLM, batch: Batch, bound: float) -> None:
     """Each loss, and each gradient relative to its largest value."""
     terms = model(batch).terms
     terms.total(loss_weights(model.recipe.losses, CPU)).backward()
@@ -151,10 +151,10 @@ def test_a_step_equals_the_naive_step(
     llm = load_llm(config, CPU)
     torch.manual_seed(0)
     model = SpeechLLM(replace(recipe, llm=config), 16, 16, llm).eval()
-    compare_with_naive(model, llm, make_batch(llm), bound=1e-5)
+    assert_equals_naive_step(model, llm, make_batch(llm), bound=1e-5)
     # The same after the model has answered, which stores keys and values.
     continue_prompts(llm, [llm.embed(llm.chat.ids("Hello"))], max_new_tokens=3)
-    compare_with_naive(model, llm, make_batch(llm), bound=1e-5)
+    assert_equals_naive_step(model, llm, make_batch(llm), bound=1e-5)
 
 
 def test_a_step_in_four_bits_equals_the_naive_step(recipe: Recipe) -> None:
@@ -162,14 +162,14 @@ def test_a_step_in_four_bits_equals_the_naive_step(recipe: Recipe) -> None:
     llm = load_llm(replace(recipe.llm, quantization="nf4"), CPU)
     torch.manual_seed(0)
     model = SpeechLLM(recipe, 16, 16, llm).eval()
-    compare_with_naive(model, llm, make_batch(llm), bound=5e-5)
+    assert_equals_naive_step(model, llm, make_batch(llm), bound=5e-5)
 
 
 def test_a_step_in_bfloat16_is_near_the_naive_step(recipe: Recipe, llm: FrozenLLM) -> None:
     half = FrozenLLM(llm.model.bfloat16(), llm.chat, llm.config)
     torch.manual_seed(0)
     model = SpeechLLM(recipe, 16, 16, half).eval()
-    compare_with_naive(model, half, make_batch(half), bound=0.05)
+    assert_equals_naive_step(model, half, make_batch(half), bound=0.05)
 
 
 def test_counts_are_known_before_the_forward_pass(recipe: Recipe, llm: FrozenLLM) -> None:
@@ -259,7 +259,7 @@ def test_questions_that_share_speech_lose_what_each_alone_does(
     recipe = replace(recipe, losses=losses, llm=replace(recipe.llm, pack_length=pack_length))
     torch.manual_seed(0)
     model = SpeechLLM(recipe, 16, 16, llm)
-    compare_with_naive(model, llm, questioned(llm), 2e-5)
+    assert_equals_naive_step(model, llm, questioned(llm), 2e-5)
 
 
 def test_speech_is_in_a_row_once_for_all_its_questions(recipe: Recipe, llm: FrozenLLM) -> None:

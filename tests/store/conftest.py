@@ -12,7 +12,7 @@ import pytest
 import zarr
 
 from rellm_cache.config.specs import EncoderSpec
-from rellm_cache.store.format import StoreInfo
+from rellm_cache.store.format import SHARD_BYTES, StoreInfo
 from rellm_cache.store.quantization import Quantization
 from rellm_cache.store.reader import FeatureStore
 from rellm_cache.store.writer import StoreWriter
@@ -22,9 +22,9 @@ FRAME_SIZE = 8
 
 @pytest.fixture
 def info(request: pytest.FixtureRequest) -> StoreInfo:
-    """Attributes of a store as the prosody encoder would have, but narrower.
+    """Attributes of a store of the prosody encoder, but narrower.
 
-    A test parametrises `info` indirectly with the type of stored values; else that is float16.
+    A test may parametrize `info` indirectly with the type of stored values, float16 by default.
     """
     spec = EncoderSpec(kind="prosody", dtype=getattr(request, "param", "float16"))
     return StoreInfo(spec, FRAME_SIZE, "test licence")
@@ -32,7 +32,7 @@ def info(request: pytest.FixtureRequest) -> StoreInfo:
 
 @pytest.fixture
 def steps(info: StoreInfo) -> Quantization | None:
-    """What the values of an int8 store stand for; None for float16."""
+    """Scale and mean of an int8 store; None for float16."""
     if info.dtype != np.int8:
         return None
     return Quantization(np.full(FRAME_SIZE, 0.04, np.float32), np.zeros(FRAME_SIZE, np.float32))
@@ -54,8 +54,10 @@ def write(
 ) -> Callable[..., FeatureStore]:
     """`write(clips)` adds one part to the cache and opens the store."""
 
-    def add(clips: dict[str, np.ndarray], digest: int = 0) -> FeatureStore:
-        with StoreWriter(tmp_path, info, steps) as writer:
+    def add(
+        clips: dict[str, np.ndarray], digest: int = 0, shard_bytes: int = SHARD_BYTES
+    ) -> FeatureStore:
+        with StoreWriter(tmp_path, replace(info, shard_bytes=shard_bytes), steps) as writer:
             for key, frames in clips.items():
                 writer.add(key, np.full(32, digest, np.uint8), frames)
         return FeatureStore(writer.path)
@@ -64,13 +66,14 @@ def write(
 
 
 @pytest.fixture
-def write_other_steps(info: StoreInfo, steps: Quantization | None) -> Callable[[Path], Path]:
-    """`write_other_steps(cache)` adds a part with clip `x` to an int8 store, in steps twice as
-    wide as `steps`, and returns the store's folder.
+def write_other_scale(info: StoreInfo, steps: Quantization | None) -> Callable[[Path], Path]:
+    """`write_other_scale(cache)` adds a part with clip `x` and twice the scale to an int8 store.
+
+    It returns the store's folder.
     """
 
     def add(cache: Path) -> Path:
-        assert steps is not None, "for int8 stores: parametrise `info`"
+        assert steps is not None, "for int8 stores: parametrize `info`"
         with StoreWriter(cache, info, replace(steps, scale=2 * steps.scale)) as writer:
             writer.add("x", np.zeros(32, np.uint8), np.zeros((100, FRAME_SIZE), np.int8))
         return writer.path
@@ -80,7 +83,7 @@ def write_other_steps(info: StoreInfo, steps: Quantization | None) -> Callable[[
 
 @pytest.fixture
 def compress() -> Callable[[FeatureStore], None]:
-    """`compress(store)`: its frames as another program might write them, without shards."""
+    """`compress(store)` stores its frames as another program might, without shards."""
 
     def rewrite(store: FeatureStore) -> None:
         path = store.parts[0].path / "frames"
@@ -91,7 +94,7 @@ def compress() -> Callable[[FeatureStore], None]:
     return rewrite
 
 
-# Root may read and write everything, so it becomes another user, who gets at the store from inside.
+# Root may read and write everything, so it becomes another user; `..` avoids the parent's mode.
 AS_ANOTHER_USER = """
 import os, sys
 from pathlib import Path
@@ -114,7 +117,7 @@ except (RellmError, OSError) as error:
 
 @pytest.fixture
 def as_another_user() -> Callable[[Path, str], str]:
-    """`as_another_user(store, "compact_store(path, silent)")`: the error that this ends in."""
+    """`as_another_user(store, "compact_store(path, silent)")` returns the error it prints."""
 
     def run(store: Path, work: str) -> str:
         script = AS_ANOTHER_USER.format(work=work)
@@ -128,7 +131,7 @@ def as_another_user() -> Callable[[Path, str], str]:
 
 @pytest.fixture
 def content() -> Callable[[Path], dict[str, tuple[bytes, bytes]]]:
-    """`content(store)`: id → checked frames and digest, as a reader sees them."""
+    """`content(store)` returns id → checked frames and digest, as a reader sees them."""
 
     def read(path: Path) -> dict[str, tuple[bytes, bytes]]:
         store = FeatureStore(path)

@@ -1,4 +1,4 @@
-"""Finding a store: by what a recipe asks for, with the differing field named otherwise."""
+"""Attributes of stores, and the store that matches a recipe."""
 
 import json
 from collections.abc import Callable
@@ -41,7 +41,7 @@ def test_a_recipe_without_a_pin_finds_its_store(cache: Path) -> None:
     assert store.spec == WHISPER
 
 
-def test_a_pin_finds_its_store_wherever_the_model_lies(cache: Path) -> None:
+def test_pinned_weights_find_their_store_wherever_the_model_is(cache: Path) -> None:
     assert find_store(cache, replace(WHISPER, model="/models/w")) == store_path(cache, WHISPER)
 
 
@@ -62,7 +62,7 @@ def test_another_fingerprint_names_the_field(cache: Path, spec: EncoderSpec, mes
         find_store(cache, spec)
 
 
-def test_two_stores_of_other_weights_want_a_pin(cache: Path) -> None:
+def test_two_stores_with_different_weights_need_a_pin(cache: Path) -> None:
     other = make(cache, replace(WHISPER, weights_sha256="b" * 64))
     with pytest.raises(
         StoreError, match=r'2 stores hold .*; pin one .* weights_sha256 = "[ab]+" \('
@@ -71,7 +71,7 @@ def test_two_stores_of_other_weights_want_a_pin(cache: Path) -> None:
     assert find_store(cache, replace(WHISPER, weights_sha256="b" * 64)) == other
 
 
-def test_what_is_no_store_is_refused(tmp_path: Path) -> None:
+def test_other_folders_are_not_stores(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"not a feature store .* `rellm extract` made"):
         read_info(tmp_path)
     (tmp_path / "zarr.json").write_text('{"attributes": {}}')
@@ -80,7 +80,7 @@ def test_what_is_no_store_is_refused(tmp_path: Path) -> None:
     assert list(list_stores(tmp_path / "gone")) == []
 
 
-def test_a_folder_of_stores_is_not_one_of_them(cache: Path) -> None:
+def test_a_folder_of_stores_is_not_a_store(cache: Path) -> None:
     store = make(cache, WHISPER)
     with pytest.raises(StoreError, match=rf"{cache}: a folder of .*; name one: {store}$"):
         read_info(cache)
@@ -111,7 +111,9 @@ def test_a_store_is_not_a_folder_of_stores(cache: Path, use: Callable[[Path], ob
         ("encoder", {"kind": "prosody", "extra": 1}, "its encoder is unknown to this version"),
     ],
 )
-def test_altered_attributes_are_refused(cache: Path, key: str, value: object, message: str) -> None:
+def test_altered_attributes_are_an_error(
+    cache: Path, key: str, value: object, message: str
+) -> None:
     path = store_path(cache, WHISPER)
     attributes = json.loads((path / "zarr.json").read_text())
     attributes["attributes"]["rellm"][key] = value
@@ -120,7 +122,7 @@ def test_altered_attributes_are_refused(cache: Path, key: str, value: object, me
         FeatureStore(path)
 
 
-def test_a_store_is_found_under_the_name_its_model_had_then(cache: Path) -> None:
+def test_a_store_is_found_under_another_name_of_its_model(cache: Path) -> None:
     assert make(cache, replace(WHISPER, model="/models/copy")) == store_path(cache, WHISPER)
     assert len(list(list_stores(cache))) == 1
 

@@ -71,14 +71,14 @@ print(last)
 
 @pytest.fixture
 def work() -> Iterator[Path]:
-    """A folder in memory where there is one: many small files are written and removed."""
+    """A folder in memory if possible, because many small files are written and removed."""
     memory = Path("/dev/shm")
     with TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as folder:
         yield Path(folder)
 
 
 def killed_everywhere(function: Callable[..., Any], store: Path, work: Path) -> list[Path]:
-    """Copies of a store, each left by a process that was killed at another step."""
+    """Copies of a store, each from a process killed at another step."""
     done = subprocess.run(
         [sys.executable, "-c", KILLED, function.__module__, function.__name__, store, work],
         capture_output=True,

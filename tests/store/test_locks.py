@@ -1,4 +1,4 @@
-"""Locks: what a live process writes stays, what a dead one left goes, and nobody asks a clock."""
+"""Locks: paths of live processes stay, those of dead ones are removed, whatever their age."""
 
 import os
 import signal
@@ -37,7 +37,7 @@ def leftover(writing: Path, name: str) -> Path:
     return folder
 
 
-def test_only_what_no_live_process_writes_is_removed(tmp_path: Path) -> None:
+def test_paths_of_dead_processes_are_removed(tmp_path: Path) -> None:
     writing = tmp_path / ".writing"
     live, dead = writing / "live-1", leftover(writing, "dead-1")
     arguments = [sys.executable, "-c", WRITE, str(live)]
@@ -52,7 +52,7 @@ def test_only_what_no_live_process_writes_is_removed(tmp_path: Path) -> None:
     assert not writing.exists()
 
 
-def test_a_writer_removes_what_its_own_machine_left_and_nothing_else(tmp_path: Path) -> None:
+def test_a_writer_removes_only_paths_of_its_own_machine(tmp_path: Path) -> None:
     writing = tmp_path / ".writing"
     dead = leftover(writing, with_hostname("dead-1"))
     lock = (
@@ -70,7 +70,7 @@ def test_a_writer_removes_what_its_own_machine_left_and_nothing_else(tmp_path: P
     remove_own_stale(tmp_path / "nowhere")
 
 
-def test_a_claim_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_a_released_lock_leaves_no_files(tmp_path: Path) -> None:
     temporary = tmp_path / ".writing" / "store-1"
     with hold_lock(temporary):
         temporary.mkdir()
@@ -79,10 +79,10 @@ def test_a_claim_leaves_nothing_behind(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_one_process_maintains_a_store(tmp_path: Path) -> None:
+def test_only_one_process_can_maintain_a_store(tmp_path: Path) -> None:
     with (
         maintenance_lock(tmp_path / "store"),
-        pytest.raises(StoreError, match="another `rellm cache` command is at work"),
+        pytest.raises(StoreError, match="another `rellm cache` command is working"),
         maintenance_lock(tmp_path / "store"),
     ):
         pass
@@ -91,8 +91,8 @@ def test_one_process_maintains_a_store(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_is_in_the_way_of_a_lock_is_waited_for(tmp_path: Path) -> None:
-    """A lock file that its holder removed meanwhile guards nothing: a new one is made."""
+def test_a_removed_lock_file_is_made_again(tmp_path: Path) -> None:
+    """A waiting process must not lock a file that its last holder removed."""
     temporary = tmp_path / ".writing" / "store-1"
     with hold_lock(temporary):
         lock = temporary.with_name("store-1.lock")

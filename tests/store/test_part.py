@@ -1,4 +1,4 @@
-"""Columns: read directly or through zarr, the same values; damage is an error either way."""
+"""Columns of a part: equal values read directly and through zarr; damage is an error."""
 
 from pathlib import Path
 
@@ -42,7 +42,7 @@ def test_a_flipped_bit_is_an_error(tmp_path: Path, bit: int) -> None:
     data = bytearray(chunk.read_bytes())
     data[bit // 8] ^= 1 << bit % 8
     chunk.write_bytes(data)
-    with pytest.raises(ValueError, match="its checksum is wrong"):
+    with pytest.raises(ValueError, match="its bytes do not match their checksum"):
         read_column(tmp_path / "a")
 
 

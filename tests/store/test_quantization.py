@@ -1,4 +1,4 @@
-"""Eight bits: steps that hold every value they were measured on, stores that never mix."""
+"""Quantization: no measured value is clipped, and stores with different scales never mix."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +17,7 @@ from rellm_cache.store.writer import StoreWriter
 
 @pytest.fixture
 def frames() -> np.ndarray:
-    """(900, 8) float16: a channel with an offset, one with outliers, one that is constant."""
+    """(900, 8) float16: one channel with an offset, one with outliers, one constant."""
     values = np.random.default_rng(1).normal(size=(900, 8))
     values[:, 1] += 50
     values[3, 2] = 400
@@ -32,7 +32,7 @@ def measured(*clips: np.ndarray) -> Quantization:
     return statistics.quantization()
 
 
-def test_every_measured_value_is_within_half_a_step(frames: np.ndarray) -> None:
+def test_the_rounding_error_is_at_most_half_a_step(frames: np.ndarray) -> None:
     steps = measured(frames[:300], frames[300:])
     stored = steps.quantize(frames)
     assert stored.dtype == np.int8
@@ -51,7 +51,7 @@ def test_statistics_do_not_depend_on_how_clips_are_cut(frames: np.ndarray) -> No
     assert not whole.equals(replace(whole, scale=whole.scale * 2))
 
 
-def test_beyond_the_steps_is_clipped(frames: np.ndarray) -> None:
+def test_values_out_of_range_are_clipped(frames: np.ndarray) -> None:
     steps = measured(frames)
     assert steps.quantize(np.full((1, 8), 1e4)).tolist() == [[127] * 8]
     assert steps.quantize(np.full((1, 8), -1e4)).tolist() == [[-127] * 8]
@@ -69,7 +69,7 @@ def int8(info: StoreInfo) -> StoreInfo:
     return replace(info, spec=replace(info.spec, dtype="int8"))
 
 
-def test_an_int8_store_delivers_what_it_holds(
+def test_an_int8_store_returns_its_frames(
     tmp_path: Path, int8: StoreInfo, frames: np.ndarray
 ) -> None:
     steps = measured(frames)
@@ -99,16 +99,18 @@ def test_int8_and_float16_are_different_stores(
         StoreWriter(tmp_path, int8)
 
 
-def test_parts_of_other_steps_are_refused(
+def test_parts_with_another_scale_are_an_error(
     tmp_path: Path, int8: StoreInfo, frames: np.ndarray
 ) -> None:
     write(tmp_path, int8, measured(frames), a=frames)
     store = write(tmp_path, int8, measured(frames[:10]), b=frames)
-    with pytest.raises(StoreError, match=r"part-000002-.* its int8 steps differ .* mixed"):
+    with pytest.raises(
+        StoreError, match=r"part-000002-.* its int8 scale and mean differ .* different stores"
+    ):
         _ = store.quantization
 
 
-def test_frames_of_another_type_are_refused(
+def test_frames_of_another_type_are_an_error(
     tmp_path: Path, info: StoreInfo, int8: StoreInfo, frames: np.ndarray
 ) -> None:
     quantised = write(tmp_path, int8, measured(frames), a=frames)
@@ -119,6 +121,6 @@ def test_frames_of_another_type_are_refused(
         FeatureStore(writer.path).frames("a")
 
 
-def test_an_empty_store_has_no_steps(tmp_path: Path, int8: StoreInfo, frames: np.ndarray) -> None:
+def test_an_empty_store_has_no_scale(tmp_path: Path, int8: StoreInfo, frames: np.ndarray) -> None:
     with pytest.raises(StoreError, match="holds no clips yet"):
         _ = write(tmp_path, int8, measured(frames)).quantization

@@ -1,4 +1,4 @@
-"""Reading: the same values whichever way, and an error wherever bytes are missing."""
+"""Reading a store: equal values in every way of reading, and an error for missing bytes."""
 
 import multiprocessing
 import operator
@@ -18,8 +18,6 @@ import zarr
 
 from rellm_cache.errors import StoreError
 from rellm_cache.store import part as part_reader
-from rellm_cache.store import part_writer as part_module
-from rellm_cache.store import reader as reader_module
 from rellm_cache.store.reader import FeatureStore
 from rellm_cache.store.shard_reader import MappedShards
 
@@ -29,10 +27,9 @@ SPANNING = "clip/11"
 
 
 @pytest.fixture
-def sharded(monkeypatch: pytest.MonkeyPatch, write: Write, clips: Clips) -> FeatureStore:
-    """A store whose shard files hold 512 frames each, so that clips span two and three."""
-    monkeypatch.setattr(part_module, "SHARD_BYTES", 512 * 8 * 2)
-    return write(clips)
+def sharded(write: Write, clips: Clips) -> FeatureStore:
+    """A store with 512 frames in a shard file, so that clips span two and three files."""
+    return write(clips, shard_bytes=512 * 8 * 2)
 
 
 def shard(store: FeatureStore, number: int = 0) -> Path:
@@ -55,7 +52,7 @@ def test_a_view_is_zero_copy_and_read_only(write: Write, clips: Clips) -> None:
         frames[0] = 0
 
 
-def test_an_utterance_that_spans_shards_is_whole(sharded: FeatureStore, clips: Clips) -> None:
+def test_an_utterance_in_several_shards_is_complete(sharded: FeatureStore, clips: Clips) -> None:
     assert len(list((sharded.parts[0].path / "frames/c").iterdir())) == 9
     for key, frames in clips.items():
         np.testing.assert_array_equal(sharded.verified_frames(key), frames)
@@ -113,7 +110,7 @@ def test_a_store_pickles_and_reopens_in_a_spawned_process(write: Write, clips: C
     np.testing.assert_array_equal(frames, clips["clip/03"])
 
 
-def test_a_shard_that_is_gone_is_an_error_never_zeros(sharded: FeatureStore) -> None:
+def test_a_missing_shard_is_an_error_never_zeros(sharded: FeatureStore) -> None:
     shard(sharded, 8).unlink()
     with pytest.raises(StoreError, match=r"part-000001-\w+: damaged: .*8/0 cannot be mapped"):
         reopened(sharded).frames(SPANNING)
@@ -185,7 +182,7 @@ def test_frames_are_checked_once_and_again_after_closing(
 
 
 @pytest.mark.parametrize(("where", "name"), [(google_crc32c, "value"), (zarr.Array, "__getitem__")])
-def test_a_lack_of_memory_is_no_damage(
+def test_a_memory_error_is_not_damage(
     write: Write,
     clips: Clips,
     compress: Callable[[FeatureStore], None],
@@ -205,7 +202,7 @@ def test_a_lack_of_memory_is_no_damage(
 
 @pytest.mark.parametrize("column", ["ids", "id_offsets"])
 @pytest.mark.parametrize("missing", ["zarr.json", "c", "c/0"])
-def test_a_column_that_is_gone_is_an_error(write: Write, column: str, missing: str) -> None:
+def test_a_missing_column_is_an_error(write: Write, column: str, missing: str) -> None:
     store = write({"a": np.ones((5, 8))})
     path = store.parts[0].path / column / missing
     shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -214,7 +211,7 @@ def test_a_column_that_is_gone_is_an_error(write: Write, column: str, missing: s
 
 
 @pytest.mark.parametrize("column", ["offsets", "audio_sha256", "frames_crc32c"])
-def test_a_column_cut_short_is_an_error(write: Write, column: str) -> None:
+def test_a_truncated_column_is_an_error(write: Write, column: str) -> None:
     store = write({"a": np.ones((5, 8))})
     chunk = next(p for p in (store.parts[0].path / column / "c").rglob("*") if p.is_file())
     chunk.write_bytes(chunk.read_bytes()[:-3])
@@ -240,7 +237,7 @@ def test_frames_without_their_metadata_are_an_error(write: Write) -> None:
         reopened(store).frames("a")
 
 
-def test_a_clip_that_is_absent_names_the_command(write: Write) -> None:
+def test_the_error_of_an_absent_clip_names_the_command(write: Write) -> None:
     store = write({"a": np.ones((5, 8))})
     with pytest.raises(StoreError, match="no clip 'b'; add it with `rellm extract`"):
         store.frames("b")
@@ -267,13 +264,13 @@ def test_a_shard_is_checked_once(
     sharded: FeatureStore, clips: Clips, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checked: list[int] = []
-    ordinary = MappedShards._map
+    ordinary = MappedShards.map
 
     def counting(self: MappedShards, shard: int) -> np.ndarray:
         checked.append(shard)
         return ordinary(self, shard)
 
-    monkeypatch.setattr(MappedShards, "_map", counting)
+    monkeypatch.setattr(MappedShards, "map", counting)
     for _ in range(3):
         for key in clips:
             sharded.frames(key)
@@ -286,22 +283,19 @@ def test_a_shard_is_checked_once(
 MANY_SHARDS = """
 import resource, sys
 from pathlib import Path
-from rellm_cache.store import reader
-reader.SHARD_BYTES = 256 * 8 * 2
-limit = int(sys.argv[2])
-store = reader.FeatureStore(Path(sys.argv[1]))
+from rellm_cache.store.reader import FeatureStore
+path, limit = Path(sys.argv[1]), int(sys.argv[2])
+FeatureStore(path)  # imports everything first
 resource.setrlimit(resource.RLIMIT_NOFILE, (min(limit, 64), limit))
-store = reader.FeatureStore(Path(sys.argv[1]))
+store = FeatureStore(path, shard_bytes=256 * 8 * 2)
 print(sum(len(store.frames(key)) for key in store.ids))
 """
 
 
 @pytest.mark.parametrize(("limit", "said"), [(4096, "25600"), (64, "allow more open files")])
-def test_more_shards_than_open_files_are_allowed(
-    write: Write, monkeypatch: pytest.MonkeyPatch, limit: int, said: str
-) -> None:
-    monkeypatch.setattr(part_module, "SHARD_BYTES", 256 * 8 * 2)
-    store = write({f"clip/{i:03d}": np.ones((256, 8), np.float16) for i in range(100)})
+def test_more_shards_than_open_files_are_allowed(write: Write, limit: int, said: str) -> None:
+    clips = {f"clip/{i:03d}": np.ones((256, 8), np.float16) for i in range(100)}
+    store = write(clips, shard_bytes=256 * 8 * 2)
     done = subprocess.run(
         [sys.executable, "-c", MANY_SHARDS, str(store.path), str(limit)],
         capture_output=True,
@@ -310,8 +304,8 @@ def test_more_shards_than_open_files_are_allowed(
     assert said in done.stdout + done.stderr
 
 
-def test_reading_ahead_brings_frames_into_memory(sharded: FeatureStore, clips: Clips) -> None:
-    """Whatever the system makes of it: it answers, and values are the same."""
+def test_reading_ahead_changes_no_values(sharded: FeatureStore, clips: Clips) -> None:
+    """Whether the system loads them or not."""
     part = sharded.parts[0]
     sharded.frames("clip/00")
     sharded.read_ahead(list(clips))
@@ -326,7 +320,7 @@ def test_reading_ahead_brings_frames_into_memory(sharded: FeatureStore, clips: C
 @pytest.mark.skipif(
     not hasattr(os, "RWF_NOWAIT"), reason="needs preadv2 with RWF_NOWAIT, which Linux has"
 )
-def test_what_was_dropped_from_memory_is_announced(
+def test_frames_not_in_the_page_cache_are_announced(
     sharded: FeatureStore, clips: Clips, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     announced: list[tuple[int, int]] = []
@@ -346,15 +340,15 @@ def test_what_was_dropped_from_memory_is_announced(
     assert len(announced) >= 3  # it lies in two or more shards
 
 
-def test_shards_that_cannot_be_opened_are_no_error_when_announced(sharded: FeatureStore) -> None:
+def test_read_ahead_ignores_shards_that_cannot_be_opened(sharded: FeatureStore) -> None:
     shard(sharded).unlink()
     sharded.read_ahead(["clip/00"])
     with pytest.raises(StoreError, match="0/0 cannot be mapped"):
         sharded.frames("clip/00")
 
 
-def test_a_store_whose_part_is_gone_can_be_closed(write: Write, clips: Clips) -> None:
-    """As after a fork, where all stores are closed, also those whose parts were merged since."""
+def test_a_store_with_a_removed_part_can_be_closed(write: Write, clips: Clips) -> None:
+    """After a fork all stores are closed, also those with parts removed by a merge."""
     store = write(clips)
     shutil.rmtree(store.parts[0].path)
     store.close()
@@ -362,13 +356,12 @@ def test_a_store_whose_part_is_gone_can_be_closed(write: Write, clips: Clips) ->
         store.frames("clip/00")
 
 
-def test_what_is_remembered_is_bounded_however_many_threads_add_to_it(
-    write: Write, clips: Clips, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_lookup_table_stays_bounded(write: Write, clips: Clips) -> None:
+    """Also if several threads add to it at once, so that it exceeds its limit first."""
     store = write(clips)
     for key in list(clips)[:3]:
         store.frames(key)
-    monkeypatch.setattr(reader_module, "REMEMBERED", 2)  # two threads have passed it at once
+    store.max_lookups = 2
     for key in clips:
         store.frames(key)
         assert len(store._views) <= 3

@@ -1,6 +1,7 @@
-"""Shards written directly are those zarr writes, to the byte."""
+"""Shards: equal to those of zarr, byte for byte."""
 
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import google_crc32c
@@ -8,7 +9,6 @@ import numpy as np
 import pytest
 import zarr
 
-from rellm_cache.store import part_writer as part_writer_module
 from rellm_cache.store import shard_writer as shard_writer_module
 from rellm_cache.store.format import INNER_FRAMES, StoreInfo
 from rellm_cache.store.part_writer import Row, write_part
@@ -18,15 +18,12 @@ SIZE = 8
 
 
 @pytest.mark.parametrize("lengths", [[1], [256], [100, 412], [40, 700, 3, 900], [512, 512], [1025]])
-def test_files_equal_those_of_zarr(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, info: StoreInfo, lengths: list[int]
-) -> None:
-    monkeypatch.setattr(part_writer_module, "SHARD_BYTES", 512 * SIZE * 2)
+def test_files_equal_those_of_zarr(tmp_path: Path, info: StoreInfo, lengths: list[int]) -> None:
     random = np.random.default_rng(1)
     clips = [random.normal(size=(n, SIZE)).astype(np.float16) for n in lengths]
     clips[-1][:] = 0  # zarr would leave chunks of zeros out
     rows = [Row(str(i), np.zeros(32, np.uint8), clip) for i, clip in enumerate(clips)]
-    write_part(tmp_path / "direct", rows, info)
+    write_part(tmp_path / "direct", rows, replace(info, shard_bytes=512 * SIZE * 2))
     frames = np.concatenate(clips)
     shard = min(512, -(-len(frames) // INNER_FRAMES) * INNER_FRAMES)
     array = zarr.create_array(
@@ -66,7 +63,7 @@ def test_after_an_error_no_shard_is_completed(tmp_path: Path) -> None:
     assert (tmp_path / "c/0/0").stat().st_size == 10
 
 
-def test_a_disk_that_fails_while_the_next_shard_is_filled(
+def test_a_disk_error_of_an_earlier_shard_is_raised_at_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(path: Path) -> None:

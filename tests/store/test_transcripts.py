@@ -1,4 +1,4 @@
-"""Files of transcripts: found by what a recipe says, refused where they were altered."""
+"""Transcripts files: found by a recipe, an error if altered."""
 
 import json
 from dataclasses import asdict, replace
@@ -34,7 +34,7 @@ def made(cache: Path, spec: TranscriberSpec = SPEC) -> Path:
     return path
 
 
-def test_what_is_written_is_read_sorted_by_id(tmp_path: Path) -> None:
+def test_transcripts_are_read_sorted_by_id(tmp_path: Path) -> None:
     path = made(tmp_path)
     assert path == tmp_path / f"transcripts/whisper-tiny.en-{SPEC.fingerprint[:12]}.jsonl"
     assert read_transcripts_file(path) == {row.id: row for row in ROWS}
@@ -46,7 +46,7 @@ def test_what_is_written_is_read_sorted_by_id(tmp_path: Path) -> None:
     assert read_header(path) == SPEC
 
 
-def test_the_fingerprint_is_of_what_changes_texts() -> None:
+def test_the_fingerprint_covers_what_changes_texts() -> None:
     elsewhere = replace(SPEC, model="/models/whisper")
     assert elsewhere.fingerprint == SPEC.fingerprint
     for change in (
@@ -58,12 +58,12 @@ def test_the_fingerprint_is_of_what_changes_texts() -> None:
         assert replace(SPEC, **change).fingerprint != SPEC.fingerprint
 
 
-def test_a_file_is_known_by_its_fingerprint_whatever_its_model_was_named(tmp_path: Path) -> None:
+def test_a_file_is_found_by_its_fingerprint(tmp_path: Path) -> None:
     path = made(tmp_path)
     assert transcripts_path(tmp_path, replace(SPEC, model="/models/copy-of-it")) == path
 
 
-def test_other_files_of_the_folder_are_no_transcripts(tmp_path: Path) -> None:
+def test_other_files_are_not_transcripts(tmp_path: Path) -> None:
     path = made(tmp_path)
     for name in (f"{path.stem}.failed.jsonl", f".{path.name}.journal", "notes.jsonl"):
         path.with_name(name).write_text("{}\n")
@@ -72,7 +72,7 @@ def test_other_files_of_the_folder_are_no_transcripts(tmp_path: Path) -> None:
     assert not is_transcripts(f"elsewhere/{path.name}")
 
 
-def test_an_unpinned_recipe_finds_them_by_the_models_name(tmp_path: Path) -> None:
+def test_a_recipe_without_a_pin_finds_its_transcripts(tmp_path: Path) -> None:
     path = made(tmp_path)
     assert find_transcripts(tmp_path, replace(SPEC, weights_sha256="")) == path
     assert find_transcripts(tmp_path, replace(SPEC, model="elsewhere")) == path  # pinned
@@ -82,7 +82,7 @@ def test_an_unpinned_recipe_finds_them_by_the_models_name(tmp_path: Path) -> Non
     assert find_transcripts(tmp_path, replace(SPEC, weights_sha256="2" * 64)) == other
 
 
-def test_transcripts_of_another_transcriber_are_named_with_the_difference(tmp_path: Path) -> None:
+def test_the_error_names_the_difference_from_the_nearest_transcriber(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"found no transcripts; make them with `rellm transcribe"):
         find_transcripts(tmp_path, SPEC)
     made(tmp_path)
@@ -102,7 +102,7 @@ def test_transcripts_of_another_transcriber_are_named_with_the_difference(tmp_pa
         ('"text": "", ', "", r"jsonl:2: found .* expected a transcript"),
     ],
 )
-def test_what_was_altered_is_named(tmp_path: Path, old: str, new: str, message: str) -> None:
+def test_the_error_names_what_was_altered(tmp_path: Path, old: str, new: str, message: str) -> None:
     path = made(tmp_path)
     text = path.read_text("utf-8")
     assert old in text

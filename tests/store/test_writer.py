@@ -1,4 +1,4 @@
-"""Writing: parts appear whole or not at all, and only frames that can be stored are."""
+"""Writing a store: parts appear complete or not at all, and unstorable frames are an error."""
 
 import errno
 import os
@@ -8,20 +8,20 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from rellm_cache.errors import FrameError, StoreError
-from rellm_cache.store import part_writer
 from rellm_cache.store import writer as writer_module
 from rellm_cache.store.format import StoreInfo, list_parts
 from rellm_cache.store.locks import with_hostname
 from rellm_cache.store.maintenance.verify import check_store
 from rellm_cache.store.reader import FeatureStore
 from rellm_cache.store.shard_writer import ShardWriter
-from rellm_cache.store.writer import CLIPS_IN_HAND, StoreWriter, to_float16
+from rellm_cache.store.writer import MAX_PENDING_CLIPS, StoreWriter, to_float16
 from rellm_cache.utils.atomic_files import sync_tree
 from rellm_cache.utils.console import silent
 
@@ -30,7 +30,7 @@ Write = Callable[..., FeatureStore]
 DIGEST = np.arange(32, dtype=np.uint8)
 
 
-def test_what_is_added_is_read_back(tmp_path: Path, info: StoreInfo, clips: Clips) -> None:
+def test_added_clips_are_read_back(tmp_path: Path, info: StoreInfo, clips: Clips) -> None:
     vads = np.random.default_rng(2).uniform(size=(len(clips), 3)).astype(np.float32)
     with StoreWriter(tmp_path, info) as writer:
         for vad, (key, frames) in zip(vads, clips.items(), strict=True):
@@ -56,11 +56,10 @@ def test_nothing_is_visible_before_the_commit(tmp_path: Path, info: StoreInfo) -
     assert len(list_parts(writer.path)) == 1  # nothing was open: no second part
 
 
-def test_a_large_part_is_committed_on_the_way(
-    tmp_path: Path, info: StoreInfo, clips: Clips, monkeypatch: pytest.MonkeyPatch
+def test_a_large_part_is_committed_while_clips_are_added(
+    tmp_path: Path, info: StoreInfo, clips: Clips
 ) -> None:
-    monkeypatch.setattr(writer_module, "PART_BYTES", 8 * 1024)
-    with StoreWriter(tmp_path, info) as writer:
+    with StoreWriter(tmp_path, info, part_bytes=8 * 1024) as writer:
         for key, frames in clips.items():
             writer.add(key, DIGEST, frames)
         assert len(FeatureStore(writer.path)) > 0
@@ -76,8 +75,8 @@ def test_two_writers_fill_one_store(tmp_path: Path, info: StoreInfo) -> None:
     assert set(FeatureStore(one.path).ids) == {"a", "b"}
 
 
-def test_an_id_that_is_added_again_is_in_a_part_of_its_own(tmp_path: Path, info: StoreInfo) -> None:
-    """A part holds an id once; the newest part wins."""
+def test_an_id_added_twice_is_in_two_parts(tmp_path: Path, info: StoreInfo) -> None:
+    """A part has an id only once; the newest part wins."""
     with StoreWriter(tmp_path, info) as writer:
         writer.add("a", DIGEST, np.ones((5, 8)))
         writer.add("b", DIGEST, np.ones((5, 8)))
@@ -88,7 +87,7 @@ def test_an_id_that_is_added_again_is_in_a_part_of_its_own(tmp_path: Path, info:
     assert check_store(writer.path, silent).is_intact
 
 
-def test_an_interruption_keeps_what_was_encoded(tmp_path: Path, info: StoreInfo) -> None:
+def test_an_interrupt_keeps_encoded_clips(tmp_path: Path, info: StoreInfo) -> None:
     writer = StoreWriter(tmp_path, info)
 
     def work() -> None:
@@ -123,7 +122,7 @@ def test_a_full_disk_keeps_earlier_parts(
 def test_a_disk_that_fills_while_a_part_grows(
     tmp_path: Path, info: StoreInfo, write: Write, clips: Clips, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The thread that writes finds it; whoever adds clips is told, and nothing is left behind."""
+    """The writing thread finds it, the caller gets the error, and no files are left."""
     write({"early": clips["clip/03"]})
     writer = StoreWriter(tmp_path, info)
 
@@ -132,7 +131,7 @@ def test_a_disk_that_fills_while_a_part_grows(
 
     def add_all() -> None:
         with writer:
-            for _ in range(2 * CLIPS_IN_HAND):
+            for _ in range(2 * MAX_PENDING_CLIPS):
                 for key, frames in clips.items():
                     writer.add(key, DIGEST, frames)
 
@@ -148,7 +147,7 @@ def test_a_disk_that_fills_while_a_part_grows(
 
 @pytest.fixture
 def small_files() -> Iterator[None]:
-    """No file may grow beyond 64 KB: real writes fail, and so does closing what was not written."""
+    """A limit of 64 KB for files: writing fails, and so does closing."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (64_000, hard))
     yield
@@ -156,7 +155,7 @@ def small_files() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("small_files")
-def test_a_file_that_can_neither_be_written_nor_closed(tmp_path: Path, info: StoreInfo) -> None:
+def test_a_file_that_cannot_be_written_or_closed(tmp_path: Path, info: StoreInfo) -> None:
     writer = StoreWriter(tmp_path, info)
 
     def add_all() -> None:
@@ -170,7 +169,7 @@ def test_a_file_that_can_neither_be_written_nor_closed(tmp_path: Path, info: Sto
     assert not (tmp_path / ".writing").exists()
 
 
-def test_a_failure_elsewhere_keeps_what_was_encoded(tmp_path: Path, info: StoreInfo) -> None:
+def test_an_error_elsewhere_keeps_encoded_clips(tmp_path: Path, info: StoreInfo) -> None:
     writer = StoreWriter(tmp_path, info)
 
     def work() -> None:
@@ -183,12 +182,9 @@ def test_a_failure_elsewhere_keeps_what_was_encoded(tmp_path: Path, info: StoreI
     assert "a" in FeatureStore(writer.path)
 
 
-def test_an_open_part_that_was_removed_is_not_committed(
-    tmp_path: Path, info: StoreInfo, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Without the shards it had, it would be a part with frames missing."""
-    monkeypatch.setattr(part_writer, "SHARD_BYTES", 256 * 16)  # a shard holds 256 frames
-    writer = StoreWriter(tmp_path, info)
+def test_an_open_part_that_was_removed_is_not_committed(tmp_path: Path, info: StoreInfo) -> None:
+    """Its first shards are gone, so frames would be missing."""
+    writer = StoreWriter(tmp_path, replace(info, shard_bytes=256 * 16))  # 256 frames in a shard
 
     def work() -> None:
         with writer:
@@ -206,7 +202,7 @@ def test_an_open_part_that_was_removed_is_not_committed(
     assert not (tmp_path / ".writing").exists()
 
 
-def test_a_writer_begins_with_what_dead_ones_left(tmp_path: Path, info: StoreInfo) -> None:
+def test_a_writer_removes_parts_of_dead_writers(tmp_path: Path, info: StoreInfo) -> None:
     left = tmp_path / ".writing" / with_hostname("store-1f2e3d4c")
     left.mkdir(parents=True)
     with StoreWriter(tmp_path, info):
@@ -216,7 +212,7 @@ def test_a_writer_begins_with_what_dead_ones_left(tmp_path: Path, info: StoreInf
 def test_an_interrupt_while_a_part_is_committed_loses_nothing(
     tmp_path: Path, info: StoreInfo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As it comes to the thread that waits for the commit, while another is at it."""
+    """The interrupt reaches the waiting thread, while another thread commits."""
     started = threading.Event()
 
     def slow(folder: Path) -> None:
@@ -243,7 +239,7 @@ def test_an_interrupt_while_a_part_is_committed_loses_nothing(
 
 
 def test_a_part_grows_on_the_disk(tmp_path: Path, info: StoreInfo, clips: Clips) -> None:
-    """Frames are there before the commit, so that a large part takes no memory."""
+    """Frames are on disk before the commit, so a large part needs no memory."""
     with StoreWriter(tmp_path, info) as writer:
         for key, frames in clips.items():
             writer.add(key, DIGEST, np.repeat(frames, 400, axis=0))
@@ -253,7 +249,7 @@ def test_a_part_grows_on_the_disk(tmp_path: Path, info: StoreInfo, clips: Clips)
     assert check_store(writer.path, silent).is_intact
 
 
-def test_a_disk_full_from_the_start_says_so(
+def test_a_disk_that_is_full_from_the_start(
     info: StoreInfo, write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object, **__: object) -> None:
@@ -267,7 +263,10 @@ def test_a_disk_full_from_the_start_says_so(
 @pytest.mark.parametrize(
     ("frames", "message"),
     [
-        (np.full((3, 8), 70_000.0), "a/1: a frame holds 70000, float16 ends at 65504"),
+        (
+            np.full((3, 8), 70_000.0),
+            "a/1: a frame has the value 70000, the largest float16 is 65504",
+        ),
         (np.full((3, 8), np.nan), "a/1: frames are not finite; the encoder failed on this clip"),
         (np.full((3, 8), -np.inf), "a/1: frames are not finite"),
         (np.zeros((3, 7)), r"a/1: frames have shape \(3, 7\), expected \(L, 8\), L > 0"),
@@ -275,7 +274,7 @@ def test_a_disk_full_from_the_start_says_so(
         (np.zeros(8), r"a/1: frames have shape \(8,\)"),
     ],
 )
-def test_frames_that_cannot_be_stored_name_the_clip(frames: np.ndarray, message: str) -> None:
+def test_the_error_of_unstorable_frames_names_the_clip(frames: np.ndarray, message: str) -> None:
     with pytest.raises(FrameError, match=message):
         to_float16(frames, "a/1", 8)
 

@@ -1,4 +1,4 @@
-"""rellm cache: what the cache holds, whether it is whole, and other forms of it."""
+"""rellm cache: list, verify, repair, compact, quantize, copy and export stores."""
 
 import click
 
@@ -12,9 +12,10 @@ from rellm_cache.cli.options import InOrder
 
 @click.group(cls=InOrder)
 def cache() -> None:
-    """Look at the feature cache, prove it whole, mend it, move it and halve it.
+    """List, verify, repair, compact, quantize, copy and export the feature cache.
 
-    ROOT is a folder, or a URL in an object store as s3://bucket/folder; STORE is one store in it.
+    ROOT is a folder, or the URL of an object store such as s3://bucket/folder. STORE is the folder
+    or URL of one store in it.
     """
 
 

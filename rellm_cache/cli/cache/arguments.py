@@ -1,4 +1,4 @@
-"""Arguments and options that commands of `rellm cache` share."""
+"""Arguments and output that the commands of `rellm cache` share."""
 
 import click
 
@@ -11,6 +11,6 @@ SHOWN = 10
 
 
 def show_ids(ids: list[str]) -> str:
-    """The first ids, and how many more there are."""
+    """Format the first ids and the number of others."""
     more = f" and {len(ids) - SHOWN} more" if len(ids) > SHOWN else ""
     return ", ".join(ids[:SHOWN]) + more

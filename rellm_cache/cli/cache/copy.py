@@ -1,4 +1,4 @@
-"""rellm cache copy, export and import: stores to other places."""
+"""rellm cache copy, export and import: stores to and from other caches and HDF5 files."""
 
 from pathlib import Path
 
@@ -14,14 +14,13 @@ from rellm_cache.utils.console import counted
 @click.argument("source", type=CacheRoot(exists=True))
 @click.argument("target", type=CacheRoot())
 @click.option(
-    "--store", "names", multiple=True, metavar="NAME", help="Copy this store alone. Repeatable."
+    "--store", "names", multiple=True, metavar="NAME", help="Copy only this store. Repeatable."
 )
 def copy(source: Path, target: Path, names: tuple[str, ...]) -> None:
-    """Copy the stores of cache root SOURCE to cache root TARGET, checking every byte.
+    """Copy the stores of cache root SOURCE to cache root TARGET and verify every byte.
 
-    Either may be a folder or a URL.
-
-    Parts that are there already are skipped; killed, the same command goes on.
+    Each root is a folder or a URL. Parts that TARGET has already are skipped, so after a kill the
+    same command continues.
     """
     from rellm_cache.cache_admin.maintenance import copy_cache
 
@@ -29,7 +28,7 @@ def copy(source: Path, target: Path, names: tuple[str, ...]) -> None:
         click.echo(
             f"{display_path(report.store)}: {counted(report.copied, 'part')} copied "
             f"({counted(report.utterances, 'utterance')}), "
-            f"{counted(report.present, 'was', 'were')} there already"
+            f"{report.present} already present"
         )
 
 
@@ -37,7 +36,7 @@ def copy(source: Path, target: Path, names: tuple[str, ...]) -> None:
 @store_argument
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 def export(store: Path, file: Path) -> None:
-    """Write STORE, a folder under the cache, to one HDF5 FILE that plain h5py reads."""
+    """Write STORE to one HDF5 FILE, which h5py can read."""
     from rellm_cache.cache_admin.maintenance import export_to_file
 
     rows = export_to_file(store, file)
@@ -48,12 +47,12 @@ def export(store: Path, file: Path) -> None:
 @click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @cache_option
 def import_(file: Path, cache: Path) -> None:
-    """Add the parts of an exported HDF5 FILE to the cache, checking every row."""
+    """Add the parts of an exported HDF5 FILE to the cache and verify every row."""
     from rellm_cache.cache_admin.maintenance import import_from_file
 
     report = import_from_file(file, cache)
     click.echo(
         f"{display_path(report.store)}: {counted(report.copied, 'part')} added "
         f"({counted(report.utterances, 'utterance')}), "
-        f"{counted(report.present, 'was', 'were')} there already"
+        f"{report.present} already present"
     )

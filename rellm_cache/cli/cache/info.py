@@ -1,4 +1,4 @@
-"""rellm cache info and ls: what a cache and a store hold."""
+"""rellm cache info and ls: list stores of a cache, and clips of a store."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ from rellm_cache.store.remote.mirror_paths import display_path
 @root_argument
 @json_option
 def info(root: Path, as_json: bool) -> None:
-    """What each store under ROOT holds: encoder, clips, hours, size, licence."""
+    """List the stores under ROOT: encoder, clips, hours, size, licence."""
     from rellm_cache.cache_admin.info import cache_info
 
     stores = cache_info(root)
@@ -42,9 +42,11 @@ def info(root: Path, as_json: bool) -> None:
 
 @click.command()
 @store_argument
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a clip and line.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON object per line, for each clip."
+)
 def ls(store: Path, as_json: bool) -> None:
-    """Every clip of STORE, a folder under the cache: length, digest of its audio, part."""
+    """List the clips of STORE: length, digest of the audio, part."""
     from rellm_cache.cache_admin.info import list_clips
 
     for clip in list_clips(store):

@@ -1,4 +1,4 @@
-"""rellm cache quantize: a store made from a store."""
+"""rellm cache quantize: make an int8 store from a float16 store."""
 
 import json
 from pathlib import Path
@@ -15,10 +15,10 @@ from rellm_cache.utils.console import counted
 @store_argument
 @json_option
 def quantize(store: Path, as_json: bool) -> None:
-    """Make an int8 store beside the float16 STORE: half the size.
+    """Make an int8 store of half the size beside the float16 STORE.
 
-    Killed at any moment, the same command goes on; after another `rellm extract` it adds the new
-    clips. A recipe reads it with dtype = "int8" in [encoders.speech] or [encoders.emotion].
+    After a kill the same command continues, and after another `rellm extract` it adds the new
+    clips. A recipe reads the store with dtype = "int8" in [encoders.speech] or [encoders.emotion].
     """
     from rellm_cache.cache_admin.quantize import quantize as run
 
@@ -27,11 +27,11 @@ def quantize(store: Path, as_json: bool) -> None:
         click.echo(json.dumps(report.to_json()))
         return
     click.echo(
-        f"{display_path(report.path)}: {counted(report.written, 'clip')} quantised, "
-        f"{counted(report.present, 'was', 'were')} there already, {byte_size(report.bytes)}"
+        f"{display_path(report.path)}: {counted(report.written, 'clip')} quantized, "
+        f"{report.present} already present, {byte_size(report.bytes)}"
     )
     click.echo(
-        f"Rounded by {percent(report.relative_rms)} RMS; channel {report.worst_channel} "
-        f"is worst, {percent(report.worst_channel_rms)} of its deviation; "
+        f"RMS rounding error {percent(report.relative_rms)}; largest in channel "
+        f"{report.worst_channel}: {percent(report.worst_channel_rms)} of its standard deviation; "
         f"{report.clipped:.2g} of values clipped"
     )

@@ -1,4 +1,4 @@
-"""rellm cache repair, prune and compact: none can lose committed data when it is killed."""
+"""rellm cache repair, prune and compact; a kill loses no intact data."""
 
 import json
 from pathlib import Path
@@ -24,25 +24,24 @@ if TYPE_CHECKING:
     default=24.0,
     show_default=True,
     metavar="HOURS",
-    help="In an object store: remove a part that was not sent whole once it is so old.",
+    help="In an object store: remove incomplete parts older than this.",
 )
 @json_option
 def repair(root: Path, unfinished_hours: float, as_json: bool) -> int:
-    """Drop what is broken under ROOT, keep all that is whole, and name what to extract again.
+    """Drop damaged data under ROOT, keep all intact data, and list the clips to extract again.
 
-    Also removes what killed processes left, in ROOT/.writing or half sent to an object store. The
-    list of lost clips is kept in a file beside the store. Exit code 3: clips were lost. Exit code
-    1: something is still broken.
+    It also removes what killed processes left, in ROOT/.writing or incomplete in an object store.
+    A file beside each store lists the lost clips. Exit code 3: clips were lost. Exit code 1:
+    something is still damaged.
     """
     from rellm_cache.cache_admin.maintenance import repair_cache
 
     done = repair_cache(root, unfinished_hours)
     if as_json:
         stores = [vars(r) | {"store": r.store.name} for r in done.stores]
-        swept = {"removed": [str(p) for p in done.swept], "held": [str(p) for p in done.held]}
-        unfinished = [vars(part) for part in done.unfinished]
-        done_here = {"root": display_path(root), "stores": stores, "leftovers": swept}
-        click.echo(json.dumps(done_here | {"unfinished": unfinished}))
+        leftovers = {"removed": [*map(str, done.removed)], "held": [*map(str, done.held)]}
+        local = {"root": display_path(root), "stores": stores, "leftovers": leftovers}
+        click.echo(json.dumps(local | {"unfinished": [vars(part) for part in done.stale_uploads]}))
     else:
         _show_leftovers(done)
         for report in done.stores:
@@ -54,40 +53,39 @@ def repair(root: Path, unfinished_hours: float, as_json: bool) -> int:
 
 
 def _show_leftovers(done: "CacheRepair") -> None:
-    for path in done.swept:
-        click.echo(f"{path}: left by a process that is gone, removed")
+    for path in done.removed:
+        click.echo(f"{path}: left by a dead process; removed")
     for path in done.held:
-        click.echo(f"{path}: being written, or nobody can tell; left alone")
-    for part in done.unfinished:
+        click.echo(f"{path}: may be in use by another process; kept")
+    for part in done.stale_uploads:
         age = "of unknown age" if part.hours is None else f"{part.hours:.1f} hours old"
         what = f"{counted(part.files, 'file')}, {byte_size(part.nbytes)}, {age}"
-        fate = "removed" if part.removed else "it may still be sent; left alone"
-        click.echo(f"{part.place}: not sent whole ({what}): {fate}")
+        result = "removed" if part.removed else "the upload may still be active; kept"
+        click.echo(f"{part.place}: incomplete upload ({what}): {result}")
 
 
 def _show_repair(report: "RepairReport") -> None:
     from rellm_cache.store.format import lost_path
 
     if not report.problems:
-        click.echo(f"{display_path(report.store)}: whole, nothing to do")
+        click.echo(f"{display_path(report.store)}: intact, nothing to do")
         return
     for problem in report.problems:
         click.echo(f"  {problem}")
     click.echo(
         f"{display_path(report.store)}: {counted(report.rewritten, 'part')} rewritten with "
-        f"{counted(report.kept, 'whole utterance')}, {report.removed} removed"
+        f"{counted(report.kept, 'intact utterance')}, {report.removed} removed"
     )
     for problem in report.unrepaired:
         click.echo(f"  not repaired: {problem}")
     if report.nameless:
-        one, many = "part does not tell whose frames it", "parts do not tell whose frames they"
-        click.echo(f"  {counted(report.nameless, one, many)} held")
+        click.echo(f"  {counted(report.nameless, 'removed part')} had unreadable ids")
     if report.lost:
         click.echo(f"  {counted(len(report.lost), 'clip')} lost: {show_ids(report.lost)}")
         click.echo(f"  all are listed in {display_path(lost_path(report.store))}")
     if report.lost or report.nameless:
-        click.echo("  `rellm extract` with their manifest makes them again")
-        click.echo("  (`rellm cache quantize` with the float16 store, where this is int8)")
+        click.echo("  `rellm extract` with their manifest encodes them again")
+        click.echo("  (for an int8 store: `rellm cache quantize` with the float16 store)")
 
 
 @click.command()
@@ -97,12 +95,12 @@ def _show_repair(report: "RepairReport") -> None:
     "manifests",
     multiple=True,
     type=click.Path(path_type=Path, exists=True),
-    help="Also drop clips that this manifest file or folder does not name. Repeatable.",
+    help="Also drop clips that are not in this manifest file or folder. Repeatable.",
 )
-@click.option("--dry-run", is_flag=True, help="Say what would go, change nothing.")
+@click.option("--dry-run", is_flag=True, help="Report what would be dropped, change nothing.")
 @json_option
 def prune(root: Path, manifests: tuple[Path, ...], dry_run: bool, as_json: bool) -> None:
-    """Drop rows under ROOT that no reader sees: older versions of clips encoded again."""
+    """Drop older versions of clips that were encoded again, which no reader sees."""
     from rellm_cache.cache_admin.maintenance import prune_cache
 
     reports = prune_cache(root, manifests, dry_run)
@@ -128,11 +126,11 @@ def prune(root: Path, manifests: tuple[Path, ...], dry_run: bool, as_json: bool)
     default=256,
     show_default=True,
     metavar="MIB",
-    help="Frames of a merged part at most.",
+    help="Largest size of the frames of a merged part.",
 )
 @json_option
 def compact(root: Path, part_size: int, as_json: bool) -> None:
-    """Merge small neighbouring parts of every store under ROOT."""
+    """Merge small adjacent parts of every store under ROOT."""
     from rellm_cache.cache_admin.maintenance import compact_cache
 
     reports = compact_cache(root, part_size << 20)

@@ -1,4 +1,4 @@
-"""rellm cache verify: is every byte what was written, and is it still of this audio."""
+"""rellm cache verify: check every byte of the stores, and compare them with the audio."""
 
 import json
 from pathlib import Path
@@ -23,23 +23,25 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path, exists=True),
     help="Manifest file or folder, for --audio and --recompute.",
 )
-@click.option("--audio", is_flag=True, help="Compare stored digests with the manifest's files.")
+@click.option(
+    "--audio", is_flag=True, help="Compare the stored digests with the manifest's audio files."
+)
 @click.option(
     "--recompute",
     type=click.IntRange(min=0),
     default=0,
     metavar="N",
-    help="Encode N random clips again and report how far their frames are from the stored ones.",
+    help="Encode N random clips again and report the differences from the stored frames.",
 )
-@click.option("--seed", default=1, show_default=True, help="Of the choice of clips.")
+@click.option("--seed", default=1, show_default=True, help="Of the random choice of clips.")
 @json_option
 def verify(
     root: Path, manifest: Path | None, audio: bool, recompute: int, seed: int, as_json: bool
 ) -> int:
-    """Read every byte of every store under ROOT and compare it with its checksum.
+    """Read every byte of the stores under ROOT and compare all checksums.
 
-    Exit code 1: something is damaged; each problem is listed with the clips it concerns and the
-    repair. Exit code 3: the cache is whole, but audio changed or cannot be read.
+    Exit code 1: something is damaged; each problem is listed with its clips and the repair. Exit
+    code 3: the cache is intact, but audio changed or cannot be read.
     """
     from rellm_cache.cache_admin.audit import compare_audio
     from rellm_cache.cache_admin.audit import recompute as encode_again
@@ -48,21 +50,21 @@ def verify(
     if (audio or recompute) and manifest is None:
         raise click.UsageError("--audio and --recompute need --manifest")
     checks = verify_cache(root)
-    whole = all(check.is_intact for check in checks)
+    intact = all(check.is_intact for check in checks)
     audio_reports: list[AudioReport] = []
     recomputed: list[RecomputeReport] = []
-    if whole and manifest is not None:  # damaged frames say nothing about audio or encoder
+    if intact and manifest is not None:  # damaged frames say nothing about audio or encoder
         audio_reports = compare_audio(root, manifest) if audio else []
         recomputed = encode_again(root, manifest, recompute, seed) if recompute else []
     if as_json:
         click.echo(json.dumps(_to_json(root, checks, audio_reports, recomputed)))
     else:
         _show_checks(checks)
-        if not whole:
-            click.echo(f"Mend it with `rellm cache repair {display_path(root)}`.")
+        if not intact:
+            click.echo(f"Repair it with `rellm cache repair {display_path(root)}`.")
         _show_audio(audio_reports)
         _show_recomputed(recomputed)
-    if not whole:
+    if not intact:
         return DAMAGED
     stale = any(report.changed or report.unreadable for report in audio_reports)
     return CLIPS_FAILED if stale else 0
@@ -74,7 +76,7 @@ def _show_checks(checks: "list[StoreCheck]") -> None:
         if check.is_intact:
             parts = counted(len(check.parts), "part")
             click.echo(
-                f"{display_path(check.path)}: whole, {counted(clips, 'utterance')} in {parts}"
+                f"{display_path(check.path)}: intact, {counted(clips, 'utterance')} in {parts}"
             )
             continue
         click.echo(f"{display_path(check.path)}: damaged")

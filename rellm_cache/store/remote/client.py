@@ -1,7 +1,7 @@
-"""A cache root in an object store. In: its URL. Out: its files listed, fetched, sent, removed.
+"""Object store client: list, download, upload and remove the files of a cache root at a URL.
 
-Any protocol that fsspec knows; who may do what is the client library's own configuration. fsspec
-is imported when a URL is opened, not before.
+It supports every protocol of fsspec, which is imported only when a URL is opened. Credentials come
+from the client library's own configuration.
 """
 
 import errno
@@ -15,25 +15,26 @@ from typing import Any
 
 from rellm_cache.errors import ConfigError, RellmError
 from rellm_cache.store.errors import UnreadableError
+from rellm_cache.store.format import PART_NAME
 
 EXTRAS = {"s3": "rellm[s3]", "s3a": "rellm[s3]"}
 
 
 class RemoteError(UnreadableError):
-    """An object store, or the way to it, fails now. It says nothing about what is stored there."""
+    """An object store cannot be reached or used now; nothing is known about its content."""
 
 
 class Remote:
-    """One cache root in an object store. Names are relative to it, with slashes.
+    """One cache root in an object store. File names are relative to it, with slashes.
 
     Args:
-        url: as a user gives it.
+        url: of the root.
 
     Attributes:
         url: without a slash at its end.
 
     Raises:
-        ConfigError: the URL cannot be used, or the library for its protocol is not installed.
+        ConfigError: the URL is not valid, or the library for its protocol is not installed.
     """
 
     def __init__(self, url: str) -> None:
@@ -43,10 +44,10 @@ class Remote:
 
     @property
     def endpoint(self) -> str:
-        """Of the service that answers, where a protocol has many; else empty.
+        """URL of the service, if its protocol has several; else empty.
 
         Raises:
-            RemoteError: the client library cannot make a connection with its own settings.
+            RemoteError: the client library cannot connect with its settings.
         """
         if self.url.partition("://")[0] not in EXTRAS:
             return ""
@@ -54,12 +55,13 @@ class Remote:
             return str(self._files.connect().meta.endpoint_url)
 
     def sizes(self, folder: str = "") -> dict[str, int]:
-        """Bytes of every file below a folder, by its name relative to that folder.
+        """Return the sizes of all files below a folder, by name relative to it.
 
-        Names with a piece that begins with a dot are none of a cache's, and could lead out of it.
+        Names with a component that begins with a dot are left out: they do not belong to a cache,
+        and `..` would lead out of it.
 
         Raises:
-            RemoteError: it cannot be listed.
+            RemoteError: the folder cannot be listed.
         """
         top = self._path(folder)
         with self._reaching("listing it"):
@@ -73,10 +75,10 @@ class Remote:
         return {name: size for name, size in sizes.items() if "/." not in f"/{name}"}
 
     def children(self, folder: str) -> list[str]:
-        """Names of what lies directly in a folder; empty where there is no such folder.
+        """Return the names of a folder's entries; none if there is no such folder.
 
         Raises:
-            RemoteError: it cannot be listed.
+            RemoteError: the folder cannot be listed.
         """
         with self._reaching("listing it"):
             self._files.invalidate_cache()
@@ -87,15 +89,15 @@ class Remote:
         return [name.rstrip("/").rpartition("/")[2] for name in found]
 
     def download(self, files: Mapping[str, Path], sizes: Mapping[str, int]) -> None:
-        """Fetch files, several at once; folders are made.
+        """Download files, several at once; local folders are created.
 
         Args:
-            files: name → where to.
-            sizes: of each, as it was listed.
+            files: name → local path.
+            sizes: name → size, as listed.
 
         Raises:
-            FileNotFoundError: one is not there any more.
-            RemoteError: one cannot be read whole, or the disk is full.
+            FileNotFoundError: a file no longer exists.
+            RemoteError: a file cannot be read completely, or the disk is full.
         """
         if not files:
             return
@@ -108,10 +110,10 @@ class Remote:
                     raise OSError(f"{name}: got {found} bytes, expected {sizes[name]}")
 
     def upload(self, files: Mapping[str, Path]) -> None:
-        """Send files, several at once, in no order; those that are there are replaced.
+        """Upload files, several at once in any order; existing ones are replaced.
 
         Raises:
-            RemoteError: one cannot be written.
+            RemoteError: a file cannot be written.
         """
         if not files:
             return
@@ -119,10 +121,10 @@ class Remote:
             self._files.put([str(p) for p in files.values()], [self._path(n) for n in files])
 
     def remove(self, names: Iterable[str]) -> None:
-        """Remove files; those that are gone already are no error.
+        """Remove files, if they exist.
 
         Raises:
-            RemoteError: one cannot be removed.
+            RemoteError: a file cannot be removed.
         """
         with self._reaching("removing from it"):
             for name in names:
@@ -132,15 +134,15 @@ class Remote:
                     continue
 
     def modified(self, name: str) -> datetime | None:
-        """When a file was written; None where it is gone, or the object store does not tell.
+        """Return when a file was written; None if it is gone or the object store does not say.
 
         Raises:
-            RemoteError: it cannot be asked.
+            RemoteError: the request fails.
         """
         with self._reaching("asking it for a time"):
             try:
                 time: datetime = self._files.modified(self._path(name))
-            except (FileNotFoundError, NotImplementedError):  # gone, or a store that does not tell
+            except (FileNotFoundError, NotImplementedError):  # gone, or not supported
                 return None
         return time if time.tzinfo is not None else time.replace(tzinfo=UTC)
 
@@ -151,16 +153,26 @@ class Remote:
     def _reaching(self, doing: str, missing: type[Exception] | None = None) -> Iterator[None]:
         try:
             yield
-        except (RellmError, TypeError, AttributeError):  # the last two are mistakes of ours
+        except (RellmError, TypeError, AttributeError):  # the last two are our own bugs
             raise
-        except Exception as error:  # each client library has errors of its own
+        except Exception as error:  # each client library has its own errors
             if missing is not None and isinstance(error, missing):
                 raise
             raise RemoteError(f"{self.url}: {doing} failed: {_describe(error)}") from error
 
 
+def files_by_part(sizes: Mapping[str, int]) -> dict[str, dict[str, int]]:
+    """Group file sizes by part: `<store>/<part>` → file name in the part → bytes."""
+    parts: dict[str, dict[str, int]] = {}
+    for name, size in sizes.items():
+        store, part, file = (*name.split("/", 2), "", "")[:3]
+        if file and PART_NAME.fullmatch(part):
+            parts.setdefault(f"{store}/{part}", {})[file] = size
+    return parts
+
+
 def _describe(error: Exception) -> str:
-    """What happened and what to do; libraries name neither keys nor passwords."""
+    """Describe an error and its fix; libraries put no keys or passwords in their messages."""
     text = f"{type(error).__name__}: {error}".strip(": ")
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return f"{text}; free some space on this machine and run the same command again"
@@ -171,7 +183,7 @@ def _describe(error: Exception) -> str:
             "what they may do there"
         )
     if isinstance(error, FileNotFoundError):
-        return f"{text}; expected the bucket or folder to be there: make it, or mend the URL"
+        return f"{text}; expected an existing bucket or folder: create it, or correct the URL"
     return f"{text}; check the network and the endpoint and run the same command again"
 
 
@@ -180,38 +192,38 @@ def _require_plain(url: str) -> None:
     if not mark:
         raise ConfigError(f"{url}: expected protocol://bucket/folder, with two slashes")
     host = rest.partition("/")[0]
-    if "::" in url or "?" in rest or "#" in rest:  # not repeated: a query may be a signature
+    if "::" in url or "?" in rest or "#" in rest:  # not printed: a query may be a signature
         raise ConfigError(
-            f"{protocol}://…: a cache is a plain protocol://place/folder, without ::, ? and #"
+            f"{protocol}://…: a cache URL is protocol://bucket/folder, without ::, ? and #"
         )
-    if "@" in host:  # not repeated: what stands before the @ may be a password
+    if "@" in host:  # not printed: the text before @ may be a password
         raise ConfigError(
             f"{protocol}://…@{host.rpartition('@')[2]}: a user or password in a URL would be "
-            "written down with it; leave it out and set it as the client library documents"
+            "stored with it; remove it and configure the client library instead"
         )
     if not rest.strip("/"):
-        raise ConfigError(f"{url}: names no bucket or folder; expected {protocol}://bucket/folder")
+        raise ConfigError(f"{url}: has no bucket or folder; expected {protocol}://bucket/folder")
 
 
 @lru_cache
 def _open(url: str, process: int) -> tuple[Any, str]:
-    """The file system of a URL and the path in it; none crosses a fork, hence `process`."""
+    """Return the file system of a URL and the path in it; cached for each process."""
     import fsspec
 
     protocol = url.partition("://")[0]
     if protocol not in fsspec.available_protocols():
         raise ConfigError(
-            f"{url}: no object store is reached by {protocol}://; expected s3://bucket/folder, or "
-            "another protocol that fsspec knows, as gs, abfs, sftp or file"
+            f"{url}: unknown protocol {protocol}://; expected s3://bucket/folder, or another "
+            "protocol of fsspec, such as gs, abfs, sftp or file"
         )
     options = {"auto_mkdir": True} if protocol in ("file", "local") else {}
     try:
         files, path = fsspec.url_to_fs(url, **options)
     except ImportError as error:
-        need = EXTRAS.get(protocol)
-        way = f"pip install '{need}'" if need else f"install what it asks for: {error}"
+        extra = EXTRAS.get(protocol)
+        fix = f"pip install '{extra}'" if extra else f"install what it needs: {error}"
         raise ConfigError(
-            f"{url}: the library for {protocol}:// is not installed; {way}"
+            f"{url}: the library for {protocol}:// is not installed; {fix}"
         ) from error
     except ValueError as error:
         raise ConfigError(f"{url}: {error}; expected {protocol}://bucket/folder") from error

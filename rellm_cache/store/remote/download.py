@@ -1,7 +1,7 @@
-"""Frames of a copy, when they are needed. In: a file's path. Out: the file, here and held.
+"""Download of frames into a mirror when they are first used; plain folders need none.
 
-In a plain folder nothing of this happens. In a copy of an object store, a file of frames that is
-not here is fetched to a temporary name and renamed; two processes that want one file fetch it once.
+A file is downloaded to a temporary name and renamed. If two processes need it, one downloads it and
+the other waits.
 """
 
 import contextlib
@@ -24,17 +24,17 @@ from rellm_cache.utils.atomic_files import rename, sync_path
 
 
 def part_origin_url(part: Path) -> str | None:
-    """The URL of the cache root that a part is a copy from; None in a plain folder."""
+    """Return the URL of the cache root that a part is mirrored from; None in a plain folder."""
     return origin_url(part.parents[1]) if PART_NAME.fullmatch(part.name) else None
 
 
 def open_shard(file: Path) -> BinaryIO:
-    """Open `<part>/frames/c/<k>/0` to be mapped; in a copy it is fetched first if need be.
+    """Open the shard `<part>/frames/c/<k>/0`; in a mirror, download it if it is missing.
 
     Raises:
-        FileNotFoundError: it is nowhere.
-        StoreError: its part was removed from the object store, or there is no room for it.
-        RemoteError: it cannot be fetched now.
+        FileNotFoundError: it does not exist, in the object store neither.
+        StoreError: its part was removed from the object store, or there is no space.
+        RemoteError: it cannot be downloaded now.
     """
     part = file.parents[3]
     url = part_origin_url(part)
@@ -44,18 +44,18 @@ def open_shard(file: Path) -> BinaryIO:
         with contextlib.suppress(FileNotFoundError):
             return open_in_use(file)
         if not _fetch(part, file, url):
-            return file.open("rb")  # which says that it is missing
+            return file.open("rb")  # raises FileNotFoundError
 
 
 def fetch_array(frames: Path) -> NDArray[np.uint8] | None:
-    """Bring every chunk of a part's frames here and keep them, for zarr to read.
+    """Download every chunk of a part's frames, for zarr to read, and protect them from eviction.
 
     Returns:
-        A map that keeps them as long as it lives; None in a plain folder.
+        A memory map that protects them as long as it exists; None in a plain folder.
 
     Raises:
-        StoreError: the part was removed from the object store, or there is no room.
-        RemoteError: a chunk cannot be fetched now.
+        StoreError: the part was removed from the object store, or there is no space.
+        RemoteError: a chunk cannot be downloaded now.
     """
     part = frames.parent
     url = part_origin_url(part)
@@ -71,11 +71,11 @@ def fetch_array(frames: Path) -> NDArray[np.uint8] | None:
 
 @contextmanager
 def complete_part(part: Path) -> Iterator[Path]:
-    """A folder with every byte of a part as it is stored: itself, or a download that goes again.
+    """Yield a folder with all files of a part as stored: the part, or a temporary download.
 
     Raises:
         StoreError: the part was removed from the object store.
-        RemoteError: it cannot be fetched now.
+        RemoteError: it cannot be downloaded now.
     """
     url = part_origin_url(part)
     if url is None:
@@ -91,12 +91,12 @@ def complete_part(part: Path) -> Iterator[Path]:
 
 
 def is_frames_file(name: str) -> bool:
-    """Whether a file of a part, by its name there, is one of those fetched on demand."""
+    """Return whether a file of a part, by its name in the part, holds frames."""
     return name.startswith(f"{FRAMES}/c/")
 
 
 def _stored(part: Path, remote: Remote) -> dict[str, int]:
-    """Bytes of each file of a part in the object store."""
+    """Return the size of each file of a part in the object store."""
     found = remote.sizes(f"{part.parent.name}/{part.name}")
     if "zarr.json" not in found:
         raise removed_error(part)
@@ -104,11 +104,11 @@ def _stored(part: Path, remote: Remote) -> dict[str, int]:
 
 
 def _fetch(part: Path, file: Path, url: str) -> bool:
-    """Bring one file of frames here; False where the object store has no such file."""
+    """Download one file of frames; return False if the object store does not have it."""
     root, name = part.parents[1], file.relative_to(part).as_posix()
     lock = root / WRITING / "-".join(file.relative_to(root).parts)
     temporary = lock.with_name(f"{lock.name}-{secrets.token_hex(4)}")
-    # The first waits for a process that fetches it now.
+    # The first lock waits for a process that is downloading this file.
     with hold_lock(lock), hold_lock(temporary), removed_on_exit(temporary):
         if file.exists():
             return True

@@ -1,8 +1,8 @@
-"""How much of object stores lies here. In: what is to be fetched. Out: room for it in the bound.
+"""LRU eviction of downloaded frames: all mirrors below one folder share a size limit.
 
-The frames of all copies below one folder share the bound. What a process has mapped carries a
-shared lock on its open file, which the kernel keeps as long as the map lives; whatever has none
-may go, the least recently used first. Everything else of a part is small and stays.
+A process holds a shared lock on each file that it has mapped; the kernel keeps it as long as the
+map exists. Files without a lock are removed, the least recently used first. The other files of a
+part are small and stay.
 """
 
 import contextlib
@@ -20,31 +20,33 @@ from rellm_cache.store.format import FRAMES, WRITING, list_parts, list_stores
 from rellm_cache.store.locks import NO_LOCKS, hold_lock, remove_stale
 from rellm_cache.store.remote.mirror_paths import MARKER, display_path, mirrors_max_bytes
 
-RESERVED = "reserved"  # a sparse file as large as what is being fetched beside it
+RESERVED = "reserved"  # a sparse file of the size of the download beside it
+LOCK = "room"  # earlier versions use this name too
 
 
 @dataclass(frozen=True)
 class _FramesFile:
-    """A file of frames that lies here."""
+    """A downloaded file of frames."""
 
     path: Path
     nbytes: int
-    used: int  # when, in nanoseconds
+    used_ns: int  # time of the last use
 
 
 def reserve_space(root: Path, nbytes: int, temporary: Path) -> Path:
-    """Make room for a file of `nbytes` that is about to be fetched to a claimed folder.
+    """Evict files until a download of `nbytes` fits into the limit, and reserve its space.
 
     Args:
-        root: of the copy it belongs to; all copies beside it share the bound.
+        root: the mirror it belongs to.
+        temporary: a locked folder for the download.
 
     Returns:
-        Where to fetch it to.
+        The path to download to.
 
     Raises:
-        StoreError: what is in use leaves no room for it.
+        StoreError: files in use leave too little space.
     """
-    with hold_lock(root.parent / WRITING / "room"):
+    with hold_lock(root.parent / WRITING / LOCK):
         _evict_until_it_fits(root, nbytes, mirrors_max_bytes())
         temporary.mkdir(parents=True, exist_ok=True)
         with (temporary / RESERVED).open("wb") as file:
@@ -53,8 +55,8 @@ def reserve_space(root: Path, nbytes: int, temporary: Path) -> Path:
 
 
 def evict_over_limit(root: Path) -> None:
-    """Let frames go that are beyond the bound, as far as none are in use."""
-    with hold_lock(root.parent / WRITING / "room"), contextlib.suppress(StoreError):
+    """Evict files until the limit is kept, except files in use."""
+    with hold_lock(root.parent / WRITING / LOCK), contextlib.suppress(StoreError):
         _evict_until_it_fits(root, 0, mirrors_max_bytes())
 
 
@@ -65,18 +67,18 @@ def _evict_until_it_fits(root: Path, nbytes: int, bound: int) -> None:
     if taken + nbytes <= bound:
         return
     for copy in roots:
-        remove_stale(copy)  # what killed processes had reserved
+        remove_stale(copy)  # reservations of dead processes
     taken = sum(file.nbytes for file in held) + sum(map(_reserved_bytes, roots))
-    for file in sorted(held, key=lambda file: file.used):
+    for file in sorted(held, key=lambda file: file.used_ns):
         if taken + nbytes <= bound:
             return
         if _evict(file.path):
             taken -= file.nbytes
     if taken + nbytes > bound:
         raise StoreError(
-            f"{display_path(root)}: no room for {nbytes / 1e9:.3g} GB of frames: copies in "
-            f"{root.parent} may take {bound / 1e9:.3g} GB, of which {taken / 1e9:.3g} GB are in "
-            "use by running processes; set RELLM_COPIES_GB higher, and RELLM_COPIES to a larger "
+            f"{display_path(root)}: no space for {nbytes / 1e9:.3g} GB of frames: the limit for "
+            f"mirrors in {root.parent} is {bound / 1e9:.3g} GB, and running processes use "
+            f"{taken / 1e9:.3g} GB of it; set RELLM_COPIES_GB higher, and RELLM_COPIES to a larger "
             "disk"
         )
 
@@ -92,7 +94,7 @@ def _frames_files(copy: Path) -> Iterator[_FramesFile]:
 
 
 def _reserved_bytes(copy: Path) -> int:
-    """Bytes that other processes are fetching."""
+    """Return the bytes reserved by downloads in progress."""
     sizes = 0
     for path in copy.glob(f"{WRITING}/*/{RESERVED}"):
         with contextlib.suppress(FileNotFoundError):
@@ -101,7 +103,7 @@ def _reserved_bytes(copy: Path) -> int:
 
 
 def _evict(file: Path) -> bool:
-    """Remove a file of frames unless a process uses it, or its whole array."""
+    """Remove a file of frames unless a process uses it or its array; return if it is gone."""
     array = next(folder for folder in file.parents if folder.name == FRAMES) / "zarr.json"
     with contextlib.ExitStack() as held:
         for path in (array, file):
@@ -109,20 +111,20 @@ def _evict(file: Path) -> bool:
                 handle = held.enter_context(path.open("rb"))
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except FileNotFoundError:
-                return path == file  # its part is being removed, or it is gone
+                return path == file  # its part is being removed, or it is gone already
             except OSError as error:
                 if isinstance(error, BlockingIOError) or error.errno in NO_LOCKS:
-                    return False  # in use, or nobody can tell
+                    return False  # in use, or perhaps
                 raise
         file.unlink(missing_ok=True)
     return True
 
 
 def open_in_use(file: Path) -> BinaryIO:
-    """Open a file of a copy, marked as in use until it is closed and no map of it is left.
+    """Open a file of a mirror, locked against eviction until it is closed and unmapped.
 
     Raises:
-        FileNotFoundError: it is not here, or was removed at this moment.
+        FileNotFoundError: it is not downloaded, or was just evicted.
     """
     handle = file.open("rb")
     try:
@@ -134,7 +136,7 @@ def open_in_use(file: Path) -> BinaryIO:
     if not os.fstat(handle.fileno()).st_nlink:
         handle.close()
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(file))
-    now = time.time_ns()  # a file system's own clock ticks every few milliseconds
-    with contextlib.suppress(PermissionError):  # of another user: it counts as unused since then
+    now = time.time_ns()  # a file system's clock only ticks every few milliseconds
+    with contextlib.suppress(PermissionError):  # another user's file: its time stays
         os.utime(handle.fileno(), ns=(now, now))
     return handle

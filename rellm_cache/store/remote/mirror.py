@@ -1,22 +1,29 @@
-"""A cache root at a URL. In: the URL. Out: the folder that is its copy, up to date but for frames.
+"""Mirror of a cache root in an object store: open it, pull changes, push pending parts.
 
-Columns and metadata of every complete part are small and always here, so that everything that
-reads a cache reads the copy; frames come when they are mapped (`fetch`), within a bound (`room`).
-A part is complete when its own `zarr.json` is there.
+A mirror is a local folder with the layout of a cache root. It always has the columns and metadata
+of every complete part, which are small. Frames are downloaded when first mapped (`download`) and
+evicted over a size limit (`eviction`). A part is complete if its own `zarr.json` exists.
 """
 
 import contextlib
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from rellm_cache.store.commit import remove_local_part
-from rellm_cache.store.format import PART_NAME, WRITING, clip_lists, failures_path, list_stores
+from rellm_cache.store.format import (
+    METADATA,
+    PART_NAME,
+    WRITING,
+    clip_lists,
+    failures_path,
+    list_stores,
+)
 from rellm_cache.store.locks import hold_lock, remove_stale, removed_on_exit
-from rellm_cache.store.remote.client import Remote, RemoteError
+from rellm_cache.store.remote.client import Remote, RemoteError, files_by_part
 from rellm_cache.store.remote.download import is_frames_file
 from rellm_cache.store.remote.mirror_paths import mark_mirror, mirror_folder, origin_url
-from rellm_cache.store.remote.upload import GROUP, pending_parts, upload_pending
+from rellm_cache.store.remote.upload import pending_parts, upload_pending
 from rellm_cache.store.transcripts import is_transcripts
 from rellm_cache.utils.atomic_files import rename, rename_new, sync_path, sync_tree
 from rellm_cache.utils.console import progress
@@ -28,11 +35,11 @@ Sizes = Mapping[str, int]
 
 
 def open_mirror(url: str) -> Path:
-    """The folder that serves a cache root at a URL, with all its complete parts.
+    """Return the mirror of a cache root at a URL, after pulling all changes.
 
     Raises:
-        ConfigError: the URL cannot be used, or the library for its protocol is not installed.
-        RemoteError: it cannot be reached or read.
+        ConfigError: the URL is not valid, or the library for its protocol is not installed.
+        RemoteError: the object store cannot be reached or read.
     """
     remote = Remote(url)
     root = mirror_folder(remote.url, remote.endpoint)
@@ -42,7 +49,7 @@ def open_mirror(url: str) -> Path:
 
 
 def sync_mirror(root: Path) -> None:
-    """Before something is written: send what waits to be sent, then `pull`.
+    """Upload pending parts, then pull; called before writing. Does nothing in a plain folder.
 
     Raises:
         RemoteError: the object store cannot be reached, read or written.
@@ -52,7 +59,7 @@ def sync_mirror(root: Path) -> None:
 
 
 def pull(root: Path) -> None:
-    """Bring a copy up to date: fetch what is new, remove what is gone. A plain folder is left be.
+    """Download new metadata and columns, remove deleted parts; does nothing in a plain folder.
 
     Raises:
         RemoteError: the object store cannot be reached or read.
@@ -65,34 +72,34 @@ def pull(root: Path) -> None:
     with hold_lock(root / WRITING / "pull"), hold_lock(temporary):
         for _ in range(ATTEMPTS):
             with contextlib.suppress(FileNotFoundError), removed_on_exit(temporary):
-                _bring_up_to_date(root, Remote(url), temporary)
+                _pull_once(root, Remote(url), temporary)
                 return
-    # Each time something was removed there after it was listed.
+    # At each attempt a file was removed after it was listed.
     raise RemoteError(f"{url}: it changes while it is read; run the same command again")
 
 
-def _bring_up_to_date(root: Path, remote: Remote, temporary: Path) -> None:
-    # Looked at before the object store is: what is sent meanwhile is not gone from it.
+def _pull_once(root: Path, remote: Remote, temporary: Path) -> None:
+    # Listed before the object store, so that a part uploaded in between does not count as gone.
     parts = [path for path in root.glob("*/part-*") if PART_NAME.fullmatch(path.name)]
     stores = list(list_stores(root))
     sizes = remote.sizes()
-    _fetch_documents(root, remote, sizes, temporary)
-    _fetch_parts(root, remote, sizes, temporary)
+    _pull_documents(root, remote, sizes, temporary)
+    _pull_parts(root, remote, sizes, temporary)
     for part in parts:
-        if f"{part.parent.name}/{part.name}/{GROUP}" not in sizes:
+        if f"{part.parent.name}/{part.name}/{METADATA}" not in sizes:
             remove_local_part(part)
     for store in stores:
-        if f"{store.name}/{GROUP}" not in sizes:
-            (store / GROUP).unlink(missing_ok=True)
-            with contextlib.suppress(OSError):  # parts of a damaged store stay
+        if f"{store.name}/{METADATA}" not in sizes:
+            (store / METADATA).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # keep the parts of a damaged store
                 store.rmdir()
 
 
-def _fetch_documents(root: Path, remote: Remote, sizes: Sizes, temporary: Path) -> None:
-    """Make metadata of stores, transcripts and the lists beside them what they are there."""
+def _pull_documents(root: Path, remote: Remote, sizes: Sizes, temporary: Path) -> None:
+    """Make the metadata of stores, transcripts and lists of clips equal to the object store's."""
     stores = sorted({name.partition("/")[0] for name in sizes if _in_store(name)})
     documents = [path for store in stores for path in clip_lists(root / store)]
-    documents += [root / store / GROUP for store in stores]
+    documents += [root / store / METADATA for store in stores]
     transcripts = [root / name for name in sizes if is_transcripts(name)]
     documents += [d for path in transcripts for d in (path, failures_path(path.with_suffix("")))]
     names = [path.relative_to(root).as_posix() for path in documents]
@@ -108,39 +115,30 @@ def _fetch_documents(root: Path, remote: Remote, sizes: Sizes, temporary: Path) 
 
 
 def _in_store(name: str) -> bool:
-    """Whether a file makes the folder it is in a store: its metadata, or that of a part."""
+    """Return whether a file is the metadata of a store or of a part."""
     pieces = name.split("/")
     is_part = len(pieces) == 3 and PART_NAME.fullmatch(pieces[1]) is not None
-    return pieces[-1] == GROUP and (len(pieces) == 2 or is_part)
+    return pieces[-1] == METADATA and (len(pieces) == 2 or is_part)
 
 
-def _fetch_parts(root: Path, remote: Remote, sizes: Sizes, temporary: Path) -> None:
-    """Copy what is small of the complete parts that are not here."""
-    files: dict[str, list[str]] = {}  # part → its small files
-    for name in sizes:
-        store, part, file = (*name.split("/", 2), "", "")[:3]
-        if PART_NAME.fullmatch(part) and f"{store}/{part}/{GROUP}" in sizes:
-            small = files.setdefault(f"{store}/{part}", [])
-            if not is_frames_file(file):
-                small.append(name)
-    # In this order: a part that another process is sending moves from the first to the second.
-    waiting = {f"{part.parent.name}/{part.name}" for part in pending_parts(root)}
-    absent = [part for part in files if part not in waiting and not (root / part).exists()]
+def _pull_parts(root: Path, remote: Remote, sizes: Sizes, temporary: Path) -> None:
+    """Download the small files of complete parts that the mirror lacks."""
+    parts = files_by_part(sizes)
+    # In this order: a part that another process is uploading moves from the first to the second.
+    pending = {f"{part.parent.name}/{part.name}" for part in pending_parts(root)}
+    absent = [
+        part
+        for part, files in parts.items()
+        if METADATA in files and part not in pending and not (root / part).exists()
+    ]
     with progress("Fetching the index", len(absent), "parts") as tick:
-        for group in _groups(absent):
-            names = [name for part in group for name in files[part]]
+        for start in range(0, len(absent), PARTS_AT_ONCE):
+            group = absent[start : start + PARTS_AT_ONCE]
+            names = [f"{p}/{file}" for p in group for file in parts[p] if not is_frames_file(file)]
             remote.download({name: temporary / name for name in names}, sizes)
             for part in group:
-                _join(temporary / part, root / part)
+                sync_tree(temporary / part)
+                (root / part).parent.mkdir(exist_ok=True)
+                # Keep a part that another process has uploaded in between: it has the frames too.
+                rename_new(temporary / part, root / part)
                 tick()
-
-
-def _join(fetched: Path, part: Path) -> None:
-    sync_tree(fetched)
-    part.parent.mkdir(exist_ok=True)
-    # Not renamed where another process has sent this very part: its copy has the frames too.
-    rename_new(fetched, part)
-
-
-def _groups(parts: list[str]) -> Iterator[list[str]]:
-    return (parts[i : i + PARTS_AT_ONCE] for i in range(0, len(parts), PARTS_AT_ONCE))

@@ -1,9 +1,8 @@
-"""Parts that nobody has finished sending. In: a copy, an age. Out: none older than that, there.
+"""Stale uploads: find and remove parts in an object store that no machine will complete.
 
-A writer that is killed while it sends a part leaves files in the object store that no reader sees,
-since the part's own `zarr.json` would have come last. The machine that has the part sends the rest
-when it writes there again; if it is gone, they stay for ever. What is being sent is known by its
-age: whoever sends a part begins with a file, even if all are there.
+A process that is killed during an upload leaves files without the part's `zarr.json`, which no
+reader sees. Its machine uploads the rest when it writes to this URL again; if that never happens,
+the files stay. An active upload is recognized by its age: each upload writes at least one file.
 """
 
 from collections.abc import Collection
@@ -11,22 +10,22 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from rellm_cache.store.format import PART_NAME
-from rellm_cache.store.remote.client import Remote
+from rellm_cache.store.format import METADATA
+from rellm_cache.store.remote.client import Remote, files_by_part
 from rellm_cache.store.remote.mirror_paths import origin_url
-from rellm_cache.store.remote.upload import GROUP, pending_parts
+from rellm_cache.store.remote.upload import pending_parts
 
 
 @dataclass(frozen=True)
 class StaleUpload:
-    """A part of which an object store has files, but not the one that completes it.
+    """An incomplete part in an object store.
 
     Attributes:
         place: its URL.
-        files: how many there are.
-        nbytes: that they take.
-        hours: since the newest was written; None where the object store does not tell.
-        removed: whether it was old enough.
+        files: number of its files.
+        nbytes: their size.
+        hours: age of the newest file; None if the object store does not say.
+        removed: whether it was old enough and removed.
     """
 
     place: str
@@ -37,13 +36,13 @@ class StaleUpload:
 
 
 def remove_stale_uploads(root: Path, hours: float) -> list[StaleUpload]:
-    """Remove unfinished parts whose newest file is older; those that this machine sends are left.
+    """Remove incomplete parts older than `hours`, except those pending on this machine.
 
-    Does nothing in a plain folder. A part that is removed under a machine that has only paused is
-    not lost: it is sent anew, or seen to be incomplete before it is completed.
+    Does nothing in a plain folder. If another machine was only paused, nothing is lost: it compares
+    all sizes before it completes a part, and uploads the files again.
 
     Returns:
-        What was removed, and what is too young or of unknown age.
+        All incomplete parts: removed, too young, or of unknown age.
 
     Raises:
         RemoteError: the object store cannot be reached, read or written.
@@ -52,33 +51,23 @@ def remove_stale_uploads(root: Path, hours: float) -> list[StaleUpload]:
     if url is None:
         return []
     remote = Remote(url)
-    here = {f"{part.parent.name}/{part.name}" for part in pending_parts(root)}
+    pending = {f"{part.parent.name}/{part.name}" for part in pending_parts(root)}
     found = []
-    for part, files in sorted(_incomplete_parts(remote).items()):
-        if part in here:
+    for part, files in sorted(files_by_part(remote.sizes()).items()):
+        if METADATA in files or part in pending:
             continue
         age = _hours_since(remote, [f"{part}/{name}" for name in files])
-        # Listed again: it may have been finished, or gone on, since it was listed with the others.
+        # Listed again: the upload may have continued since the first listing.
         old = age is not None and age >= hours and remote.sizes(part) == files
         if old:
             remote.remove(f"{part}/{name}" for name in files)
-        place, nbytes = f"{url}/{part}", sum(files.values())
-        found.append(StaleUpload(place, len(files), nbytes, age, removed=old))
+        nbytes = sum(files.values())
+        found.append(StaleUpload(f"{url}/{part}", len(files), nbytes, age, removed=old))
     return found
 
 
-def _incomplete_parts(remote: Remote) -> dict[str, dict[str, int]]:
-    """`<store>/<part>` → bytes of each of its files, of parts without their own `zarr.json`."""
-    parts: dict[str, dict[str, int]] = {}
-    for name, size in remote.sizes().items():
-        store, part, file = (*name.split("/", 2), "", "")[:3]
-        if file and PART_NAME.fullmatch(part):
-            parts.setdefault(f"{store}/{part}", {})[file] = size
-    return {part: files for part, files in parts.items() if GROUP not in files}
-
-
 def _hours_since(remote: Remote, names: Collection[str]) -> float | None:
-    """Hours since the newest of some files was written; None where nobody can tell."""
+    """Return the hours since the newest file was written; None if the times are unknown."""
     times = [remote.modified(name) for name in names]
     known = [time for time in times if time is not None]
     if len(known) < len(times):

@@ -1,9 +1,8 @@
-"""Where a complete part goes. In: its files under a temporary name. Out: a committed part.
+"""Commit of a part: a rename in a plain folder, an upload in a mirror.
 
-In a plain folder that is one rename. In a copy of an object store the part is committed here
-first, under `.outgoing/`; then its files are sent, its own `zarr.json` last, which makes it exist
-for every reader; then it joins the copy. What a killed process left under `.outgoing/` is sent by
-the next extraction.
+In a mirror the part is first renamed to `.outgoing/`. Then its files are uploaded, its `zarr.json`
+last, because this file makes it visible to readers. Then it is renamed into the mirror. If the
+process is killed, the next command that writes to this URL uploads the rest.
 """
 
 import contextlib
@@ -11,22 +10,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from rellm_cache.store.errors import UnreadableError
-from rellm_cache.store.format import PART_NAME, WRITING, list_parts
+from rellm_cache.store.format import METADATA, PART_NAME, WRITING, list_parts
 from rellm_cache.store.locks import hold_lock, remove_path
 from rellm_cache.store.remote.client import Remote, RemoteError
 from rellm_cache.store.remote.eviction import evict_over_limit
 from rellm_cache.store.remote.mirror_paths import OUTGOING, origin_url
 from rellm_cache.utils.atomic_files import rename, rename_new
 
-GROUP = "zarr.json"
-
 
 def commit_part(temporary: Path, part: Path) -> None:
-    """Make a complete, synced part appear as `<cache>/<store>/<name>`, whole, or not at all.
+    """Rename a complete, synced part to `part`, and in a mirror upload it.
 
     Raises:
-        OSError: it cannot be renamed; it is still at its temporary path.
-        RemoteError: it is kept here and could not be sent.
+        OSError: it cannot be renamed; it stays at its temporary path.
+        RemoteError: it could not be uploaded; it is kept under `.outgoing/`.
     """
     root, store = part.parents[1], part.parent
     url = origin_url(root)
@@ -34,21 +31,19 @@ def commit_part(temporary: Path, part: Path) -> None:
         rename(temporary, part)
         return
     waiting = root / OUTGOING / store.name / part.name
-    with hold_lock(
-        _lock(waiting)
-    ):  # before it can be seen there: no other process sends it meanwhile
+    with hold_lock(_lock(waiting)):  # before the rename, so that no other process uploads it
         waiting.parent.mkdir(parents=True, exist_ok=True)
         rename(temporary, waiting)
         _upload_part(waiting, root, url)
 
 
 def upload_pending(root: Path) -> None:
-    """Send the parts that wait in a copy, for which it waits for processes that do so now.
+    """Upload the pending parts of a mirror; wait for processes that are uploading some of them.
 
     Does nothing in a plain folder.
 
     Raises:
-        RemoteError: one could not be sent; it and those after it are kept.
+        RemoteError: a part could not be uploaded; it and the later ones are kept.
     """
     url = origin_url(root)
     if url is None:
@@ -60,42 +55,42 @@ def upload_pending(root: Path) -> None:
 
 
 def pending_parts(root: Path, store: str = "*") -> list[Path]:
-    """Parts of a copy that are not sent yet, oldest first in each store."""
+    """List parts of a mirror that are not uploaded yet, oldest first in each store."""
     return sorted(root.glob(f"{OUTGOING}/{store}/part-*"))
 
 
 def part_names(store: Path) -> list[str]:
-    """Names that parts of a store have already, here and in the object store it is a copy of."""
+    """List the names of a store's parts, in a mirror those of the object store too."""
     root = store.parent
     names = [part.name for part in (*list_parts(store), *pending_parts(root, store.name))]
     url = origin_url(root)
     if url is not None:
-        # Where it cannot be reached now, the part is named by what was seen last, and kept.
+        # If the object store cannot be reached, the last known names decide.
         with contextlib.suppress(UnreadableError):
             names += filter(PART_NAME.fullmatch, Remote(url).children(store.name))
     return names
 
 
 def upload_new_store(document: Path, store: Path) -> None:
-    """Send the `zarr.json` of a store that is about to be made here, unless it is there already.
+    """Upload the `zarr.json` of a new store of a mirror, unless the object store has it.
 
     Raises:
-        RemoteError: it could not be sent.
+        RemoteError: it could not be uploaded.
     """
     url = origin_url(store.parent)
     if url is not None:
         remote = Remote(url)
-        if GROUP not in remote.children(store.name):
-            remote.upload({f"{store.name}/{GROUP}": document})
+        if METADATA not in remote.children(store.name):
+            remote.upload({f"{store.name}/{METADATA}": document})
 
 
 def upload_file(path: Path) -> None:
-    """Bring a small file of a copy, as the list of failed clips, up to date where it belongs.
+    """Upload a small file of a mirror, such as the list of failed clips, or remove it if absent.
 
-    Where it is not here, it goes there too. Does nothing in a plain folder.
+    Does nothing in a plain folder.
 
     Raises:
-        RemoteError: it could not be written or removed there.
+        RemoteError: the object store could not be changed.
     """
     for root in (path.parent, path.parents[1]):
         if (url := origin_url(root)) is not None:
@@ -108,17 +103,17 @@ def upload_file(path: Path) -> None:
 
 
 def remove_remote_part(part: Path) -> None:
-    """Remove a part from the object store that its folder is a copy of, its `zarr.json` first.
+    """Remove a part from the object store that its folder mirrors, its `zarr.json` first.
 
     Raises:
-        RemoteError: something of it is left there.
+        RemoteError: some files could not be removed.
     """
     root = part.parents[1]
     url = origin_url(root)
     if url is not None:
         prefix = f"{part.parent.name}/{part.name}"
         remote = Remote(url)
-        names = sorted(remote.sizes(prefix), key=lambda name: name != GROUP)
+        names = sorted(remote.sizes(prefix), key=lambda name: name != METADATA)
         remote.remove(f"{prefix}/{name}" for name in names)
 
 
@@ -128,16 +123,16 @@ def _lock(waiting: Path) -> Path:
 
 
 def _upload_part(waiting: Path, root: Path, url: str) -> None:
-    """Send a part and let it join the copy. What is there already, of the right size, stays."""
+    """Upload a pending part, except files already there, and rename it into the mirror."""
     prefix = f"{waiting.parent.name}/{waiting.name}"
     own = {file.relative_to(waiting).as_posix(): file for file in _files(waiting)}
     try:
         remote = Remote(url)
         there = remote.sizes(prefix)
-        if GROUP not in there:
-            body = {name: file for name, file in own.items() if name != GROUP}
+        if METADATA not in there:
+            body = {name: file for name, file in own.items() if name != METADATA}
             rest = {n: f for n, f in body.items() if there.get(n) != f.stat().st_size}
-            if not rest:  # one all the same: by its age `unfinished` knows that somebody is at it
+            if not rest:  # write one file again: its age shows `stale_uploads` an active upload
                 smallest = min(body, key=lambda name: body[name].stat().st_size)
                 rest = {smallest: body[smallest]}
             remote.upload({f"{prefix}/{name}": file for name, file in rest.items()})
@@ -148,14 +143,14 @@ def _upload_part(waiting: Path, root: Path, url: str) -> None:
                         f"{url}/{prefix}/{name}: found {there.get(name)} bytes after it was "
                         f"written, expected {file.stat().st_size}"
                     )
-            remote.upload({f"{prefix}/{GROUP}": own[GROUP]})
+            remote.upload({f"{prefix}/{METADATA}": own[METADATA]})
     except UnreadableError as error:
         raise RemoteError(
-            f"{error}. The part is kept in {waiting}; `rellm extract` to {url} sends it first"
+            f"{error}. The part is kept in {waiting}; `rellm extract` to {url} uploads it first"
         ) from error
     part = root / prefix
     if not rename_new(waiting, part):
-        remove_path(waiting)  # another process has fetched it from there meanwhile
+        remove_path(waiting)  # another process has downloaded it in between
     evict_over_limit(root)
 
 

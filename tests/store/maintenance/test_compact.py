@@ -1,4 +1,4 @@
-"""prune and compact: the same clips afterwards, and at any moment on the way there."""
+"""Prune and compact: readers see the same clips before, during and after."""
 
 import errno
 import os
@@ -24,7 +24,7 @@ Write = Callable[..., FeatureStore]
 
 
 def content(path: Path) -> dict[str, Any]:
-    """id → checked frames, digest and dimensions, as a reader sees them."""
+    """Id → checked frames, digest and dimensions, as a reader sees them."""
     store = FeatureStore(path)
     found = {}
     for key in store.ids:
@@ -39,7 +39,7 @@ def content(path: Path) -> dict[str, Any]:
 
 @pytest.fixture
 def layered(write: Write, clips: Clips) -> Path:
-    """Five parts; `a` is in all of them, each time with other frames, `b` in two."""
+    """Five parts; `a` is in all, each time with other frames, `b` in two."""
     for version in range(5):
         rows = {"a": clips[f"clip/{version:02d}"], f"own/{version}": clips["clip/05"][version:]}
         if version in (1, 3):
@@ -61,14 +61,14 @@ def test_compact_merges_all_and_changes_nothing(layered: Path, write: Write, cli
     assert write({"a": clips["clip/09"]}, digest=9).length("a") == len(clips["clip/09"])
 
 
-def test_compact_keeps_to_its_size(layered: Path) -> None:
+def test_compact_respects_the_part_size(layered: Path) -> None:
     before = content(layered)
     report = compact_store(layered, silent, part_bytes=20_000)
     assert 1 < report.parts_after < 5
     assert content(layered) == before
 
 
-def test_compact_keeps_what_made_the_frames(tmp_path: Path, info: StoreInfo) -> None:
+def test_compact_keeps_the_recorded_machines(tmp_path: Path, info: StoreInfo) -> None:
     for device in ("cpu", "gpu", "cpu"):
         with StoreWriter(tmp_path, info, writers=[{"device": device}]) as writer:
             writer.add(device, np.zeros(32, np.uint8), np.ones((5, 8)))
@@ -76,7 +76,7 @@ def test_compact_keeps_what_made_the_frames(tmp_path: Path, info: StoreInfo) -> 
     assert recorded_writers(list_parts(writer.path)) == [{"device": "cpu"}, {"device": "gpu"}]
 
 
-def test_parts_with_and_without_dimensions_do_not_mix(tmp_path: Path, info: StoreInfo) -> None:
+def test_parts_with_and_without_dimensions_are_not_merged(tmp_path: Path, info: StoreInfo) -> None:
     for index in range(4):
         with StoreWriter(tmp_path, info) as writer:
             vad = np.full(3, index, np.float32) if index > 1 else None
@@ -87,18 +87,18 @@ def test_parts_with_and_without_dimensions_do_not_mix(tmp_path: Path, info: Stor
 
 
 @pytest.mark.parametrize("info", ["int8"], indirect=True)
-def test_parts_in_other_int8_steps_do_not_mix(
-    write: Write, clips: Clips, write_other_steps: Callable[[Path], Path]
+def test_parts_with_another_int8_scale_are_not_merged(
+    write: Write, clips: Clips, write_other_scale: Callable[[Path], Path]
 ) -> None:
     path = write(clips).path
-    write_other_steps(path.parent)
+    write_other_scale(path.parent)
     before = content(path)
     assert compact_store(path, silent).parts_after == 2
     assert content(path) == before
 
 
 @pytest.mark.parametrize("info", ["float16", "int8"], indirect=True)
-def test_prune_drops_what_nobody_sees(layered: Path, info: StoreInfo) -> None:
+def test_prune_drops_superseded_rows(layered: Path, info: StoreInfo) -> None:
     before, parts = content(layered), list_parts(layered)
     plan = prune_store(layered, silent, dry_run=True)
     assert list_parts(layered) == parts
@@ -111,7 +111,7 @@ def test_prune_drops_what_nobody_sees(layered: Path, info: StoreInfo) -> None:
     assert prune_store(layered, silent).superseded == 0
 
 
-def test_prune_keeps_the_clips_it_is_told_to(layered: Path) -> None:
+def test_prune_keeps_only_the_given_clips(layered: Path) -> None:
     before = content(layered)
     report = prune_store(layered, silent, keep={"own/4", "b"})
     assert (report.superseded, report.outside, report.parts_removed) == (5, 5, 3)
@@ -132,7 +132,7 @@ def test_damage_stops_both_and_names_the_repair(layered: Path) -> None:
     assert parts[2] in list_parts(layered)
 
 
-def test_an_older_row_stays_while_the_newer_one_is_damaged(layered: Path) -> None:
+def test_an_older_row_stays_if_the_newer_one_is_damaged(layered: Path) -> None:
     file = list_parts(layered)[4] / "frames/c/0/0"
     data = bytearray(file.read_bytes())
     data[0] ^= 1
@@ -158,10 +158,10 @@ def test_a_full_disk_loses_nothing(layered: Path, monkeypatch: pytest.MonkeyPatc
     assert compact_store(layered, silent).parts_after == 1
 
 
-def test_parts_added_meanwhile_win(
+def test_parts_added_during_a_merge_win(
     layered: Path, write: Write, clips: Clips, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A writer goes on while parts are merged; what it adds stays newest."""
+    """A writer continues while parts are merged; its parts stay newest."""
 
     def slow(*arguments: Any) -> None:
         write({"a": clips["clip/11"]}, digest=77)
@@ -175,7 +175,7 @@ def test_parts_added_meanwhile_win(
     assert len(store.parts) == 2
 
 
-def test_two_parts_of_one_number_keep_their_order(write: Write, clips: Clips) -> None:
+def test_two_parts_with_one_number_keep_their_order(write: Write, clips: Clips) -> None:
     for version in range(3):
         path = write({"a": clips[f"clip/{version:02d}"]}, digest=version).path
     for part, name in zip(
@@ -192,7 +192,7 @@ def test_two_parts_of_one_number_keep_their_order(write: Write, clips: Clips) ->
     ]
 
 
-def test_an_open_reader_keeps_what_it_mapped_and_says_what_happened(
+def test_an_open_reader_keeps_its_maps_and_reports_the_removal(
     layered: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reader = FeatureStore(layered)
@@ -205,7 +205,7 @@ def test_an_open_reader_keeps_what_it_mapped_and_says_what_happened(
         reader.frames("own/1")
 
 
-def test_a_store_that_cannot_be_written_is_left_as_it_was(
+def test_a_store_that_cannot_be_written_is_unchanged(
     layered: Path, tmp_path: Path, as_another_user: Callable[[Path, str], str]
 ) -> None:
     parts, ids = list_parts(layered), set(FeatureStore(layered).ids)

@@ -1,4 +1,4 @@
-"""copy: the same parts under another root, checked on the way."""
+"""Copying a store: equal parts under another root, all checked."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -31,7 +31,7 @@ def store(write: Write, clips: Clips) -> Path:
 
 
 @pytest.mark.parametrize("info", ["float16", "int8"], indirect=True)
-def test_a_copy_equals_its_source_and_goes_on_where_it_was(
+def test_a_copy_equals_its_source_and_can_be_continued(
     store: Path, write: Write, clips: Clips, tmp_path: Path
 ) -> None:
     report = copy_store(store, tmp_path / "other", silent)
@@ -45,12 +45,12 @@ def test_a_copy_equals_its_source_and_goes_on_where_it_was(
 
 
 @pytest.mark.parametrize("info", ["int8"], indirect=True)
-def test_parts_in_other_int8_steps_are_neither_copied_nor_imported(
-    store: Path, write_other_steps: Callable[[Path], Path], tmp_path: Path
+def test_parts_with_another_int8_scale_cannot_be_copied_or_imported(
+    store: Path, write_other_scale: Callable[[Path], Path], tmp_path: Path
 ) -> None:
-    other = write_other_steps(tmp_path / "other")
+    other = write_other_scale(tmp_path / "other")
     export_store(store, tmp_path / "out.h5", silent)
-    expected = f"{other}: its int8 values have other steps"
+    expected = f"{other}: its int8 scale and mean differ from those of the added frames"
     with pytest.raises(StoreError, match=expected):
         copy_store(store, tmp_path / "other", silent)
     with pytest.raises(StoreError, match=expected):
@@ -69,14 +69,14 @@ def test_damage_is_not_copied(store: Path, tmp_path: Path) -> None:
     assert len(list_parts(copy)) == 1
 
 
-def test_a_copy_that_was_damaged_on_the_way_never_appears(
+def test_a_copy_damaged_by_the_disk_never_appears(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def copytree(source: Path, target: Path) -> None:
         target.mkdir(parents=True)
 
     monkeypatch.setattr(transfer_module.shutil, "copytree", copytree)
-    with pytest.raises(StoreError, match="is not what was read"):
+    with pytest.raises(StoreError, match="differs from the source"):
         copy_store(store, tmp_path / "other", silent)
     (copy,) = (tmp_path / "other").iterdir()
     assert list_parts(copy) == []

@@ -1,4 +1,4 @@
-"""HDF5: there and back, bit for bit; and what other readers see of a store and of a file."""
+"""HDF5: export and import bit for bit, and the view of other readers."""
 
 import json
 from collections.abc import Callable
@@ -41,7 +41,7 @@ def store(tmp_path: Path, info: StoreInfo, steps: Quantization | None, clips: Cl
 
 
 @pytest.mark.parametrize("info", ["float16", "int8"], indirect=True)
-def test_there_and_back_every_file_is_equal(store: Path, tmp_path: Path) -> None:
+def test_export_and_import_give_equal_files(store: Path, tmp_path: Path) -> None:
     assert export_store(store, tmp_path / "out.h5", silent) == 14
     report = import_store(tmp_path / "out.h5", tmp_path / "other", silent)
     assert (report.copied, report.present, report.utterances) == (2, 0, 14)
@@ -52,7 +52,7 @@ def test_there_and_back_every_file_is_equal(store: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("info", ["float16", "int8"], indirect=True)
-def test_plain_h5py_reads_a_file(store: Path, tmp_path: Path, info: StoreInfo) -> None:
+def test_h5py_reads_an_export(store: Path, tmp_path: Path, info: StoreInfo) -> None:
     export_store(store, tmp_path / "out.h5", silent)
     reader = FeatureStore(store)
     clips = {}
@@ -73,7 +73,7 @@ def test_plain_h5py_reads_a_file(store: Path, tmp_path: Path, info: StoreInfo) -
         np.testing.assert_array_equal(vad, reader.vad(key))
 
 
-def test_a_damaged_file_or_store_is_refused(store: Path, tmp_path: Path) -> None:
+def test_a_damaged_file_or_store_is_an_error(store: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.h5"
     export_store(store, out, silent)
     with pytest.raises(StoreError, match=r"out\.h5: exists already"):

@@ -1,4 +1,4 @@
-"""repair: what is broken goes and is named; everything whole stays."""
+"""Repair: damaged rows are dropped and named, all intact rows stay."""
 
 import errno
 import json
@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 
 from rellm_cache.errors import StoreError
-from rellm_cache.store import part_writer as part_module
 from rellm_cache.store.errors import UnreadableError
-from rellm_cache.store.format import StoreInfo, list_parts, lost_path
+from rellm_cache.store.format import SHARD_BYTES, StoreInfo, list_parts, lost_path
 from rellm_cache.store.maintenance.compact import compact_store
 from rellm_cache.store.maintenance.repair import RepairReport, repair_store
 from rellm_cache.store.maintenance.verify import check_store
@@ -23,9 +22,9 @@ Clips = dict[str, np.ndarray]
 Write = Callable[..., FeatureStore]
 
 
-def repair(path: Path) -> RepairReport:
-    report = repair_store(path, silent)
-    assert report.unrepaired or check_store(path, silent).is_intact
+def repair(path: Path, shard_bytes: int = SHARD_BYTES) -> RepairReport:
+    report = repair_store(path, silent, shard_bytes)
+    assert report.unrepaired or check_store(path, silent, shard_bytes).is_intact
     return report
 
 
@@ -39,7 +38,7 @@ def listed(path: Path) -> list[str]:
     return [json.loads(line)["id"] for line in lost_path(path).read_text().splitlines()]
 
 
-def test_a_whole_store_is_left_alone(write: Write, clips: Clips) -> None:
+def test_an_intact_store_is_unchanged(write: Write, clips: Clips) -> None:
     path = write(clips).path
     before = {file: file.stat().st_mtime_ns for file in path.rglob("*")}
     report = repair(path)
@@ -48,7 +47,7 @@ def test_a_whole_store_is_left_alone(write: Write, clips: Clips) -> None:
 
 
 @pytest.mark.parametrize("info", ["float16", "int8"], indirect=True)
-def test_whole_utterances_of_a_damaged_part_are_kept(write: Write, clips: Clips) -> None:
+def test_intact_utterances_of_a_damaged_part_are_kept(write: Write, clips: Clips) -> None:
     store = write(clips)
     before = [store.audio_sha256(key) for key in clips]
     frames = {key: store.frames(key).copy() for key in clips}
@@ -70,13 +69,10 @@ def test_whole_utterances_of_a_damaged_part_are_kept(write: Write, clips: Clips)
     assert not lost_path(store.path).exists()  # it is there again
 
 
-def test_a_broken_shard_costs_its_utterances_alone(
-    write: Write, clips: Clips, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(part_module, "SHARD_BYTES", 512 * 8 * 2)
-    store = write(clips)
+def test_a_missing_shard_loses_only_its_utterances(write: Write, clips: Clips) -> None:
+    store = write(clips, shard_bytes=512 * 8 * 2)
     (store.parts[0].path / "frames/c/2/0").unlink()
-    report = repair(store.path)
+    report = repair(store.path, shard_bytes=512 * 8 * 2)
     assert 0 < len(report.lost) < len(clips)
     assert set(FeatureStore(store.path).ids) == clips.keys() - set(report.lost)
 
@@ -85,7 +81,7 @@ def test_a_broken_shard_costs_its_utterances_alone(
 @pytest.mark.parametrize(
     "file", ["zarr.json", "ids/zarr.json", "frames/zarr.json", "offsets/zarr.json"]
 )
-def test_damaged_metadata_costs_nothing(write: Write, clips: Clips, file: str) -> None:
+def test_damaged_metadata_loses_nothing(write: Write, clips: Clips, file: str) -> None:
     store = write(clips)
     before = {key: store.frames(key).copy() for key in clips}
     (store.parts[0].path / file).unlink()
@@ -99,7 +95,7 @@ def test_damaged_metadata_costs_nothing(write: Write, clips: Clips, file: str) -
     ("column", "named"),
     [("audio_sha256/c/0/0", True), ("ids/c/0", True), ("offsets/c/0", True), ("id_offsets", False)],
 )
-def test_a_damaged_column_costs_the_part_and_names_its_clips(
+def test_a_damaged_column_loses_the_part_and_names_its_clips(
     write: Write, clips: Clips, column: str, named: bool
 ) -> None:
     write({"other": clips["clip/01"]})
@@ -117,7 +113,7 @@ def test_a_damaged_column_costs_the_part_and_names_its_clips(
     assert set(FeatureStore(store.path).ids) == {"other"}
 
 
-def test_frames_of_older_audio_do_not_show_again(write: Write, clips: Clips) -> None:
+def test_frames_of_older_audio_are_not_read_again(write: Write, clips: Clips) -> None:
     write({"a": clips["clip/00"], "b": clips["clip/01"]}, digest=0)
     store = write({"a": clips["clip/02"]}, digest=1)
     flip(store.parts[1].path / "frames/c/0/0", 0)
@@ -125,7 +121,7 @@ def test_frames_of_older_audio_do_not_show_again(write: Write, clips: Clips) -> 
     assert set(FeatureStore(store.path).ids) == {"b"}
 
 
-def test_an_older_row_of_the_same_audio_stands_in(write: Write, clips: Clips) -> None:
+def test_an_older_row_of_the_same_audio_replaces_a_damaged_one(write: Write, clips: Clips) -> None:
     write({"a": clips["clip/00"], "b": clips["clip/01"]})
     store = write({"a": clips["clip/00"]})
     flip(store.parts[1].path / "frames/c/0/0", 0)
@@ -144,7 +140,7 @@ def test_the_order_of_parts_is_kept(write: Write, clips: Clips) -> None:
     assert [part.path.name[:11] for part in store.parts] == [f"part-00000{n}" for n in range(1, 5)]
 
 
-def test_a_lost_zarr_json_of_the_store_comes_back_from_a_part(
+def test_the_zarr_json_of_a_store_is_restored_from_a_part(
     write: Write, clips: Clips, info: StoreInfo
 ) -> None:
     store = write(clips)
@@ -157,31 +153,33 @@ def test_a_lost_zarr_json_of_the_store_comes_back_from_a_part(
 
 
 @pytest.mark.parametrize("info", ["int8"], indirect=True)
-def test_parts_in_other_int8_steps_are_left_for_the_user(
-    write: Write, clips: Clips, write_other_steps: Callable[[Path], Path]
+def test_parts_with_another_int8_scale_are_left_to_the_user(
+    write: Write, clips: Clips, write_other_scale: Callable[[Path], Path]
 ) -> None:
     path = write(clips).path
-    write_other_steps(path.parent)
+    write_other_scale(path.parent)
     report = repair(path)
     assert (report.rewritten, report.removed, report.lost) == (0, 0, [])
     (left,) = report.unrepaired
-    assert "its int8 steps differ" in left
+    assert "its int8 scale and mean differ" in left
     assert "move it out of the store and run `rellm cache quantize` again" in left
     list_parts(path)[1].rename(path.parent / "moved")
     assert repair(path).problems == []
 
 
-def test_what_cannot_be_repaired_is_said_and_left_alone(write: Write, clips: Clips) -> None:
+def test_a_store_that_cannot_be_repaired_is_reported_and_unchanged(
+    write: Write, clips: Clips
+) -> None:
     store = write(clips)
     (store.path / "zarr.json").unlink()
     (store.parts[0].path / "zarr.json").unlink()
     report = repair(store.path)
-    assert "no part carries the store's attributes" in report.unrepaired[-1]
+    assert "no part has the store's attributes" in report.unrepaired[-1]
     assert len(list_parts(store.path)) == 1
     assert (store.parts[0].path / "frames/c/0/0").exists()
 
 
-def test_a_foreign_folder_is_not_touched(write: Write, clips: Clips) -> None:
+def test_an_unknown_folder_is_unchanged(write: Write, clips: Clips) -> None:
     store = write(clips)
     (store.path / "part-mine").mkdir()
     report = repair(store.path)
@@ -191,10 +189,10 @@ def test_a_foreign_folder_is_not_touched(write: Write, clips: Clips) -> None:
     assert (store.path / "part-mine").exists()
 
 
-def test_what_cannot_be_read_now_is_not_dropped(
+def test_unreadable_parts_are_not_dropped(
     write: Write, clips: Clips, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Permission lost, or a disk that answers with an error: no reason to drop a part."""
+    """A disk error is no reason to drop a part."""
     store = write(clips)
     read_bytes = Path.read_bytes
 
@@ -206,7 +204,7 @@ def test_what_cannot_be_read_now_is_not_dropped(
     with monkeypatch.context() as disk:
         disk.setattr(Path, "read_bytes", failing)
         with pytest.raises(
-            UnreadableError, match=r"Input/output error.*no damage; mend its permissions"
+            UnreadableError, match=r"Input/output error.*but may be intact; correct its permissions"
         ):
             repair_store(store.path, silent)
     assert repair(store.path).problems == []
@@ -229,7 +227,7 @@ def test_what_cannot_be_read_now_is_not_dropped(
         (True, "frames/c/1/0"),
     ],
 )
-def test_permission_lost_is_no_damage(
+def test_missing_permission_is_not_damage(
     write: Write,
     clips: Clips,
     tmp_path: Path,
@@ -247,12 +245,12 @@ def test_permission_lost_is_no_damage(
     target.chmod(0)
     said = as_another_user(store.path, work)
     target.chmod(0o644)
-    assert "cannot be read (Permission denied), which is no damage" in said
+    assert "cannot be read (Permission denied), but may be intact" in said
     assert repair(store.path).problems == []
 
 
-def test_no_clock_decides_what_is_newest(write: Write, clips: Clips) -> None:
-    """A clock that was set back makes the newest part look oldest."""
+def test_file_times_do_not_decide_which_part_is_newest(write: Write, clips: Clips) -> None:
+    """After a clock was set back, the newest part looks oldest."""
     write({"a": clips["clip/00"], "b": clips["clip/01"]}, digest=0)
     store = write({"a": clips["clip/02"]}, digest=1)
     for file in store.parts[1].path.rglob("*"):

@@ -1,8 +1,9 @@
-"""verify: whatever bit is flipped or byte is lost, it is found, or nothing that is read changed."""
+"""Verify: every flipped bit and lost byte is found, or changes nothing that is read."""
 
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,6 @@ import pytest
 import zarr
 
 from rellm_cache.errors import StoreError
-from rellm_cache.store import part_writer as part_module
 from rellm_cache.store.format import StoreInfo, list_parts
 from rellm_cache.store.maintenance.verify import StoreCheck, check_store, find_stores
 from rellm_cache.store.quantization import Quantization
@@ -24,17 +24,18 @@ Write = Callable[..., FeatureStore]
 
 
 def check(path: Path) -> StoreCheck:
-    return check_store(path, silent)
+    value_bytes = 1 if "int8" in path.name else 2
+    return check_store(path, silent, shard_bytes=256 * 8 * value_bytes)
 
 
 def problems(path: Path) -> list[str]:
-    """Everything that verify says about a store, the store's own problems first."""
+    """All problems of a store, the store's own first."""
     found = check(path)
     return found.problems + [problem for part in found.parts for problem in part.problems]
 
 
 def content(path: Path) -> dict[str, Any]:
-    """All that a store gives a reader: values, digests, dimensions and attributes."""
+    """Everything a reader gets from a store: values, digests, dimensions and attributes."""
     store = FeatureStore(path)
     clips = {
         key: (
@@ -58,11 +59,9 @@ def array_metadata(path: Path) -> dict[str, Any]:
 
 
 @pytest.fixture
-def small(
-    tmp_path: Path, info: StoreInfo, steps: Quantization | None, monkeypatch: pytest.MonkeyPatch
-) -> Path:
+def small(tmp_path: Path, info: StoreInfo, steps: Quantization | None) -> Path:
     """A store of two parts with dimensions and several shards, of about 20 kB."""
-    monkeypatch.setattr(part_module, "SHARD_BYTES", 256 * info.frame_bytes)
+    info = replace(info, shard_bytes=256 * info.frame_bytes)
     random = np.random.default_rng(3)
     for part in (["a/1", "b/ü", "c"], ["a/1", "d"]):
         with StoreWriter(
@@ -77,9 +76,9 @@ def small(
 
 
 def damages(files: list[Path], count: int) -> Iterator[tuple[Path, int, int | None]]:
-    """File, position and the bit to flip there; None cuts the file at the position.
+    """File, position and the bit to flip; None truncates the file at the position.
 
-    Half of them fall into any byte of the store, half into any file, so that small ones get theirs.
+    Half of them hit a random byte of the store, half a random file, so that small files are hit.
     """
     random = np.random.default_rng(7)
     sizes = np.array([file.stat().st_size for file in files])
@@ -110,8 +109,8 @@ def test_300_flipped_bits_and_truncations_are_found_or_harmless(small: Path) -> 
 
 
 @pytest.mark.parametrize("info", ["float16", "int8"], indirect=True)
-def test_metadata_is_covered_all_along(small: Path) -> None:
-    """The documents are small enough to flip a bit in many bytes of one of every sort."""
+def test_every_byte_of_metadata_is_checked(small: Path) -> None:
+    """Flip one bit in many bytes of each kind of document."""
     part = list_parts(small)[0]
     before = content(small)
     for file in (small / "zarr.json", part / "zarr.json", part / "frames/zarr.json"):
@@ -124,7 +123,7 @@ def test_metadata_is_covered_all_along(small: Path) -> None:
         file.write_bytes(data)
 
 
-def test_a_problem_names_part_utterances_and_what_is_wrong(sharded_clip: Path) -> None:
+def test_a_problem_names_part_and_utterances(sharded_clip: Path) -> None:
     (part,) = check(sharded_clip).parts
     assert part.lost == ["clip/00"]
     assert part.problems == ["frames of 1 of 12 utterances do not match their checksum"]
@@ -165,14 +164,14 @@ def test_a_part_of_another_store_is_found(
         writer.add("x", np.zeros(32, np.uint8), clips["clip/01"])
     (part,) = list_parts(writer.path)
     part.rename(small / "part-000009-00000000")
-    assert problems(small) == ["it was written for another store"]
+    assert problems(small) == ["it belongs to another store"]
 
 
-def test_columns_that_do_not_belong_together_are_found(small: Path) -> None:
+def test_columns_of_different_parts_are_found(small: Path) -> None:
     first, second = list_parts(small)
     shutil.rmtree(second / "audio_sha256")
     shutil.copytree(first / "audio_sha256", second / "audio_sha256")
-    assert problems(small) == ["audio_sha256 is of 3 utterances, offsets of 2"]
+    assert problems(small) == ["audio_sha256 has 3 utterances, offsets has 2"]
 
 
 @pytest.mark.parametrize("zeroed", ["zarr.json", "ids/c/0", "frames/c/0/0", "offsets/zarr.json"])
@@ -182,8 +181,8 @@ def test_a_file_of_zeros_is_found(small: Path, zeroed: str) -> None:
     assert problems(small)
 
 
-def test_a_store_from_before_checksums_is_whole(small: Path) -> None:
-    """Attributes as they were first written: without checksum, writers and arrays."""
+def test_an_early_store_without_checksums_is_intact(small: Path) -> None:
+    """Attributes of the first version: without checksum, writers and arrays."""
     for path in (small, *list_parts(small)):
         document = json.loads((path / "zarr.json").read_text())
         own = document["attributes"]["rellm"]
@@ -195,7 +194,7 @@ def test_a_store_from_before_checksums_is_whole(small: Path) -> None:
 
 
 @pytest.mark.parametrize("info", ["float16", "int8"], indirect=True)
-def test_frames_that_another_program_compressed_are_whole(
+def test_frames_compressed_by_another_program_are_intact(
     write: Write, clips: Clips, compress: Callable[[FeatureStore], None]
 ) -> None:
     store = write(clips)
@@ -217,17 +216,17 @@ def test_padding_that_is_not_zeros_is_found(write: Write, clips: Clips, info: St
 
 
 @pytest.mark.parametrize("info", ["int8"], indirect=True)
-def test_int8_steps_belong_to_every_part_and_are_equal(
-    small: Path, write_other_steps: Callable[[Path], Path]
+def test_every_part_has_the_same_int8_scale(
+    small: Path, write_other_scale: Callable[[Path], Path]
 ) -> None:
     first, second = list_parts(small)
     (second / "scale/c/0").unlink()
     (found,) = problems(small)
     assert "column 'scale' cannot be read" in found
     shutil.rmtree(second)
-    write_other_steps(small.parent)
+    write_other_scale(small.parent)
     (found,) = problems(small)
-    assert f"its int8 steps differ from those of {first.name}" in found
+    assert f"its int8 scale and mean differ from those of {first.name}" in found
 
 
 def test_stores_are_found_without_their_metadata(small: Path, tmp_path: Path) -> None:
@@ -239,7 +238,7 @@ def test_stores_are_found_without_their_metadata(small: Path, tmp_path: Path) ->
         find_stores(tmp_path / "empty")
 
 
-def test_a_lack_of_memory_is_no_damage(
+def test_a_memory_error_is_not_damage(
     write: Write,
     clips: Clips,
     compress: Callable[[FeatureStore], None],

@@ -1,4 +1,4 @@
-"""Frames of a copy: fetched when they are mapped, once, within a bound; and nothing damaged."""
+"""Download of frames: once, when first mapped, within a size limit; damage is found."""
 
 import multiprocessing
 import shutil
@@ -28,7 +28,7 @@ SHARD = 256 * 8 * 2 + 16 + 4  # bytes of a shard of one chunk, index and checksu
 
 @pytest.fixture
 def remote(s3: Any, info: StoreInfo, clips: Clips) -> Path:
-    """Four parts of one clip and one shard each, of which no frames are here."""
+    """Four parts of one clip and one shard each, with no frames downloaded."""
     with StoreWriter(open_mirror(s3.url), info) as writer:
         for index in range(4):
             writer.add(f"clip/{index}", np.zeros(32, np.uint8), clips[f"clip/{index:02d}"])
@@ -40,7 +40,7 @@ def remote(s3: Any, info: StoreInfo, clips: Clips) -> Path:
 
 
 def shards(store: Path) -> list[int]:
-    """Numbers of the parts whose frames are here."""
+    """Numbers of the parts with downloaded frames."""
     return [i for i, part in enumerate(list_parts(store)) if (part / "frames/c/0/0").exists()]
 
 
@@ -60,7 +60,7 @@ for key in store.ids:
 """
 
 
-def test_two_processes_fetch_each_shard_once(remote: Path, s3: Any) -> None:
+def test_two_processes_download_each_shard_once(remote: Path, s3: Any) -> None:
     readers = [
         subprocess.Popen(
             [sys.executable, "-c", READER, remote], stdin=subprocess.PIPE, stdout=subprocess.PIPE
@@ -77,7 +77,7 @@ def test_two_processes_fetch_each_shard_once(remote: Path, s3: Any) -> None:
     assert len(s3.requests.of_frames()) == 4
 
 
-def test_the_least_recently_used_goes_and_what_is_mapped_stays(
+def test_the_least_recently_used_file_is_evicted_unless_mapped(
     remote: Path, clips: Clips, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bound(monkeypatch, 3 * SHARD)
@@ -95,18 +95,20 @@ def test_the_least_recently_used_goes_and_what_is_mapped_stays(
     assert shards(remote) == [0, 2, 3]
 
 
-def test_what_is_in_use_leaves_no_room(
+def test_files_in_use_are_not_evicted(
     remote: Path, clips: Clips, s3: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bound(monkeypatch, 2 * SHARD)
     store = FeatureStore(remote)
     held = [store.frames(f"clip/{i}") for i in range(2)]
-    with pytest.raises(StoreError, match=rf"{s3.url}: no room .*in use .*RELLM_COPIES_GB higher"):
+    with pytest.raises(
+        StoreError, match=rf"{s3.url}: no space .*running processes use .*RELLM_COPIES_GB higher"
+    ):
         store.frames("clip/2")
     store.read_ahead(["clip/3"])  # says nothing: the read does
     assert shards(remote) == [0, 1]
     store.close()
-    with pytest.raises(StoreError, match="no room"):  # views that were given out count
+    with pytest.raises(StoreError, match="no space"):  # views that were given out count
         store.frames("clip/2")
     np.testing.assert_array_equal(held[1], clips["clip/01"])
     del held
@@ -114,7 +116,9 @@ def test_what_is_in_use_leaves_no_room(
     assert shards(remote) in ([0, 2], [1, 2])
 
 
-def test_a_forked_child_keeps_and_fetches_too(remote: Path, clips: Clips, s3: Any) -> None:
+def test_a_forked_child_downloads_and_protects_files_too(
+    remote: Path, clips: Clips, s3: Any
+) -> None:
     store = FeatureStore(remote)
     store.frames("clip/0")
     context = multiprocessing.get_context("fork")
@@ -124,13 +128,13 @@ def test_a_forked_child_keeps_and_fetches_too(remote: Path, clips: Clips, s3: An
     assert len(s3.requests.of_frames()) == 2
 
 
-def test_a_bound_that_is_no_number(remote: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_size_limit_that_is_not_a_number(remote: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RELLM_COPIES_GB", "lots")
     with pytest.raises(ConfigError, match="RELLM_COPIES_GB: found 'lots', expected a number"):
         FeatureStore(remote).frames("clip/0")
 
 
-def test_what_a_killed_process_had_begun_to_fetch_goes(
+def test_unfinished_downloads_of_a_killed_process_are_removed(
     remote: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bound(monkeypatch, SHARD)
@@ -142,7 +146,7 @@ def test_what_a_killed_process_had_begun_to_fetch_goes(
     assert not (remote.parent / ".writing").exists()
 
 
-def test_read_ahead_fetches(remote: Path, s3: Any) -> None:
+def test_read_ahead_downloads(remote: Path, s3: Any) -> None:
     store = FeatureStore(remote)
     store.read_ahead(["clip/2"])
     assert shards(remote) == [2]
@@ -162,19 +166,19 @@ def test_damaged_frames_are_found_and_named(remote: Path, s3: Any) -> None:
         store.frames("clip/0")
     with pytest.raises(StoreError, match=f"{there}{index.name}: damaged: .*index is wrong"):
         store.frames("clip/1")
-    with pytest.raises(StoreError, match=f"{size.name}: damaged: .*verify {s3.url}` tells"):
+    with pytest.raises(StoreError, match=f"{size.name}: damaged: .*verify {s3.url}`: if the part"):
         store.frames("clip/2")
     store.frames("clip/3")
 
 
-def test_frames_that_are_missing_there_are_damage(remote: Path, s3: Any) -> None:
+def test_frames_missing_in_the_object_store_are_damage(remote: Path, s3: Any) -> None:
     part = list_parts(remote)[0]
     s3.files.rm_file(s3.path(f"{remote.name}/{part.name}/frames/c/0/0"))
     with pytest.raises(StoreError, match=f"{part.name}: damaged: .*cannot be mapped"):
         FeatureStore(remote).frames("clip/0")
 
 
-def test_a_part_that_was_removed_there_meanwhile(remote: Path, s3: Any) -> None:
+def test_a_part_removed_from_the_object_store(remote: Path, s3: Any) -> None:
     store = FeatureStore(remote)
     part = list_parts(remote)[0]
     s3.files.rm(s3.path(f"{remote.name}/{part.name}"), recursive=True)
@@ -182,7 +186,7 @@ def test_a_part_that_was_removed_there_meanwhile(remote: Path, s3: Any) -> None:
         store.frames("clip/0")
 
 
-def test_an_object_store_that_fails_is_no_damage(
+def test_a_failing_object_store_is_not_damage(
     remote: Path, s3: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(self: Remote, *arguments: object) -> None:
@@ -196,7 +200,7 @@ def test_an_object_store_that_fails_is_no_damage(
         check_store(remote, silent)
 
 
-def test_frames_of_other_codecs_are_fetched_whole_and_stay_while_in_use(
+def test_frames_of_other_codecs_are_downloaded_at_once_and_protected(
     s3: Any,
     write: Write,
     clips: Clips,
@@ -215,14 +219,14 @@ def test_frames_of_other_codecs_are_fetched_whole_and_stay_while_in_use(
     chunks = len(list((store.parts[0].path / "frames/c").rglob("0"))) - 1
     assert len(s3.requests.of_frames()) == chunks
     bound(monkeypatch, 2 * SHARD)
-    with pytest.raises(StoreError, match="no room"):
+    with pytest.raises(StoreError, match="no space"):
         store.frames("b")
     store.close()
     np.testing.assert_array_equal(store.frames("b"), clips["clip/04"])
     assert check_store(store.path, silent).is_intact
 
 
-def test_a_plain_folder_is_read_as_before(write: Write, clips: Clips, s3: Any) -> None:
+def test_a_plain_folder_needs_no_object_store(write: Write, clips: Clips, s3: Any) -> None:
     store = write(clips)
     pull(store.path.parent)
     open_shard(store.parts[0].path / "frames/c/0/0").close()

@@ -1,4 +1,4 @@
-"""A cache root at a URL: the copy that serves it is what is complete there, and nothing else."""
+"""Mirrors: they have every complete part of the object store, and nothing else."""
 
 import os
 import shutil
@@ -47,14 +47,14 @@ def local(write: Write, clips: Clips) -> Path:
 
 @pytest.fixture
 def remote(s3: Any, local: Path) -> Path:
-    """The same store in an object store: its copy, on a machine that holds no frames of it."""
+    """The mirror of the same store in an object store, with no frames downloaded."""
     copy_store(local, open_mirror(s3.url), silent)
     s3.forget_copies()
     s3.requests.lines.clear()
     return only_store(open_mirror(s3.url))
 
 
-def test_a_copy_reads_as_the_folder_it_came_from(
+def test_a_mirror_reads_like_its_source(
     remote: Path, local: Path, s3: Any, content: Content
 ) -> None:
     store, same = FeatureStore(remote), FeatureStore(local)
@@ -69,7 +69,7 @@ def test_a_copy_reads_as_the_folder_it_came_from(
     assert display_path(remote) == f"{s3.url}/{remote.name}"
 
 
-def test_opening_again_fetches_only_what_is_new(
+def test_opening_again_downloads_only_new_parts(
     remote: Path, local: Path, write: Write, clips: Clips, s3: Any
 ) -> None:
     write({"new": clips["clip/01"]})
@@ -82,7 +82,7 @@ def test_opening_again_fetches_only_what_is_new(
     assert set(FeatureStore(remote).ids) == set(FeatureStore(local).ids)
 
 
-def test_a_part_without_its_metadata_is_not_seen(remote: Path, s3: Any) -> None:
+def test_a_part_without_its_metadata_is_ignored(remote: Path, s3: Any) -> None:
     part = list_parts(remote)[1].name
     s3.files.rm_file(s3.path(f"{remote.name}/{part}/zarr.json"))
     s3.forget_copies()
@@ -90,7 +90,7 @@ def test_a_part_without_its_metadata_is_not_seen(remote: Path, s3: Any) -> None:
     assert found.name != part
 
 
-def test_names_that_lead_elsewhere_are_left_alone(remote: Path, s3: Any) -> None:
+def test_names_with_dots_are_ignored(remote: Path, s3: Any) -> None:
     part = list_parts(remote)[0].name
     for name in ("../zarr.json", ".writing/zarr.json", f"{remote.name}/{part}/../../../x", "a.txt"):
         s3.files.pipe_file(f"{s3.path('')}{name}", b"{}")
@@ -100,7 +100,9 @@ def test_names_that_lead_elsewhere_are_left_alone(remote: Path, s3: Any) -> None
     assert not list(s3.copies.parent.glob("zarr.json"))
 
 
-def test_what_is_gone_there_goes_here(remote: Path, s3: Any) -> None:
+def test_parts_removed_from_the_object_store_are_removed_from_the_mirror(
+    remote: Path, s3: Any
+) -> None:
     FeatureStore(remote).frames("clip/08")
     gone, stays = list_parts(remote)[1], list_parts(remote)[0]
     s3.files.rm(s3.path(f"{remote.name}/{gone.name}"), recursive=True)
@@ -111,7 +113,7 @@ def test_what_is_gone_there_goes_here(remote: Path, s3: Any) -> None:
     assert list(remote.parent.glob("*")) == [remote.parent / "remote.json"]
 
 
-def test_lists_beside_a_store_travel_with_it(remote: Path, s3: Any) -> None:
+def test_lists_of_clips_are_mirrored(remote: Path, s3: Any) -> None:
     for path in (failures_path(remote), lost_path(remote)):
         path.write_text('{"id": "x"}\n')
         upload_file(path)
@@ -141,14 +143,14 @@ def test_copies_go_both_ways_and_between_urls(
         copy_store(remote, remote.parent, silent)
 
 
-def test_damage_there_is_not_copied(remote: Path, s3: Any, tmp_path: Path) -> None:
+def test_damage_in_the_object_store_is_not_copied(remote: Path, s3: Any, tmp_path: Path) -> None:
     part = list_parts(remote)[1]
     s3.flip(f"{remote.name}/{part.name}/frames/c/0/0")
     with pytest.raises(StoreError, match=rf"{s3.url}/\S+: damaged: .*repair {s3.url}` first"):
         copy_store(remote, tmp_path / "back", silent)
 
 
-def test_verify_reads_what_is_stored_there(remote: Path, s3: Any, content: Content) -> None:
+def test_verify_reads_the_object_store(remote: Path, s3: Any, content: Content) -> None:
     content(remote)  # whole frames are here
     assert check_store(remote, silent).is_intact
     part = list_parts(remote)[0]
@@ -161,7 +163,7 @@ def test_verify_reads_what_is_stored_there(remote: Path, s3: Any, content: Conte
     assert not list((remote.parent / ".writing").glob("*"))
 
 
-def test_repair_prune_and_compact_change_the_store_there(
+def test_repair_prune_and_compact_change_the_object_store(
     remote: Path, local: Path, s3: Any, content: Content
 ) -> None:
     expected = content(local)
@@ -178,7 +180,7 @@ def test_repair_prune_and_compact_change_the_store_there(
     assert stored == {list_parts(again)[0].name}
 
 
-def test_a_damaged_store_is_restored_there(remote: Path, s3: Any) -> None:
+def test_a_damaged_store_is_restored_in_the_object_store(remote: Path, s3: Any) -> None:
     s3.files.pipe_file(s3.path(f"{remote.name}/zarr.json"), b"{}")
     pull(remote.parent)
     with pytest.raises(StoreError, match=f"repair {s3.url}"):
@@ -188,13 +190,13 @@ def test_a_damaged_store_is_restored_there(remote: Path, s3: Any) -> None:
     assert check_store(only_store(open_mirror(s3.url)), silent).is_intact
 
 
-def test_equal_buckets_of_two_services_have_two_copies(remote: Path, s3: Any) -> None:
+def test_equal_buckets_of_two_services_have_two_mirrors(remote: Path, s3: Any) -> None:
     assert Remote(s3.url).endpoint == os.environ["AWS_ENDPOINT_URL"]
     assert mirror_folder(s3.url, os.environ["AWS_ENDPOINT_URL"]) == remote.parent
     assert mirror_folder(s3.url, "https://elsewhere") != remote.parent
 
 
-def test_other_protocols_are_no_other_code(
+def test_other_protocols_work_the_same(
     s3: Any, info: StoreInfo, clips: Clips, tmp_path: Path, content: Content
 ) -> None:
     other = open_mirror(f"file://{tmp_path}/store")
@@ -205,10 +207,12 @@ def test_other_protocols_are_no_other_code(
     assert content(only_store(open_mirror(f"file://{tmp_path}/store"))).keys() == {"a"}
 
 
-def test_a_folder_that_is_no_copy_of_this_url(remote: Path, s3: Any) -> None:
+def test_a_folder_that_mirrors_another_url(remote: Path, s3: Any) -> None:
     mark = remote.parent / "remote.json"
     mark.write_text(mark.read_text().replace("/cache", "/other"))
-    with pytest.raises(StoreError, match=r"remote.json: found a copy of .*/other, expected one of"):
+    with pytest.raises(
+        StoreError, match=r"remote.json: found a mirror of .*/other, expected one of"
+    ):
         open_mirror(s3.url)
     mark.write_text('{"format": "rellm-copy", "format_version": 2}')
     with pytest.raises(StoreError, match="not the mark of a copy in a form that this version"):

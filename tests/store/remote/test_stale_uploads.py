@@ -1,4 +1,4 @@
-"""Parts that nobody has finished sending: removed by age, never while they are being sent."""
+"""Stale uploads: removed by age, never during an upload."""
 
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ def add(root: Path, info: StoreInfo, name: str, frames: np.ndarray) -> Path:
 def send_without_its_metadata(
     root: Path, info: StoreInfo, name: str, frames: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> Path:
-    """Add a part of which all arrives but its own zarr.json; it waits in the copy."""
+    """Upload a part except its own zarr.json; it stays pending in the mirror."""
     upload = Remote.upload
 
     def fail_at_the_end(self: Remote, files: dict[str, Path]) -> None:
@@ -42,7 +42,7 @@ def send_without_its_metadata(
     return waiting
 
 
-def test_what_a_lost_machine_left_is_removed_by_age(
+def test_a_stale_upload_is_removed_by_age(
     s3: Any, info: StoreInfo, clips: Clips, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = open_mirror(s3.url)
@@ -64,10 +64,10 @@ def test_what_a_lost_machine_left_is_removed_by_age(
     assert set(FeatureStore(store).ids) == {"a"}
 
 
-def test_a_part_that_goes_on_being_sent_is_left(
+def test_an_active_upload_is_kept(
     s3: Any, info: StoreInfo, clips: Clips, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another machine finishes it between the first look at it and the last."""
+    """Another machine completes it between the first and the last listing."""
     root = open_mirror(s3.url)
     waiting = send_without_its_metadata(root, info, "a", clips["clip/00"], monkeypatch)
     prefix = f"{waiting.parent.name}/{waiting.name}"
@@ -86,7 +86,7 @@ def test_a_part_that_goes_on_being_sent_is_left(
     np.testing.assert_array_equal(FeatureStore(store).verified_frames("a"), clips["clip/00"])
 
 
-def test_what_is_removed_under_a_sender_that_paused_is_sent_again(
+def test_a_paused_upload_is_repeated_after_its_removal(
     s3: Any,
     info: StoreInfo,
     clips: Clips,
@@ -105,7 +105,7 @@ def test_what_is_removed_under_a_sender_that_paused_is_sent_again(
     np.testing.assert_array_equal(store.verified_frames("a"), clips["clip/00"])
 
 
-def test_whoever_goes_on_sending_sends_a_file_before_the_last(
+def test_a_continued_upload_writes_a_file_before_the_metadata(
     s3: Any, info: StoreInfo, clips: Clips, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = open_mirror(s3.url)
@@ -117,7 +117,7 @@ def test_whoever_goes_on_sending_sends_a_file_before_the_last(
     assert sent[0].count("/") > sent[1].count("/")
 
 
-def test_an_age_that_nobody_tells_is_no_age(
+def test_an_upload_of_unknown_age_is_kept(
     info: StoreInfo, clips: Clips, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RELLM_COPIES", str(tmp_path / "copies"))

@@ -1,4 +1,4 @@
-"""Sending: the part's own zarr.json last, whatever is there already; what is not sent is kept."""
+"""Upload of parts: a part's zarr.json is last, and parts that fail are kept."""
 
 import os
 import signal
@@ -27,7 +27,7 @@ def add(root: Path, info: StoreInfo, name: str, frames: np.ndarray) -> Path:
     return writer.path
 
 
-def test_the_metadata_of_a_part_is_sent_last(s3: Any, info: StoreInfo, clips: Clips) -> None:
+def test_the_metadata_of_a_part_is_uploaded_last(s3: Any, info: StoreInfo, clips: Clips) -> None:
     add(open_mirror(s3.url), info, "a", clips["clip/00"])
     sent = [line for line in s3.requests.lines if line.startswith("PUT")]
     assert sent[0].endswith(f"/cache/{info.spec.slug}-{info.spec.fingerprint[:12]}/zarr.json")
@@ -61,7 +61,7 @@ with StoreWriter(open_mirror(sys.argv[1]), info) as writer:
 """
 
 
-def test_what_arrived_before_a_kill_is_not_sent_again(
+def test_files_uploaded_before_a_kill_are_not_uploaded_again(
     s3: Any, info: StoreInfo, clips: Clips
 ) -> None:
     done = subprocess.run([sys.executable, "-c", KILLED, s3.url], capture_output=True, text=True)
@@ -99,7 +99,7 @@ def test_parts_are_numbered_after_those_of_other_machines(
     )
 
 
-def test_a_part_that_did_not_arrive_whole_is_not_completed(
+def test_an_incomplete_upload_is_not_completed(
     s3: Any, info: StoreInfo, clips: Clips, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     upload = Remote.upload
@@ -117,7 +117,7 @@ def test_a_part_that_did_not_arrive_whole_is_not_completed(
     assert set(FeatureStore(next(root.glob("prosody-*"))).ids) == {"a"}
 
 
-def test_a_store_without_a_network_is_not_begun(
+def test_no_store_is_created_without_a_network(
     s3: Any, info: StoreInfo, clips: Clips, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = open_mirror(s3.url)
