@@ -136,7 +136,7 @@ def test_stores_that_cannot_be_quantized_are_an_error(source: FeatureStore) -> N
         quantize(made)
     for part in source.parts:
         part.path.rename(source.path.parent / f".gone-{part.path.name}")
-    with pytest.raises(StoreError, match="holds no clips; fill it with `rellm extract`"):
+    with pytest.raises(StoreError, match="has no clips; fill it with `rellm extract`"):
         quantize(source.path)
 
 

@@ -215,5 +215,5 @@ def test_a_folder_that_mirrors_another_url(remote: Path, s3: Any) -> None:
     ):
         open_mirror(s3.url)
     mark.write_text('{"format": "rellm-copy", "format_version": 2}')
-    with pytest.raises(StoreError, match="not the mark of a copy in a form that this version"):
+    with pytest.raises(StoreError, match="not the mark of a mirror, or of a newer version"):
         FeatureStore(remote).frames("clip/00")
