@@ -23,7 +23,7 @@ def names(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     ignore = shutil.ignore_patterns("__pycache__", "*.partial")
     shutil.copytree(ROOT / "rellm_cache", source / "rellm_cache", ignore=ignore)
     # What lies beside the package in a checkout and must stay there.
-    for name in ("cli.py", "cache/README.md", "tests/conftest.py", "tools/tool.py", "docs/a.md"):
+    for name in ("cache/README.md", "tests/conftest.py", "tools/tool.py", "docs/a.md"):
         (source / name).parent.mkdir(exist_ok=True)
         (source / name).touch()
     pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]

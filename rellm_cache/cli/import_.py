@@ -30,7 +30,7 @@ def qwen(folder: Path, out: Path) -> None:
 
     Weights are renamed file by file, in the memory of one file; the tokenizer is converted.
     """
-    from rellm_cache.importers.qwen_import import import_qwen
+    from rellm_cache.importers.qwen_v1 import import_qwen
 
     model = import_qwen(folder, out)
     kind = "chat model" if model.chat else "base model"

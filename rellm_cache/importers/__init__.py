@@ -1,1 +1,5 @@
-"""importers."""
+"""Importers: convert checkpoints of other projects without running their code.
+
+Enters: a downloaded checkpoint folder of Qwen v1 or BLSP-Emo. Leaves: a model folder that
+transformers loads, or a run folder that training starts from.
+"""

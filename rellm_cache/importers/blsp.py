@@ -20,7 +20,7 @@ from torch import Tensor
 from transformers import WhisperConfig, WhisperModel
 
 from rellm_cache.errors import ConfigError
-from rellm_cache.importers.checkpoint_source import SourceWeights
+from rellm_cache.importers.checkpoint_source import CheckpointWeights
 from rellm_cache.model.adapter import CONVOLUTIONS, KERNEL, Adapter
 
 ADAPTER, WHISPER, LORA = "adapter.", "whisper_model.", ".lora_"
@@ -123,7 +123,7 @@ def is_left_out(name: str) -> bool:
     return name.startswith(("qwen_model.", "hidden2emotion."))
 
 
-def read_adapter(weights: SourceWeights) -> dict[str, Tensor]:
+def read_adapter(weights: CheckpointWeights) -> dict[str, Tensor]:
     """Name → tensor of its adapter, in float32."""
     return {
         name: tensor.float()

@@ -28,8 +28,8 @@ from rellm_cache.importers.blsp import (
     read_blsp_config,
     widen_into,
 )
-from rellm_cache.importers.checkpoint_source import SourceWeights, find_weights, read_config
-from rellm_cache.importers.model_folder import ShardWriter
+from rellm_cache.importers.checkpoint_source import CheckpointWeights, find_weights, read_config
+from rellm_cache.importers.model_folder import ShardedModelWriter
 from rellm_cache.model.speech_llm import SpeechLLM
 from rellm_cache.runs.weights import RECIPE, WEIGHTS, AdapterInfo, save_config, save_tensors
 from rellm_cache.utils.atomic_files import new_folder
@@ -77,7 +77,7 @@ def import_blsp(folder: Path, out: Path, recipe: Recipe, emotion_size: int) -> I
         raise ConfigError(f"{folder / PREPROCESSOR}: is missing; copy it from the checkpoint")
     weights = find_weights(folder)
     shapes = expected_shapes(config)
-    weights.require(shapes, is_left_out)
+    weights.check(shapes, is_left_out)
     model = start_model(recipe, config, emotion_size, weights)
     info = AdapterInfo(
         speech_size=config.whisper.d_model,
@@ -122,7 +122,7 @@ def check_recipe(recipe: Recipe, config: BlspConfig, emotion_size: int) -> None:
 
 
 def start_model(
-    recipe: Recipe, config: BlspConfig, emotion_size: int, weights: SourceWeights
+    recipe: Recipe, config: BlspConfig, emotion_size: int, weights: CheckpointWeights
 ) -> SpeechLLM:
     """Adapter and heads: BLSP-Emo's function of the speech, all else new by the recipe's seed."""
     adapter = dataclasses.replace(recipe.adapter, output_size=config.hidden_size)
@@ -149,10 +149,10 @@ def starting_recipe(recipe: Recipe, out: Path, whisper: str) -> Recipe:
     )
 
 
-def write_whisper(folder: Path, config: BlspConfig, weights: SourceWeights, out: Path) -> None:
+def write_whisper(folder: Path, config: BlspConfig, weights: CheckpointWeights, out: Path) -> None:
     """Write the encoder as a `WhisperModel` without decoder layers, types as they are."""
     out.mkdir()
-    writer = ShardWriter(out)
+    writer = ShardedModelWriter(out)
     with progress("Copying", len(weights.files), "files") as tick:
         for file in weights.files:
             for name, tensor in weights.tensors(file, lambda name: name.startswith(WHISPER)):

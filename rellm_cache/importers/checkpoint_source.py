@@ -1,8 +1,7 @@
-"""A foreign checkpoint. In: its folder. Out: its configuration, and its tensors one file at a time.
+"""Checkpoint reader: configuration and tensors of another project's model folder.
 
-Weights are safetensors or, read with `weights_only` so that nothing in them is run, pytorch files;
-one file or several with an index. No file is in memory before its tensors are asked for, and then
-it is memory-mapped.
+Weights are safetensors or PyTorch files, one file or several with an index. PyTorch files are read
+with `weights_only`, so no code in them runs. Files are memory-mapped, one at a time.
 """
 
 import pickle
@@ -19,13 +18,13 @@ from torch import Tensor
 from rellm_cache.errors import ConfigError
 from rellm_cache.utils.json_files import read_object
 
-# Of one file, or of the index that names several; the first that is there counts.
+# Either one file or the index of several; the first one found is used.
 FILES = ("model.safetensors", "pytorch_model.bin")
 UNREADABLE = (OSError, SafetensorError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError)
-SHOWN = 3  # names in a message
+SHOWN_NAMES = 3  # in a message
 
-# As safetensors names them.
-_TYPES = {
+# By the names of safetensors.
+_DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
     "F16": torch.float16,
@@ -42,129 +41,134 @@ ReadTensor = Callable[[str], Tensor]
 
 
 @dataclass(frozen=True)
-class SourceWeights:
-    """What the weights of a folder are, known before any tensor is read.
+class CheckpointWeights:
+    """Names, shapes and dtypes of all tensors of a checkpoint, read before any tensor.
 
     Attributes:
         folder: of the checkpoint.
         files: in order.
-        places: tensor name → the file it is in.
-        shapes: tensor name → its shape.
-        dtypes: tensor name → its type.
+        file_of: tensor name → file.
+        shapes: tensor name → shape.
+        dtypes: tensor name → dtype.
     """
 
     folder: Path
     files: list[Path]
-    places: dict[str, Path]
+    file_of: dict[str, Path]
     shapes: dict[str, tuple[int, ...]]
     dtypes: dict[str, torch.dtype]
 
-    def names(self, file: Path) -> list[str]:
-        """Tensors of one file."""
-        return [name for name, place in self.places.items() if place == file]
-
     def bytes(self, names: Iterable[str]) -> int:
-        """Size of some tensors."""
+        """Size of these tensors."""
         return sum(torch.Size(self.shapes[n]).numel() * self.dtypes[n].itemsize for n in names)
 
-    def require(self, expected: dict[str, tuple[int, ...]], ignored: Callable[[str], bool]) -> None:
-        """Check that exactly the expected tensors are there.
+    def check(self, expected: dict[str, tuple[int, ...]], ignored: Callable[[str], bool]) -> None:
+        """Check that exactly the expected tensors are present.
 
         Args:
             expected: name → shape.
-            ignored: whether a further tensor of this name may be left out.
+            ignored: tells whether a tensor that is not expected may be present.
 
         Raises:
-            ConfigError: tensors are missing, unexpected, of another shape or not floating point;
-                the first few are named.
+            ConfigError: tensors are missing or unexpected, have another shape or are not floating
+                point; the message names the first few.
         """
         missing = sorted(expected.keys() - self.shapes.keys())
         if missing:
-            raise ConfigError(f"{self.folder}: the weights lack {few(missing)}; copy all files")
+            raise ConfigError(
+                f"{self.folder}: the weights lack {_shorten(missing)}; copy all files again"
+            )
         others = sorted(n for n in self.shapes.keys() - expected.keys() if not ignored(n))
         if others:
             raise ConfigError(
-                f"{self.folder}: the weights hold {few(others)}, which no such model has; expected "
-                "the checkpoint as published, neither quantised nor with adapters"
+                f"{self.folder}: the weights hold {_shorten(others)}, which this model does not "
+                "have; expected the published checkpoint, neither quantized nor with adapters"
             )
         for name, shape in expected.items():
             if self.shapes[name] != shape or not self.dtypes[name].is_floating_point:
                 raise ConfigError(
                     f"{self.folder}: tensor {name}: found {self.dtypes[name]} "
-                    f"{self.shapes[name]}, expected floating point {shape}, as config.json says"
+                    f"{self.shapes[name]}, expected floating point {shape}; copy the weights that "
+                    "belong to config.json"
                 )
 
     def tensors(
         self, file: Path, wanted: Callable[[str], bool] = lambda name: True
     ) -> Iterator[tuple[str, Tensor]]:
-        """Name and value of each wanted tensor of one file, one at a time."""
+        """Yield name and value of each wanted tensor of one file."""
         _, read = open_tensors(file)
-        return ((name, read(name)) for name in self.names(file) if wanted(name))
+        names = (name for name, place in self.file_of.items() if place == file)
+        return ((name, read(name)) for name in names if wanted(name))
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """`config.json` of a model folder; `ConfigError` where there is none."""
+    """`config.json` of a model folder; `ConfigError` if there is none."""
     return read_object(
         folder / "config.json", ConfigError, "expected the folder of a downloaded checkpoint"
     )
 
 
-def find_weights(folder: Path) -> SourceWeights:
-    """Survey the weights of a model folder.
+def find_weights(folder: Path) -> CheckpointWeights:
+    """List the tensors of a model folder.
 
     Raises:
-        ConfigError: there are none; a file is missing, not whole, or would need code to be run; or
-            two files hold one tensor.
+        ConfigError: there are no weights, a file is missing or damaged or needs code to run, or two
+            files hold the same tensor.
     """
     files = weight_files(folder)
-    places: dict[str, Path] = {}
+    file_of: dict[str, Path] = {}
     shapes: dict[str, tuple[int, ...]] = {}
     dtypes: dict[str, torch.dtype] = {}
     for file in files:
         for name, (shape, dtype) in open_tensors(file)[0].items():
-            if name in places:
-                raise ConfigError(f"{file}: holds {name}, which {places[name].name} has too")
-            places[name], shapes[name], dtypes[name] = file, shape, dtype
-    return SourceWeights(folder, files, places, shapes, dtypes)
+            if name in file_of:
+                raise ConfigError(
+                    f"{file}: found {name}, which {file_of[name].name} holds too; copy both again"
+                )
+            file_of[name], shapes[name], dtypes[name] = file, shape, dtype
+    return CheckpointWeights(folder, files, file_of, shapes, dtypes)
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The files that hold the weights of a folder; `ConfigError` if one is gone or all are."""
+    """The weight files of a folder; `ConfigError` if one or all are missing."""
     for name in FILES:
         index = folder / f"{name}.index.json"
         if index.is_file():
-            found = read_object(index, ConfigError, "copy it again")
-            shards = sorted(set(found.get("weight_map", {}).values()))
-            gone = [shard for shard in shards if not (folder / shard).is_file()]
-            if gone or not shards:
-                raise ConfigError(f"{folder}: {few(gone)} missing, named by {index.name}; copy it")
+            weight_map = read_object(index, ConfigError, "copy it again").get("weight_map")
+            if not isinstance(weight_map, dict) or not weight_map:
+                raise ConfigError(f"{index}: expected names of files in weight_map; copy it again")
+            shards = sorted(set(map(str, weight_map.values())))
+            if gone := [shard for shard in shards if not (folder / shard).is_file()]:
+                raise ConfigError(
+                    f"{folder}: {_shorten(gone)} missing, listed in {index.name}; copy all files"
+                )
             return [folder / shard for shard in shards]
         if (folder / name).is_file():
             return [folder / name]
     wanted = " nor ".join((*FILES, *(f"{name}.index.json" for name in FILES)))
-    raise ConfigError(f"{folder}: no weights: neither {wanted} is there; copy the weights there")
+    raise ConfigError(f"{folder}: found neither {wanted}; copy the weights into the folder")
 
 
 Description = dict[str, tuple[tuple[int, ...], torch.dtype]]
 
 
 def open_tensors(file: Path) -> tuple[Description, ReadTensor]:
-    """Name → shape and type of every tensor of a file, and a function that reads one.
+    """Name → shape and dtype of every tensor of a file, and a function that reads one.
 
     Raises:
-        ConfigError: here or in that function, the file is not whole, or not plain tensors.
+        ConfigError: the file is damaged or holds more than tensors. That function raises it too.
     """
-    with _readable(file):
+    with _translated_errors(file):
         if file.suffix != ".safetensors":
             state = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
             return {n: (tuple(t.shape), t.dtype) for n, t in state.items()}, state.__getitem__
         opened: Any = safe_open(file, "pt")
         names = list(opened.keys())
         described = {name: opened.get_slice(name) for name in names}
-        found = {n: (tuple(d.get_shape()), _TYPES[d.get_dtype()]) for n, d in described.items()}
+        found = {n: (tuple(d.get_shape()), _DTYPES[d.get_dtype()]) for n, d in described.items()}
 
     def read(name: str) -> Tensor:
-        with _readable(file):
+        with _translated_errors(file):
             tensor: Tensor = opened.get_tensor(name)
             return tensor
 
@@ -172,17 +176,17 @@ def open_tensors(file: Path) -> tuple[Description, ReadTensor]:
 
 
 @contextmanager
-def _readable(file: Path) -> Iterator[None]:
+def _translated_errors(file: Path) -> Iterator[None]:
     try:
         yield
     except (*UNREADABLE, KeyError, AttributeError) as error:
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ConfigError(
-            f"{file}: not whole, plain weights ({first[:200]}); copy the file again"
+            f"{file}: expected undamaged weights without code ({first[:200]}); copy the file again"
         ) from error
 
 
-def few(names: list[str]) -> str:
-    """The first names of a list, and how many more there are."""
-    more = len(names) - SHOWN
-    return ", ".join(names[:SHOWN]) + (f" and {more} more" if more > 0 else "")
+def _shorten(names: list[str]) -> str:
+    """The first names of a list, and the number of others."""
+    more = len(names) - SHOWN_NAMES
+    return ", ".join(names[:SHOWN_NAMES]) + (f" and {more} more" if more > 0 else "")

@@ -1,4 +1,4 @@
-"""Sharded model folders: tensors go to numbered safetensors files with an index."""
+"""Sharded model folder: numbered safetensors files with an index."""
 
 import json
 from pathlib import Path
@@ -11,29 +11,32 @@ from rellm_cache.utils.atomic_files import rename
 SHARD_BYTES = 1_000_000_000
 
 
-class ShardWriter:
-    """Tensors to numbered safetensors files of bounded size, with transformers' index.
+class ShardedModelWriter:
+    """Writes tensors to safetensors files of bounded size, with transformers' index.
 
-    Holds the tensors of one file, no more.
+    The tensors of one file are in memory at a time.
+
+    Attributes:
+        bytes: size of all tensors written.
     """
 
     def __init__(self, folder: Path, shard_bytes: int = SHARD_BYTES) -> None:
         self._folder = folder
         self._limit = shard_bytes
-        self._waiting: dict[str, Tensor] = {}
-        self._waiting_bytes = 0
+        self._open: dict[str, Tensor] = {}
+        self._open_bytes = 0
         self._written: list[list[str]] = []
         self.bytes = 0
 
     def add(self, name: str, tensor: Tensor) -> None:
-        """Take one tensor; a full file is written before it."""
-        if self._waiting and self._waiting_bytes + tensor.nbytes > self._limit:
+        """Add a tensor. Writes the current file first if the tensor does not fit."""
+        if self._open and self._open_bytes + tensor.nbytes > self._limit:
             self._write()
-        self._waiting[name] = tensor
-        self._waiting_bytes += tensor.nbytes
+        self._open[name] = tensor
+        self._open_bytes += tensor.nbytes
 
     def close(self) -> None:
-        """Write what waits, and the index; a single file needs none."""
+        """Write the last file, and the index if there are several files."""
         self._write()
         count = len(self._written)
         names = [f"model-{i + 1:05}-of-{count:05}.safetensors" for i in range(count)]
@@ -51,9 +54,9 @@ class ShardWriter:
         return self._folder / f"shard-{index}"
 
     def _write(self) -> None:
-        if not self._waiting:
+        if not self._open:
             return
-        save_file(self._waiting, self._numbered(len(self._written)), metadata={"format": "pt"})
-        self._written.append(list(self._waiting))
-        self.bytes += self._waiting_bytes
-        self._waiting, self._waiting_bytes = {}, 0
+        save_file(self._open, self._numbered(len(self._written)), metadata={"format": "pt"})
+        self._written.append(list(self._open))
+        self.bytes += self._open_bytes
+        self._open, self._open_bytes = {}, 0

@@ -1,8 +1,8 @@
-"""Qwen v1's tokenizer as Qwen2's. In: `qwen.tiktoken`. Out: a tokenizer that transformers loads.
+"""Qwen v1 tokenizer (`qwen.tiktoken`) converted to a Qwen2 tokenizer.
 
-Both cut text alike, by bytes and by the same expression, after the same normalisation (NFC). The
-file lists tokens with their ranks; merges are recovered from them by transformers' own converter,
-as it does for Llama 3.
+Both are byte-level BPE with the same splitting expression and the same normalization (NFC). The
+file lists tokens with their ranks; transformers' own converter recovers the merges from them, as it
+does for Llama 3.
 """
 
 import base64
@@ -18,7 +18,7 @@ from rellm_cache.errors import ConfigError
 
 RANKS = "qwen.tiktoken"
 END, TURN_START, TURN_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
-# In the order of their ids, which go on from the last rank: 151643 on in Qwen-7B.
+# In the order of their ids, which follow the last rank (from 151643 in Qwen-7B).
 SPECIAL_TOKENS = (END, TURN_START, TURN_END, *(f"<|extra_{i}|>" for i in range(205)))
 CHAT_TEMPLATE = (
     "{% if messages[0].role != 'system' %}"
@@ -29,16 +29,16 @@ CHAT_TEMPLATE = (
 
 
 def read_ranks(file: Path) -> dict[bytes, int]:
-    """Token → rank from a file in tiktoken's form: base64, a space, the rank, a line each.
+    """Token → rank from a tiktoken file, which holds a base64 token and its rank in each line.
 
     Raises:
-        ConfigError: the file is missing, a line is malformed, or the ranks are not 0, 1, 2, … with
-            every single byte among the tokens.
+        ConfigError: the file is missing, a line is malformed, the ranks are not 0, 1, 2, …, or a
+            single byte is not a token.
     """
     try:
         lines = file.read_bytes().splitlines()
     except OSError as error:
-        raise ConfigError(f"{file}: cannot be read ({error}); copy it to the folder") from error
+        raise ConfigError(f"{file}: cannot be read ({error}); copy it again") from error
     ranks: dict[bytes, int] = {}
     for number, line in enumerate(lines, 1):
         if not line:
@@ -52,22 +52,22 @@ def read_ranks(file: Path) -> dict[bytes, int]:
                 "and its rank; copy the file again"
             ) from error
     if sorted(ranks.values()) != list(range(len(ranks))):
-        raise ConfigError(f"{file}: the ranks of its {len(ranks)} tokens leave gaps; copy it again")
+        raise ConfigError(f"{file}: the ranks of {len(ranks)} tokens have gaps; copy it again")
     if any(bytes([byte]) not in ranks for byte in range(256)):
-        raise ConfigError(f"{file}: not every single byte is a token; copy the file again")
+        raise ConfigError(f"{file}: expected a token for each of the 256 bytes; copy it again")
     return ranks
 
 
 def make_tokenizer(ranks: dict[bytes, int], chat: bool) -> Any:
-    """The tokenizer of these ranks, special tokens after them, with ChatML as chat template.
+    """A `Qwen2Tokenizer` with these ranks, the special tokens and the ChatML template.
 
     Args:
         ranks: from `read_ranks`.
-        chat: whether a turn's end, not a document's, is the end of an answer.
+        chat: whether an answer ends with the end of a turn; otherwise with the end of a document.
     """
     vocabulary, merges = _Converter(ranks).extract_vocab_merges_from_model("")
     tokenizer = Qwen2Tokenizer(vocab=vocabulary, merges=merges, chat_template=CHAT_TEMPLATE)
-    # A piece that is a token is never cut, whatever the merges: tiktoken's rule.
+    # As in tiktoken, text that is a token is never split, whatever the merges.
     tokenizer.backend_tokenizer.model.ignore_merges = True
     tokenizer.add_special_tokens({"additional_special_tokens": list(SPECIAL_TOKENS[1:])})
     tokenizer.eos_token = TURN_END if chat else END
@@ -75,10 +75,10 @@ def make_tokenizer(ranks: dict[bytes, int], chat: bool) -> Any:
 
 
 class _Converter(TikTokenConverter):
-    """The library's, given ranks instead of a file.
+    """The library's converter with ranks instead of a file.
 
-    Its own reader needs the tiktoken package, which keeps files by their path in a temporary
-    folder and gives the old one when a file is changed.
+    Its own reader needs the tiktoken package, which caches files by path and so returns the old
+    content of a changed file.
     """
 
     def __init__(self, ranks: dict[bytes, int]) -> None:
@@ -86,12 +86,12 @@ class _Converter(TikTokenConverter):
         self._ranks = ranks
 
     def load_tiktoken_bpe(self, tiktoken_url: str) -> dict[bytes, int]:
-        """The ranks given."""
+        """Return the ranks."""
         return self._ranks
 
 
 def generation_config(tokenizer: Any, chat: bool) -> GenerationConfig:
-    """Where generation ends. Sampling settings are left out: rellm generates greedily."""
+    """End tokens of generation, without sampling settings, because rellm generates greedily."""
     end = tokenizer.convert_tokens_to_ids(END)
     turn_end = tokenizer.convert_tokens_to_ids(TURN_END)
     return GenerationConfig(

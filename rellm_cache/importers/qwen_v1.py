@@ -1,14 +1,23 @@
-"""Qwen-7B v1 as Qwen2. In: its configuration and tensors. Out: Qwen2's, the same function.
+"""Qwen v1 checkpoints (Qwen-7B, Qwen-7B-Chat) converted to Qwen2 model folders.
 
-The first Qwen models come with Python code, which is never run. Their architecture is Qwen2's
-under other names: RMSNorm, rotary positions in halves, biases on q, k and v alone, and an MLP
-`c_proj(w1(x) * silu(w2(x)))`. What their code does beyond `seq_length` positions (scaled attention,
-another rotary base) Qwen2 does not, so that becomes the longest row.
+The first Qwen models need Python code from their checkpoint, which is never run here. Their
+architecture is that of Qwen2 under other names: RMSNorm, rotary positions in halves, biases on q, k
+and v alone, and an MLP `c_proj(w1(x) * silu(w2(x)))`. Beyond `seq_length` positions Qwen v1 scales
+attention and changes its rotary base, which Qwen2 does not, so `seq_length` becomes the longest
+row.
+
+    <out>/config.json, generation_config.json
+    <out>/model-0000I-of-0000N.safetensors, model.safetensors.index.json
+    <out>/tokenizer.json, tokenizer_config.json, chat_template.jinja
+    <out>/LICENSE, NOTICE                 if the checkpoint has them
 
 Source: `modeling_qwen.py` and `config.json` of Qwen/Qwen-7B-Chat.
 """
 
+import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +26,33 @@ from torch import Tensor
 from transformers import Qwen2Config
 
 from rellm_cache.errors import ConfigError
-from rellm_cache.importers.checkpoint_source import SourceWeights
+from rellm_cache.importers.checkpoint_source import CheckpointWeights, find_weights, read_config
+from rellm_cache.importers.model_folder import SHARD_BYTES, ShardedModelWriter
+from rellm_cache.importers.qwen_tokenizer import (
+    RANKS,
+    SPECIAL_TOKENS,
+    generation_config,
+    make_tokenizer,
+    read_ranks,
+)
+from rellm_cache.utils.atomic_files import new_folder
+from rellm_cache.utils.console import progress
+from rellm_cache.utils.json_files import read_object
 
-# What must hold for the two to be the same function.
+LICENCES = ("LICENSE*", "NOTICE*")
+# Settings under which Qwen v1 and Qwen2 are the same function.
 EXPECTED = {
     "no_bias": True,
     "rotary_pct": 1.0,
     "scale_attn_weights": True,
     "tie_word_embeddings": False,
 }
-WHOLE = {
+TENSORS = {
     "transformer.wte.weight": "model.embed_tokens.weight",
     "transformer.ln_f.weight": "model.norm.weight",
     "lm_head.weight": "lm_head.weight",
 }
-IN_BLOCK = {
+BLOCK_TENSORS = {
     "ln_1.weight": "input_layernorm.weight",
     "ln_2.weight": "post_attention_layernorm.weight",
     "attn.c_proj.weight": "self_attn.o_proj.weight",
@@ -39,94 +60,173 @@ IN_BLOCK = {
     "mlp.w2.weight": "mlp.gate_proj.weight",
     "mlp.c_proj.weight": "mlp.down_proj.weight",
 }
-FUSED = "attn.c_attn."  # q, k and v end to end
+FUSED = "attn.c_attn."  # q, k and v concatenated
 BLOCK = "transformer.h."
-# Constants that older versions of its code stored; Qwen2 computes them.
+# Constants stored by older versions of Qwen v1; Qwen2 computes them.
 CONSTANTS = ("rotary_emb.inv_freq", "attn.masked_bias", "attn.logn_tensor")
 
 
-def read_qwen_config(folder: Path, config: dict[str, Any]) -> Qwen2Config:
-    """Qwen2's configuration of a Qwen v1 checkpoint, `dtype` and end tokens aside.
+@dataclass(frozen=True)
+class ImportedModel:
+    """A converted model.
+
+    Attributes:
+        out: its folder.
+        parameters: number of parameters.
+        bytes: size of the weights.
+        positions: length of the longest row.
+        chat: whether its generation_config.json says that it is a chat model.
+    """
+
+    out: Path
+    parameters: int
+    bytes: int
+    positions: int
+    chat: bool
+
+
+def import_qwen(folder: Path, out: Path, shard_bytes: int = SHARD_BYTES) -> ImportedModel:
+    """Write a Qwen v1 checkpoint as a native Qwen2 folder.
+
+    Everything is checked before anything is written.
+
+    Args:
+        folder: with config.json, the weights, qwen.tiktoken and generation_config.json.
+        out: the new folder.
+        shard_bytes: most bytes of weights in one file and in memory.
 
     Raises:
-        ConfigError: it is no Qwen v1 checkpoint, it is quantised, or it is one that Qwen2 cannot
-            repeat.
+        ConfigError: the checkpoint is incomplete, is not Qwen v1, or has no equal Qwen2 model.
+        RellmError: `out` is not empty or cannot be written.
+    """
+    config = read_qwen_config(folder, read_config(folder))
+    generation = read_object(
+        folder / "generation_config.json", ConfigError, "copy it from the checkpoint"
+    )
+    chat = generation.get("chat_format") == "chatml"
+    ranks = read_ranks(folder / RANKS)
+    # Special tokens follow the last rank, so a truncated file would move them silently.
+    if generation.get("eos_token_id") != len(ranks):
+        raise ConfigError(
+            f"{folder / RANKS}: found {len(ranks)} tokens, but eos_token_id in "
+            f"generation_config.json is {generation.get('eos_token_id')}, expected {len(ranks)}; "
+            "copy both files again"
+        )
+    if len(ranks) + len(SPECIAL_TOKENS) > config.vocab_size:
+        raise ConfigError(
+            f"{folder / RANKS}: found {len(ranks)} tokens and {len(SPECIAL_TOKENS)} special "
+            f"tokens, but vocab_size is {config.vocab_size}; copy the file that belongs to this "
+            "checkpoint"
+        )
+    weights = find_weights(folder)
+    config.dtype = check_weights(weights, config)
+    shapes = expected_shapes(config)
+    with new_folder(out, weights.bytes(shapes)) as temporary:
+        writer = ShardedModelWriter(temporary, shard_bytes)
+        with progress("Converting", len(weights.files), "files") as tick:
+            for file in weights.files:
+                for name, tensor in weights.tensors(file):
+                    for new_name, new_tensor in rename_tensor(name, tensor):
+                        writer.add(new_name, new_tensor)
+                tick(1, file.name)
+        writer.close()
+        tokenizer = make_tokenizer(ranks, chat)
+        tokenizer.model_max_length = config.max_position_embeddings
+        tokenizer.save_pretrained(temporary)
+        ends = generation_config(tokenizer, chat)
+        config.bos_token_id, config.eos_token_id = ends.bos_token_id, ends.eos_token_id
+        ends.save_pretrained(temporary)
+        for licence in (f for pattern in LICENCES for f in folder.glob(pattern) if f.is_file()):
+            shutil.copyfile(licence, temporary / licence.name)
+        config.save_pretrained(temporary)
+    return ImportedModel(
+        out=out,
+        parameters=writer.bytes // config.dtype.itemsize,
+        bytes=writer.bytes,
+        positions=config.max_position_embeddings,
+        chat=chat,
+    )
+
+
+def read_qwen_config(folder: Path, config: dict[str, Any]) -> Qwen2Config:
+    """The Qwen2 configuration of a Qwen v1 checkpoint, without `dtype` and end tokens.
+
+    Raises:
+        ConfigError: the checkpoint is not Qwen v1, is quantized, or has no equal Qwen2 model.
     """
     file = folder / "config.json"
     if config.get("model_type") != "qwen":
         raise ConfigError(
-            f"{file}: model_type = {config.get('model_type')!r}; expected 'qwen', the first "
-            "version of Qwen: models that transformers knows, as Qwen2, need no import"
+            f"{file}: model_type = {config.get('model_type')!r}; expected 'qwen' (Qwen v1). "
+            "Models that transformers knows, such as Qwen2, need no import"
         )
     if "quantization_config" in config:
-        method = config["quantization_config"].get("quant_method", "quantised")
         raise ConfigError(
-            f"{file}: the weights are quantised ({method}); expected the plain checkpoint, as "
-            "Qwen/Qwen-7B-Chat: rellm quantises it when it is loaded"
+            f"{file}: the weights are quantized ({config['quantization_config']}); expected a "
+            "checkpoint in full precision, such as Qwen/Qwen-7B-Chat. rellm quantizes it at loading"
         )
     for key, expected in EXPECTED.items():
         if config.get(key, expected) != expected:
             raise ConfigError(
-                f"{file}: {key} = {config[key]!r}, expected {expected!r}: Qwen2 has no such model, "
-                "so this checkpoint cannot be renamed to it"
+                f"{file}: {key} = {config[key]!r}, expected {expected!r}: no Qwen2 model equals "
+                "this checkpoint"
             )
-    hidden, heads = (
-        _number(file, config, "hidden_size"),
-        _number(file, config, "num_attention_heads"),
+    number = partial(_positive_number, file, config)
+    hidden, heads, head = (
+        number(key) for key in ("hidden_size", "num_attention_heads", "kv_channels")
     )
-    width, head = _number(file, config, "intermediate_size"), _number(file, config, "kv_channels")
+    width = number("intermediate_size")
     if heads * head != hidden or width % 2:
         raise ConfigError(
-            f"{file}: {heads} heads of {head}, hidden size {hidden}, intermediate size {width}: "
-            "expected heads that make up the hidden size, and an even intermediate size"
+            f"{file}: found {heads} heads of size {head}, hidden_size {hidden}, intermediate_size "
+            f"{width}; expected heads times size to be hidden_size, and an even intermediate_size"
         )
     return Qwen2Config(
         architectures=["Qwen2ForCausalLM"],
-        vocab_size=_number(file, config, "vocab_size"),
+        vocab_size=number("vocab_size"),
         hidden_size=hidden,
         intermediate_size=width // 2,
-        num_hidden_layers=_number(file, config, "num_hidden_layers"),
+        num_hidden_layers=number("num_hidden_layers"),
         num_attention_heads=heads,
         num_key_value_heads=heads,
-        max_position_embeddings=_number(file, config, "seq_length"),
-        rms_norm_eps=_number(file, config, "layer_norm_epsilon"),
+        max_position_embeddings=number("seq_length"),
+        rms_norm_eps=number("layer_norm_epsilon"),
         rope_parameters={
             "rope_type": "default",
-            "rope_theta": float(_number(file, config, "rotary_emb_base")),
+            "rope_theta": float(number("rotary_emb_base")),
         },
         use_sliding_window=False,
         tie_word_embeddings=False,
     )
 
 
-def _number(file: Path, config: dict[str, Any], key: str) -> Any:
+def _positive_number(file: Path, config: dict[str, Any], key: str) -> Any:
     value = config.get(key)
     if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
         raise ConfigError(
-            f"{file}: {key} = {value!r}, expected a number above 0, as in the checkpoint's current "
-            "config.json"
+            f"{file}: {key} = {value!r}, expected a number above 0; copy the file again"
         )
     return value
 
 
-def check_weights(weights: SourceWeights, config: Qwen2Config) -> torch.dtype:
-    """The type of the weights, once every tensor is known to be there and no other.
+def check_weights(weights: CheckpointWeights, config: Qwen2Config) -> torch.dtype:
+    """Check that exactly the expected tensors are present, and return their dtype.
 
     Raises:
-        ConfigError: a tensor is missing, unexpected, of another shape or type.
+        ConfigError: a tensor is missing or unexpected, or has another shape or dtype.
     """
-    weights.require(expected_shapes(config), lambda name: name.endswith(CONSTANTS))
+    weights.check(expected_shapes(config), lambda name: name.endswith(CONSTANTS))
     types = {weights.dtypes[name] for name in expected_shapes(config)}
     if len(types) > 1:
         raise ConfigError(
-            f"{weights.folder}: the weights are of several types, {sorted(map(str, types))}; "
-            "expected one"
+            f"{weights.folder}: the weights have several dtypes, {sorted(map(str, types))}; "
+            "expected one. Convert them to one dtype"
         )
     return types.pop()
 
 
 def expected_shapes(config: Qwen2Config) -> dict[str, tuple[int, ...]]:
-    """Name → shape of every tensor of the v1 checkpoint that becomes `config`."""
+    """Name → shape of every tensor of the Qwen v1 checkpoint for a Qwen2 configuration."""
     size, inner = config.hidden_size, config.intermediate_size
     shapes: dict[str, tuple[int, ...]] = {
         "transformer.wte.weight": (config.vocab_size, size),
@@ -148,19 +248,19 @@ def expected_shapes(config: Qwen2Config) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def renamed(name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
-    """Qwen2's tensors of one v1 tensor: none of a constant, three of `c_attn`, else one."""
+def rename_tensor(name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """Qwen2 tensors of one Qwen v1 tensor: none for a constant, three for `c_attn`, else one."""
     if name.endswith(CONSTANTS):
         return
-    if name in WHOLE:
-        yield WHOLE[name], tensor.contiguous()
+    if name in TENSORS:
+        yield TENSORS[name], tensor.contiguous()
         return
     layer, _, rest = name.removeprefix(BLOCK).partition(".")
     block = f"model.layers.{layer}"
-    if rest in IN_BLOCK:
-        yield f"{block}.{IN_BLOCK[rest]}", tensor.contiguous()
+    if rest in BLOCK_TENSORS:
+        yield f"{block}.{BLOCK_TENSORS[rest]}", tensor.contiguous()
         return
     part = rest.removeprefix(FUSED)
-    # (3 H, H) -> three of (H, H); a bias (3 H,) -> three of (H,). Copies: a file holds no views.
+    # (3 H, H) -> three (H, H); a bias (3 H,) -> three (H,). Cloned: views cannot be saved.
     for which, piece in zip("qkv", tensor.chunk(3), strict=True):
         yield f"{block}.self_attn.{which}_proj.{part}", piece.clone()

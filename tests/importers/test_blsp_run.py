@@ -262,5 +262,7 @@ def test_a_missing_and_an_unknown_tensor_are_named(make_blsp: MakeBlsp, tmp_path
         state | {"adapter.speech_ln.bias": norm, "adapter.gate": norm + 1},
         folder / "model.safetensors",
     )
-    with pytest.raises(ConfigError, match=r"the weights hold adapter\.gate, which no such model"):
+    with pytest.raises(
+        ConfigError, match=r"the weights hold adapter\.gate, which this model does not"
+    ):
         import_blsp(folder, tmp_path / "run", recipe_of(), E)
