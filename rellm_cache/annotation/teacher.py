@@ -24,7 +24,7 @@ from rellm_cache.llm.loading import find_llm, load_chat, load_llm
 from rellm_cache.llm.packing import pack
 from rellm_cache.llm.prompts import ChatFormat
 from rellm_cache.llm.teacher_distribution import distribution_rows
-from rellm_cache.model.losses.terms import predictions
+from rellm_cache.model.losses.token import predicting_states
 from rellm_cache.store.format import StoreInfo, store_path
 from rellm_cache.store.reader import FeatureStore
 from rellm_cache.store.remote.mirror import sync_mirror
@@ -224,7 +224,7 @@ def _predict(
 ) -> list[np.ndarray]:
     """Rows (L, 2 K + 1) float32 along each response; the lessons share one packed row."""
     packed = pack([llm.segment(ids=each.request, answer=each.response) for each in lessons])
-    predictors = predictions(packed, llm.hidden_states(packed), llm.output_weight)  # (N, H)
+    predictors = predicting_states(packed, llm.hidden_states(packed), llm.output_weight)  # (N, H)
     losses = recipe.losses
     rows = distribution_rows(
         predictors, llm.output_weight, losses.kl_top_k, losses.kl_temperature

@@ -92,16 +92,10 @@ def render_report(
 def charts(rows: Sequence[dict[str, Any]]) -> list[Chart]:
     """A chart of every loss that a run recorded, and of its UA."""
     drawn = []
-    for key, title in (
-        ("loss", "Total loss"),
-        ("response_lm_loss", "Response loss (nats a token)"),
-        ("emotion_lm_loss", "Recognition loss (nats a token)"),
-        ("emotion_ce_loss", "Category loss (nats)"),
-        ("vad_loss", "Dimension loss"),
-        ("response_kl_loss", "Distillation (nats a token)"),
-        ("qa_lm_loss", "Question loss (nats a token)"),
-        ("ua", "Unweighted accuracy"),
-    ):
+    keys = (key for row in rows for key in (*row, *row.get("validation", {})))
+    losses = [key for key in dict.fromkeys(keys) if key.endswith("_loss")]
+    for key in ("loss", *losses, "ua"):
+        title = {"loss": "Total loss", "ua": "Unweighted accuracy"}.get(key) or f"Loss {key[:-5]}"
         training = [(r["step"], r[key]) for r in rows if "validation" not in r and key in r]
         validation = [
             (r["step"], r["validation"][key]) for r in rows if key in r.get("validation", {})

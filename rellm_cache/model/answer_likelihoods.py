@@ -7,7 +7,7 @@ from torch import Tensor
 
 from rellm_cache.llm.frozen import FrozenLLM
 from rellm_cache.llm.packing import Segment, pack
-from rellm_cache.model.losses.terms import token_losses
+from rellm_cache.model.losses.token import token_cross_entropy
 
 
 @torch.inference_mode()
@@ -21,6 +21,8 @@ def answer_log_likelihoods(
     """
     last = len(request) - 1
     row = pack([*request, *(llm.segment(answer=ids, parent=last) for ids in answers)])
-    losses, owners = token_losses(row, llm.hidden_states(row), llm.output_weight)  # (N,), (N,)
+    losses, owners = token_cross_entropy(
+        row, llm.hidden_states(row), llm.output_weight
+    )  # (N,), (N,)
     found = losses.new_zeros(len(answers))
     return found.index_add(0, owners - len(request), -losses)

@@ -1,20 +1,16 @@
-"""Examples in rows. In: utterances' speech and targets. Out: packed rows, and what they cost.
+"""Row packing: examples in rows for the LLM, and the number of tokens that each one costs.
 
-Examples of a kind share the prompt before their speech; questions about an utterance share its
+Examples of one task share the prompt before their speech; questions about an utterance share its
 speech too.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-
-import torch
-from torch import Tensor
 
 from rellm_cache.data.batch import Target
 from rellm_cache.llm.frozen import FrozenLLM
 from rellm_cache.llm.packing import PackedRow, pack
 from rellm_cache.llm.prompts import SpeechPrompt
 from rellm_cache.model.adapter import Speech
-from rellm_cache.model.losses.terms import TERMS
 
 
 class ExampleRows:
@@ -34,17 +30,17 @@ class ExampleRows:
 
     def packed(
         self, speech: Speech, targets: Sequence[Sequence[Target]]
-    ) -> Iterator[tuple[PackedRow, Tensor]]:
-        """The rows of a batch, and which loss each segment of a row belongs to, (S,) int64."""
+    ) -> Iterator[tuple[PackedRow, list[str]]]:
+        """The rows of a batch, and the task of each segment of a row."""
         segment = self._llm.segment
         for row in self._split(speech, targets):
             prompts = {task: self._prompts[task] for task in sorted({t.task for _, t in row})}
             segments = [self._llm.prefix_segment(p.before) for p in prompts.values()]
             parents = {task: index for index, task in enumerate(prompts)}
-            tasks = [TERMS.index(task) for task in prompts]
+            tasks: list[str] = list(prompts)
             heard: dict[int, int] = {}  # utterance -> the speech that its questions continue
             for index, target in row:
-                task, prompt = TERMS.index(target.task), parents[target.task]
+                task, prompt = target.task, parents[target.task]
                 if target.after is None:
                     after = prompts[target.task].after
                     example = segment(speech.one(index), after, target.ids, prompt)
@@ -56,7 +52,7 @@ class ExampleRows:
                     example = segment(None, target.after, target.ids, heard[index])
                 segments.append(example)
                 tasks.append(task)
-            yield pack(segments), torch.tensor(tasks)
+            yield pack(segments), tasks
 
     def _split(
         self, speech: Speech, targets: Sequence[Sequence[Target]]

@@ -1,13 +1,13 @@
-"""The model. In: a `Batch`. Out: emotion logits, dimensions, loss terms; or speech prompts.
+"""Speech LLM: the trained adapter and heads around a frozen chat LLM.
 
-The adapter and the heads train, and LoRA where the recipe has it. The LLM, where the recipe has
-one, is frozen and not a submodule: it is in no state dict, no optimiser and no checkpoint.
+A batch gives emotion logits, dimensions and loss terms, or answers in text. LoRA trains too if the
+recipe has it. The LLM is frozen and no submodule: it is in no state dict, optimizer or checkpoint.
 
 Letters: B utterances, T' adapter frames, H the LLM's hidden size, C emotions.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -23,41 +23,29 @@ from rellm_cache.llm.speech_prompts import require_llm, speech_prompts
 from rellm_cache.model.adapter import Adapter, Speech, dequantize, fuse
 from rellm_cache.model.answer_likelihoods import answer_log_likelihoods
 from rellm_cache.model.heads import AuxiliaryHeads
-from rellm_cache.model.losses.ccc import concordance_loss, moments_of
-from rellm_cache.model.losses.terms import (
-    TERMS,
-    LossTerms,
-    category_loss,
+from rellm_cache.model.losses.registry import (
+    TASKS,
+    AnswerStates,
+    LossContext,
+    Outputs,
+    active_losses,
     count_terms,
-    dimension_loss,
-    predictions,
-    token_divergences,
-    token_losses,
+    loss_weights,
 )
+from rellm_cache.model.losses.terms import LossTerms
+from rellm_cache.model.losses.token import predicting_states, token_cross_entropy
+from rellm_cache.model.losses.vad import moments_of
 from rellm_cache.model.row_packing import ExampleRows
-
-
-@dataclass(frozen=True)
-class Outputs:
-    """What the heads say, and the losses.
-
-    Attributes:
-        emotion_logits: (B, C).
-        dimensions: (B, 3) arousal, dominance, valence, or None.
-        terms: summed losses with their counts.
-    """
-
-    emotion_logits: Tensor
-    dimensions: Tensor | None
-    terms: LossTerms
 
 
 class SpeechLLM(nn.Module):
     """Adapter and heads in front of a frozen LLM.
 
     Attributes:
-        class_weights: (C,) of the category loss in training, or None. Set by whoever knows the
-            training split; in evaluation mode all emotions weigh the same.
+        losses: active losses by name.
+        loss_weights: weight of every loss by name.
+        class_weights: (C,) of `emotion_ce` in training mode, or None. The trainer sets it; in
+            evaluation mode all emotions weigh the same.
     """
 
     class_weights: Tensor | None
@@ -70,6 +58,8 @@ class SpeechLLM(nn.Module):
         self.recipe = recipe
         self.adapter = Adapter(recipe.adapter, speech_size + emotion_size, size)
         self.heads = AuxiliaryHeads(recipe.heads, size)
+        self.losses = active_losses(recipe.losses, recipe.heads.dimensions)
+        self.loss_weights = loss_weights(recipe.losses)
         self.llm = llm
         self.lora: LoRA | None = None
         if llm is not None and recipe.llm is not None and recipe.llm.lora is not None:
@@ -92,73 +82,70 @@ class SpeechLLM(nn.Module):
         return Speech(embeddings.float(), lengths)
 
     def forward(self, batch: Batch, moments: Tensor | None = None) -> Outputs:
-        """Heads' outputs and loss terms of one batch.
+        """Outputs of the heads, and loss terms, of one batch.
 
         Args:
-            moments: of the dimensions of the step it is a part of, as `dimension_moments` gives
-                them, summed; None where the batch is all of it. Only CCC asks for them.
+            moments: (6, 3) of the dimensions of the whole step, summed over `dimension_moments`;
+                None if the batch is the step. Only the CCC loss uses them.
         """
         speech = self.speech(batch)
-        logits, dimensions = self.heads(speech.embeddings, speech.lengths)
-        losses = self.recipe.losses
-        sums = self._answer_losses(speech, batch)
-        if losses.emotion_ce:
-            category = category_loss(
-                logits, batch.emotions, losses.label_smoothing, self._weights_now
-            )
-            sums["emotion_ce"] = category
-        if losses.vad and dimensions is not None:
-            if losses.vad_kind == "ccc":
-                sums["vad"] = concordance_loss(dimensions, batch.vad, moments)
-            else:
-                sums["vad"] = dimension_loss(dimensions, batch.vad)
+        outputs = Outputs(speech, *self.heads(speech.embeddings, speech.lengths))
+        context = self._context(moments)
         zero = speech.embeddings.new_zeros(())
-        terms = LossTerms(torch.stack([sums.get(t, zero) for t in TERMS]), self.counts(batch))
-        return Outputs(logits, dimensions, terms)
+        sums = dict.fromkeys(self.losses, zero) | self._answer_losses(speech, batch, context)
+        for name, loss in self.losses.items():
+            if loss.clip_sum is not None:
+                sums[name] = loss.clip_sum(outputs, batch, context)
+        return replace(outputs, terms=LossTerms.of(sums, self.counts(batch)))
 
-    @property
-    def _weights_now(self) -> Tensor | None:
-        """Weights of the emotions: in training alone, so that validation losses compare."""
-        return self.class_weights if self.training else None
+    def _context(self, moments: Tensor | None = None) -> LossContext:
+        """Class weights apply in training only, so that validation losses can be compared."""
+        weights = self.class_weights if self.training else None
+        return LossContext(self.recipe.losses, weights, moments)
 
     @torch.no_grad()
     def dimension_moments(self, batch: Batch) -> Tensor:
-        """(6, 3) float64 sums of a batch's dimensions; those of a step's batches add up."""
+        """(6, 3) float64 sums over the dimensions of a batch; those of a step's batches add up."""
         speech = self.speech(batch)
         _, dimensions = self.heads(speech.embeddings, speech.lengths)
         return moments_of(dimensions, batch.vad)
 
-    def counts(self, batch: Batch) -> Tensor:
-        """(6,) what each loss term of a batch is to be divided by."""
-        tokens = dict.fromkeys(TERMS, 0)
-        for target in (t for targets in batch.targets for t in targets):
-            tokens[target.task] += len(target.ids)
-        if batch.teacher is not None:
-            tokens["response_kl"] = len(batch.teacher)
-        return count_terms(tokens, batch.emotions, batch.vad, self._weights_now)
+    @property
+    def needs_moments(self) -> bool:
+        """Whether the losses of a micro-batch need the dimensions of the whole step (CCC)."""
+        return "vad" in self.losses and self.recipe.losses.vad_kind == "ccc"
 
-    def _answer_losses(self, speech: Speech, batch: Batch) -> dict[str, Tensor]:
-        """Summed losses over tokens by term, scalars, over rows of packed examples."""
+    def counts(self, batch: Batch) -> dict[str, Tensor]:
+        """Count of each active loss over a batch, scalars, without a forward pass."""
+        return count_terms(self.losses.values(), batch, self._context())
+
+    def _answer_losses(
+        self, speech: Speech, batch: Batch, context: LossContext
+    ) -> dict[str, Tensor]:
+        """Summed losses over answer tokens by name, scalars, over rows of packed examples."""
         if self.llm is None or self.rows is None:
             return {}
-        sums = speech.embeddings.new_zeros(len(TERMS), dtype=torch.float32)  # in bf16 runs too
-        taught = 0  # rows of the teacher that earlier rows of examples used
-        for row, tasks in self.rows.packed(speech, batch.targets):
+        others = [loss for loss in self.losses.values() if loss.token_sum is not None]
+        weight, teacher = self.llm.output_weight, batch.teacher
+        entropies = speech.embeddings.new_zeros(len(TASKS), dtype=torch.float32)  # in bf16 runs too
+        sums = {loss.name: entropies.new_zeros(()) for loss in others}
+        for row, task_of_segment in self.rows.packed(speech, batch.targets):
             hidden = self.llm.hidden_states(row)  # (T, H)
-            losses, owners = token_losses(row, hidden, self.llm.output_weight)  # (N,), (N,)
-            task_of = tasks.to(owners.device)[owners]  # (N,)
-            sums = sums.index_add(0, task_of, losses)
-            if batch.teacher is not None:
-                predictors = predictions(row, hidden, self.llm.output_weight)  # (N, H)
-                predictors = predictors[task_of == TERMS.index("response_lm")]  # (n, H)
-                lessons = batch.teacher[taught : taught + len(predictors)]  # (n, 2 K + 1)
-                taught += len(predictors)
-                divergences = token_divergences(
-                    predictors, self.llm.output_weight, lessons, self.recipe.losses.kl_temperature
-                )
-                at = torch.tensor([TERMS.index("response_kl")], device=sums.device)
-                sums = sums.index_add(0, at, divergences.sum(0, keepdim=True))
-        return dict(zip(TERMS, sums, strict=True))
+            losses, owners = token_cross_entropy(row, hidden, weight)  # (N,), (N,)
+            places = torch.tensor([TASKS.index(task) for task in task_of_segment])
+            task_of = places.to(owners.device)[owners]  # (N,)
+            entropies = entropies.index_add(0, task_of, losses)
+            for task in {loss.task for loss in others}:
+                own = task_of == TASKS.index(task)  # (N,)
+                states = predicting_states(row, hidden, weight)[own]  # (n, H)
+                taught = None
+                if task == "response_lm" and teacher is not None:
+                    taught, teacher = teacher[: len(states)], teacher[len(states) :]
+                answers = AnswerStates(states, row.answers[own], weight, taught)
+                for loss in others:
+                    if loss.task == task and loss.token_sum is not None:
+                        sums[loss.name] = sums[loss.name] + loss.token_sum(answers, context)
+        return sums | dict(zip(TASKS, entropies.unbind(), strict=True))
 
     def tokens(self, embeddings: int, targets: Sequence[Target]) -> int:
         """Tokens that an utterance of so many speech embeddings costs; see `ExampleRows.tokens`."""

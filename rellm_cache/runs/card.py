@@ -18,7 +18,7 @@ import yaml
 from rellm_cache.config.recipes import load_recipe
 from rellm_cache.config.schema import Recipe
 from rellm_cache.errors import RunError
-from rellm_cache.model.losses.terms import TERMS
+from rellm_cache.model.losses.registry import loss_weights
 from rellm_cache.runs.licences import UNKNOWN, Terms, describe_corpus_terms, terms_of
 from rellm_cache.runs.provenance import CORPORA, TrainingRecord, load_training
 from rellm_cache.runs.weights import RECIPE, AdapterInfo, load_info
@@ -118,7 +118,7 @@ def render_card(card: Card) -> str:
             training=card.training,
             terms=card.terms,
             corpus_terms=describe_corpus_terms(card.training.train),
-            weights={name: getattr(card.recipe.losses, name) for name in TERMS},
+            weights=loss_weights(card.recipe.losses),
             encoders=[
                 (role, spec)
                 for role in ("speech", "emotion")

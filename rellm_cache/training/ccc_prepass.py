@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from rellm_cache.data.batch import Batch
-from rellm_cache.model.losses.ccc import MOMENTS
+from rellm_cache.model.losses.vad import MOMENTS
 from rellm_cache.model.speech_llm import SpeechLLM
 from rellm_cache.training.precision import training_autocast
 from rellm_cache.utils.devices import random_state, set_random_state
@@ -43,9 +43,7 @@ def ccc_prepass(model: SpeechLLM, batches: Sequence[Batch], accelerator: Acceler
 
     Does nothing for a squared error, or if one process trains the whole step as one micro-batch.
     """
-    losses = model.recipe.losses
-    needed = losses.vad and losses.vad_kind == "ccc" and model.recipe.heads.dimensions
-    if not needed or (accelerator.num_processes == 1 and len(batches) == 1):
+    if not model.needs_moments or (accelerator.num_processes == 1 and len(batches) == 1):
         return Prepass()
     device = accelerator.device
     moments = torch.zeros(MOMENTS, 3, dtype=torch.float64, device=device)

@@ -24,6 +24,17 @@ def gather_stacked(accelerator: Accelerator, state: Mapping[str, Tensor]) -> dic
     }
 
 
+def sum_by_name(accelerator: Accelerator, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Sum scalars over all processes, each under its name. All processes must have the same names.
+
+    On the device of the accelerator, in one exchange.
+    """
+    if accelerator.num_processes == 1 or not values:
+        return dict(values)
+    sums = accelerator.reduce(torch.stack(list(values.values())), "sum")
+    return dict(zip(values, sums.unbind(), strict=True))
+
+
 def sum_gradients(accelerator: Accelerator, tensors: Iterable[Tensor]) -> None:
     """Replace every gradient with its sum over all processes."""
     kept = list(tensors)

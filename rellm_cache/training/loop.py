@@ -9,7 +9,7 @@ import dataclasses
 import math
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
@@ -31,13 +31,14 @@ from rellm_cache.data.sampler import bucketed_batches
 from rellm_cache.data.streams import StreamSet
 from rellm_cache.errors import RunError
 from rellm_cache.llm.frozen import FrozenLLM
-from rellm_cache.model.losses.terms import LossTerms, class_weights, loss_weights
+from rellm_cache.model.losses.emotion import class_weights
+from rellm_cache.model.losses.terms import LossTerms
 from rellm_cache.model.speech_llm import SpeechLLM
 from rellm_cache.runs.folder import CHECKPOINTS
 from rellm_cache.runs.weights import WEIGHTS, load_tensors, save_tensors
 from rellm_cache.training.ccc_prepass import Prepass, ccc_prepass
 from rellm_cache.training.checkpoints import CheckpointManager, Position, TrainingState
-from rellm_cache.training.distributed import sum_gradients
+from rellm_cache.training.distributed import sum_by_name, sum_gradients
 from rellm_cache.training.micro_batches import ActivationMeter, MicroBatcher, example_costs
 from rellm_cache.training.optim import Optimizer
 from rellm_cache.training.precision import training_autocast, validation_autocast
@@ -92,7 +93,6 @@ class Trainer:
         self.micro_batcher = MicroBatcher(
             recipe, example_costs(self.model, data.train, self.loader.lengths)
         )
-        self.weights = loss_weights(recipe.losses, self.device)
         self.metrics = out / METRICS
         self.checkpoints = CheckpointManager(
             out / CHECKPOINTS,
@@ -132,7 +132,7 @@ class Trainer:
             row: dict[str, Any] = {
                 "step": position.step + 1,
                 "epoch": position.epoch + 1,
-                "loss": float(terms.total(self.weights)),
+                "loss": float(terms.total(self.model.loss_weights)),
                 **{f"{name}_loss": value for name, value in terms.means().items()},
                 "learning_rate": self.optimizer.learning_rate(position.step),
                 "gradient_norm": norm,
@@ -203,22 +203,22 @@ class Trainer:
             RunError: the gradient is not finite, or a single clip does not fit into memory.
         """
         own = [batch.to(self.device) for batch in batches]
-        counts = LossTerms.nothing(self.device).counts
+        counts = LossTerms.zeros(self.model.losses, self.device).counts
         for batch in own:
-            counts += self.model.counts(batch)
-        counts = self.accelerator.reduce(counts, "sum")
+            counts = {name: counts[name] + n for name, n in self.model.counts(batch).items()}
+        counts = sum_by_name(self.accelerator, counts)
         sums, cost, used_bytes = self._backward_until_it_fits(own, counts)
         if self.accelerator.num_processes > 1:
             sum_gradients(self.accelerator, self.optimizer.tensors)
-            sums = self.accelerator.reduce(sums, "sum")
+            sums = sum_by_name(self.accelerator, sums)
         norm = self.optimizer.step(number)
         if self.micro_batcher.is_measuring:
             self.micro_batcher.update_limit(cost, used_bytes, self.device)
-        return LossTerms(sums, counts), norm
+        return LossTerms.of(sums, counts), norm
 
     def _backward_until_it_fits(
-        self, batches: Sequence[Batch], counts: Tensor
-    ) -> tuple[Tensor, int, int]:
+        self, batches: Sequence[Batch], counts: Mapping[str, Tensor]
+    ) -> tuple[dict[str, Tensor], int, int]:
         """`_backward` of all micro-batches, halved as often as they run out of memory."""
         state = random_state(self.device)
         prepass: Prepass | None = None
@@ -242,14 +242,14 @@ class Trainer:
                 prepass = dataclasses.replace(prepass, random_states=())
 
     def _backward(
-        self, batches: Sequence[Batch], counts: Tensor, prepass: Prepass
-    ) -> tuple[Tensor, int, int]:
+        self, batches: Sequence[Batch], counts: Mapping[str, Tensor], prepass: Prepass
+    ) -> tuple[dict[str, Tensor], int, int]:
         """Forward and backward pass of each micro-batch.
 
         Returns:
             Loss sums; cost and used bytes of the largest micro-batch, 0 unless they are measured.
         """
-        sums = torch.zeros_like(counts)
+        sums = LossTerms.zeros(self.model.losses, self.device).sums
         autocast = training_autocast(self.recipe.training, self.device)
         measuring = self.micro_batcher.is_measuring
         largest = used_bytes = 0
@@ -258,8 +258,8 @@ class Trainer:
             meter = ActivationMeter(self.device, self.model.parameters()) if measuring else None
             with autocast, meter.forward() if meter else nullcontext():
                 terms = self.model(batch, prepass.moments).terms
-            terms.total(self.weights, counts).backward()
-            sums += terms.sums.detach()
+            terms.total(self.model.loss_weights, counts).backward()
+            sums = {name: sums[name] + own.detach() for name, own in terms.sums.items()}
             cost = self.micro_batcher.cost(batch)
             if meter and cost > largest:
                 largest, used_bytes = cost, meter.used_bytes()

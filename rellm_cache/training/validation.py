@@ -14,8 +14,8 @@ from rellm_cache.data.sampler import ordered_batches
 from rellm_cache.data.streams import StreamSet
 from rellm_cache.metrics.classification import RecognitionScores, score_recognition
 from rellm_cache.metrics.regression import concordance
-from rellm_cache.model.losses.ccc import MOMENTS, concordance_distance, moments_of
-from rellm_cache.model.losses.terms import LossTerms, loss_weights
+from rellm_cache.model.losses.terms import LossTerms
+from rellm_cache.model.losses.vad import MOMENTS, ccc_distance, moments_of
 from rellm_cache.model.speech_llm import SpeechLLM
 
 BATCH = 16
@@ -53,7 +53,7 @@ def predict(
     model.eval()
     emotions = np.zeros(len(examples), np.int64)
     dimensions = np.zeros((len(examples), 3), np.float32)
-    terms = LossTerms.nothing(device)
+    terms = LossTerms.zeros(model.losses, device)
     moments = torch.zeros(MOMENTS, 3, dtype=torch.float64, device=device)
     loader = BatchLoader(examples, frames, device)
     plan = ordered_batches(loader.lengths, BATCH)
@@ -64,8 +64,8 @@ def predict(
             dimensions[indices] = outputs.dimensions.float().cpu().numpy()
             moments += moments_of(outputs.dimensions, batch.vad.to(device))
         terms = terms + outputs.terms
-    if model.recipe.losses.vad_kind == "ccc":  # of all examples, not a mean over batches
-        terms = terms.with_mean("vad", concordance_distance(moments).float())
+    if model.needs_moments:  # of all examples, not a mean over batches
+        terms = terms.with_mean("vad", ccc_distance(moments).float())
     model.train(was_training)
     return Predictions(emotions, dimensions if model.recipe.heads.dimensions else None, terms)
 
@@ -109,9 +109,7 @@ def validation_scores(
     """Mean losses, UA and CCC of a model on examples; its training mode is as it was."""
     predictions = predict(model, examples, frames, device)
     scores = {f"{name}_loss": value for name, value in predictions.terms.means().items()}
-    scores["loss"] = float(
-        predictions.terms.total(loss_weights(model.recipe.losses, predictions.terms.sums.device))
-    )
+    scores["loss"] = float(predictions.terms.total(model.loss_weights))
     heads = score_heads(predictions.emotions, predictions.dimensions, examples, model.recipe)
     if heads.recognition is not None:
         scores["ua"] = heads.recognition.ua

@@ -38,7 +38,6 @@ from rellm_cache.data.batch import Batch, Target
 from rellm_cache.llm.frozen import FrozenLLM
 from rellm_cache.llm.memory import BYTES_A_WEIGHT
 from rellm_cache.llm.prompts import ChatFormat
-from rellm_cache.model.losses.terms import loss_weights
 from rellm_cache.model.speech_llm import SpeechLLM
 from rellm_cache.planning.training import MOMENTS_BYTES, plan_training
 
@@ -154,12 +153,11 @@ def counted(recipe: Recipe, folder: Path, tokenizer: Path, clips: int) -> float:
     """Bytes that a step holds at most, moments of the optimiser included."""
     llm = qwen_7b(folder, recipe, tokenizer)
     model = SpeechLLM(recipe, SPEECH, EMOTION, llm).to(PHANTOM)
-    weights = loss_weights(recipe.losses, PHANTOM)
     for _ in range(2):  # the second step finds prompts remembered, and gradients where they stay
         batch = make_batch(clips)
         LEDGER.peak = LEDGER.held
         terms = model(batch).terms
-        terms.total(weights).backward()
+        terms.total(model.loss_weights).backward()
         del terms
     trained = sum(p.numel() for p in model.parameters())
     return LEDGER.peak + trained * MOMENTS_BYTES[recipe.training.optimizer]

@@ -35,7 +35,6 @@ from rellm_cache.data.examples import make_examples, open_frames
 from rellm_cache.inference.live_encoding import LiveEncoders
 from rellm_cache.llm.loading import load_llm
 from rellm_cache.model.adapter import output_lengths
-from rellm_cache.model.losses.terms import loss_weights
 from rellm_cache.planning.training import plan_training
 from rellm_cache.training.loop import Trainer, TrainingData, make_accelerator
 
@@ -115,12 +114,11 @@ class Bench:
 
     def differences(self) -> tuple[float, float]:
         """Largest difference of a loss, and of a gradient relative to its largest value."""
-        weights = loss_weights(self.model.recipe.losses, CPU)
         loss_diff = grad_diff = 0.0
         self.model.eval()
         for (batch,) in self.trainer.loader.groups([[indices] for indices in self.plan]):
             terms = self.model(batch).terms
-            terms.total(weights).backward()
+            terms.total(self.model.loss_weights).backward()
             ours = self._take_gradients()
             losses = naive_losses(self.model, self.llm, batch, torch.float64)
             naive_total(self.model, losses).backward()

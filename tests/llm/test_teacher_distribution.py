@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from rellm_cache.llm import teacher_distribution as teacher
 from rellm_cache.llm.teacher_distribution import distribution_rows, split_rows, truncation
-from rellm_cache.model.losses.terms import token_divergences
+from rellm_cache.model.losses.token import token_divergences
 
 
 @pytest.mark.parametrize("chunk", [2, 1000])

@@ -147,7 +147,7 @@ def test_questions_that_it_learnt_from_are_named(card: Card) -> None:
     losses = replace(card.recipe.losses, qa_lm=0.5)
     page = render_card(replace(card, recipe=replace(card.recipe, losses=losses)))
     assert "- questions and answers about these utterances, written by a text LLM" in page
-    assert ", `qa_lm` 0.5." in page
+    assert ", `qa_lm` 0.5," in page
 
 
 def test_lora_is_named(card: Card) -> None:

@@ -1,11 +1,11 @@
-"""CCC as a loss: a step's micro-batches add up to the value and gradient of plain torch."""
+"""VAD losses: micro-batches of a step add up to the value and gradient of plain torch."""
 
 import numpy as np
 import pytest
 import torch
 
 from rellm_cache.metrics.regression import concordance
-from rellm_cache.model.losses.ccc import concordance_distance, concordance_loss, moments_of
+from rellm_cache.model.losses.vad import ccc_distance, ccc_loss, moments_of, squared_error
 
 
 def step() -> tuple[torch.Tensor, torch.Tensor]:
@@ -30,7 +30,7 @@ def test_it_is_the_metric() -> None:
     known = ~vad.isnan().any(1)
     columns = zip(vad[known].numpy().T, predicted[known].numpy().T, strict=True)
     expected = 1 - np.mean([concordance(true, said) for true, said in columns])
-    assert float(concordance_distance(moments_of(predicted, vad))) == pytest.approx(expected)
+    assert float(ccc_distance(moments_of(predicted, vad))) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("sizes", [[11], [1] * 11, [3, 5, 3]])
@@ -39,7 +39,7 @@ def test_parts_of_a_step_add_up(sizes: list[int]) -> None:
     ours, theirs = predicted.clone().requires_grad_(), predicted.clone().requires_grad_()
     moments = moments_of(predicted, vad)
     parts = zip(ours.split(sizes), vad.split(sizes), strict=True)
-    total = sum(concordance_loss(x, y, moments) for x, y in parts) / moments[0, 0].float()
+    total = sum(ccc_loss(x, y, moments) for x, y in parts) / moments[0, 0].float()
     assert isinstance(total, torch.Tensor)
     total.backward()
     expected = plain(theirs, vad)
@@ -52,8 +52,8 @@ def test_a_batch_that_is_the_step_needs_no_moments() -> None:
     predicted, vad = step()
     alone = predicted.clone().requires_grad_()
     given = predicted.clone().requires_grad_()
-    concordance_loss(alone, vad).backward()
-    concordance_loss(given, vad, moments_of(predicted, vad)).backward()
+    ccc_loss(alone, vad).backward()
+    ccc_loss(given, vad, moments_of(predicted, vad)).backward()
     torch.testing.assert_close(alone.grad, given.grad)
 
 
@@ -62,8 +62,18 @@ def test_what_does_not_vary_teaches_nothing(count: int) -> None:
     vad = torch.full((3, 3), torch.nan)
     vad[:count] = 0.5
     predicted = torch.full((3, 3), 0.5, requires_grad=True)
-    loss = concordance_loss(predicted, vad)
+    loss = ccc_loss(predicted, vad)
     loss.backward()
     assert loss.item() == count  # 1 - CCC of 1 each
     assert predicted.grad is not None
     assert not predicted.grad.any()
+
+
+def test_squared_error_skips_clips_without_dimensions() -> None:
+    vad = torch.tensor([[0.5, 0.5, 0.5], [float("nan")] * 3])
+    predicted = torch.tensor([[0.5, 0.8, 0.5], [9.0, 9.0, 9.0]], requires_grad=True)
+    loss = squared_error(predicted, vad)
+    loss.backward()
+    assert loss.item() == pytest.approx(0.03)
+    assert predicted.grad is not None
+    assert not predicted.grad[1].any()
