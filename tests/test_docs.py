@@ -1,23 +1,20 @@
 """Documents match the code: fields, commands, the store's format and links are checked."""
 
-import dataclasses
 import json
 import re
 import shlex
-import types
-import typing
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import click
 import h5py
 import numpy as np
 import pytest
+from recipe_fields import FIELDS, field_rows, recipe_tables, section_paths, with_tables
 
 from rellm_cache.cli import rellm
 from rellm_cache.config.recipes import shipped_recipes
-from rellm_cache.config.schema import Recipe
 from rellm_cache.config.specs import EncoderSpec
 from rellm_cache.store.format import FORMAT, FORMAT_VERSION, StoreInfo, store_path
 from rellm_cache.store.maintenance.hdf5 import export_store
@@ -38,71 +35,14 @@ PAGES = [
 # --- docs/recipes.md --------------------------------------------------------------------------
 
 
-def unwrap(hint: Any) -> Any:
-    """`X | None` as X."""
-    if typing.get_origin(hint) in (types.UnionType, typing.Union):
-        members = [a for a in typing.get_args(hint) if a is not type(None)]
-        return members[0] if len(members) == 1 else hint
-    return hint
+def test_recipe_fields_are_documented() -> None:
+    assert with_tables(RECIPES) == RECIPES, "run `python tools/recipe_fields.py`"
 
 
-def tables(kind: Any = Recipe, path: str = "") -> Iterator[tuple[str, Any]]:
-    """TOML path and dataclass of every table of a recipe; the path of the recipe itself is ''."""
-    yield path, kind
-    hints = typing.get_type_hints(kind)
-    for field in dataclasses.fields(kind):
-        hint = unwrap(hints[field.name])
-        if dataclasses.is_dataclass(hint):
-            yield from tables(hint, f"{path}.{field.name}".removeprefix("."))
-
-
-def type_cell(hint: Any) -> str:
-    if typing.get_origin(hint) is Literal:
-        return " or ".join(f"`{json.dumps(value)}`" for value in typing.get_args(hint))
-    if typing.get_origin(hint) in (types.UnionType, typing.Union):
-        return " or ".join(type_cell(member) for member in typing.get_args(hint))
-    if typing.get_origin(hint) is tuple:
-        return "array of strings" if typing.get_args(hint)[0] is str else "array of numbers"
-    return {str: "string", int: "integer", float: "number", bool: "boolean"}[hint]
-
-
-def expected_rows(kind: Any) -> list[str]:
-    """The first three cells of each row that documents a dataclass, in the order of its fields."""
-    hints = typing.get_type_hints(kind)
-    rows = []
-    for field in dataclasses.fields(kind):
-        hint = unwrap(hints[field.name])
-        if dataclasses.is_dataclass(hint):
-            continue
-        default = "required"
-        if field.default is not dataclasses.MISSING:
-            default = f"`{json.dumps(field.default, ensure_ascii=False)}`"
-        rows.append(f"| `{field.name}` | {type_cell(hint)} | {default} |")
-    return rows
-
-
-def documented_rows() -> dict[str, list[str]]:
-    """TOML path → the first three cells of the rows of its section."""
-    sections: dict[str, list[str]] = {}
-    for section in RECIPES.split("\n### ")[1:]:
-        heading, _, body = section.partition("\n")
-        rows = [r.group(0) for r in re.finditer(r"^\| `\w+` \| [^|]* \| [^|]* \|", body, re.M)]
-        for path in re.findall(r"\[([\w.]+)\]", heading) or [""]:
-            sections[path] = rows
-    return sections
-
-
-FIELDS = [(path, kind) for path, kind in tables() if expected_rows(kind)]
-
-
-@pytest.mark.parametrize(("path", "kind"), FIELDS, ids=[path or "top level" for path, _ in FIELDS])
-def test_recipe_field_is_documented(path: str, kind: Any) -> None:
-    """Where this fails, docs/recipes.md needs the rows it prints, each with its meaning."""
-    assert documented_rows().get(path) == expected_rows(kind)
-
-
-def test_documented_table_exists() -> None:
-    assert documented_rows().keys() == {path for path, _ in FIELDS}
+def test_every_table_of_a_recipe_has_a_section_with_its_fields() -> None:
+    sections = RECIPES.split("\n### ")[1:]
+    found = [path for section in sections if FIELDS in section for path in section_paths(section)]
+    assert sorted(found) == sorted(path for path, kind in recipe_tables() if field_rows(kind))
 
 
 def test_shipped_recipe_is_documented() -> None:

@@ -1,11 +1,12 @@
-"""What a recipe's `[qa]` says. In: values of a TOML table. Out: frozen dataclasses, checked.
+"""Settings of question answering: the table `[qa]` of a recipe.
 
-Questions and answers that a text LLM writes about clips, and how training and the judge use them.
+A text LLM writes questions and answers about clips; training and the judge use them.
 """
 
-from dataclasses import dataclass, field, fields
-from typing import Literal, get_args
+from dataclasses import dataclass, field
+from typing import Annotated, Literal, get_args
 
+from rellm_cache.config.constraints import Count, Holds, Range, Section, Share, Weight
 from rellm_cache.errors import ConfigError
 
 QAMode = Literal["explicit", "implicit"]
@@ -19,102 +20,141 @@ class GivenQuestions:
     """The question of each type; empty where the LLM is to write it."""
 
     content: str = ""
+    """What is said."""
     emotion: str = ""
+    """How it sounds; the answer must name the label."""
     cause: str = ""
+    """The reason behind it."""
     reply: str = ""
+    """What to say to the speaker."""
 
 
 @dataclass(frozen=True)
-class PairRequests:
+class PairRequests(Section):
     """What the LLM is asked where it writes questions and answers."""
 
-    content: str = (
+    table = "qa.pairs"
+
+    content: Annotated[str, Holds("{transcript}")] = (
         'Someone says: "{transcript}"\n{metadata}\n'
         "Write {count} question(s) about what the speaker says, each with its short answer.\n"
         "Use this form:\nQuestion: ...\nAnswer: ..."
     )
-    emotion: str = (
+    """A question about what the speaker says."""
+    emotion: Annotated[str, Holds("{transcript}")] = (
         'Someone says: "{transcript}"\n{metadata}\n'
         "Write {count} question(s) about how the speaker sounds, each with a short answer that "
         "names the emotion. The question must not name it.\n"
         "Use this form:\nQuestion: ...\nAnswer: ..."
     )
-    cause: str = (
+    """A question about how the speaker sounds."""
+    cause: Annotated[str, Holds("{transcript}")] = (
         'Someone says: "{transcript}"\n{metadata}\n'
         "Write {count} question(s) about what may have made the speaker feel so, each with its "
         "short answer. The question must not name the emotion.\n"
         "Use this form:\nQuestion: ...\nAnswer: ..."
     )
-    reply: str = (
+    """A question about what may have made the speaker feel so."""
+    reply: Annotated[str, Holds("{transcript}")] = (
         'Someone says: "{transcript}"\n{metadata}\n'
         "Write {count} question(s) that ask how to answer the speaker kindly, each with what to "
         "say. The question must not name the emotion.\n"
         "Use this form:\nQuestion: ...\nAnswer: ..."
     )
+    """A question about how to answer the speaker."""
 
 
 @dataclass(frozen=True)
-class AnswerRequests:
+class AnswerRequests(Section):
     """What the LLM is asked where the question is given."""
 
-    content: str = (
+    table = "qa.answers"
+
+    content: Annotated[str, Holds("{transcript}", "{question}")] = (
         'Someone says: "{transcript}"\n{metadata}\n'
         "Question: {question}\nAnswer in one short sentence."
     )
-    emotion: str = (
+    """The answer to a question about what the speaker says."""
+    emotion: Annotated[str, Holds("{transcript}", "{question}")] = (
         'Someone says: "{transcript}"\n{metadata}\n'
         "Question: {question}\nAnswer in one short sentence that names the emotion."
     )
-    cause: str = (
+    """The answer to a question about how the speaker sounds."""
+    cause: Annotated[str, Holds("{transcript}", "{question}")] = (
         'Someone says: "{transcript}"\n{metadata}\n'
         "Question: {question}\nAnswer in one short sentence."
     )
-    reply: str = 'Someone says to you: "{transcript}"\n{metadata}\n{question}'
+    """The answer to a question about the cause."""
+    reply: Annotated[str, Holds("{transcript}", "{question}")] = (
+        'Someone says to you: "{transcript}"\n{metadata}\n{question}'
+    )
+    """The answer to a question about a reply."""
 
 
 @dataclass(frozen=True)
-class JudgeSettings:
+class JudgeSettings(Section):
     """How an LLM judges answers to the questions."""
 
+    table = "qa.judge"
+
     system: str = "You are a strict but fair judge of answers."
-    request: str = (
+    """System text of the judge."""
+    request: Annotated[str, Holds("{question}", "{reference}", "{answer}")] = (
         "Question: {question}\nReference answer: {reference}\nGiven answer: {answer}\n"
         "How well does the given answer agree with the reference, from 0 (not at all) to {top} "
         "(fully)? Say the number alone."
     )
-    top: int = 5
+    """What the judge is asked. It may also hold `{top}`."""
+    top: Annotated[int, Range(1, 9)] = 5
+    """Highest score, a single digit; the lowest is 0."""
     answer_tokens: int = 48
-
-    def __post_init__(self) -> None:
-        for mark in ("{question}", "{reference}", "{answer}"):
-            _require_once("qa.judge.request", self.request, mark)
-        if not 1 <= self.top <= 9:
-            raise ConfigError(f"qa.judge.top = {self.top}: expected 1 to 9, a single digit")
+    """Most new tokens of a run's answer to a question."""
 
 
 @dataclass(frozen=True)
-class QASettings:
+class QASettings(Section):
     """Contextual paralinguistic questions: written by `rellm qa`, learnt with `losses.qa_lm`."""
 
+    table = "qa"
+
     mode: Literal["explicit", "implicit", "both"] = "both"
+    """Which rows `rellm qa` writes and `rellm train` takes. `"explicit"`: metadata may stand before
+    the question. `"implicit"`: speech and question alone."""
     types: tuple[str, ...] = TYPES
-    pairs_each: int = 1
-    prompt: str = "{speech}\n{question}"
+    """Types of questions: one or more of `content`, `emotion`, `cause`, `reply`."""
+    pairs_each: Count = 1
+    """Questions of each type that one request asks for. Where the question is given there is
+    one."""
+    prompt: Annotated[str, Holds("{speech}", "{question}")] = "{speech}\n{question}"
+    """The user's turn in training and in `rellm judge`, after the system text
+    `prompts.empathetic_system`. `{speech}` comes before `{question}`."""
     metadata: str = "The speaker sounds {emotion}."
+    """The emotion in words."""
     dimensions: str = "Arousal is {arousal}, dominance is {dominance}, valence is {valence}."
+    """The dimensions in words, after `metadata` where they are known; each is low, medium or high.
+    Empty leaves them out."""
     bins: tuple[float, ...] = (0.4, 0.6)
-    metadata_dropout: float = 0.5
+    """Where medium and high begin, in 0..1. An edge belongs to the level above it."""
+    metadata_dropout: Share = 0.5
+    """Share of explicit rows that have no metadata in an epoch, drawn again in each."""
     system: str = "You write short questions and answers about what people say and how they sound."
-    tokens: int = 64
-    temperature: float = 0.0
+    """System text of the writer."""
+    tokens: Count = 64
+    """Most new tokens of one reply of the writer. An answer cut by it is dropped."""
+    temperature: Weight = 0.0
+    """0 writes greedily. Above 0 replies are drawn, each from its prompt and `seed` alone."""
     seed: int = 1
-    answerable: float = 0.5
+    """Seed of the draws."""
+    answerable: Share = 0.5
+    """An emotion question is dropped where the label is the likeliest from the transcript alone and
+    at least so probable. 0 asks for no certainty, 1 drops nothing in practice."""
     questions: GivenQuestions = field(default_factory=GivenQuestions)
     pairs: PairRequests = field(default_factory=PairRequests)
     answers: AnswerRequests = field(default_factory=AnswerRequests)
     judge: JudgeSettings = field(default_factory=JudgeSettings)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if unknown := [name for name in self.types if name not in TYPES]:
             raise ConfigError(f"qa.types: unknown {unknown[0]!r}; expected some of {list(TYPES)}")
         if not self.types or len(set(self.types)) < len(self.types):
@@ -131,28 +171,11 @@ class QASettings:
                 f"qa.bins = {list(self.bins)}: expected two edges within 0..1, the first of medium "
                 "and the first of high"
             )
-        for name in ("pairs_each", "tokens"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"qa.{name} = {getattr(self, name)}: expected 1 or more")
-        if self.temperature < 0:
-            raise ConfigError(f"qa.temperature = {self.temperature}: expected 0 (greedy) or more")
-        for name in ("metadata_dropout", "answerable"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"qa.{name} = {getattr(self, name)}: expected 0 to 1")
-        for mark in ("{speech}", "{question}"):
-            _require_once("qa.prompt", self.prompt, mark)
         if self.prompt.index("{question}") < self.prompt.index("{speech}"):
             raise ConfigError(
                 f"qa.prompt = {self.prompt!r}: expected {{speech}} before {{question}}, so that "
                 "all questions about a clip share its speech"
             )
-        for table, part, mark in (
-            ("pairs", self.pairs, "{transcript}"),
-            ("answers", self.answers, "{transcript}"),
-            ("answers", self.answers, "{question}"),
-        ):
-            for item in fields(part):
-                _require_once(f"qa.{table}.{item.name}", getattr(part, item.name), mark)
 
     @property
     def modes(self) -> tuple[QAMode, ...]:
@@ -163,8 +186,3 @@ class QASettings:
     def kinds(self) -> tuple[QAType, ...]:
         """The types of questions it asks for."""
         return tuple(kind for kind in TYPES if kind in self.types)
-
-
-def _require_once(name: str, template: str, mark: str) -> None:
-    if template.count(mark) != 1:
-        raise ConfigError(f"{name} = {template!r}: expected {mark} exactly once")

@@ -1,12 +1,21 @@
-"""Recipes. In: one TOML file. Out: frozen dataclasses.
+"""Recipe schema: every table and field of a recipe, with documentation, type and range.
 
-Reading is strict (`typed_toml`); nothing rewrites a recipe once read.
-`docs/recipes.md` documents every field, and a test keeps it complete.
+The text under a field documents it; docs/recipes.md is made from these texts. `recipes` loads
+recipes from TOML.
 """
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
+from rellm_cache.config.constraints import (
+    Count,
+    DropoutRate,
+    Holds,
+    Range,
+    Section,
+    Share,
+    Weight,
+)
 from rellm_cache.config.qa import QASettings
 from rellm_cache.config.specs import EncoderSpec, TranscriberSpec
 from rellm_cache.errors import ConfigError
@@ -25,38 +34,57 @@ class EmotionConfig:
     """How the emotion stream meets the speech stream."""
 
     pooling: Literal["frame", "utterance"] = "frame"
+    """`"frame"` joins both streams frame by frame (the paper's words). `"utterance"` repeats the
+    mean emotion frame over all frames (the reference code)."""
 
 
 @dataclass(frozen=True)
-class AdapterConfig:
+class AdapterConfig(Section):
     """The trained adapter: three convolutions (time ÷ 8) and a residual bottleneck."""
 
-    preset: Literal["reference", "lite"] = "reference"
-    width: int = 96
-    bottleneck: int = 512
-    dropout: float = 0.0
-    channel_dropout: float = 0.0
-    crop_frames: int = 0
-    output_size: int = 0
+    table = "adapter"
 
-    def __post_init__(self) -> None:
-        require_share("adapter.dropout", self.dropout)
-        require_share("adapter.channel_dropout", self.channel_dropout)
-        if self.crop_frames < 0:
-            raise ConfigError(f"adapter.crop_frames = {self.crop_frames}: expected 0 or more")
+    preset: Literal["reference", "lite"] = "reference"
+    """`"reference"` is as wide as the input (205 M parameters from 2304 to 4096 values). `"lite"`
+    scales each input channel and has separable convolutions with `width` channels, with a low-rank
+    skip connection around them."""
+    width: int = 96
+    """Channels of the convolutions; `"lite"` only."""
+    bottleneck: int = 512
+    """Width of the residual bottleneck after the convolutions; in `"lite"` also the rank of the
+    skip connection."""
+    dropout: DropoutRate = 0.0
+    """Dropout after the first two convolutions and, in `"lite"`, before the skip connection."""
+    channel_dropout: DropoutRate = 0.0
+    """Share of input channels that are set to zero for a whole clip, in training only."""
+    crop_frames: Annotated[int, Range(0)] = 0
+    """In training only, each clip is cut to a random run of at most this many frames (50 a second).
+    0 keeps clips whole. Use it for emotion recognition; a response needs the whole sentence."""
+    output_size: int = 0
+    """Size of the adapter's frames where no LLM is loaded. 0 takes the hidden size of the LLM; any
+    other value must equal it."""
 
 
 @dataclass(frozen=True)
-class HeadsConfig:
+class HeadsConfig(Section):
     """The auxiliary heads over the adapter's frames."""
 
+    table = "heads"
+
     emotions: tuple[str, ...] = ("neutral", "happy", "angry", "sad", "surprise")
+    """Classes of the category head, and the answers that emotion recognition chooses from: two or
+    more names of `rellm_cache/corpus/emotions.py`. Clips with other emotions have no emotion
+    loss."""
     dimensions: bool = True
+    """Whether there is a head for arousal, dominance and valence."""
     pooling: Literal["mean", "statistics"] = "mean"
-    dropout: float = 0.0
+    """How the adapter's valid frames are pooled: `"mean"` (the paper), or `"statistics"`, mean and
+    standard deviation."""
+    dropout: DropoutRate = 0.0
+    """Dropout before both heads."""
 
     def __post_init__(self) -> None:
-        require_share("heads.dropout", self.dropout)
+        super().__post_init__()
         if len(set(self.emotions)) < max(2, len(self.emotions)):
             raise ConfigError(
                 f"heads.emotions = {list(self.emotions)}: expected two or more different emotions"
@@ -64,34 +92,45 @@ class HeadsConfig:
 
 
 @dataclass(frozen=True)
-class LossesConfig:
+class LossesConfig(Section):
     """Weights of Eq. 10, L = response_lm + emotion_ce + vad; a weight of 0 leaves a loss out."""
 
-    response_lm: float = 1.0
-    emotion_ce: float = 1.0
-    vad: float = 1.0
-    emotion_lm: float = 0.0
-    qa_lm: float = 0.0
-    response_kl: float = 0.0
-    label_smoothing: float = 0.0
-    class_weights: Literal["none", "balanced"] | tuple[float, ...] = "none"
-    vad_kind: Literal["mse", "ccc"] = "mse"
-    kl_temperature: float = 2.0
-    kl_top_k: int = 32
+    table = "losses"
 
-    def __post_init__(self) -> None:
-        require_share("losses.label_smoothing", self.label_smoothing)
-        for name in ("response_lm", "emotion_ce", "vad", "emotion_lm", "qa_lm", "response_kl"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"losses.{name} = {getattr(self, name)}: expected 0 or more")
-        if isinstance(self.class_weights, tuple) and not all(w > 0 for w in self.class_weights):
-            raise ConfigError(
-                f"losses.class_weights = {list(self.class_weights)}: expected numbers above 0"
-            )
-        if self.kl_temperature <= 0:
-            raise ConfigError(f"losses.kl_temperature = {self.kl_temperature}: expected above 0")
-        if self.kl_top_k < 1:
-            raise ConfigError(f"losses.kl_top_k = {self.kl_top_k}: expected 1 or more")
+    response_lm: Weight = 1.0
+    """Weight of the mean negative log-likelihood of the expected response's tokens, as the answer
+    to `prompts.alignment`."""
+    emotion_ce: Weight = 1.0
+    """Weight of the mean cross entropy of the category head, over clips with an emotion."""
+    vad: Weight = 1.0
+    """Weight of the error of the dimension head, over clips with dimensions; `vad_kind` names the
+    error."""
+    emotion_lm: Weight = 0.0
+    """Weight of the mean negative log-likelihood of the emotion's name, as the LLM's answer to
+    `prompts.recognition`. Not in the paper."""
+    qa_lm: Weight = 0.0
+    """Weight of the mean negative log-likelihood of the answers to the questions that `rellm qa`
+    wrote beside the manifest; see `[qa]`."""
+    response_kl: Weight = 0.0
+    """Weight of the mean divergence KL(text LLM ‖ speech LLM) at the tokens of the expected
+    response, times `kl_temperature` squared (BLSP). It needs `rellm respond --teacher`. The loss
+    `response_lm` is recorded too, even where its weight is 0."""
+    label_smoothing: DropoutRate = 0.0
+    """Label smoothing of `emotion_ce`."""
+    class_weights: Annotated[Literal["none", "balanced"] | tuple[float, ...], Range(above=0)] = (
+        "none"
+    )
+    """Weight of each emotion in `emotion_ce`: the same for all; the inverse of the emotion's share
+    of the training split; or a number for each of `heads.emotions`."""
+    vad_kind: Literal["mse", "ccc"] = "mse"
+    """Squared error, or 1 - CCC over the whole optimizer step; both are means over the three
+    dimensions."""
+    kl_temperature: Annotated[float, Range(above=0)] = 2.0
+    """Temperature of both distributions in `response_kl`. Another one needs another
+    `rellm respond --teacher`."""
+    kl_top_k: Count = 32
+    """Tokens of the text LLM's distribution that are kept; all others share one bin. Another number
+    needs another `rellm respond --teacher`."""
 
     @property
     def learns_responses(self) -> bool:
@@ -100,13 +139,18 @@ class LossesConfig:
 
 
 @dataclass(frozen=True)
-class LoraConfig:
+class LoraConfig(Section):
     """Low-rank additions to the frozen LLM's projections, which train. The defaults are the
     reference code's."""
 
-    rank: int = 16
-    alpha: float = 16.0
-    dropout: float = 0.05
+    table = "llm.lora"
+
+    rank: Count = 16
+    """Rank of the two matrices A and B of a projection, y = W x + (alpha / rank) B A x."""
+    alpha: Annotated[float, Range(above=0)] = 16.0
+    """Strength of the addition."""
+    dropout: DropoutRate = 0.05
+    """Dropout on x before A, in training."""
     targets: tuple[str, ...] = (
         "q_proj",
         "k_proj",
@@ -116,14 +160,14 @@ class LoraConfig:
         "up_proj",
         "down_proj",
     )
+    """Names of projections in each layer of the LLM. The default is all of Llama, Qwen2 and Qwen3.
+    Qwen v1's `c_attn` is `q_proj`, `k_proj` and `v_proj` here, each with its own A."""
     scope: Literal["speech", "all"] = "speech"
+    """`"speech"` adds at the positions of speech only, so that text is processed as by the frozen
+    LLM. `"all"` adds at every token, generated ones included."""
 
     def __post_init__(self) -> None:
-        require_share("llm.lora.dropout", self.dropout)
-        if self.rank < 1:
-            raise ConfigError(f"llm.lora.rank = {self.rank}: expected 1 or more")
-        if self.alpha <= 0:
-            raise ConfigError(f"llm.lora.alpha = {self.alpha}: expected more than 0")
+        super().__post_init__()
         if not self.targets:
             raise ConfigError(
                 "llm.lora.targets = []: expected one projection or more; for none, leave out the "
@@ -132,22 +176,37 @@ class LoraConfig:
 
 
 @dataclass(frozen=True)
-class LLMConfig:
-    """The frozen chat LLM: which it is and speaks, then how it is run."""
+class LLMConfig(Section):
+    """The frozen chat LLM: which model and template, then how it runs."""
+
+    table = "llm"
 
     model: str
+    """Hub id or local folder of a chat model in a native transformers layout (Llama, Qwen2, Qwen3).
+    A model that needs its own Python code is refused; `rellm import qwen` makes Qwen-7B v1
+    native."""
     revision: str = ""
+    """Branch, tag or commit on the hub; empty takes the newest. Ignored for a local folder."""
     quantization: Literal["nf4", "int8", "none"] = "nf4"
+    """4-bit NF4 with double quantization, 8-bit integers, or the weights as they are."""
     template: Literal["chatml", "model"] = "chatml"
-    pack_length: int = 512
+    """`"chatml"` is the paper's layout and needs ChatML tokens. `"model"` is the tokenizer's own
+    chat template."""
+    pack_length: Count = 512
+    """Most tokens of packed examples in one row, without the shared prompt. A longer example has
+    its own row. A larger number is faster and takes more memory."""
     attention: Literal["auto", "segments", "sdpa", "flex"] = "auto"
+    """Attention over a packed row. `"segments"` computes it one example at a time, which is the
+    least work on a CPU. `"sdpa"` with a dense mask runs everywhere. `"flex"` (FlexAttention) skips
+    masked blocks, for long rows on a GPU. `"auto"` is `"segments"` on a CPU, else `"sdpa"`. All
+    give the same numbers."""
     activation_checkpointing: bool = False
+    """Keep only the input of each layer for the backward pass and run the layer again there: about
+    a third more time, much less memory."""
     offload_embeddings: bool = False
+    """Keep the table of input embeddings in host memory (Qwen-7B: 1.2 GB) and copy the rows that a
+    step needs. Not for models that tie it to their output matrix."""
     lora: LoraConfig | None = None
-
-    def __post_init__(self) -> None:
-        if self.pack_length < 1:
-            raise ConfigError(f"llm.pack_length = {self.pack_length}: expected 1 or more")
 
     def attention_on(self, device_type: str) -> str:
         """The kernel over packed rows on a device: "segments", "sdpa" or "flex"."""
@@ -176,51 +235,52 @@ class LLMConfig:
 
 
 @dataclass(frozen=True)
-class PromptsConfig:
-    """The paper's prompts; `{speech}`, `{emotion}` and `{transcript}` are filled in."""
+class PromptsConfig(Section):
+    """The paper's prompts, and the limits of what is answered."""
+
+    table = "prompts"
 
     empathetic_system: str = (
         "You are a helpful assistant. Your response should fulfill requests with empathy toward "
         "user's emotion tone."
     )
+    """System text of `expected_response`, `alignment` and `answer`."""
     plain_system: str = "You are a helpful assistant."
-    expected_response: str = (
+    """System text of `recognition`."""
+    expected_response: Annotated[str, Holds("{transcript}")] = (
         "Continue the following sentence that reflects a '{emotion}' emotion tone in a coherent "
         "style: {transcript}"
     )
-    alignment: str = (
+    """Step 1, `rellm respond`: from the transcript. It may also hold `{emotion}`."""
+    alignment: Annotated[str, Holds("{speech}")] = (
         "Continue the following sentence based on the conveyed emotion tone in a coherent style: "
         "{speech}"
     )
-    answer: str = "{speech}"
-    labelled_answer: str = "This is said in a '{emotion}' emotion tone: {speech}"
-    recognition: str = (
+    """Step 2, `rellm train`: from the speech."""
+    answer: Annotated[str, Holds("{speech}")] = "{speech}"
+    """The user's turn in `rellm generate`."""
+    labelled_answer: Annotated[str, Holds("{speech}", "{emotion}")] = (
+        "This is said in a '{emotion}' emotion tone: {speech}"
+    )
+    """The user's turn where `text.gold_emotion` gives the true emotion. The paper prints no wording
+    of it; this one is ours."""
+    recognition: Annotated[str, Holds("{speech}")] = (
         "Please identify the emotion tone of the speech provided below. Select from the following "
         "options: neutral, sad, angry, happy, or surprise.\n\nSpeech: {speech}"
     )
+    """Emotion recognition by the LLM. Its options do not follow `heads.emotions`: change both
+    together."""
     expected_response_tokens: int = 48
+    """Most new tokens of an expected response."""
     answer_tokens: int = 256
-    answer_sentences: int = 0
+    """Most new tokens of an answer."""
+    answer_sentences: Annotated[int, Range(0)] = 0
+    """Most sentences of an answer: generation ends after them. 0 is any number."""
     stop_after_question: bool = False
+    """Whether the first question of an answer ends it. With `answer_sentences`, whichever comes
+    first."""
     example_tokens: int = 256
-
-    def __post_init__(self) -> None:
-        for name, mark in (
-            ("expected_response", "{transcript}"),
-            ("alignment", "{speech}"),
-            ("answer", "{speech}"),
-            ("labelled_answer", "{speech}"),
-            ("labelled_answer", "{emotion}"),
-            ("recognition", "{speech}"),
-        ):
-            if getattr(self, name).count(mark) != 1:
-                raise ConfigError(
-                    f"prompts.{name} = {getattr(self, name)!r}: expected {mark} exactly once"
-                )
-        if self.answer_sentences < 0:
-            raise ConfigError(
-                f"prompts.answer_sentences = {self.answer_sentences}: expected 0 (any) or more"
-            )
+    """Most tokens of the step 1 request and its response together. Longer ones are dropped."""
 
 
 @dataclass(frozen=True)
@@ -228,45 +288,70 @@ class TextConfig:
     """A model that reads what was said instead of hearing it: nothing of it trains."""
 
     transcript: Literal["corpus", "whisper"] = "corpus"
+    """The manifest's transcript, or the one that Whisper wrote (`rellm transcribe`)."""
     gold_emotion: bool = False
+    """Whether a request names the true emotion (`prompts.labelled_answer`). Such a model is not
+    asked for emotion recognition."""
 
 
 @dataclass(frozen=True)
-class TrainingConfig:
-    """Optimisation. The defaults are the reference's."""
+class TrainingConfig(Section):
+    """Optimization. The defaults are the reference's."""
 
-    epochs: int = 3
-    batch_size: int = 2
-    gradient_accumulation: int = 8
-    micro_batch_tokens: Literal["auto"] | int = 0
-    bucket_window: int = 32
+    table = "training"
+
+    epochs: Count = 3
+    """Times that every clip of the train split is seen."""
+    batch_size: Count = 2
+    """Clips that are drawn together, of similar length. An optimizer step has `batch_size`
+    times `gradient_accumulation` clips, over all processes together."""
+    gradient_accumulation: Count = 8
+    """Draws in an optimizer step."""
+    micro_batch_tokens: Annotated[Literal["auto"] | int, Range(0, word="auto")] = 0
+    """Most tokens that go through the model at once: speech embeddings, the prompt after them and
+    answers; without an LLM, speech embeddings. It cuts the clips of a step into micro-batches. It
+    changes memory and speed, but not the effective batch or the result. 0 takes `batch_size` clips
+    at once. `"auto"` measures the first micro-batches and takes as many tokens as fit into memory:
+    on a GPU what is free, on a CPU a quarter of the machine's. See *Memory*."""
+    bucket_window: Count = 32
+    """Clips are drawn at random into windows of this many batches and sorted by length within a
+    window. A larger window pads less and mixes less; 1 does not sort."""
     learning_rate: float = 2e-5
+    """The highest learning rate, which is reached after the warm-up."""
     weight_decay: float = 0.05
+    """Weight decay of matrices and convolutions. Biases and other vectors have none."""
     max_grad_norm: float = 1.0
+    """Largest norm of the gradient of a step."""
     warmup_steps: int = 200
+    """Optimizer steps in which the learning rate rises from 0."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
-    weight_averaging: float = 0.0
+    """Learning rate from the warm-up to the last step: linear or cosine decay to 0, or constant."""
+    weight_averaging: Share = 0.0
+    """Share of the steps, the last ones, over which weights are averaged. The mean is validated and
+    kept. The reference has none."""
     optimizer: Literal["adamw", "adamw8bit", "paged_adamw8bit"] = "adamw"
+    """AdamW with float32 moments; with 8-bit moments (bitsandbytes), a quarter of their memory; or
+    with 8-bit moments that move to host memory when the GPU is full, which needs a CUDA GPU."""
     param_dtype: Literal["fp32", "bf16"] = "fp32"
+    """Type of the weights of adapter, heads and LoRA while they train. `"bf16"` keeps float32
+    master weights in the optimizer and sums gradients in float32. It needs bf16 arithmetic, which
+    `precision = "auto"` then chooses on any device. The saved weights are bf16, as validated."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Arithmetic of the adapter. `"auto"` is bf16 autocast on a GPU and fp32 on a CPU. It does not
+    change the type of the weights."""
     best_metric: Literal["loss", "ua", "last"] = "loss"
+    """Which epoch's weights are kept: lowest validation loss, highest validation UA of the emotion
+    head, or the last. Without a validation split, the last."""
     checkpoint_minutes: float = 5.0
+    """Minutes between checkpoints within an epoch. Each epoch ends with one."""
     init_from: str = ""
+    """Run folder with the weights that adapter, heads and LoRA start from. Shapes must agree, but a
+    run without LoRA may start a recipe with it. `rellm import blsp` makes one from a BLSP-Emo
+    checkpoint. Empty starts from random weights (`"lite"`: its input scale from the training
+    frames)."""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "gradient_accumulation", "bucket_window"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"training.{name} = {getattr(self, name)}: expected 1 or more")
-        if self.micro_batch_tokens != "auto" and self.micro_batch_tokens < 0:
-            raise ConfigError(
-                f"training.micro_batch_tokens = {self.micro_batch_tokens}: expected 0 or more, or "
-                "'auto'"
-            )
-        if not 0 <= self.weight_averaging <= 1:
-            raise ConfigError(
-                f"training.weight_averaging = {self.weight_averaging}: expected a share of the "
-                "steps, 0 to 1"
-            )
+        super().__post_init__()
         if self.param_dtype == "bf16" and self.precision == "fp32":
             raise ConfigError(
                 'training.param_dtype = "bf16" with precision = "fp32": bf16 weights are '
@@ -280,8 +365,10 @@ class Recipe:
     """One experiment, complete: the same recipe, data and seed give the same run."""
 
     name: str
+    """Name of the experiment in messages and in the report."""
     encoders: EncodersConfig
     seed: int = 1
+    """Seed of the adapter's first weights, the order of batches, dropout and crops."""
     emotion: EmotionConfig = field(default_factory=EmotionConfig)
     adapter: AdapterConfig = field(default_factory=AdapterConfig)
     heads: HeadsConfig = field(default_factory=HeadsConfig)
@@ -323,9 +410,3 @@ class Recipe:
         losses = self.losses
         answers = losses.learns_responses or losses.emotion_lm > 0 or losses.qa_lm > 0
         return self.text is not None or answers
-
-
-def require_share(name: str, value: float) -> None:
-    """Raise `ConfigError` unless 0 <= value < 1."""
-    if not 0 <= value < 1:
-        raise ConfigError(f"{name} = {value}: expected 0 or more and less than 1")

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, cast
 
+from rellm_cache.config.constraints import Count, check_fields
 from rellm_cache.errors import ConfigError
 
 EncoderKind = Literal["whisper", "wav2vec2-emotion", "prosody"]
@@ -45,7 +46,7 @@ class CachedSpec(ABC):
     """
 
     command: ClassVar[str]
-    always: ClassVar[frozenset[str]]
+    always: ClassVar[tuple[str, ...]]
     kind: str
     model: str
     weights_sha256: str
@@ -122,48 +123,41 @@ class StoredSpec(CachedSpec):
 
 @dataclass(frozen=True)
 class EncoderSpec(StoredSpec):
-    """What makes an encoder's frames what they are. Device and batch size do not belong here.
-
-    Attributes:
-        kind: which encoder of `rellm_cache.encoders`.
-        model: hub id or local folder; empty for `prosody`, which has no weights.
-        weights_sha256: over the model's files, filled in when the model is found. In a recipe it
-            pins the weights; left empty, any weights of that model id are taken.
-        layer: index into the encoder's hidden states: 0 its input embeddings, k the output of
-            block k, -1 the last one, after the final layer norm where the encoder has one.
-        sampling_rate: of the waveform it hears, in Hz.
-        window: "30s" pads each clip to Whisper's 30 s and cuts its frames, "clip" hears the clip
-            alone.
-        normalisation: what is done to the waveform or features before the first layer.
-        dtype: of stored frames: "float16" as encoders make them, "int8" as `rellm cache quantize`
-            makes them from those.
-        version: of our own encoding code; raised when the same model would give other frames.
-    """
+    """The settings of an encoder that decide its frames; device and batch size do not."""
 
     command: ClassVar[str] = "rellm extract"
-    always: ClassVar[frozenset[str]] = frozenset(
-        [
-            "kind",
-            "model",
-            "weights_sha256",
-            "layer",
-            "sampling_rate",
-            "window",
-            "normalisation",
-            "dtype",
-            "version",
-        ]
-    )
+    always: ClassVar[tuple[str, ...]] = (
+        "kind", "model", "weights_sha256", "layer", "sampling_rate", "window", "normalisation",
+        "dtype", "version",
+    )  # fmt: skip
 
     kind: EncoderKind
+    """Which encoder: `rellm_cache/encoders/` has a module for each."""
     model: str = ""
+    """Hub id or local folder. `"prosody"` has no weights and takes none."""
     weights_sha256: str = ""
+    """SHA-256 over the model's files, as 64 hex digits: a pin. Empty takes any weights of that
+    model. See *Weights and pins*."""
     layer: int = -1
+    """Which hidden state the frames are: 0 is the input of the first block, k the output of block
+    k, -1 the last one, after the final layer norm where there is one. `"prosody"` has no layers;
+    leave it at -1."""
     sampling_rate: int = 16_000
+    """Sampling rate of the waveform that the encoder takes, in Hz. Only 16000 is known; clips with
+    other rates are resampled."""
     window: str = ""
+    """How much the encoder takes at once. `"whisper"` knows `"30s"`, the default, and `"clip"`: see
+    *Whisper's window*. The others know `"clip"` alone."""
     normalisation: str = ""
+    """What is done to the waveform or features before the first layer. Empty fills in the only
+    value that each kind knows: `"log-mel"` for `"whisper"`, `"zero-mean-unit-variance"` for
+    `"wav2vec2-emotion"`, `"fixed-scale"` for `"prosody"`."""
     dtype: Literal["float16", "int8"] = "float16"
+    """Type of stored frames. `extract` makes float16; `rellm cache quantize` makes an int8 store
+    from it, of half the size. The two are never mixed."""
     version: int = 1
+    """Version of our encoding code. It is raised when the same model would give other frames; leave
+    it out."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "window", self.window or WINDOWS[self.kind][0])
@@ -214,21 +208,10 @@ class TeacherSpec(StoredSpec):
     """
 
     command: ClassVar[str] = "rellm respond --teacher"
-    always: ClassVar[frozenset[str]] = frozenset(
-        [
-            "model",
-            "weights_sha256",
-            "quantization",
-            "template",
-            "system",
-            "prompt",
-            "top_k",
-            "temperature",
-            "kind",
-            "dtype",
-            "version",
-        ]
-    )
+    always: ClassVar[tuple[str, ...]] = (
+        "model", "weights_sha256", "quantization", "template", "system", "prompt", "top_k",
+        "temperature", "kind", "dtype", "version",
+    )  # fmt: skip
 
     model: str
     weights_sha256: str
@@ -255,34 +238,34 @@ class TeacherSpec(StoredSpec):
 
 @dataclass(frozen=True)
 class TranscriberSpec(CachedSpec):
-    """What makes a clip's transcript what it is: a Whisper, decoded greedily.
-
-    Attributes:
-        model: hub id or local folder.
-        kind: always "whisper".
-        weights_sha256: over the model's files, those of the text side too; as for an encoder.
-        language: spoken in the clips, as Whisper abbreviates it; an English-only model knows "en".
-        max_tokens: a transcript ends there at the latest.
-        version: of our own code; raised when the same model would give other texts.
-    """
+    """The settings of a Whisper that decide its transcripts. It decodes greedily."""
 
     command: ClassVar[str] = "rellm transcribe"
-    always: ClassVar[frozenset[str]] = frozenset(
-        ["model", "kind", "weights_sha256", "language", "max_tokens", "version"]
-    )
+    always: ClassVar[tuple[str, ...]] = (
+        "model", "kind", "weights_sha256", "language", "max_tokens", "version",
+    )  # fmt: skip
 
     model: str
+    """Hub id or local folder, with decoder, `tokenizer.json`, `generation_config.json` and
+    `preprocessor_config.json`."""
     kind: Literal["whisper"] = "whisper"
+    """The only one."""
     weights_sha256: str = ""
+    """SHA-256 over the model's files, as 64 hex digits: a pin. It covers the tokenizer and the
+    generation config, so it is not that of an encoder from the same folder."""
     language: str = "en"
-    max_tokens: int = 224
+    """Language of the clips, as Whisper abbreviates it. An English-only model is given no language
+    and takes `"en"` alone; others are told it, and to transcribe."""
+    max_tokens: Count = 224
+    """A transcript ends there at the latest, and is marked as cut. Whisper's own limit is 224."""
     version: int = 1
+    """Version of our own code. It is raised when the same model would give other texts; leave it
+    out."""
 
     def __post_init__(self) -> None:
         if not self.model:
             raise ConfigError('transcriber.model = "": expected a hub id or a local folder')
-        if self.max_tokens < 1:
-            raise ConfigError(f"transcriber.max_tokens = {self.max_tokens}: expected 1 or more")
+        check_fields("transcriber", self)
 
     @property
     def slug(self) -> str:

@@ -51,12 +51,15 @@ def test_class_weights_are_a_word_or_a_number_for_each_emotion(recipe_file: Path
         ("adapter.dropout=1", "adapter.dropout = 1.0: expected 0 or more and less than 1"),
         ("losses.emotion_ce=-1", "losses.emotion_ce = -1.0: expected 0 or more"),
         ("losses.response_kl=-1", "losses.response_kl = -1.0: expected 0 or more"),
-        ("losses.kl_temperature=0", "losses.kl_temperature = 0.0: expected above 0"),
+        ("losses.kl_temperature=0", "losses.kl_temperature = 0.0: expected more than 0"),
         ("losses.kl_top_k=0", "losses.kl_top_k = 0: expected 1 or more"),
         ("losses.class_weights=equal", "class_weights = 'equal': expected one of 'none', 'balan"),
         ("losses.class_weights=[1, 'x']", "class_weights = 'x': expected float"),
         ("losses.class_weights=[1, 1]", "class_weights has 2 numbers, heads.emotions 5 names"),
-        ("losses.class_weights=[1, 1, 1, 0, 1]", "class_weights = .*: expected numbers above 0"),
+        (
+            "losses.class_weights=[1, 1, 1, 0, 1]",
+            "class_weights = .*: expected numbers, each more than 0",
+        ),
         ("training.batch_size=0", "training.batch_size = 0: expected 1 or more"),
         (
             "training.micro_batch_tokens=-1",

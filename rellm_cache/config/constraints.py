@@ -1,0 +1,105 @@
+"""Constraints of recipe fields: ranges of numbers and placeholders of texts.
+
+A field declares its constraint in its type, as `epochs: Annotated[int, Range(1)]`. `check_fields`
+checks all of them, and `documentation` describes them.
+"""
+
+import typing
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
+
+from rellm_cache.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Range:
+    """A range of numbers.
+
+    Attributes:
+        low, high: the least and the largest number allowed.
+        above, below: the number that all must be more than, or less than.
+        word: a word that is allowed in place of a number.
+    """
+
+    low: float | None = None
+    high: float | None = None
+    above: float | None = None
+    below: float | None = None
+    word: str = ""
+
+    def broken_by(self, value: Any) -> str:
+        """What is expected in place of a number, or a tuple of numbers; empty where it is allowed.
+
+        Words are allowed: their type says which.
+        """
+        if isinstance(value, tuple):
+            return f"numbers, each {self}" if any(map(self.broken_by, value)) else ""
+        allowed = isinstance(value, str) or (
+            (self.low is None or value >= self.low)
+            and (self.high is None or value <= self.high)
+            and (self.above is None or value > self.above)
+            and (self.below is None or value < self.below)
+        )
+        return "" if allowed else str(self)
+
+    def __str__(self) -> str:
+        ends = {
+            "{} or more": self.low,
+            "at most {}": self.high,
+            "more than {}": self.above,
+            "less than {}": self.below,
+        }
+        text = " and ".join(text.format(end) for text, end in ends.items() if end is not None)
+        if self.low is not None and self.high is not None:
+            text = f"{self.low} to {self.high}"
+        return f"{text}, or {self.word!r}" if self.word else text
+
+
+class Holds:
+    """Placeholders that a text must hold exactly once each."""
+
+    def __init__(self, *placeholders: str) -> None:
+        self.placeholders = placeholders
+
+    def broken_by(self, value: str) -> str:
+        """What is expected in place of a text; empty where it is allowed."""
+        wrong = [one for one in self.placeholders if value.count(one) != 1]
+        return f"{wrong[0]} exactly once" if wrong else ""
+
+    def __str__(self) -> str:
+        return f"{' and '.join(f'`{one}`' for one in self.placeholders)} once"
+
+
+Count = Annotated[int, Range(1)]
+Weight = Annotated[float, Range(0)]
+Share = Annotated[float, Range(0, 1)]
+DropoutRate = Annotated[float, Range(0, below=1)]
+
+
+class Section:
+    """A table of a recipe. Its values are checked when it is made.
+
+    Attributes:
+        table: name of the TOML table.
+    """
+
+    table: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        check_fields(self.table, self)
+
+
+def constraints_of(kind: Any) -> dict[str, Range | Holds]:
+    """The constraint of each field of a dataclass that has one."""
+    hints = typing.get_type_hints(kind, include_extras=True)
+    found = {name: getattr(hint, "__metadata__", ()) for name, hint in hints.items()}
+    return {name: known[0] for name, known in found.items() if known}
+
+
+def check_fields(table: str, section: Any) -> None:
+    """Raise `ConfigError` where a value of a recipe's table breaks the constraint of its field."""
+    for name, constraint in constraints_of(type(section)).items():
+        value = getattr(section, name)
+        if expected := constraint.broken_by(value):
+            shown = list(value) if isinstance(value, tuple) else value
+            raise ConfigError(f"{table}.{name} = {shown!r}: expected {expected}")
