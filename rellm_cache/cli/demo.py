@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 )
 def demo(cache: Path, out: Path) -> None:
     """Run every stage on embedded clips and small real models, in minutes, on two cores."""
-    from rellm_cache.demo.run import demo as run
+    from rellm_cache.demo.run import run_demo
 
-    show(run(cache, out, click.echo))
+    show(run_demo(cache, out, click.echo))
 
 
 def show(report: "DemoReport") -> None:

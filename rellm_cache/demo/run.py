@@ -1,7 +1,7 @@
-"""demo. In: the clips that come with the package. Out: every stage run, and one table.
+"""Demo run: every step of the workflow on the clips that come with the package.
 
-Small real models (SmolLM2, Whisper tiny.en) and made speech: it shows that everything works and
-what the cache and the emotion stream bring, not what the method can do.
+It uses small real models (SmolLM2, Whisper tiny.en) and synthetic speech. It shows that everything
+works and what the cache and the emotion stream bring, not how good the method is.
 """
 
 import os
@@ -30,11 +30,11 @@ from rellm_cache.training.run import train
 
 EMOTIONS = 'heads.emotions=["neutral", "happy", "angry", "sad"]'
 
-# The schedule that the demo's settings were chosen with; averaged weights were not tried here.
-AT_REST = ('training.schedule="cosine"', "training.weight_averaging=0.0")
+# The demo's settings were chosen with this schedule and without weight averaging.
+SCHEDULE = ('training.schedule="cosine"', "training.weight_averaging=0.0")
 
-# Two gentle passes and short answers: enough to see the response loss fall and the answers change.
-# Recognition examples double the time and, in passes so short, teach the LLM no emotion.
+# Two epochs and short answers are enough to see the response loss fall and the answers change.
+# Recognition examples would double the time, and two epochs do not teach the LLM any emotion.
 QUICK = (
     "losses.emotion_lm=0.0",
     "training.epochs=2",
@@ -43,24 +43,24 @@ QUICK = (
     "prompts.answer_tokens=32",
 )
 SAMPLES = 4
-ANSWERED_TOGETHER = 20  # weights in 4 bits are unpacked once for all of them
+ANSWER_BATCH = 20  # 4-bit weights are unpacked once for all of them
 
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class DemoReport:
-    """What the demo shows at its end.
+    """Results of the demo.
 
     Attributes:
-        with_emotion: scores on unseen voices with the emotion encoder.
+        with_emotion: scores of the heads on unseen voices with the emotion stream.
         without_emotion: the same without it.
-        speech_llm: scores of the run that answers.
+        speech_llm: scores of the speech LLM.
         samples: three answers to unseen voices.
         cache_bytes: size of all stores.
-        epoch: an epoch from the cache and with the encoders in the loop.
-        report: the page to open.
-        seconds: the whole demo took.
+        epoch: time of an epoch, from the cache and with the encoders in the loop.
+        report: path of the HTML page.
+        seconds: of the whole demo.
     """
 
     with_emotion: Scores
@@ -73,52 +73,52 @@ class DemoReport:
     seconds: float
 
 
-def demo(cache: Path, out: Path, say: Say) -> DemoReport:
-    """Run every stage on the embedded clips.
+def run_demo(cache: Path, out: Path, say: Say) -> DemoReport:
+    """Run every step of the workflow on the embedded clips.
 
     Args:
-        cache: cache root; the converted models lie under its `models`.
+        cache: folder of the stores; the converted models are in its folder `models`.
         out: folder for manifests and runs; an earlier demo there is continued.
-        say: called with a line about each stage when it ends.
+        say: called with a line about each step when it ends.
     """
     start = monotonic()
-    # The recipes name models by hub id; here they are local copies under this cache.
+    # The recipes name models by hub id. This makes them local folders under the cache.
     os.environ["RELLM_MODELS"] = str(cache / "models")
     manifest, test = out / "manifest", out / "manifest" / "test.jsonl"
     heads, speech_only, small = demo_recipes(out)
 
-    with stage("models", say) as done:
+    with timed_step("models", say) as done:
         done(f"in {', '.join(str(path) for path in ensure_models(cache / 'models').values())}")
-    with stage("prepare", say) as done:
+    with timed_step("prepare", say) as done:
         prepared = prepare(Corpus("demo", embedded_clips()), manifest)
         splits = ", ".join(f"{count} {split}" for split, count in prepared.kept.items())
         done(f"{60 * prepared.hours:.1f} minutes of speech, clips: {splits}")
-    with stage("respond", say) as done:
+    with timed_step("respond", say) as done:
         responses = respond(manifest, small)
         done(f"{sum(r.written for r in responses)} expected responses")
-    with stage("extract", say) as done:
+    with timed_step("extract", say) as done:
         streams = extract(manifest, small, cache)
         done(", ".join(f"{s.path.name}: {s.encoded} encoded, {s.present} present" for s in streams))
-    with stage("train heads, both streams", say) as done:
+    with timed_step("train heads, both streams", say) as done:
         done(f"{train(heads, manifest, cache, out / 'heads').steps} steps")
-    with stage("train heads, speech stream alone", say) as done:
+    with timed_step("train heads, speech stream alone", say) as done:
         done(f"{train(speech_only, manifest, cache, out / 'heads-speech-only').steps} steps")
-    with stage("train speech LLM", say) as done:
+    with timed_step("train speech LLM", say) as done:
         trained = train(small, manifest, cache, out / "small")
         before, after = (s["response_lm_loss"] for s in (trained.untrained, trained.validation))
         done(f"{trained.steps} steps, validation response loss {before:.2f} -> {after:.2f}")
-    with stage("generate", say) as done:
+    with timed_step("generate", say) as done:
         answers = generate(
-            out / "small", test, out / "responses.jsonl", cache, batch_size=ANSWERED_TOGETHER
+            out / "small", test, out / "responses.jsonl", cache, batch_size=ANSWER_BATCH
         )
         done(f"{len(answers)} answers in {out / 'responses.jsonl'}")
-    with stage("evaluate", say) as done:
+    with timed_step("evaluate", say) as done:
         scores = [
             evaluate(out / run, test, cache, EvaluationOptions(samples))
             for run, samples in (("heads", 0), ("heads-speech-only", 0), ("small", SAMPLES))
         ]
         done(f"three runs on {scores[0].clips} clips of unseen voices")
-    with stage("time an epoch", say) as done:
+    with timed_step("time an epoch", say) as done:
         epoch = time_epochs(heads, manifest, cache, out / "timing")
         done(f"{epoch.steps} steps of the heads, from the cache and with the encoders in the loop")
     return DemoReport(
@@ -134,8 +134,8 @@ def demo(cache: Path, out: Path, say: Say) -> DemoReport:
 
 
 @contextmanager
-def stage(title: str, say: Say) -> Iterator[Say]:
-    """Time one stage; what it calls with its result is told with the time it took."""
+def timed_step(title: str, say: Say) -> Iterator[Say]:
+    """Yield a function that takes a step's result; at the end `say` result and duration."""
     start = monotonic()
     results: list[str] = []
     yield results.append
@@ -143,15 +143,15 @@ def stage(title: str, say: Say) -> Iterator[Say]:
 
 
 def demo_recipes(out: Path) -> tuple[Recipe, Recipe, Recipe]:
-    """Heads on both streams, heads on speech alone, and the speech LLM started from the first."""
+    """Heads with both streams, heads with speech alone, speech LLM that starts from the first."""
     init_from = f'training.init_from="{(out / "heads").resolve()}"'
     return (
-        load_recipe("heads", (EMOTIONS, *AT_REST)),
-        load_recipe("heads", (EMOTIONS, *AT_REST, "encoders.emotion=none")),
+        load_recipe("heads", (EMOTIONS, *SCHEDULE)),
+        load_recipe("heads", (EMOTIONS, *SCHEDULE, "encoders.emotion=none")),
         load_recipe("small", (EMOTIONS, init_from, *QUICK)),
     )
 
 
 def embedded_clips() -> list[Utterance]:
-    """The utterances that come with the package."""
+    """Utterances of the clips that come with the package."""
     return read_manifest(Path(str(resources.files("rellm_cache.demo"))) / "clips/manifest.jsonl")

@@ -1,9 +1,10 @@
-"""SmolLM2-135M-Instruct. In: the GGUF file of its wheel. Out: a transformers folder.
+"""SmolLM2-135M-Instruct converted from the GGUF file of its wheel to a model folder.
 
-The file is read by the `gguf` package and dequantised by transformers.
+The package `gguf` reads the file and transformers dequantizes it.
 """
 
 import importlib.util
+import struct
 from contextlib import redirect_stderr
 from io import StringIO
 from pathlib import Path
@@ -23,34 +24,44 @@ from rellm_cache.demo.wheels import SMOLLM2_GGUF
 from rellm_cache.errors import RellmError
 from rellm_cache.utils.model_files import load_quietly
 
+# Errors of the GGUF reader and of transformers for a file that is damaged.
+UNREADABLE = (OSError, ValueError, LookupError, TypeError, RuntimeError, struct.error)
 
-def convert_smollm2(out: Path) -> None:
-    """Write SmolLM2-135M-Instruct as a transformers folder, 269 MB, in about 20 seconds.
 
-    The 4-bit weights are dequantised by transformers and kept in fp16, which holds them to 2e-4
-    (bf16: 1.4e-3). The configuration says fp32 all the same, so that a plain `from_pretrained`
-    computes in fp32: the residual stream reaches 25,000, too near to fp16's largest number.
+def convert_smollm2(out: Path, source: Path | None = None) -> None:
+    """Write SmolLM2-135M-Instruct as a model folder of 269 MB, in about 20 seconds.
+
+    The dequantized 4-bit weights are stored in fp16, with a relative error of 2e-4 (bf16: 1.4e-3).
+    The configuration says fp32, so that `from_pretrained` computes in fp32: the residual stream
+    reaches 25,000, too near to the largest fp16 number.
 
     Args:
-        out: the folder to write into; made where absent.
+        out: folder to write; made if it does not exist.
+        source: the GGUF file; None finds it in the installed wheel.
 
     Raises:
-        RellmError: the wheel or the ``gguf`` package is missing.
+        RellmError: the wheel or the ``gguf`` package is missing, or the file is damaged.
     """
-    source = SMOLLM2_GGUF.locate()
+    source = source or SMOLLM2_GGUF.locate()
     if importlib.util.find_spec("gguf") is None:
         raise RellmError(
-            f"{source}: the package gguf, which reads it, is missing: pip install gguf"
+            f"{source}: the package gguf, which reads this file, is missing; pip install gguf"
         )
     load_quietly()
-    with redirect_stderr(StringIO()):  # the GGUF reader's own bar cannot be turned off
-        model = LlamaForCausalLM.from_pretrained(
-            source.parent,
-            gguf_file=source.name,
-            quantization_config=GgufConfig(dequantize=True),
-            dtype=torch.float16,
-            local_files_only=True,
-        )
+    try:
+        with redirect_stderr(StringIO()):  # the GGUF reader's progress bar cannot be turned off
+            model = LlamaForCausalLM.from_pretrained(
+                source.parent,
+                gguf_file=source.name,
+                quantization_config=GgufConfig(dequantize=True),
+                dtype=torch.float16,
+                local_files_only=True,
+            )
+    except UNREADABLE as error:
+        raise RellmError(
+            f"{source}: expected an undamaged GGUF file, found {type(error).__name__} ({error}) "
+            "while reading it; install the wheel version that the demo names"
+        ) from error
     config = _smollm2_config(model.config)
     state = model.state_dict()
     check_fit(LlamaForCausalLM, config, state, source)
@@ -59,21 +70,21 @@ def convert_smollm2(out: Path) -> None:
 
 
 def _smollm2_config(loaded: LlamaConfig) -> LlamaConfig:
-    """The configuration in the GGUF file, less what only concerns that file."""
+    """The configuration from the GGUF file, without fields that concern that file only."""
     values = loaded.to_dict()
     for key in ("quantization_config", "_model_name_or_path", "unk_token_id"):
         values.pop(key, None)
-    # GGUF keeps the epsilon in 32 bits: 9.999999747e-06
+    # GGUF stores the epsilon in 32 bits: 9.999999747e-06.
     return LlamaConfig(
         **values | {"rms_norm_eps": 1e-5, "dtype": "float32", "architectures": ["LlamaForCausalLM"]}
     )
 
 
 def _smollm2_tokenizer(source: Path, length: int) -> PreTrainedTokenizerBase:
-    """The tokenizer in the GGUF file, its digit rule put back.
+    """The tokenizer from the GGUF file, with the rule that splits digits.
 
-    GGUF names the rule ("smollm") instead of writing it down, and transformers knows no such
-    name: it would split "  5" into three tokens where the model was trained on two.
+    GGUF stores only the name of the rule ("smollm"), which transformers does not know. Without the
+    rule "  5" becomes three tokens instead of the two that the model was trained on.
     """
     tokenizer = AutoTokenizer.from_pretrained(
         source.parent, gguf_file=source.name, model_max_length=length, local_files_only=True

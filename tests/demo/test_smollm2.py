@@ -1,10 +1,15 @@
 """SmolLM2: the real conversion, its configuration, tokenizer and answers."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rellm_cache.demo.models import SMOLLM2
+from rellm_cache.demo.smollm2 import convert_smollm2
+from rellm_cache.demo.wheels import SMOLLM2_GGUF
+from rellm_cache.errors import RellmError
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +29,7 @@ def test_smollm2_is_configured_as_on_the_hub(smollm2):
     assert (smollm2[0].generation_config.eos_token_id, config.pad_token_id) == (2, 2)
 
 
-def test_smollm2_tokenises_chatml(smollm2):
+def test_smollm2_tokenizes_chatml(smollm2):
     tokenizer = smollm2[1]
     specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     assert [tokenizer(special).input_ids for special in specials] == [[0], [1], [2]]
@@ -47,3 +52,14 @@ def test_smollm2_answers_in_english(smollm2):
     tokens = model.generate(**prompt, max_new_tokens=12, do_sample=False)
     answer = tokenizer.decode(tokens[0, prompt["input_ids"].shape[1] :])
     assert answer == "The capital of France is Paris.<|im_end|>"
+
+
+@pytest.mark.usefixtures("folders")  # skips where the wheel is not installed
+@pytest.mark.parametrize("size", [0, 10, 1_000_000, 50_000_000])
+def test_a_truncated_gguf_file_is_named(tmp_path: Path, size: int) -> None:
+    source = tmp_path / "model.gguf"
+    with SMOLLM2_GGUF.locate().open("rb") as file:
+        source.write_bytes(file.read(size))
+    with pytest.raises(RellmError, match=r"model\.gguf: expected an undamaged GGUF file"):
+        convert_smollm2(tmp_path / "out", source)
+    assert not (tmp_path / "out").exists()

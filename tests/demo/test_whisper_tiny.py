@@ -48,7 +48,7 @@ def test_a_fused_projection_is_split_and_its_k_bias_dropped():
 
 def test_a_k_bias_is_refused():
     fused = {"x/weight": np.ones((4, 2)), "x/bias": np.array([1.0, 0, 0, 0])}
-    with pytest.raises(RellmError, match=r"x/bias: expected zeros for k"):
+    with pytest.raises(RellmError, match="x/bias of the CTranslate2 binary: expected zeros for k"):
         WhisperVariables(fused).fused("x", "attention", ("k_proj", "v_proj"))
 
 
