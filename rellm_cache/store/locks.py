@@ -99,7 +99,7 @@ def _entries(cache: Path) -> list[Path]:
 
 
 def _remove_unless_locked(temporary: Path) -> bool:
-    """Remove a path under `.writing/` unless a live process holds its lock; return if removed."""
+    """Remove a path under `.writing/`; return False if a live process holds its lock."""
     try:
         handle = os.open(_lock_path(temporary), os.O_RDWR)
     except FileNotFoundError:  # a lock is created first and removed last

@@ -230,7 +230,7 @@ def read_column(path: Path) -> np.ndarray:
 
 
 def _is_plain(meta: dict[str, Any]) -> bool:
-    """Return whether the array is one uncompressed chunk with a checksum, as ours are."""
+    """Return whether the array is one uncompressed chunk with a checksum, our layout."""
     return (
         meta["chunk_grid"]["configuration"]["chunk_shape"] == meta["shape"]
         and meta["chunk_key_encoding"] == {"name": "default", "configuration": {"separator": "/"}}

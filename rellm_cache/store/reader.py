@@ -99,9 +99,7 @@ class FeatureStore:
         if self.dtype != np.int8:
             return None
         if not self.parts:
-            raise StoreError(
-                f"{self.path}: holds no clips yet; fill it with `rellm cache quantize`"
-            )
+            raise StoreError(f"{self.path}: has no clips yet; fill it with `rellm cache quantize`")
         first = self.parts[0].quantization
         for part in self.parts[1:]:
             if part.quantization is None or first is None or not part.quantization.equals(first):

@@ -122,5 +122,5 @@ def test_frames_of_another_type_are_an_error(
 
 
 def test_an_empty_store_has_no_scale(tmp_path: Path, int8: StoreInfo, frames: np.ndarray) -> None:
-    with pytest.raises(StoreError, match="holds no clips yet"):
+    with pytest.raises(StoreError, match="has no clips yet"):
         _ = write(tmp_path, int8, measured(frames)).quantization

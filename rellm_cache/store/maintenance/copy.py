@@ -1,6 +1,7 @@
 """Copying a store to another cache root, part by part, with all checksums compared."""
 
 import shutil
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,17 +49,27 @@ def copy_store(path: Path, cache: Path, tick: Tick) -> CopyReport:
     info = read_info(path)
     sync_mirror(cache)
     target = create_store(cache, info)
-    report = CopyReport(target)
     if target.resolve() == path.resolve():
         raise StoreError(f"{path}: source and target are the same store; name another cache root")
-    with maintenance_lock(target):
-        for part in list_parts(path):
-            if (target / part.name).exists():
+    names = [part.name for part in list_parts(path)]
+    return add_missing_parts(
+        target, names, lambda name: _copy_part(path / name, target, info), tick
+    )
+
+
+def add_missing_parts(
+    store: Path, names: Iterable[str], add: Callable[[str], int], tick: Tick
+) -> CopyReport:
+    """Call `add` for each part that a store lacks; it adds the part and returns its rows."""
+    report = CopyReport(store)
+    with maintenance_lock(store):
+        for name in names:
+            if (store / name).exists():
                 report.present += 1
             else:
-                report.utterances += _copy_part(part, target, info)
+                report.utterances += add(name)
                 report.copied += 1
-            tick(1, path.name)
+            tick(1, store.name)
     return report
 
 

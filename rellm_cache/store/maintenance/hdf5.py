@@ -15,8 +15,11 @@ from rellm_cache.errors import StoreError
 from rellm_cache.store.commit import add_part
 from rellm_cache.store.errors import unreadable_error
 from rellm_cache.store.format import FRAMES, PART_NAME, StoreInfo, list_parts, parse_info, read_info
-from rellm_cache.store.locks import maintenance_lock
-from rellm_cache.store.maintenance.copy import CopyReport, require_equal_quantization
+from rellm_cache.store.maintenance.copy import (
+    CopyReport,
+    add_missing_parts,
+    require_equal_quantization,
+)
 from rellm_cache.store.maintenance.metadata import read_group
 from rellm_cache.store.maintenance.unverified_part import (
     COLUMNS,
@@ -101,15 +104,10 @@ def import_store(file: Path, cache: Path, tick: Tick) -> CopyReport:
             info = parse_info(json.loads(source.attrs[ATTRIBUTE]), file)
             names = sorted(name for name in source if PART_NAME.fullmatch(name))
             sync_mirror(cache)
-            report = CopyReport(create_store(cache, info))
-            with maintenance_lock(report.store):
-                for name in names:
-                    if (report.store / name).exists():
-                        report.present += 1
-                    else:
-                        report.utterances += _import_part(source[name], report.store / name, info)
-                        report.copied += 1
-                    tick(1, name)
+            store = create_store(cache, info)
+            return add_missing_parts(
+                store, names, lambda name: _import_part(source[name], store / name, info), tick
+            )
     except PermissionError as error:
         raise unreadable_error(file, error) from error
     except (OSError, LookupError, ValueError, TypeError) as error:
@@ -117,7 +115,6 @@ def import_store(file: Path, cache: Path, tick: Tick) -> CopyReport:
             f"{file}: not a store that `rellm cache export` wrote, or damaged ({error}); export "
             "it again"
         ) from error
-    return report
 
 
 def count_parts(file: Path) -> int:

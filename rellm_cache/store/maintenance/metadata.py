@@ -29,7 +29,7 @@ def read_group(path: Path) -> dict[str, Any]:
     """Read the attribute `rellm` of a group's zarr.json.
 
     Raises:
-        StoreError: the file is not a group's with this attribute alone.
+        StoreError: the file is not a group with only this attribute.
         UnreadableError: it exists but cannot be read.
     """
     file = path / "zarr.json"
@@ -41,7 +41,7 @@ def read_group(path: Path) -> dict[str, Any]:
         raise StoreError(f"{file} cannot be read ({error})") from error
     group = {"attributes": {"rellm": own}, "zarr_format": 3, "node_type": "group"}
     if not isinstance(own, dict) or {k: v for k, v in document.items() if v is not None} != group:
-        raise StoreError(f"{file}: not the metadata of a group with attributes 'rellm' alone")
+        raise StoreError(f"{file}: not the metadata of a group with only the attribute 'rellm'")
     return own
 
 

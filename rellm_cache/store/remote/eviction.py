@@ -60,31 +60,31 @@ def evict_over_limit(root: Path) -> None:
         _evict_until_it_fits(root, 0, mirrors_max_bytes())
 
 
-def _evict_until_it_fits(root: Path, nbytes: int, bound: int) -> None:
-    roots = [mark.parent for mark in root.parent.glob(f"*/{MARKER}")]
-    held = [file for copy in roots for file in _frames_files(copy)]
-    taken = sum(file.nbytes for file in held) + sum(map(_reserved_bytes, roots))
-    if taken + nbytes <= bound:
+def _evict_until_it_fits(root: Path, nbytes: int, max_bytes: int) -> None:
+    mirrors = [marker.parent for marker in root.parent.glob(f"*/{MARKER}")]
+    files = [file for mirror in mirrors for file in _frames_files(mirror)]
+    taken = sum(file.nbytes for file in files) + sum(map(_reserved_bytes, mirrors))
+    if taken + nbytes <= max_bytes:
         return
-    for copy in roots:
-        remove_stale(copy)  # reservations of dead processes
-    taken = sum(file.nbytes for file in held) + sum(map(_reserved_bytes, roots))
-    for file in sorted(held, key=lambda file: file.used_ns):
-        if taken + nbytes <= bound:
+    for mirror in mirrors:
+        remove_stale(mirror)  # reservations of dead processes
+    taken = sum(file.nbytes for file in files) + sum(map(_reserved_bytes, mirrors))
+    for file in sorted(files, key=lambda file: file.used_ns):
+        if taken + nbytes <= max_bytes:
             return
         if _evict(file.path):
             taken -= file.nbytes
-    if taken + nbytes > bound:
+    if taken + nbytes > max_bytes:
         raise StoreError(
             f"{display_path(root)}: no space for {nbytes / 1e9:.3g} GB of frames: the limit for "
-            f"mirrors in {root.parent} is {bound / 1e9:.3g} GB, and running processes use "
+            f"mirrors in {root.parent} is {max_bytes / 1e9:.3g} GB, and running processes use "
             f"{taken / 1e9:.3g} GB of it; set RELLM_COPIES_GB higher, and RELLM_COPIES to a larger "
             "disk"
         )
 
 
-def _frames_files(copy: Path) -> Iterator[_FramesFile]:
-    for store in list_stores(copy):
+def _frames_files(mirror: Path) -> Iterator[_FramesFile]:
+    for store in list_stores(mirror):
         for part in list_parts(store):
             for path in (part / FRAMES / "c").rglob("*"):
                 with contextlib.suppress(FileNotFoundError):  # another process removed it
@@ -93,17 +93,17 @@ def _frames_files(copy: Path) -> Iterator[_FramesFile]:
                         yield _FramesFile(path, status.st_size, status.st_mtime_ns)
 
 
-def _reserved_bytes(copy: Path) -> int:
+def _reserved_bytes(mirror: Path) -> int:
     """Return the bytes reserved by downloads in progress."""
     sizes = 0
-    for path in copy.glob(f"{WRITING}/*/{RESERVED}"):
+    for path in mirror.glob(f"{WRITING}/*/{RESERVED}"):
         with contextlib.suppress(FileNotFoundError):
             sizes += path.stat().st_size
     return sizes
 
 
 def _evict(file: Path) -> bool:
-    """Remove a file of frames unless a process uses it or its array; return if it is gone."""
+    """Remove a file of frames unless a process uses it or its array; return whether it is gone."""
     array = next(folder for folder in file.parents if folder.name == FRAMES) / "zarr.json"
     with contextlib.ExitStack() as held:
         for path in (array, file):

@@ -30,11 +30,11 @@ def commit_part(temporary: Path, part: Path) -> None:
     if url is None:
         rename(temporary, part)
         return
-    waiting = root / OUTGOING / store.name / part.name
-    with hold_lock(_lock(waiting)):  # before the rename, so that no other process uploads it
-        waiting.parent.mkdir(parents=True, exist_ok=True)
-        rename(temporary, waiting)
-        _upload_part(waiting, root, url)
+    pending = root / OUTGOING / store.name / part.name
+    with hold_lock(_lock(pending)):  # before the rename, so that no other process uploads it
+        pending.parent.mkdir(parents=True, exist_ok=True)
+        rename(temporary, pending)
+        _upload_part(pending, root, url)
 
 
 def upload_pending(root: Path) -> None:
@@ -48,10 +48,10 @@ def upload_pending(root: Path) -> None:
     url = origin_url(root)
     if url is None:
         return
-    for waiting in pending_parts(root):
-        with hold_lock(_lock(waiting)):
-            if waiting.exists():
-                _upload_part(waiting, root, url)
+    for pending in pending_parts(root):
+        with hold_lock(_lock(pending)):
+            if pending.exists():
+                _upload_part(pending, root, url)
 
 
 def pending_parts(root: Path, store: str = "*") -> list[Path]:
@@ -117,15 +117,15 @@ def remove_remote_part(part: Path) -> None:
         remote.remove(f"{prefix}/{name}" for name in names)
 
 
-def _lock(waiting: Path) -> Path:
-    root, store = waiting.parents[2], waiting.parent.name
-    return root / WRITING / f"{store}-{waiting.name}.outgoing"
+def _lock(pending: Path) -> Path:
+    root, store = pending.parents[2], pending.parent.name
+    return root / WRITING / f"{store}-{pending.name}.outgoing"
 
 
-def _upload_part(waiting: Path, root: Path, url: str) -> None:
+def _upload_part(pending: Path, root: Path, url: str) -> None:
     """Upload a pending part, except files already there, and rename it into the mirror."""
-    prefix = f"{waiting.parent.name}/{waiting.name}"
-    own = {file.relative_to(waiting).as_posix(): file for file in _files(waiting)}
+    prefix = f"{pending.parent.name}/{pending.name}"
+    own = {file.relative_to(pending).as_posix(): file for file in _files(pending)}
     try:
         remote = Remote(url)
         there = remote.sizes(prefix)
@@ -146,11 +146,11 @@ def _upload_part(waiting: Path, root: Path, url: str) -> None:
             remote.upload({f"{prefix}/{METADATA}": own[METADATA]})
     except UnreadableError as error:
         raise RemoteError(
-            f"{error}. The part is kept in {waiting}; `rellm extract` to {url} uploads it first"
+            f"{error}. The part is kept in {pending}; `rellm extract` to {url} uploads it first"
         ) from error
     part = root / prefix
-    if not rename_new(waiting, part):
-        remove_path(waiting)  # another process has downloaded it in between
+    if not rename_new(pending, part):
+        remove_path(pending)  # another process has downloaded it in between
     evict_over_limit(root)
 
 
