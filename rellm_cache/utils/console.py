@@ -42,8 +42,14 @@ def is_main_process() -> bool:
 
 
 @contextmanager
-def progress(title: str, total: int, unit: str) -> Iterator[Tick]:
-    """Show how many of `total` units are done, their rate and the time left."""
+def progress(
+    title: str, total: int, unit: str, plain_seconds: float = PLAIN_SECONDS
+) -> Iterator[Tick]:
+    """Show how many of `total` units are done, their rate and the time left.
+
+    Args:
+        plain_seconds: shortest time between two lines, where the output is not a terminal.
+    """
     console = Console(file=sys.stderr)
     if not is_main_process():
         yield silent
@@ -51,7 +57,7 @@ def progress(title: str, total: int, unit: str) -> Iterator[Tick]:
         with _bar(console, title, total, unit) as tick:
             yield tick
     else:
-        yield _Lines(title, total, unit)
+        yield _Lines(title, total, unit, plain_seconds)
 
 
 @contextmanager
@@ -76,15 +82,15 @@ def _bar(console: Console, title: str, total: int, unit: str) -> Iterator[Tick]:
 
 
 class _Lines:
-    def __init__(self, title: str, total: int, unit: str) -> None:
-        self._title, self._total, self._unit = title, total, unit
+    def __init__(self, title: str, total: int, unit: str, seconds: float) -> None:
+        self._title, self._total, self._unit, self._seconds = title, total, unit, seconds
         self._done = 0
         self._start = self._shown = time.monotonic()
 
     def __call__(self, count: int = 1, note: str = "") -> None:
         self._done += count
         now = time.monotonic()
-        if now - self._shown < PLAIN_SECONDS:
+        if now - self._shown < self._seconds:
             return
         self._shown = now
         rate = self._done / (now - self._start)

@@ -18,8 +18,8 @@ from rellm_cache.data.batch import Example
 from rellm_cache.data.loader import BatchLoader
 from rellm_cache.data.streams import StreamSet
 from rellm_cache.extraction.run import extract
+from rellm_cache.extraction.workers.options import WorkerOptions
 from rellm_cache.planning.plan import plan
-from rellm_cache.store import writer
 from rellm_cache.store.format import failures_path, list_parts
 from rellm_cache.store.reader import FeatureStore
 from rellm_cache.store.remote.client import Remote, RemoteError
@@ -64,13 +64,12 @@ def test_a_url_holds_what_a_folder_holds(
     speech_recipe: Recipe,
     expected: dict[str, int],
     s3: Any,
-    monkeypatch: pytest.MonkeyPatch,
     checksums: Checksums,
 ) -> None:
     (corpus.parent / "audio/05.wav").write_bytes(b"no sound")
     del expected["tones/05"]
-    monkeypatch.setattr(writer, "PART_BYTES", 4000)  # a few clips are a part
-    (report,) = extract(corpus, speech_recipe, open_mirror(s3.url), batch_size=1)
+    options = WorkerOptions(commit_seconds=0)  # every clip is a part
+    (report,) = extract(corpus, speech_recipe, open_mirror(s3.url), batch_size=1, options=options)
     assert (report.encoded, report.failed) == (10, 1)
     assert f"{failures_path(report.path).name}" in s3.names()
     assert checksums(report.path) == expected

@@ -19,11 +19,8 @@ COUNTED = re.compile(
 )
 
 
-def test_plain_lines_when_piped(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "PLAIN_SECONDS", 0.0)
-    with progress("Encoding", 4, "clips") as tick:
+def test_plain_lines_when_piped(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress("Encoding", 4, "clips", plain_seconds=0) as tick:
         tick(3, "0.5 h of audio")
     captured = capsys.readouterr()
     assert captured.err.startswith("Encoding: 3/4 clips, ")
@@ -34,10 +31,9 @@ def test_plain_lines_when_piped(
 def test_a_slow_rate_keeps_its_digits(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "PLAIN_SECONDS", 0.0)
     moments = iter((0.0, 80.0))
     monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: next(moments)))
-    with progress("Responding", 5, "prompts") as tick:
+    with progress("Responding", 5, "prompts", plain_seconds=0) as tick:
         tick()
     assert capsys.readouterr().err == "Responding: 1/5 prompts, 0.013 prompts/s, 320 s left\n"
 
