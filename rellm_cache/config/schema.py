@@ -40,10 +40,13 @@ class EmotionConfig:
 
 @dataclass(frozen=True)
 class AdapterConfig(Section):
-    """The trained adapter: three convolutions (time ÷ 8) and a residual bottleneck."""
+    """The trained adapter; by default three convolutions (time ÷ 8) and a residual bottleneck."""
 
     table = "adapter"
 
+    kind: str = "conv"
+    """Which adapter: a name registered in `rellm_cache/model/registry.py`. The fields below are
+    those of `"conv"`, except `output_size`."""
     preset: Literal["reference", "lite"] = "reference"
     """`"reference"` is as wide as the input (205 M parameters from 2304 to 4096 values). `"lite"`
     scales each input channel and has separable convolutions with `width` channels, with a low-rank

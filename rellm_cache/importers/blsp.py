@@ -21,7 +21,7 @@ from transformers import WhisperConfig, WhisperModel
 
 from rellm_cache.errors import ConfigError
 from rellm_cache.importers.checkpoint_source import CheckpointWeights
-from rellm_cache.model.adapter import CONVOLUTIONS, KERNEL, Adapter
+from rellm_cache.model.adapter import CONVOLUTIONS, KERNEL, ConvAdapter
 
 ADAPTER, WHISPER, LORA = "adapter.", "whisper_model.", ".lora_"
 # What makes Whisper's encoder; of the rest of its configuration nothing is kept.
@@ -133,7 +133,7 @@ def read_adapter(weights: CheckpointWeights) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def widen_into(adapter: Adapter, theirs: dict[str, Tensor]) -> None:
+def widen_into(adapter: ConvAdapter, theirs: dict[str, Tensor]) -> None:
     """Set a new `reference` adapter, speech frames first, to BLSP-Emo's function of those frames.
 
     Args:

@@ -30,6 +30,7 @@ from rellm_cache.importers.blsp import (
 )
 from rellm_cache.importers.checkpoint_source import CheckpointWeights, find_weights, read_config
 from rellm_cache.importers.model_folder import ShardedModelWriter
+from rellm_cache.model.adapter import ConvAdapter
 from rellm_cache.model.speech_llm import SpeechLLM
 from rellm_cache.runs.weights import RECIPE, WEIGHTS, AdapterInfo, save_config, save_tensors
 from rellm_cache.utils.atomic_files import new_folder
@@ -130,6 +131,7 @@ def start_model(
         torch.manual_seed(recipe.seed)
         recipe = dataclasses.replace(recipe, adapter=adapter)
         model = SpeechLLM(recipe, config.whisper.d_model, emotion_size, llm=None)
+    assert isinstance(model.adapter, ConvAdapter)
     widen_into(model.adapter, read_adapter(weights))
     return model
 

@@ -1,9 +1,9 @@
-"""The adapter. In: the two streams of frames. Out: a few LLM embeddings for each utterance.
+"""Adapters: frames of frozen encoders to LLM embeddings, a few for each utterance.
 
-Three convolutions (kernel 5, stride 2, padding 2) with gated linear units shorten time eightfold, a
-residual bottleneck follows. Frames beyond an utterance's length are zero before every convolution,
-as its own padding would be: alone or in any batch it gives the same output. (The reference code
-convolves over its neighbours' padding.)
+`ConvAdapter` is the paper's: three convolutions (kernel 5, stride 2, padding 2) with gated linear
+units, then a residual bottleneck. Frames beyond an utterance's length are set to zero before every
+convolution, so that an utterance gives the same output alone and in any batch. (The reference code
+convolves over the padding.)
 
 Letters: B utterances, T frames, D values in a fused frame, T' = about T / 8, H output size.
 """
@@ -17,15 +17,17 @@ from torch.nn import functional as F
 
 from rellm_cache.config.schema import AdapterConfig
 from rellm_cache.data.streams import QuantizationParams
+from rellm_cache.llm.memory import kept_by
 from rellm_cache.model.heads import masked_mean, valid_frames
 
 KERNEL, STRIDE, PADDING = 5, 2, 2
 CONVOLUTIONS = 3
+COUNTED_FRAMES = 256  # of the utterance that an adapter's cost is counted with
 
 
 @dataclass(frozen=True)
 class Speech:
-    """Utterances as the LLM hears them.
+    """Adapter embeddings of a batch.
 
     Attributes:
         embeddings: (B, T', H) float32.
@@ -37,7 +39,7 @@ class Speech:
 
     @cached_property
     def counts(self) -> list[int]:
-        """The lengths, on the host: a GPU is waited for once, and not for each utterance."""
+        """The lengths on the host, so that a GPU is waited for once and not for each utterance."""
         counts: list[int] = self.lengths.tolist()
         return counts
 
@@ -71,13 +73,6 @@ def dequantize(frames: Tensor, steps: QuantizationParams | None) -> Tensor:
     return frames if steps is None else torch.addcmul(steps.mean, frames.float(), steps.scale)
 
 
-def output_lengths(lengths: Tensor) -> Tensor:
-    """Adapter frames of so many input frames: three times floor((L - 1) / 2 + 1)."""
-    for _ in range(CONVOLUTIONS):
-        lengths = (lengths - 1) // STRIDE + 1
-    return lengths
-
-
 def mask_frames(frames: Tensor, lengths: Tensor) -> Tensor:
     """Zero the frames beyond each length: (B, T, D), (B,) -> (B, T, D)."""
     return frames * valid_frames(lengths, frames.shape[1]).unsqueeze(-1)
@@ -95,11 +90,69 @@ def crop_time(frames: Tensor, lengths: Tensor, count: int) -> tuple[Tensor, Tens
     return frames.gather(1, places.unsqueeze(-1).expand(-1, -1, frames.shape[2])), kept
 
 
+@dataclass(frozen=True)
+class AdapterCost:
+    """What training an adapter takes.
+
+    Attributes:
+        parameters: number of trained parameters.
+        kept_bytes: activations that one input frame leaves for the backward pass.
+        operations: floating-point operations of one input frame, forward and backward.
+    """
+
+    parameters: int
+    kept_bytes: float
+    operations: float
+
+
+class Adapter(nn.Module):
+    """Base class of adapters: frames of all streams (B, T, D) to LLM embeddings (B, T', H).
+
+    A subclass defines `__init__(config, input_size, output_size)`, `forward` and `output_lengths`,
+    and gives an utterance the same embeddings alone and in any batch.
+
+    Attributes:
+        output_size: H.
+        needs_statistics: whether `start_from` uses the statistics of the training frames.
+    """
+
+    needs_statistics = False
+
+    def __init__(self, config: AdapterConfig, input_size: int, output_size: int) -> None:
+        super().__init__()
+        self.input_size = input_size
+        self.output_size = output_size
+
+    def forward(self, frames: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Embeddings and how many of them are valid: (B, T, D), (B,) -> (B, T', H), (B,)."""
+        raise NotImplementedError
+
+    def output_lengths(self, lengths: Tensor) -> Tensor:
+        """Number of embeddings for each number of frames, in the current mode: (B,) -> (B,)."""
+        raise NotImplementedError
+
+    def start_from(self, mean: Tensor, deviation: Tensor) -> None:
+        """Set initial weights from the mean and standard deviation (D,) of the training frames."""
+
+    @property
+    def operations(self) -> float:
+        """Floating-point operations of one frame in a step; by default 6 for each weight."""
+        return 6 * sum(p.numel() for p in self.parameters())
+
+    def cost(self) -> AdapterCost:
+        """Cost of training, counted without data; the adapter must be on the meta device."""
+        frames = torch.empty(1, COUNTED_FRAMES, self.input_size, device="meta")
+        with kept_by(self) as kept:
+            self(frames, torch.empty(1, dtype=torch.long, device="meta"))
+        parameters = sum(p.numel() for p in self.parameters())
+        return AdapterCost(parameters, kept() / COUNTED_FRAMES, self.operations)
+
+
 class GatedConv(nn.Module):
     """Conv1d to twice the channels, then a gated linear unit: half the frames.
 
-    `separable` splits it into a filter for each channel and a 1x1 mixing of channels (a fifth of
-    the parameters).
+    `separable` splits it into one filter per channel and a 1x1 convolution over channels (a fifth
+    of the parameters).
     """
 
     def __init__(self, inputs: int, outputs: int, separable: bool = False) -> None:
@@ -118,23 +171,25 @@ class GatedConv(nn.Module):
         return mask_frames(gated.transpose(1, 2), lengths), lengths
 
 
-class Adapter(nn.Module):
-    """Frames (B, T, D) to LLM embeddings (B, T', H): three gated convolutions, a bottleneck.
+class ConvAdapter(Adapter):
+    """Three gated convolutions, which shorten time eightfold, then a residual bottleneck.
 
     Presets:
-        reference: the reference code's widths, convolutions as wide as the input and the last as
+        reference: sizes of the reference code, convolutions as wide as the input and the last as
             wide as the LLM: 205 M parameters for 2304 -> 4096.
-        lite: scaled input, separable convolutions of `width`, and a straight path of low rank
-            around them, which carries each eighth of a second's mean frame: 0.5 M parameters for
-            449 -> 576 with a bottleneck of 128, 3.2 M for 2304 -> 4096.
+        lite: normalized input, separable convolutions of `width`, and a low-rank skip connection
+            around them for the mean of every eight frames: 0.5 M parameters for 449 -> 576 with a
+            bottleneck of 128, 3.2 M for 2304 -> 4096.
     """
 
     def __init__(self, config: AdapterConfig, input_size: int, output_size: int) -> None:
-        super().__init__()
+        super().__init__(config, input_size, output_size)
         lite = config.preset == "lite"
         width = config.width if lite else input_size
-        self.scale = InputScale(input_size) if lite else None
-        self.straight = StraightPath(input_size, output_size, config) if lite else None
+        # The names of modules are those of tensors in checkpoints: they stay.
+        self.scale = InputNorm(input_size) if lite else None
+        self.straight = LowRankSkip(input_size, output_size, config) if lite else None
+        self.needs_statistics = lite
         self.convs = nn.ModuleList(
             [
                 GatedConv(input_size, width, lite),
@@ -148,6 +203,29 @@ class Adapter(nn.Module):
         self.crop_frames = config.crop_frames
         self.channel_dropout = nn.Dropout1d(config.channel_dropout)
         self.dropout = nn.Dropout(config.dropout)
+
+    def output_lengths(self, lengths: Tensor) -> Tensor:
+        """Three times floor((L - 1) / 2 + 1), in training of the cropped length: (B,) -> (B,)."""
+        if self.training and self.crop_frames:
+            lengths = lengths.clamp(max=self.crop_frames)
+        for _ in range(CONVOLUTIONS):
+            lengths = (lengths - 1) // STRIDE + 1
+        return lengths
+
+    def start_from(self, mean: Tensor, deviation: Tensor) -> None:
+        """Normalize the input by the mean and standard deviation (D,) of the training frames."""
+        if self.scale is not None:
+            self.scale.start_from(mean, deviation)
+
+    @property
+    def operations(self) -> float:
+        """6 for each weight of a convolution and each frame at its output."""
+        weights = (
+            p.numel() / STRIDE ** (index + 1)
+            for index, conv in enumerate(self.convs)
+            for p in conv.parameters()
+        )
+        return 6 * float(sum(weights))
 
     def forward(self, frames: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Embeddings and how many of them are valid: (B, T, D), (B,) -> (B, T', H), (B,)."""
@@ -171,10 +249,10 @@ class Adapter(nn.Module):
         return mask_frames(self.norm(frames), lengths), lengths
 
 
-class StraightPath(nn.Module):
-    """The mean of every eight frames, through two linear maps of low rank.
+class LowRankSkip(nn.Module):
+    """Skip connection around the convolutions: the mean of every eight frames, at low rank.
 
-    What a linear probe on mean frames can tell, the adapter then tells from the first steps on.
+    From the first steps on, the adapter then has what a linear probe on mean frames has.
     """
 
     def __init__(self, inputs: int, outputs: int, config: AdapterConfig) -> None:
@@ -197,11 +275,11 @@ class StraightPath(nn.Module):
         return mapped
 
 
-class InputScale(nn.Module):
-    """A trained scale and shift of each input channel, started from the training data.
+class InputNorm(nn.Module):
+    """Trained scale and shift of each input channel, started from the training frames.
 
-    Channels of frozen encoders differ in scale by two orders of magnitude; started at the
-    training set's deviation and mean, all enter the first layer at unit variance.
+    Channels of frozen encoders differ in scale by two orders of magnitude; normalized, all enter
+    the first layer with unit variance.
     """
 
     def __init__(self, channels: int) -> None:

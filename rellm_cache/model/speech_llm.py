@@ -20,7 +20,7 @@ from rellm_cache.llm.generation import Continuation, continue_prompts
 from rellm_cache.llm.lora import LoRA, with_lora
 from rellm_cache.llm.reply_limit import NO_LIMIT, ReplyLimit
 from rellm_cache.llm.speech_prompts import require_llm, speech_prompts
-from rellm_cache.model.adapter import Adapter, Speech, dequantize, fuse
+from rellm_cache.model.adapter import Speech, dequantize, fuse
 from rellm_cache.model.answer_likelihoods import answer_log_likelihoods
 from rellm_cache.model.heads import AuxiliaryHeads
 from rellm_cache.model.losses.registry import (
@@ -35,6 +35,7 @@ from rellm_cache.model.losses.registry import (
 from rellm_cache.model.losses.terms import LossTerms
 from rellm_cache.model.losses.token import predicting_states, token_cross_entropy
 from rellm_cache.model.losses.vad import moments_of
+from rellm_cache.model.registry import build_adapter
 from rellm_cache.model.row_packing import ExampleRows
 
 
@@ -56,7 +57,7 @@ class SpeechLLM(nn.Module):
         super().__init__()
         size = output_size(recipe, llm)
         self.recipe = recipe
-        self.adapter = Adapter(recipe.adapter, speech_size + emotion_size, size)
+        self.adapter = build_adapter(recipe.adapter, speech_size + emotion_size, size)
         self.heads = AuxiliaryHeads(recipe.heads, size)
         self.losses = active_losses(recipe.losses, recipe.heads.dimensions)
         self.loss_weights = loss_weights(recipe.losses)

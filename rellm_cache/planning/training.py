@@ -23,14 +23,14 @@ from rellm_cache.config.schema import (
 from rellm_cache.corpus.manifest import Utterance
 from rellm_cache.data.examples import Questions
 from rellm_cache.encoders.base import FRAMES_PER_SECOND
-from rellm_cache.llm.memory import Footprint, footprint, kept_by
+from rellm_cache.llm.memory import Footprint, footprint
 from rellm_cache.llm.teacher_distribution import CHUNK
-from rellm_cache.model.adapter import Adapter, output_lengths
+from rellm_cache.model.adapter import Adapter
 from rellm_cache.model.heads import AuxiliaryHeads
+from rellm_cache.model.registry import build_adapter
 from rellm_cache.qa.rows import QARow
 from rellm_cache.utils.devices import GPU_SHARE
 
-COUNTED_FRAMES = 256
 WORDS_TO_TOKENS = 1.4  # English in a chat model's vocabulary, end tokens included
 PROMPT_TOKENS = 40  # before the speech, for each task; a tenth of that follows the speech
 LABEL_TOKENS = 3  # in an answer that names an emotion
@@ -88,15 +88,6 @@ class _ClipTokens:
     seen: int
 
 
-@dataclass(frozen=True)
-class _AdapterCount:
-    """Parameters of adapter and heads, activation bytes a frame, operations a frame."""
-
-    parameters: int
-    kept_bytes: float
-    operations: float
-
-
 def plan_training(
     recipe: Recipe,
     clips: Sequence[Utterance],
@@ -124,18 +115,21 @@ def plan_training(
     """
     llm = footprint(recipe.llm, dtype) if recipe.llm and recipe.needs_llm else None
     output_size = llm.hidden_size if llm else recipe.adapter.output_size
-    adapter = _count_adapter(recipe.adapter, recipe.heads, frame_size, output_size)
-    parameters = adapter.parameters + (llm.lora_parameters if llm else 0)
+    adapter, head_parameters = _build_on_meta(recipe.adapter, recipe.heads, frame_size, output_size)
+    cost = adapter.cost()
+    parameters = cost.parameters + head_parameters + (llm.lora_parameters if llm else 0)
     trained_bytes = parameters * _bytes_a_parameter(recipe.training)
     clips = [clip for clip in clips if clip.id in seconds]
-    frames = sum(round(seconds[clip.id] * FRAMES_PER_SECOND) for clip in clips)
+    lengths = [round(seconds[clip.id] * FRAMES_PER_SECOND) for clip in clips]
+    frames = sum(lengths)
+    embeddings = adapter.eval().output_lengths(torch.tensor(lengths, dtype=torch.long).clamp(min=1))
     tokens = [
-        _count_tokens(recipe.losses, clip, seconds[clip.id], questions.get(clip.id, ()))
-        for clip in clips
+        _count_tokens(recipe.losses, clip, speech, questions.get(clip.id, ()))
+        for clip, speech in zip(clips, embeddings.tolist(), strict=True)
     ]
     total = sum(clip.total for clip in tokens)
     micro_batch = _micro_batch_tokens(recipe.training, recipe.llm, [clip.total for clip in tokens])
-    token_bytes = adapter.kept_bytes * frames / max(total, 1)
+    token_bytes = cost.kept_bytes * frames / max(total, 1)
     temporary = 0.0
     if llm and recipe.llm:
         row = max(1, min(recipe.llm.pack_length, micro_batch))
@@ -145,7 +139,7 @@ def plan_training(
         fixed = CONTEXT_BYTES + (llm.device_bytes if llm else 0) + trained_bytes
         left = GPU_SHARE * (gpu_bytes - fixed)
         micro_batch = max(micro_batch, int((left - temporary) / max(token_bytes, 1)))
-    operations = frames * adapter.operations
+    operations = frames * cost.operations
     if llm:
         operations += total * 4 * llm.linear_parameters
     return TrainingPlan(
@@ -167,10 +161,9 @@ def _bytes_a_parameter(config: TrainingConfig) -> int:
 
 
 def _count_tokens(
-    losses: LossesConfig, clip: Utterance, seconds: float, questions: Sequence[QARow]
+    losses: LossesConfig, clip: Utterance, speech: int, questions: Sequence[QARow]
 ) -> _ClipTokens:
-    """Tokens of one clip. Each answer repeats its speech; all questions share one."""
-    speech = int(output_lengths(torch.tensor([max(1, round(seconds * FRAMES_PER_SECOND))])))
+    """Tokens of one clip. Each answer repeats its `speech` embeddings; all questions share them."""
     answers = []
     if losses.learns_responses:
         answers.append(_text_tokens(clip.response or ""))
@@ -240,21 +233,14 @@ def _row_bytes(
     return kept * length / row, max(logits, layer) + unpacked
 
 
-def _count_adapter(
-    adapter_config: AdapterConfig, heads_config: HeadsConfig, inputs: int, outputs: int
-) -> _AdapterCount:
-    """Run the adapter without data. Activations of the heads are too small to count."""
+def _build_on_meta(
+    adapter: AdapterConfig, heads: HeadsConfig, inputs: int, outputs: int
+) -> tuple[Adapter, int]:
+    """The adapter on the meta device, and the number of parameters of the heads.
+
+    Activations of the heads are small beside those of the adapter and are not counted.
+    """
     with torch.device("meta"):
-        adapter = Adapter(adapter_config, inputs, outputs)
-        heads = AuxiliaryHeads(heads_config, outputs)
-        frames = torch.empty(1, COUNTED_FRAMES, inputs)
-        lengths = torch.empty(1, dtype=torch.long)
-    with kept_by(adapter) as kept:
-        adapter(frames, lengths)
-    parameters = sum(p.numel() for module in (adapter, heads) for p in module.parameters())
-    convolved = sum(
-        p.numel() / 2 ** (index + 1)
-        for index, conv in enumerate(adapter.convs)
-        for p in conv.parameters()
-    )
-    return _AdapterCount(parameters, kept() / COUNTED_FRAMES, 6 * convolved)
+        built = build_adapter(adapter, inputs, outputs)
+        parameters = AuxiliaryHeads(heads, outputs).parameters()
+    return built, sum(p.numel() for p in parameters)

@@ -335,9 +335,8 @@ def _initial_model(recipe: Recipe, data: TrainingData, llm: FrozenLLM | None) ->
     model = SpeechLLM(recipe, data.frames.speech.frame_size, emotion_size, llm)
     if recipe.training.init_from:
         load_tensors(Path(recipe.training.init_from) / WEIGHTS, model, fresh_lora=True)
-    elif model.adapter.scale is not None:
-        statistics = frame_statistics(data.frames, [e.id for e in data.train])
-        model.adapter.scale.start_from(*statistics)
+    elif model.adapter.needs_statistics:
+        model.adapter.start_from(*frame_statistics(data.frames, [e.id for e in data.train]))
     emotions = [e.emotion for e in data.train]
     model.class_weights = class_weights(recipe.losses, emotions, len(recipe.heads.emotions))
     return model

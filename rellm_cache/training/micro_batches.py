@@ -14,7 +14,6 @@ from torch import Tensor
 
 from rellm_cache.config.schema import Recipe
 from rellm_cache.data.batch import Batch, Example
-from rellm_cache.model.adapter import output_lengths
 from rellm_cache.model.speech_llm import SpeechLLM
 from rellm_cache.utils.console import say
 from rellm_cache.utils.devices import memory_room
@@ -99,10 +98,7 @@ def example_costs(
     """Cost of each utterance id, given its number of frames; see `MicroBatcher`."""
     if not model.recipe.training.micro_batch_tokens:
         return dict.fromkeys((e.id for e in examples), 1)
-    heard = torch.tensor(frames, dtype=torch.long)
-    if model.adapter.crop_frames:
-        heard = heard.clamp(max=model.adapter.crop_frames)
-    embeddings = output_lengths(heard).tolist()
+    embeddings = model.adapter.output_lengths(torch.tensor(frames, dtype=torch.long)).tolist()
     return {e.id: model.tokens(n, e.targets) for e, n in zip(examples, embeddings, strict=True)}
 
 

@@ -206,7 +206,7 @@ def finish(trainer: Trainer, start: Position, end: Position, notes: list[str]) -
         info = AdapterInfo(
             speech_size=frames.speech.frame_size,
             emotion_size=frames.emotion.frame_size if frames.emotion else 0,
-            output_size=trainer.model.adapter.norm.weight.numel(),
+            output_size=trainer.model.adapter.output_size,
             trainable_parameters=trainable,
             licences=licences_of(recipe, stores),
         )

@@ -169,19 +169,13 @@ class Bench:
             raise SystemExit("the recipe has no LLM")
         counted = footprint(llm, self.llm.dtype)
         frames = self.frames.length("0")
-        embedded = frames / 8
+        embedded = int(model.adapter.output_lengths(torch.tensor(frames)))
         prompt = model.prompts["response_lm"]
         clip = embedded + len(prompt.after) + RESPONSE_TOKENS
         tokens = self.clips_a_step() * clip
-        adapter = sum(
-            p.numel() * (frames / 2 ** (index + 1))
-            for index, conv in enumerate(model.adapter.convs)
-            for p in conv.parameters()
-            if p.ndim > 1
-        )
         output = counted.hidden_size * counted.vocabulary * RESPONSE_TOKENS
         return 4 * counted.linear_parameters * tokens + self.clips_a_step() * (
-            6 * adapter + 4 * output
+            model.adapter.operations * frames + 4 * output
         )
 
 

@@ -34,7 +34,6 @@ from rellm_cache.data.batch import Batch
 from rellm_cache.data.examples import make_examples, open_frames
 from rellm_cache.inference.live_encoding import LiveEncoders
 from rellm_cache.llm.loading import load_llm
-from rellm_cache.model.adapter import output_lengths
 from rellm_cache.planning.training import plan_training
 from rellm_cache.training.loop import Trainer, TrainingData, make_accelerator
 
@@ -61,7 +60,8 @@ class Bench:
 
     def largest(self) -> Indices:
         """The batch with most tokens that there could be, which is what `rellm plan` counts."""
-        heard = output_lengths(torch.tensor(self.trainer.loader.lengths)).tolist()
+        lengths = torch.tensor(self.trainer.loader.lengths)
+        heard = self.model.adapter.output_lengths(lengths).tolist()
         tokens = [
             self.model.tokens(n, e.targets) for n, e in zip(heard, self.examples, strict=True)
         ]

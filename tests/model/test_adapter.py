@@ -1,11 +1,13 @@
-"""The adapter: sizes as published, and no utterance influenced by its batch."""
+"""Adapter: sizes as published, and no utterance influenced by its batch."""
+
+from dataclasses import replace
 
 import pytest
 import torch
 
 from rellm_cache.config.schema import AdapterConfig
 from rellm_cache.data.streams import QuantizationParams
-from rellm_cache.model.adapter import Adapter, crop_time, dequantize, fuse, output_lengths
+from rellm_cache.model.adapter import ConvAdapter, crop_time, dequantize, fuse
 
 LITE = AdapterConfig(preset="lite", width=16, bottleneck=16)
 REFERENCE = AdapterConfig(preset="reference", bottleneck=8)
@@ -14,7 +16,7 @@ REFERENCE = AdapterConfig(preset="reference", bottleneck=8)
 @pytest.mark.parametrize("config", [LITE, REFERENCE], ids=["lite", "reference"])
 def test_a_clip_alone_and_among_fifteen_longer_ones(config: AdapterConfig) -> None:
     torch.manual_seed(0)
-    adapter = Adapter(config, 24, 32).eval()
+    adapter = ConvAdapter(config, 24, 32).eval()
     lengths = torch.tensor([37, *range(50, 200, 10)])
     frames = torch.randn(16, 190, 24)  # whatever lies beyond a length must not matter
     together, counts = adapter(frames, lengths)
@@ -26,18 +28,24 @@ def test_a_clip_alone_and_among_fifteen_longer_ones(config: AdapterConfig) -> No
 
 def test_the_reference_has_the_papers_size() -> None:
     with torch.device("meta"):
-        adapter = Adapter(AdapterConfig(), 1280 + 1024, 4096)
+        adapter = ConvAdapter(AdapterConfig(), 1280 + 1024, 4096)
     sizes = [sum(p.numel() for p in conv.parameters()) for conv in adapter.convs]
     assert [round(size / 1e6) for size in sizes] == [53, 53, 94]
     assert round(sum(p.numel() for p in adapter.parameters()) / 1e6) == 205
 
 
 def test_lengths_are_three_halvings() -> None:
+    adapter = ConvAdapter(replace(LITE, crop_frames=20), 24, 32)
     lengths = torch.tensor([1, 2, 8, 9, 16, 17, 1500])
     expected = lengths
     for _ in range(3):
         expected = torch.floor((expected - 1) / 2 + 1).long()
-    assert output_lengths(lengths).tolist() == expected.tolist()
+    assert adapter.eval().output_lengths(lengths).tolist() == expected.tolist()
+    assert adapter.train().output_lengths(lengths).tolist() == [1, 1, 1, 2, 2, 3, 3]
+    frames = torch.randn(2, 50, 24)
+    for mode in (True, False):
+        _, counts = adapter.train(mode)(frames, torch.tensor([50, 9]))
+        assert counts.tolist() == adapter.output_lengths(torch.tensor([50, 9])).tolist()
 
 
 def test_fusion_by_frame_and_by_utterance() -> None:
@@ -52,10 +60,11 @@ def test_fusion_by_frame_and_by_utterance() -> None:
 
 def test_scale_starts_from_the_data() -> None:
     torch.manual_seed(0)
-    adapter = Adapter(LITE, 24, 32)
+    adapter = ConvAdapter(LITE, 24, 32)
     frames = 50 * torch.randn(1, 1000, 24) + 7
+    assert adapter.needs_statistics
+    adapter.start_from(frames[0].mean(0), frames[0].std(0))
     assert adapter.scale is not None
-    adapter.scale.start_from(frames[0].mean(0), frames[0].std(0))
     scaled = adapter.scale(frames)[0]
     torch.testing.assert_close(scaled.mean(0), torch.zeros(24), rtol=0, atol=1e-4)
     torch.testing.assert_close(scaled.std(0), torch.ones(24), rtol=1e-4, atol=0)
@@ -83,7 +92,7 @@ def test_int8_frames_are_what_their_steps_say_and_their_padding_does_not_matter(
     assert torch.allclose(frames[1, 3], stored[1, 3] * steps.scale + steps.mean)
     floats = torch.randn(1, 2, 24).half()
     assert dequantize(floats, None) is floats
-    adapter = Adapter(LITE, 24, 32).eval()
+    adapter = ConvAdapter(LITE, 24, 32).eval()
     stored[1, 25:] = 0
     again = dequantize(stored, steps)
     assert torch.equal(adapter(frames, lengths)[0], adapter(again, lengths)[0])
