@@ -45,7 +45,11 @@ def writer_id(recipe: Recipe, weights: str) -> str:
         {
             "llm": llm_config(recipe).identity | {"model": weights},
             "written": [settings.system, settings.tokens, settings.temperature, seed],
-            "guessed": [prompts.plain_system, prompts.recognition, recipe.heads.emotions],
+            "guessed": [
+                prompts.plain_system,
+                prompts.recognition_of(recipe.heads.emotions),
+                recipe.heads.emotions,
+            ],
         }
     )[:12]
 
@@ -124,7 +128,8 @@ class QuestionWriter:
 
     def _label_likelihoods(self, transcript: str) -> torch.Tensor:
         prompts, llm = self.recipe.prompts, self.llm
-        user = prompts.recognition.replace("{speech}", transcript)
+        asked = prompts.recognition_of(self.recipe.heads.emotions)
+        user = asked.replace("{speech}", transcript)
         request = llm.chat.text_prompt(prompts.plain_system, user)
         return answer_log_likelihoods(llm, [llm.segment(ids=request)], label_ids(self.recipe, llm))
 

@@ -4,6 +4,7 @@ The text under a field documents it; docs/recipes.md is made from these texts. `
 recipes from TOML.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
@@ -19,6 +20,8 @@ from rellm_cache.config.constraints import (
 from rellm_cache.config.qa import QASettings
 from rellm_cache.config.specs import EncoderSpec, TranscriberSpec
 from rellm_cache.errors import ConfigError
+
+_PROMPT_ORDER = ("neutral", "sad", "angry", "happy", "surprise")  # of the paper's prompt
 
 
 @dataclass(frozen=True)
@@ -269,10 +272,10 @@ class PromptsConfig(Section):
     of it; this one is ours."""
     recognition: Annotated[str, Holds("{speech}")] = (
         "Please identify the emotion tone of the speech provided below. Select from the following "
-        "options: neutral, sad, angry, happy, or surprise.\n\nSpeech: {speech}"
+        "options: {options}.\n\nSpeech: {speech}"
     )
-    """Emotion recognition by the LLM. Its options do not follow `heads.emotions`: change both
-    together."""
+    """Emotion recognition by the LLM. `{options}` is filled in from `heads.emotions`: neutral, sad,
+    angry, happy and surprise in the order of the paper's prompt, then the others."""
     expected_response_tokens: int = 48
     """Most new tokens of an expected response."""
     answer_tokens: int = 256
@@ -284,6 +287,13 @@ class PromptsConfig(Section):
     first."""
     example_tokens: int = 256
     """Most tokens of the step 1 request and its response together. Longer ones are dropped."""
+
+    def recognition_of(self, emotions: Sequence[str]) -> str:
+        """The prompt `recognition` with its options, as "neutral, sad, angry, or happy"."""
+        known = [name for name in _PROMPT_ORDER if name in emotions]
+        *names, last = [*known, *(name for name in emotions if name not in known)]
+        comma = "," if len(names) > 1 else ""
+        return self.recognition.replace("{options}", f"{', '.join(names)}{comma} or {last}")
 
 
 @dataclass(frozen=True)

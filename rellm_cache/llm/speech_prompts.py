@@ -25,9 +25,10 @@ def question_prompt(recipe: Recipe, llm: FrozenLLM, question: str) -> SpeechProm
 def speech_prompts(recipe: Recipe, llm: FrozenLLM) -> dict[str, SpeechPrompt]:
     """The token ids around speech for each kind of request, made once."""
     prompts = recipe.prompts
+    asked = prompts.recognition_of(recipe.heads.emotions)
     return {
         "response_lm": llm.chat.speech_prompt(prompts.empathetic_system, prompts.alignment),
-        "emotion_lm": llm.chat.speech_prompt(prompts.plain_system, prompts.recognition),
+        "emotion_lm": llm.chat.speech_prompt(prompts.plain_system, asked),
         "answer": llm.chat.speech_prompt(prompts.empathetic_system, prompts.answer),
         # What comes before speech is the same for every question; each has its own tokens after it.
         "qa_lm": question_prompt(recipe, llm, ""),

@@ -74,7 +74,8 @@ class TextLLM:
         )
 
     def _recognition(self, reading: Reading) -> str:
-        return self.recipe.prompts.recognition.replace("{speech}", reading.transcript)
+        asked = self.recipe.prompts.recognition_of(self.recipe.heads.emotions)
+        return asked.replace("{speech}", reading.transcript)
 
     def _continue(
         self, system: str, turns: Sequence[str], max_new_tokens: int, limit: ReplyLimit

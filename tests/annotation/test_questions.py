@@ -9,6 +9,7 @@ from kills import KilledAfter
 
 from rellm_cache.annotation.questions import UNREADABLE, QAReport, write_questions, writer_id
 from rellm_cache.config.qa import GivenQuestions, QASettings, QAType
+from rellm_cache.config.recipes import load_recipe
 from rellm_cache.config.schema import Recipe
 from rellm_cache.config.specs import digest
 from rellm_cache.corpus.manifest import read_manifest, write_lines
@@ -177,3 +178,13 @@ def test_a_limit_of_tokens_cuts_the_last_pair_alone(tmp_path: Path, quick: Recip
 def test_no_llm_no_questions(manifest: Path, speech_recipe: Recipe) -> None:
     with pytest.raises(ConfigError, match=r"recipe 'speech' has no \[llm\] table"):
         write_questions(manifest, speech_recipe)
+
+
+@pytest.mark.parametrize(("name", "known"), [("small", "0467438fe8d2"), ("re-llm", "587df0aa4f4a")])
+def test_rows_that_the_first_edition_wrote_are_still_of_the_same_writer(
+    name: str, known: str
+) -> None:
+    recipe = load_recipe(name)
+    assert writer_id(recipe, "0" * 64) == known
+    four = replace(recipe.heads, emotions=("neutral", "happy", "angry", "sad"))
+    assert writer_id(replace(recipe, heads=four), "0" * 64) != known

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from rellm_cache.config.recipes import load_recipe, to_toml
+from rellm_cache.config.recipes import load_recipe, shipped_recipes, to_toml
+from rellm_cache.config.schema import PromptsConfig
 from rellm_cache.errors import ConfigError
 
 
@@ -102,3 +103,34 @@ def test_a_wrong_field_is_refused_by_name(recipe_file: Path, override: str, mess
 def test_text_needs_an_llm(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"\[text\] is read by an LLM, but there is no \[llm\]"):
         load_recipe("text-llm", ["llm=none"])
+
+
+PROTOCOL = (  # shared by the paper and BLSP-Emo, to the letter
+    "Please identify the emotion tone of the speech provided below. Select from the following "
+    "options: neutral, sad, angry, happy, or surprise.\n\nSpeech: {speech}"
+)
+
+
+@pytest.mark.parametrize("name", shipped_recipes())
+def test_the_recognition_prompt_of_a_shipped_recipe_is_the_papers(name: str) -> None:
+    recipe = load_recipe(name)
+    assert recipe.prompts.recognition_of(recipe.heads.emotions) == PROTOCOL
+
+
+@pytest.mark.parametrize(
+    ("emotions", "options"),
+    [
+        (("neutral", "happy", "angry", "sad"), "neutral, sad, angry, or happy"),
+        (("happy", "sad"), "sad or happy"),
+        (("fear", "surprise", "disgust"), "surprise, fear, or disgust"),
+        (("disgust", "calm"), "disgust or calm"),
+    ],
+)
+def test_the_recognition_prompt_names_the_emotions_of_the_heads(
+    emotions: tuple[str, ...], options: str
+) -> None:
+    assert PromptsConfig().recognition_of(emotions) == PROTOCOL.replace(
+        "neutral, sad, angry, happy, or surprise", options
+    )
+    own = PromptsConfig(recognition="Which emotion? {speech}")
+    assert own.recognition_of(emotions) == own.recognition

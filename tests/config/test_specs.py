@@ -11,7 +11,8 @@ from rellm_cache.config.recipes import load_recipe
 from rellm_cache.config.schema import Recipe
 from rellm_cache.config.specs import CachedSpec, EncoderSpec, TeacherSpec, TranscriberSpec
 from rellm_cache.errors import ConfigError, StoreError
-from rellm_cache.store.format import StoreInfo, find_store, read_info, store_path
+from rellm_cache.store.format import StoreInfo, read_info, store_path
+from rellm_cache.store.matching import find_store
 
 OLD_CACHE = Path(__file__).parents[1] / "fixtures" / "edition1" / "cache"
 
