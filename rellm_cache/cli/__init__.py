@@ -1,8 +1,8 @@
-"""The command line. In: arguments. Out: one stage called, its report printed, an exit code.
+"""Command line: one file for each command of `rellm`.
 
-Exit codes: 0 done; 1 failed, with a message; 2 wrong usage; 3 done, but some clips or runs
-failed and are listed; 130 interrupted. Stages are imported when their command runs, so that help
-answers at once.
+Enters: arguments. Leaves: the printed report of one library function, and an exit code: 0 done;
+1 failed, with a message; 2 wrong usage; 3 done, but some clips or runs failed and are listed;
+130 interrupted. Commands import the library when they run, so that `--help` is fast.
 """
 
 import sys
@@ -20,7 +20,7 @@ from rellm_cache.cli.extract import extract
 from rellm_cache.cli.generate import generate
 from rellm_cache.cli.import_ import import_
 from rellm_cache.cli.judge import judge
-from rellm_cache.cli.options import InOrder
+from rellm_cache.cli.options import OrderedGroup
 from rellm_cache.cli.plan import plan
 from rellm_cache.cli.prepare import prepare
 from rellm_cache.cli.publish import publish
@@ -36,13 +36,13 @@ from rellm_cache.errors import RellmError
 INTERRUPTED = 130
 
 
-@click.group(cls=InOrder, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=OrderedGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="rellm")
 def rellm() -> None:
     """Cache frozen speech encoders once, then train empathetic speech LLM adapters in minutes.
 
-    The order of work: prepare, respond, extract, annotate, qa, train, sweep, generate, evaluate,
-    judge, publish.
+    Start with `rellm demo`. The order of work: prepare, respond, extract, annotate, qa, train,
+    sweep, generate, evaluate, judge, publish.
     """
 
 
@@ -56,27 +56,17 @@ for command in (
 def main(arguments: list[str] | None = None) -> None:
     """Run rellm and end the process with its exit code."""
     if not sys.warnoptions:
-        # Advice from one library to the authors of another says nothing to a user.
+        # Warnings of libraries are for their developers, not for users.
         warnings.simplefilter("ignore")
     try:
         code = rellm.main(arguments, prog_name="rellm", standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
-    except RellmError as error:
-        click.echo(f"Error: {error}", err=True)
-        sys.exit(error.exit_code)
-    except OSError as error:
-        # A full disk, a folder without permission: the message names the file.
+    except (RellmError, OSError) as error:  # the message of an OSError names the file
         click.echo(f"Error: {error}", err=True)
         sys.exit(RellmError.exit_code)
-    except click.exceptions.Abort:
-        _interrupted()
-    except KeyboardInterrupt:
-        _interrupted()
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        click.echo("Interrupted. Run the same command again to continue.", err=True)
+        sys.exit(INTERRUPTED)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-
-
-def _interrupted() -> None:
-    click.echo("Interrupted. The same command goes on where this one stopped.", err=True)
-    sys.exit(INTERRUPTED)

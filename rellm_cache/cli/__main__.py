@@ -1,4 +1,4 @@
-"""`python -m rellm_cache.cli …` is `rellm …`, for launchers that start modules."""
+"""Module entry point: `python -m rellm_cache.cli …` is `rellm …`."""
 
 from rellm_cache.cli import main
 

@@ -1,4 +1,4 @@
-"""rellm demo: the whole job on clips that come with the package."""
+"""Command `rellm demo`: the whole workflow on clips that come with the package."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path, file_okay=False),
     default=Path("cache"),
     show_default=True,
-    help="Folder of feature stores, and of the demo's models.",
+    help="Folder of feature stores and of the demo's models.",
 )
 @click.option(
     "--out",
@@ -27,14 +27,17 @@ if TYPE_CHECKING:
     help="Folder for manifests and runs.",
 )
 def demo(cache: Path, out: Path) -> None:
-    """Run every stage on embedded clips and small real models, in minutes, on two cores."""
+    """Run the whole workflow on embedded clips, in minutes.
+
+    The demo uses small real models and synthetic speech. Two CPU cores are enough.
+    """
     from rellm_cache.demo.run import run_demo
 
     show(run_demo(cache, out, click.echo))
 
 
 def show(report: "DemoReport") -> None:
-    """The table, the answers, and where the page is."""
+    """Print scores, answers and the path of the report."""
     rows = []
     for name, scores in (
         ("speech + emotion stream", report.with_emotion),
@@ -55,7 +58,7 @@ def show(report: "DemoReport") -> None:
     click.echo(f"Cache: {byte_size(report.cache_bytes)}")
     click.echo(
         f"Epoch of the heads: {report.epoch.cached:.1f} s from the cache, "
-        f"{report.epoch.live:.1f} s with the encoders in the loop: {report.epoch.ratio:.0f} times"
+        f"{report.epoch.live:.1f} s with the encoders in the loop ({report.epoch.ratio:.0f} times)"
     )
     click.echo(f"Report: {report.report}")
     click.echo(f"Done in {report.seconds:.0f} s")

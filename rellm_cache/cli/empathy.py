@@ -7,11 +7,11 @@ from typing import Any
 
 import click
 
-from rellm_cache.cli.options import InOrder, json_option, print_table
+from rellm_cache.cli.options import OrderedGroup, json_option, print_table
 from rellm_cache.utils.console import counted
 
 
-@click.group(cls=InOrder)
+@click.group(cls=OrderedGroup)
 def empathy() -> None:
     """Score the empathy of replies: emotional reactions, interpretations, explorations.
 

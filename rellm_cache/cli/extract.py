@@ -1,4 +1,4 @@
-"""rellm extract: encoders run once, frames go into the cache."""
+"""Command `rellm extract`: encode clips and store their frames in the cache."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,31 +25,31 @@ if TYPE_CHECKING:
 @recipe_option
 @set_option
 @cache_option
-@batch_size_option(16, "Clips that go through the work together; a CPU encodes them one by one.")
+@batch_size_option(16, "Clips decoded and encoded together. A CPU encodes them one by one.")
 @click.option(
     "--workers",
     type=click.IntRange(min=1),
-    help="Processes that share the work: one a GPU, or a few on a CPU. Each loads the models. "
-    "Without it, this process does the work.",
+    help="Worker processes, each with its own models: one for each GPU, or a few on a CPU. "
+    "Without this option, the clips are encoded in this process.",
 )
 @click.option(
     "--shard",
     metavar="I/N",
-    help="Only the I-th of N shares of the clips, from 1/N to N/N, for job arrays. A clip's share "
-    "follows from its id.",
+    help="Encode only part I of N of the clips, for job arrays. The part of a clip depends on its "
+    "id only.",
 )
 @click.option(
     "--ray",
     metavar="ADDRESS",
     default="",
-    help="Let actors of this Ray cluster do the work: host:port, auto, or local.",
+    help="Ray cluster that encodes the clips: host:port, auto, or local.",
 )
 @click.option(
     "--commit-seconds",
     type=click.FloatRange(min=0),
     default=60.0,
     show_default=True,
-    help="Commit what is encoded at least so often; a kill loses no more.",
+    help="Commit encoded clips at least this often; a kill loses at most this much work.",
 )
 def extract(
     manifest: Path,
@@ -62,11 +62,13 @@ def extract(
     ray: str,
     commit_seconds: float,
 ) -> int:
-    """Encode every clip of a manifest file or folder that the cache does not hold yet.
+    """Encode all clips of a manifest that the cache lacks.
 
-    Killed at any moment, the same command goes on. Ctrl-C commits what is encoded; pressed three
-    times, it leaves without. Clips whose audio changed are encoded again.
-    Exit code 3: done, but some clips failed; they are listed in a file beside the store.
+    MANIFEST is a manifest file or folder. If the command is killed, run it again to continue.
+    Ctrl-C stops and commits the encoded clips; press it three times to stop without committing.
+    Clips with changed audio are encoded again.
+
+    Exit code 3: done, but some clips failed. They are listed in a file beside the store.
     """
     from rellm_cache.config.recipes import load_recipe
     from rellm_cache.extraction.run import extract as run
@@ -84,7 +86,7 @@ def extract(
 
 
 def show(report: "StreamReport") -> None:
-    """What happened to one store."""
+    """Print the result for one store."""
     from rellm_cache.store.format import failures_path
 
     where = display_path(report.path)
@@ -92,18 +94,17 @@ def show(report: "StreamReport") -> None:
         rate = report.encoded / max(report.wall_seconds, 1e-9)
         click.echo(
             f"{where}: {counted(report.encoded, 'clip')} encoded ({report.hours:.2f} h, "
-            f"{rate:.1f} clips/s), {counted(report.present, 'was', 'were')} there already"
+            f"{rate:.1f} clips/s), {report.present} already present"
         )
     elif report.failed:
-        there = counted(report.present, "was", "were")
-        click.echo(f"{where}: no clip encoded, {there} there already")
+        click.echo(f"{where}: no clip encoded, {report.present} already present")
     else:
-        there = counted(report.present, "clip is", "clips are")
-        click.echo(f"{where}: nothing to do, {there} there")
+        present = counted(report.present, "clip is", "clips are")
+        click.echo(f"{where}: nothing to do, {present} present")
     if report.changed:
         click.echo(
-            f"  {counted(report.changed, 'id')} had other audio before: the new frames win, "
-            "the old ones are not read any more"
+            f"  {counted(report.changed, 'id')} had other audio before; the new frames replace "
+            "the old ones"
         )
     if report.failed:
         failed = counted(report.failed, "clip")

@@ -1,4 +1,4 @@
-"""rellm import: other projects' checkpoints."""
+"""Command `rellm import`: convert checkpoints of other projects."""
 
 from pathlib import Path
 
@@ -11,9 +11,10 @@ folder_argument = click.argument("folder", type=click.Path(path_type=Path, exist
 
 @click.group("import")
 def import_() -> None:
-    """Make checkpoints of other projects usable here, without running their code.
+    """Convert checkpoints of other projects.
 
-    The result appears whole or not at all; after a kill the same command starts again.
+    None of their code runs. The result is written completely or not at all; if the command is
+    killed, run it again.
     """
 
 
@@ -23,12 +24,13 @@ def import_() -> None:
     "--out",
     required=True,
     type=click.Path(path_type=Path, file_okay=False),
-    help="The new model folder, as cache/models/Qwen-7B-Chat-Qwen2.",
+    help="New model folder, for example cache/models/Qwen-7B-Chat-Qwen2.",
 )
 def qwen(folder: Path, out: Path) -> None:
-    """Make a native Qwen2 folder of FOLDER, a downloaded Qwen-7B or Qwen-7B-Chat (v1).
+    """Convert Qwen-7B or Qwen-7B-Chat (v1) to Qwen2.
 
-    Weights are renamed file by file, in the memory of one file; the tokenizer is converted.
+    FOLDER is the downloaded checkpoint. Weights are renamed one file at a time, so it needs the
+    memory of one file. The tokenizer is converted too.
     """
     from rellm_cache.importers.qwen_v1 import import_qwen
 

@@ -1,4 +1,4 @@
-"""Options that several commands share, and how commands and tables are listed."""
+"""Options shared by several commands, and printing of tables."""
 
 import shlex
 from collections.abc import Callable, Iterable, Sequence
@@ -22,28 +22,28 @@ manifest_folder_option = click.option(
     "--manifest",
     required=True,
     type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="Manifest folder with train.jsonl and, to validate, validation.jsonl.",
+    help="Manifest folder with train.jsonl and, for validation, validation.jsonl.",
 )
 recipe_option = click.option(
     "--recipe",
     required=True,
     metavar="NAME|FILE",
-    help="A shipped recipe (`rellm recipes`) or a TOML file.",
+    help="Name of a shipped recipe (see `rellm recipes`) or a TOML file.",
 )
 set_option = click.option(
     "--set",
     "overrides",
     multiple=True,
     metavar="KEY=VALUE",
-    help="Change one field of the recipe, as training.epochs=3 or llm=none. Repeatable.",
+    help="Change one recipe field, for example training.epochs=3 or llm=none. Repeatable.",
 )
 
 
 class CacheRoot(click.ParamType[Path]):
-    """A folder of stores, or the URL of one: then the folder that is its copy, up to date.
+    """Folder of stores. For a URL it is the folder of its mirror, which is brought up to date.
 
     Args:
-        exists: whether a folder must be there already.
+        exists: whether a folder must exist.
     """
 
     name = "folder or url"
@@ -52,7 +52,7 @@ class CacheRoot(click.ParamType[Path]):
         self._folder = click.Path(path_type=Path, exists=exists, file_okay=False)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
-        """The folder; `RellmError` where a URL cannot be used."""
+        """The folder; `RellmError` if the URL cannot be used."""
         if isinstance(value, str) and is_url(value):
             return self._open(value)
         return Path(self._folder.convert(value, param, ctx))
@@ -64,7 +64,7 @@ class CacheRoot(click.ParamType[Path]):
 
 
 class StorePath(CacheRoot):
-    """The folder of one store under a cache root, or its URL."""
+    """Folder of one store, or its URL."""
 
     name = "store"
 
@@ -72,7 +72,7 @@ class StorePath(CacheRoot):
         root, _, name = url.rstrip("/").rpartition("/")
         store = super()._open(root) / name
         if not store.is_dir():
-            raise StoreError(f"{url}: no store of this name there; `rellm cache info {root}`")
+            raise StoreError(f"{url}: no such store; `rellm cache info {root}` lists the stores")
         return store
 
 
@@ -82,12 +82,12 @@ cache_option = click.option(
     default="cache",
     show_default=True,
     metavar="FOLDER|URL",
-    help="Folder of feature stores, or its URL in an object store, as s3://bucket/folder.",
+    help="Folder of feature stores, or its URL, for example s3://bucket/folder.",
 )
 
 
 def batch_size_option(default: int, help_text: str) -> Callable[[Command], Command]:
-    """`--batch-size`: how many of what `help_text` names go through a model at a time."""
+    """The option `--batch-size`."""
     return click.option(
         "--batch-size",
         type=click.IntRange(min=1),
@@ -97,27 +97,29 @@ def batch_size_option(default: int, help_text: str) -> Callable[[Command], Comma
     )
 
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print the result as one JSON object."
+)
 
 
-class InOrder(click.Group):
-    """Lists commands in the order of the work, not of the alphabet."""
+class OrderedGroup(click.Group):
+    """Command group that lists commands in the order of the work, not of the alphabet."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Names as they were added."""
+        """Names in the order in which they were added."""
         return list(self.commands)
 
 
 def show_next(
     command: Sequence[str], recipe: str, overrides: Sequence[str], rest: Sequence[str]
 ) -> None:
-    """Print the command that comes next, as a shell takes it: `command`, the recipe, `rest`."""
+    """Print the next command of the workflow, quoted for a shell."""
     given = [word for override in overrides for word in ("--set", override)]
     click.echo(f"Next: {shlex.join(['rellm', *command, '--recipe', recipe, *given, *rest])}")
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print a table, numbers to the right, to standard output."""
+    """Print a table to standard output; all columns but the first are right-aligned."""
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, title_style="bold")
     for index, column in enumerate(columns):
         table.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
@@ -127,10 +129,10 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]
 
 
 def percent(value: float) -> str:
-    """0.7654 as 76.5 %."""
+    """Format 0.7654 as 76.5 %."""
     return f"{100 * value:.1f} %"
 
 
 def byte_size(count: int) -> str:
-    """Bytes as MB or, from a thousand on, as GB, with one decimal."""
+    """Format bytes as MB or, from 1000 MB, as GB, with one decimal."""
     return f"{count / 1e6:.1f} MB" if count < 999_950_000 else f"{count / 1e9:.1f} GB"

@@ -1,4 +1,4 @@
-"""rellm plan: what extraction and training would take."""
+"""Command `rellm plan`: estimate time, memory and disk of extraction and training."""
 
 import json
 from pathlib import Path
@@ -29,24 +29,25 @@ if TYPE_CHECKING:
 @recipe_option
 @set_option
 @cache_option
-@batch_size_option(16, "Clips encoded at a time, for the estimate of memory.")
+@batch_size_option(16, "Clips encoded together, for the estimate of memory.")
 @click.option(
     "--clips",
     type=click.IntRange(min=1),
     default=4,
     show_default=True,
-    help="Clips that are encoded here, to estimate time and memory.",
+    help="Clips to encode now, to estimate time and memory.",
 )
 @click.option(
     "--gpu-gb",
     type=click.FloatRange(min=0, min_open=True),
-    help="Memory of the GPU that is to train, in GB, CUDA's own included; without it, training "
-    "on this machine.",
+    help="Total memory of the GPU for training, in GB. Without this option, training is counted "
+    "for this machine.",
 )
 @click.option(
     "--tflops",
     type=click.FloatRange(min=0, min_open=True),
-    help="Operations it really does a second, in 10^12, for the time of an epoch.",
+    help="Speed that the GPU really reaches, in 10^12 operations a second, to estimate the time of "
+    "an epoch.",
 )
 @json_option
 def plan(
@@ -60,23 +61,24 @@ def plan(
     tflops: float | None,
     as_json: bool,
 ) -> None:
-    """Say what `rellm extract` and `rellm train` would take; nothing is written.
+    """Estimate time, memory and disk of extraction and training.
 
-    Clips, hours and size by stream; time and memory are estimated from a few clips encoded here:
-    time is their mean cost for each missing clip, memory is this process with the models loaded,
-    a full batch as long as the longest of them, and the parts being written.
+    MANIFEST is a manifest file or folder. Nothing is written. For extraction a few clips are
+    encoded now: the time is their mean multiplied by the number of missing clips; the memory is
+    that of this process with the models, a full batch of the longest of these clips, and the parts
+    being written.
 
-    What training takes is counted from the recipe, for the train split: no weights are loaded. On
-    top come a GPU's own context, about 0.5 GB, and on a CPU the freed memory that glibc holds,
-    often half as much again and more; MALLOC_MMAP_THRESHOLD_=131072 makes it give that back.
+    Training is counted from the recipe and the train split, without loading weights. Not counted
+    are a GPU's own context (about 0.5 GB) and, on a CPU, freed memory that glibc keeps, often half
+    as much again or more; with MALLOC_MMAP_THRESHOLD_=131072 glibc returns it.
     """
     from rellm_cache.config.recipes import load_recipe
 
     settings = load_recipe(recipe, overrides)  # before what takes seconds to import
     from rellm_cache.planning.plan import plan as estimate
 
-    room = None if gpu_gb is None else int(gpu_gb * 1e9)
-    found = estimate(manifest, settings, cache, clips, batch_size, room)
+    gpu_bytes = None if gpu_gb is None else int(gpu_gb * 1e9)
+    found = estimate(manifest, settings, cache, clips, batch_size, gpu_bytes)
     if as_json:
         click.echo(json.dumps(found.to_json()))
     else:
@@ -84,7 +86,7 @@ def plan(
         if found.training is None:
             click.echo(f"Training: not counted: {found.training_unknown}")
         else:
-            show_training(found.training, room, tflops)
+            show_training(found.training, gpu_bytes, tflops)
     if not found.fits:
         click.echo(
             f"Warning: {display_path(cache)}: {byte_size(found.needed_bytes)} needed, "
@@ -94,7 +96,7 @@ def plan(
 
 
 def show(found: "Plan") -> None:
-    """The figures as a table and lines."""
+    """Print the plan of extraction."""
     extraction = found.extraction
     rows = [
         [
@@ -112,36 +114,37 @@ def show(found: "Plan") -> None:
     print_table(title, columns, rows)
     if found.unreadable:
         click.echo(
-            f"{counted(found.unreadable, 'clip')} cannot be read: `rellm extract` will list them"
+            f"{counted(found.unreadable, 'clip')} cannot be read; `rellm extract` lists them"
         )
     timed = counted(extraction.timed_clips, "clip")
-    estimated = f"estimated from {timed} on this machine, one process"
-    click.echo(f"Time: {duration(extraction.seconds)}, {estimated}")
+    click.echo(
+        f"Time: {duration(extraction.seconds)}, estimated from {timed} on this machine, one process"
+    )
     gpu = f", {byte_size(extraction.gpu_bytes)} on the GPU" if extraction.gpu_bytes else ""
     click.echo(f"Memory: about {byte_size(extraction.memory_bytes)}{gpu}")
     click.echo(f"Disk: {byte_size(found.needed_bytes)} needed, {byte_size(found.free_bytes)} free")
 
 
-def show_training(found: "TrainingPlan", room: int | None, tflops: float | None) -> None:
-    """Memory by what takes it, and an epoch's operations."""
+def show_training(found: "TrainingPlan", gpu_bytes: int | None, tflops: float | None) -> None:
+    """Print memory by its use, and the operations of an epoch."""
     from rellm_cache.planning.training import CONTEXT_BYTES
 
     rows = [
         ["frozen LLM", byte_size(found.llm_bytes)],
         [f"{found.trained / 1e6:.1f} M trained parameters", byte_size(found.trained_bytes)],
         [f"a micro-batch of {found.tokens} tokens", byte_size(found.step_bytes)],
-        ["in all", byte_size(found.peak_bytes)],
+        ["total", byte_size(found.peak_bytes)],
     ]
     print_table("Training", ["memory of the device", "about"], rows)
     if found.host_bytes:
         click.echo(f"Input embeddings in host memory: {byte_size(found.host_bytes)}")
-    if room is not None:
-        verdict = "fits" if found.fits(room) else "does not fit"
-        context = f"{byte_size(CONTEXT_BYTES)} of them CUDA's own"
-        click.echo(f"It {verdict} into {byte_size(room)}, {context}")
-        if not found.fits(room):
+    if gpu_bytes is not None:
+        verdict = "fits" if found.fits(gpu_bytes) else "does not fit"
+        context = f"{byte_size(CONTEXT_BYTES)} used by CUDA"
+        click.echo(f"It {verdict} into {byte_size(gpu_bytes)}, with {context}")
+        if not found.fits(gpu_bytes):
             click.echo(
-                "Smaller: training.micro_batch_tokens, llm.activation_checkpointing=true, "
+                "To reduce memory: training.micro_batch_tokens, llm.activation_checkpointing=true, "
                 'llm.offload_embeddings=true, training.optimizer="adamw8bit", adapter.preset="lite"'
             )
     time = f": {duration(found.operations / (tflops * 1e12))}" if tflops else ""
@@ -149,7 +152,7 @@ def show_training(found: "TrainingPlan", room: int | None, tflops: float | None)
 
 
 def duration(seconds: float | None) -> str:
-    """Seconds as seconds, minutes or hours."""
+    """Format seconds as seconds, minutes or hours."""
     if seconds is None:
         return "unknown"
     if seconds < 120:

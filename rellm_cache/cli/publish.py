@@ -1,4 +1,4 @@
-"""rellm publish: a trained adapter as a folder for a model hub."""
+"""Command `rellm publish`: a trained run as a folder for a model hub."""
 
 import dataclasses
 import json
@@ -15,12 +15,14 @@ from rellm_cache.cli.options import json_option, run_argument, set_option
     "--out",
     required=True,
     type=click.Path(path_type=Path, file_okay=False),
-    help="The folder; an earlier publication there is made anew.",
+    help="Folder to write. An earlier publication there is replaced.",
 )
 @set_option
-@click.option("--without-scores", is_flag=True, help="Also where `rellm evaluate` was never run.")
-@click.option("--upload", metavar="OWNER/NAME", help="Also put it into this repository of the hub.")
-@click.option("--private", is_flag=True, help="With --upload: a new repository is private.")
+@click.option(
+    "--without-scores", is_flag=True, help="Allow a run that `rellm evaluate` has not scored."
+)
+@click.option("--upload", metavar="OWNER/NAME", help="Upload to this repository of the hub.")
+@click.option("--private", is_flag=True, help="With --upload: make a new repository private.")
 @json_option
 def publish(
     run: Path,
@@ -31,14 +33,14 @@ def publish(
     private: bool,
     as_json: bool,
 ) -> None:
-    """Assemble the trained run RUN for a model hub, and upload it where asked.
+    """Assemble a trained run for a model hub, and upload it.
 
-    Weights, config, recipe, scores, licences and model card, with checksums: the folder is a run
-    that `rellm generate` and `rellm evaluate` take. It holds no optimiser, no utterance, no audio
-    and no answer: corpora may not be passed on.
+    The folder holds weights, config, recipe, scores, licences, model card and checksums. It is a
+    run that `rellm generate` and `rellm evaluate` accept. It holds no optimizer state and no
+    utterances, audio or answers, because corpora may not be redistributed.
 
-    Models must be where others find them: `--set llm.model=OWNER/NAME` says where, for a folder of
-    this machine. The login is the hub client's own (`hf auth login`, HF_TOKEN).
+    Others must be able to find the models. If the recipe names a local folder, give its hub id,
+    for example `--set llm.model=OWNER/NAME`. To log in, use `hf auth login` or HF_TOKEN.
     """
     from rellm_cache.runs.publish import SUMS
     from rellm_cache.runs.publish import publish as assemble
@@ -48,7 +50,7 @@ def publish(
     if upload:
         require_hub_id(upload)
     elif private:
-        raise click.UsageError("--private is of an --upload; give --upload OWNER/NAME too")
+        raise click.UsageError("--private needs --upload; add --upload OWNER/NAME")
     found = assemble(run, out, overrides, without_scores)
     url = send(out, (*found.files, SUMS), upload, private) if upload else None
     if as_json:
@@ -59,11 +61,11 @@ def publish(
         click.echo(f"Note: {note}")
     click.echo(f"Licence: {found.licence}")
     if found.non_commercial:
-        click.echo(f"For non-commercial use only, because of {', '.join(found.non_commercial)}")
+        click.echo(f"Non-commercial use only, because of {', '.join(found.non_commercial)}")
     if found.unknown:
-        click.echo(f"Unknown: the licence of {', '.join(found.unknown)}")
+        click.echo(f"Unknown licence: {', '.join(found.unknown)}")
     if found.unchanged:
-        click.echo("Nothing to do: the folder holds this very publication")
+        click.echo("Nothing to do: the folder already holds this publication")
     click.echo(f"Published: {out} ({len(found.files) + 1} files)")
     if url:
         click.echo(f"Uploaded: {url}")

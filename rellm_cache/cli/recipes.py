@@ -1,4 +1,4 @@
-"""rellm recipes: the shipped recipes."""
+"""Command `rellm recipes`: list the shipped recipes or print one."""
 
 import click
 
@@ -11,11 +11,11 @@ from rellm_cache.cli.options import set_option
     "--base",
     default="",
     metavar="NAME|FILE",
-    help="Recipe in place of the one that NAME extends, as small for re-llm.",
+    help="Recipe to use instead of the one that NAME extends, for example small for re-llm.",
 )
 @set_option
 def recipes(name: str | None, base: str, overrides: tuple[str, ...]) -> None:
-    """List the shipped recipes, or print recipe NAME with every field spelled out."""
+    """List the shipped recipes, or print one with all its fields."""
     from rellm_cache.config.recipes import load_recipe, shipped_recipes, to_toml
 
     if name is not None:

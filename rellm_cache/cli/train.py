@@ -1,4 +1,4 @@
-"""rellm train: adapter and heads against the frozen LLM, from cached frames."""
+"""Command `rellm train`: train adapter and heads on cached frames."""
 
 from pathlib import Path
 
@@ -23,12 +23,12 @@ from rellm_cache.utils.console import counted, is_main_process
     "--out",
     required=True,
     type=click.Path(path_type=Path, file_okay=False),
-    help="Run folder; a run of the same recipe there is continued.",
+    help="Run folder. A run of the same recipe there is continued.",
 )
 def train(recipe: str, overrides: tuple[str, ...], manifest: Path, cache: Path, out: Path) -> None:
-    """Train the adapter and heads of a recipe from cached frames.
+    """Train the adapter and heads of a recipe on cached frames.
 
-    Killed at any moment, the same command goes on from the newest whole checkpoint.
+    If the command is killed, run it again to continue from the newest complete checkpoint.
 
     Several processes: torchrun --no-python --nproc-per-node 2 rellm train …
     """
@@ -44,8 +44,7 @@ def train(recipe: str, overrides: tuple[str, ...], manifest: Path, cache: Path, 
         click.echo(f"Run: {report.out}")
         return
     if report.resumed_at == report.steps:
-        trained = counted(report.steps, "step was", "steps were")
-        click.echo(f"Nothing left to do: {trained} trained before")
+        click.echo(f"Nothing to do: all {counted(report.steps, 'step')} are done")
     elif report.resumed_at:
         click.echo(f"Continued at step {report.resumed_at} of {report.steps}")
     names = sorted(report.validation.keys() | report.untrained.keys())

@@ -49,7 +49,7 @@ def test_every_command_has_help_and_is_listed(run: Run, command: tuple[str, ...]
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
-def test_every_option_says_what_it_does(command: tuple[str, ...]) -> None:
+def test_every_option_has_help(command: tuple[str, ...]) -> None:
     found: click.Command = rellm
     for name in command:
         assert isinstance(found, click.Group)
@@ -100,7 +100,7 @@ def test_prepare_extract_and_info(
     assert "7 clips encoded" in text
     code, text, _ = run("extract", out, "--recipe", recipe_file, "--cache", cache)
     assert code == 0
-    assert "nothing to do, 7 clips are there" in text
+    assert "nothing to do, 7 clips are present" in text
     code, text, _ = run("cache", "info", cache)
     assert code == 0
     assert "tiny-whisper-last-" in text
@@ -183,7 +183,7 @@ def test_wrong_usage_is_2(run: Run, arguments: list[str], message: str) -> None:
     assert message in err
 
 
-def test_an_interruption_is_130_and_says_how_to_go_on(
+def test_an_interruption_is_130_and_says_how_to_continue(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(*_: object, **__: object) -> None:
@@ -192,15 +192,15 @@ def test_an_interruption_is_130_and_says_how_to_go_on(
     monkeypatch.setattr("rellm_cache.config.recipes.shipped_recipes", interrupted)
     code, _, err = run("recipes")
     assert code == 130
-    assert "The same command goes on where this one stopped" in err
+    assert "Interrupted. Run the same command again to continue." in err
 
 
-def test_recipes_are_listed_and_printed_whole(run: Run, tmp_path: Path) -> None:
+def test_recipes_are_listed_and_printed_with_all_fields(run: Run, tmp_path: Path) -> None:
     code, out, _ = run("recipes")
     assert code == 0
     assert [line.split()[0] for line in out.splitlines()] == list(shipped_recipes())
     said = [line.partition("  ")[2].strip() for line in out.splitlines()]
-    assert all(text.endswith(".") for text in said)  # whole sentences, apart from the name
+    assert all(text.endswith(".") for text in said)
     code, out, _ = run("recipes", "small", "--set", "training.epochs=5")
     assert code == 0
     (tmp_path / "printed.toml").write_text(out)
@@ -241,7 +241,7 @@ def test_plan_then_a_shard_and_the_rest_by_workers(
     auto = ("--set", "training.micro_batch_tokens=auto", "--gpu-gb", "1", "--clips", "1")
     code, out, _ = run("plan", corpus, *options, *auto)
     assert code == 0
-    assert "It fits into 1.0 GB, 500.0 MB of them CUDA's own" in out
+    assert "It fits into 1.0 GB, with 500.0 MB used by CUDA" in out
     code, out, _ = run("extract", corpus, *options, "--shard", "1/2")
     assert code == 0
     first = int(out.partition(" clips encoded")[0].rpartition(" ")[2])

@@ -1,4 +1,4 @@
-"""rellm import: messages without a traceback, and where the result is."""
+"""rellm import: messages without a traceback."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,9 +9,7 @@ Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.mark.parametrize("kind", ["qwen", "blsp"])
-def test_a_folder_of_something_else_is_said_to_be_so(
-    run: Run, llm_folder: Path, tmp_path: Path, kind: str
-) -> None:
+def test_another_folder_is_refused(run: Run, llm_folder: Path, tmp_path: Path, kind: str) -> None:
     code, out, err = run("import", kind, str(llm_folder), "--out", str(tmp_path / "out"))
     assert (code, out) == (1, "")
     assert err.startswith(f"Error: {llm_folder / 'config.json'}: ")

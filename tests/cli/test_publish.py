@@ -1,4 +1,4 @@
-"""rellm publish: wrong usage and no run, said before anything is written."""
+"""rellm publish: wrong usage and a missing run are reported before anything is written."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +10,7 @@ def test_usage(run: Run, tmp_path: Path) -> None:
     out = tmp_path / "out"
     code, _, err = run("publish", tmp_path, "--out", out, "--private")
     assert code == 2
-    assert "--private is of an --upload" in err
+    assert "--private needs --upload" in err
     code, _, err = run("publish", tmp_path, "--out", out, "--upload", "adapter")
     assert code == 1
     assert "expected OWNER/NAME" in err

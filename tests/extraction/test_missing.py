@@ -54,5 +54,5 @@ def test_an_id_given_to_another_clip_is_reported_and_encoded_again(
     (report,) = extract(corpus, speech_recipe, tmp_path / "cache")
     assert (report.encoded, report.present, report.changed) == (1, 10, 1)
     show(report)
-    assert "1 id had other audio before: the new frames win" in capsys.readouterr().out
+    assert "1 id had other audio before; the new frames replace" in capsys.readouterr().out
     assert checksums(report.path) == {**undisturbed, "tones/03": undisturbed["tones/04"]}

@@ -7,10 +7,10 @@ from rellm_cache.cli.cache.info import info, ls
 from rellm_cache.cli.cache.quantize import quantize
 from rellm_cache.cli.cache.repair import compact, prune, repair
 from rellm_cache.cli.cache.verify import verify
-from rellm_cache.cli.options import InOrder
+from rellm_cache.cli.options import OrderedGroup
 
 
-@click.group(cls=InOrder)
+@click.group(cls=OrderedGroup)
 def cache() -> None:
     """List, verify, repair, compact, quantize, copy and export the feature cache.
 
