@@ -45,7 +45,7 @@ from whispers import UNSPOKEN
 
 from rellm_cache.config.schema import (
     AdapterConfig,
-    EncodersConfig,
+    EncoderConfig,
     HeadsConfig,
     LLMConfig,
     LossesConfig,
@@ -53,7 +53,6 @@ from rellm_cache.config.schema import (
     Recipe,
     TrainingConfig,
 )
-from rellm_cache.config.specs import EncoderSpec
 from rellm_cache.empathy.epitome import JUDGED, MECHANISMS
 from rellm_cache.encoders.wav2vec2_emotion import EmotionModel
 
@@ -289,10 +288,10 @@ def recipe(whisper_folder: Path, emotion_folder: Path, llm_folder: Path) -> Reci
     """Both streams, a small adapter and the tiny chat model, unquantised."""
     return Recipe(
         name="tiny",
-        encoders=EncodersConfig(
-            speech=EncoderSpec(kind="whisper", model=str(whisper_folder)),
-            emotion=EncoderSpec(kind="wav2vec2-emotion", model=str(emotion_folder)),
-        ),
+        encoders={
+            "speech": EncoderConfig(kind="whisper", model=str(whisper_folder)),
+            "emotion": EncoderConfig(kind="wav2vec2-emotion", model=str(emotion_folder)),
+        },
         adapter=AdapterConfig(preset="lite", width=16, bottleneck=16),
         heads=HeadsConfig(),
         losses=LossesConfig(emotion_lm=1.0),
@@ -308,7 +307,7 @@ def speech_recipe(whisper_folder: Path) -> Recipe:
     """One stream and no LLM: enough to fill a cache."""
     return Recipe(
         name="speech",
-        encoders=EncodersConfig(speech=EncoderSpec(kind="whisper", model=str(whisper_folder))),
+        encoders={"speech": EncoderConfig(kind="whisper", model=str(whisper_folder))},
         adapter=AdapterConfig(preset="lite", width=16, bottleneck=16, output_size=32),
         losses=LossesConfig(response_lm=0.0),
     )

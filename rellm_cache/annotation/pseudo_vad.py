@@ -65,17 +65,18 @@ def annotate(manifest: Path, recipe: Recipe, cache: Path) -> AnnotateReport:
         ConfigError: the recipe has no emotion encoder with a head for dimensions.
         StoreError: the cache has no store of it, or lacks a clip.
     """
-    spec = recipe.encoders.emotion
-    if spec is None or spec.kind != "wav2vec2-emotion":
+    encoder = recipe.vad_encoder
+    if encoder is None:
+        kinds = ", ".join(e.kind for e in recipe.encoders.values())
         raise ConfigError(
-            f"recipe {recipe.name!r}: its emotion encoder is {spec.kind if spec else 'none'}, "
-            "which gives no dimensions; expected kind 'wav2vec2-emotion', as in recipe 're-llm'"
+            f"recipe {recipe.name!r}: found encoders {kinds}, which give no dimensions; expected "
+            "one of kind 'wav2vec2-emotion', as in recipe 're-llm'"
         )
     files = manifest_files(manifest)
     rows = {file: list(read_lines(file)) for file in files}
     clips = {f: [parse_utterance(r, f.resolve().parent, w) for w, r in rows[f]] for f in files}
     open_ = [u for f in files for u in clips[f] if u.vad is None or u.vad_source == "pseudo"]
-    store = FeatureStore.find(cache, spec)
+    store = FeatureStore.find(cache, encoder.spec)
     store.require((u.id for u in open_), f"rellm extract {manifest} --recipe {recipe.name}")
     given = {u.id: _dimensions(store, u) for u in open_}
     folder = manifest if manifest.is_dir() else manifest.parent

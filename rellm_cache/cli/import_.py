@@ -60,24 +60,31 @@ def qwen(folder: Path, out: Path) -> None:
 )
 @set_option
 @click.option(
-    "--emotion-size",
-    type=click.IntRange(min=0),
-    default=1024,
+    "--stream-size",
+    "sizes",
+    type=(str, click.IntRange(min=1)),
+    multiple=True,
+    default=(("emotion", 1024),),
     show_default=True,
-    help="Values in a frame of the recipe's emotion stream; 0 without one.",
+    metavar="NAME VALUES",
+    help="Values in a frame of a stream other than the recipe's first.",
 )
 def blsp(
-    folder: Path, out: Path, recipe: str, overrides: tuple[str, ...], emotion_size: int
+    folder: Path,
+    out: Path,
+    recipe: str,
+    overrides: tuple[str, ...],
+    sizes: tuple[tuple[str, int], ...],
 ) -> None:
     """Make a run folder of FOLDER, a BLSP-Emo checkpoint: its adapter and its Whisper encoder.
 
-    The adapter is widened by the emotion stream so that training starts from BLSP-Emo's own
+    The adapter is widened by the recipe's other streams so that training starts from BLSP-Emo's own
     function. The heads start new; the LLM and its LoRA are left out.
     """
     from rellm_cache.config.recipes import load_recipe
     from rellm_cache.importers.blsp_run import import_blsp
 
-    run = import_blsp(folder, out, load_recipe(recipe, overrides), emotion_size)
+    run = import_blsp(folder, out, load_recipe(recipe, overrides), dict(sizes))
     click.echo(f"{run.trainable / 1e6:.1f} M parameters to train, heads new")
     if run.lora:
         click.echo(

@@ -100,6 +100,7 @@ def show(found: "Plan") -> None:
     extraction = found.extraction
     rows = [
         [
+            s.name,
             Path(s.store).name,
             f"{s.present}",
             f"{s.missing}",
@@ -110,7 +111,7 @@ def show(found: "Plan") -> None:
         for s in extraction.streams
     ]
     title = f"{counted(found.clips, 'clip')}, {found.hours:.2f} h of audio"
-    columns = ["store", "clips there", "missing", "values", "size of missing", "time"]
+    columns = ["stream", "store", "clips there", "missing", "values", "size of missing", "time"]
     print_table(title, columns, rows)
     if found.unreadable:
         click.echo(

@@ -46,6 +46,7 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = (), base: str = ""
     for _, layer in layers:
         table = lay_over(table, layer)
     for override in overrides:
+        _require_known_stream(table, override)
         apply_override(table, override)
     return build(Recipe, table, layers[-1][0])
 
@@ -91,6 +92,15 @@ def _read_table(name_or_path: str) -> tuple[dict[str, Any], str, Path]:
         return tomllib.loads(text), source, path.parent
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{source}: not valid TOML: {error}") from error
+
+
+def _require_known_stream(table: dict[str, Any], override: str) -> None:
+    """Raise `ConfigError` for a `--set encoders.NAME=none` that would leave out nothing."""
+    key, _, value = override.partition("=")
+    name = key.strip().removeprefix("encoders.")
+    known = table.get("encoders", {})
+    if name != key.strip() and value.strip() == "none" and name not in known:
+        raise ConfigError(f"--set {override!r}: no such encoder; found {', '.join(known)}")
 
 
 def _read_text(path: Path) -> str:

@@ -4,9 +4,11 @@ from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
-# Table of a recipe -> old field -> new field. Add to it with every rename.
+# Table of a recipe -> old field -> new field; one with a dot is in another table. Add to it with
+# every rename.
 RENAMED: dict[str, dict[str, str]] = {
     "encoders.*": {"weights": "weights_sha256"},
+    "emotion": {"pooling": "encoders.emotion.pooling (leave it out without that encoder)"},
     "transcriber": {"weights": "weights_sha256"},
     "losses": {
         "response": "response_lm",
@@ -47,6 +49,6 @@ def renamed_fields(table: Mapping[str, Any], path: str = "") -> Iterator[tuple[s
         field = f"{path}.{key}" if path else key
         for names in known:
             if key in names:
-                yield field, f"{path}.{names[key]}"
+                yield field, names[key] if "." in names[key] else f"{path}.{names[key]}"
         if isinstance(value, Mapping):
             yield from renamed_fields(value, field)

@@ -4,9 +4,11 @@ The text under a field documents it; docs/recipes.md is made from these texts. `
 recipes from TOML.
 """
 
+import dataclasses
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from rellm_cache.config.constraints import (
     Count,
@@ -18,27 +20,37 @@ from rellm_cache.config.constraints import (
     Weight,
 )
 from rellm_cache.config.qa import QASettings
-from rellm_cache.config.specs import EncoderSpec, TranscriberSpec
+from rellm_cache.config.specs import CachedSpec, EncoderSpec, TranscriberSpec
 from rellm_cache.errors import ConfigError
 
 _PROMPT_ORDER = ("neutral", "sad", "angry", "happy", "surprise")  # of the paper's prompt
 
 
-@dataclass(frozen=True)
-class EncodersConfig:
-    """The two frozen streams; without `emotion` the adapter hears speech frames alone."""
-
-    speech: EncoderSpec
-    emotion: EncoderSpec | None = None
+STREAM_NAME = re.compile(r"[A-Za-z0-9_-]+")
 
 
 @dataclass(frozen=True)
-class EmotionConfig:
-    """How the emotion stream meets the speech stream."""
+class EncoderConfig(EncoderSpec):
+    """One stream of frames: the frozen encoder that makes them, and how the adapter reads them."""
 
     pooling: Literal["frame", "utterance"] = "frame"
-    """`"frame"` joins both streams frame by frame (the paper's words). `"utterance"` repeats the
-    mean emotion frame over all frames (the reference code)."""
+    """`"frame"` gives the adapter every frame (as in the paper). `"utterance"` gives it the mean of
+    the utterance in place of every frame (as in the reference code, for the emotion stream). The
+    frames in the cache are the same."""
+
+    @property
+    def spec(self) -> EncoderSpec:
+        """The encoder alone, which decides the frames."""
+        own = dataclasses.fields(EncoderSpec)
+        return EncoderSpec(**{field.name: getattr(self, field.name) for field in own})
+
+    def to_json(self) -> dict[str, Any]:
+        """The spec, as a store holds it."""
+        return self.spec.to_json()
+
+    def differences(self, other: CachedSpec) -> list[str]:
+        """Fields in which `other` is not the spec, as readable text."""
+        return self.spec.differences(other)
 
 
 @dataclass(frozen=True)
@@ -379,10 +391,9 @@ class Recipe:
 
     name: str
     """Name of the experiment in messages and in the report."""
-    encoders: EncodersConfig
+    encoders: dict[str, EncoderConfig] = field(hash=False)  # by stream, in order
     seed: int = 1
     """Seed of the adapter's first weights, the order of batches, dropout and crops."""
-    emotion: EmotionConfig = field(default_factory=EmotionConfig)
     adapter: AdapterConfig = field(default_factory=AdapterConfig)
     heads: HeadsConfig = field(default_factory=HeadsConfig)
     losses: LossesConfig = field(default_factory=LossesConfig)
@@ -394,6 +405,14 @@ class Recipe:
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
     def __post_init__(self) -> None:
+        if not self.encoders:
+            raise ConfigError(
+                f"recipe {self.name!r}: [encoders] is empty; expected a table for each stream, as "
+                "[encoders.speech]"
+            )
+        for name in self.encoders:
+            if not STREAM_NAME.fullmatch(name):
+                raise ConfigError(f"encoders.{name}: expected a name of letters, digits, - and _")
         if self.text is not None and self.llm is None:
             raise ConfigError(
                 f"recipe {self.name!r}: [text] is read by an LLM, but there is no [llm] table; add "
@@ -416,6 +435,11 @@ class Recipe:
                 f"losses.class_weights has {len(weights)} numbers, heads.emotions "
                 f"{len(self.heads.emotions)} names; expected a weight for each emotion"
             )
+
+    @property
+    def vad_encoder(self) -> EncoderConfig | None:
+        """The first encoder that also gives arousal, dominance and valence."""
+        return next((e for e in self.encoders.values() if e.kind == "wav2vec2-emotion"), None)
 
     @property
     def needs_llm(self) -> bool:

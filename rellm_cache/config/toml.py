@@ -79,6 +79,11 @@ def convert(hint: Any, value: Any, where: str) -> Any:
         if not isinstance(value, dict):
             raise ConfigError(f"{where}: found {value!r}, expected a table")
         return build(hint, value, where)
+    if typing.get_origin(hint) is dict:
+        if not isinstance(value, dict):
+            raise ConfigError(f"{where}: found {value!r}, expected a table")
+        kind = typing.get_args(hint)[1]
+        return {k: convert(kind, v, f"{where}: {k}") for k, v in value.items() if v != "none"}
     if typing.get_origin(hint) is Literal:
         if value not in typing.get_args(hint):
             known = ", ".join(repr(a) for a in typing.get_args(hint))

@@ -4,8 +4,8 @@ Letters: B utterances in a batch, T frames of the longest, D values in a frame.
 """
 
 import hashlib
-from dataclasses import dataclass, fields, replace
-from typing import Any, Literal, Self
+from dataclasses import dataclass, field, replace
+from typing import Literal, Self
 
 import torch
 from torch import Tensor
@@ -54,68 +54,68 @@ class Example:
 
 @dataclass(frozen=True)
 class Batch:
-    """Padded frames and what is known of them.
+    """Padded frames of B utterances, with their labels.
 
     Attributes:
         ids: of the B utterances.
-        speech: (B, T, D) float16 or int8, zeros beyond each length.
-        emotion: (B, T, D') float16 or int8 frames of the emotion stream, or None.
-        frame_lengths: (B,) int64, valid frames of both streams.
+        streams: name → (B, T, D) float16 or int8 frames, zeros beyond each length.
+        frame_lengths: (B,) int64, valid frames, the same in every stream.
         emotions: (B,) int64, `IGNORED` where unknown.
         vad: (B, 3) float32, NaN where unknown.
-        targets: for each utterance what the LLM should answer.
-        speech_steps, emotion_steps: of an int8 stream; None where frames are float16.
-        teacher: (N, 2 K + 1) float32, what the text LLM predicts at each token of the responses
+        targets: of each utterance, the answers that the LLM should give.
+        quantization: name → scale and mean of each int8 stream.
+        teacher: (N, 2 K + 1) float32 predictions of the text LLM at each token of the responses
             among the targets, one after another (`llm.teacher_distribution`); None without it.
     """
 
     ids: tuple[str, ...]
-    speech: Tensor
-    emotion: Tensor | None
+    streams: dict[str, Tensor]
     frame_lengths: Tensor
     emotions: Tensor
     vad: Tensor
     targets: tuple[tuple[Target, ...], ...]
-    speech_steps: QuantizationParams | None = None
-    emotion_steps: QuantizationParams | None = None
+    quantization: dict[str, QuantizationParams] = field(default_factory=dict)
     teacher: Tensor | None = None
 
     def to(self, device: torch.device) -> Self:
-        """The same batch on a device; copies from page-locked memory go on in the background."""
+        """The same batch on a device; copies from page-locked memory run in the background."""
 
         def moved(tensor: Tensor) -> Tensor:
             return tensor.to(device, non_blocking=True)
 
         return replace(
             self,
-            speech=moved(self.speech),
-            emotion=None if self.emotion is None else moved(self.emotion),
+            streams={name: moved(frames) for name, frames in self.streams.items()},
             frame_lengths=moved(self.frame_lengths),
             emotions=moved(self.emotions),
             vad=moved(self.vad),
-            speech_steps=None if self.speech_steps is None else self.speech_steps.to(device),
-            emotion_steps=None if self.emotion_steps is None else self.emotion_steps.to(device),
+            quantization={name: p.to(device) for name, p in self.quantization.items()},
             teacher=None if self.teacher is None else moved(self.teacher),
         )
 
     def part(self, clips: slice) -> Self:
         """Some of the utterances, padded no longer than they need."""
-        own: dict[str, Any] = {}
-        for item in fields(self):
-            value = getattr(self, item.name)
-            if isinstance(value, (tuple, Tensor)):  # what there is of each utterance
-                own[item.name] = value[clips]
+        lengths = self.frame_lengths[clips]
+        longest = int(lengths.max())
+        teacher = None
         if self.teacher is not None:  # a row for each token of a response, not for each utterance
             tokens = [
                 sum(len(t.ids) for t in targets if t.task == "response_lm")
                 for targets in self.targets
             ]
             first = sum(tokens[: clips.start])
-            own["teacher"] = self.teacher[first : first + sum(tokens[clips])]
-        longest = int(own["frame_lengths"].max())
-        for stream in own.keys() & {"speech", "emotion"}:
-            own[stream] = own[stream][:, :longest]  # (b, T, D) -> (b, t, D)
-        return replace(self, **own)
+            teacher = self.teacher[first : first + sum(tokens[clips])]
+        return replace(
+            self,
+            ids=self.ids[clips],
+            # (B, T, D) -> (b, t, D)
+            streams={name: frames[clips, :longest] for name, frames in self.streams.items()},
+            frame_lengths=lengths,
+            emotions=self.emotions[clips],
+            vad=self.vad[clips],
+            targets=self.targets[clips],
+            teacher=teacher,
+        )
 
     def with_metadata(self, dropout: float, seed: int, epoch: int) -> Self:
         """The batch as training sees it in an epoch: targets with metadata show it, but for a
@@ -133,11 +133,12 @@ class Batch:
         return replace(self, targets=targets)
 
     def record_stream(self, stream: torch.Stream) -> None:
-        """Keep GPU memory of this batch from being used again before `stream` is done with it."""
-        steps = [s for s in (self.speech_steps, self.emotion_steps) if s is not None]
-        for value in (v for holder in (self, *steps) for v in vars(holder).values()):
-            if isinstance(value, Tensor):
-                value.record_stream(stream)
+        """Keep the GPU memory of this batch from being reused before `stream` has finished."""
+        scales = [tensor for p in self.quantization.values() for tensor in (p.scale, p.mean)]
+        labels = [self.frame_lengths, self.emotions, self.vad, self.teacher]
+        for tensor in (*self.streams.values(), *scales, *labels):
+            if tensor is not None:
+                tensor.record_stream(stream)
 
 
 def uniform(name: str) -> float:

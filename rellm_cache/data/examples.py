@@ -1,14 +1,12 @@
-"""Examples for the model. In: utterances and a cache. Out: `Example`s and their `StreamSet`."""
+"""Examples from utterances: labels as indices, answers as token ids."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
-import torch
-
 from rellm_cache.config.schema import Recipe
-from rellm_cache.config.specs import EncoderSpec, digest
+from rellm_cache.config.specs import digest
 from rellm_cache.corpus.manifest import Utterance
 from rellm_cache.data.batch import IGNORED, Example, Target
 from rellm_cache.data.streams import StreamSet
@@ -16,58 +14,6 @@ from rellm_cache.llm.frozen import FrozenLLM
 from rellm_cache.llm.prompts import ChatFormat
 from rellm_cache.llm.speech_prompts import question_prompt
 from rellm_cache.qa.rows import QARow, read_questions
-from rellm_cache.store.matching import find_store
-from rellm_cache.store.reader import FeatureStore
-
-
-def open_frames(
-    recipe: Recipe, cache: Path, open_store: Callable[[Path], FeatureStore] = FeatureStore
-) -> StreamSet:
-    """The stores of a recipe's encoders under a cache root; `StoreError` where one is not there.
-
-    Args:
-        open_store: opens the folder of a store.
-    """
-
-    def stream(spec: EncoderSpec) -> FeatureStore:
-        return open_store(find_store(cache, spec))
-
-    encoders = recipe.encoders
-    return StreamSet(
-        stream(encoders.speech), stream(encoders.emotion) if encoders.emotion else None
-    )
-
-
-def require_frames(frames: StreamSet, ids: Sequence[str], command: str) -> None:
-    """Raise `StoreError` unless every clip is in both stores."""
-    for store in (frames.speech, frames.emotion):
-        if isinstance(store, FeatureStore):
-            store.require(ids, command)
-
-
-def audio_digests(frames: StreamSet, ids: Iterable[str]) -> list[str]:
-    """SHA-256 (hex) of the audio that a store's frames of some clips were made from; none of frames
-    made live."""
-    if not isinstance(frames.speech, FeatureStore):
-        return []
-    return [frames.speech.audio_sha256(utterance_id).hex() for utterance_id in ids]
-
-
-def frame_statistics(frames: StreamSet, ids: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and standard deviation (D,) of every fused frame of some clips."""
-    total = 0
-    width = frames.speech.frame_size
-    width += frames.emotion.frame_size if frames.emotion else 0
-    mean = torch.zeros(width, dtype=torch.float64)
-    squares = torch.zeros(width, dtype=torch.float64)
-    for utterance_id in ids:
-        values = torch.from_numpy(frames.values(utterance_id))  # (L, D)
-        total += len(values)
-        mean += values.sum(0)
-        squares += values.square().sum(0)
-    average = mean / total
-    variance = squares / total - average.square()
-    return average.float(), variance.clamp(min=0).sqrt().float()
 
 
 def emotion_index(utterance: Utterance, recipe: Recipe) -> int:
@@ -130,7 +76,7 @@ def questions_of(recipe: Recipe, manifest: Path, splits: Sequence[str]) -> Quest
 
 
 def learned_from(
-    splits: Iterable[Sequence[Utterance]], recipe: Recipe, questions: Questions, frames: StreamSet
+    splits: Iterable[Sequence[Utterance]], recipe: Recipe, questions: Questions, streams: StreamSet
 ) -> str:
     """Digest of all that a recipe learns from: clips, labels and answers, in their order.
 
@@ -142,8 +88,8 @@ def learned_from(
 
     def facts(utterance: Utterance) -> list[object]:
         known: list[object] = [utterance.id, utterance.emotion, utterance.vad]
-        if isinstance(frames.speech, FeatureStore):
-            known.append(frames.speech.audio_sha256(utterance.id).hex())
+        if (audio := streams.audio_sha256(utterance.id)) is not None:
+            known.append(audio)
         if recipe.losses.learns_responses:
             known += [utterance.response, utterance.early_stop]
         asked = questions.get(utterance.id, ())
@@ -177,8 +123,7 @@ def describe_gaps(utterances: Sequence[Utterance], recipe: Recipe) -> list[str]:
     if recipe.losses.learns_responses and silent:
         notes.append(f"{silent} of {total} clips have no response; `rellm respond` makes them")
     if recipe.losses.vad and recipe.heads.dimensions and not any(u.vad for u in utterances):
-        encoder = recipe.encoders.emotion
-        has_head = encoder is not None and encoder.kind == "wav2vec2-emotion"
+        has_head = recipe.vad_encoder is not None
         remedy = "; `rellm annotate` takes them from the emotion encoder" if has_head else ""
         notes.append(
             f"no clip has dimensions: the dimension loss has nothing to learn from{remedy}"

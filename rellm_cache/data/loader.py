@@ -33,7 +33,7 @@ class BatchLoader:
 
     Args:
         examples: that indices refer to.
-        frames: where their frames are.
+        streams: where their frames come from.
         device: that the batches are for; to a GPU they are copied while the step before computes.
         threads: that copy, and as many that read ahead.
 
@@ -44,16 +44,16 @@ class BatchLoader:
     def __init__(
         self,
         examples: Sequence[Example],
-        frames: StreamSet,
+        streams: StreamSet,
         device: torch.device | None = None,
         threads: int = THREADS,
     ) -> None:
         self._examples = examples
-        self._frames = frames
+        self._streams = streams
         self._gpu = device if device is not None and device.type == "cuda" else None
         self._threads = threads
         self._ring: RingBuffer | None = None
-        self.lengths: list[int] = frames.lengths([e.id for e in examples]).tolist()
+        self.lengths: list[int] = streams.lengths([e.id for e in examples]).tolist()
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_ring": None}  # memory does not travel
@@ -111,7 +111,7 @@ class BatchLoader:
         largest = max((len(indices) for group in plan for indices in group), default=0)
         parts = 1 + max((len(group) for group in plan), default=0)
         longest = max(self.lengths, default=0)
-        clip_bytes = layout(self._frames, 1, longest).nbytes
+        clip_bytes = layout(self._streams, 1, longest).nbytes
         # Each batch may lose some bytes to alignment, between its streams and at its end.
         slack = 256 * (parts + self._threads)
         nbytes = clip_bytes * (clips + max(self._threads, 1) * largest) + slack
@@ -124,17 +124,15 @@ class BatchLoader:
 
     def _fill(self, indices: Indices, slot: Slot) -> Batch:
         examples = [self._examples[i] for i in indices]
-        return fill(slot.memory, examples, [self.lengths[i] for i in indices], self._frames)
+        return fill(slot.memory, examples, [self.lengths[i] for i in indices], self._streams)
 
     def _read_ahead(self, indices: Indices) -> None:
         ids = [self._examples[i].id for i in indices]
-        for source in (self._frames.speech, self._frames.emotion):
-            if source is not None:
-                source.read_ahead(ids)
+        self._streams.read_ahead(ids)
 
     def _nbytes(self, indices: Indices) -> int:
         longest = max(self.lengths[i] for i in indices)
-        return layout(self._frames, len(indices), longest).nbytes
+        return layout(self._streams, len(indices), longest).nbytes
 
 
 class _Work:

@@ -1,7 +1,8 @@
-"""Streams of frames: the sources of an utterance's frames, aligned to the same length."""
+"""Streams of frames: one source of frames for each encoder, aligned to the same length."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Protocol, Self
 
 import numpy as np
@@ -9,8 +10,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from rellm_cache.config.specs import EncoderSpec, StoredSpec
 from rellm_cache.errors import StoreError
+from rellm_cache.store.matching import find_store
 from rellm_cache.store.quantization import Quantization
+from rellm_cache.store.reader import FeatureStore
 
 # Encoders' length rules differ by one or two frames at 50 Hz; more means different audio.
 MAX_FRAME_GAP = 3
@@ -18,7 +22,7 @@ MAX_FRAME_GAP = 3
 
 @dataclass(frozen=True)
 class QuantizationParams:
-    """What the int8 values of a stream stand for: q · scale + mean.
+    """Scale and mean of an int8 stream: a value q stands for q · scale + mean.
 
     Attributes:
         scale: (D,) float32.
@@ -34,14 +38,31 @@ class QuantizationParams:
 
 
 class FrameSource(Protocol):
-    """Where frames come from by id: a feature store, or encodings made a moment ago."""
+    """Frames by utterance id: a feature store, quantized or not, or frames encoded just now.
 
+    Attributes:
+        spec: what made the frames.
+        frame_size: D.
+        dtype: of stored values: float16, int8, or a teacher's float32.
+        licence: of the model that made the frames.
+    """
+
+    spec: StoredSpec
     frame_size: int
     dtype: np.dtype
+    licence: str
 
     @property
     def quantization(self) -> Quantization | None:
-        """What int8 values stand for; None for float16."""
+        """Scale and mean of int8 values; None for floats."""
+        ...
+
+    def require(self, utterance_ids: Iterable[str], command: str, /) -> None:
+        """Raise `StoreError` unless every id is here; the message names `command` as the fix."""
+        ...
+
+    def audio_sha256(self, utterance_id: str, /) -> bytes | None:
+        """Digest of the audio that the frames were made from; None for frames encoded just now."""
         ...
 
     def lengths(self, utterance_ids: Sequence[str], /) -> NDArray[np.int64]:
@@ -53,74 +74,112 @@ class FrameSource(Protocol):
         ...
 
     def read_ahead(self, utterance_ids: Sequence[str], /) -> None:
-        """Expect these utterances, one or more, to be read soon."""
+        """Prepare for reading these utterances, one or more, soon."""
         ...
 
 
+@dataclass(frozen=True)
 class StreamSet:
-    """The two streams of frames of a corpus, lined up frame by frame.
+    """The streams of a recipe by name. The first fixes the time base: others follow its lengths.
 
     Attributes:
-        teacher: what the text LLM predicts along each response, where training learns from it.
+        sources: where the frames of each stream come from, in the recipe's order.
+        teacher: predictions of a text LLM along each response, where training learns from them.
     """
 
-    def __init__(
-        self,
-        speech: FrameSource,
-        emotion: FrameSource | None,
-        teacher: FrameSource | None = None,
-    ) -> None:
-        self.speech = speech
-        self.emotion = emotion
-        self.teacher = teacher
+    sources: Mapping[str, FrameSource]
+    teacher: FrameSource | None = None
+
+    @property
+    def base(self) -> FrameSource:
+        """The first stream."""
+        return next(iter(self.sources.values()))
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """D of each stream."""
+        return {name: source.frame_size for name, source in self.sources.items()}
+
+    def require(self, utterance_ids: Sequence[str], command: str) -> None:
+        """Raise `StoreError` unless every utterance is in every stream."""
+        for source in self.sources.values():
+            source.require(utterance_ids, command)
+
+    def audio_sha256(self, utterance_id: str) -> str | None:
+        """Digest (hex) of the audio of the first stream; None for frames encoded just now."""
+        found = self.base.audio_sha256(utterance_id)
+        return None if found is None else found.hex()
+
+    def read_ahead(self, utterance_ids: Sequence[str]) -> None:
+        """Prepare for reading these utterances, one or more, soon."""
+        for source in self.sources.values():
+            source.read_ahead(utterance_ids)
 
     def lengths(self, utterance_ids: Sequence[str]) -> NDArray[np.int64]:
-        """(N,) frames of each of many utterances: its speech frames."""
-        return self.speech.lengths(utterance_ids)
+        """(N,) frames of each utterance, in every stream once aligned."""
+        return self.base.lengths(utterance_ids)
 
-    def length(self, utterance_id: str) -> int:
-        """Frames of one utterance."""
-        return int(self.lengths([utterance_id])[0])
-
-    def emotion_frames(self, utterance_id: str) -> np.ndarray:
-        """(L, D') emotion frames as stored, lined up with the speech stream's L.
+    def pieces(self, stream: str, utterance_id: str, length: int) -> list[np.ndarray]:
+        """Frames of one stream as stored, aligned to `length`: arrays (L, D) to concatenate.
 
         Raises:
             StoreError: the streams differ by more than `MAX_FRAME_GAP` frames.
         """
-        if self.emotion is None:
-            raise ValueError("no emotion stream")
-        frames = self.emotion.frames(utterance_id)
-        return np.concatenate(align_length(frames, self.length(utterance_id), utterance_id))
+        frames = self.sources[stream].frames(utterance_id)
+        if abs(length - len(frames)) > MAX_FRAME_GAP:
+            raise StoreError(
+                f"{utterance_id}: {length} {next(iter(self.sources))} frames but {len(frames)} "
+                f"{stream} frames; they may differ by {MAX_FRAME_GAP} at most, so they were made "
+                "from different audio: run `rellm extract` again"
+            )
+        return align_length(frames, length)
 
-    def values(self, utterance_id: str) -> np.ndarray:
-        """(L, D + D') float64: what the frames of both streams stand for, lined up."""
-        streams = [_values(self.speech, self.speech.frames(utterance_id))]
-        if self.emotion is not None:
-            streams.append(_values(self.emotion, self.emotion_frames(utterance_id)))
-        return np.concatenate(streams, axis=1)
+    def values(self, utterance_id: str) -> NDArray[np.float64]:
+        """(L, D) float64 values of all streams, concatenated along D; int8 is dequantized."""
+        length = int(self.lengths([utterance_id])[0])
+        values = []
+        for name, source in self.sources.items():
+            frames = np.concatenate(self.pieces(name, utterance_id, length))
+            if source.quantization is not None:
+                frames = source.quantization.dequantize(frames)
+            values.append(frames.astype(np.float64))
+        return np.concatenate(values, axis=1)
 
 
-def _values(source: FrameSource, frames: np.ndarray) -> np.ndarray:
-    """What stored frames stand for, float64."""
-    if source.quantization is not None:
-        frames = source.quantization.dequantize(frames)
-    return frames.astype(np.float64)
-
-
-def align_length(frames: np.ndarray, length: int, utterance_id: str) -> list[np.ndarray]:
-    """Emotion frames cut, or the last one repeated, to a length: pieces to be read end to end.
-
-    Raises:
-        StoreError: they differ from it by more than `MAX_FRAME_GAP` frames.
-    """
+def align_length(frames: np.ndarray, length: int) -> list[np.ndarray]:
+    """Cut frames (L, D), or repeat the last one, to `length`: arrays to concatenate."""
     gap = length - len(frames)
-    if abs(gap) > MAX_FRAME_GAP:
-        raise StoreError(
-            f"{utterance_id}: {length} speech frames but {len(frames)} emotion frames; they "
-            f"may differ by {MAX_FRAME_GAP} at most, so they were made from different audio: "
-            "run `rellm extract` again"
-        )
     if gap > 0:
         return [frames, *[frames[-1:]] * gap]
     return [frames[:length] if gap else frames]
+
+
+def open_streams(
+    encoders: Mapping[str, EncoderSpec],
+    cache: Path,
+    open_store: Callable[[Path], FeatureStore] = FeatureStore,
+) -> StreamSet:
+    """Open the store of each encoder under a cache root; `StoreError` if one is missing.
+
+    Args:
+        open_store: opens the folder of a store.
+    """
+    return StreamSet({name: open_store(find_store(cache, e)) for name, e in encoders.items()})
+
+
+def frame_statistics(streams: StreamSet, ids: Sequence[str]) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation (D,) float32 over all frames of some utterances.
+
+    D is the size of all streams together.
+    """
+    total = 0
+    mean = torch.zeros(sum(streams.sizes.values()), dtype=torch.float64)
+    squares = torch.zeros_like(mean)
+    for utterance_id in ids:
+        values = torch.from_numpy(streams.values(utterance_id))  # (L, D)
+        total += len(values)
+        mean += values.sum(0)
+        squares += values.square().sum(0)
+    average = mean / total
+    variance = squares / total - average.square()
+    return average.float(), variance.clamp(min=0).sqrt().float()

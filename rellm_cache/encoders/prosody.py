@@ -1,7 +1,7 @@
 """Prosody frames by signal processing: how a sentence is spoken, with no weights to download.
 
 In: a mono waveform (S,) float32 at 16 kHz. Out: frames (L, 65) float32 at 50 Hz (hop 320 samples),
-L = ceil(S / 320). That is Whisper's rule, so both streams line up frame for frame, and frame i is
+L = ceil(S / 320). That is Whisper's rule, so both streams agree frame by frame, and frame i is
 centred on sample 320 i in both.
 
 Every dimension is ``(measure - centre) / scale`` with the constants of ``DIMENSIONS``: rounded

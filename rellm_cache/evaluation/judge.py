@@ -25,7 +25,6 @@ from rellm_cache.config.specs import digest
 from rellm_cache.corpus.emotions import SYNONYMS, emotions_in
 from rellm_cache.corpus.manifest import read_lines, read_manifests
 from rellm_cache.data.batch import Example
-from rellm_cache.data.examples import audio_digests, require_frames
 from rellm_cache.data.loader import BatchLoader
 from rellm_cache.data.sampler import ordered_batches
 from rellm_cache.data.streams import StreamSet
@@ -159,15 +158,15 @@ def judge(
     ids = sorted({row.id for row in rows})
     # All of them before the judge, which may take the LLM's place in memory.
     for run, recipe in zip(runs, recipes, strict=True):
-        frames = resources.frames(recipe, cache)
+        streams = resources.streams(recipe, cache)
         command = f"rellm extract {manifest} --recipe {run}/recipe.toml --cache {cache}"
-        require_frames(frames, ids, command)
-        heard = audio_digests(frames, ids)
+        streams.require(ids, command)
+        heard = [streams.audio_sha256(i) for i in ids]
         notes = _Notes(run, digest([asked, heard, llm_identity(llm_config(recipe))]))
         if notes.are_finished(rows):
             say(f"{run}: nothing to do, {counted(len(rows), 'answer is', 'answers are')} judged")
         else:
-            _answer(run, rows, frames, notes, resources, batch_size)
+            _answer(run, rows, streams, notes, resources, batch_size)
         answered.append(notes)
     scores = []
     for run, recipe, notes in zip(runs, recipes, answered, strict=True):
@@ -237,7 +236,7 @@ def _key_of(row: QARow) -> str:
 def _answer(
     run: Path,
     rows: Sequence[QARow],
-    frames: StreamSet,
+    streams: StreamSet,
     notes: _Notes,
     resources: Resources,
     batch_size: int,
@@ -252,7 +251,7 @@ def _answer(
     device = default_device()
     recipe, model = load_run(run, device, resources.llm)
     llm = require_llm(model.llm)
-    loader = BatchLoader([Example(clip) for clip in by_clip], frames, device)
+    loader = BatchLoader([Example(clip) for clip in by_clip], streams, device)
     plan = ordered_batches(loader.lengths, batch_size)
     total = sum(map(len, by_clip.values()))
     with progress("Answering", total, "questions") as tick, Journal(notes.path) as journal:

@@ -21,7 +21,7 @@ import numpy as np
 from rellm_cache.config.schema import Recipe
 from rellm_cache.config.specs import digest
 from rellm_cache.corpus.manifest import Utterance, read_manifests
-from rellm_cache.data.examples import learned_from, require_frames
+from rellm_cache.data.examples import learned_from
 from rellm_cache.data.streams import StreamSet
 from rellm_cache.empathy.scorer_folder import CARD as SCORER_CARD
 from rellm_cache.empathy.scorer_folder import load_card
@@ -205,10 +205,10 @@ class Evaluator:
         self._resources = resources
         self.utterances = read_manifests(manifest)
         self.recipe = run_recipe(run)
-        made = answer_fingerprints(run, self.recipe, self.utterances, cache, self._load_frames)
+        made = answer_fingerprints(run, self.recipe, self.utterances, cache, self._load_streams)
         if self._hears:  # losses follow from labels and responses too
-            frames = self._load_frames(self.utterances)
-            learned = learned_from([self.utterances], self.recipe, {}, frames)
+            streams = self._load_streams(self.utterances)
+            learned = learned_from([self.utterances], self.recipe, {}, streams)
             made[OF_ALL] = digest([made, learned])[:DIGITS]
         self._said = PredictionLog(out, made)
 
@@ -291,7 +291,7 @@ class Evaluator:
 
     @cached_property
     def _speech_responder(self) -> SpeechResponder:
-        return SpeechResponder(self._run, self._resources, self._load_frames)
+        return SpeechResponder(self._run, self._resources, self._load_streams)
 
     @cached_property
     def _responder(self) -> TextResponder | SpeechResponder:
@@ -299,13 +299,13 @@ class Evaluator:
             return self._speech_responder
         return TextResponder(self.recipe, self._cache, self._resources)
 
-    def _load_frames(self, utterances: Sequence[Utterance]) -> StreamSet:
-        frames = self._resources.frames(self.recipe, self._cache)
+    def _load_streams(self, utterances: Sequence[Utterance]) -> StreamSet:
+        streams = self._resources.streams(self.recipe, self._cache)
         command = (
             f"rellm extract {self._manifest} --recipe {self._run}/recipe.toml --cache {self._cache}"
         )
-        require_frames(frames, [u.id for u in utterances], command)
-        return frames
+        streams.require([u.id for u in utterances], command)
+        return streams
 
     def _ask_heads(self) -> None:
         """All together, as losses are means; these are kept last and say that nothing is left."""

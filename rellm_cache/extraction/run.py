@@ -91,8 +91,7 @@ def extract(
     options = options or WorkerOptions()
     utterances = options.select(read_manifests(manifest))
     streams = make_targets(recipe, cache)
-    by_fingerprint = {target.fingerprint: target for target in streams}  # both may be one store
-    targets = list(by_fingerprint.values())
+    targets = list(dict.fromkeys(streams.values()))  # two streams may share a store
     missing = find_missing(utterances, targets)
     needed = [t for t in targets if any(t.fingerprint in clip.missing_from for clip in missing)]
     config = WorkerConfig(
@@ -112,11 +111,11 @@ def extract(
     for target in targets:
         record_failures(target.path, {u.id for u in utterances}, target.failed.values())
     wall = monotonic() - begun
-    return [_report(by_fingerprint[t.fingerprint], utterances, wall) for t in streams]
+    return [_report(target, utterances, wall) for target in streams.values()]
 
 
-def make_targets(recipe: Recipe, cache: Path) -> list[TargetStore]:
-    """The store of each encoder of a recipe, its weights resolved: speech, then emotion.
+def make_targets(recipe: Recipe, cache: Path) -> dict[str, TargetStore]:
+    """Name → store of each stream of a recipe, weights resolved; equal encoders share a store.
 
     Raises:
         ConfigError: the recipe's model reads, or a model cannot be used.
@@ -126,8 +125,9 @@ def make_targets(recipe: Recipe, cache: Path) -> list[TargetStore]:
             f"recipe {recipe.name!r} reads text and needs no frames; `rellm train` makes its run "
             "folder, `rellm transcribe` what it reads of Whisper"
         )
-    specs = [s for s in (recipe.encoders.speech, recipe.encoders.emotion) if s is not None]
-    return [TargetStore(resolve(spec), cache) for spec in specs]
+    specs = {name: resolve(encoder.spec) for name, encoder in recipe.encoders.items()}
+    targets = {spec: TargetStore(spec, cache) for spec in specs.values()}
+    return {name: targets[spec] for name, spec in specs.items()}
 
 
 def _encode_with_workers(

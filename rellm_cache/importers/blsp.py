@@ -1,6 +1,6 @@
 """BLSP-Emo's parts. In: its checkpoint. Out: its Whisper encoder, and its adapter made wider.
 
-BLSP-Emo hears Whisper's frames alone; ours has the emotion stream beside them, so every
+BLSP-Emo hears Whisper's frames alone; ours has other streams beside them, so every
 convolution but the last one's output is wider. Its weights become a block of ours, and what leads
 from a new channel into that block is zero: the same function before the first step. What leads
 *into* new channels is random, as everywhere in a new adapter; were it zero as well, no gradient

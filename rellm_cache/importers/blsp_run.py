@@ -10,6 +10,7 @@
 
 import dataclasses
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,30 +60,31 @@ class ImportedRun:
     lora: int
 
 
-def import_blsp(folder: Path, out: Path, recipe: Recipe, emotion_size: int) -> ImportedRun:
+def import_blsp(folder: Path, out: Path, recipe: Recipe, sizes: Mapping[str, int]) -> ImportedRun:
     """Make a run folder from a BLSP-Emo checkpoint.
 
     Args:
         folder: with config.json, preprocessor_config.json and the weights.
         out: the new run folder.
         recipe: whose encoders, adapter and heads training will use.
-        emotion_size: values in a frame of the emotion stream, 0 without one.
+        sizes: values in a frame of each stream but the first; more names are ignored.
 
     Raises:
         ConfigError: the checkpoint is incomplete or of another adapter, or the recipe does not fit.
         RellmError: `out` holds something, or cannot be written.
     """
     config = read_blsp_config(folder, read_config(folder))
-    check_recipe(recipe, config, emotion_size)
+    check_recipe(recipe, config, sizes)
+    speech, *others = recipe.encoders
+    sizes = {speech: config.whisper.d_model, **{name: sizes[name] for name in others}}
     if not (folder / PREPROCESSOR).is_file():
         raise ConfigError(f"{folder / PREPROCESSOR}: is missing; copy it from the checkpoint")
     weights = find_weights(folder)
     shapes = expected_shapes(config)
     weights.check(shapes, is_left_out)
-    model = start_model(recipe, config, emotion_size, weights)
+    model = start_model(recipe, config, sizes, weights)
     info = AdapterInfo(
-        speech_size=config.whisper.d_model,
-        emotion_size=emotion_size,
+        sizes=sizes,
         output_size=config.hidden_size,
         trainable_parameters=sum(p.numel() for p in model.parameters()),
         licences={"BLSP-Emo": "Apache-2.0", "Whisper": "MIT"},
@@ -103,34 +105,40 @@ def import_blsp(folder: Path, out: Path, recipe: Recipe, emotion_size: int) -> I
     )
 
 
-def check_recipe(recipe: Recipe, config: BlspConfig, emotion_size: int) -> None:
+def check_recipe(recipe: Recipe, config: BlspConfig, sizes: Mapping[str, int]) -> None:
     """Raise `ConfigError` where a recipe cannot start from this checkpoint."""
-    adapter, speech = recipe.adapter, recipe.encoders.speech
+    adapter = recipe.adapter
+    (name, speech), *others = recipe.encoders.items()
     found = {
         "adapter.preset": (adapter.preset, "reference"),
         "adapter.bottleneck": (adapter.bottleneck, config.bottleneck),
         "adapter.output_size": (adapter.output_size or config.hidden_size, config.hidden_size),
-        "encoders.speech.kind": (speech.kind, "whisper"),
-        "encoders.speech.layer": (speech.layer, -1),
-        "an emotion stream": (recipe.encoders.emotion is not None, emotion_size > 0),
+        f"encoders.{name}.kind": (speech.kind, "whisper"),
+        f"encoders.{name}.layer": (speech.layer, -1),
     }
-    for name, (value, expected) in found.items():
+    for field, (value, expected) in found.items():
         if value != expected:
             raise ConfigError(
-                f"recipe {recipe.name!r}: {name}: found {value!r}, but this BLSP-Emo checkpoint "
-                f"and an emotion stream of {emotion_size} values need {expected!r}"
+                f"recipe {recipe.name!r}: {field}: found {value!r}, but this BLSP-Emo checkpoint "
+                f"needs {expected!r}"
+            )
+    for other, _ in others:
+        if sizes.get(other, 0) < 1:
+            raise ConfigError(
+                f"recipe {recipe.name!r}: the size of stream {other!r} is unknown; give "
+                f"--stream-size {other} VALUES"
             )
 
 
 def start_model(
-    recipe: Recipe, config: BlspConfig, emotion_size: int, weights: CheckpointWeights
+    recipe: Recipe, config: BlspConfig, sizes: Mapping[str, int], weights: CheckpointWeights
 ) -> SpeechLLM:
     """Adapter and heads: BLSP-Emo's function of the speech, all else new by the recipe's seed."""
     adapter = dataclasses.replace(recipe.adapter, output_size=config.hidden_size)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         recipe = dataclasses.replace(recipe, adapter=adapter)
-        model = SpeechLLM(recipe, config.whisper.d_model, emotion_size, llm=None)
+        model = SpeechLLM(recipe, sizes, llm=None)
     assert isinstance(model.adapter, ConvAdapter)
     widen_into(model.adapter, read_adapter(weights))
     return model
@@ -143,10 +151,11 @@ def starting_recipe(recipe: Recipe, out: Path, whisper: str) -> Recipe:
     the same frames, wherever they lie. `out` is absolute, so that training may start anywhere.
     """
     folder = str(out / "whisper")
-    speech = dataclasses.replace(recipe.encoders.speech, model=folder, weights_sha256=whisper)
+    name, encoder = next(iter(recipe.encoders.items()))
+    speech = dataclasses.replace(encoder, model=folder, weights_sha256=whisper)
     return dataclasses.replace(
         recipe,
-        encoders=dataclasses.replace(recipe.encoders, speech=speech),
+        encoders={**recipe.encoders, name: speech},
         training=dataclasses.replace(recipe.training, init_from=str(out)),
     )
 

@@ -12,8 +12,7 @@ from rellm_cache.config.schema import Recipe
 from rellm_cache.config.specs import digest
 from rellm_cache.corpus.audio import audio_digest, read_bytes
 from rellm_cache.corpus.manifest import Utterance
-from rellm_cache.data.examples import audio_digests
-from rellm_cache.inference.responders import LoadFrames, make_readings
+from rellm_cache.inference.responders import LoadStreams, make_readings
 from rellm_cache.llm.loading import llm_identity
 from rellm_cache.runs.weights import trained_digest
 
@@ -25,13 +24,13 @@ def answer_fingerprints(
     recipe: Recipe,
     utterances: Sequence[Utterance],
     cache: Path,
-    load_frames: LoadFrames | None,
+    load_streams: LoadStreams | None,
 ) -> dict[str, str]:
     """Utterance id → digest, in 12 hex digits, of the recipe with its overrides, the trained
     weights, the LLM, and the model's input.
 
     Args:
-        load_frames: gives the frames in the cache; None where the audio is encoded live.
+        load_streams: gives the frames in the cache; None where the audio is encoded live.
 
     Raises:
         RunError: `run` is not a finished run.
@@ -46,8 +45,9 @@ def answer_fingerprints(
         inputs = [asdict(reading) for reading in make_readings(utterances, recipe, cache)]
     else:
         weights = trained_digest(run)
-        if load_frames is not None:
-            inputs = [*audio_digests(load_frames(utterances), [u.id for u in utterances])]
+        if load_streams is not None:
+            streams = load_streams(utterances)
+            inputs = [streams.audio_sha256(u.id) for u in utterances]
         else:
             inputs = [
                 audio_digest(read_bytes(u.audio), u.segment).tobytes().hex() for u in utterances

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from rellm_cache.config.schema import Recipe
 from rellm_cache.corpus.manifest import Utterance, read_lines, read_manifests
-from rellm_cache.data.examples import require_frames
 from rellm_cache.data.streams import StreamSet
 from rellm_cache.errors import ConfigError, ManifestError, StoreError
 from rellm_cache.inference.fingerprints import answer_fingerprints
@@ -70,15 +69,15 @@ def generate(
     utterances = read_source(source)
     recipe = run_recipe(run, require_prompt_overrides(overrides))
     live = from_audio or source.suffix.lower() in AUDIO_SUFFIXES
-    load_frames = partial(_load_frames, run, recipe, source, cache, live, resources)
-    made = answer_fingerprints(run, recipe, utterances, cache, None if live else load_frames)
+    load_streams = partial(_load_streams, run, recipe, source, cache, live, resources)
+    made = answer_fingerprints(run, recipe, utterances, cache, None if live else load_streams)
     waiting = journal_beside(out)
     before = [row for _, row in read_lines(out)] if out.exists() else []
     known = (row for row in (*before, *read_journal(waiting)) if "made_from" in row)
     done = {row["id"]: row for row in known if row["made_from"] == made.get(row["id"])}
     left = [u for u in utterances if u.id not in done]
     if left:
-        model = load_responder(run, recipe, cache, load_frames, resources, overrides)
+        model = load_responder(run, recipe, cache, load_streams, resources, overrides)
         found = model.answers(left, batch_size)
         with progress("Answering", len(left), "clips") as tick, Journal(waiting) as journal:
             for answer in found:
@@ -96,7 +95,7 @@ def generate(
     return [Generation(**{k: v for k, v in row.items() if k != "made_from"}) for row in rows]
 
 
-def _load_frames(
+def _load_streams(
     run: Path,
     recipe: Recipe,
     source: Path,
@@ -107,15 +106,15 @@ def _load_frames(
 ) -> StreamSet:
     """Frames encoded live from audio, or from the cache."""
     if live:
-        return LiveEncoders(recipe, default_device()).frames(utterances)
-    frames = resources.frames(recipe, cache)
+        return LiveEncoders(recipe, default_device()).streams(utterances)
+    streams = resources.streams(recipe, cache)
     try:
-        require_frames(
-            frames, [u.id for u in utterances], f"rellm extract {source} --recipe {run}/recipe.toml"
+        streams.require(
+            [u.id for u in utterances], f"rellm extract {source} --recipe {run}/recipe.toml"
         )
     except StoreError as error:
         raise StoreError(f"{error}, or encode live with --from-audio") from error
-    return frames
+    return streams
 
 
 def require_prompt_overrides(overrides: Sequence[str]) -> Sequence[str]:

@@ -15,6 +15,7 @@ from rellm_cache.data.sampler import ordered_batches
 from rellm_cache.data.streams import StreamSet
 from rellm_cache.encoders.base import FrameEncoder
 from rellm_cache.encoders.registry import build_encoder, resolve
+from rellm_cache.store.format import StoreInfo
 from rellm_cache.store.in_memory import InMemoryFrames
 from rellm_cache.utils.devices import clips_at_a_time
 
@@ -25,12 +26,13 @@ class LiveEncoders:
     """The encoders of a recipe, loaded to encode audio that is in no cache."""
 
     def __init__(self, recipe: Recipe, device: torch.device) -> None:
-        specs = recipe.encoders
         self._device = device
-        self._speech = build_encoder(resolve(specs.speech), device)
-        self._emotion = build_encoder(resolve(specs.emotion), device) if specs.emotion else None
+        self._encoders = {
+            name: build_encoder(resolve(encoder.spec), device)
+            for name, encoder in recipe.encoders.items()
+        }
 
-    def frames(self, utterances: Sequence[Utterance]) -> StreamSet:
+    def streams(self, utterances: Sequence[Utterance]) -> StreamSet:
         """Encode the audio of utterances as `extract` does.
 
         Raises:
@@ -39,7 +41,8 @@ class LiveEncoders:
         waveforms = [load_clip(u).waveform for u in utterances]
 
         def stream(encoder: FrameEncoder) -> InMemoryFrames:
-            encoded = InMemoryFrames(encoder.frame_size)
+            info = StoreInfo(encoder.spec, encoder.frame_size, encoder.licence)
+            encoded = InMemoryFrames(info)
             size = clips_at_a_time(self._device, GPU_BATCH)
             for indices in ordered_batches([len(w) for w in waveforms], size):
                 encodings = encoder.encode([waveforms[i] for i in indices])
@@ -47,4 +50,4 @@ class LiveEncoders:
                     encoded.add(utterances[index].id, encoding.frames)
             return encoded
 
-        return StreamSet(stream(self._speech), stream(self._emotion) if self._emotion else None)
+        return StreamSet({name: stream(encoder) for name, encoder in self._encoders.items()})

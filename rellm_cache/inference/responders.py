@@ -33,7 +33,7 @@ from rellm_cache.store.transcripts import read_transcripts, transcriber_spec
 from rellm_cache.training.validation import Predictions, predict
 from rellm_cache.utils.devices import default_device
 
-LoadFrames = Callable[[Sequence[Utterance]], StreamSet]
+LoadStreams = Callable[[Sequence[Utterance]], StreamSet]
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class SpeechResponder:
 
     Args:
         run: folder of the run.
-        load_frames: gives the frames of utterances, from the cache or from their audio.
+        load_streams: gives the frames of utterances, from the cache or from their audio.
         overrides: changes of the recipe's prompts.
     """
 
@@ -74,12 +74,12 @@ class SpeechResponder:
         self,
         run: Path,
         resources: Resources,
-        load_frames: LoadFrames,
+        load_streams: LoadStreams,
         overrides: Sequence[str] = (),
     ) -> None:
         self._device = default_device()
         self._recipe, self._model = load_run(run, self._device, resources.llm, overrides)
-        self._load_frames = load_frames
+        self._load_streams = load_streams
 
     def answers(self, utterances: Sequence[Utterance], batch_size: int) -> Iterator[Generation]:
         """Answer utterances, in batches of similar length: not in the order given.
@@ -108,14 +108,14 @@ class SpeechResponder:
     def heads(self, utterances: Sequence[Utterance]) -> Predictions:
         """Emotions and dimensions by the heads, and the losses, in the utterances' order."""
         examples = make_examples(utterances, self._recipe, self._model.llm)
-        return predict(self._model, examples, self._load_frames(utterances), self._device)
+        return predict(self._model, examples, self._load_streams(utterances), self._device)
 
     def _batches(
         self, utterances: Sequence[Utterance], batch_size: int
     ) -> Iterator[tuple[Batch, list[Utterance]]]:
         require_llm(self._model.llm)
-        frames = self._load_frames(utterances)
-        loader = BatchLoader([Example(u.id) for u in utterances], frames, self._device)
+        streams = self._load_streams(utterances)
+        loader = BatchLoader([Example(u.id) for u in utterances], streams, self._device)
         plan = ordered_batches(loader.lengths, batch_size)
         return (
             (batch.to(self._device), [utterances[i] for i in indices])
@@ -220,14 +220,14 @@ def load_responder(
     run: Path,
     recipe: Recipe,
     cache: Path,
-    load_frames: LoadFrames,
+    load_streams: LoadStreams,
     resources: Resources,
     overrides: Sequence[str] = (),
 ) -> SpeechResponder | TextResponder:
     """The responder of a run, whose recipe is `recipe` with `overrides`."""
     if recipe.text is not None:
         return TextResponder(recipe, cache, resources)
-    return SpeechResponder(run, resources, load_frames, overrides)
+    return SpeechResponder(run, resources, load_streams, overrides)
 
 
 def _require(

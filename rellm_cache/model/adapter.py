@@ -5,9 +5,10 @@ units, then a residual bottleneck. Frames beyond an utterance's length are set t
 convolution, so that an utterance gives the same output alone and in any batch. (The reference code
 convolves over the padding.)
 
-Letters: B utterances, T frames, D values in a fused frame, T' = about T / 8, H output size.
+Letters: B utterances, T frames, D values in a frame of all streams, T' = about T / 8, H outputs.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -48,29 +49,31 @@ class Speech:
         return self.embeddings[index, : self.counts[index]]
 
 
-def fuse(speech: Tensor, emotion: Tensor | None, lengths: Tensor, pooling: str) -> Tensor:
-    """Concatenate the streams per frame: (B, T, D_s), (B, T, D_e) -> (B, T, D_s + D_e), float32.
+def concat_streams(
+    streams: Mapping[str, Tensor], lengths: Tensor, pooling: Mapping[str, str]
+) -> Tensor:
+    """Concatenate streams frame by frame: (B, T, D) each -> (B, T, sum of D), float32.
 
     Args:
         lengths: (B,) valid frames.
-        pooling: `frame` (the paper's words) or `utterance`, the mean of the emotion stream repeated
-            over every frame (the reference code).
+        pooling: of each stream, in the order of concatenation: `frame` (as in the paper), or
+            `utterance`, the utterance's mean repeated over every frame (as in the reference code).
     """
-    speech = speech.float()
-    if emotion is None:
-        return speech
-    emotion = emotion.float()
-    if pooling == "utterance":
-        emotion = masked_mean(emotion, lengths).unsqueeze(1).expand(-1, speech.shape[1], -1)
-    return torch.cat([speech, emotion], dim=-1)
+    parts = []
+    for name, kind in pooling.items():
+        frames = streams[name].float()
+        if kind == "utterance":
+            frames = masked_mean(frames, lengths).unsqueeze(1).expand_as(frames)
+        parts.append(frames)
+    return torch.cat(parts, dim=-1)
 
 
-def dequantize(frames: Tensor, steps: QuantizationParams | None) -> Tensor:
-    """What stored frames stand for, on their device: int8 (B, T, D) -> float32; others unchanged.
+def dequantize(frames: Tensor, params: QuantizationParams | None) -> Tensor:
+    """Values of int8 frames on their device: (B, T, D) -> float32; other frames stay unchanged.
 
     Padding becomes the mean frame; the adapter masks it.
     """
-    return frames if steps is None else torch.addcmul(steps.mean, frames.float(), steps.scale)
+    return frames if params is None else torch.addcmul(params.mean, frames.float(), params.scale)
 
 
 def mask_frames(frames: Tensor, lengths: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ recipe has it. The LLM is frozen and no submodule: it is in no state dict, optim
 Letters: B utterances, T' adapter frames, H the LLM's hidden size, C emotions.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -20,7 +20,7 @@ from rellm_cache.llm.generation import Continuation, continue_prompts
 from rellm_cache.llm.lora import LoRA, with_lora
 from rellm_cache.llm.reply_limit import NO_LIMIT, ReplyLimit
 from rellm_cache.llm.speech_prompts import require_llm, speech_prompts
-from rellm_cache.model.adapter import Speech, dequantize, fuse
+from rellm_cache.model.adapter import Speech, concat_streams, dequantize
 from rellm_cache.model.answer_likelihoods import answer_log_likelihoods
 from rellm_cache.model.heads import AuxiliaryHeads
 from rellm_cache.model.losses.registry import (
@@ -47,17 +47,18 @@ class SpeechLLM(nn.Module):
         loss_weights: weight of every loss by name.
         class_weights: (C,) of `emotion_ce` in training mode, or None. The trainer sets it; in
             evaluation mode all emotions weigh the same.
+
+    Args:
+        sizes: D of each stream.
     """
 
     class_weights: Tensor | None
 
-    def __init__(
-        self, recipe: Recipe, speech_size: int, emotion_size: int, llm: FrozenLLM | None
-    ) -> None:
+    def __init__(self, recipe: Recipe, sizes: Mapping[str, int], llm: FrozenLLM | None) -> None:
         super().__init__()
         size = output_size(recipe, llm)
         self.recipe = recipe
-        self.adapter = build_adapter(recipe.adapter, speech_size + emotion_size, size)
+        self.adapter = build_adapter(recipe.adapter, sum(sizes.values()), size)
         self.heads = AuxiliaryHeads(recipe.heads, size)
         self.losses = active_losses(recipe.losses, recipe.heads.dimensions)
         self.loss_weights = loss_weights(recipe.losses)
@@ -73,12 +74,9 @@ class SpeechLLM(nn.Module):
 
     def speech(self, batch: Batch) -> Speech:
         """Run the adapter."""
-        speech = dequantize(batch.speech, batch.speech_steps)
-        emotion = batch.emotion
-        if emotion is not None:
-            emotion = dequantize(emotion, batch.emotion_steps)
-        pooling = self.recipe.emotion.pooling
-        frames = fuse(speech, emotion, batch.frame_lengths, pooling)  # (B, T, D)
+        streams = {n: dequantize(f, batch.quantization.get(n)) for n, f in batch.streams.items()}
+        pooling = {name: encoder.pooling for name, encoder in self.recipe.encoders.items()}
+        frames = concat_streams(streams, batch.frame_lengths, pooling)  # (B, T, D)
         embeddings, lengths = self.adapter(frames, batch.frame_lengths)  # (B, T, D) -> (B, T', H)
         return Speech(embeddings.float(), lengths)
 

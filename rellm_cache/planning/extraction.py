@@ -10,7 +10,7 @@ A few missing clips, spread evenly over the lengths, are decoded and encoded her
 
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +39,7 @@ class StreamPlan:
     """What one encoder's store would take.
 
     Attributes:
+        name: of the stream.
         store: its folder.
         present: clips of the manifest that it holds.
         missing: clips to encode.
@@ -47,6 +48,7 @@ class StreamPlan:
         seconds: estimated for encoding them here; None where no clip could be timed.
     """
 
+    name: str
     store: str
     present: int
     missing: int
@@ -60,7 +62,7 @@ class ExtractionPlan:
     """What extraction would take, in one process.
 
     Attributes:
-        streams: by encoder.
+        streams: in the recipe's order; of streams that share a store, the first has the work.
         timed_clips: that the estimates rest on.
         decode_seconds: estimated for decoding; overlapped with encoding.
         seconds: estimated in all: the encoders', one after another, or decoding where it is slower;
@@ -93,7 +95,7 @@ class _Trial:
 
 
 def plan_extraction(
-    targets: Sequence[TargetStore],
+    targets: Mapping[str, TargetStore],
     missing: Sequence[MissingClip],
     seconds: dict[str, float],
     total: int,
@@ -110,21 +112,22 @@ def plan_extraction(
     """
     timed, decode_seconds = _decode(_spread_out(missing, seconds, clips))
     device = default_device()
-    trials = [_try_stream(target, device, timed) for target in targets]
-    streams = [
-        _plan_stream(target, trial, missing, seconds, total)
-        for target, trial in zip(targets, trials, strict=True)
-    ]
+    trials = {t: _try_stream(t, device, timed) for t in dict.fromkeys(targets.values())}
+    streams: list[StreamPlan] = []
+    for name, target in targets.items():
+        planned = any(stream.store == str(target.path) for stream in streams)
+        left = [] if planned else missing
+        streams.append(_plan_stream(name, target, trials[target], left, seconds, total))
     encoding = [stream.seconds for stream in streams if stream.seconds is not None]
     decoding = decode_seconds / max(len(timed), 1) * len(missing)
     longest = max((clip.seconds for clip in timed), default=0.0)
     mean = sum(clip.seconds for clip in timed) / max(len(timed), 1)
     tried, together = (clips_at_a_time(device, n) for n in (len(timed), batch_size))
     scale = min(together, len(missing)) * longest / max(mean * tried, 1e-9)
-    batch = int(max((trial.batch_bytes for trial in trials), default=0) * scale)
+    batch = int(max((trial.batch_bytes for trial in trials.values()), default=0) * scale)
     parts = sum(min(PART_BYTES, stream.bytes) for stream in streams)
     on_gpu = device.type == "cuda"
-    models = sum(trial.model_bytes for trial in trials)
+    models = sum(trial.model_bytes for trial in trials.values())
     return ExtractionPlan(
         streams=streams,
         timed_clips=len(timed),
@@ -168,6 +171,7 @@ def _try_stream(target: TargetStore, device: torch.device, clips: Sequence[Clip]
 
 
 def _plan_stream(
+    name: str,
     target: TargetStore,
     trial: _Trial,
     missing: Sequence[MissingClip],
@@ -178,6 +182,7 @@ def _plan_stream(
     frames = sum(whisper_frame_count(round(seconds.get(i, 0) * SAMPLE_RATE)) for i in mine)
     cost = trial.seconds_a_clip
     return StreamPlan(
+        name=name,
         store=str(target.path),
         present=total - len(mine) - len(target.failed),
         missing=len(mine),

@@ -86,7 +86,7 @@ def plan(
     """
     utterances = read_manifests(manifest)
     targets = make_targets(recipe, cache)
-    missing = find_missing(utterances, targets)
+    missing = find_missing(utterances, list(dict.fromkeys(targets.values())))
     seconds = _durations(utterances)
     extraction = plan_extraction(targets, missing, seconds, len(utterances), clips, batch_size)
     on_gpu = default_device().type == "cuda" or gpu_bytes is not None

@@ -9,7 +9,8 @@ from rellm_cache.config.schema import Recipe
 from rellm_cache.corpus.manifest import read_split
 from rellm_cache.data.batch import Batch
 from rellm_cache.data.collate import collate
-from rellm_cache.data.examples import make_examples, open_frames
+from rellm_cache.data.examples import make_examples
+from rellm_cache.data.streams import open_streams
 from rellm_cache.inference.live_encoding import LiveEncoders
 from rellm_cache.llm.frozen import FrozenLLM
 from rellm_cache.training.loop import Trainer, TrainingData, make_accelerator
@@ -21,7 +22,7 @@ class EpochTimes:
 
     Attributes:
         cached: seconds with frames from the cache.
-        live: seconds with both encoders in the loop, as without a cache.
+        live: seconds with all encoders in the loop, as without a cache.
         steps: optimiser steps timed.
     """
 
@@ -50,16 +51,16 @@ def time_epochs(
         llm: the recipe's LLM, if it has one.
     """
     utterances = read_split(manifest, "train")
-    frames = open_frames(recipe, cache)
+    streams = open_streams(recipe.encoders, cache)
     examples = make_examples(utterances, recipe, llm)
-    data = TrainingData(examples, [], frames)
+    data = TrainingData(examples, [], streams)
     trainer = Trainer(recipe, data, out, llm, make_accelerator(out))
     groups = trainer.groups(0)[:max_steps]
     live = LiveEncoders(recipe, trainer.device)
 
     def encode() -> Iterator[list[Batch]]:
         for group in groups:
-            made = live.frames([utterances[i] for indices in group for i in indices])
+            made = live.streams([utterances[i] for indices in group for i in indices])
             yield [collate([examples[i] for i in indices], made) for indices in group]
 
     _time(trainer, trainer.loader.groups(groups[:1]))  # the first step of a process is slower

@@ -185,10 +185,10 @@ def _start(checkpoint: Path, request: Request, row: Row, recipe: Recipe) -> Path
     """The run folder that a row starts from, imported once."""
     out = request.out / "blsp" / row.name
     if not out.exists():
-        emotion = recipe.encoders.emotion
+        _, *others = recipe.encoders.items()  # the checkpoint knows the size of the first
         device = torch.device("cpu")
-        size = build_encoder(resolve(emotion), device).frame_size if emotion else 0
-        import_blsp(checkpoint, out, recipe, size)
+        sizes = {name: build_encoder(resolve(e.spec), device).frame_size for name, e in others}
+        import_blsp(checkpoint, out, recipe, sizes)
     return out
 
 
@@ -199,9 +199,7 @@ def encode(request: Request, models: Models, manifests: Path) -> None:
             for recipe in (model.recipe, *([model.first] if model.first else [])):
                 _extract(request, recipe, manifests)
     main = load_recipe(MAIN, request.overrides, request.base)
-    emotion = main.encoders.emotion
-    has_head = emotion is not None and emotion.kind == "wav2vec2-emotion"
-    if has_head and not all(u.vad for u in read_manifests(manifests)):
+    if main.vad_encoder is not None and not all(u.vad for u in read_manifests(manifests)):
         _extract(request, main, manifests)
         annotate(manifests, main, request.cache)
 

@@ -119,11 +119,6 @@ def render_card(card: Card) -> str:
             terms=card.terms,
             corpus_terms=describe_corpus_terms(card.training.train),
             weights=loss_weights(card.recipe.losses),
-            encoders=[
-                (role, spec)
-                for role in ("speech", "emotion")
-                if (spec := getattr(card.recipe.encoders, role)) is not None
-            ],
             unknown=UNKNOWN,
             dimensions=card.knows_dimensions,
         )
@@ -145,7 +140,7 @@ def render_licences(card: Card) -> str:
 def metadata(card: Card) -> dict[str, Any]:
     """The card's head: what is not known is left out."""
     recipe, terms = card.recipe, card.terms
-    models = [spec.model for spec in (recipe.encoders.speech, recipe.encoders.emotion) if spec]
+    models = [encoder.model for encoder in recipe.encoders.values()]
     if recipe.needs_llm and recipe.llm is not None:
         models.insert(0, recipe.llm.model)
     bases = [model for model in models if HUB_ID.fullmatch(model)]

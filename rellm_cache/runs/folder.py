@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from rellm_cache.config.recipes import load_recipe, to_toml
-from rellm_cache.config.schema import Recipe
+from rellm_cache.config.schema import EncoderConfig, Recipe
 from rellm_cache.config.specs import CachedSpec
 from rellm_cache.errors import RunError
 from rellm_cache.runs.publish import SUMS, is_published
@@ -90,6 +90,13 @@ def recipe_differences(wanted: Recipe, found: Recipe) -> list[str]:
                 a if b.weights_sha256 else dataclasses.replace(cast("Any", a), weights_sha256="")
             )
             differences.extend(f"{path}.{text}" for text in asked.differences(b))
+            if isinstance(a, EncoderConfig) and isinstance(b, EncoderConfig):
+                compare(a.pooling, b.pooling, f"{path}.pooling")
+        elif isinstance(a, dict) and isinstance(b, dict) and [*a] == [*b]:
+            for name in a:
+                compare(a[name], b[name], f"{path}.{name}")
+        elif isinstance(a, dict) and isinstance(b, dict):
+            differences.append(f"{path}: wanted {', '.join(a)}, found {', '.join(b)}")
         elif dataclasses.is_dataclass(a) and dataclasses.is_dataclass(b):
             for field in dataclasses.fields(a):
                 name = f"{path}.{field.name}" if path else field.name

@@ -5,15 +5,15 @@ one of the few below; any other is unknown, and said to be.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from rellm_cache.config.schema import Recipe
+from rellm_cache.data.streams import FrameSource
 from rellm_cache.errors import ConfigError
 from rellm_cache.runs.provenance import UNNAMED, DataSummary
 from rellm_cache.runs.weights import load_info
-from rellm_cache.store.reader import FeatureStore
 from rellm_cache.utils.model_files import locate_model, stated_licence
 
 UNKNOWN = "unknown"
@@ -104,15 +104,15 @@ def model_licence(model: str, revision: str = "") -> str:
     return stated or KNOWN_MODELS.get(model, UNKNOWN)
 
 
-def licences_of(recipe: Recipe, stores: Sequence[FeatureStore]) -> dict[str, str]:
+def licences_of(recipe: Recipe, sources: Iterable[FrameSource]) -> dict[str, str]:
     """Licence of each model that a run uses, by name, and of those that its start had used.
 
     Args:
-        stores: whose frames it trains from; they recorded their encoders' licences.
+        sources: of the frames that it trains from; they know their encoders' licences.
     """
     start = recipe.training.init_from
     found = load_info(Path(start)).licences if start else {}
-    found = found | {store.spec.model or store.spec.kind: store.licence for store in stores}
+    found = found | {source.spec.model or source.spec.kind: source.licence for source in sources}
     if recipe.needs_llm and recipe.llm is not None:
         found[recipe.llm.model] = model_licence(recipe.llm.model, recipe.llm.revision)
     return found

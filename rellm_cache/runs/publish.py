@@ -38,12 +38,6 @@ from rellm_cache.utils.model_files import HUB_ID, file_digest, models_root
 
 LICENCES, SUMS = "LICENSES.md", "SHA256SUMS"
 CONTENT = frozenset((WEIGHTS, CONFIG, RECIPE, TRAINING, SCORES, CARD, LICENCES, SUMS))
-MODEL_FIELDS = (
-    "encoders.speech.model",
-    "encoders.emotion.model",
-    "llm.model",
-    "transcriber.model",
-)
 
 
 @dataclass(frozen=True)
@@ -91,7 +85,8 @@ def publish(
             f"{run / SCORES}: is missing, so that nobody could tell what this adapter is worth; "
             f"`rellm evaluate {run} MANIFEST` writes it, or publish with --without-scores"
         )
-    card = publishable(found, load_recipe(str(run / RECIPE), _of_models(overrides)))
+    _require_model_fields(overrides, found.recipe)
+    card = publishable(found, load_recipe(str(run / RECIPE), overrides))
     texts = _texts(card, (run / TRAINING).read_text("utf-8"))
     files = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()}
     files[WEIGHTS] = file_digest(run / WEIGHTS)
@@ -126,11 +121,9 @@ def publishable(card: Card, recipe: Recipe) -> Card:
 
     What training started from is left out: the weights hold what came of it.
     """
-    own = {field: _value(card.recipe, field) for field in MODEL_FIELDS}
-    public = {field: public_id(field, _value(recipe, field)) for field in MODEL_FIELDS}
-    speech, emotion = recipe.encoders.speech, recipe.encoders.emotion
-    transcriber = recipe.transcriber
-    names = {own[field]: public[field] for field in MODEL_FIELDS}
+    public = {field: public_id(field, model) for field, model in models_of(recipe).items()}
+    names = {model: public[field] for field, model in models_of(card.recipe).items()}
+    llm, transcriber = recipe.llm, recipe.transcriber
     licences = {}
     for name, licence in card.info.licences.items():
         public_name = names.get(name) or _public(name) or Path(name).name
@@ -141,12 +134,11 @@ def publishable(card: Card, recipe: Recipe) -> Card:
         info=replace(card.info, licences=licences),
         recipe=replace(
             recipe,
-            encoders=replace(
-                recipe.encoders,
-                speech=replace(speech, model=public["encoders.speech.model"]),
-                emotion=emotion and replace(emotion, model=public["encoders.emotion.model"]),
-            ),
-            llm=recipe.llm and replace(recipe.llm, model=public["llm.model"]),
+            encoders={
+                name: replace(encoder, model=public[f"encoders.{name}.model"])
+                for name, encoder in recipe.encoders.items()
+            },
+            llm=llm and replace(llm, model=public["llm.model"]),
             transcriber=transcriber and replace(transcriber, model=public["transcriber.model"]),
             training=replace(recipe.training, init_from=""),
         ),
@@ -175,23 +167,25 @@ def _public(model: str) -> str | None:
     return model if HUB_ID.fullmatch(model) or model in KNOWN_MODELS else None
 
 
-def _value(recipe: Recipe, field: str) -> str:
-    """Of a model field; empty where the recipe has no such table."""
-    found: object = recipe
-    for name in field.split("."):
-        found = getattr(found, name) if found is not None else None
-    return str(found or "")
+def models_of(recipe: Recipe) -> dict[str, str]:
+    """Field of a recipe → the model that it names; empty for an encoder without a model."""
+    fields = {f"encoders.{name}.model": e.model for name, e in recipe.encoders.items()}
+    if recipe.llm is not None:
+        fields["llm.model"] = recipe.llm.model
+    if recipe.transcriber is not None:
+        fields["transcriber.model"] = recipe.transcriber.model
+    return fields
 
 
-def _of_models(overrides: Sequence[str]) -> Sequence[str]:
-    """The overrides, as long as they only say where models are."""
+def _require_model_fields(overrides: Sequence[str], recipe: Recipe) -> None:
+    """Raise `ConfigError` for an override of another field than where a model is."""
+    fields = models_of(recipe)
     for override in overrides:
-        if override.partition("=")[0].strip() not in MODEL_FIELDS:
+        if override.partition("=")[0].strip() not in fields:
             raise ConfigError(
-                f"--set {override!r}: the run is trained; expected one of "
-                f"{', '.join(MODEL_FIELDS)}, which say where others find the models"
+                f"--set {override!r}: the run is trained; expected one of {', '.join(fields)}, "
+                "which say where others find the models"
             )
-    return overrides
 
 
 def _texts(card: Card, training: str) -> dict[str, str]:

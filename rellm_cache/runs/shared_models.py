@@ -10,8 +10,7 @@ from pathlib import Path
 import torch
 
 from rellm_cache.config.schema import LLMConfig, Recipe
-from rellm_cache.data.examples import open_frames
-from rellm_cache.data.streams import StreamSet
+from rellm_cache.data.streams import StreamSet, open_streams
 from rellm_cache.llm.frozen import FrozenLLM
 from rellm_cache.llm.loading import load_llm
 from rellm_cache.store.reader import FeatureStore
@@ -38,9 +37,9 @@ class Resources:
         self._llm = loaded = load_llm(config, device)
         return loaded
 
-    def frames(self, recipe: Recipe, cache: Path) -> StreamSet:
+    def streams(self, recipe: Recipe, cache: Path) -> StreamSet:
         """The stores of a recipe's encoders; `StoreError` where one is not there."""
-        return open_frames(recipe, cache, self._store)
+        return open_streams(recipe.encoders, cache, self._store)
 
     def _store(self, path: Path) -> FeatureStore:
         if path not in self._stores:

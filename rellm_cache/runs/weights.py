@@ -32,15 +32,13 @@ class AdapterInfo:
     """What `adapter_config.json` says beside the recipe.
 
     Attributes:
-        speech_size: D of the speech stream.
-        emotion_size: D of the emotion stream, 0 without one.
+        sizes: D of each stream.
         output_size: H, the LLM's hidden size.
         trainable_parameters: in the adapter, heads and LoRA.
         licences: of every frozen model, by name.
     """
 
-    speech_size: int
-    emotion_size: int
+    sizes: dict[str, int]
     output_size: int
     trainable_parameters: int
     licences: dict[str, str]
@@ -90,11 +88,10 @@ def save_config(run: Path, info: AdapterInfo, recipe: Recipe) -> None:
 
 def config_text(info: AdapterInfo, recipe: Recipe) -> str:
     """What `adapter_config.json` says."""
-    encoders = {k: v.to_json() for k, v in vars(recipe.encoders).items() if v is not None}
     lora = recipe.llm.lora if recipe.llm else None
     content: dict[str, Any] = {
         **asdict(info),
-        "encoders": encoders,
+        "encoders": {n: {**e.to_json(), "pooling": e.pooling} for n, e in recipe.encoders.items()},
         "heads": asdict(recipe.heads),
         "lora": asdict(lora) if lora else None,
     }
@@ -105,6 +102,9 @@ def load_info(run: Path) -> AdapterInfo:
     """Read `adapter_config.json`; `RunError` if the folder holds no finished run."""
     try:
         content = json.loads((run / CONFIG).read_text("utf-8"))
+        if "sizes" not in content:  # written before streams had names
+            both = {"speech": content["speech_size"], "emotion": content["emotion_size"]}
+            content["sizes"] = {name: size for name, size in both.items() if size}
         return AdapterInfo(**{k: content[k] for k in AdapterInfo.__dataclass_fields__})
     except (OSError, ValueError, KeyError) as error:
         raise RunError(
@@ -153,6 +153,6 @@ def load_run(
     llm: FrozenLLM | None = None
     if recipe.needs_llm and recipe.llm is not None:
         llm = load(recipe.llm, device)
-    model = SpeechLLM(recipe, info.speech_size, info.emotion_size, llm)
+    model = SpeechLLM(recipe, info.sizes, llm)
     load_tensors(run / WEIGHTS, model)
     return recipe, model.to(device).eval()

@@ -1,10 +1,12 @@
 """Frames in memory, read like a feature store: for live encoding."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rellm_cache.errors import StoreError
+from rellm_cache.store.format import StoreInfo
 from rellm_cache.store.writer import to_float16
 
 
@@ -12,14 +14,15 @@ class InMemoryFrames:
     """Frames by utterance id, rounded to float16 as a store rounds them.
 
     Attributes:
-        frame_size: D.
-        dtype: always float16.
-        quantization: always None.
+        spec, frame_size, dtype, licence: as of the store that would hold them.
+        quantization: None, always.
     """
 
-    def __init__(self, frame_size: int) -> None:
-        self.frame_size = frame_size
-        self.dtype = np.dtype(np.float16)
+    def __init__(self, info: StoreInfo) -> None:
+        self.spec = info.spec
+        self.frame_size = info.frame_size
+        self.dtype = info.dtype
+        self.licence = info.licence
         self.quantization = None
         self._frames: dict[str, np.ndarray] = {}
 
@@ -42,6 +45,18 @@ class InMemoryFrames:
     def frames(self, utterance_id: str, /) -> np.ndarray:
         """Return (L, D) float16 frames."""
         return self._frames[utterance_id]
+
+    def require(self, utterance_ids: Iterable[str], command: str, /) -> None:
+        """Raise `StoreError` unless every utterance was added."""
+        absent = [i for i in utterance_ids if i not in self._frames]
+        if absent:
+            raise StoreError(
+                f"{len(absent)} clips were not encoded, the first is {absent[0]!r}; add them with "
+                f"`{command}`"
+            )
+
+    def audio_sha256(self, utterance_id: str, /) -> None:
+        """None: frames in memory keep no digest of their audio."""
 
     def read_ahead(self, utterance_ids: Sequence[str], /) -> None:
         """Do nothing: all frames are in memory."""

@@ -21,7 +21,7 @@ from typing import Any
 from rellm_cache.config.schema import Recipe
 from rellm_cache.config.specs import digest
 from rellm_cache.corpus.manifest import Utterance, read_manifests, read_split
-from rellm_cache.data.examples import learned_from, questions_of, require_frames
+from rellm_cache.data.examples import learned_from, questions_of
 from rellm_cache.errors import RellmError, RunError, reason_of
 from rellm_cache.evaluation.run import EvaluationOptions, evaluate
 from rellm_cache.runs.folder import begin_run, require_data
@@ -137,18 +137,18 @@ class _Sweeper:
 
     def learned_from(self, recipe: Recipe) -> str:
         """The same as a run that is not finished notes it."""
-        frames = self.resources.frames(recipe, self.setting.cache)
+        streams = self.resources.streams(recipe, self.setting.cache)
         questions = questions_of(recipe, self.setting.manifest, ("train", "validation"))
-        return learned_from(self._splits, recipe, questions, frames)
+        return learned_from(self._splits, recipe, questions, streams)
 
     def check(self, jobs: Iterable[Job]) -> None:
         """Raise what would fail every run of a kind, before the first one begins."""
         checked = []
         for job in jobs:
             if job.recipe.text is None and job.recipe.encoders not in checked:
-                frames = self.resources.frames(job.recipe, self.setting.cache)
+                streams = self.resources.streams(job.recipe, self.setting.cache)
                 for manifest, ids in self.needed.items():
-                    require_frames(frames, ids, f"rellm extract {manifest} --recipe …")
+                    streams.require(ids, f"rellm extract {manifest} --recipe …")
                 checked.append(job.recipe.encoders)
             trained_on = self.trained_on(job.recipe)
             if job.out.exists():

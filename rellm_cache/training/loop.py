@@ -25,10 +25,9 @@ from torch import Tensor
 
 from rellm_cache.config.schema import Recipe
 from rellm_cache.data.batch import Batch, Example
-from rellm_cache.data.examples import frame_statistics
 from rellm_cache.data.loader import BatchLoader
 from rellm_cache.data.sampler import bucketed_batches
-from rellm_cache.data.streams import StreamSet
+from rellm_cache.data.streams import StreamSet, frame_statistics
 from rellm_cache.errors import RunError
 from rellm_cache.llm.frozen import FrozenLLM
 from rellm_cache.model.losses.emotion import class_weights
@@ -58,7 +57,7 @@ class TrainingData:
 
     train: list[Example]
     validation: list[Example]
-    frames: StreamSet
+    streams: StreamSet
 
 
 class Trainer:
@@ -85,7 +84,7 @@ class Trainer:
         if accelerator.process_index:  # equal weights in all processes, but dropout of their own
             own = np.random.SeedSequence((recipe.seed, accelerator.process_index))
             torch.manual_seed(int(own.generate_state(1)[0]))
-        self.loader = BatchLoader(data.train, data.frames, self.device)
+        self.loader = BatchLoader(data.train, data.streams, self.device)
         batches = math.ceil(len(data.train) / config.batch_size)
         self.steps_per_epoch = math.ceil(batches / config.gradient_accumulation)
         self.total_steps = self.steps_per_epoch * config.epochs
@@ -306,7 +305,7 @@ class Trainer:
             return {}
         data = self.data
         with validation_autocast(self.recipe.training, self.device):
-            return validation_scores(self.model, data.validation, data.frames, self.device)
+            return validation_scores(self.model, data.validation, data.streams, self.device)
 
     def copy_best_weights(self) -> None:
         """Put the best weights into the run folder. Only the main process calls it."""
@@ -330,13 +329,11 @@ class Trainer:
 
 def _initial_model(recipe: Recipe, data: TrainingData, llm: FrozenLLM | None) -> SpeechLLM:
     """The model before its first step, on the CPU."""
-    emotion = data.frames.emotion
-    emotion_size = emotion.frame_size if emotion else 0
-    model = SpeechLLM(recipe, data.frames.speech.frame_size, emotion_size, llm)
+    model = SpeechLLM(recipe, data.streams.sizes, llm)
     if recipe.training.init_from:
         load_tensors(Path(recipe.training.init_from) / WEIGHTS, model, fresh_lora=True)
     elif model.adapter.needs_statistics:
-        model.adapter.start_from(*frame_statistics(data.frames, [e.id for e in data.train]))
+        model.adapter.start_from(*frame_statistics(data.streams, [e.id for e in data.train]))
     emotions = [e.emotion for e in data.train]
     model.class_weights = class_weights(recipe.losses, emotions, len(recipe.heads.emotions))
     return model

@@ -22,7 +22,6 @@ from rellm_cache import __version__
 from rellm_cache.annotation.teacher import open_teacher_store
 from rellm_cache.config.recipes import to_toml
 from rellm_cache.config.schema import Recipe
-from rellm_cache.config.specs import EncoderSpec
 from rellm_cache.corpus.manifest import Utterance, read_split
 from rellm_cache.data.examples import (
     Questions,
@@ -30,7 +29,6 @@ from rellm_cache.data.examples import (
     learned_from,
     make_examples,
     questions_of,
-    require_frames,
 )
 from rellm_cache.data.streams import StreamSet
 from rellm_cache.llm.frozen import FrozenLLM
@@ -46,7 +44,6 @@ from rellm_cache.runs.provenance import (
 )
 from rellm_cache.runs.shared_models import Resources
 from rellm_cache.runs.weights import RECIPE, WEIGHTS, AdapterInfo, save_config
-from rellm_cache.store.reader import FeatureStore
 from rellm_cache.training.checkpoints import Position
 from rellm_cache.training.loop import Trainer, TrainingData, make_accelerator, read_metrics
 from rellm_cache.training.validation import selection_score
@@ -92,7 +89,7 @@ class _Corpus:
 
     train: list[Utterance]
     validation: list[Utterance]
-    frames: StreamSet
+    streams: StreamSet
     questions: Questions
     manifest: Path
 
@@ -119,11 +116,11 @@ def train(
     with accelerator.main_process_first():
         begin_run(recipe, out)
     corpus = _read_corpus(recipe, manifest, cache, resources)
-    recipe = pinned(recipe, corpus.frames)
+    recipe = pinned(recipe, corpus.streams)
     require_recipe(recipe, out)  # the folder's, if an earlier call had frames of other weights
     with accelerator.main_process_first():
         splits = (corpus.train, corpus.validation)
-        begin_data(learned_from(splits, recipe, corpus.questions, corpus.frames), out)
+        begin_data(learned_from(splits, recipe, corpus.questions, corpus.streams), out)
     notes = _describe_corpus(corpus, recipe)
     validation = summarise_data(corpus.validation, manifest) if corpus.validation else None
     summaries = (summarise_data(corpus.train, manifest), validation)
@@ -151,12 +148,12 @@ def _read_corpus(recipe: Recipe, manifest: Path, cache: Path, resources: Resourc
     training = read_split(manifest, "train")
     has_validation = (manifest / "validation.jsonl").exists()
     validation = read_split(manifest, "validation") if has_validation else []
-    frames = resources.frames(recipe, cache)
+    streams = resources.streams(recipe, cache)
     ids = [u.id for u in (*training, *validation)]
-    require_frames(frames, ids, f"rellm extract {manifest} --recipe … --cache {cache}")
+    streams.require(ids, f"rellm extract {manifest} --recipe … --cache {cache}")
     splits = ("train", "validation") if validation else ("train",)
     questions = questions_of(recipe, manifest, splits)
-    return _Corpus(training, validation, frames, questions, manifest)
+    return _Corpus(training, validation, streams, questions, manifest)
 
 
 def _describe_corpus(corpus: _Corpus, recipe: Recipe) -> list[str]:
@@ -174,41 +171,38 @@ def _describe_corpus(corpus: _Corpus, recipe: Recipe) -> list[str]:
 
 
 def _make_data(corpus: _Corpus, recipe: Recipe, llm: FrozenLLM | None, cache: Path) -> TrainingData:
-    frames = corpus.frames
+    streams = corpus.streams
     if llm is not None and recipe.losses.response_kl:
         both = [*corpus.train, *corpus.validation]
-        frames.teacher = open_teacher_store(both, recipe, llm.chat, cache, corpus.manifest)
+        teacher = open_teacher_store(both, recipe, llm.chat, cache, corpus.manifest)
+        streams = dataclasses.replace(streams, teacher=teacher)
     return TrainingData(
         make_examples(corpus.train, recipe, llm, corpus.questions),
         make_examples(corpus.validation, recipe, llm, corpus.questions),
-        frames,
+        streams,
     )
 
 
-def pinned(recipe: Recipe, frames: StreamSet) -> Recipe:
+def pinned(recipe: Recipe, streams: StreamSet) -> Recipe:
     """The recipe with the digests of the encoder weights that made its stores."""
-    specs = {
-        name: store.spec
-        for name, store in (("speech", frames.speech), ("emotion", frames.emotion))
-        if isinstance(store, FeatureStore) and isinstance(store.spec, EncoderSpec)
+    encoders = {
+        name: dataclasses.replace(encoder, **vars(streams.sources[name].spec))
+        for name, encoder in recipe.encoders.items()
     }
-    return dataclasses.replace(recipe, encoders=dataclasses.replace(recipe.encoders, **specs))
+    return dataclasses.replace(recipe, encoders=encoders)
 
 
 def finish(trainer: Trainer, start: Position, end: Position, notes: list[str]) -> TrainReport:
     """Put the best weights and their description into the run folder."""
-    out, recipe, frames = trainer.out, trainer.recipe, trainer.data.frames
+    out, recipe, streams = trainer.out, trainer.recipe, trainer.data.streams
     trainable = sum(p.numel() for p in trainer.model.parameters())
     if trainer.accelerator.is_main_process:
         trainer.copy_best_weights()
-        streams = (frames.speech, frames.emotion)
-        stores = [stream for stream in streams if isinstance(stream, FeatureStore)]
         info = AdapterInfo(
-            speech_size=frames.speech.frame_size,
-            emotion_size=frames.emotion.frame_size if frames.emotion else 0,
+            sizes=streams.sizes,
             output_size=trainer.model.adapter.output_size,
             trainable_parameters=trainable,
-            licences=licences_of(recipe, stores),
+            licences=licences_of(recipe, streams.sources.values()),
         )
         save_config(out, info, recipe)
         trainer.checkpoints.save_final(end)

@@ -46,7 +46,7 @@ class HeadScores:
 
 @torch.inference_mode()
 def predict(
-    model: SpeechLLM, examples: Sequence[Example], frames: StreamSet, device: torch.device
+    model: SpeechLLM, examples: Sequence[Example], streams: StreamSet, device: torch.device
 ) -> Predictions:
     """Run the model over examples in evaluation mode; its mode is restored."""
     was_training = model.training
@@ -55,7 +55,7 @@ def predict(
     dimensions = np.zeros((len(examples), 3), np.float32)
     terms = LossTerms.zeros(model.losses, device)
     moments = torch.zeros(MOMENTS, 3, dtype=torch.float64, device=device)
-    loader = BatchLoader(examples, frames, device)
+    loader = BatchLoader(examples, streams, device)
     plan = ordered_batches(loader.lengths, BATCH)
     for indices, batch in zip(plan, loader.batches(plan), strict=True):
         outputs = model(batch.to(device))
@@ -104,10 +104,10 @@ def score_labelled(
 
 
 def validation_scores(
-    model: SpeechLLM, examples: Sequence[Example], frames: StreamSet, device: torch.device
+    model: SpeechLLM, examples: Sequence[Example], streams: StreamSet, device: torch.device
 ) -> dict[str, float]:
     """Mean losses, UA and CCC of a model on examples; its training mode is as it was."""
-    predictions = predict(model, examples, frames, device)
+    predictions = predict(model, examples, streams, device)
     scores = {f"{name}_loss": value for name, value in predictions.terms.means().items()}
     scores["loss"] = float(predictions.terms.total(model.loss_weights))
     heads = score_heads(predictions.emotions, predictions.dimensions, examples, model.recipe)

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from rellm_cache.annotation.pseudo_vad import annotate
-from rellm_cache.config.schema import Recipe
-from rellm_cache.config.specs import EncoderSpec
+from rellm_cache.config.schema import EncoderConfig, Recipe
 from rellm_cache.corpus.manifest import read_manifest, read_manifests
 from rellm_cache.corpus.prepare import prepare
 from rellm_cache.corpus.readers.base import Corpus
@@ -24,8 +23,7 @@ HEAD = (1.25, 0.5, -0.125)  # arousal, dominance, valence; two beyond the scale
 @pytest.fixture
 def heads(corpus: Path, quick: Recipe, tmp_path: Path) -> Path:
     """A cache with a store of the emotion encoder, whose head said the same of every clip."""
-    assert quick.encoders.emotion is not None
-    info = StoreInfo(replace(quick.encoders.emotion, weights_sha256="0" * 64), 4, "none")
+    info = StoreInfo(replace(quick.encoders["emotion"], weights_sha256="0" * 64), 4, "none")
     with StoreWriter(tmp_path / "heads", info) as writer:
         for utterance in read_manifests(corpus):
             frames = np.ones((60, 4), np.float16)
@@ -42,8 +40,7 @@ def test_after_extract_missing_dimensions_are_filled_and_marked(
     report = annotate(corpus, quick, cache)
     assert (report.filled, report.renewed) == (len(missing), 0)
     assert report.kept == len(before) - len(missing)
-    assert quick.encoders.emotion is not None
-    store = FeatureStore.find(cache, quick.encoders.emotion)
+    store = FeatureStore.find(cache, quick.encoders["emotion"])
     for utterance in read_manifests(corpus):
         if utterance.id not in missing:
             assert utterance == before[utterance.id]
@@ -129,16 +126,17 @@ def test_again_changes_nothing_and_rows_keep_their_fields(
 def test_what_cannot_give_dimensions_is_named(
     corpus: Path, heads: Path, quick: Recipe, speech_recipe: Recipe
 ) -> None:
-    with pytest.raises(ConfigError, match=r"recipe 'speech': its emotion encoder is none, which"):
+    with pytest.raises(ConfigError, match=r"recipe 'speech': found encoders whisper, which"):
         annotate(corpus, speech_recipe, heads)
-    prosody = replace(quick, encoders=replace(quick.encoders, emotion=EncoderSpec(kind="prosody")))
-    with pytest.raises(ConfigError, match=r"its emotion encoder is prosody, .* 'wav2vec2-emotion'"):
+    prosody = replace(quick, encoders={**quick.encoders, "emotion": EncoderConfig(kind="prosody")})
+    with pytest.raises(
+        ConfigError, match=r"found encoders whisper, prosody, .* 'wav2vec2-emotion'"
+    ):
         annotate(corpus, prosody, heads)
 
 
 def test_a_store_without_dimensions_is_named(corpus: Path, quick: Recipe, tmp_path: Path) -> None:
-    assert quick.encoders.emotion is not None
-    info = StoreInfo(replace(quick.encoders.emotion, weights_sha256="0" * 64), 4, "none")
+    info = StoreInfo(replace(quick.encoders["emotion"], weights_sha256="0" * 64), 4, "none")
     with StoreWriter(tmp_path / "bare", info) as writer:
         for utterance in read_manifests(corpus):
             writer.add(utterance.id, np.zeros(32, np.uint8), np.ones((60, 4), np.float16))

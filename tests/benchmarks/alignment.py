@@ -28,7 +28,8 @@ from options import make_parser, write_figures
 
 from rellm_cache.config.recipes import load_recipe
 from rellm_cache.corpus.manifest import read_split
-from rellm_cache.data.examples import make_examples, open_frames
+from rellm_cache.data.examples import make_examples
+from rellm_cache.data.streams import open_streams
 from rellm_cache.evaluation.run import EvaluationOptions, evaluate
 from rellm_cache.llm.loading import load_llm
 from rellm_cache.training.loop import Trainer, TrainingData, make_accelerator
@@ -73,7 +74,7 @@ def untrained_losses(options: argparse.Namespace, out: Path) -> dict[str, float]
     llm = load_llm(recipe.llm, accelerator.device)
     splits = [read_split(options.manifest, name) for name in ("train", "validation")]
     training, validation = (make_examples(split, recipe, llm) for split in splits)
-    data = TrainingData(training, validation, open_frames(recipe, options.cache))
+    data = TrainingData(training, validation, open_streams(recipe.encoders, options.cache))
     return Trainer(recipe, data, out, llm, accelerator).validate()
 
 

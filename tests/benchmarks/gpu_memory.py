@@ -140,8 +140,10 @@ def make_batch(clips: int) -> Batch:
     frames = int(50 * SECONDS)
     return Batch(
         ids=tuple(map(str, range(clips))),
-        speech=torch.empty(clips, frames, SPEECH, dtype=torch.float16, device=PHANTOM),
-        emotion=torch.empty(clips, frames, EMOTION, dtype=torch.float16, device=PHANTOM),
+        streams={
+            name: torch.empty(clips, frames, size, dtype=torch.float16, device=PHANTOM)
+            for name, size in (("speech", SPEECH), ("emotion", EMOTION))
+        },
         frame_lengths=torch.full((clips,), frames, device=PHANTOM),
         emotions=torch.zeros(clips, dtype=torch.long, device=PHANTOM),
         vad=torch.full((clips, 3), 0.5, device=PHANTOM),
@@ -152,7 +154,7 @@ def make_batch(clips: int) -> Batch:
 def counted(recipe: Recipe, folder: Path, tokenizer: Path, clips: int) -> float:
     """Bytes that a step holds at most, moments of the optimiser included."""
     llm = qwen_7b(folder, recipe, tokenizer)
-    model = SpeechLLM(recipe, SPEECH, EMOTION, llm).to(PHANTOM)
+    model = SpeechLLM(recipe, {"speech": SPEECH, "emotion": EMOTION}, llm).to(PHANTOM)
     for _ in range(2):  # the second step finds prompts remembered, and gradients where they stay
         batch = make_batch(clips)
         LEDGER.peak = LEDGER.held

@@ -9,6 +9,7 @@ Letters: N rows (an example's answers are rows of their own), T tokens of the lo
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -22,19 +23,19 @@ from rellm_cache.model.speech_llm import SpeechLLM
 IGNORED = -100
 
 
-def naive_batch(examples: Sequence[Example], frames: StreamSet) -> Batch:
+def naive_batch(examples: Sequence[Example], streams: StreamSet) -> Batch:
     """Read examples one by one and pad them."""
-    speech = [torch.from_numpy(frames.speech.frames(e.id).copy()) for e in examples]
-    emotion = None
-    if frames.emotion is not None:
-        streams = [torch.from_numpy(frames.emotion_frames(e.id).copy()) for e in examples]
-        emotion = pad_sequence(streams, batch_first=True)  # (B, T, D')
+    lengths = streams.lengths([e.id for e in examples]).tolist()
+    padded = {}
+    for name in streams.sources:
+        read = [streams.pieces(name, e.id, n) for e, n in zip(examples, lengths, strict=True)]
+        frames = [torch.from_numpy(np.concatenate(pieces)) for pieces in read]
+        padded[name] = pad_sequence(frames, batch_first=True)  # (B, T, D)
     nothing = (float("nan"),) * 3
     return Batch(
         ids=tuple(e.id for e in examples),
-        speech=pad_sequence(speech, batch_first=True),  # (B, T, D)
-        emotion=emotion,
-        frame_lengths=torch.tensor([len(s) for s in speech]),
+        streams=padded,
+        frame_lengths=torch.tensor(lengths),
         emotions=torch.tensor([e.emotion for e in examples]),
         vad=torch.tensor([e.vad or nothing for e in examples]),
         targets=tuple(e.targets for e in examples),

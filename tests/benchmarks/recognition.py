@@ -44,7 +44,8 @@ def run(job: tuple[int, int], data: Path, cache: Path, recipe_name: str, overrid
     from rellm_cache.config.recipes import load_recipe
     from rellm_cache.corpus.manifest import write_manifest
     from rellm_cache.corpus.readers.ravdess import read_ravdess
-    from rellm_cache.data.examples import make_examples, open_frames
+    from rellm_cache.data.examples import make_examples
+    from rellm_cache.data.streams import open_streams
     from rellm_cache.reproduction.folds import shuffle_labels
     from rellm_cache.runs.weights import load_run
     from rellm_cache.training.run import train
@@ -62,7 +63,7 @@ def run(job: tuple[int, int], data: Path, cache: Path, recipe_name: str, overrid
         write_manifest(manifest / "train.jsonl", utterances)
         report = train(recipe, manifest, cache, out)
         recipe, model = load_run(out, torch.device("cpu"))
-    frames = open_frames(recipe, cache)
+    frames = open_streams(recipe.encoders, cache)
     examples = make_examples(read_ravdess(data, {"test": scored}).utterances, recipe, None)
     predictions = predict(model, examples, frames, torch.device("cpu"))
     recognition = score_heads(

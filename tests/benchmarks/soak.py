@@ -31,8 +31,7 @@ import soundfile
 import torch
 from options import make_parser, write_figures
 
-from rellm_cache.config.schema import AdapterConfig, EncodersConfig, LossesConfig, Recipe
-from rellm_cache.config.specs import EncoderSpec
+from rellm_cache.config.schema import AdapterConfig, EncoderConfig, LossesConfig, Recipe
 from rellm_cache.corpus.manifest import write_lines
 from rellm_cache.encoders import whisper  # noqa: F401 (imported before the fork: children share it)
 from rellm_cache.extraction.run import extract
@@ -178,12 +177,12 @@ class Soak:
 
 def soak(options: argparse.Namespace, scratch: Path) -> dict[str, float]:
     """Kill until enough; the figures. `SystemExit` at the first difference."""
-    spec = EncoderSpec(kind="whisper", model=options.model, layer=0, window="clip")
+    spec = EncoderConfig(kind="whisper", model=options.model, layer=0, window="clip")
     soaked = Soak(
         manifest=make_corpus(scratch / "audio", options.clips),
         recipe=Recipe(
             name="soak",
-            encoders=EncodersConfig(spec),
+            encoders={"speech": spec},
             adapter=AdapterConfig(output_size=32),
             losses=LossesConfig(response_lm=0.0),
         ),

@@ -106,11 +106,13 @@ class Bench:
 
     def frames(self, dtype: str = "float16") -> StreamSet:
         """This package's stores, freshly opened."""
-        speech, emotion = (
-            FeatureStore(store_path(self.place("rellm"), replace(spec, dtype=dtype)))
-            for spec in specs().values()
+        folder = self.place("rellm")
+        return StreamSet(
+            {
+                name: FeatureStore(store_path(folder, replace(spec, dtype=dtype)))
+                for name, spec in specs().items()
+            }
         )
-        return StreamSet(speech, emotion)
 
     def plan(self, epoch: int) -> list[list[int]]:
         """Batches of similar length, as training has them."""
@@ -175,8 +177,8 @@ class Utterances(Dataset[tuple[np.ndarray, np.ndarray]]):
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         key = self.ids[index]
-        assert self.frames.emotion is not None
-        return self.frames.speech.frames(key), self.frames.emotion.frames(key)
+        speech, emotion = self.frames.sources.values()
+        return speech.frames(key), emotion.frames(key)
 
 
 def pad(clips: list[tuple[np.ndarray, np.ndarray]]) -> tuple[torch.Tensor, ...]:
@@ -257,7 +259,7 @@ def cold(bench: Bench) -> Rates:
             pass
 
     def drop() -> None:
-        for store in (frames.speech, frames.emotion):
+        for store in frames.sources.values():
             store.close()  # mapped pages stay in memory
         for name in ("memmap", "rellm"):
             for file in bench.place(name).rglob("*"):

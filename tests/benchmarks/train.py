@@ -31,7 +31,8 @@ from rellm_cache.config.recipes import load_recipe
 from rellm_cache.config.schema import Recipe
 from rellm_cache.corpus.manifest import Utterance, read_split
 from rellm_cache.data.batch import Batch
-from rellm_cache.data.examples import make_examples, open_frames
+from rellm_cache.data.examples import make_examples
+from rellm_cache.data.streams import open_streams
 from rellm_cache.inference.live_encoding import LiveEncoders
 from rellm_cache.llm.loading import load_llm
 from rellm_cache.planning.training import plan_training
@@ -50,7 +51,7 @@ class Bench:
             raise SystemExit(f"recipe {recipe.name} has no LLM")
         self.llm = load_llm(recipe.llm, CPU)
         self.utterances: list[Utterance] = read_split(options.manifest, "train")
-        self.frames = open_frames(recipe, options.cache)
+        self.frames = open_streams(recipe.encoders, options.cache)
         self.examples = make_examples(self.utterances, recipe, self.llm)
         data = TrainingData(self.examples, [], self.frames)
         self.trainer = Trainer(recipe, data, out, self.llm, make_accelerator(out))
@@ -81,7 +82,7 @@ class Bench:
         """The naive step, its frames made by the encoders."""
         if self.live is None:
             raise ValueError("no encoders")
-        frames = self.live.frames([self.utterances[i] for i in indices])
+        frames = self.live.streams([self.utterances[i] for i in indices])
         self.naive_step(naive_batch([self.examples[i] for i in indices], frames), number)
 
     def times(self) -> dict[str, list[float]]:
@@ -168,8 +169,7 @@ def peak_memory(which: str, recipe: Recipe, options: argparse.Namespace) -> floa
 def planned_memory(recipe: Recipe, options: argparse.Namespace) -> float:
     """MB over the loaded model that `rellm plan` counts for the same recipe."""
     clips = read_split(options.manifest, "train")
-    frames = open_frames(recipe, options.cache)
-    width = frames.speech.frame_size + (frames.emotion.frame_size if frames.emotion else 0)
+    width = sum(open_streams(recipe.encoders, options.cache).sizes.values())
     seconds = {clip.id: clip.duration or 0.0 for clip in clips}
     found = plan_training(recipe, clips, seconds, width, torch.float32)
     return (found.trained_bytes + found.step_bytes) / 1e6

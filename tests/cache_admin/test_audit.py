@@ -118,7 +118,7 @@ def test_a_missing_encoder_is_reported(cache: Path, corpus: Path, whisper_folder
 
 def test_extraction_records_the_machine(cache: Path, speech_recipe: Recipe) -> None:
     (part,) = list_parts(next(cache.glob("*/zarr.json")).parent)
-    machine = encoding_machine(speech_recipe.encoders.speech, torch.device("cpu"))
+    machine = encoding_machine(speech_recipe.encoders["speech"], torch.device("cpu"))
     assert recorded_writers([part]) == [machine]
     assert machine["dtype"] == "float32"
 

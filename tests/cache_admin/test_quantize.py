@@ -12,7 +12,7 @@ import torch
 from rellm_cache.cache_admin.quantize import quantize
 from rellm_cache.cli import main
 from rellm_cache.config.schema import Recipe
-from rellm_cache.data.examples import open_frames
+from rellm_cache.data.streams import open_streams
 from rellm_cache.encoders.registry import resolve
 from rellm_cache.errors import ConfigError, StoreError
 from rellm_cache.extraction.run import extract
@@ -28,7 +28,7 @@ from rellm_cache.utils.atomic_files import sync_tree
 @pytest.fixture
 def source(cache: Path, quick: Recipe) -> FeatureStore:
     """The speech stream's store of eleven clips."""
-    return FeatureStore.find(cache, quick.encoders.speech)
+    return FeatureStore.find(cache, quick.encoders["speech"])
 
 
 def test_a_store_in_eight_bits(source: FeatureStore) -> None:
@@ -114,12 +114,12 @@ def test_clips_added_later_use_the_existing_scale(
 ) -> None:
     (first,) = extract(
         corpus / "test.jsonl",
-        replace(quick, encoders=replace(quick.encoders, emotion=None)),
+        replace(quick, encoders={"speech": quick.encoders["speech"]}),
         tmp_path / "later",
     )
     before = FeatureStore(quantize(first.path).path).quantization
     extract(
-        corpus, replace(quick, encoders=replace(quick.encoders, emotion=None)), first.path.parent
+        corpus, replace(quick, encoders={"speech": quick.encoders["speech"]}), first.path.parent
     )
     report = quantize(first.path)
     assert (report.written, report.present) == (9, 2)
@@ -141,8 +141,8 @@ def test_stores_that_cannot_be_quantized_are_an_error(source: FeatureStore) -> N
 
 
 def in_eight_bits(recipe: Recipe) -> Recipe:
-    speech = replace(recipe.encoders.speech, dtype="int8")
-    return replace(recipe, encoders=replace(recipe.encoders, speech=speech))
+    speech = replace(recipe.encoders["speech"], dtype="int8")
+    return replace(recipe, encoders={**recipe.encoders, "speech": speech})
 
 
 def test_training_reads_int8_and_learns_the_same(
@@ -154,7 +154,7 @@ def test_training_reads_int8_and_learns_the_same(
     quantize(source.path)
     train(quick, corpus, cache, tmp_path / "float16")
     train(recipe, corpus, cache, tmp_path / "int8")
-    assert open_frames(recipe, cache).speech.dtype == np.int8
+    assert open_streams(recipe.encoders, cache).sources["speech"].dtype == np.int8
 
     def losses(run: str) -> list[float]:
         return [r["loss"] for r in read_metrics(tmp_path / run) if "loss" in r]
@@ -167,7 +167,7 @@ def test_training_reads_int8_and_learns_the_same(
 
 def test_no_encoder_makes_int8(corpus: Path, quick: Recipe, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"encoders make float16 .*`rellm cache quantize"):
-        resolve(in_eight_bits(quick).encoders.speech)
+        resolve(in_eight_bits(quick).encoders["speech"])
     with pytest.raises(ConfigError, match='run this with dtype = "float16"'):
         extract(corpus, in_eight_bits(quick), tmp_path / "none", device=torch.device("cpu"))
 
@@ -184,4 +184,4 @@ def test_the_command(
             assert expected in out
             assert "0 of values clipped" in out
     assert json.loads(out)["present"] == 11
-    assert find_store(source.path.parent, in_eight_bits(quick).encoders.speech).is_dir()
+    assert find_store(source.path.parent, in_eight_bits(quick).encoders["speech"]).is_dir()

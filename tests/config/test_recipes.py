@@ -8,7 +8,7 @@ import pytest
 
 from rellm_cache.config.recipes import load_recipe, shipped_recipes, to_toml
 from rellm_cache.config.renamed_fields import renamed_fields
-from rellm_cache.config.specs import EncoderSpec
+from rellm_cache.config.schema import EncoderConfig
 from rellm_cache.config.toml import write_toml
 from rellm_cache.errors import ConfigError
 from rellm_cache.runs.weights import run_recipe
@@ -46,14 +46,14 @@ def test_overrides_change_single_fields(recipe_file: Path) -> None:
     assert (recipe.seed, recipe.training.learning_rate) == (7, 1.0)
     assert recipe.heads.emotions == ("sad", "happy")
     assert recipe.training.schedule == "cosine"
-    assert recipe.encoders.emotion == EncoderSpec(kind="prosody")
+    assert recipe.encoders["emotion"] == EncoderConfig(kind="prosody")
 
 
 def test_none_leaves_a_part_out() -> None:
     overrides = ["llm=none", "losses.response_lm=0", "losses.emotion_lm=0", "encoders.emotion=none"]
     recipe = load_recipe("small", [*overrides, "adapter.output_size=64"])
     assert recipe.llm is None
-    assert recipe.encoders.emotion is None
+    assert list(recipe.encoders) == ["speech"]
     assert not recipe.needs_llm
 
 
@@ -74,7 +74,7 @@ def test_a_recipe_extends_another(tmp_path: Path) -> None:
     )
     (tmp_path / "longer.toml").write_text('extends = "bare.toml"\n[training]\nepochs = 9\n')
     small, longer = load_recipe("small"), load_recipe(str(tmp_path / "longer.toml"))
-    assert longer.encoders == replace(small.encoders, emotion=None)
+    assert longer.encoders == {"speech": small.encoders["speech"]}
     assert longer.training == replace(small.training, epochs=9)
     assert (longer.name, longer.llm) == ("bare", small.llm)
     assert load_recipe(str(tmp_path / "longer.toml"), ["training.epochs=2"]).training.epochs == 2
@@ -89,7 +89,7 @@ def test_the_base_of_a_recipe_can_be_another(name: str) -> None:
     paper = load_recipe(name)
     assert variant.text == paper.text
     if "extends" in shipped_recipes()[name]:
-        assert (variant.encoders.emotion is None) == (paper.encoders.emotion is None)
+        assert list(variant.encoders) == list(paper.encoders)
         assert variant.heads.dimensions == paper.heads.dimensions
 
 
@@ -130,6 +130,7 @@ def test_a_run_of_the_first_edition_is_refused_with_every_new_name() -> None:
     assert old == {
         "encoders.speech.weights",
         "encoders.emotion.weights",
+        "emotion.pooling",
         *(f"losses.{n}" for n in ("response", "category", "dimension", "recognition", "question")),
         "losses.dimension_kind",
         *(f"llm.{n}" for n in ("row_tokens", "checkpoint_activations", "embeddings")),
@@ -148,6 +149,7 @@ def test_with_the_new_names_a_recipe_of_the_first_edition_loads(run: str, tmp_pa
         for name in tables:
             inner = inner[name]
         inner[new.split()[0].rpartition(".")[2]] = inner.pop(old)
+    table["encoders"]["emotion"] |= table.pop("emotion")
     if "llm" in table:
         table["llm"]["offload_embeddings"] = table["llm"]["offload_embeddings"] == "host"
     (tmp_path / "recipe.toml").write_text(write_toml(table), "utf-8")

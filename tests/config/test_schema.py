@@ -13,7 +13,7 @@ from rellm_cache.errors import ConfigError
 def test_a_recipe_is_read_and_nothing_rewrites_it(recipe_file: Path) -> None:
     recipe = load_recipe(str(recipe_file))
     assert (recipe.name, recipe.seed, recipe.training.epochs) == ("mine", 1, 3)
-    assert recipe.encoders.emotion is None
+    assert list(recipe.encoders) == ["speech"]
     assert recipe.needs_llm
     assert hash(recipe) == hash(load_recipe(str(recipe_file)))
     with pytest.raises(FrozenInstanceError):
@@ -82,6 +82,19 @@ def test_class_weights_are_a_word_or_a_number_for_each_emotion(recipe_file: Path
         ("llm.lora.targets=[]", r"llm.lora.targets = \[\]: expected one projection or more"),
         ("llm.lora.scope=text", "scope = 'text': expected one of 'speech', 'all'"),
         ("encoders.emotion.layer=2", "mine.toml: encoders: emotion: key 'kind' is missing"),
+        ("encoders.emotoin=none", "encoders.emotoin=none': no such encoder; found speech"),
+        (
+            "encoders.speech=none",
+            r"recipe 'mine': \[encoders\] is empty; expected a table for each",
+        ),
+        ("encoders.speech.pooling=clip", "pooling = 'clip': expected one of 'frame', 'utterance'"),
+        ("encoders.a=3", "encoders: a: found 3, expected a table"),
+        ("encoders=3", "encoders: found 3, expected a table"),
+        (
+            "encoders={'a b' = {kind = 'prosody'}}",
+            "encoders.a b: expected a name of letters, digits",
+        ),
+        ("emotion.pooling=frame", "emotion.pooling -> encoders.emotion.pooling"),
         ("llm=none", r"recipe 'mine': losses.response_lm, .* no \[llm\] table"),
         ("losses.response_lm=0", "recipe 'mine': without an LLM .* set adapter.output_size"),
         ("seed", "--set 'seed': expected key=value"),

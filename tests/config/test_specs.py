@@ -161,7 +161,7 @@ def test_differences_name_each_field(recipe: Recipe) -> None:
         f"weights_sha256: wanted {'a' * 64!r}, found 'b'",
         "layer: wanted -1, found 3",
     ]
-    assert recipe.encoders.speech.differences(SPEC)[0].startswith("model: wanted '/")
+    assert recipe.encoders["speech"].differences(SPEC)[0].startswith("model: wanted '/")
 
 
 @pytest.mark.parametrize(

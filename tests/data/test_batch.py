@@ -13,8 +13,7 @@ def test_a_part_of_a_batch_keeps_what_belongs_to_its_clips() -> None:
     ]
     batch = Batch(
         ids=("a", "b", "c"),
-        speech=torch.arange(3 * 8 * 2).reshape(3, 8, 2).half(),
-        emotion=None,
+        streams={"speech": torch.arange(3 * 8 * 2).reshape(3, 8, 2).half()},
         frame_lengths=torch.tensor([8, 5, 3]),
         emotions=torch.tensor([0, 1, 2]),
         vad=torch.zeros(3, 3),
@@ -23,7 +22,9 @@ def test_a_part_of_a_batch_keeps_what_belongs_to_its_clips() -> None:
     )
     first, rest = batch.part(slice(0, 1)), batch.part(slice(1, 3))
     assert (first.ids, rest.ids) == (("a",), ("b", "c"))
-    assert torch.equal(rest.speech, batch.speech[1:, :5])  # padded no longer than they need
+    assert torch.equal(
+        rest.streams["speech"], batch.streams["speech"][1:, :5]
+    )  # padded no longer than they need
     assert rest.targets == batch.targets[1:]
     assert rest.frame_lengths.tolist() == [5, 3]
     assert first.teacher is not None

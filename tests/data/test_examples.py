@@ -58,7 +58,7 @@ def test_what_a_recipe_cannot_learn_is_said(recipe: Recipe) -> None:
         "no clip has dimensions: the dimension loss has nothing to learn from; `rellm annotate` "
         "takes them from the emotion encoder",
     ]
-    alone = replace(recipe, encoders=replace(recipe.encoders, emotion=None))
+    alone = replace(recipe, encoders={"speech": recipe.encoders["speech"]})
     assert describe_gaps([BARE], alone)[-1] == (
         "no clip has dimensions: the dimension loss has nothing to learn from"
     )

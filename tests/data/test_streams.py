@@ -3,30 +3,56 @@
 import numpy as np
 import pytest
 
-from rellm_cache.data.streams import StreamSet, align_length
+from rellm_cache.config.specs import EncoderSpec
+from rellm_cache.data.streams import FrameSource, StreamSet, align_length, frame_statistics
 from rellm_cache.errors import StoreError
+from rellm_cache.store.format import StoreInfo
 from rellm_cache.store.in_memory import InMemoryFrames
 
 
+def source(frames: np.ndarray) -> FrameSource:
+    """One utterance, "a", of frames (L, D)."""
+    made = InMemoryFrames(StoreInfo(EncoderSpec(kind="prosody"), frames.shape[1], "none"))
+    made.add("a", frames)
+    return made
+
+
 @pytest.mark.parametrize("longer", [-3, -1, 0, 1, 3])
-def test_the_emotion_stream_is_cut_or_its_last_frame_repeated(longer: int) -> None:
+def test_a_stream_is_cut_or_its_last_frame_repeated(longer: int) -> None:
     own = np.random.default_rng(1).normal(size=(9 + longer, 3)).astype(np.float16)
-    lined_up = np.concatenate(align_length(own, 9, "b"))
+    aligned = np.concatenate(align_length(own, 9))
     kept = min(9, len(own))
-    np.testing.assert_array_equal(lined_up[:kept], own[:kept])
-    np.testing.assert_array_equal(lined_up[kept:], own[-1:].repeat(9 - kept, 0))
+    np.testing.assert_array_equal(aligned[:kept], own[:kept])
+    np.testing.assert_array_equal(aligned[kept:], own[-1:].repeat(9 - kept, 0))
 
 
 @pytest.mark.parametrize("longer", [-4, 4])
 def test_streams_of_different_audio_are_refused(longer: int) -> None:
-    with pytest.raises(StoreError, match=f"b: 9 speech frames but {9 + longer} emotion frames"):
-        align_length(np.zeros((9 + longer, 3)), 9, "b")
+    streams = StreamSet(
+        {"speech": source(np.ones((9, 2))), "pitch": source(np.ones((9 + longer, 3)))}
+    )
+    with pytest.raises(StoreError, match=f"a: 9 speech frames but {9 + longer} pitch frames"):
+        streams.pieces("pitch", "a", 9)
 
 
-def test_values_are_both_streams_side_by_side() -> None:
-    speech, emotion = InMemoryFrames(2), InMemoryFrames(3)
-    speech.add("a", np.ones((4, 2)))
-    emotion.add("a", np.full((3, 3), 0.5))
-    values = StreamSet(speech, emotion).values("a")
-    np.testing.assert_array_equal(values, [[1, 1, 0.5, 0.5, 0.5]] * 4)
-    np.testing.assert_array_equal(StreamSet(speech, None).values("a"), np.ones((4, 2)))
+def test_values_are_the_streams_side_by_side() -> None:
+    streams = {
+        "speech": source(np.ones((4, 2))),
+        "emotion": source(np.full((3, 3), 0.5)),
+        "pitch": source(np.arange(5.0).reshape(5, 1)),
+    }
+    assert StreamSet(streams).sizes == {"speech": 2, "emotion": 3, "pitch": 1}
+    values = StreamSet(streams).values("a")
+    np.testing.assert_array_equal(values[:, :5], [[1, 1, 0.5, 0.5, 0.5]] * 4)
+    np.testing.assert_array_equal(values[:, 5], [0, 1, 2, 3])  # cut to the first stream's length
+    mean, deviation = frame_statistics(StreamSet(streams), ["a"])
+    np.testing.assert_allclose(mean, [1, 1, 0.5, 0.5, 0.5, 1.5])
+    np.testing.assert_allclose(deviation, [0, 0, 0, 0, 0, np.sqrt(1.25)], rtol=1e-6)
+
+
+def test_frames_in_memory_name_an_utterance_that_was_not_added() -> None:
+    streams = StreamSet({"speech": source(np.ones((4, 2)))})
+    streams.require(["a"], "rellm extract")
+    assert streams.audio_sha256("a") is None
+    with pytest.raises(StoreError, match="1 clips were not encoded, the first is 'b'; add them wi"):
+        streams.require(["a", "b"], "rellm extract")

@@ -20,11 +20,10 @@ from transformers import WhisperModel
 
 from rellm_cache.cache_admin.info import cache_info
 from rellm_cache.config.recipes import to_toml
-from rellm_cache.config.schema import EncodersConfig, Recipe
-from rellm_cache.config.specs import EncoderSpec
+from rellm_cache.config.schema import EncoderConfig, Recipe
 from rellm_cache.corpus.audio import load_clip
 from rellm_cache.corpus.manifest import read_lines, read_manifests, write_lines
-from rellm_cache.data.examples import open_frames, require_frames
+from rellm_cache.data.streams import open_streams
 from rellm_cache.encoders.registry import build_encoder
 from rellm_cache.errors import ConfigError, StoreError
 from rellm_cache.extraction.run import extract
@@ -54,16 +53,16 @@ def test_both_streams_are_made_of_every_clip(corpus: Path, recipe: Recipe, tmp_p
     assert set(speech.ids) == set(emotion.ids) == set(IDS)
     assert (speech.licence, emotion.licence) == ("MIT", "CC-BY-NC-SA-4.0")
     assert speech.vad(IDS[0]) is None
-    assert recipe.encoders.emotion is not None
-    encoder = build_encoder(recipe.encoders.emotion, torch.device("cpu"))
+    encoder = build_encoder(recipe.encoders["emotion"], torch.device("cpu"))
     for utterance in read_manifests(corpus / "validation.jsonl"):
         (encoding,) = encoder.encode([load_clip(utterance).waveform])
         stored = emotion.verified_frames(utterance.id)
         np.testing.assert_allclose(stored, encoding.frames, atol=1e-3, rtol=1e-3)
         np.testing.assert_allclose(emotion.vad(utterance.id), encoding.vad, atol=1e-5)
-    frames = open_frames(recipe, tmp_path / "cache")
-    require_frames(frames, IDS, "rellm extract")
-    assert all(len(frames.emotion_frames(i)) == frames.length(i) for i in IDS)
+    streams = open_streams(recipe.encoders, tmp_path / "cache")
+    streams.require(IDS, "rellm extract")
+    assert streams.sizes == {"speech": 16, "emotion": 16}
+    assert [len(streams.values(i)) for i in IDS] == streams.lengths(IDS).tolist()
 
 
 def test_a_second_run_does_nothing(corpus: Path, speech_recipe: Recipe, tmp_path: Path) -> None:
@@ -85,7 +84,7 @@ def test_only_new_clips_are_encoded(corpus: Path, speech_recipe: Recipe, tmp_pat
 def test_a_second_stream_leaves_the_first_alone(
     corpus: Path, recipe: Recipe, tmp_path: Path
 ) -> None:
-    alone = replace(recipe, encoders=EncodersConfig(recipe.encoders.speech))
+    alone = replace(recipe, encoders={"speech": recipe.encoders["speech"]})
     extract(corpus, alone, tmp_path / "cache")
     reports = extract(corpus, recipe, tmp_path / "cache")
     assert [(r.encoded, r.present) for r in reports] == [(0, 11), (11, 0)]
@@ -94,8 +93,8 @@ def test_a_second_stream_leaves_the_first_alone(
 def test_two_streams_of_one_encoder_are_one_store(
     corpus: Path, speech_recipe: Recipe, tmp_path: Path
 ) -> None:
-    speech = speech_recipe.encoders.speech
-    twice = replace(speech_recipe, encoders=EncodersConfig(speech, speech))
+    speech = speech_recipe.encoders["speech"]
+    twice = replace(speech_recipe, encoders={"speech": speech, "emotion": speech})
     reports = extract(corpus, twice, tmp_path / "cache")
     assert [(r.encoded, r.present, r.failed) for r in reports] == [(11, 0, 0)] * 2
 
@@ -161,13 +160,13 @@ def test_frames_that_cannot_be_stored_are_failures(
     corpus: Path, speech_recipe: Recipe, tmp_path: Path, gain: float, reason: str
 ) -> None:
     folder = tmp_path / "broken-whisper"
-    shutil.copytree(speech_recipe.encoders.speech.model, folder)
+    shutil.copytree(speech_recipe.encoders["speech"].model, folder)
     model = WhisperModel.from_pretrained(folder)
     with torch.no_grad():
         model.encoder.layer_norm.weight.fill_(gain)
     model.save_pretrained(folder)
-    spec = EncoderSpec(kind="whisper", model=str(folder))
-    broken = replace(speech_recipe, encoders=EncodersConfig(spec))
+    spec = EncoderConfig(kind="whisper", model=str(folder))
+    broken = replace(speech_recipe, encoders={"speech": spec})
     (report,) = extract(corpus / "test.jsonl", broken, tmp_path / "cache")
     assert (report.encoded, report.failed) == (0, 2)
     assert len(FeatureStore(report.path)) == 0
@@ -179,30 +178,30 @@ def test_clips_that_are_absent_from_the_cache_name_the_command(
     corpus: Path, recipe: Recipe, tmp_path: Path
 ) -> None:
     extract(corpus / "train.jsonl", recipe, tmp_path / "cache")
-    frames = open_frames(recipe, tmp_path / "cache")
+    streams = open_streams(recipe.encoders, tmp_path / "cache")
     message = "4 of 11 clips are absent from the cache, the first is 'tones/07'; add them with `rel"
     with pytest.raises(StoreError, match=message):
-        require_frames(frames, IDS, "rellm extract manifest")
+        streams.require(IDS, "rellm extract manifest")
 
 
 def test_a_cache_of_another_layer_names_the_field(
     corpus: Path, speech_recipe: Recipe, tmp_path: Path
 ) -> None:
     extract(corpus / "test.jsonl", speech_recipe, tmp_path / "cache")
-    spec = replace(speech_recipe.encoders.speech, layer=1)
+    spec = replace(speech_recipe.encoders["speech"], layer=1)
     with pytest.raises(StoreError, match="another fingerprint; layer: wanted 1, found -1"):
-        open_frames(replace(speech_recipe, encoders=EncodersConfig(spec)), tmp_path / "cache")
+        open_streams({"speech": spec}, tmp_path / "cache")
 
 
 def test_a_missing_model_file_stops_before_anything_is_written(
     corpus: Path, speech_recipe: Recipe, tmp_path: Path
 ) -> None:
     folder = tmp_path / "copy"
-    shutil.copytree(speech_recipe.encoders.speech.model, folder)
+    shutil.copytree(speech_recipe.encoders["speech"].model, folder)
     (folder / "preprocessor_config.json").unlink()
-    spec = EncoderSpec(kind="whisper", model=str(folder))
+    spec = EncoderConfig(kind="whisper", model=str(folder))
     with pytest.raises(ConfigError, match=r"copy: preprocessor_config.json is missing"):
-        extract(corpus, replace(speech_recipe, encoders=EncodersConfig(spec)), tmp_path / "cache")
+        extract(corpus, replace(speech_recipe, encoders={"speech": spec}), tmp_path / "cache")
     assert not (tmp_path / "cache").exists()
 
 
@@ -226,8 +225,7 @@ def test_a_full_disk_keeps_earlier_parts_and_a_second_run_completes(
         disk.setattr(writer, "sync_tree", fills_up)
         with pytest.raises(StoreError, match="No space left on device; free some space and run"):
             extract(corpus, recipe, tmp_path / "cache", batch_size=2, options=options)
-    frames = open_frames(recipe, tmp_path / "cache")
-    for store in (frames.speech, frames.emotion):
+    for store in open_streams(recipe.encoders, tmp_path / "cache").sources.values():
         assert isinstance(store, FeatureStore)
         assert len(checksums(store.path)) == 2
     for report in extract(corpus, recipe, tmp_path / "cache", batch_size=2):

@@ -94,7 +94,7 @@ def test_batches_from_a_url_equal_those_of_a_folder(
     examples = [Example(i, 0, None, ()) for i in IDS]
     plan = [[0, 5, 2], [7, 1], [10, 3, 9]]
     loaders = [
-        BatchLoader(examples, StreamSet(FeatureStore(report.path), None))
+        BatchLoader(examples, StreamSet({"speech": FeatureStore(report.path)}))
         for report in (local, remote)
     ]
     for one, other in zip(*(loader.batches(plan) for loader in loaders), strict=True):

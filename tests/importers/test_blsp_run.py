@@ -18,8 +18,7 @@ from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperModel
 
 from rellm_cache.cli import main
 from rellm_cache.config.recipes import load_recipe
-from rellm_cache.config.schema import AdapterConfig, EncodersConfig, LossesConfig, Recipe
-from rellm_cache.config.specs import EncoderSpec
+from rellm_cache.config.schema import AdapterConfig, EncoderConfig, LossesConfig, Recipe
 from rellm_cache.encoders.whisper import WhisperEncoder
 from rellm_cache.errors import ConfigError
 from rellm_cache.extraction.run import extract
@@ -56,11 +55,11 @@ def blsp_adapter(weights: Weights, speech: Tensor) -> Tensor:
 
 
 def recipe_of(emotion: bool = True, **adapter: Any) -> Recipe:
-    speech = EncoderSpec(kind="whisper", model="openai/whisper-large-v2")
-    spec = EncoderSpec(kind="wav2vec2-emotion", model="audeering/emotion") if emotion else None
+    encoders = {"speech": EncoderConfig(kind="whisper", model="openai/whisper-large-v2")}
+    if emotion:
+        encoders["emotion"] = EncoderConfig(kind="wav2vec2-emotion", model="audeering/emotion")
     recipe = load_recipe("re-llm", [f"adapter.bottleneck={BOTTLENECK}"])
     config = AdapterConfig(**{"preset": "reference", "bottleneck": BOTTLENECK, **adapter})
-    encoders = EncodersConfig(speech, spec)
     return Recipe(
         name="tiny", encoders=encoders, adapter=config, llm=recipe.llm, training=recipe.training
     )
@@ -73,7 +72,7 @@ def imported(out: Path, emotion_size: int = E) -> tuple[Recipe, SpeechLLM]:
     sized = AdapterConfig(preset="reference", bottleneck=BOTTLENECK, output_size=H)
     recipe_without_llm = Recipe(name="x", encoders=recipe.encoders, adapter=sized, llm=recipe.llm)
     torch.manual_seed(99)  # nothing may be left of this
-    model = SpeechLLM(recipe_without_llm, S, emotion_size, None)
+    model = SpeechLLM(recipe_without_llm, {"speech": S, "emotion": emotion_size}, None)
     load_tensors(Path(recipe.training.init_from) / WEIGHTS, model)
     return recipe, model
 
@@ -83,7 +82,7 @@ def test_the_adapter_starts_as_blsp_emos_function(
     make_blsp: MakeBlsp, tmp_path: Path, emotion_size: int
 ) -> None:
     folder = make_blsp()
-    report = import_blsp(folder, tmp_path / "run", recipe_of(emotion_size > 0), emotion_size)
+    report = import_blsp(folder, tmp_path / "run", recipe_of(emotion_size > 0), {"emotion": E})
     assert report.lora == 2
     _, model = imported(tmp_path / "run", emotion_size)
     weights = torch.load(folder / "pytorch_model-00002-of-00002.bin", weights_only=True)
@@ -98,7 +97,7 @@ def test_the_adapter_starts_as_blsp_emos_function(
 
 
 def test_no_new_weight_stays_dead(make_blsp: MakeBlsp, tmp_path: Path) -> None:
-    import_blsp(make_blsp(), tmp_path / "run", recipe_of(), E)
+    import_blsp(make_blsp(), tmp_path / "run", recipe_of(), {"emotion": E})
     _, model = imported(tmp_path / "run")
     adapter = model.adapter
     frames, target = torch.randn(2, 64, S + E), torch.randn(2, 8, H)
@@ -141,10 +140,10 @@ def nonzero(gradient: Tensor) -> bool:
 
 def test_the_encoder_is_whisper_as_it_was_tuned(make_blsp: MakeBlsp, tmp_path: Path) -> None:
     folder = make_blsp()
-    report = import_blsp(folder, tmp_path / "run", recipe_of(), E)
+    report = import_blsp(folder, tmp_path / "run", recipe_of(), {"emotion": E})
     recipe, _ = imported(tmp_path / "run")
-    assert recipe.encoders.speech.model == str(report.whisper)
-    encoder = WhisperEncoder(recipe.encoders.speech, torch.device("cpu"))
+    assert recipe.encoders["speech"].model == str(report.whisper)
+    encoder = WhisperEncoder(recipe.encoders["speech"], torch.device("cpu"))
     state = torch.load(folder / "pytorch_model-00001-of-00002.bin", weights_only=True)
     config = json.loads((folder / "config.json").read_text())["whisper_config"]
     reference = WhisperModel(WhisperConfig(**config)).eval()
@@ -162,14 +161,14 @@ def test_the_run_folder_describes_itself(
     make_blsp: MakeBlsp, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "run"
-    report = import_blsp(make_blsp(), out, recipe_of(), E)
+    report = import_blsp(make_blsp(), out, recipe_of(), {"emotion": E})
     info = load_info(out)
-    assert (info.speech_size, info.emotion_size, info.output_size) == (S, E, H)
+    assert (info.sizes, info.output_size) == ({"speech": S, "emotion": E}, H)
     state = load_file(out / WEIGHTS)
     assert info.trainable_parameters == report.trainable == sum(t.numel() for t in state.values())
     assert state["heads.category.weight"].shape == (5, H)
     again, folder = tmp_path / "again", tmp_path / "blsp-emo"
-    recipe = ["--recipe", str(out / "recipe.toml"), "--emotion-size", str(E)]
+    recipe = ["--recipe", str(out / "recipe.toml"), "--stream-size", "emotion", str(E)]
     with pytest.raises(SystemExit) as end:
         main(["import", "blsp", str(folder), "--out", str(again), *recipe])
     assert end.value.code == 0
@@ -181,11 +180,11 @@ def test_its_recipe_holds_wherever_training_starts(
     make_blsp: MakeBlsp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    report = import_blsp(make_blsp(), Path("runs/start"), recipe_of(), E)
+    report = import_blsp(make_blsp(), Path("runs/start"), recipe_of(), {"emotion": E})
     assert report.recipe == Path("runs/start/recipe.toml")
     recipe = load_recipe(str(report.recipe))
     assert recipe.training.init_from == str(tmp_path / "runs/start")
-    assert recipe.encoders.speech.model == str(tmp_path / "runs/start/whisper")
+    assert recipe.encoders["speech"].model == str(tmp_path / "runs/start/whisper")
 
 
 def test_its_recipe_trains_from_it(
@@ -196,7 +195,7 @@ def test_its_recipe_trains_from_it(
     recipe = replace(
         quick, adapter=adapter, losses=losses, training=replace(quick.training, epochs=1)
     )
-    start = import_blsp(make_blsp(), tmp_path / "start", recipe, emotion_size=16)
+    start = import_blsp(make_blsp(), tmp_path / "start", recipe, {"emotion": 16})
     recipe = load_recipe(str(start.recipe))
     extract(corpus, recipe, tmp_path / "cache")
     train(recipe, corpus, tmp_path / "cache", tmp_path / "run")
@@ -216,7 +215,7 @@ def test_its_recipe_trains_from_it(
         ({"adapter_hidden_layers": 2}, "adapter_hidden_layers = 2, expected 0"),
         ({"whisper_config": None}, r"\['Blsp2Model'\]; expected a BLSP-Emo checkpoint"),
         ({"qwen_config": {}}, "'hidden_size' is missing"),
-        ({"adapter_inner_dim": 9}, r"adapter\.bottleneck: found 8, but .* need 9"),
+        ({"adapter_inner_dim": 9}, r"adapter\.bottleneck: found 8, but .* needs 9"),
         (
             {"qwen_config": {"hidden_size": 64}},
             r"conv_layers\.2\.weight: found .* \(64, 16, 5\), expected .* \(128, 16, 5\)",
@@ -227,24 +226,31 @@ def test_another_checkpoint_is_refused(
     make_blsp: MakeBlsp, tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
-        import_blsp(make_blsp(**changes), tmp_path / "run", recipe_of(), E)
+        import_blsp(make_blsp(**changes), tmp_path / "run", recipe_of(), {"emotion": E})
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
-    ("recipe", "emotion_size", "message"),
+    ("recipe", "sizes", "message"),
     [
-        (recipe_of(preset="lite"), E, r"adapter\.preset: found 'lite', .* need 'reference'"),
-        (recipe_of(emotion=False), E, "an emotion stream: found False"),
-        (recipe_of(), 0, "an emotion stream: found True"),
-        (recipe_of(output_size=64), E, r"adapter\.output_size: found 64, .* need 32"),
+        (
+            recipe_of(preset="lite"),
+            {"emotion": E},
+            r"adapter\.preset: found 'lite', .* 'reference'",
+        ),
+        (
+            recipe_of(),
+            {"emotoin": E},
+            "size of stream 'emotion' is unknown; give --stream-size emo",
+        ),
+        (recipe_of(output_size=64), {"emotion": E}, r"adapter\.output_size: found 64, .* needs 32"),
     ],
 )
 def test_a_recipe_that_does_not_fit_is_refused(
-    make_blsp: MakeBlsp, tmp_path: Path, recipe: Recipe, emotion_size: int, message: str
+    make_blsp: MakeBlsp, tmp_path: Path, recipe: Recipe, sizes: dict[str, int], message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
-        import_blsp(make_blsp(), tmp_path / "run", recipe, emotion_size)
+        import_blsp(make_blsp(), tmp_path / "run", recipe, sizes)
 
 
 def test_a_missing_and_an_unknown_tensor_are_named(make_blsp: MakeBlsp, tmp_path: Path) -> None:
@@ -254,7 +260,7 @@ def test_a_missing_and_an_unknown_tensor_are_named(make_blsp: MakeBlsp, tmp_path
     norm = state.pop("adapter.speech_ln.bias")
     torch.save(state, file)
     with pytest.raises(ConfigError, match=r"the weights lack adapter\.speech_ln\.bias"):
-        import_blsp(folder, tmp_path / "run", recipe_of(), E)
+        import_blsp(folder, tmp_path / "run", recipe_of(), {"emotion": E})
     for old in folder.glob("pytorch*"):
         state |= torch.load(old, weights_only=True) if old.suffix == ".bin" else {}
         old.unlink()
@@ -265,4 +271,4 @@ def test_a_missing_and_an_unknown_tensor_are_named(make_blsp: MakeBlsp, tmp_path
     with pytest.raises(
         ConfigError, match=r"the weights hold adapter\.gate, which this model does not"
     ):
-        import_blsp(folder, tmp_path / "run", recipe_of(), E)
+        import_blsp(folder, tmp_path / "run", recipe_of(), {"emotion": E})

@@ -7,7 +7,7 @@ import torch
 
 from rellm_cache.config.schema import AdapterConfig
 from rellm_cache.data.streams import QuantizationParams
-from rellm_cache.model.adapter import ConvAdapter, crop_time, dequantize, fuse
+from rellm_cache.model.adapter import ConvAdapter, concat_streams, crop_time, dequantize
 
 LITE = AdapterConfig(preset="lite", width=16, bottleneck=16)
 REFERENCE = AdapterConfig(preset="reference", bottleneck=8)
@@ -48,13 +48,13 @@ def test_lengths_are_three_halvings() -> None:
         assert counts.tolist() == adapter.output_lengths(torch.tensor([50, 9])).tolist()
 
 
-def test_fusion_by_frame_and_by_utterance() -> None:
-    speech, emotion = torch.ones(1, 4, 2), torch.arange(4.0).reshape(1, 4, 1)
+def test_streams_are_concatenated_by_frame_or_as_the_utterances_mean() -> None:
+    streams = {"b": torch.arange(4.0).reshape(1, 4, 1), "a": torch.ones(1, 4, 2).half()}
     lengths = torch.tensor([3])
-    assert fuse(speech, None, lengths, "frame").shape == (1, 4, 2)
-    by_frame = fuse(speech, emotion, lengths, "frame")
-    assert by_frame[0, :, 2].tolist() == [0, 1, 2, 3]
-    by_utterance = fuse(speech, emotion, lengths, "utterance")
+    assert concat_streams(streams, lengths, {"a": "frame"}).dtype == torch.float32
+    by_frame = concat_streams(streams, lengths, {"a": "frame", "b": "frame"})
+    assert by_frame[0].tolist() == [[1, 1, 0], [1, 1, 1], [1, 1, 2], [1, 1, 3]]
+    by_utterance = concat_streams(streams, lengths, {"a": "frame", "b": "utterance"})
     assert by_utterance[0, :, 2].tolist() == [1, 1, 1, 1]  # the mean of the three valid frames
 
 

@@ -40,7 +40,7 @@ def with_scope(recipe: Recipe, scope: Any, pack_length: int = 512, dropout: floa
 def make_model(recipe: Recipe, llm: FrozenLLM) -> SpeechLLM:
     """As after some steps: no B of LoRA is zero."""
     torch.manual_seed(0)
-    model = SpeechLLM(recipe, 16, 16, llm).eval()
+    model = SpeechLLM(recipe, {"speech": 16, "emotion": 16}, llm).eval()
     assert model.lora is not None
     for parameter in model.lora.parameters():
         nn.init.normal_(parameter, std=0.1)  # larger ones make float32 itself inexact
@@ -52,8 +52,7 @@ def make_batch(llm: FrozenLLM) -> Batch:
     end = llm.chat.ids(llm.chat.end_text)
     return Batch(
         ids=("a", "b"),
-        speech=torch.randn(2, 90, 16).half(),
-        emotion=torch.randn(2, 90, 16).half(),
+        streams={"speech": torch.randn(2, 90, 16).half(), "emotion": torch.randn(2, 90, 16).half()},
         frame_lengths=torch.tensor([40, 90]),
         emotions=torch.tensor([0, 3]),
         vad=torch.full((2, 3), float("nan")),
@@ -210,14 +209,14 @@ def test_label_likelihoods_and_answers_are_those_of_each_utterance_alone(
 def test_an_llm_serves_recipes_with_and_without(recipe: Recipe, llm: FrozenLLM) -> None:
     batch = make_batch(llm)
     torch.manual_seed(0)
-    before = sums(SpeechLLM(recipe, 16, 16, llm).eval(), batch)
+    before = sums(SpeechLLM(recipe, {"speech": 16, "emotion": 16}, llm).eval(), batch)
     make_model(with_scope(recipe, "speech"), llm)
     torch.manual_seed(0)
-    plain = SpeechLLM(recipe, 16, 16, llm).eval()
+    plain = SpeechLLM(recipe, {"speech": 16, "emotion": 16}, llm).eval()
     assert plain.lora is None
     assert sums(plain, batch) == before
     torch.manual_seed(0)  # LoRA's first weights are drawn last and add nothing
-    fresh = SpeechLLM(with_scope(recipe, "all"), 16, 16, llm).eval()
+    fresh = SpeechLLM(with_scope(recipe, "all"), {"speech": 16, "emotion": 16}, llm).eval()
     # To the last bits: LoRA everywhere has the prompt in each row, where it is remembered without.
     torch.testing.assert_close(sums(fresh, batch), before, rtol=1e-6, atol=0)
 
@@ -231,7 +230,7 @@ def test_a_checkpoint_holds_lora_and_nothing_frozen(
     assert names == set(model.state_dict())
     assert len([n for n in names if n.startswith("lora.")]) == 2 * 7 * 2
     save_tensors(tmp_path / "adapter.safetensors", model)
-    other = SpeechLLM(recipe, 16, 16, llm).eval()
+    other = SpeechLLM(recipe, {"speech": 16, "emotion": 16}, llm).eval()
     load_tensors(tmp_path / "adapter.safetensors", other)
     batch = make_batch(llm)
     assert sums(other, batch) == sums(model, batch)
@@ -241,9 +240,9 @@ def test_a_run_without_lora_can_be_started_from(
     recipe: Recipe, llm: FrozenLLM, tmp_path: Path
 ) -> None:
     path = tmp_path / "adapter.safetensors"
-    plain = SpeechLLM(recipe, 16, 16, llm).eval()
+    plain = SpeechLLM(recipe, {"speech": 16, "emotion": 16}, llm).eval()
     save_tensors(path, plain)
-    fresh = SpeechLLM(with_scope(recipe, "speech"), 16, 16, llm).eval()
+    fresh = SpeechLLM(with_scope(recipe, "speech"), {"speech": 16, "emotion": 16}, llm).eval()
     with pytest.raises(RunError, match=r"tensor 'lora\.model\.layers\.0.*: found nothing"):
         load_tensors(path, fresh)
     load_tensors(path, fresh, fresh_lora=True)

@@ -32,8 +32,7 @@ def make_batch(llm: FrozenLLM) -> Batch:
     end = llm.chat.ids(llm.chat.end_text)
     return Batch(
         ids=("a", "b", "c"),
-        speech=torch.randn(3, 90, 16).half(),
-        emotion=torch.randn(3, 90, 16).half(),
+        streams={"speech": torch.randn(3, 90, 16).half(), "emotion": torch.randn(3, 90, 16).half()},
         frame_lengths=lengths,
         emotions=torch.tensor([0, 3, IGNORED]),
         vad=torch.tensor([[0.1, 0.5, 0.9], [float("nan")] * 3, [0.3, 0.3, 0.3]]),
@@ -105,7 +104,7 @@ def test_the_divergence_equals_the_naive_one(
     losses = replace(recipe.losses, response_kl=1.0)
     recipe = replace(recipe, losses=losses, llm=replace(recipe.llm, pack_length=pack_length))
     torch.manual_seed(0)
-    model = SpeechLLM(recipe, 16, 16, llm).eval()
+    model = SpeechLLM(recipe, {"speech": 16, "emotion": 16}, llm).eval()
     batch = taught(make_batch(llm), llm, top_k=8)
     terms = model(batch).terms
     assert terms["response_kl"].count == terms["response_lm"].count
@@ -122,7 +121,7 @@ def test_the_divergence_equals_the_naive_one(
 
 
 def test_class_weights_count_in_training_alone(recipe: Recipe, llm: FrozenLLM) -> None:
-    model = SpeechLLM(recipe, 16, 16, llm)
+    model = SpeechLLM(recipe, {"speech": 16, "emotion": 16}, llm)
     model.class_weights = torch.tensor([0.25, 1.0, 1.0, 4.0, 1.0])
     batch = make_batch(llm)
     weighted, plain = model.train()(batch), model.eval()(batch)
@@ -148,7 +147,7 @@ def test_a_step_equals_the_naive_step(
     )
     llm = load_llm(config, CPU)
     torch.manual_seed(0)
-    model = SpeechLLM(replace(recipe, llm=config), 16, 16, llm).eval()
+    model = SpeechLLM(replace(recipe, llm=config), {"speech": 16, "emotion": 16}, llm).eval()
     assert_equals_naive_step(model, llm, make_batch(llm), bound=1e-5)
     # The same after the model has answered, which stores keys and values.
     continue_prompts(llm, [llm.embed(llm.chat.ids("Hello"))], max_new_tokens=3)
@@ -159,19 +158,19 @@ def test_a_step_in_four_bits_equals_the_naive_step(recipe: Recipe) -> None:
     assert recipe.llm is not None
     llm = load_llm(replace(recipe.llm, quantization="nf4"), CPU)
     torch.manual_seed(0)
-    model = SpeechLLM(recipe, 16, 16, llm).eval()
+    model = SpeechLLM(recipe, {"speech": 16, "emotion": 16}, llm).eval()
     assert_equals_naive_step(model, llm, make_batch(llm), bound=5e-5)
 
 
 def test_a_step_in_bfloat16_is_near_the_naive_step(recipe: Recipe, llm: FrozenLLM) -> None:
     half = FrozenLLM(llm.model.bfloat16(), llm.chat, llm.config)
     torch.manual_seed(0)
-    model = SpeechLLM(recipe, 16, 16, half).eval()
+    model = SpeechLLM(recipe, {"speech": 16, "emotion": 16}, half).eval()
     assert_equals_naive_step(model, half, make_batch(half), bound=0.05)
 
 
 def test_counts_are_known_before_the_forward_pass(recipe: Recipe, llm: FrozenLLM) -> None:
-    model = SpeechLLM(recipe, 16, 16, llm).eval()
+    model = SpeechLLM(recipe, {"speech": 16, "emotion": 16}, llm).eval()
     batch = make_batch(llm)
     counts = {name: float(count) for name, count in model.counts(batch).items()}
     tokens = [len(t.ids) for targets in batch.targets for t in targets]
@@ -185,7 +184,7 @@ def test_counts_are_known_before_the_forward_pass(recipe: Recipe, llm: FrozenLLM
 
 
 def test_label_likelihoods_are_those_of_separate_rows(recipe: Recipe, llm: FrozenLLM) -> None:
-    model = SpeechLLM(recipe, 16, 16, llm).eval().requires_grad_(False)
+    model = SpeechLLM(recipe, {"speech": 16, "emotion": 16}, llm).eval().requires_grad_(False)
     batch = make_batch(llm)
     labels = [llm.chat.ids(name) for name in ("happy", "sad")]
     speech = model.speech(batch)
@@ -203,7 +202,7 @@ def test_label_likelihoods_are_those_of_separate_rows(recipe: Recipe, llm: Froze
 
 
 def test_nothing_frozen_is_among_the_parameters(recipe: Recipe, llm: FrozenLLM) -> None:
-    model = SpeechLLM(recipe, 16, 16, llm)
+    model = SpeechLLM(recipe, {"speech": 16, "emotion": 16}, llm)
     assert {name.split(".")[0] for name in model.state_dict()} == {"adapter", "heads"}
     assert {n for n, _ in model.named_parameters()} == set(model.state_dict())
 
@@ -211,17 +210,16 @@ def test_nothing_frozen_is_among_the_parameters(recipe: Recipe, llm: FrozenLLM) 
 def test_a_wrong_output_size_is_refused(recipe: Recipe, llm: FrozenLLM) -> None:
     adapter = replace(recipe.adapter, output_size=99)
     with pytest.raises(Exception, match=r"output_size = 99, but .* has hidden size 32"):
-        SpeechLLM(replace(recipe, adapter=adapter), 16, 16, llm)
+        SpeechLLM(replace(recipe, adapter=adapter), {"speech": 16, "emotion": 16}, llm)
 
 
 def test_no_clip_is_influenced_by_its_batch(recipe: Recipe, llm: FrozenLLM, tmp_path: Path) -> None:
-    model = SpeechLLM(recipe, 16, 16, llm).eval()
+    model = SpeechLLM(recipe, {"speech": 16, "emotion": 16}, llm).eval()
     batch = make_batch(llm)
     alone = replace(
         batch,
         ids=("a",),
-        speech=batch.speech[:1, :40],
-        emotion=None if batch.emotion is None else batch.emotion[:1, :40],
+        streams={name: frames[:1, :40] for name, frames in batch.streams.items()},
         frame_lengths=batch.frame_lengths[:1],
         emotions=batch.emotions[:1],
         vad=batch.vad[:1],
@@ -254,12 +252,12 @@ def test_questions_that_share_speech_lose_what_each_alone_does(
     losses = replace(recipe.losses, qa_lm=0.7)
     recipe = replace(recipe, losses=losses, llm=replace(recipe.llm, pack_length=pack_length))
     torch.manual_seed(0)
-    model = SpeechLLM(recipe, 16, 16, llm)
+    model = SpeechLLM(recipe, {"speech": 16, "emotion": 16}, llm)
     assert_equals_naive_step(model, llm, questioned(llm), 2e-5)
 
 
 def test_speech_is_in_a_row_once_for_all_its_questions(recipe: Recipe, llm: FrozenLLM) -> None:
-    model = SpeechLLM(recipe, 16, 16, llm)
+    model = SpeechLLM(recipe, {"speech": 16, "emotion": 16}, llm)
     batch = questioned(llm)
     only = replace(batch, targets=tuple(tuple(t for t in ts if t.after) for ts in batch.targets))
     speech = model.speech(only)

@@ -27,7 +27,7 @@ def test_the_parameters_are_those_that_train(
     assert recipe.llm is not None
     config = replace(recipe.llm, lora=lora)
     recipe = replace(recipe, llm=config)
-    model = SpeechLLM(recipe, 16, 16, load_llm(config, torch.device("cpu")))
+    model = SpeechLLM(recipe, {"speech": 16, "emotion": 16}, load_llm(config, torch.device("cpu")))
     found = planned(recipe, corpus)
     assert found.trained == sum(p.numel() for p in model.parameters())
     assert found.trained_bytes == 16 * found.trained  # weights, gradients and two moments

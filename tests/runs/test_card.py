@@ -9,13 +9,12 @@ from huggingface_hub.repocard import metadata_load
 
 from rellm_cache.config.schema import (
     AdapterConfig,
-    EncodersConfig,
+    EncoderConfig,
     LLMConfig,
     LoraConfig,
     LossesConfig,
     Recipe,
 )
-from rellm_cache.config.specs import EncoderSpec
 from rellm_cache.runs.card import Card, metadata, render_card, render_licences
 from rellm_cache.runs.provenance import DataSummary, TrainingRecord
 from rellm_cache.runs.weights import AdapterInfo
@@ -43,12 +42,14 @@ SCORES = {
 def card() -> Card:
     recipe = Recipe(
         name="re-llm",
-        encoders=EncodersConfig(
-            speech=EncoderSpec(
+        encoders={
+            "speech": EncoderConfig(
                 kind="whisper", model="openai/whisper-large-v2", weights_sha256="ab" * 32
             ),
-            emotion=EncoderSpec(kind="wav2vec2-emotion", model=AUDEERING, weights_sha256="cd" * 32),
-        ),
+            "emotion": EncoderConfig(
+                kind="wav2vec2-emotion", model=AUDEERING, weights_sha256="cd" * 32
+            ),
+        },
         llm=LLMConfig(model="Qwen/Qwen2.5-7B-Instruct", revision="a09a35458c70"),
     )
     licences = {
@@ -58,7 +59,7 @@ def card() -> Card:
     }
     return Card(
         recipe,
-        AdapterInfo(1280, 1024, 4096, 205_000_000, licences),
+        AdapterInfo({"speech": 1280, "emotion": 1024}, 4096, 205_000_000, licences),
         TrainingRecord("0.1.0", DATA, None, 804, 3600.0, 1, MACHINE, "ef" * 32, "", {"ua": 0.6}),
         None,
     )

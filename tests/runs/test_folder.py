@@ -32,8 +32,8 @@ def test_the_precision_of_what_trains_is_part_of_a_recipe(quick: Recipe, tmp_pat
 
 def test_encoders_differ_by_the_weights_that_both_pin_wherever_they_lie(quick: Recipe) -> None:
     def pinned(weights: str, model: str = "a/whisper") -> Recipe:
-        speech = replace(quick.encoders.speech, model=model, weights_sha256=weights)
-        return replace(quick, encoders=replace(quick.encoders, speech=speech))
+        speech = replace(quick.encoders["speech"], model=model, weights_sha256=weights)
+        return replace(quick, encoders={**quick.encoders, "speech": speech})
 
     assert recipe_differences(pinned("1" * 64), pinned("1" * 64, "elsewhere/whisper")) == []
     assert recipe_differences(pinned(""), pinned("1" * 64)) == []

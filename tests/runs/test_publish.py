@@ -54,11 +54,11 @@ def models(
 def quick(quick: Recipe, models: Path) -> Recipe:
     """With LoRA; one model by hub id, one under the models root, one elsewhere."""
     assert quick.llm is not None
-    speech = replace(quick.encoders.speech, model=str(models / "lab/whisper"))
+    speech = replace(quick.encoders["speech"], model=str(models / "lab/whisper"))
     return replace(
         quick,
         llm=replace(quick.llm, model="lab/chat", lora=LoraConfig(rank=2)),
-        encoders=replace(quick.encoders, speech=speech),
+        encoders={**quick.encoders, "speech": speech},
         training=replace(quick.training, epochs=1),
     )
 
@@ -74,8 +74,8 @@ def lora_run(corpus: Path, cache: Path, quick: Recipe, tmp_path: Path) -> Path:
 @pytest.fixture
 def heads_run(corpus: Path, speech_recipe: Recipe, models: Path, tmp_path: Path) -> Path:
     """A run without LLM that nobody scored."""
-    speech = replace(speech_recipe.encoders.speech, model="lab/whisper")
-    recipe = replace(speech_recipe, encoders=replace(speech_recipe.encoders, speech=speech))
+    speech = replace(speech_recipe.encoders["speech"], model="lab/whisper")
+    recipe = replace(speech_recipe, encoders={**speech_recipe.encoders, "speech": speech})
     extract(corpus, recipe, tmp_path / "cache")
     train(recipe, corpus, tmp_path / "cache", tmp_path / "heads")
     return tmp_path / "heads"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from rellm_cache.config.schema import EncodersConfig, LoraConfig, Recipe
+from rellm_cache.config.schema import LoraConfig, Recipe
 from rellm_cache.runs.shared_models import Resources
 from rellm_cache.utils.model_files import weights_digest
 
@@ -14,14 +14,12 @@ CPU = torch.device("cpu")
 
 def test_stores_are_opened_once(cache: Path, quick: Recipe) -> None:
     resources = Resources()
-    frames = resources.frames(quick, cache)
-    speech = quick.encoders.speech
-    pinned = replace(
-        speech, weights_sha256=weights_digest(Path(speech.model))
-    )  # as a run's own recipe
-    again = resources.frames(replace(quick, encoders=EncodersConfig(pinned)), cache)
-    assert again.speech is frames.speech
-    assert again.emotion is None
+    streams = resources.streams(quick, cache)
+    speech = quick.encoders["speech"]
+    digest = weights_digest(Path(speech.model))
+    pinned = replace(speech, weights_sha256=digest)  # as a run's own recipe
+    again = resources.streams(replace(quick, encoders={"speech": pinned}), cache)
+    assert again.sources == {"speech": streams.sources["speech"]}
 
 
 def test_an_llm_is_kept_until_another_is_asked_for(quick: Recipe) -> None:

@@ -18,8 +18,7 @@ def make_batches() -> list[Batch]:
     return [
         Batch(
             ids=("a", "b"),
-            speech=torch.randn(2, 90, 16).half(),
-            emotion=None,
+            streams={"speech": torch.randn(2, 90, 16).half()},
             frame_lengths=torch.tensor([90, 60]),
             emotions=torch.tensor([0, 1]),
             vad=torch.rand(2, 3),
@@ -38,7 +37,7 @@ def model(speech_recipe: Recipe) -> SpeechLLM:
         heads=replace(speech_recipe.heads, dropout=0.3),
         losses=replace(speech_recipe.losses, vad_kind="ccc"),
     )
-    return SpeechLLM(recipe, 16, 0, None).train()
+    return SpeechLLM(recipe, {"speech": 16}, None).train()
 
 
 def test_the_second_pass_has_the_moments_of_the_prepass(model: SpeechLLM) -> None:

@@ -11,7 +11,8 @@ from torch import nn
 
 from rellm_cache.config.schema import Recipe
 from rellm_cache.corpus.manifest import read_split
-from rellm_cache.data.examples import make_examples, open_frames
+from rellm_cache.data.examples import make_examples
+from rellm_cache.data.streams import open_streams
 from rellm_cache.errors import RunError
 from rellm_cache.llm.frozen import FrozenLLM
 from rellm_cache.llm.loading import load_llm
@@ -50,7 +51,9 @@ def take(corpus: Path, cache: Path, quick: Recipe, tmp_path: Path) -> Take:
         )
         losses = replace(quick.losses, vad_kind=vad_kind)
         recipe = replace(quick, training=settings, losses=losses)
-        data = TrainingData(make_examples(utterances, recipe, llm), [], open_frames(recipe, cache))
+        data = TrainingData(
+            make_examples(utterances, recipe, llm), [], open_streams(recipe.encoders, cache)
+        )
         trainer = Trainer(recipe, data, tmp_path, llm, make_accelerator(tmp_path))
         optimizer, sizes, gradients = trainer.optimizer, [], []
         optimizer.adamw.register_step_pre_hook(

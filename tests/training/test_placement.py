@@ -28,7 +28,7 @@ from rellm_cache.corpus.manifest import (
     read_manifests,
     responses_path,
 )
-from rellm_cache.data.examples import open_frames
+from rellm_cache.data.streams import open_streams
 from rellm_cache.empathy.score_table import score_csv
 from rellm_cache.empathy.scorer_folder import load_card
 from rellm_cache.inference.generate import generate
@@ -82,7 +82,7 @@ def test_what_comes_before_training(
     (transcripts,) = list_transcripts(other / "cache")
     assert set(read_transcripts_file(transcripts)) == set(clips)
     assert read_rows(questions_path(manifest / "train.jsonl"))
-    here, there = (open_frames(whole, folder) for folder in (cache, other / "cache"))
+    here, there = (open_streams(whole.encoders, folder) for folder in (cache, other / "cache"))
     assert here.emotion is not None
     assert there.emotion is not None
     for ours, theirs in ((here.speech, there.speech), (here.emotion, there.emotion)):
@@ -113,13 +113,16 @@ def with_all_else(recipe: Recipe) -> Recipe:
     """CCC, class weights, frames of 8 bits, the mean of weights, small micro-batches."""
     losses = replace(recipe.losses, vad_kind="ccc", class_weights="balanced")
     training = replace(recipe.training, weight_averaging=0.5, micro_batch_tokens=300)
-    speech = replace(recipe.encoders.speech, dtype="int8")
+    speech, emotion = recipe.encoders.values()
+    encoders = {
+        "speech": replace(speech, dtype="int8"),
+        "emotion": replace(emotion, pooling="utterance"),
+    }
     return replace(
         recipe,
         losses=losses,
         training=training,
-        encoders=replace(recipe.encoders, speech=speech),
-        emotion=replace(recipe.emotion, pooling="utterance"),
+        encoders=encoders,
     )
 
 
@@ -134,7 +137,7 @@ def test_a_run(
     for file in manifest_files(corpus):
         write_rows(questions_path(file), [question(u) for u in read_manifest(file)])
     teach(corpus, whole, cache)
-    quantize(FeatureStore.find(cache, whole.encoders.speech).path)
+    quantize(FeatureStore.find(cache, whole.encoders["speech"]).path)
     recipe = change(whole)
     run = tmp_path / "there"
     run_there("train_there", recipe, corpus, cache, run)

@@ -92,7 +92,7 @@ def test_the_frozen_stay_frozen(
 ) -> None:
     assert quick.llm is not None
     recipe = replace(quick, llm=replace(quick.llm, quantization="nf4"))
-    folders = [Path(quick.llm.model), Path(quick.encoders.speech.model)]
+    folders = [Path(quick.llm.model), Path(quick.encoders["speech"].model)]
     files = [weights_digest(folder) for folder in folders]
     loaded: list[tuple[FrozenLLM, dict[str, torch.Tensor]]] = []
 
@@ -305,10 +305,10 @@ def test_the_run_pins_the_weights_it_was_trained_on(
 ) -> None:
     train(quick, corpus, cache, tmp_path / "run")
     written = load_recipe(str(tmp_path / "run" / "recipe.toml"))
-    assert written.encoders.speech.weights_sha256 == weights_digest(
-        Path(quick.encoders.speech.model)
+    assert written.encoders["speech"].weights_sha256 == weights_digest(
+        Path(quick.encoders["speech"].model)
     )
-    assert weight_files(Path(quick.encoders.speech.model))
+    assert weight_files(Path(quick.encoders["speech"].model))
 
 
 def test_what_the_data_cannot_teach_is_said(
@@ -355,7 +355,7 @@ def test_a_run_goes_on_with_what_it_was_trained_on_alone(
     train(quick, corpus, cache, out)
     recipe, adapter = (out / "recipe.toml").read_text(), (out / "adapter.safetensors").read_bytes()
 
-    other = recipe.replace(weights_digest(Path(quick.encoders.speech.model)), "0" * 64)
+    other = recipe.replace(weights_digest(Path(quick.encoders["speech"].model)), "0" * 64)
     (out / "recipe.toml").write_text(other)  # as if its frames had been of another checkpoint
     with pytest.raises(RunError, match=r"encoders\.speech\.weights_sha256: wanted .*, found '0000"):
         train(quick, corpus, cache, out)

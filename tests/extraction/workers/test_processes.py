@@ -12,8 +12,7 @@ import psutil
 import pytest
 import torch
 
-from rellm_cache.config.schema import EncodersConfig, Recipe
-from rellm_cache.config.specs import EncoderSpec
+from rellm_cache.config.schema import EncoderConfig, Recipe
 from rellm_cache.corpus.manifest import read_lines
 from rellm_cache.errors import StoreError, WorkersError
 from rellm_cache.extraction.messages import WorkerConfig
@@ -99,7 +98,7 @@ def test_workers_come_from_a_server_of_one_thread_and_outlive_it(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("OPENBLAS_NUM_THREADS", "2")  # NumPy's, which starts them when it is loaded
-    recipe = replace(speech_recipe, encoders=EncodersConfig(EncoderSpec(kind="prosody")))
+    recipe = replace(speech_recipe, encoders={"speech": EncoderConfig(kind="prosody")})
     (alone,) = extract(corpus, recipe, tmp_path / "alone")
     seen: list[tuple[int, bool]] = []
 

@@ -104,7 +104,7 @@ def test_the_last_that_is_heard_of_an_actor_is_that_it_has_ended(
 ) -> None:
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache/.writing").write_text("in the way of every part")
-    spec = resolve(speech_recipe.encoders.speech)
+    spec = resolve(speech_recipe.encoders["speech"])
     worker = ActorWorker(WorkerConfig((spec,), tmp_path / "cache"), str(tmp_path))
     events: list[Event] = []
     while not any(isinstance(event, Finished) for event in events):
