@@ -1,4 +1,4 @@
-"""Committing and replacing parts, safe at every moment against a kill.
+"""Commit and replacement of parts, safe against a kill at every moment.
 
 A new part is complete under its name before an old one is removed. It sorts right after the last
 old part, so readers see the same rows at every moment.

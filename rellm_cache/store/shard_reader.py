@@ -33,7 +33,7 @@ class ShardError(Exception):
     """A damaged shard; the caller adds the part and the repair."""
 
 
-def shard_bytes(chunks: int, present: int, chunk_bytes: int) -> int:
+def shard_file_bytes(chunks: int, present: int, chunk_bytes: int) -> int:
     """Return the size of a shard file with `present` chunks and an index of `chunks` entries."""
     return present * chunk_bytes + 16 * chunks + 4
 
@@ -68,9 +68,9 @@ def map_shard(file: Path, chunks: int, present: int, chunk_bytes: int) -> NDArra
         raise ShardError(f"{file} cannot be mapped ({error})") from error
     except OSError as error:
         raise unreadable_error(file, error) from error
-    if len(data) == shard_bytes(chunks, chunks, chunk_bytes):
+    if len(data) == shard_file_bytes(chunks, chunks, chunk_bytes):
         present = chunks
-    expected = shard_bytes(chunks, present, chunk_bytes)
+    expected = shard_file_bytes(chunks, present, chunk_bytes)
     if len(data) != expected:
         raise ShardError(f"{file} has {len(data)} bytes, expected {expected}")
     body, index, checksum = np.split(data, [present * chunk_bytes, expected - 4])
@@ -143,9 +143,9 @@ class MappedShards:
         chunks = self._shard_frames // INNER_FRAMES
         full, rest = divmod(self._frames, self._shard_frames)
         last = -(-rest // INNER_FRAMES)
-        sizes = [shard_bytes(chunks, chunks, INNER_FRAMES * self._frame_bytes)] * full
+        sizes = [shard_file_bytes(chunks, chunks, INNER_FRAMES * self._frame_bytes)] * full
         if last:
-            sizes.append(shard_bytes(chunks, last, INNER_FRAMES * self._frame_bytes))
+            sizes.append(shard_file_bytes(chunks, last, INNER_FRAMES * self._frame_bytes))
         return sum(sizes)
 
     def is_cached(self, start: int) -> bool:
