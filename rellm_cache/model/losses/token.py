@@ -30,11 +30,11 @@ class _FrozenLinearCrossEntropy(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, chunk: int) -> Tensor:
         losses = torch.empty(len(targets), device=hidden.device)
         gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
-        for start in range(0, len(targets), CHUNK):
-            part = slice(start, start + CHUNK)
+        for start in range(0, len(targets), chunk):
+            part = slice(start, start + chunk)
             logits = (hidden[part] @ weight.T).float()  # (n, H) -> (n, V)
             target = targets[part].unsqueeze(1)
             told = logits.gather(1, target)  # (n, 1)
@@ -50,9 +50,9 @@ class _FrozenLinearCrossEntropy(torch.autograd.Function):
         return losses
 
     @staticmethod
-    def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor, None, None, None]:
         (gradient,) = ctx.saved_tensors
-        return gradient * outputs[0].unsqueeze(1).to(gradient.dtype), None, None
+        return gradient * outputs[0].unsqueeze(1).to(gradient.dtype), None, None, None
 
 
 class _FrozenLinearDivergence(torch.autograd.Function):
@@ -66,12 +66,12 @@ class _FrozenLinearDivergence(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, teacher: Tensor, temperature: float
+        ctx: Any, hidden: Tensor, weight: Tensor, teacher: Tensor, temperature: float, chunk: int
     ) -> Tensor:
         losses = torch.empty(len(teacher), device=hidden.device)
         gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
-        for start in range(0, len(teacher), CHUNK):
-            part = slice(start, start + CHUNK)
+        for start in range(0, len(teacher), chunk):
+            part = slice(start, start + chunk)
             ids, log_p, log_p_rest = split_rows(teacher[part])  # (n, K), (n, K), (n, 1)
             logits = (hidden[part] @ weight.T).float().div_(temperature)  # (n, H) -> (n, V)
             top = logits.gather(1, ids)  # (n, K)
@@ -93,9 +93,9 @@ class _FrozenLinearDivergence(torch.autograd.Function):
         return losses
 
     @staticmethod
-    def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor, None, None, None, None]:
         (gradient,) = ctx.saved_tensors
-        return gradient * outputs[0].unsqueeze(1).to(gradient.dtype), None, None, None
+        return gradient * outputs[0].unsqueeze(1).to(gradient.dtype), None, None, None, None
 
 
 def predicting_states(row: PackedRow, hidden: Tensor, output_weight: Tensor) -> Tensor:
@@ -104,25 +104,26 @@ def predicting_states(row: PackedRow, hidden: Tensor, output_weight: Tensor) -> 
 
 
 def token_cross_entropy(
-    row: PackedRow, hidden: Tensor, output_weight: Tensor
+    row: PackedRow, hidden: Tensor, output_weight: Tensor, chunk: int = CHUNK
 ) -> tuple[Tensor, Tensor]:
     """Negative log-likelihood of every answer token of a packed row.
 
     Args:
         hidden: (T, H) last hidden states.
         output_weight: (V, H), frozen.
+        chunk: tokens with logits in memory at a time.
 
     Returns:
         (N,) float32 losses in nats, differentiable in `hidden`; (N,) int64 segment of each token.
     """
     losses: Tensor = _FrozenLinearCrossEntropy.apply(  # type: ignore[no-untyped-call]  # torch's apply is untyped
-        predicting_states(row, hidden, output_weight), output_weight, row.answers
+        predicting_states(row, hidden, output_weight), output_weight, row.answers, chunk
     )
     return losses, row.answered
 
 
 def token_divergences(
-    states: Tensor, output_weight: Tensor, teacher: Tensor, temperature: float
+    states: Tensor, output_weight: Tensor, teacher: Tensor, temperature: float, chunk: int = CHUNK
 ) -> Tensor:
     """KL(text LLM || speech LLM) at each of N tokens, times the temperature squared.
 
@@ -134,12 +135,13 @@ def token_divergences(
         states: (N, H) hidden states that predict the tokens, in the dtype of the weight.
         output_weight: (V, H), frozen.
         teacher: (N, 2 K + 1) float32 rows of the teacher's distribution at this temperature.
+        chunk: tokens with logits in memory at a time.
 
     Returns:
         (N,) float32 in nats, differentiable in `states`.
     """
     losses: Tensor = _FrozenLinearDivergence.apply(  # type: ignore[no-untyped-call]  # torch's apply is untyped
-        states, output_weight, teacher, temperature
+        states, output_weight, teacher, temperature, chunk
     )
     return temperature**2 * losses
 

@@ -7,15 +7,11 @@ from torch.nn import functional as F
 from rellm_cache.data.batch import IGNORED
 from rellm_cache.llm.packing import Segment, pack
 from rellm_cache.llm.teacher_distribution import distribution_rows, split_rows
-from rellm_cache.model.losses import token as losses
 from rellm_cache.model.losses.token import token_cross_entropy, token_divergences
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 1000])
-def test_cross_entropy_is_that_of_shifted_labels(
-    chunk: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(losses, "CHUNK", chunk)
+def test_cross_entropy_is_that_of_shifted_labels(chunk: int) -> None:
     torch.manual_seed(0)
     labels = torch.tensor([IGNORED, IGNORED, 3, 1, 0, 4])
     row = pack([Segment(torch.zeros(5, 6), answer=(3, 1, 0, 4))])
@@ -23,7 +19,7 @@ def test_cross_entropy_is_that_of_shifted_labels(
     ours = torch.randn(5, 6, requires_grad=True)
     theirs = ours.detach().clone().requires_grad_()
     upstream = torch.randn(4)
-    values, owners = token_cross_entropy(row, ours, weight)
+    values, owners = token_cross_entropy(row, ours, weight, chunk)
     (values * upstream).sum().backward()
     logits = theirs @ weight.T
     expected = F.cross_entropy(logits, labels[1:], reduction="none", ignore_index=IGNORED)
@@ -55,17 +51,14 @@ def naive_divergence(
 
 @pytest.mark.parametrize("chunk", [2, 1000])
 @pytest.mark.parametrize("top_k", [1, 4, 10])
-def test_divergences_are_those_of_full_probabilities(
-    chunk: int, top_k: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(losses, "CHUNK", chunk)
+def test_divergences_are_those_of_full_probabilities(chunk: int, top_k: int) -> None:
     torch.manual_seed(0)
     weight = torch.randn(11, 6)
     teacher = distribution_rows(torch.randn(5, 6), weight, top_k, 2.0)
     ours = torch.randn(5, 6, requires_grad=True)
     theirs = ours.detach().double().requires_grad_()
     upstream = torch.randn(5)
-    values = token_divergences(ours, weight, teacher, 2.0)
+    values = token_divergences(ours, weight, teacher, 2.0, chunk)
     (values * upstream).sum().backward()
     expected = naive_divergence(theirs, weight.double(), teacher.double(), 2.0)
     (expected * upstream).sum().backward()
