@@ -17,7 +17,7 @@ TYPES: tuple[QAType, ...] = get_args(QAType)
 
 @dataclass(frozen=True)
 class GivenQuestions:
-    """The question of each type; empty where the LLM is to write it."""
+    """The question of each type; if empty, the LLM writes it."""
 
     content: str = ""
     """What is said."""
@@ -31,7 +31,7 @@ class GivenQuestions:
 
 @dataclass(frozen=True)
 class PairRequests(Section):
-    """What the LLM is asked where it writes questions and answers."""
+    """Requests to the LLM for questions and answers."""
 
     table = "qa.pairs"
 
@@ -66,7 +66,7 @@ class PairRequests(Section):
 
 @dataclass(frozen=True)
 class AnswerRequests(Section):
-    """What the LLM is asked where the question is given."""
+    """Requests to the LLM for the answer to a given question."""
 
     table = "qa.answers"
 
@@ -113,7 +113,7 @@ class JudgeSettings(Section):
 
 @dataclass(frozen=True)
 class QASettings(Section):
-    """Contextual paralinguistic questions: written by `rellm qa`, learnt with `losses.qa_lm`."""
+    """Contextual paralinguistic questions that `rellm qa` writes and `losses.qa_lm` learns."""
 
     table = "qa"
 
@@ -159,7 +159,7 @@ class QASettings(Section):
             raise ConfigError(f"qa.types: unknown {unknown[0]!r}; expected some of {list(TYPES)}")
         if not self.types or len(set(self.types)) < len(self.types):
             raise ConfigError(
-                f"qa.types = {list(self.types)}: expected different types, one at least"
+                f"qa.types = {list(self.types)}: expected one or more different types"
             )
         if self.modes == ("explicit",) and self.types == ("emotion",):
             raise ConfigError(
@@ -179,10 +179,10 @@ class QASettings(Section):
 
     @property
     def modes(self) -> tuple[QAMode, ...]:
-        """The modes of the rows it asks for."""
+        """Modes of the rows to write."""
         return tuple(mode for mode in MODES if self.mode in (mode, "both"))
 
     @property
     def kinds(self) -> tuple[QAType, ...]:
-        """The types of questions it asks for."""
+        """Types of the questions to write."""
         return tuple(kind for kind in TYPES if kind in self.types)

@@ -12,7 +12,7 @@ from typing import Any
 
 from rellm_cache.config.renamed_fields import renamed_fields
 from rellm_cache.config.schema import Recipe
-from rellm_cache.config.toml import apply_override, build, lay_over, write_toml
+from rellm_cache.config.toml import apply_override, build, merge_tables, write_toml
 from rellm_cache.errors import ConfigError
 
 
@@ -44,7 +44,7 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = (), base: str = ""
     _refuse_old_names([*layers, ("--set", given)])
     table: dict[str, Any] = {}
     for _, layer in layers:
-        table = lay_over(table, layer)
+        table = merge_tables(table, layer)
     for override in overrides:
         _require_known_stream(table, override)
         apply_override(table, override)

@@ -1,4 +1,4 @@
-"""Renamed recipe fields: the names of the first edition and the ones that replace them."""
+"""Renamed recipe fields: the names in rellm 0.1 and the names that replace them."""
 
 from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase

@@ -243,7 +243,7 @@ class LLMConfig(Section):
 
     @property
     def identity(self) -> dict[str, str]:
-        """What decides its answers without LoRA; how it is run changes speed and memory."""
+        """The fields that decide its answers without LoRA; the others change speed and memory."""
         return {
             "model": self.model,
             "revision": self.revision,
@@ -254,7 +254,7 @@ class LLMConfig(Section):
 
 @dataclass(frozen=True)
 class PromptsConfig(Section):
-    """The paper's prompts, and the limits of what is answered."""
+    """The paper's prompts, and limits of the answers."""
 
     table = "prompts"
 
@@ -310,7 +310,7 @@ class PromptsConfig(Section):
 
 @dataclass(frozen=True)
 class TextConfig:
-    """A model that reads what was said instead of hearing it: nothing of it trains."""
+    """A model that reads transcripts instead of speech; nothing in it trains."""
 
     transcript: Literal["corpus", "whisper"] = "corpus"
     """The manifest's transcript, or the one that Whisper wrote (`rellm transcribe`)."""
@@ -365,8 +365,8 @@ class TrainingConfig(Section):
     """Arithmetic of the adapter. `"auto"` is bf16 autocast on a GPU and fp32 on a CPU. It does not
     change the type of the weights."""
     best_metric: Literal["loss", "ua", "last"] = "loss"
-    """Which epoch's weights are kept: lowest validation loss, highest validation UA of the emotion
-    head, or the last. Without a validation split, the last."""
+    """Which epoch's weights are kept: lowest validation loss, highest validation UA of the
+    category head, or the last. Without a validation split, the last."""
     checkpoint_minutes: float = 5.0
     """Minutes between checkpoints within an epoch. Each epoch ends with one."""
     init_from: str = ""

@@ -36,13 +36,13 @@ _FIELDS = {key: name for name, key in _JSON_KEYS.items()}
 
 
 class CachedSpec(ABC):
-    """The identity of something cached: a fingerprint, a name, a comparison, a form in JSON.
+    """The identity of cached data: fingerprint, folder name, comparison, JSON.
 
     Attributes:
-        command: makes what the spec describes.
-        always: fields of the first edition, which are always in the JSON and the fingerprint. A
-            field that was added later is there only where it differs from its default, so that a
-            new field changes no existing fingerprint. Never add to it.
+        command: the command that makes the data.
+        always: fields of rellm 0.1. They are always in the JSON and in the fingerprint. A field
+            that was added later is there only where it differs from its default, so that a new
+            field changes no existing fingerprint. Never add to this list.
     """
 
     command: ClassVar[str]
@@ -68,7 +68,7 @@ class CachedSpec(ABC):
         """A short folder-safe name."""
 
     def to_json(self) -> dict[str, Any]:
-        """The spec as files hold it: every field of the first edition, and later ones in use."""
+        """The spec as files hold it: `always`, and later fields that are not their default."""
         return {
             _JSON_KEYS.get(field.name, field.name): value
             for field, value in self._values()
@@ -77,7 +77,7 @@ class CachedSpec(ABC):
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Self:
-        """The spec that a file holds; a missing key has its default.
+        """The spec that a file holds. A missing key has its default.
 
         Raises:
             ConfigError: a key is unknown, or missing and without a default.
@@ -95,9 +95,9 @@ class CachedSpec(ABC):
         return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in table.items()})
 
     def differences(self, other: "CachedSpec") -> list[str]:
-        """Fields in which `other` is not what `self` asks for, as readable text.
+        """Fields in which another spec differs from this one, as readable text.
 
-        Weights are compared where `self` pins them, else the model's name.
+        Weights are compared where this spec pins them, else the model's name.
         """
         if self.kind != other.kind:
             return [f"kind: wanted {self.kind!r}, found {other.kind!r}"]
@@ -116,7 +116,7 @@ class CachedSpec(ABC):
 
 
 class StoredSpec(CachedSpec):
-    """The spec of a feature store: its values have a type."""
+    """The spec of a feature store; its values have a type."""
 
     dtype: str
 
@@ -191,20 +191,20 @@ class EncoderSpec(StoredSpec):
 
 @dataclass(frozen=True)
 class TeacherSpec(StoredSpec):
-    """The text LLM that speech is taught by, and what is kept of its distribution.
+    """The settings of a text LLM that decide its stored distributions (for distillation).
 
     A frame of its store is a row of `llm.teacher_distribution`, one for each response token.
 
     Attributes:
         kind: always "teacher".
         model: hub id or local folder.
-        weights_sha256: over the model's files.
+        weights_sha256: SHA-256 over the model's files.
         quantization, template: as in a recipe's `[llm]`.
-        system, prompt: wording of the request that a response answers, placeholders not filled in.
-        top_k: K, tokens told apart.
-        temperature: that logits are divided by.
-        dtype: of stored values.
-        version: of our own code; raised when the same model would give other rows.
+        system, prompt: texts of the request, with their placeholders.
+        top_k: K, number of tokens that have their own probability.
+        temperature: divides the logits.
+        dtype: type of stored values.
+        version: version of our own code. It is raised when the same model would give other rows.
     """
 
     command: ClassVar[str] = "rellm respond --teacher"

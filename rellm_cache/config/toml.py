@@ -1,7 +1,6 @@
-"""TOML tables and frozen dataclasses. In: a nested table. Out: a dataclass, checked field by field.
+"""TOML: frozen dataclasses from tables, tables from `--set`, and TOML text from dicts.
 
-Unknown keys are refused by name with the nearest known one, values of a wrong type with the right
-one. The other way: a nested dict, written as TOML that reads back equal.
+An unknown key is refused with the nearest known one, a value of a wrong type with the right type.
 """
 
 import dataclasses
@@ -18,13 +17,16 @@ from rellm_cache.errors import ConfigError
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-Made = TypeVar("Made", bound="DataclassInstance")
+Built = TypeVar("Built", bound="DataclassInstance")
 
 
 def apply_override(table: dict[str, Any], override: str) -> None:
-    """Set `a.b=value` in a nested table, in place; the value is TOML, a bare word is a string.
+    """Set `a.b=value` in a nested table, in place. The value is TOML; a bare word is a string.
 
-    A table that a recipe may lack is left out by `none`, as in `llm=none`, `encoders.emotion=none`.
+    `none` removes an optional table, as in `llm=none` and `encoders.emotion=none`.
+
+    Raises:
+        ConfigError: there is no `=`, or a key on the way is no table.
     """
     key, equals, value = override.partition("=")
     *parents, last = key.strip().split(".")
@@ -40,19 +42,26 @@ def apply_override(table: dict[str, Any], override: str) -> None:
         table[last] = value
 
 
-def lay_over(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Two nested tables as one: what `over` says wins, what it leaves open is as in `under`."""
-    laid = dict(under)
-    for key, value in over.items():
-        below = laid.get(key)
-        if isinstance(below, Mapping) and isinstance(value, Mapping):
-            value = lay_over(below, value)
-        laid[key] = value
-    return laid
+def merge_tables(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A nested table with the values of another one in place of its own."""
+    merged = dict(base)
+    for key, value in changes.items():
+        old = merged.get(key)
+        if isinstance(old, Mapping) and isinstance(value, Mapping):
+            value = merge_tables(old, value)
+        merged[key] = value
+    return merged
 
 
-def build(kind: type[Made], table: Mapping[str, Any], where: str) -> Made:
-    """Make the frozen dataclass `kind` from a TOML table, refusing unknown keys and wrong types."""
+def build(kind: type[Built], table: Mapping[str, Any], where: str) -> Built:
+    """Build a dataclass from a TOML table.
+
+    Args:
+        where: name of the table in messages.
+
+    Raises:
+        ConfigError: a key is unknown or missing, or a value has a wrong type or is not allowed.
+    """
     hints = typing.get_type_hints(kind)
     for key in table:
         if key not in hints:
@@ -67,7 +76,11 @@ def build(kind: type[Made], table: Mapping[str, Any], where: str) -> Made:
 
 
 def convert(hint: Any, value: Any, where: str) -> Any:
-    """Check one TOML value against a field's type; tables become dataclasses, arrays tuples."""
+    """Convert a TOML value to a field's type: tables to dataclasses, arrays to tuples.
+
+    Raises:
+        ConfigError: the value is not of that type.
+    """
     if typing.get_origin(hint) in (types.UnionType, typing.Union):
         members = [a for a in typing.get_args(hint) if a is not type(None)]
         if value == "none" and len(members) < len(typing.get_args(hint)):
@@ -101,7 +114,7 @@ def convert(hint: Any, value: Any, where: str) -> Any:
 
 
 def _convert_to_one(members: Sequence[Any], value: Any, where: str) -> Any:
-    """The value as the first of several types that it fits; an array is meant as an array."""
+    """The value as the first type that it fits; an array only as a tuple."""
     array = isinstance(value, list)
     members = [m for m in members if (typing.get_origin(m) is tuple) == array] or members
     if len(members) == 1:
@@ -116,7 +129,7 @@ def _convert_to_one(members: Sequence[Any], value: Any, where: str) -> Any:
 
 
 def write_toml(table: Mapping[str, Any]) -> str:
-    """A nested table as TOML; None values are left out."""
+    """A nested table as TOML text, without its None values."""
     lines: list[str] = []
     _write_table(lines, table, ())
     return "\n".join(lines).strip() + "\n"

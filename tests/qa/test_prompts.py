@@ -67,7 +67,7 @@ def test_metadata_would_answer_the_question_for_the_emotion() -> None:
     ("override", "message"),
     [
         ("qa.types=['mood']", "unknown 'mood'; expected some of"),
-        ("qa.types=[]", "expected different types, one at least"),
+        ("qa.types=[]", "expected one or more different types"),
         ("qa.bins=[0.7, 0.3]", "expected two edges within 0..1"),
         ("qa.metadata_dropout=1.5", "qa.metadata_dropout = 1.5: expected 0 to 1"),
         ("qa.temperature=-1.0", "qa.temperature = -1.0: expected 0 or more"),
