@@ -26,7 +26,7 @@ from rellm_cache.errors import ConfigError
 from rellm_cache.llm.frozen import FrozenLLM
 from rellm_cache.llm.generation import Continuation
 from rellm_cache.llm.loading import llm_identity, load_llm
-from rellm_cache.llm.refusals import refusal
+from rellm_cache.llm.refusals import refusal_reason
 from rellm_cache.utils.atomic_files import write_lines
 from rellm_cache.utils.console import progress
 from rellm_cache.utils.devices import default_device
@@ -197,7 +197,7 @@ def _judged(
 ) -> dict[str, Any]:
     """A row with its reply, as a response or as what was dropped; by the rules as they are now."""
     limit = recipe.prompts.example_tokens
-    reason = refusal(reply.text)
+    reason = refusal_reason(reply.text)
     if reason is None and length > limit:
         reason = f"longer than {limit} tokens"
     if reason is not None:

@@ -11,8 +11,7 @@ from rellm_cache.corpus.manifest import Utterance
 from rellm_cache.data.batch import IGNORED, Example, Target
 from rellm_cache.data.streams import StreamSet
 from rellm_cache.llm.frozen import FrozenLLM
-from rellm_cache.llm.prompts import ChatFormat
-from rellm_cache.llm.speech_prompts import question_prompt
+from rellm_cache.llm.prompts import ChatFormat, question_prompt
 from rellm_cache.qa.rows import QARow, read_questions
 
 
@@ -56,10 +55,12 @@ def _targets(utterance: Utterance, recipe: Recipe, llm: FrozenLLM) -> Iterable[T
 def _asked(rows: Sequence[QARow], recipe: Recipe, llm: FrozenLLM) -> Iterable[Target]:
     """A target for each question; explicit ones also know their metadata, said before it."""
     for row in rows:
-        prompt = question_prompt(recipe, llm, row.question)
+        prompt = question_prompt(llm.chat, recipe.prompts, recipe.qa, row.question)
         informed = None
         if row.metadata:
-            informed = question_prompt(recipe, llm, f"{row.metadata} {row.question}").after
+            informed = question_prompt(
+                llm.chat, recipe.prompts, recipe.qa, f"{row.metadata} {row.question}"
+            ).after
         yield Target("qa_lm", llm.chat.ids(row.answer) + prompt.end, prompt.after, informed)
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import AutoModel, AutoTokenizer
 
 from rellm_cache.errors import ConfigError
-from rellm_cache.utils.model_files import load_quietly
+from rellm_cache.utils.model_files import load_pretrained, model_errors
 
 BATCH = 32  # texts in one forward pass
 POOLER = "pooler."  # weights of BERT's pooler; unused, and often not in a checkpoint
@@ -52,24 +52,16 @@ class TextEncoder:
     """
 
     def __init__(self, folder: Path, device: torch.device) -> None:
-        load_quietly()
-        try:
+        with model_errors(folder):
             self.tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-            model, report = AutoModel.from_pretrained(
-                folder,
-                dtype=torch.float32,
-                attn_implementation="sdpa",
-                trust_remote_code=False,
-                output_loading_info=True,
-            )
-        except (ValueError, KeyError, OSError) as error:
-            raise ConfigError(f"{folder}: not a usable text encoder ({error})") from error
-        missing = sorted(k for k in report["missing_keys"] if not k.startswith(POOLER))
-        if missing:
-            raise ConfigError(
-                f"{folder}: the checkpoint lacks {missing[:3]}; expected every weight of a "
-                f"{type(model).__name__}: download it again"
-            )
+        model = load_pretrained(
+            AutoModel,
+            folder,
+            needed=lambda name: not name.startswith(POOLER),
+            dtype=torch.float32,
+            attn_implementation="sdpa",
+            trust_remote_code=False,
+        )
         if not self.tokenizer.is_fast:
             raise ConfigError(f"{folder}: its tokenizer has no tokenizer.json; convert it to one")
         self.folder = folder

@@ -1,4 +1,4 @@
-"""What every frame encoder is. In: waveforms. Out: frames at 50 Hz, one `Encoding` a clip."""
+"""Frame encoder: the protocol of all encoders, which turn waveforms into frames at 50 Hz."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,11 +14,11 @@ FRAMES_PER_SECOND = 50  # of every encoder
 
 @dataclass(frozen=True)
 class Encoding:
-    """One clip as an encoder hears it.
+    """Output of an encoder for one clip.
 
     Attributes:
         frames: (L, D) float32; the store keeps them as float16.
-        vad: (3,) float32 arousal, dominance, valence in about 0..1, from encoders with that head.
+        vad: (3,) float32 arousal, dominance, valence in about 0..1; None without such a head.
     """
 
     frames: np.ndarray
@@ -29,9 +29,9 @@ class FrameEncoder(Protocol):
     """A frozen encoder.
 
     Attributes:
-        spec: what its frames are, weights resolved.
+        spec: identity of its frames, with the digest of the weights.
         frame_size: D, values in a frame.
-        licence: of the model that makes the frames.
+        licence: license of the model.
     """
 
     spec: EncoderSpec
@@ -39,19 +39,18 @@ class FrameEncoder(Protocol):
     licence: str
 
     def encode(self, waveforms: Sequence[np.ndarray]) -> list[Encoding]:
-        """Frames of each waveform (S,) float32 at 16 kHz, mono; a clip alone or in any batch
-        gives the same frames."""
+        """Encode 16 kHz mono waveforms (S,) float32; frames do not depend on the batch."""
         ...
 
 
 def whisper_frame_count(samples: int) -> int:
-    """Frames Whisper's encoder has for a clip of so many 16 kHz samples, less those of padding."""
+    """Number of frames of Whisper's encoder for a clip of 16 kHz samples, without padding."""
     mel_frames = -(-samples // 160)
     return (mel_frames - 1) // 2 + 1
 
 
 def check_layer(spec: EncoderSpec, blocks: int) -> None:
-    """Raise `ConfigError` unless the spec's layer is one the model has."""
+    """Raise `ConfigError` unless the model has the spec's layer."""
     if not -1 <= spec.layer <= blocks:
         raise ConfigError(
             f"encoder {spec.kind} {spec.model}: layer {spec.layer} does not exist; expected 0 to "

@@ -1,4 +1,4 @@
-"""From an `EncoderSpec` to the encoder that makes its frames."""
+"""Encoder registry: builds the encoder of an `EncoderSpec`."""
 
 from dataclasses import replace
 
@@ -12,16 +12,16 @@ from rellm_cache.utils.model_files import find_model, pinned_digest
 
 
 def resolve(spec: EncoderSpec) -> EncoderSpec:
-    """The spec with its weights' digest filled in, without loading the model.
+    """Add the digest of the weights to a spec, without loading the model.
 
     Raises:
-        ConfigError: the model cannot be found, or its weights are not those the spec pins; or the
-            spec is of frames that no encoder makes.
+        ConfigError: the model cannot be found, its weights are not those that the spec pins, or no
+            encoder makes frames of this dtype.
     """
     if spec.dtype != "float16":
         raise ConfigError(
             f"encoder {spec.kind!r}: dtype = {spec.dtype!r}, but encoders make float16 frames; run "
-            'this with dtype = "float16", then make the int8 store from that one: '
+            'this with dtype = "float16", then convert that store to int8: '
             "`rellm cache quantize <its folder>`. Training and `generate` from the cache read it"
         )
     if not spec.model:
@@ -36,7 +36,7 @@ def build_encoder(spec: EncoderSpec, device: torch.device) -> FrameEncoder:
     Raises:
         ConfigError: the model cannot be found, lacks a file, or has no such layer.
     """
-    # Each encoder imports the library it needs only when a recipe asks for it.
+    # Imported here, so that only the libraries of this encoder are loaded.
     if spec.kind == "whisper":
         from rellm_cache.encoders.whisper import WhisperEncoder
 
@@ -51,12 +51,12 @@ def build_encoder(spec: EncoderSpec, device: torch.device) -> FrameEncoder:
 
 
 def encoder_module(spec: EncoderSpec) -> str:
-    """Name of the module that holds a spec's encoder; importing it imports the library as well."""
+    """Name of the module with a spec's encoder; importing it also imports its libraries."""
     return f"rellm_cache.encoders.{spec.kind.replace('-', '_')}"
 
 
 def encoding_machine(spec: EncoderSpec, device: torch.device) -> dict[str, str]:
-    """What computes the frames of a spec."""
-    # Prosody is measured on the CPU whatever the device; models run in half precision on a GPU.
+    """Description of the machine that computes the frames of a spec."""
+    # Prosody always runs on the CPU; models run in half precision on a GPU.
     on = device if spec.model else torch.device("cpu")
     return describe_machine(on, torch.float16 if on.type == "cuda" else torch.float32)

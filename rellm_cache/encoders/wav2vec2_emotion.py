@@ -1,8 +1,8 @@
-"""A wav2vec2 emotion model in audeering's layout. In: waveforms. Out: frames and dimensions.
+"""wav2vec2 emotion encoder in audeering's layout: frames, and arousal, dominance, valence.
 
-Made for `audeering/wav2vec2-large-robust-12-ft-emotion-msp-dim` (model card: head = mean over time,
-dense, tanh, projection; output arousal, dominance, valence in about 0..1). Batches are masked, so a
-clip's frames and dimensions do not depend on its neighbours.
+For `audeering/wav2vec2-large-robust-12-ft-emotion-msp-dim` (head: mean over time, dense, tanh,
+projection; output arousal, dominance, valence in about 0..1). Padding is masked, so a clip's frames
+and dimensions do not depend on its batch.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from transformers.models.wav2vec2.configuration_wav2vec2 import Wav2Vec2Config
 from rellm_cache.config.specs import EncoderSpec
 from rellm_cache.encoders.base import Encoding, check_layer
 from rellm_cache.errors import ConfigError
-from rellm_cache.utils.model_files import find_model
+from rellm_cache.utils.model_files import find_model, load_pretrained, model_errors
 
 
 class DimensionHead(nn.Module):
@@ -34,7 +34,7 @@ class DimensionHead(nn.Module):
 
 
 class EmotionModel(Wav2Vec2PreTrainedModel):
-    """The checkpoint's own module tree: keys `wav2vec2.*` and `classifier.*`."""
+    """Module tree of the checkpoint: keys `wav2vec2.*` and `classifier.*`."""
 
     def __init__(self, config: Wav2Vec2Config) -> None:
         super().__init__(config)
@@ -44,7 +44,7 @@ class EmotionModel(Wav2Vec2PreTrainedModel):
 
 
 class Wav2Vec2EmotionEncoder:
-    """Frames of one hidden state, and the emotion head's arousal, dominance and valence."""
+    """Frames of one hidden state, and the dimensions of the emotion head."""
 
     licence = "CC-BY-NC-SA-4.0"
 
@@ -52,22 +52,21 @@ class Wav2Vec2EmotionEncoder:
         folder = find_model(spec.model, ("preprocessor_config.json",))
         self.spec = spec
         self.device = device
-        self._features = Wav2Vec2FeatureExtractor.from_pretrained(folder)
+        with model_errors(folder):
+            self._features = Wav2Vec2FeatureExtractor.from_pretrained(folder)
         found = (self._features.sampling_rate, self._features.do_normalize)
         if found != (spec.sampling_rate, True):
             raise ConfigError(
                 f"{folder}/preprocessor_config.json: sampling_rate, do_normalize = {found}; "
-                f"expected ({spec.sampling_rate}, True): frames would not be what {spec.kind!r} "
-                "says they are, of waveforms with zero mean and unit variance"
+                f"expected ({spec.sampling_rate}, True): the model needs waveforms with zero mean "
+                "and unit variance"
             )
-        model, report = EmotionModel.from_pretrained(
-            folder, dtype=torch.float32, output_loading_info=True
+        model = load_pretrained(
+            EmotionModel,
+            folder,
+            "use audeering's layout with keys wav2vec2.*, classifier.dense, classifier.out_proj",
+            dtype=torch.float32,
         )
-        if report["missing_keys"]:
-            raise ConfigError(
-                f"{folder}: the checkpoint lacks {sorted(report['missing_keys'])[:3]}; expected "
-                "audeering's layout with keys wav2vec2.*, classifier.dense, classifier.out_proj"
-            )
         if model.config.feat_extract_norm != "layer":
             raise ConfigError(
                 f"{folder}: feat_extract_norm = {model.config.feat_extract_norm!r}; expected "

@@ -1,13 +1,13 @@
-"""Whisper's encoder, any checkpoint and layer. In: waveforms. Out: frames at 50 Hz.
+"""Whisper encoder: frames of any checkpoint and layer.
 
-A clip has `(ceil(samples / 160) - 1) // 2 + 1` frames, whichever window it is heard in:
+A clip has `(ceil(samples / 160) - 1) // 2 + 1` frames in both windows:
 
-- `30s`: padded with silence to 30 s as in Whisper's training, encoded, and cut to its length.
-- `clip`: the mel frames of the clip alone and as many position embeddings. In a batch, clips are
-  padded to the longest and no frame attends to padding. The mel frames of a clip are even in
-  number, so the convolutions' last frame ends where the clip does and sees no padding either.
+- `30s`: the clip is padded with silence to 30 s as in Whisper's training, encoded, and cut.
+- `clip`: only the mel frames of the clip are encoded, with as many position embeddings. In a batch,
+  clips are padded to the longest and padding is masked. A clip has an even number of mel frames, so
+  the last frame of the convolutions does not reach into the padding either.
 
-So batch neighbours change nothing in either.
+A clip's frames do not depend on its batch.
 """
 
 from collections.abc import Sequence
@@ -21,31 +21,32 @@ from transformers import WhisperFeatureExtractor, WhisperModel
 from rellm_cache.config.specs import EncoderSpec
 from rellm_cache.encoders.base import Encoding, check_layer, whisper_frame_count
 from rellm_cache.errors import AudioError, ConfigError
-from rellm_cache.utils.model_files import find_model
+from rellm_cache.utils.model_files import find_model, load_pretrained, model_errors
 
 MAX_SAMPLES = 30 * 16_000
 FRAME_SAMPLES = 320
-WINDOW_SAMPLES = 400  # of the Fourier transform: so much silence after a clip decides its last mel
+WINDOW_SAMPLES = 400  # of the Fourier transform; the last mel frame reaches this far past the clip
 
 
 def load_features(folder: Path) -> WhisperFeatureExtractor:
-    """What makes log-mel frames for a model; `ConfigError` unless of up to 30 s of 16 kHz."""
-    features = WhisperFeatureExtractor.from_pretrained(folder)
+    """Load the log-mel feature extractor; `ConfigError` unless it is for 30 s at 16 kHz."""
+    with model_errors(folder):
+        features = WhisperFeatureExtractor.from_pretrained(folder)
     found = (features.sampling_rate, features.chunk_length)
     if found != (16_000, 30):
         raise ConfigError(
             f"{folder}/preprocessor_config.json: sampling_rate, chunk_length = {found}; expected "
-            "(16000, 30), which Whisper was trained on: longer clips would be cut unseen"
+            "(16000, 30), as in Whisper's training; otherwise long clips would be cut silently"
         )
     return features
 
 
 def check_samples(waveforms: Sequence[np.ndarray]) -> None:
-    """Raise `AudioError` for a waveform above 30 s, whose end the model would not hear."""
+    """Raise `AudioError` for a waveform longer than 30 s."""
     for waveform in waveforms:
         if len(waveform) > MAX_SAMPLES:
             raise AudioError(
-                f"clip of {len(waveform) / 16_000:.2f} s: Whisper hears 30 s at most; cut it"
+                f"clip of {len(waveform) / 16_000:.2f} s: Whisper takes 30 s at most; cut it"
             )
 
 
@@ -59,19 +60,17 @@ class WhisperEncoder:
         self.spec = spec
         self.device = device
         self._features = load_features(folder)
-        model, report = WhisperModel.from_pretrained(
-            folder, dtype=torch.float32, output_loading_info=True, attn_implementation="sdpa"
-        )
-        encoder = model.encoder
-        missing = sorted(k for k in report["missing_keys"] if k.startswith("encoder."))
-        if missing:
-            raise ConfigError(
-                f"{folder}: the checkpoint lacks {missing[:3]}; expected a Whisper checkpoint as "
-                "transformers saves it"
-            )
+        encoder = load_pretrained(
+            WhisperModel,
+            folder,
+            "use a Whisper checkpoint in the layout of transformers",
+            lambda name: name.startswith("encoder."),
+            dtype=torch.float32,
+            attn_implementation="sdpa",
+        ).encoder
         check_layer(spec, len(encoder.layers))
         if spec.layer != -1:
-            # Blocks above the wanted hidden state, and the final norm, would be computed in vain.
+            # The blocks above this hidden state and the final norm are not needed.
             encoder.layers = encoder.layers[: spec.layer]
             encoder.layer_norm = torch.nn.Identity()
         self._encoder = encoder.to(device).eval().requires_grad_(False)
@@ -87,7 +86,7 @@ class WhisperEncoder:
                 hidden = self._encode_clips(waveforms, lengths)  # (B, longest, D)
             else:
                 hidden = self._encode_30s(waveforms)  # (B, 1500, D)
-        # Copies: a view would keep the padded batch alive until its frames are written.
+        # Copies: a view would keep the padded batch in memory until its frames are written.
         return [
             Encoding(frames[:length].float().cpu().numpy().copy())
             for frames, length in zip(hidden, lengths, strict=True)
@@ -110,14 +109,14 @@ class WhisperEncoder:
         hidden = gelu(encoder.conv2(hidden)).transpose(1, 2)  # (B, D, 2 T) -> (B, T, D)
         hidden = hidden + encoder.embed_positions.weight[:longest]
         frames = torch.arange(longest, device=self.device)
-        heard = frames < torch.tensor(lengths, device=self.device)[:, None]  # (B, T)
+        is_frame = frames < torch.tensor(lengths, device=self.device)[:, None]  # (B, T)
         for block in encoder.layers:
-            hidden = block(hidden, heard[:, None, None, :])  # which keys each frame attends to
+            hidden = block(hidden, is_frame[:, None, None, :])  # masks padding
         normed: torch.Tensor = encoder.layer_norm(hidden)
         return normed
 
     def _clip_mel(self, waveform: np.ndarray, length: int) -> torch.Tensor:
-        """(mels, 2 length) log-mel frames of a clip with silence after it, as in 30 s."""
+        """(mels, 2 length) log-mel frames of a clip followed by silence, as in the 30 s window."""
         end = length * FRAME_SAMPLES - len(waveform) + WINDOW_SAMPLES
         mel: torch.Tensor = self._features(
             np.pad(waveform, (0, end)), sampling_rate=16_000, return_tensors="pt", padding=False

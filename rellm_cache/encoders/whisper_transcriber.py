@@ -1,7 +1,7 @@
-"""Whisper as a writer. In: waveforms. Out: what they say, by Whisper's own decoder, greedily.
+"""Whisper transcriber: texts of clips by greedy decoding, without timestamps.
 
-A clip is padded to 30 s as in Whisper's training. An English-only model is given no language; any
-other is told the spec's and that it shall transcribe. Texts have no timestamps.
+A clip is padded to 30 s as in Whisper's training. A multilingual model gets the spec's language and
+the task to transcribe; an English-only model gets neither.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from transformers import WhisperForConditionalGeneration, WhisperTokenizer
 from rellm_cache.config.specs import TranscriberSpec
 from rellm_cache.encoders.whisper import WhisperEncoder, check_samples, load_features
 from rellm_cache.errors import ConfigError
-from rellm_cache.utils.model_files import find_model, pinned_digest
+from rellm_cache.utils.model_files import find_model, load_pretrained, model_errors, pinned_digest
 
 TEXT_FILES = ("generation_config.json", "tokenizer.json")
 NEEDED = ("preprocessor_config.json", *TEXT_FILES)
@@ -24,11 +24,11 @@ PROMPT_TOKENS = 4  # at most: start, language, task, no timestamps
 
 @dataclass(frozen=True)
 class Transcription:
-    """What Whisper wrote.
+    """The text of a clip.
 
     Attributes:
         text: without spaces around it; may be empty, as for silence.
-        cut: it reached the limit of tokens before its end.
+        cut: whether it reached the token limit before its end.
     """
 
     text: str
@@ -36,7 +36,7 @@ class Transcription:
 
 
 def resolve_transcriber(spec: TranscriberSpec) -> TranscriberSpec:
-    """The spec with its weights' digest filled in, without loading the model.
+    """Add the digest of the weights to a spec, without loading the model.
 
     Raises:
         ConfigError: the model cannot be found or lacks a file, or the spec pins other weights.
@@ -49,41 +49,38 @@ class WhisperTranscriber:
     """A frozen Whisper, in half precision on a GPU.
 
     Attributes:
-        spec: what its texts are.
-        licence: of the model.
+        spec: identity of its texts.
+        licence: license of the model.
     """
 
     licence = WhisperEncoder.licence
 
     def __init__(self, spec: TranscriberSpec, device: torch.device) -> None:
-        """Load the model; `ConfigError` if it lacks a part, or cannot do what the spec asks."""
+        """Load the model; `ConfigError` if a part is missing or the spec does not fit the model."""
         folder = find_model(spec.model, NEEDED)
         self.spec = spec
         self._features = load_features(folder)
-        self._tokenizer = WhisperTokenizer.from_pretrained(folder)
-        model, report = WhisperForConditionalGeneration.from_pretrained(
+        with model_errors(folder):
+            self._tokenizer = WhisperTokenizer.from_pretrained(folder)
+        model = load_pretrained(
+            WhisperForConditionalGeneration,
             folder,
+            "use a Whisper checkpoint with its decoder, in the layout of transformers",
             dtype=torch.float16 if device.type == "cuda" else torch.float32,
-            output_loading_info=True,
             attn_implementation="sdpa",
         )
-        if report["missing_keys"]:
-            raise ConfigError(
-                f"{folder}: the checkpoint lacks {sorted(report['missing_keys'])[:3]}; expected a "
-                "Whisper checkpoint with its decoder, as transformers saves it"
-            )
         room = model.config.max_target_positions - PROMPT_TOKENS
         if spec.max_tokens > room:
             raise ConfigError(
                 f"transcriber.max_tokens = {spec.max_tokens}: {folder} has room for {room}"
             )
-        self._spoken = _spoken(spec, model.generation_config, str(folder))
+        self._language_options = _language_options(spec, model.generation_config, str(folder))
         self._ends = {model.generation_config.eos_token_id, model.generation_config.pad_token_id}
         self._model = model.to(device).eval().requires_grad_(False)
 
     @torch.inference_mode()
     def transcribe(self, waveforms: Sequence[np.ndarray]) -> list[Transcription]:
-        """What each waveform (S,) float32, 16 kHz, says; `AudioError` above 30 s."""
+        """Transcribe waveforms (S,) float32, 16 kHz; `AudioError` above 30 s."""
         check_samples(waveforms)
         mel = self._features(
             list(waveforms), sampling_rate=16_000, return_tensors="pt", padding="max_length"
@@ -94,7 +91,7 @@ class WhisperTranscriber:
             num_beams=1,
             do_sample=False,
             return_timestamps=False,
-            **self._spoken,
+            **self._language_options,
         )  # (B, longest), without the prompt
         return [self._read(row) for row in rows.tolist()]
 
@@ -104,8 +101,8 @@ class WhisperTranscriber:
         return Transcription(text.strip(), len(tokens) >= self.spec.max_tokens)
 
 
-def _spoken(spec: TranscriberSpec, generation: Any, folder: str) -> dict[str, str]:
-    """Language and task as `generate` takes them; none for an English-only model."""
+def _language_options(spec: TranscriberSpec, generation: Any, folder: str) -> dict[str, str]:
+    """Language and task as options of `generate`; none for an English-only model."""
     multilingual = getattr(generation, "is_multilingual", None)
     if multilingual is None:
         raise ConfigError(

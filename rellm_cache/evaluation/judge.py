@@ -29,9 +29,9 @@ from rellm_cache.data.loader import BatchLoader
 from rellm_cache.data.sampler import ordered_batches
 from rellm_cache.data.streams import StreamSet
 from rellm_cache.errors import ConfigError, ManifestError
-from rellm_cache.llm.frozen import FrozenLLM
+from rellm_cache.llm.frozen import FrozenLLM, require_llm
 from rellm_cache.llm.loading import llm_identity
-from rellm_cache.llm.speech_prompts import question_prompt, require_llm
+from rellm_cache.llm.prompts import question_prompt
 from rellm_cache.metrics.intervals import Interval, Summary, summarize
 from rellm_cache.metrics.regression import rank_correlation
 from rellm_cache.model.answer_likelihoods import answer_log_likelihoods
@@ -260,7 +260,10 @@ def _answer(
             asked = [(i, row) for i, clip in enumerate(batch.ids) for row in by_clip[clip]]
             for start in range(0, len(asked), batch_size):
                 part = asked[start : start + batch_size]
-                questions = [(i, question_prompt(recipe, llm, r.question).after) for i, r in part]
+                questions = [
+                    (i, question_prompt(llm.chat, recipe.prompts, recipe.qa, r.question).after)
+                    for i, r in part
+                ]
                 replies = model.question_answers(speech, questions, recipe.qa.judge.answer_tokens)
                 found = {_key_of(r): a.text for (_, r), a in zip(part, replies, strict=True)}
                 notes.keep(journal, answers=found)

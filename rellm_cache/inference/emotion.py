@@ -15,7 +15,7 @@ from torch import Tensor
 from rellm_cache.corpus.emotions import find_emotion
 from rellm_cache.data.batch import Batch
 from rellm_cache.data.examples import label_ids
-from rellm_cache.llm.speech_prompts import require_llm
+from rellm_cache.llm.frozen import require_llm
 from rellm_cache.metrics.classification import RecognitionScores
 from rellm_cache.model.speech_llm import SpeechLLM
 from rellm_cache.model.text_llm import Reading, TextLLM

@@ -22,9 +22,9 @@ from rellm_cache.data.sampler import ordered_batches
 from rellm_cache.data.streams import StreamSet
 from rellm_cache.errors import ManifestError
 from rellm_cache.inference.emotion import Label, label_speech, label_texts
+from rellm_cache.llm.frozen import require_llm
 from rellm_cache.llm.generation import Continuation
 from rellm_cache.llm.reply_limit import ReplyLimit
-from rellm_cache.llm.speech_prompts import require_llm
 from rellm_cache.model.speech_llm import SpeechLLM
 from rellm_cache.model.text_llm import Reading, TextLLM, text_config
 from rellm_cache.runs.shared_models import Resources

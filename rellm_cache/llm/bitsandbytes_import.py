@@ -1,9 +1,9 @@
-"""bitsandbytes, without code from elsewhere. In: nothing. Out: the library, imported.
+"""Import of bitsandbytes without compiled kernels from a model hub.
 
-On a processor with AVX-512 for bfloat16 bitsandbytes asks the package `kernels`, where that is
-installed, for a compiled module from a model hub and runs it; elsewhere it warns that it could not.
-No code of others is run here, and the module is for inference alone: the library is imported as if
-there were no such package. It is imported here before anything else imports it, as peft does.
+On CPUs with AVX512-BF16, bitsandbytes uses the package `kernels` to download a compiled module and
+run it, or warns that the package is missing. rellm runs no downloaded code, and the module is for
+inference only. So bitsandbytes is imported here as if `kernels` were not installed, before peft or
+another library imports it.
 """
 
 import logging
@@ -12,25 +12,25 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-LOADER = "kernels"  # the package that downloads and loads compiled modules
-COMPLAINS = "bitsandbytes.backends.cpu.ops"  # that it is missing
+KERNELS = "kernels"  # the package that downloads and loads compiled modules
+LOGGER = "bitsandbytes.backends.cpu.ops"  # warns if it is missing
 
 
 @contextmanager
 def without_hub_kernels() -> Iterator[None]:
-    """While this lasts the package that loads compiled modules cannot be imported."""
+    """Make the package `kernels` impossible to import within the block."""
     modules: dict[str, Any] = sys.modules
-    logger = logging.getLogger(COMPLAINS)
-    before, level = modules.get(LOADER), logger.level
-    modules[LOADER] = None  # Python's own mark for what cannot be imported
+    logger = logging.getLogger(LOGGER)
+    before, level = modules.get(KERNELS), logger.level
+    modules[KERNELS] = None  # Python then refuses to import it
     logger.setLevel(logging.ERROR)
     try:
         yield
     finally:
         logger.setLevel(level)
-        del modules[LOADER]
+        del modules[KERNELS]
         if before is not None:
-            modules[LOADER] = before
+            modules[KERNELS] = before
 
 
 with without_hub_kernels():

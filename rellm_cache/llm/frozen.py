@@ -138,6 +138,16 @@ class FrozenLLM:
         return "sdpa", {"attention_mask": row.bias(self.dtype)}
 
 
+def require_llm(llm: FrozenLLM | None) -> FrozenLLM:
+    """The LLM of a model; `ConfigError` if its recipe has none."""
+    if llm is None:
+        raise ConfigError(
+            "this run has no LLM, so it cannot answer; train with a recipe whose "
+            "losses.response_lm or losses.emotion_lm is above 0, as `small`"
+        )
+    return llm
+
+
 def checkpointed_layers(model: Any) -> list[GradientCheckpointingLayer]:
     """A model's layers, set to keep only their inputs for the backward pass in training mode."""
     layers = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]

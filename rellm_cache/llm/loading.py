@@ -1,10 +1,9 @@
-"""Getting the frozen chat LLM. In: a recipe's `[llm]`. Out: its folder, its chat layout, itself.
+"""Loading of the frozen chat LLM: its folder, tokenizer and quantized weights.
 
-Weights are quantised with bitsandbytes (NF4 with double quantisation, or int8) on GPU and CPU. Code
-that comes with a model is never run.
+bitsandbytes quantizes the weights (NF4 with double quantization, or int8) on GPU and CPU. Python
+code in a model folder is never executed.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -15,38 +14,41 @@ from rellm_cache.config.schema import LLMConfig
 from rellm_cache.errors import ConfigError
 from rellm_cache.llm.bitsandbytes_import import bitsandbytes
 from rellm_cache.llm.frozen import FrozenLLM
-from rellm_cache.llm.offloaded_embedding import HostEmbedding
+from rellm_cache.llm.offloaded_embedding import OffloadedEmbedding
 from rellm_cache.llm.prompts import ChatFormat
-from rellm_cache.utils.model_files import check_files, locate_model, weights_digest
+from rellm_cache.utils.json_files import read_object
+from rellm_cache.utils.model_files import (
+    check_files,
+    load_pretrained,
+    locate_model,
+    model_errors,
+    weights_digest,
+)
 
 
 def load_llm(config: LLMConfig, device: torch.device) -> FrozenLLM:
-    """Load the chat model of a recipe, quantised as it says.
+    """Load and quantize the chat model of a recipe.
 
     Raises:
-        ConfigError: the model cannot be found, misses a file or weights, or would need code of its
-            own.
+        ConfigError: the model cannot be found or loaded, lacks a file or weights, or needs code of
+            its own.
     """
     folder = find_llm(config)
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    model, report = AutoModelForCausalLM.from_pretrained(
+    model = load_pretrained(
+        AutoModelForCausalLM,
         folder,
+        "download it again, or, if the output matrix is the input embeddings, set "
+        '"tie_word_embeddings": true in its config.json',
         dtype=dtype,
         quantization_config=_quantization(config, dtype),
         device_map={"": device},
         attn_implementation="sdpa",
-        output_loading_info=True,
     )
-    if report["missing_keys"]:
-        raise ConfigError(
-            f"{folder}: the checkpoint lacks {sorted(report['missing_keys'])[:3]}; expected every "
-            f"weight of a {type(model).__name__}: download it again, or, where the output matrix "
-            'is the input embeddings, set "tie_word_embeddings": true in its config.json'
-        )
     keep_weights_unpacked(model)
-    _plain_greedy(model)
+    _reset_generation_config(model)
     if config.offload_embeddings:
-        keep_embeddings_on_host(model, device)
+        offload_embeddings(model, device)
     return FrozenLLM(model, load_chat(config), config)
 
 
@@ -54,21 +56,22 @@ def find_llm(config: LLMConfig) -> Path:
     """The folder of the chat model.
 
     Raises:
-        ConfigError: it cannot be found, misses a file, or would need code of its own.
+        ConfigError: it cannot be found, lacks a file, or needs code of its own.
     """
     folder = locate_model(config.model, config.revision)
-    _refuse_foreign_code(folder)
+    _refuse_custom_code(folder)
     check_files(folder, ("tokenizer.json", "tokenizer_config.json"))
     return folder
 
 
 def llm_identity(config: LLMConfig) -> dict[str, str]:
-    """What decides an LLM's answers without LoRA, wherever and however it is run.
+    """The values that determine an LLM's answers, LoRA aside, on any device.
 
-    A hub id names its weights. A folder's may change: it is told by the digest of its files.
+    A hub id and revision identify the weights. The weights in a folder may change, so a folder is
+    identified by a digest of its files.
 
     Raises:
-        ConfigError: the folder misses a file, or would need code of its own.
+        ConfigError: the folder lacks a file, or needs code of its own.
     """
     if not Path(config.model).is_dir():
         return config.identity
@@ -76,26 +79,29 @@ def llm_identity(config: LLMConfig) -> dict[str, str]:
 
 
 def load_chat(config: LLMConfig) -> ChatFormat:
-    """The tokenizer and chat layout of a recipe's model, without its weights."""
-    return ChatFormat(AutoTokenizer.from_pretrained(find_llm(config)), config.template)
+    """Load the tokenizer and chat format of a recipe's model, without its weights."""
+    folder = find_llm(config)
+    with model_errors(folder):
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    return ChatFormat(tokenizer, config.template)
 
 
 def keep_weights_unpacked(model: torch.nn.Module) -> None:
     """Stop bitsandbytes from repacking 4-bit weights on CPUs with AVX512-BF16.
 
-    At its first forward without gradients a `Linear4bit` there repacks its weights for inference;
-    gradients of later training steps are then wrong, with no more than a warning.
+    There, the first forward pass without gradients repacks the weights of a `Linear4bit` for
+    inference. Gradients of later training steps are then wrong, with only a warning.
     """
     for module in model.modules():
         if isinstance(module, bitsandbytes.nn.Linear4bit):
             module.support_avx512bf16_for_cpu = False
 
 
-def keep_embeddings_on_host(model: Any, device: torch.device) -> None:
-    """Move a model's table of input embeddings to host memory.
+def offload_embeddings(model: Any, device: torch.device) -> None:
+    """Move a model's input embeddings to host memory.
 
     Raises:
-        ConfigError: the table is also the output matrix, which the device needs whole.
+        ConfigError: they are also the output matrix, which the device needs.
     """
     table = model.get_input_embeddings()
     if table.weight is model.get_output_embeddings().weight:
@@ -103,11 +109,11 @@ def keep_embeddings_on_host(model: Any, device: torch.device) -> None:
             f"llm.offload_embeddings = true: {model.name_or_path} ties its input embeddings to its "
             "output matrix, which the device needs; set llm.offload_embeddings = false"
         )
-    model.set_input_embeddings(HostEmbedding(table, device))
+    model.set_input_embeddings(OffloadedEmbedding(table, device))
 
 
-def _plain_greedy(model: Any) -> None:
-    """Drop settings that a checkpoint ships: generation here is greedy, always, and unpenalised."""
+def _reset_generation_config(model: Any) -> None:
+    """Drop a checkpoint's settings of sampling and penalties: generation here is greedy."""
     for name in ("temperature", "top_p", "top_k", "repetition_penalty"):
         setattr(model.generation_config, name, None)
     model.generation_config.do_sample = False
@@ -126,14 +132,15 @@ def _quantization(config: LLMConfig, dtype: torch.dtype) -> BitsAndBytesConfig |
     return None
 
 
-def _refuse_foreign_code(folder: Path) -> None:
-    if not (folder / "config.json").is_file():
-        return  # what is missing is named when files are checked
-    config = json.loads((folder / "config.json").read_text("utf-8"))
+def _refuse_custom_code(folder: Path) -> None:
+    path = folder / "config.json"
+    if not path.is_file():
+        return  # check_files names missing files
+    config = read_object(path, ConfigError, "copy the file again")
     if config.get("model_type") == "qwen":
         raise ConfigError(
-            f"{folder}: the first version of Qwen comes with Python code, which rellm never "
-            "executes; make it a native Qwen2 folder and take that as llm.model: "
+            f"{folder}: the first version of Qwen needs Python code, which rellm never "
+            "executes; convert it to a Qwen2 folder and use that as llm.model: "
             f"`rellm import qwen {folder} --out FOLDER`"
         )
     if "auto_map" in config:

@@ -1,9 +1,9 @@
-"""LoRA. In: a frozen LLM and a recipe's `[llm.lora]`. Out: an LLM that adds to it, and what trains.
+"""LoRA on the frozen LLM, with peft's layers, at all positions or at speech positions only.
 
-y = W x + (alpha / rank) B A x (Hu et al., 2021, arXiv 2106.09685) for each target projection: W
-frozen and quantised as it is, A and B trained in float32, B zero at first, so that the untrained
-function is the frozen one. The layers are peft's. With `scope = "speech"`, as in the reference
-code, the second term is computed at speech positions and is zero at all others.
+y = W x + (alpha / rank) B A x (Hu et al., 2021, arXiv 2106.09685) for each target projection. W is
+frozen and quantized; A and B train in float32. B starts at zero, so the untrained model equals the
+frozen one. With `scope = "speech"`, as in the reference code, the second term is zero at positions
+without speech and is not computed there.
 """
 
 import copy
@@ -24,14 +24,14 @@ from rellm_cache.errors import ConfigError
 from rellm_cache.llm.frozen import FrozenLLM
 from rellm_cache.llm.speech_mask import SpeechMask
 
-_NAME = "default"  # of the one adapter in peft's layers
+_NAME = "default"  # name of the adapter in peft's layers
 
 
 class LoRA(nn.Module):
-    """What trains: A, B and dropout of every target, the same modules that the LLM's layers use.
+    """The trained modules: A, B and dropout of every target, shared with the LLM's layers.
 
-    A parameter is named by its place, `model.layers.0.self_attn.q_proj.lora_A.weight`: peft's own
-    name for it without the leading `base_model.model.`.
+    Parameter names are peft's without `base_model.model.`, for example
+    `model.layers.0.self_attn.q_proj.lora_A.weight`.
     """
 
     def __init__(self, layers: dict[str, LoraLayer]) -> None:
@@ -48,9 +48,7 @@ class LoRA(nn.Module):
 
 
 def with_lora(llm: FrozenLLM, config: LoraConfig) -> tuple[FrozenLLM, LoRA]:
-    """An LLM with LoRA, and what trains of it.
-
-    `llm` itself stays as it is: both share all weights, none is copied.
+    """An LLM with LoRA, and its trained modules; `llm` itself is unchanged and shares its weights.
 
     Raises:
         ConfigError: `targets` names a projection that the model does not have.
@@ -61,7 +59,7 @@ def with_lora(llm: FrozenLLM, config: LoraConfig) -> tuple[FrozenLLM, LoRA]:
 
 
 def add_lora(model: Any, speech_mask: SpeechMask, config: LoraConfig) -> LoRA:
-    """Put LoRA into the layers of a model itself; with `scope = "speech"` only at `speech_mask`.
+    """Add LoRA to the layers of a model in place; with `scope = "speech"` only at `speech_mask`.
 
     Raises:
         ConfigError: `targets` names a projection that the model does not have.
@@ -87,7 +85,7 @@ def add_lora(model: Any, speech_mask: SpeechMask, config: LoraConfig) -> LoRA:
 
 
 def _tree_over_same_leaves(model: Any) -> Any:
-    """A copy of a model's structure whose layers without children, and weights, are the model's."""
+    """A copy of a model's module tree that shares its leaf modules and weights."""
     shared = [m for m in model.modules() if next(m.children(), None) is None]
     return copy.deepcopy(model, {id(m): m for m in (*shared, *model.parameters())})
 

@@ -1,9 +1,9 @@
-"""What a frozen LLM takes. In: its config alone. Out: bytes and operations, nothing loaded.
+"""Memory footprint of a frozen LLM, computed from its config without loading weights.
 
-The model is built without data (torch's `meta` device) and run forward there, so that what the
-backward pass keeps is counted and not guessed: for any architecture, layer by layer. Attention is
-counted as a memory-efficient kernel keeps it: queries, keys, values, output and one sum a query;
-over a whole row with keys and values for each query head, over segments with those there are.
+A forward pass on torch's `meta` device counts the activations that the backward pass keeps, for any
+architecture. Attention counts as a memory-efficient kernel keeps it: queries, keys, values, output
+and one sum per query. Over a whole row, keys and values are repeated for each query head; over
+segments they are not.
 """
 
 from collections.abc import Callable, Iterator
@@ -19,32 +19,32 @@ from rellm_cache.config.schema import LLMConfig
 from rellm_cache.llm.frozen import checkpointed_layers
 from rellm_cache.llm.lora import add_lora
 from rellm_cache.llm.speech_mask import SpeechMask
-from rellm_cache.utils.model_files import find_config
+from rellm_cache.utils.model_files import find_config, model_errors
 
-WIDE_GRADIENTS = 3  # at one time: of gate, up and their product
-TOKENS = 64  # of the row that is counted; what is kept grows with its length
-# NF4 with double quantisation: half a byte a value, a byte for 64 of them, 4 bytes for 256 such.
-BYTES_A_WEIGHT = {"nf4": 0.5 + 1 / 64 + 4 / (64 * 256), "int8": 1.0}
+WIDE_GRADIENTS = 3  # MLP gradients in memory at a time: of gate, up and their product
+TOKENS = 64  # length of the counted row; activations grow in proportion
+# NF4 with double quantization: half a byte per value, 1 byte per 64 values, 4 bytes per 256 * 64.
+BYTES_PER_WEIGHT = {"nf4": 0.5 + 1 / 64 + 4 / (64 * 256), "int8": 1.0}
 
 
 @dataclass(frozen=True)
 class Footprint:
-    """Of one frozen LLM.
+    """Memory and operations of one frozen LLM.
 
     Attributes:
         device_bytes: weights on the device.
-        host_bytes: weights kept in host memory.
-        linear_parameters: multiplied with every token: 2 operations each, forward.
-        attention: the kernel over rows: "segments", "sdpa" or "flex".
-        kept_bytes: for each token of a row, kept for the backward pass.
-        seen_bytes: for each token that a segment continues, which it keeps a copy of; else 0.
-        passing_bytes: for each token, of the layer that is run again, with checkpointing: what it
-            keeps, and three gradients of the widest values within it; else 0.
-        lora_kept_bytes: for each token that LoRA changes, kept on top; 0 without LoRA.
-        lora_passing_bytes: the same of the layer that is run again, with checkpointing.
-        largest_matrix: values of the largest quantised matrix, which is unpacked to be used.
-        lora_parameters: that the recipe's LoRA adds; 0 without.
-        value_bytes: of a value that it computes with.
+        host_bytes: weights in host memory.
+        linear_parameters: weights of linear layers; each costs 2 operations per token, forward.
+        attention: attention kernel: "segments", "sdpa" or "flex".
+        activation_bytes: kept for the backward pass, per token of a row.
+        copied_kv_bytes: keys and values that a segment copies, per token that it continues; else 0.
+        recompute_bytes: with checkpointing, activations of the layer that runs again and three
+            gradients of its MLP, per token; else 0.
+        lora_activation_bytes: kept in addition, per token that LoRA changes; 0 without LoRA.
+        lora_recompute_bytes: the same for the layer that runs again, with checkpointing.
+        largest_matrix: values of the largest quantized matrix, which is dequantized for use.
+        lora_parameters: parameters that LoRA adds; 0 without LoRA.
+        value_bytes: bytes of a value in computations.
         hidden_size: H.
         vocabulary: V.
     """
@@ -53,11 +53,11 @@ class Footprint:
     host_bytes: int
     linear_parameters: int
     attention: str
-    kept_bytes: float
-    seen_bytes: float
-    passing_bytes: float
-    lora_kept_bytes: float
-    lora_passing_bytes: float
+    activation_bytes: float
+    copied_kv_bytes: float
+    recompute_bytes: float
+    lora_activation_bytes: float
+    lora_recompute_bytes: float
     largest_matrix: int
     lora_parameters: int
     value_bytes: int
@@ -65,19 +65,21 @@ class Footprint:
     vocabulary: int
 
 
-def footprint(config: LLMConfig, dtype: torch.dtype) -> Footprint:
-    """Count what a recipe's LLM takes.
+def estimate_footprint(config: LLMConfig, dtype: torch.dtype) -> Footprint:
+    """Count the memory of a recipe's LLM.
 
-    The bias of attention, T values for each of T tokens in a row, is not among the kept bytes. Of
-    LoRA's dropout 4 bytes a value are counted, as a CPU keeps them; a GPU keeps one.
+    The attention bias (T values for each of T tokens) is not included. LoRA's dropout counts 4
+    bytes per value, as on a CPU; a GPU keeps 1.
 
     Args:
-        dtype: that it computes in: bfloat16 on a GPU, float32 on a CPU.
+        dtype: dtype of computations: bfloat16 on a GPU, float32 on a CPU.
 
     Raises:
-        ConfigError: the model's config cannot be found.
+        ConfigError: the model's config cannot be found or used.
     """
-    shape = AutoConfig.from_pretrained(find_config(config.model, config.revision))
+    path = find_config(config.model, config.revision)
+    with model_errors(path.parent):
+        shape = AutoConfig.from_pretrained(path)
     attention = config.attention_on("cpu" if dtype == torch.float32 else "cuda")
     by_segment = attention == "segments"
     with torch.device("meta"):
@@ -88,15 +90,15 @@ def footprint(config: LLMConfig, dtype: torch.dtype) -> Footprint:
     output = model.get_output_embeddings()
     table = model.get_input_embeddings().weight
     linear = [m for m in model.modules() if isinstance(m, nn.Linear) and m is not output]
-    quantised = sum(m.weight.numel() for m in linear)
+    quantized = sum(m.weight.numel() for m in linear)
     value = dtype.itemsize
-    packed = BYTES_A_WEIGHT.get(config.quantization, float(value))
-    rest = sum(p.numel() for p in model.parameters()) - quantised
+    packed = BYTES_PER_WEIGHT.get(config.quantization, float(value))
+    rest = sum(p.numel() for p in model.parameters()) - quantized
     on_host = table.numel() if config.offload_embeddings else 0
     largest = max(m.weight.numel() for m in linear) if packed < value else 0
     checkpoint = config.activation_checkpointing
-    kept, passing = _kept_bytes(model, dtype, checkpoint)
-    lora_kept = lora_passing = 0.0
+    kept, recomputed = _activation_bytes(model, dtype, checkpoint)
+    lora_kept = lora_recomputed = 0.0
     lora_parameters = 0
     if config.lora:
         speech_mask = SpeechMask()
@@ -104,18 +106,18 @@ def footprint(config: LLMConfig, dtype: torch.dtype) -> Footprint:
             lora = add_lora(model, speech_mask, config.lora)
         lora_parameters = sum(p.numel() for p in lora.parameters())
         with speech_mask.set(torch.ones(1, TOKENS, dtype=torch.bool)):
-            with_lora = _kept_bytes(model, dtype, checkpoint)
-        lora_kept, lora_passing = with_lora[0] - kept, with_lora[1] - passing
+            with_lora = _activation_bytes(model, dtype, checkpoint)
+        lora_kept, lora_recomputed = with_lora[0] - kept, with_lora[1] - recomputed
     return Footprint(
-        device_bytes=int(quantised * packed) + (rest - on_host) * value,
+        device_bytes=int(quantized * packed) + (rest - on_host) * value,
         host_bytes=on_host * value,
-        linear_parameters=quantised,
+        linear_parameters=quantized,
         attention=attention,
-        kept_bytes=kept,
-        seen_bytes=_keys_and_values(model) * value if by_segment and not checkpoint else 0.0,
-        passing_bytes=passing,
-        lora_kept_bytes=lora_kept,
-        lora_passing_bytes=lora_passing,
+        activation_bytes=kept,
+        copied_kv_bytes=_keys_and_values(model) * value if by_segment and not checkpoint else 0.0,
+        recompute_bytes=recomputed,
+        lora_activation_bytes=lora_kept,
+        lora_recompute_bytes=lora_recomputed,
         largest_matrix=largest,
         lora_parameters=lora_parameters,
         value_bytes=value,
@@ -124,15 +126,15 @@ def footprint(config: LLMConfig, dtype: torch.dtype) -> Footprint:
     )
 
 
-def _kept_bytes(model: Any, dtype: torch.dtype, checkpoint: bool) -> tuple[float, float]:
-    """For each token of a row: what a backward pass keeps; what a layer run again keeps, if any."""
-    kept = _run(model, dtype)
+def _activation_bytes(model: Any, dtype: torch.dtype, checkpoint: bool) -> tuple[float, float]:
+    """Bytes per token: kept for the backward pass, and of a layer that runs again (else 0)."""
+    kept = _bytes_per_token(model, dtype)
     if not checkpoint:
         return kept, 0.0
     layers = checkpointed_layers(model)
     for layer in layers:
         layer.training = True
-    inputs = _run(model, dtype)
+    inputs = _bytes_per_token(model, dtype)
     for layer in layers:
         layer.training = False
     gradients = WIDE_GRADIENTS * model.config.intermediate_size * dtype.itemsize
@@ -140,17 +142,17 @@ def _kept_bytes(model: Any, dtype: torch.dtype, checkpoint: bool) -> tuple[float
 
 
 def _keys_and_values(model: Any) -> int:
-    """Values of the keys and values of one token in all layers."""
+    """Number of values in the keys and values of one token, over all layers."""
     layers = model.get_decoder().layers
     return sum(m.out_features for la in layers for m in (la.self_attn.k_proj, la.self_attn.v_proj))
 
 
-def _run(model: Any, dtype: torch.dtype) -> float:
+def _bytes_per_token(model: Any, dtype: torch.dtype) -> float:
     size = model.config.hidden_size
     row = torch.empty(1, TOKENS, size, dtype=dtype, device="meta", requires_grad=True)
     positions = torch.empty(1, TOKENS, dtype=torch.long, device="meta")
     mask = torch.empty(1, 1, TOKENS, TOKENS, dtype=dtype, device="meta")
-    with kept_by(model) as kept:
+    with count_saved_bytes(model) as kept:
         model.get_decoder()(
             inputs_embeds=row, attention_mask=mask, position_ids=positions, use_cache=False
         )
@@ -158,10 +160,10 @@ def _run(model: Any, dtype: torch.dtype) -> float:
 
 
 @contextmanager
-def kept_by(module: nn.Module) -> Iterator[Callable[[], int]]:
-    """Counts the bytes that forward passes within keep for a backward pass, weights left out."""
+def count_saved_bytes(module: nn.Module) -> Iterator[Callable[[], int]]:
+    """Count the bytes, except weights, that forward passes in the block keep for the backward."""
     own = {p.untyped_storage()._cdata for p in module.parameters()}
-    kept: dict[int, tuple[int, Tensor]] = {}  # tensors are held: an address must not come twice
+    kept: dict[int, tuple[int, Tensor]] = {}  # holds the tensors, so that no address is reused
 
     def count(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
@@ -174,7 +176,7 @@ def kept_by(module: nn.Module) -> Iterator[Callable[[], int]]:
 
 
 class _EfficientAttention(torch.autograd.Function):
-    """Keeps what a memory-efficient attention kernel keeps; computes nothing."""
+    """Saves what a memory-efficient attention kernel saves; computes nothing."""
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -185,10 +187,10 @@ class _EfficientAttention(torch.autograd.Function):
 
 
 def _counted_attention(repeats: bool) -> str:
-    """The name under which transformers finds `_EfficientAttention`.
+    """Register `_EfficientAttention` with transformers and return its name.
 
     Args:
-        repeats: whether each query head is given keys and values of its own.
+        repeats: whether keys and values are repeated for each query head.
     """
 
     def attend(

@@ -1,16 +1,16 @@
-"""Input embeddings that stay in host memory. In: token ids. Out: their rows on the device.
+"""Input embeddings in host memory: only the rows of a batch's tokens go to the GPU.
 
-Qwen-7B's table is 1.2 GB of which a step needs some hundred rows: a GPU need not hold it.
+Qwen-7B's embeddings take 1.2 GB, and a step needs some hundred rows.
 """
 
 import torch
 from torch import Tensor, nn
 
 
-class HostEmbedding(nn.Module):
-    """A frozen embedding table in host memory, page-locked where its rows go to a GPU.
+class OffloadedEmbedding(nn.Module):
+    """A frozen embedding table in host memory, page-locked if its rows go to a GPU.
 
-    The table is no parameter: it does not move with the model and is in no state dict.
+    The table is not a parameter: it does not move with the model and is in no state dict.
 
     Attributes:
         weight: (V, H) in host memory.
@@ -23,6 +23,6 @@ class HostEmbedding(nn.Module):
         self._device = device
 
     def forward(self, ids: Tensor) -> Tensor:
-        """Rows of token ids: int64 (…) on any device -> (…, H) on the model's."""
+        """Look up token ids: int64 (…) on any device -> (…, H) on the model's device."""
         rows = self.weight[ids.to(self.weight.device)]  # (…, H)
         return rows.to(self._device)

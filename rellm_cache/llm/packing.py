@@ -1,10 +1,10 @@
-"""Packing. In: segments of embeddings that continue one another. Out: one row without padding.
+"""Packed rows: several examples behind one shared prompt, in one row without padding.
 
-Examples that share a prompt lie in one row behind it: `[prompt][speech response][speech response]`.
-Each token sees its own segment up to itself and the segments it continues, nothing else, and its
-position counts from where its parent ended: the same numbers as each example in a row of its own.
-Segments form a tree, so several labels can also continue one `[speech]`. A prompt with cached keys
-and values (`prefix_cache`) takes no place in the row; tokens see it all the same.
+A row is `[prompt][speech response][speech response]`. Each token attends to its own segment up to
+itself and to the segments that its segment continues. Positions continue from the parent segment,
+so the results equal those of each example in a row of its own. Segments form a tree: several labels
+can continue one `[speech]`. A prompt with cached keys and values (`prefix_cache`) takes no place in
+the row, but tokens attend to it.
 
 Letters: T tokens in the row, P prefix tokens before it, H hidden size.
 """
@@ -18,18 +18,18 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
 from rellm_cache.llm.prefix_cache import PrefixKV
 
-ALIGNED = 8  # values, of what memory-efficient attention reads at once
+ALIGNED = 8  # values that memory-efficient attention reads at once
 
 
 @dataclass(frozen=True)
 class Segment:
-    """A run of tokens, and the answer that it ends in, if any.
+    """A run of tokens that may end with an answer.
 
     Attributes:
-        embeddings: (t, H); of an answer all tokens but the last, which predicts nothing.
-        answer: its token ids, each with a loss. Nothing continues a segment that has one.
-        parent: index of the segment it continues, which must come earlier; None at a row's start.
-        speech: how many of its first embeddings are speech.
+        embeddings: (t, H); without the last token of the answer, which predicts nothing.
+        answer: token ids of the answer, each with a loss. No segment continues one with an answer.
+        parent: index of the earlier segment that it continues; None at the start of a row.
+        speech: number of leading embeddings that are speech.
         prefix: cached keys and values of a prompt, which replace its embeddings; or None.
     """
 
@@ -42,20 +42,20 @@ class Segment:
 
 @dataclass(frozen=True)
 class PackedRow:
-    """What the LLM is given.
+    """One input row of the LLM, with S segments.
 
     Attributes:
         embeddings: (1, T, H).
         positions: (1, T) int64.
-        segments: (T,) int64, which segment each token is in.
-        sees: (S, S) bool, true where a segment sees another that lies before it, or itself.
-        reach: one more than the largest position.
-        speech: (T,) bool, true where a token is speech.
+        segments: (T,) int64, the segment of each token.
+        sees: (S, S) bool, true where a segment attends to an earlier one or itself.
+        reach: the largest position plus one.
+        speech: (T,) bool, true at speech tokens.
         prefixes: prompts with cached keys and values, which come before the row's own.
         prefix_owners: (P,) int64, the segment of each prefix token.
         answers: (N,) int64 token ids of all answers.
-        predictors: (N,) int64, the token whose hidden state predicts each: the one before it.
-        answered: (N,) int64, which segment each is the answer of.
+        predictors: (N,) int64, the token before each, the hidden state of which predicts it.
+        answered: (N,) int64, the segment of each answer token.
     """
 
     embeddings: Tensor
@@ -71,16 +71,16 @@ class PackedRow:
     answered: Tensor
 
     def mask(self) -> Tensor:
-        """(1, 1, T, P + T) bool, true where a token sees another."""
+        """(1, 1, T, P + T) bool, true where a token attends to another."""
         sees = self.sees[self.segments]  # (T, S)
         own = sees[:, self.segments].tril()
         return torch.cat([sees[:, self.prefix_owners], own], 1)[None, None]
 
     def bias(self, dtype: torch.dtype) -> Tensor:
-        """(1, 1, T, P + T) the same as attention adds it: 0 where a token sees another, else -inf.
+        """(1, 1, T, P + T) attention bias: 0 where a token attends to another, else -inf.
 
-        Made once a row: of true and false every layer would make, and keep, a bias of its own. Its
-        lines begin `ALIGNED` values apart, without which a GPU's kernel copies it in every layer.
+        One bias serves all layers; from a bool mask each layer would make and keep its own. The
+        stride of its lines is a multiple of `ALIGNED`, or a GPU kernel would copy it in each layer.
         """
         mask = self.mask()[0, 0]
         length, keys = mask.shape
@@ -90,7 +90,7 @@ class PackedRow:
         return lines[:, :keys].masked_fill_(~mask, -torch.inf)[None, None]
 
     def block_mask(self) -> BlockMask:
-        """The mask for FlexAttention, which skips blocks of 128 x 128 where nothing is seen."""
+        """The mask for FlexAttention, which skips empty blocks of 128 x 128."""
         before = len(self.prefix_owners)
         seen = torch.cat([self.prefix_owners, self.segments])  # (P + T,)
 
@@ -102,10 +102,10 @@ class PackedRow:
 
 
 def pack(segments: Sequence[Segment]) -> PackedRow:
-    """Lay segments end to end in one row.
+    """Put segments end to end in one row.
 
     Raises:
-        ValueError: an answer has nothing before it.
+        ValueError: an answer has no token before it.
     """
     device = segments[0].embeddings.device
     lengths = [len(s.embeddings) for s in segments]
@@ -115,25 +115,25 @@ def pack(segments: Sequence[Segment]) -> PackedRow:
     predictors: list[Tensor] = []
     speech: list[Tensor] = []
     ends: list[int] = []  # position after each segment
-    places: list[int] = []  # index of its last token
+    last_tokens: list[int] = []  # index of the last token of each segment
     at = 0
     for index, (segment, length) in enumerate(zip(segments, lengths, strict=True)):
         start_position, before = 0, -1
         if segment.parent is not None:
             sees[index] |= sees[segment.parent]
-            start_position, before = ends[segment.parent], places[segment.parent]
+            start_position, before = ends[segment.parent], last_tokens[segment.parent]
         positions.append(torch.arange(start_position, start_position + length))
         speech.append(torch.arange(length) < segment.speech)
         at += length
-        told = torch.arange(at - answers[index], at)
-        if answers[index] > length:  # its first token follows what the segment continues
+        predicting = torch.arange(at - answers[index], at)
+        if answers[index] > length:  # the last token of the parent predicts the first one
             if before < 0:
-                raise ValueError(f"segment {index}: an answer with nothing before it")
-            told[0] = before
-        predictors.append(told)
+                raise ValueError(f"segment {index}: an answer without a token before it")
+            predicting[0] = before
+        predictors.append(predicting)
         cached = segment.prefix.tokens if segment.prefix else 0
         ends.append(start_position + length + cached)
-        places.append(at - 1 if length else before)
+        last_tokens.append(at - 1 if length else before)
     indices = torch.arange(len(segments))
     owner = torch.repeat_interleave(indices, torch.tensor(lengths))  # (T,)
     prefixes = [s.prefix for s in segments]

@@ -1,14 +1,14 @@
-"""Refusals. In: what an LLM wrote. Out: why it answers nothing, by the paper's rules, or None."""
+"""Refusals: the paper's rules for dropping responses of an LLM by their wording."""
 
-REFUSAL_STARTS = ("i'm sorry, but i cannot", "i'm sorry, but i'm not sure")
-REFUSALS = ("as an ai language model", "i'm sorry, but i", "i'm not sure what you")
+STARTS = ("i'm sorry, but i cannot", "i'm sorry, but i'm not sure")
+PHRASES = ("as an ai language model", "i'm sorry, but i", "i'm not sure what you")
 
 
-def refusal(response: str) -> str | None:
-    """Why a response is dropped by its wording, or None (the paper's rules)."""
+def refusal_reason(response: str) -> str | None:
+    """Why a response is dropped, "empty" or "refusal"; None if it is kept."""
     text = response.lower().replace("\u2019", "'")
     if not text:
         return "empty"
-    if text.startswith(REFUSAL_STARTS) or any(phrase in text for phrase in REFUSALS):
+    if text.startswith(STARTS) or any(phrase in text for phrase in PHRASES):
         return "refusal"
     return None

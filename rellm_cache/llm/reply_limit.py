@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-# A sentence ends in . ! ? or …, with what closes a quotation; something has to follow.
+# A sentence ends with . ! ? or …, with closing quotation marks, and more text follows.
 SENTENCE_END = re.compile(r"""[.!?…]+["'”\u2019»)\]*]*(?=\s)""")
 NUMBERED_POINT = re.compile(r"(?:^|\n)[ \t]*\d+$")
 ABBREVIATIONS = frozenset({"mr", "mrs", "ms", "dr", "prof", "st", "vs", "e.g", "i.e", "etc"})
@@ -15,18 +15,18 @@ ABBREVIATIONS = frozenset({"mr", "mrs", "ms", "dr", "prof", "st", "vs", "e.g", "
 
 @dataclass(frozen=True)
 class ReplyLimit:
-    """How long a reply may be.
+    """The maximum length of a reply.
 
     Attributes:
-        sentences: most sentences; 0 for any number.
-        after_question: whether its first question ends a reply.
+        sentences: maximum number of sentences; 0 for no limit.
+        after_question: whether a reply ends after its first question.
     """
 
     sentences: int = 0
     after_question: bool = False
 
     def cut(self, text: str) -> str:
-        """The text up to its limit; unchanged where it does not go beyond."""
+        """Cut a text at the limit; a shorter text is unchanged."""
         for number, (end, is_question) in enumerate(_sentence_ends(text), start=1):
             if number == self.sentences or (self.after_question and is_question):
                 return text[:end] if text[end:].strip() else text
@@ -37,10 +37,10 @@ NO_LIMIT = ReplyLimit()
 
 
 def _sentence_ends(text: str) -> Iterator[tuple[int, bool]]:
-    """Places after each sentence that something follows, and whether it asks.
+    """End positions of all sentences but the last, and whether each is a question.
 
-    The full stop of an abbreviation ("Dr."), an initial ("J.") or a numbered point ("1.") ends no
-    sentence.
+    A full stop after an abbreviation ("Dr."), an initial ("J.") or a number ("1.") at the start of
+    a line does not end a sentence.
     """
     for mark in SENTENCE_END.finditer(text):
         before = text[: mark.start()]
@@ -50,7 +50,7 @@ def _sentence_ends(text: str) -> Iterator[tuple[int, bool]]:
 
 
 def _is_abbreviation(before: str) -> bool:
-    """Whether what comes before a full stop is shortened by it."""
+    """Whether the last word before a full stop is an abbreviation or an initial."""
     words = before.split()
     last = words[-1].lstrip("(\"'“*").lower() if words else ""
     return last in ABBREVIATIONS or (len(last) == 1 and last.isalpha() and last != "i")

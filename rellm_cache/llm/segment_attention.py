@@ -1,9 +1,8 @@
-"""Attention over a packed row, a segment at a time. In: queries, keys and values of a row, and how
-its segments continue one another. Out: what attention over the whole row gives.
+"""Attention over a packed row, one segment at a time, with the result of one call for the row.
 
-Most tokens of a row see nothing of most others, which a kernel over the whole row computes all the
-same. Here each segment attends to what it continues and to itself alone. On a CPU that is less
-work; a GPU would wait for the many small calls.
+Most tokens of a row do not attend to most others, but a kernel over the whole row computes these
+pairs too. Here each segment attends only to itself and the segments that it continues. On a CPU
+this is less work; on a GPU the many small calls would be slower.
 
 Letters: T tokens in the row, P prefix tokens before it, D head size.
 """
@@ -21,20 +20,20 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from rellm_cache.errors import ConfigError
 from rellm_cache.llm.packing import PackedRow
 
-NAME = "rellm-segments"  # under which transformers finds it
-ARGUMENT = "rellm_segments"  # by which layers hand it on
-UNKNOWN = ("softcap", "s_aux", "position_bias")  # what would change the numbers
+NAME = "rellm-segments"  # name of the attention function in transformers
+ARGUMENT = "rellm_segments"  # argument of the layers that holds the `Segments`
+UNSUPPORTED = ("softcap", "s_aux", "position_bias")  # options that change the result
 
 
 @dataclass(frozen=True)
 class Segments:
-    """How a row falls apart, for the attention of every layer.
+    """The pieces of a row, for the attention of every layer.
 
     Attributes:
         lengths: tokens of each piece of keys: the cached prefixes, then the row's segments.
-        prefixes: how many pieces are cached prefixes.
-        seen: of each of the row's segments the pieces that it sees, in order, itself the last.
-        biases: of each, (1, 1, t, keys): 0 where a token sees a key, else -inf.
+        prefixes: number of pieces that are cached prefixes.
+        seen: for each segment of the row, the pieces it attends to, in order, itself last.
+        biases: for each segment, (1, 1, t, keys): 0 where a token attends to a key, else -inf.
     """
 
     lengths: tuple[int, ...]
@@ -44,7 +43,7 @@ class Segments:
 
 
 def segments_of(row: PackedRow, dtype: torch.dtype) -> Segments:
-    """Of a row whose queries, keys and values are of a dtype."""
+    """Split a row into pieces; `dtype` is that of its queries, keys and values."""
     count = len(row.sees)
     cached = torch.bincount(row.prefix_owners, minlength=count).tolist()  # by segment
     own = torch.bincount(row.segments, minlength=count).tolist()
@@ -75,23 +74,29 @@ def attend(
     scaling: float | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
-    """(1, T, heads, D) attention of queries (1, heads, T, D) to keys and values (1, key heads,
-    P + T, D); called by the layers of a model of transformers.
+    """Attention function for the layers of a model of transformers.
+
+    Args:
+        query: (1, heads, T, D).
+        key, value: (1, key heads, P + T, D).
+
+    Returns:
+        (1, T, heads, D) and no attention weights.
 
     Raises:
-        ConfigError: the model's attention is of a kind that is not computed here.
+        ConfigError: the model's attention has an option that is not supported.
     """
     row: Segments | None = options.get(ARGUMENT)
-    if row is None:  # somebody else's call of a model that was last used for a row
+    if row is None:  # a call without a packed row
         output, _ = sdpa_attention_forward(
             module, query, key, value, attention_mask, scaling=scaling, **options
         )
         return output, None
-    for name in UNKNOWN:
+    for name in UNSUPPORTED:
         if options.get(name) is not None:
             raise ConfigError(
-                f"llm.model: its attention has {name!r}, which packed rows do not know; take a "
-                "model of Llama's or Qwen's kind"
+                f"llm.model: its attention has {name!r}, which packed rows do not support; use a "
+                "model of the Llama or Qwen family"
             )
     lengths = list(row.lengths)
     queries = torch.split(query, lengths[row.prefixes :], 2)
@@ -107,4 +112,4 @@ def attend(
 
 
 AttentionInterface.register(NAME, attend)
-AttentionMaskInterface.register(NAME, sdpa_mask)  # for others' calls; rows have their biases
+AttentionMaskInterface.register(NAME, sdpa_mask)  # for calls without a packed row

@@ -1,8 +1,7 @@
-"""Where speech is. In: a mask of a forward call. Out: layers that compute at speech positions only.
+"""Speech mask: makes layers of a decoder compute at speech positions only.
 
-The mask of a call reaches each decoder layer as an argument of that very call. A layer that is run
-again in the backward pass, by activation checkpointing, so finds the positions of its own row and
-not of the one that came last.
+The mask of a forward call reaches each layer as an argument of that call. So a layer that runs
+again in the backward pass (activation checkpointing) gets the mask of its own row.
 
 Letters: B rows, T tokens in each, S speech tokens of all rows, D a layer's width.
 """
@@ -14,15 +13,15 @@ from typing import Any
 
 from torch import Tensor, nn
 
-ARGUMENT = "speech_positions"  # by which a decoder hands them to its layers
+ARGUMENT = "speech_positions"  # argument of the decoder's layers
 
 
 @dataclass(frozen=True)
 class _Positions:
-    """Of the speech in one forward call.
+    """Speech positions of one forward call.
 
     Attributes:
-        index: (S,) int64 into the call's tokens, rows end to end.
+        index: (S,) int64 indices of speech tokens, with rows end to end.
         shape: (B, T) of the call.
     """
 
@@ -40,7 +39,7 @@ class _Positions:
 
 
 class SpeechMask:
-    """The speech positions of the forward calls that an LLM is making."""
+    """The speech positions of an LLM's forward calls."""
 
     def __init__(self) -> None:
         self._mask: Tensor | None = None
@@ -48,10 +47,10 @@ class SpeechMask:
 
     @contextmanager
     def set(self, mask: Tensor) -> Iterator[None]:
-        """Forward calls inside have speech where `mask` (B, T), bool, is true.
+        """Forward calls within the block have speech where `mask` (B, T) bool is true.
 
-        In generation T is the prompt's: a call that continues past keys and values begins in the
-        mask where those end, and nothing beyond the mask is speech.
+        In generation the mask covers the prompt. A call with past keys and values starts in the
+        mask where they end, and positions beyond the mask are not speech.
         """
         before, self._mask = self._mask, mask
         try:
@@ -60,28 +59,33 @@ class SpeechMask:
             self._mask = before
 
     def attach(self, decoder: nn.Module) -> None:
-        """Hand the positions of each call of a decoder to its layers' attention, and take them."""
+        """Pass the positions of each call of a decoder to the attention of its layers."""
         decoder.register_forward_pre_hook(self._enter, with_kwargs=True)
         for layer in decoder.get_submodule("layers").children():
-            # Not of the layer: what a checkpoint runs again is inside the layer.
+            # Not a hook of the layer: checkpointing runs again what is inside the layer.
             attention = layer.get_submodule("self_attn")
             attention.register_forward_pre_hook(self._enter_layer, with_kwargs=True)
 
     def restrict(self, first: nn.Module, last: nn.Module) -> None:
-        """Make all from `first` to `last`, two modules of a followed decoder's layers that run one
-        after another, see speech tokens only; what `last` gives is zero for all others."""
-        first.register_forward_pre_hook(lambda _, inputs: self._here.take(inputs[0]))
-        last.register_forward_hook(lambda _, inputs, output: self._here.put(output))
+        """Make the modules from `first` to `last` compute speech tokens only.
+
+        They must run one after another in a layer of an attached decoder. The output of `last` is
+        zero for all other tokens.
+        """
+        first.register_forward_pre_hook(lambda _, inputs: self._positions.take(inputs[0]))
+        last.register_forward_hook(lambda _, inputs, output: self._positions.put(output))
 
     @property
-    def _here(self) -> _Positions:
+    def _positions(self) -> _Positions:
         if self._current is None:
-            raise RuntimeError("a confined layer ran outside a decoder that is followed")
+            raise RuntimeError("a restricted module ran outside an attached decoder")
         return self._current
 
     def _enter(self, _: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         if self._mask is None:
-            raise RuntimeError("the LLM ran outside SpeechMask.set: where speech is, is not known")
+            raise RuntimeError(
+                "the LLM ran outside SpeechMask.set, so its speech positions are unknown"
+            )
         tokens = kwargs.get("inputs_embeds")
         tokens = kwargs["input_ids"] if tokens is None else tokens  # (B, T, …)
         batch, length = tokens.shape[:2]

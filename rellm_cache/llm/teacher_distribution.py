@@ -1,10 +1,9 @@
-"""What a text LLM would say next. In: hidden states along a response. Out: rows to learn from.
+"""Teacher distributions: the next-token probabilities of a text LLM along a response.
 
-A row is the distribution of the next token at a temperature: the K likeliest tokens and their
-log-probabilities, and the log-probability of all others together. Rows are kept at one temperature:
-from the K of one temperature the mass of the others at another cannot be told.
+A row has the K most probable tokens with their log-probabilities, and the log-probability of all
+others together. A row is for one temperature: at another, the mass of the others is not known.
 
-Letters: N predicted tokens, H hidden size, V vocabulary, K tokens told apart.
+Letters: N predicted tokens, H hidden size, V vocabulary, K separate tokens.
 """
 
 from dataclasses import dataclass
@@ -12,12 +11,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-CHUNK = 256  # tokens whose logits exist at one time
+CHUNK = 256
 
 
 @torch.no_grad()
 def distribution_rows(
-    predictors: Tensor, output_weight: Tensor, top_k: int, temperature: float
+    predictors: Tensor, output_weight: Tensor, top_k: int, temperature: float, chunk: int = CHUNK
 ) -> Tensor:
     """The next-token distribution after each of N hidden states.
 
@@ -26,14 +25,15 @@ def distribution_rows(
         output_weight: (V, H), V above K.
         top_k: K.
         temperature: above 0; logits are divided by it.
+        chunk: rows of logits in memory at a time.
 
     Returns:
-        (N, 2 K + 1) float32: K token ids, likeliest first (exact: below 2^24), their
+        (N, 2 K + 1) float32: K token ids, most probable first (exact below 2^24), their
         log-probabilities, and the log-probability of all other tokens together.
     """
     rows = torch.empty(len(predictors), 2 * top_k + 1, device=predictors.device)
-    for start in range(0, len(predictors), CHUNK):
-        part = slice(start, start + CHUNK)
+    for start in range(0, len(predictors), chunk):
+        part = slice(start, start + chunk)
         logits = (predictors[part] @ output_weight.T).float() / temperature  # (n, H) -> (n, V)
         top, ids = logits.topk(top_k, dim=1)  # (n, K)
         rest = logits.scatter_(1, ids, -torch.inf).logsumexp(1, keepdim=True)  # (n, 1)
@@ -43,18 +43,18 @@ def distribution_rows(
 
 
 def split_rows(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(N, K) int64 ids, (N, K) log-probabilities, (N, 1) of the rest, of rows (N, 2 K + 1)."""
+    """Split rows (N, 2 K + 1) into ids (N, K), log-probabilities (N, K) and the rest (N, 1)."""
     top_k = rows.shape[1] // 2
     return rows[:, :top_k].long(), rows[:, top_k:-1], rows[:, -1:]
 
 
 @dataclass(frozen=True)
 class Truncation:
-    """What the bins of a teacher leave of KL(teacher || student) at each of N tokens, in nats.
+    """KL(teacher || student) of N tokens in nats, with and without binning.
 
     Attributes:
         full: (N,) over the whole vocabulary.
-        binned: (N,) over K tokens and one bin; never more than `full`.
+        binned: (N,) over K tokens and one bin for the rest; at most `full`.
         rest: (N,) the teacher's probability of the bin.
     """
 
@@ -64,9 +64,9 @@ class Truncation:
 
 
 def truncation(teacher: Tensor, student: Tensor, top_k: int, temperature: float) -> Truncation:
-    """The divergence of full distributions beside that of their bins.
+    """Compare the divergence of full distributions with that of their bins.
 
-    What is lost is the rest's probability times the divergence within the rest (chain rule).
+    The difference is the rest's probability times the divergence within the rest (chain rule).
 
     Args:
         teacher, student: (N, V) logits.
@@ -82,6 +82,6 @@ def truncation(teacher: Tensor, student: Tensor, top_k: int, temperature: float)
 
 
 def _bins(log: Tensor, ids: Tensor) -> Tensor:
-    """(N, K + 1) log-probabilities of some tokens and of all others together."""
+    """(N, K + 1) log-probabilities of the tokens `ids` (N, K) and of all others together."""
     rest = log.scatter(1, ids, -torch.inf).logsumexp(1, keepdim=True)
     return torch.cat([log.gather(1, ids), rest], 1)

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from rellm_cache.config.schema import AdapterConfig
 from rellm_cache.data.streams import QuantizationParams
-from rellm_cache.llm.memory import kept_by
+from rellm_cache.llm.memory import count_saved_bytes
 from rellm_cache.model.heads import masked_mean, valid_frames
 
 KERNEL, STRIDE, PADDING = 5, 2, 2
@@ -145,7 +145,7 @@ class Adapter(nn.Module):
     def cost(self) -> AdapterCost:
         """Cost of training, counted without data; the adapter must be on the meta device."""
         frames = torch.empty(1, COUNTED_FRAMES, self.input_size, device="meta")
-        with kept_by(self) as kept:
+        with count_saved_bytes(self) as kept:
             self(frames, torch.empty(1, dtype=torch.long, device="meta"))
         parameters = sum(p.numel() for p in self.parameters())
         return AdapterCost(parameters, kept() / COUNTED_FRAMES, self.operations)

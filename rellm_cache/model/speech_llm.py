@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from rellm_cache.config.schema import Recipe
 from rellm_cache.data.batch import Batch, Target
 from rellm_cache.errors import ConfigError
-from rellm_cache.llm.frozen import FrozenLLM
+from rellm_cache.llm.frozen import FrozenLLM, require_llm
 from rellm_cache.llm.generation import Continuation, continue_prompts
 from rellm_cache.llm.lora import LoRA, with_lora
+from rellm_cache.llm.prompts import speech_prompts
 from rellm_cache.llm.reply_limit import NO_LIMIT, ReplyLimit
-from rellm_cache.llm.speech_prompts import require_llm, speech_prompts
 from rellm_cache.model.adapter import Speech, concat_streams, dequantize
 from rellm_cache.model.answer_likelihoods import answer_log_likelihoods
 from rellm_cache.model.heads import AuxiliaryHeads
@@ -66,7 +66,11 @@ class SpeechLLM(nn.Module):
         self.lora: LoRA | None = None
         if llm is not None and recipe.llm is not None and recipe.llm.lora is not None:
             self.llm, self.lora = with_lora(llm, recipe.llm.lora)
-        self.prompts = {} if llm is None else speech_prompts(recipe, llm)
+        self.prompts = (
+            speech_prompts(llm.chat, recipe.prompts, recipe.qa, recipe.heads.emotions)
+            if llm
+            else {}
+        )
         self.rows: ExampleRows | None = None
         if self.llm is not None and recipe.llm is not None:
             self.rows = ExampleRows(self.llm, self.prompts, recipe.llm.pack_length)

@@ -23,7 +23,7 @@ from rellm_cache.config.schema import (
 from rellm_cache.corpus.manifest import Utterance
 from rellm_cache.data.examples import Questions
 from rellm_cache.encoders.base import FRAMES_PER_SECOND
-from rellm_cache.llm.memory import Footprint, footprint
+from rellm_cache.llm.memory import Footprint, estimate_footprint
 from rellm_cache.llm.teacher_distribution import CHUNK
 from rellm_cache.model.adapter import Adapter
 from rellm_cache.model.heads import AuxiliaryHeads
@@ -113,7 +113,7 @@ def plan_training(
     Raises:
         ConfigError: the LLM's config cannot be found.
     """
-    llm = footprint(recipe.llm, dtype) if recipe.llm and recipe.needs_llm else None
+    llm = estimate_footprint(recipe.llm, dtype) if recipe.llm and recipe.needs_llm else None
     output_size = llm.hidden_size if llm else recipe.adapter.output_size
     adapter, head_parameters = _build_on_meta(recipe.adapter, recipe.heads, frame_size, output_size)
     cost = adapter.cost()
@@ -205,7 +205,7 @@ def _row_bytes(
     Args:
         config: of the LLM.
         losses: of the recipe.
-        llm: from `footprint`.
+        llm: from `estimate_footprint`.
         tokens: of each clip.
         row: tokens of clips in a row, without the prompts before them.
 
@@ -219,8 +219,8 @@ def _row_bytes(
     lora_share = 1.0  # of the tokens
     if config.lora and config.lora.scope == "speech":
         lora_share = sum(clip.speech for clip in tokens) / total * row / length
-    kept = llm.kept_bytes + lora_share * llm.lora_kept_bytes
-    kept += sum(clip.seen for clip in tokens) / total * row / length * llm.seen_bytes
+    kept = llm.activation_bytes + lora_share * llm.lora_activation_bytes
+    kept += sum(clip.seen for clip in tokens) / total * row / length * llm.copied_kv_bytes
     if llm.attention == "sdpa":
         kept += (row + prompts) * llm.value_bytes
     # Logits in float32 and a copy in the weights' dtype; distillation needs a second float32 copy.
@@ -228,7 +228,7 @@ def _row_bytes(
     labelled = min(CHUNK, sum(clip.answers for clip in tokens) / total * row)
     copy = 4 if losses.response_kl > 0 else llm.value_bytes % 4
     logits = labelled * llm.vocabulary * (4 + copy)
-    layer = (llm.passing_bytes + lora_share * llm.lora_passing_bytes) * length
+    layer = (llm.recompute_bytes + lora_share * llm.lora_recompute_bytes) * length
     unpacked = llm.largest_matrix * llm.value_bytes
     return kept * length / row, max(logits, layer) + unpacked
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from rellm_cache.config.qa import QAType
 from rellm_cache.corpus.emotions import emotions_in
 from rellm_cache.corpus.splits import text_key
-from rellm_cache.llm.refusals import refusal
+from rellm_cache.llm.refusals import refusal_reason
 from rellm_cache.qa.parse import Pair
 
 # Words of the writer's request that a person who hears the clip would not use.
@@ -49,7 +49,7 @@ def reason_to_drop(candidate: Candidate) -> str | None:
 
 def is_refused(candidate: Candidate) -> str | None:
     """The LLM would not answer."""
-    return refusal(candidate.pair.answer)
+    return refusal_reason(candidate.pair.answer)
 
 
 def is_cut(candidate: Candidate) -> str | None:

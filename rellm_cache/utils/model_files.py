@@ -5,15 +5,18 @@ as the hub's), then on the hub. Only safetensors and text files are ever loaded.
 """
 
 import hashlib
-import json
 import os
 import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from yaml import YAMLError
 
-from rellm_cache.errors import ConfigError
+from rellm_cache.errors import ConfigError, RellmError
+from rellm_cache.utils.json_files import read_object
 
 SAFE_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "README.md", "LICENSE*"]
 HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -58,6 +61,51 @@ def find_config(model: str, revision: str = "") -> Path:
                 raise ConfigError(f"{folder}: config.json is missing from the model folder")
             return folder / "config.json"
     return _download(model, revision, ["config.json"]) / "config.json"
+
+
+@contextmanager
+def model_errors(folder: Path) -> Iterator[None]:
+    """Turn what transformers raises for a damaged or unknown model folder into `ConfigError`."""
+    try:
+        yield
+    except (RellmError, MemoryError):
+        raise
+    except Exception as error:  # transformers and tokenizers raise errors of many types
+        if type(error).__name__ == "OutOfMemoryError":  # torch's
+            raise
+        reason = str(error).partition("\n")[0]
+        raise ConfigError(
+            f"{folder}: transformers cannot load this model folder ({type(error).__name__}: "
+            f"{reason}); copy its files again, or choose a model that this version supports"
+        ) from error
+
+
+def load_pretrained(
+    model_class: Any,
+    folder: Path,
+    fix: str = "download it again",
+    needed: Callable[[str], bool] = lambda name: True,
+    **options: Any,
+) -> Any:
+    """Load a model of transformers with all its weights.
+
+    Args:
+        fix: advice at the end of the message if weights are missing.
+        needed: whether the weight of a name must be in the checkpoint.
+        options: further arguments of `from_pretrained`.
+
+    Raises:
+        ConfigError: the folder cannot be loaded or lacks weights.
+    """
+    load_quietly()
+    with model_errors(folder):
+        model, report = model_class.from_pretrained(folder, output_loading_info=True, **options)
+    if missing := sorted(name for name in report["missing_keys"] if needed(name)):
+        raise ConfigError(
+            f"{folder}: the checkpoint lacks {missing[:3]}; expected every weight of a "
+            f"{type(model).__name__}: {fix}"
+        )
+    return model
 
 
 def load_quietly() -> None:
@@ -117,7 +165,11 @@ def weight_files(folder: Path) -> list[Path]:
                 "weights are never loaded: convert them to safetensors)"
             )
         return [folder / "model.safetensors"]
-    shards = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+    fix = "copy the file again"
+    weight_map = read_object(index, ConfigError, fix).get("weight_map")
+    if not isinstance(weight_map, dict):
+        raise ConfigError(f"{index}: found no object 'weight_map'; {fix}")
+    shards = sorted(set(map(str, weight_map.values())))
     for shard in shards:
         if not (folder / shard).is_file():
             raise ConfigError(f"{folder}: {shard} is missing; {index.name} names it")

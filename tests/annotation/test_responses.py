@@ -9,7 +9,7 @@ import pytest
 from kills import KilledAfter
 from safetensors.torch import load_file, save_file
 
-from rellm_cache.annotation.responses import RespondReport, generator_id, refusal, respond
+from rellm_cache.annotation.responses import RespondReport, generator_id, respond
 from rellm_cache.config.schema import LoraConfig, Recipe
 from rellm_cache.corpus.manifest import read_lines, read_manifest, responses_path, write_lines
 from rellm_cache.errors import ConfigError, ManifestError
@@ -145,23 +145,6 @@ def test_refusals_and_long_answers_are_dropped_and_counted(manifest: Path, recip
     assert {u.response for u in read_manifest(manifest)} == {None}
     kept = {row["id"]: row.get("text") for _, row in read_lines(report.path)}
     assert kept["a"].startswith("I\u2019m sorry")  # what was dropped can be looked at
-
-
-@pytest.mark.parametrize(
-    ("response", "reason"),
-    [
-        ("I'm sorry, but I cannot help with that.", "refusal"),
-        ("I'm sorry, but I'm not sure what you mean.", "refusal"),
-        ("Well, AS AN AI LANGUAGE MODEL I feel nothing.", "refusal"),
-        ("Oh. I'm sorry, but I think so.", "refusal"),
-        ("I\u2019m not sure what you want.", "refusal"),
-        ("", "empty"),
-        ("I'm sorry to hear that.", None),
-        ("I'm not sure, but I hope so.", None),
-    ],
-)
-def test_the_papers_rules(response: str, reason: str | None) -> None:
-    assert refusal(response) == reason
 
 
 def test_a_wording_with_other_braces_is_kept(manifest: Path, recipe: Recipe) -> None:

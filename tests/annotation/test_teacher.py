@@ -194,7 +194,7 @@ def test_it_is_a_store_like_any_other(
     change_response(corpus, "Oh.")
     teach(corpus, distilled, cache)  # a second part, one clip of the first superseded
     before = {i: FeatureStore(path).frames(i).copy() for i in FeatureStore(path).ids}
-    assert all(check.is_whole for check in verify_cache(cache))
+    assert all(check.is_intact for check in verify_cache(cache))
     compact_cache(cache, 1 << 20)
     (summary,) = (s for s in cache_info(cache) if s.encoder == "teacher")
     assert (summary.clips, summary.parts, summary.hours, summary.frame_size) == (11, 1, None, 17)

@@ -48,7 +48,7 @@ from rellm_cache.encoders.base import FrameEncoder
 from rellm_cache.encoders.registry import build_encoder, resolve
 from rellm_cache.encoders.wav2vec2_emotion import EmotionModel
 from rellm_cache.llm.loading import load_llm
-from rellm_cache.llm.memory import footprint
+from rellm_cache.llm.memory import estimate_footprint
 from rellm_cache.store.format import StoreInfo
 from rellm_cache.store.in_memory import InMemoryFrames
 from rellm_cache.training.loop import Trainer, TrainingData, make_accelerator
@@ -166,7 +166,7 @@ class Bench:
         model, llm = self.trainer.model, self.recipe.llm
         if llm is None:
             raise SystemExit("the recipe has no LLM")
-        counted = footprint(llm, self.llm.dtype)
+        counted = estimate_footprint(llm, self.llm.dtype)
         frames = self.frames.length("0")
         embedded = int(model.adapter.output_lengths(torch.tensor(frames)))
         prompt = model.prompts["response_lm"]

@@ -103,7 +103,7 @@ def test_a_folder_without_a_text_encoder_is_refused(
     other = tmp_path / "other"
     shutil.copytree(text_encoder_folder, other)
     (other / "config.json").write_text(json.dumps({"model_type": "unheard-of"}))
-    with pytest.raises(ConfigError, match="not a usable text encoder"):
+    with pytest.raises(ConfigError, match="cannot load this model folder"):
         TextEncoder(other, CPU)
 
 

@@ -77,7 +77,7 @@ def test_the_length_rule(samples: int, frames: int) -> None:
 
 
 def test_more_than_30_seconds_is_refused(spec: EncoderSpec) -> None:
-    with pytest.raises(AudioError, match=r"clip of 31.00 s: Whisper hears 30 s at most; cut it"):
+    with pytest.raises(AudioError, match=r"clip of 31.00 s: Whisper takes 30 s at most; cut it"):
         build_encoder(spec, CPU).encode([np.zeros(31 * 16_000, np.float32)])
 
 

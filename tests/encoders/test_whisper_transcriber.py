@@ -71,7 +71,7 @@ def test_a_clip_says_the_same_alone_and_in_a_batch(writer_folder: Path) -> None:
 
 def test_more_than_30_seconds_is_refused(writer_folder: Path) -> None:
     model = WhisperTranscriber(spec_of(writer_folder), CPU)
-    with pytest.raises(AudioError, match=r"clip of 30.50 s: Whisper hears 30 s at most"):
+    with pytest.raises(AudioError, match=r"clip of 30.50 s: Whisper takes 30 s at most"):
         model.transcribe([noise(30.5, 1)])
 
 

@@ -1,4 +1,4 @@
-"""What 4-bit weights stand for."""
+"""Dequantized copies of 4-bit models."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,12 +11,12 @@ from rellm_cache.llm.loading import load_llm
 
 
 @pytest.fixture
-def dequantised() -> Callable[[FrozenLLM], FrozenLLM]:
-    """`dequantised(llm)`: the same function in plain float32, weights read out of their 4 bits."""
+def dequantized() -> Callable[[FrozenLLM], FrozenLLM]:
+    """`dequantized(llm)`: the same model in float32, with the dequantized 4-bit weights."""
 
-    def read_back(quantised: FrozenLLM) -> FrozenLLM:
-        plain = load_llm(replace(quantised.config, quantization="none"), quantised.device)
-        for name, module in quantised.model.named_modules():
+    def read_back(quantized: FrozenLLM) -> FrozenLLM:
+        plain = load_llm(replace(quantized.config, quantization="none"), quantized.device)
+        for name, module in quantized.model.named_modules():
             if isinstance(module, bitsandbytes.nn.Linear4bit):
                 weight = bitsandbytes.functional.dequantize_4bit(
                     module.weight, module.weight.quant_state

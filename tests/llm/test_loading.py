@@ -1,4 +1,4 @@
-"""Getting the LLM: where its embeddings lie, settings it came with, clear refusals."""
+"""Loading of the LLM: offloaded embeddings, generation settings, errors of model folders."""
 
 import json
 import shutil
@@ -21,7 +21,7 @@ def load(folder: Path) -> FrozenLLM:
     return load_llm(LLMConfig(str(folder), quantization="none"), CPU)
 
 
-def test_embeddings_on_the_host_give_the_same_answers(llm_folder: Path, tmp_path: Path) -> None:
+def test_offloaded_embeddings_give_the_same_answers(llm_folder: Path, tmp_path: Path) -> None:
     untied = tmp_path / "untied"
     shutil.copytree(llm_folder, untied)
     model = AutoModelForCausalLM.from_pretrained(llm_folder, tie_word_embeddings=False)
@@ -38,15 +38,13 @@ def test_embeddings_on_the_host_give_the_same_answers(llm_folder: Path, tmp_path
     assert answers[0] == answers[1]
 
 
-def test_tied_embeddings_stay_on_the_device(llm_folder: Path) -> None:
+def test_tied_embeddings_cannot_be_offloaded(llm_folder: Path) -> None:
     config = LLMConfig(str(llm_folder), quantization="none", offload_embeddings=True)
     with pytest.raises(ConfigError, match=r"llm\.offload_embeddings = true: .* ties its input"):
         load_llm(config, CPU)
 
 
-def test_a_penalty_that_a_checkpoint_ships_changes_no_answer(
-    llm_folder: Path, tmp_path: Path
-) -> None:
+def test_generation_settings_of_a_checkpoint_are_ignored(llm_folder: Path, tmp_path: Path) -> None:
     folder = tmp_path / "chat"
     shutil.copytree(llm_folder, folder)
     shipped = {"do_sample": True, "repetition_penalty": 1e6, "top_k": 3, "temperature": 0.7}
@@ -67,7 +65,24 @@ def test_a_missing_file_is_named(llm_folder: Path, tmp_path: Path) -> None:
         load(folder)
 
 
-def test_missing_weights_are_named_and_not_made_up(llm_folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        ("config.json", r"config\.json: not JSON"),
+        ("tokenizer.json", r"chat: transformers cannot load this model folder"),
+    ],
+)
+def test_a_damaged_file_is_an_error_of_ours(
+    llm_folder: Path, tmp_path: Path, file: str, message: str
+) -> None:
+    folder = tmp_path / "chat"
+    shutil.copytree(llm_folder, folder)
+    (folder / file).write_text('{"version"')
+    with pytest.raises(ConfigError, match=message):
+        load(folder)
+
+
+def test_missing_weights_are_named(llm_folder: Path, tmp_path: Path) -> None:
     folder = tmp_path / "chat"
     shutil.copytree(llm_folder, folder)
     config = json.loads((folder / "config.json").read_text())
@@ -76,7 +91,7 @@ def test_missing_weights_are_named_and_not_made_up(llm_folder: Path, tmp_path: P
         load(folder)
 
 
-def test_code_in_a_model_folder_is_never_run(llm_folder: Path, tmp_path: Path) -> None:
+def test_code_in_a_model_folder_is_never_executed(llm_folder: Path, tmp_path: Path) -> None:
     folder = tmp_path / "chat"
     shutil.copytree(llm_folder, folder)
     config = json.loads((folder / "config.json").read_text())

@@ -1,4 +1,4 @@
-"""LoRA: nothing at first, where it acts, right gradients in 4 bits, names that peft knows."""
+"""LoRA: no effect untrained, speech positions, gradients through 4-bit weights, peft's names."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -29,7 +29,7 @@ def load(folder: Path, quantization: Literal["nf4", "int8", "none"] = "none") ->
 
 
 def trained(lora: LoRA) -> LoRA:
-    """As after some steps: B is no longer zero. The same for every LoRA of one shape."""
+    """Fill A and B with random values, the same for every LoRA of one shape."""
     generator = torch.Generator().manual_seed(5)
     for parameter in lora.parameters():
         parameter.data.normal_(0, 0.3, generator=generator)
@@ -51,7 +51,7 @@ def make_row(size: int, requires_grad: bool = False) -> PackedRow:
 
 @pytest.mark.parametrize("quantization", ["nf4", "int8", "none"])
 @pytest.mark.parametrize("scope", SCOPES)
-def test_the_untrained_function_is_the_frozen_one(
+def test_the_untrained_model_equals_the_frozen_one(
     llm_folder: Path, scope: Any, quantization: Any
 ) -> None:
     llm = load(llm_folder, quantization)
@@ -61,27 +61,29 @@ def test_the_untrained_function_is_the_frozen_one(
     assert torch.equal(adapted.hidden_states(row), expected)
     trained(lora)
     assert not torch.allclose(adapted.hidden_states(row), expected, atol=1e-2)
-    # Both share their weights, yet the frozen one is as it was.
+    # Both share their weights, and the frozen model is unchanged.
     assert torch.equal(llm.hidden_states(row), expected)
     own = {p.data_ptr() for p in lora.parameters()}
     frozen = {p.data_ptr() for p in llm.model.parameters()}
     assert {p.data_ptr() for p in adapted.model.parameters()} == own | frozen
 
 
-def test_scope_speech_leaves_what_comes_before_and_text_alone(llm_folder: Path) -> None:
+def test_scope_speech_changes_neither_earlier_tokens_nor_text(llm_folder: Path) -> None:
     llm = load(llm_folder)
     adapted, lora = with_lora(llm, LoraConfig(scope="speech"))
     trained(lora)
     row = make_row(llm.hidden_size)
     found, expected = adapted.hidden_states(row), llm.hidden_states(row)
     assert torch.equal(found[:BEFORE], expected[:BEFORE])
-    assert (found - expected)[BEFORE:].abs().amax(1).min() > 1e-3  # speech, and what attends to it
+    assert (found - expected)[BEFORE:].abs().amax(
+        1
+    ).min() > 1e-3  # speech, and tokens that attend to it
     text = [llm.embed(llm.chat.ids("Hello"))]
     assert continue_prompts(adapted, text, 6) == continue_prompts(llm, text, 6)
 
 
 def greedy_without_past(llm: FrozenLLM, prompt: Tensor, speech: range, tokens: int) -> list[int]:
-    """Each token from a forward pass over all before it, nothing kept between passes."""
+    """Greedy tokens, each from a forward pass over all tokens before it."""
     ids: list[int] = []
     for _ in range(tokens):
         rest = torch.cat([prompt[speech.start :], llm.embed(ids)])
@@ -95,7 +97,7 @@ def greedy_without_past(llm: FrozenLLM, prompt: Tensor, speech: range, tokens: i
     return ids
 
 
-def test_generation_adds_it_to_the_prompts_speech_and_not_to_what_is_generated(
+def test_generation_applies_it_to_speech_of_the_prompt_only(
     llm_folder: Path,
 ) -> None:
     llm = load(llm_folder)
@@ -113,7 +115,7 @@ def test_generation_adds_it_to_the_prompts_speech_and_not_to_what_is_generated(
 
 
 def gradients(llm: FrozenLLM, lora: LoRA) -> dict[str, Tensor]:
-    """Of a fixed function of the hidden states."""
+    """Gradients of a fixed function of the hidden states."""
     lora.zero_grad()
     row = make_row(llm.hidden_size, requires_grad=True)
     llm.hidden_states(row).sin().sum().backward()
@@ -121,11 +123,11 @@ def gradients(llm: FrozenLLM, lora: LoRA) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("scope", SCOPES)
-def test_nf4_gradients_are_right_before_and_after_evaluation(
-    llm_folder: Path, dequantised: Callable[[FrozenLLM], FrozenLLM], scope: Any
+def test_nf4_gradients_are_correct_before_and_after_evaluation(
+    llm_folder: Path, dequantized: Callable[[FrozenLLM], FrozenLLM], scope: Any
 ) -> None:
     llm = load(llm_folder, "nf4")
-    plain = dequantised(llm)
+    plain = dequantized(llm)
     config = LoraConfig(scope=scope, dropout=0.0)
     (adapted, lora), (exact, other) = with_lora(llm, config), with_lora(plain, config)
     trained(lora)
@@ -147,7 +149,9 @@ def test_nf4_gradients_are_right_before_and_after_evaluation(
 
 @pytest.mark.parametrize("autocast", [False, True], ids=["as evaluated", "as trained"])
 @pytest.mark.parametrize("scope", SCOPES)
-def test_bf16_gradients_point_the_right_way(llm_folder: Path, scope: Any, autocast: bool) -> None:
+def test_bf16_gradients_have_the_right_direction(
+    llm_folder: Path, scope: Any, autocast: bool
+) -> None:
     config = LoraConfig(scope=scope, dropout=0.0)
     exact, other = with_lora(load(llm_folder), config)
     llm = load(llm_folder)
@@ -165,7 +169,7 @@ def test_bf16_gradients_point_the_right_way(llm_folder: Path, scope: Any, autoca
 
 
 @pytest.mark.parametrize("kind", [Qwen2Config, Qwen3Config])
-def test_other_architectures_take_it_as_llama_does(llm_folder: Path, kind: Any) -> None:
+def test_other_architectures(llm_folder: Path, kind: Any) -> None:
     torch.manual_seed(0)
     config = kind(
         vocab_size=300,
@@ -190,9 +194,9 @@ def test_other_architectures_take_it_as_llama_does(llm_folder: Path, kind: Any) 
     assert changed[BEFORE:].min() > 1e-2
 
 
-# peft asks transformers by a name that transformers 5.23 calls old.
+# peft uses a name that is deprecated in transformers 5.23.
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
-def test_peft_reads_what_trains_by_its_own_names(llm_folder: Path) -> None:
+def test_peft_loads_the_weights_by_its_names(llm_folder: Path) -> None:
     llm = load(llm_folder)
     config = LoraConfig(rank=3, alpha=12.0, scope="all")
     adapted, lora = with_lora(llm, config)
@@ -208,9 +212,9 @@ def test_peft_reads_what_trains_by_its_own_names(llm_folder: Path) -> None:
         torch.testing.assert_close(adapted.model(tokens).logits, theirs(tokens).logits)
 
 
-def test_what_trains_is_float32_and_as_large_as_the_rank(llm_folder: Path) -> None:
+def test_trained_weights_are_float32_with_the_shape_of_the_rank(llm_folder: Path) -> None:
     llm = load(llm_folder)
-    llm.model.to(torch.bfloat16)  # whose precision peft would give it
+    llm.model.to(torch.bfloat16)  # peft would use this dtype
     _, lora = with_lora(llm, LoraConfig(rank=3, targets=("q_proj", "down_proj")))
     shapes = {name: tuple(p.shape) for name, p in lora.named_parameters() if "layers.1." in name}
     assert shapes == {
@@ -225,20 +229,20 @@ def test_what_trains_is_float32_and_as_large_as_the_rank(llm_folder: Path) -> No
 
 
 @pytest.mark.parametrize("target", ["c_attn", "lm_head", "self_attn"])
-def test_a_projection_that_is_not_there_is_named(llm_folder: Path, target: str) -> None:
+def test_an_unknown_projection_is_named(llm_folder: Path, target: str) -> None:
     with pytest.raises(
         ConfigError, match=rf"no projection '{target}'; it has down_proj, gate_proj"
     ):
         with_lora(load(llm_folder), LoraConfig(targets=("q_proj", target)))
 
 
-def test_a_forward_call_that_does_not_say_where_speech_is_is_refused(llm_folder: Path) -> None:
+def test_a_forward_call_without_a_speech_mask_is_refused(llm_folder: Path) -> None:
     adapted, _ = with_lora(load(llm_folder), LoraConfig(scope="speech"))
     with pytest.raises(RuntimeError, match=r"outside SpeechMask\.set"):
         adapted.model(torch.tensor([[1, 2, 3]]))
 
 
-def test_a_call_that_continues_another_begins_where_that_ended(llm_folder: Path) -> None:
+def test_a_call_with_past_keys_continues_the_mask(llm_folder: Path) -> None:
     llm = load(llm_folder)
     adapted, lora = with_lora(llm, LoraConfig(scope="speech", dropout=0.0))
     trained(lora)

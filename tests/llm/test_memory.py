@@ -1,4 +1,4 @@
-"""The footprint is what a loaded model really keeps."""
+"""Memory footprint: the estimate equals what a loaded model keeps."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +13,7 @@ from rellm_cache.errors import ConfigError
 from rellm_cache.llm.frozen import FrozenLLM
 from rellm_cache.llm.loading import load_llm
 from rellm_cache.llm.lora import with_lora
-from rellm_cache.llm.memory import Footprint, footprint, kept_by
+from rellm_cache.llm.memory import Footprint, count_saved_bytes, estimate_footprint
 from rellm_cache.llm.packing import ALIGNED, Segment, pack
 
 CPU = torch.device("cpu")
@@ -23,21 +23,21 @@ TOKENS, SPEECH = 90, 60
 
 
 def width(attention: str) -> int:
-    """Of a line of attention's bias."""
+    """Length of a line of the attention bias."""
     return -(-TOKENS // ALIGNED) * ALIGNED if attention == "sdpa" else TOKENS
 
 
 def kept_bytes(llm: FrozenLLM) -> int:
-    """What a real forward pass of a row keeps, weights not counted."""
+    """Bytes that a forward pass of a row keeps, without weights."""
     inputs = torch.randn(TOKENS, llm.hidden_size, requires_grad=True)
     row = pack([Segment(inputs, speech=SPEECH)])
-    with kept_by(llm.model) as kept:
+    with count_saved_bytes(llm.model) as kept:
         llm.hidden_states(row)
     return kept()
 
 
 def both(config: LLMConfig) -> tuple[Footprint, FrozenLLM]:
-    return footprint(config, torch.float32), load_llm(config, CPU)
+    return estimate_footprint(config, torch.float32), load_llm(config, CPU)
 
 
 @pytest.mark.parametrize("attention", ["segments", "sdpa"])
@@ -47,7 +47,7 @@ def both(config: LLMConfig) -> tuple[Footprint, FrozenLLM]:
     [(None, 0), (LoraConfig(rank=4), SPEECH), (LoraConfig(rank=4, scope="all"), TOKENS)],
     ids=["frozen", "LoRA on speech", "LoRA on all"],
 )
-def test_the_bytes_kept_are_those_of_a_real_row(
+def test_activation_bytes_equal_those_of_a_real_row(
     llm_folder: Path, checkpoint: bool, lora: LoraConfig | None, changed: int, attention: Any
 ) -> None:
     config = LLMConfig(
@@ -61,40 +61,40 @@ def test_the_bytes_kept_are_those_of_a_real_row(
     if lora:
         llm, trained = with_lora(llm, lora)
         assert counted.lora_parameters == sum(p.numel() for p in trained.parameters())
-    expected = TOKENS * counted.kept_bytes + changed * counted.lora_kept_bytes
-    if not checkpoint:  # there the layers' arguments hold it, which is not seen here
+    expected = TOKENS * counted.activation_bytes + changed * counted.lora_activation_bytes
+    if not checkpoint:  # else the layers' arguments hold it, which is not counted
         expected += 4 * TOKENS * width(attention)  # the bias, once for all layers
     assert kept_bytes(llm) == pytest.approx(expected, rel=0.05)
 
 
-def test_a_segment_keeps_a_copy_of_what_it_continues(llm_folder: Path) -> None:
+def test_a_segment_keeps_a_copy_of_keys_and_values_that_it_continues(llm_folder: Path) -> None:
     counted, llm = both(LLMConfig(str(llm_folder), quantization="none"))
     first = Segment(torch.randn(40, llm.hidden_size, requires_grad=True))
     others = [Segment(torch.randn(25, llm.hidden_size), parent=parent) for parent in (0, 0, None)]
     kept = []
     for continued in (others[:2], [others[2]] * 2):
         row = pack([first, *continued])
-        with kept_by(llm.model) as keeps:
+        with count_saved_bytes(llm.model) as keeps:
             llm.hidden_states(row)
         kept.append(keeps())
     biases = 2 * 25 * 40 * 4
-    assert kept[0] - kept[1] == 2 * 40 * counted.seen_bytes + biases
+    assert kept[0] - kept[1] == 2 * 40 * counted.copied_kv_bytes + biases
 
 
 @pytest.mark.parametrize("lora", [None, LoraConfig(rank=4)], ids=["frozen", "LoRA"])
-def test_a_layer_that_runs_again_keeps_its_share(llm_folder: Path, lora: LoraConfig | None) -> None:
+def test_recompute_bytes_are_those_of_one_layer(llm_folder: Path, lora: LoraConfig | None) -> None:
     config = LLMConfig(str(llm_folder), quantization="none", lora=lora)
-    whole = footprint(config, torch.float32)
-    again = footprint(replace(config, activation_checkpointing=True), torch.float32)
+    whole = estimate_footprint(config, torch.float32)
+    again = estimate_footprint(replace(config, activation_checkpointing=True), torch.float32)
     layers = 2
     gradients = 3 * AutoConfig.from_pretrained(llm_folder).intermediate_size * 4
-    assert again.passing_bytes == pytest.approx(whole.kept_bytes / layers + gradients)
-    assert again.lora_passing_bytes == pytest.approx(whole.lora_kept_bytes / layers)
-    assert again.lora_kept_bytes == 0
+    assert again.recompute_bytes == pytest.approx(whole.activation_bytes / layers + gradients)
+    assert again.lora_recompute_bytes == pytest.approx(whole.lora_activation_bytes / layers)
+    assert again.lora_activation_bytes == 0
 
 
 @pytest.mark.parametrize("quantization", ["nf4", "none"])
-def test_the_weights_are_those_of_the_loaded_model(
+def test_weight_bytes_equal_those_of_the_loaded_model(
     llm_folder: Path, quantization: Literal["nf4", "none"]
 ) -> None:
     counted, llm = both(LLMConfig(str(llm_folder), quantization=quantization))
@@ -110,14 +110,14 @@ def test_the_weights_are_those_of_the_loaded_model(
     assert counted.hidden_size == llm.hidden_size
 
 
-def test_embeddings_on_the_host_leave_the_device(llm_folder: Path) -> None:
+def test_offloaded_embeddings_take_no_device_memory(llm_folder: Path) -> None:
     config = LLMConfig(str(llm_folder))
-    device = footprint(config, torch.bfloat16)
-    host = footprint(replace(config, offload_embeddings=True), torch.bfloat16)
+    device = estimate_footprint(config, torch.bfloat16)
+    host = estimate_footprint(replace(config, offload_embeddings=True), torch.bfloat16)
     assert host.host_bytes == device.device_bytes - host.device_bytes
     assert host.host_bytes == device.vocabulary * device.hidden_size * 2
 
 
-def test_a_folder_without_a_config_is_named(tmp_path: Path) -> None:
+def test_a_missing_config_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"config\.json is missing"):
-        footprint(LLMConfig(str(tmp_path)), torch.float32)
+        estimate_footprint(LLMConfig(str(tmp_path)), torch.float32)

@@ -1,4 +1,4 @@
-"""Attention a segment at a time gives what attention over the whole row gives."""
+"""Segment attention: the same result as attention over the whole row."""
 
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ def tree(llm: FrozenLLM, values: torch.Tensor) -> PackedRow:
     )
 
 
-def test_a_tree_of_segments(llm_folder: Path) -> None:
+def test_a_tree_of_segments_equals_whole_row_attention(llm_folder: Path) -> None:
     found = []
     for attention in ("segments", "sdpa"):
         llm = load(llm_folder, attention)
@@ -48,7 +48,7 @@ def test_a_tree_of_segments(llm_folder: Path) -> None:
         torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_pieces_and_who_sees_them(llm_folder: Path) -> None:
+def test_pieces_and_attention_between_them(llm_folder: Path) -> None:
     llm = load(llm_folder, "segments")
     row = segments_of(tree(llm, torch.randn(18, llm.hidden_size)), torch.float32)
     assert row.lengths == (3, 1, 4, 5, 1, 6, 2)  # cached prefixes first, empty segments nowhere
@@ -64,7 +64,7 @@ def test_pieces_and_who_sees_them(llm_folder: Path) -> None:
     assert torch.equal(row.biases[1][0, 0] == 0, torch.ones(5, 8).tril(3).bool())
 
 
-def test_other_calls_of_the_model_are_as_before(llm_folder: Path) -> None:
+def test_calls_without_a_packed_row_are_unchanged(llm_folder: Path) -> None:
     """Padded rows with a mask, right after a packed row."""
     llm = load(llm_folder, "segments")
     ids = torch.tensor([[3, 4, 5, 6], [7, 8, 0, 0]])
@@ -77,7 +77,7 @@ def test_other_calls_of_the_model_are_as_before(llm_folder: Path) -> None:
     assert torch.equal(found[mask.bool()], expected[mask.bool()])
 
 
-def test_attention_of_another_kind_is_refused(llm_folder: Path) -> None:
+def test_unsupported_attention_options_are_refused(llm_folder: Path) -> None:
     llm = load(llm_folder, "segments")
     row = segments_of(tree(llm, torch.randn(18, llm.hidden_size)), torch.float32)
     values = torch.zeros(1, 1, 22, 4)
@@ -94,5 +94,5 @@ def test_attention_of_another_kind_is_refused(llm_folder: Path) -> None:
         ("flex", "cuda", "flex"),
     ],
 )
-def test_the_kernel_of_a_device(asked: Any, device: str, kernel: str) -> None:
+def test_the_kernel_depends_on_config_and_device(asked: Any, device: str, kernel: str) -> None:
     assert LLMConfig("any", attention=asked).attention_on(device) == kernel

@@ -1,22 +1,18 @@
-"""A teacher's rows are the softened distribution; what the bins lose is what the rest differs."""
+"""Teacher distributions: rows at a temperature, and the divergence that binning loses."""
 
 import pytest
 import torch
 from torch.nn import functional as F
 
-from rellm_cache.llm import teacher_distribution as teacher
 from rellm_cache.llm.teacher_distribution import distribution_rows, split_rows, truncation
 from rellm_cache.model.losses.token import token_divergences
 
 
 @pytest.mark.parametrize("chunk", [2, 1000])
-def test_rows_hold_the_likeliest_tokens_and_the_rest(
-    chunk: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(teacher, "CHUNK", chunk)
+def test_rows_hold_the_most_probable_tokens_and_the_rest(chunk: int) -> None:
     torch.manual_seed(0)
     hidden, weight = torch.randn(5, 6), torch.randn(40, 6)
-    rows = distribution_rows(hidden, weight, 7, 2.0)
+    rows = distribution_rows(hidden, weight, 7, 2.0, chunk)
     assert rows.shape == (5, 15)
     ids, log_p, rest = split_rows(rows)
     expected = (hidden @ weight.T / 2).softmax(1)
@@ -25,7 +21,7 @@ def test_rows_hold_the_likeliest_tokens_and_the_rest(
     torch.testing.assert_close(log_p.exp().sum(1, keepdim=True) + rest.exp(), torch.ones(5, 1))
 
 
-def test_truncation_loses_the_divergence_within_the_rest() -> None:
+def test_binning_loses_the_divergence_within_the_rest() -> None:
     torch.manual_seed(0)
     theirs, ours = 3 * torch.randn(6, 50), 3 * torch.randn(6, 50)
     p, q = (theirs / 2).softmax(1).double(), (ours / 2).softmax(1).double()
@@ -47,7 +43,7 @@ def test_truncation_loses_the_divergence_within_the_rest() -> None:
         )
         lost.append(float((found.full - found.binned).mean()))
     assert lost == sorted(lost, reverse=True)
-    assert lost[-1] == pytest.approx(0, abs=1e-9)  # one token alone is no truncation
+    assert lost[-1] == pytest.approx(0, abs=1e-9)  # a rest of one token loses nothing
 
 
 def test_binned_divergence_is_what_training_computes() -> None:

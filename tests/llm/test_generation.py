@@ -1,0 +1,90 @@
+"""Generation: greedy decoding in batches, sampling by seed, stopping at a reply limit."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from rellm_cache.config.schema import LLMConfig
+from rellm_cache.errors import ConfigError
+from rellm_cache.llm.frozen import FrozenLLM
+from rellm_cache.llm.generation import LimitReached, Sampling, continue_prompts
+from rellm_cache.llm.loading import load_llm
+from rellm_cache.llm.reply_limit import ReplyLimit
+
+
+@pytest.fixture(scope="module")
+def llm(llm_folder: Path) -> FrozenLLM:
+    return load_llm(LLMConfig(str(llm_folder), quantization="none"), torch.device("cpu"))
+
+
+def test_a_greedy_answer_does_not_depend_on_the_batch(llm: FrozenLLM) -> None:
+    prompts = [llm.embed(llm.chat.ids(text)) for text in ("Hello", "A much longer prompt", "x")]
+    together = continue_prompts(llm, prompts, max_new_tokens=6)
+    assert together == [continue_prompts(llm, [p], max_new_tokens=6)[0] for p in prompts]
+
+
+def test_greedy_answers_are_those_of_the_model(llm: FrozenLLM) -> None:
+    ids = list(llm.chat.ids("Hello"))
+    for _ in range(5):
+        logits = llm.model(torch.tensor([ids])).logits[0, -1]
+        ids.append(int(logits.argmax()))
+    expected = [i for i in ids[len(llm.chat.ids("Hello")) :] if i not in llm.chat.stop_ids]
+    answer = continue_prompts(llm, [llm.embed(llm.chat.ids("Hello"))], max_new_tokens=5)[0]
+    assert answer.text == llm.chat.tokenizer.decode(expected).strip()
+    assert answer.early_stop == (len(expected) == 5)
+
+
+def test_a_sampled_answer_depends_on_its_seed_alone(llm: FrozenLLM) -> None:
+    prompts = [llm.embed(llm.chat.ids(text)) for text in ("Hello", "A much longer prompt")]
+    both = continue_prompts(llm, prompts, 6, sampling=Sampling(2.0, [5, 7]))
+    assert both[1] == continue_prompts(llm, prompts[1:], 6, sampling=Sampling(2.0, [7]))[0]
+    assert both[1] != continue_prompts(llm, prompts[1:], 6, sampling=Sampling(2.0, [8]))[0]
+
+
+def test_prompts_beyond_the_models_length_are_refused(llm: FrozenLLM) -> None:
+    with pytest.raises(ConfigError, match=r"take 2049 positions.*prompts\.answer_tokens"):
+        continue_prompts(llm, [torch.zeros(1100, llm.hidden_size)], max_new_tokens=949)
+
+
+@pytest.fixture
+def parrot(llm_folder: Path) -> FrozenLLM:
+    """An LLM that repeats "No? No? No? ": each token leads to the next."""
+    llm = load_llm(LLMConfig(str(llm_folder), quantization="none"), torch.device("cpu"))
+    ids = llm.chat.tokenizer("No? ")["input_ids"]
+    model = llm.model
+    head = torch.zeros_like(llm.output_weight)
+    with torch.no_grad():
+        for layer in model.model.layers:
+            layer.self_attn.o_proj.weight.zero_()
+            layer.mlp.down_proj.weight.zero_()
+        for token, following in zip(ids, [*ids[1:], ids[0]], strict=True):
+            head[following] = torch.nn.functional.normalize(llm.embed([token])[0], dim=0)
+    model.lm_head.weight = torch.nn.Parameter(head, requires_grad=False)
+    return llm
+
+
+def test_generation_stops_when_every_row_has_passed_its_limit(parrot: FrozenLLM) -> None:
+    prompts = [parrot.embed(parrot.chat.ids(text)) for text in (" ", "No")]
+    free = continue_prompts(parrot, prompts, 16)
+    assert [r.text for r in free] == ["No? No? No? No?", "? No? No? No? No"]
+    assert all(r.early_stop for r in free)
+    steps: list[int] = []
+    parrot.model.model.register_forward_hook(lambda *_: steps.append(1))
+    limited = continue_prompts(parrot, prompts, 60, limit=ReplyLimit(sentences=2))
+    assert len(steps) == 9  # "No? No? N", one beyond the limit
+    assert [r.text for r in limited] == ["No? No?", "? No?"]
+    assert not any(r.early_stop for r in limited)
+
+
+def test_a_reply_that_the_token_limit_cuts_is_marked(parrot: FrozenLLM) -> None:
+    prompt = [parrot.embed(parrot.chat.ids(" "))]
+    (reply,) = continue_prompts(parrot, prompt, 6, limit=ReplyLimit(sentences=2))
+    assert (reply.text, reply.early_stop) == ("No? No", True)
+
+
+def test_each_row_has_its_own_stop(parrot: FrozenLLM) -> None:
+    tokenizer = parrot.chat.tokenizer
+    rows = torch.tensor([tokenizer("Why? Oh")["input_ids"], tokenizer("Why. Oh")["input_ids"]])
+    reached = LimitReached(ReplyLimit(after_question=True), tokenizer)
+    assert reached(rows, None).tolist() == [True, False]
