@@ -1,10 +1,10 @@
-"""annotate. In: a manifest and a cache. Out: the manifest, its missing dimensions filled.
+"""Pseudo dimensions: arousal, dominance and valence from the emotion encoder's own head.
 
-The emotion encoder's own head gives arousal, dominance and valence of every clip it encodes; they
-lie in its store beside the frames. As targets they are marked `pseudo`: a function of the input.
+`rellm annotate` writes them into the manifest where dimensions are missing. They are read from the
+store of the encoder and marked `pseudo`, as they are a function of the model's input.
 
-<folder>/annotations.json    which encoder gave them, to how many clips
-<folder>/report.json         of `prepare`, if it is there: its clips are counted anew
+<folder>/annotations.json    which encoder gave the dimensions, and how many
+<folder>/report.json         the report of `prepare`, if there is one: counted again
 """
 
 import dataclasses
@@ -24,9 +24,9 @@ from rellm_cache.utils.atomic_files import write_json, write_lines
 
 ANNOTATIONS = "annotations.json"
 FUNCTION_OF_INPUT = (
-    "pseudo dimensions are a function of the emotion encoder's frames: a model that hears that "
-    "stream is trained, and scored, on what it was given; to agree with it is not to agree with "
-    "people"
+    "pseudo dimensions are a function of the emotion encoder's frames: a model with that stream is "
+    "trained and scored on a function of its own input, and agreement with them says nothing about "
+    "agreement with human labels"
 )
 
 Row = dict[str, Any]
@@ -34,16 +34,16 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class AnnotateReport:
-    """What was filled in.
+    """What `annotate` filled in.
 
     Attributes:
-        files: manifest files, each rewritten if anything in it changed.
-        store: that the dimensions are from.
-        filled: clips that had none.
+        files: manifest files; a file was rewritten if anything in it changed.
+        store: folder of the store with the dimensions.
+        filled: clips that had no dimensions.
         renewed: clips that had pseudo dimensions before.
-        kept: clips whose dimensions are someone else's.
-        clipped: clips of which the head gave a value beyond 0..1, set to the bound.
-        survey: of all clips, as they are now.
+        kept: clips with dimensions from another source.
+        clipped: clips with a value outside 0..1, which was set to the bound.
+        survey: counts of all clips after the change.
     """
 
     files: list[Path]
@@ -58,12 +58,12 @@ class AnnotateReport:
 def annotate(manifest: Path, recipe: Recipe, cache: Path) -> AnnotateReport:
     """Fill the missing dimensions of a manifest file or folder; each file changes in one step.
 
-    Dimensions that are not pseudo stay as they are; pseudo ones are taken anew.
+    Dimensions that are not pseudo stay as they are; pseudo ones are replaced.
 
     Raises:
         ManifestError: a line, or the report of `prepare`, cannot be read.
-        ConfigError: the recipe has no emotion encoder with a head for dimensions.
-        StoreError: the cache has no store of it, or lacks a clip.
+        ConfigError: the recipe has no emotion encoder with a dimension head.
+        StoreError: the cache has no store of this encoder, or lacks a clip.
     """
     encoder = recipe.vad_encoder
     if encoder is None:
@@ -75,10 +75,10 @@ def annotate(manifest: Path, recipe: Recipe, cache: Path) -> AnnotateReport:
     files = manifest_files(manifest)
     rows = {file: list(read_lines(file)) for file in files}
     clips = {f: [parse_utterance(r, f.resolve().parent, w) for w, r in rows[f]] for f in files}
-    open_ = [u for f in files for u in clips[f] if u.vad is None or u.vad_source == "pseudo"]
+    to_fill = [u for f in files for u in clips[f] if u.vad is None or u.vad_source == "pseudo"]
     store = FeatureStore.find(cache, encoder.spec)
-    store.require((u.id for u in open_), f"rellm extract {manifest} --recipe {recipe.name}")
-    given = {u.id: _dimensions(store, u) for u in open_}
+    store.require((u.id for u in to_fill), f"rellm extract {manifest} --recipe {recipe.name}")
+    given = {u.id: _dimensions(store, u) for u in to_fill}
     folder = manifest if manifest.is_dir() else manifest.parent
     prepared = read_report(folder)
     for file in files:
@@ -87,9 +87,9 @@ def annotate(manifest: Path, recipe: Recipe, cache: Path) -> AnnotateReport:
     report = AnnotateReport(
         files=files,
         store=store.path,
-        filled=sum(u.vad is None for u in open_),
-        renewed=sum(u.vad is not None for u in open_),
-        kept=len(now) - len(open_),
+        filled=sum(u.vad is None for u in to_fill),
+        renewed=sum(u.vad is not None for u in to_fill),
+        kept=len(now) - len(to_fill),
         clipped=sum(bool(((vad < 0) | (vad > 1)).any()) for vad in given.values()),
         survey=survey(now),
     )
@@ -100,7 +100,7 @@ def annotate(manifest: Path, recipe: Recipe, cache: Path) -> AnnotateReport:
 
 
 def _dimensions(store: FeatureStore, utterance: Utterance) -> np.ndarray:
-    """(3,) float32 arousal, dominance, valence, as the head gave them."""
+    """(3,) float32 arousal, dominance, valence by the head."""
     vad = store.vad(utterance.id)
     if vad is None or not np.isfinite(vad).all():
         found = "none" if vad is None else str(vad.tolist())
@@ -125,7 +125,7 @@ def _annotated(utterance: Utterance, given: dict[str, np.ndarray]) -> Utterance:
 def _rewrite(
     file: Path, rows: list[Row], clips: list[Utterance], given: dict[str, np.ndarray]
 ) -> None:
-    """Rows keep every field that they have; only dimensions and their source change."""
+    """Rewrite a file with new dimensions and their source; all other fields stay."""
     new = []
     for row, clip in zip(rows, clips, strict=True):
         vad = given.get(clip.id)
@@ -136,7 +136,7 @@ def _rewrite(
 
 
 def _beside(manifest: Path) -> Path:
-    """Of a manifest folder, in it; of a single file, beside it under its name."""
+    """The annotations file: in a manifest folder, or beside a single file under its name."""
     if manifest.is_dir():
         return manifest / ANNOTATIONS
     return manifest.with_name(f"{manifest.stem}.{ANNOTATIONS}")

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import torch
 
-from rellm_cache.annotation.responses import llm_config
 from rellm_cache.annotation.text_replies import Writing, ask
 from rellm_cache.config.qa import QAMode, QAType
 from rellm_cache.config.schema import Recipe
@@ -43,7 +42,7 @@ def writer_id(recipe: Recipe, weights: str) -> str:
     seed = settings.seed if settings.temperature else None
     return digest(
         {
-            "llm": llm_config(recipe).identity | {"model": weights},
+            "llm": recipe.require_llm().identity | {"model": weights},
             "written": [settings.system, settings.tokens, settings.temperature, seed],
             "guessed": [
                 prompts.plain_system,
@@ -165,7 +164,7 @@ def write_questions(
         ConfigError: the recipe has no LLM.
         ManifestError: a manifest, or questions there, cannot be read.
     """
-    config = llm_config(recipe)
+    config = recipe.require_llm()
     weights = weights_digest(find_llm(config))
     writer = QuestionWriter(recipe, weights, lambda: load_llm(config, device or default_device()))
     return [_write_beside(file, writer, batch_size) for file in manifest_files(manifest)]
@@ -274,7 +273,7 @@ def _unread_row(item: _Work, mode: QAMode, kind: QAType, writer: QuestionWriter)
         emotion=utterance.emotion or "",  # there is one, or there were no requests
         label_source=label_source(utterance, settings),
         vad_source=utterance.vad_source,
-        model=llm_config(writer.recipe).model,
+        model=writer.recipe.require_llm().model,
         weights=writer.weights,
         writer=writer.id,
         prompt=prompt,

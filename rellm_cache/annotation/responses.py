@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from rellm_cache.annotation.text_replies import Writing, ask
-from rellm_cache.config.schema import LLMConfig, Recipe
+from rellm_cache.config.schema import Recipe
 from rellm_cache.config.specs import digest
 from rellm_cache.corpus.manifest import (
     Utterance,
@@ -22,7 +22,6 @@ from rellm_cache.corpus.manifest import (
     read_manifest,
     responses_path,
 )
-from rellm_cache.errors import ConfigError
 from rellm_cache.llm.frozen import FrozenLLM
 from rellm_cache.llm.generation import Continuation
 from rellm_cache.llm.loading import llm_identity, load_llm
@@ -59,7 +58,7 @@ def respond(
         ConfigError: the recipe has no LLM.
         ManifestError: the manifest cannot be read.
     """
-    config = llm_config(recipe)
+    config = recipe.require_llm()
     device = device or default_device()
     loaded: list[FrozenLLM] = []
 
@@ -73,16 +72,6 @@ def respond(
     return [_respond_to(file, recipe, answers) for file in manifest_files(manifest)]
 
 
-def llm_config(recipe: Recipe) -> LLMConfig:
-    """The chat LLM of a recipe; `ConfigError` if it has none."""
-    if recipe.llm is None:
-        raise ConfigError(
-            f"recipe {recipe.name!r} has no [llm] table, so nothing can write responses; "
-            "use one that has, as `small` or `re-llm`"
-        )
-    return recipe.llm
-
-
 def generator_id(recipe: Recipe) -> str:
     """What decides a response, in 12 hex digits: model, quantisation, wording, limits.
 
@@ -92,7 +81,7 @@ def generator_id(recipe: Recipe) -> str:
     prompts = recipe.prompts
     return digest(
         {
-            "llm": llm_identity(llm_config(recipe)),
+            "llm": llm_identity(recipe.require_llm()),
             "system": prompts.empathetic_system,
             "prompt": prompts.expected_response,
             "tokens": prompts.expected_response_tokens,
@@ -140,16 +129,20 @@ class _Answers:
 
 
 def _respond_to(file: Path, recipe: Recipe, answers: _Answers) -> RespondReport:
-    utterances = read_manifest(file)
+    utterances, template = read_manifest(file), recipe.prompts.expected_response
     out = responses_path(file)
     journal = journal_beside(out)
     finished = _finished(out, answers.generator)
-    waiting = [u for u in utterances if finished.get(u.id, {}).get("prompt") != request(u, recipe)]
-    asked = [p for u in waiting if (p := request(u, recipe)) is not None]
+    waiting = [
+        u
+        for u in utterances
+        if finished.get(u.id, {}).get("prompt") != response_request(u, template)
+    ]
+    asked = [p for u in waiting if (p := response_request(u, template)) is not None]
     generated = answers.ask(asked, journal)
     rows = []
     for utterance in utterances:
-        prompt = request(utterance, recipe)
+        prompt = response_request(utterance, template)
         row = finished.get(utterance.id)
         if row is None or prompt is None or row.get("prompt") != prompt:
             row = _row(utterance, prompt, answers)
@@ -170,11 +163,10 @@ def _finished(out: Path, generator: str) -> dict[str, dict[str, Any]]:
     return {row["id"]: row for row in rows if row.get("generator") == generator}
 
 
-def request(utterance: Utterance, recipe: Recipe) -> str | None:
+def response_request(utterance: Utterance, template: str) -> str | None:
     """The user's turn of step 1; None without a transcript or an emotion."""
     if not utterance.text or not utterance.emotion:
         return None
-    template = recipe.prompts.expected_response
     return template.replace("{emotion}", utterance.emotion).replace("{transcript}", utterance.text)
 
 

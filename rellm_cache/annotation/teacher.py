@@ -1,8 +1,9 @@
-"""What a text LLM teaches. In: utterances with responses. Out: requests, and the store of answers.
+"""Teacher store for distillation: next-token distributions of a text LLM along the responses.
 
-The teacher reads the transcript and the emotion in the request of step 1 and then the expected
-response: what it predicts along it is what the student, who hears the speech, learns to predict.
-`rellm respond --teacher` fills the store (`annotation/teacher`), training reads it.
+The teacher reads the request of step 1, with transcript and emotion, and the expected response.
+`rellm respond --teacher` stores what it predicts at each token of the response; the speech model
+learns to predict the same (`losses.response_kl`). A killed call goes on where it was; changed
+responses are read again.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,8 +14,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rellm_cache.annotation.responses import llm_config, request
-from rellm_cache.config.schema import Recipe
+from rellm_cache.annotation.responses import response_request
+from rellm_cache.config.schema import LLMConfig, LossesConfig, PromptsConfig, Recipe
 from rellm_cache.config.specs import TeacherSpec, digest
 from rellm_cache.corpus.manifest import Utterance, read_manifests
 from rellm_cache.data.examples import response_ids
@@ -38,12 +39,12 @@ from rellm_cache.utils.model_files import weights_digest
 
 @dataclass(frozen=True)
 class DistillationTarget:
-    """One request and the response along which the teacher predicts.
+    """A request and the response along which the teacher predicts.
 
     Attributes:
-        id: of the utterance.
-        request: token ids up to where the response starts.
-        response: token ids, end tokens included if it is complete.
+        id: id of the utterance.
+        request: token ids up to the start of the response.
+        response: token ids, with the end tokens if the response is complete.
     """
 
     id: str
@@ -52,13 +53,31 @@ class DistillationTarget:
 
     @property
     def sha256(self) -> NDArray[np.uint8]:
-        """(32,) digest of all token ids: another wording, response or tokenizer gives another."""
+        """(32,) digest of all token ids; it changes with the prompt, response and tokenizer."""
         return np.frombuffer(bytes.fromhex(digest([self.request, self.response])), np.uint8)
 
 
-def teacher_spec(recipe: Recipe) -> TeacherSpec:
-    """Whose predictions a recipe learns from; `ConfigError` without an LLM or where it is not."""
-    llm, prompts, losses = llm_config(recipe), recipe.prompts, recipe.losses
+@dataclass(frozen=True)
+class TeacherReport:
+    """What `write_teacher_store` did.
+
+    Attributes:
+        path: folder of the store.
+        written: responses read by the teacher now.
+        present: responses that were up to date in the store.
+        changed: of those written, how many replace an outdated one.
+        skipped: utterances with a response, but without a transcript or an emotion.
+    """
+
+    path: Path
+    written: int
+    present: int
+    changed: int
+    skipped: int
+
+
+def teacher_spec(llm: LLMConfig, prompts: PromptsConfig, losses: LossesConfig) -> TeacherSpec:
+    """The teacher of a recipe; `ConfigError` where its LLM cannot be found."""
     return TeacherSpec(
         model=llm.model,
         weights_sha256=weights_digest(find_llm(llm)),
@@ -71,99 +90,82 @@ def teacher_spec(recipe: Recipe) -> TeacherSpec:
     )
 
 
-def make_targets(
-    utterances: Sequence[Utterance], recipe: Recipe, chat: ChatFormat
+def make_distillation_targets(
+    utterances: Sequence[Utterance], spec: TeacherSpec, chat: ChatFormat
 ) -> tuple[list[DistillationTarget], list[str]]:
-    """Lessons of the utterances with a response, and the ids of those without words to teach from.
+    """Targets of the utterances with a response, and ids of those without transcript or emotion.
 
     Utterances without a response are in neither.
     """
-    lessons, mute = [], []
+    targets, skipped = [], []
     for utterance in utterances:
         if not utterance.response:
             continue
-        user = request(utterance, recipe)
+        user = response_request(utterance, spec.prompt)
         if user is None:
-            mute.append(utterance.id)
+            skipped.append(utterance.id)
             continue
-        ids = chat.text_prompt(recipe.prompts.empathetic_system, user)
-        lessons.append(DistillationTarget(utterance.id, ids, response_ids(utterance, chat)))
-    return lessons, mute
+        request = chat.text_prompt(spec.system, user)
+        targets.append(DistillationTarget(utterance.id, request, response_ids(utterance, chat)))
+    return targets, skipped
 
 
 def find_outdated(
-    lessons: Sequence[DistillationTarget], store: FeatureStore
+    targets: Sequence[DistillationTarget], store: FeatureStore
 ) -> tuple[list[DistillationTarget], int]:
-    """Lessons that a store does not hold as they are now, and how many of them it held before."""
-    present = [lesson for lesson in lessons if lesson.id in store]
-    stale = {x.id for x in present if store.audio_sha256(x.id) != x.sha256.tobytes()}
-    return [x for x in lessons if x.id not in store or x.id in stale], len(stale)
+    """Targets that a store lacks or holds in another version, and the number of the latter."""
+    present = [target for target in targets if target.id in store]
+    changed = {t.id for t in present if store.audio_sha256(t.id) != t.sha256.tobytes()}
+    return [t for t in targets if t.id not in store or t.id in changed], len(changed)
 
 
 def open_teacher_store(
-    utterances: Sequence[Utterance], recipe: Recipe, chat: ChatFormat, cache: Path, manifest: Path
+    utterances: Sequence[Utterance],
+    spec: TeacherSpec,
+    chat: ChatFormat,
+    cache: Path,
+    manifest: Path,
 ) -> FeatureStore:
-    """The store that holds a lesson for every response of some utterances.
+    """The store with an up-to-date target for every response of some utterances.
 
     Raises:
-        StoreError: there is none, or it lacks lessons, or some are of another request or response.
+        StoreError: there is no such store, or targets are absent or outdated.
         ConfigError: an utterance has a response, but no transcript or emotion.
     """
     command = f"{TeacherSpec.command} {manifest} --recipe … --cache {display_path(cache)}"
-    lessons, mute = make_targets(utterances, recipe, chat)
-    if mute:
+    targets, skipped = make_distillation_targets(utterances, spec, chat)
+    if skipped:
         raise ConfigError(
-            f"losses.response_kl = {recipe.losses.response_kl}: "
-            f"{counted(len(mute), 'utterance has', 'utterances have')} a response "
-            f"but no transcript or no emotion to ask the text LLM with, the first is "
-            f"{mute[0]!r}; fill these in, or set losses.response_kl to 0"
+            f"losses.response_kl is above 0, but "
+            f"{counted(len(skipped), 'utterance has', 'utterances have')} a response but no "
+            f"transcript or no emotion for the teacher's request, the first is {skipped[0]!r}; "
+            "add these to the manifest, or set losses.response_kl to 0"
         )
-    spec = teacher_spec(recipe)
     path = store_path(cache, spec)
     if not path.exists():
         raise StoreError(
-            f"{display_path(cache)}: losses.response_kl = {recipe.losses.response_kl} learns from "
-            f"what {spec.model} predicts with these prompts, kl_top_k and kl_temperature, which is "
-            f"not in the cache; add it with `{command}`"
+            f"{display_path(cache)}: losses.response_kl is above 0 and learns from the "
+            f"predictions of {spec.model} with these prompts, kl_top_k and kl_temperature, which "
+            f"are not in the cache; add them with `{command}`"
         )
     store = FeatureStore(path)
-    store.require([lesson.id for lesson in lessons], command)
-    untaught, _ = find_outdated(lessons, store)
-    if untaught:
+    store.require([target.id for target in targets], command)
+    outdated, _ = find_outdated(targets, store)
+    if outdated:
         raise StoreError(
-            f"{display_path(path)}: {len(untaught)} of {len(lessons)} responses or their requests "
-            f"changed since, the first is that of {untaught[0].id!r}; bring them up to date with "
-            f"`{command}`"
+            f"{display_path(path)}: {len(outdated)} of {len(targets)} responses or their requests "
+            f"have changed, the first is that of {outdated[0].id!r}; update them with `{command}`"
         )
     return store
 
 
-@dataclass(frozen=True)
-class TeacherReport:
-    """What happened to the teacher's store.
-
-    Attributes:
-        path: of the store.
-        taught: responses read now.
-        present: responses that were there already.
-        changed: of those read now, how many the store held for another request or response.
-        mute: utterances with a response, but no transcript or emotion to ask with.
-    """
-
-    path: Path
-    taught: int
-    present: int
-    changed: int
-    mute: int
-
-
-def teach(
+def write_teacher_store(
     manifest: Path, recipe: Recipe, cache: Path, device: torch.device | None = None
 ) -> TeacherReport:
-    """Keep what the text LLM predicts along every expected response of a manifest.
+    """Store the text LLM's predictions along every expected response of a manifest.
 
     Args:
-        cache: root of the stores; for a URL, what `open_mirror` gives.
+        cache: root of the stores; for a URL, the folder that `open_mirror` gives.
 
     Raises:
         ConfigError: the recipe has no LLM, or its vocabulary is too small for `kl_top_k`.
@@ -171,19 +173,18 @@ def teach(
         StoreError: writing failed; the store keeps every part committed before.
     """
     sync_mirror(cache)
-    config = llm_config(recipe)
-    lessons, mute = make_targets(read_manifests(manifest), recipe, load_chat(config))
-    if not lessons:
+    config = recipe.require_llm()
+    spec = teacher_spec(config, recipe.prompts, recipe.losses)
+    targets, skipped = make_distillation_targets(read_manifests(manifest), spec, load_chat(config))
+    if not targets:
         raise ManifestError(
             f"{manifest}: no utterance has a response, a transcript and an emotion; make responses "
             "with `rellm respond`"
         )
-    spec = teacher_spec(recipe)
-    licence = f"of {spec.model}: see its model card"
-    info = StoreInfo(spec, spec.frame_size, licence)
+    info = StoreInfo(spec, spec.frame_size, f"of {spec.model}: see its model card")
     path = create_store(cache, info)
-    untaught, changed = find_outdated(lessons, FeatureStore(path))
-    if untaught:
+    outdated, changed = find_outdated(targets, FeatureStore(path))
+    if outdated:
         llm = load_llm(config, device or default_device())
         vocabulary = len(llm.output_weight)
         if spec.top_k >= vocabulary:
@@ -193,41 +194,42 @@ def teach(
             )
         with (
             Interrupts() as interrupts,
-            progress("Teaching", len(untaught), "responses") as tick,
+            progress("Teacher", len(outdated), "responses") as tick,
             StoreWriter(cache, info, writers=[describe_machine(llm.device, llm.dtype)]) as writer,
         ):
-            for row in _rows(untaught, config.pack_length):
-                for lesson, frames in zip(row, _predict(row, recipe, llm), strict=True):
-                    writer.add(lesson.id, lesson.sha256, frames)
+            for row in _rows(outdated, config.pack_length):
+                for target, frames in zip(row, _predict(row, spec, llm), strict=True):
+                    writer.add(target.id, target.sha256, frames)
                 tick(len(row))
             interrupts.finishing()
-    return TeacherReport(path, len(untaught), len(lessons) - len(untaught), changed, len(mute))
+    return TeacherReport(path, len(outdated), len(targets) - len(outdated), changed, len(skipped))
 
 
-def _rows(lessons: Sequence[DistillationTarget], limit: int) -> Iterator[list[DistillationTarget]]:
-    """Lessons in rows of at most `limit` tokens, but one at least; in their order."""
+def _rows(
+    targets: Sequence[DistillationTarget], pack_length: int
+) -> Iterator[list[DistillationTarget]]:
+    """Targets in their order, in rows of at most `pack_length` tokens or of one target."""
     row: list[DistillationTarget] = []
-    room = limit
-    for lesson in lessons:
-        size = len(lesson.request) + len(lesson.response)
-        if row and size > room:
+    free = pack_length
+    for target in targets:
+        size = len(target.request) + len(target.response)
+        if row and size > free:
             yield row
-            row, room = [], limit
-        row.append(lesson)
-        room -= size
+            row, free = [], pack_length
+        row.append(target)
+        free -= size
     yield row
 
 
 @torch.inference_mode()
 def _predict(
-    lessons: Sequence[DistillationTarget], recipe: Recipe, llm: FrozenLLM
+    targets: Sequence[DistillationTarget], spec: TeacherSpec, llm: FrozenLLM
 ) -> list[np.ndarray]:
-    """Rows (L, 2 K + 1) float32 along each response; the lessons share one packed row."""
-    packed = pack([llm.segment(ids=each.request, answer=each.response) for each in lessons])
+    """Rows (L, 2 K + 1) float32 along each response; the targets share one packed row."""
+    packed = pack([llm.segment(ids=t.request, answer=t.response) for t in targets])
     predictors = predicting_states(packed, llm.hidden_states(packed), llm.output_weight)  # (N, H)
-    losses = recipe.losses
     rows = distribution_rows(
-        predictors, llm.output_weight, losses.kl_top_k, losses.kl_temperature
+        predictors, llm.output_weight, spec.top_k, spec.temperature
     )  # (N, 2 K + 1)
-    ends = np.cumsum([len(lesson.response) for lesson in lessons])[:-1]
+    ends = np.cumsum([len(target.response) for target in targets])[:-1]
     return np.split(rows.cpu().numpy(), ends)

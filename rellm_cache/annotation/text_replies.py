@@ -1,4 +1,4 @@
-"""Asking the text LLM. In: prompts and how they are answered. Out: replies, one by one."""
+"""Batched replies of the text LLM to distinct prompts."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -10,13 +10,13 @@ from rellm_cache.llm.generation import Continuation, Sampling, continue_prompts
 
 @dataclass(frozen=True)
 class Writing:
-    """How prompts are answered.
+    """How the LLM answers prompts.
 
     Attributes:
         system: system text.
-        tokens: most new tokens.
-        temperature: 0 for greedy replies; else a prompt's draw follows from it and the seed alone.
-        seed: of the draws.
+        tokens: maximum of new tokens.
+        temperature: 0 for greedy replies; above 0, a reply is sampled by prompt and seed alone.
+        seed: seed of the sampling.
     """
 
     system: str
@@ -27,12 +27,12 @@ class Writing:
 
 @dataclass(frozen=True)
 class Reply:
-    """One prompt, answered.
+    """The LLM's reply to one prompt.
 
     Attributes:
         prompt: the user's turn.
-        reply: what the LLM wrote.
-        length: tokens of the request and the reply together.
+        reply: the LLM's text.
+        length: number of tokens of request and reply together.
     """
 
     prompt: str
@@ -43,7 +43,7 @@ class Reply:
 def ask(
     llm: FrozenLLM, prompts: Iterable[str], writing: Writing, batch_size: int
 ) -> Iterator[Reply]:
-    """Answer each prompt once, short ones first; a batch changes no reply."""
+    """Answer each distinct prompt, short ones first; the batch size changes no reply."""
     ordered = sorted(set(prompts), key=lambda p: (len(p), p))
     for start in range(0, len(ordered), batch_size):
         batch = ordered[start : start + batch_size]

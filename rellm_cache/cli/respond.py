@@ -61,13 +61,13 @@ def respond(
 
 
 def _teach(manifest: Path, recipe: "Recipe", cache: Path) -> None:
-    from rellm_cache.annotation.teacher import teach
+    from rellm_cache.annotation.teacher import write_teacher_store
 
-    report = teach(manifest, recipe, cache)
+    report = write_teacher_store(manifest, recipe, cache)
     changed = f", {report.changed} of them changed" if report.changed else ""
     click.echo(
-        f"{display_path(report.path)}: {counted(report.taught, 'response')} read now{changed}, "
+        f"{display_path(report.path)}: {counted(report.written, 'response')} read now{changed}, "
         f"{counted(report.present, 'was', 'were')} there"
     )
-    if report.mute:
-        click.echo(f"  left out {report.mute}: a response, but no transcript or no emotion")
+    if report.skipped:
+        click.echo(f"  left out {report.skipped}: a response, but no transcript or no emotion")

@@ -447,3 +447,12 @@ class Recipe:
         losses = self.losses
         answers = losses.learns_responses or losses.emotion_lm > 0 or losses.qa_lm > 0
         return self.text is not None or answers
+
+    def require_llm(self) -> LLMConfig:
+        """`llm`; `ConfigError` where the recipe has none."""
+        if self.llm is None:
+            raise ConfigError(
+                f"recipe {self.name!r} has no [llm] table, so it cannot write text; use one that "
+                "has, as `small` or `re-llm`"
+            )
+        return self.llm

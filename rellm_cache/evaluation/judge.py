@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from rellm_cache.annotation.responses import llm_config
 from rellm_cache.config.qa import JudgeSettings
 from rellm_cache.config.schema import LLMConfig, Recipe
 from rellm_cache.config.specs import digest
@@ -151,7 +150,7 @@ def judge(
         raise ManifestError(f"{manifest}: no question was kept; see the reasons `rellm qa` gave")
     resources = Resources()
     recipes = [_recipe_of(run) for run in runs]
-    judge_config = replace(judging or llm_config(recipes[0]), lora=None)
+    judge_config = replace(judging or recipes[0].require_llm(), lora=None)
     settings = recipes[0].qa.judge
     asked = digest([[asdict(row) for row in rows], llm_identity(judge_config), asdict(settings)])
     answered = []
@@ -162,7 +161,7 @@ def judge(
         command = f"rellm extract {manifest} --recipe {run}/recipe.toml --cache {cache}"
         streams.require(ids, command)
         heard = [streams.audio_sha256(i) for i in ids]
-        notes = _Notes(run, digest([asked, heard, llm_identity(llm_config(recipe))]))
+        notes = _Notes(run, digest([asked, heard, llm_identity(recipe.require_llm())]))
         if notes.are_finished(rows):
             say(f"{run}: nothing to do, {counted(len(rows), 'answer is', 'answers are')} judged")
         else:

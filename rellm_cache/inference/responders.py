@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from rellm_cache.annotation.responses import llm_config
 from rellm_cache.config.schema import PromptsConfig, Recipe
 from rellm_cache.corpus.manifest import DIMENSIONS, Utterance
 from rellm_cache.data.batch import Batch, Example
@@ -154,7 +153,7 @@ class TextResponder:
 
     def __init__(self, recipe: Recipe, cache: Path, resources: Resources) -> None:
         self._recipe = recipe
-        self._model = TextLLM(recipe, resources.llm(llm_config(recipe), default_device()))
+        self._model = TextLLM(recipe, resources.llm(recipe.require_llm(), default_device()))
         self._cache = cache
 
     def answers(self, utterances: Sequence[Utterance], batch_size: int) -> Iterator[Generation]:

@@ -1,7 +1,7 @@
-"""A corpus and its folds. In: its folder. Out: who is in which split of which fold.
+"""Folds of a corpus: its splits for cross-validation.
 
-IEMOCAP, ESD and MSP-Podcast have the paper's one split. IEMOCAP can be cross-validated by session;
-RAVDESS, which the paper does not have, always is, by groups of four speakers.
+IEMOCAP, ESD and MSP-Podcast have one fold, the paper's split. IEMOCAP can be cross-validated by
+session. RAVDESS, which is not in the paper, is always cross-validated by groups of four speakers.
 """
 
 import random
@@ -21,26 +21,26 @@ from rellm_cache.errors import ConfigError, ManifestError
 
 CorpusName = Literal["iemocap", "esd", "msp-podcast", "ravdess"]
 CORPORA: tuple[CorpusName, ...] = ("iemocap", "esd", "msp-podcast", "ravdess")
-# The first of each is the default.
+# Names of splits; the first of each corpus is the default.
 SPLITTINGS: dict[CorpusName, tuple[str, ...]] = {
     "iemocap": ("paper", "speaker", "text"),
     "esd": ("paper", "speaker"),
     "msp-podcast": ("paper", "full"),
     "ravdess": ("speaker",),
 }
-FOLD_SPEAKERS, VALIDATION_SPEAKERS = 4, 2  # of RAVDESS: as many women as men
+FOLD_SPEAKERS, VALIDATION_SPEAKERS = 4, 2  # of RAVDESS: half of them women
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where a corpus is and how it is split.
+    """A corpus and how it is split.
 
     Attributes:
-        corpus: its name.
-        data: its folder.
-        splits: a name of `SPLITTINGS`; empty for the corpus's first.
-        cross_validate: test every session of IEMOCAP in turn, not the last alone.
-        seed: of whatever is drawn.
+        corpus: name of the corpus.
+        data: folder of the corpus.
+        splits: a name in `SPLITTINGS`; empty for the default of the corpus.
+        cross_validate: test each session of IEMOCAP in turn, not only the last one.
+        seed: seed of random splits.
     """
 
     corpus: CorpusName
@@ -56,18 +56,18 @@ class Source:
             raise ConfigError(f"--splits {self.splits}: {self.corpus} has {', '.join(known)}")
         if self.cross_validate and self.corpus != "iemocap":
             raise ConfigError(
-                "--cross-validate is by IEMOCAP's sessions; RAVDESS always is, by speakers, and "
-                f"{self.corpus} has one split"
+                f"--cross-validate: expected iemocap, found {self.corpus}; ravdess is always "
+                "cross-validated by speaker, esd and msp-podcast have one split"
             )
 
 
 @dataclass(frozen=True)
 class Fold:
-    """One division of a corpus.
+    """One fold.
 
     Attributes:
-        name: as `fold-1`.
-        corpus: with every utterance in its split of this fold.
+        name: `fold-1` and so on.
+        corpus: the corpus, every utterance with its split in this fold.
     """
 
     name: str
@@ -80,10 +80,10 @@ class Fold:
 
 
 def read_folds(source: Source) -> list[Fold]:
-    """Every fold of a corpus; audio is not looked at.
+    """All folds of a corpus; no audio is read.
 
     Raises:
-        ManifestError: the folder is not the corpus's.
+        ManifestError: the folder does not hold the corpus.
     """
     data, seed, splits = source.data, source.seed, cast("Any", source.splits)
     if source.corpus == "iemocap":
@@ -99,7 +99,7 @@ def read_folds(source: Source) -> list[Fold]:
 
 
 def _speakers(data: Path) -> list[int]:
-    """Numbers of RAVDESS's speakers that have a folder."""
+    """Numbers of the RAVDESS speakers that have a folder."""
     found = sorted(int(p.name[6:]) for p in data.glob("Actor_*") if p.name[6:].isdigit())
     if len(found) < 3 * FOLD_SPEAKERS:
         raise ManifestError(
@@ -110,7 +110,7 @@ def _speakers(data: Path) -> list[int]:
 
 
 def speaker_groups(speakers: Sequence[int]) -> list[SpeakerSplits]:
-    """Each group of four speakers tested in turn, the two that follow it for validation."""
+    """Splits that test each group of four speakers in turn; the next two speakers validate."""
     splits = []
     for start in range(0, len(speakers), FOLD_SPEAKERS):
         tested = speakers[start : start + FOLD_SPEAKERS]
@@ -127,11 +127,11 @@ def speaker_groups(speakers: Sequence[int]) -> list[SpeakerSplits]:
     return splits
 
 
-def cut(utterances: Sequence[Utterance], fold: Fold) -> dict[str, list[Utterance]]:
-    """The utterances of each split of a fold; those that the fold leaves out are in none.
+def split_utterances(utterances: Sequence[Utterance], fold: Fold) -> dict[str, list[Utterance]]:
+    """Utterances of each split of a fold, without those that the fold leaves out.
 
     Raises:
-        ManifestError: nothing is left to train on, or to test.
+        ManifestError: the train or the test split is empty.
     """
     split_of = fold.split_of
     found: dict[str, list[Utterance]] = {split: [] for split in SPLITS}
@@ -142,32 +142,32 @@ def cut(utterances: Sequence[Utterance], fold: Fold) -> dict[str, list[Utterance
         if not found[split]:
             raise ManifestError(
                 f"{fold.corpus.name}, {fold.name}: none of its {len(split_of)} clips is left in "
-                f"{split}; excluded.jsonl beside the manifests says what was left out, and why"
+                f"{split}; excluded.jsonl beside the manifests lists the excluded clips and why"
             )
     return found
 
 
 def shuffle_labels(utterances: Sequence[Utterance], seed: int) -> list[Utterance]:
-    """Emotion, dimensions and expected response dealt out anew among clips of the same text.
+    """Utterances whose labels and responses are shuffled among clips of the same text.
 
-    So each response still fits the words, and no longer the voice. Texts that are said once, or in
-    one emotion only, are shuffled together.
+    Each response still fits the words, but no longer the voice. Texts that occur once, or in one
+    emotion only, are shuffled together.
     """
     groups: dict[str, list[int]] = {}
     for index, utterance in enumerate(utterances):
         groups.setdefault(text_key(utterance.text), []).append(index)
     mixed: list[list[int]] = []
-    alone: list[int] = []
+    rest: list[int] = []
     for members in groups.values():
         if len({utterances[i].emotion for i in members}) > 1:
             mixed.append(members)
         else:
-            alone += members
+            rest += members
     shuffled = list(utterances)
-    dealer = random.Random(seed)
-    for members in [*mixed, alone]:
-        dealt = dealer.sample(members, len(members))
-        for index, other in zip(members, dealt, strict=True):
+    generator = random.Random(seed)
+    for members in [*mixed, rest]:
+        shuffled_members = generator.sample(members, len(members))
+        for index, other in zip(members, shuffled_members, strict=True):
             given = utterances[other]
             shuffled[index] = replace(
                 utterances[index],

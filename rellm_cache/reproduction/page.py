@@ -1,4 +1,4 @@
-"""The table for readers. In: a reproduction. Out: one self-contained page with plots."""
+"""HTML page of Table I with plots and sample answers; it needs no other file and no network."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ SAMPLES = 4
 
 @dataclass(frozen=True)
 class Dot:
-    """One row of a plot, in pixels; `paper` is None where it prints no figure."""
+    """One row of a plot, in pixels; `paper` is None where the paper has no value."""
 
     title: str
     y: float
@@ -31,14 +31,14 @@ class Dot:
 
 @dataclass(frozen=True)
 class Plot:
-    """Means with their spread, a dot a model.
+    """Means of one metric with their spread, one dot for each model.
 
     Attributes:
-        title: of the metric.
-        whiskers: what they show.
-        dots: in the table's order.
+        title: name of the metric.
+        whiskers: what the whiskers show.
+        dots: models in the order of the table.
         ticks: (pixel, label) of the axis.
-        height: of the drawing.
+        height: height of the drawing in pixels.
     """
 
     title: str
@@ -49,21 +49,21 @@ class Plot:
 
 
 def write_page(path: Path, found: Reproduction) -> None:
-    """Write the page; it needs no other file and no network."""
+    """Write the page."""
     page = render_page(
         "reproduction/table1.html.j2",
         found=found,
         source=found.request.source,
-        plots=[plot for metric in METRICS if (plot := draw(found.rows, metric)) is not None],
-        samples=choose(found.records),
+        plots=[plot for metric in METRICS if (plot := draw_plot(found.rows, metric)) is not None],
+        samples=choose_samples(found.records),
         titles={row.row.name: row.row.title for row in found.rows},
         box=(WIDTH, LABELS, RIGHT, BOTTOM),
     )
     write_text(path, page)
 
 
-def draw(rows: Sequence[RowResult], metric: str) -> Plot | None:
-    """The plot of a metric; None where no row has it."""
+def draw_plot(rows: Sequence[RowResult], metric: str) -> Plot | None:
+    """Plot of a metric; None where no row has a value."""
     found = [(row, span) for row in rows if (span := _span(row, metric)) is not None]
     if not found:
         return None
@@ -106,8 +106,8 @@ def _span(row: RowResult, metric: str) -> Interval | None:
     return None if cell is None else cell.interval
 
 
-def choose(records: Sequence[Record]) -> list[tuple[Record, Mapping[str, str]]]:
-    """Some utterances of different emotions, each with every model's answer."""
+def choose_samples(records: Sequence[Record]) -> list[tuple[Record, Mapping[str, str]]]:
+    """Utterances of different emotions, each with the answers of all models."""
     by_utterance: dict[str, dict[str, str]] = {}
     first: dict[str, Record] = {}
     for record in records:

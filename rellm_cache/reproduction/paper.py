@@ -1,4 +1,4 @@
-"""Table I as the paper prints it: its rows, which recipe each is here, and its means."""
+"""Table I of the paper: its rows, their recipes here, and its means."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -12,12 +12,12 @@ class Row:
     """One model of the table.
 
     Attributes:
-        name: of its folder, and in `--rows`.
-        title: as the table prints it.
-        recipe: the shipped recipe.
-        kind: it `reads` text and nothing trains; it is an imported checkpoint as it `starts`; or
-            it `trains`.
-        shuffled: it trains on labels dealt out anew: a control that is no row of the paper.
+        name: name of its folder, and in `--row`.
+        title: title in the table.
+        recipe: shipped recipe.
+        kind: `reads`: a text model, nothing trains; `starts`: an imported checkpoint before
+            training; `trains`: a trained model.
+        shuffled: it trains on shuffled labels, a control that is not in the paper.
     """
 
     name: str
@@ -61,15 +61,15 @@ _MEANS: dict[str, dict[str, tuple[float | None, ...]]] = {
 
 
 def paper_mean(corpus: str, metric: str, row: str) -> float | None:
-    """The paper's figure; None where it prints none or has no such corpus or row."""
+    """The paper's mean; None where it has no such corpus, row or value."""
     means = _MEANS.get(corpus, {}).get(metric, ())
     return dict(zip(_NAMES, means, strict=False)).get(row)
 
 
 def paper_directions(corpus: str, metric: str, row: str, other: str) -> dict[str, float]:
-    """Corpus → the paper's mean of `row` minus that of `other`, where it prints both.
+    """Corpus → the paper's mean of `row` minus that of `other`, where it has both.
 
-    For a corpus of the paper that one alone; for any other all three.
+    Holds the given corpus alone, or all three where the paper has not this corpus.
     """
     found = {}
     for name in [corpus] if corpus in _MEANS else list(_MEANS):

@@ -1,4 +1,4 @@
-"""What is to be reproduced. In: options. Out: a `Request`, and a folder claimed for it."""
+"""Preparation of Table I: the request, manifests, recipes, frames, transcripts and dimensions."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -31,25 +31,25 @@ SETTINGS = "settings.json"
 
 @dataclass(frozen=True)
 class Request:
-    """What is to be reproduced, and how.
+    """What to reproduce, and how.
 
     Attributes:
-        source: the corpus.
+        source: corpus and splits.
         out: folder of the reproduction.
         cache: root of the stores.
         base: recipe that the paper's rows are variants of.
-        overrides: of every row's recipe.
-        rows: names of the rows wanted; empty for all.
-        folds: only the first so many; 0 for all. More can be added later.
-        control: also train on labels dealt out anew.
+        overrides: changes of the recipes of all rows.
+        rows: names of the rows; empty for all.
+        folds: number of folds, the first ones; 0 for all. More can be added later.
+        control: also train on shuffled labels.
         empathy: folder of an empathy scorer, or None to leave ER and EX out.
         blsp: folder of a BLSP-Emo checkpoint, from which all trained rows start; or a run that
-            stands for BLSP-Emo in its own row alone; or None.
-        first: recipe that each trained row is first trained as, without an LLM, and starts from;
-            empty for none. The row is the same change of it.
-        processes: models trained and asked at a time.
+            stands in for BLSP-Emo in its own row; or None.
+        first: recipe without an LLM that each trained row is trained with first and starts from;
+            the row's changes apply to it too. Empty for none.
+        processes: number of models trained at a time.
         batch_size: clips answered at a time.
-        allow_partial: go on where the corpus has not as many clips as it should.
+        allow_partial: accept a corpus with missing clips.
     """
 
     source: Source
@@ -70,25 +70,25 @@ class Request:
     def __post_init__(self) -> None:
         if self.first and self.checkpoint is not None:
             raise ConfigError(
-                "--first and --blsp: training starts from one or the other; leave one out"
+                "--first and --blsp: training starts from one or the other; remove one of them"
             )
 
     @property
     def checkpoint(self) -> Path | None:
-        """The BLSP-Emo checkpoint, if there is one."""
+        """The BLSP-Emo checkpoint, if `blsp` is one."""
         return None if self.blsp is None or self.stand_in else self.blsp
 
     @property
     def stand_in(self) -> Path | None:
-        """The run that stands for BLSP-Emo, if it is one."""
+        """The run that stands in for BLSP-Emo, if `blsp` is a run."""
         return self.blsp if self.blsp is not None and (self.blsp / CONFIG).exists() else None
 
     @property
     def wanted(self) -> list[Row]:
-        """Rows in the paper's order, the control last.
+        """Requested rows in the paper's order, the control last.
 
         Raises:
-            ConfigError: a name that is no row.
+            ConfigError: there is no row of a name.
         """
         known = [row.name for row in ROWS]
         for name in self.rows:
@@ -99,8 +99,11 @@ class Request:
 
 
 def claim_folder(request: Request) -> None:
-    """Note what a folder is a reproduction of; `RunError` where it is one of something else,
-    or does not say of what."""
+    """Write the settings of a reproduction into its folder.
+
+    Raises:
+        RunError: the folder is not empty, and its settings are missing, damaged or different.
+    """
     source = request.source
     settings = {
         "corpus": source.corpus,
@@ -116,15 +119,17 @@ def claim_folder(request: Request) -> None:
     path = request.out / SETTINGS
     if not path.exists():
         if request.out.exists() and any(request.out.iterdir()):
-            raise RunError(f"{request.out}: is not empty and holds no reproduction; choose another")
+            raise RunError(
+                f"{request.out}: is not empty and holds no reproduction; choose another --out"
+            )
         request.out.mkdir(parents=True, exist_ok=True)
         write_json(path, settings)
         return
     found = read_object(
         path,
         RunError,
-        "it says what is reproduced here: give the same command with another --out, stop it when "
-        f"it has written its own {SETTINGS}, and copy that here",
+        "to write it again, run the same command with another --out, stop it when it has written "
+        f"its {SETTINGS}, and copy that file here",
     )
     differing = [
         f"{k}: wanted {v!r}, found {found.get(k)!r}"
@@ -138,15 +143,15 @@ def claim_folder(request: Request) -> None:
         )
 
 
-Models = dict[Row, Model]  # of the rows that can be made
+Models = dict[Row, Model]  # of all rows that can be made
 MANIFEST, SHUFFLED = "manifest", "shuffled"  # folders of a fold
 
 
 def prepare_corpus(request: Request, folds: Sequence[Fold]) -> Path:
-    """The manifest folder of all clips that some fold has, in the first fold's splits."""
+    """The manifest folder of the clips of all folds, with the splits of the first fold."""
     manifests = request.out / "manifests"
     if (manifests / REPORT).exists():
-        say(f"Prepared before: {manifests}")
+        say(f"Already prepared: {manifests}")
         return manifests
     utterances = {u.id: u for fold in reversed(folds) for u in fold.corpus.utterances}
     corpus = replace(folds[0].corpus, utterances=list(utterances.values()))
@@ -157,7 +162,7 @@ def prepare_corpus(request: Request, folds: Sequence[Fold]) -> Path:
 
 
 def find_models(request: Request, rows: Sequence[Row], absent: dict[str, str]) -> Models:
-    """How each row's model is made; a row that cannot be made is noted in `absent`."""
+    """The model of each row; a row that cannot be made goes into `absent` with the reason."""
     found: Models = {}
     for row in rows:
         recipe = load_recipe(row.recipe, request.overrides, request.base)
@@ -172,7 +177,7 @@ def find_models(request: Request, rows: Sequence[Row], absent: dict[str, str]) -
             found[row] = Model(load_recipe(str(start / RECIPE)), ready)
         elif row.kind == "starts":
             absent[row.name] = (
-                "needs a BLSP-Emo checkpoint of the base recipe's LLM, or a run that stands for "
+                "needs a BLSP-Emo checkpoint of the base recipe's LLM, or a run that stands in for "
                 "it: --blsp FOLDER"
             )
         else:
@@ -182,7 +187,7 @@ def find_models(request: Request, rows: Sequence[Row], absent: dict[str, str]) -
 
 
 def _start(checkpoint: Path, request: Request, row: Row, recipe: Recipe) -> Path:
-    """The run folder that a row starts from, imported once."""
+    """The run folder that a row starts from, imported from the checkpoint if it is missing."""
     out = request.out / "blsp" / row.name
     if not out.exists():
         _, *others = recipe.encoders.items()  # the checkpoint knows the size of the first
@@ -193,7 +198,7 @@ def _start(checkpoint: Path, request: Request, row: Row, recipe: Recipe) -> Path
 
 
 def encode(request: Request, models: Models, manifests: Path) -> None:
-    """Frames of every encoder, and dimensions where the corpus has none."""
+    """Extract frames of all encoders, and fill missing dimensions."""
     for model in models.values():
         if model.recipe.text is None:
             for recipe in (model.recipe, *([model.first] if model.first else [])):
@@ -205,26 +210,26 @@ def encode(request: Request, models: Models, manifests: Path) -> None:
 
 
 def _extract(request: Request, recipe: Recipe, manifests: Path) -> None:
-    """Frames of a recipe's encoders; `RunError` where a clip has none."""
+    """Extract frames of a recipe's encoders; `RunError` where a clip fails."""
     for report in extract(manifests, recipe, request.cache):
         if report.failed:
             raise RunError(
                 f"{counted(report.failed, 'clip')} could not be encoded; "
-                f"{failures_path(report.path)} says why: mend them, or take "
-                "them out of the manifest, and start again"
+                f"{failures_path(report.path)} says why; repair them or remove "
+                "them from the manifest, and start again"
             )
 
 
-def write_down(
+def transcribe_tests(
     request: Request, models: Models, folds: Sequence[str], absent: dict[str, str]
 ) -> None:
-    """Whisper's transcripts of what is tested; a row that gets none is moved to `absent`."""
-    tested = [request.out / fold / MANIFEST / "test.jsonl" for fold in folds]
+    """Transcribe the test splits with Whisper; a row without transcripts moves to `absent`."""
+    tests = [request.out / fold / MANIFEST / "test.jsonl" for fold in folds]
     for row, model in list(models.items()):
         text = model.recipe.text
         if text is not None and text.transcript == "whisper":
             try:
-                transcribe(tested, model.recipe, request.cache)
+                transcribe(tests, model.recipe, request.cache)
             except RellmError as error:
                 absent[row.name] = str(error)
                 del models[row]

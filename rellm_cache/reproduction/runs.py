@@ -1,9 +1,9 @@
-"""One model on one fold. In: a recipe and the fold's manifest. Out: its answers and its labels.
+"""Runs of Table I: each model trained, asked and evaluated on each fold.
 
-<fold>/<row>/first/              the run it starts from, where one is asked for
-<fold>/<row>/run/                an ordinary run folder, with scores.json and predictions.csv
+<fold>/<row>/first/              the run that training starts from, with --first
+<fold>/<row>/run/                run folder with scores.json and predictions.csv
 <fold>/<row>/responses.jsonl     answers to the test split
-<fold>/<row>/done.json           what it was made from, written last
+<fold>/<row>/done.json           fingerprint of recipe and data, written last
 """
 
 import json
@@ -43,9 +43,9 @@ class Model:
     """How the model of a row is made.
 
     Attributes:
-        recipe: as resolved.
-        ready: run folder of a model that is asked as it is; None where `recipe` makes one.
-        first: recipe whose run `recipe` starts from, or None.
+        recipe: recipe of the model.
+        ready: run folder of a model that needs no training; None where `recipe` is trained.
+        first: recipe that is trained first, and that `recipe` starts from, or None.
     """
 
     recipe: Recipe
@@ -58,10 +58,10 @@ class Job:
     """A row of the table on a fold.
 
     Attributes:
-        fold: its name.
-        row: which model.
-        model: how it is made.
-        manifest: of the fold.
+        fold: name of the fold.
+        row: row of the table.
+        model: how the model is made.
+        manifest: manifest of the fold.
         cache: root of the stores.
         out: `<reproduction>/<fold>/<row>`.
         batch_size: clips answered at a time.
@@ -77,16 +77,16 @@ class Job:
 
     @property
     def title(self) -> str:
-        """As messages name it."""
+        """Name of the job in messages."""
         return f"{self.fold}, {self.row.name}"
 
     @property
     def run(self) -> Path:
-        """The run folder that answers."""
+        """Run folder of the model."""
         return self.out / RUN
 
     def identity(self) -> str:
-        """What its results follow from: recipe and data, wherever they lie."""
+        """Digest of recipe and data, without their paths."""
         data = [
             [u.id, u.text, u.emotion, u.vad, u.response]
             for split in ("train", "validation", "test")
@@ -100,39 +100,39 @@ class Job:
         return digest(made)
 
     def is_done(self) -> bool:
-        """Whether its results are there.
+        """Whether the results exist.
 
         Raises:
-            RunError: there are results of another recipe or of other data, or it cannot be told.
+            RunError: they are of another recipe or of other data, or `done.json` is damaged.
         """
         path = self.out / DONE
         if not path.exists():
             return False
-        found = read_object(path, RunError, "remove it: what its run holds is not trained again")
+        found = read_object(path, RunError, "remove it; the finished run is not trained again")
         if found.get("identity") != self.identity():
             raise RunError(
                 f"{self.out}: holds results of another recipe or of other data; choose another "
-                "--out, or remove this folder to make it anew"
+                "--out, or remove this folder"
             )
         return True
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A job that could not be done, and why."""
+    """A job that failed, and the reason."""
 
     title: str
     reason: str
 
 
 def run_jobs(jobs: Sequence[Job], processes: int) -> Iterator[Failure]:
-    """Do what is not done yet, several at a time; those that fail, when they fail.
+    """Run the jobs that are not done, `processes` at a time; yield each failure when it happens.
 
-    In one process the LLM and the stores are shared; more processes are for CPUs.
+    One process shares the LLM and the stores among jobs; more processes are for CPUs.
     """
     left = [job for job in jobs if not job.is_done()]
     if len(left) < len(jobs):
-        say(f"{len(jobs) - len(left)} of {len(jobs)} models were trained and asked before")
+        say(f"{len(jobs) - len(left)} of {len(jobs)} models are already done")
     if processes == 1:
         for number, job in enumerate(left, 1):
             say(f"Model {number} of {len(left)}: {job.title}")
@@ -140,17 +140,17 @@ def run_jobs(jobs: Sequence[Job], processes: int) -> Iterator[Failure]:
                 yield Failure(job.title, reason)
         return
     for job in (yield from _run_together(left, processes)):
-        say(f"Again, by itself: {job.title}")
+        say(f"Trying again alone: {job.title}")
         if (yield from _run_together([job], 1)):
-            yield Failure(job.title, "its worker was killed, by a lack of memory perhaps")
+            yield Failure(job.title, "its worker was killed, perhaps for lack of memory")
 
 
 def _run_together(jobs: Sequence[Job], processes: int) -> Generator[Failure, None, list[Job]]:
-    """Failures, when they happen; in the end the jobs that a killed worker took along.
+    """Yield failures when they happen; return the jobs that broke off when a worker was killed.
 
-    A pool is at an end with one of its workers, whoever's job it was.
+    When one worker dies, the pool ends and all its jobs break off.
     """
-    torn = []
+    broken = []
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(
         min(processes, len(jobs)) or 1, context, _begin_worker, (processes,)
@@ -161,18 +161,18 @@ def _run_together(jobs: Sequence[Job], processes: int) -> Generator[Failure, Non
             try:
                 reason = future.result()
             except BrokenProcessPool:
-                torn.append(job)
+                broken.append(job)
                 continue
             say(f"Model {number} of {len(jobs)} {'failed' if reason else 'is done'}: {job.title}")
             if reason:
                 yield Failure(job.title, reason)
-    return torn
+    return broken
 
 
 def _begin_worker(processes: int) -> None:
-    """Take a share of the processors, and end when the parent does, however that is.
+    """Take a share of the CPU threads, and end with the parent process, even if it is killed.
 
-    A worker that outlived it would go on writing to a run that the same command takes up again.
+    A worker that outlives its parent would write to a run that the next command continues.
     """
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // processes))
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -188,10 +188,10 @@ _shared = Resources()
 
 
 def try_job(job: Job) -> str:
-    """Do a job; why it failed, or nothing."""
+    """Do a job; return the reason of a failure, or an empty text."""
     try:
         do_job(job, _shared)
-    except Exception as error:  # whatever it is, the other models are worth having
+    except Exception as error:  # any error: the other models go on
         if not isinstance(error, RellmError):
             say(traceback.format_exc())
         reason = reason_of(error)
@@ -201,15 +201,15 @@ def try_job(job: Job) -> str:
 
 
 def do_job(job: Job, resources: Resources) -> None:
-    """Train, answer the test split, name its emotions.
+    """Train a model, answer the test split and evaluate.
 
     Raises:
-        RellmError: whatever a stage says.
+        RellmError: a step failed.
     """
     test = job.manifest / "test.jsonl"
     model = job.model
     if model.ready is not None:
-        borrow(model.ready, job.run)
+        link_run(model.ready, job.run)
     else:
         recipe = model.recipe
         if model.first is not None:
@@ -224,14 +224,14 @@ def do_job(job: Job, resources: Resources) -> None:
 
 
 def starting_from(recipe: Recipe, run: Path) -> Recipe:
-    """The recipe, whose training starts from a run's weights."""
+    """The recipe with `training.init_from` set to a run."""
     return replace(recipe, training=replace(recipe.training, init_from=str(run)))
 
 
-def borrow(ready: Path, run: Path) -> None:
-    """Make a run folder of another's weights without copying them."""
+def link_run(ready: Path, run: Path) -> None:
+    """Make a run folder with links to the files of another run."""
     run.mkdir(parents=True, exist_ok=True)
     for name in (WEIGHTS, CONFIG, RECIPE):
         link = run / name
-        link.unlink(missing_ok=True)  # of a run that was lent before
+        link.unlink(missing_ok=True)  # a link to another run
         link.symlink_to((ready / name).resolve())

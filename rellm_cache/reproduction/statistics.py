@@ -1,7 +1,7 @@
-"""Table I from records. In: a record an answer. Out: means, intervals, tests, and the paper's view.
+"""Statistics of Table I: means, intervals, significance tests and agreement with the paper.
 
-ER and EX are means over all answers. UA is that of each fold, then their mean. Differences are of
-answers to the same utterance.
+ER and EX are means over all answers. UA is computed for each fold and averaged. Differences are
+between answers to the same utterance.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +21,6 @@ from rellm_cache.metrics.significance import PairedTest, holm, paired_test
 from rellm_cache.reproduction.answers import Record
 from rellm_cache.reproduction.paper import (
     BASELINE,
-    CONTROL,
     MAIN,
     METRICS,
     Row,
@@ -46,12 +45,7 @@ LABELS: dict[str, Callable[[Record], str]] = {
 
 @dataclass(frozen=True)
 class Cell:
-    """A mean over answers.
-
-    Attributes:
-        summary: mean, standard deviation, count.
-        interval: bootstrap interval of the mean.
-    """
+    """Mean of a score over answers, with its bootstrap interval."""
 
     summary: Summary
     interval: Interval
@@ -59,19 +53,19 @@ class Cell:
 
 @dataclass(frozen=True)
 class RowResult:
-    """What one model reached.
+    """Results of one model.
 
     Attributes:
         row: the model.
-        answers: how many it gave.
+        answers: number of answers.
         empathy: "ER", "EX", "ER + EX", and with the scorer's longer limit "ER long", "EX long".
         recognition: "UA" by label likelihood, "UA in words", "UA head": over folds.
         unparsable: share of answers in words that name no emotion.
-        words: of an answer.
-        questions: an answer asks.
+        words: words of an answer.
+        questions: questions in an answer.
         cut: share of answers longer than the scorer reads; None without a scorer.
-        paper: metric → the paper's mean for this corpus, where it prints one.
-        same_as: the row whose model this one is too, on this corpus; empty for none.
+        paper: metric → the paper's mean for this corpus, where it has one.
+        same_as: name of an earlier row that is the same model on this corpus, or empty.
     """
 
     row: Row
@@ -86,7 +80,7 @@ class RowResult:
     same_as: str = ""
 
     def mean(self, metric: str) -> float | None:
-        """Of ER, EX or UA, as the paper prints it; None where it was not measured."""
+        """Mean of ER, EX or UA as in the paper's table; None where it was not measured."""
         if metric == "UA":
             return self.recognition[metric].mean if metric in self.recognition else None
         return self.empathy[metric].summary.mean if metric in self.empathy else None
@@ -99,10 +93,10 @@ class Comparison:
     Attributes:
         metric: ER, EX, ER + EX or UA.
         first, second: names of the rows.
-        difference: mean of the first minus that of the second, with its bootstrap interval over
+        difference: mean of the first minus mean of the second, with its bootstrap interval over
             utterances.
-        test: signed-rank test of the pairs; for UA of which labels are right.
-        p_holm: corrected over all comparisons of the metric.
+        test: signed-rank test of the pairs; for UA, of correct (1) and wrong (0) labels.
+        p_holm: p value corrected over all comparisons of the metric.
         paper: corpus → the paper's difference.
     """
 
@@ -116,7 +110,7 @@ class Comparison:
 
     @property
     def direction(self) -> str:
-        """Whether the difference goes the paper's way: `same`, `other`, `mixed`, or `none`."""
+        """Sign of the difference compared with the paper: `same`, `other`, `mixed` or `none`."""
         signs = {np.sign(value) for value in self.paper.values()} - {0.0}
         own = np.sign(self.difference.value)
         if not signs or own == 0:
@@ -127,12 +121,12 @@ class Comparison:
 
     @property
     def is_paper_test(self) -> bool:
-        """Whether this is the comparison that the paper itself tests."""
+        """Whether the paper tests this comparison."""
         return (self.first, self.second) == (MAIN, BASELINE)
 
 
 def summarize_row(row: Row, records: Sequence[Record], corpus: str, same_as: str = "") -> RowResult:
-    """All figures of one model."""
+    """All results of one model."""
     empathy = {}
     for name, score in EMPATHY_SCORES.items():
         values = [value for r in records if (value := score(r)) is not None]
@@ -142,7 +136,7 @@ def summarize_row(row: Row, records: Sequence[Record], corpus: str, same_as: str
     for name, label in LABELS.items():
         if any(label(r) for r in records):
             recognition[name] = summarize(list(ua_by_fold(records, label).values()))
-    asked = "UA" in recognition
+    has_words = "UA" in recognition
     cut = [r.cut for r in records if r.cut is not None]
     means = {metric: paper_mean(corpus, metric, row.name) for metric in METRICS}
     return RowResult(
@@ -150,7 +144,7 @@ def summarize_row(row: Row, records: Sequence[Record], corpus: str, same_as: str
         answers=len(records),
         empathy=empathy,
         recognition=recognition,
-        unparsable=float(np.mean([not r.llm_in_words for r in records])) if asked else None,
+        unparsable=float(np.mean([not r.llm_in_words for r in records])) if has_words else None,
         words=summarize([r.words for r in records]),
         questions=summarize([r.questions for r in records]),
         cut=float(np.mean(cut)) if cut else None,
@@ -160,7 +154,7 @@ def summarize_row(row: Row, records: Sequence[Record], corpus: str, same_as: str
 
 
 def ua_by_fold(records: Sequence[Record], label: Callable[[Record], str]) -> dict[str, float]:
-    """Fold → UA over its utterances that have an emotion."""
+    """Fold → UA over the utterances that have an emotion."""
     found = {}
     for fold in dict.fromkeys(r.fold for r in records):
         rows = [r for r in records if r.fold == fold and r.emotion]
@@ -173,7 +167,7 @@ def ua_by_fold(records: Sequence[Record], label: Callable[[Record], str]) -> dic
 def _outcomes(
     records: Sequence[Record], label: Callable[[Record], str]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(N,) the true emotions as numbers, and (N,) whether each label is right, 1 or 0."""
+    """True emotions (N,) as numbers, and whether each label is right (N,), 1 or 0."""
     names = sorted({r.emotion for r in records})
     true = np.array([names.index(r.emotion) for r in records], np.float64)
     return true, np.array([label(r) == r.emotion for r in records], np.float64)
@@ -182,7 +176,7 @@ def _outcomes(
 def compare(
     records: Mapping[str, Sequence[Record]], same_as: Mapping[str, str], corpus: str
 ) -> list[Comparison]:
-    """RE-LLM against every other row that is another model, Holm-corrected metric by metric."""
+    """Compare RE-LLM with every other model; p values are Holm-corrected for each metric."""
     if MAIN not in records:
         return []
     others = [n for n in records if n != MAIN and n not in same_as and same_as.get(MAIN) != n]
@@ -200,7 +194,7 @@ def compare(
 
 
 def _pairs(records: Mapping[str, Sequence[Record]], other: str) -> list[tuple[Record, Record]]:
-    """Answers of RE-LLM and of another model to the same utterances."""
+    """Pairs of answers by RE-LLM and by another model to the same utterances."""
     second = {(r.fold, r.id): r for r in records[other]}
     return [(r, second[r.fold, r.id]) for r in records[MAIN] if (r.fold, r.id) in second]
 
@@ -230,7 +224,7 @@ def _compare_scores(
 def _compare_ua(
     records: Mapping[str, Sequence[Record]], other: str, corpus: str
 ) -> Comparison | None:
-    """By label likelihood; None where one of the two was not asked."""
+    """Compare UA by label likelihood; None where a model has no such labels."""
     label = LABELS["UA"]
     pairs = [(a, b) for a, b in _pairs(records, other) if a.emotion and label(a) and label(b)]
     if not pairs:
@@ -256,11 +250,6 @@ def _compare_ua(
 
 
 def _corrected(comparisons: Sequence[Comparison]) -> list[Comparison]:
-    """The same with p values corrected over all of them."""
+    """The comparisons with p values corrected over all of them."""
     corrected = holm({c.second: c.test.p for c in comparisons})
     return [replace(c, p_holm=corrected[c.second]) for c in comparisons]
-
-
-def order_rows(names: Sequence[str], rows: Sequence[Row]) -> list[Row]:
-    """Rows that have results, in the paper's order, the control last."""
-    return [row for row in (*rows, CONTROL) if row.name in names]

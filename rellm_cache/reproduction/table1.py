@@ -1,14 +1,14 @@
-"""reproduce table1. In: a corpus's folder, a base recipe, an empathy scorer. Out: Table I.
+"""Table I of the paper, reproduced on a corpus.
 
-<out>/settings.json      what was asked for: the same command goes on, another is refused
-<out>/manifests/         the corpus, its expected responses beside it
-<out>/blsp/<row>/        what was imported from a BLSP-Emo checkpoint
-<out>/<fold>/manifest/   the splits of a fold; shuffled/ where labels are dealt out anew
-<out>/<fold>/<row>/      run, answers, scores (`jobs`)
+<out>/settings.json      the request; a call with another request is refused
+<out>/manifests/         manifests of the corpus with expected responses
+<out>/blsp/<row>/        imports of a BLSP-Emo checkpoint
+<out>/<fold>/manifest/   splits of a fold; shuffled/ for the control with shuffled labels
+<out>/<fold>/<row>/      run, answers, scores (`runs`)
 <out>/utterances.csv     every answer with its scores
 <out>/table1.json, table1.html
 
-Every step is skipped where its result is there, so that a killed call goes on.
+A step is skipped where its result exists, so a killed call goes on where it was.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ from rellm_cache.corpus.manifest import (
     write_manifest,
 )
 from rellm_cache.reproduction.answers import UTTERANCES, Record, collect, write_records
-from rellm_cache.reproduction.folds import Fold, cut, read_folds, shuffle_labels
+from rellm_cache.reproduction.folds import Fold, read_folds, shuffle_labels, split_utterances
 from rellm_cache.reproduction.paper import CONTROL, MAIN
 from rellm_cache.reproduction.prepare import (
     MANIFEST,
@@ -37,13 +37,13 @@ from rellm_cache.reproduction.prepare import (
     encode,
     find_models,
     prepare_corpus,
-    write_down,
+    transcribe_tests,
 )
 from rellm_cache.reproduction.runs import Failure, Job, run_jobs
 from rellm_cache.reproduction.statistics import Comparison, RowResult, compare, summarize_row
 
-# Fold -> split -> its utterances.
-Divided = Mapping[str, Mapping[str, Sequence[Utterance]]]
+# Fold -> split -> utterances.
+Splits = Mapping[str, Mapping[str, Sequence[Utterance]]]
 
 
 @dataclass(frozen=True)
@@ -51,14 +51,14 @@ class Reproduction:
     """Table I on one corpus.
 
     Attributes:
-        request: what was asked for.
-        folds: names.
-        test_clips: in all test splits.
-        rows: in the paper's order.
+        request: the request.
+        folds: names of the folds.
+        test_clips: clips in all test splits.
+        rows: results in the paper's order.
         comparisons: RE-LLM against every other row.
-        absent: name of a row → why it is not there.
+        absent: name of a missing row → the reason.
         failures: models that failed.
-        records: every answer.
+        records: every answer with its scores.
     """
 
     request: Request
@@ -72,35 +72,36 @@ class Reproduction:
 
     @property
     def notes(self) -> list[str]:
-        """What a reader must know of the rows."""
+        """Remarks on the rows."""
         stand_in = self.request.stand_in
         if stand_in is None or all(row.row.kind != "starts" for row in self.rows):
             return []
-        return [f"BLSP-Emo: not its authors' checkpoint; the run {stand_in} stands for it"]
+        return [f"BLSP-Emo: not the authors' checkpoint; the run {stand_in} stands in for it"]
 
 
 def reproduce(request: Request) -> Reproduction:
-    """Do whatever is not done yet, and make the table.
+    """Run all steps that are not done yet, and make the table.
+
+    A model that fails is listed, and the others go on.
 
     Raises:
-        RellmError: a step failed that everything after it needs, or `out` holds a reproduction
-            of something else. A model that fails is listed while the others are made.
+        RellmError: a step failed that all others need, or `out` holds another reproduction.
     """
     rows = request.wanted
     claim_folder(request)
-    every = read_folds(request.source)
-    manifests = prepare_corpus(request, every)
-    folds = every[: request.folds or None]
+    all_folds = read_folds(request.source)
+    manifests = prepare_corpus(request, all_folds)
+    folds = all_folds[: request.folds or None]
     absent: dict[str, str] = {}
     models = find_models(request, rows, absent)
     encode(request, models, manifests)
-    expect_responses(request, every, manifests)
+    write_responses(request, all_folds, manifests)
     utterances = read_manifests(manifests)
-    divided = {fold.name: cut(utterances, fold) for fold in folds}
-    write_folds(request, divided, shuffled=CONTROL in models)
-    write_down(request, models, list(divided), absent)
+    splits = {fold.name: split_utterances(utterances, fold) for fold in folds}
+    write_folds(request, splits, shuffled=CONTROL in models)
+    transcribe_tests(request, models, list(splits), absent)
     same_as = find_equal_rows(models, any(u.vad for u in utterances))
-    jobs = make_jobs(request, list(divided), models, same_as)
+    jobs = make_jobs(request, list(splits), models, same_as)
     failures = list(run_jobs(jobs, request.processes))
     failed = {failure.title for failure in failures}
     finished = [job for job in jobs if job.title not in failed]
@@ -116,7 +117,7 @@ def reproduce(request: Request) -> Reproduction:
     return Reproduction(
         request=request,
         folds=[fold.name for fold in folds],
-        test_clips=sum(len(parts["test"]) for parts in divided.values()),
+        test_clips=sum(len(parts["test"]) for parts in splits.values()),
         rows=[
             summarize_row(row, by_row[row.name], corpus, same_as.get(row.name, ""))
             for row in rows
@@ -129,8 +130,8 @@ def reproduce(request: Request) -> Reproduction:
     )
 
 
-def expect_responses(request: Request, folds: Sequence[Fold], manifests: Path) -> None:
-    """Step 1 for every clip that trains or validates in some fold."""
+def write_responses(request: Request, folds: Sequence[Fold], manifests: Path) -> None:
+    """Write expected responses of the clips that train or validate in any fold."""
     recipe = load_recipe(MAIN, request.overrides, request.base)
     learned = {split for fold in folds for split in fold.split_of.values()} - {"test"}
     if len(folds) > 1:
@@ -141,38 +142,40 @@ def expect_responses(request: Request, folds: Sequence[Fold], manifests: Path) -
             respond(file, recipe)
 
 
-def find_equal_rows(models: Models, felt: bool) -> dict[str, str]:
-    """Rows that are another row's model on this corpus: name → name of the first of its kind.
+def find_equal_rows(models: Models, has_vad: bool) -> dict[str, str]:
+    """Rows that are the same model as an earlier row on this corpus: name → name of that row.
 
     Args:
-        felt: whether any clip has dimensions.
+        has_vad: whether any clip has dimensions.
     """
     first_of: dict[tuple[object, ...], str] = {}
     same_as: dict[str, str] = {}
     for row, model in models.items():
-        made = [to_toml(_effective(r, felt)) for r in (model.recipe, model.first) if r is not None]
+        made = [
+            to_toml(_effective(r, has_vad)) for r in (model.recipe, model.first) if r is not None
+        ]
         key = (*made, model.ready is None, row.shuffled)
         if (other := first_of.setdefault(key, row.name)) != row.name:
             same_as[row.name] = other
     return same_as
 
 
-def write_folds(request: Request, divided: Divided, shuffled: bool) -> None:
-    """The manifest of each fold, and where `shuffled` also one whose labels are dealt out anew."""
-    for fold, parts in divided.items():
+def write_folds(request: Request, splits: Splits, shuffled: bool) -> None:
+    """Write the manifest of each fold and, if `shuffled`, another one with shuffled labels."""
+    for fold, parts in splits.items():
         write_parts(request.out / fold / MANIFEST, parts)
         if shuffled:
-            dealt = {
+            shuffled_parts = {
                 split: found if split == "test" else shuffle_labels(found, request.source.seed)
                 for split, found in parts.items()
             }
-            write_parts(request.out / fold / SHUFFLED, dealt)
+            write_parts(request.out / fold / SHUFFLED, shuffled_parts)
 
 
 def make_jobs(
     request: Request, folds: Sequence[str], models: Models, same_as: Mapping[str, str]
 ) -> list[Job]:
-    """Every model on every fold, fold by fold."""
+    """Jobs of all models on all folds, fold by fold."""
     return [
         Job(
             fold=fold,
@@ -190,16 +193,16 @@ def make_jobs(
 
 
 def write_parts(folder: Path, parts: Mapping[str, Sequence[Utterance]]) -> None:
-    """A manifest of the splits that have utterances."""
+    """Write a manifest of the splits that are not empty."""
     for split, utterances in parts.items():
         if utterances:
             write_manifest(folder / f"{split}.jsonl", utterances)
 
 
-def _effective(recipe: Recipe, felt: bool) -> Recipe:
-    """What of a recipe matters on a corpus: nothing of dimensions where no clip has any."""
+def _effective(recipe: Recipe, has_vad: bool) -> Recipe:
+    """The recipe as a corpus sees it: without dimensions where no clip has any."""
     recipe = replace(recipe, name="")
-    if felt:
+    if has_vad:
         return recipe
     return replace(
         recipe,
@@ -209,7 +212,7 @@ def _effective(recipe: Recipe, felt: bool) -> Recipe:
 
 
 def to_json(found: Reproduction) -> dict[str, object]:
-    """As `table1.json` has it: all but the single answers."""
+    """Content of `table1.json`: all but the single answers."""
     request = found.request
     return {
         "corpus": request.source.corpus,

@@ -1,7 +1,7 @@
-"""What a sweep runs. In: a recipe, variants of it, seeds. Out: jobs, each a recipe and its folder.
+"""Sweep plan: variants of a recipe times seeds, as a list of jobs.
 
-The baseline is the recipe as given. A variant changes fields of it; every variant meets every seed.
-Everything is read and checked here, before anything trains.
+The baseline is the recipe as given. A variant changes some of its fields. Every variant is run with
+every seed. All recipes are read and checked here, before anything trains.
 """
 
 import re
@@ -20,7 +20,7 @@ SEED_MARK = "{seed}"
 
 @dataclass(frozen=True)
 class Variant:
-    """A named change of the recipe: overrides as `--set` takes them."""
+    """A named change of the recipe, as overrides in the syntax of `--set`."""
 
     name: str
     overrides: tuple[str, ...]
@@ -31,9 +31,9 @@ class Job:
     """One run: a variant with a seed.
 
     Attributes:
-        variant: its name.
-        recipe: as overridden, with the seed.
-        out: the run folder, `<sweep>/<variant>/seed-N`.
+        variant: name of the variant.
+        recipe: recipe with the overrides and the seed.
+        out: run folder, `<sweep>/<variant>/seed-N`.
     """
 
     variant: str
@@ -42,12 +42,12 @@ class Job:
 
     @property
     def seed(self) -> int:
-        """The recipe's."""
+        """Seed of the recipe."""
         return self.recipe.seed
 
     @property
     def title(self) -> str:
-        """As messages name it."""
+        """Name of the job in messages."""
         return f"{self.variant}, seed {self.seed}"
 
 
@@ -57,10 +57,10 @@ class SweepPlan:
 
     Attributes:
         recipe: name of a shipped recipe, or path of a TOML file.
-        overrides: of every variant, the baseline included. `{seed}` in an override, here and in
-            variants, stands for the run's seed.
-        variants: beside the baseline, in the order they are shown.
-        seeds: of every variant.
+        overrides: changes of all variants and of the baseline. `{seed}` in any override stands for
+            the seed of the run.
+        variants: variants besides the baseline, in the order of the report.
+        seeds: seeds of each variant.
     """
 
     recipe: str
@@ -74,17 +74,17 @@ class SweepPlan:
         return (Variant(BASELINE, ()), *self.variants)
 
     def jobs(self, out: Path) -> list[Job]:
-        """All runs in the order they are made: seed by seed, so that pairs are complete early.
+        """All runs in their order: seed by seed, so that the first comparisons come early.
 
-        Runs of one LLM come after each other: it is loaded once, and only one at a time.
+        Runs with the same LLM follow each other, so that it is loaded once.
 
         Raises:
-            ConfigError: no seed, a name that cannot be a folder or occurs twice, an override that
-                does not fit, or two variants that are the same.
+            ConfigError: no seeds, a name that is no folder name or occurs twice, an override that
+                does not fit, or two variants with the same recipe.
         """
         self._check_names()
         if not self.seeds:
-            raise ConfigError("a sweep without seeds: give some, as --seeds 1-3")
+            raise ConfigError("found no seeds, expected at least one; give some, as --seeds 1-3")
         jobs = [
             Job(row.name, self._recipe(row, seed), out / row.name / f"seed-{seed}")
             for seed in self.seeds
@@ -98,7 +98,7 @@ class SweepPlan:
         overrides = [o.replace(SEED_MARK, str(seed)) for o in (*self.overrides, *row.overrides)]
         try:
             if any(o.partition("=")[0].strip() == "seed" for o in overrides):
-                raise ConfigError("found an override of seed; a sweep's seeds are given by --seeds")
+                raise ConfigError("found an override of seed; give the seeds with --seeds")
             return replace(load_recipe(self.recipe, overrides), seed=seed)
         except ConfigError as error:
             raise ConfigError(f"variant {row.name!r}: {error}") from error
@@ -108,27 +108,27 @@ class SweepPlan:
         for name in names:
             if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+=-]*", name):
                 raise ConfigError(
-                    f"variant {name!r}: expected a name of letters, digits and . _ + = -, as it "
-                    "names a folder"
+                    f"variant {name!r}: expected letters, digits and . _ + = -, as it becomes the "
+                    "name of a folder"
                 )
             if names.count(name) > 1:
-                taken = "the recipe as given" if name == BASELINE else "another variant"
-                raise ConfigError(f"variant {name!r}: {taken} has this name; choose another")
+                owner = "the recipe as given" if name == BASELINE else "another variant"
+                raise ConfigError(f"variant {name!r}: {owner} has this name; choose another")
 
 
 def _refuse_equal(jobs: Sequence[Job]) -> None:
-    """Raise where two variants of one seed are the same recipe: one would be trained in vain."""
+    """Raise `ConfigError` where two variants have the same recipe."""
     for index, job in enumerate(jobs):
         for other in jobs[:index]:
             if job.recipe == other.recipe:
                 raise ConfigError(
-                    f"variant {job.variant!r}: the same recipe as {other.variant!r}; check its "
-                    "overrides, or leave it out"
+                    f"variant {job.variant!r}: has the same recipe as {other.variant!r}; check its "
+                    "overrides, or remove the variant"
                 )
 
 
 def parse_variant(text: str) -> Variant:
-    """A variant as `no-emotion: encoders.emotion=none; losses.vad=0`."""
+    """A variant from text like `no-emotion: encoders.emotion=none; losses.vad=0`."""
     name, colon, rest = text.partition(":")
     overrides = tuple(part.strip() for part in rest.split(";") if part.strip())
     if not colon or not overrides:
@@ -141,10 +141,10 @@ def parse_variant(text: str) -> Variant:
 
 
 def read_variants(path: Path) -> tuple[Variant, ...]:
-    """Variants of a TOML file: `no-emotion = ["encoders.emotion=none"]`, a line each.
+    """Variants from a TOML file with lines like `no-emotion = ["encoders.emotion=none"]`.
 
     Raises:
-        ConfigError: not TOML, or a value that is no array of overrides.
+        ConfigError: the file is not TOML, or a value is not an array of overrides.
     """
     try:
         table = tomllib.loads(path.read_text("utf-8"))

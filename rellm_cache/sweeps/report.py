@@ -1,7 +1,7 @@
-"""What a sweep found. In: scores of runs. Out: means, deviations, paired differences, two files.
+"""Report of a sweep: mean scores of variants and their differences to the baseline.
 
-<out>/sweep.json        settings, every run, every comparison
-<out>/sweep.csv         a row a run, for a spreadsheet or a statistics program
+<out>/sweep.json        settings, runs and comparisons
+<out>/sweep.csv         one row for each run, for a spreadsheet or a statistics program
 """
 
 import dataclasses
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rellm_cache.config.schema import Recipe
+from rellm_cache.config.schema import LossesConfig
 from rellm_cache.evaluation.scores import Scores
 from rellm_cache.metrics.intervals import Summary, summarize
 from rellm_cache.metrics.significance import PairedDifference, paired_difference
@@ -25,13 +25,13 @@ class SweepRun:
     """A run of a sweep, finished or failed.
 
     Attributes:
-        variant: its name.
-        seed: its seed.
-        out: the run folder.
-        seconds: of training.
-        scores: `validation.ua` and the like; empty if it failed.
-        error: why it failed, in a line; empty if it did not.
-        traceback: where, if the error was none that a user is expected to mend.
+        variant: name of the variant.
+        seed: seed of the run.
+        out: run folder.
+        seconds: time of training.
+        scores: score by name, as `validation.ua`; empty if the run failed.
+        error: reason of the failure in one line, or empty.
+        traceback: traceback of an unexpected error, or empty.
     """
 
     variant: str
@@ -48,10 +48,11 @@ class Comparison:
     """One score of one variant.
 
     Attributes:
-        variant: its name.
+        variant: name of the variant.
         metric: name of the score.
-        score: over the seeds that have it.
-        difference: from the baseline, paired by seed; None for the baseline, or without pairs.
+        score: mean and deviation over seeds.
+        difference: difference to the baseline, paired by seed; None for the baseline itself, or
+            without pairs.
     """
 
     variant: str
@@ -65,11 +66,11 @@ class SweepReport:
     """All runs of a sweep so far.
 
     Attributes:
-        out: the sweep's folder.
-        plan: what was to be run.
-        manifest: trained on.
+        out: folder of the sweep.
+        plan: plan of the sweep.
+        manifest: manifest of training.
         test: manifest that runs were scored on, or None.
-        runs: those that finished or failed, in the order they were made.
+        runs: finished and failed runs, in the order of the plan.
     """
 
     out: Path
@@ -85,11 +86,11 @@ class SweepReport:
 
     @property
     def metrics(self) -> list[str]:
-        """Names of all scores, in the order in which runs have them."""
+        """Names of all scores, in the order in which they first occur."""
         return list(dict.fromkeys(name for run in self.runs for name in run.scores))
 
     def scores(self, variant: str, metric: str) -> dict[int, float]:
-        """Seed → score, where there is one."""
+        """Seed → score of a variant, for the runs that have it."""
         return {
             run.seed: run.scores[metric]
             for run in self.runs
@@ -97,7 +98,7 @@ class SweepReport:
         }
 
     def comparisons(self) -> list[Comparison]:
-        """Every score of every variant, variants in the plan's order."""
+        """All scores of all variants, in the order of the plan."""
         rows = []
         for variant in (row.name for row in self.plan.rows):
             for metric in self.metrics:
@@ -111,7 +112,7 @@ class SweepReport:
         return rows
 
     def to_json(self) -> dict[str, Any]:
-        """As `sweep.json` has it."""
+        """Content of `sweep.json`."""
         return {
             "recipe": self.plan.recipe,
             "overrides": list(self.plan.overrides),
@@ -124,7 +125,7 @@ class SweepReport:
         }
 
     def write(self) -> None:
-        """Write both files; a reader sees the old ones or the whole new ones."""
+        """Write both files; each is replaced in one step."""
         self.out.mkdir(parents=True, exist_ok=True)
         write_json(self.out / SWEEP_JSON, self.to_json())
         columns = ["variant", "seed", "run", "seconds", *self.metrics, "error"]
@@ -136,7 +137,7 @@ class SweepReport:
 
 
 def scores_by_name(scores: Scores) -> dict[str, float]:
-    """One evaluation as flat names: `ua` is the category head's, `llm_ua` by label likelihood."""
+    """Scores of one evaluation by name: `ua` by the category head, `llm_ua` by label likelihood."""
     named: dict[str, Any] = {}
     llm = scores.llm
     for prefix, recognition in (
@@ -153,15 +154,15 @@ def scores_by_name(scores: Scores) -> dict[str, float]:
     return named | {f"{name}_loss": value for name, value in scores.losses.items()}
 
 
-def comparable(scores: dict[str, float], recipe: Recipe) -> dict[str, float]:
-    """Scores that may be compared between recipes and were measured.
+def comparable_scores(scores: dict[str, float], losses: LossesConfig) -> dict[str, float]:
+    """The scores that can be compared between recipes.
 
-    The total loss of another weighting is another thing, a loss that the recipe leaves out is not
-    computed, and a CCC of constant predictions does not exist.
+    Left out are the total loss, which depends on the loss weights, losses with weight 0, which are
+    not computed, and scores without a value, such as the CCC of constant predictions.
     """
 
-    def is_measured(name: str) -> bool:
+    def is_comparable(name: str) -> bool:
         term = name.removesuffix("_loss")
-        return name != "loss" and (term == name or getattr(recipe.losses, term, 1.0) > 0)
+        return name != "loss" and (term == name or getattr(losses, term, 1.0) > 0)
 
-    return {k: v for k, v in scores.items() if is_measured(k) and math.isfinite(v)}
+    return {k: v for k, v in scores.items() if is_comparable(k) and math.isfinite(v)}

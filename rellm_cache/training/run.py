@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from rellm_cache import __version__
-from rellm_cache.annotation.teacher import open_teacher_store
+from rellm_cache.annotation.teacher import open_teacher_store, teacher_spec
 from rellm_cache.config.recipes import to_toml
 from rellm_cache.config.schema import Recipe
 from rellm_cache.corpus.manifest import Utterance, read_split
@@ -174,7 +174,8 @@ def _make_data(corpus: _Corpus, recipe: Recipe, llm: FrozenLLM | None, cache: Pa
     streams = corpus.streams
     if llm is not None and recipe.losses.response_kl:
         both = [*corpus.train, *corpus.validation]
-        teacher = open_teacher_store(both, recipe, llm.chat, cache, corpus.manifest)
+        spec = teacher_spec(recipe.require_llm(), recipe.prompts, recipe.losses)
+        teacher = open_teacher_store(both, spec, llm.chat, cache, corpus.manifest)
         streams = dataclasses.replace(streams, teacher=teacher)
     return TrainingData(
         make_examples(corpus.train, recipe, llm, corpus.questions),

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from rellm_cache.annotation import teacher as stage
-from rellm_cache.annotation.teacher import teach
+from rellm_cache.annotation.teacher import write_teacher_store
 from rellm_cache.cache_admin.audit import compare_audio
 from rellm_cache.cache_admin.info import cache_info, list_clips
 from rellm_cache.cache_admin.maintenance import compact_cache, verify_cache
@@ -45,8 +45,8 @@ def change_response(corpus: Path, response: str) -> None:
 
 
 def test_rows_are_the_text_llms_predictions(corpus: Path, distilled: Recipe, cache: Path) -> None:
-    report = teach(corpus, distilled, cache)
-    assert (report.taught, report.present, report.changed, report.mute) == (11, 0, 0, 0)
+    report = write_teacher_store(corpus, distilled, cache)
+    assert (report.written, report.present, report.changed, report.skipped) == (11, 0, 0, 0)
     assert report.path.name.startswith("tiny-chat-teacher-")
     store = FeatureStore(report.path)
     assert distilled.llm is not None
@@ -67,21 +67,21 @@ def test_rows_are_the_text_llms_predictions(corpus: Path, distilled: Recipe, cac
 def test_a_response_is_read_once_until_it_changes(
     corpus: Path, distilled: Recipe, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    teach(corpus, distilled, cache)
+    write_teacher_store(corpus, distilled, cache)
 
     def refuse(*arguments: object) -> FrozenLLM:
         raise AssertionError("the LLM was loaded")
 
     with monkeypatch.context() as patch:
         patch.setattr(stage, "load_llm", refuse)
-        assert teach(corpus, distilled, cache).present == 11
+        assert write_teacher_store(corpus, distilled, cache).present == 11
     change_response(corpus, "Oh.")
-    report = teach(corpus, distilled, cache)
-    assert (report.taught, report.present, report.changed) == (1, 10, 1)
+    report = write_teacher_store(corpus, distilled, cache)
+    assert (report.written, report.present, report.changed) == (1, 10, 1)
     hotter = replace(distilled, losses=replace(distilled.losses, kl_temperature=3.0))
-    other = teach(corpus, hotter, cache)
+    other = write_teacher_store(corpus, hotter, cache)
     assert other.path != report.path
-    assert other.taught == 11
+    assert other.written == 11
 
 
 def test_killed_it_goes_on(
@@ -100,13 +100,13 @@ def test_killed_it_goes_on(
     with monkeypatch.context() as patch:
         patch.setattr(stage, "_predict", dies_at_the_fourth)
         with pytest.raises(KeyboardInterrupt):
-            teach(corpus, alone, cache)
-    report = teach(corpus, alone, cache)
-    assert (report.taught, report.present) == (8, 3)
+            write_teacher_store(corpus, alone, cache)
+    report = write_teacher_store(corpus, alone, cache)
+    assert (report.written, report.present) == (8, 3)
 
 
 def test_a_run_learns_from_it(corpus: Path, distilled: Recipe, cache: Path, tmp_path: Path) -> None:
-    teach(corpus, distilled, cache)
+    write_teacher_store(corpus, distilled, cache)
     training = replace(distilled.training, epochs=6, learning_rate=3e-3)
     # Without the likelihood of responses: the teacher alone pulls.
     losses = replace(distilled.losses, response_lm=0.0)
@@ -121,7 +121,7 @@ def test_a_run_learns_from_it(corpus: Path, distilled: Recipe, cache: Path, tmp_
 def test_rows_and_micro_batches_change_nothing(
     corpus: Path, distilled: Recipe, cache: Path, tmp_path: Path
 ) -> None:
-    teach(corpus, distilled, cache)
+    write_teacher_store(corpus, distilled, cache)
     assert distilled.llm is not None
     losses = replace(distilled.losses, class_weights="balanced", vad_kind="ccc")
     first = {}
@@ -148,15 +148,15 @@ def test_rows_and_micro_batches_change_nothing(
 def test_training_names_the_command_where_it_was_not_run(
     corpus: Path, distilled: Recipe, cache: Path, tmp_path: Path
 ) -> None:
-    match = r"not in the cache; add it with `rellm respond --teacher .*manifest --recipe"
+    match = r"not in the cache; add them with `rellm respond --teacher .*manifest --recipe"
     with pytest.raises(StoreError, match=match):
         train(distilled, corpus, cache, tmp_path / "run")
-    teach(corpus / "train.jsonl", distilled, cache)
+    write_teacher_store(corpus / "train.jsonl", distilled, cache)
     with pytest.raises(StoreError, match=r"2 of 9 clips are absent.*`rellm respond --teacher"):
         train(distilled, corpus, cache, tmp_path / "run")
-    teach(corpus, distilled, cache)
+    write_teacher_store(corpus, distilled, cache)
     change_response(corpus, "Oh.")
-    match = r"1 of 9 responses or their requests changed since, the first is that of 'tones/01'"
+    match = r"1 of 9 responses or their requests have changed, the first is that of 'tones/01'"
     with pytest.raises(StoreError, match=match):
         train(distilled, corpus, cache, tmp_path / "run")
 
@@ -164,9 +164,9 @@ def test_training_names_the_command_where_it_was_not_run(
 def test_other_settings_are_another_teacher(
     corpus: Path, distilled: Recipe, cache: Path, tmp_path: Path
 ) -> None:
-    teach(corpus, distilled, cache)
+    write_teacher_store(corpus, distilled, cache)
     losses = replace(distilled.losses, kl_top_k=9)
-    with pytest.raises(StoreError, match="kl_top_k and kl_temperature, which is not in the cache"):
+    with pytest.raises(StoreError, match="kl_top_k and kl_temperature, which are not in the cache"):
         train(replace(distilled, losses=losses), corpus, cache, tmp_path / "run")
 
 
@@ -175,24 +175,24 @@ def test_what_cannot_be_taught_is_said(
 ) -> None:
     losses = replace(distilled.losses, kl_top_k=259)
     with pytest.raises(ConfigError, match="kl_top_k = 259: expected less than the 259 tokens of"):
-        teach(corpus, replace(distilled, losses=losses), cache)
+        write_teacher_store(corpus, replace(distilled, losses=losses), cache)
     rows = [row for _, row in read_lines(corpus / "train.jsonl")]
     del rows[0]["text"]
     write_lines(corpus / "train.jsonl", rows)
-    assert teach(corpus, distilled, cache).mute == 1
+    assert write_teacher_store(corpus, distilled, cache).skipped == 1
     with pytest.raises(ConfigError, match=r"1 utterance has a response but no transcript"):
         train(distilled, corpus, cache, tmp_path / "run")
     responses_path(corpus / "test.jsonl").unlink()
     with pytest.raises(ManifestError, match=r"no utterance has a response.*`rellm respond`"):
-        teach(corpus / "test.jsonl", distilled, cache)
+        write_teacher_store(corpus / "test.jsonl", distilled, cache)
 
 
 def test_it_is_a_store_like_any_other(
     corpus: Path, distilled: Recipe, cache: Path, tmp_path: Path
 ) -> None:
-    path = teach(corpus, distilled, cache).path
+    path = write_teacher_store(corpus, distilled, cache).path
     change_response(corpus, "Oh.")
-    teach(corpus, distilled, cache)  # a second part, one clip of the first superseded
+    write_teacher_store(corpus, distilled, cache)  # a second part, one clip of the first superseded
     before = {i: FeatureStore(path).frames(i).copy() for i in FeatureStore(path).ids}
     assert all(check.is_intact for check in verify_cache(cache))
     compact_cache(cache, 1 << 20)

@@ -15,7 +15,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rellm_cache.annotation.responses import llm_config
 from rellm_cache.config.recipes import load_recipe
 from rellm_cache.config.schema import Recipe
 from rellm_cache.empathy.epitome import Exchange, read_epitome, split_by_post
@@ -124,7 +123,7 @@ def main() -> None:
     model = load_empathy(options.scorer, device)
     exchanges = held_out(options.data, model, options.posts)
     posts = [e.seeker_post for e in exchanges]
-    llm = load_llm(llm_config(recipe), device)
+    llm = load_llm(recipe.require_llm(), device)
     full = answer(llm, recipe, posts, NO_LIMIT, options.batch_size)
     replies = {name: [limit.cut(r) for r in full] for name, limit in LIMITS.items()}
     if options.check:

@@ -13,8 +13,11 @@ import torch
 from options import make_parser, write_figures
 from torch import Tensor
 
-from rellm_cache.annotation.responses import llm_config
-from rellm_cache.annotation.teacher import DistillationTarget, make_targets
+from rellm_cache.annotation.teacher import (
+    DistillationTarget,
+    make_distillation_targets,
+    teacher_spec,
+)
 from rellm_cache.config.recipes import load_recipe
 from rellm_cache.config.schema import Recipe
 from rellm_cache.corpus.manifest import Utterance, read_manifests
@@ -62,11 +65,11 @@ def measure(
     weight = llm.output_weight.float()
     sums: dict[tuple[str, int], Tensor] = {}
     tokens = 0
-    for utterance, lesson in pairs:
-        theirs = logits(llm, lesson.request, lesson.response)
+    for utterance, target in pairs:
+        theirs = logits(llm, target.request, target.response)
         tokens += len(theirs)
         for name, request in students(llm, recipe, utterance).items():
-            ours = logits(llm, request, lesson.response)
+            ours = logits(llm, request, target.response)
             for top_k in TOP_K:
                 found = truncation(theirs, ours, top_k, temperature)
                 pair = gradients(theirs / temperature, ours / temperature, top_k, weight)
@@ -98,11 +101,12 @@ def main() -> None:
     parser.add_argument("--responses", type=int, default=60, help="different ones, at most")
     options = parser.parse_args()
     recipe = load_recipe(options.recipe, options.overrides)
-    llm = load_llm(llm_config(recipe), torch.device("cpu"))
+    llm = load_llm(recipe.require_llm(), torch.device("cpu"))
     utterances = read_manifests(options.manifest)
-    lessons, _ = make_targets(utterances, recipe, llm.chat)
+    spec = teacher_spec(recipe.require_llm(), recipe.prompts, recipe.losses)
+    targets, _ = make_distillation_targets(utterances, spec, llm.chat)
     by_id = {utterance.id: utterance for utterance in utterances}
-    different = {(x.request, x.response): x for x in lessons}  # equal ones once
+    different = {(x.request, x.response): x for x in targets}  # equal ones once
     pairs = [(by_id[x.id], x) for x in different.values()][: options.responses]
     rows = measure(llm, recipe, pairs)
     write_figures(options, rows)

@@ -89,9 +89,7 @@ def test_what_cannot_be_read_is_refused(reads: Recipe, corpus: Path, tmp_path: P
     rows = [json.loads(line) for line in (corpus / "test.jsonl").read_text().splitlines()]
     silent = tmp_path / "silent.jsonl"
     silent.write_text("".join(json.dumps({**row, "text": " "}) + "\n" for row in rows))
-    expected = (
-        r"'reads' reads each utterance's transcript \(text\), but 2 of 2 utterances have none"
-    )
+    expected = r"reads each utterance's transcript \(text\), but 2 of 2 utterances have none"
     with pytest.raises(ManifestError, match=expected):
         generate(run, silent, tmp_path / "answers.jsonl", tmp_path)
     with pytest.raises(ConfigError, match=r"run: recipe 'reads' reads text: it has no adapter"):

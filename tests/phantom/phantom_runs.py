@@ -12,7 +12,7 @@ from phantom_everywhere import PHANTOM
 # isort: split
 from rellm_cache.annotation.questions import write_questions
 from rellm_cache.annotation.responses import respond
-from rellm_cache.annotation.teacher import teach
+from rellm_cache.annotation.teacher import write_teacher_store
 from rellm_cache.annotation.transcripts import transcribe
 from rellm_cache.cache_admin.audit import recompute
 from rellm_cache.config.schema import Recipe
@@ -32,7 +32,7 @@ def prepare_there(recipe: Recipe, corpus: Path, cache: Path) -> None:
     transcribe([corpus], recipe, cache)
     write_questions(corpus, recipe)
     extract(corpus, recipe, cache)
-    teach(corpus, recipe, cache)
+    write_teacher_store(corpus, recipe, cache)
     recompute(cache, corpus, count=2)
 
 

@@ -10,10 +10,10 @@ from rellm_cache.corpus.manifest import Utterance
 from rellm_cache.errors import ConfigError, ManifestError
 from rellm_cache.reproduction.folds import (
     Source,
-    cut,
     read_folds,
     shuffle_labels,
     speaker_groups,
+    split_utterances,
 )
 
 
@@ -55,7 +55,7 @@ def test_sessions_in_turn(tmp_path: Path) -> None:
 def test_what_a_corpus_does_not_have(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="--splits text: esd has paper, speaker"):
         Source("esd", tmp_path, "text")
-    with pytest.raises(ConfigError, match="--cross-validate is by IEMOCAP's sessions"):
+    with pytest.raises(ConfigError, match="--cross-validate: expected iemocap, found"):
         Source("ravdess", tmp_path, cross_validate=True)
     with pytest.raises(ManifestError, match=r"found 0 folders Actor_NN, expected RAVDESS"):
         read_folds(Source("ravdess", tmp_path))
@@ -64,13 +64,13 @@ def test_what_a_corpus_does_not_have(tmp_path: Path) -> None:
 def test_a_fold_leaves_out_what_it_does_not_have(tmp_path: Path) -> None:
     (fold,) = read_folds(Source("iemocap", write_iemocap(tmp_path)))
     own = list(fold.corpus.utterances)
-    parts = cut([*own, Utterance("other/1", "x.wav", split="train")], fold)
+    parts = split_utterances([*own, Utterance("other/1", "x.wav", split="train")], fold)
     assert sorted(u.id for part in parts.values() for u in part) == sorted(u.id for u in own)
     assert all(u.split == split for split, part in parts.items() for u in part)
     trained = [u for u in own if u.split == "train"]
     expected = rf"iemocap, fold-1: none of its {len(own)} clips is left in test; excluded\.jsonl"
     with pytest.raises(ManifestError, match=expected):
-        cut(trained, fold)
+        split_utterances(trained, fold)
 
 
 def test_shuffled_labels_keep_words_and_counts() -> None:

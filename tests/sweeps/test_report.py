@@ -10,7 +10,7 @@ import pytest
 
 from rellm_cache.config.schema import Recipe
 from rellm_cache.sweeps.plan import SweepPlan, Variant
-from rellm_cache.sweeps.report import SweepReport, SweepRun, comparable
+from rellm_cache.sweeps.report import SweepReport, SweepRun, comparable_scores
 
 UA = {"baseline": {1: 0.60, 2: 0.64, 3: 0.71}, "wide": {1: 0.66, 2: 0.65, 3: 0.77}}
 
@@ -66,5 +66,5 @@ def test_only_what_was_measured_is_compared(recipe: Recipe) -> None:
         "ccc_valence": float("nan"),
     }
     bare = replace(recipe, losses=replace(recipe.losses, vad=0.0))
-    assert comparable(scores, recipe).keys() == {"emotion_ce_loss", "vad_loss", "ua"}
-    assert comparable(scores, bare).keys() == {"emotion_ce_loss", "ua"}
+    assert comparable_scores(scores, recipe.losses).keys() == {"emotion_ce_loss", "vad_loss", "ua"}
+    assert comparable_scores(scores, bare.losses).keys() == {"emotion_ce_loss", "ua"}

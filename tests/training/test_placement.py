@@ -16,7 +16,7 @@ import pytest
 from there import run_there
 from transformers import AutoModelForCausalLM
 
-from rellm_cache.annotation.teacher import teach
+from rellm_cache.annotation.teacher import write_teacher_store
 from rellm_cache.cache_admin.quantize import quantize
 from rellm_cache.config.qa import GivenQuestions, QASettings
 from rellm_cache.config.schema import LoraConfig, Recipe
@@ -136,7 +136,7 @@ def test_a_run(
 ) -> None:
     for file in manifest_files(corpus):
         write_rows(questions_path(file), [question(u) for u in read_manifest(file)])
-    teach(corpus, whole, cache)
+    write_teacher_store(corpus, whole, cache)
     quantize(FeatureStore.find(cache, whole.encoders["speech"]).path)
     recipe = change(whole)
     run = tmp_path / "there"
