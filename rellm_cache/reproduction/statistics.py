@@ -20,7 +20,6 @@ from rellm_cache.metrics.intervals import (
 from rellm_cache.metrics.significance import PairedTest, holm, paired_test
 from rellm_cache.reproduction.answers import Record
 from rellm_cache.reproduction.paper import (
-    BASELINE,
     MAIN,
     METRICS,
     Row,
@@ -118,11 +117,6 @@ class Comparison:
         if len(signs) > 1:
             return "mixed"
         return "same" if own in signs else "other"
-
-    @property
-    def is_paper_test(self) -> bool:
-        """Whether the paper tests this comparison."""
-        return (self.first, self.second) == (MAIN, BASELINE)
 
 
 def summarize_row(row: Row, records: Sequence[Record], corpus: str, same_as: str = "") -> RowResult:

@@ -87,7 +87,7 @@ def test_a_killed_worker_costs_its_own_model_alone(tmp_path: Path) -> None:
         for happening in ("killed", "broken")
     ]
     reasons = {failure.title.split(",")[0]: failure.reason for failure in run_jobs(jobs, 2)}
-    assert reasons["killed"] == "its worker was killed, by a lack of memory perhaps"
+    assert reasons["killed"] == "its worker was killed, perhaps for lack of memory"
     assert reasons["broken"] == "ValueError: no test.jsonl of what is broken"
     assert seen.read_text().count("killed") == 2  # once together, once by itself
 

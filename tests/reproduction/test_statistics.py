@@ -85,7 +85,6 @@ def test_pairs_are_answers_to_the_same_utterance() -> None:
     assert er.difference.value == 1
     assert (er.test.better, er.test.worse, er.test.effect) == (20, 0, 1)
     assert er.p_holm == pytest.approx(2 * er.test.p)
-    assert er.is_paper_test
     assert er.paper == {"iemocap": 0.034}
     assert er.direction == "same"
     assert found["text-llm", "ER"].direction == "none"

@@ -70,19 +70,19 @@ def test_a_file_that_holds_no_variants(tmp_path: Path, content: str, message: st
 @pytest.mark.parametrize(
     ("plan", "message"),
     [
-        (SweepPlan("heads", seeds=()), "a sweep without seeds"),
-        (SweepPlan("heads", ("seed=4",)), "seeds are given by --seeds"),
+        (SweepPlan("heads", seeds=()), "found no seeds"),
+        (SweepPlan("heads", ("seed=4",)), "give the seeds with --seeds"),
         (SweepPlan("heads", (), (Variant("x", ("training.epoch=1",)),)), "'x': .*'epochs'"),
-        (SweepPlan("heads", (), (Variant("../x", ("training.epochs=1",)),)), "names a folder"),
+        (SweepPlan("heads", (), (Variant("../x", ("training.epochs=1",)),)), "name of a folder"),
         (SweepPlan("heads", (), (NO_EMOTION, NO_EMOTION)), "another variant has this name"),
         (SweepPlan("heads", (), (Variant("baseline", ()),)), "the recipe as given has this name"),
         (
             SweepPlan("heads", (), (NO_EMOTION, Variant("x", NO_EMOTION.overrides))),
-            "variant 'x': the same recipe as 'no-emotion'",
+            "variant 'x': has the same recipe as 'no-emotion'",
         ),
         (
             SweepPlan("heads", (), (Variant("x", ("losses.emotion_ce=1.0",)),)),
-            "variant 'x': the same recipe as 'baseline'",
+            "variant 'x': has the same recipe as 'baseline'",
         ),
     ],
 )
