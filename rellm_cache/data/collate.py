@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rellm_cache.data.batch import Batch, Example
 from rellm_cache.data.copy_padded import copy_padded
-from rellm_cache.data.ring_buffer import aligned_size
+from rellm_cache.data.ring_buffer import aligned_size, allocate
 from rellm_cache.data.streams import FrameSource, QuantizationParams, StreamSet
 from rellm_cache.store.quantization import Quantization
 
@@ -93,7 +93,7 @@ def collate(examples: Sequence[Example], streams: StreamSet) -> Batch:
         StoreError: as `fill`, or an utterance is absent.
     """
     lengths = streams.lengths([e.id for e in examples]).tolist()
-    memory = np.empty(layout(streams, len(examples), max(lengths)).nbytes, np.uint8)
+    memory = allocate(layout(streams, len(examples), max(lengths)).nbytes)
     return fill(memory, examples, lengths, streams)
 
 

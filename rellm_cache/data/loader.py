@@ -1,9 +1,9 @@
-"""The batch loader. In: examples, where their frames are, an order. Out: batches, made in advance.
+"""Batch loader: threads prepare batches in advance, in any order of the examples.
 
-Threads copy frames from mapped files into one ring of memory while the caller computes; other
-threads ask the system to load what comes after that, so that a disk has many requests at once.
-No worker processes: a copy between processes costs more than it gains, threads copy without
-Python's lock.
+Threads copy frames from mapped files into the next batches while the caller computes. Other threads
+announce to the system what comes after them, so that a disk has many requests at once. There are no
+worker processes: copying between processes costs more than it gains, and threads copy without the
+GIL.
 """
 
 import os
@@ -16,29 +16,32 @@ import torch
 from rellm_cache.data.batch import Batch, Example
 from rellm_cache.data.collate import fill, layout
 from rellm_cache.data.gpu_prefetch import prefetch_to_gpu
-from rellm_cache.data.ring_buffer import RingBuffer, Slot
+from rellm_cache.data.ring_buffer import ALIGNMENT, RingBuffer, Slot, allocate
 from rellm_cache.data.streams import StreamSet
 
 Indices = Sequence[int]
 THREADS = 2
 READ_AHEAD_BYTES = 64 << 20
-ANNOUNCED_TOGETHER = 16 << 20  # fewer, longer lists: each is a thread's turn under Python's lock
+ANNOUNCED_TOGETHER = 16 << 20  # fewer, longer announcements: each takes the GIL once
 
 
 class BatchLoader:
-    """Batches of a fixed set of examples, in any order, several times over.
+    """Batches of a fixed set of examples, in any order, several times.
 
-    Nothing is open between iterations: a loader and its stores may be handed to other processes,
-    by fork or spawn, and iterated there.
+    Nothing is open between iterations: a loader and its stores can be sent to other processes, by
+    fork or spawn, and iterated there.
 
     Args:
         examples: that indices refer to.
         streams: where their frames come from.
-        device: that the batches are for; to a GPU they are copied while the step before computes.
-        threads: that copy, and as many that read ahead.
+        device: that batches are for. They are copied to a GPU while the previous step computes.
+        threads: number of threads that copy; as many more read ahead.
 
     Attributes:
         lengths: frames of each example.
+
+    Example:
+        for batch in loader.batches(ordered_batches(loader.lengths, batch_size=16)): ...
     """
 
     def __init__(
@@ -56,29 +59,35 @@ class BatchLoader:
         self.lengths: list[int] = streams.lengths([e.id for e in examples]).tolist()
 
     def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_ring": None}  # memory does not travel
+        return {**self.__dict__, "_ring": None}  # memory is not sent to other processes
 
-    def batches(self, plan: Sequence[Indices]) -> Generator[Batch, None, None]:
-        """A batch of each list of indices; each is valid until the next is asked for."""
-        for (batch,) in self.groups([[indices] for indices in plan]):
+    def batches(
+        self, plan: Sequence[Indices], reuse_memory: bool = False
+    ) -> Generator[Batch, None, None]:
+        """Yield a batch for each list of indices; arguments and errors as `groups`."""
+        for (batch,) in self.groups([[indices] for indices in plan], reuse_memory):
             yield batch
 
-    def groups(self, plan: Sequence[Sequence[Indices]]) -> Generator[list[Batch], None, None]:
-        """The batches of each group of index lists, as one optimiser step needs them.
+    def groups(
+        self, plan: Sequence[Sequence[Indices]], reuse_memory: bool = False
+    ) -> Generator[list[Batch], None, None]:
+        """Yield the batches of each group of index lists, as one optimizer step needs them.
 
-        A group's frames are valid until the next group is asked for, or the iterator is closed:
-        then their memory is used again. Whoever keeps a batch for longer clones it. For a GPU they
-        are on it, the next group's copy under way.
+        Args:
+            reuse_memory: overwrite the frames of a group when the next group is requested. This
+                saves allocations; clone what is needed for longer. Batches on a GPU are never
+                overwritten.
 
         Raises:
             StoreError: frames cannot be read.
-            RuntimeError: the iterator was begun in another process.
+            RuntimeError: the iteration began in another process.
         """
-        groups = self._in_host_memory(plan)
-        return groups if self._gpu is None else prefetch_to_gpu(groups, self._gpu)
+        if self._gpu is not None:  # only host memory is reused, after the copy
+            return prefetch_to_gpu(self._in_host_memory(plan, reuse_memory=True), self._gpu)
+        return self._in_host_memory(plan, reuse_memory)
 
     def _in_host_memory(
-        self, plan: Sequence[Sequence[Indices]]
+        self, plan: Sequence[Sequence[Indices]], reuse_memory: bool
     ) -> Generator[list[Batch], None, None]:
         ring = self._take_ring(plan)
         owner = os.getpid()
@@ -86,15 +95,15 @@ class BatchLoader:
             ThreadPoolExecutor(self._threads, "rellm-fill") as fillers,
             ThreadPoolExecutor(self._threads, "rellm-read-ahead") as readers,
         ):
-            work = _Work(self, plan, ring, fillers, readers)
+            iteration = _Iteration(self, plan, ring, fillers, readers, reuse_memory)
             try:
                 for group in plan:
                     if os.getpid() != owner:
                         raise RuntimeError(
-                            "these batches were begun before a fork, and the threads that make "
-                            "them stayed with the parent; begin a new iteration in the child"
+                            "this iteration began before a fork, and its threads stayed in the "
+                            "parent process; begin a new iteration in the child"
                         )
-                    yield work.next_group(len(group))
+                    yield iteration.next_group(len(group))
             finally:
                 fillers.shutdown(wait=True, cancel_futures=True)
                 readers.shutdown(wait=True, cancel_futures=True)
@@ -102,41 +111,42 @@ class BatchLoader:
                 self._ring = ring
 
     def _take_ring(self, plan: Sequence[Sequence[Indices]]) -> RingBuffer:
-        """The ring of the last iteration, or a new one where another has it or it is too small.
+        """The ring buffer of the last iteration, or a new one if it is in use or too small.
 
-        Its size follows from the longest example and the largest batch and group, so it is the same
-        for every epoch: the group in use, and a batch for each thread.
+        Its size follows from the longest example and from the largest batch and group, so it is the
+        same in every epoch: it holds the current group, and a batch for each thread.
         """
         clips = max((sum(map(len, group)) for group in plan), default=0)
         largest = max((len(indices) for group in plan for indices in group), default=0)
         parts = 1 + max((len(group) for group in plan), default=0)
         longest = max(self.lengths, default=0)
         clip_bytes = layout(self._streams, 1, longest).nbytes
-        # Each batch may lose some bytes to alignment, between its streams and at its end.
-        slack = 256 * (parts + self._threads)
+        # Each stream of a batch may lose some bytes to alignment.
+        slack = 2 * ALIGNMENT * len(self._streams.sources) * (parts + self._threads)
         nbytes = clip_bytes * (clips + max(self._threads, 1) * largest) + slack
         ring, self._ring = self._ring, None
-        return (
-            ring
-            if ring is not None and ring.nbytes >= nbytes
-            else RingBuffer(nbytes, pinned=self._gpu is not None)
-        )
+        if ring is None or ring.nbytes < nbytes:
+            ring = RingBuffer(nbytes, pinned=self._gpu is not None)
+        return ring
 
-    def _fill(self, indices: Indices, slot: Slot) -> Batch:
+    def _fill(self, indices: Indices, slot: Slot, reuse_memory: bool) -> Batch:
         examples = [self._examples[i] for i in indices]
-        return fill(slot.memory, examples, [self.lengths[i] for i in indices], self._streams)
+        memory = slot.memory if reuse_memory else allocate(len(slot.memory))
+        return fill(memory, examples, [self.lengths[i] for i in indices], self._streams)
 
     def _read_ahead(self, indices: Indices) -> None:
-        ids = [self._examples[i].id for i in indices]
-        self._streams.read_ahead(ids)
+        self._streams.read_ahead([self._examples[i].id for i in indices])
 
     def _nbytes(self, indices: Indices) -> int:
         longest = max(self.lengths[i] for i in indices)
         return layout(self._streams, len(indices), longest).nbytes
 
 
-class _Work:
-    """What is under way in one iteration: batches held by the caller, being filled, read ahead."""
+class _Iteration:
+    """State of one iteration: batches held by the caller, being filled, and read ahead.
+
+    The ring buffer bounds the batches in flight, also where each is filled in its own memory.
+    """
 
     def __init__(
         self,
@@ -145,8 +155,10 @@ class _Work:
         ring: RingBuffer,
         fillers: ThreadPoolExecutor,
         readers: ThreadPoolExecutor,
+        reuse_memory: bool,
     ) -> None:
         self._loader, self._ring, self._fillers, self._readers = loader, ring, fillers, readers
+        self._reuse_memory = reuse_memory
         self._upcoming = iter([indices for group in plan for indices in group])
         self._announced: deque[tuple[Indices, int]] = deque()  # and bytes, to be filled next
         self._bytes_announced = 0
@@ -154,7 +166,7 @@ class _Work:
         self._filling: deque[tuple[Slot, Future[Batch]]] = deque()
 
     def next_group(self, size: int) -> list[Batch]:
-        """Free the group before, start what fits, and wait for the batches of this group."""
+        """Free the previous group, start what fits, and wait for the batches of this group."""
         for slot in self._held:
             self._ring.free(slot)
         self._held = []
@@ -167,7 +179,7 @@ class _Work:
         return batches
 
     def _start(self) -> None:
-        """Fill as many batches as there is memory for, and announce what comes after them."""
+        """Fill as many batches as there is memory for, and announce those after them."""
         while True:
             self._announce()
             if not self._announced:
@@ -178,10 +190,11 @@ class _Work:
                 return
             self._announced.popleft()
             self._bytes_announced -= nbytes
-            self._filling.append((slot, self._fillers.submit(self._loader._fill, indices, slot)))
+            batch = self._fillers.submit(self._loader._fill, indices, slot, self._reuse_memory)
+            self._filling.append((slot, batch))
 
     def _announce(self) -> None:
-        """Have the clips of the batches after those in hand read from the disk."""
+        """Read ahead for the batches after those that are being filled."""
         if self._announced and self._bytes_announced > READ_AHEAD_BYTES - ANNOUNCED_TOGETHER:
             return
         together: list[int] = []

@@ -19,6 +19,12 @@ def aligned_size(nbytes: int) -> int:
     return -(-nbytes // ALIGNMENT) * ALIGNMENT
 
 
+def allocate(nbytes: int, pinned: bool = False) -> NDArray[np.uint8]:
+    """New memory, aligned so that copies into it are fast, and page-locked if `pinned`."""
+    # torch aligns and page-locks memory; a numpy view of it is filled without torch's threads.
+    return torch.empty(nbytes, dtype=torch.uint8, pin_memory=pinned).numpy()
+
+
 @dataclass(frozen=True, eq=False)
 class Slot:
     """Some bytes of a ring buffer."""
@@ -40,8 +46,7 @@ class RingBuffer:
     def __init__(self, nbytes: int, pinned: bool = False) -> None:
         self.nbytes = aligned_size(nbytes)
         self.pinned = pinned
-        # torch allocates page-locked memory; a numpy view is filled without torch's threads.
-        self._block = torch.empty(self.nbytes, dtype=torch.uint8, pin_memory=pinned).numpy()
+        self._block = allocate(self.nbytes, pinned)
         self._live: deque[Slot] = deque()
         self._head = 0
 

@@ -254,7 +254,7 @@ def _answer(
     plan = ordered_batches(loader.lengths, batch_size)
     total = sum(map(len, by_clip.values()))
     with progress("Answering", total, "questions") as tick, Journal(notes.path) as journal:
-        for batch in loader.batches(plan):
+        for batch in loader.batches(plan, reuse_memory=True):
             speech = model.speech(batch.to(device))
             asked = [(i, row) for i, clip in enumerate(batch.ids) for row in by_clip[clip]]
             for start in range(0, len(asked), batch_size):

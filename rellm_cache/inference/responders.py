@@ -118,7 +118,7 @@ class SpeechResponder:
         plan = ordered_batches(loader.lengths, batch_size)
         return (
             (batch.to(self._device), [utterances[i] for i in indices])
-            for indices, batch in zip(plan, loader.batches(plan), strict=True)
+            for indices, batch in zip(plan, loader.batches(plan, reuse_memory=True), strict=True)
         )
 
 

@@ -63,8 +63,9 @@ def time_epochs(
             made = live.streams([utterances[i] for indices in group for i in indices])
             yield [collate([examples[i] for i in indices], made) for indices in group]
 
-    _time(trainer, trainer.loader.groups(groups[:1]))  # the first step of a process is slower
-    cached = _time(trainer, trainer.loader.groups(groups))
+    # The first step of a process is slower.
+    _time(trainer, trainer.loader.groups(groups[:1], reuse_memory=True))
+    cached = _time(trainer, trainer.loader.groups(groups, reuse_memory=True))
     return EpochTimes(cached, _time(trainer, encode()), len(groups))
 
 

@@ -158,7 +158,9 @@ class Trainer:
         at, dropout = position.step_in_epoch, self.recipe.qa.metadata_dropout
         while at < self.steps_per_epoch:
             limit = self.micro_batcher.limit
-            with closing(self.loader.groups(self.groups(position.epoch)[at:])) as groups:
+            with closing(
+                self.loader.groups(self.groups(position.epoch)[at:], reuse_memory=True)
+            ) as groups:
                 while at < self.steps_per_epoch and limit == self.micro_batcher.limit:
                     begun = time.monotonic()
                     batches = [

@@ -57,7 +57,7 @@ def predict(
     moments = torch.zeros(MOMENTS, 3, dtype=torch.float64, device=device)
     loader = BatchLoader(examples, streams, device)
     plan = ordered_batches(loader.lengths, BATCH)
-    for indices, batch in zip(plan, loader.batches(plan), strict=True):
+    for indices, batch in zip(plan, loader.batches(plan, reuse_memory=True), strict=True):
         outputs = model(batch.to(device))
         emotions[indices] = outputs.emotion_logits.argmax(1).cpu().numpy()
         if outputs.dimensions is not None:

@@ -150,7 +150,7 @@ class Bench:
         times = []
         for number in range(steps + WARM_UP):
             plan = self.trainer.groups(0)[:1]
-            for batches in self.trainer.loader.groups(plan):
+            for batches in self.trainer.loader.groups(plan, reuse_memory=True):
                 begun = time.perf_counter()
                 self.trainer.step(batches, number)
                 _synchronise()

@@ -201,7 +201,7 @@ def loaders(bench: Bench) -> Rates:
 
     def mine(loader: BatchLoader) -> Run:
         def run(repetition: int) -> None:
-            for _ in loader.batches(bench.plan(repetition)):
+            for _ in loader.batches(bench.plan(repetition), reuse_memory=True):
                 pass
 
         return run
@@ -255,7 +255,7 @@ def cold(bench: Bench) -> Rates:
             peer.read(batch, out)
 
     def loaded(repetition: int) -> None:
-        for _ in loader.batches(bench.plan(repetition)):
+        for _ in loader.batches(bench.plan(repetition), reuse_memory=True):
             pass
 
     def drop() -> None:
@@ -339,7 +339,7 @@ def memory_growth(bench: Bench) -> float:
     loader = bench.loader(bench.frames())
     sizes = []
     for epoch in range(EPOCHS + 1):
-        for _ in loader.batches(bench.plan(epoch)):
+        for _ in loader.batches(bench.plan(epoch), reuse_memory=True):
             pass
         sizes.append(resident_mb())
     return max(sizes[1:]) - sizes[0]

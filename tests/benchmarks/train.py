@@ -88,7 +88,7 @@ class Bench:
     def times(self) -> dict[str, list[float]]:
         """Seconds of every step: `ours` with its share spent `waiting`, `cached`, `online`."""
         times: dict[str, list[float]] = {"ours": [], "waiting": [], "cached": [], "online": []}
-        loaded = self.trainer.loader.groups([[indices] for indices in self.plan])
+        loaded = self.trainer.loader.groups([[i] for i in self.plan], reuse_memory=True)
         for number, indices in enumerate(self.plan):
             begun = time.perf_counter()
             batches = next(loaded)
@@ -106,7 +106,7 @@ class Bench:
     def padding(self) -> float:
         """Tokens the LLM computes against those of prompts, speech and answers: packed rows."""
         padded = real = 0
-        for (batch,) in self.trainer.loader.groups([[indices] for indices in self.plan]):
+        for (batch,) in self.trainer.loader.groups([[i] for i in self.plan], reuse_memory=True):
             speech = self.model.speech(batch)
             for row, _ in self.model.rows.packed(speech, batch.targets):
                 padded += row.embeddings.shape[:2].numel()
@@ -117,7 +117,7 @@ class Bench:
         """Largest difference of a loss, and of a gradient relative to its largest value."""
         loss_diff = grad_diff = 0.0
         self.model.eval()
-        for (batch,) in self.trainer.loader.groups([[indices] for indices in self.plan]):
+        for (batch,) in self.trainer.loader.groups([[i] for i in self.plan], reuse_memory=True):
             terms = self.model(batch).terms
             terms.total(self.model.loss_weights).backward()
             ours = self._take_gradients()
@@ -157,7 +157,7 @@ def peak_memory(which: str, recipe: Recipe, options: argparse.Namespace) -> floa
         Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
         before = resident("VmRSS")
         largest = bench.largest()
-        loaded = bench.trainer.loader.groups([[largest]] * MEMORY_STEPS)
+        loaded = bench.trainer.loader.groups([[largest]] * MEMORY_STEPS, reuse_memory=True)
         for number in range(MEMORY_STEPS):
             if which == "ours":
                 bench.trainer.step(next(loaded), number)

@@ -1,4 +1,4 @@
-"""The loader: the same batches as one by one, from reused memory, in any process, without leaks."""
+"""Batch loader: batches equal those collated one by one, in any process, without leaks."""
 
 import itertools
 import multiprocessing
@@ -58,32 +58,47 @@ def one_by_one(plan: list[list[int]], streams: StreamSet) -> Iterator[Batch]:
     return (collate([EXAMPLES[i] for i in indices], streams) for indices in plan)
 
 
+@pytest.mark.parametrize("reuse_memory", [False, True])
 @pytest.mark.parametrize("threads", [1, 2, 4])
-def test_batches_are_those_made_one_by_one(streams: StreamSet, threads: int) -> None:
+def test_batches_equal_those_collated_one_by_one(
+    streams: StreamSet, threads: int, reuse_memory: bool
+) -> None:
     loader = BatchLoader(EXAMPLES, streams, threads=threads)
     for epoch in range(3):
         plan = bucketed_batches(loader.lengths, 3, seed=1, epoch=epoch)
-        read = loader.batches(plan)
+        read = loader.batches(plan, reuse_memory)
         for mine, expected in zip(read, one_by_one(plan, streams), strict=True):
             assert same(mine, expected)
+
+
+def test_batches_stay_valid_unless_memory_is_reused(streams: StreamSet) -> None:
+    loader = BatchLoader(EXAMPLES, streams)
+    plan = bucketed_batches(loader.lengths, 3, seed=1, epoch=0)
+    kept = list(loader.batches(plan))
+    assert all(map(same, kept, one_by_one(plan, streams)))
+    reused = list(loader.batches(plan, reuse_memory=True))
+    assert not all(map(same, reused, one_by_one(plan, streams)))  # the caller asked for it
+    assert all(map(same, kept, one_by_one(plan, streams)))
 
 
 def test_a_whole_group_is_valid_until_the_next(streams: StreamSet) -> None:
     loader = BatchLoader(EXAMPLES, streams)
     batches = bucketed_batches(loader.lengths, 3, seed=1, epoch=0)
     plan = [batches[i : i + 4] for i in range(0, len(batches), 4)]
-    for group, indices in zip(loader.groups(plan), plan, strict=True):
+    for group, indices in zip(loader.groups(plan, reuse_memory=True), plan, strict=True):
         assert len(group) == len(indices)
         for mine, expected in zip(group, one_by_one(indices, streams), strict=True):
             assert same(mine, expected)
 
 
-def test_memory_is_used_again_and_does_not_grow(streams: StreamSet) -> None:
+def test_reused_memory_does_not_grow(streams: StreamSet) -> None:
     loader = BatchLoader(EXAMPLES, streams)
     addresses: list[set[int]] = []
     for epoch in range(4):
         plan = bucketed_batches(loader.lengths, 3, seed=1, epoch=epoch)
-        addresses.append({b.streams["speech"].data_ptr() for b in loader.batches(plan)})
+        addresses.append(
+            {b.streams["speech"].data_ptr() for b in loader.batches(plan, reuse_memory=True)}
+        )
         (low, high) = min(addresses[0]), max(addresses[0])
     largest = collate(EXAMPLES[-3:], streams).streams["speech"].nbytes
     assert high - low < 8 * largest  # of fourteen batches an epoch
@@ -91,7 +106,7 @@ def test_memory_is_used_again_and_does_not_grow(streams: StreamSet) -> None:
     assert max(every) - min(every) < 8 * largest  # one block for all epochs
 
 
-def test_going_on_at_any_step_gives_the_same_batches(streams: StreamSet) -> None:
+def test_an_epoch_continued_at_any_step_has_the_same_batches(streams: StreamSet) -> None:
     loader = BatchLoader(EXAMPLES, streams)
     plan = bucketed_batches(loader.lengths, 4, seed=3, epoch=2)
     whole = [b.ids for b in loader.batches(plan)]
@@ -110,14 +125,17 @@ def test_two_iterations_at_once_do_not_share_memory(streams: StreamSet) -> None:
     loader = BatchLoader(EXAMPLES, streams)
     plan = ordered_batches(loader.lengths, 4)
     for a, b, expected in zip(
-        loader.batches(plan), loader.batches(plan), one_by_one(plan, streams), strict=True
+        loader.batches(plan, reuse_memory=True),
+        loader.batches(plan, reuse_memory=True),
+        one_by_one(plan, streams),
+        strict=True,
     ):
         assert same(a, expected)
         assert same(b, expected)
         assert a.streams["speech"].data_ptr() != b.streams["speech"].data_ptr()
 
 
-def test_leaving_early_ends_the_threads(streams: StreamSet) -> None:
+def test_closing_an_iteration_ends_its_threads(streams: StreamSet) -> None:
     before = threading.active_count()
     loader = BatchLoader(EXAMPLES, streams)
     plan = ordered_batches(loader.lengths, 2)
@@ -163,7 +181,7 @@ def test_an_example_that_is_not_cached_is_named(streams: StreamSet) -> None:
 
 
 def sums(loader: BatchLoader) -> list[float]:
-    """What a child process reads, in brief."""
+    """Sum of the speech frames of each batch."""
     plan = ordered_batches(loader.lengths, 4)
     return [float(b.streams["speech"].double().sum()) for b in loader.batches(plan)]
 
@@ -185,7 +203,7 @@ def in_child(context: Any, target: Callable[..., None], argument: object) -> Any
     return received
 
 
-def test_a_loader_travels_to_a_spawned_process(streams: StreamSet) -> None:
+def test_a_loader_can_be_sent_to_a_spawned_process(streams: StreamSet) -> None:
     loader = BatchLoader(EXAMPLES, streams)
     expected = sums(loader)  # shards are mapped and a ring exists by now
     assert in_child(multiprocessing.get_context("spawn"), send_sums, loader) == expected
@@ -201,7 +219,7 @@ def test_a_fork_in_the_middle_of_an_epoch(streams: StreamSet) -> None:
     context = multiprocessing.get_context("fork")
     assert in_child(context, send_sums, loader) == expected
     message = in_child(context, send_refusal, iterator)
-    assert "begun before a fork" in message
+    assert "began before a fork" in message
     rest = [float(b.streams["speech"].double().sum()) for b in iterator]
     assert first + rest == expected  # the parent was not disturbed
 
