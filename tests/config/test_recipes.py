@@ -5,15 +5,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from old_recipes import EDITION_1, with_new_names
 
 from rellm_cache.config.recipes import load_recipe, shipped_recipes, to_toml
-from rellm_cache.config.renamed_fields import renamed_fields
 from rellm_cache.config.schema import EncoderConfig
-from rellm_cache.config.toml import write_toml
 from rellm_cache.errors import ConfigError
 from rellm_cache.runs.weights import run_recipe
 
-OLD_RUNS = Path(__file__).parents[1] / "fixtures" / "edition1" / "runs"
+OLD_RUNS = EDITION_1 / "runs"
 
 
 @pytest.mark.parametrize("name", shipped_recipes())
@@ -141,18 +140,8 @@ def test_a_run_of_the_first_edition_is_refused_with_every_new_name() -> None:
 
 @pytest.mark.parametrize("run", ["heads", "heads-old-fields", "text-old-fields"])
 def test_with_the_new_names_a_recipe_of_the_first_edition_loads(run: str, tmp_path: Path) -> None:
-    text = (OLD_RUNS / run / "recipe.toml").read_text("utf-8")
-    table = tomllib.loads(text)
-    for path, new in list(renamed_fields(table)):
-        *tables, old = path.split(".")
-        inner = table
-        for name in tables:
-            inner = inner[name]
-        inner[new.split()[0].rpartition(".")[2]] = inner.pop(old)
-    table["encoders"]["emotion"] |= table.pop("emotion")
-    if "llm" in table:
-        table["llm"]["offload_embeddings"] = table["llm"]["offload_embeddings"] == "host"
-    (tmp_path / "recipe.toml").write_text(write_toml(table), "utf-8")
-    recipe = load_recipe(str(tmp_path / "recipe.toml"))
+    text = with_new_names((OLD_RUNS / run / "recipe.toml").read_text("utf-8"))
+    (tmp_path / "recipe.toml").write_text(text, "utf-8")
+    recipe, table = load_recipe(str(tmp_path / "recipe.toml")), tomllib.loads(text)
     assert recipe.name == table["name"]
     assert recipe.training.max_grad_norm == table["training"]["max_grad_norm"]

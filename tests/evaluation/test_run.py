@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from kills import KilledAfter
+from old_recipes import EDITION_1, with_new_names
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
@@ -313,3 +314,20 @@ def test_every_loss_of_a_run_has_a_chart() -> None:
     drawn = charts(rows)
     assert len(drawn) == len(LOSSES) + 2
     assert all(0 <= place <= HEIGHT for chart in drawn for place, _ in chart.ticks)  # flat ones too
+
+
+def test_a_run_and_a_cache_of_rellm_0_1_give_the_scores_of_then(tmp_path: Path) -> None:
+    def scores(folder: Path) -> Any:
+        text = (folder / "scores.json").read_text("utf-8")
+        return json.loads(text, parse_float=lambda digits: round(float(digits), 4))
+
+    run = tmp_path / "run"
+    shutil.copytree(EDITION_1 / "runs" / "heads", run)
+    recipe = (run / "recipe.toml").read_text("utf-8")
+    (run / "recipe.toml").write_text(with_new_names(recipe), "utf-8")
+    test, options = EDITION_1 / "manifest" / "test.jsonl", EvaluationOptions(samples=0)
+    evaluate(run, test, EDITION_1 / "cache", options, tmp_path / "scored")
+    before, after = scores(run), scores(tmp_path / "scored")
+    losses = before.pop("losses")
+    assert after.pop("losses") == {"emotion_ce": losses["category"], "vad": losses["dimension"]}
+    assert after == before
