@@ -1,4 +1,4 @@
-"""rellm annotate: dimensions that nobody labelled, from the emotion encoder's own head."""
+"""rellm annotate: missing dimensions from the emotion encoder's head."""
 
 from pathlib import Path
 
@@ -15,10 +15,10 @@ from rellm_cache.utils.console import counted
 @set_option
 @cache_option
 def annotate(manifest: Path, recipe: str, overrides: tuple[str, ...], cache: Path) -> None:
-    """Fill missing dimensions of a manifest file or folder with what the emotion encoder said.
+    """Fill missing dimensions of a manifest file or folder from the emotion encoder's head.
 
-    Its head's arousal, dominance and valence lie in the cache after `rellm extract`. They are
-    marked as pseudo; dimensions that people gave stay as they are.
+    `rellm extract` stores arousal, dominance and valence of each clip in the cache. They are marked
+    as pseudo; dimensions by human annotators stay as they are.
     """
     from rellm_cache.annotation.pseudo_vad import FUNCTION_OF_INPUT
     from rellm_cache.annotation.pseudo_vad import annotate as run
@@ -31,7 +31,7 @@ def annotate(manifest: Path, recipe: str, overrides: tuple[str, ...], cache: Pat
     click.echo(f"From {display_path(report.store)}; {kept} own dimensions")
     if report.clipped:
         clipped = counted(report.clipped, "clip")
-        click.echo(f"{clipped} had a value beyond 0..1, which was set to the bound")
+        click.echo(f"{clipped} had a value outside 0..1, which was set to the bound")
     show_survey(report.survey)
     if report.filled or report.renewed:
         click.echo(f"Note: {FUNCTION_OF_INPUT}")

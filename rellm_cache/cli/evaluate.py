@@ -1,4 +1,4 @@
-"""rellm evaluate: recognition by head and LLM, CCC, and the report page."""
+"""rellm evaluate: score a trained run, and write its report."""
 
 import json
 from pathlib import Path
@@ -26,20 +26,20 @@ from rellm_cache.utils.console import counted
     type=click.IntRange(min=0),
     default=6,
     show_default=True,
-    help="Clips in the report, to listen to, with their answers.",
+    help="Clips in the report, with their answers.",
 )
 @click.option(
     "--empathy",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     metavar="FOLDER",
-    help="A scorer of `rellm empathy train`: answers every clip that has a transcript and scores "
-    "the answers.",
+    help="Folder of `rellm empathy train`: the run answers every clip with a transcript, and the "
+    "scorer scores the answers.",
 )
 @click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
     metavar="FOLDER",
-    help="Where scores and report go; RUN itself without it. A published RUN stays as it is.",
+    help="Folder for scores and report; RUN by default. Needed for a published RUN.",
 )
 @json_option
 def evaluate(
@@ -53,10 +53,10 @@ def evaluate(
 ) -> None:
     """Score the trained run RUN on a manifest file or folder.
 
-    Writes scores.json, predictions.csv and report.html, a page with curves, confusion and samples,
-    into RUN, and renews its model card, RUN/README.md. What RUN says of each clip is kept in
-    evaluated.jsonl: killed at any moment, the same command goes on, and run again it asks only what
-    has changed since.
+    Writes scores.json, predictions.csv and report.html (curves, confusion matrices, samples) into
+    RUN, and updates the model card RUN/README.md. Predictions and answers for each clip are kept in
+    evaluated.jsonl: a killed command goes on where it was, and a repeated one computes only what
+    has changed.
     """
     from rellm_cache.evaluation.run import EvaluationOptions
     from rellm_cache.evaluation.run import evaluate as score
@@ -72,7 +72,7 @@ def evaluate(
 
 
 def print_scores(scores: dict[str, Any]) -> None:
-    """The figures as tables."""
+    """Print the scores as tables."""
     rows = []
     head, llm = scores["head"], scores["llm"]
     if "ua" in head:
@@ -100,7 +100,7 @@ def print_scores(scores: dict[str, Any]) -> None:
 
 
 def print_empathy(part: dict[str, Any]) -> None:
-    """Levels of empathy, and how long the answers are."""
+    """Print empathy levels and lengths of the answers."""
 
     from rellm_cache.metrics.intervals import Summary
 
@@ -116,7 +116,7 @@ def print_empathy(part: dict[str, Any]) -> None:
 
 
 def print_confusion(title: str, part: dict[str, Any]) -> None:
-    """One confusion matrix; a column of unparsable answers only where there are any."""
+    """Print one confusion matrix, with a column of unparsable answers if there are any."""
     unparsable = any(row[-1] for row in part["confusion"])
     columns = ["true", *part["labels"], *(["none"] if unparsable else []), "recall"]
     rows = []

@@ -1,4 +1,4 @@
-"""rellm generate: speech in, empathetic answers out."""
+"""rellm generate: answer speech with a trained run."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from rellm_cache.utils.console import counted
     help="JSON Lines file for the answers.",
 )
 @cache_option
-@click.option("--from-audio", is_flag=True, help="Encode live instead of reading the cache.")
+@click.option("--from-audio", is_flag=True, help="Encode the audio instead of reading the cache.")
 @batch_size_option(8, "Clips answered at a time.")
 @set_option
 def generate(
@@ -37,8 +37,8 @@ def generate(
 ) -> None:
     """Answer speech with the trained run RUN.
 
-    SOURCE is a manifest file or folder, read from the cache, or one sound file, encoded live. Of
-    the recipe only prompts can be changed: `--set prompts.answer_sentences=2` keeps replies short.
+    SOURCE is a manifest file or folder, with frames in the cache, or one sound file, encoded live.
+    Only prompts.* can be set: `--set prompts.answer_sentences=2` keeps answers short.
     """
     from rellm_cache.inference.generate import generate as answer
 

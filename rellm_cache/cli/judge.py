@@ -1,4 +1,4 @@
-"""rellm judge: an LLM scores what runs answer to questions about speech."""
+"""rellm judge: an LLM scores the answers of runs to questions about speech."""
 
 import json
 import math
@@ -35,13 +35,13 @@ if TYPE_CHECKING:
     "--judge",
     "model",
     metavar="MODEL",
-    help="Chat LLM that judges, a hub id or a folder, spoken to by its own template; by default "
-    "that of the first run.",
+    help="Chat LLM that judges, with its own chat template: a hub id or a folder; by default the "
+    "LLM of the first run.",
 )
 @click.option(
     "--quantization",
     type=click.Choice(["nf4", "int8", "none"]),
-    help="Of the model given by --judge; nf4 by default.",
+    help="Quantization of the model given by --judge; nf4 by default.",
 )
 @batch_size_option(16, "Questions answered at a time.")
 @json_option
@@ -54,18 +54,19 @@ def judge(
     batch_size: int,
     as_json: bool,
 ) -> None:
-    """Score how trained runs answer the questions beside a manifest, a row of one table each.
+    """Score the answers of trained runs to the questions beside a manifest.
 
-    Each RUN hears speech and question; an LLM scores its answers against those of `rellm qa`.
-    Writes RUN/judged.jsonl and RUN/judged.json. Killed at any moment, the same command goes on.
+    Each RUN gets speech and question; an LLM compares its answers with those of `rellm qa`. Writes
+    RUN/judged.jsonl and RUN/judged.json, and prints a table with a row for each run. A killed
+    command goes on where it was.
     """
     from rellm_cache.config.schema import LLMConfig
     from rellm_cache.evaluation.judge import judge as score
 
     if quantization and not model:
         raise click.UsageError(
-            "--quantization is of the model given by --judge; without one the first run's LLM "
-            "judges, as its recipe has it"
+            "--quantization applies to the model given by --judge; without --judge, the LLM of the "
+            "first run judges, quantized as in its recipe"
         )
     judging = None
     if model:
@@ -80,7 +81,7 @@ def judge(
 
 
 def print_judged(scores: list["JudgeScores"]) -> None:
-    """A row for each run."""
+    """Print a table with a row for each run."""
     types = sorted({name for one in scores for name in one.types})
     rows = []
     for one in scores:
@@ -94,5 +95,5 @@ def print_judged(scores: list["JudgeScores"]) -> None:
     first = scores[0]
     answers = counted(first.overall.count, "answer")
     title = f"{answers}, mean score 0 to {first.top} by {first.judge}"
-    columns = ["learnt", "run", "all", *types, "label right", "Spearman of score and label"]
+    columns = ["trained on", "run", "all", *types, "label right", "Spearman of score and label"]
     print_table(title, columns, rows)

@@ -22,7 +22,7 @@ from rellm_cache.utils.console import counted
 @click.option(
     "--mode",
     type=click.Choice(["explicit", "implicit", "both"]),
-    help="Which rows to write, as --set qa.mode=…; the recipe's by default.",
+    help="Rows to write, the same as --set qa.mode=…; as in the recipe by default.",
 )
 @batch_size_option(16, "Requests answered at a time.")
 def qa(
@@ -30,10 +30,10 @@ def qa(
 ) -> None:
     """Let the chat LLM write questions and answers about each clip from its labels.
 
-    It reads transcript, emotion and dimensions of every utterance of MANIFEST, a manifest file or
-    folder. Rows are written beside it as SPLIT.questions.jsonl, dropped ones with their reason;
-    training takes the others where losses.qa_lm is above 0. Killed at any moment, the same
-    command goes on; run again, it asks only what has changed.
+    The LLM reads transcript, emotion and dimensions of every utterance of MANIFEST, a manifest file
+    or folder. Rows are written beside it as SPLIT.questions.jsonl. Dropped rows have a reason; the
+    others are used in training where losses.qa_lm is above 0. A killed command goes on where it
+    was, and a repeated one asks only what has changed.
     """
     from rellm_cache.annotation.questions import write_questions
     from rellm_cache.config.recipes import load_recipe

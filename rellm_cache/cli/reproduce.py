@@ -1,4 +1,4 @@
-"""rellm reproduce: the paper's table from a corpus's folder."""
+"""rellm reproduce: the paper's Table I from the folder of a corpus."""
 
 import json
 from pathlib import Path
@@ -24,7 +24,7 @@ MODELS_FAILED = 3
 
 @click.group()
 def reproduce() -> None:
-    """The paper's experiments in one command."""
+    """Reproduce the paper's experiments."""
 
 
 @reproduce.command()
@@ -32,19 +32,19 @@ def reproduce() -> None:
     "--corpus",
     required=True,
     type=click.Choice(["iemocap", "esd", "msp-podcast", "ravdess"]),
-    help="Which corpus.",
+    help="Name of the corpus.",
 )
 @click.option(
     "--data",
     required=True,
     type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="The corpus's own folder.",
+    help="Folder of the corpus, as distributed.",
 )
 @click.option(
     "--out",
     required=True,
     type=click.Path(path_type=Path, file_okay=False),
-    help="Folder of the reproduction; what is there is continued.",
+    help="Folder of the reproduction; an existing one is continued.",
 )
 @cache_option
 @click.option(
@@ -52,31 +52,31 @@ def reproduce() -> None:
     default="re-llm",
     show_default=True,
     metavar="NAME|FILE",
-    help="Recipe that the rows are variants of: re-llm has the paper's models, small is for CPUs.",
+    help="Base recipe of all rows: re-llm has the paper's models, small is for CPUs.",
 )
 @set_option
 @click.option(
     "--empathy",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     metavar="FOLDER",
-    help="A scorer of `rellm empathy train`; without one ER and EX are left out.",
+    help="Folder of `rellm empathy train`; without it, ER and EX are left out.",
 )
 @click.option(
     "--blsp",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     metavar="FOLDER",
-    help="A BLSP-Emo checkpoint, for its own row and as the start of every trained one; or a run "
-    "that stands for it in its own row alone.",
+    help="BLSP-Emo checkpoint, for its own row and as the start of all trained rows; or a run that "
+    "stands in for it in its own row.",
 )
 @click.option(
     "--first",
     default="",
     metavar="NAME|FILE",
-    help="Train each row as this recipe first, without an LLM, and start from there, as heads.",
+    help="Recipe without an LLM, as heads, that each row is first trained with and starts from.",
 )
 @click.option("--splits", default="", help="As in `rellm prepare CORPUS`; the paper's by default.")
 @click.option("--cross-validate", is_flag=True, help="Test each session of IEMOCAP in turn.")
-@click.option("--seed", default=1, show_default=True, help="Of splits and of shuffled labels.")
+@click.option("--seed", default=1, show_default=True, help="Seed of splits and of shuffled labels.")
 @click.option(
     "--row", "rows", multiple=True, metavar="NAME", help="Only this row, as re-llm. Repeatable."
 )
@@ -84,29 +84,29 @@ def reproduce() -> None:
     "--folds",
     type=click.IntRange(min=0),
     default=0,
-    help="Only the first so many folds; more can be added later. All by default.",
+    help="Number of folds, the first ones; more can be added later. All by default.",
 )
 @click.option(
-    "--control", is_flag=True, help="Also train RE-LLM on shuffled labels: no gain may be left."
+    "--control", is_flag=True, help="Also train RE-LLM on shuffled labels: its gain must vanish."
 )
 @click.option(
     "--processes",
     type=click.IntRange(min=1),
     default=1,
     show_default=True,
-    help="Models trained at a time, on a CPU.",
+    help="Models trained at a time; more than 1 only on a CPU.",
 )
 @batch_size_option(8, "Clips answered at a time.")
-@click.option("--allow-partial", is_flag=True, help="Go on where the corpus lacks clips.")
+@click.option("--allow-partial", is_flag=True, help="Accept a corpus with missing clips.")
 @json_option
 def table1(out: Path, as_json: bool, **options: Any) -> int:
-    """Table I: prepare, encode, respond, train, answer, recognise, score, test, and print it.
+    """Reproduce Table I: prepare, extract, respond, train, answer, evaluate, compare and print.
 
-    Every step is skipped where its result is there: killed, the same command goes on. Rows and
-    folds that fail are listed, the others are made, and the exit code is 3.
+    Finished steps are skipped, so a killed command goes on where it was. Failed rows and folds are
+    listed, the others go on, and the exit code is 3.
 
-    OUT/table1.json has all figures, OUT/table1.html the same with plots, OUT/utterances.csv every
-    answer with its scores.
+    OUT/table1.json has all results, OUT/table1.html shows them with plots, and OUT/utterances.csv
+    has every answer with its scores.
     """
     from rellm_cache.reproduction.folds import Source
     from rellm_cache.reproduction.page import write_page
@@ -153,7 +153,7 @@ def table1(out: Path, as_json: bool, **options: Any) -> int:
 
 
 def show(found: "Reproduction") -> None:
-    """The table beside the paper's, the tests, and what is missing."""
+    """Print the table, the paper's table, the tests and what is missing."""
     corpus, folds = found.request.source.corpus, len(found.folds)
     clips = counted(found.test_clips, "test clip")
     title = f"Table I on {corpus}: {clips} in {counted(folds, 'fold')}"
@@ -182,7 +182,7 @@ def show(found: "Reproduction") -> None:
         ]
         columns = ["against", "metric", "difference", "95 % interval", "effect", "p, Holm", "paper"]
         print_table("RE-LLM against the others, paired by utterance", columns, rows)
-        click.echo("paper: whether the difference goes the way it goes in the paper.")
+        click.echo("paper: whether the difference has the same sign as in the paper.")
     for note in found.notes:
         click.echo(note)
     for name, reason in found.absent.items():
@@ -204,7 +204,7 @@ def _row(row: "RowResult") -> list[str]:
 
 
 def _beside(row: "RowResult", metric: str) -> str:
-    """The paper's mean, and how far ours is from it."""
+    """The paper's mean and our difference to it."""
     paper = row.paper.get(metric)
     if paper is None:
         return "–"

@@ -1,4 +1,4 @@
-"""rellm respond: step 1, expected responses from transcripts, and what a teacher says of them."""
+"""rellm respond: expected responses from transcripts (step 1), and the teacher store."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 @click.option(
     "--teacher",
     is_flag=True,
-    help="Write no responses: keep in the cache what the LLM would say next at each token of those "
-    "that are there, for losses.response_kl.",
+    help="Write no responses: store the LLM's next-token distributions along existing responses in "
+    "the cache, for losses.response_kl.",
 )
 @cache_option
 def respond(
@@ -41,15 +41,15 @@ def respond(
 ) -> None:
     """Let the chat LLM continue each transcript in the tone of its emotion (step 1).
 
-    MANIFEST is a manifest file or folder; responses are written beside it as
-    SPLIT.responses.jsonl and joined when the manifest is read. Then, with --teacher, the LLM reads
-    them once more for distillation. Killed at any moment, the same command goes on.
+    MANIFEST is a manifest file or folder. Responses are written beside it as SPLIT.responses.jsonl
+    and are read with the manifest. Run again with --teacher for distillation. A killed command goes
+    on where it was.
     """
     from rellm_cache.config.recipes import load_recipe
 
     settings = load_recipe(recipe, overrides)
     if teacher:
-        _teach(manifest, settings, cache)
+        _write_teacher(manifest, settings, cache)
         return
     from rellm_cache.annotation.responses import respond as run
 
@@ -60,14 +60,14 @@ def respond(
             click.echo(f"  dropped {count}: {reason}")
 
 
-def _teach(manifest: Path, recipe: "Recipe", cache: Path) -> None:
+def _write_teacher(manifest: Path, recipe: "Recipe", cache: Path) -> None:
     from rellm_cache.annotation.teacher import write_teacher_store
 
     report = write_teacher_store(manifest, recipe, cache)
     changed = f", {report.changed} of them changed" if report.changed else ""
     click.echo(
-        f"{display_path(report.path)}: {counted(report.written, 'response')} read now{changed}, "
-        f"{counted(report.present, 'was', 'were')} there"
+        f"{display_path(report.path)}: {counted(report.written, 'response')} stored now{changed}, "
+        f"{counted(report.present, 'was', 'were')} already there"
     )
     if report.skipped:
-        click.echo(f"  left out {report.skipped}: a response, but no transcript or no emotion")
+        click.echo(f"  skipped {report.skipped} with a response, but no transcript or no emotion")

@@ -1,4 +1,4 @@
-"""rellm sweep: variants of a recipe, each with several seeds, compared."""
+"""rellm sweep: train variants of a recipe with several seeds, and compare them."""
 
 import json
 from pathlib import Path
@@ -30,40 +30,40 @@ RUNS_FAILED = 3
     "--out",
     required=True,
     type=click.Path(path_type=Path, file_okay=False),
-    help="Folder of the sweep; its runs are VARIANT/seed-N. What is there is continued.",
+    help="Folder of the sweep, with runs VARIANT/seed-N; an existing sweep is continued.",
 )
 @click.option(
     "--seeds",
     default="1-3",
     show_default=True,
     metavar="LIST",
-    help="Seeds of every variant, as 1-5 or 1,2,7.",
+    help="Seeds of each variant, as 1-5 or 1,2,7.",
 )
 @click.option(
     "--variant",
     "variants",
     multiple=True,
     metavar="'NAME: KEY=VALUE; …'",
-    help="A change of the recipe, as 'no-dimensions: losses.vad=0'. Repeatable.",
+    help="A variant of the recipe, as 'no-dimensions: losses.vad=0'. Repeatable.",
 )
 @click.option(
     "--variants",
     "file",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     metavar="FILE",
-    help='Variants from a TOML file: a line each, no-dimensions = ["losses.vad=0"].',
+    help='TOML file with variants, one a line: no-dimensions = ["losses.vad=0"].',
 )
 @click.option(
     "--evaluate",
     "test",
     type=click.Path(path_type=Path, exists=True),
     metavar="MANIFEST",
-    help="Score every finished run on this manifest file or folder too.",
+    help="Also score every finished run on this manifest file or folder.",
 )
 @click.option(
     "--in-words",
     is_flag=True,
-    help="With --evaluate, let the LLM name emotions in words too, which takes the longest.",
+    help="With --evaluate, also let the LLM answer emotions in words; the slowest part.",
 )
 @json_option
 def sweep(
@@ -81,18 +81,18 @@ def sweep(
 ) -> int:
     """Train a recipe and variants of it with several seeds, and compare them.
 
-    The baseline is the recipe as given, --set included. A variant changes more fields of it, with
-    the syntax of --set; {seed} in a value stands for the run's seed, as in
+    The baseline is the recipe with --set. A variant changes more fields, in the syntax of --set.
+    {seed} in a value stands for the seed of the run, as in
     training.init_from=sweeps/heads/baseline/seed-{seed}.
 
-    All runs share one process: the LLM is loaded once, the cache is opened once. Each is a run
-    folder OUT/VARIANT/seed-N with the bits that `rellm train` gives. Interrupted, the same command
-    goes on; finished runs are not repeated, so seeds and variants can be added later. A run that
-    fails is listed, the others are made, and the exit code is 3.
+    All runs share one process: the LLM is loaded once, and the cache is opened once. A run folder
+    OUT/VARIANT/seed-N holds the same bits as one by `rellm train`. An interrupted command goes on
+    where it was. Finished runs are not repeated, so seeds and variants can be added later. Failed
+    runs are listed, the others go on, and the exit code is 3.
 
-    At the end: mean and standard deviation over seeds, and the difference to the baseline, paired
-    by seed, with its 95 % interval (Student's t). OUT/sweep.json and OUT/sweep.csv hold them, and
-    are written after every run.
+    The tables show mean and standard deviation over seeds, and the difference to the baseline,
+    paired by seed, with its 95 % interval (Student's t). They are also in OUT/sweep.json and
+    OUT/sweep.csv, which are written after every run.
     """
     from rellm_cache.sweeps.plan import SweepPlan, parse_variant, read_variants
     from rellm_cache.sweeps.run import SweepSettings
@@ -110,7 +110,7 @@ def sweep(
 
 
 def show(report: "SweepReport") -> None:
-    """Means, differences, failures, and where it all is."""
+    """Print means, differences, failures and paths."""
     part = "validation" if report.test is None else "test"
     names = [m for m in report.metrics if m.startswith(f"{part}.")]
     losses = [m for m in names if m.endswith("_loss")]
@@ -125,7 +125,7 @@ def show(report: "SweepReport") -> None:
 
 
 def show_means(report: "SweepReport", title: str, metrics: list[str]) -> None:
-    """A row a variant, a column a score."""
+    """Print a table with a row for each variant and a column for each score."""
     digits = 4 if metrics[0].endswith("_loss") else 3
     cells: dict[str, dict[str, str]] = {row.name: {} for row in report.plan.rows}
     for row in report.comparisons():
@@ -139,7 +139,7 @@ def show_means(report: "SweepReport", title: str, metrics: list[str]) -> None:
 
 
 def show_differences(report: "SweepReport", metrics: list[str]) -> None:
-    """A row for each variant and score: the difference to the baseline, its spread and interval."""
+    """Print the difference to the baseline for each variant and score, with its interval."""
     rows = []
     for row in report.comparisons():
         if row.metric not in metrics or (found := row.difference) is None:
@@ -153,10 +153,10 @@ def show_differences(report: "SweepReport", metrics: list[str]) -> None:
     if rows:
         title = "Difference to the baseline, paired by seed"
         print_table(title, ["variant", "score", "n", "mean", "SD", "95 % interval"], rows)
-        click.echo("Intervals are about seeds alone: the clips are the same in every run.")
+        click.echo("Intervals are over seeds only: the clips are the same in every run.")
 
 
 def label(metric: str) -> str:
-    """`test.ccc_arousal` as "CCC arousal"."""
+    """Column title of a score: "CCC arousal" for `test.ccc_arousal`."""
     words = {"ua": "UA", "ccc": "CCC", "llm": "LLM", "words": "in words,"}
     return " ".join(words.get(w, w) for w in metric.partition(".")[2].split("_"))

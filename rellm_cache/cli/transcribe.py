@@ -1,4 +1,4 @@
-"""rellm transcribe: what the clips say, by Whisper, once."""
+"""rellm transcribe: transcripts of clips by Whisper."""
 
 import json
 from pathlib import Path
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 @recipe_option
 @set_option
 @cache_option
-@batch_size_option(16, "Clips heard at a time; a CPU hears them one by one.")
+@batch_size_option(16, "Clips transcribed at a time on a GPU; a CPU takes one.")
 @json_option
 def transcribe(
     manifests: tuple[Path, ...],
@@ -46,10 +46,10 @@ def transcribe(
     batch_size: int,
     as_json: bool,
 ) -> int:
-    """Let the recipe's Whisper write down what the clips of manifest files or folders say.
+    """Transcribe the clips of manifest files or folders with the recipe's Whisper.
 
-    Killed at any moment, the same command goes on. Clips whose audio changed are heard again.
-    Exit code 3: done, but some clips failed; they are listed in a file beside the transcripts.
+    A killed command goes on where it was. Clips with changed audio are transcribed again. Exit code
+    3: done, but some clips failed; they are listed in a file beside the transcripts.
     """
     from rellm_cache.annotation.transcripts import transcribe as run
     from rellm_cache.config.recipes import load_recipe
@@ -69,7 +69,7 @@ def transcribe(
 
 
 def show(report: "TranscribeReport") -> None:
-    """What was heard, and how far it is from the manifests' own texts."""
+    """Print counts and the word errors against the texts of the manifests."""
     there = counted(report.present, "was", "were")
     if report.transcribed:
         click.echo(
@@ -83,7 +83,7 @@ def show(report: "TranscribeReport") -> None:
         click.echo(f"Nothing to do, {there} there")
     if report.changed:
         changed = counted(report.changed, "clip")
-        click.echo(f"  {changed} had other audio before: the old transcripts went")
+        click.echo(f"  {changed} had other audio before: the old transcripts were replaced")
     if report.empty:
         empty = counted(report.empty, "transcript is", "transcripts are")
         click.echo(f"  {empty} empty: no words were heard")
@@ -103,7 +103,7 @@ def show(report: "TranscribeReport") -> None:
 
 
 def to_json(report: "TranscribeReport") -> dict[str, Any]:
-    """The report as `--json` prints it; without texts to compare with, `word_errors` is null."""
+    """The report as `--json` prints it; `word_errors` is null where manifests have no texts."""
 
     def figures(errors: "WordErrors") -> dict[str, Any]:
         return {**vars(errors), "rate": errors.rate}

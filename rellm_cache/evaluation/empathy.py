@@ -1,6 +1,6 @@
-"""How empathetic a run's answers are. In: transcripts and answers. Out: the paper's figures.
+"""Empathy of a run's answers by an EPITOME scorer.
 
-The transcript stands for the seeker's post, the answer for the reply.
+The transcript is scored as the seeker's post, the answer as the reply.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,15 +18,15 @@ from rellm_cache.utils.devices import default_device
 
 @dataclass(frozen=True)
 class EmpathyScores:
-    """Levels and looks of the answers that have a transcript.
+    """Empathy levels and lengths of the answers to utterances with a transcript.
 
     Attributes:
-        count: answers scored.
+        count: number of answers.
         replies_cut: answers longer than the scorer reads.
         levels: mechanism → mean and deviation of its level; "ER + EX" where both are known.
         long_levels: the same with the scorer's longer limit.
-        words: length of answers.
-        questions: questions an answer asks.
+        words: words of an answer.
+        questions: questions in an answer.
     """
 
     count: int
@@ -39,7 +39,7 @@ class EmpathyScores:
 
 @dataclass(frozen=True)
 class ReplyLevels:
-    """What a scorer says of one answer.
+    """Levels of one answer.
 
     Attributes:
         levels: mechanism → level.
@@ -53,10 +53,13 @@ class ReplyLevels:
 
 
 def score_answers(folder: Path, answers: Sequence[Generation]) -> Iterator[ReplyLevels]:
-    """Score answers to utterances that have a transcript with the scorer in `folder`, in order.
+    """Score answers to utterances with a transcript, in order.
+
+    Args:
+        folder: folder of an empathy scorer.
 
     Raises:
-        RunError: it holds no finished scorer.
+        RunError: the folder holds no finished scorer.
     """
     exchanges = [Exchange("", a.id, a.text, a.response) for a in answers]
     for score in score_exchanges(load_empathy(folder, default_device()), exchanges):
@@ -64,7 +67,7 @@ def score_answers(folder: Path, answers: Sequence[Generation]) -> Iterator[Reply
 
 
 def summarize_empathy(responses: Sequence[str], scored: Sequence[ReplyLevels]) -> EmpathyScores:
-    """The figures of one or more answers and their levels."""
+    """Mean levels and lengths of one or more answers."""
     return EmpathyScores(
         count=len(scored),
         replies_cut=sum(s.cut for s in scored),

@@ -1,4 +1,4 @@
-"""report. In: a run folder's metrics, scores and sample answers. Out: one self-contained page."""
+"""HTML report of a run: scores, training curves and sample answers on one self-contained page."""
 
 import base64
 import io
@@ -34,13 +34,13 @@ class Series:
 
 @dataclass(frozen=True)
 class Chart:
-    """A line chart over optimiser steps.
+    """A line chart over optimizer steps.
 
     Attributes:
-        title: what is drawn.
-        lines: at most two, training and validation.
+        title: title of the chart.
+        lines: at most two lines, training and validation.
         ticks: (pixel, label) of the vertical axis.
-        steps: the last step.
+        steps: number of the last step.
     """
 
     title: str
@@ -51,7 +51,12 @@ class Chart:
 
 @dataclass(frozen=True)
 class Sample:
-    """An utterance to listen to and the answer it got."""
+    """An utterance to listen to, and its answer.
+
+    Attributes:
+        sound: the clip as a data URI; None where it cannot be read.
+        problem: why it cannot be read.
+    """
 
     utterance: Utterance
     sound: str | None
@@ -66,12 +71,12 @@ def render_report(
     chosen: Sequence[Utterance],
     answers: Sequence[Generation],
 ) -> str:
-    """A run's page; it needs no other file and no network.
+    """The report of a run as HTML; it needs no other file and no network.
 
     Args:
-        scores: as `Scores.to_json` has them.
+        scores: scores as `Scores.to_json` gives them.
         chosen: utterances to listen to.
-        answers: to some of them.
+        answers: answers to some of them.
 
     Raises:
         JournalError: a line of `metrics.jsonl` cannot be read.
@@ -90,7 +95,7 @@ def render_report(
 
 
 def charts(rows: Sequence[dict[str, Any]]) -> list[Chart]:
-    """A chart of every loss that a run recorded, and of its UA."""
+    """Charts of all losses in `metrics.jsonl`, and of UA."""
     drawn = []
     keys = (key for row in rows for key in (*row, *row.get("validation", {})))
     losses = [key for key in dict.fromkeys(keys) if key.endswith("_loss")]
@@ -133,7 +138,7 @@ def _chart(title: str, curves: dict[str, list[tuple[int, float]]]) -> Chart:
 
 
 def _sample(utterance: Utterance, generation: Generation | None) -> Sample:
-    """The clip as a data URI, 16-bit WAV, or the reason why it cannot be heard."""
+    """A sample with its clip as a data URI of 16-bit WAV, or the reason why there is none."""
     try:
         clip = load_clip(utterance)
     except AudioError as error:

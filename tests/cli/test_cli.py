@@ -218,7 +218,7 @@ def test_respond(run: Run, corpus: Path, recipe: Recipe, tmp_path: Path) -> None
     code, out, _ = run("respond", corpus / "test.jsonl", *options)
     assert code == 0
     assert "/cache/tiny-chat-teacher-" in out
-    assert out.endswith(": 2 responses read now, 0 were there\n")
+    assert out.endswith(": 2 responses stored now, 0 were already there\n")
     code, out, _ = run("cache", "info", tmp_path / "cache")
     assert code == 0
     assert "tiny-chat-teacher-" in out

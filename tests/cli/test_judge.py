@@ -9,4 +9,4 @@ def test_a_quantization_without_its_model_is_refused(
 ) -> None:
     code, _, err = run("judge", tmp_path, tmp_path, "--quantization", "int8")
     assert code == 2
-    assert "--quantization is of the model given by --judge" in err
+    assert "--quantization applies to the model given by --judge" in err
