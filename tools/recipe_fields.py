@@ -71,6 +71,8 @@ def field_rows(kind: Any) -> str:
         assert name in texts, f"{kind.__name__}.{name}: write its documentation under it"
         if field.default is not dataclasses.MISSING:
             default = f"`{json.dumps(field.default, ensure_ascii=False)}`"
+        elif field.default_factory is not dataclasses.MISSING:
+            default = f"`{json.dumps(field.default_factory())}`"
         cell, constraint = type_cell(hints[name]), constraints.get(name)
         if constraint is not None:
             cell += f", {constraint}" if isinstance(constraint, Range) else f" with {constraint}"
@@ -86,6 +88,8 @@ def type_cell(hint: Any) -> str:
         return " or ".join(map(type_cell, typing.get_args(hint)))
     if typing.get_origin(hint) is tuple:
         return f"array of {TYPES[typing.get_args(hint)[0]]}s"
+    if typing.get_origin(hint) is dict:
+        return f"table of {TYPES[typing.get_args(hint)[1]]}s"
     return TYPES[hint]
 
 

@@ -62,13 +62,14 @@ def build(kind: type[Built], table: Mapping[str, Any], where: str) -> Built:
     Raises:
         ConfigError: a key is unknown or missing, or a value has a wrong type or is not allowed.
     """
-    hints = typing.get_type_hints(kind)
+    hints, fields = typing.get_type_hints(kind), dataclasses.fields(kind)
+    known = [item.name for item in fields]
     for key in table:
-        if key not in hints:
-            near = difflib.get_close_matches(key, hints, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(hints)}"
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
             raise ConfigError(f"{where}: unknown key {key!r}; {hint}")
-    for item in dataclasses.fields(kind):
+    for item in fields:
         required = item.default is dataclasses.MISSING
         if required and item.default_factory is dataclasses.MISSING and item.name not in table:
             raise ConfigError(f"{where}: key {item.name!r} is missing")

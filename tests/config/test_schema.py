@@ -38,6 +38,11 @@ def test_class_weights_are_a_word_or_a_number_for_each_emotion(recipe_file: Path
         ("training.epoch=3", r"mine.toml: training: unknown key 'epoch'; did you mean 'epochs'\?"),
         ("losess.response_lm=0", r"mine.toml: unknown key 'losess'; did you mean 'losses'\?"),
         ("zzz=1", r"mine.toml: unknown key 'zzz'; known keys: name, encoders, seed"),
+        (
+            "training.table=x",
+            r"mine.toml: training: unknown key 'table'; known keys: epochs, batch",
+        ),
+        ("encoders.speech.command=x", r"encoders: speech: unknown key 'command'; known keys: kind"),
         ("encoders.speech.device=cuda", r"encoders: speech: unknown key 'device'"),
         ("training.epochs=three", r"mine.toml: training: epochs = 'three': expected int"),
         ("training.epochs=2.5", "epochs = 2.5: expected int"),
