@@ -8,7 +8,7 @@ row is enough to read and filter it again: another filter asks nothing anew.
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -21,7 +21,6 @@ from rellm_cache.config.specs import digest
 from rellm_cache.corpus.manifest import Utterance, manifest_files, read_manifest
 from rellm_cache.data.examples import label_ids
 from rellm_cache.llm.frozen import FrozenLLM
-from rellm_cache.llm.generation import Continuation
 from rellm_cache.llm.loading import find_llm, load_llm
 from rellm_cache.model.answer_likelihoods import answer_log_likelihoods
 from rellm_cache.qa.filters import Candidate, reason_to_drop
@@ -31,12 +30,12 @@ from rellm_cache.qa.rows import QARow, questions_path, read_rows, write_rows
 from rellm_cache.utils.console import progress
 from rellm_cache.utils.devices import default_device
 from rellm_cache.utils.model_files import weights_digest
-from rellm_cache.utils.result_table import Journal, journal_beside, read_journal
+from rellm_cache.utils.result_table import FINGERPRINT, ResultTable, Row
 
 Guess = dict[str, float]  # emotion -> probability
 
 
-def writer_id(recipe: Recipe, weights: str) -> str:
+def writer_fingerprint(recipe: Recipe, weights: str) -> str:
     """What decides a reply besides its prompt, in 12 hex digits."""
     settings, prompts = recipe.qa, recipe.prompts
     seed = settings.seed if settings.temperature else None
@@ -53,61 +52,42 @@ def writer_id(recipe: Recipe, weights: str) -> str:
     )[:12]
 
 
-@dataclass
+@dataclass(frozen=True)
 class QuestionWriter:
-    """The LLM, what it has written, and what it guesses from transcripts.
-
-    Attributes:
-        replies: digest of a prompt → what the LLM wrote.
-        guesses: transcript → probabilities of the emotions.
-    """
+    """The LLM that writes questions, and guesses emotions from transcripts."""
 
     recipe: Recipe
     weights: str
     load: Callable[[], FrozenLLM]
-    replies: dict[str, Continuation] = field(default_factory=dict)
-    guesses: dict[str, Guess] = field(default_factory=dict)
-    _llm: FrozenLLM | None = None
 
-    def __post_init__(self) -> None:
-        self.id = writer_id(self.recipe, self.weights)
+    @cached_property
+    def fingerprint(self) -> str:
+        """Digest of all that decides what is written but the prompt."""
+        return writer_fingerprint(self.recipe, self.weights)
 
-    @property
+    @cached_property
     def llm(self) -> FrozenLLM:
-        """Loaded when something is to be asked."""
-        if self._llm is None:
-            self._llm = self.load()
-        return self._llm
+        """The LLM, loaded when something is to be asked."""
+        return self.load()
 
-    def recall(self, journal: Path) -> None:
-        """Take up what an interrupted run left."""
-        for row in read_journal(journal):
-            if row["writer"] != self.id:
-                continue
-            if "guess" in row:
-                self.guesses[row["transcript"]] = row["guess"]
-            else:
-                self.replies[row["prompt"]] = Continuation(row["text"], row["early_stop"])
-
-    def ask(self, prompts: Sequence[str], transcripts: Sequence[str], size: int, file: Path) -> int:
-        """Ask what is not known yet, appending each reply to a journal; how much that was."""
-        unknown = {p for p in prompts if digest(p) not in self.replies}
-        unguessed = sorted({t for t in transcripts if t not in self.guesses})
+    def ask(
+        self, prompts: Sequence[str], transcripts: Sequence[str], size: int, table: ResultTable
+    ) -> int:
+        """Add replies to prompts, by their digests, and guesses from transcripts; how many."""
+        by_digest = {digest(prompt): prompt for prompt in prompts}
+        unknown = [by_digest[key] for key in table.missing(by_digest, "text")]
+        unguessed = sorted(table.missing(transcripts, "guess"))
         total = len(unknown) + len(unguessed)
         if not total:
             return 0
         settings = self.recipe.qa
         writing = Writing(settings.system, settings.tokens, settings.temperature, settings.seed)
-        with progress("Writing", total, "replies") as tick, Journal(file) as journal:
+        with progress("Writing", total, "replies") as tick, table:
             for transcript in unguessed:
-                guess = self.guesses[transcript] = self._guess(transcript)
-                journal.append({"writer": self.id, "transcript": transcript, "guess": guess})
+                table.add(transcript, guess=self._guess(transcript))
                 tick()
             for answer in ask(self.llm, unknown, writing, size):
-                prompt, reply = digest(answer.prompt), answer.reply
-                self.replies[prompt] = reply
-                row = {"prompt": prompt, "text": reply.text, "early_stop": reply.early_stop}
-                journal.append({"writer": self.id, **row})
+                table.add(digest(answer.prompt), **asdict(answer.reply))
                 tick()
         return total
 
@@ -167,7 +147,8 @@ def write_questions(
     config = recipe.require_llm()
     weights = weights_digest(find_llm(config))
     writer = QuestionWriter(recipe, weights, lambda: load_llm(config, device or default_device()))
-    return [_write_beside(file, writer, batch_size) for file in manifest_files(manifest)]
+    known: dict[str, Row] = {}  # replies and guesses for every file: nothing is asked twice
+    return [_write_beside(file, writer, batch_size, known) for file in manifest_files(manifest)]
 
 
 @dataclass(frozen=True)
@@ -190,18 +171,18 @@ def _plan(utterances: Sequence[Utterance], recipe: Recipe) -> Iterator[_Work]:
         yield _Work(utterance, {k: write_request(utterance, k, settings) for k in kinds})
 
 
-def _write_beside(file: Path, writer: QuestionWriter, batch_size: int) -> QAReport:
+def _write_beside(
+    file: Path, writer: QuestionWriter, batch_size: int, known: dict[str, Row]
+) -> QAReport:
     out = questions_path(file)
-    journal = journal_beside(out)
     work = list(_plan(read_manifest(file), writer.recipe))
-    _recall_rows(out, work, writer)
-    writer.recall(journal)
+    table = ResultTable(out, writer.fingerprint, [*known.values(), *_finished(out, work)])
     prompts = [r.user for item in work for r in item.requests.values()]
     transcripts = [item.utterance.text for item in work if "emotion" in item.requests]
-    asked = writer.ask(prompts, transcripts, batch_size, journal)
-    rows = [row for item in work for row in _rows(item, writer)]
-    write_rows(out, rows)
-    journal.unlink(missing_ok=True)
+    asked = writer.ask(prompts, transcripts, batch_size, table)
+    rows = [row for item in work for row in _rows(item, writer, table)]
+    table.finish(rows, write_rows)
+    known |= {name: dict(table[name]) for name in table}
     return QAReport(
         path=out,
         asked=asked,
@@ -211,28 +192,28 @@ def _write_beside(file: Path, writer: QuestionWriter, batch_size: int) -> QARepo
     )
 
 
-def _recall_rows(path: Path, work: Sequence[_Work], writer: QuestionWriter) -> None:
-    """Take up what finished rows say of requests that are still the same."""
+def _finished(path: Path, work: Sequence[_Work]) -> Iterator[Row]:
+    """Yield what finished rows hold of requests that are still the same."""
     requests = {item.utterance.id: item for item in work}
     for row in read_rows(path) if path.exists() else ():
         item = requests.get(row.id)
         request = item.requests.get(row.type) if item else None
-        if item is None or request is None or row.writer != writer.id:
+        if item is None or request is None or row.prompt != digest(request.user):
             continue
-        if row.prompt == digest(request.user):
-            writer.replies[row.prompt] = Continuation(row.written, row.early_stop)
-            if row.guess is not None:
-                writer.guesses[item.utterance.text] = row.guess
+        own = {FINGERPRINT: row.fingerprint}
+        yield {"id": row.prompt, **own, "text": row.written, "early_stop": row.early_stop}
+        if row.guess is not None:
+            yield {"id": item.utterance.text, **own, "guess": row.guess}
 
 
-def _rows(item: _Work, writer: QuestionWriter) -> Iterator[QARow]:
+def _rows(item: _Work, writer: QuestionWriter, table: ResultTable) -> Iterator[QARow]:
     """Every row about one utterance, those to be dropped with their reason."""
     settings = writer.recipe.qa
     for mode in settings.modes:
         for kind, request in item.requests.items():
             if not has_type(mode, kind):
                 continue
-            row = _unread_row(item, mode, kind, writer)
+            row = _unread_row(item, mode, kind, writer, table)
             pairs = _pairs(request, row.written)
             if not pairs:
                 yield row
@@ -256,11 +237,13 @@ def _rows(item: _Work, writer: QuestionWriter) -> Iterator[QARow]:
                 )
 
 
-def _unread_row(item: _Work, mode: QAMode, kind: QAType, writer: QuestionWriter) -> QARow:
+def _unread_row(
+    item: _Work, mode: QAMode, kind: QAType, writer: QuestionWriter, table: ResultTable
+) -> QARow:
     """The row of a reply before a pair is read from it."""
     settings, utterance = writer.recipe.qa, item.utterance
     prompt = digest(item.requests[kind].user)
-    reply = writer.replies[prompt]
+    reply = table[prompt]
     return QARow(
         id=utterance.id,
         mode=mode,
@@ -268,18 +251,18 @@ def _unread_row(item: _Work, mode: QAMode, kind: QAType, writer: QuestionWriter)
         index=0,
         question="",
         answer="",
-        early_stop=reply.early_stop,
+        early_stop=reply["early_stop"],
         metadata=describe(utterance, settings) if mode == "explicit" else "",
         emotion=utterance.emotion or "",  # there is one, or there were no requests
         label_source=label_source(utterance, settings),
         vad_source=utterance.vad_source,
         model=writer.recipe.require_llm().model,
         weights=writer.weights,
-        writer=writer.id,
+        fingerprint=writer.fingerprint,
         prompt=prompt,
         seed=settings.seed,
-        written=reply.text,
-        guess=writer.guesses[utterance.text] if kind == "emotion" else None,
+        written=reply["text"],
+        guess=table[utterance.text]["guess"] if kind == "emotion" else None,
         dropped=UNREADABLE,
     )
 

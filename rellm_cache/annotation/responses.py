@@ -5,8 +5,9 @@ answered once. Responses that the paper's rules drop are counted by reason and k
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,11 @@ from rellm_cache.corpus.manifest import (
     responses_path,
 )
 from rellm_cache.llm.frozen import FrozenLLM
-from rellm_cache.llm.generation import Continuation
 from rellm_cache.llm.loading import llm_identity, load_llm
 from rellm_cache.llm.refusals import refusal_reason
-from rellm_cache.utils.atomic_files import write_lines
 from rellm_cache.utils.console import progress
 from rellm_cache.utils.devices import default_device
-from rellm_cache.utils.result_table import Journal, journal_beside, read_journal
+from rellm_cache.utils.result_table import FINGERPRINT, ResultTable, Row, with_fingerprint
 
 
 @dataclass(frozen=True)
@@ -59,20 +58,16 @@ def respond(
         ManifestError: the manifest cannot be read.
     """
     config = recipe.require_llm()
-    device = device or default_device()
-    loaded: list[FrozenLLM] = []
-
-    def llm() -> FrozenLLM:
-        """Loaded once, and only when some prompt has no answer yet."""
-        if not loaded:
-            loaded.append(load_llm(config, device))
-        return loaded[0]
-
-    answers = _Answers(recipe, llm, batch_size)
-    return [_respond_to(file, recipe, answers) for file in manifest_files(manifest)]
+    load = cache(lambda: load_llm(config, device or default_device()))
+    fingerprint = reply_fingerprint(recipe)
+    replies: dict[str, Row] = {}  # by prompt, of every file: equal prompts are answered once
+    return [
+        _respond_to(file, recipe, fingerprint, replies, load, batch_size)
+        for file in manifest_files(manifest)
+    ]
 
 
-def generator_id(recipe: Recipe) -> str:
+def reply_fingerprint(recipe: Recipe) -> str:
     """What decides a response, in 12 hex digits: model, quantisation, wording, limits.
 
     Raises:
@@ -89,78 +84,60 @@ def generator_id(recipe: Recipe) -> str:
     )[:12]
 
 
-class _Answers:
-    """Prompts and their answers: asked for once, kept in a file until the manifest is done."""
-
-    def __init__(self, recipe: Recipe, llm: Callable[[], FrozenLLM], batch_size: int) -> None:
-        self.recipe = recipe
-        self.generator = generator_id(recipe)
-        self._llm = llm
-        self._batch_size = batch_size
-        self.known: dict[str, Continuation] = {}
-        self.lengths: dict[str, int] = {}
-
-    def ask(self, prompts: Sequence[str], file: Path) -> int:
-        """Answer the prompts not known yet, appending each reply to a journal; how many."""
-        self._recall(file)
-        unknown = {p for p in prompts if p not in self.known}
-        if not unknown:
-            return 0
-        settings = self.recipe.prompts
-        writing = Writing(settings.empathetic_system, settings.expected_response_tokens)
-        with (
-            progress("Responding", len(unknown), "prompts") as tick,
-            Journal(file) as journal,
-        ):
-            for answer in ask(self._llm(), unknown, writing, self._batch_size):
-                self.known[answer.prompt] = answer.reply
-                self.lengths[answer.prompt] = answer.length
-                row = {"prompt": answer.prompt, "length": answer.length, **asdict(answer.reply)}
-                journal.append({**row, "generator": self.generator})
+def _respond_to(
+    file: Path,
+    recipe: Recipe,
+    fingerprint: str,
+    replies: dict[str, Row],
+    load: Callable[[], FrozenLLM],
+    batch_size: int,
+) -> RespondReport:
+    utterances, out = read_manifest(file), responses_path(file)
+    before = [with_fingerprint(row) for _, row in read_lines(out)] if out.exists() else []
+    finished = [row for row in before if row.get(FINGERPRINT) == fingerprint and "prompt" in row]
+    known = [_reply_of(row) for row in finished if "length" in row]
+    table = ResultTable(out, fingerprint, [*replies.values(), *known])
+    # Rows of early versions do not tell their length and stay as they are.
+    old = {(row["id"], row["prompt"]): row for row in finished if "length" not in row}
+    prompts = {u.id: response_request(u, recipe.prompts.expected_response) for u in utterances}
+    left = table.missing(p for i, p in prompts.items() if p is not None and (i, p) not in old)
+    if left:
+        writing = Writing(recipe.prompts.empathetic_system, recipe.prompts.expected_response_tokens)
+        with progress("Responding", len(left), "prompts") as tick, table:
+            for answer in ask(load(), left, writing, batch_size):
+                table.add(answer.prompt, length=answer.length, **asdict(answer.reply))
                 tick()
-        return len(unknown)
-
-    def _recall(self, file: Path) -> None:
-        """Take up the answers that an interrupted run left."""
-        for row in read_journal(file):
-            if row["generator"] == self.generator:
-                self.known[row["prompt"]] = Continuation(row["text"], row["early_stop"])
-                self.lengths[row["prompt"]] = row["length"]
-
-
-def _respond_to(file: Path, recipe: Recipe, answers: _Answers) -> RespondReport:
-    utterances, template = read_manifest(file), recipe.prompts.expected_response
-    out = responses_path(file)
-    journal = journal_beside(out)
-    finished = _finished(out, answers.generator)
-    waiting = [
-        u
-        for u in utterances
-        if finished.get(u.id, {}).get("prompt") != response_request(u, template)
-    ]
-    asked = [p for u in waiting if (p := response_request(u, template)) is not None]
-    generated = answers.ask(asked, journal)
     rows = []
     for utterance in utterances:
-        prompt = response_request(utterance, template)
-        row = finished.get(utterance.id)
-        if row is None or prompt is None or row.get("prompt") != prompt:
-            row = _row(utterance, prompt, answers)
-        elif "length" in row:  # rows of earlier versions do not tell it, and stay as they are
-            text = row.get("response", row.get("text", ""))
-            reply = Continuation(text, bool(row.get("early_stop")))
-            base = _base(utterance, answers.generator, prompt)
-            row = _judged(base, reply, row["length"], recipe)
-        rows.append(row)
-    write_lines(out, rows)
-    journal.unlink(missing_ok=True)
+        prompt = prompts[utterance.id]
+        own = {"id": utterance.id, FINGERPRINT: fingerprint}
+        if prompt is None:
+            missing = "transcript" if not utterance.text else "emotion"
+            rows.append({**own, "dropped": f"no {missing}"})
+        else:
+            row = old.get((utterance.id, prompt))
+            rows.append(row or {**own, "prompt": prompt, **_judged(table[prompt], recipe)})
+    table.finish(rows)
+    replies |= {prompt: dict(table[prompt]) for prompt in table}
     dropped = Counter(row["dropped"] for row in rows if "dropped" in row)
-    return RespondReport(out, len(rows) - dropped.total(), generated, dict(dropped))
+    return RespondReport(out, len(rows) - dropped.total(), len(left), dict(dropped))
 
 
-def _finished(out: Path, generator: str) -> dict[str, dict[str, Any]]:
-    rows = [row for _, row in read_lines(out)] if out.exists() else []
-    return {row["id"]: row for row in rows if row.get("generator") == generator}
+def _reply_of(row: Row) -> Row:
+    """The reply to a prompt, as the row of an utterance holds it."""
+    text = row.get("response", row.get("text", ""))
+    kept = {name: row.get(name) for name in (FINGERPRINT, "early_stop", "length")}
+    return {"id": row["prompt"], "text": text, **kept}
+
+
+def _judged(reply: Mapping[str, Any], recipe: Recipe) -> Row:
+    """A reply as a response, or as dropped with the reason, by today's rules and limits."""
+    limit = recipe.prompts.example_tokens
+    reason = refusal_reason(reply["text"])
+    if reason is None and reply["length"] > limit:
+        reason = f"longer than {limit} tokens"
+    kept = {"dropped": reason, "text": reply["text"]} if reason else {"response": reply["text"]}
+    return {**kept, "early_stop": bool(reply["early_stop"]), "length": reply["length"]}
 
 
 def response_request(utterance: Utterance, template: str) -> str | None:
@@ -168,32 +145,3 @@ def response_request(utterance: Utterance, template: str) -> str | None:
     if not utterance.text or not utterance.emotion:
         return None
     return template.replace("{emotion}", utterance.emotion).replace("{transcript}", utterance.text)
-
-
-def _row(utterance: Utterance, prompt: str | None, answers: _Answers) -> dict[str, Any]:
-    if prompt is None:
-        missing = "transcript" if not utterance.text else "emotion"
-        return {**_base(utterance, answers.generator), "dropped": f"no {missing}"}
-    base = _base(utterance, answers.generator, prompt)
-    return _judged(base, answers.known[prompt], answers.lengths[prompt], answers.recipe)
-
-
-def _base(utterance: Utterance, generator: str, prompt: str = "") -> dict[str, Any]:
-    """Whose row it is, who wrote it, and to what."""
-    row = {"id": utterance.id, "generator": generator}
-    return {**row, "prompt": prompt} if prompt else row
-
-
-def _judged(
-    base: dict[str, Any], reply: Continuation, length: int, recipe: Recipe
-) -> dict[str, Any]:
-    """A row with its reply, as a response or as what was dropped; by the rules as they are now."""
-    limit = recipe.prompts.example_tokens
-    reason = refusal_reason(reply.text)
-    if reason is None and length > limit:
-        reason = f"longer than {limit} tokens"
-    if reason is not None:
-        kept: dict[str, Any] = {"dropped": reason, "text": reply.text}
-    else:
-        kept = {"response": reply.text}
-    return {**base, **kept, "early_stop": reply.early_stop, "length": length}

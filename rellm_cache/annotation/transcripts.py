@@ -39,7 +39,7 @@ from rellm_cache.store.transcripts import (
 from rellm_cache.utils.atomic_files import write_lines
 from rellm_cache.utils.console import progress, say
 from rellm_cache.utils.devices import clips_at_a_time, default_device
-from rellm_cache.utils.result_table import Journal, journal_beside, read_journal
+from rellm_cache.utils.result_table import FINGERPRINT, ResultTable, Row
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,7 @@ class TranscribeReport:
 class _Work:
     """What is known of the clips, and what is left to do."""
 
+    table: ResultTable
     known: dict[str, Transcript]
     waiting: list[Utterance] = field(default_factory=list)
     changed: set[str] = field(default_factory=set)
@@ -148,11 +149,9 @@ def read_clips(manifests: Sequence[Path]) -> list[Utterance]:
 
 def _find_work(utterances: Sequence[Utterance], path: Path) -> _Work:
     """What the file and the journal of an interrupted run hold, and which clips they lack."""
-    known = _committed(path)
-    journal = journal_beside(path)
-    rows = (as_transcript(row, str(journal)) for row in read_journal(journal))
-    known |= {row.id: row for row in rows}
-    work = _Work(known)
+    table = ResultTable(path, finished=map(asdict, _committed(path).values()))
+    known = {name: _transcript(table, name) for name in table}
+    work = _Work(table, known)
     digests = read_digests([u for u in utterances if u.id in known])
     for utterance in utterances:
         digest = digests.get(utterance.id)
@@ -176,10 +175,7 @@ def _hear(
     model = WhisperTranscriber(spec, device)
     splitter = OomSplitter(model.transcribe, spec.slug, device, say)
     size = clips_at_a_time(device, batch_size)
-    with (
-        progress("Transcribing", len(work.waiting), "clips") as tick,
-        Journal(journal_beside(path)) as journal,
-    ):
+    with progress("Transcribing", len(work.waiting), "clips") as tick, work.table:
         for utterances in _batches(work.waiting, size):
             clips = _load(utterances, work)
             texts = splitter.run(list(clips.values()))
@@ -187,11 +183,11 @@ def _hear(
                 if isinstance(said, AudioError):
                     work.lose(utterance, said)
                     continue
-                row = Transcript(utterance.id, _hex(clip.digest), said.text, said.cut)
-                journal.append(asdict(row))
-                work.known[row.id] = row
+                name = utterance.id
+                work.table.add(name, _hex(clip.digest), text=said.text, cut=said.cut)
+                work.known[name] = _transcript(work.table, name)
                 work.hours += clip.seconds / 3600
-                heard.add(row.id)
+                heard.add(name)
             tick(len(utterances), f"{work.hours:.2f} h of audio")
     return heard
 
@@ -215,12 +211,20 @@ def _load(utterances: Sequence[Utterance], work: _Work) -> dict[Utterance, Clip]
 
 
 def _commit(work: _Work, spec: TranscriberSpec, path: Path) -> None:
-    """Bring the file up to date in one step; where it is sent to, the journal stays until then."""
-    journal = journal_beside(path)
-    if work.known != _committed(path) or journal.exists():  # or not sent when it was written
-        write_lines(path, file_rows(spec, WhisperTranscriber.licence, work.known.values()))
+    """Bring the file up to date in one step. The journal stays until a mirror has uploaded it."""
+
+    def write(path: Path, rows: list[Row]) -> None:
+        write_lines(path, rows)
         upload_file(path)
-    journal.unlink(missing_ok=True)
+
+    if work.known != _committed(path) or work.table.journal.exists():
+        rows = file_rows(spec, WhisperTranscriber.licence, work.known.values())
+        work.table.finish(rows, write)
+
+
+def _transcript(table: ResultTable, name: str) -> Transcript:
+    row = {"audio_sha256" if k == FINGERPRINT else k: v for k, v in table[name].items()}
+    return as_transcript(row, str(table.journal))
 
 
 def _committed(path: Path) -> dict[str, Transcript]:

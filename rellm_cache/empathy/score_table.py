@@ -5,13 +5,13 @@ Added to each row, for each mechanism the scorer knows:
 ER_label, ER_p0, ER_p1, ER_p2            the level and the probabilities, texts cut at 64 tokens
 ER_label_long, ER_p0_long, …             the same with the scorer's longer limit
 reply_cut, post_cut                      1 where the text is longer than 64 tokens
-made_from                                digest of the scorer and of the file that was scored
+fingerprint                              digest of the scorer and of the file that was scored
 
 A killed call goes on where it was; a second one finds that there is nothing to do.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,9 +24,7 @@ from rellm_cache.metrics.intervals import Summary, summarize
 from rellm_cache.utils.atomic_files import write_csv
 from rellm_cache.utils.console import counted, progress, say
 from rellm_cache.utils.devices import default_device
-from rellm_cache.utils.result_table import Journal, journal_beside, read_journal
-
-MADE_FROM = "made_from"
+from rellm_cache.utils.result_table import FINGERPRINT, ResultTable, Row, fingerprint_of
 
 
 @dataclass(frozen=True)
@@ -64,30 +62,34 @@ def score_csv(folder: Path, source: Path, out: Path) -> ScoreReport:
     if not rows:
         raise ManifestError(f"{source}: no rows below the header")
     card = load_card(folder)
-    columns = [*score_columns(card.groups), MADE_FROM]
+    columns = [*score_columns(card.groups), FINGERPRINT]
     taken = [name for name in columns if name in rows[0]]
     if taken:
         raise ManifestError(f"{source}: has a column {', '.join(taken)} already; rename it")
-    waiting = journal_beside(out)
-    identity = _identity(folder, source)
+    fingerprint = _fingerprint(folder, source)
     before = [row for _, row in read_rows(out, ())] if out.exists() else []
-    if len(before) == len(rows) and all(row.get(MADE_FROM) == identity for row in before):
+    if len(before) == len(rows) and all(fingerprint_of(row) == fingerprint for row in before):
         say(f"{out}: nothing to do, {counted(len(rows), 'reply is', 'replies are')} scored")
         return report(card, before)
     model = load_empathy(folder, default_device())
-    done = [_from_json(r["score"]) for r in read_journal(waiting) if r["by"] == identity]
-    exchanges = [_exchange(row) for row in rows[len(done) :]]
-    with progress("Scoring", len(exchanges), "replies") as tick, Journal(waiting) as journal:
-        for score in score_exchanges(model, exchanges):
-            done.append(score)
-            journal.append({"by": identity, "score": _to_json(score)})
+    table = ResultTable(out, fingerprint, ())
+    numbers = list(map(str, range(len(rows))))
+    left = table.missing(numbers)
+    exchanges = [_exchange(rows[int(number)]) for number in left]
+    with progress("Scoring", len(exchanges), "replies") as tick, table:
+        for number, score in zip(left, score_exchanges(model, exchanges), strict=True):
+            table.add(number, score=_to_json(score))
             tick()
-    made = {MADE_FROM: identity}
-    scored = [row | score_row(score) | made for row, score in zip(rows, done, strict=True)]
+    made = {FINGERPRINT: fingerprint}
+    scores = (score_row(_from_json(table[number]["score"])) for number in numbers)
+    scored = [row | score | made for row, score in zip(rows, scores, strict=True)]
     names = [*rows[0], *columns]
-    write_csv(out, names, ([row[name] for name in names] for row in scored))
-    waiting.unlink(missing_ok=True)
+    table.finish(scored, lambda path, rows: write_csv(path, names, _values(rows, names)))
     return report(card, scored)
+
+
+def _values(rows: Iterable[Row], names: Sequence[str]) -> Iterator[list[str]]:
+    return ([row[name] for name in names] for row in rows)
 
 
 def _exchange(row: dict[str, str]) -> Exchange:
@@ -147,7 +149,7 @@ def _from_json(values: list[dict[str, list[float]]]) -> ReplyScore:
     return ReplyScore(short, longer, bool(values[2]), bool(values[3]))
 
 
-def _identity(folder: Path, source: Path) -> str:
-    """Whose scores a journal or a table may hold: those of this scorer for this file's bytes."""
+def _fingerprint(folder: Path, source: Path) -> str:
+    """The fingerprint of scores: digest of the scorer and of the file's bytes."""
     files = (folder / CARD, source)
     return digest([hashlib.sha256(file.read_bytes()).hexdigest() for file in files])

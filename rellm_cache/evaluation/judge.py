@@ -22,7 +22,7 @@ from rellm_cache.config.qa import JudgeSettings
 from rellm_cache.config.schema import LLMConfig, Recipe
 from rellm_cache.config.specs import digest
 from rellm_cache.corpus.emotions import SYNONYMS, emotions_in
-from rellm_cache.corpus.manifest import read_lines, read_manifests
+from rellm_cache.corpus.manifest import read_manifests
 from rellm_cache.data.batch import Example
 from rellm_cache.data.loader import BatchLoader
 from rellm_cache.data.sampler import ordered_batches
@@ -37,10 +37,10 @@ from rellm_cache.model.answer_likelihoods import answer_log_likelihoods
 from rellm_cache.qa.rows import QARow, distinct, read_questions
 from rellm_cache.runs.shared_models import Resources
 from rellm_cache.runs.weights import RECIPE, load_info, load_run, run_recipe, trained_digest
-from rellm_cache.utils.atomic_files import write_json, write_lines
+from rellm_cache.utils.atomic_files import write_json
 from rellm_cache.utils.console import counted, progress, say
 from rellm_cache.utils.devices import default_device
-from rellm_cache.utils.result_table import Journal, journal_beside, read_journal
+from rellm_cache.utils.result_table import FINGERPRINT, ResultTable, read_rows
 
 BATCH = 16
 JUDGED = "judged"
@@ -153,7 +153,7 @@ def judge(
     judge_config = replace(judging or recipes[0].require_llm(), lora=None)
     settings = recipes[0].qa.judge
     asked = digest([[asdict(row) for row in rows], llm_identity(judge_config), asdict(settings)])
-    answered = []
+    tables = []
     ids = sorted({row.id for row in rows})
     # All of them before the judge, which may take the LLM's place in memory.
     for run, recipe in zip(runs, recipes, strict=True):
@@ -161,20 +161,22 @@ def judge(
         command = f"rellm extract {manifest} --recipe {run}/recipe.toml --cache {cache}"
         streams.require(ids, command)
         heard = [streams.audio_sha256(i) for i in ids]
-        notes = _Notes(run, digest([asked, heard, llm_identity(recipe.require_llm())]))
-        if notes.are_finished(rows):
+        table = _open_table(run, digest([asked, heard, llm_identity(recipe.require_llm())]))
+        if _is_finished(table, rows):
             say(f"{run}: nothing to do, {counted(len(rows), 'answer is', 'answers are')} judged")
         else:
-            _answer(run, rows, streams, notes, resources, batch_size)
-        answered.append(notes)
+            _answer(run, rows, streams, table, resources, batch_size)
+        tables.append(table)
     scores = []
-    for run, recipe, notes in zip(runs, recipes, answered, strict=True):
-        _score(rows, notes, settings, lambda: resources.llm(judge_config, default_device()))
-        judged = _judged(rows, notes)
+    for run, recipe, table in zip(runs, recipes, tables, strict=True):
+        _score(rows, table, settings, lambda: resources.llm(judge_config, default_device()))
+        judged = _judged(rows, table)
         mode = recipe.qa.mode if recipe.losses.qa_lm else "none"
         found = summarize_judged(judged, str(run), mode, judge_config.model, settings.top)
-        if not notes.are_finished(rows):
-            _write(run, judged, found, notes)
+        if not _is_finished(table, rows):
+            made = {FINGERPRINT: table[_key_of(rows[0])][FINGERPRINT]}
+            write_json(_summary(table), found.to_json())
+            table.finish({**asdict(answer), **made} for answer in judged)
         scores.append(found)
     return scores
 
@@ -190,37 +192,22 @@ def _recipe_of(run: Path) -> Recipe:
     return recipe
 
 
-class _Notes:
-    """Answers and scores of one run, kept in a file until both are complete, and then with what
-    they were made from in the rows of `judged.jsonl`."""
+def _open_table(run: Path, asked: str) -> ResultTable:
+    """Answers and scores of one run, by the keys of questions."""
+    made = digest([asked, (run / RECIPE).read_text("utf-8"), trained_digest(run)])
+    path = run / f"{JUDGED}.jsonl"
+    finished = ({**r, "id": _key(r["id"], r["type"], r["question"])} for r in read_rows(path))
+    return ResultTable(path, made, finished)
 
-    def __init__(self, run: Path, asked: str) -> None:
-        recipe = (run / RECIPE).read_text("utf-8")
-        self.made_from = digest([asked, recipe, trained_digest(run)])
-        finished = run / f"{JUDGED}.jsonl"
-        self.summary = run / f"{JUDGED}.json"
-        self.path = journal_beside(finished)
-        self.answers: dict[str, str] = {}
-        self.scores: dict[str, float] = {}
-        for _, row in read_lines(finished) if finished.exists() else ():
-            if row.get("made_from") == self.made_from:
-                key = _key(row["id"], row["type"], row["question"])
-                self.answers[key], self.scores[key] = row["answer"], row["score"]
-        for note in read_journal(self.path):
-            if note["by"] == self.made_from:
-                self.answers |= note.get("answers", {})
-                self.scores |= note.get("scores", {})
 
-    def are_finished(self, rows: Sequence[QARow]) -> bool:
-        """Whether every question is answered and scored, and the run's folder has it all."""
-        known = all(_key_of(row) in self.scores for row in rows)
-        return known and self.summary.is_file() and not self.path.exists()
+def _is_finished(table: ResultTable, rows: Sequence[QARow]) -> bool:
+    """Whether every question is answered and scored, and the run's folder has it all."""
+    missing = table.missing(map(_key_of, rows), "score")
+    return not missing and _summary(table).is_file() and not table.journal.exists()
 
-    def keep(self, journal: Journal, **found: dict[str, Any]) -> None:
-        """Remember answers or scores by key."""
-        self.answers |= found.get("answers", {})
-        self.scores |= found.get("scores", {})
-        journal.append({"by": self.made_from, **found})
+
+def _summary(table: ResultTable) -> Path:
+    return table.path.with_suffix(".json")
 
 
 def _key(utterance_id: str, kind: str, question: str) -> str:
@@ -236,14 +223,15 @@ def _answer(
     run: Path,
     rows: Sequence[QARow],
     streams: StreamSet,
-    notes: _Notes,
+    table: ResultTable,
     resources: Resources,
     batch_size: int,
 ) -> None:
     """Let a run answer every question from the speech."""
     by_clip: dict[str, list[QARow]] = {}
+    missing = {*table.missing(map(_key_of, rows), "answer")}
     for row in rows:
-        if _key_of(row) not in notes.answers:
+        if _key_of(row) in missing:
             by_clip.setdefault(row.id, []).append(row)
     if not by_clip:
         return
@@ -253,7 +241,7 @@ def _answer(
     loader = BatchLoader([Example(clip) for clip in by_clip], streams, device)
     plan = ordered_batches(loader.lengths, batch_size)
     total = sum(map(len, by_clip.values()))
-    with progress("Answering", total, "questions") as tick, Journal(notes.path) as journal:
+    with progress("Answering", total, "questions") as tick, table:
         for batch in loader.batches(plan, reuse_memory=True):
             speech = model.speech(batch.to(device))
             asked = [(i, row) for i, clip in enumerate(batch.ids) for row in by_clip[clip]]
@@ -264,32 +252,33 @@ def _answer(
                     for i, r in part
                 ]
                 replies = model.question_answers(speech, questions, recipe.qa.judge.answer_tokens)
-                found = {_key_of(r): a.text for (_, r), a in zip(part, replies, strict=True)}
-                notes.keep(journal, answers=found)
+                for (_, row), reply in zip(part, replies, strict=True):
+                    table.add(_key_of(row), answer=reply.text)
                 tick(len(part))
 
 
 def _score(
     rows: Sequence[QARow],
-    notes: _Notes,
+    table: ResultTable,
     settings: JudgeSettings,
     load: Callable[[], FrozenLLM],
 ) -> None:
     """Let the judge score every answer of a run."""
-    left = [row for row in rows if _key_of(row) not in notes.scores]
+    missing = {*table.missing(map(_key_of, rows), "score")}
+    left = [row for row in rows if _key_of(row) in missing]
     if not left:
         return
     llm = load()
     end = llm.chat.ids(llm.chat.end_text)
     levels = [llm.chat.ids(str(number)) + end for number in range(settings.top + 1)]
     values = torch.arange(len(levels), device=llm.device, dtype=torch.float32)
-    with progress("Judging", len(left), "answers") as tick, Journal(notes.path) as journal:
+    with progress("Judging", len(left), "answers") as tick, table:
         for row in left:
-            request = judge_request(row, notes.answers[_key_of(row)], settings)
+            request = judge_request(row, table[_key_of(row)]["answer"], settings)
             ids = llm.chat.text_prompt(settings.system, request)
             likely = answer_log_likelihoods(llm, [llm.segment(ids=ids)], levels)  # (top + 1,)
             shares = likely.softmax(0)
-            notes.keep(journal, scores={_key_of(row): float(shares @ values)})
+            table.add(_key_of(row), score=float(shares @ values))
             tick()
 
 
@@ -305,21 +294,13 @@ def judge_request(row: QARow, answer: str, settings: JudgeSettings) -> str:
     return marks.sub(lambda mark: filled[mark[1]], settings.request)  # at once: texts hold braces
 
 
-def _judged(rows: Sequence[QARow], notes: _Notes) -> list[JudgedAnswer]:
+def _judged(rows: Sequence[QARow], table: ResultTable) -> list[JudgedAnswer]:
     """Each question with the run's answer and its score."""
     judged = []
     for row in rows:
-        answer, score = notes.answers[_key_of(row)], notes.scores[_key_of(row)]
+        answer, score = table[_key_of(row)]["answer"], table[_key_of(row)]["score"]
         right = names_label(answer, row.emotion) if row.type == "emotion" else None
         judged.append(
             JudgedAnswer(row.id, row.type, row.question, row.answer, answer, score, right)
         )
     return judged
-
-
-def _write(run: Path, judged: Sequence[JudgedAnswer], scores: JudgeScores, notes: _Notes) -> None:
-    """Put a run's answers and scores into its folder."""
-    made = {"made_from": notes.made_from}
-    write_lines(run / f"{JUDGED}.jsonl", ({**asdict(answer), **made} for answer in judged))
-    write_json(notes.summary, scores.to_json())
-    notes.path.unlink(missing_ok=True)

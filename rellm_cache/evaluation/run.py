@@ -10,8 +10,7 @@ A killed call goes on where it was. Of a finished one only what has changed sinc
 """
 
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -32,7 +31,6 @@ from rellm_cache.evaluation.empathy import (
     score_answers,
     summarize_empathy,
 )
-from rellm_cache.evaluation.predictions import OF_ALL, PredictionLog
 from rellm_cache.evaluation.report import REPORT, render_report
 from rellm_cache.evaluation.scores import EmotionPredictions, Scores, make_scores, prediction_rows
 from rellm_cache.inference.emotion import Label
@@ -44,11 +42,13 @@ from rellm_cache.runs.publish import SUMS, is_published
 from rellm_cache.runs.shared_models import Resources
 from rellm_cache.runs.weights import RECIPE, run_recipe
 from rellm_cache.utils.atomic_files import csv_text, update_text
-from rellm_cache.utils.console import Tick, counted, progress, say
+from rellm_cache.utils.console import counted, progress, say
+from rellm_cache.utils.devices import use_threads
 from rellm_cache.utils.model_files import file_digest
-from rellm_cache.utils.result_table import Journal
+from rellm_cache.utils.result_table import FINGERPRINT, ResultTable, fingerprint_of
 
-PREDICTIONS = "predictions.csv"
+EVALUATED, PREDICTIONS = "evaluated.jsonl", "predictions.csv"
+OF_ALL = ""  # id of the row of all utterances together: losses
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,8 @@ def evaluate(
                 f"{manifest}: no utterance has a transcript (text), which stands for the seeker's "
                 "post; add transcripts, or leave empathy out"
             )
-    predictions = evaluator.predict(options.in_words)
+    with use_threads("models" if recipe.needs_llm else "heads"):
+        predictions = evaluator.predict(options.in_words)
     empathy = None
     if options.empathy is not None:
         empathy = evaluator.empathy(spoken, options.empathy)
@@ -210,7 +211,7 @@ class Evaluator:
             streams = self._load_streams(self.utterances)
             learned = learned_from([self.utterances], self.recipe, {}, streams)
             made[OF_ALL] = digest([made, learned])[:DIGITS]
-        self._said = PredictionLog(out, made)
+        self._said = ResultTable(out / EVALUATED, made)
 
     def predict(self, in_words: bool) -> EmotionPredictions:
         """Emotions and dimensions by the heads, emotions by the LLM where there is one; nothing of
@@ -245,11 +246,11 @@ class Evaluator:
         """
         left = [u for u in utterances if "answer" not in self._said[u.id]]
         if left:
-            with self._asking("Answering", left, "clips") as (journal, tick):
+            with progress("Answering", len(left), "clips") as tick, self._said:
                 for answer in self._responder.answers(left, BATCH):
                     said = asdict(answer)
                     own = {name: said.pop(name) for name in ("id", "audio", "text")}
-                    self._said.keep(journal, own["id"], answer=said)
+                    self._said.add(own["id"], answer=said)
                     tick()
         return [Generation(u.id, u.audio, u.text, **self._said[u.id]["answer"]) for u in utterances]
 
@@ -268,14 +269,14 @@ class Evaluator:
         made = {a.id: digest([scorer, a.text, a.response])[:DIGITS] for a in answers}
 
         def is_scored(name: str) -> bool:
-            return bool(self._said[name].get("empathy", {}).get("made_from") == made[name])
+            return fingerprint_of(self._said[name].get("empathy", {})) == made[name]
 
         left = [answer for answer in answers if not is_scored(answer.id)]
         if left:
-            with self._asking("Scoring", left, "answers") as (journal, tick):
+            with progress("Scoring", len(left), "answers") as tick, self._said:
                 for answer, levels in zip(left, score_answers(folder, left), strict=True):
-                    said = {"made_from": made[answer.id], **asdict(levels)}
-                    self._said.keep(journal, answer.id, empathy=said)
+                    said = {FINGERPRINT: made[answer.id], **asdict(levels)}
+                    self._said.add(answer.id, empathy=said)
                     tick()
         kept = (self._said[answer.id]["empathy"] for answer in answers)
         scored = [ReplyLevels(row["levels"], row["long_levels"], row["cut"]) for row in kept]
@@ -309,31 +310,25 @@ class Evaluator:
 
     def _ask_heads(self) -> None:
         """All together, as losses are means; these are kept last and say that nothing is left."""
-        known = all("head" in self._said[utterance.id] for utterance in self.utterances)
+        known = not self._said.missing((u.id for u in self.utterances), "head")
         if known and "losses" in self._said[OF_ALL]:
             return
         found = self._speech_responder.heads(self.utterances)
         names, felt = self.recipe.heads.emotions, found.dimensions
-        with Journal(self._said.journal) as journal:
+        with self._said:
             for place, utterance in enumerate(self.utterances):
                 values = None if felt is None else felt[place].tolist()
                 chosen = names[found.emotions[place]]
-                self._said.keep(journal, utterance.id, head=chosen, dimensions=values)
-            self._said.keep(journal, OF_ALL, losses=found.terms.means())
+                self._said.add(utterance.id, head=chosen, dimensions=values)
+            self._said.add(OF_ALL, losses=found.terms.means())
 
     def _ask_labels(self, wanted: tuple[str, ...]) -> None:
         """The fields of a `Label` that are wanted."""
-        left = [u for u in self.utterances if not self._said[u.id].keys() >= {*wanted}]
+        missing = {*self._said.missing((u.id for u in self.utterances), *wanted)}
+        left = [u for u in self.utterances if u.id in missing]
         if not left:
             return
-        with self._asking("Recognising", left, "clips") as (journal, tick):
+        with progress("Recognising", len(left), "clips") as tick, self._said:
             for name, label in self._responder.labels(left, "named" in wanted, BATCH):
-                self._said.keep(journal, name, **{key: getattr(label, key) for key in wanted})
+                self._said.add(name, **{key: getattr(label, key) for key in wanted})
                 tick()
-
-    @contextmanager
-    def _asking(
-        self, title: str, left: Sequence[object], unit: str
-    ) -> Iterator[tuple[Journal, Tick]]:
-        with progress(title, len(left), unit) as tick, Journal(self._said.journal) as journal:
-            yield journal, tick

@@ -14,10 +14,9 @@ from rellm_cache.inference.live_encoding import LiveEncoders
 from rellm_cache.inference.responders import Generation, load_responder
 from rellm_cache.runs.shared_models import Resources
 from rellm_cache.runs.weights import run_recipe
-from rellm_cache.utils.atomic_files import write_lines
 from rellm_cache.utils.console import counted, progress, say
 from rellm_cache.utils.devices import default_device
-from rellm_cache.utils.result_table import Journal, journal_beside, read_journal
+from rellm_cache.utils.result_table import FINGERPRINT, ResultTable
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
 
@@ -71,28 +70,21 @@ def generate(
     live = from_audio or source.suffix.lower() in AUDIO_SUFFIXES
     load_streams = partial(_load_streams, run, recipe, source, cache, live, resources)
     made = answer_fingerprints(run, recipe, utterances, cache, None if live else load_streams)
-    waiting = journal_beside(out)
-    before = [row for _, row in read_lines(out)] if out.exists() else []
-    known = (row for row in (*before, *read_journal(waiting)) if "made_from" in row)
-    done = {row["id"]: row for row in known if row["made_from"] == made.get(row["id"])}
-    left = [u for u in utterances if u.id not in done]
+    table = ResultTable(out, made, (row for _, row in read_lines(out)) if out.exists() else ())
+    left = [u for u in utterances if u.id not in table]
     if left:
         model = load_responder(run, recipe, cache, load_streams, resources, overrides)
         found = model.answers(left, batch_size)
-        with progress("Answering", len(left), "clips") as tick, Journal(waiting) as journal:
+        with progress("Answering", len(left), "clips") as tick, table:
             for answer in found:
-                row = {**asdict(answer), "made_from": made[answer.id]}
-                done[answer.id] = row
-                journal.append(row)
+                values = asdict(answer)
+                table.add(values.pop("id"), **values)
                 tick()
     # Where a clip lies and what it says, as the manifest has it now.
-    rows = [{**done[u.id], "audio": u.audio, "text": u.text} for u in utterances]
-    if rows == before:
+    rows = [{**table[u.id], "audio": u.audio, "text": u.text} for u in utterances]
+    if not table.finish(rows):
         say(f"{out}: nothing to do, {counted(len(rows), 'answer is', 'answers are')} there")
-    else:
-        write_lines(out, rows)
-    waiting.unlink(missing_ok=True)
-    return [Generation(**{k: v for k, v in row.items() if k != "made_from"}) for row in rows]
+    return [Generation(**{k: v for k, v in row.items() if k != FINGERPRINT}) for row in rows]
 
 
 def _load_streams(

@@ -14,6 +14,7 @@ from rellm_cache.data.streams import open_streams
 from rellm_cache.inference.live_encoding import LiveEncoders
 from rellm_cache.llm.frozen import FrozenLLM
 from rellm_cache.training.loop import Trainer, TrainingData, make_accelerator
+from rellm_cache.utils.devices import use_threads
 
 
 @dataclass(frozen=True)
@@ -63,9 +64,10 @@ def time_epochs(
             made = live.streams([utterances[i] for indices in group for i in indices])
             yield [collate([examples[i] for i in indices], made) for indices in group]
 
-    # The first step of a process is slower.
-    _time(trainer, trainer.loader.groups(groups[:1], reuse_memory=True))
-    cached = _time(trainer, trainer.loader.groups(groups, reuse_memory=True))
+    with use_threads("models" if recipe.needs_llm else "heads"):
+        # The first step of a process is slower.
+        _time(trainer, trainer.loader.groups(groups[:1], reuse_memory=True))
+        cached = _time(trainer, trainer.loader.groups(groups, reuse_memory=True))
     return EpochTimes(cached, _time(trainer, encode()), len(groups))
 
 

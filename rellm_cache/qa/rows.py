@@ -15,6 +15,7 @@ from rellm_cache.corpus.manifest import manifest_files, read_lines
 from rellm_cache.corpus.validation import Field, check_fields, is_bool, is_object, is_text
 from rellm_cache.errors import ManifestError
 from rellm_cache.utils.atomic_files import write_lines
+from rellm_cache.utils.result_table import with_fingerprint
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class QARow:
         vad_source: who gave the dimensions: `human`, `pseudo`, `made`, or None without any.
         model: of the writer, as the recipe names it.
         weights: SHA-256 of the writer's files: its revision, wherever it lies.
-        writer: digest of all that decides what is written but the prompt.
+        fingerprint: digest of all that decides what is written but the prompt.
         prompt: SHA-256 of the request.
         seed: of sampling.
         written: what the LLM wrote, whole.
@@ -57,7 +58,7 @@ class QARow:
     vad_source: str | None
     model: str
     weights: str
-    writer: str
+    fingerprint: str
     prompt: str
     seed: int
     written: str
@@ -82,7 +83,7 @@ def questions_path(manifest: Path) -> Path:
 
 def read_rows(path: Path) -> list[QARow]:
     """All rows of a file, dropped ones too; `ManifestError` names the line that is not one."""
-    return [_parse_row(row, where) for where, row in read_lines(path)]
+    return [_parse_row(with_fingerprint(row), where) for where, row in read_lines(path)]
 
 
 def write_rows(path: Path, rows: Iterable[QARow]) -> None:

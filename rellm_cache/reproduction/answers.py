@@ -6,10 +6,10 @@
 import csv
 import dataclasses
 import hashlib
-import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rellm_cache.config.specs import digest
 from rellm_cache.corpus.manifest import read_lines
@@ -20,12 +20,13 @@ from rellm_cache.errors import RunError
 from rellm_cache.evaluation.run import PREDICTIONS
 from rellm_cache.metrics.replies import question_count, word_count
 from rellm_cache.reproduction.runs import RESPONSES, Job
-from rellm_cache.utils.atomic_files import write_csv, write_text
+from rellm_cache.utils.atomic_files import write_csv
 from rellm_cache.utils.console import progress
 from rellm_cache.utils.devices import default_device
 from rellm_cache.utils.json_files import read_object
+from rellm_cache.utils.result_table import FINGERPRINT, ResultTable, Row, fingerprint_of
 
-EMPATHY, UTTERANCES = "empathy.json", "utterances.csv"
+EMPATHY, UTTERANCES = "empathy.jsonl", "utterances.csv"
 
 
 @dataclass(frozen=True)
@@ -75,30 +76,39 @@ class Scorer:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._model: EmpathyModel | None = None
-        self._identity = hashlib.sha256((folder / CARD).read_bytes()).hexdigest()
+        self._card = hashlib.sha256((folder / CARD).read_bytes()).hexdigest()
 
-    def levels(self, out: Path, exchanges: Sequence[Exchange]) -> list[dict[str, int]]:
+    def levels(self, out: Path, exchanges: Sequence[Exchange]) -> list[Mapping[str, Any]]:
         """Scores of exchanges, kept in `out`: `er`, `ex`, `er_long`, `ex_long`, `cut`."""
-        identity = digest([self._identity, [[e.seeker_post, e.response_post] for e in exchanges]])
-        if out.exists():
-            kept = read_object(out, RunError, "remove it, and its answers are scored again")
-            if kept.get("identity") == identity:
-                scores: list[dict[str, int]] = kept["scores"]
-                return scores
-        if self._model is None:
-            self._model = load_empathy(self._folder, default_device())
-        scores = [
-            {
-                "er": score.levels["ER"],
-                "ex": score.levels["EX"],
-                "er_long": score.long_levels["ER"],
-                "ex_long": score.long_levels["EX"],
-                "cut": int(score.reply_cut),
-            }
-            for score in score_exchanges(self._model, exchanges)
-        ]
-        write_text(out, json.dumps({"identity": identity, "scores": scores}) + "\n")
+        said = [[e.seeker_post, e.response_post] for e in exchanges]
+        table = ResultTable(out, digest([self._card, said]), _former_scores(out, exchanges))
+        missing = {*table.missing(e.reply for e in exchanges)}
+        left = [e for e in exchanges if e.reply in missing]
+        if left:
+            self._model = self._model or load_empathy(self._folder, default_device())
+            with table:
+                for exchange, score in zip(left, score_exchanges(self._model, left), strict=True):
+                    table.add(
+                        exchange.reply,
+                        er=score.levels["ER"],
+                        ex=score.levels["EX"],
+                        er_long=score.long_levels["ER"],
+                        ex_long=score.long_levels["EX"],
+                        cut=int(score.reply_cut),
+                    )
+        scores = [table[e.reply] for e in exchanges]
+        table.finish(map(dict, scores))
         return scores
+
+
+def _former_scores(out: Path, exchanges: Sequence[Exchange]) -> Iterable[Row] | None:
+    """Rows of the one object that the first edition kept; None where there is none."""
+    former = out.with_suffix(".json")
+    if out.exists() or not former.exists():
+        return None
+    kept = read_object(former, RunError, "remove it, and its answers are scored again")
+    names = ({"id": e.reply, FINGERPRINT: fingerprint_of(kept)} for e in exchanges)
+    return [name | scores for name, scores in zip(names, kept["scores"], strict=False)]
 
 
 def collect(jobs: Sequence[Job], empathy: Path | None) -> list[Record]:
@@ -123,7 +133,7 @@ def _records(job: Job, scorer: Scorer | None) -> Iterable[Record]:
     answers = [row for _, row in read_lines(job.out / RESPONSES)]
     with (job.run / PREDICTIONS).open(encoding="utf-8", newline="") as file:
         predicted = {row["id"]: row for row in csv.DictReader(file)}
-    levels: list[dict[str, int]] = [{} for _ in answers]
+    levels: list[Mapping[str, Any]] = [{} for _ in answers]
     if scorer is not None:
         exchanges = [Exchange("", a["id"], a["text"], a["response"]) for a in answers]
         levels = scorer.levels(job.out / EMPATHY, exchanges)

@@ -34,6 +34,7 @@ from rellm_cache.utils.atomic_files import write_text
 from rellm_cache.utils.console import say
 from rellm_cache.utils.json_files import read_object
 from rellm_cache.utils.model_files import file_digest
+from rellm_cache.utils.result_table import FINGERPRINT, fingerprint_of
 
 DONE, FIRST, RUN, RESPONSES = "done.json", "first", "run", "responses.jsonl"
 
@@ -85,7 +86,7 @@ class Job:
         """Run folder of the model."""
         return self.out / RUN
 
-    def identity(self) -> str:
+    def fingerprint(self) -> str:
         """Digest of recipe and data, without their paths."""
         data = [
             [u.id, u.text, u.emotion, u.vad, u.response]
@@ -109,7 +110,7 @@ class Job:
         if not path.exists():
             return False
         found = read_object(path, RunError, "remove it; the finished run is not trained again")
-        if found.get("identity") != self.identity():
+        if fingerprint_of(found) != self.fingerprint():
             raise RunError(
                 f"{self.out}: holds results of another recipe or of other data; choose another "
                 "--out, or remove this folder"
@@ -220,7 +221,7 @@ def do_job(job: Job, resources: Resources) -> None:
     responses = job.out / RESPONSES
     generate(job.run, test, responses, job.cache, batch_size=job.batch_size, resources=resources)
     evaluate(job.run, test, job.cache, EvaluationOptions(samples=0), resources=resources)
-    write_text(job.out / DONE, json.dumps({"identity": job.identity()}) + "\n")
+    write_text(job.out / DONE, json.dumps({FINGERPRINT: job.fingerprint()}) + "\n")
 
 
 def starting_from(recipe: Recipe, run: Path) -> Recipe:

@@ -48,7 +48,7 @@ from rellm_cache.training.checkpoints import Position
 from rellm_cache.training.loop import Trainer, TrainingData, make_accelerator, read_metrics
 from rellm_cache.training.validation import selection_score
 from rellm_cache.utils.atomic_files import write_text
-from rellm_cache.utils.devices import describe_machine
+from rellm_cache.utils.devices import describe_machine, use_threads
 from rellm_cache.utils.model_files import file_digest, locate_model, weights_digest
 
 
@@ -130,7 +130,8 @@ def train(
     start = trainer.restore()
     if accelerator.is_main_process:
         write_text(out / RECIPE, to_toml(recipe))
-    end = trainer.run(start)
+    with use_threads("models" if recipe.needs_llm else "heads"):
+        end = trainer.run(start)
     report = finish(trainer, start, end, notes)
     if accelerator.is_main_process:
         record(trainer, report, *summaries)

@@ -2,19 +2,42 @@
 
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 import torch
 
 from rellm_cache import __version__
 
+Work = Literal["heads", "models"]
+
+DEFAULT_THREADS = torch.get_num_threads()  # of this process, where nobody set another number
 GPU_SHARE = 0.9  # of what is left of a GPU that is taken: the rest is the allocator's gaps
 
 
 def default_device() -> torch.device:
     """The first GPU, or the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@contextmanager
+def use_threads(work: Work) -> Iterator[None]:
+    """Run a block with as many CPU threads as its work gains from.
+
+    Adapter and heads use one: two are no faster, and beside another program they wait for each
+    other at every small operation. Encoders and LLMs use all. `OMP_NUM_THREADS`, or a number that
+    the process has set, wins.
+    """
+    before = torch.get_num_threads()
+    is_set = "OMP_NUM_THREADS" in os.environ or before != DEFAULT_THREADS
+    if work == "heads" and not is_set:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def clips_at_a_time(device: torch.device, batch_size: int) -> int:

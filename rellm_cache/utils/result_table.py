@@ -1,75 +1,245 @@
-"""Journals: rows of unfinished work. In: a row at a time. Out: the same rows after a kill."""
+"""Resumable table of result rows: what is done is never done again, and a kill loses nothing.
+
+Each row has an id and the fingerprint of all it depends on. New results are appended to a journal
+beside the finished file; a later call reads them back and makes only what is missing. In the end
+the file is replaced in one step and the journal removed.
+"""
 
 import json
 import os
-from collections.abc import Iterator
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from rellm_cache.errors import JournalError
+from rellm_cache.utils.atomic_files import sync_path, write_lines
+
+Row = dict[str, Any]
+
+FINGERPRINT = "fingerprint"
+# What the first edition called it, in files that are still read.
+FORMER_NAMES = ("made_from", "by", "generator", "writer", "identity", "audio_sha256")
+SYNC_SECONDS = 1.0  # a power cut loses what was appended in this time, a kill nothing
 
 
-def journal_beside(path: Path) -> Path:
-    """Where the rows of a file wait until they are all there and the file is written.
+class ResultTable:
+    """Results by id, for work that can be killed at any moment.
 
-    Nothing else has this name: whoever writes the file in one step uses `.<name>.partial`.
+    A row counts only with the expected fingerprint. Rows of one id are merged, so that results may
+    come a few fields at a time.
+
+    Args:
+        path: of the finished file; it need not exist.
+        fingerprints: id → expected fingerprint; or one for all ids; None takes every row.
+        finished: rows known before; None reads them from the finished file.
+
+    Raises:
+        JournalError: a line of the file or its journal cannot be read.
+
+    Example:
+        >>> table = ResultTable(Path("answers.jsonl"), {"a": "f1", "b": "f2"})  # doctest: +SKIP
+        >>> with table:  # doctest: +SKIP
+        ...     for name in table.missing(["a", "b"], "response"):
+        ...         table.add(name, response=answer(name))
+        >>> table.finish()  # doctest: +SKIP
     """
-    return path.with_name(f".{path.name}.journal")
+
+    def __init__(
+        self,
+        path: Path,
+        fingerprints: str | Mapping[str, str] | None = None,
+        finished: Iterable[Row] | None = None,
+    ) -> None:
+        self.path = path
+        self.journal = journal_beside(path)
+        self._fingerprints = fingerprints
+        self._before = list(_current(read_rows(path) if finished is None else finished))
+        self._rows: dict[str, Row] = {}
+        self._appending: Journal | None = None
+        for row in (*self._before, *_current(read_journal(self.journal))):
+            known = isinstance(row.get("id"), str) and FINGERPRINT in row
+            if known and self._expected(row["id"]) in (None, row[FINGERPRINT]):
+                self._merge(row)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._appending is not None:
+            self._appending.close()
+            self._appending = None
+
+    def __getitem__(self, name: str) -> Mapping[str, Any]:
+        """What is known of an id; empty where nothing is."""
+        return self._rows.get(name, {})
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._rows
+
+    def __iter__(self) -> Iterator[str]:
+        """Ids of all rows, oldest first."""
+        return iter(self._rows)
+
+    def missing(self, ids: Iterable[str], *fields: str) -> list[str]:
+        """Return the ids, each once, that have no row or lack one of the fields."""
+        return [i for i in dict.fromkeys(ids) if not {"id", *fields} <= self[i].keys()]
+
+    def add(self, name: str, fingerprint: str | None = None, **fields: Any) -> None:
+        """Keep results of an id; values must be as JSON gives them back.
+
+        Args:
+            fingerprint: where the table expects none.
+        """
+        row = {"id": name, FINGERPRINT: fingerprint or self._expected(name), **fields}
+        if self._appending is None:
+            self._appending = Journal(self.journal)
+        self._appending.append(row)
+        self._merge(row)
+
+    def finish(
+        self,
+        rows: Iterable[Any] | None = None,
+        write: Callable[[Path, list[Any]], object] | None = None,
+    ) -> bool:
+        """Replace the finished file, unless it holds these rows already, and remove the journal.
+
+        Args:
+            rows: of the file, in order; None for the table's own, in the order of `fingerprints`.
+            write: writes them; None for JSON Lines.
+
+        Returns:
+            Whether the file was written.
+        """
+        self.__exit__()
+        if rows is None and isinstance(self._fingerprints, Mapping):
+            expected = self._fingerprints.items()
+            rows = ({"id": name, FINGERPRINT: value, **self[name]} for name, value in expected)
+        content = list(rows or ())
+        changed = content != self._before
+        if changed:
+            (write or write_lines)(self.path, content)
+        self.journal.unlink(missing_ok=True)
+        return changed
+
+    def _expected(self, name: str) -> str | None:
+        known = self._fingerprints
+        return known.get(name, "") if isinstance(known, Mapping) else known
+
+    def _merge(self, row: Row) -> None:
+        kept = self._rows.setdefault(row["id"], {})
+        if kept.get(FINGERPRINT) != row[FINGERPRINT]:
+            kept.clear()
+        kept.update(row)
 
 
 class Journal:
-    """Appends JSON rows to a file, each on disk's side of the process before the next begins."""
+    """JSON rows appended to a file; a killed process loses none that was appended."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists():
             # A line that a kill cut short goes, so that appending starts on a new one.
             os.truncate(path, len(_whole_lines(path)))
         self._file = path.open("a", encoding="utf-8")
+        sync_path(path.parent)
+        self._synced = time.monotonic()
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._file.close()
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
-    def append(self, row: dict[str, Any]) -> None:
-        """Write one row."""
+    def append(self, row: Row) -> None:
+        """Write one row; it is on the disk a second later at most, or when the next one is."""
         self._file.write(json.dumps(row, ensure_ascii=False) + "\n")
         self._file.flush()
+        if time.monotonic() - self._synced > SYNC_SECONDS:
+            os.fsync(self._file.fileno())
+            self._synced = time.monotonic()
+
+    def close(self) -> None:
+        """Sync the file to the disk and close it."""
+        os.fsync(self._file.fileno())
+        self._file.close()
 
 
-def append_row(path: Path, row: dict[str, Any]) -> None:
+def append_row(path: Path, row: Row) -> None:
     """Append one row to a log; it is on the disk when the file is synced next."""
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
-def read_journal(path: Path) -> Iterator[dict[str, Any]]:
-    """Rows of a journal that may not exist; a last line cut short by a kill is left out.
+def journal_beside(path: Path) -> Path:
+    """The journal of a file: it holds rows until the file itself is written."""
+    return path.with_name(f".{path.name}.journal")
+
+
+def read_journal(path: Path) -> Iterator[Row]:
+    """Yield the rows of a journal that may not exist, without a last line that a kill cut short.
 
     Raises:
         JournalError: another line is damaged.
     """
     if path.exists():
-        for number, line in enumerate(_whole_lines(path).split(b"\n")[:-1], 1):
-            try:
-                row = json.loads(line)
-                if not isinstance(row, dict):
-                    raise ValueError(f"it is of type {type(row).__name__}")
-            except ValueError as error:  # a power cut leaves bytes that nobody wrote
-                raise JournalError(
-                    f"{path}:{number}: found {line[:40]!r}, expected a JSON object ({error}); "
-                    "remove this line, and what it said is done again"
-                ) from error
+        yield from _parse(path, _whole_lines(path))
+
+
+def read_rows(path: Path) -> Iterator[Row]:
+    """Yield the rows of a finished file that may not exist.
+
+    Raises:
+        JournalError: a line is damaged, the last one too.
+    """
+    if path.exists():
+        yield from _parse(path, path.read_bytes())
+
+
+def fingerprint_of(row: Mapping[str, Any]) -> str | None:
+    """The fingerprint of a row, also of one that the first edition wrote; None without any."""
+    return with_fingerprint(dict(row)).get(FINGERPRINT)
+
+
+def with_fingerprint(row: Row) -> Row:
+    """A row whose fingerprint has its name of today, also where the first edition wrote it."""
+    former = next((name for name in FORMER_NAMES if name in row), None)
+    if FINGERPRINT in row or former is None:
+        return row
+    return {FINGERPRINT if name == former else name: value for name, value in row.items()}
+
+
+def _current(rows: Iterable[Row]) -> Iterator[Row]:
+    """Yield rows as they are written today, also those of journals of the first edition."""
+    counts: Counter[str] = Counter()
+    for row in map(with_fingerprint, rows):
+        if "id" in row or FINGERPRINT not in row:
             yield row
+        elif "prompt" in row or "transcript" in row:  # of `respond` and `qa`
+            yield {"id": row.get("prompt", row.get("transcript")), **row}
+        elif "score" in row:  # of `empathy score`: in the order of the table
+            yield {"id": str(counts[row[FINGERPRINT]]), **row}
+            counts[row[FINGERPRINT]] += 1
+        else:  # of `judge`: a few answers or scores by id
+            for name in {"answers", "scores"} & row.keys():
+                for key, value in row[name].items():
+                    yield {"id": key, FINGERPRINT: row[FINGERPRINT], name[:-1]: value}
+
+
+def _parse(path: Path, data: bytes) -> Iterator[Row]:
+    lines = data.split(b"\n")
+    for number, line in enumerate(lines if lines[-1] else lines[:-1], 1):
+        try:
+            row = json.loads(line)
+            if not isinstance(row, dict):
+                raise ValueError(f"it is of type {type(row).__name__}")
+        except ValueError as error:  # a power cut leaves bytes that nobody wrote
+            raise JournalError(
+                f"{path}:{number}: found {line[:40]!r}, expected a JSON object ({error}); "
+                "remove this line, and its result is made again"
+            ) from error
+        yield row
 
 
 def _whole_lines(path: Path) -> bytes:

@@ -7,7 +7,12 @@ from typing import Any
 import pytest
 from kills import KilledAfter
 
-from rellm_cache.annotation.questions import UNREADABLE, QAReport, write_questions, writer_id
+from rellm_cache.annotation.questions import (
+    UNREADABLE,
+    QAReport,
+    write_questions,
+    writer_fingerprint,
+)
 from rellm_cache.config.qa import GivenQuestions, QASettings, QAType
 from rellm_cache.config.recipes import load_recipe
 from rellm_cache.config.schema import Recipe
@@ -61,7 +66,7 @@ def told(
 ) -> None:
     """Put words into the writer's mouth, as an interrupted run leaves them."""
     assert recipe.llm is not None
-    writer = writer_id(recipe, weights_digest(find_llm(recipe.llm)))
+    writer = writer_fingerprint(recipe, weights_digest(find_llm(recipe.llm)))
     with Journal(journal(manifest)) as notes:
         for kind, text in replies.items():
             prompt = digest(write_request(utterance, kind, recipe.qa).user)
@@ -185,6 +190,6 @@ def test_rows_that_the_first_edition_wrote_are_still_of_the_same_writer(
     name: str, known: str
 ) -> None:
     recipe = load_recipe(name)
-    assert writer_id(recipe, "0" * 64) == known
+    assert writer_fingerprint(recipe, "0" * 64) == known
     four = replace(recipe.heads, emotions=("neutral", "happy", "angry", "sad"))
-    assert writer_id(replace(recipe, heads=four), "0" * 64) != known
+    assert writer_fingerprint(replace(recipe, heads=four), "0" * 64) != known

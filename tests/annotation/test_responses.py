@@ -9,7 +9,7 @@ import pytest
 from kills import KilledAfter
 from safetensors.torch import load_file, save_file
 
-from rellm_cache.annotation.responses import RespondReport, generator_id, respond
+from rellm_cache.annotation.responses import RespondReport, reply_fingerprint, respond
 from rellm_cache.config.schema import LoraConfig, Recipe
 from rellm_cache.corpus.manifest import read_lines, read_manifest, responses_path, write_lines
 from rellm_cache.errors import ConfigError, ManifestError
@@ -45,7 +45,7 @@ def answered(recipe: Recipe, emotion: str, transcript: str, text: str) -> dict[s
     """A row as an interrupted run leaves it."""
     prompt = recipe.prompts.expected_response.format(emotion=emotion, transcript=transcript)
     row = {"prompt": prompt, "length": 90, "text": text, "early_stop": False}
-    return {**row, "generator": generator_id(recipe)}
+    return {**row, "generator": reply_fingerprint(recipe)}
 
 
 def test_equal_prompts_are_asked_once_and_answers_are_joined(
@@ -80,12 +80,12 @@ def test_a_batch_changes_no_answer(manifest: Path, recipe: Recipe) -> None:
     assert run(manifest, recipe, batch_size=3).path.read_text("utf-8") == alone
 
 
-def test_a_new_clip_or_text_is_asked_alone(manifest: Path, recipe: Recipe) -> None:
+def test_only_a_new_text_is_asked(manifest: Path, recipe: Recipe) -> None:
     run(manifest, recipe)
     changed = {**ROWS[2], "text": "I found my keys."}
     write_lines(manifest, [*ROWS[:2], changed, *ROWS[3:], {**ROWS[0], "id": "g"}])
     report = run(manifest, recipe)
-    assert (report.generated, report.written) == (2, 5)
+    assert (report.generated, report.written) == (1, 5)  # "g" says what "a" says
     assert run(manifest, recipe).generated == 0
 
 
@@ -97,14 +97,14 @@ def test_other_wording_or_limits_are_other_answers(
 ) -> None:
     run(manifest, recipe)
     other = replace(recipe, prompts=replace(recipe.prompts, **change))
-    assert generator_id(other) != generator_id(recipe)
+    assert reply_fingerprint(other) != reply_fingerprint(recipe)
     assert run(manifest, other).generated == 3
 
 
 def test_lora_does_not_change_who_answers(recipe: Recipe) -> None:
     assert recipe.llm is not None
     other = replace(recipe, llm=replace(recipe.llm, lora=LoraConfig(rank=3)))
-    assert generator_id(other) == generator_id(recipe)
+    assert reply_fingerprint(other) == reply_fingerprint(recipe)
 
 
 def test_a_killed_run_goes_on_where_it_was(
@@ -192,7 +192,7 @@ def test_another_limit_is_applied_to_answers_that_are_there(manifest: Path, reci
 
 
 def test_rows_that_do_not_tell_their_length_stay(manifest: Path, recipe: Recipe) -> None:
-    base = {"id": "a", "generator": generator_id(recipe)}
+    base = {"id": "a", "fingerprint": reply_fingerprint(recipe)}
     prompt = answered(recipe, "sad", "I lost my keys.", "")["prompt"]
     old = {**base, "prompt": prompt, "response": "Oh.", "early_stop": False}
     write_lines(responses_path(manifest), [old])

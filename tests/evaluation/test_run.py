@@ -178,7 +178,7 @@ def test_what_was_said_is_not_asked_again_until_something_changes(
     rescored = again(EvaluationOptions(1, empathy=scorer))
     for row, before in zip(rescored, told, strict=True):
         assert row["empathy"]["levels"] == before["empathy"]["levels"]
-        assert row["empathy"]["made_from"] != before["empathy"]["made_from"]
+        assert row["empathy"]["fingerprint"] != before["empathy"]["fingerprint"]
         assert row["answer"] == before["answer"]
 
     test.write_text(
@@ -195,8 +195,8 @@ def test_what_was_said_is_not_asked_again_until_something_changes(
     save_file(
         {n: t * 0.5 for n, t in weights.items()}, run / "adapter.safetensors", {"format": "pt"}
     )
-    assert not {row["made_from"] for row in again(EvaluationOptions(1))} & {
-        row["made_from"] for row in first
+    assert not {row["fingerprint"] for row in again(EvaluationOptions(1))} & {
+        row["fingerprint"] for row in first
     }
     last = again(EvaluationOptions(1))
     assert "nothing to do" in capsys.readouterr().err

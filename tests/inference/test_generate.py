@@ -41,7 +41,7 @@ def test_cache_and_audio_give_the_same_numbers(run: Path, corpus: Path, tmp_path
         [json.loads(line) for line in (tmp_path / name).read_text().splitlines()]
         for name in ("cached.jsonl", "live.jsonl")
     )
-    assert [row.pop("made_from") for row in rows] == [row["made_from"] for row in of_live]
+    assert [row.pop("fingerprint") for row in rows] == [row["fingerprint"] for row in of_live]
     assert rows == [asdict(g) for g in cached]
 
 
@@ -90,7 +90,7 @@ def test_killed_while_it_writes_it_loses_no_answer(
         write_lines(path, torn())
 
     with monkeypatch.context() as kill:
-        kill.setattr("rellm_cache.inference.generate.write_lines", write_half_and_die)
+        kill.setattr("rellm_cache.utils.result_table.write_lines", write_half_and_die)
         with pytest.raises(KeyboardInterrupt):
             generate(run, corpus, out, cache)
     assert not out.exists()
@@ -172,15 +172,15 @@ def test_an_llm_folder_with_other_weights_answers_again(
     train(reads, corpus, cache, tmp_path / "reads")
     out, test = tmp_path / "out.jsonl", corpus / "test.jsonl"
 
-    def made_from() -> list[str]:
+    def fingerprints() -> list[str]:
         generate(tmp_path / "reads", test, out, cache)
-        return [json.loads(line)["made_from"] for line in out.read_text().splitlines()]
+        return [json.loads(line)["fingerprint"] for line in out.read_text().splitlines()]
 
-    before = made_from()
-    assert made_from() == before
+    before = fingerprints()
+    assert fingerprints() == before
     weights = load_file(folder / "model.safetensors")
     save_file({n: -t for n, t in weights.items()}, folder / "model.safetensors", {"format": "pt"})
-    assert not set(made_from()) & set(before)
+    assert not set(fingerprints()) & set(before)
 
 
 @pytest.mark.parametrize("content", [b"\x00\x00\x00\x20ftypM4A \xff", b"hello"])
