@@ -34,9 +34,10 @@ from rellm_cache.cli.transcribe import transcribe
 from rellm_cache.errors import RellmError
 
 INTERRUPTED = 130
+SETTINGS = {"help_option_names": ["-h", "--help"], "show_default": True}
 
 
-@click.group(cls=OrderedGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=OrderedGroup, context_settings=SETTINGS)
 @click.version_option(__version__, prog_name="rellm")
 def rellm() -> None:
     """Cache frozen speech encoders once, then train empathetic speech LLM adapters in minutes.

@@ -4,16 +4,15 @@ from pathlib import Path
 
 import click
 
-from rellm_cache.cli.options import cache_option, manifest_argument, recipe_option, set_option
+from rellm_cache.cli import options
 from rellm_cache.cli.prepare.report import show_survey
 from rellm_cache.utils.console import counted
 
 
 @click.command()
-@manifest_argument
-@recipe_option
-@set_option
-@cache_option
+@options.manifest_argument
+@options.recipe
+@options.cache
 def annotate(manifest: Path, recipe: str, overrides: tuple[str, ...], cache: Path) -> None:
     """Fill missing dimensions of a manifest file or folder from the emotion encoder's head.
 

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from rellm_cache.cli.options import byte_size, percent, print_table
+from rellm_cache.cli import options
+from rellm_cache.cli.output import byte_size, percent, print_table
 
 if TYPE_CHECKING:
     from rellm_cache.demo.run import DemoReport
@@ -14,16 +15,14 @@ if TYPE_CHECKING:
 @click.command()
 @click.option(
     "--cache",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=options.FOLDER,
     default=Path("cache"),
-    show_default=True,
     help="Folder of feature stores and of the demo's models.",
 )
 @click.option(
     "--out",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=options.FOLDER,
     default=Path("runs/demo"),
-    show_default=True,
     help="Folder for manifests and runs.",
 )
 def demo(cache: Path, out: Path) -> None:

@@ -1,17 +1,17 @@
 """rellm empathy: train empathy scorers and score replies."""
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
 import click
 
-from rellm_cache.cli.options import OrderedGroup, json_option, print_table
+from rellm_cache.cli import options
+from rellm_cache.cli.output import print_json, print_table
 from rellm_cache.utils.console import counted
 
 
-@click.group(cls=OrderedGroup)
+@click.group(cls=options.OrderedGroup)
 def empathy() -> None:
     """Score the empathy of replies: emotional reactions, interpretations, explorations.
 
@@ -20,13 +20,8 @@ def empathy() -> None:
 
 
 @empathy.command()
-@click.argument("data", type=click.Path(path_type=Path, exists=True, file_okay=False))
-@click.option(
-    "--out",
-    required=True,
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Folder for the scorer.",
-)
+@click.argument("data", type=options.EXISTING_FOLDER)
+@options.out("Folder for the scorer.")
 @click.option(
     "--encoder",
     metavar="ID|FOLDER",
@@ -39,7 +34,7 @@ def empathy() -> None:
     metavar="KEY=VALUE",
     help="Change one setting, for example epochs=6 or together=true. Repeatable.",
 )
-@json_option
+@options.as_json
 def train(
     data: Path, out: Path, encoder: str | None, changes: tuple[str, ...], as_json: bool
 ) -> None:
@@ -53,7 +48,7 @@ def train(
 
     card = train_empathy(data, out, make_settings(encoder, changes))
     if as_json:
-        click.echo(json.dumps({"counts": card.counts, "scores": card.scores}))
+        print_json({"counts": card.counts, "scores": card.scores})
         return
     tokens = card.settings.tokens, card.settings.long_tokens
     for part, limit in zip(("test", "test_long"), tokens, strict=True):
@@ -73,15 +68,10 @@ def _level_row(name: str, scores: dict[str, Any]) -> list[str]:
 
 
 @empathy.command()
-@click.argument("scorer", type=click.Path(path_type=Path, exists=True, file_okay=False))
-@click.argument("source", type=click.Path(path_type=Path, exists=True, dir_okay=False))
-@click.option(
-    "--out",
-    required=True,
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="CSV file to write.",
-)
-@json_option
+@click.argument("scorer", type=options.EXISTING_FOLDER)
+@click.argument("source", type=options.EXISTING_FILE)
+@options.out("CSV file to write.", options.FILE)
+@options.as_json
 def score(scorer: Path, source: Path, out: Path, as_json: bool) -> None:
     """Add empathy levels to a CSV file SOURCE with the columns seeker_post and response_post.
 
@@ -92,7 +82,7 @@ def score(scorer: Path, source: Path, out: Path, as_json: bool) -> None:
 
     report = score_csv(scorer, source, out)
     if as_json:
-        click.echo(json.dumps(dataclasses.asdict(report)))
+        print_json(dataclasses.asdict(report))
         return
     rows = [
         [name, str(summary), str(report.long_levels[name])]

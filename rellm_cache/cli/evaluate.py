@@ -1,47 +1,39 @@
 """rellm evaluate: score a trained run, and write its report."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import click
 
-from rellm_cache.cli.options import (
-    cache_option,
-    json_option,
-    manifest_argument,
-    percent,
-    print_table,
-    run_argument,
-)
+from rellm_cache.cli import options
+from rellm_cache.cli.output import percent, print_json, print_table
 from rellm_cache.utils.console import counted
 
 
 @click.command()
-@run_argument
-@manifest_argument
-@cache_option
+@options.run_argument
+@options.manifest_argument
+@options.cache
 @click.option(
     "--samples",
     type=click.IntRange(min=0),
     default=6,
-    show_default=True,
     help="Clips in the report, with their answers.",
 )
 @click.option(
     "--empathy",
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    type=options.EXISTING_FOLDER,
     metavar="FOLDER",
     help="Folder of `rellm empathy train`: the run answers every clip with a transcript, and the "
     "scorer scores the answers.",
 )
 @click.option(
     "--out",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=options.FOLDER,
     metavar="FOLDER",
     help="Folder for scores and report; RUN by default. Needed for a published RUN.",
 )
-@json_option
+@options.as_json
 def evaluate(
     run: Path,
     manifest: Path,
@@ -64,7 +56,7 @@ def evaluate(
     asked = EvaluationOptions(samples, empathy=empathy)
     scores = score(run, manifest, cache, asked, out).to_json()
     if as_json:
-        click.echo(json.dumps(scores))
+        print_json(scores)
         return
     print_scores(scores)
     click.echo(f"Scores: {(out or run) / 'scores.json'}")

@@ -5,14 +5,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from rellm_cache.cli.options import (
-    CLIPS_FAILED,
-    batch_size_option,
-    cache_option,
-    manifest_argument,
-    recipe_option,
-    set_option,
-)
+from rellm_cache.cli import options
+from rellm_cache.cli.output import SOME_FAILED
 from rellm_cache.store.remote.mirror_paths import display_path
 from rellm_cache.utils.console import counted
 
@@ -21,14 +15,13 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@manifest_argument
-@recipe_option
-@set_option
-@cache_option
-@batch_size_option(16, "Clips decoded and encoded together. A CPU encodes them one by one.")
+@options.manifest_argument
+@options.recipe
+@options.cache
+@options.batch_size(16, "Clips decoded and encoded together. A CPU encodes them one by one.")
 @click.option(
     "--workers",
-    type=click.IntRange(min=1),
+    type=options.COUNT,
     help="Worker processes, each with its own models: one for each GPU, or a few on a CPU. "
     "Without this option, the clips are encoded in this process.",
 )
@@ -42,13 +35,13 @@ if TYPE_CHECKING:
     "--ray",
     metavar="ADDRESS",
     default="",
+    show_default=False,
     help="Ray cluster that encodes the clips: host:port, auto, or local.",
 )
 @click.option(
     "--commit-seconds",
     type=click.FloatRange(min=0),
     default=60.0,
-    show_default=True,
     help="Commit encoded clips at least this often; a kill loses at most this much work.",
 )
 def extract(
@@ -75,14 +68,14 @@ def extract(
     from rellm_cache.extraction.workers.options import Shard, WorkerOptions
 
     part = Shard.parse(shard) if shard else None
-    options = WorkerOptions(workers or 0, ray, part, commit_seconds)
-    reports = run(manifest, load_recipe(recipe, overrides), cache, batch_size, options=options)
+    work = WorkerOptions(workers or 0, ray, part, commit_seconds)
+    reports = run(manifest, load_recipe(recipe, overrides), cache, batch_size, options=work)
     for report in reports:
         show(report)
     if any(report.encoded for report in reports):
         forward = sum(report.seconds for report in reports)
         click.echo(f"Took {reports[0].wall_seconds:.1f} s; the encoders computed {forward:.1f} s")
-    return CLIPS_FAILED if any(report.failed for report in reports) else 0
+    return SOME_FAILED if any(report.failed for report in reports) else 0
 
 
 def show(report: "StreamReport") -> None:

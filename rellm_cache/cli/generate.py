@@ -4,28 +4,18 @@ from pathlib import Path
 
 import click
 
-from rellm_cache.cli.options import (
-    batch_size_option,
-    cache_option,
-    run_argument,
-    set_option,
-)
+from rellm_cache.cli import options
 from rellm_cache.utils.console import counted
 
 
 @click.command()
-@run_argument
-@click.argument("source", type=click.Path(path_type=Path, exists=True))
-@click.option(
-    "--out",
-    required=True,
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="JSON Lines file for the answers.",
-)
-@cache_option
+@options.run_argument
+@click.argument("source", type=options.EXISTING)
+@options.out("JSON Lines file for the answers.", options.FILE)
+@options.cache
 @click.option("--from-audio", is_flag=True, help="Encode the audio instead of reading the cache.")
-@batch_size_option(8, "Clips answered at a time.")
-@set_option
+@options.batch_size(8, "Clips answered at a time.")
+@options.overrides
 def generate(
     run: Path,
     source: Path,

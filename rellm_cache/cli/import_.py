@@ -4,9 +4,9 @@ from pathlib import Path
 
 import click
 
-from rellm_cache.cli.options import set_option
+from rellm_cache.cli import options
 
-folder_argument = click.argument("folder", type=click.Path(path_type=Path, exists=True))
+folder_argument = click.argument("folder", type=options.EXISTING)
 
 
 @click.group("import")
@@ -20,12 +20,7 @@ def import_() -> None:
 
 @import_.command()
 @folder_argument
-@click.option(
-    "--out",
-    required=True,
-    type=click.Path(path_type=Path, file_okay=False),
-    help="New model folder, for example cache/models/Qwen-7B-Chat-Qwen2.",
-)
+@options.out("New model folder, for example cache/models/Qwen-7B-Chat-Qwen2.")
 def qwen(folder: Path, out: Path) -> None:
     """Convert Qwen-7B or Qwen-7B-Chat (v1) to Qwen2.
 
@@ -45,27 +40,20 @@ def qwen(folder: Path, out: Path) -> None:
 
 @import_.command()
 @folder_argument
-@click.option(
-    "--out",
-    required=True,
-    type=click.Path(path_type=Path, file_okay=False),
-    help="The new run folder: encoder, adapter, and a recipe that starts from them.",
-)
+@options.out("The new run folder: encoder, adapter, and a recipe that starts from them.")
 @click.option(
     "--recipe",
     default="re-llm",
-    show_default=True,
     metavar="NAME|FILE",
     help="The recipe to train: a shipped one or a TOML file, with the reference adapter.",
 )
-@set_option
+@options.overrides
 @click.option(
     "--stream-size",
     "sizes",
     type=(str, click.IntRange(min=1)),
     multiple=True,
     default=(("emotion", 1024),),
-    show_default=True,
     metavar="NAME VALUES",
     help="Values in a frame of a stream other than the recipe's first.",
 )

@@ -1,20 +1,13 @@
 """rellm judge: an LLM scores the answers of runs to questions about speech."""
 
-import json
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import click
 
-from rellm_cache.cli.options import (
-    batch_size_option,
-    cache_option,
-    json_option,
-    manifest_argument,
-    percent,
-    print_table,
-)
+from rellm_cache.cli import options
+from rellm_cache.cli.output import percent, print_json, print_table
 from rellm_cache.utils.console import counted
 
 if TYPE_CHECKING:
@@ -22,15 +15,9 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument(
-    "runs",
-    nargs=-1,
-    required=True,
-    metavar="RUN...",
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
-)
-@manifest_argument
-@cache_option
+@click.argument("runs", nargs=-1, required=True, metavar="RUN...", type=options.EXISTING_FOLDER)
+@options.manifest_argument
+@options.cache
 @click.option(
     "--judge",
     "model",
@@ -43,8 +30,8 @@ if TYPE_CHECKING:
     type=click.Choice(["nf4", "int8", "none"]),
     help="Quantization of the model given by --judge; nf4 by default.",
 )
-@batch_size_option(16, "Questions answered at a time.")
-@json_option
+@options.batch_size(16, "Questions answered at a time.")
+@options.as_json
 def judge(
     runs: tuple[Path, ...],
     manifest: Path,
@@ -73,7 +60,7 @@ def judge(
         judging = LLMConfig(model=model, quantization=quantization or "nf4", template="model")
     scores = score(runs, manifest, cache, judging, batch_size)
     if as_json:
-        click.echo(json.dumps([one.to_json() for one in scores]))
+        print_json([one.to_json() for one in scores])
         return
     print_judged(scores)
     for run in runs:

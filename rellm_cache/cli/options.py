@@ -1,42 +1,22 @@
-"""Options shared by several commands, and printing of tables."""
+"""Options and arguments that several commands share, and types of their values."""
 
-import shlex
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
-from rich import box
-from rich.console import Console
-from rich.table import Table
 
 from rellm_cache.errors import StoreError
 from rellm_cache.store.remote.mirror_paths import is_url
 
-CLIPS_FAILED = 3
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-run_argument = click.argument("run", type=click.Path(path_type=Path, exists=True, file_okay=False))
-manifest_argument = click.argument("manifest", type=click.Path(path_type=Path, exists=True))
-manifest_folder_option = click.option(
-    "--manifest",
-    required=True,
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="Manifest folder with train.jsonl and, for validation, validation.jsonl.",
-)
-recipe_option = click.option(
-    "--recipe",
-    required=True,
-    metavar="NAME|FILE",
-    help="Name of a shipped recipe (see `rellm recipes`) or a TOML file.",
-)
-set_option = click.option(
-    "--set",
-    "overrides",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="Change one recipe field, for example training.epochs=3 or llm=none. Repeatable.",
-)
+EXISTING = click.Path(path_type=Path, exists=True)
+EXISTING_FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
+EXISTING_FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
+FILE = click.Path(path_type=Path, dir_okay=False)
+FOLDER = click.Path(path_type=Path, file_okay=False)
+COUNT = click.IntRange(min=1)
 
 
 class CacheRoot(click.ParamType[Path]):
@@ -49,7 +29,7 @@ class CacheRoot(click.ParamType[Path]):
     name = "folder or url"
 
     def __init__(self, exists: bool = False) -> None:
-        self._folder = click.Path(path_type=Path, exists=exists, file_okay=False)
+        self._folder = EXISTING_FOLDER if exists else FOLDER
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
         """The folder; `RellmError` if the URL cannot be used."""
@@ -76,32 +56,6 @@ class StorePath(CacheRoot):
         return store
 
 
-cache_option = click.option(
-    "--cache",
-    type=CacheRoot(),
-    default="cache",
-    show_default=True,
-    metavar="FOLDER|URL",
-    help="Folder of feature stores, or its URL, for example s3://bucket/folder.",
-)
-
-
-def batch_size_option(default: int, help_text: str) -> Callable[[Command], Command]:
-    """The option `--batch-size`."""
-    return click.option(
-        "--batch-size",
-        type=click.IntRange(min=1),
-        default=default,
-        show_default=True,
-        help=help_text,
-    )
-
-
-json_option = click.option(
-    "--json", "as_json", is_flag=True, help="Print the result as one JSON object."
-)
-
-
 class OrderedGroup(click.Group):
     """Command group that lists commands in the order of the work, not of the alphabet."""
 
@@ -110,29 +64,58 @@ class OrderedGroup(click.Group):
         return list(self.commands)
 
 
-def show_next(
-    command: Sequence[str], recipe: str, overrides: Sequence[str], rest: Sequence[str]
-) -> None:
-    """Print the next command of the workflow, quoted for a shell."""
-    given = [word for override in overrides for word in ("--set", override)]
-    click.echo(f"Next: {shlex.join(['rellm', *command, '--recipe', recipe, *given, *rest])}")
+run_argument = click.argument("run", type=EXISTING_FOLDER)
+manifest_argument = click.argument("manifest", type=EXISTING)
+root_argument = click.argument("root", type=CacheRoot(exists=True), default="cache")
+store_argument = click.argument("store", type=StorePath(exists=True))
+manifest_folder = click.option(
+    "--manifest",
+    required=True,
+    type=EXISTING_FOLDER,
+    help="Manifest folder with train.jsonl and, for validation, validation.jsonl.",
+)
+overrides = click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Change one recipe field, for example training.epochs=3 or llm=none. Repeatable.",
+)
+cache = click.option(
+    "--cache",
+    type=CacheRoot(),
+    default="cache",
+    metavar="FOLDER|URL",
+    help="Folder of feature stores, or its URL, for example s3://bucket/folder.",
+)
+as_json = click.option(
+    "--json", "as_json", is_flag=True, help="Print the result as one JSON object."
+)
 
 
-def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print a table to standard output; all columns but the first are right-aligned."""
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, title_style="bold")
-    for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
-    for row in rows:
-        table.add_row(*row)
-    Console(width=None if Console().is_terminal else 120, soft_wrap=False).print(table)
+def recipe(command: Command) -> Command:
+    """Add `--recipe` and `--set`."""
+    name = click.option(
+        "--recipe",
+        required=True,
+        metavar="NAME|FILE",
+        help="Name of a shipped recipe (see `rellm recipes`) or a TOML file.",
+    )
+    return name(overrides(command))
 
 
-def percent(value: float) -> str:
-    """Format 0.7654 as 76.5 %."""
-    return f"{100 * value:.1f} %"
+def out(help_text: str, path: click.Path = FOLDER) -> Callable[[Command], Command]:
+    """The option `--out`, which is required."""
+    return click.option("--out", required=True, type=path, help=help_text)
 
 
-def byte_size(count: int) -> str:
-    """Format bytes as MB or, from 1000 MB, as GB, with one decimal."""
-    return f"{count / 1e6:.1f} MB" if count < 999_950_000 else f"{count / 1e9:.1f} GB"
+def batch_size(default: int, help_text: str) -> Callable[[Command], Command]:
+    """The option `--batch-size`."""
+    return click.option("--batch-size", type=COUNT, default=default, help=help_text)
+
+
+def clip_seconds(command: Command) -> Command:
+    """Add `--min-seconds` and `--max-seconds`."""
+    longest = click.option("--max-seconds", default=30.0, help="Longer clips are left out.")
+    shortest = click.option("--min-seconds", default=1.0, help="Shorter clips are left out.")
+    return shortest(longest(command))

@@ -1,21 +1,12 @@
 """Command `rellm plan`: estimate time, memory and disk of extraction and training."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from rellm_cache.cli.options import (
-    batch_size_option,
-    byte_size,
-    cache_option,
-    json_option,
-    manifest_argument,
-    print_table,
-    recipe_option,
-    set_option,
-)
+from rellm_cache.cli import options
+from rellm_cache.cli.output import byte_size, print_json, print_table
 from rellm_cache.store.remote.mirror_paths import display_path
 from rellm_cache.utils.console import counted
 
@@ -25,16 +16,14 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@manifest_argument
-@recipe_option
-@set_option
-@cache_option
-@batch_size_option(16, "Clips encoded together, for the estimate of memory.")
+@options.manifest_argument
+@options.recipe
+@options.cache
+@options.batch_size(16, "Clips encoded together, for the estimate of memory.")
 @click.option(
     "--clips",
-    type=click.IntRange(min=1),
+    type=options.COUNT,
     default=4,
-    show_default=True,
     help="Clips to encode now, to estimate time and memory.",
 )
 @click.option(
@@ -49,7 +38,7 @@ if TYPE_CHECKING:
     help="Speed that the GPU really reaches, in 10^12 operations a second, to estimate the time of "
     "an epoch.",
 )
-@json_option
+@options.as_json
 def plan(
     manifest: Path,
     recipe: str,
@@ -80,7 +69,7 @@ def plan(
     gpu_bytes = None if gpu_gb is None else int(gpu_gb * 1e9)
     found = estimate(manifest, settings, cache, clips, batch_size, gpu_bytes)
     if as_json:
-        click.echo(json.dumps(found.to_json()))
+        print_json(found.to_json())
     else:
         show(found)
         if found.training is None:

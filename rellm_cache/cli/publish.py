@@ -1,29 +1,24 @@
 """Command `rellm publish`: a trained run as a folder for a model hub."""
 
 import dataclasses
-import json
 from pathlib import Path
 
 import click
 
-from rellm_cache.cli.options import json_option, run_argument, set_option
+from rellm_cache.cli import options
+from rellm_cache.cli.output import print_json
 
 
 @click.command()
-@run_argument
-@click.option(
-    "--out",
-    required=True,
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Folder to write. An earlier publication there is replaced.",
-)
-@set_option
+@options.run_argument
+@options.out("Folder to write. An earlier publication there is replaced.")
+@options.overrides
 @click.option(
     "--without-scores", is_flag=True, help="Allow a run that `rellm evaluate` has not scored."
 )
 @click.option("--upload", metavar="OWNER/NAME", help="Upload to this repository of the hub.")
 @click.option("--private", is_flag=True, help="With --upload: make a new repository private.")
-@json_option
+@options.as_json
 def publish(
     run: Path,
     out: Path,
@@ -54,8 +49,7 @@ def publish(
     found = assemble(run, out, overrides, without_scores)
     url = send(out, (*found.files, SUMS), upload, private) if upload else None
     if as_json:
-        fields = dataclasses.asdict(found) | {"out": str(out), "uploaded": url}
-        click.echo(json.dumps(fields))
+        print_json(dataclasses.asdict(found) | {"out": str(out), "uploaded": url})
         return
     for note in found.notes:
         click.echo(f"Note: {note}")

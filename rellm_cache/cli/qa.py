@@ -4,27 +4,20 @@ from pathlib import Path
 
 import click
 
-from rellm_cache.cli.options import (
-    batch_size_option,
-    manifest_argument,
-    print_table,
-    recipe_option,
-    set_option,
-    show_next,
-)
+from rellm_cache.cli import options
+from rellm_cache.cli.output import print_next, print_table
 from rellm_cache.utils.console import counted
 
 
 @click.command()
-@manifest_argument
-@recipe_option
-@set_option
+@options.manifest_argument
+@options.recipe
 @click.option(
     "--mode",
     type=click.Choice(["explicit", "implicit", "both"]),
     help="Rows to write, the same as --set qa.mode=…; as in the recipe by default.",
 )
-@batch_size_option(16, "Requests answered at a time.")
+@options.batch_size(16, "Requests answered at a time.")
 def qa(
     manifest: Path, recipe: str, overrides: tuple[str, ...], mode: str | None, batch_size: int
 ) -> None:
@@ -53,4 +46,4 @@ def qa(
             click.echo(f"  skipped {counted(count, 'utterance')}: {reason}")
     folder = manifest if manifest.is_dir() else manifest.parent
     where = ["--manifest", f"{folder}", "--out", "runs/questions"]
-    show_next(["train"], recipe, (*chosen, "losses.qa_lm=1"), where)
+    print_next(["train"], recipe, (*chosen, "losses.qa_lm=1"), where)

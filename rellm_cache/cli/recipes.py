@@ -2,7 +2,7 @@
 
 import click
 
-from rellm_cache.cli.options import set_option
+from rellm_cache.cli import options
 
 
 @click.command()
@@ -10,10 +10,11 @@ from rellm_cache.cli.options import set_option
 @click.option(
     "--base",
     default="",
+    show_default=False,
     metavar="NAME|FILE",
     help="Recipe to use instead of the one that NAME extends, for example small for re-llm.",
 )
-@set_option
+@options.overrides
 def recipes(name: str | None, base: str, overrides: tuple[str, ...]) -> None:
     """List the shipped recipes, or print one with all its fields."""
     from rellm_cache.config.recipes import load_recipe, shipped_recipes, to_toml

@@ -6,20 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rellm_cache.cli.options import (
-    batch_size_option,
-    cache_option,
-    json_option,
-    print_table,
-    set_option,
-)
+from rellm_cache.cli import options
+from rellm_cache.cli.output import SOME_FAILED, print_table
 from rellm_cache.utils.console import counted
 
 if TYPE_CHECKING:
+    from rellm_cache.reproduction.folds import CorpusName
     from rellm_cache.reproduction.statistics import RowResult
     from rellm_cache.reproduction.table1 import Reproduction
-
-MODELS_FAILED = 3
 
 
 @click.group()
@@ -37,33 +31,27 @@ def reproduce() -> None:
 @click.option(
     "--data",
     required=True,
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    type=options.EXISTING_FOLDER,
     help="Folder of the corpus, as distributed.",
 )
-@click.option(
-    "--out",
-    required=True,
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Folder of the reproduction; an existing one is continued.",
-)
-@cache_option
+@options.out("Folder of the reproduction; an existing one is continued.")
+@options.cache
 @click.option(
     "--base",
     default="re-llm",
-    show_default=True,
     metavar="NAME|FILE",
     help="Base recipe of all rows: re-llm has the paper's models, small is for CPUs.",
 )
-@set_option
+@options.overrides
 @click.option(
     "--empathy",
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    type=options.EXISTING_FOLDER,
     metavar="FOLDER",
     help="Folder of `rellm empathy train`; without it, ER and EX are left out.",
 )
 @click.option(
     "--blsp",
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    type=options.EXISTING_FOLDER,
     metavar="FOLDER",
     help="BLSP-Emo checkpoint, for its own row and as the start of all trained rows; or a run that "
     "stands in for it in its own row.",
@@ -71,12 +59,18 @@ def reproduce() -> None:
 @click.option(
     "--first",
     default="",
+    show_default=False,
     metavar="NAME|FILE",
     help="Recipe without an LLM, as heads, that each row is first trained with and starts from.",
 )
-@click.option("--splits", default="", help="As in `rellm prepare CORPUS`; the paper's by default.")
+@click.option(
+    "--splits",
+    default="",
+    show_default=False,
+    help="As in `rellm prepare CORPUS`; the paper's by default.",
+)
 @click.option("--cross-validate", is_flag=True, help="Test each session of IEMOCAP in turn.")
-@click.option("--seed", default=1, show_default=True, help="Seed of splits and of shuffled labels.")
+@click.option("--seed", default=1, help="Seed of splits and of shuffled labels.")
 @click.option(
     "--row", "rows", multiple=True, metavar="NAME", help="Only this row, as re-llm. Repeatable."
 )
@@ -84,6 +78,7 @@ def reproduce() -> None:
     "--folds",
     type=click.IntRange(min=0),
     default=0,
+    show_default=False,
     help="Number of folds, the first ones; more can be added later. All by default.",
 )
 @click.option(
@@ -91,15 +86,22 @@ def reproduce() -> None:
 )
 @click.option(
     "--processes",
-    type=click.IntRange(min=1),
+    type=options.COUNT,
     default=1,
-    show_default=True,
     help="Models trained at a time; more than 1 only on a CPU.",
 )
-@batch_size_option(8, "Clips answered at a time.")
+@options.batch_size(8, "Clips answered at a time.")
 @click.option("--allow-partial", is_flag=True, help="Accept a corpus with missing clips.")
-@json_option
-def table1(out: Path, as_json: bool, **options: Any) -> int:
+@options.as_json
+def table1(
+    corpus: "CorpusName",
+    data: Path,
+    splits: str,
+    cross_validate: bool,
+    seed: int,
+    as_json: bool,
+    **request: Any,
+) -> int:
     """Reproduce Table I: prepare, extract, respond, train, answer, evaluate, compare and print.
 
     Finished steps are skipped, so a killed command goes on where it was. Failed rows and folds are
@@ -115,31 +117,9 @@ def table1(out: Path, as_json: bool, **options: Any) -> int:
     from rellm_cache.reproduction.table1 import to_json
     from rellm_cache.utils.atomic_files import write_text
 
-    source = Source(
-        options["corpus"],
-        options["data"],
-        options["splits"],
-        options["cross_validate"],
-        options["seed"],
-    )
-    found = run(
-        Request(
-            source=source,
-            out=out,
-            cache=options["cache"],
-            base=options["base"],
-            overrides=options["overrides"],
-            rows=options["rows"],
-            folds=options["folds"],
-            control=options["control"],
-            empathy=options["empathy"],
-            blsp=options["blsp"],
-            first=options["first"],
-            processes=options["processes"],
-            batch_size=options["batch_size"],
-            allow_partial=options["allow_partial"],
-        )
-    )
+    source = Source(corpus, data, splits, cross_validate, seed)
+    found = run(Request(source=source, **request))
+    out: Path = request["out"]
     document = json.dumps(to_json(found), indent=2)
     write_text(out / "table1.json", document + "\n")
     write_page(out / "table1.html", found)
@@ -149,7 +129,7 @@ def table1(out: Path, as_json: bool, **options: Any) -> int:
         show(found)
         click.echo(f"Table: {out / 'table1.json'}, page: {out / 'table1.html'}")
         click.echo(f"Every answer: {out / 'utterances.csv'}")
-    return MODELS_FAILED if found.failures else 0
+    return SOME_FAILED if found.failures else 0
 
 
 def show(found: "Reproduction") -> None:

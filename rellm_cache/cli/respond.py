@@ -5,13 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from rellm_cache.cli.options import (
-    batch_size_option,
-    cache_option,
-    manifest_argument,
-    recipe_option,
-    set_option,
-)
+from rellm_cache.cli import options
 from rellm_cache.store.remote.mirror_paths import display_path
 from rellm_cache.utils.console import counted
 
@@ -20,17 +14,16 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@manifest_argument
-@recipe_option
-@set_option
-@batch_size_option(16, "Prompts answered at a time.")
+@options.manifest_argument
+@options.recipe
+@options.batch_size(16, "Prompts answered at a time.")
 @click.option(
     "--teacher",
     is_flag=True,
     help="Write no responses: store the LLM's next-token distributions along existing responses in "
     "the cache, for losses.response_kl.",
 )
-@cache_option
+@options.cache
 def respond(
     manifest: Path,
     recipe: str,

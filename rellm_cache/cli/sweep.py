@@ -1,41 +1,25 @@
 """rellm sweep: train variants of a recipe with several seeds, and compare them."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from rellm_cache.cli.options import (
-    cache_option,
-    json_option,
-    manifest_folder_option,
-    print_table,
-    recipe_option,
-    set_option,
-)
+from rellm_cache.cli import options
+from rellm_cache.cli.output import SOME_FAILED, print_json, print_table
 
 if TYPE_CHECKING:
     from rellm_cache.sweeps.report import SweepReport
 
-RUNS_FAILED = 3
-
 
 @click.command()
-@recipe_option
-@set_option
-@manifest_folder_option
-@cache_option
-@click.option(
-    "--out",
-    required=True,
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Folder of the sweep, with runs VARIANT/seed-N; an existing sweep is continued.",
-)
+@options.recipe
+@options.manifest_folder
+@options.cache
+@options.out("Folder of the sweep, with runs VARIANT/seed-N; an existing sweep is continued.")
 @click.option(
     "--seeds",
     default="1-3",
-    show_default=True,
     metavar="LIST",
     help="Seeds of each variant, as 1-5 or 1,2,7.",
 )
@@ -49,14 +33,14 @@ RUNS_FAILED = 3
 @click.option(
     "--variants",
     "file",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    type=options.EXISTING_FILE,
     metavar="FILE",
     help='TOML file with variants, one a line: no-dimensions = ["losses.vad=0"].',
 )
 @click.option(
     "--evaluate",
     "test",
-    type=click.Path(path_type=Path, exists=True),
+    type=options.EXISTING,
     metavar="MANIFEST",
     help="Also score every finished run on this manifest file or folder.",
 )
@@ -65,7 +49,7 @@ RUNS_FAILED = 3
     is_flag=True,
     help="With --evaluate, also let the LLM answer emotions in words; the slowest part.",
 )
-@json_option
+@options.as_json
 def sweep(
     recipe: str,
     overrides: tuple[str, ...],
@@ -103,10 +87,10 @@ def sweep(
     plan = SweepPlan(recipe, overrides, rows, parse_ranges(seeds, "seeds"))
     report = run(plan, SweepSettings(manifest, cache, test, in_words), out)
     if as_json:
-        click.echo(json.dumps(report.to_json()))
+        print_json(report.to_json())
     else:
         show(report)
-    return RUNS_FAILED if report.failed else 0
+    return SOME_FAILED if report.failed else 0
 
 
 def show(report: "SweepReport") -> None:

@@ -4,27 +4,16 @@ from pathlib import Path
 
 import click
 
-from rellm_cache.cli.options import (
-    cache_option,
-    manifest_folder_option,
-    print_table,
-    recipe_option,
-    set_option,
-)
+from rellm_cache.cli import options
+from rellm_cache.cli.output import print_table
 from rellm_cache.utils.console import counted, is_main_process
 
 
 @click.command()
-@recipe_option
-@set_option
-@manifest_folder_option
-@cache_option
-@click.option(
-    "--out",
-    required=True,
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Run folder. A run of the same recipe there is continued.",
-)
+@options.recipe
+@options.manifest_folder
+@options.cache
+@options.out("Run folder. A run of the same recipe there is continued.")
 def train(recipe: str, overrides: tuple[str, ...], manifest: Path, cache: Path, out: Path) -> None:
     """Train the adapter and heads of a recipe on cached frames.
 

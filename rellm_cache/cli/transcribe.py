@@ -1,22 +1,12 @@
 """rellm transcribe: transcripts of clips by Whisper."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from rellm_cache.cli.options import (
-    CLIPS_FAILED,
-    batch_size_option,
-    cache_option,
-    json_option,
-    percent,
-    print_table,
-    recipe_option,
-    set_option,
-    show_next,
-)
+from rellm_cache.cli import options
+from rellm_cache.cli.output import SOME_FAILED, percent, print_json, print_next, print_table
 from rellm_cache.store.remote.mirror_paths import display_path
 from rellm_cache.utils.console import counted
 
@@ -26,18 +16,11 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument(
-    "manifests",
-    metavar="MANIFEST...",
-    nargs=-1,
-    required=True,
-    type=click.Path(path_type=Path, exists=True),
-)
-@recipe_option
-@set_option
-@cache_option
-@batch_size_option(16, "Clips transcribed at a time on a GPU; a CPU takes one.")
-@json_option
+@click.argument("manifests", metavar="MANIFEST...", nargs=-1, required=True, type=options.EXISTING)
+@options.recipe
+@options.cache
+@options.batch_size(16, "Clips transcribed at a time on a GPU; a CPU takes one.")
+@options.as_json
 def transcribe(
     manifests: tuple[Path, ...],
     recipe: str,
@@ -57,15 +40,15 @@ def transcribe(
     settings = load_recipe(recipe, overrides)
     report = run(manifests, settings, cache, batch_size)
     if as_json:
-        click.echo(json.dumps(to_json(report)))
+        print_json(to_json(report))
     else:
         show(report)
         where = ["--cache", display_path(cache)]
         if settings.text is None:
-            show_next(["extract", f"{manifests[0]}"], recipe, overrides, where)
+            print_next(["extract", f"{manifests[0]}"], recipe, overrides, where)
         else:  # it reads, and needs no frames
-            show_next(["train", "--manifest", "FOLDER", "--out", "RUN"], recipe, overrides, where)
-    return CLIPS_FAILED if report.failed else 0
+            print_next(["train", "--manifest", "FOLDER", "--out", "RUN"], recipe, overrides, where)
+    return SOME_FAILED if report.failed else 0
 
 
 def show(report: "TranscribeReport") -> None:

@@ -2,15 +2,15 @@
 
 import click
 
+from rellm_cache.cli import options
 from rellm_cache.cli.cache.copy import copy, export, import_
 from rellm_cache.cli.cache.info import info, ls
 from rellm_cache.cli.cache.quantize import quantize
 from rellm_cache.cli.cache.repair import compact, prune, repair
 from rellm_cache.cli.cache.verify import verify
-from rellm_cache.cli.options import OrderedGroup
 
 
-@click.group(cls=OrderedGroup)
+@click.group(cls=options.OrderedGroup)
 def cache() -> None:
     """List, verify, repair, compact, quantize, copy and export the feature cache.
 

@@ -4,15 +4,14 @@ from pathlib import Path
 
 import click
 
-from rellm_cache.cli.cache.arguments import store_argument
-from rellm_cache.cli.options import CacheRoot, cache_option
+from rellm_cache.cli import options
 from rellm_cache.store.remote.mirror_paths import display_path
 from rellm_cache.utils.console import counted
 
 
 @click.command()
-@click.argument("source", type=CacheRoot(exists=True))
-@click.argument("target", type=CacheRoot())
+@click.argument("source", type=options.CacheRoot(exists=True))
+@click.argument("target", type=options.CacheRoot())
 @click.option(
     "--store", "names", multiple=True, metavar="NAME", help="Copy only this store. Repeatable."
 )
@@ -33,8 +32,8 @@ def copy(source: Path, target: Path, names: tuple[str, ...]) -> None:
 
 
 @click.command()
-@store_argument
-@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@options.store_argument
+@click.argument("file", type=options.FILE)
 def export(store: Path, file: Path) -> None:
     """Write STORE to one HDF5 FILE, which h5py can read."""
     from rellm_cache.cache_admin.maintenance import export_to_file
@@ -44,8 +43,8 @@ def export(store: Path, file: Path) -> None:
 
 
 @click.command("import")
-@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
-@cache_option
+@click.argument("file", type=options.EXISTING_FILE)
+@options.cache
 def import_(file: Path, cache: Path) -> None:
     """Add the parts of an exported HDF5 FILE to the cache and verify every row."""
     from rellm_cache.cache_admin.maintenance import import_from_file

@@ -5,35 +5,33 @@ from pathlib import Path
 
 import click
 
-from rellm_cache.cli.cache.arguments import root_argument, store_argument
-from rellm_cache.cli.options import byte_size, json_option, print_table
+from rellm_cache.cli import options
+from rellm_cache.cli.output import byte_size, decimals, print_json, print_table
 from rellm_cache.store.remote.mirror_paths import display_path
 
 
 @click.command()
-@root_argument
-@json_option
+@options.root_argument
+@options.as_json
 def info(root: Path, as_json: bool) -> None:
     """List the stores under ROOT: encoder, clips, hours, size, licence."""
     from rellm_cache.cache_admin.info import cache_info
 
     stores = cache_info(root)
     if as_json:
-        click.echo(
-            json.dumps({"root": display_path(root), "stores": [s.to_json() for s in stores]})
-        )
+        print_json({"root": display_path(root), "stores": [s.to_json() for s in stores]})
         return
     rows = [
-        [
+        (
             s.name,
-            f"{s.clips}",
-            "–" if s.hours is None else f"{s.hours:.2f}",
-            f"{s.frame_size}",
+            s.clips,
+            decimals(s.hours, 2),
+            s.frame_size,
             byte_size(s.bytes),
-            f"{s.parts}",
-            f"{s.failed}",
+            s.parts,
+            s.failed,
             s.licence,
-        ]
+        )
         for s in stores
     ]
     columns = ["store", "clips", "hours", "values", "size", "parts", "failed", "licence"]
@@ -41,7 +39,7 @@ def info(root: Path, as_json: bool) -> None:
 
 
 @click.command()
-@store_argument
+@options.store_argument
 @click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON object per line, for each clip."
 )

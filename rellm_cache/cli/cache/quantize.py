@@ -1,19 +1,18 @@
 """rellm cache quantize: make an int8 store from a float16 store."""
 
-import json
 from pathlib import Path
 
 import click
 
-from rellm_cache.cli.cache.arguments import store_argument
-from rellm_cache.cli.options import byte_size, json_option, percent
+from rellm_cache.cli import options
+from rellm_cache.cli.output import byte_size, percent, print_json
 from rellm_cache.store.remote.mirror_paths import display_path
 from rellm_cache.utils.console import counted
 
 
 @click.command()
-@store_argument
-@json_option
+@options.store_argument
+@options.as_json
 def quantize(store: Path, as_json: bool) -> None:
     """Make an int8 store of half the size beside the float16 STORE.
 
@@ -24,7 +23,7 @@ def quantize(store: Path, as_json: bool) -> None:
 
     report = run(store)
     if as_json:
-        click.echo(json.dumps(report.to_json()))
+        print_json(report.to_json())
         return
     click.echo(
         f"{display_path(report.path)}: {counted(report.written, 'clip')} quantized, "

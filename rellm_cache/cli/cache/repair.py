@@ -1,13 +1,12 @@
 """rellm cache repair, prune and compact; a kill loses no intact data."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from rellm_cache.cli.cache.arguments import DAMAGED, root_argument, show_ids
-from rellm_cache.cli.options import CLIPS_FAILED, byte_size, json_option
+from rellm_cache.cli import options
+from rellm_cache.cli.output import DAMAGED, SOME_FAILED, byte_size, first_ids, print_json
 from rellm_cache.store.remote.mirror_paths import display_path
 from rellm_cache.utils.console import counted
 
@@ -17,16 +16,15 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@root_argument
+@options.root_argument
 @click.option(
     "--unfinished-hours",
     type=click.FloatRange(min=0),
     default=24.0,
-    show_default=True,
     metavar="HOURS",
     help="In an object store: remove incomplete parts older than this.",
 )
-@json_option
+@options.as_json
 def repair(root: Path, unfinished_hours: float, as_json: bool) -> int:
     """Drop damaged data under ROOT, keep all intact data, and list the clips to extract again.
 
@@ -41,7 +39,7 @@ def repair(root: Path, unfinished_hours: float, as_json: bool) -> int:
         stores = [vars(r) | {"store": r.store.name} for r in done.stores]
         leftovers = {"removed": [*map(str, done.removed)], "held": [*map(str, done.held)]}
         local = {"root": display_path(root), "stores": stores, "leftovers": leftovers}
-        click.echo(json.dumps(local | {"unfinished": [vars(part) for part in done.stale_uploads]}))
+        print_json(local | {"unfinished": [vars(part) for part in done.stale_uploads]})
     else:
         _show_leftovers(done)
         for report in done.stores:
@@ -49,7 +47,7 @@ def repair(root: Path, unfinished_hours: float, as_json: bool) -> int:
     if any(report.unrepaired for report in done.stores):
         return DAMAGED
     lost = any(report.lost or report.nameless for report in done.stores)
-    return CLIPS_FAILED if lost else 0
+    return SOME_FAILED if lost else 0
 
 
 def _show_leftovers(done: "CacheRepair") -> None:
@@ -81,7 +79,7 @@ def _show_repair(report: "RepairReport") -> None:
     if report.nameless:
         click.echo(f"  {counted(report.nameless, 'removed part')} had unreadable ids")
     if report.lost:
-        click.echo(f"  {counted(len(report.lost), 'clip')} lost: {show_ids(report.lost)}")
+        click.echo(f"  {counted(len(report.lost), 'clip')} lost: {first_ids(report.lost)}")
         click.echo(f"  all are listed in {display_path(lost_path(report.store))}")
     if report.lost or report.nameless:
         click.echo("  `rellm extract` with their manifest encodes them again")
@@ -89,16 +87,16 @@ def _show_repair(report: "RepairReport") -> None:
 
 
 @click.command()
-@root_argument
+@options.root_argument
 @click.option(
     "--keep",
     "manifests",
     multiple=True,
-    type=click.Path(path_type=Path, exists=True),
+    type=options.EXISTING,
     help="Also drop clips that are not in this manifest file or folder. Repeatable.",
 )
 @click.option("--dry-run", is_flag=True, help="Report what would be dropped, change nothing.")
-@json_option
+@options.as_json
 def prune(root: Path, manifests: tuple[Path, ...], dry_run: bool, as_json: bool) -> None:
     """Drop older versions of clips that were encoded again, which no reader sees."""
     from rellm_cache.cache_admin.maintenance import prune_cache
@@ -106,7 +104,7 @@ def prune(root: Path, manifests: tuple[Path, ...], dry_run: bool, as_json: bool)
     reports = prune_cache(root, manifests, dry_run)
     if as_json:
         stores = [vars(r) | {"store": r.store.name} for r in reports]
-        click.echo(json.dumps({"root": display_path(root), "dry_run": dry_run, "stores": stores}))
+        print_json({"root": display_path(root), "dry_run": dry_run, "stores": stores})
         return
     for report in reports:
         verb = "would free" if dry_run else "freed"
@@ -119,16 +117,15 @@ def prune(root: Path, manifests: tuple[Path, ...], dry_run: bool, as_json: bool)
 
 
 @click.command()
-@root_argument
+@options.root_argument
 @click.option(
     "--part-size",
-    type=click.IntRange(min=1),
+    type=options.COUNT,
     default=256,
-    show_default=True,
     metavar="MIB",
     help="Largest size of the frames of a merged part.",
 )
-@json_option
+@options.as_json
 def compact(root: Path, part_size: int, as_json: bool) -> None:
     """Merge small adjacent parts of every store under ROOT."""
     from rellm_cache.cache_admin.maintenance import compact_cache
@@ -136,7 +133,7 @@ def compact(root: Path, part_size: int, as_json: bool) -> None:
     reports = compact_cache(root, part_size << 20)
     if as_json:
         stores = [vars(r) | {"store": r.store.name} for r in reports]
-        click.echo(json.dumps({"root": display_path(root), "stores": stores}))
+        print_json({"root": display_path(root), "stores": stores})
         return
     for report in reports:
         before = counted(report.parts_before, "part")

@@ -1,13 +1,12 @@
 """rellm cache verify: check every byte of the stores, and compare them with the audio."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from rellm_cache.cli.cache.arguments import DAMAGED, root_argument, show_ids
-from rellm_cache.cli.options import CLIPS_FAILED, json_option
+from rellm_cache.cli import options
+from rellm_cache.cli.output import DAMAGED, SOME_FAILED, first_ids, print_json
 from rellm_cache.store.remote.mirror_paths import display_path
 from rellm_cache.utils.console import counted
 
@@ -17,10 +16,10 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@root_argument
+@options.root_argument
 @click.option(
     "--manifest",
-    type=click.Path(path_type=Path, exists=True),
+    type=options.EXISTING,
     help="Manifest file or folder, for --audio and --recompute.",
 )
 @click.option(
@@ -30,11 +29,12 @@ if TYPE_CHECKING:
     "--recompute",
     type=click.IntRange(min=0),
     default=0,
+    show_default=False,
     metavar="N",
     help="Encode N random clips again and report the differences from the stored frames.",
 )
-@click.option("--seed", default=1, show_default=True, help="Of the random choice of clips.")
-@json_option
+@click.option("--seed", default=1, help="Of the random choice of clips.")
+@options.as_json
 def verify(
     root: Path, manifest: Path | None, audio: bool, recompute: int, seed: int, as_json: bool
 ) -> int:
@@ -57,7 +57,7 @@ def verify(
         audio_reports = compare_audio(root, manifest) if audio else []
         recomputed = encode_again(root, manifest, recompute, seed) if recompute else []
     if as_json:
-        click.echo(json.dumps(_to_json(root, checks, audio_reports, recomputed)))
+        print_json(_to_json(root, checks, audio_reports, recomputed))
     else:
         _show_checks(checks)
         if not intact:
@@ -67,7 +67,7 @@ def verify(
     if not intact:
         return DAMAGED
     stale = any(report.changed or report.unreadable for report in audio_reports)
-    return CLIPS_FAILED if stale else 0
+    return SOME_FAILED if stale else 0
 
 
 def _show_checks(checks: "list[StoreCheck]") -> None:
@@ -86,7 +86,7 @@ def _show_checks(checks: "list[StoreCheck]") -> None:
             for problem in part.problems:
                 click.echo(f"  {part.path.name}: {problem}")
             if part.lost:
-                click.echo(f"    {counted(len(part.lost), 'utterance')}: {show_ids(part.lost)}")
+                click.echo(f"    {counted(len(part.lost), 'utterance')}: {first_ids(part.lost)}")
 
 
 def _show_audio(reports: "list[AudioReport]") -> None:

@@ -2,12 +2,12 @@
 
 import click
 
-from rellm_cache.cli.options import OrderedGroup
+from rellm_cache.cli import options
 from rellm_cache.cli.prepare.corpora import esd, iemocap, msp_podcast, ravdess
 from rellm_cache.cli.prepare.table import folder
 
 
-@click.group(cls=OrderedGroup)
+@click.group(cls=options.OrderedGroup)
 def prepare() -> None:
     """Turn a corpus into a manifest: decode every clip once and keep the usable ones.
 

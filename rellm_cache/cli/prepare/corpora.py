@@ -1,24 +1,41 @@
 """rellm prepare iemocap, esd, msp-podcast, ravdess: corpora with known folders and totals."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
-from rellm_cache.cli.prepare.options import (
-    limits,
-    out_option,
-    partial_option,
-    root_argument,
-    seed_option,
-    splits_option,
-)
+from rellm_cache.cli import options
+from rellm_cache.cli.options import Command
 from rellm_cache.cli.prepare.report import prepare_and_show
+
+seed_option = click.option("--seed", default=1, help="Seed of random draws; the report records it.")
+
+
+def splits_option(*names: str, text: str) -> Callable[[Command], Command]:
+    """Add `--splits`: one of `names`, the first by default."""
+    return click.option("--splits", type=click.Choice(names), default=names[0], help=text)
+
+
+def corpus_options(command: Command) -> Command:
+    """Add the options that every corpus has after its own."""
+    partial = click.option(
+        "--allow-partial",
+        is_flag=True,
+        help="Accept a corpus with fewer or more clips than expected.",
+    )
+    return partial(options.clip_seconds(command))
+
+
+def folders(command: Command) -> Command:
+    """Add the folder of the corpus and the folder for its manifest."""
+    root = click.argument("root", type=options.EXISTING_FOLDER)
+    return root(options.out("Folder for the manifest.")(command))
 
 
 @click.command()
-@root_argument
-@out_option
+@folders
 @splits_option(
     "paper",
     "speaker",
@@ -31,24 +48,20 @@ from rellm_cache.cli.prepare.report import prepare_and_show
     "--test-session",
     type=click.IntRange(1, 5),
     default=5,
-    show_default=True,
     help="Session for test; a cross-validation uses all five in turn.",
 )
 @seed_option
-@partial_option
-@limits
-def iemocap(root: Path, splits: Any, test_session: int, seed: int, **options: Any) -> int:
+@corpus_options
+def iemocap(root: Path, splits: Any, test_session: int, seed: int, **limits: Any) -> int:
     """IEMOCAP (folders Session1 … Session5): 5,531 clips of four classes."""
     from rellm_cache.corpus.readers.iemocap import IemocapSplits, read_iemocap
 
-    return prepare_and_show(
-        read_iemocap(root, IemocapSplits(splits, test_session, seed)), **options
-    )
+    corpus = read_iemocap(root, IemocapSplits(splits, test_session, seed))
+    return prepare_and_show(corpus, **limits)
 
 
 @click.command()
-@root_argument
-@out_option
+@folders
 @splits_option(
     "paper",
     "speaker",
@@ -56,18 +69,16 @@ def iemocap(root: Path, splits: Any, test_session: int, seed: int, **options: An
     "speakers each for validation and test, all sentences in all splits.",
 )
 @seed_option
-@partial_option
-@limits
-def esd(root: Path, splits: Any, seed: int, **options: Any) -> int:
+@corpus_options
+def esd(root: Path, splits: Any, seed: int, **limits: Any) -> int:
     """ESD's English half (folders 0011 … 0020): 14,000 clips in four emotions."""
     from rellm_cache.corpus.readers.esd import read_esd
 
-    return prepare_and_show(read_esd(root, splits, seed), **options)
+    return prepare_and_show(read_esd(root, splits, seed), **limits)
 
 
 @click.command("msp-podcast")
-@root_argument
-@out_option
+@folders
 @splits_option(
     "paper",
     "full",
@@ -75,33 +86,27 @@ def esd(root: Path, splits: Any, seed: int, **options: Any) -> int:
     "Development, and Test1 and Test2.",
 )
 @seed_option
-@partial_option
-@limits
-def msp_podcast(root: Path, splits: Any, seed: int, **options: Any) -> int:
+@corpus_options
+def msp_podcast(root: Path, splits: Any, seed: int, **limits: Any) -> int:
     """MSP-Podcast (folders Labels, Audios, Transcripts): four classes."""
     from rellm_cache.corpus.readers.msp_podcast import read_msp_podcast
 
-    return prepare_and_show(read_msp_podcast(root, splits, seed), **options)
+    return prepare_and_show(read_msp_podcast(root, splits, seed), **limits)
 
 
 @click.command()
-@root_argument
-@out_option
-@click.option("--train-speakers", default="1-16", show_default=True, help="As 1-16 or 1,3,5-8.")
-@click.option("--validation-speakers", default="17,18", show_default=True)
-@click.option("--test-speakers", default="19-20", show_default=True)
-@partial_option
-@limits
+@folders
+@click.option("--train-speakers", default="1-16", help="As 1-16 or 1,3,5-8.")
+@click.option("--validation-speakers", default="17,18")
+@click.option("--test-speakers", default="19-20")
+@corpus_options
 def ravdess(
-    root: Path, train_speakers: str, validation_speakers: str, test_speakers: str, **options: Any
+    root: Path, train_speakers: str, validation_speakers: str, test_speakers: str, **limits: Any
 ) -> int:
     """RAVDESS speech (folders Actor_01 …), split by speaker; five emotions."""
     from rellm_cache.corpus.readers.ravdess import read_ravdess
     from rellm_cache.utils.console import parse_ranges
 
-    splits = {
-        "train": frozenset(parse_ranges(train_speakers, "speakers")),
-        "validation": frozenset(parse_ranges(validation_speakers, "speakers")),
-        "test": frozenset(parse_ranges(test_speakers, "speakers")),
-    }
-    return prepare_and_show(read_ravdess(root, splits), **options)
+    speakers = {"train": train_speakers, "validation": validation_speakers, "test": test_speakers}
+    splits = {split: frozenset(parse_ranges(text, "speakers")) for split, text in speakers.items()}
+    return prepare_and_show(read_ravdess(root, splits), **limits)

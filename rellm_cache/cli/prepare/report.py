@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rellm_cache.cli.options import CLIPS_FAILED, percent, print_table
+from rellm_cache.cli.output import SOME_FAILED, percent, print_table
 from rellm_cache.utils.console import counted
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def _show_report(report: "PrepareReport") -> int:
     click.echo(f"{missing} missing, {report.unreadable} unreadable")
     click.echo(f"Report: {report.out / REPORT}")
     click.echo(f"Manifest: {report.out}")
-    return CLIPS_FAILED if report.missing or report.unreadable else 0
+    return SOME_FAILED if report.missing or report.unreadable else 0
 
 
 def show_survey(survey: "Survey") -> None:

@@ -1,0 +1,59 @@
+"""Printing of tables and JSON, formats of numbers, and exit codes."""
+
+import json
+import shlex
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import click
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+DAMAGED = 1
+SOME_FAILED = 3  # done, but some clips or runs failed
+SHOWN_IDS = 10
+
+
+def print_json(value: Any) -> None:
+    """Print a result as one line of JSON."""
+    click.echo(json.dumps(value))
+
+
+def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print a table; all columns but the first are right-aligned, and None is a dash."""
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, title_style="bold")
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*("–" if cell is None else str(cell) for cell in row))
+    Console(width=None if Console().is_terminal else 120, soft_wrap=False).print(table)
+
+
+def print_next(
+    command: Sequence[str], recipe: str, overrides: Sequence[str], rest: Sequence[str]
+) -> None:
+    """Print the next command of the workflow, quoted for a shell."""
+    given = [word for override in overrides for word in ("--set", override)]
+    click.echo(f"Next: {shlex.join(['rellm', *command, '--recipe', recipe, *given, *rest])}")
+
+
+def decimals(value: float | None, digits: int) -> str | None:
+    """Format a number; None stays None."""
+    return None if value is None else f"{value:.{digits}f}"
+
+
+def percent(value: float) -> str:
+    """Format 0.7654 as 76.5 %."""
+    return f"{100 * value:.1f} %"
+
+
+def byte_size(count: int) -> str:
+    """Format bytes as MB or, from 1000 MB, as GB, with one decimal."""
+    return f"{count / 1e6:.1f} MB" if count < 999_950_000 else f"{count / 1e9:.1f} GB"
+
+
+def first_ids(ids: Sequence[str]) -> str:
+    """Format the first ids and the number of others."""
+    more = f" and {len(ids) - SHOWN_IDS} more" if len(ids) > SHOWN_IDS else ""
+    return ", ".join(ids[:SHOWN_IDS]) + more
