@@ -47,7 +47,8 @@ def _targets(utterance: Utterance, recipe: Recipe, llm: FrozenLLM) -> Iterable[T
     end = llm.chat.ids(llm.chat.end_text)
     if recipe.losses.learns_responses and utterance.response:
         yield Target("response_lm", response_ids(utterance, llm.chat))
-    if recipe.losses.emotion_lm and emotion_index(utterance, recipe.heads.emotions) != IGNORED:
+    labelled = emotion_index(utterance, recipe.heads.emotions) != IGNORED
+    if "emotion_lm" in recipe.losses.tasks and labelled:
         yield Target("emotion_lm", llm.chat.ids(utterance.emotion or "") + end)
 
 
@@ -70,7 +71,7 @@ def questions_of(recipe: Recipe, manifest: Path, splits: Sequence[str]) -> Quest
     Raises:
         ManifestError: it learns from them, and they are not there.
     """
-    if not recipe.losses.qa_lm:
+    if "qa_lm" not in recipe.losses.tasks:
         return {}
     return read_questions(manifest, recipe.qa.modes, recipe.qa.kinds, splits)
 
