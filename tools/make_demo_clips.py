@@ -1,22 +1,22 @@
-"""Make the demo corpus: 160 clips of espeak-ng, 8 voices x 4 emotions x 5 sentences.
+"""Demo corpus generator: 160 clips spoken by espeak-ng, 8 voices x 4 emotions x 5 sentences.
 
     python tools/make_demo_clips.py            # writes rellm_cache/demo/clips, about a minute
     python tools/make_demo_clips.py --seed 2 --out /tmp/clips
 
-Enters: a seed; `espeak-ng` on the PATH (Debian: `apt install espeak-ng`).
-Leaves: 16 kHz mono OGG Vorbis files and `manifest.jsonl`. A seed gives the same bytes wherever
-espeak-ng and libsndfile are the same.
+It needs `espeak-ng` on the PATH (Debian: `apt install espeak-ng`) and writes 16 kHz mono OGG Vorbis
+files and `manifest.jsonl`. With the same espeak-ng and libsndfile, a seed always gives the same
+bytes.
 
-Every voice says every sentence in every emotion, so neither words nor voice tell the emotion. What
-tells it is the delivery: pitch, pitch range, rate, level and brightness, each drawn around the
-emotion's mean (`DELIVERIES`) with a jitter that makes neighbours overlap. **The level alone must
-not give an emotion away**: every clip is recorded from a distance of its own (`DISTANCE`), and
-happy lies near neutral. Seed 1, logistic regression on utterance statistics, mean recall on three
-unseen voices over all 56 choices of three (chance 0.25): level 0.43, prosody of ten numbers 0.63,
-last layer of Whisper tiny.en 0.53, the same with prosody 0.60. Measure again after a change.
+Every voice says every sentence in every emotion, so neither words nor voice reveal the emotion. It
+is in the delivery: pitch, pitch range, rate, level and brightness, each drawn around the emotion's
+mean (`DELIVERIES`) with a jitter that makes emotions overlap. **The level alone must not reveal an
+emotion**: every clip has its own recording distance (`DISTANCE`), and happy is close to neutral.
+With seed 1, logistic regression on utterance statistics gives these mean recalls on three unseen
+voices, over all 56 choices of three (chance 0.25): level 0.43, ten prosody values 0.63, last layer
+of Whisper tiny.en 0.53, the same with prosody 0.60. Measure again after a change.
 
-The clips are made, not acted: they show that the pipeline learns, and nothing about people.
-espeak-ng is a GPL-3 program; its licence does not cover the sound it speaks.
+The speech is synthetic: it shows that the pipeline learns, but nothing about people. espeak-ng is
+GPL-3 software; its licence does not apply to its audio output.
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ Waveform = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Voice:
-    """A speaker: espeak-ng's name for an accent and a timbre, and the split it belongs to."""
+    """A speaker: name, espeak-ng voice with accent and timbre, split."""
 
     speaker: str
     espeak: str
     split: str
 
 
-# espeak-ng ignores a variant after "en-gb", so British English is "en" here
+# espeak-ng ignores a variant after "en-gb", so British English is "en".
 VOICES: Final = (
     Voice("mia", "en-us+f2", "train"),
     Voice("tom", "en-us-nyc+m3", "train"),
@@ -76,7 +76,7 @@ SENTENCES: Final = (
 
 @dataclass(frozen=True)
 class Delivery:
-    """How a sentence is spoken, in steps from the voice's ordinary way (0)."""
+    """How a sentence is spoken: steps from the normal delivery of the voice (0)."""
 
     pitch: float
     range: float
@@ -85,28 +85,28 @@ class Delivery:
     brightness: float
 
 
-# The mean delivery of each emotion: after Scherer's and Juslin's reviews of acted speech.
+# Mean delivery of each emotion, after the reviews of acted speech by Scherer and by Juslin.
 DELIVERIES: Final = {
     "neutral": Delivery(pitch=-0.1, range=-0.2, rate=0.0, level=0.3, brightness=0.0),
     "happy": Delivery(pitch=0.9, range=0.9, rate=0.3, level=-0.3, brightness=0.2),
     "angry": Delivery(pitch=0.5, range=0.5, rate=0.6, level=1.2, brightness=0.5),
     "sad": Delivery(pitch=-0.8, range=-0.9, rate=-0.6, level=-1.2, brightness=-0.4),
 }
-# How pleasant an emotion is; the rest of valence follows the pitch range.
+# Part of valence; the other part is the pitch range.
 PLEASANTNESS: Final = {"neutral": 0.0, "happy": 1.4, "angry": -1.2, "sad": -1.0}
 INTENSITY: Final = (0.6, 1.3)  # a clip is a weak or a strong example of its emotion
 JITTER: Final = 0.4  # steps, standard deviation
 
-# What one step is in each setting.
-PITCH_STEP, RANGE_STEP = 16.0, 28.0  # of espeak-ng's 0..99, ordinary 50
+# Size of one step in each setting.
+PITCH_STEP, RANGE_STEP = 16.0, 28.0  # on espeak-ng's scale 0..99, normal is 50
 RATE_STEP = 0.08  # octaves of words a minute
-LEVEL_STEP, DISTANCE = 3.5, 3.0  # dB; the distance's standard deviation
+LEVEL_STEP, DISTANCE = 3.5, 3.0  # dB; standard deviation of the distance, dB
 BRIGHTNESS_STEP = 1.0  # dB an octave above 500 Hz
-WORDS_A_MINUTE, LEVEL, NOISE = 165.0, -27.0, -68.0  # the latter two in dB full scale
+WORDS_A_MINUTE, LEVEL, NOISE = 165.0, -27.0, -68.0  # level and noise in dB full scale
 
 
 def draw_delivery(emotion: str, random: np.random.Generator) -> Delivery:
-    """One clip's delivery: the emotion's mean times an intensity, plus a jitter."""
+    """Draw the delivery of one clip: the emotion's mean times an intensity, plus a jitter."""
     intensity = random.uniform(*INTENSITY)
     mean = DELIVERIES[emotion]
     steps = {
@@ -117,7 +117,7 @@ def draw_delivery(emotion: str, random: np.random.Generator) -> Delivery:
 
 
 def dimensions(emotion: str, delivery: Delivery) -> list[float]:
-    """Arousal, dominance and valence in 0..1, from the settings that made the clip.
+    """Arousal, dominance and valence in 0..1, from the delivery of a clip.
 
     With s the logistic function and a delivery in steps:
 
@@ -135,17 +135,17 @@ def dimensions(emotion: str, delivery: Delivery) -> list[float]:
 
 
 def make_clip(text: str, voice: Voice, delivery: Delivery, random: np.random.Generator) -> Waveform:
-    """Speak, colour and record one clip: (S,) float32 at 16 kHz, within -1..1."""
+    """Synthesize one clip: (S,) float32 at 16 kHz, within -1..1."""
     spoken = trim(speak(text, voice, delivery))
-    coloured = tilt(spoken, BRIGHTNESS_STEP * delivery.brightness)
+    tilted = tilt(spoken, BRIGHTNESS_STEP * delivery.brightness)
     level = LEVEL + LEVEL_STEP * delivery.level + float(random.normal(0.0, DISTANCE))
-    loud = coloured * (decibels(level) / max(float(np.sqrt(np.mean(coloured**2))), 1e-6))
+    loud = tilted * (decibels(level) / max(float(np.sqrt(np.mean(tilted**2))), 1e-6))
     noisy = loud + random.normal(0.0, decibels(NOISE), loud.size)
-    return np.tanh(noisy).astype(np.float32)  # bends only what nears full scale
+    return np.tanh(noisy).astype(np.float32)  # soft clipping
 
 
 def speak(text: str, voice: Voice, delivery: Delivery) -> Waveform:
-    """Let espeak-ng say the text: (S,) at 16 kHz, at its own level."""
+    """Speech of espeak-ng: (S,) at 16 kHz, at its own level."""
     pitch = _setting(50.0 + PITCH_STEP * delivery.pitch)
     pitch_range = _setting(50.0 + RANGE_STEP * delivery.range)
     rate = round(WORDS_A_MINUTE * 2.0 ** (RATE_STEP * delivery.rate))
@@ -179,7 +179,7 @@ def tilt(waveform: Waveform, slope: float) -> Waveform:
 
 
 def decibels(level: float) -> float:
-    """The amplitude of a level in dB full scale."""
+    """Amplitude of a level in dB full scale."""
     return float(10.0 ** (level / 20.0))
 
 
@@ -194,7 +194,7 @@ def make_corpus(out: Path, seed: int) -> list[dict[str, object]]:
         name = f"{voice.speaker}-{emotion}-{index + 1}"
         if not SHORTEST <= seconds <= LONGEST:
             raise SystemExit(
-                f"{name}: expected {SHORTEST} to {LONGEST} s, found {seconds:.2f}: change its "
+                f"{name}: expected {SHORTEST} to {LONGEST} s, found {seconds:.2f}; change its "
                 "sentence or RATE_STEP"
             )
         (out / f"{name}.ogg").write_bytes(encode(waveform, serial=number))
@@ -223,25 +223,25 @@ def takes() -> Iterator[tuple[Voice, str, int]]:
 
 
 def encode(waveform: Waveform, serial: int) -> bytes:
-    """OGG Vorbis, with `serial` in the place of the random stream number libsndfile draws."""
+    """OGG Vorbis with `serial` as stream number, which libsndfile would draw at random."""
     file = BytesIO()
     soundfile.write(file, waveform, RATE, format="OGG", subtype="VORBIS")
     data = bytearray(file.getvalue())
     start = 0
-    while start < len(data):  # page by page: 27 bytes of header, the segments' sizes, the segments
+    while start < len(data):  # pages: 27 bytes of header, sizes of segments, segments
         body = start + 27 + data[start + 26]
         end = body + sum(data[start + 27 : body])
         data[start + 14 : start + 18] = serial.to_bytes(4, "little")
-        data[start + 22 : start + 26] = bytes(4)  # the checksum counts itself as zero
+        data[start + 22 : start + 26] = bytes(4)  # the checksum counts as zero
         data[start + 22 : start + 26] = ogg_checksum(bytes(data[start:end])).to_bytes(4, "little")
         start = end
     return bytes(data)
 
 
 def ogg_checksum(page: bytes) -> int:
-    """CRC-32 of OGG: zlib's polynomial, bits in the other order, without its inversions."""
+    """CRC-32 of OGG: zlib's polynomial with reversed bits and without inversions."""
     mirrored = bytes(MIRRORED[byte] for byte in page)
-    # zlib inverts the running value before and after: starting from all ones cancels the first
+    # zlib inverts the value before and after; a start value of all ones cancels the first.
     crc = zlib.crc32(mirrored, 0xFFFFFFFF) ^ 0xFFFFFFFF
     return int(f"{crc:032b}"[::-1], 2)
 
@@ -250,7 +250,7 @@ MIRRORED: Final = [int(f"{byte:08b}"[::-1], 2) for byte in range(256)]
 
 
 def main() -> None:
-    """Make the corpus that the command line asks for, and say how large it is."""
+    """Write the corpus and print its size."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--out", type=Path, default=CLIPS, help="folder (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=1, help="default: %(default)s")

@@ -69,7 +69,9 @@ def field_rows(kind: Any) -> str:
         if table_of(hints[name]) is not None:
             continue
         assert name in texts, f"{kind.__name__}.{name}: write its documentation under it"
-        if field.default is not dataclasses.MISSING:
+        if field.default_factory is not dataclasses.MISSING:
+            default = "empty"
+        elif field.default is not dataclasses.MISSING:
             default = f"`{json.dumps(field.default, ensure_ascii=False)}`"
         elif field.default_factory is not dataclasses.MISSING:
             default = f"`{json.dumps(field.default_factory())}`"

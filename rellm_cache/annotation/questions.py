@@ -110,7 +110,9 @@ class QuestionWriter:
         asked = prompts.recognition_of(self.recipe.heads.emotions)
         user = asked.replace("{speech}", transcript)
         request = llm.chat.text_prompt(prompts.plain_system, user)
-        return answer_log_likelihoods(llm, [llm.segment(ids=request)], label_ids(self.recipe, llm))
+        return answer_log_likelihoods(
+            llm, [llm.segment(ids=request)], label_ids(self.recipe.heads.emotions, llm)
+        )
 
 
 UNREADABLE = "no question and answer could be read"

@@ -40,22 +40,22 @@ def qwen(folder: Path, out: Path) -> None:
 
 @import_.command()
 @folder_argument
-@options.out("The new run folder: encoder, adapter, and a recipe that starts from them.")
+@options.out("New run folder: encoder, adapter, and a recipe that starts from them.")
 @click.option(
     "--recipe",
     default="re-llm",
     metavar="NAME|FILE",
-    help="The recipe to train: a shipped one or a TOML file, with the reference adapter.",
+    help="Recipe to train, with the reference adapter: shipped recipe or TOML file.",
 )
 @options.overrides
 @click.option(
     "--stream-size",
     "sizes",
-    type=(str, click.IntRange(min=1)),
+    type=(str, options.COUNT),
     multiple=True,
     default=(("emotion", 1024),),
     metavar="NAME VALUES",
-    help="Values in a frame of a stream other than the recipe's first.",
+    help="Values in a frame of a stream, for each stream of the recipe but the first. Repeatable.",
 )
 def blsp(
     folder: Path,
@@ -64,20 +64,21 @@ def blsp(
     overrides: tuple[str, ...],
     sizes: tuple[tuple[str, int], ...],
 ) -> None:
-    """Make a run folder of FOLDER, a BLSP-Emo checkpoint: its adapter and its Whisper encoder.
+    """Make a run folder from a BLSP-Emo checkpoint.
 
-    The adapter is widened by the recipe's other streams so that training starts from BLSP-Emo's own
-    function. The heads start new; the LLM and its LoRA are left out.
+    FOLDER is the downloaded checkpoint. The run has its adapter and its Whisper encoder. The
+    adapter is widened for the recipe's other streams; before the first step it computes what
+    BLSP-Emo's does. The heads are new. The LLM and its LoRA are left out.
     """
     from rellm_cache.config.recipes import load_recipe
-    from rellm_cache.importers.blsp_run import import_blsp
+    from rellm_cache.importers.blsp import import_blsp
 
     run = import_blsp(folder, out, load_recipe(recipe, overrides), dict(sizes))
-    click.echo(f"{run.trainable / 1e6:.1f} M parameters to train, heads new")
+    click.echo(f"{run.trainable / 1e6:.1f} M parameters to train, new heads")
     if run.lora:
         click.echo(
-            f"Note: {run.lora} tensors of the LoRA on its LLM were left out: answers start from "
-            "the plain LLM's"
+            f"Note: {run.lora} tensors of the LLM's LoRA were left out, so answers start from "
+            "the LLM without LoRA"
         )
     click.echo(f"Encoder: {run.whisper}")
     click.echo(f"Run: {run.out}")

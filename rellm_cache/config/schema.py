@@ -27,6 +27,13 @@ _PROMPT_ORDER = ("neutral", "sad", "angry", "happy", "surprise")  # of the paper
 
 
 STREAM_NAME = re.compile(r"[A-Za-z0-9_-]+")
+# Loss over answers → the task of these answers; `model.losses.registry` adds registered losses.
+ANSWER_TASKS = {
+    "response_lm": "response_lm",
+    "response_kl": "response_lm",
+    "emotion_lm": "emotion_lm",
+    "qa_lm": "qa_lm",
+}
 
 
 @dataclass(frozen=True)
@@ -149,11 +156,32 @@ class LossesConfig(Section):
     kl_top_k: Count = 32
     """Tokens of the text LLM's distribution that are kept; all others share one bin. Another number
     needs another `rellm respond --teacher`."""
+    extra: dict[str, float] = field(default_factory=dict, hash=False)
+    """Weights of further losses, by the name under which a module of `rellm_cache/model/losses/`
+    registers them."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, weight in self.extra.items():
+            if weight < 0:
+                raise ConfigError(f"losses.extra.{name} = {weight}: expected 0 or more")
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Weight of each loss by name."""
+        own = [item.name for item in dataclasses.fields(self) if item.type is Weight]
+        return {name: getattr(self, name) for name in own} | self.extra
+
+    @property
+    def tasks(self) -> set[str]:
+        """Tasks with answers that some loss learns from: `response_lm`, `emotion_lm`, `qa_lm`."""
+        used = (name for name, weight in self.weights.items() if weight > 0)
+        return {ANSWER_TASKS[name] for name in used if name in ANSWER_TASKS}
 
     @property
     def learns_responses(self) -> bool:
         """Whether some loss is over the expected responses."""
-        return self.response_lm > 0 or self.response_kl > 0
+        return "response_lm" in self.tasks
 
 
 @dataclass(frozen=True)
@@ -444,9 +472,7 @@ class Recipe:
     @property
     def needs_llm(self) -> bool:
         """Whether the LLM is loaded at all."""
-        losses = self.losses
-        answers = losses.learns_responses or losses.emotion_lm > 0 or losses.qa_lm > 0
-        return self.text is not None or answers
+        return self.text is not None or bool(self.losses.tasks)
 
     def require_llm(self) -> LLMConfig:
         """`llm`; `ConfigError` where the recipe has none."""

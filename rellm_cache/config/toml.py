@@ -130,7 +130,7 @@ def _convert_to_one(members: Sequence[Any], value: Any, where: str) -> Any:
 
 
 def write_toml(table: Mapping[str, Any]) -> str:
-    """A nested table as TOML text, without its None values."""
+    """A nested table as TOML text, without None values and empty tables."""
     lines: list[str] = []
     _write_table(lines, table, ())
     return "\n".join(lines).strip() + "\n"
@@ -147,5 +147,5 @@ def _write_table(lines: list[str], table: Mapping[str, Any], path: tuple[str, ..
         if not isinstance(v, dict)
     ]
     for key, value in values.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and value:
             _write_table(lines, value, (*path, key))

@@ -15,9 +15,8 @@ from rellm_cache.llm.prompts import ChatFormat, question_prompt
 from rellm_cache.qa.rows import QARow, read_questions
 
 
-def emotion_index(utterance: Utterance, recipe: Recipe) -> int:
-    """Index of an utterance's emotion in the recipe's heads, `IGNORED` if it is not one."""
-    emotions = recipe.heads.emotions
+def emotion_index(utterance: Utterance, emotions: Sequence[str]) -> int:
+    """Index of an utterance's emotion in a recipe's emotions, `IGNORED` if it is not one."""
     return emotions.index(utterance.emotion) if utterance.emotion in emotions else IGNORED
 
 
@@ -34,7 +33,7 @@ def make_examples(
     return [
         Example(
             id=u.id,
-            emotion=emotion_index(u, recipe),
+            emotion=emotion_index(u, recipe.heads.emotions),
             vad=u.vad,
             targets=()
             if llm is None
@@ -48,7 +47,8 @@ def _targets(utterance: Utterance, recipe: Recipe, llm: FrozenLLM) -> Iterable[T
     end = llm.chat.ids(llm.chat.end_text)
     if recipe.losses.learns_responses and utterance.response:
         yield Target("response_lm", response_ids(utterance, llm.chat))
-    if recipe.losses.emotion_lm and emotion_index(utterance, recipe) != IGNORED:
+    labelled = emotion_index(utterance, recipe.heads.emotions) != IGNORED
+    if "emotion_lm" in recipe.losses.tasks and labelled:
         yield Target("emotion_lm", llm.chat.ids(utterance.emotion or "") + end)
 
 
@@ -71,7 +71,7 @@ def questions_of(recipe: Recipe, manifest: Path, splits: Sequence[str]) -> Quest
     Raises:
         ManifestError: it learns from them, and they are not there.
     """
-    if not recipe.losses.qa_lm:
+    if "qa_lm" not in recipe.losses.tasks:
         return {}
     return read_questions(manifest, recipe.qa.modes, recipe.qa.kinds, splits)
 
@@ -105,10 +105,10 @@ def response_ids(utterance: Utterance, chat: ChatFormat) -> tuple[int, ...]:
     return ids if utterance.early_stop else ids + chat.ids(chat.end_text)
 
 
-def label_ids(recipe: Recipe, llm: FrozenLLM) -> list[tuple[int, ...]]:
+def label_ids(emotions: Sequence[str], llm: FrozenLLM) -> list[tuple[int, ...]]:
     """Token ids of each emotion as a complete answer."""
     end = llm.chat.ids(llm.chat.end_text)
-    return [llm.chat.ids(name) + end for name in recipe.heads.emotions]
+    return [llm.chat.ids(name) + end for name in emotions]
 
 
 def describe_gaps(utterances: Sequence[Utterance], recipe: Recipe) -> list[str]:
@@ -116,7 +116,9 @@ def describe_gaps(utterances: Sequence[Utterance], recipe: Recipe) -> list[str]:
     notes = []
     total = len(utterances)
     foreign = Counter(
-        u.emotion for u in utterances if u.emotion and emotion_index(u, recipe) == IGNORED
+        u.emotion
+        for u in utterances
+        if u.emotion and emotion_index(u, recipe.heads.emotions) == IGNORED
     )
     for emotion, count in foreign.items():
         notes.append(f"{count} of {total} clips are {emotion!r}, which heads.emotions leaves out")

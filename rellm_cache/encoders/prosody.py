@@ -1,11 +1,10 @@
-"""Prosody frames by signal processing: how a sentence is spoken, with no weights to download.
+"""Prosody encoder: pitch, energy, voicing and spectrum by signal processing, without a model.
 
-In: a mono waveform (S,) float32 at 16 kHz. Out: frames (L, 65) float32 at 50 Hz (hop 320 samples),
-L = ceil(S / 320). That is Whisper's rule, so both streams agree frame by frame, and frame i is
-centred on sample 320 i in both.
+A 16 kHz mono waveform (S,) gives frames (L, 65) at 50 Hz (hop 320 samples) with L = ceil(S / 320).
+Whisper has as many frames, and frame i is centered on sample 320 i in both.
 
-Every dimension is ``(measure - centre) / scale`` with the constants of ``DIMENSIONS``: rounded
-means and standard deviations of speech, fixed so that a frame never depends on a corpus.
+Every dimension is ``(measure - center) / scale`` with the constants in ``DIMENSIONS``: rounded
+means and standard deviations of speech, fixed so that frames do not depend on a corpus.
 
 ====== ============== ============================================================= ==============
 index  name           measure                                                       before scaling
@@ -15,7 +14,7 @@ index  name           measure                                                   
 2      pitch          F0, interpolated through unvoiced frames                      st. over 100 Hz
 3      pitch_rel      the same, relative to the clip's median: speaker independent  semitones
 4      voicing        autocorrelation of the frame at its pitch period              0 to 1
-5      hnr            harmonics-to-noise ratio that voicing implies                 dB
+5      hnr            harmonics-to-noise ratio derived from voicing                 dB
 6      voiced         pitch was measured here (1), not interpolated (0)             0 or 1
 7      centroid       spectral centroid                                             octaves, 1 Hz
 8      bandwidth      spectral bandwidth                                            kHz
@@ -31,7 +30,7 @@ index  name           measure                                                   
 ====== ============== ============================================================= ==============
 
 Pitch is YIN with voicing from the autocorrelation, not pYIN: on 720 RAVDESS clips a linear probe on
-utterance statistics scored no worse with it and frames came three times sooner (docs/log.md).
+utterance statistics scored no worse with it, and it is three times faster (docs/log.md).
 """
 
 from collections.abc import Sequence
@@ -50,22 +49,22 @@ HOP = 320  # samples: 50 frames a second
 WINDOW = 1024  # samples: 64 ms, almost four periods at MIN_PITCH
 ENERGY_WINDOW = 512
 MIN_PITCH, MAX_PITCH = 60.0, 1000.0  # Hz; a shouted vowel passes 600
-VOICED_FROM = 0.75  # voicing at which a frame's pitch is believed ...
-VOICED_RANGE_DB = 40.0  # ... unless it is this much softer than the loudest frame
+VOICED_FROM = 0.75  # lowest voicing of a voiced frame ...
+VOICED_RANGE_DB = 40.0  # ... which is at most this much softer than the loudest frame
 PITCH_SMOOTHING = 5  # frames of the median filter that removes octave jumps
-SILENCE_POWER = 1e-9  # -90 dB full scale: what is softer, digital silence too, is white noise
+SILENCE_POWER = 1e-9  # -90 dB full scale: added white noise, which replaces digital silence
 MEL_BANDS = 26
 MFCCS = 13
-LIMIT = 8.0  # |x| after scaling; only pathological sound reaches it
+LIMIT = 8.0  # of |x| after scaling; only unusual sounds reach it
 DELTA_WIDTH = 5  # frames
-DELTA_SCALE = 0.25  # scaled units a frame: about the standard deviation of a slope
+DELTA_SCALE = 0.25  # scaled units per frame: about the standard deviation of a slope
 
 
 class Dimension(NamedTuple):
-    """One measured dimension: frames hold ``(measure - centre) / scale``."""
+    """One measure; frames contain ``(measure - center) / scale``."""
 
     name: str
-    centre: float
+    center: float
     scale: float
 
 
@@ -94,15 +93,15 @@ DIMENSION_NAMES: tuple[str, ...] = (
     *(d.name for d in DIMENSIONS),
     *(f"delta_{DIMENSIONS[i].name}" for i in _DELTA_OF),
 )
-_CENTRES = np.array([d.centre for d in DIMENSIONS], dtype=np.float32)
+_CENTERS = np.array([d.center for d in DIMENSIONS], dtype=np.float32)
 _SCALES = np.array([d.scale for d in DIMENSIONS], dtype=np.float32)
 
 
 class ProsodyEncoder:
-    """The ``prosody`` frame encoder: ``prosody_frames`` behind the ``FrameEncoder`` protocol.
+    """The ``prosody`` encoder: ``prosody_frames`` with the ``FrameEncoder`` protocol.
 
     Args:
-        spec: what identifies these frames; nothing in it changes the measures.
+        spec: identity of the frames; it does not change them.
 
     Example:
         >>> ProsodyEncoder(spec).encode([waveform])[0].frames.shape  # waveform: one second
@@ -116,12 +115,12 @@ class ProsodyEncoder:
         self.spec = spec
 
     def encode(self, waveforms: Sequence[np.ndarray]) -> list[Encoding]:
-        """Frames of each waveform, each (S,) float32 at 16 kHz mono, independent of the others."""
+        """Encode 16 kHz mono waveforms (S,) float32, each independent of the others."""
         return [Encoding(frames=prosody_frames(waveform)) for waveform in waveforms]
 
 
 def prosody_frames(waveform: np.ndarray) -> np.ndarray:
-    """Measure prosody fifty times a second: the same bits however many threads NumPy may use.
+    """Measure prosody at 50 Hz, with the same bits for any number of NumPy threads.
 
     Args:
         waveform: (S,) float32, 16 kHz mono, S >= 1.
@@ -130,7 +129,7 @@ def prosody_frames(waveform: np.ndarray) -> np.ndarray:
         (ceil(S / 320), 65) float32 in the order of ``DIMENSION_NAMES``; finite and within ±8.
 
     Raises:
-        AudioError: the waveform is empty, not one channel, or holds values that are not finite.
+        AudioError: the waveform is empty, has several channels, or has values that are not finite.
     """
     if waveform.ndim != 1 or waveform.size == 0:
         raise AudioError(
@@ -142,7 +141,7 @@ def prosody_frames(waveform: np.ndarray) -> np.ndarray:
             f"{np.count_nonzero(~np.isfinite(waveform))} of {waveform.size} samples are not "
             "finite: expected numbers, about -1 to 1; decode the clip again"
         )
-    with threadpool_limits(1, "blas"):  # with more it rounds otherwise
+    with threadpool_limits(1, "blas"):  # more threads round differently
         return _measure(waveform)
 
 
@@ -151,7 +150,7 @@ def _measure(waveform: np.ndarray) -> np.ndarray:
     length = whisper_frame_count(waveform.size)
     signal = np.pad(
         waveform.astype(np.float32, copy=False), (0, max(0, WINDOW - waveform.size))
-    )  # librosa wants at least one window; its own centring pads with the same zeros
+    )  # librosa needs at least one window; its centering pads with the same zeros
     energy = _energy(signal)[:length]  # (L,)
     measures = np.column_stack(
         [
@@ -161,7 +160,7 @@ def _measure(waveform: np.ndarray) -> np.ndarray:
             *_spectrum(signal, length),
         ]
     )  # (L, 34)
-    static = np.clip((measures - _CENTRES) / _SCALES, -LIMIT, LIMIT).astype(np.float32)
+    static = np.clip((measures - _CENTERS) / _SCALES, -LIMIT, LIMIT).astype(np.float32)
     delta = librosa.feature.delta(
         static[:, _DELTA_OF], width=DELTA_WIDTH, axis=0, mode="nearest"
     )  # (L, 31)
@@ -176,7 +175,7 @@ def _energy(signal: np.ndarray) -> np.ndarray:
 
 
 def _pitch(signal: np.ndarray, energy: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Pitch, pitch_rel, voicing, hnr and voiced of a clip, each (L,) as energy (L,) is."""
+    """Pitch, pitch_rel, voicing, hnr and voiced of a clip, each (L,), for energy (L,)."""
     length = energy.size
     f0 = librosa.yin(
         signal,
@@ -191,8 +190,8 @@ def _pitch(signal: np.ndarray, energy: np.ndarray) -> tuple[np.ndarray, ...]:
     bounded = np.clip(voicing, 0.01, 0.99)
     hnr = 10.0 * np.log10(bounded / (1.0 - bounded))
     if not voiced.any():
-        centre = np.full(length, DIMENSIONS[2].centre)
-        return centre, np.zeros(length), voicing, hnr, voiced
+        center = np.full(length, DIMENSIONS[2].center)
+        return center, np.zeros(length), voicing, hnr, voiced
     pitch = _median_filter(12.0 * np.log2(f0 / 100.0), PITCH_SMOOTHING)
     frames = np.arange(length)
     pitch = np.interp(frames, frames[voiced], pitch[voiced])
@@ -200,11 +199,13 @@ def _pitch(signal: np.ndarray, energy: np.ndarray) -> tuple[np.ndarray, ...]:
 
 
 def _voicing(signal: np.ndarray, period: np.ndarray) -> np.ndarray:
-    """Normalised autocorrelation of each frame at its period (L,) in samples: (L,) in 0..1."""
+    """Normalized autocorrelation of each frame at its period (L,) in samples: (L,) in 0..1."""
     padded = np.pad(signal, WINDOW // 2)
     frames = librosa.util.frame(padded, frame_length=WINDOW, hop_length=HOP, axis=0)
     frames = frames[: period.size]  # (L, 1024)
-    span = WINDOW - int(SAMPLE_RATE / MIN_PITCH) - 1  # what a shift by any period leaves
+    span = (
+        WINDOW - int(SAMPLE_RATE / MIN_PITCH) - 1
+    )  # samples that remain after a shift by any period
     here = frames[:, :span]  # (L, span)
     best = np.zeros(period.size)
     for shift in (np.floor(period), np.ceil(period)):
@@ -216,9 +217,9 @@ def _voicing(signal: np.ndarray, period: np.ndarray) -> np.ndarray:
 
 
 def _spectrum(signal: np.ndarray, length: int) -> list[np.ndarray]:
-    """Dimensions 7 to 33 of a clip in their order: 27 arrays (L,)."""
+    """Dimensions 7 to 33 of a clip in order: 27 arrays (L,)."""
     magnitude = np.abs(librosa.stft(signal, n_fft=WINDOW, hop_length=HOP))[:, :length]  # (513, L)
-    magnitude += (SILENCE_POWER * WINDOW * 3 / 8) ** 0.5  # |STFT| of noise that soft: 3/8 is Hann's
+    magnitude += (SILENCE_POWER * WINDOW * 3 / 8) ** 0.5  # |STFT| of this noise; 3/8 is for Hann
     power = magnitude**2
     frequency = librosa.fft_frequencies(sr=SAMPLE_RATE, n_fft=WINDOW)
     below_1k = power[(frequency >= 50) & (frequency < 1000)]
@@ -239,7 +240,7 @@ def _spectrum(signal: np.ndarray, length: int) -> list[np.ndarray]:
         _decibels(from_1k.sum(axis=0)) - _decibels(below_1k.sum(axis=0)),
         _decibels(below_2k.max(axis=0)) - _decibels(from_2k.max(axis=0)),
         np.log10(rise + 0.1),
-        *librosa.feature.mfcc(S=mel, n_mfcc=MFCCS + 1)[1:],  # coefficient 0 is the level again
+        *librosa.feature.mfcc(S=mel, n_mfcc=MFCCS + 1)[1:],  # coefficient 0 is the level
         *librosa.feature.spectral_contrast(S=magnitude, sr=SAMPLE_RATE),
     ]
 

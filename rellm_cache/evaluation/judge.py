@@ -34,7 +34,7 @@ from rellm_cache.llm.prompts import question_prompt
 from rellm_cache.metrics.intervals import Interval, Summary, summarize
 from rellm_cache.metrics.regression import rank_correlation
 from rellm_cache.model.answer_likelihoods import answer_log_likelihoods
-from rellm_cache.qa.rows import QARow, distinct, read_questions
+from rellm_cache.qa.rows import QARow, distinct_questions, read_questions
 from rellm_cache.runs.shared_models import Resources
 from rellm_cache.runs.weights import RECIPE, load_info, load_run, run_recipe, trained_digest
 from rellm_cache.utils.atomic_files import write_json
@@ -145,7 +145,7 @@ def judge(
         StoreError: clips are absent from the cache.
     """
     known = {u.id for u in read_manifests(manifest)}
-    rows = [row for row in distinct(read_questions(manifest)) if row.id in known]
+    rows = [row for row in distinct_questions(read_questions(manifest)) if row.id in known]
     if not rows:
         raise ManifestError(f"{manifest}: no question was kept; see the reasons `rellm qa` gave")
     resources = Resources()

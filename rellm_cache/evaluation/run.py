@@ -114,7 +114,7 @@ def evaluate(
     chosen = choose_samples(utterances, options.samples) if recipe.needs_llm else []
     shown = evaluator.answers(chosen)
     data = summarise_data(utterances, manifest)
-    scores = make_scores(data, utterances, predictions, recipe, empathy)
+    scores = make_scores(data, utterances, predictions, recipe.heads.emotions, empathy)
     figures = scores.to_json()
     out.mkdir(parents=True, exist_ok=True)
     written = [

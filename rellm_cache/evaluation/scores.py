@@ -1,7 +1,4 @@
-"""The figures of an evaluation. In: what a run said of clips. Out: UA, CCC with intervals, empathy.
-
-Figures are made anew each time from what was said: they follow from it alone.
-"""
+"""Scores of an evaluation: recognition by heads and LLM, CCC with intervals, empathy, losses."""
 
 import dataclasses
 import math
@@ -12,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rellm_cache.config.schema import Recipe
 from rellm_cache.corpus.manifest import DIMENSIONS, Utterance
-from rellm_cache.data.examples import make_examples
+from rellm_cache.data.batch import Example
+from rellm_cache.data.examples import emotion_index
 from rellm_cache.evaluation.empathy import EmpathyScores
 from rellm_cache.inference.emotion import Label, LLMScores, score_labels
 from rellm_cache.metrics.classification import RecognitionScores
@@ -25,13 +22,13 @@ from rellm_cache.training.validation import HeadScores, score_heads
 
 @dataclass(frozen=True)
 class EmotionPredictions:
-    """What a model says of utterances' emotions, in their order.
+    """Predicted emotions of utterances, in their order.
 
     Attributes:
-        head: the category head's choice, by name; None where the model has no heads.
+        head: emotions by the category head; None for a text model, which has no heads.
         dimensions: (N, 3) float32 arousal, dominance, valence by the dimension head, or None.
-        llm: the LLM's labels, or None where it was not asked.
-        in_words: it also answered in words.
+        llm: labels by the LLM, or None.
+        in_words: the LLM's labels have greedy answers.
         losses: mean of each loss.
     """
 
@@ -44,11 +41,11 @@ class EmotionPredictions:
 
 @dataclass(frozen=True)
 class Scores:
-    """All figures of one evaluation, and the data they are of.
+    """All scores of one evaluation, and a summary of its data.
 
     Attributes:
-        ccc_intervals: dimension → the ends of the CCC's 95 % bootstrap interval over clips; NaN,
-            as the CCC itself, where it has no value.
+        ccc_intervals: dimension → ends of the CCC's 95 % bootstrap interval over clips; NaN where
+            the CCC has no value.
     """
 
     data: DataSummary
@@ -60,42 +57,42 @@ class Scores:
 
     @property
     def clips(self) -> int:
-        """That were scored."""
+        """Number of clips."""
         return self.data.clips
 
     def to_json(self) -> dict[str, Any]:
-        """As `evaluate --json` prints it: `head` and `llm` parts, each with `ua` and the rest.
+        """Content of `scores.json` and of `evaluate --json`.
 
-        What has no value, as the CCC of a constant, is null.
+        A score without a value, such as the CCC of a constant, is null.
         """
         return {
             "clips": self.clips,
             "data": dataclasses.asdict(self.data),
             "head": {
-                **_plain(self.head.recognition),
-                "ccc": {name: _known(value) for name, value in self.head.ccc.items()},
+                **_as_json(self.head.recognition),
+                "ccc": {name: _or_null(value) for name, value in self.head.ccc.items()},
                 "ccc_intervals": {
-                    name: [_known(low), _known(high)]
+                    name: [_or_null(low), _or_null(high)]
                     for name, (low, high) in self.ccc_intervals.items()
                 },
             },
             "llm": None
             if self.llm is None
             else {
-                **_plain(self.llm.likelihood),
-                "generation": _plain(self.llm.generation) or None,
+                **_as_json(self.llm.likelihood),
+                "generation": _as_json(self.llm.generation) or None,
                 "unparsable": self.llm.unparsable,
             },
             "empathy": None if self.empathy is None else dataclasses.asdict(self.empathy),
-            "losses": {name: _known(value) for name, value in self.losses.items()},
+            "losses": {name: _or_null(value) for name, value in self.losses.items()},
         }
 
 
-def _plain(scores: RecognitionScores | None) -> dict[str, Any]:
+def _as_json(scores: RecognitionScores | None) -> dict[str, Any]:
     return {} if scores is None else dataclasses.asdict(scores)
 
 
-def _known(value: float) -> float | None:
+def _or_null(value: float) -> float | None:
     return None if math.isnan(value) else value
 
 
@@ -103,17 +100,20 @@ def make_scores(
     data: DataSummary,
     utterances: Sequence[Utterance],
     predictions: EmotionPredictions,
-    recipe: Recipe,
+    names: tuple[str, ...],
     empathy: EmpathyScores | None,
 ) -> Scores:
-    """Compare what a run of `recipe` said with what utterances are."""
-    names = recipe.heads.emotions
-    examples = make_examples(utterances, recipe, None)
+    """Score predictions against the labels of utterances.
+
+    Args:
+        names: the recipe's emotions.
+    """
+    examples = [Example(u.id, emotion_index(u, names), u.vad) for u in utterances]
     true = np.array([example.emotion for example in examples])  # (N,)
     head, llm = HeadScores(None, {}), None
     if predictions.head is not None:
         chosen = np.array([names.index(name) for name in predictions.head], np.int64)
-        head = score_heads(chosen, predictions.dimensions, examples, recipe)
+        head = score_heads(chosen, predictions.dimensions, examples, names)
     if predictions.llm is not None:
         llm = score_labels(predictions.llm, true, names, predictions.in_words)
     intervals = ccc_intervals(utterances, predictions.dimensions) if head.ccc else {}
@@ -123,19 +123,19 @@ def make_scores(
 def ccc_intervals(
     utterances: Sequence[Utterance], dimensions: NDArray[np.float32] | None
 ) -> dict[str, tuple[float, float]]:
-    """Bootstrap interval of each dimension's CCC, over the clips that have dimensions.
+    """Bootstrap interval of each dimension's CCC over the clips that have dimensions.
 
     Args:
-        dimensions: (N, 3) as predicted, or None.
+        dimensions: (N, 3) predictions, or None.
     """
     if dimensions is None:
         return {}
     rows = [i for i, utterance in enumerate(utterances) if utterance.vad is not None]
     true = np.array([utterances[i].vad for i in rows])  # (n, 3)
-    said = dimensions[rows].astype(np.float64)
+    predicted = dimensions[rows].astype(np.float64)
     found = {}
     for column, name in enumerate(DIMENSIONS):
-        interval = concordance_interval(true[:, column], said[:, column])
+        interval = concordance_interval(true[:, column], predicted[:, column])
         found[name] = (interval.low, interval.high)
     return found
 
@@ -143,18 +143,21 @@ def ccc_intervals(
 def prediction_rows(
     utterances: Sequence[Utterance], predictions: EmotionPredictions
 ) -> tuple[list[str], list[list[str]]]:
-    """Columns and rows of `predictions.csv`: an utterance's true emotion, what the head and the LLM
-    say, and the dimension head's arousal, dominance, valence; empty for nothing."""
+    """Columns and rows of `predictions.csv`.
+
+    A row has the true emotion, the emotions by head and LLM, and arousal, dominance and valence by
+    the dimension head; a cell without a value is empty.
+    """
     labels = predictions.llm
-    said: dict[str, Sequence[str | None] | None] = {
+    emotions: dict[str, Sequence[str | None] | None] = {
         "head": predictions.head,
         "llm": None if labels is None else [label.likely for label in labels],
         "llm_in_words": None if labels is None else [label.named for label in labels],
     }
-    felt = predictions.dimensions
+    dimensions = predictions.dimensions
     rows = []
     for place, utterance in enumerate(utterances):
-        named = ["" if column is None else column[place] or "" for column in said.values()]
-        values = [""] * 3 if felt is None else [f"{value:.4f}" for value in felt[place]]
+        named = ["" if column is None else column[place] or "" for column in emotions.values()]
+        values = [""] * 3 if dimensions is None else [f"{value:.4f}" for value in dimensions[place]]
         rows.append([utterance.id, utterance.speaker, utterance.emotion or "", *named, *values])
-    return ["id", "speaker", "emotion", *said, *DIMENSIONS], rows
+    return ["id", "speaker", "emotion", *emotions, *DIMENSIONS], rows

@@ -115,15 +115,15 @@ def extract(
 
 
 def make_targets(recipe: Recipe, cache: Path) -> dict[str, TargetStore]:
-    """Name → store of each stream of a recipe, weights resolved; equal encoders share a store.
+    """Stream → store of its encoder, weights resolved. Equal encoders share a store.
 
     Raises:
-        ConfigError: the recipe's model reads, or a model cannot be used.
+        ConfigError: the recipe reads text, or a model cannot be used.
     """
     if recipe.text is not None:
         raise ConfigError(
-            f"recipe {recipe.name!r} reads text and needs no frames; `rellm train` makes its run "
-            "folder, `rellm transcribe` what it reads of Whisper"
+            f"recipe {recipe.name!r} reads text and needs no frames; use `rellm train` to make its "
+            "run folder and `rellm transcribe` for Whisper's transcripts"
         )
     specs = {name: resolve(encoder.spec) for name, encoder in recipe.encoders.items()}
     targets = {spec: TargetStore(spec, cache) for spec in specs.values()}

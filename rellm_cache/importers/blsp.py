@@ -1,30 +1,55 @@
-"""BLSP-Emo's parts. In: its checkpoint. Out: its Whisper encoder, and its adapter made wider.
+"""BLSP-Emo checkpoint converted to a run folder that training starts from.
 
-BLSP-Emo hears Whisper's frames alone; ours has other streams beside them, so every
-convolution but the last one's output is wider. Its weights become a block of ours, and what leads
-from a new channel into that block is zero: the same function before the first step. What leads
-*into* new channels is random, as everywhere in a new adapter; were it zero as well, no gradient
-would ever reach them.
+    <out>/whisper/                  its Whisper encoder, as transformers stores it
+    <out>/adapter.safetensors       its adapter, widened to the recipe's streams, and new heads
+    <out>/adapter_config.json
+    <out>/recipe.toml               the recipe with this encoder and these initial weights
+
+BLSP-Emo's adapter gets the frames of Whisper only. Ours gets those of other streams too, so its
+convolutions are wider. BLSP-Emo's weights become a block of ours, and the weights from new channels
+into that block are zero: before the first step the adapter computes what BLSP-Emo's does. Weights
+*into* new channels are random. If they were zero too, no gradient would reach them.
 
 Source: `modeling_blsp2.py` and `modeling_adapter.py` of cwang621/blsp-emo.
 
-Letters: S its channels, W ours, H the LLM's hidden size.
+Shapes: S channels of BLSP-Emo, W of ours, H the LLM's hidden size, K the kernel size.
 """
 
+import dataclasses
+import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
 from transformers import WhisperConfig, WhisperModel
 
+from rellm_cache.config.recipes import to_toml
+from rellm_cache.config.schema import Recipe
 from rellm_cache.errors import ConfigError
-from rellm_cache.importers.checkpoint_source import CheckpointWeights
+from rellm_cache.importers.checkpoint_source import CheckpointWeights, find_weights, read_config
+from rellm_cache.importers.model_folder import ShardedModelWriter
 from rellm_cache.model.adapter import CONVOLUTIONS, KERNEL, ConvAdapter
+from rellm_cache.model.speech_llm import SpeechLLM
+from rellm_cache.runs.weights import RECIPE, WEIGHTS, AdapterInfo, save_config, save_tensors
+from rellm_cache.utils.atomic_files import new_folder
+from rellm_cache.utils.console import progress
+from rellm_cache.utils.model_files import weights_digest
 
+PREPROCESSOR = "preprocessor_config.json"
 ADAPTER, WHISPER, LORA = "adapter.", "whisper_model.", ".lora_"
-# What makes Whisper's encoder; of the rest of its configuration nothing is kept.
+CONV = f"{ADAPTER}subsampler.conv_layers."
+# Its other adapter tensors by our names.
+TENSORS = {
+    f"{ADAPTER}fc1.weight": "fc1.weight",
+    f"{ADAPTER}fc2.weight": "fc2.weight",
+    f"{ADAPTER}speech_ln.weight": "norm.weight",
+    f"{ADAPTER}speech_ln.bias": "norm.bias",
+}
+# Fields of the Whisper configuration that define the encoder.
 ENCODER_FIELDS = (
     "num_mel_bins",
     "d_model",
@@ -44,42 +69,103 @@ NO_DECODER = {
     "eos_token_id": 0,
     "decoder_start_token_id": 0,
 }
-CONV = f"{ADAPTER}subsampler.conv_layers."
-# The rest of its adapter by our names.
-PLAIN = {
-    f"{ADAPTER}fc1.weight": "fc1.weight",
-    f"{ADAPTER}fc2.weight": "fc2.weight",
-    f"{ADAPTER}speech_ln.weight": "norm.weight",
-    f"{ADAPTER}speech_ln.bias": "norm.bias",
-}
+# Errors of transformers and torch for values that make no encoder.
+INVALID_ENCODER = (
+    StrictDataclassError, RuntimeError, ValueError, TypeError, LookupError, ArithmeticError,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class BlspConfig:
-    """What matters here of a BLSP-Emo configuration.
+    """The fields of a BLSP-Emo configuration that the import needs.
 
     Attributes:
-        whisper: of the encoder, without a decoder.
+        whisper: configuration of the encoder, without a decoder.
+        encoder_shapes: name → shape of the encoder's tensors.
         hidden_size: H.
         bottleneck: of the adapter.
     """
 
     whisper: WhisperConfig
+    encoder_shapes: dict[str, tuple[int, ...]]
     hidden_size: int
     bottleneck: int
+
+
+@dataclass(frozen=True)
+class ImportedRun:
+    """A run folder made from a BLSP-Emo checkpoint.
+
+    Attributes:
+        out: the run folder.
+        recipe: path of the recipe that starts from it.
+        whisper: folder of the encoder.
+        trainable: number of parameters of adapter and heads.
+        lora: number of LoRA tensors of the LLM, which are left out.
+    """
+
+    out: Path
+    recipe: Path
+    whisper: Path
+    trainable: int
+    lora: int
+
+
+def import_blsp(folder: Path, out: Path, recipe: Recipe, sizes: Mapping[str, int]) -> ImportedRun:
+    """Make a run folder from a BLSP-Emo checkpoint.
+
+    Args:
+        folder: with config.json, preprocessor_config.json and the weights.
+        out: the new run folder.
+        recipe: gives encoders, adapter and heads for the training.
+        sizes: stream → values in a frame, for all streams but the first; other names are ignored.
+
+    Raises:
+        ConfigError: the checkpoint is incomplete, has another adapter, or does not fit the recipe.
+        RellmError: `out` is not empty or cannot be written.
+    """
+    config = read_blsp_config(folder, read_config(folder))
+    check_recipe(recipe, config, sizes)
+    speech, *others = recipe.encoders
+    sizes = {speech: config.whisper.d_model, **{name: sizes[name] for name in others}}
+    if not (folder / PREPROCESSOR).is_file():
+        raise ConfigError(f"{folder / PREPROCESSOR}: is missing; copy it from the checkpoint")
+    weights = find_weights(folder)
+    weights.check(expected_shapes(config), is_ignored)
+    model = initial_model(recipe, config, sizes, weights)
+    info = AdapterInfo(
+        sizes=sizes,
+        output_size=config.hidden_size,
+        trainable_parameters=sum(p.numel() for p in model.parameters()),
+        licences={"BLSP-Emo": "Apache-2.0", "Whisper": "MIT"},
+    )
+    needed_bytes = weights.bytes(config.encoder_shapes) + 4 * info.trainable_parameters
+    with new_folder(out, needed_bytes) as temporary:
+        write_whisper(folder, config, weights, temporary / "whisper")
+        recipe = initial_recipe(recipe, out.absolute(), weights_digest(temporary / "whisper"))
+        save_tensors(temporary / WEIGHTS, model)
+        save_config(temporary, info, recipe)
+        (temporary / RECIPE).write_text(to_toml(recipe), "utf-8")
+    return ImportedRun(
+        out=out,
+        recipe=out / RECIPE,
+        whisper=out / "whisper",
+        trainable=info.trainable_parameters,
+        lora=sum(LORA in name for name in weights.shapes),
+    )
 
 
 def read_blsp_config(folder: Path, config: dict[str, Any]) -> BlspConfig:
     """Check the configuration of a BLSP-Emo checkpoint.
 
     Raises:
-        ConfigError: it is none, or its adapter is not the one this paper's is made from.
+        ConfigError: it is another model, or its adapter is not BLSP-Emo's convolutions alone.
     """
     file = folder / "config.json"
     if not all(isinstance(config.get(key), dict) for key in ("whisper_config", "qwen_config")):
         raise ConfigError(
             f"{file}: architectures = {config.get('architectures')}; expected a BLSP-Emo "
-            "checkpoint, whose config.json has whisper_config and qwen_config"
+            "checkpoint with whisper_config and qwen_config"
         )
     expected = {
         "adapter_type": "subsampler",
@@ -89,23 +175,56 @@ def read_blsp_config(folder: Path, config: dict[str, Any]) -> BlspConfig:
     for key, value in expected.items():
         if config.get(key, value) != value:
             raise ConfigError(
-                f"{file}: {key} = {config[key]!r}, expected {value!r}: rellm's adapter is made "
-                "from BLSP-Emo's convolutions alone"
+                f"{file}: {key} = {config[key]!r}, expected {value!r}, because rellm's adapter has "
+                "only the convolutions of BLSP-Emo"
             )
     try:
         hidden, bottleneck = config["qwen_config"]["hidden_size"], config["adapter_inner_dim"]
         encoder = {name: config["whisper_config"][name] for name in ENCODER_FIELDS}
     except KeyError as error:
         raise ConfigError(f"{file}: {error} is missing; copy the file again") from error
-    return BlspConfig(WhisperConfig(**encoder, **NO_DECODER), int(hidden), int(bottleneck))
+    try:
+        whisper = WhisperConfig(**encoder, **NO_DECODER)
+        with torch.device("meta"):
+            tensors = WhisperModel(whisper).encoder.state_dict()
+        shapes = {f"{WHISPER}{name}": tuple(tensor.shape) for name, tensor in tensors.items()}
+        return BlspConfig(whisper, shapes, int(hidden), int(bottleneck))
+    except INVALID_ENCODER as error:
+        raise ConfigError(
+            f"{file}: whisper_config, hidden_size or adapter_inner_dim has an invalid value "
+            f"({' '.join(str(error).split())}); copy the file again"
+        ) from error
+
+
+def check_recipe(recipe: Recipe, config: BlspConfig, sizes: Mapping[str, int]) -> None:
+    """Raise `ConfigError` if a recipe cannot start from this checkpoint."""
+    adapter = recipe.adapter
+    (name, speech), *others = recipe.encoders.items()
+    found = {
+        "adapter.preset": (adapter.preset, "reference"),
+        "adapter.bottleneck": (adapter.bottleneck, config.bottleneck),
+        "adapter.output_size": (adapter.output_size or config.hidden_size, config.hidden_size),
+        f"encoders.{name}.kind": (speech.kind, "whisper"),
+        f"encoders.{name}.layer": (speech.layer, -1),
+    }
+    for field, (value, expected) in found.items():
+        if value != expected:
+            raise ConfigError(
+                f"recipe {recipe.name!r}: {field}: found {value!r}, but this BLSP-Emo checkpoint "
+                f"needs {expected!r}"
+            )
+    for other, _ in others:
+        if sizes.get(other, 0) < 1:
+            raise ConfigError(
+                f"recipe {recipe.name!r}: the size of stream {other!r} is unknown; give "
+                f"--stream-size {other} VALUES"
+            )
 
 
 def expected_shapes(config: BlspConfig) -> dict[str, tuple[int, ...]]:
     """Name → shape of the tensors that are imported."""
-    with torch.device("meta"):
-        encoder = WhisperModel(config.whisper).encoder.state_dict()
-    shapes = {f"{WHISPER}{name}": tuple(tensor.shape) for name, tensor in encoder.items()}
     size, hidden = config.whisper.d_model, config.hidden_size
+    shapes = dict(config.encoder_shapes)
     for index in range(CONVOLUTIONS):
         outputs = 2 * (hidden if index == CONVOLUTIONS - 1 else size)
         shapes[f"{CONV}{index}.weight"] = (outputs, size, KERNEL)
@@ -118,13 +237,62 @@ def expected_shapes(config: BlspConfig) -> dict[str, tuple[int, ...]]:
     }
 
 
-def is_left_out(name: str) -> bool:
-    """Whether a tensor is of the parts that stay behind: the LLM, its LoRA, the untrained head."""
+def is_ignored(name: str) -> bool:
+    """Whether a tensor is not imported: the LLM, its LoRA, the untrained emotion head."""
     return name.startswith(("qwen_model.", "hidden2emotion."))
 
 
+def initial_model(
+    recipe: Recipe, config: BlspConfig, sizes: Mapping[str, int], weights: CheckpointWeights
+) -> SpeechLLM:
+    """Adapter with BLSP-Emo's weights, and heads. New weights are random, by the recipe's seed."""
+    adapter = dataclasses.replace(recipe.adapter, output_size=config.hidden_size)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        recipe = dataclasses.replace(recipe, adapter=adapter)
+        model = SpeechLLM(recipe, sizes, llm=None)
+    assert isinstance(model.adapter, ConvAdapter)
+    copy_adapter(model.adapter, read_adapter(weights))
+    return model
+
+
+def initial_recipe(recipe: Recipe, out: Path, whisper_sha256: str) -> Recipe:
+    """The recipe with the imported encoder and adapter.
+
+    Args:
+        recipe: to change.
+        out: absolute path of the run folder, so that training may start in any folder.
+        whisper_sha256: digest of the encoder's weights, so that all imports of one checkpoint share
+            a feature store.
+    """
+    name, encoder = next(iter(recipe.encoders.items()))
+    speech = dataclasses.replace(encoder, model=str(out / "whisper"), weights_sha256=whisper_sha256)
+    return dataclasses.replace(
+        recipe,
+        encoders={**recipe.encoders, name: speech},
+        training=dataclasses.replace(recipe.training, init_from=str(out)),
+    )
+
+
+def write_whisper(folder: Path, config: BlspConfig, weights: CheckpointWeights, out: Path) -> None:
+    """Write the encoder as a `WhisperModel` without decoder layers, with unchanged dtypes."""
+    out.mkdir()
+    writer = ShardedModelWriter(out)
+    with progress("Copying", len(weights.files), "files") as tick:
+        for file in weights.files:
+            for name, tensor in weights.tensors(file, lambda name: name.startswith(WHISPER)):
+                writer.add(f"encoder.{name.removeprefix(WHISPER)}", tensor.contiguous())
+            tick(1, file.name)
+    writer.close()
+    shutil.copyfile(folder / PREPROCESSOR, out / PREPROCESSOR)
+    whisper = config.whisper
+    whisper.architectures = ["WhisperModel"]
+    whisper.dtype = weights.dtypes[f"{WHISPER}conv1.weight"]
+    whisper.save_pretrained(out)
+
+
 def read_adapter(weights: CheckpointWeights) -> dict[str, Tensor]:
-    """Name → tensor of its adapter, in float32."""
+    """Name → tensor of BLSP-Emo's adapter, in float32."""
     return {
         name: tensor.float()
         for file in weights.files
@@ -133,28 +301,32 @@ def read_adapter(weights: CheckpointWeights) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def widen_into(adapter: ConvAdapter, theirs: dict[str, Tensor]) -> None:
-    """Set a new `reference` adapter, speech frames first, to BLSP-Emo's function of those frames.
+def copy_adapter(adapter: ConvAdapter, source: dict[str, Tensor]) -> None:
+    """Copy BLSP-Emo's weights into a new adapter with the `reference` preset.
 
     Args:
-        adapter: with random weights; those into new channels stay.
-        theirs: from `read_adapter`.
+        adapter: with random weights and the speech stream first. Weights into new channels stay.
+        source: from `read_adapter`.
     """
-    own = dict(adapter.named_parameters())
+    target = dict(adapter.named_parameters())
     for index in range(CONVOLUTIONS):
         for part in ("weight", "bias"):
-            widen(own[f"convs.{index}.conv.{part}"], theirs[f"{CONV}{index}.{part}"])
-    for name, ours in PLAIN.items():
-        own[ours].copy_(theirs[name])
+            copy_block(target[f"convs.{index}.conv.{part}"], source[f"{CONV}{index}.{part}"])
+    for name, ours in TENSORS.items():
+        target[ours].copy_(source[name])
 
 
-def widen(ours: Tensor, theirs: Tensor) -> None:
-    """Put a gated convolution's weight (2 S, S, K) or bias (2 S,) into a wider one, in place.
+def copy_block(target: Tensor, source: Tensor) -> None:
+    """Copy weights of a gated convolution into those of a wider one, in place.
 
-    A gated linear unit's first half of rows are values, its second half their gates: each half of
-    theirs goes to the start of that half of ours, with zeros from the further inputs.
+    The first half of the rows are values and the second half are gates. Each half goes to the start
+    of the same half of the target. Weights from the further inputs into it become zero.
+
+    Args:
+        target: (2 W, W, K) weight or (2 W,) bias.
+        source: (2 S, S, K) weight or (2 S,) bias.
     """
-    for wide, narrow in zip(ours.chunk(2), theirs.chunk(2), strict=True):  # values, then gates
+    for wide, narrow in zip(target.chunk(2), source.chunk(2), strict=True):  # values, then gates
         block = wide[: len(narrow)]
         block.zero_()
         if narrow.dim() == 1:

@@ -57,18 +57,20 @@ class LLMScores:
 @torch.inference_mode()
 def label_speech(model: SpeechLLM, batch: Batch, in_words: bool) -> list[Label]:
     """Labels of utterances from their speech, in the batch's order."""
+    names = model.recipe.heads.emotions
     speech = model.speech(batch)
-    likely = model.label_log_likelihoods(speech, label_ids(model.recipe, require_llm(model.llm)))
+    likely = model.label_log_likelihoods(speech, label_ids(names, require_llm(model.llm)))
     replies = model.answers(speech, "emotion_lm", LABEL_TOKENS) if in_words else []
-    return _labels(likely, [reply.text for reply in replies], model.recipe.heads.emotions)
+    return _labels(likely, [reply.text for reply in replies], names)
 
 
 @torch.inference_mode()
 def label_texts(model: TextLLM, readings: Sequence[Reading], in_words: bool) -> list[Label]:
     """Labels of utterances from their transcripts, in the order given."""
-    likely = model.label_log_likelihoods(readings, label_ids(model.recipe, model.llm))
+    names = model.recipe.heads.emotions
+    likely = model.label_log_likelihoods(readings, label_ids(names, model.llm))
     replies = model.labels_in_words(readings, LABEL_TOKENS) if in_words else []
-    return _labels(likely, replies, model.recipe.heads.emotions)
+    return _labels(likely, replies, names)
 
 
 def _labels(likely: Tensor, replies: Sequence[str], names: tuple[str, ...]) -> list[Label]:

@@ -1,11 +1,11 @@
-"""What extraction would take. In: stores, clips they lack. Out: size, time and memory.
+"""Time, memory and disk of an extraction, estimated by encoding a few of the missing clips.
 
-A few missing clips, spread evenly over the lengths, are decoded and encoded here and now:
+The clips cover the range of lengths.
 
-- time: their mean cost, times the clips that are missing;
-- memory: this process with the models loaded, plus what encoding the timed clips added, scaled to a
-  full batch (on a CPU, to one clip) as long as the longest of them, plus the open parts. On a GPU,
-  the models and the batch are counted there.
+- Time: their mean, multiplied by the number of missing clips.
+- Memory: this process with the models, the increase while these clips were encoded, scaled to a
+  full batch (on a CPU to one clip) of the longest of them, and the open parts. On a GPU, models and
+  batch are counted there.
 """
 
 import os
@@ -20,7 +20,7 @@ import torch
 
 from rellm_cache.corpus.audio import SAMPLE_RATE, Clip
 from rellm_cache.corpus.manifest import Utterance
-from rellm_cache.encoders.base import FrameEncoder, whisper_frame_count
+from rellm_cache.encoders.base import whisper_frame_count
 from rellm_cache.encoders.registry import build_encoder
 from rellm_cache.extraction.messages import MissingClip
 from rellm_cache.extraction.missing import TargetStore
@@ -36,7 +36,7 @@ SAMPLING_SECONDS = 0.002
 
 @dataclass(frozen=True)
 class StreamPlan:
-    """What one encoder's store would take.
+    """Estimates for the store of one stream.
 
     Attributes:
         name: of the stream.
@@ -44,8 +44,8 @@ class StreamPlan:
         present: clips of the manifest that it holds.
         missing: clips to encode.
         frame_size: D.
-        bytes: that its missing frames will take, two bytes a value and a little for each clip.
-        seconds: estimated for encoding them here; None where no clip could be timed.
+        bytes: size of the missing frames, two bytes a value and `ROW_BYTES` a clip.
+        seconds: time to encode them on this machine; None if no clip could be timed.
     """
 
     name: str
@@ -59,16 +59,16 @@ class StreamPlan:
 
 @dataclass(frozen=True)
 class ExtractionPlan:
-    """What extraction would take, in one process.
+    """Estimates for an extraction in one process.
 
     Attributes:
-        streams: in the recipe's order; of streams that share a store, the first has the work.
-        timed_clips: that the estimates rest on.
-        decode_seconds: estimated for decoding; overlapped with encoding.
-        seconds: estimated in all: the encoders', one after another, or decoding where it is slower;
-            None where no clip could be timed.
-        memory_bytes: of this process, estimated.
-        gpu_bytes: on the GPU, estimated; 0 without one.
+        streams: in the recipe's order. If streams share a store, the first one has its work.
+        timed_clips: number of clips encoded for the estimates.
+        decode_seconds: time to decode, in parallel with encoding.
+        seconds: total time: all encoders one after another, or decoding if that is slower; None if
+            no clip could be timed.
+        memory_bytes: of this process.
+        gpu_bytes: on the GPU; 0 without one.
     """
 
     streams: list[StreamPlan]
@@ -80,15 +80,22 @@ class ExtractionPlan:
 
     @property
     def size(self) -> int:
-        """Bytes that the missing frames will take in all stores."""
+        """Bytes of the missing frames in all stores."""
         return sum(stream.bytes for stream in self.streams)
 
 
 @dataclass(frozen=True)
-class _Trial:
-    """An encoder tried on a few clips; bytes that encoding added, and of the model on a GPU."""
+class _Measurement:
+    """An encoder measured on a few clips.
 
-    encoder: FrameEncoder
+    Attributes:
+        frame_size: D.
+        seconds_a_clip: mean; None without clips.
+        batch_bytes: increase of memory during encoding.
+        model_bytes: of the model on a GPU; 0 on a CPU.
+    """
+
+    frame_size: int
     seconds_a_clip: float | None
     batch_bytes: int
     model_bytes: int
@@ -102,32 +109,34 @@ def plan_extraction(
     clips: int,
     batch_size: int,
 ) -> ExtractionPlan:
-    """Try the encoders on a few missing clips.
+    """Encode a few missing clips with each encoder and extrapolate.
 
     Args:
-        seconds: of each clip by id; those that cannot be read are left out.
-        total: clips of the manifest.
-        clips: how many are decoded and encoded.
-        batch_size: clips that are to be encoded at a time.
+        targets: stream → store.
+        missing: clips to encode.
+        seconds: clip id → duration, for readable clips.
+        total: number of clips in the manifest.
+        clips: number of clips to encode for the estimates.
+        batch_size: clips encoded together by `extract`.
     """
-    timed, decode_seconds = _decode(_spread_out(missing, seconds, clips))
+    timed, decode_seconds = _decode(_select_by_length(missing, seconds, clips))
     device = default_device()
-    trials = {t: _try_stream(t, device, timed) for t in dict.fromkeys(targets.values())}
+    measured = {t: _measure(t, device, timed) for t in dict.fromkeys(targets.values())}
     streams: list[StreamPlan] = []
     for name, target in targets.items():
         planned = any(stream.store == str(target.path) for stream in streams)
         left = [] if planned else missing
-        streams.append(_plan_stream(name, target, trials[target], left, seconds, total))
+        streams.append(_plan_stream(name, target, measured[target], left, seconds, total))
     encoding = [stream.seconds for stream in streams if stream.seconds is not None]
     decoding = decode_seconds / max(len(timed), 1) * len(missing)
     longest = max((clip.seconds for clip in timed), default=0.0)
     mean = sum(clip.seconds for clip in timed) / max(len(timed), 1)
     tried, together = (clips_at_a_time(device, n) for n in (len(timed), batch_size))
     scale = min(together, len(missing)) * longest / max(mean * tried, 1e-9)
-    batch = int(max((trial.batch_bytes for trial in trials.values()), default=0) * scale)
+    batch = int(max((m.batch_bytes for m in measured.values()), default=0) * scale)
     parts = sum(min(PART_BYTES, stream.bytes) for stream in streams)
     on_gpu = device.type == "cuda"
-    models = sum(trial.model_bytes for trial in trials.values())
+    models = sum(m.model_bytes for m in measured.values())
     return ExtractionPlan(
         streams=streams,
         timed_clips=len(timed),
@@ -138,11 +147,11 @@ def plan_extraction(
     )
 
 
-def _spread_out(
+def _select_by_length(
     missing: Sequence[MissingClip], seconds: dict[str, float], count: int
 ) -> list[Utterance]:
-    """`count` of the missing clips, evenly over their lengths."""
-    known = [work.utterance for work in missing if work.utterance.id in seconds]
+    """`count` of the missing clips, at evenly spaced ranks of length."""
+    known = [clip.utterance for clip in missing if clip.utterance.id in seconds]
     known.sort(key=lambda u: seconds[u.id])
     count = min(count, len(known))
     return [known[(2 * i + 1) * len(known) // (2 * count)] for i in range(count)]
@@ -154,47 +163,48 @@ def _decode(utterances: Sequence[Utterance]) -> tuple[list[Clip], float]:
     return clips, monotonic() - begun
 
 
-def _try_stream(target: TargetStore, device: torch.device, clips: Sequence[Clip]) -> _Trial:
-    """Load an encoder, run it once for memory (and to warm up), and once for time."""
+def _measure(target: TargetStore, device: torch.device, clips: Sequence[Clip]) -> _Measurement:
+    """Load an encoder, run it once for memory and to warm up, and once for time."""
     gpu = device.type == "cuda"
     before = torch.cuda.memory_allocated() if gpu else 0
     encoder = build_encoder(target.spec, device)
     model = torch.cuda.memory_allocated() - before if gpu else 0
     if not clips:
-        return _Trial(encoder, None, 0, model)
+        return _Measurement(encoder.frame_size, None, 0, model)
     splitter = OomSplitter(encoder.encode, target.spec.slug, device, say)
     with _peak_bytes(device) as peak:
         splitter.run(clips)
     begun = monotonic()
     splitter.run(clips)
-    return _Trial(encoder, (monotonic() - begun) / len(clips), peak(), model)
+    seconds = (monotonic() - begun) / len(clips)
+    return _Measurement(encoder.frame_size, seconds, peak(), model)
 
 
 def _plan_stream(
     name: str,
     target: TargetStore,
-    trial: _Trial,
+    measured: _Measurement,
     missing: Sequence[MissingClip],
     seconds: dict[str, float],
     total: int,
 ) -> StreamPlan:
-    mine = [w.utterance.id for w in missing if target.fingerprint in w.missing_from]
+    mine = [c.utterance.id for c in missing if target.fingerprint in c.missing_from]
     frames = sum(whisper_frame_count(round(seconds.get(i, 0) * SAMPLE_RATE)) for i in mine)
-    cost = trial.seconds_a_clip
+    cost = measured.seconds_a_clip
     return StreamPlan(
         name=name,
         store=str(target.path),
         present=total - len(mine) - len(target.failed),
         missing=len(mine),
-        frame_size=trial.encoder.frame_size,
-        bytes=frames * trial.encoder.frame_size * 2 + len(mine) * ROW_BYTES,
+        frame_size=measured.frame_size,
+        bytes=frames * measured.frame_size * 2 + len(mine) * ROW_BYTES,
         seconds=0.0 if not mine else None if cost is None else cost * len(mine),
     )
 
 
 @contextmanager
 def _peak_bytes(device: torch.device) -> Iterator[Callable[[], int]]:
-    """How many bytes above the start the memory of the device, or this process, went at most."""
+    """Yield a function that gives the peak increase of memory on the GPU or in this process."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
@@ -218,7 +228,7 @@ def _peak_bytes(device: torch.device) -> Iterator[Callable[[], int]]:
 
 
 def _resident_bytes() -> int:
-    """Memory of this process; 0 where the system does not tell."""
+    """Resident memory of this process; 0 if the system does not report it."""
     try:
         pages = int(Path("/proc/self/statm").read_text("ascii").split()[1])
     except OSError:

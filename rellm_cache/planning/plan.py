@@ -1,7 +1,6 @@
-"""plan. In: a manifest, a recipe and a cache. Out: what its stages would take, nothing written.
+"""Plan of a recipe for a manifest: time, memory and disk of extraction and training.
 
-Extraction is tried on a few clips (`extraction_plan`), training is counted from the recipe
-(`training_plan`). Size is exact where the manifest gives durations.
+Nothing is written. Disk size is exact if the manifest has durations.
 """
 
 import dataclasses
@@ -30,17 +29,17 @@ from rellm_cache.utils.devices import default_device
 
 @dataclass(frozen=True)
 class Plan:
-    """What extraction and training would take.
+    """Estimates for extraction and training.
 
     Attributes:
-        clips: of the manifest.
+        clips: in the manifest.
         hours: of audio.
-        unreadable: clips whose file or header cannot be read.
+        unreadable: clips with a file or header that cannot be read.
         extraction: on this machine, in one process.
-        needed_bytes: of disk; of a cache at a URL, what its copy keeps here.
-        free_bytes: of the disk that the cache is on.
-        training: on this machine, or on the GPU asked about; None if it cannot be counted.
-        training_unknown: why not.
+        needed_bytes: on this disk; for a cache at a URL, the size of its mirror.
+        free_bytes: on the disk of the cache.
+        training: on this machine or the given GPU; None if it cannot be counted.
+        training_unknown: the reason if it cannot be counted.
     """
 
     clips: int
@@ -54,16 +53,16 @@ class Plan:
 
     @property
     def fits(self) -> bool:
-        """Whether the disk has room."""
+        """Whether the disk has enough space."""
         return self.needed_bytes <= self.free_bytes
 
     def to_json(self) -> dict[str, Any]:
-        """As `plan --json` prints it."""
-        found = {**dataclasses.asdict(self), "fits": self.fits}
-        found |= found.pop("extraction")
+        """The object that `rellm plan --json` prints."""
+        fields = {**dataclasses.asdict(self), "fits": self.fits}
+        fields |= fields.pop("extraction")
         if self.training is not None:
-            found["training"]["peak_bytes"] = self.training.peak_bytes
-        return found
+            fields["training"]["peak_bytes"] = self.training.peak_bytes
+        return fields
 
 
 def plan(
@@ -74,11 +73,15 @@ def plan(
     batch_size: int = 16,
     gpu_bytes: int | None = None,
 ) -> Plan:
-    """Estimate what `extract` would take, here, in one process, and what `train` would.
+    """Estimate time, memory and disk of `extract` in one process and of `train`.
 
     Args:
-        clips: how many are decoded and encoded to estimate time and memory.
-        gpu_bytes: memory of the GPU that is to train; None trains here.
+        manifest: file or folder.
+        recipe: to extract and train.
+        cache: folder of the stores.
+        clips: number of clips to encode for the estimates.
+        batch_size: clips encoded together by `extract`.
+        gpu_bytes: memory of the GPU for training; None counts for this machine.
 
     Raises:
         ManifestError, ConfigError: the manifest or a model cannot be used.
@@ -90,14 +93,14 @@ def plan(
     seconds = _durations(utterances)
     extraction = plan_extraction(targets, missing, seconds, len(utterances), clips, batch_size)
     on_gpu = default_device().type == "cuda" or gpu_bytes is not None
-    learned = [u for u in utterances if u.split == "train"]  # `read_manifests` gives each its split
+    train_split = [u for u in utterances if u.split == "train"]
     training, unknown = None, ""
     try:
-        if not learned:
-            raise ManifestError(f"{manifest}: no clip is of the train split")
+        if not train_split:
+            raise ManifestError(f"{manifest}: found no clip of the train split")
         training = plan_training(
             recipe,
-            learned,
+            train_split,
             seconds,
             sum(stream.frame_size for stream in extraction.streams),
             torch.bfloat16 if on_gpu else torch.float32,
@@ -120,25 +123,25 @@ def plan(
 
 
 def _questions(recipe: Recipe, manifest: Path) -> Questions:
-    """What training would learn from of the questions beside a manifest, as far as some are."""
+    """Clip id → the questions beside a manifest that training would use, if there are any."""
     written = [file for file in manifest_files(manifest) if questions_path(file).exists()]
     return {k: rows for file in written for k, rows in questions_of(recipe, file, ()).items()}
 
 
 def _durations(utterances: Sequence[Utterance]) -> dict[str, float]:
-    """Seconds by id: the manifest's, or the file's header's; unreadable files are left out."""
-    found = {}
+    """Clip id → seconds, from the manifest or the file's header, without unreadable files."""
+    seconds = {}
     with progress("Reading lengths", len(utterances), "clips") as tick:
         for utterance in utterances:
             tick()
             try:
-                found[utterance.id] = utterance.duration or audio_seconds(utterance)
+                seconds[utterance.id] = utterance.duration or audio_seconds(utterance)
             except AudioError:
                 continue
-    return found
+    return seconds
 
 
 def _nearest_folder(path: Path) -> Path:
-    """The folder itself, or the nearest one above it that exists."""
+    """The folder itself, or its nearest parent that exists."""
     path = path.resolve()
     return next(folder for folder in (path, *path.parents) if folder.is_dir())

@@ -1,4 +1,4 @@
-"""What the cache saves. In: a recipe and a cache. Out: seconds of an epoch, cached and not."""
+"""Epoch timing: training from cached frames against training with the encoders in the loop."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -19,12 +19,12 @@ from rellm_cache.utils.devices import use_threads
 
 @dataclass(frozen=True)
 class EpochTimes:
-    """One epoch of the same model over the same batches, timed in one process.
+    """Seconds of one epoch of the same model on the same batches, in one process.
 
     Attributes:
-        cached: seconds with frames from the cache.
-        live: seconds with all encoders in the loop, as without a cache.
-        steps: optimiser steps timed.
+        cached: with frames from the cache.
+        live: with all encoders in the loop, as without a cache.
+        steps: number of optimizer steps.
     """
 
     cached: float
@@ -33,7 +33,7 @@ class EpochTimes:
 
     @property
     def ratio(self) -> float:
-        """How many times faster the cached epoch is."""
+        """Speedup by the cache."""
         return self.live / self.cached
 
 
@@ -45,11 +45,15 @@ def time_epochs(
     llm: FrozenLLM | None = None,
     max_steps: int | None = None,
 ) -> EpochTimes:
-    """Time an epoch, or its first `max_steps` steps, both ways.
+    """Time an epoch, or its first steps, from the cache and with the encoders in the loop.
 
     Args:
-        out: a scratch folder for the trainer's files.
-        llm: the recipe's LLM, if it has one.
+        recipe: to train.
+        manifest: folder with train.jsonl.
+        cache: folder of the stores.
+        out: scratch folder for the trainer's files.
+        llm: of the recipe, if it has one.
+        max_steps: None for the whole epoch.
     """
     utterances = read_split(manifest, "train")
     streams = open_streams(recipe.encoders, cache)
@@ -61,8 +65,8 @@ def time_epochs(
 
     def encode() -> Iterator[list[Batch]]:
         for group in groups:
-            made = live.streams([utterances[i] for indices in group for i in indices])
-            yield [collate([examples[i] for i in indices], made) for indices in group]
+            encoded = live.streams([utterances[i] for indices in group for i in indices])
+            yield [collate([examples[i] for i in indices], encoded) for indices in group]
 
     with use_threads("models" if recipe.needs_llm else "heads"):
         # The first step of a process is slower.

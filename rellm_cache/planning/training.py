@@ -167,7 +167,7 @@ def _count_tokens(
     answers = []
     if losses.learns_responses:
         answers.append(_text_tokens(clip.response or ""))
-    if losses.emotion_lm and clip.emotion:
+    if "emotion_lm" in losses.tasks and clip.emotion:
         answers.append(LABEL_TOKENS)
     prompts = len(answers) + bool(questions)
     all_speech = speech * max(1, prompts)
@@ -212,7 +212,7 @@ def _row_bytes(
     Returns:
         Bytes kept for each of these tokens, and bytes of temporary tensors, one row at a time.
     """
-    tasks = losses.learns_responses + (losses.emotion_lm > 0) + (losses.qa_lm > 0)
+    tasks = len(losses.tasks)
     prompts = tasks * PROMPT_TOKENS  # in the row, or as cached keys and values
     length = row if config.caches_prefix_kv else row + prompts
     total = max(sum(clip.total for clip in tokens), 1)

@@ -1,1 +1,4 @@
-"""Questions about what is said and how: rows, the writer's prompts, parsing, filters."""
+"""Questions about clips: requests to the writer LLM, parsing of its replies, filters, and files.
+
+Utterances with labels and the texts of an LLM enter. Rows of questions and answers leave.
+"""

@@ -1,7 +1,4 @@
-"""Filters of written questions. In: a pair and what is known of its clip. Out: why not, or None.
-
-Each filter is a function of a `Candidate`; the first that gives a reason decides.
-"""
+"""Filters for generated questions: functions of a `Candidate` that give a reason to drop it."""
 
 import re
 from collections.abc import Mapping
@@ -13,23 +10,23 @@ from rellm_cache.corpus.splits import text_key
 from rellm_cache.llm.refusals import refusal_reason
 from rellm_cache.qa.parse import Pair
 
-# Words of the writer's request that a person who hears the clip would not use.
-_SCAFFOLD = re.compile(r"\b(arousal|dominance|valence|metadata|transcript)\b", re.IGNORECASE)
+# Words of the request that a listener would not use.
+_REQUEST_WORDS = re.compile(r"\b(arousal|dominance|valence|metadata|transcript)\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A pair before it is a row for training.
+    """A question and answer that may become a training row.
 
     Attributes:
-        pair: as read from what the LLM wrote.
-        type: what was asked for.
+        pair: question and answer from the LLM's text.
+        type: type of the question.
         emotion: the utterance's label.
-        emotions: all labels there are, the utterance's among them.
-        earlier: questions of the same request before this one.
-        guess: emotion → its probability from the transcript alone; None where it is not known.
-        cut: the token limit cut the answer.
-        answerable: from which probability on a guess counts.
+        emotions: all labels.
+        earlier: earlier questions of the same request.
+        guess: emotion → its probability from the transcript alone; None if not known.
+        cut: whether the token limit cut the answer.
+        answerable: lowest probability at which a guess counts.
     """
 
     pair: Pair
@@ -43,22 +40,22 @@ class Candidate:
 
 
 def reason_to_drop(candidate: Candidate) -> str | None:
-    """The first filter's reason, or None: training may have it."""
+    """The reason of the first filter that drops it, or None."""
     return next((r for f in FILTERS if (r := f(candidate)) is not None), None)
 
 
 def is_refused(candidate: Candidate) -> str | None:
-    """The LLM would not answer."""
+    """Drop refusals and empty answers."""
     return refusal_reason(candidate.pair.answer)
 
 
 def is_cut(candidate: Candidate) -> str | None:
-    """A short answer was asked for: what is cut goes round in circles more often than not."""
+    """Drop cut answers: they are long, though the request asks for a short one."""
     return "answer cut by the token limit" if candidate.cut else None
 
 
 def repeats(candidate: Candidate) -> str | None:
-    """The answer is the question again, or the question was there before."""
+    """Drop an answer that equals its question, and a question that occurred before."""
     question, answer = map(text_key, (candidate.pair.question, candidate.pair.answer))
     if answer == question:
         return "answer repeats the question"
@@ -68,20 +65,20 @@ def repeats(candidate: Candidate) -> str | None:
 
 
 def leaks_label(candidate: Candidate) -> str | None:
-    """The question names the label alone. One that lists several emotions leaks none of them."""
+    """Drop a question that names the label and no other emotion."""
     named = set(emotions_in(candidate.pair.question, candidate.emotions))
     return "question names the label" if named == {candidate.emotion} else None
 
 
-def shows_scaffold(candidate: Candidate) -> str | None:
-    """Question or answer speak of what only the writer was given."""
+def mentions_request(candidate: Candidate) -> str | None:
+    """Drop questions and answers about metadata or transcript, which only the writer sees."""
     pair = candidate.pair
-    found = _SCAFFOLD.search(f"{pair.question} {pair.answer}")
+    found = _REQUEST_WORDS.search(f"{pair.question} {pair.answer}")
     return "speaks of the metadata or transcript" if found else None
 
 
 def names_another_emotion(candidate: Candidate) -> str | None:
-    """The answer for the emotion must name the label and no other; that for a cause no other."""
+    """Drop an emotion answer without the label, and emotions or causes that name another one."""
     named = set(emotions_in(candidate.pair.answer, candidate.emotions))
     if candidate.type == "emotion" and not named:
         return "answer names no emotion"
@@ -90,13 +87,13 @@ def names_another_emotion(candidate: Candidate) -> str | None:
     return None
 
 
-def needs_no_voice(candidate: Candidate) -> str | None:
-    """The writer finds the emotion from the transcript alone: the voice is not needed."""
+def is_answerable_from_text(candidate: Candidate) -> str | None:
+    """Drop an emotion question that the writer can answer from the transcript alone."""
     if candidate.type != "emotion" or not candidate.guess:
         return None
-    likeliest = max(candidate.guess, key=candidate.guess.__getitem__)
-    sure = candidate.guess[likeliest] >= candidate.answerable
-    is_known = likeliest == candidate.emotion and sure
+    best = max(candidate.guess, key=candidate.guess.__getitem__)
+    sure = candidate.guess[best] >= candidate.answerable
+    is_known = best == candidate.emotion and sure
     return "answerable from the transcript alone" if is_known else None
 
 
@@ -105,7 +102,7 @@ FILTERS = (
     is_cut,
     repeats,
     leaks_label,
-    shows_scaffold,
+    mentions_request,
     names_another_emotion,
-    needs_no_voice,
+    is_answerable_from_text,
 )

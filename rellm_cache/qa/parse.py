@@ -1,9 +1,9 @@
-"""What the LLM wrote, read. In: its text. Out: pairs of question and answer, or none.
+"""Parser for questions and answers in the text of an LLM.
 
-LLMs write the form they were asked for in many ways: `Question: … Answer: …`, `Q1: …`,
-`**Answer:**`, with numbers, bullets and quotation marks. A label begins a line or a sentence;
-within one "question:" is a word like others, and "answer:" too, unless the question has no other.
-What has no question followed by an answer is not guessed.
+LLMs write the requested form in many ways: `Question: … Answer: …`, `Q1: …`, `**Answer:**`, with
+numbers, bullets and quotation marks. A label starts a line or a sentence. Elsewhere "question:" is
+an ordinary word, as is "answer:" unless the question has no other answer. A text without a question
+and its answer gives no pair.
 """
 
 import re
@@ -18,7 +18,7 @@ _LABEL = re.compile(
 )
 _ANSWER_WITHIN = re.compile(r"\banswer\s*\d*\s*\**\s*:\**", re.IGNORECASE)
 _QUOTES = {'"': '"', "“": "”", "'": "'", "*": "*", "`": "`"}
-_NEXT_ITEM = re.compile(r"\n\s*(?:\d+[.)]|[-*•#])\s*$")  # a bullet or number left of what follows
+_NEXT_ITEM = re.compile(r"\n\s*(?:\d+[.)]|[-*•#])\s*$")  # bullet or number of the next item
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Pair:
 
 
 def parse_pairs(text: str) -> list[Pair]:
-    """All questions that an answer follows, in their order."""
+    """All pairs of a question and the answer after it, in order."""
     labels = [*_LABEL.finditer(text)]
     ends = [*(label.start() for label in labels[1:]), len(text)]
     parts = [
@@ -49,7 +49,7 @@ def parse_pairs(text: str) -> list[Pair]:
 
 
 def parse_answer(text: str) -> str:
-    """The answer to a given question: without its label and whatever question comes after it."""
+    """The answer to a given question, without its label and without later questions."""
     labels = [*_LABEL.finditer(text)]
     if labels and _letter(labels[0]) == "a":
         text = text[labels[0].end() : labels[1].start() if len(labels) > 1 else len(text)]
@@ -63,7 +63,7 @@ def _letter(label: re.Match[str]) -> str:
 
 
 def _clean(text: str) -> str:
-    """Words on one line, without the marks around them."""
+    """Text on one line, without surrounding quotation marks."""
     text = _NEXT_ITEM.sub("", text)
     text = " ".join(text.split())
     inner = text[1:-1]

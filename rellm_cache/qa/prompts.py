@@ -1,7 +1,7 @@
-"""The writer's prompts. In: an utterance, a recipe's `[qa]`. Out: requests, metadata in words.
+"""Requests to the LLM that writes questions, and metadata in words.
 
-One request for each type: a small LLM asked for everything at once writes no form that can be
-read.
+Each type of question has its own request: asked for all at once, a small LLM writes text that
+cannot be parsed.
 """
 
 from collections.abc import Sequence
@@ -17,44 +17,43 @@ LabelSource = Literal["corpus", "pseudo", "made"]
 
 @dataclass(frozen=True)
 class Request:
-    """What the writer is asked about one utterance.
+    """A request about one utterance.
 
     Attributes:
         user: the user's turn.
-        question: the given question, to which an answer alone is written; empty where the LLM
-            writes the question too.
+        question: the given question that needs an answer; empty if the LLM writes the question too.
     """
 
     user: str
     question: str
 
 
-def level(value: float, bins: Sequence[float]) -> str:
-    """A dimension in 0..1 as a word: low below the first edge, high from the second on."""
+def level_name(value: float, bins: Sequence[float]) -> str:
+    """A dimension in 0..1 as "low", "medium" or "high", split at two edges."""
     return LEVELS[sum(value >= edge for edge in bins)]
 
 
 def describe(utterance: Utterance, settings: QASettings) -> str:
-    """Emotion and, where known, binned dimensions in words."""
+    """Emotion and, if known, dimensions in words."""
     text = settings.metadata.replace("{emotion}", utterance.emotion or "")
     if utterance.vad is None:
         return text
     dimensions = settings.dimensions
     for name, value in zip(DIMENSIONS, utterance.vad, strict=True):
-        dimensions = dimensions.replace(f"{{{name}}}", level(value, settings.bins))
+        dimensions = dimensions.replace(f"{{{name}}}", level_name(value, settings.bins))
     return f"{text} {dimensions}".strip()
 
 
 def label_source(utterance: Utterance, settings: QASettings) -> LabelSource:
-    """Who gave what `describe` tells: the corpus, unless dimensions among it are not a person's."""
-    told = utterance.vad is not None and settings.dimensions
-    if told and utterance.vad_source in ("pseudo", "made"):
+    """Source of the labels in `describe`: the corpus, unless its dimensions are pseudo or made."""
+    has_dimensions = utterance.vad is not None and settings.dimensions
+    if has_dimensions and utterance.vad_source in ("pseudo", "made"):
         return utterance.vad_source
     return "corpus"
 
 
 def write_request(utterance: Utterance, kind: QAType, settings: QASettings) -> Request:
-    """The request for the pairs of one type, or for the answer to its given question."""
+    """The request for pairs of one type, or for the answer to its given question."""
     question: str = getattr(settings.questions, kind)
     template: str = getattr(settings.answers if question else settings.pairs, kind)
     filled = {
@@ -62,7 +61,7 @@ def write_request(utterance: Utterance, kind: QAType, settings: QASettings) -> R
         "{emotion}": utterance.emotion or "",
         "{metadata}": describe(utterance, settings),
         "{question}": question,
-        "{transcript}": utterance.text,  # last: a transcript may hold braces
+        "{transcript}": utterance.text,  # last, as a transcript may contain braces
     }
     for mark, text in filled.items():
         template = template.replace(mark, text)
@@ -70,5 +69,5 @@ def write_request(utterance: Utterance, kind: QAType, settings: QASettings) -> R
 
 
 def has_type(mode: QAMode, kind: str) -> bool:
-    """Whether rows of a mode ask it: metadata would answer the question for the emotion."""
+    """Whether a mode has questions of a type; explicit metadata already tells the emotion."""
     return not (mode == "explicit" and kind == "emotion")

@@ -1,7 +1,7 @@
-"""Rows of questions and answers: JSON Lines beside a manifest. In: files. Out: `QARow`s, and back.
+"""Question files: rows of questions and answers as JSON Lines beside a manifest.
 
-A file `<split>.questions.jsonl` lies beside each manifest file, as expected responses do. Rows that
-a filter dropped are in it too, with their reason and what the LLM wrote, to be looked at.
+Each manifest file has a `<split>.questions.jsonl` beside it. Rows that a filter dropped are kept,
+with the reason and the LLM's text.
 """
 
 import dataclasses
@@ -20,29 +20,28 @@ from rellm_cache.utils.result_table import with_fingerprint
 
 @dataclass(frozen=True)
 class QARow:
-    """One question about one utterance, and where it comes from.
+    """One question about one utterance, with its origin.
 
     Attributes:
-        id: of the utterance.
-        mode: `explicit`: training may see the metadata; `implicit`: speech and question alone.
-        type: what is asked about.
-        index: of the pair among those that one request gave.
-        question, answer: empty where nothing could be read from what the LLM wrote.
-        early_stop: the token limit cut what the LLM wrote.
-        metadata: emotion and binned dimensions in words; empty in implicit rows.
-        emotion: the utterance's label, which the writer was told.
-        label_source: who gave the labels that the writer was told: `corpus`; `pseudo` (a model) or
-            `made` (a generator) where the dimensions among them are theirs.
-        vad_source: who gave the dimensions: `human`, `pseudo`, `made`, or None without any.
-        model: of the writer, as the recipe names it.
-        weights: SHA-256 of the writer's files: its revision, wherever it lies.
-        fingerprint: digest of all that decides what is written but the prompt.
+        id: id of the utterance.
+        mode: `explicit`: training may see the metadata; `implicit`: speech and question only.
+        type: topic of the question.
+        index: number of the pair among those of one request.
+        question, answer: empty if the LLM's text could not be parsed.
+        early_stop: whether the token limit cut the LLM's text.
+        metadata: emotion and dimensions in words; empty in implicit rows.
+        emotion: the utterance's label, which the request contains.
+        label_source: source of the labels in the request: `corpus`, or `pseudo` (a model) or `made`
+            (a generator) if the dimensions come from there.
+        vad_source: source of the dimensions: `human`, `pseudo`, `made`; None without dimensions.
+        model: the LLM's name in the recipe.
+        weights: SHA-256 of the LLM's files.
+        fingerprint: digest of everything but the prompt that determines the text.
         prompt: SHA-256 of the request.
-        seed: of sampling.
-        written: what the LLM wrote, whole.
-        guess: for emotion questions, how probable the transcript alone makes each emotion to the
-            writer; else None.
-        dropped: why training leaves it out; empty if it does not.
+        seed: seed of sampling.
+        written: the complete text of the LLM.
+        guess: for emotion questions, probability of each emotion from the transcript alone.
+        dropped: reason why training leaves the row out; empty if it uses it.
     """
 
     id: str
@@ -77,17 +76,17 @@ _NULLABLE = ("vad_source", "guess")
 
 
 def questions_path(manifest: Path) -> Path:
-    """Where the questions about the utterances of one manifest file lie."""
+    """The file of questions beside a manifest file."""
     return manifest.with_name(f"{manifest.stem}.questions.jsonl")
 
 
 def read_rows(path: Path) -> list[QARow]:
-    """All rows of a file, dropped ones too; `ManifestError` names the line that is not one."""
+    """All rows of a file, also dropped ones; `ManifestError` names an invalid line."""
     return [_parse_row(with_fingerprint(row), where) for where, row in read_lines(path)]
 
 
 def write_rows(path: Path, rows: Iterable[QARow]) -> None:
-    """Write rows in one step; fields that say nothing are left out."""
+    """Write rows in one step; optional fields with their default value are left out."""
     write_lines(path, (_plain(row) for row in rows))
 
 
@@ -118,14 +117,14 @@ def read_questions(
     types: Sequence[QAType] = TYPES,
     splits: Sequence[str] = (),
 ) -> dict[str, list[QARow]]:
-    """Utterance id → its rows of some modes and types that no filter dropped.
+    """Utterance id → its rows of the given modes and types, without dropped ones.
 
     Args:
         manifest: file or folder.
-        splits: of a folder that are read; empty for all.
+        splits: splits of a folder to read; empty for all.
 
     Raises:
-        ManifestError: a manifest file has no questions beside it.
+        ManifestError: a manifest file has no question file beside it.
     """
     found: dict[str, list[QARow]] = {}
     for file in manifest_files(manifest):
@@ -142,7 +141,7 @@ def read_questions(
     return found
 
 
-def distinct(questions: Mapping[str, Sequence[QARow]]) -> list[QARow]:
-    """Each question about an utterance once, whatever its mode."""
+def distinct_questions(questions: Mapping[str, Sequence[QARow]]) -> list[QARow]:
+    """Each question about an utterance once, in any mode."""
     unique = {(r.id, r.type, r.question): r for rows in questions.values() for r in rows}
     return list(unique.values())

@@ -16,7 +16,7 @@ from rellm_cache.corpus.statistics import REPORT
 from rellm_cache.encoders.registry import build_encoder, resolve
 from rellm_cache.errors import ConfigError, RellmError, RunError
 from rellm_cache.extraction.run import extract
-from rellm_cache.importers.blsp_run import import_blsp
+from rellm_cache.importers.blsp import import_blsp
 from rellm_cache.reproduction.folds import Fold, Source
 from rellm_cache.reproduction.paper import CONTROL, MAIN, ROWS, Row
 from rellm_cache.reproduction.runs import Model

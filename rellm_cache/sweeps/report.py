@@ -163,6 +163,6 @@ def comparable_scores(scores: dict[str, float], losses: LossesConfig) -> dict[st
 
     def is_comparable(name: str) -> bool:
         term = name.removesuffix("_loss")
-        return name != "loss" and (term == name or getattr(losses, term, 1.0) > 0)
+        return name != "loss" and (term == name or losses.weights.get(term, 1.0) > 0)
 
     return {k: v for k, v in scores.items() if is_comparable(k) and math.isfinite(v)}

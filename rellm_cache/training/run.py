@@ -32,6 +32,7 @@ from rellm_cache.data.examples import (
 )
 from rellm_cache.data.streams import StreamSet
 from rellm_cache.llm.frozen import FrozenLLM
+from rellm_cache.model.losses.registry import active_losses
 from rellm_cache.runs.card import write_card
 from rellm_cache.runs.folder import begin_data, begin_run, require_recipe
 from rellm_cache.runs.licences import licences_of
@@ -165,7 +166,7 @@ def _describe_corpus(corpus: _Corpus, recipe: Recipe) -> list[str]:
     else:
         notes.append("no validation.jsonl: the last checkpoint is kept")
     silent = sum(u.id not in corpus.questions for u in corpus.train)
-    if recipe.losses.qa_lm and silent:
+    if "qa_lm" in recipe.losses.tasks and silent:
         total = len(corpus.train)
         notes.append(f"{silent} of {total} clips have no question of mode {recipe.qa.mode!r}")
     return notes
@@ -173,7 +174,8 @@ def _describe_corpus(corpus: _Corpus, recipe: Recipe) -> list[str]:
 
 def _make_data(corpus: _Corpus, recipe: Recipe, llm: FrozenLLM | None, cache: Path) -> TrainingData:
     streams = corpus.streams
-    if llm is not None and recipe.losses.response_kl:
+    losses = active_losses(recipe.losses, recipe.heads.dimensions).values()
+    if llm is not None and any(loss.needs_teacher for loss in losses):
         both = [*corpus.train, *corpus.validation]
         spec = teacher_spec(recipe.require_llm(), recipe.prompts, recipe.losses)
         teacher = open_teacher_store(both, spec, llm.chat, cache, corpus.manifest)

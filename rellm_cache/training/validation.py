@@ -74,16 +74,17 @@ def score_heads(
     emotions: np.ndarray,
     dimensions: np.ndarray | None,
     examples: Sequence[Example],
-    recipe: Recipe,
+    labels: tuple[str, ...],
 ) -> HeadScores:
     """UA of the category head and CCC of each dimension, where examples are labelled.
 
     Args:
         emotions: (N,) predicted indices.
         dimensions: (N, 3) arousal, dominance, valence, or None.
+        labels: names of the emotions.
     """
     true = np.array([e.emotion for e in examples])
-    recognition = score_labelled(true, emotions, recipe.heads.emotions)
+    recognition = score_labelled(true, emotions, labels)
     rows = [i for i, e in enumerate(examples) if e.vad is not None]
     ccc: dict[str, float] = {}
     if dimensions is not None and len(rows) > 1:
@@ -110,7 +111,8 @@ def validation_scores(
     predictions = predict(model, examples, streams, device)
     scores = {f"{name}_loss": value for name, value in predictions.terms.means().items()}
     scores["loss"] = float(predictions.terms.total(model.loss_weights))
-    heads = score_heads(predictions.emotions, predictions.dimensions, examples, model.recipe)
+    labels = model.recipe.heads.emotions
+    heads = score_heads(predictions.emotions, predictions.dimensions, examples, labels)
     if heads.recognition is not None:
         scores["ua"] = heads.recognition.ua
     scores |= {f"ccc_{name}": value for name, value in heads.ccc.items()}

@@ -67,7 +67,7 @@ def run(job: tuple[int, int], data: Path, cache: Path, recipe_name: str, overrid
     examples = make_examples(read_ravdess(data, {"test": scored}).utterances, recipe, None)
     predictions = predict(model, examples, frames, torch.device("cpu"))
     recognition = score_heads(
-        predictions.emotions, predictions.dimensions, examples, recipe
+        predictions.emotions, predictions.dimensions, examples, recipe.heads.emotions
     ).recognition
     if recognition is None:
         raise SystemExit("the scored speakers have no emotion labels")

@@ -45,9 +45,9 @@ def test_a_loss_of_weight_zero_has_no_targets(recipe: Recipe, llm: FrozenLLM) ->
 
 
 def test_labels_are_complete_answers(recipe: Recipe, llm: FrozenLLM) -> None:
-    texts = [llm.chat.tokenizer.decode(ids) for ids in label_ids(recipe, llm)]
+    texts = [llm.chat.tokenizer.decode(ids) for ids in label_ids(recipe.heads.emotions, llm)]
     assert texts == [f"{name}{END}" for name in recipe.heads.emotions]
-    assert emotion_index(WHOLE, recipe) == 1
+    assert emotion_index(WHOLE, recipe.heads.emotions) == 1
 
 
 def test_what_a_recipe_cannot_learn_is_said(recipe: Recipe) -> None:

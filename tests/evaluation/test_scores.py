@@ -30,7 +30,7 @@ CLIPS = [
 def test_a_figure_without_a_value_is_null_not_nan(
     recipe: Recipe, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    told = make_scores(DATA, CLIPS, SAID, recipe, None).to_json()
+    told = make_scores(DATA, CLIPS, SAID, recipe.heads.emotions, None).to_json()
 
     def refuse(name: str) -> None:
         raise AssertionError(f"{name} is no JSON")
@@ -46,7 +46,7 @@ def test_a_figure_without_a_value_is_null_not_nan(
 
 
 def test_labels_are_scored_where_there_is_an_emotion(recipe: Recipe) -> None:
-    scores = make_scores(DATA, CLIPS, SAID, recipe, None)
+    scores = make_scores(DATA, CLIPS, SAID, recipe.heads.emotions, None)
     assert scores.head.recognition is not None
     assert scores.head.recognition.accuracy == 1
     assert scores.llm is not None

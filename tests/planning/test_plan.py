@@ -96,7 +96,7 @@ def test_training_is_counted_for_clips_of_the_train_split_alone(
     for file in (corpus / "test.jsonl", nowhere):
         found = plan(file, recipe, tmp_path / "cache", clips=0)
         assert found.training is None
-        assert found.training_unknown == f"{file}: no clip is of the train split"
+        assert found.training_unknown == f"{file}: found no clip of the train split"
 
 
 def test_an_llm_that_is_not_there_is_no_obstacle_to_planning_an_extraction(

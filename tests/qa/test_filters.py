@@ -1,4 +1,4 @@
-"""filters: each on what LLMs write, and what they must let through."""
+"""Filters: each with texts of LLMs that it drops and keeps."""
 
 from typing import Any
 
@@ -49,12 +49,12 @@ def test_reasons(question: str, answer: str, kind: QAType, reason: str | None) -
     assert reason_to_drop(candidate(question, answer, kind)) == reason
 
 
-def test_a_question_comes_once() -> None:
+def test_a_repeated_question_is_dropped() -> None:
     again = candidate("what is said", "A dog.", "content", earlier=("What is said?",))
     assert reason_to_drop(again) == "question was there before"
 
 
-def test_a_cut_answer_goes() -> None:
+def test_a_cut_answer_is_dropped() -> None:
     looped = candidate("What is said?", "Dogs are. Dogs are. Dogs", "content", cut=True)
     assert reason_to_drop(looped) == "answer cut by the token limit"
 
@@ -70,7 +70,7 @@ def test_a_cut_answer_goes() -> None:
         ("cause", {"sad": 0.9, "happy": 0.1}, 0.0, False),
     ],
 )
-def test_what_the_transcript_tells_needs_no_voice(
+def test_a_question_answerable_from_the_transcript_is_dropped(
     kind: QAType, guess: dict[str, float] | None, answerable: float, drops: bool
 ) -> None:
     asked = candidate("How?", "The speaker is sad.", kind, guess=guess, answerable=answerable)

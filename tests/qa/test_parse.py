@@ -1,4 +1,4 @@
-"""parse: what LLMs really write for `Question: … Answer: …`, and what cannot be read."""
+"""Parser: forms that LLMs write for `Question: … Answer: …`, and texts without a pair."""
 
 import pytest
 
@@ -55,7 +55,7 @@ def test_several_pairs_in_their_order() -> None:
         ),
     ],
 )
-def test_a_label_begins_a_line_or_a_sentence(text: str, pair: Pair) -> None:
+def test_a_label_starts_a_line_or_a_sentence(text: str, pair: Pair) -> None:
     assert parse_pairs(text) == [pair]
 
 
@@ -73,7 +73,7 @@ def test_a_label_begins_a_line_or_a_sentence(text: str, pair: Pair) -> None:
         "Q and A are letters: A comes first.",
     ],
 )
-def test_what_has_no_pair_is_not_guessed(text: str) -> None:
+def test_a_text_without_a_pair_gives_none(text: str) -> None:
     assert parse_pairs(text) == []
 
 

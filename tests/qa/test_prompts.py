@@ -1,4 +1,4 @@
-"""prompts: bins at their edges, metadata in words, requests with every mark filled in."""
+"""Requests: bins of dimensions, metadata in words, filled templates."""
 
 from dataclasses import replace
 
@@ -8,7 +8,7 @@ from rellm_cache.config.qa import TYPES, GivenQuestions, PairRequests, QASetting
 from rellm_cache.config.recipes import load_recipe
 from rellm_cache.corpus.manifest import Utterance, VadSource
 from rellm_cache.errors import ConfigError
-from rellm_cache.qa.prompts import describe, has_type, label_source, level, write_request
+from rellm_cache.qa.prompts import describe, has_type, label_source, level_name, write_request
 
 SAD = Utterance("a", "a.wav", text="It {was} mine.", emotion="sad", vad=(0.2, 0.5, 0.6))
 
@@ -17,11 +17,11 @@ SAD = Utterance("a", "a.wav", text="It {was} mine.", emotion="sad", vad=(0.2, 0.
     ("value", "word"),
     [(0.0, "low"), (0.39, "low"), (0.4, "medium"), (0.59, "medium"), (0.6, "high"), (1.0, "high")],
 )
-def test_an_edge_belongs_to_the_level_above_it(value: float, word: str) -> None:
-    assert level(value, QASettings().bins) == word
+def test_an_edge_belongs_to_the_higher_level(value: float, word: str) -> None:
+    assert level_name(value, QASettings().bins) == word
 
 
-def test_metadata_says_what_is_known() -> None:
+def test_metadata_in_words() -> None:
     text = "The speaker sounds sad."
     assert describe(Utterance("a", "a.wav", emotion="sad"), QASettings()) == text
     known = f"{text} Arousal is low, dominance is medium, valence is high."
@@ -35,10 +35,10 @@ def test_metadata_says_what_is_known() -> None:
         ("human", "Arousal is {arousal}.", "corpus"),
         ("pseudo", "Arousal is {arousal}.", "pseudo"),
         ("made", "Arousal is {arousal}.", "made"),
-        ("pseudo", "", "corpus"),  # the writer is not told
+        ("pseudo", "", "corpus"),  # the request does not contain them
     ],
 )
-def test_labels_are_the_corpuss_unless_a_model_or_generator_gave_dimensions(
+def test_label_source_is_the_source_of_the_dimensions_in_the_request(
     source: VadSource, dimensions: str, said: str
 ) -> None:
     utterance = replace(SAD, vad_source=source)
@@ -47,7 +47,7 @@ def test_labels_are_the_corpuss_unless_a_model_or_generator_gave_dimensions(
 
 
 @pytest.mark.parametrize("kind", TYPES)
-def test_a_request_holds_no_mark(kind: QAType) -> None:
+def test_a_request_has_all_marks_filled(kind: QAType) -> None:
     for given in ("", "How?"):
         settings = QASettings(pairs_each=3, questions=GivenQuestions(**{kind: given}))
         request = write_request(SAD, kind, settings)
@@ -58,7 +58,7 @@ def test_a_request_holds_no_mark(kind: QAType) -> None:
         assert "{" not in request.user.replace("{was}", "")
 
 
-def test_metadata_would_answer_the_question_for_the_emotion() -> None:
+def test_explicit_mode_has_no_emotion_questions() -> None:
     assert [has_type("explicit", k) for k in TYPES] == [True, False, True, True]
     assert all(has_type("implicit", k) for k in TYPES)
 
@@ -79,7 +79,7 @@ def test_metadata_would_answer_the_question_for_the_emotion() -> None:
         ("qa.questons.cause='Why?'", "unknown key 'questons'; did you mean 'questions'"),
     ],
 )
-def test_settings_that_cannot_be(override: str, message: str) -> None:
+def test_invalid_settings_are_refused(override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load_recipe("small", [override])
 

@@ -1,4 +1,4 @@
-"""rows: written and read back equal, chosen by mode, type and split, refused with file and line."""
+"""Question files: round trip, selection by mode, type and split, errors with file and line."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +10,7 @@ from rellm_cache.corpus.manifest import write_lines
 from rellm_cache.errors import ManifestError
 from rellm_cache.qa.rows import (
     QARow,
-    distinct,
+    distinct_questions,
     questions_path,
     read_questions,
     read_rows,
@@ -33,21 +33,21 @@ def manifest(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_what_is_written_is_read_back_equal(manifest: Path) -> None:
+def test_round_trip(manifest: Path) -> None:
     path = manifest / "train.questions.jsonl"
     assert read_rows(path) == [ROW, FELT, TOLD, DROPPED]
     assert "guess" not in path.read_text("utf-8").splitlines()[0]
 
 
-def test_questions_are_chosen_and_what_was_dropped_is_not(manifest: Path) -> None:
+def test_selection_leaves_out_dropped_rows(manifest: Path) -> None:
     assert read_questions(manifest) == {"a": [ROW, FELT, TOLD], "b": [replace(ROW, id="b")]}
     assert read_questions(manifest, splits=("test",)).keys() == {"b"}
     assert read_questions(manifest / "train.jsonl", ("explicit",)) == {"a": [TOLD]}
     assert read_questions(manifest / "train.jsonl", types=("emotion",)) == {"a": [FELT]}
 
 
-def test_a_question_of_both_modes_is_one(manifest: Path) -> None:
-    rows = distinct(read_questions(manifest))
+def test_a_question_of_both_modes_counts_once(manifest: Path) -> None:
+    rows = distinct_questions(read_questions(manifest))
     assert [(r.id, r.question) for r in rows] == [("a", "What?"), ("a", "How?"), ("b", "What?")]
 
 
@@ -63,13 +63,13 @@ def test_a_question_of_both_modes_is_one(manifest: Path) -> None:
         ({"anser": ""}, "unknown key 'anser'"),
     ],
 )
-def test_a_row_that_is_none_is_named(manifest: Path, change: dict[str, Any], message: str) -> None:
+def test_an_invalid_row_is_named(manifest: Path, change: dict[str, Any], message: str) -> None:
     write_lines(manifest / "train.questions.jsonl", [{**vars(ROW), **change}])
     with pytest.raises(ManifestError, match=f"train.questions.jsonl:1: {message}"):
         read_questions(manifest)
 
 
-def test_absent_questions_and_absent_fields_are_named(manifest: Path) -> None:
+def test_missing_files_and_fields_are_named(manifest: Path) -> None:
     path = manifest / "train.questions.jsonl"
     write_lines(path, [{"id": "a"}])
     with pytest.raises(ManifestError, match="found no 'answer'"):

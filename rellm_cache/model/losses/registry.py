@@ -6,19 +6,21 @@ count that is known before the forward pass. Metrics, reports and cards list it 
 
 A new loss is a new module in this package:
 
-    @clip_loss("embedding_norm")
+    @clip_loss("embedding_norm")            # [losses.extra] embedding_norm = 0.1
     def embedding_norm(outputs, batch, context):
         return outputs.speech.embeddings.square().mean(dim=(1, 2)).sum()
 """
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 
 import torch
 from torch import Tensor
 
-from rellm_cache.config.schema import LossesConfig
+from rellm_cache.config.schema import ANSWER_TASKS, LossesConfig
 from rellm_cache.data.batch import Batch
+from rellm_cache.errors import ConfigError
 from rellm_cache.model.adapter import Speech
 from rellm_cache.model.losses.terms import LossTerms
 
@@ -88,7 +90,8 @@ class Loss:
         token_sum: sum over the answer tokens of one packed row; None for a loss over clips, and for
             the cross entropy of a task, which the model computes for all tasks together.
         clip_sum: sum over the clips of a batch; None for a loss over answers.
-        needs_dimensions: the loss is left out of a model without the dimension head.
+        needs_teacher: it reads the teacher's distributions (`rellm respond --teacher`).
+        needs_dimensions: it is left out of a model without the dimension head.
     """
 
     name: str
@@ -96,6 +99,7 @@ class Loss:
     task: str = ""
     token_sum: TokenFunction | None = None
     clip_sum: ClipFunction | None = None
+    needs_teacher: bool = False
     needs_dimensions: bool = False
 
 
@@ -115,16 +119,17 @@ def cross_entropy_loss(task: str) -> None:
 
 
 def token_loss(
-    name: str, task: str, *, count: Count | None = None
+    name: str, task: str, *, count: Count | None = None, needs_teacher: bool = False
 ) -> Callable[[TokenFunction], TokenFunction]:
     """Register a loss over the answer tokens of a task.
 
     Args:
         count: by default the number of those tokens.
     """
+    counted = count or _answer_tokens(task)
 
     def register(function: TokenFunction) -> TokenFunction:
-        _register(Loss(name, count or _answer_tokens(task), task, token_sum=function))
+        _register(Loss(name, counted, task, token_sum=function, needs_teacher=needs_teacher))
         return function
 
     return register
@@ -146,6 +151,8 @@ def _register(loss: Loss) -> None:
     if loss.name in LOSSES:
         raise ValueError(f"a loss named {loss.name!r} is registered already")
     LOSSES[loss.name] = loss
+    if loss.task:
+        ANSWER_TASKS[loss.name] = loss.task
 
 
 def _answer_tokens(task: str) -> Count:
@@ -171,8 +178,20 @@ def active_losses(config: LossesConfig, has_dimensions: bool) -> dict[str, Loss]
 
 
 def loss_weights(config: LossesConfig) -> dict[str, float]:
-    """Weight of every registered loss in a recipe, by name."""
-    return {name: getattr(config, name) for name in LOSSES}
+    """Weight of every registered loss in a recipe, by name.
+
+    Raises:
+        ConfigError: the recipe has a weight of a loss that is not registered.
+    """
+    weights = config.weights
+    for name in weights:
+        if name not in LOSSES:
+            near = get_close_matches(name, LOSSES, n=1) or sorted(LOSSES)
+            raise ConfigError(
+                f"losses.extra.{name}: no loss has this name; did you mean {near[0]!r}? A new loss "
+                "is registered by a module of rellm_cache/model/losses"
+            )
+    return {name: weights.get(name, 0.0) for name in LOSSES}
 
 
 def count_terms(losses: Iterable[Loss], batch: Batch, context: LossContext) -> dict[str, Tensor]:

@@ -154,7 +154,7 @@ def _taught_tokens(batch: Batch, context: LossContext) -> float:
 cross_entropy_loss("response_lm")
 
 
-@token_loss("response_kl", "response_lm", count=_taught_tokens)
+@token_loss("response_kl", "response_lm", count=_taught_tokens, needs_teacher=True)
 def response_kl(answers: AnswerStates, context: LossContext) -> Tensor:
     """BLSP's distillation loss at response tokens, summed; scalar float32."""
     if answers.teacher is None:

@@ -1,4 +1,4 @@
-"""import blsp: BLSP-Emo's own function before the first step, and gradients that reach the rest."""
+"""An imported BLSP-Emo adapter computes what BLSP-Emo's does, and its new weights can train."""
 
 import json
 from collections.abc import Callable
@@ -22,12 +22,22 @@ from rellm_cache.config.schema import AdapterConfig, EncoderConfig, LossesConfig
 from rellm_cache.encoders.whisper import WhisperEncoder
 from rellm_cache.errors import ConfigError
 from rellm_cache.extraction.run import extract
-from rellm_cache.importers.blsp_run import import_blsp
+from rellm_cache.importers.blsp import import_blsp
 from rellm_cache.model.adapter import Adapter
 from rellm_cache.model.speech_llm import SpeechLLM
 from rellm_cache.runs.weights import WEIGHTS, load_info, load_tensors
 from rellm_cache.training.run import train
 
+WHISPER = {
+    "num_mel_bins": 80,
+    "d_model": 16,
+    "encoder_layers": 2,
+    "encoder_attention_heads": 2,
+    "encoder_ffn_dim": 32,
+    "activation_function": "gelu",
+    "max_source_positions": 1500,
+    "scale_embedding": False,
+}
 S, E, H = SPEECH, 6, LLM  # speech, emotion, LLM
 Weights = dict[str, Tensor]
 MakeBlsp = Callable[..., Path]
@@ -40,7 +50,7 @@ def make_blsp(tmp_path: Path) -> MakeBlsp:
 
 
 def blsp_adapter(weights: Weights, speech: Tensor) -> Tensor:
-    """(T, S) -> (T / 8, H): BLSP-Emo's adapter written plainly, for one clip without padding."""
+    """(T, S) -> (T / 8, H): a plain BLSP-Emo adapter, for one clip without padding."""
     x = speech.T[None]  # (1, S, T)
     for index in range(3):
         name = f"adapter.subsampler.conv_layers.{index}"
@@ -96,7 +106,9 @@ def test_the_adapter_starts_as_blsp_emos_function(
         torch.testing.assert_close(found[0], expected, rtol=1e-5, atol=1e-5)
 
 
-def test_no_new_weight_stays_dead(make_blsp: MakeBlsp, tmp_path: Path) -> None:
+def test_every_new_weight_gets_a_gradient_by_the_second_step(
+    make_blsp: MakeBlsp, tmp_path: Path
+) -> None:
     import_blsp(make_blsp(), tmp_path / "run", recipe_of(), {"emotion": E})
     _, model = imported(tmp_path / "run")
     adapter = model.adapter
@@ -138,7 +150,7 @@ def nonzero(gradient: Tensor) -> bool:
     return bool((gradient != 0).float().mean() > 0.95)
 
 
-def test_the_encoder_is_whisper_as_it_was_tuned(make_blsp: MakeBlsp, tmp_path: Path) -> None:
+def test_the_encoder_is_the_tuned_whisper(make_blsp: MakeBlsp, tmp_path: Path) -> None:
     folder = make_blsp()
     report = import_blsp(folder, tmp_path / "run", recipe_of(), {"emotion": E})
     recipe, _ = imported(tmp_path / "run")
@@ -172,11 +184,11 @@ def test_the_run_folder_describes_itself(
     with pytest.raises(SystemExit) as end:
         main(["import", "blsp", str(folder), "--out", str(again), *recipe])
     assert end.value.code == 0
-    assert "2 tensors of the LoRA on its LLM were left out" in capsys.readouterr().out
+    assert "2 tensors of the LLM's LoRA were left out" in capsys.readouterr().out
     assert all(torch.equal(t, state[n]) for n, t in load_file(again / WEIGHTS).items())
 
 
-def test_its_recipe_holds_wherever_training_starts(
+def test_its_recipe_has_absolute_paths(
     make_blsp: MakeBlsp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -215,6 +227,9 @@ def test_its_recipe_trains_from_it(
         ({"adapter_hidden_layers": 2}, "adapter_hidden_layers = 2, expected 0"),
         ({"whisper_config": None}, r"\['Blsp2Model'\]; expected a BLSP-Emo checkpoint"),
         ({"qwen_config": {}}, "'hidden_size' is missing"),
+        ({"adapter_inner_dim": "wide"}, "adapter_inner_dim has an invalid value"),
+        ({"whisper_config": {**WHISPER, "d_model": "x"}}, "expected int, got str"),
+        ({"whisper_config": {**WHISPER, "encoder_attention_heads": 0}}, "invalid value"),
         ({"adapter_inner_dim": 9}, r"adapter\.bottleneck: found 8, but .* needs 9"),
         (
             {"qwen_config": {"hidden_size": 64}},
