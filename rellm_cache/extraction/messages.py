@@ -30,39 +30,26 @@ class MissingClip:
 
 @dataclass(frozen=True)
 class ClipBatch:
-    """Clips of similar length that are encoded together.
+    """Clips of similar length that are encoded together."""
 
-    Attributes:
-        number: identifies the batch within one extraction.
-        clips: what to encode.
-        isolated: a worker died while it had this clip. The clip is encoded in a batch of its own
-            and committed at once, so that only a clip that kills workers is blamed for a death.
-    """
-
-    number: int
-    clips: tuple[MissingClip, ...]
+    number: int  # identifies the batch within one extraction
+    clips: tuple[MissingClip, ...]  # what to encode
+    # A worker died while it had this clip. The clip is encoded in a batch of its own and committed
+    # at once, so that only a clip that kills workers is blamed for a death.
     isolated: bool = False
 
 
 @dataclass(frozen=True)
 class WorkerConfig:
-    """What a worker needs before its first batch.
+    """What a worker needs before its first batch."""
 
-    Attributes:
-        specs: encoders with missing clips, weights resolved.
-        cache: folder of the stores.
-        url: object store that `cache` mirrors; empty for a plain folder. A worker opens its own
-            mirror, which on the same machine is the same folder.
-        device: None for the first GPU that the worker sees, or the CPU.
-        threads: CPU threads for torch; 0 keeps the default.
-        commit_seconds: an open part is committed at this age.
-    """
-
-    specs: tuple[EncoderSpec, ...]
-    cache: Path
-    device: torch.device | None = None
-    threads: int = 0
-    commit_seconds: float = PART_SECONDS
+    specs: tuple[EncoderSpec, ...]  # encoders with missing clips, weights resolved
+    cache: Path  # folder of the stores
+    device: torch.device | None = None  # None for the first GPU that the worker sees, or the CPU
+    threads: int = 0  # CPU threads for torch; 0 keeps the default
+    commit_seconds: float = PART_SECONDS  # an open part is committed at this age
+    # Object store that `cache` mirrors; empty for a plain folder. A worker opens its own mirror,
+    # which on the same machine is the same folder.
     url: str = ""
 
 
@@ -77,19 +64,12 @@ class Failure:
 
 @dataclass(frozen=True)
 class BatchDone:
-    """A batch is in the worker's open part, or already committed.
+    """A batch is in the worker's open part, or already committed."""
 
-    Attributes:
-        number: of the batch.
-        seconds: clip id → seconds of audio, decoded clips only.
-        failures: fingerprint of a store → clips that are not stored there.
-        encoder_seconds: fingerprint → seconds of forward passes.
-    """
-
-    number: int
-    seconds: dict[str, float]
-    failures: dict[str, list[Failure]]
-    encoder_seconds: dict[str, float]
+    number: int  # of the batch
+    seconds: dict[str, float]  # clip id → seconds of audio, decoded clips only
+    failures: dict[str, list[Failure]]  # fingerprint of a store → clips that are not stored there
+    encoder_seconds: dict[str, float]  # fingerprint → seconds of forward passes
 
 
 @dataclass(frozen=True)

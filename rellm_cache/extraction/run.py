@@ -39,28 +39,18 @@ from rellm_cache.utils.interrupts import Interrupts
 
 @dataclass(frozen=True)
 class StreamReport:
-    """The result of an extraction for one encoder's store.
+    """The result of an extraction for one encoder's store."""
 
-    Attributes:
-        path: of the store.
-        encoded: clips encoded in this extraction.
-        present: clips that the store held before.
-        changed: clips, encoded or failed in this extraction, whose id the store held with other
-            audio. Reading gives the new frames.
-        failed: clips that could not be encoded, listed in `failures_path(path)`.
-        hours: of audio encoded in this extraction.
-        seconds: of the encoder's forward passes, summed over all workers.
-        wall_seconds: of the whole extraction, all streams together.
-    """
-
-    path: Path
-    encoded: int
-    present: int
+    path: Path  # of the store
+    encoded: int  # clips encoded in this extraction
+    present: int  # clips that the store held before
+    # Clips, encoded or failed in this extraction, whose id the store held with other audio. Reading
+    # gives the new frames.
     changed: int
-    failed: int
-    hours: float
-    seconds: float
-    wall_seconds: float
+    failed: int  # clips that could not be encoded, listed in `failures_path(path)`
+    hours: float  # of audio encoded in this extraction
+    seconds: float  # of the encoder's forward passes, summed over all workers
+    wall_seconds: float  # of the whole extraction, all streams together
 
 
 def extract(

@@ -1,4 +1,4 @@
-"""Every answer of a reproduction, scored. In: finished jobs, a scorer. Out: a record an answer.
+"""Scored answers of a reproduction: one record for each answer of the finished jobs.
 
 <reproduction>/utterances.csv    all of them, for any statistics program
 """
@@ -31,43 +31,25 @@ EMPATHY, UTTERANCES = "empathy.jsonl", "utterances.csv"
 
 @dataclass(frozen=True)
 class Record:
-    """An answer of one model to one utterance of a test split.
+    """An answer of one model to one utterance of a test split."""
 
-    Attributes:
-        fold: whose test split it is.
-        row: the model.
-        id: of the utterance.
-        speaker: of it.
-        emotion: the true one.
-        head: the category head's choice; empty where the model has none.
-        llm: the LLM's likeliest label; empty where it was not asked.
-        llm_in_words: the label its answer names; empty for none.
-        words: length of the answer.
-        questions: that it asks.
-        cut: whether it is longer than the scorer reads.
-        er, ex: levels 0 to 2, texts cut as EPITOME cuts; None without a scorer.
-        er_long, ex_long: the same with the scorer's longer limit.
-        text: transcript.
-        response: the answer.
-    """
-
-    fold: str
-    row: str
-    id: str
+    fold: str  # fold of the test split
+    row: str  # model
+    id: str  # utterance
     speaker: str
-    emotion: str
-    head: str
-    llm: str
-    llm_in_words: str
-    words: int
-    questions: int
-    cut: bool | None
-    er: int | None
+    emotion: str  # true emotion
+    head: str  # choice of the category head; empty where the model has none
+    llm: str  # likeliest label of the LLM; empty where it was not asked
+    llm_in_words: str  # label that the answer names; empty for none
+    words: int  # number of words in the answer
+    questions: int  # number of questions in the answer
+    cut: bool | None  # whether it is longer than the scorer reads
+    er: int | None  # level 0 to 2, texts cut as EPITOME cuts; None without a scorer
     ex: int | None
-    er_long: int | None
+    er_long: int | None  # the same with the scorer's longer limit
     ex_long: int | None
-    text: str
-    response: str
+    text: str  # transcript
+    response: str  # the answer
 
 
 class Scorer:

@@ -33,21 +33,13 @@ FOLD_SPEAKERS, VALIDATION_SPEAKERS = 4, 2  # of RAVDESS: half of them women
 
 @dataclass(frozen=True)
 class Source:
-    """A corpus and how it is split.
-
-    Attributes:
-        corpus: name of the corpus.
-        data: folder of the corpus.
-        splits: a name in `SPLITTINGS`; empty for the default of the corpus.
-        cross_validate: test each session of IEMOCAP in turn, not only the last one.
-        seed: seed of random splits.
-    """
+    """A corpus and how it is split."""
 
     corpus: CorpusName
-    data: Path
-    splits: str = ""
-    cross_validate: bool = False
-    seed: int = 1
+    data: Path  # folder of the corpus, as distributed
+    splits: str = ""  # a name in `SPLITTINGS`; empty for the default of the corpus
+    cross_validate: bool = False  # test each session of IEMOCAP in turn, not only the last one
+    seed: int = 1  # seed of random splits
 
     def __post_init__(self) -> None:
         known = SPLITTINGS[self.corpus]
@@ -63,15 +55,10 @@ class Source:
 
 @dataclass(frozen=True)
 class Fold:
-    """One fold.
+    """One fold of a corpus."""
 
-    Attributes:
-        name: `fold-1` and so on.
-        corpus: the corpus, every utterance with its split in this fold.
-    """
-
-    name: str
-    corpus: Corpus
+    name: str  # `fold-1` and so on
+    corpus: Corpus  # every utterance with its split in this fold
 
     @property
     def split_of(self) -> dict[str, str]:

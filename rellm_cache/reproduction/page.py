@@ -31,21 +31,13 @@ class Dot:
 
 @dataclass(frozen=True)
 class Plot:
-    """Means of one metric with their spread, one dot for each model.
+    """Means of one metric with their spread, one dot for each model."""
 
-    Attributes:
-        title: name of the metric.
-        whiskers: what the whiskers show.
-        dots: models in the order of the table.
-        ticks: (pixel, label) of the axis.
-        height: height of the drawing in pixels.
-    """
-
-    title: str
-    whiskers: str
-    dots: list[Dot]
-    ticks: list[tuple[float, str]]
-    height: float
+    title: str  # name of the metric
+    whiskers: str  # meaning of the whiskers
+    dots: list[Dot]  # models in the order of the table
+    ticks: list[tuple[float, str]]  # (pixel, label) of the axis
+    height: float  # height of the drawing in pixels
 
 
 def write_page(path: Path, found: Reproduction) -> None:

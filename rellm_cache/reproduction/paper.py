@@ -9,22 +9,15 @@ METRICS = ("ER", "EX", "UA")
 
 @dataclass(frozen=True)
 class Row:
-    """One model of the table.
+    """One model of the table."""
 
-    Attributes:
-        name: name of its folder, and in `--row`.
-        title: title in the table.
-        recipe: shipped recipe.
-        kind: `reads`: a text model, nothing trains; `starts`: an imported checkpoint before
-            training; `trains`: a trained model.
-        shuffled: it trains on shuffled labels, a control that is not in the paper.
-    """
-
-    name: str
-    title: str
-    recipe: str
+    name: str  # name of its folder, and in `--row`
+    title: str  # in the table
+    recipe: str  # name of a shipped recipe
+    # `reads`: a text model, nothing trains; `starts`: an imported checkpoint before training;
+    # `trains`: a trained model.
     kind: Kind
-    shuffled: bool = False
+    shuffled: bool = False  # it trains on shuffled labels, a control that is not in the paper
 
 
 ROWS = (

@@ -31,41 +31,26 @@ SETTINGS = "settings.json"
 
 @dataclass(frozen=True)
 class Request:
-    """What to reproduce, and how.
+    """What to reproduce, and how."""
 
-    Attributes:
-        source: corpus and splits.
-        out: folder of the reproduction.
-        cache: root of the stores.
-        base: recipe that the paper's rows are variants of.
-        overrides: changes of the recipes of all rows.
-        rows: names of the rows; empty for all.
-        folds: number of folds, the first ones; 0 for all. More can be added later.
-        control: also train on shuffled labels.
-        empathy: folder of an empathy scorer, or None to leave ER and EX out.
-        blsp: folder of a BLSP-Emo checkpoint, from which all trained rows start; or a run that
-            stands in for BLSP-Emo in its own row; or None.
-        first: recipe without an LLM that each trained row is trained with first and starts from;
-            the row's changes apply to it too. Empty for none.
-        processes: number of models trained at a time.
-        batch_size: clips answered at a time.
-        allow_partial: accept a corpus with missing clips.
-    """
-
-    source: Source
-    out: Path
-    cache: Path
-    base: str = "re-llm"
-    overrides: tuple[str, ...] = ()
-    rows: tuple[str, ...] = ()
-    folds: int = 0
-    control: bool = False
-    empathy: Path | None = None
+    source: Source  # corpus and splits
+    out: Path  # folder of the reproduction
+    cache: Path  # root of the stores
+    base: str = "re-llm"  # recipe that the paper's rows are variants of
+    overrides: tuple[str, ...] = ()  # changes of the recipes of all rows
+    rows: tuple[str, ...] = ()  # names of the rows; empty for all
+    folds: int = 0  # number of folds, the first ones; 0 for all. More can be added later
+    control: bool = False  # also train on shuffled labels
+    empathy: Path | None = None  # folder of an empathy scorer, or None to leave ER and EX out
+    # Folder of a BLSP-Emo checkpoint, from which all trained rows start; or a run that stands in
+    # for BLSP-Emo in its own row; or None.
     blsp: Path | None = None
+    # Recipe without an LLM that each trained row is trained with first and starts from; the row's
+    # changes apply to it too. Empty for none.
     first: str = ""
-    processes: int = 1
-    batch_size: int = 8
-    allow_partial: bool = False
+    processes: int = 1  # number of models trained at a time
+    batch_size: int = 8  # clips answered at a time
+    allow_partial: bool = False  # accept a corpus with missing clips
 
     def __post_init__(self) -> None:
         if self.first and self.checkpoint is not None:

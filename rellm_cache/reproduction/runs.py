@@ -41,40 +41,26 @@ DONE, FIRST, RUN, RESPONSES = "done.json", "first", "run", "responses.jsonl"
 
 @dataclass(frozen=True)
 class Model:
-    """How the model of a row is made.
-
-    Attributes:
-        recipe: recipe of the model.
-        ready: run folder of a model that needs no training; None where `recipe` is trained.
-        first: recipe that is trained first, and that `recipe` starts from, or None.
-    """
+    """How the model of a row is made."""
 
     recipe: Recipe
+    # Run folder of a model that needs no training; None where `recipe` is trained.
     ready: Path | None = None
+    # Recipe that is trained first, and that `recipe` starts from, or None.
     first: Recipe | None = None
 
 
 @dataclass(frozen=True)
 class Job:
-    """A row of the table on a fold.
-
-    Attributes:
-        fold: name of the fold.
-        row: row of the table.
-        model: how the model is made.
-        manifest: manifest of the fold.
-        cache: root of the stores.
-        out: `<reproduction>/<fold>/<row>`.
-        batch_size: clips answered at a time.
-    """
+    """A row of the table on a fold."""
 
     fold: str
     row: Row
     model: Model
-    manifest: Path
-    cache: Path
-    out: Path
-    batch_size: int
+    manifest: Path  # of the fold
+    cache: Path  # root of the stores
+    out: Path  # `<reproduction>/<fold>/<row>`
+    batch_size: int  # clips answered at a time
 
     @property
     def title(self) -> str:

@@ -52,31 +52,20 @@ class Cell:
 
 @dataclass(frozen=True)
 class RowResult:
-    """Results of one model.
+    """Results of one model."""
 
-    Attributes:
-        row: the model.
-        answers: number of answers.
-        empathy: "ER", "EX", "ER + EX", and with the scorer's longer limit "ER long", "EX long".
-        recognition: "UA" by label likelihood, "UA in words", "UA head": over folds.
-        unparsable: share of answers in words that name no emotion.
-        words: words of an answer.
-        questions: questions in an answer.
-        cut: share of answers longer than the scorer reads; None without a scorer.
-        paper: metric → the paper's mean for this corpus, where it has one.
-        same_as: name of an earlier row that is the same model on this corpus, or empty.
-    """
-
-    row: Row
-    answers: int
+    row: Row  # the model
+    answers: int  # number of answers
+    # "ER", "EX", "ER + EX", and with the scorer's longer limit "ER long", "EX long".
     empathy: dict[str, Cell]
+    # "UA" by label likelihood, "UA in words", "UA head": over folds.
     recognition: dict[str, Summary]
-    unparsable: float | None
-    words: Summary
-    questions: Summary
-    cut: float | None
-    paper: dict[str, float]
-    same_as: str = ""
+    unparsable: float | None  # share of answers in words that name no emotion
+    words: Summary  # words of an answer
+    questions: Summary  # questions in an answer
+    cut: float | None  # share of answers longer than the scorer reads; None without a scorer
+    paper: dict[str, float]  # metric → the paper's mean for this corpus, where it has one
+    same_as: str = ""  # name of an earlier row that is the same model on this corpus, or empty
 
     def mean(self, metric: str) -> float | None:
         """Mean of ER, EX or UA as in the paper's table; None where it was not measured."""
@@ -87,25 +76,16 @@ class RowResult:
 
 @dataclass(frozen=True)
 class Comparison:
-    """RE-LLM against another row.
+    """RE-LLM against another row."""
 
-    Attributes:
-        metric: ER, EX, ER + EX or UA.
-        first, second: names of the rows.
-        difference: mean of the first minus mean of the second, with its bootstrap interval over
-            utterances.
-        test: signed-rank test of the pairs; for UA, of correct (1) and wrong (0) labels.
-        p_holm: p value corrected over all comparisons of the metric.
-        paper: corpus → the paper's difference.
-    """
-
-    metric: str
-    first: str
-    second: str
+    metric: str  # ER, EX, ER + EX or UA
+    first: str  # name of RE-LLM's row
+    second: str  # name of the other row
+    # Mean of the first minus mean of the second, with its bootstrap interval over utterances.
     difference: Interval
-    test: PairedTest
-    p_holm: float
-    paper: dict[str, float]
+    test: PairedTest  # signed-rank test of the pairs; for UA, of correct (1) and wrong (0) labels
+    p_holm: float  # p value corrected over all comparisons of the metric
+    paper: dict[str, float]  # corpus → the paper's difference
 
     @property
     def direction(self) -> str:

@@ -48,27 +48,16 @@ Splits = Mapping[str, Mapping[str, Sequence[Utterance]]]
 
 @dataclass(frozen=True)
 class Reproduction:
-    """Table I on one corpus.
-
-    Attributes:
-        request: the request.
-        folds: names of the folds.
-        test_clips: clips in all test splits.
-        rows: results in the paper's order.
-        comparisons: RE-LLM against every other row.
-        absent: name of a missing row → the reason.
-        failures: models that failed.
-        records: every answer with its scores.
-    """
+    """Table I on one corpus."""
 
     request: Request
-    folds: list[str]
-    test_clips: int
-    rows: list[RowResult]
-    comparisons: list[Comparison]
-    absent: dict[str, str]
-    failures: list[Failure]
-    records: list[Record] = field(repr=False)
+    folds: list[str]  # names of the folds
+    test_clips: int  # clips in all test splits
+    rows: list[RowResult]  # results in the paper's order
+    comparisons: list[Comparison]  # RE-LLM against every other row
+    absent: dict[str, str]  # name of a missing row → the reason
+    failures: list[Failure]  # models that failed
+    records: list[Record] = field(repr=False)  # every answer with its scores
 
     @property
     def notes(self) -> list[str]:

@@ -38,19 +38,15 @@ class Shard:
 
 @dataclass(frozen=True)
 class WorkerOptions:
-    """How the work of an extraction is divided. No option changes a frame.
+    """How the work of an extraction is divided. No option changes a frame."""
 
-    Attributes:
-        workers: processes. 0 means this process only; with `ray`, one actor for each GPU, or for
-            each machine if there is no GPU.
-        ray: address of a Ray cluster that runs the workers; "" for processes of this machine.
-        shard: the part of the manifest to encode; None for all of it.
-        commit_seconds: an open part is committed at this age, so a kill loses at most that much.
-    """
-
+    # Processes. 0 means this process only; with `ray`, one actor for each GPU, or for each machine
+    # if there is no GPU.
     workers: int = 0
+    # Address of a Ray cluster that runs the workers; "" for processes of this machine.
     ray: str = ""
-    shard: Shard | None = None
+    shard: Shard | None = None  # the part of the manifest to encode; None for all of it
+    # An open part is committed at this age, so a kill loses at most that much.
     commit_seconds: float = PART_SECONDS
 
     def select(self, utterances: Sequence[Utterance]) -> list[Utterance]:
