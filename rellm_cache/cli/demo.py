@@ -20,10 +20,7 @@ if TYPE_CHECKING:
     help="Folder of feature stores and of the demo's models.",
 )
 @click.option(
-    "--out",
-    type=options.FOLDER,
-    default=Path("runs/demo"),
-    help="Folder for manifests and runs.",
+    "--out", type=options.FOLDER, default=Path("runs/demo"), help="Folder for manifests and runs."
 )
 def demo(cache: Path, out: Path) -> None:
     """Run the whole workflow on embedded clips, in minutes.

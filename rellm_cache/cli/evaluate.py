@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from rellm_cache.cli import options
-from rellm_cache.cli.output import percent, print_json, print_table
+from rellm_cache.cli.output import decimals, percent, print_json, print_table
 from rellm_cache.utils.console import counted
 
 
@@ -65,12 +65,12 @@ def evaluate(
 
 def print_scores(scores: dict[str, Any]) -> None:
     """Print the scores as tables."""
-    rows = []
+    rows: list[list[str | None]] = []
     head, llm = scores["head"], scores["llm"]
     if "ua" in head:
-        rows.append(["category head", percent(head["ua"]), percent(head["accuracy"]), "–"])
+        rows.append(["category head", percent(head["ua"]), percent(head["accuracy"]), None])
     if llm is not None:
-        rows.append(["LLM, likelihood", percent(llm["ua"]), percent(llm["accuracy"]), "–"])
+        rows.append(["LLM, likelihood", percent(llm["ua"]), percent(llm["accuracy"]), None])
     if llm is not None and (words := llm["generation"]):
         row = ["LLM, in words", percent(words["ua"]), percent(words["accuracy"])]
         rows.append([*row, percent(llm["unparsable"])])
@@ -80,8 +80,8 @@ def print_scores(scores: dict[str, Any]) -> None:
         rows = []
         for name, value in head["ccc"].items():
             low, high = head["ccc_intervals"][name]
-            shown = "–" if low is None else f"{low:.3f} … {high:.3f}"
-            rows.append([name, "–" if value is None else f"{value:.3f}", shown])
+            interval = None if low is None else f"{low:.3f} … {high:.3f}"
+            rows.append([name, decimals(value, 3), interval])
         columns = ["dimension", "CCC", "95 % interval"]
         print_table("Dimensions, dimension head", columns, rows)
     if scores["empathy"] is not None:
@@ -93,7 +93,6 @@ def print_scores(scores: dict[str, Any]) -> None:
 
 def print_empathy(part: dict[str, Any]) -> None:
     """Print empathy levels and lengths of the answers."""
-
     from rellm_cache.metrics.intervals import Summary
 
     def shown(summary: dict[str, Any]) -> str:

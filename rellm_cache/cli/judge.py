@@ -72,10 +72,9 @@ def print_judged(scores: list["JudgeScores"]) -> None:
     types = sorted({name for one in scores for name in one.types})
     rows = []
     for one in scores:
-        means = [f"{one.types[t].mean:.2f}" if t in one.types else "–" for t in types]
-        right = "–" if one.accuracy is None else percent(one.accuracy)
-        rho = one.correlation
-        shown = "–"
+        means = [f"{one.types[t].mean:.2f}" if t in one.types else None for t in types]
+        right = None if one.accuracy is None else percent(one.accuracy)
+        rho, shown = one.correlation, None
         if rho is not None and math.isfinite(rho.value):
             shown = f"{rho.value:.2f} [{rho.low:.2f}, {rho.high:.2f}]"
         rows.append([one.mode, one.run, f"{one.overall.mean:.2f}", *means, right, shown])

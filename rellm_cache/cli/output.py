@@ -3,12 +3,15 @@
 import json
 import shlex
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import click
 from rich import box
 from rich.console import Console
 from rich.table import Table
+
+from rellm_cache.store.remote.mirror_paths import display_path
 
 DAMAGED = 1
 SOME_FAILED = 3  # done, but some clips or runs failed
@@ -18,6 +21,16 @@ SHOWN_IDS = 10
 def print_json(value: Any) -> None:
     """Print a result as one line of JSON."""
     click.echo(json.dumps(value))
+
+
+def store_rows(reports: Iterable[Any]) -> list[dict[str, Any]]:
+    """The fields of reports about stores, with the name of the store instead of its path."""
+    return [vars(report) | {"store": report.store.name} for report in reports]
+
+
+def print_stores(root: Path, reports: Iterable[Any], **others: Any) -> None:
+    """Print reports about the stores under a cache root as JSON."""
+    print_json({"root": display_path(root), "stores": store_rows(reports), **others})
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

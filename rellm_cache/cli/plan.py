@@ -91,9 +91,9 @@ def show(found: "Plan") -> None:
         [
             s.name,
             Path(s.store).name,
-            f"{s.present}",
-            f"{s.missing}",
-            f"{s.frame_size}",
+            s.present,
+            s.missing,
+            s.frame_size,
             byte_size(s.bytes),
             duration(s.seconds),
         ]

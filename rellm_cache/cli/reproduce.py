@@ -139,14 +139,10 @@ def show(found: "Reproduction") -> None:
     title = f"Table I on {corpus}: {clips} in {counted(folds, 'fold')}"
     columns = ["model", "ER", "EX", "UA", "in words", "head", "words", "questions", "cut"]
     print_table(title, columns, map(_row, found.rows))
-    paper = [row for row in found.rows if row.paper]
-    if paper:
-        lines = [
-            [r.row.title, *(_beside(r, metric) for metric in ("ER", "EX", "UA"))] for r in paper
-        ]
-        print_table(
-            "The paper's means (ours minus the paper's)", ["model", "ER", "EX", "UA"], lines
-        )
+    if paper := [row for row in found.rows if row.paper]:
+        metrics = ["ER", "EX", "UA"]
+        lines = [[row.row.title, *(_beside(row, metric) for metric in metrics)] for row in paper]
+        print_table("The paper's means (ours minus the paper's)", ["model", *metrics], lines)
     if found.comparisons:
         rows = [
             [
@@ -171,22 +167,22 @@ def show(found: "Reproduction") -> None:
         click.echo(f"Failed: {failure.title}: {failure.reason}")
 
 
-def _row(row: "RowResult") -> list[str]:
-    def mean(name: str) -> str:
-        return f"{row.recognition[name].mean:.3f}" if name in row.recognition else "–"
+def _row(row: "RowResult") -> list[object]:
+    def mean(name: str) -> str | None:
+        return f"{row.recognition[name].mean:.3f}" if name in row.recognition else None
 
-    levels = [str(row.empathy[m].summary) if m in row.empathy else "–" for m in ("ER", "EX")]
+    levels = [row.empathy[m].summary if m in row.empathy else None for m in ("ER", "EX")]
     title = f"{row.row.title} = {row.same_as}" if row.same_as else row.row.title
-    cut = "–" if row.cut is None else f"{100 * row.cut:.0f} %"
+    cut = None if row.cut is None else f"{100 * row.cut:.0f} %"
     lengths = [f"{row.words.mean:.1f}", f"{row.questions.mean:.2f}"]
-    ua = str(row.recognition.get("UA", "–"))
+    ua = row.recognition.get("UA")
     return [title, *levels, ua, mean("UA in words"), mean("UA head"), *lengths, cut]
 
 
-def _beside(row: "RowResult", metric: str) -> str:
+def _beside(row: "RowResult", metric: str) -> str | None:
     """The paper's mean and our difference to it."""
     paper = row.paper.get(metric)
     if paper is None:
-        return "–"
+        return None
     mean = row.mean(metric)
     return f"{paper:.3f}" if mean is None else f"{paper:.3f} ({mean - paper:+.3f})"

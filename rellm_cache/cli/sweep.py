@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from rellm_cache.cli import options
-from rellm_cache.cli.output import SOME_FAILED, print_json, print_table
+from rellm_cache.cli.output import SOME_FAILED, decimals, print_json, print_table
 
 if TYPE_CHECKING:
     from rellm_cache.sweeps.report import SweepReport
@@ -18,10 +18,7 @@ if TYPE_CHECKING:
 @options.cache
 @options.out("Folder of the sweep, with runs VARIANT/seed-N; an existing sweep is continued.")
 @click.option(
-    "--seeds",
-    default="1-3",
-    metavar="LIST",
-    help="Seeds of each variant, as 1-5 or 1,2,7.",
+    "--seeds", default="1-3", metavar="LIST", help="Seeds of each variant, as 1-5 or 1,2,7."
 )
 @click.option(
     "--variant",
@@ -128,12 +125,9 @@ def show_differences(report: "SweepReport", metrics: list[str]) -> None:
     for row in report.comparisons():
         if row.metric not in metrics or (found := row.difference) is None:
             continue
-        sd = interval = "–"
-        if found.sd is not None and found.low is not None and found.high is not None:
-            sd, interval = f"{found.sd:.4f}", f"{found.low:+.4f} … {found.high:+.4f}"
-        rows.append(
-            [row.variant, label(row.metric), str(found.count), f"{found.mean:+.4f}", sd, interval]
-        )
+        interval = None if found.low is None else f"{found.low:+.4f} … {found.high:+.4f}"
+        mean, sd = f"{found.mean:+.4f}", decimals(found.sd, 4)
+        rows.append([row.variant, label(row.metric), found.count, mean, sd, interval])
     if rows:
         title = "Difference to the baseline, paired by seed"
         print_table(title, ["variant", "score", "n", "mean", "SD", "95 % interval"], rows)

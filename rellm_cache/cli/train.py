@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from rellm_cache.cli import options
-from rellm_cache.cli.output import print_table
+from rellm_cache.cli.output import decimals, print_table
 from rellm_cache.utils.console import counted, is_main_process
 
 
@@ -37,16 +37,8 @@ def train(recipe: str, overrides: tuple[str, ...], manifest: Path, cache: Path, 
     elif report.resumed_at:
         click.echo(f"Continued at step {report.resumed_at} of {report.steps}")
     names = sorted(report.validation.keys() | report.untrained.keys())
-    rows = [
-        [
-            name,
-            *(
-                f"{s[name]:.4f}" if name in s else "–"
-                for s in (report.untrained, report.validation)
-            ),
-        ]
-        for name in names
-    ]
+    both = (report.untrained, report.validation)
+    rows = [[name, *(decimals(scores.get(name), 4) for scores in both)] for name in names]
     title = f"{report.trainable / 1e6:.1f} M trained parameters, {report.seconds:.0f} s"
     print_table(title, ["validation", "untrained", "trained"], rows)
     click.echo(f"Run: {report.out}")

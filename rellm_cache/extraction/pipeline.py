@@ -10,7 +10,7 @@ encoded are committed if possible, and the next `submit` or the end of the `with
 
 import os
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
@@ -28,9 +28,11 @@ from rellm_cache.encoders.registry import build_encoder, encoding_machine
 from rellm_cache.errors import AudioError, FrameError
 from rellm_cache.extraction.byte_semaphore import MAX_UNWRITTEN_BYTES, ByteSemaphore
 from rellm_cache.extraction.messages import (
+    STOP,
     Aborted,
     BatchDone,
     ClipBatch,
+    Command,
     Emit,
     Failure,
     Finished,
@@ -147,10 +149,7 @@ class Pipeline:
         self._stopped = True
 
     def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
+        self, kind: object, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stopped = self._stopped or error is not None
         self._encoding.shutdown(wait=True)
@@ -231,18 +230,14 @@ def _wait_for_decoding(
     return loaded, done
 
 
-class StopWorker(Exception):  # noqa: N818 (nothing has failed)
-    """Raised by a worker's batches when those that have not started should be dropped."""
-
-
-def run_worker(config: WorkerConfig, batches: Iterable[ClipBatch], emit: Emit) -> None:
+def run_worker(config: WorkerConfig, receive: Callable[[], Command], emit: Emit) -> None:
     """Run one worker: load the models, encode batches as they arrive, commit.
 
     `Finished` is always the last event.
 
     Args:
         config: encoders, cache and device.
-        batches: ends when there is no more work, or raises `StopWorker`.
+        receive: waits for the next command.
         emit: called with each event.
     """
     try:
@@ -252,10 +247,10 @@ def run_worker(config: WorkerConfig, batches: Iterable[ClipBatch], emit: Emit) -
             config = replace(config, cache=open_mirror(config.url))
         with Pipeline(config, emit) as pipeline:
             emit(Ready(os.getpid()))
-            for batch in batches:
-                pipeline.submit(batch)
-    except StopWorker:
-        pass
+            while not isinstance(command := receive(), str):
+                pipeline.submit(command)
+            if command == STOP:
+                pipeline.stop()
     except BaseException as error:
         emit(Aborted.from_error(error))
     emit(Finished())

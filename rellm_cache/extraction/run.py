@@ -137,10 +137,7 @@ def _encode_with_workers(
 
 
 def _encode_here(
-    config: WorkerConfig,
-    batches: Sequence[ClipBatch],
-    targets: Sequence[TargetStore],
-    tick: Tick,
+    config: WorkerConfig, batches: Sequence[ClipBatch], targets: Sequence[TargetStore], tick: Tick
 ) -> None:
     by_number = {batch.number: batch for batch in batches}
     hours = 0.0

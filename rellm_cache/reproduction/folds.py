@@ -20,7 +20,6 @@ from rellm_cache.corpus.splits import text_key
 from rellm_cache.errors import ConfigError, ManifestError
 
 CorpusName = Literal["iemocap", "esd", "msp-podcast", "ravdess"]
-CORPORA: tuple[CorpusName, ...] = ("iemocap", "esd", "msp-podcast", "ravdess")
 # Names of splits; the first of each corpus is the default.
 SPLITTINGS: dict[CorpusName, tuple[str, ...]] = {
     "iemocap": ("paper", "speaker", "text"),

@@ -202,17 +202,12 @@ def do_job(job: Job, resources: Resources) -> None:
         if model.first is not None:
             start = job.out / FIRST
             train(model.first, job.manifest, job.cache, start, resources)
-            recipe = starting_from(recipe, start)
+            recipe = replace(recipe, training=replace(recipe.training, init_from=str(start)))
         train(recipe, job.manifest, job.cache, job.run, resources)
     responses = job.out / RESPONSES
     generate(job.run, test, responses, job.cache, batch_size=job.batch_size, resources=resources)
     evaluate(job.run, test, job.cache, EvaluationOptions(samples=0), resources=resources)
     write_text(job.out / DONE, json.dumps({FINGERPRINT: job.fingerprint()}) + "\n")
-
-
-def starting_from(recipe: Recipe, run: Path) -> Recipe:
-    """The recipe with `training.init_from` set to a run."""
-    return replace(recipe, training=replace(recipe.training, init_from=str(run)))
 
 
 def link_run(ready: Path, run: Path) -> None:

@@ -10,22 +10,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from rellm_cache.metrics.classification import ua_of_rows
-from rellm_cache.metrics.intervals import (
-    Interval,
-    Summary,
-    bootstrap,
-    mean_interval,
-    summarize,
-)
+from rellm_cache.metrics.intervals import Interval, Summary, bootstrap, mean_interval, summarize
 from rellm_cache.metrics.significance import PairedTest, holm, paired_test
 from rellm_cache.reproduction.answers import Record
-from rellm_cache.reproduction.paper import (
-    MAIN,
-    METRICS,
-    Row,
-    paper_directions,
-    paper_mean,
-)
+from rellm_cache.reproduction.paper import MAIN, METRICS, Row, paper_directions, paper_mean
 
 Score = Callable[[Record], float | None]
 EMPATHY_SCORES: dict[str, Score] = {
@@ -184,15 +172,9 @@ def _compare_scores(
             second.append(b)
     if not first:
         return None
-    return Comparison(
-        metric=metric,
-        first=MAIN,
-        second=other,
-        difference=mean_interval(np.subtract(first, second)),
-        test=paired_test(first, second),
-        p_holm=1.0,
-        paper=paper_directions(corpus, metric, MAIN, other),
-    )
+    difference = mean_interval(np.subtract(first, second))
+    directions = paper_directions(corpus, metric, MAIN, other)
+    return Comparison(metric, MAIN, other, difference, paired_test(first, second), 1.0, directions)
 
 
 def _compare_ua(
@@ -205,22 +187,14 @@ def _compare_ua(
         return None
     true, first = _outcomes([a for a, _ in pairs], label)
     _, second = _outcomes([b for _, b in pairs], label)
-    return Comparison(
-        metric="UA",
-        first=MAIN,
-        second=other,
-        difference=bootstrap(
-            lambda t, a, b: ua_of_rows(t, a) - ua_of_rows(t, b),
-            true,
-            first,
-            second,
-            method="percentile",
-            resamples=2_000,
-        ),
-        test=paired_test(first.tolist(), second.tolist()),
-        p_holm=1.0,
-        paper=paper_directions(corpus, "UA", MAIN, other),
-    )
+
+    def gain(true: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        return ua_of_rows(true, first) - ua_of_rows(true, second)
+
+    difference = bootstrap(gain, true, first, second, method="percentile", resamples=2_000)
+    test = paired_test(first.tolist(), second.tolist())
+    directions = paper_directions(corpus, "UA", MAIN, other)
+    return Comparison("UA", MAIN, other, difference, test, 1.0, directions)
 
 
 def _corrected(comparisons: Sequence[Comparison]) -> list[Comparison]:

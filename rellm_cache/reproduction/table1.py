@@ -19,12 +19,7 @@ from pathlib import Path
 from rellm_cache.annotation.responses import respond
 from rellm_cache.config.recipes import load_recipe, to_toml
 from rellm_cache.config.schema import Recipe
-from rellm_cache.corpus.manifest import (
-    Utterance,
-    manifest_files,
-    read_manifests,
-    write_manifest,
-)
+from rellm_cache.corpus.manifest import Utterance, manifest_files, read_manifests, write_manifest
 from rellm_cache.reproduction.answers import UTTERANCES, Record, collect, write_records
 from rellm_cache.reproduction.folds import Fold, read_folds, shuffle_labels, split_utterances
 from rellm_cache.reproduction.paper import CONTROL, MAIN

@@ -1,12 +1,16 @@
 """rellm cache copy, export and import: stores to and from other caches and HDF5 files."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from rellm_cache.cli import options
 from rellm_cache.store.remote.mirror_paths import display_path
 from rellm_cache.utils.console import counted
+
+if TYPE_CHECKING:
+    from rellm_cache.store.maintenance.copy import CopyReport
 
 
 @click.command()
@@ -24,11 +28,7 @@ def copy(source: Path, target: Path, names: tuple[str, ...]) -> None:
     from rellm_cache.cache_admin.maintenance import copy_cache
 
     for report in copy_cache(source, target, names):
-        click.echo(
-            f"{display_path(report.store)}: {counted(report.copied, 'part')} copied "
-            f"({counted(report.utterances, 'utterance')}), "
-            f"{report.present} already present"
-        )
+        _show(report, "copied")
 
 
 @click.command()
@@ -49,9 +49,11 @@ def import_(file: Path, cache: Path) -> None:
     """Add the parts of an exported HDF5 FILE to the cache and verify every row."""
     from rellm_cache.cache_admin.maintenance import import_from_file
 
-    report = import_from_file(file, cache)
+    _show(import_from_file(file, cache), "added")
+
+
+def _show(report: "CopyReport", verb: str) -> None:
     click.echo(
-        f"{display_path(report.store)}: {counted(report.copied, 'part')} added "
-        f"({counted(report.utterances, 'utterance')}), "
-        f"{report.present} already present"
+        f"{display_path(report.store)}: {counted(report.copied, 'part')} {verb} "
+        f"({counted(report.utterances, 'utterance')}), {report.present} already present"
     )

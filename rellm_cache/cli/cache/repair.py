@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from rellm_cache.cli import options
-from rellm_cache.cli.output import DAMAGED, SOME_FAILED, byte_size, first_ids, print_json
+from rellm_cache.cli.output import DAMAGED, SOME_FAILED, byte_size, first_ids, print_stores
 from rellm_cache.store.remote.mirror_paths import display_path
 from rellm_cache.utils.console import counted
 
@@ -36,10 +36,9 @@ def repair(root: Path, unfinished_hours: float, as_json: bool) -> int:
 
     done = repair_cache(root, unfinished_hours)
     if as_json:
-        stores = [vars(r) | {"store": r.store.name} for r in done.stores]
         leftovers = {"removed": [*map(str, done.removed)], "held": [*map(str, done.held)]}
-        local = {"root": display_path(root), "stores": stores, "leftovers": leftovers}
-        print_json(local | {"unfinished": [vars(part) for part in done.stale_uploads]})
+        unfinished = [vars(part) for part in done.stale_uploads]
+        print_stores(root, done.stores, leftovers=leftovers, unfinished=unfinished)
     else:
         _show_leftovers(done)
         for report in done.stores:
@@ -103,8 +102,7 @@ def prune(root: Path, manifests: tuple[Path, ...], dry_run: bool, as_json: bool)
 
     reports = prune_cache(root, manifests, dry_run)
     if as_json:
-        stores = [vars(r) | {"store": r.store.name} for r in reports]
-        print_json({"root": display_path(root), "dry_run": dry_run, "stores": stores})
+        print_stores(root, reports, dry_run=dry_run)
         return
     for report in reports:
         verb = "would free" if dry_run else "freed"
@@ -132,8 +130,7 @@ def compact(root: Path, part_size: int, as_json: bool) -> None:
 
     reports = compact_cache(root, part_size << 20)
     if as_json:
-        stores = [vars(r) | {"store": r.store.name} for r in reports]
-        print_json({"root": display_path(root), "stores": stores})
+        print_stores(root, reports)
         return
     for report in reports:
         before = counted(report.parts_before, "part")

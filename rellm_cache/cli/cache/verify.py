@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rellm_cache.cli import options
-from rellm_cache.cli.output import DAMAGED, SOME_FAILED, first_ids, print_json
+from rellm_cache.cli.output import DAMAGED, SOME_FAILED, first_ids, print_json, store_rows
 from rellm_cache.store.remote.mirror_paths import display_path
 from rellm_cache.utils.console import counted
 
@@ -148,6 +148,6 @@ def _to_json(
         "whole": all(check.is_intact for check in checks),
         "repair": f"rellm cache repair {display_path(root)}",
         "stores": stores,
-        "audio": [vars(report) | {"store": report.store.name} for report in audio],
-        "recomputed": [vars(report) | {"store": report.store.name} for report in recomputed],
+        "audio": store_rows(audio),
+        "recomputed": store_rows(recomputed),
     }

@@ -38,35 +38,28 @@ STOP_SECONDS = 60.0  # for the other workers to commit after an error
 
 
 class WorkerHandle(Protocol):
-    """The coordinator's end of one worker.
+    """The coordinator's end of one worker."""
 
-    Attributes:
-        name: for messages.
-    """
-
-    name: str
+    name: str  # for messages
 
     def send(self, command: Command) -> None:
         """Send a batch, `FINISH` or `STOP`."""
         ...
 
 
+Received = list[tuple[WorkerHandle, Event]]
+
+
 class WorkerPool(Protocol):
-    """Starts workers and collects their events.
+    """Starts workers and collects their events."""
 
-    Attributes:
-        size: most workers at a time.
-    """
-
-    size: int
+    size: int  # most workers at a time
 
     def start(self) -> WorkerHandle:
         """Start one more worker. It emits `Ready` when it takes batches."""
         ...
 
-    def wait(
-        self, handles: Sequence[WorkerHandle], seconds: float | None
-    ) -> list[tuple[WorkerHandle, Event]]:
+    def wait(self, handles: Sequence[WorkerHandle], seconds: float | None) -> Received:
         """Block until there are events and return them; empty after `seconds` without any."""
         ...
 
@@ -230,13 +223,11 @@ class Coordinator:
         if self._deaths[utterance.id] < MAX_TRIES:
             self._isolated.append(self._batch([clip], isolated=True))
             return False
-        text = (
-            f"{utterance.audio}: {MAX_TRIES} workers died while encoding this clip, the last: "
-            f"{reason}"
-        )
+        died = f"{MAX_TRIES} workers died while encoding this clip, the last: {reason}"
+        failure = Failure(utterance.id, utterance.audio, f"{utterance.audio}: {died}")
         for target in self._targets:
             if target.fingerprint in clip.missing_from:
-                target.failed[utterance.id] = Failure(utterance.id, utterance.audio, text)
+                target.failed[utterance.id] = failure
         return True
 
     def _batch(self, clips: Sequence[MissingClip], isolated: bool = False) -> ClipBatch:

@@ -8,24 +8,15 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from multiprocessing.connection import Connection, wait
 
 import torch
 
-from rellm_cache.extraction.messages import (
-    FINISH,
-    STOP,
-    ClipBatch,
-    Command,
-    Died,
-    Event,
-    Finished,
-    WorkerConfig,
-)
-from rellm_cache.extraction.pipeline import StopWorker, run_worker
-from rellm_cache.extraction.workers.coordinator import WorkerHandle
+from rellm_cache.extraction.messages import STOP, Command, Died, Event, Finished, WorkerConfig
+from rellm_cache.extraction.pipeline import run_worker
+from rellm_cache.extraction.workers.coordinator import Received, WorkerHandle
 from rellm_cache.extraction.workers.fork_server import worker_context
 
 END_SECONDS = 10.0
@@ -103,9 +94,7 @@ class ProcessPool:
         self._started.append(ProcessHandle(f"worker {number + 1}", config))
         return self._started[-1]
 
-    def wait(
-        self, handles: Sequence[WorkerHandle], seconds: float | None
-    ) -> list[tuple[WorkerHandle, Event]]:
+    def wait(self, handles: Sequence[WorkerHandle], seconds: float | None) -> Received:
         """Block until workers sent events or died."""
         by_connection = {h.connection: h for h in handles if isinstance(h, ProcessHandle)}
         ready = wait(by_connection, seconds)
@@ -128,8 +117,6 @@ def worker_main(
     """The main function of a worker process.
 
     Args:
-        connection: receives commands and sends events.
-        config: encoders, cache and device.
         environment: of the coordinator. The fork server's may be older.
     """
     os.environ.clear()
@@ -140,17 +127,11 @@ def worker_main(
         with lock, contextlib.suppress(OSError):
             connection.send(event)
 
-    run_worker(config, _batches(connection), emit)
-
-
-def _batches(connection: Connection) -> Iterator[ClipBatch]:
-    while True:
+    def receive() -> Command:
         try:
-            command = connection.recv()
-        except (EOFError, OSError) as error:
-            raise StopWorker from error
-        if command == STOP:
-            raise StopWorker
-        if command == FINISH:
-            return
-        yield command
+            command: Command = connection.recv()
+        except (EOFError, OSError):  # the coordinator has ended
+            return STOP
+        return command
+
+    run_worker(config, receive, emit)

@@ -10,22 +10,14 @@ import contextlib
 import os
 import queue
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from rellm_cache.errors import ConfigError
-from rellm_cache.extraction.messages import (
-    FINISH,
-    ClipBatch,
-    Command,
-    Died,
-    Event,
-    Finished,
-    WorkerConfig,
-)
-from rellm_cache.extraction.pipeline import StopWorker, run_worker
-from rellm_cache.extraction.workers.coordinator import WorkerHandle
+from rellm_cache.extraction.messages import Command, Died, Event, Finished, WorkerConfig
+from rellm_cache.extraction.pipeline import run_worker
+from rellm_cache.extraction.workers.coordinator import Received, WorkerHandle
 from rellm_cache.store.remote.mirror_paths import mirrors_folder
 from rellm_cache.utils.model_files import models_root
 
@@ -42,7 +34,7 @@ class ActorWorker:
         os.chdir(folder)
         self._commands: queue.Queue[Command] = queue.Queue()
         self._events: queue.Queue[Event] = queue.Queue()
-        arguments = (config, self._batches(), self._events.put)
+        arguments = (config, self._commands.get, self._events.put)
         threading.Thread(target=run_worker, args=arguments, daemon=True).start()
 
     def command(self, command: Command) -> None:
@@ -56,12 +48,6 @@ class ActorWorker:
             while True:
                 found.append(self._events.get_nowait())
         return found
-
-    def _batches(self) -> Iterator[ClipBatch]:
-        while (command := self._commands.get()) != FINISH:
-            if not isinstance(command, ClipBatch):
-                raise StopWorker
-            yield command
 
 
 class ActorHandle:
@@ -109,9 +95,7 @@ class RayPool:
         self._handles.append(ActorHandle(f"actor {len(self._handles) + 1}", actor))
         return self._handles[-1]
 
-    def wait(
-        self, handles: Sequence[WorkerHandle], seconds: float | None
-    ) -> list[tuple[WorkerHandle, Event]]:
+    def wait(self, handles: Sequence[WorkerHandle], seconds: float | None) -> Received:
         """Block until actors sent events or died."""
         by_call = {h.pending: h for h in handles if isinstance(h, ActorHandle)}
         ready, _ = self._ray.wait(list(by_call), num_returns=1, timeout=seconds)
