@@ -30,8 +30,8 @@ from rellm_cache.store.remote.mirror import sync_mirror
 from rellm_cache.store.remote.upload import upload_file
 from rellm_cache.store.transcripts import (
     Transcript,
-    as_transcript,
-    file_rows,
+    file_lines,
+    parse_transcript,
     read_transcripts_file,
     transcriber_spec,
     transcripts_path,
@@ -218,13 +218,13 @@ def _commit(work: _Work, spec: TranscriberSpec, path: Path) -> None:
         upload_file(path)
 
     if work.known != _committed(path) or work.table.journal.exists():
-        rows = file_rows(spec, WhisperTranscriber.licence, work.known.values())
+        rows = file_lines(spec, WhisperTranscriber.licence, work.known.values())
         work.table.finish(rows, write)
 
 
 def _transcript(table: ResultTable, name: str) -> Transcript:
     row = {"audio_sha256" if k == FINGERPRINT else k: v for k, v in table[name].items()}
-    return as_transcript(row, str(table.journal))
+    return parse_transcript(row, str(table.journal))
 
 
 def _committed(path: Path) -> dict[str, Transcript]:
