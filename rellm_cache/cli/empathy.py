@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from rellm_cache.cli.options import OrderedGroup, json_option, print_table
+from rellm_cache.cli.options import OrderedGroup, json_option, out_option, print_table
 from rellm_cache.utils.console import counted
 
 
@@ -21,12 +21,7 @@ def empathy() -> None:
 
 @empathy.command()
 @click.argument("data", type=click.Path(path_type=Path, exists=True, file_okay=False))
-@click.option(
-    "--out",
-    required=True,
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Folder for the scorer.",
-)
+@out_option("Folder for the scorer.")
 @click.option(
     "--encoder",
     metavar="ID|FOLDER",

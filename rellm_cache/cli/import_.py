@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from rellm_cache.cli.options import set_option
+from rellm_cache.cli.options import out_option, set_option
 
 folder_argument = click.argument("folder", type=click.Path(path_type=Path, exists=True))
 
@@ -20,12 +20,7 @@ def import_() -> None:
 
 @import_.command()
 @folder_argument
-@click.option(
-    "--out",
-    required=True,
-    type=click.Path(path_type=Path, file_okay=False),
-    help="New model folder, for example cache/models/Qwen-7B-Chat-Qwen2.",
-)
+@out_option("New model folder, for example cache/models/Qwen-7B-Chat-Qwen2.")
 def qwen(folder: Path, out: Path) -> None:
     """Convert Qwen-7B or Qwen-7B-Chat (v1) to Qwen2.
 
@@ -45,12 +40,7 @@ def qwen(folder: Path, out: Path) -> None:
 
 @import_.command()
 @folder_argument
-@click.option(
-    "--out",
-    required=True,
-    type=click.Path(path_type=Path, file_okay=False),
-    help="New run folder: encoder, adapter, and a recipe that starts from them.",
-)
+@out_option("New run folder: encoder, adapter, and a recipe that starts from them.")
 @click.option(
     "--recipe",
     default="re-llm",

@@ -97,6 +97,16 @@ def batch_size_option(default: int, help_text: str) -> Callable[[Command], Comma
     )
 
 
+def out_option(help_text: str) -> Callable[[Command], Command]:
+    """The required option `--out` for a folder."""
+    return click.option(
+        "--out",
+        required=True,
+        type=click.Path(path_type=Path, file_okay=False),
+        help=help_text,
+    )
+
+
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print the result as one JSON object."
 )

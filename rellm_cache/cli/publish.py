@@ -6,17 +6,12 @@ from pathlib import Path
 
 import click
 
-from rellm_cache.cli.options import json_option, run_argument, set_option
+from rellm_cache.cli.options import json_option, out_option, run_argument, set_option
 
 
 @click.command()
 @run_argument
-@click.option(
-    "--out",
-    required=True,
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Folder to write. An earlier publication there is replaced.",
-)
+@out_option("Folder to write. An earlier publication there is replaced.")
 @set_option
 @click.option(
     "--without-scores", is_flag=True, help="Allow a run that `rellm evaluate` has not scored."

@@ -10,6 +10,7 @@ from rellm_cache.cli.options import (
     batch_size_option,
     cache_option,
     json_option,
+    out_option,
     print_table,
     set_option,
 )
@@ -40,12 +41,7 @@ def reproduce() -> None:
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     help="Folder of the corpus, as distributed.",
 )
-@click.option(
-    "--out",
-    required=True,
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Folder of the reproduction; an existing one is continued.",
-)
+@out_option("Folder of the reproduction; an existing one is continued.")
 @cache_option
 @click.option(
     "--base",

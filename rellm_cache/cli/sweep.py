@@ -10,6 +10,7 @@ from rellm_cache.cli.options import (
     cache_option,
     json_option,
     manifest_folder_option,
+    out_option,
     print_table,
     recipe_option,
     set_option,
@@ -26,12 +27,7 @@ RUNS_FAILED = 3
 @set_option
 @manifest_folder_option
 @cache_option
-@click.option(
-    "--out",
-    required=True,
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Folder of the sweep, with runs VARIANT/seed-N; an existing sweep is continued.",
-)
+@out_option("Folder of the sweep, with runs VARIANT/seed-N; an existing sweep is continued.")
 @click.option(
     "--seeds",
     default="1-3",

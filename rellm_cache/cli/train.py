@@ -7,6 +7,7 @@ import click
 from rellm_cache.cli.options import (
     cache_option,
     manifest_folder_option,
+    out_option,
     print_table,
     recipe_option,
     set_option,
@@ -19,12 +20,7 @@ from rellm_cache.utils.console import counted, is_main_process
 @set_option
 @manifest_folder_option
 @cache_option
-@click.option(
-    "--out",
-    required=True,
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Run folder. A run of the same recipe there is continued.",
-)
+@out_option("Run folder. A run of the same recipe there is continued.")
 def train(recipe: str, overrides: tuple[str, ...], manifest: Path, cache: Path, out: Path) -> None:
     """Train the adapter and heads of a recipe on cached frames.
 

@@ -103,7 +103,6 @@ class Pipeline:
     """Encodes batches and commits their frames. Loads the models when made; use it with `with`.
 
     Args:
-        config: encoders, cache and device.
         emit: called from several threads with a `BatchDone` for each batch, a `Note` for the user,
             and `Aborted` at the first error.
         max_unwritten_bytes: of frames that wait for the disk.
@@ -238,12 +237,8 @@ class StopWorker(Exception):  # noqa: N818 (nothing has failed)
 def run_worker(config: WorkerConfig, batches: Iterable[ClipBatch], emit: Emit) -> None:
     """Run one worker: load the models, encode batches as they arrive, commit.
 
-    `Finished` is always the last event.
-
-    Args:
-        config: encoders, cache and device.
-        batches: ends when there is no more work, or raises `StopWorker`.
-        emit: called with each event.
+    `batches` ends when there is no more work, or raises `StopWorker`. `Finished` is always the last
+    event.
     """
     try:
         if config.threads:

@@ -51,6 +51,9 @@ class WorkerHandle(Protocol):
         ...
 
 
+WorkerEvents = list[tuple[WorkerHandle, Event]]
+
+
 class WorkerPool(Protocol):
     """Starts workers and collects their events.
 
@@ -64,9 +67,7 @@ class WorkerPool(Protocol):
         """Start one more worker. It emits `Ready` when it takes batches."""
         ...
 
-    def wait(
-        self, handles: Sequence[WorkerHandle], seconds: float | None
-    ) -> list[tuple[WorkerHandle, Event]]:
+    def wait(self, handles: Sequence[WorkerHandle], seconds: float | None) -> WorkerEvents:
         """Block until there are events and return them; empty after `seconds` without any."""
         ...
 
@@ -88,15 +89,7 @@ class _Worker:
 
 
 class Coordinator:
-    """Assigns batches to the workers of a pool until every clip is committed or has failed.
-
-    Args:
-        pool: starts the workers.
-        targets: stores that get the results.
-        batches: to encode, at least one.
-        tick: called with the number of clips done.
-        say: called with messages for the user.
-    """
+    """Assigns batches to the workers of a pool until every clip is committed or has failed."""
 
     def __init__(
         self,

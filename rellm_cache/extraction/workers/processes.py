@@ -25,7 +25,7 @@ from rellm_cache.extraction.messages import (
     WorkerConfig,
 )
 from rellm_cache.extraction.pipeline import StopWorker, run_worker
-from rellm_cache.extraction.workers.coordinator import WorkerHandle
+from rellm_cache.extraction.workers.coordinator import WorkerEvents, WorkerHandle
 from rellm_cache.extraction.workers.fork_server import worker_context
 
 END_SECONDS = 10.0
@@ -103,9 +103,7 @@ class ProcessPool:
         self._started.append(ProcessHandle(f"worker {number + 1}", config))
         return self._started[-1]
 
-    def wait(
-        self, handles: Sequence[WorkerHandle], seconds: float | None
-    ) -> list[tuple[WorkerHandle, Event]]:
+    def wait(self, handles: Sequence[WorkerHandle], seconds: float | None) -> WorkerEvents:
         """Block until workers sent events or died."""
         by_connection = {h.connection: h for h in handles if isinstance(h, ProcessHandle)}
         ready = wait(by_connection, seconds)
@@ -128,8 +126,6 @@ def worker_main(
     """The main function of a worker process.
 
     Args:
-        connection: receives commands and sends events.
-        config: encoders, cache and device.
         environment: of the coordinator. The fork server's may be older.
     """
     os.environ.clear()

@@ -25,7 +25,7 @@ from rellm_cache.extraction.messages import (
     WorkerConfig,
 )
 from rellm_cache.extraction.pipeline import StopWorker, run_worker
-from rellm_cache.extraction.workers.coordinator import WorkerHandle
+from rellm_cache.extraction.workers.coordinator import WorkerEvents, WorkerHandle
 from rellm_cache.store.remote.mirror_paths import mirrors_folder
 from rellm_cache.utils.model_files import models_root
 
@@ -34,7 +34,6 @@ class ActorWorker:
     """The actor: runs a worker's pipeline in a thread.
 
     Args:
-        config: encoders, cache and device.
         folder: working directory of the command, for relative paths.
     """
 
@@ -109,9 +108,7 @@ class RayPool:
         self._handles.append(ActorHandle(f"actor {len(self._handles) + 1}", actor))
         return self._handles[-1]
 
-    def wait(
-        self, handles: Sequence[WorkerHandle], seconds: float | None
-    ) -> list[tuple[WorkerHandle, Event]]:
+    def wait(self, handles: Sequence[WorkerHandle], seconds: float | None) -> WorkerEvents:
         """Block until actors sent events or died."""
         by_call = {h.pending: h for h in handles if isinstance(h, ActorHandle)}
         ready, _ = self._ray.wait(list(by_call), num_returns=1, timeout=seconds)
@@ -135,10 +132,7 @@ class RayPool:
 
 
 def offered_cpus(machines: Iterable[Mapping[str, float]]) -> list[int]:
-    """Number of CPUs of each machine that offers any. The head node often offers none.
-
-    Args:
-        machines: resources of each machine, as Ray reports them.
+    """CPUs of each machine that offers any, from Ray's resources. The head often offers none.
 
     Raises:
         ConfigError: no machine offers a CPU.
