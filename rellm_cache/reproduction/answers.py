@@ -1,9 +1,8 @@
-"""Every answer of a reproduction, scored. In: finished jobs, a scorer. Out: a record an answer.
+"""Answers of a reproduction with their labels and empathy levels, one record for each.
 
-<reproduction>/utterances.csv    all of them, for any statistics program
+<reproduction>/utterances.csv    all records, for any statistics program
 """
 
-import csv
 import dataclasses
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,7 +16,7 @@ from rellm_cache.empathy.epitome import Exchange
 from rellm_cache.empathy.scorer_folder import CARD, EmpathyModel, load_empathy
 from rellm_cache.empathy.scoring import score_exchanges
 from rellm_cache.errors import RunError
-from rellm_cache.evaluation.run import PREDICTIONS
+from rellm_cache.evaluation.predictions import PREDICTIONS, read_predictions
 from rellm_cache.metrics.replies import question_count, word_count
 from rellm_cache.reproduction.runs import RESPONSES, Job
 from rellm_cache.utils.atomic_files import write_csv
@@ -34,21 +33,21 @@ class Record:
     """An answer of one model to one utterance of a test split.
 
     Attributes:
-        fold: whose test split it is.
-        row: the model.
-        id: of the utterance.
-        speaker: of it.
-        emotion: the true one.
-        head: the category head's choice; empty where the model has none.
-        llm: the LLM's likeliest label; empty where it was not asked.
-        llm_in_words: the label its answer names; empty for none.
-        words: length of the answer.
-        questions: that it asks.
-        cut: whether it is longer than the scorer reads.
-        er, ex: levels 0 to 2, texts cut as EPITOME cuts; None without a scorer.
+        fold: fold of the test split.
+        row: row of the table.
+        id: id of the utterance.
+        speaker: speaker of the utterance.
+        emotion: true emotion.
+        head: emotion by the category head; empty for a text model.
+        llm: likeliest label by the LLM; empty where there is none.
+        llm_in_words: label named in the LLM's answer; empty for none.
+        words: number of words of the answer.
+        questions: number of questions in the answer.
+        cut: whether the answer is longer than the scorer reads.
+        er, ex: levels 0 to 2 with EPITOME's token limit; None without a scorer.
         er_long, ex_long: the same with the scorer's longer limit.
         text: transcript.
-        response: the answer.
+        response: answer.
     """
 
     fold: str
@@ -71,7 +70,7 @@ class Record:
 
 
 class Scorer:
-    """An empathy scorer, loaded when something has no scores by it yet."""
+    """An empathy scorer, loaded when the first answer has no score."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -79,9 +78,9 @@ class Scorer:
         self._card = hashlib.sha256((folder / CARD).read_bytes()).hexdigest()
 
     def levels(self, out: Path, exchanges: Sequence[Exchange]) -> list[Mapping[str, Any]]:
-        """Scores of exchanges, kept in `out`: `er`, `ex`, `er_long`, `ex_long`, `cut`."""
-        said = [[e.seeker_post, e.response_post] for e in exchanges]
-        table = ResultTable(out, digest([self._card, said]), _former_scores(out, exchanges))
+        """Levels of exchanges, kept in `out`: `er`, `ex`, `er_long`, `ex_long`, `cut`."""
+        texts = [[e.seeker_post, e.response_post] for e in exchanges]
+        table = ResultTable(out, digest([self._card, texts]), _former_scores(out, exchanges))
         missing = {*table.missing(e.reply for e in exchanges)}
         left = [e for e in exchanges if e.reply in missing]
         if left:
@@ -102,7 +101,7 @@ class Scorer:
 
 
 def _former_scores(out: Path, exchanges: Sequence[Exchange]) -> Iterable[Row] | None:
-    """Rows of the one object that the first edition kept; None where there is none."""
+    """Rows from the one JSON object of the first edition; None where there is none."""
     former = out.with_suffix(".json")
     if out.exists() or not former.exists():
         return None
@@ -111,14 +110,14 @@ def _former_scores(out: Path, exchanges: Sequence[Exchange]) -> Iterable[Row] | 
     return [name | scores for name, scores in zip(names, kept["scores"], strict=False)]
 
 
-def collect(jobs: Sequence[Job], empathy: Path | None) -> list[Record]:
-    """Records of finished jobs, in their order, each scored once.
+def collect_records(jobs: Sequence[Job], empathy: Path | None) -> list[Record]:
+    """Records of finished jobs, in their order.
 
     Args:
         empathy: folder of an empathy scorer, or None to leave empathy out.
 
     Raises:
-        RunError: it holds no finished scorer.
+        RunError: the folder holds no finished scorer.
     """
     scorer = None if empathy is None else Scorer(empathy)
     records: list[Record] = []
@@ -131,8 +130,7 @@ def collect(jobs: Sequence[Job], empathy: Path | None) -> list[Record]:
 
 def _records(job: Job, scorer: Scorer | None) -> Iterable[Record]:
     answers = [row for _, row in read_lines(job.out / RESPONSES)]
-    with (job.run / PREDICTIONS).open(encoding="utf-8", newline="") as file:
-        predicted = {row["id"]: row for row in csv.DictReader(file)}
+    predicted = read_predictions(job.run / PREDICTIONS)
     levels: list[Mapping[str, Any]] = [{} for _ in answers]
     if scorer is not None:
         exchanges = [Exchange("", a["id"], a["text"], a["response"]) for a in answers]
@@ -161,7 +159,7 @@ def _records(job: Job, scorer: Scorer | None) -> Iterable[Record]:
 
 
 def write_records(path: Path, records: Sequence[Record]) -> None:
-    """Write all of them; a reader sees the old file or the whole new one."""
+    """Write all records as CSV, in one step."""
     rows = (dataclasses.astuple(record) for record in records)
     plain = ([int(v) if isinstance(v, bool) else v for v in row] for row in rows)
     write_csv(path, [field.name for field in dataclasses.fields(Record)], plain)
