@@ -292,9 +292,8 @@ def judge_request(row: QARow, answer: str, settings: JudgeSettings) -> str:
         "answer": answer,
     }
     marks = re.compile("{(" + "|".join(filled) + ")}")
-    return marks.sub(
-        lambda mark: filled[mark[1]], settings.request
-    )  # in one pass, as texts may hold braces
+    # In one pass, as texts may hold braces.
+    return marks.sub(lambda mark: filled[mark[1]], settings.request)
 
 
 def _judged_answers(rows: Sequence[QARow], table: ResultTable) -> list[JudgedAnswer]:
