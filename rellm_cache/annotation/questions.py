@@ -1,21 +1,22 @@
-"""qa. In: a manifest with transcripts and emotions. Out: questions and answers beside it, in rows.
+"""Questions and answers about clips, written by the chat LLM (`rellm qa`).
 
-A text LLM reads transcript, emotion and dimensions and writes what a listener could be asked, one
-request for each type. Equal requests are asked once. Before, it says which emotion it would guess
-from the transcript alone, so that questions that need no voice can be dropped. What is kept in a
-row is enough to read and filter it again: another filter asks nothing anew.
+The LLM reads transcript, emotion and dimensions, and writes questions with one request for each
+type. Equal requests are asked once. It also guesses the emotion from the transcript alone, so that
+questions that need no voice can be dropped. A row keeps the LLM's whole text, so new filters need
+no new request.
 """
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 
 import torch
 
 from rellm_cache.annotation.text_replies import Writing, ask
-from rellm_cache.config.qa import QAMode, QAType
+from rellm_cache.config.qa import QAMode, QASettings, QAType
 from rellm_cache.config.schema import Recipe
 from rellm_cache.config.specs import digest
 from rellm_cache.corpus.manifest import Utterance, manifest_files, read_manifest
@@ -27,7 +28,6 @@ from rellm_cache.qa.filters import Candidate, reason_to_drop
 from rellm_cache.qa.parse import Pair, parse_answer, parse_pairs
 from rellm_cache.qa.prompts import Request, describe, has_type, label_source, write_request
 from rellm_cache.qa.rows import QARow, questions_path, read_rows, write_rows
-from rellm_cache.utils.console import progress
 from rellm_cache.utils.devices import default_device
 from rellm_cache.utils.model_files import weights_digest
 from rellm_cache.utils.result_table import FINGERPRINT, ResultTable, Row
@@ -36,7 +36,7 @@ Guess = dict[str, float]  # emotion -> probability
 
 
 def writer_fingerprint(recipe: Recipe, weights: str) -> str:
-    """What decides a reply besides its prompt, in 12 hex digits."""
+    """Digest, in 12 hex digits, of all that a reply or guess depends on besides its prompt."""
     settings, prompts = recipe.qa, recipe.prompts
     seed = settings.seed if settings.temperature else None
     return digest(
@@ -54,7 +54,12 @@ def writer_fingerprint(recipe: Recipe, weights: str) -> str:
 
 @dataclass(frozen=True)
 class QuestionWriter:
-    """The LLM that writes questions, and guesses emotions from transcripts."""
+    """The LLM that writes questions and guesses emotions from transcripts.
+
+    Attributes:
+        weights: SHA-256 of the LLM's files.
+        load: loads the LLM when the first request needs it.
+    """
 
     recipe: Recipe
     weights: str
@@ -62,18 +67,18 @@ class QuestionWriter:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Digest of all that decides what is written but the prompt."""
+        """The `writer_fingerprint`."""
         return writer_fingerprint(self.recipe, self.weights)
 
     @cached_property
     def llm(self) -> FrozenLLM:
-        """The LLM, loaded when something is to be asked."""
+        """The LLM, loaded at its first use."""
         return self.load()
 
     def ask(
         self, prompts: Sequence[str], transcripts: Sequence[str], size: int, table: ResultTable
     ) -> int:
-        """Add replies to prompts, by their digests, and guesses from transcripts; how many."""
+        """Add missing replies, by digest of the prompt, and guesses; return their number."""
         by_digest = {digest(prompt): prompt for prompt in prompts}
         unknown = [by_digest[key] for key in table.missing(by_digest, "text")]
         unguessed = sorted(table.missing(transcripts, "guess"))
@@ -82,30 +87,28 @@ class QuestionWriter:
             return 0
         settings = self.recipe.qa
         writing = Writing(settings.system, settings.tokens, settings.temperature, settings.seed)
-        with progress("Writing", total, "replies") as tick, table:
-            for transcript in unguessed:
-                table.add(transcript, guess=self._guess(transcript))
-                tick()
-            for answer in ask(self.llm, unknown, writing, size):
-                table.add(digest(answer.prompt), **asdict(answer.reply))
-                tick()
+        guesses = ((t, {"guess": self._guess(t)}) for t in unguessed)
+        replies = (
+            (digest(a.prompt), asdict(a.reply)) for a in ask(self.llm, unknown, writing, size)
+        )
+        table.fill("Writing", total, "replies", chain(guesses, replies))
         return total
 
     def _guess(self, transcript: str) -> Guess:
-        """Probabilities of the emotions by what the transcript adds to the LLM's own leaning.
+        """Probabilities of the emotions by the transcript, calibrated by an empty one.
 
-        Likelihoods of the labels as answers to the request for recognition, the transcript in the
-        place of the speech, over those with nothing in its place (Zhao et al. 2021).
+        Log-likelihoods of the labels as answers to the recognition prompt, with the transcript in
+        the place of the speech, minus those of an empty transcript (Zhao et al. 2021).
         """
-        likely = self._label_likelihoods(transcript) - self._leaning  # (C,)
+        likely = self._label_log_likelihoods(transcript) - self._prior  # (C,)
         return dict(zip(self.recipe.heads.emotions, likely.softmax(0).tolist(), strict=True))
 
     @cached_property
-    def _leaning(self) -> torch.Tensor:
-        """(C,) what the LLM says of no transcript at all."""
-        return self._label_likelihoods("")
+    def _prior(self) -> torch.Tensor:
+        """(C,) log-likelihoods of the labels for an empty transcript."""
+        return self._label_log_likelihoods("")
 
-    def _label_likelihoods(self, transcript: str) -> torch.Tensor:
+    def _label_log_likelihoods(self, transcript: str) -> torch.Tensor:
         prompts, llm = self.recipe.prompts, self.llm
         asked = prompts.recognition_of(self.recipe.heads.emotions)
         user = asked.replace("{speech}", transcript)
@@ -115,19 +118,19 @@ class QuestionWriter:
         )
 
 
-UNREADABLE = "no question and answer could be read"
+UNPARSABLE = "no question and answer could be read"
 
 
 @dataclass(frozen=True)
 class QAReport:
-    """What was written for one manifest file.
+    """What `write_questions` wrote for one manifest file.
 
     Attributes:
-        path: of the rows.
-        asked: requests and guesses that the LLM answered now; the rest were known.
-        kept: (mode, type) → rows for training.
-        dropped: reason → rows.
-        skipped: reason → utterances that nothing can be asked about.
+        path: file of the rows.
+        asked: requests and guesses that the LLM answered now; the others were already answered.
+        kept: (mode, type) → number of rows for training.
+        dropped: reason → number of rows.
+        skipped: reason → number of utterances without questions.
     """
 
     path: Path
@@ -144,45 +147,44 @@ def write_questions(
 
     Raises:
         ConfigError: the recipe has no LLM.
-        ManifestError: a manifest, or questions there, cannot be read.
+        ManifestError: a manifest or its questions cannot be read.
     """
     config = recipe.require_llm()
     weights = weights_digest(find_llm(config))
     writer = QuestionWriter(recipe, weights, lambda: load_llm(config, device or default_device()))
-    known: dict[str, Row] = {}  # replies and guesses for every file: nothing is asked twice
+    known: dict[str, Row] = {}  # replies and guesses of all files
     return [_write_beside(file, writer, batch_size, known) for file in manifest_files(manifest)]
 
 
 @dataclass(frozen=True)
-class _Work:
-    """The requests about one utterance, by type; or why there are none."""
+class _Plan:
+    """The requests about one utterance, by type; or the reason why there are none."""
 
     utterance: Utterance
     requests: dict[QAType, Request]
     skipped: str = ""
 
 
-def _plan(utterances: Sequence[Utterance], recipe: Recipe) -> Iterator[_Work]:
-    settings = recipe.qa
+def _plan(utterances: Sequence[Utterance], settings: QASettings) -> Iterator[_Plan]:
     for utterance in utterances:
         missing = "transcript" if not utterance.text else "emotion" if not utterance.emotion else ""
         if missing:
-            yield _Work(utterance, {}, f"no {missing}")
+            yield _Plan(utterance, {}, f"no {missing}")
             continue
         kinds = [k for k in settings.kinds if any(has_type(m, k) for m in settings.modes)]
-        yield _Work(utterance, {k: write_request(utterance, k, settings) for k in kinds})
+        yield _Plan(utterance, {k: write_request(utterance, k, settings) for k in kinds})
 
 
 def _write_beside(
     file: Path, writer: QuestionWriter, batch_size: int, known: dict[str, Row]
 ) -> QAReport:
     out = questions_path(file)
-    work = list(_plan(read_manifest(file), writer.recipe))
-    table = ResultTable(out, writer.fingerprint, [*known.values(), *_finished(out, work)])
-    prompts = [r.user for item in work for r in item.requests.values()]
-    transcripts = [item.utterance.text for item in work if "emotion" in item.requests]
+    plans = list(_plan(read_manifest(file), writer.recipe.qa))
+    table = ResultTable(out, writer.fingerprint, [*known.values(), *_finished(out, plans)])
+    prompts = [r.user for item in plans for r in item.requests.values()]
+    transcripts = [item.utterance.text for item in plans if "emotion" in item.requests]
     asked = writer.ask(prompts, transcripts, batch_size, table)
-    rows = [row for item in work for row in _rows(item, writer, table)]
+    rows = [row for item in plans for row in _rows(item, writer, table)]
     table.finish(rows, write_rows)
     known |= {name: dict(table[name]) for name in table}
     return QAReport(
@@ -190,13 +192,13 @@ def _write_beside(
         asked=asked,
         kept=dict(Counter((r.mode, r.type) for r in rows if not r.dropped)),
         dropped=dict(Counter(r.dropped for r in rows if r.dropped)),
-        skipped=dict(Counter(item.skipped for item in work if item.skipped)),
+        skipped=dict(Counter(item.skipped for item in plans if item.skipped)),
     )
 
 
-def _finished(path: Path, work: Sequence[_Work]) -> Iterator[Row]:
-    """Yield what finished rows hold of requests that are still the same."""
-    requests = {item.utterance.id: item for item in work}
+def _finished(path: Path, plans: Sequence[_Plan]) -> Iterator[Row]:
+    """Yield the replies and guesses in finished rows, where the request is still the same."""
+    requests = {item.utterance.id: item for item in plans}
     for row in read_rows(path) if path.exists() else ():
         item = requests.get(row.id)
         request = item.requests.get(row.type) if item else None
@@ -208,14 +210,14 @@ def _finished(path: Path, work: Sequence[_Work]) -> Iterator[Row]:
             yield {"id": item.utterance.text, **own, "guess": row.guess}
 
 
-def _rows(item: _Work, writer: QuestionWriter, table: ResultTable) -> Iterator[QARow]:
-    """Every row about one utterance, those to be dropped with their reason."""
+def _rows(item: _Plan, writer: QuestionWriter, table: ResultTable) -> Iterator[QARow]:
+    """Yield all rows about one utterance; dropped rows have a reason."""
     settings = writer.recipe.qa
     for mode in settings.modes:
         for kind, request in item.requests.items():
             if not has_type(mode, kind):
                 continue
-            row = _unread_row(item, mode, kind, writer, table)
+            row = _unparsed_row(item, mode, kind, writer, table)
             pairs = _pairs(request, row.written)
             if not pairs:
                 yield row
@@ -239,10 +241,10 @@ def _rows(item: _Work, writer: QuestionWriter, table: ResultTable) -> Iterator[Q
                 )
 
 
-def _unread_row(
-    item: _Work, mode: QAMode, kind: QAType, writer: QuestionWriter, table: ResultTable
+def _unparsed_row(
+    item: _Plan, mode: QAMode, kind: QAType, writer: QuestionWriter, table: ResultTable
 ) -> QARow:
-    """The row of a reply before a pair is read from it."""
+    """The row of a reply, before a pair is parsed from it."""
     settings, utterance = writer.recipe.qa, item.utterance
     prompt = digest(item.requests[kind].user)
     reply = table[prompt]
@@ -255,7 +257,7 @@ def _unread_row(
         answer="",
         early_stop=reply["early_stop"],
         metadata=describe(utterance, settings) if mode == "explicit" else "",
-        emotion=utterance.emotion or "",  # there is one, or there were no requests
+        emotion=utterance.emotion or "",  # never None: such an utterance has no requests
         label_source=label_source(utterance, settings),
         vad_source=utterance.vad_source,
         model=writer.recipe.require_llm().model,
@@ -265,7 +267,7 @@ def _unread_row(
         seed=settings.seed,
         written=reply["text"],
         guess=table[utterance.text]["guess"] if kind == "emotion" else None,
-        dropped=UNREADABLE,
+        dropped=UNPARSABLE,
     )
 
 

@@ -1,7 +1,7 @@
-"""respond, step 1. In: a manifest with transcripts and emotions. Out: expected responses beside it.
+"""Expected responses (step 1): the chat LLM continues each transcript in the tone of its emotion.
 
-The chat LLM continues each transcript in the tone of its emotion, greedily. Equal prompts are
-answered once. Responses that the paper's rules drop are counted by reason and kept out.
+Answers are greedy, and equal prompts are answered once. Responses that the paper's rules drop are
+counted by reason and left out of training.
 """
 
 from collections import Counter
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from rellm_cache.annotation.text_replies import Writing, ask
-from rellm_cache.config.schema import Recipe
+from rellm_cache.config.schema import LLMConfig, PromptsConfig, Recipe
 from rellm_cache.config.specs import digest
 from rellm_cache.corpus.manifest import (
     Utterance,
@@ -26,20 +26,19 @@ from rellm_cache.corpus.manifest import (
 from rellm_cache.llm.frozen import FrozenLLM
 from rellm_cache.llm.loading import llm_identity, load_llm
 from rellm_cache.llm.refusals import refusal_reason
-from rellm_cache.utils.console import progress
 from rellm_cache.utils.devices import default_device
 from rellm_cache.utils.result_table import FINGERPRINT, ResultTable, Row, with_fingerprint
 
 
 @dataclass(frozen=True)
 class RespondReport:
-    """What step 1 wrote for one manifest file.
+    """What `respond` wrote for one manifest file.
 
     Attributes:
-        path: of the responses.
+        path: file of the responses.
         written: utterances with a response.
-        generated: prompts the LLM answered now; the rest were answered before.
-        dropped: reason → utterances.
+        generated: prompts that the LLM answered now; the others were already answered.
+        dropped: reason → number of utterances.
     """
 
     path: Path
@@ -59,24 +58,23 @@ def respond(
     """
     config = recipe.require_llm()
     load = cache(lambda: load_llm(config, device or default_device()))
-    fingerprint = reply_fingerprint(recipe)
-    replies: dict[str, Row] = {}  # by prompt, of every file: equal prompts are answered once
+    fingerprint = reply_fingerprint(config, recipe.prompts)
+    replies: dict[str, Row] = {}  # by prompt, of all files
     return [
-        _respond_to(file, recipe, fingerprint, replies, load, batch_size)
+        _respond_to(file, recipe.prompts, fingerprint, replies, load, batch_size)
         for file in manifest_files(manifest)
     ]
 
 
-def reply_fingerprint(recipe: Recipe) -> str:
-    """What decides a response, in 12 hex digits: model, quantisation, wording, limits.
+def reply_fingerprint(llm: LLMConfig, prompts: PromptsConfig) -> str:
+    """Digest, in 12 hex digits, of all that a reply depends on besides its prompt.
 
     Raises:
-        ConfigError: the recipe has no LLM, or its folder is not whole.
+        ConfigError: a file is missing in the LLM's folder.
     """
-    prompts = recipe.prompts
     return digest(
         {
-            "llm": llm_identity(recipe.require_llm()),
+            "llm": llm_identity(llm),
             "system": prompts.empathetic_system,
             "prompt": prompts.expected_response,
             "tokens": prompts.expected_response_tokens,
@@ -86,7 +84,7 @@ def reply_fingerprint(recipe: Recipe) -> str:
 
 def _respond_to(
     file: Path,
-    recipe: Recipe,
+    prompts: PromptsConfig,
     fingerprint: str,
     replies: dict[str, Row],
     load: Callable[[], FrozenLLM],
@@ -97,26 +95,32 @@ def _respond_to(
     finished = [row for row in before if row.get(FINGERPRINT) == fingerprint and "prompt" in row]
     known = [_reply_of(row) for row in finished if "length" in row]
     table = ResultTable(out, fingerprint, [*replies.values(), *known])
-    # Rows of early versions do not tell their length and stay as they are.
+    # Rows of early versions have no length and stay as they are.
     old = {(row["id"], row["prompt"]): row for row in finished if "length" not in row}
-    prompts = {u.id: response_request(u, recipe.prompts.expected_response) for u in utterances}
-    left = table.missing(p for i, p in prompts.items() if p is not None and (i, p) not in old)
+    requests = {u.id: response_request(u, prompts.expected_response) for u in utterances}
+    left = table.missing(p for i, p in requests.items() if p is not None and (i, p) not in old)
     if left:
-        writing = Writing(recipe.prompts.empathetic_system, recipe.prompts.expected_response_tokens)
-        with progress("Responding", len(left), "prompts") as tick, table:
-            for answer in ask(load(), left, writing, batch_size):
-                table.add(answer.prompt, length=answer.length, **asdict(answer.reply))
-                tick()
-    rows = []
+        writing = Writing(prompts.empathetic_system, prompts.expected_response_tokens)
+        found = ask(load(), left, writing, batch_size)
+        replied = ((a.prompt, {"length": a.length, **asdict(a.reply)}) for a in found)
+        table.fill("Responding", len(left), "prompts", replied)
+    rows, limit = [], prompts.example_tokens
     for utterance in utterances:
-        prompt = prompts[utterance.id]
+        prompt = requests[utterance.id]
         own = {"id": utterance.id, FINGERPRINT: fingerprint}
         if prompt is None:
             missing = "transcript" if not utterance.text else "emotion"
             rows.append({**own, "dropped": f"no {missing}"})
         else:
             row = old.get((utterance.id, prompt))
-            rows.append(row or {**own, "prompt": prompt, **_judged(table[prompt], recipe)})
+            rows.append(
+                row
+                or {
+                    **own,
+                    "prompt": prompt,
+                    **_accept_or_drop(table[prompt], limit),
+                }
+            )
     table.finish(rows)
     replies |= {prompt: dict(table[prompt]) for prompt in table}
     dropped = Counter(row["dropped"] for row in rows if "dropped" in row)
@@ -124,15 +128,18 @@ def _respond_to(
 
 
 def _reply_of(row: Row) -> Row:
-    """The reply to a prompt, as the row of an utterance holds it."""
+    """The reply to a prompt, from the row of an utterance."""
     text = row.get("response", row.get("text", ""))
     kept = {name: row.get(name) for name in (FINGERPRINT, "early_stop", "length")}
     return {"id": row["prompt"], "text": text, **kept}
 
 
-def _judged(reply: Mapping[str, Any], recipe: Recipe) -> Row:
-    """A reply as a response, or as dropped with the reason, by today's rules and limits."""
-    limit = recipe.prompts.example_tokens
+def _accept_or_drop(reply: Mapping[str, Any], limit: int) -> Row:
+    """A reply as a response, or as dropped with the reason.
+
+    Args:
+        limit: maximum number of tokens of request and reply.
+    """
     reason = refusal_reason(reply["text"])
     if reason is None and reply["length"] > limit:
         reason = f"longer than {limit} tokens"

@@ -1,7 +1,7 @@
-"""transcribe. In: manifests and a recipe's transcriber. Out: what each clip says, in the cache.
+"""Transcripts of clips by Whisper, in the cache (`rellm transcribe`).
 
-A clip is done when its id and the digest of its audio are among the transcripts of this spec. What
-fails is listed with its reason and has no transcript; an empty transcript is one.
+A clip is done when the file of this transcriber has its id with the digest of its audio. A failed
+clip is listed with its reason and has no transcript. A transcript may be empty.
 """
 
 from collections.abc import Iterator, Sequence
@@ -30,8 +30,8 @@ from rellm_cache.store.remote.mirror import sync_mirror
 from rellm_cache.store.remote.upload import upload_file
 from rellm_cache.store.transcripts import (
     Transcript,
-    as_transcript,
-    file_rows,
+    file_lines,
+    parse_transcript,
     read_transcripts_file,
     transcriber_spec,
     transcripts_path,
@@ -44,21 +44,21 @@ from rellm_cache.utils.result_table import FINGERPRINT, ResultTable, Row
 
 @dataclass(frozen=True)
 class TranscribeReport:
-    """What was heard in the clips of some manifests.
+    """What `transcribe` did.
 
     Attributes:
-        path: of the transcripts.
-        transcribed: clips heard now.
-        present: clips that had a transcript already.
-        changed: of the clips heard or failed now, those that had one of other audio.
-        failures: path of the list of failed clips, where there are any.
-        failed: clips that could not be heard.
-        empty: transcripts without a word.
+        path: file of the transcripts.
+        failures: file that lists failed clips, if there are any.
+        transcribed: clips transcribed now.
+        present: clips that already had a transcript.
+        changed: clips transcribed or failed now that had a transcript of other audio.
+        failed: clips that could not be transcribed.
+        empty: empty transcripts.
         cut: transcripts that end at the limit of tokens.
-        hours: of audio heard now.
-        seconds: it took.
-        errors: against the manifests' texts, of the clips that have one; None if none has.
-        emotion_errors: the same by emotion.
+        hours: hours of audio transcribed now.
+        seconds: time of the call.
+        errors: word errors against the manifests' texts; None if no clip has a text.
+        emotion_errors: emotion → word errors.
     """
 
     path: Path
@@ -77,7 +77,7 @@ class TranscribeReport:
 
 @dataclass
 class _Work:
-    """What is known of the clips, and what is left to do."""
+    """State of a call: transcripts so far, clips that wait, and clips that failed."""
 
     table: ResultTable
     known: dict[str, Transcript]
@@ -90,8 +90,8 @@ class _Work:
         """List a clip as failed."""
         self.failed[utterance.id] = Failure(utterance.id, utterance.audio, str(error))
 
-    def lose(self, utterance: Utterance, error: AudioError) -> None:
-        """List a clip as failed whose transcript, if it has one, is of other audio."""
+    def fail_and_remove(self, utterance: Utterance, error: AudioError) -> None:
+        """List a clip as failed, and remove its transcript, which is of other audio."""
         self.fail(utterance, error)
         self.known.pop(utterance.id, None)
 
@@ -103,34 +103,34 @@ def transcribe(
     batch_size: int = 16,
     device: torch.device | None = None,
 ) -> TranscribeReport:
-    """Write down what every clip says that has no transcript by this recipe's transcriber yet.
+    """Transcribe the clips that have no transcript by this recipe's transcriber.
 
-    Killed at any moment, the same call goes on. Of two at once, the second waits for the first.
+    A killed call goes on where it was. A second call at the same time waits for the first.
 
     Args:
         manifests: files or folders; a clip may be in several.
-        cache: root of the stores; for a URL, what `open_mirror` gives.
+        cache: root of the stores; for a URL, the folder that `open_mirror` gives.
 
     Raises:
         ConfigError: the recipe has no transcriber, or its model cannot be used.
-        ManifestError: a manifest cannot be read, or two give one id to different audio.
-        StoreError: the transcripts that are there were altered.
+        ManifestError: a manifest cannot be read, or two manifests give one id to different audio.
+        StoreError: the file of transcripts was altered.
     """
-    begun = monotonic()
+    start = monotonic()
     utterances = read_clips(manifests)
     spec = resolve_transcriber(transcriber_spec(recipe))
     sync_mirror(cache)
     path = transcripts_path(cache, spec)
     with hold_lock(cache / WRITING / path.name):
         work = _find_work(utterances, path)
-        heard = _hear(work, spec, path, batch_size, device or default_device())
+        done = _transcribe(work, spec, path, batch_size, device or default_device())
         _commit(work, spec, path)
     record_failures(path.with_suffix(""), {u.id for u in utterances}, work.failed.values())
-    return _report(path, utterances, work, heard, monotonic() - begun)
+    return _report(path, utterances, work, done, monotonic() - start)
 
 
 def read_clips(manifests: Sequence[Path]) -> list[Utterance]:
-    """The utterances of several manifest files or folders, each once.
+    """Utterances of several manifest files or folders, each id once.
 
     Raises:
         ManifestError: a manifest cannot be read, or two give one id to different audio.
@@ -141,14 +141,14 @@ def read_clips(manifests: Sequence[Path]) -> list[Utterance]:
             other = clips.setdefault(utterance.id, utterance)
             if (other.audio, other.segment) != (utterance.audio, utterance.segment):
                 raise ManifestError(
-                    f"{manifest}: id {utterance.id!r} is of {utterance.audio}, in a manifest "
-                    f"before it of {other.audio}; transcribe them into different caches"
+                    f"{manifest}: id {utterance.id!r} is {utterance.audio} here, but {other.audio} "
+                    "in an earlier manifest; transcribe them into different caches"
                 )
     return list(clips.values())
 
 
 def _find_work(utterances: Sequence[Utterance], path: Path) -> _Work:
-    """What the file and the journal of an interrupted run hold, and which clips they lack."""
+    """Read the file and the journal, and find the clips that they lack."""
     table = ResultTable(path, finished=map(asdict, _committed(path).values()))
     known = {name: _transcript(table, name) for name in table}
     work = _Work(table, known)
@@ -165,13 +165,13 @@ def _find_work(utterances: Sequence[Utterance], path: Path) -> _Work:
     return work
 
 
-def _hear(
+def _transcribe(
     work: _Work, spec: TranscriberSpec, path: Path, batch_size: int, device: torch.device
 ) -> set[str]:
-    """Transcribe what waits, each batch into the journal before the next begins; which ids."""
-    heard: set[str] = set()
+    """Transcribe waiting clips, each batch into the journal; return the ids of the transcribed."""
+    done: set[str] = set()
     if not work.waiting:
-        return heard
+        return done
     model = WhisperTranscriber(spec, device)
     splitter = OomSplitter(model.transcribe, spec.slug, device, say)
     size = clips_at_a_time(device, batch_size)
@@ -179,52 +179,53 @@ def _hear(
         for utterances in _batches(work.waiting, size):
             clips = _load(utterances, work)
             texts = splitter.run(list(clips.values()))
-            for (utterance, clip), said in zip(clips.items(), texts, strict=True):
-                if isinstance(said, AudioError):
-                    work.lose(utterance, said)
+            for (utterance, clip), transcription in zip(clips.items(), texts, strict=True):
+                if isinstance(transcription, AudioError):
+                    work.fail_and_remove(utterance, transcription)
                     continue
                 name = utterance.id
-                work.table.add(name, _hex(clip.digest), text=said.text, cut=said.cut)
+                fields = {"text": transcription.text, "cut": transcription.cut}
+                work.table.add(name, _hex(clip.digest), **fields)
                 work.known[name] = _transcript(work.table, name)
                 work.hours += clip.seconds / 3600
-                heard.add(name)
+                done.add(name)
             tick(len(utterances), f"{work.hours:.2f} h of audio")
-    return heard
+    return done
 
 
 def _batches(utterances: Sequence[Utterance], size: int) -> Iterator[list[Utterance]]:
-    """Utterances of like duration together: their texts are of like length."""
+    """Batches of utterances of similar duration, as their texts have similar lengths."""
     durations = [round(1000 * (u.duration or 0.0)) for u in utterances]
     for indices in ordered_batches(durations, size):
         yield [utterances[i] for i in indices]
 
 
 def _load(utterances: Sequence[Utterance], work: _Work) -> dict[Utterance, Clip]:
-    """The clips that can be heard. Of others no transcript is kept, unless of this audio."""
+    """Load clips; a clip that cannot be read fails and loses its transcript."""
     clips = {}
     for utterance in utterances:
         try:
             clips[utterance] = load_clip(utterance)
         except AudioError as error:
-            work.lose(utterance, error)
+            work.fail_and_remove(utterance, error)
     return clips
 
 
 def _commit(work: _Work, spec: TranscriberSpec, path: Path) -> None:
-    """Bring the file up to date in one step. The journal stays until a mirror has uploaded it."""
+    """Replace the file in one step; the journal stays until a mirror has uploaded the file."""
 
     def write(path: Path, rows: list[Row]) -> None:
         write_lines(path, rows)
         upload_file(path)
 
     if work.known != _committed(path) or work.table.journal.exists():
-        rows = file_rows(spec, WhisperTranscriber.licence, work.known.values())
+        rows = file_lines(spec, WhisperTranscriber.licence, work.known.values())
         work.table.finish(rows, write)
 
 
 def _transcript(table: ResultTable, name: str) -> Transcript:
     row = {"audio_sha256" if k == FINGERPRINT else k: v for k, v in table[name].items()}
-    return as_transcript(row, str(table.journal))
+    return parse_transcript(row, str(table.journal))
 
 
 def _committed(path: Path) -> dict[str, Transcript]:
@@ -232,20 +233,20 @@ def _committed(path: Path) -> dict[str, Transcript]:
 
 
 def _report(
-    path: Path, utterances: Sequence[Utterance], work: _Work, heard: set[str], seconds: float
+    path: Path, utterances: Sequence[Utterance], work: _Work, done: set[str], seconds: float
 ) -> TranscribeReport:
-    done = [(u, work.known[u.id]) for u in utterances if u.id in work.known]
-    compared = [(u, transcript.text) for u, transcript in done if normalize_words(u.text)]
+    found = [(u, work.known[u.id]) for u in utterances if u.id in work.known]
+    compared = [(u, transcript.text) for u, transcript in found if normalize_words(u.text)]
     emotions = sorted({u.emotion for u, _ in compared if u.emotion})
     return TranscribeReport(
         path=path,
         failures=failures_path(path.with_suffix("")),
-        transcribed=len(heard),
-        present=len(utterances) - len(heard) - len(work.failed),
+        transcribed=len(done),
+        present=len(utterances) - len(done) - len(work.failed),
         changed=len(work.changed),
         failed=len(work.failed),
-        empty=sum(not transcript.text for _, transcript in done),
-        cut=sum(transcript.cut for _, transcript in done),
+        empty=sum(not transcript.text for _, transcript in found),
+        cut=sum(transcript.cut for _, transcript in found),
         hours=work.hours,
         seconds=seconds,
         errors=_errors(compared) if compared else None,

@@ -78,7 +78,7 @@ def score(scorer: Path, source: Path, out: Path, as_json: bool) -> None:
     The new columns are ER_label, IP_label, EX_label and their probabilities, for texts cut at
     EPITOME's 64 tokens, and the same with a longer limit as ER_label_long and so on.
     """
-    from rellm_cache.empathy.score_table import score_csv
+    from rellm_cache.empathy.scoring import score_csv
 
     report = score_csv(scorer, source, out)
     if as_json:

@@ -19,9 +19,7 @@ def check_fit(
     """Check that names and shapes of weights are those of a model.
 
     Args:
-        model_class: of the model.
-        config: of the model.
-        state: its weights, tied ones included.
+        state: the model's weights, tied ones included.
         source: file of the weights, for the message.
 
     Raises:

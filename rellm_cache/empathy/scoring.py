@@ -1,27 +1,49 @@
-"""Scoring of replies: levels and probabilities from a trained scorer.
+"""Scoring of replies: levels and probabilities from a trained scorer, for exchanges or a CSV file.
 
 Each exchange is scored twice: with texts cut as EPITOME cuts them, and with a longer limit that
 keeps a question late in a long reply. If nothing is cut, one score serves for both.
+
+Columns that are added to a CSV file, for each mechanism of the scorer:
+
+ER_label, ER_p0, ER_p1, ER_p2            level and probabilities, texts cut at 64 tokens
+ER_label_long, ER_p0_long, …             the same with the scorer's longer limit
+reply_cut, post_cut                      1 if the text is longer than 64 tokens
+fingerprint                              digest of the scorer and of the scored file
 """
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from rellm_cache.config.specs import digest
 from rellm_cache.empathy.bi_encoder import EmpathyScorer
-from rellm_cache.empathy.epitome import Exchange
+from rellm_cache.empathy.epitome import TEXTS, Exchange, one_spaced, read_rows
 from rellm_cache.empathy.exchanges import (
     CHUNK,
     EncodedExchange,
     collate_exchanges,
     encode_exchanges,
 )
-from rellm_cache.empathy.scorer_folder import EmpathyModel
+from rellm_cache.empathy.scorer_folder import (
+    CARD,
+    EmpathyModel,
+    ScorerCard,
+    load_card,
+    load_empathy,
+)
 from rellm_cache.empathy.tfidf import TfidfModel
+from rellm_cache.errors import ManifestError
 from rellm_cache.metrics.calibration import probabilities_of
+from rellm_cache.metrics.intervals import Summary, summarize
+from rellm_cache.utils.atomic_files import write_csv
+from rellm_cache.utils.console import counted, progress, say
+from rellm_cache.utils.devices import default_device
+from rellm_cache.utils.result_table import FINGERPRINT, ResultTable, fingerprint_of
 
 BATCH = 32  # exchanges in one forward pass
 
@@ -121,3 +143,116 @@ def level_logits(
 
 def _most_probable(probabilities: Probabilities) -> dict[str, int]:
     return {name: int(np.argmax(values)) for name, values in probabilities.items()}
+
+
+@dataclass(frozen=True)
+class ScoreReport:
+    """Summary of a scored file.
+
+    Attributes:
+        rows: number of rows.
+        tokens: limit of the labels.
+        long_tokens: limit of the long labels.
+        replies_cut: replies longer than `tokens`.
+        posts_cut: posts longer than `tokens`.
+        levels: mechanism → mean and deviation of its level.
+        long_levels: the same with the longer limit.
+    """
+
+    rows: int
+    tokens: int
+    long_tokens: int
+    replies_cut: int
+    posts_cut: int
+    levels: dict[str, Summary]
+    long_levels: dict[str, Summary]
+
+
+def score_csv(folder: Path, source: Path, out: Path) -> ScoreReport:
+    """Score every row of `source` and write all rows with the new columns to `out`.
+
+    A killed call resumes after its last row. If `out` is up to date, nothing is done.
+
+    Args:
+        folder: scorer folder.
+        source: CSV file with the columns seeker_post and response_post.
+
+    Raises:
+        RunError: `folder` has no finished scorer.
+        ManifestError: a column or a text is missing, a new column exists already, or `out` is not
+            a table.
+    """
+    rows = [row for _, row in read_rows(source, TEXTS)]
+    if not rows:
+        raise ManifestError(f"{source}: no rows below the header")
+    card = load_card(folder)
+    columns = [*_columns(card), FINGERPRINT]
+    if taken := [name for name in columns if name in rows[0]]:
+        raise ManifestError(f"{source}: has a column {', '.join(taken)} already; rename it")
+    files = (folder / CARD, source)
+    fingerprint = digest([hashlib.sha256(file.read_bytes()).hexdigest() for file in files])
+    before = [row for _, row in read_rows(out, ())] if out.exists() else []
+    if len(before) == len(rows) and all(fingerprint_of(row) == fingerprint for row in before):
+        say(f"{out}: nothing to do, {counted(len(rows), 'reply is', 'replies are')} scored")
+        return _report(card, before)
+    model = load_empathy(folder, default_device())
+    table = ResultTable(out, fingerprint, ())
+    ids = list(map(str, range(len(rows))))
+    missing = table.missing(ids, *columns)
+    exchanges = [_exchange(rows[int(i)]) for i in missing]
+    with progress("Scoring", len(exchanges), "replies") as tick, table:
+        for i, score in zip(missing, score_exchanges(model, exchanges), strict=True):
+            table.add(i, **_score_columns(score))
+            tick()
+    scored = [
+        row | {name: table[i][name] for name in columns} for i, row in zip(ids, rows, strict=True)
+    ]
+    names = list(scored[0])
+    table.finish(scored, lambda path, rows: write_csv(path, names, (row.values() for row in rows)))
+    return _report(card, scored)
+
+
+def _exchange(row: dict[str, str]) -> Exchange:
+    seeker, response = (one_spaced(row[name]) for name in TEXTS)
+    return Exchange("", "", seeker, response)
+
+
+def _report(card: ScorerCard, rows: Sequence[dict[str, str]]) -> ScoreReport:
+    names = [name for group in card.groups for name in group]
+
+    def values(column: str) -> list[int]:
+        return [int(row[column]) for row in rows]
+
+    return ScoreReport(
+        rows=len(rows),
+        tokens=card.settings.tokens,
+        long_tokens=card.settings.long_tokens,
+        replies_cut=sum(values("reply_cut")),
+        posts_cut=sum(values("post_cut")),
+        levels={name: summarize(values(f"{name}_label")) for name in names},
+        long_levels={name: summarize(values(f"{name}_label_long")) for name in names},
+    )
+
+
+def _columns(card: ScorerCard) -> list[str]:
+    """Names of the columns with scores."""
+    names = [name for group in card.groups for name in group]
+    parts = ("label", "p0", "p1", "p2")
+    return [
+        *(f"{name}_{part}{end}" for end in ("", "_long") for name in names for part in parts),
+        "reply_cut",
+        "post_cut",
+    ]
+
+
+def _score_columns(score: ReplyScore) -> dict[str, str]:
+    """The values of the columns for one score."""
+    row = {"reply_cut": str(int(score.reply_cut)), "post_cut": str(int(score.post_cut))}
+    for levels, probabilities, end in (
+        (score.levels, score.probabilities, ""),
+        (score.long_levels, score.long_probabilities, "_long"),
+    ):
+        for name, values in probabilities.items():
+            row[f"{name}_label{end}"] = str(levels[name])
+            row |= {f"{name}_p{level}{end}": f"{p:.4f}" for level, p in enumerate(values)}
+    return row

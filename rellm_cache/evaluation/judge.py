@@ -1,16 +1,16 @@
-"""judge. In: trained runs and a manifest with questions. Out: how well each answers, by an LLM.
+"""Judge: an LLM scores the answers of runs to questions about speech (`rellm judge`).
 
-<run>/judged.jsonl      every question with the run's answer, its score, what both were made from
-<run>/judged.json       mean scores by type, and what label accuracy says to them
+<run>/judged.jsonl      all questions with the run's answers, their scores and fingerprints
+<run>/judged.json       mean scores by type, and their correlation with label accuracy
 
-Each run hears the speech and the question, no metadata. A judge, any chat LLM, then scores the
-answer against the row's own: the mean of the levels 0 to `qa.judge.top` by how likely it finds each
-as its answer, so that no reply has to be parsed. Where the question is for the emotion, an answer
-is right if it names the label; the judge is worth as much as it agrees with that.
+A run gets speech and question, without metadata. The judge, any chat LLM, compares its answer with
+that of the row. Its score is the mean of the levels 0 to `qa.judge.top`, weighted by their
+likelihoods, so no reply has to be parsed. An answer to a question for the emotion is right if it
+names the label alone; the correlation of score and rightness shows how far to trust the judge.
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -38,9 +38,9 @@ from rellm_cache.qa.rows import QARow, distinct_questions, read_questions
 from rellm_cache.runs.shared_models import Resources
 from rellm_cache.runs.weights import RECIPE, load_info, load_run, run_recipe, trained_digest
 from rellm_cache.utils.atomic_files import write_json
-from rellm_cache.utils.console import counted, progress, say
+from rellm_cache.utils.console import counted, say
 from rellm_cache.utils.devices import default_device
-from rellm_cache.utils.result_table import FINGERPRINT, ResultTable, read_rows
+from rellm_cache.utils.result_table import FINGERPRINT, ResultTable, Row, read_rows
 
 BATCH = 16
 JUDGED = "judged"
@@ -48,14 +48,14 @@ JUDGED = "judged"
 
 @dataclass(frozen=True)
 class JudgedAnswer:
-    """A run's answer to one question.
+    """A run's answer to one question, and its score.
 
     Attributes:
-        id: of the utterance.
-        type: of the question.
-        question, reference: as in its row.
-        answer: the run's.
-        score: the judge's, 0 to `qa.judge.top`.
+        id: id of the utterance.
+        type: type of the question.
+        question, reference: question and answer of its row.
+        answer: the run's answer.
+        score: the judge's score, 0 to `qa.judge.top`.
         right: the answer names the label and no other emotion; None for other types.
     """
 
@@ -70,18 +70,18 @@ class JudgedAnswer:
 
 @dataclass(frozen=True)
 class JudgeScores:
-    """How one run answers.
+    """Scores of one run.
 
     Attributes:
-        run: its folder.
-        mode: of the rows it learnt from, `none` where it learnt from no questions.
+        run: run folder.
+        mode: mode of the questions in its training, or `none`.
         judge: the judging LLM.
-        top: highest score.
-        overall: of all answers.
-        types: type → its scores.
-        accuracy: share of emotion questions answered with the label; None without any.
-        correlation: of score and rightness over emotion questions, Spearman's; None without any,
-            and NaN where all are right or all wrong.
+        top: highest possible score.
+        overall: mean score of all answers.
+        types: type → mean score.
+        accuracy: share of emotion questions answered with the label; None without such questions.
+        correlation: Spearman's correlation of score and rightness over emotion questions; None
+            without such questions, and NaN where all answers are right or all are wrong.
     """
 
     run: str
@@ -94,7 +94,7 @@ class JudgeScores:
     correlation: Interval | None
 
     def to_json(self) -> dict[str, Any]:
-        """As `judge --json` prints it; what has no value is null."""
+        """Content of `judged.json`; a correlation without a value is null."""
         values = asdict(self)
         if self.correlation is not None and np.isnan(self.correlation.value):
             values["correlation"] = None
@@ -109,7 +109,7 @@ def names_label(answer: str, label: str) -> bool:
 def summarize_judged(
     judged: Sequence[JudgedAnswer], run: str, mode: str, model: str, top: int
 ) -> JudgeScores:
-    """Means by type, and how score and rightness go together over emotion questions."""
+    """Mean scores by type, accuracy, and correlation of score and rightness."""
     named = [answer for answer in judged if answer.right is not None]
     rights = [float(bool(answer.right)) for answer in named]
     types = sorted({answer.type for answer in judged})
@@ -132,15 +132,14 @@ def judge(
     judging: LLMConfig | None = None,
     batch_size: int = BATCH,
 ) -> list[JudgeScores]:
-    """Score the answers of runs to the questions beside a manifest; each run in its turn.
+    """Score the answers of runs to the questions beside a manifest, one run after another.
 
     Args:
-        judging: the LLM that judges; None for the first run's own, without LoRA, so that one judge
-            scores all runs.
+        judging: the judging LLM for all runs; None for the LLM of the first run, without LoRA.
 
     Raises:
         RunError: a run is not a finished one.
-        ConfigError: a run has no LLM, or its model reads.
+        ConfigError: a run has no LLM, or is a text model.
         ManifestError: there are no questions.
         StoreError: clips are absent from the cache.
     """
@@ -149,19 +148,19 @@ def judge(
     if not rows:
         raise ManifestError(f"{manifest}: no question was kept; see the reasons `rellm qa` gave")
     resources = Resources()
-    recipes = [_recipe_of(run) for run in runs]
+    recipes = [_speech_recipe(run) for run in runs]
     judge_config = replace(judging or recipes[0].require_llm(), lora=None)
     settings = recipes[0].qa.judge
-    asked = digest([[asdict(row) for row in rows], llm_identity(judge_config), asdict(settings)])
-    tables = []
+    task = digest([[asdict(row) for row in rows], llm_identity(judge_config), asdict(settings)])
     ids = sorted({row.id for row in rows})
-    # All of them before the judge, which may take the LLM's place in memory.
+    tables = []
+    # All runs answer before the judge is loaded, as memory may hold one LLM only.
     for run, recipe in zip(runs, recipes, strict=True):
         streams = resources.streams(recipe, cache)
         command = f"rellm extract {manifest} --recipe {run}/recipe.toml --cache {cache}"
         streams.require(ids, command)
-        heard = [streams.audio_sha256(i) for i in ids]
-        table = _open_table(run, digest([asked, heard, llm_identity(recipe.require_llm())]))
+        audio = [streams.audio_sha256(i) for i in ids]
+        table = _open_table(run, digest([task, audio, llm_identity(recipe.require_llm())]))
         if _is_finished(table, rows):
             say(f"{run}: nothing to do, {counted(len(rows), 'answer is', 'answers are')} judged")
         else:
@@ -170,7 +169,7 @@ def judge(
     scores = []
     for run, recipe, table in zip(runs, recipes, tables, strict=True):
         _score(rows, table, settings, lambda: resources.llm(judge_config, default_device()))
-        judged = _judged(rows, table)
+        judged = _judged_answers(rows, table)
         mode = recipe.qa.mode if recipe.losses.qa_lm else "none"
         found = summarize_judged(judged, str(run), mode, judge_config.model, settings.top)
         if not _is_finished(table, rows):
@@ -181,27 +180,27 @@ def judge(
     return scores
 
 
-def _recipe_of(run: Path) -> Recipe:
-    """The recipe of a finished run that hears."""
+def _speech_recipe(run: Path) -> Recipe:
+    """The recipe of a finished run; `ConfigError` where it is a text model."""
     recipe = run_recipe(run)
     if recipe.text is not None:
         raise ConfigError(
-            f"{run}: recipe {recipe.name!r} reads text; judge runs of recipes that hear speech"
+            f"{run}: recipe {recipe.name!r} reads text; judge runs of recipes without [text]"
         )
     load_info(run)
     return recipe
 
 
-def _open_table(run: Path, asked: str) -> ResultTable:
-    """Answers and scores of one run, by the keys of questions."""
-    made = digest([asked, (run / RECIPE).read_text("utf-8"), trained_digest(run)])
+def _open_table(run: Path, task: str) -> ResultTable:
+    """Answers and scores of one run, by keys of questions."""
+    made = digest([task, (run / RECIPE).read_text("utf-8"), trained_digest(run)])
     path = run / f"{JUDGED}.jsonl"
     finished = ({**r, "id": _key(r["id"], r["type"], r["question"])} for r in read_rows(path))
     return ResultTable(path, made, finished)
 
 
 def _is_finished(table: ResultTable, rows: Sequence[QARow]) -> bool:
-    """Whether every question is answered and scored, and the run's folder has it all."""
+    """Whether all questions are scored, and both files are written."""
     missing = table.missing(map(_key_of, rows), "score")
     return not missing and _summary(table).is_file() and not table.journal.exists()
 
@@ -227,7 +226,7 @@ def _answer(
     resources: Resources,
     batch_size: int,
 ) -> None:
-    """Let a run answer every question from the speech."""
+    """Let a run answer all questions from the speech."""
     by_clip: dict[str, list[QARow]] = {}
     missing = {*table.missing(map(_key_of, rows), "answer")}
     for row in rows:
@@ -240,8 +239,8 @@ def _answer(
     llm = require_llm(model.llm)
     loader = BatchLoader([Example(clip) for clip in by_clip], streams, device)
     plan = ordered_batches(loader.lengths, batch_size)
-    total = sum(map(len, by_clip.values()))
-    with progress("Answering", total, "questions") as tick, table:
+
+    def answers() -> Iterator[tuple[str, Row]]:
         for batch in loader.batches(plan, reuse_memory=True):
             speech = model.speech(batch.to(device))
             asked = [(i, row) for i, clip in enumerate(batch.ids) for row in by_clip[clip]]
@@ -253,8 +252,9 @@ def _answer(
                 ]
                 replies = model.question_answers(speech, questions, recipe.qa.judge.answer_tokens)
                 for (_, row), reply in zip(part, replies, strict=True):
-                    table.add(_key_of(row), answer=reply.text)
-                tick(len(part))
+                    yield _key_of(row), {"answer": reply.text}
+
+    table.fill("Answering", len(missing), "questions", answers())
 
 
 def _score(
@@ -263,7 +263,7 @@ def _score(
     settings: JudgeSettings,
     load: Callable[[], FrozenLLM],
 ) -> None:
-    """Let the judge score every answer of a run."""
+    """Let the judge score all answers of a run."""
     missing = {*table.missing(map(_key_of, rows), "score")}
     left = [row for row in rows if _key_of(row) in missing]
     if not left:
@@ -272,18 +272,19 @@ def _score(
     end = llm.chat.ids(llm.chat.end_text)
     levels = [llm.chat.ids(str(number)) + end for number in range(settings.top + 1)]
     values = torch.arange(len(levels), device=llm.device, dtype=torch.float32)
-    with progress("Judging", len(left), "answers") as tick, table:
-        for row in left:
-            request = judge_request(row, table[_key_of(row)]["answer"], settings)
-            ids = llm.chat.text_prompt(settings.system, request)
-            likely = answer_log_likelihoods(llm, [llm.segment(ids=ids)], levels)  # (top + 1,)
-            shares = likely.softmax(0)
-            table.add(_key_of(row), score=float(shares @ values))
-            tick()
+
+    def score(row: QARow) -> float:
+        request = judge_request(row, table[_key_of(row)]["answer"], settings)
+        ids = llm.chat.text_prompt(settings.system, request)
+        likely = answer_log_likelihoods(llm, [llm.segment(ids=ids)], levels)  # (top + 1,)
+        return float(likely.softmax(0) @ values)
+
+    scores = ((_key_of(row), {"score": score(row)}) for row in left)
+    table.fill("Judging", len(left), "answers", scores)
 
 
 def judge_request(row: QARow, answer: str, settings: JudgeSettings) -> str:
-    """What the judge is asked about one answer."""
+    """The user's turn for the judge about one answer."""
     filled = {
         "top": str(settings.top),
         "question": row.question,
@@ -291,11 +292,12 @@ def judge_request(row: QARow, answer: str, settings: JudgeSettings) -> str:
         "answer": answer,
     }
     marks = re.compile("{(" + "|".join(filled) + ")}")
-    return marks.sub(lambda mark: filled[mark[1]], settings.request)  # at once: texts hold braces
+    # In one pass, as texts may hold braces.
+    return marks.sub(lambda mark: filled[mark[1]], settings.request)
 
 
-def _judged(rows: Sequence[QARow], table: ResultTable) -> list[JudgedAnswer]:
-    """Each question with the run's answer and its score."""
+def _judged_answers(rows: Sequence[QARow], table: ResultTable) -> list[JudgedAnswer]:
+    """All questions with the run's answers and scores."""
     judged = []
     for row in rows:
         answer, score = table[_key_of(row)]["answer"], table[_key_of(row)]["score"]

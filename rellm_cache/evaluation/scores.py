@@ -13,30 +13,12 @@ from rellm_cache.corpus.manifest import DIMENSIONS, Utterance
 from rellm_cache.data.batch import Example
 from rellm_cache.data.examples import emotion_index
 from rellm_cache.evaluation.empathy import EmpathyScores
-from rellm_cache.inference.emotion import Label, LLMScores, score_labels
+from rellm_cache.evaluation.predictions import EmotionPredictions
+from rellm_cache.inference.emotion import LLMScores, score_labels
 from rellm_cache.metrics.classification import RecognitionScores
 from rellm_cache.metrics.regression import concordance_interval
 from rellm_cache.runs.provenance import DataSummary
 from rellm_cache.training.validation import HeadScores, score_heads
-
-
-@dataclass(frozen=True)
-class EmotionPredictions:
-    """Predicted emotions of utterances, in their order.
-
-    Attributes:
-        head: emotions by the category head; None for a text model, which has no heads.
-        dimensions: (N, 3) float32 arousal, dominance, valence by the dimension head, or None.
-        llm: labels by the LLM, or None.
-        in_words: the LLM's labels have greedy answers.
-        losses: mean of each loss.
-    """
-
-    head: list[str] | None
-    dimensions: NDArray[np.float32] | None
-    llm: list[Label] | None
-    in_words: bool
-    losses: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -138,26 +120,3 @@ def ccc_intervals(
         interval = concordance_interval(true[:, column], predicted[:, column])
         found[name] = (interval.low, interval.high)
     return found
-
-
-def prediction_rows(
-    utterances: Sequence[Utterance], predictions: EmotionPredictions
-) -> tuple[list[str], list[list[str]]]:
-    """Columns and rows of `predictions.csv`.
-
-    A row has the true emotion, the emotions by head and LLM, and arousal, dominance and valence by
-    the dimension head; a cell without a value is empty.
-    """
-    labels = predictions.llm
-    emotions: dict[str, Sequence[str | None] | None] = {
-        "head": predictions.head,
-        "llm": None if labels is None else [label.likely for label in labels],
-        "llm_in_words": None if labels is None else [label.named for label in labels],
-    }
-    dimensions = predictions.dimensions
-    rows = []
-    for place, utterance in enumerate(utterances):
-        named = ["" if column is None else column[place] or "" for column in emotions.values()]
-        values = [""] * 3 if dimensions is None else [f"{value:.4f}" for value in dimensions[place]]
-        rows.append([utterance.id, utterance.speaker, utterance.emotion or "", *named, *values])
-    return ["id", "speaker", "emotion", *emotions, *DIMENSIONS], rows

@@ -105,7 +105,6 @@ class Pipeline:
     """Encodes batches and commits their frames. Loads the models when made; use it with `with`.
 
     Args:
-        config: encoders, cache and device.
         emit: called from several threads with a `BatchDone` for each batch, a `Note` for the user,
             and `Aborted` at the first error.
         max_unwritten_bytes: of frames that wait for the disk.
@@ -233,12 +232,7 @@ def _wait_for_decoding(
 def run_worker(config: WorkerConfig, receive: Callable[[], Command], emit: Emit) -> None:
     """Run one worker: load the models, encode batches as they arrive, commit.
 
-    `Finished` is always the last event.
-
-    Args:
-        config: encoders, cache and device.
-        receive: waits for the next command.
-        emit: called with each event.
+    `receive` waits for the next command. `Finished` is always the last event.
     """
     try:
         if config.threads:

@@ -64,10 +64,7 @@ def extract(
     """Encode every clip of a manifest that the cache does not hold yet.
 
     Args:
-        manifest: file or folder.
-        recipe: its encoders are used.
         cache: folder of the stores; for a URL, what `open_mirror` gives.
-        batch_size: clips decoded and encoded together.
         device: None for the GPUs of this machine, or the CPU.
         options: workers and shard; None does all work in this process.
 

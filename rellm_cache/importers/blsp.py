@@ -151,7 +151,7 @@ def import_blsp(folder: Path, out: Path, recipe: Recipe, sizes: Mapping[str, int
         recipe=out / RECIPE,
         whisper=out / "whisper",
         trainable=info.trainable_parameters,
-        lora=sum(LORA in name for name in weights.shapes),
+        lora=sum(LORA in name for name in weights.described),
     )
 
 
@@ -287,7 +287,7 @@ def write_whisper(folder: Path, config: BlspConfig, weights: CheckpointWeights, 
     shutil.copyfile(folder / PREPROCESSOR, out / PREPROCESSOR)
     whisper = config.whisper
     whisper.architectures = ["WhisperModel"]
-    whisper.dtype = weights.dtypes[f"{WHISPER}conv1.weight"]
+    whisper.dtype = weights.described[f"{WHISPER}conv1.weight"].dtype
     whisper.save_pretrained(out)
 
 

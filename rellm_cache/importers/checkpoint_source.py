@@ -6,13 +6,13 @@ with `weights_only`, so no code in them runs. Files are memory-mapped, one at a 
 
 import pickle
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
 from rellm_cache.errors import ConfigError
@@ -20,47 +20,30 @@ from rellm_cache.utils.json_files import read_object
 
 # Either one file or the index of several; the first one found is used.
 FILES = ("model.safetensors", "pytorch_model.bin")
-UNREADABLE = (OSError, SafetensorError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError)
+UNREADABLE = (
+    OSError, SafetensorError, RuntimeError, EOFError, ValueError, AttributeError, LookupError,
+    pickle.UnpicklingError,
+)  # fmt: skip
 SHOWN_NAMES = 3  # in a message
-
-# By the names of safetensors.
-_DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
-}
-
-ReadTensor = Callable[[str], Tensor]
 
 
 @dataclass(frozen=True)
 class CheckpointWeights:
-    """Names, shapes and dtypes of all tensors of a checkpoint, read before any tensor.
+    """Names, shapes and dtypes of all tensors of a checkpoint.
 
     Attributes:
         folder: of the checkpoint.
         files: in order.
-        file_of: tensor name → file.
-        shapes: tensor name → shape.
-        dtypes: tensor name → dtype.
+        described: name → tensor without data, on torch's `meta` device.
     """
 
     folder: Path
     files: list[Path]
-    file_of: dict[str, Path]
-    shapes: dict[str, tuple[int, ...]]
-    dtypes: dict[str, torch.dtype]
+    described: dict[str, Tensor]
 
     def bytes(self, names: Iterable[str]) -> int:
         """Size of these tensors."""
-        return sum(torch.Size(self.shapes[n]).numel() * self.dtypes[n].itemsize for n in names)
+        return sum(self.described[name].nbytes for name in names)
 
     def check(self, expected: dict[str, tuple[int, ...]], ignored: Callable[[str], bool]) -> None:
         """Check that exactly the expected tensors are present.
@@ -73,32 +56,30 @@ class CheckpointWeights:
             ConfigError: tensors are missing or unexpected, have another shape or are not floating
                 point; the message names the first few.
         """
-        missing = sorted(expected.keys() - self.shapes.keys())
+        missing = sorted(expected.keys() - self.described.keys())
         if missing:
             raise ConfigError(
                 f"{self.folder}: the weights lack {_shorten(missing)}; copy all files again"
             )
-        others = sorted(n for n in self.shapes.keys() - expected.keys() if not ignored(n))
+        others = sorted(n for n in self.described.keys() - expected.keys() if not ignored(n))
         if others:
             raise ConfigError(
                 f"{self.folder}: the weights hold {_shorten(others)}, which this model does not "
                 "have; expected the published checkpoint, neither quantized nor with adapters"
             )
         for name, shape in expected.items():
-            if self.shapes[name] != shape or not self.dtypes[name].is_floating_point:
+            found = self.described[name]
+            if found.shape != shape or not found.is_floating_point():
                 raise ConfigError(
-                    f"{self.folder}: tensor {name}: found {self.dtypes[name]} "
-                    f"{self.shapes[name]}, expected floating point {shape}; copy the weights that "
-                    "belong to config.json"
+                    f"{self.folder}: tensor {name}: found {found.dtype} {tuple(found.shape)}, "
+                    f"expected floating point {shape}; copy the weights that belong to config.json"
                 )
 
     def tensors(
         self, file: Path, wanted: Callable[[str], bool] = lambda name: True
     ) -> Iterator[tuple[str, Tensor]]:
         """Yield name and value of each wanted tensor of one file."""
-        _, read = open_tensors(file)
-        names = (name for name, place in self.file_of.items() if place == file)
-        return ((name, read(name)) for name in names if wanted(name))
+        return (pair for pair in open_tensors(file).items() if wanted(pair[0]))
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -116,17 +97,13 @@ def find_weights(folder: Path) -> CheckpointWeights:
             files hold the same tensor.
     """
     files = weight_files(folder)
-    file_of: dict[str, Path] = {}
-    shapes: dict[str, tuple[int, ...]] = {}
-    dtypes: dict[str, torch.dtype] = {}
+    described: dict[str, Tensor] = {}
     for file in files:
-        for name, (shape, dtype) in open_tensors(file)[0].items():
-            if name in file_of:
-                raise ConfigError(
-                    f"{file}: found {name}, which {file_of[name].name} holds too; copy both again"
-                )
-            file_of[name], shapes[name], dtypes[name] = file, shape, dtype
-    return CheckpointWeights(folder, files, file_of, shapes, dtypes)
+        for name, tensor in open_tensors(file).items():
+            if name in described:
+                raise ConfigError(f"{file}: another file holds {name} too; copy all files again")
+            described[name] = tensor.to("meta")
+    return CheckpointWeights(folder, files, described)
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -149,37 +126,18 @@ def weight_files(folder: Path) -> list[Path]:
     raise ConfigError(f"{folder}: found neither {wanted}; copy the weights into the folder")
 
 
-Description = dict[str, tuple[tuple[int, ...], torch.dtype]]
-
-
-def open_tensors(file: Path) -> tuple[Description, ReadTensor]:
-    """Name → shape and dtype of every tensor of a file, and a function that reads one.
+def open_tensors(file: Path) -> dict[str, Tensor]:
+    """Name → memory-mapped tensor of a file.
 
     Raises:
-        ConfigError: the file is damaged or holds more than tensors. That function raises it too.
+        ConfigError: the file is damaged or holds more than tensors.
     """
-    with _translated_errors(file):
-        if file.suffix != ".safetensors":
-            state = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
-            return {n: (tuple(t.shape), t.dtype) for n, t in state.items()}, state.__getitem__
-        opened: Any = safe_open(file, "pt")
-        names = list(opened.keys())
-        described = {name: opened.get_slice(name) for name in names}
-        found = {n: (tuple(d.get_shape()), _DTYPES[d.get_dtype()]) for n, d in described.items()}
-
-    def read(name: str) -> Tensor:
-        with _translated_errors(file):
-            tensor: Tensor = opened.get_tensor(name)
-            return tensor
-
-    return found, read
-
-
-@contextmanager
-def _translated_errors(file: Path) -> Iterator[None]:
     try:
-        yield
-    except (*UNREADABLE, KeyError, AttributeError) as error:
+        if file.suffix == ".safetensors":
+            return load_file(file)
+        state = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
+        return {name: tensor.detach() for name, tensor in state.items()}
+    except UNREADABLE as error:
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ConfigError(
             f"{file}: expected undamaged weights without code ({first[:200]}); copy the file again"

@@ -216,7 +216,7 @@ def check_weights(weights: CheckpointWeights, config: Qwen2Config) -> torch.dtyp
         ConfigError: a tensor is missing or unexpected, or has another shape or dtype.
     """
     weights.check(expected_shapes(config), lambda name: name.endswith(CONSTANTS))
-    types = {weights.dtypes[name] for name in expected_shapes(config)}
+    types = {weights.described[name].dtype for name in expected_shapes(config)}
     if len(types) > 1:
         raise ConfigError(
             f"{weights.folder}: the weights have several dtypes, {sorted(map(str, types))}; "

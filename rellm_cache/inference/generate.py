@@ -14,7 +14,7 @@ from rellm_cache.inference.live_encoding import LiveEncoders
 from rellm_cache.inference.responders import Generation, load_responder
 from rellm_cache.runs.shared_models import Resources
 from rellm_cache.runs.weights import run_recipe
-from rellm_cache.utils.console import counted, progress, say
+from rellm_cache.utils.console import counted, say
 from rellm_cache.utils.devices import default_device
 from rellm_cache.utils.result_table import FINGERPRINT, ResultTable
 
@@ -48,21 +48,21 @@ def generate(
     overrides: Sequence[str] = (),
     resources: Resources | None = None,
 ) -> list[Generation]:
-    """Answer every utterance of a manifest or one sound file; write JSON Lines to `out`.
+    """Answer all utterances of a manifest, or one sound file; write JSON Lines to `out`.
 
-    Each row keeps its fingerprint (`answer_fingerprints`): a killed call goes on where it was, and
-    a finished one answers only what has changed since. A sound file is always encoded live.
+    Each row has its fingerprint (`answer_fingerprints`): a killed call goes on where it was, and a
+    repeated one answers only what has changed. A sound file is always encoded live.
 
     Args:
         overrides: changes of the recipe's prompts, as `prompts.answer_sentences=2`.
-        resources: the LLM and stores that other runs of this process use too.
+        resources: LLM and stores shared with other runs of this process.
 
     Raises:
         RunError: `run` is not a finished run.
-        ConfigError: it has no LLM, or an override is of something else than prompts.
+        ConfigError: the run has no LLM, or an override does not change a prompt.
         StoreError: clips are absent from the cache.
-        ManifestError: the run's model reads, and an utterance has no transcript; or `out` is a file
-            of something else.
+        ManifestError: a text model's utterance has no transcript, or `out` is a file of another
+            kind.
     """
     resources = resources or Resources()
     utterances = read_source(source)
@@ -75,12 +75,9 @@ def generate(
     if left:
         model = load_responder(run, recipe, cache, load_streams, resources, overrides)
         found = model.answers(left, batch_size)
-        with progress("Answering", len(left), "clips") as tick, table:
-            for answer in found:
-                values = asdict(answer)
-                table.add(values.pop("id"), **values)
-                tick()
-    # Where a clip lies and what it says, as the manifest has it now.
+        answers = ((g.id, {k: v for k, v in asdict(g).items() if k != "id"}) for g in found)
+        table.fill("Answering", len(left), "clips", answers)
+    # Paths and transcripts of the manifest as it is now.
     rows = [{**table[u.id], "audio": u.audio, "text": u.text} for u in utterances]
     if not table.finish(rows):
         say(f"{out}: nothing to do, {counted(len(rows), 'answer is', 'answers are')} there")

@@ -76,9 +76,6 @@ def plan(
     """Estimate time, memory and disk of `extract` in one process and of `train`.
 
     Args:
-        manifest: file or folder.
-        recipe: to extract and train.
-        cache: folder of the stores.
         clips: number of clips to encode for the estimates.
         batch_size: clips encoded together by `extract`.
         gpu_bytes: memory of the GPU for training; None counts for this machine.

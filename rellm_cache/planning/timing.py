@@ -48,9 +48,6 @@ def time_epochs(
     """Time an epoch, or its first steps, from the cache and with the encoders in the loop.
 
     Args:
-        recipe: to train.
-        manifest: folder with train.jsonl.
-        cache: folder of the stores.
         out: scratch folder for the trainer's files.
         llm: of the recipe, if it has one.
         max_steps: None for the whole epoch.

@@ -100,7 +100,6 @@ def plan_training(
     """Count the memory and operations of training a recipe.
 
     Args:
-        recipe: to train.
         clips: of the train split.
         seconds: clip id → duration; clips without are left out.
         frame_size: D of all streams together.
@@ -203,10 +202,6 @@ def _row_bytes(
     The attention mask of a row is counted; those of segments are far smaller and are not.
 
     Args:
-        config: of the LLM.
-        losses: of the recipe.
-        llm: from `estimate_footprint`.
-        tokens: of each clip.
         row: tokens of clips in a row, without the prompts before them.
 
     Returns:

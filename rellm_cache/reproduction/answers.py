@@ -1,9 +1,8 @@
-"""Scored answers of a reproduction: one record for each answer of the finished jobs.
+"""Answers of a reproduction with their labels and empathy levels, one record for each.
 
-<reproduction>/utterances.csv    all of them, for any statistics program
+<reproduction>/utterances.csv    all records, for any statistics program
 """
 
-import csv
 import dataclasses
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,7 +16,7 @@ from rellm_cache.empathy.epitome import Exchange
 from rellm_cache.empathy.scorer_folder import CARD, EmpathyModel, load_empathy
 from rellm_cache.empathy.scoring import score_exchanges
 from rellm_cache.errors import RunError
-from rellm_cache.evaluation.run import PREDICTIONS
+from rellm_cache.evaluation.predictions import PREDICTIONS, read_predictions
 from rellm_cache.metrics.replies import question_count, word_count
 from rellm_cache.reproduction.runs import RESPONSES, Job
 from rellm_cache.utils.atomic_files import write_csv
@@ -38,13 +37,13 @@ class Record:
     id: str  # utterance
     speaker: str
     emotion: str  # true emotion
-    head: str  # choice of the category head; empty where the model has none
-    llm: str  # likeliest label of the LLM; empty where it was not asked
-    llm_in_words: str  # label that the answer names; empty for none
+    head: str  # emotion by the category head; empty for a text model
+    llm: str  # likeliest label by the LLM; empty where there is none
+    llm_in_words: str  # label named in the LLM's answer; empty for none
     words: int  # number of words in the answer
     questions: int  # number of questions in the answer
-    cut: bool | None  # whether it is longer than the scorer reads
-    er: int | None  # level 0 to 2, texts cut as EPITOME cuts; None without a scorer
+    cut: bool | None  # whether the answer is longer than the scorer reads
+    er: int | None  # level 0 to 2 with EPITOME's token limit; None without a scorer
     ex: int | None
     er_long: int | None  # the same with the scorer's longer limit
     ex_long: int | None
@@ -53,7 +52,7 @@ class Record:
 
 
 class Scorer:
-    """An empathy scorer, loaded when something has no scores by it yet."""
+    """An empathy scorer, loaded when the first answer has no score."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -61,9 +60,9 @@ class Scorer:
         self._card = hashlib.sha256((folder / CARD).read_bytes()).hexdigest()
 
     def levels(self, out: Path, exchanges: Sequence[Exchange]) -> list[Mapping[str, Any]]:
-        """Scores of exchanges, kept in `out`: `er`, `ex`, `er_long`, `ex_long`, `cut`."""
-        said = [[e.seeker_post, e.response_post] for e in exchanges]
-        table = ResultTable(out, digest([self._card, said]), _former_scores(out, exchanges))
+        """Levels of exchanges, kept in `out`: `er`, `ex`, `er_long`, `ex_long`, `cut`."""
+        texts = [[e.seeker_post, e.response_post] for e in exchanges]
+        table = ResultTable(out, digest([self._card, texts]), _former_scores(out, exchanges))
         missing = {*table.missing(e.reply for e in exchanges)}
         left = [e for e in exchanges if e.reply in missing]
         if left:
@@ -84,7 +83,7 @@ class Scorer:
 
 
 def _former_scores(out: Path, exchanges: Sequence[Exchange]) -> Iterable[Row] | None:
-    """Rows of the one object that the first edition kept; None where there is none."""
+    """Rows from the one JSON object of the first edition; None where there is none."""
     former = out.with_suffix(".json")
     if out.exists() or not former.exists():
         return None
@@ -93,14 +92,14 @@ def _former_scores(out: Path, exchanges: Sequence[Exchange]) -> Iterable[Row] | 
     return [name | scores for name, scores in zip(names, kept["scores"], strict=False)]
 
 
-def collect(jobs: Sequence[Job], empathy: Path | None) -> list[Record]:
-    """Records of finished jobs, in their order, each scored once.
+def collect_records(jobs: Sequence[Job], empathy: Path | None) -> list[Record]:
+    """Records of finished jobs, in their order.
 
     Args:
         empathy: folder of an empathy scorer, or None to leave empathy out.
 
     Raises:
-        RunError: it holds no finished scorer.
+        RunError: the folder holds no finished scorer.
     """
     scorer = None if empathy is None else Scorer(empathy)
     records: list[Record] = []
@@ -113,8 +112,7 @@ def collect(jobs: Sequence[Job], empathy: Path | None) -> list[Record]:
 
 def _records(job: Job, scorer: Scorer | None) -> Iterable[Record]:
     answers = [row for _, row in read_lines(job.out / RESPONSES)]
-    with (job.run / PREDICTIONS).open(encoding="utf-8", newline="") as file:
-        predicted = {row["id"]: row for row in csv.DictReader(file)}
+    predicted = read_predictions(job.run / PREDICTIONS)
     levels: list[Mapping[str, Any]] = [{} for _ in answers]
     if scorer is not None:
         exchanges = [Exchange("", a["id"], a["text"], a["response"]) for a in answers]
@@ -143,7 +141,7 @@ def _records(job: Job, scorer: Scorer | None) -> Iterable[Record]:
 
 
 def write_records(path: Path, records: Sequence[Record]) -> None:
-    """Write all of them; a reader sees the old file or the whole new one."""
+    """Write all records as CSV, in one step."""
     rows = (dataclasses.astuple(record) for record in records)
     plain = ([int(v) if isinstance(v, bool) else v for v in row] for row in rows)
     write_csv(path, [field.name for field in dataclasses.fields(Record)], plain)

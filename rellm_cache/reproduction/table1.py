@@ -20,7 +20,7 @@ from rellm_cache.annotation.responses import respond
 from rellm_cache.config.recipes import load_recipe, to_toml
 from rellm_cache.config.schema import Recipe
 from rellm_cache.corpus.manifest import Utterance, manifest_files, read_manifests, write_manifest
-from rellm_cache.reproduction.answers import UTTERANCES, Record, collect, write_records
+from rellm_cache.reproduction.answers import UTTERANCES, Record, collect_records, write_records
 from rellm_cache.reproduction.folds import Fold, read_folds, shuffle_labels, split_utterances
 from rellm_cache.reproduction.paper import CONTROL, MAIN
 from rellm_cache.reproduction.prepare import (
@@ -89,7 +89,7 @@ def reproduce(request: Request) -> Reproduction:
     failures = list(run_jobs(jobs, request.processes))
     failed = {failure.title for failure in failures}
     finished = [job for job in jobs if job.title not in failed]
-    records = collect(finished, request.empathy)
+    records = collect_records(finished, request.empathy)
     write_records(request.out / UTTERANCES, records)
     by_row: dict[str, list[Record]] = {}
     for record in records:

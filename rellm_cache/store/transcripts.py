@@ -139,7 +139,7 @@ def read_transcripts(
     return {u.id: known[u.id].text for u in utterances}
 
 
-def file_rows(
+def file_lines(
     spec: TranscriberSpec, licence: str, transcripts: Iterable[Transcript]
 ) -> list[dict[str, Any]]:
     """Return the lines of a file: its header, then the transcripts by id."""
@@ -153,7 +153,7 @@ def file_rows(
     return [header, *(asdict(t) for t in sorted(transcripts, key=lambda t: t.id))]
 
 
-def as_transcript(row: Mapping[str, Any], where: str) -> Transcript:
+def parse_transcript(row: Mapping[str, Any], where: str) -> Transcript:
     """Parse a row of a file or of its journal; `StoreError` if it is not a transcript."""
     kinds = {"id": str, "audio_sha256": str, "text": str, "cut": bool}
     if row.keys() != kinds.keys() or not all(isinstance(row[k], kinds[k]) for k in kinds):
@@ -171,7 +171,7 @@ def _parse_row(line: bytes, where: str) -> Transcript:
         raise StoreError(
             f"{where}: not JSON ({error}); remove the line, and `rellm transcribe` writes it again"
         ) from error
-    return as_transcript(row if isinstance(row, dict) else {}, where)
+    return parse_transcript(row if isinstance(row, dict) else {}, where)
 
 
 def _parse_header(line: bytes, path: Path) -> TranscriberSpec:

@@ -15,6 +15,7 @@ from typing import Any, Self
 
 from rellm_cache.errors import JournalError
 from rellm_cache.utils.atomic_files import sync_path, write_lines
+from rellm_cache.utils.console import progress
 
 Row = dict[str, Any]
 
@@ -97,6 +98,15 @@ class ResultTable:
             self._appending = Journal(self.journal)
         self._appending.append(row)
         self._merge(row)
+
+    def fill(
+        self, title: str, total: int, unit: str, results: Iterable[tuple[str, Mapping[str, Any]]]
+    ) -> None:
+        """Add results, an id and its fields each, as they are made, and show the progress."""
+        with progress(title, total, unit) as tick, self:
+            for name, fields in results:
+                self.add(name, **fields)
+                tick()
 
     def finish(
         self,

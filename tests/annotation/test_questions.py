@@ -8,7 +8,7 @@ import pytest
 from kills import KilledAfter
 
 from rellm_cache.annotation.questions import (
-    UNREADABLE,
+    UNPARSABLE,
     QAReport,
     write_questions,
     writer_fingerprint,
@@ -149,14 +149,14 @@ def test_what_is_written_is_read_filtered_and_counted(tmp_path: Path, quick: Rec
     assert report.dropped == {
         "answer names another emotion": 1,
         "question names the label": 2,
-        UNREADABLE: 2,
+        UNPARSABLE: 2,
     }
     rows = read_questions(manifest, ("implicit",))["a"]
     assert [(r.index, r.question, r.answer) for r in rows] == [
         (0, "What is lost?", "The keys."),
         (1, "Whose?", "The speaker's."),
     ]
-    (unreadable,) = {r.written for r in read_rows(report.path) if r.dropped == UNREADABLE}
+    (unreadable,) = {r.written for r in read_rows(report.path) if r.dropped == UNPARSABLE}
     assert unreadable == replies["reply"]  # what was dropped can be looked at
 
 

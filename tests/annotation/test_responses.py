@@ -25,6 +25,10 @@ ROWS: list[dict[str, Any]] = [
 ]
 
 
+def fingerprint_of(recipe: Recipe) -> str:
+    return reply_fingerprint(recipe.require_llm(), recipe.prompts)
+
+
 @pytest.fixture
 def manifest(tmp_path: Path) -> Path:
     write_lines(tmp_path / "train.jsonl", ROWS)
@@ -45,7 +49,7 @@ def answered(recipe: Recipe, emotion: str, transcript: str, text: str) -> dict[s
     """A row as an interrupted run leaves it."""
     prompt = recipe.prompts.expected_response.format(emotion=emotion, transcript=transcript)
     row = {"prompt": prompt, "length": 90, "text": text, "early_stop": False}
-    return {**row, "generator": reply_fingerprint(recipe)}
+    return {**row, "generator": fingerprint_of(recipe)}
 
 
 def test_equal_prompts_are_asked_once_and_answers_are_joined(
@@ -97,14 +101,14 @@ def test_other_wording_or_limits_are_other_answers(
 ) -> None:
     run(manifest, recipe)
     other = replace(recipe, prompts=replace(recipe.prompts, **change))
-    assert reply_fingerprint(other) != reply_fingerprint(recipe)
+    assert fingerprint_of(other) != fingerprint_of(recipe)
     assert run(manifest, other).generated == 3
 
 
 def test_lora_does_not_change_who_answers(recipe: Recipe) -> None:
     assert recipe.llm is not None
     other = replace(recipe, llm=replace(recipe.llm, lora=LoraConfig(rank=3)))
-    assert reply_fingerprint(other) == reply_fingerprint(recipe)
+    assert fingerprint_of(other) == fingerprint_of(recipe)
 
 
 def test_a_killed_run_goes_on_where_it_was(
@@ -192,7 +196,7 @@ def test_another_limit_is_applied_to_answers_that_are_there(manifest: Path, reci
 
 
 def test_rows_that_do_not_tell_their_length_stay(manifest: Path, recipe: Recipe) -> None:
-    base = {"id": "a", "fingerprint": reply_fingerprint(recipe)}
+    base = {"id": "a", "fingerprint": fingerprint_of(recipe)}
     prompt = answered(recipe, "sad", "I lost my keys.", "")["prompt"]
     old = {**base, "prompt": prompt, "response": "Oh.", "early_stop": False}
     write_lines(responses_path(manifest), [old])

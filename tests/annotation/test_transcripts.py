@@ -190,7 +190,7 @@ def test_manifests_may_overlap_but_not_disagree(clips: Path, tmp_path: Path) -> 
     assert len(read_clips([clips, clips / "test.jsonl"])) == 4
     other = tmp_path / "other.jsonl"
     other.write_text('{"id": "tones/08", "audio": "elsewhere.wav"}\n')
-    with pytest.raises(ManifestError, match=r"other.jsonl: id 'tones/08' is of .*elsewhere.wav"):
+    with pytest.raises(ManifestError, match=r"other.jsonl: id 'tones/08' is .*elsewhere.wav"):
         read_clips([clips, other])
 
 

@@ -52,8 +52,8 @@ def test_a_cache_at_a_url(
     assert f"Repair it with `rellm cache repair {s3.url}`." in out
     code, out, err = run("cache", "ls", f"{s3.url}/nothing")
     assert code == 1
-    fix = f"`rellm cache info {s3.url}` lists the stores"
-    assert err == f"Error: {s3.url}/nothing: no such store; {fix}\n"
+    listing = f"`rellm cache info {s3.url}` lists the stores"
+    assert err == f"Error: {s3.url}/nothing: no such store; {listing}\n"
 
 
 def test_repair_reports_incomplete_uploads(run: Run, s3: Any, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The one audio loader: what it accepts, and the reason for each clip it does not."""
+"""Audio loading: accepted formats, and errors for unusable clips."""
 
 import hashlib
 import zipfile
@@ -27,7 +27,7 @@ def cut(path: Path, share: float) -> Path:
     return path
 
 
-def test_a_16_khz_mono_clip_comes_as_it_is(make_clip: MakeClip) -> None:
+def test_a_16_khz_mono_clip_is_unchanged(make_clip: MakeClip) -> None:
     path = make_clip("a.wav", seconds=1.25)
     loaded = load_clip(clip(path))
     samples, _ = soundfile.read(path, dtype="float32")
@@ -102,7 +102,7 @@ def test_a_truncated_wav_is_refused(make_clip: MakeClip, share: float, subtype: 
     ],
     ids=["empty", "not audio", "six bytes"],
 )
-def test_what_is_not_audio_is_refused(tmp_path: Path, data: bytes, message: str) -> None:
+def test_files_that_are_not_audio_are_refused(tmp_path: Path, data: bytes, message: str) -> None:
     (tmp_path / "a.wav").write_bytes(data)
     with pytest.raises(AudioError, match=message):
         load_clip(clip(tmp_path / "a.wav"))
@@ -130,7 +130,7 @@ def test_a_clip_of_the_wrong_length_is_refused(
         load_clip(clip(make_clip("a.wav", seconds=seconds)))
 
 
-def test_a_length_is_told_undecoded(make_clip: MakeClip, tmp_path: Path) -> None:
+def test_the_duration_is_read_without_decoding(make_clip: MakeClip, tmp_path: Path) -> None:
     path = make_clip("a.flac", seconds=2.5, rate=48_000)
     assert audio_seconds(clip(path)) == 2.5
     assert audio_seconds(clip("gone.wav", (0.5, 2.0))) == 1.5
@@ -139,7 +139,7 @@ def test_a_length_is_told_undecoded(make_clip: MakeClip, tmp_path: Path) -> None
         audio_seconds(clip(tmp_path / "b.wav"))
 
 
-def test_samples_that_are_not_numbers_are_refused(make_clip: MakeClip) -> None:
+def test_samples_that_are_not_finite_are_refused(make_clip: MakeClip) -> None:
     samples = np.zeros(16_000, np.float32)
     samples[5:8] = np.nan, np.inf, -np.inf
     path = make_clip("a.wav", samples=samples, subtype="FLOAT")

@@ -1,4 +1,4 @@
-"""One table of emotion names for every corpus."""
+"""Emotion names: labels of corpora and words in free text."""
 
 import pytest
 
@@ -24,17 +24,17 @@ OPTIONS = ("neutral", "happy", "angry", "sad", "surprise")
         ("oth", "other"),
     ],
 )
-def test_every_corpus_spelling_has_one_name(label: str, name: str) -> None:
+def test_labels_of_corpora_have_one_name(label: str, name: str) -> None:
     assert normalize_emotion(label) == name
 
 
-def test_names_are_their_own_names_and_no_alias_means_two() -> None:
+def test_no_alias_has_two_names() -> None:
     assert [normalize_emotion(name) for name in SYNONYMS] == list(SYNONYMS)
     aliases = [alias for table in (SYNONYMS, CODES) for names in table.values() for alias in names]
     assert len(set(aliases) | set(SYNONYMS)) == len(aliases) + len(SYNONYMS)
 
 
-def test_an_unknown_emotion_lists_the_known() -> None:
+def test_an_unknown_emotion_lists_known_ones() -> None:
     with pytest.raises(ManifestError, match="unknown emotion 'melancholy'; known are neutral, hap"):
         normalize_emotion("melancholy")
 
@@ -68,5 +68,5 @@ def test_an_emotion_is_found_in_free_text(text: str, found: str | None) -> None:
         ("", []),
     ],
 )
-def test_a_word_is_an_emotion_only_where_it_is_used_as_one(text: str, found: list[str]) -> None:
+def test_codes_and_ordinary_words_are_not_emotions(text: str, found: list[str]) -> None:
     assert emotions_in(text, tuple(SYNONYMS)) == found

@@ -1,4 +1,4 @@
-"""Manifests: what is read, what is written, and what is refused with file and line."""
+"""Manifest files: reading, writing, and errors with file and line."""
 
 import json
 from pathlib import Path
@@ -32,7 +32,7 @@ def test_a_row_with_audio_alone_is_an_utterance(tmp_path: Path) -> None:
     assert [u.split for u in read_manifest(other)] == [""]
 
 
-def test_zero_is_a_name_and_nothing_is_none(tmp_path: Path) -> None:
+def test_zero_is_an_id_and_null_is_none(tmp_path: Path) -> None:
     rows = [
         {"audio": "a.wav", "id": 0, "speaker": 0, "duration": 0},
         {"audio": "b.wav", "id": "", "speaker": None, "split": "", "vad_source": ""},
@@ -55,7 +55,7 @@ def test_a_row_of_another_split_is_refused(tmp_path: Path) -> None:
     assert [u.split for u in read_manifest(mixed)] == ["train", "test"]
 
 
-def test_what_is_written_is_read_back_equal(tmp_path: Path) -> None:
+def test_round_trip(tmp_path: Path) -> None:
     utterances = [
         Utterance(
             id="a/1",
@@ -129,7 +129,7 @@ def test_a_bad_response_is_named(tmp_path: Path, row: dict[str, Any], message: s
         read_manifest(manifest)
 
 
-def test_a_response_finds_an_id_that_is_a_number(tmp_path: Path) -> None:
+def test_a_response_is_joined_by_a_numeric_id(tmp_path: Path) -> None:
     manifest = write(tmp_path / "train.jsonl", {"id": 7, "audio": "a.wav"})
     write(responses_path(manifest), {"id": 7, "response": "Yes."})
     assert [(u.id, u.response) for u in read_manifest(manifest)] == [("7", "Yes.")]
@@ -192,7 +192,7 @@ def test_a_bad_line_is_named(tmp_path: Path, line: dict[str, Any] | str, message
         read_manifest(manifest)
 
 
-def test_an_absent_an_empty_and_a_foreign_manifest_are_named(tmp_path: Path) -> None:
+def test_missing_empty_and_other_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match=r"none.jsonl: no such file; expected a JSON Lines"):
         read_manifest(tmp_path / "none.jsonl")
     empty = write(tmp_path / "train.jsonl")

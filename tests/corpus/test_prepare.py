@@ -1,4 +1,4 @@
-"""prepare: every clip decoded once, usable ones kept, the others listed with their reason."""
+"""Manifest preparation: kept clips, excluded clips with reasons, the report."""
 
 import json
 import os
@@ -38,7 +38,7 @@ def test_a_corpus_becomes_a_manifest_folder(corpus: Path, tmp_path: Path) -> Non
     assert read_manifests(tmp_path / "out") == read_manifests(corpus)
 
 
-def test_what_was_changed_on_the_way_in_is_noted(make_clip: MakeClip, tmp_path: Path) -> None:
+def test_conversions_of_audio_are_noted(make_clip: MakeClip, tmp_path: Path) -> None:
     paths = [
         make_clip("plain.wav"),
         make_clip("eight.wav", channels=8),
@@ -55,9 +55,7 @@ def test_what_was_changed_on_the_way_in_is_noted(make_clip: MakeClip, tmp_path: 
     ]
 
 
-def test_what_cannot_be_used_is_left_out_with_its_reason(
-    make_clip: MakeClip, tmp_path: Path
-) -> None:
+def test_unusable_clips_are_excluded_with_a_reason(make_clip: MakeClip, tmp_path: Path) -> None:
     good = make_clip("good.wav")
     cut = make_clip("cut.flac", seconds=2.0)
     cut.write_bytes(cut.read_bytes()[:2000])
@@ -85,14 +83,14 @@ def test_what_cannot_be_used_is_left_out_with_its_reason(
         assert reason in row["reason"]
 
 
-def test_the_limits_can_be_moved(make_clip: MakeClip, tmp_path: Path) -> None:
+def test_the_limits_can_be_changed(make_clip: MakeClip, tmp_path: Path) -> None:
     paths = [make_clip("a.wav", seconds=0.5), make_clip("b.wav", seconds=2.5)]
     report = prepare(of(map(utterance, paths)), tmp_path / "out", 0.4, 2)
     assert report.kept == {"train": 1}
     assert report.excluded[0]["reason"] == "too long: 2.50 s > 2 s"
 
 
-def test_a_split_that_is_gone_leaves_no_file_behind(make_clip: MakeClip, tmp_path: Path) -> None:
+def test_the_file_of_a_removed_split_is_deleted(make_clip: MakeClip, tmp_path: Path) -> None:
     path = make_clip("a.wav")
     prepare(of([utterance(path, "test")]), tmp_path / "out")
     prepare(of([utterance(path, "train")]), tmp_path / "out")
@@ -103,7 +101,7 @@ def test_a_split_that_is_gone_leaves_no_file_behind(make_clip: MakeClip, tmp_pat
     }
 
 
-def test_nothing_left_and_an_id_twice_are_errors(make_clip: MakeClip, tmp_path: Path) -> None:
+def test_no_usable_clip_and_a_repeated_id_are_errors(make_clip: MakeClip, tmp_path: Path) -> None:
     short = make_clip("a.wav", seconds=0.2)
     with pytest.raises(ManifestError, match=r"no usable clip among 1 clip; .* too short: 0.20 s"):
         prepare(of([utterance(short)]), tmp_path / "out")
@@ -113,7 +111,7 @@ def test_nothing_left_and_an_id_twice_are_errors(make_clip: MakeClip, tmp_path: 
         prepare(of([utterance(short)] * 2), tmp_path / "out")
 
 
-def test_a_file_whose_name_is_no_text_is_refused(make_clip: MakeClip, tmp_path: Path) -> None:
+def test_a_file_name_that_is_not_unicode_is_refused(make_clip: MakeClip, tmp_path: Path) -> None:
     """Latin-1 bytes, which no manifest could hold; nothing is written."""
     path = make_clip("a.wav").rename(tmp_path / os.fsdecode(b"h\xe9.wav"))
     with pytest.raises(
@@ -131,7 +129,7 @@ def test_real_speakers_are_prepared(ravdess: Path, tmp_path: Path) -> None:
     assert report.excluded == []
 
 
-def test_a_corpus_that_is_not_whole_is_an_error_unless_allowed(tmp_path: Path) -> None:
+def test_an_incomplete_corpus_is_an_error_unless_allowed(tmp_path: Path) -> None:
     corpus = read_iemocap(write_iemocap(tmp_path / "iemocap"))
     with pytest.raises(
         ManifestError,
@@ -143,7 +141,7 @@ def test_a_corpus_that_is_not_whole_is_an_error_unless_allowed(tmp_path: Path) -
     assert report.kept == {"train": 29, "validation": 3, "test": 8}
 
 
-def test_the_report_lies_beside_the_manifest(tmp_path: Path) -> None:
+def test_the_report_is_written_beside_the_manifest(tmp_path: Path) -> None:
     tree = write_iemocap(tmp_path / "iemocap")
     (tree / "Session5/sentences/wav/Ses05F_impro01/Ses05F_impro01_F000.wav").unlink()
     (tree / "Session1/sentences/wav/Ses01F_impro01/Ses01F_impro01_F000.wav").write_bytes(b"RIFF")

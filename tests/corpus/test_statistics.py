@@ -1,4 +1,4 @@
-"""The counts of a corpus: durations, speakers, texts that splits share."""
+"""Statistics of a manifest: durations, dimensions, overlap of splits."""
 
 from rellm_cache.corpus.manifest import Utterance
 from rellm_cache.corpus.statistics import Overlap, survey
@@ -19,7 +19,7 @@ CLIPS = [
 ]
 
 
-def test_durations_fall_into_ranges() -> None:
+def test_durations_by_range() -> None:
     assert survey(CLIPS).durations == {
         "1-2 s": 2, "2-3 s": 1, "3-4 s": 0, "4-5 s": 0, "5-6 s": 1, "6-8 s": 0, "8-10 s": 0,
         "10-15 s": 0, "15-20 s": 0, "20-30 s": 0, ">=30 s": 1,
@@ -27,7 +27,7 @@ def test_durations_fall_into_ranges() -> None:
     assert survey([Utterance(id="x", audio="a.wav")]).durations == {}
 
 
-def test_what_splits_share_is_counted_and_unknown_is_not_shared() -> None:
+def test_overlap_of_splits_leaves_out_unknown_speakers_and_texts() -> None:
     found = survey(CLIPS)
     assert found.overlaps == [
         Overlap("speakers", "train", "test", shared=1, clips=2, total=3),
@@ -38,7 +38,7 @@ def test_what_splits_share_is_counted_and_unknown_is_not_shared() -> None:
     assert found.emotions == {"train": {"none": 2}, "test": {"none": 3}}
 
 
-def test_what_looks_wrong_in_dimensions_says_whose_they_are() -> None:
+def test_warnings_name_the_source_of_the_dimensions() -> None:
     vads = {"angry": (0.1, 0.2, 0.6), "sad": (0.8, 0.9, 0.5), "happy": (0.4, 0.5, 0.2)}
     clips = [
         Utterance(id=f"{e}{i}", audio="a", emotion=e, vad=vad, vad_source="pseudo")
@@ -49,7 +49,7 @@ def test_what_looks_wrong_in_dimensions_says_whose_they_are() -> None:
     assert warning.startswith("pseudo dimensions: arousal is 0.10 for angry and 0.80 for sad")
 
 
-def test_dimensions_are_summarised_by_who_said_so() -> None:
+def test_dimensions_are_summarized_by_source() -> None:
     clips = [
         Utterance(id="a", audio="a", emotion="sad", vad=(0.1, 0.2, 0.3), vad_source="human"),
         Utterance(id="b", audio="b", emotion="sad", vad=(0.5, 0.6, 0.7), vad_source="pseudo"),

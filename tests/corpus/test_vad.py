@@ -1,4 +1,4 @@
-"""Dimensions: a swap of their order is seen in the means by emotion, and named."""
+"""Dimensions: rescaling, and warnings about swapped order."""
 
 from itertools import permutations
 
@@ -18,7 +18,7 @@ ACTED: dict[str, Vad] = {
 
 
 def reordered(order: tuple[int, ...]) -> dict[str, Vad]:
-    """As read by who takes column order[0] for arousal and so on."""
+    """The means if column order[0] is read as arousal, and so on."""
     return {e: (vad[order[0]], vad[order[1]], vad[order[2]]) for e, vad in ACTED.items()}
 
 
@@ -30,7 +30,7 @@ def utterances(means: dict[str, Vad], clips: int) -> list[Utterance]:
     ]
 
 
-def test_the_right_order_is_no_warning() -> None:
+def test_the_right_order_gives_no_warning() -> None:
     assert order_warning(ACTED) is None
 
 
@@ -39,7 +39,7 @@ def test_a_swap_is_named(order: tuple[int, ...]) -> None:
     names = ("arousal", "dominance", "valence")
     warning = order_warning(reordered(order))
     if order == (1, 0, 2):
-        assert warning is None  # both are high in anger and low in sadness: nothing shows it
+        assert warning is None  # cannot be seen: both are high in anger, low in sadness
         return
     assert warning is not None
     assert warning.endswith(
@@ -48,7 +48,7 @@ def test_a_swap_is_named(order: tuple[int, ...]) -> None:
     )
 
 
-def test_iemocap_read_in_the_order_of_its_file_is_caught() -> None:
+def test_iemocap_in_the_order_of_its_files_is_detected() -> None:
     summary = summarize_dimensions(
         utterances(reordered((2, 0, 1)), 5)
     )  # valence, arousal, dominance
@@ -62,7 +62,7 @@ def test_iemocap_read_in_the_order_of_its_file_is_caught() -> None:
     )  # too few to tell
 
 
-def test_what_no_order_explains_is_said() -> None:
+def test_means_that_fit_no_order_are_reported() -> None:
     upside_down = {e: (1 - a, 1 - d, 1 - v) for e, (a, d, v) in ACTED.items()}
     warning = order_warning(upside_down)
     assert warning is not None
@@ -70,7 +70,7 @@ def test_what_no_order_explains_is_said() -> None:
     assert order_warning({"angry": (0.1, 0.1, 0.9)}) is None  # nothing to compare it with
 
 
-def test_extremes_means_and_a_narrow_range() -> None:
+def test_statistics_and_a_narrow_range() -> None:
     squeezed: dict[str, Vad] = {e: (a / 4, d, v) for e, (a, d, v) in ACTED.items()}
     summary = summarize_dimensions(utterances(squeezed, 25))
     assert summary.clips == 100
@@ -83,7 +83,7 @@ def test_extremes_means_and_a_narrow_range() -> None:
     ]
 
 
-def test_scales_are_brought_to_0_to_1_and_kept() -> None:
+def test_rescaling_and_values_outside_the_scale() -> None:
     assert rescale((1, 4, 7), (1, 7), "here") == (0, 0.5, 1)
     with pytest.raises(ManifestError, match=r"here: dominance 7.5 is outside the scale 1..7"):
         rescale((1, 7.5, 7), (1, 7), "here")

@@ -11,7 +11,6 @@ from rellm_cache.empathy.epitome import (
     JUDGED,
     Exchange,
     read_epitome,
-    read_rows,
     split_by_post,
 )
 from rellm_cache.errors import ManifestError
@@ -79,18 +78,6 @@ def test_no_table_and_two_tables_of_one_mechanism_are_refused(tmp_path: Path) ->
     write(tmp_path / "explorations-2.csv", ROW)
     with pytest.raises(ManifestError, match=r"explorations-2\.csv, explorations\.csv all judge EX"):
         read_epitome(tmp_path)
-
-
-def test_byte_order_mark_encoding_and_quotes(tmp_path: Path) -> None:
-    file = tmp_path / "replies.csv"
-    file.write_bytes(b"seeker_post,response_post\nna\xefve,b\n")
-    with pytest.raises(ManifestError, match="not UTF-8 text"):
-        list(read_rows(file, ("seeker_post",)))
-    file.write_text("\ufeffseeker_post,x\na,\n", "utf-8")
-    assert list(read_rows(file, ("seeker_post",))) == [(f"{file}:2", {"seeker_post": "a", "x": ""})]
-    file.write_text('seeker_post\n"a\n')
-    with pytest.raises(ManifestError, match="not a CSV file"):
-        list(read_rows(file, ("seeker_post",)))
 
 
 def test_the_part_of_a_post_does_not_depend_on_order() -> None:

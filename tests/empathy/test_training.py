@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from rellm_cache.empathy.exchanges import encode_exchanges
 from rellm_cache.empathy.scorer_folder import ScorerCard, load_card, load_empathy
 from rellm_cache.empathy.scoring import level_logits, score_exchanges
 from rellm_cache.empathy.settings import EmpathySettings
-from rellm_cache.empathy.training import ScorerTraining, train_empathy
+from rellm_cache.empathy.training import train_empathy
 from rellm_cache.errors import ManifestError, RunError
 from rellm_cache.metrics.calibration import probabilities_of
 
@@ -123,28 +122,29 @@ def test_resuming_after_a_kill_gives_the_same_weights(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    ordinary = ScorerTraining._train_epoch
-    epochs: list[int] = []
+    per_epoch = -(-load_card(trained).counts["train"] // settings.batch_size)
+    ordinary, steps = torch.optim.AdamW.step, 0
 
-    def train_or_die(training: ScorerTraining, tick: Callable[[], None]) -> float:
-        epochs.append(training.done)
-        if len(epochs) == 4:
+    def step_or_die(optimizer: torch.optim.AdamW) -> None:
+        nonlocal steps
+        steps += 1
+        if steps == 3 * per_epoch + 2:  # in the fourth epoch
             raise KeyboardInterrupt
-        return ordinary(training, tick)
+        ordinary(optimizer)
 
-    monkeypatch.setattr(ScorerTraining, "_train_epoch", train_or_die)
+    monkeypatch.setattr(torch.optim.AdamW, "step", step_or_die)
     out = tmp_path / "scorer"
     with pytest.raises(KeyboardInterrupt):
         train_empathy(epitome_folder, out, settings)
     with pytest.raises(RunError, match="not the folder of a trained empathy scorer"):
         load_card(out)
     card = train_empathy(epitome_folder, out, settings)
-    assert epochs == [0, 1, 2, 3, *range(3, 12)]
+    assert steps == 12 * per_epoch + 2  # the fourth epoch starts again
     assert card == load_card(trained)
     first, second = (load_file(f / "ER-IP-EX.safetensors") for f in (trained, out))
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert train_empathy(epitome_folder, out, settings) == card  # nothing left to do
-    assert len(epochs) == 13
+    assert steps == 12 * per_epoch + 2
 
 
 def test_one_scorer_per_mechanism_as_published(

@@ -1,4 +1,4 @@
-"""Clips that an encoder may meet together in a batch."""
+"""Clips of different lengths for one batch."""
 
 import numpy as np
 import pytest

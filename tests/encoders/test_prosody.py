@@ -1,4 +1,4 @@
-"""The prosody encoder measures what its table says, on tones whose answer is known."""
+"""Prosody encoder: measures of synthetic tones with known values."""
 
 import os
 import warnings
@@ -31,12 +31,12 @@ def noise(seconds: float = 1.0, seed: int = 0) -> np.ndarray:
 def measured(frames: np.ndarray, name: str) -> np.ndarray:
     """One dimension in its own unit, ends left out: (L,) -> (L - 10,)."""
     index = DIMENSION_NAMES.index(name)
-    _, centre, scale = prosody.DIMENSIONS[index]
-    return (frames[:, index] * scale + centre)[5:-5]
+    _, center, scale = prosody.DIMENSIONS[index]
+    return (frames[:, index] * scale + center)[5:-5]
 
 
 @pytest.mark.parametrize("samples", [1, 159, 160, 161, 319, 320, 321, 1023, 5120, 15_999, 16_001])
-def test_as_many_frames_as_whisper(samples: int) -> None:
+def test_frame_count_equals_whispers(samples: int) -> None:
     frames = prosody_frames(noise(2)[:samples])
     assert frames.shape == (whisper_frame_count(samples), len(DIMENSION_NAMES))
     assert frames.dtype == np.float32
@@ -60,7 +60,7 @@ def test_every_dimension_is_named_once_and_documented() -> None:
 
 
 @pytest.mark.parametrize("hertz", [80.0, 130.0, 220.0, 440.0, 800.0])
-def test_a_tone_has_its_own_pitch(hertz: float) -> None:
+def test_the_pitch_of_a_tone(hertz: float) -> None:
     frames = prosody_frames(tone(hertz))
     semitones = measured(frames, "pitch")
     np.testing.assert_allclose(semitones, 12 * np.log2(hertz / 100), atol=0.2)
@@ -69,7 +69,7 @@ def test_a_tone_has_its_own_pitch(hertz: float) -> None:
     assert measured(frames, "voicing").min() > 0.95
 
 
-def test_relative_pitch_follows_the_melody_not_the_speaker() -> None:
+def test_relative_pitch_depends_on_melody_not_on_speaker() -> None:
     low = prosody_frames(np.concatenate([tone(100), tone(150), tone(100)]))
     high = prosody_frames(np.concatenate([tone(200), tone(300), tone(200)]))
     middle = slice(60, 80)  # inside the second tone
@@ -81,7 +81,7 @@ def test_relative_pitch_follows_the_melody_not_the_speaker() -> None:
     )
 
 
-def test_pitch_is_interpolated_where_there_is_no_voice() -> None:
+def test_pitch_is_interpolated_in_unvoiced_frames() -> None:
     frames = prosody_frames(np.concatenate([tone(100), noise(0.5), tone(200)]))
     pitch, voiced = measured(frames, "pitch"), measured(frames, "voiced")
     gap = slice(53, 62)  # inside the noise
@@ -125,7 +125,7 @@ def test_a_steady_tone_has_no_slope_and_a_rising_one_has() -> None:
     ],
     ids=["silence", "one sample", "square", "far too loud", "click", "constant", "then silence"],
 )
-def test_odd_sound_stays_finite_small_and_without_a_warning(waveform: np.ndarray) -> None:
+def test_unusual_sounds_give_finite_small_frames_without_warnings(waveform: np.ndarray) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         frames = prosody_frames(waveform)
@@ -133,13 +133,13 @@ def test_odd_sound_stays_finite_small_and_without_a_warning(waveform: np.ndarray
     assert abs(frames).max() <= prosody.LIMIT
 
 
-def test_silence_is_the_same_everywhere_and_unvoiced() -> None:
+def test_silence_is_constant_and_unvoiced() -> None:
     frames = prosody_frames(np.zeros(RATE, np.float32))
     np.testing.assert_allclose(frames, np.broadcast_to(frames[0], frames.shape), atol=1e-6)
     assert (measured(frames, "voiced") == 0).all()
 
 
-def test_a_batch_changes_nothing_and_neither_does_another_run() -> None:
+def test_frames_do_not_depend_on_batch_or_run() -> None:
     spec = EncoderSpec(kind="prosody")
     waveforms = [tone(120, 1.3), noise(0.4), tone(300, 0.7)]
     encoder = ProsodyEncoder(spec)
@@ -151,7 +151,7 @@ def test_a_batch_changes_nothing_and_neither_does_another_run() -> None:
         np.testing.assert_array_equal(encoding.frames, encoder.encode([waveform])[0].frames)
 
 
-def test_threads_of_the_linear_algebra_change_nothing() -> None:
+def test_frames_do_not_depend_on_blas_threads() -> None:
     random = np.random.default_rng(1)
     waveform = random.normal(0, 0.1, 6 * 16_000).astype(np.float32)
     with threadpool_limits(1, "blas"):
@@ -161,7 +161,7 @@ def test_threads_of_the_linear_algebra_change_nothing() -> None:
     np.testing.assert_array_equal(one, more)
 
 
-def test_the_waveform_is_left_as_it_was() -> None:
+def test_the_waveform_is_not_modified() -> None:
     waveform = tone(150)
     before = waveform.copy()
     prosody_frames(waveform)
@@ -169,12 +169,12 @@ def test_the_waveform_is_left_as_it_was() -> None:
 
 
 @pytest.mark.parametrize("shape", [(0,), (2, 16_000)])
-def test_what_is_not_one_channel_is_refused(shape: tuple[int, ...]) -> None:
+def test_several_channels_and_empty_waveforms_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(AudioError, match="expected \\(S,\\) with S >= 1"):
         prosody_frames(np.zeros(shape, np.float32))
 
 
-def test_samples_that_are_not_numbers_are_refused() -> None:
+def test_samples_that_are_not_finite_are_refused() -> None:
     waveform = tone(150)
     waveform[7] = np.nan
     with pytest.raises(AudioError, match="1 of 16000 samples are not finite"):

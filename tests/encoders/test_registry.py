@@ -1,4 +1,4 @@
-"""From specs to encoders."""
+"""Encoder registry."""
 
 import importlib
 from typing import get_args

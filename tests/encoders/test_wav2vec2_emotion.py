@@ -1,4 +1,4 @@
-"""The emotion encoder: masked batches, the library's hidden states, and the head's dimensions."""
+"""wav2vec2 emotion encoder: masked batches, hidden states of transformers, dimensions."""
 
 import json
 import shutil
@@ -43,9 +43,7 @@ def reference(folder: Path, waveform: np.ndarray) -> Any:
         return model(inputs.input_values, output_hidden_states=True)
 
 
-def test_a_batch_gives_what_each_clip_gives_alone(
-    spec: EncoderSpec, waveforms: list[np.ndarray]
-) -> None:
+def test_frames_do_not_depend_on_the_batch(spec: EncoderSpec, waveforms: list[np.ndarray]) -> None:
     encoder = build_encoder(spec, CPU)
     assert isinstance(encoder, Wav2Vec2EmotionEncoder)
     for waveform, together in zip(waveforms, encoder.encode(waveforms), strict=True):
@@ -56,7 +54,7 @@ def test_a_batch_gives_what_each_clip_gives_alone(
 
 
 @pytest.mark.parametrize("layer", [0, 1, 2])
-def test_a_layer_is_the_librarys_hidden_state(
+def test_a_layer_is_a_hidden_state_of_transformers(
     spec: EncoderSpec, waveforms: list[np.ndarray], layer: int
 ) -> None:
     encodings = build_encoder(replace(spec, layer=layer), CPU).encode(waveforms)
@@ -79,7 +77,7 @@ def test_the_last_layer_is_the_last_block_after_the_final_norm(
 
 
 @pytest.mark.parametrize("layer", [1, -1])
-def test_the_head_hears_the_mean_of_the_last_frames(
+def test_the_head_gets_the_mean_of_the_last_frames(
     spec: EncoderSpec, waveforms: list[np.ndarray], layer: int
 ) -> None:
     """Whatever layer is stored: mean over valid frames, dense, tanh, projection."""
@@ -99,16 +97,14 @@ def test_the_head_hears_the_mean_of_the_last_frames(
         assert encoding.vad.dtype == np.float32
 
 
-def test_loudness_and_offset_are_normalised_away(
-    spec: EncoderSpec, waveforms: list[np.ndarray]
-) -> None:
+def test_loudness_and_offset_do_not_matter(spec: EncoderSpec, waveforms: list[np.ndarray]) -> None:
     encoder = build_encoder(spec, CPU)
     plain, changed = encoder.encode([waveforms[0], 0.5 * waveforms[0] + 0.1])
     np.testing.assert_allclose(plain.frames, changed.frames, atol=1e-3)
 
 
 @pytest.mark.parametrize("layer", [-2, 3])
-def test_a_layer_the_model_does_not_have_is_refused(spec: EncoderSpec, layer: int) -> None:
+def test_a_missing_layer_is_refused(spec: EncoderSpec, layer: int) -> None:
     message = f"wav2vec2-emotion .*: layer {layer} does not exist; expected 0 to 2"
     with pytest.raises(ConfigError, match=message):
         build_encoder(replace(spec, layer=layer), CPU)
@@ -129,7 +125,7 @@ def test_a_checkpoint_without_the_head_is_refused(spec: EncoderSpec, copy: Path)
 
 
 @pytest.mark.parametrize(("key", "value"), [("do_normalize", False), ("sampling_rate", 8_000)])
-def test_another_way_to_hear_is_refused(
+def test_another_preprocessing_is_refused(
     spec: EncoderSpec, copy: Path, key: str, value: object
 ) -> None:
     file = copy / "preprocessor_config.json"

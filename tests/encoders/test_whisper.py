@@ -1,4 +1,4 @@
-"""Whisper's frames: the library's own hidden states, cut to the clip, alone or in a batch."""
+"""Whisper encoder: hidden states of transformers, cut to the clip, in any batch."""
 
 import json
 import shutil
@@ -35,9 +35,7 @@ def hidden_states(folder: Path, waveform: np.ndarray) -> tuple[torch.Tensor, ...
         return encoder(features.input_features, output_hidden_states=True).hidden_states
 
 
-def test_a_batch_gives_what_each_clip_gives_alone(
-    spec: EncoderSpec, waveforms: list[np.ndarray]
-) -> None:
+def test_frames_do_not_depend_on_the_batch(spec: EncoderSpec, waveforms: list[np.ndarray]) -> None:
     encoder = build_encoder(spec, CPU)
     assert isinstance(encoder, WhisperEncoder)
     for waveform, together in zip(waveforms, encoder.encode(waveforms), strict=True):
@@ -49,7 +47,7 @@ def test_a_batch_gives_what_each_clip_gives_alone(
 
 
 @pytest.mark.parametrize("layer", [0, 1, -1])
-def test_a_layer_is_the_librarys_hidden_state(
+def test_a_layer_is_a_hidden_state_of_transformers(
     spec: EncoderSpec, waveforms: list[np.ndarray], layer: int
 ) -> None:
     (encoding,) = build_encoder(replace(spec, layer=layer), CPU).encode(waveforms[:1])
@@ -57,7 +55,7 @@ def test_a_layer_is_the_librarys_hidden_state(
     np.testing.assert_allclose(encoding.frames, expected, atol=1e-5)
 
 
-def test_the_last_block_comes_without_the_final_norm(
+def test_the_last_block_is_before_the_final_norm(
     spec: EncoderSpec, waveforms: list[np.ndarray]
 ) -> None:
     encoder = WhisperModel.from_pretrained(spec.model).encoder
@@ -106,7 +104,7 @@ def test_lengths_at_the_edges_of_a_frame(spec: EncoderSpec, window: str, samples
 
 
 @pytest.mark.parametrize("layer", [-2, 3])
-def test_a_layer_the_model_does_not_have_is_refused(spec: EncoderSpec, layer: int) -> None:
+def test_a_missing_layer_is_refused(spec: EncoderSpec, layer: int) -> None:
     message = f"whisper .*: layer {layer} does not exist; expected 0 to 2, or -1 for the last"
     with pytest.raises(ConfigError, match=message):
         build_encoder(replace(spec, layer=layer), CPU)
@@ -135,7 +133,7 @@ def test_a_checkpoint_without_all_weights_is_refused(
         build_encoder(replace(spec, model=str(folder)), CPU)
 
 
-def test_weights_are_what_a_spec_is_resolved_to(
+def test_resolving_adds_the_digest_of_the_weights(
     spec: EncoderSpec, whisper_folder: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(whisper_folder, tmp_path / "copy")
@@ -147,7 +145,7 @@ def test_weights_are_what_a_spec_is_resolved_to(
         resolve(replace(spec, weights_sha256="f" * 64))
 
 
-def test_other_weights_are_another_fingerprint(
+def test_other_weights_give_another_fingerprint(
     spec: EncoderSpec, whisper_folder: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(whisper_folder, tmp_path / "copy")
@@ -175,7 +173,7 @@ def reference_clip_states(folder: Path, waveform: np.ndarray) -> tuple[torch.Ten
 
 
 @pytest.mark.parametrize("layer", [0, 1, -1])
-def test_window_clip_is_the_encoder_at_the_clips_length(
+def test_window_clip_encodes_only_the_clip(
     spec: EncoderSpec, waveforms: list[np.ndarray], layer: int
 ) -> None:
     encoder = build_encoder(replace(spec, layer=layer, window="clip"), CPU)
@@ -186,7 +184,7 @@ def test_window_clip_is_the_encoder_at_the_clips_length(
         np.testing.assert_allclose(encoding.frames, expected, atol=1e-5)
 
 
-def test_window_clip_gives_a_clip_the_same_frames_alone_and_in_any_batch(
+def test_window_clip_frames_do_not_depend_on_the_batch(
     spec: EncoderSpec, waveforms: list[np.ndarray]
 ) -> None:
     encoder = build_encoder(replace(spec, window="clip"), CPU)
@@ -204,7 +202,7 @@ def test_window_clip_of_30_seconds_is_window_30s(spec: EncoderSpec) -> None:
     np.testing.assert_allclose(clip.frames, whole.frames, atol=1e-4)
 
 
-def test_windows_are_told_apart_and_the_default_is_what_it_was() -> None:
+def test_windows_differ_in_fingerprint_and_the_default_is_unchanged() -> None:
     known = EncoderSpec(
         kind="whisper", model="openai/whisper-tiny.en", layer=2, weights_sha256="0" * 64
     )  # as in docs/cache-format.md

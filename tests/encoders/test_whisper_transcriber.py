@@ -1,4 +1,4 @@
-"""Whisper as a writer: languages, limits, batches, and what a folder must hold."""
+"""Whisper transcriber: languages, limits, batches, and required files."""
 
 import json
 import shutil
@@ -39,7 +39,7 @@ def edited(folder: Path, to: Path, name: str, key: str, value: object) -> Path:
     return to
 
 
-def test_texts_are_letters_alone_and_marked_where_they_are_cut(writer_folder: Path) -> None:
+def test_texts_have_no_special_tokens_and_cut_ones_are_marked(writer_folder: Path) -> None:
     (said,) = WhisperTranscriber(spec_of(writer_folder), CPU).transcribe([noise(1.5, 1)])
     assert said.text
     assert set(said.text) <= LETTERS
@@ -50,7 +50,7 @@ def test_texts_are_letters_alone_and_marked_where_they_are_cut(writer_folder: Pa
     assert len(longer.text) > len(said.text)
 
 
-def test_nothing_said_is_an_empty_text(writer_folder: Path, tmp_path: Path) -> None:
+def test_no_speech_gives_an_empty_text(writer_folder: Path, tmp_path: Path) -> None:
     silenced = edited(
         writer_folder,
         tmp_path / "silenced",
@@ -62,7 +62,7 @@ def test_nothing_said_is_an_empty_text(writer_folder: Path, tmp_path: Path) -> N
     assert (said.text, said.cut) == ("", False)
 
 
-def test_a_clip_says_the_same_alone_and_in_a_batch(writer_folder: Path) -> None:
+def test_texts_do_not_depend_on_the_batch(writer_folder: Path) -> None:
     model = WhisperTranscriber(spec_of(writer_folder), CPU)
     clips = [noise(seconds, seed) for seed, seconds in enumerate((1.0, 2.5, 7.0))]
     alone = [said for clip in clips for said in model.transcribe([clip])]
@@ -92,7 +92,7 @@ def prompt(folder: Path, spec: TranscriberSpec, monkeypatch: pytest.MonkeyPatch)
     return [names[token] for token in seen[0]]
 
 
-def test_an_english_model_is_given_no_language(
+def test_an_english_model_gets_no_language(
     writer_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun = prompt(writer_folder, spec_of(writer_folder), monkeypatch)
@@ -100,7 +100,7 @@ def test_an_english_model_is_given_no_language(
 
 
 @pytest.mark.parametrize("language", ["en", "de"])
-def test_another_model_is_told_language_and_task(
+def test_a_multilingual_model_gets_language_and_task(
     languages_folder: Path, language: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec = replace(spec_of(languages_folder), language=language)
@@ -110,9 +110,7 @@ def test_another_model_is_told_language_and_task(
     ]  # fmt: skip
 
 
-def test_a_language_that_the_model_does_not_know_is_refused(
-    writer_folder: Path, languages_folder: Path
-) -> None:
+def test_an_unknown_language_is_refused(writer_folder: Path, languages_folder: Path) -> None:
     for folder, known in ((writer_folder, "en"), (languages_folder, "de, en")):
         with pytest.raises(ConfigError, match=rf"language = 'fr': .* knows {known}$"):
             WhisperTranscriber(replace(spec_of(folder), language="fr"), CPU)
@@ -137,9 +135,7 @@ def test_a_checkpoint_that_lacks_weights_is_refused(writer_folder: Path, tmp_pat
         WhisperTranscriber(spec_of(tmp_path / "half"), CPU)
 
 
-def test_a_folder_that_does_not_say_what_it_speaks_is_refused(
-    writer_folder: Path, tmp_path: Path
-) -> None:
+def test_a_folder_without_is_multilingual_is_refused(writer_folder: Path, tmp_path: Path) -> None:
     mute = edited(
         writer_folder, tmp_path / "mute", "generation_config.json", "is_multilingual", None
     )
@@ -147,7 +143,9 @@ def test_a_folder_that_does_not_say_what_it_speaks_is_refused(
         WhisperTranscriber(spec_of(mute), CPU)
 
 
-def test_the_digest_covers_the_text_side(writer_folder: Path, tmp_path: Path) -> None:
+def test_the_digest_covers_tokenizer_and_generation_config(
+    writer_folder: Path, tmp_path: Path
+) -> None:
     spec = resolve_transcriber(spec_of(writer_folder))
     for name in ("generation_config.json", "tokenizer.json"):
         other = edited(writer_folder, tmp_path / name, name, "note", "changed")

@@ -8,7 +8,8 @@ import pytest
 from rellm_cache.cli.evaluate import print_scores
 from rellm_cache.config.schema import Recipe
 from rellm_cache.corpus.manifest import Utterance
-from rellm_cache.evaluation.scores import EmotionPredictions, make_scores, prediction_rows
+from rellm_cache.evaluation.predictions import EmotionPredictions, prediction_rows
+from rellm_cache.evaluation.scores import make_scores
 from rellm_cache.inference.emotion import Label
 from rellm_cache.runs.provenance import DataSummary
 

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from rellm_cache.config.schema import Recipe
-from rellm_cache.extraction.messages import BatchDone, Event
+from rellm_cache.extraction.messages import BatchDone
 from rellm_cache.extraction.run import extract
-from rellm_cache.extraction.workers.coordinator import WorkerHandle, WorkerPool
+from rellm_cache.extraction.workers.coordinator import WorkerEvents, WorkerHandle, WorkerPool
 
 Checksums = Callable[[Path], dict[str, int]]
 COMMITTED = ("cache/*/part-*", "copies/*/*/part-*")  # in a folder, and in the copy of a URL
@@ -50,7 +50,7 @@ def kill_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., l
 
         def wait_and_kill(
             self: WorkerPool, handles: Sequence[WorkerHandle], seconds: float | None
-        ) -> list[tuple[WorkerHandle, Event]]:
+        ) -> WorkerEvents:
             found = wait(self, handles, seconds)
             done = [handle for handle, event in found if isinstance(event, BatchDone)]
             if done and not killed:

@@ -16,7 +16,7 @@ from rellm_cache.annotation.teacher import write_teacher_store
 from rellm_cache.annotation.transcripts import transcribe
 from rellm_cache.cache_admin.audit import recompute
 from rellm_cache.config.schema import Recipe
-from rellm_cache.empathy.score_table import score_csv
+from rellm_cache.empathy.scoring import score_csv
 from rellm_cache.empathy.settings import EmpathySettings
 from rellm_cache.empathy.training import train_empathy
 from rellm_cache.evaluation.judge import judge

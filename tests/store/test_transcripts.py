@@ -11,11 +11,11 @@ from rellm_cache.corpus.manifest import write_lines
 from rellm_cache.errors import StoreError
 from rellm_cache.store.transcripts import (
     Transcript,
-    as_transcript,
-    file_rows,
+    file_lines,
     find_transcripts,
     is_transcripts,
     list_transcripts,
+    parse_transcript,
     read_header,
     read_transcripts_file,
     transcripts_path,
@@ -30,7 +30,7 @@ ROWS = [
 
 def made(cache: Path, spec: TranscriberSpec = SPEC) -> Path:
     path = transcripts_path(cache, spec)
-    write_lines(path, file_rows(spec, "MIT", ROWS))
+    write_lines(path, file_lines(spec, "MIT", ROWS))
     return path
 
 
@@ -112,6 +112,6 @@ def test_the_error_names_what_was_altered(tmp_path: Path, old: str, new: str, me
 
 
 def test_a_row_of_a_journal_is_checked_too() -> None:
-    assert as_transcript(asdict(ROWS[0]), "here") == ROWS[0]
+    assert parse_transcript(asdict(ROWS[0]), "here") == ROWS[0]
     with pytest.raises(StoreError, match=r"here: found \{\}"):
-        as_transcript({}, "here")
+        parse_transcript({}, "here")

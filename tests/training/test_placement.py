@@ -29,8 +29,8 @@ from rellm_cache.corpus.manifest import (
     responses_path,
 )
 from rellm_cache.data.streams import open_streams
-from rellm_cache.empathy.score_table import score_csv
 from rellm_cache.empathy.scorer_folder import load_card
+from rellm_cache.empathy.scoring import score_csv
 from rellm_cache.inference.generate import generate
 from rellm_cache.qa.rows import QARow, questions_path, read_rows, write_rows
 from rellm_cache.store.reader import FeatureStore

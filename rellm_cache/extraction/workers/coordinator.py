@@ -47,7 +47,7 @@ class WorkerHandle(Protocol):
         ...
 
 
-Received = list[tuple[WorkerHandle, Event]]
+WorkerEvents = list[tuple[WorkerHandle, Event]]
 
 
 class WorkerPool(Protocol):
@@ -59,7 +59,7 @@ class WorkerPool(Protocol):
         """Start one more worker. It emits `Ready` when it takes batches."""
         ...
 
-    def wait(self, handles: Sequence[WorkerHandle], seconds: float | None) -> Received:
+    def wait(self, handles: Sequence[WorkerHandle], seconds: float | None) -> WorkerEvents:
         """Block until there are events and return them; empty after `seconds` without any."""
         ...
 
@@ -81,15 +81,7 @@ class _Worker:
 
 
 class Coordinator:
-    """Assigns batches to the workers of a pool until every clip is committed or has failed.
-
-    Args:
-        pool: starts the workers.
-        targets: stores that get the results.
-        batches: to encode, at least one.
-        tick: called with the number of clips done.
-        say: called with messages for the user.
-    """
+    """Assigns batches to the workers of a pool until every clip is committed or has failed."""
 
     def __init__(
         self,

@@ -16,7 +16,7 @@ import torch
 
 from rellm_cache.extraction.messages import STOP, Command, Died, Event, Finished, WorkerConfig
 from rellm_cache.extraction.pipeline import run_worker
-from rellm_cache.extraction.workers.coordinator import Received, WorkerHandle
+from rellm_cache.extraction.workers.coordinator import WorkerEvents, WorkerHandle
 from rellm_cache.extraction.workers.fork_server import worker_context
 
 END_SECONDS = 10.0
@@ -94,7 +94,7 @@ class ProcessPool:
         self._started.append(ProcessHandle(f"worker {number + 1}", config))
         return self._started[-1]
 
-    def wait(self, handles: Sequence[WorkerHandle], seconds: float | None) -> Received:
+    def wait(self, handles: Sequence[WorkerHandle], seconds: float | None) -> WorkerEvents:
         """Block until workers sent events or died."""
         by_connection = {h.connection: h for h in handles if isinstance(h, ProcessHandle)}
         ready = wait(by_connection, seconds)

@@ -17,7 +17,7 @@ from typing import Any
 from rellm_cache.errors import ConfigError
 from rellm_cache.extraction.messages import Command, Died, Event, Finished, WorkerConfig
 from rellm_cache.extraction.pipeline import run_worker
-from rellm_cache.extraction.workers.coordinator import Received, WorkerHandle
+from rellm_cache.extraction.workers.coordinator import WorkerEvents, WorkerHandle
 from rellm_cache.store.remote.mirror_paths import mirrors_folder
 from rellm_cache.utils.model_files import models_root
 
@@ -26,7 +26,6 @@ class ActorWorker:
     """The actor: runs a worker's pipeline in a thread.
 
     Args:
-        config: encoders, cache and device.
         folder: working directory of the command, for relative paths.
     """
 
@@ -95,7 +94,7 @@ class RayPool:
         self._handles.append(ActorHandle(f"actor {len(self._handles) + 1}", actor))
         return self._handles[-1]
 
-    def wait(self, handles: Sequence[WorkerHandle], seconds: float | None) -> Received:
+    def wait(self, handles: Sequence[WorkerHandle], seconds: float | None) -> WorkerEvents:
         """Block until actors sent events or died."""
         by_call = {h.pending: h for h in handles if isinstance(h, ActorHandle)}
         ready, _ = self._ray.wait(list(by_call), num_returns=1, timeout=seconds)
@@ -119,10 +118,7 @@ class RayPool:
 
 
 def offered_cpus(machines: Iterable[Mapping[str, float]]) -> list[int]:
-    """Number of CPUs of each machine that offers any. The head node often offers none.
-
-    Args:
-        machines: resources of each machine, as Ray reports them.
+    """CPUs of each machine that offers any, from Ray's resources. The head often offers none.
 
     Raises:
         ConfigError: no machine offers a CPU.

@@ -1,4 +1,4 @@
-"""ESD: four encodings, two shapes of folders, malformed lines, sentences kept apart or not."""
+"""ESD reader: encodings, folder layouts, malformed lines, splits."""
 
 from collections import Counter
 from pathlib import Path
@@ -28,7 +28,7 @@ def edit(file: Path, old: str, new: str, encoding: str = "utf-8") -> None:
     file.write_bytes(text.replace(old, new).encode(encoding))
 
 
-def test_every_encoding_and_both_shapes_are_read(tree: Path) -> None:
+def test_every_encoding_and_both_layouts_are_read(tree: Path) -> None:
     corpus = read_esd(tree)
     assert corpus.problems.lines == {}
     clips = {u.id: u for u in corpus.utterances}
@@ -53,7 +53,7 @@ def test_surprise_and_mandarin_are_left_out(tree: Path) -> None:
     assert totals["speaker 0020"] == (0, 1_750)
 
 
-def test_the_paper_keeps_sentences_apart(tree: Path) -> None:
+def test_paper_splits_share_no_sentence(tree: Path) -> None:
     corpus = read_esd(tree)
     of_split: dict[str, set[str]] = {}
     for utterance in corpus.utterances:
@@ -65,14 +65,14 @@ def test_the_paper_keeps_sentences_apart(tree: Path) -> None:
     assert read_esd(tree, seed=2).utterances != corpus.utterances
 
 
-def test_speakers_can_be_kept_apart(tree: Path) -> None:
+def test_speaker_splits_share_no_speaker(tree: Path) -> None:
     corpus = read_esd(tree, "speaker")
     splits = {u.speaker[4:]: u.split for u in corpus.utterances}
     assert splits == {"0011": "train", "0012": "train", "0016": "train", "0019": "test"}
     assert (corpus.splits, corpus.seed) == ("speaker", None)
 
 
-def test_malformed_lines_are_mended_where_they_can_be(small: Path) -> None:
+def test_malformed_lines_are_parsed_if_possible(small: Path) -> None:
     file = small / "0011/0011.txt"
     edit(file, "0011_000001\tSentence 1 of the café.\tNeutral", "0011_000001")
     edit(file, "0011_000351\tSentence 1 of the café.\tAngry", "0011_000351 Glass, please! Angry")
@@ -103,7 +103,7 @@ def test_malformed_lines_are_mended_where_they_can_be(small: Path) -> None:
     ]
 
 
-def test_a_sentence_that_nobody_has_and_one_that_comes_twice_are_noted(small: Path) -> None:
+def test_missing_and_repeated_sentences_are_reported(small: Path) -> None:
     for speaker, encoding in (("0012", "utf-16"), ("0016", "latin-1"), ("0019", "utf-16-le")):
         put(small / speaker / f"{speaker}.txt", "".encode(encoding))
     lines = "0011_000002\tOne.\tNeutral\n0011_000002\tTwo.\tNeutral\n0011_000352\tTwo.\tAngry\n"
@@ -122,7 +122,7 @@ def test_a_sentence_that_nobody_has_and_one_that_comes_twice_are_noted(small: Pa
     }
 
 
-def test_missing_wavs_count_against_the_totals_and_stay_listed(small: Path) -> None:
+def test_missing_wavs_do_not_count_as_found(small: Path) -> None:
     gone = small / "0016/Sad/0016_001051.wav"
     gone.unlink()
     corpus = read_esd(small)
@@ -146,7 +146,7 @@ def test_a_wav_in_the_wrong_place_is_named(small: Path, wav: str, message: str) 
         read_esd(small)
 
 
-def test_what_is_not_esd_is_named(small: Path) -> None:
+def test_another_folder_is_refused(small: Path) -> None:
     with pytest.raises(ManifestError, match="found no folder 0011 … 0020; expected those of ESD"):
         read_esd(small / "0011")
     (small / "0012/0012.txt").write_bytes((small / "0012/0012.txt").read_bytes()[:101])

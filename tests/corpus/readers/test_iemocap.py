@@ -1,4 +1,4 @@
-"""IEMOCAP: labels, texts and audio of one folder, in the paper's classes, order and splits."""
+"""IEMOCAP reader: labels, texts, dimensions, classes and splits."""
 
 from collections import Counter
 from pathlib import Path
@@ -33,7 +33,7 @@ def by_split(utterances: list[Utterance]) -> dict[str, list[Utterance]]:
     return {s: [u for u in utterances if u.split == s] for s in ("train", "validation", "test")}
 
 
-def test_a_turn_has_label_text_audio_speaker_and_dimensions_in_our_order(tree: Path) -> None:
+def test_a_turn_has_label_text_audio_speaker_and_dimensions(tree: Path) -> None:
     clips = {u.id: u for u in read_iemocap(tree).utterances}
     assert len(clips) == 40
     clip = clips["iemocap/Ses03F_script01_1b_M000"]
@@ -52,7 +52,7 @@ def test_excited_is_happy_and_other_labels_are_left_out(tree: Path) -> None:
     assert found == {"neutral": 10, "happy": 10, "angry": 10, "sad": 10}
 
 
-def test_the_paper_tests_a_session_and_holds_out_a_tenth(tree: Path) -> None:
+def test_paper_splits(tree: Path) -> None:
     corpus = read_iemocap(tree)
     parts = by_split(list(corpus.utterances))
     assert {split: len(part) for split, part in parts.items()} == {
@@ -68,7 +68,7 @@ def test_the_paper_tests_a_session_and_holds_out_a_tenth(tree: Path) -> None:
 
 
 @pytest.mark.parametrize(("tested", "validated"), [(1, 5), (3, 2), (5, 4)])
-def test_speakers_are_apart_in_all_three_splits(tree: Path, tested: int, validated: int) -> None:
+def test_speaker_splits_share_no_speaker(tree: Path, tested: int, validated: int) -> None:
     corpus = read_iemocap(tree, IemocapSplits("speaker", tested))
     parts = by_split(list(corpus.utterances))
     assert {u.speaker[8] for u in parts["test"]} == {str(tested)}
@@ -77,19 +77,19 @@ def test_speakers_are_apart_in_all_three_splits(tree: Path, tested: int, validat
     assert corpus.seed is None
 
 
-def test_the_session_before_is_one_that_is_here(tmp_path: Path) -> None:
+def test_the_validation_session_is_one_that_exists(tmp_path: Path) -> None:
     write_iemocap(tmp_path, [1, 2, 5])
     parts = by_split(list(read_iemocap(tmp_path, IemocapSplits("speaker")).utterances))
     found = {split: {u.speaker[8] for u in part} for split, part in parts.items()}
     assert found == {"train": {"1"}, "validation": {"2"}, "test": {"5"}}
 
 
-def test_one_session_alone_is_tested(session: Path) -> None:
+def test_a_single_session_is_the_test(session: Path) -> None:
     corpus = read_iemocap(session.parent, IemocapSplits("speaker"))
     assert {u.split for u in corpus.utterances} == {"test"}
 
 
-def test_a_turn_transcribed_twice_is_noted(session: Path) -> None:
+def test_a_turn_transcribed_twice_is_reported(session: Path) -> None:
     texts = session / "dialog/transcriptions/Ses05F_impro01.txt"
     again = "Ses05F_impro01_F000 [000.2901-001.2357]: Pardon me."
     texts.write_text(f"{texts.read_text('latin-1')}\n{again}\n{again}\n", "latin-1")
@@ -114,7 +114,7 @@ def test_text_splits_share_no_text(tree: Path) -> None:
     ]
 
 
-def test_the_whole_corpus_is_known_by_its_totals(tmp_path: Path) -> None:
+def test_a_complete_corpus_has_the_expected_totals(tmp_path: Path) -> None:
     labels = {name: label for label, name in IEMOCAP_NAMES.items()}
     classes = [labels[name] for name, count in CLASS_TOTALS.items() for _ in range(count)]
     sessions = [n for n, count in SESSION_TOTALS.items() for _ in range(count)]
@@ -163,7 +163,7 @@ def test_a_bad_label_is_named(session: Path, line: str, message: str) -> None:
         read_iemocap(session.parent)
 
 
-def test_odd_lines_are_noted_and_cost_no_clip(session: Path) -> None:
+def test_unknown_lines_are_reported_and_no_clip_is_lost(session: Path) -> None:
     labels = session / "dialog/EmoEvaluation/Ses05F_impro01.txt"
     labels.write_text(labels.read_text() + "\nstray words\n")
     texts = session / "dialog/transcriptions/Ses05F_impro01.txt"
@@ -181,7 +181,7 @@ def test_odd_lines_are_noted_and_cost_no_clip(session: Path) -> None:
     assert [u.id for u in corpus.utterances if not u.text] == ["iemocap/Ses05F_impro01_M000"]
 
 
-def test_one_slip_of_the_scale_costs_a_clip_its_dimensions_many_are_an_error(
+def test_one_rating_off_the_scale_is_reported_and_many_are_an_error(
     tmp_path: Path,
 ) -> None:
     write_iemocap(tmp_path, [5])
@@ -197,7 +197,7 @@ def test_one_slip_of_the_scale_costs_a_clip_its_dimensions_many_are_an_error(
         read_iemocap(tmp_path)
 
 
-def test_a_folder_of_something_else_is_named(tmp_path: Path, session: Path) -> None:
+def test_another_folder_is_refused(tmp_path: Path, session: Path) -> None:
     with pytest.raises(ManifestError, match="found no folder Session1 … Session5; expected IEMO"):
         read_iemocap(session)
     with pytest.raises(ManifestError, match=r"test session 4 is missing; found .* 5$"):

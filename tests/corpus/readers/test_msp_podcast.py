@@ -1,4 +1,4 @@
-"""MSP-Podcast: the consensus table, hidden labels, and the paper's draw."""
+"""MSP-Podcast reader: the table of labels, hidden labels, the paper's draw."""
 
 from collections import Counter
 from pathlib import Path
@@ -16,7 +16,7 @@ def tree(tmp_path: Path) -> Path:
     return write_msp(tmp_path)
 
 
-def test_a_row_has_dimensions_in_our_order_and_scale(tree: Path) -> None:
+def test_dimensions_are_reordered_and_rescaled(tree: Path) -> None:
     clips = {u.id: u for u in read_msp_podcast(tree).utterances}
     clip = clips[f"msp-podcast/{msp_name(2)}"]
     assert clip.audio == str(tree / f"Audios/{msp_name(2)}.wav")
@@ -36,13 +36,13 @@ def test_hidden_labels_and_other_emotions_are_left_out_and_counted(tree: Path) -
     assert corpus.seed is None
 
 
-def test_the_paper_holds_out_a_tenth_and_leaves_development_alone(tree: Path) -> None:
+def test_paper_splits_do_not_use_development(tree: Path) -> None:
     corpus = read_msp_podcast(tree)
     assert Counter(u.split for u in corpus.utterances) == {"train": 22, "validation": 2, "test": 8}
     assert not [u for u in corpus.utterances if "Development" in u.speaker]
 
 
-def test_the_papers_numbers_are_drawn_from_all_labels(tmp_path: Path) -> None:
+def test_paper_splits_have_the_papers_numbers(tmp_path: Path) -> None:
     rows = [MSP_HEADING]
     for split, count in (("Train", 57_211), ("Test1", 20_000), ("Test2", 11_139)):
         rows += [f"{split}_{i}.wav,N,4,4,4,7,Male,{split}" for i in range(count)]
@@ -89,7 +89,7 @@ def test_a_bad_row_is_named(tmp_path: Path, row: str, message: str) -> None:
         read_msp_podcast(tmp_path)
 
 
-def test_an_absent_table_and_absent_columns_are_named(tmp_path: Path) -> None:
+def test_a_missing_table_and_missing_columns_are_named(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match=r"labels_consensus.csv: no such file; expected MSP-"):
         read_msp_podcast(tmp_path)
     put(

@@ -1,4 +1,4 @@
-"""RAVDESS: names are numbers, speakers are kept apart."""
+"""RAVDESS reader: file names and speaker splits."""
 
 from collections import Counter
 from pathlib import Path
@@ -25,7 +25,7 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_names_tell_emotion_statement_and_speaker(root: Path) -> None:
+def test_file_names_give_emotion_statement_and_speaker(root: Path) -> None:
     splits = {"train": frozenset({1}), "test": frozenset({2})}
     first, second = read_ravdess(root, splits).utterances
     assert (first.id, first.emotion, first.split) == (

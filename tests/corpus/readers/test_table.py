@@ -1,4 +1,4 @@
-"""Any folder: a table beside audio files becomes utterances."""
+"""Table reader: columns, dimensions, and errors with file and line."""
 
 from pathlib import Path
 
@@ -28,26 +28,26 @@ def test_a_csv_becomes_utterances(tmp_path: Path) -> None:
     assert (second.split, second.emotion, second.vad) == ("train", None, None)
 
 
-def test_columns_have_the_names_they_are_given(tmp_path: Path) -> None:
+def test_columns_can_be_renamed(tmp_path: Path) -> None:
     path = table(tmp_path, "file,label\na.wav,S\n")
     (utterance,) = read_folder(path, Columns(audio="file", emotion="label")).utterances
     assert utterance.emotion == "sad"
 
 
-def test_json_lines_may_hold_numbers(tmp_path: Path) -> None:
+def test_json_lines_with_numbers(tmp_path: Path) -> None:
     path = table(tmp_path, '{"audio": "a.wav", "id": 7, "speaker": 3, "text": 12}\n', "t.jsonl")
     (utterance,) = read_folder(path, Columns()).utterances
     assert (utterance.id, utterance.speaker, utterance.text) == ("7", "3", "12")
 
 
-def test_zero_is_a_speaker_and_members_of_an_archive_have_their_own_ids(tmp_path: Path) -> None:
+def test_speaker_zero_and_ids_of_zip_members(tmp_path: Path) -> None:
     rows = '{"audio": "c.zip:0:9", "speaker": 0}\n{"audio": "c.zip:9:9", "id": 0}\n'
     first, second = read_folder(table(tmp_path, rows, "t.jsonl"), Columns()).utterances
     assert (first.id, first.speaker) == (f"{tmp_path.name}/c.zip:0:9", "0")
     assert (second.id, second.speaker) == ("0", "")
 
 
-def test_some_of_the_dimensions_are_none_and_noted(tmp_path: Path) -> None:
+def test_incomplete_dimensions_are_reported(tmp_path: Path) -> None:
     path = table(tmp_path, "audio,arousal,dominance,valence\na.wav,1,,0\nb.wav,,,\n")
     corpus = read_folder(path, Columns())
     assert [u.vad for u in corpus.utterances] == [None, None]
@@ -56,7 +56,7 @@ def test_some_of_the_dimensions_are_none_and_noted(tmp_path: Path) -> None:
     }
 
 
-def test_a_column_that_was_named_must_be_there(tmp_path: Path) -> None:
+def test_a_named_column_must_exist(tmp_path: Path) -> None:
     path = table(tmp_path, "audio,label\na.wav,sad\n")
     with pytest.raises(
         ManifestError, match=r"columns audio, label, expected one named 'lable'; nam"
@@ -67,7 +67,7 @@ def test_a_column_that_was_named_must_be_there(tmp_path: Path) -> None:
     assert [u.emotion for u in corpus.utterances] == [None, "sad"]
 
 
-def test_dimensions_are_brought_to_0_to_1(tmp_path: Path) -> None:
+def test_dimensions_are_rescaled(tmp_path: Path) -> None:
     path = table(tmp_path, "audio,arousal,dominance,valence\na.wav,1,3,5\n")
     (utterance,) = read_folder(path, Columns(), vad_scale=(1, 5)).utterances
     assert utterance.vad == (0.0, 0.5, 1.0)
@@ -92,13 +92,6 @@ def test_dimensions_are_brought_to_0_to_1(tmp_path: Path) -> None:
         ),
         ("audio,arousal,dominance,valence\na.wav,low,1,1\n", (0, 1), "are not numbers"),
         ("audio,text\na.wav,Oh\n", (1, 0), "--vad-scale 1 0: expected the lowest, then the highe"),
-        ("audio,text\na.wav,Well, no\n", (0, 1), r"clips.csv:2: found more or fewer .* 2 columns"),
-        ("audio,text\na.wav\n", (0, 1), r"clips.csv:2: found more or fewer .* 2 columns"),
-        (
-            'audio,text\na.wav,"Oh\nb.wav,No\n',
-            (0, 1),
-            r"not a CSV file after line 1 .* is a quotation",
-        ),
     ],
 )
 def test_a_bad_table_is_named(
@@ -108,7 +101,7 @@ def test_a_bad_table_is_named(
         read_folder(table(tmp_path, text), Columns(), vad_scale=scale)
 
 
-def test_values_of_json_that_are_none_of_theirs(tmp_path: Path) -> None:
+def test_json_values_of_the_wrong_type_are_refused(tmp_path: Path) -> None:
     row = '{"audio": "a.wav", "arousal": [1], "dominance": 1, "valence": 1}\n'
     with pytest.raises(ManifestError, match=r"t.jsonl:1: dimensions \[\[1\], 1, 1\] are not num"):
         read_folder(table(tmp_path, row, "t.jsonl"), Columns())
@@ -116,9 +109,6 @@ def test_values_of_json_that_are_none_of_theirs(tmp_path: Path) -> None:
         read_folder(table(tmp_path, '{"audio": "a.wav", "emotion": 0}', "t.jsonl"), Columns())
 
 
-def test_an_absent_and_a_foreign_table_are_named(tmp_path: Path) -> None:
+def test_a_missing_table_is_named(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match=r"none.csv: no such file; expected a CSV"):
         read_folder(tmp_path / "none.csv", Columns())
-    (tmp_path / "old.csv").write_bytes("audio,text\na.wav,Größe\n".encode("latin-1"))
-    with pytest.raises(ManifestError, match=r"old.csv: not UTF-8 text"):
-        read_folder(tmp_path / "old.csv", Columns())

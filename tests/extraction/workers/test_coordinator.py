@@ -16,7 +16,7 @@ from rellm_cache.extraction.messages import (
     MissingClip,
     Ready,
 )
-from rellm_cache.extraction.workers.coordinator import Coordinator, WorkerHandle
+from rellm_cache.extraction.workers.coordinator import Coordinator, WorkerEvents, WorkerHandle
 
 
 class OneWorker:
@@ -32,9 +32,7 @@ class OneWorker:
     def start(self) -> WorkerHandle:
         return self
 
-    def wait(
-        self, handles: Sequence[WorkerHandle], seconds: float | None
-    ) -> list[tuple[WorkerHandle, Event]]:
+    def wait(self, handles: Sequence[WorkerHandle], seconds: float | None) -> WorkerEvents:
         assert self.events, "waited for a worker that has ended"
         events, self.events = self.events, []
         return [(self, event) for event in events]

@@ -1,18 +1,15 @@
-"""empathy score: levels added to the columns of a CSV file."""
+"""Scoring of a CSV file: added columns, resuming, files that are up to date."""
 
 import csv
-from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from rellm_cache.empathy import score_table as stage
-from rellm_cache.empathy.epitome import Exchange
-from rellm_cache.empathy.score_table import score_csv
-from rellm_cache.empathy.scorer_folder import EmpathyModel
-from rellm_cache.empathy.scoring import ReplyScore
+from rellm_cache.empathy.scoring import score_csv
 from rellm_cache.errors import ManifestError, RunError
+from rellm_cache.utils.result_table import journal_beside
 
 ROWS = [
     ("1", "it sounds hard", "i am so sorry."),
@@ -53,28 +50,28 @@ def test_levels_are_added_to_the_rows(empathy_scorer: Path, source: Path, tmp_pa
 
 
 def test_it_resumes_after_a_kill(
-    empathy_scorer: Path, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    empathy_scorer: Path, source: Path, tmp_path: Path, killed_after: Any
 ) -> None:
     whole = score_csv(empathy_scorer, source, tmp_path / "whole.csv")
-    ordinary, seen = stage.score_exchanges, []
-
-    def score_two(model: EmpathyModel, exchanges: Sequence[Exchange]) -> Iterator[ReplyScore]:
-        for score in ordinary(model, exchanges):
-            seen.append(score)
-            if len(seen) == 3:
-                raise KeyboardInterrupt
-            yield score
-
-    monkeypatch.setattr(stage, "score_exchanges", score_two)
     out = tmp_path / "scored.csv"
-    with pytest.raises(KeyboardInterrupt):
+    with killed_after(2) as kept:
         score_csv(empathy_scorer, source, out)
-    assert not out.exists()
+    assert (len(kept), out.exists()) == (2, False)
     assert score_csv(empathy_scorer, source, out) == whole
-    assert len(seen) == 4
-    assert isinstance(seen[0], ReplyScore)
     assert out.read_bytes() == (tmp_path / "whole.csv").read_bytes()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["replies.csv", "scored.csv", "whole.csv"]
+
+
+def test_rows_before_a_kill_are_not_scored_again(
+    empathy_scorer: Path, source: Path, tmp_path: Path, killed_after: Any
+) -> None:
+    out = tmp_path / "scored.csv"
+    with killed_after(2) as kept:
+        score_csv(empathy_scorer, source, out)
+    journal = journal_beside(out)
+    journal.write_text(journal.read_text().replace(kept[1]["ER_p0"], "marked"))
+    score_csv(empathy_scorer, source, out)
+    assert [row["ER_p0"] == "marked" for row in read(out)] == [False, True, False]
 
 
 def test_a_scored_file_is_not_scored_again(

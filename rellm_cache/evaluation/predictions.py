@@ -1,0 +1,248 @@
+"""Predictions and answers of a run for the utterances of a manifest, kept in `evaluated.jsonl`.
+
+Each row has the emotion by head and LLM, the dimensions, and the answer with its empathy levels, as
+far as they were requested. A row with the id "" has the losses of all utterances together.
+"""
+
+import csv
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rellm_cache.config.specs import digest
+from rellm_cache.corpus.manifest import DIMENSIONS, Utterance, read_manifests
+from rellm_cache.data.examples import learned_from
+from rellm_cache.data.streams import StreamSet
+from rellm_cache.empathy.scorer_folder import CARD
+from rellm_cache.evaluation.empathy import (
+    EmpathyScores,
+    ReplyLevels,
+    score_answers,
+    summarize_empathy,
+)
+from rellm_cache.inference.emotion import Label
+from rellm_cache.inference.fingerprints import DIGITS, answer_fingerprints
+from rellm_cache.inference.responders import (
+    Generation,
+    SpeechResponder,
+    TextResponder,
+    load_responder,
+)
+from rellm_cache.runs.shared_models import Resources
+from rellm_cache.runs.weights import run_recipe
+from rellm_cache.utils.model_files import file_digest
+from rellm_cache.utils.result_table import FINGERPRINT, ResultTable, fingerprint_of
+
+EVALUATED, PREDICTIONS = "evaluated.jsonl", "predictions.csv"
+ALL = ""  # id of the row for all utterances together
+BATCH = 16  # clips
+
+
+@dataclass(frozen=True)
+class EmotionPredictions:
+    """Predicted emotions of utterances, in their order.
+
+    Attributes:
+        head: emotions by the category head; None for a text model, which has no heads.
+        dimensions: (N, 3) float32 arousal, dominance, valence by the dimension head, or None.
+        llm: labels by the LLM, or None.
+        in_words: the LLM's labels have greedy answers.
+        losses: mean of each loss.
+    """
+
+    head: list[str] | None
+    dimensions: NDArray[np.float32] | None
+    llm: list[Label] | None
+    in_words: bool
+    losses: dict[str, float]
+
+
+class PredictionLog:
+    """Predictions and answers of a run, computed once and kept.
+
+    Args:
+        run: folder of a finished run.
+        manifest: manifest file or folder.
+        cache: root of the stores.
+        out: folder of `evaluated.jsonl`.
+
+    Attributes:
+        recipe: recipe of the run.
+        utterances: utterances in the manifest's order.
+
+    Raises:
+        RunError: `run` is not a finished run.
+        ManifestError: the manifest cannot be read, or a text model's utterance has no transcript.
+        StoreError: clips are absent from the cache.
+        JournalError: `evaluated.jsonl` cannot be read.
+    """
+
+    def __init__(
+        self, run: Path, manifest: Path, cache: Path, out: Path, resources: Resources
+    ) -> None:
+        self._run, self._manifest, self._cache = run, manifest, cache
+        self._resources = resources
+        self.utterances = read_manifests(manifest)
+        self.recipe = run_recipe(run)
+        made = answer_fingerprints(run, self.recipe, self.utterances, cache, self._load_streams)
+        if self.recipe.text is None:  # losses depend on labels and responses too
+            streams = self._load_streams(self.utterances)
+            learned = learned_from([self.utterances], self.recipe, {}, streams)
+            made[ALL] = digest([made, learned])[:DIGITS]
+        self._table = ResultTable(out / EVALUATED, made)
+
+    def predict(self, in_words: bool) -> EmotionPredictions:
+        """Emotions and dimensions by the heads, and emotions by the LLM, where the run has them.
+
+        The LLM is not asked where the recipe gives it the true emotion.
+
+        Args:
+            in_words: also let the LLM answer each emotion in words.
+        """
+        recipe, ids = self.recipe, [u.id for u in self.utterances]
+        has_heads = recipe.text is None
+        has_labels = recipe.needs_llm and not (recipe.text and recipe.text.gold_emotion)
+        if has_heads and (self._table.missing(ids, "head") or "losses" not in self._table[ALL]):
+            self._predict_heads()
+        if has_labels:
+            self._predict_labels(("likely", "named") if in_words else ("likely",))
+        rows = [self._table[i] for i in ids]
+        dimensions = None
+        if has_heads and recipe.heads.dimensions:
+            dimensions = np.array([row["dimensions"] for row in rows], np.float32)
+        labels = None
+        if has_labels:
+            labels = [Label(row["likely"], row["named"] if in_words else None) for row in rows]
+        return EmotionPredictions(
+            head=[row["head"] for row in rows] if has_heads else None,
+            dimensions=dimensions,
+            llm=labels,
+            in_words=in_words,
+            losses=self._table[ALL]["losses"] if has_heads else {},
+        )
+
+    def answers(self, utterances: Sequence[Utterance]) -> list[Generation]:
+        """Answers to some of the utterances, in their order.
+
+        Raises:
+            ConfigError: the run has no LLM.
+        """
+        left = [u for u in utterances if "answer" not in self._table[u.id]]
+        if left:
+            found = self._responder.answers(left, BATCH)
+            answers = ((g.id, {"answer": _without_utterance(g)}) for g in found)
+            self._table.fill("Answering", len(left), "clips", answers)
+        return [
+            Generation(u.id, u.audio, u.text, **self._table[u.id]["answer"]) for u in utterances
+        ]
+
+    def empathy(self, utterances: Sequence[Utterance], folder: Path) -> EmpathyScores:
+        """Empathy of the answers to some utterances.
+
+        Args:
+            utterances: at least one, all with a transcript.
+            folder: folder of an empathy scorer.
+
+        Raises:
+            RunError: the folder holds no finished scorer.
+            ConfigError: the run has no LLM.
+        """
+        answers = self.answers(utterances)
+        scorer = file_digest(folder / CARD)
+        made = {a.id: digest([scorer, a.text, a.response])[:DIGITS] for a in answers}
+
+        def is_scored(name: str) -> bool:
+            return fingerprint_of(self._table[name].get("empathy", {})) == made[name]
+
+        left = [answer for answer in answers if not is_scored(answer.id)]
+        if left:
+            found = zip(left, score_answers(folder, left), strict=True)
+            scores = (
+                (a.id, {"empathy": {FINGERPRINT: made[a.id], **asdict(levels)}})
+                for a, levels in found
+            )
+            self._table.fill("Scoring", len(left), "answers", scores)
+        rows = (self._table[answer.id]["empathy"] for answer in answers)
+        scored = [ReplyLevels(row["levels"], row["long_levels"], row["cut"]) for row in rows]
+        return summarize_empathy([answer.response for answer in answers], scored)
+
+    def finish(self) -> bool:
+        """Write `evaluated.jsonl`; return whether it changed."""
+        return self._table.finish()
+
+    @cached_property
+    def _responder(self) -> SpeechResponder | TextResponder:
+        return load_responder(
+            self._run, self.recipe, self._cache, self._load_streams, self._resources
+        )
+
+    def _load_streams(self, utterances: Sequence[Utterance]) -> StreamSet:
+        streams = self._resources.streams(self.recipe, self._cache)
+        command = (
+            f"rellm extract {self._manifest} --recipe {self._run}/recipe.toml --cache {self._cache}"
+        )
+        streams.require([u.id for u in utterances], command)
+        return streams
+
+    def _predict_heads(self) -> None:
+        """Predict all utterances together, as losses are means; the losses are kept last."""
+        responder = self._responder
+        if isinstance(responder, TextResponder):
+            return
+        found = responder.heads(self.utterances)
+        names, dimensions = self.recipe.heads.emotions, found.dimensions
+        with self._table:
+            for index, utterance in enumerate(self.utterances):
+                values = None if dimensions is None else dimensions[index].tolist()
+                head = names[found.emotions[index]]
+                self._table.add(utterance.id, head=head, dimensions=values)
+            self._table.add(ALL, losses=found.terms.means())
+
+    def _predict_labels(self, fields: tuple[str, ...]) -> None:
+        """Let the LLM label the utterances that lack a field of `Label`."""
+        missing = {*self._table.missing((u.id for u in self.utterances), *fields)}
+        left = [u for u in self.utterances if u.id in missing]
+        if left:
+            found = self._responder.labels(left, "named" in fields, BATCH)
+            labels = ((name, {f: getattr(label, f) for f in fields}) for name, label in found)
+            self._table.fill("Labeling", len(left), "clips", labels)
+
+
+def _without_utterance(generation: Generation) -> dict[str, Any]:
+    """The fields of an answer that do not come from the manifest."""
+    fields = asdict(generation).items()
+    return {name: value for name, value in fields if name not in ("id", "audio", "text")}
+
+
+def prediction_rows(
+    utterances: Sequence[Utterance], predictions: EmotionPredictions
+) -> tuple[list[str], list[list[str]]]:
+    """Columns and rows of `predictions.csv`.
+
+    A row has the true emotion, the emotions by head and LLM, and arousal, dominance and valence by
+    the dimension head; a cell without a value is empty.
+    """
+    labels = predictions.llm
+    emotions: dict[str, Sequence[str | None] | None] = {
+        "head": predictions.head,
+        "llm": None if labels is None else [label.likely for label in labels],
+        "llm_in_words": None if labels is None else [label.named for label in labels],
+    }
+    dimensions = predictions.dimensions
+    rows = []
+    for place, utterance in enumerate(utterances):
+        named = ["" if column is None else column[place] or "" for column in emotions.values()]
+        values = [""] * 3 if dimensions is None else [f"{value:.4f}" for value in dimensions[place]]
+        rows.append([utterance.id, utterance.speaker, utterance.emotion or "", *named, *values])
+    return ["id", "speaker", "emotion", *emotions, *DIMENSIONS], rows
+
+
+def read_predictions(path: Path) -> dict[str, dict[str, str]]:
+    """Utterance id → row of a `predictions.csv`."""
+    with path.open(encoding="utf-8", newline="") as file:
+        return {row["id"]: row for row in csv.DictReader(file)}
