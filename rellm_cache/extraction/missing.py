@@ -25,25 +25,16 @@ DIGEST_THREADS = 4
 
 
 class TargetStore:
-    """The store of one encoder, and the result of every clip in this extraction.
-
-    Attributes:
-        spec: of the encoder, weights resolved.
-        path: of the store, which may not exist yet.
-        changed: ids that the store held with other audio.
-        encoded: clip id → seconds of audio, for clips encoded in this extraction.
-        failed: clip id → failure.
-        encoder_seconds: forward passes, summed over all workers.
-    """
+    """The store of one encoder, and the result of every clip in this extraction."""
 
     def __init__(self, spec: EncoderSpec, cache: Path) -> None:
-        self.spec = spec
+        self.spec = spec  # weights resolved
         self.fingerprint = spec.fingerprint
-        self.path = store_path(cache, spec)
-        self.changed: set[str] = set()
-        self.encoded: dict[str, float] = {}
-        self.failed: dict[str, Failure] = {}
-        self.encoder_seconds = 0.0
+        self.path = store_path(cache, spec)  # may not exist yet
+        self.changed: set[str] = set()  # ids that the store held with other audio
+        self.encoded: dict[str, float] = {}  # id → seconds of audio, encoded in this extraction
+        self.failed: dict[str, Failure] = {}  # by clip id
+        self.encoder_seconds = 0.0  # of forward passes, summed over all workers
         self.store: FeatureStore | None = None
         self.refresh()
 

@@ -26,10 +26,6 @@ class OomSplitter(Generic[Result]):
         name: of the model, for messages.
         device: that the model runs on.
         say: called with a message when memory runs out.
-
-    Attributes:
-        limit: most clips in a forward pass after memory ran out; None before.
-        seconds: spent in forward passes.
     """
 
     def __init__(
@@ -42,8 +38,8 @@ class OomSplitter(Generic[Result]):
         self._forward = forward
         self._name = name
         self._device = device
-        self.limit: int | None = None
-        self.seconds = 0.0
+        self.limit: int | None = None  # most clips in a forward pass after memory ran out
+        self.seconds = 0.0  # spent in forward passes
         self._say = say
 
     def run(self, clips: Sequence[Clip]) -> list[Result | AudioError]:

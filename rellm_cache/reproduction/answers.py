@@ -26,6 +26,8 @@ from rellm_cache.utils.json_files import read_object
 from rellm_cache.utils.result_table import FINGERPRINT, ResultTable, Row, fingerprint_of
 
 EMPATHY, UTTERANCES = "empathy.jsonl", "utterances.csv"
+LABELS = ("speaker", "emotion", "head", "llm", "llm_in_words")  # columns of predictions.csv
+LEVELS = ("er", "ex", "er_long", "ex_long")
 
 
 @dataclass(frozen=True)
@@ -123,18 +125,11 @@ def _records(job: Job, scorer: Scorer | None) -> Iterable[Record]:
             fold=job.fold,
             row=job.row.name,
             id=answer["id"],
-            speaker=labels["speaker"],
-            emotion=labels["emotion"],
-            head=labels["head"],
-            llm=labels["llm"],
-            llm_in_words=labels["llm_in_words"],
+            **{name: labels[name] for name in LABELS},
             words=word_count(answer["response"]),
             questions=question_count(answer["response"]),
             cut=bool(level["cut"]) if level else None,
-            er=level.get("er"),
-            ex=level.get("ex"),
-            er_long=level.get("er_long"),
-            ex_long=level.get("ex_long"),
+            **{name: level.get(name) for name in LEVELS},
             text=answer["text"],
             response=answer["response"],
         )

@@ -102,14 +102,9 @@ def speaker_groups(speakers: Sequence[int]) -> list[SpeakerSplits]:
         tested = speakers[start : start + FOLD_SPEAKERS]
         after = start + len(tested)
         following = [speakers[(after + i) % len(speakers)] for i in range(VALIDATION_SPEAKERS)]
-        training = set(speakers) - set(tested) - set(following)
-        splits.append(
-            {
-                "train": frozenset(training),
-                "validation": frozenset(following),
-                "test": frozenset(tested),
-            }
-        )
+        test, validation = frozenset(tested), frozenset(following)
+        train = frozenset(speakers) - test - validation
+        splits.append({"train": train, "validation": validation, "test": test})
     return splits
 
 

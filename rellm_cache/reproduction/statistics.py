@@ -4,7 +4,7 @@ ER and EX are means over all answers. UA is computed for each fold and averaged.
 between answers to the same utterance.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -145,14 +145,8 @@ def compare(
     found: list[Comparison] = []
     for metric in ("ER", "EX", "ER + EX"):
         score = EMPATHY_SCORES[metric]
-        of_metric = [
-            comparison
-            for other in others
-            if (comparison := _compare_scores(records, other, metric, score, corpus)) is not None
-        ]
-        found += _corrected(of_metric)
-    recognised = [_compare_ua(records, other, corpus) for other in others]
-    return found + _corrected([c for c in recognised if c is not None])
+        found += _correct(_compare_scores(records, o, metric, score, corpus) for o in others)
+    return found + _correct(_compare_ua(records, other, corpus) for other in others)
 
 
 def _pairs(records: Mapping[str, Sequence[Record]], other: str) -> list[tuple[Record, Record]]:
@@ -197,7 +191,8 @@ def _compare_ua(
     return Comparison("UA", MAIN, other, difference, test, 1.0, directions)
 
 
-def _corrected(comparisons: Sequence[Comparison]) -> list[Comparison]:
-    """The comparisons with p values corrected over all of them."""
-    corrected = holm({c.second: c.test.p for c in comparisons})
-    return [replace(c, p_holm=corrected[c.second]) for c in comparisons]
+def _correct(comparisons: Iterable[Comparison | None]) -> list[Comparison]:
+    """The comparisons that could be made, with p values corrected over all of them."""
+    found = [c for c in comparisons if c is not None]
+    corrected = holm({c.second: c.test.p for c in found})
+    return [replace(c, p_holm=corrected[c.second]) for c in found]
