@@ -120,18 +120,18 @@ def _records(job: Job, scorer: Scorer | None) -> Iterable[Record]:
         exchanges = [Exchange("", a["id"], a["text"], a["response"]) for a in answers]
         levels = scorer.levels(job.out / EMPATHY, exchanges)
     for answer, level in zip(answers, levels, strict=True):
-        labels = predicted[answer["id"]]
+        copied: dict[str, Any] = {name: predicted[answer["id"]][name] for name in LABELS}
+        copied |= {name: level.get(name) for name in LEVELS}
         yield Record(
             fold=job.fold,
             row=job.row.name,
             id=answer["id"],
-            **{name: labels[name] for name in LABELS},
             words=word_count(answer["response"]),
             questions=question_count(answer["response"]),
             cut=bool(level["cut"]) if level else None,
-            **{name: level.get(name) for name in LEVELS},
             text=answer["text"],
             response=answer["response"],
+            **copied,
         )
 
 
