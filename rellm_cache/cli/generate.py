@@ -35,7 +35,7 @@ def generate(
     batch_size: int,
     overrides: tuple[str, ...],
 ) -> None:
-    """Answer speech with the trained run RUN.
+    """Answer speech with a trained run.
 
     SOURCE is a manifest file or folder, with frames in the cache, or one sound file, encoded live.
     Only prompts.* can be set: `--set prompts.answer_sentences=2` keeps answers short.

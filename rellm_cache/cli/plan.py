@@ -1,4 +1,4 @@
-"""Command `rellm plan`: estimate time, memory and disk of extraction and training."""
+"""rellm plan: estimate time, memory and disk of extraction and training."""
 
 import json
 from pathlib import Path

@@ -14,7 +14,10 @@ from rellm_cache.store.remote.mirror_paths import display_path
 @root_argument
 @json_option
 def info(root: Path, as_json: bool) -> None:
-    """List the stores under ROOT: encoder, clips, hours, size, licence."""
+    """List the stores under ROOT.
+
+    For each store: encoder, clips, hours, size, licence.
+    """
     from rellm_cache.cache_admin.info import cache_info
 
     stores = cache_info(root)

@@ -38,7 +38,10 @@ from rellm_cache.cli.prepare.report import prepare_and_show
 )
 @limits
 def folder(table: Path, vad_scale: tuple[float, float], split: str, **options: Any) -> int:
-    """Audio files beside TABLE, a CSV or JSON Lines file."""
+    """Audio files with a table.
+
+    TABLE is a CSV or JSON Lines file beside the audio files.
+    """
     from rellm_cache.corpus.readers.table import Columns, read_folder
 
     columns = Columns(**{f.name: options.pop(f"{f.name}_column") for f in fields(Columns)})
