@@ -40,6 +40,7 @@ from rellm_cache.runs.provenance import (
     TRAINING,
     DataSummary,
     TrainingRecord,
+    cache_location,
     save_training,
     summarise_data,
 )
@@ -135,7 +136,7 @@ def train(
         end = trainer.run(start)
     report = finish(trainer, start, end, notes)
     if accelerator.is_main_process:
-        record(trainer, report, *summaries)
+        record(trainer, report, summaries, cache)
     return report
 
 
@@ -235,10 +236,17 @@ def _best_scores(recipe: Recipe, epochs: list[dict[str, Any]]) -> dict[str, floa
 
 
 def record(
-    trainer: Trainer, report: TrainReport, train: DataSummary, validation: DataSummary | None
+    trainer: Trainer,
+    report: TrainReport,
+    summaries: tuple[DataSummary, DataSummary | None],
+    cache: Path,
 ) -> None:
-    """Write the model card, and `training.json` unless this call trained nothing."""
-    recipe = trainer.recipe
+    """Write the model card, and `training.json` unless this call trained nothing.
+
+    Args:
+        summaries: of the train split and the validation split.
+    """
+    recipe, (train, validation) = trainer.recipe, summaries
     if not (report.out / TRAINING).exists() or report.resumed_at < report.steps:
         start, llm = recipe.training.init_from, recipe.llm if recipe.needs_llm else None
         found = TrainingRecord(
@@ -252,6 +260,7 @@ def record(
             llm_weights=weights_digest(locate_model(llm.model, llm.revision)) if llm else "",
             started_from=file_digest(Path(start) / WEIGHTS) if start else "",
             scores=report.validation,
+            cache=cache_location(cache),
         )
         save_training(report.out, found)
     write_card(report.out)
