@@ -28,12 +28,9 @@ class WhisperVariables:
 
     Methods take a CTranslate2 prefix (`old`) and the transformers prefix for it (`new`). All raise
     `RellmError` if a variable is missing.
-
-    Attributes:
-        arrays: from `read_ctranslate2`.
     """
 
-    arrays: Mapping[str, Array]
+    arrays: Mapping[str, Array]  # from `read_ctranslate2`
 
     def tensor(self, name: str) -> torch.Tensor:
         """One variable with its stored shape."""
