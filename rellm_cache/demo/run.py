@@ -65,10 +65,8 @@ class DemoReport:
 def run_demo(cache: Path, out: Path, say: Say) -> DemoReport:
     """Run every step of the workflow on the embedded clips.
 
-    Args:
-        cache: folder of the stores; the converted models are in its folder `models`.
-        out: folder for manifests and runs; an earlier demo there is continued.
-        say: called with a line about each step when it ends.
+    The converted models are in the folder `models` of `cache`. `out` gets manifests and runs; an
+    earlier demo there is continued.
     """
     start = monotonic()
     # The recipes name models by hub id. This makes them local folders under the cache.
