@@ -14,10 +14,11 @@ from rellm_cache.utils.console import counted
 @options.recipe
 @options.cache
 def annotate(manifest: Path, recipe: str, overrides: tuple[str, ...], cache: Path) -> None:
-    """Fill missing dimensions of a manifest file or folder from the emotion encoder's head.
+    """Fill missing dimensions from the emotion encoder's head.
 
-    `rellm extract` stores arousal, dominance and valence of each clip in the cache. They are marked
-    as pseudo; dimensions by human annotators stay as they are.
+    MANIFEST is a manifest file or folder. `rellm extract` stores arousal, dominance and valence of
+    each clip in the cache. They are marked as pseudo; dimensions by human annotators stay as they
+    are.
     """
     from rellm_cache.annotation.pseudo_vad import FUNCTION_OF_INPUT
     from rellm_cache.annotation.pseudo_vad import annotate as run

@@ -1,4 +1,4 @@
-"""Command `rellm demo`: the whole workflow on clips that come with the package."""
+"""rellm demo: the whole workflow on clips that come with the package."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING

@@ -13,9 +13,10 @@ from rellm_cache.utils.console import counted
 
 @click.group(cls=options.OrderedGroup)
 def empathy() -> None:
-    """Score the empathy of replies: emotional reactions, interpretations, explorations.
+    """Score the empathy of replies.
 
-    A scorer is EPITOME's bi-encoder on any text encoder, trained on EPITOME's tables.
+    Scores are levels of emotional reactions, interpretations and explorations. A scorer is
+    EPITOME's bi-encoder on any text encoder, trained on EPITOME's tables.
     """
 
 
@@ -38,10 +39,10 @@ def empathy() -> None:
 def train(
     data: Path, out: Path, encoder: str | None, changes: tuple[str, ...], as_json: bool
 ) -> None:
-    """Train scorers on the CSV files of folder DATA; a fifth of the posts is held out.
+    """Train scorers on the CSV files in folder DATA.
 
-    The settings are EPITOME's for RoBERTa, or those shipped for another encoder. OUT/empathy.json
-    has the settings and the scores on the held-out fifth.
+    A fifth of the posts is held out. The settings are EPITOME's for RoBERTa, or those shipped for
+    another encoder. OUT/empathy.json has the settings and the scores on the held-out fifth.
     """
     from rellm_cache.empathy.settings import make_settings
     from rellm_cache.empathy.training import train_empathy
@@ -73,10 +74,11 @@ def _level_row(name: str, scores: dict[str, Any]) -> list[str]:
 @options.out("CSV file to write.", options.FILE)
 @options.as_json
 def score(scorer: Path, source: Path, out: Path, as_json: bool) -> None:
-    """Add empathy levels to a CSV file SOURCE with the columns seeker_post and response_post.
+    """Add empathy levels to the rows of a CSV file.
 
-    The new columns are ER_label, IP_label, EX_label and their probabilities, for texts cut at
-    EPITOME's 64 tokens, and the same with a longer limit as ER_label_long and so on.
+    SOURCE needs the columns seeker_post and response_post. The new columns are ER_label, IP_label,
+    EX_label and their probabilities, for texts cut at EPITOME's 64 tokens, and the same with a
+    longer limit as ER_label_long and so on.
     """
     from rellm_cache.empathy.scoring import score_csv
 

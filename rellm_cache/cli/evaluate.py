@@ -13,7 +13,7 @@ from rellm_cache.utils.console import counted
 @click.command()
 @options.run_argument
 @options.manifest_argument
-@options.cache
+@options.run_cache
 @click.option(
     "--samples",
     type=click.IntRange(min=0),
@@ -37,18 +37,18 @@ from rellm_cache.utils.console import counted
 def evaluate(
     run: Path,
     manifest: Path,
-    cache: Path,
+    cache: Path | None,
     samples: int,
     empathy: Path | None,
     out: Path | None,
     as_json: bool,
 ) -> None:
-    """Score the trained run RUN on a manifest file or folder.
+    """Score a trained run on a manifest file or folder.
 
     Writes scores.json, predictions.csv and report.html (curves, confusion matrices, samples) into
     RUN, and updates the model card RUN/README.md. Predictions and answers for each clip are kept in
-    evaluated.jsonl: a killed command goes on where it was, and a repeated one computes only what
-    has changed.
+    evaluated.jsonl. If the command is killed, run it again to continue. A repeated command computes
+    only what has changed.
     """
     from rellm_cache.evaluation.run import EvaluationOptions
     from rellm_cache.evaluation.run import evaluate as score

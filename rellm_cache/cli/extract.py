@@ -1,4 +1,4 @@
-"""Command `rellm extract`: encode clips and store their frames in the cache."""
+"""rellm extract: encode clips and store their frames in the cache."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING

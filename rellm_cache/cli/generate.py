@@ -12,7 +12,7 @@ from rellm_cache.utils.console import counted
 @options.run_argument
 @click.argument("source", type=options.EXISTING)
 @options.out("JSON Lines file for the answers.", options.FILE)
-@options.cache
+@options.run_cache
 @click.option("--from-audio", is_flag=True, help="Encode the audio instead of reading the cache.")
 @options.batch_size(8, "Clips answered at a time.")
 @options.overrides
@@ -20,12 +20,12 @@ def generate(
     run: Path,
     source: Path,
     out: Path,
-    cache: Path,
+    cache: Path | None,
     from_audio: bool,
     batch_size: int,
     overrides: tuple[str, ...],
 ) -> None:
-    """Answer speech with the trained run RUN.
+    """Answer speech with a trained run.
 
     SOURCE is a manifest file or folder, with frames in the cache, or one sound file, encoded live.
     Only prompts.* can be set: `--set prompts.answer_sentences=2` keeps answers short.

@@ -1,4 +1,4 @@
-"""Command `rellm import`: convert checkpoints of other projects."""
+"""rellm import: convert checkpoints of other projects."""
 
 from pathlib import Path
 

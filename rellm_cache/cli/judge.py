@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...", type=options.EXISTING_FOLDER)
 @options.manifest_argument
-@options.cache
+@options.run_cache
 @click.option(
     "--judge",
     "model",
@@ -35,17 +35,17 @@ if TYPE_CHECKING:
 def judge(
     runs: tuple[Path, ...],
     manifest: Path,
-    cache: Path,
+    cache: Path | None,
     model: str | None,
     quantization: Literal["nf4", "int8", "none"] | None,
     batch_size: int,
     as_json: bool,
 ) -> None:
-    """Score the answers of trained runs to the questions beside a manifest.
+    """Score answers of trained runs to the questions of `rellm qa`.
 
-    Each RUN gets speech and question; an LLM compares its answers with those of `rellm qa`. Writes
-    RUN/judged.jsonl and RUN/judged.json, and prints a table with a row for each run. A killed
-    command goes on where it was.
+    Each RUN gets speech and question; an LLM compares its answers with those beside the manifest.
+    Writes RUN/judged.jsonl and RUN/judged.json, and prints a table with a row for each run. If the
+    command is killed, run it again to continue.
     """
     from rellm_cache.config.schema import LLMConfig
     from rellm_cache.evaluation.judge import judge as score

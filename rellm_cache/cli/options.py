@@ -88,6 +88,13 @@ cache = click.option(
     metavar="FOLDER|URL",
     help="Folder of feature stores, or its URL, for example s3://bucket/folder.",
 )
+run_cache = click.option(
+    "--cache",
+    type=CacheRoot(),
+    metavar="FOLDER|URL",
+    help="Folder of feature stores, or its URL; by default the cache that the run was trained "
+    "from.",
+)
 as_json = click.option(
     "--json", "as_json", is_flag=True, help="Print the result as one JSON object."
 )

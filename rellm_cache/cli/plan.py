@@ -1,4 +1,4 @@
-"""Command `rellm plan`: estimate time, memory and disk of extraction and training."""
+"""rellm plan: estimate time, memory and disk of extraction and training."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING

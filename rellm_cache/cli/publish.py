@@ -1,4 +1,4 @@
-"""Command `rellm publish`: a trained run as a folder for a model hub."""
+"""rellm publish: a trained run as a folder for a model hub."""
 
 import dataclasses
 from pathlib import Path

@@ -21,12 +21,12 @@ from rellm_cache.utils.console import counted
 def qa(
     manifest: Path, recipe: str, overrides: tuple[str, ...], mode: str | None, batch_size: int
 ) -> None:
-    """Let the chat LLM write questions and answers about each clip from its labels.
+    """Write questions and answers about clips with the chat LLM.
 
-    The LLM reads transcript, emotion and dimensions of every utterance of MANIFEST, a manifest file
-    or folder. Rows are written beside it as SPLIT.questions.jsonl. Dropped rows have a reason; the
-    others are used in training where losses.qa_lm is above 0. A killed command goes on where it
-    was, and a repeated one asks only what has changed.
+    MANIFEST is a manifest file or folder. The LLM reads transcript, emotion and dimensions of every
+    utterance. Rows are written beside the manifest as SPLIT.questions.jsonl. Dropped rows have a
+    reason; the others are used in training if losses.qa_lm is above 0. If the command is killed,
+    run it again to continue. A repeated command asks only what has changed.
     """
     from rellm_cache.annotation.questions import write_questions
     from rellm_cache.config.recipes import load_recipe

@@ -1,4 +1,4 @@
-"""Command `rellm recipes`: list the shipped recipes or print one."""
+"""rellm recipes: list the shipped recipes or print one."""
 
 import click
 

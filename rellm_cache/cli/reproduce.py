@@ -102,10 +102,11 @@ def table1(
     as_json: bool,
     **request: Any,
 ) -> int:
-    """Reproduce Table I: prepare, extract, respond, train, answer, evaluate, compare and print.
+    """Reproduce Table I of the paper.
 
-    Finished steps are skipped, so a killed command goes on where it was. Failed rows and folds are
-    listed, the others go on, and the exit code is 3.
+    Prepares, extracts, responds, trains, answers, evaluates, compares and prints. Finished steps
+    are skipped: if the command is killed, run it again to continue. Failed rows and folds are
+    listed, the others continue, and the exit code is 3.
 
     OUT/table1.json has all results, OUT/table1.html shows them with plots, and OUT/utterances.csv
     has every answer with its scores.

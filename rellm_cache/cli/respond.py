@@ -32,11 +32,12 @@ def respond(
     teacher: bool,
     cache: Path,
 ) -> None:
-    """Let the chat LLM continue each transcript in the tone of its emotion (step 1).
+    """Write the expected responses with the chat LLM (step 1).
 
-    MANIFEST is a manifest file or folder. Responses are written beside it as SPLIT.responses.jsonl
-    and are read with the manifest. Run again with --teacher for distillation. A killed command goes
-    on where it was.
+    MANIFEST is a manifest file or folder. The LLM continues each transcript in the tone of its
+    emotion. Responses are written beside the manifest as SPLIT.responses.jsonl and are read with
+    it. Run again with --teacher for distillation. If the command is killed, run it again to
+    continue.
     """
     from rellm_cache.config.recipes import load_recipe
 

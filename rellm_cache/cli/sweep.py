@@ -60,16 +60,16 @@ def sweep(
     in_words: bool,
     as_json: bool,
 ) -> int:
-    """Train a recipe and variants of it with several seeds, and compare them.
+    """Train variants of a recipe with several seeds.
 
     The baseline is the recipe with --set. A variant changes more fields, in the syntax of --set.
     {seed} in a value stands for the seed of the run, as in
     training.init_from=sweeps/heads/baseline/seed-{seed}.
 
     All runs share one process: the LLM is loaded once, and the cache is opened once. A run folder
-    OUT/VARIANT/seed-N holds the same bits as one by `rellm train`. An interrupted command goes on
-    where it was. Finished runs are not repeated, so seeds and variants can be added later. Failed
-    runs are listed, the others go on, and the exit code is 3.
+    OUT/VARIANT/seed-N holds the same bits as one by `rellm train`. If the command is killed,
+    run it again to continue. Finished runs are not repeated, so seeds and variants can be added
+    later. Failed runs are listed, the other runs continue, and the exit code is 3.
 
     The tables show mean and standard deviation over seeds, and the difference to the baseline,
     paired by seed, with its 95 % interval (Student's t). They are also in OUT/sweep.json and

@@ -1,4 +1,4 @@
-"""Command `rellm train`: train adapter and heads on cached frames."""
+"""rellm train: train adapter and heads on cached frames."""
 
 from pathlib import Path
 

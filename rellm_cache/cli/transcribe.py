@@ -29,10 +29,12 @@ def transcribe(
     batch_size: int,
     as_json: bool,
 ) -> int:
-    """Transcribe the clips of manifest files or folders with the recipe's Whisper.
+    """Transcribe clips with the recipe's Whisper.
 
-    A killed command goes on where it was. Clips with changed audio are transcribed again. Exit code
-    3: done, but some clips failed; they are listed in a file beside the transcripts.
+    MANIFEST is a manifest file or folder. If the command is killed, run it again to continue. Clips
+    with changed audio are transcribed again.
+
+    Exit code 3: done, but some clips failed. They are listed in a file beside the transcripts.
     """
     from rellm_cache.annotation.transcripts import transcribe as run
     from rellm_cache.config.recipes import load_recipe

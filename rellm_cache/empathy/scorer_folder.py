@@ -9,7 +9,7 @@
 
 import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from rellm_cache.config.toml import build
 from rellm_cache.empathy.bi_encoder import EmpathyScorer
 from rellm_cache.empathy.epitome import MECHANISMS
-from rellm_cache.empathy.settings import EmpathySettings, from_table, to_table
+from rellm_cache.empathy.settings import EmpathySettings
 from rellm_cache.empathy.text_encoder import TextEncoder
 from rellm_cache.empathy.tfidf import TfidfModel, load_tfidf
 from rellm_cache.errors import ConfigError, RunError
@@ -34,38 +35,24 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 
 @dataclass(frozen=True)
 class ScorerCard:
-    """Contents of `empathy.json`.
+    """Contents of `empathy.json`."""
 
-    Attributes:
-        settings: settings of the training.
-        groups: mechanisms of each scorer.
-        temperatures: mechanism → divisor of its logits.
-        encoder_digest: SHA-256 of the encoder's config and weights.
-        data_digest: digest of the exchanges with their levels and rationales.
-        scores: part of the data → mechanism → scores.
-        counts: part of the data → exchanges; `test_replies_cut`: test replies longer than `tokens`.
-    """
-
-    settings: EmpathySettings
-    groups: tuple[tuple[str, ...], ...]
-    temperatures: dict[str, float]
-    encoder_digest: str
-    data_digest: str
-    scores: dict[str, Any]
-    counts: dict[str, int]
+    settings: EmpathySettings  # settings of the training
+    groups: tuple[tuple[str, ...], ...]  # mechanisms of each scorer
+    temperatures: dict[str, float]  # mechanism → divisor of its logits
+    encoder_digest: str  # SHA-256 of the encoder's config and weights
+    data_digest: str  # digest of the exchanges with their levels and rationales
+    scores: dict[str, Any]  # part of the data → mechanism → scores
+    counts: dict[str, int]  # part of the data → exchanges, and `test_replies_cut`
 
 
 @dataclass(frozen=True)
 class EmpathyModel:
-    """The loaded scorers of one folder.
-
-    Attributes:
-        ensembles: members of each group of mechanisms.
-    """
+    """The loaded scorers of one folder."""
 
     card: ScorerCard
     encoder: TextEncoder
-    ensembles: tuple[tuple[EmpathyScorer, ...], ...]
+    ensembles: tuple[tuple[EmpathyScorer, ...], ...]  # members of each group of mechanisms
     tfidf: TfidfModel | None
 
 
@@ -106,17 +93,7 @@ def load_scorer(folder: Path, scorer: EmpathyScorer) -> None:
 
 def save_card(folder: Path, card: ScorerCard) -> None:
     """Write `empathy.json`, which completes the folder."""
-    content = {
-        "format": FORMAT,
-        "settings": to_table(card.settings),
-        "groups": card.groups,
-        "temperatures": card.temperatures,
-        "encoder_digest": card.encoder_digest,
-        "data_digest": card.data_digest,
-        "scores": card.scores,
-        "counts": card.counts,
-    }
-    write_json(folder / CARD, content)
+    write_json(folder / CARD, {"format": FORMAT, **asdict(card)})
 
 
 def load_card(folder: Path) -> ScorerCard:
@@ -135,15 +112,9 @@ def load_card(folder: Path) -> ScorerCard:
         groups = tuple(tuple(group) for group in content["groups"])
         if not groups or not set(sum(groups, ())) <= MECHANISMS.keys():
             raise ValueError(f"groups {groups}")
-        return ScorerCard(
-            from_table(content["settings"], str(path)),
-            groups,
-            content["temperatures"],
-            content["encoder_digest"],
-            content["data_digest"],
-            content["scores"],
-            content["counts"],
-        )
+        settings = build(EmpathySettings, content["settings"], str(path))
+        content |= {"settings": settings, "groups": groups}
+        return ScorerCard(**{field.name: content[field.name] for field in fields(ScorerCard)})
     except (OSError, ValueError, KeyError, TypeError, ConfigError) as error:
         raise RunError(
             f"{folder}: not the folder of a trained empathy scorer ({type(error).__name__}: "

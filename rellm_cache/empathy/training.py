@@ -39,7 +39,7 @@ from rellm_cache.empathy.scorer_folder import (
     weights_path,
 )
 from rellm_cache.empathy.scoring import level_logits
-from rellm_cache.empathy.settings import EmpathySettings, to_table
+from rellm_cache.empathy.settings import EmpathySettings
 from rellm_cache.empathy.text_encoder import TextEncoder
 from rellm_cache.empathy.tfidf import fit_tfidf, save_tfidf
 from rellm_cache.errors import ConfigError, ManifestError, RunError
@@ -56,21 +56,13 @@ MAX_GRAD_NORM = 1.0
 
 @dataclass(frozen=True)
 class TrainingSources:
-    """Data and encoder of a training.
+    """Data and encoder of a training."""
 
-    Attributes:
-        split: the exchanges.
-        mechanisms: mechanisms with a table.
-        encoder: folder of the text encoder.
-        data_digest: digest of the exchanges.
-        encoder_digest: digest of the encoder's config and weights.
-    """
-
-    split: Split
-    mechanisms: tuple[str, ...]
-    encoder: Path
-    data_digest: str
-    encoder_digest: str
+    split: Split  # the exchanges
+    mechanisms: tuple[str, ...]  # mechanisms with a table
+    encoder: Path  # folder of the text encoder
+    data_digest: str  # digest of the exchanges
+    encoder_digest: str  # digest of the encoder's config and weights
 
 
 @dataclass(frozen=True)
@@ -196,7 +188,7 @@ def encode_data(sources: TrainingSources, settings: EmpathySettings) -> EncodedD
 def _is_done(out: Path, settings: EmpathySettings, sources: TrainingSources) -> bool:
     """Whether `out` has the finished scorer; otherwise record what it will be."""
     plan = {
-        "settings": to_table(settings),
+        "settings": dataclasses.asdict(settings),
         "data": sources.data_digest,
         "encoder": sources.encoder_digest,
     }
@@ -245,18 +237,10 @@ def _train(
     if settings.members > 1:
         name += f", {member + 1} of {settings.members}"
     with progress(f"Training {name}", left, "steps") as tick:
-        for report in training.epochs(tick):
-            say(f"{name}: epoch {report.epoch} of {settings.epochs}, loss {report.loss:.3f}")
+        for loss in training.epochs(tick):
+            say(f"{name}: epoch {training.done} of {settings.epochs}, loss {loss:.3f}")
     save_scorer(out, scorer)
     return scorer
-
-
-@dataclass(frozen=True)
-class EpochReport:
-    """Number of an epoch, from 1, and the mean training loss of its batches."""
-
-    epoch: int
-    loss: float
 
 
 class ScorerTraining:
@@ -306,13 +290,13 @@ class ScorerTraining:
                 "again"
             ) from error
 
-    def epochs(self, tick: Callable[[], None]) -> Iterator[EpochReport]:
-        """Train the remaining epochs; calls `tick` after each step."""
+    def epochs(self, tick: Callable[[], None]) -> Iterator[float]:
+        """Train the remaining epochs and yield their mean losses; calls `tick` after each step."""
         while self.done < self.scorer.settings.epochs:
             loss = self._train_epoch(tick)
             self.done += 1
             self._save()
-            yield EpochReport(self.done, loss)
+            yield loss
 
     def _train_epoch(self, tick: Callable[[], None]) -> float:
         settings = self.scorer.settings

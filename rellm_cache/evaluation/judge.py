@@ -35,6 +35,7 @@ from rellm_cache.metrics.intervals import Interval, Summary, summarize
 from rellm_cache.metrics.regression import rank_correlation
 from rellm_cache.model.answer_likelihoods import answer_log_likelihoods
 from rellm_cache.qa.rows import QARow, distinct_questions, read_questions
+from rellm_cache.runs.provenance import run_cache
 from rellm_cache.runs.shared_models import Resources
 from rellm_cache.runs.weights import RECIPE, load_info, load_run, run_recipe, trained_digest
 from rellm_cache.utils.atomic_files import write_json
@@ -128,17 +129,18 @@ def summarize_judged(
 def judge(
     runs: Sequence[Path],
     manifest: Path,
-    cache: Path,
+    cache: Path | None = None,
     judging: LLMConfig | None = None,
     batch_size: int = BATCH,
 ) -> list[JudgeScores]:
     """Score the answers of runs to the questions beside a manifest, one run after another.
 
     Args:
+        cache: root of the stores; None for the cache that each run was trained from.
         judging: the judging LLM for all runs; None for the LLM of the first run, without LoRA.
 
     Raises:
-        RunError: a run is not a finished one.
+        RunError: a run is not a finished one, or the cache that it was trained from is gone.
         ConfigError: a run has no LLM, or is a text model.
         ManifestError: there are no questions.
         StoreError: clips are absent from the cache.
@@ -156,8 +158,9 @@ def judge(
     tables = []
     # All runs answer before the judge is loaded, as memory may hold one LLM only.
     for run, recipe in zip(runs, recipes, strict=True):
-        streams = resources.streams(recipe, cache)
-        command = f"rellm extract {manifest} --recipe {run}/recipe.toml --cache {cache}"
+        root = cache or run_cache(run)
+        streams = resources.streams(recipe, root)
+        command = f"rellm extract {manifest} --recipe {run}/recipe.toml --cache {root}"
         streams.require(ids, command)
         audio = [streams.audio_sha256(i) for i in ids]
         table = _open_table(run, digest([task, audio, llm_identity(recipe.require_llm())]))

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from rellm_cache.config.specs import digest
 from rellm_cache.corpus.manifest import DIMENSIONS, Utterance, read_manifests
-from rellm_cache.data.examples import learned_from
+from rellm_cache.data.examples import data_digest
 from rellm_cache.data.streams import StreamSet
 from rellm_cache.empathy.scorer_folder import CARD
 from rellm_cache.evaluation.empathy import (
@@ -92,7 +92,7 @@ class PredictionLog:
         made = answer_fingerprints(run, self.recipe, self.utterances, cache, self._load_streams)
         if self.recipe.text is None:  # losses depend on labels and responses too
             streams = self._load_streams(self.utterances)
-            learned = learned_from([self.utterances], self.recipe, {}, streams)
+            learned = data_digest([self.utterances], self.recipe, {}, streams)
             made[ALL] = digest([made, learned])[:DIGITS]
         self._table = ResultTable(out / EVALUATED, made)
 

@@ -223,7 +223,11 @@ def load_responder(
     resources: Resources,
     overrides: Sequence[str] = (),
 ) -> SpeechResponder | TextResponder:
-    """The responder of a run, whose recipe is `recipe` with `overrides`."""
+    """The responder of a run.
+
+    Args:
+        recipe: recipe of the run, with `overrides` applied.
+    """
     if recipe.text is not None:
         return TextResponder(recipe, cache, resources)
     return SpeechResponder(run, resources, load_streams, overrides)

@@ -77,7 +77,7 @@ class ExampleRows:
     def _tokens(self, embeddings: int, target: Target) -> int:
         """Tokens of an example in a row: its speech, the prompt after it, its answer but for the
         last token."""
-        own = max(len(target.after or ()), len(target.informed or ()))
+        own = max(len(target.after or ()), len(target.after_with_metadata or ()))
         after = own or len(self._prompts[target.task].after)
         return embeddings + after + max(len(target.ids) - 1, 0)
 

@@ -15,7 +15,7 @@ import torch
 from rellm_cache.config.schema import Recipe
 from rellm_cache.corpus.audio import audio_seconds
 from rellm_cache.corpus.manifest import Utterance, manifest_files, read_manifests
-from rellm_cache.data.examples import Questions, questions_of
+from rellm_cache.data.examples import Questions, load_questions
 from rellm_cache.errors import AudioError, ConfigError, ManifestError
 from rellm_cache.extraction.missing import find_missing
 from rellm_cache.extraction.run import make_targets
@@ -29,27 +29,16 @@ from rellm_cache.utils.devices import default_device
 
 @dataclass(frozen=True)
 class Plan:
-    """Estimates for extraction and training.
+    """Estimates for extraction and training."""
 
-    Attributes:
-        clips: in the manifest.
-        hours: of audio.
-        unreadable: clips with a file or header that cannot be read.
-        extraction: on this machine, in one process.
-        needed_bytes: on this disk; for a cache at a URL, the size of its mirror.
-        free_bytes: on the disk of the cache.
-        training: on this machine or the given GPU; None if it cannot be counted.
-        training_unknown: the reason if it cannot be counted.
-    """
-
-    clips: int
-    hours: float
-    unreadable: int
-    extraction: ExtractionPlan
-    needed_bytes: int
-    free_bytes: int
-    training: TrainingPlan | None
-    training_unknown: str
+    clips: int  # in the manifest
+    hours: float  # of audio
+    unreadable: int  # clips with a file or header that cannot be read
+    extraction: ExtractionPlan  # on this machine, in one process
+    needed_bytes: int  # on this disk; for a cache at a URL, the size of its mirror
+    free_bytes: int  # on the disk of the cache
+    training: TrainingPlan | None  # on this machine or the given GPU; None if it cannot be counted
+    training_unknown: str  # the reason if it cannot be counted
 
     @property
     def fits(self) -> bool:
@@ -122,7 +111,7 @@ def plan(
 def _questions(recipe: Recipe, manifest: Path) -> Questions:
     """Clip id → the questions beside a manifest that training would use, if there are any."""
     written = [file for file in manifest_files(manifest) if questions_path(file).exists()]
-    return {k: rows for file in written for k, rows in questions_of(recipe, file, ()).items()}
+    return {k: rows for file in written for k, rows in load_questions(recipe, file, ()).items()}
 
 
 def _durations(utterances: Sequence[Utterance]) -> dict[str, float]:

@@ -45,7 +45,8 @@ def test_every_command_has_help_and_is_listed(run: Run, command: tuple[str, ...]
     assert out.startswith(f"Usage: rellm {' '.join(command)}")
     assert len(out.splitlines()[2].strip()) > 20  # a sentence says what it does
     _, listing, _ = run(*command[:-1], "--help")
-    assert any(line.split()[:1] == [command[-1]] for line in listing.splitlines())
+    (row,) = (line for line in listing.splitlines() if line.split()[:1] == [command[-1]])
+    assert not row.endswith("..."), "the first sentence does not fit the list of commands"
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)

@@ -12,7 +12,7 @@ from rellm_cache.cli.cache.verify import verify
 
 @click.group(cls=options.OrderedGroup)
 def cache() -> None:
-    """List, verify, repair, compact, quantize, copy and export the feature cache.
+    """List, verify, repair and copy feature stores.
 
     ROOT is a folder, or the URL of an object store such as s3://bucket/folder. STORE is the folder
     or URL of one store in it.

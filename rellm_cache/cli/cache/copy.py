@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     "--store", "names", multiple=True, metavar="NAME", help="Copy only this store. Repeatable."
 )
 def copy(source: Path, target: Path, names: tuple[str, ...]) -> None:
-    """Copy the stores of cache root SOURCE to cache root TARGET and verify every byte.
+    """Copy stores from SOURCE to TARGET and verify every byte.
 
-    Each root is a folder or a URL. Parts that TARGET has already are skipped, so after a kill the
-    same command continues.
+    Both are cache roots: folders or URLs. Parts that TARGET has already are skipped. If the command
+    is killed, run it again to continue.
     """
     from rellm_cache.cache_admin.maintenance import copy_cache
 
@@ -46,7 +46,7 @@ def export(store: Path, file: Path) -> None:
 @click.argument("file", type=options.EXISTING_FILE)
 @options.cache
 def import_(file: Path, cache: Path) -> None:
-    """Add the parts of an exported HDF5 FILE to the cache and verify every row."""
+    """Add an exported HDF5 FILE to the cache and verify every row."""
     from rellm_cache.cache_admin.maintenance import import_from_file
 
     _show(import_from_file(file, cache), "added")

@@ -14,12 +14,15 @@ from rellm_cache.store.remote.mirror_paths import display_path
 @options.root_argument
 @options.as_json
 def info(root: Path, as_json: bool) -> None:
-    """List the stores under ROOT: encoder, clips, hours, size, licence."""
+    """List the stores under ROOT.
+
+    For each store: encoder, clips, hours, size, licence.
+    """
     from rellm_cache.cache_admin.info import cache_info
 
     stores = cache_info(root)
     if as_json:
-        print_json({"root": display_path(root), "stores": [s.to_json() for s in stores]})
+        print_json({"root": display_path(root), "stores": [*map(vars, stores)]})
         return
     rows = [
         (

@@ -16,8 +16,8 @@ from rellm_cache.utils.console import counted
 def quantize(store: Path, as_json: bool) -> None:
     """Make an int8 store of half the size beside the float16 STORE.
 
-    After a kill the same command continues, and after another `rellm extract` it adds the new
-    clips. A recipe reads the store with dtype = "int8" in its table [encoders.NAME].
+    If the command is killed, run it again to continue. After another `rellm extract` it adds the
+    new clips. A recipe reads the store with dtype = "int8" in its table [encoders.NAME].
     """
     from rellm_cache.cache_admin.quantize import quantize as run
 

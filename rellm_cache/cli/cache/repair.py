@@ -26,11 +26,12 @@ if TYPE_CHECKING:
 )
 @options.as_json
 def repair(root: Path, unfinished_hours: float, as_json: bool) -> int:
-    """Drop damaged data under ROOT, keep all intact data, and list the clips to extract again.
+    """Drop damaged data under ROOT and list the lost clips.
 
-    It also removes what killed processes left, in ROOT/.writing or incomplete in an object store.
-    A file beside each store lists the lost clips. Exit code 3: clips were lost. Exit code 1:
-    something is still damaged.
+    All intact data is kept; the lost clips must be extracted again. The command also removes what
+    killed processes left, in ROOT/.writing or incomplete in an object store. A file beside each
+    store lists the lost clips. Exit code 3: clips were lost. Exit code 1: something is still
+    damaged.
     """
     from rellm_cache.cache_admin.maintenance import repair_cache
 
@@ -97,7 +98,10 @@ def _show_repair(report: "RepairReport") -> None:
 @click.option("--dry-run", is_flag=True, help="Report what would be dropped, change nothing.")
 @options.as_json
 def prune(root: Path, manifests: tuple[Path, ...], dry_run: bool, as_json: bool) -> None:
-    """Drop older versions of clips that were encoded again, which no reader sees."""
+    """Drop old frames of clips that were encoded again.
+
+    No reader sees these frames.
+    """
     from rellm_cache.cache_admin.maintenance import prune_cache
 
     reports = prune_cache(root, manifests, dry_run)

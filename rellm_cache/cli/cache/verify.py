@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 def verify(
     root: Path, manifest: Path | None, audio: bool, recompute: int, seed: int, as_json: bool
 ) -> int:
-    """Read every byte of the stores under ROOT and compare all checksums.
+    """Read every byte under ROOT and compare all checksums.
 
     Exit code 1: something is damaged; each problem is listed with its clips and the repair. Exit
     code 3: the cache is intact, but audio changed or cannot be read.

@@ -9,10 +9,11 @@ from rellm_cache.cli.prepare.table import folder
 
 @click.group(cls=options.OrderedGroup)
 def prepare() -> None:
-    """Turn a corpus into a manifest: decode every clip once and keep the usable ones.
+    """Make a manifest from a corpus.
 
-    The report is printed and written to report.json beside the manifest. An incomplete copy of a
-    known corpus is an error, unless --allow-partial is given.
+    Every clip is decoded once, and unusable clips are left out. The report is printed and written
+    to report.json beside the manifest. An incomplete copy of a known corpus is an error, unless
+    --allow-partial is given.
     """
 
 

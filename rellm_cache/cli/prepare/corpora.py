@@ -53,7 +53,10 @@ def folders(command: Command) -> Command:
 @seed_option
 @corpus_options
 def iemocap(root: Path, splits: Any, test_session: int, seed: int, **limits: Any) -> int:
-    """IEMOCAP (folders Session1 … Session5): 5,531 clips of four classes."""
+    """IEMOCAP: 5,531 clips of four classes.
+
+    ROOT has the folders Session1 … Session5.
+    """
     from rellm_cache.corpus.readers.iemocap import IemocapSplits, read_iemocap
 
     corpus = read_iemocap(root, IemocapSplits(splits, test_session, seed))
@@ -71,7 +74,10 @@ def iemocap(root: Path, splits: Any, test_session: int, seed: int, **limits: Any
 @seed_option
 @corpus_options
 def esd(root: Path, splits: Any, seed: int, **limits: Any) -> int:
-    """ESD's English half (folders 0011 … 0020): 14,000 clips in four emotions."""
+    """ESD, its English half: 14,000 clips in four emotions.
+
+    ROOT has the folders 0011 … 0020.
+    """
     from rellm_cache.corpus.readers.esd import read_esd
 
     return prepare_and_show(read_esd(root, splits, seed), **limits)
@@ -88,7 +94,10 @@ def esd(root: Path, splits: Any, seed: int, **limits: Any) -> int:
 @seed_option
 @corpus_options
 def msp_podcast(root: Path, splits: Any, seed: int, **limits: Any) -> int:
-    """MSP-Podcast (folders Labels, Audios, Transcripts): four classes."""
+    """MSP-Podcast: four classes.
+
+    ROOT has the folders Labels, Audios and Transcripts.
+    """
     from rellm_cache.corpus.readers.msp_podcast import read_msp_podcast
 
     return prepare_and_show(read_msp_podcast(root, splits, seed), **limits)
@@ -103,7 +112,10 @@ def msp_podcast(root: Path, splits: Any, seed: int, **limits: Any) -> int:
 def ravdess(
     root: Path, train_speakers: str, validation_speakers: str, test_speakers: str, **limits: Any
 ) -> int:
-    """RAVDESS speech (folders Actor_01 …), split by speaker; five emotions."""
+    """RAVDESS speech: five emotions, split by speaker.
+
+    ROOT has the folders Actor_01 …
+    """
     from rellm_cache.corpus.readers.ravdess import read_ravdess
     from rellm_cache.utils.console import parse_ranges
 

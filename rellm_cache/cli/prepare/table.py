@@ -38,7 +38,10 @@ def column_options(command: options.Command) -> options.Command:
 )
 @options.clip_seconds
 def folder(table: Path, vad_scale: tuple[float, float], split: str, **others: Any) -> int:
-    """Audio files beside TABLE, a CSV or JSON Lines file."""
+    """Audio files with a table.
+
+    TABLE is a CSV or JSON Lines file beside the audio files.
+    """
     from rellm_cache.corpus.readers.table import Columns, read_folder
 
     columns = Columns(**{name: others.pop(f"{name}_column") for name in COLUMNS})
