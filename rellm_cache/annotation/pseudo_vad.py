@@ -34,25 +34,15 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class AnnotateReport:
-    """What `annotate` filled in.
+    """What `annotate` filled in."""
 
-    Attributes:
-        files: manifest files; a file was rewritten if anything in it changed.
-        store: folder of the store with the dimensions.
-        filled: clips that had no dimensions.
-        renewed: clips that had pseudo dimensions before.
-        kept: clips with dimensions from another source.
-        clipped: clips with a value outside 0..1, which was set to the bound.
-        survey: counts of all clips after the change.
-    """
-
-    files: list[Path]
-    store: Path
-    filled: int
-    renewed: int
-    kept: int
-    clipped: int
-    survey: Survey
+    files: list[Path]  # manifest files; a file was rewritten if anything in it changed
+    store: Path  # folder of the store with the dimensions
+    filled: int  # clips that had no dimensions
+    renewed: int  # clips that had pseudo dimensions before
+    kept: int  # clips with dimensions from another source
+    clipped: int  # clips with a value outside 0..1, which was set to the bound
+    survey: Survey  # counts of all clips after the change
 
 
 def annotate(manifest: Path, recipe: Recipe, cache: Path) -> AnnotateReport:

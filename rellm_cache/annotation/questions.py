@@ -54,16 +54,11 @@ def writer_fingerprint(recipe: Recipe, weights: str) -> str:
 
 @dataclass(frozen=True)
 class QuestionWriter:
-    """The LLM that writes questions and guesses emotions from transcripts.
-
-    Attributes:
-        weights: SHA-256 of the LLM's files.
-        load: loads the LLM when the first request needs it.
-    """
+    """The LLM that writes questions and guesses emotions from transcripts."""
 
     recipe: Recipe
-    weights: str
-    load: Callable[[], FrozenLLM]
+    weights: str  # SHA-256 of the LLM's files
+    load: Callable[[], FrozenLLM]  # loads the LLM when the first request needs it
 
     @cached_property
     def fingerprint(self) -> str:
@@ -123,21 +118,13 @@ UNPARSABLE = "no question and answer could be read"
 
 @dataclass(frozen=True)
 class QAReport:
-    """What `write_questions` wrote for one manifest file.
+    """What `write_questions` wrote for one manifest file."""
 
-    Attributes:
-        path: file of the rows.
-        asked: requests and guesses that the LLM answered now; the others were already answered.
-        kept: (mode, type) → number of rows for training.
-        dropped: reason → number of rows.
-        skipped: reason → number of utterances without questions.
-    """
-
-    path: Path
-    asked: int
-    kept: dict[tuple[str, str], int]
-    dropped: dict[str, int]
-    skipped: dict[str, int]
+    path: Path  # file of the rows
+    asked: int  # requests and guesses that the LLM answered now; the others were already answered
+    kept: dict[tuple[str, str], int]  # (mode, type) → number of rows for training
+    dropped: dict[str, int]  # reason → number of rows
+    skipped: dict[str, int]  # reason → number of utterances without questions
 
 
 def write_questions(

@@ -32,19 +32,12 @@ from rellm_cache.utils.result_table import FINGERPRINT, ResultTable, Row, with_f
 
 @dataclass(frozen=True)
 class RespondReport:
-    """What `respond` wrote for one manifest file.
+    """What `respond` wrote for one manifest file."""
 
-    Attributes:
-        path: file of the responses.
-        written: utterances with a response.
-        generated: prompts that the LLM answered now; the others were already answered.
-        dropped: reason → number of utterances.
-    """
-
-    path: Path
-    written: int
-    generated: int
-    dropped: dict[str, int]
+    path: Path  # file of the responses
+    written: int  # utterances with a response
+    generated: int  # prompts that the LLM answered now; the others were already answered
+    dropped: dict[str, int]  # reason → number of utterances
 
 
 def respond(

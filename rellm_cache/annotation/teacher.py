@@ -39,17 +39,11 @@ from rellm_cache.utils.model_files import weights_digest
 
 @dataclass(frozen=True)
 class DistillationTarget:
-    """A request and the response along which the teacher predicts.
+    """A request and the response along which the teacher predicts."""
 
-    Attributes:
-        id: id of the utterance.
-        request: token ids up to the start of the response.
-        response: token ids, with the end tokens if the response is complete.
-    """
-
-    id: str
-    request: tuple[int, ...]
-    response: tuple[int, ...]
+    id: str  # id of the utterance
+    request: tuple[int, ...]  # token ids up to the start of the response
+    response: tuple[int, ...]  # token ids, with the end tokens if the response is complete
 
     @property
     def sha256(self) -> NDArray[np.uint8]:
@@ -59,21 +53,13 @@ class DistillationTarget:
 
 @dataclass(frozen=True)
 class TeacherReport:
-    """What `write_teacher_store` did.
+    """What `write_teacher_store` did."""
 
-    Attributes:
-        path: folder of the store.
-        written: responses read by the teacher now.
-        present: responses that were up to date in the store.
-        changed: of those written, how many replace an outdated one.
-        skipped: utterances with a response, but without a transcript or an emotion.
-    """
-
-    path: Path
-    written: int
-    present: int
-    changed: int
-    skipped: int
+    path: Path  # folder of the store
+    written: int  # responses read by the teacher now
+    present: int  # responses that were up to date in the store
+    changed: int  # of those written, how many replace an outdated one
+    skipped: int  # utterances with a response, but without a transcript or an emotion
 
 
 def teacher_spec(llm: LLMConfig, prompts: PromptsConfig, losses: LossesConfig) -> TeacherSpec:

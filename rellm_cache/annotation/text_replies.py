@@ -10,34 +10,21 @@ from rellm_cache.llm.generation import Continuation, Sampling, continue_prompts
 
 @dataclass(frozen=True)
 class Writing:
-    """How the LLM answers prompts.
+    """How the LLM answers prompts."""
 
-    Attributes:
-        system: system text.
-        tokens: maximum of new tokens.
-        temperature: 0 for greedy replies; above 0, a reply is sampled by prompt and seed alone.
-        seed: seed of the sampling.
-    """
-
-    system: str
-    tokens: int
-    temperature: float = 0.0
-    seed: int = 0
+    system: str  # system text
+    tokens: int  # maximum of new tokens
+    temperature: float = 0.0  # 0: greedy; above 0, prompt and seed decide a sampled reply
+    seed: int = 0  # seed of the sampling
 
 
 @dataclass(frozen=True)
 class Reply:
-    """The LLM's reply to one prompt.
+    """The LLM's reply to one prompt."""
 
-    Attributes:
-        prompt: the user's turn.
-        reply: the LLM's text.
-        length: number of tokens of request and reply together.
-    """
-
-    prompt: str
-    reply: Continuation
-    length: int
+    prompt: str  # the user's turn
+    reply: Continuation  # the LLM's text
+    length: int  # number of tokens of request and reply together
 
 
 def ask(

@@ -44,35 +44,20 @@ from rellm_cache.utils.result_table import FINGERPRINT, ResultTable, Row
 
 @dataclass(frozen=True)
 class TranscribeReport:
-    """What `transcribe` did.
+    """What `transcribe` did."""
 
-    Attributes:
-        path: file of the transcripts.
-        failures: file that lists failed clips, if there are any.
-        transcribed: clips transcribed now.
-        present: clips that already had a transcript.
-        changed: clips transcribed or failed now that had a transcript of other audio.
-        failed: clips that could not be transcribed.
-        empty: empty transcripts.
-        cut: transcripts that end at the limit of tokens.
-        hours: hours of audio transcribed now.
-        seconds: time of the call.
-        errors: word errors against the manifests' texts; None if no clip has a text.
-        emotion_errors: emotion → word errors.
-    """
-
-    path: Path
-    failures: Path
-    transcribed: int
-    present: int
-    changed: int
-    failed: int
-    empty: int
-    cut: int
-    hours: float
-    seconds: float
-    errors: WordErrors | None
-    emotion_errors: dict[str, WordErrors]
+    path: Path  # file of the transcripts
+    failures: Path  # file that lists failed clips, if there are any
+    transcribed: int  # clips transcribed now
+    present: int  # clips that already had a transcript
+    changed: int  # clips transcribed or failed now that had a transcript of other audio
+    failed: int  # clips that could not be transcribed
+    empty: int  # empty transcripts
+    cut: int  # transcripts that end at the limit of tokens
+    hours: float  # hours of audio transcribed now
+    seconds: float  # time of the call
+    errors: WordErrors | None  # against the manifests' texts; None if no clip has a text
+    emotion_errors: dict[str, WordErrors]  # emotion → word errors
 
 
 @dataclass

@@ -25,25 +25,15 @@ from rellm_cache.utils.console import counted, progress
 
 @dataclass(frozen=True)
 class PrepareReport:
-    """Result of preparing a corpus.
+    """Result of preparing a corpus."""
 
-    Attributes:
-        out: the manifest folder.
-        corpus: the corpus from its reader.
-        survey: statistics of the kept clips.
-        excluded: clips left out, each with the reason.
-        missing: excluded clips without a sound file.
-        unreadable: excluded clips with a sound file that cannot be read.
-        forms: conversions of channels and sampling rates, as sentences.
-    """
-
-    out: Path
-    corpus: Corpus
-    survey: Survey
-    excluded: list[dict[str, str]]
-    missing: int
-    unreadable: int
-    forms: list[str]
+    out: Path  # the manifest folder
+    corpus: Corpus  # the corpus from its reader
+    survey: Survey  # statistics of the kept clips
+    excluded: list[dict[str, str]]  # clips left out, each with the reason
+    missing: int  # excluded clips without a sound file
+    unreadable: int  # excluded clips with a sound file that cannot be read
+    forms: list[str]  # conversions of channels and sampling rates, as sentences
 
     @property
     def kept(self) -> dict[str, int]:

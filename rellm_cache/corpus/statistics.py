@@ -24,45 +24,27 @@ DURATION_EDGES = (1, 2, 3, 4, 5, 6, 8, 10, 15, 20, 30)  # seconds
 
 @dataclass(frozen=True)
 class Overlap:
-    """Speakers or texts that two splits share.
+    """Speakers or texts that two splits share."""
 
-    Attributes:
-        kind: speakers or texts.
-        first, second: the two splits, in the order train, validation, test.
-        shared: number of speakers or texts in both.
-        clips: clips of `second` with a shared speaker or text.
-        total: clips of `second`.
-    """
-
-    kind: Literal["speakers", "texts"]
-    first: str
-    second: str
-    shared: int
-    clips: int
-    total: int
+    kind: Literal["speakers", "texts"]  # speakers or texts
+    first: str  # split
+    second: str  # later split, in the order train, validation, test
+    shared: int  # number of speakers or texts in both
+    clips: int  # clips of `second` with a shared speaker or text
+    total: int  # clips of `second`
 
 
 @dataclass(frozen=True)
 class Survey:
-    """Counts of a corpus or manifest.
+    """Counts of a corpus or manifest."""
 
-    Attributes:
-        hours: hours of audio with known duration.
-        emotions: split → emotion → clips; clips without an emotion count as `none`.
-        speakers: split → speaker → clips with a known speaker.
-        durations: range of seconds, as `2-3 s` → clips.
-        without_text: clips without a transcript.
-        dimensions: source of the dimensions → their statistics.
-        overlaps: for each two splits with a speaker or text in common.
-    """
-
-    hours: float
-    emotions: dict[str, dict[str, int]]
-    speakers: dict[str, dict[str, int]]
-    durations: dict[str, int]
-    without_text: int
-    dimensions: dict[str, DimensionSummary]
-    overlaps: list[Overlap]
+    hours: float  # hours of audio with known duration
+    emotions: dict[str, dict[str, int]]  # split → emotion (or `none`) → clips
+    speakers: dict[str, dict[str, int]]  # split → speaker → clips with a known speaker
+    durations: dict[str, int]  # range of seconds, as `2-3 s` → clips
+    without_text: int  # clips without a transcript
+    dimensions: dict[str, DimensionSummary]  # source of the dimensions → their statistics
+    overlaps: list[Overlap]  # for each two splits with a speaker or text in common
 
     @property
     def warnings(self) -> list[str]:

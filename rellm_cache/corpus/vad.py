@@ -29,20 +29,13 @@ NARROW = 0.25  # a narrower range is suspicious
 
 @dataclass(frozen=True)
 class DimensionSummary:
-    """Statistics of the dimensions of many clips.
+    """Statistics of the dimensions of many clips."""
 
-    Attributes:
-        clips: number of clips with dimensions.
-        low, high: lowest and highest arousal, dominance, valence.
-        means: emotion → mean arousal, dominance, valence.
-        warnings: what looks wrong.
-    """
-
-    clips: int
-    low: Vad
-    high: Vad
-    means: dict[str, Vad]
-    warnings: list[str]
+    clips: int  # number of clips with dimensions
+    low: Vad  # lowest arousal, dominance, valence
+    high: Vad  # highest arousal, dominance, valence
+    means: dict[str, Vad]  # emotion → mean arousal, dominance, valence
+    warnings: list[str]  # what looks wrong
 
 
 def rescale(values: Sequence[Any], scale: tuple[float, float], where: str) -> Vad:

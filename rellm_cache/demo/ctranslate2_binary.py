@@ -73,11 +73,7 @@ def read_ctranslate2(path: Path) -> dict[str, Array]:
     dtype (uint8), number of bytes (uint32) and the bytes; then the number of aliases (uint32) and
     for each two strings, alias and variable.
 
-    Args:
-        path: the binary.
-
-    Returns:
-        Name → array with the stored dtype (fp16 for Whisper's weights), a read-only view.
+    Arrays are read-only views with the stored dtype (fp16 for Whisper's weights).
 
     Raises:
         RellmError: the file has another version, is truncated or inconsistent.

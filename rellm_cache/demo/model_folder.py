@@ -16,20 +16,12 @@ def check_fit(
     state: Mapping[str, torch.Tensor],
     source: Path,
 ) -> None:
-    """Check that names and shapes of weights are those of a model.
-
-    Args:
-        state: the model's weights, tied ones included.
-        source: file of the weights, for the message.
-
-    Raises:
-        RellmError: a weight is missing, unexpected or has another shape; the first one is named.
-    """
+    """Raise `RellmError` unless weights, tied ones included, have a model's names and shapes."""
     with torch.device("meta"):
-        expected = {
-            key: tuple(value.shape) for key, value in model_class(config).state_dict().items()
-        }
-    found = {key: tuple(value.shape) for key, value in state.items()}
+        needed = model_class(config).state_dict()
+    expected, found = (
+        {key: tuple(value.shape) for key, value in tensors.items()} for tensors in (needed, state)
+    )
     if found == expected:
         return
     key = min(key for key in expected | found if expected.get(key) != found.get(key))
@@ -49,9 +41,6 @@ def write_model(
     out.mkdir(parents=True, exist_ok=True)
     config.save_pretrained(out)
     generation.save_pretrained(out)
-    kept = {
-        key: value.contiguous()
-        for key, value in state.items()
-        if key not in ("lm_head.weight", "proj_out.weight")
-    }
+    tied = ("lm_head.weight", "proj_out.weight")
+    kept = {key: value.contiguous() for key, value in state.items() if key not in tied}
     save_file(kept, out / "model.safetensors", metadata={"format": "pt"})

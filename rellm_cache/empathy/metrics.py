@@ -15,25 +15,15 @@ LEVEL_NAMES = ("0", "1", "2")
 
 @dataclass(frozen=True)
 class LevelScores:
-    """Scores of one mechanism.
+    """Scores of one mechanism."""
 
-    Attributes:
-        macro_f1: mean F1 of the levels.
-        accuracy: share of correct levels.
-        f1: level → F1.
-        confusion: confusion[true][predicted].
-        calibration_error: expected calibration error with the temperature.
-        uncalibrated_error: expected calibration error without it.
-        count: number of judged exchanges.
-    """
-
-    macro_f1: float
-    accuracy: float
-    f1: dict[str, float]
-    confusion: list[list[int]]
-    calibration_error: float
-    uncalibrated_error: float
-    count: int
+    macro_f1: float  # mean F1 of the levels
+    accuracy: float  # share of correct levels
+    f1: dict[str, float]  # level → F1
+    confusion: list[list[int]]  # confusion[true][predicted]
+    calibration_error: float  # expected calibration error with the temperature
+    uncalibrated_error: float  # expected calibration error without it
+    count: int  # number of judged exchanges
 
 
 def fit_mechanism(

@@ -35,38 +35,24 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 
 @dataclass(frozen=True)
 class ScorerCard:
-    """Contents of `empathy.json`.
+    """Contents of `empathy.json`."""
 
-    Attributes:
-        settings: settings of the training.
-        groups: mechanisms of each scorer.
-        temperatures: mechanism → divisor of its logits.
-        encoder_digest: SHA-256 of the encoder's config and weights.
-        data_digest: digest of the exchanges with their levels and rationales.
-        scores: part of the data → mechanism → scores.
-        counts: part of the data → exchanges; `test_replies_cut`: test replies longer than `tokens`.
-    """
-
-    settings: EmpathySettings
-    groups: tuple[tuple[str, ...], ...]
-    temperatures: dict[str, float]
-    encoder_digest: str
-    data_digest: str
-    scores: dict[str, Any]
-    counts: dict[str, int]
+    settings: EmpathySettings  # settings of the training
+    groups: tuple[tuple[str, ...], ...]  # mechanisms of each scorer
+    temperatures: dict[str, float]  # mechanism → divisor of its logits
+    encoder_digest: str  # SHA-256 of the encoder's config and weights
+    data_digest: str  # digest of the exchanges with their levels and rationales
+    scores: dict[str, Any]  # part of the data → mechanism → scores
+    counts: dict[str, int]  # part of the data → exchanges, and `test_replies_cut`
 
 
 @dataclass(frozen=True)
 class EmpathyModel:
-    """The loaded scorers of one folder.
-
-    Attributes:
-        ensembles: members of each group of mechanisms.
-    """
+    """The loaded scorers of one folder."""
 
     card: ScorerCard
     encoder: TextEncoder
-    ensembles: tuple[tuple[EmpathyScorer, ...], ...]
+    ensembles: tuple[tuple[EmpathyScorer, ...], ...]  # members of each group of mechanisms
     tfidf: TfidfModel | None
 
 

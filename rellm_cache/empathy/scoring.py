@@ -52,18 +52,12 @@ Probabilities = dict[str, tuple[float, float, float]]
 
 @dataclass(frozen=True)
 class ReplyScore:
-    """Score of one exchange.
+    """Score of one exchange."""
 
-    Attributes:
-        probabilities: mechanism → probabilities of levels 0, 1, 2, texts cut at `tokens`.
-        long_probabilities: the same for texts cut at `long_tokens`.
-        post_cut, reply_cut: whether the text is longer than `tokens`.
-    """
-
-    probabilities: Probabilities
-    long_probabilities: Probabilities
-    post_cut: bool
-    reply_cut: bool
+    probabilities: Probabilities  # mechanism → those of levels 0, 1, 2; texts cut at `tokens`
+    long_probabilities: Probabilities  # the same for texts cut at `long_tokens`
+    post_cut: bool  # whether the post is longer than `tokens`
+    reply_cut: bool  # whether the reply is
 
     @property
     def levels(self) -> dict[str, int]:
@@ -147,25 +141,15 @@ def _most_probable(probabilities: Probabilities) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class ScoreReport:
-    """Summary of a scored file.
-
-    Attributes:
-        rows: number of rows.
-        tokens: limit of the labels.
-        long_tokens: limit of the long labels.
-        replies_cut: replies longer than `tokens`.
-        posts_cut: posts longer than `tokens`.
-        levels: mechanism → mean and deviation of its level.
-        long_levels: the same with the longer limit.
-    """
+    """Summary of a scored file."""
 
     rows: int
-    tokens: int
-    long_tokens: int
-    replies_cut: int
-    posts_cut: int
-    levels: dict[str, Summary]
-    long_levels: dict[str, Summary]
+    tokens: int  # limit of the labels
+    long_tokens: int  # limit of the long labels
+    replies_cut: int  # replies longer than `tokens`
+    posts_cut: int  # posts longer than `tokens`
+    levels: dict[str, Summary]  # mechanism → mean and deviation of its level
+    long_levels: dict[str, Summary]  # the same with the longer limit
 
 
 def score_csv(folder: Path, source: Path, out: Path) -> ScoreReport:

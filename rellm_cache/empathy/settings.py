@@ -13,58 +13,31 @@ Pooling = Literal["first", "mean", "statistics"]
 
 @dataclass(frozen=True)
 class EmpathySettings:
-    """Settings of a scorer; the defaults are those that EPITOME published for RoBERTa-base.
+    """Settings of a scorer; the defaults are those that EPITOME published for RoBERTa-base."""
 
-    Attributes:
-        encoder: hub id or local folder of the text encoder.
-        revision: commit on the hub.
-        tokens: limit of both texts for the labels.
-        long_tokens: limit of both texts for the long labels.
-        training_tokens: limit of both texts in training.
-        seeker: "frozen" encodes posts with the pretrained encoder, "shared" with the trained one.
-        trained_layers: number of last layers that train; -1 trains all, with the token embeddings.
-        together: one encoder for all mechanisms instead of one each.
-        pooling: what is classified: "first" token of the reply, "mean" over tokens, or
-            "statistics": both and the maximum.
-        level_weight: λ_EI, weight of the loss of levels.
-        rationale_weight: λ_RE, weight of the loss of rationales.
-        class_power: class weights are count ** -class_power: 0 equal weights, 1 balanced classes.
-        members: networks in the ensemble, with different seeds; their logits are averaged.
-        word_weight: share of the TF-IDF regression in the levels' logits (`tfidf`).
-        dropout: dropout in attention and heads.
-        learning_rate: learning rate of the encoder's layers.
-        head_learning_rate: learning rate of attention and heads, which start untrained.
-        weight_decay: weight decay of matrices; vectors have none.
-        warmup: share of the steps with rising learning rates.
-        batch_size: exchanges per step.
-        epochs: passes over the training exchanges.
-        seed: seed of initial weights, order and dropout.
-        fold: the fifth of the posts that is held out, 0 to 4.
-    """
-
-    encoder: str = "FacebookAI/roberta-base"
-    revision: str = ""
-    tokens: int = 64
-    long_tokens: int = 256
-    training_tokens: int = 64
-    seeker: Literal["frozen", "shared"] = "frozen"
-    trained_layers: int = -1
-    together: bool = False
-    pooling: Pooling = "first"
-    level_weight: float = 1.0
-    rationale_weight: float = 0.5
-    class_power: float = 0.5
-    members: int = 1
-    word_weight: float = 0.0
-    dropout: float = 0.1
-    learning_rate: float = 2e-5
-    head_learning_rate: float = 2e-5
-    weight_decay: float = 0.01
-    warmup: float = 0.0
-    batch_size: int = 32
-    epochs: int = 4
-    seed: int = 12
-    fold: int = 0
+    encoder: str = "FacebookAI/roberta-base"  # hub id or local folder of the text encoder
+    revision: str = ""  # commit on the hub
+    tokens: int = 64  # limit of both texts for the labels
+    long_tokens: int = 256  # limit of both texts for the long labels
+    training_tokens: int = 64  # limit of both texts in training
+    seeker: Literal["frozen", "shared"] = "frozen"  # posts by the pretrained or the trained encoder
+    trained_layers: int = -1  # number of last layers; -1: all, with the token embeddings
+    together: bool = False  # one encoder for all mechanisms instead of one each
+    pooling: Pooling = "first"  # first token of the reply, mean over tokens, or both and maximum
+    level_weight: float = 1.0  # λ_EI, weight of the loss of levels
+    rationale_weight: float = 0.5  # λ_RE, weight of the loss of rationales
+    class_power: float = 0.5  # class weights are count ** -class_power: 0 equal, 1 balanced
+    members: int = 1  # networks in the ensemble, with different seeds; their logits are averaged
+    word_weight: float = 0.0  # share of the TF-IDF regression in the levels' logits (`tfidf`)
+    dropout: float = 0.1  # in attention and heads
+    learning_rate: float = 2e-5  # of the encoder's layers
+    head_learning_rate: float = 2e-5  # of attention and heads, which start untrained
+    weight_decay: float = 0.01  # of matrices; vectors have none
+    warmup: float = 0.0  # share of the steps with rising learning rates
+    batch_size: int = 32  # exchanges per step
+    epochs: int = 4  # passes over the training exchanges
+    seed: int = 12  # of initial weights, order and dropout
+    fold: int = 0  # the fifth of the posts that is held out, 0 to 4
 
     def __post_init__(self) -> None:
         for name in ("tokens", "training_tokens", "batch_size", "epochs", "members"):

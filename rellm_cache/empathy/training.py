@@ -56,21 +56,13 @@ MAX_GRAD_NORM = 1.0
 
 @dataclass(frozen=True)
 class TrainingSources:
-    """Data and encoder of a training.
+    """Data and encoder of a training."""
 
-    Attributes:
-        split: the exchanges.
-        mechanisms: mechanisms with a table.
-        encoder: folder of the text encoder.
-        data_digest: digest of the exchanges.
-        encoder_digest: digest of the encoder's config and weights.
-    """
-
-    split: Split
-    mechanisms: tuple[str, ...]
-    encoder: Path
-    data_digest: str
-    encoder_digest: str
+    split: Split  # the exchanges
+    mechanisms: tuple[str, ...]  # mechanisms with a table
+    encoder: Path  # folder of the text encoder
+    data_digest: str  # digest of the exchanges
+    encoder_digest: str  # digest of the encoder's config and weights
 
 
 @dataclass(frozen=True)

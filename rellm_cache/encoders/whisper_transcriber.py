@@ -24,15 +24,10 @@ PROMPT_TOKENS = 4  # at most: start, language, task, no timestamps
 
 @dataclass(frozen=True)
 class Transcription:
-    """The text of a clip.
+    """The text of a clip."""
 
-    Attributes:
-        text: without spaces around it; may be empty, as for silence.
-        cut: whether it reached the token limit before its end.
-    """
-
-    text: str
-    cut: bool
+    text: str  # without spaces around it; may be empty, as for silence
+    cut: bool  # whether it reached the token limit before its end
 
 
 def resolve_transcriber(spec: TranscriberSpec) -> TranscriberSpec:

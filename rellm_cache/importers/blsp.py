@@ -77,38 +77,23 @@ INVALID_ENCODER = (
 
 @dataclass(frozen=True)
 class BlspConfig:
-    """The fields of a BLSP-Emo configuration that the import needs.
+    """The fields of a BLSP-Emo configuration that the import needs."""
 
-    Attributes:
-        whisper: configuration of the encoder, without a decoder.
-        encoder_shapes: name → shape of the encoder's tensors.
-        hidden_size: H.
-        bottleneck: of the adapter.
-    """
-
-    whisper: WhisperConfig
-    encoder_shapes: dict[str, tuple[int, ...]]
-    hidden_size: int
-    bottleneck: int
+    whisper: WhisperConfig  # configuration of the encoder, without a decoder
+    encoder_shapes: dict[str, tuple[int, ...]]  # name → shape of the encoder's tensors
+    hidden_size: int  # H
+    bottleneck: int  # of the adapter
 
 
 @dataclass(frozen=True)
 class ImportedRun:
-    """A run folder made from a BLSP-Emo checkpoint.
+    """A run folder made from a BLSP-Emo checkpoint."""
 
-    Attributes:
-        out: the run folder.
-        recipe: path of the recipe that starts from it.
-        whisper: folder of the encoder.
-        trainable: number of parameters of adapter and heads.
-        lora: number of LoRA tensors of the LLM, which are left out.
-    """
-
-    out: Path
-    recipe: Path
-    whisper: Path
-    trainable: int
-    lora: int
+    out: Path  # the run folder
+    recipe: Path  # path of the recipe that starts from it
+    whisper: Path  # folder of the encoder
+    trainable: int  # number of parameters of adapter and heads
+    lora: int  # number of LoRA tensors of the LLM, which are left out
 
 
 def import_blsp(folder: Path, out: Path, recipe: Recipe, sizes: Mapping[str, int]) -> ImportedRun:

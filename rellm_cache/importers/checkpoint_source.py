@@ -29,17 +29,11 @@ SHOWN_NAMES = 3  # in a message
 
 @dataclass(frozen=True)
 class CheckpointWeights:
-    """Names, shapes and dtypes of all tensors of a checkpoint.
+    """Names, shapes and dtypes of all tensors of a checkpoint."""
 
-    Attributes:
-        folder: of the checkpoint.
-        files: in order.
-        described: name → tensor without data, on torch's `meta` device.
-    """
-
-    folder: Path
-    files: list[Path]
-    described: dict[str, Tensor]
+    folder: Path  # of the checkpoint
+    files: list[Path]  # in order
+    described: dict[str, Tensor]  # name → tensor without data, on torch's `meta` device
 
     def bytes(self, names: Iterable[str]) -> int:
         """Size of these tensors."""

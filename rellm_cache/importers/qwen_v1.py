@@ -68,21 +68,13 @@ CONSTANTS = ("rotary_emb.inv_freq", "attn.masked_bias", "attn.logn_tensor")
 
 @dataclass(frozen=True)
 class ImportedModel:
-    """A converted model.
+    """A converted model."""
 
-    Attributes:
-        out: its folder.
-        parameters: number of parameters.
-        bytes: size of the weights.
-        positions: length of the longest row.
-        chat: whether its generation_config.json says that it is a chat model.
-    """
-
-    out: Path
-    parameters: int
-    bytes: int
-    positions: int
-    chat: bool
+    out: Path  # its folder
+    parameters: int  # number of parameters
+    bytes: int  # size of the weights
+    positions: int  # length of the longest row
+    chat: bool  # whether its generation_config.json says that it is a chat model
 
 
 def import_qwen(folder: Path, out: Path, shard_bytes: int = SHARD_BYTES) -> ImportedModel:

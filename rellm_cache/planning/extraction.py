@@ -36,47 +36,27 @@ SAMPLING_SECONDS = 0.002
 
 @dataclass(frozen=True)
 class StreamPlan:
-    """Estimates for the store of one stream.
+    """Estimates for the store of one stream."""
 
-    Attributes:
-        name: of the stream.
-        store: its folder.
-        present: clips of the manifest that it holds.
-        missing: clips to encode.
-        frame_size: D.
-        bytes: size of the missing frames, two bytes a value and `ROW_BYTES` a clip.
-        seconds: time to encode them on this machine; None if no clip could be timed.
-    """
-
-    name: str
-    store: str
-    present: int
-    missing: int
-    frame_size: int
-    bytes: int
-    seconds: float | None
+    name: str  # of the stream
+    store: str  # its folder
+    present: int  # clips of the manifest that it holds
+    missing: int  # clips to encode
+    frame_size: int  # D, values in a frame
+    bytes: int  # size of the missing frames, two bytes a value and `ROW_BYTES` a clip
+    seconds: float | None  # time to encode them on this machine; None if no clip could be timed
 
 
 @dataclass(frozen=True)
 class ExtractionPlan:
-    """Estimates for an extraction in one process.
+    """Estimates for an extraction in one process."""
 
-    Attributes:
-        streams: in the recipe's order. If streams share a store, the first one has its work.
-        timed_clips: number of clips encoded for the estimates.
-        decode_seconds: time to decode, in parallel with encoding.
-        seconds: total time: all encoders one after another, or decoding if that is slower; None if
-            no clip could be timed.
-        memory_bytes: of this process.
-        gpu_bytes: on the GPU; 0 without one.
-    """
-
-    streams: list[StreamPlan]
-    timed_clips: int
-    decode_seconds: float
-    seconds: float | None
-    memory_bytes: int
-    gpu_bytes: int
+    streams: list[StreamPlan]  # the first of those that share a store has its work
+    timed_clips: int  # number of clips encoded for the estimates
+    decode_seconds: float  # time to decode, in parallel with encoding
+    seconds: float | None  # all encoders, or decoding if that is slower; None if not timed
+    memory_bytes: int  # of this process
+    gpu_bytes: int  # on the GPU; 0 without one
 
     @property
     def size(self) -> int:
@@ -86,19 +66,12 @@ class ExtractionPlan:
 
 @dataclass(frozen=True)
 class _Measurement:
-    """An encoder measured on a few clips.
+    """An encoder measured on a few clips."""
 
-    Attributes:
-        frame_size: D.
-        seconds_a_clip: mean; None without clips.
-        batch_bytes: increase of memory during encoding.
-        model_bytes: of the model on a GPU; 0 on a CPU.
-    """
-
-    frame_size: int
-    seconds_a_clip: float | None
-    batch_bytes: int
-    model_bytes: int
+    frame_size: int  # D, values in a frame
+    seconds_a_clip: float | None  # mean; None without clips
+    batch_bytes: int  # increase of memory during encoding
+    model_bytes: int  # of the model on a GPU; 0 on a CPU
 
 
 def plan_extraction(

@@ -29,27 +29,16 @@ from rellm_cache.utils.devices import default_device
 
 @dataclass(frozen=True)
 class Plan:
-    """Estimates for extraction and training.
+    """Estimates for extraction and training."""
 
-    Attributes:
-        clips: in the manifest.
-        hours: of audio.
-        unreadable: clips with a file or header that cannot be read.
-        extraction: on this machine, in one process.
-        needed_bytes: on this disk; for a cache at a URL, the size of its mirror.
-        free_bytes: on the disk of the cache.
-        training: on this machine or the given GPU; None if it cannot be counted.
-        training_unknown: the reason if it cannot be counted.
-    """
-
-    clips: int
-    hours: float
-    unreadable: int
-    extraction: ExtractionPlan
-    needed_bytes: int
-    free_bytes: int
-    training: TrainingPlan | None
-    training_unknown: str
+    clips: int  # in the manifest
+    hours: float  # of audio
+    unreadable: int  # clips with a file or header that cannot be read
+    extraction: ExtractionPlan  # on this machine, in one process
+    needed_bytes: int  # on this disk; for a cache at a URL, the size of its mirror
+    free_bytes: int  # on the disk of the cache
+    training: TrainingPlan | None  # on this machine or the given GPU; None if it cannot be counted
+    training_unknown: str  # the reason if it cannot be counted
 
     @property
     def fits(self) -> bool:

@@ -19,17 +19,11 @@ from rellm_cache.utils.devices import use_threads
 
 @dataclass(frozen=True)
 class EpochTimes:
-    """Seconds of one epoch of the same model on the same batches, in one process.
+    """Seconds of one epoch of the same model on the same batches, in one process."""
 
-    Attributes:
-        cached: with frames from the cache.
-        live: with all encoders in the loop, as without a cache.
-        steps: number of optimizer steps.
-    """
-
-    cached: float
-    live: float
-    steps: int
+    cached: float  # with frames from the cache
+    live: float  # with all encoders in the loop, as without a cache
+    steps: int  # number of optimizer steps
 
     @property
     def ratio(self) -> float:

@@ -73,19 +73,12 @@ class TrainingPlan:
 
 @dataclass(frozen=True)
 class _ClipTokens:
-    """Tokens of one clip in packed rows, without the prompts that clips share.
+    """Tokens of one clip in packed rows, without the prompts that clips share."""
 
-    Attributes:
-        speech: made by the adapter.
-        answers: with a loss.
-        total: speech, questions, answers, and the prompt tokens between them.
-        seen: prompt and speech tokens that segments continue, once for each segment.
-    """
-
-    speech: int
-    answers: int
-    total: int
-    seen: int
+    speech: int  # made by the adapter
+    answers: int  # with a loss
+    total: int  # speech, questions, answers, and the prompt tokens between them
+    seen: int  # prompt and speech tokens that segments continue, once for each segment
 
 
 def plan_training(

@@ -16,27 +16,16 @@ _REQUEST_WORDS = re.compile(r"\b(arousal|dominance|valence|metadata|transcript)\
 
 @dataclass(frozen=True)
 class Candidate:
-    """A question and answer that may become a training row.
+    """A question and answer that may become a training row."""
 
-    Attributes:
-        pair: question and answer from the LLM's text.
-        type: type of the question.
-        emotion: the utterance's label.
-        emotions: all labels.
-        earlier: earlier questions of the same request.
-        guess: emotion → its probability from the transcript alone; None if not known.
-        cut: whether the token limit cut the answer.
-        answerable: lowest probability at which a guess counts.
-    """
-
-    pair: Pair
-    type: QAType
-    emotion: str
-    emotions: tuple[str, ...]
-    earlier: tuple[str, ...] = ()
-    guess: Mapping[str, float] | None = None
-    cut: bool = False
-    answerable: float = 0.5
+    pair: Pair  # question and answer from the LLM's text
+    type: QAType  # type of the question
+    emotion: str  # the utterance's label
+    emotions: tuple[str, ...]  # all labels
+    earlier: tuple[str, ...] = ()  # earlier questions of the same request
+    guess: Mapping[str, float] | None = None  # emotion → probability by the transcript alone
+    cut: bool = False  # whether the token limit cut the answer
+    answerable: float = 0.5  # lowest probability at which a guess counts
 
 
 def reason_to_drop(candidate: Candidate) -> str | None:

@@ -17,15 +17,10 @@ LabelSource = Literal["corpus", "pseudo", "made"]
 
 @dataclass(frozen=True)
 class Request:
-    """A request about one utterance.
+    """A request about one utterance."""
 
-    Attributes:
-        user: the user's turn.
-        question: the given question that needs an answer; empty if the LLM writes the question too.
-    """
-
-    user: str
-    question: str
+    user: str  # the user's turn
+    question: str  # the given question; empty if the LLM writes the question too
 
 
 def level_name(value: float, bins: Sequence[float]) -> str:

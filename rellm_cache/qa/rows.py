@@ -20,49 +20,27 @@ from rellm_cache.utils.result_table import with_fingerprint
 
 @dataclass(frozen=True)
 class QARow:
-    """One question about one utterance, with its origin.
+    """One question about one utterance, with its origin."""
 
-    Attributes:
-        id: id of the utterance.
-        mode: `explicit`: training may see the metadata; `implicit`: speech and question only.
-        type: topic of the question.
-        index: number of the pair among those of one request.
-        question, answer: empty if the LLM's text could not be parsed.
-        early_stop: whether the token limit cut the LLM's text.
-        metadata: emotion and dimensions in words; empty in implicit rows.
-        emotion: the utterance's label, which the request contains.
-        label_source: source of the labels in the request: `corpus`, or `pseudo` (a model) or `made`
-            (a generator) if the dimensions come from there.
-        vad_source: source of the dimensions: `human`, `pseudo`, `made`; None without dimensions.
-        model: the LLM's name in the recipe.
-        weights: SHA-256 of the LLM's files.
-        fingerprint: digest of everything but the prompt that determines the text.
-        prompt: SHA-256 of the request.
-        seed: seed of sampling.
-        written: the complete text of the LLM.
-        guess: for emotion questions, probability of each emotion from the transcript alone.
-        dropped: reason why training leaves the row out; empty if it uses it.
-    """
-
-    id: str
-    mode: QAMode
-    type: QAType
-    index: int
-    question: str
+    id: str  # of the utterance
+    mode: QAMode  # `explicit`: training may see the metadata; `implicit`: speech and question only
+    type: QAType  # topic of the question
+    index: int  # number of the pair among those of one request
+    question: str  # empty, as the answer, if the text could not be parsed
     answer: str
-    early_stop: bool
-    metadata: str
-    emotion: str
-    label_source: str
-    vad_source: str | None
-    model: str
-    weights: str
-    fingerprint: str
-    prompt: str
-    seed: int
-    written: str
-    guess: dict[str, float] | None = None
-    dropped: str = ""
+    early_stop: bool  # whether the token limit cut the LLM's text
+    metadata: str  # emotion and dimensions in words; empty in implicit rows
+    emotion: str  # the utterance's label, which the request contains
+    label_source: str  # of the labels in the request: `corpus`, `pseudo` (a model) or `made`
+    vad_source: str | None  # `human`, `pseudo` or `made`; None without dimensions
+    model: str  # the LLM's name in the recipe
+    weights: str  # SHA-256 of the LLM's files
+    fingerprint: str  # digest of everything but the prompt that determines the text
+    prompt: str  # SHA-256 of the request
+    seed: int  # of sampling
+    written: str  # the complete text of the LLM
+    guess: dict[str, float] | None = None  # emotion → probability by the transcript alone
+    dropped: str = ""  # reason why training leaves the row out; empty if it uses it
 
 
 _FIELDS = {field.name: field for field in dataclasses.fields(QARow)}

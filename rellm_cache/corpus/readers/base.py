@@ -35,27 +35,16 @@ class Problems:
 
 @dataclass(frozen=True)
 class Corpus:
-    """A corpus as found on disk, before its audio is decoded.
+    """A corpus as found on disk, before its audio is decoded."""
 
-    Attributes:
-        name: corpus name, the first part of its ids.
-        utterances: each with its split, in a fixed order; `duration` is unknown.
-        splits: name of the kind of split, as `paper`.
-        seed: seed of random draws; None if there were none.
-        totals: expected and found clips.
-        problems: lines with a problem.
-        notes: other information for the user, as sentences.
-        root: the corpus's own folder, if it has one.
-    """
-
-    name: str
-    utterances: Sequence[Utterance]
-    splits: str = ""
-    seed: int | None = None
-    totals: Sequence[Total] = ()
-    problems: Problems = field(default_factory=Problems)
-    notes: Sequence[str] = ()
-    root: Path | None = None
+    name: str  # corpus name, the first part of its ids
+    utterances: Sequence[Utterance]  # each with its split, in a fixed order; `duration` is unknown
+    splits: str = ""  # name of the kind of split, as `paper`
+    seed: int | None = None  # seed of random draws; None if there were none
+    totals: Sequence[Total] = ()  # expected and found clips
+    problems: Problems = field(default_factory=Problems)  # lines with a problem
+    notes: Sequence[str] = ()  # other information for the user, as sentences
+    root: Path | None = None  # the corpus's own folder, if it has one
 
 
 def count_totals(
