@@ -40,7 +40,6 @@ class Example:
     """Labels and target answers of one utterance.
 
     Attributes:
-        id: of the utterance.
         emotion: index into the recipe's emotions, or `IGNORED`.
         vad: arousal, dominance, valence in 0..1, or None.
         targets: answers that the LLM should give; empty without an LLM.

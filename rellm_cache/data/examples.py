@@ -62,11 +62,7 @@ def _question_targets(rows: Sequence[QARow], recipe: Recipe, llm: FrozenLLM) -> 
 
 
 def load_questions(recipe: Recipe, manifest: Path, splits: Sequence[str]) -> Questions:
-    """Read the questions beside a manifest that a recipe trains on; none without `losses.qa_lm`.
-
-    Raises:
-        ManifestError: the recipe trains on questions, and their file is missing.
-    """
+    """Questions that a recipe trains on; `ManifestError` if it does and their file is missing."""
     if "qa_lm" not in recipe.losses.tasks:
         return {}
     return read_questions(manifest, recipe.qa.modes, recipe.qa.kinds, splits)
@@ -78,9 +74,6 @@ def data_digest(
     """SHA-256 (hex) of the data that a recipe trains on: audio, labels and answers, in order.
 
     Paths of audio, and labels that no loss of the recipe uses, do not count.
-
-    Args:
-        splits: utterances of the train split, then of the validation split.
     """
 
     def content(utterance: Utterance) -> list[object]:

@@ -49,14 +49,10 @@ JUDGED = "judged"
 
 @dataclass(frozen=True)
 class JudgedAnswer:
-    """A run's answer to one question, and its score.
+    """A run's answer to one question, and its score, 0 to `qa.judge.top`.
 
     Attributes:
-        id: id of the utterance.
-        type: type of the question.
         question, reference: question and answer of its row.
-        answer: the run's answer.
-        score: the judge's score, 0 to `qa.judge.top`.
         right: the answer names the label and no other emotion; None for other types.
     """
 
@@ -74,12 +70,8 @@ class JudgeScores:
     """Scores of one run.
 
     Attributes:
-        run: run folder.
         mode: mode of the questions in its training, or `none`.
-        judge: the judging LLM.
-        top: highest possible score.
-        overall: mean score of all answers.
-        types: type → mean score.
+        overall, types: mean score of all answers, and of each type of question.
         accuracy: share of emotion questions answered with the label; None without such questions.
         correlation: Spearman's correlation of score and rightness over emotion questions; None
             without such questions, and NaN where all answers are right or all are wrong.
@@ -266,7 +258,6 @@ def _score(
     settings: JudgeSettings,
     load: Callable[[], FrozenLLM],
 ) -> None:
-    """Let the judge score all answers of a run."""
     missing = {*table.missing(map(_key_of, rows), "score")}
     left = [row for row in rows if _key_of(row) in missing]
     if not left:
@@ -300,7 +291,6 @@ def judge_request(row: QARow, answer: str, settings: JudgeSettings) -> str:
 
 
 def _judged_answers(rows: Sequence[QARow], table: ResultTable) -> list[JudgedAnswer]:
-    """All questions with the run's answers and scores."""
     judged = []
     for row in rows:
         answer, score = table[_key_of(row)]["answer"], table[_key_of(row)]["score"]

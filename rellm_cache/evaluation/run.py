@@ -109,12 +109,10 @@ def evaluate(
 
 
 def _is_own(run: Path, out: Path) -> bool:
-    """Whether scores go into the run's own folder."""
     return out.resolve() == run.resolve()
 
 
 def _check_out(run: Path, out: Path) -> None:
-    """Raise `RunError` where scores must not be written to `out`."""
     if is_published(out):
         raise RunError(
             f"{out}: is a published folder, and {SUMS} would no longer be right; give another "
@@ -127,7 +125,6 @@ def _check_out(run: Path, out: Path) -> None:
 
 
 def _check_empathy(run: Path, recipe: Recipe, scorer: Path) -> None:
-    """Raise errors of the empathy scorer before anything is computed."""
     if not recipe.needs_llm:
         raise ConfigError(
             f"{run}: recipe {recipe.name!r} has no LLM, so there are no answers to score for "

@@ -23,11 +23,7 @@ AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
 
 
 def read_source(source: Path) -> list[Utterance]:
-    """Utterances of a manifest file or folder, or one utterance for a sound file.
-
-    Raises:
-        ManifestError: `source` is neither.
-    """
+    """Utterances of a manifest file or folder, or one for a sound file; else `ManifestError`."""
     if source.suffix.lower() in AUDIO_SUFFIXES:
         return [Utterance(id=source.stem, audio=str(source.resolve()))]
     try:

@@ -18,8 +18,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from rellm_cache.config.schema import LLMConfig
 from rellm_cache.errors import ConfigError
 from rellm_cache.llm import segment_attention as segments
-from rellm_cache.llm.packing import PackedRow, Segment
-from rellm_cache.llm.prefix_cache import PrefixKV, compute_prefix, concat_prefixes
+from rellm_cache.llm.packing import PackedRow, PrefixKV, Segment, compute_prefix, concat_prefixes
 from rellm_cache.llm.prompts import ChatFormat
 from rellm_cache.llm.speech_mask import SpeechMask
 
@@ -72,10 +71,7 @@ class FrozenLLM:
         return Segment(embeddings, tuple(answer), parent, 0 if speech is None else len(speech))
 
     def prefix_segment(self, ids: Sequence[int]) -> Segment:
-        """The prompt at the start of a row: as cached keys and values where the config allows it.
-
-        Elsewhere it is a segment like any other (`LLMConfig.caches_prefix_kv`).
-        """
+        """A prompt at the start of a row, as cached keys and values where the config allows it."""
         if not self.config.caches_prefix_kv:
             return self.segment(ids=ids)
         prefix = self._prefixes.get(tuple(ids))

@@ -37,14 +37,7 @@ class Ready(str):
 
 @dataclass(frozen=True)
 class Card:
-    """What a card is made of.
-
-    Attributes:
-        recipe: of the run.
-        info: sizes and licences.
-        training: how it was trained.
-        scores: `scores.json`, or None where the run was not evaluated.
-    """
+    """What a card is made of; without scores where the run was not evaluated."""
 
     recipe: Recipe
     info: AdapterInfo
@@ -81,11 +74,7 @@ class Card:
 
 
 def read_card(run: Path) -> Card:
-    """What the card of a run is made of.
-
-    Raises:
-        RunError: it is not the folder of a finished run, or a file there cannot be read.
-    """
+    """What a run's card is made of; `RunError` if it is not finished or a file is unreadable."""
     info, training = load_info(run), load_training(run)
     scores = None
     try:

@@ -17,11 +17,7 @@ DATA = "data.sha256"  # of what is learnt from: see `data_digest`
 
 
 def begin_run(recipe: Recipe, out: Path) -> None:
-    """Make the run folder, or check that it holds a run of this very recipe.
-
-    Raises:
-        RunError: it holds something else, or what was published.
-    """
+    """Make the run folder; `RunError` if it holds something else than a run of this recipe."""
     if not out.exists() or all(map(is_temporary, out.iterdir())):
         out.mkdir(parents=True, exist_ok=True)
         write_text(out / RECIPE, to_toml(recipe))
@@ -49,14 +45,7 @@ def require_recipe(recipe: Recipe, out: Path) -> None:
 
 
 def begin_data(learned: str, out: Path) -> None:
-    """Note what a run learns from, or check that its checkpoints have learnt from just that.
-
-    Args:
-        learned: as `data_digest` gives it.
-
-    Raises:
-        RunError: there are checkpoints, and they learnt from something else.
-    """
+    """Note what a run learns from, a `data_digest`; `RunError` if it has learnt from other data."""
     require_data(learned, out)
     noted = f"{learned}\n"
     if not (out / DATA).is_file() or (out / DATA).read_text("utf-8") != noted:
@@ -64,10 +53,7 @@ def begin_data(learned: str, out: Path) -> None:
 
 
 def require_data(learned: str, out: Path) -> None:
-    """Raise `RunError` where checkpoints of a run folder learnt from something else.
-
-    Of a run that was begun before this was noted, nothing is known.
-    """
+    """Raise `RunError` where checkpoints are known to have learnt from something else."""
     begun = any((out / CHECKPOINTS).glob("step-*")) and (out / DATA).is_file()
     if begun and (out / DATA).read_text("utf-8").strip() != learned:
         raise RunError(

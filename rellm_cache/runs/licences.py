@@ -40,13 +40,7 @@ PERMISSIVE = ("mit", "apache-2.0")  # the second asks for a little more
 
 @dataclass(frozen=True)
 class Term:
-    """The licence of one thing that made an adapter.
-
-    Attributes:
-        name: of the model or corpus.
-        kind: `model` or `corpus`.
-        licence: its name, or `unknown`.
-    """
+    """The licence, or `unknown`, of one model or corpus (`kind`) that made an adapter."""
 
     name: str
     kind: str
@@ -105,11 +99,7 @@ def model_licence(model: str, revision: str = "") -> str:
 
 
 def licences_of(recipe: Recipe, sources: Iterable[FrameSource]) -> dict[str, str]:
-    """Licence of each model that a run uses, by name, and of those that its start had used.
-
-    Args:
-        sources: of the frames that it trains from; they know their encoders' licences.
-    """
+    """Licence by name of each model that a run uses, and of those that its start had used."""
     start = recipe.training.init_from
     found = load_info(Path(start)).licences if start else {}
     found = found | {source.spec.model or source.spec.kind: source.licence for source in sources}
@@ -119,12 +109,7 @@ def licences_of(recipe: Recipe, sources: Iterable[FrameSource]) -> dict[str, str
 
 
 def terms_of(licences: Mapping[str, str], data: DataSummary) -> Terms:
-    """What binds an adapter.
-
-    Args:
-        licences: of every model by name, as `adapter_config.json` has them.
-        data: that it was trained on.
-    """
+    """What binds an adapter: licences of its models, by name, and of the corpora it learnt from."""
     models = [
         Term(name, "model", licence or UNKNOWN)
         for name, licence in licences.items()

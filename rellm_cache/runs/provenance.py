@@ -33,9 +33,7 @@ class DataSummary:
     """Utterances, counted.
 
     Attributes:
-        clips: how many.
         hours: of those whose duration is known.
-        speakers: how many, where they are known.
         corpora: known corpus → clips; all others together are `another corpus`.
         splits: name of the split → clips.
         emotions: emotion → clips that have one.
@@ -59,12 +57,8 @@ class TrainingRecord:
 
     Attributes:
         rellm: version that trained it.
-        train: data of the train split.
-        validation: data of the validation split, or None.
-        steps: optimiser steps.
         seconds: of training, over all calls.
         processes: that shared each step, when training ended.
-        machine: what computed.
         llm_weights: digest of the frozen LLM's files as `weights` of an encoder; empty without one.
         started_from: SHA-256 of the trained weights that training started from, or empty.
         scores: of the best weights on the validation split.

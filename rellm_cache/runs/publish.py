@@ -45,10 +45,8 @@ class Publication:
     """An assembled folder.
 
     Attributes:
-        out: the folder.
         files: name → SHA-256 of its content.
         unchanged: it was there already, with these very bytes.
-        licence: as the card's head names it.
         non_commercial: models and corpora that allow non-commercial use only.
         unknown: those of unknown licence.
         notes: what was left out, as sentences.
@@ -178,7 +176,6 @@ def models_of(recipe: Recipe) -> dict[str, str]:
 
 
 def _require_model_fields(overrides: Sequence[str], recipe: Recipe) -> None:
-    """Raise `ConfigError` for an override of another field than where a model is."""
     fields = models_of(recipe)
     for override in overrides:
         if override.partition("=")[0].strip() not in fields:
@@ -189,7 +186,6 @@ def _require_model_fields(overrides: Sequence[str], recipe: Recipe) -> None:
 
 
 def _texts(card: Card) -> dict[str, str]:
-    """Name → content of all files but the weights and the sums."""
     texts = {
         CONFIG: config_text(card.info, card.recipe),
         RECIPE: to_toml(card.recipe),
@@ -216,7 +212,6 @@ def _require_own(out: Path, run: Path) -> None:
 
 
 def _holds(out: Path, files: dict[str, str], sums: str) -> bool:
-    """Whether a folder is this very publication."""
     present = {path.name for path in out.iterdir()} if out.is_dir() else set()
     return (
         present == {*files, SUMS}

@@ -20,9 +20,7 @@ def require_hub_id(repository: str) -> None:
 def upload(folder: Path, files: Iterable[str], repository: str, private: bool = False) -> str:
     """Put files of a folder into a model repository, which is made if need be; returns its URL.
 
-    Args:
-        files: names of those that are uploaded; others in the folder stay here.
-        private: of a new repository. One that is there stays as visible as it is.
+    A repository that is there stays as visible as it is.
 
     Raises:
         ConfigError: `repository` is no OWNER/NAME.

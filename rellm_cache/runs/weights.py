@@ -29,14 +29,7 @@ WEIGHTS, CONFIG, RECIPE = "adapter.safetensors", "adapter_config.json", "recipe.
 
 @dataclass(frozen=True)
 class AdapterInfo:
-    """What `adapter_config.json` says beside the recipe.
-
-    Attributes:
-        sizes: D of each stream.
-        output_size: H, the LLM's hidden size.
-        trainable_parameters: in the adapter, heads and LoRA.
-        licences: of every frozen model, by name.
-    """
+    """D of each stream, H, number of trained parameters, and licence of every frozen model."""
 
     sizes: dict[str, int]
     output_size: int
@@ -138,9 +131,6 @@ def load_run(
     overrides: Sequence[str] = (),
 ) -> tuple[Recipe, SpeechLLM]:
     """The recipe, with `overrides`, and the trained model of a run folder, ready to answer.
-
-    Args:
-        load: gives the frozen LLM, where the recipe has one.
 
     Raises:
         RunError: it is not the folder of a finished run, or its checkpoint does not fit.

@@ -40,8 +40,6 @@ class SweepSettings:
     """Data of a sweep's runs.
 
     Attributes:
-        manifest: folder with train.jsonl and, for validation, validation.jsonl.
-        cache: root of the stores.
         test: manifest to score finished runs on, or None.
         in_words: let the LLM also answer each test clip's emotion in words; the slowest part.
     """
@@ -59,9 +57,7 @@ class Outcome:
     Attributes:
         trained_on: digest of the training data.
         seconds: time of training.
-        validation: validation scores of the kept checkpoint.
         tested_on: digest of the test data and the way of scoring; empty if not scored.
-        test: test scores.
     """
 
     trained_on: str
@@ -218,7 +214,6 @@ def _data_digest(utterances: Iterable[Utterance], **how: Any) -> str:
 
 
 def _write_outcome(job: Job, outcome: Outcome) -> Outcome:
-    """Write an outcome into the run folder."""
     write_json(job.out / OUTCOME, dataclasses.asdict(outcome))
     return outcome
 

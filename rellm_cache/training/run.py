@@ -59,14 +59,11 @@ class TrainReport:
     """A finished run.
 
     Attributes:
-        out: the run folder.
-        steps: optimizer steps in total.
         resumed_at: step that this call continued from: 0 for a new run, `steps` if the run was
             finished already.
         seconds: training time over all calls.
         validation: scores of the best weights on the validation split.
         untrained: scores before the first step.
-        trainable: number of trained parameters.
         notes: losses that the data has no labels for.
     """
 
@@ -82,12 +79,7 @@ class TrainReport:
 
 @dataclass(frozen=True)
 class _Corpus:
-    """Both splits of a manifest folder, their frames and questions.
-
-    Attributes:
-        validation: empty if the folder has no validation split.
-        questions: about utterances, by id.
-    """
+    """Both splits of a manifest folder, their frames, and their questions by utterance id."""
 
     train: list[Utterance]
     validation: list[Utterance]
