@@ -9,7 +9,7 @@
 
 import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from rellm_cache.config.toml import build
 from rellm_cache.empathy.bi_encoder import EmpathyScorer
 from rellm_cache.empathy.epitome import MECHANISMS
-from rellm_cache.empathy.settings import EmpathySettings, from_table, to_table
+from rellm_cache.empathy.settings import EmpathySettings
 from rellm_cache.empathy.text_encoder import TextEncoder
 from rellm_cache.empathy.tfidf import TfidfModel, load_tfidf
 from rellm_cache.errors import ConfigError, RunError
@@ -92,25 +93,11 @@ def load_scorer(folder: Path, scorer: EmpathyScorer) -> None:
 
 def save_card(folder: Path, card: ScorerCard) -> None:
     """Write `empathy.json`, which completes the folder."""
-    content = {
-        "format": FORMAT,
-        "settings": to_table(card.settings),
-        "groups": card.groups,
-        "temperatures": card.temperatures,
-        "encoder_digest": card.encoder_digest,
-        "data_digest": card.data_digest,
-        "scores": card.scores,
-        "counts": card.counts,
-    }
-    write_json(folder / CARD, content)
+    write_json(folder / CARD, {"format": FORMAT, **asdict(card)})
 
 
 def load_card(folder: Path) -> ScorerCard:
-    """Read `empathy.json`.
-
-    Raises:
-        RunError: it is missing, damaged, or of a later format.
-    """
+    """Read `empathy.json`; `RunError` if it is missing, damaged, or of a later format."""
     path = folder / CARD
     try:
         content = json.loads(path.read_text("utf-8"))
@@ -122,7 +109,7 @@ def load_card(folder: Path) -> ScorerCard:
         if not groups or not set(sum(groups, ())) <= MECHANISMS.keys():
             raise ValueError(f"groups {groups}")
         return ScorerCard(
-            from_table(content["settings"], str(path)),
+            build(EmpathySettings, content["settings"], str(path)),
             groups,
             content["temperatures"],
             content["encoder_digest"],

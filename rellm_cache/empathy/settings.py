@@ -1,6 +1,5 @@
 """Settings of empathy scorers: EPITOME's defaults and those for other encoders."""
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -97,13 +96,3 @@ def make_settings(encoder: str | None = None, changes: Sequence[str] = ()) -> Em
     name = str(table.get("encoder", EmpathySettings.encoder)).lower().replace("_", "-")
     shipped = next((known for part, known in SHIPPED.items() if part in name), {})
     return build(EmpathySettings, {**shipped, **table}, "settings")
-
-
-def from_table(table: dict[str, Any], where: str) -> EmpathySettings:
-    """Settings from the values of `to_table`."""
-    return build(EmpathySettings, table, where)
-
-
-def to_table(settings: EmpathySettings) -> dict[str, Any]:
-    """Settings as plain values."""
-    return dataclasses.asdict(settings)

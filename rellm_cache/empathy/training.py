@@ -39,7 +39,7 @@ from rellm_cache.empathy.scorer_folder import (
     weights_path,
 )
 from rellm_cache.empathy.scoring import level_logits
-from rellm_cache.empathy.settings import EmpathySettings, to_table
+from rellm_cache.empathy.settings import EmpathySettings
 from rellm_cache.empathy.text_encoder import TextEncoder
 from rellm_cache.empathy.tfidf import fit_tfidf, save_tfidf
 from rellm_cache.errors import ConfigError, ManifestError, RunError
@@ -69,13 +69,8 @@ class TrainingSources:
 class EncodedData:
     """Encoded exchanges, which scorers with equal `settings.encoding` can share.
 
-    Attributes:
-        settings: the settings of the encoding.
-        sources: data and encoder.
-        encoder: the pretrained encoder.
-        train: exchanges for training, cut at `training_tokens`.
-        parts: "validation" and "test" cut at `tokens`, "validation_long" and "test_long" cut at
-            `long_tokens`.
+    `train` is cut at `training_tokens`. Of `parts`, "validation" and "test" are cut at `tokens`,
+    "validation_long" and "test_long" at `long_tokens`.
     """
 
     settings: EmpathySettings
@@ -89,8 +84,7 @@ def train_empathy(data: Path, out: Path, settings: EmpathySettings) -> ScorerCar
     """Train scorers for the mechanisms with a table in `data` and write them to `out`.
 
     Raises:
-        ManifestError: the tables cannot be used, or a part of the split is empty.
-        ConfigError: the encoder cannot be found or used with these settings.
+        ManifestError, ConfigError: the tables, or the encoder with these settings, cannot be used.
         RunError: `out` has a scorer with other settings, data or encoder.
     """
     sources = find_sources(data, settings)
@@ -188,7 +182,7 @@ def encode_data(sources: TrainingSources, settings: EmpathySettings) -> EncodedD
 def _is_done(out: Path, settings: EmpathySettings, sources: TrainingSources) -> bool:
     """Whether `out` has the finished scorer; otherwise record what it will be."""
     plan = {
-        "settings": to_table(settings),
+        "settings": dataclasses.asdict(settings),
         "data": sources.data_digest,
         "encoder": sources.encoder_digest,
     }
@@ -237,18 +231,10 @@ def _train(
     if settings.members > 1:
         name += f", {member + 1} of {settings.members}"
     with progress(f"Training {name}", left, "steps") as tick:
-        for report in training.epochs(tick):
-            say(f"{name}: epoch {report.epoch} of {settings.epochs}, loss {report.loss:.3f}")
+        for loss in training.epochs(tick):
+            say(f"{name}: epoch {training.done} of {settings.epochs}, loss {loss:.3f}")
     save_scorer(out, scorer)
     return scorer
-
-
-@dataclass(frozen=True)
-class EpochReport:
-    """Number of an epoch, from 1, and the mean training loss of its batches."""
-
-    epoch: int
-    loss: float
 
 
 class ScorerTraining:
@@ -279,11 +265,7 @@ class ScorerTraining:
         self.done = 0
 
     def resume(self) -> None:
-        """Continue from the state file, if there is one.
-
-        Raises:
-            RunError: the file does not belong to this training.
-        """
+        """Continue from the state file, if any; `RunError` if it is of another training."""
         if not self._state.is_file():
             return
         try:
@@ -298,13 +280,13 @@ class ScorerTraining:
                 "again"
             ) from error
 
-    def epochs(self, tick: Callable[[], None]) -> Iterator[EpochReport]:
-        """Train the remaining epochs; calls `tick` after each step."""
+    def epochs(self, tick: Callable[[], None]) -> Iterator[float]:
+        """Train the remaining epochs and yield the mean loss of each; `tick` follows each step."""
         while self.done < self.scorer.settings.epochs:
             loss = self._train_epoch(tick)
             self.done += 1
             self._save()
-            yield EpochReport(self.done, loss)
+            yield loss
 
     def _train_epoch(self, tick: Callable[[], None]) -> float:
         settings = self.scorer.settings

