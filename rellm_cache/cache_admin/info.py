@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rellm_cache.config.specs import EncoderSpec
 from rellm_cache.encoders.base import FRAMES_PER_SECOND
@@ -33,10 +32,6 @@ class StoreSummary:
     bytes: int
     failed: int
     licence: str
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the object that `cache info --json` prints."""
-        return vars(self)
 
 
 def cache_info(cache: Path) -> list[StoreSummary]:

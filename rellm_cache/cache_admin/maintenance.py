@@ -1,8 +1,9 @@
 """Maintenance of a whole cache root: verify, repair, prune, compact, copy, export and import."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from rellm_cache.corpus.manifest import read_manifests
 from rellm_cache.errors import StoreError
@@ -20,7 +21,9 @@ from rellm_cache.store.maintenance.repair import RepairReport, repair_store
 from rellm_cache.store.maintenance.verify import StoreCheck, check_store, find_stores
 from rellm_cache.store.remote.mirror import sync_mirror
 from rellm_cache.store.remote.stale_uploads import StaleUpload, remove_stale_uploads
-from rellm_cache.utils.console import progress
+from rellm_cache.utils.console import Tick, progress
+
+Report = TypeVar("Report")
 
 
 @dataclass(frozen=True)
@@ -46,9 +49,7 @@ def verify_cache(cache: Path) -> list[StoreCheck]:
     Raises:
         StoreError: there is no store.
     """
-    stores = find_stores(cache)
-    with progress("Verifying", _parts(stores), "parts") as tick:
-        return [check_store(store, tick) for store in stores]
+    return _for_each("Verifying", find_stores(cache), check_store)
 
 
 def repair_cache(cache: Path, unfinished_hours: float = 24.0) -> CacheRepair:
@@ -65,8 +66,7 @@ def repair_cache(cache: Path, unfinished_hours: float = 24.0) -> CacheRepair:
     removed, held = remove_stale(cache)
     stores = find_stores(cache)
     stale_uploads = remove_stale_uploads(cache, unfinished_hours)
-    with progress("Repairing", _parts(stores), "parts") as tick:
-        reports = [repair_store(store, tick) for store in stores]
+    reports = _for_each("Repairing", stores, repair_store)
     return CacheRepair(reports, removed, held, stale_uploads)
 
 
@@ -82,8 +82,7 @@ def prune_cache(
     keep = {u.id for path in manifests for u in read_manifests(path)} if manifests else None
     sync_mirror(cache)
     stores = find_stores(cache)
-    with progress("Pruning", _parts(stores), "parts") as tick:
-        return [prune_store(store, tick, keep, dry_run) for store in stores]
+    return _for_each("Pruning", stores, lambda path, tick: prune_store(path, tick, keep, dry_run))
 
 
 def compact_cache(cache: Path, part_bytes: int) -> list[CompactReport]:
@@ -97,8 +96,7 @@ def compact_cache(cache: Path, part_bytes: int) -> list[CompactReport]:
     """
     sync_mirror(cache)
     stores = find_stores(cache)
-    with progress("Compacting", _parts(stores), "parts") as tick:
-        return [compact_store(store, tick, part_bytes) for store in stores]
+    return _for_each("Compacting", stores, lambda path, tick: compact_store(path, tick, part_bytes))
 
 
 def copy_cache(source: Path, target: Path, names: Sequence[str] = ()) -> list[CopyReport]:
@@ -112,8 +110,7 @@ def copy_cache(source: Path, target: Path, names: Sequence[str] = ()) -> list[Co
         if name not in found:
             raise StoreError(f"{source}: no store {name!r}; found {', '.join(sorted(found))}")
     stores = [found[name] for name in names or sorted(found)]
-    with progress("Copying", _parts(stores), "parts") as tick:
-        return [copy_store(store, target, tick) for store in stores]
+    return _for_each("Copying", stores, lambda path, tick: copy_store(path, target, tick))
 
 
 def export_to_file(store: Path, file: Path) -> int:
@@ -136,5 +133,9 @@ def import_from_file(file: Path, cache: Path) -> CopyReport:
         return import_store(file, cache, tick)
 
 
-def _parts(stores: Iterable[Path]) -> int:
-    return sum(len(list_parts(store)) for store in stores)
+def _for_each(
+    title: str, stores: Sequence[Path], work: Callable[[Path, Tick], Report]
+) -> list[Report]:
+    """Call `work` for each store, with progress in parts."""
+    with progress(title, sum(len(list_parts(store)) for store in stores), "parts") as tick:
+        return [work(store, tick) for store in stores]

@@ -91,16 +91,16 @@ def quantize(source: Path, part_bytes: int = PART_BYTES) -> QuantizeReport:
             tick()
         interrupts.finishing()
     made = FeatureStore(path)
-    error = _compare(store, made, quantization)
+    relative_rms, by_channel, clipped = _compare(store, made, quantization)
     return QuantizeReport(
         path=path,
         written=len(missing),
         present=len(store) - len(missing),
         bytes=made.nbytes,
-        relative_rms=error.relative_rms,
-        worst_channel=int(error.by_channel.argmax()),
-        worst_channel_rms=float(error.by_channel.max()),
-        clipped=error.clipped,
+        relative_rms=relative_rms,
+        worst_channel=int(by_channel.argmax()),
+        worst_channel_rms=float(by_channel.max()),
+        clipped=clipped,
     )
 
 
@@ -117,23 +117,15 @@ def _measure(store: FeatureStore) -> Quantization:
     return statistics.quantization()
 
 
-@dataclass(frozen=True)
-class _Error:
-    """Rounding error of int8 frames.
+def _compare(
+    store: FeatureStore, made: FeatureStore, quantization: Quantization
+) -> tuple[float, NDArray[np.float64], float]:
+    """Read every int8 clip from disk and compare it with its float16 frames.
 
-    Attributes:
-        relative_rms: over all values.
-        by_channel: (D,) error divided by the channel's standard deviation; 0 if it is constant.
-        clipped: share of clipped values.
+    Returns:
+        Relative RMS error; (D,) error of each channel divided by its standard deviation, 0 if it is
+        constant; share of clipped values.
     """
-
-    relative_rms: float
-    by_channel: NDArray[np.float64]
-    clipped: float
-
-
-def _compare(store: FeatureStore, made: FeatureStore, quantization: Quantization) -> _Error:
-    """Read every int8 clip from disk and compare it with its float16 frames."""
     count = clipped = 0
     squares, centred, errors, total = (np.zeros(store.frame_size) for _ in range(4))
     reach = quantization.scale * (LEVELS + 0.5)
@@ -152,8 +144,5 @@ def _compare(store: FeatureStore, made: FeatureStore, quantization: Quantization
     variance = centred / count - np.square(total / count)
     deviation = np.sqrt(np.maximum(variance, 0))
     by_channel = np.sqrt(errors / count) / np.where(deviation > 0, deviation, np.inf)
-    return _Error(
-        relative_rms=float(np.sqrt(errors.sum() / max(squares.sum(), np.finfo(float).tiny))),
-        by_channel=by_channel,
-        clipped=clipped / (count * store.frame_size),
-    )
+    relative_rms = float(np.sqrt(errors.sum() / max(squares.sum(), np.finfo(float).tiny)))
+    return relative_rms, by_channel, clipped / (count * store.frame_size)

@@ -7,12 +7,12 @@ from typing import Any
 import click
 
 from rellm_cache.cli.options import (
-    cache_option,
     json_option,
     manifest_argument,
     percent,
     print_table,
     run_argument,
+    run_cache_option,
 )
 from rellm_cache.utils.console import counted
 
@@ -20,7 +20,7 @@ from rellm_cache.utils.console import counted
 @click.command()
 @run_argument
 @manifest_argument
-@cache_option
+@run_cache_option
 @click.option(
     "--samples",
     type=click.IntRange(min=0),
@@ -45,7 +45,7 @@ from rellm_cache.utils.console import counted
 def evaluate(
     run: Path,
     manifest: Path,
-    cache: Path,
+    cache: Path | None,
     samples: int,
     empathy: Path | None,
     out: Path | None,

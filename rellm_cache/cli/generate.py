@@ -6,8 +6,8 @@ import click
 
 from rellm_cache.cli.options import (
     batch_size_option,
-    cache_option,
     run_argument,
+    run_cache_option,
     set_option,
 )
 from rellm_cache.utils.console import counted
@@ -22,7 +22,7 @@ from rellm_cache.utils.console import counted
     type=click.Path(path_type=Path, dir_okay=False),
     help="JSON Lines file for the answers.",
 )
-@cache_option
+@run_cache_option
 @click.option("--from-audio", is_flag=True, help="Encode the audio instead of reading the cache.")
 @batch_size_option(8, "Clips answered at a time.")
 @set_option
@@ -30,7 +30,7 @@ def generate(
     run: Path,
     source: Path,
     out: Path,
-    cache: Path,
+    cache: Path | None,
     from_audio: bool,
     batch_size: int,
     overrides: tuple[str, ...],

@@ -9,11 +9,11 @@ import click
 
 from rellm_cache.cli.options import (
     batch_size_option,
-    cache_option,
     json_option,
     manifest_argument,
     percent,
     print_table,
+    run_cache_option,
 )
 from rellm_cache.utils.console import counted
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path, exists=True, file_okay=False),
 )
 @manifest_argument
-@cache_option
+@run_cache_option
 @click.option(
     "--judge",
     "model",
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 def judge(
     runs: tuple[Path, ...],
     manifest: Path,
-    cache: Path,
+    cache: Path | None,
     model: str | None,
     quantization: Literal["nf4", "int8", "none"] | None,
     batch_size: int,

@@ -86,6 +86,15 @@ cache_option = click.option(
 )
 
 
+run_cache_option = click.option(
+    "--cache",
+    type=CacheRoot(),
+    metavar="FOLDER|URL",
+    help="Folder of feature stores, or its URL; by default the cache that the run was trained "
+    "from.",
+)
+
+
 def batch_size_option(default: int, help_text: str) -> Callable[[Command], Command]:
     """The option `--batch-size`."""
     return click.option(

@@ -16,17 +16,17 @@ from typing import Any, Literal, get_args
 
 from rellm_cache.corpus.emotions import normalize_emotion
 from rellm_cache.corpus.validation import (
+    BOOL,
+    NAME,
+    SECONDS,
+    SEGMENT,
+    TEXT,
     Field,
     as_text,
     check_fields,
     check_text,
-    is_bool,
-    is_duration,
-    is_name,
     is_number,
-    is_object,
-    is_segment,
-    is_text,
+    json_object,
     one_of,
 )
 from rellm_cache.errors import ManifestError
@@ -40,14 +40,14 @@ DIMENSIONS = ("arousal", "dominance", "valence")
 
 # What a field must be if it is not null.
 _FIELDS: dict[str, Field] = {
-    **dict.fromkeys(("text", "emotion", "response", "output"), (is_text, "text")),
-    **dict.fromkeys(("id", "speaker"), (is_name, "text or a number")),
+    **dict.fromkeys(("text", "emotion", "response", "output"), TEXT),
+    **dict.fromkeys(("id", "speaker"), NAME),
     "split": one_of(*SPLITS),
     "vad_source": one_of(*get_args(VadSource)),
-    "duration": (is_duration, "seconds"),
-    "early_stop": (is_bool, "true or false"),
-    "segment": (is_segment, "[start, end] in seconds, start < end"),
-    "avd_ans": (is_object, "an object of arousal, dominance and valence"),
+    "duration": SECONDS,
+    "early_stop": BOOL,
+    "segment": SEGMENT,
+    "avd_ans": json_object("arousal, dominance and valence"),
 }
 
 

@@ -49,41 +49,29 @@ def is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def is_text(value: object) -> bool:
-    """Whether a value is text."""
-    return isinstance(value, str)
-
-
-def is_name(value: object) -> bool:
-    """Whether a value can name a clip or a speaker: text or a number."""
-    return is_text(value) or is_number(value)
-
-
-def is_bool(value: object) -> bool:
-    """Whether a value is true or false; the text "true" is not."""
-    return isinstance(value, bool)
-
-
-def is_object(value: object) -> bool:
-    """Whether a value is a JSON object."""
-    return isinstance(value, dict)
-
-
-def is_duration(value: Any) -> bool:
+def is_seconds(value: Any) -> bool:
     """Whether a value is a finite number of seconds, 0 or more."""
     return is_number(value) and 0 <= value < math.inf
 
 
 def is_segment(value: Any) -> bool:
-    """Whether a value is a list of two durations, the second longer."""
-    return (
-        isinstance(value, list)
-        and len(value) == 2
-        and all(map(is_duration, value))
-        and bool(value[0] < value[1])
-    )
+    """Whether a value is a list of two times in seconds, the second later."""
+    fits = isinstance(value, list) and len(value) == 2 and all(map(is_seconds, value))
+    return fits and bool(value[0] < value[1])
 
 
 def one_of(*names: str) -> Field:
     """A field that holds one of `names` or empty text."""
     return (lambda value: value in ("", *names)), f"one of {', '.join(names)}"
+
+
+TEXT: Field = (lambda value: isinstance(value, str), "text")
+NAME: Field = (lambda value: isinstance(value, str) or is_number(value), "text or a number")
+BOOL: Field = (lambda value: isinstance(value, bool), "true or false")
+SECONDS: Field = (is_seconds, "seconds")
+SEGMENT: Field = (is_segment, "[start, end] in seconds, start < end")
+
+
+def json_object(contents: str) -> Field:
+    """A field that holds a JSON object."""
+    return (lambda value: isinstance(value, dict)), f"an object of {contents}"

@@ -12,38 +12,37 @@ from torch import Tensor
 
 from rellm_cache.data.streams import QuantizationParams
 
-IGNORED = -100  # in place of an emotion where there is none
+IGNORED = -100  # the index of an unknown emotion
 
 Task = Literal["response_lm", "emotion_lm", "qa_lm"]
 
 
 @dataclass(frozen=True)
 class Target:
-    """What the LLM should say to one utterance.
+    """An answer that the LLM should give to one utterance.
 
     Attributes:
-        task: which request it answers.
-        ids: token ids of the answer, end tokens included if it is complete.
-        after: token ids between speech and answer, where they are the target's own: a question;
-            None for those of the task's prompt.
-        informed: the same with metadata about the speech; None where there is none.
+        task: which prompt it answers.
+        ids: token ids of the answer, with end tokens if it is complete.
+        after: token ids between speech and answer, as of a question; None for those of the task's
+            prompt.
+        after_with_metadata: `after` with metadata about the speech; None if there is none.
     """
 
     task: Task
     ids: tuple[int, ...]
     after: tuple[int, ...] | None = None
-    informed: tuple[int, ...] | None = None
+    after_with_metadata: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
 class Example:
-    """One utterance as training sees it.
+    """Labels and target answers of one utterance.
 
     Attributes:
-        id: of the utterance.
         emotion: index into the recipe's emotions, or `IGNORED`.
         vad: arousal, dominance, valence in 0..1, or None.
-        targets: what the LLM should answer; empty without an LLM.
+        targets: answers that the LLM should give; empty without an LLM.
     """
 
     id: str
@@ -57,8 +56,8 @@ class Batch:
     """Padded frames of B utterances, with their labels.
 
     Attributes:
-        ids: of the B utterances.
-        streams: name → (B, T, D) float16 or int8 frames, zeros beyond each length.
+        ids: of the utterances.
+        streams: name → (B, T, D) float16 or int8 frames, zero beyond each length.
         frame_lengths: (B,) int64, valid frames, the same in every stream.
         emotions: (B,) int64, `IGNORED` where unknown.
         vad: (B, 3) float32, NaN where unknown.
@@ -78,23 +77,23 @@ class Batch:
     teacher: Tensor | None = None
 
     def to(self, device: torch.device) -> Self:
-        """The same batch on a device; copies from page-locked memory run in the background."""
+        """Copy the batch to a device; copies from page-locked memory run in the background."""
 
-        def moved(tensor: Tensor) -> Tensor:
+        def move(tensor: Tensor) -> Tensor:
             return tensor.to(device, non_blocking=True)
 
         return replace(
             self,
-            streams={name: moved(frames) for name, frames in self.streams.items()},
-            frame_lengths=moved(self.frame_lengths),
-            emotions=moved(self.emotions),
-            vad=moved(self.vad),
+            streams={name: move(frames) for name, frames in self.streams.items()},
+            frame_lengths=move(self.frame_lengths),
+            emotions=move(self.emotions),
+            vad=move(self.vad),
             quantization={name: p.to(device) for name, p in self.quantization.items()},
-            teacher=None if self.teacher is None else moved(self.teacher),
+            teacher=None if self.teacher is None else move(self.teacher),
         )
 
     def part(self, clips: slice) -> Self:
-        """Some of the utterances, padded no longer than they need."""
+        """Take some of the utterances, padded to the longest of them."""
         lengths = self.frame_lengths[clips]
         longest = int(lengths.max())
         teacher = None
@@ -118,13 +117,16 @@ class Batch:
         )
 
     def with_metadata(self, dropout: float, seed: int, epoch: int) -> Self:
-        """The batch as training sees it in an epoch: targets with metadata show it, but for a
-        share of `dropout`, drawn anew each epoch by hash of seed, epoch, utterance and place."""
+        """Show metadata in the targets that have some, except in a random share of `dropout`.
 
-        def shown(target: Target, place: str) -> Target:
-            if target.informed is None or uniform(f"{seed}:{epoch}:{place}") < dropout:
+        The share follows from a hash of seed, epoch, utterance and position.
+        """
+
+        def shown(target: Target, position: str) -> Target:
+            after = target.after_with_metadata
+            if after is None or uniform_hash(f"{seed}:{epoch}:{position}") < dropout:
                 return target
-            return replace(target, after=target.informed)
+            return replace(target, after=after)
 
         targets = tuple(
             tuple(shown(target, f"{name}:{index}") for index, target in enumerate(own))
@@ -141,6 +143,6 @@ class Batch:
                 tensor.record_stream(stream)
 
 
-def uniform(name: str) -> float:
-    """A number in 0..1 that follows from a name alone."""
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8]) / 2**64
+def uniform_hash(text: str) -> float:
+    """Hash a text to a number in 0..1, uniform over texts."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) / 2**64

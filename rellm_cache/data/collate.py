@@ -23,13 +23,7 @@ UNKNOWN_VAD = (float("nan"),) * 3
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the streams of a batch lie in one piece of memory.
-
-    Attributes:
-        starts: first byte of each stream.
-        shapes: (B, T, D) of each stream.
-        nbytes: of all streams.
-    """
+    """First byte and shape (B, T, D) of each stream of a batch, in one piece of memory."""
 
     starts: dict[str, int]
     shapes: dict[str, tuple[int, int, int]]
@@ -87,11 +81,7 @@ def fill(
 
 
 def collate(examples: Sequence[Example], streams: StreamSet) -> Batch:
-    """One padded batch of some examples, in its own memory.
-
-    Raises:
-        StoreError: as `fill`, or an utterance is absent.
-    """
+    """One padded batch of some examples, in its own memory; `StoreError` as `fill`."""
     lengths = streams.lengths([e.id for e in examples]).tolist()
     memory = allocate(layout(streams, len(examples), max(lengths)).nbytes)
     return fill(memory, examples, lengths, streams)

@@ -16,11 +16,11 @@ from rellm_cache.qa.rows import QARow, read_questions
 
 
 def emotion_index(utterance: Utterance, emotions: Sequence[str]) -> int:
-    """Index of an utterance's emotion in a recipe's emotions, `IGNORED` if it is not one."""
+    """Index of an utterance's emotion in `emotions`, or `IGNORED` if it is not there."""
     return emotions.index(utterance.emotion) if utterance.emotion in emotions else IGNORED
 
 
-Questions = Mapping[str, Sequence[QARow]]  # about each utterance, by id
+Questions = Mapping[str, Sequence[QARow]]  # utterance id -> questions about it
 
 
 def make_examples(
@@ -29,18 +29,16 @@ def make_examples(
     llm: FrozenLLM | None,
     questions: Questions = MappingProxyType({}),
 ) -> list[Example]:
-    """What training sees of each utterance: labels, and answers as token ids."""
-    return [
-        Example(
-            id=u.id,
-            emotion=emotion_index(u, recipe.heads.emotions),
-            vad=u.vad,
-            targets=()
-            if llm is None
-            else (*_targets(u, recipe, llm), *_asked(questions.get(u.id, ()), recipe, llm)),
-        )
-        for u in utterances
-    ]
+    """Make the example of each utterance: labels as indices, answers as token ids."""
+    examples = []
+    for u in utterances:
+        targets: list[Target] = []
+        if llm is not None:
+            targets += _targets(u, recipe, llm)
+            targets += _question_targets(questions.get(u.id, ()), recipe, llm)
+        emotion = emotion_index(u, recipe.heads.emotions)
+        examples.append(Example(u.id, emotion, u.vad, tuple(targets)))
+    return examples
 
 
 def _targets(utterance: Utterance, recipe: Recipe, llm: FrozenLLM) -> Iterable[Target]:
@@ -52,55 +50,46 @@ def _targets(utterance: Utterance, recipe: Recipe, llm: FrozenLLM) -> Iterable[T
         yield Target("emotion_lm", llm.chat.ids(utterance.emotion or "") + end)
 
 
-def _asked(rows: Sequence[QARow], recipe: Recipe, llm: FrozenLLM) -> Iterable[Target]:
-    """A target for each question; explicit ones also know their metadata, said before it."""
+def _question_targets(rows: Sequence[QARow], recipe: Recipe, llm: FrozenLLM) -> Iterable[Target]:
+    """Yield a target for each question; metadata stands before the question."""
     for row in rows:
         prompt = question_prompt(llm.chat, recipe.prompts, recipe.qa, row.question)
-        informed = None
+        after = None
         if row.metadata:
-            informed = question_prompt(
-                llm.chat, recipe.prompts, recipe.qa, f"{row.metadata} {row.question}"
-            ).after
-        yield Target("qa_lm", llm.chat.ids(row.answer) + prompt.end, prompt.after, informed)
+            question = f"{row.metadata} {row.question}"
+            after = question_prompt(llm.chat, recipe.prompts, recipe.qa, question).after
+        yield Target("qa_lm", llm.chat.ids(row.answer) + prompt.end, prompt.after, after)
 
 
-def questions_of(recipe: Recipe, manifest: Path, splits: Sequence[str]) -> Questions:
-    """The questions beside a manifest that a recipe learns from, by utterance; none without
-    `losses.qa_lm`.
-
-    Raises:
-        ManifestError: it learns from them, and they are not there.
-    """
+def load_questions(recipe: Recipe, manifest: Path, splits: Sequence[str]) -> Questions:
+    """Questions that a recipe trains on; `ManifestError` if it does and their file is missing."""
     if "qa_lm" not in recipe.losses.tasks:
         return {}
     return read_questions(manifest, recipe.qa.modes, recipe.qa.kinds, splits)
 
 
-def learned_from(
+def data_digest(
     splits: Iterable[Sequence[Utterance]], recipe: Recipe, questions: Questions, streams: StreamSet
 ) -> str:
-    """Digest of all that a recipe learns from: clips, labels and answers, in their order.
+    """SHA-256 (hex) of the data that a recipe trains on: audio, labels and answers, in order.
 
-    Where audio lies, and what the recipe's losses do not ask for, is no part of it.
-
-    Args:
-        splits: utterances of the train split, then of the validation split.
+    Paths of audio, and labels that no loss of the recipe uses, do not count.
     """
 
-    def facts(utterance: Utterance) -> list[object]:
+    def content(utterance: Utterance) -> list[object]:
         known: list[object] = [utterance.id, utterance.emotion, utterance.vad]
         if (audio := streams.audio_sha256(utterance.id)) is not None:
             known.append(audio)
         if recipe.losses.learns_responses:
             known += [utterance.response, utterance.early_stop]
-        asked = questions.get(utterance.id, ())
-        return [*known, [[row.question, row.answer, row.metadata] for row in asked]]
+        rows = questions.get(utterance.id, ())
+        return [*known, [[row.question, row.answer, row.metadata] for row in rows]]
 
-    return digest([[facts(utterance) for utterance in split] for split in splits])
+    return digest([[content(utterance) for utterance in split] for split in splits])
 
 
 def response_ids(utterance: Utterance, chat: ChatFormat) -> tuple[int, ...]:
-    """Token ids of an utterance's expected response, end tokens included if it is complete."""
+    """Token ids of an utterance's expected response, with end tokens if it is complete."""
     ids = chat.ids(utterance.response or "")
     return ids if utterance.early_stop else ids + chat.ids(chat.end_text)
 
@@ -111,30 +100,28 @@ def label_ids(emotions: Sequence[str], llm: FrozenLLM) -> list[tuple[int, ...]]:
     return [llm.chat.ids(name) + end for name in emotions]
 
 
-def describe_gaps(utterances: Sequence[Utterance], recipe: Recipe) -> list[str]:
-    """What of a recipe's losses these utterances cannot teach, as readable notes."""
+def describe_missing_labels(utterances: Sequence[Utterance], recipe: Recipe) -> list[str]:
+    """Notes on labels and responses that a recipe's losses need and utterances lack."""
     notes = []
     total = len(utterances)
-    foreign = Counter(
+    unknown = Counter(
         u.emotion
         for u in utterances
         if u.emotion and emotion_index(u, recipe.heads.emotions) == IGNORED
     )
-    for emotion, count in foreign.items():
+    for emotion, count in unknown.items():
         notes.append(f"{count} of {total} clips are {emotion!r}, which heads.emotions leaves out")
-    silent = sum(u.response is None for u in utterances)
-    if recipe.losses.learns_responses and silent:
-        notes.append(f"{silent} of {total} clips have no response; `rellm respond` makes them")
+    without = sum(u.response is None for u in utterances)
+    if recipe.losses.learns_responses and without:
+        notes.append(f"{without} of {total} clips have no response; `rellm respond` makes them")
     if recipe.losses.vad and recipe.heads.dimensions and not any(u.vad for u in utterances):
         has_head = recipe.vad_encoder is not None
-        remedy = "; `rellm annotate` takes them from the emotion encoder" if has_head else ""
-        notes.append(
-            f"no clip has dimensions: the dimension loss has nothing to learn from{remedy}"
-        )
+        remedy = "; `rellm annotate` adds predictions of the emotion encoder" if has_head else ""
+        notes.append(f"no clip has dimensions, so that the dimension loss learns nothing{remedy}")
     pseudo = sum(u.vad_source == "pseudo" for u in utterances)
     if recipe.losses.vad and recipe.heads.dimensions and pseudo:
         notes.append(
-            f"{pseudo} of {total} clips have pseudo dimensions, which the emotion encoder said "
-            "itself: to agree with them is not to agree with people"
+            f"{pseudo} of {total} clips have pseudo dimensions, predicted by the emotion encoder: "
+            "scores against them do not measure agreement with people"
         )
     return notes

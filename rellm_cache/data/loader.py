@@ -32,16 +32,11 @@ class BatchLoader:
     fork or spawn, and iterated there.
 
     Args:
-        examples: that indices refer to.
-        streams: where their frames come from.
         device: that batches are for. They are copied to a GPU while the previous step computes.
         threads: number of threads that copy; as many more read ahead.
 
     Attributes:
         lengths: frames of each example.
-
-    Example:
-        for batch in loader.batches(ordered_batches(loader.lengths, batch_size=16)): ...
     """
 
     def __init__(

@@ -69,11 +69,7 @@ class RingBuffer:
         return slot
 
     def free(self, slot: Slot) -> None:
-        """Take back the oldest slot; its memory will be overwritten.
-
-        Raises:
-            ValueError: another slot is older.
-        """
+        """Take back the oldest slot, whose memory will be overwritten; `ValueError` for another."""
         oldest = self._live.popleft()
         if oldest is not slot:
             self._live.appendleft(oldest)

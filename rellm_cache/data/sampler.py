@@ -1,7 +1,6 @@
-"""Sampling of batches: which examples go together, in which order.
+"""Sampling of batches: which examples form a batch, and the order of batches.
 
-The order follows from lengths, seed and epoch alone, so an interrupted run continues with the very
-next batch.
+Both follow from lengths, seed and epoch alone, so an interrupted run continues with the next batch.
 """
 
 from collections.abc import Sequence
@@ -18,11 +17,11 @@ def bucketed_batches(
     epoch: int,
     window_batches: int = BUCKET_BATCHES,
 ) -> list[list[int]]:
-    """Indices of every example once, in random batches of similar length.
+    """Indices of all examples, in random batches of similar length.
 
     Examples are shuffled, sorted by length within windows of `window_batches` batches, and the
-    batches shuffled: the same for the same lengths, sizes, seed and epoch on any machine. A wider
-    window pads less and mixes less.
+    batches are shuffled. The result is the same on any machine. A wider window pads less and mixes
+    less.
     """
     random = np.random.default_rng((seed, epoch))
     order = random.permutation(len(lengths))
@@ -35,6 +34,6 @@ def bucketed_batches(
 
 
 def ordered_batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
-    """Indices of every example once, sorted by length: for evaluation."""
+    """Indices of all examples, in batches sorted by length: for evaluation."""
     order = sorted(range(len(lengths)), key=lambda i: lengths[i])
     return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]

@@ -22,12 +22,7 @@ MAX_FRAME_GAP = 3
 
 @dataclass(frozen=True)
 class QuantizationParams:
-    """Scale and mean of an int8 stream: a value q stands for q · scale + mean.
-
-    Attributes:
-        scale: (D,) float32.
-        mean: (D,) float32.
-    """
+    """Scale and mean (D,) float32 of an int8 stream: a value q stands for q · scale + mean."""
 
     scale: Tensor
     mean: Tensor
@@ -159,19 +154,12 @@ def open_streams(
     cache: Path,
     open_store: Callable[[Path], FeatureStore] = FeatureStore,
 ) -> StreamSet:
-    """Open the store of each encoder under a cache root; `StoreError` if one is missing.
-
-    Args:
-        open_store: opens the folder of a store.
-    """
+    """Open the store of each encoder under a cache root; `StoreError` if one is missing."""
     return StreamSet({name: open_store(find_store(cache, e)) for name, e in encoders.items()})
 
 
 def frame_statistics(streams: StreamSet, ids: Sequence[str]) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation (D,) float32 over all frames of some utterances.
-
-    D is the size of all streams together.
-    """
+    """Mean and standard deviation (D,) float32 of all frames, over all streams together."""
     total = 0
     mean = torch.zeros(sum(streams.sizes.values()), dtype=torch.float64)
     squares = torch.zeros_like(mean)

@@ -9,7 +9,7 @@
 
 import json
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -108,15 +108,9 @@ def load_card(folder: Path) -> ScorerCard:
         groups = tuple(tuple(group) for group in content["groups"])
         if not groups or not set(sum(groups, ())) <= MECHANISMS.keys():
             raise ValueError(f"groups {groups}")
-        return ScorerCard(
-            build(EmpathySettings, content["settings"], str(path)),
-            groups,
-            content["temperatures"],
-            content["encoder_digest"],
-            content["data_digest"],
-            content["scores"],
-            content["counts"],
-        )
+        settings = build(EmpathySettings, content["settings"], str(path))
+        content |= {"settings": settings, "groups": groups}
+        return ScorerCard(**{field.name: content[field.name] for field in fields(ScorerCard)})
     except (OSError, ValueError, KeyError, TypeError, ConfigError) as error:
         raise RunError(
             f"{folder}: not the folder of a trained empathy scorer ({type(error).__name__}: "

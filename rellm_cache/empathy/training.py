@@ -281,7 +281,7 @@ class ScorerTraining:
             ) from error
 
     def epochs(self, tick: Callable[[], None]) -> Iterator[float]:
-        """Train the remaining epochs and yield the mean loss of each; `tick` follows each step."""
+        """Train the remaining epochs and yield their mean losses; calls `tick` after each step."""
         while self.done < self.scorer.settings.epochs:
             loss = self._train_epoch(tick)
             self.done += 1

@@ -21,12 +21,9 @@ class EmpathyScores:
     """Empathy levels and lengths of the answers to utterances with a transcript.
 
     Attributes:
-        count: number of answers.
         replies_cut: answers longer than the scorer reads.
         levels: mechanism → mean and deviation of its level; "ER + EX" where both are known.
         long_levels: the same with the scorer's longer limit.
-        words: words of an answer.
-        questions: questions in an answer.
     """
 
     count: int
@@ -53,14 +50,7 @@ class ReplyLevels:
 
 
 def score_answers(folder: Path, answers: Sequence[Generation]) -> Iterator[ReplyLevels]:
-    """Score answers to utterances with a transcript, in order.
-
-    Args:
-        folder: folder of an empathy scorer.
-
-    Raises:
-        RunError: the folder holds no finished scorer.
-    """
+    """Score answers to utterances with a transcript, in order; errors as `load_empathy`."""
     exchanges = [Exchange("", a.id, a.text, a.response) for a in answers]
     for score in score_exchanges(load_empathy(folder, default_device()), exchanges):
         yield ReplyLevels(score.levels, score.long_levels, score.reply_cut)

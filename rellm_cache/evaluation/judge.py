@@ -35,6 +35,7 @@ from rellm_cache.metrics.intervals import Interval, Summary, summarize
 from rellm_cache.metrics.regression import rank_correlation
 from rellm_cache.model.answer_likelihoods import answer_log_likelihoods
 from rellm_cache.qa.rows import QARow, distinct_questions, read_questions
+from rellm_cache.runs.provenance import run_cache
 from rellm_cache.runs.shared_models import Resources
 from rellm_cache.runs.weights import RECIPE, load_info, load_run, run_recipe, trained_digest
 from rellm_cache.utils.atomic_files import write_json
@@ -48,14 +49,10 @@ JUDGED = "judged"
 
 @dataclass(frozen=True)
 class JudgedAnswer:
-    """A run's answer to one question, and its score.
+    """A run's answer to one question, and its score, 0 to `qa.judge.top`.
 
     Attributes:
-        id: id of the utterance.
-        type: type of the question.
         question, reference: question and answer of its row.
-        answer: the run's answer.
-        score: the judge's score, 0 to `qa.judge.top`.
         right: the answer names the label and no other emotion; None for other types.
     """
 
@@ -73,12 +70,8 @@ class JudgeScores:
     """Scores of one run.
 
     Attributes:
-        run: run folder.
         mode: mode of the questions in its training, or `none`.
-        judge: the judging LLM.
-        top: highest possible score.
-        overall: mean score of all answers.
-        types: type → mean score.
+        overall, types: mean score of all answers, and of each type of question.
         accuracy: share of emotion questions answered with the label; None without such questions.
         correlation: Spearman's correlation of score and rightness over emotion questions; None
             without such questions, and NaN where all answers are right or all are wrong.
@@ -128,17 +121,18 @@ def summarize_judged(
 def judge(
     runs: Sequence[Path],
     manifest: Path,
-    cache: Path,
+    cache: Path | None = None,
     judging: LLMConfig | None = None,
     batch_size: int = BATCH,
 ) -> list[JudgeScores]:
     """Score the answers of runs to the questions beside a manifest, one run after another.
 
     Args:
+        cache: root of the stores; None for the cache that each run was trained from.
         judging: the judging LLM for all runs; None for the LLM of the first run, without LoRA.
 
     Raises:
-        RunError: a run is not a finished one.
+        RunError: a run is not a finished one, or the cache that it was trained from is gone.
         ConfigError: a run has no LLM, or is a text model.
         ManifestError: there are no questions.
         StoreError: clips are absent from the cache.
@@ -156,8 +150,9 @@ def judge(
     tables = []
     # All runs answer before the judge is loaded, as memory may hold one LLM only.
     for run, recipe in zip(runs, recipes, strict=True):
-        streams = resources.streams(recipe, cache)
-        command = f"rellm extract {manifest} --recipe {run}/recipe.toml --cache {cache}"
+        root = cache or run_cache(run)
+        streams = resources.streams(recipe, root)
+        command = f"rellm extract {manifest} --recipe {run}/recipe.toml --cache {root}"
         streams.require(ids, command)
         audio = [streams.audio_sha256(i) for i in ids]
         table = _open_table(run, digest([task, audio, llm_identity(recipe.require_llm())]))
@@ -263,7 +258,6 @@ def _score(
     settings: JudgeSettings,
     load: Callable[[], FrozenLLM],
 ) -> None:
-    """Let the judge score all answers of a run."""
     missing = {*table.missing(map(_key_of, rows), "score")}
     left = [row for row in rows if _key_of(row) in missing]
     if not left:
@@ -297,7 +291,6 @@ def judge_request(row: QARow, answer: str, settings: JudgeSettings) -> str:
 
 
 def _judged_answers(rows: Sequence[QARow], table: ResultTable) -> list[JudgedAnswer]:
-    """All questions with the run's answers and scores."""
     judged = []
     for row in rows:
         answer, score = table[_key_of(row)]["answer"], table[_key_of(row)]["score"]

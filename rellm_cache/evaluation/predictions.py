@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from rellm_cache.config.specs import digest
 from rellm_cache.corpus.manifest import DIMENSIONS, Utterance, read_manifests
-from rellm_cache.data.examples import learned_from
+from rellm_cache.data.examples import data_digest
 from rellm_cache.data.streams import StreamSet
 from rellm_cache.empathy.scorer_folder import CARD
 from rellm_cache.evaluation.empathy import (
@@ -50,7 +50,6 @@ class EmotionPredictions:
     Attributes:
         head: emotions by the category head; None for a text model, which has no heads.
         dimensions: (N, 3) float32 arousal, dominance, valence by the dimension head, or None.
-        llm: labels by the LLM, or None.
         in_words: the LLM's labels have greedy answers.
         losses: mean of each loss.
     """
@@ -63,17 +62,7 @@ class EmotionPredictions:
 
 
 class PredictionLog:
-    """Predictions and answers of a run, computed once and kept.
-
-    Args:
-        run: folder of a finished run.
-        manifest: manifest file or folder.
-        cache: root of the stores.
-        out: folder of `evaluated.jsonl`.
-
-    Attributes:
-        recipe: recipe of the run.
-        utterances: utterances in the manifest's order.
+    """Predictions and answers of a finished run, computed once and kept in the folder `out`.
 
     Raises:
         RunError: `run` is not a finished run.
@@ -92,17 +81,15 @@ class PredictionLog:
         made = answer_fingerprints(run, self.recipe, self.utterances, cache, self._load_streams)
         if self.recipe.text is None:  # losses depend on labels and responses too
             streams = self._load_streams(self.utterances)
-            learned = learned_from([self.utterances], self.recipe, {}, streams)
+            learned = data_digest([self.utterances], self.recipe, {}, streams)
             made[ALL] = digest([made, learned])[:DIGITS]
         self._table = ResultTable(out / EVALUATED, made)
 
     def predict(self, in_words: bool) -> EmotionPredictions:
         """Emotions and dimensions by the heads, and emotions by the LLM, where the run has them.
 
-        The LLM is not asked where the recipe gives it the true emotion.
-
-        Args:
-            in_words: also let the LLM answer each emotion in words.
+        The LLM is not asked where the recipe gives it the true emotion. With `in_words` it also
+        answers each emotion in words.
         """
         recipe, ids = self.recipe, [u.id for u in self.utterances]
         has_heads = recipe.text is None
@@ -127,11 +114,7 @@ class PredictionLog:
         )
 
     def answers(self, utterances: Sequence[Utterance]) -> list[Generation]:
-        """Answers to some of the utterances, in their order.
-
-        Raises:
-            ConfigError: the run has no LLM.
-        """
+        """Answers to some of the utterances, in order; `ConfigError` if the run has no LLM."""
         left = [u for u in utterances if "answer" not in self._table[u.id]]
         if left:
             found = self._responder.answers(left, BATCH)
@@ -142,14 +125,10 @@ class PredictionLog:
         ]
 
     def empathy(self, utterances: Sequence[Utterance], folder: Path) -> EmpathyScores:
-        """Empathy of the answers to some utterances.
-
-        Args:
-            utterances: at least one, all with a transcript.
-            folder: folder of an empathy scorer.
+        """Empathy of the answers to one or more utterances with a transcript.
 
         Raises:
-            RunError: the folder holds no finished scorer.
+            RunError: `folder` holds no finished empathy scorer.
             ConfigError: the run has no LLM.
         """
         answers = self.answers(utterances)
@@ -214,7 +193,6 @@ class PredictionLog:
 
 
 def _without_utterance(generation: Generation) -> dict[str, Any]:
-    """The fields of an answer that do not come from the manifest."""
     fields = asdict(generation).items()
     return {name: value for name, value in fields if name not in ("id", "audio", "text")}
 

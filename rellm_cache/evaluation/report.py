@@ -34,11 +34,9 @@ class Series:
 
 @dataclass(frozen=True)
 class Chart:
-    """A line chart over optimizer steps.
+    """A line chart over optimizer steps, of training and validation.
 
     Attributes:
-        title: title of the chart.
-        lines: at most two lines, training and validation.
         ticks: (pixel, label) of the vertical axis.
         steps: number of the last step.
     """
@@ -51,12 +49,7 @@ class Chart:
 
 @dataclass(frozen=True)
 class Sample:
-    """An utterance to listen to, and its answer.
-
-    Attributes:
-        sound: the clip as a data URI; None where it cannot be read.
-        problem: why it cannot be read.
-    """
+    """An utterance to listen to as a data URI, or the problem with its clip, and its answer."""
 
     utterance: Utterance
     sound: str | None

@@ -22,7 +22,7 @@ from rellm_cache.evaluation.predictions import PREDICTIONS, PredictionLog, predi
 from rellm_cache.evaluation.report import REPORT, render_report
 from rellm_cache.evaluation.scores import Scores, make_scores
 from rellm_cache.runs.card import CARD, SCORES, read_card, render_card
-from rellm_cache.runs.provenance import TRAINING, summarise_data
+from rellm_cache.runs.provenance import TRAINING, run_cache, summarise_data
 from rellm_cache.runs.publish import SUMS, is_published
 from rellm_cache.runs.shared_models import Resources
 from rellm_cache.runs.weights import RECIPE
@@ -50,7 +50,7 @@ class EvaluationOptions:
 def evaluate(
     run: Path,
     manifest: Path,
-    cache: Path,
+    cache: Path | None = None,
     options: EvaluationOptions = EvaluationOptions(),
     out: Path | None = None,
     resources: Resources | None = None,
@@ -58,12 +58,13 @@ def evaluate(
     """Score a run on a manifest, and write the files listed above.
 
     Args:
+        cache: root of the stores; None for the cache that the run was trained from.
         out: folder to write to; None for the run itself, whose card then has the scores.
         resources: LLM and stores shared with other runs of this process.
 
     Raises:
-        RunError: `run` is not a finished run, `out` is a published one or another run, or
-            `options.empathy` is no finished scorer.
+        RunError: `run` is not a finished run, the cache that it was trained from is gone, `out` is
+            a published one or another run, or `options.empathy` is no finished scorer.
         ConfigError: empathy is requested of a run without an LLM.
         ManifestError: the manifest cannot be read; empathy is requested and no utterance has a
             transcript; or a text model's utterance has none.
@@ -72,7 +73,7 @@ def evaluate(
     """
     out = out or run
     _check_out(run, out)
-    log = PredictionLog(run, manifest, cache, out, resources or Resources())
+    log = PredictionLog(run, manifest, cache or run_cache(run), out, resources or Resources())
     recipe, utterances = log.recipe, log.utterances
     spoken = [u for u in utterances if u.text.strip()]
     if options.empathy is not None:
@@ -108,12 +109,10 @@ def evaluate(
 
 
 def _is_own(run: Path, out: Path) -> bool:
-    """Whether scores go into the run's own folder."""
     return out.resolve() == run.resolve()
 
 
 def _check_out(run: Path, out: Path) -> None:
-    """Raise `RunError` where scores must not be written to `out`."""
     if is_published(out):
         raise RunError(
             f"{out}: is a published folder, and {SUMS} would no longer be right; give another "
@@ -126,7 +125,6 @@ def _check_out(run: Path, out: Path) -> None:
 
 
 def _check_empathy(run: Path, recipe: Recipe, scorer: Path) -> None:
-    """Raise errors of the empathy scorer before anything is computed."""
     if not recipe.needs_llm:
         raise ConfigError(
             f"{run}: recipe {recipe.name!r} has no LLM, so there are no answers to score for "

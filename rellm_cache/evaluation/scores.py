@@ -43,10 +43,7 @@ class Scores:
         return self.data.clips
 
     def to_json(self) -> dict[str, Any]:
-        """Content of `scores.json` and of `evaluate --json`.
-
-        A score without a value, such as the CCC of a constant, is null.
-        """
+        """Content of `scores.json` and of `evaluate --json`; a score without a value is null."""
         return {
             "clips": self.clips,
             "data": dataclasses.asdict(self.data),
@@ -85,11 +82,7 @@ def make_scores(
     names: tuple[str, ...],
     empathy: EmpathyScores | None,
 ) -> Scores:
-    """Score predictions against the labels of utterances.
-
-    Args:
-        names: the recipe's emotions.
-    """
+    """Score predictions against the labels of utterances; `names` are the recipe's emotions."""
     examples = [Example(u.id, emotion_index(u, names), u.vad) for u in utterances]
     true = np.array([example.emotion for example in examples])  # (N,)
     head, llm = HeadScores(None, {}), None
@@ -105,11 +98,7 @@ def make_scores(
 def ccc_intervals(
     utterances: Sequence[Utterance], dimensions: NDArray[np.float32] | None
 ) -> dict[str, tuple[float, float]]:
-    """Bootstrap interval of each dimension's CCC over the clips that have dimensions.
-
-    Args:
-        dimensions: (N, 3) predictions, or None.
-    """
+    """Interval of each dimension's CCC over clips that have dimensions; predictions (N, 3)."""
     if dimensions is None:
         return {}
     rows = [i for i, utterance in enumerate(utterances) if utterance.vad is not None]

@@ -30,9 +30,7 @@ class Label:
     """The LLM's emotion label of one utterance, one of the recipe's emotions.
 
     Attributes:
-        likely: the likeliest label.
-        named: the first label that the greedy answer names; None where it names none, or where
-            there is no greedy answer.
+        named: the first label in the greedy answer; None without one, or without an answer.
     """
 
     likely: str
@@ -41,11 +39,9 @@ class Label:
 
 @dataclass(frozen=True)
 class LLMScores:
-    """Scores of the LLM's emotion labels.
+    """Scores of the likeliest labels, and of those named in greedy answers, if there are any.
 
     Attributes:
-        likelihood: scores of the likeliest labels.
-        generation: scores of the labels named in greedy answers; None without such answers.
         unparsable: share of greedy answers that name no emotion.
     """
 
@@ -74,7 +70,6 @@ def label_texts(model: TextLLM, readings: Sequence[Reading], in_words: bool) -> 
 
 
 def _labels(likely: Tensor, replies: Sequence[str], names: tuple[str, ...]) -> list[Label]:
-    """Labels from log-likelihoods (B, emotions) and from the greedy answers, if any."""
     likeliest = [names[index] for index in likely.argmax(1).tolist()]
     named = [find_emotion(reply, names) for reply in replies] or [None] * len(likeliest)
     return [Label(*pair) for pair in zip(likeliest, named, strict=True)]
@@ -87,7 +82,6 @@ def score_labels(
 
     Args:
         true: (N,) indices into `names`, `IGNORED` where there is no true emotion.
-        in_words: labels have greedy answers.
     """
     likely = np.array([names.index(label.likely) for label in labels], np.int64)
     likelihood = score_labelled(true, likely, names)

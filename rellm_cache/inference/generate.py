@@ -12,6 +12,7 @@ from rellm_cache.errors import ConfigError, ManifestError, StoreError
 from rellm_cache.inference.fingerprints import answer_fingerprints
 from rellm_cache.inference.live_encoding import LiveEncoders
 from rellm_cache.inference.responders import Generation, load_responder
+from rellm_cache.runs.provenance import DEFAULT_CACHE, run_cache
 from rellm_cache.runs.shared_models import Resources
 from rellm_cache.runs.weights import run_recipe
 from rellm_cache.utils.console import counted, say
@@ -22,11 +23,7 @@ AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
 
 
 def read_source(source: Path) -> list[Utterance]:
-    """Utterances of a manifest file or folder, or one utterance for a sound file.
-
-    Raises:
-        ManifestError: `source` is neither.
-    """
+    """Utterances of a manifest file or folder, or one for a sound file; else `ManifestError`."""
     if source.suffix.lower() in AUDIO_SUFFIXES:
         return [Utterance(id=source.stem, audio=str(source.resolve()))]
     try:
@@ -42,7 +39,7 @@ def generate(
     run: Path,
     source: Path,
     out: Path,
-    cache: Path,
+    cache: Path | None = None,
     from_audio: bool = False,
     batch_size: int = 8,
     overrides: Sequence[str] = (),
@@ -54,11 +51,12 @@ def generate(
     repeated one answers only what has changed. A sound file is always encoded live.
 
     Args:
+        cache: root of the stores; None for the cache that the run was trained from.
         overrides: changes of the recipe's prompts, as `prompts.answer_sentences=2`.
         resources: LLM and stores shared with other runs of this process.
 
     Raises:
-        RunError: `run` is not a finished run.
+        RunError: `run` is not a finished run, or the cache that it was trained from is gone.
         ConfigError: the run has no LLM, or an override does not change a prompt.
         StoreError: clips are absent from the cache.
         ManifestError: a text model's utterance has no transcript, or `out` is a file of another
@@ -68,6 +66,8 @@ def generate(
     utterances = read_source(source)
     recipe = run_recipe(run, require_prompt_overrides(overrides))
     live = from_audio or source.suffix.lower() in AUDIO_SUFFIXES
+    if cache is None:
+        cache = DEFAULT_CACHE if live and recipe.text is None else run_cache(run)
     load_streams = partial(_load_streams, run, recipe, source, cache, live, resources)
     made = answer_fingerprints(run, recipe, utterances, cache, None if live else load_streams)
     table = ResultTable(out, made, (row for _, row in read_lines(out)) if out.exists() else ())

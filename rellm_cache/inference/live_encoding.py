@@ -33,11 +33,7 @@ class LiveEncoders:
         }
 
     def streams(self, utterances: Sequence[Utterance]) -> StreamSet:
-        """Encode the audio of utterances as `extract` does.
-
-        Raises:
-            AudioError: a clip cannot be used.
-        """
+        """Encode the audio of utterances as `extract` does; `AudioError` if a clip is unusable."""
         waveforms = [load_clip(u).waveform for u in utterances]
 
         def stream(encoder: FrameEncoder) -> InMemoryFrames:

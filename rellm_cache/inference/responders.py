@@ -40,10 +40,7 @@ class Generation:
     """One answer.
 
     Attributes:
-        id: id of the utterance.
-        audio: its sound file.
-        text: its transcript, if known; a speech LLM is not given it.
-        response: the LLM's answer.
+        text: transcript of the utterance, if known; a speech LLM is not given it.
         early_stop: the token limit cut the answer; the recipe's limit of sentences does not count.
         emotion: emotion by the category head; None for a text model.
         emotion_probabilities: emotion → probability by the category head.
@@ -61,13 +58,7 @@ class Generation:
 
 
 class SpeechResponder:
-    """The speech LLM of a trained run.
-
-    Args:
-        run: folder of the run.
-        load_streams: gives the frames of utterances, from the cache or from their audio.
-        overrides: changes of the recipe's prompts.
-    """
+    """The speech LLM of a trained run; `overrides` change its recipe's prompts."""
 
     def __init__(
         self,
@@ -81,22 +72,14 @@ class SpeechResponder:
         self._load_streams = load_streams
 
     def answers(self, utterances: Sequence[Utterance], batch_size: int) -> Iterator[Generation]:
-        """Answer utterances, in batches of similar length: not in the order given.
-
-        Raises:
-            ConfigError: the run has no LLM.
-        """
+        """Answer utterances, in batches of similar length; `ConfigError` if the run has no LLM."""
         batches = self._batches(utterances, batch_size)
         return (g for batch, members in batches for g in answer_batch(self._model, batch, members))
 
     def labels(
         self, utterances: Sequence[Utterance], in_words: bool, batch_size: int
     ) -> Iterator[tuple[str, Label]]:
-        """Ids and emotion labels by the LLM, in batches of similar length: not in the order given.
-
-        Raises:
-            ConfigError: the run has no LLM.
-        """
+        """Ids and emotion labels by the LLM, in batches of similar length; errors as `answers`."""
         batches = self._batches(utterances, batch_size)
         return (
             pair
@@ -157,11 +140,7 @@ class TextResponder:
         self._cache = cache
 
     def answers(self, utterances: Sequence[Utterance], batch_size: int) -> Iterator[Generation]:
-        """Answer utterances from text, equal requests once: not in the order given.
-
-        Raises:
-            ManifestError: an utterance has nothing to read.
-        """
+        """Answer texts, equal ones once; `ManifestError` if an utterance has nothing to read."""
         prompts = self._recipe.prompts
         for batch, owners in self._batches(utterances, batch_size):
             replies = self._model.answers(batch, prompts.answer_tokens, _reply_limit(prompts))
@@ -171,11 +150,7 @@ class TextResponder:
     def labels(
         self, utterances: Sequence[Utterance], in_words: bool, batch_size: int
     ) -> Iterator[tuple[str, Label]]:
-        """Ids and emotion labels by the LLM, equal transcripts once: not in the order given.
-
-        Raises:
-            ManifestError: an utterance has nothing to read.
-        """
+        """Ids and emotion labels by the LLM, equal transcripts once; errors as `answers`."""
         for batch, owners in self._batches(utterances, batch_size):
             for same, label in zip(owners, label_texts(self._model, batch, in_words), strict=True):
                 yield from ((utterance.id, label) for utterance in same)
@@ -223,7 +198,7 @@ def load_responder(
     resources: Resources,
     overrides: Sequence[str] = (),
 ) -> SpeechResponder | TextResponder:
-    """The responder of a run, whose recipe is `recipe` with `overrides`."""
+    """The responder of a run, whose `recipe` has the `overrides` applied."""
     if recipe.text is not None:
         return TextResponder(recipe, cache, resources)
     return SpeechResponder(run, resources, load_streams, overrides)

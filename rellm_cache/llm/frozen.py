@@ -72,10 +72,7 @@ class FrozenLLM:
         return Segment(embeddings, tuple(answer), parent, 0 if speech is None else len(speech))
 
     def prefix_segment(self, ids: Sequence[int]) -> Segment:
-        """The prompt at the start of a row: as cached keys and values where the config allows it.
-
-        Elsewhere it is a segment like any other (`LLMConfig.caches_prefix_kv`).
-        """
+        """A prompt at the start of a row, as cached keys and values where the config allows it."""
         if not self.config.caches_prefix_kv:
             return self.segment(ids=ids)
         prefix = self._prefixes.get(tuple(ids))

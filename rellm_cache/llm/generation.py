@@ -21,12 +21,7 @@ from rellm_cache.llm.reply_limit import NO_LIMIT, ReplyLimit
 
 @dataclass(frozen=True)
 class Continuation:
-    """A generated response.
-
-    Attributes:
-        text: without end tokens, stripped.
-        early_stop: whether the token limit cut it.
-    """
+    """A generated text, stripped, without end tokens; `early_stop`: the token limit cut it."""
 
     text: str
     early_stop: bool
@@ -34,12 +29,7 @@ class Continuation:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a batch is sampled.
-
-    Attributes:
-        temperature: above 0.
-        seeds: one for each prompt.
-    """
+    """Sampling of a batch: a temperature above 0, and a seed for each prompt."""
 
     temperature: float
     seeds: Sequence[int]
@@ -59,8 +49,7 @@ def continue_prompts(
     Args:
         prompts: embeddings (t, H).
         speech: positions of the speech in each prompt; empty if no prompt has any.
-        limit: where a reply ends before the LLM ends it.
-        sampling: seeds and temperature; None for greedy decoding.
+        sampling: None for greedy decoding.
 
     Raises:
         ConfigError: a prompt and its answer are longer than the model supports.

@@ -67,11 +67,7 @@ def find_llm(config: LLMConfig) -> Path:
 def llm_identity(config: LLMConfig) -> dict[str, str]:
     """The values that determine an LLM's answers, LoRA aside, on any device.
 
-    A hub id and revision identify the weights. The weights in a folder may change, so a folder is
-    identified by a digest of its files.
-
-    Raises:
-        ConfigError: the folder lacks a file, or needs code of its own.
+    A folder's weights may change, so a digest of its files stands for it. Errors as `find_llm`.
     """
     if not Path(config.model).is_dir():
         return config.identity

@@ -48,11 +48,7 @@ class LoRA(nn.Module):
 
 
 def with_lora(llm: FrozenLLM, config: LoraConfig) -> tuple[FrozenLLM, LoRA]:
-    """An LLM with LoRA, and its trained modules; `llm` itself is unchanged and shares its weights.
-
-    Raises:
-        ConfigError: `targets` names a projection that the model does not have.
-    """
+    """An LLM with LoRA, and its trained modules; `llm` is unchanged. Errors as `add_lora`."""
     tree = _tree_over_same_leaves(llm.model)
     adapted = FrozenLLM(tree, llm.chat, replace(llm.config, lora=config))
     return adapted, add_lora(adapted.model, adapted.speech_mask, config)

@@ -187,11 +187,7 @@ class _EfficientAttention(torch.autograd.Function):
 
 
 def _counted_attention(repeats: bool) -> str:
-    """Register `_EfficientAttention` with transformers and return its name.
-
-    Args:
-        repeats: whether keys and values are repeated for each query head.
-    """
+    """Register `_EfficientAttention`; `repeats`: keys and values are copied for each query head."""
 
     def attend(
         module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Any, **_: Any

@@ -28,13 +28,7 @@ _SPEECH, _RESPONSE = "SPEECHxGOESxHERE", "RESPONSExGOESxHERE"
 
 @dataclass(frozen=True)
 class SpeechPrompt:
-    """Token ids around the speech for one task.
-
-    Attributes:
-        before: ids before the speech; the same for every example.
-        after: ids between speech and response.
-        end: ids that end a complete response.
-    """
+    """Token ids before the speech, between speech and response, and at the end of a response."""
 
     before: tuple[int, ...]
     after: tuple[int, ...]
@@ -42,11 +36,7 @@ class SpeechPrompt:
 
 
 class ChatFormat:
-    """A tokenizer with the chat layout of its model.
-
-    Raises:
-        ConfigError: tokenizer and layout do not fit together.
-    """
+    """A tokenizer with its model's chat layout; `ConfigError` if they do not fit together."""
 
     def __init__(self, tokenizer: Any, template: Literal["chatml", "model"]) -> None:
         self.tokenizer = tokenizer

@@ -15,12 +15,7 @@ ABBREVIATIONS = frozenset({"mr", "mrs", "ms", "dr", "prof", "st", "vs", "e.g", "
 
 @dataclass(frozen=True)
 class ReplyLimit:
-    """The maximum length of a reply.
-
-    Attributes:
-        sentences: maximum number of sentences; 0 for no limit.
-        after_question: whether a reply ends after its first question.
-    """
+    """Most sentences of a reply, 0 for no limit, and whether its first question ends it."""
 
     sentences: int = 0
     after_question: bool = False

@@ -18,12 +18,7 @@ ARGUMENT = "speech_positions"  # argument of the decoder's layers
 
 @dataclass(frozen=True)
 class _Positions:
-    """Speech positions of one forward call.
-
-    Attributes:
-        index: (S,) int64 indices of speech tokens, with rows end to end.
-        shape: (B, T) of the call.
-    """
+    """Indices (S,) of the speech tokens of one call, with rows end to end, and its shape (B, T)."""
 
     index: Tensor
     shape: tuple[int, int]

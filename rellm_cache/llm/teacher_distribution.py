@@ -6,8 +6,6 @@ others together. A row is for one temperature: at another, the mass of the other
 Letters: N predicted tokens, H hidden size, V vocabulary, K separate tokens.
 """
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
@@ -46,42 +44,3 @@ def split_rows(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Split rows (N, 2 K + 1) into ids (N, K), log-probabilities (N, K) and the rest (N, 1)."""
     top_k = rows.shape[1] // 2
     return rows[:, :top_k].long(), rows[:, top_k:-1], rows[:, -1:]
-
-
-@dataclass(frozen=True)
-class Truncation:
-    """KL(teacher || student) of N tokens in nats, with and without binning.
-
-    Attributes:
-        full: (N,) over the whole vocabulary.
-        binned: (N,) over K tokens and one bin for the rest; at most `full`.
-        rest: (N,) the teacher's probability of the bin.
-    """
-
-    full: Tensor
-    binned: Tensor
-    rest: Tensor
-
-
-def truncation(teacher: Tensor, student: Tensor, top_k: int, temperature: float) -> Truncation:
-    """Compare the divergence of full distributions with that of their bins.
-
-    The difference is the rest's probability times the divergence within the rest (chain rule).
-
-    Args:
-        teacher, student: (N, V) logits.
-    """
-    log_p, log_q = ((z.double() / temperature).log_softmax(1) for z in (teacher, student))
-    ids = log_p.topk(top_k, dim=1).indices  # (N, K)
-    bins_p, bins_q = (_bins(log, ids) for log in (log_p, log_q))  # (N, K + 1)
-    return Truncation(
-        full=(log_p.exp() * (log_p - log_q)).sum(1),
-        binned=(bins_p.exp() * (bins_p - bins_q)).sum(1),
-        rest=bins_p[:, -1].exp(),
-    )
-
-
-def _bins(log: Tensor, ids: Tensor) -> Tensor:
-    """(N, K + 1) log-probabilities of the tokens `ids` (N, K) and of all others together."""
-    rest = log.scatter(1, ids, -torch.inf).logsumexp(1, keepdim=True)
-    return torch.cat([log.gather(1, ids), rest], 1)

@@ -1,4 +1,4 @@
-"""Calibration of class probabilities: expected calibration error and temperature scaling."""
+"""Calibration of class probabilities: expected calibration error (ECE) and temperature scaling."""
 
 import numpy as np
 from numpy.typing import NDArray

@@ -21,14 +21,7 @@ Method = Literal["percentile", "bca"]
 
 @dataclass(frozen=True)
 class Interval:
-    """A statistic and its bootstrap interval; all NaN where the statistic has no value.
-
-    Attributes:
-        value: the statistic of the data.
-        low: lower end of the interval.
-        high: upper end.
-        confidence: confidence level, 0..1.
-    """
+    """A statistic and its bootstrap interval; all NaN where the statistic has no value."""
 
     value: float
     low: float
@@ -107,13 +100,7 @@ def _mean_of_rows(scores: Column) -> Column:
 
 @dataclass(frozen=True)
 class Summary:
-    """Mean and standard deviation of scores.
-
-    Attributes:
-        mean: mean of the scores.
-        sd: sample standard deviation (n - 1); None for a single score.
-        count: number of scores.
-    """
+    """Mean and sample standard deviation (n - 1) of scores; no deviation for a single score."""
 
     mean: float
     sd: float | None

@@ -15,14 +15,12 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class PairedTest:
-    """A two-sided Wilcoxon signed-rank test.
+    """A two-sided Wilcoxon signed-rank test of symmetry around zero.
 
     Attributes:
-        p: p value; the null hypothesis is that the differences are symmetric around zero.
         effect: matched-pairs rank-biserial correlation, -1..1: the share of the rank sum in favor
             of the first system minus the share against it (Kerby 2014).
-        better: pairs in which the first system scored higher.
-        worse: pairs in which the first system scored lower.
+        better, worse: pairs in which the first system scored higher or lower.
         equal: pairs without a difference; the test leaves them out.
     """
 
@@ -60,11 +58,7 @@ def paired_test(first: Sequence[float], second: Sequence[float]) -> PairedTest:
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:
-    """P values by name, corrected for the number of comparisons (Holm 1979); SciPy has no Holm.
-
-    Raises:
-        ValueError: a value outside 0..1.
-    """
+    """P values by name, corrected for the number of comparisons (Holm 1979); SciPy has no Holm."""
     for name, p in p_values.items():
         if not 0 <= p <= 1:
             raise ValueError(f"{name}: p = {p}, expected 0..1")
@@ -78,12 +72,7 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class PairedDifference(Summary):
-    """Difference of a score between two variants, paired by seed: its mean and deviation.
-
-    Attributes:
-        low: lower end of the 95 % interval of the mean difference; None for one pair.
-        high: upper end.
-    """
+    """Mean difference of two variants paired by seed, and its 95 % interval, if there is one."""
 
     low: float | None
     high: float | None

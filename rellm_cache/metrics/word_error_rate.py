@@ -11,12 +11,7 @@ APOSTROPHES = "'\u2018\u2019\u02bc"
 
 @dataclass(frozen=True)
 class WordErrors:
-    """Word errors, counted against a number of reference words.
-
-    Attributes:
-        errors: substitutions, insertions and deletions of the best alignment.
-        words: words in the references.
-    """
+    """Substitutions, insertions and deletions, and the number of words in the references."""
 
     errors: int
     words: int

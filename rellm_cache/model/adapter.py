@@ -28,12 +28,7 @@ COUNTED_FRAMES = 256  # of the utterance that an adapter's cost is counted with
 
 @dataclass(frozen=True)
 class Speech:
-    """Adapter embeddings of a batch.
-
-    Attributes:
-        embeddings: (B, T', H) float32.
-        lengths: (B,) int64 valid embeddings.
-    """
+    """Adapter embeddings (B, T', H) float32 of a batch, and how many are valid: (B,) int64."""
 
     embeddings: Tensor
     lengths: Tensor
@@ -98,7 +93,6 @@ class AdapterCost:
     """What training an adapter takes.
 
     Attributes:
-        parameters: number of trained parameters.
         kept_bytes: activations that one input frame leaves for the backward pass.
         operations: floating-point operations of one input frame, forward and backward.
     """
@@ -112,11 +106,8 @@ class Adapter(nn.Module):
     """Base class of adapters: frames of all streams (B, T, D) to LLM embeddings (B, T', H).
 
     A subclass defines `__init__(config, input_size, output_size)`, `forward` and `output_lengths`,
-    and gives an utterance the same embeddings alone and in any batch.
-
-    Attributes:
-        output_size: H.
-        needs_statistics: whether `start_from` uses the statistics of the training frames.
+    and gives an utterance the same embeddings alone and in any batch. If it `needs_statistics`,
+    training calls `start_from`.
     """
 
     needs_statistics = False
@@ -178,11 +169,10 @@ class ConvAdapter(Adapter):
     """Three gated convolutions, which shorten time eightfold, then a residual bottleneck.
 
     Presets:
-        reference: sizes of the reference code, convolutions as wide as the input and the last as
-            wide as the LLM: 205 M parameters for 2304 -> 4096.
+        reference: convolutions as wide as the input, the last as wide as the LLM, as in the
+            reference code.
         lite: normalized input, separable convolutions of `width`, and a low-rank skip connection
-            around them for the mean of every eight frames: 0.5 M parameters for 449 -> 576 with a
-            bottleneck of 128, 3.2 M for 2304 -> 4096.
+            around them for the mean of every eight frames.
     """
 
     def __init__(self, config: AdapterConfig, input_size: int, output_size: int) -> None:

@@ -22,15 +22,7 @@ def register_adapter(kind: str) -> Callable[[type[Adapter]], type[Adapter]]:
 
 
 def build_adapter(config: AdapterConfig, input_size: int, output_size: int) -> Adapter:
-    """Build the adapter of a recipe, with random weights.
-
-    Args:
-        input_size: D of all streams together.
-        output_size: H, the LLM's hidden size.
-
-    Raises:
-        ConfigError: no adapter of this kind is registered.
-    """
+    """Build a recipe's adapter with random weights; `ConfigError` if its kind is unknown."""
     if config.kind not in ADAPTERS:
         raise ConfigError(
             f"adapter.kind = {config.kind!r}: no such adapter; expected one of "

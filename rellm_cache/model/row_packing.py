@@ -14,12 +14,7 @@ from rellm_cache.model.adapter import Speech
 
 
 class ExampleRows:
-    """Puts examples into rows for an LLM.
-
-    Args:
-        prompts: around speech, by task.
-        pack_length: that a row takes at most, but for a single longer example.
-    """
+    """Packing of examples into rows of at most `pack_length` tokens, or a single longer one."""
 
     def __init__(
         self, llm: FrozenLLM, prompts: Mapping[str, SpeechPrompt], pack_length: int
@@ -57,7 +52,6 @@ class ExampleRows:
     def _split(
         self, speech: Speech, targets: Sequence[Sequence[Target]]
     ) -> Iterator[list[tuple[int, Target]]]:
-        """Examples in rows of at most `pack_length` tokens, but one at least."""
         row: list[tuple[int, Target]] = []
         room = limit = self._pack_length
         lengths = speech.counts
@@ -77,7 +71,7 @@ class ExampleRows:
     def _tokens(self, embeddings: int, target: Target) -> int:
         """Tokens of an example in a row: its speech, the prompt after it, its answer but for the
         last token."""
-        own = max(len(target.after or ()), len(target.informed or ()))
+        own = max(len(target.after or ()), len(target.after_with_metadata or ()))
         after = own or len(self._prompts[target.task].after)
         return embeddings + after + max(len(target.ids) - 1, 0)
 

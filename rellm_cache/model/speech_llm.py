@@ -40,16 +40,12 @@ from rellm_cache.model.row_packing import ExampleRows
 
 
 class SpeechLLM(nn.Module):
-    """Adapter and heads in front of a frozen LLM.
+    """Adapter and heads in front of a frozen LLM; `sizes` is D of each stream.
 
     Attributes:
         losses: active losses by name.
-        loss_weights: weight of every loss by name.
         class_weights: (C,) of `emotion_ce` in training mode, or None. The trainer sets it; in
             evaluation mode all emotions weigh the same.
-
-    Args:
-        sizes: D of each stream.
     """
 
     class_weights: Tensor | None
@@ -157,11 +153,7 @@ class SpeechLLM(nn.Module):
     def prompt_embeddings(
         self, speech: Tensor, task: str, asked: Sequence[int] | None = None
     ) -> Tensor:
-        """(T, H) a whole request around one utterance's speech (t, H).
-
-        Args:
-            asked: token ids after the speech, where they are not those of the task.
-        """
+        """(T, H) request around speech (t, H), with the ids `asked` after it if they are given."""
         llm, prompt = require_llm(self.llm), self.prompts[task]
         ids = prompt.after if asked is None else asked
         before, after = llm.embed(prompt.before), llm.embed(ids)

@@ -20,12 +20,7 @@ from rellm_cache.model.answer_likelihoods import answer_log_likelihoods
 
 @dataclass(frozen=True)
 class Reading:
-    """What a text model is given of one utterance.
-
-    Attributes:
-        transcript: what was said, by the corpus or by Whisper.
-        emotion: the true one, where the recipe gives it away; else None.
-    """
+    """What a text model is given of one utterance: its transcript, and its true emotion or None."""
 
     transcript: str
     emotion: str | None = None

@@ -15,7 +15,7 @@ import torch
 from rellm_cache.config.schema import Recipe
 from rellm_cache.corpus.audio import audio_seconds
 from rellm_cache.corpus.manifest import Utterance, manifest_files, read_manifests
-from rellm_cache.data.examples import Questions, questions_of
+from rellm_cache.data.examples import Questions, load_questions
 from rellm_cache.errors import AudioError, ConfigError, ManifestError
 from rellm_cache.extraction.missing import find_missing
 from rellm_cache.extraction.run import make_targets
@@ -110,7 +110,7 @@ def plan(
 def _questions(recipe: Recipe, manifest: Path) -> Questions:
     """Clip id → the questions beside a manifest that training would use, if there are any."""
     written = [file for file in manifest_files(manifest) if questions_path(file).exists()]
-    return {k: rows for file in written for k, rows in questions_of(recipe, file, ()).items()}
+    return {k: rows for file in written for k, rows in load_questions(recipe, file, ()).items()}
 
 
 def _durations(utterances: Sequence[Utterance]) -> dict[str, float]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from rellm_cache.config.qa import MODES, TYPES, QAMode, QAType
 from rellm_cache.corpus.manifest import manifest_files, read_lines
-from rellm_cache.corpus.validation import Field, check_fields, is_bool, is_object, is_text
+from rellm_cache.corpus.validation import BOOL, TEXT, Field, check_fields, json_object
 from rellm_cache.errors import ManifestError
 from rellm_cache.utils.atomic_files import write_lines
 from rellm_cache.utils.result_table import with_fingerprint
@@ -46,9 +46,9 @@ class QARow:
 _FIELDS = {field.name: field for field in dataclasses.fields(QARow)}
 _REQUIRED = {n for n, field in _FIELDS.items() if field.default is dataclasses.MISSING}
 _CHECKED: dict[str, Field] = {
-    **dict.fromkeys(("id", "question", "answer", "metadata", "dropped"), (is_text, "text")),
-    "early_stop": (is_bool, "true or false"),
-    "guess": (is_object, "an object of emotions and probabilities"),
+    **dict.fromkeys(("id", "question", "answer", "metadata", "dropped"), TEXT),
+    "early_stop": BOOL,
+    "guess": json_object("emotions and probabilities"),
 }
 _NULLABLE = ("vad_source", "guess")
 

@@ -32,6 +32,7 @@ from rellm_cache.runs.weights import CONFIG, RECIPE, WEIGHTS
 from rellm_cache.training.run import train
 from rellm_cache.utils.atomic_files import write_text
 from rellm_cache.utils.console import say
+from rellm_cache.utils.devices import threads_each
 from rellm_cache.utils.json_files import read_object
 from rellm_cache.utils.model_files import file_digest
 from rellm_cache.utils.result_table import FINGERPRINT, fingerprint_of
@@ -175,7 +176,7 @@ def _begin_worker(processes: int) -> None:
 
     A worker that outlives its parent would write to a run that the next command continues.
     """
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // processes))
+    torch.set_num_threads(threads_each(processes))
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

@@ -183,8 +183,8 @@ def compare(
             if (comparison := _compare_scores(records, other, metric, score, corpus)) is not None
         ]
         found += _corrected(of_metric)
-    recognised = [_compare_ua(records, other, corpus) for other in others]
-    return found + _corrected([c for c in recognised if c is not None])
+    ua = [_compare_ua(records, other, corpus) for other in others]
+    return found + _corrected([c for c in ua if c is not None])
 
 
 def _pairs(records: Mapping[str, Sequence[Record]], other: str) -> list[tuple[Record, Record]]:

@@ -13,7 +13,7 @@ from rellm_cache.runs.weights import RECIPE
 from rellm_cache.utils.atomic_files import is_temporary, write_text
 
 CHECKPOINTS = "checkpoints"  # folder of an unfinished run's states
-DATA = "data.sha256"  # of what is learnt from: see `learned_from`
+DATA = "data.sha256"  # of what is learnt from: see `data_digest`
 
 
 def begin_run(recipe: Recipe, out: Path) -> None:
@@ -52,7 +52,7 @@ def begin_data(learned: str, out: Path) -> None:
     """Note what a run learns from, or check that its checkpoints have learnt from just that.
 
     Args:
-        learned: as `learned_from` gives it.
+        learned: as `data_digest` gives it.
 
     Raises:
         RunError: there are checkpoints, and they learnt from something else.

@@ -17,9 +17,12 @@ from typing import Any
 from rellm_cache.corpus.manifest import Utterance
 from rellm_cache.corpus.statistics import read_report
 from rellm_cache.errors import RunError
-from rellm_cache.utils.atomic_files import write_json
+from rellm_cache.store.remote.mirror import open_mirror
+from rellm_cache.store.remote.mirror_paths import is_url, origin_url
+from rellm_cache.utils.atomic_files import write_text
 
 TRAINING = "training.json"
+DEFAULT_CACHE = Path("cache")  # as the default of `--cache`
 UNNAMED = "another corpus"
 # Ids of other corpora may begin with anything, the name of a speaker too.
 CORPORA = ("iemocap", "esd", "msp-podcast", "ravdess", "demo")
@@ -64,7 +67,8 @@ class TrainingRecord:
         machine: what computed.
         llm_weights: digest of the frozen LLM's files as `weights` of an encoder; empty without one.
         started_from: SHA-256 of the trained weights that training started from, or empty.
-        scores: of the kept weights on the validation split.
+        scores: of the best weights on the validation split.
+        cache: absolute path or URL of the cache that it was trained from; empty in a published run.
     """
 
     rellm: str
@@ -77,6 +81,7 @@ class TrainingRecord:
     llm_weights: str
     started_from: str
     scores: dict[str, float]
+    cache: str = ""
 
 
 def summarise_data(utterances: Sequence[Utterance], manifest: Path) -> DataSummary:
@@ -114,7 +119,15 @@ def _prepared(folder: Path) -> str:
 
 def save_training(run: Path, record: TrainingRecord) -> None:
     """Write `training.json`."""
-    write_json(run / TRAINING, dataclasses.asdict(record))
+    write_text(run / TRAINING, training_text(record))
+
+
+def training_text(record: TrainingRecord) -> str:
+    """Content of `training.json`."""
+    content = dataclasses.asdict(record)
+    if not record.cache:
+        del content["cache"]
+    return json.dumps(content, indent=2) + "\n"
 
 
 def load_training(run: Path) -> TrainingRecord:
@@ -130,6 +143,31 @@ def load_training(run: Path) -> TrainingRecord:
             "writes it when it ends: give the command that trained this run again, which trains "
             "nothing twice"
         ) from error
+
+
+def cache_location(cache: Path) -> str:
+    """Absolute path or URL of a cache root, as `training.json` records it."""
+    return origin_url(cache) or str(cache.absolute())
+
+
+def run_cache(run: Path) -> Path:
+    """The cache that a run was trained from; `cache` if it has no record, as a published run.
+
+    Raises:
+        RunError: that cache is gone.
+        RellmError: it is a URL that cannot be used.
+    """
+    location = load_training(run).cache if (run / TRAINING).is_file() else ""
+    if not location:
+        return DEFAULT_CACHE
+    if is_url(location):
+        return open_mirror(location)
+    if not Path(location).is_dir():
+        raise RunError(
+            f"{run}: was trained from the cache {location}, which does not exist any more; say "
+            "where it is now with --cache"
+        )
+    return Path(location)
 
 
 def _summary(content: dict[str, Any]) -> DataSummary:

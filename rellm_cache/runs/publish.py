@@ -31,7 +31,7 @@ from rellm_cache.runs.card import (
     render_licences,
 )
 from rellm_cache.runs.licences import KNOWN_MODELS, UNKNOWN
-from rellm_cache.runs.provenance import TRAINING
+from rellm_cache.runs.provenance import TRAINING, training_text
 from rellm_cache.runs.weights import CONFIG, RECIPE, WEIGHTS, config_text
 from rellm_cache.utils.atomic_files import replaced_folder
 from rellm_cache.utils.model_files import HUB_ID, file_digest, models_root
@@ -87,7 +87,7 @@ def publish(
         )
     _require_model_fields(overrides, found.recipe)
     card = publishable(found, load_recipe(str(run / RECIPE), overrides))
-    texts = _texts(card, (run / TRAINING).read_text("utf-8"))
+    texts = _texts(card)
     files = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()}
     files[WEIGHTS] = file_digest(run / WEIGHTS)
     files = dict(sorted(files.items()))
@@ -188,12 +188,12 @@ def _require_model_fields(overrides: Sequence[str], recipe: Recipe) -> None:
             )
 
 
-def _texts(card: Card, training: str) -> dict[str, str]:
+def _texts(card: Card) -> dict[str, str]:
     """Name → content of all files but the weights and the sums."""
     texts = {
         CONFIG: config_text(card.info, card.recipe),
         RECIPE: to_toml(card.recipe),
-        TRAINING: training,
+        TRAINING: training_text(replace(card.training, cache="")),
         CARD: render_card(card),
         LICENCES: render_licences(card),
     }

@@ -57,10 +57,8 @@ class FeatureStore:
         self.parts = [Part(part, info) for part in list_parts(path)]
         columns = [part.id_columns() for part in self.parts]
         self.ids = IdIndex(columns)
-        frame_bytes = info.frame_bytes
-        allow_open_files(
-            sum(-(-int(p.offsets[-1]) * frame_bytes // shard_bytes) for p in self.parts)
-        )
+        sizes = [int(part.offsets[-1]) * info.frame_bytes for part in self.parts]
+        allow_open_files(sum(-(-size // shard_bytes) for size in sizes))
         self.max_lookups = 1 << 16
         self._found: dict[str, tuple[Part, int]] = {}
         self._views: dict[str, Frames] = {}

@@ -28,13 +28,7 @@ class Variant:
 
 @dataclass(frozen=True)
 class Job:
-    """One run: a variant with a seed.
-
-    Attributes:
-        variant: name of the variant.
-        recipe: recipe with the overrides and the seed.
-        out: run folder, `<sweep>/<variant>/seed-N`.
-    """
+    """One run: a variant with a seed, in the folder `<sweep>/<variant>/seed-N`."""
 
     variant: str
     recipe: Recipe
@@ -60,7 +54,6 @@ class SweepPlan:
         overrides: changes of all variants and of the baseline. `{seed}` in any override stands for
             the seed of the run.
         variants: variants besides the baseline, in the order of the report.
-        seeds: seeds of each variant.
     """
 
     recipe: str

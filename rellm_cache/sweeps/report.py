@@ -25,9 +25,6 @@ class SweepRun:
     """A run of a sweep, finished or failed.
 
     Attributes:
-        variant: name of the variant.
-        seed: seed of the run.
-        out: run folder.
         seconds: time of training.
         scores: score by name, as `validation.ua`; empty if the run failed.
         error: reason of the failure in one line, or empty.
@@ -45,12 +42,9 @@ class SweepRun:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One score of one variant.
+    """One score of one variant, over its seeds.
 
     Attributes:
-        variant: name of the variant.
-        metric: name of the score.
-        score: mean and deviation over seeds.
         difference: difference to the baseline, paired by seed; None for the baseline itself, or
             without pairs.
     """
@@ -63,15 +57,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class SweepReport:
-    """All runs of a sweep so far.
-
-    Attributes:
-        out: folder of the sweep.
-        plan: plan of the sweep.
-        manifest: manifest of training.
-        test: manifest that runs were scored on, or None.
-        runs: finished and failed runs, in the order of the plan.
-    """
+    """All runs of a sweep so far, in the order of the plan; `test` is the manifest scored on."""
 
     out: Path
     plan: SweepPlan

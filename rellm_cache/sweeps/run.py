@@ -21,7 +21,7 @@ from typing import Any
 from rellm_cache.config.schema import Recipe
 from rellm_cache.config.specs import digest
 from rellm_cache.corpus.manifest import Utterance, read_manifests, read_split
-from rellm_cache.data.examples import learned_from, questions_of
+from rellm_cache.data.examples import data_digest, load_questions
 from rellm_cache.errors import RellmError, RunError, reason_of
 from rellm_cache.evaluation.run import EvaluationOptions, evaluate
 from rellm_cache.runs.folder import begin_run, require_data
@@ -40,8 +40,6 @@ class SweepSettings:
     """Data of a sweep's runs.
 
     Attributes:
-        manifest: folder with train.jsonl and, for validation, validation.jsonl.
-        cache: root of the stores.
         test: manifest to score finished runs on, or None.
         in_words: let the LLM also answer each test clip's emotion in words; the slowest part.
     """
@@ -59,9 +57,7 @@ class Outcome:
     Attributes:
         trained_on: digest of the training data.
         seconds: time of training.
-        validation: validation scores of the kept checkpoint.
         tested_on: digest of the test data and the way of scoring; empty if not scored.
-        test: test scores.
     """
 
     trained_on: str
@@ -133,15 +129,15 @@ class _Sweeper:
 
     def trained_on(self, recipe: Recipe) -> str:
         """Digest of a recipe's training data, for `outcome.json`."""
-        found = questions_of(recipe, self.settings.manifest, ("train", "validation"))
+        found = load_questions(recipe, self.settings.manifest, ("train", "validation"))
         asked = {name: [dataclasses.asdict(row) for row in rows] for name, rows in found.items()}
         return _data_digest(self._trained, **({"questions": asked} if asked else {}))
 
-    def learned_from(self, recipe: Recipe) -> str:
+    def data_digest(self, recipe: Recipe) -> str:
         """Digest of a recipe's training data, for the `data.sha256` of an unfinished run."""
         streams = self.resources.streams(recipe, self.settings.cache)
-        questions = questions_of(recipe, self.settings.manifest, ("train", "validation"))
-        return learned_from(self._splits, recipe, questions, streams)
+        questions = load_questions(recipe, self.settings.manifest, ("train", "validation"))
+        return data_digest(self._splits, recipe, questions, streams)
 
     def check(self, jobs: Iterable[Job]) -> None:
         """Raise the errors of any job before the first one runs."""
@@ -163,7 +159,7 @@ class _Sweeper:
                     "choose another --out"
                 )
             if job.recipe.text is None:  # unfinished runs have only this digest
-                require_data(self.learned_from(job.recipe), job.out)
+                require_data(self.data_digest(job.recipe), job.out)
 
     def run(self, job: Job) -> SweepRun:
         """Train and score one job; a failure is returned as a result."""
@@ -218,7 +214,6 @@ def _data_digest(utterances: Iterable[Utterance], **how: Any) -> str:
 
 
 def _write_outcome(job: Job, outcome: Outcome) -> Outcome:
-    """Write an outcome into the run folder."""
     write_json(job.out / OUTCOME, dataclasses.asdict(outcome))
     return outcome
 

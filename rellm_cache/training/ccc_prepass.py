@@ -25,8 +25,7 @@ class Prepass:
 
     Attributes:
         moments: (6, 3) over all micro-batches of all processes; None if the step needs none.
-        random_states: generator states before each micro-batch of this process; empty if the
-            second pass may draw new random numbers.
+        random_states: before each micro-batch; empty if the second pass may draw new numbers.
     """
 
     moments: Tensor | None = None

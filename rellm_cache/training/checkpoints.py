@@ -42,7 +42,6 @@ class Position:
     Attributes:
         step: optimizer steps taken.
         epoch: current epoch, from 0.
-        step_in_epoch: steps taken in this epoch.
         best: best validation score so far, higher is better; None before the first.
         seconds: training time so far.
     """
@@ -55,11 +54,7 @@ class Position:
 
 
 class CheckpointFolders:
-    """Checkpoint folders of one run, as files: written atomically, checked, found.
-
-    Args:
-        folder: parent folder; it need not exist.
-    """
+    """Checkpoint folders of one run, as files: written atomically, checked, found."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -82,11 +77,7 @@ class CheckpointFolders:
         return 0, [f"{text}; none is intact, training starts again" for text in damaged]
 
     def save(self, step: int, write: Callable[[Path], None], kept: int = KEPT) -> Path:
-        """Write the checkpoint of a step atomically, then delete all but the newest `kept`.
-
-        Args:
-            write: writes the files into the folder that it is given.
-        """
+        """Write a step's checkpoint atomically with `write`; keep only the newest `kept`."""
         target = self.path(step)
         partial = self.folder / PARTIAL
         shutil.rmtree(partial, ignore_errors=True)
@@ -114,12 +105,9 @@ class TrainingState:
 
 
 class CheckpointManager:
-    """Saves and restores the checkpoints of one run.
+    """Saves and restores the checkpoints of one run, within an epoch every so many minutes.
 
     All processes call each method together, except `save_final`; the main process writes.
-
-    Args:
-        minutes: between two checkpoints within an epoch.
     """
 
     def __init__(
@@ -158,10 +146,7 @@ class CheckpointManager:
     def restore(self) -> Position:
         """Load the newest intact checkpoint; return its position, or the start without one.
 
-        Of a finished run only weights and position are loaded.
-
-        Raises:
-            RunError: it belongs to another run.
+        Of a finished run only weights and position are loaded. `RunError` if it is another run's.
         """
         main = self._accelerator.is_main_process
         step, notes = self._folders.find_newest() if main else (0, [])
@@ -213,7 +198,6 @@ def _read_state(checkpoint: Path) -> dict[str, Any]:
 
 
 def _cannot_continue(checkpoint: Path, error: Exception) -> RunError:
-    """The error for a checkpoint that is intact but not of this run."""
     return RunError(
         f"{checkpoint}: training cannot continue from it ({type(error).__name__}: {error}); remove "
         "it, and training continues from an earlier checkpoint or starts again"

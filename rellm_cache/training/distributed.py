@@ -25,10 +25,7 @@ def gather_stacked(accelerator: Accelerator, state: Mapping[str, Tensor]) -> dic
 
 
 def sum_by_name(accelerator: Accelerator, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Sum scalars over all processes, each under its name. All processes must have the same names.
-
-    On the device of the accelerator, in one exchange.
-    """
+    """Sum scalars over all processes, which must have the same names, in one exchange."""
     if accelerator.num_processes == 1 or not values:
         return dict(values)
     sums = accelerator.reduce(torch.stack(list(values.values())), "sum")
@@ -42,10 +39,7 @@ def sum_gradients(accelerator: Accelerator, tensors: Iterable[Tensor]) -> None:
 
 
 def flatten_gradients(tensors: Iterable[Tensor]) -> Tensor:
-    """Concatenate all gradients into one vector, followed by a 1 for each tensor that has one.
-
-    A missing gradient is written as zeros and a 0.
-    """
+    """Concatenate all gradients, zeros if missing, then a 1 for each that is there, else 0."""
     kept = list(tensors)
     parts = [(torch.zeros_like(t) if t.grad is None else t.grad).reshape(-1) for t in kept]
     present = torch.tensor([float(t.grad is not None) for t in kept], device=kept[0].device)
@@ -53,10 +47,7 @@ def flatten_gradients(tensors: Iterable[Tensor]) -> Tensor:
 
 
 def unflatten_gradients(tensors: Iterable[Tensor], flat: Tensor) -> None:
-    """Set gradients from a sum of `flatten_gradients` vectors.
-
-    A gradient that no process had stays None.
-    """
+    """Set gradients from summed `flatten_gradients`; one that no process had stays None."""
     kept = list(tensors)
     *parts, present = torch.split(flat, [*(t.numel() for t in kept), len(kept)])
     for tensor, part, count in zip(kept, parts, present.tolist(), strict=True):

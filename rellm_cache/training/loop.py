@@ -61,12 +61,7 @@ class TrainingData:
 
 
 class Trainer:
-    """One run: model, data, optimizer, and the files that they write.
-
-    Args:
-        out: run folder.
-        llm: the frozen LLM, or None if the recipe's losses do not need one.
-    """
+    """One run: model, data, optimizer, and the files that they write."""
 
     def __init__(
         self,
@@ -191,11 +186,7 @@ class Trainer:
         return groups
 
     def step(self, batches: Sequence[Batch], number: int) -> tuple[LossTerms, float]:
-        """Take one optimizer step.
-
-        Args:
-            batches: this process's micro-batches; may be empty.
-            number: of the step, from 0; it decides the learning rate.
+        """Take the optimizer step of a number, from 0, with this process's micro-batches, if any.
 
         Returns:
             Loss terms over all processes, and the gradient norm before clipping.
@@ -288,7 +279,6 @@ class Trainer:
         return halves
 
     def _end_epoch(self, position: Position) -> Position:
-        """Validate, keep the best weights, and save a checkpoint."""
         with self.optimizer.averaged_weights():
             scores = self.validate()
             self._record({"epoch": position.epoch + 1, "step": position.step, "validation": scores})
@@ -320,7 +310,6 @@ class Trainer:
         self.checkpoints.save(position)
 
     def _record(self, row: dict[str, Any]) -> None:
-        """Append a row to metrics.jsonl and send its numbers to the trackers."""
         if not self.accelerator.is_main_process:
             return
         append_row(self.metrics, row)
@@ -330,7 +319,6 @@ class Trainer:
 
 
 def _initial_model(recipe: Recipe, data: TrainingData, llm: FrozenLLM | None) -> SpeechLLM:
-    """The model before its first step, on the CPU."""
     model = SpeechLLM(recipe, data.streams.sizes, llm)
     if recipe.training.init_from:
         load_tensors(Path(recipe.training.init_from) / WEIGHTS, model, fresh_lora=True)

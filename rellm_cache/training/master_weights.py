@@ -14,17 +14,10 @@ from rellm_cache.errors import RunError
 
 
 class MasterWeights:
-    """The float32 tensors that the optimizer updates, with their gradients.
+    """The float32 tensors that the optimizer updates, by name, with their gradients.
 
-    The gradient of a bfloat16 parameter is added to its master in float32 right after each backward
-    pass, so that micro-batches are summed in float32 too.
-
-    Args:
-        parameters: by name; converted to bfloat16 in place if `bf16`.
-        bf16: whether the parameters are bfloat16.
-
-    Attributes:
-        tensors: float32 master of each name.
+    With `bf16` the parameters become bfloat16 in place. Their gradients are added to the masters in
+    float32 right after each backward pass, so that micro-batches are summed in float32 too.
     """
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], bf16: bool) -> None:

@@ -64,10 +64,7 @@ class MicroBatcher:
         return parts
 
     def update_limit(self, cost: int, used_bytes: int, device: torch.device) -> None:
-        """Raise the limit, given the bytes that a micro-batch of some cost used.
-
-        A micro-batch below half the limit is ignored.
-        """
+        """Raise the limit by the bytes that a micro-batch, at least half as large, has used."""
         if self._settled or cost < self.limit // 2:
             return
         wanted = int(memory_room(device) / max(used_bytes, 1) * cost) // self._first * self._first
@@ -103,11 +100,7 @@ def example_costs(
 
 
 class ActivationMeter:
-    """Memory of one micro-batch: on a GPU its peak, on a CPU the activations kept for backward.
-
-    Args:
-        weights: parameters, which are not counted.
-    """
+    """Memory of one micro-batch: on a GPU its peak, on a CPU the activations kept for backward."""
 
     def __init__(self, device: torch.device, weights: Iterable[Tensor]) -> None:
         self._device = device
@@ -133,7 +126,6 @@ class ActivationMeter:
         return self._kept
 
     def _count(self, tensor: Tensor) -> Tensor:
-        """Count the storage of an activation once; weights have no history."""
         address = tensor.untyped_storage().data_ptr()
         if tensor.grad_fn is not None and address not in self._seen:
             self._seen.add(address)

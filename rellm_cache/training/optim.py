@@ -30,14 +30,10 @@ ADAMW_CLASSES: dict[str, Any] = {
 class Optimizer:
     """AdamW with warm-up, decay and gradient clipping, and all state that the next update needs.
 
-    Args:
-        model: on its device; its parameters become bfloat16 if the config says so.
-        total_steps: optimizer steps of the whole run.
+    The parameters of `model`, which is on its device, become bfloat16 if the config says so.
 
     Attributes:
-        masters: the float32 tensors that are updated.
-        tensors: the same, as a list.
-        adamw: the torch optimizer.
+        masters, tensors: the float32 tensors that are updated.
     """
 
     def __init__(self, model: nn.Module, config: TrainingConfig, total_steps: int) -> None:
@@ -103,11 +99,7 @@ class Optimizer:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Set the state. Load the parameters first.
-
-        Raises:
-            RunError, ValueError, KeyError: the state belongs to another model.
-        """
+        """Set the state after the parameters; RunError, ValueError or KeyError if it differs."""
         load_adamw_state(self.adamw, state["optimiser"])
         self.masters.load_state_dict(state["masters"])
         if self._average is not None:
@@ -139,11 +131,7 @@ def make_adamw(
 
 
 def load_adamw_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Load `optimizer.state_dict()`; paged moments go back to paged memory.
-
-    Raises:
-        ValueError: the state belongs to another model.
-    """
+    """Load `optimizer.state_dict()`, paged moments too; `ValueError` if it is another model's."""
     if not isinstance(optimizer, bitsandbytes.optim.PagedAdamW8bit):
         optimizer.load_state_dict(state)
         return

@@ -25,10 +25,10 @@ from rellm_cache.config.schema import Recipe
 from rellm_cache.corpus.manifest import Utterance, read_split
 from rellm_cache.data.examples import (
     Questions,
-    describe_gaps,
-    learned_from,
+    data_digest,
+    describe_missing_labels,
+    load_questions,
     make_examples,
-    questions_of,
 )
 from rellm_cache.data.streams import StreamSet
 from rellm_cache.llm.frozen import FrozenLLM
@@ -40,6 +40,7 @@ from rellm_cache.runs.provenance import (
     TRAINING,
     DataSummary,
     TrainingRecord,
+    cache_location,
     save_training,
     summarise_data,
 )
@@ -58,14 +59,11 @@ class TrainReport:
     """A finished run.
 
     Attributes:
-        out: the run folder.
-        steps: optimizer steps in total.
         resumed_at: step that this call continued from: 0 for a new run, `steps` if the run was
             finished already.
         seconds: training time over all calls.
         validation: scores of the best weights on the validation split.
         untrained: scores before the first step.
-        trainable: number of trained parameters.
         notes: losses that the data has no labels for.
     """
 
@@ -81,12 +79,7 @@ class TrainReport:
 
 @dataclass(frozen=True)
 class _Corpus:
-    """Both splits of a manifest folder, their frames and questions.
-
-    Attributes:
-        validation: empty if the folder has no validation split.
-        questions: about utterances, by id.
-    """
+    """Both splits of a manifest folder, their frames, and their questions by utterance id."""
 
     train: list[Utterance]
     validation: list[Utterance]
@@ -121,7 +114,7 @@ def train(
     require_recipe(recipe, out)  # the folder's, if an earlier call had frames of other weights
     with accelerator.main_process_first():
         splits = (corpus.train, corpus.validation)
-        begin_data(learned_from(splits, recipe, corpus.questions, corpus.streams), out)
+        begin_data(data_digest(splits, recipe, corpus.questions, corpus.streams), out)
     notes = _describe_corpus(corpus, recipe)
     validation = summarise_data(corpus.validation, manifest) if corpus.validation else None
     summaries = (summarise_data(corpus.train, manifest), validation)
@@ -135,7 +128,7 @@ def train(
         end = trainer.run(start)
     report = finish(trainer, start, end, notes)
     if accelerator.is_main_process:
-        record(trainer, report, *summaries)
+        record(trainer, report, summaries, cache)
     return report
 
 
@@ -154,15 +147,17 @@ def _read_corpus(recipe: Recipe, manifest: Path, cache: Path, resources: Resourc
     ids = [u.id for u in (*training, *validation)]
     streams.require(ids, f"rellm extract {manifest} --recipe … --cache {cache}")
     splits = ("train", "validation") if validation else ("train",)
-    questions = questions_of(recipe, manifest, splits)
+    questions = load_questions(recipe, manifest, splits)
     return _Corpus(training, validation, streams, questions, manifest)
 
 
 def _describe_corpus(corpus: _Corpus, recipe: Recipe) -> list[str]:
     """Notes on labels that the corpus lacks for the recipe's losses."""
-    notes = describe_gaps(corpus.train, recipe)
+    notes = describe_missing_labels(corpus.train, recipe)
     if corpus.validation:
-        notes += [f"validation: {note}" for note in describe_gaps(corpus.validation, recipe)]
+        notes += [
+            f"validation: {note}" for note in describe_missing_labels(corpus.validation, recipe)
+        ]
     else:
         notes.append("no validation.jsonl: the last checkpoint is kept")
     silent = sum(u.id not in corpus.questions for u in corpus.train)
@@ -233,10 +228,17 @@ def _best_scores(recipe: Recipe, epochs: list[dict[str, Any]]) -> dict[str, floa
 
 
 def record(
-    trainer: Trainer, report: TrainReport, train: DataSummary, validation: DataSummary | None
+    trainer: Trainer,
+    report: TrainReport,
+    summaries: tuple[DataSummary, DataSummary | None],
+    cache: Path,
 ) -> None:
-    """Write the model card, and `training.json` unless this call trained nothing."""
-    recipe = trainer.recipe
+    """Write the model card, and `training.json` unless this call trained nothing.
+
+    Args:
+        summaries: of the train split and the validation split.
+    """
+    recipe, (train, validation) = trainer.recipe, summaries
     if not (report.out / TRAINING).exists() or report.resumed_at < report.steps:
         start, llm = recipe.training.init_from, recipe.llm if recipe.needs_llm else None
         found = TrainingRecord(
@@ -250,6 +252,7 @@ def record(
             llm_weights=weights_digest(locate_model(llm.model, llm.revision)) if llm else "",
             started_from=file_digest(Path(start) / WEIGHTS) if start else "",
             scores=report.validation,
+            cache=cache_location(cache),
         )
         save_training(report.out, found)
     write_card(report.out)

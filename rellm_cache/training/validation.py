@@ -28,7 +28,6 @@ class Predictions:
     Attributes:
         emotions: (N,) int64 predicted indices.
         dimensions: (N, 3) float32 arousal, dominance, valence, or None.
-        terms: loss sums and counts over all of them.
     """
 
     emotions: np.ndarray

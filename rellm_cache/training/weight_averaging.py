@@ -16,12 +16,7 @@ from rellm_cache.training.master_weights import MasterWeights
 
 
 class WeightAverage:
-    """Running float32 mean of the master weights, on their device.
-
-    Args:
-        masters: the tensors that the optimizer updates.
-        first_step: number of the first step, from 0, that is averaged.
-    """
+    """Running float32 mean of the master weights from step `first_step` on, counted from 0."""
 
     def __init__(self, masters: MasterWeights, first_step: int) -> None:
         self._masters = masters

@@ -22,6 +22,11 @@ def default_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def threads_each(processes: int) -> int:
+    """CPU threads for each of several processes that share the cores of this one."""
+    return max(1, len(os.sched_getaffinity(0)) // processes)
+
+
 @contextmanager
 def use_threads(work: Work) -> Iterator[None]:
     """Run a block with as many CPU threads as its work gains from.

@@ -1,4 +1,4 @@
-"""annotate: dimensions that nobody gave come from the emotion encoder's head, out of the cache."""
+"""annotate: missing dimensions come from the emotion encoder's head in the cache."""
 
 import json
 from dataclasses import replace
@@ -52,7 +52,7 @@ def test_after_extract_missing_dimensions_are_filled_and_marked(
         assert replace(utterance, vad=None, vad_source=None) == before[utterance.id]
 
 
-def test_values_beyond_the_scale_are_bounded_and_counted(
+def test_values_outside_the_scale_are_clipped_and_counted(
     corpus: Path, heads: Path, quick: Recipe
 ) -> None:
     report = annotate(corpus, quick, heads)
@@ -102,7 +102,7 @@ def test_a_report_that_cannot_be_read_changes_no_file(
     assert {f.name: f.read_bytes() for f in corpus.iterdir()} == before
 
 
-def test_again_changes_nothing_and_rows_keep_their_fields(
+def test_a_second_call_changes_nothing_and_rows_keep_their_fields(
     corpus: Path, heads: Path, quick: Recipe
 ) -> None:
     file = corpus / "test.jsonl"
@@ -123,7 +123,7 @@ def test_again_changes_nothing_and_rows_keep_their_fields(
     assert all(u.vad for u in read_manifest(file))
 
 
-def test_what_cannot_give_dimensions_is_named(
+def test_recipes_without_a_dimension_head_are_refused(
     corpus: Path, heads: Path, quick: Recipe, speech_recipe: Recipe
 ) -> None:
     with pytest.raises(ConfigError, match=r"recipe 'speech': found encoders whisper, which"):

@@ -1,4 +1,4 @@
-"""qa: equal requests are asked once, rows say where they come from, a kill loses nothing."""
+"""qa: equal requests are asked once, rows name their sources, a kill loses nothing."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -95,7 +95,7 @@ def test_rows_of_both_modes(manifest: Path, given: Recipe) -> None:
     assert not journal(manifest).exists()
 
 
-def test_a_second_run_asks_nothing_and_other_filters_neither(manifest: Path, given: Recipe) -> None:
+def test_a_second_run_and_other_filters_ask_nothing(manifest: Path, given: Recipe) -> None:
     first = run(manifest, given)
     text = first.path.read_text("utf-8")
     assert run(manifest, given) == replace(first, asked=0)
@@ -105,7 +105,7 @@ def test_a_second_run_asks_nothing_and_other_filters_neither(manifest: Path, giv
     assert run(manifest, replace(given, qa=replace(SHORT, tokens=5))).asked == 10
 
 
-def test_a_batch_changes_no_reply_drawn_or_not(manifest: Path, given: Recipe) -> None:
+def test_the_batch_size_changes_no_reply(manifest: Path, given: Recipe) -> None:
     found = []
     for temperature in (0.0, 1.0):
         recipe = replace(given, qa=replace(SHORT, temperature=temperature))
@@ -131,7 +131,7 @@ def test_a_killed_run_goes_on_where_it_was(
     assert report.path.read_text("utf-8") == undisturbed
 
 
-def test_what_is_written_is_read_filtered_and_counted(tmp_path: Path, quick: Recipe) -> None:
+def test_replies_are_parsed_filtered_and_counted(tmp_path: Path, quick: Recipe) -> None:
     manifest = tmp_path / "test.jsonl"
     write_lines(manifest, ROWS[:1])
     recipe = replace(quick, qa=replace(SHORT, questions=GivenQuestions(), pairs_each=2))
@@ -160,14 +160,14 @@ def test_what_is_written_is_read_filtered_and_counted(tmp_path: Path, quick: Rec
     assert unreadable == replies["reply"]  # what was dropped can be looked at
 
 
-def test_a_row_says_that_its_dimensions_are_a_models(manifest: Path, given: Recipe) -> None:
+def test_a_row_marks_pseudo_dimensions(manifest: Path, given: Recipe) -> None:
     write_lines(manifest, [{**ROWS[2], "vad_source": "pseudo"}])
     assert {r.label_source for r in read_rows(run(manifest, given).path)} == {"pseudo"}
     untold = replace(given, qa=replace(SHORT, dimensions=""))
     assert {r.label_source for r in read_rows(run(manifest, untold).path)} == {"corpus"}
 
 
-def test_a_limit_of_tokens_cuts_the_last_pair_alone(tmp_path: Path, quick: Recipe) -> None:
+def test_the_token_limit_cuts_only_the_last_pair(tmp_path: Path, quick: Recipe) -> None:
     manifest = tmp_path / "test.jsonl"
     write_lines(manifest, ROWS[:1])
     settings = replace(SHORT, questions=GivenQuestions(), types=("content",))
@@ -180,7 +180,7 @@ def test_a_limit_of_tokens_cuts_the_last_pair_alone(tmp_path: Path, quick: Recip
     assert dropped == {1: {}, 2: {"answer cut by the token limit": 2}}
 
 
-def test_no_llm_no_questions(manifest: Path, speech_recipe: Recipe) -> None:
+def test_a_recipe_without_an_llm_is_refused(manifest: Path, speech_recipe: Recipe) -> None:
     with pytest.raises(ConfigError, match=r"recipe 'speech' has no \[llm\] table"):
         write_questions(manifest, speech_recipe)
 

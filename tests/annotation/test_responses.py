@@ -1,4 +1,4 @@
-"""respond: equal prompts are asked once, refusals counted and kept out, a kill loses nothing."""
+"""respond: equal prompts are asked once, refusals are counted, a kill loses nothing."""
 
 import shutil
 from dataclasses import replace
@@ -78,13 +78,13 @@ def test_a_second_run_generates_nothing(manifest: Path, recipe: Recipe) -> None:
     assert first.path.read_text("utf-8") == text
 
 
-def test_a_batch_changes_no_answer(manifest: Path, recipe: Recipe) -> None:
+def test_the_batch_size_changes_no_answer(manifest: Path, recipe: Recipe) -> None:
     alone = run(manifest, recipe, batch_size=1).path.read_text("utf-8")
     responses_path(manifest).unlink()
     assert run(manifest, recipe, batch_size=3).path.read_text("utf-8") == alone
 
 
-def test_only_a_new_text_is_asked(manifest: Path, recipe: Recipe) -> None:
+def test_only_new_texts_are_asked(manifest: Path, recipe: Recipe) -> None:
     run(manifest, recipe)
     changed = {**ROWS[2], "text": "I found my keys."}
     write_lines(manifest, [*ROWS[:2], changed, *ROWS[3:], {**ROWS[0], "id": "g"}])
@@ -96,7 +96,7 @@ def test_only_a_new_text_is_asked(manifest: Path, recipe: Recipe) -> None:
 @pytest.mark.parametrize(
     "change", [{"expected_response_tokens": 3}, {"empathetic_system": "Be kind."}]
 )
-def test_other_wording_or_limits_are_other_answers(
+def test_other_prompts_or_limits_give_new_answers(
     manifest: Path, recipe: Recipe, change: dict[str, Any]
 ) -> None:
     run(manifest, recipe)
@@ -105,7 +105,7 @@ def test_other_wording_or_limits_are_other_answers(
     assert run(manifest, other).generated == 3
 
 
-def test_lora_does_not_change_who_answers(recipe: Recipe) -> None:
+def test_lora_does_not_change_the_fingerprint(recipe: Recipe) -> None:
     assert recipe.llm is not None
     other = replace(recipe, llm=replace(recipe.llm, lora=LoraConfig(rank=3)))
     assert fingerprint_of(other) == fingerprint_of(recipe)
@@ -177,7 +177,7 @@ def test_a_damaged_responses_file_is_named(manifest: Path, recipe: Recipe) -> No
         respond(manifest, recipe)
 
 
-def test_another_limit_is_applied_to_answers_that_are_there(manifest: Path, recipe: Recipe) -> None:
+def test_a_new_limit_applies_to_existing_answers(manifest: Path, recipe: Recipe) -> None:
     answers = [
         answered(recipe, "sad", "I lost my keys.", "Oh."),
         answered(recipe, "happy", "We {won}!", "Yes!"),
@@ -195,7 +195,7 @@ def test_another_limit_is_applied_to_answers_that_are_there(manifest: Path, reci
     assert run(manifest, recipe) == first
 
 
-def test_rows_that_do_not_tell_their_length_stay(manifest: Path, recipe: Recipe) -> None:
+def test_old_rows_without_length_stay(manifest: Path, recipe: Recipe) -> None:
     base = {"id": "a", "fingerprint": fingerprint_of(recipe)}
     prompt = answered(recipe, "sad", "I lost my keys.", "")["prompt"]
     old = {**base, "prompt": prompt, "response": "Oh.", "early_stop": False}

@@ -1,4 +1,4 @@
-"""respond --teacher: read once, kept beside the features, and what training learns from."""
+"""respond --teacher: each response is read once, and training learns from the store."""
 
 import json
 from dataclasses import replace
@@ -84,7 +84,7 @@ def test_a_response_is_read_once_until_it_changes(
     assert other.written == 11
 
 
-def test_killed_it_goes_on(
+def test_a_killed_call_goes_on(
     corpus: Path, distilled: Recipe, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert distilled.llm is not None
@@ -105,7 +105,9 @@ def test_killed_it_goes_on(
     assert (report.written, report.present) == (8, 3)
 
 
-def test_a_run_learns_from_it(corpus: Path, distilled: Recipe, cache: Path, tmp_path: Path) -> None:
+def test_a_run_learns_from_the_teacher(
+    corpus: Path, distilled: Recipe, cache: Path, tmp_path: Path
+) -> None:
     write_teacher_store(corpus, distilled, cache)
     training = replace(distilled.training, epochs=6, learning_rate=3e-3)
     # Without the likelihood of responses: the teacher alone pulls.
@@ -145,7 +147,7 @@ def test_rows_and_micro_batches_change_nothing(
             assert first["many"][key] == pytest.approx(value, rel=1e-4), key
 
 
-def test_training_names_the_command_where_it_was_not_run(
+def test_training_without_a_teacher_store_names_the_command(
     corpus: Path, distilled: Recipe, cache: Path, tmp_path: Path
 ) -> None:
     match = r"not in the cache; add them with `rellm respond --teacher .*manifest --recipe"
@@ -170,7 +172,7 @@ def test_other_settings_are_another_teacher(
         train(replace(distilled, losses=losses), corpus, cache, tmp_path / "run")
 
 
-def test_what_cannot_be_taught_is_said(
+def test_missing_texts_and_small_vocabularies_are_reported(
     corpus: Path, distilled: Recipe, cache: Path, tmp_path: Path
 ) -> None:
     losses = replace(distilled.losses, kl_top_k=259)
@@ -187,7 +189,7 @@ def test_what_cannot_be_taught_is_said(
         write_teacher_store(corpus / "test.jsonl", distilled, cache)
 
 
-def test_it_is_a_store_like_any_other(
+def test_the_teacher_store_works_like_any_other(
     corpus: Path, distilled: Recipe, cache: Path, tmp_path: Path
 ) -> None:
     path = write_teacher_store(corpus, distilled, cache).path

@@ -1,4 +1,4 @@
-"""transcribe: each clip is heard once; a kill, an edit, a failure and silence are told apart."""
+"""transcribe: each clip once; kills, edits, failures and silence."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -70,7 +70,7 @@ def test_every_clip_gets_a_transcript_once(clips: Path, hearing: Recipe, cache: 
     assert {p.name for p in cache.iterdir()} == {"transcripts"}  # no lock is left
 
 
-def test_what_is_read_is_what_was_heard(clips: Path, hearing: Recipe, cache: Path) -> None:
+def test_transcripts_are_read_back(clips: Path, hearing: Recipe, cache: Path) -> None:
     path = run(clips, hearing, cache).path
     utterances = read_manifests(clips)
     spec = transcriber_spec(hearing)
@@ -100,7 +100,7 @@ def test_a_killed_run_goes_on_where_it_was(
     assert not journal_beside(undisturbed).exists()
 
 
-def test_edited_audio_is_heard_again(
+def test_edited_audio_is_transcribed_again(
     clips: Path, hearing: Recipe, cache: Path, make_clip: MakeClip
 ) -> None:
     path = run(clips, hearing, cache).path
@@ -130,7 +130,7 @@ def test_failed_clips_are_listed_and_have_no_transcript(
     assert not report.failures.exists()
 
 
-def test_of_a_clip_that_broke_the_old_transcript_goes_but_not_of_one_out_of_reach(
+def test_a_damaged_clip_loses_its_transcript_a_missing_file_does_not(
     clips: Path, hearing: Recipe, cache: Path
 ) -> None:
     path = run(clips, hearing, cache).path
@@ -143,7 +143,7 @@ def test_of_a_clip_that_broke_the_old_transcript_goes_but_not_of_one_out_of_reac
     assert "tones/09" in kept
 
 
-def test_silence_is_an_empty_transcript_and_counted(
+def test_silence_gives_an_empty_transcript(
     clips: Path, hearing: Recipe, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hear = WhisperTranscriber.transcribe
@@ -186,7 +186,7 @@ def test_a_corpus_without_texts_has_no_errors(clips: Path, hearing: Recipe, cach
     assert (report.transcribed, report.errors, report.emotion_errors) == (2, None, {})
 
 
-def test_manifests_may_overlap_but_not_disagree(clips: Path, tmp_path: Path) -> None:
+def test_manifests_can_overlap_but_must_agree(clips: Path, tmp_path: Path) -> None:
     assert len(read_clips([clips, clips / "test.jsonl"])) == 4
     other = tmp_path / "other.jsonl"
     other.write_text('{"id": "tones/08", "audio": "elsewhere.wav"}\n')
@@ -241,7 +241,7 @@ def test_a_cache_in_an_object_store_has_transcripts_too(
     assert again.path.read_bytes() == s3.files.cat_file(s3.path(name))
 
 
-def test_what_could_not_be_sent_is_sent_by_the_next_call(
+def test_a_failed_upload_is_repeated_by_the_next_call(
     clips: Path, hearing: Recipe, s3: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def no_network(path: Path) -> None:
@@ -258,7 +258,7 @@ def test_what_could_not_be_sent_is_sent_by_the_next_call(
     assert not journal_beside(again.path).exists()
 
 
-def test_a_clip_too_large_for_the_memory_fails_alone(
+def test_a_clip_too_large_for_memory_fails_alone(
     clips: Path, hearing: Recipe, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hear = WhisperTranscriber.transcribe

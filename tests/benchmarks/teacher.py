@@ -10,6 +10,7 @@ transcript but not the emotion.
 from pathlib import Path
 
 import torch
+from binning import truncation
 from options import make_parser, write_figures
 from torch import Tensor
 
@@ -23,7 +24,6 @@ from rellm_cache.config.schema import Recipe
 from rellm_cache.corpus.manifest import Utterance, read_manifests
 from rellm_cache.llm.frozen import FrozenLLM
 from rellm_cache.llm.loading import load_llm
-from rellm_cache.llm.teacher_distribution import truncation
 
 TOP_K = (8, 32, 128, 512)
 

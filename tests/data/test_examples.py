@@ -1,4 +1,4 @@
-"""From utterances to examples: labels, and answers as token ids."""
+"""Examples from utterances: labels as indices, answers as token ids."""
 
 from dataclasses import replace
 
@@ -8,7 +8,12 @@ import torch
 from rellm_cache.config.schema import Recipe
 from rellm_cache.corpus.manifest import Utterance
 from rellm_cache.data.batch import IGNORED
-from rellm_cache.data.examples import describe_gaps, emotion_index, label_ids, make_examples
+from rellm_cache.data.examples import (
+    describe_missing_labels,
+    emotion_index,
+    label_ids,
+    make_examples,
+)
 from rellm_cache.llm.frozen import FrozenLLM
 from rellm_cache.llm.loading import load_llm
 
@@ -24,7 +29,7 @@ def llm(recipe: Recipe) -> FrozenLLM:
     return load_llm(recipe.llm, torch.device("cpu"))
 
 
-def test_an_example_knows_labels_and_answers(recipe: Recipe, llm: FrozenLLM) -> None:
+def test_an_example_has_labels_and_answers(recipe: Recipe, llm: FrozenLLM) -> None:
     whole, cut, bare = make_examples([WHOLE, CUT, BARE], recipe, llm)
     assert (whole.id, whole.emotion, whole.vad) == ("a", 1, (0.1, 0.2, 0.3))
     decode = llm.chat.tokenizer.decode
@@ -50,19 +55,19 @@ def test_labels_are_complete_answers(recipe: Recipe, llm: FrozenLLM) -> None:
     assert emotion_index(WHOLE, recipe.heads.emotions) == 1
 
 
-def test_what_a_recipe_cannot_learn_is_said(recipe: Recipe) -> None:
-    assert describe_gaps([WHOLE], recipe) == []
-    assert describe_gaps([CUT, BARE], recipe) == [
+def test_missing_labels_are_described(recipe: Recipe) -> None:
+    assert describe_missing_labels([WHOLE], recipe) == []
+    assert describe_missing_labels([CUT, BARE], recipe) == [
         "1 of 2 clips are 'calm', which heads.emotions leaves out",
         "1 of 2 clips have no response; `rellm respond` makes them",
-        "no clip has dimensions: the dimension loss has nothing to learn from; `rellm annotate` "
-        "takes them from the emotion encoder",
+        "no clip has dimensions, so that the dimension loss learns nothing; `rellm annotate` adds "
+        "predictions of the emotion encoder",
     ]
     alone = replace(recipe, encoders={"speech": recipe.encoders["speech"]})
-    assert describe_gaps([BARE], alone)[-1] == (
-        "no clip has dimensions: the dimension loss has nothing to learn from"
+    assert describe_missing_labels([BARE], alone)[-1] == (
+        "no clip has dimensions, so that the dimension loss learns nothing"
     )
-    assert describe_gaps([WHOLE, replace(WHOLE, vad_source="pseudo")], recipe) == [
-        "1 of 2 clips have pseudo dimensions, which the emotion encoder said itself: "
-        "to agree with them is not to agree with people"
+    assert describe_missing_labels([WHOLE, replace(WHOLE, vad_source="pseudo")], recipe) == [
+        "1 of 2 clips have pseudo dimensions, predicted by the emotion encoder: scores against "
+        "them do not measure agreement with people"
     ]

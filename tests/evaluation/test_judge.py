@@ -1,4 +1,4 @@
-"""Training on questions, and the judge of what was learnt: three modes as three rows of a table."""
+"""Training on questions, and the judge's table of three modes."""
 
 import json
 from dataclasses import replace
@@ -98,7 +98,7 @@ def test_a_killed_judge_goes_on_to_the_same_scores(
     assert again.to_json() == undisturbed.to_json()
 
 
-def test_what_was_judged_is_not_judged_again_until_something_changes(
+def test_answers_are_judged_again_only_after_a_change(
     asking: Recipe, corpus: Path, cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recipe = replace(asking, training=replace(asking.training, epochs=1))
@@ -127,7 +127,7 @@ def test_what_was_judged_is_not_judged_again_until_something_changes(
     }
 
 
-def test_questions_that_are_not_there_are_asked_for(
+def test_missing_questions_are_refused_with_the_command(
     asking: Recipe, corpus: Path, cache: Path, tmp_path: Path
 ) -> None:
     questions_path(corpus / "train.jsonl").unlink()
@@ -135,9 +135,7 @@ def test_questions_that_are_not_there_are_asked_for(
         train(asking, corpus, cache, tmp_path / "run")
 
 
-def test_a_model_that_reads_is_not_judged(
-    asking: Recipe, corpus: Path, cache: Path, tmp_path: Path
-) -> None:
+def test_a_text_model_is_refused(asking: Recipe, corpus: Path, cache: Path, tmp_path: Path) -> None:
     train(replace(asking, text=TextConfig()), corpus, cache, tmp_path / "reads")
     with pytest.raises(ConfigError, match=r"reads: recipe .* reads text; judge runs of recipes"):
         judge([tmp_path / "reads"], corpus / "test.jsonl", cache)
@@ -166,7 +164,7 @@ def test_scores_and_label_accuracy_are_correlated() -> None:
     assert summarize_judged([judged(5.0, None, "content")], "run", "both", "m", 5).accuracy is None
 
 
-def test_an_answer_is_right_if_it_names_the_label_alone() -> None:
+def test_an_answer_is_right_if_it_names_only_the_label() -> None:
     assert names_label("The speaker sounds surprised.", "surprise")
     assert not names_label("Angry or sad.", "sad")
     assert not names_label("Tired.", "sad")

@@ -1,4 +1,4 @@
-"""evaluate: figures by head and LLM, written, printed, and shown on one page."""
+"""evaluate: scores by heads and LLM, their files, and the report."""
 
 import csv
 import json
@@ -129,7 +129,7 @@ def test_one_answer_has_a_mean_and_no_deviation(capsys: pytest.CaptureFixture[st
     assert capsys.readouterr().out.count("2.000") == 4
 
 
-def test_what_was_said_is_not_asked_again_until_something_changes(
+def test_predictions_are_made_again_only_after_a_change(
     run: Path,
     corpus: Path,
     quick: Recipe,
@@ -204,7 +204,7 @@ def test_what_was_said_is_not_asked_again_until_something_changes(
     assert [row["named"] for row in again(EvaluationOptions(1))] == [row["named"] for row in last]
 
 
-def test_killed_it_goes_on_to_the_same_scores(
+def test_a_killed_call_goes_on_to_the_same_scores(
     run: Path, corpus: Path, tmp_path: Path, empathy_scorer: Path, killed_after: KilledAfter
 ) -> None:
     out, whole = tmp_path / "killed", tmp_path / "whole"
@@ -230,7 +230,7 @@ def test_killed_it_goes_on_to_the_same_scores(
         assert (out / name).read_bytes() == (whole / name).read_bytes()
 
 
-def test_what_would_fail_is_said_before_anything_is_asked(
+def test_errors_are_raised_before_anything_is_predicted(
     run: Path, corpus: Path, tmp_path: Path, empathy_scorer: Path
 ) -> None:
     test, cache = corpus / "test.jsonl", tmp_path / "cache"
@@ -273,7 +273,7 @@ def test_empathy_needs_transcripts(
     assert not journal_beside(run / "evaluated.jsonl").exists()
 
 
-def test_a_clip_that_is_gone_is_said_to_be(run: Path, corpus: Path, tmp_path: Path) -> None:
+def test_a_sample_without_audio_says_so(run: Path, corpus: Path, tmp_path: Path) -> None:
     for clip in (corpus.parent / "audio").iterdir():
         clip.unlink()
     evaluate(run, corpus / "test.jsonl", tmp_path / "cache", EvaluationOptions(1))
@@ -287,7 +287,7 @@ def test_unparsable_answers_are_wrong_not_left_out() -> None:
     assert scores.confusion == [[1, 0, 1], [0, 2, 0]]
 
 
-def test_samples_are_spread_over_emotions_and_always_the_same() -> None:
+def test_samples_are_spread_over_emotions_and_stay_the_same() -> None:
     utterances = [Utterance(str(i), "x", emotion=("sad", "happy")[i % 2]) for i in range(10)]
     chosen = choose_samples(utterances, 4)
     assert len({u.id for u in chosen}) == 4

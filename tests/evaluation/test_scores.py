@@ -1,4 +1,4 @@
-"""Figures of what was said: what has none, and how they are told as JSON."""
+"""Scores of predictions and their JSON."""
 
 import json
 
@@ -8,7 +8,7 @@ import pytest
 from rellm_cache.cli.evaluate import print_scores
 from rellm_cache.config.schema import Recipe
 from rellm_cache.corpus.manifest import Utterance
-from rellm_cache.evaluation.predictions import EmotionPredictions, prediction_rows
+from rellm_cache.evaluation.predictions import EmotionPredictions
 from rellm_cache.evaluation.scores import make_scores
 from rellm_cache.inference.emotion import Label
 from rellm_cache.runs.provenance import DataSummary
@@ -28,7 +28,7 @@ CLIPS = [
 ]
 
 
-def test_a_figure_without_a_value_is_null_not_nan(
+def test_a_score_without_a_value_is_null_not_nan(
     recipe: Recipe, capsys: pytest.CaptureFixture[str]
 ) -> None:
     told = make_scores(DATA, CLIPS, SAID, recipe.heads.emotions, None).to_json()
@@ -55,20 +55,3 @@ def test_labels_are_scored_where_there_is_an_emotion(recipe: Recipe) -> None:
     assert scores.llm.generation is not None
     assert scores.llm.generation.accuracy == 0.5
     assert scores.llm.unparsable == pytest.approx(1 / 3)  # of all that were asked
-
-
-def test_a_row_has_nothing_where_nothing_was_said() -> None:
-    columns, rows = prediction_rows(CLIPS, SAID)
-    assert dict(zip(columns, rows[0], strict=True)) == {
-        "id": "a",
-        "speaker": "S",
-        "emotion": "sad",
-        "head": "sad",
-        "llm": "sad",
-        "llm_in_words": "",
-        "arousal": "0.5000",
-        "dominance": "0.2000",
-        "valence": "0.1000",
-    }
-    _, rows = prediction_rows(CLIPS[2:], EmotionPredictions(None, None, None, False, {}))
-    assert rows == [["c", *[""] * 8]]

@@ -52,7 +52,7 @@ def test_one_sound_file(run: Path, corpus: Path, tmp_path: Path) -> None:
     assert answer.response == cached.response
 
 
-def test_killed_it_goes_on(
+def test_a_killed_call_goes_on(
     run: Path, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache, out = tmp_path / "cache", tmp_path / "answers.jsonl"
@@ -77,7 +77,7 @@ def test_killed_it_goes_on(
     assert [g.response for g in resumed] == [g.response for g in whole]
 
 
-def test_killed_while_it_writes_it_loses_no_answer(
+def test_a_kill_while_writing_loses_no_answer(
     run: Path, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache, out = tmp_path / "cache", tmp_path / "answers.jsonl"
@@ -99,7 +99,7 @@ def test_killed_while_it_writes_it_loses_no_answer(
     assert [p for p in tmp_path.iterdir() if p.name.startswith(".answers")] == []
 
 
-def test_clips_that_are_not_cached(run: Path, corpus: Path, tmp_path: Path) -> None:
+def test_missing_clips_are_refused(run: Path, corpus: Path, tmp_path: Path) -> None:
     row = json.loads((corpus / "test.jsonl").read_text().splitlines()[0])
     other = tmp_path / "other.jsonl"
     other.write_text(json.dumps({**row, "id": "new", "audio": str(corpus / row["audio"])}) + "\n")
@@ -107,7 +107,7 @@ def test_clips_that_are_not_cached(run: Path, corpus: Path, tmp_path: Path) -> N
         generate(run, other, tmp_path / "out.jsonl", tmp_path / "cache")
 
 
-def test_not_a_run(tmp_path: Path, corpus: Path) -> None:
+def test_a_folder_without_a_run_is_refused(tmp_path: Path, corpus: Path) -> None:
     with pytest.raises(RunError, match="not the folder of a finished run"):
         generate(tmp_path, corpus, tmp_path / "out.jsonl", tmp_path / "cache")
 
@@ -121,7 +121,7 @@ def test_a_run_without_llm_cannot_answer(
         generate(tmp_path / "run", corpus, tmp_path / "out.jsonl", tmp_path / "cache")
 
 
-def test_prompts_of_a_trained_run_can_be_changed_and_nothing_else(
+def test_only_prompts_of_a_trained_run_can_be_changed(
     run: Path, corpus: Path, tmp_path: Path
 ) -> None:
     cache, out = tmp_path / "cache", tmp_path / "out.jsonl"
@@ -132,7 +132,7 @@ def test_prompts_of_a_trained_run_can_be_changed_and_nothing_else(
         generate(run, corpus, out, cache, overrides=["heads.dropout=0"])
 
 
-def test_only_what_changed_since_is_answered_again(
+def test_only_changed_clips_are_answered_again(
     run: Path, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache, out, test = tmp_path / "cache", tmp_path / "out.jsonl", corpus / "test.jsonl"
@@ -163,7 +163,7 @@ def test_only_what_changed_since_is_answered_again(
         generate(run, test, out, cache)
 
 
-def test_an_llm_folder_with_other_weights_answers_again(
+def test_other_weights_of_the_llm_give_new_answers(
     corpus: Path, cache: Path, quick: Recipe, tmp_path: Path
 ) -> None:
     assert quick.llm is not None
@@ -184,7 +184,7 @@ def test_an_llm_folder_with_other_weights_answers_again(
 
 
 @pytest.mark.parametrize("content", [b"\x00\x00\x00\x20ftypM4A \xff", b"hello"])
-def test_what_is_neither_manifest_nor_sound_file_says_how_sound_files_end(
+def test_a_file_of_another_kind_is_refused_with_the_known_endings(
     content: bytes, tmp_path: Path
 ) -> None:
     (tmp_path / "clip.m4a").write_bytes(content)

@@ -1,4 +1,4 @@
-"""Models that read: nothing trains, equal transcripts get equal answers, labels change requests."""
+"""Text responders: no training, equal answers to equal transcripts, gold emotions in requests."""
 
 import csv
 import json
@@ -51,7 +51,9 @@ def test_equal_transcripts_get_equal_answers_without_any_frames(
     assert all(len(responses) == 1 for responses in by_text.values())
 
 
-def test_a_label_changes_the_request_alone(reads: Recipe, corpus: Path, tmp_path: Path) -> None:
+def test_a_gold_emotion_changes_the_request_only(
+    reads: Recipe, corpus: Path, tmp_path: Path
+) -> None:
     nowhere, told = tmp_path / "no-cache", replace(reads, text=TextConfig(gold_emotion=True))
     train(reads, corpus, nowhere, tmp_path / "plain")
     train(told, corpus, nowhere, tmp_path / "told")
@@ -83,7 +85,7 @@ def test_recognition_from_the_transcript(reads: Recipe, corpus: Path, tmp_path: 
     assert "category head" not in page
 
 
-def test_what_cannot_be_read_is_refused(reads: Recipe, corpus: Path, tmp_path: Path) -> None:
+def test_missing_transcripts_are_refused(reads: Recipe, corpus: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     train(reads, corpus, tmp_path, run)
     rows = [json.loads(line) for line in (corpus / "test.jsonl").read_text().splitlines()]
@@ -112,7 +114,7 @@ def test_commands(reads: Recipe, corpus: Path, tmp_path: Path) -> None:
     assert "LLM, likelihood" in call("evaluate", run, corpus / "test.jsonl")
 
 
-def test_a_sweep_takes_models_that_read(reads: Recipe, corpus: Path, tmp_path: Path) -> None:
+def test_a_sweep_takes_text_models(reads: Recipe, corpus: Path, tmp_path: Path) -> None:
     file, nowhere = tmp_path / "reads.toml", tmp_path / "no-cache"
     file.write_text(to_toml(reads))
     plan = SweepPlan(
@@ -124,15 +126,13 @@ def test_a_sweep_takes_models_that_read(reads: Recipe, corpus: Path, tmp_path: P
     assert report.scores("told", "test.llm_ua") == {}
 
 
-def test_no_frames_are_made_for_a_model_that_reads(
-    reads: Recipe, corpus: Path, tmp_path: Path
-) -> None:
+def test_text_models_need_no_frames(reads: Recipe, corpus: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="recipe 'reads' reads text and needs no frames"):
         extract(corpus, reads, tmp_path / "cache")
     assert not (tmp_path / "cache").exists()
 
 
-def test_what_whisper_wrote_is_read(
+def test_transcripts_of_whisper_are_read(
     reads: Recipe, corpus: Path, tmp_path: Path, writer_folder: Path
 ) -> None:
     spec = TranscriberSpec(model=str(writer_folder), max_tokens=6)

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from binning import truncation
 from torch.nn import functional as F
 
-from rellm_cache.llm.teacher_distribution import distribution_rows, split_rows, truncation
+from rellm_cache.llm.teacher_distribution import distribution_rows, split_rows
 from rellm_cache.model.losses.token import token_divergences
 
 

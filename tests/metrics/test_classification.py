@@ -1,4 +1,4 @@
-"""Recognition scores against numbers worked out by hand and by scikit-learn."""
+"""Recognition scores against hand-computed values and scikit-learn."""
 
 import numpy as np
 import pytest
@@ -34,7 +34,7 @@ def test_f1_counts_wrong_answers_and_none() -> None:
     assert scores.macro_f1 == 0.5
 
 
-def test_scikit_learn_agrees() -> None:
+def test_scores_equal_scikit_learn() -> None:
     random = np.random.default_rng(1)
     true, predicted = random.integers(0, 3, (2, 200))
     scores = score_recognition(true, predicted, LABELS)
@@ -46,7 +46,7 @@ def test_scikit_learn_agrees() -> None:
     )
 
 
-def test_ua_of_rows_is_scikit_learns_of_each() -> None:
+def test_ua_of_rows_equals_scikit_learn_row_by_row() -> None:
     true, predicted = np.random.default_rng(2).integers(0, 4, (2, 6, 50))
     true[0] %= 2  # two of the classes do not occur in the first row
     predicted[0] %= 2
@@ -64,8 +64,6 @@ def test_ua_of_rows_is_scikit_learns_of_each() -> None:
         ([], [], "no utterance to score"),
     ],
 )
-def test_a_class_that_there_is_not_is_refused(
-    true: list[int], predicted: list[int], message: str
-) -> None:
+def test_unknown_classes_are_refused(true: list[int], predicted: list[int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         score_recognition(np.array(true, np.int64), np.array(predicted, np.int64), LABELS)

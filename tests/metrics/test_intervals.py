@@ -17,7 +17,7 @@ OTHERS = SCORES + np.random.default_rng(4).normal(0.2, 0.3, 60)
 
 
 @pytest.mark.parametrize("method", ["percentile", "bca"])
-def test_the_interval_of_a_mean_is_scipys(method: Literal["percentile", "bca"]) -> None:
+def test_the_interval_of_a_mean_equals_scipy(method: Literal["percentile", "bca"]) -> None:
     found = mean_interval(SCORES, method=method)
     # scipy draws the same rows from the same generator.
     expected = stats.bootstrap(
@@ -27,7 +27,7 @@ def test_the_interval_of_a_mean_is_scipys(method: Literal["percentile", "bca"]) 
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high), rel=1e-9)
 
 
-def test_rows_stay_pairs() -> None:
+def test_rows_stay_paired() -> None:
     found = bootstrap(lambda a, b: (a - b).mean(axis=-1), OTHERS, SCORES)
     assert found == mean_interval(OTHERS - SCORES)
     width = stats.t.ppf(0.975, 59) * (OTHERS - SCORES).std(ddof=1) / np.sqrt(60)
@@ -56,7 +56,7 @@ def test_scores_that_do_not_vary_have_no_width() -> None:
 
 
 @pytest.mark.parametrize("columns", [([1.0, 2.0], [1.0]), ([], [])])
-def test_columns_that_cannot_be_paired_are_refused(columns: tuple[list[float], ...]) -> None:
+def test_columns_of_different_lengths_are_refused(columns: tuple[list[float], ...]) -> None:
     with pytest.raises(ValueError, match="columns of one length"):
         bootstrap(lambda a, b: a.mean(-1), *columns)
 

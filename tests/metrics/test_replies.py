@@ -30,5 +30,5 @@ def test_words_and_questions(reply: str, words: int, questions: int) -> None:
         ("?", []),
     ],
 )
-def test_sentences_that_ask(reply: str, asking: list[str]) -> None:
+def test_question_sentences(reply: str, asking: list[str]) -> None:
     assert questions(reply) == asking

@@ -1,4 +1,4 @@
-"""Paired tests against scipy and against ranks worked out by hand."""
+"""Paired tests against scipy and hand-computed ranks."""
 
 from itertools import product
 
@@ -18,7 +18,7 @@ def test_a_test_worked_out_by_hand() -> None:
     assert found.p == pytest.approx(14 / 16)
 
 
-def test_levels_with_ties_and_zeros_are_tested_as_scipy_does() -> None:
+def test_levels_with_ties_and_zeros_equal_scipy() -> None:
     random = np.random.default_rng(1)
     first, second = random.integers(0, 3, (2, 300))
     found = paired_test(first, second)
@@ -28,7 +28,7 @@ def test_levels_with_ties_and_zeros_are_tested_as_scipy_does() -> None:
     assert (mirrored.p, mirrored.effect) == pytest.approx((found.p, -found.effect))
 
 
-def test_few_ties_are_tested_by_all_signs_there_are() -> None:
+def test_few_ties_are_tested_exactly() -> None:
     moved = np.array([1, 1, -1, 2, 2, -2, 1, 2])
     ranks = stats.rankdata(np.abs(moved))
     sums = np.array([ranks @ np.array(signs) for signs in product((0, 1), repeat=len(moved))])
@@ -72,7 +72,7 @@ def test_one_pair_that_differs_proves_nothing() -> None:
     assert (found.p, found.effect) == (1.0, 1.0)
 
 
-def test_what_cannot_be_paired_is_refused() -> None:
+def test_unpaired_or_infinite_scores_are_refused() -> None:
     with pytest.raises(ValueError, match="equally long"):
         paired_test([1, 2], [1])
     with pytest.raises(ValueError, match="finite"):
@@ -97,7 +97,7 @@ CHANGED = {1: 0.71, 2: 0.78, 3: 0.74, 4: 0.70}
 BASELINE = {4: 0.66, 3: 0.73, 2: 0.70, 1: 0.72}
 
 
-def test_a_difference_is_paired_by_seed_and_its_interval_is_students() -> None:
+def test_a_difference_is_paired_by_seed_with_students_interval() -> None:
     found = paired_difference(CHANGED, BASELINE)
     assert found is not None
     seeds = sorted(CHANGED)
@@ -108,7 +108,7 @@ def test_a_difference_is_paired_by_seed_and_its_interval_is_students() -> None:
     assert (found.low, found.high) == pytest.approx((interval.low, interval.high))
 
 
-def test_only_seeds_of_both_are_pairs() -> None:
+def test_only_common_seeds_are_paired() -> None:
     found = paired_difference({1: 0.5, 2: 0.9}, {2: 0.7, 3: 0.1})
     assert found is not None
     assert (found.count, found.sd, found.low, found.high) == (1, None, None, None)

@@ -1,4 +1,4 @@
-"""Words as they are compared, and errors in them."""
+"""Word normalization and word errors."""
 
 import math
 
@@ -46,7 +46,7 @@ def test_errors_are_the_fewest_changes(
     assert word_errors([reference], [transcript]) == WordErrors(errors, words)
 
 
-def test_rates_of_several_weigh_long_ones_more() -> None:
+def test_long_texts_weigh_more() -> None:
     total = word_errors(["a b", "c d e f g h i j"], ["a x", "c d e f g h i j"])
     assert (total, total.rate) == (WordErrors(1, 10), 0.1)
     assert WordErrors(3, 1).rate == 3.0

@@ -282,7 +282,7 @@ def test_metadata_is_dropped_by_a_share_that_an_epoch_draws_anew(llm: FrozenLLM)
 
     def shown(dropout: float, seed: int = 1, epoch: int = 1) -> list[bool]:
         found = named.with_metadata(dropout, seed, epoch)
-        return [target.after == target.informed for (target,) in found.targets]
+        return [target.after == target.after_with_metadata for (target,) in found.targets]
 
     assert all(shown(0.0))
     assert not any(shown(1.0))

@@ -1,4 +1,4 @@
-"""Scores of a reproduction's answers: each made once, also over a kill."""
+"""Empathy levels of a reproduction's answers: computed once, also after a kill."""
 
 import json
 from pathlib import Path
@@ -33,7 +33,7 @@ def test_killed_scoring_goes_on_and_is_not_done_twice(
         Scorer(empathy_scorer).levels(out, EXCHANGES[::-1])
 
 
-def test_scores_of_the_first_edition_are_taken(
+def test_scores_of_the_first_edition_are_read(
     empathy_scorer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / EMPATHY

@@ -1,4 +1,4 @@
-"""Folds of a corpus: who is tested when, and labels dealt out anew."""
+"""Folds of corpora, and shuffled labels."""
 
 from collections import Counter
 from pathlib import Path
@@ -17,7 +17,7 @@ from rellm_cache.reproduction.folds import (
 )
 
 
-def test_every_speaker_is_tested_once_and_never_heard_before() -> None:
+def test_every_speaker_is_tested_once_and_never_trained_on() -> None:
     folds = speaker_groups(range(1, 21))
     assert len(folds) == 5
     assert Counter(s for fold in folds for s in fold["test"]) == Counter(range(1, 21))
@@ -44,7 +44,7 @@ def test_the_corpora_of_the_paper_have_one_fold(tmp_path: Path) -> None:
         assert set(fold.split_of.values()) == {"train", "validation", "test"}
 
 
-def test_sessions_in_turn(tmp_path: Path) -> None:
+def test_each_session_is_tested_in_turn(tmp_path: Path) -> None:
     source = Source("iemocap", write_iemocap(tmp_path), cross_validate=True)
     folds = read_folds(source)
     tested = [i for fold in folds for i, split in fold.split_of.items() if split == "test"]
@@ -52,7 +52,7 @@ def test_sessions_in_turn(tmp_path: Path) -> None:
     assert Counter(tested) == Counter(dict.fromkeys(folds[0].split_of, 1))
 
 
-def test_what_a_corpus_does_not_have(tmp_path: Path) -> None:
+def test_invalid_sources_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="--splits text: esd has paper, speaker"):
         Source("esd", tmp_path, "text")
     with pytest.raises(ConfigError, match="--cross-validate: expected iemocap, found"):
@@ -61,7 +61,7 @@ def test_what_a_corpus_does_not_have(tmp_path: Path) -> None:
         read_folds(Source("ravdess", tmp_path))
 
 
-def test_a_fold_leaves_out_what_it_does_not_have(tmp_path: Path) -> None:
+def test_a_fold_leaves_out_unknown_utterances(tmp_path: Path) -> None:
     (fold,) = read_folds(Source("iemocap", write_iemocap(tmp_path)))
     own = list(fold.corpus.utterances)
     parts = split_utterances([*own, Utterance("other/1", "x.wav", split="train")], fold)

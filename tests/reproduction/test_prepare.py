@@ -1,4 +1,4 @@
-"""What a folder is a reproduction of, and that a damaged note is named."""
+"""Settings of a reproduction's folder."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +10,7 @@ from rellm_cache.reproduction.folds import Source
 from rellm_cache.reproduction.prepare import Request, claim_folder
 
 
-def test_damaged_settings_are_mended_as_the_message_says(tmp_path: Path) -> None:
+def test_damaged_settings_can_be_repaired_as_the_message_says(tmp_path: Path) -> None:
     request = Request(Source("iemocap", tmp_path), tmp_path / "out", tmp_path / "cache")
     claim_folder(request)
     settings = tmp_path / "out" / "settings.json"

@@ -1,4 +1,4 @@
-"""Jobs of a reproduction: what becomes of workers that are killed, and of their work."""
+"""Worker processes of a reproduction that are killed."""
 
 import os
 import signal
@@ -72,7 +72,7 @@ class Manifest:
         raise ValueError(f"no {name} of what is {self.happening}")
 
 
-def test_a_killed_worker_costs_its_own_model_alone(tmp_path: Path) -> None:
+def test_a_killed_worker_fails_only_its_own_model(tmp_path: Path) -> None:
     seen = tmp_path / "seen"
     jobs = [
         Job(
@@ -92,7 +92,7 @@ def test_a_killed_worker_costs_its_own_model_alone(tmp_path: Path) -> None:
     assert seen.read_text().count("killed") == 2  # once together, once by itself
 
 
-def test_a_note_cut_short_is_named(tmp_path: Path) -> None:
+def test_a_truncated_done_file_is_named(tmp_path: Path) -> None:
     job = Job(
         fold="fold-1",
         row=ROWS[0],

@@ -1,4 +1,4 @@
-"""Table I from records: means, UA by fold, paired comparisons, the paper's direction."""
+"""Statistics of Table I: means, UA by fold, paired comparisons, the paper's direction."""
 
 import json
 from dataclasses import replace
@@ -31,7 +31,7 @@ def record(row: str, number: int, **changes: object) -> Record:
     return replace(made, **changes)
 
 
-def test_a_row_is_what_its_answers_are() -> None:
+def test_a_row_summarizes_its_answers() -> None:
     records = [record(MAIN, i, llm="sad") for i in range(20)]
     found = summarize_row(ROW[MAIN], records, "iemocap")
     assert found.answers == 20
@@ -65,7 +65,7 @@ def test_ua_is_the_mean_of_recalls_of_each_fold() -> None:
     assert ua_by_fold(records, lambda r: r.llm) == {"fold-1": 0.5, "fold-2": 0.5}
 
 
-def test_ua_of_rows_is_that_of_each() -> None:
+def test_ua_of_rows_equals_each_row() -> None:
     import numpy as np
 
     true = np.array([[0, 0, 0, 1], [1, 1, 1, 1.0]])
@@ -98,7 +98,7 @@ def test_pairs_are_answers_to_the_same_utterance() -> None:
     assert (first.difference.value, first.direction) == (-1, "other")
 
 
-def test_the_paper_is_quoted_whole() -> None:
+def test_all_means_of_the_paper_are_there() -> None:
     for corpus in ("iemocap", "esd", "msp-podcast"):
         for metric in METRICS:
             known = [row.name for row in ROWS if paper_mean(corpus, metric, row.name) is not None]
@@ -111,7 +111,7 @@ def test_the_paper_is_quoted_whole() -> None:
     }  # fmt: skip
 
 
-def test_records_survive_a_spreadsheet(tmp_path: Path) -> None:
+def test_records_are_read_back_from_csv(tmp_path: Path) -> None:
     answer = 'He said: "no",\nthen left.'
     write_records(tmp_path / "all.csv", [record(MAIN, 20, response=answer), record(MAIN, 1)])
     import csv

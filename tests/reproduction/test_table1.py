@@ -1,4 +1,4 @@
-"""reproduce table1 on corpora in miniature, with tiny models: whole, resumed, refused, printed."""
+"""reproduce table1 on miniature corpora with tiny models."""
 
 import csv
 import json
@@ -175,7 +175,7 @@ def test_msp_podcast_in_two_processes_with_a_row_that_fails(
     assert {a["row"] for a in read_answers(tmp_path / "out")} == {"blsp-emo-ft"}
 
 
-def test_a_model_that_breaks_is_listed_and_the_others_are_made(
+def test_a_failed_model_is_listed_and_the_others_go_on(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ordinary = stage.do_job
@@ -235,7 +235,7 @@ def test_rows_start_from_a_blsp_emo_checkpoint(base: Path, tmp_path: Path) -> No
         reproduce(replace(request, blsp=None))
 
 
-def test_a_run_stands_for_blsp_emo_in_its_own_row_alone(
+def test_a_run_stands_in_for_blsp_emo_in_its_own_row(
     base: Path, corpus: Path, cache: Path, tmp_path: Path
 ) -> None:
     elsewhere = tmp_path / "elsewhere"
@@ -260,7 +260,7 @@ def test_a_run_stands_for_blsp_emo_in_its_own_row_alone(
     assert not reproduce(replace(request, blsp=None, rows=("re-llm",))).failures
 
 
-def test_rows_that_no_dimensions_tell_apart_are_one_model(base: Path) -> None:
+def test_without_dimensions_equal_rows_are_one_model(base: Path) -> None:
     models = {
         row: Model(load_recipe(row.recipe, base=str(base))) for row in ROWS if row.kind == "trains"
     }
@@ -271,7 +271,7 @@ def test_rows_that_no_dimensions_tell_apart_are_one_model(base: Path) -> None:
     }
 
 
-def test_what_is_refused_before_anything_is_done(tmp_path: Path) -> None:
+def test_invalid_requests_are_refused_first(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     request = Request(Source("esd", tmp_path), tmp_path, tmp_path)
     with pytest.raises(RunError, match="is not empty and holds no reproduction"):

@@ -129,7 +129,7 @@ def test_a_published_folder_is_the_run_and_nothing_of_the_corpus(
     (live,) = generate(out, clip, tmp_path / "c.jsonl", tmp_path / "no-cache")
     assert live.response == expected[0].response
     scores = json.loads((lora_run / "scores.json").read_text())
-    with pytest.raises(RunError, match=r"published folder, whose SHA256SUMS .* with --out"):
+    with pytest.raises(RunError, match=r"published folder, and SHA256SUMS .* with --out"):
         evaluate(out, test, cache, EvaluationOptions(1))
     elsewhere = tmp_path / "scores"
     found_again = evaluate(out, test, cache, EvaluationOptions(1), out=elsewhere).to_json()

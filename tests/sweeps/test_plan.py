@@ -1,4 +1,4 @@
-"""What a sweep runs: variants and seeds become jobs, and what cannot be run is refused at once."""
+"""Sweep plans: variants and seeds become jobs; invalid plans are refused."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ def test_jobs_go_seed_by_seed_from_the_baseline() -> None:
     assert ["emotion" not in job.recipe.encoders for job in jobs] == [False, True, False, True]
 
 
-def test_runs_of_one_llm_come_after_each_other() -> None:
+def test_runs_of_one_llm_follow_each_other() -> None:
     plain = Variant("int8", ("llm.quantization=int8",))
     bare = Variant("bare", ("losses.response_lm=0", "losses.emotion_lm=0", "adapter.output_size=8"))
     jobs = SweepPlan("small", (), (plain, bare, NO_EMOTION), (1, 2)).jobs(OUT)
@@ -31,7 +31,7 @@ def test_runs_of_one_llm_come_after_each_other() -> None:
     ]  # fmt: skip
 
 
-def test_a_value_may_name_the_seed() -> None:
+def test_a_value_can_contain_the_seed() -> None:
     plan = SweepPlan("heads", ("training.init_from=runs/{seed}/x",), (NO_EMOTION,), (3, 4))
     starts = [job.recipe.training.init_from for job in plan.jobs(OUT)]
     assert starts == ["runs/3/x", "runs/3/x", "runs/4/x", "runs/4/x"]
@@ -47,7 +47,7 @@ def test_variants_as_text_and_as_a_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["losses.vad=0", "name:", "name: ;"])
-def test_a_text_that_is_no_variant(text: str) -> None:
+def test_text_that_is_no_variant_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="expected a name, a colon and overrides"):
         parse_variant(text)
 
@@ -61,7 +61,7 @@ def test_a_text_that_is_no_variant(text: str) -> None:
         ("[a]\nlosses = 0", "expected an array of overrides"),
     ],
 )
-def test_a_file_that_holds_no_variants(tmp_path: Path, content: str, message: str) -> None:
+def test_files_without_variants_are_refused(tmp_path: Path, content: str, message: str) -> None:
     (tmp_path / "variants.toml").write_text(content)
     with pytest.raises(ConfigError, match=message):
         read_variants(tmp_path / "variants.toml")
@@ -86,6 +86,6 @@ def test_a_file_that_holds_no_variants(tmp_path: Path, content: str, message: st
         ),
     ],
 )
-def test_a_plan_that_cannot_be_run(plan: SweepPlan, message: str) -> None:
+def test_invalid_plans_are_refused(plan: SweepPlan, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         plan.jobs(OUT)

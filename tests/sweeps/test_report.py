@@ -1,4 +1,4 @@
-"""The comparison of runs: numbers against numpy, and what may not be compared."""
+"""Reports of sweeps against numpy, and which scores are compared."""
 
 import csv
 import json
@@ -29,7 +29,7 @@ def report(tmp_path: Path) -> SweepReport:
     return SweepReport(tmp_path, plan, tmp_path / "manifest", tmp_path / "test.jsonl", runs)
 
 
-def test_the_files_hold_what_numpy_computes(report: SweepReport) -> None:
+def test_the_files_equal_numpy(report: SweepReport) -> None:
     report.write()
     written = json.loads((report.out / "sweep.json").read_text())
     assert written == json.loads(json.dumps(report.to_json()))
@@ -48,7 +48,7 @@ def test_the_files_hold_what_numpy_computes(report: SweepReport) -> None:
     assert wide["difference"]["high"] == pytest.approx(np.mean(differences) + half)
 
 
-def test_a_row_a_run(report: SweepReport) -> None:
+def test_the_csv_has_a_row_for_each_run(report: SweepReport) -> None:
     report.write()
     with (report.out / "sweep.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -57,7 +57,7 @@ def test_a_row_a_run(report: SweepReport) -> None:
     assert (rows[-1]["test.ua"], rows[-1]["error"]) == ("", "out of memory")
 
 
-def test_only_what_was_measured_is_compared(recipe: Recipe) -> None:
+def test_only_comparable_scores_are_compared(recipe: Recipe) -> None:
     scores = {
         "loss": 3.0,
         "emotion_ce_loss": 1.5,

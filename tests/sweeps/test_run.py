@@ -1,4 +1,4 @@
-"""sweep: the bits of `train`, one LLM for all, goes on after interruptions, survives failures."""
+"""sweep: the same bits as `train`, one LLM, resume after interruptions, failures are listed."""
 
 import json
 import pydoc
@@ -106,7 +106,7 @@ def test_runs_share_the_llm_and_have_the_bits_and_scores_of_train_and_evaluate(
     assert run.scores["test.response_lm_loss"] == scored["losses"]["response_lm"]
 
 
-def test_interrupted_within_and_between_runs_it_goes_on_to_the_same_bits(
+def test_a_sweep_interrupted_anywhere_goes_on_to_the_same_bits(
     setting: SweepSettings,
     heads: str,
     loads: Loads,
@@ -187,7 +187,7 @@ def test_runs_that_fail_are_listed_and_the_others_are_compared(
     assert not any(variant == "wild" for variant, _ in pairs)
 
 
-def test_what_fails_every_run_is_said_before_the_first(
+def test_errors_of_any_run_are_raised_before_the_first(
     setting: SweepSettings, heads: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan = SweepPlan(heads, (), (SPEECH_ONLY,), (1,))

@@ -22,9 +22,7 @@ def info(root: Path, as_json: bool) -> None:
 
     stores = cache_info(root)
     if as_json:
-        click.echo(
-            json.dumps({"root": display_path(root), "stores": [s.to_json() for s in stores]})
-        )
+        click.echo(json.dumps({"root": display_path(root), "stores": [*map(vars, stores)]}))
         return
     rows = [
         [

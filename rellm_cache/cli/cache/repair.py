@@ -1,12 +1,11 @@
 """rellm cache repair, prune and compact; a kill loses no intact data."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from rellm_cache.cli.cache.arguments import DAMAGED, root_argument, show_ids
+from rellm_cache.cli.cache.arguments import DAMAGED, echo_json, root_argument, show_ids
 from rellm_cache.cli.options import CLIPS_FAILED, byte_size, json_option
 from rellm_cache.store.remote.mirror_paths import display_path
 from rellm_cache.utils.console import counted
@@ -39,10 +38,9 @@ def repair(root: Path, unfinished_hours: float, as_json: bool) -> int:
 
     done = repair_cache(root, unfinished_hours)
     if as_json:
-        stores = [vars(r) | {"store": r.store.name} for r in done.stores]
         leftovers = {"removed": [*map(str, done.removed)], "held": [*map(str, done.held)]}
-        local = {"root": display_path(root), "stores": stores, "leftovers": leftovers}
-        click.echo(json.dumps(local | {"unfinished": [vars(part) for part in done.stale_uploads]}))
+        unfinished = [vars(part) for part in done.stale_uploads]
+        echo_json(root, done.stores, leftovers=leftovers, unfinished=unfinished)
     else:
         _show_leftovers(done)
         for report in done.stores:
@@ -109,8 +107,7 @@ def prune(root: Path, manifests: tuple[Path, ...], dry_run: bool, as_json: bool)
 
     reports = prune_cache(root, manifests, dry_run)
     if as_json:
-        stores = [vars(r) | {"store": r.store.name} for r in reports]
-        click.echo(json.dumps({"root": display_path(root), "dry_run": dry_run, "stores": stores}))
+        echo_json(root, reports, dry_run=dry_run)
         return
     for report in reports:
         verb = "would free" if dry_run else "freed"
@@ -139,8 +136,7 @@ def compact(root: Path, part_size: int, as_json: bool) -> None:
 
     reports = compact_cache(root, part_size << 20)
     if as_json:
-        stores = [vars(r) | {"store": r.store.name} for r in reports]
-        click.echo(json.dumps({"root": display_path(root), "stores": stores}))
+        echo_json(root, reports)
         return
     for report in reports:
         before = counted(report.parts_before, "part")

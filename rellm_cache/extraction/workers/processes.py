@@ -27,6 +27,7 @@ from rellm_cache.extraction.messages import (
 from rellm_cache.extraction.pipeline import StopWorker, run_worker
 from rellm_cache.extraction.workers.coordinator import WorkerEvents, WorkerHandle
 from rellm_cache.extraction.workers.fork_server import worker_context
+from rellm_cache.utils.devices import threads_each
 
 END_SECONDS = 10.0
 SERVER_DIED = 255  # multiprocessing's exit code for a process whose fork server has ended
@@ -92,7 +93,7 @@ class ProcessPool:
         self.size = size
         self._config = config
         self._gpus = torch.cuda.device_count() if config.device is None else 0
-        self._threads = max(1, len(os.sched_getaffinity(0)) // size)
+        self._threads = threads_each(size)
         self._started: list[ProcessHandle] = []
 
     def start(self) -> WorkerHandle:

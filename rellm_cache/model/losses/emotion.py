@@ -52,13 +52,11 @@ def utterance_weights(emotions: Tensor, weights: Tensor | None) -> Tensor:
 def class_weights(config: LossesConfig, emotions: Sequence[int], classes: int) -> Tensor | None:
     """(C,) float32 class weights of `emotion_ce`, None for equal weights.
 
+    "balanced" means the inverse frequency of each emotion in the training split, scaled so that a
+    labelled utterance weighs 1 on average.
+
     Args:
         emotions: of the training split, as indices or `IGNORED`.
-        classes: C.
-
-    Returns:
-        The weights that the recipe lists. For "balanced", the inverse frequency of each emotion in
-        the split, scaled so that a labelled utterance weighs 1 on average.
     """
     if config.class_weights == "none":
         return None

@@ -30,7 +30,6 @@ class Outputs:
     """Outputs of the model for one batch.
 
     Attributes:
-        speech: adapter embeddings.
         emotion_logits: (B, C).
         dimensions: (B, 3) arousal, dominance, valence, or None without that head.
         terms: the losses; empty while they are computed.
@@ -64,7 +63,6 @@ class LossContext:
     """What a loss may use besides the batch and the model's outputs.
 
     Attributes:
-        config: the recipe's `[losses]`.
         class_weights: (C,) float32 in training, or None.
         moments: (6, 3) of the dimensions of the whole step, for CCC; None if the batch is the step.
     """
@@ -121,11 +119,7 @@ def cross_entropy_loss(task: str) -> None:
 def token_loss(
     name: str, task: str, *, count: Count | None = None, needs_teacher: bool = False
 ) -> Callable[[TokenFunction], TokenFunction]:
-    """Register a loss over the answer tokens of a task.
-
-    Args:
-        count: by default the number of those tokens.
-    """
+    """Register a loss over the answer tokens of a task; by default they are its count."""
     counted = count or _answer_tokens(task)
 
     def register(function: TokenFunction) -> TokenFunction:
@@ -163,10 +157,7 @@ def _answer_tokens(task: str) -> Count:
 
 
 def active_losses(config: LossesConfig, has_dimensions: bool) -> dict[str, Loss]:
-    """Losses with a weight above 0, and the cross entropy of every task that one of them reads.
-
-    In the order of the registry.
-    """
+    """Losses with a weight above 0, and the cross entropy of every task that one of them reads."""
     weights = loss_weights(config)
     chosen = {
         name: loss
@@ -178,11 +169,7 @@ def active_losses(config: LossesConfig, has_dimensions: bool) -> dict[str, Loss]
 
 
 def loss_weights(config: LossesConfig) -> dict[str, float]:
-    """Weight of every registered loss in a recipe, by name.
-
-    Raises:
-        ConfigError: the recipe has a weight of a loss that is not registered.
-    """
+    """Weight of every registered loss in a recipe; `ConfigError` if it names another loss."""
     weights = config.weights
     for name in weights:
         if name not in LOSSES:

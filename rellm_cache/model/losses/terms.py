@@ -13,12 +13,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class LossTerm:
-    """One loss over some batches.
-
-    Attributes:
-        sum: scalar float32, differentiable.
-        count: scalar float32: tokens, utterances, or the sum of their class weights.
-    """
+    """A loss as scalars float32: its sum, differentiable, and the count it is divided by."""
 
     sum: Tensor
     count: Tensor
@@ -67,11 +62,7 @@ class LossTerms(Mapping[str, LossTerm]):
     def total(
         self, weights: Mapping[str, float], counts: Mapping[str, Tensor] | None = None
     ) -> Tensor:
-        """Weighted sum of the means, scalar.
-
-        Args:
-            counts: of the whole step, if these terms are a part of it.
-        """
+        """Weighted sum of the means, scalar; `counts`, if given, are those of the whole step."""
         counts = counts or self.counts
         means = [
             weights[name] * term.sum / (counts[name] + (counts[name] == 0))

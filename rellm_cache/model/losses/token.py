@@ -111,7 +111,6 @@ def token_cross_entropy(
     Args:
         hidden: (T, H) last hidden states.
         output_weight: (V, H), frozen.
-        chunk: tokens with logits in memory at a time.
 
     Returns:
         (N,) float32 losses in nats, differentiable in `hidden`; (N,) int64 segment of each token.
@@ -128,14 +127,12 @@ def token_divergences(
     """KL(text LLM || speech LLM) at each of N tokens, times the temperature squared.
 
     Both distributions are softened by the temperature; its square keeps the size of the gradient
-    (Hinton et al. 2015, section 2). All tokens outside the teacher's top K share one bin in both
-    (`rellm_cache.llm.teacher_distribution`).
+    (Hinton et al. 2015, section 2).
 
     Args:
         states: (N, H) hidden states that predict the tokens, in the dtype of the weight.
         output_weight: (V, H), frozen.
         teacher: (N, 2 K + 1) float32 rows of the teacher's distribution at this temperature.
-        chunk: tokens with logits in memory at a time.
 
     Returns:
         (N,) float32 in nats, differentiable in `states`.

@@ -64,7 +64,7 @@ def ccc_distance(moments: Tensor) -> Tensor:
 
 
 def ccc_loss(predicted: Tensor, vad: Tensor, moments: Tensor | None = None) -> Tensor:
-    """A micro-batch's share of the step's 1 - CCC, times its number of utterances.
+    """A micro-batch's share of the step's 1 - CCC, times its number of utterances; scalar float32.
 
     The sum over all micro-batches, divided by the count of the step, is 1 - CCC of the whole step,
     in value and in gradient.
@@ -73,9 +73,6 @@ def ccc_loss(predicted: Tensor, vad: Tensor, moments: Tensor | None = None) -> T
         predicted: (B, 3), differentiable.
         vad: (B, 3), NaN for an utterance without dimensions.
         moments: (6, 3) of the whole step; None if these utterances are all of it.
-
-    Returns:
-        Scalar float32.
     """
     own = moments_of(predicted, vad)  # (6, 3), differentiable
     if moments is None:

@@ -71,10 +71,7 @@ def prune_store(
 ) -> PruneReport:
     """Drop superseded rows and, if `keep` is given, the clips that are not in it.
 
-    After a kill, the same call continues; no row to be kept is lost.
-
-    Args:
-        tick: counts parts.
+    After a kill, the same call continues; no row to be kept is lost. `tick` counts parts.
 
     Raises:
         StoreError: a part is damaged, or the store cannot be written or is in maintenance.
@@ -139,10 +136,7 @@ class CompactReport:
 def compact_store(path: Path, tick: Tick, part_bytes: int = PART_BYTES) -> CompactReport:
     """Merge adjacent parts up to `part_bytes` of frames in one part.
 
-    After a kill, the same call continues; nothing is lost.
-
-    Args:
-        tick: counts parts.
+    After a kill, the same call continues; nothing is lost. `tick` counts parts.
 
     Raises:
         StoreError: a part is damaged, or the store cannot be written or is in maintenance.

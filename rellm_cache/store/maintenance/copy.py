@@ -38,10 +38,7 @@ class CopyReport:
 def copy_store(path: Path, cache: Path, tick: Tick) -> CopyReport:
     """Copy the parts of a store that `cache` lacks; each is checked before it appears.
 
-    After a kill, the same call continues.
-
-    Args:
-        tick: counts parts.
+    After a kill, the same call continues. `tick` counts parts.
 
     Raises:
         StoreError: a part is damaged, or the target cannot be written or is in maintenance.

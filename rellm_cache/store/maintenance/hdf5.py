@@ -40,13 +40,9 @@ ATTRIBUTE = "rellm"
 
 
 def export_store(path: Path, file: Path, tick: Tick) -> int:
-    """Write a store to one HDF5 file, which appears when it is complete.
+    """Write a store to one HDF5 file, which appears when complete; return its number of rows.
 
-    Args:
-        tick: counts parts.
-
-    Returns:
-        Number of rows written.
+    `tick` counts parts.
 
     Raises:
         StoreError: a part is damaged, or the file exists or cannot be written.
@@ -90,10 +86,7 @@ def _export_part(part: UnverifiedPart, group: Any, info: StoreInfo) -> None:
 def import_store(file: Path, cache: Path, tick: Tick) -> CopyReport:
     """Add the parts of an exported file that `cache` lacks; each is checked before it appears.
 
-    After a kill, the same call continues.
-
-    Args:
-        tick: counts parts.
+    After a kill, the same call continues. `tick` counts parts.
 
     Raises:
         StoreError: the file is not an exported store, is damaged, or the cache cannot be written.

@@ -48,11 +48,7 @@ class RepairReport:
 def repair_store(path: Path, tick: Tick, shard_bytes: int = SHARD_BYTES) -> RepairReport:
     """Drop the damaged rows of a store and keep all intact ones.
 
-    After a kill, the same call continues; no intact row is lost.
-
-    Args:
-        tick: counts parts.
-        shard_bytes: largest size of a shard file.
+    After a kill, the same call continues; no intact row is lost. `tick` counts parts.
 
     Raises:
         StoreError: another process maintains the store, or it cannot be written.

@@ -105,24 +105,19 @@ def find_stores(cache: Path) -> list[Path]:
 
 
 def check_store(path: Path, tick: Tick, shard_bytes: int = SHARD_BYTES) -> StoreCheck:
-    """Read and check every byte of a store.
-
-    Args:
-        tick: counts parts.
-        shard_bytes: largest size of a shard file.
+    """Read and check every byte of a store; `tick` counts parts.
 
     Raises:
         UnreadableError: a file exists but cannot be read.
     """
     problems = []
-    info: StoreInfo | None
+    info: StoreInfo | None = None
     try:
         info = read_info(path)
+        read_group(path)
     except StoreError as error:
         problems.append(str(error))
-        info = next(filter(None, map(part_info, list_parts(path))), None)
-    else:
-        problems += _metadata_problems(path)
+        info = info or next(filter(None, map(part_info, list_parts(path))), None)
     if info is not None:
         info = replace(info, shard_bytes=shard_bytes)
     misplaced = [*_unexpected_entries(path)]
@@ -146,14 +141,6 @@ def _mixed_quantization(parts: list[PartCheck]) -> Iterator[str]:
             first = first or (part.path, found)
             if not found.equals(first[1]):
                 yield quantization_mismatch(part.path, first[0])
-
-
-def _metadata_problems(path: Path) -> list[str]:
-    try:
-        read_group(path)
-    except StoreError as error:
-        return [str(error)]
-    return []
 
 
 def _unexpected_entries(path: Path) -> Iterator[str]:

@@ -11,7 +11,6 @@ import fcntl
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -22,15 +21,6 @@ from rellm_cache.store.remote.mirror_paths import MARKER, display_path, mirrors_
 
 RESERVED = "reserved"  # a sparse file of the size of the download beside it
 LOCK = "room"  # earlier versions use this name too
-
-
-@dataclass(frozen=True)
-class _FramesFile:
-    """A downloaded file of frames."""
-
-    path: Path
-    nbytes: int
-    used_ns: int  # time of the last use
 
 
 def reserve_space(root: Path, nbytes: int, temporary: Path) -> Path:
@@ -63,17 +53,18 @@ def evict_over_limit(root: Path) -> None:
 def _evict_until_it_fits(root: Path, nbytes: int, max_bytes: int) -> None:
     mirrors = [marker.parent for marker in root.parent.glob(f"*/{MARKER}")]
     files = [file for mirror in mirrors for file in _frames_files(mirror)]
-    taken = sum(file.nbytes for file in files) + sum(map(_reserved_bytes, mirrors))
+    downloaded = sum(size for _, size, _ in files)
+    taken = downloaded + sum(map(_reserved_bytes, mirrors))
     if taken + nbytes <= max_bytes:
         return
     for mirror in mirrors:
         remove_stale(mirror)  # reservations of dead processes
-    taken = sum(file.nbytes for file in files) + sum(map(_reserved_bytes, mirrors))
-    for file in sorted(files, key=lambda file: file.used_ns):
+    taken = downloaded + sum(map(_reserved_bytes, mirrors))
+    for _, size, path in sorted(files):
         if taken + nbytes <= max_bytes:
             return
-        if _evict(file.path):
-            taken -= file.nbytes
+        if _evict(path):
+            taken -= size
     if taken + nbytes > max_bytes:
         raise StoreError(
             f"{display_path(root)}: no space for {nbytes / 1e9:.3g} GB of frames: the limit for "
@@ -83,14 +74,15 @@ def _evict_until_it_fits(root: Path, nbytes: int, max_bytes: int) -> None:
         )
 
 
-def _frames_files(mirror: Path) -> Iterator[_FramesFile]:
+def _frames_files(mirror: Path) -> Iterator[tuple[int, int, Path]]:
+    """Yield last use in nanoseconds, size and path of each downloaded file of frames."""
     for store in list_stores(mirror):
         for part in list_parts(store):
             for path in (part / FRAMES / "c").rglob("*"):
                 with contextlib.suppress(FileNotFoundError):  # another process removed it
                     if path.is_file():
                         status = path.stat()
-                        yield _FramesFile(path, status.st_size, status.st_mtime_ns)
+                        yield status.st_mtime_ns, status.st_size, path
 
 
 def _reserved_bytes(mirror: Path) -> int:

@@ -6,7 +6,6 @@ process is killed, the next command that writes to this URL uploads the rest.
 """
 
 import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 
 from rellm_cache.store.errors import UnreadableError
@@ -125,7 +124,8 @@ def _lock(pending: Path) -> Path:
 def _upload_part(pending: Path, root: Path, url: str) -> None:
     """Upload a pending part, except files already there, and rename it into the mirror."""
     prefix = f"{pending.parent.name}/{pending.name}"
-    own = {file.relative_to(pending).as_posix(): file for file in _files(pending)}
+    files = (path for path in pending.rglob("*") if path.is_file())
+    own = {file.relative_to(pending).as_posix(): file for file in files}
     try:
         remote = Remote(url)
         there = remote.sizes(prefix)
@@ -152,7 +152,3 @@ def _upload_part(pending: Path, root: Path, url: str) -> None:
     if not rename_new(pending, part):
         remove_path(pending)  # another process has downloaded it in between
     evict_over_limit(root)
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    return (path for path in folder.rglob("*") if path.is_file())

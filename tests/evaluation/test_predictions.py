@@ -1,0 +1,40 @@
+"""Rows of predictions.csv."""
+
+from pathlib import Path
+
+import numpy as np
+
+from rellm_cache.corpus.manifest import Utterance
+from rellm_cache.evaluation.predictions import (
+    EmotionPredictions,
+    prediction_rows,
+    read_predictions,
+)
+from rellm_cache.inference.emotion import Label
+from rellm_cache.utils.atomic_files import write_csv
+
+CLIPS = [Utterance("a", "a.wav", emotion="sad", speaker="S"), Utterance("c", "c.wav")]
+PREDICTIONS = EmotionPredictions(
+    head=["sad", "sad"],
+    dimensions=np.array([[0.5, 0.2, 0.1], [0.5, 0.9, 0.9]], np.float32),
+    llm=[Label("sad", None), Label("angry", "angry")],
+    in_words=True,
+    losses={},
+)
+
+
+def test_a_cell_without_a_value_is_empty(tmp_path: Path) -> None:
+    write_csv(tmp_path / "predictions.csv", *prediction_rows(CLIPS, PREDICTIONS))
+    assert read_predictions(tmp_path / "predictions.csv")["a"] == {
+        "id": "a",
+        "speaker": "S",
+        "emotion": "sad",
+        "head": "sad",
+        "llm": "sad",
+        "llm_in_words": "",
+        "arousal": "0.5000",
+        "dominance": "0.2000",
+        "valence": "0.1000",
+    }
+    _, rows = prediction_rows(CLIPS[1:], EmotionPredictions(None, None, None, False, {}))
+    assert rows == [["c", *[""] * 8]]
