@@ -100,7 +100,6 @@ class QuestionWriter:
 
     @cached_property
     def _prior(self) -> torch.Tensor:
-        """(C,) log-likelihoods of the labels for an empty transcript."""
         return self._label_log_likelihoods("")
 
     def _label_log_likelihoods(self, transcript: str) -> torch.Tensor:

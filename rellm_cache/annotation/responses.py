@@ -60,11 +60,7 @@ def respond(
 
 
 def reply_fingerprint(llm: LLMConfig, prompts: PromptsConfig) -> str:
-    """Digest, in 12 hex digits, of all that a reply depends on besides its prompt.
-
-    Raises:
-        ConfigError: a file is missing in the LLM's folder.
-    """
+    """Digest, in 12 hex digits, of all that a reply depends on besides its prompt."""
     return digest(
         {
             "llm": llm_identity(llm),
@@ -128,11 +124,7 @@ def _reply_of(row: Row) -> Row:
 
 
 def _accept_or_drop(reply: Mapping[str, Any], limit: int) -> Row:
-    """A reply as a response, or as dropped with the reason.
-
-    Args:
-        limit: maximum number of tokens of request and reply.
-    """
+    """A reply as a response, or as dropped; `limit` is of tokens of request and reply together."""
     reason = refusal_reason(reply["text"])
     if reason is None and reply["length"] > limit:
         reason = f"longer than {limit} tokens"

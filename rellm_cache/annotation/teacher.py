@@ -214,8 +214,7 @@ def _predict(
     """Rows (L, 2 K + 1) float32 along each response; the targets share one packed row."""
     packed = pack([llm.segment(ids=t.request, answer=t.response) for t in targets])
     predictors = predicting_states(packed, llm.hidden_states(packed), llm.output_weight)  # (N, H)
-    rows = distribution_rows(
-        predictors, llm.output_weight, spec.top_k, spec.temperature
-    )  # (N, 2 K + 1)
+    weight = llm.output_weight
+    rows = distribution_rows(predictors, weight, spec.top_k, spec.temperature)  # (N, 2 K + 1)
     ends = np.cumsum([len(target.response) for target in targets])[:-1]
     return np.split(rows.cpu().numpy(), ends)

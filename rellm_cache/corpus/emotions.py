@@ -43,14 +43,7 @@ _COPULAS = frozenset({"is", "was", "be", "as", "sounds", "seems", "feels"})
 
 
 def normalize_emotion(label: str, where: str = "") -> str:
-    """The emotion name of a corpus's label, in any case.
-
-    Args:
-        where: file and line of the label, for the message.
-
-    Raises:
-        ManifestError: the label is unknown; the message lists those that are known.
-    """
+    """The emotion name of a corpus's label in any case; `ManifestError` if it is unknown."""
     name = _NAMES.get(label.strip().lower())
     if name is None:
         prefix = f"{where}: " if where else ""

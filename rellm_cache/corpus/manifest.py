@@ -102,9 +102,7 @@ def check_vad(values: Sequence[float], where: str) -> Vad:
 def parse_utterance(row: dict[str, Any], folder: Path, where: str) -> Utterance:
     """Parse one manifest row with rellm's or BLSP's field names.
 
-    Args:
-        folder: folder that relative audio paths start from.
-        where: file and line, for messages.
+    Relative audio paths start from `folder`; `where` is file and line, for messages.
 
     Raises:
         ManifestError: a field is missing or has the wrong type.

@@ -97,11 +97,7 @@ def save_card(folder: Path, card: ScorerCard) -> None:
 
 
 def load_card(folder: Path) -> ScorerCard:
-    """Read `empathy.json`.
-
-    Raises:
-        RunError: it is missing, damaged, or of a later format.
-    """
+    """Read `empathy.json`; `RunError` if it is missing, damaged, or of a later format."""
     path = folder / CARD
     try:
         content = json.loads(path.read_text("utf-8"))

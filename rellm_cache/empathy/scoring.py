@@ -157,14 +157,10 @@ def score_csv(folder: Path, source: Path, out: Path) -> ScoreReport:
 
     A killed call resumes after its last row. If `out` is up to date, nothing is done.
 
-    Args:
-        folder: scorer folder.
-        source: CSV file with the columns seeker_post and response_post.
-
     Raises:
         RunError: `folder` has no finished scorer.
-        ManifestError: a column or a text is missing, a new column exists already, or `out` is not
-            a table.
+        ManifestError: `source` is no CSV file with seeker_post and response_post, a text is
+            missing, a new column exists already, or `out` is not a table.
     """
     rows = [row for _, row in read_rows(source, TEXTS)]
     if not rows:

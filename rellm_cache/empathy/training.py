@@ -69,13 +69,8 @@ class TrainingSources:
 class EncodedData:
     """Encoded exchanges, which scorers with equal `settings.encoding` can share.
 
-    Attributes:
-        settings: the settings of the encoding.
-        sources: data and encoder.
-        encoder: the pretrained encoder.
-        train: exchanges for training, cut at `training_tokens`.
-        parts: "validation" and "test" cut at `tokens`, "validation_long" and "test_long" cut at
-            `long_tokens`.
+    `train` is cut at `training_tokens`. Of `parts`, "validation" and "test" are cut at `tokens`,
+    "validation_long" and "test_long" at `long_tokens`.
     """
 
     settings: EmpathySettings
@@ -89,8 +84,7 @@ def train_empathy(data: Path, out: Path, settings: EmpathySettings) -> ScorerCar
     """Train scorers for the mechanisms with a table in `data` and write them to `out`.
 
     Raises:
-        ManifestError: the tables cannot be used, or a part of the split is empty.
-        ConfigError: the encoder cannot be found or used with these settings.
+        ManifestError, ConfigError: the tables, or the encoder with these settings, cannot be used.
         RunError: `out` has a scorer with other settings, data or encoder.
     """
     sources = find_sources(data, settings)
@@ -271,11 +265,7 @@ class ScorerTraining:
         self.done = 0
 
     def resume(self) -> None:
-        """Continue from the state file, if there is one.
-
-        Raises:
-            RunError: the file does not belong to this training.
-        """
+        """Continue from the state file, if any; `RunError` if it is of another training."""
         if not self._state.is_file():
             return
         try:

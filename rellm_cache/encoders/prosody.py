@@ -3,8 +3,31 @@
 A 16 kHz mono waveform (S,) gives frames (L, 65) at 50 Hz (hop 320 samples) with L = ceil(S / 320).
 Whisper has as many frames, and frame i is centered on sample 320 i in both.
 
-``DIMENSIONS`` lists the measures; their slopes over five frames follow. The constants are rounded
+Every dimension is ``(measure - center) / scale`` with the constants in ``DIMENSIONS``: rounded
 means and standard deviations of speech, fixed so that frames do not depend on a corpus.
+
+====== ============== ============================================================= ==============
+index  name           measure                                                       before scaling
+====== ============== ============================================================= ==============
+0      energy         root mean square level of 32 ms                               dB full scale
+1      energy_rel     the same, relative to the clip's 95th percentile              dB
+2      pitch          F0, interpolated through unvoiced frames                      st. over 100 Hz
+3      pitch_rel      the same, relative to the clip's median: speaker independent  semitones
+4      voicing        autocorrelation of the frame at its pitch period              0 to 1
+5      hnr            harmonics-to-noise ratio derived from voicing                 dB
+6      voiced         pitch was measured here (1), not interpolated (0)             0 or 1
+7      centroid       spectral centroid                                             octaves, 1 Hz
+8      bandwidth      spectral bandwidth                                            kHz
+9      rolloff        frequency below which 85 % of the magnitude lies              octaves, 1 Hz
+10     flatness       spectral flatness: tone-like low, noise-like high             log10
+11     alpha_ratio    spectral slope: energy of 1-5 kHz over 50-1000 Hz             dB
+12     hammarberg     spectral slope: peak below 2 kHz over peak of 2-5 kHz         dB
+13     flux           rise of the mel spectrum since the last frame                 log10 dB
+14-26  mfcc1-mfcc13   mel cepstrum (26 bands) without its level                     dB
+27-33  contrast0-6    spectral peak over valley in seven octave bands               dB
+34-64  delta_*        slope over five frames of all but energy_rel, pitch_rel       scaled units
+                      and voiced
+====== ============== ============================================================= ==============
 
 Pitch is YIN with voicing from the autocorrelation, not pYIN: on 720 RAVDESS clips a linear probe on
 utterance statistics scored no worse with it, and it is three times faster (docs/log.md).
@@ -46,23 +69,23 @@ class Dimension(NamedTuple):
 
 
 DIMENSIONS = (
-    Dimension("energy", -48.0, 22.0),  # root mean square level of 32 ms, dB full scale
-    Dimension("energy_rel", -25.0, 22.0),  # relative to the clip's 95th percentile, dB
-    Dimension("pitch", 14.0, 8.0),  # interpolated if unvoiced, semitones over 100 Hz
-    Dimension("pitch_rel", 0.0, 6.0),  # relative to the clip's median, semitones
-    Dimension("voicing", 0.55, 0.35),  # autocorrelation at the pitch period, 0 to 1
-    Dimension("hnr", 0.0, 10.0),  # harmonics-to-noise ratio derived from voicing, dB
-    Dimension("voiced", 0.0, 1.0),  # pitch was measured here (1), not interpolated (0)
-    Dimension("centroid", 11.0, 0.8),  # spectral centroid, octaves over 1 Hz
-    Dimension("bandwidth", 1.9, 0.5),  # spectral bandwidth, kHz
-    Dimension("rolloff", 11.8, 0.9),  # 85 % of the magnitude lies below, octaves over 1 Hz
-    Dimension("flatness", -1.6, 1.1),  # tone-like low, noise-like high, log10
-    Dimension("alpha_ratio", -6.0, 10.0),  # energy of 1-5 kHz over 50-1000 Hz, dB
-    Dimension("hammarberg", 18.0, 13.0),  # peak below 2 kHz over peak of 2-5 kHz, dB
-    Dimension("flux", 0.0, 0.6),  # rise of the mel spectrum since the last frame, log10 dB
-    Dimension("mfcc1", 30.0, 28.0),  # mel cepstrum of 26 bands without its level, dB
+    Dimension("energy", -48.0, 22.0),
+    Dimension("energy_rel", -25.0, 22.0),
+    Dimension("pitch", 14.0, 8.0),
+    Dimension("pitch_rel", 0.0, 6.0),
+    Dimension("voicing", 0.55, 0.35),
+    Dimension("hnr", 0.0, 10.0),
+    Dimension("voiced", 0.0, 1.0),
+    Dimension("centroid", 11.0, 0.8),
+    Dimension("bandwidth", 1.9, 0.5),
+    Dimension("rolloff", 11.8, 0.9),
+    Dimension("flatness", -1.6, 1.1),
+    Dimension("alpha_ratio", -6.0, 10.0),
+    Dimension("hammarberg", 18.0, 13.0),
+    Dimension("flux", 0.0, 0.6),
+    Dimension("mfcc1", 30.0, 28.0),
     *(Dimension(f"mfcc{i}", 0.0, 20.0 / i**0.5) for i in range(2, MFCCS + 1)),
-    *(Dimension(f"contrast{i}", 12.0, 8.0) for i in range(7)),  # peak over valley in octaves, dB
+    *(Dimension(f"contrast{i}", 12.0, 8.0) for i in range(7)),
 )
 _WITHOUT_DELTA = ("energy_rel", "pitch_rel", "voiced")
 _DELTA_OF = tuple(i for i, d in enumerate(DIMENSIONS) if d.name not in _WITHOUT_DELTA)

@@ -100,8 +100,6 @@ def import_blsp(folder: Path, out: Path, recipe: Recipe, sizes: Mapping[str, int
     """Make a run folder from a BLSP-Emo checkpoint.
 
     Args:
-        folder: with config.json, preprocessor_config.json and the weights.
-        out: the new run folder.
         recipe: gives encoders, adapter and heads for the training.
         sizes: stream → values in a frame, for all streams but the first; other names are ignored.
 
@@ -244,11 +242,8 @@ def initial_model(
 def initial_recipe(recipe: Recipe, out: Path, whisper_sha256: str) -> Recipe:
     """The recipe with the imported encoder and adapter.
 
-    Args:
-        recipe: to change.
-        out: absolute path of the run folder, so that training may start in any folder.
-        whisper_sha256: digest of the encoder's weights, so that all imports of one checkpoint share
-            a feature store.
+    `out` is absolute, so that training may start in any folder. By the digest of the encoder's
+    weights, all imports of one checkpoint share a feature store.
     """
     name, encoder = next(iter(recipe.encoders.items()))
     speech = dataclasses.replace(encoder, model=str(out / "whisper"), weights_sha256=whisper_sha256)
@@ -287,11 +282,9 @@ def read_adapter(weights: CheckpointWeights) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def copy_adapter(adapter: ConvAdapter, source: dict[str, Tensor]) -> None:
-    """Copy BLSP-Emo's weights into a new adapter with the `reference` preset.
+    """Copy the tensors of `read_adapter` into a new adapter with the `reference` preset.
 
-    Args:
-        adapter: with random weights and the speech stream first. Weights into new channels stay.
-        source: from `read_adapter`.
+    Its speech stream comes first. Random weights into new channels stay.
     """
     target = dict(adapter.named_parameters())
     for index in range(CONVOLUTIONS):

@@ -40,15 +40,11 @@ class CheckpointWeights:
         return sum(self.described[name].nbytes for name in names)
 
     def check(self, expected: dict[str, tuple[int, ...]], ignored: Callable[[str], bool]) -> None:
-        """Check that exactly the expected tensors are present.
+        """Raise `ConfigError` unless exactly the expected tensors are present, in floating point.
 
         Args:
             expected: name → shape.
             ignored: tells whether a tensor that is not expected may be present.
-
-        Raises:
-            ConfigError: tensors are missing or unexpected, have another shape or are not floating
-                point; the message names the first few.
         """
         missing = sorted(expected.keys() - self.described.keys())
         if missing:
@@ -121,11 +117,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def open_tensors(file: Path) -> dict[str, Tensor]:
-    """Name → memory-mapped tensor of a file.
-
-    Raises:
-        ConfigError: the file is damaged or holds more than tensors.
-    """
+    """Name → memory-mapped tensor of a file; `ConfigError` if it is damaged or holds code."""
     try:
         if file.suffix == ".safetensors":
             return load_file(file)

@@ -61,9 +61,7 @@ def read_ranks(file: Path) -> dict[bytes, int]:
 def make_tokenizer(ranks: dict[bytes, int], chat: bool) -> Any:
     """A `Qwen2Tokenizer` with these ranks, the special tokens and the ChatML template.
 
-    Args:
-        ranks: from `read_ranks`.
-        chat: whether an answer ends with the end of a turn; otherwise with the end of a document.
+    With `chat`, an answer ends with the end of a turn, otherwise with the end of a document.
     """
     vocabulary, merges = _Converter(ranks).extract_vocab_merges_from_model("")
     tokenizer = Qwen2Tokenizer(vocab=vocabulary, merges=merges, chat_template=CHAT_TEMPLATE)

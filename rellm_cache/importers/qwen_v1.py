@@ -80,12 +80,8 @@ class ImportedModel:
 def import_qwen(folder: Path, out: Path, shard_bytes: int = SHARD_BYTES) -> ImportedModel:
     """Write a Qwen v1 checkpoint as a native Qwen2 folder.
 
-    Everything is checked before anything is written.
-
-    Args:
-        folder: with config.json, the weights, qwen.tiktoken and generation_config.json.
-        out: the new folder.
-        shard_bytes: most bytes of weights in one file and in memory.
+    Everything is checked before anything is written. At most `shard_bytes` bytes of weights are in
+    one file and in memory.
 
     Raises:
         ConfigError: the checkpoint is incomplete, is not Qwen v1, or has no equal Qwen2 model.
@@ -183,10 +179,7 @@ def read_qwen_config(folder: Path, config: dict[str, Any]) -> Qwen2Config:
         num_key_value_heads=heads,
         max_position_embeddings=number("seq_length"),
         rms_norm_eps=number("layer_norm_epsilon"),
-        rope_parameters={
-            "rope_type": "default",
-            "rope_theta": float(number("rotary_emb_base")),
-        },
+        rope_parameters={"rope_type": "default", "rope_theta": float(number("rotary_emb_base"))},
         use_sliding_window=False,
         tie_word_embeddings=False,
     )

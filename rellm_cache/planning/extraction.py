@@ -86,11 +86,9 @@ def plan_extraction(
 
     Args:
         targets: stream → store.
-        missing: clips to encode.
         seconds: clip id → duration, for readable clips.
         total: number of clips in the manifest.
         clips: number of clips to encode for the estimates.
-        batch_size: clips encoded together by `extract`.
     """
     timed, decode_seconds = _decode(_select_by_length(missing, seconds, clips))
     device = default_device()

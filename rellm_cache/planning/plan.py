@@ -66,7 +66,6 @@ def plan(
 
     Args:
         clips: number of clips to encode for the estimates.
-        batch_size: clips encoded together by `extract`.
         gpu_bytes: memory of the GPU for training; None counts for this machine.
 
     Raises:

@@ -41,10 +41,7 @@ def time_epochs(
 ) -> EpochTimes:
     """Time an epoch, or its first steps, from the cache and with the encoders in the loop.
 
-    Args:
-        out: scratch folder for the trainer's files.
-        llm: of the recipe, if it has one.
-        max_steps: None for the whole epoch.
+    The trainer's files go to the scratch folder `out`.
     """
     utterances = read_split(manifest, "train")
     streams = open_streams(recipe.encoders, cache)
