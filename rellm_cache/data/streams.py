@@ -50,27 +50,21 @@ class FrameSource(Protocol):
     @property
     def quantization(self) -> Quantization | None:
         """Scale and mean of int8 values; None for floats."""
-        ...
 
     def require(self, utterance_ids: Iterable[str], command: str, /) -> None:
         """Raise `StoreError` unless every id is here; the message names `command` as the fix."""
-        ...
 
     def audio_sha256(self, utterance_id: str, /) -> bytes | None:
         """Digest of the audio that the frames were made from; None for frames encoded just now."""
-        ...
 
     def lengths(self, utterance_ids: Sequence[str], /) -> NDArray[np.int64]:
         """(N,) frames of each of many utterances."""
-        ...
 
     def frames(self, utterance_id: str, /) -> np.ndarray:
         """(L, D) frames of one utterance, as stored."""
-        ...
 
     def read_ahead(self, utterance_ids: Sequence[str], /) -> None:
         """Prepare for reading these utterances, one or more, soon."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,6 @@ class Footprint:
         device_bytes: weights on the device.
         host_bytes: weights in host memory.
         linear_parameters: weights of linear layers; each costs 2 operations per token, forward.
-        attention: attention kernel: "segments", "sdpa" or "flex".
         activation_bytes: kept for the backward pass, per token of a row.
         copied_kv_bytes: keys and values that a segment copies, per token that it continues; else 0.
         recompute_bytes: with checkpointing, activations of the layer that runs again and three
@@ -43,10 +42,7 @@ class Footprint:
         lora_activation_bytes: kept in addition, per token that LoRA changes; 0 without LoRA.
         lora_recompute_bytes: the same for the layer that runs again, with checkpointing.
         largest_matrix: values of the largest quantized matrix, which is dequantized for use.
-        lora_parameters: parameters that LoRA adds; 0 without LoRA.
         value_bytes: bytes of a value in computations.
-        hidden_size: H.
-        vocabulary: V.
     """
 
     device_bytes: int

@@ -9,7 +9,7 @@ from sklearn.metrics import accuracy_score, confusion_matrix, precision_recall_f
 
 @dataclass(frozen=True)
 class RecognitionScores:
-    """Emotion recognition scores.
+    """Emotion recognition scores of `count` utterances.
 
     Attributes:
         ua: unweighted accuracy: mean recall of the classes that occur.
@@ -18,8 +18,6 @@ class RecognitionScores:
         recalls: class name → recall, for classes that occur.
         f1: class name → F1, for classes that occur or are predicted.
         confusion: confusion[true][predicted], counts; the last column counts unparsable answers.
-        labels: class names.
-        count: utterances scored.
     """
 
     ua: float

@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rellm_cache.corpus.manifest import Utterance
 from rellm_cache.corpus.statistics import read_report
@@ -128,8 +127,9 @@ def load_training(run: Path) -> TrainingRecord:
     """Read `training.json`; `RunError` where there is none, as beside weights nobody trained."""
     try:
         content = json.loads((run / TRAINING).read_text("utf-8"))
-        content["train"] = _summary(content["train"])
-        content["validation"] = content["validation"] and _summary(content["validation"])
+        content["train"] = DataSummary(**content["train"])
+        if content["validation"]:
+            content["validation"] = DataSummary(**content["validation"])
         return TrainingRecord(**content)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(
@@ -162,7 +162,3 @@ def run_cache(run: Path) -> Path:
             "where it is now with --cache"
         )
     return Path(location)
-
-
-def _summary(content: dict[str, Any]) -> DataSummary:
-    return DataSummary(**content)

@@ -4,7 +4,7 @@ A loss is a sum divided by its count over the whole optimizer step, so the cut i
 changes nothing.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -19,11 +19,8 @@ class LossTerm:
     count: Tensor
 
 
-class LossTerms(Mapping[str, LossTerm]):
+class LossTerms(dict[str, LossTerm]):
     """Loss terms by name, in the order of the registry."""
-
-    def __init__(self, terms: Mapping[str, LossTerm]) -> None:
-        self._terms = dict(terms)
 
     @classmethod
     def zeros(cls, names: Iterable[str], device: torch.device) -> "LossTerms":
@@ -34,15 +31,6 @@ class LossTerms(Mapping[str, LossTerm]):
     def of(cls, sums: Mapping[str, Tensor], counts: Mapping[str, Tensor]) -> "LossTerms":
         """Terms of sums and counts, both by name."""
         return cls({name: LossTerm(sums[name], count) for name, count in counts.items()})
-
-    def __getitem__(self, name: str) -> LossTerm:
-        return self._terms[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._terms)
-
-    def __len__(self) -> int:
-        return len(self._terms)
 
     def __add__(self, other: "LossTerms") -> "LossTerms":
         """Terms over the batches of both, which must have the same names."""

@@ -22,7 +22,17 @@ from rellm_cache.model.losses.registry import (
 )
 
 
-class _FrozenLinearCrossEntropy(torch.autograd.Function):
+class _SavedGradient(torch.autograd.Function):
+    """A loss (N,) whose forward pass saves the gradient with respect to its first input (N, H)."""
+
+    @staticmethod
+    def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,) = ctx.saved_tensors
+        others = [None] * (len(ctx.needs_input_grad) - 1)
+        return gradient * outputs[0].unsqueeze(1).to(gradient.dtype), *others
+
+
+class _FrozenLinearCrossEntropy(_SavedGradient):
     """Negative log-likelihood of tokens under a frozen output matrix, in chunks of tokens.
 
     Logits exist for one chunk at a time. W never trains, so the backward pass needs only the
@@ -49,13 +59,8 @@ class _FrozenLinearCrossEntropy(torch.autograd.Function):
         ctx.save_for_backward(gradient)
         return losses
 
-    @staticmethod
-    def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor, None, None, None]:
-        (gradient,) = ctx.saved_tensors
-        return gradient * outputs[0].unsqueeze(1).to(gradient.dtype), None, None, None
 
-
-class _FrozenLinearDivergence(torch.autograd.Function):
+class _FrozenLinearDivergence(_SavedGradient):
     """KL(teacher || student) over the teacher's K tokens and one bin for all others, in chunks.
 
     The student's logits are divided by the temperature, one chunk at a time. With the student's
@@ -91,11 +96,6 @@ class _FrozenLinearDivergence(torch.autograd.Function):
             del logits, others  # before those of the next chunk exist
         ctx.save_for_backward(gradient)
         return losses
-
-    @staticmethod
-    def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor, None, None, None, None]:
-        (gradient,) = ctx.saved_tensors
-        return gradient * outputs[0].unsqueeze(1).to(gradient.dtype), None, None, None, None
 
 
 def predicting_states(row: PackedRow, hidden: Tensor, output_weight: Tensor) -> Tensor:
