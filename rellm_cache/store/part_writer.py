@@ -17,13 +17,7 @@ import zarr.codecs
 from numpy.typing import NDArray
 
 from rellm_cache.config.specs import digest
-from rellm_cache.store.format import (
-    FRAMES,
-    INNER_FRAMES,
-    Frames,
-    StoreInfo,
-    add_checksum,
-)
+from rellm_cache.store.format import FRAMES, INNER_FRAMES, Frames, StoreInfo, add_checksum
 from rellm_cache.store.quantization import Quantization
 from rellm_cache.store.shard_writer import ShardWriter
 
