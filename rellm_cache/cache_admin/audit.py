@@ -26,28 +26,19 @@ BATCH = 8
 
 @dataclass
 class AudioReport:
-    """Comparison of a manifest's audio with one store.
+    """Comparison of a manifest's audio with one store."""
 
-    Attributes:
-        store: its folder.
-        equal: number of clips with unchanged audio.
-        changed: ids with changed audio.
-        unreadable: id → why its file could not be read.
-        absent: ids that are not in the store.
-    """
-
-    store: Path
-    equal: int = 0
-    changed: list[str] = field(default_factory=list)
-    unreadable: dict[str, str] = field(default_factory=dict)
-    absent: list[str] = field(default_factory=list)
+    store: Path  # its folder
+    equal: int = 0  # number of clips with unchanged audio
+    changed: list[str] = field(default_factory=list)  # ids with changed audio
+    unreadable: dict[str, str] = field(default_factory=dict)  # id → why its file could not be read
+    absent: list[str] = field(default_factory=list)  # ids that are not in the store
 
 
 def compare_audio(cache: Path, manifest: Path) -> list[AudioReport]:
     """Compare the digests of a manifest's audio with those in every store.
 
-    Raises:
-        ManifestError, StoreError: the manifest or a store cannot be read.
+    Raises `ManifestError` or `StoreError` if the manifest or a store cannot be read.
     """
     utterances = read_manifests(manifest)
     stores = [store for store, _ in _encoder_stores(cache)]
@@ -89,29 +80,17 @@ def _compare(name: str, found: bytes | AudioError, store: FeatureStore, out: Aud
 
 @dataclass(frozen=True)
 class RecomputeReport:
-    """Comparison of stored frames with those that this machine computes.
+    """Comparison of stored frames with those that this machine computes."""
 
-    Attributes:
-        store: its folder.
-        clips: ids that were encoded again.
-        skipped: id → why it was not encoded.
-        largest: largest absolute difference; 0 if nothing was compared.
-        mean: mean absolute difference.
-        cosine: lowest cosine similarity of a stored and a new frame.
-        writers: machines that made the stored frames, as far as recorded.
-        machine: this machine.
-        reason: why nothing was compared; else empty.
-    """
-
-    store: Path
-    clips: list[str]
-    skipped: dict[str, str]
-    largest: float
-    mean: float
-    cosine: float
-    writers: list[dict[str, str]]
-    machine: dict[str, str]
-    reason: str = ""
+    store: Path  # its folder
+    clips: list[str]  # ids that were encoded again
+    skipped: dict[str, str]  # id → why it was not encoded
+    largest: float  # largest absolute difference; 0 if nothing was compared
+    mean: float  # mean absolute difference
+    cosine: float  # lowest cosine similarity of a stored and a new frame
+    writers: list[dict[str, str]]  # machines that made the stored frames, as far as recorded
+    machine: dict[str, str]  # this machine
+    reason: str = ""  # why nothing was compared; else empty
 
 
 def recompute(

@@ -37,8 +37,7 @@ class StoreSummary:
 def cache_info(cache: Path) -> list[StoreSummary]:
     """Summarize all stores under a cache root, by name.
 
-    Raises:
-        StoreError: there are none, or one is damaged.
+    Raises `StoreError` if there are none, or one is damaged.
     """
     paths = list(list_stores(cache))
     if not paths:
@@ -63,8 +62,7 @@ class ClipEntry:
 def list_clips(path: Path) -> list[ClipEntry]:
     """List the clips of a store by id; of several rows with one id, the newest.
 
-    Raises:
-        StoreError: it is not a store, or its index is damaged.
+    Raises `StoreError` if it is not a store, or its index is damaged.
     """
     entries = {}
     store = FeatureStore(path)

@@ -28,26 +28,18 @@ Report = TypeVar("Report")
 
 @dataclass(frozen=True)
 class CacheRepair:
-    """Result of repairing a cache root.
+    """Result of repairing a cache root."""
 
-    Attributes:
-        stores: report of each store.
-        removed: what dead processes had left in `.writing/`.
-        held: what live processes are writing there.
-        stale_uploads: incomplete parts in the object store.
-    """
-
-    stores: list[RepairReport]
-    removed: list[Path]
-    held: list[Path]
-    stale_uploads: list[StaleUpload]
+    stores: list[RepairReport]  # report of each store
+    removed: list[Path]  # what dead processes had left in `.writing/`
+    held: list[Path]  # what live processes are writing there
+    stale_uploads: list[StaleUpload]  # incomplete parts in the object store
 
 
 def verify_cache(cache: Path) -> list[StoreCheck]:
     """Read and check every byte of all stores under a cache root.
 
-    Raises:
-        StoreError: there is no store.
+    Raises `StoreError` if there is no store.
     """
     return _for_each("Verifying", find_stores(cache), check_store)
 
@@ -75,9 +67,8 @@ def prune_cache(
 ) -> list[PruneReport]:
     """Drop superseded rows and, if manifests are given, clips that are in none of them.
 
-    Raises:
-        ManifestError: a manifest is not valid; nothing was changed.
-        StoreError: there is no store, or one is damaged, in maintenance or cannot be written.
+    Raises `ManifestError` if a manifest is not valid; nothing was changed. Raises `StoreError` if
+    there is no store, or one is damaged, in maintenance or cannot be written.
     """
     keep = {u.id for path in manifests for u in read_manifests(path)} if manifests else None
     sync_mirror(cache)
@@ -116,8 +107,7 @@ def copy_cache(source: Path, target: Path, names: Sequence[str] = ()) -> list[Co
 def export_to_file(store: Path, file: Path) -> int:
     """Write one store to an HDF5 file and return its number of rows.
 
-    Raises:
-        StoreError: the store is damaged, or the file exists or cannot be written.
+    Raises `StoreError` if the store is damaged, or the file exists or cannot be written.
     """
     with progress("Exporting", len(list_parts(store)), "parts") as tick:
         return export_store(store, file, tick)
@@ -126,8 +116,7 @@ def export_to_file(store: Path, file: Path) -> int:
 def import_from_file(file: Path, cache: Path) -> CopyReport:
     """Add the parts of an exported file to a cache.
 
-    Raises:
-        StoreError: the file is damaged or not an export, or the cache cannot be written.
+    Raises `StoreError` if the file is damaged or not an export, or the cache cannot be written.
     """
     with progress("Importing", count_parts(file), "parts") as tick:
         return import_store(file, cache, tick)

@@ -27,27 +27,16 @@ from rellm_cache.utils.interrupts import Interrupts
 
 @dataclass(frozen=True)
 class QuantizeReport:
-    """An int8 store and its rounding error.
+    """An int8 store and its rounding error."""
 
-    Attributes:
-        path: of the int8 store.
-        written: clips quantized by this call.
-        present: clips that were in the store already.
-        bytes: size of the int8 store's files.
-        relative_rms: root mean square error divided by the root mean square of the frames.
-        worst_channel: index of the channel with the largest error relative to its deviation.
-        worst_channel_rms: that error divided by the channel's standard deviation.
-        clipped: share of clipped values; above 0 only for clips added to an existing store.
-    """
-
-    path: Path
-    written: int
-    present: int
-    bytes: int
-    relative_rms: float
-    worst_channel: int
-    worst_channel_rms: float
-    clipped: float
+    path: Path  # of the int8 store
+    written: int  # clips quantized by this call
+    present: int  # clips that were in the store already
+    bytes: int  # size of the int8 store's files
+    relative_rms: float  # root mean square error divided by the root mean square of the frames
+    worst_channel: int  # index of the channel with the largest error relative to its deviation
+    worst_channel_rms: float  # that error divided by the channel's standard deviation
+    clipped: float  # share of clipped values; above 0 only for clips added to an existing store
 
     def to_json(self) -> dict[str, Any]:
         """Return the object that `cache quantize --json` prints."""

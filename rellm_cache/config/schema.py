@@ -10,15 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from rellm_cache.config.constraints import (
-    Count,
-    DropoutRate,
-    Holds,
-    Range,
-    Section,
-    Share,
-    Weight,
-)
+from rellm_cache.config.constraints import Count, DropoutRate, Holds, Range, Section, Share, Weight
 from rellm_cache.config.qa import QASettings
 from rellm_cache.config.specs import CachedSpec, EncoderSpec, TranscriberSpec
 from rellm_cache.errors import ConfigError

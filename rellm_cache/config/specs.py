@@ -79,8 +79,7 @@ class CachedSpec(ABC):
     def from_json(cls, stored: Mapping[str, Any]) -> Self:
         """The spec that a file holds. A missing key has its default.
 
-        Raises:
-            ConfigError: a key is unknown, or missing and without a default.
+        Raises `ConfigError` if a key is unknown, or missing and without a default.
         """
         table = {_FIELDS.get(key, key): value for key, value in stored.items()}
         fields = dataclasses.fields(cast("Any", cls))

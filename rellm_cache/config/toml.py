@@ -23,10 +23,8 @@ Built = TypeVar("Built", bound="DataclassInstance")
 def apply_override(table: dict[str, Any], override: str) -> None:
     """Set `a.b=value` in a nested table, in place. The value is TOML; a bare word is a string.
 
-    `none` removes an optional table, as in `llm=none` and `encoders.emotion=none`.
-
-    Raises:
-        ConfigError: there is no `=`, or a key on the way is no table.
+    `none` removes an optional table, as in `llm=none` and `encoders.emotion=none`. Raises
+    `ConfigError` if there is no `=`, or a key on the way is no table.
     """
     key, equals, value = override.partition("=")
     *parents, last = key.strip().split(".")
@@ -79,8 +77,7 @@ def build(kind: type[Built], table: Mapping[str, Any], where: str) -> Built:
 def convert(hint: Any, value: Any, where: str) -> Any:
     """Convert a TOML value to a field's type: tables to dataclasses, arrays to tuples.
 
-    Raises:
-        ConfigError: the value is not of that type.
+    Raises `ConfigError` if the value is not of that type.
     """
     if typing.get_origin(hint) in (types.UnionType, typing.Union):
         members = [a for a in typing.get_args(hint) if a is not type(None)]

@@ -25,8 +25,7 @@ from rellm_cache.utils.atomic_files import rename, sync_path, sync_tree
 def temporary_folder(store: Path) -> Iterator[Path]:
     """Yield a locked path under `.writing/`, to be written and renamed; remove what is left.
 
-    Raises:
-        StoreError: a file could not be written, renamed or removed.
+    Raises `StoreError` if a file could not be written, renamed or removed.
     """
     temporary = store.parent / WRITING / f"{store.name}-{secrets.token_hex(4)}"
     try:
@@ -52,8 +51,7 @@ def replace_parts(
 ) -> None:
     """Replace adjacent parts `old`, oldest first, by one part of `rows`, or by none.
 
-    Raises:
-        StoreError: the disk is full or a folder cannot be written; no row is lost.
+    Raises `StoreError` if the disk is full or a folder cannot be written; no row is lost.
     """
     store = old[-1].parent
     if rows:
@@ -68,8 +66,7 @@ def replace_parts(
 def add_part(part: Path, write: Callable[[Path], None]) -> None:
     """Let `write` create a part at a temporary path, and commit it as `part`.
 
-    Raises:
-        StoreError: the disk is full, a folder cannot be written, or `write` raised it.
+    Raises `StoreError` if the disk is full, a folder cannot be written, or `write` raised it.
     """
     with temporary_folder(part.parent) as temporary:
         write(temporary)

@@ -44,18 +44,12 @@ Frames = NDArray[np.float16] | NDArray[np.int8] | NDArray[np.float32]
 
 @dataclass(frozen=True)
 class StoreInfo:
-    """The attributes of a store.
+    """The attributes of a store."""
 
-    Attributes:
-        spec: the encoder, or the text LLM, that made its frames.
-        frame_size: D, values in a frame.
-        licence: of the encoder's model.
-        shard_bytes: largest size of a shard file; not recorded, readers expect the default.
-    """
-
-    spec: StoredSpec
-    frame_size: int
-    licence: str
+    spec: StoredSpec  # the encoder, or the text LLM, that made its frames
+    frame_size: int  # D, values in a frame
+    licence: str  # of the encoder's model
+    # largest size of a shard file; not recorded, readers expect the default
     shard_bytes: int = field(default=SHARD_BYTES, compare=False)
 
     @property
@@ -102,9 +96,8 @@ def checksum_matches(own: dict[str, Any], keys_without: frozenset[str]) -> bool:
 def read_info(path: Path) -> StoreInfo:
     """Read the attributes of the store at `path`.
 
-    Raises:
-        StoreError: it is not a feature store, has a newer format, or was altered.
-        UnreadableError: its metadata exists but cannot be read.
+    Raises `StoreError` if it is not a feature store, has a newer format, or was altered. Raises
+    `UnreadableError` if its metadata exists but cannot be read.
     """
     try:
         own = dict(json.loads((path / "zarr.json").read_text("utf-8"))["attributes"]["rellm"])
@@ -126,8 +119,7 @@ def read_info(path: Path) -> StoreInfo:
 def parse_info(own: dict[str, Any], path: Path) -> StoreInfo:
     """Parse the attribute `rellm` of a store, or its copy in a part.
 
-    Raises:
-        StoreError: as `read_info`; the message names `path`.
+    Raises `StoreError` as `read_info` does; the message names `path`.
     """
     if own.get("format") != FORMAT or own.get("format_version") != FORMAT_VERSION:
         raise StoreError(
@@ -196,8 +188,7 @@ def require_cache_root(cache: Path) -> None:
 def list_stores(cache: Path) -> Iterator[Path]:
     """Yield the store folders under a cache root, sorted by name.
 
-    Raises:
-        StoreError: `cache` is itself a store.
+    Raises `StoreError` if `cache` is itself a store.
     """
     require_cache_root(cache)
     if cache.is_dir():

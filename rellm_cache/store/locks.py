@@ -38,8 +38,7 @@ def hold_lock(temporary: Path) -> Iterator[None]:
 def maintenance_lock(store: Path) -> Iterator[None]:
     """Hold the lock for repair, prune, compact, copy or import; writers may still add parts.
 
-    Raises:
-        StoreError: another process holds it.
+    Raises `StoreError` if another process holds it.
     """
     path = _lock_path(store.parent / WRITING / f"{store.name}.maintenance")
     try:

@@ -112,9 +112,8 @@ class Part:
     def frames(self, row: int) -> Frames:
         """Return (L, D) frames of one utterance, a read-only view of the mapped file if possible.
 
-        Raises:
-            StoreError: they do not match their checksum, which is compared at the first read.
-            UnreadableError: the file exists but cannot be read.
+        Raises `StoreError` if they do not match their checksum, which is compared at the first
+        read. Raises `UnreadableError` if the file exists but cannot be read.
         """
         start, stop = self._bounds[row], self._bounds[row + 1]
         if self._shards is None:
@@ -205,11 +204,9 @@ def read_column(path: Path) -> np.ndarray:
     """Read the whole array at `path` and compare its checksum.
 
     A column of our writer is one file, its bytes and their CRC-32C, and is read directly: a store
-    may have hundreds of parts. Other layouts are read through zarr.
-
-    Raises:
-        OSError, ValueError, KeyError: it is missing, truncated, altered or not a Zarr array.
-        Exception: from zarr, for other layouts.
+    may have hundreds of parts. Other layouts are read through zarr. Raises `OSError`,
+    `ValueError` or `KeyError` if it is missing, truncated, altered or not a Zarr array; of other
+    layouts, any error of zarr.
     """
     meta = json.loads((path / "zarr.json").read_text("utf-8"))
     shape = tuple(meta["shape"])

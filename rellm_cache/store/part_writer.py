@@ -17,31 +17,19 @@ import zarr.codecs
 from numpy.typing import NDArray
 
 from rellm_cache.config.specs import digest
-from rellm_cache.store.format import (
-    FRAMES,
-    INNER_FRAMES,
-    Frames,
-    StoreInfo,
-    add_checksum,
-)
+from rellm_cache.store.format import FRAMES, INNER_FRAMES, Frames, StoreInfo, add_checksum
 from rellm_cache.store.quantization import Quantization
 from rellm_cache.store.shard_writer import ShardWriter
 
 
 @dataclass(frozen=True)
 class Row:
-    """One utterance to store.
+    """One utterance to store."""
 
-    Attributes:
-        id: of the utterance.
-        audio_sha256: (32,) uint8 digest of its audio.
-        frames: (L, D) of the store's type.
-        vad: (3,) float32 arousal, dominance, valence of the encoder's head, or None.
-    """
-
-    id: str
-    audio_sha256: np.ndarray
-    frames: Frames
+    id: str  # of the utterance
+    audio_sha256: np.ndarray  # (32,) uint8 digest of its audio
+    frames: Frames  # (L, D) of the store's type
+    # (3,) float32 arousal, dominance, valence of the encoder's head, or None
     vad: np.ndarray | None = None
 
 

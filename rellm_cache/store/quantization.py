@@ -16,15 +16,10 @@ LEVELS = 127
 
 @dataclass(frozen=True, eq=False)
 class Quantization:
-    """Scale and mean of the int8 values of a store.
+    """Scale and mean of the int8 values of a store."""
 
-    Attributes:
-        scale: (D,) float32, above 0: the width of one step.
-        mean: (D,) float32: the value of q = 0.
-    """
-
-    scale: NDArray[np.float32]
-    mean: NDArray[np.float32]
+    scale: NDArray[np.float32]  # (D,) float32, above 0: the width of one step
+    mean: NDArray[np.float32]  # (D,) float32: the value of q = 0
 
     def quantize(self, frames: np.ndarray) -> NDArray[np.int8]:
         """Quantize (L, D) floats to int8; values out of range are clipped."""
@@ -43,16 +38,10 @@ class Quantization:
 
 @dataclass
 class ChannelStatistics:
-    """Sum and range of each channel, accumulated clip by clip.
+    """Sum and range of each channel, accumulated clip by clip."""
 
-    Attributes:
-        count: frames added.
-        total: (D,) their sum; empty before the first clip, like `low` and `high`.
-        low: (D,) smallest value of each channel.
-        high: (D,) largest value of each channel.
-    """
-
-    count: int = 0
+    count: int = 0  # frames added
+    # (D,) sum, smallest and largest value of each channel; empty before the first clip
     total: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
     low: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
     high: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))

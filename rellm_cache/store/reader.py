@@ -91,8 +91,7 @@ class FeatureStore:
     def quantization(self) -> Quantization | None:
         """Scale and mean of int8 frames; None for float frames.
 
-        Raises:
-            StoreError: the parts differ, or there are none.
+        Raises `StoreError` if the parts differ, or there are none.
         """
         if self.dtype != np.int8:
             return None
@@ -151,10 +150,9 @@ class FeatureStore:
     def frames(self, utterance_id: str) -> Frames:
         """Return (L, D) frames as stored: a read-only view if one shard holds them, else a copy.
 
-        Raises:
-            StoreError: the clip is absent, or its frames do not match their checksum, which is
-                compared at the first read of this process.
-            UnreadableError: a file exists but cannot be read.
+        Raises `StoreError` if the clip is absent, or its frames do not match their checksum, which
+        is compared at the first read of this process. Raises `UnreadableError` if a file exists but
+        cannot be read.
         """
         view = self._views.get(utterance_id)
         if view is None:

@@ -103,9 +103,8 @@ class MappedShards:
     def open(cls, folder: Path, frames: int, info: StoreInfo) -> "MappedShards | None":
         """Open the shards under `folder`; None if the array has other codecs, which need zarr.
 
-        Raises:
-            ShardError: the array's metadata is damaged or has another data type.
-            UnreadableError: it exists but cannot be read.
+        Raises `ShardError` if the array's metadata is damaged or has another data type. Raises
+        `UnreadableError` if it exists but cannot be read.
         """
         file = folder / "zarr.json"
         try:
@@ -126,8 +125,7 @@ class MappedShards:
     def read(self, start: int, stop: int) -> np.ndarray:
         """Return (stop - start, D) frames, read-only: a view if one shard holds them all.
 
-        Raises:
-            ShardError: a shard is missing or truncated, or its index is wrong.
+        Raises `ShardError` if a shard is missing or truncated, or its index is wrong.
         """
         shard = start // self._shard_frames
         base = shard * self._shard_frames
@@ -200,8 +198,7 @@ class MappedShards:
     def map(self, shard: int) -> np.ndarray:
         """Map one shard file and return its (frames, D), the padding of the last one included.
 
-        Raises:
-            ShardError: it is missing or truncated, or its index is wrong.
+        Raises `ShardError` if it is missing or truncated, or its index is wrong.
         """
         left = min(self._shard_frames, self._frames - shard * self._shard_frames)
         chunks = map_shard(

@@ -28,19 +28,12 @@ FORMAT_VERSION = 1
 
 @dataclass(frozen=True)
 class Transcript:
-    """The transcript of one clip.
+    """The transcript of one clip."""
 
-    Attributes:
-        id: of the utterance.
-        audio_sha256: hex digest of its audio, as in a feature store.
-        text: empty if the model recognized no words.
-        cut: whether the text was cut at the token limit.
-    """
-
-    id: str
-    audio_sha256: str
-    text: str
-    cut: bool
+    id: str  # of the utterance
+    audio_sha256: str  # hex digest of its audio, as in a feature store
+    text: str  # empty if the model recognized no words
+    cut: bool  # whether the text was cut at the token limit
 
 
 def transcripts_path(cache: Path, spec: TranscriberSpec) -> Path:
@@ -65,9 +58,8 @@ def is_transcripts(name: str) -> bool:
 def find_transcripts(cache: Path, spec: TranscriberSpec) -> Path:
     """Return the transcripts file that matches the transcriber of a recipe.
 
-    Raises:
-        StoreError: none matches, and the message names the fields in which the nearest file
-            differs; or several match with different weights and the recipe pins none.
+    Raises `StoreError` if none matches, and the message names the fields in which the nearest file
+    differs; or several match with different weights and the recipe pins none.
     """
     found = [(path, read_header(path)) for path in list_transcripts(cache)]
     what = f"files hold transcripts by {spec.model}"
@@ -90,8 +82,7 @@ def find_transcripts(cache: Path, spec: TranscriberSpec) -> Path:
 def read_header(path: Path) -> TranscriberSpec:
     """Read the transcriber spec from a file's header.
 
-    Raises:
-        StoreError: it is not a transcripts file, has a newer format, or was altered.
+    Raises `StoreError` if it is not a transcripts file, has a newer format, or was altered.
     """
     with path.open("rb") as file:
         return _parse_header(file.readline(), path)
@@ -100,8 +91,7 @@ def read_header(path: Path) -> TranscriberSpec:
 def read_transcripts_file(path: Path) -> dict[str, Transcript]:
     """Read all transcripts of a file, by id.
 
-    Raises:
-        StoreError: as `read_header`, or a line is not a transcript.
+    Raises `StoreError` as `read_header` does, or if a line is not a transcript.
     """
     header, *lines = path.read_bytes().split(b"\n")
     _parse_header(header, path)
@@ -124,8 +114,7 @@ def read_transcripts(
 ) -> dict[str, str]:
     """Return id → transcript of every utterance; a text may be empty.
 
-    Raises:
-        StoreError: transcripts are missing, all or some, or their file is damaged.
+    Raises `StoreError` if transcripts are missing, all or some, or their file is damaged.
     """
     path = find_transcripts(cache, spec)
     known = read_transcripts_file(path)

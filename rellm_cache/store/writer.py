@@ -226,9 +226,8 @@ class _OpenPart:
 def create_store(cache: Path, info: StoreInfo) -> Path:
     """Return the folder of a store under `cache`; create it, by one rename, if it is absent.
 
-    Raises:
-        StoreError: it cannot be written, or `cache` is itself a store.
-        RemoteError: `cache` is a mirror, and its object store cannot be reached.
+    Raises `StoreError` if it cannot be written, or `cache` is itself a store. Raises `RemoteError`
+    if `cache` is a mirror, and its object store cannot be reached.
     """
     store = store_path(cache, info.spec)
     if store.exists():

@@ -98,9 +98,8 @@ def is_temporary(path: Path) -> bool:
 def new_folder(out: Path, needed_bytes: int = 0) -> Iterator[Path]:
     """Yield a temporary folder that becomes `out` when the block ends without an error.
 
-    Raises:
-        RellmError: `out` is not empty, another process is writing it, the disk has too little
-            space, or writing failed.
+    Raises `RellmError` if `out` is not empty, another process is writing it, the disk has too
+    little space, or writing failed.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise RellmError(f"{out}: is there already; choose another --out, or remove it first")
@@ -113,10 +112,8 @@ def replaced_folder(out: Path, needed_bytes: int = 0) -> Iterator[Path]:
     """Yield a temporary folder that replaces `out`, if it exists, when the block ends.
 
     The old or the new folder is on the disk whole at any moment. Between the two renames it is the
-    old one, as `.<name>.replaced`; the next call moves it back first.
-
-    Raises:
-        RellmError: another process is writing it, the disk has too little space, or writing failed.
+    old one, as `.<name>.replaced`; the next call moves it back first. Raises `RellmError` if
+    another process is writing it, the disk has too little space, or writing failed.
     """
     parent = out.absolute().parent
     parent.mkdir(parents=True, exist_ok=True)

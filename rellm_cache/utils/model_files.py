@@ -30,9 +30,8 @@ def models_root() -> Path:
 def find_model(model: str, needed: tuple[str, ...], revision: str = "") -> Path:
     """The local folder of `model`, complete with its weights and the `needed` files.
 
-    Raises:
-        ConfigError: the model is neither a folder nor under the models root nor on the hub, or a
-            file is missing or cut short.
+    Raises `ConfigError` if the model is neither a folder nor under the models root nor on the hub,
+    or a file is missing or cut short.
     """
     folder = locate_model(model, revision)
     check_files(folder, needed)
@@ -52,8 +51,7 @@ def locate_model(model: str, revision: str = "") -> Path:
 def find_config(model: str, revision: str = "") -> Path:
     """The `config.json` of `model`; from the hub nothing else is fetched.
 
-    Raises:
-        ConfigError: there is none.
+    Raises `ConfigError` if there is none.
     """
     for folder in (Path(model), models_root() / model):
         if folder.is_dir():

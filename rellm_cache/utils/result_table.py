@@ -190,8 +190,7 @@ def journal_beside(path: Path) -> Path:
 def read_journal(path: Path) -> Iterator[Row]:
     """Yield the rows of a journal that may not exist, without a last line that a kill cut short.
 
-    Raises:
-        JournalError: another line is damaged.
+    Raises `JournalError` if another line is damaged.
     """
     if path.exists():
         yield from _parse(path, _whole_lines(path))
@@ -200,8 +199,7 @@ def read_journal(path: Path) -> Iterator[Row]:
 def read_rows(path: Path) -> Iterator[Row]:
     """Yield the rows of a finished file that may not exist.
 
-    Raises:
-        JournalError: a line is damaged, the last one too.
+    Raises `JournalError` if a line is damaged, the last one too.
     """
     if path.exists():
         yield from _parse(path, path.read_bytes())

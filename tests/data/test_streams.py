@@ -1,11 +1,22 @@
 """Streams of frames: aligned to one length, or refused."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from rellm_cache.config.schema import Recipe
 from rellm_cache.config.specs import EncoderSpec
-from rellm_cache.data.streams import FrameSource, StreamSet, align_length, frame_statistics
+from rellm_cache.data.streams import (
+    FrameSource,
+    StreamSet,
+    align_length,
+    frame_statistics,
+    open_streams,
+)
 from rellm_cache.errors import StoreError
+from rellm_cache.extraction.run import extract
 from rellm_cache.store.format import StoreInfo
 from rellm_cache.store.in_memory import InMemoryFrames
 
@@ -56,3 +67,22 @@ def test_frames_in_memory_name_an_utterance_that_was_not_added() -> None:
     assert streams.audio_sha256("a") is None
     with pytest.raises(StoreError, match="1 clips were not encoded, the first is 'b'; add them wi"):
         streams.require(["a", "b"], "rellm extract")
+
+
+def test_clips_absent_from_the_cache_are_reported_with_the_command(
+    corpus: Path, recipe: Recipe, tmp_path: Path
+) -> None:
+    extract(corpus / "train.jsonl", recipe, tmp_path / "cache")
+    streams = open_streams(recipe.encoders, tmp_path / "cache")
+    message = "4 of 11 clips are absent from the cache, the first is 'tones/07'; add them with `rel"
+    with pytest.raises(StoreError, match=message):
+        streams.require([f"tones/{index:02d}" for index in range(11)], "rellm extract manifest")
+
+
+def test_a_cache_with_another_layer_names_the_field(
+    corpus: Path, speech_recipe: Recipe, tmp_path: Path
+) -> None:
+    extract(corpus / "test.jsonl", speech_recipe, tmp_path / "cache")
+    spec = replace(speech_recipe.encoders["speech"], layer=1)
+    with pytest.raises(StoreError, match="another fingerprint; layer: wanted 1, found -1"):
+        open_streams({"speech": spec}, tmp_path / "cache")

@@ -1,4 +1,4 @@
-"""The demo's corpus: complete, small, balanced, unseen voices, dimensions that were made."""
+"""The demo corpus is complete, small and balanced, with unseen test voices."""
 
 from collections import Counter
 from importlib import resources
@@ -24,7 +24,7 @@ def test_the_folder_holds_the_manifests_clips_and_nothing_else(clips: list[Utter
     assert sum(p.stat().st_size for p in FOLDER.iterdir()) <= 4_000_000
 
 
-def test_every_voice_says_everything_in_every_emotion(clips: list[Utterance]) -> None:
+def test_every_voice_says_every_sentence_in_every_emotion(clips: list[Utterance]) -> None:
     assert len(clips) >= 96
     assert len({u.speaker for u in clips}) >= 4
     assert len({u.text for u in clips}) >= 4

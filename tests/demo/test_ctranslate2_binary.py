@@ -55,13 +55,13 @@ def test_reads_values_scalars_and_aliases(write):
     np.testing.assert_array_equal(variables["projection"], WEIGHT)
 
 
-def test_a_file_cut_anywhere_is_refused(write):
+def test_a_file_truncated_anywhere_is_refused(write):
     for size in range(len(GOOD)):
         with pytest.raises(RellmError, match=r"model\.bin: expected \d+ bytes of .* found \d+"):
             read_ctranslate2(write(GOOD[:size]))
 
 
-def test_a_file_that_goes_on_is_refused(write):
+def test_a_file_with_extra_bytes_is_refused(write):
     with pytest.raises(RellmError, match=r"expected the end of the file .* found 3 more bytes"):
         read_ctranslate2(write(GOOD + b"abc"))
 
@@ -78,19 +78,19 @@ def test_an_unknown_dtype_is_named(write):
 
 
 @pytest.mark.parametrize("shape", [(3, 3), (2**31, 2**31, 2**31)])
-def test_a_shape_that_its_bytes_do_not_fill_is_refused(write, shape):
+def test_a_shape_that_does_not_match_its_bytes_is_refused(write, shape):
     data = binary(variable("weight", shape, 4, WEIGHT.tobytes()))
     with pytest.raises(RellmError, match=r"weight has shape .* bytes, found 12"):
         read_ctranslate2(write(data))
 
 
-def test_a_name_without_its_closing_zero_is_refused(write):
+def test_a_name_without_a_final_zero_byte_is_refused(write):
     data = GOOD.replace(b"encoder/weight\0", b"encoder/weight!", 1)
     with pytest.raises(RellmError, match=r"a final zero byte, found b'encoder/weight!'"):
         read_ctranslate2(write(data))
 
 
-def test_an_alias_of_nothing_is_refused(write):
+def test_an_alias_of_an_unknown_variable_is_refused(write):
     with pytest.raises(
         RellmError, match=r"alias 'projection' names the unknown variable 'nothing'"
     ):

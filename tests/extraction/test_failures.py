@@ -9,7 +9,7 @@ from rellm_cache.extraction.messages import Failure
 from rellm_cache.store.format import failures_path
 
 
-def test_failure_lists_of_several_jobs_do_not_lose_each_other(tmp_path: Path) -> None:
+def test_concurrent_updates_lose_no_failure(tmp_path: Path) -> None:
     store = tmp_path / "store"
 
     def fail(number: int) -> None:

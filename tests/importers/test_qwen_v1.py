@@ -208,7 +208,7 @@ def test_other_bases_and_bfloat16(make_checkpoint: MakeCheckpoint, tmp_path: Pat
     torch.testing.assert_close(logits, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_the_frozen_llm_takes_it_up_to_its_length(
+def test_the_frozen_llm_refuses_longer_rows(
     make_checkpoint: MakeCheckpoint, tmp_path: Path
 ) -> None:
     folder = make_checkpoint()

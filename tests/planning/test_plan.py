@@ -1,8 +1,9 @@
-"""plan: what an extraction would take, compared with what it then takes."""
+"""Estimates of a plan, compared with the extraction that follows."""
 
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,9 +13,10 @@ from rellm_cache.extraction.run import extract
 from rellm_cache.planning.plan import plan
 from rellm_cache.qa.rows import QARow, questions_path, write_rows
 from rellm_cache.store.reader import FeatureStore
+from rellm_cache.store.remote.mirror import open_mirror
 
 
-def test_the_size_is_what_extraction_then_writes(
+def test_the_estimated_size_equals_what_extraction_writes(
     corpus: Path, recipe: Recipe, tmp_path: Path
 ) -> None:
     found = plan(corpus, recipe, tmp_path / "cache", clips=3)
@@ -33,11 +35,11 @@ def test_the_size_is_what_extraction_then_writes(
     assert found.needed_bytes == sum(s.bytes for s in found.extraction.streams)
     assert found.extraction.seconds is not None
     assert found.extraction.seconds >= sum(s.seconds or 0 for s in found.extraction.streams)
-    assert found.extraction.memory_bytes > 50e6  # torch alone is more
+    assert found.extraction.memory_bytes > 50e6  # torch alone needs more
     assert json.loads(json.dumps(found.to_json()))["fits"] is True
 
 
-def test_what_is_there_is_not_counted(corpus: Path, speech_recipe: Recipe, tmp_path: Path) -> None:
+def test_present_clips_are_not_counted(corpus: Path, speech_recipe: Recipe, tmp_path: Path) -> None:
     extract(corpus / "train.jsonl", speech_recipe, tmp_path / "cache")
     (stream,) = plan(corpus, speech_recipe, tmp_path / "cache", clips=9).extraction.streams
     assert (stream.present, stream.missing) == (7, 4)
@@ -47,7 +49,7 @@ def test_what_is_there_is_not_counted(corpus: Path, speech_recipe: Recipe, tmp_p
     assert (found.extraction.seconds, found.needed_bytes) == (0, 0)
 
 
-def test_lengths_are_read_from_files_where_the_manifest_has_none(
+def test_lengths_are_read_from_files_if_the_manifest_has_none(
     corpus: Path, speech_recipe: Recipe, tmp_path: Path
 ) -> None:
     rows = [row for _, row in read_lines(corpus / "train.jsonl")]
@@ -60,13 +62,15 @@ def test_lengths_are_read_from_files_where_the_manifest_has_none(
     assert found.hours == pytest.approx(12.3 / 3600)
 
 
-def test_too_little_room_is_known(corpus: Path, speech_recipe: Recipe, tmp_path: Path) -> None:
+def test_too_little_disk_space_is_reported(
+    corpus: Path, speech_recipe: Recipe, tmp_path: Path
+) -> None:
     found = plan(corpus, speech_recipe, tmp_path / "cache", clips=1)
     assert found.fits
     assert not replace(found, free_bytes=found.needed_bytes - 1).fits
 
 
-def test_training_is_counted_for_the_gpu_asked_about(
+def test_training_is_counted_for_the_given_gpu(
     corpus: Path, recipe: Recipe, tmp_path: Path
 ) -> None:
     auto = replace(recipe, training=replace(recipe.training, micro_batch_tokens="auto"))
@@ -78,7 +82,7 @@ def test_training_is_counted_for_the_gpu_asked_about(
     assert small is not None
     assert large is not None
     assert small.tokens < large.tokens
-    assert 80e6 < small.peak_bytes <= 95e6  # half a gigabyte is CUDA's, a tenth stays free
+    assert 80e6 < small.peak_bytes <= 95e6  # CUDA uses half a gigabyte, a tenth stays free
     assert 160e6 < large.peak_bytes <= 185e6
     assert small.fits(600_000_000)
     assert not small.fits(550_000_000)
@@ -99,7 +103,7 @@ def test_training_is_counted_for_clips_of_the_train_split_alone(
         assert found.training_unknown == f"{file}: found no clip of the train split"
 
 
-def test_an_llm_that_is_not_there_is_no_obstacle_to_planning_an_extraction(
+def test_without_the_llm_extraction_is_planned_and_training_is_not(
     corpus: Path, recipe: Recipe, tmp_path: Path
 ) -> None:
     assert recipe.llm is not None
@@ -122,3 +126,12 @@ def test_questions_beside_the_manifest_are_counted(
     assert without is not None
     assert found is not None
     assert found.operations > without.operations
+
+
+def test_a_cache_at_a_url_needs_no_more_than_the_mirror_may_hold(
+    corpus: Path, speech_recipe: Recipe, s3: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RELLM_COPIES_GB", "0.000001")
+    found = plan(corpus, speech_recipe, open_mirror(s3.url), clips=1)
+    assert found.extraction.streams[0].bytes > found.needed_bytes == 1000
+    assert s3.names() == set()

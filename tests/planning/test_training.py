@@ -1,4 +1,4 @@
-"""The plan of a training run, compared with what the run then holds."""
+"""Counts of a training plan, compared with the model."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -33,7 +33,7 @@ def test_the_parameters_are_those_that_train(
     assert found.trained_bytes == 16 * found.trained  # weights, gradients and two moments
 
 
-def test_more_at_once_takes_more(corpus: Path, recipe: Recipe) -> None:
+def test_step_memory_is_linear_in_the_tokens(corpus: Path, recipe: Recipe) -> None:
     assert recipe.llm is not None
     recipe = replace(recipe, llm=replace(recipe.llm, pack_length=50))
 
@@ -43,11 +43,11 @@ def test_more_at_once_takes_more(corpus: Path, recipe: Recipe) -> None:
 
     kept = (peak(300) - peak(100)) / 200
     assert peak(500) - peak(300) == pytest.approx(200 * kept, rel=1e-3)
-    assert kept > 1000  # a token of the tiny model: two layers of 32 values and more
+    assert kept > 1000  # two layers of 32 values and more for each token
 
 
-def test_checkpointing_takes_less_for_the_same_operations(corpus: Path, recipe: Recipe) -> None:
-    """In rows that are long beside the prompts, which are computed anew in each row then."""
+def test_activation_checkpointing_needs_less_memory(corpus: Path, recipe: Recipe) -> None:
+    """With rows much longer than the prompts, which are then recomputed in each row."""
     assert recipe.llm is not None
     recipe = replace(recipe, training=replace(recipe.training, micro_batch_tokens=512))
     less = replace(recipe, llm=replace(recipe.llm, activation_checkpointing=True))
@@ -76,5 +76,5 @@ def test_questions_share_their_speech(corpus: Path, recipe: Recipe) -> None:
         return found.tokens
 
     speech = tokens(0)
-    assert tokens(1) == speech + 4 + 7 + 4  # three words, five words, and what lies between
+    assert tokens(1) == speech + 4 + 7 + 4  # three words, five words, and tokens between them
     assert tokens(3) == speech + 3 * 15

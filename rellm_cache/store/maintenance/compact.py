@@ -47,23 +47,14 @@ class _PartColumns:
 
 @dataclass
 class PruneReport:
-    """Result of pruning one store.
+    """Result of pruning one store."""
 
-    Attributes:
-        store: its folder.
-        superseded: dropped rows whose id is in a newer part too.
-        outside: dropped clips that are in none of the given manifests.
-        bytes: size of all dropped frames.
-        parts_rewritten: parts with some rows dropped.
-        parts_removed: parts with all rows dropped.
-    """
-
-    store: Path
-    superseded: int = 0
-    outside: int = 0
-    bytes: int = 0
-    parts_rewritten: int = 0
-    parts_removed: int = 0
+    store: Path  # its folder
+    superseded: int = 0  # dropped rows whose id is in a newer part too
+    outside: int = 0  # dropped clips that are in none of the given manifests
+    bytes: int = 0  # size of all dropped frames
+    parts_rewritten: int = 0  # parts with some rows dropped
+    parts_removed: int = 0  # parts with all rows dropped
 
 
 def prune_store(
@@ -71,10 +62,8 @@ def prune_store(
 ) -> PruneReport:
     """Drop superseded rows and, if `keep` is given, the clips that are not in it.
 
-    After a kill, the same call continues; no row to be kept is lost. `tick` counts parts.
-
-    Raises:
-        StoreError: a part is damaged, or the store cannot be written or is in maintenance.
+    After a kill, the same call continues; no row to be kept is lost. `tick` counts parts. Raises
+    `StoreError` if a part is damaged, or the store cannot be written or is in maintenance.
     """
     with maintenance_lock(path):
         info = read_info(path)
@@ -118,28 +107,20 @@ def _drop(part: _PartColumns, rows: set[int], info: StoreInfo) -> None:
 
 @dataclass
 class CompactReport:
-    """Result of compacting one store.
+    """Result of compacting one store."""
 
-    Attributes:
-        store: its folder.
-        parts_before: number of committed parts at the start.
-        parts_after: the same at the end.
-        merged: (old parts, utterances) of each merged part.
-    """
-
-    store: Path
-    parts_before: int = 0
-    parts_after: int = 0
+    store: Path  # its folder
+    parts_before: int = 0  # number of committed parts at the start
+    parts_after: int = 0  # the same at the end
+    # (old parts, utterances) of each merged part
     merged: list[tuple[int, int]] = field(default_factory=list)
 
 
 def compact_store(path: Path, tick: Tick, part_bytes: int = PART_BYTES) -> CompactReport:
     """Merge adjacent parts up to `part_bytes` of frames in one part.
 
-    After a kill, the same call continues; nothing is lost. `tick` counts parts.
-
-    Raises:
-        StoreError: a part is damaged, or the store cannot be written or is in maintenance.
+    After a kill, the same call continues; nothing is lost. `tick` counts parts. Raises `StoreError`
+    if a part is damaged, or the store cannot be written or is in maintenance.
     """
     with maintenance_lock(path):
         info = read_info(path)

@@ -20,28 +20,19 @@ from rellm_cache.utils.console import Tick
 
 @dataclass
 class CopyReport:
-    """Result of copying or importing one store.
+    """Result of copying or importing one store."""
 
-    Attributes:
-        store: folder of the copy.
-        copied: number of parts added.
-        present: number of parts that existed already, by name.
-        utterances: rows in the added parts.
-    """
-
-    store: Path
-    copied: int = 0
-    present: int = 0
-    utterances: int = 0
+    store: Path  # folder of the copy
+    copied: int = 0  # number of parts added
+    present: int = 0  # number of parts that existed already, by name
+    utterances: int = 0  # rows in the added parts
 
 
 def copy_store(path: Path, cache: Path, tick: Tick) -> CopyReport:
     """Copy the parts of a store that `cache` lacks; each is checked before it appears.
 
-    After a kill, the same call continues. `tick` counts parts.
-
-    Raises:
-        StoreError: a part is damaged, or the target cannot be written or is in maintenance.
+    After a kill, the same call continues. `tick` counts parts. Raises `StoreError` if a part is
+    damaged, or the target cannot be written or is in maintenance.
     """
     info = read_info(path)
     sync_mirror(cache)

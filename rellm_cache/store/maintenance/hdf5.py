@@ -42,10 +42,8 @@ ATTRIBUTE = "rellm"
 def export_store(path: Path, file: Path, tick: Tick) -> int:
     """Write a store to one HDF5 file, which appears when complete; return its number of rows.
 
-    `tick` counts parts.
-
-    Raises:
-        StoreError: a part is damaged, or the file exists or cannot be written.
+    `tick` counts parts. Raises `StoreError` if a part is damaged, or the file exists or cannot be
+    written.
     """
     if file.exists():
         raise StoreError(f"{file}: exists already; name another file or remove it")
@@ -86,11 +84,9 @@ def _export_part(part: UnverifiedPart, group: Any, info: StoreInfo) -> None:
 def import_store(file: Path, cache: Path, tick: Tick) -> CopyReport:
     """Add the parts of an exported file that `cache` lacks; each is checked before it appears.
 
-    After a kill, the same call continues. `tick` counts parts.
-
-    Raises:
-        StoreError: the file is not an exported store, is damaged, or the cache cannot be written.
-        UnreadableError: permission to read the file is missing.
+    After a kill, the same call continues. `tick` counts parts. Raises `StoreError` if the file is
+    not an exported store, is damaged, or the cache cannot be written. Raises `UnreadableError` if
+    permission to read the file is missing.
     """
     try:
         with h5py.File(file, "r") as source:

@@ -28,9 +28,8 @@ PART_KEYS = frozenset(("utterances",))
 def read_group(path: Path) -> dict[str, Any]:
     """Read the attribute `rellm` of a group's zarr.json.
 
-    Raises:
-        StoreError: the file is not a group with only this attribute.
-        UnreadableError: it exists but cannot be read.
+    Raises `StoreError` if the file is not a group with only this attribute. Raises
+    `UnreadableError` if it exists but cannot be read.
     """
     file = path / "zarr.json"
     try:
@@ -77,8 +76,7 @@ def recorded_writers(parts: Iterable[Path]) -> list[dict[str, str]]:
 def metadata_problems(part: UnverifiedPart, info: StoreInfo) -> list[str]:
     """List where a part's attributes, metadata and files are not as its writer wrote them.
 
-    Raises:
-        UnreadableError: a file exists but cannot be read.
+    Raises `UnreadableError` if a file exists but cannot be read.
     """
     try:
         own = read_part_attributes(part.path)

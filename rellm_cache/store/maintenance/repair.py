@@ -22,36 +22,24 @@ from rellm_cache.utils.console import Tick
 
 @dataclass
 class RepairReport:
-    """Result of repairing one store.
+    """Result of repairing one store."""
 
-    Attributes:
-        store: its folder.
-        problems: all that were found.
-        unrepaired: problems that remain, with instructions.
-        rewritten: damaged parts with some rows kept.
-        removed: damaged parts with no row kept.
-        kept: utterances kept from damaged parts.
-        lost: ids to extract again; `lost_path(store)` lists them all.
-        nameless: removed parts with unreadable ids.
-    """
-
-    store: Path
-    problems: list[str] = field(default_factory=list)
-    unrepaired: list[str] = field(default_factory=list)
-    rewritten: int = 0
-    removed: int = 0
-    kept: int = 0
+    store: Path  # its folder
+    problems: list[str] = field(default_factory=list)  # all that were found
+    unrepaired: list[str] = field(default_factory=list)  # problems that remain, with instructions
+    rewritten: int = 0  # damaged parts with some rows kept
+    removed: int = 0  # damaged parts with no row kept
+    kept: int = 0  # utterances kept from damaged parts
+    # ids to extract again; `lost_path(store)` lists them all
     lost: list[str] = field(default_factory=list)
-    nameless: int = 0
+    nameless: int = 0  # removed parts with unreadable ids
 
 
 def repair_store(path: Path, tick: Tick, shard_bytes: int = SHARD_BYTES) -> RepairReport:
     """Drop the damaged rows of a store and keep all intact ones.
 
-    After a kill, the same call continues; no intact row is lost. `tick` counts parts.
-
-    Raises:
-        StoreError: another process maintains the store, or it cannot be written.
+    After a kill, the same call continues; no intact row is lost. `tick` counts parts. Raises
+    `StoreError` if another process maintains the store, or it cannot be written.
     """
     with maintenance_lock(path):
         check = check_store(path, tick, shard_bytes)
@@ -96,17 +84,12 @@ def _keep_rows(part: PartCheck, keep: list[int], info: StoreInfo) -> None:
 
 @dataclass(frozen=True)
 class _Plan:
-    """What a repair keeps and drops.
+    """What a repair keeps and drops."""
 
-    Attributes:
-        present: ids that can be read after the repair.
-        lost: id → name of the part with its damaged row.
-        stale: part → intact rows to drop too: frames of older audio, which would be read again
-            after the newer row is gone.
-    """
-
-    present: set[str] = field(default_factory=set)
-    lost: dict[str, str] = field(default_factory=dict)
+    present: set[str] = field(default_factory=set)  # ids that can be read after the repair
+    lost: dict[str, str] = field(default_factory=dict)  # id → name of the part with its damaged row
+    # part → intact rows to drop too: frames of older audio, which would be read again after the
+    # newer row is gone
     stale: dict[Path, set[int]] = field(default_factory=dict)
 
 

@@ -59,8 +59,7 @@ def chunk_file(part: Path, name: str) -> Path:
 def read_columns(part: Path, info: StoreInfo) -> tuple[dict[str, np.ndarray], list[str]]:
     """Read the columns that match their checksum, and list the problems of the others.
 
-    Raises:
-        UnreadableError: a file exists but cannot be read.
+    Raises `UnreadableError` if a file exists but cannot be read.
     """
     found: dict[str, np.ndarray] = {}
     problems = []
@@ -220,9 +219,8 @@ class UnverifiedPart:
     def frames(self, row: int) -> Frames:
         """Return (L, D) frames of one utterance.
 
-        Raises:
-            StoreError: they do not match their checksum.
-            UnreadableError: they exist but cannot be read.
+        Raises `StoreError` if they do not match their checksum. Raises `UnreadableError` if they
+        exist but cannot be read.
         """
         start, stop = self.columns["offsets"][row : row + 2].tolist()
         frames = self._stored(start, stop)

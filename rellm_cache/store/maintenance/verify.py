@@ -33,23 +33,15 @@ from rellm_cache.utils.console import Tick
 
 @dataclass(frozen=True)
 class PartCheck:
-    """Result of verifying one part.
+    """Result of verifying one part."""
 
-    Attributes:
-        path: its folder.
-        problems: what is damaged; empty for an intact part.
-        contents: its rows; None if its columns are damaged, because then no row is certain.
-        damaged: rows with damaged frames.
-        ids: of all its rows, as far as they can be read.
-        ids_are_intact: whether the columns of ids match their checksums.
-    """
-
-    path: Path
-    problems: list[str]
+    path: Path  # its folder
+    problems: list[str]  # what is damaged; empty for an intact part
+    # its rows; None if its columns are damaged, because then no row is certain
     contents: UnverifiedPart | None
-    damaged: list[int]
-    ids: list[str]
-    ids_are_intact: bool = True
+    damaged: list[int]  # rows with damaged frames
+    ids: list[str]  # of all its rows, as far as they can be read
+    ids_are_intact: bool = True  # whether the columns of ids match their checksums
 
     def digest(self, row: int) -> bytes | None:
         """Return the audio digest of one row; None if the columns are damaged."""
@@ -69,21 +61,14 @@ class PartCheck:
 
 @dataclass(frozen=True)
 class StoreCheck:
-    """Result of verifying one store.
+    """Result of verifying one store."""
 
-    Attributes:
-        path: its folder.
-        info: its attributes, from a part if its own are damaged; None if no part has them either.
-        problems: of the store's own metadata and folder, including `misplaced`.
-        misplaced: problems that a user must solve by moving something out of the store.
-        parts: result of each part, oldest first.
-    """
-
-    path: Path
+    path: Path  # its folder
+    # its attributes, from a part if its own are damaged; None if no part has them either
     info: StoreInfo | None
-    problems: list[str]
-    misplaced: list[str]
-    parts: list[PartCheck]
+    problems: list[str]  # of the store's own metadata and folder, including `misplaced`
+    misplaced: list[str]  # problems that a user must solve by moving something out of the store
+    parts: list[PartCheck]  # result of each part, oldest first
 
     @property
     def is_intact(self) -> bool:
@@ -94,8 +79,7 @@ class StoreCheck:
 def find_stores(cache: Path) -> list[Path]:
     """List stores under a cache root by name, including those without their zarr.json.
 
-    Raises:
-        StoreError: there are none, or `cache` is itself a store.
+    Raises `StoreError` if there are none, or `cache` is itself a store.
     """
     require_cache_root(cache)
     found = {file.parent for pattern in ("*/zarr.json", "*/part-*") for file in cache.glob(pattern)}
@@ -107,8 +91,7 @@ def find_stores(cache: Path) -> list[Path]:
 def check_store(path: Path, tick: Tick, shard_bytes: int = SHARD_BYTES) -> StoreCheck:
     """Read and check every byte of a store; `tick` counts parts.
 
-    Raises:
-        UnreadableError: a file exists but cannot be read.
+    Raises `UnreadableError` if a file exists but cannot be read.
     """
     problems = []
     info: StoreInfo | None = None
@@ -168,8 +151,7 @@ def check_stored(part: Path, info: StoreInfo) -> PartCheck:
 def check_part(path: Path, info: StoreInfo) -> PartCheck:
     """Read and check every byte of a part.
 
-    Raises:
-        UnreadableError: a file exists but cannot be read.
+    Raises `UnreadableError` if a file exists but cannot be read.
     """
     columns, problems = read_columns(path, info)
     problems = problems or column_conflicts(columns, info)

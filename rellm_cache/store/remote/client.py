@@ -46,8 +46,7 @@ class Remote:
     def endpoint(self) -> str:
         """URL of the service, if its protocol has several; else empty.
 
-        Raises:
-            RemoteError: the client library cannot connect with its settings.
+        Raises `RemoteError` if the client library cannot connect with its settings.
         """
         if self.url.partition("://")[0] not in EXTRAS:
             return ""
@@ -58,10 +57,7 @@ class Remote:
         """Return the sizes of all files below a folder, by name relative to it.
 
         Names with a component that begins with a dot are left out: they do not belong to a cache,
-        and `..` would lead out of it.
-
-        Raises:
-            RemoteError: the folder cannot be listed.
+        and `..` would lead out of it. Raises `RemoteError` if the folder cannot be listed.
         """
         top = self._path(folder)
         with self._reaching("listing it"):
@@ -77,8 +73,7 @@ class Remote:
     def children(self, folder: str) -> list[str]:
         """Return the names of a folder's entries; none if there is no such folder.
 
-        Raises:
-            RemoteError: the folder cannot be listed.
+        Raises `RemoteError` if the folder cannot be listed.
         """
         with self._reaching("listing it"):
             self._files.invalidate_cache()
@@ -112,8 +107,7 @@ class Remote:
     def upload(self, files: Mapping[str, Path]) -> None:
         """Upload files, several at once in any order; existing ones are replaced.
 
-        Raises:
-            RemoteError: a file cannot be written.
+        Raises `RemoteError` if a file cannot be written.
         """
         if not files:
             return
@@ -121,11 +115,7 @@ class Remote:
             self._files.put([str(p) for p in files.values()], [self._path(n) for n in files])
 
     def remove(self, names: Iterable[str]) -> None:
-        """Remove files, if they exist.
-
-        Raises:
-            RemoteError: a file cannot be removed.
-        """
+        """Remove files, if they exist; `RemoteError` if a file cannot be removed."""
         with self._reaching("removing from it"):
             for name in names:
                 try:
@@ -136,8 +126,7 @@ class Remote:
     def modified(self, name: str) -> datetime | None:
         """Return when a file was written; None if it is gone or the object store does not say.
 
-        Raises:
-            RemoteError: the request fails.
+        Raises `RemoteError` if the request fails.
         """
         with self._reaching("asking it for a time"):
             try:

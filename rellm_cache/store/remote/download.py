@@ -31,10 +31,9 @@ def part_origin_url(part: Path) -> str | None:
 def open_shard(file: Path) -> BinaryIO:
     """Open the shard `<part>/frames/c/<k>/0`; in a mirror, download it if it is missing.
 
-    Raises:
-        FileNotFoundError: it does not exist, in the object store neither.
-        StoreError: its part was removed from the object store, or there is no space.
-        RemoteError: it cannot be downloaded now.
+    Raises `FileNotFoundError` if it does not exist, in the object store neither. Raises
+    `StoreError` if its part was removed from the object store, or there is no space. Raises
+    `RemoteError` if it cannot be downloaded now.
     """
     part = file.parents[3]
     url = part_origin_url(part)
@@ -73,9 +72,8 @@ def fetch_array(frames: Path) -> NDArray[np.uint8] | None:
 def complete_part(part: Path) -> Iterator[Path]:
     """Yield a folder with all files of a part as stored: the part, or a temporary download.
 
-    Raises:
-        StoreError: the part was removed from the object store.
-        RemoteError: it cannot be downloaded now.
+    Raises `StoreError` if the part was removed from the object store. Raises `RemoteError` if it
+    cannot be downloaded now.
     """
     url = part_origin_url(part)
     if url is None:

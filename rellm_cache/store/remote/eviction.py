@@ -115,8 +115,7 @@ def _evict(file: Path) -> bool:
 def open_in_use(file: Path) -> BinaryIO:
     """Open a file of a mirror, locked against eviction until it is closed and unmapped.
 
-    Raises:
-        FileNotFoundError: it is not downloaded, or was just evicted.
+    Raises `FileNotFoundError` if it is not downloaded, or was just evicted.
     """
     handle = file.open("rb")
     try:

@@ -37,9 +37,8 @@ Sizes = Mapping[str, int]
 def open_mirror(url: str) -> Path:
     """Return the mirror of a cache root at a URL, after pulling all changes.
 
-    Raises:
-        ConfigError: the URL is not valid, or the library for its protocol is not installed.
-        RemoteError: the object store cannot be reached or read.
+    Raises `ConfigError` if the URL is not valid, or the library for its protocol is not installed.
+    Raises `RemoteError` if the object store cannot be reached or read.
     """
     remote = Remote(url)
     root = mirror_folder(remote.url, remote.endpoint)
@@ -51,8 +50,7 @@ def open_mirror(url: str) -> Path:
 def sync_mirror(root: Path) -> None:
     """Upload pending parts, then pull; called before writing. Does nothing in a plain folder.
 
-    Raises:
-        RemoteError: the object store cannot be reached, read or written.
+    Raises `RemoteError` if the object store cannot be reached, read or written.
     """
     upload_pending(root)
     pull(root)
@@ -61,8 +59,7 @@ def sync_mirror(root: Path) -> None:
 def pull(root: Path) -> None:
     """Download new metadata and columns, remove deleted parts; does nothing in a plain folder.
 
-    Raises:
-        RemoteError: the object store cannot be reached or read.
+    Raises `RemoteError` if the object store cannot be reached or read.
     """
     url = origin_url(root)
     if url is None:

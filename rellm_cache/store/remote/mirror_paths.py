@@ -35,8 +35,7 @@ def mirrors_folder() -> Path:
 def mirrors_max_bytes() -> int:
     """Return the limit of bytes for the frames of all mirrors: `RELLM_COPIES_GB`, or 100 GB.
 
-    Raises:
-        ConfigError: it is not a positive number.
+    Raises `ConfigError` if it is not a positive number.
     """
     text = os.environ.get("RELLM_COPIES_GB") or "100"
     try:
@@ -58,8 +57,7 @@ def mirror_folder(url: str, endpoint: str) -> Path:
 def mark_mirror(root: Path, url: str) -> None:
     """Mark a folder as the mirror of a URL.
 
-    Raises:
-        StoreError: it mirrors another URL, or its mark was altered.
+    Raises `StoreError` if it mirrors another URL, or its mark was altered.
     """
     if (found := origin_url(root)) is not None:
         if found != url:
@@ -75,8 +73,7 @@ def mark_mirror(root: Path, url: str) -> None:
 def origin_url(root: Path) -> str | None:
     """Return the URL that a cache root mirrors; None for a plain folder.
 
-    Raises:
-        StoreError: the mark was altered or has a newer version.
+    Raises `StoreError` if the mark was altered or has a newer version.
     """
     try:
         text = (root / MARKER).read_text("utf-8")

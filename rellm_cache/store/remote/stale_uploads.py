@@ -18,21 +18,13 @@ from rellm_cache.store.remote.upload import pending_parts
 
 @dataclass(frozen=True)
 class StaleUpload:
-    """An incomplete part in an object store.
+    """An incomplete part in an object store."""
 
-    Attributes:
-        place: its URL.
-        files: number of its files.
-        nbytes: their size.
-        hours: age of the newest file; None if the object store does not say.
-        removed: whether it was old enough and removed.
-    """
-
-    place: str
-    files: int
-    nbytes: int
-    hours: float | None
-    removed: bool
+    place: str  # its URL
+    files: int  # number of its files
+    nbytes: int  # their size
+    hours: float | None  # age of the newest file; None if the object store does not say
+    removed: bool  # whether it was old enough and removed
 
 
 def remove_stale_uploads(root: Path, hours: float) -> list[StaleUpload]:

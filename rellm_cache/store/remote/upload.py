@@ -20,9 +20,8 @@ from rellm_cache.utils.atomic_files import rename, rename_new
 def commit_part(temporary: Path, part: Path) -> None:
     """Rename a complete, synced part to `part`, and in a mirror upload it.
 
-    Raises:
-        OSError: it cannot be renamed; it stays at its temporary path.
-        RemoteError: it could not be uploaded; it is kept under `.outgoing/`.
+    Raises `OSError` if it cannot be renamed; it stays at its temporary path. Raises `RemoteError`
+    if it could not be uploaded; it is kept under `.outgoing/`.
     """
     root, store = part.parents[1], part.parent
     url = origin_url(root)
@@ -39,10 +38,8 @@ def commit_part(temporary: Path, part: Path) -> None:
 def upload_pending(root: Path) -> None:
     """Upload the pending parts of a mirror; wait for processes that are uploading some of them.
 
-    Does nothing in a plain folder.
-
-    Raises:
-        RemoteError: a part could not be uploaded; it and the later ones are kept.
+    Does nothing in a plain folder. Raises `RemoteError` if a part could not be uploaded; it and the
+    later ones are kept.
     """
     url = origin_url(root)
     if url is None:
@@ -73,8 +70,7 @@ def part_names(store: Path) -> list[str]:
 def upload_new_store(document: Path, store: Path) -> None:
     """Upload the `zarr.json` of a new store of a mirror, unless the object store has it.
 
-    Raises:
-        RemoteError: it could not be uploaded.
+    Raises `RemoteError` if it could not be uploaded.
     """
     url = origin_url(store.parent)
     if url is not None:
@@ -86,10 +82,7 @@ def upload_new_store(document: Path, store: Path) -> None:
 def upload_file(path: Path) -> None:
     """Upload a small file of a mirror, such as the list of failed clips, or remove it if absent.
 
-    Does nothing in a plain folder.
-
-    Raises:
-        RemoteError: the object store could not be changed.
+    Does nothing in a plain folder. Raises `RemoteError` if the object store could not be changed.
     """
     for root in (path.parent, path.parents[1]):
         if (url := origin_url(root)) is not None:
@@ -104,8 +97,7 @@ def upload_file(path: Path) -> None:
 def remove_remote_part(part: Path) -> None:
     """Remove a part from the object store that its folder mirrors, its `zarr.json` first.
 
-    Raises:
-        RemoteError: some files could not be removed.
+    Raises `RemoteError` if some files could not be removed.
     """
     root = part.parents[1]
     url = origin_url(root)

@@ -29,7 +29,7 @@ def test_a_malformed_shard_is_refused(text: str) -> None:
         Shard.parse(text)
 
 
-def test_shards_fill_one_cache_and_keep_each_others_failures(
+def test_shards_fill_one_cache_and_one_list_of_failures(
     corpus: Path,
     speech_recipe: Recipe,
     tmp_path: Path,

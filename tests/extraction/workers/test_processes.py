@@ -1,4 +1,4 @@
-"""Worker processes: the content of one process, whichever of them are killed."""
+"""Worker processes give the content of one process, also when some are killed."""
 
 import multiprocessing
 import os
@@ -26,7 +26,7 @@ from rellm_cache.store.remote.mirror import open_mirror
 
 Checksums = Callable[[Path], dict[str, int]]
 
-# A decoder that crashes on one clip: it takes its process with it.
+# A decoder that kills its process at one clip.
 CRASHING_DECODER = """
 import io, os, signal, soundfile
 
@@ -41,12 +41,12 @@ soundfile.SoundFile = Crashing
 
 
 def process_id(handle: ProcessHandle) -> int:
-    """Of a worker."""
+    """Id of a worker process."""
     assert handle.process.pid is not None
     return handle.process.pid
 
 
-def test_a_killed_worker_loses_its_open_part_and_nothing_else(
+def test_a_killed_worker_loses_only_its_open_part(
     corpus: Path,
     speech_recipe: Recipe,
     tmp_path: Path,
@@ -68,7 +68,7 @@ def test_a_killed_worker_loses_its_open_part_and_nothing_else(
     assert multiprocessing.active_children() == []
 
 
-def test_a_killed_worker_on_a_url_has_lost_nothing_it_had_committed(
+def test_a_killed_worker_loses_no_committed_part_of_a_url(
     corpus: Path,
     speech_recipe: Recipe,
     undisturbed: dict[str, int],
@@ -88,7 +88,7 @@ def test_a_killed_worker_on_a_url_has_lost_nothing_it_had_committed(
 
 
 @pytest.mark.usefixtures("own_fork_server")
-def test_workers_come_from_a_server_of_one_thread_and_outlive_it(
+def test_workers_are_forked_from_a_server_with_one_thread_and_outlive_it(
     corpus: Path,
     speech_recipe: Recipe,
     tmp_path: Path,
@@ -120,7 +120,7 @@ def test_workers_come_from_a_server_of_one_thread_and_outlive_it(
 
 
 @pytest.mark.usefixtures("own_fork_server")
-def test_a_clip_that_kills_workers_is_listed_and_the_others_are_made(
+def test_a_clip_that_kills_workers_is_listed_and_the_others_are_encoded(
     corpus: Path,
     speech_recipe: Recipe,
     tmp_path: Path,
@@ -144,7 +144,7 @@ def test_a_clip_that_kills_workers_is_listed_and_the_others_are_made(
 
 
 @pytest.mark.usefixtures("own_fork_server")
-def test_workers_that_cannot_start_are_given_up(
+def test_workers_that_cannot_start_are_an_error(
     corpus: Path, tmp_path: Path, speech_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "site").mkdir()
@@ -154,14 +154,14 @@ def test_workers_that_cannot_start_are_given_up(
         extract(corpus, speech_recipe, tmp_path / "cache", options=WorkerOptions(workers=1))
 
 
-def test_workers_of_a_gpu_are_spawned_deaf_to_interrupts(tmp_path: Path) -> None:
+def test_workers_of_a_gpu_are_spawned_and_ignore_interrupts(tmp_path: Path) -> None:
     with worker_context(WorkerConfig((), tmp_path, torch.device("cuda", 1))) as context:
         assert context.get_start_method() == "spawn"
         assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_an_error_of_one_worker_ends_all_and_keeps_what_is_committed(
+def test_an_error_of_one_worker_ends_all_and_keeps_committed_parts(
     corpus: Path, speech_recipe: Recipe, tmp_path: Path, checksums: Checksums
 ) -> None:
     extract(corpus / "test.jsonl", speech_recipe, tmp_path / "cache")

@@ -1,4 +1,4 @@
-"""Actors of a real Ray cluster on this machine: the content of one process, actors killed too."""
+"""Actors of a Ray cluster on this machine give the content of one process, also after a kill."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -25,7 +25,7 @@ from rellm_cache.store.remote.mirror import open_mirror
 
 ray = pytest.importorskip("ray", reason="ray is not installed: pip install -e '.[test]'")
 
-# Ray's own code: files and sockets it leaves to the garbage collector, and what it will change.
+# Ray leaves files and sockets to the garbage collector and warns of future changes.
 pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),
@@ -42,13 +42,13 @@ def cluster(s3_server: object) -> Iterator[None]:
 
 
 def process_id(handle: ActorHandle) -> int:
-    """Of the process in which an actor lives."""
+    """Id of the process of an actor."""
     found: int = ray.get(handle.actor.__ray_call__.remote(lambda actor: os.getpid()))
     return found
 
 
 @pytest.mark.usefixtures("cluster")
-def test_actors_make_what_one_process_makes_though_one_is_killed(
+def test_actors_with_one_killed_give_the_content_of_one_process(
     corpus: Path,
     speech_recipe: Recipe,
     tmp_path: Path,
@@ -88,7 +88,7 @@ def test_actors_fill_a_url(
     ("cpus", "actors", "share"),
     [([8], 2, 4), ([8, 8], 3, 4), ([4, 16], 2, 4), ([1, 8], 4, 1), ([2], 4, 0.5), ([3, 3], 7, 0.5)],
 )
-def test_every_actor_finds_a_share_of_the_cpus(cpus: list[int], actors: int, share: float) -> None:
+def test_every_actor_gets_a_share_of_the_cpus(cpus: list[int], actors: int, share: float) -> None:
     assert cpu_share(cpus, actors) == share
     assert sum(int(count / share) for count in cpus) >= actors
 
@@ -99,7 +99,7 @@ def test_a_head_that_offers_no_cpu_is_not_counted() -> None:
         offered_cpus([{"CPU": 0.0}])
 
 
-def test_the_last_that_is_heard_of_an_actor_is_that_it_has_ended(
+def test_finished_is_the_last_event_of_an_actor(
     corpus: Path, speech_recipe: Recipe, tmp_path: Path
 ) -> None:
     (tmp_path / "cache").mkdir()
@@ -112,7 +112,9 @@ def test_the_last_that_is_heard_of_an_actor_is_that_it_has_ended(
     assert [type(event) for event in events] == [Aborted, Finished]
 
 
-def test_no_cluster_is_named(corpus: Path, speech_recipe: Recipe, tmp_path: Path) -> None:
+def test_an_unreachable_cluster_is_named(
+    corpus: Path, speech_recipe: Recipe, tmp_path: Path
+) -> None:
     if ray.is_initialized():
         ray.shutdown()
     options = WorkerOptions(ray="no-such-scheme://x")
