@@ -10,12 +10,12 @@ import os
 from collections import deque
 from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
 
 import torch
 
 from rellm_cache.data.batch import Batch, Example
 from rellm_cache.data.collate import fill, layout
+from rellm_cache.data.gpu_prefetch import prefetch_to_gpu
 from rellm_cache.data.ring_buffer import ALIGNMENT, RingBuffer, Slot, allocate
 from rellm_cache.data.streams import StreamSet
 
@@ -203,35 +203,3 @@ class _Iteration:
             together += indices
         if together:
             self._readers.submit(self._loader._read_ahead, together)
-
-
-def prefetch_to_gpu(
-    groups: Generator[list[Batch], None, None], device: torch.device
-) -> Generator[list[Batch], None, None]:
-    """Yield each group on the GPU while the next one is copied on a CUDA stream of its own.
-
-    The next group is requested only after the copy has ended, so host memory is never overwritten
-    during a copy. Closing the generator waits for running copies and closes `groups`.
-    """
-    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # torch's is untyped
-    ahead: list[Batch] | None = None
-    with closing(groups):
-        try:
-            for group in groups:
-                current, ahead = ahead, None
-                with torch.cuda.stream(stream):
-                    ahead = [batch.to(device) for batch in group]
-                if current is not None:
-                    yield _record_current_stream(current, device)
-                stream.synchronize()  # ended long ago: a step was computed since
-            if ahead is not None:
-                yield _record_current_stream(ahead, device)
-        finally:
-            stream.synchronize()
-
-
-def _record_current_stream(batches: list[Batch], device: torch.device) -> list[Batch]:
-    """Let the current CUDA stream finish with these batches before their memory is reused."""
-    for batch in batches:
-        batch.record_stream(torch.cuda.current_stream(device))
-    return batches

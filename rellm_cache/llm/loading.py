@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from rellm_cache.config.schema import LLMConfig
 from rellm_cache.errors import ConfigError
 from rellm_cache.llm.bitsandbytes_import import bitsandbytes
 from rellm_cache.llm.frozen import FrozenLLM
+from rellm_cache.llm.offloaded_embedding import OffloadedEmbedding
 from rellm_cache.llm.prompts import ChatFormat
 from rellm_cache.utils.json_files import read_object
 from rellm_cache.utils.model_files import (
@@ -82,7 +82,7 @@ def load_chat(config: LLMConfig) -> ChatFormat:
     return ChatFormat(tokenizer, config.template)
 
 
-def keep_weights_unpacked(model: nn.Module) -> None:
+def keep_weights_unpacked(model: torch.nn.Module) -> None:
     """Stop bitsandbytes from repacking 4-bit weights on CPUs with AVX512-BF16.
 
     There, the first forward pass without gradients repacks the weights of a `Linear4bit` for
@@ -91,27 +91,6 @@ def keep_weights_unpacked(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, bitsandbytes.nn.Linear4bit):
             module.support_avx512bf16_for_cpu = False
-
-
-class OffloadedEmbedding(nn.Module):
-    """A frozen embedding table in host memory: only the rows of a batch's tokens go to the GPU.
-
-    The table is not a parameter: it does not move with the model and is in no state dict.
-
-    Attributes:
-        weight: (V, H) in host memory.
-    """
-
-    def __init__(self, embedding: nn.Embedding, device: torch.device) -> None:
-        super().__init__()
-        weight = embedding.weight.detach().cpu()
-        self.weight: Tensor = weight.pin_memory() if device.type == "cuda" else weight
-        self._device = device
-
-    def forward(self, ids: Tensor) -> Tensor:
-        """Look up token ids: int64 (…) on any device -> (…, H) on the model's device."""
-        rows = self.weight[ids.to(self.weight.device)]  # (…, H)
-        return rows.to(self._device)
 
 
 def offload_embeddings(model: Any, device: torch.device) -> None:

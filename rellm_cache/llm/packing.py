@@ -3,38 +3,22 @@
 A row is `[prompt][speech response][speech response]`. Each token attends to its own segment up to
 itself and to the segments that its segment continues. Positions continue from the parent segment,
 so the results equal those of each example in a row of its own. Segments form a tree: several labels
-can continue one `[speech]`. A prompt that never changes runs through the LLM once; then its cached
-keys and values take no place in the row, but tokens attend to them.
+can continue one `[speech]`. A prompt with cached keys and values (`prefix_cache`) takes no place in
+the row, but tokens attend to it.
 
-Letters: T tokens in the row, P prefix tokens before it, H hidden size, D head size.
+Letters: T tokens in the row, P prefix tokens before it, H hidden size.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask
-from transformers.cache_utils import DynamicCache
+
+from rellm_cache.llm.prefix_cache import PrefixKV
 
 ALIGNED = 8  # values that memory-efficient attention reads at once
-
-
-@dataclass(frozen=True, eq=False)
-class PrefixKV:
-    """Keys and values of one prompt prefix.
-
-    Attributes:
-        layers: keys and values of each layer, (1, heads, P, D).
-    """
-
-    layers: tuple[tuple[Tensor, Tensor], ...]
-
-    @property
-    def tokens(self) -> int:
-        """Number of tokens in the prefix."""
-        return self.layers[0][0].shape[2]
 
 
 @dataclass(frozen=True)
@@ -166,21 +150,4 @@ def pack(segments: Sequence[Segment]) -> PackedRow:
         answers=torch.tensor([i for s in segments for i in s.answer], dtype=torch.long).to(device),
         predictors=torch.cat(predictors).to(device),  # (N,)
         answered=torch.repeat_interleave(indices, torch.tensor(answers)).to(device),  # (N,)
-    )
-
-
-def compute_prefix(decoder: Any, embeddings: Tensor) -> PrefixKV:
-    """Keys and values of a prefix, given as embeddings (1, P, H)."""
-    cache = DynamicCache()
-    decoder(inputs_embeds=embeddings, past_key_values=cache, use_cache=True)
-    return PrefixKV(tuple((layer.keys, layer.values) for layer in cache.layers))
-
-
-def concat_prefixes(prefixes: Sequence[PrefixKV]) -> DynamicCache | None:
-    """Join prefixes, one after another, for one forward call; None if there are none."""
-    if not prefixes:
-        return None
-    layers = zip(*(prefix.layers for prefix in prefixes), strict=True)
-    return DynamicCache(
-        [tuple(torch.cat(t, 2) for t in zip(*pairs, strict=True)) for pairs in layers]
     )
