@@ -16,7 +16,7 @@ from rellm_cache.config.schema import Recipe
 from rellm_cache.data.batch import Batch, Example
 from rellm_cache.model.speech_llm import SpeechLLM
 from rellm_cache.utils.console import say
-from rellm_cache.utils.devices import memory_room
+from rellm_cache.utils.devices import memory_budget
 
 FIRST_TOKENS = 512  # first limit of "auto" without an LLM; with one it is `llm.pack_length`
 
@@ -67,7 +67,7 @@ class MicroBatcher:
         """Raise the limit by the bytes that a micro-batch, at least half as large, has used."""
         if self._settled or cost < self.limit // 2:
             return
-        wanted = int(memory_room(device) / max(used_bytes, 1) * cost) // self._first * self._first
+        wanted = int(memory_budget(device) / max(used_bytes, 1) * cost) // self._first * self._first
         self._settled = wanted <= self.limit
         if self._settled:
             say(f"training.micro_batch_tokens: up to {self.limit} tokens fit")
