@@ -19,7 +19,7 @@ COSTS = dict(zip("abcdef", (50, 40, 30, 30, 20, 10), strict=True))
 
 def make_batcher(recipe: Recipe, tokens: Literal["auto"] | int) -> MicroBatcher:
     training = replace(recipe.training, micro_batch_tokens=tokens)
-    return MicroBatcher(replace(recipe, training=training), COSTS)
+    return MicroBatcher(training, FIRST_TOKENS, COSTS)
 
 
 @pytest.mark.parametrize(
