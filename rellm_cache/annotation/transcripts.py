@@ -38,7 +38,7 @@ from rellm_cache.store.transcripts import (
 )
 from rellm_cache.utils.atomic_files import write_lines
 from rellm_cache.utils.console import progress, say
-from rellm_cache.utils.devices import clips_at_a_time, default_device
+from rellm_cache.utils.devices import default_device, forward_batch_size
 from rellm_cache.utils.result_table import FINGERPRINT, ResultTable, Row
 
 
@@ -159,7 +159,7 @@ def _transcribe(
         return done
     model = WhisperTranscriber(spec, device)
     splitter = OomSplitter(model.transcribe, spec.slug, device, say)
-    size = clips_at_a_time(device, batch_size)
+    size = forward_batch_size(device, batch_size)
     with progress("Transcribing", len(work.waiting), "clips") as tick, work.table:
         for utterances in _batches(work.waiting, size):
             clips = _load(utterances, work)

@@ -466,6 +466,20 @@ class Recipe:
         """Whether the LLM is loaded at all."""
         return self.text is not None or bool(self.losses.tasks)
 
+    @property
+    def used_llm(self) -> LLMConfig | None:
+        """`llm` if a loss or `[text]` needs it, else None."""
+        return self.llm if self.needs_llm else None
+
+    def require_text(self) -> TextConfig:
+        """`text`; `ConfigError` where the recipe has none."""
+        if self.text is None:
+            raise ConfigError(
+                f"recipe {self.name!r} has no [text] table, so its model is trained on speech; use "
+                "one that has, as `text-llm`"
+            )
+        return self.text
+
     def require_llm(self) -> LLMConfig:
         """`llm`; `ConfigError` where the recipe has none."""
         if self.llm is None:

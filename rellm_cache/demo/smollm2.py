@@ -22,7 +22,7 @@ from transformers import (
 from rellm_cache.demo.model_folder import check_fit, write_model
 from rellm_cache.demo.wheels import SMOLLM2_GGUF
 from rellm_cache.errors import RellmError
-from rellm_cache.utils.model_files import load_quietly
+from rellm_cache.utils.model_files import silence_transformers
 
 # Errors of the GGUF reader and of transformers for a file that is damaged.
 UNREADABLE = (OSError, ValueError, LookupError, TypeError, RuntimeError, struct.error)
@@ -46,7 +46,7 @@ def convert_smollm2(out: Path, source: Path | None = None) -> None:
         raise RellmError(
             f"{source}: the package gguf, which reads this file, is missing; pip install gguf"
         )
-    load_quietly()
+    silence_transformers()
     try:
         with redirect_stderr(StringIO()):  # the GGUF reader's progress bar cannot be turned off
             model = LlamaForCausalLM.from_pretrained(

@@ -151,7 +151,7 @@ def judge(
     # All runs answer before the judge is loaded, as memory may hold one LLM only.
     for run, recipe in zip(runs, recipes, strict=True):
         root = cache or run_cache(run)
-        streams = resources.streams(recipe, root)
+        streams = resources.streams(recipe.encoders, root)
         command = f"rellm extract {manifest} --recipe {run}/recipe.toml --cache {root}"
         streams.require(ids, command)
         audio = [streams.audio_sha256(i) for i in ids]

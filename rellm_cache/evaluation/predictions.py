@@ -161,7 +161,7 @@ class PredictionLog:
         )
 
     def _load_streams(self, utterances: Sequence[Utterance]) -> StreamSet:
-        streams = self._resources.streams(self.recipe, self._cache)
+        streams = self._resources.streams(self.recipe.encoders, self._cache)
         command = (
             f"rellm extract {self._manifest} --recipe {self._run}/recipe.toml --cache {self._cache}"
         )

@@ -1,7 +1,7 @@
 """Out-of-memory splitting: a batch that does not fit on the GPU is halved instead of lost.
 
-On a CPU clips are processed one at a time (`devices.clips_at_a_time`). A batch with a clip that the
-model refuses is halved as well, so that only that clip fails.
+On a CPU clips are processed one at a time (`devices.forward_batch_size`). A batch with a clip that
+the model refuses is halved as well, so that only that clip fails.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,7 +13,7 @@ import torch
 
 from rellm_cache.corpus.audio import Clip
 from rellm_cache.errors import AudioError
-from rellm_cache.utils.devices import clips_at_a_time
+from rellm_cache.utils.devices import forward_batch_size
 
 Result = TypeVar("Result")
 
@@ -46,7 +46,7 @@ class OomSplitter(Generic[Result]):
         """Results of clips in order, with an `AudioError` for each clip that failed."""
         results: list[Result | AudioError] = []
         while len(results) < len(clips):
-            size = clips_at_a_time(self._device, self.limit or len(clips))
+            size = forward_batch_size(self._device, self.limit or len(clips))
             results += self._run(clips[len(results) : len(results) + size])
         return results
 

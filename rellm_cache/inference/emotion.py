@@ -53,7 +53,7 @@ class LLMScores:
 @torch.inference_mode()
 def label_speech(model: SpeechLLM, batch: Batch, in_words: bool) -> list[Label]:
     """Labels of utterances from their speech, in the batch's order."""
-    names = model.recipe.heads.emotions
+    names = model.emotions
     speech = model.speech(batch)
     likely = model.label_log_likelihoods(speech, label_ids(names, require_llm(model.llm)))
     replies = model.answers(speech, "emotion_lm", LABEL_TOKENS) if in_words else []
@@ -63,7 +63,7 @@ def label_speech(model: SpeechLLM, batch: Batch, in_words: bool) -> list[Label]:
 @torch.inference_mode()
 def label_texts(model: TextLLM, readings: Sequence[Reading], in_words: bool) -> list[Label]:
     """Labels of utterances from their transcripts, in the order given."""
-    names = model.recipe.heads.emotions
+    names = model.emotions
     likely = model.label_log_likelihoods(readings, label_ids(names, model.llm))
     replies = model.labels_in_words(readings, LABEL_TOKENS) if in_words else []
     return _labels(likely, replies, names)

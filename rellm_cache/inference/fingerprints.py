@@ -52,6 +52,6 @@ def answer_fingerprints(
             inputs = [
                 audio_digest(read_bytes(u.audio), u.segment).tobytes().hex() for u in utterances
             ]
-    llm = llm_identity(recipe.llm) if recipe.llm and recipe.needs_llm else {}
+    llm = llm_identity(recipe.used_llm) if recipe.used_llm else {}
     model = digest([to_toml(recipe), weights, llm])
     return {u.id: digest([model, i])[:DIGITS] for u, i in zip(utterances, inputs, strict=True)}

@@ -96,7 +96,7 @@ def _load_streams(
     """Frames encoded live from audio, or from the cache."""
     if live:
         return LiveEncoders(recipe, default_device()).streams(utterances)
-    streams = resources.streams(recipe, cache)
+    streams = resources.streams(recipe.encoders, cache)
     try:
         streams.require(
             [u.id for u in utterances], f"rellm extract {source} --recipe {run}/recipe.toml"

@@ -17,7 +17,7 @@ from rellm_cache.encoders.base import FrameEncoder
 from rellm_cache.encoders.registry import build_encoder, resolve
 from rellm_cache.store.format import StoreInfo
 from rellm_cache.store.in_memory import InMemoryFrames
-from rellm_cache.utils.devices import clips_at_a_time
+from rellm_cache.utils.devices import forward_batch_size
 
 GPU_BATCH = 16  # clips
 
@@ -39,7 +39,7 @@ class LiveEncoders:
         def stream(encoder: FrameEncoder) -> InMemoryFrames:
             info = StoreInfo(encoder.spec, encoder.frame_size, encoder.licence)
             encoded = InMemoryFrames(info)
-            size = clips_at_a_time(self._device, GPU_BATCH)
+            size = forward_batch_size(self._device, GPU_BATCH)
             for indices in ordered_batches([len(w) for w in waveforms], size):
                 encodings = encoder.encode([waveforms[i] for i in indices])
                 for index, encoding in zip(indices, encodings, strict=True):

@@ -25,7 +25,7 @@ from rellm_cache.llm.frozen import require_llm
 from rellm_cache.llm.generation import Continuation
 from rellm_cache.llm.reply_limit import ReplyLimit
 from rellm_cache.model.speech_llm import SpeechLLM
-from rellm_cache.model.text_llm import Reading, TextLLM, text_config
+from rellm_cache.model.text_llm import Reading, TextLLM
 from rellm_cache.runs.shared_models import Resources
 from rellm_cache.runs.weights import load_run
 from rellm_cache.store.transcripts import read_transcripts, transcriber_spec
@@ -74,7 +74,12 @@ class SpeechResponder:
     def answers(self, utterances: Sequence[Utterance], batch_size: int) -> Iterator[Generation]:
         """Answer utterances, in batches of similar length; `ConfigError` if the run has no LLM."""
         batches = self._batches(utterances, batch_size)
-        return (g for batch, members in batches for g in answer_batch(self._model, batch, members))
+        prompts = self._recipe.prompts
+        return (
+            generation
+            for batch, members in batches
+            for generation in answer_batch(self._model, batch, members, prompts)
+        )
 
     def labels(
         self, utterances: Sequence[Utterance], in_words: bool, batch_size: int
@@ -106,17 +111,16 @@ class SpeechResponder:
 
 
 def answer_batch(
-    model: SpeechLLM, batch: Batch, utterances: Sequence[Utterance]
+    model: SpeechLLM, batch: Batch, utterances: Sequence[Utterance], prompts: PromptsConfig
 ) -> list[Generation]:
     """Answer the utterances of one batch, in its order."""
-    prompts = model.recipe.prompts
     with torch.inference_mode():
         speech = model.speech(batch)
         logits, dimensions = model.heads(speech.embeddings, speech.lengths)
         probabilities = logits.float().softmax(1).tolist()
         replies = model.answers(speech, "answer", prompts.answer_tokens, _reply_limit(prompts))
     values = [None] * len(replies) if dimensions is None else dimensions.float().tolist()
-    names = model.recipe.heads.emotions
+    names = model.emotions
     return [
         _generation(
             utterance,
@@ -136,7 +140,11 @@ class TextResponder:
 
     def __init__(self, recipe: Recipe, cache: Path, resources: Resources) -> None:
         self._recipe = recipe
-        self._model = TextLLM(recipe, resources.llm(recipe.require_llm(), default_device()))
+        self._model = TextLLM(
+            resources.llm(recipe.require_llm(), default_device()),
+            recipe.prompts,
+            recipe.heads.emotions,
+        )
         self._cache = cache
 
     def answers(self, utterances: Sequence[Utterance], batch_size: int) -> Iterator[Generation]:
@@ -177,7 +185,7 @@ def make_readings(utterances: Sequence[Utterance], recipe: Recipe, cache: Path) 
             recipe gives it to the model.
         StoreError: the cache lacks transcripts.
     """
-    text = text_config(recipe)
+    text = recipe.require_text()
     if text.transcript == "whisper":
         transcripts = read_transcripts(utterances, transcriber_spec(recipe), cache)
     else:

@@ -12,7 +12,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from rellm_cache.config.schema import Recipe
+from rellm_cache.config.schema import AdapterConfig, Recipe
 from rellm_cache.data.batch import Batch, Target
 from rellm_cache.errors import ConfigError
 from rellm_cache.llm.frozen import FrozenLLM, require_llm
@@ -42,7 +42,13 @@ from rellm_cache.model.row_packing import ExampleRows
 class SpeechLLM(nn.Module):
     """Adapter and heads in front of a frozen LLM; `sizes` is D of each stream.
 
+    Args:
+        sizes: D of each stream.
+        llm: the frozen LLM, or None if the recipe's losses do not need one.
+
     Attributes:
+        emotions: names of the classes of the category head.
+        loss_config: the recipe's `[losses]`.
         losses: active losses by name.
         class_weights: (C,) of `emotion_ce` in training mode, or None. The trainer sets it; in
             evaluation mode all emotions weigh the same.
@@ -52,8 +58,10 @@ class SpeechLLM(nn.Module):
 
     def __init__(self, recipe: Recipe, sizes: Mapping[str, int], llm: FrozenLLM | None) -> None:
         super().__init__()
-        size = output_size(recipe, llm)
-        self.recipe = recipe
+        size = output_size(recipe.adapter, llm)
+        self.loss_config = recipe.losses
+        self._pooling = {name: encoder.pooling for name, encoder in recipe.encoders.items()}
+        self.emotions = recipe.heads.emotions
         self.adapter = build_adapter(recipe.adapter, sum(sizes.values()), size)
         self.heads = AuxiliaryHeads(recipe.heads, size)
         self.losses = active_losses(recipe.losses, recipe.heads.dimensions)
@@ -75,8 +83,7 @@ class SpeechLLM(nn.Module):
     def speech(self, batch: Batch) -> Speech:
         """Run the adapter."""
         streams = {n: dequantize(f, batch.quantization.get(n)) for n, f in batch.streams.items()}
-        pooling = {name: encoder.pooling for name, encoder in self.recipe.encoders.items()}
-        frames = concat_streams(streams, batch.frame_lengths, pooling)  # (B, T, D)
+        frames = concat_streams(streams, batch.frame_lengths, self._pooling)  # (B, T, D)
         embeddings, lengths = self.adapter(frames, batch.frame_lengths)  # (B, T, D) -> (B, T', H)
         return Speech(embeddings.float(), lengths)
 
@@ -100,7 +107,7 @@ class SpeechLLM(nn.Module):
     def _context(self, moments: Tensor | None = None) -> LossContext:
         """Class weights apply in training only, so that validation losses can be compared."""
         weights = self.class_weights if self.training else None
-        return LossContext(self.recipe.losses, weights, moments)
+        return LossContext(self.loss_config, weights, moments)
 
     @torch.no_grad()
     def dimension_moments(self, batch: Batch) -> Tensor:
@@ -112,7 +119,7 @@ class SpeechLLM(nn.Module):
     @property
     def needs_moments(self) -> bool:
         """Whether the losses of a micro-batch need the dimensions of the whole step (CCC)."""
-        return "vad" in self.losses and self.recipe.losses.vad_kind == "ccc"
+        return "vad" in self.losses and self.loss_config.vad_kind == "ccc"
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
         """Count of each active loss over a batch, scalars, without a forward pass."""
@@ -205,9 +212,9 @@ class SpeechLLM(nn.Module):
         return torch.stack(results)
 
 
-def output_size(recipe: Recipe, llm: FrozenLLM | None) -> int:
+def output_size(adapter: AdapterConfig, llm: FrozenLLM | None) -> int:
     """H: the LLM's hidden size, or the recipe's `adapter.output_size` without one."""
-    wanted = recipe.adapter.output_size
+    wanted = adapter.output_size
     if llm is None:
         return wanted
     if wanted and wanted != llm.hidden_size:

@@ -28,7 +28,7 @@ from rellm_cache.extraction.oom_split import OomSplitter
 from rellm_cache.extraction.pipeline import try_load
 from rellm_cache.store.writer import PART_BYTES
 from rellm_cache.utils.console import say
-from rellm_cache.utils.devices import clips_at_a_time, default_device
+from rellm_cache.utils.devices import default_device, forward_batch_size
 
 ROW_BYTES = 72  # offsets, digest and checksum of a clip, and a short id
 SAMPLING_SECONDS = 0.002
@@ -102,7 +102,7 @@ def plan_extraction(
     decoding = decode_seconds / max(len(timed), 1) * len(missing)
     longest = max((clip.seconds for clip in timed), default=0.0)
     mean = sum(clip.seconds for clip in timed) / max(len(timed), 1)
-    tried, together = (clips_at_a_time(device, n) for n in (len(timed), batch_size))
+    tried, together = (forward_batch_size(device, n) for n in (len(timed), batch_size))
     scale = min(together, len(missing)) * longest / max(mean * tried, 1e-9)
     batch = int(max((m.batch_bytes for m in measured.values()), default=0) * scale)
     parts = sum(min(PART_BYTES, stream.bytes) for stream in streams)

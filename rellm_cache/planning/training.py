@@ -105,7 +105,7 @@ def plan_training(
     Raises:
         ConfigError: the LLM's config cannot be found.
     """
-    llm = estimate_footprint(recipe.llm, dtype) if recipe.llm and recipe.needs_llm else None
+    llm = estimate_footprint(recipe.used_llm, dtype) if recipe.used_llm else None
     output_size = llm.hidden_size if llm else recipe.adapter.output_size
     adapter, head_parameters = _build_on_meta(recipe.adapter, recipe.heads, frame_size, output_size)
     cost = adapter.cost()

@@ -130,8 +130,8 @@ def metadata(card: Card) -> dict[str, Any]:
     """The card's head: what is not known is left out."""
     recipe, terms = card.recipe, card.terms
     models = [encoder.model for encoder in recipe.encoders.values()]
-    if recipe.needs_llm and recipe.llm is not None:
-        models.insert(0, recipe.llm.model)
+    if recipe.used_llm is not None:
+        models.insert(0, recipe.used_llm.model)
     bases = [model for model in models if HUB_ID.fullmatch(model)]
     corpora = [name for name in card.training.train.corpora if name in CORPORA]
     found: dict[str, Any] = {}

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from rellm_cache.config.schema import Recipe
+from rellm_cache.config.schema import LLMConfig
 from rellm_cache.data.streams import FrameSource
 from rellm_cache.errors import ConfigError
 from rellm_cache.runs.provenance import UNNAMED, DataSummary
@@ -98,13 +98,14 @@ def model_licence(model: str, revision: str = "") -> str:
     return stated or KNOWN_MODELS.get(model, UNKNOWN)
 
 
-def licences_of(recipe: Recipe, sources: Iterable[FrameSource]) -> dict[str, str]:
-    """Licence by name of each model that a run uses, and of those that its start had used."""
-    start = recipe.training.init_from
-    found = load_info(Path(start)).licences if start else {}
+def licences_of(
+    llm: LLMConfig | None, sources: Iterable[FrameSource], init_from: str = ""
+) -> dict[str, str]:
+    """Licence by name of each model that a run uses, and of those of the run it starts from."""
+    found = load_info(Path(init_from)).licences if init_from else {}
     found = found | {source.spec.model or source.spec.kind: source.licence for source in sources}
-    if recipe.needs_llm and recipe.llm is not None:
-        found[recipe.llm.model] = model_licence(recipe.llm.model, recipe.llm.revision)
+    if llm is not None:
+        found[llm.model] = model_licence(llm.model, llm.revision)
     return found
 
 

@@ -4,12 +4,13 @@ Both are only read, so that a run with shared ones gives the same bits as a run 
 """
 
 import gc
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from rellm_cache.config.schema import LLMConfig, Recipe
+from rellm_cache.config.schema import EncoderConfig, LLMConfig
 from rellm_cache.data.streams import StreamSet, open_streams
 from rellm_cache.llm.frozen import FrozenLLM
 from rellm_cache.llm.loading import load_llm
@@ -37,9 +38,9 @@ class Resources:
         self._llm = loaded = load_llm(config, device)
         return loaded
 
-    def streams(self, recipe: Recipe, cache: Path) -> StreamSet:
+    def streams(self, encoders: Mapping[str, EncoderConfig], cache: Path) -> StreamSet:
         """The stores of a recipe's encoders; `StoreError` where one is not there."""
-        return open_streams(recipe.encoders, cache, self._store)
+        return open_streams(encoders, cache, self._store)
 
     def _store(self, path: Path) -> FeatureStore:
         if path not in self._stores:

@@ -140,9 +140,7 @@ def load_run(
     if recipe.text is not None:
         raise ConfigError(f"{run}: recipe {recipe.name!r} reads text: it has no adapter to load")
     info = load_info(run)
-    llm: FrozenLLM | None = None
-    if recipe.needs_llm and recipe.llm is not None:
-        llm = load(recipe.llm, device)
+    llm = load(recipe.used_llm, device) if recipe.used_llm else None
     model = SpeechLLM(recipe, info.sizes, llm)
     load_tensors(run / WEIGHTS, model)
     return recipe, model.to(device).eval()

@@ -135,7 +135,7 @@ class _Sweeper:
 
     def data_digest(self, recipe: Recipe) -> str:
         """Digest of a recipe's training data, for the `data.sha256` of an unfinished run."""
-        streams = self.resources.streams(recipe, self.settings.cache)
+        streams = self.resources.streams(recipe.encoders, self.settings.cache)
         questions = load_questions(recipe, self.settings.manifest, ("train", "validation"))
         return data_digest(self._splits, recipe, questions, streams)
 
@@ -144,7 +144,7 @@ class _Sweeper:
         checked = []
         for job in jobs:
             if job.recipe.text is None and job.recipe.encoders not in checked:
-                streams = self.resources.streams(job.recipe, self.settings.cache)
+                streams = self.resources.streams(job.recipe.encoders, self.settings.cache)
                 for manifest, ids in self.needed.items():
                     streams.require(ids, f"rellm extract {manifest} --recipe …")
                 checked.append(job.recipe.encoders)

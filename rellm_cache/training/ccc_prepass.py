@@ -6,6 +6,7 @@ with gradients. Both passes use the same random states, hence the same dropout a
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +16,6 @@ from torch import Tensor
 from rellm_cache.data.batch import Batch
 from rellm_cache.model.losses.vad import MOMENTS
 from rellm_cache.model.speech_llm import SpeechLLM
-from rellm_cache.training.precision import training_autocast
 from rellm_cache.utils.devices import random_state, set_random_state
 
 
@@ -37,7 +37,12 @@ class Prepass:
             set_random_state(self.random_states[index], device)
 
 
-def ccc_prepass(model: SpeechLLM, batches: Sequence[Batch], accelerator: Accelerator) -> Prepass:
+def ccc_prepass(
+    model: SpeechLLM,
+    batches: Sequence[Batch],
+    accelerator: Accelerator,
+    autocast: AbstractContextManager[None],
+) -> Prepass:
     """Compute the moments of a step; all processes must call it together.
 
     Does nothing for a squared error, or if one process trains the whole step as one micro-batch.
@@ -49,6 +54,6 @@ def ccc_prepass(model: SpeechLLM, batches: Sequence[Batch], accelerator: Acceler
     states = []
     for batch in batches:
         states.append(random_state(device))
-        with training_autocast(model.recipe.training, device):
+        with autocast:
             moments += model.dimension_moments(batch)
     return Prepass(accelerator.reduce(moments, "sum"), tuple(states))

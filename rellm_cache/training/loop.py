@@ -38,7 +38,12 @@ from rellm_cache.runs.weights import WEIGHTS, load_tensors, save_tensors
 from rellm_cache.training.ccc_prepass import Prepass, ccc_prepass
 from rellm_cache.training.checkpoints import CheckpointManager, Position, TrainingState
 from rellm_cache.training.distributed import sum_by_name, sum_gradients
-from rellm_cache.training.micro_batches import ActivationMeter, MicroBatcher, example_costs
+from rellm_cache.training.micro_batches import (
+    FIRST_TOKENS,
+    ActivationMeter,
+    MicroBatcher,
+    example_tokens,
+)
 from rellm_cache.training.optim import Optimizer
 from rellm_cache.training.precision import training_autocast, validation_autocast
 from rellm_cache.training.validation import selection_score, validation_scores
@@ -84,9 +89,7 @@ class Trainer:
         self.steps_per_epoch = math.ceil(batches / config.gradient_accumulation)
         self.total_steps = self.steps_per_epoch * config.epochs
         self.optimizer = Optimizer(self.model, config, self.total_steps)
-        self.micro_batcher = MicroBatcher(
-            recipe, example_costs(self.model, data.train, self.loader.lengths)
-        )
+        self.micro_batcher = self._make_micro_batcher()
         self.metrics = out / METRICS
         self.checkpoints = CheckpointManager(
             out / CHECKPOINTS,
@@ -94,6 +97,14 @@ class Trainer:
             accelerator,
             config.checkpoint_minutes,
         )
+
+    def _make_micro_batcher(self) -> MicroBatcher:
+        config, llm, examples = self.recipe.training, self.recipe.llm, self.data.train
+        if config.micro_batch_tokens:
+            costs = example_tokens(self.model, examples, self.loader.lengths)
+        else:
+            costs = dict.fromkeys((example.id for example in examples), 1)
+        return MicroBatcher(config, llm.pack_length if llm else FIRST_TOKENS, costs)
 
     def restore(self) -> Position:
         """Load the newest intact checkpoint, and drop the metrics after it."""
@@ -217,7 +228,8 @@ class Trainer:
         while True:
             try:
                 if prepass is None:
-                    prepass = ccc_prepass(self.model, batches, self.accelerator)
+                    autocast = training_autocast(self.recipe.training, self.device)
+                    prepass = ccc_prepass(self.model, batches, self.accelerator, autocast)
                 return self._backward(batches, counts, prepass)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
@@ -282,7 +294,7 @@ class Trainer:
         with self.optimizer.averaged_weights():
             scores = self.validate()
             self._record({"epoch": position.epoch + 1, "step": position.step, "validation": scores})
-            value = selection_score(self.recipe, scores, position.epoch)
+            value = selection_score(self.recipe.training.best_metric, scores, position.epoch)
             if position.best is None or value > position.best:
                 position = dataclasses.replace(position, best=value)
                 if self.accelerator.is_main_process:

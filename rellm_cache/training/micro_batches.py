@@ -12,11 +12,11 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from rellm_cache.config.schema import Recipe
+from rellm_cache.config.schema import TrainingConfig
 from rellm_cache.data.batch import Batch, Example
 from rellm_cache.model.speech_llm import SpeechLLM
 from rellm_cache.utils.console import say
-from rellm_cache.utils.devices import memory_room
+from rellm_cache.utils.devices import memory_budget
 
 FIRST_TOKENS = 512  # first limit of "auto" without an LLM; with one it is `llm.pack_length`
 
@@ -28,17 +28,18 @@ class MicroBatcher:
     micro-batch of known size used. Running out of memory halves any limit for good.
 
     Args:
+        first_tokens: first limit of "auto".
         costs: of each utterance id: tokens, or 1 if micro-batches are counted in clips.
 
     Attributes:
         limit: most tokens (or clips) in a micro-batch; a single clip may exceed it.
     """
 
-    def __init__(self, recipe: Recipe, costs: Mapping[str, int]) -> None:
-        wanted = recipe.training.micro_batch_tokens
+    def __init__(self, config: TrainingConfig, first_tokens: int, costs: Mapping[str, int]) -> None:
+        wanted = config.micro_batch_tokens
         self._costs = costs
-        self._first = recipe.llm.pack_length if recipe.llm else FIRST_TOKENS
-        self.limit = self._first if wanted == "auto" else wanted or recipe.training.batch_size
+        self._first = first_tokens
+        self.limit = self._first if wanted == "auto" else wanted or config.batch_size
         self._settled = wanted != "auto"
 
     @property
@@ -67,7 +68,7 @@ class MicroBatcher:
         """Raise the limit by the bytes that a micro-batch, at least half as large, has used."""
         if self._settled or cost < self.limit // 2:
             return
-        wanted = int(memory_room(device) / max(used_bytes, 1) * cost) // self._first * self._first
+        wanted = int(memory_budget(device) / max(used_bytes, 1) * cost) // self._first * self._first
         self._settled = wanted <= self.limit
         if self._settled:
             say(f"training.micro_batch_tokens: up to {self.limit} tokens fit")
@@ -89,12 +90,10 @@ class MicroBatcher:
         self._settled = bool(settled)
 
 
-def example_costs(
+def example_tokens(
     model: SpeechLLM, examples: Sequence[Example], frames: Sequence[int]
 ) -> dict[str, int]:
-    """Cost of each utterance id, given its number of frames; see `MicroBatcher`."""
-    if not model.recipe.training.micro_batch_tokens:
-        return dict.fromkeys((e.id for e in examples), 1)
+    """Tokens of each utterance id, given its number of frames."""
     embeddings = model.adapter.output_lengths(torch.tensor(frames, dtype=torch.long)).tolist()
     return {e.id: model.tokens(n, e.targets) for e, n in zip(examples, embeddings, strict=True)}
 

@@ -118,7 +118,7 @@ def train(
     notes = _describe_corpus(corpus, recipe)
     validation = summarise_data(corpus.validation, manifest) if corpus.validation else None
     summaries = (summarise_data(corpus.train, manifest), validation)
-    llm = resources.llm(recipe.llm, accelerator.device) if recipe.needs_llm and recipe.llm else None
+    llm = resources.llm(recipe.used_llm, accelerator.device) if recipe.used_llm else None
     data = _make_data(corpus, recipe, llm, cache)
     trainer = Trainer(recipe, data, out, llm, accelerator)
     start = trainer.restore()
@@ -143,7 +143,7 @@ def _read_corpus(recipe: Recipe, manifest: Path, cache: Path, resources: Resourc
     training = read_split(manifest, "train")
     has_validation = (manifest / "validation.jsonl").exists()
     validation = read_split(manifest, "validation") if has_validation else []
-    streams = resources.streams(recipe, cache)
+    streams = resources.streams(recipe.encoders, cache)
     ids = [u.id for u in (*training, *validation)]
     streams.require(ids, f"rellm extract {manifest} --recipe … --cache {cache}")
     splits = ("train", "validation") if validation else ("train",)
@@ -201,7 +201,9 @@ def finish(trainer: Trainer, start: Position, end: Position, notes: list[str]) -
             sizes=streams.sizes,
             output_size=trainer.model.adapter.output_size,
             trainable_parameters=trainable,
-            licences=licences_of(recipe, streams.sources.values()),
+            licences=licences_of(
+                recipe.used_llm, streams.sources.values(), recipe.training.init_from
+            ),
         )
         save_config(out, info, recipe)
         trainer.checkpoints.save_final(end)
@@ -211,18 +213,18 @@ def finish(trainer: Trainer, start: Position, end: Position, notes: list[str]) -
         steps=end.step,
         resumed_at=start.step,
         seconds=end.seconds,
-        validation=_best_scores(recipe, epochs),
+        validation=_best_scores(recipe.training.best_metric, epochs),
         untrained=epochs[0]["validation"] if epochs else {},
         trainable=trainable,
         notes=notes,
     )
 
 
-def _best_scores(recipe: Recipe, epochs: list[dict[str, Any]]) -> dict[str, float]:
+def _best_scores(metric: str, epochs: list[dict[str, Any]]) -> dict[str, float]:
     """Validation scores of the epoch with the best weights."""
     trained = [row for row in epochs if row["epoch"] > 0]
     best = max(
-        trained, key=lambda r: selection_score(recipe, r["validation"], r["epoch"]), default={}
+        trained, key=lambda r: selection_score(metric, r["validation"], r["epoch"]), default={}
     )
     return dict(best.get("validation", {}))
 
@@ -240,7 +242,7 @@ def record(
     """
     recipe, (train, validation) = trainer.recipe, summaries
     if not (report.out / TRAINING).exists() or report.resumed_at < report.steps:
-        start, llm = recipe.training.init_from, recipe.llm if recipe.needs_llm else None
+        start, llm = recipe.training.init_from, recipe.used_llm
         found = TrainingRecord(
             rellm=__version__,
             train=train,

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from rellm_cache.config.schema import Recipe
 from rellm_cache.corpus.manifest import DIMENSIONS
 from rellm_cache.data.batch import IGNORED, Example
 from rellm_cache.data.loader import BatchLoader
@@ -66,7 +65,7 @@ def predict(
     if model.needs_moments:  # of all examples, not a mean over batches
         terms = terms.with_mean("vad", ccc_distance(moments).float())
     model.train(was_training)
-    return Predictions(emotions, dimensions if model.recipe.heads.dimensions else None, terms)
+    return Predictions(emotions, None if model.heads.dimensions is None else dimensions, terms)
 
 
 def score_heads(
@@ -110,17 +109,15 @@ def validation_scores(
     predictions = predict(model, examples, streams, device)
     scores = {f"{name}_loss": value for name, value in predictions.terms.means().items()}
     scores["loss"] = float(predictions.terms.total(model.loss_weights))
-    labels = model.recipe.heads.emotions
-    heads = score_heads(predictions.emotions, predictions.dimensions, examples, labels)
+    heads = score_heads(predictions.emotions, predictions.dimensions, examples, model.emotions)
     if heads.recognition is not None:
         scores["ua"] = heads.recognition.ua
     scores |= {f"ccc_{name}": value for name, value in heads.ccc.items()}
     return scores
 
 
-def selection_score(recipe: Recipe, scores: dict[str, float], epoch: int) -> float:
-    """How good a checkpoint is by the recipe's `training.best_metric`; higher is better."""
-    select = recipe.training.best_metric
-    if select == "last" or not scores:
+def selection_score(best_metric: str, scores: dict[str, float], epoch: int) -> float:
+    """Score of an epoch's weights by `training.best_metric`; higher is better."""
+    if best_metric == "last" or not scores:
         return float(epoch)
-    return -scores["loss"] if select == "loss" else scores.get("ua", -scores["loss"])
+    return -scores["loss"] if best_metric == "loss" else scores.get("ua", -scores["loss"])

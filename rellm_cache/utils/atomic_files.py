@@ -30,10 +30,10 @@ SPARE_BYTES = 64_000_000  # for tokenizer, configuration and the file system its
 
 
 def write_file(path: Path, write: Callable[[Path], object]) -> None:
-    """Replace a file by what `write` writes to the temporary path that it is given.
+    """Replace a file by what `write` writes to a temporary path.
 
-    Two processes may write one file at once: the last one to finish wins. Folders above `path` are
-    made. An error leaves the old file and no temporary one.
+    If two processes write one file at once, the last one to finish wins. Missing folders are made.
+    After an error the old file is there, and no temporary one.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_leftovers(path)
@@ -53,7 +53,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def update_text(path: Path, text: str) -> bool:
-    """Replace a text file unless it holds exactly this text; whether it was replaced."""
+    """Replace a text file unless it already holds this text; return whether it was replaced."""
     if path.is_file() and path.read_bytes() == text.encode():
         return False
     write_text(path, text)
@@ -90,7 +90,7 @@ def csv_text(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def is_temporary(path: Path) -> bool:
-    """Whether a path has the name of an unfinished write."""
+    """Whether a path is named like a temporary file of this module."""
     return path.name.startswith(".") and path.name.endswith(SUFFIX)
 
 
@@ -111,7 +111,7 @@ def new_folder(out: Path, needed_bytes: int = 0) -> Iterator[Path]:
 def replaced_folder(out: Path, needed_bytes: int = 0) -> Iterator[Path]:
     """Yield a temporary folder that replaces `out`, if it exists, when the block ends.
 
-    The old or the new folder is on the disk whole at any moment. Between the two renames it is the
+    At any moment the complete old or new folder is on the disk. Between the two renames it is the
     old one, as `.<name>.replaced`; the next call moves it back first. Raises `RellmError` if
     another process is writing it, the disk has too little space, or writing failed.
     """
@@ -152,7 +152,7 @@ def rename(source: Path, target: Path) -> None:
 
 
 def rename_new(source: Path, target: Path) -> bool:
-    """Rename a synced folder unless another process has made `target`; whether it was renamed."""
+    """Rename a synced folder unless `target` exists already; return whether it was renamed."""
     try:
         rename(source, target)
     except OSError as error:
@@ -163,9 +163,9 @@ def rename_new(source: Path, target: Path) -> bool:
 
 
 def sync_tree(folder: Path) -> None:
-    """Sync every file and folder below and including `folder` to the disk.
+    """Sync a folder and everything below it to the disk, in any order.
 
-    The order does not matter: nobody sees the folder before it is renamed.
+    Nobody reads the folder before it is renamed.
     """
     paths = [Path(root) / name for root, _, files in os.walk(folder) for name in ("", *files)]
     with ThreadPoolExecutor(SYNC_THREADS) as pool:
@@ -196,7 +196,7 @@ def _replaced(out: Path) -> Path:
 
 
 def _finish_replacement(out: Path) -> None:
-    """Remove the old folder, or move it back where no new one has taken its place."""
+    """Remove the old folder, or move it back if there is no new one."""
     old = _replaced(out)
     if out.exists():
         shutil.rmtree(old, ignore_errors=True)
@@ -215,7 +215,7 @@ def _require_space(out: Path, needed_bytes: int) -> None:
 
 @contextmanager
 def _locked_folder(temporary: Path, out: Path) -> Iterator[None]:
-    """Hold an empty temporary folder; its lock ends with this process, however that ends."""
+    """Lock and empty a temporary folder; the lock ends with this process."""
     temporary.mkdir(exist_ok=True)
     handle = os.open(temporary, os.O_RDONLY)
     try:

@@ -1,4 +1,4 @@
-"""Where models run: which device, what memory and random state it has."""
+"""Devices: CPU or GPU, CPU threads, memory and random state."""
 
 import os
 import platform
@@ -13,17 +13,17 @@ from rellm_cache import __version__
 
 Work = Literal["heads", "models"]
 
-DEFAULT_THREADS = torch.get_num_threads()  # of this process, where nobody set another number
-GPU_SHARE = 0.9  # of what is left of a GPU that is taken: the rest is the allocator's gaps
+DEFAULT_THREADS = torch.get_num_threads()  # of this process, unless it sets another number
+GPU_SHARE = 0.9  # of free GPU memory; the rest is for the allocator's gaps
 
 
 def default_device() -> torch.device:
-    """The first GPU, or the CPU."""
+    """Return the first GPU, or the CPU if there is none."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def threads_each(processes: int) -> int:
-    """CPU threads for each of several processes that share the cores of this one."""
+    """Return the CPU threads of each of several processes that share this one's cores."""
     return max(1, len(os.sched_getaffinity(0)) // processes)
 
 
@@ -31,9 +31,9 @@ def threads_each(processes: int) -> int:
 def use_threads(work: Work) -> Iterator[None]:
     """Run a block with as many CPU threads as its work gains from.
 
-    Adapter and heads use one: two are no faster, and beside another program they wait for each
-    other at every small operation. Encoders and LLMs use all. `OMP_NUM_THREADS`, or a number that
-    the process has set, wins.
+    Adapter and heads use one: two are no faster, and on a busy CPU they wait for each other at
+    every small operation. Encoders and LLMs use all. `OMP_NUM_THREADS`, or a number that the
+    process has set, wins.
     """
     before = torch.get_num_threads()
     is_set = "OMP_NUM_THREADS" in os.environ or before != DEFAULT_THREADS
@@ -45,17 +45,17 @@ def use_threads(work: Work) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def clips_at_a_time(device: torch.device, batch_size: int) -> int:
-    """Of a batch of so many clips, how many an encoder takes in one forward pass: on a CPU one.
+def forward_batch_size(device: torch.device, batch_size: int) -> int:
+    """Return how many clips of a batch an encoder takes in one forward pass: one on a CPU.
 
-    There a batch saves no time, and matrix products round differently in another batch: a clip by
-    itself gives the same bits whatever its neighbours are.
+    There a batch saves no time, and matrix products round differently in another batch. A clip
+    encoded alone gives the same bits whatever batch it comes in.
     """
     return 1 if device.type == "cpu" else batch_size
 
 
 def device_name(device: torch.device) -> str:
-    """The GPU's or the processor's own name."""
+    """Return the product name of the GPU or the processor."""
     if device.type == "cuda":
         return str(torch.cuda.get_device_name(device))
     try:
@@ -67,7 +67,7 @@ def device_name(device: torch.device) -> str:
 
 
 def describe_machine(device: torch.device, dtype: torch.dtype) -> dict[str, str]:
-    """What computes the rows of a store, as recorded in every part: they differ a little."""
+    """Return device, dtype and versions, as every part of a store records them."""
     return {
         "device": device_name(device),
         "dtype": str(dtype).removeprefix("torch."),
@@ -77,7 +77,7 @@ def describe_machine(device: torch.device, dtype: torch.dtype) -> dict[str, str]
 
 
 def random_state(device: torch.device) -> dict[str, torch.Tensor]:
-    """State of torch's generators that a model on this device draws from: uint8 by name."""
+    """Return the states (uint8) of torch's random generators that a model on this device uses."""
     state = {"cpu": torch.get_rng_state()}
     if device.type == "cuda":
         state["cuda"] = torch.cuda.get_rng_state(device)
@@ -85,23 +85,25 @@ def random_state(device: torch.device) -> dict[str, torch.Tensor]:
 
 
 def set_random_state(state: Mapping[str, torch.Tensor], device: torch.device) -> None:
-    """Go back to what `random_state` gave; a GPU's state is left out where there is none."""
-    # Copies, as torch reads from the beginning of a view's memory and may end the process.
+    """Restore what `random_state` returned; a GPU's state is skipped on a CPU."""
+    # Copies: torch reads from the start of a view's memory and may crash.
     torch.set_rng_state(state["cpu"].clone())
     if device.type == "cuda" and "cuda" in state:
         torch.cuda.set_rng_state(state["cuda"].clone(), device)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that a tensor found no room, on a GPU or in host memory."""
+    """Whether an error means that GPU or host memory is exhausted."""
     kinds = (torch.OutOfMemoryError, MemoryError)
     return isinstance(error, kinds) or "DefaultCPUAllocator" in str(error)
 
 
-def memory_room(device: torch.device) -> int:
-    """Bytes that may be taken on top of what is: of a GPU `GPU_SHARE` of what is left to this
-    process, of host memory a quarter of the machine's or container's, whatever else uses it, so
-    that it is the same each time."""
+def memory_budget(device: torch.device) -> int:
+    """Return the bytes that may be allocated on top of what is allocated now.
+
+    On a GPU it is `GPU_SHARE` of what is free for this process. On a CPU it is a quarter of the
+    memory of the machine or container, used or not, so that it is the same each time.
+    """
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
         taken = torch.cuda.memory_allocated(device)

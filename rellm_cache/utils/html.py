@@ -1,4 +1,4 @@
-"""HTML pages. In: a template, values. Out: text, everything from outside escaped."""
+"""HTML pages from Jinja templates; all values are escaped."""
 
 from functools import cache
 from typing import Any
@@ -12,5 +12,5 @@ def _environment() -> jinja2.Environment:
 
 
 def render_page(template: str, **values: Any) -> str:
-    """Render a template, named by its path in the package: `evaluation/report.html.j2`."""
+    """Return a rendered template; `template` is its path in the package."""
     return _environment().get_template(template).render(**values)

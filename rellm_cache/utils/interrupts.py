@@ -1,8 +1,8 @@
-"""Ctrl-C, where work ends by keeping what it made. In: the work. Out: its end, undisturbed once.
+"""Ctrl-C (SIGINT) during work that saves its results when it ends.
 
-Python raises `KeyboardInterrupt` wherever the main thread is, also while it handles an earlier one:
-a second Ctrl-C, or the same one passed on by a launcher, would cut off the commit that the first
-began.
+Python raises `KeyboardInterrupt` wherever the main thread is, also while it handles an earlier one.
+So a second Ctrl-C, or the same one passed on by a launcher, would stop the commit that the first
+one started.
 """
 
 import contextlib
@@ -15,29 +15,29 @@ from typing import Self
 from rellm_cache.utils.console import say
 
 NOTICE = (
-    "Keeping what is done so far. Ctrl-C again leaves without it: the same command then does it "
-    "again."
+    "Saving what is done so far. Press Ctrl-C again to stop without saving; the same command then "
+    "does it again."
 )
 
 
 class Interrupts:
-    """Around work that keeps what it made when it is left. Of each Ctrl-C while it is entered:
+    """Context of work that saves its results when it ends.
 
-    - the first ends the work, by a `KeyboardInterrupt`;
-    - the next is answered with a notice, and the end goes on;
-    - any further one is a `KeyboardInterrupt` again.
+    - The first Ctrl-C ends the work with a `KeyboardInterrupt`.
+    - The second prints a notice; saving goes on.
+    - Any later one is a `KeyboardInterrupt` again.
 
-    Work that says that it is `finishing` is past the first. One that was answered then is raised
-    when the end is done.
+    After `finishing`, the first Ctrl-C prints the notice. Its `KeyboardInterrupt` is raised when
+    saving is done.
 
-    Where Ctrl-C is ignored, or someone else's to handle, and in other threads than the main one, it
-    does nothing.
+    It does nothing in threads other than the main one, and where SIGINT is ignored or has another
+    handler.
     """
 
     def __init__(self) -> None:
         self._installed = False
-        self._ending = False
-        self._answered = False
+        self._saving = False
+        self._noticed = False
         self._stop: Callable[[], None] | None = None
 
     def __enter__(self) -> Self:
@@ -55,19 +55,19 @@ class Interrupts:
     ) -> None:
         if self._installed:
             signal.signal(signal.SIGINT, signal.default_int_handler)
-        if self._answered and error is None:
+        if self._noticed and error is None:
             raise KeyboardInterrupt
 
     def finishing(self, stop: Callable[[], None] | None = None) -> None:
-        """Nothing is left but to finish; `stop`, if any, makes it shorter, should Ctrl-C come."""
+        """Say that only saving is left. Ctrl-C calls `stop`, if given, to make it shorter."""
         self._stop = stop
-        self._ending = True
+        self._saving = True
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self._answered or not self._ending:
-            self._ending = True
+        if self._noticed or not self._saving:
+            self._saving = True
             raise KeyboardInterrupt
-        self._answered = True
+        self._noticed = True
         if self._stop is not None:
             self._stop()
         with contextlib.suppress(RuntimeError):  # Ctrl-C came while a line was written

@@ -1,4 +1,4 @@
-"""JSON files. In: a path. Out: the one object it holds, or an error that names file and fix."""
+"""JSON files: reading one object, with errors that name the file and the fix."""
 
 import json
 from pathlib import Path
@@ -8,17 +8,17 @@ from rellm_cache.errors import RellmError
 
 
 def read_object(path: Path, error: type[RellmError], fix: str) -> dict[str, Any]:
-    """The JSON object that a file holds.
+    """Read the JSON object in a file.
 
     Args:
-        error: raised where the file cannot be read or holds anything else.
-        fix: what then helps, as the end of a sentence.
+        error: raised if the file cannot be read or holds anything else.
+        fix: end of the error message.
     """
     try:
         content = json.loads(path.read_text("utf-8"))
     except OSError as found:
         raise error(f"{path}: cannot be read ({found}); {fix}") from found
-    except ValueError as found:  # no UTF-8 is one too
+    except ValueError as found:  # UnicodeDecodeError is one too
         raise error(f"{path}: not JSON ({found}); {fix}") from found
     if not isinstance(content, dict):
         raise error(f"{path}: expected a JSON object, found {content!r:.40}; {fix}")

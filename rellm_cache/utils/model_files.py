@@ -1,7 +1,7 @@
-"""Where a model's files are. In: a hub id or a folder. Out: a checked local folder and a digest.
+"""Model folders: found locally or on the model hub, checked, and identified by digest.
 
-A hub id is looked for under the models root first (`cache/models/<owner>/<name>`, the same layout
-as the hub's), then on the hub. Only safetensors and text files are ever loaded.
+A hub id is looked up under the models root first (`cache/models/<owner>/<name>`, the hub's own
+layout), then on the hub. Only safetensors and text files are ever loaded.
 """
 
 import hashlib
@@ -23,15 +23,15 @@ HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 def models_root() -> Path:
-    """Folder of local copies of hub models: `$RELLM_MODELS`, or `cache/models` where you are."""
+    """Return the folder of local copies of hub models: `$RELLM_MODELS`, or `cache/models`."""
     return Path(os.environ.get("RELLM_MODELS", "cache/models"))
 
 
 def find_model(model: str, needed: tuple[str, ...], revision: str = "") -> Path:
-    """The local folder of `model`, complete with its weights and the `needed` files.
+    """Return the local folder of `model`, after checking its weights and the `needed` files.
 
     Raises `ConfigError` if the model is neither a folder nor under the models root nor on the hub,
-    or a file is missing or cut short.
+    or a file is missing or truncated.
     """
     folder = locate_model(model, revision)
     check_files(folder, needed)
@@ -39,9 +39,9 @@ def find_model(model: str, needed: tuple[str, ...], revision: str = "") -> Path:
 
 
 def locate_model(model: str, revision: str = "") -> Path:
-    """The local folder of `model`, whatever it holds; `ConfigError` where there is none."""
+    """Return the local folder of `model`, unchecked; `ConfigError` if there is none."""
     candidates = (Path(model), models_root() / model)
-    load_quietly()
+    silence_transformers()
     folder = next((c for c in candidates if c.is_dir()), None)
     if folder is None:
         folder = _download(model, revision)
@@ -49,7 +49,7 @@ def locate_model(model: str, revision: str = "") -> Path:
 
 
 def find_config(model: str, revision: str = "") -> Path:
-    """The `config.json` of `model`; from the hub nothing else is fetched.
+    """Return the path of a model's `config.json`; from the hub only this file is downloaded.
 
     Raises `ConfigError` if there is none.
     """
@@ -95,7 +95,7 @@ def load_pretrained(
     Raises:
         ConfigError: the folder cannot be loaded or lacks weights.
     """
-    load_quietly()
+    silence_transformers()
     with model_errors(folder):
         model, report = model_class.from_pretrained(folder, output_loading_info=True, **options)
     if missing := sorted(name for name in report["missing_keys"] if needed(name)):
@@ -106,8 +106,8 @@ def load_pretrained(
     return model
 
 
-def load_quietly() -> None:
-    """Keep transformers from drawing a bar for every model it loads: stages draw their own."""
+def silence_transformers() -> None:
+    """Turn off the progress bars and notes of transformers; commands show their own."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()
@@ -115,8 +115,8 @@ def load_quietly() -> None:
 
 
 def hub_errors() -> tuple[type[Exception], ...]:
-    """What the hub's client raises: no network, no such repository, no hub id, refused."""
-    # Its HTTP library's, which is another from version to version; no type checker sees it there.
+    """Return the exceptions of the hub's client: no network, no such repository, no hub id."""
+    # HTTPError is of its HTTP library, which depends on the version; type checkers do not see it.
     from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
 
     return OSError, ValueError, HTTPError
@@ -139,7 +139,7 @@ def _download(model: str, revision: str, files: list[str] | None = None) -> Path
 
 
 def check_files(folder: Path, needed: tuple[str, ...]) -> None:
-    """Raise `ConfigError` naming the first file of a model folder that is missing or cut short."""
+    """Raise `ConfigError` that names the first missing or truncated file of a model folder."""
     for name in ("config.json", *needed):
         if not (folder / name).is_file():
             raise ConfigError(f"{folder}: {name} is missing from the model folder; copy it there")
@@ -149,12 +149,12 @@ def check_files(folder: Path, needed: tuple[str, ...]) -> None:
                 pass
         except SafetensorError as error:
             raise ConfigError(
-                f"{file}: not whole safetensors weights ({error}); copy the file again"
+                f"{file}: not complete safetensors weights ({error}); copy the file again"
             ) from error
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a model folder; `ConfigError` if there are none or one is gone."""
+    """Return the safetensors files of a model folder; `ConfigError` if one or all are missing."""
     index = folder / "model.safetensors.index.json"
     if not index.is_file():
         if not (folder / "model.safetensors").is_file():
@@ -175,8 +175,11 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def weights_digest(folder: Path, others: tuple[str, ...] = ()) -> str:
-    """SHA-256 (hex) over config, preprocessor, weights and `others`: all that decides what comes
-    out."""
+    """Return the SHA-256 (hex) of all that decides a model's output.
+
+    Args:
+        others: names of files to include after config, preprocessor config and weights.
+    """
     sha = hashlib.sha256()
     texts = [folder / "config.json", folder / "preprocessor_config.json"]
     files = [path for path in texts if path.is_file()] + weight_files(folder)
@@ -186,7 +189,7 @@ def weights_digest(folder: Path, others: tuple[str, ...] = ()) -> str:
 
 
 def pinned_digest(folder: Path, pin: str, others: tuple[str, ...] = ()) -> str:
-    """The `weights_digest` of a model folder; `ConfigError` if a recipe pins another."""
+    """Return the `weights_digest` of a model folder; `ConfigError` if a recipe pins another."""
     weights = weights_digest(folder, others)
     if pin and pin != weights:
         raise ConfigError(
@@ -197,13 +200,13 @@ def pinned_digest(folder: Path, pin: str, others: tuple[str, ...] = ()) -> str:
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 (hex) of one file."""
+    """Return the SHA-256 (hex) of one file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def stated_licence(folder: Path) -> str:
-    """The licence that the card of a model folder states, by name; empty where none does."""
+    """Return the licence that the model card in a folder states; empty if it states none."""
     from huggingface_hub.repocard import metadata_load
 
     card = folder / "README.md"

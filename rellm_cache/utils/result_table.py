@@ -1,7 +1,7 @@
-"""Resumable table of result rows: what is done is never done again, and a kill loses nothing.
+"""Resumable table of result rows, for commands that may be killed at any moment.
 
-Each row has an id and the fingerprint of all it depends on. New results are appended to a journal
-beside the finished file; a later call reads them back and makes only what is missing. In the end
+Each row has an id and the fingerprint of all it depends on. New rows are appended to a journal
+beside the finished file. A later call reads them back and makes only the missing ones. At the end
 the file is replaced in one step and the journal removed.
 """
 
@@ -20,21 +20,21 @@ from rellm_cache.utils.console import progress
 Row = dict[str, Any]
 
 FINGERPRINT = "fingerprint"
-# What the first edition called it, in files that are still read.
+# Names of the fingerprint in files of the first edition, which are still read.
 FORMER_NAMES = ("made_from", "by", "generator", "writer", "identity", "audio_sha256")
-SYNC_SECONDS = 1.0  # a power cut loses what was appended in this time, a kill nothing
+SYNC_SECONDS = 1.0  # a power cut may lose the rows of this time; a kill loses none
 
 
 class ResultTable:
-    """Results by id, for work that can be killed at any moment.
+    """Rows by id, of a finished file and of the journal beside it.
 
-    A row counts only with the expected fingerprint. Rows of one id are merged, so that results may
-    come a few fields at a time.
+    Rows with another fingerprint than the expected one are ignored. Rows of one id are merged: its
+    fields may be added one after the other.
 
     Args:
-        path: of the finished file; it need not exist.
-        fingerprints: id → expected fingerprint; or one for all ids; None takes every row.
-        finished: rows known before; None reads them from the finished file.
+        path: the finished file; it need not exist.
+        fingerprints: id → expected fingerprint, or one for all ids; None accepts every row.
+        finished: rows that are known; None reads them from the finished file.
 
     Raises:
         JournalError: a line of the file or its journal cannot be read.
@@ -73,25 +73,26 @@ class ResultTable:
             self._appending = None
 
     def __getitem__(self, name: str) -> Mapping[str, Any]:
-        """What is known of an id; empty where nothing is."""
+        """Return the row of an id; empty if there is none."""
         return self._rows.get(name, {})
 
     def __contains__(self, name: str) -> bool:
         return name in self._rows
 
     def __iter__(self) -> Iterator[str]:
-        """Ids of all rows, oldest first."""
+        """Iterate over the ids of all rows, oldest first."""
         return iter(self._rows)
 
     def missing(self, ids: Iterable[str], *fields: str) -> list[str]:
-        """Return the ids, each once, that have no row or lack one of the fields."""
+        """Return the ids, each once, without a row or without one of the fields."""
         return [i for i in dict.fromkeys(ids) if not {"id", *fields} <= self[i].keys()]
 
     def add(self, name: str, fingerprint: str | None = None, **fields: Any) -> None:
-        """Keep results of an id; values must be as JSON gives them back.
+        """Add fields to the row of an id and append them to the journal.
 
         Args:
-            fingerprint: where the table expects none.
+            fingerprint: needed only if the table expects none.
+            fields: values that JSON returns unchanged.
         """
         row = {"id": name, FINGERPRINT: fingerprint or self._expected(name), **fields}
         if self._appending is None:
@@ -113,11 +114,11 @@ class ResultTable:
         rows: Iterable[Any] | None = None,
         write: Callable[[Path, list[Any]], object] | None = None,
     ) -> bool:
-        """Replace the finished file, unless it holds these rows already, and remove the journal.
+        """Replace the finished file, unless it already holds these rows, and remove the journal.
 
         Args:
-            rows: of the file, in order; None for the table's own, in the order of `fingerprints`.
-            write: writes them; None for JSON Lines.
+            rows: rows of the file; None for the table's own, in the order of `fingerprints`.
+            write: function that writes the file; None for JSON Lines.
 
         Returns:
             Whether the file was written.
@@ -145,12 +146,12 @@ class ResultTable:
 
 
 class Journal:
-    """JSON rows appended to a file; a killed process loses none that was appended."""
+    """JSON Lines file to append rows to; a killed process loses no appended row."""
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists():
-            # A line that a kill cut short goes, so that appending starts on a new one.
+            # A truncated last line is removed, so that appending starts on a new line.
             os.truncate(path, len(_whole_lines(path)))
         self._file = path.open("a", encoding="utf-8")
         sync_path(path.parent)
@@ -163,7 +164,7 @@ class Journal:
         self.close()
 
     def append(self, row: Row) -> None:
-        """Write one row; it is on the disk a second later at most, or when the next one is."""
+        """Write one row. The file is synced to the disk once a second, and when it is closed."""
         self._file.write(json.dumps(row, ensure_ascii=False) + "\n")
         self._file.flush()
         if time.monotonic() - self._synced > SYNC_SECONDS:
@@ -177,18 +178,18 @@ class Journal:
 
 
 def append_row(path: Path, row: Row) -> None:
-    """Append one row to a log; it is on the disk when the file is synced next."""
+    """Append one row to a log that the caller syncs to the disk."""
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
 def journal_beside(path: Path) -> Path:
-    """The journal of a file: it holds rows until the file itself is written."""
+    """Return the path of a file's journal."""
     return path.with_name(f".{path.name}.journal")
 
 
 def read_journal(path: Path) -> Iterator[Row]:
-    """Yield the rows of a journal that may not exist, without a last line that a kill cut short.
+    """Yield the rows of a journal, which may not exist; a truncated last line is skipped.
 
     Raises `JournalError` if another line is damaged.
     """
@@ -197,7 +198,7 @@ def read_journal(path: Path) -> Iterator[Row]:
 
 
 def read_rows(path: Path) -> Iterator[Row]:
-    """Yield the rows of a finished file that may not exist.
+    """Yield the rows of a finished file, which may not exist.
 
     Raises `JournalError` if a line is damaged, the last one too.
     """
@@ -206,12 +207,12 @@ def read_rows(path: Path) -> Iterator[Row]:
 
 
 def fingerprint_of(row: Mapping[str, Any]) -> str | None:
-    """The fingerprint of a row, also of one that the first edition wrote; None without any."""
+    """Return the fingerprint of a row, also of a row of the first edition; None without one."""
     return with_fingerprint(dict(row)).get(FINGERPRINT)
 
 
 def with_fingerprint(row: Row) -> Row:
-    """A row whose fingerprint has its name of today, also where the first edition wrote it."""
+    """Return a row with its fingerprint under today's name, also a row of the first edition."""
     former = next((name for name in FORMER_NAMES if name in row), None)
     if FINGERPRINT in row or former is None:
         return row
@@ -219,7 +220,7 @@ def with_fingerprint(row: Row) -> Row:
 
 
 def _current(rows: Iterable[Row]) -> Iterator[Row]:
-    """Yield rows as they are written today, also those of journals of the first edition."""
+    """Yield rows under today's names, also those in journals of the first edition."""
     counts: Counter[str] = Counter()
     for row in map(with_fingerprint, rows):
         if "id" in row or FINGERPRINT not in row:
@@ -251,6 +252,6 @@ def _parse(path: Path, data: bytes) -> Iterator[Row]:
 
 
 def _whole_lines(path: Path) -> bytes:
-    """The file up to its last end of line; what a kill cut may be no UTF-8."""
+    """Return the file up to its last line end; a truncated line may not be valid UTF-8."""
     data = path.read_bytes()
     return data[: data.rfind(b"\n") + 1]

@@ -75,7 +75,7 @@ def naive_losses(
     for task in sorted(set(tasks)):
         own = torch.tensor([t == task for t in tasks], device=label.device)
         losses[task] = (each[own].sum() / (label[own, 1:] != IGNORED).sum()).float()
-    smoothing = model.recipe.losses.label_smoothing
+    smoothing = model.loss_config.label_smoothing
     losses["emotion_ce"] = F.cross_entropy(logits, batch.emotions, label_smoothing=smoothing)
     known_vad = ~batch.vad.isnan().any(1)
     if dimensions is not None and known_vad.any():
@@ -85,5 +85,5 @@ def naive_losses(
 
 def naive_total(model: SpeechLLM, losses: dict[str, Tensor]) -> Tensor:
     """Eq. 10: the sum of the losses by the recipe's weights, scalar."""
-    weights = model.recipe.losses
+    weights = model.loss_config
     return torch.stack([getattr(weights, name) * loss for name, loss in losses.items()]).sum()

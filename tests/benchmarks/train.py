@@ -67,7 +67,7 @@ class Bench:
             self.model.tokens(n, e.targets) for n, e in zip(heard, self.examples, strict=True)
         ]
         order = sorted(range(len(tokens)), key=tokens.__getitem__)
-        return order[-self.model.recipe.training.batch_size :]
+        return order[-self.trainer.recipe.training.batch_size :]
 
     def naive_step(self, batch: Batch, number: int) -> None:
         """Forward, backward and update of the naive step."""

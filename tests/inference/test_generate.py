@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file, save_file
 
-from rellm_cache.config.schema import Recipe, TextConfig
+from rellm_cache.config.schema import PromptsConfig, Recipe, TextConfig
 from rellm_cache.corpus.manifest import Utterance, write_lines
 from rellm_cache.data.batch import Batch
 from rellm_cache.errors import ConfigError, ManifestError, RunError, StoreError
@@ -61,12 +61,12 @@ def test_a_killed_call_goes_on(
     calls: list[int] = []  # utterances of each
 
     def answer_or_die(
-        model: SpeechLLM, batch: Batch, utterances: Sequence[Utterance]
+        model: SpeechLLM, batch: Batch, utterances: Sequence[Utterance], prompts: PromptsConfig
     ) -> list[Generation]:
         calls.append(len(utterances))
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return ordinary(model, batch, utterances)
+        return ordinary(model, batch, utterances, prompts)
 
     monkeypatch.setattr(stage, "answer_batch", answer_or_die)
     with pytest.raises(KeyboardInterrupt):
@@ -141,9 +141,11 @@ def test_only_changed_clips_are_answered_again(
     ordinary = stage.answer_batch
     asked: list[str] = []
 
-    def answer(model: SpeechLLM, batch: Batch, utterances: Sequence[Utterance]) -> list[Generation]:
+    def answer(
+        model: SpeechLLM, batch: Batch, utterances: Sequence[Utterance], prompts: PromptsConfig
+    ) -> list[Generation]:
         asked.extend(utterance.id for utterance in utterances)
-        return ordinary(model, batch, utterances)
+        return ordinary(model, batch, utterances, prompts)
 
     monkeypatch.setattr(stage, "answer_batch", answer)
     assert generate(run, test, out, cache) == first

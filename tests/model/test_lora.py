@@ -147,7 +147,7 @@ def test_a_step_equals_the_naive_step(
     naive = naive_loss(model, llm, batch, scope)
     expected = gradients(model, naive)
     if again:
-        model = make_model(model.recipe, checkpointed(llm))
+        model = make_model(with_scope(recipe, scope, pack_length), checkpointed(llm))
     terms = model(batch).terms
     loss = terms["response_lm"].sum + terms["emotion_lm"].sum
     found = gradients(model, loss)

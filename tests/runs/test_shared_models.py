@@ -14,11 +14,11 @@ CPU = torch.device("cpu")
 
 def test_stores_are_opened_once(cache: Path, quick: Recipe) -> None:
     resources = Resources()
-    streams = resources.streams(quick, cache)
+    streams = resources.streams(quick.encoders, cache)
     speech = quick.encoders["speech"]
     digest = weights_digest(Path(speech.model))
     pinned = replace(speech, weights_sha256=digest)  # as a run's own recipe
-    again = resources.streams(replace(quick, encoders={"speech": pinned}), cache)
+    again = resources.streams({"speech": pinned}, cache)
     assert again.sources == {"speech": streams.sources["speech"]}
 
 

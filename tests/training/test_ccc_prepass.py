@@ -1,8 +1,8 @@
 """CCC prepass: its moments equal those of the predictions that follow, dropout included."""
 
 from dataclasses import replace
+from typing import Literal
 
-import pytest
 import torch
 from accelerate import Accelerator
 
@@ -28,24 +28,28 @@ def make_batches() -> list[Batch]:
     ]
 
 
-@pytest.fixture
-def model(speech_recipe: Recipe) -> SpeechLLM:
+CPU = torch.device("cpu")
+FLOAT32 = torch.autocast("cpu", enabled=False)
+
+
+def make_model(speech_recipe: Recipe, vad_kind: Literal["mse", "ccc"] = "ccc") -> SpeechLLM:
     torch.manual_seed(0)
     recipe = replace(
         speech_recipe,
         adapter=replace(speech_recipe.adapter, dropout=0.3, crop_frames=40),
         heads=replace(speech_recipe.heads, dropout=0.3),
-        losses=replace(speech_recipe.losses, vad_kind="ccc"),
+        losses=replace(speech_recipe.losses, vad_kind=vad_kind),
     )
     return SpeechLLM(recipe, {"speech": 16}, None).train()
 
 
-def test_the_second_pass_has_the_moments_of_the_prepass(model: SpeechLLM) -> None:
+def test_the_second_pass_has_the_moments_of_the_prepass(speech_recipe: Recipe) -> None:
+    model = make_model(speech_recipe)
     batches = make_batches()
-    prepass = ccc_prepass(model, batches, Accelerator(cpu=True))
+    prepass = ccc_prepass(model, batches, Accelerator(cpu=True), FLOAT32)
     predicted = []
     for index, batch in enumerate(batches):
-        prepass.restore_random_state(index, torch.device("cpu"))
+        prepass.restore_random_state(index, CPU)
         predicted.append(moments_of(model(batch, prepass.moments).dimensions, batch.vad))
         torch.rand(7)  # whatever else a step draws
     assert prepass.moments is not None
@@ -55,8 +59,9 @@ def test_the_second_pass_has_the_moments_of_the_prepass(model: SpeechLLM) -> Non
     assert not torch.allclose(prepass.moments, torch.as_tensor(other))
 
 
-def test_no_prepass_without_need(model: SpeechLLM) -> None:
+def test_no_prepass_without_need(speech_recipe: Recipe) -> None:
+    model = make_model(speech_recipe)
     accelerator = Accelerator(cpu=True)
-    assert ccc_prepass(model, make_batches()[:1], accelerator).moments is None
-    model.recipe = replace(model.recipe, losses=replace(model.recipe.losses, vad_kind="mse"))
-    assert ccc_prepass(model, make_batches(), accelerator).moments is None
+    assert ccc_prepass(model, make_batches()[:1], accelerator, FLOAT32).moments is None
+    model = make_model(speech_recipe, "mse")
+    assert ccc_prepass(model, make_batches(), accelerator, FLOAT32).moments is None

@@ -10,7 +10,7 @@ from torch import nn
 from rellm_cache.config.schema import Recipe
 from rellm_cache.data.batch import Example
 from rellm_cache.training.micro_batches import FIRST_TOKENS, ActivationMeter, MicroBatcher
-from rellm_cache.utils.devices import memory_room
+from rellm_cache.utils.devices import memory_budget
 
 CPU = torch.device("cpu")
 EXAMPLES = [Example(name) for name in "abcdef"]
@@ -19,7 +19,7 @@ COSTS = dict(zip("abcdef", (50, 40, 30, 30, 20, 10), strict=True))
 
 def make_batcher(recipe: Recipe, tokens: Literal["auto"] | int) -> MicroBatcher:
     training = replace(recipe.training, micro_batch_tokens=tokens)
-    return MicroBatcher(replace(recipe, training=training), COSTS)
+    return MicroBatcher(training, FIRST_TOKENS, COSTS)
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ def test_clips_are_cut_by_tokens(speech_recipe: Recipe, limit: int, parts: list[
 def test_auto_fills_the_memory_and_settles(speech_recipe: Recipe) -> None:
     batcher = make_batcher(speech_recipe, "auto")
     assert batcher.limit == FIRST_TOKENS
-    room = memory_room(CPU)
+    room = memory_budget(CPU)
     batcher.update_limit(10, room, CPU)  # too small a micro-batch to tell
     assert (batcher.limit, batcher.is_measuring) == (FIRST_TOKENS, True)
     batcher.update_limit(FIRST_TOKENS, room // 8, CPU)

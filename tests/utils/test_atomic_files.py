@@ -128,7 +128,7 @@ def test_two_writers_of_one_file_do_not_mix(tmp_path: Path) -> None:
     assert names(tmp_path) == ["a.txt"]
 
 
-def test_what_a_kill_left_is_removed_once_it_is_old(tmp_path: Path) -> None:
+def test_old_temporary_files_of_killed_writers_are_removed(tmp_path: Path) -> None:
     old, new, other = (tmp_path / f".{name}.partial" for name in ("a.txt.1", "a.txt.2", "b.txt.1"))
     for left in (old, new, other):
         left.write_text("half")
@@ -138,7 +138,7 @@ def test_what_a_kill_left_is_removed_once_it_is_old(tmp_path: Path) -> None:
     assert names(tmp_path) == [new.name, other.name, "a.txt"]
 
 
-def test_too_small_a_disk_is_said_before_anything_is_written(tmp_path: Path) -> None:
+def test_too_little_space_is_an_error_before_anything_is_written(tmp_path: Path) -> None:
     with (
         pytest.raises(RellmError, match=r"out: 1000000\.1 GB needed, .* GB free; free some space"),
         new_folder(tmp_path / "out", 10**15),
@@ -170,7 +170,7 @@ def test_an_interrupted_write_of_a_folder_leaves_nothing(tmp_path: Path) -> None
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_replaced_folder_is_whole_wherever_a_kill_falls(tmp_path: Path) -> None:
+def test_a_folder_is_complete_after_a_kill_at_any_step(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", KILLED, tmp_path], check=True)
     left = sorted(tmp_path.glob("*"))
     assert len(left) > 5
@@ -186,7 +186,7 @@ def test_a_replaced_folder_is_whole_wherever_a_kill_falls(tmp_path: Path) -> Non
     assert all(content in (OLD, NEW) for content in found)
 
 
-def test_what_cannot_be_replaced_stays(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_replaced_stays(tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     (out / "README.md").write_text("old")

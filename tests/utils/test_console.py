@@ -63,8 +63,8 @@ def test_one_none_and_many() -> None:
     assert counted(3, "clip is", "clips are") == "3 clips are"
 
 
-def test_commands_count_with_it() -> None:
-    """A plural that stands right after a number in a message of a command would read `1 clips`."""
+def test_commands_use_it_for_counts() -> None:
+    """A plural right after a number in a message would read `1 clips`."""
     commands = (Path(rellm_cache.__file__).parent / "cli").rglob("*.py")
     found = []
     for path in sorted(commands):

@@ -1,4 +1,4 @@
-"""Ctrl-C: the first ends the work, the second is answered, the third ends the end."""
+"""Ctrl-C: the first ends the work, the second prints a notice, the third stops the saving."""
 
 import signal
 import threading
@@ -11,7 +11,7 @@ from rellm_cache.utils.interrupts import NOTICE, Interrupts
 
 @pytest.fixture(autouse=True)
 def usual_handler() -> Iterator[None]:
-    """Whatever happens, Ctrl-C is in the end as it was."""
+    """The handler of SIGINT is restored after every test."""
     yield
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
@@ -20,7 +20,7 @@ def press() -> None:
     signal.raise_signal(signal.SIGINT)
 
 
-def test_the_second_is_answered_and_the_third_is_obeyed(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_second_prints_a_notice_and_the_third_stops(capsys: pytest.CaptureFixture[str]) -> None:
     done = []
 
     def work() -> None:
@@ -30,31 +30,31 @@ def test_the_second_is_answered_and_the_third_is_obeyed(capsys: pytest.CaptureFi
                 done.append("more work")
             finally:
                 press()
-                done.append("kept")
+                done.append("saved")
                 press()
                 done.append("closed")
 
     with pytest.raises(KeyboardInterrupt):
         work()
-    assert done == ["kept"]
+    assert done == ["saved"]
     assert capsys.readouterr().err == NOTICE + "\n"
 
 
-def test_one_while_it_finishes_is_raised_when_it_is_done() -> None:
+def test_ctrl_c_while_finishing_is_raised_at_the_end() -> None:
     done = []
 
     def work() -> None:
         with Interrupts() as interrupts:
             interrupts.finishing(lambda: done.append("stopped"))
             press()
-            done.append("kept")
+            done.append("saved")
 
     with pytest.raises(KeyboardInterrupt):
         work()
-    assert done == ["stopped", "kept"]
+    assert done == ["stopped", "saved"]
 
 
-def test_what_fails_meanwhile_is_told() -> None:
+def test_an_error_while_finishing_is_raised() -> None:
     def work() -> None:
         with Interrupts() as interrupts:
             interrupts.finishing()
@@ -65,7 +65,7 @@ def test_what_fails_meanwhile_is_told() -> None:
         work()
 
 
-def test_where_it_is_not_ours_to_handle_nothing_is_changed() -> None:
+def test_other_handlers_and_threads_are_left_alone() -> None:
     with Interrupts():
         pass
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""read_object: the object, or the file, what is wrong with it and the fix."""
+"""read_object: the object, or an error with file, cause and fix."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ def test_an_object_is_read(tmp_path: Path) -> None:
         (None, r"a\.json: cannot be read \(.*\); remove it"),
     ],
 )
-def test_anything_else_is_named(tmp_path: Path, content: bytes | None, message: str) -> None:
+def test_other_contents_are_refused(tmp_path: Path, content: bytes | None, message: str) -> None:
     if content is not None:
         (tmp_path / "a.json").write_bytes(content)
     with pytest.raises(RunError, match=message):

@@ -1,4 +1,4 @@
-"""Finding a model's files: a folder, the models root, and what is missing by name."""
+"""Model folders: lookup, errors for missing files, and the digest."""
 
 import json
 from pathlib import Path
@@ -32,7 +32,7 @@ def test_a_hub_id_is_found_under_the_models_root(
     assert find_model(str(model), ("config.json",)) == model
 
 
-def test_a_model_that_is_nowhere_says_where_it_was_looked_for(
+def test_the_error_for_an_unknown_model_names_the_places_searched(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RELLM_MODELS", str(tmp_path))
@@ -58,14 +58,16 @@ def test_a_missing_file_is_named(model: Path, missing: str, message: str) -> Non
 
 
 @pytest.mark.parametrize("kept", [0, 20, -1])
-def test_weights_cut_short_are_named(model: Path, kept: int) -> None:
+def test_truncated_weights_are_named(model: Path, kept: int) -> None:
     file = model / "model-2.safetensors"
     file.write_bytes(file.read_bytes()[:kept])
-    with pytest.raises(ConfigError, match=r"model-2.safetensors: not whole .*copy the file again"):
+    with pytest.raises(
+        ConfigError, match=r"model-2.safetensors: not complete .*copy the file again"
+    ):
         find_model(str(model), ())
 
 
-def test_the_digest_covers_all_that_decides_what_comes_out(model: Path) -> None:
+def test_the_digest_covers_all_that_decides_the_output(model: Path) -> None:
     digest = weights_digest(model)
     assert [path.name for path in weight_files(model)] == [
         "model-1.safetensors",

@@ -1,4 +1,4 @@
-"""Result tables: what is done is not done again, and a kill loses nothing."""
+"""Result tables: no row is made twice, and a kill loses none."""
 
 from pathlib import Path
 
@@ -28,7 +28,7 @@ def test_rows_are_there_as_soon_as_they_are_appended(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("torn", [b'{"n": ', b'{"text": "\xc3', b"{"])
-def test_a_torn_last_line_is_left_out_and_written_over(tmp_path: Path, torn: bytes) -> None:
+def test_a_truncated_last_line_is_skipped_and_overwritten(tmp_path: Path, torn: bytes) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_bytes(b'{"n": 1}\n' + torn)
     assert list(read_journal(path)) == [{"n": 1}]
@@ -42,7 +42,7 @@ def test_a_journal_that_does_not_exist_has_no_rows(tmp_path: Path) -> None:
     assert list(read_journal(tmp_path / "none")) == []
 
 
-def test_writing_the_file_leaves_its_journal_alone(tmp_path: Path) -> None:
+def test_writing_the_file_keeps_its_journal(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     with Journal(journal_beside(path)) as journal:
         journal.append({"n": 1})
@@ -100,7 +100,7 @@ def test_killed_a_table_goes_on_and_its_order_is_the_same(path: Path) -> None:
     assert [row["response"] for row in read_rows(path)] == ["A", "B", "C"]
 
 
-def test_a_row_that_depends_on_something_else_does_not_count(path: Path) -> None:
+def test_a_row_with_another_fingerprint_is_ignored(path: Path) -> None:
     write_lines(path, [{"id": n, FINGERPRINT: "f1"} for n in "abd"] + [{"id": "c", "text": "…"}])
     table = ResultTable(path, EXPECTED)
     assert ("a" in table, "b" in table, "d" in table) == (True, False, False)
@@ -109,7 +109,7 @@ def test_a_row_that_depends_on_something_else_does_not_count(path: Path) -> None
     assert [*ResultTable(path)] == ["a", "b", "d"]
 
 
-def test_fields_of_a_row_come_one_after_the_other(path: Path) -> None:
+def test_fields_of_a_row_may_be_added_one_after_the_other(path: Path) -> None:
     with ResultTable(path, EXPECTED) as table:
         table.add("a", head="sad")
         table.add("a", likely="happy")
@@ -134,7 +134,7 @@ def test_the_finished_file_may_have_another_form(path: Path) -> None:
     assert written == [(path, ["x", "y"])]
 
 
-def test_a_finished_file_that_is_cut_short_is_not_ours(path: Path) -> None:
+def test_a_truncated_finished_file_is_an_error(path: Path) -> None:
     path.parent.mkdir()
     path.write_text("My notes")
     with pytest.raises(JournalError, match=r"answers\.jsonl:1: found b'My notes'"):
