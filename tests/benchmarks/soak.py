@@ -152,7 +152,7 @@ class Soak:
     def disturb(self, cache: Path, kills: int, span: float) -> tuple[int, bool]:
         """Start it and kill at random moments; how many kills, and whether it completed.
 
-        A run that lists clips as failed, since too many workers died with one in hand, is not
+        A run that lists clips as failed, because too many workers died while encoding them, is not
         complete: the next one encodes them.
         """
         process = self.start(cache)

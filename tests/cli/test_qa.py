@@ -1,4 +1,4 @@
-"""rellm qa as the shell would run it; its rows are tested in stages/test_qa.py."""
+"""rellm qa as the shell would run it; its rows are tested in tests/annotation/test_questions.py."""
 
 import shlex
 from collections.abc import Callable

@@ -39,9 +39,9 @@ def own_fork_server() -> Iterator[None]:
 
 @pytest.fixture
 def kill_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[int]]:
-    """`kill_one(pool, pid_of)`: the first worker with a batch done dies once a part is committed.
+    """`kill_one(pool, pid_of)` kills the first worker with a finished batch after a commit.
 
-    It has more batches in hand then. Returns a list that its process id will be added to.
+    The worker has further batches then. Returns a list that its process id is added to.
     """
 
     def arrange(pool: type[WorkerPool], pid_of: Callable[[Any], int]) -> list[int]:
@@ -54,7 +54,7 @@ def kill_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., l
             found = wait(self, handles, seconds)
             done = [handle for handle, event in found if isinstance(event, BatchDone)]
             if done and not killed:
-                # Not Path.glob, which fails where a folder goes while it looks.
+                # Not Path.glob, which fails if a folder is removed meanwhile.
                 while not any(glob.glob(p, root_dir=tmp_path) for p in COMMITTED):
                     time.sleep(0.005)
                 killed.append(pid_of(done[0]))
