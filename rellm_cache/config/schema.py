@@ -190,14 +190,8 @@ class LoraConfig(Section):
     dropout: DropoutRate = 0.05
     """Dropout on x before A, in training."""
     targets: tuple[str, ...] = (
-        "q_proj",
-        "k_proj",
-        "v_proj",
-        "o_proj",
-        "gate_proj",
-        "up_proj",
-        "down_proj",
-    )
+        "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj",
+    )  # fmt: skip
     """Names of projections in each layer of the LLM. The default is all of Llama, Qwen2 and Qwen3.
     Qwen v1's `c_attn` is `q_proj`, `k_proj` and `v_proj` here, each with its own A."""
     scope: Literal["speech", "all"] = "speech"
@@ -264,12 +258,8 @@ class LLMConfig(Section):
     @property
     def identity(self) -> dict[str, str]:
         """The fields that decide its answers without LoRA; the others change speed and memory."""
-        return {
-            "model": self.model,
-            "revision": self.revision,
-            "quantization": self.quantization,
-            "template": self.template,
-        }
+        names = ("model", "revision", "quantization", "template")
+        return {name: getattr(self, name) for name in names}
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,7 @@ from rellm_cache.errors import RellmError
 def read_object(path: Path, error: type[RellmError], fix: str) -> dict[str, Any]:
     """The JSON object that a file holds.
 
-    Args:
-        error: raised where the file cannot be read or holds anything else.
-        fix: what then helps, as the end of a sentence.
+    Raises `error` if the file cannot be read or holds anything else; its message ends with `fix`.
     """
     try:
         content = json.loads(path.read_text("utf-8"))

@@ -88,11 +88,7 @@ class ResultTable:
         return [i for i in dict.fromkeys(ids) if not {"id", *fields} <= self[i].keys()]
 
     def add(self, name: str, fingerprint: str | None = None, **fields: Any) -> None:
-        """Keep results of an id; values must be as JSON gives them back.
-
-        Args:
-            fingerprint: where the table expects none.
-        """
+        """Keep results of an id, as JSON gives them back; `fingerprint` if the table has none."""
         row = {"id": name, FINGERPRINT: fingerprint or self._expected(name), **fields}
         if self._appending is None:
             self._appending = Journal(self.journal)

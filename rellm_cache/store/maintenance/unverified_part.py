@@ -143,22 +143,14 @@ def guess_ids(part: Path) -> list[str]:
 
 
 class UnverifiedPart:
-    """A part with intact, consistent columns; some of its frames may be damaged.
-
-    Attributes:
-        path: its folder.
-        columns: every column.
-        ids: N utterance ids.
-        quantization: scale and mean of int8 frames; None for float frames.
-        problems: damage of the files of its frames.
-    """
+    """A part with intact, consistent columns; some of its frames may be damaged."""
 
     def __init__(self, path: Path, info: StoreInfo, columns: dict[str, np.ndarray]) -> None:
         self.path = path
         self.columns = columns
         self.ids = split_ids(columns["ids"], columns["id_offsets"])
         self.quantization = quantization_from(columns)
-        self.problems: list[str] = []
+        self.problems: list[str] = []  # damage of the files of its frames
         self._info = info
         self._total = int(columns["offsets"][-1])
         self._size = shard_frames(self._total, info)
