@@ -21,7 +21,6 @@ from rellm_cache.utils.console import progress
 from rellm_cache.utils.devices import default_device
 
 SCAN_THREADS = 4
-BATCH = 8
 
 
 @dataclass

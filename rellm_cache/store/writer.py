@@ -103,14 +103,13 @@ class StoreWriter:
     ) -> None:
         """Add one clip; commit if the open part is large or old, or has the id already.
 
+        Raises `FrameError` if frames have another shape, are not finite, or exceed the store's
+        type; `StoreError` if a part could not be written; earlier parts are kept.
+
         Args:
             audio_sha256: (32,) uint8 digest of the audio.
             frames: (L, D) float32 or float16, to be converted to the store's type.
             vad: (3,) float32 arousal, dominance, valence of the encoder's head, if it has one.
-
-        Raises:
-            FrameError: the frames have another shape, are not finite, or exceed the store's type.
-            StoreError: a part could not be written; earlier parts are kept.
         """
         stored: Frames
         if self._info.dtype == np.float32:

@@ -16,15 +16,12 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from rellm_cache.errors import ConfigError
 
-PLAIN_SECONDS = 10.0
-
 
 class Tick(Protocol):
     """Callback that reports `count` more units as done and shows a note beside the bar."""
 
     def __call__(self, count: int = 1, note: str = "") -> None:
         """Report progress."""
-        ...
 
 
 def silent(count: int = 1, note: str = "") -> None:
@@ -42,9 +39,7 @@ def is_main_process() -> bool:
 
 
 @contextmanager
-def progress(
-    title: str, total: int, unit: str, plain_seconds: float = PLAIN_SECONDS
-) -> Iterator[Tick]:
+def progress(title: str, total: int, unit: str, plain_seconds: float = 10.0) -> Iterator[Tick]:
     """Show how many of `total` units are done, their rate and the time left.
 
     Where the output is not a terminal, `plain_seconds` is the shortest time between two lines.

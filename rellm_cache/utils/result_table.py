@@ -29,15 +29,13 @@ class ResultTable:
     """Results by id, for work that can be killed at any moment.
 
     A row counts only with the expected fingerprint. Rows of one id are merged, so that results may
-    come a few fields at a time.
+    come a few fields at a time. Raises `JournalError` if a line of the file or its journal cannot
+    be read.
 
     Args:
         path: of the finished file; it need not exist.
         fingerprints: id → expected fingerprint; or one for all ids; None takes every row.
         finished: rows known before; None reads them from the finished file.
-
-    Raises:
-        JournalError: a line of the file or its journal cannot be read.
 
     Example:
         >>> table = ResultTable(Path("answers.jsonl"), {"a": "f1", "b": "f2"})  # doctest: +SKIP

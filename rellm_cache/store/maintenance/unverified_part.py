@@ -131,10 +131,8 @@ def quantization_from(columns: dict[str, np.ndarray]) -> Quantization | None:
 def guess_ids(part: Path) -> list[str]:
     """Read the ids of a part with damaged columns as far as possible, for messages only."""
     try:
-        text, ends = (
-            chunk_file(part, "ids").read_bytes()[:-4],
-            np.frombuffer(chunk_file(part, "id_offsets").read_bytes()[:-4], "<i8").tolist(),
-        )
+        text = chunk_file(part, "ids").read_bytes()[:-4]
+        ends = np.frombuffer(chunk_file(part, "id_offsets").read_bytes()[:-4], "<i8").tolist()
     except (OSError, ValueError):
         return []
     if not all(0 <= a < b <= len(text) for a, b in itertools.pairwise(ends)):
