@@ -21,7 +21,6 @@ from rellm_cache.utils.console import progress
 from rellm_cache.utils.devices import default_device
 
 SCAN_THREADS = 4
-BATCH = 8
 
 
 @dataclass
@@ -98,13 +97,8 @@ def recompute(
 ) -> list[RecomputeReport]:
     """Encode `count` random clips of a manifest again for each store, and compare the frames.
 
-    Args:
-        seed: of the random choice of clips.
-        device: None for the default device.
-
-    Raises:
-        ManifestError, StoreError: the manifest or a store cannot be read, or a clip's number of
-            frames differs.
+    `seed` is that of the random choice. Raises `ManifestError` or `StoreError` if the manifest or a
+    store cannot be read, or a clip's number of frames differs.
     """
     device = device or default_device()
     utterances = {u.id: u for u in read_manifests(manifest)}

@@ -37,22 +37,16 @@ class CacheRepair:
 
 
 def verify_cache(cache: Path) -> list[StoreCheck]:
-    """Read and check every byte of all stores under a cache root.
-
-    Raises `StoreError` if there is no store.
-    """
+    """Read and check every byte of all stores under a cache root; `StoreError` if there is none."""
     return _for_each("Verifying", find_stores(cache), check_store)
 
 
 def repair_cache(cache: Path, unfinished_hours: float = 24.0) -> CacheRepair:
     """Drop damaged rows, keep intact ones, and remove what dead processes left.
 
-    Args:
-        unfinished_hours: age at which an incomplete part in an object store is removed.
-
-    Raises:
-        StoreError: there is no store, or one is in maintenance or cannot be written.
-        RemoteError: the object store cannot be reached, read or written.
+    An incomplete part in an object store is removed at the age of `unfinished_hours`. Raises
+    `StoreError` if there is no store, or one is in maintenance or cannot be written; `RemoteError`
+    if the object store cannot be reached, read or written.
     """
     sync_mirror(cache)
     removed, held = remove_stale(cache)
@@ -77,13 +71,10 @@ def prune_cache(
 
 
 def compact_cache(cache: Path, part_bytes: int) -> list[CompactReport]:
-    """Merge small parts of every store.
+    """Merge small parts of every store, up to `part_bytes` of frames in one part.
 
-    Args:
-        part_bytes: largest size of the frames of a merged part.
-
-    Raises:
-        StoreError: there is no store, or one is damaged, in maintenance or cannot be written.
+    Raises `StoreError` if there is no store, or one is damaged, in maintenance or cannot be
+    written.
     """
     sync_mirror(cache)
     stores = find_stores(cache)
@@ -93,8 +84,7 @@ def compact_cache(cache: Path, part_bytes: int) -> list[CompactReport]:
 def copy_cache(source: Path, target: Path, names: Sequence[str] = ()) -> list[CopyReport]:
     """Copy the named stores, or all, to another cache root.
 
-    Raises:
-        StoreError: a store does not exist, a part is damaged or the target cannot be written.
+    Raises `StoreError` if one does not exist, a part is damaged or the target cannot be written.
     """
     found = {store.name: store for store in find_stores(source)}
     for name in names:

@@ -46,11 +46,8 @@ class QuantizeReport:
 def quantize(source: Path, part_bytes: int = PART_BYTES) -> QuantizeReport:
     """Make or update the int8 store beside a float16 store.
 
-    Args:
-        part_bytes: size of the frames at which a part is committed.
-
-    Raises:
-        StoreError: `source` is not a float16 store, is empty or damaged, or writing failed.
+    A part is committed at `part_bytes` of frames. Raises `StoreError` if `source` is not a float16
+    store, is empty or damaged, or writing failed.
     """
     sync_mirror(source.parent)
     store = FeatureStore(source)

@@ -13,28 +13,19 @@ from rellm_cache.errors import ConfigError
 
 @dataclass(frozen=True)
 class Range:
-    """A range of numbers.
+    """A range of numbers."""
 
-    Attributes:
-        low, high: the least and the largest number allowed.
-        above, below: the number that all must be more than, or less than.
-        word: a word that is allowed in place of a number.
-    """
-
-    low: float | None = None
-    high: float | None = None
-    above: float | None = None
-    below: float | None = None
-    word: str = ""
+    low: float | None = None  # the least number allowed
+    high: float | None = None  # the largest number allowed
+    above: float | None = None  # all must be more than this
+    below: float | None = None  # all must be less than this
+    word: str = ""  # allowed in place of a number
 
     def broken_by(self, value: Any) -> str:
-        """What is expected in place of a number, or a tuple of numbers; empty where it is allowed.
-
-        Words are allowed: their type says which.
-        """
+        """What is expected in place of a number, or a tuple of them; empty where it is allowed."""
         if isinstance(value, tuple):
             return f"numbers, each {self}" if any(map(self.broken_by, value)) else ""
-        allowed = isinstance(value, str) or (
+        allowed = isinstance(value, str) or (  # a word: its type says which
             (self.low is None or value >= self.low)
             and (self.high is None or value <= self.high)
             and (self.above is None or value > self.above)
@@ -77,13 +68,9 @@ DropoutRate = Annotated[float, Range(0, below=1)]
 
 
 class Section:
-    """A table of a recipe. Its values are checked when it is made.
+    """A table of a recipe. Its values are checked when it is made."""
 
-    Attributes:
-        table: name of the TOML table.
-    """
-
-    table: ClassVar[str]
+    table: ClassVar[str]  # name of the TOML table
 
     def __post_init__(self) -> None:
         check_fields(self.table, self)

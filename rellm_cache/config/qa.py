@@ -123,8 +123,7 @@ class QASettings(Section):
     types: tuple[str, ...] = TYPES
     """Types of questions: one or more of `content`, `emotion`, `cause`, `reply`."""
     pairs_each: Count = 1
-    """Questions of each type that one request asks for. Where the question is given there is
-    one."""
+    """Questions of each type that one request asks for; one where the question is given."""
     prompt: Annotated[str, Holds("{speech}", "{question}")] = "{speech}\n{question}"
     """The user's turn in training and in `rellm judge`, after the system text
     `prompts.empathetic_system`. `{speech}` comes before `{question}`."""

@@ -27,15 +27,11 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = (), base: str = ""
     """Load a shipped recipe by name, or any TOML file by path.
 
     A recipe may extend another, as `extends = "re-llm"`: its own fields replace those of the other.
+    `base` is extended in place of the lowest one, which makes a variant of the paper's models a
+    variant of others. `overrides` are `key.key=value`, applied last and in order.
 
-    Args:
-        overrides: `key.key=value`, applied last and in order.
-        base: recipe to extend in place of the lowest one, which makes a variant of the paper's
-            models a variant of others.
-
-    Raises:
-        ConfigError: there is no such recipe, it is not TOML, a field has a new name or is unknown,
-            or a value is of the wrong type or out of range.
+    Raises `ConfigError` if there is no such recipe, it is not TOML, a field has a new name or is
+    unknown, or a value is of the wrong type or out of range.
     """
     layers = _read_layers(name_or_path, base)
     given: dict[str, Any] = {}

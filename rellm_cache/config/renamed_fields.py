@@ -39,11 +39,7 @@ RENAMED: dict[str, dict[str, str]] = {
 
 
 def renamed_fields(table: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, str]]:
-    """Old and new name of each field of a recipe's TOML table that has been renamed.
-
-    Args:
-        path: where the table is in the recipe; empty for all of it.
-    """
+    """Old and new name of each renamed field of a recipe's TOML table, whose own name is `path`."""
     known = [names for pattern, names in RENAMED.items() if fnmatchcase(path, pattern)]
     for key, value in table.items():
         field = f"{path}.{key}" if path else key

@@ -33,9 +33,8 @@ class EncoderConfig(EncoderSpec):
     """One stream of frames: the frozen encoder that makes them, and how the adapter reads them."""
 
     pooling: Literal["frame", "utterance"] = "frame"
-    """`"frame"` gives the adapter every frame (as in the paper). `"utterance"` gives it the mean of
-    the utterance in place of every frame (as in the reference code, for the emotion stream). The
-    frames in the cache are the same."""
+    """`"frame"` gives the adapter every frame (as in the paper), `"utterance"` their mean in place
+    of each (as in the reference code, for the emotion stream). The cache is the same."""
 
     @property
     def spec(self) -> EncoderSpec:
@@ -68,8 +67,7 @@ class AdapterConfig(Section):
     width: int = 96
     """Channels of the convolutions; `"lite"` only."""
     bottleneck: int = 512
-    """Width of the residual bottleneck after the convolutions; in `"lite"` also the rank of the
-    skip connection."""
+    """Width of the residual bottleneck; in `"lite"` also the rank of the skip connection."""
     dropout: DropoutRate = 0.0
     """Dropout after the first two convolutions and, in `"lite"`, before the skip connection."""
     channel_dropout: DropoutRate = 0.0
@@ -89,14 +87,12 @@ class HeadsConfig(Section):
     table = "heads"
 
     emotions: tuple[str, ...] = ("neutral", "happy", "angry", "sad", "surprise")
-    """Classes of the category head, and the answers that emotion recognition chooses from: two or
-    more names of `rellm_cache/corpus/emotions.py`. Clips with other emotions have no emotion
-    loss."""
+    """Classes of the category head and answers of emotion recognition: two or more names of
+    `rellm_cache/corpus/emotions.py`. Clips with other emotions have no emotion loss."""
     dimensions: bool = True
     """Whether there is a head for arousal, dominance and valence."""
     pooling: Literal["mean", "statistics"] = "mean"
-    """How the adapter's valid frames are pooled: `"mean"` (the paper), or `"statistics"`, mean and
-    standard deviation."""
+    """`"mean"` of the valid frames (the paper), or `"statistics"`: mean and standard deviation."""
     dropout: DropoutRate = 0.0
     """Dropout before both heads."""
 
@@ -120,8 +116,7 @@ class LossesConfig(Section):
     emotion_ce: Weight = 1.0
     """Weight of the mean cross entropy of the category head, over clips with an emotion."""
     vad: Weight = 1.0
-    """Weight of the error of the dimension head, over clips with dimensions; `vad_kind` names the
-    error."""
+    """Weight of the dimension head's error, `vad_kind`, over clips with dimensions."""
     emotion_lm: Weight = 0.0
     """Weight of the mean negative log-likelihood of the emotion's name, as the LLM's answer to
     `prompts.recognition`. Not in the paper."""
@@ -140,8 +135,7 @@ class LossesConfig(Section):
     """Weight of each emotion in `emotion_ce`: the same for all; the inverse of the emotion's share
     of the training split; or a number for each of `heads.emotions`."""
     vad_kind: Literal["mse", "ccc"] = "mse"
-    """Squared error, or 1 - CCC over the whole optimizer step; both are means over the three
-    dimensions."""
+    """Squared error, or 1 - CCC over the whole optimizer step: the mean of three dimensions."""
     kl_temperature: Annotated[float, Range(above=0)] = 2.0
     """Temperature of both distributions in `response_kl`. Another one needs another
     `rellm respond --teacher`."""
@@ -149,8 +143,7 @@ class LossesConfig(Section):
     """Tokens of the text LLM's distribution that are kept; all others share one bin. Another number
     needs another `rellm respond --teacher`."""
     extra: dict[str, float] = field(default_factory=dict, hash=False)
-    """Weights of further losses, by the name under which a module of `rellm_cache/model/losses/`
-    registers them."""
+    """Weights of further losses, by the names that `rellm_cache/model/losses/` registers."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -190,14 +183,8 @@ class LoraConfig(Section):
     dropout: DropoutRate = 0.05
     """Dropout on x before A, in training."""
     targets: tuple[str, ...] = (
-        "q_proj",
-        "k_proj",
-        "v_proj",
-        "o_proj",
-        "gate_proj",
-        "up_proj",
-        "down_proj",
-    )
+        "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj",
+    )  # fmt: skip
     """Names of projections in each layer of the LLM. The default is all of Llama, Qwen2 and Qwen3.
     Qwen v1's `c_attn` is `q_proj`, `k_proj` and `v_proj` here, each with its own A."""
     scope: Literal["speech", "all"] = "speech"
@@ -221,15 +208,13 @@ class LLMConfig(Section):
 
     model: str
     """Hub id or local folder of a chat model in a native transformers layout (Llama, Qwen2, Qwen3).
-    A model that needs its own Python code is refused; `rellm import qwen` makes Qwen-7B v1
-    native."""
+    One that needs its own Python code is refused; `rellm import qwen` makes Qwen-7B v1 native."""
     revision: str = ""
     """Branch, tag or commit on the hub; empty takes the newest. Ignored for a local folder."""
     quantization: Literal["nf4", "int8", "none"] = "nf4"
     """4-bit NF4 with double quantization, 8-bit integers, or the weights as they are."""
     template: Literal["chatml", "model"] = "chatml"
-    """`"chatml"` is the paper's layout and needs ChatML tokens. `"model"` is the tokenizer's own
-    chat template."""
+    """`"chatml"`, the paper's, needs its tokens. `"model"` is the tokenizer's own chat template."""
     pack_length: Count = 512
     """Most tokens of packed examples in one row, without the shared prompt. A longer example has
     its own row. A larger number is faster and takes more memory."""
@@ -239,8 +224,7 @@ class LLMConfig(Section):
     masked blocks, for long rows on a GPU. `"auto"` is `"segments"` on a CPU, else `"sdpa"`. All
     give the same numbers."""
     activation_checkpointing: bool = False
-    """Keep only the input of each layer for the backward pass and run the layer again there: about
-    a third more time, much less memory."""
+    """Keep only each layer's input and run it again backward: a third more time, less memory."""
     offload_embeddings: bool = False
     """Keep the table of input embeddings in host memory (Qwen-7B: 1.2 GB) and copy the rows that a
     step needs. Not for models that tie it to their output matrix."""
@@ -264,12 +248,8 @@ class LLMConfig(Section):
     @property
     def identity(self) -> dict[str, str]:
         """The fields that decide its answers without LoRA; the others change speed and memory."""
-        return {
-            "model": self.model,
-            "revision": self.revision,
-            "quantization": self.quantization,
-            "template": self.template,
-        }
+        names = ("model", "revision", "quantization", "template")
+        return {name: getattr(self, name) for name in names}
 
 
 @dataclass(frozen=True)
@@ -315,8 +295,7 @@ class PromptsConfig(Section):
     answer_sentences: Annotated[int, Range(0)] = 0
     """Most sentences of an answer: generation ends after them. 0 is any number."""
     stop_after_question: bool = False
-    """Whether the first question of an answer ends it. With `answer_sentences`, whichever comes
-    first."""
+    """Whether the first question of an answer ends it, if `answer_sentences` does not before."""
     example_tokens: int = 256
     """Most tokens of the step 1 request and its response together. Longer ones are dropped."""
 

@@ -38,14 +38,12 @@ _FIELDS = {key: name for name, key in _JSON_KEYS.items()}
 class CachedSpec(ABC):
     """The identity of cached data: fingerprint, folder name, comparison, JSON.
 
-    Attributes:
-        command: the command that makes the data.
-        always: fields of rellm 0.1. They are always in the JSON and in the fingerprint. A field
-            that was added later is there only where it differs from its default, so that a new
-            field changes no existing fingerprint. Never add to this list.
+    The fields in `always` are those of rellm 0.1: always in the JSON and in the fingerprint. A
+    later field is there only where it differs from its default, so that a new field changes no
+    existing fingerprint. Never add to `always`.
     """
 
-    command: ClassVar[str]
+    command: ClassVar[str]  # that makes the data
     always: ClassVar[tuple[str, ...]]
     kind: str
     model: str
@@ -193,17 +191,6 @@ class TeacherSpec(StoredSpec):
     """The settings of a text LLM that decide its stored distributions (for distillation).
 
     A frame of its store is a row of `llm.teacher_distribution`, one for each response token.
-
-    Attributes:
-        kind: always "teacher".
-        model: hub id or local folder.
-        weights_sha256: SHA-256 over the model's files.
-        quantization, template: as in a recipe's `[llm]`.
-        system, prompt: texts of the request, with their placeholders.
-        top_k: K, number of tokens that have their own probability.
-        temperature: divides the logits.
-        dtype: type of stored values.
-        version: version of our own code. It is raised when the same model would give other rows.
     """
 
     command: ClassVar[str] = "rellm respond --teacher"
@@ -212,17 +199,17 @@ class TeacherSpec(StoredSpec):
         "temperature", "kind", "dtype", "version",
     )  # fmt: skip
 
-    model: str
-    weights_sha256: str
-    quantization: str
+    model: str  # hub id or local folder
+    weights_sha256: str  # over the model's files
+    quantization: str  # as in a recipe's `[llm]`, like `template`
     template: str
-    system: str
+    system: str  # text of the request, with its placeholders, like `prompt`
     prompt: str
-    top_k: int
-    temperature: float
+    top_k: int  # K, number of tokens that have their own probability
+    temperature: float  # divides the logits
     kind: Literal["teacher"] = "teacher"
     dtype: Literal["float32"] = "float32"
-    version: int = 1
+    version: int = 1  # of our own code: raised when the same model would give other rows
 
     @property
     def slug(self) -> str:

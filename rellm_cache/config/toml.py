@@ -52,13 +52,10 @@ def merge_tables(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[st
 
 
 def build(kind: type[Built], table: Mapping[str, Any], where: str) -> Built:
-    """Build a dataclass from a TOML table.
+    """Build a dataclass from a TOML table, which messages call `where`.
 
-    Args:
-        where: name of the table in messages.
-
-    Raises:
-        ConfigError: a key is unknown or missing, or a value has a wrong type or is not allowed.
+    Raises `ConfigError` if a key is unknown or missing, or a value has a wrong type or is not
+    allowed.
     """
     hints, fields = typing.get_type_hints(kind), dataclasses.fields(kind)
     known = [item.name for item in fields]

@@ -18,14 +18,9 @@ class UnreadableError(RellmError):
 
 
 def raise_if_unreadable(error: Exception, path: Path) -> None:
-    """Raise if `error` only prevented reading a file; return if it tells of damage.
+    """Raise `UnreadableError` if `error` only prevented reading; return if it tells of damage.
 
-    Args:
-        path: the file, in case the error names none.
-
-    Raises:
-        UnreadableError: the file exists but cannot be read.
-        MemoryError: there was not enough memory to read it.
+    `path` is the file, in case the error names none. A `MemoryError` is raised again.
     """
     if isinstance(error, MemoryError):
         raise error
@@ -67,11 +62,7 @@ def quantization_mismatch(part: Path, first: Path) -> str:
 
 
 def unreadable_error(path: Path, error: OSError) -> UnreadableError:
-    """Return the error for a file that exists but cannot be read: permission, disk or limits.
-
-    Args:
-        path: the file, in case the error names none.
-    """
+    """Return the error for a file that exists but cannot be read: permission, disk or limits."""
     fix = "correct its permissions or check the disk"
     if error.errno == errno.ENOMEM:
         fix = "free some memory"

@@ -20,9 +20,8 @@ Item = TypeVar("Item")
 class IdIndex(Set[str]):
     """The set of ids of a store, with the last row of each.
 
-    Args:
-        columns: for each part, oldest first: its ids end to end (uint8) and (N + 1,) offsets.
-        hash_id: gives the hashes; ids may share one.
+    `columns` are the ids of each part, oldest first, end to end (uint8), and their (N + 1,)
+    offsets. `hash_id` gives the hashes; ids may share one.
     """
 
     def __init__(

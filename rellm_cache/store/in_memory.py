@@ -11,12 +11,7 @@ from rellm_cache.store.writer import to_float16
 
 
 class InMemoryFrames:
-    """Frames by utterance id, rounded to float16 as a store rounds them.
-
-    Attributes:
-        spec, frame_size, dtype, licence: as of the store that would hold them.
-        quantization: None, always.
-    """
+    """Frames by utterance id, rounded to float16 as a store rounds them; never quantized."""
 
     def __init__(self, info: StoreInfo) -> None:
         self.spec = info.spec
@@ -27,11 +22,7 @@ class InMemoryFrames:
         self._frames: dict[str, np.ndarray] = {}
 
     def add(self, utterance_id: str, frames: np.ndarray) -> None:
-        """Add (L, D) frames.
-
-        Raises:
-            FrameError: they have another shape, are not finite, or exceed the range of float16.
-        """
+        """Add (L, D) frames; `FrameError` if of another shape, not finite, or beyond float16."""
         self._frames[utterance_id] = to_float16(frames, utterance_id, self.frame_size)
 
     def length(self, utterance_id: str, /) -> int:

@@ -23,10 +23,7 @@ NO_LOCKS = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.ENOSYS)
 
 @contextmanager
 def hold_lock(temporary: Path) -> Iterator[None]:
-    """Hold the lock of a path under `.writing/`; wait until it is free.
-
-    The folder `.writing/` exists only as long as there are locks in it.
-    """
+    """Hold the lock of a path under `.writing/`; wait until it is free."""
     handle = _acquire(_lock_path(temporary), fcntl.LOCK_EX)
     try:
         yield
@@ -57,9 +54,8 @@ def maintenance_lock(store: Path) -> Iterator[None]:
 def remove_stale(cache: Path) -> tuple[list[Path], list[Path]]:
     """Remove what dead processes left in `.writing/`.
 
-    Returns:
-        The removed paths, and those that may be in use: held by a live process, or on a file system
-        without locks.
+    Returns the removed paths, and those that may be in use: held by a live process, or on a file
+    system without locks.
     """
     removed: list[Path] = []
     held: list[Path] = []

@@ -56,14 +56,13 @@ def find_match(
 ) -> Path | None:
     """Return the path of the candidate that matches `spec`; None if there is none.
 
+    Raises `StoreError` if several match with different weights and the recipe pins none.
+
     Args:
         candidates: path and spec of everything in the cache.
         where: the cache, for messages.
         what: the candidates in the plural, for messages: "stores hold whisper tiny".
         table: the table of the recipe that can pin weights, for messages.
-
-    Raises:
-        StoreError: several match with different weights and the recipe pins none.
     """
     matches = [(path, other) for path, other in candidates if not spec.differences(other)]
     if len(matches) > 1:

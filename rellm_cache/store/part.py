@@ -37,12 +37,7 @@ def split_ids(text: np.ndarray, ends: np.ndarray) -> list[str]:
 
 
 class Part:
-    """A committed part; columns and shards are loaded when first used.
-
-    Args:
-        path: its folder.
-        info: of its store.
-    """
+    """A committed part of the store with `info`; columns and shards are loaded when first used."""
 
     def __init__(self, path: Path, info: StoreInfo) -> None:
         self.path = path

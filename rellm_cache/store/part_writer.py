@@ -53,9 +53,6 @@ class PartWriter:
         path: of the part; must not exist.
         info: of the store; the part keeps a copy, from which a repair can restore the store's.
         quantization: scale and mean of an int8 store; None for other types.
-
-    Raises:
-        ValueError: an int8 store without quantization, or another type with one.
     """
 
     def __init__(
@@ -87,9 +84,8 @@ class PartWriter:
     def finish(self, writers: Sequence[dict[str, str]] = ()) -> None:
         """Write columns and metadata.
 
-        Args:
-            writers: machines that made the frames, as `devices.describe_machine` describes them;
-                several after a merge.
+        `writers` are the machines that made the frames (`devices.describe_machine`): several after
+        a merge.
         """
         self._require_sound()
         self._shards.finish()

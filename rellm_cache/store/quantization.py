@@ -51,11 +51,8 @@ class ChannelStatistics:
         sums = frames.sum(0, dtype=np.float64)
         low, high = frames.min(0).astype(np.float64), frames.max(0).astype(np.float64)
         if self.count:
-            sums, low, high = (
-                sums + self.total,
-                np.minimum(low, self.low),
-                np.maximum(high, self.high),
-            )
+            sums += self.total
+            low, high = np.minimum(low, self.low), np.maximum(high, self.high)
         self.count += len(frames)
         self.total, self.low, self.high = sums, low, high
 

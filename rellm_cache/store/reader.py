@@ -38,7 +38,6 @@ class FeatureStore:
         shard_bytes: largest size of a shard file, to allow enough open files.
 
     Attributes:
-        path: the store's folder.
         spec: the encoder, or teacher, of its frames.
         frame_size: D.
         dtype: of stored values: float16, int8, or a teacher's float32.
@@ -89,10 +88,7 @@ class FeatureStore:
 
     @cached_property
     def quantization(self) -> Quantization | None:
-        """Scale and mean of int8 frames; None for float frames.
-
-        Raises `StoreError` if the parts differ, or there are none.
-        """
+        """Scale and mean of int8 frames, None for float ones; `StoreError` if the parts differ."""
         if self.dtype != np.int8:
             return None
         if not self.parts:

@@ -52,14 +52,10 @@ def allow_open_files(more: int) -> None:
 def map_shard(file: Path, chunks: int, present: int, chunk_bytes: int) -> NDArray[np.uint8]:
     """Map one shard file, check its size and index, and return its inner chunks end to end.
 
-    Args:
-        chunks: entries of a shard's index.
-        present: chunks the shard must hold; a full shard is accepted too.
-
-    Raises:
-        ShardError: the file is missing or has another layout.
-        UnreadableError: it cannot be read or downloaded now.
-        StoreError: in a mirror: its part was removed from the object store, or there is no space.
+    Its index has `chunks` entries, for at least `present` chunks; a full shard is accepted too.
+    Raises `ShardError` if the file is missing or has another layout; `UnreadableError` if it cannot
+    be read or downloaded now; `StoreError` if its part was removed from the object store, or a
+    mirror has no space.
     """
     try:
         with open_shard(file) as opened:
@@ -84,11 +80,7 @@ def map_shard(file: Path, chunks: int, present: int, chunk_bytes: int) -> NDArra
 class MappedShards:
     """The shard files of an uncompressed array (F, D), in the layout of `write_part`.
 
-    Args:
-        folder: of the array.
-        shard_frames: S, frames in each shard file except the last.
-        frames: F, the total.
-        info: of the store.
+    Each of its files holds S = `shard_frames` frames, except the last; F = `frames` is the total.
     """
 
     def __init__(self, folder: Path, shard_frames: int, frames: int, info: StoreInfo) -> None:

@@ -27,12 +27,8 @@ def shard_index(chunks: int, present: int, chunk_bytes: int) -> bytes:
 class ShardWriter:
     """Writes the shards of one array (F, D) in order; F is known only at the end.
 
-    Call `finish` to complete the array, and `close` in any case.
-
-    Args:
-        folder: of the array.
-        chunks: in a full shard; the index of a single shard has only the chunks it holds.
-        chunk_bytes: size of one inner chunk.
+    Call `finish` to complete the array, and `close` in any case. A full shard has `chunks` chunks
+    of `chunk_bytes`; the index of a single shard has only the chunks it holds.
     """
 
     def __init__(self, folder: Path, chunks: int, chunk_bytes: int) -> None:

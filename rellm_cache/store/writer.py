@@ -14,7 +14,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 import numpy as np
@@ -89,12 +88,7 @@ class StoreWriter:
         remove_own_stale(self._cache)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         try:
             self.commit()
         finally:
@@ -109,14 +103,13 @@ class StoreWriter:
     ) -> None:
         """Add one clip; commit if the open part is large or old, or has the id already.
 
+        Raises `FrameError` if frames have another shape, are not finite, or exceed the store's
+        type; `StoreError` if a part could not be written; earlier parts are kept.
+
         Args:
             audio_sha256: (32,) uint8 digest of the audio.
             frames: (L, D) float32 or float16, to be converted to the store's type.
             vad: (3,) float32 arousal, dominance, valence of the encoder's head, if it has one.
-
-        Raises:
-            FrameError: the frames have another shape, are not finite, or exceed the store's type.
-            StoreError: a part could not be written; earlier parts are kept.
         """
         stored: Frames
         if self._info.dtype == np.float32:
@@ -165,10 +158,6 @@ class _OpenPart:
 
     The thread also protects a clip that is being written from interrupts. `close` releases the lock
     and removes the part unless it was committed.
-
-    Attributes:
-        ids: of its clips.
-        nbytes: size of their frames.
     """
 
     def __init__(self, store: Path, info: StoreInfo, quantization: Quantization | None) -> None:
@@ -178,8 +167,8 @@ class _OpenPart:
         self._opened = time.monotonic()
         self._pending: deque[Future[None]] = deque()
         self._committed: Future[None] | None = None
-        self.ids: set[str] = set()
-        self.nbytes = 0
+        self.ids: set[str] = set()  # of its clips
+        self.nbytes = 0  # size of their frames
         with ExitStack() as stack:
             stack.enter_context(hold_lock(self._path))
             stack.enter_context(removed_on_exit(self._path))
@@ -226,8 +215,7 @@ class _OpenPart:
 def create_store(cache: Path, info: StoreInfo) -> Path:
     """Return the folder of a store under `cache`; create it, by one rename, if it is absent.
 
-    Raises `StoreError` if it cannot be written, or `cache` is itself a store. Raises `RemoteError`
-    if `cache` is a mirror, and its object store cannot be reached.
+    Raises `StoreError` if it cannot be written, or `cache` is itself a store.
     """
     store = store_path(cache, info.spec)
     if store.exists():

@@ -16,15 +16,12 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from rellm_cache.errors import ConfigError
 
-PLAIN_SECONDS = 10.0
-
 
 class Tick(Protocol):
     """Callback that reports `count` more units as done and shows a note beside the bar."""
 
     def __call__(self, count: int = 1, note: str = "") -> None:
         """Report progress."""
-        ...
 
 
 def silent(count: int = 1, note: str = "") -> None:
@@ -42,13 +39,10 @@ def is_main_process() -> bool:
 
 
 @contextmanager
-def progress(
-    title: str, total: int, unit: str, plain_seconds: float = PLAIN_SECONDS
-) -> Iterator[Tick]:
+def progress(title: str, total: int, unit: str, plain_seconds: float = 10.0) -> Iterator[Tick]:
     """Show how many of `total` units are done, their rate and the time left.
 
-    Args:
-        plain_seconds: shortest time between two lines, where the output is not a terminal.
+    Where the output is not a terminal, `plain_seconds` is the shortest time between two lines.
     """
     console = Console(file=sys.stderr)
     if not is_main_process():
@@ -110,20 +104,14 @@ def _digits(rate: float) -> str:
 
 
 def counted(count: int, one: str, many: str = "") -> str:
-    """Return a count and its noun: `1 clip`, `3 clips`.
-
-    Args:
-        one: the noun for a count of 1, with a verb where the message has one: `clip is`.
-        many: the noun for other counts; empty for `one` with an s.
-    """
+    """Return a count and its noun: `1 clip`, `3 clips`; `many` is the plural if not with an s."""
     return f"{count} {one if count == 1 else many or one + 's'}"
 
 
 def parse_ranges(text: str, what: str) -> tuple[int, ...]:
     """Return the numbers of a list like `1-16` or `17,18,20-22`, each once; none for empty text.
 
-    Raises:
-        ConfigError: the text is no such list; the message starts with `what` the numbers are.
+    Raises `ConfigError` if the text is no such list; its message starts with `what` they are.
     """
     numbers: list[int] = []
     for part in filter(None, (p.strip() for p in text.split(","))):

@@ -10,9 +10,7 @@ from rellm_cache.errors import RellmError
 def read_object(path: Path, error: type[RellmError], fix: str) -> dict[str, Any]:
     """Read the JSON object in a file.
 
-    Args:
-        error: raised if the file cannot be read or holds anything else.
-        fix: end of the error message.
+    Raises `error` if the file cannot be read or holds anything else; its message ends with `fix`.
     """
     try:
         content = json.loads(path.read_text("utf-8"))

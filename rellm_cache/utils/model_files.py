@@ -85,15 +85,10 @@ def load_pretrained(
     needed: Callable[[str], bool] = lambda name: True,
     **options: Any,
 ) -> Any:
-    """Load a model of transformers with all its weights.
+    """Load a model of transformers with all its weights; `options` go to `from_pretrained`.
 
-    Args:
-        fix: advice at the end of the message if weights are missing.
-        needed: whether the weight of a name must be in the checkpoint.
-        options: further arguments of `from_pretrained`.
-
-    Raises:
-        ConfigError: the folder cannot be loaded or lacks weights.
+    Raises `ConfigError` if the folder cannot be loaded or lacks a weight whose name is `needed`;
+    then the message ends with `fix`.
     """
     silence_transformers()
     with model_errors(folder):

@@ -28,16 +28,14 @@ SYNC_SECONDS = 1.0  # a power cut may lose the rows of this time; a kill loses n
 class ResultTable:
     """Rows by id, of a finished file and of the journal beside it.
 
-    Rows with another fingerprint than the expected one are ignored. Rows of one id are merged: its
-    fields may be added one after the other.
+    A row counts only with the expected fingerprint. Rows of one id are merged, so that results may
+    come a few fields at a time. Raises `JournalError` if a line of the file or its journal cannot
+    be read.
 
     Args:
         path: the finished file; it need not exist.
         fingerprints: id → expected fingerprint, or one for all ids; None accepts every row.
         finished: rows that are known; None reads them from the finished file.
-
-    Raises:
-        JournalError: a line of the file or its journal cannot be read.
 
     Example:
         >>> table = ResultTable(Path("answers.jsonl"), {"a": "f1", "b": "f2"})  # doctest: +SKIP

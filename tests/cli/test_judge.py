@@ -1,4 +1,4 @@
-"""rellm judge as the shell would run it; its scores are tested in tests/evaluation/test_judge.py."""
+"""rellm judge as the shell would run it; evaluation/test_judge.py tests its scores."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -131,10 +131,8 @@ def quantization_from(columns: dict[str, np.ndarray]) -> Quantization | None:
 def guess_ids(part: Path) -> list[str]:
     """Read the ids of a part with damaged columns as far as possible, for messages only."""
     try:
-        text, ends = (
-            chunk_file(part, "ids").read_bytes()[:-4],
-            np.frombuffer(chunk_file(part, "id_offsets").read_bytes()[:-4], "<i8").tolist(),
-        )
+        text = chunk_file(part, "ids").read_bytes()[:-4]
+        ends = np.frombuffer(chunk_file(part, "id_offsets").read_bytes()[:-4], "<i8").tolist()
     except (OSError, ValueError):
         return []
     if not all(0 <= a < b <= len(text) for a, b in itertools.pairwise(ends)):
@@ -143,22 +141,14 @@ def guess_ids(part: Path) -> list[str]:
 
 
 class UnverifiedPart:
-    """A part with intact, consistent columns; some of its frames may be damaged.
-
-    Attributes:
-        path: its folder.
-        columns: every column.
-        ids: N utterance ids.
-        quantization: scale and mean of int8 frames; None for float frames.
-        problems: damage of the files of its frames.
-    """
+    """A part with intact, consistent columns; some of its frames may be damaged."""
 
     def __init__(self, path: Path, info: StoreInfo, columns: dict[str, np.ndarray]) -> None:
         self.path = path
         self.columns = columns
         self.ids = split_ids(columns["ids"], columns["id_offsets"])
         self.quantization = quantization_from(columns)
-        self.problems: list[str] = []
+        self.problems: list[str] = []  # damage of the files of its frames
         self._info = info
         self._total = int(columns["offsets"][-1])
         self._size = shard_frames(self._total, info)

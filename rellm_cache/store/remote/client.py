@@ -27,27 +27,18 @@ class RemoteError(UnreadableError):
 class Remote:
     """One cache root in an object store. File names are relative to it, with slashes.
 
-    Args:
-        url: of the root.
-
-    Attributes:
-        url: without a slash at its end.
-
-    Raises:
-        ConfigError: the URL is not valid, or the library for its protocol is not installed.
+    Its methods raise `RemoteError` if a request fails. Making it raises `ConfigError` if the URL is
+    not valid, or the library for its protocol is not installed.
     """
 
     def __init__(self, url: str) -> None:
         _require_plain(url)
-        self.url = url.rstrip("/")
+        self.url = url.rstrip("/")  # of the root
         self._files, self._root = _open(self.url, os.getpid())
 
     @property
     def endpoint(self) -> str:
-        """URL of the service, if its protocol has several; else empty.
-
-        Raises `RemoteError` if the client library cannot connect with its settings.
-        """
+        """URL of the service, if its protocol has several; else empty."""
         if self.url.partition("://")[0] not in EXTRAS:
             return ""
         with self._reaching("connecting to it"):
@@ -71,10 +62,7 @@ class Remote:
         return {name: size for name, size in sizes.items() if "/." not in f"/{name}"}
 
     def children(self, folder: str) -> list[str]:
-        """Return the names of a folder's entries; none if there is no such folder.
-
-        Raises `RemoteError` if the folder cannot be listed.
-        """
+        """Return the names of a folder's entries; none if there is no such folder."""
         with self._reaching("listing it"):
             self._files.invalidate_cache()
             try:
@@ -86,13 +74,11 @@ class Remote:
     def download(self, files: Mapping[str, Path], sizes: Mapping[str, int]) -> None:
         """Download files, several at once; local folders are created.
 
+        Raises `FileNotFoundError` if a file no longer exists.
+
         Args:
             files: name → local path.
-            sizes: name → size, as listed.
-
-        Raises:
-            FileNotFoundError: a file no longer exists.
-            RemoteError: a file cannot be read completely, or the disk is full.
+            sizes: name → size in bytes, as listed.
         """
         if not files:
             return
@@ -105,10 +91,7 @@ class Remote:
                     raise OSError(f"{name}: got {found} bytes, expected {sizes[name]}")
 
     def upload(self, files: Mapping[str, Path]) -> None:
-        """Upload files, several at once in any order; existing ones are replaced.
-
-        Raises `RemoteError` if a file cannot be written.
-        """
+        """Upload files, several at once in any order; existing ones are replaced."""
         if not files:
             return
         with self._reaching("writing to it"):
@@ -124,10 +107,7 @@ class Remote:
                     continue
 
     def modified(self, name: str) -> datetime | None:
-        """Return when a file was written; None if it is gone or the object store does not say.
-
-        Raises `RemoteError` if the request fails.
-        """
+        """Return when a file was written; None if it is gone or the object store does not say."""
         with self._reaching("asking it for a time"):
             try:
                 time: datetime = self._files.modified(self._path(name))

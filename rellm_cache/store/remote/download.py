@@ -31,9 +31,8 @@ def part_origin_url(part: Path) -> str | None:
 def open_shard(file: Path) -> BinaryIO:
     """Open the shard `<part>/frames/c/<k>/0`; in a mirror, download it if it is missing.
 
-    Raises `FileNotFoundError` if it does not exist, in the object store neither. Raises
-    `StoreError` if its part was removed from the object store, or there is no space. Raises
-    `RemoteError` if it cannot be downloaded now.
+    Raises `FileNotFoundError` if it does not exist, in the object store neither; `StoreError` if
+    its part was removed from the object store, or there is no space.
     """
     part = file.parents[3]
     url = part_origin_url(part)
@@ -49,12 +48,8 @@ def open_shard(file: Path) -> BinaryIO:
 def fetch_array(frames: Path) -> NDArray[np.uint8] | None:
     """Download every chunk of a part's frames, for zarr to read, and protect them from eviction.
 
-    Returns:
-        A memory map that protects them as long as it exists; None in a plain folder.
-
-    Raises:
-        StoreError: the part was removed from the object store, or there is no space.
-        RemoteError: a chunk cannot be downloaded now.
+    Returns a memory map that protects them as long as it exists; None in a plain folder. Raises
+    `StoreError` if the part was removed from the object store, or there is no space.
     """
     part = frames.parent
     url = part_origin_url(part)
@@ -72,8 +67,7 @@ def fetch_array(frames: Path) -> NDArray[np.uint8] | None:
 def complete_part(part: Path) -> Iterator[Path]:
     """Yield a folder with all files of a part as stored: the part, or a temporary download.
 
-    Raises `StoreError` if the part was removed from the object store. Raises `RemoteError` if it
-    cannot be downloaded now.
+    Raises `StoreError` if the part was removed from the object store.
     """
     url = part_origin_url(part)
     if url is None:

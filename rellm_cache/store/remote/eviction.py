@@ -26,15 +26,8 @@ LOCK = "room"  # earlier versions use this name too
 def reserve_space(root: Path, nbytes: int, temporary: Path) -> Path:
     """Evict files until a download of `nbytes` fits into the limit, and reserve its space.
 
-    Args:
-        root: the mirror it belongs to.
-        temporary: a locked folder for the download.
-
-    Returns:
-        The path to download to.
-
-    Raises:
-        StoreError: files in use leave too little space.
+    Returns the path to download to, in the locked folder `temporary` of the mirror `root`. Raises
+    `StoreError` if files in use leave too little space.
     """
     with hold_lock(root.parent / WRITING / LOCK):
         _evict_until_it_fits(root, nbytes, mirrors_max_bytes())

@@ -38,7 +38,6 @@ def open_mirror(url: str) -> Path:
     """Return the mirror of a cache root at a URL, after pulling all changes.
 
     Raises `ConfigError` if the URL is not valid, or the library for its protocol is not installed.
-    Raises `RemoteError` if the object store cannot be reached or read.
     """
     remote = Remote(url)
     root = mirror_folder(remote.url, remote.endpoint)
@@ -48,19 +47,13 @@ def open_mirror(url: str) -> Path:
 
 
 def sync_mirror(root: Path) -> None:
-    """Upload pending parts, then pull; called before writing. Does nothing in a plain folder.
-
-    Raises `RemoteError` if the object store cannot be reached, read or written.
-    """
+    """Upload pending parts, then pull; called before writing. Does nothing in a plain folder."""
     upload_pending(root)
     pull(root)
 
 
 def pull(root: Path) -> None:
-    """Download new metadata and columns, remove deleted parts; does nothing in a plain folder.
-
-    Raises `RemoteError` if the object store cannot be reached or read.
-    """
+    """Download new metadata and columns, remove deleted parts; does nothing in a plain folder."""
     url = origin_url(root)
     if url is None:
         return

@@ -33,10 +33,7 @@ def mirrors_folder() -> Path:
 
 
 def mirrors_max_bytes() -> int:
-    """Return the limit of bytes for the frames of all mirrors: `RELLM_COPIES_GB`, or 100 GB.
-
-    Raises `ConfigError` if it is not a positive number.
-    """
+    """Return the limit of bytes for the frames of all mirrors: `RELLM_COPIES_GB`, or 100 GB."""
     text = os.environ.get("RELLM_COPIES_GB") or "100"
     try:
         gigabytes = float(text)
@@ -55,10 +52,7 @@ def mirror_folder(url: str, endpoint: str) -> Path:
 
 
 def mark_mirror(root: Path, url: str) -> None:
-    """Mark a folder as the mirror of a URL.
-
-    Raises `StoreError` if it mirrors another URL, or its mark was altered.
-    """
+    """Mark a folder as the mirror of a URL; `StoreError` if its mark names another."""
     if (found := origin_url(root)) is not None:
         if found != url:
             raise StoreError(

@@ -30,14 +30,9 @@ class StaleUpload:
 def remove_stale_uploads(root: Path, hours: float) -> list[StaleUpload]:
     """Remove incomplete parts older than `hours`, except those pending on this machine.
 
-    Does nothing in a plain folder. If another machine was only paused, nothing is lost: it compares
-    all sizes before it completes a part, and uploads the files again.
-
-    Returns:
-        All incomplete parts: removed, too young, or of unknown age.
-
-    Raises:
-        RemoteError: the object store cannot be reached, read or written.
+    Returns all incomplete parts: removed, too young, or of unknown age. Does nothing in a plain
+    folder. If another machine was only paused, nothing is lost: it compares all sizes before it
+    completes a part, and uploads the files again.
     """
     url = origin_url(root)
     if url is None:

@@ -38,8 +38,7 @@ def commit_part(temporary: Path, part: Path) -> None:
 def upload_pending(root: Path) -> None:
     """Upload the pending parts of a mirror; wait for processes that are uploading some of them.
 
-    Does nothing in a plain folder. Raises `RemoteError` if a part could not be uploaded; it and the
-    later ones are kept.
+    Does nothing in a plain folder. If one cannot be uploaded, it and the later ones are kept.
     """
     url = origin_url(root)
     if url is None:
@@ -68,10 +67,7 @@ def part_names(store: Path) -> list[str]:
 
 
 def upload_new_store(document: Path, store: Path) -> None:
-    """Upload the `zarr.json` of a new store of a mirror, unless the object store has it.
-
-    Raises `RemoteError` if it could not be uploaded.
-    """
+    """Upload the `zarr.json` of a new store of a mirror, unless the object store has it."""
     url = origin_url(store.parent)
     if url is not None:
         remote = Remote(url)
@@ -80,10 +76,7 @@ def upload_new_store(document: Path, store: Path) -> None:
 
 
 def upload_file(path: Path) -> None:
-    """Upload a small file of a mirror, such as the list of failed clips, or remove it if absent.
-
-    Does nothing in a plain folder. Raises `RemoteError` if the object store could not be changed.
-    """
+    """Upload a small file of a mirror, such as the list of failed clips, or remove it if absent."""
     for root in (path.parent, path.parents[1]):
         if (url := origin_url(root)) is not None:
             name = path.relative_to(root).as_posix()
@@ -95,10 +88,7 @@ def upload_file(path: Path) -> None:
 
 
 def remove_remote_part(part: Path) -> None:
-    """Remove a part from the object store that its folder mirrors, its `zarr.json` first.
-
-    Raises `RemoteError` if some files could not be removed.
-    """
+    """Remove a part from the object store that its folder mirrors, its `zarr.json` first."""
     root = part.parents[1]
     url = origin_url(root)
     if url is not None:
