@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from rellm_cache.corpus.emotions import normalize_emotion
-from rellm_cache.corpus.validation import (
+from rellm_cache.corpus.field_validation import (
     BOOL,
     NAME,
     SECONDS,

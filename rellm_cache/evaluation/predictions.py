@@ -25,8 +25,8 @@ from rellm_cache.evaluation.empathy import (
     score_answers,
     summarize_empathy,
 )
+from rellm_cache.inference.answer_fingerprints import DIGITS, answer_fingerprints
 from rellm_cache.inference.emotion import Label
-from rellm_cache.inference.fingerprints import DIGITS, answer_fingerprints
 from rellm_cache.inference.responders import (
     Generation,
     SpeechResponder,

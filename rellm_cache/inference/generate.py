@@ -9,7 +9,7 @@ from rellm_cache.config.schema import Recipe
 from rellm_cache.corpus.manifest import Utterance, read_lines, read_manifests
 from rellm_cache.data.streams import StreamSet
 from rellm_cache.errors import ConfigError, ManifestError, StoreError
-from rellm_cache.inference.fingerprints import answer_fingerprints
+from rellm_cache.inference.answer_fingerprints import answer_fingerprints
 from rellm_cache.inference.live_encoding import LiveEncoders
 from rellm_cache.inference.responders import Generation, load_responder
 from rellm_cache.runs.provenance import DEFAULT_CACHE, run_cache

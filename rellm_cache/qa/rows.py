@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from rellm_cache.config.qa import MODES, TYPES, QAMode, QAType
+from rellm_cache.corpus.field_validation import BOOL, TEXT, Field, check_fields, json_object
 from rellm_cache.corpus.manifest import manifest_files, read_lines
-from rellm_cache.corpus.validation import BOOL, TEXT, Field, check_fields, json_object
 from rellm_cache.errors import ManifestError
 from rellm_cache.utils.atomic_files import write_lines
 from rellm_cache.utils.result_table import with_fingerprint

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from rellm_cache.corpus.emotions import normalize_emotion
+from rellm_cache.corpus.field_validation import as_text
 from rellm_cache.corpus.manifest import (
     DIMENSIONS,
     SPLITS,
@@ -18,7 +19,6 @@ from rellm_cache.corpus.readers.base import Corpus, Problems
 from rellm_cache.corpus.splits import in_split
 from rellm_cache.corpus.text_files import read_csv
 from rellm_cache.corpus.vad import rescale
-from rellm_cache.corpus.validation import as_text
 from rellm_cache.errors import ManifestError
 
 
