@@ -99,3 +99,15 @@ def test_the_design_lists_what_exists() -> None:
 def test_only_the_command_line_knows_click(module: str) -> None:
     knows_click = any(name.split(".")[0] == "click" for name in imports(module))
     assert unit(module) == "cli" or not knows_click
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_only_the_store_package_asks_what_kind_of_store_it_has(module: str) -> None:
+    """Everywhere else a `FrameSource` is enough: a store, a quantized one, or live encodings."""
+    asked = [
+        ast.unparse(node)
+        for node in ast.walk(ast.parse((PACKAGE / module).read_text("utf-8")))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "isinstance"
+    ]
+    stores = ("FeatureStore", "InMemoryFrames")
+    assert unit(module) == "store" or not [a for a in asked if any(s in a for s in stores)]

@@ -11,10 +11,12 @@ from torch.nn import functional as F
 
 from rellm_cache.config.schema import Recipe
 from rellm_cache.data.batch import IGNORED, Batch, Target
+from rellm_cache.data.streams import QuantizationParams
 from rellm_cache.llm.frozen import FrozenLLM
 from rellm_cache.llm.generation import continue_prompts
 from rellm_cache.llm.loading import load_llm
 from rellm_cache.llm.teacher_distribution import distribution_rows, split_rows
+from rellm_cache.model.adapter import dequantize
 from rellm_cache.model.speech_llm import SpeechLLM
 
 CPU = torch.device("cpu")
@@ -228,6 +230,18 @@ def test_no_clip_is_influenced_by_its_batch(recipe: Recipe, llm: FrozenLLM, tmp_
     torch.testing.assert_close(
         model(batch).emotion_logits[:1], model(alone).emotion_logits, rtol=0, atol=1e-5
     )
+
+
+def test_an_int8_stream_is_dequantized_with_its_own_scale(recipe: Recipe, llm: FrozenLLM) -> None:
+    model = SpeechLLM(recipe, {"speech": 16, "emotion": 16}, llm).eval()
+    batch = make_batch(llm)
+    stored = torch.randint(-127, 128, (3, 90, 16), dtype=torch.int8)
+    params = QuantizationParams(torch.rand(16) / 100, torch.randn(16))
+    int8 = replace(
+        batch, streams={**batch.streams, "emotion": stored}, quantization={"emotion": params}
+    )
+    floats = replace(batch, streams={**batch.streams, "emotion": dequantize(stored, params)})
+    assert torch.equal(model(int8).emotion_logits, model(floats).emotion_logits)
 
 
 def questioned(llm: FrozenLLM) -> Batch:
