@@ -167,7 +167,7 @@ class Bench:
         if llm is None:
             raise SystemExit("the recipe has no LLM")
         counted = estimate_footprint(llm, self.llm.dtype)
-        frames = self.frames.length("0")
+        frames = int(self.streams.lengths(["0"])[0])
         embedded = int(model.adapter.output_lengths(torch.tensor(frames)))
         prompt = model.prompts["response_lm"]
         clip = embedded + len(prompt.after) + RESPONSE_TOKENS
