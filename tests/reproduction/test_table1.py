@@ -107,7 +107,7 @@ def test_iemocap_whole_and_again(
     assert len(before) == 8
     again = CliRunner().invoke(rellm, words, catch_exceptions=False, standalone_mode=False)
     assert again.stdout == first.stdout
-    assert "8 of 8 models were trained and asked before" in again.stderr
+    assert "8 of 8 models are already done" in again.stderr
     assert before == {path: path.stat().st_mtime_ns for path in before}
     with pytest.raises(RunError, match=r"something else \(seed: wanted 2, found 1\)"):
         CliRunner().invoke(
