@@ -36,8 +36,8 @@ from rellm_cache.metrics.regression import rank_correlation
 from rellm_cache.model.answer_likelihoods import answer_log_likelihoods
 from rellm_cache.qa.rows import QARow, distinct_questions, read_questions
 from rellm_cache.runs.provenance import run_cache
-from rellm_cache.runs.shared_models import Resources
-from rellm_cache.runs.weights import RECIPE, load_info, load_run, run_recipe, trained_digest
+from rellm_cache.runs.shared_models import SharedModels
+from rellm_cache.runs.weights import RECIPE, adapter_digest, load_info, load_run, run_recipe
 from rellm_cache.utils.atomic_files import write_json
 from rellm_cache.utils.console import counted, say
 from rellm_cache.utils.devices import default_device
@@ -141,7 +141,7 @@ def judge(
     rows = [row for row in distinct_questions(read_questions(manifest)) if row.id in known]
     if not rows:
         raise ManifestError(f"{manifest}: no question was kept; see the reasons `rellm qa` gave")
-    resources = Resources()
+    resources = SharedModels()
     recipes = [_speech_recipe(run) for run in runs]
     judge_config = replace(judging or recipes[0].require_llm(), lora=None)
     settings = recipes[0].qa.judge
@@ -188,7 +188,7 @@ def _speech_recipe(run: Path) -> Recipe:
 
 def _open_table(run: Path, task: str) -> ResultTable:
     """Answers and scores of one run, by keys of questions."""
-    made = digest([task, (run / RECIPE).read_text("utf-8"), trained_digest(run)])
+    made = digest([task, (run / RECIPE).read_text("utf-8"), adapter_digest(run)])
     path = run / f"{JUDGED}.jsonl"
     finished = ({**r, "id": _key(r["id"], r["type"], r["question"])} for r in read_rows(path))
     return ResultTable(path, made, finished)
@@ -218,7 +218,7 @@ def _answer(
     rows: Sequence[QARow],
     streams: StreamSet,
     table: ResultTable,
-    resources: Resources,
+    resources: SharedModels,
     batch_size: int,
 ) -> None:
     """Let a run answer all questions from the speech."""

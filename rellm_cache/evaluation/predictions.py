@@ -33,7 +33,7 @@ from rellm_cache.inference.responders import (
     TextResponder,
     load_responder,
 )
-from rellm_cache.runs.shared_models import Resources
+from rellm_cache.runs.shared_models import SharedModels
 from rellm_cache.runs.weights import run_recipe
 from rellm_cache.utils.model_files import file_digest
 from rellm_cache.utils.result_table import FINGERPRINT, ResultTable, fingerprint_of
@@ -72,7 +72,7 @@ class PredictionLog:
     """
 
     def __init__(
-        self, run: Path, manifest: Path, cache: Path, out: Path, resources: Resources
+        self, run: Path, manifest: Path, cache: Path, out: Path, resources: SharedModels
     ) -> None:
         self._run, self._manifest, self._cache = run, manifest, cache
         self._resources = resources

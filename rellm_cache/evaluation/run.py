@@ -22,9 +22,9 @@ from rellm_cache.evaluation.predictions import PREDICTIONS, PredictionLog, predi
 from rellm_cache.evaluation.report import REPORT, render_report
 from rellm_cache.evaluation.scores import Scores, make_scores
 from rellm_cache.runs.card import CARD, SCORES, read_card, render_card
-from rellm_cache.runs.provenance import TRAINING, run_cache, summarise_data
+from rellm_cache.runs.provenance import TRAINING, run_cache, summarize_data
 from rellm_cache.runs.publish import SUMS, is_published
-from rellm_cache.runs.shared_models import Resources
+from rellm_cache.runs.shared_models import SharedModels
 from rellm_cache.runs.weights import RECIPE
 from rellm_cache.utils.atomic_files import csv_text, update_text
 from rellm_cache.utils.console import counted, say
@@ -53,7 +53,7 @@ def evaluate(
     cache: Path | None = None,
     options: EvaluationOptions = EvaluationOptions(),
     out: Path | None = None,
-    resources: Resources | None = None,
+    resources: SharedModels | None = None,
 ) -> Scores:
     """Score a run on a manifest, and write the files listed above.
 
@@ -73,7 +73,7 @@ def evaluate(
     """
     out = out or run
     _check_out(run, out)
-    log = PredictionLog(run, manifest, cache or run_cache(run), out, resources or Resources())
+    log = PredictionLog(run, manifest, cache or run_cache(run), out, resources or SharedModels())
     recipe, utterances = log.recipe, log.utterances
     spoken = [u for u in utterances if u.text.strip()]
     if options.empathy is not None:
@@ -90,7 +90,7 @@ def evaluate(
         empathy = log.empathy(spoken, options.empathy)
     chosen = choose_samples(utterances, options.samples) if recipe.needs_llm else []
     shown = log.answers(chosen)
-    data = summarise_data(utterances, manifest)
+    data = summarize_data(utterances, manifest)
     scores = make_scores(data, utterances, predictions, recipe.heads.emotions, empathy)
     figures = scores.to_json()
     out.mkdir(parents=True, exist_ok=True)

@@ -14,7 +14,7 @@ from rellm_cache.corpus.audio import audio_digest, read_bytes
 from rellm_cache.corpus.manifest import Utterance
 from rellm_cache.inference.responders import LoadStreams, make_readings
 from rellm_cache.llm.loading import llm_identity
-from rellm_cache.runs.weights import trained_digest
+from rellm_cache.runs.weights import adapter_digest
 
 DIGITS = 12  # of a digest, in hex, as rows have them
 
@@ -44,7 +44,7 @@ def answer_fingerprints(
     if recipe.text is not None:
         inputs = [asdict(reading) for reading in make_readings(utterances, recipe, cache)]
     else:
-        weights = trained_digest(run)
+        weights = adapter_digest(run)
         if load_streams is not None:
             streams = load_streams(utterances)
             inputs = [streams.audio_sha256(u.id) for u in utterances]

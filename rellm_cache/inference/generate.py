@@ -13,7 +13,7 @@ from rellm_cache.inference.answer_fingerprints import answer_fingerprints
 from rellm_cache.inference.live_encoding import LiveEncoders
 from rellm_cache.inference.responders import Generation, load_responder
 from rellm_cache.runs.provenance import DEFAULT_CACHE, run_cache
-from rellm_cache.runs.shared_models import Resources
+from rellm_cache.runs.shared_models import SharedModels
 from rellm_cache.runs.weights import run_recipe
 from rellm_cache.utils.console import counted, say
 from rellm_cache.utils.devices import default_device
@@ -43,7 +43,7 @@ def generate(
     from_audio: bool = False,
     batch_size: int = 8,
     overrides: Sequence[str] = (),
-    resources: Resources | None = None,
+    resources: SharedModels | None = None,
 ) -> list[Generation]:
     """Answer all utterances of a manifest, or one sound file; write JSON Lines to `out`.
 
@@ -62,7 +62,7 @@ def generate(
         ManifestError: a text model's utterance has no transcript, or `out` is a file of another
             kind.
     """
-    resources = resources or Resources()
+    resources = resources or SharedModels()
     utterances = read_source(source)
     recipe = run_recipe(run, require_prompt_overrides(overrides))
     live = from_audio or source.suffix.lower() in AUDIO_SUFFIXES
@@ -90,7 +90,7 @@ def _load_streams(
     source: Path,
     cache: Path,
     live: bool,
-    resources: Resources,
+    resources: SharedModels,
     utterances: Sequence[Utterance],
 ) -> StreamSet:
     """Frames encoded live from audio, or from the cache."""

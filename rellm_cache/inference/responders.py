@@ -26,7 +26,7 @@ from rellm_cache.llm.generation import Continuation
 from rellm_cache.llm.reply_limit import ReplyLimit
 from rellm_cache.model.speech_llm import SpeechLLM
 from rellm_cache.model.text_llm import Reading, TextLLM
-from rellm_cache.runs.shared_models import Resources
+from rellm_cache.runs.shared_models import SharedModels
 from rellm_cache.runs.weights import load_run
 from rellm_cache.store.transcripts import read_transcripts, transcriber_spec
 from rellm_cache.training.validation import Predictions, predict
@@ -63,7 +63,7 @@ class SpeechResponder:
     def __init__(
         self,
         run: Path,
-        resources: Resources,
+        resources: SharedModels,
         load_streams: LoadStreams,
         overrides: Sequence[str] = (),
     ) -> None:
@@ -138,7 +138,7 @@ def answer_batch(
 class TextResponder:
     """The frozen LLM of a recipe with `[text]`."""
 
-    def __init__(self, recipe: Recipe, cache: Path, resources: Resources) -> None:
+    def __init__(self, recipe: Recipe, cache: Path, resources: SharedModels) -> None:
         self._recipe = recipe
         self._model = TextLLM(
             resources.llm(recipe.require_llm(), default_device()),
@@ -203,7 +203,7 @@ def load_responder(
     recipe: Recipe,
     cache: Path,
     load_streams: LoadStreams,
-    resources: Resources,
+    resources: SharedModels,
     overrides: Sequence[str] = (),
 ) -> SpeechResponder | TextResponder:
     """The responder of a run, whose `recipe` has the `overrides` applied."""

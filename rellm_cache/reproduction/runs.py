@@ -27,7 +27,7 @@ from rellm_cache.errors import RellmError, RunError, reason_of
 from rellm_cache.evaluation.run import EvaluationOptions, evaluate
 from rellm_cache.inference.generate import generate
 from rellm_cache.reproduction.paper import Row
-from rellm_cache.runs.shared_models import Resources
+from rellm_cache.runs.shared_models import SharedModels
 from rellm_cache.runs.weights import CONFIG, RECIPE, WEIGHTS
 from rellm_cache.training.run import train
 from rellm_cache.utils.atomic_files import write_text
@@ -172,7 +172,7 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-_shared = Resources()
+_shared = SharedModels()
 
 
 def try_job(job: Job) -> str:
@@ -188,7 +188,7 @@ def try_job(job: Job) -> str:
     return ""
 
 
-def do_job(job: Job, resources: Resources) -> None:
+def do_job(job: Job, resources: SharedModels) -> None:
     """Train a model, answer the test split and evaluate.
 
     Raises:

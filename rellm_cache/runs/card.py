@@ -1,8 +1,8 @@
-"""Model cards. In: a finished run's folder. Out: its `README.md`, as a model hub reads it.
+"""Model card of a finished run: its `README.md`, with the metadata that a model hub reads.
 
-A card is made of the run's own files alone: `recipe.toml`, `adapter_config.json`, `training.json`
-and, once `rellm evaluate` has been there, `scores.json`. The same files give the same bytes.
-Whatever comes from outside is escaped: names, licences, labels.
+A card is rendered from the files of the run only: `recipe.toml`, `adapter_config.json`,
+`training.json` and, after `rellm evaluate`, `scores.json`. The same files give the same bytes.
+Names, licences and labels are escaped.
 """
 
 import json
@@ -19,7 +19,12 @@ from rellm_cache.config.recipes import load_recipe
 from rellm_cache.config.schema import Recipe
 from rellm_cache.errors import RunError
 from rellm_cache.model.losses.registry import loss_weights
-from rellm_cache.runs.licences import UNKNOWN, Terms, describe_corpus_terms, terms_of
+from rellm_cache.runs.licences import (
+    UNKNOWN,
+    Licences,
+    combine_licences,
+    describe_corpus_conditions,
+)
 from rellm_cache.runs.provenance import CORPORA, TrainingRecord, load_training
 from rellm_cache.runs.weights import RECIPE, AdapterInfo, load_info
 from rellm_cache.utils.atomic_files import write_text
@@ -29,15 +34,15 @@ CARD, SCORES = "README.md", "scores.json"
 SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|&~$])")
 
 
-class Ready(str):
-    """Markdown that is to stay as it is."""
+class RawMarkdown(str):
+    """Markdown that is not escaped again."""
 
     __slots__ = ()
 
 
 @dataclass(frozen=True)
 class Card:
-    """What a card is made of; without scores where the run was not evaluated."""
+    """Content of a card; `scores` is None if the run was not evaluated."""
 
     recipe: Recipe
     info: AdapterInfo
@@ -45,19 +50,19 @@ class Card:
     scores: dict[str, Any] | None
 
     @property
-    def terms(self) -> Terms:
-        """Licences of all that made the adapter."""
-        return terms_of(self.info.licences, self.training.train)
+    def licences(self) -> Licences:
+        """Licences of the models and corpora that made the adapter."""
+        return combine_licences(self.info.licences, self.training.train)
 
     @property
-    def knows_dimensions(self) -> bool:
-        """Whether the head of arousal, dominance and valence had anything to learn from."""
+    def has_trained_dimensions(self) -> bool:
+        """Whether the dimension head was trained: with a weight, on clips with dimensions."""
         learns = self.recipe.heads.dimensions and self.recipe.losses.vad > 0
         return learns and bool(self.training.train.dimensions)
 
     @property
     def rows(self) -> list[tuple[str, str, float]]:
-        """Metric as the hub names it, its description, and its value, of `scores.json`."""
+        """Rows of `scores.json`: the hub's name of the metric, a description, the value."""
         if self.scores is None:
             return []
         head, llm = self.scores["head"], self.scores["llm"] or {}
@@ -74,7 +79,7 @@ class Card:
 
 
 def read_card(run: Path) -> Card:
-    """What a run's card is made of; `RunError` if it is not finished or a file is unreadable."""
+    """Read a run's files; `RunError` if it is not finished or a file is unreadable."""
     info, training = load_info(run), load_training(run)
     scores = None
     try:
@@ -84,20 +89,20 @@ def read_card(run: Path) -> Card:
                 raise ValueError("clips < 0")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(
-            f"{run / SCORES}: does not say what was scored ({type(error).__name__}: {error}); "
+            f"{run / SCORES}: not a file of `rellm evaluate` ({type(error).__name__}: {error}); "
             "score the run again with `rellm evaluate`, or remove the file"
         ) from error
     return Card(load_recipe(str(run / RECIPE)), info, training, scores)
 
 
 def write_card(run: Path) -> Path:
-    """Write `<run>/README.md`; errors as `read_card`."""
+    """Write `<run>/README.md`; it raises what `read_card` raises."""
     write_text(run / CARD, render_card(read_card(run)))
     return run / CARD
 
 
 def render_card(card: Card) -> str:
-    """The card's Markdown, with the metadata that a hub reads at its top."""
+    """Render a card as Markdown, with the hub's metadata at the top."""
     page = (
         _environment()
         .get_template("card.md.j2")
@@ -105,11 +110,11 @@ def render_card(card: Card) -> str:
             card=card,
             recipe=card.recipe,
             training=card.training,
-            terms=card.terms,
-            corpus_terms=describe_corpus_terms(card.training.train),
+            licences=card.licences,
+            corpus_conditions=describe_corpus_conditions(card.training.train),
             weights=loss_weights(card.recipe.losses),
             unknown=UNKNOWN,
-            dimensions=card.knows_dimensions,
+            dimensions=card.has_trained_dimensions,
         )
     )
     head = yaml.safe_dump(metadata(card), sort_keys=False, allow_unicode=True)
@@ -117,18 +122,18 @@ def render_card(card: Card) -> str:
 
 
 def render_licences(card: Card) -> str:
-    """`LICENSES.md`: every part, its licence, and what follows."""
+    """Render `LICENSES.md`: every part, its licence, and the conditions that follow."""
     page = _environment().get_template("licences.md.j2")
     return page.render(
-        terms=card.terms,
-        corpus_terms=describe_corpus_terms(card.training.train),
+        licences=card.licences,
+        corpus_conditions=describe_corpus_conditions(card.training.train),
         unknown=UNKNOWN,
     )
 
 
 def metadata(card: Card) -> dict[str, Any]:
-    """The card's head: what is not known is left out."""
-    recipe, terms = card.recipe, card.terms
+    """Metadata at the top of a card; unknown values are left out."""
+    recipe = card.recipe
     models = [encoder.model for encoder in recipe.encoders.values()]
     if recipe.used_llm is not None:
         models.insert(0, recipe.used_llm.model)
@@ -136,8 +141,8 @@ def metadata(card: Card) -> dict[str, Any]:
     corpora = [name for name in card.training.train.corpora if name in CORPORA]
     found: dict[str, Any] = {}
     if corpora and len(corpora) == len(card.training.train.corpora):
-        found["language"] = ["en"]  # of these corpora's clips that rellm reads
-    found |= _licence(terms)
+        found["language"] = ["en"]  # rellm reads the English clips of these corpora
+    found |= _licence(card.licences)
     found["library_name"] = "rellm"
     found["pipeline_tag"] = "audio-text-to-text" if recipe.needs_llm else "audio-classification"
     found["tags"] = ["rellm", "speech", "emotion-recognition"]
@@ -153,8 +158,8 @@ def metadata(card: Card) -> dict[str, Any]:
     return found
 
 
-def _licence(terms: Terms) -> dict[str, str]:
-    strictest = terms.strictest
+def _licence(licences: Licences) -> dict[str, str]:
+    strictest = licences.strictest
     if strictest is None or strictest.licence == UNKNOWN:
         return {"license": "other", "license_name": UNKNOWN}
     if strictest.hub_name:
@@ -183,29 +188,29 @@ def _model_index(card: Card, data: dict[str, Any]) -> dict[str, Any]:
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("rellm_cache.runs", "."),
-        autoescape=False,  # Markdown, not HTML: `plain` escapes every value
-        finalize=plain,
+        autoescape=False,  # Markdown, not HTML: `escape` handles every value
+        finalize=escape,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"code": code, "counts": counts, "ready": Ready}
+    environment.filters |= {"code": code_span, "counts": counts, "raw": RawMarkdown}
     return environment
 
 
-def plain(value: Any) -> Any:
-    """A value as Markdown text: on one line, its special characters escaped."""
-    if isinstance(value, Ready) or not isinstance(value, str):
+def escape(value: Any) -> Any:
+    """Escape a value for Markdown text, on one line."""
+    if isinstance(value, RawMarkdown) or not isinstance(value, str):
         return value
     return SPECIAL.sub(r"\\\1", _one_line(value))
 
 
-def code(value: object) -> Ready:
-    """A value as a code span of a table's cell: on one line, without backticks and pipes."""
-    return Ready("`" + re.sub(r"[`|]", "'", _one_line(str(value))) + "`")
+def code_span(value: object) -> RawMarkdown:
+    """Format a value as a code span for a table cell: one line, no backticks or pipes."""
+    return RawMarkdown("`" + re.sub(r"[`|]", "'", _one_line(str(value))) + "`")
 
 
 def counts(value: dict[str, int]) -> str:
-    """`angry 144, happy 144`."""
+    """Format counts, as `angry 144, happy 144`."""
     return ", ".join(f"{name} {count:,}" for name, count in value.items())
 
 

@@ -1,4 +1,4 @@
-"""Whose a run folder is. In: a recipe, data, a folder. Out: the folder, begun, or why not."""
+"""Run folder: created for one recipe and one set of data, refused for any other."""
 
 import dataclasses
 from pathlib import Path
@@ -10,63 +10,61 @@ from rellm_cache.config.specs import CachedSpec
 from rellm_cache.errors import RunError
 from rellm_cache.runs.publish import SUMS, is_published
 from rellm_cache.runs.weights import RECIPE
-from rellm_cache.utils.atomic_files import is_temporary, write_text
+from rellm_cache.utils.atomic_files import is_temporary, update_text, write_text
 
-CHECKPOINTS = "checkpoints"  # folder of an unfinished run's states
-DATA = "data.sha256"  # of what is learnt from: see `data_digest`
+CHECKPOINTS = "checkpoints"
+DATA = "data.sha256"  # see `data_digest`
 
 
-def begin_run(recipe: Recipe, out: Path) -> None:
-    """Make the run folder; `RunError` if it holds something else than a run of this recipe."""
+def create_run_folder(recipe: Recipe, out: Path) -> None:
+    """Create a run folder; `RunError` if it holds anything but a run of this recipe."""
     if not out.exists() or all(map(is_temporary, out.iterdir())):
         out.mkdir(parents=True, exist_ok=True)
         write_text(out / RECIPE, to_toml(recipe))
         return
     if not (out / RECIPE).is_file():
         raise RunError(
-            f"{out}: the run folder is not empty and holds no run ({RECIPE} is missing); choose "
+            f"{out}: the run folder is not empty and is no run ({RECIPE} is missing); choose "
             "another --out"
         )
     if is_published(out):
         raise RunError(
-            f"{out}: is a published folder, whose {SUMS} would no longer hold; choose another --out"
+            f"{out}: is a published folder, and {SUMS} would no longer be right; choose another "
+            "--out"
         )
-    require_recipe(recipe, out)
+    require_same_recipe(recipe, out)
 
 
-def require_recipe(recipe: Recipe, out: Path) -> None:
-    """Raise `RunError` unless a run folder's recipe is this one."""
+def require_same_recipe(recipe: Recipe, out: Path) -> None:
+    """Raise `RunError` if the recipe of a run folder differs."""
     differing = recipe_differences(recipe, load_recipe(str(out / RECIPE)))
     if differing:
         raise RunError(
             f"{out}: the run folder is not empty: it holds a run of another recipe "
-            f"({'; '.join(differing)}); choose another --out, or give the same recipe to go on"
+            f"({'; '.join(differing)}); choose another --out, or give the same recipe to continue"
         )
 
 
-def begin_data(learned: str, out: Path) -> None:
-    """Note what a run learns from, a `data_digest`; `RunError` if it has learnt from other data."""
-    require_data(learned, out)
-    noted = f"{learned}\n"
-    if not (out / DATA).is_file() or (out / DATA).read_text("utf-8") != noted:
-        write_text(out / DATA, noted)
+def record_data(digest: str, out: Path) -> None:
+    """Record the `data_digest` of a run; `RunError` if it was trained on other data."""
+    require_same_data(digest, out)
+    update_text(out / DATA, f"{digest}\n")
 
 
-def require_data(learned: str, out: Path) -> None:
-    """Raise `RunError` where checkpoints are known to have learnt from something else."""
+def require_same_data(digest: str, out: Path) -> None:
+    """Raise `RunError` if a run has checkpoints from data with another digest."""
     begun = any((out / CHECKPOINTS).glob("step-*")) and (out / DATA).is_file()
-    if begun and (out / DATA).read_text("utf-8").strip() != learned:
+    if begun and (out / DATA).read_text("utf-8").strip() != digest:
         raise RunError(
             f"{out}: this run was trained on other data than the manifest and the cache hold now "
-            f"({DATA} has another digest); give what it was trained on, or choose another --out"
+            f"({DATA} has another digest); give the same data, or choose another --out"
         )
 
 
 def recipe_differences(wanted: Recipe, found: Recipe) -> list[str]:
     """Fields in which two recipes differ, as readable text.
 
-    Specs of models differ as `CachedSpec.differences` says; a run pins their weights, so weights
-    that one of the two leaves open are no difference.
+    A run pins the weights of its encoders. Weights that `wanted` leaves open are no difference.
     """
     differences: list[str] = []
 

@@ -1,7 +1,7 @@
-"""What an adapter may be used for. In: licences of the models and corpora that made it. Out: terms.
+"""Licences of the models and corpora that made an adapter, and the strictest of them.
 
-Nothing is guessed: a licence is what a feature store recorded, what a model's own card states, or
-one of the few below; any other is unknown, and said to be.
+A licence is recorded by a feature store, stated by a model's own card, or listed below. Any other
+is reported as unknown.
 """
 
 import re
@@ -12,18 +12,18 @@ from pathlib import Path
 from rellm_cache.config.schema import LLMConfig
 from rellm_cache.data.streams import FrameSource
 from rellm_cache.errors import ConfigError
-from rellm_cache.runs.provenance import UNNAMED, DataSummary
+from rellm_cache.runs.provenance import OTHER_CORPUS, DataSummary
 from rellm_cache.runs.weights import load_info
 from rellm_cache.utils.model_files import locate_model, stated_licence
 
 UNKNOWN = "unknown"
-NO_MODEL = "none"  # begins what encoders that are signal processing record
+NO_MODEL = "none"  # start of the licence that an encoder without a model records
 QWEN = "Tongyi Qianwen licence agreement"
 KNOWN_MODELS = {
     "HuggingFaceTB/SmolLM2-135M-Instruct": "Apache-2.0",
     "Qwen/Qwen2.5-7B-Instruct": "Apache-2.0",
     "Qwen/Qwen-7B-Chat": QWEN,
-    "Qwen-7B-Chat-Qwen2": QWEN,  # what `rellm import qwen` makes of it, as recipes name it
+    "Qwen-7B-Chat-Qwen2": QWEN,  # the folder that `rellm import qwen` writes
 }
 RESEARCH = "research agreement"
 CORPUS_LICENCES = {
@@ -33,14 +33,14 @@ CORPUS_LICENCES = {
     "ravdess": "CC-BY-NC-SA-4.0",
     "demo": "Apache-2.0",
 }
-# As a model hub names them; any other licence is told by its own name.
+# Names of a model hub; it has no name for other licences.
 HUB_NAMES = {"mit": "mit", "apache-2-0": "apache-2.0", "cc-by-nc-sa-4-0": "cc-by-nc-sa-4.0"}
-PERMISSIVE = ("mit", "apache-2.0")  # the second asks for a little more
+PERMISSIVE = ("mit", "apache-2.0")  # the second is a little stricter
 
 
 @dataclass(frozen=True)
-class Term:
-    """The licence, or `unknown`, of one model or corpus (`kind`) that made an adapter."""
+class LicensedPart:
+    """A model or corpus (`kind`) that made an adapter, and its licence or `unknown`."""
 
     name: str
     kind: str
@@ -48,38 +48,40 @@ class Term:
 
     @property
     def hub_name(self) -> str:
-        """As the model hub names it; empty where it has no name for it."""
+        """The hub's name of the licence, or empty."""
         return HUB_NAMES.get(re.sub(r"[^a-z0-9]+", "-", self.licence.lower()), "")
 
     @property
     def forbids_commerce(self) -> bool:
-        """Whether it is known to allow non-commercial use only."""
+        """Whether the licence allows non-commercial use only."""
         words = re.split(r"[^a-z0-9]+", self.licence.lower())
         return "nc" in words or self.licence == RESEARCH
 
 
 @dataclass(frozen=True)
-class Terms:
-    """Licences of all that made an adapter, and what follows from them."""
+class Licences:
+    """Licences of all models and corpora that made an adapter."""
 
-    parts: tuple[Term, ...]
+    parts: tuple[LicensedPart, ...]
 
     @property
-    def non_commercial(self) -> tuple[Term, ...]:
+    def non_commercial(self) -> tuple[LicensedPart, ...]:
         """Parts that allow non-commercial use only."""
         return tuple(part for part in self.parts if part.forbids_commerce)
 
     @property
-    def unknown(self) -> tuple[Term, ...]:
-        """Parts whose licence nobody has stated."""
+    def unknown(self) -> tuple[LicensedPart, ...]:
+        """Parts with an unknown licence."""
         return tuple(part for part in self.parts if part.licence == UNKNOWN)
 
     @property
-    def strictest(self) -> Term | None:
-        """The part whose licence binds most: non-commercial, then unknown, then an agreement of
-        its own, then those that only ask to be named; None without any part."""
+    def strictest(self) -> LicensedPart | None:
+        """The part with the strictest licence; None without any part.
 
-        def rank(part: Term) -> int:
+        Non-commercial comes first, then unknown, then an agreement of its own, then permissive.
+        """
+
+        def rank(part: LicensedPart) -> int:
             if part.forbids_commerce:
                 return 5 if part.hub_name else 4
             if part.licence == UNKNOWN:
@@ -90,7 +92,7 @@ class Terms:
 
 
 def model_licence(model: str, revision: str = "") -> str:
-    """Licence of a chat model: what its own card states, else a known model's, else `unknown`."""
+    """Licence of a chat model: from its own card, else from the list above, else `unknown`."""
     try:
         stated = stated_licence(locate_model(model, revision))
     except ConfigError:
@@ -98,10 +100,10 @@ def model_licence(model: str, revision: str = "") -> str:
     return stated or KNOWN_MODELS.get(model, UNKNOWN)
 
 
-def licences_of(
+def model_licences(
     llm: LLMConfig | None, sources: Iterable[FrameSource], init_from: str = ""
 ) -> dict[str, str]:
-    """Licence by name of each model that a run uses, and of those of the run it starts from."""
+    """Licence of each model that a run uses, by name, with those of the run it starts from."""
     found = load_info(Path(init_from)).licences if init_from else {}
     found = found | {source.spec.model or source.spec.kind: source.licence for source in sources}
     if llm is not None:
@@ -109,25 +111,27 @@ def licences_of(
     return found
 
 
-def terms_of(licences: Mapping[str, str], data: DataSummary) -> Terms:
-    """What binds an adapter: licences of its models, by name, and of the corpora it learnt from."""
+def combine_licences(licences: Mapping[str, str], data: DataSummary) -> Licences:
+    """Combine the licences of models, by name, with those of the training corpora."""
     models = [
-        Term(name, "model", licence or UNKNOWN)
+        LicensedPart(name, "model", licence or UNKNOWN)
         for name, licence in licences.items()
         if not licence.startswith(NO_MODEL)
     ]
-    corpora = [Term(name, "corpus", CORPUS_LICENCES.get(name, UNKNOWN)) for name in data.corpora]
-    return Terms((*models, *corpora))
+    corpora = [
+        LicensedPart(name, "corpus", CORPUS_LICENCES.get(name, UNKNOWN)) for name in data.corpora
+    ]
+    return Licences((*models, *corpora))
 
 
-def describe_corpus_terms(data: DataSummary) -> list[str]:
-    """What is to be said of the corpora besides their licences, as sentences."""
-    said = []
+def describe_corpus_conditions(data: DataSummary) -> list[str]:
+    """Conditions of the corpora beside their licences, as sentences."""
+    sentences = []
     if any(CORPUS_LICENCES.get(name) == RESEARCH for name in data.corpora):
-        said.append(
-            "Its recordings and transcripts may not be passed on. None of them is here: neither "
-            "audio nor texts nor responses made from them."
+        sentences.append(
+            "Its recordings and transcripts may not be passed on. This folder holds none of them: "
+            "no audio, no texts and no responses made from them."
         )
-    if UNNAMED in data.corpora:
-        said.append("Whoever publishes must know the terms of a corpus of their own.")
-    return said
+    if OTHER_CORPUS in data.corpora:
+        sentences.append("Whoever publishes must know the terms of their own corpus.")
+    return sentences

@@ -1,9 +1,7 @@
-"""What a run was trained and scored on. In: utterances, a finished training. Out: counts, no texts.
+"""Provenance of a run, in `training.json`: data, steps, time, machine, frozen LLM, cache.
 
-<run>/training.json     data of each split, steps, time, machine, digests of the frozen LLM
-
-These records travel with an adapter, to where corpora must not go: they hold counts and names of
-known corpora, and neither ids nor texts, files or speakers.
+The record is published with an adapter, while corpora are not. So it holds counts and names of
+known corpora, and no ids, texts, files or speakers.
 """
 
 import dataclasses
@@ -22,22 +20,22 @@ from rellm_cache.utils.atomic_files import write_text
 
 TRAINING = "training.json"
 DEFAULT_CACHE = Path("cache")  # as the default of `--cache`
-UNNAMED = "another corpus"
-# Ids of other corpora may begin with anything, the name of a speaker too.
+OTHER_CORPUS = "another corpus"
+# Ids of other corpora may start with anything, even with the name of a speaker.
 CORPORA = ("iemocap", "esd", "msp-podcast", "ravdess", "demo")
 
 
 @dataclass(frozen=True)
 class DataSummary:
-    """Utterances, counted.
+    """Counts of utterances.
 
     Attributes:
-        hours: of those whose duration is known.
+        hours: of clips with a known duration.
         corpora: known corpus → clips; all others together are `another corpus`.
         splits: name of the split → clips.
-        emotions: emotion → clips that have one.
-        dimensions: who gave arousal, dominance and valence (human, pseudo, made) → clips.
-        prepared: how `rellm prepare` split the corpus, as `paper, seed 1`; empty if unknown.
+        emotions: emotion → clips.
+        dimensions: source of arousal, dominance and valence (human, pseudo, made) → clips.
+        prepared: splits of `rellm prepare`, as `paper, seed 1`; empty if unknown.
     """
 
     clips: int
@@ -52,13 +50,13 @@ class DataSummary:
 
 @dataclass(frozen=True)
 class TrainingRecord:
-    """How a finished run came about.
+    """How a finished run was trained.
 
     Attributes:
         rellm: version that trained it.
         seconds: of training, over all calls.
-        processes: that shared each step, when training ended.
-        llm_weights: digest of the frozen LLM's files as `weights` of an encoder; empty without one.
+        processes: that shared each step at the end of training.
+        llm_weights: SHA-256 of the frozen LLM's files; empty without an LLM.
         started_from: SHA-256 of the trained weights that training started from, or empty.
         scores: of the best weights on the validation split.
         cache: absolute path or URL of the cache that it was trained from; empty in a published run.
@@ -77,9 +75,12 @@ class TrainingRecord:
     cache: str = ""
 
 
-def summarise_data(utterances: Sequence[Utterance], manifest: Path) -> DataSummary:
-    """Count utterances of a manifest file or folder; `ManifestError` where the report that
-    `rellm prepare` left there cannot be read."""
+def summarize_data(utterances: Sequence[Utterance], manifest: Path) -> DataSummary:
+    """Count the utterances of a manifest file or folder.
+
+    Raises:
+        ManifestError: the report of `rellm prepare` beside it cannot be read.
+    """
     return DataSummary(
         clips=len(utterances),
         hours=round(sum(u.duration or 0.0 for u in utterances) / 3600, 4),
@@ -94,7 +95,7 @@ def summarise_data(utterances: Sequence[Utterance], manifest: Path) -> DataSumma
 
 def _corpus(utterance_id: str) -> str:
     name = utterance_id.partition("/")[0]
-    return name if name in CORPORA else UNNAMED
+    return name if name in CORPORA else OTHER_CORPUS
 
 
 def _counts(names: Iterable[str]) -> dict[str, int]:
@@ -102,7 +103,7 @@ def _counts(names: Iterable[str]) -> dict[str, int]:
 
 
 def _prepared(folder: Path) -> str:
-    """How a manifest folder was split, by the report that `rellm prepare` left there."""
+    """How a manifest folder was split, by the report of `rellm prepare` in it."""
     report = read_report(folder) or {}
     splits, seed = report.get("splits"), report.get("seed")
     if not splits:
@@ -124,7 +125,7 @@ def training_text(record: TrainingRecord) -> str:
 
 
 def load_training(run: Path) -> TrainingRecord:
-    """Read `training.json`; `RunError` where there is none, as beside weights nobody trained."""
+    """Read `training.json`; `RunError` if it is missing or damaged."""
     try:
         content = json.loads((run / TRAINING).read_text("utf-8"))
         content["train"] = DataSummary(**content["train"])
@@ -134,7 +135,7 @@ def load_training(run: Path) -> TrainingRecord:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(
             f"{run / TRAINING}: cannot be read ({type(error).__name__}: {error}); `rellm train` "
-            "writes it when it ends: give the command that trained this run again, which trains "
+            "writes it at the end: run the command that trained this run again, which trains "
             "nothing twice"
         ) from error
 
@@ -145,10 +146,10 @@ def cache_location(cache: Path) -> str:
 
 
 def run_cache(run: Path) -> Path:
-    """The cache that a run was trained from; `cache` if it has no record, as a published run.
+    """Find the cache that a run was trained from; `cache` if it has no record, as when published.
 
     Raises:
-        RunError: that cache is gone.
+        RunError: that cache does not exist any more.
         RellmError: it is a URL that cannot be used.
     """
     location = load_training(run).cache if (run / TRAINING).is_file() else ""

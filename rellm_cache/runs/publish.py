@@ -1,13 +1,13 @@
-"""publish. In: the folder of a finished run. Out: a folder for a model hub, which is a run itself.
+"""Publication of a finished run: a folder for a model hub, which is a run folder too.
 
-    <out>/adapter.safetensors       what trained: adapter, heads and, where there is one, LoRA
+    <out>/adapter.safetensors       trained weights: adapter, heads and LoRA, if any
     <out>/adapter_config.json, recipe.toml, training.json
     <out>/scores.json               of `rellm evaluate`, if it scored the run
-    <out>/README.md, LICENSES.md    the model card, and what binds it
-    <out>/SHA256SUMS                of all these, as `sha256sum -c` reads them
+    <out>/README.md, LICENSES.md    model card and licences
+    <out>/SHA256SUMS                checksums, as `sha256sum -c` reads them
 
-Only these files: no optimiser, no utterance, no audio, no answer. What the recipe names must be
-where others find it. The same run gives the same bytes.
+There are no other files: no optimizer, utterance, audio or answer. Models that the recipe names
+must be where others can find them. The same run gives the same bytes.
 """
 
 import hashlib
@@ -46,10 +46,10 @@ class Publication:
 
     Attributes:
         files: name → SHA-256 of its content.
-        unchanged: it was there already, with these very bytes.
+        unchanged: the folder existed already, with the same bytes.
         non_commercial: models and corpora that allow non-commercial use only.
-        unknown: those of unknown licence.
-        notes: what was left out, as sentences.
+        unknown: models and corpora with an unknown licence.
+        notes: on what was left out, as sentences.
     """
 
     out: Path
@@ -64,34 +64,34 @@ class Publication:
 def publish(
     run: Path, out: Path, overrides: Sequence[str] = (), without_scores: bool = False
 ) -> Publication:
-    """Assemble a run's folder for a model hub, or find that it is there already.
+    """Assemble the folder of a run for a model hub, unless it exists already.
 
     Args:
         overrides: hub ids in place of local folders, as `llm.model=OWNER/NAME`.
-        without_scores: also where nobody scored the run.
+        without_scores: publish a run without scores too.
 
     Raises:
         RunError: the run is not finished or not scored, or `out` holds something else.
-        ConfigError: the recipe names what others cannot find, or an override is of another field.
+        ConfigError: the recipe names a local folder, or an override changes another field.
         RellmError: `out` cannot be written.
     """
     found = read_card(run)
     if not (run / WEIGHTS).is_file():
-        raise RunError(f"{run / WEIGHTS}: is missing; give the run's `rellm train` again")
+        raise RunError(f"{run / WEIGHTS}: is missing; run its `rellm train` again")
     if found.scores is None and not without_scores:
         raise RunError(
-            f"{run / SCORES}: is missing, so that nobody could tell what this adapter is worth; "
+            f"{run / SCORES}: is missing, so nobody could tell how good this adapter is; "
             f"`rellm evaluate {run} MANIFEST` writes it, or publish with --without-scores"
         )
     _require_model_fields(overrides, found.recipe)
-    card = publishable(found, load_recipe(str(run / RECIPE), overrides))
+    card = make_public(found, load_recipe(str(run / RECIPE), overrides))
     texts = _texts(card)
     files = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()}
     files[WEIGHTS] = file_digest(run / WEIGHTS)
     files = dict(sorted(files.items()))
     texts[SUMS] = "".join(f"{digest}  {name}\n" for name, digest in files.items())
-    _require_own(out, run)
-    unchanged = _holds(out, files, texts[SUMS])
+    _require_publication_folder(out, run)
+    unchanged = _is_same(out, files, texts[SUMS])
     if not unchanged:
         with replaced_folder(out, (run / WEIGHTS).stat().st_size) as partial:
             shutil.copyfile(run / WEIGHTS, partial / WEIGHTS)
@@ -103,24 +103,25 @@ def publish(
         files=files,
         unchanged=unchanged,
         licence=head.get("license_name", head["license"]),
-        non_commercial=[term.name for term in card.terms.non_commercial],
-        unknown=[term.name for term in card.terms.unknown],
+        non_commercial=[part.name for part in card.licences.non_commercial],
+        unknown=[part.name for part in card.licences.unknown],
         notes=_notes(found, card),
     )
 
 
 def is_published(folder: Path) -> bool:
-    """Whether a folder is a publication, whose files are to stay as its sums have them."""
+    """Whether a folder is a publication; its files must not change."""
     return (folder / SUMS).is_file()
 
 
-def publishable(card: Card, recipe: Recipe) -> Card:
-    """The card of a recipe that others can follow; `ConfigError` names a field that they cannot.
+def make_public(card: Card, recipe: Recipe) -> Card:
+    """The card with hub ids in place of local folders, and without `training.init_from`.
 
-    What training started from is left out: the weights hold what came of it.
+    Raises:
+        ConfigError: a model is in a local folder that is no copy from a hub.
     """
-    public = {field: public_id(field, model) for field, model in models_of(recipe).items()}
-    names = {model: public[field] for field, model in models_of(card.recipe).items()}
+    public = {field: public_id(field, model) for field, model in model_fields(recipe).items()}
+    names = {model: public[field] for field, model in model_fields(card.recipe).items()}
     llm, transcriber = recipe.llm, recipe.transcriber
     licences = {}
     for name, licence in card.info.licences.items():
@@ -144,16 +145,16 @@ def publishable(card: Card, recipe: Recipe) -> Card:
 
 
 def public_id(field: str, model: str) -> str:
-    """A model's hub id, of a copy under the models root too.
+    """Hub id of a model, also for its copy under the models root.
 
     Raises:
-        ConfigError: it is a folder of this machine; the message names the field.
+        ConfigError: the model is another local folder.
     """
     found = _public(model) if model else ""
     if found is None:
         raise ConfigError(
-            f"{field} = {model!r}: found a folder of this machine, which others do not have; "
-            f"expected a hub id: publish with --set {field}=OWNER/NAME, where the same weights are"
+            f"{field} = {model!r}: found a local folder, which others do not have; expected a hub "
+            f"id: publish with --set {field}=OWNER/NAME, which has the same weights"
         )
     return found
 
@@ -165,8 +166,8 @@ def _public(model: str) -> str | None:
     return model if HUB_ID.fullmatch(model) or model in KNOWN_MODELS else None
 
 
-def models_of(recipe: Recipe) -> dict[str, str]:
-    """Field of a recipe → the model that it names; empty for an encoder without a model."""
+def model_fields(recipe: Recipe) -> dict[str, str]:
+    """Fields of a recipe that name a model, with the model; empty for signal processing."""
     fields = {f"encoders.{name}.model": e.model for name, e in recipe.encoders.items()}
     if recipe.llm is not None:
         fields["llm.model"] = recipe.llm.model
@@ -176,12 +177,12 @@ def models_of(recipe: Recipe) -> dict[str, str]:
 
 
 def _require_model_fields(overrides: Sequence[str], recipe: Recipe) -> None:
-    fields = models_of(recipe)
+    fields = model_fields(recipe)
     for override in overrides:
         if override.partition("=")[0].strip() not in fields:
             raise ConfigError(
-                f"--set {override!r}: the run is trained; expected one of {', '.join(fields)}, "
-                "which say where others find the models"
+                f"--set {override!r}: the run is trained; only the places of models can change "
+                f"now: {', '.join(fields)}"
             )
 
 
@@ -198,20 +199,20 @@ def _texts(card: Card) -> dict[str, str]:
     return texts
 
 
-def _require_own(out: Path, run: Path) -> None:
-    """Raise `RunError` where a folder holds what is no publication, or is the run itself."""
+def _require_publication_folder(out: Path, run: Path) -> None:
+    """Raise `RunError` unless a folder is empty, missing or an earlier publication."""
     present = {path.name for path in out.iterdir()} if out.is_dir() else set()
     if out.resolve() == run.resolve():
         raise RunError(f"{out}: is the run itself; choose another --out")
     if present and (SUMS not in present or present - CONTENT):
         other = sorted(present - CONTENT) or sorted(present)
         raise RunError(
-            f"{out}: holds {other[0]}, which is no part of a publication; choose another --out, or "
-            "remove it"
+            f"{out}: holds {other[0]}, which is not part of a publication; choose another --out, "
+            "or remove it"
         )
 
 
-def _holds(out: Path, files: dict[str, str], sums: str) -> bool:
+def _is_same(out: Path, files: dict[str, str], sums: str) -> bool:
     present = {path.name for path in out.iterdir()} if out.is_dir() else set()
     return (
         present == {*files, SUMS}
@@ -225,9 +226,7 @@ def _notes(found: Card, card: Card) -> list[str]:
     if found.scores is None:
         notes.append("published without scores")
     if start := found.recipe.training.init_from:
-        notes.append(
-            f"training.init_from = {start!r} is left out: the weights hold what came of it"
-        )
+        notes.append(f"training.init_from = {start!r} is left out; the weights include its effect")
     if (llm := card.recipe.llm) and card.recipe.needs_llm and "/" not in llm.model:
-        notes.append(f"others make {llm.model} with `rellm import qwen`: it is on no hub")
+        notes.append(f"{llm.model} is on no hub; others make it with `rellm import qwen`")
     return notes

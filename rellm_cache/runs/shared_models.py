@@ -1,6 +1,6 @@
-"""What the runs of one process share. In: LLM configs, encoders. Out: the LLM and the open stores.
+"""Shared models of the runs of one process: the frozen LLM and the open feature stores.
 
-Both are only read, so that a run with shared ones gives the same bits as a run with its own.
+Both are read-only, so a run with shared ones gives the same bits as a run with its own.
 """
 
 import gc
@@ -17,10 +17,10 @@ from rellm_cache.llm.loading import load_llm
 from rellm_cache.store.reader import FeatureStore
 
 
-class Resources:
-    """A frozen LLM and feature stores, loaded when first asked for and kept.
+class SharedModels:
+    """A frozen LLM and feature stores, loaded at first use and kept.
 
-    One LLM is kept at a time, as a small GPU holds no two: another config takes its place.
+    Only one LLM is kept, because a small GPU cannot hold two.
     """
 
     def __init__(self) -> None:
@@ -28,18 +28,18 @@ class Resources:
         self._stores: dict[Path, FeatureStore] = {}
 
     def llm(self, config: LLMConfig, device: torch.device) -> FrozenLLM:
-        """As `load_llm`: the LLM of a config, loaded unless it is the last one asked for."""
-        config = replace(config, lora=None)  # a model adds its own; the LLM stays as it is
+        """Load the LLM of a config, or return it if it is the one kept."""
+        config = replace(config, lora=None)  # each model adds its own LoRA
         kept = self._llm
         if kept is not None and kept.config == config and kept.device.type == device.type:
             return kept
-        kept = self._llm = None  # its memory first
+        kept = self._llm = None  # free its memory first
         gc.collect()
         self._llm = loaded = load_llm(config, device)
         return loaded
 
     def streams(self, encoders: Mapping[str, EncoderConfig], cache: Path) -> StreamSet:
-        """The stores of a recipe's encoders; `StoreError` where one is not there."""
+        """Open the stores of encoders; `StoreError` if one is missing."""
         return open_streams(encoders, cache, self._store)
 
     def _store(self, path: Path) -> FeatureStore:

@@ -1,6 +1,6 @@
-"""upload. In: a published folder. Out: the same files in a repository of a model hub.
+"""Upload of a published folder to a model hub.
 
-The hub's own client does it, with the login it keeps (`hf auth login`, or `HF_TOKEN`).
+It uses the hub's own client and login (`hf auth login`, or `HF_TOKEN`).
 """
 
 from collections.abc import Iterable
@@ -14,13 +14,15 @@ from rellm_cache.utils.model_files import HUB_ID, hub_errors
 def require_hub_id(repository: str) -> None:
     """Raise `ConfigError` unless a repository is written as OWNER/NAME."""
     if not HUB_ID.fullmatch(repository):
-        raise ConfigError(f"--upload {repository}: expected OWNER/NAME, as the model hub has them")
+        raise ConfigError(
+            f"--upload {repository}: expected OWNER/NAME, a repository of the model hub"
+        )
 
 
 def upload(folder: Path, files: Iterable[str], repository: str, private: bool = False) -> str:
-    """Put files of a folder into a model repository, which is made if need be; returns its URL.
+    """Upload files of a folder to a model repository, which is created if needed; return its URL.
 
-    A repository that is there stays as visible as it is.
+    The visibility of an existing repository does not change.
 
     Raises:
         ConfigError: `repository` is no OWNER/NAME.
@@ -43,6 +45,6 @@ def upload(folder: Path, files: Iterable[str], repository: str, private: bool = 
         raise RellmError(
             f"{repository}: could not be uploaded ({type(error).__name__}: {reason}); log in with "
             "`hf auth login` or set HF_TOKEN to a token that may write there, check the network, "
-            f"and give the same command again: {folder} is whole"
+            f"and run the same command again: {folder} is complete"
         ) from error
     return str(url)

@@ -1,8 +1,8 @@
-"""Checkpoints. In: a model or a run folder. Out: safetensors of what trains, and back.
+"""Trained weights of a run and the files that describe them; loading of a finished run.
 
 <run>/adapter.safetensors       adapter, heads and LoRA, nothing frozen
-<run>/adapter_config.json       sizes, emotions, LoRA, the encoders' specs, licences
-<run>/recipe.toml               the recipe as resolved, weights of the encoders pinned
+<run>/adapter_config.json       sizes, emotions, LoRA, specs of the encoders, licences
+<run>/recipe.toml               complete recipe, with the encoders' weights pinned
 """
 
 import json
@@ -29,7 +29,7 @@ WEIGHTS, CONFIG, RECIPE = "adapter.safetensors", "adapter_config.json", "recipe.
 
 @dataclass(frozen=True)
 class AdapterInfo:
-    """D of each stream, H, number of trained parameters, and licence of every frozen model."""
+    """Sizes: D of each stream, H, trained parameters; and the licence of every frozen model."""
 
     sizes: dict[str, int]
     output_size: int
@@ -38,27 +38,30 @@ class AdapterInfo:
 
 
 def save_tensors(path: Path, model: SpeechLLM) -> None:
-    """Write what trains, in one atomic step."""
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in trainables(model).items()}
+    """Write the trained weights atomically."""
+    state = {
+        name: tensor.detach().cpu().contiguous()
+        for name, tensor in trained_parameters(model).items()
+    }
     write_file(path, lambda temporary: save_file(state, temporary, metadata={"format": "pt"}))
 
 
-def trainables(model: SpeechLLM) -> dict[str, torch.nn.Parameter]:
-    """Name → tensor of everything a checkpoint holds: exactly the trained parameters."""
+def trained_parameters(model: SpeechLLM) -> dict[str, torch.nn.Parameter]:
+    """Trained parameters by name: all that a checkpoint holds."""
     return dict(model.named_parameters())
 
 
 def load_tensors(path: Path, model: SpeechLLM, fresh_lora: bool = False) -> None:
-    """Read what trains into a model; `RunError` names the tensor that does not fit.
+    """Load trained weights into a model; `RunError` names a tensor that does not fit.
 
     Args:
-        fresh_lora: take a file without any LoRA, too; the model's own then stays as it is.
+        fresh_lora: accept a file without LoRA for a model with LoRA, which then stays untrained.
     """
     try:
         state = load_file(path)
     except (OSError, SafetensorError) as error:
         raise RunError(f"{path}: not a readable checkpoint ({error}); train again") from error
-    own = trainables(model)
+    own = trained_parameters(model)
     if fresh_lora and not any(name.startswith("lora.") for name in state):
         own = {name: tensor for name, tensor in own.items() if not name.startswith("lora.")}
     for name in sorted(own.keys() | state.keys()):
@@ -80,7 +83,7 @@ def save_config(run: Path, info: AdapterInfo, recipe: Recipe) -> None:
 
 
 def config_text(info: AdapterInfo, recipe: Recipe) -> str:
-    """What `adapter_config.json` says."""
+    """Content of `adapter_config.json`."""
     lora = recipe.llm.lora if recipe.llm else None
     content: dict[str, Any] = {
         **asdict(info),
@@ -106,16 +109,16 @@ def load_info(run: Path) -> AdapterInfo:
         ) from error
 
 
-def trained_digest(run: Path) -> str:
-    """SHA-256 (hex) of what a finished run trained; `RunError` if the folder holds none."""
+def adapter_digest(run: Path) -> str:
+    """SHA-256 (hex) of the trained weights; `RunError` if the folder is no finished run."""
     load_info(run)
     if not (run / WEIGHTS).is_file():
-        raise RunError(f"{run / WEIGHTS}: is missing; give the run's `rellm train` again")
+        raise RunError(f"{run / WEIGHTS}: is missing; run its `rellm train` again")
     return file_digest(run / WEIGHTS)
 
 
 def run_recipe(run: Path, overrides: Sequence[str] = ()) -> Recipe:
-    """The recipe of a run folder, with `overrides`; `RunError` where it holds none."""
+    """Read the recipe of a run folder, with `overrides`; `RunError` if it has none."""
     if not (run / RECIPE).is_file():
         raise RunError(
             f"{run}: not the folder of a finished run; expected {RECIPE}, which `rellm train` "
@@ -130,11 +133,11 @@ def load_run(
     load: Callable[[LLMConfig, torch.device], FrozenLLM] = load_llm,
     overrides: Sequence[str] = (),
 ) -> tuple[Recipe, SpeechLLM]:
-    """The recipe, with `overrides`, and the trained model of a run folder, ready to answer.
+    """Load the recipe, with `overrides`, and the trained model of a run, in evaluation mode.
 
     Raises:
-        RunError: it is not the folder of a finished run, or its checkpoint does not fit.
-        ConfigError: the recipe's model reads, and nothing of it is trained.
+        RunError: the folder is no finished run, or its weights do not fit.
+        ConfigError: the recipe is of a text model, which has no trained weights.
     """
     recipe = run_recipe(run, overrides)
     if recipe.text is not None:

@@ -24,8 +24,8 @@ from rellm_cache.corpus.manifest import Utterance, read_manifests, read_split
 from rellm_cache.data.examples import data_digest, load_questions
 from rellm_cache.errors import RellmError, RunError, reason_of
 from rellm_cache.evaluation.run import EvaluationOptions, evaluate
-from rellm_cache.runs.folder import begin_run, require_data
-from rellm_cache.runs.shared_models import Resources
+from rellm_cache.runs.folder import create_run_folder, require_same_data
+from rellm_cache.runs.shared_models import SharedModels
 from rellm_cache.sweeps.plan import Job, SweepPlan
 from rellm_cache.sweeps.report import SweepReport, SweepRun, comparable_scores, scores_by_name
 from rellm_cache.training.run import train
@@ -113,7 +113,7 @@ class _Sweeper:
 
     def __init__(self, settings: SweepSettings) -> None:
         self.settings = settings
-        self.resources = Resources()
+        self.resources = SharedModels()
         splits = [read_split(settings.manifest, "train"), []]
         if (settings.manifest / "validation.jsonl").exists():
             splits[1] = read_split(settings.manifest, "validation")
@@ -150,7 +150,7 @@ class _Sweeper:
                 checked.append(job.recipe.encoders)
             trained_on = self.trained_on(job.recipe)
             if job.out.exists():
-                begin_run(job.recipe, job.out)
+                create_run_folder(job.recipe, job.out)
             outcome = read_outcome(job.out)
             if outcome is not None and outcome.trained_on != trained_on:
                 raise RunError(
@@ -159,7 +159,7 @@ class _Sweeper:
                     "choose another --out"
                 )
             if job.recipe.text is None:  # unfinished runs have only this digest
-                require_data(self.data_digest(job.recipe), job.out)
+                require_same_data(self.data_digest(job.recipe), job.out)
 
     def run(self, job: Job) -> SweepRun:
         """Train and score one job; a failure is returned as a result."""

@@ -34,17 +34,17 @@ from rellm_cache.data.streams import StreamSet
 from rellm_cache.llm.frozen import FrozenLLM
 from rellm_cache.model.losses.registry import active_losses
 from rellm_cache.runs.card import write_card
-from rellm_cache.runs.folder import begin_data, begin_run, require_recipe
-from rellm_cache.runs.licences import licences_of
+from rellm_cache.runs.folder import create_run_folder, record_data, require_same_recipe
+from rellm_cache.runs.licences import model_licences
 from rellm_cache.runs.provenance import (
     TRAINING,
     DataSummary,
     TrainingRecord,
     cache_location,
     save_training,
-    summarise_data,
+    summarize_data,
 )
-from rellm_cache.runs.shared_models import Resources
+from rellm_cache.runs.shared_models import SharedModels
 from rellm_cache.runs.weights import RECIPE, WEIGHTS, AdapterInfo, save_config
 from rellm_cache.training.checkpoints import Position
 from rellm_cache.training.loop import Trainer, TrainingData, make_accelerator, read_metrics
@@ -89,7 +89,7 @@ class _Corpus:
 
 
 def train(
-    recipe: Recipe, manifest: Path, cache: Path, out: Path, resources: Resources | None = None
+    recipe: Recipe, manifest: Path, cache: Path, out: Path, resources: SharedModels | None = None
 ) -> TrainReport:
     """Train a recipe's adapter and heads, or continue an interrupted run.
 
@@ -105,19 +105,19 @@ def train(
     """
     if recipe.text is not None:
         return _nothing_to_train(recipe, out)
-    resources = resources or Resources()
+    resources = resources or SharedModels()
     accelerator = make_accelerator(out)
     with accelerator.main_process_first():
-        begin_run(recipe, out)
+        create_run_folder(recipe, out)
     corpus = _read_corpus(recipe, manifest, cache, resources)
     recipe = pinned(recipe, corpus.streams)
-    require_recipe(recipe, out)  # the folder's, if an earlier call had frames of other weights
+    require_same_recipe(recipe, out)  # the folder's, if an earlier call had frames of other weights
     with accelerator.main_process_first():
         splits = (corpus.train, corpus.validation)
-        begin_data(data_digest(splits, recipe, corpus.questions, corpus.streams), out)
+        record_data(data_digest(splits, recipe, corpus.questions, corpus.streams), out)
     notes = _describe_corpus(corpus, recipe)
-    validation = summarise_data(corpus.validation, manifest) if corpus.validation else None
-    summaries = (summarise_data(corpus.train, manifest), validation)
+    validation = summarize_data(corpus.validation, manifest) if corpus.validation else None
+    summaries = (summarize_data(corpus.train, manifest), validation)
     llm = resources.llm(recipe.used_llm, accelerator.device) if recipe.used_llm else None
     data = _make_data(corpus, recipe, llm, cache)
     trainer = Trainer(recipe, data, out, llm, accelerator)
@@ -134,12 +134,12 @@ def train(
 
 def _nothing_to_train(recipe: Recipe, out: Path) -> TrainReport:
     """Create the run folder of a text model: its recipe is all that `generate` needs."""
-    begin_run(recipe, out)
+    create_run_folder(recipe, out)
     note = f"recipe {recipe.name!r} reads text and has nothing to train; RUN answers as it is"
     return TrainReport(out, 0, 0, 0.0, {}, {}, 0, [note.replace("RUN", str(out))])
 
 
-def _read_corpus(recipe: Recipe, manifest: Path, cache: Path, resources: Resources) -> _Corpus:
+def _read_corpus(recipe: Recipe, manifest: Path, cache: Path, resources: SharedModels) -> _Corpus:
     training = read_split(manifest, "train")
     has_validation = (manifest / "validation.jsonl").exists()
     validation = read_split(manifest, "validation") if has_validation else []
@@ -201,7 +201,7 @@ def finish(trainer: Trainer, start: Position, end: Position, notes: list[str]) -
             sizes=streams.sizes,
             output_size=trainer.model.adapter.output_size,
             trainable_parameters=trainable,
-            licences=licences_of(
+            licences=model_licences(
                 recipe.used_llm, streams.sources.values(), recipe.training.init_from
             ),
         )

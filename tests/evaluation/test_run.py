@@ -28,7 +28,7 @@ from rellm_cache.inference.generate import generate
 from rellm_cache.metrics.classification import score_recognition
 from rellm_cache.metrics.replies import word_count
 from rellm_cache.model.losses.registry import LOSSES
-from rellm_cache.runs.shared_models import Resources
+from rellm_cache.runs.shared_models import SharedModels
 from rellm_cache.training.run import train
 from rellm_cache.utils.result_table import journal_beside
 
@@ -208,7 +208,7 @@ def test_a_killed_call_goes_on_to_the_same_scores(
     run: Path, corpus: Path, tmp_path: Path, empathy_scorer: Path, killed_after: KilledAfter
 ) -> None:
     out, whole = tmp_path / "killed", tmp_path / "whole"
-    resources, asked = Resources(), EvaluationOptions(0, empathy=empathy_scorer)
+    resources, asked = SharedModels(), EvaluationOptions(0, empathy=empathy_scorer)
 
     def score(out: Path) -> None:
         evaluate(run, corpus / "test.jsonl", tmp_path / "cache", asked, out, resources)

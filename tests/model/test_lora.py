@@ -18,7 +18,7 @@ from rellm_cache.errors import RunError
 from rellm_cache.llm.frozen import FrozenLLM
 from rellm_cache.llm.loading import load_llm
 from rellm_cache.model.speech_llm import SpeechLLM
-from rellm_cache.runs.weights import load_tensors, save_tensors, trainables
+from rellm_cache.runs.weights import load_tensors, save_tensors, trained_parameters
 
 CPU = torch.device("cpu")
 RANK, ALPHA = 3, 6.0
@@ -69,7 +69,9 @@ def make_batch(llm: FrozenLLM) -> Batch:
 @contextmanager
 def lora_written_out(model: SpeechLLM, llm: FrozenLLM, where: Tensor) -> Iterator[None]:
     """Each target of the frozen model adds (alpha / rank) B A x where `where` (B, T) is true."""
-    weights = {n.removeprefix("lora."): p for n, p in trainables(model).items() if "lora" in n}
+    weights = {
+        n.removeprefix("lora."): p for n, p in trained_parameters(model).items() if "lora" in n
+    }
     handles = []
     for name, module in llm.model.named_modules():
         a = weights.get(f"{name}.lora_A.weight")
@@ -226,7 +228,7 @@ def test_a_checkpoint_holds_lora_and_nothing_frozen(
 ) -> None:
     recipe = with_scope(recipe, "speech")
     model = make_model(recipe, llm)
-    names = set(trainables(model))
+    names = set(trained_parameters(model))
     assert names == set(model.state_dict())
     assert len([n for n in names if n.startswith("lora.")]) == 2 * 7 * 2
     save_tensors(tmp_path / "adapter.safetensors", model)

@@ -26,7 +26,7 @@ from rellm_cache.reproduction.paper import ROWS
 from rellm_cache.reproduction.prepare import Request
 from rellm_cache.reproduction.runs import Job, Model
 from rellm_cache.reproduction.table1 import find_equal_rows, reproduce, to_json
-from rellm_cache.runs.shared_models import Resources
+from rellm_cache.runs.shared_models import SharedModels
 from rellm_cache.runs.weights import WEIGHTS, run_recipe
 from rellm_cache.training.run import train
 
@@ -134,7 +134,7 @@ def test_esd_gets_pseudo_dimensions_starts_from_heads_and_goes_on_after_a_kill(
     ordinary = stage.do_job
     done: list[str] = []
 
-    def do_or_die(job: Job, resources: Resources) -> None:
+    def do_or_die(job: Job, resources: SharedModels) -> None:
         if len(done) == 1:
             raise KeyboardInterrupt
         ordinary(job, resources)
@@ -171,7 +171,7 @@ def test_msp_podcast_in_two_processes_with_a_row_that_fails(
     result = CliRunner().invoke(rellm, words, catch_exceptions=False, standalone_mode=False)
     assert result.return_value == 3
     assert "Failed: fold-1, re-llm: " in result.stdout
-    assert "the run folder is not empty and holds no run" in result.stdout
+    assert "the run folder is not empty and is no run" in result.stdout
     assert {a["row"] for a in read_answers(tmp_path / "out")} == {"blsp-emo-ft"}
 
 
@@ -180,7 +180,7 @@ def test_a_failed_model_is_listed_and_the_others_go_on(
 ) -> None:
     ordinary = stage.do_job
 
-    def break_once(job: Job, resources: Resources) -> None:
+    def break_once(job: Job, resources: SharedModels) -> None:
         if job.row.name == "text-llm":
             raise MemoryError("no more")
         ordinary(job, resources)

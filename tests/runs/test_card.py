@@ -1,4 +1,4 @@
-"""Model cards: what a hub reads of them, what a reader does, and what cannot break them."""
+"""Model card: metadata for the hub, text for a reader, escaping."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -81,7 +81,7 @@ def test_head_as_the_hub_reads_it(card: Card, tmp_path: Path) -> None:
     assert {"type": "recall", "name": "UA, category head", "value": 0.6123} in result["metrics"]
 
 
-def test_a_reader_learns_parts_data_training_and_terms(card: Card) -> None:
+def test_a_card_has_parts_data_training_and_licences(card: Card) -> None:
     page = " ".join(render_card(card).split())
     for expected in (
         "`openai/whisper-large-v2`, last layer, window 30s, version 1 | weights `abababababababab`",
@@ -91,25 +91,25 @@ def test_a_reader_learns_parts_data_training_and_terms(card: Card) -> None:
         "angry 800, sad 900",
         "804 steps, 3 epochs, 16 clips a step, seed 1, 3600 s on a GPU (1 process)",
         "`response_lm` 1.0, `emotion_ce` 1.0, `vad` 1.0",
-        "None were taken",
+        "None: `rellm evaluate`",
         "rellm generate adapter speech.wav",
         "For non-commercial use only.",
         "must keep the same licence",
-        "`iemocap` is given for research",
+        "`iemocap` is available for research",
         "may not be passed on",
     ):
         assert expected in page
     assert "unknown" not in page.split("## Licences")[1]
 
 
-def test_scores_bear_their_split(card: Card) -> None:
+def test_scores_name_their_split(card: Card) -> None:
     page = render_card(replace(card, scores=SCORES))
     assert "1,241 utterances, 1.60 h, 2 speakers; iemocap 1,241; splits: test 1,241." in page
     assert "| UA, category head | 0.6123 |" in page
-    assert "None were taken" not in page
+    assert "None: `rellm evaluate`" not in page
 
 
-def test_what_is_not_known_is_said_or_left_out(card: Card) -> None:
+def test_unknown_values_are_named_or_left_out(card: Card) -> None:
     training = replace(card.training, train=replace(DATA, corpora={"another corpus": 4290}))
     info = replace(card.info, licences={"lab/whisper": "MIT", "lab/chat": "unknown"})
     found = replace(card, training=training, info=info)
@@ -119,11 +119,11 @@ def test_what_is_not_known_is_said_or_left_out(card: Card) -> None:
     assert "datasets" not in head
     for page in (render_card(found), render_licences(found)):
         assert "The licence of `lab/chat` is unknown" in page
-        assert "terms of a corpus of their own" in page
+        assert "terms of their own corpus" in page
         assert "non-commercial" not in page
 
 
-def test_without_llm_nothing_is_promised_that_needs_one(card: Card) -> None:
+def test_a_card_without_an_llm_mentions_no_answers(card: Card) -> None:
     recipe = replace(
         card.recipe,
         llm=None,
@@ -136,14 +136,14 @@ def test_without_llm_nothing_is_promised_that_needs_one(card: Card) -> None:
     assert "There is no LLM" in page
 
 
-def test_a_head_that_learned_nothing_is_not_praised(card: Card) -> None:
-    said = "was not trained: what it says means nothing"
-    assert said not in render_card(card)
+def test_an_untrained_head_is_named(card: Card) -> None:
+    warning = "was not trained: its output means nothing"
+    assert warning not in render_card(card)
     training = replace(card.training, train=replace(DATA, dimensions={}))
-    assert said in render_card(replace(card, training=training))
+    assert warning in render_card(replace(card, training=training))
 
 
-def test_questions_that_it_learnt_from_are_named(card: Card) -> None:
+def test_questions_in_training_are_named(card: Card) -> None:
     assert "questions and answers" not in render_card(card)
     losses = replace(card.recipe.losses, qa_lm=0.5)
     page = render_card(replace(card, recipe=replace(card.recipe, losses=losses)))
@@ -159,7 +159,7 @@ def test_lora_is_named(card: Card) -> None:
     assert "LoRA beside frozen weights" in page
 
 
-def test_what_comes_from_outside_is_text(card: Card) -> None:
+def test_names_and_licences_are_escaped(card: Card) -> None:
     nasty = "x`|\n---\n# Title\n<script>alert(1)</script> [a](http://b) {{ 1 }}"
     info = replace(card.info, licences={nasty: nasty})
     training = replace(card.training, machine=MACHINE | {"device": nasty})

@@ -7,27 +7,27 @@ import pytest
 
 from rellm_cache.config.schema import Recipe
 from rellm_cache.errors import RunError
-from rellm_cache.runs.folder import begin_run, recipe_differences
+from rellm_cache.runs.folder import create_run_folder, recipe_differences
 
 
 def test_a_folder_with_something_else_is_refused(quick: Recipe, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("precious")
-    with pytest.raises(RunError, match=r"run folder is not empty and holds no run"):
-        begin_run(quick, tmp_path)
+    with pytest.raises(RunError, match=r"run folder is not empty and is no run"):
+        create_run_folder(quick, tmp_path)
 
 
 def test_a_run_of_another_recipe_is_refused(quick: Recipe, tmp_path: Path) -> None:
-    begin_run(quick, tmp_path / "run")
+    create_run_folder(quick, tmp_path / "run")
     other = replace(quick, training=replace(quick.training, epochs=9))
     with pytest.raises(RunError, match=r"training\.epochs: wanted 9, found 2"):
-        begin_run(other, tmp_path / "run")
+        create_run_folder(other, tmp_path / "run")
 
 
 def test_the_precision_of_what_trains_is_part_of_a_recipe(quick: Recipe, tmp_path: Path) -> None:
-    begin_run(quick, tmp_path / "run")
+    create_run_folder(quick, tmp_path / "run")
     other = replace(quick, training=replace(quick.training, param_dtype="bf16"))
     with pytest.raises(RunError, match=r"training\.param_dtype: wanted 'bf16', found 'fp32'"):
-        begin_run(other, tmp_path / "run")
+        create_run_folder(other, tmp_path / "run")
 
 
 def test_encoders_differ_by_the_weights_that_both_pin_wherever_they_lie(quick: Recipe) -> None:

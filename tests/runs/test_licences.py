@@ -1,4 +1,4 @@
-"""Licences: what is known, what is not, and which binds most."""
+"""Licences: known, unknown, and the strictest."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -9,9 +9,9 @@ from rellm_cache.runs.licences import (
     CORPUS_LICENCES,
     KNOWN_MODELS,
     UNKNOWN,
-    describe_corpus_terms,
+    combine_licences,
+    describe_corpus_conditions,
     model_licence,
-    terms_of,
 )
 from rellm_cache.runs.provenance import CORPORA, DataSummary
 
@@ -20,11 +20,13 @@ OWN = DataSummary(9, 1.0, 2, {}, {"train": 9}, {}, {})
 
 
 def strictest(*licences: str) -> str:
-    found = terms_of({f"m{i}": licence for i, licence in enumerate(licences)}, OWN).strictest
+    found = combine_licences(
+        {f"m{i}": licence for i, licence in enumerate(licences)}, OWN
+    ).strictest
     return found.licence if found else ""
 
 
-def test_strictest_binds() -> None:
+def test_the_strictest_licence() -> None:
     assert strictest("MIT", "Apache-2.0") == "Apache-2.0"
     assert strictest("MIT", "Tongyi Qianwen licence agreement", "Apache-2.0").startswith("Tongyi")
     assert strictest("Tongyi Qianwen licence agreement", UNKNOWN) == UNKNOWN
@@ -33,25 +35,25 @@ def test_strictest_binds() -> None:
     assert strictest("none (no model)") == strictest("none: signal processing") == ""
 
 
-def test_corpora_bind_too() -> None:
-    terms = terms_of({"whisper": "MIT"}, replace(OWN, corpora={"ravdess": 9}))
+def test_corpora_have_licences_too() -> None:
+    terms = combine_licences({"whisper": "MIT"}, replace(OWN, corpora={"ravdess": 9}))
     assert [term.name for term in terms.non_commercial] == ["ravdess"]
     assert terms.strictest is not None
     assert terms.strictest.hub_name == "cc-by-nc-sa-4.0"
-    assert describe_corpus_terms(replace(OWN, corpora={"ravdess": 9})) == []
-    (sentence,) = describe_corpus_terms(replace(OWN, corpora={"iemocap": 5}))
+    assert describe_corpus_conditions(replace(OWN, corpora={"ravdess": 9})) == []
+    (sentence,) = describe_corpus_conditions(replace(OWN, corpora={"iemocap": 5}))
     assert "may not be passed on" in sentence
-    terms = terms_of({"whisper": "MIT"}, replace(OWN, corpora={"another corpus": 9}))
+    terms = combine_licences({"whisper": "MIT"}, replace(OWN, corpora={"another corpus": 9}))
     assert [term.name for term in terms.unknown] == ["another corpus"]
     assert not terms.non_commercial
 
 
-def test_every_known_corpus_has_terms() -> None:
+def test_every_known_corpus_has_a_licence() -> None:
     assert CORPUS_LICENCES.keys() == set(CORPORA)
 
 
-def test_commerce_is_forbidden_by_a_whole_word() -> None:
-    terms = terms_of({"a": "CC-BY-NC-4.0", "b": "mncl", "c": "ncsa"}, OWN)
+def test_non_commercial_is_read_from_a_whole_word() -> None:
+    terms = combine_licences({"a": "CC-BY-NC-4.0", "b": "mncl", "c": "ncsa"}, OWN)
     assert [term.name for term in terms.non_commercial] == ["a"]
 
 
@@ -71,9 +73,7 @@ def test_a_model_folder_states_its_licence(tmp_path: Path, card: str, expected: 
     assert model_licence(str(tmp_path)) == expected
 
 
-def test_a_model_that_states_nothing_is_known_or_not(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_model_without_a_stated_licence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RELLM_MODELS", str(tmp_path))
     assert model_licence("lab/model") == UNKNOWN
     assert model_licence("HuggingFaceTB/SmolLM2-135M-Instruct") == "Apache-2.0"

@@ -1,4 +1,4 @@
-"""Records of data: counts, and nothing that a corpus would not let out."""
+"""Provenance: counts of the data, and no ids, texts or speakers."""
 
 import json
 from dataclasses import asdict
@@ -12,7 +12,7 @@ from rellm_cache.runs.provenance import (
     TrainingRecord,
     load_training,
     save_training,
-    summarise_data,
+    summarize_data,
 )
 
 UTTERANCES = [
@@ -38,7 +38,7 @@ UTTERANCES = [
 
 def test_counts_without_names(tmp_path: Path) -> None:
     (tmp_path / "report.json").write_text(json.dumps({"splits": "paper", "seed": 1}))
-    found = summarise_data(UTTERANCES, tmp_path / "train.jsonl")
+    found = summarize_data(UTTERANCES, tmp_path / "train.jsonl")
     assert found.clips == 3
     assert found.hours == 0.5
     assert found.speakers == 3
@@ -52,21 +52,21 @@ def test_counts_without_names(tmp_path: Path) -> None:
         assert private not in written
 
 
-def test_a_folder_that_nobody_prepared(tmp_path: Path) -> None:
-    assert summarise_data(UTTERANCES, tmp_path).prepared == ""
+def test_a_folder_without_a_report(tmp_path: Path) -> None:
+    assert summarize_data(UTTERANCES, tmp_path).prepared == ""
     (tmp_path / "report.json").write_text("{}")
-    assert summarise_data(UTTERANCES, tmp_path).prepared == ""
+    assert summarize_data(UTTERANCES, tmp_path).prepared == ""
 
 
 @pytest.mark.parametrize("content", ["[]", "{", ""])
 def test_a_broken_report_is_named(tmp_path: Path, content: str) -> None:
     (tmp_path / "report.json").write_text(content)
     with pytest.raises(ManifestError, match=r"report\.json: .*remove it, or prepare again"):
-        summarise_data(UTTERANCES, tmp_path)
+        summarize_data(UTTERANCES, tmp_path)
 
 
-def test_a_record_comes_back_and_a_missing_one_is_explained(tmp_path: Path) -> None:
-    data = summarise_data(UTTERANCES, tmp_path)
+def test_a_record_is_read_back_and_a_missing_one_explained(tmp_path: Path) -> None:
+    data = summarize_data(UTTERANCES, tmp_path)
     record = TrainingRecord("0.1.0", data, None, 9, 1.5, 1, {"device": "x"}, "", "", {"ua": 0.5})
     save_training(tmp_path, record)
     assert load_training(tmp_path) == record

@@ -1,4 +1,4 @@
-"""publish: a folder that is a run, says what binds it, and lets nothing out of a corpus."""
+"""Publication: a run folder with licences, and nothing of the corpus."""
 
 import hashlib
 import json
@@ -23,7 +23,7 @@ from rellm_cache.evaluation.run import EvaluationOptions, evaluate
 from rellm_cache.extraction.run import extract
 from rellm_cache.inference.generate import generate
 from rellm_cache.runs.card import read_card
-from rellm_cache.runs.publish import publish, publishable
+from rellm_cache.runs.publish import make_public, publish
 from rellm_cache.runs.upload import upload
 from rellm_cache.runs.weights import load_run
 from rellm_cache.training.run import train
@@ -89,7 +89,7 @@ def test_a_published_folder_is_the_run_and_nothing_of_the_corpus(
     lora_run: Path, corpus: Path, tmp_path: Path
 ) -> None:
     cache, test, out = tmp_path / "cache", corpus / "test.jsonl", tmp_path / "hub" / "ready"
-    with pytest.raises(ConfigError, match=r"encoders\.emotion\.model = '.*folder of this machine"):
+    with pytest.raises(ConfigError, match=r"encoders\.emotion\.model = '.*found a local folder"):
         publish(lora_run, out)
     assert not out.exists()
     found = publish(lora_run, out, [EMOTION])
@@ -143,13 +143,15 @@ def test_a_published_folder_is_the_run_and_nothing_of_the_corpus(
     }
     assert contents(out) == before
     (out / "report.html").write_text("mine")
-    with pytest.raises(RunError, match=r"holds report\.html, which is no part"):
+    with pytest.raises(RunError, match=r"holds report\.html, which is not part"):
         publish(lora_run, out, [EMOTION])
 
 
-def test_scores_are_wanted_or_declined(heads_run: Path, corpus: Path, tmp_path: Path) -> None:
+def test_a_run_without_scores_needs_an_option(
+    heads_run: Path, corpus: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "hub"
-    assert "None were taken" in (heads_run / "README.md").read_text("utf-8")
+    assert "None: `rellm evaluate`" in (heads_run / "README.md").read_text("utf-8")
     with pytest.raises(RunError, match=r"scores\.json: is missing.*--without-scores"):
         publish(heads_run, out)
     found = publish(heads_run, out, without_scores=True)
@@ -164,13 +166,13 @@ def test_scores_are_wanted_or_declined(heads_run: Path, corpus: Path, tmp_path: 
     assert (out / "README.md").read_text("utf-8") == page
 
 
-def test_what_is_no_run_is_not_published(heads_run: Path, quick: Recipe, tmp_path: Path) -> None:
+def test_only_finished_runs_are_published(heads_run: Path, quick: Recipe, tmp_path: Path) -> None:
     card = read_card(heads_run)
     assert quick.llm is not None
     llm = replace(quick.llm, model="Qwen-7B-Chat-Qwen2")
-    assert publishable(card, replace(card.recipe, llm=llm)).recipe.llm == llm
+    assert make_public(card, replace(card.recipe, llm=llm)).recipe.llm == llm
     with pytest.raises(ConfigError, match=r"llm\.model = '/data/chat'"):
-        publishable(card, replace(card.recipe, llm=replace(llm, model="/data/chat")))
+        make_public(card, replace(card.recipe, llm=replace(llm, model="/data/chat")))
     with pytest.raises(RunError, match="is the run itself"):
         publish(heads_run, heads_run, without_scores=True)
     other = tmp_path / "other"
@@ -178,7 +180,10 @@ def test_what_is_no_run_is_not_published(heads_run: Path, quick: Recipe, tmp_pat
     (other / "thesis.tex").touch()
     with pytest.raises(RunError, match=r"holds thesis\.tex"):
         publish(heads_run, other, without_scores=True)
-    with pytest.raises(ConfigError, match=r"'seed=2': the run is trained; expected one of enc"):
+    with pytest.raises(
+        ConfigError,
+        match=r"'seed=2': the run is trained; only the places of models can change now: enc",
+    ):
         publish(heads_run, tmp_path / "hub", ["seed=2"], without_scores=True)
     (heads_run / "training.json").unlink()
     with pytest.raises(RunError, match=r"training\.json: cannot be read"):
@@ -189,7 +194,7 @@ def test_what_is_no_run_is_not_published(heads_run: Path, quick: Recipe, tmp_pat
     assert not (tmp_path / "hub").exists()
 
 
-def test_what_training_started_from_is_said_and_left_out(
+def test_the_run_that_training_started_from_is_left_out(
     heads_run: Path, corpus: Path, tmp_path: Path
 ) -> None:
     recipe = load_recipe(str(heads_run / "recipe.toml"), [f"training.init_from={heads_run}"])
@@ -198,7 +203,7 @@ def test_what_training_started_from_is_said_and_left_out(
     found = publish(tmp_path / "second", tmp_path / "hub", without_scores=True)
     assert found.notes[1].startswith("training.init_from = ")
     assert load_recipe(str(tmp_path / "hub/recipe.toml")).training.init_from == ""
-    assert f"started from other trained weights (SHA-256 `{digest[:16]}`)" in (
+    assert f"Training started from other trained weights (SHA-256 `{digest[:16]}`)" in (
         tmp_path / "hub/README.md"
     ).read_text("utf-8")
 
@@ -307,7 +312,7 @@ def test_an_upload_sends_these_files_and_no_others(hub: str, tmp_path: Path) -> 
     assert sent == {"README.md", "adapter.safetensors"}
 
 
-def test_offline_and_wrong_names_are_said(tmp_path: Path) -> None:
+def test_no_network_and_wrong_names_are_errors(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"--upload adapter: expected OWNER/NAME"):
         upload(tmp_path, [], "adapter")
     with pytest.raises(RellmError, match=r"could not be uploaded \(OfflineModeIsEnabled"):

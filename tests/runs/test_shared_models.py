@@ -1,4 +1,4 @@
-"""Shared resources: a store is opened once whatever recipe asks for it, an LLM loaded once."""
+"""Shared models: each store is opened once, the LLM is loaded once."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -6,14 +6,14 @@ from pathlib import Path
 import torch
 
 from rellm_cache.config.schema import LoraConfig, Recipe
-from rellm_cache.runs.shared_models import Resources
+from rellm_cache.runs.shared_models import SharedModels
 from rellm_cache.utils.model_files import weights_digest
 
 CPU = torch.device("cpu")
 
 
 def test_stores_are_opened_once(cache: Path, quick: Recipe) -> None:
-    resources = Resources()
+    resources = SharedModels()
     streams = resources.streams(quick.encoders, cache)
     speech = quick.encoders["speech"]
     digest = weights_digest(Path(speech.model))
@@ -24,7 +24,7 @@ def test_stores_are_opened_once(cache: Path, quick: Recipe) -> None:
 
 def test_an_llm_is_kept_until_another_is_asked_for(quick: Recipe) -> None:
     assert quick.llm is not None
-    resources, other = Resources(), replace(quick.llm, quantization="nf4")
+    resources, other = SharedModels(), replace(quick.llm, quantization="nf4")
     first = resources.llm(quick.llm, CPU)
     assert resources.llm(replace(quick.llm), CPU) is first
     assert resources.llm(replace(quick.llm, lora=LoraConfig()), CPU) is first

@@ -18,7 +18,7 @@ from rellm_cache.config.recipes import load_recipe, to_toml
 from rellm_cache.config.schema import Recipe
 from rellm_cache.errors import RunError, StoreError
 from rellm_cache.evaluation.run import EvaluationOptions, evaluate
-from rellm_cache.runs.folder import begin_run
+from rellm_cache.runs.folder import create_run_folder
 from rellm_cache.sweeps.plan import SweepPlan, Variant
 from rellm_cache.sweeps.run import SweepSettings, sweep
 from rellm_cache.training.run import train
@@ -166,7 +166,7 @@ def test_runs_that_fail_are_listed_and_the_others_are_compared(
         *("--variant", "wild: training.learning_rate=1e30; training.max_grad_norm=1e30"),
     ]
     jobs = SweepPlan(heads, (), (Variant("bf16", ("training.precision=bf16",)),), (5,)).jobs(out)
-    begin_run(jobs[1].recipe, jobs[1].out)
+    create_run_folder(jobs[1].recipe, jobs[1].out)
     (jobs[1].out / "metrics.jsonl").mkdir()  # no file can be written there
     result = CliRunner().invoke(rellm, arguments, catch_exceptions=False, standalone_mode=False)
     assert result.return_value == 3  # of which `main` makes the exit code
@@ -192,13 +192,13 @@ def test_errors_of_any_run_are_raised_before_the_first(
 ) -> None:
     plan = SweepPlan(heads, (), (SPEECH_ONLY,), (1,))
     _, job = plan.jobs(tmp_path / "other")
-    begin_run(replace(job.recipe, training=replace(job.recipe.training, epochs=9)), job.out)
+    create_run_folder(replace(job.recipe, training=replace(job.recipe.training, epochs=9)), job.out)
     with pytest.raises(RunError, match=r"speech-only/seed-1.*training\.epochs: wanted 1, found 9"):
         sweep(plan, setting, tmp_path / "other")
     assert not (tmp_path / "other/baseline").exists()
 
     _, job = plan.jobs(tmp_path / "stale")
-    begin_run(job.recipe, job.out)
+    create_run_folder(job.recipe, job.out)
     outcome = {"trained_on": "other data", "seconds": 1.0, "validation": {}}
     (job.out / "outcome.json").write_text(json.dumps(outcome))
     with pytest.raises(RunError, match="speech-only/seed-1: this run was trained on other data"):
