@@ -1,4 +1,4 @@
-"""Auxiliary heads. In: adapter frames. Out: emotion logits and dimensions of each utterance.
+"""Auxiliary heads: emotion logits and dimensions of each utterance from adapter frames.
 
 Letters: B utterances, T' adapter frames, H their size, C emotions.
 """

@@ -1,4 +1,4 @@
-"""Predictions and their scores, for validation and evaluation. In: examples. Out: UA, CCC."""
+"""Validation scores: predictions of the heads on examples, their losses, UA and CCC."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

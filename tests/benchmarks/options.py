@@ -1,6 +1,4 @@
-"""What benchmarks share. In: a benchmark's docstring. Out: its options, and its figures printed and
-written with what they were measured on.
-"""
+"""Options and output that benchmarks share: figures are printed and written with the machine."""
 
 import argparse
 import json

@@ -1,4 +1,4 @@
-"""A GPU that is not there. In: nothing; importing it changes torch. Out: `PHANTOM`, a device.
+"""Simulated GPU: a torch device, `PHANTOM`. Importing this module changes torch.
 
 Its tensors hold their values in host memory, so that results are right, and refuse what a GPU
 refuses: to be computed with tensors of the host. So a machine without a GPU can show that nothing

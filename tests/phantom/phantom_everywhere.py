@@ -1,6 +1,6 @@
-"""The phantom device as the one where models run. In: nothing. Out: `PHANTOM`.
+"""Simulated GPU as the default device.
 
-Import it before any stage: stages take the default device by name.
+Import it before the package: its functions take the default device by name.
 """
 
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Stages on the phantom device. In: a recipe, a corpus, folders. Out: what the stages wrote.
+"""Commands on the simulated GPU: each returns what it wrote.
 
 For a process of its own: see `there`.
 """
