@@ -14,7 +14,7 @@ from rellm_cache.model.adapter import Speech
 
 
 class ExampleRows:
-    """Packing of examples into rows of at most `pack_length` tokens; a longer one gets a row alone."""
+    """Packing of examples into rows of at most `pack_length` tokens; a longer one fills a row."""
 
     def __init__(
         self, llm: FrozenLLM, prompts: Mapping[str, SpeechPrompt], pack_length: int

@@ -170,7 +170,7 @@ class SpeechLLM(nn.Module):
     def answers(
         self, speech: Speech, task: str, max_new_tokens: int, limit: ReplyLimit = NO_LIMIT
     ) -> list[Continuation]:
-        """Greedy answers of the LLM to a request with the speech of each utterance, up to `limit`."""
+        """Greedy answers of the LLM to a request with each utterance's speech, up to `limit`."""
         start = len(self.prompts[task].before)
         return continue_prompts(
             require_llm(self.llm),

@@ -60,7 +60,7 @@ class TextLLM:
     def label_log_likelihoods(
         self, readings: Sequence[Reading], labels: Sequence[Sequence[int]]
     ) -> Tensor:
-        """(B, C) log-likelihood of each label's ids with the end token; the emotion is not shown."""
+        """(B, C) log-likelihood of each label's ids with the end token; the emotion is hidden."""
         chat, system = self.llm.chat, self._prompts.plain_system
         requests = [chat.text_prompt(system, self._recognition(reading)) for reading in readings]
         return torch.stack(

@@ -21,7 +21,7 @@ from rellm_cache.utils.atomic_files import write_text
 TRAINING = "training.json"
 DEFAULT_CACHE = Path("cache")  # same as the default of `--cache`
 OTHER_CORPUS = "another corpus"
-# Ids of other corpora are not published: they may start with the name of a speaker.
+# Ids of other corpora may start with any text, even the name of a speaker.
 CORPORA = ("iemocap", "esd", "msp-podcast", "ravdess", "demo")
 
 
