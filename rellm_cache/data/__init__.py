@@ -1,5 +1,5 @@
 """Data for training and inference: examples, streams of frames, padded batches, the loader.
 
-Utterances and the stores that hold their frames enter. Batches leave, in an order that follows from
-lengths, seed and epoch alone.
+Input: utterances, and the feature stores with their frames. Output: batches, in an order that
+depends only on lengths, seed and epoch.
 """

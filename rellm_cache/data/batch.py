@@ -1,6 +1,6 @@
 """Examples and padded batches.
 
-Letters: B utterances in a batch, T frames of the longest, D values in a frame.
+Letters: B utterances in a batch, T frames in the longest utterance, D values in a frame.
 """
 
 import hashlib
@@ -22,11 +22,11 @@ class Target:
     """An answer that the LLM should give to one utterance.
 
     Attributes:
-        task: which prompt it answers.
+        task: name of the prompt that the answer belongs to.
         ids: token ids of the answer, with end tokens if it is complete.
-        after: token ids between speech and answer, as of a question; None for those of the task's
-            prompt.
-        after_with_metadata: `after` with metadata about the speech; None if there is none.
+        after: token ids between speech and answer, such as a question; None to use those of the
+            task's prompt.
+        after_with_metadata: `after` with metadata about the speech; None without metadata.
     """
 
     task: Task
@@ -61,10 +61,10 @@ class Batch:
         frame_lengths: (B,) int64, valid frames, the same in every stream.
         emotions: (B,) int64, `IGNORED` where unknown.
         vad: (B, 3) float32, NaN where unknown.
-        targets: of each utterance, the answers that the LLM should give.
+        targets: for each utterance, the answers that the LLM should give.
         quantization: name → scale and mean of each int8 stream.
-        teacher: (N, 2 K + 1) float32 predictions of the text LLM at each token of the responses
-            among the targets, one after another (`llm.teacher_distribution`); None without it.
+        teacher: (N, 2 K + 1) float32 predictions of the text LLM, one row for each token of the
+            responses in `targets` (`llm.teacher_distribution`); None without a teacher.
     """
 
     ids: tuple[str, ...]
@@ -93,11 +93,11 @@ class Batch:
         )
 
     def part(self, clips: slice) -> Self:
-        """Take some of the utterances, padded to the longest of them."""
+        """Select some utterances, padded to the longest selected one."""
         lengths = self.frame_lengths[clips]
         longest = int(lengths.max())
         teacher = None
-        if self.teacher is not None:  # a row for each token of a response, not for each utterance
+        if self.teacher is not None:  # one row for each token of a response
             tokens = [
                 sum(len(t.ids) for t in targets if t.task == "response_lm")
                 for targets in self.targets
@@ -117,9 +117,9 @@ class Batch:
         )
 
     def with_metadata(self, dropout: float, seed: int, epoch: int) -> Self:
-        """Show metadata in the targets that have some, except in a random share of `dropout`.
+        """Add metadata to the targets that have it, except to a random share `dropout` of them.
 
-        The share follows from a hash of seed, epoch, utterance and position.
+        The random choice is a hash of seed, epoch, utterance and position.
         """
 
         def shown(target: Target, position: str) -> Target:
@@ -135,7 +135,7 @@ class Batch:
         return replace(self, targets=targets)
 
     def record_stream(self, stream: torch.Stream) -> None:
-        """Keep the GPU memory of this batch from being reused before `stream` has finished."""
+        """Prevent reuse of this batch's GPU memory until `stream` has finished with it."""
         scales = [tensor for p in self.quantization.values() for tensor in (p.scale, p.mean)]
         labels = [self.frame_lengths, self.emotions, self.vad, self.teacher]
         for tensor in (*self.streams.values(), *scales, *labels):

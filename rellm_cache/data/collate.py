@@ -1,6 +1,6 @@
-"""Collation of examples into one padded `Batch`, in memory that the caller gives.
+"""Collation of examples into one padded `Batch`, in memory that the caller provides.
 
-The only place that copies frames into a batch: training, evaluation and answers all use it.
+This is the only code that copies frames into a batch. Training, evaluation and inference use it.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ UNKNOWN_VAD = (float("nan"),) * 3
 
 @dataclass(frozen=True)
 class Layout:
-    """First byte and shape (B, T, D) of each stream of a batch, in one piece of memory."""
+    """First byte and shape (B, T, D) of each stream of a batch, in one block of memory."""
 
     starts: dict[str, int]
     shapes: dict[str, tuple[int, int, int]]
@@ -31,7 +31,7 @@ class Layout:
 
 
 def layout(streams: StreamSet, clips: int, longest: int) -> Layout:
-    """The layout of a batch of `clips` utterances, the longest of `longest` frames."""
+    """Layout of a batch of `clips` utterances; the longest utterance has `longest` frames."""
     starts: dict[str, int] = {}
     shapes: dict[str, tuple[int, int, int]] = {}
     end = 0
@@ -48,10 +48,10 @@ def fill(
     lengths: Sequence[int],
     streams: StreamSet,
 ) -> Batch:
-    """Copy the frames of some examples into `memory`, padded with zeros, and add their labels.
+    """Copy the frames of examples into `memory`, padded with zeros, and add the labels.
 
     Args:
-        memory: of at least `layout(…).nbytes` bytes, all of which are overwritten.
+        memory: at least `layout(…).nbytes` bytes; all are overwritten.
         lengths: frames of each example.
 
     Raises:
@@ -81,7 +81,7 @@ def fill(
 
 
 def collate(examples: Sequence[Example], streams: StreamSet) -> Batch:
-    """One padded batch of some examples, in its own memory; `StoreError` as `fill`."""
+    """Collate examples into one padded batch in new memory; it raises what `fill` raises."""
     lengths = streams.lengths([e.id for e in examples]).tolist()
     memory = allocate(layout(streams, len(examples), max(lengths)).nbytes)
     return fill(memory, examples, lengths, streams)
@@ -95,7 +95,7 @@ def _view(
 
 
 def _teacher_rows(examples: Sequence[Example], teacher: FrameSource) -> Tensor:
-    """(N, 2 K + 1) float32: the teacher's rows of each example that has a response."""
+    """(N, 2 K + 1) float32 rows of the teacher, for all examples with a response."""
     answered = [e.id for e in examples for t in e.targets if t.task == "response_lm"]
     nothing = np.zeros((0, teacher.frame_size), np.float32)
     return torch.from_numpy(np.concatenate([nothing, *map(teacher.frames, answered)]))
@@ -103,5 +103,5 @@ def _teacher_rows(examples: Sequence[Example], teacher: FrameSource) -> Tensor:
 
 @lru_cache(maxsize=8)
 def _params(quantization: Quantization) -> QuantizationParams:
-    """Tensors that all batches of a stream share; nobody writes to them."""
+    """Tensors that all batches of a stream share; they are never written to."""
     return QuantizationParams(torch.tensor(quantization.scale), torch.tensor(quantization.mean))

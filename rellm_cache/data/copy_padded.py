@@ -1,7 +1,7 @@
 """Copy of variable-length clips into one zero-padded array, in a single call without the GIL.
 
-A batch has dozens of pieces. numpy releases and takes the GIL for each of them, and threads that
-fill batches in parallel then wait more than they copy.
+A batch has dozens of pieces. numpy releases and takes the GIL for each piece, so threads that fill
+batches in parallel would wait longer than they copy.
 """
 
 from collections.abc import Iterable, Sequence
@@ -11,9 +11,9 @@ import numpy as np
 from numba import njit, types
 from numpy.typing import NDArray
 
-ZEROS = 0  # instead of an address
+ZEROS = 0  # used in place of an address: write zeros
 
-# Of the C library; the first argument is where to write.
+# From the C library; the first argument is the destination.
 _copy: Any = types.ExternalFunction("memcpy", types.voidptr(types.uintp, types.uintp, types.size_t))
 _fill: Any = types.ExternalFunction("memset", types.voidptr(types.uintp, types.intc, types.size_t))
 
@@ -24,13 +24,13 @@ def copy_padded(
     """Copy the pieces of each clip into its row of `out`, followed by zeros.
 
     Args:
-        clips: for each of B rows its pieces, arrays (L, D), in order.
+        clips: for each of the B rows, its pieces in order: arrays (L, D).
         lengths: total frames of each row, at most T.
         out: (B, T, D), contiguous, of the pieces' dtype.
 
     Raises:
         ValueError: pieces do not match `lengths` or the dtype of `out`, or `out` is read-only or
-            not contiguous. Nothing is written then.
+            not contiguous. In these cases nothing is written.
     """
     row_bytes, frame_bytes = out[:1].nbytes, out[:1, :1].nbytes
     held: list[np.ndarray] = []  # keeps the pieces alive while only their addresses are used

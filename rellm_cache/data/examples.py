@@ -16,7 +16,7 @@ from rellm_cache.qa.rows import QARow, read_questions
 
 
 def emotion_index(utterance: Utterance, emotions: Sequence[str]) -> int:
-    """Index of an utterance's emotion in `emotions`, or `IGNORED` if it is not there."""
+    """Index of an utterance's emotion in `emotions`, or `IGNORED` if it is not in the list."""
     return emotions.index(utterance.emotion) if utterance.emotion in emotions else IGNORED
 
 
@@ -62,7 +62,7 @@ def _question_targets(rows: Sequence[QARow], recipe: Recipe, llm: FrozenLLM) -> 
 
 
 def load_questions(recipe: Recipe, manifest: Path, splits: Sequence[str]) -> Questions:
-    """Questions that a recipe trains on; `ManifestError` if it does and their file is missing."""
+    """Questions that a recipe trains on, if any; `ManifestError` if their file is missing."""
     if "qa_lm" not in recipe.losses.tasks:
         return {}
     return read_questions(manifest, recipe.qa.modes, recipe.qa.kinds, splits)
@@ -73,7 +73,7 @@ def data_digest(
 ) -> str:
     """SHA-256 (hex) of the data that a recipe trains on: audio, labels and answers, in order.
 
-    Paths of audio, and labels that no loss of the recipe uses, do not count.
+    It does not cover paths of audio, or labels that no loss of the recipe uses.
     """
 
     def content(utterance: Utterance) -> list[object]:
@@ -101,7 +101,7 @@ def label_ids(emotions: Sequence[str], llm: FrozenLLM) -> list[tuple[int, ...]]:
 
 
 def describe_missing_labels(utterances: Sequence[Utterance], recipe: Recipe) -> list[str]:
-    """Notes on labels and responses that a recipe's losses need and utterances lack."""
+    """Notes on missing labels and responses that the recipe's losses need."""
     notes = []
     total = len(utterances)
     unknown = Counter(

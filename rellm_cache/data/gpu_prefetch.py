@@ -1,4 +1,4 @@
-"""Prefetch of batches to a GPU: the next group is copied while the current one is computed on.
+"""Prefetch of batches to a GPU: copies the next group while the current group is computed.
 
 Copies run on their own CUDA stream. The next group is requested only after the copy has ended, so
 host memory is never overwritten during a copy.
@@ -29,7 +29,7 @@ def prefetch_to_gpu(
                     ahead = [batch.to(device) for batch in group]
                 if current is not None:
                     yield _record_current_stream(current, device)
-                stream.synchronize()  # ended long ago: a step was computed since
+                stream.synchronize()  # no real wait: a step ran since the copy began
             if ahead is not None:
                 yield _record_current_stream(ahead, device)
         finally:

@@ -1,9 +1,9 @@
 """Batch loader: threads prepare batches in advance, in any order of the examples.
 
-Threads copy frames from mapped files into the next batches while the caller computes. Other threads
-announce to the system what comes after them, so that a disk has many requests at once. There are no
-worker processes: copying between processes costs more than it gains, and threads copy without the
-GIL.
+Threads copy frames from memory-mapped files into the next batches while the caller computes. Other
+threads tell the system which frames will be read later, so that a disk gets many requests at once.
+There are no worker processes: copying between processes costs more than it gains, and threads copy
+without the GIL.
 """
 
 import os
@@ -28,12 +28,12 @@ ANNOUNCED_TOGETHER = 16 << 20  # fewer, longer announcements: each takes the GIL
 class BatchLoader:
     """Batches of a fixed set of examples, in any order, several times.
 
-    Nothing is open between iterations: a loader and its stores can be sent to other processes, by
-    fork or spawn, and iterated there.
+    No file or thread is open between iterations, so a loader and its stores can be sent to other
+    processes, by fork or spawn, and iterated there.
 
     Args:
-        device: that batches are for. They are copied to a GPU while the previous step computes.
-        threads: number of threads that copy; as many more read ahead.
+        device: device of the batches. They are copied to a GPU while the previous step computes.
+        threads: number of threads that copy; the same number of other threads read ahead.
 
     Attributes:
         lengths: frames of each example.
@@ -59,18 +59,18 @@ class BatchLoader:
     def batches(
         self, plan: Sequence[Indices], reuse_memory: bool = False
     ) -> Generator[Batch, None, None]:
-        """Yield a batch for each list of indices; arguments and errors as `groups`."""
+        """Yield a batch for each list of indices; arguments and errors are those of `groups`."""
         for (batch,) in self.groups([[indices] for indices in plan], reuse_memory):
             yield batch
 
     def groups(
         self, plan: Sequence[Sequence[Indices]], reuse_memory: bool = False
     ) -> Generator[list[Batch], None, None]:
-        """Yield the batches of each group of index lists, as one optimizer step needs them.
+        """Yield the batches of each group of index lists; a group is one optimizer step.
 
         Args:
             reuse_memory: overwrite the frames of a group when the next group is requested. This
-                saves allocations; clone what is needed for longer. Batches on a GPU are never
+                saves allocations; clone frames that you need longer. Batches on a GPU are never
                 overwritten.
 
         Raises:
@@ -108,8 +108,8 @@ class BatchLoader:
     def _take_ring(self, plan: Sequence[Sequence[Indices]]) -> RingBuffer:
         """The ring buffer of the last iteration, or a new one if it is in use or too small.
 
-        Its size follows from the longest example and from the largest batch and group, so it is the
-        same in every epoch: it holds the current group, and a batch for each thread.
+        It holds the current group and one batch for each thread. Its size depends on the longest
+        example and on the largest batch and group, so it is the same in every epoch.
         """
         clips = max((sum(map(len, group)) for group in plan), default=0)
         largest = max((len(indices) for group in plan for indices in group), default=0)
@@ -140,7 +140,7 @@ class BatchLoader:
 class _Iteration:
     """State of one iteration: batches held by the caller, being filled, and read ahead.
 
-    The ring buffer bounds the batches in flight, also where each is filled in its own memory.
+    The ring buffer limits the batches in flight, even if each batch has its own memory.
     """
 
     def __init__(
@@ -155,7 +155,7 @@ class _Iteration:
         self._loader, self._ring, self._fillers, self._readers = loader, ring, fillers, readers
         self._reuse_memory = reuse_memory
         self._upcoming = iter([indices for group in plan for indices in group])
-        self._announced: deque[tuple[Indices, int]] = deque()  # and bytes, to be filled next
+        self._announced: deque[tuple[Indices, int]] = deque()  # next batches: indices, bytes
         self._bytes_announced = 0
         self._held: list[Slot] = []
         self._filling: deque[tuple[Slot, Future[Batch]]] = deque()
@@ -174,7 +174,7 @@ class _Iteration:
         return batches
 
     def _start(self) -> None:
-        """Fill as many batches as there is memory for, and announce those after them."""
+        """Start filling as many batches as fit into memory, and announce the next ones."""
         while True:
             self._announce()
             if not self._announced:
@@ -189,7 +189,7 @@ class _Iteration:
             self._filling.append((slot, batch))
 
     def _announce(self) -> None:
-        """Read ahead for the batches after those that are being filled."""
+        """Read ahead for the batches that will be filled next."""
         if self._announced and self._bytes_announced > READ_AHEAD_BYTES - ANNOUNCED_TOGETHER:
             return
         together: list[int] = []

@@ -1,7 +1,7 @@
 """Ring buffer for padded batches: one block of memory, cut into slots that are reused in order.
 
-Slots are freed in the order they were taken. So there is no list of free buffers, no waste between
-batches of different size, and no growth after the first round.
+Slots are freed in the order in which they were taken. So the buffer needs no list of free slots,
+wastes no memory between batches of different sizes, and does not grow after the first round.
 """
 
 from collections import deque
@@ -27,7 +27,7 @@ def allocate(nbytes: int, pinned: bool = False) -> NDArray[np.uint8]:
 
 @dataclass(frozen=True, eq=False)
 class Slot:
-    """Some bytes of a ring buffer."""
+    """Range of bytes in a ring buffer."""
 
     start: int
     stop: int
@@ -69,12 +69,12 @@ class RingBuffer:
         return slot
 
     def free(self, slot: Slot) -> None:
-        """Take back the oldest slot, whose memory will be overwritten; `ValueError` for another."""
+        """Free the oldest slot; its memory will be overwritten. `ValueError` for any other slot."""
         oldest = self._live.popleft()
         if oldest is not slot:
             self._live.appendleft(oldest)
             raise ValueError(f"freed {slot.start}, but {oldest.start} is the oldest slot")
 
     def clear(self) -> None:
-        """Take every slot back."""
+        """Free all slots."""
         self._live.clear()

@@ -1,6 +1,6 @@
 """Sampling of batches: which examples form a batch, and the order of batches.
 
-Both follow from lengths, seed and epoch alone, so an interrupted run continues with the next batch.
+Both depend only on lengths, seed and epoch, so an interrupted run continues with the next batch.
 """
 
 from collections.abc import Sequence
@@ -20,8 +20,8 @@ def bucketed_batches(
     """Indices of all examples, in random batches of similar length.
 
     Examples are shuffled, sorted by length within windows of `window_batches` batches, and the
-    batches are shuffled. The result is the same on any machine. A wider window pads less and mixes
-    less.
+    batches are shuffled. The result is the same on any machine. A wider window gives less padding
+    but less random batches.
     """
     random = np.random.default_rng((seed, epoch))
     order = random.permutation(len(lengths))

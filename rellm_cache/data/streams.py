@@ -16,27 +16,27 @@ from rellm_cache.store.matching import find_store
 from rellm_cache.store.quantization import Quantization
 from rellm_cache.store.reader import FeatureStore
 
-# Encoders' length rules differ by one or two frames at 50 Hz; more means different audio.
+# Encoders round lengths differently, by one or two frames at 50 Hz. More means different audio.
 MAX_FRAME_GAP = 3
 
 
 @dataclass(frozen=True)
 class QuantizationParams:
-    """Scale and mean (D,) float32 of an int8 stream: a value q stands for q · scale + mean."""
+    """Scale and mean (D,) float32 of an int8 stream: a stored value q means q · scale + mean."""
 
     scale: Tensor
     mean: Tensor
 
     def to(self, device: torch.device) -> Self:
-        """The same on a device."""
+        """Copy scale and mean to a device."""
         return replace(self, scale=self.scale.to(device), mean=self.mean.to(device))
 
 
 class FrameSource(Protocol):
-    """Frames by utterance id: a feature store, quantized or not, or frames encoded just now.
+    """Frames by utterance id: from a feature store, quantized or not, or encoded live.
 
     Attributes:
-        spec: what made the frames.
+        spec: encoder and settings that made the frames.
         frame_size: D.
         dtype: of stored values: float16, int8, or a teacher's float32.
         licence: of the model that made the frames.
@@ -52,13 +52,13 @@ class FrameSource(Protocol):
         """Scale and mean of int8 values; None for floats."""
 
     def require(self, utterance_ids: Iterable[str], command: str, /) -> None:
-        """Raise `StoreError` unless every id is here; the message names `command` as the fix."""
+        """Raise `StoreError` if an id is missing; the message names `command` as the fix."""
 
     def audio_sha256(self, utterance_id: str, /) -> bytes | None:
-        """Digest of the audio that the frames were made from; None for frames encoded just now."""
+        """Digest of the audio that the frames were made from; None for frames encoded live."""
 
     def lengths(self, utterance_ids: Sequence[str], /) -> NDArray[np.int64]:
-        """(N,) frames of each of many utterances."""
+        """(N,) number of frames of each utterance."""
 
     def frames(self, utterance_id: str, /) -> np.ndarray:
         """(L, D) frames of one utterance, as stored."""
@@ -69,11 +69,11 @@ class FrameSource(Protocol):
 
 @dataclass(frozen=True)
 class StreamSet:
-    """The streams of a recipe by name. The first fixes the time base: others follow its lengths.
+    """The streams of a recipe by name. All streams are aligned to the lengths of the first one.
 
     Attributes:
-        sources: where the frames of each stream come from, in the recipe's order.
-        teacher: predictions of a text LLM along each response, where training learns from them.
+        sources: source of the frames of each stream, in the recipe's order.
+        teacher: predictions of a text LLM at each token of a response, if training uses them.
     """
 
     sources: Mapping[str, FrameSource]
@@ -95,7 +95,7 @@ class StreamSet:
             source.require(utterance_ids, command)
 
     def audio_sha256(self, utterance_id: str) -> str | None:
-        """Digest (hex) of the audio of the first stream; None for frames encoded just now."""
+        """Digest (hex) of the audio of the first stream; None for frames encoded live."""
         found = self.base.audio_sha256(utterance_id)
         return None if found is None else found.hex()
 
@@ -105,7 +105,7 @@ class StreamSet:
             source.read_ahead(utterance_ids)
 
     def lengths(self, utterance_ids: Sequence[str]) -> NDArray[np.int64]:
-        """(N,) frames of each utterance, in every stream once aligned."""
+        """(N,) number of frames of each utterance, the same in all streams after alignment."""
         return self.base.lengths(utterance_ids)
 
     def pieces(self, stream: str, utterance_id: str, length: int) -> list[np.ndarray]:
@@ -136,7 +136,7 @@ class StreamSet:
 
 
 def align_length(frames: np.ndarray, length: int) -> list[np.ndarray]:
-    """Cut frames (L, D), or repeat the last one, to `length`: arrays to concatenate."""
+    """Cut frames (L, D) to `length`, or repeat the last frame: arrays to concatenate."""
     gap = length - len(frames)
     if gap > 0:
         return [frames, *[frames[-1:]] * gap]

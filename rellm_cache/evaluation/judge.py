@@ -3,10 +3,10 @@
 <run>/judged.jsonl      all questions with the run's answers, their scores and fingerprints
 <run>/judged.json       mean scores by type, and their correlation with label accuracy
 
-A run gets speech and question, without metadata. The judge, any chat LLM, compares its answer with
-that of the row. Its score is the mean of the levels 0 to `qa.judge.top`, weighted by their
-likelihoods, so no reply has to be parsed. An answer to a question for the emotion is right if it
-names the label alone; the correlation of score and rightness shows how far to trust the judge.
+A run gets speech and question, without metadata. The judge, any chat LLM, compares the run's answer
+with the reference. The score is the mean of the levels 0 to `qa.judge.top`, weighted by their
+likelihoods, so no reply is parsed. An answer to an emotion question is right if it names only the
+right label. The correlation of score and rightness shows how reliable the judge is.
 """
 
 import re
@@ -52,7 +52,7 @@ class JudgedAnswer:
     """A run's answer to one question, and its score, 0 to `qa.judge.top`.
 
     Attributes:
-        question, reference: question and answer of its row.
+        question, reference: the question and its reference answer.
         right: the answer names the label and no other emotion; None for other types.
     """
 
@@ -70,11 +70,11 @@ class JudgeScores:
     """Scores of one run.
 
     Attributes:
-        mode: mode of the questions in its training, or `none`.
+        mode: mode of the questions that the run was trained on, or `none`.
         overall, types: mean score of all answers, and of each type of question.
         accuracy: share of emotion questions answered with the label; None without such questions.
         correlation: Spearman's correlation of score and rightness over emotion questions; None
-            without such questions, and NaN where all answers are right or all are wrong.
+            without such questions, and NaN if all answers are right or all are wrong.
     """
 
     run: str
@@ -125,17 +125,17 @@ def judge(
     judging: LLMConfig | None = None,
     batch_size: int = BATCH,
 ) -> list[JudgeScores]:
-    """Score the answers of runs to the questions beside a manifest, one run after another.
+    """Score the answers of runs to the questions of a manifest, one run after another.
 
     Args:
         cache: root of the stores; None for the cache that each run was trained from.
         judging: the judging LLM for all runs; None for the LLM of the first run, without LoRA.
 
     Raises:
-        RunError: a run is not a finished one, or the cache that it was trained from is gone.
+        RunError: a run is not finished, or the cache that it was trained from is missing.
         ConfigError: a run has no LLM, or is a text model.
         ManifestError: there are no questions.
-        StoreError: clips are absent from the cache.
+        StoreError: the cache lacks clips.
     """
     known = {u.id for u in read_manifests(manifest)}
     rows = [row for row in distinct_questions(read_questions(manifest)) if row.id in known]
@@ -148,7 +148,7 @@ def judge(
     task = digest([[asdict(row) for row in rows], llm_identity(judge_config), asdict(settings)])
     ids = sorted({row.id for row in rows})
     tables = []
-    # All runs answer before the judge is loaded, as memory may hold one LLM only.
+    # All runs answer before the judge is loaded: memory may be too small for two LLMs.
     for run, recipe in zip(runs, recipes, strict=True):
         root = cache or run_cache(run)
         streams = resources.streams(recipe.encoders, root)
@@ -176,7 +176,7 @@ def judge(
 
 
 def _speech_recipe(run: Path) -> Recipe:
-    """The recipe of a finished run; `ConfigError` where it is a text model."""
+    """The recipe of a finished run; `ConfigError` for a text model."""
     recipe = run_recipe(run)
     if recipe.text is not None:
         raise ConfigError(
@@ -286,7 +286,7 @@ def judge_request(row: QARow, answer: str, settings: JudgeSettings) -> str:
         "answer": answer,
     }
     marks = re.compile("{(" + "|".join(filled) + ")}")
-    # In one pass, as texts may hold braces.
+    # In one pass, because texts may contain braces.
     return marks.sub(lambda mark: filled[mark[1]], settings.request)
 
 

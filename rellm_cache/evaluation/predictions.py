@@ -1,7 +1,7 @@
 """Predictions and answers of a run for the utterances of a manifest, kept in `evaluated.jsonl`.
 
-Each row has the emotion by head and LLM, the dimensions, and the answer with its empathy levels, as
-far as they were requested. A row with the id "" has the losses of all utterances together.
+Each row has the requested values: the emotion by head and LLM, the dimensions, and the answer with
+its empathy levels. A row with the id "" has the losses of all utterances together.
 """
 
 import csv
@@ -50,7 +50,7 @@ class EmotionPredictions:
     Attributes:
         head: emotions by the category head; None for a text model, which has no heads.
         dimensions: (N, 3) float32 arousal, dominance, valence by the dimension head, or None.
-        in_words: the LLM's labels have greedy answers.
+        in_words: whether the LLM's labels have greedy answers.
         losses: mean of each loss.
     """
 
@@ -67,7 +67,7 @@ class PredictionLog:
     Raises:
         RunError: `run` is not a finished run.
         ManifestError: the manifest cannot be read, or a text model's utterance has no transcript.
-        StoreError: clips are absent from the cache.
+        StoreError: the cache lacks clips.
         JournalError: `evaluated.jsonl` cannot be read.
     """
 
@@ -88,7 +88,7 @@ class PredictionLog:
     def predict(self, in_words: bool) -> EmotionPredictions:
         """Emotions and dimensions by the heads, and emotions by the LLM, where the run has them.
 
-        The LLM is not asked where the recipe gives it the true emotion. With `in_words` it also
+        The LLM does not predict if the recipe gives it the true emotion. With `in_words` it also
         answers each emotion in words.
         """
         recipe, ids = self.recipe, [u.id for u in self.utterances]
@@ -169,7 +169,7 @@ class PredictionLog:
         return streams
 
     def _predict_heads(self) -> None:
-        """Predict all utterances together, as losses are means; the losses are kept last."""
+        """Predict all utterances together, because losses are means; store the losses last."""
         responder = self._responder
         if isinstance(responder, TextResponder):
             return

@@ -64,10 +64,10 @@ def render_report(
     chosen: Sequence[Utterance],
     answers: Sequence[Generation],
 ) -> str:
-    """The report of a run as HTML; it needs no other file and no network.
+    """Render the HTML report of a run; the page needs no other file and no network.
 
     Args:
-        scores: scores as `Scores.to_json` gives them.
+        scores: result of `Scores.to_json`.
         chosen: utterances to listen to.
         answers: answers to some of them.
 

@@ -4,9 +4,9 @@
 <out>/predictions.csv   emotions by head and LLM, and dimensions, for each utterance
 <out>/evaluated.jsonl   the same with answers, empathy levels and fingerprints
 <out>/report.html       scores, training curves and samples to listen to
-<run>/README.md         the model card with the scores, where `out` is the run itself
+<run>/README.md         the model card with the scores, if `out` is the run itself
 
-A killed call goes on where it was; a repeated call computes only what has changed.
+A killed call can continue; a repeated call computes only what has changed.
 """
 
 import json
@@ -63,12 +63,12 @@ def evaluate(
         resources: LLM and stores shared with other runs of this process.
 
     Raises:
-        RunError: `run` is not a finished run, the cache that it was trained from is gone, `out` is
-            a published one or another run, or `options.empathy` is no finished scorer.
-        ConfigError: empathy is requested of a run without an LLM.
+        RunError: `run` is not finished, its cache is missing, `out` is a published run or another
+            run, or `options.empathy` is not a finished scorer.
+        ConfigError: empathy is requested for a run without an LLM.
         ManifestError: the manifest cannot be read; empathy is requested and no utterance has a
-            transcript; or a text model's utterance has none.
-        StoreError: clips are absent from the cache.
+            transcript; or an utterance for a text model has none.
+        StoreError: the cache lacks clips.
         JournalError: a line of `evaluated.jsonl` cannot be read.
     """
     out = out or run

@@ -26,8 +26,8 @@ class Scores:
     """All scores of one evaluation, and a summary of its data.
 
     Attributes:
-        ccc_intervals: dimension → ends of the CCC's 95 % bootstrap interval over clips; NaN where
-            the CCC has no value.
+        ccc_intervals: dimension → limits of the CCC's 95 % bootstrap interval over clips; NaN if
+            the CCC is undefined.
     """
 
     data: DataSummary

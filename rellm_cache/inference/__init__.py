@@ -1,5 +1,5 @@
 """Answers and emotion labels of trained runs.
 
-A run folder and utterances enter, with their frames from the cache or with their audio. Answers,
-emotion labels and the fingerprints of all that they depend on leave.
+Input: a run folder, and utterances with cached frames or audio. Output: answers, emotion labels
+and fingerprints of everything that they depend on.
 """

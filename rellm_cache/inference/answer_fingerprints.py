@@ -1,6 +1,6 @@
-"""Fingerprints of a run's answers and labels: digests of all that they depend on.
+"""Fingerprints of a run's answers and labels: digests of everything that they depend on.
 
-Kept beside an answer, a fingerprint tells whether the answer is still up to date.
+A fingerprint is stored with each answer. It shows whether the answer is still up to date.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from rellm_cache.inference.responders import LoadStreams, make_readings
 from rellm_cache.llm.loading import llm_identity
 from rellm_cache.runs.weights import adapter_digest
 
-DIGITS = 12  # of a digest, in hex, as rows have them
+DIGITS = 12  # hex digits of a digest in a row
 
 
 def answer_fingerprints(
@@ -30,13 +30,13 @@ def answer_fingerprints(
     weights, the LLM, and the model's input.
 
     Args:
-        load_streams: gives the frames in the cache; None where the audio is encoded live.
+        load_streams: loads the frames in the cache; None if the audio is encoded live.
 
     Raises:
         RunError: `run` is not a finished run.
         ConfigError: a file is missing in the LLM's folder.
         ManifestError: a text model's utterance has no transcript.
-        StoreError: clips are absent from the cache.
+        StoreError: the cache lacks clips.
         AudioError: audio that is encoded live cannot be read.
     """
     weights = ""  # a text model has no weights of its own

@@ -1,7 +1,7 @@
 """Emotion recognition by the LLM with the paper's prompt, and its scores.
 
-The LLM is asked in two ways: which label is its likeliest answer, and which label its greedy answer
-names.
+The LLM's label is found in two ways: the label with the highest likelihood as an answer, and the
+label that its greedy answer names.
 """
 
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ class Label:
     """The LLM's emotion label of one utterance, one of the recipe's emotions.
 
     Attributes:
-        named: the first label in the greedy answer; None without one, or without an answer.
+        named: the first label in the greedy answer; None if there is no label or no answer.
     """
 
     likely: str
@@ -78,7 +78,7 @@ def _labels(likely: Tensor, replies: Sequence[str], names: tuple[str, ...]) -> l
 def score_labels(
     labels: Sequence[Label], true: NDArray[np.int64], names: tuple[str, ...], in_words: bool
 ) -> LLMScores | None:
-    """Scores over the utterances that have a true emotion; None if none has.
+    """Scores of the utterances with a true emotion; None if there are none.
 
     Args:
         true: (N,) indices into `names`, `IGNORED` where there is no true emotion.

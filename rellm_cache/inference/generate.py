@@ -47,18 +47,18 @@ def generate(
 ) -> list[Generation]:
     """Answer all utterances of a manifest, or one sound file; write JSON Lines to `out`.
 
-    Each row has its fingerprint (`answer_fingerprints`): a killed call goes on where it was, and a
-    repeated one answers only what has changed. A sound file is always encoded live.
+    Each row has a fingerprint (`answer_fingerprints`). So a killed call can continue, and a
+    repeated call answers only what has changed. A sound file is always encoded live.
 
     Args:
         cache: root of the stores; None for the cache that the run was trained from.
-        overrides: changes of the recipe's prompts, as `prompts.answer_sentences=2`.
+        overrides: changes to the recipe's prompts, such as `prompts.answer_sentences=2`.
         resources: LLM and stores shared with other runs of this process.
 
     Raises:
-        RunError: `run` is not a finished run, or the cache that it was trained from is gone.
+        RunError: `run` is not a finished run, or the cache that it was trained from is missing.
         ConfigError: the run has no LLM, or an override does not change a prompt.
-        StoreError: clips are absent from the cache.
+        StoreError: the cache lacks clips.
         ManifestError: a text model's utterance has no transcript, or `out` is a file of another
             kind.
     """

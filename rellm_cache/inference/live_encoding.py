@@ -1,7 +1,6 @@
-"""Live encoding of audio that is in no cache, when a run answers it.
+"""Live encoding of audio: frames of clips that are not in a cache, made when a run answers them.
 
-Frames are rounded to float16 as stored ones are, so answers are the same from audio and from the
-cache.
+Frames are rounded to float16 like stored frames, so audio and cache give the same answers.
 """
 
 from collections.abc import Sequence
@@ -23,7 +22,7 @@ GPU_BATCH = 16  # clips
 
 
 class LiveEncoders:
-    """The encoders of a recipe, loaded to encode audio that is in no cache."""
+    """The encoders of a recipe, loaded to encode audio that is not in a cache."""
 
     def __init__(self, recipe: Recipe, device: torch.device) -> None:
         self._device = device

@@ -41,7 +41,7 @@ class Generation:
 
     Attributes:
         text: transcript of the utterance, if known; a speech LLM is not given it.
-        early_stop: the token limit cut the answer; the recipe's limit of sentences does not count.
+        early_stop: whether the token limit cut the answer (not the recipe's sentence limit).
         emotion: emotion by the category head; None for a text model.
         emotion_probabilities: emotion → probability by the category head.
         dimensions: arousal, dominance, valence by the dimension head, or None.
@@ -148,7 +148,7 @@ class TextResponder:
         self._cache = cache
 
     def answers(self, utterances: Sequence[Utterance], batch_size: int) -> Iterator[Generation]:
-        """Answer texts, equal ones once; `ManifestError` if an utterance has nothing to read."""
+        """Answer texts, equal texts once; `ManifestError` if an utterance has no text."""
         prompts = self._recipe.prompts
         for batch, owners in self._batches(utterances, batch_size):
             replies = self._model.answers(batch, prompts.answer_tokens, _reply_limit(prompts))
@@ -178,11 +178,11 @@ class TextResponder:
 
 
 def make_readings(utterances: Sequence[Utterance], recipe: Recipe, cache: Path) -> list[Reading]:
-    """What a text model reads of each utterance. A transcript by Whisper may be empty.
+    """Make the input of a text model for each utterance. Whisper transcripts may be empty.
 
     Raises:
-        ManifestError: an utterance has no transcript in the manifest, or no emotion where the
-            recipe gives it to the model.
+        ManifestError: an utterance has no transcript in the manifest, or no emotion although
+            the recipe gives it to the model.
         StoreError: the cache lacks transcripts.
     """
     text = recipe.require_text()
@@ -206,7 +206,7 @@ def load_responder(
     resources: SharedModels,
     overrides: Sequence[str] = (),
 ) -> SpeechResponder | TextResponder:
-    """The responder of a run, whose `recipe` has the `overrides` applied."""
+    """Load the responder of a run; `recipe` already has the `overrides`."""
     if recipe.text is not None:
         return TextResponder(recipe, cache, resources)
     return SpeechResponder(run, resources, load_streams, overrides)

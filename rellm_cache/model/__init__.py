@@ -1,4 +1,4 @@
 """Trained model: adapter, heads and losses in front of the frozen LLM.
 
-Batches of frames enter. Embeddings for the LLM, emotion logits, dimensions and loss terms leave.
+Input: batches of frames. Output: embeddings for the LLM, emotion logits, dimensions, loss terms.
 """

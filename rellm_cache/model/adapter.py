@@ -1,4 +1,4 @@
-"""Adapters: frames of frozen encoders to LLM embeddings, a few for each utterance.
+"""Adapters: networks that map frames of frozen encoders to a shorter sequence of LLM embeddings.
 
 `ConvAdapter` is the paper's: three convolutions (kernel 5, stride 2, padding 2) with gated linear
 units, then a residual bottleneck. Frames beyond an utterance's length are set to zero before every
@@ -23,7 +23,7 @@ from rellm_cache.model.heads import masked_mean, valid_frames
 
 KERNEL, STRIDE, PADDING = 5, 2, 2
 CONVOLUTIONS = 3
-COUNTED_FRAMES = 256  # of the utterance that an adapter's cost is counted with
+COUNTED_FRAMES = 256  # length of the utterance used to count an adapter's cost
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Speech:
 
     @cached_property
     def counts(self) -> list[int]:
-        """The lengths on the host, so that a GPU is waited for once and not for each utterance."""
+        """The lengths on the host, copied from a GPU once and not for each utterance."""
         counts: list[int] = self.lengths.tolist()
         return counts
 
@@ -51,8 +51,8 @@ def concat_streams(
 
     Args:
         lengths: (B,) valid frames.
-        pooling: of each stream, in the order of concatenation: `frame` (as in the paper), or
-            `utterance`, the utterance's mean repeated over every frame (as in the reference code).
+        pooling: one value for each stream, in the order of concatenation: `frame` (paper), or
+            `utterance`: the mean over the utterance, repeated in every frame (reference code).
     """
     parts = []
     for name, kind in pooling.items():
@@ -64,7 +64,7 @@ def concat_streams(
 
 
 def dequantize(frames: Tensor, params: QuantizationParams | None) -> Tensor:
-    """Values of int8 frames on their device: (B, T, D) -> float32; other frames stay unchanged.
+    """Convert int8 frames to float32 values, (B, T, D); other frames stay unchanged.
 
     Padding becomes the mean frame; the adapter masks it.
     """
@@ -77,7 +77,7 @@ def mask_frames(frames: Tensor, lengths: Tensor) -> Tensor:
 
 
 def crop_time(frames: Tensor, lengths: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """A random run of at most `count` valid frames of each utterance.
+    """Crop each utterance to a random span of at most `count` valid frames.
 
     Drawn from torch's global generator: (B, T, D), (B,) -> (B, min(T, count), D), (B,).
     """
@@ -90,10 +90,10 @@ def crop_time(frames: Tensor, lengths: Tensor, count: int) -> tuple[Tensor, Tens
 
 @dataclass(frozen=True)
 class AdapterCost:
-    """What training an adapter takes.
+    """Memory and computation that training an adapter needs.
 
     Attributes:
-        kept_bytes: activations that one input frame leaves for the backward pass.
+        kept_bytes: bytes of activations that one input frame keeps for the backward pass.
         operations: floating-point operations of one input frame, forward and backward.
     """
 
@@ -106,8 +106,8 @@ class Adapter(nn.Module):
     """Base class of adapters: frames of all streams (B, T, D) to LLM embeddings (B, T', H).
 
     A subclass defines `__init__(config, input_size, output_size)`, `forward` and `output_lengths`,
-    and gives an utterance the same embeddings alone and in any batch. If it `needs_statistics`,
-    training calls `start_from`.
+    and gives an utterance the same embeddings alone and in any batch. If `needs_statistics` is
+    true, training calls `start_from`.
     """
 
     needs_statistics = False
@@ -143,7 +143,7 @@ class Adapter(nn.Module):
 
 
 class GatedConv(nn.Module):
-    """Conv1d to twice the channels, then a gated linear unit: half the frames.
+    """Conv1d to twice the channels, then a gated linear unit. It halves the number of frames.
 
     `separable` splits it into one filter per channel and a 1x1 convolution over channels (a fifth
     of the parameters).
@@ -166,7 +166,7 @@ class GatedConv(nn.Module):
 
 
 class ConvAdapter(Adapter):
-    """Three gated convolutions, which shorten time eightfold, then a residual bottleneck.
+    """Three gated convolutions, which divide the number of frames by 8, and a residual bottleneck.
 
     Presets:
         reference: convolutions as wide as the input, the last as wide as the LLM, as in the
@@ -179,7 +179,7 @@ class ConvAdapter(Adapter):
         super().__init__(config, input_size, output_size)
         lite = config.preset == "lite"
         width = config.width if lite else input_size
-        # The names of modules are those of tensors in checkpoints: they stay.
+        # Checkpoints use the module names as tensor names: do not rename modules.
         self.scale = InputNorm(input_size) if lite else None
         self.straight = LowRankSkip(input_size, output_size, config) if lite else None
         self.needs_statistics = lite
@@ -198,7 +198,7 @@ class ConvAdapter(Adapter):
         self.dropout = nn.Dropout(config.dropout)
 
     def output_lengths(self, lengths: Tensor) -> Tensor:
-        """Three times floor((L - 1) / 2 + 1), in training of the cropped length: (B,) -> (B,)."""
+        """Apply floor((L - 1) / 2 + 1) three times, in training to the cropped L: (B,) -> (B,)."""
         if self.training and self.crop_frames:
             lengths = lengths.clamp(max=self.crop_frames)
         for _ in range(CONVOLUTIONS):
@@ -212,7 +212,7 @@ class ConvAdapter(Adapter):
 
     @property
     def operations(self) -> float:
-        """6 for each weight of a convolution and each frame at its output."""
+        """Operations of one frame: a convolution takes 6 for each weight and output frame."""
         weights = (
             p.numel() / STRIDE ** (index + 1)
             for index, conv in enumerate(self.convs)
@@ -245,7 +245,7 @@ class ConvAdapter(Adapter):
 class LowRankSkip(nn.Module):
     """Skip connection around the convolutions: the mean of every eight frames, at low rank.
 
-    From the first steps on, the adapter then has what a linear probe on mean frames has.
+    It gives the adapter, from the first steps, the information of a linear probe on mean frames.
     """
 
     def __init__(self, inputs: int, outputs: int, config: AdapterConfig) -> None:
@@ -269,10 +269,10 @@ class LowRankSkip(nn.Module):
 
 
 class InputNorm(nn.Module):
-    """Trained scale and shift of each input channel, started from the training frames.
+    """Trained scale and shift of each input channel, initialized from the training frames.
 
-    Channels of frozen encoders differ in scale by two orders of magnitude; normalized, all enter
-    the first layer with unit variance.
+    Channels of frozen encoders differ in scale by two orders of magnitude. After normalization all
+    channels enter the first layer with unit variance.
     """
 
     def __init__(self, channels: int) -> None:
@@ -282,7 +282,7 @@ class InputNorm(nn.Module):
 
     @torch.no_grad()
     def start_from(self, mean: Tensor, deviation: Tensor) -> None:
-        """Set scale and shift so that frames of this mean and deviation (D,) become standard."""
+        """Set scale and shift to normalize frames of this mean and deviation (D,)."""
         self.weight.copy_(1 / deviation.clamp(min=1e-3))
         self.bias.copy_(-mean * self.weight)
 

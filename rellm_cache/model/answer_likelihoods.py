@@ -1,4 +1,4 @@
-"""Log-likelihoods of given answers to a request, by the LLM."""
+"""Log-likelihoods that the LLM gives to known answers to a request."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ from rellm_cache.model.losses.token import token_cross_entropy
 def answer_log_likelihoods(
     llm: FrozenLLM, request: Sequence[Segment], answers: Sequence[Sequence[int]]
 ) -> Tensor:
-    """(A,) float32 log-likelihood of each answer's ids after a request, each behind the same one.
+    """(A,) float32 log-likelihood of each answer's ids after the same request.
 
     Args:
         request: segments, each the parent of the next.

@@ -16,7 +16,7 @@ def masked_mean(frames: Tensor, lengths: Tensor) -> Tensor:
 
 
 def valid_frames(lengths: Tensor, total: int) -> Tensor:
-    """(B, total) bool, true before each utterance's length."""
+    """(B, total) bool mask, true for the valid frames of each utterance."""
     return torch.arange(total, device=lengths.device) < lengths.unsqueeze(1)
 
 
@@ -39,7 +39,7 @@ class AuxiliaryHeads(nn.Module):
 
         Args:
             frames: (B, T', H) adapter frames.
-            lengths: (B,) valid ones.
+            lengths: (B,) valid frames.
 
         Returns:
             (B, C) logits; (B, 3) arousal, dominance, valence, or None without that head.

@@ -1,4 +1,4 @@
-"""Row packing: examples in rows for the LLM, and the number of tokens that each one costs.
+"""Row packing: examples placed in rows for the LLM, and the token cost of each example.
 
 Examples of one task share the prompt before their speech; questions about an utterance share its
 speech too.
@@ -14,7 +14,7 @@ from rellm_cache.model.adapter import Speech
 
 
 class ExampleRows:
-    """Packing of examples into rows of at most `pack_length` tokens, or a single longer one."""
+    """Packing of examples into rows of at most `pack_length` tokens; a longer one fills a row."""
 
     def __init__(
         self, llm: FrozenLLM, prompts: Mapping[str, SpeechPrompt], pack_length: int
@@ -33,7 +33,7 @@ class ExampleRows:
             segments = [self._llm.prefix_segment(p.before) for p in prompts.values()]
             parents = {task: index for index, task in enumerate(prompts)}
             tasks: list[str] = list(prompts)
-            heard: dict[int, int] = {}  # utterance -> the speech that its questions continue
+            heard: dict[int, int] = {}  # utterance -> segment of the speech before its questions
             for index, target in row:
                 task, prompt = target.task, parents[target.task]
                 if target.after is None:
@@ -56,7 +56,7 @@ class ExampleRows:
         room = limit = self._pack_length
         lengths = speech.counts
         for index, answers in enumerate(targets):
-            heard = False  # in this row, by a question
+            heard = False  # whether a question in this row has the speech
             for target in answers:
                 size = self._tokens(0 if heard else lengths[index], target)
                 if row and size > room:
@@ -69,15 +69,15 @@ class ExampleRows:
             yield row
 
     def _tokens(self, embeddings: int, target: Target) -> int:
-        """Tokens of an example in a row: its speech, the prompt after it, its answer but for the
-        last token."""
+        """Tokens of an example in a row: its speech, the prompt after the speech, and its answer
+        without the last token."""
         own = max(len(target.after or ()), len(target.after_with_metadata or ()))
         after = own or len(self._prompts[target.task].after)
         return embeddings + after + max(len(target.ids) - 1, 0)
 
     def tokens(self, embeddings: int, targets: Sequence[Target]) -> int:
-        """Tokens that an utterance of so many speech embeddings costs: its speech counts once for
-        each answer, but once for all its questions; without answers its embeddings alone."""
+        """Token cost of an utterance with this number of speech embeddings. The speech counts once
+        for each answer, once for all questions together, and once without any answer."""
         asked = [self._tokens(0, target) for target in targets if target.after is not None]
         alone = [self._tokens(embeddings, target) for target in targets if target.after is None]
         return max(embeddings, sum(alone) + sum(asked) + (embeddings if asked else 0))

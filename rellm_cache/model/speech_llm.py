@@ -1,7 +1,7 @@
 """Speech LLM: the trained adapter and heads around a frozen chat LLM.
 
-A batch gives emotion logits, dimensions and loss terms, or answers in text. LoRA trains too if the
-recipe has it. The LLM is frozen and no submodule: it is in no state dict, optimizer or checkpoint.
+Input: a batch. Output: emotion logits, dimensions and loss terms, or text answers. LoRA trains too
+if the recipe has it. The frozen LLM is not a submodule, so no state dict or checkpoint contains it.
 
 Letters: B utterances, T' adapter frames, H the LLM's hidden size, C emotions.
 """
@@ -50,8 +50,8 @@ class SpeechLLM(nn.Module):
         emotions: names of the classes of the category head.
         loss_config: the recipe's `[losses]`.
         losses: active losses by name.
-        class_weights: (C,) of `emotion_ce` in training mode, or None. The trainer sets it; in
-            evaluation mode all emotions weigh the same.
+        class_weights: (C,) weights of `emotion_ce` in training mode, or None. The trainer sets
+            them; in evaluation mode all emotions have equal weight.
     """
 
     class_weights: Tensor | None
@@ -88,11 +88,11 @@ class SpeechLLM(nn.Module):
         return Speech(embeddings.float(), lengths)
 
     def forward(self, batch: Batch, moments: Tensor | None = None) -> Outputs:
-        """Outputs of the heads, and loss terms, of one batch.
+        """Outputs of the heads and loss terms for one batch.
 
         Args:
-            moments: (6, 3) of the dimensions of the whole step, summed over `dimension_moments`;
-                None if the batch is the step. Only the CCC loss uses them.
+            moments: (6, 3) sums of `dimension_moments` over all batches of the step; None if the
+                step has only this batch. Only the CCC loss uses them.
         """
         speech = self.speech(batch)
         outputs = Outputs(speech, *self.heads(speech.embeddings, speech.lengths))
@@ -105,13 +105,13 @@ class SpeechLLM(nn.Module):
         return replace(outputs, terms=LossTerms.of(sums, self.counts(batch)))
 
     def _context(self, moments: Tensor | None = None) -> LossContext:
-        """Class weights apply in training only, so that validation losses can be compared."""
+        """Make the loss context; class weights apply in training only, to compare validations."""
         weights = self.class_weights if self.training else None
         return LossContext(self.loss_config, weights, moments)
 
     @torch.no_grad()
     def dimension_moments(self, batch: Batch) -> Tensor:
-        """(6, 3) float64 sums over the dimensions of a batch; those of a step's batches add up."""
+        """(6, 3) float64 sums over the dimensions of a batch; add them to get those of a step."""
         speech = self.speech(batch)
         _, dimensions = self.heads(speech.embeddings, speech.lengths)
         return moments_of(dimensions, batch.vad)
@@ -160,7 +160,7 @@ class SpeechLLM(nn.Module):
     def prompt_embeddings(
         self, speech: Tensor, task: str, asked: Sequence[int] | None = None
     ) -> Tensor:
-        """(T, H) request around speech (t, H), with the ids `asked` after it if they are given."""
+        """(T, H) request around speech (t, H); the ids `asked`, if given, follow the speech."""
         llm, prompt = require_llm(self.llm), self.prompts[task]
         ids = prompt.after if asked is None else asked
         before, after = llm.embed(prompt.before), llm.embed(ids)
@@ -170,7 +170,7 @@ class SpeechLLM(nn.Module):
     def answers(
         self, speech: Speech, task: str, max_new_tokens: int, limit: ReplyLimit = NO_LIMIT
     ) -> list[Continuation]:
-        """The LLM's greedy answer to a request around each utterance's speech, up to `limit`."""
+        """Greedy answers of the LLM to a request with each utterance's speech, up to `limit`."""
         start = len(self.prompts[task].before)
         return continue_prompts(
             require_llm(self.llm),
@@ -184,7 +184,7 @@ class SpeechLLM(nn.Module):
     def question_answers(
         self, speech: Speech, asked: Sequence[tuple[int, Sequence[int]]], max_new_tokens: int
     ) -> list[Continuation]:
-        """Greedy answers to questions: of each its utterance, and token ids after the speech."""
+        """Greedy answers to questions: pairs of utterance index and token ids after the speech."""
         start = len(self.prompts["qa_lm"].before)
         return continue_prompts(
             require_llm(self.llm),
@@ -195,8 +195,8 @@ class SpeechLLM(nn.Module):
 
     @torch.inference_mode()
     def label_log_likelihoods(self, speech: Speech, labels: Sequence[Sequence[int]]) -> Tensor:
-        """(B, C) log-likelihood of each label's ids, end included, as the answer to the request
-        for recognition."""
+        """(B, C) log-likelihood of each label's ids, with the end token, as the answer to the
+        recognition request."""
         llm, prompt = require_llm(self.llm), self.prompts["emotion_lm"]
         results = [
             answer_log_likelihoods(
@@ -213,7 +213,7 @@ class SpeechLLM(nn.Module):
 
 
 def output_size(adapter: AdapterConfig, llm: FrozenLLM | None) -> int:
-    """H: the LLM's hidden size, or the recipe's `adapter.output_size` without one."""
+    """H: the LLM's hidden size, or the recipe's `adapter.output_size` without an LLM."""
     wanted = adapter.output_size
     if llm is None:
         return wanted

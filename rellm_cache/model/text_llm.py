@@ -1,7 +1,7 @@
 """Text LLM: the frozen chat LLM with transcripts in place of speech, for answers and labels.
 
-It gives the rows "Text+LLM" of the paper's Table I, with the prompts of the speech models. Nothing
-of it trains.
+It gives the rows "Text+LLM" of the paper's Table I and uses the prompts of the speech models. It is
+not trained.
 """
 
 from collections.abc import Sequence
@@ -52,7 +52,7 @@ class TextLLM:
         return self._continue(system, [self.request(r) for r in readings], max_new_tokens, limit)
 
     def labels_in_words(self, readings: Sequence[Reading], max_new_tokens: int) -> list[str]:
-        """Greedy answers to the recognition prompt, without the emotion of the reading."""
+        """Greedy answers to the recognition prompt; the emotion is not shown to the LLM."""
         turns = [self._recognition(reading) for reading in readings]
         system = self._prompts.plain_system
         return [c.text for c in self._continue(system, turns, max_new_tokens, NO_LIMIT)]
@@ -60,7 +60,7 @@ class TextLLM:
     def label_log_likelihoods(
         self, readings: Sequence[Reading], labels: Sequence[Sequence[int]]
     ) -> Tensor:
-        """(B, C) log-likelihood of each label's ids with the end token, without the emotion."""
+        """(B, C) log-likelihood of each label's ids with the end token; the emotion is hidden."""
         chat, system = self.llm.chat, self._prompts.plain_system
         requests = [chat.text_prompt(system, self._recognition(reading)) for reading in readings]
         return torch.stack(

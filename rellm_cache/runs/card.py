@@ -1,6 +1,6 @@
 """Model card of a finished run: its `README.md`, with the metadata that a model hub reads.
 
-A card is rendered from the files of the run only: `recipe.toml`, `adapter_config.json`,
+A card is made only from the files of the run: `recipe.toml`, `adapter_config.json`,
 `training.json` and, after `rellm evaluate`, `scores.json`. The same files give the same bytes.
 Names, licences and labels are escaped.
 """
@@ -35,7 +35,7 @@ SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|&~$])")
 
 
 class RawMarkdown(str):
-    """Markdown that is not escaped again."""
+    """Markdown text that must not be escaped again."""
 
     __slots__ = ()
 
@@ -56,7 +56,7 @@ class Card:
 
     @property
     def has_trained_dimensions(self) -> bool:
-        """Whether the dimension head was trained: with a weight, on clips with dimensions."""
+        """Whether the dimension head was trained: its loss has a weight and clips have labels."""
         learns = self.recipe.heads.dimensions and self.recipe.losses.vad > 0
         return learns and bool(self.training.train.dimensions)
 
@@ -96,7 +96,7 @@ def read_card(run: Path) -> Card:
 
 
 def write_card(run: Path) -> Path:
-    """Write `<run>/README.md`; it raises what `read_card` raises."""
+    """Write `<run>/README.md`; errors as in `read_card`."""
     write_text(run / CARD, render_card(read_card(run)))
     return run / CARD
 
@@ -122,7 +122,7 @@ def render_card(card: Card) -> str:
 
 
 def render_licences(card: Card) -> str:
-    """Render `LICENSES.md`: every part, its licence, and the conditions that follow."""
+    """Render `LICENSES.md`: every part, its licence and the resulting conditions."""
     page = _environment().get_template("licences.md.j2")
     return page.render(
         licences=card.licences,

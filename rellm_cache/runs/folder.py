@@ -1,4 +1,4 @@
-"""Run folder: created for one recipe and one set of data, refused for any other."""
+"""Run folder of one recipe and one set of data; any other recipe or data is refused."""
 
 import dataclasses
 from pathlib import Path
@@ -17,7 +17,7 @@ DATA = "data.sha256"  # see `data_digest`
 
 
 def create_run_folder(recipe: Recipe, out: Path) -> None:
-    """Create a run folder; `RunError` if it holds anything but a run of this recipe."""
+    """Create a run folder; `RunError` if it contains something else than a run of this recipe."""
     if not out.exists() or all(map(is_temporary, out.iterdir())):
         out.mkdir(parents=True, exist_ok=True)
         write_text(out / RECIPE, to_toml(recipe))
@@ -52,7 +52,7 @@ def record_data(digest: str, out: Path) -> None:
 
 
 def require_same_data(digest: str, out: Path) -> None:
-    """Raise `RunError` if a run has checkpoints from data with another digest."""
+    """Raise `RunError` if a run has checkpoints trained on data with another digest."""
     begun = any((out / CHECKPOINTS).glob("step-*")) and (out / DATA).is_file()
     if begun and (out / DATA).read_text("utf-8").strip() != digest:
         raise RunError(
@@ -64,7 +64,7 @@ def require_same_data(digest: str, out: Path) -> None:
 def recipe_differences(wanted: Recipe, found: Recipe) -> list[str]:
     """Fields in which two recipes differ, as readable text.
 
-    A run pins the weights of its encoders. Weights that `wanted` leaves open are no difference.
+    A run pins the weights of its encoders. Weights that `wanted` does not set are not compared.
     """
     differences: list[str] = []
 

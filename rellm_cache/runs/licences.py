@@ -1,7 +1,7 @@
 """Licences of the models and corpora that made an adapter, and the strictest of them.
 
-A licence is recorded by a feature store, stated by a model's own card, or listed below. Any other
-is reported as unknown.
+A licence comes from a feature store, from the model's own card, or from the list below. Otherwise
+it is reported as unknown.
 """
 
 import re
@@ -17,7 +17,7 @@ from rellm_cache.runs.weights import load_info
 from rellm_cache.utils.model_files import locate_model, stated_licence
 
 UNKNOWN = "unknown"
-NO_MODEL = "none"  # start of the licence that an encoder without a model records
+NO_MODEL = "none"  # prefix of the licence of an encoder without a model
 QWEN = "Tongyi Qianwen licence agreement"
 KNOWN_MODELS = {
     "HuggingFaceTB/SmolLM2-135M-Instruct": "Apache-2.0",
@@ -33,7 +33,7 @@ CORPUS_LICENCES = {
     "ravdess": "CC-BY-NC-SA-4.0",
     "demo": "Apache-2.0",
 }
-# Names of a model hub; it has no name for other licences.
+# Licence names of the model hub; it has no names for other licences.
 HUB_NAMES = {"mit": "mit", "apache-2-0": "apache-2.0", "cc-by-nc-sa-4-0": "cc-by-nc-sa-4.0"}
 PERMISSIVE = ("mit", "apache-2.0")  # the second is a little stricter
 
@@ -78,7 +78,7 @@ class Licences:
     def strictest(self) -> LicensedPart | None:
         """The part with the strictest licence; None without any part.
 
-        Non-commercial comes first, then unknown, then an agreement of its own, then permissive.
+        Strictest first: non-commercial, unknown, a model's own agreement, permissive.
         """
 
         def rank(part: LicensedPart) -> int:
@@ -103,7 +103,7 @@ def model_licence(model: str, revision: str = "") -> str:
 def model_licences(
     llm: LLMConfig | None, sources: Iterable[FrameSource], init_from: str = ""
 ) -> dict[str, str]:
-    """Licence of each model that a run uses, by name, with those of the run it starts from."""
+    """Licence of each model that a run uses, by name, and of the run that it starts from."""
     found = load_info(Path(init_from)).licences if init_from else {}
     found = found | {source.spec.model or source.spec.kind: source.licence for source in sources}
     if llm is not None:
@@ -125,7 +125,7 @@ def combine_licences(licences: Mapping[str, str], data: DataSummary) -> Licences
 
 
 def describe_corpus_conditions(data: DataSummary) -> list[str]:
-    """Conditions of the corpora beside their licences, as sentences."""
+    """Conditions of the corpora in addition to their licences, as sentences."""
     sentences = []
     if any(CORPUS_LICENCES.get(name) == RESEARCH for name in data.corpora):
         sentences.append(

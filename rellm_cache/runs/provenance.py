@@ -1,6 +1,6 @@
 """Provenance of a run, in `training.json`: data, steps, time, machine, frozen LLM, cache.
 
-The record is published with an adapter, while corpora are not. So it holds counts and names of
+The record is published with an adapter, but corpora are not. So it has only counts and the names of
 known corpora, and no ids, texts, files or speakers.
 """
 
@@ -19,9 +19,9 @@ from rellm_cache.store.remote.mirror_paths import is_url, origin_url
 from rellm_cache.utils.atomic_files import write_text
 
 TRAINING = "training.json"
-DEFAULT_CACHE = Path("cache")  # as the default of `--cache`
+DEFAULT_CACHE = Path("cache")  # same as the default of `--cache`
 OTHER_CORPUS = "another corpus"
-# Ids of other corpora may start with anything, even with the name of a speaker.
+# Ids of other corpora may start with any text, even the name of a speaker.
 CORPORA = ("iemocap", "esd", "msp-podcast", "ravdess", "demo")
 
 
@@ -35,7 +35,7 @@ class DataSummary:
         splits: name of the split → clips.
         emotions: emotion → clips.
         dimensions: source of arousal, dominance and valence (human, pseudo, made) → clips.
-        prepared: splits of `rellm prepare`, as `paper, seed 1`; empty if unknown.
+        prepared: splits made by `rellm prepare`, such as `paper, seed 1`; empty if unknown.
     """
 
     clips: int
@@ -53,13 +53,13 @@ class TrainingRecord:
     """How a finished run was trained.
 
     Attributes:
-        rellm: version that trained it.
-        seconds: of training, over all calls.
-        processes: that shared each step at the end of training.
+        rellm: version of rellm that trained the run.
+        seconds: training time over all calls.
+        processes: number of processes that shared each step at the end of training.
         llm_weights: SHA-256 of the frozen LLM's files; empty without an LLM.
         started_from: SHA-256 of the trained weights that training started from, or empty.
-        scores: of the best weights on the validation split.
-        cache: absolute path or URL of the cache that it was trained from; empty in a published run.
+        scores: scores of the best weights on the validation split.
+        cache: absolute path or URL of the cache used in training; empty in a published run.
     """
 
     rellm: str
@@ -79,7 +79,7 @@ def summarize_data(utterances: Sequence[Utterance], manifest: Path) -> DataSumma
     """Count the utterances of a manifest file or folder.
 
     Raises:
-        ManifestError: the report of `rellm prepare` beside it cannot be read.
+        ManifestError: the report of `rellm prepare` in the same folder cannot be read.
     """
     return DataSummary(
         clips=len(utterances),
@@ -103,7 +103,7 @@ def _counts(names: Iterable[str]) -> dict[str, int]:
 
 
 def _prepared(folder: Path) -> str:
-    """How a manifest folder was split, by the report of `rellm prepare` in it."""
+    """How a manifest folder was split, according to its report of `rellm prepare`."""
     report = read_report(folder) or {}
     splits, seed = report.get("splits"), report.get("seed")
     if not splits:
@@ -146,11 +146,11 @@ def cache_location(cache: Path) -> str:
 
 
 def run_cache(run: Path) -> Path:
-    """Find the cache that a run was trained from; `cache` if it has no record, as when published.
+    """Find the cache that a run was trained from; `cache` if not recorded, as in published runs.
 
     Raises:
-        RunError: that cache does not exist any more.
-        RellmError: it is a URL that cannot be used.
+        RunError: the cache no longer exists.
+        RellmError: the cache is a URL that cannot be used.
     """
     location = load_training(run).cache if (run / TRAINING).is_file() else ""
     if not location:

@@ -1,13 +1,13 @@
-"""Publication of a finished run: a folder for a model hub, which is a run folder too.
+"""Publication of a finished run: a folder for a model hub. It can also be used as a run folder.
 
     <out>/adapter.safetensors       trained weights: adapter, heads and LoRA, if any
     <out>/adapter_config.json, recipe.toml, training.json
-    <out>/scores.json               of `rellm evaluate`, if it scored the run
+    <out>/scores.json               scores by `rellm evaluate`, if any
     <out>/README.md, LICENSES.md    model card and licences
     <out>/SHA256SUMS                checksums, as `sha256sum -c` reads them
 
-There are no other files: no optimizer, utterance, audio or answer. Models that the recipe names
-must be where others can find them. The same run gives the same bytes.
+It has no other files: no optimizer, utterances, audio or answers. The recipe must name models that
+other people can download. The same run gives the same bytes.
 """
 
 import hashlib
@@ -49,7 +49,7 @@ class Publication:
         unchanged: the folder existed already, with the same bytes.
         non_commercial: models and corpora that allow non-commercial use only.
         unknown: models and corpora with an unknown licence.
-        notes: on what was left out, as sentences.
+        notes: sentences about what was left out.
     """
 
     out: Path
@@ -68,7 +68,7 @@ def publish(
 
     Args:
         overrides: hub ids in place of local folders, as `llm.model=OWNER/NAME`.
-        without_scores: publish a run without scores too.
+        without_scores: allow a run without scores.
 
     Raises:
         RunError: the run is not finished or not scored, or `out` holds something else.
@@ -110,15 +110,15 @@ def publish(
 
 
 def is_published(folder: Path) -> bool:
-    """Whether a folder is a publication; its files must not change."""
+    """Whether a folder is a publication; the files of a publication must not change."""
     return (folder / SUMS).is_file()
 
 
 def make_public(card: Card, recipe: Recipe) -> Card:
-    """The card with hub ids in place of local folders, and without `training.init_from`.
+    """Replace local folders in the card with hub ids, and remove `training.init_from`.
 
     Raises:
-        ConfigError: a model is in a local folder that is no copy from a hub.
+        ConfigError: a model is in a local folder that is not a copy from a hub.
     """
     public = {field: public_id(field, model) for field, model in model_fields(recipe).items()}
     names = {model: public[field] for field, model in model_fields(card.recipe).items()}
@@ -145,7 +145,7 @@ def make_public(card: Card, recipe: Recipe) -> Card:
 
 
 def public_id(field: str, model: str) -> str:
-    """Hub id of a model, also for its copy under the models root.
+    """Hub id of a model; the model may be a copy under the models root.
 
     Raises:
         ConfigError: the model is another local folder.

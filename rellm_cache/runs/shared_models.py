@@ -1,6 +1,6 @@
-"""Shared models of the runs of one process: the frozen LLM and the open feature stores.
+"""Shared models for several runs in one process: the frozen LLM and the open feature stores.
 
-Both are read-only, so a run with shared ones gives the same bits as a run with its own.
+Both are read-only, so a run gives the same bits with shared models as with its own.
 """
 
 import gc
@@ -28,7 +28,7 @@ class SharedModels:
         self._stores: dict[Path, FeatureStore] = {}
 
     def llm(self, config: LLMConfig, device: torch.device) -> FrozenLLM:
-        """Load the LLM of a config, or return it if it is the one kept."""
+        """Return the LLM of a config; load it unless it is already kept."""
         config = replace(config, lora=None)  # each model adds its own LoRA
         kept = self._llm
         if kept is not None and kept.config == config and kept.device.type == device.type:

@@ -25,7 +25,7 @@ def upload(folder: Path, files: Iterable[str], repository: str, private: bool = 
     The visibility of an existing repository does not change.
 
     Raises:
-        ConfigError: `repository` is no OWNER/NAME.
+        ConfigError: `repository` is not written as OWNER/NAME.
         RellmError: there is no login, no network, or the hub refused.
     """
     require_hub_id(repository)

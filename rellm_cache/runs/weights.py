@@ -55,7 +55,7 @@ def load_tensors(path: Path, model: SpeechLLM, fresh_lora: bool = False) -> None
     """Load trained weights into a model; `RunError` names a tensor that does not fit.
 
     Args:
-        fresh_lora: accept a file without LoRA for a model with LoRA, which then stays untrained.
+        fresh_lora: accept a file without LoRA for a model with LoRA; its LoRA stays untrained.
     """
     try:
         state = load_file(path)
@@ -95,7 +95,7 @@ def config_text(info: AdapterInfo, recipe: Recipe) -> str:
 
 
 def load_info(run: Path) -> AdapterInfo:
-    """Read `adapter_config.json`; `RunError` if the folder holds no finished run."""
+    """Read `adapter_config.json`; `RunError` if the folder is not a finished run."""
     try:
         content = json.loads((run / CONFIG).read_text("utf-8"))
         if "sizes" not in content:  # written before streams had names
@@ -110,7 +110,7 @@ def load_info(run: Path) -> AdapterInfo:
 
 
 def adapter_digest(run: Path) -> str:
-    """SHA-256 (hex) of the trained weights; `RunError` if the folder is no finished run."""
+    """SHA-256 (hex) of the trained weights; `RunError` if the folder is not a finished run."""
     load_info(run)
     if not (run / WEIGHTS).is_file():
         raise RunError(f"{run / WEIGHTS}: is missing; run its `rellm train` again")
@@ -136,8 +136,8 @@ def load_run(
     """Load the recipe, with `overrides`, and the trained model of a run, in evaluation mode.
 
     Raises:
-        RunError: the folder is no finished run, or its weights do not fit.
-        ConfigError: the recipe is of a text model, which has no trained weights.
+        RunError: the folder is not a finished run, or its weights do not fit.
+        ConfigError: the recipe is for a text model, which has no trained weights.
     """
     recipe = run_recipe(run, overrides)
     if recipe.text is not None:

@@ -1,5 +1,5 @@
 """Training of adapter and heads from cached frames.
 
-A recipe, a manifest and a cache enter. A finished run folder leaves; a killed run continues to the
-same bits.
+Input: a recipe, a manifest and a cache. Output: a finished run folder. A killed run continues and
+gives the same bits.
 """

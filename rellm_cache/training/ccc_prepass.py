@@ -2,7 +2,7 @@
 
 The CCC loss of a step with several micro-batches depends on all of them, so the adapter and the
 heads run twice: first without gradients, for the moments over all micro-batches and processes, then
-with gradients. Both passes use the same random states, hence the same dropout and crops.
+with gradients. Both passes use the same random states, and so the same dropout and crops.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,8 +24,8 @@ class Prepass:
     """Result of the prepass over one step.
 
     Attributes:
-        moments: (6, 3) over all micro-batches of all processes; None if the step needs none.
-        random_states: before each micro-batch; empty if the second pass may draw new numbers.
+        moments: (6, 3) sums over all micro-batches of all processes; None if not needed.
+        random_states: state before each micro-batch; empty to draw new numbers in the second pass.
     """
 
     moments: Tensor | None = None
@@ -45,7 +45,7 @@ def ccc_prepass(
 ) -> Prepass:
     """Compute the moments of a step; all processes must call it together.
 
-    Does nothing for a squared error, or if one process trains the whole step as one micro-batch.
+    Nothing is computed for a squared-error loss, or if the step is one micro-batch in one process.
     """
     if not model.needs_moments or (accelerator.num_processes == 1 and len(batches) == 1):
         return Prepass()

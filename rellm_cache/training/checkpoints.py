@@ -5,8 +5,8 @@ checkpoints/step-00000120/
     state.pt              position, optimizer, master weights, random states of every process
     SHA256SUMS            checksums of both, as `sha256sum -c SHA256SUMS` reads them
 
-A folder gets its name when all of it is on the disk. The last two intact ones are kept, so that
-there is one to fall back to. A finished run keeps one, with the last weights and the position only.
+A folder gets its final name when all its files are on the disk. The last two intact checkpoints are
+kept, in case one is damaged. A finished run keeps one, with only the last weights and the position.
 """
 
 import pickle
@@ -54,7 +54,7 @@ class Position:
 
 
 class CheckpointFolders:
-    """Checkpoint folders of one run, as files: written atomically, checked, found."""
+    """Checkpoint folders of one run: writes them atomically, checks them and finds them."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -86,7 +86,7 @@ class CheckpointFolders:
         files = sorted(partial.iterdir())
         lines = [f"{file_digest(file)}  {file.name}\n" for file in files]
         (partial / SUMS).write_text("".join(lines), "utf-8")
-        # A folder that is there is damaged, or was saved at the same step before the epoch ended.
+        # An existing folder is damaged, or was saved at the same step before the epoch ended.
         replace_folder(partial, target)
         self._intact = [*(p for p in self._intact if p != target), target][-kept:]
         for path in self.folder.glob("*step-*"):
@@ -105,7 +105,7 @@ class TrainingState:
 
 
 class CheckpointManager:
-    """Saves and restores the checkpoints of one run, within an epoch every so many minutes.
+    """Saves and restores the checkpoints of one run, at regular time intervals in an epoch.
 
     All processes call each method together, except `save_final`; the main process writes.
     """
@@ -138,15 +138,15 @@ class CheckpointManager:
     def save_final(self, position: Position) -> None:
         """Keep only the last weights and the position of a finished run.
 
-        Does nothing if they were restored from such a checkpoint. Only the main process calls it.
+        Does nothing if the run was restored as finished. Only the main process calls it.
         """
         if not self._is_final:
             self._write(position, kept=1)
 
     def restore(self) -> Position:
-        """Load the newest intact checkpoint; return its position, or the start without one.
+        """Load the newest intact checkpoint; return its position, or the start if there is none.
 
-        Of a finished run only weights and position are loaded. `RunError` if it is another run's.
+        A finished run loads weights and position only. `RunError` for another run's checkpoint.
         """
         main = self._accelerator.is_main_process
         step, notes = self._folders.find_newest() if main else (0, [])
@@ -169,7 +169,7 @@ class CheckpointManager:
         return position
 
     def _restore_process(self, processes: dict[str, Tensor], path: Path) -> None:
-        """Load the random state and micro-batch limit of this process, if it has one there."""
+        """Load the random state and micro-batch limit of this process, if they were saved."""
         rank, saved = self._accelerator.process_index, len(processes["budget"])
         if rank < saved:
             own = {name: stacked[rank] for name, stacked in processes.items()}

@@ -25,7 +25,7 @@ def gather_stacked(accelerator: Accelerator, state: Mapping[str, Tensor]) -> dic
 
 
 def sum_by_name(accelerator: Accelerator, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Sum scalars over all processes, which must have the same names, in one exchange."""
+    """Sum scalars over all processes in one exchange; all must have the same names."""
     if accelerator.num_processes == 1 or not values:
         return dict(values)
     sums = accelerator.reduce(torch.stack(list(values.values())), "sum")
@@ -39,7 +39,7 @@ def sum_gradients(accelerator: Accelerator, tensors: Iterable[Tensor]) -> None:
 
 
 def flatten_gradients(tensors: Iterable[Tensor]) -> Tensor:
-    """Concatenate all gradients, zeros if missing, then a 1 for each that is there, else 0."""
+    """Concatenate all gradients (zeros if missing), then a flag for each: 1 if present, else 0."""
     kept = list(tensors)
     parts = [(torch.zeros_like(t) if t.grad is None else t.grad).reshape(-1) for t in kept]
     present = torch.tensor([float(t.grad is not None) for t in kept], device=kept[0].device)
@@ -47,7 +47,7 @@ def flatten_gradients(tensors: Iterable[Tensor]) -> Tensor:
 
 
 def unflatten_gradients(tensors: Iterable[Tensor], flat: Tensor) -> None:
-    """Set gradients from summed `flatten_gradients`; one that no process had stays None."""
+    """Set gradients from summed `flatten_gradients`; missing in all processes means None."""
     kept = list(tensors)
     *parts, present = torch.split(flat, [*(t.numel() for t in kept), len(kept)])
     for tensor, part, count in zip(kept, parts, present.tolist(), strict=True):

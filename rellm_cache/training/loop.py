@@ -66,7 +66,7 @@ class TrainingData:
 
 
 class Trainer:
-    """One run: model, data, optimizer, and the files that they write."""
+    """Trainer of one run: model, data, optimizer and output files."""
 
     def __init__(
         self,
@@ -81,7 +81,7 @@ class Trainer:
         self.recipe, self.data, self.out = recipe, data, out
         set_seed(recipe.seed)
         self.model = _initial_model(recipe, data, llm).to(self.device)
-        if accelerator.process_index:  # equal weights in all processes, but dropout of their own
+        if accelerator.process_index:  # same weights in all processes, different dropout
             own = np.random.SeedSequence((recipe.seed, accelerator.process_index))
             torch.manual_seed(int(own.generate_state(1)[0]))
         self.loader = BatchLoader(data.train, data.streams, self.device)
@@ -107,7 +107,7 @@ class Trainer:
         return MicroBatcher(config, llm.pack_length if llm else FIRST_TOKENS, costs)
 
     def restore(self) -> Position:
-        """Load the newest intact checkpoint, and drop the metrics after it."""
+        """Load the newest intact checkpoint, and delete the metrics of later steps."""
         position = self.checkpoints.restore()
         if self.accelerator.is_main_process:
             kept = [row for row in read_metrics(self.out) if 0 < position.step >= row["step"]]
@@ -157,9 +157,9 @@ class Trainer:
         return position
 
     def _steps(self, position: Position) -> Iterator[tuple[list[Batch], float]]:
-        """Micro-batches of each remaining step of an epoch, and seconds waited for them.
+        """Yield the micro-batches of each remaining step of an epoch, and the seconds of waiting.
 
-        The loader is restarted after a step that changed the limit of a micro-batch.
+        The loader restarts after a step that changed the micro-batch limit.
         """
         at, dropout = position.step_in_epoch, self.recipe.qa.metadata_dropout
         while at < self.steps_per_epoch:
@@ -179,8 +179,8 @@ class Trainer:
     def groups(self, epoch: int) -> list[list[list[int]]]:
         """This process's micro-batches of every step of an epoch, as indices of examples.
 
-        The clips of a step are dealt out to the processes one by one, longest first, then cut into
-        micro-batches.
+        The clips of a step are distributed to the processes one by one, longest first. Each process
+        then splits its clips into micro-batches.
         """
         config, lengths = self.recipe.training, self.loader.lengths
         batches = bucketed_batches(
@@ -197,7 +197,7 @@ class Trainer:
         return groups
 
     def step(self, batches: Sequence[Batch], number: int) -> tuple[LossTerms, float]:
-        """Take the optimizer step of a number, from 0, with this process's micro-batches, if any.
+        """Take optimizer step `number`, from 0, with the micro-batches of this process, if any.
 
         Returns:
             Loss terms over all processes, and the gradient norm before clipping.
@@ -222,7 +222,7 @@ class Trainer:
     def _backward_until_it_fits(
         self, batches: Sequence[Batch], counts: Mapping[str, Tensor]
     ) -> tuple[dict[str, Tensor], int, int]:
-        """`_backward` of all micro-batches, halved as often as they run out of memory."""
+        """Run `_backward` on all micro-batches; halve them each time they run out of memory."""
         state = random_state(self.device)
         prepass: Prepass | None = None
         while True:
@@ -234,7 +234,7 @@ class Trainer:
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
-            # The error is gone here, and with it the activations that its traceback held.
+            # After the `except` block the error is freed, with the activations in its traceback.
             self.optimizer.zero_grad()
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
@@ -242,7 +242,7 @@ class Trainer:
             batches = self._halve(batches)
             if self.accelerator.num_processes == 1:
                 prepass = None
-            elif prepass is not None:  # the others have passed it: keep moments, draw new dropout
+            elif prepass is not None:  # other processes are past it: keep moments only
                 prepass = dataclasses.replace(prepass, random_states=())
 
     def _backward(
@@ -251,7 +251,7 @@ class Trainer:
         """Forward and backward pass of each micro-batch.
 
         Returns:
-            Loss sums; cost and used bytes of the largest micro-batch, 0 unless they are measured.
+            Loss sums; cost and used bytes of the largest micro-batch, or 0 if not measured.
         """
         sums = LossTerms.zeros(self.model.losses, self.device).sums
         autocast = training_autocast(self.recipe.training, self.device)
@@ -316,7 +316,7 @@ class Trainer:
         write_file(self.out / WEIGHTS, partial(shutil.copyfile, self.out / CHECKPOINTS / BEST))
 
     def _save(self, position: Position) -> None:
-        """Write a checkpoint, once the metrics up to it are on the disk."""
+        """Write a checkpoint, after its metrics are on the disk."""
         if self.accelerator.is_main_process:
             sync_path(self.metrics)
         self.checkpoints.save(position)
@@ -347,7 +347,7 @@ def read_metrics(run: Path) -> Iterator[dict[str, Any]]:
 
 
 def make_accelerator(out: Path) -> Accelerator:
-    """Set up accelerate for a run: devices and processes as launched, TensorBoard in the folder.
+    """Set up accelerate for a run: launched devices and processes, TensorBoard in the folder.
 
     Mixed precision is off here: one process may train several recipes, one after another.
     """

@@ -52,7 +52,7 @@ class MasterWeights:
 
 
 def _add_gradient_to(master: nn.Parameter) -> Callable[[Tensor], None]:
-    """A hook that moves a parameter's new gradient to its master."""
+    """Make a hook that moves a parameter's new gradient to its master."""
 
     def add(parameter: Tensor) -> None:
         if parameter.grad is not None:

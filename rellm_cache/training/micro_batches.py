@@ -1,9 +1,9 @@
 """Micro-batches: which clips of an optimizer step go through the model together.
 
 An optimizer step always has `batch_size` times `gradient_accumulation` clips. Its losses and
-gradients are sums over all of them, so the cut into micro-batches changes nothing but rounding. The
+gradients are sums over all of them, so the split into micro-batches changes only the rounding. The
 limit of a micro-batch is a number of clips (`training.micro_batch_tokens = 0`), a number of tokens,
-or whatever fits into memory ("auto").
+or the number of tokens that fits into memory ("auto").
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -22,14 +22,14 @@ FIRST_TOKENS = 512  # first limit of "auto" without an LLM; with one it is `llm.
 
 
 class MicroBatcher:
-    """Cuts the clips of a step into micro-batches below a limit.
+    """Splits the clips of a step into micro-batches up to a limit.
 
-    "auto" starts with one packed row of tokens and raises the limit by the memory that a
-    micro-batch of known size used. Running out of memory halves any limit for good.
+    "auto" starts with one packed row of tokens. It raises the limit after it has measured the
+    memory of a micro-batch. Running out of memory halves any limit permanently.
 
     Args:
         first_tokens: first limit of "auto".
-        costs: of each utterance id: tokens, or 1 if micro-batches are counted in clips.
+        costs: utterance id → tokens, or 1 if micro-batches are counted in clips.
 
     Attributes:
         limit: most tokens (or clips) in a micro-batch; a single clip may exceed it.
@@ -52,7 +52,7 @@ class MicroBatcher:
         return sum(self._costs[name] for name in batch.ids)
 
     def split(self, indices: Sequence[int], examples: Sequence[Example]) -> list[list[int]]:
-        """Cut indices of examples into micro-batches, in their order."""
+        """Split indices of examples into micro-batches; keep the order."""
         parts: list[list[int]] = []
         left = 0
         for index in indices:
@@ -65,7 +65,7 @@ class MicroBatcher:
         return parts
 
     def update_limit(self, cost: int, used_bytes: int, device: torch.device) -> None:
-        """Raise the limit by the bytes that a micro-batch, at least half as large, has used."""
+        """Raise the limit by the bytes used; ignored if `cost` is below half the limit."""
         if self._settled or cost < self.limit // 2:
             return
         wanted = int(memory_budget(device) / max(used_bytes, 1) * cost) // self._first * self._first
@@ -76,16 +76,16 @@ class MicroBatcher:
             self.limit = wanted
 
     def halve_limit(self, cost: int) -> None:
-        """Lower the limit for good, after a micro-batch of this cost ran out of memory."""
+        """Halve the limit permanently, after a micro-batch of this cost ran out of memory."""
         self.limit = (min(self.limit, cost) + 1) // 2
         self._settled = True
 
     def state(self) -> Tensor:
-        """(2,) int64: the limit, and whether it is settled."""
+        """(2,) int64: the limit, and 1 if it is final, else 0."""
         return torch.tensor([self.limit, int(self._settled)])
 
     def load_state(self, state: Tensor) -> None:
-        """Set limit and phase from `state()`."""
+        """Restore what `state()` returned."""
         self.limit, settled = (int(value) for value in state)
         self._settled = bool(settled)
 

@@ -1,9 +1,9 @@
 """Optimizer of the adapter and heads: AdamW in float32 or 8 bits, learning-rate schedule, clipping.
 
 AdamW (Loshchilov and Hutter, 2019) keeps two float32 moments for each weight. The 8-bit form of
-bitsandbytes keeps them in blocks of 8-bit numbers with one scale each (Dettmers et al., 2022), a
-quarter of the memory; the paged form lets the GPU driver move them to host memory when the GPU is
-full. Tensors with fewer than 4,096 weights keep float32 moments there.
+bitsandbytes keeps them in blocks of 8-bit numbers with one scale per block (Dettmers et al., 2022),
+a quarter of the memory. The paged form lets the GPU driver move them to host memory when the GPU is
+full. In both forms, tensors with fewer than 4,096 weights keep float32 moments.
 """
 
 import math
@@ -30,7 +30,7 @@ ADAMW_CLASSES: dict[str, Any] = {
 class Optimizer:
     """AdamW with warm-up, decay and gradient clipping, and all state that the next update needs.
 
-    The parameters of `model`, which is on its device, become bfloat16 if the config says so.
+    The model must be on its device. Its parameters become bfloat16 if the config says so.
 
     Attributes:
         masters, tensors: the float32 tensors that are updated.
@@ -82,7 +82,7 @@ class Optimizer:
         return float(norm)
 
     def averaged_weights(self) -> AbstractContextManager[None]:
-        """Inside the block the model has the mean weights, if the recipe averages them."""
+        """Context in which the model has the mean weights, if the recipe averages them."""
         return self._average.applied() if self._average is not None else nullcontext()
 
     def zero_grad(self) -> None:
@@ -90,7 +90,7 @@ class Optimizer:
         self.adamw.zero_grad(set_to_none=True)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything but the parameters and the step number, for `torch.save`."""
+        """All state except the parameters and the step number, for `torch.save`."""
         average = {} if self._average is None else {"average": self._average.state_dict()}
         return {
             "optimiser": self.adamw.state_dict(),
@@ -112,7 +112,7 @@ def make_adamw(
     """Build the recipe's AdamW; weight decay applies to matrices and convolutions only.
 
     Raises:
-        ConfigError: it does not run on this device.
+        ConfigError: the optimizer does not run on this device.
     """
     if config.optimizer == "paged_adamw8bit" and device.type != "cuda":
         raise ConfigError(
@@ -131,7 +131,7 @@ def make_adamw(
 
 
 def load_adamw_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Load `optimizer.state_dict()`, paged moments too; `ValueError` if it is another model's."""
+    """Load `optimizer.state_dict()`, also paged moments; `ValueError` for another model's."""
     if not isinstance(optimizer, bitsandbytes.optim.PagedAdamW8bit):
         optimizer.load_state_dict(state)
         return

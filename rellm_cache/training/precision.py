@@ -17,6 +17,6 @@ def training_autocast(config: TrainingConfig, device: torch.device) -> torch.aut
 
 
 def validation_autocast(config: TrainingConfig, device: torch.device) -> torch.autocast:
-    """Autocast for validation: float32, as a finished run answers, unless the weights are
-    bfloat16."""
+    """Autocast for validation: bfloat16 for bfloat16 weights, else float32, the precision in
+    which a finished run answers."""
     return torch.autocast(device.type, torch.bfloat16, enabled=config.param_dtype == "bf16")

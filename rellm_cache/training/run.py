@@ -1,7 +1,7 @@
 """Training run: from a recipe, a manifest folder and a cache to a run folder.
 
     <out>/recipe.toml            complete recipe, with the encoders' weights pinned
-    <out>/data.sha256            digest of the training data: a run continues only with the same
+    <out>/data.sha256            digest of the training data; a run continues only on the same
     <out>/metrics.jsonl          one row for each step and for each epoch
     <out>/checkpoints/step-N/    the two newest checkpoints; of a finished run, the last weights
     <out>/checkpoints/best.safetensors
@@ -59,12 +59,12 @@ class TrainReport:
     """A finished run.
 
     Attributes:
-        resumed_at: step that this call continued from: 0 for a new run, `steps` if the run was
-            finished already.
+        resumed_at: step at which this call continued: 0 for a new run, `steps` if the run was
+            already finished.
         seconds: training time over all calls.
         validation: scores of the best weights on the validation split.
         untrained: scores before the first step.
-        notes: losses that the data has no labels for.
+        notes: sentences on losses without labels in the data.
     """
 
     out: Path
@@ -99,9 +99,9 @@ def train(
         resources: the LLM and stores shared with other runs of this process.
 
     Raises:
-        RunError: `out` holds something else, or was trained on other data.
+        RunError: `out` is not a run of this recipe, or was trained on other data.
         StoreError: the cache lacks a store or clips.
-        ManifestError: there is no train split, or `report.json` beside it cannot be read.
+        ManifestError: there is no train split, or `report.json` in its folder cannot be read.
     """
     if recipe.text is not None:
         return _nothing_to_train(recipe, out)
@@ -111,7 +111,7 @@ def train(
         create_run_folder(recipe, out)
     corpus = _read_corpus(recipe, manifest, cache, resources)
     recipe = pinned(recipe, corpus.streams)
-    require_same_recipe(recipe, out)  # the folder's, if an earlier call had frames of other weights
+    require_same_recipe(recipe, out)  # differs if an earlier call used other encoder weights
     with accelerator.main_process_first():
         splits = (corpus.train, corpus.validation)
         record_data(data_digest(splits, recipe, corpus.questions, corpus.streams), out)
@@ -133,7 +133,7 @@ def train(
 
 
 def _nothing_to_train(recipe: Recipe, out: Path) -> TrainReport:
-    """Create the run folder of a text model: its recipe is all that `generate` needs."""
+    """Create the run folder of a text model; `generate` needs only the recipe."""
     create_run_folder(recipe, out)
     note = f"recipe {recipe.name!r} reads text and has nothing to train; RUN answers as it is"
     return TrainReport(out, 0, 0, 0.0, {}, {}, 0, [note.replace("RUN", str(out))])

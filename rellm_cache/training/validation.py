@@ -22,7 +22,7 @@ BATCH = 16
 
 @dataclass(frozen=True)
 class Predictions:
-    """What the heads say of examples, in the examples' order.
+    """Predictions of the heads, in the order of the examples.
 
     Attributes:
         emotions: (N,) int64 predicted indices.
@@ -36,7 +36,7 @@ class Predictions:
 
 @dataclass(frozen=True)
 class HeadScores:
-    """Scores of the auxiliary heads; None and empty where nothing is labelled."""
+    """Scores of the auxiliary heads; None or empty without labels."""
 
     recognition: RecognitionScores | None
     ccc: dict[str, float]
@@ -46,7 +46,7 @@ class HeadScores:
 def predict(
     model: SpeechLLM, examples: Sequence[Example], streams: StreamSet, device: torch.device
 ) -> Predictions:
-    """Run the model over examples in evaluation mode; its mode is restored."""
+    """Run the model on examples in evaluation mode; then restore its mode."""
     was_training = model.training
     model.eval()
     emotions = np.zeros(len(examples), np.int64)
@@ -95,7 +95,7 @@ def score_heads(
 def score_labelled(
     true: np.ndarray, predicted: np.ndarray, labels: tuple[str, ...]
 ) -> RecognitionScores | None:
-    """Recognition scores over the examples that have an emotion; None if none has."""
+    """Recognition scores of the examples with a known emotion; None if there are none."""
     labelled = true != IGNORED
     if not labelled.any():
         return None
@@ -105,7 +105,7 @@ def score_labelled(
 def validation_scores(
     model: SpeechLLM, examples: Sequence[Example], streams: StreamSet, device: torch.device
 ) -> dict[str, float]:
-    """Mean losses, UA and CCC of a model on examples; its training mode is as it was."""
+    """Mean losses, UA and CCC of a model on examples; its mode does not change."""
     predictions = predict(model, examples, streams, device)
     scores = {f"{name}_loss": value for name, value in predictions.terms.means().items()}
     scores["loss"] = float(predictions.terms.total(model.loss_weights))

@@ -1,6 +1,6 @@
 """Weight averaging over the last steps of a run.
 
-The mean of the weights along the path generalizes better than the last weights and costs no extra
+The mean of the weights over many steps generalizes better than the last weights and costs no extra
 training (Izmailov et al., "Averaging weights leads to wider optima and better generalization",
 2018).
 """
@@ -38,7 +38,7 @@ class WeightAverage:
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Give the model the mean weights inside the block; without a mean yet, change nothing."""
+        """Context in which the model has the mean weights; no effect before the first update."""
         if not self._count:
             yield
             return
