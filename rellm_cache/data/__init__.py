@@ -1,5 +1,5 @@
 """Data for training and inference: examples, streams of frames, padded batches, the loader.
 
-Input: utterances, and the feature stores with their frames. Output: batches, in an order that
+It takes utterances, and the feature stores with their frames. It returns batches, in an order that
 depends only on lengths, seed and epoch.
 """

@@ -1,5 +1,5 @@
 """Evaluation of trained runs: scores, reports, and judged answers to questions.
 
-Input: run folders, a manifest and a cache. Output: scores, predictions, an HTML report and judged
-answers, as files in the run folder.
+It takes run folders, a manifest and a cache. It writes scores, predictions, an HTML report and
+judged answers into the run folder.
 """

@@ -1,4 +1,5 @@
 """Trained model: adapter, heads and losses in front of the frozen LLM.
 
-Input: batches of frames. Output: embeddings for the LLM, emotion logits, dimensions, loss terms.
+It takes batches of frames. It returns embeddings for the LLM, emotion logits, dimensions and loss
+terms.
 """

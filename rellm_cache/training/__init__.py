@@ -1,5 +1,5 @@
 """Training of adapter and heads from cached frames.
 
-Input: a recipe, a manifest and a cache. Output: a finished run folder. A killed run continues and
-gives the same bits.
+It takes a recipe, a manifest and a cache. It writes a run folder. A killed run continues and gives
+the same bits.
 """
