@@ -1,7 +1,8 @@
 """Speech LLM: the trained adapter and heads around a frozen chat LLM.
 
-It takes a batch and returns emotion logits, dimensions and loss terms, or text answers. LoRA trains
-too if the recipe has it. The frozen LLM is not a submodule, so no state dict or checkpoint contains it.
+It takes a batch and returns emotion logits, dimensions and loss terms, or text answers. LoRA
+trains too if the recipe has it. The frozen LLM is not a submodule, so no state dict or checkpoint
+contains it.
 
 Letters: B utterances, T' adapter frames, H the LLM's hidden size, C emotions.
 """
