@@ -1,4 +1,4 @@
-"""The commands `rellm cache …` as functions: info, verify, repair, prune, compact, quantize, copy.
+"""Functions of the commands `rellm cache …`: info, verify, repair, prune, compact, quantize, copy.
 
-A cache root, a store or an HDF5 file enters. One report for each store leaves.
+They take a cache root, a store or an HDF5 file, and return one report for each store.
 """

@@ -97,7 +97,7 @@ def recompute(
 ) -> list[RecomputeReport]:
     """Encode `count` random clips of a manifest again for each store, and compare the frames.
 
-    `seed` is that of the random choice. Raises `ManifestError` or `StoreError` if the manifest or a
+    `seed` sets the random choice. Raises `ManifestError` or `StoreError` if the manifest or a
     store cannot be read, or a clip's number of frames differs.
     """
     device = device or default_device()

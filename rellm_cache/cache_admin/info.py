@@ -60,7 +60,7 @@ class ClipEntry:
 
 
 def list_clips(path: Path) -> list[ClipEntry]:
-    """List the clips of a store by id; of several rows with one id, the newest.
+    """List the clips of a store by id; if several rows have one id, only the newest.
 
     Raises `StoreError` if it is not a store, or its index is damaged.
     """

@@ -31,8 +31,8 @@ class CacheRepair:
     """Result of repairing a cache root."""
 
     stores: list[RepairReport]  # report of each store
-    removed: list[Path]  # what dead processes had left in `.writing/`
-    held: list[Path]  # what live processes are writing there
+    removed: list[Path]  # paths that dead processes left in `.writing/`
+    held: list[Path]  # paths that live processes are writing there
     stale_uploads: list[StaleUpload]  # incomplete parts in the object store
 
 
@@ -42,7 +42,7 @@ def verify_cache(cache: Path) -> list[StoreCheck]:
 
 
 def repair_cache(cache: Path, unfinished_hours: float = 24.0) -> CacheRepair:
-    """Drop damaged rows, keep intact ones, and remove what dead processes left.
+    """Drop damaged rows, keep intact ones, and remove files that dead processes left.
 
     An incomplete part in an object store is removed at the age of `unfinished_hours`. Raises
     `StoreError` if there is no store, or one is in maintenance or cannot be written; `RemoteError`
@@ -61,8 +61,8 @@ def prune_cache(
 ) -> list[PruneReport]:
     """Drop superseded rows and, if manifests are given, clips that are in none of them.
 
-    Raises `ManifestError` if a manifest is not valid; nothing was changed. Raises `StoreError` if
-    there is no store, or one is damaged, in maintenance or cannot be written.
+    Raises `ManifestError` if a manifest is not valid; then nothing is changed. Raises `StoreError`
+    if there is no store, or one is damaged, in maintenance or cannot be written.
     """
     keep = {u.id for path in manifests for u in read_manifests(path)} if manifests else None
     sync_mirror(cache)

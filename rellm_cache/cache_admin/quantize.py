@@ -1,8 +1,8 @@
 """Quantization of a float16 store to an int8 store, with a measure of the rounding error.
 
-A first pass measures mean and range of each channel, a second writes the int8 frames. If the int8
-store exists already, it keeps its scale and mean and only missing clips are written: so a killed
-call continues, and a later `extract` can be followed.
+The first pass measures mean and range of each channel, the second writes the int8 frames. An
+existing int8 store keeps its scale and mean, and only missing clips are written. So repeat the
+call after a kill, or after a later `extract`.
 """
 
 import dataclasses
@@ -44,7 +44,7 @@ class QuantizeReport:
 
 
 def quantize(source: Path, part_bytes: int = PART_BYTES) -> QuantizeReport:
-    """Make or update the int8 store beside a float16 store.
+    """Create or update the int8 store of a float16 store, in the same cache.
 
     A part is committed at `part_bytes` of frames. Raises `StoreError` if `source` is not a float16
     store, is empty or damaged, or writing failed.

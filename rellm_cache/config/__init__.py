@@ -1,4 +1,4 @@
-"""Recipes: what an experiment consists of, and the identity of what is cached.
+"""Recipes of experiments, and specs that identify cached data.
 
-TOML files and `--set` values enter. Frozen dataclasses leave, checked field by field.
+TOML files and `--set` values are loaded as frozen dataclasses. Each field is checked.
 """

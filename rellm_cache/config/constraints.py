@@ -15,17 +15,17 @@ from rellm_cache.errors import ConfigError
 class Range:
     """A range of numbers."""
 
-    low: float | None = None  # the least number allowed
+    low: float | None = None  # the smallest number allowed
     high: float | None = None  # the largest number allowed
-    above: float | None = None  # all must be more than this
-    below: float | None = None  # all must be less than this
+    above: float | None = None  # numbers must be greater than this
+    below: float | None = None  # numbers must be less than this
     word: str = ""  # allowed in place of a number
 
     def broken_by(self, value: Any) -> str:
-        """What is expected in place of a number, or a tuple of them; empty where it is allowed."""
+        """Describe what is expected if a number, or one of a tuple, is not allowed; else ""."""
         if isinstance(value, tuple):
             return f"numbers, each {self}" if any(map(self.broken_by, value)) else ""
-        allowed = isinstance(value, str) or (  # a word: its type says which
+        allowed = isinstance(value, str) or (  # the field's type checks the word
             (self.low is None or value >= self.low)
             and (self.high is None or value <= self.high)
             and (self.above is None or value > self.above)
@@ -53,7 +53,7 @@ class Holds:
         self.placeholders = placeholders
 
     def broken_by(self, value: str) -> str:
-        """What is expected in place of a text; empty where it is allowed."""
+        """Describe what is expected if a text is not allowed; else ""."""
         wrong = [one for one in self.placeholders if value.count(one) != 1]
         return f"{wrong[0]} exactly once" if wrong else ""
 
@@ -68,7 +68,7 @@ DropoutRate = Annotated[float, Range(0, below=1)]
 
 
 class Section:
-    """A table of a recipe. Its values are checked when it is made."""
+    """A table of a recipe. Its values are checked when it is created."""
 
     table: ClassVar[str]  # name of the TOML table
 
@@ -77,14 +77,14 @@ class Section:
 
 
 def constraints_of(kind: Any) -> dict[str, Range | Holds]:
-    """The constraint of each field of a dataclass that has one."""
+    """Return field → constraint of a dataclass, for fields with a constraint."""
     hints = typing.get_type_hints(kind, include_extras=True)
     found = {name: getattr(hint, "__metadata__", ()) for name, hint in hints.items()}
     return {name: known[0] for name, known in found.items() if known}
 
 
 def check_fields(table: str, section: Any) -> None:
-    """Raise `ConfigError` where a value of a recipe's table breaks the constraint of its field."""
+    """Raise `ConfigError` if a value of a recipe's table breaks the constraint of its field."""
     for name, constraint in constraints_of(type(section)).items():
         value = getattr(section, name)
         if expected := constraint.broken_by(value):

@@ -1,6 +1,6 @@
 """Loading of recipes: shipped ones and TOML files, `extends`, `--set`.
 
-`schema` says what a recipe holds. Nothing rewrites a recipe once it is loaded.
+`schema` defines the fields of a recipe. A loaded recipe never changes.
 """
 
 import dataclasses
@@ -27,8 +27,8 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = (), base: str = ""
     """Load a shipped recipe by name, or any TOML file by path.
 
     A recipe may extend another, as `extends = "re-llm"`: its own fields replace those of the other.
-    `base` is extended in place of the lowest one, which makes a variant of the paper's models a
-    variant of others. `overrides` are `key.key=value`, applied last and in order.
+    `base` replaces the lowest recipe of that chain, so that a variant of the paper's models becomes
+    a variant of other models. `overrides` are `key.key=value`, applied last and in order.
 
     Raises `ConfigError` if there is no such recipe, it is not TOML, a field has a new name or is
     unknown, or a value is of the wrong type or out of range.
@@ -48,14 +48,14 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = (), base: str = ""
 
 
 def to_toml(recipe: Recipe) -> str:
-    """The recipe as TOML with every field written out; `load_recipe` reads it back equal."""
+    """Return the recipe as TOML with every field; `load_recipe` reads an equal recipe from it."""
     return write_toml(dataclasses.asdict(recipe))
 
 
 def _read_layers(
     name_or_path: str, base: str, above: tuple[str, ...] = ()
 ) -> list[tuple[str, dict[str, Any]]]:
-    """Name in messages and table of a recipe and of those that it extends, the lowest first."""
+    """Return (name for messages, table) of a recipe and all that it extends, the lowest first."""
     table, source, folder = _read_table(name_or_path)
     parent = table.pop("extends", "")
     if not isinstance(parent, str):
@@ -72,7 +72,7 @@ def _read_layers(
 
 
 def _read_table(name_or_path: str) -> tuple[dict[str, Any], str, Path]:
-    """A recipe's own table, its name in messages, and its folder."""
+    """Return a recipe's own table, its name for messages, and its folder."""
     shipped = shipped_recipes()
     path = Path(name_or_path)
     if name_or_path in shipped:
@@ -91,7 +91,7 @@ def _read_table(name_or_path: str) -> tuple[dict[str, Any], str, Path]:
 
 
 def _require_known_stream(table: dict[str, Any], override: str) -> None:
-    """Raise `ConfigError` for a `--set encoders.NAME=none` that would leave out nothing."""
+    """Raise `ConfigError` if `--set encoders.NAME=none` names no encoder of the recipe."""
     key, _, value = override.partition("=")
     name = key.strip().removeprefix("encoders.")
     known = table.get("encoders", {})

@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
-# Table of a recipe -> old field -> new field; one with a dot is in another table. Add to it with
-# every rename.
+# Table of a recipe -> old field -> new field; a new name with a dot is in another table. Add
+# every rename here.
 RENAMED: dict[str, dict[str, str]] = {
     "encoders.*": {"weights": "weights_sha256"},
     "emotion": {"pooling": "encoders.emotion.pooling (leave it out without that encoder)"},
@@ -39,7 +39,7 @@ RENAMED: dict[str, dict[str, str]] = {
 
 
 def renamed_fields(table: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, str]]:
-    """Old and new name of each renamed field of a recipe's TOML table, whose own name is `path`."""
+    """Yield old and new name of each renamed field in a recipe's TOML table, named `path`."""
     known = [names for pattern, names in RENAMED.items() if fnmatchcase(path, pattern)]
     for key, value in table.items():
         field = f"{path}.{key}" if path else key

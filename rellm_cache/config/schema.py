@@ -38,16 +38,16 @@ class EncoderConfig(EncoderSpec):
 
     @property
     def spec(self) -> EncoderSpec:
-        """The encoder alone, which decides the frames."""
+        """The encoder's spec, which determines the frames."""
         own = dataclasses.fields(EncoderSpec)
         return EncoderSpec(**{field.name: getattr(self, field.name) for field in own})
 
     def to_json(self) -> dict[str, Any]:
-        """The spec, as a store holds it."""
+        """Return the spec as JSON, in the form that a store holds."""
         return self.spec.to_json()
 
     def differences(self, other: CachedSpec) -> list[str]:
-        """Fields in which `other` is not the spec, as readable text."""
+        """Return the fields in which `other` differs from the spec, as readable text."""
         return self.spec.differences(other)
 
 
@@ -159,19 +159,19 @@ class LossesConfig(Section):
 
     @property
     def tasks(self) -> set[str]:
-        """Tasks with answers that some loss learns from: `response_lm`, `emotion_lm`, `qa_lm`."""
+        """Tasks with answers that a loss trains on: `response_lm`, `emotion_lm`, `qa_lm`."""
         used = (name for name, weight in self.weights.items() if weight > 0)
         return {ANSWER_TASKS[name] for name in used if name in ANSWER_TASKS}
 
     @property
     def learns_responses(self) -> bool:
-        """Whether some loss is over the expected responses."""
+        """Whether a loss trains on the expected responses."""
         return "response_lm" in self.tasks
 
 
 @dataclass(frozen=True)
 class LoraConfig(Section):
-    """Low-rank additions to the frozen LLM's projections, which train. The defaults are the
+    """LoRA: trained low-rank additions to the frozen LLM's projections. The defaults are the
     reference code's."""
 
     table = "llm.lora"
@@ -240,14 +240,14 @@ class LLMConfig(Section):
     def caches_prefix_kv(self) -> bool:
         """Whether keys and values of prompts are computed once and kept.
 
-        LoRA at all positions changes them at each step, and activation checkpointing takes none.
+        LoRA at all positions changes them at each step; activation checkpointing cannot use them.
         """
         lora_elsewhere = self.lora is not None and self.lora.scope != "speech"
         return not (self.activation_checkpointing or lora_elsewhere)
 
     @property
     def identity(self) -> dict[str, str]:
-        """The fields that decide its answers without LoRA; the others change speed and memory."""
+        """The fields that determine its answers without LoRA; others affect speed and memory."""
         names = ("model", "revision", "quantization", "template")
         return {name: getattr(self, name) for name in names}
 
@@ -300,7 +300,7 @@ class PromptsConfig(Section):
     """Most tokens of the step 1 request and its response together. Longer ones are dropped."""
 
     def recognition_of(self, emotions: Sequence[str]) -> str:
-        """The prompt `recognition` with its options, as "neutral, sad, angry, or happy"."""
+        """Return the prompt `recognition` with its options, as "neutral, sad, angry, or happy"."""
         known = [name for name in _PROMPT_ORDER if name in emotions]
         *names, last = [*known, *(name for name in emotions if name not in known)]
         comma = "," if len(names) > 1 else ""
@@ -309,7 +309,7 @@ class PromptsConfig(Section):
 
 @dataclass(frozen=True)
 class TextConfig:
-    """A model that reads transcripts instead of speech; nothing in it trains."""
+    """A model that reads transcripts instead of speech; nothing is trained."""
 
     transcript: Literal["corpus", "whisper"] = "corpus"
     """The manifest's transcript, or the one that Whisper wrote (`rellm transcribe`)."""
@@ -451,7 +451,7 @@ class Recipe:
         return self.llm if self.needs_llm else None
 
     def require_text(self) -> TextConfig:
-        """`text`; `ConfigError` where the recipe has none."""
+        """Return `text`; raise `ConfigError` if the recipe has none."""
         if self.text is None:
             raise ConfigError(
                 f"recipe {self.name!r} has no [text] table, so its model is trained on speech; use "
@@ -460,7 +460,7 @@ class Recipe:
         return self.text
 
     def require_llm(self) -> LLMConfig:
-        """`llm`; `ConfigError` where the recipe has none."""
+        """Return `llm`; raise `ConfigError` if the recipe has none."""
         if self.llm is None:
             raise ConfigError(
                 f"recipe {self.name!r} has no [llm] table, so it cannot write text; use one that "

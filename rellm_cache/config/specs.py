@@ -1,7 +1,7 @@
 """Specs: the identity of cached frames, teacher rows and transcripts.
 
-A spec holds the settings of a model. Its fingerprint is the SHA-256 of those that change what the
-model makes. Files keep specs as JSON; docs/cache-format.md describes it.
+A spec holds the settings of a model. Its fingerprint is the SHA-256 of the settings that change
+the model's output. Files keep specs as JSON; docs/cache-format.md describes it.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from rellm_cache.errors import ConfigError
 
 EncoderKind = Literal["whisper", "wav2vec2-emotion", "prosody"]
 
-# The values that each kind of encoder takes; the first is the default.
+# The values that each kind of encoder accepts; the first is the default.
 WINDOWS: dict[EncoderKind, tuple[str, ...]] = {
     "whisper": ("30s", "clip"),
     "wav2vec2-emotion": ("clip",),
@@ -39,11 +39,11 @@ class CachedSpec(ABC):
     """The identity of cached data: fingerprint, folder name, comparison, JSON.
 
     The fields in `always` are those of rellm 0.1: always in the JSON and in the fingerprint. A
-    later field is there only where it differs from its default, so that a new field changes no
+    later field is included only if it differs from its default, so that a new field changes no
     existing fingerprint. Never add to `always`.
     """
 
-    command: ClassVar[str]  # that makes the data
+    command: ClassVar[str]  # command that makes the data
     always: ClassVar[tuple[str, ...]]
     kind: str
     model: str
@@ -51,9 +51,9 @@ class CachedSpec(ABC):
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 (hex) of the fields that change what is made.
+        """SHA-256 (hex) of the fields that change the data.
 
-        The model's path or hub id is left out where its weights are known.
+        The model's path or hub id is left out if its weights are known.
         """
         identity = self.to_json()
         if self.weights_sha256:
@@ -66,7 +66,7 @@ class CachedSpec(ABC):
         """A short folder-safe name."""
 
     def to_json(self) -> dict[str, Any]:
-        """The spec as files hold it: `always`, and later fields that are not their default."""
+        """Return the spec as JSON: `always`, and later fields that differ from their default."""
         return {
             _JSON_KEYS.get(field.name, field.name): value
             for field, value in self._values()
@@ -75,7 +75,7 @@ class CachedSpec(ABC):
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Self:
-        """The spec that a file holds. A missing key has its default.
+        """Return the spec from a file's JSON. A missing key gets its default.
 
         Raises `ConfigError` if a key is unknown, or missing and without a default.
         """
@@ -120,7 +120,7 @@ class StoredSpec(CachedSpec):
 
 @dataclass(frozen=True)
 class EncoderSpec(StoredSpec):
-    """The settings of an encoder that decide its frames; device and batch size do not."""
+    """The settings of an encoder that determine its frames; device and batch size do not."""
 
     command: ClassVar[str] = "rellm extract"
     always: ClassVar[tuple[str, ...]] = (
@@ -188,7 +188,7 @@ class EncoderSpec(StoredSpec):
 
 @dataclass(frozen=True)
 class TeacherSpec(StoredSpec):
-    """The settings of a text LLM that decide its stored distributions (for distillation).
+    """The settings of a text LLM that determine its stored distributions (for distillation).
 
     A frame of its store is a row of `llm.teacher_distribution`, one for each response token.
     """
@@ -224,7 +224,7 @@ class TeacherSpec(StoredSpec):
 
 @dataclass(frozen=True)
 class TranscriberSpec(CachedSpec):
-    """The settings of a Whisper that decide its transcripts. It decodes greedily."""
+    """The settings of a Whisper model that determine its transcripts. It decodes greedily."""
 
     command: ClassVar[str] = "rellm transcribe"
     always: ClassVar[tuple[str, ...]] = (

@@ -1,6 +1,6 @@
 """TOML: frozen dataclasses from tables, tables from `--set`, and TOML text from dicts.
 
-An unknown key is refused with the nearest known one, a value of a wrong type with the right type.
+The error for an unknown key names the nearest known key; for a wrong type, the right type.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ def apply_override(table: dict[str, Any], override: str) -> None:
     """Set `a.b=value` in a nested table, in place. The value is TOML; a bare word is a string.
 
     `none` removes an optional table, as in `llm=none` and `encoders.emotion=none`. Raises
-    `ConfigError` if there is no `=`, or a key on the way is no table.
+    `ConfigError` if there is no `=`, or a key before the last is not a table.
     """
     key, equals, value = override.partition("=")
     *parents, last = key.strip().split(".")
@@ -41,7 +41,7 @@ def apply_override(table: dict[str, Any], override: str) -> None:
 
 
 def merge_tables(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """A nested table with the values of another one in place of its own."""
+    """Return `base` with the values of `changes` in place of its own, at every level."""
     merged = dict(base)
     for key, value in changes.items():
         old = merged.get(key)
@@ -109,7 +109,7 @@ def convert(hint: Any, value: Any, where: str) -> Any:
 
 
 def _convert_to_one(members: Sequence[Any], value: Any, where: str) -> Any:
-    """The value as the first type that it fits; an array only as a tuple."""
+    """Convert a value to the first type that it fits; an array only to a tuple."""
     array = isinstance(value, list)
     members = [m for m in members if (typing.get_origin(m) is tuple) == array] or members
     if len(members) == 1:
@@ -124,7 +124,7 @@ def _convert_to_one(members: Sequence[Any], value: Any, where: str) -> Any:
 
 
 def write_toml(table: Mapping[str, Any]) -> str:
-    """A nested table as TOML text, without None values and empty tables."""
+    """Return a nested table as TOML text, without None values and empty tables."""
     lines: list[str] = []
     _write_table(lines, table, ())
     return "\n".join(lines).strip() + "\n"
@@ -134,7 +134,7 @@ def _write_table(lines: list[str], table: Mapping[str, Any], path: tuple[str, ..
     if path:
         lines += ["", f"[{'.'.join(path)}]"]
     values = {k: v for k, v in table.items() if v is not None}
-    # JSON's strings, numbers, booleans and arrays are TOML's.
+    # TOML writes strings, numbers, booleans and arrays as JSON does.
     lines += [
         f"{k} = {json.dumps(v, ensure_ascii=False)}"
         for k, v in values.items()

@@ -21,7 +21,7 @@ Method = Literal["percentile", "bca"]
 
 @dataclass(frozen=True)
 class Interval:
-    """A statistic and its bootstrap interval; all NaN where the statistic has no value."""
+    """A statistic and its bootstrap interval; all NaN if the statistic has no value."""
 
     value: float
     low: float

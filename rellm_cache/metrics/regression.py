@@ -20,7 +20,7 @@ def concordance(true: np.ndarray, predicted: np.ndarray) -> float:
 
 def concordance_of_rows(true: np.ndarray, predicted: np.ndarray) -> NDArray[np.float64]:
     """CCC of each row of two arrays (…, N): shape (…)."""
-    # CCC does not change with a common shift; shifted, a constant column is exactly its mean, 0.
+    # A common shift does not change the CCC. It makes a constant `true` and its mean exactly 0.
     origin = true[..., :1].astype(np.float64)
     true, predicted = true.astype(np.float64) - origin, predicted.astype(np.float64) - origin
     true_mean, predicted_mean = true.mean(-1, keepdims=True), predicted.mean(-1, keepdims=True)

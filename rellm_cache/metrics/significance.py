@@ -39,7 +39,7 @@ def paired_test(first: Sequence[float], second: Sequence[float]) -> PairedTest:
     Where no pair differs, p is 1 and the effect 0.
 
     Raises:
-        ValueError: columns of different lengths, or a score that is no number.
+        ValueError: columns of different lengths, or a score that is not a number.
     """
     scores, others = np.asarray(first, np.float64), np.asarray(second, np.float64)
     if scores.shape != others.shape or scores.ndim != 1:

@@ -1,4 +1,4 @@
-"""Commit and replacement of parts, safe against a kill at every moment.
+"""Commit and replacement of parts; a kill at any moment loses no row.
 
 A new part is complete under its name before an old one is removed. It sorts right after the last
 old part, so readers see the same rows at every moment.
@@ -23,7 +23,7 @@ from rellm_cache.utils.atomic_files import rename, sync_path, sync_tree
 
 @contextmanager
 def temporary_folder(store: Path) -> Iterator[Path]:
-    """Yield a locked path under `.writing/`, to be written and renamed; remove what is left.
+    """Yield a locked path under `.writing/`, to write and rename; remove it if it was not renamed.
 
     Raises `StoreError` if a file could not be written, renamed or removed.
     """
@@ -49,7 +49,7 @@ def replace_parts(
     quantization: Quantization | None = None,
     writers: Sequence[dict[str, str]] = (),
 ) -> None:
-    """Replace adjacent parts `old`, oldest first, by one part of `rows`, or by none.
+    """Replace adjacent parts `old`, oldest first, by one part of `rows`; without rows only remove.
 
     Raises `StoreError` if the disk is full or a folder cannot be written; no row is lost.
     """
@@ -75,7 +75,7 @@ def add_part(part: Path, write: Callable[[Path], None]) -> None:
 
 
 def remove_part(part: Path) -> None:
-    """Remove a part, in a mirror from the object store first."""
+    """Remove a part; in a mirror, remove it from the object store first."""
     remove_remote_part(part)
     remove_local_part(part)
 

@@ -1,4 +1,4 @@
-"""Errors of damaged, removed and unreadable store files, with the repair in each message."""
+"""Errors for damaged, removed and unreadable store files; each message names the repair."""
 
 import errno
 from pathlib import Path
@@ -18,9 +18,9 @@ class UnreadableError(RellmError):
 
 
 def raise_if_unreadable(error: Exception, path: Path) -> None:
-    """Raise `UnreadableError` if `error` only prevented reading; return if it tells of damage.
+    """Raise `UnreadableError` if `error` only prevented reading; return if it means damage.
 
-    `path` is the file, in case the error names none. A `MemoryError` is raised again.
+    `path` is the file to name if the error names none. A `MemoryError` is raised again.
     """
     if isinstance(error, MemoryError):
         raise error
@@ -29,7 +29,7 @@ def raise_if_unreadable(error: Exception, path: Path) -> None:
 
 
 def damage_error(part: Path, what: str) -> StoreError:
-    """Return the error for a damaged part, with the repair."""
+    """Return the error for a damaged part; its message names the repair."""
     if not part.exists():
         return removed_error(part)
     root = part.parent.parent
@@ -54,7 +54,7 @@ def removed_error(part: Path) -> StoreError:
 
 
 def quantization_mismatch(part: Path, first: Path) -> str:
-    """Describe a part of an int8 store with another scale or mean than the first part."""
+    """Return the message that an int8 part's scale or mean differs from the first part's."""
     return (
         f"{part}: its int8 scale and mean differ from those of {first.name}: the parts belong to "
         "different stores; move it out of the store and run `rellm cache quantize` again"

@@ -34,7 +34,7 @@ INNER_FRAMES = 256
 SHARD_BYTES = 64 << 20
 WRITING = ".writing"
 PART_NAME = re.compile(r"part-(?P<number>\d{6,})-(?P<suffix>[0-9a-f]{8,})")
-# Keys of a store's attributes before they had a checksum.
+# Keys of the attributes in early stores, which have no checksum.
 STORE_KEYS = frozenset(
     ("format", "format_version", "fingerprint", "encoder", "frame_size", "licence")
 )
@@ -49,7 +49,7 @@ class StoreInfo:
     spec: StoredSpec  # the encoder, or the text LLM, that made its frames
     frame_size: int  # D, values in a frame
     licence: str  # of the encoder's model
-    # largest size of a shard file; not recorded, readers expect the default
+    # largest size of a shard file; it is not recorded, so readers assume the default
     shard_bytes: int = field(default=SHARD_BYTES, compare=False)
 
     @property
@@ -152,7 +152,7 @@ def _repair_hint(cache: Path) -> str:
 
 
 def store_path(cache: Path, spec: StoredSpec) -> Path:
-    """Return the folder of a spec's store, existing or not; the spec's weights are resolved.
+    """Return the folder of a spec's store, existing or not; the spec needs resolved weights.
 
     Only the fingerprint identifies a store: its slug may come from another name of the model.
     """

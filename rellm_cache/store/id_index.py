@@ -2,7 +2,7 @@
 
 A million Python strings would take a second and 100 MB, so ids stay bytes. A sorted array of 64-bit
 hashes finds candidate rows, and the bytes confirm them. The hashes are Python's, which differ
-between processes, so they are never stored. Rows are counted through all parts.
+between processes, so they are never stored. Rows are numbered across all parts.
 """
 
 import itertools
@@ -20,8 +20,8 @@ Item = TypeVar("Item")
 class IdIndex(Set[str]):
     """The set of ids of a store, with the last row of each.
 
-    `columns` are the ids of each part, oldest first, end to end (uint8), and their (N + 1,)
-    offsets. `hash_id` gives the hashes; ids may share one.
+    `columns` holds, for each part, oldest first, its ids end to end (uint8) and their (N + 1,)
+    offsets. `hash_id` hashes one id; two ids may have the same hash.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class IdIndex(Set[str]):
         newest = self._newest(hashes, order)
         if not newest.all():
             hashes, order = hashes[newest], order[newest]
-        # Memoryviews give single items faster than numpy arrays.
+        # Reading one item is faster from a memoryview than from a numpy array.
         self._rows = order.astype(np.uint32).data
         self._hashes = hashes.data
 
@@ -73,7 +73,7 @@ class IdIndex(Set[str]):
             row: int = self._rows[entry]
             if self._id(row) == key:
                 return row
-            entry += 1  # another id of the same hash
+            entry += 1  # another id with the same hash
         return ABSENT
 
     def rows(self, utterance_ids: Iterable[str]) -> NDArray[np.int64]:

@@ -1,4 +1,4 @@
-"""Frames in memory, read like a feature store: for live encoding."""
+"""Frames in memory for live encoding, read like a feature store."""
 
 from collections.abc import Iterable, Sequence
 
@@ -22,7 +22,7 @@ class InMemoryFrames:
         self._frames: dict[str, np.ndarray] = {}
 
     def add(self, utterance_id: str, frames: np.ndarray) -> None:
-        """Add (L, D) frames; `FrameError` if of another shape, not finite, or beyond float16."""
+        """Add (L, D) frames; `FrameError` for a wrong shape or values not finite in float16."""
         self._frames[utterance_id] = to_float16(frames, utterance_id, self.frame_size)
 
     def length(self, utterance_id: str, /) -> int:
@@ -47,7 +47,7 @@ class InMemoryFrames:
             )
 
     def audio_sha256(self, utterance_id: str, /) -> None:
-        """None: frames in memory keep no digest of their audio."""
+        """Return None: frames in memory keep no digest of their audio."""
 
     def read_ahead(self, utterance_ids: Sequence[str], /) -> None:
         """Do nothing: all frames are in memory."""

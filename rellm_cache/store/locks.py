@@ -1,7 +1,7 @@
-"""File locks of a cache under `.writing/`, and removal of what dead processes left there.
+"""File locks of a cache under `.writing/`, and removal of files that dead processes left there.
 
 A lock is an flock on `<path>.lock`. The kernel releases it when the process ends, so no lock is
-ever stale. Whatever lies in `.writing/` without a held lock was left by a dead process. Some shared
+ever stale. A path in `.writing/` without a held lock was left by a dead process. Some shared
 file systems do not show locks to other machines, so names of large folders end with the host name.
 """
 
@@ -52,10 +52,10 @@ def maintenance_lock(store: Path) -> Iterator[None]:
 
 
 def remove_stale(cache: Path) -> tuple[list[Path], list[Path]]:
-    """Remove what dead processes left in `.writing/`.
+    """Remove files and folders that dead processes left in `.writing/`.
 
-    Returns the removed paths, and those that may be in use: held by a live process, or on a file
-    system without locks.
+    Returns the removed paths, and the paths that may be in use: a live process holds them, or the
+    file system has no locks.
     """
     removed: list[Path] = []
     held: list[Path] = []
@@ -72,7 +72,7 @@ def with_hostname(name: str) -> str:
 
 
 def remove_own_stale(cache: Path) -> None:
-    """Remove what dead processes of this machine left in `.writing/`, by `with_hostname`.
+    """Remove paths under `.writing/` with this machine's name that dead processes left.
 
     Errors are ignored; `remove_stale` will report them.
     """
@@ -115,7 +115,7 @@ def _remove_unless_locked(temporary: Path) -> bool:
 
 @contextmanager
 def removed_on_exit(temporary: Path) -> Iterator[None]:
-    """Remove a folder at the end, unless it was renamed; its lock must be held."""
+    """Remove a folder when the block ends, unless it was renamed; the caller holds its lock."""
     try:
         yield
     finally:
@@ -159,7 +159,7 @@ def _acquire(path: Path, how: int) -> int:
 
 def _release(path: Path, handle: int) -> None:
     try:
-        path.unlink(missing_ok=True)  # while held: a waiting process then sees it is gone
+        path.unlink(missing_ok=True)  # before unlocking, so that a waiting process sees it
     finally:
         os.close(handle)
     with contextlib.suppress(OSError):

@@ -16,8 +16,8 @@ Spec = TypeVar("Spec", bound=CachedSpec)
 def find_store(cache: Path, spec: StoredSpec) -> Path:
     """Return the store that matches the encoder of a recipe.
 
-    Raises `StoreError` if none matches, and the message names the fields in which the nearest store
-    differs; or several match with different weights and the recipe pins none.
+    Raises `StoreError` if none matches; the message names the fields in which the nearest store
+    differs. Raises it too if several match with different weights and the recipe pins none.
     """
     stores = [(path, read_info(path).spec) for path in list_stores(cache)]
     what = f"stores hold {spec.kind} {spec.model}"

@@ -1,4 +1,4 @@
-"""Reading one committed part: frames and columns by row.
+"""Reader of one committed part: frames and columns by row.
 
 The frames of all utterances lie end to end in one array. Uncompressed ones are read as slices of
 memory-mapped shards and compared with their checksum when first read. Frames with other codecs are
@@ -118,8 +118,8 @@ class Part:
         except ShardError as error:
             raise damage_error(self.path, str(error)) from error
         if not self._checked[row]:
-            # Copying releases Python's lock, the checksum does not: computed on the map, it would
-            # block all threads while it waits for a cold disk.
+            # Copying releases the GIL, the checksum does not. A checksum of the memory map itself
+            # would block all threads while the disk is read.
             self.check(row, frames.copy())
         return frames
 
@@ -166,7 +166,7 @@ class Part:
 
     @cached_property
     def _bounds(self) -> memoryview:
-        """`offsets` as a memoryview, which gives single items faster."""
+        """`offsets` as a memoryview: reading one item is faster than from numpy."""
         return np.ascontiguousarray(self.offsets, np.int64).data
 
     @cached_property
@@ -191,17 +191,17 @@ class Part:
         except Exception as error:  # zarr raises any error at damaged metadata
             raise_if_unreadable(error, self.path)
             raise damage_error(self.path, f"frames cannot be read ({error})") from error
-        self.check(row, frames)  # every time: zarr reads a chunk that has gone missing as zeros
+        self.check(row, frames)  # every time: zarr reads a missing chunk as zeros
         return frames
 
 
 def read_column(path: Path) -> np.ndarray:
     """Read the whole array at `path` and compare its checksum.
 
-    A column of our writer is one file, its bytes and their CRC-32C, and is read directly: a store
-    may have hundreds of parts. Other layouts are read through zarr. Raises `OSError`,
-    `ValueError` or `KeyError` if it is missing, truncated, altered or not a Zarr array; of other
-    layouts, any error of zarr.
+    Our writer stores a column as one file: its bytes and their CRC-32C. It is read directly, for
+    speed: a store may have hundreds of parts. Other layouts are read through zarr. Raises
+    `OSError`, `ValueError` or `KeyError` if it is missing, truncated, altered or not a Zarr array;
+    for other layouts, any error of zarr.
     """
     meta = json.loads((path / "zarr.json").read_text("utf-8"))
     shape = tuple(meta["shape"])

@@ -1,4 +1,4 @@
-"""Writing one part: a Zarr v3 group of frames, columns and checksums.
+"""Writer of one part: a Zarr v3 group of frames, columns and checksums.
 
 docs/cache-format.md specifies the files; `part` reads them.
 """
@@ -47,11 +47,11 @@ class _Written:
 class PartWriter:
     """Writes one part at `path`: frames as rows are added, columns and metadata in `finish`.
 
-    Call `close` in any case. The caller syncs the columns and renames the part.
+    Always call `close`. The caller syncs the columns and renames the part.
 
     Args:
         path: of the part; must not exist.
-        info: of the store; the part keeps a copy, from which a repair can restore the store's.
+        info: attributes of the store; a repair can restore them from the part's copy.
         quantization: scale and mean of an int8 store; None for other types.
     """
 
@@ -64,7 +64,7 @@ class PartWriter:
         chunks = max_shard_frames(info) // INNER_FRAMES
         self._shards = ShardWriter(path / FRAMES, chunks, INNER_FRAMES * info.frame_bytes)
         self._written: list[_Written] = []
-        self._torn = False  # a clip is written incompletely
+        self._torn = False  # whether a clip was written incompletely
 
     def close(self) -> None:
         """Close the open shard file."""
@@ -139,12 +139,12 @@ def array_digest(path: Path) -> str:
 
 
 def max_shard_frames(info: StoreInfo) -> int:
-    """Return the frames of a full shard."""
+    """Return the number of frames in a full shard."""
     return info.shard_bytes // info.frame_bytes // INNER_FRAMES * INNER_FRAMES
 
 
 def shard_frames(total: int, info: StoreInfo) -> int:
-    """Return S, the frames of each shard in a part of `total` frames."""
+    """Return S, the number of frames in each shard of a part with `total` frames."""
     return min(max_shard_frames(info), -(-total // INNER_FRAMES) * INNER_FRAMES)
 
 

@@ -1,4 +1,4 @@
-"""Reading a feature store: frames, digests and dimensions by utterance id.
+"""Reader of a feature store: frames, digests and dimensions by utterance id.
 
 Only committed parts are read. If an id is in several parts, because its audio changed and was
 encoded again, the newest part wins. A forked process maps the files itself.
@@ -27,7 +27,7 @@ from rellm_cache.store.quantization import Quantization
 from rellm_cache.store.remote.mirror_paths import display_path
 from rellm_cache.store.shard_reader import allow_open_files
 
-PROBED_CLIPS = 2  # of a batch, to decide whether it is in the page cache
+PROBED_CLIPS = 2  # clips of a batch that are tested for being in the page cache
 
 
 class FeatureStore:
@@ -43,7 +43,7 @@ class FeatureStore:
         dtype: of stored values: float16, int8, or a teacher's float32.
         licence: of the encoder.
         ids: set of stored clips; iterates in the order of commits.
-        max_lookups: clips kept in a lookup table; above the size of most corpora.
+        max_lookups: most clips kept in a lookup table; most corpora have fewer.
     """
 
     def __init__(self, path: Path, shard_bytes: int = SHARD_BYTES) -> None:
@@ -61,7 +61,7 @@ class FeatureStore:
         self.max_lookups = 1 << 16
         self._found: dict[str, tuple[Part, int]] = {}
         self._views: dict[str, Frames] = {}
-        # Rows are counted through all parts; these are the first rows of each part.
+        # Rows are numbered across all parts; this is the number of each part's first row.
         self._first_rows = [0, *accumulate(len(ends) - 1 for _, ends in columns)]
         _open_stores.add(self)
 

@@ -41,7 +41,7 @@ def shard_file_bytes(chunks: int, present: int, chunk_bytes: int) -> int:
 def allow_open_files(more: int) -> None:
     """Raise this process's limit of open files by `more`, as far as the system allows.
 
-    Each mapped shard keeps its file open; the usual limit of 1,024 would end at 64 GB of frames.
+    Each mapped shard keeps its file open; the usual limit of 1,024 files is reached at 64 GB.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if more > soft // 4:
@@ -188,7 +188,7 @@ class MappedShards:
         return f"{self._folder}/c/{shard}/0"
 
     def map(self, shard: int) -> np.ndarray:
-        """Map one shard file and return its (frames, D), the padding of the last one included.
+        """Map one shard file and return its (frames, D) values; those of the last include padding.
 
         Raises `ShardError` if it is missing or truncated, or its index is wrong.
         """

@@ -1,4 +1,4 @@
-"""Shard files written clip by clip, byte for byte as zarr would write them.
+"""Writer of shard files, clip by clip, with the same bytes that zarr would write.
 
 zarr encodes chunk by chunk, which is slower. docs/cache-format.md gives the layout.
 """
@@ -27,7 +27,7 @@ def shard_index(chunks: int, present: int, chunk_bytes: int) -> bytes:
 class ShardWriter:
     """Writes the shards of one array (F, D) in order; F is known only at the end.
 
-    Call `finish` to complete the array, and `close` in any case. A full shard has `chunks` chunks
+    Call `finish` to complete the array, and always call `close`. A full shard has `chunks` chunks
     of `chunk_bytes`; the index of a single shard has only the chunks it holds.
     """
 

@@ -58,8 +58,8 @@ def is_transcripts(name: str) -> bool:
 def find_transcripts(cache: Path, spec: TranscriberSpec) -> Path:
     """Return the transcripts file that matches the transcriber of a recipe.
 
-    Raises `StoreError` if none matches, and the message names the fields in which the nearest file
-    differs; or several match with different weights and the recipe pins none.
+    Raises `StoreError` if none matches; the message names the fields in which the nearest file
+    differs. Raises it too if several match with different weights and the recipe pins none.
     """
     found = [(path, read_header(path)) for path in list_transcripts(cache)]
     what = f"files hold transcripts by {spec.model}"
@@ -114,7 +114,7 @@ def read_transcripts(
 ) -> dict[str, str]:
     """Return id → transcript of every utterance; a text may be empty.
 
-    Raises `StoreError` if transcripts are missing, all or some, or their file is damaged.
+    Raises `StoreError` if some or all transcripts are missing, or their file is damaged.
     """
     path = find_transcripts(cache, spec)
     known = read_transcripts_file(path)

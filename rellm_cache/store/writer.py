@@ -1,4 +1,4 @@
-"""Writing a feature store: clips are added one by one and appear in parts, each by one rename.
+"""Writer of a feature store: clips are added singly and committed in parts, each by one rename.
 
 An open part grows on disk under `.writing/`, where no reader sees it; a committed part never
 changes. Any number of writers and processes may fill one store: each commits its own parts.
@@ -182,7 +182,7 @@ class _OpenPart:
         return time.monotonic() - self._opened
 
     def add(self, row: Row) -> None:
-        """Queue a clip; wait while the queue is full. An `OSError` may be of an earlier clip."""
+        """Queue a clip; wait while the queue is full. An `OSError` may be an earlier clip's."""
         self._pending.append(self._thread.submit(self._writer.add, row))
         self.ids.add(row.id)
         self.nbytes += row.frames.nbytes
@@ -260,7 +260,7 @@ def to_float16(frames: np.ndarray, utterance_id: str, frame_size: int) -> np.nda
 
 
 def to_float32(frames: np.ndarray, utterance_id: str, frame_size: int) -> NDArray[np.float32]:
-    """Copy (L, D) teacher rows as float32; `FrameError` names a clip with rows not finite."""
+    """Copy (L, D) teacher rows as float32; `FrameError` names a clip with values not finite."""
     _check_shape(frames, utterance_id, frame_size)
     if not np.isfinite(frames).all():
         raise FrameError(f"{utterance_id}: predictions are not finite; the LLM failed on this clip")

@@ -1,5 +1,5 @@
-"""Helpers that know nothing of speech: durable files, resumable results, console, devices, models.
+"""Helpers not specific to speech: durable files, resumable results, console, devices, models.
 
-Paths, rows, texts and model names enter. Files that are always complete, messages for the user,
-devices and checked model folders leave.
+They write files that are always complete, print messages for the user, choose devices, and find
+and check model folders.
 """

@@ -1,7 +1,7 @@
 """Atomic, durable writes of files and folders.
 
-Whatever must be whole is written beside its place under a temporary name, synced to the disk,
-renamed, and its parent folder synced. A kill or a power cut leaves the old content or the new one.
+Content is written under a temporary name in the target's folder, synced to the disk and renamed;
+then that folder is synced. A kill or a power cut leaves the old content or the new one.
 """
 
 import csv
@@ -25,7 +25,7 @@ from rellm_cache.errors import RellmError
 
 SUFFIX = ".partial"  # of every temporary name; the name starts with a dot
 SYNC_THREADS = 8  # a file system joins concurrent syncs into one write of its journal
-LEFTOVER_SECONDS = 86_400  # an unchanged temporary file of this age has no living writer
+LEFTOVER_SECONDS = 86_400  # a temporary file unchanged for so long has no running writer
 SPARE_BYTES = 64_000_000  # for tokenizer, configuration and the file system itself
 
 
@@ -33,7 +33,7 @@ def write_file(path: Path, write: Callable[[Path], object]) -> None:
     """Replace a file by what `write` writes to a temporary path.
 
     If two processes write one file at once, the last one to finish wins. Missing folders are made.
-    After an error the old file is there, and no temporary one.
+    After an error the old file stays, and the temporary one is removed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_leftovers(path)
@@ -136,7 +136,7 @@ def replaced_folder(out: Path, needed_bytes: int = 0) -> Iterator[Path]:
 
 
 def replace_folder(temporary: Path, out: Path) -> None:
-    """Sync a finished folder and rename it to `out`; a folder there is removed afterwards."""
+    """Sync a finished folder and rename it to `out`; an old folder there is removed afterwards."""
     sync_tree(temporary)
     _finish_replacement(out)
     if out.exists():

@@ -34,7 +34,7 @@ def say(text: str) -> None:
 
 
 def is_main_process() -> bool:
-    """Whether this process has rank 0: of several started by a launcher only one prints."""
+    """Whether this process has rank 0: of several processes of a launcher, only this one prints."""
     return os.environ.get("RANK", "0") == "0"
 
 
@@ -111,7 +111,7 @@ def counted(count: int, one: str, many: str = "") -> str:
 def parse_ranges(text: str, what: str) -> tuple[int, ...]:
     """Return the numbers of a list like `1-16` or `17,18,20-22`, each once; none for empty text.
 
-    Raises `ConfigError` if the text is no such list; its message starts with `what` they are.
+    Raises `ConfigError` if the text is not such a list; `what` names the numbers in its message.
     """
     numbers: list[int] = []
     for part in filter(None, (p.strip() for p in text.split(","))):

@@ -29,11 +29,11 @@ def threads_each(processes: int) -> int:
 
 @contextmanager
 def use_threads(work: Work) -> Iterator[None]:
-    """Run a block with as many CPU threads as its work gains from.
+    """Run a block with the number of CPU threads that suits its work.
 
     Adapter and heads use one: two are no faster, and on a busy CPU they wait for each other at
     every small operation. Encoders and LLMs use all. `OMP_NUM_THREADS`, or a number that the
-    process has set, wins.
+    process has set, takes precedence.
     """
     before = torch.get_num_threads()
     is_set = "OMP_NUM_THREADS" in os.environ or before != DEFAULT_THREADS
@@ -48,8 +48,8 @@ def use_threads(work: Work) -> Iterator[None]:
 def forward_batch_size(device: torch.device, batch_size: int) -> int:
     """Return how many clips of a batch an encoder takes in one forward pass: one on a CPU.
 
-    There a batch saves no time, and matrix products round differently in another batch. A clip
-    encoded alone gives the same bits whatever batch it comes in.
+    On a CPU a batch saves no time, and rounding in matrix products depends on the batch. A clip
+    encoded alone always gives the same bits.
     """
     return 1 if device.type == "cpu" else batch_size
 
@@ -99,7 +99,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def memory_budget(device: torch.device) -> int:
-    """Return the bytes that may be allocated on top of what is allocated now.
+    """Return how many more bytes may be allocated.
 
     On a GPU it is `GPU_SHARE` of what is free for this process. On a CPU it is a quarter of the
     memory of the machine or container, used or not, so that it is the same each time.

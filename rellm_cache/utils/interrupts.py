@@ -21,7 +21,7 @@ NOTICE = (
 
 
 class Interrupts:
-    """Context of work that saves its results when it ends.
+    """Context manager for work that saves its results when it ends.
 
     - The first Ctrl-C ends the work with a `KeyboardInterrupt`.
     - The second prints a notice; saving goes on.
@@ -54,7 +54,7 @@ class Interrupts:
             raise KeyboardInterrupt
 
     def finishing(self, stop: Callable[[], None] | None = None) -> None:
-        """Say that only saving is left. Ctrl-C calls `stop`, if given, to make it shorter."""
+        """Declare that only saving is left. Ctrl-C then calls `stop`, if given, to shorten it."""
         self._stop = stop
         self._saving = True
 

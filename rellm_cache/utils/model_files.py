@@ -39,7 +39,7 @@ def find_model(model: str, needed: tuple[str, ...], revision: str = "") -> Path:
 
 
 def locate_model(model: str, revision: str = "") -> Path:
-    """Return the local folder of `model`, unchecked; `ConfigError` if there is none."""
+    """Return the local folder of `model`, without checks; `ConfigError` if there is none."""
     candidates = (Path(model), models_root() / model)
     silence_transformers()
     folder = next((c for c in candidates if c.is_dir()), None)
@@ -63,7 +63,7 @@ def find_config(model: str, revision: str = "") -> Path:
 
 @contextmanager
 def model_errors(folder: Path) -> Iterator[None]:
-    """Turn what transformers raises for a damaged or unknown model folder into `ConfigError`."""
+    """Convert errors of transformers for a damaged or unknown model folder to `ConfigError`."""
     try:
         yield
     except (RellmError, MemoryError):
@@ -111,7 +111,7 @@ def silence_transformers() -> None:
 
 def hub_errors() -> tuple[type[Exception], ...]:
     """Return the exceptions of the hub's client: no network, no such repository, no hub id."""
-    # HTTPError is of its HTTP library, which depends on the version; type checkers do not see it.
+    # HTTPError is from its HTTP library, which depends on the version; type checkers do not see it.
     from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
 
     return OSError, ValueError, HTTPError
@@ -170,7 +170,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def weights_digest(folder: Path, others: tuple[str, ...] = ()) -> str:
-    """Return the SHA-256 (hex) of all that decides a model's output.
+    """Return the SHA-256 (hex) of all files that determine a model's output.
 
     Args:
         others: names of files to include after config, preprocessor config and weights.

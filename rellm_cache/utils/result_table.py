@@ -1,7 +1,7 @@
 """Resumable table of result rows, for commands that may be killed at any moment.
 
-Each row has an id and the fingerprint of all it depends on. New rows are appended to a journal
-beside the finished file. A later call reads them back and makes only the missing ones. At the end
+Each row has an id and the fingerprint of its inputs. New rows are appended to a journal
+next to the finished file. A later call reads them back and makes only the missing ones. At the end
 the file is replaced in one step and the journal removed.
 """
 
@@ -22,11 +22,11 @@ Row = dict[str, Any]
 FINGERPRINT = "fingerprint"
 # Names of the fingerprint in files of the first edition, which are still read.
 FORMER_NAMES = ("made_from", "by", "generator", "writer", "identity", "audio_sha256")
-SYNC_SECONDS = 1.0  # a power cut may lose the rows of this time; a kill loses none
+SYNC_SECONDS = 1.0  # a power cut may lose rows of the last second; a kill loses none
 
 
 class ResultTable:
-    """Rows by id, of a finished file and of the journal beside it.
+    """Rows by id, from a finished file and its journal.
 
     A row counts only with the expected fingerprint. Rows of one id are merged, so that results may
     come a few fields at a time. Raises `JournalError` if a line of the file or its journal cannot
@@ -101,7 +101,7 @@ class ResultTable:
     def fill(
         self, title: str, total: int, unit: str, results: Iterable[tuple[str, Mapping[str, Any]]]
     ) -> None:
-        """Add results, an id and its fields each, as they are made, and show the progress."""
+        """Add results, each an id and its fields, as they arrive, and show the progress."""
         with progress(title, total, unit) as tick, self:
             for name, fields in results:
                 self.add(name, **fields)
@@ -115,7 +115,7 @@ class ResultTable:
         """Replace the finished file, unless it already holds these rows, and remove the journal.
 
         Args:
-            rows: rows of the file; None for the table's own, in the order of `fingerprints`.
+            rows: rows of the file; None for the rows of the table, in the order of `fingerprints`.
             write: function that writes the file; None for JSON Lines.
 
         Returns:
@@ -210,7 +210,7 @@ def fingerprint_of(row: Mapping[str, Any]) -> str | None:
 
 
 def with_fingerprint(row: Row) -> Row:
-    """Return a row with its fingerprint under today's name, also a row of the first edition."""
+    """Return a row with its fingerprint under its current name, also for the first edition."""
     former = next((name for name in FORMER_NAMES if name in row), None)
     if FINGERPRINT in row or former is None:
         return row
@@ -218,17 +218,17 @@ def with_fingerprint(row: Row) -> Row:
 
 
 def _current(rows: Iterable[Row]) -> Iterator[Row]:
-    """Yield rows under today's names, also those in journals of the first edition."""
+    """Yield rows with current names; they may be from journals of the first edition."""
     counts: Counter[str] = Counter()
     for row in map(with_fingerprint, rows):
         if "id" in row or FINGERPRINT not in row:
             yield row
-        elif "prompt" in row or "transcript" in row:  # of `respond` and `qa`
+        elif "prompt" in row or "transcript" in row:  # row of `respond` or `qa`
             yield {"id": row.get("prompt", row.get("transcript")), **row}
-        elif "score" in row:  # of `empathy score`: in the order of the table
+        elif "score" in row:  # row of `empathy score`: in the order of the table
             yield {"id": str(counts[row[FINGERPRINT]]), **row}
             counts[row[FINGERPRINT]] += 1
-        else:  # of `judge`: a few answers or scores by id
+        else:  # row of `judge`: a few answers or scores by id
             for name in {"answers", "scores"} & row.keys():
                 for key, value in row[name].items():
                     yield {"id": key, FINGERPRINT: row[FINGERPRINT], name[:-1]: value}
@@ -241,7 +241,7 @@ def _parse(path: Path, data: bytes) -> Iterator[Row]:
             row = json.loads(line)
             if not isinstance(row, dict):
                 raise ValueError(f"it is of type {type(row).__name__}")
-        except ValueError as error:  # a power cut leaves bytes that nobody wrote
+        except ValueError as error:  # a power cut can leave garbage bytes
             raise JournalError(
                 f"{path}:{number}: found {line[:40]!r}, expected a JSON object ({error}); "
                 "remove this line, and its result is made again"

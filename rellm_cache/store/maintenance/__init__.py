@@ -1,4 +1,4 @@
 """Maintenance of stores: verify, repair, prune, compact, copy, and exchange as HDF5.
 
-A store's folder enters. A report leaves; only rows with a correct checksum are written again.
+Functions take a store's folder and return a report. They write only rows with correct checksums.
 """

@@ -1,6 +1,6 @@
 """Compaction and pruning: merge small parts, and drop rows that no reader sees.
 
-Both compare the checksums of all rows that they write again, and stop at damage.
+Both compare the checksums of all rows that they rewrite, and stop at damage.
 """
 
 from collections.abc import Collection
@@ -50,7 +50,7 @@ class PruneReport:
     """Result of pruning one store."""
 
     store: Path  # its folder
-    superseded: int = 0  # dropped rows whose id is in a newer part too
+    superseded: int = 0  # dropped rows with an id that a newer part has too
     outside: int = 0  # dropped clips that are in none of the given manifests
     bytes: int = 0  # size of all dropped frames
     parts_rewritten: int = 0  # parts with some rows dropped
@@ -62,7 +62,7 @@ def prune_store(
 ) -> PruneReport:
     """Drop superseded rows and, if `keep` is given, the clips that are not in it.
 
-    After a kill, the same call continues; no row to be kept is lost. `tick` counts parts. Raises
+    A killed call continues when repeated; no row to be kept is lost. `tick` counts parts. Raises
     `StoreError` if a part is damaged, or the store cannot be written or is in maintenance.
     """
     with maintenance_lock(path):
@@ -119,7 +119,7 @@ class CompactReport:
 def compact_store(path: Path, tick: Tick, part_bytes: int = PART_BYTES) -> CompactReport:
     """Merge adjacent parts up to `part_bytes` of frames in one part.
 
-    After a kill, the same call continues; nothing is lost. `tick` counts parts. Raises `StoreError`
+    A killed call continues when repeated; nothing is lost. `tick` counts parts. Raises `StoreError`
     if a part is damaged, or the store cannot be written or is in maintenance.
     """
     with maintenance_lock(path):

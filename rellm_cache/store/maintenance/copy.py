@@ -1,4 +1,4 @@
-"""Copying a store to another cache root, part by part, with all checksums compared."""
+"""Copy of a store to another cache root, part by part, with all checksums compared."""
 
 import shutil
 from collections.abc import Callable, Iterable
@@ -31,7 +31,7 @@ class CopyReport:
 def copy_store(path: Path, cache: Path, tick: Tick) -> CopyReport:
     """Copy the parts of a store that `cache` lacks; each is checked before it appears.
 
-    After a kill, the same call continues. `tick` counts parts. Raises `StoreError` if a part is
+    A killed call continues when repeated. `tick` counts parts. Raises `StoreError` if a part is
     damaged, or the target cannot be written or is in maintenance.
     """
     info = read_info(path)
@@ -48,7 +48,7 @@ def copy_store(path: Path, cache: Path, tick: Tick) -> CopyReport:
 def add_missing_parts(
     store: Path, names: Iterable[str], add: Callable[[str], int], tick: Tick
 ) -> CopyReport:
-    """Call `add` for each part that a store lacks; it adds the part and returns its rows."""
+    """Call `add` for each part that a store lacks; `add` adds it and returns its number of rows."""
     report = CopyReport(store)
     with maintenance_lock(store):
         for name in names:
@@ -81,7 +81,7 @@ def _copy_part(part: Path, target: Path, info: StoreInfo) -> int:
             shutil.copytree(folder, temporary)
         copied = check_part(temporary, info)
         if copied.problems:
-            require_intact(check_stored(part, info))  # names the damage of the source
+            require_intact(check_stored(part, info))  # raises if the source is damaged
             raise StoreError(
                 f"{target}: the copy of {part} differs from the source ({copied.problems[0]}); "
                 "check the disk and run the same command again"

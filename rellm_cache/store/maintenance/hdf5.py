@@ -84,7 +84,7 @@ def _export_part(part: UnverifiedPart, group: Any, info: StoreInfo) -> None:
 def import_store(file: Path, cache: Path, tick: Tick) -> CopyReport:
     """Add the parts of an exported file that `cache` lacks; each is checked before it appears.
 
-    After a kill, the same call continues. `tick` counts parts. Raises `StoreError` if the file is
+    A killed call continues when repeated. `tick` counts parts. Raises `StoreError` if the file is
     not an exported store, is damaged, or the cache cannot be written. Raises `UnreadableError` if
     permission to read the file is missing.
     """

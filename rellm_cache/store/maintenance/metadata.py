@@ -1,7 +1,7 @@
 """Metadata of a part: reading its attributes, and comparing all metadata with what was written.
 
 A part's attributes have a checksum and digests of its arrays' metadata. Early parts have neither:
-their metadata is compared with arrays that the writer's code creates again, as zarr parses them,
+the writer's code creates their arrays again, and both are compared after zarr has parsed them,
 because versions of zarr write equal metadata differently.
 """
 
@@ -21,7 +21,7 @@ from rellm_cache.store.format import FRAMES, StoreInfo, checksum_matches, parse_
 from rellm_cache.store.maintenance.unverified_part import UnverifiedPart, chunk_file
 from rellm_cache.store.part_writer import array_digest, create_column, create_frames
 
-# Keys of a part's attributes before they had a checksum.
+# Keys of the attributes in early parts, which have no checksum.
 PART_KEYS = frozenset(("utterances",))
 
 
@@ -53,7 +53,7 @@ def read_part_attributes(path: Path) -> dict[str, Any]:
 
 
 def part_info(path: Path) -> StoreInfo | None:
-    """Return the store's attributes as a part keeps them; None if absent or altered."""
+    """Return a part's copy of the store's attributes; None if absent or altered."""
     try:
         own = read_part_attributes(path)
         return parse_info(own["store"], path) if "store" in own else None
@@ -74,7 +74,7 @@ def recorded_writers(parts: Iterable[Path]) -> list[dict[str, str]]:
 
 
 def metadata_problems(part: UnverifiedPart, info: StoreInfo) -> list[str]:
-    """List where a part's attributes, metadata and files are not as its writer wrote them.
+    """List differences of a part's attributes, metadata and files from what its writer wrote.
 
     Raises `UnreadableError` if a file exists but cannot be read.
     """

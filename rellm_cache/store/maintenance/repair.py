@@ -25,7 +25,7 @@ class RepairReport:
     """Result of repairing one store."""
 
     store: Path  # its folder
-    problems: list[str] = field(default_factory=list)  # all that were found
+    problems: list[str] = field(default_factory=list)  # all problems found
     unrepaired: list[str] = field(default_factory=list)  # problems that remain, with instructions
     rewritten: int = 0  # damaged parts with some rows kept
     removed: int = 0  # damaged parts with no row kept
@@ -38,7 +38,7 @@ class RepairReport:
 def repair_store(path: Path, tick: Tick, shard_bytes: int = SHARD_BYTES) -> RepairReport:
     """Drop the damaged rows of a store and keep all intact ones.
 
-    After a kill, the same call continues; no intact row is lost. `tick` counts parts. Raises
+    A killed call continues when repeated; no intact row is lost. `tick` counts parts. Raises
     `StoreError` if another process maintains the store, or it cannot be written.
     """
     with maintenance_lock(path):
@@ -88,15 +88,15 @@ class _Plan:
 
     present: set[str] = field(default_factory=set)  # ids that can be read after the repair
     lost: dict[str, str] = field(default_factory=dict)  # id → name of the part with its damaged row
-    # part → intact rows to drop too: frames of older audio, which would be read again after the
-    # newer row is gone
+    # part → intact rows that are dropped too: their audio is older, and readers would find them
+    # after the newer row is gone
     stale: dict[Path, set[int]] = field(default_factory=dict)
 
 
 def _plan(check: StoreCheck) -> _Plan:
     """Plan a repair; an older row replaces a damaged one if both have the same audio digest."""
     plan = _Plan()
-    digests: dict[str, bytes | None] = {}  # of the newest row of an id, if that is damaged
+    digests: dict[str, bytes | None] = {}  # id → digest of its newest row, if damaged
     for part in reversed(check.parts):
         intact = set(part.intact_rows)
         for row, name in enumerate(part.ids):

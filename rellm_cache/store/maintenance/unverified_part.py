@@ -1,4 +1,4 @@
-"""Reading a part without its metadata, for verify and repair: only checksums decide.
+"""Part reader that does not use the metadata, for verify and repair.
 
 File sizes and checksums show what is intact, so a damaged zarr.json loses no frames.
 The normal reader, `part`, starts from the metadata instead.
@@ -84,7 +84,7 @@ def read_columns(part: Path, info: StoreInfo) -> tuple[dict[str, np.ndarray], li
 
 
 def column_conflicts(columns: dict[str, np.ndarray], info: StoreInfo) -> list[str]:
-    """List the contradictions between intact columns; none if they belong together."""
+    """List contradictions between intact columns; empty if they are consistent."""
     problems = [
         f"{name} does not ascend from 0 to its end"
         for name in ("offsets", "id_offsets")
@@ -148,7 +148,7 @@ class UnverifiedPart:
         self.columns = columns
         self.ids = split_ids(columns["ids"], columns["id_offsets"])
         self.quantization = quantization_from(columns)
-        self.problems: list[str] = []  # damage of the files of its frames
+        self.problems: list[str] = []  # damage in the files with its frames
         self._info = info
         self._total = int(columns["offsets"][-1])
         self._size = shard_frames(self._total, info)
@@ -180,7 +180,7 @@ class UnverifiedPart:
         return array if fits and not own else None
 
     def release(self) -> None:
-        """Drop the maps of frames that are about to be deleted; the columns stay."""
+        """Drop the memory maps of frames before these are deleted; the columns stay."""
         self._shards.close()
 
     @property

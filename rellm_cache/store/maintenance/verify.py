@@ -134,9 +134,9 @@ def _unexpected_entries(path: Path) -> Iterator[str]:
 
 
 def check_stored(part: Path, info: StoreInfo) -> PartCheck:
-    """Read and check every byte of a part; of a mirror, as it is in the object store.
+    """Read and check every byte of a part; in a mirror, of the part in the object store.
 
-    For a mirror the result has no frames: its download is deleted at the end.
+    In a mirror the result has no frames: the download is deleted at the end.
     """
     with complete_part(part) as folder:
         check = check_part(folder, info)

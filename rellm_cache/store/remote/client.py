@@ -27,8 +27,8 @@ class RemoteError(UnreadableError):
 class Remote:
     """One cache root in an object store. File names are relative to it, with slashes.
 
-    Its methods raise `RemoteError` if a request fails. Making it raises `ConfigError` if the URL is
-    not valid, or the library for its protocol is not installed.
+    Its methods raise `RemoteError` if a request fails. Creating it raises `ConfigError` if the URL
+    is not valid, or the library for its protocol is not installed.
     """
 
     def __init__(self, url: str) -> None:
@@ -107,7 +107,7 @@ class Remote:
                     continue
 
     def modified(self, name: str) -> datetime | None:
-        """Return when a file was written; None if it is gone or the object store does not say."""
+        """Return when a file was written; None if it is gone or its time is unknown."""
         with self._reaching("asking it for a time"):
             try:
                 time: datetime = self._files.modified(self._path(name))

@@ -1,4 +1,4 @@
-"""Download of frames into a mirror when they are first used; plain folders need none.
+"""Download of frames into a mirror at their first use; plain folders need no download.
 
 A file is downloaded to a temporary name and renamed. If two processes need it, one downloads it and
 the other waits.
@@ -31,7 +31,7 @@ def part_origin_url(part: Path) -> str | None:
 def open_shard(file: Path) -> BinaryIO:
     """Open the shard `<part>/frames/c/<k>/0`; in a mirror, download it if it is missing.
 
-    Raises `FileNotFoundError` if it does not exist, in the object store neither; `StoreError` if
+    Raises `FileNotFoundError` if it does not exist, not even in the object store; `StoreError` if
     its part was removed from the object store, or there is no space.
     """
     part = file.parents[3]

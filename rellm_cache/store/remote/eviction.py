@@ -19,7 +19,7 @@ from rellm_cache.store.format import FRAMES, WRITING, list_parts, list_stores
 from rellm_cache.store.locks import NO_LOCKS, hold_lock, remove_stale
 from rellm_cache.store.remote.mirror_paths import MARKER, display_path, mirrors_max_bytes
 
-RESERVED = "reserved"  # a sparse file of the size of the download beside it
+RESERVED = "reserved"  # a sparse file as large as the download in the same folder
 LOCK = "room"  # earlier versions use this name too
 
 
@@ -38,7 +38,7 @@ def reserve_space(root: Path, nbytes: int, temporary: Path) -> Path:
 
 
 def evict_over_limit(root: Path) -> None:
-    """Evict files until the limit is kept, except files in use."""
+    """Evict files that are not in use until the total is within the limit."""
     with hold_lock(root.parent / WRITING / LOCK), contextlib.suppress(StoreError):
         _evict_until_it_fits(root, 0, mirrors_max_bytes())
 
@@ -99,7 +99,7 @@ def _evict(file: Path) -> bool:
                 return path == file  # its part is being removed, or it is gone already
             except OSError as error:
                 if isinstance(error, BlockingIOError) or error.errno in NO_LOCKS:
-                    return False  # in use, or perhaps
+                    return False  # in use, or possibly in use
                 raise
         file.unlink(missing_ok=True)
     return True

@@ -1,7 +1,7 @@
 """Paths of mirrors: which local folder mirrors which URL, and paths as users know them.
 
-The file `remote.json` marks a mirror and records its URL. So all code, worker processes included,
-passes plain paths, and asks here for the URL. Nothing here uses the network.
+The file `remote.json` marks a mirror and records its URL. All other code, in worker processes too,
+passes plain paths and gets the URL from this module. Nothing here uses the network.
 """
 
 import hashlib
@@ -45,7 +45,7 @@ def mirrors_max_bytes() -> int:
 
 
 def mirror_folder(url: str, endpoint: str) -> Path:
-    """Return the mirror of a URL, existing or not; each service has its own."""
+    """Return the mirror's folder for a URL, existing or not; each service has its own folder."""
     slug = re.sub(r"[^A-Za-z0-9.]+", "-", url)[:SLUG_LENGTH].strip("-")
     identity = hashlib.sha256(f"{endpoint} {url}".encode()).hexdigest()
     return mirrors_folder() / f"{slug}-{identity[:12]}"
@@ -88,7 +88,7 @@ def origin_url(root: Path) -> str | None:
 
 
 def display_path(path: Path) -> str:
-    """Return a path as the user knows it: in a mirror, the URL."""
+    """Return a path to show to the user: in a mirror, the URL."""
     for root, below in ((path, ""), *((p, path.relative_to(p).as_posix()) for p in path.parents)):
         if (url := origin_url(root)) is not None:
             return f"{url}/{below}".rstrip("/")

@@ -76,7 +76,7 @@ def upload_new_store(document: Path, store: Path) -> None:
 
 
 def upload_file(path: Path) -> None:
-    """Upload a small file of a mirror, such as the list of failed clips, or remove it if absent."""
+    """Upload a small file of a mirror, such as a list of clips; if absent, remove it remotely."""
     for root in (path.parent, path.parents[1]):
         if (url := origin_url(root)) is not None:
             name = path.relative_to(root).as_posix()
@@ -114,7 +114,7 @@ def _upload_part(pending: Path, root: Path, url: str) -> None:
         if METADATA not in there:
             body = {name: file for name, file in own.items() if name != METADATA}
             rest = {n: f for n, f in body.items() if there.get(n) != f.stat().st_size}
-            if not rest:  # write one file again: its age shows `stale_uploads` an active upload
+            if not rest:  # a file written again tells `stale_uploads` it is active
                 smallest = min(body, key=lambda name: body[name].stat().st_size)
                 rest = {smallest: body[smallest]}
             remote.upload({f"{prefix}/{name}": file for name, file in rest.items()})
