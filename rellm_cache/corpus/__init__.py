@@ -1,4 +1,4 @@
 """Corpora: readers, manifests, audio, emotion names, dimensions and splits.
 
-A corpus's own folder or a table of clips enters. Manifests of utterances and decoded clips leave.
+Input: the folder of a corpus or a table of clips. Output: manifests of utterances, decoded clips.
 """

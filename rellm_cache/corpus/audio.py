@@ -1,7 +1,7 @@
 """Audio loading: decodes a clip to 16 kHz mono float32 and hashes its source.
 
 libsndfile reads WAV, FLAC, OGG and MP3 at any rate and channel count; soxr resamples. A clip that
-cannot be used raises `AudioError`: none is padded, cut or replaced.
+cannot be used raises `AudioError`. Clips are never padded, cut or replaced.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ class Clip:
         waveform: (S,) float32, 16 kHz, mono.
         digest: (32,) uint8, SHA-256 of the source file's bytes and of the segment, if any.
         rate: sampling rate of the file, in Hz.
-        channels: channels of the file, which are averaged into one.
+        channels: number of channels in the file; their average is the waveform.
     """
 
     waveform: np.ndarray

@@ -20,7 +20,7 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     "frustrated": ("frustration",),
     "other": (),
 }
-# Codes in the tables of corpora. In free text they do not mean an emotion: "con", for example.
+# Label codes that only corpora use. In free text, "con", for example, is not an emotion.
 CODES: dict[str, tuple[str, ...]] = {
     "neutral": ("neu", "n"),
     "happy": ("hap", "h"),
@@ -34,7 +34,7 @@ CODES: dict[str, tuple[str, ...]] = {
     "frustrated": ("fru",),
     "other": ("oth", "o", "xxx", "x"),
 }
-OTHER = "other"  # a label, and an ordinary word
+OTHER = "other"  # a label, but also an ordinary word
 
 _WORDS = {word: name for name, words in SYNONYMS.items() for word in (name, *words)}
 _NAMES = _WORDS | {code: name for name, codes in CODES.items() for code in codes}
@@ -43,7 +43,7 @@ _COPULAS = frozenset({"is", "was", "be", "as", "sounds", "seems", "feels"})
 
 
 def normalize_emotion(label: str, where: str = "") -> str:
-    """The emotion name of a corpus's label in any case; `ManifestError` if it is unknown."""
+    """Map a corpus's label, in upper or lower case, to an emotion; `ManifestError` if unknown."""
     name = _NAMES.get(label.strip().lower())
     if name is None:
         prefix = f"{where}: " if where else ""
@@ -55,10 +55,10 @@ def normalize_emotion(label: str, where: str = "") -> str:
 
 
 def emotions_in(text: str, options: Sequence[str]) -> list[str]:
-    """Emotions of `options` that free text contains, as name or synonym, in order of the text.
+    """Find the emotions of `options` in free text, by name or synonym, in the order of the text.
 
-    "other" counts only as a whole sentence, or at the end of one after a word such as "is" or
-    "sounds": elsewhere it is an ordinary word.
+    "other" counts only if it is a whole sentence, or if it ends a sentence after a word such as
+    "is" or "sounds". Elsewhere it is an ordinary word.
     """
     named: list[str] = []
     for sentence in _SENTENCE_END.split(text.lower()):

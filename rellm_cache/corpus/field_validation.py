@@ -7,11 +7,11 @@ from typing import Any
 
 from rellm_cache.errors import ManifestError
 
-Field = tuple[Callable[[Any], bool], str]  # whether a value fits, and what is expected
+Field = tuple[Callable[[Any], bool], str]  # (test of a value, description of valid values)
 
 
 def check_fields(row: Mapping[str, Any], fields: Mapping[str, Field], where: str) -> None:
-    """Raise `ManifestError`, starting with `where`, for a value that is neither null nor valid."""
+    """Raise `ManifestError` if a value is invalid and not null; the message starts with `where`."""
     for name, (fits, expected) in fields.items():
         if (value := row.get(name)) is not None and not fits(value):
             raise ManifestError(f"{where}: found {name} {value!r}, expected {expected}")
@@ -20,7 +20,7 @@ def check_fields(row: Mapping[str, Any], fields: Mapping[str, Field], where: str
 def check_text(fields: Mapping[str, Any], where: str) -> None:
     """Raise `ManifestError` for a field with a lone surrogate, which cannot be written to a file.
 
-    They come from JSON escapes such as `\\ud800` and from file names that are not UTF-8.
+    Surrogates come from JSON escapes such as `\\ud800` and from file names that are not UTF-8.
     """
     if _can_be_written(fields):
         return
@@ -45,7 +45,7 @@ def as_text(value: object) -> str:
 
 
 def is_number(value: object) -> bool:
-    """Whether a value is a number; true and false are not."""
+    """Whether a value is a number; true and false do not count as numbers."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 

@@ -1,8 +1,8 @@
 """Manifest files: reading and writing utterances as JSON Lines, one utterance per line.
 
 A manifest is a folder with one file per split (`train.jsonl`, `validation.jsonl`, `test.jsonl`).
-Expected responses of step 1 are in `<split>.responses.jsonl` beside it and are joined on reading.
-BLSP's field names are accepted too.
+`<split>.responses.jsonl` in the same folder has the expected responses of step 1. Reading a
+manifest adds them to the utterances. BLSP's field names are accepted too.
 """
 
 import dataclasses
@@ -38,7 +38,7 @@ SPLITS = ("train", "validation", "test")
 # The order of dimensions everywhere in rellm.
 DIMENSIONS = ("arousal", "dominance", "valence")
 
-# What a field must be if it is not null.
+# Valid values of each field, besides null.
 _FIELDS: dict[str, Field] = {
     **dict.fromkeys(("text", "emotion", "response", "output"), TEXT),
     **dict.fromkeys(("id", "speaker"), NAME),
@@ -65,7 +65,7 @@ class Utterance:
         vad_source: source of `vad`: `human`, `pseudo` (a model) or `made` (a generator's settings).
         duration: seconds; None until measured.
         response: the expected response of step 1, or None.
-        early_stop: whether the token limit cut the response, so that it has no end tokens.
+        early_stop: whether the token limit cut the response, which then has no end tokens.
     """
 
     id: str
@@ -102,7 +102,7 @@ def check_vad(values: Sequence[float], where: str) -> Vad:
 def parse_utterance(row: dict[str, Any], folder: Path, where: str) -> Utterance:
     """Parse one manifest row with rellm's or BLSP's field names.
 
-    Relative audio paths start from `folder`; `where` is file and line, for messages.
+    Relative audio paths are relative to `folder`; `where` is the file and line for messages.
 
     Raises:
         ManifestError: a field is missing or has the wrong type.
@@ -134,13 +134,13 @@ def parse_utterance(row: dict[str, Any], folder: Path, where: str) -> Utterance:
 
 
 def default_id(audio: str, folder: Path) -> str:
-    """The id of a row without one: its path without suffix; for a zip member, with offsets."""
+    """Make an id from the audio path: without suffix; for a zip member, with its offsets."""
     keep_suffix = ".zip:" in audio or not Path(audio).name  # "." has no name
     return f"{folder.name}/{audio if keep_suffix else Path(audio).with_suffix('')}"
 
 
 def read_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """`file:line` and the JSON object of every line; `ManifestError` if a line is not an object."""
+    """Yield `file:line` and JSON object of each line; `ManifestError` if one is not an object."""
     try:
         text = path.read_text("utf-8")
     except (FileNotFoundError, IsADirectoryError) as error:
@@ -164,14 +164,14 @@ def read_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def responses_path(manifest: Path) -> Path:
-    """The file of expected responses (step 1) beside a manifest file."""
+    """Path of a manifest file's expected responses (step 1), in the same folder."""
     return manifest.with_name(f"{manifest.stem}.responses.jsonl")
 
 
 def read_manifest(path: Path) -> list[Utterance]:
-    """All utterances of one manifest file, joined with the responses beside it.
+    """Read all utterances of one manifest file and add their expected responses.
 
-    In a file with the name of a split, rows without a split belong to it.
+    If the file has the name of a split, its rows without a split belong to that split.
 
     Raises:
         ManifestError: the file or a line cannot be used, an id occurs twice, a row belongs to

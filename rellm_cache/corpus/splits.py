@@ -1,7 +1,7 @@
 """Split drawing: train, validation and test by hash, the same on every machine.
 
 A draw takes the names with the lowest SHA-256 of seed and name. It does not depend on file order or
-on a random generator, and adding or removing a clip moves few others.
+on a random generator. Adding or removing a clip moves few other clips to another split.
 """
 
 import dataclasses
@@ -38,7 +38,7 @@ def hold_out(
     """Move a random tenth of train to validation; returns all utterances.
 
     Args:
-        unit: key of the clips that stay together, as those of one sentence; the clip id by default.
+        unit: key of a clip; clips with equal keys stay together. Default: the clip id.
     """
     units = {unit(u) for u in utterances if u.split == "train"}
     drawn = draw(units, round(len(units) / HELD_OUT), seed)
@@ -51,14 +51,14 @@ def hold_out(
 def text_key(text: str) -> str:
     """A key that is equal for equal sentences: words in lower case, without punctuation.
 
-    Both apostrophes, and composed and decomposed accents, count as equal.
+    Straight and curly apostrophes count as equal, and so do composed and decomposed accents.
     """
     normalized = unicodedata.normalize("NFKC", text).lower().translate(APOSTROPHES)
     return " ".join(re.findall(r"[^\W_]+", normalized))
 
 
 def without_text_of(utterances: Sequence[Utterance], split: str) -> tuple[list[Utterance], int]:
-    """Drop the clips of other splits with a text of `split`; returns the rest and their number."""
+    """Drop clips of other splits with a text of `split`; returns kept clips and number dropped."""
     texts = {text_key(u.text) for u in utterances if u.split == split} - {""}
     kept = [u for u in utterances if u.split == split or text_key(u.text) not in texts]
     return kept, len(utterances) - len(kept)

@@ -18,7 +18,7 @@ from rellm_cache.errors import ManifestError
 from rellm_cache.utils.atomic_files import write_json
 from rellm_cache.utils.json_files import read_object
 
-REPORT = "report.json"  # beside a prepared manifest
+REPORT = "report.json"  # in the folder of a prepared manifest
 DURATION_EDGES = (1, 2, 3, 4, 5, 6, 8, 10, 15, 20, 30)  # seconds
 
 
@@ -44,11 +44,11 @@ class Survey:
     durations: dict[str, int]  # range of seconds, as `2-3 s` → clips
     without_text: int  # clips without a transcript
     dimensions: dict[str, DimensionSummary]  # source of the dimensions → their statistics
-    overlaps: list[Overlap]  # for each two splits with a speaker or text in common
+    overlaps: list[Overlap]  # for each pair of splits that share a speaker or text
 
     @property
     def warnings(self) -> list[str]:
-        """What looks wrong with the dimensions, as sentences."""
+        """Likely mistakes in the dimensions, as sentences."""
         return [
             f"{source} dimensions: {warning}"
             for source, summary in self.dimensions.items()
@@ -104,7 +104,7 @@ def read_report(folder: Path) -> dict[str, Any] | None:
 def update_report(folder: Path, report: dict[str, Any]) -> None:
     """Replace the counts in a folder's report after its manifest has changed.
 
-    What only `prepare` knows, as totals and excluded clips, stays.
+    Values that only `prepare` knows, such as totals and excluded clips, stay unchanged.
     """
     document = {**report, **survey(read_manifests(folder)).to_json()}
     write_json(folder / REPORT, document, ensure_ascii=False)
@@ -119,7 +119,7 @@ def _counts(names: Iterable[str]) -> dict[str, int]:
 
 
 def _histogram(seconds: Sequence[float]) -> dict[str, int]:
-    """Clips by duration; a range includes its lower end; empty ranges at both ends are left out."""
+    """Count clips by duration. A range includes its lower end; outer empty ranges are left out."""
     names = [f"<{DURATION_EDGES[0]} s"]
     names += [f"{a}-{b} s" for a, b in pairwise(DURATION_EDGES)]
     names.append(f">={DURATION_EDGES[-1]} s")

@@ -48,7 +48,7 @@ def _encoding(data: bytes) -> str:
 def read_text_lines(path: Path) -> list[tuple[str, str]]:
     """`file:line` and the text of every line that is not blank.
 
-    `splitlines` would also split at characters that Latin-1 text of another code page contains.
+    `splitlines` is not used: it also splits at U+0085, which is "…" in a Windows-1252 file.
     """
     lines = enumerate(re.split(r"\r\n|\r|\n", read_text(path)), 1)
     return [(f"{path}:{number}", line) for number, line in lines if line.strip()]
@@ -62,7 +62,7 @@ def read_csv(path: Path, needed: Sequence[str] = ()) -> list[tuple[str, dict[str
 
     Raises:
         ManifestError: there is no such file, it is not CSV, a column is missing, or a row has more
-            or fewer values than the header, as after a comma in a text without quotation marks.
+            or fewer values than the header, for example after a comma in an unquoted text.
     """
     rows: list[tuple[str, dict[str, str]]] = []
     try:

@@ -1,8 +1,8 @@
 """Arousal, dominance and valence: rescaling to 0..1 and checks of their order.
 
 Wrong order and wrong scale are the most common mistakes with these labels. A single clip does not
-show them, means by emotion do: anger has more arousal and dominance than sadness, and happiness has
-more valence than both.
+show a mistake, but the mean of each emotion does: anger has more arousal and dominance than
+sadness, and happiness has more valence than both.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,8 +22,8 @@ CONTRASTS = (
     (VALENCE, "happy", "sad"),
     (VALENCE, "happy", "angry"),
 )
-ENOUGH_CLIPS = 5  # clips of an emotion whose mean is compared
-ENOUGH_FOR_RANGE = 100  # clips whose range is checked
+ENOUGH_CLIPS = 5  # minimum number of clips of an emotion to compare its mean
+ENOUGH_FOR_RANGE = 100  # minimum number of clips to check their range
 NARROW = 0.25  # a narrower range is suspicious
 
 
@@ -35,7 +35,7 @@ class DimensionSummary:
     low: Vad  # lowest arousal, dominance, valence
     high: Vad  # highest arousal, dominance, valence
     means: dict[str, Vad]  # emotion → mean arousal, dominance, valence
-    warnings: list[str]  # what looks wrong
+    warnings: list[str]  # likely mistakes, as sentences
 
 
 def rescale(values: Sequence[Any], scale: tuple[float, float], where: str) -> Vad:
@@ -43,7 +43,7 @@ def rescale(values: Sequence[Any], scale: tuple[float, float], where: str) -> Va
 
     Args:
         values: arousal, dominance, valence, as numbers or text.
-        scale: lowest and highest value of the source, as (1, 5).
+        scale: lowest and highest value of the source, for example (1, 5).
 
     Raises:
         ManifestError: a value is not a number or outside the scale.
@@ -56,7 +56,7 @@ def rescale(values: Sequence[Any], scale: tuple[float, float], where: str) -> Va
         ) from error
     low, high = scale
     if (low, high) == (0.0, 1.0):
-        return check_vad(numbers, where)  # its message recognizes other scales
+        return check_vad(numbers, where)  # its message suggests other scales
     for name, number in zip(DIMENSIONS, numbers, strict=True):
         if not low <= number <= high:
             raise ManifestError(
@@ -103,7 +103,7 @@ def _range_warnings(low: Vad, high: Vad) -> list[str]:
 def order_warning(means: Mapping[str, Vad]) -> str | None:
     """A warning if the means by emotion contradict the order of the dimensions, else None.
 
-    A swap of arousal and dominance alone cannot be seen: both are high in anger, low in sadness.
+    A swap of only arousal and dominance is not found: both are high in anger, low in sadness.
     """
     if not {"angry", "happy", "sad"} <= means.keys():
         return None
@@ -137,7 +137,7 @@ def _fits(means: Mapping[str, Vad], order: tuple[int, ...]) -> bool:
 
 
 def _likelihood(means: Mapping[str, Vad], order: tuple[int, ...]) -> float:
-    """Score of an order: all contrasts, and more dominance than arousal in anger over happiness."""
+    """Score of an order: contrasts, plus angry - happy in dominance, minus the same in arousal."""
     contrasts = sum(_contrast(means, (order[d], high, low)) for d, high, low in CONTRASTS)
     dominance = _contrast(means, (order[DOMINANCE], "angry", "happy"))
     return contrasts + dominance - _contrast(means, (order[AROUSAL], "angry", "happy"))

@@ -1,5 +1,5 @@
 """Empathy scorers after EPITOME: tables, model, training and scoring of replies.
 
-EPITOME's tables, or posts with replies, enter. Trained scorer folders and levels with probabilities
-leave.
+Input: EPITOME's tables, or posts with replies. Output: folders of trained scorers, or levels with
+probabilities.
 """

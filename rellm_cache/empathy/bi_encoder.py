@@ -20,7 +20,7 @@ from rellm_cache.empathy.text_encoder import TextEncoder
 
 IGNORED = -100
 INITIAL_DEVIATION = 0.02
-MEMBER_SEED_STEP = 1000  # between the seeds of ensemble members
+MEMBER_SEED_STEP = 1000  # difference between the seeds of ensemble members
 
 
 @dataclass(frozen=True)

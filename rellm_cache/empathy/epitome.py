@@ -21,7 +21,7 @@ MECHANISMS = {"ER": "emotional-reactions", "IP": "interpretations", "EX": "explo
 TEXTS = ("seeker_post", "response_post")
 JUDGED = ("sp_id", "rp_id", *TEXTS, "level", "rationales")
 FOLDS = 5
-VALIDATION = 0.125  # share of the posts that are not held out: one tenth of all posts
+VALIDATION = 0.125  # share of the posts outside the test fold: one tenth of all posts
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def read_epitome(folder: Path) -> list[Exchange]:
     """Read the tables of a folder; exchanges keep the order of the first file.
 
     Raises:
-        ManifestError: there is no table, two of one mechanism, a column or a text is missing, or a
+        ManifestError: there is no table, a mechanism has two, a column or text is missing, or a
             level is not 0, 1 or 2.
     """
     found: dict[tuple[str, str, int], Exchange] = {}

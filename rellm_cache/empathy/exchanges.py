@@ -80,8 +80,8 @@ def _inputs(
 def rationale_labels(response: str, parts: Iterable[str], tokens: TokenizedText) -> Tensor:
     """(T,) int64 labels: 1 for tokens of the reply that overlap one of `parts`.
 
-    Each part labels its first occurrence. A part that is not in the reply labels nothing (in
-    EPITOME's files 1 of 23, nearly all of interpretations).
+    Only the first occurrence of a part is labeled. A part that is not in the reply labels no
+    token: in EPITOME's files 1 part of 23, nearly always for interpretations.
     """
     labels = torch.zeros(len(tokens.ids), dtype=torch.long)
     for part in parts:

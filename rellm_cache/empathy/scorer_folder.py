@@ -1,4 +1,4 @@
-"""Scorer folder: everything that scoring needs, written by training and read back.
+"""Scorer folder: the files that training writes and scoring reads.
 
 <folder>/encoder/                   a copy of the text encoder's files
 <folder>/<mechanisms>.safetensors   trained weights, as `ER.safetensors` or `ER-IP-EX.safetensors`;
@@ -43,7 +43,7 @@ class ScorerCard:
     encoder_digest: str  # SHA-256 of the encoder's config and weights
     data_digest: str  # digest of the exchanges with their levels and rationales
     scores: dict[str, Any]  # part of the data → mechanism → scores
-    counts: dict[str, int]  # part of the data → exchanges, and `test_replies_cut`
+    counts: dict[str, int]  # part of the data → number of exchanges; `test_replies_cut`
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class EmpathyModel:
 
 
 def copy_encoder(source: Path, folder: Path) -> None:
-    """Copy an encoder's files into a scorer folder, unless they are there."""
+    """Copy an encoder's files into a scorer folder, unless they exist there."""
     target = folder / ENCODER
     if target.is_dir():
         return
@@ -97,7 +97,7 @@ def save_card(folder: Path, card: ScorerCard) -> None:
 
 
 def load_card(folder: Path) -> ScorerCard:
-    """Read `empathy.json`; `RunError` if it is missing, damaged, or of a later format."""
+    """Read `empathy.json`; `RunError` if it is missing, damaged, or has a later format."""
     path = folder / CARD
     try:
         content = json.loads(path.read_text("utf-8"))
@@ -122,7 +122,7 @@ def load_empathy(folder: Path, device: torch.device) -> EmpathyModel:
     """Load the scorers of a folder.
 
     Raises:
-        RunError: training has not finished, or the encoder is not the one of the training.
+        RunError: training has not finished, or the encoder differs from that of the training.
     """
     card = load_card(folder)
     try:

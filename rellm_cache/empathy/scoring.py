@@ -1,9 +1,9 @@
 """Scoring of replies: levels and probabilities from a trained scorer, for exchanges or a CSV file.
 
-Each exchange is scored twice: with texts cut as EPITOME cuts them, and with a longer limit that
-keeps a question late in a long reply. If nothing is cut, one score serves for both.
+Each exchange is scored twice: with EPITOME's text limit, and with a longer limit, which keeps
+a question late in a long reply. If no text is cut, both scores are the same.
 
-Columns that are added to a CSV file, for each mechanism of the scorer:
+Columns added to a CSV file; each mechanism of the scorer has its own levels and probabilities:
 
 ER_label, ER_p0, ER_p1, ER_p2            level and probabilities, texts cut at 64 tokens
 ER_label_long, ER_p0_long, …             the same with the scorer's longer limit
@@ -54,10 +54,10 @@ Probabilities = dict[str, tuple[float, float, float]]
 class ReplyScore:
     """Score of one exchange."""
 
-    probabilities: Probabilities  # mechanism → those of levels 0, 1, 2; texts cut at `tokens`
+    probabilities: Probabilities  # mechanism → p of levels 0, 1, 2; texts cut at `tokens`
     long_probabilities: Probabilities  # the same for texts cut at `long_tokens`
     post_cut: bool  # whether the post is longer than `tokens`
-    reply_cut: bool  # whether the reply is
+    reply_cut: bool  # whether the reply is longer than `tokens`
 
     @property
     def levels(self) -> dict[str, int]:
@@ -71,7 +71,7 @@ class ReplyScore:
 
 
 def score_exchanges(model: EmpathyModel, exchanges: Sequence[Exchange]) -> Iterator[ReplyScore]:
-    """Score exchanges in their order; their own levels are not used."""
+    """Score exchanges in order; levels that they already have are ignored."""
     settings = model.card.settings
     for start in range(0, len(exchanges), CHUNK):
         chunk = exchanges[start : start + CHUNK]
@@ -144,8 +144,8 @@ class ScoreReport:
     """Summary of a scored file."""
 
     rows: int
-    tokens: int  # limit of the labels
-    long_tokens: int  # limit of the long labels
+    tokens: int  # token limit of the labels
+    long_tokens: int  # token limit of the long labels
     replies_cut: int  # replies longer than `tokens`
     posts_cut: int  # posts longer than `tokens`
     levels: dict[str, Summary]  # mechanism → mean and deviation of its level
@@ -155,11 +155,11 @@ class ScoreReport:
 def score_csv(folder: Path, source: Path, out: Path) -> ScoreReport:
     """Score every row of `source` and write all rows with the new columns to `out`.
 
-    A killed call resumes after its last row. If `out` is up to date, nothing is done.
+    A call after a killed one continues after its last row. An up-to-date `out` is not changed.
 
     Raises:
         RunError: `folder` has no finished scorer.
-        ManifestError: `source` is no CSV file with seeker_post and response_post, a text is
+        ManifestError: `source` is not a CSV file with seeker_post and response_post, a text is
             missing, a new column exists already, or `out` is not a table.
     """
     rows = [row for _, row in read_rows(source, TEXTS)]

@@ -20,8 +20,8 @@ class EmpathySettings:
     tokens: int = 64  # limit of both texts for the labels
     long_tokens: int = 256  # limit of both texts for the long labels
     training_tokens: int = 64  # limit of both texts in training
-    seeker: Literal["frozen", "shared"] = "frozen"  # posts by the pretrained or the trained encoder
-    trained_layers: int = -1  # number of last layers; -1: all, with the token embeddings
+    seeker: Literal["frozen", "shared"] = "frozen"  # encoder of posts: pretrained or trained
+    trained_layers: int = -1  # number of last layers; -1: all, and token embeddings
     together: bool = False  # one encoder for all mechanisms instead of one each
     pooling: Pooling = "first"  # first token of the reply, mean over tokens, or both and maximum
     level_weight: float = 1.0  # λ_EI, weight of the loss of levels
@@ -57,7 +57,7 @@ class EmpathySettings:
 
     @property
     def encoding(self) -> tuple[object, ...]:
-        """The settings that decide how texts are encoded; equal ones can share encoded data."""
+        """Settings that determine the encoding of texts; if equal, encoded data can be shared."""
         limits = (self.tokens, self.long_tokens, self.training_tokens)
         return (self.encoder, self.revision, *limits, self.seeker, self.trained_layers, self.fold)
 
@@ -84,8 +84,8 @@ def make_settings(encoder: str | None = None, changes: Sequence[str] = ()) -> Em
     """Settings for an encoder, with changes.
 
     Args:
-        encoder: hub id or folder; the shipped settings apply if it contains their encoder's name.
-        changes: texts `key=value`.
+        encoder: hub id or folder; shipped settings apply if it contains the name of their encoder.
+        changes: strings of the form `key=value`.
 
     Raises:
         ConfigError: a key is unknown or a value is not allowed.

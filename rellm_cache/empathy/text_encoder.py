@@ -47,7 +47,7 @@ class TextEncoder:
     """A frozen text encoder.
 
     Raises:
-        ConfigError: its files need Python code of their own or lack weights, or its tokenizer does
+        ConfigError: its files need their own Python code or lack weights, or its tokenizer does
             not give character spans.
     """
 
@@ -79,7 +79,7 @@ class TextEncoder:
         positions = int(getattr(self.model.config, "max_position_embeddings", tokens))
         embeddings = getattr(self.model, "embeddings", None)
         if (padding := getattr(embeddings, "padding_idx", None)) is not None:
-            positions -= padding + 1  # RoBERTa numbers positions from the one after it
+            positions -= padding + 1  # RoBERTa's positions start after the padding index
         most = min(positions, int(self.tokenizer.model_max_length))
         if tokens > most:
             raise ConfigError(f"{self.folder}: texts of {tokens} tokens; it takes {most} at most")
@@ -117,10 +117,10 @@ class TextEncoder:
         return found
 
     def trainable_layers(self, layers: int) -> nn.Module:
-        """A trainable copy of the last `layers` layers, which takes states; -1: of all, taking ids.
+        """A trainable copy of the last `layers` layers; input: states. -1: all layers; input: ids.
 
         Raises:
-            ConfigError: it has fewer layers, or another structure than BERT and RoBERTa.
+            ConfigError: the encoder has fewer layers, or is not built like BERT or RoBERTa.
         """
         model: Any = copy.deepcopy(self.model).requires_grad_(True)
         if getattr(model, "pooler", None) is not None:

@@ -1,9 +1,9 @@
 """TF-IDF regression: logits of empathy levels from the words of a reply.
 
 A class-balanced logistic regression on single words and pairs of words; a question mark counts as a
-word. Words in questions are also terms of their own, as explorations depend on whether "feel" is in
-a question. A small encoder and this regression make different mistakes, so both together are better
-than either.
+word. Words in questions are also separate terms, because explorations depend on whether "feel" is
+in a question. A small encoder and this regression make different mistakes, so the combination is
+better than each alone.
 """
 
 import json
@@ -31,7 +31,7 @@ from rellm_cache.utils.atomic_files import write_file, write_text
 TENSORS, TERMS = "words.safetensors", "words.json"
 WORD = re.compile(r"\w+|\?")
 QUESTION, START = "?:", "^"  # prefix of terms in questions; START stands before the first word
-MIN_REPLIES = 2  # replies that a term must occur in
+MIN_REPLIES = 2  # minimum number of replies with a term
 C = 10.0  # scikit-learn's inverse of the regularization strength
 UNSEEN = float(np.log(1e-6))  # logit of a level that no reply has
 
@@ -114,7 +114,7 @@ def load_tfidf(folder: Path, mechanisms: Sequence[str]) -> TfidfModel:
 
 
 def reply_terms(reply: str) -> list[str]:
-    """Words and pairs of a reply, then of its questions with a prefix: `why so`, `?:^ why`."""
+    """Words and pairs of a reply (`why so`), then of its questions, with a prefix (`?:^ why`)."""
     terms = _words_and_pairs(WORD.findall(reply.lower()))
     for question in questions(reply.lower()):
         terms += [QUESTION + term for term in _words_and_pairs([START, *WORD.findall(question)])]

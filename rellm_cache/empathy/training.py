@@ -1,8 +1,8 @@
 """Training of empathy scorers on EPITOME's tables, resumable after each epoch.
 
-The posts of one fold are held out and scored once, after training. The same settings, data and seed
-give the same scorer on one machine, also after a kill: the state is saved after each epoch, and
-each epoch seeds its own order and dropout.
+The test part is one fold of the posts. It is scored once, after training. On one machine, the same
+settings, data and seed give the same scorer, even after a killed run: each epoch saves the state
+and has its own seed for order and dropout.
 """
 
 import dataclasses
@@ -69,7 +69,7 @@ class TrainingSources:
 class EncodedData:
     """Encoded exchanges, which scorers with equal `settings.encoding` can share.
 
-    `train` is cut at `training_tokens`. Of `parts`, "validation" and "test" are cut at `tokens`,
+    `train` is cut at `training_tokens`. In `parts`, "validation" and "test" are cut at `tokens`,
     "validation_long" and "test_long" at `long_tokens`.
     """
 
@@ -180,7 +180,7 @@ def encode_data(sources: TrainingSources, settings: EmpathySettings) -> EncodedD
 
 
 def _is_done(out: Path, settings: EmpathySettings, sources: TrainingSources) -> bool:
-    """Whether `out` has the finished scorer; otherwise record what it will be."""
+    """Whether `out` has the finished scorer; a new folder gets a record of settings and inputs."""
     plan = {
         "settings": dataclasses.asdict(settings),
         "data": sources.data_digest,
@@ -265,7 +265,7 @@ class ScorerTraining:
         self.done = 0
 
     def resume(self) -> None:
-        """Continue from the state file, if any; `RunError` if it is of another training."""
+        """Continue from the state file, if any; `RunError` if it belongs to another training."""
         if not self._state.is_file():
             return
         try:

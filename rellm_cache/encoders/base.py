@@ -9,7 +9,7 @@ import numpy as np
 from rellm_cache.config.specs import EncoderSpec
 from rellm_cache.errors import ConfigError
 
-FRAMES_PER_SECOND = 50  # of every encoder
+FRAMES_PER_SECOND = 50  # for every encoder
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Encoding:
 
     Attributes:
         frames: (L, D) float32; the store keeps them as float16.
-        vad: (3,) float32 arousal, dominance, valence in about 0..1; None without such a head.
+        vad: (3,) float32 arousal, dominance, valence in about 0..1; None without an emotion head.
     """
 
     frames: np.ndarray

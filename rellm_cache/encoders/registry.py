@@ -34,7 +34,7 @@ def build_encoder(spec: EncoderSpec, device: torch.device) -> FrameEncoder:
     """Load the encoder of a spec.
 
     Raises:
-        ConfigError: the model cannot be found, lacks a file, or has no such layer.
+        ConfigError: the model cannot be found, lacks a file, or lacks the spec's layer.
     """
     # Imported here, so that only the libraries of this encoder are loaded.
     if spec.kind == "whisper":

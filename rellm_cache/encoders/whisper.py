@@ -3,9 +3,9 @@
 A clip has `(ceil(samples / 160) - 1) // 2 + 1` frames in both windows:
 
 - `30s`: the clip is padded with silence to 30 s as in Whisper's training, encoded, and cut.
-- `clip`: only the mel frames of the clip are encoded, with as many position embeddings. In a batch,
-  clips are padded to the longest and padding is masked. A clip has an even number of mel frames, so
-  the last frame of the convolutions does not reach into the padding either.
+- `clip`: only the mel frames of the clip are encoded, with one position embedding per frame.
+  In a batch, clips are padded to the longest, and padding is masked. The number of mel frames is
+  even, so the last output frame of the convolutions does not overlap the padding.
 
 A clip's frames do not depend on its batch.
 """

@@ -19,15 +19,15 @@ from rellm_cache.utils.model_files import find_model, load_pretrained, model_err
 
 TEXT_FILES = ("generation_config.json", "tokenizer.json")
 NEEDED = ("preprocessor_config.json", *TEXT_FILES)
-PROMPT_TOKENS = 4  # at most: start, language, task, no timestamps
+PROMPT_TOKENS = 4  # maximum: start, language, task, no timestamps
 
 
 @dataclass(frozen=True)
 class Transcription:
     """The text of a clip."""
 
-    text: str  # without spaces around it; may be empty, as for silence
-    cut: bool  # whether it reached the token limit before its end
+    text: str  # without outer spaces; may be empty, for example for silence
+    cut: bool  # whether the token limit cut the text
 
 
 def resolve_transcriber(spec: TranscriberSpec) -> TranscriberSpec:

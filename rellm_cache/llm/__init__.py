@@ -1,5 +1,5 @@
 """The frozen chat LLM: loading, prompts, packed rows, LoRA, generation.
 
-A recipe's `[llm]`, prompts and embeddings of speech enter. Hidden states and texts leave; gradients
-flow back to the embeddings.
+Input: a recipe's `[llm]`, prompts and speech embeddings. Output: hidden states and texts. Gradients
+flow back to the speech embeddings.
 """

@@ -1,9 +1,9 @@
 """Import of bitsandbytes without compiled kernels from a model hub.
 
 On CPUs with AVX512-BF16, bitsandbytes uses the package `kernels` to download a compiled module and
-run it, or warns that the package is missing. rellm runs no downloaded code, and the module is for
-inference only. So bitsandbytes is imported here as if `kernels` were not installed, before peft or
-another library imports it.
+run it, or warns that the package is missing. rellm runs no downloaded code, and the compiled
+module works for inference only. So bitsandbytes is imported here as if `kernels` were not
+installed. This must happen before peft or another library imports bitsandbytes.
 """
 
 import logging

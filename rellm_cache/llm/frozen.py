@@ -1,6 +1,6 @@
 """Frozen chat LLM: embeddings of tokens and hidden states of packed rows.
 
-Its weights never train. Gradients pass through it to the speech embeddings.
+The weights are never trained. Gradients pass through the LLM to the speech embeddings.
 
 Letters: T tokens in a row, H hidden size, V vocabulary.
 """
@@ -72,7 +72,7 @@ class FrozenLLM:
         return Segment(embeddings, tuple(answer), parent, 0 if speech is None else len(speech))
 
     def prefix_segment(self, ids: Sequence[int]) -> Segment:
-        """A prompt at the start of a row, as cached keys and values where the config allows it."""
+        """A prompt at the start of a row, as cached keys and values if the config allows it."""
         if not self.config.caches_prefix_kv:
             return self.segment(ids=ids)
         prefix = self._prefixes.get(tuple(ids))
@@ -90,7 +90,7 @@ class FrozenLLM:
             return compute_prefix(self.model.get_decoder(), embeddings.to(self.dtype))
 
     def hidden_states(self, row: PackedRow) -> Tensor:
-        """(T, H) last hidden states of a packed row; differentiable in its embeddings.
+        """(T, H) last hidden states of a packed row; differentiable with respect to its embeddings.
 
         Raises:
             ConfigError: an example of the row is longer than the model supports.
@@ -111,7 +111,7 @@ class FrozenLLM:
         return hidden
 
     def set_attention(self, attention: str, checkpointing: bool) -> None:
-        """Choose how the layers run from now on, also when a backward pass runs them again."""
+        """Set attention and checkpointing for all later layer calls, also in a backward pass."""
         self.model.set_attn_implementation(attention)
         for layer in self._checkpointed:
             layer.training = checkpointing  # the modules inside it stay in evaluation mode
@@ -146,7 +146,7 @@ def require_llm(llm: FrozenLLM | None) -> FrozenLLM:
 
 
 def checkpointed_layers(model: Any) -> list[GradientCheckpointingLayer]:
-    """A model's layers, set to keep only their inputs for the backward pass in training mode."""
+    """A model's layers; in training mode they now keep only their inputs for the backward pass."""
     layers = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
     for layer in layers:
         layer.gradient_checkpointing = True

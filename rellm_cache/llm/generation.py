@@ -1,8 +1,8 @@
 """Text generation with the frozen LLM: greedy or sampled continuations of prompts.
 
-Sampling adds Gumbel noise to logits / temperature and takes the largest (Gumbel-max): a draw from
-their softmax. Each prompt has a random generator of its own, so that its answer does not depend on
-the batch.
+Sampling adds Gumbel noise to logits / temperature and takes the largest value (Gumbel-max). This is
+a draw from their softmax. Each prompt has its own random generator, so its answer does not depend
+on the batch.
 
 Letters: B prompts, T tokens in the longest, H hidden size, V vocabulary.
 """
@@ -21,7 +21,7 @@ from rellm_cache.llm.reply_limit import NO_LIMIT, ReplyLimit
 
 @dataclass(frozen=True)
 class Continuation:
-    """A generated text, stripped, without end tokens; `early_stop`: the token limit cut it."""
+    """A generated text without end tokens and outer spaces; `early_stop`: token limit cut it."""
 
     text: str
     early_stop: bool
@@ -44,7 +44,7 @@ def continue_prompts(
     limit: ReplyLimit = NO_LIMIT,
     sampling: Sampling | None = None,
 ) -> list[Continuation]:
-    """Continue prompts, each with the result it would have alone.
+    """Continue prompts; the result of each does not depend on the others.
 
     Args:
         prompts: embeddings (t, H).
@@ -54,7 +54,7 @@ def continue_prompts(
     Raises:
         ConfigError: a prompt and its answer are longer than the model supports.
     """
-    llm.set_attention("sdpa", checkpointing=False)  # generation keeps keys and values of its own
+    llm.set_attention("sdpa", checkpointing=False)  # generation has its own key/value cache
     longest = max(len(p) for p in prompts)
     llm.require_positions(longest + max_new_tokens)
     shape = (len(prompts), longest)
@@ -114,7 +114,7 @@ class GumbelNoise(LogitsProcessor):
         self._generators = [torch.Generator().manual_seed(seed) for seed in sampling.seeds]
 
     def __call__(self, input_ids: Any, scores: Tensor) -> Tensor:
-        """(B, V) perturbed scores of scores (B, V)."""
+        """Scores (B, V) with noise added."""
         size = scores.shape[1]
         uniform = torch.stack(
             [torch.rand(size, generator=g, dtype=torch.float64) for g in self._generators]

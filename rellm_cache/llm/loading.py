@@ -30,8 +30,8 @@ def load_llm(config: LLMConfig, device: torch.device) -> FrozenLLM:
     """Load and quantize the chat model of a recipe.
 
     Raises:
-        ConfigError: the model cannot be found or loaded, lacks a file or weights, or needs code of
-            its own.
+        ConfigError: the model cannot be found or loaded, lacks a file or weights, or needs its
+            own Python code.
     """
     folder = find_llm(config)
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
@@ -56,7 +56,7 @@ def find_llm(config: LLMConfig) -> Path:
     """The folder of the chat model.
 
     Raises:
-        ConfigError: it cannot be found, lacks a file, or needs code of its own.
+        ConfigError: it cannot be found, lacks a file, or needs its own Python code.
     """
     folder = locate_model(config.model, config.revision)
     _refuse_custom_code(folder)
@@ -65,9 +65,9 @@ def find_llm(config: LLMConfig) -> Path:
 
 
 def llm_identity(config: LLMConfig) -> dict[str, str]:
-    """The values that determine an LLM's answers, LoRA aside, on any device.
+    """The values, except LoRA, that determine an LLM's answers on any device.
 
-    A folder's weights may change, so a digest of its files stands for it. Errors as `find_llm`.
+    A folder's weights may change, so a digest of its files identifies it. Raises like `find_llm`.
     """
     if not Path(config.model).is_dir():
         return config.identity
@@ -85,7 +85,7 @@ def load_chat(config: LLMConfig) -> ChatFormat:
 def keep_weights_unpacked(model: torch.nn.Module) -> None:
     """Stop bitsandbytes from repacking 4-bit weights on CPUs with AVX512-BF16.
 
-    There, the first forward pass without gradients repacks the weights of a `Linear4bit` for
+    On them, the first forward pass without gradients repacks the weights of a `Linear4bit` for
     inference. Gradients of later training steps are then wrong, with only a warning.
     """
     for module in model.modules():
@@ -131,7 +131,7 @@ def _quantization(config: LLMConfig, dtype: torch.dtype) -> BitsAndBytesConfig |
 def _refuse_custom_code(folder: Path) -> None:
     path = folder / "config.json"
     if not path.is_file():
-        return  # check_files names missing files
+        return  # check_files reports missing files
     config = read_object(path, ConfigError, "copy the file again")
     if config.get("model_type") == "qwen":
         raise ConfigError(

@@ -48,7 +48,7 @@ class LoRA(nn.Module):
 
 
 def with_lora(llm: FrozenLLM, config: LoraConfig) -> tuple[FrozenLLM, LoRA]:
-    """An LLM with LoRA, and its trained modules; `llm` is unchanged. Errors as `add_lora`."""
+    """An LLM with LoRA, and its trained modules; `llm` is unchanged. Raises like `add_lora`."""
     tree = _tree_over_same_leaves(llm.model)
     adapted = FrozenLLM(tree, llm.chat, replace(llm.config, lora=config))
     return adapted, add_lora(adapted.model, adapted.speech_mask, config)

@@ -1,9 +1,9 @@
 """Memory footprint of a frozen LLM, computed from its config without loading weights.
 
 A forward pass on torch's `meta` device counts the activations that the backward pass keeps, for any
-architecture. Attention counts as a memory-efficient kernel keeps it: queries, keys, values, output
-and one sum per query. Over a whole row, keys and values are repeated for each query head; over
-segments they are not.
+architecture. For attention, it counts what a memory-efficient kernel keeps: queries, keys,
+values, output and one sum per query. Attention over a whole row repeats keys and values for
+each query head; attention over segments does not.
 """
 
 from collections.abc import Callable, Iterator
@@ -34,14 +34,14 @@ class Footprint:
     Attributes:
         device_bytes: weights on the device.
         host_bytes: weights in host memory.
-        linear_parameters: weights of linear layers; each costs 2 operations per token, forward.
+        linear_parameters: weights of linear layers; 2 operations each per token and forward pass.
         activation_bytes: kept for the backward pass, per token of a row.
-        copied_kv_bytes: keys and values that a segment copies, per token that it continues; else 0.
+        copied_kv_bytes: keys and values that a segment copies, per token of its parents; else 0.
         recompute_bytes: with checkpointing, activations of the layer that runs again and three
             gradients of its MLP, per token; else 0.
         lora_activation_bytes: kept in addition, per token that LoRA changes; 0 without LoRA.
         lora_recompute_bytes: the same for the layer that runs again, with checkpointing.
-        largest_matrix: values of the largest quantized matrix, which is dequantized for use.
+        largest_matrix: size of the largest quantized matrix, in values; it is dequantized for use.
         value_bytes: bytes of a value in computations.
     """
 
@@ -157,7 +157,7 @@ def _bytes_per_token(model: Any, dtype: torch.dtype) -> float:
 
 @contextmanager
 def count_saved_bytes(module: nn.Module) -> Iterator[Callable[[], int]]:
-    """Count the bytes, except weights, that forward passes in the block keep for the backward."""
+    """Count the bytes, except weights, that forward passes in the block keep for backward."""
     own = {p.untyped_storage()._cdata for p in module.parameters()}
     kept: dict[int, tuple[int, Tensor]] = {}  # holds the tensors, so that no address is reused
 

@@ -1,6 +1,6 @@
 """Input embeddings in host memory: only the rows of a batch's tokens go to the GPU.
 
-Qwen-7B's embeddings take 1.2 GB, and a step needs some hundred rows.
+Qwen-7B's embeddings take 1.2 GB, and a step needs a few hundred rows.
 """
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 class OffloadedEmbedding(nn.Module):
     """A frozen embedding table in host memory, page-locked if its rows go to a GPU.
 
-    The table is not a parameter: it does not move with the model and is in no state dict.
+    The table is not a parameter: it does not move with the model and is not in state dicts.
 
     Attributes:
         weight: (V, H) in host memory.

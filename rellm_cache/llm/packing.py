@@ -1,8 +1,8 @@
 """Packed rows: several examples behind one shared prompt, in one row without padding.
 
-A row is `[prompt][speech response][speech response]`. Each token attends to its own segment up to
-itself and to the segments that its segment continues. Positions continue from the parent segment,
-so the results equal those of each example in a row of its own. Segments form a tree: several labels
+A row is `[prompt][speech response][speech response]`. Each token attends to itself, to earlier
+tokens of its segment, and to all parents of the segment. Positions continue from the parent,
+so each example has the same result as in a row without others. Segments form a tree: several labels
 can continue one `[speech]`. A prompt with cached keys and values (`prefix_cache`) takes no place in
 the row, but tokens attend to it.
 
@@ -27,7 +27,7 @@ class Segment:
 
     Attributes:
         embeddings: (t, H); without the last token of the answer, which predicts nothing.
-        answer: token ids of the answer, each with a loss. No segment continues one with an answer.
+        answer: token ids of the answer, each with a loss. Segments with an answer have no children.
         parent: index of the earlier segment that it continues; None at the start of a row.
         speech: number of leading embeddings that are speech.
         prefix: cached keys and values of a prompt, which replace its embeddings; or None.
@@ -54,7 +54,7 @@ class PackedRow:
         prefixes: prompts with cached keys and values, which come before the row's own.
         prefix_owners: (P,) int64, the segment of each prefix token.
         answers: (N,) int64 token ids of all answers.
-        predictors: (N,) int64, the token before each, the hidden state of which predicts it.
+        predictors: (N,) int64, for each answer token, the index of the token that predicts it.
         answered: (N,) int64, the segment of each answer token.
     """
 
@@ -79,8 +79,8 @@ class PackedRow:
     def bias(self, dtype: torch.dtype) -> Tensor:
         """(1, 1, T, P + T) attention bias: 0 where a token attends to another, else -inf.
 
-        One bias serves all layers; from a bool mask each layer would make and keep its own. The
-        stride of its lines is a multiple of `ALIGNED`, or a GPU kernel would copy it in each layer.
+        All layers share one bias; with a bool mask, each layer would make and keep its own. The row
+        stride is a multiple of `ALIGNED`; otherwise a GPU kernel would copy the bias in each layer.
         """
         mask = self.mask()[0, 0]
         length, keys = mask.shape
@@ -126,7 +126,7 @@ def pack(segments: Sequence[Segment]) -> PackedRow:
         speech.append(torch.arange(length) < segment.speech)
         at += length
         predicting = torch.arange(at - answers[index], at)
-        if answers[index] > length:  # the last token of the parent predicts the first one
+        if answers[index] > length:  # the parent's last token predicts the first answer token
             if before < 0:
                 raise ValueError(f"segment {index}: an answer without a token before it")
             predicting[0] = before

@@ -19,7 +19,7 @@ CHATML_END = "<|im_end|>\n<|endoftext|>"
 CHATML_TOKENS = ("<|im_start|>", "<|im_end|>", "<|endoftext|>")
 
 # enable_thinking is for Qwen3; other templates ignore it. Llama 3's template writes today's date
-# unless it is given one; this is its own default.
+# unless it gets a date; the date below is the template's own default.
 TEMPLATE_SETTINGS = {"enable_thinking": False, "date_string": "26 Jul 2024"}
 
 # Placeholders that show where a model's template puts speech and response.

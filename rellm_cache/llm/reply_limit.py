@@ -1,6 +1,6 @@
 """Reply length limit: cuts a text after a number of sentences, or after its first question.
 
-The paper names long monologues that ask nothing as a limitation.
+The paper names long replies without a question as a limitation.
 """
 
 import re
@@ -15,7 +15,7 @@ ABBREVIATIONS = frozenset({"mr", "mrs", "ms", "dr", "prof", "st", "vs", "e.g", "
 
 @dataclass(frozen=True)
 class ReplyLimit:
-    """Most sentences of a reply, 0 for no limit, and whether its first question ends it."""
+    """Maximum number of sentences of a reply (0: no limit); whether its first question ends it."""
 
     sentences: int = 0
     after_question: bool = False

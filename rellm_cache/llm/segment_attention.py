@@ -1,7 +1,7 @@
-"""Attention over a packed row, one segment at a time, with the result of one call for the row.
+"""Attention over a packed row by segments, with the same result as one call for the whole row.
 
-Most tokens of a row do not attend to most others, but a kernel over the whole row computes these
-pairs too. Here each segment attends only to itself and the segments that it continues. On a CPU
+Most pairs of tokens in a row do not attend to each other, but a kernel over the whole row computes
+them too. Here each segment attends only to itself and the segments that it continues. On a CPU
 this is less work; on a GPU the many small calls would be slower.
 
 Letters: T tokens in the row, P prefix tokens before it, D head size.
@@ -43,7 +43,7 @@ class Segments:
 
 
 def segments_of(row: PackedRow, dtype: torch.dtype) -> Segments:
-    """Split a row into pieces; `dtype` is that of its queries, keys and values."""
+    """Split a row into pieces; `dtype` is the dtype of its queries, keys and values."""
     count = len(row.sees)
     cached = torch.bincount(row.prefix_owners, minlength=count).tolist()  # by segment
     own = torch.bincount(row.segments, minlength=count).tolist()
@@ -74,7 +74,7 @@ def attend(
     scaling: float | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
-    """Attention function for the layers of a model of transformers.
+    """Attention function for the layers of a transformers model.
 
     Args:
         query: (1, heads, T, D).

@@ -18,7 +18,7 @@ ARGUMENT = "speech_positions"  # argument of the decoder's layers
 
 @dataclass(frozen=True)
 class _Positions:
-    """Indices (S,) of the speech tokens of one call, with rows end to end, and its shape (B, T)."""
+    """Indices (S,) of speech tokens in the flattened rows of one call, and its shape (B, T)."""
 
     index: Tensor
     shape: tuple[int, int]
@@ -42,10 +42,10 @@ class SpeechMask:
 
     @contextmanager
     def set(self, mask: Tensor) -> Iterator[None]:
-        """Forward calls within the block have speech where `mask` (B, T) bool is true.
+        """Set the speech positions of calls in the block: `mask` (B, T) bool, true at speech.
 
-        In generation the mask covers the prompt. A call with past keys and values starts in the
-        mask where they end, and positions beyond the mask are not speech.
+        In generation, the mask covers the prompt. A call with P cached tokens uses the mask from
+        index P on. Positions after the end of the mask are not speech.
         """
         before, self._mask = self._mask, mask
         try:

@@ -1,9 +1,9 @@
 """Teacher distributions: the next-token probabilities of a text LLM along a response.
 
 A row has the K most probable tokens with their log-probabilities, and the log-probability of all
-others together. A row is for one temperature: at another, the mass of the others is not known.
+others together. A row is valid for one temperature: for another, the others' mass is unknown.
 
-Letters: N predicted tokens, H hidden size, V vocabulary, K separate tokens.
+Letters: N predicted tokens, H hidden size, V vocabulary, K tokens with their own probability.
 """
 
 import torch
@@ -20,7 +20,7 @@ def distribution_rows(
 
     Args:
         predictors: (N, H), in the dtype of the weight.
-        output_weight: (V, H), V above K.
+        output_weight: (V, H), V > K.
         top_k: K.
         temperature: above 0; logits are divided by it.
         chunk: rows of logits in memory at a time.

@@ -1,4 +1,4 @@
 """Questions about clips: requests to the writer LLM, parsing of its replies, filters, and files.
 
-Utterances with labels and the texts of an LLM enter. Rows of questions and answers leave.
+Input: utterances with labels, and texts of an LLM. Output: rows of questions and answers.
 """

@@ -29,7 +29,7 @@ class Candidate:
 
 
 def reason_to_drop(candidate: Candidate) -> str | None:
-    """The reason of the first filter that drops it, or None."""
+    """The reason of the first filter that drops the candidate, or None."""
     return next((r for f in FILTERS if (r := f(candidate)) is not None), None)
 
 
@@ -39,7 +39,7 @@ def is_refused(candidate: Candidate) -> str | None:
 
 
 def is_cut(candidate: Candidate) -> str | None:
-    """Drop cut answers: they are long, though the request asks for a short one."""
+    """Drop answers that the token limit cut: the request asks for a short answer."""
     return "answer cut by the token limit" if candidate.cut else None
 
 
@@ -67,7 +67,7 @@ def mentions_request(candidate: Candidate) -> str | None:
 
 
 def names_another_emotion(candidate: Candidate) -> str | None:
-    """Drop an emotion answer without the label, and emotions or causes that name another one."""
+    """Drop emotion answers without an emotion, and emotion or cause answers with a wrong one."""
     named = set(emotions_in(candidate.pair.answer, candidate.emotions))
     if candidate.type == "emotion" and not named:
         return "answer names no emotion"

@@ -2,8 +2,8 @@
 
 LLMs write the requested form in many ways: `Question: … Answer: …`, `Q1: …`, `**Answer:**`, with
 numbers, bullets and quotation marks. A label starts a line or a sentence. Elsewhere "question:" is
-an ordinary word, as is "answer:" unless the question has no other answer. A text without a question
-and its answer gives no pair.
+an ordinary word. So is "answer:", unless the question has no other answer. A text gives a pair only
+if it has both a question and its answer.
 """
 
 import re

@@ -1,7 +1,7 @@
 """Requests to the LLM that writes questions, and metadata in words.
 
-Each type of question has its own request: asked for all at once, a small LLM writes text that
-cannot be parsed.
+Each type of question has its own request. A request for all types at once makes a small LLM write
+text that cannot be parsed.
 """
 
 from collections.abc import Sequence
@@ -40,7 +40,7 @@ def describe(utterance: Utterance, settings: QASettings) -> str:
 
 
 def label_source(utterance: Utterance, settings: QASettings) -> LabelSource:
-    """Source of the labels in `describe`: the corpus, unless its dimensions are pseudo or made."""
+    """Source of labels in `describe`: `pseudo` or `made` if its dimensions are, else `corpus`."""
     has_dimensions = utterance.vad is not None and settings.dimensions
     if has_dimensions and utterance.vad_source in ("pseudo", "made"):
         return utterance.vad_source
@@ -56,7 +56,7 @@ def write_request(utterance: Utterance, kind: QAType, settings: QASettings) -> R
         "{emotion}": utterance.emotion or "",
         "{metadata}": describe(utterance, settings),
         "{question}": question,
-        "{transcript}": utterance.text,  # last, as a transcript may contain braces
+        "{transcript}": utterance.text,  # last, because a transcript may contain braces
     }
     for mark, text in filled.items():
         template = template.replace(mark, text)

@@ -1,7 +1,7 @@
-"""Question files: rows of questions and answers as JSON Lines beside a manifest.
+"""Question files: rows of questions and answers as JSON Lines in a manifest folder.
 
-Each manifest file has a `<split>.questions.jsonl` beside it. Rows that a filter dropped are kept,
-with the reason and the LLM's text.
+Each manifest file has a `<split>.questions.jsonl` in the same folder. It also has the rows that a
+filter dropped, with the reason and the LLM's text.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ class QARow:
     mode: QAMode  # `explicit`: training may see the metadata; `implicit`: speech and question only
     type: QAType  # topic of the question
     index: int  # number of the pair among those of one request
-    question: str  # empty, as the answer, if the text could not be parsed
+    question: str  # empty, like the answer, if the text could not be parsed
     answer: str
     early_stop: bool  # whether the token limit cut the LLM's text
     metadata: str  # emotion and dimensions in words; empty in implicit rows
@@ -35,12 +35,12 @@ class QARow:
     vad_source: str | None  # `human`, `pseudo` or `made`; None without dimensions
     model: str  # the LLM's name in the recipe
     weights: str  # SHA-256 of the LLM's files
-    fingerprint: str  # digest of everything but the prompt that determines the text
+    fingerprint: str  # digest of everything that determines the text, except the prompt
     prompt: str  # SHA-256 of the request
     seed: int  # of sampling
     written: str  # the complete text of the LLM
     guess: dict[str, float] | None = None  # emotion → probability by the transcript alone
-    dropped: str = ""  # reason why training leaves the row out; empty if it uses it
+    dropped: str = ""  # reason why training skips the row; empty if it uses the row
 
 
 _FIELDS = {field.name: field for field in dataclasses.fields(QARow)}
@@ -54,7 +54,7 @@ _NULLABLE = ("vad_source", "guess")
 
 
 def questions_path(manifest: Path) -> Path:
-    """The file of questions beside a manifest file."""
+    """Path of a manifest file's questions, in the same folder."""
     return manifest.with_name(f"{manifest.stem}.questions.jsonl")
 
 
@@ -102,7 +102,7 @@ def read_questions(
         splits: splits of a folder to read; empty for all.
 
     Raises:
-        ManifestError: a manifest file has no question file beside it.
+        ManifestError: a manifest file has no question file in its folder.
     """
     found: dict[str, list[QARow]] = {}
     for file in manifest_files(manifest):
