@@ -1,4 +1,4 @@
 """Corpora: readers, manifests, audio, emotion names, dimensions and splits.
 
-Input: the folder of a corpus or a table of clips. Output: manifests of utterances, decoded clips.
+It takes the folder of a corpus or a table of clips. It returns manifests and decoded clips.
 """

@@ -1,5 +1,5 @@
 """The frozen chat LLM: loading, prompts, packed rows, LoRA, generation.
 
-Input: a recipe's `[llm]`, prompts and speech embeddings. Output: hidden states and texts. Gradients
-flow back to the speech embeddings.
+It takes a recipe's `[llm]`, prompts and speech embeddings. It returns hidden states and texts, and
+gradients of the speech embeddings.
 """

@@ -213,4 +213,4 @@ def test_the_teacher_store_works_like_any_other(
     damaged.write_bytes(content)
     with pytest.raises(StoreError, match="do not match their checksum"):
         train(distilled, corpus, cache, tmp_path / "run")
-    assert json.dumps(cache_info(tmp_path / "elsewhere")[0].to_json())
+    assert json.dumps(vars(cache_info(tmp_path / "elsewhere")[0]))

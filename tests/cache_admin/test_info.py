@@ -18,6 +18,6 @@ def test_counts_and_hours_of_each_store(corpus: Path, recipe: Recipe, tmp_path: 
     assert (speech.encoder, emotion.encoder) == ("whisper", "wav2vec2-emotion")
     assert (speech.clips, speech.parts, speech.failed, speech.frame_size) == (10, 1, 1, 16)
     assert speech.hours == pytest.approx(18.6 / 3600, rel=0.01)
-    assert json.dumps(speech.to_json())
+    assert json.dumps(vars(speech))
     with pytest.raises(StoreError, match="found no store; `rellm extract` makes them"):
         cache_info(tmp_path / "nothing")

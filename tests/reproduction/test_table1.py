@@ -250,7 +250,7 @@ def test_a_run_stands_in_for_blsp_emo_in_its_own_row(
     assert str(elsewhere) in note
     assert to_json(found)["notes"] == [note]
     write_page(tmp_path / "page.html", found)
-    assert "stands for it" in (tmp_path / "page.html").read_text()
+    assert "stands in for it" in (tmp_path / "page.html").read_text()
     fold = tmp_path / "out" / "fold-1"
     assert (fold / "blsp-emo" / "run" / WEIGHTS).samefile(elsewhere / WEIGHTS)
     assert run_recipe(fold / "re-llm" / "run").training.init_from == ""
@@ -264,8 +264,8 @@ def test_without_dimensions_equal_rows_are_one_model(base: Path) -> None:
     models = {
         row: Model(load_recipe(row.recipe, base=str(base))) for row in ROWS if row.kind == "trains"
     }
-    assert find_equal_rows(models, felt=True) == {}
-    assert find_equal_rows(models, felt=False) == {
+    assert find_equal_rows(models, has_vad=True) == {}
+    assert find_equal_rows(models, has_vad=False) == {
         "re-llm-no-dimensions": "re-llm",
         "re-llm-no-emotion-encoder": "blsp-emo-ft",
     }
