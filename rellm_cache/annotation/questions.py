@@ -36,7 +36,7 @@ Guess = dict[str, float]  # emotion -> probability
 
 
 def writer_fingerprint(recipe: Recipe, weights: str) -> str:
-    """Digest, in 12 hex digits, of everything except the prompt that a reply or guess depends on."""
+    """Digest (12 hex digits) of all that replies and guesses depend on, except the prompt."""
     settings, prompts = recipe.qa, recipe.prompts
     seed = settings.seed if settings.temperature else None
     return digest(

@@ -60,7 +60,7 @@ def respond(
 
 
 def reply_fingerprint(llm: LLMConfig, prompts: PromptsConfig) -> str:
-    """Digest, in 12 hex digits, of everything except the prompt that a reply depends on."""
+    """Digest (12 hex digits) of everything that a reply depends on, except the prompt."""
     return digest(
         {
             "llm": llm_identity(llm),

@@ -297,8 +297,8 @@ def copy_adapter(adapter: ConvAdapter, source: dict[str, Tensor]) -> None:
 def copy_block(target: Tensor, source: Tensor) -> None:
     """Copy weights of a gated convolution into those of a wider one, in place.
 
-    The first half of the rows are values, the second half gates. Each half is copied to the start of
-    the same half of the target. Its weights from the additional inputs become zero.
+    The first half of the rows are values, the second half gates. Each half is copied to the start
+    of the same half of the target. Its weights from the additional inputs become zero.
 
     Args:
         target: (2 W, W, K) weight or (2 W,) bias.

@@ -1,8 +1,8 @@
 """Qwen v1 checkpoints (Qwen-7B, Qwen-7B-Chat) converted to Qwen2 model folders.
 
 The first Qwen models ship Python code in their checkpoint, which is never run here. Their
-architecture equals Qwen2 with other tensor names: RMSNorm, rotary positions in halves, biases on q, k
-and v only, and an MLP `c_proj(w1(x) * silu(w2(x)))`. Beyond `seq_length` positions, Qwen v1
+architecture equals Qwen2 with other tensor names: RMSNorm, rotary positions in halves, biases on q,
+k and v only, and an MLP `c_proj(w1(x) * silu(w2(x)))`. Beyond `seq_length` positions, Qwen v1
 scales attention and changes its rotary base; Qwen2 does not. So `seq_length` becomes the maximum
 length.
 

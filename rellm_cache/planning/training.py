@@ -98,8 +98,8 @@ def plan_training(
         frame_size: D of all streams together.
         dtype: compute dtype of the LLM.
         gpu_bytes: memory of the GPU. With `training.micro_batch_tokens = "auto"` the micro-batch
-            is as large as `train` would choose on that GPU, which leaves CUDA's context and a tenth of the
-            rest free.
+            is as large as `train` would choose on that GPU: it leaves CUDA's context and a tenth
+            of the rest free.
         questions: clip id → questions used in training.
 
     Raises:

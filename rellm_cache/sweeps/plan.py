@@ -1,7 +1,7 @@
 """Sweep plan: variants of a recipe times seeds, as a list of jobs.
 
-The baseline is the recipe as given. A variant changes some of its fields. Each variant runs with each
-seed. All recipes are read and checked here, before anything trains.
+The baseline is the recipe as given. A variant changes some of its fields. Every variant runs with
+every seed. All recipes are read and checked here, before anything trains.
 """
 
 import re
@@ -51,8 +51,8 @@ class SweepPlan:
 
     Attributes:
         recipe: name of a shipped recipe, or path of a TOML file.
-        overrides: changes of the baseline and all variants. In any override, `{seed}` is replaced by
-            the seed of the run.
+        overrides: changes of the baseline and all variants. In any override, `{seed}` becomes the
+            seed of the run.
         variants: variants besides the baseline, in the order of the report.
     """
 

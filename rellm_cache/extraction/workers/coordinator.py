@@ -209,7 +209,7 @@ class Coordinator:
             )
 
     def _isolate(self, clip: MissingClip, reason: str) -> bool:
-        """Queue a clip in its own batch. After `MAX_TRIES` deaths, list it as failed; return True."""
+        """Queue a clip in its own batch. After `MAX_TRIES` deaths, fail it and return True."""
         utterance = clip.utterance
         self._deaths[utterance.id] += 1
         if self._deaths[utterance.id] < MAX_TRIES:
