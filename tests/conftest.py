@@ -1,6 +1,6 @@
-"""Tiny real objects: models saved as their libraries save them, and a corpus of tones.
+"""Fixtures: tiny models saved by their own libraries, and a corpus of tones.
 
-Models are random but fixed by a seed, and made once a session: tests that change one copy it.
+Models are random with a fixed seed and made once per session. A test that changes one copies it.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""A corpus with cached frames and responses, a recipe of short prompts, and what a store holds."""
+"""Fixtures: corpus with cached frames and responses, recipe of short prompts, store content."""
 
 import json
 from collections.abc import Callable, Iterator

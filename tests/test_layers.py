@@ -1,6 +1,6 @@
-"""The design in one rule: a module imports only from lower layers or its own package.
+"""Layer rule: a module imports only from lower layers or its own package.
 
-And the sentence it serves: training reads frames and never touches audio.
+This ensures that training reads frames and never touches audio.
 """
 
 import ast

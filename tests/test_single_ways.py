@@ -1,4 +1,4 @@
-"""One way to do each thing: files are replaced, and rows appended, in one module each."""
+"""Single implementations: one module replaces files, and one appends rows."""
 
 import ast
 from collections.abc import Iterator

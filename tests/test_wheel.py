@@ -1,4 +1,4 @@
-"""The wheel installs one top-level package, complete, and nothing beside it."""
+"""The wheel installs one complete top-level package and nothing else."""
 
 import shutil
 import subprocess

@@ -1,5 +1,5 @@
 """Annotations of manifests by models: expected responses, transcripts, dimensions and questions.
 
-Manifests, recipes and a cache enter. Files beside the manifest and stores in the cache leave, and
-`training` and `evaluation` read them.
+Input: manifests, recipes and a cache. Output: files next to the manifest and stores in the cache,
+which `training` and `evaluation` read.
 """

@@ -1,10 +1,10 @@
 """Pseudo dimensions: arousal, dominance and valence from the emotion encoder's own head.
 
-`rellm annotate` writes them into the manifest where dimensions are missing. They are read from the
-store of the encoder and marked `pseudo`, as they are a function of the model's input.
+`rellm annotate` writes them into the manifest where dimensions are missing. It reads them from the
+store of the encoder and marks them `pseudo`, because they are a function of the model's input.
 
-<folder>/annotations.json    which encoder gave the dimensions, and how many
-<folder>/report.json         the report of `prepare`, if there is one: counted again
+<folder>/annotations.json    the encoder that predicted the dimensions, and how many
+<folder>/report.json         the report of `prepare`, if there is one, with new counts
 """
 
 import dataclasses
@@ -41,7 +41,7 @@ class AnnotateReport:
     filled: int  # clips that had no dimensions
     renewed: int  # clips that had pseudo dimensions before
     kept: int  # clips with dimensions from another source
-    clipped: int  # clips with a value outside 0..1, which was set to the bound
+    clipped: int  # clips with a value outside 0..1, which was clipped
     survey: Survey  # counts of all clips after the change
 
 
@@ -90,7 +90,7 @@ def annotate(manifest: Path, recipe: Recipe, cache: Path) -> AnnotateReport:
 
 
 def _dimensions(store: FeatureStore, utterance: Utterance) -> np.ndarray:
-    """(3,) float32 arousal, dominance, valence by the head."""
+    """(3,) float32 arousal, dominance, valence, predicted by the head."""
     vad = store.vad(utterance.id)
     if vad is None or not np.isfinite(vad).all():
         found = "none" if vad is None else str(vad.tolist())
@@ -115,7 +115,7 @@ def _annotated(utterance: Utterance, given: dict[str, np.ndarray]) -> Utterance:
 def _rewrite(
     file: Path, rows: list[Row], clips: list[Utterance], given: dict[str, np.ndarray]
 ) -> None:
-    """Rewrite a file with new dimensions and their source; all other fields stay."""
+    """Rewrite a file with new dimensions and their source; keep all other fields."""
     new = []
     for row, clip in zip(rows, clips, strict=True):
         vad = given.get(clip.id)
@@ -126,7 +126,7 @@ def _rewrite(
 
 
 def _beside(manifest: Path) -> Path:
-    """The annotations file: in a manifest folder, or beside a single file under its name."""
+    """Path of the annotations file: in a manifest folder, or next to a single manifest file."""
     if manifest.is_dir():
         return manifest / ANNOTATIONS
     return manifest.with_name(f"{manifest.stem}.{ANNOTATIONS}")

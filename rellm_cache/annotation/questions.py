@@ -1,9 +1,9 @@
 """Questions and answers about clips, written by the chat LLM (`rellm qa`).
 
-The LLM reads transcript, emotion and dimensions, and writes questions with one request for each
-type. Equal requests are asked once. It also guesses the emotion from the transcript alone, so that
-questions that need no voice can be dropped. A row keeps the LLM's whole text, so new filters need
-no new request.
+The LLM reads transcript, emotion and dimensions. One request for each type asks it for questions;
+equal requests are sent once. It also guesses the emotion from the transcript alone: questions that
+can be answered without the voice can then be dropped. A row keeps the LLM's whole text, so new
+filters need no new request.
 """
 
 from collections import Counter
@@ -36,7 +36,7 @@ Guess = dict[str, float]  # emotion -> probability
 
 
 def writer_fingerprint(recipe: Recipe, weights: str) -> str:
-    """Digest, in 12 hex digits, of all that a reply or guess depends on besides its prompt."""
+    """Digest (12 hex digits) of all that replies and guesses depend on, except the prompt."""
     settings, prompts = recipe.qa, recipe.prompts
     seed = settings.seed if settings.temperature else None
     return digest(
@@ -62,7 +62,7 @@ class QuestionWriter:
 
     @cached_property
     def fingerprint(self) -> str:
-        """The `writer_fingerprint`."""
+        """The `writer_fingerprint` of this writer."""
         return writer_fingerprint(self.recipe, self.weights)
 
     @cached_property
@@ -73,7 +73,7 @@ class QuestionWriter:
     def ask(
         self, prompts: Sequence[str], transcripts: Sequence[str], size: int, table: ResultTable
     ) -> int:
-        """Add missing replies, by digest of the prompt, and guesses; return their number."""
+        """Add missing replies (key: digest of the prompt) and guesses; return their number."""
         by_digest = {digest(prompt): prompt for prompt in prompts}
         unknown = [by_digest[key] for key in table.missing(by_digest, "text")]
         unguessed = sorted(table.missing(transcripts, "guess"))
@@ -90,10 +90,10 @@ class QuestionWriter:
         return total
 
     def _guess(self, transcript: str) -> Guess:
-        """Probabilities of the emotions by the transcript, calibrated by an empty one.
+        """Probabilities of the emotions given the transcript, calibrated with an empty one.
 
         Log-likelihoods of the labels as answers to the recognition prompt, with the transcript in
-        the place of the speech, minus those of an empty transcript (Zhao et al. 2021).
+        place of the speech, minus those of an empty transcript (Zhao et al. 2021).
         """
         likely = self._label_log_likelihoods(transcript) - self._prior  # (C,)
         return dict(zip(self.recipe.heads.emotions, likely.softmax(0).tolist(), strict=True))
@@ -120,7 +120,7 @@ class QAReport:
     """What `write_questions` wrote for one manifest file."""
 
     path: Path  # file of the rows
-    asked: int  # requests and guesses that the LLM answered now; the others were already answered
+    asked: int  # requests and guesses answered in this call; the others were answered before
     kept: dict[tuple[str, str], int]  # (mode, type) → number of rows for training
     dropped: dict[str, int]  # reason → number of rows
     skipped: dict[str, int]  # reason → number of utterances without questions
@@ -129,7 +129,7 @@ class QAReport:
 def write_questions(
     manifest: Path, recipe: Recipe, batch_size: int = 16, device: torch.device | None = None
 ) -> list[QAReport]:
-    """Write `<split>.questions.jsonl` beside each manifest file.
+    """Write `<split>.questions.jsonl` next to each manifest file.
 
     Raises:
         ConfigError: the recipe has no LLM.
@@ -183,7 +183,7 @@ def _write_beside(
 
 
 def _finished(path: Path, plans: Sequence[_Plan]) -> Iterator[Row]:
-    """Yield the replies and guesses in finished rows, where the request is still the same."""
+    """Yield replies and guesses of finished rows that still have the same request."""
     requests = {item.utterance.id: item for item in plans}
     for row in read_rows(path) if path.exists() else ():
         item = requests.get(row.id)

@@ -1,7 +1,7 @@
 """Expected responses (step 1): the chat LLM continues each transcript in the tone of its emotion.
 
-Answers are greedy, and equal prompts are answered once. Responses that the paper's rules drop are
-counted by reason and left out of training.
+Decoding is greedy, and equal prompts are answered once. Responses dropped by the paper's rules are
+counted by reason and not used in training.
 """
 
 from collections import Counter
@@ -36,14 +36,14 @@ class RespondReport:
 
     path: Path  # file of the responses
     written: int  # utterances with a response
-    generated: int  # prompts that the LLM answered now; the others were already answered
+    generated: int  # prompts answered in this call; the others were answered before
     dropped: dict[str, int]  # reason → number of utterances
 
 
 def respond(
     manifest: Path, recipe: Recipe, batch_size: int = 16, device: torch.device | None = None
 ) -> list[RespondReport]:
-    """Write `<split>.responses.jsonl` beside each manifest file.
+    """Write `<split>.responses.jsonl` next to each manifest file.
 
     Raises:
         ConfigError: the recipe has no LLM.
@@ -60,7 +60,7 @@ def respond(
 
 
 def reply_fingerprint(llm: LLMConfig, prompts: PromptsConfig) -> str:
-    """Digest, in 12 hex digits, of all that a reply depends on besides its prompt."""
+    """Digest (12 hex digits) of everything that a reply depends on, except the prompt."""
     return digest(
         {
             "llm": llm_identity(llm),
@@ -124,7 +124,7 @@ def _reply_of(row: Row) -> Row:
 
 
 def _accept_or_drop(reply: Mapping[str, Any], limit: int) -> Row:
-    """A reply as a response, or as dropped; `limit` is of tokens of request and reply together."""
+    """Mark a reply as accepted or dropped; `limit` counts tokens of request plus reply."""
     reason = refusal_reason(reply["text"])
     if reason is None and reply["length"] > limit:
         reason = f"longer than {limit} tokens"
@@ -133,7 +133,7 @@ def _accept_or_drop(reply: Mapping[str, Any], limit: int) -> Row:
 
 
 def response_request(utterance: Utterance, template: str) -> str | None:
-    """The user's turn of step 1; None without a transcript or an emotion."""
+    """The user's turn of step 1; None if the transcript or the emotion is missing."""
     if not utterance.text or not utterance.emotion:
         return None
     return template.replace("{emotion}", utterance.emotion).replace("{transcript}", utterance.text)

@@ -1,9 +1,9 @@
 """Teacher store for distillation: next-token distributions of a text LLM along the responses.
 
 The teacher reads the request of step 1, with transcript and emotion, and the expected response.
-`rellm respond --teacher` stores what it predicts at each token of the response; the speech model
-learns to predict the same (`losses.response_kl`). A killed call goes on where it was; changed
-responses are read again.
+`rellm respond --teacher` stores its prediction at each token of the response; the speech model
+learns to predict the same (`losses.response_kl`). A killed call resumes; changed responses are
+processed again.
 """
 
 from collections.abc import Iterator, Sequence
@@ -39,7 +39,7 @@ from rellm_cache.utils.model_files import weights_digest
 
 @dataclass(frozen=True)
 class DistillationTarget:
-    """A request and the response along which the teacher predicts."""
+    """A request and a response; the teacher predicts each token of the response."""
 
     id: str  # id of the utterance
     request: tuple[int, ...]  # token ids up to the start of the response
@@ -56,14 +56,14 @@ class TeacherReport:
     """What `write_teacher_store` did."""
 
     path: Path  # folder of the store
-    written: int  # responses read by the teacher now
+    written: int  # responses processed by the teacher in this call
     present: int  # responses that were up to date in the store
-    changed: int  # of those written, how many replace an outdated one
+    changed: int  # number of written responses that replace an outdated one
     skipped: int  # utterances with a response, but without a transcript or an emotion
 
 
 def teacher_spec(llm: LLMConfig, prompts: PromptsConfig, losses: LossesConfig) -> TeacherSpec:
-    """The teacher of a recipe; `ConfigError` where its LLM cannot be found."""
+    """The teacher of a recipe; `ConfigError` if its LLM cannot be found."""
     return TeacherSpec(
         model=llm.model,
         weights_sha256=weights_digest(find_llm(llm)),
@@ -79,9 +79,9 @@ def teacher_spec(llm: LLMConfig, prompts: PromptsConfig, losses: LossesConfig) -
 def make_distillation_targets(
     utterances: Sequence[Utterance], spec: TeacherSpec, chat: ChatFormat
 ) -> tuple[list[DistillationTarget], list[str]]:
-    """Targets of the utterances with a response, and ids of those without transcript or emotion.
+    """Targets of utterances with a response, and ids of those that lack transcript or emotion.
 
-    Utterances without a response are in neither.
+    Utterances without a response are in neither list.
     """
     targets, skipped = [], []
     for utterance in utterances:
@@ -99,7 +99,7 @@ def make_distillation_targets(
 def find_outdated(
     targets: Sequence[DistillationTarget], store: FeatureStore
 ) -> tuple[list[DistillationTarget], int]:
-    """Targets that a store lacks or holds in another version, and the number of the latter."""
+    """Targets that are missing or outdated in a store, and the number of outdated ones."""
     present = [target for target in targets if target.id in store]
     changed = {t.id for t in present if store.audio_sha256(t.id) != t.sha256.tobytes()}
     return [t for t in targets if t.id not in store or t.id in changed], len(changed)
@@ -112,10 +112,10 @@ def open_teacher_store(
     cache: Path,
     manifest: Path,
 ) -> FeatureStore:
-    """The store with an up-to-date target for every response of some utterances.
+    """Open the store and check that it has an up-to-date target for every response.
 
     Raises:
-        StoreError: there is no such store, or targets are absent or outdated.
+        StoreError: there is no such store, or targets are missing or outdated.
         ConfigError: an utterance has a response, but no transcript or emotion.
     """
     command = f"{TeacherSpec.command} {manifest} --recipe … --cache {display_path(cache)}"
@@ -148,10 +148,10 @@ def open_teacher_store(
 def write_teacher_store(
     manifest: Path, recipe: Recipe, cache: Path, device: torch.device | None = None
 ) -> TeacherReport:
-    """Store the text LLM's predictions along every expected response of a manifest.
+    """Store the text LLM's predictions at every token of a manifest's expected responses.
 
     Args:
-        cache: root of the stores; for a URL, the folder that `open_mirror` gives.
+        cache: root of the stores; for a URL, the folder that `open_mirror` returns.
 
     Raises:
         ConfigError: the recipe has no LLM, or its vocabulary is too small for `kl_top_k`.
@@ -194,7 +194,7 @@ def write_teacher_store(
 def _rows(
     targets: Sequence[DistillationTarget], pack_length: int
 ) -> Iterator[list[DistillationTarget]]:
-    """Targets in their order, in rows of at most `pack_length` tokens or of one target."""
+    """Targets in order, packed into rows of at most `pack_length` tokens or of one target."""
     row: list[DistillationTarget] = []
     free = pack_length
     for target in targets:
@@ -211,7 +211,7 @@ def _rows(
 def _predict(
     targets: Sequence[DistillationTarget], spec: TeacherSpec, llm: FrozenLLM
 ) -> list[np.ndarray]:
-    """Rows (L, 2 K + 1) float32 along each response; the targets share one packed row."""
+    """(L, 2 K + 1) float32 for each response of L tokens; the targets share one packed row."""
     packed = pack([llm.segment(ids=t.request, answer=t.response) for t in targets])
     predictors = predicting_states(packed, llm.hidden_states(packed), llm.output_weight)  # (N, H)
     weight = llm.output_weight

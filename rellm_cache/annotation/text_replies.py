@@ -10,7 +10,7 @@ from rellm_cache.llm.generation import Continuation, Sampling, continue_prompts
 
 @dataclass(frozen=True)
 class Writing:
-    """How the LLM answers prompts."""
+    """Settings with which the LLM answers prompts."""
 
     system: str  # system text
     tokens: int  # maximum of new tokens
@@ -30,7 +30,7 @@ class Reply:
 def ask(
     llm: FrozenLLM, prompts: Iterable[str], writing: Writing, batch_size: int
 ) -> Iterator[Reply]:
-    """Answer each distinct prompt, short ones first; the batch size changes no reply."""
+    """Answer each distinct prompt, short ones first; replies do not depend on the batch size."""
     ordered = sorted(set(prompts), key=lambda p: (len(p), p))
     for start in range(0, len(ordered), batch_size):
         batch = ordered[start : start + batch_size]

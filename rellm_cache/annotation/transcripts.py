@@ -1,7 +1,7 @@
 """Transcripts of clips by Whisper, in the cache (`rellm transcribe`).
 
-A clip is done when the file of this transcriber has its id with the digest of its audio. A failed
-clip is listed with its reason and has no transcript. A transcript may be empty.
+A clip is done when the file of this transcriber has its id with the digest of its audio. A clip
+that fails is listed with the reason and has no transcript. A transcript may be empty.
 """
 
 from collections.abc import Iterator, Sequence
@@ -48,15 +48,15 @@ class TranscribeReport:
 
     path: Path  # file of the transcripts
     failures: Path  # file that lists failed clips, if there are any
-    transcribed: int  # clips transcribed now
+    transcribed: int  # clips transcribed in this call
     present: int  # clips that already had a transcript
-    changed: int  # clips transcribed or failed now that had a transcript of other audio
+    changed: int  # clips of this call that had a transcript of other audio before
     failed: int  # clips that could not be transcribed
     empty: int  # empty transcripts
     cut: int  # transcripts that end at the limit of tokens
-    hours: float  # hours of audio transcribed now
-    seconds: float  # time of the call
-    errors: WordErrors | None  # against the manifests' texts; None if no clip has a text
+    hours: float  # hours of audio transcribed in this call
+    seconds: float  # duration of the call
+    errors: WordErrors | None  # compared with the manifests' texts; None if no clip has one
     emotion_errors: dict[str, WordErrors]  # emotion → word errors
 
 
@@ -90,15 +90,15 @@ def transcribe(
 ) -> TranscribeReport:
     """Transcribe the clips that have no transcript by this recipe's transcriber.
 
-    A killed call goes on where it was. A second call at the same time waits for the first.
+    A killed call resumes. A second call at the same time waits for the first.
 
     Args:
         manifests: files or folders; a clip may be in several.
-        cache: root of the stores; for a URL, the folder that `open_mirror` gives.
+        cache: root of the stores; for a URL, the folder that `open_mirror` returns.
 
     Raises:
         ConfigError: the recipe has no transcriber, or its model cannot be used.
-        ManifestError: a manifest cannot be read, or two manifests give one id to different audio.
+        ManifestError: a manifest cannot be read, or two use one id for different audio.
         StoreError: the file of transcripts was altered.
     """
     start = monotonic()
@@ -118,7 +118,7 @@ def read_clips(manifests: Sequence[Path]) -> list[Utterance]:
     """Utterances of several manifest files or folders, each id once.
 
     Raises:
-        ManifestError: a manifest cannot be read, or two give one id to different audio.
+        ManifestError: a manifest cannot be read, or two use one id for different audio.
     """
     clips: dict[str, Utterance] = {}
     for manifest in manifests:
@@ -133,7 +133,7 @@ def read_clips(manifests: Sequence[Path]) -> list[Utterance]:
 
 
 def _find_work(utterances: Sequence[Utterance], path: Path) -> _Work:
-    """Read the file and the journal, and find the clips that they lack."""
+    """Read the file and the journal, and find clips that are in neither."""
     table = ResultTable(path, finished=map(asdict, _committed(path).values()))
     known = {name: _transcript(table, name) for name in table}
     work = _Work(table, known)
@@ -153,7 +153,7 @@ def _find_work(utterances: Sequence[Utterance], path: Path) -> _Work:
 def _transcribe(
     work: _Work, spec: TranscriberSpec, path: Path, batch_size: int, device: torch.device
 ) -> set[str]:
-    """Transcribe waiting clips, each batch into the journal; return the ids of the transcribed."""
+    """Transcribe waiting clips and log each batch in the journal; return the transcribed ids."""
     done: set[str] = set()
     if not work.waiting:
         return done
@@ -179,7 +179,7 @@ def _transcribe(
 
 
 def _batches(utterances: Sequence[Utterance], size: int) -> Iterator[list[Utterance]]:
-    """Batches of utterances of similar duration, as their texts have similar lengths."""
+    """Batches of utterances of similar duration, because their texts have similar lengths."""
     durations = [round(1000 * (u.duration or 0.0)) for u in utterances]
     for indices in ordered_batches(durations, size):
         yield [utterances[i] for i in indices]
@@ -197,7 +197,7 @@ def _load(utterances: Sequence[Utterance], work: _Work) -> dict[Utterance, Clip]
 
 
 def _commit(work: _Work, spec: TranscriberSpec, path: Path) -> None:
-    """Replace the file in one step; the journal stays until a mirror has uploaded the file."""
+    """Replace the file atomically; keep the journal until a mirror has uploaded the file."""
 
     def write(path: Path, rows: list[Row]) -> None:
         write_lines(path, rows)
@@ -240,7 +240,7 @@ def _report(
 
 
 def _errors(compared: Sequence[tuple[Utterance, str]]) -> WordErrors:
-    """Errors of transcripts against the texts of their utterances."""
+    """Word errors of transcripts compared with the texts of their utterances."""
     return word_errors([u.text for u, _ in compared], [text for _, text in compared])
 
 

@@ -1,5 +1,5 @@
 """Demo: the whole workflow on 160 short clips with small real models.
 
-Enters: the clips of this package, and two installed wheels that carry the models. Leaves: a cache,
+Input: the clips of this package, and two installed wheels that hold the models. Output: a cache,
 three trained runs and a report.
 """

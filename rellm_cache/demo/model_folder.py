@@ -1,4 +1,4 @@
-"""Model folder writer: configuration and weights as transformers stores them."""
+"""Model folder writer: configuration and weights in transformers' format."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +16,7 @@ def check_fit(
     state: Mapping[str, torch.Tensor],
     source: Path,
 ) -> None:
-    """Raise `RellmError` unless weights, tied ones included, have a model's names and shapes."""
+    """Raise `RellmError` unless all weights, even tied ones, have a model's names and shapes."""
     with torch.device("meta"):
         needed = model_class(config).state_dict()
     expected, found = (

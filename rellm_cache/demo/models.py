@@ -23,7 +23,7 @@ CONVERTERS: Final[Mapping[str, Convert]] = {
 def ensure_models(root: Path, converters: Mapping[str, Convert] = CONVERTERS) -> dict[str, Path]:
     """Convert the models that ``root`` does not hold yet.
 
-    A model is converted into a temporary folder, which is renamed when it is complete. Returns
+    A model is converted in a temporary folder, which is renamed when it is complete. Returns
     model id → folder.
 
     Raises:

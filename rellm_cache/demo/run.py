@@ -1,7 +1,7 @@
 """Demo run: every step of the workflow on the clips that come with the package.
 
 It uses small real models (SmolLM2, Whisper tiny.en) and synthetic speech. It shows that everything
-works and what the cache and the emotion stream bring, not how good the method is.
+works, and the effect of the cache and the emotion stream. It does not measure the method's quality.
 """
 
 import os
@@ -43,7 +43,7 @@ QUICK = (
     "prompts.answer_tokens=32",
 )
 SAMPLES = 4
-ANSWER_BATCH = 20  # 4-bit weights are unpacked once for all of them
+ANSWER_BATCH = 20  # 4-bit weights are unpacked once per batch
 
 Say = Callable[[str], None]
 
@@ -57,7 +57,7 @@ class DemoReport:
     speech_llm: Scores  # scores of the speech LLM
     samples: list[Generation]  # three answers to unseen voices
     cache_bytes: int  # size of all stores
-    epoch: EpochTimes  # time of an epoch, from the cache and with the encoders in the loop
+    epoch: EpochTimes  # time of an epoch, with the cache and with live encoders
     report: Path  # path of the HTML page
     seconds: float  # of the whole demo
 
@@ -69,7 +69,7 @@ def run_demo(cache: Path, out: Path, say: Say) -> DemoReport:
     earlier demo there is continued.
     """
     start = monotonic()
-    # The recipes name models by hub id. This makes them local folders under the cache.
+    # The recipes name models by hub id. This replaces the ids with local folders.
     os.environ["RELLM_MODELS"] = str(cache / "models")
     manifest, test = out / "manifest", out / "manifest" / "test.jsonl"
     heads, speech_only, small = demo_recipes(out)
@@ -122,7 +122,7 @@ def run_demo(cache: Path, out: Path, say: Say) -> DemoReport:
 
 @contextmanager
 def timed_step(title: str, say: Say) -> Iterator[Say]:
-    """Yield a function that takes a step's result; at the end `say` result and duration."""
+    """Yield a function that takes a step's result; at the end, print result and duration."""
     start = monotonic()
     results: list[str] = []
     yield results.append
@@ -130,7 +130,7 @@ def timed_step(title: str, say: Say) -> Iterator[Say]:
 
 
 def demo_recipes(out: Path) -> tuple[Recipe, Recipe, Recipe]:
-    """Heads with both streams, heads with speech alone, speech LLM that starts from the first."""
+    """Heads with both streams, heads with speech only, speech LLM that starts from the first."""
     init_from = f'training.init_from="{(out / "heads").resolve()}"'
     return (
         load_recipe("heads", (EMOTIONS, *SCHEDULE)),

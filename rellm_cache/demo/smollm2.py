@@ -24,7 +24,7 @@ from rellm_cache.demo.wheels import SMOLLM2_GGUF
 from rellm_cache.errors import RellmError
 from rellm_cache.utils.model_files import silence_transformers
 
-# Errors of the GGUF reader and of transformers for a file that is damaged.
+# Errors of the GGUF reader and of transformers for a damaged file.
 UNREADABLE = (OSError, ValueError, LookupError, TypeError, RuntimeError, struct.error)
 
 
@@ -33,7 +33,7 @@ def convert_smollm2(out: Path, source: Path | None = None) -> None:
 
     The dequantized 4-bit weights are stored in fp16, with a relative error of 2e-4 (bf16: 1.4e-3).
     The configuration says fp32, so that `from_pretrained` computes in fp32: the residual stream
-    reaches 25,000, too near to the largest fp16 number.
+    reaches 25,000, too close to the largest fp16 number.
 
     Args:
         source: the GGUF file; None finds it in the installed wheel.
@@ -69,7 +69,7 @@ def convert_smollm2(out: Path, source: Path | None = None) -> None:
 
 
 def _smollm2_config(loaded: LlamaConfig) -> LlamaConfig:
-    """The configuration from the GGUF file, without fields that concern that file only."""
+    """The configuration from the GGUF file, without fields that describe only that file."""
     values = loaded.to_dict()
     for key in ("quantization_config", "_model_name_or_path", "unk_token_id"):
         values.pop(key, None)

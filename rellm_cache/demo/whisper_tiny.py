@@ -26,7 +26,7 @@ from rellm_cache.errors import RellmError
 class WhisperVariables:
     """CTranslate2 variables as entries of a transformers state dict, in fp32.
 
-    Methods take a CTranslate2 prefix (`old`) and the transformers prefix for it (`new`).
+    Methods take a CTranslate2 prefix (`old`) and the matching transformers prefix (`new`).
     """
 
     arrays: Mapping[str, Array]  # from `read_ctranslate2`
@@ -174,7 +174,7 @@ def whisper_state_dict(
 
 
 def _whisper_layer(source: WhisperVariables, old: str, new: str) -> dict[str, torch.Tensor]:
-    """One layer. Those of the decoder have cross-attention (CTranslate2: ``attention``)."""
+    """One layer. Decoder layers have cross-attention (CTranslate2: ``attention``)."""
     self_attention, self_old = f"{new}.self_attn", f"{old}/self_attention"
     state = source.norm(f"{self_old}/layer_norm", f"{new}.self_attn_layer_norm")
     state |= source.fused(f"{self_old}/linear_0", self_attention, ("q_proj", "k_proj", "v_proj"))

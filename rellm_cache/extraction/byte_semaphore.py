@@ -2,9 +2,9 @@
 
 import threading
 
-# Four batches of sixteen 30 s clips of Whisper large (float32, 7.7 MB a clip), or many more of
-# usual clips. So a commit does not stop the encoder, and a disk that hangs uses no more memory than
-# this and one batch.
+# Space for four batches of sixteen 30 s clips of Whisper large (float32, 7.7 MB a clip), or for
+# many more batches of typical clips. So the encoder does not wait for a commit, and if the disk
+# hangs, the waiting frames use at most this much memory plus one batch.
 MAX_UNWRITTEN_BYTES = 512 << 20
 
 
@@ -12,7 +12,7 @@ class ByteSemaphore:
     """Semaphore that counts bytes.
 
     Args:
-        limit: most bytes held at once. A request larger than this is granted when nothing is held.
+        limit: maximum number of bytes held. A larger request is granted when nothing is held.
     """
 
     def __init__(self, limit: int) -> None:
@@ -21,13 +21,13 @@ class ByteSemaphore:
         self._changed = threading.Condition()
 
     def acquire(self, nbytes: int) -> None:
-        """Hold some bytes; blocks while the limit would be exceeded."""
+        """Hold some bytes; block while this would exceed the limit."""
         with self._changed:
             self._changed.wait_for(lambda: not self._held or self._held + nbytes <= self._limit)
             self._held += nbytes
 
     def release(self, nbytes: int) -> None:
-        """Give held bytes back."""
+        """Release held bytes."""
         with self._changed:
             self._held -= nbytes
             self._changed.notify_all()

@@ -1,7 +1,7 @@
-"""List of failed clips beside a feature store.
+"""List of failed clips, stored next to a feature store.
 
-Several extractions may update one list at the same time: each holds its lock while it reads and
-replaces the list.
+Several extractions may update one list at the same time: each holds the lock of the list while it
+reads and replaces it.
 """
 
 from collections.abc import Iterable
@@ -16,7 +16,7 @@ from rellm_cache.utils.atomic_files import write_lines
 
 
 def record_failures(store: Path, seen: set[str], failures: Iterable[Failure]) -> None:
-    """Replace the lines of the clips in `seen` by `failures`; lines of other clips stay."""
+    """Replace the lines of the clips in `seen` with `failures`; keep the lines of other clips."""
     path = failures_path(store)
     rows = [vars(failure) for failure in failures]
     if not rows and not path.exists():

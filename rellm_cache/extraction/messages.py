@@ -15,7 +15,7 @@ from rellm_cache.corpus.manifest import Utterance
 from rellm_cache.errors import RellmError
 from rellm_cache.store.writer import PART_SECONDS
 
-WINDOW_BATCHES = 16  # clips are sorted by length within so many batches
+WINDOW_BATCHES = 16  # clips are sorted by length within this many batches
 FINISH = "finish"  # encode all batches received, commit and end
 STOP = "stop"  # drop batches that have not started, commit and end
 
@@ -30,7 +30,7 @@ class MissingClip:
 
 @dataclass(frozen=True)
 class ClipBatch:
-    """Clips of similar length that are encoded together."""
+    """Clips of similar length, encoded together."""
 
     number: int  # identifies the batch within one extraction
     clips: tuple[MissingClip, ...]  # what to encode

@@ -1,7 +1,7 @@
 """Missing clips: compares a manifest with the feature stores.
 
-A clip is present when a committed part holds its id with the digest of its audio. Audio files are
-read here only for ids that a store holds. The digests of all others are computed at decoding.
+A clip is present when a committed part holds its id with the digest of its audio. This module reads
+audio files only for ids that a store holds. The other digests are computed at decoding.
 """
 
 from collections.abc import Iterable, Sequence
@@ -70,7 +70,7 @@ class TargetStore:
 def find_missing(
     utterances: Sequence[Utterance], targets: Sequence[TargetStore]
 ) -> list[MissingClip]:
-    """Clips that at least one store lacks. An unreadable file is recorded as failed everywhere."""
+    """Clips that at least one store lacks. An unreadable file is recorded as failed in each."""
     everywhere = frozenset(target.fingerprint for target in targets)
     digests = read_digests([u for u in utterances if any(t.has_id(u.id) for t in targets)])
     missing = []
@@ -96,7 +96,7 @@ def find_missing(
 def find_uncommitted(
     clips: Iterable[MissingClip], targets: Sequence[TargetStore]
 ) -> list[MissingClip]:
-    """Clips of a dead worker that it neither committed nor reported as failed.
+    """Clips that a dead worker did not commit and did not report as failed.
 
     Opens the target stores again and corrects their records of these clips.
     """

@@ -1,4 +1,4 @@
-"""Out-of-memory splitting: a batch that does not fit on the GPU is halved instead of lost.
+"""Out-of-memory splitting: a batch that does not fit on the GPU is halved and run again.
 
 On a CPU clips are processed one at a time (`devices.forward_batch_size`). A batch with a clip that
 the model refuses is halved as well, so that only that clip fails.

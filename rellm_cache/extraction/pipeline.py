@@ -2,7 +2,7 @@
 
 Clips are decoded before the encoder needs them. Frames are rounded to float16 in the writer thread;
 checksums, Zarr and fsync run in a thread of each store's `StoreWriter`. Every queue is bounded; the
-one before the disk is bounded in bytes (`byte_semaphore`).
+one in front of the disk is bounded in bytes (`byte_semaphore`).
 
 The first error in any thread stops the pipeline: no further batch is encoded, batches already
 encoded are committed if possible, and the next `submit` or the end of the `with` block raises it.
@@ -102,12 +102,12 @@ class _StreamPipeline:
 
 
 class Pipeline:
-    """Encodes batches and commits their frames. Loads the models when made; use it with `with`.
+    """Encodes batches and commits their frames. Creation loads the models; use it with `with`.
 
     Args:
         emit: called from several threads with a `BatchDone` for each batch, a `Note` for the user,
             and `Aborted` at the first error.
-        max_unwritten_bytes: of frames that wait for the disk.
+        max_unwritten_bytes: maximum size of frames that wait for the disk.
 
     Raises:
         ConfigError: a model cannot be loaded.

@@ -64,14 +64,14 @@ def extract(
     """Encode every clip of a manifest that the cache does not hold yet.
 
     Args:
-        cache: folder of the stores; for a URL, what `open_mirror` gives.
+        cache: folder of the stores; for a URL, the folder that `open_mirror` returns.
         device: None for the GPUs of this machine, or the CPU.
         options: workers and shard; None does all work in this process.
 
     Raises:
         ManifestError, ConfigError: the manifest, a model or the cluster cannot be used.
         StoreError: writing failed; the stores keep every part committed before.
-        WorkersError: workers die before they encode anything.
+        WorkersError: workers died before they encoded anything.
     """
     begun = monotonic()
     sync_mirror(cache)

@@ -1,5 +1,5 @@
 """Importers: convert checkpoints of other projects without running their code.
 
-Enters: a downloaded checkpoint folder of Qwen v1 or BLSP-Emo. Leaves: a model folder that
+Input: a downloaded checkpoint folder of Qwen v1 or BLSP-Emo. Output: a model folder that
 transformers loads, or a run folder that training starts from.
 """

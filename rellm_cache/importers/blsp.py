@@ -1,14 +1,14 @@
 """BLSP-Emo checkpoint converted to a run folder that training starts from.
 
-    <out>/whisper/                  its Whisper encoder, as transformers stores it
+    <out>/whisper/                  its Whisper encoder, in transformers' format
     <out>/adapter.safetensors       its adapter, widened to the recipe's streams, and new heads
     <out>/adapter_config.json
     <out>/recipe.toml               the recipe with this encoder and these initial weights
 
-BLSP-Emo's adapter gets the frames of Whisper only. Ours gets those of other streams too, so its
-convolutions are wider. BLSP-Emo's weights become a block of ours, and the weights from new channels
-into that block are zero: before the first step the adapter computes what BLSP-Emo's does. Weights
-*into* new channels are random. If they were zero too, no gradient would reach them.
+BLSP-Emo's adapter gets frames of Whisper only. Our adapter also gets frames of other streams, so
+its convolutions are wider. BLSP-Emo's weights become a block of ours. Weights from new channels
+into that block are zero, so before the first step both adapters compute the same output. Weights
+*into* new channels are random: if they were zero too, no gradient would reach them.
 
 Source: `modeling_blsp2.py` and `modeling_adapter.py` of cwang621/blsp-emo.
 
@@ -69,7 +69,7 @@ NO_DECODER = {
     "eos_token_id": 0,
     "decoder_start_token_id": 0,
 }
-# Errors of transformers and torch for values that make no encoder.
+# Errors of transformers and torch for an invalid encoder configuration.
 INVALID_ENCODER = (
     StrictDataclassError, RuntimeError, ValueError, TypeError, LookupError, ArithmeticError,
 )  # fmt: skip
@@ -142,7 +142,7 @@ def read_blsp_config(folder: Path, config: dict[str, Any]) -> BlspConfig:
     """Check the configuration of a BLSP-Emo checkpoint.
 
     Raises:
-        ConfigError: it is another model, or its adapter is not BLSP-Emo's convolutions alone.
+        ConfigError: it is another model, or its adapter has more than BLSP-Emo's convolutions.
     """
     file = folder / "config.json"
     if not all(isinstance(config.get(key), dict) for key in ("whisper_config", "qwen_config")):
@@ -228,7 +228,7 @@ def is_ignored(name: str) -> bool:
 def initial_model(
     recipe: Recipe, config: BlspConfig, sizes: Mapping[str, int], weights: CheckpointWeights
 ) -> SpeechLLM:
-    """Adapter with BLSP-Emo's weights, and heads. New weights are random, by the recipe's seed."""
+    """Adapter with BLSP-Emo's weights, and heads. The recipe's seed sets the new random weights."""
     adapter = dataclasses.replace(recipe.adapter, output_size=config.hidden_size)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
@@ -242,8 +242,8 @@ def initial_model(
 def initial_recipe(recipe: Recipe, out: Path, whisper_sha256: str) -> Recipe:
     """The recipe with the imported encoder and adapter.
 
-    `out` is absolute, so that training may start in any folder. By the digest of the encoder's
-    weights, all imports of one checkpoint share a feature store.
+    `out` is absolute, so that training may start in any folder. The recipe holds the digest of the
+    encoder's weights, so all imports of one checkpoint share a feature store.
     """
     name, encoder = next(iter(recipe.encoders.items()))
     speech = dataclasses.replace(encoder, model=str(out / "whisper"), weights_sha256=whisper_sha256)
@@ -297,8 +297,8 @@ def copy_adapter(adapter: ConvAdapter, source: dict[str, Tensor]) -> None:
 def copy_block(target: Tensor, source: Tensor) -> None:
     """Copy weights of a gated convolution into those of a wider one, in place.
 
-    The first half of the rows are values and the second half are gates. Each half goes to the start
-    of the same half of the target. Weights from the further inputs into it become zero.
+    The first half of the rows are values, the second half gates. Each half is copied to the start
+    of the same half of the target. Its weights from the additional inputs become zero.
 
     Args:
         target: (2 W, W, K) weight or (2 W,) bias.

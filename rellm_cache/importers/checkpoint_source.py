@@ -24,7 +24,7 @@ UNREADABLE = (
     OSError, SafetensorError, RuntimeError, EOFError, ValueError, AttributeError, LookupError,
     pickle.UnpicklingError,
 )  # fmt: skip
-SHOWN_NAMES = 3  # in a message
+SHOWN_NAMES = 3  # maximum number of names in a message
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class CheckpointWeights:
 
         Args:
             expected: name → shape.
-            ignored: tells whether a tensor that is not expected may be present.
+            ignored: whether a tensor of this name may be present though it is not expected.
         """
         missing = sorted(expected.keys() - self.described.keys())
         if missing:
@@ -73,7 +73,7 @@ class CheckpointWeights:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """`config.json` of a model folder; `ConfigError` if there is none."""
+    """Content of `config.json` in a model folder; `ConfigError` if there is none."""
     return read_object(
         folder / "config.json", ConfigError, "expected the folder of a downloaded checkpoint"
     )

@@ -14,7 +14,7 @@ SHARD_BYTES = 1_000_000_000
 class ShardedModelWriter:
     """Writes tensors to safetensors files of bounded size, with transformers' index.
 
-    The tensors of one file are in memory at a time.
+    Only the tensors of one file are in memory at a time.
 
     Attributes:
         bytes: size of all tensors written.

@@ -1,7 +1,7 @@
 """Qwen v1 tokenizer (`qwen.tiktoken`) converted to a Qwen2 tokenizer.
 
 Both are byte-level BPE with the same splitting expression and the same normalization (NFC). The
-file lists tokens with their ranks; transformers' own converter recovers the merges from them, as it
+file lists tokens with their ranks; transformers' own converter derives the merges from them, as it
 does for Llama 3.
 """
 
@@ -18,7 +18,7 @@ from rellm_cache.errors import ConfigError
 
 RANKS = "qwen.tiktoken"
 END, TURN_START, TURN_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
-# In the order of their ids, which follow the last rank (from 151643 in Qwen-7B).
+# Ordered by id; the ids follow the last rank (from 151643 in Qwen-7B).
 SPECIAL_TOKENS = (END, TURN_START, TURN_END, *(f"<|extra_{i}|>" for i in range(205)))
 CHAT_TEMPLATE = (
     "{% if messages[0].role != 'system' %}"
@@ -61,11 +61,11 @@ def read_ranks(file: Path) -> dict[bytes, int]:
 def make_tokenizer(ranks: dict[bytes, int], chat: bool) -> Any:
     """A `Qwen2Tokenizer` with these ranks, the special tokens and the ChatML template.
 
-    With `chat`, an answer ends with the end of a turn, otherwise with the end of a document.
+    With `chat`, an answer ends with the end-of-turn token, otherwise with end-of-document.
     """
     vocabulary, merges = _Converter(ranks).extract_vocab_merges_from_model("")
     tokenizer = Qwen2Tokenizer(vocab=vocabulary, merges=merges, chat_template=CHAT_TEMPLATE)
-    # As in tiktoken, text that is a token is never split, whatever the merges.
+    # As in tiktoken, text that equals a token is never split, even if the merges would split it.
     tokenizer.backend_tokenizer.model.ignore_merges = True
     tokenizer.add_special_tokens({"additional_special_tokens": list(SPECIAL_TOKENS[1:])})
     tokenizer.eos_token = TURN_END if chat else END

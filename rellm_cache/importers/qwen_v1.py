@@ -1,10 +1,10 @@
 """Qwen v1 checkpoints (Qwen-7B, Qwen-7B-Chat) converted to Qwen2 model folders.
 
-The first Qwen models need Python code from their checkpoint, which is never run here. Their
-architecture is that of Qwen2 under other names: RMSNorm, rotary positions in halves, biases on q, k
-and v alone, and an MLP `c_proj(w1(x) * silu(w2(x)))`. Beyond `seq_length` positions Qwen v1 scales
-attention and changes its rotary base, which Qwen2 does not, so `seq_length` becomes the longest
-row.
+The first Qwen models ship Python code in their checkpoint, which is never run here. Their
+architecture equals Qwen2 with other tensor names: RMSNorm, rotary positions in halves, biases on q,
+k and v only, and an MLP `c_proj(w1(x) * silu(w2(x)))`. Beyond `seq_length` positions, Qwen v1
+scales attention and changes its rotary base; Qwen2 does not. So `seq_length` becomes the maximum
+length.
 
     <out>/config.json, generation_config.json
     <out>/model-0000I-of-0000N.safetensors, model.safetensors.index.json
@@ -73,15 +73,15 @@ class ImportedModel:
     out: Path  # its folder
     parameters: int  # number of parameters
     bytes: int  # size of the weights
-    positions: int  # length of the longest row
+    positions: int  # maximum number of positions
     chat: bool  # whether its generation_config.json says that it is a chat model
 
 
 def import_qwen(folder: Path, out: Path, shard_bytes: int = SHARD_BYTES) -> ImportedModel:
     """Write a Qwen v1 checkpoint as a native Qwen2 folder.
 
-    Everything is checked before anything is written. At most `shard_bytes` bytes of weights are in
-    one file and in memory.
+    Everything is checked before anything is written. One file, and the memory, hold at most
+    `shard_bytes` bytes of weights.
 
     Raises:
         ConfigError: the checkpoint is incomplete, is not Qwen v1, or has no equal Qwen2 model.
@@ -93,7 +93,7 @@ def import_qwen(folder: Path, out: Path, shard_bytes: int = SHARD_BYTES) -> Impo
     )
     chat = generation.get("chat_format") == "chatml"
     ranks = read_ranks(folder / RANKS)
-    # Special tokens follow the last rank, so a truncated file would move them silently.
+    # Special tokens follow the last rank, so a truncated file would change their ids silently.
     if generation.get("eos_token_id") != len(ranks):
         raise ConfigError(
             f"{folder / RANKS}: found {len(ranks)} tokens, but eos_token_id in "

@@ -1,5 +1,5 @@
 """Planning: estimates of time, memory and disk before anything runs.
 
-Enters: a manifest, a recipe and a cache folder. Leaves: a plan of extraction and training; nothing
+Input: a manifest, a recipe and a cache folder. Output: a plan of extraction and training; no file
 is written.
 """

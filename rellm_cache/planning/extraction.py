@@ -1,11 +1,11 @@
-"""Time, memory and disk of an extraction, estimated by encoding a few of the missing clips.
+"""Extraction estimates of time, memory and disk: a few of the missing clips are encoded.
 
-The clips cover the range of lengths.
+These sample clips cover the range of lengths.
 
-- Time: their mean, multiplied by the number of missing clips.
-- Memory: this process with the models, the increase while these clips were encoded, scaled to a
-  full batch (on a CPU to one clip) of the longest of them, and the open parts. On a GPU, models and
-  batch are counted there.
+- Time: mean time of a sample clip, multiplied by the number of missing clips.
+- Memory: the process with its models, the increase during encoding, and the open parts. The
+  increase is scaled to a full batch (on a CPU to one clip) of the longest sample clip. On a GPU,
+  models and batch count as GPU memory.
 """
 
 import os
@@ -30,7 +30,7 @@ from rellm_cache.store.writer import PART_BYTES
 from rellm_cache.utils.console import say
 from rellm_cache.utils.devices import default_device, forward_batch_size
 
-ROW_BYTES = 72  # offsets, digest and checksum of a clip, and a short id
+ROW_BYTES = 72  # for each clip: offsets, digest, checksum and a short id
 SAMPLING_SECONDS = 0.002
 
 
@@ -51,10 +51,10 @@ class StreamPlan:
 class ExtractionPlan:
     """Estimates for an extraction in one process."""
 
-    streams: list[StreamPlan]  # the first of those that share a store has its work
+    streams: list[StreamPlan]  # if several share a store, the first has the estimates
     timed_clips: int  # number of clips encoded for the estimates
     decode_seconds: float  # time to decode, in parallel with encoding
-    seconds: float | None  # all encoders, or decoding if that is slower; None if not timed
+    seconds: float | None  # of all encoders, or of decoding if slower; None if not timed
     memory_bytes: int  # of this process
     gpu_bytes: int  # on the GPU; 0 without one
 
@@ -121,7 +121,7 @@ def plan_extraction(
 def _select_by_length(
     missing: Sequence[MissingClip], seconds: dict[str, float], count: int
 ) -> list[Utterance]:
-    """`count` of the missing clips, at evenly spaced ranks of length."""
+    """Select `count` missing clips at evenly spaced ranks of length."""
     known = [clip.utterance for clip in missing if clip.utterance.id in seconds]
     known.sort(key=lambda u: seconds[u.id])
     count = min(count, len(known))

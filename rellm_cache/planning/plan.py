@@ -37,8 +37,8 @@ class Plan:
     extraction: ExtractionPlan  # on this machine, in one process
     needed_bytes: int  # on this disk; for a cache at a URL, the size of its mirror
     free_bytes: int  # on the disk of the cache
-    training: TrainingPlan | None  # on this machine or the given GPU; None if it cannot be counted
-    training_unknown: str  # the reason if it cannot be counted
+    training: TrainingPlan | None  # on this machine or the given GPU; None if unknown
+    training_unknown: str  # the reason if `training` is None
 
     @property
     def fits(self) -> bool:
@@ -66,7 +66,7 @@ def plan(
 
     Args:
         clips: number of clips to encode for the estimates.
-        gpu_bytes: memory of the GPU for training; None counts for this machine.
+        gpu_bytes: memory of the GPU for training; None for the device of this machine.
 
     Raises:
         ManifestError, ConfigError: the manifest or a model cannot be used.
@@ -108,13 +108,13 @@ def plan(
 
 
 def _questions(recipe: Recipe, manifest: Path) -> Questions:
-    """Clip id → the questions beside a manifest that training would use, if there are any."""
+    """Clip id → questions next to a manifest that training would use, if there are any."""
     written = [file for file in manifest_files(manifest) if questions_path(file).exists()]
     return {k: rows for file in written for k, rows in load_questions(recipe, file, ()).items()}
 
 
 def _durations(utterances: Sequence[Utterance]) -> dict[str, float]:
-    """Clip id → seconds, from the manifest or the file's header, without unreadable files."""
+    """Clip id → seconds, from the manifest or the file's header; skips unreadable files."""
     seconds = {}
     with progress("Reading lengths", len(utterances), "clips") as tick:
         for utterance in utterances:

@@ -1,4 +1,4 @@
-"""Epoch timing: training from cached frames against training with the encoders in the loop."""
+"""Epoch timing: training from cached frames compared with running the encoders in each step."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -22,12 +22,12 @@ class EpochTimes:
     """Seconds of one epoch of the same model on the same batches, in one process."""
 
     cached: float  # with frames from the cache
-    live: float  # with all encoders in the loop, as without a cache
+    live: float  # with all encoders run in each step, without a cache
     steps: int  # number of optimizer steps
 
     @property
     def ratio(self) -> float:
-        """Speedup by the cache."""
+        """Speedup from using the cache."""
         return self.live / self.cached
 
 
@@ -39,7 +39,7 @@ def time_epochs(
     llm: FrozenLLM | None = None,
     max_steps: int | None = None,
 ) -> EpochTimes:
-    """Time an epoch, or its first steps, from the cache and with the encoders in the loop.
+    """Time an epoch, or its first steps, from the cache and with encoders run in each step.
 
     The trainer's files go to the scratch folder `out`.
     """

@@ -1,9 +1,9 @@
-"""Memory and operation counts of a training run, from its recipe.
+"""Memory and operation counts of a training run, estimated from its recipe.
 
-Nothing is loaded and nothing trains: the LLM is counted from its config (`llm.memory`), and adapter
-and heads run forward without data. Counted are tensors at the peak of a step on the device. Not
-counted are a GPU's own context, `CONTEXT_BYTES`, and on a CPU the freed blocks that the C library
-keeps (docs/benchmarks.md).
+No weights are loaded and nothing trains: the LLM's size follows from its config (`llm.memory`);
+adapter and heads run forward without data. The count includes the tensors at the peak of a step on
+the device. It excludes a GPU's own context, `CONTEXT_BYTES`, and on a CPU the freed blocks that the
+C library keeps (docs/benchmarks.md).
 """
 
 from collections.abc import Sequence
@@ -47,10 +47,10 @@ class TrainingPlan:
         host_bytes: weights of the LLM in host memory.
         trained: number of trained parameters.
         trained_bytes: trained weights with gradients, moments, master weights and average.
-        tokens: in a micro-batch.
+        tokens: number of tokens in a micro-batch.
         step_bytes: activations and temporary tensors of such a micro-batch.
-        operations: in an epoch. For each token and weight of the LLM two forward and two backward;
-            for each frame and weight of the adapter that it meets six.
+        operations: number in an epoch. For each token and LLM weight: two forward and two backward;
+            for each frame and each adapter weight applied to it: six.
     """
 
     llm_bytes: int
@@ -67,18 +67,18 @@ class TrainingPlan:
         return self.llm_bytes + self.trained_bytes + self.step_bytes
 
     def fits(self, gpu_bytes: int) -> bool:
-        """Whether a GPU with this memory has space for it and for CUDA's context."""
+        """Whether the peak and CUDA's context fit into a GPU with this memory."""
         return self.peak_bytes + CONTEXT_BYTES <= gpu_bytes
 
 
 @dataclass(frozen=True)
 class _ClipTokens:
-    """Tokens of one clip in packed rows, without the prompts that clips share."""
+    """Token counts of one clip in packed rows, without the prompts that clips share."""
 
-    speech: int  # made by the adapter
-    answers: int  # with a loss
+    speech: int  # embeddings from the adapter
+    answers: int  # tokens with a loss
     total: int  # speech, questions, answers, and the prompt tokens between them
-    seen: int  # prompt and speech tokens that segments continue, once for each segment
+    seen: int  # prompt and speech tokens before each segment, counted once a segment
 
 
 def plan_training(
@@ -93,14 +93,14 @@ def plan_training(
     """Count the memory and operations of training a recipe.
 
     Args:
-        clips: of the train split.
-        seconds: clip id → duration; clips without are left out.
+        clips: utterances of the train split.
+        seconds: clip id → duration; clips without a duration are left out.
         frame_size: D of all streams together.
-        dtype: that the LLM computes in.
+        dtype: compute dtype of the LLM.
         gpu_bytes: memory of the GPU. With `training.micro_batch_tokens = "auto"` the micro-batch
-            is as large as `train` would make it there: it leaves CUDA's context and a tenth of the
-            rest free.
-        questions: clip id → questions of the training.
+            is as large as `train` would choose on that GPU: it leaves CUDA's context and a tenth
+            of the rest free.
+        questions: clip id → questions used in training.
 
     Raises:
         ConfigError: the LLM's config cannot be found.
@@ -147,7 +147,7 @@ def plan_training(
 
 def _bytes_a_parameter(config: TrainingConfig) -> int:
     """Weight, gradient and moments of a trained parameter, with master weight and average."""
-    master = 2 if config.param_dtype == "bf16" else 0  # on top of the 8 of weight and gradient
+    master = 2 if config.param_dtype == "bf16" else 0  # added to the 8 bytes of weight and gradient
     average = 4 if config.weight_averaging else 0
     return MOMENTS_BYTES[config.optimizer] + 8 + master + average
 
@@ -177,7 +177,7 @@ def _text_tokens(text: str) -> int:
 def _micro_batch_tokens(
     config: TrainingConfig, llm: LLMConfig | None, totals: Sequence[int]
 ) -> int:
-    """Tokens of a micro-batch, given those of each clip; "auto" starts with one row."""
+    """Tokens of a micro-batch, given the tokens of each clip; "auto" starts with one row."""
     if config.micro_batch_tokens == "auto":
         return llm.pack_length if llm else sum(totals[: config.batch_size])
     return config.micro_batch_tokens or sum(sorted(totals)[-config.batch_size :])
@@ -192,7 +192,7 @@ def _row_bytes(
 ) -> tuple[float, float]:
     """Memory of full rows.
 
-    The attention mask of a row is counted; those of segments are far smaller and are not.
+    The attention mask of a row is counted. Masks of segments are far smaller and are ignored.
 
     Args:
         row: tokens of clips in a row, without the prompts before them.
@@ -204,7 +204,7 @@ def _row_bytes(
     prompts = tasks * PROMPT_TOKENS  # in the row, or as cached keys and values
     length = row if config.caches_prefix_kv else row + prompts
     total = max(sum(clip.total for clip in tokens), 1)
-    lora_share = 1.0  # of the tokens
+    lora_share = 1.0  # share of tokens with LoRA
     if config.lora and config.lora.scope == "speech":
         lora_share = sum(clip.speech for clip in tokens) / total * row / length
     kept = llm.activation_bytes + lora_share * llm.lora_activation_bytes
@@ -212,7 +212,7 @@ def _row_bytes(
     if llm.attention == "sdpa":
         kept += (row + prompts) * llm.value_bytes
     # Logits in float32 and a copy in the weights' dtype; distillation needs a second float32 copy.
-    # They are freed before the backward pass, which unpacks one matrix and may run a layer again.
+    # They are freed before the backward pass, which unpacks one matrix and may recompute a layer.
     labelled = min(CHUNK, sum(clip.answers for clip in tokens) / total * row)
     copy = 4 if losses.response_kl > 0 else llm.value_bytes % 4
     logits = labelled * llm.vocabulary * (4 + copy)
@@ -226,7 +226,7 @@ def _build_on_meta(
 ) -> tuple[Adapter, int]:
     """The adapter on the meta device, and the number of parameters of the heads.
 
-    Activations of the heads are small beside those of the adapter and are not counted.
+    Activations of the heads are small compared with the adapter's and are not counted.
     """
     with torch.device("meta"):
         built = build_adapter(adapter, inputs, outputs)

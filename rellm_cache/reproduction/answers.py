@@ -1,4 +1,4 @@
-"""Answers of a reproduction with their labels and empathy levels, one record for each.
+"""Answers of a reproduction with their labels and empathy levels, one record per answer.
 
 <reproduction>/utterances.csv    all records, for any statistics program
 """
@@ -39,9 +39,9 @@ class Record:
     id: str  # utterance
     speaker: str
     emotion: str  # true emotion
-    head: str  # emotion by the category head; empty for a text model
-    llm: str  # likeliest label by the LLM; empty where there is none
-    llm_in_words: str  # label named in the LLM's answer; empty for none
+    head: str  # emotion predicted by the category head; empty for a text model
+    llm: str  # most likely label by the LLM; empty if there is none
+    llm_in_words: str  # label named in the LLM's answer; empty if none
     words: int  # number of words in the answer
     questions: int  # number of questions in the answer
     cut: bool | None  # whether the answer is longer than the scorer reads
@@ -62,7 +62,7 @@ class Scorer:
         self._card = hashlib.sha256((folder / CARD).read_bytes()).hexdigest()
 
     def levels(self, out: Path, exchanges: Sequence[Exchange]) -> list[Mapping[str, Any]]:
-        """Levels of exchanges, kept in `out`: `er`, `ex`, `er_long`, `ex_long`, `cut`."""
+        """Levels of exchanges, stored in `out`: `er`, `ex`, `er_long`, `ex_long`, `cut`."""
         texts = [[e.seeker_post, e.response_post] for e in exchanges]
         table = ResultTable(out, digest([self._card, texts]), _former_scores(out, exchanges))
         missing = {*table.missing(e.reply for e in exchanges)}
@@ -85,7 +85,7 @@ class Scorer:
 
 
 def _former_scores(out: Path, exchanges: Sequence[Exchange]) -> Iterable[Row] | None:
-    """Rows from the one JSON object of the first edition; None where there is none."""
+    """Rows from the JSON file of the first version of this module; None if there is none."""
     former = out.with_suffix(".json")
     if out.exists() or not former.exists():
         return None
@@ -95,7 +95,7 @@ def _former_scores(out: Path, exchanges: Sequence[Exchange]) -> Iterable[Row] | 
 
 
 def collect_records(jobs: Sequence[Job], empathy: Path | None) -> list[Record]:
-    """Records of finished jobs, in their order.
+    """Records of finished jobs, in order.
 
     Args:
         empathy: folder of an empathy scorer, or None to leave empathy out.
@@ -136,7 +136,7 @@ def _records(job: Job, scorer: Scorer | None) -> Iterable[Record]:
 
 
 def write_records(path: Path, records: Sequence[Record]) -> None:
-    """Write all records as CSV, in one step."""
+    """Write all records as CSV, atomically."""
     rows = (dataclasses.astuple(record) for record in records)
     plain = ([int(v) if isinstance(v, bool) else v for v in row] for row in rows)
     write_csv(path, [field.name for field in dataclasses.fields(Record)], plain)

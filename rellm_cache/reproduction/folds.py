@@ -32,12 +32,12 @@ FOLD_SPEAKERS, VALIDATION_SPEAKERS = 4, 2  # of RAVDESS: half of them women
 
 @dataclass(frozen=True)
 class Source:
-    """A corpus and how it is split."""
+    """A corpus and the way it is split."""
 
     corpus: CorpusName
     data: Path  # folder of the corpus, as distributed
     splits: str = ""  # a name in `SPLITTINGS`; empty for the default of the corpus
-    cross_validate: bool = False  # test each session of IEMOCAP in turn, not only the last one
+    cross_validate: bool = False  # test each session of IEMOCAP in turn, not just the last
     seed: int = 1  # seed of random splits
 
     def __post_init__(self) -> None:
@@ -109,7 +109,7 @@ def speaker_groups(speakers: Sequence[int]) -> list[SpeakerSplits]:
 
 
 def split_utterances(utterances: Sequence[Utterance], fold: Fold) -> dict[str, list[Utterance]]:
-    """Utterances of each split of a fold, without those that the fold leaves out.
+    """Split → utterances of a fold; utterances without a split are left out.
 
     Raises:
         ManifestError: the train or the test split is empty.
@@ -129,7 +129,7 @@ def split_utterances(utterances: Sequence[Utterance], fold: Fold) -> dict[str, l
 
 
 def shuffle_labels(utterances: Sequence[Utterance], seed: int) -> list[Utterance]:
-    """Utterances whose labels and responses are shuffled among clips of the same text.
+    """Utterances with labels and responses shuffled among clips of the same text.
 
     Each response still fits the words, but no longer the voice. Texts that occur once, or in one
     emotion only, are shuffled together.

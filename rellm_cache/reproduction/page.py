@@ -1,4 +1,4 @@
-"""HTML page of Table I with plots and sample answers; it needs no other file and no network."""
+"""HTML page of Table I with plots and sample answers, in one file that needs no network."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ SAMPLES = 4
 
 @dataclass(frozen=True)
 class Dot:
-    """One row of a plot, in pixels; `paper` is None where the paper has no value."""
+    """One row of a plot, in pixels; `paper` is None if the paper has no value."""
 
     title: str
     y: float
@@ -55,7 +55,7 @@ def write_page(path: Path, found: Reproduction) -> None:
 
 
 def draw_plot(rows: Sequence[RowResult], metric: str) -> Plot | None:
-    """Plot of a metric; None where no row has a value."""
+    """Plot of a metric; None if no row has a value."""
     found = [(row, span) for row in rows if (span := _span(row, metric)) is not None]
     if not found:
         return None

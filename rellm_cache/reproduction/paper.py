@@ -1,4 +1,4 @@
-"""Table I of the paper: its rows, their recipes here, and its means."""
+"""Table I of the paper: its rows, the recipe of each row, and its means."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -12,12 +12,12 @@ class Row:
     """One model of the table."""
 
     name: str  # name of its folder, and in `--row`
-    title: str  # in the table
+    title: str  # name in the table
     recipe: str  # name of a shipped recipe
     # `reads`: a text model, nothing trains; `starts`: an imported checkpoint before training;
     # `trains`: a trained model.
     kind: Kind
-    shuffled: bool = False  # it trains on shuffled labels, a control that is not in the paper
+    shuffled: bool = False  # trains on shuffled labels: a control that the paper lacks
 
 
 ROWS = (
@@ -54,15 +54,15 @@ _MEANS: dict[str, dict[str, tuple[float | None, ...]]] = {
 
 
 def paper_mean(corpus: str, metric: str, row: str) -> float | None:
-    """The paper's mean; None where it has no such corpus, row or value."""
+    """The paper's mean; None if it has no such corpus, row or value."""
     means = _MEANS.get(corpus, {}).get(metric, ())
     return dict(zip(_NAMES, means, strict=False)).get(row)
 
 
 def paper_directions(corpus: str, metric: str, row: str, other: str) -> dict[str, float]:
-    """Corpus → the paper's mean of `row` minus that of `other`, where it has both.
+    """Corpus → the paper's mean of `row` minus its mean of `other`, if it has both.
 
-    Holds the given corpus alone, or all three where the paper has not this corpus.
+    Holds only the given corpus, or all three if the paper lacks this corpus.
     """
     found = {}
     for name in [corpus] if corpus in _MEANS else list(_MEANS):

@@ -31,22 +31,22 @@ SETTINGS = "settings.json"
 
 @dataclass(frozen=True)
 class Request:
-    """What to reproduce, and how."""
+    """Settings of a reproduction."""
 
     source: Source  # corpus and splits
     out: Path  # folder of the reproduction
     cache: Path  # root of the stores
-    base: str = "re-llm"  # recipe that the paper's rows are variants of
+    base: str = "re-llm"  # recipe; the paper's rows are variants of it
     overrides: tuple[str, ...] = ()  # changes of the recipes of all rows
     rows: tuple[str, ...] = ()  # names of the rows; empty for all
-    folds: int = 0  # number of folds, the first ones; 0 for all. More can be added later
+    folds: int = 0  # use the first folds, this many; 0 for all. More can be added later
     control: bool = False  # also train on shuffled labels
     empathy: Path | None = None  # folder of an empathy scorer, or None to leave ER and EX out
-    # Folder of a BLSP-Emo checkpoint, from which all trained rows start; or a run that stands in
-    # for BLSP-Emo in its own row; or None.
+    # Folder of a BLSP-Emo checkpoint, from which all trained rows start; or a run that replaces
+    # BLSP-Emo in its own row; or None.
     blsp: Path | None = None
-    # Recipe without an LLM that each trained row is trained with first and starts from; the row's
-    # changes apply to it too. Empty for none.
+    # Recipe without an LLM, or empty. Each trained row first trains this recipe, with the row's
+    # changes, and then starts from the result.
     first: str = ""
     processes: int = 1  # number of models trained at a time
     batch_size: int = 8  # clips answered at a time
@@ -65,15 +65,15 @@ class Request:
 
     @property
     def stand_in(self) -> Path | None:
-        """The run that stands in for BLSP-Emo, if `blsp` is a run."""
+        """The run that replaces BLSP-Emo, if `blsp` is a run."""
         return self.blsp if self.blsp is not None and (self.blsp / CONFIG).exists() else None
 
     @property
     def wanted(self) -> list[Row]:
-        """Requested rows in the paper's order, the control last.
+        """Requested rows in the paper's order; the control is last.
 
         Raises:
-            ConfigError: there is no row of a name.
+            ConfigError: a name is unknown.
         """
         known = [row.name for row in ROWS]
         for name in self.rows:
@@ -133,7 +133,7 @@ MANIFEST, SHUFFLED = "manifest", "shuffled"  # folders of a fold
 
 
 def prepare_corpus(request: Request, folds: Sequence[Fold]) -> Path:
-    """The manifest folder of the clips of all folds, with the splits of the first fold."""
+    """Write a manifest folder with the clips of all folds, in the splits of the first fold."""
     manifests = request.out / "manifests"
     if (manifests / REPORT).exists():
         say(f"Already prepared: {manifests}")
@@ -147,7 +147,7 @@ def prepare_corpus(request: Request, folds: Sequence[Fold]) -> Path:
 
 
 def find_models(request: Request, rows: Sequence[Row], absent: dict[str, str]) -> Models:
-    """The model of each row; a row that cannot be made goes into `absent` with the reason."""
+    """Row → model; a row that cannot be made is added to `absent` with the reason."""
     found: Models = {}
     for row in rows:
         recipe = load_recipe(row.recipe, request.overrides, request.base)
@@ -175,7 +175,7 @@ def _start(checkpoint: Path, request: Request, row: Row, recipe: Recipe) -> Path
     """The run folder that a row starts from, imported from the checkpoint if it is missing."""
     out = request.out / "blsp" / row.name
     if not out.exists():
-        _, *others = recipe.encoders.items()  # the checkpoint knows the size of the first
+        _, *others = recipe.encoders.items()  # the checkpoint gives the frame size of the first
         device = torch.device("cpu")
         sizes = {name: build_encoder(resolve(e.spec), device).frame_size for name, e in others}
         import_blsp(checkpoint, out, recipe, sizes)
@@ -195,7 +195,7 @@ def encode(request: Request, models: Models, manifests: Path) -> None:
 
 
 def _extract(request: Request, recipe: Recipe, manifests: Path) -> None:
-    """Extract frames of a recipe's encoders; `RunError` where a clip fails."""
+    """Extract frames of a recipe's encoders; `RunError` if a clip fails."""
     for report in extract(manifests, recipe, request.cache):
         if report.failed:
             raise RunError(

@@ -1,6 +1,6 @@
-"""Runs of Table I: each model trained, asked and evaluated on each fold.
+"""Runs of Table I: each model is trained, answers and is evaluated on each fold.
 
-<fold>/<row>/first/              the run that training starts from, with --first
+<fold>/<row>/first/              the run that training starts from, if --first is given
 <fold>/<row>/run/                run folder with scores.json and predictions.csv
 <fold>/<row>/responses.jsonl     answers to the test split
 <fold>/<row>/done.json           fingerprint of recipe and data, written last
@@ -45,9 +45,9 @@ class Model:
     """How the model of a row is made."""
 
     recipe: Recipe
-    # Run folder of a model that needs no training; None where `recipe` is trained.
+    # Run folder of a model that needs no training; None if `recipe` is trained.
     ready: Path | None = None
-    # Recipe that is trained first, and that `recipe` starts from, or None.
+    # Recipe that is trained first; `recipe` starts from its weights. Or None.
     first: Recipe | None = None
 
 
@@ -91,7 +91,7 @@ class Job:
         """Whether the results exist.
 
         Raises:
-            RunError: they are of another recipe or of other data, or `done.json` is damaged.
+            RunError: they come from another recipe or other data, or `done.json` is damaged.
         """
         path = self.out / DONE
         if not path.exists():
@@ -107,14 +107,14 @@ class Job:
 
 @dataclass(frozen=True)
 class Failure:
-    """A job that failed, and the reason."""
+    """A failed job and the reason."""
 
     title: str
     reason: str
 
 
 def run_jobs(jobs: Sequence[Job], processes: int) -> Iterator[Failure]:
-    """Run the jobs that are not done, `processes` at a time; yield each failure when it happens.
+    """Run the jobs that are not done, `processes` at a time; yield each failure at once.
 
     One process shares the LLM and the stores among jobs; more processes are for CPUs.
     """
@@ -134,9 +134,9 @@ def run_jobs(jobs: Sequence[Job], processes: int) -> Iterator[Failure]:
 
 
 def _run_together(jobs: Sequence[Job], processes: int) -> Generator[Failure, None, list[Job]]:
-    """Yield failures when they happen; return the jobs that broke off when a worker was killed.
+    """Yield failures at once; return the jobs that were aborted because a worker was killed.
 
-    When one worker dies, the pool ends and all its jobs break off.
+    When one worker dies, the pool ends and all its jobs are aborted.
     """
     broken = []
     context = multiprocessing.get_context("spawn")
@@ -160,7 +160,7 @@ def _run_together(jobs: Sequence[Job], processes: int) -> Generator[Failure, Non
 def _begin_worker(processes: int) -> None:
     """Take a share of the CPU threads, and end with the parent process, even if it is killed.
 
-    A worker that outlives its parent would write to a run that the next command continues.
+    Otherwise it could write to a run that the next command already continues.
     """
     torch.set_num_threads(threads_each(processes))
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -176,10 +176,10 @@ _shared = SharedModels()
 
 
 def try_job(job: Job) -> str:
-    """Do a job; return the reason of a failure, or an empty text."""
+    """Do a job; return the reason for a failure, or an empty string."""
     try:
         do_job(job, _shared)
-    except Exception as error:  # any error: the other models go on
+    except Exception as error:  # any error: the other models continue
         if not isinstance(error, RellmError):
             say(traceback.format_exc())
         reason = reason_of(error)
@@ -212,7 +212,7 @@ def do_job(job: Job, resources: SharedModels) -> None:
 
 
 def link_run(ready: Path, run: Path) -> None:
-    """Make a run folder with links to the files of another run."""
+    """Make the run folder `run` with links to the files of `ready`."""
     run.mkdir(parents=True, exist_ok=True)
     for name in (WEIGHTS, CONFIG, RECIPE):
         link = run / name

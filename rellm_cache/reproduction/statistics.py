@@ -46,17 +46,17 @@ class RowResult:
     answers: int  # number of answers
     # "ER", "EX", "ER + EX", and with the scorer's longer limit "ER long", "EX long".
     empathy: dict[str, Cell]
-    # "UA" by label likelihood, "UA in words", "UA head": over folds.
+    # "UA" by label likelihood, "UA in words", "UA head": summaries over folds.
     recognition: dict[str, Summary]
     unparsable: float | None  # share of answers in words that name no emotion
-    words: Summary  # words of an answer
-    questions: Summary  # questions in an answer
+    words: Summary  # number of words in an answer
+    questions: Summary  # number of questions in an answer
     cut: float | None  # share of answers longer than the scorer reads; None without a scorer
-    paper: dict[str, float]  # metric → the paper's mean for this corpus, where it has one
-    same_as: str = ""  # name of an earlier row that is the same model on this corpus, or empty
+    paper: dict[str, float]  # metric → the paper's mean for this corpus, if it has one
+    same_as: str = ""  # earlier row that is the same model on this corpus, or empty
 
     def mean(self, metric: str) -> float | None:
-        """Mean of ER, EX or UA as in the paper's table; None where it was not measured."""
+        """Mean of ER, EX or UA as in the paper's table; None if it was not measured."""
         if metric == "UA":
             return self.recognition[metric].mean if metric in self.recognition else None
         return self.empathy[metric].summary.mean if metric in self.empathy else None
@@ -64,7 +64,7 @@ class RowResult:
 
 @dataclass(frozen=True)
 class Comparison:
-    """RE-LLM against another row."""
+    """RE-LLM compared with another row."""
 
     metric: str  # ER, EX, ER + EX or UA
     first: str  # name of RE-LLM's row
@@ -174,7 +174,7 @@ def _compare_scores(
 def _compare_ua(
     records: Mapping[str, Sequence[Record]], other: str, corpus: str
 ) -> Comparison | None:
-    """Compare UA by label likelihood; None where a model has no such labels."""
+    """Compare UA by label likelihood; None if a model has no such labels."""
     label = LABELS["UA"]
     pairs = [(a, b) for a, b in _pairs(records, other) if a.emotion and label(a) and label(b)]
     if not pairs:
@@ -192,7 +192,7 @@ def _compare_ua(
 
 
 def _correct(comparisons: Iterable[Comparison | None]) -> list[Comparison]:
-    """The comparisons that could be made, with p values corrected over all of them."""
+    """Drop missing comparisons, and correct the p values over all others."""
     found = [c for c in comparisons if c is not None]
     corrected = holm({c.second: c.test.p for c in found})
     return [replace(c, p_holm=corrected[c.second]) for c in found]

@@ -3,12 +3,12 @@
 <out>/settings.json      the request; a call with another request is refused
 <out>/manifests/         manifests of the corpus with expected responses
 <out>/blsp/<row>/        imports of a BLSP-Emo checkpoint
-<out>/<fold>/manifest/   splits of a fold; shuffled/ for the control with shuffled labels
+<out>/<fold>/manifest/   splits of a fold; shuffled/ holds those of the control
 <out>/<fold>/<row>/      run, answers, scores (`runs`)
 <out>/utterances.csv     every answer with its scores
 <out>/table1.json, table1.html
 
-A step is skipped where its result exists, so a killed call goes on where it was.
+A step is skipped if its result exists, so a killed call resumes.
 """
 
 import dataclasses
@@ -56,7 +56,7 @@ class Reproduction:
 
     @property
     def notes(self) -> list[str]:
-        """Remarks on the rows."""
+        """Notes about the rows."""
         stand_in = self.request.stand_in
         if stand_in is None or all(row.row.kind != "starts" for row in self.rows):
             return []
@@ -66,10 +66,10 @@ class Reproduction:
 def reproduce(request: Request) -> Reproduction:
     """Run all steps that are not done yet, and make the table.
 
-    A model that fails is listed, and the others go on.
+    A model that fails is listed, and the others continue.
 
     Raises:
-        RellmError: a step failed that all others need, or `out` holds another reproduction.
+        RellmError: a step that all others need failed, or `out` holds another reproduction.
     """
     rows = request.wanted
     claim_folder(request)
@@ -184,7 +184,7 @@ def write_parts(folder: Path, parts: Mapping[str, Sequence[Utterance]]) -> None:
 
 
 def _effective(recipe: Recipe, has_vad: bool) -> Recipe:
-    """The recipe as a corpus sees it: without dimensions where no clip has any."""
+    """The recipe without the dimension head and its loss if no clip has dimensions."""
     recipe = replace(recipe, name="")
     if has_vad:
         return recipe
@@ -196,7 +196,7 @@ def _effective(recipe: Recipe, has_vad: bool) -> Recipe:
 
 
 def to_json(found: Reproduction) -> dict[str, object]:
-    """Content of `table1.json`: all but the single answers."""
+    """Content of `table1.json`: everything except the individual answers."""
     request = found.request
     return {
         "corpus": request.source.corpus,

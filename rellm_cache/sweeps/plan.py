@@ -1,6 +1,6 @@
 """Sweep plan: variants of a recipe times seeds, as a list of jobs.
 
-The baseline is the recipe as given. A variant changes some of its fields. Every variant is run with
+The baseline is the recipe as given. A variant changes some of its fields. Every variant runs with
 every seed. All recipes are read and checked here, before anything trains.
 """
 
@@ -51,8 +51,8 @@ class SweepPlan:
 
     Attributes:
         recipe: name of a shipped recipe, or path of a TOML file.
-        overrides: changes of all variants and of the baseline. `{seed}` in any override stands for
-            the seed of the run.
+        overrides: changes of the baseline and all variants. In any override, `{seed}` becomes the
+            seed of the run.
         variants: variants besides the baseline, in the order of the report.
     """
 
@@ -67,13 +67,13 @@ class SweepPlan:
         return (Variant(BASELINE, ()), *self.variants)
 
     def jobs(self, out: Path) -> list[Job]:
-        """All runs in their order: seed by seed, so that the first comparisons come early.
+        """All runs in order: seed by seed, so that the first comparisons are ready early.
 
         Runs with the same LLM follow each other, so that it is loaded once.
 
         Raises:
-            ConfigError: no seeds, a name that is no folder name or occurs twice, an override that
-                does not fit, or two variants with the same recipe.
+            ConfigError: no seeds, a name that is invalid for a folder or occurs twice, an invalid
+                override, or two variants with the same recipe.
         """
         self._check_names()
         if not self.seeds:
@@ -110,7 +110,7 @@ class SweepPlan:
 
 
 def _refuse_equal(jobs: Sequence[Job]) -> None:
-    """Raise `ConfigError` where two variants have the same recipe."""
+    """Raise `ConfigError` if two variants have the same recipe."""
     for index, job in enumerate(jobs):
         for other in jobs[:index]:
             if job.recipe == other.recipe:

@@ -1,4 +1,4 @@
-"""Report of a sweep: mean scores of variants and their differences to the baseline.
+"""Report of a sweep: mean scores of variants and their differences from the baseline.
 
 <out>/sweep.json        settings, runs and comparisons
 <out>/sweep.csv         one row for each run, for a spreadsheet or a statistics program
@@ -26,8 +26,8 @@ class SweepRun:
 
     Attributes:
         seconds: time of training.
-        scores: score by name, as `validation.ua`; empty if the run failed.
-        error: reason of the failure in one line, or empty.
+        scores: name → score, such as `validation.ua`; empty if the run failed.
+        error: reason for the failure in one line, or empty.
         traceback: traceback of an unexpected error, or empty.
     """
 
@@ -45,8 +45,8 @@ class Comparison:
     """One score of one variant, over its seeds.
 
     Attributes:
-        difference: difference to the baseline, paired by seed; None for the baseline itself, or
-            without pairs.
+        difference: difference from the baseline, paired by seed; None for the baseline itself, or
+            if there are no pairs.
     """
 
     variant: str
@@ -111,7 +111,7 @@ class SweepReport:
         }
 
     def write(self) -> None:
-        """Write both files; each is replaced in one step."""
+        """Write both files; each is replaced atomically."""
         self.out.mkdir(parents=True, exist_ok=True)
         write_json(self.out / SWEEP_JSON, self.to_json())
         columns = ["variant", "seed", "run", "seconds", *self.metrics, "error"]
@@ -123,7 +123,7 @@ class SweepReport:
 
 
 def scores_by_name(scores: Scores) -> dict[str, float]:
-    """Scores of one evaluation by name: `ua` by the category head, `llm_ua` by label likelihood."""
+    """Name → score of one evaluation: `ua` of the category head, `llm_ua` by label likelihood."""
     named: dict[str, Any] = {}
     llm = scores.llm
     for prefix, recognition in (
@@ -143,8 +143,8 @@ def scores_by_name(scores: Scores) -> dict[str, float]:
 def comparable_scores(scores: dict[str, float], losses: LossesConfig) -> dict[str, float]:
     """The scores that can be compared between recipes.
 
-    Left out are the total loss, which depends on the loss weights, losses with weight 0, which are
-    not computed, and scores without a value, such as the CCC of constant predictions.
+    Excludes the total loss, which depends on the loss weights; losses with weight 0, which are not
+    computed; and scores without a value, such as the CCC of constant predictions.
     """
 
     def is_comparable(name: str) -> bool:

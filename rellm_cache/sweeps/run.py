@@ -1,11 +1,11 @@
 """Sweep: training and scoring of variants of a recipe, each with several seeds.
 
-    <out>/<variant>/seed-N/              a run folder, as `train` makes it
-    <out>/<variant>/seed-N/outcome.json  its scores, once it is finished
+    <out>/<variant>/seed-N/              a run folder, as written by `train`
+    <out>/<variant>/seed-N/outcome.json  its scores, written when it is finished
     <out>/sweep.json, sweep.csv          the comparison, replaced after every run
 
 All runs share one process, one frozen LLM and the open stores. Finished runs are not repeated,
-interrupted runs go on, and failed runs are listed while the others go on.
+interrupted runs resume, and failed runs are listed while the others continue.
 """
 
 import dataclasses
@@ -52,7 +52,7 @@ class SweepSettings:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Scores of a finished run, kept in its folder.
+    """Scores of a finished run, stored in its folder.
 
     Attributes:
         trained_on: digest of the training data.
@@ -70,7 +70,7 @@ class Outcome:
 def sweep(plan: SweepPlan, settings: SweepSettings, out: Path) -> SweepReport:
     """Train and score every variant with every seed; finished runs are skipped.
 
-    All errors are raised before anything trains.
+    The errors below are raised before anything trains.
 
     Raises:
         ConfigError: the plan cannot be run.
@@ -101,7 +101,7 @@ def sweep(plan: SweepPlan, settings: SweepSettings, out: Path) -> SweepReport:
 
 
 def _say_time_left(report: SweepReport, jobs: Iterable[Job]) -> None:
-    """Say how long the other jobs will train, from the mean time of those finished."""
+    """Report the remaining training time, estimated from the mean time of finished jobs."""
     count = sum(not (job.out / OUTCOME).exists() for job in jobs)
     seconds = [run.seconds for run in report.runs if not run.error]
     if seconds and (minutes := count * sum(seconds) / len(seconds) / 60) >= 1:
@@ -168,7 +168,7 @@ class _Sweeper:
             outcome = self._train(job)
             if self.tested_on and outcome.tested_on != self.tested_on:
                 outcome = self._test(job, outcome)
-        except Exception as error:  # any error: the other runs go on
+        except Exception as error:  # any error: the other runs continue
             reason = reason_of(error)
             found = "" if isinstance(error, RellmError) else traceback.format_exc()
             say(f"  failed: {reason}")
@@ -179,7 +179,7 @@ class _Sweeper:
         return SweepRun(job.variant, job.seed, job.out, outcome.seconds, scores)
 
     def _train(self, job: Job) -> Outcome:
-        """The outcome of a job, trained now or before."""
+        """The outcome of a job; train it if it is not finished."""
         outcome = read_outcome(job.out)
         if outcome is not None:
             say("  already finished")
@@ -195,7 +195,7 @@ class _Sweeper:
         return _write_outcome(job, Outcome(self.trained_on(job.recipe), report.seconds, scores))
 
     def _test(self, job: Job, outcome: Outcome) -> Outcome:
-        """The outcome with scores on the test manifest."""
+        """Score a run on the test manifest; return its outcome with these scores."""
         settings = self.settings
         if settings.test is None:
             return outcome
@@ -208,7 +208,7 @@ class _Sweeper:
 
 
 def _data_digest(utterances: Iterable[Utterance], **how: Any) -> str:
-    """Digest of all that training or scoring uses of utterances, without the paths of the audio."""
+    """Digest of all utterance fields that training or scoring uses, without audio paths."""
     rows = [dataclasses.asdict(dataclasses.replace(u, audio="")) for u in utterances]
     return digest([rows, how])
 
@@ -219,7 +219,7 @@ def _write_outcome(job: Job, outcome: Outcome) -> Outcome:
 
 
 def read_outcome(run: Path) -> Outcome | None:
-    """The outcome of a finished run, or None; `RunError` where the file cannot be read."""
+    """The outcome of a finished run, or None; `RunError` if the file cannot be read."""
     path = run / OUTCOME
     if not path.exists():
         return None

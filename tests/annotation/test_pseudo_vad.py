@@ -1,4 +1,4 @@
-"""annotate: missing dimensions come from the emotion encoder's head in the cache."""
+"""annotate: missing dimensions are filled from the emotion encoder's store."""
 
 import json
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""qa: equal requests are asked once, rows name their sources, a kill loses nothing."""
+"""qa: equal requests are asked once, rows name their sources, a kill loses no rows."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""respond: equal prompts are asked once, refusals are counted, a kill loses nothing."""
+"""respond: equal prompts are asked once, refusals are counted, a kill loses no rows."""
 
 import shutil
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""respond --teacher: each response is read once, and training learns from the store."""
+"""respond --teacher: each response is processed once, and training learns from the store."""
 
 import json
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""transcribe: each clip once; kills, edits, failures and silence."""
+"""transcribe: each clip is done once; kills, changed audio, failures and silence."""
 
 import json
 from collections.abc import Callable, Sequence

@@ -5,9 +5,9 @@
     rellm extract manifests/ravdess --recipe small --cache cache
     python tests/benchmarks/alignment.py manifests/ravdess --cache cache
 
-For each seed the heads are trained first (recipe `heads`, no LLM), and from there the speech LLM,
-with recognition examples mixed in (the recipe as shipped) and, for the first `--without` seeds,
-also without them. The loss of the untrained adapter is that of the recipe's random start.
+For each seed the heads are trained first (recipe `heads`, no LLM). The speech LLM starts from them
+and is trained with recognition examples (the shipped recipe); for the first `--without` seeds, also
+without them. The loss of the untrained adapter is measured at the recipe's random initial weights.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""KL divergence between full next-token distributions, and between their bins."""
+"""KL divergence between next-token distributions: over the full vocabulary, and over bins."""
 
 from dataclasses import dataclass
 

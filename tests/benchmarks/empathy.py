@@ -1,11 +1,11 @@
-"""Empathy scorers on EPITOME's tables, a fifth of the posts held out, beside TF-IDF.
+"""Empathy scorers compared with TF-IDF on EPITOME's tables, with a fifth of the posts held out.
 
     python tests/benchmarks/empathy.py EPITOME --encoder FOLDER --seeds 12 13 14 --out scorers
 
-One scorer a seed, same posts held out. The baseline is logistic regression on TF-IDF of one and
-two words, with "?" as a word and balanced levels; its C is chosen by cross-validation over the
-posts that are not held out. `--set KEY=VALUE` changes a setting; `--choose` scores validation
-posts alone, which is what settings are chosen by.
+One scorer per seed, always with the same held-out posts. The baseline is logistic regression on
+TF-IDF of one and two words, with "?" as a word and balanced levels; its C is chosen by
+cross-validation over the other posts. `--set KEY=VALUE` changes a setting. `--choose` scores only
+validation posts; use it to choose settings.
 """
 
 import statistics

@@ -1,4 +1,4 @@
-"""An epoch from the cache against the same epoch with both encoders in the loop, in one process.
+"""Epoch time from the cache, compared with the same epoch with both encoders run in each step.
 
 python tests/benchmarks/epoch.py manifests/ravdess --cache cache --recipe heads
 python tests/benchmarks/epoch.py manifests/ravdess --cache cache --recipe small --steps 3

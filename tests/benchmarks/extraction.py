@@ -1,4 +1,4 @@
-"""What extraction adds to the encoders: wall time over the time the encoders take by themselves."""
+"""Extraction overhead: wall time of an extraction, divided by the time of the encoders alone."""
 
 import json
 import os

@@ -1,8 +1,8 @@
-"""Made features for timing: as large as a real corpus, correlated, with outlier channels.
+"""Synthetic features for timing: as large as a real corpus, correlated, with outlier channels.
 
-Two streams of float16 frames, as Whisper large (1280) and wav2vec2 large (1024) give; lengths are
-lognormal with a mean of 4.4 s. Frames are cut from one long correlated run, so that making them is
-no part of what is timed.
+Two streams of float16 frames, with the sizes of Whisper large (1280) and wav2vec2 large (1024).
+Durations are lognormal with a mean of 4.4 s. Frames are cut from one long correlated sequence, so
+that creating them takes no part of the measured time.
 """
 
 from dataclasses import dataclass

@@ -1,16 +1,16 @@
-"""Golden values: what the package computes on the demo clips, recorded once and compared later.
+"""Golden values: results of the package on the demo clips, recorded once and compared later.
 
     python tests/benchmarks/golden.py --record golden.json
     python tests/benchmarks/golden.py --compare golden.json
 
 It extracts the demo clips, trains 40 steps of the recipes `heads` and `small`, answers 20 clips and
-scores both runs: on the CPU, with one thread, from a fixed seed. `--compare` does the same again
-and prints both columns, before and after. Equal figures need the processor and the libraries that
-the recorded ones were made with; both are in the file and are compared first.
+scores both runs: on the CPU, with one thread, from a fixed seed. `--compare` repeats this and
+prints the old and the new values. They can be equal only with the same processor and libraries;
+both are recorded in the file and compared first.
 
 Only the command line is used, and files are read with zarr, safetensors and json, so that the
-script outlives moves and renames inside the package. `--code FOLDER` runs the package of another
-checkout.
+script still works after moves and renames inside the package. `--code FOLDER` runs the package of
+another checkout.
 """
 
 import argparse

@@ -1,16 +1,16 @@
-"""The paper's training step on a GPU: memory under a cap, speed, and a naive step beside it.
+"""Training step of the paper on a GPU: memory under a cap, and speed, compared with a naive step.
 
     python tests/benchmarks/gpu.py --tokenizer FOLDER --json gpu.json
     python tests/benchmarks/gpu.py --tokenizer FOLDER --tiny
 
 Models have the shapes of Qwen-7B, Whisper large-v2 and wav2vec2 large, with random weights: bytes
-and operations are those of the real ones. Speech of 4.5 s, responses of 48 tokens. FOLDER holds the
-files of a ChatML tokenizer, as SmolLM2's. Each preset runs in a process of its own under a memory
-cap. `--tiny` runs small shapes on whatever device there is: it shows that this file works.
+and operations equal those of the real models. Speech of 4.5 s, responses of 48 tokens. FOLDER holds
+the files of a ChatML tokenizer, such as SmolLM2's. Each preset runs in a separate process under a
+memory cap. `--tiny` runs small shapes on any device, to show that this file works.
 
-Operations are counted as the step needs them: two for each weight of the LLM and each token
-forward, two backward (weights do not train); six for each weight of the adapter and each frame it
-meets; the output matrix at response positions. Attention and checkpointing are not counted.
+Operations that the step needs are counted: for each LLM weight and token, two forward and two
+backward (weights do not train); for each adapter weight and each frame that it is applied to, six;
+the output matrix at response positions only. Attention and checkpointing are not counted.
 """
 
 import argparse

@@ -1,15 +1,15 @@
-"""What a training step holds on a GPU, counted without one, beside what `rellm plan` counts.
+"""GPU memory of a training step, counted without a GPU and compared with `rellm plan`.
 
     python tests/benchmarks/gpu_memory.py --tokenizer FOLDER
 
 The recipe `re-llm` with an LLM of Qwen-7B's shape in NF4, input embeddings on the host, speech of
-4.5 s, responses of 48 tokens. The step itself runs, on a device whose tensors have shapes and no
-values (`tests/phantom`); the most that they took is counted, tensor by tensor. FOLDER holds the
-files of a ChatML tokenizer, as SmolLM2's.
+4.5 s, responses of 48 tokens. The real step runs on a simulated device: tensors have shapes but no
+values (`tests/phantom`). The peak size of all tensors together is counted. FOLDER holds the files
+of a ChatML tokenizer, such as SmolLM2's.
 
-What stands for CUDA's own: attention is torch's memory-efficient operator; a 4-bit matrix is
-unpacked to be multiplied, forward and backward, as bitsandbytes does. The adapter computes in
-float32, where a GPU takes bfloat16. CUDA's context and the allocator's gaps are not counted.
+CUDA's kernels are replaced: attention is torch's memory-efficient operator; a 4-bit matrix is
+unpacked for each multiplication, forward and backward, as in bitsandbytes. The adapter computes in
+float32; on a GPU it uses bfloat16. CUDA's context and the allocator's gaps are not counted.
 """
 
 import gc

@@ -1,12 +1,12 @@
-"""What a limit of sentences does to replies: empathy, length and questions, on EPITOME's posts.
+"""Sentence limit of replies: its effect on empathy, length and questions, on EPITOME's posts.
 
     python tests/benchmarks/length_control.py EPITOME --scorer scorers/seed12 --recipe small
 
-The recipe's LLM answers posts that the scorer's training held out, as text. It answers once, at
-full length: generation is greedy, so a reply with a limit is the start of the full one, and
-`--check` generates a batch under each limit to see that it is. What people wrote to the same posts
-stands beside. Levels of each limit are compared with the full replies by pairs; Holm's correction
-is over all these tests.
+The recipe's LLM answers, as text, posts that the scorer's training held out. It answers once, at
+full length. Generation is greedy, so a reply with a limit is the start of the full reply; `--check`
+generates a batch with each limit to confirm this. Replies that people wrote to the same posts are
+also shown. Levels with each limit are compared with those of the full replies in paired tests, with
+Holm's correction over all tests.
 """
 
 import argparse

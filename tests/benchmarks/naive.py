@@ -1,10 +1,10 @@
-"""A training step as one would first write it: padded rows, own prompts, full logits.
+"""Naive training step for comparison: padded rows, a prompt in each row, full logits.
 
-It shares the adapter, the heads and the LLM's weights with the real step and nothing else: no
-packing, no loss code, no loader. What the real step is measured against, in value (tests/model)
-and in time and memory (train.py, gpu.py).
+It shares only the adapter, the heads and the LLM's weights with the real step: no packing, no loss
+code, no loader. The real step is compared with it in value (tests/model) and in time and memory
+(train.py, gpu.py).
 
-Letters: N rows (an example's answers are rows of their own), T tokens of the longest, V vocabulary.
+Shapes: N rows (each answer of an example has its own), T tokens of the longest row, V vocabulary.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Options and output that benchmarks share: figures are printed and written with the machine."""
+"""Options and output of benchmarks: results are printed and written with the machine's details."""
 
 import argparse
 import json

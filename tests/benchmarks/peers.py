@@ -1,8 +1,8 @@
-"""Ways to keep features on disk, each at its best layout: how they are written and read.
+"""Other storage formats for features, each in its best layout: writers and readers.
 
 Every reader copies the utterances of a batch into the same kind of buffers, (16, T, D) for each
-stream, which are used again for every batch. What a library can do at once for a whole batch, or
-straight into the buffer, it may do.
+stream, which are reused for every batch. A library may read a whole batch at once, or directly into
+the buffer, if it can.
 """
 
 from pathlib import Path

@@ -5,9 +5,9 @@
     rellm extract manifests/all --recipe heads --cache cache
     python tests/benchmarks/recognition.py RAVDESS --cache cache --recipe heads
 
-Five folds of four speakers are held out in turn; the sixteen others train. `--choose` holds two of
-those out as well and scores on them instead: that is what settings are chosen by.
-`--shuffle-labels` is the control: training labels are dealt out anew among clips of the same text.
+Five folds of four speakers are held out in turn; the other sixteen are for training. `--choose`
+also holds out two of these and scores on them instead; use it to choose settings.
+`--shuffle-labels` is the control: training labels are shuffled among clips of the same text.
 """
 
 import os

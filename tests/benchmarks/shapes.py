@@ -1,4 +1,4 @@
-"""The paper's setting, as benchmarks for GPUs share it. Its LLM's shape, clips and responses."""
+"""Settings of the paper that GPU benchmarks share: shape of the LLM, clips and responses."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Kills `extract` at random moments, many times, and compares what it has made at the end.
+"""Soak test: kills `extract` many times at random moments, and checks the cache at the end.
 
     python tests/benchmarks/soak.py --kills 100
     python tests/benchmarks/soak.py --kills 100 --workers 4
@@ -7,11 +7,11 @@
 Without --workers each run of the command is killed (SIGKILL) and started again. With it, up to
 three workers are killed at once, sometimes with the server that they are forked from, or the
 command itself; with --ray actors. When a run completes, its cache must hold every clip exactly
-once, each checksum equal to an undisturbed run's, and a new cache is begun. Every clip is a part of
-its own, so that a kill may fall anywhere within a commit.
+once, with the same checksums as an undisturbed run. Then a new cache is started. Each clip is its
+own part, so that a kill may happen anywhere within a commit.
 
-Workers spend more time on starting than on work here. So three of four times the next kill waits
-for a few more clips to be committed, and else for a random time.
+Workers spend more time on starting than on work here. So three of four kills wait until a few more
+clips are committed; the others wait for a random time.
 """
 
 import argparse

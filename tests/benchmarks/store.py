@@ -1,14 +1,14 @@
-"""The cache against other ways to keep features, all in one run, side by side.
+"""Cache speed compared with other storage formats for features, all in one run.
 
     pip install -e .[bench]
     python tests/benchmarks/store.py --json store.json --plot store.svg
     python tests/benchmarks/store.py --quick
 
-Contenders take turns in every repetition, so that whatever else the machine does meets all of them;
-figures are ratios of medians. Everything is warm (in the page cache, as it was written) but the
-cold figure, which comes last: what a kernel reads anew may lie in memory in larger pieces. MB/s are
-of useful float16 bytes: no padding. Peers come in two groups, each beside the cache and the memmap.
-Made features take about six times `--megabytes` on disk, and the page cache must hold them.
+Formats take turns in each repetition, so that other load on the machine affects all of them.
+Results are ratios of medians. Reads are warm (page cache, as written). The cold read comes last,
+because data that a kernel reads again may lie in memory in larger pieces. MB/s count useful float16
+bytes, no padding. Two groups of formats are each compared with the cache and the memmap. Features
+take about six times `--megabytes` on disk and must fit into the page cache.
 """
 
 import mmap

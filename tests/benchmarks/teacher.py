@@ -1,10 +1,10 @@
-"""What K of a teacher's tokens leave of its divergence: SmolLM2 along expected responses.
+"""Teacher top-K: how much KL divergence K tokens keep, with SmolLM2 on expected responses.
 
     python tests/benchmarks/teacher.py manifests/ravdess --recipe small
 
-The teacher reads the request of step 1 and each response. Two students stand in for speech at the
-start and at the end of training: one is asked to continue without any sentence, one is given the
-transcript but not the emotion.
+The teacher reads the request of step 1 and each response. Two students replace the speech model at
+the start and at the end of training: the first gets no sentence, the second gets the transcript but
+not the emotion.
 """
 
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The training step against a naive one, in time, memory and value, on real speech.
+"""Training step compared with a naive one in time, memory and value, on real speech.
 
     rellm prepare ravdess RAVDESS --out manifests/ravdess
     rellm respond manifests/ravdess --recipe small
@@ -6,9 +6,9 @@
     python tests/benchmarks/train.py manifests/ravdess --json train.json
 
 Three steps take turns on the same batches, in one process: ours from the cache; a naive one
-(naive.py) that reads the cache; and that one with both encoders in the loop. Peak memory is taken
-on the batch with most tokens, in a process of its own for each. Losses and gradients are compared
-in fp32, without dropout, the naive softmax summed in float64 (see naive.py).
+(naive.py) from the cache; and the naive one with both encoders run in each step. Peak memory is
+measured on the batch with most tokens, in a separate process for each step. Losses and gradients
+are compared in fp32 without dropout; the naive softmax is summed in float64 (see naive.py).
 """
 
 import argparse

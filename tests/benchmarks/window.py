@@ -1,12 +1,12 @@
-"""Whisper in windows of 30 s and of each clip's own length, compared on RAVDESS.
+"""Whisper windows compared on RAVDESS: 30 s, and the length of each clip.
 
     python tests/benchmarks/window.py RAVDESS --model openai/whisper-tiny.en
     python tests/benchmarks/window.py RAVDESS --clips 40 --repeats 1      # a try
 
-Prints, and with --json writes: clips encoded in a second and their ratio; the cosine of the frames
-of both windows, mean and lowest tenth over frames, by layer; and, of the layer of --layer, the UA
-of a linear probe on mean and standard deviation of a clip's frames, on speakers left out in five
-folds. For the recognition by the heads recipe, run recognition.py with
+Prints, and with --json writes: clips encoded per second and their ratio; for each layer, the cosine
+between the frames of both windows (mean and lowest tenth over frames); for --layer, the UA of a
+linear probe on mean and standard deviation of a clip's frames, with speakers held out in five
+folds. To measure recognition with the heads recipe, run recognition.py with
 `--set encoders.speech.window=clip` on a cache of that window.
 """
 

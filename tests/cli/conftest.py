@@ -1,4 +1,4 @@
-"""rellm as the shell would run it."""
+"""Fixture that runs the rellm command as a shell does."""
 
 from collections.abc import Callable
 

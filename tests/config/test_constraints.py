@@ -1,4 +1,4 @@
-"""Constraints of recipe fields: what they allow, and how they say it."""
+"""Constraints of recipe fields: allowed values and error messages."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Fields of recipes: values that are taken, values that are refused by name."""
+"""Fields of recipes: accepted values, and errors that name the field."""
 
 from dataclasses import FrozenInstanceError
 from pathlib import Path

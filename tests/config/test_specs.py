@@ -1,4 +1,4 @@
-"""What identifies an encoder, a teacher or a transcriber, and what tells two apart."""
+"""Specs: the settings that identify an encoder, a teacher or a transcriber."""
 
 import json
 from dataclasses import dataclass, replace

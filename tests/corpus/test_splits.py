@@ -1,4 +1,4 @@
-"""Split drawing: depends on seed and names only."""
+"""Random splits: they depend only on seed and names."""
 
 from rellm_cache.corpus.manifest import Utterance
 from rellm_cache.corpus.splits import draw, hold_out, text_key, without_text_of

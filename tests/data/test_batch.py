@@ -1,4 +1,4 @@
-"""Batches: parts of them keep what belongs to their clips."""
+"""Batches: each part keeps the data of its clips."""
 
 import torch
 

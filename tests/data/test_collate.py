@@ -1,4 +1,4 @@
-"""Collation: padded frames of any number of streams, labels beside them."""
+"""Collation: padded frames of any number of streams, with labels."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Joining: many pieces in one call, and nothing written that does not fit."""
+"""Joining: many pieces in one call; pieces that do not fit are not written."""
 
 import threading
 

@@ -1,4 +1,4 @@
-"""Ring buffer: slots never overlap, are reused, and are refused while there is no room."""
+"""Ring buffer: slots never overlap, are reused, and are refused while the buffer is full."""
 
 from collections import deque
 

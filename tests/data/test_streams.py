@@ -1,4 +1,4 @@
-"""Streams of frames: aligned to one length, or refused."""
+"""Streams of frames: aligned to one length, or an error."""
 
 from dataclasses import replace
 from pathlib import Path

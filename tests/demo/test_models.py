@@ -1,4 +1,4 @@
-"""The demo's models: converted once, complete or not at all."""
+"""The demo's models: converted once; an incomplete model is never left."""
 
 from pathlib import Path
 

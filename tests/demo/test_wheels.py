@@ -1,4 +1,4 @@
-"""Wheels: a file in an installed one, or the command that installs it."""
+"""Wheels: path of a file in an installed wheel, or the command that installs it."""
 
 from importlib import metadata
 

@@ -1,4 +1,4 @@
-"""Reference results of one process, and a worker that is killed."""
+"""Fixtures: reference results of one process, and a worker that is killed."""
 
 import glob
 import os

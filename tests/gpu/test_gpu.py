@@ -1,4 +1,4 @@
-"""What only a GPU can show; skipped without one."""
+"""GPU tests: behaviour that only a GPU can show; skipped without one."""
 
 import shutil
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""The imported Qwen v1 tokenizer gives the tokens of tiktoken, on text where rules differ."""
+"""The imported Qwen v1 tokenizer gives the same tokens as tiktoken, on text where rules differ."""
 
 import base64
 import random

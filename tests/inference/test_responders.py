@@ -1,4 +1,4 @@
-"""Text responders: no training, equal answers to equal transcripts, gold emotions in requests."""
+"""Text responders: no training, equal answers to equal transcripts, true emotions in requests."""
 
 import csv
 import json

@@ -1,4 +1,4 @@
-"""A BLSP-Emo checkpoint in miniature, as its trainer saves it."""
+"""Tiny BLSP-Emo checkpoint in the format of its trainer."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Processes that die in the middle of their work, as tests ask for them."""
+"""Processes that die in the middle of their work, for tests of kills."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager

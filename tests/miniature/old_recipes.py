@@ -1,4 +1,4 @@
-"""A run folder of rellm 0.1, and its recipe with the field names of today."""
+"""A run folder of rellm 0.1, and its recipe with the current field names."""
 
 import tomllib
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Corpora in miniature, in the exact layouts of the real ones, with sound files of 1.1 seconds."""
+"""Tiny corpora in the exact folder layouts of the real ones, with sound files of 1.1 seconds."""
 
 import io
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""What Whispers in miniature have in common."""
+"""Shared parts of tiny Whisper models."""
 
 from typing import Any
 

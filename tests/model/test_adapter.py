@@ -1,4 +1,4 @@
-"""Adapter: sizes as published, and no utterance influenced by its batch."""
+"""Adapter: published sizes, and outputs that do not depend on the batch."""
 
 from dataclasses import replace
 

@@ -1,15 +1,15 @@
 """Simulated GPU: a torch device, `PHANTOM`. Importing this module changes torch.
 
-Its tensors hold their values in host memory, so that results are right, and refuse what a GPU
-refuses: to be computed with tensors of the host. So a machine without a GPU can show that nothing
-is left behind on the host. What is done for "cuda" alone (streams, page-locked memory, CUDA's own
-kernels, memory limits) is not done for it.
+Its tensors hold their values in host memory, so results are correct. As on a GPU, an operation that
+mixes them with host tensors is an error. So a machine without a GPU can find tensors that were left
+on the host. Features of "cuda" alone (streams, page-locked memory, CUDA's own kernels, memory
+limits) are not simulated.
 
-Its memory is counted. With `LEDGER.values_up_to` set, larger tensors have a shape and no values, so
-that what a model of any size would take can be counted on a small machine.
+Its memory is counted. With `LEDGER.values_up_to` set, larger tensors have a shape but no values, so
+a small machine can count the memory of a model of any size.
 
-torch lets one backend be written in Python, once a process: import this in a process of its own,
-before anything that runs models.
+torch allows one backend in Python per process: import this module in a separate process, before any
+module that runs models.
 """
 
 import sys

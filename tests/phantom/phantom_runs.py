@@ -1,6 +1,6 @@
 """Commands on the simulated GPU: each returns what it wrote.
 
-For a process of its own: see `there`.
+Run each in a separate process: see `there`.
 """
 
 from pathlib import Path

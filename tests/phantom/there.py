@@ -1,4 +1,4 @@
-"""Functions of `phantom_runs`, each in a process of its own: importing that changes torch."""
+"""Functions of `phantom_runs`, each run in its own process: importing it changes torch."""
 
 import importlib
 from concurrent.futures import ProcessPoolExecutor

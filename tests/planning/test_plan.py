@@ -1,4 +1,4 @@
-"""Estimates of a plan, compared with the extraction that follows."""
+"""Estimates of a plan, compared with a real extraction."""
 
 import json
 from dataclasses import replace

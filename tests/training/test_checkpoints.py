@@ -1,4 +1,4 @@
-"""Checkpoint folders: intact or named as damaged, falling back to the one before, two kept."""
+"""Checkpoint folders: two are kept; a damaged one is named, and the previous one is used."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Trainings that are killed, and trainings of two processes: forked, so imports are shared."""
+"""Killed training runs, and runs of two processes; forked, so that imports are shared."""
 
 import os
 import random

@@ -1,4 +1,4 @@
-"""All that a GPU computes with is on it: whole runs on a device that refuses the host's tensors.
+"""Tensor placement: whole runs on a simulated GPU that refuses tensors of the host.
 
 No GPU is needed: see `phantom`.
 """

@@ -1,4 +1,4 @@
-"""train: learns, freezes, validates, resumes bit for bit, and refuses foreign folders."""
+"""train: learns, freezes, validates, resumes bit for bit, and refuses folders of other runs."""
 
 import json
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""train with LoRA on 4-bit weights: frozen bytes stay, a kill changes nothing, a run answers."""
+"""train with LoRA on 4-bit weights: frozen weights stay, kills change no result, a run answers."""
 
 import json
 from dataclasses import asdict, replace

@@ -1,4 +1,4 @@
-"""The mean of weights: of the right steps, out of the way of training, and resumable."""
+"""Weight averaging: uses the right steps, does not affect training, and resumes."""
 
 import pytest
 import torch

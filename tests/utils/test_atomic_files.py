@@ -1,4 +1,4 @@
-"""Atomic writes: the old content or the new one, whatever happens."""
+"""Atomic writes: a file has either the old or the new content, even after errors."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Devices: threads by the work, and no CUDA where no GPU is used."""
+"""Devices: number of threads for the work, and no CUDA if no GPU is used."""
 
 import os
 import subprocess

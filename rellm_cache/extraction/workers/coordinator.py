@@ -141,7 +141,7 @@ class Coordinator:
                 worker.handle.send(FINISH)
 
     def _next_for(self, worker: _Worker) -> ClipBatch | None:
-        """The next batch. An isolated one goes to an idle worker, which gets no other meanwhile."""
+        """The next batch. An isolated one goes to an idle worker, which gets no other."""
         if not worker.in_flight and self._isolated:
             return self._isolated.popleft()
         isolated = any(batch.isolated for batch in worker.in_flight.values())
@@ -209,7 +209,7 @@ class Coordinator:
             )
 
     def _isolate(self, clip: MissingClip, reason: str) -> bool:
-        """Queue a clip in a batch of its own; after `MAX_TRIES` deaths fail it and return True."""
+        """Queue a clip in its own batch. After `MAX_TRIES` deaths, fail it and return True."""
         utterance = clip.utterance
         self._deaths[utterance.id] += 1
         if self._deaths[utterance.id] < MAX_TRIES:

@@ -2,7 +2,7 @@
 
 Importing an encoder's libraries takes seconds, so CPU workers are forked from a server that has
 imported them. The server has one thread, opens no store and loads no model, so forking it is safe.
-GPU workers are spawned: one import that touched CUDA in the server would leave all of them without.
+GPU workers are spawned: if an import in the server touched CUDA, no forked worker could use it.
 """
 
 import contextlib

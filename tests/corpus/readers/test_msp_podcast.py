@@ -1,4 +1,4 @@
-"""MSP-Podcast reader: the table of labels, hidden labels, the paper's draw."""
+"""MSP-Podcast reader: the table of labels, hidden labels, the paper's random split."""
 
 from collections import Counter
 from pathlib import Path

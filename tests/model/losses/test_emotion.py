@@ -1,4 +1,4 @@
-"""Emotion loss: unlabelled clips skipped, class weights as torch weighs them."""
+"""Emotion loss: unlabelled clips skipped, class weights equal to torch's."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""HDF5: export and import bit for bit, and the view of other readers."""
+"""HDF5: export and import are bit-exact, and other programs can read the file."""
 
 import json
 from collections.abc import Callable

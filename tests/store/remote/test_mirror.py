@@ -1,4 +1,4 @@
-"""Mirrors: they have every complete part of the object store, and nothing else."""
+"""Mirrors: they hold exactly the complete parts of the object store."""
 
 import os
 import shutil
