@@ -1,5 +1,5 @@
 """Demo: the whole workflow on 160 short clips with small real models.
 
-Input: the clips of this package, and two installed wheels that hold the models. Output: a cache,
-three trained runs and a report.
+It takes the clips of this package, and two installed wheels that hold the models. It writes a
+cache, three trained runs and a report.
 """

@@ -1,5 +1,5 @@
 """Extraction: encode every clip of a manifest once and store the frames.
 
-Input: a manifest, a recipe's encoders and a cache folder. Output: one feature store for each
+It takes a manifest, a recipe's encoders and a cache folder. It writes one feature store for each
 encoder, with the frames of every clip, and a list of the clips that failed.
 """

@@ -83,9 +83,8 @@ def test_what_comes_before_training(
     assert set(read_transcripts_file(transcripts)) == set(clips)
     assert read_rows(questions_path(manifest / "train.jsonl"))
     here, there = (open_streams(whole.encoders, folder) for folder in (cache, other / "cache"))
-    assert here.emotion is not None
-    assert there.emotion is not None
-    for ours, theirs in ((here.speech, there.speech), (here.emotion, there.emotion)):
+    assert [*here.sources] == [*there.sources] == ["speech", "emotion"]
+    for ours, theirs in zip(here.sources.values(), there.sources.values(), strict=True):
         for clip in clips:
             np.testing.assert_allclose(theirs.frames(clip), ours.frames(clip), rtol=2e-3, atol=2e-3)
 
