@@ -119,11 +119,11 @@ class Adapter(nn.Module):
 
     def forward(self, frames: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Embeddings and how many of them are valid: (B, T, D), (B,) -> (B, T', H), (B,)."""
-        raise NotImplementedError
+        raise NotImplementedError  # abstract: every adapter defines it
 
     def output_lengths(self, lengths: Tensor) -> Tensor:
         """Number of embeddings for each number of frames, in the current mode: (B,) -> (B,)."""
-        raise NotImplementedError
+        raise NotImplementedError  # abstract, too
 
     def start_from(self, mean: Tensor, deviation: Tensor) -> None:
         """Set initial weights from the mean and standard deviation (D,) of the training frames."""
