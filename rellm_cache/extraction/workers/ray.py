@@ -74,7 +74,7 @@ class RayPool:
         self._joined = not self._ray.is_initialized()
         if self._joined:
             _connect(self._ray, address)
-        machines = [node["SharedModels"] for node in self._ray.nodes() if node["Alive"]]
+        machines = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
         gpus = int(sum(machine.get("GPU", 0) for machine in machines))
         cpus = offered_cpus(machines)
         self.size = size or gpus or len(cpus)
