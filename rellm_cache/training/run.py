@@ -105,6 +105,7 @@ def train(
     """
     if recipe.text is not None:
         return _nothing_to_train(recipe, out)
+    recipe = dataclasses.replace(recipe, plugins=recipe.providers())
     resources = resources or SharedModels()
     accelerator = make_accelerator(out)
     with accelerator.main_process_first():
