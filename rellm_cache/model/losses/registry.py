@@ -22,7 +22,7 @@ from rellm_cache.config.schema import ANSWER_TASKS, LossesConfig
 from rellm_cache.data.batch import Batch
 from rellm_cache.errors import ConfigError
 from rellm_cache.model.adapter import Speech
-from rellm_cache.model.losses.terms import LossTerms
+from rellm_cache.model.losses.loss_terms import LossTerms
 
 
 @dataclass(frozen=True)
