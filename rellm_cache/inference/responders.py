@@ -117,7 +117,7 @@ def answer_batch(
     """Answer the utterances of one batch, in its order."""
     with torch.inference_mode():
         speech = model.speech(batch)
-        logits, dimensions = model.heads(speech.embeddings, speech.lengths)
+        logits, dimensions = model.heads(model.pooled(speech))
         probabilities = logits.float().softmax(1).tolist()
         replies = model.answers(speech, "answer", prompts.answer_tokens, _reply_limit(prompts))
     values = [None] * len(replies) if dimensions is None else dimensions.float().tolist()
