@@ -12,7 +12,15 @@ from typing import Any
 
 from rellm_cache.config.renamed_fields import renamed_fields
 from rellm_cache.config.schema import Recipe
-from rellm_cache.config.toml import apply_override, build, merge_tables, write_toml
+from rellm_cache.config.toml import (
+    Changes,
+    Override,
+    apply_override,
+    build,
+    merge_tables,
+    parse_overrides,
+    write_toml,
+)
 from rellm_cache.errors import ConfigError
 
 
@@ -23,27 +31,36 @@ def shipped_recipes() -> dict[str, str]:
     return {name: files[name].read_text("utf-8") for name in sorted(files)}
 
 
-def load_recipe(name_or_path: str, overrides: Sequence[str] = (), base: str = "") -> Recipe:
-    """Load a shipped recipe by name, or any TOML file by path.
+def load_recipe(
+    recipe: str | Path | Recipe, overrides: Changes = (), base: str | Path = ""
+) -> Recipe:
+    """Load a shipped recipe by name, or any TOML file by path; a loaded recipe is changed.
 
     A recipe may extend another, as `extends = "re-llm"`: its own fields replace those of the other.
     `base` replaces the lowest recipe of that chain, so that a variant of the paper's models becomes
-    a variant of other models. `overrides` are `key.key=value`, applied last and in order.
+    a variant of other models. `overrides` are texts `key.key=value`, or a mapping of dotted keys to
+    values; they are applied last and in order.
 
     Raises `ConfigError` if there is no such recipe, it is not TOML, a field has a new name or is
     unknown, or a value is of the wrong type or out of range.
     """
-    layers = _read_layers(name_or_path, base)
+    changes = parse_overrides(overrides)
+    if isinstance(recipe, Recipe):
+        if not changes:
+            return recipe
+        layers = [(f"recipe {recipe.name!r}", tomllib.loads(to_toml(recipe)))]
+    else:
+        layers = _read_layers(str(recipe), str(base))
     given: dict[str, Any] = {}
-    for override in overrides:
-        apply_override(given, override)
+    for change in changes:
+        apply_override(given, change)
     _refuse_old_names([*layers, ("--set", given)])
     table: dict[str, Any] = {}
     for _, layer in layers:
         table = merge_tables(table, layer)
-    for override in overrides:
-        _require_known_stream(table, override)
-        apply_override(table, override)
+    for change in changes:
+        _require_known_stream(table, change)
+        apply_override(table, change)
     return build(Recipe, table, layers[-1][0])
 
 
@@ -90,13 +107,12 @@ def _read_table(name_or_path: str) -> tuple[dict[str, Any], str, Path]:
         raise ConfigError(f"{source}: not valid TOML: {error}") from error
 
 
-def _require_known_stream(table: dict[str, Any], override: str) -> None:
+def _require_known_stream(table: dict[str, Any], change: Override) -> None:
     """Raise `ConfigError` if `--set encoders.NAME=none` names no encoder of the recipe."""
-    key, _, value = override.partition("=")
-    name = key.strip().removeprefix("encoders.")
     known = table.get("encoders", {})
-    if name != key.strip() and value.strip() == "none" and name not in known:
-        raise ConfigError(f"--set {override!r}: no such encoder; found {', '.join(known)}")
+    head, *rest = change.keys
+    if head == "encoders" and len(rest) == 1 and rest[0] not in known and change.value == "none":
+        raise ConfigError(f"--set {change.text!r}: no such encoder; found {', '.join(known)}")
 
 
 def _read_text(path: Path) -> str:

@@ -44,10 +44,17 @@ class AuxiliaryHeads(nn.Module):
         Returns:
             (B, C) logits; (B, 3) arousal, dominance, valence, or None without that head.
         """
-        pooled = masked_mean(frames, lengths)  # (B, T', H) -> (B, H)
-        if self.pooling == "statistics":
-            variance = masked_mean((frames - pooled.unsqueeze(1)).square(), lengths)
-            pooled = torch.cat([pooled, (variance + 1e-5).sqrt()], dim=1)  # (B, 2H)
-        pooled = self.dropout(pooled)
+        pooled = self.dropout(self.pool(frames, lengths))  # (B, P)
         dimensions = None if self.dimensions is None else self.dimensions(pooled)
         return self.category(pooled), dimensions
+
+    def pool(self, states: Tensor, lengths: Tensor) -> Tensor:
+        """Vectors that the heads read, before dropout: (B, T', H), (B,) valid frames -> (B, P).
+
+        P is H with pooling `"mean"`; 2 H, means then standard deviations, with `"statistics"`.
+        """
+        mean = masked_mean(states, lengths)  # (B, T', H) -> (B, H)
+        if self.pooling == "mean":
+            return mean
+        variance = masked_mean((states - mean.unsqueeze(1)).square(), lengths)
+        return torch.cat([mean, (variance + 1e-5).sqrt()], dim=1)  # (B, 2 H)
