@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from rellm_cache.inference.trained_run import Run
     from rellm_cache.planning.plan import Plan
     from rellm_cache.store.mapping import Store
+    from rellm_cache.sweeps.plan import Variant
     from rellm_cache.sweeps.report import SweepReport
     from rellm_cache.training.run import TrainReport
 
@@ -76,7 +77,7 @@ def extract(
     set: Changes = (),
     batch_size: int = 16,
     workers: int = 0,
-    shard: str = "",
+    shard: str | None = None,
     ray: str = "",
     commit_seconds: float = 60.0,
 ) -> "list[StreamReport]":
@@ -199,7 +200,7 @@ def sweep(
     out: Location = "sweep",
     *,
     set: Changes = (),
-    variants: Mapping[str, Changes] = {},
+    variants: "Mapping[str, Changes] | Sequence[Variant]" = (),
     seeds: Sequence[int] = (1, 2, 3),
     test: Location | None = None,
     in_words: bool = False,
@@ -212,7 +213,7 @@ def sweep(
         manifest: folder with train.jsonl and, for validation, validation.jsonl.
         out: folder for the runs OUT/VARIANT/seed-N and the tables.
         set: changes of all runs; `{seed}` in a text becomes the seed.
-        variants: name → changes, as {"no-dimensions": {"losses.vad": 0.0}}.
+        variants: name → changes, as {"no-dimensions": {"losses.vad": 0.0}}; or `Variant`s.
         test: manifest to score finished runs on.
         in_words: as in `evaluate`.
 
@@ -229,9 +230,10 @@ def sweep(
     from rellm_cache.sweeps.plan import SweepPlan, Variant
     from rellm_cache.sweeps.run import SweepSettings, sweep
 
-    rows = tuple(Variant(name, override_texts(changes)) for name, changes in variants.items())
+    if isinstance(variants, Mapping):
+        variants = [Variant(name, override_texts(changes)) for name, changes in variants.items()]
     base = recipe if isinstance(recipe, Recipe) else str(recipe)
-    plan = SweepPlan(base, override_texts(set), rows, tuple(seeds))
+    plan = SweepPlan(base, override_texts(set), tuple(variants), tuple(seeds))
     tested = None if test is None else _local(test)
     settings = SweepSettings(_local(manifest), _cache(cache), tested, in_words)
     return sweep(plan, settings, _local(out))
