@@ -19,19 +19,23 @@ if TYPE_CHECKING:
         loader,
         open_store,
         plan,
+        prepare,
         sweep,
         train,
     )
     from rellm_cache.config.schema import Recipe
     from rellm_cache.corpus.manifest import Utterance
     from rellm_cache.corpus.readers.base import Corpus
+    from rellm_cache.corpus.readers.registry import register_corpus
     from rellm_cache.data.batch import Batch
     from rellm_cache.data.epochs import Loader
     from rellm_cache.encoders.base import Encoding, FrameEncoder
+    from rellm_cache.encoders.registry import register_encoder
     from rellm_cache.inference.responders import Recognition
     from rellm_cache.inference.trained_run import Answer, Embedding, Run
     from rellm_cache.model.adapter import Adapter
-    from rellm_cache.model.losses.registry import LossContext, Outputs
+    from rellm_cache.model.losses.registry import LossContext, Outputs, register_loss
+    from rellm_cache.model.registry import register_adapter
     from rellm_cache.store.mapping import Store
 
 __all__ = [
@@ -58,11 +62,16 @@ __all__ = [
     "loader",
     "open_store",
     "plan",
+    "prepare",
+    "register_adapter",
+    "register_corpus",
+    "register_encoder",
+    "register_loss",
     "sweep",
     "train",
 ]
 
-_MODULE_OF = {  # of classes; functions are in `api`
+_MODULE_OF = {  # below rellm_cache; other functions are in `api`
     "Adapter": "model.adapter",
     "Answer": "inference.trained_run",
     "Batch": "data.batch",
@@ -78,6 +87,10 @@ _MODULE_OF = {  # of classes; functions are in `api`
     "Run": "inference.trained_run",
     "Store": "store.mapping",
     "Utterance": "corpus.manifest",
+    "register_adapter": "model.registry",
+    "register_corpus": "corpus.readers.registry",
+    "register_encoder": "encoders.registry",
+    "register_loss": "model.losses.registry",
 }
 
 

@@ -15,6 +15,8 @@ from rellm_cache.errors import ConfigError
 from rellm_cache.store.remote.mirror_paths import is_url
 
 if TYPE_CHECKING:
+    from rellm_cache.corpus.prepare import PrepareReport
+    from rellm_cache.corpus.readers.base import Corpus
     from rellm_cache.data.epochs import Loader
     from rellm_cache.evaluation.scores import Scores
     from rellm_cache.extraction.run import StreamReport
@@ -67,6 +69,51 @@ def load_recipe(recipe: Location | Recipe, set: Changes = ()) -> Recipe:
     from rellm_cache.config.recipes import load_recipe
 
     return load_recipe(recipe, set)
+
+
+def prepare(
+    corpus: "str | Corpus",
+    root: Location | None = None,
+    out: Location = "manifest",
+    *,
+    min_seconds: float = 1.0,
+    max_seconds: float = 30.0,
+    allow_partial: bool = False,
+    **options: Any,
+) -> "PrepareReport":
+    """Make a manifest from a corpus: decode every clip once, and keep the usable ones.
+
+    Args:
+        corpus: name of a corpus, as "ravdess", or what a reader of your own found.
+        root: the corpus's folder; not used for a `Corpus`.
+        out: manifest folder to write.
+        min_seconds: shorter clips are left out.
+        max_seconds: longer clips are left out.
+        allow_partial: accept an incomplete copy of a known corpus.
+        options: of the corpus, as the options of its `rellm prepare`.
+
+    Returns:
+        Clips by split in `kept`, those left out with reasons in `excluded`, and statistics.
+
+    Raises:
+        ManifestError: the corpus is incomplete, or no clip is usable.
+        ConfigError: there is no such corpus or option.
+
+    Example:
+        >>> import rellm_cache as rellm
+        >>> clips = [rellm.Utterance("mine/1", "speech.wav", emotion="sad", split="train")]
+        >>> rellm.prepare(rellm.Corpus("mine", clips), out="manifests/mine").kept
+        {'train': 1}
+    """
+    from rellm_cache.corpus.prepare import prepare
+    from rellm_cache.corpus.readers.base import Corpus
+    from rellm_cache.corpus.readers.registry import read_corpus
+
+    if not isinstance(corpus, Corpus):
+        if root is None:
+            raise ConfigError(f"corpus {corpus!r}: found no root, expected the corpus's folder")
+        corpus = read_corpus(corpus, _local(root), options)
+    return prepare(corpus, _local(out), min_seconds, max_seconds, allow_partial)
 
 
 def extract(

@@ -26,7 +26,6 @@ from rellm_cache.inference.emotion import Label, label_speech, label_texts
 from rellm_cache.llm.frozen import require_llm
 from rellm_cache.llm.generation import Continuation
 from rellm_cache.llm.reply_limit import ReplyLimit
-from rellm_cache.model.adapter import Speech
 from rellm_cache.model.speech_llm import SpeechLLM
 from rellm_cache.model.text_llm import Reading, TextLLM
 from rellm_cache.runs.shared_models import SharedModels
@@ -120,10 +119,10 @@ class SpeechResponder:
         found = {}
         for batch, _ in self._batches(utterances, batch_size):
             speech = self._model.speech(batch)
-            pooled = self._model.heads.pool(speech.embeddings, speech.lengths).float().cpu()
-            for index, recognition in enumerate(recognize(self._model, speech)):
-                states = speech.one(index).cpu()
-                found[batch.ids[index]] = recognition, states, pooled[index]
+            pooled = self._model.pooled(speech)
+            for index, recognition in enumerate(recognize(self._model, pooled)):
+                vectors = speech.one(index).float().cpu(), pooled[index].float().cpu()
+                found[batch.ids[index]] = recognition, *vectors
         return found
 
     def heads(self, utterances: Sequence[Utterance]) -> Predictions:
@@ -149,7 +148,7 @@ def answer_batch(
     """Answer the utterances of one batch, in its order."""
     with torch.inference_mode():
         speech = model.speech(batch)
-        recognitions = recognize(model, speech)
+        recognitions = recognize(model, model.pooled(speech))
         replies = model.answers(speech, "answer", prompts.answer_tokens, _reply_limit(prompts))
     return [
         _generation(
@@ -163,9 +162,9 @@ def answer_batch(
     ]
 
 
-def recognize(model: SpeechLLM, speech: Speech) -> list[Recognition]:
-    """Recognition of each utterance by the heads."""
-    logits, dimensions = model.heads(speech.embeddings, speech.lengths)
+def recognize(model: SpeechLLM, pooled: Tensor) -> list[Recognition]:
+    """Recognition of each utterance by the heads, from pooled vectors (B, P)."""
+    logits, dimensions = model.heads(pooled)
     probabilities = logits.float().softmax(1).tolist()
     values = [None] * len(probabilities) if dimensions is None else dimensions.float().tolist()
     names = model.emotions

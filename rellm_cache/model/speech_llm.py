@@ -88,6 +88,10 @@ class SpeechLLM(nn.Module):
         embeddings, lengths = self.adapter(frames, batch.frame_lengths)  # (B, T, D) -> (B, T', H)
         return Speech(embeddings.float(), lengths)
 
+    def pooled(self, speech: Speech) -> Tensor:
+        """(B, P) pooled embeddings, which the heads read."""
+        return self.heads.pool(speech.embeddings, speech.lengths)
+
     def forward(self, batch: Batch, moments: Tensor | None = None) -> Outputs:
         """Outputs of the heads and loss terms for one batch.
 
@@ -96,13 +100,14 @@ class SpeechLLM(nn.Module):
                 step has only this batch. Only the CCC loss uses them.
         """
         speech = self.speech(batch)
-        outputs = Outputs(speech, *self.heads(speech.embeddings, speech.lengths))
+        pooled = self.pooled(speech)  # (B, P)
+        outputs = Outputs(speech, pooled, *self.heads(pooled))
         context = self._context(moments)
         zero = speech.embeddings.new_zeros(())
         sums = dict.fromkeys(self.losses, zero) | self._answer_losses(speech, batch, context)
         for name, loss in self.losses.items():
             if loss.clip_sum is not None:
-                sums[name] = loss.clip_sum(outputs, batch, context)
+                sums[name] = loss.clip_sum(outputs, batch, loss.context(context))
         return replace(outputs, terms=LossTerms.of(sums, self.counts(batch)))
 
     def _context(self, moments: Tensor | None = None) -> LossContext:
@@ -114,7 +119,7 @@ class SpeechLLM(nn.Module):
     def dimension_moments(self, batch: Batch) -> Tensor:
         """(6, 3) float64 sums over the dimensions of a batch; add them to get those of a step."""
         speech = self.speech(batch)
-        _, dimensions = self.heads(speech.embeddings, speech.lengths)
+        _, dimensions = self.heads(self.pooled(speech))
         return moments_of(dimensions, batch.vad)
 
     @property
@@ -151,7 +156,9 @@ class SpeechLLM(nn.Module):
                 answers = AnswerStates(states, row.answers[own], weight, taught)
                 for loss in others:
                     if loss.task == task and loss.token_sum is not None:
-                        sums[loss.name] = sums[loss.name] + loss.token_sum(answers, context)
+                        sums[loss.name] = sums[loss.name] + loss.token_sum(
+                            answers, loss.context(context)
+                        )
         return sums | dict(zip(TASKS, entropies.unbind(), strict=True))
 
     def tokens(self, embeddings: int, targets: Sequence[Target]) -> int:

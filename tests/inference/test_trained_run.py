@@ -65,7 +65,7 @@ def test_files_arrays_and_ids_give_the_same(path: Path, clip: Path) -> None:
     assert found[5] == found[8]
     assert found[5] != found[0]
     embeddings = run.embed((clip, "tones/09"))
-    for one, other in zip(embeddings[0:1], embeddings[1:], strict=True):
+    for one, other in [embeddings]:
         np.testing.assert_allclose(one.states, other.states, atol=1e-5)
         np.testing.assert_allclose(one.pooled, other.pooled, atol=1e-5)
     assert run.recognise([]) == []
