@@ -18,7 +18,7 @@ from rellm_cache.runs.shared_models import SharedModels
 from rellm_cache.runs.weights import run_recipe
 from rellm_cache.utils.console import counted, say
 from rellm_cache.utils.devices import default_device
-from rellm_cache.utils.result_table import FINGERPRINT, ResultTable
+from rellm_cache.utils.resumable_table import FINGERPRINT, ResultTable
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
 

@@ -15,17 +15,18 @@ from torch import Tensor
 
 from rellm_cache.config.schema import PromptsConfig, Recipe
 from rellm_cache.config.toml import Changes
-from rellm_cache.corpus.manifest import DIMENSIONS, Utterance
+from rellm_cache.corpus.dimensions import DIMENSIONS
+from rellm_cache.corpus.manifest import Utterance
 from rellm_cache.data.batch import Batch, Example
 from rellm_cache.data.examples import make_examples
 from rellm_cache.data.loader import BatchLoader
 from rellm_cache.data.sampler import ordered_batches
 from rellm_cache.data.streams import StreamSet
 from rellm_cache.errors import ManifestError
-from rellm_cache.inference.emotion import Label, label_speech, label_texts
+from rellm_cache.inference.emotion_recognition import Label, label_speech, label_texts
+from rellm_cache.llm.decoding import Continuation
 from rellm_cache.llm.frozen import require_llm
-from rellm_cache.llm.generation import Continuation
-from rellm_cache.llm.reply_limit import ReplyLimit
+from rellm_cache.llm.sentence_limit import ReplyLimit
 from rellm_cache.model.speech_llm import SpeechLLM
 from rellm_cache.model.text_llm import Reading, TextLLM
 from rellm_cache.runs.shared_models import SharedModels
