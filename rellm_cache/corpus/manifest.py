@@ -205,7 +205,11 @@ def manifest_files(path: Path) -> list[Path]:
 
 
 def read_split(folder: Path, split: str) -> list[Utterance]:
-    """One split of a manifest folder."""
+    """One split of a manifest folder; `ManifestError` if it has none."""
+    if not folder.is_dir():
+        raise ManifestError(
+            f"{folder}: found no folder, expected a manifest folder, as `rellm prepare` makes"
+        )
     return read_manifest(folder / f"{split}.jsonl")
 
 

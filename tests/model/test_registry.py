@@ -84,9 +84,7 @@ def test_fields_of_another_kind_and_wrong_options_are_refused() -> None:
     register_adapter("mean", options=Depth)(MeanAdapter)
     with pytest.raises(ConfigError, match=r"adapter.width = 32: a field of kind 'conv', but adapt"):
         load_recipe("small", ["adapter.kind=mean", "adapter.width=32"])
-    with pytest.raises(
-        ConfigError, match=r"adapter.options: unknown key 'layer'; did you mean 'l"
-    ):
+    with pytest.raises(ConfigError, match=r"adapter.options: unknown key 'layer'; did you mean 'l"):
         load_recipe("small", ["adapter.kind=mean", "adapter.options.layer=3"])
     with pytest.raises(ConfigError, match=r"adapter.options.layers = 0: expected 1 or more"):
         AdapterConfig(kind="mean", options={"layers": 0})
