@@ -3,7 +3,6 @@
 import json
 import re
 import shlex
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import click
 import h5py
 import numpy as np
 import pytest
+from cli_page import contexts, with_commands
 from recipe_fields import FIELDS, field_rows, recipe_tables, section_paths, with_tables
 
 from rellm_cache.cli import rellm
@@ -22,9 +22,9 @@ from rellm_cache.store.writer import StoreWriter
 from rellm_cache.utils.console import silent
 
 ROOT = Path(__file__).parents[1]
+COMMANDS = (ROOT / "docs" / "cli.md").read_text("utf-8")
 RECIPES = (ROOT / "docs" / "recipes.md").read_text("utf-8")
 FORMAT_PAGE = (ROOT / "docs" / "cache-format.md").read_text("utf-8")
-README = (ROOT / "README.md").read_text("utf-8")
 PAGES = [
     *ROOT.glob("*.md"),
     *ROOT.glob("docs/**/*.md"),
@@ -50,19 +50,13 @@ def test_shipped_recipe_is_documented() -> None:
         assert f"\n| `{name}` |" in RECIPES
 
 
-# --- README.md --------------------------------------------------------------------------------
+# --- docs/cli.md ------------------------------------------------------------------------------
 
 
-def commands(group: click.Group, prefix: str) -> Iterator[str]:
-    for name, command in group.commands.items():
-        yield f"{prefix} {name}"
-        if isinstance(command, click.Group):
-            yield from commands(command, f"{prefix} {name}")
-
-
-@pytest.mark.parametrize("command", list(commands(rellm, "rellm")))
-def test_readme_mentions_command(command: str) -> None:
-    assert re.search(rf"{command}\b", README), f"README.md does not mention `{command}`"
+def test_commands_and_options_are_documented() -> None:
+    assert with_commands(COMMANDS) == COMMANDS, "run `python tools/cli_page.py`"
+    for context in contexts(rellm):
+        assert f"\n## {context.command_path}\n" in COMMANDS
 
 
 # --- docs/cache-format.md ---------------------------------------------------------------------
