@@ -1,8 +1,8 @@
 """Python and shell blocks of the documents run, in the folder that the first page makes.
 
-A block that cannot run here has a comment above it: `<!-- not run: REASON -->`. The blocks of a page
-run in order; its Python blocks share their names. Lines that start with `rellm` call the command in
-this process, which saves loading torch each time; other lines run in bash.
+A block that cannot run here has a comment above it: `<!-- not run: REASON -->`. The blocks of a
+page run in order; its Python blocks share their names. Lines that start with `rellm` call the
+command in this process, which saves loading torch each time; other lines run in bash.
 """
 
 import json
