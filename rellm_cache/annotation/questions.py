@@ -30,7 +30,7 @@ from rellm_cache.qa.prompts import Request, describe, has_type, label_source, wr
 from rellm_cache.qa.rows import QARow, questions_path, read_rows, write_rows
 from rellm_cache.utils.devices import default_device
 from rellm_cache.utils.model_files import weights_digest
-from rellm_cache.utils.result_table import FINGERPRINT, ResultTable, Row
+from rellm_cache.utils.resumable_table import FINGERPRINT, ResultTable, Row
 
 Guess = dict[str, float]  # emotion -> probability
 

@@ -39,7 +39,7 @@ from rellm_cache.store.transcripts import (
 from rellm_cache.utils.atomic_files import write_lines
 from rellm_cache.utils.console import progress, say
 from rellm_cache.utils.devices import default_device, forward_batch_size
-from rellm_cache.utils.result_table import FINGERPRINT, ResultTable, Row
+from rellm_cache.utils.resumable_table import FINGERPRINT, ResultTable, Row
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any, Literal
 
-from rellm_cache.corpus.manifest import DIMENSIONS, SPLITS, Utterance, Vad, read_manifests
+from rellm_cache.corpus.dimensions import DIMENSIONS, DimensionSummary, Vad, summarize_dimensions
+from rellm_cache.corpus.manifest import SPLITS, Utterance, read_manifests
 from rellm_cache.corpus.splits import text_key
-from rellm_cache.corpus.vad import DimensionSummary, summarize_dimensions
 from rellm_cache.errors import ManifestError
 from rellm_cache.utils.atomic_files import write_json
 from rellm_cache.utils.json_files import read_object
@@ -78,7 +78,11 @@ def survey(utterances: Sequence[Utterance]) -> Survey:
         without_text=sum(not u.text.strip() for u in utterances),
         dimensions={
             source: summarize_dimensions(
-                u for u in utterances if u.vad and (u.vad_source or "human") == source
+                [
+                    (u.emotion, u.vad)
+                    for u in utterances
+                    if u.vad and (u.vad_source or "human") == source
+                ]
             )
             for source in sources
         },

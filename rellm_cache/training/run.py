@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rellm_cache import __version__
 from rellm_cache.annotation.teacher import open_teacher_store, teacher_spec
 from rellm_cache.config.recipes import to_toml
 from rellm_cache.config.schema import Recipe
@@ -52,6 +51,7 @@ from rellm_cache.training.validation import selection_score
 from rellm_cache.utils.atomic_files import write_text
 from rellm_cache.utils.devices import describe_machine, use_threads
 from rellm_cache.utils.model_files import file_digest, locate_model, weights_digest
+from rellm_cache.version import __version__
 
 
 @dataclass(frozen=True)

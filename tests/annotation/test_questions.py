@@ -23,7 +23,7 @@ from rellm_cache.llm.loading import find_llm
 from rellm_cache.qa.prompts import write_request
 from rellm_cache.qa.rows import questions_path, read_questions, read_rows
 from rellm_cache.utils.model_files import weights_digest
-from rellm_cache.utils.result_table import Journal, journal_beside
+from rellm_cache.utils.resumable_table import Journal, journal_beside
 
 ROWS: list[dict[str, Any]] = [
     {"id": "a", "audio": "a.wav", "text": "I lost my keys.", "emotion": "sad"},

@@ -28,7 +28,7 @@ from rellm_cache.store.transcripts import (
     read_transcripts_file,
     transcriber_spec,
 )
-from rellm_cache.utils.result_table import journal_beside
+from rellm_cache.utils.resumable_table import journal_beside
 
 MakeClip = Callable[..., Path]
 
