@@ -10,10 +10,19 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from rellm_cache.config.constraints import Section
 from rellm_cache.config.plugins import ADAPTERS, ENCODERS, LOSSES
 from rellm_cache.config.renamed_fields import renamed_fields
 from rellm_cache.config.schema import LossesConfig, Recipe
-from rellm_cache.config.toml import apply_override, build, merge_tables, write_toml
+from rellm_cache.config.toml import (
+    Changes,
+    Override,
+    apply_override,
+    build,
+    merge_tables,
+    parse_overrides,
+    write_toml,
+)
 from rellm_cache.errors import ConfigError
 
 
@@ -24,28 +33,37 @@ def shipped_recipes() -> dict[str, str]:
     return {name: files[name].read_text("utf-8") for name in sorted(files)}
 
 
-def load_recipe(name_or_path: str, overrides: Sequence[str] = (), base: str = "") -> Recipe:
-    """Load a shipped recipe by name, or any TOML file by path.
+def load_recipe(
+    recipe: str | Path | Recipe, overrides: Changes = (), base: str | Path = ""
+) -> Recipe:
+    """Load a shipped recipe by name, or any TOML file by path; a loaded recipe is changed.
 
     A recipe may extend another, as `extends = "re-llm"`: its own fields replace those of the other.
     `base` replaces the lowest recipe of that chain, so that a variant of the paper's models becomes
-    a variant of other models. `overrides` are `key.key=value`, applied last and in order.
+    a variant of other models. `overrides` are texts `key.key=value`, or a mapping of dotted keys to
+    values; they are applied last and in order.
 
     Raises `ConfigError` if there is no such recipe, it is not TOML, a field has a new name or is
     unknown, or a value is of the wrong type or out of range.
     """
-    layers = _read_layers(name_or_path, base)
+    changes = parse_overrides(overrides)
+    if isinstance(recipe, Recipe):
+        if not changes:
+            return recipe
+        layers = [(f"recipe {recipe.name!r}", tomllib.loads(to_toml(recipe)))]
+    else:
+        layers = _read_layers(str(recipe), str(base))
     given: dict[str, Any] = {}
-    for override in overrides:
-        apply_override(given, override)
+    for change in changes:
+        apply_override(given, change)
     _refuse_old_names([*layers, ("--set", given)])
     table: dict[str, Any] = {}
     for _, layer in layers:
         table = merge_tables(_without_other_kinds(table, layer), layer)
     table = _without_other_kinds(table, given)
-    for override in overrides:
-        _require_known_stream(table, override)
-        apply_override(table, override)
+    for change in changes:
+        _require_known_stream(table, change)
+        apply_override(table, change)
     _require_plugins(table, layers[-1][0])
     return build(Recipe, table, layers[-1][0])
 
@@ -53,6 +71,19 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = (), base: str = ""
 def to_toml(recipe: Recipe) -> str:
     """Return the recipe as TOML with every field; `load_recipe` reads an equal recipe from it."""
     return write_toml(recipe.to_table())
+
+
+def identity_toml(recipe: Recipe) -> str:
+    """Return the recipe as text for digests: as `to_toml`, but without `Section.later` defaults.
+
+    So a new field of recipes changes no existing digest.
+    """
+    table = recipe.to_table()
+    for section in vars(recipe).values():
+        for name in section.later if isinstance(section, Section) else ():
+            if getattr(section, name) == getattr(type(section), name):
+                del table[section.table][name]
+    return write_toml(table)
 
 
 def _read_layers(
@@ -140,13 +171,12 @@ def _tables(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _require_known_stream(table: dict[str, Any], override: str) -> None:
+def _require_known_stream(table: dict[str, Any], change: Override) -> None:
     """Raise `ConfigError` if `--set encoders.NAME=none` names no encoder of the recipe."""
-    key, _, value = override.partition("=")
-    name = key.strip().removeprefix("encoders.")
     known = table.get("encoders", {})
-    if name != key.strip() and value.strip() == "none" and name not in known:
-        raise ConfigError(f"--set {override!r}: no such encoder; found {', '.join(known)}")
+    head, *rest = change.keys
+    if head == "encoders" and len(rest) == 1 and rest[0] not in known and change.value == "none":
+        raise ConfigError(f"--set {change.text!r}: no such encoder; found {', '.join(known)}")
 
 
 def _read_text(path: Path) -> str:

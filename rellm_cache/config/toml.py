@@ -10,7 +10,9 @@ import re
 import tomllib
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from rellm_cache.errors import ConfigError
@@ -26,24 +28,82 @@ DERIVED: Mapping[str, Any] = types.MappingProxyType({"derived": True})
 REST: Mapping[str, Any] = types.MappingProxyType({"rest": True})
 
 
-def apply_override(table: dict[str, Any], override: str) -> None:
-    """Set `a.b=value` in a nested table, in place. The value is TOML; a bare word is a string.
+Changes = Sequence[str] | Mapping[str, Any]
 
-    `none` removes an optional table, as in `llm=none` and `encoders.emotion=none`. Raises
-    `ConfigError` if there is no `=`, or a key before the last is not a table.
+
+@dataclass(frozen=True)
+class Override:
+    """One changed field: `--set key.key=value`, or an item of a mapping; `text` is for messages."""
+
+    keys: tuple[str, ...]
+    value: Any
+    text: str
+
+
+def parse_overrides(changes: Changes) -> list[Override]:
+    """Parse texts `a.b=value`, or a mapping of dotted keys to values, which may be nested.
+
+    The value of a text is TOML; a bare word is a string. In a mapping, paths become text, `None`
+    means `none`, and an empty mapping a table of defaults.
+
+    Raises `ConfigError` if a text has no `=`, or a key is empty.
     """
-    key, equals, value = override.partition("=")
-    *parents, last = key.strip().split(".")
-    if not equals or not last:
-        raise ConfigError(f"--set {override!r}: expected key=value, as in training.epochs=3")
+    if isinstance(changes, Mapping):
+        return [_of_item(key, value) for key, value in _flatten(changes, ())]
+    return [_of_text(text) for text in changes]
+
+
+def override_texts(changes: Changes) -> tuple[str, ...]:
+    """Return changes as texts `key.key=value`, as a sweep records them."""
+    if not isinstance(changes, Mapping):
+        return tuple(changes)
+    return tuple(f"{'.'.join(c.keys)}={json.dumps(c.value)}" for c in parse_overrides(changes))
+
+
+def _of_text(text: str) -> Override:
+    key, equals, value = text.partition("=")
+    keys = tuple(key.strip().split("."))
+    if not equals or not keys[-1]:
+        raise ConfigError(f"--set {text!r}: expected key=value, as in training.epochs=3")
+    try:
+        return Override(keys, tomllib.loads(f"value = {value}")["value"], text)
+    except tomllib.TOMLDecodeError:
+        return Override(keys, value, text)
+
+
+def _of_item(keys: tuple[str, ...], value: Any) -> Override:
+    text = f"{'.'.join(keys)}={value}"
+    if not all(keys):
+        raise ConfigError(f"set {text!r}: expected dotted keys, as in 'training.epochs'")
+    if isinstance(value, tuple):
+        value = list(value)
+    elif value is None or isinstance(value, PurePath):
+        value = "none" if value is None else str(value)
+    return Override(keys, value, text)
+
+
+def _flatten(
+    table: Mapping[str, Any], above: tuple[str, ...]
+) -> Iterator[tuple[tuple[str, ...], Any]]:
+    for key, value in table.items():
+        keys = (*above, *str(key).split("."))
+        if isinstance(value, Mapping) and value:
+            yield from _flatten(value, keys)
+        else:
+            yield keys, value
+
+
+def apply_override(table: dict[str, Any], override: Override) -> None:
+    """Set a value in a nested table, in place; `none` removes an optional table, as in `llm=none`.
+
+    Raises `ConfigError` if a key before the last is not a table.
+    """
+    *parents, last = override.keys
     for parent in parents:
         table = table.setdefault(parent, {})
         if not isinstance(table, dict):
-            raise ConfigError(f"--set {override!r}: {parent} is a value, not a table")
-    try:
-        table[last] = tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
-        table[last] = value
+            raise ConfigError(f"--set {override.text!r}: {parent} is a value, not a table")
+    table[last] = override.value
 
 
 def merge_tables(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

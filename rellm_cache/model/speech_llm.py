@@ -16,14 +16,17 @@ from torch import Tensor, nn
 from rellm_cache.config.schema import AdapterConfig, Recipe
 from rellm_cache.data.batch import Batch, Target
 from rellm_cache.errors import ConfigError
+from rellm_cache.llm.decoding import Continuation, continue_prompts
 from rellm_cache.llm.frozen import FrozenLLM, require_llm
-from rellm_cache.llm.generation import Continuation, continue_prompts
 from rellm_cache.llm.lora import LoRA, with_lora
 from rellm_cache.llm.prompts import speech_prompts
-from rellm_cache.llm.reply_limit import NO_LIMIT, ReplyLimit
+from rellm_cache.llm.sentence_limit import NO_LIMIT, ReplyLimit
 from rellm_cache.model.adapter import Speech, concat_streams, dequantize
 from rellm_cache.model.answer_likelihoods import answer_log_likelihoods
+from rellm_cache.model.example_packing import ExampleRows
 from rellm_cache.model.heads import AuxiliaryHeads
+from rellm_cache.model.losses.dimensions import moments_of
+from rellm_cache.model.losses.loss_terms import LossTerms
 from rellm_cache.model.losses.registry import (
     TASKS,
     AnswerStates,
@@ -33,11 +36,8 @@ from rellm_cache.model.losses.registry import (
     count_terms,
     loss_weights,
 )
-from rellm_cache.model.losses.terms import LossTerms
 from rellm_cache.model.losses.token import predicting_states, token_cross_entropy
-from rellm_cache.model.losses.vad import moments_of
 from rellm_cache.model.registry import build_adapter
-from rellm_cache.model.row_packing import ExampleRows
 
 
 class SpeechLLM(nn.Module):

@@ -30,7 +30,7 @@ from rellm_cache.metrics.replies import word_count
 from rellm_cache.model.losses.registry import OURS
 from rellm_cache.runs.shared_models import SharedModels
 from rellm_cache.training.run import train
-from rellm_cache.utils.result_table import journal_beside
+from rellm_cache.utils.resumable_table import journal_beside
 
 
 @pytest.fixture

@@ -38,9 +38,9 @@ class RavdessSpeakers:
     train_speakers: str = "1-16"
     """As 1-16 or 1,3,5-8."""
     validation_speakers: str = "17,18"
-    """Speakers for validation."""
+    """As --train-speakers."""
     test_speakers: str = "19-20"
-    """Speakers for test."""
+    """As --train-speakers."""
 
     @property
     def splits(self) -> SpeakerSplits:

@@ -6,5 +6,5 @@ a sum and a count.
 
 from importlib import import_module
 
-for _module in ("token", "emotion", "vad"):
+for _module in ("token", "emotion", "dimensions"):
     import_module(f"{__name__}.{_module}")  # registers its losses

@@ -16,7 +16,7 @@ from rellm_cache.config.plugins import LOSSES, Plugin
 from rellm_cache.config.schema import ANSWER_TASKS, LossesConfig
 from rellm_cache.data.batch import Batch
 from rellm_cache.model.adapter import Speech
-from rellm_cache.model.losses.terms import LossTerms
+from rellm_cache.model.losses.loss_terms import LossTerms
 
 
 @dataclass(frozen=True)

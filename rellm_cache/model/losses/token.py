@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from rellm_cache.data.batch import Batch
-from rellm_cache.llm.packing import PackedRow
+from rellm_cache.llm.packed_rows import PackedRow
 from rellm_cache.llm.teacher_distribution import CHUNK, split_rows
 from rellm_cache.model.losses.registry import (
     AnswerStates,

@@ -5,10 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+import rellm_cache as rellm
 from rellm_cache.config.constraints import Range
 from rellm_cache.corpus.manifest import read_manifest
-from rellm_cache.corpus.readers.base import Corpus
-from rellm_cache.corpus.readers.registry import register_corpus
 
 
 @dataclass(frozen=True)
@@ -19,8 +18,8 @@ class ClipsOptions:
     """Most clips of each split and emotion."""
 
 
-@register_corpus("toy-clips", options=ClipsOptions)
-def read_clips(root: Path, options: ClipsOptions) -> Corpus:
+@rellm.register_corpus("toy-clips", options=ClipsOptions)
+def read_clips(root: Path, options: ClipsOptions) -> rellm.Corpus:
     """Read a few clips of ROOT, which has a manifest.jsonl."""
     seen: Counter[tuple[str, str | None]] = Counter()
     kept = []
@@ -29,4 +28,4 @@ def read_clips(root: Path, options: ClipsOptions) -> Corpus:
         seen[group] += 1
         if seen[group] <= options.limit:
             kept.append(utterance)
-    return Corpus("toy", kept, root=root)
+    return rellm.Corpus("toy", kept, root=root)

@@ -7,9 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+import rellm_cache as rellm
 from rellm_cache.config.constraints import Range
-from rellm_cache.data.batch import IGNORED, Batch
-from rellm_cache.model.losses.registry import LossContext, Outputs, register_loss
 
 
 @dataclass(frozen=True)
@@ -20,18 +19,18 @@ class ContrastiveOptions:
     """Divides the cosine similarities."""
 
 
-def _positives(batch: Batch) -> Tensor:
+def _positives(batch: rellm.Batch) -> Tensor:
     """(B, B) bool: another clip of the same known emotion."""
     same = batch.emotions[:, None] == batch.emotions
-    return same.fill_diagonal_(False) & (batch.emotions != IGNORED)
+    return same.fill_diagonal_(False) & (batch.emotions >= 0)
 
 
-def _anchors(batch: Batch, context: LossContext) -> float:
+def _anchors(batch: rellm.Batch, context: rellm.LossContext) -> float:
     return _positives(batch).any(1).sum().item()
 
 
-@register_loss("contrastive", count=_anchors, options=ContrastiveOptions)
-def contrastive(outputs: Outputs, batch: Batch, context: LossContext) -> Tensor:
+@rellm.register_loss("contrastive", count=_anchors, options=ContrastiveOptions)
+def contrastive(outputs: rellm.Outputs, batch: rellm.Batch, context: rellm.LossContext) -> Tensor:
     """Summed over the clips that share their emotion with another clip; scalar float32."""
     vectors = F.normalize(outputs.pooled.float(), dim=1)  # (B, P)
     similar = vectors @ vectors.T / context.options.temperature  # (B, B)

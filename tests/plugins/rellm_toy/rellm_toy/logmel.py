@@ -8,10 +8,9 @@ import librosa
 import numpy as np
 import torch
 
+import rellm_cache as rellm
 from rellm_cache.config.constraints import Range
 from rellm_cache.config.specs import EncoderSpec
-from rellm_cache.encoders.base import Encoding, FrameEncoder
-from rellm_cache.encoders.registry import register_encoder
 
 HOP = 400  # samples at 16 kHz
 
@@ -24,8 +23,8 @@ class LogMelOptions:
     """Mel bands, which are the values of a frame."""
 
 
-@register_encoder("toy-logmel", options=LogMelOptions)
-class LogMel(FrameEncoder):
+@rellm.register_encoder("toy-logmel", options=LogMelOptions)
+class LogMel(rellm.FrameEncoder):
     """Log energies of mel bands."""
 
     frame_rate = 16_000 / HOP
@@ -37,9 +36,9 @@ class LogMel(FrameEncoder):
         super().__init__(spec, options, device)
         self.frame_size = options.bands
 
-    def encode(self, waveforms: Sequence[np.ndarray]) -> list[Encoding]:
+    def encode(self, waveforms: Sequence[np.ndarray]) -> list[rellm.Encoding]:
         """(ceil(S / 400), bands) float32 of each waveform (S,)."""
-        return [Encoding(self._frames(waveform)) for waveform in waveforms]
+        return [rellm.Encoding(self._frames(waveform)) for waveform in waveforms]
 
     def _frames(self, waveform: np.ndarray) -> np.ndarray:
         mel = librosa.feature.melspectrogram(

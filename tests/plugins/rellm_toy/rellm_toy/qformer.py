@@ -9,9 +9,8 @@ from typing import Annotated
 import torch
 from torch import Tensor, nn
 
+import rellm_cache as rellm
 from rellm_cache.config.constraints import Range
-from rellm_cache.model.adapter import Adapter
-from rellm_cache.model.registry import register_adapter
 
 
 @dataclass(frozen=True)
@@ -26,8 +25,8 @@ class QFormerOptions:
     """Dropout on the frames."""
 
 
-@register_adapter("qformer", options=QFormerOptions)
-class QFormer(Adapter):
+@rellm.register_adapter("qformer", options=QFormerOptions)
+class QFormer(rellm.Adapter):
     """One layer of attention from learned queries to the frames."""
 
     needs_statistics = True

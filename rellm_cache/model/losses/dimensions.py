@@ -1,4 +1,4 @@
-"""VAD losses on arousal, dominance and valence: squared error, and 1 - CCC over a whole step.
+"""Dimension losses (arousal, dominance, valence): squared error, and 1 - CCC of a whole step.
 
 CCC is no sum over utterances, but depends on them only through five sums for each dimension. Given
 those of the whole optimizer step, the derivative with respect to each prediction has a closed form,
