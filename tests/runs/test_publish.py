@@ -105,6 +105,7 @@ def test_a_published_folder_is_the_run_and_nothing_of_the_corpus(
     for name, data in contents(out).items():
         assert name == "SHA256SUMS" or sums[name] == hashlib.sha256(data).hexdigest()
     everything = b"\n".join(contents(out).values())
+    assert str(corpus).encode() not in everything
     for utterance in read_manifests(corpus):
         assert utterance.response
         for private in (utterance.text, utterance.id, utterance.response, utterance.audio):

@@ -8,7 +8,7 @@ import click
 
 from rellm_cache.cli import options
 from rellm_cache.cli.options import Command
-from rellm_cache.cli.prepare.report import prepare_and_show
+from rellm_cache.cli.prepare.report import EXIT_CODES, prepare_and_show
 
 seed_option = click.option("--seed", default=1, help="Seed of random draws; the report records it.")
 
@@ -34,7 +34,7 @@ def folders(command: Command) -> Command:
     return root(options.out("Folder for the manifest.")(command))
 
 
-@click.command()
+@click.command(epilog=EXIT_CODES)
 @folders
 @splits_option(
     "paper",
@@ -63,7 +63,7 @@ def iemocap(root: Path, splits: Any, test_session: int, seed: int, **limits: Any
     return prepare_and_show(corpus, **limits)
 
 
-@click.command()
+@click.command(epilog=EXIT_CODES)
 @folders
 @splits_option(
     "paper",
@@ -83,7 +83,7 @@ def esd(root: Path, splits: Any, seed: int, **limits: Any) -> int:
     return prepare_and_show(read_esd(root, splits, seed), **limits)
 
 
-@click.command("msp-podcast")
+@click.command("msp-podcast", epilog=EXIT_CODES)
 @folders
 @splits_option(
     "paper",
@@ -103,7 +103,7 @@ def msp_podcast(root: Path, splits: Any, seed: int, **limits: Any) -> int:
     return prepare_and_show(read_msp_podcast(root, splits, seed), **limits)
 
 
-@click.command()
+@click.command(epilog=EXIT_CODES)
 @folders
 @click.option("--train-speakers", default="1-16", help="As 1-16 or 1,3,5-8.")
 @click.option("--validation-speakers", default="17,18")
