@@ -54,11 +54,12 @@ def evaluate(
     evaluated.jsonl. If the command is killed, run it again to continue. A repeated command computes
     only what has changed. Scores of another manifest are not replaced without --overwrite.
     """
-    from rellm_cache.evaluation.run import EvaluationOptions
-    from rellm_cache.evaluation.run import evaluate as score
+    from rellm_cache import api
 
-    asked = EvaluationOptions(samples, empathy=empathy, overwrite=overwrite)
-    scores = score(run, manifest, cache, asked, out).to_json()
+    found = api.evaluate(
+        run, manifest, cache, out, samples=samples, empathy=empathy, overwrite=overwrite
+    )
+    scores = found.to_json()
     if as_json:
         print_json(scores)
         return

@@ -21,10 +21,9 @@ def train(recipe: str, overrides: tuple[str, ...], manifest: Path, cache: Path, 
 
     Several processes: torchrun --no-python --nproc-per-node 2 rellm train …
     """
-    from rellm_cache.config.recipes import load_recipe
-    from rellm_cache.training.run import train as run
+    from rellm_cache import api
 
-    report = run(load_recipe(recipe, overrides), manifest, cache, out)
+    report = api.train(recipe, manifest, cache, out, set=overrides)
     if not is_main_process():
         return
     for note in report.notes:

@@ -35,7 +35,7 @@ from rellm_cache.utils.console import say
 from rellm_cache.utils.devices import threads_each
 from rellm_cache.utils.json_files import read_object
 from rellm_cache.utils.model_files import file_digest
-from rellm_cache.utils.result_table import FINGERPRINT, fingerprint_of
+from rellm_cache.utils.resumable_table import FINGERPRINT, fingerprint_of
 
 DONE, FIRST, RUN, RESPONSES = "done.json", "first", "run", "responses.jsonl"
 

@@ -35,7 +35,7 @@ from rellm_cache.reproduction.prepare import (
     transcribe_tests,
 )
 from rellm_cache.reproduction.runs import Failure, Job, run_jobs
-from rellm_cache.reproduction.statistics import Comparison, RowResult, compare, summarize_row
+from rellm_cache.reproduction.table_statistics import Comparison, RowResult, compare, summarize_row
 
 # Fold -> split -> utterances.
 Splits = Mapping[str, Mapping[str, Sequence[Utterance]]]

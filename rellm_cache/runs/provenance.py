@@ -14,7 +14,7 @@ from pathlib import Path
 from rellm_cache.corpus.manifest import Utterance
 from rellm_cache.corpus.statistics import read_report
 from rellm_cache.errors import RunError
-from rellm_cache.store.remote.mirror import open_mirror
+from rellm_cache.store.remote.mirror import cache_folder
 from rellm_cache.store.remote.mirror_paths import is_url, origin_url
 from rellm_cache.utils.atomic_files import write_text
 
@@ -159,11 +159,9 @@ def run_cache(run: Path) -> Path:
     location = load_training(run).cache if (run / TRAINING).is_file() else ""
     if not location:
         return DEFAULT_CACHE
-    if is_url(location):
-        return open_mirror(location)
-    if not Path(location).is_dir():
+    if not is_url(location) and not Path(location).is_dir():
         raise RunError(
             f"{run}: was trained from the cache {location}, which does not exist any more; say "
             "where it is now with --cache"
         )
-    return Path(location)
+    return cache_folder(location)

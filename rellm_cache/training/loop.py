@@ -31,7 +31,7 @@ from rellm_cache.data.streams import StreamSet, frame_statistics
 from rellm_cache.errors import RunError
 from rellm_cache.llm.frozen import FrozenLLM
 from rellm_cache.model.losses.emotion import class_weights
-from rellm_cache.model.losses.terms import LossTerms
+from rellm_cache.model.losses.loss_terms import LossTerms
 from rellm_cache.model.speech_llm import SpeechLLM
 from rellm_cache.runs.folder import CHECKPOINTS
 from rellm_cache.runs.weights import WEIGHTS, load_tensors, save_tensors
@@ -51,7 +51,7 @@ from rellm_cache.training.validation import selection_score, validation_scores
 from rellm_cache.utils.atomic_files import sync_path, write_file, write_lines
 from rellm_cache.utils.console import Tick, counted, progress, say
 from rellm_cache.utils.devices import is_out_of_memory, random_state, set_random_state
-from rellm_cache.utils.result_table import append_row, read_journal
+from rellm_cache.utils.resumable_table import append_row, read_journal
 
 METRICS, BEST = "metrics.jsonl", "best.safetensors"
 VALIDATION_TIMEOUT = timedelta(hours=12)  # other processes wait while the main one validates
