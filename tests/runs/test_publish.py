@@ -134,7 +134,7 @@ def test_a_published_folder_is_the_run_and_nothing_of_the_corpus(
         evaluate(out, test, cache, EvaluationOptions(1))
     elsewhere = tmp_path / "scores"
     found_again = evaluate(out, test, cache, EvaluationOptions(1), out=elsewhere).to_json()
-    assert json.loads(json.dumps(found_again)) == scores
+    assert {**json.loads(json.dumps(found_again)), "manifest": str(test)} == scores
     assert json.loads((elsewhere / "scores.json").read_text()) == scores
     assert {p.name for p in elsewhere.iterdir()} == {
         "scores.json",
