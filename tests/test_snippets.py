@@ -1,4 +1,4 @@
-"""Snippets of the documents and docstrings run, in the folder that the first page makes.
+"""Snippets of the documents: every Python and shell block runs, in the folder of the first page.
 
 A block that cannot run here has a comment above it: `<!-- not run: REASON -->`. The blocks of a
 page run in order; its Python blocks share their names. Lines that start with `rellm` call the
@@ -6,7 +6,6 @@ command in this process, which saves loading torch each time; other lines run in
 are the demo's, but SmolLM2 has two of its thirty layers, which makes its answers meaningless.
 """
 
-import doctest
 import json
 import os
 import re
@@ -15,8 +14,7 @@ import shutil
 import subprocess
 import sys
 import types
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +22,6 @@ import pytest
 import soundfile
 from safetensors.torch import load_file, save_file
 
-import rellm_cache as rellm
 from rellm_cache.cli import main
 from rellm_cache.config.plugins import ADAPTERS, CORPORA, ENCODERS, LOSSES
 from rellm_cache.demo.models import SMOLLM2, ensure_models
@@ -70,37 +67,21 @@ def runs(block: Block) -> bool:
     return block.language not in DATA and not block.reason
 
 
-def docstring_examples(name: str) -> list[doctest.DocTest]:
-    """Examples in the docstrings of a public class or function."""
-    return [
-        found
-        for found in doctest.DocTestFinder().find(getattr(rellm, name), name)
-        if found.examples
-    ]
-
-
-@contextmanager
-def reader_in(folder: Path) -> Iterator[pytest.MonkeyPatch]:
-    """Be a reader in a folder, with the command on the path; plug-ins are forgotten afterwards."""
-    with pytest.MonkeyPatch.context() as patch, ExitStack() as registered:
-        for registry in (ADAPTERS, CORPORA, ENCODERS, LOSSES):
-            registered.enter_context(registry.restored())
-        patch.chdir(folder)
-        patch.setenv("RELLM_MODELS", str(folder / "models"))
-        patch.setenv("PYTHONPATH", str(ROOT))
-        patch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
-        yield patch
-
-
 def run_page(page: Path, folder: Path) -> None:
-    """Run the blocks of a page in a folder."""
+    """Run the blocks of a page in a folder; its plug-ins are forgotten afterwards."""
     # A module with a file: options of plug-ins are documented by their source.
     module = types.ModuleType(f"blocks_of_{page.stem.replace('-', '_')}")
     source = folder / f"{module.__name__}.py"
     module.__file__ = str(source)
     source.write_text("")
-    with reader_in(folder) as patch:
+    with pytest.MonkeyPatch.context() as patch, ExitStack() as registered:
+        for registry in (ADAPTERS, CORPORA, ENCODERS, LOSSES):
+            registered.enter_context(registry.restored())
         patch.setitem(sys.modules, module.__name__, module)
+        patch.chdir(folder)
+        patch.setenv("RELLM_MODELS", str(folder / "models"))
+        patch.setenv("PYTHONPATH", str(ROOT))
+        patch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
         for block in filter(runs, blocks(page)):
             if block.language == "python":
                 lines = source.read_text("utf-8").count("\n")
@@ -193,20 +174,3 @@ def test_first_page_runs(folder: Path) -> None:
 )
 def test_page_runs(page: Path, folder: Path) -> None:
     run_page(page, folder)
-
-
-@pytest.mark.parametrize("name", [name for name in rellm.__all__ if docstring_examples(name)])
-def test_docstring_example_runs(name: str, folder: Path) -> None:
-    output: list[str] = []
-    with reader_in(folder):
-        runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
-        for example in docstring_examples(name):
-            runner.run(example, out=output.append)
-    assert not runner.failures, "".join(output)
-
-
-def test_every_public_part_has_an_example() -> None:
-    code = "".join(block.code for page in PAGES for block in blocks(page) if runs(block))
-    shown = set(re.findall(r"\brellm\.(\w+)", code))
-    missing = {name for name in rellm.__all__ if not docstring_examples(name)} - shown
-    assert missing == set()
