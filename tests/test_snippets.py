@@ -22,6 +22,7 @@ import pytest
 import soundfile
 from safetensors.torch import load_file, save_file
 
+import rellm_cache.model.losses  # noqa: F401  (registers our losses, which a page must not take away)
 from rellm_cache.cli import main
 from rellm_cache.config.plugins import ADAPTERS, CORPORA, ENCODERS, LOSSES
 from rellm_cache.demo.models import SMOLLM2, ensure_models
