@@ -37,14 +37,18 @@ if TYPE_CHECKING:
     from rellm_cache.model.losses.registry import LossContext, Outputs, register_loss
     from rellm_cache.model.registry import register_adapter
     from rellm_cache.store.mapping import Store
+    from rellm_cache.training.callbacks import STOP, Callback, EpochReport, StepReport, TrainReport
 
 __all__ = [
+    "STOP",
     "Adapter",
     "Answer",
     "Batch",
+    "Callback",
     "Corpus",
     "Embedding",
     "Encoding",
+    "EpochReport",
     "FrameEncoder",
     "Loader",
     "LossContext",
@@ -53,7 +57,9 @@ __all__ = [
     "Recognition",
     "RellmError",
     "Run",
+    "StepReport",
     "Store",
+    "TrainReport",
     "Utterance",
     "evaluate",
     "extract",
@@ -72,12 +78,15 @@ __all__ = [
 ]
 
 _MODULE_OF = {  # below rellm_cache; other functions are in `api`
+    "STOP": "training.callbacks",
     "Adapter": "model.adapter",
     "Answer": "inference.trained_run",
     "Batch": "data.batch",
+    "Callback": "training.callbacks",
     "Corpus": "corpus.readers.base",
     "Embedding": "inference.trained_run",
     "Encoding": "encoders.base",
+    "EpochReport": "training.callbacks",
     "FrameEncoder": "encoders.base",
     "Loader": "data.epochs",
     "LossContext": "model.losses.registry",
@@ -85,7 +94,9 @@ _MODULE_OF = {  # below rellm_cache; other functions are in `api`
     "Recipe": "config.schema",
     "Recognition": "inference.responders",
     "Run": "inference.trained_run",
+    "StepReport": "training.callbacks",
     "Store": "store.mapping",
+    "TrainReport": "training.callbacks",
     "Utterance": "corpus.manifest",
     "register_adapter": "model.registry",
     "register_corpus": "corpus.readers.registry",

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from rellm_cache.store.mapping import Store
     from rellm_cache.sweeps.plan import Variant
     from rellm_cache.sweeps.report import SweepReport
-    from rellm_cache.training.run import TrainReport
+    from rellm_cache.training.callbacks import Callback, TrainReport
 
 Location = str | Path  # a path; of a cache or store, also a URL
 
@@ -171,12 +171,14 @@ def train(
     out: Location = "run",
     *,
     set: Changes = (),
+    callbacks: "Sequence[Callback]" = (),
 ) -> "TrainReport":
     """Train adapter and heads on cached frames, or continue an interrupted run of the recipe.
 
     Args:
         manifest: folder with train.jsonl and, for validation, validation.jsonl.
         out: run folder to write, or to continue.
+        callbacks: called at each step, at each epoch and at the end, for logging and to stop early.
 
     Returns:
         The run's folder `out`, `steps`, `seconds` and scores on `validation`.
@@ -198,7 +200,7 @@ def train(
 
     from rellm_cache.training.run import train
 
-    return train(loaded, _local(manifest), _cache(cache), _local(out))
+    return train(loaded, _local(manifest), _cache(cache), _local(out), callbacks=callbacks)
 
 
 def evaluate(

@@ -10,6 +10,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from rellm_cache.config.constraints import Section
 from rellm_cache.config.plugins import ADAPTERS, ENCODERS, LOSSES
 from rellm_cache.config.renamed_fields import renamed_fields
 from rellm_cache.config.schema import LossesConfig, Recipe
@@ -70,6 +71,19 @@ def load_recipe(
 def to_toml(recipe: Recipe) -> str:
     """Return the recipe as TOML with every field; `load_recipe` reads an equal recipe from it."""
     return write_toml(recipe.to_table())
+
+
+def identity_toml(recipe: Recipe) -> str:
+    """Return the recipe as text for digests: as `to_toml`, but without `Section.later` defaults.
+
+    So a new field of recipes changes no existing digest.
+    """
+    table = recipe.to_table()
+    for section in vars(recipe).values():
+        for name in section.later if isinstance(section, Section) else ():
+            if getattr(section, name) == getattr(type(section), name):
+                del table[section.table][name]
+    return write_toml(table)
 
 
 def _read_layers(

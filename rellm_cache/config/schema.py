@@ -406,6 +406,7 @@ class TrainingConfig(Section):
     """Optimization. The defaults are the reference's."""
 
     table = "training"
+    later = ("early_stopping",)
 
     epochs: Count = 3
     """Times that every clip of the train split is seen."""
@@ -449,6 +450,10 @@ class TrainingConfig(Section):
     best_metric: Literal["loss", "ua", "last"] = "loss"
     """Which epoch's weights are kept: lowest validation loss, highest validation UA of the
     category head, or the last. Without a validation split, the last."""
+    early_stopping: Annotated[int, Range(0)] = 0
+    """Training stops after this many epochs in a row without a better `best_metric`; 0 never stops
+    it. It needs a validation split and `best_metric` `"loss"` or `"ua"`. Learning rate and
+    `weight_averaging` count the steps of all `epochs`."""
     checkpoint_minutes: float = 5.0
     """Minutes between checkpoints within an epoch. Each epoch ends with one."""
     init_from: str = ""
@@ -464,6 +469,12 @@ class TrainingConfig(Section):
                 'training.param_dtype = "bf16" with precision = "fp32": bf16 weights are '
                 'multiplied in bf16; set training.precision = "auto", or '
                 'training.param_dtype = "fp32"'
+            )
+        if self.early_stopping and self.best_metric == "last":
+            raise ConfigError(
+                f'training.early_stopping = {self.early_stopping} with best_metric = "last": the '
+                'last epoch is always the best; set training.best_metric = "loss" or "ua", or '
+                "training.early_stopping = 0"
             )
 
 

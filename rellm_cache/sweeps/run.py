@@ -28,7 +28,7 @@ from rellm_cache.runs.folder import create_run_folder, require_same_data
 from rellm_cache.runs.shared_models import SharedModels
 from rellm_cache.sweeps.plan import Job, SweepPlan
 from rellm_cache.sweeps.report import SweepReport, SweepRun, comparable_scores, scores_by_name
-from rellm_cache.training.run import train
+from rellm_cache.training.run import require_validation, train
 from rellm_cache.utils.atomic_files import write_json
 from rellm_cache.utils.console import say
 
@@ -143,6 +143,8 @@ class _Sweeper:
         """Raise the errors of any job before the first one runs."""
         checked = []
         for job in jobs:
+            if job.recipe.text is None:
+                require_validation(job.recipe, self.settings.manifest)
             if job.recipe.text is None and job.recipe.encoders not in checked:
                 streams = self.resources.streams(job.recipe.encoders, self.settings.cache)
                 for manifest, ids in self.needed.items():

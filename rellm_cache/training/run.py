@@ -14,6 +14,7 @@ frames from the cache and never touches audio.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from rellm_cache.data.examples import (
     make_examples,
 )
 from rellm_cache.data.streams import StreamSet
+from rellm_cache.errors import ConfigError
 from rellm_cache.llm.frozen import FrozenLLM
 from rellm_cache.model.losses.registry import active_losses
 from rellm_cache.runs.card import write_card
@@ -45,6 +47,7 @@ from rellm_cache.runs.provenance import (
 )
 from rellm_cache.runs.shared_models import SharedModels
 from rellm_cache.runs.weights import RECIPE, WEIGHTS, AdapterInfo, save_config
+from rellm_cache.training.callbacks import Callback, TrainReport
 from rellm_cache.training.checkpoints import Position
 from rellm_cache.training.loop import Trainer, TrainingData, make_accelerator, read_metrics
 from rellm_cache.training.validation import selection_score
@@ -52,29 +55,6 @@ from rellm_cache.utils.atomic_files import write_text
 from rellm_cache.utils.devices import describe_machine, use_threads
 from rellm_cache.utils.model_files import file_digest, locate_model, weights_digest
 from rellm_cache.version import __version__
-
-
-@dataclass(frozen=True)
-class TrainReport:
-    """A finished run.
-
-    Attributes:
-        resumed_at: step at which this call continued: 0 for a new run, `steps` if the run was
-            already finished.
-        seconds: training time over all calls.
-        validation: scores of the best weights on the validation split.
-        untrained: scores before the first step.
-        notes: sentences on losses without labels in the data.
-    """
-
-    out: Path
-    steps: int
-    resumed_at: int
-    seconds: float
-    validation: dict[str, float]
-    untrained: dict[str, float]
-    trainable: int
-    notes: list[str]
 
 
 @dataclass(frozen=True)
@@ -89,16 +69,25 @@ class _Corpus:
 
 
 def train(
-    recipe: Recipe, manifest: Path, cache: Path, out: Path, resources: SharedModels | None = None
+    recipe: Recipe,
+    manifest: Path,
+    cache: Path,
+    out: Path,
+    resources: SharedModels | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> TrainReport:
     """Train a recipe's adapter and heads, or continue an interrupted run.
 
-    A recipe with `[text]` has nothing to train: its run folder is only created.
+    A recipe with `[text]` has nothing to train: its run folder is only created, and no callback is
+    called.
 
     Args:
         resources: the LLM and stores shared with other runs of this process.
+        callbacks: called after each step, after each epoch and at the end.
 
     Raises:
+        ConfigError: early stopping without a validation split, or a callback returned something
+            else than None or `STOP`.
         RunError: `out` is not a run of this recipe, or was trained on other data.
         StoreError: the cache lacks a store or clips.
         ManifestError: there is no train split, or `report.json` in its folder cannot be read.
@@ -106,6 +95,7 @@ def train(
     if recipe.text is not None:
         return _nothing_to_train(recipe, out)
     resources = resources or SharedModels()
+    require_validation(recipe, manifest)
     accelerator = make_accelerator(out)
     with accelerator.main_process_first():
         create_run_folder(recipe, out)
@@ -120,7 +110,7 @@ def train(
     summaries = (summarize_data(corpus.train, manifest), validation)
     llm = resources.llm(recipe.used_llm, accelerator.device) if recipe.used_llm else None
     data = _make_data(corpus, recipe, llm, cache)
-    trainer = Trainer(recipe, data, out, llm, accelerator)
+    trainer = Trainer(recipe, data, out, llm, accelerator, callbacks)
     start = trainer.restore()
     if accelerator.is_main_process:
         write_text(out / RECIPE, to_toml(recipe))
@@ -129,14 +119,26 @@ def train(
     report = finish(trainer, start, end, notes)
     if accelerator.is_main_process:
         record(trainer, report, summaries, cache)
+        for callback in callbacks:
+            callback.on_end(report)
     return report
+
+
+def require_validation(recipe: Recipe, manifest: Path) -> None:
+    """Raise `ConfigError` if a recipe stops early and a manifest folder has no validation split."""
+    if recipe.training.early_stopping and not (manifest / "validation.jsonl").exists():
+        raise ConfigError(
+            f"{manifest}: has no validation.jsonl, by which training.early_stopping = "
+            f"{recipe.training.early_stopping} decides; add a validation split, or set "
+            "training.early_stopping = 0"
+        )
 
 
 def _nothing_to_train(recipe: Recipe, out: Path) -> TrainReport:
     """Create the run folder of a text model; `generate` needs only the recipe."""
     create_run_folder(recipe, out)
     note = f"recipe {recipe.name!r} reads text and has nothing to train; RUN answers as it is"
-    return TrainReport(out, 0, 0, 0.0, {}, {}, 0, [note.replace("RUN", str(out))])
+    return TrainReport(out, 0, 0, "", 0, 0.0, {}, {}, 0, [note.replace("RUN", str(out))])
 
 
 def _read_corpus(recipe: Recipe, manifest: Path, cache: Path, resources: SharedModels) -> _Corpus:
@@ -211,6 +213,8 @@ def finish(trainer: Trainer, start: Position, end: Position, notes: list[str]) -
     return TrainReport(
         out=out,
         steps=end.step,
+        planned=trainer.total_steps,
+        stopped=end.stopped,
         resumed_at=start.step,
         seconds=end.seconds,
         validation=_best_scores(recipe.training.best_metric, epochs),
@@ -248,6 +252,7 @@ def record(
             train=train,
             validation=validation,
             steps=report.steps,
+            stopped=report.stopped,
             seconds=round(report.seconds, 1),
             processes=trainer.accelerator.num_processes,
             machine=describe_machine(trainer.device, next(trainer.model.parameters()).dtype),
