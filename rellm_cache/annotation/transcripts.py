@@ -33,7 +33,6 @@ from rellm_cache.store.transcripts import (
     file_lines,
     parse_transcript,
     read_transcripts_file,
-    transcriber_spec,
     transcripts_path,
 )
 from rellm_cache.utils.atomic_files import write_lines
@@ -103,7 +102,7 @@ def transcribe(
     """
     start = monotonic()
     utterances = read_clips(manifests)
-    spec = resolve_transcriber(transcriber_spec(recipe))
+    spec = resolve_transcriber(recipe.require_transcriber())
     sync_mirror(cache)
     path = transcripts_path(cache, spec)
     with hold_lock(cache / WRITING / path.name):

@@ -581,3 +581,21 @@ class Recipe:
                 "has, as `small` or `re-llm`"
             )
         return self.llm
+
+    def require_encoders(self) -> dict[str, EncoderConfig]:
+        """Return `encoders`; raise `ConfigError` if the recipe reads text in place of frames."""
+        if self.text is not None:
+            raise ConfigError(
+                f"recipe {self.name!r} reads text and needs no frames; use `rellm train` to make "
+                "its run folder and `rellm transcribe` for Whisper's transcripts"
+            )
+        return self.encoders
+
+    def require_transcriber(self) -> TranscriberSpec:
+        """Return `transcriber`; raise `ConfigError` if the recipe has none."""
+        if self.transcriber is None:
+            raise ConfigError(
+                f"recipe {self.name!r} has no [transcriber] table, so no model makes transcripts; "
+                "add one, or --set transcriber.model=openai/whisper-tiny.en"
+            )
+        return self.transcriber

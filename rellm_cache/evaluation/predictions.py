@@ -82,7 +82,7 @@ class PredictionLog:
         made = answer_fingerprints(run, self.recipe, self.utterances, cache, self._load_streams)
         if self.recipe.text is None:  # losses depend on labels and responses too
             streams = self._load_streams(self.utterances)
-            learned = data_digest([self.utterances], self.recipe, {}, streams)
+            learned = data_digest([self.utterances], self.recipe.losses, {}, streams)
             made[ALL] = digest([made, learned])[:DIGITS]
         self._table = ResultTable(out / EVALUATED, made)
 

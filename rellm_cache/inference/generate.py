@@ -96,7 +96,7 @@ def _load_streams(
 ) -> StreamSet:
     """Frames encoded live from audio, or from the cache."""
     if live:
-        return LiveEncoders(recipe, default_device()).streams(utterances)
+        return LiveEncoders(recipe.encoders, default_device()).streams(utterances)
     streams = resources.streams(recipe.encoders, cache)
     try:
         streams.require(

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
-from rellm_cache.config.schema import Recipe
+from rellm_cache.config.schema import EncoderConfig
 from rellm_cache.corpus.audio import load_clip
 from rellm_cache.corpus.manifest import Utterance
 from rellm_cache.data.sampler import ordered_batches
@@ -25,11 +25,10 @@ GPU_BATCH = 16  # clips
 class LiveEncoders:
     """The encoders of a recipe, loaded to encode audio that is not in a cache."""
 
-    def __init__(self, recipe: Recipe, device: torch.device) -> None:
+    def __init__(self, encoders: Mapping[str, EncoderConfig], device: torch.device) -> None:
         self._device = device
         self._encoders = {
-            name: build_encoder(resolve(encoder.spec), device)
-            for name, encoder in recipe.encoders.items()
+            name: build_encoder(resolve(encoder.spec), device) for name, encoder in encoders.items()
         }
 
     def streams(self, utterances: Sequence[Utterance]) -> StreamSet:

@@ -31,7 +31,7 @@ from rellm_cache.model.speech_llm import SpeechLLM
 from rellm_cache.model.text_llm import Reading, TextLLM
 from rellm_cache.runs.shared_models import SharedModels
 from rellm_cache.runs.weights import load_run
-from rellm_cache.store.transcripts import read_transcripts, transcriber_spec
+from rellm_cache.store.transcripts import read_transcripts
 from rellm_cache.training.validation import Predictions, predict
 from rellm_cache.utils.devices import default_device
 
@@ -231,12 +231,12 @@ def make_readings(utterances: Sequence[Utterance], recipe: Recipe, cache: Path) 
     """
     text = recipe.require_text()
     if text.transcript == "whisper":
-        transcripts = read_transcripts(utterances, transcriber_spec(recipe), cache)
+        transcripts = read_transcripts(utterances, recipe.require_transcriber(), cache)
     else:
         transcripts = {u.id: u.text for u in utterances}
-        _require(recipe, "transcript (text)", utterances, lambda u: bool(u.text.strip()))
+        _require(recipe.name, "transcript (text)", utterances, lambda u: bool(u.text.strip()))
     if text.gold_emotion:
-        _require(recipe, "emotion", utterances, lambda u: bool(u.emotion))
+        _require(recipe.name, "emotion", utterances, lambda u: bool(u.emotion))
     return [
         Reading(transcripts[u.id], u.emotion if text.gold_emotion else None) for u in utterances
     ]
@@ -257,12 +257,12 @@ def load_responder(
 
 
 def _require(
-    recipe: Recipe, name: str, utterances: Sequence[Utterance], has: Callable[[Utterance], bool]
+    recipe: str, name: str, utterances: Sequence[Utterance], has: Callable[[Utterance], bool]
 ) -> None:
     missing = [u.id for u in utterances if not has(u)]
     if missing:
         raise ManifestError(
-            f"recipe {recipe.name!r} reads each utterance's {name}, but {len(missing)} of "
+            f"recipe {recipe!r} reads each utterance's {name}, but {len(missing)} of "
             f"{len(utterances)} utterances have none, the first is {missing[0]!r}"
         )
 

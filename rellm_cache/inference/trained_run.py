@@ -202,7 +202,7 @@ class Run:
 
     @cached_property
     def _encoders(self) -> LiveEncoders:
-        return LiveEncoders(self.recipe, default_device())
+        return LiveEncoders(self.recipe.encoders, default_device())
 
     def _for_each(
         self,

@@ -14,14 +14,14 @@ frames from the cache and never touches audio.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rellm_cache.annotation.teacher import open_teacher_store, teacher_spec
 from rellm_cache.config.recipes import to_toml
-from rellm_cache.config.schema import Recipe
+from rellm_cache.config.schema import EncoderConfig, Recipe
 from rellm_cache.corpus.manifest import Utterance, read_split
 from rellm_cache.data.examples import (
     Questions,
@@ -93,18 +93,20 @@ def train(
         ManifestError: there is no train split, or `report.json` in its folder cannot be read.
     """
     if recipe.text is not None:
-        return _nothing_to_train(recipe, out)
+        create_run_folder(recipe, out)
+        return _nothing_to_train(recipe.name, out)
     resources = resources or SharedModels()
     require_validation(recipe, manifest)
     accelerator = make_accelerator(out)
     with accelerator.main_process_first():
         create_run_folder(recipe, out)
     corpus = _read_corpus(recipe, manifest, cache, resources)
-    recipe = pinned(recipe, corpus.streams)
+    encoders = pinned(recipe.encoders, corpus.streams)
+    recipe = dataclasses.replace(recipe, encoders=encoders)
     require_same_recipe(recipe, out)  # differs if an earlier call used other encoder weights
     with accelerator.main_process_first():
         splits = (corpus.train, corpus.validation)
-        record_data(data_digest(splits, recipe, corpus.questions, corpus.streams), out)
+        record_data(data_digest(splits, recipe.losses, corpus.questions, corpus.streams), out)
     notes = _describe_corpus(corpus, recipe)
     validation = summarize_data(corpus.validation, manifest) if corpus.validation else None
     summaries = (summarize_data(corpus.train, manifest), validation)
@@ -134,10 +136,9 @@ def require_validation(recipe: Recipe, manifest: Path) -> None:
         )
 
 
-def _nothing_to_train(recipe: Recipe, out: Path) -> TrainReport:
-    """Create the run folder of a text model; `generate` needs only the recipe."""
-    create_run_folder(recipe, out)
-    note = f"recipe {recipe.name!r} reads text and has nothing to train; RUN answers as it is"
+def _nothing_to_train(recipe: str, out: Path) -> TrainReport:
+    """The report of a text model; `generate` needs only its recipe."""
+    note = f"recipe {recipe!r} reads text and has nothing to train; RUN answers as it is"
     return TrainReport(out, 0, 0, "", 0, 0.0, {}, {}, 0, [note.replace("RUN", str(out))])
 
 
@@ -149,7 +150,7 @@ def _read_corpus(recipe: Recipe, manifest: Path, cache: Path, resources: SharedM
     ids = [u.id for u in (*training, *validation)]
     streams.require(ids, f"rellm extract {manifest} --recipe … --cache {cache}")
     splits = ("train", "validation") if validation else ("train",)
-    questions = load_questions(recipe, manifest, splits)
+    questions = load_questions(recipe.losses, recipe.qa, manifest, splits)
     return _Corpus(training, validation, streams, questions, manifest)
 
 
@@ -184,13 +185,12 @@ def _make_data(corpus: _Corpus, recipe: Recipe, llm: FrozenLLM | None, cache: Pa
     )
 
 
-def pinned(recipe: Recipe, streams: StreamSet) -> Recipe:
-    """The recipe with the digests of the encoder weights that made its stores."""
-    encoders = {
+def pinned(encoders: Mapping[str, EncoderConfig], streams: StreamSet) -> dict[str, EncoderConfig]:
+    """The encoders with the digests of the weights that made their stores."""
+    return {
         name: dataclasses.replace(encoder, **vars(streams.sources[name].spec))
-        for name, encoder in recipe.encoders.items()
+        for name, encoder in encoders.items()
     }
-    return dataclasses.replace(recipe, encoders=encoders)
 
 
 def finish(trainer: Trainer, start: Position, end: Position, notes: list[str]) -> TrainReport:
