@@ -480,7 +480,14 @@ class TrainingConfig(Section):
 
 @dataclass(frozen=True)
 class Recipe:
-    """One experiment, complete: the same recipe, data and seed give the same run."""
+    """One experiment, complete: the same recipe, data and seed give the same run.
+
+    Example:
+        >>> import rellm_cache as rellm
+        >>> recipe = rellm.load_recipe("heads")
+        >>> list(recipe.encoders), recipe.training.epochs
+        (['speech', 'emotion'], 40)
+    """
 
     name: str
     """Name of the experiment in messages and in the report."""

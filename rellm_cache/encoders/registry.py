@@ -25,6 +25,19 @@ def register_encoder(kind: str, *, options: type[Any] | None = None) -> Callable
 
     Raises:
         ValueError: the name is taken or not allowed.
+
+    Example:
+        >>> import numpy as np
+        >>> import rellm_cache as rellm
+        >>> @rellm.register_encoder("loudness")
+        ... class Loudness(rellm.FrameEncoder):
+        ...     needs_model, frame_size, licence = False, 1, "none"
+        ...     def encode(self, waveforms):
+        ...         cut = [np.abs(w[: len(w) // 320 * 320]) for w in waveforms]  # 20 ms are 320
+        ...         return [rellm.Encoding(w.reshape(-1, 320).mean(1, keepdims=True)) for w in cut]
+        >>> changes = {"encoders.emotion.kind": "loudness"}
+        >>> rellm.load_recipe("heads", set=changes).encoders["emotion"].frame_rate
+        50.0
     """
 
     def register(encoder: Kind) -> Kind:

@@ -159,8 +159,9 @@ def _describe_corpus(corpus: _Corpus, recipe: Recipe) -> list[str]:
     """Notes on labels that the corpus lacks for the recipe's losses."""
     notes = describe_missing_labels(corpus.train, recipe)
     if corpus.validation:
-        notes += [
-            f"validation: {note}" for note in describe_missing_labels(corpus.validation, recipe)
+        others = describe_missing_labels(corpus.validation, recipe)
+        notes = [f"train and validation: {n}" if n in others else n for n in notes] + [
+            f"validation: {note}" for note in others if note not in notes
         ]
     else:
         notes.append("no validation.jsonl: the last checkpoint is kept")

@@ -38,6 +38,15 @@ def test_a_corpus_becomes_a_manifest_folder(corpus: Path, tmp_path: Path) -> Non
     assert read_manifests(tmp_path / "out") == read_manifests(corpus)
 
 
+def test_a_relative_path_is_one_of_the_working_directory(
+    make_clip: MakeClip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(make_clip("clips/a.wav").parent)
+    prepare(of([utterance(Path("a.wav"))]), tmp_path / "out")
+    (found,) = read_split(tmp_path / "out", "train")
+    assert Path(found.audio) == tmp_path / "clips/a.wav"
+
+
 def test_conversions_of_audio_are_noted(make_clip: MakeClip, tmp_path: Path) -> None:
     paths = [
         make_clip("plain.wav"),

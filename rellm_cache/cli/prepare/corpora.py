@@ -9,7 +9,7 @@ from typing import Any, Literal
 import click
 
 from rellm_cache.cli import options
-from rellm_cache.cli.prepare.report import prepare_and_show
+from rellm_cache.cli.prepare.report import EXIT_CODES, prepare_and_show
 from rellm_cache.config.constraints import Range, constraints_of
 from rellm_cache.config.field_texts import field_texts
 from rellm_cache.config.plugins import CORPORA
@@ -65,7 +65,7 @@ def corpus_command(name: str) -> click.Command:
         )
 
     text = inspect.cleandoc(plugin.loaded.__doc__ or f"The corpus {name}.")
-    command = click.command(name, help=text.partition("\nRaises:")[0])(prepare)
+    command = click.command(name, help=text.partition("\nRaises:")[0], epilog=EXIT_CODES)(prepare)
     if plugin.options is not None:
         command.params[2:2] = _field_options(plugin.options)
     return command

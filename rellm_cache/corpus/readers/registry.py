@@ -21,6 +21,15 @@ def register_corpus(name: str, *, options: type[Any] | None = None) -> Callable[
 
     Raises:
         ValueError: the name is taken or not allowed.
+
+    Example:
+        >>> import rellm_cache as rellm
+        >>> @rellm.register_corpus("one-clip")
+        ... def read(root, options):
+        ...     clip = rellm.Utterance("one/1", str(root / "speech.wav"), split="test")
+        ...     return rellm.Corpus("one", [clip])
+        >>> rellm.prepare("one-clip", ".", "manifests/one").kept
+        {'test': 1}
     """
 
     def register(reader: Reader) -> Reader:
