@@ -43,7 +43,8 @@ def open_store(path: Location) -> "Store":
         >>> import rellm_cache as rellm
         >>> from pathlib import Path
         >>> store = rellm.open_store(next(Path("cache").glob("whisper-tiny.en-*")))
-        >>> store["demo/ben-angry-1"].shape == (store.lengths[0], store.frame_size)
+        >>> place = store.ids.index("demo/mia-happy-1")
+        >>> store["demo/mia-happy-1"].shape == (store.lengths[place], store.frame_size)
         True
     """
     from rellm_cache.store.mapping import Store
@@ -189,10 +190,10 @@ def train(
 
     Example:
         >>> import rellm_cache as rellm
-        >>> changes = {"training.epochs": 1, "training.batch_size": 64}
-        >>> report = rellm.train("heads", "manifests/demo", "cache", "runs/one", set=changes)
-        >>> sorted(report.validation)[:2]
-        ['emotion_ce_loss', 'loss']
+        >>> report: rellm.TrainReport = rellm.train("heads", "manifests/demo", "cache", "runs/one",
+        ...     set={"training.epochs": 1, "training.batch_size": 64})
+        >>> report.steps, "ua" in report.validation
+        (1, True)
     """
     from rellm_cache.config.recipes import load_recipe
 

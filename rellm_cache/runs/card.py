@@ -115,6 +115,7 @@ def render_card(card: Card) -> str:
             licences=card.licences,
             corpus_conditions=describe_corpus_conditions(card.training.train),
             weights=loss_weights(card.recipe.losses),
+            rate=f"{next(iter(card.recipe.encoders.values())).frame_rate:g}",
             unknown=UNKNOWN,
             dimensions=card.has_trained_dimensions,
         )

@@ -95,6 +95,7 @@ def train(
     if recipe.text is not None:
         create_run_folder(recipe, out)
         return _nothing_to_train(recipe.name, out)
+    recipe = dataclasses.replace(recipe, plugins=recipe.providers())
     resources = resources or SharedModels()
     require_validation(recipe, manifest)
     accelerator = make_accelerator(out)
