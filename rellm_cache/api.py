@@ -213,6 +213,7 @@ def evaluate(
     samples: int = 6,
     in_words: bool = True,
     empathy: Location | None = None,
+    overwrite: bool = False,
 ) -> "Scores":
     """Score a run on a manifest, and write scores, predictions and a report.
 
@@ -223,10 +224,11 @@ def evaluate(
         samples: clips in the report, with their answers.
         in_words: whether the LLM also answers each emotion in words, which is slow.
         empathy: folder of an empathy scorer, to score the answers.
+        overwrite: replace the scores of another manifest in that folder.
 
     Raises:
         RunError, ManifestError, StoreError, ConfigError: the run is not finished, an input cannot
-            be used, or the cache lacks clips.
+            be used, the cache lacks clips, or the folder has the scores of another manifest.
 
     Example:
         >>> import rellm_cache as rellm
@@ -236,7 +238,8 @@ def evaluate(
     """
     from rellm_cache.evaluation.run import EvaluationOptions, evaluate
 
-    options = EvaluationOptions(samples, in_words, None if empathy is None else _local(empathy))
+    scorer = None if empathy is None else _local(empathy)
+    options = EvaluationOptions(samples, in_words, scorer, overwrite)
     own = None if cache is None else _cache(cache)
     return evaluate(
         _local(run), _local(manifest), own, options, None if out is None else _local(out)

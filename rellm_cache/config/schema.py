@@ -26,7 +26,7 @@ from rellm_cache.errors import ConfigError
 _PROMPT_ORDER = ("neutral", "sad", "angry", "happy", "surprise")  # of the paper's prompt
 
 
-# Loss over answers → the task of these answers; `losses.extra` may name others.
+# Loss over answers → the task of these answers; plug-ins name others.
 ANSWER_TASKS = {
     "response_lm": "response_lm",
     "response_kl": "response_lm",

@@ -1,7 +1,7 @@
 """Registry of encoders by kind: builds the encoder of an `EncoderSpec`."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -84,6 +84,17 @@ def build_encoder(spec: EncoderSpec, device: torch.device) -> FrameEncoder:
     options = plugin.build_options(spec.options, f"options of {spec.slug}")
     encoder: FrameEncoder = plugin.loaded(spec, options, device)
     return encoder
+
+
+def require_importable(specs: Iterable[EncoderSpec]) -> None:
+    """Raise `ConfigError` if other processes cannot build the encoder of a spec."""
+    for spec in specs:
+        if (provider := plugin_of(spec).provider).startswith("module "):
+            raise ConfigError(
+                f"encoder {spec.kind!r} is registered by {provider} in this process only, so that "
+                "workers cannot build it: extract without workers, or install a package with an "
+                f"entry point in the group {ENCODERS.group!r}"
+            )
 
 
 def encoder_module(spec: EncoderSpec) -> str:

@@ -1,6 +1,7 @@
 """Registry of corpora by name: the readers of `rellm prepare`."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -47,4 +48,5 @@ def read_corpus(name: str, root: Path, options: Mapping[str, Any]) -> Corpus:
     """
     plugin = CORPORA.find(name, "corpus")
     corpus: Corpus = plugin.loaded(root, plugin.build_options(options, f"corpus {name!r}"))
-    return corpus
+    read_by = [f"read by {plugin.provider}"] if plugin.provider else []
+    return replace(corpus, notes=[*corpus.notes, *read_by])
