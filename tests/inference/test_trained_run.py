@@ -164,4 +164,4 @@ def test_a_run_that_reads_text_answers_utterances_only(
         run.answer(clip)
     for call in (run.recognise, run.embed):
         with pytest.raises(ConfigError, match="reads text: it has no adapter and no heads"):
-            call(utterances)
+            call(clip)
