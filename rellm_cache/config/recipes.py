@@ -4,7 +4,7 @@
 """
 
 import dataclasses
-import tomllib
+import os
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
@@ -12,7 +12,14 @@ from typing import Any
 
 from rellm_cache.config.renamed_fields import renamed_fields
 from rellm_cache.config.schema import Recipe
-from rellm_cache.config.toml import apply_override, build, merge_tables, write_toml
+from rellm_cache.config.toml import (
+    apply_override,
+    build,
+    merge_tables,
+    parse_toml,
+    read_toml,
+    write_toml,
+)
 from rellm_cache.errors import ConfigError
 
 
@@ -64,7 +71,8 @@ def _read_layers(
         raise ConfigError(f"{source}: extends itself, by way of {', '.join(above)}")
     if parent:
         beside = folder / parent
-        below = str(beside) if parent not in shipped_recipes() and beside.is_file() else parent
+        is_file = parent not in shipped_recipes() and os.path.isfile(beside)
+        below = str(beside) if is_file else parent
         return [*_read_layers(below, base, (*above, source)), (source, table)]
     if base not in ("", name_or_path):
         return _read_layers(base, "", (*above, source))
@@ -76,18 +84,14 @@ def _read_table(name_or_path: str) -> tuple[dict[str, Any], str, Path]:
     shipped = shipped_recipes()
     path = Path(name_or_path)
     if name_or_path in shipped:
-        source, text = f"recipe {name_or_path!r}", shipped[name_or_path]
-    elif path.is_file():
-        source, text = str(path), _read_text(path)
-    else:
-        raise ConfigError(
-            f"{name_or_path}: no such recipe; shipped are {', '.join(sorted(shipped))}, "
-            "or give the path of a TOML file"
-        )
-    try:
-        return tomllib.loads(text), source, path.parent
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{source}: not valid TOML: {error}") from error
+        source = f"recipe {name_or_path!r}"
+        return parse_toml(shipped[name_or_path], source), source, path.parent
+    if os.path.isfile(path):  # unlike `Path.is_file`, false for a name that is too long
+        return read_toml(path), str(path), path.parent
+    raise ConfigError(
+        f"{name_or_path}: no such recipe; shipped are {', '.join(sorted(shipped))}, "
+        "or give the path of a TOML file"
+    )
 
 
 def _require_known_stream(table: dict[str, Any], override: str) -> None:
@@ -95,15 +99,10 @@ def _require_known_stream(table: dict[str, Any], override: str) -> None:
     key, _, value = override.partition("=")
     name = key.strip().removeprefix("encoders.")
     known = table.get("encoders", {})
-    if name != key.strip() and value.strip() == "none" and name not in known:
+    # A value that is no table is an error of `build`.
+    is_table = isinstance(known, dict)
+    if is_table and name != key.strip() and value.strip() == "none" and name not in known:
         raise ConfigError(f"--set {override!r}: no such encoder; found {', '.join(known)}")
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text("utf-8")
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: not UTF-8 text ({error}); save it as UTF-8") from error
 
 
 def _refuse_old_names(tables: Sequence[tuple[str, dict[str, Any]]]) -> None:

@@ -127,7 +127,8 @@ def _try_load(utterance: Utterance) -> tuple[float, int, int, str] | AudioError:
         clip = load_clip(utterance, min_seconds=0, max_seconds=float("inf"))
     except AudioError as error:
         return error
-    return clip.seconds, clip.rate, clip.channels, hashlib.sha256(clip.waveform).hexdigest()
+    sound = hashlib.sha256(clip.waveform.tobytes()).hexdigest()
+    return clip.seconds, clip.rate, clip.channels, sound
 
 
 def _add_copies(kept: Sequence[Utterance], sounds: dict[str, str], problems: Problems) -> None:

@@ -50,8 +50,8 @@ def read_text(path: Path, problems: Problems) -> str:
     except UnicodeDecodeError as error:
         raise ManifestError(f"{path}: not {encoding} text ({error}); copy it again") from error
     if "\0" in text:
-        line = text.count("\n", 0, text.index("\0")) + 1
-        raise ManifestError(f"{path}:{line}: found a zero byte, expected text; copy it again")
+        number = text.count("\n", 0, text.index("\0")) + 1
+        raise ManifestError(f"{path}:{number}: found a zero byte, expected text; copy it again")
     if not sure:
         for where, line in _lines(path, text):
             if not line.isascii():

@@ -116,9 +116,13 @@ class FrozenLLM:
         for layer in self._checkpointed:
             layer.training = checkpointing  # the modules inside it stay in evaluation mode
 
+    def has_positions(self, needed: int) -> bool:
+        """Whether the model supports `needed` positions."""
+        return self._positions is None or needed <= self._positions
+
     def require_positions(self, needed: int) -> None:
         """Raise `ConfigError` if the model supports fewer than `needed` positions."""
-        if self._positions is not None and needed > self._positions:
+        if not self.has_positions(needed):
             raise ConfigError(
                 f"llm.model: prompt, speech and answer take {needed} positions, but "
                 f"{self.config.model} supports {self._positions}; leave out long clips, or "
