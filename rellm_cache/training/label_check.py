@@ -27,8 +27,9 @@ def require_labels(examples: Sequence[Example], recipe: Recipe, manifest: Path) 
     """
     weights = loss_weights(recipe.losses)
     emotions = {example.emotion for example in examples} - {IGNORED}
-    present = {target.task for example in examples for target in example.targets if target.ids}
-    present |= {"emotion_ce"} if emotions else set()
+    present: set[str] = {t.task for example in examples for t in example.targets if t.ids}
+    if emotions:
+        present.add("emotion_ce")
     warnings = []
     for name, loss in active_losses(recipe.losses, recipe.heads.dimensions).items():
         need = loss.task or name

@@ -1,7 +1,6 @@
 """JSON and UTF-8 text files: reading, with errors that name file, line, cause and fix."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +52,7 @@ def parse_object(
 
     Raises `error` if the text is not one JSON object; its message ends with `fix`.
     """
-    hooks: dict[str, Callable[[Any], Any]] = {"parse_int": _parse_int}
+    hooks: dict[str, Any] = {"parse_int": _parse_int}
     if strict:
         hooks |= {"parse_constant": _parse_constant, "object_pairs_hook": _distinct_names}
     try:
