@@ -23,7 +23,9 @@ BARE = Example("b")
 def losses(recipe: Recipe, **weights: float) -> Recipe:
     """The recipe with these losses only."""
     none = {"response_lm": 0.0, "emotion_ce": 0.0, "vad": 0.0, "emotion_lm": 0.0}
-    return replace(recipe, losses=LossesConfig(**(none | weights)))  # type: ignore[arg-type]
+    adapter = replace(recipe.adapter, output_size=32)
+    wanted = LossesConfig(**(none | weights))  # type: ignore[arg-type]
+    return replace(recipe, losses=wanted, adapter=adapter)
 
 
 @pytest.mark.parametrize(
