@@ -6,7 +6,7 @@ import click
 
 from rellm_cache.cli import options
 from rellm_cache.cli.output import decimals, print_table
-from rellm_cache.utils.console import counted, is_main_process
+from rellm_cache.utils.console import counted, is_main_process, percent
 
 
 @click.command()
@@ -21,10 +21,9 @@ def train(recipe: str, overrides: tuple[str, ...], manifest: Path, cache: Path, 
 
     Several processes: torchrun --no-python --nproc-per-node 2 rellm train …
     """
-    from rellm_cache.config.recipes import load_recipe
-    from rellm_cache.training.run import train as run
+    from rellm_cache import api
 
-    report = run(load_recipe(recipe, overrides), manifest, cache, out)
+    report = api.train(recipe, manifest, cache, out, set=overrides)
     if not is_main_process():
         return
     for note in report.notes:
@@ -32,13 +31,17 @@ def train(recipe: str, overrides: tuple[str, ...], manifest: Path, cache: Path, 
     if not report.steps:
         click.echo(f"Run: {report.out}")
         return
+    if report.stopped:
+        click.echo(f"Stopped at step {report.steps} of {report.planned}: {report.stopped}")
     if report.resumed_at == report.steps:
-        click.echo(f"Nothing to do: all {counted(report.steps, 'step')} are done")
-    elif report.resumed_at:
-        click.echo(f"Continued at step {report.resumed_at} of {report.steps}")
+        click.echo(f"Nothing to do: the run is finished, {counted(report.steps, 'step')}")
     names = sorted(report.validation.keys() | report.untrained.keys())
     both = (report.untrained, report.validation)
-    rows = [[name, *(decimals(scores.get(name), 4) for scores in both)] for name in names]
+    rows = [[name, *(_shown(name, scores.get(name)) for scores in both)] for name in names]
     title = f"{report.trainable / 1e6:.1f} M trained parameters, {report.seconds:.0f} s"
     print_table(title, ["validation", "untrained", "trained"], rows)
     click.echo(f"Run: {report.out}")
+
+
+def _shown(name: str, value: float | None) -> str | None:
+    return percent(value) if name == "ua" and value is not None else decimals(value, 4)

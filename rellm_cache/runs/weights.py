@@ -6,7 +6,7 @@
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,13 @@ from safetensors.torch import load_file, save_file
 
 from rellm_cache.config.recipes import load_recipe
 from rellm_cache.config.schema import LLMConfig, Recipe
+from rellm_cache.config.toml import Changes
 from rellm_cache.errors import ConfigError, RunError
 from rellm_cache.llm.frozen import FrozenLLM
 from rellm_cache.llm.loading import load_llm
 from rellm_cache.model.speech_llm import SpeechLLM
 from rellm_cache.utils.atomic_files import write_file, write_text
+from rellm_cache.utils.console import say
 from rellm_cache.utils.model_files import file_digest
 
 WEIGHTS, CONFIG, RECIPE = "adapter.safetensors", "adapter_config.json", "recipe.toml"
@@ -117,7 +119,7 @@ def adapter_digest(run: Path) -> str:
     return file_digest(run / WEIGHTS)
 
 
-def run_recipe(run: Path, overrides: Sequence[str] = ()) -> Recipe:
+def run_recipe(run: Path, overrides: Changes = ()) -> Recipe:
     """Read the recipe of a run folder, with `overrides`; `RunError` if it has none."""
     if not (run / RECIPE).is_file():
         raise RunError(
@@ -131,7 +133,7 @@ def load_run(
     run: Path,
     device: torch.device,
     load: Callable[[LLMConfig, torch.device], FrozenLLM] = load_llm,
-    overrides: Sequence[str] = (),
+    overrides: Changes = (),
 ) -> tuple[Recipe, SpeechLLM]:
     """Load the recipe, with `overrides`, and the trained model of a run, in evaluation mode.
 
@@ -142,6 +144,9 @@ def load_run(
     recipe = run_recipe(run, overrides)
     if recipe.text is not None:
         raise ConfigError(f"{run}: recipe {recipe.name!r} reads text: it has no adapter to load")
+    for key, provider in recipe.providers().items():
+        if provider != recipe.plugins[key]:
+            say(f"{run}: trained with {key} of {recipe.plugins[key]}; installed is {provider}")
     info = load_info(run)
     llm = load(recipe.used_llm, device) if recipe.used_llm else None
     model = SpeechLLM(recipe, info.sizes, llm)

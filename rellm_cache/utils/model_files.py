@@ -208,7 +208,7 @@ def weight_files(folder: Path) -> list[Path]:
     weight_map = read_object(index, ConfigError, fix).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise ConfigError(
-            f"{index}: found {weight_map!r:.40}, expected an object 'weight_map' that names the "
+            f"{index}: found weight_map = {weight_map!r:.40}, expected an object that names the "
             f"file of each weight; {fix}"
         )
     shards = sorted(set(map(str, weight_map.values())))

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from rellm_cache.cli import options
-from rellm_cache.cli.prepare.report import prepare_and_show
+from rellm_cache.cli.prepare.report import EXIT_CODES, prepare_and_show
 
 COLUMNS = (
     "audio", "id", "text", "emotion", "speaker", "split", "arousal", "dominance", "valence",
@@ -16,11 +16,13 @@ COLUMNS = (
 def column_options(command: options.Command) -> options.Command:
     """Add an option for the name of each column."""
     for name in reversed(COLUMNS):
-        command = click.option(f"--{name}-column", default=name)(command)
+        command = click.option(
+            f"--{name}-column", default=name, help=f"Name of the column with the {name}."
+        )(command)
     return command
 
 
-@click.command()
+@click.command(epilog=EXIT_CODES)
 @click.argument("table", type=options.EXISTING_FILE)
 @options.out("Folder for the manifest.")
 @column_options
