@@ -112,7 +112,7 @@ def _read_session(folder: Path, problems: Problems) -> list[Utterance]:
         raise ManifestError(f"{labels}: found no Ses….txt; expected one file of labels per dialog")
     utterances = []
     for file in files:
-        for where, line in read_text_lines(file):
+        for where, line in read_text_lines(file, problems):
             if (read := _read_label(where, line, problems)) is None:
                 continue
             clip, emotion, vad = read
@@ -171,7 +171,7 @@ def _dimensions(where: str, text: str, problems: Problems) -> Vad | None:
 
 def _read_transcript(file: Path, problems: Problems) -> dict[str, str]:
     texts: dict[str, str] = {}
-    for where, line in read_text_lines(file):
+    for where, line in read_text_lines(file, problems):
         if match := _TURN.match(line):
             clip, text = match["id"], match["text"].strip()
             if texts.get(clip, text) != text:

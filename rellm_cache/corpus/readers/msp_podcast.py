@@ -132,7 +132,7 @@ def _with_text(utterance: Utterance, root: Path, problems: Problems) -> Utteranc
     if not path.exists():
         problems.add("clips without a transcript", f"{path}: no such file")
         return utterance
-    return replace(utterance, text=" ".join(read_text(path).split()))
+    return replace(utterance, text=" ".join(read_text(path, problems).split()))
 
 
 def _totals(found: list[Utterance], chosen: list[Utterance], splits: Splits) -> list[Total]:
