@@ -63,9 +63,9 @@ class EsdSplits:
 
 @register_corpus("esd", options=EsdSplits)
 def read_esd(root: Path, how: EsdSplits | None = None) -> Corpus:
-    """Read ESD, its English half: 14,000 clips of ten speakers in four emotions.
+    """Read the English half of ESD in four emotions.
 
-    ROOT has the folders 0011 … 0020. Clips are sorted by id.
+    It has 14,000 clips of ten speakers. ROOT has the folders 0011 … 0020. Clips are sorted by id.
 
     Raises:
         ManifestError: there is no speaker, or a file is in the folder of another emotion or

@@ -56,9 +56,10 @@ class MspPodcastSplits:
 
 @register_corpus("msp-podcast", options=MspPodcastSplits)
 def read_msp_podcast(root: Path, how: MspPodcastSplits | None = None) -> Corpus:
-    """Read MSP-Podcast: its clips labelled neutral, happy, angry or sad.
+    """Read the clips of MSP-Podcast in four classes.
 
-    ROOT has the folders Labels, Audios and Transcripts. Clips are sorted by file name.
+    They are neutral, happy, angry and sad, sorted by file name. ROOT has the folders Labels, Audios
+    and Transcripts.
 
     Raises:
         ManifestError: the table of labels is missing or lacks a column, or a row cannot be used.
