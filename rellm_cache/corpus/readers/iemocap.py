@@ -62,7 +62,8 @@ class IemocapSplits:
 def read_iemocap(root: Path, splits: IemocapSplits | None = None) -> Corpus:
     """Read IEMOCAP: 5,531 clips of four classes.
 
-    Excited counts as happy. ROOT has the folders Session1 … Session5. Clips are sorted by id.
+    ROOT has the folders Session1 … Session5. Clips labelled neutral, happy or excited (both happy),
+    angry and sad are kept, sorted by id.
 
     Raises:
         ManifestError: there is no session, a line of labels cannot be read, or many clips have
@@ -112,7 +113,7 @@ def _read_session(folder: Path, problems: Problems) -> list[Utterance]:
         raise ManifestError(f"{labels}: found no Ses….txt; expected one file of labels per dialog")
     utterances = []
     for file in files:
-        for where, line in read_text_lines(file, problems):
+        for where, line in read_text_lines(file):
             if (read := _read_label(where, line, problems)) is None:
                 continue
             clip, emotion, vad = read
@@ -171,7 +172,7 @@ def _dimensions(where: str, text: str, problems: Problems) -> Vad | None:
 
 def _read_transcript(file: Path, problems: Problems) -> dict[str, str]:
     texts: dict[str, str] = {}
-    for where, line in read_text_lines(file, problems):
+    for where, line in read_text_lines(file):
         if match := _TURN.match(line):
             clip, text = match["id"], match["text"].strip()
             if texts.get(clip, text) != text:

@@ -56,9 +56,10 @@ class MspPodcastSplits:
 
 @register_corpus("msp-podcast", options=MspPodcastSplits)
 def read_msp_podcast(root: Path, how: MspPodcastSplits | None = None) -> Corpus:
-    """Read MSP-Podcast: its clips of four classes.
+    """Read the clips of MSP-Podcast in four classes.
 
-    ROOT has the folders Labels, Audios and Transcripts. Clips are sorted by file name.
+    They are neutral, happy, angry and sad, sorted by file name. ROOT has the folders Labels, Audios
+    and Transcripts.
 
     Raises:
         ManifestError: the table of labels is missing or lacks a column, or a row cannot be used.
@@ -132,7 +133,7 @@ def _with_text(utterance: Utterance, root: Path, problems: Problems) -> Utteranc
     if not path.exists():
         problems.add("clips without a transcript", f"{path}: no such file")
         return utterance
-    return replace(utterance, text=" ".join(read_text(path, problems).split()))
+    return replace(utterance, text=" ".join(read_text(path).split()))
 
 
 def _totals(found: list[Utterance], chosen: list[Utterance], splits: Splits) -> list[Total]:
