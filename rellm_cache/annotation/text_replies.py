@@ -24,7 +24,7 @@ class Reply:
 
     prompt: str  # the user's turn
     reply: Continuation  # the LLM's text
-    length: int  # number of tokens of request and reply together
+    length: int  # number of tokens of request and reply together, without end tokens
 
 
 def ask(

@@ -277,11 +277,9 @@ class PromptsConfig(Section):
     """Step 2, `rellm train`: from the speech."""
     answer: Annotated[str, Holds("{speech}")] = "{speech}"
     """The user's turn in `rellm generate`."""
-    labelled_answer: Annotated[str, Holds("{speech}", "{emotion}")] = (
-        "This is said in a '{emotion}' emotion tone: {speech}"
-    )
-    """The user's turn where `text.gold_emotion` gives the true emotion. The paper prints no wording
-    of it; this one is ours."""
+    labelled_answer: Annotated[str, Holds("{speech}", "{emotion}")] = "<{emotion}> {speech}"
+    """The user's turn where `text.gold_emotion` gives the true emotion: before the transcript, as
+    in the paper."""
     recognition: Annotated[str, Holds("{speech}")] = (
         "Please identify the emotion tone of the speech provided below. Select from the following "
         "options: {options}.\n\nSpeech: {speech}"
@@ -297,7 +295,8 @@ class PromptsConfig(Section):
     stop_after_question: bool = False
     """Whether the first question of an answer ends it, if `answer_sentences` does not before."""
     example_tokens: int = 256
-    """Most tokens of the step 1 request and its response together. Longer ones are dropped."""
+    """Most tokens of the step 1 request and its response together, with the tokens that end a
+    complete response. Longer ones are dropped."""
 
     def recognition_of(self, emotions: Sequence[str]) -> str:
         """Return the prompt `recognition` with its options, as "neutral, sad, angry, or happy"."""
