@@ -14,7 +14,10 @@ from rellm_cache.config.qa import QASettings
 from rellm_cache.config.schema import PromptsConfig
 from rellm_cache.errors import ConfigError
 
-CHATML = "<|im_start|>system\n{system}<|im_end|>\n<|im_start|>user\n{user}<|im_end|>\n<|im_start|>assistant\n"
+CHATML = (
+    "<|im_start|>system\n{system}<|im_end|>\n<|im_start|>user\n{user}<|im_end|>\n"
+    "<|im_start|>assistant\n"
+)
 CHATML_END = "<|im_end|>\n<|endoftext|>"
 CHATML_TOKENS = ("<|im_start|>", "<|im_end|>", "<|endoftext|>")
 
