@@ -89,6 +89,8 @@ def type_cell(hint: Any) -> str:
     if typing.get_origin(hint) in (types.UnionType, typing.Union):
         return " or ".join(map(type_cell, typing.get_args(hint)))
     if typing.get_origin(hint) is tuple:
+        if typing.get_origin(typing.get_args(hint)[0]) is Literal:
+            return f"array of {type_cell(typing.get_args(hint)[0])}"
         return f"array of {TYPES[typing.get_args(hint)[0]]}s"
     if typing.get_origin(hint) is dict:
         return f"table of {TYPES[typing.get_args(hint)[1]]}s"

@@ -126,7 +126,7 @@ class StreamSet:
             StoreError: as `pieces`; `length` is the one to align to.
         """
         frames = self._own_frames(stream, utterance_id, length)
-        mean = frames.mean(axis=0, keepdims=True, dtype=np.float64)
+        mean: NDArray[np.float64] = frames.mean(axis=0, keepdims=True, dtype=np.float64)
         if (quantization := self.sources[stream].quantization) is not None:
             mean = mean * quantization.scale + quantization.mean
         return mean.astype(np.float32)
