@@ -97,24 +97,40 @@ def load_clip(
     samples, rate = _decode(data, utterance.audio)  # (S, channels)
     if utterance.segment:
         samples = _cut(samples, rate, utterance)
+    waveform = make_waveform(samples, rate, utterance.audio, min_seconds, max_seconds)
+    return Clip(waveform, audio_digest(data, utterance.segment), rate, samples.shape[1])
+
+
+def make_waveform(
+    samples: np.ndarray,
+    rate: int,
+    name: str,
+    min_seconds: float = MIN_SECONDS,
+    max_seconds: float = MAX_SECONDS,
+) -> np.ndarray:
+    """Average channels and resample to 16 kHz: (S, channels) float32 at `rate` Hz -> (S',) float32.
+
+    Raises:
+        AudioError: samples are not finite, or last less than `min_seconds` or more than
+            `max_seconds`; the message begins with `name`.
+    """
     if not np.isfinite(samples).all():
         bad = int((~np.isfinite(samples)).sum())
         raise AudioError(
-            f"{utterance.audio}: {bad} samples are NaN or infinite; expected finite numbers: "
-            "export the file again"
+            f"{name}: {bad} samples are NaN or infinite; expected finite numbers: export the file "
+            "again"
         )
     seconds = len(samples) / rate
     if seconds < min_seconds:
-        raise AudioError(f"{utterance.audio}: too short, {seconds:.2f} s < {min_seconds:g} s")
+        raise AudioError(f"{name}: too short, {seconds:.2f} s < {min_seconds:g} s")
     if seconds > max_seconds:
         raise AudioError(
-            f"{utterance.audio}: too long, {seconds:.2f} s > {max_seconds:g} s; cut it into "
-            "segments"
+            f"{name}: too long, {seconds:.2f} s > {max_seconds:g} s; cut it into segments"
         )
-    mono = samples.mean(axis=1, dtype=np.float32)  # (S, channels) -> (S,)
+    mono: np.ndarray = samples.mean(axis=1, dtype=np.float32)  # (S, channels) -> (S,)
     if rate != SAMPLE_RATE:
         mono = soxr.resample(mono, rate, SAMPLE_RATE, quality="HQ")
-    return Clip(mono, audio_digest(data, utterance.segment), rate, samples.shape[1])
+    return mono
 
 
 def audio_seconds(utterance: Utterance) -> float:

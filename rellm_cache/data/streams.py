@@ -17,7 +17,7 @@ from rellm_cache.store.matching import find_store
 from rellm_cache.store.quantization import Quantization
 from rellm_cache.store.reader import FeatureStore
 
-# Encoders round lengths differently, by one or two frames at 50 Hz. More means different audio.
+# Encoders round lengths differently, by one or two frames. More means different audio.
 MAX_FRAME_GAP = 3
 
 
@@ -72,6 +72,8 @@ class FrameSource(Protocol):
 class StreamSet:
     """The streams of a recipe by name. All streams are aligned to the lengths of the first one.
 
+    Streams of another frame rate are resampled to that of the first one, by the nearest frame.
+
     Attributes:
         sources: source of the frames of each stream, in the recipe's order.
         pooled: streams that the adapter reads as one mean for each utterance.
@@ -117,7 +119,9 @@ class StreamSet:
         Raises:
             StoreError: the streams differ by more than `MAX_FRAME_GAP` frames.
         """
-        return align_length(self._own_frames(stream, utterance_id, length), length)
+        frames = self._own_frames(stream, utterance_id, length)
+        step = self._step(stream)
+        return align_length(frames, length) if step == 1 else [resample(frames, length, step)]
 
     def mean(self, stream: str, utterance_id: str, length: int) -> NDArray[np.float32]:
         """(1, D) float32 mean of the stream's own frames of an utterance, before alignment.
@@ -131,9 +135,13 @@ class StreamSet:
             mean = mean * quantization.scale + quantization.mean
         return mean.astype(np.float32)
 
+    def _step(self, stream: str) -> float:
+        """Frames of a stream for each frame of the first stream."""
+        return self.sources[stream].spec.frame_rate / self.base.spec.frame_rate
+
     def _own_frames(self, stream: str, utterance_id: str, length: int) -> np.ndarray:
         frames = self.sources[stream].frames(utterance_id)
-        if abs(length - len(frames)) > MAX_FRAME_GAP:
+        if abs(length - len(frames) / self._step(stream)) > MAX_FRAME_GAP:
             raise StoreError(
                 f"{utterance_id}: {length} {next(iter(self.sources))} frames but {len(frames)} "
                 f"{stream} frames; they may differ by {MAX_FRAME_GAP} at most, so they were made "
@@ -159,6 +167,12 @@ def align_length(frames: np.ndarray, length: int) -> list[np.ndarray]:
     if gap > 0:
         return [frames, *[frames[-1:]] * gap]
     return [frames[:length] if gap else frames]
+
+
+def resample(frames: np.ndarray, length: int, step: float) -> np.ndarray:
+    """Frames (L, D) of another rate as (`length`, D): row i is frame floor((i + 0.5) · `step`)."""
+    nearest = ((np.arange(length) + 0.5) * step).astype(np.int64)
+    return frames[np.minimum(nearest, len(frames) - 1)]
 
 
 def open_streams(

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from rellm_cache.config.schema import Recipe
+from rellm_cache.config.toml import Changes, parse_overrides
 from rellm_cache.corpus.manifest import Utterance, read_lines, read_manifests
 from rellm_cache.data.streams import StreamSet
 from rellm_cache.errors import ConfigError, ManifestError, StoreError
@@ -17,7 +18,7 @@ from rellm_cache.runs.shared_models import SharedModels
 from rellm_cache.runs.weights import run_recipe
 from rellm_cache.utils.console import counted, say
 from rellm_cache.utils.devices import default_device
-from rellm_cache.utils.result_table import FINGERPRINT, ResultTable
+from rellm_cache.utils.resumable_table import FINGERPRINT, ResultTable
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
 
@@ -42,7 +43,7 @@ def generate(
     cache: Path | None = None,
     from_audio: bool = False,
     batch_size: int = 8,
-    overrides: Sequence[str] = (),
+    overrides: Changes = (),
     resources: SharedModels | None = None,
 ) -> list[Generation]:
     """Answer all utterances of a manifest, or one sound file; write JSON Lines to `out`.
@@ -95,7 +96,7 @@ def _load_streams(
 ) -> StreamSet:
     """Frames encoded live from audio, or from the cache."""
     if live:
-        return LiveEncoders(recipe, default_device()).streams(utterances)
+        return LiveEncoders(recipe.encoders, default_device()).streams(utterances)
     streams = resources.streams(recipe.encoders, cache)
     try:
         streams.require(
@@ -106,11 +107,11 @@ def _load_streams(
     return streams
 
 
-def require_prompt_overrides(overrides: Sequence[str]) -> Sequence[str]:
+def require_prompt_overrides(overrides: Changes) -> Changes:
     """The overrides; `ConfigError` unless all of them change prompts."""
-    for override in overrides:
-        if not override.strip().startswith("prompts."):
+    for override in parse_overrides(overrides):
+        if override.keys[0] != "prompts" or len(override.keys) == 1:
             raise ConfigError(
-                f"--set {override!r}: the run is trained; only prompts.* can change now"
+                f"--set {override.text!r}: the run is trained; only prompts.* can change now"
             )
     return overrides

@@ -49,7 +49,7 @@ def time_epochs(
     data = TrainingData(examples, [], streams)
     trainer = Trainer(recipe, data, out, llm, make_accelerator(out))
     groups = trainer.groups(0)[:max_steps]
-    live = LiveEncoders(recipe, trainer.device)
+    live = LiveEncoders(recipe.encoders, trainer.device)
 
     def encode() -> Iterator[list[Batch]]:
         for group in groups:

@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from rellm_cache.data.batch import Batch
-from rellm_cache.model.losses.terms import LossTerms
+from rellm_cache.model.losses.loss_terms import LossTerms
 from rellm_cache.model.speech_llm import SpeechLLM
 from rellm_cache.training.distributed import sum_by_name
 

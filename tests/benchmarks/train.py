@@ -57,7 +57,7 @@ class Bench:
         self.trainer = Trainer(recipe, data, out, self.llm, make_accelerator(out))
         self.model = self.trainer.model.train()
         self.plan: list[Indices] = [group[0] for group in self.trainer.groups(0)[: options.steps]]
-        self.live = LiveEncoders(recipe, CPU) if options.online else None
+        self.live = LiveEncoders(recipe.encoders, CPU) if options.online else None
 
     def largest(self) -> Indices:
         """The batch with most tokens that there could be, which is what `rellm plan` counts."""
