@@ -93,7 +93,8 @@ def type_cell(hint: Any) -> str:
             return f"array of {type_cell(typing.get_args(hint)[0])}"
         return f"array of {TYPES[typing.get_args(hint)[0]]}s"
     if typing.get_origin(hint) is dict:
-        return f"table of {TYPES[typing.get_args(hint)[1]]}s"
+        kind = typing.get_args(hint)[1]
+        return f"table of {TYPES[kind]}s" if kind in TYPES else "table"
     return TYPES[hint]
 
 
