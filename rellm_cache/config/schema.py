@@ -26,7 +26,7 @@ from rellm_cache.errors import ConfigError
 _PROMPT_ORDER = ("neutral", "sad", "angry", "happy", "surprise")  # of the paper's prompt
 
 
-# Loss over answers → the task of these answers; `losses.extra` may name others.
+# Loss over answers → the task of these answers; plug-ins name others.
 ANSWER_TASKS = {
     "response_lm": "response_lm",
     "response_kl": "response_lm",
@@ -494,7 +494,14 @@ class TrainingConfig(Section):
 
 @dataclass(frozen=True)
 class Recipe:
-    """One experiment, complete: the same recipe, data and seed give the same run."""
+    """One experiment, complete: the same recipe, data and seed give the same run.
+
+    Example:
+        >>> import rellm_cache as rellm
+        >>> recipe = rellm.load_recipe("heads")
+        >>> list(recipe.encoders), recipe.training.epochs
+        (['speech', 'emotion'], 40)
+    """
 
     name: str
     """Name of the experiment in messages and in the report."""

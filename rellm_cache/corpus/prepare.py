@@ -79,7 +79,10 @@ def prepare(
         ManifestError: an id occurs twice, an id or a path is not valid Unicode, the corpus is not
             complete, or no clip is usable.
     """
-    utterances = corpus.utterances
+    # In the manifest, a relative path would mean one beside the manifest.
+    utterances = [
+        dataclasses.replace(u, audio=str(Path.cwd() / u.audio)) for u in corpus.utterances
+    ]
     _refuse_duplicates(utterances)
     for utterance in utterances:
         check_text(vars(utterance), f"{corpus.root or corpus.name}")

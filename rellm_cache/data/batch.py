@@ -66,6 +66,12 @@ class Batch:
         quantization: name → scale and mean of each int8 stream.
         teacher: (N, 2 K + 1) float32 predictions of the text LLM, one row for each token of the
             responses in `targets` (`llm.teacher_distribution`); None without a teacher.
+
+    Example:
+        >>> import rellm_cache as rellm
+        >>> batch: rellm.Batch = next(iter(rellm.loader("heads", "manifests/demo")))
+        >>> batch.to("cpu").emotions.shape == batch.frame_lengths.shape
+        True
     """
 
     ids: tuple[str, ...]
@@ -77,7 +83,7 @@ class Batch:
     quantization: dict[str, QuantizationParams] = field(default_factory=dict)
     teacher: Tensor | None = None
 
-    def to(self, device: torch.device) -> Self:
+    def to(self, device: str | torch.device) -> Self:
         """Copy the batch to a device; copies from page-locked memory run in the background."""
 
         def move(tensor: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ class QuantizationParams:
     scale: Tensor
     mean: Tensor
 
-    def to(self, device: torch.device) -> Self:
+    def to(self, device: str | torch.device) -> Self:
         """Copy scale and mean to a device."""
         return replace(self, scale=self.scale.to(device), mean=self.mean.to(device))
 

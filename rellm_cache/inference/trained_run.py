@@ -48,6 +48,11 @@ class Answer:
         text: the answer.
         early_stop: whether the token limit cut it (not the recipe's sentence limit).
         emotion, probabilities, dimensions: as in `Recognition`; empty for a run that reads text.
+
+    Example:
+        >>> import rellm_cache as rellm
+        >>> isinstance(rellm.load_run("runs/small").answer("speech.wav"), rellm.Answer)
+        True
     """
 
     text: str
@@ -65,6 +70,12 @@ class Embedding:
         states: (T', H) float32 outputs of the adapter, which the LLM reads as tokens.
         pooled: (P,) float32, what the heads read: the mean of the states over time, followed by
             the standard deviation if `heads.pooling` is `"statistics"`.
+
+    Example:
+        >>> import rellm_cache as rellm
+        >>> embedding: rellm.Embedding = rellm.load_run("runs/heads").embed("speech.wav")
+        >>> embedding.pooled.shape[0] == 2 * embedding.states.shape[1]
+        True
     """
 
     states: NDArray[np.float32]
@@ -110,7 +121,7 @@ class Run:
         >>> run = rellm.load_run("runs/small")
         >>> type(run.answer("speech.wav").text)
         <class 'str'>
-        >>> [one, other] = run.embed(["speech.wav", "demo/una-sad-1"])
+        >>> [one, other] = run.embed(["speech.wav", "demo/sam-sad-1"])
         >>> one.states.shape[1] == other.states.shape[1]
         True
     """

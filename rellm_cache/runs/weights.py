@@ -24,6 +24,7 @@ from rellm_cache.llm.frozen import FrozenLLM
 from rellm_cache.llm.loading import load_llm
 from rellm_cache.model.speech_llm import SpeechLLM
 from rellm_cache.utils.atomic_files import write_file, write_text
+from rellm_cache.utils.console import say
 from rellm_cache.utils.model_files import file_digest
 
 WEIGHTS, CONFIG, RECIPE = "adapter.safetensors", "adapter_config.json", "recipe.toml"
@@ -158,6 +159,9 @@ def load_run(
     recipe = run_recipe(run, overrides)
     if recipe.text is not None:
         raise ConfigError(f"{run}: recipe {recipe.name!r} reads text: it has no adapter to load")
+    for key, provider in recipe.providers().items():
+        if provider != recipe.plugins[key]:
+            say(f"{run}: trained with {key} of {recipe.plugins[key]}; installed is {provider}")
     info = load_info(run)
     llm = load(recipe.used_llm, device) if recipe.used_llm else None
     model = SpeechLLM(recipe, info.sizes, llm)

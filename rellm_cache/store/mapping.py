@@ -36,7 +36,7 @@ class Store(Mapping[str, FloatFrames]):
         >>> import rellm_cache as rellm
         >>> from pathlib import Path
         >>> store = rellm.open_store(next(Path("cache").glob("prosody-*")))
-        >>> store["demo/ben-angry-1"].shape[1] == store.frame_size
+        >>> store["demo/mia-happy-1"].shape[1] == store.frame_size
         True
     """
 

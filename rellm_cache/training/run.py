@@ -95,6 +95,7 @@ def train(
     if recipe.text is not None:
         create_run_folder(recipe, out)
         return _nothing_to_train(recipe.name, out)
+    recipe = dataclasses.replace(recipe, plugins=recipe.providers())
     resources = resources or SharedModels()
     require_validation(recipe, manifest)
     accelerator = make_accelerator(out)
@@ -158,8 +159,9 @@ def _describe_corpus(corpus: _Corpus, recipe: Recipe) -> list[str]:
     """Notes on labels that the corpus lacks for the recipe's losses."""
     notes = describe_missing_labels(corpus.train, recipe)
     if corpus.validation:
-        notes += [
-            f"validation: {note}" for note in describe_missing_labels(corpus.validation, recipe)
+        others = describe_missing_labels(corpus.validation, recipe)
+        notes = [f"train and validation: {n}" if n in others else n for n in notes] + [
+            f"validation: {note}" for note in others if note not in notes
         ]
     else:
         notes.append("no validation.jsonl: the last checkpoint is kept")

@@ -1,4 +1,4 @@
-"""Console output: progress bars, notes, counts and number ranges.
+"""Console output: progress bars, notes, counts, percentages and number ranges.
 
 Progress and notes go to standard error: a bar on a terminal, plain lines in a pipe.
 """
@@ -106,6 +106,11 @@ def _digits(rate: float) -> str:
 def counted(count: int, one: str, many: str = "") -> str:
     """Return a count and its noun: `1 clip`, `3 clips`; `many` is the plural if not with an s."""
     return f"{count} {one if count == 1 else many or one + 's'}"
+
+
+def percent(value: float, sign: str = "") -> str:
+    """Format 0.7654 as 76.5 %, or as +76.5 % with `sign="+"`."""
+    return f"{100 * value:{sign}.1f} %"
 
 
 def parse_ranges(text: str, what: str) -> tuple[int, ...]:

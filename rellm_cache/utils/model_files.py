@@ -161,7 +161,10 @@ def weight_files(folder: Path) -> list[Path]:
     fix = "copy the file again"
     weight_map = read_object(index, ConfigError, fix).get("weight_map")
     if not isinstance(weight_map, dict):
-        raise ConfigError(f"{index}: found no object 'weight_map'; {fix}")
+        raise ConfigError(
+            f"{index}: found weight_map = {weight_map!r:.40}, expected an object that names the "
+            f"file of each weight; {fix}"
+        )
     shards = sorted(set(map(str, weight_map.values())))
     for shard in shards:
         if not (folder / shard).is_file():

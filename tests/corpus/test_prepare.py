@@ -12,7 +12,7 @@ from trees import FELT, write_esd, write_iemocap
 from rellm_cache.corpus.manifest import Utterance, read_manifests, read_split
 from rellm_cache.corpus.prepare import prepare
 from rellm_cache.corpus.readers.base import Corpus
-from rellm_cache.corpus.readers.esd import read_esd
+from rellm_cache.corpus.readers.esd import EsdSplits, read_esd
 from rellm_cache.corpus.readers.iemocap import IemocapSplits, read_iemocap
 from rellm_cache.corpus.readers.ravdess import read_ravdess
 from rellm_cache.errors import ManifestError
@@ -36,6 +36,15 @@ def test_a_corpus_becomes_a_manifest_folder(corpus: Path, tmp_path: Path) -> Non
     assert (report.excluded, report.unreadable, report.forms) == ([], 0, [])
     assert [u.duration for u in read_split(tmp_path / "out", "test")] == [1.7, 2.4]
     assert read_manifests(tmp_path / "out") == read_manifests(corpus)
+
+
+def test_a_relative_path_is_one_of_the_working_directory(
+    make_clip: MakeClip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(make_clip("clips/a.wav").parent)
+    prepare(of([utterance(Path("a.wav"))]), tmp_path / "out")
+    (found,) = read_split(tmp_path / "out", "train")
+    assert Path(found.audio) == tmp_path / "clips/a.wav"
 
 
 def test_conversions_of_audio_are_noted(make_clip: MakeClip, tmp_path: Path) -> None:
@@ -172,7 +181,9 @@ def test_parallel_sentences_and_speakers_are_reported(tmp_path: Path) -> None:
     tree = write_esd(tmp_path / "esd")
     paper = prepare(read_esd(tree), tmp_path / "paper", allow_partial=True).survey
     assert {o.kind for o in paper.overlaps} == {"speakers"}
-    speaker = prepare(read_esd(tree, "speaker"), tmp_path / "speaker", allow_partial=True).survey
+    speaker = prepare(
+        read_esd(tree, EsdSplits("speaker")), tmp_path / "speaker", allow_partial=True
+    ).survey
     assert [(o.kind, o.first, o.second, o.shared) for o in speaker.overlaps] == [
         ("texts", "train", "test", 12)
     ]

@@ -18,6 +18,7 @@ from typing import Literal
 
 from rellm_cache.corpus.manifest import Utterance
 from rellm_cache.corpus.readers.base import Corpus, Problems, Total, count_totals, with_audio
+from rellm_cache.corpus.readers.registry import register_corpus
 from rellm_cache.corpus.splits import draw, hold_out, in_split
 from rellm_cache.corpus.text_files import read_text_lines
 from rellm_cache.errors import ManifestError
@@ -48,18 +49,30 @@ class _Speaker:
     texts: dict[str, str] = field(default_factory=dict)
 
 
-def read_esd(root: Path, splits: Splits = "paper", seed: int = 1) -> Corpus:
-    """Read the clips of the ten English speakers in four emotions, sorted by id.
+@dataclass(frozen=True)
+class EsdSplits:
+    """How to split ESD."""
 
-    Args:
-        splits: `paper`: 105 random sentences of 350 for test and a tenth of the others for
-            validation, all speakers in all splits; `speaker`: two speakers each for validation and
-            test, all sentences in all splits.
+    splits: Splits = "paper"
+    """paper: 105 random sentences of 350 for test and a tenth of the others for validation, all
+    speakers in all splits; speaker: two speakers each for validation and test, all sentences in all
+    splits."""
+    seed: int = 1
+    """Seed of random draws; the report records it."""
+
+
+@register_corpus("esd", options=EsdSplits)
+def read_esd(root: Path, how: EsdSplits | None = None) -> Corpus:
+    """Read ESD, its English half: 14,000 clips of ten speakers in four emotions.
+
+    ROOT has the folders 0011 … 0020. Clips are sorted by id.
 
     Raises:
         ManifestError: there is no speaker, or a file is in the folder of another emotion or
             speaker.
     """
+    how = how or EsdSplits()
+    splits, seed = how.splits, how.seed
     root = root.resolve()
     present = [name for name in SPEAKERS if (root / name).is_dir()]
     if not present:

@@ -7,7 +7,7 @@ import pytest
 from trees import put, write_esd
 
 from rellm_cache.corpus.readers.base import require_totals
-from rellm_cache.corpus.readers.esd import read_esd
+from rellm_cache.corpus.readers.esd import EsdSplits, read_esd
 from rellm_cache.errors import ManifestError
 
 
@@ -62,11 +62,11 @@ def test_paper_splits_share_no_sentence(tree: Path) -> None:
     assert sum(map(len, of_split.values())) == 12  # each sentence in one split
     assert corpus.seed == 1
     assert read_esd(tree).utterances == corpus.utterances
-    assert read_esd(tree, seed=2).utterances != corpus.utterances
+    assert read_esd(tree, EsdSplits(seed=2)).utterances != corpus.utterances
 
 
 def test_speaker_splits_share_no_speaker(tree: Path) -> None:
-    corpus = read_esd(tree, "speaker")
+    corpus = read_esd(tree, EsdSplits("speaker"))
     splits = {u.speaker[4:]: u.split for u in corpus.utterances}
     assert splits == {"0011": "train", "0012": "train", "0016": "train", "0019": "test"}
     assert (corpus.splits, corpus.seed) == ("speaker", None)
