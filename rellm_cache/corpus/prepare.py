@@ -17,8 +17,9 @@ from typing import Any
 from rellm_cache.corpus.audio import MAX_SECONDS, MIN_SECONDS, SAMPLE_RATE, load_clip
 from rellm_cache.corpus.field_validation import check_text
 from rellm_cache.corpus.manifest import SPLITS, Utterance, write_manifest
-from rellm_cache.corpus.readers.base import Corpus, Problems, require_totals, without_audio
+from rellm_cache.corpus.readers.base import Corpus, require_totals, without_audio
 from rellm_cache.corpus.statistics import REPORT, Survey, survey
+from rellm_cache.corpus.text_files import Problems
 from rellm_cache.errors import AudioError, ManifestError
 from rellm_cache.utils.atomic_files import write_json, write_lines
 from rellm_cache.utils.console import counted, progress

@@ -10,9 +10,9 @@ import csv
 import io
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from rellm_cache.corpus.readers.base import Problems
 from rellm_cache.errors import ManifestError
 from rellm_cache.utils.json_files import read_utf8
 
@@ -30,6 +30,17 @@ _GB2312 = re.compile(rb"(?:[\x00-\x7f]|[\xa1-\xa3\xa8][\xa1-\xfe])*")
 _NOT_LATIN1 = re.compile(rb"[\x80-\x9f]")  # control characters in Latin-1
 _NOT_WINDOWS = re.compile(rb"[\x81\x8d\x8f\x90\x9d]")
 _CELL = re.compile(r' *"(?:[^"]|"")*"(?=,|\r|\n|$)|[^",\r\n][^,\r\n]*|')  # of a CSV file
+
+
+@dataclass
+class Problems:
+    """Lines in a corpus's own files with a problem: kind of problem → `file:line: reason`."""
+
+    lines: dict[str, list[str]] = field(default_factory=dict)
+
+    def add(self, kind: str, line: str) -> None:
+        """Add one line."""
+        self.lines.setdefault(kind, []).append(line)
 
 
 def read_text(path: Path, problems: Problems) -> str:

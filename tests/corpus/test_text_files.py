@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from rellm_cache.corpus.readers.base import Problems
-from rellm_cache.corpus.text_files import read_csv, read_text, read_text_lines
+from rellm_cache.corpus.text_files import Problems, read_csv, read_text, read_text_lines
 from rellm_cache.errors import ManifestError
 
 

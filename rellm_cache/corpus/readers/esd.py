@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Literal
 
 from rellm_cache.corpus.manifest import Utterance
-from rellm_cache.corpus.readers.base import Corpus, Problems, Total, count_totals, with_audio
+from rellm_cache.corpus.readers.base import Corpus, Total, count_totals, with_audio
 from rellm_cache.corpus.readers.registry import register_corpus
 from rellm_cache.corpus.splits import draw, hold_out, in_split
-from rellm_cache.corpus.text_files import read_text_lines
+from rellm_cache.corpus.text_files import Problems, read_text_lines
 from rellm_cache.errors import ManifestError
 from rellm_cache.utils.console import counted
 

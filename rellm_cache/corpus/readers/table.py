@@ -9,9 +9,9 @@ from rellm_cache.corpus.dimensions import DIMENSIONS, Vad, rescale
 from rellm_cache.corpus.emotions import normalize_emotion
 from rellm_cache.corpus.field_validation import NAME, as_text, check_fields, plain_name
 from rellm_cache.corpus.manifest import SPLITS, Utterance, default_id, read_lines
-from rellm_cache.corpus.readers.base import Corpus, Problems
+from rellm_cache.corpus.readers.base import Corpus
 from rellm_cache.corpus.splits import in_split
-from rellm_cache.corpus.text_files import read_csv
+from rellm_cache.corpus.text_files import Problems, read_csv
 from rellm_cache.errors import ManifestError
 from rellm_cache.utils.console import counted
 
