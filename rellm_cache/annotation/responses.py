@@ -26,7 +26,7 @@ from rellm_cache.corpus.manifest import (
 from rellm_cache.llm.frozen import FrozenLLM
 from rellm_cache.llm.loading import llm_identity, load_chat, load_llm
 from rellm_cache.llm.prompts import fill_placeholders
-from rellm_cache.llm.refusals import refusal_reason
+from rellm_cache.llm.refusals import EMPTY, refusal_reason
 from rellm_cache.utils.devices import default_device
 from rellm_cache.utils.resumable_table import FINGERPRINT, ResultTable, Row, with_fingerprint
 
@@ -94,14 +94,16 @@ def _respond_to(
     if left:
         writing = Writing(prompts.empathetic_system, prompts.expected_response_tokens)
         found = ask(load(), left, writing, batch_size)
-        replied = ((a.prompt, {"length": a.length, **asdict(a.reply)}) for a in found)
+        replied = (
+            (a.prompt, {"length": a.length, "refused": a.refused, **asdict(a.reply)}) for a in found
+        )
         table.fill("Responding", len(left), "prompts", replied)
     rows = []
     for utterance in utterances:
         prompt = requests[utterance.id]
         own = {"id": utterance.id, FINGERPRINT: fingerprint}
         if prompt is None:
-            missing = "transcript" if not utterance.text else "emotion"
+            missing = "transcript" if not utterance.text.strip() else "emotion"
             rows.append({**own, "dropped": f"no {missing}"})
         else:
             row = old.get((utterance.id, prompt))
@@ -123,7 +125,9 @@ def _reply_of(row: Row) -> Row:
     """The reply to a prompt, from the row of an utterance."""
     text = row.get("response", row.get("text", ""))
     kept = {name: row.get(name) for name in (FINGERPRINT, "early_stop", "length")}
-    return {"id": row["prompt"], "text": text, **kept}
+    reason = row.get("dropped", "")
+    refused = "" if text or reason == EMPTY else reason
+    return {"id": row["prompt"], "text": text, "refused": refused, **kept}
 
 
 def _accept_or_drop(reply: Mapping[str, Any], limit: int, end: int) -> Row:
@@ -131,7 +135,7 @@ def _accept_or_drop(reply: Mapping[str, Any], limit: int, end: int) -> Row:
 
     `limit` counts tokens of request and reply, and the `end` tokens that complete a reply.
     """
-    reason = refusal_reason(reply["text"])
+    reason = reply.get("refused") or refusal_reason(reply["text"])
     if reason is None and reply["length"] + (0 if reply["early_stop"] else end) > limit:
         reason = f"longer than {limit} tokens"
     kept = {"dropped": reason, "text": reply["text"]} if reason else {"response": reply["text"]}
@@ -140,7 +144,7 @@ def _accept_or_drop(reply: Mapping[str, Any], limit: int, end: int) -> Row:
 
 def response_request(utterance: Utterance, template: str) -> str | None:
     """The user's turn of step 1; None if the transcript or the emotion is missing."""
-    if not utterance.text or not utterance.emotion:
+    if not utterance.text.strip() or not utterance.emotion:
         return None
     values = {"emotion": utterance.emotion, "transcript": utterance.text}
     return fill_placeholders(template, values)

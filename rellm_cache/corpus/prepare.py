@@ -6,6 +6,7 @@
 """
 
 import dataclasses
+import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +19,7 @@ from rellm_cache.corpus.field_validation import check_text
 from rellm_cache.corpus.manifest import SPLITS, Utterance, write_manifest
 from rellm_cache.corpus.readers.base import Corpus, require_totals, without_audio
 from rellm_cache.corpus.statistics import REPORT, Survey, survey
+from rellm_cache.corpus.text_files import Problems
 from rellm_cache.errors import AudioError, ManifestError
 from rellm_cache.utils.atomic_files import write_json, write_lines
 from rellm_cache.utils.console import counted, progress
@@ -91,6 +93,7 @@ def prepare(
     kept: list[Utterance] = []
     excluded: list[dict[str, str]] = []
     forms: Counter[tuple[int, int]] = Counter()
+    sounds: dict[str, str] = {}
     unusable = 0
     with ThreadPoolExecutor() as pool, progress("Reading audio", len(utterances), "clips") as tick:
         for utterance, result in zip(utterances, pool.map(_try_load, utterances), strict=True):
@@ -99,7 +102,7 @@ def prepare(
                 unusable += 1
                 excluded.append(_exclusion(utterance, str(result)))
                 continue
-            seconds, rate, channels = result
+            seconds, rate, channels, sounds[utterance.id] = result
             if not min_seconds <= seconds <= max_seconds:
                 side = "short" if seconds < min_seconds else "long"
                 limit = f"< {min_seconds:g}" if side == "short" else f"> {max_seconds:g}"
@@ -109,24 +112,40 @@ def prepare(
             kept.append(dataclasses.replace(utterance, duration=round(seconds, 4)))
     if not kept:
         raise ManifestError(
-            f"{out}: no usable clip among {counted(len(utterances), 'clip')}; the first was left "
-            f"out because: {excluded[0]['reason'] if excluded else 'the corpus is empty'}"
+            f"{corpus.root or corpus.name}: no usable clip among "
+            f"{counted(len(utterances), 'clip')}; the first was left out because: "
+            f"{excluded[0]['reason'] if excluded else 'the corpus is empty'}"
         )
+    _add_copies(kept, sounds, corpus.problems)
     missing = len(without_audio(utterances))
     report = PrepareReport(
-        out, corpus, survey(kept), excluded, missing, unusable - missing, _describe(forms)
+        out, corpus, survey(kept, sounds), excluded, missing, unusable - missing, _describe(forms)
     )
     _write(report, kept)
     return report
 
 
-def _try_load(utterance: Utterance) -> tuple[float, int, int] | AudioError:
-    """(seconds, sampling rate, channels) of a clip, or the error."""
+def _try_load(utterance: Utterance) -> tuple[float, int, int, str] | AudioError:
+    """(seconds, sampling rate, channels, digest of the samples) of a clip, or the error."""
     try:
         clip = load_clip(utterance, min_seconds=0, max_seconds=float("inf"))
     except AudioError as error:
         return error
-    return clip.seconds, clip.rate, clip.channels
+    sound = hashlib.sha256(clip.waveform.tobytes()).hexdigest()
+    return clip.seconds, clip.rate, clip.channels, sound
+
+
+def _add_copies(kept: Sequence[Utterance], sounds: dict[str, str], problems: Problems) -> None:
+    """Name clips whose sound is that of an earlier clip, of another split or of the same."""
+    first: dict[str, Utterance] = {}
+    for utterance in kept:
+        other = first.setdefault(sounds[utterance.id], utterance)
+        if other is not utterance:
+            where = "in the same split" if other.split == utterance.split else "in another split"
+            problems.add(
+                f"clips with the sound of a clip {where}",
+                f"{utterance.split} {utterance.id} = {other.split} {other.id}",
+            )
 
 
 def _exclusion(utterance: Utterance, reason: str) -> dict[str, str]:

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from rellm_cache.config.qa import QASettings
 from rellm_cache.config.schema import PromptsConfig
 from rellm_cache.errors import ConfigError
+from rellm_cache.utils.console import say_once
 
 CHATML = (
     "<|im_start|>system\n{system}<|im_end|>\n<|im_start|>user\n{user}<|im_end|>\n"
@@ -39,23 +40,35 @@ class SpeechPrompt:
 
 
 class ChatFormat:
-    """A tokenizer with its model's chat layout; `ConfigError` if they do not fit together."""
+    """A tokenizer with its model's chat layout.
+
+    Raises `ConfigError` if they do not fit together, or the template gives no end token.
+
+    Attributes:
+        more_stops: token ids that stop generation besides those of tokenizer and template.
+    """
 
     def __init__(self, tokenizer: Any, template: Literal["chatml", "model"]) -> None:
         self.tokenizer = tokenizer
         self.template = template
+        self.more_stops: frozenset[int] = frozenset()
+        self._where = getattr(tokenizer, "name_or_path", "") or "tokenizer"
         if template == "chatml":
             for token in CHATML_TOKENS:
                 if len(self._control_ids(token)) != 1:
                     raise ConfigError(
-                        f'llm.template = "chatml": this tokenizer splits {token!r} into '
-                        f'{len(self._control_ids(token))} pieces; set llm.template = "model"'
+                        f'{self._where}: llm.template = "chatml", but this tokenizer splits '
+                        f"{token!r} into {len(self._control_ids(token))} pieces; set "
+                        'llm.template = "model"'
                     )
             if not set(CHATML_TOKENS) <= self._special_tokens.keys():  # they must not be text
                 tokenizer.add_special_tokens({"additional_special_tokens": list(CHATML_TOKENS)})
         elif not tokenizer.chat_template:
-            raise ConfigError(
-                'llm.template = "model": the tokenizer has no chat template; set it to "chatml"'
+            raise self._error("the tokenizer has no chat template")
+        elif not self._special_ends():
+            raise self._error(
+                f"the chat template ends a response with {self.end_text!r}, expected a special "
+                "token as <|im_end|>, without which an answer never ends"
             )
 
     def ids(self, text: str) -> tuple[int, ...]:
@@ -65,7 +78,7 @@ class ChatFormat:
 
     def text_prompt(self, system: str, user: str) -> tuple[int, ...]:
         """Token ids of a request without speech, up to the start of the response."""
-        before, between, after = self._layout
+        before, between, after = self._layout(system)
         return self._join(before, system, between, user, after)
 
     def speech_prompt(self, system: str, user: str, **values: str) -> SpeechPrompt:
@@ -77,7 +90,7 @@ class ChatFormat:
         spoken_before, _, spoken_after = (
             fill_placeholders(part, values) for part in user.partition("{speech}")
         )
-        before, between, after = self._layout
+        before, between, after = self._layout(system)
         return SpeechPrompt(
             self._join(before, system, between, spoken_before),
             self._join("", spoken_after, after),
@@ -89,7 +102,7 @@ class ChatFormat:
         """The text that ends a complete response."""
         if self.template == "chatml":
             return CHATML_END
-        turns = [{"role": "user", "content": "-"}, {"role": "assistant", "content": _RESPONSE}]
+        turns = [_turn("user", "-"), _turn("assistant", _RESPONSE)]
         return self._render(turns).partition(_RESPONSE)[2]
 
     @cached_property
@@ -100,10 +113,15 @@ class ChatFormat:
     @property
     def stop_ids(self) -> list[int]:
         """Token ids that stop generation: the first end token, and the tokenizer's end of text."""
-        ends = {self.end_ids[0], self.tokenizer.eos_token_id}
+        ends = {self._special_ends()[0], self.tokenizer.eos_token_id, *self.more_stops}
         if self.template == "chatml":
             ends.add(self._control_ids("<|endoftext|>")[0])
         return sorted(end for end in ends if end is not None)
+
+    def _special_ends(self) -> list[int]:
+        """The special tokens among those that end a response, in order."""
+        special = {*self.tokenizer.all_special_ids, *self.tokenizer.added_tokens_decoder}
+        return [token for token in self.end_ids if token in special]
 
     @property
     def _special_tokens(self) -> dict[str, Any]:
@@ -144,31 +162,61 @@ class ChatFormat:
                     plain += piece
         return (*ids, *self.ids(plain))
 
-    @cached_property
-    def _layout(self) -> tuple[str, str, str]:
+    def _layout(self, system: str) -> tuple[str, str, str]:
         """Text of the layout before the system text, before the user's text, and after it."""
+        before, between, after = self._parts
+        if self._has_system_role:
+            return before, between, after
+        say_once(
+            f"{self._where}: the chat template has no system role; the system text is put "
+            "before the user's"
+        )
+        return before, between if system else "", after
+
+    @cached_property
+    def _parts(self) -> tuple[str, str, str]:
+        turns = [_turn("system", _SYSTEM), _turn("user", _USER)]
         if self.template == "chatml":
             text = CHATML.format(system=_SYSTEM, user=_USER)
+        elif self._has_system_role:
+            text = self._render(turns, add_generation_prompt=True, **TEMPLATE_SETTINGS)
         else:
-            turns = [{"role": "system", "content": _SYSTEM}, {"role": "user", "content": _USER}]
+            turns = [_turn("user", f"{_SYSTEM}\n\n{_USER}")]
             text = self._render(turns, add_generation_prompt=True, **TEMPLATE_SETTINGS)
         before, _, rest = text.partition(_SYSTEM)
         between, found, after = rest.partition(_USER)
         if not found:
-            raise ConfigError(
-                'llm.template = "model": the chat template changes or leaves out the system or '
-                'user text; set llm.template = "chatml"'
-            )
+            raise self._error("the chat template changes or leaves out the system or user text")
         return before, between, after
+
+    @cached_property
+    def _has_system_role(self) -> bool:
+        """Whether the template writes a system text; those of Gemma and Mistral refuse it."""
+        if self.template == "chatml":
+            return True
+        turns = [_turn("system", _SYSTEM), _turn("user", _USER)]
+        try:
+            text = self._render(turns, add_generation_prompt=True, **TEMPLATE_SETTINGS)
+        except ConfigError:
+            return False
+        return _SYSTEM in text
 
     def _render(self, turns: list[dict[str, str]], **options: Any) -> str:
         try:
             return str(self.tokenizer.apply_chat_template(turns, tokenize=False, **options))
         except Exception as error:  # a template is a program and can fail in any way
-            raise ConfigError(
-                f'llm.template = "model": the chat template fails ({type(error).__name__}: '
-                f'{error}); set llm.template = "chatml"'
-            ) from error
+            found = f"{type(error).__name__}: {error}"
+            raise self._error(f"the chat template fails ({found})") from error
+
+    def _error(self, found: str) -> ConfigError:
+        return ConfigError(
+            f'{self._where}: llm.template = "model", but {found}; correct chat_template.jinja (or '
+            'chat_template in tokenizer_config.json), or set llm.template = "chatml"'
+        )
+
+
+def _turn(role: str, content: str) -> dict[str, str]:
+    return {"role": role, "content": content}
 
 
 def speech_prompts(

@@ -63,7 +63,7 @@ def test_no_recipe_no_toml_and_no_text_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"a.toml: not valid TOML: .* line 1"):
         load_recipe(str(tmp_path / "a.toml"))
     (tmp_path / "a.toml").write_bytes(b'name = "\xff"')
-    with pytest.raises(ConfigError, match=r"a.toml: not UTF-8 text"):
+    with pytest.raises(ConfigError, match=r"a.toml:1: not UTF-8 text"):
         load_recipe(str(tmp_path / "a.toml"))
 
 
