@@ -102,10 +102,8 @@ def show(found: "Plan") -> None:
     title = f"{counted(found.clips, 'clip')}, {found.hours:.2f} h of audio"
     columns = ["stream", "store", "clips there", "missing", "values", "size of missing", "time"]
     print_table(title, columns, rows)
-    if found.unreadable:
-        click.echo(
-            f"{counted(found.unreadable, 'clip')} cannot be read; `rellm extract` lists them"
-        )
+    if found.unusable:
+        click.echo(f"{counted(found.unusable, 'clip')} cannot be used; `rellm extract` lists them")
     timed = counted(extraction.timed_clips, "clip")
     click.echo(
         f"Time: {duration(extraction.seconds)}, estimated from {timed} on this machine, one process"

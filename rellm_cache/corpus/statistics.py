@@ -11,6 +11,7 @@ from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any, Literal
 
+from rellm_cache.corpus.clip_limits import REPORT
 from rellm_cache.corpus.manifest import DIMENSIONS, SPLITS, Utterance, Vad, read_manifests
 from rellm_cache.corpus.splits import text_key
 from rellm_cache.corpus.vad import DimensionSummary, summarize_dimensions
@@ -18,7 +19,6 @@ from rellm_cache.errors import ManifestError
 from rellm_cache.utils.atomic_files import write_json
 from rellm_cache.utils.json_files import read_object
 
-REPORT = "report.json"  # in the folder of a prepared manifest
 DURATION_EDGES = (1, 2, 3, 4, 5, 6, 8, 10, 15, 20, 30)  # seconds
 
 

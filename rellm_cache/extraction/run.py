@@ -13,6 +13,7 @@ from time import monotonic
 import torch
 
 from rellm_cache.config.schema import Recipe
+from rellm_cache.corpus.clip_limits import read_limits
 from rellm_cache.corpus.manifest import Utterance, read_manifests
 from rellm_cache.encoders.registry import resolve
 from rellm_cache.errors import ConfigError
@@ -87,6 +88,7 @@ def extract(
         device=device,
         commit_seconds=options.commit_seconds,
         url=origin_url(cache) or "",
+        limits=read_limits(manifest),
     )
     batches = batch_by_length(missing, batch_size)
     if batches:

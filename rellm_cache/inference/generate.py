@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from rellm_cache.config.schema import Recipe
+from rellm_cache.corpus.clip_limits import DEFAULT_LIMITS, read_limits
 from rellm_cache.corpus.manifest import Utterance, read_lines, read_manifests
 from rellm_cache.data.streams import StreamSet
 from rellm_cache.errors import ConfigError, ManifestError, StoreError
@@ -95,7 +96,9 @@ def _load_streams(
 ) -> StreamSet:
     """Frames encoded live from audio, or from the cache."""
     if live:
-        return LiveEncoders(recipe, default_device()).streams(utterances)
+        is_sound = source.suffix.lower() in AUDIO_SUFFIXES
+        limits = DEFAULT_LIMITS if is_sound else read_limits(source)
+        return LiveEncoders(recipe, default_device(), limits).streams(utterances)
     streams = resources.streams(recipe.encoders, cache)
     try:
         streams.require(

@@ -9,6 +9,7 @@ import torch
 
 from rellm_cache.config.schema import Recipe
 from rellm_cache.corpus.audio import load_clip
+from rellm_cache.corpus.clip_limits import ClipLimits
 from rellm_cache.corpus.manifest import Utterance
 from rellm_cache.data.sampler import ordered_batches
 from rellm_cache.data.streams import StreamSet
@@ -24,8 +25,9 @@ GPU_BATCH = 16  # clips
 class LiveEncoders:
     """The encoders of a recipe, loaded to encode audio that is not in a cache."""
 
-    def __init__(self, recipe: Recipe, device: torch.device) -> None:
+    def __init__(self, recipe: Recipe, device: torch.device, limits: ClipLimits) -> None:
         self._device = device
+        self._limits = limits
         self._encoders = {
             name: build_encoder(resolve(encoder.spec), device)
             for name, encoder in recipe.encoders.items()
@@ -33,7 +35,7 @@ class LiveEncoders:
 
     def streams(self, utterances: Sequence[Utterance]) -> StreamSet:
         """Encode the audio of utterances as `extract` does; `AudioError` if a clip is unusable."""
-        waveforms = [load_clip(u).waveform for u in utterances]
+        waveforms = [load_clip(u, self._limits).waveform for u in utterances]
 
         def stream(encoder: FrameEncoder) -> InMemoryFrames:
             info = StoreInfo(encoder.spec, encoder.frame_size, encoder.licence)

@@ -6,6 +6,7 @@ from pathlib import Path
 from time import monotonic
 
 from rellm_cache.config.schema import Recipe
+from rellm_cache.corpus.clip_limits import read_limits
 from rellm_cache.corpus.manifest import read_split
 from rellm_cache.data.batch import Batch
 from rellm_cache.data.collate import collate
@@ -49,7 +50,7 @@ def time_epochs(
     data = TrainingData(examples, [], streams)
     trainer = Trainer(recipe, data, out, llm, make_accelerator(out))
     groups = trainer.groups(0)[:max_steps]
-    live = LiveEncoders(recipe, trainer.device)
+    live = LiveEncoders(recipe, trainer.device, read_limits(manifest))
 
     def encode() -> Iterator[list[Batch]]:
         for group in groups:

@@ -10,9 +10,9 @@ from rellm_cache.annotation.pseudo_vad import annotate
 from rellm_cache.annotation.transcripts import transcribe
 from rellm_cache.config.recipes import load_recipe
 from rellm_cache.config.schema import Recipe
+from rellm_cache.corpus.clip_limits import REPORT
 from rellm_cache.corpus.manifest import read_manifests
 from rellm_cache.corpus.prepare import prepare
-from rellm_cache.corpus.statistics import REPORT
 from rellm_cache.encoders.registry import build_encoder, resolve
 from rellm_cache.errors import ConfigError, RellmError, RunError
 from rellm_cache.extraction.run import extract
