@@ -16,7 +16,7 @@ from rellm_cache.empathy.settings import EmpathySettings
 from rellm_cache.empathy.training import train_empathy
 from rellm_cache.extraction.run import extract
 from rellm_cache.store.reader import FeatureStore
-from rellm_cache.utils.result_table import Journal
+from rellm_cache.utils.resumable_table import Journal
 
 Checksums = Callable[[Path], dict[str, int]]
 

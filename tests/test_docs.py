@@ -3,7 +3,6 @@
 import json
 import re
 import shlex
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import click
 import h5py
 import numpy as np
 import pytest
+from cli_page import anchor, contexts, with_commands
 from recipe_fields import FIELDS, field_rows, recipe_tables, section_paths, with_tables
 
 from rellm_cache.cli import rellm
@@ -22,9 +22,9 @@ from rellm_cache.store.writer import StoreWriter
 from rellm_cache.utils.console import silent
 
 ROOT = Path(__file__).parents[1]
+COMMANDS = (ROOT / "docs" / "cli.md").read_text("utf-8")
 RECIPES = (ROOT / "docs" / "recipes.md").read_text("utf-8")
 FORMAT_PAGE = (ROOT / "docs" / "cache-format.md").read_text("utf-8")
-README = (ROOT / "README.md").read_text("utf-8")
 PAGES = [
     *ROOT.glob("*.md"),
     *ROOT.glob("docs/**/*.md"),
@@ -50,19 +50,13 @@ def test_shipped_recipe_is_documented() -> None:
         assert f"\n| `{name}` |" in RECIPES
 
 
-# --- README.md --------------------------------------------------------------------------------
+# --- docs/cli.md ------------------------------------------------------------------------------
 
 
-def commands(group: click.Group, prefix: str) -> Iterator[str]:
-    for name, command in group.commands.items():
-        yield f"{prefix} {name}"
-        if isinstance(command, click.Group):
-            yield from commands(command, f"{prefix} {name}")
-
-
-@pytest.mark.parametrize("command", list(commands(rellm, "rellm")))
-def test_readme_mentions_command(command: str) -> None:
-    assert re.search(rf"{command}\b", README), f"README.md does not mention `{command}`"
+def test_commands_and_options_are_documented() -> None:
+    assert with_commands(COMMANDS) == COMMANDS, "run `python tools/cli_page.py`"
+    for context in contexts(rellm):
+        assert f"\n## {context.command_path}\n" in COMMANDS
 
 
 # --- docs/cache-format.md ---------------------------------------------------------------------
@@ -149,7 +143,7 @@ def written_commands(page: Path) -> list[list[str]]:
     """Words of each rellm command in the fenced blocks of a page, without "rellm"."""
     blocks = "\n".join(re.findall(r"^```\w*\n(.*?)^```", page.read_text("utf-8"), re.M | re.S))
     lines = re.sub(r"\\\n\s*", " ", blocks).splitlines()
-    return [shlex.split(line)[1:] for line in lines if line.startswith("rellm ")]
+    return [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("rellm ")]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=[str(p.relative_to(ROOT)) for p in PAGES])
@@ -165,8 +159,29 @@ def test_written_commands_and_their_options_exist(page: Path) -> None:
         assert options <= known, f"{page.name}: {' '.join(words)}"
 
 
+def anchors(page: Path) -> set[str]:
+    """Anchors of the headings of a page."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text("utf-8"), flags=re.M | re.S)
+    return {anchor(heading) for heading in re.findall(r"^#+ (.*)$", text, re.M)}
+
+
 @pytest.mark.parametrize("page", PAGES, ids=[str(p.relative_to(ROOT)) for p in PAGES])
 def test_links_lead_somewhere(page: Path) -> None:
-    targets = re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text("utf-8"))
-    local = [t for t in targets if "://" not in t and not t.startswith("mailto:")]
-    assert [t for t in local if not (page.parent / t).exists()] == []
+    text = re.sub(r"^```.*?^```$", "", page.read_text("utf-8"), flags=re.M | re.S)
+    for target in re.findall(r"\]\(([^)\s]+)[^)]*\)", text):
+        if "://" in target or target.startswith("mailto:"):
+            continue
+        name, _, heading = target.partition("#")
+        found = page.parent / name if name else page
+        assert found.exists(), f"{page.name}: {target}"
+        assert not heading or heading in anchors(found), f"{page.name}: {target}"
+
+
+def test_every_page_is_linked_from_the_first() -> None:
+    text = (ROOT / "README.md").read_text("utf-8")
+    pages = {f"docs/{page.name}" for page in ROOT.glob("docs/*.md")} | {"docs/decisions/"}
+    assert pages - set(re.findall(r"\]\(([^)#\s]+)", text)) == set()
+
+
+def test_the_first_page_is_one_page() -> None:
+    assert len((ROOT / "README.md").read_text("utf-8").splitlines()) <= 130

@@ -41,8 +41,8 @@ def test_only_atomic_files_renames() -> None:
     assert [place for place, call, name in calls(own) if is_rename(call, name)] == []
 
 
-def test_only_result_table_appends_rows() -> None:
-    own = "utils/result_table.py"
+def test_only_resumable_table_appends_rows() -> None:
+    own = "utils/resumable_table.py"
     assert [place for place, call, name in calls(own) if appends(call, name)] == []
 
 

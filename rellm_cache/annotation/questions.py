@@ -9,7 +9,7 @@ filters need no new request.
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import chain
 from pathlib import Path
 
@@ -17,7 +17,7 @@ import torch
 
 from rellm_cache.annotation.text_replies import Writing, ask
 from rellm_cache.config.qa import QAMode, QASettings, QAType
-from rellm_cache.config.schema import Recipe
+from rellm_cache.config.schema import LLMConfig, PromptsConfig, Recipe
 from rellm_cache.config.specs import digest
 from rellm_cache.corpus.manifest import Utterance, manifest_files, read_manifest
 from rellm_cache.data.examples import label_ids
@@ -30,40 +30,34 @@ from rellm_cache.qa.prompts import Request, describe, has_type, label_source, wr
 from rellm_cache.qa.rows import QARow, questions_path, read_rows, write_rows
 from rellm_cache.utils.devices import default_device
 from rellm_cache.utils.model_files import weights_digest
-from rellm_cache.utils.result_table import FINGERPRINT, ResultTable, Row
+from rellm_cache.utils.resumable_table import FINGERPRINT, ResultTable, Row
 
 Guess = dict[str, float]  # emotion -> probability
-
-
-def writer_fingerprint(recipe: Recipe, weights: str) -> str:
-    """Digest (12 hex digits) of all that replies and guesses depend on, except the prompt."""
-    settings, prompts = recipe.qa, recipe.prompts
-    seed = settings.seed if settings.temperature else None
-    return digest(
-        {
-            "llm": recipe.require_llm().identity | {"model": weights},
-            "written": [settings.system, settings.tokens, settings.temperature, seed],
-            "guessed": [
-                prompts.plain_system,
-                prompts.recognition_of(recipe.heads.emotions),
-                recipe.heads.emotions,
-            ],
-        }
-    )[:12]
 
 
 @dataclass(frozen=True)
 class QuestionWriter:
     """The LLM that writes questions and guesses emotions from transcripts."""
 
-    recipe: Recipe
+    config: LLMConfig
+    settings: QASettings
+    prompts: PromptsConfig
+    emotions: tuple[str, ...]
     weights: str  # SHA-256 of the LLM's files
     load: Callable[[], FrozenLLM]  # loads the LLM when the first request needs it
 
     @cached_property
     def fingerprint(self) -> str:
-        """The `writer_fingerprint` of this writer."""
-        return writer_fingerprint(self.recipe, self.weights)
+        """Digest (12 hex digits) of all that replies and guesses depend on, except the prompt."""
+        settings, recognition = self.settings, self.prompts.recognition_of(self.emotions)
+        seed = settings.seed if settings.temperature else None
+        return digest(
+            {
+                "llm": self.config.identity | {"model": self.weights},
+                "written": [settings.system, settings.tokens, settings.temperature, seed],
+                "guessed": [self.prompts.plain_system, recognition, self.emotions],
+            }
+        )[:12]
 
     @cached_property
     def llm(self) -> FrozenLLM:
@@ -80,7 +74,7 @@ class QuestionWriter:
         total = len(unknown) + len(unguessed)
         if not total:
             return 0
-        settings = self.recipe.qa
+        settings = self.settings
         writing = Writing(settings.system, settings.tokens, settings.temperature, settings.seed)
         guesses = ((t, {"guess": self._guess(t)}) for t in unguessed)
         replies = (
@@ -96,19 +90,19 @@ class QuestionWriter:
         place of the speech, minus those of an empty transcript (Zhao et al. 2021).
         """
         likely = self._label_log_likelihoods(transcript) - self._prior  # (C,)
-        return dict(zip(self.recipe.heads.emotions, likely.softmax(0).tolist(), strict=True))
+        return dict(zip(self.emotions, likely.softmax(0).tolist(), strict=True))
 
     @cached_property
     def _prior(self) -> torch.Tensor:
         return self._label_log_likelihoods("")
 
     def _label_log_likelihoods(self, transcript: str) -> torch.Tensor:
-        prompts, llm = self.recipe.prompts, self.llm
-        asked = prompts.recognition_of(self.recipe.heads.emotions)
+        prompts, llm = self.prompts, self.llm
+        asked = prompts.recognition_of(self.emotions)
         user = asked.replace("{speech}", transcript)
         request = llm.chat.text_prompt(prompts.plain_system, user)
         return answer_log_likelihoods(
-            llm, [llm.segment(ids=request)], label_ids(self.recipe.heads.emotions, llm)
+            llm, [llm.segment(ids=request)], label_ids(self.emotions, llm)
         )
 
 
@@ -137,7 +131,8 @@ def write_questions(
     """
     config = recipe.require_llm()
     weights = weights_digest(find_llm(config))
-    writer = QuestionWriter(recipe, weights, lambda: load_llm(config, device or default_device()))
+    load = partial(load_llm, config, device or default_device())
+    writer = QuestionWriter(config, recipe.qa, recipe.prompts, recipe.heads.emotions, weights, load)
     known: dict[str, Row] = {}  # replies and guesses of all files
     return [_write_beside(file, writer, batch_size, known) for file in manifest_files(manifest)]
 
@@ -165,7 +160,7 @@ def _write_beside(
     file: Path, writer: QuestionWriter, batch_size: int, known: dict[str, Row]
 ) -> QAReport:
     out = questions_path(file)
-    plans = list(_plan(read_manifest(file), writer.recipe.qa))
+    plans = list(_plan(read_manifest(file), writer.settings))
     table = ResultTable(out, writer.fingerprint, [*known.values(), *_finished(out, plans)])
     prompts = [r.user for item in plans for r in item.requests.values()]
     transcripts = [item.utterance.text for item in plans if "emotion" in item.requests]
@@ -198,7 +193,7 @@ def _finished(path: Path, plans: Sequence[_Plan]) -> Iterator[Row]:
 
 def _rows(item: _Plan, writer: QuestionWriter, table: ResultTable) -> Iterator[QARow]:
     """Yield all rows about one utterance; dropped rows have a reason."""
-    settings = writer.recipe.qa
+    settings = writer.settings
     for mode in settings.modes:
         for kind, request in item.requests.items():
             if not has_type(mode, kind):
@@ -212,7 +207,7 @@ def _rows(item: _Plan, writer: QuestionWriter, table: ResultTable) -> Iterator[Q
                     pair=pair,
                     type=kind,
                     emotion=row.emotion,
-                    emotions=tuple({*writer.recipe.heads.emotions, row.emotion}),
+                    emotions=tuple({*writer.emotions, row.emotion}),
                     earlier=tuple(p.question for p in pairs[:index]),
                     guess=row.guess,
                     cut=row.early_stop and pair is pairs[-1],
@@ -231,7 +226,7 @@ def _unparsed_row(
     item: _Plan, mode: QAMode, kind: QAType, writer: QuestionWriter, table: ResultTable
 ) -> QARow:
     """The row of a reply, before a pair is parsed from it."""
-    settings, utterance = writer.recipe.qa, item.utterance
+    settings, utterance = writer.settings, item.utterance
     prompt = digest(item.requests[kind].user)
     reply = table[prompt]
     return QARow(
@@ -246,7 +241,7 @@ def _unparsed_row(
         emotion=utterance.emotion or "",  # never None: such an utterance has no requests
         label_source=label_source(utterance, settings),
         vad_source=utterance.vad_source,
-        model=writer.recipe.require_llm().model,
+        model=writer.config.model,
         weights=writer.weights,
         fingerprint=writer.fingerprint,
         prompt=prompt,

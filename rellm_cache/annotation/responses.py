@@ -27,7 +27,7 @@ from rellm_cache.llm.frozen import FrozenLLM
 from rellm_cache.llm.loading import llm_identity, load_llm
 from rellm_cache.llm.refusals import refusal_reason
 from rellm_cache.utils.devices import default_device
-from rellm_cache.utils.result_table import FINGERPRINT, ResultTable, Row, with_fingerprint
+from rellm_cache.utils.resumable_table import FINGERPRINT, ResultTable, Row, with_fingerprint
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from rellm_cache.data.examples import response_ids
 from rellm_cache.errors import ConfigError, ManifestError, StoreError
 from rellm_cache.llm.frozen import FrozenLLM
 from rellm_cache.llm.loading import find_llm, load_chat, load_llm
-from rellm_cache.llm.packing import pack
+from rellm_cache.llm.packed_rows import pack
 from rellm_cache.llm.prompts import ChatFormat
 from rellm_cache.llm.teacher_distribution import distribution_rows
 from rellm_cache.model.losses.token import predicting_states

@@ -4,8 +4,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from rellm_cache.config.specs import digest
+from rellm_cache.llm.decoding import Continuation, Sampling, continue_prompts
 from rellm_cache.llm.frozen import FrozenLLM
-from rellm_cache.llm.generation import Continuation, Sampling, continue_prompts
 
 
 @dataclass(frozen=True)

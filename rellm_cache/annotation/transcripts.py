@@ -34,13 +34,12 @@ from rellm_cache.store.transcripts import (
     file_lines,
     parse_transcript,
     read_transcripts_file,
-    transcriber_spec,
     transcripts_path,
 )
 from rellm_cache.utils.atomic_files import write_lines
 from rellm_cache.utils.console import progress, say
 from rellm_cache.utils.devices import default_device, forward_batch_size
-from rellm_cache.utils.result_table import FINGERPRINT, ResultTable, Row
+from rellm_cache.utils.resumable_table import FINGERPRINT, ResultTable, Row
 
 
 @dataclass(frozen=True)
@@ -106,7 +105,7 @@ def transcribe(
     start = monotonic()
     limits = read_clips(manifests)
     utterances = list(limits)
-    spec = resolve_transcriber(transcriber_spec(recipe))
+    spec = resolve_transcriber(recipe.require_transcriber())
     sync_mirror(cache)
     path = transcripts_path(cache, spec)
     with hold_lock(cache / WRITING / path.name):

@@ -4,13 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rellm_cache.config.specs import EncoderSpec
-from rellm_cache.encoders.base import FRAMES_PER_SECOND
 from rellm_cache.errors import StoreError
 from rellm_cache.store.format import failures_path, list_stores
 from rellm_cache.store.reader import FeatureStore
 from rellm_cache.store.remote.mirror_paths import display_path
-
-FRAMES_PER_HOUR = FRAMES_PER_SECOND * 3600
 
 
 @dataclass(frozen=True)
@@ -66,17 +63,17 @@ def list_clips(path: Path) -> list[ClipEntry]:
     """
     entries = {}
     store = FeatureStore(path)
-    is_audio = isinstance(store.spec, EncoderSpec)
+    rate = store.spec.frame_rate
     for part in store.parts:
         lengths = (part.offsets[1:] - part.offsets[:-1]).tolist()
         for name, length, digest in zip(part.ids, lengths, part.audio_sha256, strict=True):
-            seconds = length / FRAMES_PER_SECOND if is_audio else None
+            seconds = length / rate if rate else None
             entries[name] = ClipEntry(name, length, seconds, digest.tobytes().hex(), part.path.name)
     return [entries[name] for name in sorted(entries)]
 
 
 def _summary(store: FeatureStore) -> StoreSummary:
-    is_audio = isinstance(store.spec, EncoderSpec)
+    rate = store.spec.frame_rate
     failures = failures_path(store.path)
     failed = len(failures.read_text("utf-8").splitlines()) if failures.exists() else 0
     return StoreSummary(
@@ -87,7 +84,7 @@ def _summary(store: FeatureStore) -> StoreSummary:
         frame_size=store.frame_size,
         fingerprint=store.spec.fingerprint,
         clips=len(store),
-        hours=int(store.lengths(list(store.ids)).sum()) / FRAMES_PER_HOUR if is_audio else None,
+        hours=int(store.lengths(list(store.ids)).sum()) / rate / 3600 if rate else None,
         parts=len(store.parts),
         bytes=store.nbytes,
         failed=failed,

@@ -10,7 +10,6 @@ import warnings
 
 import click
 
-from rellm_cache import __version__
 from rellm_cache.cli.annotate import annotate
 from rellm_cache.cli.cache import cache
 from rellm_cache.cli.demo import demo
@@ -32,6 +31,7 @@ from rellm_cache.cli.sweep import sweep
 from rellm_cache.cli.train import train
 from rellm_cache.cli.transcribe import transcribe
 from rellm_cache.errors import RellmError
+from rellm_cache.version import __version__
 
 INTERRUPTED = 130
 SETTINGS = {"help_option_names": ["-h", "--help"], "show_default": True}

@@ -20,8 +20,8 @@ def annotate(manifest: Path, recipe: str, overrides: tuple[str, ...], cache: Pat
     each clip in the cache. They are marked as pseudo; dimensions by human annotators stay as they
     are.
     """
-    from rellm_cache.annotation.pseudo_vad import FUNCTION_OF_INPUT
-    from rellm_cache.annotation.pseudo_vad import annotate as run
+    from rellm_cache.annotation.pseudo_dimensions import FUNCTION_OF_INPUT
+    from rellm_cache.annotation.pseudo_dimensions import annotate as run
     from rellm_cache.config.recipes import load_recipe
     from rellm_cache.store.remote.mirror_paths import display_path
 

@@ -50,11 +50,10 @@ def evaluate(
     evaluated.jsonl. If the command is killed, run it again to continue. A repeated command computes
     only what has changed.
     """
-    from rellm_cache.evaluation.run import EvaluationOptions
-    from rellm_cache.evaluation.run import evaluate as score
+    from rellm_cache import api
 
-    asked = EvaluationOptions(samples, empathy=empathy)
-    scores = score(run, manifest, cache, asked, out).to_json()
+    found = api.evaluate(run, manifest, cache, out, samples=samples, empathy=empathy)
+    scores = found.to_json()
     if as_json:
         print_json(scores)
         return

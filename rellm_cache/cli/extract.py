@@ -63,13 +63,19 @@ def extract(
 
     Exit code 3: done, but some clips failed. They are listed in a file beside the store.
     """
-    from rellm_cache.config.recipes import load_recipe
-    from rellm_cache.extraction.run import extract as run
-    from rellm_cache.extraction.workers.options import Shard, WorkerOptions
+    from rellm_cache import api
 
-    part = Shard.parse(shard) if shard else None
-    work = WorkerOptions(workers or 0, ray, part, commit_seconds)
-    reports = run(manifest, load_recipe(recipe, overrides), cache, batch_size, options=work)
+    reports = api.extract(
+        recipe,
+        manifest,
+        cache,
+        set=overrides,
+        batch_size=batch_size,
+        workers=workers or 0,
+        shard=shard,
+        ray=ray,
+        commit_seconds=commit_seconds,
+    )
     for report in reports:
         show(report)
     if any(report.encoded for report in reports):

@@ -12,7 +12,6 @@ from rellm_cache.corpus.clip_limits import (
     MIN_SECONDS,
     SHORTEST_SECONDS,
 )
-from rellm_cache.errors import StoreError
 from rellm_cache.store.remote.mirror_paths import is_url
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -44,9 +43,9 @@ class CacheRoot(click.ParamType[Path]):
         return Path(self._folder.convert(value, param, ctx))
 
     def _open(self, url: str) -> Path:
-        from rellm_cache.store.remote.mirror import open_mirror
+        from rellm_cache.store.remote.mirror import cache_folder
 
-        return open_mirror(url)
+        return cache_folder(url)
 
 
 class StorePath(CacheRoot):
@@ -55,11 +54,9 @@ class StorePath(CacheRoot):
     name = "store"
 
     def _open(self, url: str) -> Path:
-        root, _, name = url.rstrip("/").rpartition("/")
-        store = super()._open(root) / name
-        if not store.is_dir():
-            raise StoreError(f"{url}: no such store; `rellm cache info {root}` lists the stores")
-        return store
+        from rellm_cache.store.remote.mirror import store_folder
+
+        return store_folder(url)
 
 
 class OrderedGroup(click.Group):

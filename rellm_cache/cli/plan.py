@@ -61,13 +61,18 @@ def plan(
     are a GPU's own context (about 0.5 GB) and, on a CPU, freed memory that glibc keeps, often half
     as much again or more; with MALLOC_MMAP_THRESHOLD_=131072 glibc returns it.
     """
-    from rellm_cache.config.recipes import load_recipe
-
-    settings = load_recipe(recipe, overrides)  # before what takes seconds to import
-    from rellm_cache.planning.plan import plan as estimate
+    from rellm_cache import api
 
     gpu_bytes = None if gpu_gb is None else int(gpu_gb * 1e9)
-    found = estimate(manifest, settings, cache, clips, batch_size, gpu_bytes)
+    found = api.plan(
+        recipe,
+        manifest,
+        cache,
+        set=overrides,
+        clips=clips,
+        batch_size=batch_size,
+        gpu_bytes=gpu_bytes,
+    )
     if as_json:
         print_json(found.to_json())
     else:

@@ -12,8 +12,8 @@ from rellm_cache.utils.console import counted
 
 if TYPE_CHECKING:
     from rellm_cache.reproduction.folds import CorpusName
-    from rellm_cache.reproduction.statistics import RowResult
     from rellm_cache.reproduction.table1 import Reproduction
+    from rellm_cache.reproduction.table_statistics import RowResult
 
 
 @click.group()

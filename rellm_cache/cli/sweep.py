@@ -75,14 +75,21 @@ def sweep(
     paired by seed, with its 95 % interval (Student's t). They are also in OUT/sweep.json and
     OUT/sweep.csv, which are written after every run.
     """
-    from rellm_cache.sweeps.plan import SweepPlan, parse_variant, read_variants
-    from rellm_cache.sweeps.run import SweepSettings
-    from rellm_cache.sweeps.run import sweep as run
+    from rellm_cache import api
+    from rellm_cache.sweeps.plan import parse_variant, read_variants
     from rellm_cache.utils.console import parse_ranges
 
-    rows = (*map(parse_variant, variants), *(read_variants(file) if file else ()))
-    plan = SweepPlan(recipe, overrides, rows, parse_ranges(seeds, "seeds"))
-    report = run(plan, SweepSettings(manifest, cache, test, in_words), out)
+    report = api.sweep(
+        recipe,
+        manifest,
+        cache,
+        out,
+        set=overrides,
+        variants=(*map(parse_variant, variants), *(read_variants(file) if file else ())),
+        seeds=parse_ranges(seeds, "seeds"),
+        test=test,
+        in_words=in_words,
+    )
     if as_json:
         print_json(report.to_json())
     else:

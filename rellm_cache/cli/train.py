@@ -21,10 +21,9 @@ def train(recipe: str, overrides: tuple[str, ...], manifest: Path, cache: Path, 
 
     Several processes: torchrun --no-python --nproc-per-node 2 rellm train …
     """
-    from rellm_cache.config.recipes import load_recipe
-    from rellm_cache.training.run import train as run
+    from rellm_cache import api
 
-    report = run(load_recipe(recipe, overrides), manifest, cache, out)
+    report = api.train(recipe, manifest, cache, out, set=overrides)
     if not is_main_process():
         return
     for note in report.notes:
@@ -32,10 +31,10 @@ def train(recipe: str, overrides: tuple[str, ...], manifest: Path, cache: Path, 
     if not report.steps:
         click.echo(f"Run: {report.out}")
         return
+    if report.stopped:
+        click.echo(f"Stopped at step {report.steps} of {report.planned}: {report.stopped}")
     if report.resumed_at == report.steps:
-        click.echo(f"Nothing to do: all {counted(report.steps, 'step')} are done")
-    elif report.resumed_at:
-        click.echo(f"Continued at step {report.resumed_at} of {report.steps}")
+        click.echo(f"Nothing to do: the run is finished, {counted(report.steps, 'step')}")
     names = sorted(report.validation.keys() | report.untrained.keys())
     both = (report.untrained, report.validation)
     rows = [[name, *(decimals(scores.get(name), 4) for scores in both)] for name in names]

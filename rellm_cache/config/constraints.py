@@ -71,6 +71,7 @@ class Section:
     """A table of a recipe. Its values are checked when it is created."""
 
     table: ClassVar[str]  # name of the TOML table
+    later: ClassVar[tuple[str, ...]] = ()  # fields that enter digests only if not their default
 
     def __post_init__(self) -> None:
         check_fields(self.table, self)

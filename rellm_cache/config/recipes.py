@@ -5,14 +5,24 @@
 
 import dataclasses
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from rellm_cache.config.constraints import Section
+from rellm_cache.config.plugins import ADAPTERS, ENCODERS, LOSSES
 from rellm_cache.config.renamed_fields import renamed_fields
-from rellm_cache.config.schema import Recipe
-from rellm_cache.config.toml import apply_override, build, merge_tables, write_toml
+from rellm_cache.config.schema import LossesConfig, Recipe
+from rellm_cache.config.toml import (
+    Changes,
+    Override,
+    apply_override,
+    build,
+    merge_tables,
+    parse_overrides,
+    write_toml,
+)
 from rellm_cache.errors import ConfigError
 
 
@@ -23,33 +33,57 @@ def shipped_recipes() -> dict[str, str]:
     return {name: files[name].read_text("utf-8") for name in sorted(files)}
 
 
-def load_recipe(name_or_path: str, overrides: Sequence[str] = (), base: str = "") -> Recipe:
-    """Load a shipped recipe by name, or any TOML file by path.
+def load_recipe(
+    recipe: str | Path | Recipe, overrides: Changes = (), base: str | Path = ""
+) -> Recipe:
+    """Load a shipped recipe by name, or any TOML file by path; a loaded recipe is changed.
 
     A recipe may extend another, as `extends = "re-llm"`: its own fields replace those of the other.
     `base` replaces the lowest recipe of that chain, so that a variant of the paper's models becomes
-    a variant of other models. `overrides` are `key.key=value`, applied last and in order.
+    a variant of other models. `overrides` are texts `key.key=value`, or a mapping of dotted keys to
+    values; they are applied last and in order.
 
     Raises `ConfigError` if there is no such recipe, it is not TOML, a field has a new name or is
     unknown, or a value is of the wrong type or out of range.
     """
-    layers = _read_layers(name_or_path, base)
+    changes = parse_overrides(overrides)
+    if isinstance(recipe, Recipe):
+        if not changes:
+            return recipe
+        layers = [(f"recipe {recipe.name!r}", tomllib.loads(to_toml(recipe)))]
+    else:
+        layers = _read_layers(str(recipe), str(base))
     given: dict[str, Any] = {}
-    for override in overrides:
-        apply_override(given, override)
+    for change in changes:
+        apply_override(given, change)
     _refuse_old_names([*layers, ("--set", given)])
     table: dict[str, Any] = {}
     for _, layer in layers:
-        table = merge_tables(table, layer)
-    for override in overrides:
-        _require_known_stream(table, override)
-        apply_override(table, override)
+        table = merge_tables(_without_other_kinds(table, layer), layer)
+    table = _without_other_kinds(table, given)
+    for change in changes:
+        _require_known_stream(table, change)
+        apply_override(table, change)
+    _require_plugins(table, layers[-1][0])
     return build(Recipe, table, layers[-1][0])
 
 
 def to_toml(recipe: Recipe) -> str:
     """Return the recipe as TOML with every field; `load_recipe` reads an equal recipe from it."""
-    return write_toml(dataclasses.asdict(recipe))
+    return write_toml(recipe.to_table())
+
+
+def identity_toml(recipe: Recipe) -> str:
+    """Return the recipe as text for digests: as `to_toml`, but without `Section.later` defaults.
+
+    So a new field of recipes changes no existing digest.
+    """
+    table = recipe.to_table()
+    for section in vars(recipe).values():
+        for name in section.later if isinstance(section, Section) else ():
+            if getattr(section, name) == getattr(type(section), name):
+                del table[section.table][name]
+    return write_toml(table)
 
 
 def _read_layers(
@@ -90,13 +124,59 @@ def _read_table(name_or_path: str) -> tuple[dict[str, Any], str, Path]:
         raise ConfigError(f"{source}: not valid TOML: {error}") from error
 
 
-def _require_known_stream(table: dict[str, Any], override: str) -> None:
+def _without_other_kinds(table: dict[str, Any], layer: Mapping[str, Any]) -> dict[str, Any]:
+    """Drop the fields of encoders and the adapter that `layer` gives another `kind`.
+
+    The adapter keeps `output_size`, an encoder its `pooling`: they are the same for all kinds.
+    """
+
+    def kept(own: Any, new: Any, default: str, names: tuple[str, ...]) -> Any:
+        changes = isinstance(own, dict) and isinstance(new, Mapping) and "kind" in new
+        if changes and new["kind"] != own.get("kind", default):
+            return {name: value for name, value in own.items() if name in names}
+        return own
+
+    table = dict(table)
+    new = layer.get("encoders", {})
+    if isinstance(new, Mapping) and isinstance(table.get("encoders"), dict):
+        table["encoders"] = {
+            name: kept(own, new.get(name), "", ("pooling",))
+            for name, own in table["encoders"].items()
+        }
+    if "adapter" in table:
+        table["adapter"] = kept(table["adapter"], layer.get("adapter"), "conv", ("output_size",))
+    return table
+
+
+def _require_plugins(table: Mapping[str, Any], source: str) -> None:
+    """Raise `ConfigError` if a plug-in is missing; it names the package that a run recorded."""
+    recorded = _tables(table.get("plugins"))
+    encoders, adapter, losses = (
+        _tables(table.get(name)) for name in ("encoders", "adapter", "losses")
+    )
+    kinds = [(f"encoders.{name}.kind", e) for name, e in encoders.items()]
+    used = [(ENCODERS, where, e.get("kind")) for where, e in kinds if isinstance(e, dict)]
+    used.append((ADAPTERS, "adapter.kind", adapter.get("kind")))
+    own = {item.name for item in dataclasses.fields(LossesConfig)}
+    used += [(LOSSES, f"losses.{name}", name) for name in losses if name not in own]
+    for registry, where, name in used:
+        key = f"{registry.noun}.{name}"
+        if isinstance(name, str):
+            others = tuple(own) if registry is LOSSES else ()
+            registry.find(name, f"{source}: {where}", recorded.get(key, ""), others)
+
+
+def _tables(value: Any) -> dict[str, Any]:
+    """A table as it is; an empty one in place of anything else."""
+    return value if isinstance(value, dict) else {}
+
+
+def _require_known_stream(table: dict[str, Any], change: Override) -> None:
     """Raise `ConfigError` if `--set encoders.NAME=none` names no encoder of the recipe."""
-    key, _, value = override.partition("=")
-    name = key.strip().removeprefix("encoders.")
     known = table.get("encoders", {})
-    if name != key.strip() and value.strip() == "none" and name not in known:
-        raise ConfigError(f"--set {override!r}: no such encoder; found {', '.join(known)}")
+    head, *rest = change.keys
+    if head == "encoders" and len(rest) == 1 and rest[0] not in known and change.value == "none":
+        raise ConfigError(f"--set {change.text!r}: no such encoder; found {', '.join(known)}")
 
 
 def _read_text(path: Path) -> str:

@@ -5,21 +5,28 @@ recipes from TOML.
 """
 
 import dataclasses
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from rellm_cache.config.constraints import Count, DropoutRate, Holds, Range, Section, Share, Weight
+from rellm_cache.config.plugins import (
+    ADAPTERS,
+    ENCODERS,
+    LOSSES,
+    NAME,
+    EncoderTraits,
+    Plugin,
+)
 from rellm_cache.config.qa import QASettings
 from rellm_cache.config.specs import CachedSpec, EncoderSpec, TranscriberSpec
+from rellm_cache.config.toml import REST, to_table
 from rellm_cache.errors import ConfigError
 
 _PROMPT_ORDER = ("neutral", "sad", "angry", "happy", "surprise")  # of the paper's prompt
 
 
-STREAM_NAME = re.compile(r"[A-Za-z0-9_-]+")
-# Loss over answers → the task of these answers; `model.losses.registry` adds registered losses.
+# Loss over answers → the task of these answers; `losses.extra` may name others.
 ANSWER_TASKS = {
     "response_lm": "response_lm",
     "response_kl": "response_lm",
@@ -32,9 +39,43 @@ ANSWER_TASKS = {
 class EncoderConfig(EncoderSpec):
     """One stream of frames: the frozen encoder that makes them, and how the adapter reads them."""
 
+    version: int = 0
+    """Version of the encoder's code. It is raised when the same model would give other frames; 0
+    takes the present one: leave it out."""
     pooling: Literal["frame", "utterance"] = "frame"
     """`"frame"` gives the adapter every frame (as in the paper), `"utterance"` their mean in place
     of each (as in the reference code, for the emotion stream). The cache is the same."""
+
+    def __post_init__(self) -> None:
+        plugin, traits, where = self._plugin, self.traits, f"encoder {self.kind!r}"
+        derived = {
+            "version": self.version or traits.version,
+            "frame_rate": traits.frame_rate,
+            "provider": plugin.provider,
+            "options": plugin.complete(self.options, f"{where}: options"),
+        }
+        for name, value in derived.items():
+            object.__setattr__(self, name, value)
+        super().__post_init__()
+        for name, known in (("window", traits.windows), ("normalisation", traits.normalisations)):
+            if getattr(self, name) not in known:
+                raise ConfigError(
+                    f"{where}: {name} = {getattr(self, name)!r} is not known; "
+                    f"expected {' or '.join(map(repr, known))}"
+                )
+        if bool(self.model) != traits.needs_model:
+            expected = "a hub id or a local folder" if traits.needs_model else "no model"
+            raise ConfigError(f"{where}: found model = {self.model!r}, expected {expected}")
+
+    @property
+    def _plugin(self) -> Plugin:
+        return ENCODERS.find(self.kind, "kind of an encoder", self.provider)
+
+    @property
+    def traits(self) -> EncoderTraits:
+        """What its class declares: frame rate, windows and so on."""
+        traits: EncoderTraits = self._plugin.traits
+        return traits
 
     @property
     def spec(self) -> EncoderSpec:
@@ -58,8 +99,8 @@ class AdapterConfig(Section):
     table = "adapter"
 
     kind: str = "conv"
-    """Which adapter: a name registered in `rellm_cache/model/registry.py`. The fields below are
-    those of `"conv"`, except `output_size`."""
+    """Which adapter: `"conv"`, or a plug-in's. The fields below are those of `"conv"`, except
+    `output_size` and `options`. Another `kind` than that of the recipe below drops them."""
     preset: Literal["reference", "lite"] = "reference"
     """`"reference"` is as wide as the input (205 M parameters from 2304 to 4096 values). `"lite"`
     scales each input channel and has separable convolutions with `width` channels, with a low-rank
@@ -78,6 +119,26 @@ class AdapterConfig(Section):
     output_size: int = 0
     """Size of the adapter's frames where no LLM is loaded. 0 takes the hidden size of the LLM; any
     other value must equal it."""
+    options: dict[str, Any] = field(default_factory=dict, hash=False)
+    """Options of a plug-in's adapter: the table `[adapter.options]`."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        complete = self.plugin.complete(self.options, "adapter.options")
+        object.__setattr__(self, "options", complete)
+        for item in () if self.kind == "conv" else dataclasses.fields(self):
+            if item.name not in self.shared and getattr(self, item.name) != item.default:
+                raise ConfigError(
+                    f"adapter.{item.name} = {getattr(self, item.name)!r}: a field of kind 'conv', "
+                    f"but adapter.kind = {self.kind!r}; its own fields are in [adapter.options]"
+                )
+
+    shared: ClassVar[tuple[str, ...]] = ("kind", "output_size", "options")  # by all kinds
+
+    @property
+    def plugin(self) -> Plugin:
+        """The adapter that `kind` names."""
+        return ADAPTERS.find(self.kind, "adapter.kind")
 
 
 @dataclass(frozen=True)
@@ -142,26 +203,48 @@ class LossesConfig(Section):
     kl_top_k: Count = 32
     """Tokens of the text LLM's distribution that are kept; all others share one bin. Another number
     needs another `rellm respond --teacher`."""
-    extra: dict[str, float] = field(default_factory=dict, hash=False)
-    """Weights of further losses, by the names that `rellm_cache/model/losses/` registers."""
+    options: dict[str, dict[str, Any]] = field(default_factory=dict, hash=False)
+    """Options of the losses of plug-ins: a table `[losses.options.NAME]` for each."""
+    extra: dict[str, float] = field(default_factory=dict, hash=False, metadata=REST)
+    """Weights of the losses of plug-ins by name."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for name, weight in self.extra.items():
             if weight < 0:
-                raise ConfigError(f"losses.extra.{name} = {weight}: expected 0 or more")
+                raise ConfigError(f"losses.{name} = {weight}: expected 0 or more")
+        if idle := sorted(self.options.keys() - self.extra.keys()):
+            raise ConfigError(
+                f"losses.options.{idle[0]}: expected the weight of a plug-in's loss, "
+                f"losses.{idle[0]}"
+            )
+        complete = {
+            name: self.plugin(name).complete(self.options.get(name, {}), f"losses.options.{name}")
+            for name in self.extra
+        }
+        object.__setattr__(self, "options", {name: own for name, own in complete.items() if own})
+
+    def plugin(self, name: str, recorded: str = "") -> Plugin:
+        """The loss of a plug-in."""
+        own = tuple(item.name for item in dataclasses.fields(self) if item.metadata != REST)
+        return LOSSES.find(name, f"losses.{name}", recorded, own)
 
     @property
     def weights(self) -> dict[str, float]:
-        """Weight of each loss by name."""
+        """Weight of each loss by name, those of plug-ins last and sorted."""
         own = [item.name for item in dataclasses.fields(self) if item.type is Weight]
-        return {name: getattr(self, name) for name in own} | self.extra
+        return {name: getattr(self, name) for name in own} | dict(sorted(self.extra.items()))
 
     @property
     def tasks(self) -> set[str]:
         """Tasks with answers that a loss trains on: `response_lm`, `emotion_lm`, `qa_lm`."""
-        used = (name for name, weight in self.weights.items() if weight > 0)
-        return {ANSWER_TASKS[name] for name in used if name in ANSWER_TASKS}
+        used = {name for name, weight in self.weights.items() if weight > 0}
+        found = {
+            ANSWER_TASKS.get(name) or self.plugin(name).traits
+            for name in used
+            if name in ANSWER_TASKS or name in self.extra
+        }
+        return found - {""}
 
     @property
     def learns_responses(self) -> bool:
@@ -323,6 +406,7 @@ class TrainingConfig(Section):
     """Optimization. The defaults are the reference's."""
 
     table = "training"
+    later = ("early_stopping",)
 
     epochs: Count = 3
     """Times that every clip of the train split is seen."""
@@ -366,6 +450,10 @@ class TrainingConfig(Section):
     best_metric: Literal["loss", "ua", "last"] = "loss"
     """Which epoch's weights are kept: lowest validation loss, highest validation UA of the
     category head, or the last. Without a validation split, the last."""
+    early_stopping: Annotated[int, Range(0)] = 0
+    """Training stops after this many epochs in a row without a better `best_metric`; 0 never stops
+    it. It needs a validation split and `best_metric` `"loss"` or `"ua"`. Learning rate and
+    `weight_averaging` count the steps of all `epochs`."""
     checkpoint_minutes: float = 5.0
     """Minutes between checkpoints within an epoch. Each epoch ends with one."""
     init_from: str = ""
@@ -381,6 +469,12 @@ class TrainingConfig(Section):
                 'training.param_dtype = "bf16" with precision = "fp32": bf16 weights are '
                 'multiplied in bf16; set training.precision = "auto", or '
                 'training.param_dtype = "fp32"'
+            )
+        if self.early_stopping and self.best_metric == "last":
+            raise ConfigError(
+                f'training.early_stopping = {self.early_stopping} with best_metric = "last": the '
+                'last epoch is always the best; set training.best_metric = "loss" or "ua", or '
+                "training.early_stopping = 0"
             )
 
 
@@ -402,15 +496,20 @@ class Recipe:
     prompts: PromptsConfig = field(default_factory=PromptsConfig)
     qa: QASettings = field(default_factory=QASettings)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    plugins: dict[str, str] = field(default_factory=dict, hash=False)
+    """Package and version of each plug-in, as `"adapter.qformer" = "rellm-toy 0.1.0"`: filled in
+    when the recipe is loaded, and recorded in its run."""
 
     def __post_init__(self) -> None:
+        recorded = {key: self.plugins.get(key, own) for key, own in self.providers().items()}
+        object.__setattr__(self, "plugins", recorded)
         if not self.encoders:
             raise ConfigError(
                 f"recipe {self.name!r}: [encoders] is empty; expected a table for each stream, as "
                 "[encoders.speech]"
             )
         for name in self.encoders:
-            if not STREAM_NAME.fullmatch(name):
+            if not NAME.fullmatch(name):
                 raise ConfigError(f"encoders.{name}: expected a name of letters, digits, - and _")
         if self.text is not None and self.llm is None:
             raise ConfigError(
@@ -435,10 +534,25 @@ class Recipe:
                 f"{len(self.heads.emotions)} names; expected a weight for each emotion"
             )
 
+    def providers(self) -> dict[str, str]:
+        """Installed package and version of each plug-in, as `plugins` records them."""
+        used = [("encoder", e.kind, e.provider) for e in self.encoders.values()]
+        used.append(("adapter", self.adapter.kind, self.adapter.plugin.provider))
+        used += [("loss", name, self.losses.plugin(name).provider) for name in self.losses.extra]
+        return {f"{noun}.{name}": provider for noun, name, provider in used if provider}
+
+    def to_table(self) -> dict[str, Any]:
+        """The recipe as the TOML table of all its fields."""
+        table = to_table(self)
+        if self.adapter.kind != "conv":
+            own = self.adapter.shared
+            table["adapter"] = {k: v for k, v in table["adapter"].items() if k in own}
+        return table
+
     @property
     def vad_encoder(self) -> EncoderConfig | None:
         """The first encoder that also gives arousal, dominance and valence."""
-        return next((e for e in self.encoders.values() if e.kind == "wav2vec2-emotion"), None)
+        return next((e for e in self.encoders.values() if e.traits.gives_dimensions), None)
 
     @property
     def needs_llm(self) -> bool:
@@ -467,3 +581,21 @@ class Recipe:
                 "has, as `small` or `re-llm`"
             )
         return self.llm
+
+    def require_encoders(self) -> dict[str, EncoderConfig]:
+        """Return `encoders`; raise `ConfigError` if the recipe reads text in place of frames."""
+        if self.text is not None:
+            raise ConfigError(
+                f"recipe {self.name!r} reads text and needs no frames; use `rellm train` to make "
+                "its run folder and `rellm transcribe` for Whisper's transcripts"
+            )
+        return self.encoders
+
+    def require_transcriber(self) -> TranscriberSpec:
+        """Return `transcriber`; raise `ConfigError` if the recipe has none."""
+        if self.transcriber is None:
+            raise ConfigError(
+                f"recipe {self.name!r} has no [transcriber] table, so no model makes transcripts; "
+                "add one, or --set transcriber.model=openai/whisper-tiny.en"
+            )
+        return self.transcriber

@@ -9,26 +9,14 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, cast
 
 from rellm_cache.config.constraints import Count, check_fields
+from rellm_cache.config.plugins import ENCODERS
+from rellm_cache.config.toml import DERIVED, default_of
 from rellm_cache.errors import ConfigError
-
-EncoderKind = Literal["whisper", "wav2vec2-emotion", "prosody"]
-
-# The values that each kind of encoder accepts; the first is the default.
-WINDOWS: dict[EncoderKind, tuple[str, ...]] = {
-    "whisper": ("30s", "clip"),
-    "wav2vec2-emotion": ("clip",),
-    "prosody": ("clip",),
-}
-NORMALISATIONS: dict[EncoderKind, tuple[str, ...]] = {
-    "whisper": ("log-mel",),
-    "wav2vec2-emotion": ("zero-mean-unit-variance",),
-    "prosody": ("fixed-scale",),
-}
 
 # Fields that JSON names differently. These names enter fingerprints, so they never change.
 _JSON_KEYS = {"weights_sha256": "weights"}
@@ -56,6 +44,9 @@ class CachedSpec(ABC):
         The model's path or hub id is left out if its weights are known.
         """
         identity = self.to_json()
+        for item in dataclasses.fields(cast("Any", self)):
+            if not item.compare:
+                identity.pop(item.name, None)
         if self.weights_sha256:
             del identity["model"]
         return digest(identity)
@@ -70,7 +61,7 @@ class CachedSpec(ABC):
         return {
             _JSON_KEYS.get(field.name, field.name): value
             for field, value in self._values()
-            if field.name in self.always or value != field.default
+            if field.name in self.always or value != default_of(field)
         }
 
     @classmethod
@@ -86,9 +77,9 @@ class CachedSpec(ABC):
                 f"unknown key {unknown[0]!r}, which a newer version of rellm wrote; read it with "
                 "that version"
             )
-        for field in fields:
-            if field.default is dataclasses.MISSING and field.name not in table:
-                raise ConfigError(f"key {_JSON_KEYS.get(field.name, field.name)!r} is missing")
+        for item in fields:
+            if default_of(item) is dataclasses.MISSING and item.name not in table:
+                raise ConfigError(f"key {_JSON_KEYS.get(item.name, item.name)!r} is missing")
         return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in table.items()})
 
     def differences(self, other: "CachedSpec") -> list[str]:
@@ -103,7 +94,8 @@ class CachedSpec(ABC):
             f"{field.name}: wanted {mine!r}, found {theirs!r}"
             for field, mine in self._values()
             if field.name != ignored
-            and mine != (theirs := getattr(other, field.name, field.default))
+            and field.compare
+            and mine != (theirs := getattr(other, field.name, default_of(field)))
         ]
 
     def _values(self) -> list[tuple[dataclasses.Field[Any], Any]]:
@@ -113,9 +105,15 @@ class CachedSpec(ABC):
 
 
 class StoredSpec(CachedSpec):
-    """The spec of a feature store; its values have a type."""
+    """The spec of a feature store.
+
+    Attributes:
+        dtype: type of its values.
+        frame_rate: frames a second; 0 where they are no frames of audio.
+    """
 
     dtype: str
+    frame_rate: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -128,8 +126,8 @@ class EncoderSpec(StoredSpec):
         "dtype", "version",
     )  # fmt: skip
 
-    kind: EncoderKind
-    """Which encoder: `rellm_cache/encoders/` has a module for each."""
+    kind: str
+    """Which encoder: `"whisper"`, `"wav2vec2-emotion"`, `"prosody"`, or a plug-in's."""
     model: str = ""
     """Hub id or local folder. `"prosody"` has no weights and takes none."""
     weights_sha256: str = ""
@@ -155,25 +153,22 @@ class EncoderSpec(StoredSpec):
     version: int = 1
     """Version of our encoding code. It is raised when the same model would give other frames; leave
     it out."""
+    frame_rate: float = field(default=50.0, metadata=DERIVED)
+    """Frames a second."""
+    options: dict[str, Any] = field(default_factory=dict, hash=False)
+    """Options of a plug-in's encoder: the table `[encoders.NAME.options]`."""
+    provider: str = field(default="", compare=False, metadata=DERIVED)
+    """Package and version that provided the encoder; empty for ours. Not part of the identity."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "window", self.window or WINDOWS[self.kind][0])
-        normalisation = self.normalisation or NORMALISATIONS[self.kind][0]
-        object.__setattr__(self, "normalisation", normalisation)
-        for name, known in (("window", WINDOWS), ("normalisation", NORMALISATIONS)):
-            if getattr(self, name) not in known[self.kind]:
-                raise ConfigError(
-                    f"encoder {self.kind!r}: {name} = {getattr(self, name)!r} is not known; "
-                    f"expected {' or '.join(map(repr, known[self.kind]))}"
-                )
-        if bool(self.model) != (self.kind != "prosody"):
-            found = f"model = {self.model!r}"
-            expected = "no model" if self.kind == "prosody" else "a hub id or a local folder"
-            raise ConfigError(f"encoder {self.kind!r}: found {found}, expected {expected}")
+        object.__setattr__(self, "options", _with_tuples(self.options))
+        traits = ENCODERS.traits(self.kind)
+        object.__setattr__(self, "window", self.window or traits.windows[0])
+        object.__setattr__(self, "normalisation", self.normalisation or traits.normalisations[0])
         if self.sampling_rate != 16_000:
             raise ConfigError(
                 f"encoder {self.kind!r}: sampling_rate = {self.sampling_rate}; "
-                "expected 16000, the rate all three encoders were made for"
+                "expected 16000, the rate that all encoders take"
             )
 
     @property
@@ -257,6 +252,13 @@ class TranscriberSpec(CachedSpec):
     def slug(self) -> str:
         """A short folder-safe name, as in `whisper-tiny.en`."""
         return Path(self.model).name.lower()
+
+
+def _with_tuples(value: Any) -> Any:
+    """A JSON or TOML value with tuples in place of lists."""
+    if isinstance(value, dict):
+        return {key: _with_tuples(inner) for key, inner in value.items()}
+    return tuple(map(_with_tuples, value)) if isinstance(value, list | tuple) else value
 
 
 def digest(value: object) -> str:

@@ -6,10 +6,13 @@ The error for an unknown key names the nearest known key; for a wrong type, the 
 import dataclasses
 import difflib
 import json
+import re
 import tomllib
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from rellm_cache.errors import ConfigError
@@ -18,26 +21,89 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 Built = TypeVar("Built", bound="DataclassInstance")
+BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
+
+# Metadata of fields: one that no table holds, and a dict with all keys that are no fields.
+DERIVED: Mapping[str, Any] = types.MappingProxyType({"derived": True})
+REST: Mapping[str, Any] = types.MappingProxyType({"rest": True})
 
 
-def apply_override(table: dict[str, Any], override: str) -> None:
-    """Set `a.b=value` in a nested table, in place. The value is TOML; a bare word is a string.
+Changes = Sequence[str] | Mapping[str, Any]
 
-    `none` removes an optional table, as in `llm=none` and `encoders.emotion=none`. Raises
-    `ConfigError` if there is no `=`, or a key before the last is not a table.
+
+@dataclass(frozen=True)
+class Override:
+    """One changed field: `--set key.key=value`, or an item of a mapping; `text` is for messages."""
+
+    keys: tuple[str, ...]
+    value: Any
+    text: str
+
+
+def parse_overrides(changes: Changes) -> list[Override]:
+    """Parse texts `a.b=value`, or a mapping of dotted keys to values, which may be nested.
+
+    The value of a text is TOML; a bare word is a string. In a mapping, paths become text, `None`
+    means `none`, and an empty mapping a table of defaults.
+
+    Raises `ConfigError` if a text has no `=`, or a key is empty.
     """
-    key, equals, value = override.partition("=")
-    *parents, last = key.strip().split(".")
-    if not equals or not last:
-        raise ConfigError(f"--set {override!r}: expected key=value, as in training.epochs=3")
+    if isinstance(changes, Mapping):
+        return [_of_item(key, value) for key, value in _flatten(changes, ())]
+    return [_of_text(text) for text in changes]
+
+
+def override_texts(changes: Changes) -> tuple[str, ...]:
+    """Return changes as texts `key.key=value`, as a sweep records them."""
+    if not isinstance(changes, Mapping):
+        return tuple(changes)
+    return tuple(f"{'.'.join(c.keys)}={json.dumps(c.value)}" for c in parse_overrides(changes))
+
+
+def _of_text(text: str) -> Override:
+    key, equals, value = text.partition("=")
+    keys = tuple(key.strip().split("."))
+    if not equals or not keys[-1]:
+        raise ConfigError(f"--set {text!r}: expected key=value, as in training.epochs=3")
+    try:
+        return Override(keys, tomllib.loads(f"value = {value}")["value"], text)
+    except tomllib.TOMLDecodeError:
+        return Override(keys, value, text)
+
+
+def _of_item(keys: tuple[str, ...], value: Any) -> Override:
+    text = f"{'.'.join(keys)}={value}"
+    if not all(keys):
+        raise ConfigError(f"set {text!r}: expected dotted keys, as in 'training.epochs'")
+    if isinstance(value, tuple):
+        value = list(value)
+    elif value is None or isinstance(value, PurePath):
+        value = "none" if value is None else str(value)
+    return Override(keys, value, text)
+
+
+def _flatten(
+    table: Mapping[str, Any], above: tuple[str, ...]
+) -> Iterator[tuple[tuple[str, ...], Any]]:
+    for key, value in table.items():
+        keys = (*above, *str(key).split("."))
+        if isinstance(value, Mapping) and value:
+            yield from _flatten(value, keys)
+        else:
+            yield keys, value
+
+
+def apply_override(table: dict[str, Any], override: Override) -> None:
+    """Set a value in a nested table, in place; `none` removes an optional table, as in `llm=none`.
+
+    Raises `ConfigError` if a key before the last is not a table.
+    """
+    *parents, last = override.keys
     for parent in parents:
         table = table.setdefault(parent, {})
         if not isinstance(table, dict):
-            raise ConfigError(f"--set {override!r}: {parent} is a value, not a table")
-    try:
-        table[last] = tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
-        table[last] = value
+            raise ConfigError(f"--set {override.text!r}: {parent} is a value, not a table")
+    table[last] = override.value
 
 
 def merge_tables(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -54,21 +120,52 @@ def merge_tables(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[st
 def build(kind: type[Built], table: Mapping[str, Any], where: str) -> Built:
     """Build a dataclass from a TOML table, which messages call `where`.
 
+    A field marked `DERIVED` is no key of the table. A field marked `REST` is a dict that takes all
+    unknown keys.
+
     Raises `ConfigError` if a key is unknown or missing, or a value has a wrong type or is not
     allowed.
     """
     hints, fields = typing.get_type_hints(kind), dataclasses.fields(kind)
-    known = [item.name for item in fields]
+    known = [item.name for item in fields if item.metadata not in (DERIVED, REST)]
+    rest = next((item.name for item in fields if item.metadata == REST), "")
     for key in table:
-        if key not in known:
+        if key not in known and not rest:
             near = difflib.get_close_matches(key, known, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
             raise ConfigError(f"{where}: unknown key {key!r}; {hint}")
     for item in fields:
-        required = item.default is dataclasses.MISSING
-        if required and item.default_factory is dataclasses.MISSING and item.name not in table:
+        if default_of(item) is dataclasses.MISSING and item.name not in table:
             raise ConfigError(f"{where}: key {item.name!r} is missing")
-    return kind(**{k: convert(hints[k], v, f"{where}: {k}") for k, v in table.items()})
+    values = {k: convert(hints[k], v, f"{where}: {k}") for k, v in table.items() if k in known}
+    if rest:
+        unknown = {k: v for k, v in table.items() if k not in known}
+        values[rest] = convert(hints[rest], unknown, where)
+    return kind(**values)
+
+
+def to_table(section: "DataclassInstance") -> dict[str, Any]:
+    """Return a dataclass as the table that `build` makes it from; arrays are tuples."""
+    table: dict[str, Any] = {}
+    for item in dataclasses.fields(section):
+        value = getattr(section, item.name)
+        if item.metadata == REST:
+            table |= value
+        elif item.metadata != DERIVED:
+            table[item.name] = _plain(value)
+    return table
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return to_table(value)
+    return {k: _plain(v) for k, v in value.items()} if isinstance(value, dict) else value
+
+
+def default_of(item: "dataclasses.Field[Any]") -> Any:
+    """Default value of a field, `MISSING` if it is required."""
+    made = item.default_factory
+    return item.default if made is dataclasses.MISSING else made()
 
 
 def convert(hint: Any, value: Any, where: str) -> Any:
@@ -76,6 +173,8 @@ def convert(hint: Any, value: Any, where: str) -> Any:
 
     Raises `ConfigError` if the value is not of that type.
     """
+    if hint is Any:
+        return value
     if typing.get_origin(hint) in (types.UnionType, typing.Union):
         members = [a for a in typing.get_args(hint) if a is not type(None)]
         if value == "none" and len(members) < len(typing.get_args(hint)):
@@ -91,6 +190,8 @@ def convert(hint: Any, value: Any, where: str) -> Any:
         if not isinstance(value, dict):
             raise ConfigError(f"{where}: found {value!r}, expected a table")
         kind = typing.get_args(hint)[1]
+        if kind is Any:
+            return dict(value)
         return {k: convert(kind, v, f"{where}: {k}") for k, v in value.items() if v != "none"}
     if typing.get_origin(hint) is Literal:
         if value not in typing.get_args(hint):
@@ -98,7 +199,7 @@ def convert(hint: Any, value: Any, where: str) -> Any:
             raise ConfigError(f"{where} = {value!r}: expected one of {known}")
         return value
     if typing.get_origin(hint) is tuple:
-        if not isinstance(value, list):
+        if not isinstance(value, list | tuple):
             raise ConfigError(f"{where} = {value!r}: expected an array")
         return tuple(convert(typing.get_args(hint)[0], item, where) for item in value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
@@ -110,7 +211,7 @@ def convert(hint: Any, value: Any, where: str) -> Any:
 
 def _convert_to_one(members: Sequence[Any], value: Any, where: str) -> Any:
     """Convert a value to the first type that it fits; an array only to a tuple."""
-    array = isinstance(value, list)
+    array = isinstance(value, list | tuple)
     members = [m for m in members if (typing.get_origin(m) is tuple) == array] or members
     if len(members) == 1:
         return convert(members[0], value, where)
@@ -132,14 +233,19 @@ def write_toml(table: Mapping[str, Any]) -> str:
 
 def _write_table(lines: list[str], table: Mapping[str, Any], path: tuple[str, ...]) -> None:
     if path:
-        lines += ["", f"[{'.'.join(path)}]"]
+        lines += ["", f"[{'.'.join(map(_key, path))}]"]
     values = {k: v for k, v in table.items() if v is not None}
     # TOML writes strings, numbers, booleans and arrays as JSON does.
     lines += [
-        f"{k} = {json.dumps(v, ensure_ascii=False)}"
+        f"{_key(k)} = {json.dumps(v, ensure_ascii=False)}"
         for k, v in values.items()
         if not isinstance(v, dict)
     ]
     for key, value in values.items():
         if isinstance(value, dict) and value:
             _write_table(lines, value, (*path, key))
+
+
+def _key(name: str) -> str:
+    """A key of TOML, quoted if it must be."""
+    return name if BARE_KEY.fullmatch(name) else json.dumps(name, ensure_ascii=False)

@@ -5,7 +5,7 @@ and length are looked at first, and at most what the limits allow is decoded, in
 cannot be used raises `AudioError`. Clips are never padded, cut or replaced.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import BinaryIO
@@ -70,7 +70,16 @@ class _SequentialFile(soundfile.SoundFile):
         return False
 
 
-@dataclass
+@dataclass(frozen=True)
+class _Block:
+    """Some samples of a clip: (s,) float32, and the power of all channels before averaging."""
+
+    mono: np.ndarray
+    power: float  # sum of squares
+    channels: int
+
+
+@dataclass(frozen=True)
 class _OpenClip:
     """A clip before decoding: the open file, and which of its samples are wanted."""
 
@@ -116,11 +125,20 @@ def load_clip(utterance: Utterance, limits: ClipLimits = DEFAULT_LIMITS) -> Clip
     """
     with open_audio(utterance.audio) as source, _open(source, utterance, limits) as clip:
         digest = file_digest(source, utterance)  # before decoding: a file may be written meanwhile
-        mono = _decode(clip)
-        if clip.rate != SAMPLE_RATE:
-            mono = soxr.resample(mono, clip.rate, SAMPLE_RATE, quality="HQ")
-        limits.require_length(len(mono), utterance.audio)
-        return Clip(mono, digest, clip.rate, clip.file.channels, clip.sound.notes)
+        waveform = _finish(_decode(clip), clip.rate, utterance.audio, limits)
+        return Clip(waveform, digest, clip.rate, clip.file.channels, clip.sound.notes)
+
+
+def make_waveform(
+    samples: np.ndarray, rate: int, name: str, limits: ClipLimits = DEFAULT_LIMITS
+) -> np.ndarray:
+    """Average channels and resample to 16 kHz: (S, channels) float32 at `rate` Hz -> (S',) float32.
+
+    Raises:
+        AudioError: samples are not finite, or the limits leave the clip out; the message begins
+            with `name`.
+    """
+    return _finish([_average(samples, name)], rate, name, limits)
 
 
 def clip_seconds(utterance: Utterance, limits: ClipLimits = DEFAULT_LIMITS) -> float:
@@ -171,44 +189,54 @@ def _open(source: BinaryIO, utterance: Utterance, limits: ClipLimits) -> Iterato
         ) from error
 
 
-def _decode(clip: _OpenClip) -> np.ndarray:
-    """The wanted samples (S,) float32, averaged over channels; a truncated file is an error."""
-    audio, file, rate = clip.utterance.audio, clip.file, clip.rate
-    skip = clip.start
+def _decode(clip: _OpenClip) -> list[_Block]:
+    """The wanted samples, averaged over channels, in blocks; a truncated file is an error."""
+    file, skip = clip.file, clip.start
     if skip and file.subtype.startswith(_SEEKABLE):
         skip -= file.seek(min(skip, file.frames))
-    longest = int((clip.limits.max_seconds + 1) * rate)
+    longest = int((clip.limits.max_seconds + 1) * clip.rate)
     wanted = longest if clip.frames is None else clip.frames
-    mono, power = [], 0.0
+    size = max(BLOCK_VALUES // file.channels, 1)
+    blocks = []
     found = -skip
     while found < wanted:
-        block = file.read(
-            min(max(BLOCK_VALUES // file.channels, 1), wanted - found),
-            dtype="float32",
-            always_2d=True,
-        )  # (s, channels)
-        if not len(block):
+        samples = file.read(min(size, wanted - found), dtype="float32", always_2d=True)
+        if not len(samples):
             break
-        found += len(block)
-        block = block[max(len(block) - max(found, 0), 0) :]
-        if not np.isfinite(block).all():
-            bad = int((~np.isfinite(block)).sum())
-            raise AudioError(
-                f"{audio}: {bad} samples are NaN or infinite; expected finite numbers: export the "
-                "file again"
-            )
-        mono.append(block.mean(axis=1, dtype=np.float32))  # (s, channels) -> (s,)
-        power += float(np.square(block, dtype=np.float64).sum())
+        found += len(samples)
+        if found > 0:
+            blocks.append(_average(samples[-found:], clip.utterance.audio))
     if clip.frames is None and found >= longest:
         raise UnsuitableAudioError(
-            f"{audio}: too long, more than {clip.limits.max_seconds:g} s; cut it into segments"
+            f"{clip.utterance.audio}: too long, more than {clip.limits.max_seconds:g} s; cut it "
+            "into segments"
         )
     _require_all(clip, found)
-    samples = np.concatenate(mono) if mono else np.empty(0, np.float32)
-    clip.require_length(len(samples))
-    if not clip.limits.keep_silent:
-        _require_signal(samples, power, file.channels, audio)
-    return samples
+    return blocks
+
+
+def _average(samples: np.ndarray, name: str) -> _Block:
+    """(S, channels) float32 -> (S,); `AudioError` for samples that are not finite."""
+    if not np.isfinite(samples).all():
+        bad = int((~np.isfinite(samples)).sum())
+        raise AudioError(
+            f"{name}: {bad} samples are NaN or infinite; expected finite numbers: export the file "
+            "again"
+        )
+    power = float(np.square(samples, dtype=np.float64).sum())
+    return _Block(samples.mean(axis=1, dtype=np.float32), power, samples.shape[1])
+
+
+def _finish(blocks: Sequence[_Block], rate: int, name: str, limits: ClipLimits) -> np.ndarray:
+    """The waveform (S,) float32 at 16 kHz; `UnsuitableAudioError` if the limits leave it out."""
+    mono = np.concatenate([np.empty(0, np.float32), *(block.mono for block in blocks)])
+    limits.require_length(round(len(mono) * SAMPLE_RATE / rate), name)
+    if not limits.keep_silent:
+        _require_signal(mono, sum(b.power for b in blocks), blocks[0].channels, name)
+    if rate != SAMPLE_RATE:
+        mono = soxr.resample(mono, rate, SAMPLE_RATE, quality="HQ")
+    limits.require_length(len(mono), name)
+    return mono
 
 
 def _require_all(clip: _OpenClip, found: int) -> None:

@@ -7,13 +7,13 @@ manifest adds them to the utterances. BLSP's field names are accepted too.
 
 import dataclasses
 import json
-import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from rellm_cache.corpus.dimensions import DIMENSIONS, Vad, check_vad
 from rellm_cache.corpus.emotions import normalize_emotion
 from rellm_cache.corpus.field_validation import (
     BOOL,
@@ -25,18 +25,14 @@ from rellm_cache.corpus.field_validation import (
     as_text,
     check_fields,
     check_text,
-    is_number,
     json_object,
     one_of,
 )
 from rellm_cache.errors import ManifestError
 from rellm_cache.utils.atomic_files import write_lines
 
-Vad = tuple[float, float, float]
 VadSource = Literal["human", "pseudo", "made"]
 SPLITS = ("train", "validation", "test")
-# The order of dimensions everywhere in rellm.
-DIMENSIONS = ("arousal", "dominance", "valence")
 
 # Valid values of each field, besides null.
 _FIELDS: dict[str, Field] = {
@@ -80,23 +76,6 @@ class Utterance:
     duration: float | None = None
     response: str | None = None
     early_stop: bool = False
-
-
-def check_vad(values: Sequence[float], where: str) -> Vad:
-    """Arousal, dominance, valence as floats; `ManifestError` unless each is in 0..1."""
-    if not isinstance(values, Sequence) or len(values) != 3 or not all(map(is_number, values)):
-        raise ManifestError(
-            f"{where}: found dimensions {values!r}, expected three numbers (arousal, dominance, "
-            "valence)"
-        )
-    for name, value in zip(DIMENSIONS, values, strict=True):
-        if not (math.isfinite(value) and 0 <= value <= 1):
-            hint = ""
-            if all(1 <= v <= 7 for v in values):
-                top = 5 if max(values) <= 5 else 7
-                hint = f"; this looks like a 1 to {top} scale: store (x - 1) / {top - 1}"
-            raise ManifestError(f"{where}: {name} {value} is outside 0..1{hint}")
-    return float(values[0]), float(values[1]), float(values[2])
 
 
 def parse_utterance(row: dict[str, Any], folder: Path, where: str) -> Utterance:
@@ -226,7 +205,11 @@ def manifest_files(path: Path) -> list[Path]:
 
 
 def read_split(folder: Path, split: str) -> list[Utterance]:
-    """One split of a manifest folder."""
+    """One split of a manifest folder; `ManifestError` if it has none."""
+    if not folder.is_dir():
+        raise ManifestError(
+            f"{folder}: found no folder, expected a manifest folder, as `rellm prepare` makes"
+        )
     return read_manifest(folder / f"{split}.jsonl")
 
 

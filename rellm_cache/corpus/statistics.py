@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rellm_cache.corpus.clip_limits import REPORT
-from rellm_cache.corpus.manifest import DIMENSIONS, SPLITS, Utterance, Vad, read_manifests
+from rellm_cache.corpus.dimensions import DIMENSIONS, DimensionSummary, Vad, summarize_dimensions
+from rellm_cache.corpus.manifest import SPLITS, Utterance, read_manifests
 from rellm_cache.corpus.splits import text_key
-from rellm_cache.corpus.vad import DimensionSummary, summarize_dimensions
 from rellm_cache.errors import ManifestError
 from rellm_cache.utils.atomic_files import write_json
 from rellm_cache.utils.json_files import read_object
@@ -69,19 +69,17 @@ def survey(utterances: Sequence[Utterance]) -> Survey:
     """Count utterances by split, emotion, speaker, duration and text, and check dimensions."""
     present = [s for s in (*SPLITS, "") if any(u.split == s for u in utterances)]
     parts = {split: [u for u in utterances if u.split == split] for split in present}
-    sources = sorted({u.vad_source or "human" for u in utterances if u.vad})
+    rated: dict[str, list[tuple[str | None, Vad]]] = {}  # by source of the dimensions
+    for u in utterances:
+        if u.vad:
+            rated.setdefault(u.vad_source or "human", []).append((u.emotion, u.vad))
     return Survey(
         hours=sum(u.duration or 0 for u in utterances) / 3600,
         emotions={s: _counts(u.emotion or "none" for u in part) for s, part in parts.items()},
         speakers={s: _counts(u.speaker for u in part if u.speaker) for s, part in parts.items()},
         durations=_histogram([u.duration for u in utterances if u.duration is not None]),
         without_text=sum(not u.text.strip() for u in utterances),
-        dimensions={
-            source: summarize_dimensions(
-                u for u in utterances if u.vad and (u.vad_source or "human") == source
-            )
-            for source in sources
-        },
+        dimensions={source: summarize_dimensions(rated[source]) for source in sorted(rated)},
         overlaps=[
             *_overlaps(parts, "speakers", lambda u: u.speaker),
             *_overlaps(parts, "texts", lambda u: text_key(u.text)),

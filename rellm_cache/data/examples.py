@@ -5,7 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
-from rellm_cache.config.schema import Recipe
+from rellm_cache.config.qa import QASettings
+from rellm_cache.config.schema import LossesConfig, PromptsConfig, Recipe
 from rellm_cache.config.specs import digest
 from rellm_cache.corpus.manifest import Utterance
 from rellm_cache.data.batch import IGNORED, Example, Target
@@ -30,46 +31,55 @@ def make_examples(
     questions: Questions = MappingProxyType({}),
 ) -> list[Example]:
     """Make the example of each utterance: labels as indices, answers as token ids."""
-    examples = []
+    emotions, examples = recipe.heads.emotions, []
     for u in utterances:
         targets: list[Target] = []
         if llm is not None:
-            targets += _targets(u, recipe, llm)
-            targets += _question_targets(questions.get(u.id, ()), recipe, llm)
-        emotion = emotion_index(u, recipe.heads.emotions)
-        examples.append(Example(u.id, emotion, u.vad, tuple(targets)))
+            targets += _targets(u, recipe.losses, emotions, llm)
+            rows = questions.get(u.id, ())
+            targets += _question_targets(rows, recipe.prompts, recipe.qa, llm)
+        examples.append(Example(u.id, emotion_index(u, emotions), u.vad, tuple(targets)))
     return examples
 
 
-def _targets(utterance: Utterance, recipe: Recipe, llm: FrozenLLM) -> Iterable[Target]:
+def _targets(
+    utterance: Utterance, losses: LossesConfig, emotions: Sequence[str], llm: FrozenLLM
+) -> Iterable[Target]:
     end = llm.chat.ids(llm.chat.end_text)
-    if recipe.losses.learns_responses and utterance.response:
+    if losses.learns_responses and utterance.response:
         yield Target("response_lm", response_ids(utterance, llm.chat))
-    labelled = emotion_index(utterance, recipe.heads.emotions) != IGNORED
-    if "emotion_lm" in recipe.losses.tasks and labelled:
+    labelled = emotion_index(utterance, emotions) != IGNORED
+    if "emotion_lm" in losses.tasks and labelled:
         yield Target("emotion_lm", llm.chat.ids(utterance.emotion or "") + end)
 
 
-def _question_targets(rows: Sequence[QARow], recipe: Recipe, llm: FrozenLLM) -> Iterable[Target]:
+def _question_targets(
+    rows: Sequence[QARow], prompts: PromptsConfig, qa: QASettings, llm: FrozenLLM
+) -> Iterable[Target]:
     """Yield a target for each question; metadata stands before the question."""
     for row in rows:
-        prompt = question_prompt(llm.chat, recipe.prompts, recipe.qa, row.question)
+        prompt = question_prompt(llm.chat, prompts, qa, row.question)
         after = None
         if row.metadata:
             question = f"{row.metadata} {row.question}"
-            after = question_prompt(llm.chat, recipe.prompts, recipe.qa, question).after
+            after = question_prompt(llm.chat, prompts, qa, question).after
         yield Target("qa_lm", llm.chat.ids(row.answer) + prompt.end, prompt.after, after)
 
 
-def load_questions(recipe: Recipe, manifest: Path, splits: Sequence[str]) -> Questions:
+def load_questions(
+    losses: LossesConfig, qa: QASettings, manifest: Path, splits: Sequence[str]
+) -> Questions:
     """Questions that a recipe trains on, if any; `ManifestError` if their file is missing."""
-    if "qa_lm" not in recipe.losses.tasks:
+    if "qa_lm" not in losses.tasks:
         return {}
-    return read_questions(manifest, recipe.qa.modes, recipe.qa.kinds, splits)
+    return read_questions(manifest, qa.modes, qa.kinds, splits)
 
 
 def data_digest(
-    splits: Iterable[Sequence[Utterance]], recipe: Recipe, questions: Questions, streams: StreamSet
+    splits: Iterable[Sequence[Utterance]],
+    losses: LossesConfig,
+    questions: Questions,
+    streams: StreamSet,
 ) -> str:
     """SHA-256 (hex) of the data that a recipe trains on: audio, labels and answers, in order.
 
@@ -80,7 +90,7 @@ def data_digest(
         known: list[object] = [utterance.id, utterance.emotion, utterance.vad]
         if (audio := streams.audio_sha256(utterance.id)) is not None:
             known.append(audio)
-        if recipe.losses.learns_responses:
+        if losses.learns_responses:
             known += [utterance.response, utterance.early_stop]
         rows = questions.get(utterance.id, ())
         return [*known, [[row.question, row.answer, row.metadata] for row in rows]]
@@ -104,11 +114,8 @@ def describe_missing_labels(utterances: Sequence[Utterance], recipe: Recipe) -> 
     """Notes on missing labels and responses that the recipe's losses need."""
     notes = []
     total = len(utterances)
-    unknown = Counter(
-        u.emotion
-        for u in utterances
-        if u.emotion and emotion_index(u, recipe.heads.emotions) == IGNORED
-    )
+    emotions = recipe.heads.emotions
+    unknown = Counter(u.emotion for u in utterances if u.emotion and u.emotion not in emotions)
     for emotion, count in unknown.items():
         notes.append(f"{count} of {total} clips are {emotion!r}, which heads.emotions leaves out")
     without = sum(u.response is None for u in utterances)

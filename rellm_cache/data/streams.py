@@ -16,7 +16,7 @@ from rellm_cache.store.matching import find_store
 from rellm_cache.store.quantization import Quantization
 from rellm_cache.store.reader import FeatureStore
 
-# Encoders round lengths differently, by one or two frames at 50 Hz. More means different audio.
+# Encoders round lengths differently, by one or two frames. More means different audio.
 MAX_FRAME_GAP = 3
 
 
@@ -71,6 +71,8 @@ class FrameSource(Protocol):
 class StreamSet:
     """The streams of a recipe by name. All streams are aligned to the lengths of the first one.
 
+    Streams of another frame rate are resampled to that of the first one, by the nearest frame.
+
     Attributes:
         sources: source of the frames of each stream, in the recipe's order.
         teacher: predictions of a text LLM at each token of a response, if training uses them.
@@ -114,14 +116,16 @@ class StreamSet:
         Raises:
             StoreError: the streams differ by more than `MAX_FRAME_GAP` frames.
         """
-        frames = self.sources[stream].frames(utterance_id)
-        if abs(length - len(frames)) > MAX_FRAME_GAP:
+        source = self.sources[stream]
+        frames = source.frames(utterance_id)
+        step = source.spec.frame_rate / self.base.spec.frame_rate
+        if abs(length - len(frames) / step) > MAX_FRAME_GAP:
             raise StoreError(
                 f"{utterance_id}: {length} {next(iter(self.sources))} frames but {len(frames)} "
                 f"{stream} frames; they may differ by {MAX_FRAME_GAP} at most, so they were made "
                 "from different audio: run `rellm extract` again"
             )
-        return align_length(frames, length)
+        return align_length(frames, length) if step == 1 else [resample(frames, length, step)]
 
     def values(self, utterance_id: str) -> NDArray[np.float64]:
         """(L, D) float64 values of all streams, concatenated along D; int8 is dequantized."""
@@ -141,6 +145,12 @@ def align_length(frames: np.ndarray, length: int) -> list[np.ndarray]:
     if gap > 0:
         return [frames, *[frames[-1:]] * gap]
     return [frames[:length] if gap else frames]
+
+
+def resample(frames: np.ndarray, length: int, step: float) -> np.ndarray:
+    """Frames (L, D) of another rate as (`length`, D): row i is frame floor((i + 0.5) · `step`)."""
+    nearest = ((np.arange(length) + 0.5) * step).astype(np.int64)
+    return frames[np.minimum(nearest, len(frames) - 1)]
 
 
 def open_streams(

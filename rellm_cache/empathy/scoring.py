@@ -43,7 +43,7 @@ from rellm_cache.metrics.intervals import Summary, summarize
 from rellm_cache.utils.atomic_files import write_csv
 from rellm_cache.utils.console import counted, progress, say
 from rellm_cache.utils.devices import default_device
-from rellm_cache.utils.result_table import FINGERPRINT, ResultTable, fingerprint_of
+from rellm_cache.utils.resumable_table import FINGERPRINT, ResultTable, fingerprint_of
 
 BATCH = 32  # exchanges in one forward pass
 

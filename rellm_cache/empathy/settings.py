@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from rellm_cache.config.toml import apply_override, build
+from rellm_cache.config.toml import apply_override, build, parse_overrides
 from rellm_cache.empathy.epitome import FOLDS
 from rellm_cache.errors import ConfigError
 
@@ -91,7 +91,7 @@ def make_settings(encoder: str | None = None, changes: Sequence[str] = ()) -> Em
         ConfigError: a key is unknown or a value is not allowed.
     """
     table: dict[str, Any] = {} if encoder is None else {"encoder": encoder}
-    for change in changes:
+    for change in parse_overrides(changes):
         apply_override(table, change)
     name = str(table.get("encoder", EmpathySettings.encoder)).lower().replace("_", "-")
     shipped = next((known for part, known in SHIPPED.items() if part in name), {})

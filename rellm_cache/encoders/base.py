@@ -1,15 +1,15 @@
-"""Frame encoder: the protocol of all encoders, which turn waveforms into frames at 50 Hz."""
+"""Frame encoder: the base class of all encoders, which turn waveforms into frames."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, ClassVar
 
 import numpy as np
+import torch
 
 from rellm_cache.config.specs import EncoderSpec
 from rellm_cache.errors import ConfigError
-
-FRAMES_PER_SECOND = 50  # for every encoder
 
 
 @dataclass(frozen=True)
@@ -25,22 +25,44 @@ class Encoding:
     vad: np.ndarray | None = None
 
 
-class FrameEncoder(Protocol):
-    """A frozen encoder.
+class FrameEncoder(ABC):
+    """A frozen encoder. Frames of a clip do not depend on its batch.
+
+    Args:
+        spec: settings from the recipe, with the digest of the weights.
+        options: dataclass that the encoder was registered with; None without options.
+        device: where its model runs. An encoder without a model runs on the CPU.
 
     Attributes:
-        spec: identity of its frames, with the digest of the weights.
+        frame_rate: frames a second.
+        version: of its code; raise it when the same settings would give other frames.
+        needs_model: whether `spec.model` names its weights.
+        model_files: files that the model's folder must have.
+        windows: allowed values of `spec.window`, the default first.
+        normalisations: the same of `spec.normalisation`.
+        gives_dimensions: whether its encodings have arousal, dominance and valence.
+        spec: identity of its frames.
         frame_size: D, values in a frame.
-        licence: license of the model.
+        licence: licence of the model; begins with "none" if there is no model.
     """
 
-    spec: EncoderSpec
+    frame_rate: ClassVar[float] = 50.0
+    version: ClassVar[int] = 1
+    needs_model: ClassVar[bool] = True
+    model_files: ClassVar[tuple[str, ...]] = ("preprocessor_config.json",)
+    windows: ClassVar[tuple[str, ...]] = ("clip",)
+    normalisations: ClassVar[tuple[str, ...]] = ("none",)
+    gives_dimensions: ClassVar[bool] = False
     frame_size: int
     licence: str
 
+    def __init__(self, spec: EncoderSpec, options: Any, device: torch.device) -> None:
+        self.spec = spec
+        self.device = device
+
+    @abstractmethod
     def encode(self, waveforms: Sequence[np.ndarray]) -> list[Encoding]:
         """Encode 16 kHz mono waveforms (S,) float32; frames do not depend on the batch."""
-        ...
 
 
 def whisper_frame_count(samples: int) -> int:

@@ -40,8 +40,7 @@ import librosa
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from rellm_cache.config.specs import EncoderSpec
-from rellm_cache.encoders.base import Encoding, whisper_frame_count
+from rellm_cache.encoders.base import Encoding, FrameEncoder, whisper_frame_count
 from rellm_cache.errors import AudioError
 
 SAMPLE_RATE = 16_000
@@ -97,14 +96,13 @@ _CENTERS = np.array([d.center for d in DIMENSIONS], dtype=np.float32)
 _SCALES = np.array([d.scale for d in DIMENSIONS], dtype=np.float32)
 
 
-class ProsodyEncoder:
-    """The ``prosody`` encoder: ``prosody_frames`` with the ``FrameEncoder`` protocol."""
+class ProsodyEncoder(FrameEncoder):
+    """The ``prosody`` encoder: ``prosody_frames`` of each waveform."""
 
-    frame_size: int = len(DIMENSION_NAMES)
-    licence: str = "none (no model)"
-
-    def __init__(self, spec: EncoderSpec) -> None:
-        self.spec = spec
+    needs_model = False
+    normalisations = ("fixed-scale",)
+    frame_size = len(DIMENSION_NAMES)
+    licence = "none (no model)"
 
     def encode(self, waveforms: Sequence[np.ndarray]) -> list[Encoding]:
         """Encode 16 kHz mono waveforms (S,) float32, each independent of the others."""

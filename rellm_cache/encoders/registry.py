@@ -1,14 +1,44 @@
-"""Encoder registry: builds the encoder of an `EncoderSpec`."""
+"""Registry of encoders by kind: builds the encoder of an `EncoderSpec`."""
 
+import dataclasses
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any, TypeVar
 
 import torch
 
+from rellm_cache.config.plugins import ENCODERS, EncoderTraits, Plugin
 from rellm_cache.config.specs import EncoderSpec
 from rellm_cache.encoders.base import FrameEncoder
 from rellm_cache.errors import ConfigError
 from rellm_cache.utils.devices import describe_machine
 from rellm_cache.utils.model_files import find_model, pinned_digest
+
+Kind = TypeVar("Kind", bound=type[FrameEncoder])
+
+
+def register_encoder(kind: str, *, options: type[Any] | None = None) -> Callable[[Kind], Kind]:
+    """Class decorator that makes a `FrameEncoder` available as `[encoders.NAME] kind`.
+
+    Args:
+        options: frozen dataclass of `[encoders.NAME.options]`; its values are in the fingerprint.
+
+    Raises:
+        ValueError: the name is taken or not allowed.
+    """
+
+    def register(encoder: Kind) -> Kind:
+        names = [field.name for field in dataclasses.fields(EncoderTraits)]
+        traits = EncoderTraits(**{name: getattr(encoder, name) for name in names})
+        ENCODERS.register(kind, encoder, options, encoder.__module__, traits)
+        return encoder
+
+    return register
+
+
+def plugin_of(spec: EncoderSpec) -> Plugin:
+    """The encoder of a spec; `ConfigError` names the package that provided a missing one."""
+    return ENCODERS.find(spec.kind, f"encoder of {spec.slug}", spec.provider)
 
 
 def resolve(spec: EncoderSpec) -> EncoderSpec:
@@ -26,7 +56,7 @@ def resolve(spec: EncoderSpec) -> EncoderSpec:
         )
     if not spec.model:
         return spec
-    folder = find_model(spec.model, ("preprocessor_config.json",))
+    folder = find_model(spec.model, plugin_of(spec).traits.model_files)
     return replace(spec, weights_sha256=pinned_digest(folder, spec.weights_sha256))
 
 
@@ -34,29 +64,22 @@ def build_encoder(spec: EncoderSpec, device: torch.device) -> FrameEncoder:
     """Load the encoder of a spec.
 
     Raises:
-        ConfigError: the model cannot be found, lacks a file, or lacks the spec's layer.
+        ConfigError: nothing provides the encoder, or its model cannot be found, lacks a file, or
+            lacks the spec's layer.
     """
-    # Imported here, so that only the libraries of this encoder are loaded.
-    if spec.kind == "whisper":
-        from rellm_cache.encoders.whisper import WhisperEncoder
-
-        return WhisperEncoder(spec, device)
-    if spec.kind == "wav2vec2-emotion":
-        from rellm_cache.encoders.wav2vec2_emotion import Wav2Vec2EmotionEncoder
-
-        return Wav2Vec2EmotionEncoder(spec, device)
-    from rellm_cache.encoders.prosody import ProsodyEncoder
-
-    return ProsodyEncoder(spec)
+    plugin = plugin_of(spec)
+    options = plugin.build_options(spec.options, f"options of {spec.slug}")
+    encoder: FrameEncoder = plugin.loaded(spec, options, device)
+    return encoder
 
 
 def encoder_module(spec: EncoderSpec) -> str:
     """Name of the module with a spec's encoder; importing it also imports its libraries."""
-    return f"rellm_cache.encoders.{spec.kind.replace('-', '_')}"
+    return plugin_of(spec).module
 
 
 def encoding_machine(spec: EncoderSpec, device: torch.device) -> dict[str, str]:
     """Description of the machine that computes the frames of a spec."""
-    # Prosody always runs on the CPU; models run in half precision on a GPU.
+    # Encoders without a model run on the CPU; models run in half precision on a GPU.
     on = device if spec.model else torch.device("cpu")
     return describe_machine(on, torch.float16 if on.type == "cuda" else torch.float32)

@@ -14,7 +14,7 @@ from transformers import Wav2Vec2FeatureExtractor, Wav2Vec2Model, Wav2Vec2PreTra
 from transformers.models.wav2vec2.configuration_wav2vec2 import Wav2Vec2Config
 
 from rellm_cache.config.specs import EncoderSpec
-from rellm_cache.encoders.base import Encoding, check_layer
+from rellm_cache.encoders.base import Encoding, FrameEncoder, check_layer
 from rellm_cache.errors import ConfigError
 from rellm_cache.utils.model_files import find_model, load_pretrained, model_errors
 
@@ -43,15 +43,16 @@ class EmotionModel(Wav2Vec2PreTrainedModel):
         self.post_init()
 
 
-class Wav2Vec2EmotionEncoder:
+class Wav2Vec2EmotionEncoder(FrameEncoder):
     """Frames of one hidden state, and the dimensions of the emotion head."""
 
+    normalisations = ("zero-mean-unit-variance",)
+    gives_dimensions = True
     licence = "CC-BY-NC-SA-4.0"
 
-    def __init__(self, spec: EncoderSpec, device: torch.device) -> None:
-        folder = find_model(spec.model, ("preprocessor_config.json",))
-        self.spec = spec
-        self.device = device
+    def __init__(self, spec: EncoderSpec, options: None, device: torch.device) -> None:
+        super().__init__(spec, options, device)
+        folder = find_model(spec.model, self.model_files)
         with model_errors(folder):
             self._features = Wav2Vec2FeatureExtractor.from_pretrained(folder)
         found = (self._features.sampling_rate, self._features.do_normalize)

@@ -19,7 +19,7 @@ from torch.nn.functional import gelu
 from transformers import WhisperFeatureExtractor, WhisperModel
 
 from rellm_cache.config.specs import EncoderSpec
-from rellm_cache.encoders.base import Encoding, check_layer, whisper_frame_count
+from rellm_cache.encoders.base import Encoding, FrameEncoder, check_layer, whisper_frame_count
 from rellm_cache.errors import AudioError, ConfigError
 from rellm_cache.utils.model_files import find_model, load_pretrained, model_errors
 
@@ -50,15 +50,16 @@ def check_samples(waveforms: Sequence[np.ndarray]) -> None:
             )
 
 
-class WhisperEncoder:
+class WhisperEncoder(FrameEncoder):
     """Frames of one hidden state of a frozen Whisper encoder."""
 
+    windows = ("30s", "clip")
+    normalisations = ("log-mel",)
     licence = "MIT"
 
-    def __init__(self, spec: EncoderSpec, device: torch.device) -> None:
-        folder = find_model(spec.model, ("preprocessor_config.json",))
-        self.spec = spec
-        self.device = device
+    def __init__(self, spec: EncoderSpec, options: None, device: torch.device) -> None:
+        super().__init__(spec, options, device)
+        folder = find_model(spec.model, self.model_files)
         self._features = load_features(folder)
         encoder = load_pretrained(
             WhisperModel,

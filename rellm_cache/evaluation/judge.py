@@ -31,8 +31,8 @@ from rellm_cache.errors import ConfigError, ManifestError
 from rellm_cache.llm.frozen import FrozenLLM, require_llm
 from rellm_cache.llm.loading import llm_identity
 from rellm_cache.llm.prompts import question_prompt
+from rellm_cache.metrics.correlation import rank_correlation
 from rellm_cache.metrics.intervals import Interval, Summary, summarize
-from rellm_cache.metrics.regression import rank_correlation
 from rellm_cache.model.answer_likelihoods import answer_log_likelihoods
 from rellm_cache.qa.rows import QARow, distinct_questions, read_questions
 from rellm_cache.runs.provenance import run_cache
@@ -41,7 +41,7 @@ from rellm_cache.runs.weights import RECIPE, adapter_digest, load_info, load_run
 from rellm_cache.utils.atomic_files import write_json
 from rellm_cache.utils.console import counted, say
 from rellm_cache.utils.devices import default_device
-from rellm_cache.utils.result_table import FINGERPRINT, ResultTable, Row, read_rows
+from rellm_cache.utils.resumable_table import FINGERPRINT, ResultTable, Row, read_rows
 
 BATCH = 16
 JUDGED = "judged"

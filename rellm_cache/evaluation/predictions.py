@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rellm_cache.config.specs import digest
-from rellm_cache.corpus.manifest import DIMENSIONS, Utterance, read_manifests
+from rellm_cache.corpus.dimensions import DIMENSIONS
+from rellm_cache.corpus.manifest import Utterance, read_manifests
 from rellm_cache.data.examples import data_digest
 from rellm_cache.data.streams import StreamSet
 from rellm_cache.empathy.scorer_folder import CARD
@@ -26,7 +27,7 @@ from rellm_cache.evaluation.empathy import (
     summarize_empathy,
 )
 from rellm_cache.inference.answer_fingerprints import DIGITS, answer_fingerprints
-from rellm_cache.inference.emotion import Label
+from rellm_cache.inference.emotion_recognition import Label
 from rellm_cache.inference.responders import (
     Generation,
     SpeechResponder,
@@ -36,7 +37,7 @@ from rellm_cache.inference.responders import (
 from rellm_cache.runs.shared_models import SharedModels
 from rellm_cache.runs.weights import run_recipe
 from rellm_cache.utils.model_files import file_digest
-from rellm_cache.utils.result_table import FINGERPRINT, ResultTable, fingerprint_of
+from rellm_cache.utils.resumable_table import FINGERPRINT, ResultTable, fingerprint_of
 
 EVALUATED, PREDICTIONS = "evaluated.jsonl", "predictions.csv"
 ALL = ""  # id of the row for all utterances together
@@ -81,7 +82,7 @@ class PredictionLog:
         made = answer_fingerprints(run, self.recipe, self.utterances, cache, self._load_streams)
         if self.recipe.text is None:  # losses depend on labels and responses too
             streams = self._load_streams(self.utterances)
-            learned = data_digest([self.utterances], self.recipe, {}, streams)
+            learned = data_digest([self.utterances], self.recipe.losses, {}, streams)
             made[ALL] = digest([made, learned])[:DIGITS]
         self._table = ResultTable(out / EVALUATED, made)
 

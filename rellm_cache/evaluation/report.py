@@ -17,7 +17,7 @@ from rellm_cache.corpus.manifest import Utterance
 from rellm_cache.errors import AudioError
 from rellm_cache.inference.responders import Generation
 from rellm_cache.utils.html import render_page
-from rellm_cache.utils.result_table import read_journal
+from rellm_cache.utils.resumable_table import read_journal
 
 REPORT = "report.html"
 WIDTH, HEIGHT = 420, 220

@@ -9,14 +9,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rellm_cache.corpus.manifest import DIMENSIONS, Utterance
+from rellm_cache.corpus.dimensions import DIMENSIONS
+from rellm_cache.corpus.manifest import Utterance
 from rellm_cache.data.batch import Example
 from rellm_cache.data.examples import emotion_index
 from rellm_cache.evaluation.empathy import EmpathyScores
 from rellm_cache.evaluation.predictions import EmotionPredictions
-from rellm_cache.inference.emotion import LLMScores, score_labels
+from rellm_cache.inference.emotion_recognition import LLMScores, score_labels
 from rellm_cache.metrics.classification import RecognitionScores
-from rellm_cache.metrics.regression import concordance_interval
+from rellm_cache.metrics.correlation import concordance_interval
 from rellm_cache.runs.provenance import DataSummary
 from rellm_cache.training.validation import HeadScores, score_heads
 

@@ -13,7 +13,6 @@ import numpy as np
 from rellm_cache.config.specs import EncoderSpec
 from rellm_cache.corpus.audio_source import audio_digest
 from rellm_cache.corpus.manifest import Utterance
-from rellm_cache.encoders.base import FRAMES_PER_SECOND
 from rellm_cache.errors import AudioError
 from rellm_cache.extraction.messages import BatchDone, ClipBatch, Failure, MissingClip
 from rellm_cache.store.format import store_path
@@ -54,7 +53,7 @@ class TargetStore:
 
     def seconds(self, utterance_id: str) -> float:
         """Duration of a clip, from the number of its stored frames."""
-        return 0.0 if self.store is None else self.store.length(utterance_id) / FRAMES_PER_SECOND
+        return 0.0 if self.store is None else self.store.length(utterance_id) / self.spec.frame_rate
 
     def record(self, batch: ClipBatch, done: BatchDone) -> None:
         """Add the results of a batch."""

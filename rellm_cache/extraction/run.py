@@ -5,18 +5,17 @@ audio. All other clips are decoded, encoded and stored, here or by many workers.
 listed and never stored.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 
 import torch
 
-from rellm_cache.config.schema import Recipe
+from rellm_cache.config.schema import EncoderConfig, Recipe
 from rellm_cache.corpus.clip_limits import read_limits
 from rellm_cache.corpus.manifest import Utterance, read_manifests
 from rellm_cache.encoders.registry import resolve
-from rellm_cache.errors import ConfigError
 from rellm_cache.extraction.failures import record_failures
 from rellm_cache.extraction.messages import (
     BatchDone,
@@ -78,7 +77,7 @@ def extract(
     sync_mirror(cache)
     options = options or WorkerOptions()
     utterances = options.select(read_manifests(manifest))
-    streams = make_targets(recipe, cache)
+    streams = make_targets(recipe.require_encoders(), cache)
     targets = list(dict.fromkeys(streams.values()))  # two streams may share a store
     missing = find_missing(utterances, targets)
     needed = [t for t in targets if any(t.fingerprint in clip.missing_from for clip in missing)]
@@ -103,18 +102,13 @@ def extract(
     return [_report(target, utterances, wall) for target in streams.values()]
 
 
-def make_targets(recipe: Recipe, cache: Path) -> dict[str, TargetStore]:
+def make_targets(encoders: Mapping[str, EncoderConfig], cache: Path) -> dict[str, TargetStore]:
     """Stream → store of its encoder, weights resolved. Equal encoders share a store.
 
     Raises:
-        ConfigError: the recipe reads text, or a model cannot be used.
+        ConfigError: a model cannot be used.
     """
-    if recipe.text is not None:
-        raise ConfigError(
-            f"recipe {recipe.name!r} reads text and needs no frames; use `rellm train` to make its "
-            "run folder and `rellm transcribe` for Whisper's transcripts"
-        )
-    specs = {name: resolve(encoder.spec) for name, encoder in recipe.encoders.items()}
+    specs = {name: resolve(encoder.spec) for name, encoder in encoders.items()}
     targets = {spec: TargetStore(spec, cache) for spec in specs.values()}
     return {name: targets[spec] for name, spec in specs.items()}
 

@@ -184,6 +184,7 @@ def check_recipe(recipe: Recipe, config: BlspConfig, sizes: Mapping[str, int]) -
     adapter = recipe.adapter
     (name, speech), *others = recipe.encoders.items()
     found = {
+        "adapter.kind": (adapter.kind, "conv"),
         "adapter.preset": (adapter.preset, "reference"),
         "adapter.bottleneck": (adapter.bottleneck, config.bottleneck),
         "adapter.output_size": (adapter.output_size or config.hidden_size, config.hidden_size),

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from rellm_cache.config.recipes import to_toml
+from rellm_cache.config.recipes import identity_toml
 from rellm_cache.config.schema import Recipe
 from rellm_cache.config.specs import digest
 from rellm_cache.corpus.audio_source import audio_digest
@@ -51,5 +51,5 @@ def answer_fingerprints(
         else:
             inputs = [audio_digest(u).tobytes().hex() for u in utterances]
     llm = llm_identity(recipe.used_llm) if recipe.used_llm else {}
-    model = digest([to_toml(recipe), weights, llm])
+    model = digest([identity_toml(recipe), weights, llm])
     return {u.id: digest([model, i])[:DIGITS] for u, i in zip(utterances, inputs, strict=True)}

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from rellm_cache.config.schema import Recipe
+from rellm_cache.config.toml import Changes, parse_overrides
 from rellm_cache.corpus.clip_limits import DEFAULT_LIMITS, read_limits
 from rellm_cache.corpus.manifest import Utterance, read_lines, read_manifests
 from rellm_cache.data.streams import StreamSet
@@ -18,7 +19,7 @@ from rellm_cache.runs.shared_models import SharedModels
 from rellm_cache.runs.weights import run_recipe
 from rellm_cache.utils.console import counted, say
 from rellm_cache.utils.devices import default_device
-from rellm_cache.utils.result_table import FINGERPRINT, ResultTable
+from rellm_cache.utils.resumable_table import FINGERPRINT, ResultTable
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
 
@@ -43,7 +44,7 @@ def generate(
     cache: Path | None = None,
     from_audio: bool = False,
     batch_size: int = 8,
-    overrides: Sequence[str] = (),
+    overrides: Changes = (),
     resources: SharedModels | None = None,
 ) -> list[Generation]:
     """Answer all utterances of a manifest, or one sound file; write JSON Lines to `out`.
@@ -98,7 +99,7 @@ def _load_streams(
     if live:
         is_sound = source.suffix.lower() in AUDIO_SUFFIXES
         limits = DEFAULT_LIMITS if is_sound else read_limits(source)
-        return LiveEncoders(recipe, default_device(), limits).streams(utterances)
+        return LiveEncoders(recipe.encoders, default_device()).streams(utterances, limits)
     streams = resources.streams(recipe.encoders, cache)
     try:
         streams.require(
@@ -109,11 +110,11 @@ def _load_streams(
     return streams
 
 
-def require_prompt_overrides(overrides: Sequence[str]) -> Sequence[str]:
+def require_prompt_overrides(overrides: Changes) -> Changes:
     """The overrides; `ConfigError` unless all of them change prompts."""
-    for override in overrides:
-        if not override.strip().startswith("prompts."):
+    for override in parse_overrides(overrides):
+        if override.keys[0] != "prompts" or len(override.keys) == 1:
             raise ConfigError(
-                f"--set {override!r}: the run is trained; only prompts.* can change now"
+                f"--set {override.text!r}: the run is trained; only prompts.* can change now"
             )
     return overrides

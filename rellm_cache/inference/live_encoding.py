@@ -3,11 +3,12 @@
 Frames are rounded to float16 like stored frames, so audio and cache give the same answers.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
 
-from rellm_cache.config.schema import Recipe
+from rellm_cache.config.schema import EncoderConfig
 from rellm_cache.corpus.audio import load_clip
 from rellm_cache.corpus.clip_limits import ClipLimits
 from rellm_cache.corpus.manifest import Utterance
@@ -25,26 +26,31 @@ GPU_BATCH = 16  # clips
 class LiveEncoders:
     """The encoders of a recipe, loaded to encode audio that is not in a cache."""
 
-    def __init__(self, recipe: Recipe, device: torch.device, limits: ClipLimits) -> None:
+    def __init__(self, encoders: Mapping[str, EncoderConfig], device: torch.device) -> None:
         self._device = device
-        self._limits = limits
         self._encoders = {
-            name: build_encoder(resolve(encoder.spec), device)
-            for name, encoder in recipe.encoders.items()
+            name: build_encoder(resolve(encoder.spec), device) for name, encoder in encoders.items()
         }
 
-    def streams(self, utterances: Sequence[Utterance]) -> StreamSet:
-        """Encode the audio of utterances as `extract` does; `AudioError` if a clip is unusable."""
-        waveforms = [load_clip(u, self._limits).waveform for u in utterances]
+    def streams(self, utterances: Sequence[Utterance], limits: ClipLimits) -> StreamSet:
+        """Encode the audio of utterances as `extract` does; `AudioError` if a clip is unusable.
+
+        `limits` are those of their manifest.
+        """
+        return self.encode({u.id: load_clip(u, limits).waveform for u in utterances})
+
+    def encode(self, waveforms: Mapping[str, np.ndarray]) -> StreamSet:
+        """Encode 16 kHz mono waveforms (S,) float32 by utterance id."""
+        ids, clips = list(waveforms), list(waveforms.values())
 
         def stream(encoder: FrameEncoder) -> InMemoryFrames:
             info = StoreInfo(encoder.spec, encoder.frame_size, encoder.licence)
             encoded = InMemoryFrames(info)
             size = forward_batch_size(self._device, GPU_BATCH)
-            for indices in ordered_batches([len(w) for w in waveforms], size):
-                encodings = encoder.encode([waveforms[i] for i in indices])
+            for indices in ordered_batches([len(clip) for clip in clips], size):
+                encodings = encoder.encode([clips[i] for i in indices])
                 for index, encoding in zip(indices, encodings, strict=True):
-                    encoded.add(utterances[index].id, encoding.frames)
+                    encoded.add(ids[index], encoding.frames)
             return encoded
 
         return StreamSet({name: stream(encoder) for name, encoder in self._encoders.items()})

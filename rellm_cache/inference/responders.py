@@ -11,24 +11,27 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from rellm_cache.config.schema import PromptsConfig, Recipe
-from rellm_cache.corpus.manifest import DIMENSIONS, Utterance
+from rellm_cache.config.toml import Changes
+from rellm_cache.corpus.dimensions import DIMENSIONS
+from rellm_cache.corpus.manifest import Utterance
 from rellm_cache.data.batch import Batch, Example
 from rellm_cache.data.examples import make_examples
 from rellm_cache.data.loader import BatchLoader
 from rellm_cache.data.sampler import ordered_batches
 from rellm_cache.data.streams import StreamSet
 from rellm_cache.errors import ManifestError
-from rellm_cache.inference.emotion import Label, label_speech, label_texts
+from rellm_cache.inference.emotion_recognition import Label, label_speech, label_texts
+from rellm_cache.llm.decoding import Continuation
 from rellm_cache.llm.frozen import require_llm
-from rellm_cache.llm.generation import Continuation
-from rellm_cache.llm.reply_limit import ReplyLimit
+from rellm_cache.llm.sentence_limit import ReplyLimit
 from rellm_cache.model.speech_llm import SpeechLLM
 from rellm_cache.model.text_llm import Reading, TextLLM
 from rellm_cache.runs.shared_models import SharedModels
 from rellm_cache.runs.weights import load_run
-from rellm_cache.store.transcripts import read_transcripts, transcriber_spec
+from rellm_cache.store.transcripts import read_transcripts
 from rellm_cache.training.validation import Predictions, predict
 from rellm_cache.utils.devices import default_device
 
@@ -57,6 +60,21 @@ class Generation:
     dimensions: dict[str, float] | None = None
 
 
+@dataclass(frozen=True)
+class Recognition:
+    """What the heads of a run tell about one clip.
+
+    Attributes:
+        emotion: the likeliest emotion, by the category head.
+        probabilities: emotion → probability; they sum to 1.
+        dimensions: arousal, dominance, valence, each about 0..1, or None without that head.
+    """
+
+    emotion: str
+    probabilities: dict[str, float]
+    dimensions: dict[str, float] | None
+
+
 class SpeechResponder:
     """The speech LLM of a trained run; `overrides` change its recipe's prompts."""
 
@@ -65,7 +83,7 @@ class SpeechResponder:
         run: Path,
         resources: SharedModels,
         load_streams: LoadStreams,
-        overrides: Sequence[str] = (),
+        overrides: Changes = (),
     ) -> None:
         self._device = default_device()
         self._recipe, self._model = load_run(run, self._device, resources.llm, overrides)
@@ -73,6 +91,7 @@ class SpeechResponder:
 
     def answers(self, utterances: Sequence[Utterance], batch_size: int) -> Iterator[Generation]:
         """Answer utterances, in batches of similar length; `ConfigError` if the run has no LLM."""
+        require_llm(self._model.llm)
         batches = self._batches(utterances, batch_size)
         prompts = self._recipe.prompts
         return (
@@ -85,12 +104,27 @@ class SpeechResponder:
         self, utterances: Sequence[Utterance], in_words: bool, batch_size: int
     ) -> Iterator[tuple[str, Label]]:
         """Ids and emotion labels by the LLM, in batches of similar length; errors as `answers`."""
+        require_llm(self._model.llm)
         batches = self._batches(utterances, batch_size)
         return (
             pair
             for batch, _ in batches
             for pair in zip(batch.ids, label_speech(self._model, batch, in_words), strict=True)
         )
+
+    @torch.inference_mode()
+    def recognize(
+        self, utterances: Sequence[Utterance], batch_size: int
+    ) -> dict[str, tuple[Recognition, Tensor, Tensor]]:
+        """Utterance id → recognition, states (T', H) and pooled vector (P,), both float32."""
+        found = {}
+        for batch, _ in self._batches(utterances, batch_size):
+            speech = self._model.speech(batch)
+            pooled = self._model.pooled(speech)
+            for index, recognition in enumerate(recognize(self._model, pooled)):
+                vectors = speech.one(index).float().cpu(), pooled[index].float().cpu()
+                found[batch.ids[index]] = recognition, *vectors
+        return found
 
     def heads(self, utterances: Sequence[Utterance]) -> Predictions:
         """Emotions and dimensions by the heads, and the losses, in the utterances' order."""
@@ -100,7 +134,6 @@ class SpeechResponder:
     def _batches(
         self, utterances: Sequence[Utterance], batch_size: int
     ) -> Iterator[tuple[Batch, list[Utterance]]]:
-        require_llm(self._model.llm)
         streams = self._load_streams(utterances)
         loader = BatchLoader([Example(u.id) for u in utterances], streams, self._device)
         plan = ordered_batches(loader.lengths, batch_size)
@@ -116,22 +149,33 @@ def answer_batch(
     """Answer the utterances of one batch, in its order."""
     with torch.inference_mode():
         speech = model.speech(batch)
-        logits, dimensions = model.heads(speech.embeddings, speech.lengths)
-        probabilities = logits.float().softmax(1).tolist()
+        recognitions = recognize(model, model.pooled(speech))
         replies = model.answers(speech, "answer", prompts.answer_tokens, _reply_limit(prompts))
-    values = [None] * len(replies) if dimensions is None else dimensions.float().tolist()
-    names = model.emotions
     return [
         _generation(
             utterance,
             reply,
+            emotion=found.emotion,
+            emotion_probabilities=found.probabilities,
+            dimensions=found.dimensions,
+        )
+        for utterance, reply, found in zip(utterances, replies, recognitions, strict=True)
+    ]
+
+
+def recognize(model: SpeechLLM, pooled: Tensor) -> list[Recognition]:
+    """Recognition of each utterance by the heads, from pooled vectors (B, P)."""
+    logits, dimensions = model.heads(pooled)
+    probabilities = logits.float().softmax(1).tolist()
+    values = [None] * len(probabilities) if dimensions is None else dimensions.float().tolist()
+    names = model.emotions
+    return [
+        Recognition(
             emotion=names[int(np.argmax(shares))],
-            emotion_probabilities=dict(zip(names, shares, strict=True)),
+            probabilities=dict(zip(names, shares, strict=True)),
             dimensions=None if vad is None else dict(zip(DIMENSIONS, vad, strict=True)),
         )
-        for utterance, reply, shares, vad in zip(
-            utterances, replies, probabilities, values, strict=True
-        )
+        for shares, vad in zip(probabilities, values, strict=True)
     ]
 
 
@@ -187,12 +231,12 @@ def make_readings(utterances: Sequence[Utterance], recipe: Recipe, cache: Path) 
     """
     text = recipe.require_text()
     if text.transcript == "whisper":
-        transcripts = read_transcripts(utterances, transcriber_spec(recipe), cache)
+        transcripts = read_transcripts(utterances, recipe.require_transcriber(), cache)
     else:
         transcripts = {u.id: u.text for u in utterances}
-        _require(recipe, "transcript (text)", utterances, lambda u: bool(u.text.strip()))
+        _require(recipe.name, "transcript (text)", utterances, lambda u: bool(u.text.strip()))
     if text.gold_emotion:
-        _require(recipe, "emotion", utterances, lambda u: bool(u.emotion))
+        _require(recipe.name, "emotion", utterances, lambda u: bool(u.emotion))
     return [
         Reading(transcripts[u.id], u.emotion if text.gold_emotion else None) for u in utterances
     ]
@@ -204,7 +248,7 @@ def load_responder(
     cache: Path,
     load_streams: LoadStreams,
     resources: SharedModels,
-    overrides: Sequence[str] = (),
+    overrides: Changes = (),
 ) -> SpeechResponder | TextResponder:
     """Load the responder of a run; `recipe` already has the `overrides`."""
     if recipe.text is not None:
@@ -213,12 +257,12 @@ def load_responder(
 
 
 def _require(
-    recipe: Recipe, name: str, utterances: Sequence[Utterance], has: Callable[[Utterance], bool]
+    recipe: str, name: str, utterances: Sequence[Utterance], has: Callable[[Utterance], bool]
 ) -> None:
     missing = [u.id for u in utterances if not has(u)]
     if missing:
         raise ManifestError(
-            f"recipe {recipe.name!r} reads each utterance's {name}, but {len(missing)} of "
+            f"recipe {recipe!r} reads each utterance's {name}, but {len(missing)} of "
             f"{len(utterances)} utterances have none, the first is {missing[0]!r}"
         )
 

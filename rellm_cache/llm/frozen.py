@@ -18,7 +18,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from rellm_cache.config.schema import LLMConfig
 from rellm_cache.errors import ConfigError
 from rellm_cache.llm import segment_attention as segments
-from rellm_cache.llm.packing import PackedRow, Segment
+from rellm_cache.llm.packed_rows import PackedRow, Segment
 from rellm_cache.llm.prefix_cache import PrefixKV, compute_prefix, concat_prefixes
 from rellm_cache.llm.prompts import ChatFormat
 from rellm_cache.llm.speech_mask import SpeechMask

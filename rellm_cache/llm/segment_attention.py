@@ -18,7 +18,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from rellm_cache.errors import ConfigError
-from rellm_cache.llm.packing import PackedRow
+from rellm_cache.llm.packed_rows import PackedRow
 
 NAME = "rellm-segments"  # name of the attention function in transformers
 ARGUMENT = "rellm_segments"  # argument of the layers that holds the `Segments`

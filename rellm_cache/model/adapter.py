@@ -11,6 +11,7 @@ Letters: B utterances, T frames, D values in a frame of all streams, T' = about 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -93,8 +94,8 @@ class AdapterCost:
     """Memory and computation that training an adapter needs.
 
     Attributes:
-        kept_bytes: bytes of activations that one input frame keeps for the backward pass.
-        operations: floating-point operations of one input frame, forward and backward.
+        kept_bytes: bytes of activations that one entering frame keeps for the backward pass.
+        operations: floating-point operations of one entering frame, forward and backward.
     """
 
     parameters: int
@@ -105,14 +106,19 @@ class AdapterCost:
 class Adapter(nn.Module):
     """Base class of adapters: frames of all streams (B, T, D) to LLM embeddings (B, T', H).
 
-    A subclass defines `__init__(config, input_size, output_size)`, `forward` and `output_lengths`,
+    A subclass defines `__init__(options, input_size, output_size)`, `forward` and `output_lengths`,
     and gives an utterance the same embeddings alone and in any batch. If `needs_statistics` is
-    true, training calls `start_from`.
+    true, training calls `start_from`. Nothing else of it is used elsewhere.
+
+    Args:
+        options: dataclass that the adapter was registered with, or the recipe's `AdapterConfig`.
+        input_size: D.
+        output_size: H.
     """
 
     needs_statistics = False
 
-    def __init__(self, config: AdapterConfig, input_size: int, output_size: int) -> None:
+    def __init__(self, options: Any, input_size: int, output_size: int) -> None:
         super().__init__()
         self.input_size = input_size
         self.output_size = output_size
@@ -124,6 +130,10 @@ class Adapter(nn.Module):
     def output_lengths(self, lengths: Tensor) -> Tensor:
         """Number of embeddings for each number of frames, in the current mode: (B,) -> (B,)."""
         raise NotImplementedError  # abstract, too
+
+    def input_lengths(self, lengths: Tensor) -> Tensor:
+        """Number of frames that enter the network, in the current mode: (B,) -> (B,); all here."""
+        return lengths
 
     def start_from(self, mean: Tensor, deviation: Tensor) -> None:
         """Set initial weights from the mean and standard deviation (D,) of the training frames."""
@@ -139,7 +149,8 @@ class Adapter(nn.Module):
         with count_saved_bytes(self) as kept:
             self(frames, torch.empty(1, dtype=torch.long, device="meta"))
         parameters = sum(p.numel() for p in self.parameters())
-        return AdapterCost(parameters, kept() / COUNTED_FRAMES, self.operations)
+        entered = int(self.input_lengths(torch.tensor([COUNTED_FRAMES], device="cpu")))
+        return AdapterCost(parameters, kept() / entered, self.operations)
 
 
 class GatedConv(nn.Module):
@@ -199,11 +210,16 @@ class ConvAdapter(Adapter):
 
     def output_lengths(self, lengths: Tensor) -> Tensor:
         """Apply floor((L - 1) / 2 + 1) three times, in training to the cropped L: (B,) -> (B,)."""
-        if self.training and self.crop_frames:
-            lengths = lengths.clamp(max=self.crop_frames)
+        lengths = self.input_lengths(lengths)
         for _ in range(CONVOLUTIONS):
             lengths = (lengths - 1) // STRIDE + 1
         return lengths
+
+    def input_lengths(self, lengths: Tensor) -> Tensor:
+        """In training at most `crop_frames` enter: (B,) -> (B,)."""
+        return (
+            lengths.clamp(max=self.crop_frames) if self.training and self.crop_frames else lengths
+        )
 
     def start_from(self, mean: Tensor, deviation: Tensor) -> None:
         """Normalize the input by the mean and standard deviation (D,) of the training frames."""

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from rellm_cache.llm.frozen import FrozenLLM
-from rellm_cache.llm.packing import Segment, pack
+from rellm_cache.llm.packed_rows import Segment, pack
 from rellm_cache.model.losses.token import token_cross_entropy
 
 

@@ -34,20 +34,23 @@ class AuxiliaryHeads(nn.Module):
         self.category = nn.Linear(pooled, len(config.emotions), bias=False)
         self.dimensions = nn.Linear(pooled, 3, bias=False) if config.dimensions else None
 
-    def forward(self, frames: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Emotion logits and dimensions.
-
-        Args:
-            frames: (B, T', H) adapter frames.
-            lengths: (B,) valid frames.
-
-        Returns:
-            (B, C) logits; (B, 3) arousal, dominance, valence, or None without that head.
-        """
+    def pool(self, frames: Tensor, lengths: Tensor) -> Tensor:
+        """Pooled frames: (B, T', H), (B,) valid frames -> (B, P); P is H, or 2 H of statistics."""
         pooled = masked_mean(frames, lengths)  # (B, T', H) -> (B, H)
         if self.pooling == "statistics":
             variance = masked_mean((frames - pooled.unsqueeze(1)).square(), lengths)
             pooled = torch.cat([pooled, (variance + 1e-5).sqrt()], dim=1)  # (B, 2H)
+        return pooled
+
+    def forward(self, pooled: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Emotion logits and dimensions.
+
+        Args:
+            pooled: (B, P) from `pool`.
+
+        Returns:
+            (B, C) logits; (B, 3) arousal, dominance, valence, or None without that head.
+        """
         pooled = self.dropout(pooled)
         dimensions = None if self.dimensions is None else self.dimensions(pooled)
         return self.category(pooled), dimensions

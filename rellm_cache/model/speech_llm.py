@@ -16,14 +16,17 @@ from torch import Tensor, nn
 from rellm_cache.config.schema import AdapterConfig, Recipe
 from rellm_cache.data.batch import Batch, Target
 from rellm_cache.errors import ConfigError
+from rellm_cache.llm.decoding import Continuation, continue_prompts
 from rellm_cache.llm.frozen import FrozenLLM, require_llm
-from rellm_cache.llm.generation import Continuation, continue_prompts
 from rellm_cache.llm.lora import LoRA, with_lora
 from rellm_cache.llm.prompts import speech_prompts
-from rellm_cache.llm.reply_limit import NO_LIMIT, ReplyLimit
+from rellm_cache.llm.sentence_limit import NO_LIMIT, ReplyLimit
 from rellm_cache.model.adapter import Speech, concat_streams, dequantize
 from rellm_cache.model.answer_likelihoods import answer_log_likelihoods
+from rellm_cache.model.example_packing import ExampleRows
 from rellm_cache.model.heads import AuxiliaryHeads
+from rellm_cache.model.losses.dimensions import moments_of
+from rellm_cache.model.losses.loss_terms import LossTerms
 from rellm_cache.model.losses.registry import (
     TASKS,
     AnswerStates,
@@ -33,11 +36,8 @@ from rellm_cache.model.losses.registry import (
     count_terms,
     loss_weights,
 )
-from rellm_cache.model.losses.terms import LossTerms
 from rellm_cache.model.losses.token import predicting_states, token_cross_entropy
-from rellm_cache.model.losses.vad import moments_of
 from rellm_cache.model.registry import build_adapter
-from rellm_cache.model.row_packing import ExampleRows
 
 
 class SpeechLLM(nn.Module):
@@ -88,6 +88,10 @@ class SpeechLLM(nn.Module):
         embeddings, lengths = self.adapter(frames, batch.frame_lengths)  # (B, T, D) -> (B, T', H)
         return Speech(embeddings.float(), lengths)
 
+    def pooled(self, speech: Speech) -> Tensor:
+        """(B, P) pooled embeddings, which the heads read."""
+        return self.heads.pool(speech.embeddings, speech.lengths)
+
     def forward(self, batch: Batch, moments: Tensor | None = None) -> Outputs:
         """Outputs of the heads and loss terms for one batch.
 
@@ -96,13 +100,14 @@ class SpeechLLM(nn.Module):
                 step has only this batch. Only the CCC loss uses them.
         """
         speech = self.speech(batch)
-        outputs = Outputs(speech, *self.heads(speech.embeddings, speech.lengths))
+        pooled = self.pooled(speech)  # (B, P)
+        outputs = Outputs(speech, pooled, *self.heads(pooled))
         context = self._context(moments)
         zero = speech.embeddings.new_zeros(())
         sums = dict.fromkeys(self.losses, zero) | self._answer_losses(speech, batch, context)
         for name, loss in self.losses.items():
             if loss.clip_sum is not None:
-                sums[name] = loss.clip_sum(outputs, batch, context)
+                sums[name] = loss.clip_sum(outputs, batch, loss.context(context))
         return replace(outputs, terms=LossTerms.of(sums, self.counts(batch)))
 
     def _context(self, moments: Tensor | None = None) -> LossContext:
@@ -114,7 +119,7 @@ class SpeechLLM(nn.Module):
     def dimension_moments(self, batch: Batch) -> Tensor:
         """(6, 3) float64 sums over the dimensions of a batch; add them to get those of a step."""
         speech = self.speech(batch)
-        _, dimensions = self.heads(speech.embeddings, speech.lengths)
+        _, dimensions = self.heads(self.pooled(speech))
         return moments_of(dimensions, batch.vad)
 
     @property
@@ -151,7 +156,9 @@ class SpeechLLM(nn.Module):
                 answers = AnswerStates(states, row.answers[own], weight, taught)
                 for loss in others:
                     if loss.task == task and loss.token_sum is not None:
-                        sums[loss.name] = sums[loss.name] + loss.token_sum(answers, context)
+                        sums[loss.name] = sums[loss.name] + loss.token_sum(
+                            answers, loss.context(context)
+                        )
         return sums | dict(zip(TASKS, entropies.unbind(), strict=True))
 
     def tokens(self, embeddings: int, targets: Sequence[Target]) -> int:

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from rellm_cache.config.schema import PromptsConfig
+from rellm_cache.llm.decoding import Continuation, continue_prompts
 from rellm_cache.llm.frozen import FrozenLLM
-from rellm_cache.llm.generation import Continuation, continue_prompts
-from rellm_cache.llm.reply_limit import NO_LIMIT, ReplyLimit
+from rellm_cache.llm.sentence_limit import NO_LIMIT, ReplyLimit
 from rellm_cache.model.answer_likelihoods import answer_log_likelihoods
 
 

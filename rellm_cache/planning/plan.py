@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from rellm_cache.config.schema import Recipe
+from rellm_cache.config.qa import QASettings
+from rellm_cache.config.schema import LossesConfig, Recipe
 from rellm_cache.corpus.audio import clip_seconds
 from rellm_cache.corpus.clip_limits import ClipLimits, read_limits
 from rellm_cache.corpus.manifest import Utterance, manifest_files, read_manifests
@@ -74,7 +75,7 @@ def plan(
         StoreError: a store of the cache is damaged.
     """
     utterances = read_manifests(manifest)
-    targets = make_targets(recipe, cache)
+    targets = make_targets(recipe.require_encoders(), cache)
     missing = find_missing(utterances, list(dict.fromkeys(targets.values())))
     limits = read_limits(manifest)
     seconds = _durations(utterances, limits)
@@ -93,7 +94,7 @@ def plan(
             sum(stream.frame_size for stream in extraction.streams),
             torch.bfloat16 if on_gpu else torch.float32,
             gpu_bytes,
-            _questions(recipe, manifest),
+            _questions(recipe.losses, recipe.qa, manifest),
         )
     except (ConfigError, ManifestError) as error:
         unknown = str(error)
@@ -110,10 +111,10 @@ def plan(
     )
 
 
-def _questions(recipe: Recipe, manifest: Path) -> Questions:
+def _questions(losses: LossesConfig, qa: QASettings, manifest: Path) -> Questions:
     """Clip id → questions next to a manifest that training would use, if there are any."""
     written = [file for file in manifest_files(manifest) if questions_path(file).exists()]
-    return {k: rows for file in written for k, rows in load_questions(recipe, file, ()).items()}
+    return {k: rows for f in written for k, rows in load_questions(losses, qa, f, ()).items()}
 
 
 def _durations(utterances: Sequence[Utterance], limits: ClipLimits) -> dict[str, float]:

@@ -50,11 +50,12 @@ def time_epochs(
     data = TrainingData(examples, [], streams)
     trainer = Trainer(recipe, data, out, llm, make_accelerator(out))
     groups = trainer.groups(0)[:max_steps]
-    live = LiveEncoders(recipe, trainer.device, read_limits(manifest))
+    limits = read_limits(manifest)
+    live = LiveEncoders(recipe.encoders, trainer.device)
 
     def encode() -> Iterator[list[Batch]]:
         for group in groups:
-            encoded = live.streams([utterances[i] for indices in group for i in indices])
+            encoded = live.streams([utterances[i] for g in group for i in g], limits)
             yield [collate([examples[i] for i in indices], encoded) for indices in group]
 
     with use_threads("models" if recipe.needs_llm else "heads"):

@@ -22,7 +22,6 @@ from rellm_cache.config.schema import (
 )
 from rellm_cache.corpus.manifest import Utterance
 from rellm_cache.data.examples import Questions
-from rellm_cache.encoders.base import FRAMES_PER_SECOND
 from rellm_cache.llm.memory import Footprint, estimate_footprint
 from rellm_cache.llm.teacher_distribution import CHUNK
 from rellm_cache.model.adapter import Adapter
@@ -112,9 +111,11 @@ def plan_training(
     parameters = cost.parameters + head_parameters + (llm.lora_parameters if llm else 0)
     trained_bytes = parameters * _bytes_a_parameter(recipe.training)
     clips = [clip for clip in clips if clip.id in seconds]
-    lengths = [round(seconds[clip.id] * FRAMES_PER_SECOND) for clip in clips]
-    frames = sum(lengths)
-    embeddings = adapter.eval().output_lengths(torch.tensor(lengths, dtype=torch.long).clamp(min=1))
+    rate = next(iter(recipe.encoders.values())).frame_rate
+    found = [round(seconds[clip.id] * rate) for clip in clips]
+    lengths = torch.tensor(found, dtype=torch.long, device="cpu").clamp(min=1)
+    frames = int(adapter.input_lengths(lengths).sum())  # in training mode
+    embeddings = adapter.output_lengths(lengths)
     tokens = [
         _count_tokens(recipe.losses, clip, speech, questions.get(clip.id, ()))
         for clip, speech in zip(clips, embeddings.tolist(), strict=True)

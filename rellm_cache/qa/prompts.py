@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from rellm_cache.config.qa import QAMode, QASettings, QAType
-from rellm_cache.corpus.manifest import DIMENSIONS, Utterance
+from rellm_cache.corpus.dimensions import DIMENSIONS
+from rellm_cache.corpus.manifest import Utterance
 
 LEVELS = ("low", "medium", "high")
 LabelSource = Literal["corpus", "pseudo", "made"]

@@ -15,7 +15,7 @@ from rellm_cache.corpus.field_validation import BOOL, TEXT, Field, check_fields,
 from rellm_cache.corpus.manifest import manifest_files, read_lines
 from rellm_cache.errors import ManifestError
 from rellm_cache.utils.atomic_files import write_lines
-from rellm_cache.utils.result_table import with_fingerprint
+from rellm_cache.utils.resumable_table import with_fingerprint
 
 
 @dataclass(frozen=True)

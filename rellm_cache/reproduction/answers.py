@@ -23,7 +23,7 @@ from rellm_cache.utils.atomic_files import write_csv
 from rellm_cache.utils.console import progress
 from rellm_cache.utils.devices import default_device
 from rellm_cache.utils.json_files import read_object
-from rellm_cache.utils.result_table import FINGERPRINT, ResultTable, Row, fingerprint_of
+from rellm_cache.utils.resumable_table import FINGERPRINT, ResultTable, Row, fingerprint_of
 
 EMPATHY, UTTERANCES = "empathy.jsonl", "utterances.csv"
 LABELS = ("speaker", "emotion", "head", "llm", "llm_in_words")  # columns of predictions.csv

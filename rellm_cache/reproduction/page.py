@@ -7,8 +7,8 @@ from pathlib import Path
 from rellm_cache.metrics.intervals import Interval
 from rellm_cache.reproduction.answers import Record
 from rellm_cache.reproduction.paper import METRICS
-from rellm_cache.reproduction.statistics import RowResult
 from rellm_cache.reproduction.table1 import Reproduction
+from rellm_cache.reproduction.table_statistics import RowResult
 from rellm_cache.utils.atomic_files import write_text
 from rellm_cache.utils.html import render_page
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from rellm_cache.annotation.pseudo_vad import annotate
+from rellm_cache.annotation.pseudo_dimensions import annotate
 from rellm_cache.annotation.transcripts import transcribe
 from rellm_cache.config.recipes import load_recipe
 from rellm_cache.config.schema import Recipe

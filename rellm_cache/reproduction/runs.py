@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from rellm_cache.config.recipes import to_toml
+from rellm_cache.config.recipes import identity_toml
 from rellm_cache.config.schema import Recipe
 from rellm_cache.config.specs import digest
 from rellm_cache.corpus.manifest import read_split
@@ -35,7 +35,7 @@ from rellm_cache.utils.console import say
 from rellm_cache.utils.devices import threads_each
 from rellm_cache.utils.json_files import read_object
 from rellm_cache.utils.model_files import file_digest
-from rellm_cache.utils.result_table import FINGERPRINT, fingerprint_of
+from rellm_cache.utils.resumable_table import FINGERPRINT, fingerprint_of
 
 DONE, FIRST, RUN, RESPONSES = "done.json", "first", "run", "responses.jsonl"
 
@@ -82,7 +82,7 @@ class Job:
             for u in read_split(self.manifest, split)
         ]
         first, ready = self.model.first, self.model.ready
-        made = [to_toml(self.model.recipe), first and to_toml(first), data]
+        made = [identity_toml(self.model.recipe), first and identity_toml(first), data]
         if ready is not None:
             made.append(file_digest(ready / WEIGHTS))
         return digest(made)

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from rellm_cache.annotation.responses import respond
-from rellm_cache.config.recipes import load_recipe, to_toml
+from rellm_cache.config.recipes import identity_toml, load_recipe
 from rellm_cache.config.schema import Recipe
 from rellm_cache.corpus.manifest import Utterance, manifest_files, read_manifests, write_manifest
 from rellm_cache.reproduction.answers import UTTERANCES, Record, collect_records, write_records
@@ -35,7 +35,7 @@ from rellm_cache.reproduction.prepare import (
     transcribe_tests,
 )
 from rellm_cache.reproduction.runs import Failure, Job, run_jobs
-from rellm_cache.reproduction.statistics import Comparison, RowResult, compare, summarize_row
+from rellm_cache.reproduction.table_statistics import Comparison, RowResult, compare, summarize_row
 
 # Fold -> split -> utterances.
 Splits = Mapping[str, Mapping[str, Sequence[Utterance]]]
@@ -136,7 +136,9 @@ def find_equal_rows(models: Models, has_vad: bool) -> dict[str, str]:
     same_as: dict[str, str] = {}
     for row, model in models.items():
         made = [
-            to_toml(_effective(r, has_vad)) for r in (model.recipe, model.first) if r is not None
+            identity_toml(_effective(r, has_vad))
+            for r in (model.recipe, model.first)
+            if r is not None
         ]
         key = (*made, model.ready is None, row.shuffled)
         if (other := first_of.setdefault(key, row.name)) != row.name:

@@ -14,7 +14,7 @@ from pathlib import Path
 from rellm_cache.corpus.manifest import Utterance
 from rellm_cache.corpus.statistics import read_report
 from rellm_cache.errors import RunError
-from rellm_cache.store.remote.mirror import open_mirror
+from rellm_cache.store.remote.mirror import cache_folder
 from rellm_cache.store.remote.mirror_paths import is_url, origin_url
 from rellm_cache.utils.atomic_files import write_text
 
@@ -54,12 +54,14 @@ class TrainingRecord:
 
     Attributes:
         rellm: version of rellm that trained the run.
+        steps: steps taken.
         seconds: training time over all calls.
         processes: number of processes that shared each step at the end of training.
         llm_weights: SHA-256 of the frozen LLM's files; empty without an LLM.
         started_from: SHA-256 of the trained weights that training started from, or empty.
         scores: scores of the best weights on the validation split.
         cache: absolute path or URL of the cache used in training; empty in a published run.
+        stopped: why training was stopped before the last step of the recipe, or empty.
     """
 
     rellm: str
@@ -73,6 +75,7 @@ class TrainingRecord:
     started_from: str
     scores: dict[str, float]
     cache: str = ""
+    stopped: str = ""
 
 
 def summarize_data(utterances: Sequence[Utterance], manifest: Path) -> DataSummary:
@@ -119,8 +122,9 @@ def save_training(run: Path, record: TrainingRecord) -> None:
 def training_text(record: TrainingRecord) -> str:
     """Content of `training.json`."""
     content = dataclasses.asdict(record)
-    if not record.cache:
-        del content["cache"]
+    for name in ("cache", "stopped"):
+        if not content[name]:
+            del content[name]
     return json.dumps(content, indent=2) + "\n"
 
 
@@ -155,11 +159,9 @@ def run_cache(run: Path) -> Path:
     location = load_training(run).cache if (run / TRAINING).is_file() else ""
     if not location:
         return DEFAULT_CACHE
-    if is_url(location):
-        return open_mirror(location)
-    if not Path(location).is_dir():
+    if not is_url(location) and not Path(location).is_dir():
         raise RunError(
             f"{run}: was trained from the cache {location}, which does not exist any more; say "
             "where it is now with --cache"
         )
-    return Path(location)
+    return cache_folder(location)

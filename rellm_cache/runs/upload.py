@@ -6,9 +6,9 @@ It uses the hub's own client and login (`hf auth login`, or `HF_TOKEN`).
 from collections.abc import Iterable
 from pathlib import Path
 
-from rellm_cache import __version__
 from rellm_cache.errors import ConfigError, RellmError
 from rellm_cache.utils.model_files import HUB_ID, hub_errors
+from rellm_cache.version import __version__
 
 
 def require_hub_id(repository: str) -> None:

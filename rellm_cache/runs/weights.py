@@ -6,7 +6,7 @@
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from rellm_cache.config.recipes import load_recipe
 from rellm_cache.config.schema import LLMConfig, Recipe
+from rellm_cache.config.toml import Changes
 from rellm_cache.errors import ConfigError, RunError
 from rellm_cache.llm.frozen import FrozenLLM
 from rellm_cache.llm.loading import load_llm
@@ -117,7 +118,7 @@ def adapter_digest(run: Path) -> str:
     return file_digest(run / WEIGHTS)
 
 
-def run_recipe(run: Path, overrides: Sequence[str] = ()) -> Recipe:
+def run_recipe(run: Path, overrides: Changes = ()) -> Recipe:
     """Read the recipe of a run folder, with `overrides`; `RunError` if it has none."""
     if not (run / RECIPE).is_file():
         raise RunError(
@@ -131,7 +132,7 @@ def load_run(
     run: Path,
     device: torch.device,
     load: Callable[[LLMConfig, torch.device], FrozenLLM] = load_llm,
-    overrides: Sequence[str] = (),
+    overrides: Changes = (),
 ) -> tuple[Recipe, SpeechLLM]:
     """Load the recipe, with `overrides`, and the trained model of a run, in evaluation mode.
 

@@ -14,7 +14,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rellm_cache.config.schema import Recipe
 from rellm_cache.config.specs import TranscriberSpec
 from rellm_cache.corpus.manifest import Utterance
 from rellm_cache.errors import ConfigError, StoreError
@@ -97,16 +96,6 @@ def read_transcripts_file(path: Path) -> dict[str, Transcript]:
     _parse_header(header, path)
     rows = (_parse_row(line, f"{path}:{n}") for n, line in enumerate(lines, 2) if line)
     return {row.id: row for row in rows}
-
-
-def transcriber_spec(recipe: Recipe) -> TranscriberSpec:
-    """Return the transcriber of a recipe; `ConfigError` if it has none."""
-    if recipe.transcriber is None:
-        raise ConfigError(
-            f"recipe {recipe.name!r} has no [transcriber] table, so no model makes transcripts; "
-            "add one, or --set transcriber.model=openai/whisper-tiny.en"
-        )
-    return recipe.transcriber
 
 
 def read_transcripts(

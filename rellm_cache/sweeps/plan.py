@@ -50,13 +50,13 @@ class SweepPlan:
     """Variants of one recipe, each to be trained with each seed.
 
     Attributes:
-        recipe: name of a shipped recipe, or path of a TOML file.
+        recipe: name of a shipped recipe, path of a TOML file, or a loaded recipe.
         overrides: changes of the baseline and all variants. In any override, `{seed}` becomes the
             seed of the run.
         variants: variants besides the baseline, in the order of the report.
     """
 
-    recipe: str
+    recipe: str | Recipe
     overrides: tuple[str, ...] = ()
     variants: tuple[Variant, ...] = ()
     seeds: tuple[int, ...] = (1, 2, 3)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rellm_cache.config.schema import LossesConfig
+from rellm_cache.config.schema import LossesConfig, Recipe
 from rellm_cache.evaluation.scores import Scores
 from rellm_cache.metrics.intervals import Summary, summarize
 from rellm_cache.metrics.significance import PairedDifference, paired_difference
@@ -99,8 +99,9 @@ class SweepReport:
 
     def to_json(self) -> dict[str, Any]:
         """Content of `sweep.json`."""
+        recipe = self.plan.recipe
         return {
-            "recipe": self.plan.recipe,
+            "recipe": recipe.name if isinstance(recipe, Recipe) else recipe,
             "overrides": list(self.plan.overrides),
             "variants": {row.name: list(row.overrides) for row in self.plan.rows},
             "seeds": list(self.plan.seeds),

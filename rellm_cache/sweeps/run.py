@@ -21,14 +21,14 @@ from typing import Any
 from rellm_cache.config.schema import Recipe
 from rellm_cache.config.specs import digest
 from rellm_cache.corpus.manifest import Utterance, read_manifests, read_split
-from rellm_cache.data.examples import data_digest, load_questions
+from rellm_cache.data.examples import Questions, data_digest, load_questions
 from rellm_cache.errors import RellmError, RunError, reason_of
 from rellm_cache.evaluation.run import EvaluationOptions, evaluate
 from rellm_cache.runs.folder import create_run_folder, require_same_data
 from rellm_cache.runs.shared_models import SharedModels
 from rellm_cache.sweeps.plan import Job, SweepPlan
 from rellm_cache.sweeps.report import SweepReport, SweepRun, comparable_scores, scores_by_name
-from rellm_cache.training.run import train
+from rellm_cache.training.run import require_validation, train
 from rellm_cache.utils.atomic_files import write_json
 from rellm_cache.utils.console import say
 
@@ -129,20 +129,26 @@ class _Sweeper:
 
     def trained_on(self, recipe: Recipe) -> str:
         """Digest of a recipe's training data, for `outcome.json`."""
-        found = load_questions(recipe, self.settings.manifest, ("train", "validation"))
+        found = self._questions(recipe)
         asked = {name: [dataclasses.asdict(row) for row in rows] for name, rows in found.items()}
         return _data_digest(self._trained, **({"questions": asked} if asked else {}))
 
     def data_digest(self, recipe: Recipe) -> str:
         """Digest of a recipe's training data, for the `data.sha256` of an unfinished run."""
         streams = self.resources.streams(recipe.encoders, self.settings.cache)
-        questions = load_questions(recipe, self.settings.manifest, ("train", "validation"))
-        return data_digest(self._splits, recipe, questions, streams)
+        questions = self._questions(recipe)
+        return data_digest(self._splits, recipe.losses, questions, streams)
+
+    def _questions(self, recipe: Recipe) -> Questions:
+        splits = ("train", "validation")
+        return load_questions(recipe.losses, recipe.qa, self.settings.manifest, splits)
 
     def check(self, jobs: Iterable[Job]) -> None:
         """Raise the errors of any job before the first one runs."""
         checked = []
         for job in jobs:
+            if job.recipe.text is None:
+                require_validation(job.recipe, self.settings.manifest)
             if job.recipe.text is None and job.recipe.encoders not in checked:
                 streams = self.resources.streams(job.recipe.encoders, self.settings.cache)
                 for manifest, ids in self.needed.items():

@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from rellm_cache.data.batch import Batch
-from rellm_cache.model.losses.vad import MOMENTS
+from rellm_cache.model.losses.dimensions import MOMENTS
 from rellm_cache.model.speech_llm import SpeechLLM
 from rellm_cache.utils.devices import random_state, set_random_state
 

@@ -44,6 +44,8 @@ class Position:
         epoch: current epoch, from 0.
         best: best validation score so far, higher is better; None before the first.
         seconds: training time so far.
+        epochs_since_best: validated epochs after the best one.
+        stopped: why training was stopped before its last step, or "".
     """
 
     step: int = 0
@@ -51,6 +53,8 @@ class Position:
     step_in_epoch: int = 0
     best: float | None = None
     seconds: float = 0.0
+    epochs_since_best: int = 0
+    stopped: str = ""
 
 
 class CheckpointFolders:

@@ -9,7 +9,7 @@ import dataclasses
 import math
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
@@ -31,13 +31,14 @@ from rellm_cache.data.streams import StreamSet, frame_statistics
 from rellm_cache.errors import RunError
 from rellm_cache.llm.frozen import FrozenLLM
 from rellm_cache.model.losses.emotion import class_weights
-from rellm_cache.model.losses.terms import LossTerms
+from rellm_cache.model.losses.loss_terms import LossTerms
 from rellm_cache.model.speech_llm import SpeechLLM
 from rellm_cache.runs.folder import CHECKPOINTS
 from rellm_cache.runs.weights import WEIGHTS, load_tensors, save_tensors
+from rellm_cache.training.callbacks import Callback, EpochReport, StepReport, reason_to_stop
 from rellm_cache.training.ccc_prepass import Prepass, ccc_prepass
 from rellm_cache.training.checkpoints import CheckpointManager, Position, TrainingState
-from rellm_cache.training.distributed import sum_by_name, sum_gradients
+from rellm_cache.training.distributed import broadcast_from_main, sum_by_name, sum_gradients
 from rellm_cache.training.micro_batches import (
     FIRST_TOKENS,
     ActivationMeter,
@@ -48,9 +49,9 @@ from rellm_cache.training.optim import Optimizer
 from rellm_cache.training.precision import training_autocast, validation_autocast
 from rellm_cache.training.validation import selection_score, validation_scores
 from rellm_cache.utils.atomic_files import sync_path, write_file, write_lines
-from rellm_cache.utils.console import Tick, progress, say
+from rellm_cache.utils.console import Tick, counted, progress, say
 from rellm_cache.utils.devices import is_out_of_memory, random_state, set_random_state
-from rellm_cache.utils.result_table import append_row, read_journal
+from rellm_cache.utils.resumable_table import append_row, read_journal
 
 METRICS, BEST = "metrics.jsonl", "best.safetensors"
 VALIDATION_TIMEOUT = timedelta(hours=12)  # other processes wait while the main one validates
@@ -75,8 +76,10 @@ class Trainer:
         out: Path,
         llm: FrozenLLM | None,
         accelerator: Accelerator,
+        callbacks: Sequence[Callback] = (),
     ) -> None:
         config = recipe.training
+        self.callbacks = callbacks
         self.accelerator, self.device = accelerator, accelerator.device
         self.recipe, self.data, self.out = recipe, data, out
         set_seed(recipe.seed)
@@ -115,48 +118,69 @@ class Trainer:
         return position
 
     def run(self, position: Position) -> Position:
-        """Train from a position to the end."""
+        """Train from a position to the end, or until training is stopped."""
         self.accelerator.init_trackers("tensorboard")
         if position.step == 0:
             self._record({"epoch": 0, "step": 0, "validation": self.validate()})
+        elif not self._is_finished(position) and self.accelerator.is_main_process:
+            say(f"Continuing at step {position.step} of {self.total_steps}")
         started = time.monotonic() - position.seconds
         with progress("Training", self.total_steps, "steps") as tick:
             tick(position.step)
-            for epoch in range(position.epoch, self.recipe.training.epochs):
-                position = dataclasses.replace(position, epoch=epoch)
+            while not self._is_finished(position):
                 position = self._train_epoch(position, tick, started)
                 position = self._end_epoch(position)
         self.accelerator.end_training()
         return position
 
+    def _is_finished(self, position: Position) -> bool:
+        return bool(position.stopped) or position.epoch == self.recipe.training.epochs
+
     def _train_epoch(self, position: Position, tick: Tick, started: float) -> Position:
+        """Take the remaining steps of an epoch, or fewer if a callback stops training."""
         self.model.train()
-        for batches, waited in self._steps(position):
-            begun = time.monotonic()
-            terms, norm = self.step(batches, position.step)
-            row: dict[str, Any] = {
-                "step": position.step + 1,
-                "epoch": position.epoch + 1,
-                "loss": float(terms.total(self.model.loss_weights)),
-                **{f"{name}_loss": value for name, value in terms.means().items()},
-                "learning_rate": self.optimizer.learning_rate(position.step),
-                "gradient_norm": norm,
-                "seconds": time.monotonic() - begun,
-                "waited": waited,
-            }
-            self._record(row)
-            position = dataclasses.replace(
-                position,
-                step=position.step + 1,
-                step_in_epoch=position.step_in_epoch + 1,
-                seconds=time.monotonic() - started,
-            )
-            tick(1, f"epoch {row['epoch']}, loss {row['loss']:.3f}")
-            if position.step_in_epoch < self.steps_per_epoch and self.checkpoints.is_due():
-                self._save(position)
+        with closing(self._steps(position)) as steps:
+            for batches, waited in steps:
+                begun = time.monotonic()
+                terms, norm = self.step(batches, position.step)
+                report = StepReport(
+                    step=position.step + 1,
+                    steps=self.total_steps,
+                    epoch=position.epoch + 1,
+                    loss=float(terms.total(self.model.loss_weights)),
+                    losses=terms.means(),
+                    learning_rate=self.optimizer.learning_rate(position.step),
+                    gradient_norm=norm,
+                    seconds=time.monotonic() - begun,
+                    waited=waited,
+                )
+                self._record(_metrics_row(report))
+                position = dataclasses.replace(
+                    position,
+                    step=position.step + 1,
+                    step_in_epoch=position.step_in_epoch + 1,
+                    seconds=time.monotonic() - started,
+                )
+                tick(1, f"epoch {report.epoch}, loss {report.loss:.3f}")
+                if stopped := self._reason_to_stop(report):
+                    return dataclasses.replace(position, stopped=stopped)
+                if position.step_in_epoch < self.steps_per_epoch and self.checkpoints.is_due():
+                    self._save(position)
         return position
 
-    def _steps(self, position: Position) -> Iterator[tuple[list[Batch], float]]:
+    def _reason_to_stop(self, report: StepReport | EpochReport, own: str = "") -> str:
+        """Why training stops after a step or an epoch, or "": the same decision in all processes.
+
+        Args:
+            own: a reason besides the callbacks', which only the main process needs to know.
+        """
+        if self.accelerator.is_main_process:
+            asked = reason_to_stop(self.callbacks, report)
+            own = own or asked
+        stops = broadcast_from_main(self.accelerator, bool(own))
+        return (own or "the main process stopped") if stops else ""
+
+    def _steps(self, position: Position) -> Generator[tuple[list[Batch], float]]:
         """Yield the micro-batches of each remaining step of an epoch, and the seconds of waiting.
 
         The loader restarts after a step that changed the micro-batch limit.
@@ -291,15 +315,30 @@ class Trainer:
         return halves
 
     def _end_epoch(self, position: Position) -> Position:
+        config, epoch = self.recipe.training, position.epoch + 1
         with self.optimizer.averaged_weights():
             scores = self.validate()
-            self._record({"epoch": position.epoch + 1, "step": position.step, "validation": scores})
-            value = selection_score(self.recipe.training.best_metric, scores, position.epoch)
-            if position.best is None or value > position.best:
-                position = dataclasses.replace(position, best=value)
-                if self.accelerator.is_main_process:
-                    save_tensors(self.out / CHECKPOINTS / BEST, self.model)
-        position = dataclasses.replace(position, epoch=position.epoch + 1, step_in_epoch=0)
+            self._record({"epoch": epoch, "step": position.step, "validation": scores})
+            value = selection_score(config.best_metric, scores, position.epoch)
+            is_best = position.best is None or value > position.best
+            if is_best and self.accelerator.is_main_process:
+                save_tensors(self.out / CHECKPOINTS / BEST, self.model)
+        since_best = 0 if is_best else position.epochs_since_best + 1
+        stopped = position.stopped
+        if 0 < config.early_stopping <= since_best:
+            stopped = f"no better {config.best_metric} for {counted(since_best, 'epoch')}"
+        report = EpochReport(
+            epoch, config.epochs, position.step, scores, is_best, since_best, position.seconds
+        )
+        stopped = self._reason_to_stop(report, stopped)
+        position = dataclasses.replace(
+            position,
+            epoch=epoch,
+            step_in_epoch=0,
+            best=value if is_best else position.best,
+            epochs_since_best=since_best,
+            stopped=stopped if position.step < self.total_steps else "",
+        )
         self._save(position)
         return position
 
@@ -339,6 +378,15 @@ def _initial_model(recipe: Recipe, data: TrainingData, llm: FrozenLLM | None) ->
     emotions = [e.emotion for e in data.train]
     model.class_weights = class_weights(recipe.losses, emotions, len(recipe.heads.emotions))
     return model
+
+
+def _metrics_row(report: StepReport) -> dict[str, Any]:
+    """Row of metrics.jsonl for a step."""
+    row = dataclasses.asdict(report)
+    del row["steps"]
+    losses = {f"{name}_loss": value for name, value in row.pop("losses").items()}
+    first = {name: row.pop(name) for name in ("step", "epoch", "loss")}
+    return {**first, **losses, **row}
 
 
 def read_metrics(run: Path) -> Iterator[dict[str, Any]]:

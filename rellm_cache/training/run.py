@@ -14,14 +14,14 @@ frames from the cache and never touches audio.
 """
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rellm_cache import __version__
 from rellm_cache.annotation.teacher import open_teacher_store, teacher_spec
 from rellm_cache.config.recipes import to_toml
-from rellm_cache.config.schema import Recipe
+from rellm_cache.config.schema import EncoderConfig, Recipe
 from rellm_cache.corpus.manifest import Utterance, read_split
 from rellm_cache.data.examples import (
     Questions,
@@ -31,6 +31,7 @@ from rellm_cache.data.examples import (
     make_examples,
 )
 from rellm_cache.data.streams import StreamSet
+from rellm_cache.errors import ConfigError
 from rellm_cache.llm.frozen import FrozenLLM
 from rellm_cache.model.losses.registry import active_losses
 from rellm_cache.runs.card import write_card
@@ -46,35 +47,14 @@ from rellm_cache.runs.provenance import (
 )
 from rellm_cache.runs.shared_models import SharedModels
 from rellm_cache.runs.weights import RECIPE, WEIGHTS, AdapterInfo, save_config
+from rellm_cache.training.callbacks import Callback, TrainReport
 from rellm_cache.training.checkpoints import Position
 from rellm_cache.training.loop import Trainer, TrainingData, make_accelerator, read_metrics
 from rellm_cache.training.validation import selection_score
 from rellm_cache.utils.atomic_files import write_text
 from rellm_cache.utils.devices import describe_machine, use_threads
 from rellm_cache.utils.model_files import file_digest, locate_model, weights_digest
-
-
-@dataclass(frozen=True)
-class TrainReport:
-    """A finished run.
-
-    Attributes:
-        resumed_at: step at which this call continued: 0 for a new run, `steps` if the run was
-            already finished.
-        seconds: training time over all calls.
-        validation: scores of the best weights on the validation split.
-        untrained: scores before the first step.
-        notes: sentences on losses without labels in the data.
-    """
-
-    out: Path
-    steps: int
-    resumed_at: int
-    seconds: float
-    validation: dict[str, float]
-    untrained: dict[str, float]
-    trainable: int
-    notes: list[str]
+from rellm_cache.version import __version__
 
 
 @dataclass(frozen=True)
@@ -89,38 +69,50 @@ class _Corpus:
 
 
 def train(
-    recipe: Recipe, manifest: Path, cache: Path, out: Path, resources: SharedModels | None = None
+    recipe: Recipe,
+    manifest: Path,
+    cache: Path,
+    out: Path,
+    resources: SharedModels | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> TrainReport:
     """Train a recipe's adapter and heads, or continue an interrupted run.
 
-    A recipe with `[text]` has nothing to train: its run folder is only created.
+    A recipe with `[text]` has nothing to train: its run folder is only created, and no callback is
+    called.
 
     Args:
         resources: the LLM and stores shared with other runs of this process.
+        callbacks: called after each step, after each epoch and at the end.
 
     Raises:
+        ConfigError: early stopping without a validation split, or a callback returned something
+            else than None or `STOP`.
         RunError: `out` is not a run of this recipe, or was trained on other data.
         StoreError: the cache lacks a store or clips.
         ManifestError: there is no train split, or `report.json` in its folder cannot be read.
     """
     if recipe.text is not None:
-        return _nothing_to_train(recipe, out)
+        create_run_folder(recipe, out)
+        return _nothing_to_train(recipe.name, out)
     resources = resources or SharedModels()
+    require_validation(recipe, manifest)
     accelerator = make_accelerator(out)
     with accelerator.main_process_first():
         create_run_folder(recipe, out)
     corpus = _read_corpus(recipe, manifest, cache, resources)
-    recipe = pinned(recipe, corpus.streams)
+    encoders = pinned(recipe.encoders, corpus.streams)
+    recipe = dataclasses.replace(recipe, encoders=encoders)
     require_same_recipe(recipe, out)  # differs if an earlier call used other encoder weights
     with accelerator.main_process_first():
         splits = (corpus.train, corpus.validation)
-        record_data(data_digest(splits, recipe, corpus.questions, corpus.streams), out)
+        record_data(data_digest(splits, recipe.losses, corpus.questions, corpus.streams), out)
     notes = _describe_corpus(corpus, recipe)
     validation = summarize_data(corpus.validation, manifest) if corpus.validation else None
     summaries = (summarize_data(corpus.train, manifest), validation)
     llm = resources.llm(recipe.used_llm, accelerator.device) if recipe.used_llm else None
     data = _make_data(corpus, recipe, llm, cache)
-    trainer = Trainer(recipe, data, out, llm, accelerator)
+    trainer = Trainer(recipe, data, out, llm, accelerator, callbacks)
     start = trainer.restore()
     if accelerator.is_main_process:
         write_text(out / RECIPE, to_toml(recipe))
@@ -129,14 +121,25 @@ def train(
     report = finish(trainer, start, end, notes)
     if accelerator.is_main_process:
         record(trainer, report, summaries, cache)
+        for callback in callbacks:
+            callback.on_end(report)
     return report
 
 
-def _nothing_to_train(recipe: Recipe, out: Path) -> TrainReport:
-    """Create the run folder of a text model; `generate` needs only the recipe."""
-    create_run_folder(recipe, out)
-    note = f"recipe {recipe.name!r} reads text and has nothing to train; RUN answers as it is"
-    return TrainReport(out, 0, 0, 0.0, {}, {}, 0, [note.replace("RUN", str(out))])
+def require_validation(recipe: Recipe, manifest: Path) -> None:
+    """Raise `ConfigError` if a recipe stops early and a manifest folder has no validation split."""
+    if recipe.training.early_stopping and not (manifest / "validation.jsonl").exists():
+        raise ConfigError(
+            f"{manifest}: has no validation.jsonl, by which training.early_stopping = "
+            f"{recipe.training.early_stopping} decides; add a validation split, or set "
+            "training.early_stopping = 0"
+        )
+
+
+def _nothing_to_train(recipe: str, out: Path) -> TrainReport:
+    """The report of a text model; `generate` needs only its recipe."""
+    note = f"recipe {recipe!r} reads text and has nothing to train; RUN answers as it is"
+    return TrainReport(out, 0, 0, "", 0, 0.0, {}, {}, 0, [note.replace("RUN", str(out))])
 
 
 def _read_corpus(recipe: Recipe, manifest: Path, cache: Path, resources: SharedModels) -> _Corpus:
@@ -147,7 +150,7 @@ def _read_corpus(recipe: Recipe, manifest: Path, cache: Path, resources: SharedM
     ids = [u.id for u in (*training, *validation)]
     streams.require(ids, f"rellm extract {manifest} --recipe … --cache {cache}")
     splits = ("train", "validation") if validation else ("train",)
-    questions = load_questions(recipe, manifest, splits)
+    questions = load_questions(recipe.losses, recipe.qa, manifest, splits)
     return _Corpus(training, validation, streams, questions, manifest)
 
 
@@ -182,13 +185,12 @@ def _make_data(corpus: _Corpus, recipe: Recipe, llm: FrozenLLM | None, cache: Pa
     )
 
 
-def pinned(recipe: Recipe, streams: StreamSet) -> Recipe:
-    """The recipe with the digests of the encoder weights that made its stores."""
-    encoders = {
+def pinned(encoders: Mapping[str, EncoderConfig], streams: StreamSet) -> dict[str, EncoderConfig]:
+    """The encoders with the digests of the weights that made their stores."""
+    return {
         name: dataclasses.replace(encoder, **vars(streams.sources[name].spec))
-        for name, encoder in recipe.encoders.items()
+        for name, encoder in encoders.items()
     }
-    return dataclasses.replace(recipe, encoders=encoders)
 
 
 def finish(trainer: Trainer, start: Position, end: Position, notes: list[str]) -> TrainReport:
@@ -211,6 +213,8 @@ def finish(trainer: Trainer, start: Position, end: Position, notes: list[str]) -
     return TrainReport(
         out=out,
         steps=end.step,
+        planned=trainer.total_steps,
+        stopped=end.stopped,
         resumed_at=start.step,
         seconds=end.seconds,
         validation=_best_scores(recipe.training.best_metric, epochs),
@@ -248,6 +252,7 @@ def record(
             train=train,
             validation=validation,
             steps=report.steps,
+            stopped=report.stopped,
             seconds=round(report.seconds, 1),
             processes=trainer.accelerator.num_processes,
             machine=describe_machine(trainer.device, next(trainer.model.parameters()).dtype),

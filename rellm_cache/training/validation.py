@@ -6,15 +6,15 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from rellm_cache.corpus.manifest import DIMENSIONS
+from rellm_cache.corpus.dimensions import DIMENSIONS
 from rellm_cache.data.batch import IGNORED, Example
 from rellm_cache.data.loader import BatchLoader
 from rellm_cache.data.sampler import ordered_batches
 from rellm_cache.data.streams import StreamSet
 from rellm_cache.metrics.classification import RecognitionScores, score_recognition
-from rellm_cache.metrics.regression import concordance
-from rellm_cache.model.losses.terms import LossTerms
-from rellm_cache.model.losses.vad import MOMENTS, ccc_distance, moments_of
+from rellm_cache.metrics.correlation import concordance
+from rellm_cache.model.losses.dimensions import MOMENTS, ccc_distance, moments_of
+from rellm_cache.model.losses.loss_terms import LossTerms
 from rellm_cache.model.speech_llm import SpeechLLM
 
 BATCH = 16

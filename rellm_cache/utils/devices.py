@@ -9,7 +9,7 @@ from typing import Literal
 
 import torch
 
-from rellm_cache import __version__
+from rellm_cache.version import __version__
 
 Work = Literal["heads", "models"]
 

@@ -1,17 +1,19 @@
 """qa: equal requests are asked once, rows name their sources, a kill loses no rows."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from kills import KilledAfter
 
 from rellm_cache.annotation.questions import (
     UNPARSABLE,
     QAReport,
+    QuestionWriter,
     write_questions,
-    writer_fingerprint,
 )
 from rellm_cache.config.qa import GivenQuestions, QASettings, QAType
 from rellm_cache.config.recipes import load_recipe
@@ -19,11 +21,11 @@ from rellm_cache.config.schema import Recipe
 from rellm_cache.config.specs import digest
 from rellm_cache.corpus.manifest import read_manifest, write_lines
 from rellm_cache.errors import ConfigError
-from rellm_cache.llm.loading import find_llm
+from rellm_cache.llm.loading import find_llm, load_llm
 from rellm_cache.qa.prompts import write_request
 from rellm_cache.qa.rows import questions_path, read_questions, read_rows
 from rellm_cache.utils.model_files import weights_digest
-from rellm_cache.utils.result_table import Journal, journal_beside
+from rellm_cache.utils.resumable_table import Journal, journal_beside
 
 ROWS: list[dict[str, Any]] = [
     {"id": "a", "audio": "a.wav", "text": "I lost my keys.", "emotion": "sad"},
@@ -57,6 +59,12 @@ def journal(manifest: Path) -> Path:
     return journal_beside(questions_path(manifest))
 
 
+def writer_of(recipe: Recipe, weights: str) -> QuestionWriter:
+    llm = recipe.require_llm()
+    settings = (recipe.qa, recipe.prompts, recipe.heads.emotions)
+    return QuestionWriter(llm, *settings, weights, partial(load_llm, llm, torch.device("cpu")))
+
+
 def told(
     manifest: Path,
     recipe: Recipe,
@@ -66,7 +74,7 @@ def told(
 ) -> None:
     """Put words into the writer's mouth, as an interrupted run leaves them."""
     assert recipe.llm is not None
-    writer = writer_fingerprint(recipe, weights_digest(find_llm(recipe.llm)))
+    writer = writer_of(recipe, weights_digest(find_llm(recipe.llm))).fingerprint
     with Journal(journal(manifest)) as notes:
         for kind, text in replies.items():
             prompt = digest(write_request(utterance, kind, recipe.qa).user)
@@ -190,6 +198,6 @@ def test_rows_that_the_first_edition_wrote_are_still_of_the_same_writer(
     name: str, known: str
 ) -> None:
     recipe = load_recipe(name)
-    assert writer_fingerprint(recipe, "0" * 64) == known
+    assert writer_of(recipe, "0" * 64).fingerprint == known
     four = replace(recipe.heads, emotions=("neutral", "happy", "angry", "sad"))
-    assert writer_fingerprint(replace(recipe, heads=four), "0" * 64) != known
+    assert writer_of(replace(recipe, heads=four), "0" * 64).fingerprint != known

@@ -13,7 +13,7 @@ from rellm_cache.annotation.responses import RespondReport, reply_fingerprint, r
 from rellm_cache.config.schema import LoraConfig, Recipe
 from rellm_cache.corpus.manifest import read_lines, read_manifest, responses_path, write_lines
 from rellm_cache.errors import ConfigError, ManifestError
-from rellm_cache.utils.result_table import journal_beside, read_journal
+from rellm_cache.utils.resumable_table import journal_beside, read_journal
 
 ROWS: list[dict[str, Any]] = [
     {"id": "a", "audio": "a.wav", "text": "I lost my keys.", "emotion": "sad"},

@@ -26,9 +26,8 @@ from rellm_cache.store.transcripts import (
     list_transcripts,
     read_transcripts,
     read_transcripts_file,
-    transcriber_spec,
 )
-from rellm_cache.utils.result_table import journal_beside
+from rellm_cache.utils.resumable_table import journal_beside
 
 MakeClip = Callable[..., Path]
 
@@ -73,7 +72,7 @@ def test_every_clip_gets_a_transcript_once(clips: Path, hearing: Recipe, cache: 
 def test_transcripts_are_read_back(clips: Path, hearing: Recipe, cache: Path) -> None:
     path = run(clips, hearing, cache).path
     utterances = read_manifests(clips)
-    spec = transcriber_spec(hearing)
+    spec = hearing.require_transcriber()
     assert spec.weights_sha256 == ""
     texts = read_transcripts(utterances, spec, cache)
     assert list(texts) == [u.id for u in utterances]
@@ -124,7 +123,7 @@ def test_failed_clips_are_listed_and_have_no_transcript(
     assert row["id"] == "tones/07"
     assert "truncated" in row["reason"]
     with pytest.raises(StoreError, match=r"1 of 4 utterances have no transcript.*'tones/07'"):
-        read_transcripts(read_manifests(clips), transcriber_spec(hearing), cache)
+        read_transcripts(read_manifests(clips), hearing.require_transcriber(), cache)
     (clips.parent / "audio/07.wav").write_bytes(whole)
     assert run(clips, hearing, cache).transcribed == 1
     assert not report.failures.exists()
@@ -156,7 +155,7 @@ def test_silence_gives_an_empty_transcript(
     monkeypatch.setattr(WhisperTranscriber, "transcribe", deaf_to_long_clips)
     report = run(clips, hearing, cache)
     assert (report.empty, report.cut, report.failed) == (2, 2, 0)
-    texts = read_transcripts(read_manifests(clips), transcriber_spec(hearing), cache)
+    texts = read_transcripts(read_manifests(clips), hearing.require_transcriber(), cache)
     assert sum(not text for text in texts.values()) == 2
     assert run(clips, hearing, cache).empty == 2
 
@@ -196,7 +195,7 @@ def test_manifests_can_overlap_but_must_agree(clips: Path, tmp_path: Path) -> No
 
 def test_other_settings_have_a_file_of_their_own(clips: Path, hearing: Recipe, cache: Path) -> None:
     first = transcribe([clips / "test.jsonl"], hearing, cache)
-    shorter = replace(transcriber_spec(hearing), max_tokens=3)
+    shorter = replace(hearing.require_transcriber(), max_tokens=3)
     second = transcribe([clips / "test.jsonl"], replace(hearing, transcriber=shorter), cache)
     assert second.transcribed == 2
     assert list_transcripts(cache) == sorted([first.path, second.path])

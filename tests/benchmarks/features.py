@@ -10,8 +10,6 @@ from functools import cached_property
 
 import numpy as np
 
-from rellm_cache.encoders.base import FRAMES_PER_SECOND
-
 SIZES = {"speech": 1280, "emotion": 1024}
 POOL = 8000  # frames that utterances are cut from; longer ones are cut off there
 
@@ -28,7 +26,7 @@ class Corpus:
         """(N,) frames of each utterance."""
         random = np.random.default_rng(self.seed)
         seconds = random.lognormal(np.log(4.4) - 0.5**2 / 2, 0.5, self.utterances)
-        return np.clip(seconds * FRAMES_PER_SECOND, 25, 1500).astype(np.int64)
+        return np.clip(seconds * 50, 25, 1500).astype(np.int64)
 
     @cached_property
     def ids(self) -> list[str]:

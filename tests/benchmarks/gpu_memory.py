@@ -36,7 +36,7 @@ from rellm_cache.config.schema import Recipe
 from rellm_cache.corpus.manifest import Utterance
 from rellm_cache.data.batch import Batch, Target
 from rellm_cache.llm.frozen import FrozenLLM
-from rellm_cache.llm.memory import BYTES_A_WEIGHT
+from rellm_cache.llm.memory import BYTES_PER_WEIGHT
 from rellm_cache.llm.prompts import ChatFormat
 from rellm_cache.model.speech_llm import SpeechLLM
 from rellm_cache.planning.training import MOMENTS_BYTES, plan_training
@@ -78,7 +78,7 @@ class PackedLinear(nn.Linear):
         super().__init__(linear.in_features, linear.out_features, bias=False, device="meta")
         self.bias = linear.bias
         self.weight = nn.Parameter(linear.weight.new_empty(0), requires_grad=False)
-        size = int(linear.weight.numel() * BYTES_A_WEIGHT["nf4"])
+        size = int(linear.weight.numel() * BYTES_PER_WEIGHT["nf4"])
         self.register_buffer("packed", torch.empty(size, dtype=torch.uint8, device="meta"))
 
     def forward(self, inputs: Tensor) -> Tensor:

@@ -20,10 +20,10 @@ from rellm_cache.config.schema import Recipe
 from rellm_cache.empathy.epitome import Exchange, read_epitome, split_by_post
 from rellm_cache.empathy.scorer_folder import EmpathyModel, load_empathy
 from rellm_cache.empathy.scoring import ReplyScore, score_exchanges
+from rellm_cache.llm.decoding import continue_prompts
 from rellm_cache.llm.frozen import FrozenLLM
-from rellm_cache.llm.generation import continue_prompts
 from rellm_cache.llm.loading import load_llm
-from rellm_cache.llm.reply_limit import NO_LIMIT, ReplyLimit
+from rellm_cache.llm.sentence_limit import NO_LIMIT, ReplyLimit
 from rellm_cache.metrics.intervals import summarize
 from rellm_cache.metrics.replies import question_count, word_count
 from rellm_cache.metrics.significance import holm, paired_test

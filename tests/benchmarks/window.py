@@ -89,7 +89,9 @@ def compare_layers(
     figures = {}
     for layer in (*range(blocks + 1), -1):
         left, right = (
-            encode(WhisperEncoder(replace(spec, layer=layer, window=w), DEVICE), waveforms, size)[0]
+            encode(
+                WhisperEncoder(replace(spec, layer=layer, window=w), None, DEVICE), waveforms, size
+            )[0]
             for w in WINDOWS
         )
         found = cosines(left, right)
@@ -113,7 +115,7 @@ def main() -> None:
     utterances = choose(read_ravdess(options.data, {"train": everyone}).utterances, options.clips)
     waveforms = [load_clip(u).waveform for u in utterances]
     spec = EncoderSpec(kind="whisper", model=options.model, layer=options.layer)
-    encoders = {w: WhisperEncoder(replace(spec, window=w), DEVICE) for w in WINDOWS}
+    encoders = {w: WhisperEncoder(replace(spec, window=w), None, DEVICE) for w in WINDOWS}
     best = dict.fromkeys(WINDOWS, float("inf"))
     frames: dict[str, list[np.ndarray]] = {}
     for _ in range(options.repeats):  # by turns, so that a disturbance hits both

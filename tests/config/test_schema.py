@@ -104,9 +104,20 @@ def test_class_weights_are_a_word_or_a_number_for_each_emotion(recipe_file: Path
         ("losses.response_lm=0", "recipe 'mine': without an LLM .* set adapter.output_size"),
         ("seed", "--set 'seed': expected key=value"),
         ("name.first=1", "--set 'name.first=1': name is a value, not a table"),
-        ("encoders.speech.kind=hubert", "kind = 'hubert': expected one of 'whisper'"),
+        (
+            "encoders.speech.kind=hubert",
+            r"mine.toml: encoders.speech.kind: no encoder is named 'hubert'; known are whisper, "
+            r"wav2vec2-emotion, prosody\. A package offers .* 'rellm.encoders'",
+        ),
+        ("adapter.kind=konv", r"adapter.kind: no adapter is named 'konv'; did you mean 'conv'\?"),
+        ("losses.emotion_se=1", r"losses.emotion_se: no loss .*; did you mean 'emotion_ce'\?"),
+        ("losses.options.vad={a = 1}", "losses.options.vad: expected the weight of a plug-in's"),
+        ("adapter.options.queries=3", "adapter.options: 'conv' has no options; leave them out"),
         ("encoders.speech.model=", "encoder 'whisper': found model = '', expected a hub id"),
-        ("encoders.speech.kind=prosody", "encoder 'prosody': found model = .*, expected no model"),
+        (
+            "encoders.speech={kind = 'prosody', model = 'm'}",
+            "encoder 'prosody': found model = 'm', expected no model",
+        ),
         ("encoders.speech.window=20s", "window = '20s' is not known; expected '30s' or 'clip'"),
         ("encoders.speech.normalisation=x", "normalisation = 'x' is not known; expected 'log-mel'"),
         ("encoders.speech.sampling_rate=8000", "sampling_rate = 8000; expected 16000"),

@@ -90,8 +90,8 @@ def test_planning_live_encoding_and_transcripts_obey_the_manifest(
     found = plan(short_manifest, PROSODY, tmp_path / "cache")
     assert (found.unusable, found.extraction.timed_clips) == (0, 3)
     utterances = read_source(short_manifest)
-    live = LiveEncoders(PROSODY, torch.device("cpu"), read_limits(short_manifest))
-    live.streams(utterances).require([u.id for u in utterances], "")
+    live = LiveEncoders(PROSODY.encoders, torch.device("cpu"))
+    live.streams(utterances, read_limits(short_manifest)).require([u.id for u in utterances], "")
     assert set(read_clips([short_manifest]).values()) == {ClipLimits(0.3, 2, keep_silent=True)}
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from rellm_cache.empathy.scoring import score_csv
 from rellm_cache.errors import ManifestError, RunError
-from rellm_cache.utils.result_table import journal_beside
+from rellm_cache.utils.resumable_table import journal_beside
 
 ROWS = [
     ("1", "it sounds hard", "i am so sorry."),

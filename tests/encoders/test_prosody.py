@@ -5,6 +5,7 @@ import warnings
 
 import numpy as np
 import pytest
+import torch
 from threadpoolctl import threadpool_limits
 
 from rellm_cache.config.specs import EncoderSpec
@@ -142,7 +143,7 @@ def test_silence_is_constant_and_unvoiced() -> None:
 def test_frames_do_not_depend_on_batch_or_run() -> None:
     spec = EncoderSpec(kind="prosody")
     waveforms = [tone(120, 1.3), noise(0.4), tone(300, 0.7)]
-    encoder = ProsodyEncoder(spec)
+    encoder = ProsodyEncoder(spec, None, torch.device("cpu"))
     together = encoder.encode(waveforms)
     assert encoder.spec is spec
     for waveform, encoding in zip(waveforms, together, strict=True):

@@ -25,7 +25,7 @@ from rellm_cache.extraction.run import extract
 from rellm_cache.qa.rows import QARow, questions_path, write_rows
 from rellm_cache.training.loop import read_metrics
 from rellm_cache.training.run import train
-from rellm_cache.utils.result_table import journal_beside
+from rellm_cache.utils.resumable_table import journal_beside
 
 JUDGE = JudgeSettings(system="Judge.", request="{question} {reference} {answer} 0-{top}?")
 

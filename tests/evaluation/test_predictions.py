@@ -10,7 +10,7 @@ from rellm_cache.evaluation.predictions import (
     prediction_rows,
     read_predictions,
 )
-from rellm_cache.inference.emotion import Label
+from rellm_cache.inference.emotion_recognition import Label
 from rellm_cache.utils.atomic_files import write_csv
 
 CLIPS = [Utterance("a", "a.wav", emotion="sad", speaker="S"), Utterance("c", "c.wav")]

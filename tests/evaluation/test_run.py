@@ -27,10 +27,10 @@ from rellm_cache.extraction.run import extract
 from rellm_cache.inference.generate import generate
 from rellm_cache.metrics.classification import score_recognition
 from rellm_cache.metrics.replies import word_count
-from rellm_cache.model.losses.registry import LOSSES
+from rellm_cache.model.losses.registry import OURS
 from rellm_cache.runs.shared_models import SharedModels
 from rellm_cache.training.run import train
-from rellm_cache.utils.result_table import journal_beside
+from rellm_cache.utils.resumable_table import journal_beside
 
 
 @pytest.fixture
@@ -309,10 +309,10 @@ def test_charts_are_drawn_within_their_box() -> None:
 
 
 def test_every_loss_of_a_run_has_a_chart() -> None:
-    losses = [f"{name}_loss" for name in LOSSES]
+    losses = [f"{name}_loss" for name in OURS]
     rows = [{"step": i, "loss": 1.0, "ua": 0.5, **dict.fromkeys(losses, 1.0)} for i in range(2)]
     drawn = charts(rows)
-    assert len(drawn) == len(LOSSES) + 2
+    assert len(drawn) == len(OURS) + 2
     assert all(0 <= place <= HEIGHT for chart in drawn for place, _ in chart.ticks)  # flat ones too
 
 

@@ -10,7 +10,7 @@ from rellm_cache.config.schema import Recipe
 from rellm_cache.corpus.manifest import Utterance
 from rellm_cache.evaluation.predictions import EmotionPredictions
 from rellm_cache.evaluation.scores import make_scores
-from rellm_cache.inference.emotion import Label
+from rellm_cache.inference.emotion_recognition import Label
 from rellm_cache.runs.provenance import DataSummary
 
 DATA = DataSummary(3, 0.0, 0, {}, {}, {}, {})

@@ -66,7 +66,7 @@ def test_frames_that_wait_for_a_slow_disk_are_bounded(
         sync(folder)
 
     monkeypatch.setattr(writer, "sync_tree", hang)
-    (target,) = make_targets(speech_recipe, tmp_path / "cache").values()
+    (target,) = make_targets(speech_recipe.encoders, tmp_path / "cache").values()
     missing = find_missing(read_manifests(corpus), [target])
     config = WorkerConfig((target.spec,), tmp_path / "cache", commit_seconds=0)
     events: list[Event] = []

@@ -9,10 +9,10 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from rellm_cache.config.schema import LLMConfig, Recipe
+from rellm_cache.llm.decoding import continue_prompts
 from rellm_cache.llm.frozen import FrozenLLM
-from rellm_cache.llm.generation import continue_prompts
 from rellm_cache.llm.loading import load_llm
-from rellm_cache.llm.packing import PackedRow, Segment, pack
+from rellm_cache.llm.packed_rows import PackedRow, Segment, pack
 from rellm_cache.training.loop import read_metrics
 from rellm_cache.training.run import train
 

@@ -155,7 +155,7 @@ def test_the_encoder_is_the_tuned_whisper(make_blsp: MakeBlsp, tmp_path: Path) -
     report = import_blsp(folder, tmp_path / "run", recipe_of(), {"emotion": E})
     recipe, _ = imported(tmp_path / "run")
     assert recipe.encoders["speech"].model == str(report.whisper)
-    encoder = WhisperEncoder(recipe.encoders["speech"], torch.device("cpu"))
+    encoder = WhisperEncoder(recipe.encoders["speech"], None, torch.device("cpu"))
     state = torch.load(folder / "pytorch_model-00001-of-00002.bin", weights_only=True)
     config = json.loads((folder / "config.json").read_text())["whisper_config"]
     reference = WhisperModel(WhisperConfig(**config)).eval()

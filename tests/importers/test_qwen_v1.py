@@ -22,7 +22,7 @@ from rellm_cache.cli import main
 from rellm_cache.config.schema import LLMConfig
 from rellm_cache.errors import ConfigError, RellmError
 from rellm_cache.importers.qwen_v1 import import_qwen
-from rellm_cache.llm.generation import continue_prompts
+from rellm_cache.llm.decoding import continue_prompts
 from rellm_cache.llm.loading import load_llm
 
 Weights = dict[str, Tensor]

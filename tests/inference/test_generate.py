@@ -90,7 +90,7 @@ def test_a_kill_while_writing_loses_no_answer(
         write_lines(path, torn())
 
     with monkeypatch.context() as kill:
-        kill.setattr("rellm_cache.utils.result_table.write_lines", write_half_and_die)
+        kill.setattr("rellm_cache.utils.resumable_table.write_lines", write_half_and_die)
         with pytest.raises(KeyboardInterrupt):
             generate(run, corpus, out, cache)
     assert not out.exists()

@@ -10,10 +10,10 @@ import torch
 from rellm_cache.config.schema import LLMConfig
 from rellm_cache.errors import ConfigError
 from rellm_cache.llm.bitsandbytes_import import bitsandbytes
+from rellm_cache.llm.decoding import continue_prompts
 from rellm_cache.llm.frozen import FrozenLLM
-from rellm_cache.llm.generation import continue_prompts
 from rellm_cache.llm.loading import load_llm
-from rellm_cache.llm.packing import Segment, pack
+from rellm_cache.llm.packed_rows import Segment, pack
 
 CPU = torch.device("cpu")
 Dequantized = Callable[[FrozenLLM], FrozenLLM]

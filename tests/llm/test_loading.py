@@ -10,8 +10,8 @@ from transformers import AutoModelForCausalLM
 
 from rellm_cache.config.schema import LLMConfig
 from rellm_cache.errors import ConfigError
+from rellm_cache.llm.decoding import continue_prompts
 from rellm_cache.llm.frozen import FrozenLLM
-from rellm_cache.llm.generation import continue_prompts
 from rellm_cache.llm.loading import load_llm
 
 CPU = torch.device("cpu")

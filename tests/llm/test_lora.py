@@ -13,11 +13,11 @@ from transformers import AutoModelForCausalLM, Qwen2Config, Qwen3Config
 
 from rellm_cache.config.schema import LLMConfig, LoraConfig
 from rellm_cache.errors import ConfigError
+from rellm_cache.llm.decoding import continue_prompts
 from rellm_cache.llm.frozen import FrozenLLM
-from rellm_cache.llm.generation import continue_prompts
 from rellm_cache.llm.loading import load_llm
 from rellm_cache.llm.lora import LoRA, with_lora
-from rellm_cache.llm.packing import PackedRow, Segment, pack
+from rellm_cache.llm.packed_rows import PackedRow, Segment, pack
 
 CPU = torch.device("cpu")
 BEFORE, SPEECH, AFTER = 4, 7, 5  # tokens of the row below

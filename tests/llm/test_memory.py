@@ -14,7 +14,7 @@ from rellm_cache.llm.frozen import FrozenLLM
 from rellm_cache.llm.loading import load_llm
 from rellm_cache.llm.lora import with_lora
 from rellm_cache.llm.memory import Footprint, count_saved_bytes, estimate_footprint
-from rellm_cache.llm.packing import ALIGNED, Segment, pack
+from rellm_cache.llm.packed_rows import ALIGNED, Segment, pack
 
 CPU = torch.device("cpu")
 

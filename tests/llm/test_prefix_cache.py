@@ -9,7 +9,7 @@ import torch
 from rellm_cache.config.schema import LLMConfig, LoraConfig
 from rellm_cache.llm.frozen import FrozenLLM
 from rellm_cache.llm.loading import load_llm
-from rellm_cache.llm.packing import PackedRow, Segment, pack
+from rellm_cache.llm.packed_rows import PackedRow, Segment, pack
 
 
 @pytest.fixture(scope="module")

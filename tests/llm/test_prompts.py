@@ -20,10 +20,10 @@ from transformers import (
 from rellm_cache.config.qa import QASettings
 from rellm_cache.config.schema import HeadsConfig, LLMConfig, PromptsConfig
 from rellm_cache.errors import ConfigError
+from rellm_cache.llm.decoding import continue_prompts
 from rellm_cache.llm.frozen import FrozenLLM
-from rellm_cache.llm.generation import continue_prompts
 from rellm_cache.llm.loading import load_llm
-from rellm_cache.llm.packing import Segment, pack
+from rellm_cache.llm.packed_rows import Segment, pack
 from rellm_cache.llm.prompts import ChatFormat, speech_prompts
 
 

@@ -10,7 +10,7 @@ from rellm_cache.config.schema import LLMConfig
 from rellm_cache.errors import ConfigError
 from rellm_cache.llm.frozen import FrozenLLM
 from rellm_cache.llm.loading import load_llm
-from rellm_cache.llm.packing import PackedRow, Segment, pack
+from rellm_cache.llm.packed_rows import PackedRow, Segment, pack
 from rellm_cache.llm.segment_attention import ARGUMENT, attend, segments_of
 
 

@@ -1,18 +1,22 @@
 """Adapter registry: an adapter of another kind trains, and an unknown kind is named."""
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from rellm_cache.config.constraints import Range
+from rellm_cache.config.plugins import ADAPTERS
+from rellm_cache.config.recipes import load_recipe, to_toml
 from rellm_cache.config.schema import AdapterConfig, Recipe
 from rellm_cache.corpus.manifest import read_split
 from rellm_cache.errors import ConfigError
 from rellm_cache.model.adapter import Adapter
-from rellm_cache.model.registry import ADAPTERS, build_adapter, register_adapter
+from rellm_cache.model.registry import register_adapter
 from rellm_cache.planning.training import plan_training
 from rellm_cache.runs.weights import load_run
 from rellm_cache.training.run import train
@@ -21,10 +25,8 @@ from rellm_cache.training.run import train
 @pytest.fixture(autouse=True)
 def registered() -> Iterator[None]:
     """Adapters that a test registers are gone after it."""
-    before = dict(ADAPTERS)
-    yield
-    ADAPTERS.clear()
-    ADAPTERS.update(before)
+    with ADAPTERS.restored():
+        yield
 
 
 class MeanAdapter(Adapter):
@@ -49,6 +51,7 @@ def test_an_adapter_of_another_kind_is_planned_trained_and_loaded(
     register_adapter("mean")(MeanAdapter)
     training = replace(quick.training, epochs=1, micro_batch_tokens=200)
     recipe = replace(quick, adapter=AdapterConfig(kind="mean"), training=training)
+    assert recipe.plugins == {"adapter.mean": f"module {__name__}"}
     clips = read_split(corpus, "train")
     plan = plan_training(recipe, clips, {u.id: 2.0 for u in clips}, 32, torch.float32)
     report = train(recipe, corpus, cache, tmp_path / "run")
@@ -57,11 +60,40 @@ def test_an_adapter_of_another_kind_is_planned_trained_and_loaded(
     assert isinstance(model.adapter, MeanAdapter)
 
 
-def test_an_unknown_kind_is_named() -> None:
-    with pytest.raises(ConfigError, match=r"adapter\.kind = 'qformer': .* expected one of conv"):
-        build_adapter(AdapterConfig(kind="qformer"), 8, 8)
+@dataclass(frozen=True)
+class Depth:
+    """Options of an adapter."""
+
+    layers: Annotated[int, Range(1)] = 2
+    """Number of layers."""
+
+
+def test_another_kind_starts_its_table_afresh(tmp_path: Path) -> None:
+    register_adapter("mean", options=Depth)(MeanAdapter)
+    recipe = load_recipe("small", ["adapter.kind=mean", "adapter.options.layers=3"])
+    assert recipe.adapter == AdapterConfig(kind="mean", options={"layers": 3})
+    assert '[adapter]\nkind = "mean"\noutput_size = 0\n\n[adapter.options]' in to_toml(recipe)
+    (tmp_path / "again.toml").write_text(to_toml(recipe), "utf-8")
+    assert load_recipe(str(tmp_path / "again.toml")) == recipe
+    back = load_recipe(str(tmp_path / "again.toml"), ["adapter.kind=conv", "adapter.width=32"])
+    assert back.adapter == AdapterConfig(width=32)
+    assert back.plugins == {}
+
+
+def test_fields_of_another_kind_and_wrong_options_are_refused() -> None:
+    register_adapter("mean", options=Depth)(MeanAdapter)
+    with pytest.raises(ConfigError, match=r"adapter.width = 32: a field of kind 'conv', but adapt"):
+        load_recipe("small", ["adapter.kind=mean", "adapter.width=32"])
+    with pytest.raises(ConfigError, match=r"adapter.options: unknown key 'layer'; did you mean 'l"):
+        load_recipe("small", ["adapter.kind=mean", "adapter.options.layer=3"])
+    with pytest.raises(ConfigError, match=r"adapter.options.layers = 0: expected 1 or more"):
+        AdapterConfig(kind="mean", options={"layers": 0})
 
 
 def test_two_adapters_cannot_share_a_kind() -> None:
     with pytest.raises(ValueError, match="'conv' is registered already"):
         register_adapter("conv")(MeanAdapter)
+    with pytest.raises(ValueError, match="'a b': expected letters, digits, - and _"):
+        register_adapter("a b")(MeanAdapter)
+    with pytest.raises(ValueError, match="'other': options: expected a frozen dataclass"):
+        register_adapter("other", options=int)(MeanAdapter)

@@ -12,8 +12,8 @@ from torch.nn import functional as F
 from rellm_cache.config.schema import Recipe
 from rellm_cache.data.batch import IGNORED, Batch, Target
 from rellm_cache.data.streams import QuantizationParams
+from rellm_cache.llm.decoding import continue_prompts
 from rellm_cache.llm.frozen import FrozenLLM
-from rellm_cache.llm.generation import continue_prompts
 from rellm_cache.llm.loading import load_llm
 from rellm_cache.llm.teacher_distribution import distribution_rows, split_rows
 from rellm_cache.model.adapter import dequantize

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM
 from rellm_cache.cli import rellm
 from rellm_cache.config.recipes import load_recipe, to_toml
 from rellm_cache.config.schema import Recipe
-from rellm_cache.errors import RunError, StoreError
+from rellm_cache.errors import ConfigError, RunError, StoreError
 from rellm_cache.evaluation.run import EvaluationOptions, evaluate
 from rellm_cache.runs.folder import create_run_folder
 from rellm_cache.sweeps.plan import SweepPlan, Variant
@@ -213,6 +213,14 @@ def test_errors_of_any_run_are_raised_before_the_first(
     with pytest.raises(RunError, match="speech-only/seed-1: this run was trained on other data"):
         sweep(plan, setting, tmp_path / "stale")
     assert not (tmp_path / "stale/baseline").exists()
+
+    validation = setting.manifest / "validation.jsonl"
+    without = validation.rename(validation.with_suffix(".away"))
+    early = SweepPlan(heads, (), (Variant("early", ("training.early_stopping=2",)),), (1,))
+    with pytest.raises(ConfigError, match=r"has no validation\.jsonl, by which training\.early"):
+        sweep(early, setting, tmp_path / "early")
+    assert not (tmp_path / "early").exists()
+    without.rename(validation)
 
     assert setting.test is not None
     lines = setting.test.read_text().replace("tones/09", "tones/new")

@@ -8,7 +8,7 @@ from accelerate import Accelerator
 
 from rellm_cache.config.schema import Recipe
 from rellm_cache.data.batch import Batch
-from rellm_cache.model.losses.vad import moments_of
+from rellm_cache.model.losses.dimensions import moments_of
 from rellm_cache.model.speech_llm import SpeechLLM
 from rellm_cache.training.ccc_prepass import ccc_prepass
 

@@ -16,7 +16,7 @@ from rellm_cache.data.streams import open_streams
 from rellm_cache.errors import RunError
 from rellm_cache.llm.frozen import FrozenLLM
 from rellm_cache.llm.loading import load_llm
-from rellm_cache.model.losses.terms import LossTerms
+from rellm_cache.model.losses.loss_terms import LossTerms
 from rellm_cache.training.distributed import flatten_gradients
 from rellm_cache.training.loop import Trainer, TrainingData, make_accelerator
 

@@ -106,8 +106,8 @@ def msp_podcast(root: Path, splits: Any, seed: int, **limits: Any) -> int:
 @click.command()
 @folders
 @click.option("--train-speakers", default="1-16", help="As 1-16 or 1,3,5-8.")
-@click.option("--validation-speakers", default="17,18")
-@click.option("--test-speakers", default="19-20")
+@click.option("--validation-speakers", default="17,18", help="As --train-speakers.")
+@click.option("--test-speakers", default="19-20", help="As --train-speakers.")
 @corpus_options
 def ravdess(
     root: Path, train_speakers: str, validation_speakers: str, test_speakers: str, **limits: Any

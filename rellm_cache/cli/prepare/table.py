@@ -16,7 +16,9 @@ COLUMNS = (
 def column_options(command: options.Command) -> options.Command:
     """Add an option for the name of each column."""
     for name in reversed(COLUMNS):
-        command = click.option(f"--{name}-column", default=name)(command)
+        command = click.option(
+            f"--{name}-column", default=name, help=f"Name of the column with the {name}."
+        )(command)
     return command
 
 

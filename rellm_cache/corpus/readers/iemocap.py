@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from rellm_cache.corpus.manifest import Utterance, Vad
+from rellm_cache.corpus.dimensions import Vad, rescale
+from rellm_cache.corpus.manifest import Utterance
 from rellm_cache.corpus.readers.base import Corpus, Problems, Total, count_totals, with_audio
 from rellm_cache.corpus.splits import hold_out, in_split, text_key, without_text_of
 from rellm_cache.corpus.text_files import read_text_lines
-from rellm_cache.corpus.vad import rescale
 from rellm_cache.errors import ManifestError
 from rellm_cache.utils.console import counted
 

@@ -13,12 +13,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
+from rellm_cache.corpus.dimensions import rescale
 from rellm_cache.corpus.emotions import normalize_emotion
 from rellm_cache.corpus.manifest import Utterance
 from rellm_cache.corpus.readers.base import Corpus, Problems, Total, with_audio
 from rellm_cache.corpus.splits import draw, hold_out
 from rellm_cache.corpus.text_files import read_csv, read_text
-from rellm_cache.corpus.vad import rescale
 from rellm_cache.errors import ManifestError
 from rellm_cache.utils.console import counted
 

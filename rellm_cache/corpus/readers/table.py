@@ -5,20 +5,13 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from rellm_cache.corpus.dimensions import DIMENSIONS, Vad, rescale
 from rellm_cache.corpus.emotions import normalize_emotion
 from rellm_cache.corpus.field_validation import as_text
-from rellm_cache.corpus.manifest import (
-    DIMENSIONS,
-    SPLITS,
-    Utterance,
-    Vad,
-    default_id,
-    read_lines,
-)
+from rellm_cache.corpus.manifest import SPLITS, Utterance, default_id, read_lines
 from rellm_cache.corpus.readers.base import Corpus, Problems
 from rellm_cache.corpus.splits import in_split
 from rellm_cache.corpus.text_files import read_csv
-from rellm_cache.corpus.vad import rescale
 from rellm_cache.errors import ManifestError
 
 

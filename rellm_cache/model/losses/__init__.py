@@ -5,7 +5,6 @@ a sum and a count.
 """
 
 from importlib import import_module
-from pkgutil import iter_modules
 
-for _module in ("token", "emotion", "vad", *sorted(m.name for m in iter_modules(__path__))):
-    import_module(f"{__name__}.{_module}")  # registers its losses, in this order
+for _module in ("token", "emotion", "dimensions"):
+    import_module(f"{__name__}.{_module}")  # registers its losses

@@ -12,14 +12,14 @@ from torch.nn import functional as F
 
 from rellm_cache.config.schema import LossesConfig
 from rellm_cache.data.batch import IGNORED, Batch
-from rellm_cache.model.losses.registry import LossContext, Outputs, clip_loss
+from rellm_cache.model.losses.registry import LossContext, Outputs, register_loss
 
 
 def _labelled(batch: Batch, context: LossContext) -> float:
     return utterance_weights(batch.emotions, context.class_weights).sum().item()
 
 
-@clip_loss("emotion_ce", count=_labelled)
+@register_loss("emotion_ce", count=_labelled)
 def emotion_ce(outputs: Outputs, batch: Batch, context: LossContext) -> Tensor:
     """Cross entropy of the emotion logits, summed; scalar float32."""
     smoothing, weights = context.config.label_smoothing, context.class_weights

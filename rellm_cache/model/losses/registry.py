@@ -3,26 +3,20 @@
 A loss is named as its weight in `[losses]`. It declares what it needs: answers of a task (and so
 the LLM), the teacher's distributions, or the dimension head. It gives a sum over a batch, and a
 count that is known before the forward pass. Metrics, reports and cards list it by its name.
-
-A new loss is a new module in this package:
-
-    @clip_loss("embedding_norm")            # [losses.extra] embedding_norm = 0.1
-    def embedding_norm(outputs, batch, context):
-        return outputs.speech.embeddings.square().mean(dim=(1, 2)).sum()
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from difflib import get_close_matches
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
+from rellm_cache.config.plugins import LOSSES, Plugin
 from rellm_cache.config.schema import ANSWER_TASKS, LossesConfig
 from rellm_cache.data.batch import Batch
-from rellm_cache.errors import ConfigError
 from rellm_cache.model.adapter import Speech
-from rellm_cache.model.losses.terms import LossTerms
+from rellm_cache.model.losses.loss_terms import LossTerms
 
 
 @dataclass(frozen=True)
@@ -30,12 +24,14 @@ class Outputs:
     """Outputs of the model for one batch.
 
     Attributes:
+        pooled: (B, P) float32 pooled embeddings, which the heads read.
         emotion_logits: (B, C).
         dimensions: (B, 3) arousal, dominance, valence, or None without that head.
         terms: the losses; empty while they are computed.
     """
 
     speech: Speech
+    pooled: Tensor
     emotion_logits: Tensor
     dimensions: Tensor | None
     terms: LossTerms = field(default_factory=lambda: LossTerms({}))
@@ -65,16 +61,19 @@ class LossContext:
     Attributes:
         class_weights: (C,) float32 in training, or None.
         moments: (6, 3) of the dimensions of the whole step, for CCC; None if the batch is the step.
+        options: of the loss, in the dataclass that it was registered with; else None.
     """
 
     config: LossesConfig
     class_weights: Tensor | None = None
     moments: Tensor | None = None
+    options: Any = None
 
 
 Count = Callable[[Batch, LossContext], float]
 TokenFunction = Callable[[AnswerStates, LossContext], Tensor]
 ClipFunction = Callable[[Outputs, Batch, LossContext], Tensor]
+Function = TypeVar("Function", bound=Callable[..., Tensor])
 
 
 @dataclass(frozen=True)
@@ -99,9 +98,15 @@ class Loss:
     clip_sum: ClipFunction | None = None
     needs_teacher: bool = False
     needs_dimensions: bool = False
+    options: Any = None
+
+    def context(self, shared: LossContext) -> LossContext:
+        """The context with this loss's options."""
+        return shared if self.options is None else replace(shared, options=self.options)
 
 
-LOSSES: dict[str, Loss] = {}
+# The losses of rellm, in the order in which they are added up: another order changes the rounding.
+OURS = ("response_lm", "response_kl", "qa_lm", "emotion_lm", "emotion_ce", "vad")
 TASKS: list[str] = []  # tasks with answers, each with a cross entropy of the same name
 
 
@@ -112,41 +117,55 @@ def count_clips(batch: Batch, context: LossContext) -> float:
 
 def cross_entropy_loss(task: str) -> None:
     """Register the cross entropy over the answers of a task, under the task's name."""
-    _register(Loss(task, _answer_tokens(task), task))
+    LOSSES.register(task, Loss(task, _answer_tokens(task), task), None, __name__, task)
     TASKS.append(task)
 
 
-def token_loss(
-    name: str, task: str, *, count: Count | None = None, needs_teacher: bool = False
-) -> Callable[[TokenFunction], TokenFunction]:
-    """Register a loss over the answer tokens of a task; by default they are its count."""
-    counted = count or _answer_tokens(task)
+def register_loss(
+    name: str,
+    *,
+    task: str = "",
+    count: Count | None = None,
+    options: type[Any] | None = None,
+    needs_teacher: bool = False,
+    needs_dimensions: bool = False,
+) -> Callable[[Function], Function]:
+    """Decorator that makes a function available as the loss `[losses] name = weight`.
 
-    def register(function: TokenFunction) -> TokenFunction:
-        _register(Loss(name, counted, task, token_sum=function, needs_teacher=needs_teacher))
+    Without `task` the function is `(outputs, batch, context)` and returns the sum over the clips of
+    a batch; with one it is `(answers, context)` and returns the sum over the answer tokens of one
+    packed row. The sum is a scalar float32, differentiable. It sees one micro-batch of a step.
+
+    Args:
+        task: `response_lm`, `emotion_lm` or `qa_lm`, whose answers it reads.
+        count: `(batch, context)`, what the sum is divided by, known without a forward pass; by
+            default the number of clips, or of answer tokens.
+        options: frozen dataclass of `[losses.options.NAME]`; `context.options` is one.
+        needs_teacher: it reads the teacher's distributions (`rellm respond --teacher`).
+        needs_dimensions: it is left out of a model without the dimension head.
+
+    Raises:
+        ValueError: the name is taken or not allowed, or there is no such task.
+    """
+    if task and task not in ANSWER_TASKS.values():
+        known = ", ".join(dict.fromkeys(ANSWER_TASKS.values()))
+        raise ValueError(f"loss {name!r}: task = {task!r}: expected one of {known}")
+    counted = count or (_answer_tokens(task) if task else count_clips)
+
+    def register(function: Function) -> Function:
+        sums = {"token_sum" if task else "clip_sum": function}
+        loss = Loss(
+            name,
+            counted,
+            task,
+            needs_teacher=needs_teacher,
+            needs_dimensions=needs_dimensions,
+            **sums,
+        )
+        LOSSES.register(name, loss, options, function.__module__, task)
         return function
 
     return register
-
-
-def clip_loss(
-    name: str, *, count: Count = count_clips, needs_dimensions: bool = False
-) -> Callable[[ClipFunction], ClipFunction]:
-    """Register a loss over the clips of a batch."""
-
-    def register(function: ClipFunction) -> ClipFunction:
-        _register(Loss(name, count, clip_sum=function, needs_dimensions=needs_dimensions))
-        return function
-
-    return register
-
-
-def _register(loss: Loss) -> None:
-    if loss.name in LOSSES:
-        raise ValueError(f"a loss named {loss.name!r} is registered already")
-    LOSSES[loss.name] = loss
-    if loss.task:
-        ANSWER_TASKS[loss.name] = loss.task
 
 
 def _answer_tokens(task: str) -> Count:
@@ -159,30 +178,33 @@ def _answer_tokens(task: str) -> Count:
 def active_losses(config: LossesConfig, has_dimensions: bool) -> dict[str, Loss]:
     """Losses with a weight above 0, and the cross entropy of every task that one of them reads."""
     weights = loss_weights(config)
+    known = {name: _find(name, config) for name in weights}
     chosen = {
         name: loss
-        for name, loss in LOSSES.items()
+        for name, loss in known.items()
         if weights[name] > 0 and (has_dimensions or not loss.needs_dimensions)
     }
     tasks = {loss.task for loss in chosen.values()}
-    return {name: loss for name, loss in LOSSES.items() if name in chosen or name in tasks}
+    return {name: loss for name, loss in known.items() if name in chosen or name in tasks}
 
 
 def loss_weights(config: LossesConfig) -> dict[str, float]:
-    """Weight of every registered loss in a recipe; `ConfigError` if it names another loss."""
+    """Weight of every loss of rellm and of the recipe's plug-ins, in the order of their sum."""
     weights = config.weights
-    for name in weights:
-        if name not in LOSSES:
-            near = get_close_matches(name, LOSSES, n=1) or sorted(LOSSES)
-            raise ConfigError(
-                f"losses.extra.{name}: no loss has this name; did you mean {near[0]!r}? A new loss "
-                "is registered by a module of rellm_cache/model/losses"
-            )
-    return {name: weights.get(name, 0.0) for name in LOSSES}
+    return {name: weights[name] for name in OURS} | {
+        name: weight for name, weight in weights.items() if name not in OURS
+    }
+
+
+def _find(name: str, config: LossesConfig) -> Loss:
+    plugin: Plugin = config.plugin(name)
+    loss: Loss = plugin.loaded
+    given = config.options.get(name, {})
+    return replace(loss, options=plugin.build_options(given, f"losses.options.{name}"))
 
 
 def count_terms(losses: Iterable[Loss], batch: Batch, context: LossContext) -> dict[str, Tensor]:
     """Scalar float32 count of each loss over a batch, by name; no forward pass is needed."""
-    found = {loss.name: loss.count(batch, context) for loss in losses}
+    found = {loss.name: loss.count(batch, loss.context(context)) for loss in losses}
     counts = torch.tensor(list(found.values()), dtype=torch.float32, device=batch.vad.device)
     return dict(zip(found, counts.unbind(), strict=True))

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from rellm_cache.data.batch import Batch
-from rellm_cache.llm.packing import PackedRow
+from rellm_cache.llm.packed_rows import PackedRow
 from rellm_cache.llm.teacher_distribution import CHUNK, split_rows
 from rellm_cache.model.losses.registry import (
     AnswerStates,
     LossContext,
     cross_entropy_loss,
-    token_loss,
+    register_loss,
 )
 
 
@@ -147,11 +147,10 @@ def _taught_tokens(batch: Batch, context: LossContext) -> float:
     return 0 if batch.teacher is None else len(batch.teacher)
 
 
-# In this order losses are added up: another order changes the rounding of their total.
 cross_entropy_loss("response_lm")
 
 
-@token_loss("response_kl", "response_lm", count=_taught_tokens, needs_teacher=True)
+@register_loss("response_kl", task="response_lm", count=_taught_tokens, needs_teacher=True)
 def response_kl(answers: AnswerStates, context: LossContext) -> Tensor:
     """BLSP's distillation loss at response tokens, summed; scalar float32."""
     if answers.teacher is None:

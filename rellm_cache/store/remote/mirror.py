@@ -10,6 +10,7 @@ import secrets
 from collections.abc import Mapping
 from pathlib import Path
 
+from rellm_cache.errors import StoreError
 from rellm_cache.store.commit import remove_local_part
 from rellm_cache.store.format import (
     METADATA,
@@ -22,7 +23,7 @@ from rellm_cache.store.format import (
 from rellm_cache.store.locks import hold_lock, remove_stale, removed_on_exit
 from rellm_cache.store.remote.client import Remote, RemoteError, files_by_part
 from rellm_cache.store.remote.download import is_frames_file
-from rellm_cache.store.remote.mirror_paths import mark_mirror, mirror_folder, origin_url
+from rellm_cache.store.remote.mirror_paths import is_url, mark_mirror, mirror_folder, origin_url
 from rellm_cache.store.remote.upload import pending_parts, upload_pending
 from rellm_cache.store.transcripts import is_transcripts
 from rellm_cache.utils.atomic_files import rename, rename_new, sync_path, sync_tree
@@ -44,6 +45,25 @@ def open_mirror(url: str) -> Path:
     mark_mirror(root, remote.url)
     pull(root)
     return root
+
+
+def cache_folder(location: str | Path) -> Path:
+    """Return the folder of a cache root: a path as it is, for a URL its mirror, up to date.
+
+    Raises what `open_mirror` raises.
+    """
+    return open_mirror(str(location)) if is_url(str(location)) else Path(location)
+
+
+def store_folder(location: str | Path) -> Path:
+    """Return the folder of one store, given by its path or URL; `StoreError` if a URL has none."""
+    if not is_url(str(location)):
+        return Path(location)
+    root, _, name = str(location).rstrip("/").rpartition("/")
+    store = open_mirror(root) / name
+    if not store.is_dir():
+        raise StoreError(f"{location}: no such store; `rellm cache info {root}` lists the stores")
+    return store
 
 
 def sync_mirror(root: Path) -> None:

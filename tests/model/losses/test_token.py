@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from rellm_cache.data.batch import IGNORED
-from rellm_cache.llm.packing import Segment, pack
+from rellm_cache.llm.packed_rows import Segment, pack
 from rellm_cache.llm.teacher_distribution import distribution_rows, split_rows
 from rellm_cache.model.losses.token import token_cross_entropy, token_divergences
 

@@ -7,10 +7,10 @@ import torch
 from torch.nn.attention.flex_attention import create_mask
 
 from rellm_cache.config.schema import LLMConfig
+from rellm_cache.llm.decoding import continue_prompts
 from rellm_cache.llm.frozen import FrozenLLM
-from rellm_cache.llm.generation import continue_prompts
 from rellm_cache.llm.loading import load_llm
-from rellm_cache.llm.packing import Segment, pack
+from rellm_cache.llm.packed_rows import Segment, pack
 
 
 @pytest.fixture(scope="module")

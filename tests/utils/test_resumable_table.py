@@ -6,7 +6,7 @@ import pytest
 
 from rellm_cache.errors import JournalError
 from rellm_cache.utils.atomic_files import write_lines
-from rellm_cache.utils.result_table import (
+from rellm_cache.utils.resumable_table import (
     FINGERPRINT,
     Journal,
     ResultTable,

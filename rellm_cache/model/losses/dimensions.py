@@ -1,4 +1,4 @@
-"""VAD losses on arousal, dominance and valence: squared error, and 1 - CCC over a whole step.
+"""Dimension losses (arousal, dominance, valence): squared error, and 1 - CCC of a whole step.
 
 CCC is no sum over utterances, but depends on them only through five sums for each dimension. Given
 those of the whole optimizer step, the derivative with respect to each prediction has a closed form,
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from rellm_cache.data.batch import Batch
-from rellm_cache.model.losses.registry import LossContext, Outputs, clip_loss
+from rellm_cache.model.losses.registry import LossContext, Outputs, register_loss
 
 MOMENTS = 6
 FLOOR = 1e-12  # of CCC's denominator, for constant and equal values
@@ -21,7 +21,7 @@ def _with_dimensions(batch: Batch, context: LossContext) -> float:
     return (~batch.vad.isnan().any(dim=1)).sum().item()
 
 
-@clip_loss("vad", count=_with_dimensions, needs_dimensions=True)
+@register_loss("vad", count=_with_dimensions, needs_dimensions=True)
 def vad(outputs: Outputs, batch: Batch, context: LossContext) -> Tensor:
     """Loss of the dimension head by `losses.vad_kind`, summed; scalar float32."""
     assert outputs.dimensions is not None  # the loss is left out without the head

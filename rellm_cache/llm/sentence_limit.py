@@ -1,4 +1,4 @@
-"""Reply length limit: cuts a text after a number of sentences, or after its first question.
+"""Sentence limit of a reply: cuts it after a number of sentences, or after its first question.
 
 The paper names long replies without a question as a limitation.
 """

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rellm_cache.annotation.pseudo_vad import annotate
+from rellm_cache.annotation.pseudo_dimensions import annotate
 from rellm_cache.config.schema import EncoderConfig, Recipe
 from rellm_cache.corpus.manifest import read_manifest, read_manifests
 from rellm_cache.corpus.prepare import prepare

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from rellm_cache.model.losses.terms import LossTerm, LossTerms
+from rellm_cache.model.losses.loss_terms import LossTerm, LossTerms
 
 CPU = torch.device("cpu")
 

@@ -1,4 +1,4 @@
-"""Concordance (CCC) and Spearman's rank correlation, with bootstrap intervals."""
+"""Correlation: concordance (CCC) and Spearman's rank correlation, with bootstrap intervals."""
 
 import warnings
 from collections.abc import Sequence

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from rellm_cache.metrics.regression import (
+from rellm_cache.metrics.correlation import (
     concordance,
     concordance_interval,
     concordance_of_rows,

@@ -1,4 +1,4 @@
-"""Row packing: examples placed in rows for the LLM, and the token cost of each example.
+"""Packing of examples: which examples share a row of the LLM, and the token cost of each.
 
 Examples of one task share the prompt before their speech; questions about an utterance share its
 speech too.
@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from rellm_cache.data.batch import Target
 from rellm_cache.llm.frozen import FrozenLLM
-from rellm_cache.llm.packing import PackedRow, pack
+from rellm_cache.llm.packed_rows import PackedRow, pack
 from rellm_cache.llm.prompts import SpeechPrompt
 from rellm_cache.model.adapter import Speech
 

@@ -1,19 +1,22 @@
-"""Arousal, dominance and valence: rescaling to 0..1 and checks of their order.
+"""Dimensions (arousal, dominance, valence): their order, scale and checks.
 
 Wrong order and wrong scale are the most common mistakes with these labels. A single clip does not
 show a mistake, but the mean of each emotion does: anger has more arousal and dominance than
 sadness, and happiness has more valence than both.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 from statistics import fmean
 from typing import Any
 
-from rellm_cache.corpus.manifest import DIMENSIONS, Utterance, Vad, check_vad
+from rellm_cache.corpus.field_validation import is_number
 from rellm_cache.errors import ManifestError
 
+Vad = tuple[float, float, float]
+DIMENSIONS = ("arousal", "dominance", "valence")  # their order everywhere in rellm
 AROUSAL, DOMINANCE, VALENCE = range(3)
 # In any corpus, the dimension is higher for the first emotion than for the second.
 CONTRASTS = (
@@ -36,6 +39,23 @@ class DimensionSummary:
     high: Vad  # highest arousal, dominance, valence
     means: dict[str, Vad]  # emotion → mean arousal, dominance, valence
     warnings: list[str]  # likely mistakes, as sentences
+
+
+def check_vad(values: Sequence[float], where: str) -> Vad:
+    """Arousal, dominance, valence as floats; `ManifestError` unless each is in 0..1."""
+    if not isinstance(values, Sequence) or len(values) != 3 or not all(map(is_number, values)):
+        raise ManifestError(
+            f"{where}: found dimensions {values!r}, expected three numbers (arousal, dominance, "
+            "valence)"
+        )
+    for name, value in zip(DIMENSIONS, values, strict=True):
+        if not (math.isfinite(value) and 0 <= value <= 1):
+            hint = ""
+            if all(1 <= v <= 7 for v in values):
+                top = 5 if max(values) <= 5 else 7
+                hint = f"; this looks like a 1 to {top} scale: store (x - 1) / {top - 1}"
+            raise ManifestError(f"{where}: {name} {value} is outside 0..1{hint}")
+    return float(values[0]), float(values[1]), float(values[2])
 
 
 def rescale(values: Sequence[Any], scale: tuple[float, float], where: str) -> Vad:
@@ -65,9 +85,8 @@ def rescale(values: Sequence[Any], scale: tuple[float, float], where: str) -> Va
     return check_vad([(number - low) / (high - low) for number in numbers], where)
 
 
-def summarize_dimensions(utterances: Iterable[Utterance]) -> DimensionSummary:
-    """Statistics of the clips with dimensions; at least one clip must have them."""
-    rows = [(u.emotion, u.vad) for u in utterances if u.vad is not None]
+def summarize_dimensions(rows: Sequence[tuple[str | None, Vad]]) -> DimensionSummary:
+    """Statistics of the emotion and dimensions of clips; at least one clip is needed."""
     by_emotion: dict[str, list[Vad]] = {}
     for emotion, vad in rows:
         if emotion:

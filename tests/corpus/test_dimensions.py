@@ -4,8 +4,7 @@ from itertools import permutations
 
 import pytest
 
-from rellm_cache.corpus.manifest import Utterance, Vad
-from rellm_cache.corpus.vad import order_warning, rescale, summarize_dimensions
+from rellm_cache.corpus.dimensions import Vad, order_warning, rescale, summarize_dimensions
 from rellm_cache.errors import ManifestError
 
 # Means as in acted and in natural corpora: arousal, dominance, valence.
@@ -22,12 +21,8 @@ def reordered(order: tuple[int, ...]) -> dict[str, Vad]:
     return {e: (vad[order[0]], vad[order[1]], vad[order[2]]) for e, vad in ACTED.items()}
 
 
-def utterances(means: dict[str, Vad], clips: int) -> list[Utterance]:
-    return [
-        Utterance(id=f"{e}{i}", audio="a.wav", emotion=e, vad=vad)
-        for e, vad in means.items()
-        for i in range(clips)
-    ]
+def rated(means: dict[str, Vad], clips: int) -> list[tuple[str | None, Vad]]:
+    return [row for row in means.items() for _ in range(clips)]
 
 
 def test_the_right_order_gives_no_warning() -> None:
@@ -49,17 +44,13 @@ def test_a_swap_is_named(order: tuple[int, ...]) -> None:
 
 
 def test_iemocap_in_the_order_of_its_files_is_detected() -> None:
-    summary = summarize_dimensions(
-        utterances(reordered((2, 0, 1)), 5)
-    )  # valence, arousal, dominance
+    summary = summarize_dimensions(rated(reordered((2, 0, 1)), 5))  # valence, arousal, dominance
     assert summary.warnings == [
         "arousal is 0.22 for angry and 0.31 for sad on average, expected higher for angry: likely "
         "a swap. What was read as arousal, dominance, valence behaves as valence, arousal, "
         "dominance"
     ]
-    assert (
-        summarize_dimensions(utterances(reordered((2, 0, 1)), 4)).warnings == []
-    )  # too few to tell
+    assert summarize_dimensions(rated(reordered((2, 0, 1)), 4)).warnings == []  # too few to tell
 
 
 def test_means_that_fit_no_order_are_reported() -> None:
@@ -72,7 +63,7 @@ def test_means_that_fit_no_order_are_reported() -> None:
 
 def test_statistics_and_a_narrow_range() -> None:
     squeezed: dict[str, Vad] = {e: (a / 4, d, v) for e, (a, d, v) in ACTED.items()}
-    summary = summarize_dimensions(utterances(squeezed, 25))
+    summary = summarize_dimensions(rated(squeezed, 25))
     assert summary.clips == 100
     assert summary.low == pytest.approx((0.1, 0.45, 0.22))
     assert summary.high == pytest.approx((0.1675, 0.74, 0.73))

@@ -16,7 +16,7 @@ from rellm_cache.reproduction.paper import (
     paper_directions,
     paper_mean,
 )
-from rellm_cache.reproduction.statistics import compare, summarize_row, ua_by_fold
+from rellm_cache.reproduction.table_statistics import compare, summarize_row, ua_by_fold
 
 ROW = {row.name: row for row in ROWS}
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from rellm_cache.metrics.regression import concordance
-from rellm_cache.model.losses.vad import ccc_distance, ccc_loss, moments_of, squared_error
+from rellm_cache.metrics.correlation import concordance
+from rellm_cache.model.losses.dimensions import ccc_distance, ccc_loss, moments_of, squared_error
 
 
 def step() -> tuple[torch.Tensor, torch.Tensor]:

@@ -7,10 +7,10 @@ import torch
 
 from rellm_cache.config.schema import LLMConfig
 from rellm_cache.errors import ConfigError
+from rellm_cache.llm.decoding import LimitReached, Sampling, continue_prompts
 from rellm_cache.llm.frozen import FrozenLLM
-from rellm_cache.llm.generation import LimitReached, Sampling, continue_prompts
 from rellm_cache.llm.loading import load_llm
-from rellm_cache.llm.reply_limit import ReplyLimit
+from rellm_cache.llm.sentence_limit import ReplyLimit
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Text generation with the frozen LLM: greedy or sampled continuations of prompts.
+"""Decoding with the frozen LLM: greedy or sampled continuations of prompts, token by token.
 
 Sampling adds Gumbel noise to logits / temperature and takes the largest value (Gumbel-max). This is
 a draw from their softmax. Each prompt has its own random generator, so its answer does not depend
@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import LogitsProcessor, StoppingCriteria
 
 from rellm_cache.llm.frozen import FrozenLLM
-from rellm_cache.llm.reply_limit import NO_LIMIT, ReplyLimit
+from rellm_cache.llm.sentence_limit import NO_LIMIT, ReplyLimit
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from rellm_cache.llm.reply_limit import ReplyLimit
+from rellm_cache.llm.sentence_limit import ReplyLimit
 
 REPLY = "I am so sorry. That sounds hard! How are you now? I am here. Take care."
 

@@ -1,0 +1,284 @@
+"""Trained run in memory: it answers, recognizes and embeds sound files, waveforms and cached clips.
+
+The results equal those of `rellm generate` and `rellm evaluate`.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rellm_cache.config.toml import Changes
+from rellm_cache.corpus.audio import load_clip, make_waveform
+from rellm_cache.corpus.manifest import Utterance
+from rellm_cache.data.streams import StreamSet
+from rellm_cache.errors import AudioError, ConfigError, ManifestError, RunError, StoreError
+from rellm_cache.inference.generate import require_prompt_overrides
+from rellm_cache.inference.live_encoding import LiveEncoders
+from rellm_cache.inference.responders import (
+    Recognition,
+    SpeechResponder,
+    TextResponder,
+    load_responder,
+)
+from rellm_cache.runs.provenance import run_cache
+from rellm_cache.runs.shared_models import SharedModels
+from rellm_cache.runs.weights import run_recipe
+from rellm_cache.utils.devices import default_device
+
+BATCH = 8  # clips
+LOUDEST = 8.0  # a waveform of larger values was not scaled to -1..1
+
+Speech = str | Path | np.ndarray | Utterance
+Item = TypeVar("Item", bound=Speech)
+Clips = list[Item] | tuple[Item, ...]
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Answer of a run to one clip.
+
+    Attributes:
+        text: the answer.
+        early_stop: whether the token limit cut it (not the recipe's sentence limit).
+        emotion, probabilities, dimensions: as in `Recognition`; empty for a run that reads text.
+    """
+
+    text: str
+    early_stop: bool
+    emotion: str | None = None
+    probabilities: dict[str, float] = field(default_factory=dict)
+    dimensions: dict[str, float] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Embedding:
+    """Vectors of one clip.
+
+    Attributes:
+        states: (T', H) float32 outputs of the adapter, which the LLM reads as tokens.
+        pooled: (P,) float32, what the heads read: the mean of the states over time, followed by
+            the standard deviation if `heads.pooling` is `"statistics"`.
+    """
+
+    states: NDArray[np.float32]
+    pooled: NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class _LiveClip(Utterance):
+    """A clip that is encoded now; `waveform` is (S,) float32 at 16 kHz."""
+
+    waveform: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
+
+
+class Run:
+    """A finished run, loaded to answer clips one by one or in lists.
+
+    `x` of its methods is one clip or a list of clips; for a list, a list comes back. A clip is
+
+    - a sound file: its path (WAV, FLAC, OGG, MP3; 1 to 30 s),
+    - a waveform: (S,) float numbers in -1..1, or (S, channels), which are averaged; `sampling_rate`
+      is in Hz, and other rates than 16000 are resampled,
+    - the id of an utterance in the run's cache, which needs no audio, or
+    - an `Utterance` of a manifest, whose audio is encoded. A run that reads text takes no other.
+
+    Args:
+        path: the run folder.
+        cache: root of the stores for ids; None for the cache that the run was trained from.
+        overrides: changes of the recipe's prompts.
+
+    Attributes:
+        recipe: the run's recipe.
+
+    Raises:
+        RunError: `path` is not a finished run.
+        ConfigError: another field than a prompt is changed, the run has no LLM to answer with, or
+            it reads text and is asked for what only speech gives.
+        AudioError: a file or waveform is not usable: not audio, empty, not finite, too short or
+            long, or integers.
+        StoreError: an id is not in the cache.
+
+    Example:
+        >>> import rellm_cache as rellm
+        >>> run = rellm.load_run("runs/small")
+        >>> type(run.answer("speech.wav").text)
+        <class 'str'>
+        >>> [one, other] = run.embed(["speech.wav", "demo/una-sad-1"])
+        >>> one.states.shape[1] == other.states.shape[1]
+        True
+    """
+
+    def __init__(self, path: Path, cache: Path | None = None, overrides: Changes = ()) -> None:
+        self.path, self._cache = path, cache
+        self.recipe = run_recipe(path, require_prompt_overrides(overrides))
+        self._resources = SharedModels()
+        of_text = (cache or run_cache(path)) if self.recipe.text else Path()
+        self._responder: SpeechResponder | TextResponder = load_responder(
+            path, self.recipe, of_text, self._load_streams, self._resources, overrides
+        )
+
+    @overload
+    def answer(
+        self, x: Speech, *, sampling_rate: int = 16_000, batch_size: int = BATCH
+    ) -> Answer: ...
+    @overload
+    def answer(
+        self,
+        x: Clips[Item],
+        *,
+        sampling_rate: int = 16_000,
+        batch_size: int = BATCH,
+    ) -> list[Answer]: ...
+    def answer(self, x: Any, *, sampling_rate: int = 16_000, batch_size: int = BATCH) -> Any:
+        """Answer clips with the LLM, greedily, with the prompt `answer`."""
+
+        def answers(clips: list[Utterance]) -> dict[str, Answer]:
+            return {
+                g.id: Answer(
+                    g.response, g.early_stop, g.emotion, g.emotion_probabilities, g.dimensions
+                )
+                for g in self._responder.answers(clips, batch_size)
+            }
+
+        return self._for_each(x, sampling_rate, answers)
+
+    @overload
+    def recognise(
+        self, x: Speech, *, sampling_rate: int = 16_000, batch_size: int = BATCH
+    ) -> Recognition: ...
+    @overload
+    def recognise(
+        self,
+        x: Clips[Item],
+        *,
+        sampling_rate: int = 16_000,
+        batch_size: int = BATCH,
+    ) -> list[Recognition]: ...
+    def recognise(self, x: Any, *, sampling_rate: int = 16_000, batch_size: int = BATCH) -> Any:
+        """Emotion, its probabilities and dimensions of clips, by the heads; no LLM is used."""
+
+        def recognitions(clips: list[Utterance]) -> dict[str, Recognition]:
+            found = self._speech_responder.recognize(clips, batch_size)
+            return {name: recognition for name, (recognition, _, _) in found.items()}
+
+        return self._for_each(x, sampling_rate, recognitions)
+
+    @overload
+    def embed(
+        self, x: Speech, *, sampling_rate: int = 16_000, batch_size: int = BATCH
+    ) -> Embedding: ...
+    @overload
+    def embed(
+        self,
+        x: Clips[Item],
+        *,
+        sampling_rate: int = 16_000,
+        batch_size: int = BATCH,
+    ) -> list[Embedding]: ...
+    def embed(self, x: Any, *, sampling_rate: int = 16_000, batch_size: int = BATCH) -> Any:
+        """States of the adapter and pooled vectors of clips, as NumPy arrays."""
+
+        def embeddings(clips: list[Utterance]) -> dict[str, Embedding]:
+            found = self._speech_responder.recognize(clips, batch_size)
+            return {n: Embedding(s.numpy(), p.numpy()) for n, (_, s, p) in found.items()}
+
+        return self._for_each(x, sampling_rate, embeddings)
+
+    @property
+    def _speech_responder(self) -> SpeechResponder:
+        if isinstance(self._responder, TextResponder):
+            raise ConfigError(
+                f"{self.path}: recipe {self.recipe.name!r} reads text: it has no adapter and no "
+                "heads; use a run that was trained on speech"
+            )
+        return self._responder
+
+    @cached_property
+    def _encoders(self) -> LiveEncoders:
+        return LiveEncoders(self.recipe.encoders, default_device())
+
+    def _for_each(
+        self,
+        x: Any,
+        rate: int,
+        work: Callable[[list[Utterance]], dict[str, Result]],
+    ) -> Result | list[Result]:
+        """Results of `work` for each clip of `x`; encoded and cached clips are batched apart."""
+        several = isinstance(x, list | tuple)
+        clips = [self._clip(c, rate, i) for i, c in enumerate(x if several else [x])]
+        found: dict[tuple[bool, str], Result] = {}
+        for live in (True, False):
+            group = {c.id: c for c in clips if isinstance(c, _LiveClip) == live}
+            if group:
+                found |= {(live, n): r for n, r in work(list(group.values())).items()}
+        results = [found[isinstance(c, _LiveClip), c.id] for c in clips]
+        return results if several else results[0]
+
+    def _clip(self, clip: object, rate: int, index: int) -> Utterance:
+        """The utterance of an item of a list; what is encoded gets its index as id."""
+        if self.recipe.text is not None:
+            if not isinstance(clip, Utterance):
+                raise ManifestError(
+                    f"{self.path}: recipe {self.recipe.name!r} reads text; found "
+                    f"{type(clip).__name__}, expected an Utterance with its text, as "
+                    "rellm.Utterance('one', 'one.wav', text='I lost my keys.')"
+                )
+            return clip
+        if isinstance(clip, str) and not os.path.isfile(clip):  # as of any text, without errors
+            return Utterance(clip, "")
+        if isinstance(clip, str | Path):
+            clip = Utterance("", str(clip))
+        if isinstance(clip, Utterance):
+            return _LiveClip(f"{index}", clip.audio, waveform=load_clip(clip).waveform)
+        waveform = _waveform(clip, rate, f"waveform {index}")
+        return _LiveClip(f"{index}", "", waveform=waveform)
+
+    def _load_streams(self, utterances: Sequence[Utterance]) -> StreamSet:
+        """Frames of clips that are all encoded now, or all in the cache."""
+        live = {u.id: u.waveform for u in utterances if isinstance(u, _LiveClip)}
+        if live:
+            return self._encoders.encode(live)
+        ids = [u.id for u in utterances]
+        try:
+            cache = self._cache or run_cache(self.path)
+            streams = self._resources.streams(self.recipe.encoders, cache)
+            streams.require(ids, f"rellm extract MANIFEST --recipe {self.path}/recipe.toml")
+        except (StoreError, RunError) as error:
+            raise StoreError(f"{ids[0]!r}: no sound file has this path, and {error}") from error
+        return streams
+
+
+def _waveform(samples: Any, rate: int, name: str) -> np.ndarray:
+    """(S,) float32 at 16 kHz, or `AudioError`, from an array (S,) or (S, channels)."""
+    if not hasattr(samples, "__array__"):
+        raise AudioError(
+            f"{name}: found {type(samples).__name__}, expected the path of a sound file, an array, "
+            "an utterance id or an Utterance"
+        )
+    array = np.asarray(samples)
+    if array.dtype.kind != "f":
+        raise AudioError(
+            f"{name}: found {array.dtype} samples, expected float32 in -1..1; divide 16-bit "
+            "integers by 32768"
+        )
+    array = array[:, None] if array.ndim == 1 else array  # (S,) -> (S, 1)
+    if array.ndim != 2 or not 1 <= array.shape[1] <= max(1, len(array)):
+        raise AudioError(
+            f"{name}: found shape {array.shape}, expected (samples,) or (samples, channels); "
+            "transpose an array of (channels, samples), and give several clips as a list"
+        )
+    if not isinstance(rate, int | np.integer) or not 1000 <= rate <= 768_000:
+        raise AudioError(f"{name}: sampling_rate = {rate!r}: expected 1000 to 768000 Hz")
+    if (loudest := float(np.abs(array).max(initial=0.0))) > LOUDEST:  # not if NaN
+        raise AudioError(
+            f"{name}: found values up to {loudest:g}, expected -1..1; divide 16-bit integers by "
+            "32768"
+        )
+    return make_waveform(array.astype(np.float32), rate, name)

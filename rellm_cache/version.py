@@ -1,0 +1,3 @@
+"""Version of rellm."""
+
+__version__ = "0.1.0"
