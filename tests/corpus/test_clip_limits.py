@@ -12,7 +12,7 @@ import torch
 from rellm_cache.annotation.transcripts import read_clips
 from rellm_cache.cache_admin.audit import recompute
 from rellm_cache.config.schema import AdapterConfig, EncoderConfig, LossesConfig, Recipe
-from rellm_cache.config.specs import EncoderKind, EncoderSpec
+from rellm_cache.config.specs import EncoderSpec
 from rellm_cache.corpus.audio import load_clip
 from rellm_cache.corpus.clip_limits import WIDEST_LIMITS, ClipLimits, read_limits
 from rellm_cache.corpus.manifest import Utterance
@@ -106,7 +106,7 @@ def test_planning_counts_what_extraction_leaves_out(make_clip: MakeClip, tmp_pat
 
 @pytest.mark.parametrize("kind", ["prosody", "whisper", "wav2vec2-emotion"])
 def test_every_encoder_takes_the_shortest_and_the_longest_clip(
-    whisper_folder: Path, emotion_folder: Path, make_clip: MakeClip, kind: EncoderKind
+    whisper_folder: Path, emotion_folder: Path, make_clip: MakeClip, kind: str
 ) -> None:
     model = {"prosody": "", "whisper": whisper_folder, "wav2vec2-emotion": emotion_folder}[kind]
     spec = EncoderSpec(kind=kind, model=str(model))
