@@ -109,6 +109,9 @@ def show(found: "Plan") -> None:
     print_table(title, columns, rows)
     if found.unusable:
         click.echo(f"{counted(found.unusable, 'clip')} cannot be used; `rellm extract` lists them")
+    if not any(stream.missing for stream in extraction.streams):
+        click.echo("Nothing to encode: the cache has every clip")
+        return
     timed = counted(extraction.timed_clips, "clip")
     click.echo(
         f"Time: {duration(extraction.seconds)}, estimated from {timed} on this machine, one process"

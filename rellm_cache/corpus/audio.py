@@ -147,7 +147,7 @@ def clip_seconds(utterance: Utterance, limits: ClipLimits = DEFAULT_LIMITS) -> f
     Raises:
         AudioError: the clip is not usable, as far as that is known without decoding it.
     """
-    seconds = utterance.duration
+    seconds = utterance.duration or None
     if seconds is None and utterance.segment:
         seconds = utterance.segment[1] - utterance.segment[0]
     if seconds is not None:

@@ -6,6 +6,7 @@
 """
 
 import dataclasses
+import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +27,7 @@ from rellm_cache.corpus.field_validation import check_text
 from rellm_cache.corpus.manifest import SPLITS, Utterance, write_manifest
 from rellm_cache.corpus.readers.base import Corpus, require_totals, without_audio
 from rellm_cache.corpus.statistics import Survey, survey
+from rellm_cache.corpus.text_files import Problems
 from rellm_cache.errors import AudioError, ManifestError
 from rellm_cache.utils.atomic_files import write_json, write_lines
 from rellm_cache.utils.console import counted, progress
@@ -89,7 +91,10 @@ def prepare(
         ManifestError: an id occurs twice, an id or a path is not valid Unicode, the corpus is not
             complete, or no clip is usable.
     """
-    utterances = corpus.utterances
+    # In the manifest, a relative path would mean one beside the manifest.
+    utterances = [
+        dataclasses.replace(u, audio=str(Path.cwd() / u.audio)) for u in corpus.utterances
+    ]
     _refuse_duplicates(utterances)
     for utterance in utterances:
         check_text(vars(utterance), f"{corpus.root or corpus.name}")
@@ -98,6 +103,7 @@ def prepare(
     kept: list[Utterance] = []
     excluded: list[dict[str, str]] = []
     forms: Counter[str] = Counter()
+    sounds: dict[str, str] = {}
     unreadable = 0
     load = partial(_try_load, limits=limits)
     with ThreadPoolExecutor() as pool, progress("Reading audio", len(utterances), "clips") as tick:
@@ -109,19 +115,21 @@ def prepare(
                     {"id": utterance.id, "audio": utterance.audio, "reason": str(result)}
                 )
                 continue
-            seconds, notes = result
+            seconds, sounds[utterance.id], notes = result
             forms.update(notes)
             kept.append(dataclasses.replace(utterance, duration=round(seconds, 4)))
     if not kept:
         raise ManifestError(
-            f"{out}: no usable clip among {counted(len(utterances), 'clip')}; the first was left "
-            f"out because: {excluded[0]['reason'] if excluded else 'the corpus is empty'}"
+            f"{corpus.root or corpus.name}: no usable clip among "
+            f"{counted(len(utterances), 'clip')}; the first was left out because: "
+            f"{excluded[0]['reason'] if excluded else 'the corpus is empty'}"
         )
+    _add_copies(kept, sounds, corpus.problems)
     missing = len(without_audio(utterances))
     report = PrepareReport(
         out=out,
         corpus=corpus,
-        survey=survey(kept),
+        survey=survey(kept, sounds),
         excluded=excluded,
         missing=missing,
         unreadable=unreadable - missing,
@@ -132,8 +140,10 @@ def prepare(
     return report
 
 
-def _try_load(utterance: Utterance, limits: ClipLimits) -> tuple[float, Sequence[str]] | AudioError:
-    """(seconds, what was done to the audio and what was wrong with it) of a clip, or the error."""
+def _try_load(
+    utterance: Utterance, limits: ClipLimits
+) -> tuple[float, str, Sequence[str]] | AudioError:
+    """Seconds, digest of the samples, what was done to the audio and was wrong; or the error."""
     try:
         clip = load_clip(utterance, limits)
     except AudioError as error:
@@ -143,7 +153,21 @@ def _try_load(utterance: Utterance, limits: ClipLimits) -> tuple[float, Sequence
         done.append(f"{clip.channels} channels averaged to mono")
     if clip.rate != SAMPLE_RATE:
         done.append(f"{clip.rate} Hz resampled to {SAMPLE_RATE} Hz")
-    return clip.seconds, [*([", ".join(done)] if done else []), *clip.notes]
+    sound = hashlib.sha256(clip.waveform.tobytes()).hexdigest()
+    return clip.seconds, sound, [*([", ".join(done)] if done else []), *clip.notes]
+
+
+def _add_copies(kept: Sequence[Utterance], sounds: dict[str, str], problems: Problems) -> None:
+    """Name clips whose sound is that of an earlier clip, of another split or of the same."""
+    first: dict[str, Utterance] = {}
+    for utterance in kept:
+        other = first.setdefault(sounds[utterance.id], utterance)
+        if other is not utterance:
+            where = "in the same split" if other.split == utterance.split else "in another split"
+            problems.add(
+                f"clips with the sound of a clip {where}",
+                f"{utterance.split} {utterance.id} = {other.split} {other.id}",
+            )
 
 
 def _refuse_duplicates(utterances: Sequence[Utterance]) -> None:
