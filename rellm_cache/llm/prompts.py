@@ -27,7 +27,10 @@ CHATML_TOKENS = ("<|im_start|>", "<|im_end|>", "<|endoftext|>")
 TEMPLATE_SETTINGS = {"enable_thinking": False, "date_string": "26 Jul 2024"}
 
 # Stand-ins that show where a template puts its texts; no text ever takes their place in a template.
-_SYSTEM, _USER, _RESPONSE = "SYSTEMxGOESxHERE", "USERxGOESxHERE", "RESPONSExGOESxHERE"
+# With all letters, so that a template which changes words is found.
+_SYSTEM = "SYSTEM: Jackdaws love my big sphinx of quartz."
+_USER = "USER: The quick brown fox jumps over the lazy dog."
+_RESPONSE = "RESPONSExGOESxHERE"
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,8 @@ class ChatFormat:
     def text_prompt(self, system: str, user: str) -> tuple[int, ...]:
         """Token ids of a request without speech, up to the start of the response."""
         before, between, after = self._layout(system)
+        if self._trims:
+            system, user = system.strip(), user.strip()
         return self._join(before, system, between, user, after)
 
     def speech_prompt(self, system: str, user: str, **values: str) -> SpeechPrompt:
@@ -91,6 +96,9 @@ class ChatFormat:
             fill_placeholders(part, values) for part in user.partition("{speech}")
         )
         before, between, after = self._layout(system)
+        if self._trims:
+            system = system.strip()
+            spoken_before, spoken_after = spoken_before.lstrip(), spoken_after.rstrip()
         return SpeechPrompt(
             self._join(before, system, between, spoken_before),
             self._join("", spoken_after, after),
@@ -188,6 +196,14 @@ class ChatFormat:
         if not found:
             raise self._error("the chat template changes or leaves out the system or user text")
         return before, between, after
+
+    @cached_property
+    def _trims(self) -> bool:
+        """Whether the template removes outer spaces of its texts, as Llama 3's does."""
+        if self.template == "chatml":
+            return False
+        opening = [_turn("system", _SYSTEM)] if self._has_system_role else []
+        return f" {_USER} " not in self._render([*opening, _turn("user", f" {_USER} ")])
 
     @cached_property
     def _has_system_role(self) -> bool:
