@@ -10,6 +10,7 @@ import torch
 
 from rellm_cache.config.schema import EncoderConfig
 from rellm_cache.corpus.audio import load_clip
+from rellm_cache.corpus.clip_limits import ClipLimits
 from rellm_cache.corpus.manifest import Utterance
 from rellm_cache.data.sampler import ordered_batches
 from rellm_cache.data.streams import StreamSet, pooled_streams
@@ -32,9 +33,12 @@ class LiveEncoders:
             name: build_encoder(resolve(encoder.spec), device) for name, encoder in encoders.items()
         }
 
-    def streams(self, utterances: Sequence[Utterance]) -> StreamSet:
-        """Encode the audio of utterances as `extract` does; `AudioError` if a clip is unusable."""
-        return self.encode({u.id: load_clip(u).waveform for u in utterances})
+    def streams(self, utterances: Sequence[Utterance], limits: ClipLimits) -> StreamSet:
+        """Encode the audio of utterances as `extract` does; `AudioError` if a clip is unusable.
+
+        `limits` are those of their manifest.
+        """
+        return self.encode({u.id: load_clip(u, limits).waveform for u in utterances})
 
     def encode(self, waveforms: Mapping[str, np.ndarray]) -> StreamSet:
         """Encode 16 kHz mono waveforms (S,) float32 by utterance id."""
