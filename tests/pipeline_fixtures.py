@@ -35,11 +35,16 @@ def quick(recipe: Recipe) -> Recipe:
 
 
 @pytest.fixture
-def cache(corpus: Path, quick: Recipe, tmp_path: Path) -> Path:
-    """Both streams of the corpus; every utterance has a response beside its manifest."""
+def responses(corpus: Path) -> None:
+    """A response to every utterance, beside its manifest."""
     for file in manifest_files(corpus):
         rows = [{"id": u.id, "response": f"So {u.emotion}!"} for u in read_manifest(file)]
         responses_path(file).write_text("".join(json.dumps(r) + "\n" for r in rows))
+
+
+@pytest.fixture
+def cache(corpus: Path, quick: Recipe, responses: None, tmp_path: Path) -> Path:
+    """Both streams of the corpus; every utterance has a response beside its manifest."""
     extract(corpus, quick, tmp_path / "cache")
     return tmp_path / "cache"
 

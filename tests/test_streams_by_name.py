@@ -21,6 +21,8 @@ from rellm_cache.runs.weights import load_info
 from rellm_cache.training.optim import Optimizer
 from rellm_cache.training.run import train
 
+pytestmark = pytest.mark.usefixtures("responses")
+
 WEIGHTS = "adapter.safetensors"
 SIZES = {
     "one": {"voice": 16},

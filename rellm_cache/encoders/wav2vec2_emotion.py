@@ -55,6 +55,7 @@ class Wav2Vec2EmotionEncoder(FrameEncoder):
         folder = find_model(spec.model, self.model_files)
         with model_errors(folder):
             self._features = Wav2Vec2FeatureExtractor.from_pretrained(folder)
+            config = Wav2Vec2Config.from_pretrained(folder)
         found = (self._features.sampling_rate, self._features.do_normalize)
         if found != (spec.sampling_rate, True):
             raise ConfigError(
@@ -62,17 +63,17 @@ class Wav2Vec2EmotionEncoder(FrameEncoder):
                 f"expected ({spec.sampling_rate}, True): the model needs waveforms with zero mean "
                 "and unit variance"
             )
+        if config.feat_extract_norm != "layer":
+            raise ConfigError(
+                f"{folder}: feat_extract_norm = {config.feat_extract_norm!r}; expected "
+                "'layer': with group norm a clip's frames would depend on its batch"
+            )
         model = load_pretrained(
             EmotionModel,
             folder,
             "use audeering's layout with keys wav2vec2.*, classifier.dense, classifier.out_proj",
             dtype=torch.float32,
         )
-        if model.config.feat_extract_norm != "layer":
-            raise ConfigError(
-                f"{folder}: feat_extract_norm = {model.config.feat_extract_norm!r}; expected "
-                "'layer': with group norm a clip's frames would depend on its batch"
-            )
         check_layer(spec, model.config.num_hidden_layers)
         self._model = model.to(device).eval().requires_grad_(False)
         self.frame_size = int(model.config.hidden_size)

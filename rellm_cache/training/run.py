@@ -53,7 +53,7 @@ from rellm_cache.training.label_check import require_labels, require_positions
 from rellm_cache.training.loop import Trainer, TrainingData, make_accelerator, read_metrics
 from rellm_cache.training.validation import selection_score
 from rellm_cache.utils.atomic_files import write_text
-from rellm_cache.utils.console import say_once
+from rellm_cache.utils.console import say
 from rellm_cache.utils.devices import describe_machine, use_threads
 from rellm_cache.utils.model_files import file_digest, locate_model, weights_digest
 from rellm_cache.version import __version__
@@ -117,7 +117,7 @@ def train(
     llm = resources.llm(recipe.used_llm, accelerator.device) if recipe.used_llm else None
     data = _make_data(corpus, recipe, llm, cache)
     for warning in require_labels(data.train, recipe, manifest):
-        say_once(f"Warning: {warning}")
+        say(f"Warning: {warning}")
     trainer = Trainer(recipe, data, out, llm, accelerator, callbacks)
     for examples in filter(None, (data.train, data.validation)):
         require_positions(examples, data.streams, trainer.model)

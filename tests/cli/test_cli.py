@@ -145,7 +145,7 @@ def test_short_clips_alone_are_no_failure(run: Run, make_clip: MakeClip, tmp_pat
     (tmp_path / "table.csv").write_text("audio\na.wav\nb.wav\nc.wav\n")
     code, text, _ = run("prepare", "folder", tmp_path / "table.csv", "--out", tmp_path / "out")
     assert code == 0
-    assert "b: too short: 0.20 s < 1 s" in text
+    assert "too short, 0.20 s < 1 s" in text
     assert "1 clip: 8 channels averaged to mono" in text
 
 

@@ -17,4 +17,4 @@ def test_another_folder_is_refused(run: Run, llm_folder: Path, tmp_path: Path, k
     assert not (tmp_path / "out").exists()
     code, _, err = run("import", kind, str(tmp_path), "--out", str(tmp_path / "out"))
     assert code == 1
-    assert f"{tmp_path / 'config.json'}: cannot be read" in err
+    assert f"{tmp_path / 'config.json'}: no such file" in err

@@ -43,8 +43,8 @@ def test_tables_are_joined(tmp_path: Path) -> None:
         ((*ROW[:4], "3", ""), "3: level is '3', expected 0, 1, 2"),
         ((*ROW[:4], "", ""), "3: level is '', expected 0, 1, 2"),
         ((*ROW[:3], " ", "0", ""), "3: response_post is empty"),
-        (ROW[:5], "3: found more or fewer values"),
-        ((*ROW, "more"), "3: found more or fewer values"),
+        (ROW[:5], "3: found 5 values, expected one for each of the 6 columns"),
+        ((*ROW, "more"), "3: found 7 values, expected one for each of the 6 columns"),
     ],
 )
 def test_a_bad_row_is_named(tmp_path: Path, row: tuple[str, ...], problem: str) -> None:

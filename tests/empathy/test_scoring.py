@@ -88,7 +88,7 @@ def test_a_scored_file_is_not_scored_again(
     assert "nothing to do" not in capsys.readouterr().err
     assert read(out)[2]["response_post"] == "why not?"
     out.write_bytes(b"\xff\xfe thesis")
-    with pytest.raises(ManifestError, match=r"scored\.csv: not UTF-8"):
+    with pytest.raises(ManifestError, match=r"scored\.csv:1: not UTF-8"):
         score_csv(empathy_scorer, source, out)
 
 

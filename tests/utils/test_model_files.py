@@ -61,7 +61,7 @@ def test_a_missing_file_is_named(model: Path, missing: str, message: str) -> Non
     ("content", "message"),
     [
         (b'{"weight_map": {', r"index\.json: not JSON .*; copy the file again"),
-        (b"\xff\xfe", r"index\.json: not JSON .*; copy the file again"),
+        (b"\xff\xfe", r"index\.json:1: not UTF-8 text .*; save it as UTF-8"),
         (b"[]", r"index\.json: expected a JSON object, found \[\]; copy the file again"),
         (b'{"weight_map": 3}', r"index\.json: found weight_map = 3, expected an object that names"),
     ],
