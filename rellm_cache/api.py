@@ -85,13 +85,13 @@ def prepare(
     """Make a manifest from a corpus: decode every clip once, and keep the usable ones.
 
     Args:
-        corpus: name of a corpus, as "ravdess", or what a reader of your own found.
-        root: the corpus's folder; not used for a `Corpus`.
+        corpus: name of a corpus, as "ravdess" or "folder", or what a reader of your own found.
+        root: the corpus's folder, or the table of "folder"; not used for a `Corpus`.
         out: manifest folder to write.
         min_seconds: shorter clips are left out.
         max_seconds: longer clips are left out.
         allow_partial: accept an incomplete copy of a known corpus.
-        options: of the corpus, as the options of its `rellm prepare`.
+        options: of the corpus, as those of `rellm prepare`: `emotion_column="label"`.
 
     Returns:
         Clips by split in `kept`, those left out with reasons in `excluded`, and statistics.

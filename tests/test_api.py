@@ -17,6 +17,7 @@ from rellm_cache.cli import rellm as command
 from rellm_cache.config.plugins import CORPORA
 from rellm_cache.config.recipes import to_toml
 from rellm_cache.config.schema import Recipe
+from rellm_cache.corpus.manifest import read_split
 from rellm_cache.errors import ConfigError, ManifestError, StoreError
 
 HEAVY = ("torch", "zarr", "click", "transformers", "numpy", "soundfile")
@@ -121,6 +122,20 @@ def test_corpora_are_prepared_by_name(corpus: Path, tmp_path: Path) -> None:
             rellm.prepare("tones", audio, tmp_path / "out", seed=3)
     with pytest.raises(ConfigError, match="no corpus is named 'tones'"):
         rellm.prepare("tones", audio, tmp_path / "out")
+
+
+def test_a_table_is_prepared(corpus: Path, tmp_path: Path) -> None:
+    table = corpus.parent / "audio" / "table.csv"
+    table.write_text("audio,feeling,arousal,dominance,valence\n00.wav,sad,1,3,5\n01.wav,happy,,,\n")
+    report = rellm.prepare(
+        "folder", str(table), tmp_path / "out", emotion_column="feeling", vad_scale=(1, 5)
+    )
+    assert report.survey.emotions == {"train": {"sad": 1, "happy": 1}}
+    assert read_split(tmp_path / "out", "train")[0].vad == (0.0, 0.5, 1.0)
+    with pytest.raises(ConfigError, match="unknown key 'emotions'; did you mean"):
+        rellm.prepare("folder", table, tmp_path / "out", emotions="feeling")
+    with pytest.raises(ConfigError, match=r"vad_scale = \(1\.0,\): expected lowest and highest"):
+        rellm.prepare("folder", table, tmp_path / "out", vad_scale=[1])
 
 
 def test_a_recipe_is_changed_and_the_given_one_is_not(speech_recipe: Recipe) -> None:
