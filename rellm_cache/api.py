@@ -75,10 +75,11 @@ def load_recipe(recipe: Location | Recipe, set: Changes = ()) -> Recipe:
 def prepare(
     corpus: "str | Corpus",
     root: Location | None = None,
-    out: Location = "manifest",
+    out: Location | None = None,
     *,
     min_seconds: float = 1.0,
     max_seconds: float = 30.0,
+    keep_silent: bool = False,
     allow_partial: bool = False,
     **options: Any,
 ) -> "PrepareReport":
@@ -90,6 +91,7 @@ def prepare(
         out: manifest folder to write.
         min_seconds: shorter clips are left out.
         max_seconds: longer clips are left out.
+        keep_silent: keep clips without a signal, and clips whose channels cancel.
         allow_partial: accept an incomplete copy of a known corpus.
         options: of the corpus, as those of `rellm prepare`: `emotion_column="label"`.
 
@@ -106,15 +108,16 @@ def prepare(
         >>> rellm.prepare(rellm.Corpus("mine", clips), out="manifests/mine").kept
         {'train': 1}
     """
+    from rellm_cache.corpus.clip_limits import ClipLimits
     from rellm_cache.corpus.prepare import prepare
-    from rellm_cache.corpus.readers.base import Corpus
     from rellm_cache.corpus.readers.registry import read_corpus
 
-    if not isinstance(corpus, Corpus):
-        if root is None:
-            raise ConfigError(f"corpus {corpus!r}: found no root, expected the corpus's folder")
+    if out is None or (root is None and isinstance(corpus, str)):
+        raise ConfigError("found no root or no out, expected the corpus's folder and a new one")
+    if root is not None and isinstance(corpus, str):
         corpus = read_corpus(corpus, _local(root), options)
-    return prepare(corpus, _local(out), min_seconds, max_seconds, allow_partial)
+    limits = ClipLimits(min_seconds, max_seconds, keep_silent)
+    return prepare(corpus, _local(out), limits, allow_partial)
 
 
 def extract(
@@ -169,8 +172,8 @@ def train(
     recipe: Location | Recipe,
     manifest: Location,
     cache: Location = "cache",
-    out: Location = "run",
     *,
+    out: Location,
     set: Changes = (),
     callbacks: "Sequence[Callback]" = (),
 ) -> "TrainReport":
@@ -190,7 +193,7 @@ def train(
 
     Example:
         >>> import rellm_cache as rellm
-        >>> report: rellm.TrainReport = rellm.train("heads", "manifests/demo", "cache", "runs/one",
+        >>> report: rellm.TrainReport = rellm.train("heads", "manifests/demo", out="runs/one",
         ...     set={"training.epochs": 1, "training.batch_size": 64})
         >>> report.steps, "ua" in report.validation
         (1, True)
@@ -250,8 +253,8 @@ def sweep(
     recipe: Location | Recipe,
     manifest: Location,
     cache: Location = "cache",
-    out: Location = "sweep",
     *,
+    out: Location,
     set: Changes = (),
     variants: "Mapping[str, Changes] | Sequence[Variant]" = (),
     seeds: Sequence[int] = (1, 2, 3),
@@ -275,7 +278,7 @@ def sweep(
 
     Example:
         >>> import rellm_cache as rellm
-        >>> report = rellm.sweep("heads", "manifests/demo", "cache", "sweep", seeds=[1],
+        >>> report = rellm.sweep("heads", "manifests/demo", out="sweep", seeds=[1],
         ...     set={"training.epochs": 1}, variants={"mean": {"heads.pooling": "mean"}})
         >>> [run.variant for run in report.runs]
         ['baseline', 'mean']

@@ -49,9 +49,11 @@ from rellm_cache.runs.shared_models import SharedModels
 from rellm_cache.runs.weights import RECIPE, WEIGHTS, AdapterInfo, save_config
 from rellm_cache.training.callbacks import Callback, TrainReport
 from rellm_cache.training.checkpoints import Position
+from rellm_cache.training.label_check import require_labels, require_positions
 from rellm_cache.training.loop import Trainer, TrainingData, make_accelerator, read_metrics
 from rellm_cache.training.validation import selection_score
 from rellm_cache.utils.atomic_files import write_text
+from rellm_cache.utils.console import say_once
 from rellm_cache.utils.devices import describe_machine, use_threads
 from rellm_cache.utils.model_files import file_digest, locate_model, weights_digest
 from rellm_cache.version import __version__
@@ -90,7 +92,8 @@ def train(
             else than None or `STOP`.
         RunError: `out` is not a run of this recipe, or was trained on other data.
         StoreError: the cache lacks a store or clips.
-        ManifestError: there is no train split, or `report.json` in its folder cannot be read.
+        ManifestError: there is no train split, no clip has the labels of a loss, a clip is too
+            long for the LLM, or `report.json` in its folder cannot be read.
     """
     if recipe.text is not None:
         create_run_folder(recipe, out)
@@ -113,7 +116,11 @@ def train(
     summaries = (summarize_data(corpus.train, manifest), validation)
     llm = resources.llm(recipe.used_llm, accelerator.device) if recipe.used_llm else None
     data = _make_data(corpus, recipe, llm, cache)
+    for warning in require_labels(data.train, recipe, manifest):
+        say_once(f"Warning: {warning}")
     trainer = Trainer(recipe, data, out, llm, accelerator, callbacks)
+    for examples in filter(None, (data.train, data.validation)):
+        require_positions(examples, data.streams, trainer.model)
     start = trainer.restore()
     if accelerator.is_main_process:
         write_text(out / RECIPE, to_toml(recipe))
@@ -198,7 +205,7 @@ def pinned(encoders: Mapping[str, EncoderConfig], streams: StreamSet) -> dict[st
 def finish(trainer: Trainer, start: Position, end: Position, notes: list[str]) -> TrainReport:
     """Put the best weights and their description into the run folder."""
     out, recipe, streams = trainer.out, trainer.recipe, trainer.data.streams
-    trainable = sum(p.numel() for p in trainer.model.parameters())
+    trainable = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
     if trainer.accelerator.is_main_process:
         trainer.copy_best_weights()
         info = AdapterInfo(

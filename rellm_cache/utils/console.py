@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Protocol
 
 from rich.console import Console
@@ -31,6 +32,13 @@ def silent(count: int = 1, note: str = "") -> None:
 def say(text: str) -> None:
     """Print a line for the user on standard error."""
     print(text, file=sys.stderr, flush=True)
+
+
+@cache
+def say_once(text: str) -> None:
+    """Print a line for the user once in this process, and only in the main process."""
+    if is_main_process():
+        say(text)
 
 
 def is_main_process() -> bool:

@@ -2,19 +2,24 @@
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 from trees import FELT, write_esd, write_iemocap
 
+from rellm_cache.corpus.clip_limits import ClipLimits, read_limits
 from rellm_cache.corpus.manifest import Utterance, read_manifests, read_split
 from rellm_cache.corpus.prepare import prepare
 from rellm_cache.corpus.readers.base import Corpus
 from rellm_cache.corpus.readers.esd import EsdSplits, read_esd
 from rellm_cache.corpus.readers.iemocap import IemocapSplits, read_iemocap
 from rellm_cache.corpus.readers.ravdess import read_ravdess
+from rellm_cache.corpus.readers.table import Columns, read_folder
+from rellm_cache.corpus.statistics import update_report
 from rellm_cache.errors import ManifestError
 
 MakeClip = Callable[..., Path]
@@ -58,9 +63,9 @@ def test_conversions_of_audio_are_noted(make_clip: MakeClip, tmp_path: Path) -> 
     report = prepare(of(map(utterance, paths)), tmp_path / "out")
     assert report.kept == {"train": 5}
     assert report.forms == [
-        "1 clip: 8000 Hz resampled to 16000 Hz",
-        "1 clip: 8 channels averaged to mono",
         "2 clips: 2 channels averaged to mono, 48000 Hz resampled to 16000 Hz",
+        "1 clip: 8 channels averaged to mono",
+        "1 clip: 8000 Hz resampled to 16000 Hz",
     ]
 
 
@@ -72,8 +77,8 @@ def test_unusable_clips_are_excluded_with_a_reason(make_clip: MakeClip, tmp_path
     (tmp_path / "text.wav").write_text("this is not audio " * 20)
     nan = make_clip("nan.wav", samples=np.full(16_000, np.nan, np.float32), subtype="FLOAT")
     reasons = {
-        make_clip("short.wav", seconds=0.2): "too short: 0.20 s < 1 s",
-        make_clip("long.wav", seconds=40): "too long: 40.00 s > 30 s",
+        make_clip("short.wav", seconds=0.2): "short.wav: too short, 0.20 s < 1 s",
+        make_clip("long.wav", seconds=40): "long.wav: too long, 40.00 s > 30 s",
         cut: "cannot be decoded",
         nan: "16000 samples are NaN",
         tmp_path / "empty.wav": "the file is empty (0 bytes)",
@@ -94,9 +99,29 @@ def test_unusable_clips_are_excluded_with_a_reason(make_clip: MakeClip, tmp_path
 
 def test_the_limits_can_be_changed(make_clip: MakeClip, tmp_path: Path) -> None:
     paths = [make_clip("a.wav", seconds=0.5), make_clip("b.wav", seconds=2.5)]
-    report = prepare(of(map(utterance, paths)), tmp_path / "out", 0.4, 2)
+    report = prepare(of(map(utterance, paths)), tmp_path / "out", ClipLimits(0.4, 2))
     assert report.kept == {"train": 1}
-    assert report.excluded[0]["reason"] == "too long: 2.50 s > 2 s"
+    assert "b.wav: too long, 2.50 s > 2 s" in report.excluded[0]["reason"]
+    assert read_limits(tmp_path / "out") == read_limits(tmp_path / "out/train.jsonl")
+    assert read_limits(tmp_path / "out") == ClipLimits(0.4, 2)
+
+
+def test_what_was_wrong_with_kept_files_is_noted(make_clip: MakeClip, tmp_path: Path) -> None:
+    streamed = make_clip("a.wav", rate=8_000)
+    data = streamed.read_bytes()
+    at = data.index(b"data") + 4
+    streamed.write_bytes(data[:at] + b"\xff" * 4 + data[at + 4 :])
+    silent = make_clip("silent.wav", samples=np.zeros(16_000))
+    paths = [streamed, silent, make_clip("b.wav")]
+    report = prepare(of(map(utterance, paths)), tmp_path / "out")
+    assert (report.kept, report.unreadable) == ({"train": 2}, 0)
+    assert report.forms == [
+        "1 clip: 8000 Hz resampled to 16000 Hz",
+        "1 clip: the header gives no length; read to the end of the file",
+    ]
+    assert "silent.wav: no signal" in report.excluded[0]["reason"]
+    every = prepare(of(map(utterance, paths)), tmp_path / "out", ClipLimits(keep_silent=True))
+    assert (every.kept, every.excluded) == ({"train": 3}, [])
 
 
 def test_the_file_of_a_removed_split_is_deleted(make_clip: MakeClip, tmp_path: Path) -> None:
@@ -112,7 +137,7 @@ def test_the_file_of_a_removed_split_is_deleted(make_clip: MakeClip, tmp_path: P
 
 def test_no_usable_clip_and_a_repeated_id_are_errors(make_clip: MakeClip, tmp_path: Path) -> None:
     short = make_clip("a.wav", seconds=0.2)
-    with pytest.raises(ManifestError, match=r"no usable clip among 1 clip; .* too short: 0.20 s"):
+    with pytest.raises(ManifestError, match=r"no usable clip among 1 clip; .* too short, 0.20 s"):
         prepare(of([utterance(short)]), tmp_path / "out")
     with pytest.raises(ManifestError, match=r"no usable clip among 0 clips; .* corpus is empty"):
         prepare(of([]), tmp_path / "out")
@@ -170,7 +195,7 @@ def test_the_report_is_written_beside_the_manifest(tmp_path: Path) -> None:
     assert human["means"]["angry"] == pytest.approx(
         {"arousal": arousal, "dominance": dominance, "valence": valence}
     )
-    overlaps = [o for o in report["overlaps"] if (o["first"], o["second"]) == ("train", "test")]
+    overlaps = [o for o in report["overlaps"] if o["kind"] == "texts" and o["second"] == "test"]
     # "Don't you dare.", said in every session
     assert overlaps == [
         {"kind": "texts", "first": "train", "second": "test", "shared": 1, "clips": 1, "total": 7}
@@ -180,11 +205,39 @@ def test_the_report_is_written_beside_the_manifest(tmp_path: Path) -> None:
 def test_parallel_sentences_and_speakers_are_reported(tmp_path: Path) -> None:
     tree = write_esd(tmp_path / "esd")
     paper = prepare(read_esd(tree), tmp_path / "paper", allow_partial=True).survey
-    assert {o.kind for o in paper.overlaps} == {"speakers"}
+    assert {o.kind for o in paper.overlaps} == {"speakers", "sounds"}
     speaker = prepare(
         read_esd(tree, EsdSplits("speaker")), tmp_path / "speaker", allow_partial=True
     ).survey
     assert [(o.kind, o.first, o.second, o.shared) for o in speaker.overlaps] == [
-        ("texts", "train", "test", 12)
+        ("texts", "train", "test", 12),
+        ("sounds", "train", "test", 1),
     ]
     assert paper.dimensions == {}
+
+
+def test_the_same_sound_in_two_splits_is_counted_and_named(
+    tmp_path: Path, make_clip: MakeClip
+) -> None:
+    make_clip("a.wav", hertz=200)
+    make_clip("b.wav", hertz=300)
+    shutil.copy(tmp_path / "a.wav", tmp_path / "a2.wav")
+    make_clip("a3.flac", samples=soundfile.read(tmp_path / "a.wav", dtype="int16")[0])
+    table = tmp_path / "clips.csv"
+    table.write_text("audio,split\na.wav,train\na2.wav,validation\na3.flac,test\nb.wav,test\n")
+    report = prepare(read_folder(table, Columns()), tmp_path / "out")
+    name = tmp_path.name
+    assert report.corpus.problems.lines == {
+        "clips with the sound of a clip in another split": [
+            f"validation {name}/a2 = train {name}/a",
+            f"test {name}/a3 = train {name}/a",
+        ]
+    }
+    assert [(o.kind, o.first, o.second, o.clips) for o in report.survey.overlaps] == [
+        ("sounds", "train", "validation", 1),
+        ("sounds", "train", "test", 1),
+        ("sounds", "validation", "test", 1),
+    ]
+    written = json.loads((tmp_path / "out/report.json").read_text("utf-8"))
+    update_report(tmp_path / "out", written)  # as `rellm annotate` does
+    assert json.loads((tmp_path / "out/report.json").read_text("utf-8")) == written

@@ -46,7 +46,7 @@ def corpus_command(name: str) -> click.Command:
         is_flag=True,
         help="Accept a corpus with fewer or more clips than expected.",
     )
-    @options.clip_seconds
+    @options.clip_limits
     def prepare(root: Path, out: Path, **given: Any) -> int:
         return prepare_and_show(name, root, out, **given)
 

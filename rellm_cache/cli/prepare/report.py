@@ -33,7 +33,7 @@ def prepare_and_show(corpus: str, root: "Path", out: "Path", **options: Any) -> 
 
 
 def _show_report(report: "PrepareReport") -> int:
-    from rellm_cache.corpus.statistics import REPORT
+    from rellm_cache.corpus.clip_limits import REPORT
 
     corpus = report.corpus
     drawn = "" if corpus.seed is None else f", seed {corpus.seed}"

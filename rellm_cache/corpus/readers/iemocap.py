@@ -18,10 +18,10 @@ from typing import Annotated, Literal
 from rellm_cache.config.constraints import Range
 from rellm_cache.corpus.dimensions import Vad, rescale
 from rellm_cache.corpus.manifest import Utterance
-from rellm_cache.corpus.readers.base import Corpus, Problems, Total, count_totals, with_audio
+from rellm_cache.corpus.readers.base import Corpus, Total, count_totals, with_audio
 from rellm_cache.corpus.readers.registry import register_corpus
 from rellm_cache.corpus.splits import hold_out, in_split, text_key, without_text_of
-from rellm_cache.corpus.text_files import read_text_lines
+from rellm_cache.corpus.text_files import Problems, read_text_lines
 from rellm_cache.errors import ManifestError
 from rellm_cache.utils.console import counted
 
@@ -60,9 +60,9 @@ class IemocapSplits:
 
 @register_corpus("iemocap", options=IemocapSplits)
 def read_iemocap(root: Path, splits: IemocapSplits | None = None) -> Corpus:
-    """Read IEMOCAP: 5,531 clips labelled neutral, happy or excited (both happy), angry and sad.
+    """Read IEMOCAP: 5,531 clips of four classes.
 
-    ROOT has the folders Session1 … Session5. Clips are sorted by id.
+    Excited counts as happy. ROOT has the folders Session1 … Session5. Clips are sorted by id.
 
     Raises:
         ManifestError: there is no session, a line of labels cannot be read, or many clips have
@@ -112,7 +112,7 @@ def _read_session(folder: Path, problems: Problems) -> list[Utterance]:
         raise ManifestError(f"{labels}: found no Ses….txt; expected one file of labels per dialog")
     utterances = []
     for file in files:
-        for where, line in read_text_lines(file):
+        for where, line in read_text_lines(file, problems):
             if (read := _read_label(where, line, problems)) is None:
                 continue
             clip, emotion, vad = read
@@ -171,7 +171,7 @@ def _dimensions(where: str, text: str, problems: Problems) -> Vad | None:
 
 def _read_transcript(file: Path, problems: Problems) -> dict[str, str]:
     texts: dict[str, str] = {}
-    for where, line in read_text_lines(file):
+    for where, line in read_text_lines(file, problems):
         if match := _TURN.match(line):
             clip, text = match["id"], match["text"].strip()
             if texts.get(clip, text) != text:

@@ -16,10 +16,10 @@ from typing import Literal
 from rellm_cache.corpus.dimensions import rescale
 from rellm_cache.corpus.emotions import normalize_emotion
 from rellm_cache.corpus.manifest import Utterance
-from rellm_cache.corpus.readers.base import Corpus, Problems, Total, with_audio
+from rellm_cache.corpus.readers.base import Corpus, Total, with_audio
 from rellm_cache.corpus.readers.registry import register_corpus
 from rellm_cache.corpus.splits import draw, hold_out
-from rellm_cache.corpus.text_files import read_csv, read_text
+from rellm_cache.corpus.text_files import Problems, read_csv, read_text
 from rellm_cache.errors import ManifestError
 from rellm_cache.utils.console import counted
 
@@ -56,7 +56,7 @@ class MspPodcastSplits:
 
 @register_corpus("msp-podcast", options=MspPodcastSplits)
 def read_msp_podcast(root: Path, how: MspPodcastSplits | None = None) -> Corpus:
-    """Read MSP-Podcast: its clips labelled neutral, happy, angry or sad.
+    """Read MSP-Podcast: its clips of four classes.
 
     ROOT has the folders Labels, Audios and Transcripts. Clips are sorted by file name.
 
@@ -132,7 +132,7 @@ def _with_text(utterance: Utterance, root: Path, problems: Problems) -> Utteranc
     if not path.exists():
         problems.add("clips without a transcript", f"{path}: no such file")
         return utterance
-    return replace(utterance, text=" ".join(read_text(path).split()))
+    return replace(utterance, text=" ".join(read_text(path, problems).split()))
 
 
 def _totals(found: list[Utterance], chosen: list[Utterance], splits: Splits) -> list[Total]:

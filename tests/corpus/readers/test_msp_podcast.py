@@ -79,7 +79,7 @@ def test_old_releases_are_read(tree: Path) -> None:
         ("a.wav,Q,4,4,4,7,Male,Train", "EmoClass: unknown emotion 'Q'"),
         ("a.wav,,4,4,4,7,Male,Test1", "EmoClass: unknown emotion ''"),
         ("a.wav,N,4,high,4,7,Male,Train", r"dimensions \['4', '4', 'high'\] are not numbers"),
-        ("a.wav,N", "found more or fewer values than the 8 columns of the header"),
+        ("a.wav,N", "found . values, expected one for each of the 8 columns of the header"),
         ("a.wav,N,4,0.5,4,7,Male,Train", "valence 0.5 is outside the scale 1..7"),
     ],
 )

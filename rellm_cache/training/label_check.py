@@ -1,0 +1,73 @@
+"""Label check before training: losses without labels, data of one emotion, answers too long."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from rellm_cache.config.schema import Recipe
+from rellm_cache.data.batch import IGNORED, Example
+from rellm_cache.data.streams import StreamSet
+from rellm_cache.errors import ManifestError
+from rellm_cache.model.losses.registry import active_losses, loss_weights
+from rellm_cache.model.speech_llm import SpeechLLM
+
+# Task or loss → what a clip needs for it, and how to get it.
+NEEDS = {
+    "response_lm": ("a response that is not blank", "`rellm respond` makes them"),
+    "emotion_lm": ("an emotion of heads.emotions", "correct the labels or heads.emotions"),
+    "emotion_ce": ("an emotion of heads.emotions", "correct the labels or heads.emotions"),
+    "qa_lm": ("a question of the recipe's [qa]", "`rellm qa` writes them"),
+}
+
+
+def require_positions(examples: Sequence[Example], streams: StreamSet, model: SpeechLLM) -> None:
+    """Raise `ManifestError` that names the first example that is too long for the LLM."""
+    if model.llm is None:
+        return
+    frames = streams.lengths([example.id for example in examples])
+    embeddings = model.adapter.output_lengths(torch.as_tensor(frames, dtype=torch.long)).tolist()
+    for example, length in zip(examples, embeddings, strict=True):
+        for target in example.targets:
+            prompt = model.prompts[target.task]
+            asked = (prompt.after, target.after or (), target.after_with_metadata or ())
+            needed = len(prompt.before) + length + max(map(len, asked)) + len(target.ids)
+            if not model.llm.has_positions(needed):
+                raise ManifestError(
+                    f"{example.id}: prompt, speech and answer of {target.task} take {needed} "
+                    f"tokens, more than {model.llm.config.model} supports; shorten its text, or "
+                    "leave the clip out"
+                )
+
+
+def require_labels(examples: Sequence[Example], recipe: Recipe, manifest: Path) -> list[str]:
+    """Check that every wanted loss has labels; return warnings about what will not be learned.
+
+    Missing dimensions are a warning only: most corpora have none, and recipes ask for them.
+
+    Raises:
+        ManifestError: no clip has the labels of a loss.
+    """
+    weights = loss_weights(recipe.losses)
+    emotions = {example.emotion for example in examples} - {IGNORED}
+    present: set[str] = {t.task for example in examples for t in example.targets if t.ids}
+    if emotions:
+        present.add("emotion_ce")
+    warnings = []
+    for name, loss in active_losses(recipe.losses, recipe.heads.dimensions).items():
+        need = loss.task or name
+        if weights[name] > 0 and need in NEEDS and need not in present:
+            label, fix = NEEDS[need]
+            raise ManifestError(
+                f"{manifest}: losses.{name} = {weights[name]:g}, but none of the "
+                f"{len(examples)} clips of train has {label}; {fix}, or set losses.{name}=0"
+            )
+        if loss.needs_dimensions and not any(example.vad for example in examples):
+            warnings.append(f"losses.{name} learns nothing, as no clip of train has dimensions")
+    if len(emotions) == 1 and {"emotion_ce", "emotion_lm"} & {n for n, w in weights.items() if w}:
+        (only,) = emotions
+        warnings.append(
+            f"every labelled clip of train is {recipe.heads.emotions[only]!r}: the losses of "
+            "emotions can only learn to give this answer"
+        )
+    return warnings
