@@ -112,9 +112,11 @@ def prepare(
     from rellm_cache.corpus.prepare import prepare
     from rellm_cache.corpus.readers.registry import read_corpus
 
-    if out is None or (root is None and isinstance(corpus, str)):
-        raise ConfigError("found no root or no out, expected the corpus's folder and a new one")
-    if root is not None and isinstance(corpus, str):
+    if out is None:
+        raise ConfigError("found no out, expected the folder for the manifest")
+    if isinstance(corpus, str):
+        if root is None:
+            raise ConfigError(f"corpus {corpus!r}: found no root, expected the corpus's folder")
         corpus = read_corpus(corpus, _local(root), options)
     limits = ClipLimits(min_seconds, max_seconds, keep_silent)
     return prepare(corpus, _local(out), limits, allow_partial)

@@ -118,7 +118,7 @@ def test_corpora_are_prepared_by_name(corpus: Path, tmp_path: Path) -> None:
         audio = corpus.parent / "audio"
         report = rellm.prepare("tones", audio, tmp_path / "out", max_seconds=2.5)
         assert report.kept == {"train": 9}
-        with pytest.raises(ConfigError, match="found no root or no out"):
+        with pytest.raises(ConfigError, match="corpus 'tones': found no root"):
             rellm.prepare("tones", out=tmp_path / "out")
         with pytest.raises(ConfigError, match="'tones' has no options"):
             rellm.prepare("tones", audio, tmp_path / "out", seed=3)
