@@ -75,7 +75,7 @@ def load_recipe(recipe: Location | Recipe, set: Changes = ()) -> Recipe:
 def prepare(
     corpus: "str | Corpus",
     root: Location | None = None,
-    out: Location = "manifest",
+    out: Location | None = None,
     *,
     min_seconds: float = 1.0,
     max_seconds: float = 30.0,
@@ -86,14 +86,14 @@ def prepare(
     """Make a manifest from a corpus: decode every clip once, and keep the usable ones.
 
     Args:
-        corpus: name of a corpus, as "ravdess", or what a reader of your own found.
-        root: the corpus's folder; not used for a `Corpus`.
+        corpus: name of a corpus, as "ravdess" or "folder", or what a reader of your own found.
+        root: the corpus's folder, or the table of "folder"; not used for a `Corpus`.
         out: manifest folder to write.
         min_seconds: shorter clips are left out.
         max_seconds: longer clips are left out.
         keep_silent: keep clips without a signal, and clips whose channels cancel.
         allow_partial: accept an incomplete copy of a known corpus.
-        options: of the corpus, as the options of its `rellm prepare`.
+        options: of the corpus, as those of `rellm prepare`: `emotion_column="label"`.
 
     Returns:
         Clips by split in `kept`, those left out with reasons in `excluded`, and statistics.
@@ -110,10 +110,11 @@ def prepare(
     """
     from rellm_cache.corpus.clip_limits import ClipLimits
     from rellm_cache.corpus.prepare import prepare
-    from rellm_cache.corpus.readers.base import Corpus
     from rellm_cache.corpus.readers.registry import read_corpus
 
-    if not isinstance(corpus, Corpus):
+    if out is None:
+        raise ConfigError("found no out, expected the folder for the manifest")
+    if isinstance(corpus, str):
         if root is None:
             raise ConfigError(f"corpus {corpus!r}: found no root, expected the corpus's folder")
         corpus = read_corpus(corpus, _local(root), options)
@@ -173,8 +174,8 @@ def train(
     recipe: Location | Recipe,
     manifest: Location,
     cache: Location = "cache",
-    out: Location = "run",
     *,
+    out: Location,
     set: Changes = (),
     callbacks: "Sequence[Callback]" = (),
 ) -> "TrainReport":
@@ -194,7 +195,7 @@ def train(
 
     Example:
         >>> import rellm_cache as rellm
-        >>> report: rellm.TrainReport = rellm.train("heads", "manifests/demo", "cache", "runs/one",
+        >>> report: rellm.TrainReport = rellm.train("heads", "manifests/demo", out="runs/one",
         ...     set={"training.epochs": 1, "training.batch_size": 64})
         >>> report.steps, "ua" in report.validation
         (1, True)
@@ -254,8 +255,8 @@ def sweep(
     recipe: Location | Recipe,
     manifest: Location,
     cache: Location = "cache",
-    out: Location = "sweep",
     *,
+    out: Location,
     set: Changes = (),
     variants: "Mapping[str, Changes] | Sequence[Variant]" = (),
     seeds: Sequence[int] = (1, 2, 3),
@@ -279,7 +280,7 @@ def sweep(
 
     Example:
         >>> import rellm_cache as rellm
-        >>> report = rellm.sweep("heads", "manifests/demo", "cache", "sweep", seeds=[1],
+        >>> report = rellm.sweep("heads", "manifests/demo", out="sweep", seeds=[1],
         ...     set={"training.epochs": 1}, variants={"mean": {"heads.pooling": "mean"}})
         >>> [run.variant for run in report.runs]
         ['baseline', 'mean']

@@ -17,6 +17,7 @@ from rellm_cache.cli import rellm as command
 from rellm_cache.config.plugins import CORPORA
 from rellm_cache.config.recipes import to_toml
 from rellm_cache.config.schema import Recipe
+from rellm_cache.corpus.manifest import read_split
 from rellm_cache.errors import ConfigError, ManifestError, StoreError
 
 HEAVY = ("torch", "zarr", "click", "transformers", "numpy", "soundfile")
@@ -58,7 +59,7 @@ def test_a_run_of_the_command_has_the_same_bits(
     file.write_text(to_toml(speech_recipe))
     (report,) = rellm.extract(file, str(corpus), str(cache))
     assert (report.encoded, report.failed) == (11, 0)
-    trained = rellm.train(file, corpus, cache, own, set={"training.epochs": 1, "seed": 2})
+    trained = rellm.train(file, corpus, cache, out=own, set={"training.epochs": 1, "seed": 2})
     words = f"train --recipe {file} --manifest {corpus} --cache {cache} --out {tmp_path / 'run'}"
     changes = ["--set", "training.epochs=1", "--set", "seed=2"]
     CliRunner().invoke(command, [*words.split(), *changes], catch_exceptions=False)
@@ -78,7 +79,9 @@ def test_callbacks_are_passed_on(speech_recipe: Recipe, corpus: Path, tmp_path: 
 
     rellm.extract(speech_recipe, corpus, tmp_path / "cache")
     out = tmp_path / "run"
-    report = rellm.train(speech_recipe, corpus, tmp_path / "cache", out, callbacks=[StopAtTwo()])
+    report = rellm.train(
+        speech_recipe, corpus, tmp_path / "cache", out=out, callbacks=[StopAtTwo()]
+    )
     assert (report.steps, report.stopped) == (2, "StopAtTwo returned STOP")
 
 
@@ -89,7 +92,7 @@ def test_a_sweep_of_a_loaded_recipe(speech_recipe: Recipe, corpus: Path, tmp_pat
         recipe,
         corpus,
         tmp_path / "cache",
-        tmp_path / "sweep",
+        out=tmp_path / "sweep",
         set={"training": {"learning_rate": 1e-3}},
         variants={"mean": {"losses.vad": 0.0, "adapter.dropout": 0.1}},
         seeds=[5],
@@ -116,11 +119,25 @@ def test_corpora_are_prepared_by_name(corpus: Path, tmp_path: Path) -> None:
         report = rellm.prepare("tones", audio, tmp_path / "out", max_seconds=2.5)
         assert report.kept == {"train": 9}
         with pytest.raises(ConfigError, match="corpus 'tones': found no root"):
-            rellm.prepare("tones")
+            rellm.prepare("tones", out=tmp_path / "out")
         with pytest.raises(ConfigError, match="'tones' has no options"):
             rellm.prepare("tones", audio, tmp_path / "out", seed=3)
     with pytest.raises(ConfigError, match="no corpus is named 'tones'"):
         rellm.prepare("tones", audio, tmp_path / "out")
+
+
+def test_a_table_is_prepared(corpus: Path, tmp_path: Path) -> None:
+    table = corpus.parent / "audio" / "table.csv"
+    table.write_text("audio,feeling,arousal,dominance,valence\n00.wav,sad,1,3,5\n01.wav,happy,,,\n")
+    report = rellm.prepare(
+        "folder", str(table), tmp_path / "out", emotion_column="feeling", vad_scale=(1, 5)
+    )
+    assert report.survey.emotions == {"train": {"sad": 1, "happy": 1}}
+    assert read_split(tmp_path / "out", "train")[0].vad == (0.0, 0.5, 1.0)
+    with pytest.raises(ConfigError, match="unknown key 'emotions'; did you mean"):
+        rellm.prepare("folder", table, tmp_path / "out", emotions="feeling")
+    with pytest.raises(ConfigError, match=r"vad_scale = \(1\.0,\): expected lowest and highest"):
+        rellm.prepare("folder", table, tmp_path / "out", vad_scale=[1])
 
 
 def test_a_recipe_is_changed_and_the_given_one_is_not(speech_recipe: Recipe) -> None:
@@ -153,10 +170,10 @@ def test_caches_and_stores_may_be_urls(
         rellm.open_store(f"{s3.url}/prosody-1d0f958b8571")
 
 
-def test_other_urls_are_refused(speech_recipe: Recipe, corpus: Path) -> None:
+def test_other_urls_are_refused(speech_recipe: Recipe, corpus: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="s3://b/m: only caches and stores may be URLs"):
-        rellm.train(speech_recipe, "s3://b/m")
+        rellm.train(speech_recipe, "s3://b/m", out=tmp_path / "run")
     with pytest.raises(ConfigError, match="s3://b/run: only caches"):
         rellm.load_run("s3://b/run")
     with pytest.raises(ManifestError, match=r"test\.jsonl: found no folder"):
-        rellm.train(speech_recipe, corpus / "test.jsonl")
+        rellm.train(speech_recipe, corpus / "test.jsonl", out=tmp_path / "run")

@@ -84,7 +84,7 @@ def sweep(
         recipe,
         manifest,
         cache,
-        out,
+        out=out,
         set=overrides,
         variants=(*map(parse_variant, variants), *(read_variants(file) if file else ())),
         seeds=parse_ranges(seeds, "seeds"),

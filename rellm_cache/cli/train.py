@@ -23,7 +23,7 @@ def train(recipe: str, overrides: tuple[str, ...], manifest: Path, cache: Path, 
     """
     from rellm_cache import api
 
-    report = api.train(recipe, manifest, cache, out, set=overrides)
+    report = api.train(recipe, manifest, cache, out=out, set=overrides)
     if not is_main_process():
         return
     for note in report.notes:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rellm_cache.config.toml import Changes
-from rellm_cache.corpus.audio import load_clip, make_waveform
+from rellm_cache.corpus.audio import MAX_RATE, MIN_RATE, load_clip, make_waveform
 from rellm_cache.corpus.manifest import Utterance
 from rellm_cache.data.streams import StreamSet
 from rellm_cache.errors import AudioError, ConfigError, ManifestError, RunError, StoreError
@@ -275,8 +275,9 @@ def _waveform(samples: Any, rate: int, name: str) -> np.ndarray:
             f"{name}: found shape {array.shape}, expected (samples,) or (samples, channels); "
             "transpose an array of (channels, samples), and give several clips as a list"
         )
-    if not isinstance(rate, int | np.integer) or not 1000 <= rate <= 768_000:
-        raise AudioError(f"{name}: sampling_rate = {rate!r}: expected 1000 to 768000 Hz")
+    if not isinstance(rate, int | np.integer) or not MIN_RATE <= rate <= MAX_RATE:
+        expected = f"expected {MIN_RATE} to {MAX_RATE} Hz"
+        raise AudioError(f"{name}: sampling_rate = {rate!r}: {expected}")
     if (loudest := float(np.abs(array).max(initial=0.0))) > LOUDEST:  # not if NaN
         raise AudioError(
             f"{name}: found values up to {loudest:g}, expected -1..1; divide 16-bit integers by "

@@ -104,7 +104,7 @@ UNUSABLE: list[tuple[Any, Any, str]] = [
     (np.stack([TONE, TONE]), 16_000, r"found shape \(2, 32000\).*transpose"),
     (TONE.reshape(2, -1, 4), 16_000, r"found shape \(2, 4000, 4\)"),
     (np.array(["a"]), 16_000, "found <U1 samples"),
-    (TONE, 0, "sampling_rate = 0: expected 1000 to 768000 Hz"),
+    (TONE, 0, "sampling_rate = 0: expected 4000 to 384000 Hz"),
     (TONE, 16_000.0, r"sampling_rate = 16000\.0"),
     (3.5, 16_000, "found float, expected the path of a sound file"),
     (None, 16_000, "found NoneType"),
@@ -142,7 +142,7 @@ def test_a_run_without_llm_recognises_but_does_not_answer(
     corpus: Path, speech_recipe: Recipe, tmp_path: Path, clip: Path
 ) -> None:
     rellm.extract(speech_recipe, corpus, tmp_path / "cache")
-    rellm.train(speech_recipe, corpus, tmp_path / "cache", tmp_path / "run")
+    rellm.train(speech_recipe, corpus, tmp_path / "cache", out=tmp_path / "run")
     run = rellm.load_run(tmp_path / "run")
     assert same(run.recognise(clip), run.recognise("tones/09"))
     with pytest.raises(ConfigError, match="this run has no LLM, so it cannot answer"):

@@ -8,13 +8,13 @@ from typing import Any, Literal
 
 import click
 
+import rellm_cache.corpus.readers  # noqa: F401  # registers our corpora
 from rellm_cache.cli import options
 from rellm_cache.cli.prepare.report import EXIT_CODES, prepare_and_show
 from rellm_cache.config.constraints import Range, constraints_of
 from rellm_cache.config.field_texts import field_texts
 from rellm_cache.config.plugins import CORPORA
 from rellm_cache.config.toml import default_of
-from rellm_cache.corpus.readers.registry import read_corpus
 from rellm_cache.errors import ConfigError
 
 
@@ -47,24 +47,8 @@ def corpus_command(name: str) -> click.Command:
         help="Accept a corpus with fewer or more clips than expected.",
     )
     @options.clip_limits
-    def prepare(
-        root: Path,
-        out: Path,
-        allow_partial: bool,
-        min_seconds: float,
-        max_seconds: float,
-        keep_silent: bool,
-        **given: Any,
-    ) -> int:
-        corpus = read_corpus(name, root, given)
-        return prepare_and_show(
-            corpus,
-            out,
-            allow_partial=allow_partial,
-            min_seconds=min_seconds,
-            max_seconds=max_seconds,
-            keep_silent=keep_silent,
-        )
+    def prepare(root: Path, out: Path, **given: Any) -> int:
+        return prepare_and_show(name, root, out, **given)
 
     text = inspect.cleandoc(plugin.loaded.__doc__ or f"The corpus {name}.")
     command = click.command(name, help=text.partition("\nRaises:")[0], epilog=EXIT_CODES)(prepare)

@@ -21,24 +21,15 @@ SHOWN_CLIPS = 10
 EXIT_CODES = "Exit code 3: done, but sound files are missing or cannot be read; they are listed."
 
 
-def prepare_and_show(
-    corpus: "Corpus",
-    out: "Path",
-    min_seconds: float,
-    max_seconds: float,
-    keep_silent: bool,
-    **options: Any,
-) -> int:
-    """Write the manifest of a corpus and print the report; returns the exit code.
+def prepare_and_show(corpus: str, root: "Path", out: "Path", **options: Any) -> int:
+    """Prepare the corpus of a name and print the report; returns the exit code.
 
     Args:
-        options: further arguments of `corpus.prepare.prepare`.
+        options: further arguments of `rellm.prepare`.
     """
-    from rellm_cache.corpus.clip_limits import ClipLimits
-    from rellm_cache.corpus.prepare import prepare
+    from rellm_cache import api
 
-    limits = ClipLimits(min_seconds, max_seconds, keep_silent)
-    return _show_report(prepare(corpus, out, limits, **options))
+    return _show_report(api.prepare(corpus, root, out, **options))
 
 
 def _show_report(report: "PrepareReport") -> int:

@@ -39,12 +39,9 @@ def column_options(command: options.Command) -> options.Command:
     help="Split of rows without one.",
 )
 @options.clip_limits
-def folder(table: Path, vad_scale: tuple[float, float], split: str, **others: Any) -> int:
+def folder(table: Path, out: Path, **given: Any) -> int:
     """Audio files with a table.
 
     TABLE is a CSV or JSON Lines file beside the audio files.
     """
-    from rellm_cache.corpus.readers.table import Columns, read_folder
-
-    columns = Columns(**{name: others.pop(f"{name}_column") for name in COLUMNS})
-    return prepare_and_show(read_folder(table, columns, vad_scale, split), **others)
+    return prepare_and_show("folder", table, out, **given)

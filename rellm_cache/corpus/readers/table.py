@@ -3,16 +3,17 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rellm_cache.corpus.dimensions import DIMENSIONS, Vad, rescale
 from rellm_cache.corpus.emotions import normalize_emotion
 from rellm_cache.corpus.field_validation import NAME, as_text, check_fields, plain_name
 from rellm_cache.corpus.manifest import SPLITS, Utterance, default_id, read_lines
 from rellm_cache.corpus.readers.base import Corpus
+from rellm_cache.corpus.readers.registry import register_corpus
 from rellm_cache.corpus.splits import in_split
 from rellm_cache.corpus.text_files import Problems, read_csv
-from rellm_cache.errors import ManifestError
+from rellm_cache.errors import ConfigError, ManifestError
 from rellm_cache.utils.console import counted
 
 JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
@@ -33,6 +34,33 @@ class Columns:
     arousal: str = "arousal"
     dominance: str = "dominance"
     valence: str = "valence"
+
+
+@dataclass(frozen=True)
+class TableOptions:
+    """Options of the corpus `folder`: names of columns, scale of dimensions, split of rows."""
+
+    audio_column: str = "audio"
+    id_column: str = "id"
+    text_column: str = "text"
+    emotion_column: str = "emotion"
+    speaker_column: str = "speaker"
+    split_column: str = "split"
+    arousal_column: str = "arousal"
+    dominance_column: str = "dominance"
+    valence_column: str = "valence"
+    vad_scale: tuple[float, ...] = (0.0, 1.0)
+    split: Literal["train", "validation", "test"] = "train"
+
+
+@register_corpus("folder", options=TableOptions)
+def read_table(table: Path, options: TableOptions) -> Corpus:
+    """Read audio files with a table, as `read_folder` does."""
+    if len(options.vad_scale) != 2:
+        raise ConfigError(f"vad_scale = {options.vad_scale}: expected lowest and highest value")
+    low, high = options.vad_scale
+    columns = {field.name: getattr(options, f"{field.name}_column") for field in fields(Columns)}
+    return read_folder(table, Columns(**columns), (low, high), options.split)
 
 
 def read_folder(
