@@ -4,6 +4,7 @@ A field declares its constraint in its type, as `epochs: Annotated[int, Range(1)
 checks all of them, and `documentation` describes them.
 """
 
+import math
 import typing
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
@@ -13,7 +14,7 @@ from rellm_cache.errors import ConfigError
 
 @dataclass(frozen=True)
 class Range:
-    """A range of numbers."""
+    """A range of finite numbers."""
 
     low: float | None = None  # the smallest number allowed
     high: float | None = None  # the largest number allowed
@@ -26,7 +27,8 @@ class Range:
         if isinstance(value, tuple):
             return f"numbers, each {self}" if any(map(self.broken_by, value)) else ""
         allowed = isinstance(value, str) or (  # the field's type checks the word
-            (self.low is None or value >= self.low)
+            math.isfinite(value)
+            and (self.low is None or value >= self.low)
             and (self.high is None or value <= self.high)
             and (self.above is None or value > self.above)
             and (self.below is None or value < self.below)
@@ -42,7 +44,7 @@ class Range:
         }
         text = " and ".join(text.format(end) for text, end in ends.items() if end is not None)
         if self.low is not None and self.high is not None:
-            text = f"{self.low} to {self.high}"
+            text = str(self.low) if self.low == self.high else f"{self.low} to {self.high}"
         return f"{text}, or {self.word!r}" if self.word else text
 
 
@@ -62,6 +64,10 @@ class Holds:
 
 
 Count = Annotated[int, Range(1)]
+Size = Annotated[int, Range(1, 65_536)]  # of a layer
+LearningRate = Annotated[float, Range(high=1, above=0)]
+WeightDecay = Annotated[float, Range(0, 100)]
+Seed = Annotated[int, Range(0, 2**32 - 1)]
 Weight = Annotated[float, Range(0)]
 Share = Annotated[float, Range(0, 1)]
 DropoutRate = Annotated[float, Range(0, below=1)]
@@ -85,9 +91,13 @@ def constraints_of(kind: Any) -> dict[str, Range | Holds]:
 
 
 def check_fields(table: str, section: Any) -> None:
-    """Raise `ConfigError` if a value of a recipe's table breaks the constraint of its field."""
+    """Raise `ConfigError` if a value of a recipe's table breaks the constraint of its field.
+
+    The name of the recipe's own table is "".
+    """
     for name, constraint in constraints_of(type(section)).items():
         value = getattr(section, name)
         if expected := constraint.broken_by(value):
             shown = list(value) if isinstance(value, tuple) else value
-            raise ConfigError(f"{table}.{name} = {shown!r}: expected {expected}")
+            where = f"{table}.{name}".removeprefix(".")
+            raise ConfigError(f"{where} = {shown!r}: expected {expected}")

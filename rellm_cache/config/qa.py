@@ -6,7 +6,7 @@ A text LLM writes questions and answers about clips; training and the judge use 
 from dataclasses import dataclass, field
 from typing import Annotated, Literal, get_args
 
-from rellm_cache.config.constraints import Count, Holds, Range, Section, Share, Weight
+from rellm_cache.config.constraints import Count, Holds, Range, Section, Seed, Share, Weight
 from rellm_cache.errors import ConfigError
 
 QAMode = Literal["explicit", "implicit"]
@@ -107,7 +107,7 @@ class JudgeSettings(Section):
     """What the judge is asked. It may also hold `{top}`."""
     top: Annotated[int, Range(1, 9)] = 5
     """Highest score, a single digit; the lowest is 0."""
-    answer_tokens: int = 48
+    answer_tokens: Count = 48
     """Most new tokens of a run's answer to a question."""
 
 
@@ -132,7 +132,7 @@ class QASettings(Section):
     dimensions: str = "Arousal is {arousal}, dominance is {dominance}, valence is {valence}."
     """The dimensions in words, after `metadata` where they are known; each is low, medium or high.
     Empty leaves them out."""
-    bins: tuple[float, ...] = (0.4, 0.6)
+    bins: Annotated[tuple[float, ...], Range(above=0, below=1)] = (0.4, 0.6)
     """Where medium and high begin, in 0..1. An edge belongs to the level above it."""
     metadata_dropout: Share = 0.5
     """Share of explicit rows that have no metadata in an epoch, drawn again in each."""
@@ -142,7 +142,7 @@ class QASettings(Section):
     """Most new tokens of one reply of the writer. An answer cut by it is dropped."""
     temperature: Weight = 0.0
     """0 writes greedily. Above 0 replies are drawn, each from its prompt and `seed` alone."""
-    seed: int = 1
+    seed: Seed = 1
     """Seed of the draws."""
     answerable: Share = 0.5
     """An emotion question is dropped where the label is the likeliest from the transcript alone and

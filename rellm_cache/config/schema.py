@@ -9,7 +9,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
-from rellm_cache.config.constraints import Count, DropoutRate, Holds, Range, Section, Share, Weight
+from rellm_cache.config.constraints import (
+    Count,
+    DropoutRate,
+    Holds,
+    LearningRate,
+    Range,
+    Section,
+    Seed,
+    Share,
+    Size,
+    Weight,
+    WeightDecay,
+    check_fields,
+)
 from rellm_cache.config.plugins import (
     ADAPTERS,
     ENCODERS,
@@ -39,7 +52,7 @@ ANSWER_TASKS = {
 class EncoderConfig(EncoderSpec):
     """One stream of frames: the frozen encoder that makes them, and how the adapter reads them."""
 
-    version: int = 0
+    version: Annotated[int, Range(0)] = 0
     """Version of the encoder's code. It is raised when the same model would give other frames; 0
     takes the present one: leave it out."""
     pooling: Literal["frame", "utterance"] = "frame"
@@ -105,9 +118,9 @@ class AdapterConfig(Section):
     """`"reference"` is as wide as the input (205 M parameters from 2304 to 4096 values). `"lite"`
     scales each input channel and has separable convolutions with `width` channels, with a low-rank
     skip connection around them."""
-    width: int = 96
+    width: Size = 96
     """Channels of the convolutions; `"lite"` only."""
-    bottleneck: int = 512
+    bottleneck: Size = 512
     """Width of the residual bottleneck; in `"lite"` also the rank of the skip connection."""
     dropout: DropoutRate = 0.0
     """Dropout after the first two convolutions and, in `"lite"`, before the skip connection."""
@@ -116,7 +129,7 @@ class AdapterConfig(Section):
     crop_frames: Annotated[int, Range(0)] = 0
     """In training only, each clip is cut to a random run of at most this many frames (50 a second).
     0 keeps clips whole. Use it for emotion recognition; a response needs the whole sentence."""
-    output_size: int = 0
+    output_size: Annotated[int, Range(0, 65_536)] = 0
     """Size of the adapter's frames where no LLM is loaded. 0 takes the hidden size of the LLM; any
     other value must equal it."""
     options: dict[str, Any] = field(default_factory=dict, hash=False)
@@ -209,14 +222,14 @@ class LossesConfig(Section):
     needs another `rellm respond --teacher`."""
     options: dict[str, dict[str, Any]] = field(default_factory=dict, hash=False)
     """Options of the losses of plug-ins: a table `[losses.options.NAME]` for each."""
-    extra: dict[str, float] = field(default_factory=dict, hash=False, metadata=REST)
+    extra: dict[str, Weight] = field(default_factory=dict, hash=False, metadata=REST)
     """Weights of the losses of plug-ins by name."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for name, weight in self.extra.items():
-            if weight < 0:
-                raise ConfigError(f"losses.{name} = {weight}: expected 0 or more")
+            if expected := Range(0).broken_by(weight):
+                raise ConfigError(f"losses.{name} = {weight}: expected {expected}")
         if idle := sorted(self.options.keys() - self.extra.keys()):
             raise ConfigError(
                 f"losses.options.{idle[0]}: expected the weight of a plug-in's loss, "
@@ -263,7 +276,7 @@ class LoraConfig(Section):
 
     table = "llm.lora"
 
-    rank: Count = 16
+    rank: Size = 16
     """Rank of the two matrices A and B of a projection, y = W x + (alpha / rank) B A x."""
     alpha: Annotated[float, Range(above=0)] = 16.0
     """Strength of the addition."""
@@ -374,15 +387,15 @@ class PromptsConfig(Section):
     )
     """Emotion recognition by the LLM. `{options}` is filled in from `heads.emotions`: neutral, sad,
     angry, happy and surprise in the order of the paper's prompt, then the others."""
-    expected_response_tokens: int = 48
+    expected_response_tokens: Count = 48
     """Most new tokens of an expected response."""
-    answer_tokens: int = 256
+    answer_tokens: Count = 256
     """Most new tokens of an answer."""
     answer_sentences: Annotated[int, Range(0)] = 0
     """Most sentences of an answer: generation ends after them. 0 is any number."""
     stop_after_question: bool = False
     """Whether the first question of an answer ends it, if `answer_sentences` does not before."""
-    example_tokens: int = 256
+    example_tokens: Count = 256
     """Most tokens of the step 1 request and its response together, with the tokens that end a
     complete response. Longer ones are dropped."""
 
@@ -433,13 +446,13 @@ class TrainingConfig(Section):
     bucket_window: Count = 32
     """Clips are drawn at random into windows of this many batches and sorted by length within a
     window. A larger window pads less and mixes less; 1 does not sort."""
-    learning_rate: float = 2e-5
+    learning_rate: LearningRate = 2e-5
     """The highest learning rate, which is reached after the warm-up."""
-    weight_decay: float = 0.05
+    weight_decay: WeightDecay = 0.05
     """Weight decay of matrices and convolutions. Biases and other vectors have none."""
-    max_grad_norm: float = 1.0
-    """Largest norm of the gradient of a step."""
-    warmup_steps: int = 200
+    max_grad_norm: Annotated[float, Range(above=0)] = 1.0
+    """Largest norm of the gradient of a step; a very large number leaves gradients as they are."""
+    warmup_steps: Annotated[int, Range(0)] = 200
     """Optimizer steps in which the learning rate rises from 0."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     """Learning rate from the warm-up to the last step: linear or cosine decay to 0, or constant."""
@@ -463,7 +476,7 @@ class TrainingConfig(Section):
     """Training stops after this many epochs in a row without a better `best_metric`; 0 never stops
     it. It needs a validation split and `best_metric` `"loss"` or `"ua"`. Learning rate and
     `weight_averaging` count the steps of all `epochs`."""
-    checkpoint_minutes: float = 5.0
+    checkpoint_minutes: Annotated[float, Range(0)] = 5.0
     """Minutes between checkpoints within an epoch. Each epoch ends with one."""
     init_from: str = ""
     """Run folder with the weights that adapter, heads and LoRA start from. Shapes must agree, but a
@@ -506,7 +519,7 @@ class Recipe:
     name: str
     """Name of the experiment in messages and in the report."""
     encoders: dict[str, EncoderConfig] = field(hash=False)  # by stream, in order
-    seed: int = 1
+    seed: Seed = 1
     """Seed of the adapter's first weights, the order of batches, dropout and crops."""
     adapter: AdapterConfig = field(default_factory=AdapterConfig)
     heads: HeadsConfig = field(default_factory=HeadsConfig)
@@ -522,6 +535,7 @@ class Recipe:
     when the recipe is loaded, and recorded in its run."""
 
     def __post_init__(self) -> None:
+        check_fields("", self)
         recorded = {key: self.plugins.get(key, own) for key, own in self.providers().items()}
         object.__setattr__(self, "plugins", recorded)
         if not self.encoders:

@@ -11,9 +11,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self, cast
+from typing import Annotated, Any, ClassVar, Literal, Self, cast
 
-from rellm_cache.config.constraints import Count, check_fields
+from rellm_cache.config.constraints import Count, Range, check_fields
 from rellm_cache.config.plugins import ENCODERS
 from rellm_cache.config.toml import DERIVED, default_of
 from rellm_cache.errors import ConfigError
@@ -133,11 +133,11 @@ class EncoderSpec(StoredSpec):
     weights_sha256: str = ""
     """SHA-256 over the model's files, as 64 hex digits: a pin. Empty takes any weights of that
     model. See *Weights and pins*."""
-    layer: int = -1
+    layer: Annotated[int, Range(-1)] = -1
     """Which hidden state the frames are: 0 is the input of the first block, k the output of block
     k, -1 the last one, after the final layer norm where there is one. `"prosody"` has no layers;
     leave it at -1."""
-    sampling_rate: int = 16_000
+    sampling_rate: Annotated[int, Range(16_000, 16_000)] = 16_000
     """Sampling rate of the waveform that the encoder takes, in Hz. Only 16000 is known; clips with
     other rates are resampled."""
     window: str = ""
@@ -150,7 +150,7 @@ class EncoderSpec(StoredSpec):
     dtype: Literal["float16", "int8"] = "float16"
     """Type of stored frames. `extract` makes float16; `rellm cache quantize` makes an int8 store
     from it, of half the size. The two are never mixed."""
-    version: int = 1
+    version: Count = 1
     """Version of our encoding code. It is raised when the same model would give other frames; leave
     it out."""
     frame_rate: float = field(default=50.0, metadata=DERIVED)
@@ -165,11 +165,7 @@ class EncoderSpec(StoredSpec):
         traits = ENCODERS.traits(self.kind)
         object.__setattr__(self, "window", self.window or traits.windows[0])
         object.__setattr__(self, "normalisation", self.normalisation or traits.normalisations[0])
-        if self.sampling_rate != 16_000:
-            raise ConfigError(
-                f"encoder {self.kind!r}: sampling_rate = {self.sampling_rate}; "
-                "expected 16000, the rate that all encoders take"
-            )
+        check_fields(f"encoder {self.kind!r}", self)
 
     @property
     def slug(self) -> str:
@@ -239,7 +235,7 @@ class TranscriberSpec(CachedSpec):
     and takes `"en"` alone; others are told it, and to transcribe."""
     max_tokens: Count = 224
     """A transcript ends there at the latest, and is marked as cut. Whisper's own limit is 224."""
-    version: int = 1
+    version: Count = 1
     """Version of our own code. It is raised when the same model would give other texts; leave it
     out."""
 

@@ -6,6 +6,7 @@ The error for an unknown key names the nearest known key; for a wrong type, the 
 import dataclasses
 import difflib
 import json
+import math
 import re
 import tomllib
 import types
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 INTEGER_BITS = 63
+WRITABLE = f"Unicode text, a finite number, or an integer of {INTEGER_BITS} bits"
+SURROGATE = re.compile("[\ud800-\udfff]")  # half of a character, from names that are not UTF-8
 Built = TypeVar("Built", bound="DataclassInstance")
 BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
@@ -204,6 +207,7 @@ def convert(hint: Any, value: Any, where: str) -> Any:
     Raises `ConfigError` if the value is not of that type.
     """
     if hint is Any:
+        _require_writable(value, where)
         return value
     if typing.get_origin(hint) in (types.UnionType, typing.Union):
         members = [a for a in typing.get_args(hint) if a is not type(None)]
@@ -221,7 +225,7 @@ def convert(hint: Any, value: Any, where: str) -> Any:
             raise ConfigError(f"{where}: found {value!r}, expected a table")
         kind = typing.get_args(hint)[1]
         if kind is Any:
-            return dict(value)
+            return {k: convert(Any, v, f"{where}: {k}") for k, v in value.items()}
         return {k: convert(kind, v, f"{where}: {k}") for k, v in value.items() if v != "none"}
     if typing.get_origin(hint) is Literal:
         if value not in typing.get_args(hint):
@@ -232,11 +236,28 @@ def convert(hint: Any, value: Any, where: str) -> Any:
         if not isinstance(value, list | tuple):
             raise ConfigError(f"{where} = {value!r}: expected an array")
         return tuple(convert(typing.get_args(hint)[0], item, where) for item in value)
+    _require_writable(value, where)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, hint) or (hint is not bool and isinstance(value, bool)):
         raise ConfigError(f"{where} = {value!r}: expected {hint.__name__}")
     return value
+
+
+def _require_writable(value: Any, where: str) -> None:
+    """Raise `ConfigError` for a number or text that TOML cannot hold, or that is not finite."""
+    if isinstance(value, dict | list | tuple):
+        for item in value.values() if isinstance(value, dict) else value:
+            _require_writable(item, where)
+    elif (
+        (isinstance(value, str) and SURROGATE.search(value))
+        or (isinstance(value, int) and value.bit_length() > INTEGER_BITS)
+        or (isinstance(value, float) and not math.isfinite(value))
+    ):
+        shown = (
+            f"an integer of {value.bit_length()} bits" if isinstance(value, int) else f"{value!r}"
+        )
+        raise ConfigError(f"{where}: found {shown}, expected {WRITABLE} at most")
 
 
 def _convert_to_one(members: Sequence[Any], value: Any, where: str) -> Any:
@@ -265,12 +286,7 @@ def _write_table(lines: list[str], table: Mapping[str, Any], path: tuple[str, ..
     if path:
         lines += ["", f"[{'.'.join(map(_key, path))}]"]
     values = {k: v for k, v in table.items() if v is not None}
-    # TOML writes strings, numbers, booleans and arrays as JSON does.
-    lines += [
-        f"{_key(k)} = {json.dumps(v, ensure_ascii=False)}"
-        for k, v in values.items()
-        if not isinstance(v, dict)
-    ]
+    lines += [f"{_key(k)} = {_as_toml(v)}" for k, v in values.items() if not isinstance(v, dict)]
     for key, value in values.items():
         if isinstance(value, dict) and value:
             _write_table(lines, value, (*path, key))
@@ -278,4 +294,9 @@ def _write_table(lines: list[str], table: Mapping[str, Any], path: tuple[str, ..
 
 def _key(name: str) -> str:
     """A key of TOML, quoted if it must be."""
-    return name if BARE_KEY.fullmatch(name) else json.dumps(name, ensure_ascii=False)
+    return name if BARE_KEY.fullmatch(name) else _as_toml(name)
+
+
+def _as_toml(value: Any) -> str:
+    """A string, number, boolean or array; TOML writes them as JSON, but escapes U+007F."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

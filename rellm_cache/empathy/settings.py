@@ -2,12 +2,23 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from rellm_cache.config.constraints import (
+    Count,
+    DropoutRate,
+    LearningRate,
+    Range,
+    Seed,
+    Weight,
+    WeightDecay,
+    check_fields,
+)
 from rellm_cache.config.toml import apply_override, build, parse_overrides
 from rellm_cache.empathy.epitome import FOLDS
 from rellm_cache.errors import ConfigError
 
+Tokens = Annotated[int, Range(4)]
 Pooling = Literal["first", "mean", "statistics"]
 
 
@@ -18,45 +29,38 @@ class EmpathySettings:
 
     encoder: str = "FacebookAI/roberta-base"  # hub id or local folder of the text encoder
     revision: str = ""  # commit on the hub
-    tokens: int = 64  # limit of both texts for the labels
-    long_tokens: int = 256  # limit of both texts for the long labels
-    training_tokens: int = 64  # limit of both texts in training
+    tokens: Tokens = 64  # limit of both texts for the labels
+    long_tokens: Tokens = 256  # limit of both texts for the long labels
+    training_tokens: Tokens = 64  # limit of both texts in training
     lower_case: bool = False  # whether both texts are lower-cased first
     empty_rationale: Literal["none", "all"] = "none"  # rationale tokens of a reply without one
     seeker: Literal["frozen", "shared"] = "frozen"  # encoder of posts: pretrained or trained
-    trained_layers: int = -1  # number of last layers; -1: all, and token embeddings
+    trained_layers: Annotated[
+        int, Range(-1)
+    ] = -1  # number of last layers; -1: all, and token embeddings
     together: bool = False  # one encoder for all mechanisms instead of one each
     pooling: Pooling = "first"  # first token of the reply, mean over tokens, or both and maximum
-    level_weight: float = 1.0  # λ_EI, weight of the loss of levels
-    rationale_weight: float = 0.5  # λ_RE, weight of the loss of rationales
-    class_power: float = 0.5  # class weights are count ** -class_power: 0 equal, 1 balanced
-    members: int = 1  # networks in the ensemble, with different seeds; their logits are averaged
-    word_weight: float = 0.0  # share of the TF-IDF regression in the levels' logits (`tfidf`)
-    dropout: float = 0.1  # in attention and heads
-    learning_rate: float = 2e-5  # of the encoder's layers
-    head_learning_rate: float = 2e-5  # of attention and heads, which start untrained
-    weight_decay: float = 0.0  # of matrices; vectors have none
-    warmup: float = 0.0  # share of the steps with rising learning rates
-    batch_size: int = 32  # exchanges per step
-    epochs: int = 4  # passes over the training exchanges
-    seed: int = 12  # of initial weights, order and dropout
-    fold: int = 0  # the fifth of the posts that is held out, 0 to 4
+    level_weight: Weight = 1.0  # λ_EI, weight of the loss of levels
+    rationale_weight: Weight = 0.5  # λ_RE, weight of the loss of rationales
+    class_power: Weight = 0.5  # class weights are count ** -class_power: 0 equal, 1 balanced
+    members: Count = 1  # networks in the ensemble, with different seeds; their logits are averaged
+    word_weight: DropoutRate = 0.0  # share of the TF-IDF regression in the levels' logits (`tfidf`)
+    dropout: DropoutRate = 0.1  # in attention and heads
+    learning_rate: LearningRate = 2e-5  # of the encoder's layers
+    head_learning_rate: LearningRate = 2e-5  # of attention and heads, which start untrained
+    weight_decay: WeightDecay = 0.0  # of matrices; vectors have none
+    warmup: DropoutRate = 0.0  # share of the steps with rising learning rates
+    batch_size: Count = 32  # exchanges per step
+    epochs: Count = 4  # passes over the training exchanges
+    seed: Seed = 12  # of initial weights, order and dropout
+    fold: Annotated[int, Range(0, FOLDS - 1)] = 0  # the fifth of the posts that is held out, 0 to 4
 
     def __post_init__(self) -> None:
-        for name in ("tokens", "training_tokens", "batch_size", "epochs", "members"):
-            if getattr(self, name) < (4 if "tokens" in name else 1):
-                raise ConfigError(f"{name} = {getattr(self, name)}: too small")
+        check_fields("", self)
         if self.long_tokens < self.tokens:
             raise ConfigError(
                 f"long_tokens = {self.long_tokens}: expected tokens = {self.tokens} or more"
             )
-        if self.trained_layers < -1:
-            raise ConfigError(f"trained_layers = {self.trained_layers}: expected -1 (all) or more")
-        if not 0 <= self.fold < FOLDS:
-            raise ConfigError(f"fold = {self.fold}: expected 0 to {FOLDS - 1}")
-        for name in ("word_weight", "dropout", "warmup"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ConfigError(f"{name} = {getattr(self, name)}: expected 0 or more, below 1")
 
     @property
     def encoding(self) -> tuple[object, ...]:

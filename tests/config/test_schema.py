@@ -81,7 +81,7 @@ def test_class_weights_are_a_word_or_a_number_for_each_emotion(recipe_file: Path
             "bf16 weights are multiplied in bf16",
         ),
         ("prompts.answer=hello", r"prompts.answer = 'hello': expected \{speech\} exactly once"),
-        ("llm.lora.rank=0", "llm.lora.rank = 0: expected 1 or more"),
+        ("llm.lora.rank=0", "llm.lora.rank = 0: expected 1 to 65536"),
         ("llm.lora.alpha=0", "llm.lora.alpha = 0.0: expected more than 0"),
         ("llm.lora.dropout=1", "llm.lora.dropout = 1.0: expected 0 or more and less than 1"),
         ("llm.lora.targets=[]", r"llm.lora.targets = \[\]: expected one projection or more"),
@@ -120,7 +120,7 @@ def test_class_weights_are_a_word_or_a_number_for_each_emotion(recipe_file: Path
         ),
         ("encoders.speech.window=20s", "window = '20s' is not known; expected '30s' or 'clip'"),
         ("encoders.speech.normalisation=x", "normalisation = 'x' is not known; expected 'log-mel'"),
-        ("encoders.speech.sampling_rate=8000", "sampling_rate = 8000; expected 16000"),
+        ("encoders.speech.sampling_rate=8000", "sampling_rate = 8000: expected 16000"),
         ("encoders.speech.dtype=bfloat16", "dtype = 'bfloat16': expected one of 'float16'"),
     ],
 )

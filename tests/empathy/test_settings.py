@@ -43,7 +43,7 @@ def test_changes_override_the_settings_shipped_for_an_encoder() -> None:
     ("change", "message"),
     [
         ("epoch=3", r"unknown key 'epoch'; did you mean 'epochs'\?"),
-        ("epochs=0", "epochs = 0: too small"),
+        ("epochs=0", "epochs = 0: expected 1 or more"),
         ("epochs=many", "epochs = 'many': expected int"),
         ("long_tokens=32", "long_tokens = 32: expected tokens = 64 or more"),
         ("pooling=last", "pooling = 'last': expected one of 'first', 'mean', 'statistics'"),
@@ -51,7 +51,7 @@ def test_changes_override_the_settings_shipped_for_an_encoder() -> None:
         ("trained_layers=-2", "trained_layers = -2"),
         ("preset=paper", "preset = 'paper': expected one of 'published'"),
         ("empty_rationale=some", "expected one of 'none', 'all'"),
-        ("dropout=1", "dropout = 1.0: expected 0 or more, below 1"),
+        ("dropout=1", "dropout = 1.0: expected 0 or more and less than 1"),
     ],
 )
 def test_invalid_settings_are_refused(change: str, message: str) -> None:
