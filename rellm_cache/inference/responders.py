@@ -33,6 +33,7 @@ from rellm_cache.runs.shared_models import SharedModels
 from rellm_cache.runs.weights import load_run
 from rellm_cache.store.transcripts import read_transcripts
 from rellm_cache.training.validation import Predictions, predict
+from rellm_cache.utils.console import counted
 from rellm_cache.utils.devices import default_device
 
 LoadStreams = Callable[[Sequence[Utterance]], StreamSet]
@@ -219,6 +220,16 @@ class TextResponder:
         """Distinct readings in batches of similar length, each with the utterances that have it."""
         owners: dict[Reading, list[Utterance]] = {}
         found = make_readings(utterances, self._recipe, self._cache)
+        tokens = self._recipe.prompts.answer_tokens
+        fits = {reading: self._model.fits(reading, tokens) for reading in set(found)}
+        if long := [
+            u.id for u, reading in zip(utterances, found, strict=True) if not fits[reading]
+        ]:
+            raise ManifestError(
+                f"{counted(len(long), 'transcript is', 'transcripts are')} too long for "
+                f"{self._model.llm.config.model}, the first is that of {long[0]!r}; cut them, or "
+                "leave these clips out"
+            )
         for utterance, reading in zip(utterances, found, strict=True):
             owners.setdefault(reading, []).append(utterance)
         distinct = sorted(owners, key=lambda reading: len(reading.transcript))

@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 from typing import Any, Literal
 
 from rellm_cache.config.qa import QASettings
@@ -79,6 +80,7 @@ class ChatFormat:
     def text_prompt(self, system: str, user: str) -> tuple[int, ...]:
         """Token ids of a request without speech, up to the start of the response."""
         before, between, after = self._layout(system)
+        system, user = self._as_written(system, user)
         return self._join(before, system, between, user, after)
 
     def speech_prompt(self, system: str, user: str, **values: str) -> SpeechPrompt:
@@ -87,10 +89,11 @@ class ChatFormat:
         Args:
             values: text for other placeholders of `user`, by name; it is never a template itself.
         """
+        before, between, after = self._layout(system)
+        system, user = self._as_written(system, user)
         spoken_before, _, spoken_after = (
             fill_placeholders(part, values) for part in user.partition("{speech}")
         )
-        before, between, after = self._layout(system)
         return SpeechPrompt(
             self._join(before, system, between, spoken_before),
             self._join("", spoken_after, after),
@@ -164,36 +167,45 @@ class ChatFormat:
 
     def _layout(self, system: str) -> tuple[str, str, str]:
         """Text of the layout before the system text, before the user's text, and after it."""
-        before, between, after = self._parts
-        if self._has_system_role:
-            return before, between, after
-        say_once(
-            f"{self._where}: the chat template has no system role; the system text is put "
-            "before the user's"
-        )
-        return before, between if system else "", after
+        if system:
+            return self._parts
+        before, _, after = self._rendered("", _USER).partition(_USER)
+        return before, "", after
 
     @cached_property
     def _parts(self) -> tuple[str, str, str]:
-        turns = [_turn("system", _SYSTEM), _turn("user", _USER)]
-        if self.template == "chatml":
-            text = CHATML.format(system=_SYSTEM, user=_USER)
-        elif self._has_system_role:
-            text = self._render(turns, add_generation_prompt=True, **TEMPLATE_SETTINGS)
-        else:
-            turns = [_turn("user", f"{_SYSTEM}\n\n{_USER}")]
-            text = self._render(turns, add_generation_prompt=True, **TEMPLATE_SETTINGS)
-        before, _, rest = text.partition(_SYSTEM)
+        before, _, rest = self._rendered(_SYSTEM, _USER).partition(_SYSTEM)
         between, found, after = rest.partition(_USER)
         if not found:
             raise self._error("the chat template changes or leaves out the system or user text")
         return before, between, after
 
+    def _as_written(self, system: str, user: str) -> tuple[str, str]:
+        """The texts as the layout writes them; templates may remove outer spaces."""
+        before, between, after = self._layout(system)
+        written = self._rendered(system, user)
+        for own, asked in product((system, system.strip()), (user, user.strip())):
+            if written == f"{before}{own}{between}{asked}{after}":
+                return own, asked
+        raise self._error("the chat template changes or leaves out the system or user text")
+
+    def _rendered(self, system: str, user: str) -> str:
+        """The layout with both texts, up to the start of the response."""
+        if self.template == "chatml":
+            return CHATML.format(system=system, user=user)
+        if self._has_system_role:
+            turns = [_turn("system", system), _turn("user", user)]
+        else:
+            turns = [_turn("user", f"{system}\n\n{user}" if system else user)]
+            say_once(
+                f"{self._where}: the chat template has no system role; the system text is put "
+                "before the user's"
+            )
+        return self._render(turns, add_generation_prompt=True, **TEMPLATE_SETTINGS)
+
     @cached_property
     def _has_system_role(self) -> bool:
         """Whether the template writes a system text; those of Gemma and Mistral refuse it."""
-        if self.template == "chatml":
-            return True
         turns = [_turn("system", _SYSTEM), _turn("user", _USER)]
         try:
             text = self._render(turns, add_generation_prompt=True, **TEMPLATE_SETTINGS)

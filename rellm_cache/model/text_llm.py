@@ -45,6 +45,15 @@ class TextLLM:
         values = {"emotion": reading.emotion, "speech": reading.transcript}
         return fill_placeholders(self._prompts.labelled_answer, values)
 
+    def fits(self, reading: Reading, max_new_tokens: int) -> bool:
+        """Whether the LLM has room for both requests about a reading and an answer."""
+        prompts, chat = self._prompts, self.llm.chat
+        asked = (
+            chat.text_prompt(prompts.empathetic_system, self.request(reading)),
+            chat.text_prompt(prompts.plain_system, self._recognition(reading)),
+        )
+        return self.llm.has_positions(max(map(len, asked)) + max_new_tokens)
+
     def answers(
         self, readings: Sequence[Reading], max_new_tokens: int, limit: ReplyLimit = NO_LIMIT
     ) -> list[Continuation]:

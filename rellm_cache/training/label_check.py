@@ -1,12 +1,16 @@
-"""Label check before training: losses with nothing to learn from, and data of a single emotion."""
+"""Label check before training: losses without labels, data of one emotion, answers too long."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+
 from rellm_cache.config.schema import Recipe
 from rellm_cache.data.batch import IGNORED, Example
+from rellm_cache.data.streams import StreamSet
 from rellm_cache.errors import ManifestError
 from rellm_cache.model.losses.registry import active_losses, loss_weights
+from rellm_cache.model.speech_llm import SpeechLLM
 
 # Task or loss → what a clip needs for it, and how to get it.
 NEEDS = {
@@ -15,6 +19,25 @@ NEEDS = {
     "emotion_ce": ("an emotion of heads.emotions", "correct the labels or heads.emotions"),
     "qa_lm": ("a question of the recipe's [qa]", "`rellm qa` writes them"),
 }
+
+
+def require_positions(examples: Sequence[Example], streams: StreamSet, model: SpeechLLM) -> None:
+    """Raise `ManifestError` that names the first example that is too long for the LLM."""
+    if model.llm is None:
+        return
+    frames = streams.lengths([example.id for example in examples])
+    embeddings = model.adapter.output_lengths(torch.as_tensor(frames, dtype=torch.long)).tolist()
+    for example, length in zip(examples, embeddings, strict=True):
+        for target in example.targets:
+            prompt = model.prompts[target.task]
+            asked = (prompt.after, target.after or (), target.after_with_metadata or ())
+            needed = len(prompt.before) + length + max(map(len, asked)) + len(target.ids)
+            if not model.llm.has_positions(needed):
+                raise ManifestError(
+                    f"{example.id}: prompt, speech and answer of {target.task} take {needed} "
+                    f"tokens, more than {model.llm.config.model} supports; shorten its text, or "
+                    "leave the clip out"
+                )
 
 
 def require_labels(examples: Sequence[Example], recipe: Recipe, manifest: Path) -> list[str]:

@@ -49,7 +49,7 @@ from rellm_cache.runs.shared_models import SharedModels
 from rellm_cache.runs.weights import RECIPE, WEIGHTS, AdapterInfo, save_config
 from rellm_cache.training.callbacks import Callback, TrainReport
 from rellm_cache.training.checkpoints import Position
-from rellm_cache.training.label_check import require_labels
+from rellm_cache.training.label_check import require_labels, require_positions
 from rellm_cache.training.loop import Trainer, TrainingData, make_accelerator, read_metrics
 from rellm_cache.training.validation import selection_score
 from rellm_cache.utils.atomic_files import write_text
@@ -92,8 +92,8 @@ def train(
             else than None or `STOP`.
         RunError: `out` is not a run of this recipe, or was trained on other data.
         StoreError: the cache lacks a store or clips.
-        ManifestError: there is no train split, no clip has the labels of a loss, or `report.json`
-            in its folder cannot be read.
+        ManifestError: there is no train split, no clip has the labels of a loss, a clip is too
+            long for the LLM, or `report.json` in its folder cannot be read.
     """
     if recipe.text is not None:
         create_run_folder(recipe, out)
@@ -119,6 +119,8 @@ def train(
     for warning in require_labels(data.train, recipe, manifest):
         say_once(f"Warning: {warning}")
     trainer = Trainer(recipe, data, out, llm, accelerator, callbacks)
+    for examples in filter(None, (data.train, data.validation)):
+        require_positions(examples, data.streams, trainer.model)
     start = trainer.restore()
     if accelerator.is_main_process:
         write_text(out / RECIPE, to_toml(recipe))

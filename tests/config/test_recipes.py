@@ -3,6 +3,7 @@
 import tomllib
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 
 import pytest
 from old_recipes import EDITION_1, with_new_names
@@ -161,3 +162,55 @@ def test_with_the_new_names_a_recipe_of_the_first_edition_loads(run: str, tmp_pa
     recipe, table = load_recipe(str(tmp_path / "recipe.toml")), tomllib.loads(text)
     assert recipe.name == table["name"]
     assert recipe.training.max_grad_norm == table["training"]["max_grad_norm"]
+
+
+HOSTILE_VALUES = (
+    "nan", "-1", "1e400", "9" * 400, "9" * 5000, f"0x{'F' * 9000}", "[" * 3000, "[[1]]", "{a = 1}",
+    '"none"', '"\\u0000"', "true", "1979-05-27", f'"{"z" * 300}"',
+)  # fmt: skip
+HOSTILE_LINES = (
+    "encoders = 1", "encoders = [1]", "losses = 1", "llm = [1]", "extends = 3", "extends = ['a']",
+    f"extends = '{'z' * 300}'", "[[llm]]", "adapter = 3", "\ufeff", "\0", "a.b.c = 1",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_damaged_recipe_is_read_or_refused_with_its_name(tmp_path: Path, seed: int) -> None:
+    random = Random(seed)
+    messages: list[str] = []
+    path = tmp_path / "damaged.toml"
+    changes = [(), ("encoders.x=none",), (f"llm.model={'[' * 2000}",), ("losses=3", "losses.vad=1")]
+    for text in shipped_recipes().values():
+        lines = text.splitlines()
+        number = random.randrange(len(lines))
+        name, equals, _ = lines[number].partition("=")
+        value = random.choice(HOSTILE_VALUES)
+        lines[number] = f"{name}{equals} {value}" if equals else random.choice(HOSTILE_LINES)
+        path.write_text("\n".join(lines), random.choice(["utf-8", "utf-8", "utf-8-sig", "utf-16"]))
+        try:
+            load_recipe(str(path), random.choice(changes))
+        except ConfigError as error:
+            messages.append(str(error))
+    assert any(message.startswith(str(path)) for message in messages)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a = [", r"a\.toml: not valid TOML: .*line 1.*; correct it there"),
+        (f"seed = {'[' * 3000}", "not valid TOML: brackets are nested too deep"),
+        (f"seed = 0x{'F' * 9000}", "not valid TOML: an integer of 36000 bits"),
+        (f"seed = {'9' * 5000}", "not valid TOML: Exceeds the limit"),
+        ("name = 'x'\nname = 'y'", "not valid TOML: Cannot overwrite a value"),
+        ("\0", "not valid TOML"),
+    ],
+)
+def test_text_that_is_no_toml_is_named(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "a.toml").write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        load_recipe(str(tmp_path / "a.toml"))
+
+
+def test_a_byte_order_mark_is_read(tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_text('extends = "heads"\nname = "mine"\n', "utf-8-sig")
+    assert load_recipe(str(tmp_path / "a.toml")).name == "mine"

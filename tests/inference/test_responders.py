@@ -98,6 +98,23 @@ def test_missing_transcripts_are_refused(reads: Recipe, corpus: Path, tmp_path: 
         load_run(run, torch.device("cpu"))
 
 
+def test_a_transcript_too_long_for_the_llm_is_named_before_any_answer(
+    reads: Recipe, corpus: Path, tmp_path: Path
+) -> None:
+    manifest = corpus / "test.jsonl"
+    rows = [json.loads(line) for line in manifest.read_text("utf-8").splitlines()]
+    rows[1]["text"] = "word " * 500
+    manifest.write_text("".join(f"{json.dumps(row)}\n" for row in rows), "utf-8")
+    run = tmp_path / "run"
+    train(reads, corpus, tmp_path / "none", run)
+    message = f"1 transcript is too long for .*, the first is that of '{rows[1]['id']}'"
+    with pytest.raises(ManifestError, match=message):
+        generate(run, manifest, tmp_path / "a.jsonl", tmp_path / "none")
+    with pytest.raises(ManifestError, match=message):
+        evaluate(run, manifest, tmp_path / "none")
+    assert not (tmp_path / "a.jsonl").exists()
+
+
 def test_commands(reads: Recipe, corpus: Path, tmp_path: Path) -> None:
     recipe, run = tmp_path / "reads.toml", tmp_path / "run"
     recipe.write_text(to_toml(reads))

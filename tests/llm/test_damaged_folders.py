@@ -100,7 +100,9 @@ def more_tokens(folder: Path) -> None:
     """A tokenizer with a token more than the model, in ordinary words."""
     path = folder / "tokenizer.json"
     content = json.loads(path.read_text("utf-8"))
-    content["added_tokens"].append(content["added_tokens"][0] | {"id": 259, "content": "zz"})
+    content["added_tokens"].append(
+        content["added_tokens"][0] | {"id": 259, "content": "zz", "special": False}
+    )
     path.write_text(json.dumps(content))
 
 

@@ -88,3 +88,15 @@ def test_training_stops_before_its_first_step(
     said = capsys.readouterr().err
     assert "Warning: losses.vad learns nothing" in said
     assert "Warning: every labelled clip of train is 'sad'" in said
+
+
+def test_an_example_too_long_for_the_llm_is_named_before_the_first_step(
+    corpus: Path, cache: Path, quick: Recipe, tmp_path: Path
+) -> None:
+    def lengthened(row: dict[str, Any]) -> dict[str, Any]:
+        return row | {"response": "word " * 500} if row["id"] == "tones/03" else row
+
+    rewrite(responses_path(corpus / "train.jsonl"), lengthened)
+    with pytest.raises(ManifestError, match=r"tones/03: prompt, .* of response_lm take 2\d{3} tok"):
+        train(quick, corpus, cache, tmp_path / "run")
+    assert not (tmp_path / "run/metrics.jsonl").exists()
