@@ -8,12 +8,24 @@ import pytest
 from rellm_cache.config.schema import Recipe
 from rellm_cache.errors import RunError
 from rellm_cache.runs.folder import create_run_folder, recipe_differences
+from rellm_cache.utils.atomic_files import new_folder
 
 
 def test_a_folder_with_something_else_is_refused(quick: Recipe, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("precious")
     with pytest.raises(RunError, match=r"run folder is not empty and is no run"):
         create_run_folder(quick, tmp_path)
+
+
+def test_files_of_the_operating_system_do_not_count(quick: Recipe, tmp_path: Path) -> None:
+    for folder in (tmp_path / "run", tmp_path / "new"):
+        folder.mkdir()
+        (folder / ".DS_Store").touch()
+        (folder / "._run").touch()
+    create_run_folder(quick, tmp_path / "run")
+    with new_folder(tmp_path / "new") as partial:
+        (partial / "a").touch()
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["a"]
 
 
 def test_a_run_of_another_recipe_is_refused(quick: Recipe, tmp_path: Path) -> None:

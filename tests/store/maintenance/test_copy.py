@@ -72,7 +72,7 @@ def test_damage_is_not_copied(store: Path, tmp_path: Path) -> None:
 def test_a_copy_damaged_by_the_disk_never_appears(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def copytree(source: Path, target: Path, **options: object) -> None:
+    def copytree(source: Path, target: Path, **_options: object) -> None:
         target.mkdir(parents=True)
 
     monkeypatch.setattr(transfer_module.shutil, "copytree", copytree)
