@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from rellm_cache.llm.generation import continue_prompts
+from rellm_cache.llm.decoding import continue_prompts
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
