@@ -79,6 +79,7 @@ def prepare(
     *,
     min_seconds: float = 1.0,
     max_seconds: float = 30.0,
+    keep_silent: bool = False,
     allow_partial: bool = False,
     **options: Any,
 ) -> "PrepareReport":
@@ -90,6 +91,7 @@ def prepare(
         out: manifest folder to write.
         min_seconds: shorter clips are left out.
         max_seconds: longer clips are left out.
+        keep_silent: keep clips without a signal, and clips whose channels cancel.
         allow_partial: accept an incomplete copy of a known corpus.
         options: of the corpus, as the options of its `rellm prepare`.
 
@@ -106,6 +108,7 @@ def prepare(
         >>> rellm.prepare(rellm.Corpus("mine", clips), out="manifests/mine").kept
         {'train': 1}
     """
+    from rellm_cache.corpus.clip_limits import ClipLimits
     from rellm_cache.corpus.prepare import prepare
     from rellm_cache.corpus.readers.base import Corpus
     from rellm_cache.corpus.readers.registry import read_corpus
@@ -114,7 +117,8 @@ def prepare(
         if root is None:
             raise ConfigError(f"corpus {corpus!r}: found no root, expected the corpus's folder")
         corpus = read_corpus(corpus, _local(root), options)
-    return prepare(corpus, _local(out), min_seconds, max_seconds, allow_partial)
+    limits = ClipLimits(min_seconds, max_seconds, keep_silent)
+    return prepare(corpus, _local(out), limits, allow_partial)
 
 
 def extract(

@@ -24,7 +24,8 @@ from rellm_cache.corpus.manifest import (
     responses_path,
 )
 from rellm_cache.llm.frozen import FrozenLLM
-from rellm_cache.llm.loading import llm_identity, load_llm
+from rellm_cache.llm.loading import llm_identity, load_chat, load_llm
+from rellm_cache.llm.prompts import fill_placeholders
 from rellm_cache.llm.refusals import EMPTY, refusal_reason
 from rellm_cache.utils.devices import default_device
 from rellm_cache.utils.resumable_table import FINGERPRINT, ResultTable, Row, with_fingerprint
@@ -52,9 +53,10 @@ def respond(
     config = recipe.require_llm()
     load = cache(lambda: load_llm(config, device or default_device()))
     fingerprint = reply_fingerprint(config, recipe.prompts)
+    limit = recipe.prompts.example_tokens, len(load_chat(config).end_ids)
     replies: dict[str, Row] = {}  # by prompt, of all files
     return [
-        _respond_to(file, recipe.prompts, fingerprint, replies, load, batch_size)
+        _respond_to(file, recipe.prompts, limit, fingerprint, replies, load, batch_size)
         for file in manifest_files(manifest)
     ]
 
@@ -74,6 +76,7 @@ def reply_fingerprint(llm: LLMConfig, prompts: PromptsConfig) -> str:
 def _respond_to(
     file: Path,
     prompts: PromptsConfig,
+    limit: tuple[int, int],
     fingerprint: str,
     replies: dict[str, Row],
     load: Callable[[], FrozenLLM],
@@ -95,7 +98,7 @@ def _respond_to(
             (a.prompt, {"length": a.length, "refused": a.refused, **asdict(a.reply)}) for a in found
         )
         table.fill("Responding", len(left), "prompts", replied)
-    rows, limit = [], prompts.example_tokens
+    rows = []
     for utterance in utterances:
         prompt = requests[utterance.id]
         own = {"id": utterance.id, FINGERPRINT: fingerprint}
@@ -109,7 +112,7 @@ def _respond_to(
                 or {
                     **own,
                     "prompt": prompt,
-                    **_accept_or_drop(table[prompt], limit),
+                    **_accept_or_drop(table[prompt], *limit),
                 }
             )
     table.finish(rows)
@@ -127,10 +130,13 @@ def _reply_of(row: Row) -> Row:
     return {"id": row["prompt"], "text": text, "refused": refused, **kept}
 
 
-def _accept_or_drop(reply: Mapping[str, Any], limit: int) -> Row:
-    """Mark a reply as accepted or dropped; `limit` counts tokens of request plus reply."""
+def _accept_or_drop(reply: Mapping[str, Any], limit: int, end: int) -> Row:
+    """Mark a reply as accepted or dropped.
+
+    `limit` counts tokens of request and reply, and the `end` tokens that complete a reply.
+    """
     reason = reply.get("refused") or refusal_reason(reply["text"])
-    if reason is None and reply["length"] > limit:
+    if reason is None and reply["length"] + (0 if reply["early_stop"] else end) > limit:
         reason = f"longer than {limit} tokens"
     kept = {"dropped": reason, "text": reply["text"]} if reason else {"response": reply["text"]}
     return {**kept, "early_stop": bool(reply["early_stop"]), "length": reply["length"]}
@@ -140,4 +146,5 @@ def response_request(utterance: Utterance, template: str) -> str | None:
     """The user's turn of step 1; None if the transcript or the emotion is missing."""
     if not utterance.text.strip() or not utterance.emotion:
         return None
-    return template.replace("{emotion}", utterance.emotion).replace("{transcript}", utterance.text)
+    values = {"emotion": utterance.emotion, "transcript": utterance.text}
+    return fill_placeholders(template, values)

@@ -24,7 +24,7 @@ class Reply:
 
     prompt: str  # the user's turn
     reply: Continuation  # the LLM's text
-    length: int  # number of tokens of request and reply together
+    length: int  # number of tokens of request and reply together, without end tokens
     refused: str = ""  # reason why the LLM was not asked; the reply is then empty
 
 

@@ -4,7 +4,7 @@ A clip is done when the file of this transcriber has its id with the digest of i
 that fails is listed with the reason and has no transcript. A transcript may be empty.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from time import monotonic
@@ -15,6 +15,7 @@ import torch
 from rellm_cache.config.schema import Recipe
 from rellm_cache.config.specs import TranscriberSpec
 from rellm_cache.corpus.audio import Clip, load_clip
+from rellm_cache.corpus.clip_limits import ClipLimits, read_limits
 from rellm_cache.corpus.manifest import Utterance, read_manifests
 from rellm_cache.data.sampler import ordered_batches
 from rellm_cache.encoders.whisper_transcriber import WhisperTranscriber, resolve_transcriber
@@ -65,6 +66,7 @@ class _Work:
 
     table: ResultTable
     known: dict[str, Transcript]
+    limits: dict[str, ClipLimits]  # by clip id
     waiting: list[Utterance] = field(default_factory=list)
     changed: set[str] = field(default_factory=set)
     failed: dict[str, Failure] = field(default_factory=dict)
@@ -101,43 +103,47 @@ def transcribe(
         StoreError: the file of transcripts was altered.
     """
     start = monotonic()
-    utterances = read_clips(manifests)
+    limits = read_clips(manifests)
+    utterances = list(limits)
     spec = resolve_transcriber(recipe.require_transcriber())
     sync_mirror(cache)
     path = transcripts_path(cache, spec)
     with hold_lock(cache / WRITING / path.name):
-        work = _find_work(utterances, path)
+        work = _find_work(limits, path)
         done = _transcribe(work, spec, path, batch_size, device or default_device())
         _commit(work, spec, path)
     record_failures(path.with_suffix(""), {u.id for u in utterances}, work.failed.values())
     return _report(path, utterances, work, done, monotonic() - start)
 
 
-def read_clips(manifests: Sequence[Path]) -> list[Utterance]:
-    """Utterances of several manifest files or folders, each id once.
+def read_clips(manifests: Sequence[Path]) -> dict[Utterance, ClipLimits]:
+    """Utterances of several manifest files or folders, each id once, with their limits.
 
     Raises:
         ManifestError: a manifest cannot be read, or two use one id for different audio.
     """
     clips: dict[str, Utterance] = {}
+    limits: dict[Utterance, ClipLimits] = {}
     for manifest in manifests:
+        own = read_limits(manifest)
         for utterance in read_manifests(manifest):
             other = clips.setdefault(utterance.id, utterance)
+            limits.setdefault(other, own)
             if (other.audio, other.segment) != (utterance.audio, utterance.segment):
                 raise ManifestError(
                     f"{manifest}: id {utterance.id!r} is {utterance.audio} here, but {other.audio} "
                     "in an earlier manifest; transcribe them into different caches"
                 )
-    return list(clips.values())
+    return limits
 
 
-def _find_work(utterances: Sequence[Utterance], path: Path) -> _Work:
+def _find_work(limits: Mapping[Utterance, ClipLimits], path: Path) -> _Work:
     """Read the file and the journal, and find clips that are in neither."""
     table = ResultTable(path, finished=map(asdict, _committed(path).values()))
     known = {name: _transcript(table, name) for name in table}
-    work = _Work(table, known)
-    digests = read_digests([u for u in utterances if u.id in known])
-    for utterance in utterances:
+    work = _Work(table, known, {u.id: own for u, own in limits.items()})
+    digests = read_digests([u for u in limits if u.id in known])
+    for utterance in limits:
         digest = digests.get(utterance.id)
         if isinstance(digest, AudioError):
             work.fail(utterance, digest)
@@ -189,7 +195,7 @@ def _load(utterances: Sequence[Utterance], work: _Work) -> dict[Utterance, Clip]
     clips = {}
     for utterance in utterances:
         try:
-            clips[utterance] = load_clip(utterance)
+            clips[utterance] = load_clip(utterance, work.limits[utterance.id])
         except AudioError as error:
             work.fail_and_remove(utterance, error)
     return clips

@@ -9,7 +9,9 @@ import numpy as np
 import torch
 
 from rellm_cache.config.specs import EncoderSpec
-from rellm_cache.corpus.audio import audio_digest, load_clip, read_bytes
+from rellm_cache.corpus.audio import load_clip
+from rellm_cache.corpus.audio_source import audio_digest
+from rellm_cache.corpus.clip_limits import ClipLimits, read_limits
 from rellm_cache.corpus.manifest import Utterance, read_manifests
 from rellm_cache.encoders.registry import build_encoder, encoding_machine, resolve
 from rellm_cache.errors import AudioError, ConfigError, StoreError
@@ -61,7 +63,7 @@ def _encoder_stores(cache: Path) -> list[tuple[FeatureStore, EncoderSpec]]:
 
 def _digest(utterance: Utterance) -> bytes | AudioError:
     try:
-        return audio_digest(read_bytes(utterance.audio), utterance.segment).tobytes()
+        return audio_digest(utterance).tobytes()
     except AudioError as error:
         return error
 
@@ -101,18 +103,24 @@ def recompute(
     store cannot be read, or a clip's number of frames differs.
     """
     device = device or default_device()
+    limits = read_limits(manifest)
     utterances = {u.id: u for u in read_manifests(manifest)}
     reports = []
     for store, spec in _encoder_stores(cache):
         known = sorted(utterances.keys() & store.ids)
         random = np.random.default_rng(seed)
         chosen = [known[i] for i in sorted(random.permutation(len(known))[:count].tolist())]
-        reports.append(_recompute(store, spec, [utterances[name] for name in chosen], device))
+        clips = [utterances[name] for name in chosen]
+        reports.append(_recompute(store, spec, clips, limits, device))
     return reports
 
 
 def _recompute(
-    store: FeatureStore, spec: EncoderSpec, chosen: Sequence[Utterance], device: torch.device
+    store: FeatureStore,
+    spec: EncoderSpec,
+    chosen: Sequence[Utterance],
+    limits: ClipLimits,
+    device: torch.device,
 ) -> RecomputeReport:
     machine = encoding_machine(spec, device)
     if not chosen:
@@ -129,7 +137,7 @@ def _recompute(
         for utterance in chosen:
             tick()
             try:
-                clip = load_clip(utterance)
+                clip = load_clip(utterance, limits)
                 if clip.digest.tobytes() != store.audio_sha256(utterance.id):
                     raise AudioError(f"{utterance.audio}: its audio changed; run `rellm extract`")
             except AudioError as error:

@@ -6,6 +6,12 @@ from typing import Any, TypeVar
 
 import click
 
+from rellm_cache.corpus.clip_limits import (
+    LONGEST_SECONDS,
+    MAX_SECONDS,
+    MIN_SECONDS,
+    SHORTEST_SECONDS,
+)
 from rellm_cache.store.remote.mirror_paths import is_url
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -118,8 +124,18 @@ def batch_size(default: int, help_text: str) -> Callable[[Command], Command]:
     return click.option("--batch-size", type=COUNT, default=default, help=help_text)
 
 
-def clip_seconds(command: Command) -> Command:
-    """Add `--min-seconds` and `--max-seconds`."""
-    longest = click.option("--max-seconds", default=30.0, help="Longer clips are left out.")
-    shortest = click.option("--min-seconds", default=1.0, help="Shorter clips are left out.")
-    return shortest(longest(command))
+def clip_limits(command: Command) -> Command:
+    """Add `--min-seconds`, `--max-seconds` and `--keep-silent`."""
+    seconds = click.FloatRange(SHORTEST_SECONDS, LONGEST_SECONDS)
+    longest = click.option(
+        "--max-seconds", type=seconds, default=MAX_SECONDS, help="Longer clips are left out."
+    )
+    shortest = click.option(
+        "--min-seconds", type=seconds, default=MIN_SECONDS, help="Shorter clips are left out."
+    )
+    silent = click.option(
+        "--keep-silent",
+        is_flag=True,
+        help="Keep clips without a signal, and clips whose channels cancel in their average.",
+    )
+    return shortest(longest(silent(command)))

@@ -107,10 +107,8 @@ def show(found: "Plan") -> None:
     title = f"{counted(found.clips, 'clip')}, {found.hours:.2f} h of audio"
     columns = ["stream", "store", "clips there", "missing", "values", "size of missing", "time"]
     print_table(title, columns, rows)
-    if found.unreadable:
-        click.echo(
-            f"{counted(found.unreadable, 'clip')} cannot be read; `rellm extract` lists them"
-        )
+    if found.unusable:
+        click.echo(f"{counted(found.unusable, 'clip')} cannot be used; `rellm extract` lists them")
     if not any(stream.missing for stream in extraction.streams):
         click.echo("Nothing to encode: the cache has every clip")
         return

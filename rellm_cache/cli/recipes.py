@@ -17,7 +17,10 @@ from rellm_cache.errors import ConfigError
 )
 @options.overrides
 def recipes(name: str | None, base: str, overrides: tuple[str, ...]) -> None:
-    """List the shipped recipes and the installed plug-ins, or print a recipe with all fields."""
+    """List recipes and installed plug-ins, or print a recipe.
+
+    A recipe is printed with all its fields, a plug-in with its options.
+    """
     from rellm_cache.config.recipes import load_recipe, shipped_recipes, to_toml
 
     if name is not None:

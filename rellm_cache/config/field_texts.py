@@ -82,7 +82,8 @@ def type_text(hint: Any) -> str:
     if origin in (types.UnionType, typing.Union):
         return " or ".join(type_text(member) for member in members if member is not type(None))
     if origin is tuple:
-        return f"array of {type_text(members[0])}s"
+        plural = "" if typing.get_origin(members[0]) is Literal else "s"
+        return f"array of {type_text(members[0])}{plural}"
     if origin is dict:
         return "table" if members[1] not in TYPES else f"table of {TYPES[members[1]]}s"
     return TYPES.get(hint, getattr(hint, "__name__", str(hint)))

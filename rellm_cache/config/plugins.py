@@ -155,12 +155,13 @@ class Registry:
 
     @contextmanager
     def restored(self) -> Iterator[None]:
-        """Context after which the parts registered within are gone, for tests."""
+        """Context after which the parts of others, registered within, are gone, for tests."""
         before = dict(self._plugins)
         try:
             yield
         finally:
-            self._plugins = before
+            own = {name: part for name, part in self._plugins.items() if not part.provider}
+            self._plugins = before | own  # ours are registered once, when their module is imported
 
     def _import(self, name: str, where: str) -> None:
         """Import the entry point of a name, if there is one; its decorator registers the part."""

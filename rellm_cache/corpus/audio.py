@@ -1,26 +1,38 @@
 """Audio loading: decodes a clip to 16 kHz mono float32 and hashes its source.
 
-libsndfile reads WAV, FLAC, OGG and MP3 at any rate and channel count; soxr resamples. A clip that
+libsndfile reads WAV, FLAC, OGG, MP3 and others at any rate and channel count; soxr resamples. Rate
+and length are looked at first, and at most what the limits allow is decoded, in blocks. A clip that
 cannot be used raises `AudioError`. Clips are never padded, cut or replaced.
 """
 
-import hashlib
-import io
-import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import soundfile
 import soxr
 
+from rellm_cache.corpus.audio_source import describe_bytes, file_digest, open_audio
+from rellm_cache.corpus.clip_limits import (
+    DEFAULT_LIMITS,
+    SAMPLE_RATE,
+    ClipLimits,
+    UnsuitableAudioError,
+)
 from rellm_cache.corpus.manifest import Utterance
+from rellm_cache.corpus.sound_headers import UNKNOWN_FRAMES, Sound, broken_promise, inspect
 from rellm_cache.errors import AudioError
 
-SAMPLE_RATE = 16_000
-MIN_SECONDS, MAX_SECONDS = 1.0, 30.0
-
-_ZIP_MEMBER = re.compile(r"(?P<archive>.+\.zip):(?P<offset>\d+):(?P<length>\d+)")
+MIN_RATE, MAX_RATE = 4_000, 384_000  # Hz
+BLOCK_VALUES = 1 << 18  # samples of all channels that are decoded at a time
+# Largest range of a waveform that has no signal: one step of 16-bit samples.
+SILENT_RANGE = 2.0**-15
+# Channels cancel if their average has less than this part of the power that it has in channels
+# without any correlation.
+CANCELLED_POWER = 0.01
+_SEEKABLE = ("PCM_", "FLOAT", "DOUBLE", "ULAW", "ALAW")  # codings with samples of a fixed size
 
 
 @dataclass(frozen=True)
@@ -32,12 +44,14 @@ class Clip:
         digest: (32,) uint8, SHA-256 of the source file's bytes and of the segment, if any.
         rate: sampling rate of the file, in Hz.
         channels: number of channels in the file; their average is the waveform.
+        notes: what was wrong with the file without making the clip unusable.
     """
 
     waveform: np.ndarray
     digest: np.ndarray
     rate: int
     channels: int
+    notes: tuple[str, ...] = ()
 
     @property
     def seconds(self) -> float:
@@ -45,135 +59,219 @@ class Clip:
         return len(self.waveform) / SAMPLE_RATE
 
 
-def read_bytes(audio: str) -> bytes:
-    """The bytes of a sound file, or of a stored member of a zip archive."""
-    if "\0" in audio:
-        raise AudioError(
-            f"{audio!r}: found a NUL character, which no file name can hold; correct the "
-            "manifest's 'audio' path"
-        )
-    member = _ZIP_MEMBER.fullmatch(audio)
-    path = Path(member["archive"] if member else audio)
-    try:
-        if not member:
-            data = path.read_bytes()
-        else:
-            with path.open("rb") as file:
-                file.seek(int(member["offset"]))
-                data = file.read(int(member["length"]))
-    except FileNotFoundError as error:
-        raise AudioError(f"{path}: no such file; check the manifest's 'audio' paths") from error
-    except OSError as error:
-        raise AudioError(f"{path}: cannot be read: {error.strerror or error}") from error
-    if not data:
-        raise AudioError(f"{audio}: the file is empty (0 bytes); copy it again from its source")
-    return data
+class _SequentialFile(soundfile.SoundFile):
+    """A sound file read from front to back.
+
+    Else soundfile seeks after each block, which fails in files of unknown length and is slow.
+    """
+
+    def seekable(self) -> bool:
+        """Always False."""
+        return False
 
 
-def audio_digest(data: bytes, segment: tuple[float, float] | None) -> np.ndarray:
-    """(32,) uint8 SHA-256 of the file's bytes, followed by the segment's text if there is one."""
-    sha = hashlib.sha256(data)
-    if segment:
-        sha.update(f"segment:{segment[0]!r}:{segment[1]!r}".encode())
-    return np.frombuffer(sha.digest(), np.uint8)
+@dataclass(frozen=True)
+class _Block:
+    """Some samples of a clip: (s,) float32, and the power of all channels before averaging."""
+
+    mono: np.ndarray
+    power: float  # sum of squares
+    channels: int
 
 
-def load_clip(
-    utterance: Utterance,
-    data: bytes | None = None,
-    min_seconds: float = MIN_SECONDS,
-    max_seconds: float = MAX_SECONDS,
-) -> Clip:
+@dataclass(frozen=True)
+class _OpenClip:
+    """A clip before decoding: the open file, and which of its samples are wanted."""
+
+    utterance: Utterance
+    sound: Sound
+    file: _SequentialFile
+    limits: ClipLimits
+
+    @property
+    def rate(self) -> int:
+        return int(self.file.samplerate)
+
+    @property
+    def start(self) -> int:
+        """The first wanted sample."""
+        return round(self.utterance.segment[0] * self.rate) if self.utterance.segment else 0
+
+    @property
+    def frames(self) -> int | None:
+        """Number of wanted samples a channel; None if only decoding can tell."""
+        if segment := self.utterance.segment:
+            return round(segment[1] * self.rate) - self.start
+        if self.sound.frames is not None:
+            return self.sound.frames
+        return self.file.frames if self.file.frames < UNKNOWN_FRAMES else None
+
+    def require_length(self, frames: int) -> None:
+        """Raise `AudioError` unless this number of samples is a usable clip."""
+        samples = round(frames * SAMPLE_RATE / self.rate)
+        self.limits.require_length(samples, self.utterance.audio)
+
+
+def load_clip(utterance: Utterance, limits: ClipLimits = DEFAULT_LIMITS) -> Clip:
     """Decode the clip of an utterance.
 
     Args:
-        data: bytes of its file, if the caller has read them already.
+        limits: those of its manifest (`clip_limits.read_limits`).
 
     Raises:
-        AudioError: the file is missing, empty, truncated or not audio, has samples that are not
-            finite, or lasts less than `min_seconds` or more than `max_seconds`.
+        AudioError: the file is missing, empty, truncated or not audio, has several recordings, an
+            unlikely rate, or samples that are not finite.
+        UnsuitableAudioError: the limits leave the clip out.
     """
-    data = read_bytes(utterance.audio) if data is None else data
-    samples, rate = _decode(data, utterance.audio)  # (S, channels)
-    if utterance.segment:
-        samples = _cut(samples, rate, utterance)
-    waveform = make_waveform(samples, rate, utterance.audio, min_seconds, max_seconds)
-    return Clip(waveform, audio_digest(data, utterance.segment), rate, samples.shape[1])
+    with open_audio(utterance.audio) as source, _open(source, utterance, limits) as clip:
+        digest = file_digest(source, utterance)  # before decoding: a file may be written meanwhile
+        waveform = _finish(_decode(clip), clip.rate, utterance.audio, limits)
+        return Clip(waveform, digest, clip.rate, clip.file.channels, clip.sound.notes)
 
 
 def make_waveform(
-    samples: np.ndarray,
-    rate: int,
-    name: str,
-    min_seconds: float = MIN_SECONDS,
-    max_seconds: float = MAX_SECONDS,
+    samples: np.ndarray, rate: int, name: str, limits: ClipLimits = DEFAULT_LIMITS
 ) -> np.ndarray:
     """Average channels and resample to 16 kHz: (S, channels) float32 at `rate` Hz -> (S',) float32.
 
     Raises:
-        AudioError: samples are not finite, or last less than `min_seconds` or more than
-            `max_seconds`; the message begins with `name`.
+        AudioError: samples are not finite, or the limits leave the clip out; the message begins
+            with `name`.
     """
+    return _finish([_average(samples, name)], rate, name, limits)
+
+
+def clip_seconds(utterance: Utterance, limits: ClipLimits = DEFAULT_LIMITS) -> float:
+    """Duration of a clip in seconds: from the manifest or the file's header, if it is known there.
+
+    Raises:
+        AudioError: the clip is not usable, as far as that is known without decoding it.
+    """
+    seconds = utterance.duration or None
+    if seconds is None and utterance.segment:
+        seconds = utterance.segment[1] - utterance.segment[0]
+    if seconds is not None:
+        limits.require_length(round(seconds * SAMPLE_RATE), utterance.audio)
+        return seconds
+    with open_audio(utterance.audio) as source, _open(source, utterance, limits) as clip:
+        if clip.frames is not None:
+            return clip.frames / clip.rate
+    return load_clip(utterance, limits).seconds
+
+
+@contextmanager
+def _open(source: BinaryIO, utterance: Utterance, limits: ClipLimits) -> Iterator[_OpenClip]:
+    """Open a sound file; every error, also one of a decoder in the block, is an `AudioError`."""
+    audio = utterance.audio
+    try:
+        sound = inspect(source, audio)
+        sound.file.seek(0)
+        with _SequentialFile(sound.file) as file:
+            clip = _OpenClip(utterance, sound, file, limits)
+            if not MIN_RATE <= clip.rate <= MAX_RATE:
+                raise AudioError(
+                    f"{audio}: found a sampling rate of {clip.rate} Hz, expected {MIN_RATE} to "
+                    f"{MAX_RATE} Hz; correct its header"
+                )
+            if promise := broken_promise(file.extra_info):
+                raise AudioError(
+                    f"{audio}: truncated, found {promise}; copy it again from its source"
+                )
+            if clip.frames is not None:
+                clip.require_length(clip.frames)
+            yield clip
+    except AudioError:
+        raise
+    except Exception as error:  # decoders raise errors of many kinds
+        reason = getattr(error, "error_string", None) or f"{type(error).__name__}: {error}"
+        raise AudioError(
+            f"{audio}: cannot be decoded ({reason}); {describe_bytes(source)}"
+        ) from error
+
+
+def _decode(clip: _OpenClip) -> list[_Block]:
+    """The wanted samples, averaged over channels, in blocks; a truncated file is an error."""
+    file, skip = clip.file, clip.start
+    if skip and file.subtype.startswith(_SEEKABLE):
+        skip -= file.seek(min(skip, file.frames))
+    longest = int((clip.limits.max_seconds + 1) * clip.rate)
+    wanted = longest if clip.frames is None else clip.frames
+    size = max(BLOCK_VALUES // file.channels, 1)
+    blocks = []
+    found = -skip
+    while found < wanted:
+        samples = file.read(min(size, wanted - found), dtype="float32", always_2d=True)
+        if not len(samples):
+            break
+        found += len(samples)
+        if found > 0:
+            blocks.append(_average(samples[-found:], clip.utterance.audio))
+    if clip.frames is None and found >= longest:
+        raise UnsuitableAudioError(
+            f"{clip.utterance.audio}: too long, more than {clip.limits.max_seconds:g} s; cut it "
+            "into segments"
+        )
+    _require_all(clip, found)
+    return blocks
+
+
+def _average(samples: np.ndarray, name: str) -> _Block:
+    """(S, channels) float32 -> (S,); `AudioError` for samples that are not finite."""
     if not np.isfinite(samples).all():
         bad = int((~np.isfinite(samples)).sum())
         raise AudioError(
             f"{name}: {bad} samples are NaN or infinite; expected finite numbers: export the file "
             "again"
         )
-    seconds = len(samples) / rate
-    if seconds < min_seconds:
-        raise AudioError(f"{name}: too short, {seconds:.2f} s < {min_seconds:g} s")
-    if seconds > max_seconds:
-        raise AudioError(
-            f"{name}: too long, {seconds:.2f} s > {max_seconds:g} s; cut it into segments"
-        )
-    mono: np.ndarray = samples.mean(axis=1, dtype=np.float32)  # (S, channels) -> (S,)
+    power = float(np.square(samples, dtype=np.float64).sum())
+    return _Block(samples.mean(axis=1, dtype=np.float32), power, samples.shape[1])
+
+
+def _finish(blocks: Sequence[_Block], rate: int, name: str, limits: ClipLimits) -> np.ndarray:
+    """The waveform (S,) float32 at 16 kHz; `UnsuitableAudioError` if the limits leave it out."""
+    mono = np.concatenate([np.empty(0, np.float32), *(block.mono for block in blocks)])
+    limits.require_length(round(len(mono) * SAMPLE_RATE / rate), name)
+    if not limits.keep_silent:
+        _require_signal(mono, sum(b.power for b in blocks), blocks[0].channels, name)
     if rate != SAMPLE_RATE:
         mono = soxr.resample(mono, rate, SAMPLE_RATE, quality="HQ")
+    limits.require_length(len(mono), name)
     return mono
 
 
-def audio_seconds(utterance: Utterance) -> float:
-    """Duration of a clip in seconds, from its segment or its file's header, without decoding.
-
-    Raises:
-        AudioError: the file is missing or not audio.
-    """
-    if utterance.segment:
-        return utterance.segment[1] - utterance.segment[0]
-    try:
-        with soundfile.SoundFile(io.BytesIO(read_bytes(utterance.audio))) as file:
-            return float(file.frames / file.samplerate)
-    except soundfile.LibsndfileError as error:
-        raise AudioError(f"{utterance.audio}: not a sound file ({error.error_string})") from error
-
-
-def _decode(data: bytes, name: str) -> tuple[np.ndarray, int]:
-    """All samples (S, channels) float32 and the sampling rate; a truncated file is an error."""
-    try:
-        with soundfile.SoundFile(io.BytesIO(data)) as file:
-            expected, rate, log = file.frames, file.samplerate, file.extra_info
-            samples = file.read(dtype="float32", always_2d=True)
-    except soundfile.LibsndfileError as error:
+def _require_all(clip: _OpenClip, found: int) -> None:
+    """Raise `AudioError` if the file has fewer samples than its header or the segment says."""
+    audio, segment = clip.utterance.audio, clip.utterance.segment
+    if clip.frames is None or found >= clip.frames - (0 if segment else clip.sound.spare):
+        return
+    if segment:
         raise AudioError(
-            f"{name}: cannot be decoded ({error.error_string}); found {len(data)} bytes starting "
-            f"{data[:8]!r}, expected whole WAV, FLAC, OGG or MP3 data"
-        ) from error
-    # For WAV, libsndfile uses the real file size and only logs the size in the header.
-    promised = re.search(r"data : (\d+) \(should be \d+\)", log)
-    if len(samples) < expected or promised:
-        found = f"{len(samples)} of {expected} samples"
-        if promised:
-            found = f"fewer than the {promised[1]} bytes of sound its header promises"
-        raise AudioError(f"{name}: truncated, found {found}; copy it again from its source")
-    return samples, rate
-
-
-def _cut(samples: np.ndarray, rate: int, utterance: Utterance) -> np.ndarray:
-    start, end = utterance.segment or (0.0, 0.0)
-    if round(end * rate) > len(samples):
-        raise AudioError(
-            f"{utterance.audio}: segment {start:g}-{end:g} s ends after the file's "
-            f"{len(samples) / rate:.2f} s"
+            f"{audio}: segment {segment[0]:g}-{segment[1]:g} s ends after the file's "
+            f"{(clip.start + found) / clip.rate:.2f} s"
         )
-    return samples[round(start * rate) : round(end * rate)]
+    raise AudioError(
+        f"{audio}: truncated or damaged, found {found} of {clip.frames} samples; copy it again "
+        "from its source"
+    )
+
+
+def _require_signal(mono: np.ndarray, power: float, channels: int, audio: str) -> None:
+    """Raise `UnsuitableAudioError` for silence, a constant, and channels that cancel each other.
+
+    Args:
+        mono: (S,) float32, the average of the channels.
+        power: sum of squares of all channels.
+    """
+    hint = "prepare with --keep-silent to keep such clips"
+    if channels > 1:
+        mean = float(np.square(mono, dtype=np.float64).sum())
+        if mean * channels**2 < CANCELLED_POWER * power and power > 0:
+            raise UnsuitableAudioError(
+                f"{audio}: its {channels} channels cancel each other in their average; export one "
+                f"of them, for example with `ffmpeg -i FILE -af pan=mono|c0=c0 FILE.wav`, or {hint}"
+            )
+    if np.ptp(mono) <= SILENT_RANGE:
+        raise UnsuitableAudioError(
+            f"{audio}: no signal, all {len(mono)} samples are between {mono.min():.2g} and "
+            f"{mono.max():.2g}; {hint}"
+        )

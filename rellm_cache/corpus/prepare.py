@@ -11,14 +11,22 @@ from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rellm_cache.corpus.audio import MAX_SECONDS, MIN_SECONDS, SAMPLE_RATE, load_clip
+from rellm_cache.corpus.audio import load_clip
+from rellm_cache.corpus.clip_limits import (
+    DEFAULT_LIMITS,
+    REPORT,
+    SAMPLE_RATE,
+    ClipLimits,
+    UnsuitableAudioError,
+)
 from rellm_cache.corpus.field_validation import check_text
 from rellm_cache.corpus.manifest import SPLITS, Utterance, write_manifest
 from rellm_cache.corpus.readers.base import Corpus, require_totals, without_audio
-from rellm_cache.corpus.statistics import REPORT, Survey, survey
+from rellm_cache.corpus.statistics import Survey, survey
 from rellm_cache.corpus.text_files import Problems
 from rellm_cache.errors import AudioError, ManifestError
 from rellm_cache.utils.atomic_files import write_json, write_lines
@@ -35,7 +43,8 @@ class PrepareReport:
     excluded: list[dict[str, str]]  # clips left out, each with the reason
     missing: int  # excluded clips without a sound file
     unreadable: int  # excluded clips with a sound file that cannot be read
-    forms: list[str]  # conversions of channels and sampling rates, as sentences
+    forms: list[str]  # conversions of audio, and what was wrong with kept files, as sentences
+    limits: ClipLimits  # which clips are usable
 
     @property
     def kept(self) -> dict[str, int]:
@@ -57,6 +66,7 @@ class PrepareReport:
             "totals": [dataclasses.asdict(total) for total in self.corpus.totals],
             "notes": [*self.corpus.notes, *self.forms],
             "problems": {kind: {"count": len(p), "lines": p} for kind, p in problems.items()},
+            "limits": dataclasses.asdict(self.limits),
             "clips": self.kept,
             "excluded": len(self.excluded),
             "missing": self.missing,
@@ -68,13 +78,13 @@ class PrepareReport:
 def prepare(
     corpus: Corpus,
     out: Path,
-    min_seconds: float = MIN_SECONDS,
-    max_seconds: float = MAX_SECONDS,
+    limits: ClipLimits = DEFAULT_LIMITS,
     allow_partial: bool = False,
 ) -> PrepareReport:
     """Decode every clip once, keep the usable ones, and write the manifest.
 
     Args:
+        limits: which clips are usable; every later command reads them from the report.
         allow_partial: accept a corpus with fewer or more clips than expected.
 
     Raises:
@@ -92,23 +102,21 @@ def prepare(
         require_totals(corpus)
     kept: list[Utterance] = []
     excluded: list[dict[str, str]] = []
-    forms: Counter[tuple[int, int]] = Counter()
+    forms: Counter[str] = Counter()
     sounds: dict[str, str] = {}
-    unusable = 0
+    unreadable = 0
+    load = partial(_try_load, limits=limits)
     with ThreadPoolExecutor() as pool, progress("Reading audio", len(utterances), "clips") as tick:
-        for utterance, result in zip(utterances, pool.map(_try_load, utterances), strict=True):
+        for utterance, result in zip(utterances, pool.map(load, utterances), strict=True):
             tick()
             if isinstance(result, AudioError):
-                unusable += 1
-                excluded.append(_exclusion(utterance, str(result)))
+                unreadable += not isinstance(result, UnsuitableAudioError)
+                excluded.append(
+                    {"id": utterance.id, "audio": utterance.audio, "reason": str(result)}
+                )
                 continue
-            seconds, rate, channels, sounds[utterance.id] = result
-            if not min_seconds <= seconds <= max_seconds:
-                side = "short" if seconds < min_seconds else "long"
-                limit = f"< {min_seconds:g}" if side == "short" else f"> {max_seconds:g}"
-                excluded.append(_exclusion(utterance, f"too {side}: {seconds:.2f} s {limit} s"))
-                continue
-            forms[rate, channels] += 1
+            seconds, sounds[utterance.id], notes = result
+            forms.update(notes)
             kept.append(dataclasses.replace(utterance, duration=round(seconds, 4)))
     if not kept:
         raise ManifestError(
@@ -119,20 +127,34 @@ def prepare(
     _add_copies(kept, sounds, corpus.problems)
     missing = len(without_audio(utterances))
     report = PrepareReport(
-        out, corpus, survey(kept, sounds), excluded, missing, unusable - missing, _describe(forms)
+        out=out,
+        corpus=corpus,
+        survey=survey(kept, sounds),
+        excluded=excluded,
+        missing=missing,
+        unreadable=unreadable - missing,
+        forms=[f"{counted(count, 'clip')}: {form}" for form, count in sorted(forms.items())],
+        limits=limits,
     )
     _write(report, kept)
     return report
 
 
-def _try_load(utterance: Utterance) -> tuple[float, int, int, str] | AudioError:
-    """(seconds, sampling rate, channels, digest of the samples) of a clip, or the error."""
+def _try_load(
+    utterance: Utterance, limits: ClipLimits
+) -> tuple[float, str, Sequence[str]] | AudioError:
+    """Seconds, digest of the samples, what was done to the audio and was wrong; or the error."""
     try:
-        clip = load_clip(utterance, min_seconds=0, max_seconds=float("inf"))
+        clip = load_clip(utterance, limits)
     except AudioError as error:
         return error
+    done = []
+    if clip.channels > 1:
+        done.append(f"{clip.channels} channels averaged to mono")
+    if clip.rate != SAMPLE_RATE:
+        done.append(f"{clip.rate} Hz resampled to {SAMPLE_RATE} Hz")
     sound = hashlib.sha256(clip.waveform.tobytes()).hexdigest()
-    return clip.seconds, clip.rate, clip.channels, sound
+    return clip.seconds, sound, [*([", ".join(done)] if done else []), *clip.notes]
 
 
 def _add_copies(kept: Sequence[Utterance], sounds: dict[str, str], problems: Problems) -> None:
@@ -148,29 +170,12 @@ def _add_copies(kept: Sequence[Utterance], sounds: dict[str, str], problems: Pro
             )
 
 
-def _exclusion(utterance: Utterance, reason: str) -> dict[str, str]:
-    return {"id": utterance.id, "audio": utterance.audio, "reason": reason}
-
-
 def _refuse_duplicates(utterances: Sequence[Utterance]) -> None:
     twice = [i for i, n in Counter(u.id for u in utterances).items() if n > 1]
     if twice:
         raise ManifestError(
             f"{len(twice)} ids occur more than once, the first is {twice[0]!r}; ids must be unique"
         )
-
-
-def _describe(forms: Counter[tuple[int, int]]) -> list[str]:
-    notes = []
-    for (rate, channels), count in sorted(forms.items()):
-        done = []
-        if channels > 1:
-            done.append(f"{channels} channels averaged to mono")
-        if rate != SAMPLE_RATE:
-            done.append(f"{rate} Hz resampled to {SAMPLE_RATE} Hz")
-        if done:
-            notes.append(f"{counted(count, 'clip')}: {', '.join(done)}")
-    return notes
 
 
 def _write(report: PrepareReport, kept: Sequence[Utterance]) -> None:

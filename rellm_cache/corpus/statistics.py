@@ -12,6 +12,7 @@ from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any, Literal
 
+from rellm_cache.corpus.clip_limits import REPORT
 from rellm_cache.corpus.dimensions import DIMENSIONS, DimensionSummary, Vad, summarize_dimensions
 from rellm_cache.corpus.manifest import SPLITS, Utterance, read_manifests
 from rellm_cache.corpus.splits import text_key
@@ -19,7 +20,6 @@ from rellm_cache.errors import ManifestError
 from rellm_cache.utils.atomic_files import write_json
 from rellm_cache.utils.json_files import read_object
 
-REPORT = "report.json"  # in the folder of a prepared manifest
 DURATION_EDGES = (1, 2, 3, 4, 5, 6, 8, 10, 15, 20, 30)  # seconds
 
 

@@ -57,7 +57,8 @@ class Batch:
 
     Attributes:
         ids: of the utterances.
-        streams: name → (B, T, D) float16 or int8 frames, zero beyond each length.
+        streams: name → (B, T, D) float16 or int8 frames, zero beyond each length; of a pooled
+            stream (B, 1, D) float32, the mean of the utterance's own frames.
         frame_lengths: (B,) int64, valid frames, the same in every stream.
         emotions: (B,) int64, `IGNORED` where unknown.
         vad: (B, 3) float32, NaN where unknown.

@@ -11,7 +11,8 @@ import soundfile
 
 from rellm_cache.config.recipes import to_toml
 from rellm_cache.config.schema import Recipe
-from rellm_cache.corpus.audio import SAMPLE_RATE, load_clip
+from rellm_cache.corpus.audio import load_clip
+from rellm_cache.corpus.clip_limits import SAMPLE_RATE, WIDEST_LIMITS
 from rellm_cache.corpus.manifest import Utterance
 from rellm_cache.errors import AudioError
 from rellm_cache.inference.responders import Generation
@@ -137,7 +138,7 @@ def _chart(
 def _sample(utterance: Utterance, generation: Generation | None) -> Sample:
     """A sample with its clip as a data URI of 16-bit WAV, or the reason why there is none."""
     try:
-        clip = load_clip(utterance)
+        clip = load_clip(utterance, WIDEST_LIMITS)
     except AudioError as error:
         return Sample(utterance, None, str(error), generation)
     buffer = io.BytesIO()

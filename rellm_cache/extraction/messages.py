@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from rellm_cache.config.specs import EncoderSpec
+from rellm_cache.corpus.clip_limits import DEFAULT_LIMITS, ClipLimits
 from rellm_cache.corpus.manifest import Utterance
 from rellm_cache.errors import RellmError
 from rellm_cache.store.writer import PART_SECONDS
@@ -51,6 +52,7 @@ class WorkerConfig:
     # Object store that `cache` mirrors; empty for a plain folder. A worker opens its own mirror,
     # which on the same machine is the same folder.
     url: str = ""
+    limits: ClipLimits = DEFAULT_LIMITS  # which clips are usable
 
 
 @dataclass(frozen=True)

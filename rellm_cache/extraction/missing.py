@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from rellm_cache.config.specs import EncoderSpec
-from rellm_cache.corpus.audio import audio_digest, read_bytes
+from rellm_cache.corpus.audio_source import audio_digest
 from rellm_cache.corpus.manifest import Utterance
 from rellm_cache.errors import AudioError
 from rellm_cache.extraction.messages import BatchDone, ClipBatch, Failure, MissingClip
@@ -137,6 +137,6 @@ def read_digests(utterances: Sequence[Utterance]) -> dict[str, np.ndarray | Audi
 def try_digest(utterance: Utterance) -> np.ndarray | AudioError:
     """(32,) uint8 digest of a clip's audio, or the error if its file cannot be read."""
     try:
-        return audio_digest(read_bytes(utterance.audio), utterance.segment)
+        return audio_digest(utterance)
     except AudioError as error:
         return error

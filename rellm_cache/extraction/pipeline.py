@@ -22,6 +22,7 @@ import torch
 
 from rellm_cache.config.specs import EncoderSpec
 from rellm_cache.corpus.audio import Clip, load_clip
+from rellm_cache.corpus.clip_limits import ClipLimits
 from rellm_cache.corpus.manifest import Utterance
 from rellm_cache.encoders.base import Encoding
 from rellm_cache.encoders.registry import build_encoder, encoding_machine
@@ -118,6 +119,7 @@ class Pipeline:
         self, config: WorkerConfig, emit: Emit, max_unwritten_bytes: int = MAX_UNWRITTEN_BYTES
     ) -> None:
         self._emit = emit
+        self._limits = config.limits
         self._streams = [_StreamPipeline(spec, config, emit) for spec in config.specs]
         self._writers = ExitStack()
         self._decoding = ThreadPoolExecutor(DECODE_THREADS, "decode")
@@ -140,7 +142,9 @@ class Pipeline:
         self._in_flight.acquire()
         if self._error is not None:
             raise self._error
-        clips = [self._decoding.submit(try_load, clip.utterance) for clip in batch.clips]
+        clips = [
+            self._decoding.submit(try_load, clip.utterance, self._limits) for clip in batch.clips
+        ]
         self._encoding.submit(self._encode, batch, clips)
 
     def stop(self) -> None:
@@ -203,10 +207,10 @@ class Pipeline:
             self._emit(Aborted.from_error(error))
 
 
-def try_load(utterance: Utterance) -> Clip | AudioError:
-    """The decoded clip, or the error if it cannot be decoded."""
+def try_load(utterance: Utterance, limits: ClipLimits) -> Clip | AudioError:
+    """The decoded clip, or the error if it cannot be used."""
     try:
-        return load_clip(utterance)
+        return load_clip(utterance, limits)
     except AudioError as error:
         return error
 

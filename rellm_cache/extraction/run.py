@@ -13,6 +13,7 @@ from time import monotonic
 import torch
 
 from rellm_cache.config.schema import EncoderConfig, Recipe
+from rellm_cache.corpus.clip_limits import read_limits
 from rellm_cache.corpus.manifest import Utterance, read_manifests
 from rellm_cache.encoders.registry import require_importable, resolve
 from rellm_cache.extraction.failures import record_failures
@@ -86,6 +87,7 @@ def extract(
         device=device,
         commit_seconds=options.commit_seconds,
         url=origin_url(cache) or "",
+        limits=read_limits(manifest),
     )
     batches = batch_by_length(missing, batch_size)
     if batches:

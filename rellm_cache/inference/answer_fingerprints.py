@@ -10,7 +10,7 @@ from pathlib import Path
 from rellm_cache.config.recipes import identity_toml
 from rellm_cache.config.schema import Recipe
 from rellm_cache.config.specs import digest
-from rellm_cache.corpus.audio import audio_digest, read_bytes
+from rellm_cache.corpus.audio_source import audio_digest
 from rellm_cache.corpus.manifest import Utterance
 from rellm_cache.inference.responders import LoadStreams, make_readings
 from rellm_cache.llm.loading import llm_identity
@@ -49,9 +49,7 @@ def answer_fingerprints(
             streams = load_streams(utterances)
             inputs = [streams.audio_sha256(u.id) for u in utterances]
         else:
-            inputs = [
-                audio_digest(read_bytes(u.audio), u.segment).tobytes().hex() for u in utterances
-            ]
+            inputs = [audio_digest(u).tobytes().hex() for u in utterances]
     llm = llm_identity(recipe.used_llm) if recipe.used_llm else {}
     model = digest([identity_toml(recipe), weights, llm])
     return {u.id: digest([model, i])[:DIGITS] for u, i in zip(utterances, inputs, strict=True)}

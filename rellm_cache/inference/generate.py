@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rellm_cache.config.schema import Recipe
 from rellm_cache.config.toml import Changes, parse_overrides
+from rellm_cache.corpus.clip_limits import DEFAULT_LIMITS, read_limits
 from rellm_cache.corpus.manifest import Utterance, read_lines, read_manifests
 from rellm_cache.data.streams import StreamSet
 from rellm_cache.errors import ConfigError, ManifestError, StoreError
@@ -96,7 +97,9 @@ def _load_streams(
 ) -> StreamSet:
     """Frames encoded live from audio, or from the cache."""
     if live:
-        return LiveEncoders(recipe.encoders, default_device()).streams(utterances)
+        is_sound = source.suffix.lower() in AUDIO_SUFFIXES
+        limits = DEFAULT_LIMITS if is_sound else read_limits(source)
+        return LiveEncoders(recipe.encoders, default_device()).streams(utterances, limits)
     streams = resources.streams(recipe.encoders, cache)
     try:
         streams.require(

@@ -141,11 +141,7 @@ class Run:
     ) -> Answer: ...
     @overload
     def answer(
-        self,
-        x: Clips[Item],
-        *,
-        sampling_rate: int = 16_000,
-        batch_size: int = BATCH,
+        self, x: Clips[Item], *, sampling_rate: int = 16_000, batch_size: int = BATCH
     ) -> list[Answer]: ...
     def answer(self, x: Any, *, sampling_rate: int = 16_000, batch_size: int = BATCH) -> Any:
         """Answer clips with the LLM, greedily, with the prompt `answer`."""
@@ -166,17 +162,14 @@ class Run:
     ) -> Recognition: ...
     @overload
     def recognise(
-        self,
-        x: Clips[Item],
-        *,
-        sampling_rate: int = 16_000,
-        batch_size: int = BATCH,
+        self, x: Clips[Item], *, sampling_rate: int = 16_000, batch_size: int = BATCH
     ) -> list[Recognition]: ...
     def recognise(self, x: Any, *, sampling_rate: int = 16_000, batch_size: int = BATCH) -> Any:
         """Emotion, its probabilities and dimensions of clips, by the heads; no LLM is used."""
+        responder = self._speech_responder
 
         def recognitions(clips: list[Utterance]) -> dict[str, Recognition]:
-            found = self._speech_responder.recognize(clips, batch_size)
+            found = responder.recognize(clips, batch_size)
             return {name: recognition for name, (recognition, _, _) in found.items()}
 
         return self._for_each(x, sampling_rate, recognitions)
@@ -187,17 +180,14 @@ class Run:
     ) -> Embedding: ...
     @overload
     def embed(
-        self,
-        x: Clips[Item],
-        *,
-        sampling_rate: int = 16_000,
-        batch_size: int = BATCH,
+        self, x: Clips[Item], *, sampling_rate: int = 16_000, batch_size: int = BATCH
     ) -> list[Embedding]: ...
     def embed(self, x: Any, *, sampling_rate: int = 16_000, batch_size: int = BATCH) -> Any:
         """States of the adapter and pooled vectors of clips, as NumPy arrays."""
+        responder = self._speech_responder
 
         def embeddings(clips: list[Utterance]) -> dict[str, Embedding]:
-            found = self._speech_responder.recognize(clips, batch_size)
+            found = responder.recognize(clips, batch_size)
             return {n: Embedding(s.numpy(), p.numpy()) for n, (_, s, p) in found.items()}
 
         return self._for_each(x, sampling_rate, embeddings)

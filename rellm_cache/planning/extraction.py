@@ -19,7 +19,8 @@ from time import monotonic
 
 import torch
 
-from rellm_cache.corpus.audio import SAMPLE_RATE, Clip
+from rellm_cache.corpus.audio import Clip
+from rellm_cache.corpus.clip_limits import SAMPLE_RATE, ClipLimits
 from rellm_cache.corpus.manifest import Utterance
 from rellm_cache.encoders.base import whisper_frame_count
 from rellm_cache.encoders.registry import build_encoder
@@ -66,6 +67,15 @@ class ExtractionPlan:
 
 
 @dataclass(frozen=True)
+class UsableClips:
+    """The clips of a manifest that can be encoded."""
+
+    seconds: dict[str, float]  # clip id → duration
+    limits: ClipLimits  # with which they are decoded
+    total: int  # clips in the manifest, with unusable ones
+
+
+@dataclass(frozen=True)
 class _Measurement:
     """An encoder measured on a few clips."""
 
@@ -78,8 +88,7 @@ class _Measurement:
 def plan_extraction(
     targets: Mapping[str, TargetStore],
     missing: Sequence[MissingClip],
-    seconds: dict[str, float],
-    total: int,
+    usable: UsableClips,
     clips: int,
     batch_size: int,
 ) -> ExtractionPlan:
@@ -87,18 +96,17 @@ def plan_extraction(
 
     Args:
         targets: stream → store.
-        seconds: clip id → duration, for readable clips.
-        total: number of clips in the manifest.
         clips: number of clips to encode for the estimates.
     """
-    timed, decode_seconds = _decode(_select_by_length(missing, seconds, clips))
+    missing = [clip for clip in missing if clip.utterance.id in usable.seconds]
+    timed, decode_seconds = _decode(_select_by_length(missing, usable.seconds, clips), usable)
     device = default_device()
     measured = {t: _measure(t, device, timed) for t in dict.fromkeys(targets.values())}
     streams: list[StreamPlan] = []
     for name, target in targets.items():
         planned = any(stream.store == str(target.path) for stream in streams)
         left = [] if planned else missing
-        streams.append(_plan_stream(name, target, measured[target], left, seconds, total))
+        streams.append(_plan_stream(name, target, measured[target], left, usable))
     encoding = [stream.seconds for stream in streams if stream.seconds is not None]
     decoding = decode_seconds / max(len(timed), 1) * len(missing)
     longest = max((clip.seconds for clip in timed), default=0.0)
@@ -123,15 +131,14 @@ def _select_by_length(
     missing: Sequence[MissingClip], seconds: dict[str, float], count: int
 ) -> list[Utterance]:
     """Select `count` missing clips at evenly spaced ranks of length."""
-    known = [clip.utterance for clip in missing if clip.utterance.id in seconds]
-    known.sort(key=lambda u: seconds[u.id])
+    known = sorted((clip.utterance for clip in missing), key=lambda u: seconds[u.id])
     count = min(count, len(known))
     return [known[(2 * i + 1) * len(known) // (2 * count)] for i in range(count)]
 
 
-def _decode(utterances: Sequence[Utterance]) -> tuple[list[Clip], float]:
+def _decode(utterances: Sequence[Utterance], usable: UsableClips) -> tuple[list[Clip], float]:
     begun = monotonic()
-    clips = [clip for u in utterances if isinstance(clip := try_load(u), Clip)]
+    clips = [clip for u in utterances if isinstance(clip := try_load(u, usable.limits), Clip)]
     return clips, monotonic() - begun
 
 
@@ -157,11 +164,10 @@ def _plan_stream(
     target: TargetStore,
     measured: _Measurement,
     missing: Sequence[MissingClip],
-    seconds: dict[str, float],
-    total: int,
+    usable: UsableClips,
 ) -> StreamPlan:
     mine = [c.utterance.id for c in missing if target.fingerprint in c.missing_from]
-    samples = [round(seconds.get(i, 0) * SAMPLE_RATE) for i in mine]
+    samples = [round(usable.seconds[i] * SAMPLE_RATE) for i in mine]
     rate = target.spec.frame_rate
     if rate == 50:
         frames = sum(map(whisper_frame_count, samples))
@@ -171,7 +177,7 @@ def _plan_stream(
     return StreamPlan(
         name=name,
         store=str(target.path),
-        present=total - len(mine) - len(target.failed),
+        present=usable.total - len(mine) - len(target.failed),
         missing=len(mine),
         frame_size=measured.frame_size,
         bytes=frames * measured.frame_size * 2 + len(mine) * ROW_BYTES,

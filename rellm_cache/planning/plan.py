@@ -14,13 +14,14 @@ import torch
 
 from rellm_cache.config.qa import QASettings
 from rellm_cache.config.schema import LossesConfig, Recipe
-from rellm_cache.corpus.audio import audio_seconds
+from rellm_cache.corpus.audio import clip_seconds
+from rellm_cache.corpus.clip_limits import ClipLimits, read_limits
 from rellm_cache.corpus.manifest import Utterance, manifest_files, read_manifests
 from rellm_cache.data.examples import Questions, load_questions
 from rellm_cache.errors import AudioError, ConfigError, ManifestError
 from rellm_cache.extraction.missing import find_missing
 from rellm_cache.extraction.run import make_targets
-from rellm_cache.planning.extraction import ExtractionPlan, plan_extraction
+from rellm_cache.planning.extraction import ExtractionPlan, UsableClips, plan_extraction
 from rellm_cache.planning.training import TrainingPlan, plan_training
 from rellm_cache.qa.rows import questions_path
 from rellm_cache.store.remote.mirror_paths import mirrors_max_bytes, origin_url
@@ -34,7 +35,7 @@ class Plan:
 
     clips: int  # in the manifest
     hours: float  # of audio
-    unreadable: int  # clips with a file or header that cannot be read
+    unusable: int  # clips that cannot be read or that the limits leave out
     extraction: ExtractionPlan  # on this machine, in one process
     needed_bytes: int  # on this disk; for a cache at a URL, the size of its mirror
     free_bytes: int  # on the disk of the cache
@@ -76,8 +77,10 @@ def plan(
     utterances = read_manifests(manifest)
     targets = make_targets(recipe.require_encoders(), cache)
     missing = find_missing(utterances, list(dict.fromkeys(targets.values())))
-    seconds = _durations(utterances)
-    extraction = plan_extraction(targets, missing, seconds, len(utterances), clips, batch_size)
+    limits = read_limits(manifest)
+    seconds = _durations(utterances, limits)
+    usable = UsableClips(seconds, limits, len(utterances))
+    extraction = plan_extraction(targets, missing, usable, clips, batch_size)
     on_gpu = default_device().type == "cuda" or gpu_bytes is not None
     train_split = [u for u in utterances if u.split == "train"]
     training, unknown = None, ""
@@ -99,7 +102,7 @@ def plan(
     return Plan(
         clips=len(utterances),
         hours=sum(seconds.values()) / 3600,
-        unreadable=len(utterances) - len(seconds),
+        unusable=len(utterances) - len(seconds),
         extraction=extraction,
         needed_bytes=min(size, mirrors_max_bytes()) if origin_url(cache) else size,
         free_bytes=shutil.disk_usage(_nearest_folder(cache)).free,
@@ -114,14 +117,14 @@ def _questions(losses: LossesConfig, qa: QASettings, manifest: Path) -> Question
     return {k: rows for f in written for k, rows in load_questions(losses, qa, f, ()).items()}
 
 
-def _durations(utterances: Sequence[Utterance]) -> dict[str, float]:
-    """Clip id → seconds, from the manifest or the file's header; skips unreadable files."""
+def _durations(utterances: Sequence[Utterance], limits: ClipLimits) -> dict[str, float]:
+    """Clip id → seconds, from the manifest or the file's header; skips unusable clips."""
     seconds = {}
     with progress("Reading lengths", len(utterances), "clips") as tick:
         for utterance in utterances:
             tick()
             try:
-                seconds[utterance.id] = utterance.duration or audio_seconds(utterance)
+                seconds[utterance.id] = clip_seconds(utterance, limits)
             except AudioError:
                 continue
     return seconds

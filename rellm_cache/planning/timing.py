@@ -6,6 +6,7 @@ from pathlib import Path
 from time import monotonic
 
 from rellm_cache.config.schema import Recipe
+from rellm_cache.corpus.clip_limits import read_limits
 from rellm_cache.corpus.manifest import read_split
 from rellm_cache.data.batch import Batch
 from rellm_cache.data.collate import collate
@@ -49,11 +50,12 @@ def time_epochs(
     data = TrainingData(examples, [], streams)
     trainer = Trainer(recipe, data, out, llm, make_accelerator(out))
     groups = trainer.groups(0)[:max_steps]
+    limits = read_limits(manifest)
     live = LiveEncoders(recipe.encoders, trainer.device)
 
     def encode() -> Iterator[list[Batch]]:
         for group in groups:
-            encoded = live.streams([utterances[i] for indices in group for i in indices])
+            encoded = live.streams([utterances[i] for g in group for i in g], limits)
             yield [collate([examples[i] for i in indices], encoded) for indices in group]
 
     with use_threads("models" if recipe.needs_llm else "heads"):

@@ -10,9 +10,9 @@ from rellm_cache.annotation.pseudo_dimensions import annotate
 from rellm_cache.annotation.transcripts import transcribe
 from rellm_cache.config.recipes import load_recipe
 from rellm_cache.config.schema import Recipe
+from rellm_cache.corpus.clip_limits import REPORT
 from rellm_cache.corpus.manifest import read_manifests
 from rellm_cache.corpus.prepare import prepare
-from rellm_cache.corpus.statistics import REPORT
 from rellm_cache.encoders.registry import build_encoder, resolve
 from rellm_cache.errors import ConfigError, RellmError, RunError
 from rellm_cache.extraction.run import extract
@@ -25,6 +25,7 @@ from rellm_cache.store.format import failures_path
 from rellm_cache.utils.atomic_files import write_json
 from rellm_cache.utils.console import counted, say
 from rellm_cache.utils.json_files import read_object
+from rellm_cache.utils.litter import is_litter
 
 SETTINGS = "settings.json"
 
@@ -103,7 +104,7 @@ def claim_folder(request: Request) -> None:
     }
     path = request.out / SETTINGS
     if not path.exists():
-        if request.out.exists() and any(request.out.iterdir()):
+        if request.out.exists() and not all(map(is_litter, request.out.iterdir())):
             raise RunError(
                 f"{request.out}: is not empty and holds no reproduction; choose another --out"
             )

@@ -11,6 +11,7 @@ from rellm_cache.errors import RunError
 from rellm_cache.runs.publish import SUMS, is_published
 from rellm_cache.runs.weights import RECIPE
 from rellm_cache.utils.atomic_files import is_temporary, update_text, write_text
+from rellm_cache.utils.litter import is_litter
 
 CHECKPOINTS = "checkpoints"
 DATA = "data.sha256"  # see `data_digest`
@@ -18,7 +19,7 @@ DATA = "data.sha256"  # see `data_digest`
 
 def create_run_folder(recipe: Recipe, out: Path) -> None:
     """Create a run folder; `RunError` if it contains something else than a run of this recipe."""
-    if not out.exists() or all(map(is_temporary, out.iterdir())):
+    if not out.exists() or all(is_temporary(p) or is_litter(p) for p in out.iterdir()):
         out.mkdir(parents=True, exist_ok=True)
         write_text(out / RECIPE, to_toml(recipe))
         return

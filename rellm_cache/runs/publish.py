@@ -35,6 +35,7 @@ from rellm_cache.runs.licences import KNOWN_MODELS, UNKNOWN
 from rellm_cache.runs.provenance import TRAINING, training_text
 from rellm_cache.runs.weights import CONFIG, RECIPE, WEIGHTS, config_text
 from rellm_cache.utils.atomic_files import replaced_folder
+from rellm_cache.utils.litter import is_litter
 from rellm_cache.utils.model_files import HUB_ID, file_digest, models_root
 
 LICENCES, SUMS = "LICENSES.md", "SHA256SUMS"
@@ -203,7 +204,7 @@ def _texts(card: Card) -> dict[str, str]:
 
 def _require_publication_folder(out: Path, run: Path) -> None:
     """Raise `RunError` unless a folder is empty, missing or an earlier publication."""
-    present = {path.name for path in out.iterdir()} if out.is_dir() else set()
+    present = _names(out)
     if out.resolve() == run.resolve():
         raise RunError(f"{out}: is the run itself; choose another --out")
     if present and (SUMS not in present or present - CONTENT):
@@ -215,12 +216,18 @@ def _require_publication_folder(out: Path, run: Path) -> None:
 
 
 def _is_same(out: Path, files: dict[str, str], sums: str) -> bool:
-    present = {path.name for path in out.iterdir()} if out.is_dir() else set()
+    present = _names(out)
     return (
         present == {*files, SUMS}
         and (out / SUMS).read_text("utf-8") == sums
         and all(file_digest(out / name) == digest for name, digest in files.items())
     )
+
+
+def _names(folder: Path) -> set[str]:
+    """Names in a folder, without litter; empty if there is no folder."""
+    found = folder.iterdir() if folder.is_dir() else ()
+    return {path.name for path in found if not is_litter(path)}
 
 
 def _notes(found: Card, card: Card) -> list[str]:

@@ -6,9 +6,10 @@
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -27,6 +28,13 @@ from rellm_cache.utils.console import say
 from rellm_cache.utils.model_files import file_digest
 
 WEIGHTS, CONFIG, RECIPE = "adapter.safetensors", "adapter_config.json", "recipe.toml"
+# Part of a model, as in `training.init_parts` → start of its parameters' names.
+PARTS = {
+    "adapter": "adapter.",
+    "emotion": "heads.category.",
+    "dimensions": "heads.dimensions.",
+    "lora": "lora.",
+}
 
 
 @dataclass(frozen=True)
@@ -39,31 +47,38 @@ class AdapterInfo:
     licences: dict[str, str]
 
 
-def save_tensors(path: Path, model: SpeechLLM) -> None:
-    """Write the trained weights atomically."""
+def save_tensors(
+    path: Path, model: SpeechLLM, lora: Mapping[str, torch.Tensor] = MappingProxyType({})
+) -> None:
+    """Write the trained weights atomically; `lora` adds that of a model without its LLM."""
     state = {
         name: tensor.detach().cpu().contiguous()
-        for name, tensor in trained_parameters(model).items()
+        for name, tensor in (*trained_parameters(model).items(), *lora.items())
     }
     write_file(path, lambda temporary: save_file(state, temporary, metadata={"format": "pt"}))
 
 
 def trained_parameters(model: SpeechLLM) -> dict[str, torch.nn.Parameter]:
-    """Trained parameters by name: all that a checkpoint holds."""
+    """Adapter, heads and LoRA by name: all that a checkpoint holds, frozen heads too."""
     return dict(model.named_parameters())
 
 
-def load_tensors(path: Path, model: SpeechLLM, fresh_lora: bool = False) -> None:
+def load_tensors(
+    path: Path, model: SpeechLLM, parts: Sequence[str] = tuple(PARTS), fresh_lora: bool = False
+) -> None:
     """Load trained weights into a model; `RunError` names a tensor that does not fit.
 
     Args:
+        parts: names of `PARTS` to load; the others keep their weights and may be of other shapes.
         fresh_lora: accept a file without LoRA for a model with LoRA; its LoRA stays untrained.
     """
     try:
         state = load_file(path)
     except (OSError, SafetensorError) as error:
         raise RunError(f"{path}: not a readable checkpoint ({error}); train again") from error
-    own = trained_parameters(model)
+    left_out = tuple(start for part, start in PARTS.items() if part not in parts)
+    state = {name: tensor for name, tensor in state.items() if not name.startswith(left_out)}
+    own = {n: t for n, t in trained_parameters(model).items() if not n.startswith(left_out)}
     if fresh_lora and not any(name.startswith("lora.") for name in state):
         own = {name: tensor for name, tensor in own.items() if not name.startswith("lora.")}
     for name in sorted(own.keys() | state.keys()):

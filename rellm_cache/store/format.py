@@ -25,6 +25,7 @@ from rellm_cache.config.specs import EncoderSpec, StoredSpec, TeacherSpec, diges
 from rellm_cache.errors import ConfigError, StoreError
 from rellm_cache.store.errors import raise_if_unreadable
 from rellm_cache.store.remote.mirror_paths import display_path
+from rellm_cache.utils.litter import is_litter
 
 FORMAT = "rellm-feature-store"
 FORMAT_VERSION = 1
@@ -157,7 +158,8 @@ def store_path(cache: Path, spec: StoredSpec) -> Path:
     Only the fingerprint identifies a store: its slug may come from another name of the model.
     """
     for path in cache.glob(f"*-{spec.fingerprint[:12]}"):
-        return path
+        if not is_litter(path):
+            return path
     return cache / f"{spec.slug}-{spec.fingerprint[:12]}"
 
 

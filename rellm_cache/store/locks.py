@@ -16,6 +16,7 @@ from pathlib import Path
 
 from rellm_cache.errors import StoreError
 from rellm_cache.store.format import WRITING
+from rellm_cache.utils.litter import is_litter
 
 # Errors of file systems without flock: there we write without locks and remove nothing.
 NO_LOCKS = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.ENOSYS)
@@ -87,7 +88,7 @@ def remove_own_stale(cache: Path) -> None:
 def _entries(cache: Path) -> list[Path]:
     """List paths under `.writing/` by name, including those with only a lock."""
     try:
-        entries = list((cache / WRITING).iterdir())
+        entries = [path for path in (cache / WRITING).iterdir() if not is_litter(path)]
     except (FileNotFoundError, NotADirectoryError):
         return []
     return sorted({entry.with_name(entry.name.removesuffix(".lock")) for entry in entries})

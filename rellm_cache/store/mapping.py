@@ -66,7 +66,7 @@ class Store(Mapping[str, FloatFrames]):
         """
         for utterance_id in ids:
             self._require(utterance_id)
-        if ids:
+        if len(ids) > 1:
             self._store.read_ahead(ids)
         return [self._floats(self._store.frames(i)[start:stop]) for i in ids]
 

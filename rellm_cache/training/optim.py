@@ -41,7 +41,8 @@ class Optimizer:
         self.config = config
         self.total_steps = total_steps
         self.masters = MasterWeights(
-            dict(model.named_parameters()), bf16=config.param_dtype == "bf16"
+            {name: p for name, p in model.named_parameters() if p.requires_grad},
+            bf16=config.param_dtype == "bf16",
         )
         self.tensors = list(self.masters.tensors.values())
         self.adamw = make_adamw(self.tensors, config, self.tensors[0].device)

@@ -205,7 +205,7 @@ def pinned(encoders: Mapping[str, EncoderConfig], streams: StreamSet) -> dict[st
 def finish(trainer: Trainer, start: Position, end: Position, notes: list[str]) -> TrainReport:
     """Put the best weights and their description into the run folder."""
     out, recipe, streams = trainer.out, trainer.recipe, trainer.data.streams
-    trainable = sum(p.numel() for p in trainer.model.parameters())
+    trainable = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
     if trainer.accelerator.is_main_process:
         trainer.copy_best_weights()
         info = AdapterInfo(

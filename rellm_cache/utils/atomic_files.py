@@ -22,6 +22,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from rellm_cache.errors import RellmError
+from rellm_cache.utils.litter import is_litter
 
 SUFFIX = ".partial"  # of every temporary name; the name starts with a dot
 SYNC_THREADS = 8  # a file system joins concurrent syncs into one write of its journal
@@ -101,7 +102,7 @@ def new_folder(out: Path, needed_bytes: int = 0) -> Iterator[Path]:
     Raises `RellmError` if `out` is not empty, another process is writing it, the disk has too
     little space, or writing failed.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and (not out.is_dir() or not all(map(is_litter, out.iterdir()))):
         raise RellmError(f"{out}: is there already; choose another --out, or remove it first")
     with replaced_folder(out, needed_bytes) as temporary:
         yield temporary

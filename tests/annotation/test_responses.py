@@ -209,13 +209,30 @@ def test_a_new_limit_applies_to_existing_answers(manifest: Path, recipe: Recipe)
     write_lines(waiting(manifest), answers)
     first = run(manifest, recipe)
     assert (first.generated, first.written) == (0, 4)
-    strict = replace(recipe, prompts=replace(recipe.prompts, example_tokens=89))
+    strict = replace(recipe, prompts=replace(recipe.prompts, example_tokens=92))
     report = run(manifest, strict)
     assert (report.generated, report.written) == (0, 0)
-    assert report.dropped["longer than 89 tokens"] == 4
+    assert report.dropped["longer than 92 tokens"] == 4
     content = report.path.read_text("utf-8")
     assert run(manifest, strict).path.read_text("utf-8") == content
     assert run(manifest, recipe) == first
+
+
+def test_the_limit_counts_the_end_tokens_of_a_complete_reply(
+    manifest: Path, recipe: Recipe
+) -> None:
+    # ChatML ends a reply with three tokens, one of them for the newline.
+    recipe = replace(recipe, prompts=replace(recipe.prompts, example_tokens=256))
+    lengths = {"sad": 253, "happy": 254, "angry": 256}
+    answers = [
+        {**answered(recipe, e, "We {won}!" if e == "happy" else "I lost my keys.", "So."),
+         "length": length, "early_stop": e == "angry"}
+        for e, length in lengths.items()
+    ]  # fmt: skip
+    write_lines(waiting(manifest), answers)
+    assert run(manifest, recipe).dropped["longer than 256 tokens"] == 1
+    dropped = {row["id"] for _, row in read_lines(responses_path(manifest)) if "dropped" in row}
+    assert dropped >= {u.id for u in read_manifest(manifest) if u.emotion == "happy"}
 
 
 def test_old_rows_without_length_stay(manifest: Path, recipe: Recipe) -> None:

@@ -29,6 +29,7 @@ from options import make_parser, rounded, write_figures
 
 from rellm_cache.config.recipes import load_recipe
 from rellm_cache.config.schema import Recipe
+from rellm_cache.corpus.clip_limits import DEFAULT_LIMITS
 from rellm_cache.corpus.manifest import Utterance, read_split
 from rellm_cache.data.batch import Batch
 from rellm_cache.data.examples import make_examples
@@ -82,7 +83,7 @@ class Bench:
         """The naive step, its frames made by the encoders."""
         if self.live is None:
             raise ValueError("no encoders")
-        frames = self.live.streams([self.utterances[i] for i in indices])
+        frames = self.live.streams([self.utterances[i] for i in indices], DEFAULT_LIMITS)
         self.naive_step(naive_batch([self.examples[i] for i in indices], frames), number)
 
     def times(self) -> dict[str, list[float]]:

@@ -11,6 +11,7 @@ import pytest
 import soundfile
 from trees import FELT, write_esd, write_iemocap
 
+from rellm_cache.corpus.clip_limits import ClipLimits, read_limits
 from rellm_cache.corpus.manifest import Utterance, read_manifests, read_split
 from rellm_cache.corpus.prepare import prepare
 from rellm_cache.corpus.readers.base import Corpus
@@ -62,9 +63,9 @@ def test_conversions_of_audio_are_noted(make_clip: MakeClip, tmp_path: Path) -> 
     report = prepare(of(map(utterance, paths)), tmp_path / "out")
     assert report.kept == {"train": 5}
     assert report.forms == [
-        "1 clip: 8000 Hz resampled to 16000 Hz",
-        "1 clip: 8 channels averaged to mono",
         "2 clips: 2 channels averaged to mono, 48000 Hz resampled to 16000 Hz",
+        "1 clip: 8 channels averaged to mono",
+        "1 clip: 8000 Hz resampled to 16000 Hz",
     ]
 
 
@@ -76,8 +77,8 @@ def test_unusable_clips_are_excluded_with_a_reason(make_clip: MakeClip, tmp_path
     (tmp_path / "text.wav").write_text("this is not audio " * 20)
     nan = make_clip("nan.wav", samples=np.full(16_000, np.nan, np.float32), subtype="FLOAT")
     reasons = {
-        make_clip("short.wav", seconds=0.2): "too short: 0.20 s < 1 s",
-        make_clip("long.wav", seconds=40): "too long: 40.00 s > 30 s",
+        make_clip("short.wav", seconds=0.2): "short.wav: too short, 0.20 s < 1 s",
+        make_clip("long.wav", seconds=40): "long.wav: too long, 40.00 s > 30 s",
         cut: "cannot be decoded",
         nan: "16000 samples are NaN",
         tmp_path / "empty.wav": "the file is empty (0 bytes)",
@@ -98,9 +99,29 @@ def test_unusable_clips_are_excluded_with_a_reason(make_clip: MakeClip, tmp_path
 
 def test_the_limits_can_be_changed(make_clip: MakeClip, tmp_path: Path) -> None:
     paths = [make_clip("a.wav", seconds=0.5), make_clip("b.wav", seconds=2.5)]
-    report = prepare(of(map(utterance, paths)), tmp_path / "out", 0.4, 2)
+    report = prepare(of(map(utterance, paths)), tmp_path / "out", ClipLimits(0.4, 2))
     assert report.kept == {"train": 1}
-    assert report.excluded[0]["reason"] == "too long: 2.50 s > 2 s"
+    assert "b.wav: too long, 2.50 s > 2 s" in report.excluded[0]["reason"]
+    assert read_limits(tmp_path / "out") == read_limits(tmp_path / "out/train.jsonl")
+    assert read_limits(tmp_path / "out") == ClipLimits(0.4, 2)
+
+
+def test_what_was_wrong_with_kept_files_is_noted(make_clip: MakeClip, tmp_path: Path) -> None:
+    streamed = make_clip("a.wav", rate=8_000)
+    data = streamed.read_bytes()
+    at = data.index(b"data") + 4
+    streamed.write_bytes(data[:at] + b"\xff" * 4 + data[at + 4 :])
+    silent = make_clip("silent.wav", samples=np.zeros(16_000))
+    paths = [streamed, silent, make_clip("b.wav")]
+    report = prepare(of(map(utterance, paths)), tmp_path / "out")
+    assert (report.kept, report.unreadable) == ({"train": 2}, 0)
+    assert report.forms == [
+        "1 clip: 8000 Hz resampled to 16000 Hz",
+        "1 clip: the header gives no length; read to the end of the file",
+    ]
+    assert "silent.wav: no signal" in report.excluded[0]["reason"]
+    every = prepare(of(map(utterance, paths)), tmp_path / "out", ClipLimits(keep_silent=True))
+    assert (every.kept, every.excluded) == ({"train": 3}, [])
 
 
 def test_the_file_of_a_removed_split_is_deleted(make_clip: MakeClip, tmp_path: Path) -> None:
@@ -116,7 +137,7 @@ def test_the_file_of_a_removed_split_is_deleted(make_clip: MakeClip, tmp_path: P
 
 def test_no_usable_clip_and_a_repeated_id_are_errors(make_clip: MakeClip, tmp_path: Path) -> None:
     short = make_clip("a.wav", seconds=0.2)
-    with pytest.raises(ManifestError, match=r"no usable clip among 1 clip; .* too short: 0.20 s"):
+    with pytest.raises(ManifestError, match=r"no usable clip among 1 clip; .* too short, 0.20 s"):
         prepare(of([utterance(short)]), tmp_path / "out")
     with pytest.raises(ManifestError, match=r"no usable clip among 0 clips; .* corpus is empty"):
         prepare(of([]), tmp_path / "out")

@@ -344,7 +344,7 @@ def test_charts_are_drawn_within_their_box() -> None:
     points = [tuple(map(float, p.split(","))) for p in training.points.split()]
     assert points[0][1] < points[1][1] < points[2][1]  # falling: larger y lies lower
     assert training.last == "1"
-    assert validation.last == 2.5
+    assert validation.last == "2.5"
 
 
 def test_every_loss_of_a_run_has_a_chart() -> None:

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from rellm_cache.llm.decoding import continue_prompts
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from rellm_cache.config.schema import LLMConfig
 from rellm_cache.errors import ConfigError
+from rellm_cache.llm.decoding import continue_prompts
 from rellm_cache.llm.frozen import FrozenLLM
 from rellm_cache.llm.loading import load_chat, load_llm
 from rellm_cache.utils.console import say_once
@@ -100,7 +100,9 @@ def more_tokens(folder: Path) -> None:
     """A tokenizer with a token more than the model, in ordinary words."""
     path = folder / "tokenizer.json"
     content = json.loads(path.read_text("utf-8"))
-    content["added_tokens"].append(content["added_tokens"][0] | {"id": 259, "content": "zz"})
+    content["added_tokens"].append(
+        content["added_tokens"][0] | {"id": 259, "content": "zz", "special": False}
+    )
     path.write_text(json.dumps(content))
 
 

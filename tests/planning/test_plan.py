@@ -20,7 +20,7 @@ def test_the_estimated_size_equals_what_extraction_writes(
     corpus: Path, recipe: Recipe, tmp_path: Path
 ) -> None:
     found = plan(corpus, recipe, tmp_path / "cache", clips=3)
-    assert (found.clips, found.unreadable, found.extraction.timed_clips) == (11, 0, 3)
+    assert (found.clips, found.unusable, found.extraction.timed_clips) == (11, 0, 3)
     assert found.hours == pytest.approx(21.2 / 3600)
     assert not (tmp_path / "cache").exists()
     reports = extract(corpus, recipe, tmp_path / "cache")
@@ -58,7 +58,7 @@ def test_lengths_are_read_from_files_if_the_manifest_has_none(
     rows[0]["audio"] = "../audio/gone.wav"
     write_lines(corpus / "train.jsonl", rows)
     found = plan(corpus / "train.jsonl", speech_recipe, tmp_path / "cache")
-    assert (found.clips, found.unreadable) == (7, 1)
+    assert (found.clips, found.unusable) == (7, 1)
     assert found.hours == pytest.approx(12.3 / 3600)
 
 

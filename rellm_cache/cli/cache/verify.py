@@ -78,8 +78,8 @@ def _show_checks(checks: "list[StoreCheck]") -> None:
             click.echo(
                 f"{display_path(check.path)}: intact, {counted(clips, 'utterance')} in {parts}"
             )
-            continue
-        click.echo(f"{display_path(check.path)}: damaged")
+        else:
+            click.echo(f"{display_path(check.path)}: damaged")
         for problem in check.problems:
             click.echo(f"  {problem}")
         for part in check.parts:
@@ -87,6 +87,8 @@ def _show_checks(checks: "list[StoreCheck]") -> None:
                 click.echo(f"  {part.path.name}: {problem}")
             if part.lost:
                 click.echo(f"    {counted(len(part.lost), 'utterance')}: {first_ids(part.lost)}")
+        for path in check.all_unknown:
+            click.echo(f"  {path}: not part of the store; ignored")
 
 
 def _show_audio(reports: "list[AudioReport]") -> None:
@@ -135,6 +137,7 @@ def _to_json(
             "parts": len(check.parts),
             "utterances": sum(len(part.ids) for part in check.parts),
             "problems": check.problems,
+            "unknown": [str(path) for path in check.all_unknown],
             "damaged_parts": [
                 {"part": part.path.name, "problems": part.problems, "utterances": part.lost}
                 for part in check.parts

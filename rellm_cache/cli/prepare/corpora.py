@@ -46,13 +46,14 @@ def corpus_command(name: str) -> click.Command:
         is_flag=True,
         help="Accept a corpus with fewer or more clips than expected.",
     )
-    @options.clip_seconds
+    @options.clip_limits
     def prepare(
         root: Path,
         out: Path,
         allow_partial: bool,
         min_seconds: float,
         max_seconds: float,
+        keep_silent: bool,
         **given: Any,
     ) -> int:
         corpus = read_corpus(name, root, given)
@@ -62,6 +63,7 @@ def corpus_command(name: str) -> click.Command:
             allow_partial=allow_partial,
             min_seconds=min_seconds,
             max_seconds=max_seconds,
+            keep_silent=keep_silent,
         )
 
     text = inspect.cleandoc(plugin.loaded.__doc__ or f"The corpus {name}.")

@@ -21,19 +21,28 @@ SHOWN_CLIPS = 10
 EXIT_CODES = "Exit code 3: done, but sound files are missing or cannot be read; they are listed."
 
 
-def prepare_and_show(corpus: "Corpus", out: "Path", **options: Any) -> int:
+def prepare_and_show(
+    corpus: "Corpus",
+    out: "Path",
+    min_seconds: float,
+    max_seconds: float,
+    keep_silent: bool,
+    **options: Any,
+) -> int:
     """Write the manifest of a corpus and print the report; returns the exit code.
 
     Args:
         options: further arguments of `corpus.prepare.prepare`.
     """
+    from rellm_cache.corpus.clip_limits import ClipLimits
     from rellm_cache.corpus.prepare import prepare
 
-    return _show_report(prepare(corpus, out, **options))
+    limits = ClipLimits(min_seconds, max_seconds, keep_silent)
+    return _show_report(prepare(corpus, out, limits, **options))
 
 
 def _show_report(report: "PrepareReport") -> int:
-    from rellm_cache.corpus.statistics import REPORT
+    from rellm_cache.corpus.clip_limits import REPORT
 
     corpus = report.corpus
     drawn = "" if corpus.seed is None else f", seed {corpus.seed}"

@@ -38,7 +38,7 @@ def column_options(command: options.Command) -> options.Command:
     default="train",
     help="Split of rows without one.",
 )
-@options.clip_seconds
+@options.clip_limits
 def folder(table: Path, vad_scale: tuple[float, float], split: str, **others: Any) -> int:
     """Audio files with a table.
 

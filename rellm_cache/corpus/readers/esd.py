@@ -63,7 +63,7 @@ class EsdSplits:
 
 @register_corpus("esd", options=EsdSplits)
 def read_esd(root: Path, how: EsdSplits | None = None) -> Corpus:
-    """Read ESD, its English half: 14,000 clips of ten speakers in four emotions.
+    """Read ESD, its English half: 14,000 clips.
 
     ROOT has the folders 0011 … 0020. Clips are sorted by id.
 

@@ -60,9 +60,9 @@ class IemocapSplits:
 
 @register_corpus("iemocap", options=IemocapSplits)
 def read_iemocap(root: Path, splits: IemocapSplits | None = None) -> Corpus:
-    """Read IEMOCAP: 5,531 clips labelled neutral, happy or excited (both happy), angry and sad.
+    """Read IEMOCAP: 5,531 clips of four classes.
 
-    ROOT has the folders Session1 … Session5. Clips are sorted by id.
+    Excited counts as happy. ROOT has the folders Session1 … Session5. Clips are sorted by id.
 
     Raises:
         ManifestError: there is no session, a line of labels cannot be read, or many clips have

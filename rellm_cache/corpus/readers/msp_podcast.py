@@ -56,7 +56,7 @@ class MspPodcastSplits:
 
 @register_corpus("msp-podcast", options=MspPodcastSplits)
 def read_msp_podcast(root: Path, how: MspPodcastSplits | None = None) -> Corpus:
-    """Read MSP-Podcast: its clips labelled neutral, happy, angry or sad.
+    """Read MSP-Podcast: its clips of four classes.
 
     ROOT has the folders Labels, Audios and Transcripts. Clips are sorted by file name.
 

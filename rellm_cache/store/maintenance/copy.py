@@ -16,6 +16,7 @@ from rellm_cache.store.remote.download import complete_part
 from rellm_cache.store.remote.mirror import sync_mirror
 from rellm_cache.store.writer import create_store
 from rellm_cache.utils.console import Tick
+from rellm_cache.utils.litter import is_litter
 
 
 @dataclass
@@ -72,14 +73,20 @@ def require_equal_quantization(store: Path, added: Quantization | None) -> None:
         )
 
 
+def _litter(_folder: str, names: list[str]) -> list[str]:
+    return [name for name in names if is_litter(Path(name))]
+
+
 def _copy_part(part: Path, target: Path, info: StoreInfo) -> int:
     count = 0
 
     def write(temporary: Path) -> None:
         nonlocal count
         with complete_part(part) as folder:
-            shutil.copytree(folder, temporary)
+            shutil.copytree(folder, temporary, ignore=_litter)
         copied = check_part(temporary, info)
+        for file in copied.unknown:
+            file.unlink()
         if copied.problems:
             require_intact(check_stored(part, info))  # raises if the source is damaged
             raise StoreError(

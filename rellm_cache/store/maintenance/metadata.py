@@ -20,6 +20,7 @@ from rellm_cache.store.errors import raise_if_unreadable
 from rellm_cache.store.format import FRAMES, StoreInfo, checksum_matches, parse_info
 from rellm_cache.store.maintenance.unverified_part import UnverifiedPart, chunk_file
 from rellm_cache.store.part_writer import array_digest, create_column, create_frames
+from rellm_cache.utils.litter import is_litter
 
 # Keys of the attributes in early parts, which have no checksum.
 PART_KEYS = frozenset(("utterances",))
@@ -74,7 +75,7 @@ def recorded_writers(parts: Iterable[Path]) -> list[dict[str, str]]:
 
 
 def metadata_problems(part: UnverifiedPart, info: StoreInfo) -> list[str]:
-    """List differences of a part's attributes, metadata and files from what its writer wrote.
+    """List differences of a part's attributes and metadata from what its writer wrote.
 
     Raises `UnreadableError` if a file exists but cannot be read.
     """
@@ -82,7 +83,7 @@ def metadata_problems(part: UnverifiedPart, info: StoreInfo) -> list[str]:
         own = read_part_attributes(part.path)
         of_store = parse_info(own["store"], part.path) if "store" in own else info
     except StoreError as error:
-        return [str(error), *_derived_problems(part, info), *_file_problems(part)]
+        return [str(error), *_derived_problems(part, info)]
     problems = []
     if own["utterances"] != len(part.ids):
         problems.append(
@@ -94,7 +95,7 @@ def metadata_problems(part: UnverifiedPart, info: StoreInfo) -> list[str]:
         problems += _digest_problems(part, own["arrays"])
     else:
         problems += _derived_problems(part, info)
-    return problems + _file_problems(part)
+    return problems
 
 
 def _digest_problems(part: UnverifiedPart, digests: dict[str, str]) -> list[str]:
@@ -149,13 +150,10 @@ def _array_problems(path: Path, expected: dict[str, Any]) -> list[str]:
     ]
 
 
-def _file_problems(part: UnverifiedPart) -> list[str]:
-    """List unexpected files; missing ones are found when they are read."""
+def unknown_files(part: UnverifiedPart) -> list[Path]:
+    """List files that no reader looks at, without litter."""
     known = {part.path / "zarr.json", part.path / FRAMES / "zarr.json", *part.shard_files}
     for name in part.columns:
         known |= {part.path / name / "zarr.json", chunk_file(part.path, name)}
-    return [
-        f"{file}: an unexpected file"
-        for file in sorted(part.path.rglob("*"))
-        if not file.is_dir() and file not in known
-    ]
+    found = sorted(file for file in part.path.rglob("*") if not file.is_dir())
+    return [file for file in found if file not in known and not is_litter(file)]

@@ -4,13 +4,14 @@ Columns, shard indices and the frames of each utterance have a CRC-32C, padding 
 attributes have a checksum, and the metadata of arrays has digests (see `metadata`).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rellm_cache.errors import StoreError
 from rellm_cache.store.errors import quantization_mismatch
 from rellm_cache.store.format import (
+    METADATA,
     PART_NAME,
     SHARD_BYTES,
     StoreInfo,
@@ -18,7 +19,12 @@ from rellm_cache.store.format import (
     read_info,
     require_cache_root,
 )
-from rellm_cache.store.maintenance.metadata import metadata_problems, part_info, read_group
+from rellm_cache.store.maintenance.metadata import (
+    metadata_problems,
+    part_info,
+    read_group,
+    unknown_files,
+)
 from rellm_cache.store.maintenance.unverified_part import (
     UnverifiedPart,
     column_conflicts,
@@ -29,6 +35,7 @@ from rellm_cache.store.quantization import Quantization
 from rellm_cache.store.remote.download import complete_part
 from rellm_cache.store.remote.mirror_paths import display_path
 from rellm_cache.utils.console import Tick
+from rellm_cache.utils.litter import is_litter
 
 
 @dataclass(frozen=True)
@@ -42,6 +49,7 @@ class PartCheck:
     damaged: list[int]  # rows with damaged frames
     ids: list[str]  # of all its rows, as far as they can be read
     ids_are_intact: bool = True  # whether the columns of ids match their checksums
+    unknown: Sequence[Path] = ()  # files that are no part of it and that no reader looks at
 
     def digest(self, row: int) -> bytes | None:
         """Return the audio digest of one row; None if the columns are damaged."""
@@ -69,6 +77,12 @@ class StoreCheck:
     problems: list[str]  # of the store's own metadata and folder, including `misplaced`
     misplaced: list[str]  # problems that a user must solve by moving something out of the store
     parts: list[PartCheck]  # result of each part, oldest first
+    unknown: list[Path]  # files and folders that are neither metadata nor parts
+
+    @property
+    def all_unknown(self) -> list[Path]:
+        """Files and folders in the store and in its parts that no reader looks at."""
+        return [*self.unknown, *(path for part in self.parts for path in part.unknown)]
 
     @property
     def is_intact(self) -> bool:
@@ -82,7 +96,9 @@ def find_stores(cache: Path) -> list[Path]:
     Raises `StoreError` if there are none, or `cache` is itself a store.
     """
     require_cache_root(cache)
-    found = {file.parent for pattern in ("*/zarr.json", "*/part-*") for file in cache.glob(pattern)}
+    found = {file.parent for file in cache.glob("*/zarr.json")}
+    found |= {part.parent for part in cache.glob("*/part-*") if part.is_dir()}
+    found = {path for path in found if not is_litter(path)}
     if not found:
         raise StoreError(f"{display_path(cache)}: found no store; `rellm extract` makes them")
     return sorted(found)
@@ -103,7 +119,10 @@ def check_store(path: Path, tick: Tick, shard_bytes: int = SHARD_BYTES) -> Store
         info = info or next(filter(None, map(part_info, list_parts(path))), None)
     if info is not None:
         info = replace(info, shard_bytes=shard_bytes)
-    misplaced = [*_unexpected_entries(path)]
+    others = [entry for entry in sorted(path.iterdir()) if entry.name != METADATA]
+    others = [e for e in others if not is_litter(e) and not PART_NAME.fullmatch(e.name)]
+    taken = list_parts(path)  # by readers, also with other names
+    misplaced = [f"{e}: not a part; move it out of the store" for e in others if e in taken]
     parts = []
     for part in list_parts(path):
         if info is not None and PART_NAME.fullmatch(part.name):
@@ -112,7 +131,8 @@ def check_store(path: Path, tick: Tick, shard_bytes: int = SHARD_BYTES) -> Store
                 parts.append(check)
         tick(1, path.name)
     misplaced += _mixed_quantization(parts)
-    return StoreCheck(path, info, [*problems, *misplaced], misplaced, parts)
+    unknown = [e for e in others if e not in taken]
+    return StoreCheck(path, info, [*problems, *misplaced], misplaced, parts, unknown)
 
 
 def _mixed_quantization(parts: list[PartCheck]) -> Iterator[str]:
@@ -124,13 +144,6 @@ def _mixed_quantization(parts: list[PartCheck]) -> Iterator[str]:
             first = first or (part.path, found)
             if not found.equals(first[1]):
                 yield quantization_mismatch(part.path, first[0])
-
-
-def _unexpected_entries(path: Path) -> Iterator[str]:
-    """Yield a problem for each entry of a store that is neither its metadata nor a part."""
-    for entry in sorted(path.iterdir()):
-        if entry.name != "zarr.json" and not PART_NAME.fullmatch(entry.name):
-            yield f"{entry}: not a part; move it out of the store"
 
 
 def check_stored(part: Path, info: StoreInfo) -> PartCheck:
@@ -145,7 +158,8 @@ def check_stored(part: Path, info: StoreInfo) -> PartCheck:
         if check.contents is not None:
             check.contents.release()
     problems = [problem.replace(str(folder), display_path(part)) for problem in check.problems]
-    return replace(check, path=part, problems=problems)
+    unknown = [part / file.relative_to(folder) for file in check.unknown]
+    return replace(check, path=part, problems=problems, unknown=unknown)
 
 
 def check_part(path: Path, info: StoreInfo) -> PartCheck:
@@ -172,7 +186,8 @@ def check_part(path: Path, info: StoreInfo) -> PartCheck:
             f"frames of {len(damaged)} of {len(contents.ids)} utterances do not match their "
             "checksum"
         )
-    return PartCheck(path, problems, contents, damaged, contents.ids)
+    unknown = unknown_files(contents)
+    return PartCheck(path, problems, contents, damaged, contents.ids, unknown=unknown)
 
 
 def require_intact(check: PartCheck) -> UnverifiedPart:

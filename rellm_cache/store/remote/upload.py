@@ -15,6 +15,7 @@ from rellm_cache.store.remote.client import Remote, RemoteError
 from rellm_cache.store.remote.eviction import evict_over_limit
 from rellm_cache.store.remote.mirror_paths import OUTGOING, origin_url
 from rellm_cache.utils.atomic_files import rename, rename_new
+from rellm_cache.utils.litter import is_litter
 
 
 def commit_part(temporary: Path, part: Path) -> None:
@@ -106,7 +107,7 @@ def _lock(pending: Path) -> Path:
 def _upload_part(pending: Path, root: Path, url: str) -> None:
     """Upload a pending part, except files already there, and rename it into the mirror."""
     prefix = f"{pending.parent.name}/{pending.name}"
-    files = (path for path in pending.rglob("*") if path.is_file())
+    files = (path for path in pending.rglob("*") if path.is_file() and not is_litter(path))
     own = {file.relative_to(pending).as_posix(): file for file in files}
     try:
         remote = Remote(url)
