@@ -197,7 +197,7 @@ def test_a_damaged_recipe_is_read_or_refused_with_its_name(tmp_path: Path, seed:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a = [", r"a\.toml: not valid TOML: .*(line 1|end of document).*; correct it there"),
+        ("a = [", r"a\.toml: not valid TOML: .*; correct it there"),
         (f"seed = {'[' * 3000}", "not valid TOML: brackets are nested too deep"),
         (f"seed = 0x{'F' * 9000}", "not valid TOML: an integer of 36000 bits"),
         (f"seed = {'9' * 5000}", "not valid TOML: Exceeds the limit"),
