@@ -39,6 +39,7 @@ from rellm_cache.runs.provenance import run_cache
 from rellm_cache.runs.shared_models import SharedModels
 from rellm_cache.runs.weights import RECIPE, adapter_digest, load_info, load_run, run_recipe
 from rellm_cache.utils.atomic_files import write_json
+from rellm_cache.utils.checksums import recorded
 from rellm_cache.utils.console import counted, say
 from rellm_cache.utils.devices import default_device
 from rellm_cache.utils.resumable_table import FINGERPRINT, ResultTable, Row, read_rows
@@ -169,8 +170,9 @@ def judge(
         found = summarize_judged(judged, str(run), mode, judge_config.model, settings.top)
         if not _is_finished(table, rows):
             made = {FINGERPRINT: table[_key_of(rows[0])][FINGERPRINT]}
-            write_json(_summary(table), found.to_json())
-            table.finish({**asdict(answer), **made} for answer in judged)
+            with recorded(run, f"{JUDGED}.json", f"{JUDGED}.jsonl"):
+                write_json(_summary(table), found.to_json())
+                table.finish({**asdict(answer), **made} for answer in judged)
         scores.append(found)
     return scores
 

@@ -36,6 +36,7 @@ from rellm_cache.inference.responders import (
 )
 from rellm_cache.runs.shared_models import SharedModels
 from rellm_cache.runs.weights import run_recipe
+from rellm_cache.utils.checksums import require_intact
 from rellm_cache.utils.model_files import file_digest
 from rellm_cache.utils.resumable_table import FINGERPRINT, ResultTable, fingerprint_of
 
@@ -222,6 +223,7 @@ def prediction_rows(
 
 
 def read_predictions(path: Path) -> dict[str, dict[str, str]]:
-    """Utterance id → row of a `predictions.csv`."""
+    """Utterance id → row of a `predictions.csv`; `RunError` if it differs from its checksum."""
+    require_intact(path, "remove it, and evaluate the run again")
     with path.open(encoding="utf-8", newline="") as file:
         return {row["id"]: row for row in csv.DictReader(file)}

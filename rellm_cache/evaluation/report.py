@@ -15,8 +15,8 @@ from rellm_cache.corpus.audio import SAMPLE_RATE, load_clip
 from rellm_cache.corpus.manifest import Utterance
 from rellm_cache.errors import AudioError
 from rellm_cache.inference.responders import Generation
+from rellm_cache.training.loop import read_metrics
 from rellm_cache.utils.html import render_page
-from rellm_cache.utils.resumable_table import read_journal
 
 REPORT = "report.html"
 WIDTH, HEIGHT = 420, 220
@@ -81,7 +81,7 @@ def render_report(
         recipe=recipe,
         recipe_toml=to_toml(recipe),
         scores=scores,
-        charts=charts(list(read_journal(run / "metrics.jsonl"))),
+        charts=charts(list(read_metrics(run))),
         samples=[_sample(u, by_id.get(u.id)) for u in chosen],
         box=(WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM),
     )

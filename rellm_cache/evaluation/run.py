@@ -18,15 +18,21 @@ from rellm_cache.config.schema import Recipe
 from rellm_cache.corpus.manifest import Utterance
 from rellm_cache.empathy.scorer_folder import load_card
 from rellm_cache.errors import ConfigError, ManifestError, RunError
-from rellm_cache.evaluation.predictions import PREDICTIONS, PredictionLog, prediction_rows
+from rellm_cache.evaluation.predictions import (
+    EVALUATED,
+    PREDICTIONS,
+    PredictionLog,
+    prediction_rows,
+)
 from rellm_cache.evaluation.report import REPORT, render_report
 from rellm_cache.evaluation.scores import Scores, make_scores
 from rellm_cache.runs.card import CARD, SCORES, read_card, render_card
 from rellm_cache.runs.provenance import TRAINING, run_cache, summarize_data
-from rellm_cache.runs.publish import SUMS, is_published
+from rellm_cache.runs.publish import is_published
 from rellm_cache.runs.shared_models import SharedModels
 from rellm_cache.runs.weights import RECIPE
 from rellm_cache.utils.atomic_files import csv_text, update_text
+from rellm_cache.utils.checksums import SUMS, recorded
 from rellm_cache.utils.console import counted, say
 from rellm_cache.utils.devices import use_threads
 
@@ -94,14 +100,16 @@ def evaluate(
     scores = make_scores(data, utterances, predictions, recipe.heads.emotions, empathy)
     figures = scores.to_json()
     out.mkdir(parents=True, exist_ok=True)
-    written = [
-        log.finish(),
-        update_text(out / SCORES, json.dumps(figures, indent=2) + "\n"),
-        update_text(out / PREDICTIONS, csv_text(*prediction_rows(utterances, predictions))),
-        update_text(out / REPORT, render_report(run, recipe, figures, chosen, shown)),
-    ]
-    if _is_own(run, out) and (run / TRAINING).exists():
-        written.append(update_text(run / CARD, render_card(read_card(run))))
+    page = render_report(run, recipe, figures, chosen, shown)
+    with recorded(out, EVALUATED, SCORES, PREDICTIONS, REPORT, CARD):
+        written = [
+            log.finish(),
+            update_text(out / SCORES, json.dumps(figures, indent=2) + "\n"),
+            update_text(out / PREDICTIONS, csv_text(*prediction_rows(utterances, predictions))),
+            update_text(out / REPORT, page),
+        ]
+        if _is_own(run, out) and (run / TRAINING).exists():
+            written.append(update_text(run / CARD, render_card(read_card(run))))
     if not any(written):
         clips = counted(len(utterances), "clip is", "clips are")
         say(f"{out}: nothing to do, {clips} scored")

@@ -34,7 +34,7 @@ from rellm_cache.data.streams import StreamSet
 from rellm_cache.errors import ConfigError
 from rellm_cache.llm.frozen import FrozenLLM
 from rellm_cache.model.losses.registry import active_losses
-from rellm_cache.runs.card import write_card
+from rellm_cache.runs.card import CARD, write_card
 from rellm_cache.runs.folder import create_run_folder, record_data, require_same_recipe
 from rellm_cache.runs.licences import model_licences
 from rellm_cache.runs.provenance import (
@@ -46,12 +46,19 @@ from rellm_cache.runs.provenance import (
     summarize_data,
 )
 from rellm_cache.runs.shared_models import SharedModels
-from rellm_cache.runs.weights import RECIPE, WEIGHTS, AdapterInfo, save_config
+from rellm_cache.runs.weights import CONFIG, RECIPE, WEIGHTS, AdapterInfo, save_config
 from rellm_cache.training.callbacks import Callback, TrainReport
 from rellm_cache.training.checkpoints import Position
-from rellm_cache.training.loop import Trainer, TrainingData, make_accelerator, read_metrics
+from rellm_cache.training.loop import (
+    METRICS,
+    Trainer,
+    TrainingData,
+    make_accelerator,
+    read_metrics,
+)
 from rellm_cache.training.validation import selection_score
-from rellm_cache.utils.atomic_files import write_text
+from rellm_cache.utils.atomic_files import update_text
+from rellm_cache.utils.checksums import recorded
 from rellm_cache.utils.devices import describe_machine, use_threads
 from rellm_cache.utils.model_files import file_digest, locate_model, weights_digest
 from rellm_cache.version import __version__
@@ -115,14 +122,18 @@ def train(
     trainer = Trainer(recipe, data, out, llm, accelerator, callbacks)
     start = trainer.restore()
     if accelerator.is_main_process:
-        write_text(out / RECIPE, to_toml(recipe))
+        with recorded(out, RECIPE):
+            update_text(out / RECIPE, to_toml(recipe))
     with use_threads("models" if recipe.needs_llm else "heads"):
         end = trainer.run(start)
-    report = finish(trainer, start, end, notes)
-    if accelerator.is_main_process:
+    if not accelerator.is_main_process:
+        return finish(trainer, start, end, notes)
+    trainer.copy_best_weights(end)
+    with recorded(out, CONFIG, METRICS, TRAINING, CARD):
+        report = finish(trainer, start, end, notes)
         record(trainer, report, summaries, cache)
-        for callback in callbacks:
-            callback.on_end(report)
+    for callback in callbacks:
+        callback.on_end(report)
     return report
 
 
@@ -194,11 +205,10 @@ def pinned(encoders: Mapping[str, EncoderConfig], streams: StreamSet) -> dict[st
 
 
 def finish(trainer: Trainer, start: Position, end: Position, notes: list[str]) -> TrainReport:
-    """Put the best weights and their description into the run folder."""
+    """Put the description of the weights into the run folder, and report on the run."""
     out, recipe, streams = trainer.out, trainer.recipe, trainer.data.streams
     trainable = sum(p.numel() for p in trainer.model.parameters())
     if trainer.accelerator.is_main_process:
-        trainer.copy_best_weights()
         info = AdapterInfo(
             sizes=streams.sizes,
             output_size=trainer.model.adapter.output_size,
@@ -217,20 +227,23 @@ def finish(trainer: Trainer, start: Position, end: Position, notes: list[str]) -
         stopped=end.stopped,
         resumed_at=start.step,
         seconds=end.seconds,
-        validation=_best_scores(recipe.training.best_metric, epochs),
+        validation=_best_scores(recipe.training.best_metric, epochs, end),
         untrained=epochs[0]["validation"] if epochs else {},
         trainable=trainable,
         notes=notes,
     )
 
 
-def _best_scores(metric: str, epochs: list[dict[str, Any]]) -> dict[str, float]:
+def _best_scores(metric: str, epochs: list[dict[str, Any]], end: Position) -> dict[str, float]:
     """Validation scores of the epoch with the best weights."""
-    trained = [row for row in epochs if row["epoch"] > 0]
-    best = max(
-        trained, key=lambda r: selection_score(metric, r["validation"], r["epoch"]), default={}
-    )
-    return dict(best.get("validation", {}))
+    best = {
+        row["epoch"]: dict(row["validation"])
+        for row in epochs
+        if selection_score(metric, row["validation"], row["epoch"] - 1) == end.best
+    }
+    # A checkpoint of an older version does not count the epochs since the best one.
+    first: dict[str, float] = next(iter(best.values()), {})
+    return best.get(end.epoch - end.epochs_since_best, first)
 
 
 def record(
