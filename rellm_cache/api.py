@@ -79,6 +79,7 @@ def prepare(
     min_seconds: float = 1.0,
     max_seconds: float = 30.0,
     allow_partial: bool = False,
+    overwrite: bool = False,
     **options: Any,
 ) -> "PrepareReport":
     """Make a manifest from a corpus: decode every clip once, and keep the usable ones.
@@ -90,6 +91,7 @@ def prepare(
         min_seconds: shorter clips are left out.
         max_seconds: longer clips are left out.
         allow_partial: accept an incomplete copy of a known corpus.
+        overwrite: replace a manifest in `out` that was not made from this corpus.
         options: of the corpus, as the options of its `rellm prepare`.
 
     Returns:
@@ -113,7 +115,7 @@ def prepare(
         if root is None:
             raise ConfigError(f"corpus {corpus!r}: found no root, expected the corpus's folder")
         corpus = read_corpus(corpus, _local(root), options)
-    return prepare(corpus, _local(out), min_seconds, max_seconds, allow_partial)
+    return prepare(corpus, _local(out), min_seconds, max_seconds, allow_partial, overwrite)
 
 
 def extract(

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rellm_cache.config.schema import Recipe
-from rellm_cache.corpus.manifest import Utterance
+from rellm_cache.corpus.manifest import Utterance, manifest_files
 from rellm_cache.empathy.scorer_folder import load_card
 from rellm_cache.errors import ConfigError, ManifestError, RunError
 from rellm_cache.evaluation.predictions import (
@@ -35,6 +35,8 @@ from rellm_cache.utils.atomic_files import csv_text, update_text
 from rellm_cache.utils.checksums import SUMS, recorded
 from rellm_cache.utils.console import counted, say
 from rellm_cache.utils.devices import use_threads
+from rellm_cache.utils.locks import hold_folder
+from rellm_cache.utils.overwriting import overwriting, refuse_input
 
 
 @dataclass(frozen=True)
@@ -76,10 +78,24 @@ def evaluate(
             transcript; or an utterance for a text model has none.
         StoreError: the cache lacks clips.
         JournalError: a line of `evaluated.jsonl` cannot be read.
+        RellmError: another process writes `out`.
     """
     out = out or run
     _check_out(run, out)
-    log = PredictionLog(run, manifest, cache or run_cache(run), out, resources or SharedModels())
+    if not _is_own(run, out) and (out / SCORES).exists() and not (out / EVALUATED).exists():
+        raise overwriting(out / SCORES, "of `rellm evaluate`", "choose another --out, or move it")
+    for name in (EVALUATED, SCORES, PREDICTIONS, REPORT):
+        refuse_input(out / name, manifest_files(manifest))
+    with hold_folder(out):
+        log = PredictionLog(
+            run, manifest, cache or run_cache(run), out, resources or SharedModels()
+        )
+        return _evaluate(log, run, manifest, options, out)
+
+
+def _evaluate(
+    log: PredictionLog, run: Path, manifest: Path, options: EvaluationOptions, out: Path
+) -> Scores:
     recipe, utterances = log.recipe, log.utterances
     spoken = [u for u in utterances if u.text.strip()]
     if options.empathy is not None:
@@ -99,7 +115,6 @@ def evaluate(
     data = summarize_data(utterances, manifest)
     scores = make_scores(data, utterances, predictions, recipe.heads.emotions, empathy)
     figures = scores.to_json()
-    out.mkdir(parents=True, exist_ok=True)
     page = render_report(run, recipe, figures, chosen, shown)
     with recorded(out, EVALUATED, SCORES, PREDICTIONS, REPORT, CARD):
         written = [

@@ -22,7 +22,7 @@ from rellm_cache.reproduction.paper import CONTROL, MAIN, ROWS, Row
 from rellm_cache.reproduction.runs import Model
 from rellm_cache.runs.weights import CONFIG, RECIPE, load_info
 from rellm_cache.store.format import failures_path
-from rellm_cache.utils.atomic_files import write_json
+from rellm_cache.utils.atomic_files import is_temporary, write_json
 from rellm_cache.utils.console import counted, say
 from rellm_cache.utils.json_files import read_object
 
@@ -103,7 +103,7 @@ def claim_folder(request: Request) -> None:
     }
     path = request.out / SETTINGS
     if not path.exists():
-        if request.out.exists() and any(request.out.iterdir()):
+        if request.out.exists() and not all(map(is_temporary, request.out.iterdir())):
             raise RunError(
                 f"{request.out}: is not empty and holds no reproduction; choose another --out"
             )

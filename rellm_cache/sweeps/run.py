@@ -32,6 +32,7 @@ from rellm_cache.training.run import require_validation, train
 from rellm_cache.utils.atomic_files import write_json
 from rellm_cache.utils.checksums import recorded, require_intact
 from rellm_cache.utils.console import say
+from rellm_cache.utils.locks import hold_folder
 
 OUTCOME = "outcome.json"
 
@@ -221,7 +222,7 @@ def _data_digest(utterances: Iterable[Utterance], **how: Any) -> str:
 
 
 def _write_outcome(job: Job, outcome: Outcome) -> Outcome:
-    with recorded(job.out, OUTCOME):
+    with hold_folder(job.out), recorded(job.out, OUTCOME):
         write_json(job.out / OUTCOME, dataclasses.asdict(outcome))
     return outcome
 

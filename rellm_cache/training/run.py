@@ -15,9 +15,12 @@ frames from the cache and never touches audio.
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from accelerate import Accelerator
 
 from rellm_cache.annotation.teacher import open_teacher_store, teacher_spec
 from rellm_cache.config.recipes import to_toml
@@ -31,7 +34,7 @@ from rellm_cache.data.examples import (
     make_examples,
 )
 from rellm_cache.data.streams import StreamSet
-from rellm_cache.errors import ConfigError
+from rellm_cache.errors import ConfigError, RunError
 from rellm_cache.llm.frozen import FrozenLLM
 from rellm_cache.model.losses.registry import active_losses
 from rellm_cache.runs.card import CARD, write_card
@@ -60,6 +63,7 @@ from rellm_cache.training.validation import selection_score
 from rellm_cache.utils.atomic_files import update_text
 from rellm_cache.utils.checksums import recorded
 from rellm_cache.utils.devices import describe_machine, use_threads
+from rellm_cache.utils.locks import hold_folder
 from rellm_cache.utils.model_files import file_digest, locate_model, weights_digest
 from rellm_cache.version import __version__
 
@@ -93,18 +97,40 @@ def train(
         callbacks: called after each step, after each epoch and at the end.
 
     Raises:
-        ConfigError: early stopping without a validation split, or a callback returned something
-            else than None or `STOP`.
+        ConfigError: early stopping without a validation split, a validation split on which
+            `training.best_metric` has no value, or a callback returned something else than None
+            or `STOP`.
         RunError: `out` is not a run of this recipe, or was trained on other data.
+        RellmError: another process writes `out`.
         StoreError: the cache lacks a store or clips.
         ManifestError: there is no train split, or `report.json` in its folder cannot be read.
     """
     if recipe.text is not None:
-        create_run_folder(recipe, out)
+        with hold_folder(out):
+            create_run_folder(recipe, out)
         return _nothing_to_train(recipe.name, out)
     resources = resources or SharedModels()
     require_validation(recipe, manifest)
+    if (start := recipe.training.init_from) and Path(start).resolve() == out.resolve():
+        raise RunError(
+            f"{out}: training starts from the weights in this folder (training.init_from), and "
+            "would replace them; choose another --out"
+        )
     accelerator = make_accelerator(out)
+    with hold_folder(out) if accelerator.is_main_process else nullcontext():
+        return _train(recipe, manifest, cache, out, resources, accelerator, callbacks)
+
+
+def _train(
+    recipe: Recipe,
+    manifest: Path,
+    cache: Path,
+    out: Path,
+    resources: SharedModels,
+    accelerator: Accelerator,
+    callbacks: Sequence[Callback],
+) -> TrainReport:
+    """Train in a run folder that this command holds; see `train`."""
     with accelerator.main_process_first():
         create_run_folder(recipe, out)
     corpus = _read_corpus(recipe, manifest, cache, resources)
@@ -138,12 +164,37 @@ def train(
 
 
 def require_validation(recipe: Recipe, manifest: Path) -> None:
-    """Raise `ConfigError` if a recipe stops early and a manifest folder has no validation split."""
+    """Raise `ConfigError` if `training.best_metric` cannot be computed on the validation split.
+
+    Without a validation split the last epoch is kept, but training cannot stop early.
+    """
     if recipe.training.early_stopping and not (manifest / "validation.jsonl").exists():
         raise ConfigError(
             f"{manifest}: has no validation.jsonl, by which training.early_stopping = "
             f"{recipe.training.early_stopping} decides; add a validation split, or set "
             "training.early_stopping = 0"
+        )
+    metric, losses = recipe.training.best_metric, recipe.losses
+    if metric == "last" or not (manifest / "validation.jsonl").exists():
+        return
+    utterances = read_split(manifest, "validation")
+    labelled = any(u.emotion in recipe.heads.emotions for u in utterances)
+    needed = {
+        "emotions": (metric == "ua" or losses.emotion_ce or losses.emotion_lm, labelled),
+        "responses": (losses.learns_responses, any(u.response for u in utterances)),
+        "dimensions": (losses.vad and recipe.heads.dimensions, any(u.vad for u in utterances)),
+        "questions": (losses.qa_lm or any(losses.extra.values()), True),  # known later
+    }
+    wanted = {
+        name: there
+        for name, (uses, there) in needed.items()
+        if uses and (metric == "loss" or name == "emotions")
+    }
+    if not any(wanted.values()):
+        raise ConfigError(
+            f"{manifest / 'validation.jsonl'}: no clip has {' or '.join(wanted)}, so that "
+            f'training.best_metric = "{metric}" has no value; label the validation split, or set '
+            'training.best_metric = "last"'
         )
 
 

@@ -22,7 +22,9 @@ BEST = "checkpoints/best.safetensors"
 def recipe(corpus: Path, speech_recipe: Recipe, tmp_path: Path) -> Recipe:
     """A recipe without an LLM, two epochs of four steps, whose frames are in the cache."""
     extract(corpus, speech_recipe, tmp_path / "cache")
-    training = replace(speech_recipe.training, epochs=2, batch_size=2)
+    training = replace(
+        speech_recipe.training, epochs=2, batch_size=2, gradient_accumulation=1, warmup_steps=2
+    )
     return replace(speech_recipe, training=training)
 
 

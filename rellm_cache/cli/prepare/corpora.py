@@ -25,7 +25,7 @@ def corpus_options(command: Command) -> Command:
         is_flag=True,
         help="Accept a corpus with fewer or more clips than expected.",
     )
-    return partial(options.clip_seconds(command))
+    return partial(options.clip_seconds(options.overwrite(command)))
 
 
 def folders(command: Command) -> Command:

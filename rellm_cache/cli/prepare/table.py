@@ -39,6 +39,7 @@ def column_options(command: options.Command) -> options.Command:
     help="Split of rows without one.",
 )
 @options.clip_seconds
+@options.overwrite
 def folder(table: Path, vad_scale: tuple[float, float], split: str, **others: Any) -> int:
     """Audio files with a table.
 

@@ -62,6 +62,7 @@ def read_folder(
         utterances=[u if u.split else in_split(u, default_split) for u in utterances],
         splits="as the table says",
         problems=problems,
+        root=table,
     )
 
 
