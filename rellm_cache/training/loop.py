@@ -168,7 +168,14 @@ class Trainer:
         """Train from a position to the end, or until training is stopped."""
         self.accelerator.init_trackers("tensorboard")
         if position.step == 0:
-            self._record({"epoch": 0, "step": 0, "validation": self.validate()})
+            scores, metric = self.validate(), self.recipe.training.best_metric
+            if scores and not math.isfinite(selection_score(metric, scores, 0)):
+                raise RunError(
+                    f"{self.out}: training.best_metric = {metric!r} is not a finite number before "
+                    f"the first step: found {scores}; look for NaN in the LLM, the frames, or the "
+                    "weights that training starts from"
+                )
+            self._record({"epoch": 0, "step": 0, "validation": scores})
         elif not self._is_finished(position) and self.accelerator.is_main_process:
             say(f"Continuing at step {position.step} of {self.total_steps}")
         started = time.monotonic() - position.seconds
