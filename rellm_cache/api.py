@@ -43,7 +43,8 @@ def open_store(path: Location) -> "Store":
         >>> import rellm_cache as rellm
         >>> from pathlib import Path
         >>> store = rellm.open_store(next(Path("cache").glob("whisper-tiny.en-*")))
-        >>> store["demo/ben-angry-1"].shape == (store.lengths[0], store.frame_size)
+        >>> place = store.ids.index("demo/mia-happy-1")
+        >>> store["demo/mia-happy-1"].shape == (store.lengths[place], store.frame_size)
         True
     """
     from rellm_cache.store.mapping import Store
@@ -191,10 +192,10 @@ def train(
 
     Example:
         >>> import rellm_cache as rellm
-        >>> changes = {"training.epochs": 1, "training.batch_size": 64}
-        >>> report = rellm.train("heads", "manifests/demo", "cache", "runs/one", set=changes)
-        >>> sorted(report.validation)[:2]
-        ['emotion_ce_loss', 'loss']
+        >>> report: rellm.TrainReport = rellm.train("heads", "manifests/demo", "cache", "runs/one",
+        ...     set={"training.epochs": 1, "training.batch_size": 64})
+        >>> report.steps, "ua" in report.validation
+        (1, True)
     """
     from rellm_cache.config.recipes import load_recipe
 
@@ -214,6 +215,7 @@ def evaluate(
     samples: int = 6,
     in_words: bool = True,
     empathy: Location | None = None,
+    overwrite: bool = False,
 ) -> "Scores":
     """Score a run on a manifest, and write scores, predictions and a report.
 
@@ -224,10 +226,11 @@ def evaluate(
         samples: clips in the report, with their answers.
         in_words: whether the LLM also answers each emotion in words, which is slow.
         empathy: folder of an empathy scorer, to score the answers.
+        overwrite: replace the scores of another manifest in that folder.
 
     Raises:
         RunError, ManifestError, StoreError, ConfigError: the run is not finished, an input cannot
-            be used, or the cache lacks clips.
+            be used, the cache lacks clips, or the folder has the scores of another manifest.
 
     Example:
         >>> import rellm_cache as rellm
@@ -237,7 +240,8 @@ def evaluate(
     """
     from rellm_cache.evaluation.run import EvaluationOptions, evaluate
 
-    options = EvaluationOptions(samples, in_words, None if empathy is None else _local(empathy))
+    scorer = None if empathy is None else _local(empathy)
+    options = EvaluationOptions(samples, in_words, scorer, overwrite)
     own = None if cache is None else _cache(cache)
     return evaluate(
         _local(run), _local(manifest), own, options, None if out is None else _local(out)

@@ -6,7 +6,16 @@ The command line prints the message alone and ends with `exit_code`.
 
 
 class RellmError(Exception):
-    """Something the user can mend. Its text is complete without a traceback."""
+    """Something the user can mend. Its text is complete without a traceback.
+
+    Example:
+        >>> import rellm_cache as rellm
+        >>> try:
+        ...     rellm.load_recipe("heads", set={"training.epoch": 3})
+        ... except rellm.RellmError as error:
+        ...     print(error)
+        recipe 'heads': training: unknown key 'epoch'; did you mean 'epochs'?
+    """
 
     exit_code = 1
 

@@ -3,11 +3,21 @@
 import ast
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from click.testing import CliRunner
+from conftest import S3
 
 import rellm_cache as rellm
+from rellm_cache.cli import rellm as command
+from rellm_cache.config.plugins import CORPORA
+from rellm_cache.config.recipes import to_toml
+from rellm_cache.config.schema import Recipe
+from rellm_cache.errors import ConfigError, ManifestError, StoreError
 
 HEAVY = ("torch", "zarr", "click", "transformers", "numpy", "soundfile")
 
@@ -39,3 +49,114 @@ def test_every_name_is_known_to_python_and_to_type_checkers() -> None:
         assert name in dir(rellm)
     with pytest.raises(AttributeError, match="no attribute 'trian'"):
         rellm.trian  # noqa: B018
+
+
+def test_a_run_of_the_command_has_the_same_bits(
+    speech_recipe: Recipe, corpus: Path, tmp_path: Path
+) -> None:
+    file, cache, own = tmp_path / "recipe.toml", tmp_path / "cache", tmp_path / "own"
+    file.write_text(to_toml(speech_recipe))
+    (report,) = rellm.extract(file, str(corpus), str(cache))
+    assert (report.encoded, report.failed) == (11, 0)
+    trained = rellm.train(file, corpus, cache, own, set={"training.epochs": 1, "seed": 2})
+    words = f"train --recipe {file} --manifest {corpus} --cache {cache} --out {tmp_path / 'run'}"
+    changes = ["--set", "training.epochs=1", "--set", "seed=2"]
+    CliRunner().invoke(command, [*words.split(), *changes], catch_exceptions=False)
+    for name in ("adapter.safetensors", "recipe.toml"):
+        assert (own / name).read_bytes() == (tmp_path / "run" / name).read_bytes()
+    scores = rellm.evaluate(own, corpus / "test.jsonl", out=str(tmp_path / "scores"))
+    assert scores.clips == 2
+    assert (tmp_path / "scores/report.html").exists()
+    found = rellm.plan(speech_recipe, corpus, cache, clips=1)
+    assert (found.needed_bytes, found.clips, trained.steps) == (0, 11, 1)
+
+
+def test_callbacks_are_passed_on(speech_recipe: Recipe, corpus: Path, tmp_path: Path) -> None:
+    class StopAtTwo(rellm.Callback):
+        def on_step(self, step: rellm.StepReport) -> Any:
+            return rellm.STOP if step.step == 2 else None
+
+    rellm.extract(speech_recipe, corpus, tmp_path / "cache")
+    out = tmp_path / "run"
+    report = rellm.train(speech_recipe, corpus, tmp_path / "cache", out, callbacks=[StopAtTwo()])
+    assert (report.steps, report.stopped) == (2, "StopAtTwo returned STOP")
+
+
+def test_a_sweep_of_a_loaded_recipe(speech_recipe: Recipe, corpus: Path, tmp_path: Path) -> None:
+    recipe = replace(speech_recipe, training=replace(speech_recipe.training, epochs=1))
+    rellm.extract(recipe, corpus, tmp_path / "cache")
+    report = rellm.sweep(
+        recipe,
+        corpus,
+        tmp_path / "cache",
+        tmp_path / "sweep",
+        set={"training": {"learning_rate": 1e-3}},
+        variants={"mean": {"losses.vad": 0.0, "adapter.dropout": 0.1}},
+        seeds=[5],
+    )
+    assert [(run.variant, run.seed, run.error) for run in report.runs] == [
+        ("baseline", 5, ""),
+        ("mean", 5, ""),
+    ]
+    described = report.to_json()
+    assert described["recipe"] == "speech"
+    assert described["variants"]["mean"] == ["losses.vad=0.0", "adapter.dropout=0.1"]
+
+
+def test_corpora_are_prepared_by_name(corpus: Path, tmp_path: Path) -> None:
+    with CORPORA.restored():
+
+        @rellm.register_corpus("tones")
+        def read(root: Path, options: None) -> rellm.Corpus:
+            clips = sorted(root.glob("*.wav"))
+            found = [rellm.Utterance(f"tones/{c.stem}", str(c), split="train") for c in clips]
+            return rellm.Corpus("tones", found)
+
+        audio = corpus.parent / "audio"
+        report = rellm.prepare("tones", audio, tmp_path / "out", max_seconds=2.5)
+        assert report.kept == {"train": 9}
+        with pytest.raises(ConfigError, match="corpus 'tones': found no root"):
+            rellm.prepare("tones")
+        with pytest.raises(ConfigError, match="'tones' has no options"):
+            rellm.prepare("tones", audio, tmp_path / "out", seed=3)
+    with pytest.raises(ConfigError, match="no corpus is named 'tones'"):
+        rellm.prepare("tones", audio, tmp_path / "out")
+
+
+def test_a_recipe_is_changed_and_the_given_one_is_not(speech_recipe: Recipe) -> None:
+    found = rellm.load_recipe(speech_recipe, {"heads": {"emotions": ["sad", "happy"]}})
+    assert found.heads.emotions == ("sad", "happy")
+    assert replace(found, heads=speech_recipe.heads) == speech_recipe
+    assert rellm.load_recipe(speech_recipe) is speech_recipe
+    texts = rellm.load_recipe("heads", ["training.epochs=3", "llm=none"])
+    assert texts == rellm.load_recipe("heads", {"training.epochs": 3, "llm": None})
+    with pytest.raises(ConfigError, match=r"unknown key 'epoch'; did you mean 'epochs'\?"):
+        rellm.load_recipe(Path("heads"), {"training.epoch": 3})
+
+
+def test_caches_and_stores_may_be_urls(
+    speech_recipe: Recipe, corpus: Path, tmp_path: Path, s3: S3
+) -> None:
+    (report,) = rellm.extract(speech_recipe, corpus, s3.url)
+    s3.forget_copies()
+    url = f"{s3.url}/{report.path.name}"
+    rellm.extract(speech_recipe, corpus, tmp_path / "cache")
+    here = rellm.open_store(tmp_path / "cache" / report.path.name)
+    there = rellm.open_store(url)
+    assert sorted(there.ids) == sorted(here.ids)
+    assert repr(there).startswith(f"Store('{url}': 11 clips")
+    for name in here:
+        np.testing.assert_array_equal(there[name], here[name])
+    (batch, *_) = rellm.loader(speech_recipe, corpus, s3.url, shuffle=False)
+    assert batch.ids == ("tones/00", "tones/01")
+    with pytest.raises(StoreError, match="no such store"):
+        rellm.open_store(f"{s3.url}/prosody-1d0f958b8571")
+
+
+def test_other_urls_are_refused(speech_recipe: Recipe, corpus: Path) -> None:
+    with pytest.raises(ConfigError, match="s3://b/m: only caches and stores may be URLs"):
+        rellm.train(speech_recipe, "s3://b/m")
+    with pytest.raises(ConfigError, match="s3://b/run: only caches"):
+        rellm.load_run("s3://b/run")
+    with pytest.raises(ManifestError, match=r"test\.jsonl: found no folder"):
+        rellm.train(speech_recipe, corpus / "test.jsonl")

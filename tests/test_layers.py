@@ -15,7 +15,8 @@ DESIGN = PACKAGE.parent / "docs" / "design.md"
 
 def layers() -> list[str]:
     """Packages and modules of rellm_cache from the bottom up, as docs/design.md lists them."""
-    block = re.search(r"^## The tree\n.*?^```\n(.*?)^```", DESIGN.read_text("utf-8"), re.M | re.S)
+    page = DESIGN.read_text("utf-8")
+    block = re.search(r"^## The tree\n.*?^```\w*\n(.*?)^```", page, re.M | re.S)
     assert block, "docs/design.md has no fenced list below `## The tree`"
     return re.findall(r"^  (\w+)(?:/|\.py)? ", block[1], re.M)
 

@@ -79,17 +79,24 @@ class QuestionWriter:
         writing = Writing(settings.system, settings.tokens, settings.temperature, settings.seed)
         guesses = ((t, {"guess": self._guess(t)}) for t in unguessed)
         replies = (
-            (digest(a.prompt), asdict(a.reply)) for a in ask(self.llm, unknown, writing, size)
+            (digest(a.prompt), {"refused": a.refused, **asdict(a.reply)})
+            for a in ask(self.llm, unknown, writing, size)
         )
         table.fill("Writing", total, "replies", chain(guesses, replies))
         return total
 
-    def _guess(self, transcript: str) -> Guess:
+    def _guess(self, transcript: str) -> Guess | None:
         """Probabilities of the emotions given the transcript, calibrated with an empty one.
+
+        None if the transcript is too long for the LLM.
 
         Log-likelihoods of the labels as answers to the recognition prompt, with the transcript in
         place of the speech, minus those of an empty transcript (Zhao et al. 2021).
         """
+        labels = label_ids(self.emotions, self.llm)
+        needed = len(self._recognition(transcript)) + max(map(len, labels))
+        if not self.llm.has_positions(needed):
+            return None
         likely = self._label_log_likelihoods(transcript) - self._prior  # (C,)
         return dict(zip(self.emotions, likely.softmax(0).tolist(), strict=True))
 
@@ -97,14 +104,14 @@ class QuestionWriter:
     def _prior(self) -> torch.Tensor:
         return self._label_log_likelihoods("")
 
+    def _recognition(self, transcript: str) -> tuple[int, ...]:
+        """Token ids of the recognition request about a transcript."""
+        user = self.prompts.recognition_of(self.emotions).replace("{speech}", transcript)
+        return self.llm.chat.text_prompt(self.prompts.plain_system, user)
+
     def _label_log_likelihoods(self, transcript: str) -> torch.Tensor:
-        prompts, llm = self.prompts, self.llm
-        asked = prompts.recognition_of(self.emotions)
-        user = asked.replace("{speech}", transcript)
-        request = llm.chat.text_prompt(prompts.plain_system, user)
-        return answer_log_likelihoods(
-            llm, [llm.segment(ids=request)], label_ids(self.emotions, llm)
-        )
+        segment = self.llm.segment(ids=self._recognition(transcript))
+        return answer_log_likelihoods(self.llm, [segment], label_ids(self.emotions, self.llm))
 
 
 UNPARSABLE = "no question and answer could be read"
@@ -153,7 +160,8 @@ class _Plan:
 
 def _plan(utterances: Sequence[Utterance], settings: QASettings) -> Iterator[_Plan]:
     for utterance in utterances:
-        missing = "transcript" if not utterance.text else "emotion" if not utterance.emotion else ""
+        missing = "" if utterance.emotion else "emotion"
+        missing = missing if utterance.text.strip() else "transcript"
         if missing:
             yield _Plan(utterance, {}, f"no {missing}")
             continue
@@ -191,8 +199,10 @@ def _finished(path: Path, plans: Sequence[_Plan]) -> Iterator[Row]:
         if item is None or request is None or row.prompt != digest(request.user):
             continue
         own = {FINGERPRINT: row.fingerprint}
-        yield {"id": row.prompt, **own, "text": row.written, "early_stop": row.early_stop}
-        if row.guess is not None:
+        refused = "" if row.written or row.dropped == UNPARSABLE else row.dropped
+        reply = {"text": row.written, "early_stop": row.early_stop, "refused": refused}
+        yield {"id": row.prompt, **own, **reply}
+        if row.guess is not None or row.type == "emotion":
             yield {"id": item.utterance.text, **own, "guess": row.guess}
 
 
@@ -253,7 +263,7 @@ def _unparsed_row(
         seed=settings.seed,
         written=reply["text"],
         guess=table[utterance.text]["guess"] if kind == "emotion" else None,
-        dropped=UNPARSABLE,
+        dropped=reply.get("refused") or UNPARSABLE,
     )
 
 

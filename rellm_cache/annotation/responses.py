@@ -24,8 +24,9 @@ from rellm_cache.corpus.manifest import (
     responses_path,
 )
 from rellm_cache.llm.frozen import FrozenLLM
-from rellm_cache.llm.loading import llm_identity, load_llm
-from rellm_cache.llm.refusals import refusal_reason
+from rellm_cache.llm.loading import llm_identity, load_chat, load_llm
+from rellm_cache.llm.prompts import fill_placeholders
+from rellm_cache.llm.refusals import EMPTY, refusal_reason
 from rellm_cache.utils.devices import default_device
 from rellm_cache.utils.locks import hold_file
 from rellm_cache.utils.overwriting import overwriting
@@ -68,6 +69,7 @@ def respond(
     config = recipe.require_llm()
     load = cache(lambda: load_llm(config, device or default_device()))
     fingerprint = reply_fingerprint(config, recipe.prompts)
+    limit = recipe.prompts.example_tokens, len(load_chat(config).end_ids)
     replies: dict[str, Row] = {}  # by prompt, of all files
     reports, files = [], manifest_files(manifest)
     for out in [] if overwrite else map(responses_path, files):
@@ -78,7 +80,7 @@ def respond(
     for file in files:
         with hold_file(responses_path(file)):
             reports.append(
-                _respond_to(file, recipe.prompts, fingerprint, replies, load, batch_size)
+                _respond_to(file, recipe.prompts, limit, fingerprint, replies, load, batch_size)
             )
     return reports
 
@@ -98,6 +100,7 @@ def reply_fingerprint(llm: LLMConfig, prompts: PromptsConfig) -> str:
 def _respond_to(
     file: Path,
     prompts: PromptsConfig,
+    limit: tuple[int, int],
     fingerprint: str,
     replies: dict[str, Row],
     load: Callable[[], FrozenLLM],
@@ -115,14 +118,16 @@ def _respond_to(
     if left:
         writing = Writing(prompts.empathetic_system, prompts.expected_response_tokens)
         found = ask(load(), left, writing, batch_size)
-        replied = ((a.prompt, {"length": a.length, **asdict(a.reply)}) for a in found)
+        replied = (
+            (a.prompt, {"length": a.length, "refused": a.refused, **asdict(a.reply)}) for a in found
+        )
         table.fill("Responding", len(left), "prompts", replied)
-    rows, limit = [], prompts.example_tokens
+    rows = []
     for utterance in utterances:
         prompt = requests[utterance.id]
         own = {"id": utterance.id, FINGERPRINT: fingerprint}
         if prompt is None:
-            missing = "transcript" if not utterance.text else "emotion"
+            missing = "transcript" if not utterance.text.strip() else "emotion"
             rows.append({**own, "dropped": f"no {missing}"})
         else:
             row = old.get((utterance.id, prompt))
@@ -131,7 +136,7 @@ def _respond_to(
                 or {
                     **own,
                     "prompt": prompt,
-                    **_accept_or_drop(table[prompt], limit),
+                    **_accept_or_drop(table[prompt], *limit),
                 }
             )
     table.finish(rows)
@@ -144,13 +149,18 @@ def _reply_of(row: Row) -> Row:
     """The reply to a prompt, from the row of an utterance."""
     text = row.get("response", row.get("text", ""))
     kept = {name: row.get(name) for name in (FINGERPRINT, "early_stop", "length")}
-    return {"id": row["prompt"], "text": text, **kept}
+    reason = row.get("dropped", "")
+    refused = "" if text or reason == EMPTY else reason
+    return {"id": row["prompt"], "text": text, "refused": refused, **kept}
 
 
-def _accept_or_drop(reply: Mapping[str, Any], limit: int) -> Row:
-    """Mark a reply as accepted or dropped; `limit` counts tokens of request plus reply."""
-    reason = refusal_reason(reply["text"])
-    if reason is None and reply["length"] > limit:
+def _accept_or_drop(reply: Mapping[str, Any], limit: int, end: int) -> Row:
+    """Mark a reply as accepted or dropped.
+
+    `limit` counts tokens of request and reply, and the `end` tokens that complete a reply.
+    """
+    reason = reply.get("refused") or refusal_reason(reply["text"])
+    if reason is None and reply["length"] + (0 if reply["early_stop"] else end) > limit:
         reason = f"longer than {limit} tokens"
     kept = {"dropped": reason, "text": reply["text"]} if reason else {"response": reply["text"]}
     return {**kept, "early_stop": bool(reply["early_stop"]), "length": reply["length"]}
@@ -158,6 +168,7 @@ def _accept_or_drop(reply: Mapping[str, Any], limit: int) -> Row:
 
 def response_request(utterance: Utterance, template: str) -> str | None:
     """The user's turn of step 1; None if the transcript or the emotion is missing."""
-    if not utterance.text or not utterance.emotion:
+    if not utterance.text.strip() or not utterance.emotion:
         return None
-    return template.replace("{emotion}", utterance.emotion).replace("{transcript}", utterance.text)
+    values = {"emotion": utterance.emotion, "transcript": utterance.text}
+    return fill_placeholders(template, values)

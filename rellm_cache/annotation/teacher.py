@@ -18,7 +18,7 @@ from rellm_cache.annotation.responses import response_request
 from rellm_cache.config.schema import LLMConfig, LossesConfig, PromptsConfig, Recipe
 from rellm_cache.config.specs import TeacherSpec, digest
 from rellm_cache.corpus.manifest import Utterance, read_manifests
-from rellm_cache.data.examples import response_ids
+from rellm_cache.data.examples import has_response, response_ids
 from rellm_cache.errors import ConfigError, ManifestError, StoreError
 from rellm_cache.llm.frozen import FrozenLLM
 from rellm_cache.llm.loading import find_llm, load_chat, load_llm
@@ -85,7 +85,7 @@ def make_distillation_targets(
     """
     targets, skipped = [], []
     for utterance in utterances:
-        if not utterance.response:
+        if not has_response(utterance):
             continue
         user = response_request(utterance, spec.prompt)
         if user is None:

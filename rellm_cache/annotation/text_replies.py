@@ -24,17 +24,30 @@ class Reply:
 
     prompt: str  # the user's turn
     reply: Continuation  # the LLM's text
-    length: int  # number of tokens of request and reply together
+    length: int  # number of tokens of request and reply together, without end tokens
+    refused: str = ""  # reason why the LLM was not asked; the reply is then empty
 
 
 def ask(
     llm: FrozenLLM, prompts: Iterable[str], writing: Writing, batch_size: int
 ) -> Iterator[Reply]:
-    """Answer each distinct prompt, short ones first; replies do not depend on the batch size."""
+    """Answer each distinct prompt, short ones first; replies do not depend on the batch size.
+
+    A prompt that is too long for the model is refused, and the others are answered.
+    """
     ordered = sorted(set(prompts), key=lambda p: (len(p), p))
     for start in range(0, len(ordered), batch_size):
-        batch = ordered[start : start + batch_size]
-        ids = [llm.chat.text_prompt(writing.system, prompt) for prompt in batch]
+        batch, ids = [], []
+        for prompt in ordered[start : start + batch_size]:
+            tokens = llm.chat.text_prompt(writing.system, prompt)
+            if llm.has_positions(len(tokens) + writing.tokens):
+                batch.append(prompt)
+                ids.append(tokens)
+            else:
+                reason = f"its request of {len(tokens)} tokens is too long for the LLM"
+                yield Reply(prompt, Continuation("", early_stop=False), len(tokens), reason)
+        if not batch:
+            continue
         replies = continue_prompts(
             llm, [llm.embed(i) for i in ids], writing.tokens, sampling=_sampling(batch, writing)
         )

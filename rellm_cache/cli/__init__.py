@@ -45,6 +45,9 @@ def rellm() -> None:
 
     Start with `rellm demo`. The order of work: prepare, respond, extract, annotate, qa, train,
     sweep, generate, evaluate, judge, publish.
+
+    Exit codes: 0 done; 1 failed, with a message; 2 wrong usage; 3 done, but some clips or runs
+    failed and are listed; 130 interrupted.
     """
 
 

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 import click
 
 from rellm_cache.cli import options
-from rellm_cache.cli.output import byte_size, percent, print_table
+from rellm_cache.cli.output import byte_size, print_table
+from rellm_cache.utils.console import percent
 
 if TYPE_CHECKING:
     from rellm_cache.demo.run import DemoReport

@@ -6,8 +6,8 @@ from typing import Any
 import click
 
 from rellm_cache.cli import options
-from rellm_cache.cli.output import decimals, percent, print_json, print_table
-from rellm_cache.utils.console import counted
+from rellm_cache.cli.output import decimals, print_json, print_table
+from rellm_cache.utils.console import counted, percent
 
 
 @click.command()
@@ -33,6 +33,9 @@ from rellm_cache.utils.console import counted
     metavar="FOLDER",
     help="Folder for scores and report; RUN by default. Needed for a published RUN.",
 )
+@click.option(
+    "--overwrite", is_flag=True, help="Replace the scores of another manifest in that folder."
+)
 @options.as_json
 def evaluate(
     run: Path,
@@ -41,6 +44,7 @@ def evaluate(
     samples: int,
     empathy: Path | None,
     out: Path | None,
+    overwrite: bool,
     as_json: bool,
 ) -> None:
     """Score a trained run on a manifest file or folder.
@@ -48,11 +52,13 @@ def evaluate(
     Writes scores.json, predictions.csv and report.html (curves, confusion matrices, samples) into
     RUN, and updates the model card RUN/README.md. Predictions and answers for each clip are kept in
     evaluated.jsonl. If the command is killed, run it again to continue. A repeated command computes
-    only what has changed.
+    only what has changed. Scores of another manifest are not replaced without --overwrite.
     """
     from rellm_cache import api
 
-    found = api.evaluate(run, manifest, cache, out, samples=samples, empathy=empathy)
+    found = api.evaluate(
+        run, manifest, cache, out, samples=samples, empathy=empathy, overwrite=overwrite
+    )
     scores = found.to_json()
     if as_json:
         print_json(scores)

@@ -66,19 +66,22 @@ def blsp(
 ) -> None:
     """Make a run folder from a BLSP-Emo checkpoint.
 
-    FOLDER is the downloaded checkpoint. The run has its adapter and its Whisper encoder. The
-    adapter is widened for the recipe's other streams; before the first step it computes what
-    BLSP-Emo's does. The heads are new. The LLM and its LoRA are left out.
+    FOLDER is the downloaded checkpoint. The run has its adapter, category head and Whisper encoder.
+    The adapter is widened for the recipe's other streams; before the first step it computes what
+    BLSP-Emo's does. Its LoRA is taken if the recipe has [llm.lora]; the LLM is left out.
     """
     from rellm_cache.config.recipes import load_recipe
     from rellm_cache.importers.blsp import import_blsp
 
     run = import_blsp(folder, out, load_recipe(recipe, overrides), dict(sizes))
-    click.echo(f"{run.trainable / 1e6:.1f} M parameters to train, new heads")
-    if run.lora:
+    head = "its category head" if run.emotion_head else "a new category head"
+    click.echo(f"{run.trainable / 1e6:.1f} M parameters to train without LoRA; {head}")
+    if run.lora_taken:
+        click.echo(f"{run.lora} tensors of its LoRA were taken")
+    elif run.lora:
         click.echo(
             f"Note: {run.lora} tensors of the LLM's LoRA were left out, so answers start from "
-            "the LLM without LoRA"
+            "the LLM without LoRA; --set llm.lora={} takes them"
         )
     click.echo(f"Encoder: {run.whisper}")
     click.echo(f"Run: {run.out}")

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from rellm_cache.cli import options
-from rellm_cache.cli.output import percent, print_json, print_table
-from rellm_cache.utils.console import counted
+from rellm_cache.cli.output import print_json, print_table
+from rellm_cache.utils.console import counted, percent
 
 if TYPE_CHECKING:
     from rellm_cache.evaluation.judge import JudgeScores

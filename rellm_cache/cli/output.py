@@ -56,11 +56,6 @@ def decimals(value: float | None, digits: int) -> str | None:
     return None if value is None else f"{value:.{digits}f}"
 
 
-def percent(value: float) -> str:
-    """Format 0.7654 as 76.5 %."""
-    return f"{100 * value:.1f} %"
-
-
 def byte_size(count: int) -> str:
     """Format bytes as MB or, from 1000 MB, as GB, with one decimal."""
     return f"{count / 1e6:.1f} MB" if count < 999_950_000 else f"{count / 1e9:.1f} GB"

@@ -111,6 +111,9 @@ def show(found: "Plan") -> None:
         click.echo(
             f"{counted(found.unreadable, 'clip')} cannot be read; `rellm extract` lists them"
         )
+    if not any(stream.missing for stream in extraction.streams):
+        click.echo("Nothing to encode: the cache has every clip")
+        return
     timed = counted(extraction.timed_clips, "clip")
     click.echo(
         f"Time: {duration(extraction.seconds)}, estimated from {timed} on this machine, one process"

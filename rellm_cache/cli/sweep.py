@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 import click
 
 from rellm_cache.cli import options
-from rellm_cache.cli.output import SOME_FAILED, decimals, print_json, print_table
+from rellm_cache.cli.output import SOME_FAILED, print_json, print_table
+from rellm_cache.utils.console import percent
 
 if TYPE_CHECKING:
     from rellm_cache.sweeps.report import SweepReport
@@ -114,11 +115,11 @@ def show(report: "SweepReport") -> None:
 
 def show_means(report: "SweepReport", title: str, metrics: list[str]) -> None:
     """Print a table with a row for each variant and a column for each score."""
-    digits = 4 if metrics[0].endswith("_loss") else 3
     cells: dict[str, dict[str, str]] = {row.name: {} for row in report.plan.rows}
     for row in report.comparisons():
-        spread = "" if row.score.sd is None else f" ({row.score.sd:.{digits}f})"
-        cells[row.variant][row.metric] = f"{row.score.mean:.{digits}f}{spread}"
+        mean, sd = number(row.metric, row.score.mean), row.score.sd
+        spread = "" if sd is None else f" ({number(row.metric, sd)})"
+        cells[row.variant][row.metric] = f"{mean}{spread}"
     rows = []
     for variant, found in cells.items():
         runs = sum(run.variant == variant and not run.error for run in report.runs)
@@ -132,13 +133,26 @@ def show_differences(report: "SweepReport", metrics: list[str]) -> None:
     for row in report.comparisons():
         if row.metric not in metrics or (found := row.difference) is None:
             continue
-        interval = None if found.low is None else f"{found.low:+.4f} … {found.high:+.4f}"
-        mean, sd = f"{found.mean:+.4f}", decimals(found.sd, 4)
+        low, mean, high = (
+            None if value is None else number(row.metric, value, "+")
+            for value in (found.low, found.mean, found.high)
+        )
+        sd = None if found.sd is None else number(row.metric, found.sd)
+        interval = None if low is None else f"{low} … {high}"
         rows.append([row.variant, label(row.metric), found.count, mean, sd, interval])
     if rows:
         title = "Difference to the baseline, paired by seed"
         print_table(title, ["variant", "score", "n", "mean", "SD", "95 % interval"], rows)
-        click.echo("Intervals are over seeds only: the clips are the same in every run.")
+        click.echo(
+            "Intervals are over seeds only: the clips are the same in every run. Differences of "
+            "percentages are in percentage points."
+        )
+
+
+def number(metric: str, value: float, sign: str = "") -> str:
+    """Format a score, or a difference of scores: shares as percent, others with four decimals."""
+    is_share = metric.endswith(("ua", "accuracy", "unparsable"))
+    return percent(value, sign) if is_share else f"{value:{sign}.4f}"
 
 
 def label(metric: str) -> str:

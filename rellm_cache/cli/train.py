@@ -6,7 +6,7 @@ import click
 
 from rellm_cache.cli import options
 from rellm_cache.cli.output import decimals, print_table
-from rellm_cache.utils.console import counted, is_main_process
+from rellm_cache.utils.console import counted, is_main_process, percent
 
 
 @click.command()
@@ -37,7 +37,11 @@ def train(recipe: str, overrides: tuple[str, ...], manifest: Path, cache: Path, 
         click.echo(f"Nothing to do: the run is finished, {counted(report.steps, 'step')}")
     names = sorted(report.validation.keys() | report.untrained.keys())
     both = (report.untrained, report.validation)
-    rows = [[name, *(decimals(scores.get(name), 4) for scores in both)] for name in names]
+    rows = [[name, *(_shown(name, scores.get(name)) for scores in both)] for name in names]
     title = f"{report.trainable / 1e6:.1f} M trained parameters, {report.seconds:.0f} s"
     print_table(title, ["validation", "untrained", "trained"], rows)
     click.echo(f"Run: {report.out}")
+
+
+def _shown(name: str, value: float | None) -> str | None:
+    return percent(value) if name == "ua" and value is not None else decimals(value, 4)

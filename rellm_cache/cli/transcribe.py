@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rellm_cache.cli import options
-from rellm_cache.cli.output import SOME_FAILED, percent, print_json, print_next, print_table
+from rellm_cache.cli.output import SOME_FAILED, print_json, print_next, print_table
 from rellm_cache.store.remote.mirror_paths import display_path
-from rellm_cache.utils.console import counted
+from rellm_cache.utils.console import counted, percent
 
 if TYPE_CHECKING:
     from rellm_cache.annotation.transcripts import TranscribeReport

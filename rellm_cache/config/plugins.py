@@ -197,11 +197,6 @@ def _provider(point: EntryPoint) -> str:
     return f"{point.dist.name} {point.dist.version}" if point.dist else f"module {point.module}"
 
 
-def is_installed(provider: str) -> bool:
-    """Whether other processes can import a part, too."""
-    return not provider.startswith("module ")
-
-
 def _encoder(kind: str, part: str, **traits: Any) -> Plugin:
     return Plugin(kind, f"rellm_cache.encoders.{part}", traits=EncoderTraits(**traits))
 
@@ -227,3 +222,4 @@ ADAPTERS = Registry(
 )
 LOSSES = Registry("loss", "rellm.losses")  # ours are registered by rellm_cache.model.losses
 CORPORA = Registry("corpus", "rellm.corpora")
+REGISTRIES = (ENCODERS, ADAPTERS, LOSSES, CORPORA)

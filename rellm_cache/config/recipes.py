@@ -4,7 +4,7 @@
 """
 
 import dataclasses
-import tomllib
+import os
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -21,6 +21,8 @@ from rellm_cache.config.toml import (
     build,
     merge_tables,
     parse_overrides,
+    parse_toml,
+    read_toml,
     write_toml,
 )
 from rellm_cache.errors import ConfigError
@@ -50,7 +52,8 @@ def load_recipe(
     if isinstance(recipe, Recipe):
         if not changes:
             return recipe
-        layers = [(f"recipe {recipe.name!r}", tomllib.loads(to_toml(recipe)))]
+        source = f"recipe {recipe.name!r}"
+        layers = [(source, parse_toml(to_toml(recipe), source))]
     else:
         layers = _read_layers(str(recipe), str(base))
     given: dict[str, Any] = {}
@@ -98,7 +101,8 @@ def _read_layers(
         raise ConfigError(f"{source}: extends itself, by way of {', '.join(above)}")
     if parent:
         beside = folder / parent
-        below = str(beside) if parent not in shipped_recipes() and beside.is_file() else parent
+        is_file = parent not in shipped_recipes() and os.path.isfile(beside)
+        below = str(beside) if is_file else parent
         return [*_read_layers(below, base, (*above, source)), (source, table)]
     if base not in ("", name_or_path):
         return _read_layers(base, "", (*above, source))
@@ -110,18 +114,14 @@ def _read_table(name_or_path: str) -> tuple[dict[str, Any], str, Path]:
     shipped = shipped_recipes()
     path = Path(name_or_path)
     if name_or_path in shipped:
-        source, text = f"recipe {name_or_path!r}", shipped[name_or_path]
-    elif path.is_file():
-        source, text = str(path), _read_text(path)
-    else:
-        raise ConfigError(
-            f"{name_or_path}: no such recipe; shipped are {', '.join(sorted(shipped))}, "
-            "or give the path of a TOML file"
-        )
-    try:
-        return tomllib.loads(text), source, path.parent
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{source}: not valid TOML: {error}") from error
+        source = f"recipe {name_or_path!r}"
+        return parse_toml(shipped[name_or_path], source), source, path.parent
+    if os.path.isfile(path):  # unlike `Path.is_file`, false for a name that is too long
+        return read_toml(path), str(path), path.parent
+    raise ConfigError(
+        f"{name_or_path}: no such recipe; shipped are {', '.join(sorted(shipped))}, "
+        "or give the path of a TOML file"
+    )
 
 
 def _without_other_kinds(table: dict[str, Any], layer: Mapping[str, Any]) -> dict[str, Any]:
@@ -175,15 +175,10 @@ def _require_known_stream(table: dict[str, Any], change: Override) -> None:
     """Raise `ConfigError` if `--set encoders.NAME=none` names no encoder of the recipe."""
     known = table.get("encoders", {})
     head, *rest = change.keys
-    if head == "encoders" and len(rest) == 1 and rest[0] not in known and change.value == "none":
+    is_table = isinstance(known, dict)  # another value is an error of `build`
+    named = is_table and head == "encoders" and len(rest) == 1
+    if named and rest[0] not in known and change.value == "none":
         raise ConfigError(f"--set {change.text!r}: no such encoder; found {', '.join(known)}")
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text("utf-8")
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: not UTF-8 text ({error}); save it as UTF-8") from error
 
 
 def _refuse_old_names(tables: Sequence[tuple[str, dict[str, Any]]]) -> None:

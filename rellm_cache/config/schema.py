@@ -26,7 +26,7 @@ from rellm_cache.errors import ConfigError
 _PROMPT_ORDER = ("neutral", "sad", "angry", "happy", "surprise")  # of the paper's prompt
 
 
-# Loss over answers → the task of these answers; `losses.extra` may name others.
+# Loss over answers → the task of these answers; plug-ins name others.
 ANSWER_TASKS = {
     "response_lm": "response_lm",
     "response_kl": "response_lm",
@@ -156,6 +156,9 @@ class HeadsConfig(Section):
     """`"mean"` of the valid frames (the paper), or `"statistics"`: mean and standard deviation."""
     dropout: DropoutRate = 0.0
     """Dropout before both heads."""
+    freeze: tuple[Literal["emotion", "dimensions"], ...] = ()
+    """Heads that keep the weights of `training.init_from`; their losses train the adapter alone.
+    The reference code freezes the category head, `["emotion"]`, which BLSP-Emo trained."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -186,8 +189,9 @@ class LossesConfig(Section):
     wrote beside the manifest; see `[qa]`."""
     response_kl: Weight = 0.0
     """Weight of the mean divergence KL(text LLM ‖ speech LLM) at the tokens of the expected
-    response, times `kl_temperature` squared (BLSP). It needs `rellm respond --teacher`. The loss
-    `response_lm` is recorded too, even where its weight is 0."""
+    response, times `kl_temperature` squared (Hinton et al. 2015). It needs
+    `rellm respond --teacher`. The loss `response_lm` is recorded too, even where its weight is 0.
+    BLSP's loss of this name differs: see docs/reproduce.md."""
     label_smoothing: DropoutRate = 0.0
     """Label smoothing of `emotion_ce`."""
     class_weights: Annotated[Literal["none", "balanced"] | tuple[float, ...], Range(above=0)] = (
@@ -269,7 +273,8 @@ class LoraConfig(Section):
         "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj",
     )  # fmt: skip
     """Names of projections in each layer of the LLM. The default is all of Llama, Qwen2 and Qwen3.
-    Qwen v1's `c_attn` is `q_proj`, `k_proj` and `v_proj` here, each with its own A."""
+    Qwen v1's `c_attn` is `q_proj`, `k_proj` and `v_proj` here. Each has its own A; the reference
+    code, with one `c_attn`, shares one A among the three."""
     scope: Literal["speech", "all"] = "speech"
     """`"speech"` adds at the positions of speech only, so that text is processed as by the frozen
     LLM. `"all"` adds at every token, generated ones included."""
@@ -360,11 +365,9 @@ class PromptsConfig(Section):
     """Step 2, `rellm train`: from the speech."""
     answer: Annotated[str, Holds("{speech}")] = "{speech}"
     """The user's turn in `rellm generate`."""
-    labelled_answer: Annotated[str, Holds("{speech}", "{emotion}")] = (
-        "This is said in a '{emotion}' emotion tone: {speech}"
-    )
-    """The user's turn where `text.gold_emotion` gives the true emotion. The paper prints no wording
-    of it; this one is ours."""
+    labelled_answer: Annotated[str, Holds("{speech}", "{emotion}")] = "<{emotion}> {speech}"
+    """The user's turn where `text.gold_emotion` gives the true emotion: before the transcript, as
+    in the paper."""
     recognition: Annotated[str, Holds("{speech}")] = (
         "Please identify the emotion tone of the speech provided below. Select from the following "
         "options: {options}.\n\nSpeech: {speech}"
@@ -380,7 +383,8 @@ class PromptsConfig(Section):
     stop_after_question: bool = False
     """Whether the first question of an answer ends it, if `answer_sentences` does not before."""
     example_tokens: int = 256
-    """Most tokens of the step 1 request and its response together. Longer ones are dropped."""
+    """Most tokens of the step 1 request and its response together, with the tokens that end a
+    complete response. Longer ones are dropped."""
 
     def recognition_of(self, emotions: Sequence[str]) -> str:
         """Return the prompt `recognition` with its options, as "neutral, sad, angry, or happy"."""
@@ -415,6 +419,11 @@ class TrainingConfig(Section):
     times `gradient_accumulation` clips, over all processes together."""
     gradient_accumulation: Count = 8
     """Draws in an optimizer step."""
+    averaging: Literal["step", "micro_batch"] = "step"
+    """Losses of a step: the mean over all its tokens and clips; or the mean of each draw of
+    `batch_size` clips, then the mean of the draws that have the loss (as in the reference code,
+    where the tokens of short responses weigh more). `"micro_batch"` puts clips of one draw at most
+    through the model at once."""
     micro_batch_tokens: Annotated[Literal["auto"] | int, Range(0, word="auto")] = 0
     """Most tokens that go through the model at once: speech embeddings, the prompt after them and
     answers; without an LLM, speech embeddings. It cuts the clips of a step into micro-batches. It
@@ -461,6 +470,11 @@ class TrainingConfig(Section):
     run without LoRA may start a recipe with it. `rellm import blsp` makes one from a BLSP-Emo
     checkpoint. Empty starts from random weights (`"lite"`: its input scale from the training
     frames)."""
+    init_parts: tuple[Literal["adapter", "emotion", "dimensions", "lora"], ...] = (
+        "adapter", "emotion", "dimensions", "lora",
+    )  # fmt: skip
+    """Parts that `init_from` gives; `"emotion"` and `"dimensions"` are the heads. The others start
+    at random. The reference code takes category head and LoRA from BLSP-Emo."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -480,7 +494,14 @@ class TrainingConfig(Section):
 
 @dataclass(frozen=True)
 class Recipe:
-    """One experiment, complete: the same recipe, data and seed give the same run."""
+    """One experiment, complete: the same recipe, data and seed give the same run.
+
+    Example:
+        >>> import rellm_cache as rellm
+        >>> recipe = rellm.load_recipe("heads")
+        >>> list(recipe.encoders), recipe.training.epochs
+        (['speech', 'emotion'], 40)
+    """
 
     name: str
     """Name of the experiment in messages and in the report."""
@@ -526,6 +547,11 @@ class Recipe:
             raise ConfigError(
                 f"recipe {self.name!r}: without an LLM nothing fixes the size of the adapter's "
                 "output; set adapter.output_size (576 for SmolLM2-135M, 4096 for Qwen-7B)"
+            )
+        if self.training.averaging == "micro_batch" and self.losses.vad_kind == "ccc":
+            raise ConfigError(
+                f'recipe {self.name!r}: training.averaging = "micro_batch" with losses.vad_kind = '
+                '"ccc": CCC is of a whole step; set averaging = "step" or vad_kind = "mse"'
             )
         weights = self.losses.class_weights
         if isinstance(weights, tuple) and len(weights) != len(self.heads.emotions):

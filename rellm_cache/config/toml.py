@@ -12,14 +12,16 @@ import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from rellm_cache.errors import ConfigError
+from rellm_cache.utils.json_files import read_utf8
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
+INTEGER_BITS = 63
 Built = TypeVar("Built", bound="DataclassInstance")
 BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
@@ -66,9 +68,10 @@ def _of_text(text: str) -> Override:
     if not equals or not keys[-1]:
         raise ConfigError(f"--set {text!r}: expected key=value, as in training.epochs=3")
     try:
-        return Override(keys, tomllib.loads(f"value = {value}")["value"], text)
-    except tomllib.TOMLDecodeError:
-        return Override(keys, value, text)
+        found = parse_toml(f"value = {value}", f"--set {text!r}")
+    except ConfigError:
+        found = {}
+    return Override(keys, found["value"] if len(found) == 1 else value, text)
 
 
 def _of_item(keys: tuple[str, ...], value: Any) -> Override:
@@ -104,6 +107,33 @@ def apply_override(table: dict[str, Any], override: Override) -> None:
         if not isinstance(table, dict):
             raise ConfigError(f"--set {override.text!r}: {parent} is a value, not a table")
     table[last] = override.value
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file; `ConfigError` names the file and, where it is known, the line."""
+    return parse_toml(read_utf8(path, ConfigError, "expected a TOML file"), str(path))
+
+
+def parse_toml(text: str, where: str) -> dict[str, Any]:
+    """Parse TOML text; `ConfigError`, which starts with `where`, if it is not TOML."""
+    try:
+        table = tomllib.loads(text)
+        _refuse_large_integers(table)
+    except (ValueError, RecursionError) as error:  # TOMLDecodeError is a ValueError
+        cause = "brackets are nested too deep" if isinstance(error, RecursionError) else error
+        raise ConfigError(f"{where}: not valid TOML: {cause}; correct it there") from error
+    return table
+
+
+def _refuse_large_integers(value: Any) -> None:
+    """Raise `ValueError` for an integer that no library takes; Python could not print it either."""
+    if isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            _refuse_large_integers(item)
+    elif isinstance(value, int) and value.bit_length() > INTEGER_BITS:
+        raise ValueError(
+            f"an integer of {value.bit_length()} bits; expected {INTEGER_BITS} at most"
+        )
 
 
 def merge_tables(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

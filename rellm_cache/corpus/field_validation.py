@@ -7,6 +7,8 @@ from typing import Any
 
 from rellm_cache.errors import ManifestError
 
+INVISIBLE = str.maketrans("", "", "\ufeff\u200b\u200c\u200d\u2060")  # marks, zero-width spaces
+
 Field = tuple[Callable[[Any], bool], str]  # (test of a value, description of valid values)
 
 
@@ -37,6 +39,11 @@ def _can_be_written(fields: Mapping[str, Any]) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def plain_name(name: str) -> str:
+    """A field's name in lower case, without spaces and invisible marks: to find a near match."""
+    return "".join(name.translate(INVISIBLE).casefold().split())
 
 
 def as_text(value: object) -> str:

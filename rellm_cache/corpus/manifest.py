@@ -6,7 +6,6 @@ manifest adds them to the utterances. BLSP's field names are accepted too.
 """
 
 import dataclasses
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -27,9 +26,12 @@ from rellm_cache.corpus.field_validation import (
     check_text,
     json_object,
     one_of,
+    plain_name,
 )
 from rellm_cache.errors import ManifestError
 from rellm_cache.utils.atomic_files import write_lines
+from rellm_cache.utils.console import say_once
+from rellm_cache.utils.json_files import parse_object, read_utf8
 
 VadSource = Literal["human", "pseudo", "made"]
 SPLITS = ("train", "validation", "test")
@@ -45,6 +47,10 @@ _FIELDS: dict[str, Field] = {
     "segment": SEGMENT,
     "avd_ans": json_object("arousal, dominance and valence"),
 }
+
+
+# Names that a row may have. BLSP's `instruction` is the request of its response.
+_NAMES = _FIELDS.keys() | {"audio", "vad", "instruction"}
 
 
 @dataclass(frozen=True)
@@ -90,6 +96,9 @@ def parse_utterance(row: dict[str, Any], folder: Path, where: str) -> Utterance:
     if not isinstance(audio, str) or not audio:
         raise ManifestError(f"{where}: found no 'audio', expected the path of a sound file")
     check_fields(row, _FIELDS, where)
+    for name in row.keys() - _NAMES:
+        if (near := plain_name(name)) in _NAMES:
+            raise ManifestError(f"{where}: found field {name!r}, expected {near!r}; rename it")
     vad = row.get("vad")
     if (blsp := row.get("avd_ans")) is not None and vad is None:
         vad = [blsp.get(name) for name in DIMENSIONS]
@@ -119,24 +128,18 @@ def default_id(audio: str, folder: Path) -> str:
 
 
 def read_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield `file:line` and JSON object of each line; `ManifestError` if one is not an object."""
-    try:
-        text = path.read_text("utf-8")
-    except (FileNotFoundError, IsADirectoryError) as error:
-        raise ManifestError(f"{path}: no such file; expected a JSON Lines file") from error
-    except UnicodeDecodeError as error:
-        raise ManifestError(f"{path}: not UTF-8 text ({error}); save it as UTF-8") from error
+    """Yield `file:line` and JSON object of each line; NaN is read as null.
+
+    Raises:
+        ManifestError: there is no such file, or a line is not an object.
+    """
+    text = read_utf8(path, ManifestError, "expected a JSON Lines file")
     # Not splitlines(): it also splits at U+2028 and others, which JSON text may contain.
     for number, line in enumerate(text.split("\n"), 1):
-        where = f"{path}:{number}"
         if not line.strip():
             continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ManifestError(f"{where}: not JSON ({error}); found {line[:60]!r}") from error
-        if not isinstance(row, dict):
-            raise ManifestError(f"{where}: found {line[:60]!r}, expected a JSON object")
+        where = f"{path}:{number}"
+        row = parse_object(line, where, ManifestError, "correct this line", strict=True)
         if "\\u" in line:
             check_text(row, where)
         yield where, row
@@ -157,9 +160,11 @@ def read_manifest(path: Path) -> list[Utterance]:
             another split, or there are no rows.
     """
     utterances: dict[str, Utterance] = {}
+    unused: dict[str, None] = {}
     split = path.stem if path.stem in SPLITS else ""
     for where, row in read_lines(path):
         utterance = parse_utterance(row, path.parent.resolve(), where)
+        unused |= dict.fromkeys(name for name in row if name not in _NAMES)
         if split and utterance.split not in ("", split):
             raise ManifestError(
                 f"{where}: found split {utterance.split!r} in the file of {split}; move the row to "
@@ -171,6 +176,8 @@ def read_manifest(path: Path) -> list[Utterance]:
         utterances[utterance.id] = utterance
     if not utterances:
         raise ManifestError(f"{path}: found no utterance, expected one JSON object a line")
+    if unused:
+        say_once(f"{path}: fields that are not used: {', '.join(unused)}")
     beside = responses_path(path)
     for where, row in read_lines(beside) if beside.exists() else ():
         check_fields(row, _FIELDS, where)

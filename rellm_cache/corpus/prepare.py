@@ -6,6 +6,7 @@
 """
 
 import dataclasses
+import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +19,7 @@ from rellm_cache.corpus.field_validation import check_text
 from rellm_cache.corpus.manifest import SPLITS, Utterance, write_manifest
 from rellm_cache.corpus.readers.base import Corpus, require_totals, without_audio
 from rellm_cache.corpus.statistics import ANNOTATIONS, REPORT, Survey, read_report, survey
+from rellm_cache.corpus.text_files import Problems
 from rellm_cache.errors import AudioError, ManifestError
 from rellm_cache.utils.atomic_files import write_json, write_lines
 from rellm_cache.utils.console import counted, progress
@@ -87,7 +89,10 @@ def prepare(
     """
     if not overwrite:
         _require_own_manifest(corpus, out)
-    utterances = corpus.utterances
+    # In the manifest, a relative path would mean one beside the manifest.
+    utterances = [
+        dataclasses.replace(u, audio=str(Path.cwd() / u.audio)) for u in corpus.utterances
+    ]
     _refuse_duplicates(utterances)
     for utterance in utterances:
         check_text(vars(utterance), f"{corpus.root or corpus.name}")
@@ -96,6 +101,7 @@ def prepare(
     kept: list[Utterance] = []
     excluded: list[dict[str, str]] = []
     forms: Counter[tuple[int, int]] = Counter()
+    sounds: dict[str, str] = {}
     unusable = 0
     with ThreadPoolExecutor() as pool, progress("Reading audio", len(utterances), "clips") as tick:
         for utterance, result in zip(utterances, pool.map(_try_load, utterances), strict=True):
@@ -104,7 +110,7 @@ def prepare(
                 unusable += 1
                 excluded.append(_exclusion(utterance, str(result)))
                 continue
-            seconds, rate, channels = result
+            seconds, rate, channels, sounds[utterance.id] = result
             if not min_seconds <= seconds <= max_seconds:
                 side = "short" if seconds < min_seconds else "long"
                 limit = f"< {min_seconds:g}" if side == "short" else f"> {max_seconds:g}"
@@ -114,12 +120,14 @@ def prepare(
             kept.append(dataclasses.replace(utterance, duration=round(seconds, 4)))
     if not kept:
         raise ManifestError(
-            f"{out}: no usable clip among {counted(len(utterances), 'clip')}; the first was left "
-            f"out because: {excluded[0]['reason'] if excluded else 'the corpus is empty'}"
+            f"{corpus.root or corpus.name}: no usable clip among "
+            f"{counted(len(utterances), 'clip')}; the first was left out because: "
+            f"{excluded[0]['reason'] if excluded else 'the corpus is empty'}"
         )
+    _add_copies(kept, sounds, corpus.problems)
     missing = len(without_audio(utterances))
     report = PrepareReport(
-        out, corpus, survey(kept), excluded, missing, unusable - missing, _describe(forms)
+        out, corpus, survey(kept, sounds), excluded, missing, unusable - missing, _describe(forms)
     )
     with hold_folder(out):
         _write(report, kept)
@@ -141,13 +149,27 @@ def _require_own_manifest(corpus: Corpus, out: Path) -> None:
         raise overwriting(files[0], f"a manifest of `rellm prepare` ({REPORT} is missing)")
 
 
-def _try_load(utterance: Utterance) -> tuple[float, int, int] | AudioError:
-    """(seconds, sampling rate, channels) of a clip, or the error."""
+def _try_load(utterance: Utterance) -> tuple[float, int, int, str] | AudioError:
+    """(seconds, sampling rate, channels, digest of the samples) of a clip, or the error."""
     try:
         clip = load_clip(utterance, min_seconds=0, max_seconds=float("inf"))
     except AudioError as error:
         return error
-    return clip.seconds, clip.rate, clip.channels
+    sound = hashlib.sha256(clip.waveform.tobytes()).hexdigest()
+    return clip.seconds, clip.rate, clip.channels, sound
+
+
+def _add_copies(kept: Sequence[Utterance], sounds: dict[str, str], problems: Problems) -> None:
+    """Name clips whose sound is that of an earlier clip, of another split or of the same."""
+    first: dict[str, Utterance] = {}
+    for utterance in kept:
+        other = first.setdefault(sounds[utterance.id], utterance)
+        if other is not utterance:
+            where = "in the same split" if other.split == utterance.split else "in another split"
+            problems.add(
+                f"clips with the sound of a clip {where}",
+                f"{utterance.split} {utterance.id} = {other.split} {other.id}",
+            )
 
 
 def _exclusion(utterance: Utterance, reason: str) -> dict[str, str]:

@@ -1,11 +1,12 @@
 """Statistics of a manifest and its report file: clips, speakers, durations, overlap of splits.
 
-Splits overlap where they share speakers or texts; texts are compared without case and punctuation.
+Splits overlap where they share speakers, texts or sounds; texts are compared without case and
+punctuation, sounds by a digest of their samples.
 """
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, pairwise
 from pathlib import Path
@@ -23,15 +24,18 @@ ANNOTATIONS = "annotations.json"  # in the folder of a manifest with dimensions 
 DURATION_EDGES = (1, 2, 3, 4, 5, 6, 8, 10, 15, 20, 30)  # seconds
 
 
+Kind = Literal["speakers", "texts", "sounds"]
+
+
 @dataclass(frozen=True)
 class Overlap:
-    """Speakers or texts that two splits share."""
+    """Speakers, texts or sounds that two splits share."""
 
-    kind: Literal["speakers", "texts"]  # speakers or texts
+    kind: Kind
     first: str  # split
     second: str  # later split, in the order train, validation, test
-    shared: int  # number of speakers or texts in both
-    clips: int  # clips of `second` with a shared speaker or text
+    shared: int  # number of speakers, texts or sounds in both
+    clips: int  # clips of `second` with a shared one
     total: int  # clips of `second`
 
 
@@ -45,7 +49,7 @@ class Survey:
     durations: dict[str, int]  # range of seconds, as `2-3 s` → clips
     without_text: int  # clips without a transcript
     dimensions: dict[str, DimensionSummary]  # source of the dimensions → their statistics
-    overlaps: list[Overlap]  # for each pair of splits that share a speaker or text
+    overlaps: list[Overlap]  # for each pair of splits that share one
 
     @property
     def warnings(self) -> list[str]:
@@ -66,8 +70,13 @@ class Survey:
         return fields
 
 
-def survey(utterances: Sequence[Utterance]) -> Survey:
-    """Count utterances by split, emotion, speaker, duration and text, and check dimensions."""
+def survey(utterances: Sequence[Utterance], sounds: Mapping[str, str] | None = None) -> Survey:
+    """Count utterances by split, emotion, speaker, duration and text, and check dimensions.
+
+    Args:
+        sounds: utterance id → digest of its samples; None if they are not known.
+    """
+    known = sounds or {}
     present = [s for s in (*SPLITS, "") if any(u.split == s for u in utterances)]
     parts = {split: [u for u in utterances if u.split == split] for split in present}
     rated: dict[str, list[tuple[str | None, Vad]]] = {}  # by source of the dimensions
@@ -84,6 +93,7 @@ def survey(utterances: Sequence[Utterance]) -> Survey:
         overlaps=[
             *_overlaps(parts, "speakers", lambda u: u.speaker),
             *_overlaps(parts, "texts", lambda u: text_key(u.text)),
+            *_overlaps(parts, "sounds", lambda u: known.get(u.id, "")),
         ],
     )
 
@@ -103,9 +113,11 @@ def read_report(folder: Path) -> dict[str, Any] | None:
 def update_report(folder: Path, report: dict[str, Any]) -> None:
     """Replace the counts in a folder's report after its manifest has changed.
 
-    Values that only `prepare` knows, such as totals and excluded clips, stay unchanged.
+    Values that only `prepare` knows, such as totals, excluded clips and shared sounds, stay.
     """
-    document = {**report, **survey(read_manifests(folder)).to_json()}
+    counts = survey(read_manifests(folder)).to_json()
+    counts["overlaps"] += [o for o in report.get("overlaps", ()) if o["kind"] == "sounds"]
+    document = {**report, **counts}
     write_json(folder / REPORT, document, ensure_ascii=False)
 
 
@@ -130,7 +142,7 @@ def _histogram(seconds: Sequence[float]) -> dict[str, int]:
 
 def _overlaps(
     parts: dict[str, list[Utterance]],
-    kind: Literal["speakers", "texts"],
+    kind: Kind,
     key: Callable[[Utterance], str],
 ) -> list[Overlap]:
     keys = {split: Counter(key(u) for u in part) for split, part in parts.items()}

@@ -57,7 +57,8 @@ class Batch:
 
     Attributes:
         ids: of the utterances.
-        streams: name → (B, T, D) float16 or int8 frames, zero beyond each length.
+        streams: name → (B, T, D) float16 or int8 frames, zero beyond each length; of a pooled
+            stream (B, 1, D) float32, the mean of the utterance's own frames.
         frame_lengths: (B,) int64, valid frames, the same in every stream.
         emotions: (B,) int64, `IGNORED` where unknown.
         vad: (B, 3) float32, NaN where unknown.
@@ -65,6 +66,12 @@ class Batch:
         quantization: name → scale and mean of each int8 stream.
         teacher: (N, 2 K + 1) float32 predictions of the text LLM, one row for each token of the
             responses in `targets` (`llm.teacher_distribution`); None without a teacher.
+
+    Example:
+        >>> import rellm_cache as rellm
+        >>> batch: rellm.Batch = next(iter(rellm.loader("heads", "manifests/demo")))
+        >>> batch.to("cpu").emotions.shape == batch.frame_lengths.shape
+        True
     """
 
     ids: tuple[str, ...]
@@ -76,7 +83,7 @@ class Batch:
     quantization: dict[str, QuantizationParams] = field(default_factory=dict)
     teacher: Tensor | None = None
 
-    def to(self, device: torch.device) -> Self:
+    def to(self, device: str | torch.device) -> Self:
         """Copy the batch to a device; copies from page-locked memory run in the background."""
 
         def move(tensor: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 This is the only code that copies frames into a batch. Training, evaluation and inference use it.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -23,10 +24,14 @@ UNKNOWN_VAD = (float("nan"),) * 3
 
 @dataclass(frozen=True)
 class Layout:
-    """First byte and shape (B, T, D) of each stream of a batch, in one block of memory."""
+    """First byte, shape (B, T, D) and dtype of each stream of a batch, in one block of memory.
+
+    T is 1 and the dtype float32 for a pooled stream.
+    """
 
     starts: dict[str, int]
     shapes: dict[str, tuple[int, int, int]]
+    dtypes: dict[str, np.dtype]
     nbytes: int
 
 
@@ -34,12 +39,15 @@ def layout(streams: StreamSet, clips: int, longest: int) -> Layout:
     """Layout of a batch of `clips` utterances; the longest utterance has `longest` frames."""
     starts: dict[str, int] = {}
     shapes: dict[str, tuple[int, int, int]] = {}
+    dtypes: dict[str, np.dtype] = {}
     end = 0
     for name, source in streams.sources.items():
         starts[name] = aligned_size(end)
-        shapes[name] = (clips, longest, source.frame_size)
-        end = starts[name] + clips * longest * source.frame_size * source.dtype.itemsize
-    return Layout(starts, shapes, end)
+        pooled = name in streams.pooled
+        shapes[name] = (clips, 1 if pooled else longest, source.frame_size)
+        dtypes[name] = np.dtype(np.float32) if pooled else source.dtype
+        end = starts[name] + math.prod(shapes[name]) * dtypes[name].itemsize
+    return Layout(starts, shapes, dtypes, end)
 
 
 def fill(
@@ -49,6 +57,8 @@ def fill(
     streams: StreamSet,
 ) -> Batch:
     """Copy the frames of examples into `memory`, padded with zeros, and add the labels.
+
+    A pooled stream gives the mean of each utterance's own frames, taken before alignment.
 
     Args:
         memory: at least `layout(…).nbytes` bytes; all are overwritten.
@@ -61,10 +71,14 @@ def fill(
     padded: dict[str, Tensor] = {}
     quantization: dict[str, QuantizationParams] = {}
     for name, source in streams.sources.items():
-        out = _view(memory, plan.starts[name], plan.shapes[name], source.dtype)
+        out = _view(memory, plan.starts[name], plan.shapes[name], plan.dtypes[name])
+        padded[name] = torch.from_numpy(out)
+        if name in streams.pooled:
+            for row, example, length in zip(out, examples, lengths, strict=True):
+                row[:] = streams.mean(name, example.id, length)
+            continue
         pieces = (streams.pieces(name, e.id, n) for e, n in zip(examples, lengths, strict=True))
         copy_padded(pieces, lengths, out)
-        padded[name] = torch.from_numpy(out)
         if source.quantization is not None:
             quantization[name] = _params(source.quantization)
     return Batch(

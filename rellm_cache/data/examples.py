@@ -21,6 +21,11 @@ def emotion_index(utterance: Utterance, emotions: Sequence[str]) -> int:
     return emotions.index(utterance.emotion) if utterance.emotion in emotions else IGNORED
 
 
+def has_response(utterance: Utterance) -> bool:
+    """Whether an utterance has an expected response that is not blank."""
+    return bool(utterance.response and utterance.response.strip())
+
+
 Questions = Mapping[str, Sequence[QARow]]  # utterance id -> questions about it
 
 
@@ -45,12 +50,11 @@ def make_examples(
 def _targets(
     utterance: Utterance, losses: LossesConfig, emotions: Sequence[str], llm: FrozenLLM
 ) -> Iterable[Target]:
-    end = llm.chat.ids(llm.chat.end_text)
-    if losses.learns_responses and utterance.response:
+    if losses.learns_responses and has_response(utterance):
         yield Target("response_lm", response_ids(utterance, llm.chat))
     labelled = emotion_index(utterance, emotions) != IGNORED
     if "emotion_lm" in losses.tasks and labelled:
-        yield Target("emotion_lm", llm.chat.ids(utterance.emotion or "") + end)
+        yield Target("emotion_lm", llm.chat.ids(utterance.emotion or "") + llm.chat.end_ids)
 
 
 def _question_targets(
@@ -101,13 +105,12 @@ def data_digest(
 def response_ids(utterance: Utterance, chat: ChatFormat) -> tuple[int, ...]:
     """Token ids of an utterance's expected response, with end tokens if it is complete."""
     ids = chat.ids(utterance.response or "")
-    return ids if utterance.early_stop else ids + chat.ids(chat.end_text)
+    return ids if utterance.early_stop else ids + chat.end_ids
 
 
 def label_ids(emotions: Sequence[str], llm: FrozenLLM) -> list[tuple[int, ...]]:
     """Token ids of each emotion as a complete answer."""
-    end = llm.chat.ids(llm.chat.end_text)
-    return [llm.chat.ids(name) + end for name in emotions]
+    return [llm.chat.ids(name) + llm.chat.end_ids for name in emotions]
 
 
 def describe_missing_labels(utterances: Sequence[Utterance], recipe: Recipe) -> list[str]:
@@ -118,7 +121,7 @@ def describe_missing_labels(utterances: Sequence[Utterance], recipe: Recipe) -> 
     unknown = Counter(u.emotion for u in utterances if u.emotion and u.emotion not in emotions)
     for emotion, count in unknown.items():
         notes.append(f"{count} of {total} clips are {emotion!r}, which heads.emotions leaves out")
-    without = sum(u.response is None for u in utterances)
+    without = sum(not has_response(u) for u in utterances)
     if recipe.losses.learns_responses and without:
         notes.append(f"{without} of {total} clips have no response; `rellm respond` makes them")
     if recipe.losses.vad and recipe.heads.dimensions and not any(u.vad for u in utterances):

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from rellm_cache.config.schema import EncoderConfig
 from rellm_cache.config.specs import EncoderSpec, StoredSpec
 from rellm_cache.errors import StoreError
 from rellm_cache.store.matching import find_store
@@ -27,7 +28,7 @@ class QuantizationParams:
     scale: Tensor
     mean: Tensor
 
-    def to(self, device: torch.device) -> Self:
+    def to(self, device: str | torch.device) -> Self:
         """Copy scale and mean to a device."""
         return replace(self, scale=self.scale.to(device), mean=self.mean.to(device))
 
@@ -75,11 +76,13 @@ class StreamSet:
 
     Attributes:
         sources: source of the frames of each stream, in the recipe's order.
+        pooled: streams that the adapter reads as one mean for each utterance.
         teacher: predictions of a text LLM at each token of a response, if training uses them.
     """
 
     sources: Mapping[str, FrameSource]
     teacher: FrameSource | None = None
+    pooled: frozenset[str] = frozenset()
 
     @property
     def base(self) -> FrameSource:
@@ -116,16 +119,35 @@ class StreamSet:
         Raises:
             StoreError: the streams differ by more than `MAX_FRAME_GAP` frames.
         """
-        source = self.sources[stream]
-        frames = source.frames(utterance_id)
-        step = source.spec.frame_rate / self.base.spec.frame_rate
-        if abs(length - len(frames) / step) > MAX_FRAME_GAP:
+        frames = self._own_frames(stream, utterance_id, length)
+        step = self._step(stream)
+        return align_length(frames, length) if step == 1 else [resample(frames, length, step)]
+
+    def mean(self, stream: str, utterance_id: str, length: int) -> NDArray[np.float32]:
+        """(1, D) float32 mean of the stream's own frames of an utterance, before alignment.
+
+        Raises:
+            StoreError: as `pieces`; `length` is the one to align to.
+        """
+        frames = self._own_frames(stream, utterance_id, length)
+        mean: NDArray[np.float64] = frames.mean(axis=0, keepdims=True, dtype=np.float64)
+        if (quantization := self.sources[stream].quantization) is not None:
+            mean = mean * quantization.scale + quantization.mean
+        return mean.astype(np.float32)
+
+    def _step(self, stream: str) -> float:
+        """Frames of a stream for each frame of the first stream."""
+        return self.sources[stream].spec.frame_rate / self.base.spec.frame_rate
+
+    def _own_frames(self, stream: str, utterance_id: str, length: int) -> np.ndarray:
+        frames = self.sources[stream].frames(utterance_id)
+        if abs(length - len(frames) / self._step(stream)) > MAX_FRAME_GAP:
             raise StoreError(
                 f"{utterance_id}: {length} {next(iter(self.sources))} frames but {len(frames)} "
                 f"{stream} frames; they may differ by {MAX_FRAME_GAP} at most, so they were made "
                 "from different audio: run `rellm extract` again"
             )
-        return align_length(frames, length) if step == 1 else [resample(frames, length, step)]
+        return frames
 
     def values(self, utterance_id: str) -> NDArray[np.float64]:
         """(L, D) float64 values of all streams, concatenated along D; int8 is dequantized."""
@@ -159,7 +181,14 @@ def open_streams(
     open_store: Callable[[Path], FeatureStore] = FeatureStore,
 ) -> StreamSet:
     """Open the store of each encoder under a cache root; `StoreError` if one is missing."""
-    return StreamSet({name: open_store(find_store(cache, e)) for name, e in encoders.items()})
+    stores = {name: open_store(find_store(cache, e)) for name, e in encoders.items()}
+    return StreamSet(stores, pooled=pooled_streams(encoders))
+
+
+def pooled_streams(encoders: Mapping[str, EncoderSpec]) -> frozenset[str]:
+    """Streams of a recipe that the adapter reads as one mean for each utterance."""
+    configs = {name: e for name, e in encoders.items() if isinstance(e, EncoderConfig)}
+    return frozenset(name for name, e in configs.items() if e.pooling == "utterance")
 
 
 def frame_statistics(streams: StreamSet, ids: Sequence[str]) -> tuple[Tensor, Tensor]:

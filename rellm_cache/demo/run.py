@@ -101,7 +101,7 @@ def run_demo(cache: Path, out: Path, say: Say) -> DemoReport:
         done(f"{len(answers)} answers in {out / 'responses.jsonl'}")
     with timed_step("evaluate", say) as done:
         scores = [
-            evaluate(out / run, test, cache, EvaluationOptions(samples))
+            evaluate(out / run, test, cache, EvaluationOptions(samples, overwrite=True))
             for run, samples in (("heads", 0), ("heads-speech-only", 0), ("small", SAMPLES))
         ]
         done(f"three runs on {scores[0].clips} clips of unseen voices")

@@ -1,7 +1,7 @@
 """Encoding of exchanges: token ids or states of the frozen layers, labels, padded batches."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -41,6 +41,9 @@ def encode_exchanges(
     exchanges: Sequence[Exchange], encoder: TextEncoder, settings: EmpathySettings, limit: int
 ) -> Iterator[EncodedExchange]:
     """Cut texts to `limit` tokens and run the frozen layers of the encoder over them."""
+    if settings.lower_case:
+        exchanges = [_lower_cased(exchange) for exchange in exchanges]
+    every = settings.empty_rationale == "all"
     trained = settings.trained_layers
     below = None if trained < 0 else encoder.layers - trained
     for start in range(0, len(exchanges), CHUNK):
@@ -62,10 +65,22 @@ def encode_exchanges(
                 replies[index].cut,
                 exchange.levels,
                 {
-                    name: rationale_labels(exchange.response_post, parts, replies[index])
+                    name: rationale_labels(exchange.response_post, parts, replies[index], every)
                     for name, parts in exchange.rationales.items()
                 },
             )
+
+
+def _lower_cased(exchange: Exchange) -> Exchange:
+    return replace(
+        exchange,
+        seeker_post=exchange.seeker_post.lower(),
+        response_post=exchange.response_post.lower(),
+        rationales={
+            name: tuple(part.lower() for part in parts)
+            for name, parts in exchange.rationales.items()
+        },
+    )
 
 
 def _inputs(
@@ -77,12 +92,19 @@ def _inputs(
     return encoder.states(texts, below)
 
 
-def rationale_labels(response: str, parts: Iterable[str], tokens: TokenizedText) -> Tensor:
+def rationale_labels(
+    response: str, parts: Sequence[str], tokens: TokenizedText, every: bool = False
+) -> Tensor:
     """(T,) int64 labels: 1 for tokens of the reply that overlap one of `parts`.
 
     Only the first occurrence of a part is labeled. A part that is not in the reply labels no
     token: in EPITOME's files 1 part of 23, nearly always for interpretations.
+
+    Args:
+        every: label every token, special ones too, if there is no part at all (EPITOME's code).
     """
+    if every and not parts:
+        return torch.ones(len(tokens.ids), dtype=torch.long)
     labels = torch.zeros(len(tokens.ids), dtype=torch.long)
     for part in parts:
         first = response.find(part)

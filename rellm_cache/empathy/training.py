@@ -192,6 +192,9 @@ def _is_done(out: Path, settings: EmpathySettings, sources: TrainingSources) -> 
     path = out / PLAN
     if path.is_file():
         before = read_object(path, RunError, "remove the folder to train its scorer again")
+        # A setting that an earlier version did not have had today's default.
+        if isinstance(kept := before.get("settings"), dict):
+            before["settings"] = dataclasses.asdict(EmpathySettings()) | kept
         changed = [k for k in plan if before.get(k) != plan[k]]
         if changed:
             raise RunError(

@@ -1,7 +1,7 @@
 """Registry of encoders by kind: builds the encoder of an `EncoderSpec`."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -25,6 +25,19 @@ def register_encoder(kind: str, *, options: type[Any] | None = None) -> Callable
 
     Raises:
         ValueError: the name is taken or not allowed.
+
+    Example:
+        >>> import numpy as np
+        >>> import rellm_cache as rellm
+        >>> @rellm.register_encoder("loudness")
+        ... class Loudness(rellm.FrameEncoder):
+        ...     needs_model, frame_size, licence = False, 1, "none"
+        ...     def encode(self, waveforms):
+        ...         cut = [np.abs(w[: len(w) // 320 * 320]) for w in waveforms]  # 20 ms are 320
+        ...         return [rellm.Encoding(w.reshape(-1, 320).mean(1, keepdims=True)) for w in cut]
+        >>> changes = {"encoders.emotion.kind": "loudness"}
+        >>> rellm.load_recipe("heads", set=changes).encoders["emotion"].frame_rate
+        50.0
     """
 
     def register(encoder: Kind) -> Kind:
@@ -71,6 +84,17 @@ def build_encoder(spec: EncoderSpec, device: torch.device) -> FrameEncoder:
     options = plugin.build_options(spec.options, f"options of {spec.slug}")
     encoder: FrameEncoder = plugin.loaded(spec, options, device)
     return encoder
+
+
+def require_importable(specs: Iterable[EncoderSpec]) -> None:
+    """Raise `ConfigError` if other processes cannot build the encoder of a spec."""
+    for spec in specs:
+        if (provider := plugin_of(spec).provider).startswith("module "):
+            raise ConfigError(
+                f"encoder {spec.kind!r} is registered by {provider} in this process only, so that "
+                "workers cannot build it: extract without workers, or install a package with an "
+                f"entry point in the group {ENCODERS.group!r}"
+            )
 
 
 def encoder_module(spec: EncoderSpec) -> str:

@@ -9,7 +9,6 @@ likelihoods, so no reply is parsed. An answer to an emotion question is right if
 right label. The correlation of score and rightness shows how reliable the judge is.
 """
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
@@ -31,7 +30,7 @@ from rellm_cache.data.streams import StreamSet
 from rellm_cache.errors import ConfigError, ManifestError
 from rellm_cache.llm.frozen import FrozenLLM, require_llm
 from rellm_cache.llm.loading import llm_identity
-from rellm_cache.llm.prompts import question_prompt
+from rellm_cache.llm.prompts import fill_placeholders, question_prompt
 from rellm_cache.metrics.correlation import rank_correlation
 from rellm_cache.metrics.intervals import Interval, Summary, summarize
 from rellm_cache.model.answer_likelihoods import answer_log_likelihoods
@@ -283,7 +282,7 @@ def _score(
     if not left:
         return
     llm = load()
-    end = llm.chat.ids(llm.chat.end_text)
+    end = llm.chat.end_ids
     levels = [llm.chat.ids(str(number)) + end for number in range(settings.top + 1)]
     values = torch.arange(len(levels), device=llm.device, dtype=torch.float32)
 
@@ -299,15 +298,13 @@ def _score(
 
 def judge_request(row: QARow, answer: str, settings: JudgeSettings) -> str:
     """The user's turn for the judge about one answer."""
-    filled = {
+    values = {
         "top": str(settings.top),
         "question": row.question,
         "reference": row.answer,
         "answer": answer,
     }
-    marks = re.compile("{(" + "|".join(filled) + ")}")
-    # In one pass, because texts may contain braces.
-    return marks.sub(lambda mark: filled[mark[1]], settings.request)
+    return fill_placeholders(settings.request, values)
 
 
 def _judged_answers(rows: Sequence[QARow], table: ResultTable) -> list[JudgedAnswer]:

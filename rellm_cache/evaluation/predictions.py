@@ -4,7 +4,6 @@ Each row has the requested values: the emotion by head and LLM, the dimensions, 
 its empathy levels. A row with the id "" has the losses of all utterances together.
 """
 
-import csv
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from rellm_cache.config.specs import digest
 from rellm_cache.corpus.dimensions import DIMENSIONS
 from rellm_cache.corpus.manifest import Utterance, read_manifests
+from rellm_cache.corpus.text_files import read_csv
 from rellm_cache.data.examples import data_digest
 from rellm_cache.data.streams import StreamSet
 from rellm_cache.empathy.scorer_folder import CARD
@@ -223,7 +223,9 @@ def prediction_rows(
 
 
 def read_predictions(path: Path) -> dict[str, dict[str, str]]:
-    """Utterance id → row of a `predictions.csv`; `RunError` if it differs from its checksum."""
+    """Utterance id → row of a `predictions.csv`.
+
+    Raises `ManifestError` if it cannot be read, and `RunError` if it differs from its checksum.
+    """
     require_intact(path, "remove it, and evaluate the run again")
-    with path.open(encoding="utf-8", newline="") as file:
-        return {row["id"]: row for row in csv.DictReader(file)}
+    return {row["id"]: row for _, row in read_csv(path, ["id"])}

@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from rellm_cache.corpus.manifest import Utterance
 from rellm_cache.errors import AudioError
 from rellm_cache.inference.responders import Generation
 from rellm_cache.training.loop import read_metrics
+from rellm_cache.utils.console import percent
 from rellm_cache.utils.html import render_page
 
 REPORT = "report.html"
@@ -25,11 +26,11 @@ LEFT, RIGHT, TOP, BOTTOM = 46, 10, 10, 28
 
 @dataclass(frozen=True)
 class Series:
-    """One line of a chart: its name, SVG points in pixels, and its last value."""
+    """One line of a chart: its name, SVG points in pixels, and its last value as text."""
 
     name: str
     points: str
-    last: float
+    last: str
 
 
 @dataclass(frozen=True)
@@ -100,11 +101,14 @@ def charts(rows: Sequence[dict[str, Any]]) -> list[Chart]:
         ]
         curves = {"training": training, "validation": validation}
         if any(len(points) > 1 for points in curves.values()):
-            drawn.append(_chart(title, {k: v for k, v in curves.items() if v}))
+            shown = percent if key == "ua" else "{:.3g}".format
+            drawn.append(_chart(title, {k: v for k, v in curves.items() if v}, shown))
     return drawn
 
 
-def _chart(title: str, curves: dict[str, list[tuple[int, float]]]) -> Chart:
+def _chart(
+    title: str, curves: dict[str, list[tuple[int, float]]], shown: Callable[[float], str]
+) -> Chart:
     values = [y for points in curves.values() for _, y in points]
     steps = max(x for points in curves.values() for x, _ in points)
     low, high = min(values), max(values)
@@ -122,11 +126,11 @@ def _chart(title: str, curves: dict[str, list[tuple[int, float]]]) -> Chart:
         Series(
             name,
             " ".join(f"{x(step):.1f},{y(value):.1f}" for step, value in points),
-            points[-1][1],
+            shown(points[-1][1]),
         )
         for name, points in curves.items()
     ]
-    ticks = [(y(v), f"{v:.3g}") for v in (low, low + span / 2, high)]
+    ticks = [(y(v), shown(v)) for v in (low, low + span / 2, high)]
     return Chart(title, lines, ticks, steps)
 
 

@@ -1,6 +1,6 @@
 """Evaluation of a run on a manifest: scores, predictions, report and model card.
 
-<out>/scores.json       all scores, and a summary of the data
+<out>/scores.json       all scores, a summary of the data, and the path of the manifest
 <out>/predictions.csv   emotions by head and LLM, and dimensions, for each utterance
 <out>/evaluated.jsonl   the same with answers, empathy levels and fingerprints
 <out>/report.html       scores, training curves and samples to listen to
@@ -9,6 +9,7 @@
 A killed call can continue; a repeated call computes only what has changed.
 """
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,8 +27,8 @@ from rellm_cache.evaluation.predictions import (
 )
 from rellm_cache.evaluation.report import REPORT, render_report
 from rellm_cache.evaluation.scores import Scores, make_scores
-from rellm_cache.runs.card import CARD, SCORES, read_card, render_card
-from rellm_cache.runs.provenance import TRAINING, run_cache, summarize_data
+from rellm_cache.runs.card import CARD, MANIFEST, SCORES, read_card, render_card
+from rellm_cache.runs.provenance import TRAINING, DataSummary, run_cache, summarize_data
 from rellm_cache.runs.publish import is_published
 from rellm_cache.runs.shared_models import SharedModels
 from rellm_cache.runs.weights import RECIPE
@@ -48,11 +49,13 @@ class EvaluationOptions:
         in_words: also let the LLM answer each emotion in words; the slowest part.
         empathy: folder of an empathy scorer, or None. With it, every utterance with a transcript is
             answered and the answer scored.
+        overwrite: replace the scores of another manifest.
     """
 
     samples: int = 6
     in_words: bool = True
     empathy: Path | None = None
+    overwrite: bool = False
 
 
 def evaluate(
@@ -72,7 +75,8 @@ def evaluate(
 
     Raises:
         RunError: `run` is not finished, its cache is missing, `out` is a published run or another
-            run, or `options.empathy` is not a finished scorer.
+            run or has the scores of another manifest, or `options.empathy` is not a finished
+            scorer.
         ConfigError: empathy is requested for a run without an LLM.
         ManifestError: the manifest cannot be read; empathy is requested and no utterance has a
             transcript; or an utterance for a text model has none.
@@ -82,10 +86,11 @@ def evaluate(
     """
     out = out or run
     _check_out(run, out)
-    if not _is_own(run, out) and (out / SCORES).exists() and not (out / EVALUATED).exists():
-        raise overwriting(out / SCORES, "of `rellm evaluate`", "choose another --out, or move it")
-    for name in (EVALUATED, SCORES, PREDICTIONS, REPORT):
-        refuse_input(out / name, manifest_files(manifest))
+    if not options.overwrite:
+        if not _is_own(run, out) and (out / SCORES).exists() and not (out / EVALUATED).exists():
+            raise overwriting(out / SCORES, "of `rellm evaluate`")
+        for name in (EVALUATED, SCORES, PREDICTIONS, REPORT):
+            refuse_input(out / name, manifest_files(manifest))
     with hold_folder(out):
         log = PredictionLog(
             run, manifest, cache or run_cache(run), out, resources or SharedModels()
@@ -97,6 +102,9 @@ def _evaluate(
     log: PredictionLog, run: Path, manifest: Path, options: EvaluationOptions, out: Path
 ) -> Scores:
     recipe, utterances = log.recipe, log.utterances
+    data = summarize_data(utterances, manifest)
+    if not options.overwrite:
+        _require_same_manifest(out / SCORES, manifest, data)
     spoken = [u for u in utterances if u.text.strip()]
     if options.empathy is not None:
         _check_empathy(run, recipe, options.empathy)
@@ -112,14 +120,13 @@ def _evaluate(
         empathy = log.empathy(spoken, options.empathy)
     chosen = choose_samples(utterances, options.samples) if recipe.needs_llm else []
     shown = log.answers(chosen)
-    data = summarize_data(utterances, manifest)
     scores = make_scores(data, utterances, predictions, recipe.heads.emotions, empathy)
-    figures = scores.to_json()
+    figures, place = scores.to_json(), str(manifest.absolute())
     page = render_report(run, recipe, figures, chosen, shown)
     with recorded(out, EVALUATED, SCORES, PREDICTIONS, REPORT, CARD):
         written = [
             log.finish(),
-            update_text(out / SCORES, json.dumps(figures, indent=2) + "\n"),
+            update_text(out / SCORES, json.dumps({**figures, MANIFEST: place}, indent=2) + "\n"),
             update_text(out / PREDICTIONS, csv_text(*prediction_rows(utterances, predictions))),
             update_text(out / REPORT, page),
         ]
@@ -145,6 +152,27 @@ def _check_out(run: Path, out: Path) -> None:
         raise RunError(
             f"{out}: is the folder of another run; give another folder for the scores with --out"
         )
+
+
+def _require_same_manifest(scores: Path, manifest: Path, data: DataSummary) -> None:
+    """Raise `RunError` if a folder has the scores of another manifest.
+
+    A manifest that moved is the same if its summary is; scores of earlier versions name none.
+    """
+    try:
+        found = json.loads(scores.read_text("utf-8"))
+        place, clips, summary = found.get(MANIFEST, ""), found["clips"], found["data"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return  # no scores, or damaged ones
+    if place == str(manifest.absolute()):
+        return
+    if summary == dataclasses.asdict(data) and not (place and Path(place).exists()):
+        return
+    raise RunError(
+        f"{scores}: holds the scores of {place or f'another manifest of {clips} clips'}, and those "
+        f"of {manifest} would replace them; give another folder with --out, or replace them with "
+        "--overwrite"
+    )
 
 
 def _check_empathy(run: Path, recipe: Recipe, scorer: Path) -> None:

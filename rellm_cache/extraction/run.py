@@ -14,7 +14,7 @@ import torch
 
 from rellm_cache.config.schema import EncoderConfig, Recipe
 from rellm_cache.corpus.manifest import Utterance, read_manifests
-from rellm_cache.encoders.registry import resolve
+from rellm_cache.encoders.registry import require_importable, resolve
 from rellm_cache.extraction.failures import record_failures
 from rellm_cache.extraction.messages import (
     BatchDone,
@@ -118,6 +118,7 @@ def _encode_with_workers(
     options: WorkerOptions,
     tick: Tick,
 ) -> None:
+    require_importable(config.specs)
     pool: WorkerPool
     if options.ray:
         pool = RayPool(options.ray, options.workers, config)

@@ -1,7 +1,8 @@
 """BLSP-Emo checkpoint converted to a run folder that training starts from.
 
     <out>/whisper/                  its Whisper encoder, in transformers' format
-    <out>/adapter.safetensors       its adapter, widened to the recipe's streams, and new heads
+    <out>/adapter.safetensors       its adapter, widened to the recipe's streams, its category head,
+                                    a new dimension head, and its LoRA if the recipe has the same
     <out>/adapter_config.json
     <out>/recipe.toml               the recipe with this encoder and these initial weights
 
@@ -10,15 +11,20 @@ its convolutions are wider. BLSP-Emo's weights become a block of ours. Weights f
 into that block are zero, so before the first step both adapters compute the same output. Weights
 *into* new channels are random: if they were zero too, no gradient would reach them.
 
+The LLM is Qwen v1, whose `c_attn` makes queries, keys and values at once, with one LoRA. Here they
+are three projections (`qwen_v1`): each gets a copy of A and its rows of B, the same function.
+
 Source: `modeling_blsp2.py` and `modeling_adapter.py` of cwang621/blsp-emo.
 
 Shapes: S channels of BLSP-Emo, W of ours, H the LLM's hidden size, K the kernel size.
 """
 
 import dataclasses
+import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +34,7 @@ from torch import Tensor
 from transformers import WhisperConfig, WhisperModel
 
 from rellm_cache.config.recipes import to_toml
-from rellm_cache.config.schema import Recipe
+from rellm_cache.config.schema import LoraConfig, Recipe
 from rellm_cache.errors import ConfigError
 from rellm_cache.importers.checkpoint_source import CheckpointWeights, find_weights, read_config
 from rellm_cache.importers.model_folder import ShardedModelWriter
@@ -49,6 +55,19 @@ from rellm_cache.utils.model_files import weights_digest
 
 PREPROCESSOR = "preprocessor_config.json"
 ADAPTER, WHISPER, LORA = "adapter.", "whisper_model.", ".lora_"
+HEAD = "hidden2emotion.weight"
+HEAD_EMOTIONS = ("neutral", "happy", "angry", "sad", "surprise")  # rows of its category head
+# LoRA of Qwen v1: layer, projection, A or B. And its projections by Qwen2's names.
+LORA_NAME = re.compile(
+    r"qwen_model\..*\bh\.(\d+)\.(attn|mlp)\.(\w+)\.lora_([AB])(?:\.\w+)?\.weight"
+)
+LORA_TARGETS = {
+    "attn.c_attn": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    "attn.c_proj": ("self_attn.o_proj",),
+    "mlp.w1": ("mlp.up_proj",),
+    "mlp.w2": ("mlp.gate_proj",),
+    "mlp.c_proj": ("mlp.down_proj",),
+}
 CONV = f"{ADAPTER}subsampler.conv_layers."
 # Its other adapter tensors by our names.
 TENSORS = {
@@ -91,6 +110,7 @@ class BlspConfig:
     encoder_shapes: dict[str, tuple[int, ...]]  # name → shape of the encoder's tensors
     hidden_size: int  # H
     bottleneck: int  # of the adapter
+    lora_alpha: float | None  # of the LLM's LoRA, where the file says it
 
 
 @dataclass(frozen=True)
@@ -101,7 +121,9 @@ class ImportedRun:
     recipe: Path  # path of the recipe that starts from it
     whisper: Path  # folder of the encoder
     trainable: int  # number of parameters of adapter and heads
-    lora: int  # number of LoRA tensors of the LLM, which are left out
+    emotion_head: bool  # whether the checkpoint's category head was taken
+    lora: int  # number of LoRA tensors of the checkpoint
+    lora_taken: bool  # whether they were taken
 
 
 def import_blsp(folder: Path, out: Path, recipe: Recipe, sizes: Mapping[str, int]) -> ImportedRun:
@@ -122,19 +144,27 @@ def import_blsp(folder: Path, out: Path, recipe: Recipe, sizes: Mapping[str, int
     if not (folder / PREPROCESSOR).is_file():
         raise ConfigError(f"{folder / PREPROCESSOR}: is missing; copy it from the checkpoint")
     weights = find_weights(folder)
-    weights.check(expected_shapes(config), is_ignored)
+    shapes = expected_shapes(config)
+    emotion_head = HEAD in weights.described and recipe.heads.pooling == "mean"
+    if emotion_head:
+        shapes[HEAD] = (len(HEAD_EMOTIONS), config.hidden_size)
+    weights.check(shapes, is_ignored)
     model = initial_model(recipe, config, sizes, weights)
+    if emotion_head:
+        copy_emotion_head(model, recipe.heads.emotions, weights)
+    lora = recipe.used_llm.lora if recipe.used_llm else None
+    lora_tensors = read_lora(weights, lora, config.lora_alpha) if lora else {}
     info = AdapterInfo(
         sizes=sizes,
         output_size=config.hidden_size,
-        trainable_parameters=sum(p.numel() for p in model.parameters()),
+        trainable_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
         licences={"BLSP-Emo": "Apache-2.0", "Whisper": "MIT"},
     )
     needed_bytes = weights.bytes(config.encoder_shapes) + 4 * info.trainable_parameters
     with new_folder(out, needed_bytes) as temporary:
         write_whisper(folder, config, weights, temporary / "whisper")
         recipe = initial_recipe(recipe, out.absolute(), weights_digest(temporary / "whisper"))
-        save_tensors(temporary / WEIGHTS, model)
+        save_tensors(temporary / WEIGHTS, model, lora_tensors)
         save_config(temporary, info, recipe)
         (temporary / RECIPE).write_text(to_toml(recipe), "utf-8")
         record(temporary, (WEIGHTS, CONFIG, RECIPE))
@@ -143,7 +173,9 @@ def import_blsp(folder: Path, out: Path, recipe: Recipe, sizes: Mapping[str, int
         recipe=out / RECIPE,
         whisper=out / "whisper",
         trainable=info.trainable_parameters,
+        emotion_head=emotion_head,
         lora=sum(LORA in name for name in weights.described),
+        lora_taken=bool(lora_tensors),
     )
 
 
@@ -180,7 +212,10 @@ def read_blsp_config(folder: Path, config: dict[str, Any]) -> BlspConfig:
         with torch.device("meta"):
             tensors = WhisperModel(whisper).encoder.state_dict()
         shapes = {f"{WHISPER}{name}": tuple(tensor.shape) for name, tensor in tensors.items()}
-        return BlspConfig(whisper, shapes, int(hidden), int(bottleneck))
+        lora = config.get("lora_config")
+        alpha = lora.get("lora_alpha") if isinstance(lora, dict) else None
+        alpha = None if alpha is None else float(alpha)
+        return BlspConfig(whisper, shapes, int(hidden), int(bottleneck), alpha)
     except INVALID_ENCODER as error:
         raise ConfigError(
             f"{file}: whisper_config, hidden_size or adapter_inner_dim has an invalid value "
@@ -231,7 +266,7 @@ def expected_shapes(config: BlspConfig) -> dict[str, tuple[int, ...]]:
 
 
 def is_ignored(name: str) -> bool:
-    """Whether a tensor is not imported: the LLM, its LoRA, the untrained emotion head."""
+    """Whether a tensor need not be imported: the LLM, its LoRA, the category head."""
     return name.startswith(("qwen_model.", "hidden2emotion."))
 
 
@@ -247,6 +282,51 @@ def initial_model(
     assert isinstance(model.adapter, ConvAdapter)
     copy_adapter(model.adapter, read_adapter(weights))
     return model
+
+
+@torch.no_grad()
+def copy_emotion_head(
+    model: SpeechLLM, emotions: Sequence[str], weights: CheckpointWeights
+) -> None:
+    """Copy the rows of BLSP-Emo's category head; other emotions keep their random rows."""
+    head = weights.one(HEAD)  # (5, H)
+    for row, emotion in enumerate(emotions):
+        if emotion in HEAD_EMOTIONS:
+            model.heads.category.weight[row] = head[HEAD_EMOTIONS.index(emotion)]
+
+
+def read_lora(
+    weights: CheckpointWeights, config: LoraConfig, alpha: float | None
+) -> dict[str, Tensor]:
+    """Name in a run's weights → tensor of BLSP-Emo's LoRA, in float32; empty without LoRA.
+
+    Raises:
+        ConfigError: rank, `alpha` or targets are not those of the recipe's LoRA.
+    """
+    tensors: dict[str, Tensor] = {}
+    read = (weights.tensors(file, lambda name: LORA in name) for file in weights.files)
+    for name, tensor in chain.from_iterable(read):
+        if not (found := LORA_NAME.fullmatch(name)):
+            continue
+        layer, block, projection, part = found.groups()
+        targets = LORA_TARGETS.get(f"{block}.{projection}", ())
+        tensor = tensor.float()
+        values = tensor.chunk(len(targets)) if part == "B" and targets else [tensor] * len(targets)
+        for target, value in zip(targets, values, strict=True):
+            path = f"lora.model.layers.{layer}.{target}.lora_{part}.weight"
+            tensors[path] = value.clone()
+    ranks = {len(t) for name, t in tensors.items() if ".lora_A." in name}
+    targets_found = {name.split(".")[5] for name in tensors}
+    found_alpha = config.alpha if alpha is None else alpha
+    theirs = (ranks, found_alpha, targets_found)
+    if tensors and theirs != ({config.rank}, config.alpha, set(config.targets)):
+        raise ConfigError(
+            f"{weights.folder}: its LoRA has rank {sorted(ranks)} and alpha {found_alpha} at "
+            f"{sorted(targets_found)}, but llm.lora has {config.rank} and {config.alpha} at "
+            f"{sorted(config.targets)}; set llm.lora.rank, alpha and targets to these, or leave "
+            "the LoRA out with --set llm.lora=none"
+        )
+    return tensors
 
 
 def initial_recipe(recipe: Recipe, out: Path, whisper_sha256: str) -> Recipe:

@@ -71,6 +71,13 @@ class CheckpointWeights:
         """Yield name and value of each wanted tensor of one file."""
         return (pair for pair in open_tensors(file).items() if wanted(pair[0]))
 
+    def one(self, name: str) -> Tensor:
+        """Value of a tensor in float32."""
+        for file in self.files:
+            for _, tensor in self.tensors(file, name.__eq__):
+                return tensor.float()
+        raise KeyError(name)
+
 
 def read_config(folder: Path) -> dict[str, Any]:
     """Content of `config.json` in a model folder; `ConfigError` if there is none."""

@@ -12,7 +12,7 @@ from rellm_cache.config.schema import EncoderConfig
 from rellm_cache.corpus.audio import load_clip
 from rellm_cache.corpus.manifest import Utterance
 from rellm_cache.data.sampler import ordered_batches
-from rellm_cache.data.streams import StreamSet
+from rellm_cache.data.streams import StreamSet, pooled_streams
 from rellm_cache.encoders.base import FrameEncoder
 from rellm_cache.encoders.registry import build_encoder, resolve
 from rellm_cache.store.format import StoreInfo
@@ -27,6 +27,7 @@ class LiveEncoders:
 
     def __init__(self, encoders: Mapping[str, EncoderConfig], device: torch.device) -> None:
         self._device = device
+        self._pooled = pooled_streams(encoders)
         self._encoders = {
             name: build_encoder(resolve(encoder.spec), device) for name, encoder in encoders.items()
         }
@@ -49,4 +50,5 @@ class LiveEncoders:
                     encoded.add(ids[index], encoding.frames)
             return encoded
 
-        return StreamSet({name: stream(encoder) for name, encoder in self._encoders.items()})
+        sources = {name: stream(encoder) for name, encoder in self._encoders.items()}
+        return StreamSet(sources, pooled=self._pooled)

@@ -68,6 +68,12 @@ class Recognition:
         emotion: the likeliest emotion, by the category head.
         probabilities: emotion → probability; they sum to 1.
         dimensions: arousal, dominance, valence, each about 0..1, or None without that head.
+
+    Example:
+        >>> import rellm_cache as rellm
+        >>> found: rellm.Recognition = rellm.load_run("runs/heads").recognise("speech.wav")
+        >>> found.probabilities[found.emotion] == max(found.probabilities.values())
+        True
     """
 
     emotion: str

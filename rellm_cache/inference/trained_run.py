@@ -48,6 +48,11 @@ class Answer:
         text: the answer.
         early_stop: whether the token limit cut it (not the recipe's sentence limit).
         emotion, probabilities, dimensions: as in `Recognition`; empty for a run that reads text.
+
+    Example:
+        >>> import rellm_cache as rellm
+        >>> isinstance(rellm.load_run("runs/small").answer("speech.wav"), rellm.Answer)
+        True
     """
 
     text: str
@@ -65,6 +70,12 @@ class Embedding:
         states: (T', H) float32 outputs of the adapter, which the LLM reads as tokens.
         pooled: (P,) float32, what the heads read: the mean of the states over time, followed by
             the standard deviation if `heads.pooling` is `"statistics"`.
+
+    Example:
+        >>> import rellm_cache as rellm
+        >>> embedding: rellm.Embedding = rellm.load_run("runs/heads").embed("speech.wav")
+        >>> embedding.pooled.shape[0] == 2 * embedding.states.shape[1]
+        True
     """
 
     states: NDArray[np.float32]
@@ -110,7 +121,7 @@ class Run:
         >>> run = rellm.load_run("runs/small")
         >>> type(run.answer("speech.wav").text)
         <class 'str'>
-        >>> [one, other] = run.embed(["speech.wav", "demo/una-sad-1"])
+        >>> [one, other] = run.embed(["speech.wav", "demo/sam-sad-1"])
         >>> one.states.shape[1] == other.states.shape[1]
         True
     """
@@ -130,11 +141,7 @@ class Run:
     ) -> Answer: ...
     @overload
     def answer(
-        self,
-        x: Clips[Item],
-        *,
-        sampling_rate: int = 16_000,
-        batch_size: int = BATCH,
+        self, x: Clips[Item], *, sampling_rate: int = 16_000, batch_size: int = BATCH
     ) -> list[Answer]: ...
     def answer(self, x: Any, *, sampling_rate: int = 16_000, batch_size: int = BATCH) -> Any:
         """Answer clips with the LLM, greedily, with the prompt `answer`."""
@@ -155,17 +162,14 @@ class Run:
     ) -> Recognition: ...
     @overload
     def recognise(
-        self,
-        x: Clips[Item],
-        *,
-        sampling_rate: int = 16_000,
-        batch_size: int = BATCH,
+        self, x: Clips[Item], *, sampling_rate: int = 16_000, batch_size: int = BATCH
     ) -> list[Recognition]: ...
     def recognise(self, x: Any, *, sampling_rate: int = 16_000, batch_size: int = BATCH) -> Any:
         """Emotion, its probabilities and dimensions of clips, by the heads; no LLM is used."""
+        responder = self._speech_responder
 
         def recognitions(clips: list[Utterance]) -> dict[str, Recognition]:
-            found = self._speech_responder.recognize(clips, batch_size)
+            found = responder.recognize(clips, batch_size)
             return {name: recognition for name, (recognition, _, _) in found.items()}
 
         return self._for_each(x, sampling_rate, recognitions)
@@ -176,17 +180,14 @@ class Run:
     ) -> Embedding: ...
     @overload
     def embed(
-        self,
-        x: Clips[Item],
-        *,
-        sampling_rate: int = 16_000,
-        batch_size: int = BATCH,
+        self, x: Clips[Item], *, sampling_rate: int = 16_000, batch_size: int = BATCH
     ) -> list[Embedding]: ...
     def embed(self, x: Any, *, sampling_rate: int = 16_000, batch_size: int = BATCH) -> Any:
         """States of the adapter and pooled vectors of clips, as NumPy arrays."""
+        responder = self._speech_responder
 
         def embeddings(clips: list[Utterance]) -> dict[str, Embedding]:
-            found = self._speech_responder.recognize(clips, batch_size)
+            found = responder.recognize(clips, batch_size)
             return {n: Embedding(s.numpy(), p.numpy()) for n, (_, s, p) in found.items()}
 
         return self._for_each(x, sampling_rate, embeddings)

@@ -54,9 +54,20 @@ class FrozenLLM:
     def embed(self, ids: Sequence[int]) -> Tensor:
         """(T, H) input embeddings of token ids."""
         table = self._embedding.weight
+        self._require_known(ids)
         tokens = torch.tensor(list(ids), dtype=torch.long, device=table.device)  # (T,)
         embeddings: Tensor = self._embedding(tokens)
         return embeddings
+
+    def _require_known(self, ids: Sequence[int]) -> None:
+        """Raise `ConfigError` if the model has no embedding of a token."""
+        rows = len(self._embedding.weight)
+        if (last := max(ids, default=0)) >= rows:
+            raise ConfigError(
+                f"{self.config.model}: the tokenizer gives token {last} "
+                f"({self.chat.tokenizer.convert_ids_to_tokens(last)!r}), but the model has {rows} "
+                "tokens; copy tokenizer and weights from the same model"
+            )
 
     def segment(
         self,
@@ -67,6 +78,7 @@ class FrozenLLM:
     ) -> Segment:
         """A segment of speech (t, H), then fixed tokens, then an answer; any may be empty."""
         tokens = self.embed((*ids, *answer[:-1]))
+        self._require_known(answer[-1:])
         parts = [tokens] if speech is None else [speech.to(tokens.dtype), tokens]
         embeddings = torch.cat(parts)  # (speech + ids + answer - 1, H)
         return Segment(embeddings, tuple(answer), parent, 0 if speech is None else len(speech))
@@ -116,9 +128,13 @@ class FrozenLLM:
         for layer in self._checkpointed:
             layer.training = checkpointing  # the modules inside it stay in evaluation mode
 
+    def has_positions(self, needed: int) -> bool:
+        """Whether the model supports `needed` positions."""
+        return self._positions is None or needed <= self._positions
+
     def require_positions(self, needed: int) -> None:
         """Raise `ConfigError` if the model supports fewer than `needed` positions."""
-        if self._positions is not None and needed > self._positions:
+        if not self.has_positions(needed):
             raise ConfigError(
                 f"llm.model: prompt, speech and answer take {needed} positions, but "
                 f"{self.config.model} supports {self._positions}; leave out long clips, or "

@@ -16,6 +16,7 @@ from rellm_cache.llm.bitsandbytes_import import bitsandbytes
 from rellm_cache.llm.frozen import FrozenLLM
 from rellm_cache.llm.offloaded_embedding import OffloadedEmbedding
 from rellm_cache.llm.prompts import ChatFormat
+from rellm_cache.utils.console import say_once
 from rellm_cache.utils.json_files import read_object
 from rellm_cache.utils.model_files import (
     check_files,
@@ -30,26 +31,33 @@ def load_llm(config: LLMConfig, device: torch.device) -> FrozenLLM:
     """Load and quantize the chat model of a recipe.
 
     Raises:
-        ConfigError: the model cannot be found or loaded, lacks a file or weights, or needs its
-            own Python code.
+        ConfigError: the model cannot be found or loaded, lacks a file or weights, has weights that
+            are not finite or quantized otherwise, does not fit its tokenizer, or needs its own
+            Python code.
     """
     folder = find_llm(config)
+    own = _require_quantization(folder, config)
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    packing: dict[str, Any] = {} if own else {"quantization_config": _quantization(config, dtype)}
     model = load_pretrained(
         AutoModelForCausalLM,
         folder,
         "download it again, or, if the output matrix is the input embeddings, set "
         '"tie_word_embeddings": true in its config.json',
         dtype=dtype,
-        quantization_config=_quantization(config, dtype),
+        quantized=own,
+        **packing,
         device_map={"": device},
         attn_implementation="sdpa",
     )
     keep_weights_unpacked(model)
+    require_finite(model)
+    chat = load_chat(config)
+    _check_end_tokens(model, chat)
     _reset_generation_config(model)
     if config.offload_embeddings:
         offload_embeddings(model, device)
-    return FrozenLLM(model, load_chat(config), config)
+    return FrozenLLM(model, chat, config)
 
 
 def find_llm(config: LLMConfig) -> Path:
@@ -79,6 +87,8 @@ def load_chat(config: LLMConfig) -> ChatFormat:
     folder = find_llm(config)
     with model_errors(folder):
         tokenizer = AutoTokenizer.from_pretrained(folder)
+    if isinstance(tokenizer.chat_template, str):
+        tokenizer.chat_template = tokenizer.chat_template.removeprefix("\ufeff")
     return ChatFormat(tokenizer, config.template)
 
 
@@ -91,6 +101,49 @@ def keep_weights_unpacked(model: torch.nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, bitsandbytes.nn.Linear4bit):
             module.support_avx512bf16_for_cpu = False
+
+
+def require_finite(model: torch.nn.Module) -> None:
+    """Raise `ConfigError` that names a weight with NaN or infinite values."""
+    for name, weight in model.named_parameters():
+        values = [weight.detach()]
+        if (state := getattr(weight, "quant_state", None)) is not None:  # 4-bit: its scales
+            scales = (state.absmax, state.offset, state.state2 and state.state2.absmax)
+            values = [scale for scale in scales if scale is not None]
+        for tensor in values:
+            extremes = torch.stack(tensor.aminmax()) if tensor.is_floating_point() else tensor[:0]
+            if not extremes.isfinite().all():
+                raise ConfigError(
+                    f"{getattr(model, 'name_or_path', 'model')}: weight {name} has NaN or infinite "
+                    "values, expected finite ones; download the model again"
+                )
+
+
+def _check_end_tokens(model: Any, chat: ChatFormat) -> None:
+    """Compare the tokenizer's end tokens with the model; other ends of the model stop it too.
+
+    Raises:
+        ConfigError: the model has no embedding of an end token.
+    """
+    rows = len(model.get_input_embeddings().weight)
+    if (last := max((*chat.ids(chat.end_text), *chat.stop_ids))) >= rows:
+        raise ConfigError(
+            f"{model.name_or_path}: the tokenizer's end token "
+            f"{chat.tokenizer.convert_ids_to_tokens(last)!r} has id {last}, but the model has "
+            f"{rows} tokens; copy tokenizer and weights from the same model"
+        )
+    ends: set[int] = set()
+    for config in (model.config, model.generation_config):
+        found = config.eos_token_id
+        ends |= set(found if isinstance(found, list) else [found]) - {None}
+    if ends and not ends & set(chat.stop_ids):
+        names = chat.tokenizer.convert_ids_to_tokens(sorted(ends))
+        say_once(
+            f"{model.name_or_path}: config.json ends a text with {names}, tokenizer and template "
+            f"with {chat.tokenizer.convert_ids_to_tokens(chat.stop_ids)}; each of them ends an "
+            "answer"
+        )
+        chat.more_stops = frozenset(ends)
 
 
 def offload_embeddings(model: Any, device: torch.device) -> None:
@@ -126,6 +179,32 @@ def _quantization(config: LLMConfig, dtype: torch.dtype) -> BitsAndBytesConfig |
     if config.quantization == "int8":
         return BitsAndBytesConfig(load_in_8bit=True)
     return None
+
+
+def _require_quantization(folder: Path, config: LLMConfig) -> bool:
+    """Whether the weights in a folder are quantized as the recipe says, so that they stay so.
+
+    Raises:
+        ConfigError: they are quantized in another way.
+    """
+    own = read_object(folder / "config.json", ConfigError, "copy the file again").get(
+        "quantization_config"
+    )
+    if own is None:
+        return False
+    settings = own if isinstance(own, dict) else {}
+    kind = settings.get("quant_method")
+    if kind == "bitsandbytes" and settings.get("load_in_8bit"):
+        kind = "int8"
+    elif kind == "bitsandbytes" and settings.get("load_in_4bit"):
+        kind = settings.get("bnb_4bit_quant_type", "fp4")
+    if kind != config.quantization:
+        fix = f"set llm.quantization = {kind!r}, or " if kind in ("nf4", "int8") else ""
+        raise ConfigError(
+            f"{folder}/config.json: the weights are quantized already ({kind}), expected "
+            f"{config.quantization!r} by llm.quantization; {fix}use the model without quantization"
+        )
+    return True
 
 
 def _refuse_custom_code(folder: Path) -> None:

@@ -1,15 +1,19 @@
 """Prompts as token ids: the parts before and after speech, and after the response.
 
-The layout is ChatML as in the paper, or the model's own chat template.
+The layout is ChatML as in the paper, or the model's own chat template. Special tokens are those of
+the layout alone: in a system text, a user's text or a response `<|im_end|>` is text like any other.
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 from rellm_cache.config.qa import QASettings
 from rellm_cache.config.schema import PromptsConfig
 from rellm_cache.errors import ConfigError
+from rellm_cache.utils.console import say_once
 
 CHATML = (
     "<|im_start|>system\n{system}<|im_end|>\n<|im_start|>user\n{user}<|im_end|>\n"
@@ -22,8 +26,8 @@ CHATML_TOKENS = ("<|im_start|>", "<|im_end|>", "<|endoftext|>")
 # unless it gets a date; the date below is the template's own default.
 TEMPLATE_SETTINGS = {"enable_thinking": False, "date_string": "26 Jul 2024"}
 
-# Placeholders that show where a model's template puts speech and response.
-_SPEECH, _RESPONSE = "SPEECHxGOESxHERE", "RESPONSExGOESxHERE"
+# Stand-ins that show where a template puts its texts; no text ever takes their place in a template.
+_SYSTEM, _USER, _RESPONSE = "SYSTEMxGOESxHERE", "USERxGOESxHERE", "RESPONSExGOESxHERE"
 
 
 @dataclass(frozen=True)
@@ -36,73 +40,183 @@ class SpeechPrompt:
 
 
 class ChatFormat:
-    """A tokenizer with its model's chat layout; `ConfigError` if they do not fit together."""
+    """A tokenizer with its model's chat layout.
+
+    Raises `ConfigError` if they do not fit together, or the template gives no end token.
+
+    Attributes:
+        more_stops: token ids that stop generation besides those of tokenizer and template.
+    """
 
     def __init__(self, tokenizer: Any, template: Literal["chatml", "model"]) -> None:
         self.tokenizer = tokenizer
         self.template = template
+        self.more_stops: frozenset[int] = frozenset()
+        self._where = getattr(tokenizer, "name_or_path", "") or "tokenizer"
         if template == "chatml":
             for token in CHATML_TOKENS:
-                if len(self.ids(token)) != 1:
+                if len(self._control_ids(token)) != 1:
                     raise ConfigError(
-                        f'llm.template = "chatml": this tokenizer splits {token!r} into '
-                        f'{len(self.ids(token))} pieces; set llm.template = "model"'
+                        f'{self._where}: llm.template = "chatml", but this tokenizer splits '
+                        f"{token!r} into {len(self._control_ids(token))} pieces; set "
+                        'llm.template = "model"'
                     )
+            if not set(CHATML_TOKENS) <= self._special_tokens.keys():  # they must not be text
+                tokenizer.add_special_tokens({"additional_special_tokens": list(CHATML_TOKENS)})
         elif not tokenizer.chat_template:
-            raise ConfigError(
-                'llm.template = "model": the tokenizer has no chat template; set it to "chatml"'
+            raise self._error("the tokenizer has no chat template")
+        elif not self._special_ends():
+            raise self._error(
+                f"the chat template ends a response with {self.end_text!r}, expected a special "
+                "token as <|im_end|>, without which an answer never ends"
             )
 
     def ids(self, text: str) -> tuple[int, ...]:
-        """Token ids of a text; special tokens in it are recognized, none are added."""
-        return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        """Token ids of a text; special tokens that it spells out are text."""
+        found = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)
+        return tuple(found["input_ids"])
 
     def text_prompt(self, system: str, user: str) -> tuple[int, ...]:
         """Token ids of a request without speech, up to the start of the response."""
-        return self.ids(self._request(system, user))
+        before, between, after = self._layout(system)
+        return self._join(before, system, between, user, after)
 
-    def speech_prompt(self, system: str, user: str) -> SpeechPrompt:
-        """Token ids around the speech of a request with `{speech}` in the user's turn."""
-        text = self._request(system, user.replace("{speech}", _SPEECH))
-        before, _, after = text.partition(_SPEECH)
-        return SpeechPrompt(self.ids(before), self.ids(after), self.ids(self.end_text))
+    def speech_prompt(self, system: str, user: str, **values: str) -> SpeechPrompt:
+        """Token ids around the speech of a request with `{speech}` in the user's turn.
+
+        Args:
+            values: text for other placeholders of `user`, by name; it is never a template itself.
+        """
+        spoken_before, _, spoken_after = (
+            fill_placeholders(part, values) for part in user.partition("{speech}")
+        )
+        before, between, after = self._layout(system)
+        return SpeechPrompt(
+            self._join(before, system, between, spoken_before),
+            self._join("", spoken_after, after),
+            self.end_ids,
+        )
 
     @property
     def end_text(self) -> str:
         """The text that ends a complete response."""
         if self.template == "chatml":
             return CHATML_END
-        turns = [{"role": "user", "content": "-"}, {"role": "assistant", "content": _RESPONSE}]
+        turns = [_turn("user", "-"), _turn("assistant", _RESPONSE)]
         return self._render(turns).partition(_RESPONSE)[2]
+
+    @cached_property
+    def end_ids(self) -> tuple[int, ...]:
+        """Token ids that end a complete response."""
+        return self._control_ids(self.end_text)
 
     @property
     def stop_ids(self) -> list[int]:
         """Token ids that stop generation: the first end token, and the tokenizer's end of text."""
-        ends = {self.ids(self.end_text)[0], self.tokenizer.eos_token_id}
+        ends = {self._special_ends()[0], self.tokenizer.eos_token_id, *self.more_stops}
         if self.template == "chatml":
-            ends.add(self.ids("<|endoftext|>")[0])
+            ends.add(self._control_ids("<|endoftext|>")[0])
         return sorted(end for end in ends if end is not None)
 
-    def _request(self, system: str, user: str) -> str:
+    def _special_ends(self) -> list[int]:
+        """The special tokens among those that end a response, in order."""
+        special = {*self.tokenizer.all_special_ids, *self.tokenizer.added_tokens_decoder}
+        return [token for token in self.end_ids if token in special]
+
+    @property
+    def _special_tokens(self) -> dict[str, Any]:
+        """The tokenizer's special tokens by their text."""
+        added = self.tokenizer.added_tokens_decoder.values()
+        return {token.content: token for token in added if token.special}
+
+    @cached_property
+    def _special(self) -> re.Pattern[str]:
+        """Matches a special token, with the whitespace that the tokenizer joins to it."""
+        tokens = sorted(self._special_tokens.values(), key=lambda token: -len(token.content))
+        patterns = (
+            r"\s*" * token.lstrip + re.escape(token.content) + r"\s*" * token.rstrip
+            for token in tokens
+        )
+        return re.compile(f"({'|'.join(patterns) or '(?!)'})")
+
+    def _control_ids(self, text: str) -> tuple[int, ...]:
+        """Token ids of a part of the layout; special tokens in it are recognized, none added."""
+        return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def _join(self, *parts: str) -> tuple[int, ...]:
+        """Token ids of parts of a request: layout and text in turn, layout first.
+
+        Layout and text are tokenized together, so that they merge as in one text.
+        """
+        if not any(self._special.search(text) for text in parts[1::2]):
+            return self._control_ids("".join(parts))
+        ids: list[int] = []
+        plain = ""
+        for index, part in enumerate(parts):
+            pieces = [part] if index % 2 else self._special.split(part)
+            for place, piece in enumerate(pieces):  # special tokens are at odd places
+                if place % 2:
+                    ids += (*self.ids(plain), *self._control_ids(piece))
+                    plain = ""
+                else:
+                    plain += piece
+        return (*ids, *self.ids(plain))
+
+    def _layout(self, system: str) -> tuple[str, str, str]:
+        """Text of the layout before the system text, before the user's text, and after it."""
+        before, between, after = self._parts
+        if self._has_system_role:
+            return before, between, after
+        say_once(
+            f"{self._where}: the chat template has no system role; the system text is put "
+            "before the user's"
+        )
+        return before, between if system else "", after
+
+    @cached_property
+    def _parts(self) -> tuple[str, str, str]:
+        turns = [_turn("system", _SYSTEM), _turn("user", _USER)]
         if self.template == "chatml":
-            return CHATML.format(system=system, user=user)
-        turns = [{"role": "system", "content": system}, {"role": "user", "content": user}]
-        text = self._render(turns, add_generation_prompt=True, **TEMPLATE_SETTINGS)
-        if system not in text or user not in text:
-            raise ConfigError(
-                'llm.template = "model": the chat template changes or leaves out the system or '
-                'user text; set llm.template = "chatml"'
-            )
-        return text
+            text = CHATML.format(system=_SYSTEM, user=_USER)
+        elif self._has_system_role:
+            text = self._render(turns, add_generation_prompt=True, **TEMPLATE_SETTINGS)
+        else:
+            turns = [_turn("user", f"{_SYSTEM}\n\n{_USER}")]
+            text = self._render(turns, add_generation_prompt=True, **TEMPLATE_SETTINGS)
+        before, _, rest = text.partition(_SYSTEM)
+        between, found, after = rest.partition(_USER)
+        if not found:
+            raise self._error("the chat template changes or leaves out the system or user text")
+        return before, between, after
+
+    @cached_property
+    def _has_system_role(self) -> bool:
+        """Whether the template writes a system text; those of Gemma and Mistral refuse it."""
+        if self.template == "chatml":
+            return True
+        turns = [_turn("system", _SYSTEM), _turn("user", _USER)]
+        try:
+            text = self._render(turns, add_generation_prompt=True, **TEMPLATE_SETTINGS)
+        except ConfigError:
+            return False
+        return _SYSTEM in text
 
     def _render(self, turns: list[dict[str, str]], **options: Any) -> str:
         try:
             return str(self.tokenizer.apply_chat_template(turns, tokenize=False, **options))
         except Exception as error:  # a template is a program and can fail in any way
-            raise ConfigError(
-                f'llm.template = "model": the chat template fails ({type(error).__name__}: '
-                f'{error}); set llm.template = "chatml"'
-            ) from error
+            found = f"{type(error).__name__}: {error}"
+            raise self._error(f"the chat template fails ({found})") from error
+
+    def _error(self, found: str) -> ConfigError:
+        return ConfigError(
+            f'{self._where}: llm.template = "model", but {found}; correct chat_template.jinja (or '
+            'chat_template in tokenizer_config.json), or set llm.template = "chatml"'
+        )
+
+
+def _turn(role: str, content: str) -> dict[str, str]:
+    return {"role": role, "content": content}
 
 
 def speech_prompts(
@@ -123,5 +237,10 @@ def question_prompt(
     chat: ChatFormat, prompts: PromptsConfig, qa: QASettings, question: str
 ) -> SpeechPrompt:
     """Token ids around speech for one question about it."""
-    user = qa.prompt.replace("{question}", question)
-    return chat.speech_prompt(prompts.empathetic_system, user)
+    return chat.speech_prompt(prompts.empathetic_system, qa.prompt, question=question)
+
+
+def fill_placeholders(template: str, values: Mapping[str, str]) -> str:
+    """Replace each `{name}` of a template by its text, in one pass: texts may contain braces."""
+    marks = re.compile("{(" + ("|".join(map(re.escape, values)) or "(?!)") + ")}")
+    return marks.sub(lambda mark: values[mark[1]], template)

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from rellm_cache.config.schema import AdapterConfig
 from rellm_cache.data.streams import QuantizationParams
 from rellm_cache.llm.memory import count_saved_bytes
-from rellm_cache.model.heads import masked_mean, valid_frames
+from rellm_cache.model.heads import valid_frames
 
 KERNEL, STRIDE, PADDING = 5, 2, 2
 CONVOLUTIONS = 3
@@ -48,19 +48,30 @@ class Speech:
 def concat_streams(
     streams: Mapping[str, Tensor], lengths: Tensor, pooling: Mapping[str, str]
 ) -> Tensor:
-    """Concatenate streams frame by frame: (B, T, D) each -> (B, T, sum of D), float32.
+    """Concatenate streams frame by frame -> (B, T, sum of D), float32.
 
     Args:
+        streams: by name, (B, T, D), or (B, 1, D) if pooled.
         lengths: (B,) valid frames.
         pooling: one value for each stream, in the order of concatenation: `frame` (paper), or
-            `utterance`: the mean over the utterance, repeated in every frame (reference code).
+            `utterance`: the mean of the utterance, repeated in every frame (reference code).
+
+    Raises:
+        ValueError: a stream is not pooled as `pooling` says.
     """
+    if "frame" in pooling.values():
+        frames = max(streams[name].shape[1] for name in pooling)
+    else:
+        frames = int(lengths.max())
     parts = []
     for name, kind in pooling.items():
-        frames = streams[name].float()
-        if kind == "utterance":
-            frames = masked_mean(frames, lengths).unsqueeze(1).expand_as(frames)
-        parts.append(frames)
+        stream = streams[name].float()
+        if stream.shape[1] != (1 if kind == "utterance" else frames):
+            raise ValueError(
+                f"stream {name!r}: {stream.shape[1]} frames of {frames}, pooling {kind!r}; collate "
+                "batches from streams opened with the recipe's encoders"
+            )
+        parts.append(stream.expand(-1, frames, -1))  # (B, 1 or T, D) -> (B, T, D)
     return torch.cat(parts, dim=-1)
 
 

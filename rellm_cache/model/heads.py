@@ -33,6 +33,10 @@ class AuxiliaryHeads(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.category = nn.Linear(pooled, len(config.emotions), bias=False)
         self.dimensions = nn.Linear(pooled, 3, bias=False) if config.dimensions else None
+        parts = {"emotion": self.category, "dimensions": self.dimensions}
+        for name in config.freeze:
+            if (head := parts[name]) is not None:
+                head.requires_grad_(False)
 
     def pool(self, frames: Tensor, lengths: Tensor) -> Tensor:
         """Pooled frames: (B, T', H), (B,) valid frames -> (B, P); P is H, or 2 H of statistics."""

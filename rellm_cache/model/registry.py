@@ -19,6 +19,21 @@ def register_adapter(kind: str, *, options: type[Any] | None = None) -> Callable
 
     Raises:
         ValueError: the name is taken or not allowed.
+
+    Example:
+        >>> import torch
+        >>> import rellm_cache as rellm
+        >>> @rellm.register_adapter("every-eighth")
+        ... class EveryEighth(rellm.Adapter):
+        ...     def __init__(self, options, input_size, output_size):
+        ...         super().__init__(options, input_size, output_size)
+        ...         self.linear = torch.nn.Linear(input_size, output_size)
+        ...     def output_lengths(self, lengths):
+        ...         return (lengths - 1) // 8 + 1
+        ...     def forward(self, frames, lengths):
+        ...         return self.linear(frames[:, ::8]), self.output_lengths(lengths)
+        >>> rellm.load_recipe("small", set={"adapter.kind": "every-eighth"}).adapter.kind
+        'every-eighth'
     """
 
     def register(adapter: Kind) -> Kind:

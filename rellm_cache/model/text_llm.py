@@ -13,6 +13,7 @@ from torch import Tensor
 from rellm_cache.config.schema import PromptsConfig
 from rellm_cache.llm.decoding import Continuation, continue_prompts
 from rellm_cache.llm.frozen import FrozenLLM
+from rellm_cache.llm.prompts import fill_placeholders
 from rellm_cache.llm.sentence_limit import NO_LIMIT, ReplyLimit
 from rellm_cache.model.answer_likelihoods import answer_log_likelihoods
 
@@ -41,8 +42,8 @@ class TextLLM:
         """The user turn that asks for an answer."""
         if reading.emotion is None:
             return self._prompts.answer.replace("{speech}", reading.transcript)
-        labelled = self._prompts.labelled_answer.replace("{emotion}", reading.emotion)
-        return labelled.replace("{speech}", reading.transcript)
+        values = {"emotion": reading.emotion, "speech": reading.transcript}
+        return fill_placeholders(self._prompts.labelled_answer, values)
 
     def answers(
         self, readings: Sequence[Reading], max_new_tokens: int, limit: ReplyLimit = NO_LIMIT

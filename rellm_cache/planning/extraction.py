@@ -8,6 +8,7 @@ These sample clips cover the range of lengths.
   models and batch count as GPU memory.
 """
 
+import math
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -160,7 +161,12 @@ def _plan_stream(
     total: int,
 ) -> StreamPlan:
     mine = [c.utterance.id for c in missing if target.fingerprint in c.missing_from]
-    frames = sum(whisper_frame_count(round(seconds.get(i, 0) * SAMPLE_RATE)) for i in mine)
+    samples = [round(seconds.get(i, 0) * SAMPLE_RATE) for i in mine]
+    rate = target.spec.frame_rate
+    if rate == 50:
+        frames = sum(map(whisper_frame_count, samples))
+    else:
+        frames = sum(math.ceil(n / SAMPLE_RATE * rate) for n in samples)
     cost = measured.seconds_a_clip
     return StreamPlan(
         name=name,

@@ -232,4 +232,4 @@ def _build_on_meta(
     with torch.device("meta"):
         built = build_adapter(adapter, inputs, outputs)
         parameters = AuxiliaryHeads(heads, outputs).parameters()
-    return built, sum(p.numel() for p in parameters)
+    return built, sum(p.numel() for p in parameters if p.requires_grad)

@@ -11,6 +11,7 @@ from typing import Literal
 from rellm_cache.config.qa import QAMode, QASettings, QAType
 from rellm_cache.corpus.dimensions import DIMENSIONS
 from rellm_cache.corpus.manifest import Utterance
+from rellm_cache.llm.prompts import fill_placeholders
 
 LEVELS = ("low", "medium", "high")
 LabelSource = Literal["corpus", "pseudo", "made"]
@@ -52,16 +53,14 @@ def write_request(utterance: Utterance, kind: QAType, settings: QASettings) -> R
     """The request for pairs of one type, or for the answer to its given question."""
     question: str = getattr(settings.questions, kind)
     template: str = getattr(settings.answers if question else settings.pairs, kind)
-    filled = {
-        "{count}": str(settings.pairs_each),
-        "{emotion}": utterance.emotion or "",
-        "{metadata}": describe(utterance, settings),
-        "{question}": question,
-        "{transcript}": utterance.text,  # last, because a transcript may contain braces
+    values = {
+        "count": str(settings.pairs_each),
+        "emotion": utterance.emotion or "",
+        "metadata": describe(utterance, settings),
+        "question": question,
+        "transcript": utterance.text,
     }
-    for mark, text in filled.items():
-        template = template.replace(mark, text)
-    return Request(template, question)
+    return Request(fill_placeholders(template, values), question)
 
 
 def has_type(mode: QAMode, kind: str) -> bool:

@@ -12,9 +12,9 @@ from typing import Any, Literal, cast
 
 from rellm_cache.corpus.manifest import SPLITS, Utterance
 from rellm_cache.corpus.readers.base import Corpus
-from rellm_cache.corpus.readers.esd import read_esd
+from rellm_cache.corpus.readers.esd import EsdSplits, read_esd
 from rellm_cache.corpus.readers.iemocap import SESSIONS, IemocapSplits, read_iemocap
-from rellm_cache.corpus.readers.msp_podcast import read_msp_podcast
+from rellm_cache.corpus.readers.msp_podcast import MspPodcastSplits, read_msp_podcast
 from rellm_cache.corpus.readers.ravdess import SpeakerSplits, read_ravdess
 from rellm_cache.corpus.splits import text_key
 from rellm_cache.errors import ConfigError, ManifestError
@@ -76,9 +76,9 @@ def read_folds(source: Source) -> list[Fold]:
         sessions = SESSIONS if source.cross_validate else [SESSIONS[-1]]
         corpora = [read_iemocap(data, IemocapSplits(splits, n, seed)) for n in sessions]
     elif source.corpus == "esd":
-        corpora = [read_esd(data, splits, seed)]
+        corpora = [read_esd(data, EsdSplits(splits, seed))]
     elif source.corpus == "msp-podcast":
-        corpora = [read_msp_podcast(data, splits, seed)]
+        corpora = [read_msp_podcast(data, MspPodcastSplits(splits, seed))]
     else:
         corpora = [read_ravdess(data, groups) for groups in speaker_groups(_speakers(data))]
     return [Fold(f"fold-{i}", corpus) for i, corpus in enumerate(corpora, 1)]

@@ -207,7 +207,9 @@ def do_job(job: Job, resources: SharedModels) -> None:
         train(recipe, job.manifest, job.cache, job.run, resources)
     responses = job.out / RESPONSES
     generate(job.run, test, responses, job.cache, batch_size=job.batch_size, resources=resources)
-    evaluate(job.run, test, job.cache, EvaluationOptions(samples=0), resources=resources)
+    evaluate(
+        job.run, test, job.cache, EvaluationOptions(samples=0, overwrite=True), resources=resources
+    )
     write_text(job.out / DONE, json.dumps({FINGERPRINT: job.fingerprint()}) + "\n")
 
 

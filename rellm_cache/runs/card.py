@@ -28,9 +28,11 @@ from rellm_cache.runs.provenance import CORPORA, TrainingRecord, load_training
 from rellm_cache.runs.weights import AdapterInfo, load_info, run_recipe
 from rellm_cache.utils.atomic_files import update_text
 from rellm_cache.utils.checksums import require_intact
+from rellm_cache.utils.console import percent
 from rellm_cache.utils.model_files import HUB_ID
 
 CARD, SCORES = "README.md", "scores.json"
+MANIFEST = "manifest"  # key of the manifest's path in scores.json; not published
 SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|&~$])")
 
 
@@ -114,6 +116,7 @@ def render_card(card: Card) -> str:
             licences=card.licences,
             corpus_conditions=describe_corpus_conditions(card.training.train),
             weights=loss_weights(card.recipe.losses),
+            rate=f"{next(iter(card.recipe.encoders.values())).frame_rate:g}",
             unknown=UNKNOWN,
             dimensions=card.has_trained_dimensions,
         )
@@ -194,7 +197,12 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"code": code_span, "counts": counts, "raw": RawMarkdown}
+    environment.filters |= {
+        "code": code_span,
+        "counts": counts,
+        "raw": RawMarkdown,
+        "percent": percent,
+    }
     return environment
 
 

@@ -23,6 +23,7 @@ from rellm_cache.config.schema import Recipe
 from rellm_cache.errors import ConfigError, RunError
 from rellm_cache.runs.card import (
     CARD,
+    MANIFEST,
     SCORES,
     Card,
     metadata,
@@ -203,7 +204,8 @@ def _texts(card: Card) -> dict[str, str]:
         LICENCES: render_licences(card),
     }
     if card.scores is not None:
-        texts[SCORES] = json.dumps(card.scores, indent=2) + "\n"
+        scores = {key: value for key, value in card.scores.items() if key != MANIFEST}
+        texts[SCORES] = json.dumps(scores, indent=2) + "\n"
     return texts
 
 

@@ -6,9 +6,10 @@
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -24,11 +25,19 @@ from rellm_cache.llm.loading import load_llm
 from rellm_cache.model.speech_llm import SpeechLLM
 from rellm_cache.utils.atomic_files import update_text, write_file
 from rellm_cache.utils.checksums import require_intact
+from rellm_cache.utils.console import say
 from rellm_cache.utils.model_files import file_digest
 
 WEIGHTS, CONFIG, RECIPE = "adapter.safetensors", "adapter_config.json", "recipe.toml"
 DTYPES = (torch.float32, torch.bfloat16)  # of trained weights, see `training.param_dtype`
 AGAIN = "run its `rellm train` again, which makes it again or says what is lost"
+# Part of a model, as in `training.init_parts` → start of its parameters' names.
+PARTS = {
+    "adapter": "adapter.",
+    "emotion": "heads.category.",
+    "dimensions": "heads.dimensions.",
+    "lora": "lora.",
+}
 
 
 @dataclass(frozen=True)
@@ -41,28 +50,35 @@ class AdapterInfo:
     licences: dict[str, str]
 
 
-def save_tensors(path: Path, model: SpeechLLM) -> None:
-    """Write the trained weights atomically."""
+def save_tensors(
+    path: Path, model: SpeechLLM, lora: Mapping[str, torch.Tensor] = MappingProxyType({})
+) -> None:
+    """Write the trained weights atomically; `lora` adds that of a model without its LLM."""
     state = {
         name: tensor.detach().cpu().contiguous()
-        for name, tensor in trained_parameters(model).items()
+        for name, tensor in (*trained_parameters(model).items(), *lora.items())
     }
     write_file(path, lambda temporary: save_file(state, temporary, metadata={"format": "pt"}))
 
 
 def trained_parameters(model: SpeechLLM) -> dict[str, torch.nn.Parameter]:
-    """Trained parameters by name: all that a checkpoint holds."""
+    """Adapter, heads and LoRA by name: all that a checkpoint holds, frozen heads too."""
     return dict(model.named_parameters())
 
 
-def load_tensors(path: Path, model: SpeechLLM, fresh_lora: bool = False) -> None:
+def load_tensors(
+    path: Path, model: SpeechLLM, parts: Sequence[str] = tuple(PARTS), fresh_lora: bool = False
+) -> None:
     """Load trained weights into a model; `RunError` names a tensor that does not fit.
 
     Args:
+        parts: names of `PARTS` to load; the others keep their weights and may be of other shapes.
         fresh_lora: accept a file without LoRA for a model with LoRA; its LoRA stays untrained.
     """
     state = read_tensors(path)
-    own = trained_parameters(model)
+    left_out = tuple(start for part, start in PARTS.items() if part not in parts)
+    state = {name: tensor for name, tensor in state.items() if not name.startswith(left_out)}
+    own = {n: t for n, t in trained_parameters(model).items() if not n.startswith(left_out)}
     if fresh_lora and not any(name.startswith("lora.") for name in state):
         own = {name: tensor for name, tensor in own.items() if not name.startswith("lora.")}
     for name in sorted(own.keys() | state.keys()):
@@ -171,6 +187,9 @@ def load_run(
     recipe = run_recipe(run, overrides)
     if recipe.text is not None:
         raise ConfigError(f"{run}: recipe {recipe.name!r} reads text: it has no adapter to load")
+    for key, provider in recipe.providers().items():
+        if provider != recipe.plugins[key]:
+            say(f"{run}: trained with {key} of {recipe.plugins[key]}; installed is {provider}")
     info = load_info(run)
     llm = load(recipe.used_llm, device) if recipe.used_llm else None
     model = SpeechLLM(recipe, info.sizes, llm)

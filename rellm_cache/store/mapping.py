@@ -36,7 +36,7 @@ class Store(Mapping[str, FloatFrames]):
         >>> import rellm_cache as rellm
         >>> from pathlib import Path
         >>> store = rellm.open_store(next(Path("cache").glob("prosody-*")))
-        >>> store["demo/ben-angry-1"].shape[1] == store.frame_size
+        >>> store["demo/mia-happy-1"].shape[1] == store.frame_size
         True
     """
 
@@ -66,7 +66,7 @@ class Store(Mapping[str, FloatFrames]):
         """
         for utterance_id in ids:
             self._require(utterance_id)
-        if ids:
+        if len(ids) > 1:
             self._store.read_ahead(ids)
         return [self._floats(self._store.frames(i)[start:stop]) for i in ids]
 

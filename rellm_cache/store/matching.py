@@ -19,6 +19,11 @@ def find_store(cache: Path, spec: StoredSpec) -> Path:
     Raises `StoreError` if none matches; the message names the fields in which the nearest store
     differs. Raises it too if several match with different weights and the recipe pins none.
     """
+    if not cache.is_dir():
+        raise StoreError(
+            f"{display_path(cache)}: this cache folder does not exist; give the folder of the "
+            f"stores with --cache, or make them with `{spec.command}`"
+        )
     stores = [(path, read_info(path).spec) for path in list_stores(cache)]
     what = f"stores hold {spec.kind} {spec.model}"
     if (match := find_match(spec, stores, display_path(cache), what, "the recipe")) is not None:

@@ -5,13 +5,13 @@ every seed. All recipes are read and checked here, before anything trains.
 """
 
 import re
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rellm_cache.config.recipes import load_recipe
 from rellm_cache.config.schema import Recipe
+from rellm_cache.config.toml import read_toml
 from rellm_cache.errors import ConfigError
 
 BASELINE = "baseline"
@@ -139,10 +139,7 @@ def read_variants(path: Path) -> tuple[Variant, ...]:
     Raises:
         ConfigError: the file is not TOML, or a value is not an array of overrides.
     """
-    try:
-        table = tomllib.loads(path.read_text("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid TOML: {error}") from error
+    table = read_toml(path)
     for name, value in table.items():
         if not (isinstance(value, list) and value and all(isinstance(v, str) for v in value)):
             raise ConfigError(

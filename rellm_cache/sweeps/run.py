@@ -207,7 +207,7 @@ class _Sweeper:
         settings = self.settings
         if settings.test is None:
             return outcome
-        asked = EvaluationOptions(samples=0, in_words=settings.in_words)
+        asked = EvaluationOptions(samples=0, in_words=settings.in_words, overwrite=True)
         scores = evaluate(job.out, settings.test, settings.cache, asked, resources=self.resources)
         found = comparable_scores(scores_by_name(scores), job.recipe.losses)
         return _write_outcome(

@@ -1,19 +1,19 @@
 """Training loop: optimizer steps, validation after each epoch, metrics, checkpoints.
 
-The losses of a step are divided by the counts of the whole step, over all micro-batches and
-processes; gradients are summed. A step that runs out of memory is repeated with smaller
-micro-batches.
+The losses of a step are averaged over all micro-batches and processes (`loss_average`); gradients
+are summed. A step that runs out of memory is repeated with smaller micro-batches.
 """
 
 import dataclasses
 import math
 import shutil
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +21,13 @@ import numpy as np
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
 from accelerate.utils import set_seed
-from torch import Tensor
 
 from rellm_cache.config.schema import Recipe
 from rellm_cache.data.batch import Batch, Example
 from rellm_cache.data.loader import BatchLoader
 from rellm_cache.data.sampler import bucketed_batches
 from rellm_cache.data.streams import StreamSet, frame_statistics
-from rellm_cache.errors import RunError
+from rellm_cache.errors import ConfigError, RunError
 from rellm_cache.llm.frozen import FrozenLLM
 from rellm_cache.model.losses.emotion import class_weights
 from rellm_cache.model.losses.loss_terms import LossTerms
@@ -39,6 +38,7 @@ from rellm_cache.training.callbacks import Callback, EpochReport, StepReport, re
 from rellm_cache.training.ccc_prepass import Prepass, ccc_prepass
 from rellm_cache.training.checkpoints import CheckpointManager, Position, TrainingState
 from rellm_cache.training.distributed import broadcast_from_main, sum_by_name, sum_gradients
+from rellm_cache.training.loss_average import LossAverage
 from rellm_cache.training.micro_batches import (
     FIRST_TOKENS,
     ActivationMeter,
@@ -96,6 +96,7 @@ class Trainer:
         self.total_steps = self.steps_per_epoch * config.epochs
         self.optimizer = Optimizer(self.model, config, self.total_steps)
         self.micro_batcher = self._make_micro_batcher()
+        self._drawn: tuple[int, list[list[list[int]]]] = (-1, [])
         self.metrics = out / METRICS
         self.checkpoints = CheckpointManager(
             out / CHECKPOINTS,
@@ -258,21 +259,31 @@ class Trainer:
         """This process's micro-batches of every step of an epoch, as indices of examples.
 
         The clips of a step are distributed to the processes one by one, longest first. Each process
-        then splits its clips into micro-batches.
+        then splits its clips into micro-batches. With `averaging = "micro_batch"` whole draws are
+        distributed, and a micro-batch has clips of one draw.
         """
-        config, lengths = self.recipe.training, self.loader.lengths
-        batches = bucketed_batches(
-            lengths, config.batch_size, self.recipe.seed, epoch, config.bucket_window
-        )
+        lengths, split = self.loader.lengths, self.micro_batcher.split
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
         groups = []
-        for start in range(0, len(batches), config.gradient_accumulation):
-            clips = [
-                i for part in batches[start : start + config.gradient_accumulation] for i in part
-            ]
-            share = sorted(clips, key=lambda i: (-lengths[i], i))[rank::world]
-            groups.append(self.micro_batcher.split(share, self.data.train))
+        for draws in self._draws(epoch):
+            if self.recipe.training.averaging == "step":
+                clips = sorted(chain.from_iterable(draws), key=lambda i: (-lengths[i], i))
+                draws = [clips[rank::world]]
+            else:
+                draws = draws[rank::world]
+            groups.append([part for draw in draws for part in split(draw, self.data.train)])
         return groups
+
+    def _draws(self, epoch: int) -> list[list[list[int]]]:
+        """The draws of `batch_size` clips of every step of an epoch, as indices of examples."""
+        if self._drawn[0] != epoch:
+            config, lengths = self.recipe.training, self.loader.lengths
+            batches = bucketed_batches(
+                lengths, config.batch_size, self.recipe.seed, epoch, config.bucket_window
+            )
+            steps = range(0, len(batches), config.gradient_accumulation)
+            self._drawn = epoch, [batches[i : i + config.gradient_accumulation] for i in steps]
+        return self._drawn[1]
 
     def step(self, batches: Sequence[Batch], number: int) -> tuple[LossTerms, float]:
         """Take optimizer step `number`, from 0, with the micro-batches of this process, if any.
@@ -284,22 +295,24 @@ class Trainer:
             RunError: the gradient is not finite, or a single clip does not fit into memory.
         """
         own = [batch.to(self.device) for batch in batches]
-        counts = LossTerms.zeros(self.model.losses, self.device).counts
-        for batch in own:
-            counts = {name: counts[name] + n for name, n in self.model.counts(batch).items()}
-        counts = sum_by_name(self.accelerator, counts)
-        sums, cost, used_bytes = self._backward_until_it_fits(own, counts)
+        draws = None
+        if self.recipe.training.averaging == "micro_batch":
+            epoch, place = divmod(number, self.steps_per_epoch)
+            drawn = self._draws(epoch)[place]
+            draws = [[self.data.train[i].id for i in indices] for indices in drawn]
+        average = LossAverage(self.model, own, self.accelerator, draws)
+        sums, cost, used_bytes = self._backward_until_it_fits(own, average)
         if self.accelerator.num_processes > 1:
             sum_gradients(self.accelerator, self.optimizer.tensors)
             sums = sum_by_name(self.accelerator, sums)
         norm = self.optimizer.step(number)
         if self.micro_batcher.is_measuring:
             self.micro_batcher.update_limit(cost, used_bytes, self.device)
-        return LossTerms.of(sums, counts), norm
+        return LossTerms.of(sums, average.counts), norm
 
     def _backward_until_it_fits(
-        self, batches: Sequence[Batch], counts: Mapping[str, Tensor]
-    ) -> tuple[dict[str, Tensor], int, int]:
+        self, batches: Sequence[Batch], average: LossAverage
+    ) -> tuple[dict[str, torch.Tensor], int, int]:
         """Run `_backward` on all micro-batches; halve them each time they run out of memory."""
         state = random_state(self.device)
         prepass: Prepass | None = None
@@ -308,7 +321,7 @@ class Trainer:
                 if prepass is None:
                     autocast = training_autocast(self.recipe.training, self.device)
                     prepass = ccc_prepass(self.model, batches, self.accelerator, autocast)
-                return self._backward(batches, counts, prepass)
+                return self._backward(batches, average, prepass)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -324,8 +337,8 @@ class Trainer:
                 prepass = dataclasses.replace(prepass, random_states=())
 
     def _backward(
-        self, batches: Sequence[Batch], counts: Mapping[str, Tensor], prepass: Prepass
-    ) -> tuple[dict[str, Tensor], int, int]:
+        self, batches: Sequence[Batch], average: LossAverage, prepass: Prepass
+    ) -> tuple[dict[str, torch.Tensor], int, int]:
         """Forward and backward pass of each micro-batch.
 
         Returns:
@@ -340,8 +353,9 @@ class Trainer:
             meter = ActivationMeter(self.device, self.model.parameters()) if measuring else None
             with autocast, meter.forward() if meter else nullcontext():
                 terms = self.model(batch, prepass.moments).terms
-            terms.total(self.model.loss_weights, counts).backward()
-            sums = {name: sums[name] + own.detach() for name, own in terms.sums.items()}
+            terms.total(self.model.loss_weights, average.divisors(batch)).backward()
+            own = average.weigh(batch, terms.sums)
+            sums = {name: sums[name] + value.detach() for name, value in own.items()}
             cost = self.micro_batcher.cost(batch)
             if meter and cost > largest:
                 largest, used_bytes = cost, meter.used_bytes()
@@ -449,10 +463,20 @@ class Trainer:
 
 
 def _initial_model(recipe: Recipe, data: TrainingData, llm: FrozenLLM | None) -> SpeechLLM:
+    config = recipe.training
     model = SpeechLLM(recipe, data.streams.sizes, llm)
-    if recipe.training.init_from:
-        load_tensors(Path(recipe.training.init_from) / WEIGHTS, model, fresh_lora=True)
-    elif model.adapter.needs_statistics:
+    if config.init_from:
+        load_tensors(Path(config.init_from) / WEIGHTS, model, config.init_parts, fresh_lora=True)
+    untrained = [
+        n for n in recipe.heads.freeze if not config.init_from or n not in config.init_parts
+    ]
+    if untrained:
+        raise ConfigError(
+            f"heads.freeze = {list(recipe.heads.freeze)}: the head {untrained[0]!r} would stay "
+            "random; set training.init_from to a run with that head (`rellm import blsp` makes "
+            f"one), and have {untrained[0]!r} in training.init_parts"
+        )
+    if model.adapter.needs_statistics and not (config.init_from and "adapter" in config.init_parts):
         model.adapter.start_from(*frame_statistics(data.streams, [e.id for e in data.train]))
     emotions = [e.emotion for e in data.train]
     model.class_weights = class_weights(recipe.losses, emotions, len(recipe.heads.emotions))

@@ -18,6 +18,7 @@ from rellm_cache.config.schema import TrainingConfig
 from rellm_cache.errors import ConfigError, RunError
 from rellm_cache.llm.bitsandbytes_import import bitsandbytes
 from rellm_cache.training.master_weights import MasterWeights
+from rellm_cache.training.precision import trains_in_bf16
 from rellm_cache.training.weight_averaging import WeightAverage
 
 ADAMW_CLASSES: dict[str, Any] = {
@@ -40,7 +41,8 @@ class Optimizer:
         self.config = config
         self.total_steps = total_steps
         self.masters = MasterWeights(
-            dict(model.named_parameters()), bf16=config.param_dtype == "bf16"
+            {name: p for name, p in model.named_parameters() if p.requires_grad},
+            bf16=config.param_dtype == "bf16",
         )
         self.tensors = list(self.masters.tensors.values())
         self.adamw = make_adamw(self.tensors, config, self.tensors[0].device)
@@ -68,9 +70,11 @@ class Optimizer:
         """
         norm = nn.utils.clip_grad_norm_(self.tensors, self.config.max_grad_norm)
         if not torch.isfinite(norm):
+            in_bf16 = trains_in_bf16(self.config, norm.device)
+            fix = ', or set training.precision = "fp32"' if in_bf16 else ""
             raise RunError(
-                f"step {number}: the gradient is {norm.item()}; lower training.learning_rate, or "
-                'set training.precision = "fp32"'
+                f"step {number}: the gradient is {norm.item()}, expected a finite number; lower "
+                f"training.learning_rate{fix}"
             )
         for group in self.adamw.param_groups:
             group["lr"] = self.learning_rate(number)

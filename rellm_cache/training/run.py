@@ -52,6 +52,7 @@ from rellm_cache.runs.shared_models import SharedModels
 from rellm_cache.runs.weights import CONFIG, RECIPE, WEIGHTS, AdapterInfo, save_config
 from rellm_cache.training.callbacks import Callback, TrainReport
 from rellm_cache.training.checkpoints import Position
+from rellm_cache.training.label_check import require_labels
 from rellm_cache.training.loop import (
     METRICS,
     Trainer,
@@ -62,6 +63,7 @@ from rellm_cache.training.loop import (
 from rellm_cache.training.validation import selection_score
 from rellm_cache.utils.atomic_files import update_text
 from rellm_cache.utils.checksums import recorded
+from rellm_cache.utils.console import say_once
 from rellm_cache.utils.devices import describe_machine, use_threads
 from rellm_cache.utils.locks import hold_folder
 from rellm_cache.utils.model_files import file_digest, locate_model, weights_digest
@@ -103,12 +105,14 @@ def train(
         RunError: `out` is not a run of this recipe, or was trained on other data.
         RellmError: another process writes `out`.
         StoreError: the cache lacks a store or clips.
-        ManifestError: there is no train split, or `report.json` in its folder cannot be read.
+        ManifestError: there is no train split, no clip has the labels of a loss, or `report.json`
+            in its folder cannot be read.
     """
     if recipe.text is not None:
         with hold_folder(out):
             create_run_folder(recipe, out)
         return _nothing_to_train(recipe.name, out)
+    recipe = dataclasses.replace(recipe, plugins=recipe.providers())
     resources = resources or SharedModels()
     require_validation(recipe, manifest)
     if (start := recipe.training.init_from) and Path(start).resolve() == out.resolve():
@@ -145,6 +149,8 @@ def _train(
     summaries = (summarize_data(corpus.train, manifest), validation)
     llm = resources.llm(recipe.used_llm, accelerator.device) if recipe.used_llm else None
     data = _make_data(corpus, recipe, llm, cache)
+    for warning in require_labels(data.train, recipe, manifest):
+        say_once(f"Warning: {warning}")
     trainer = Trainer(recipe, data, out, llm, accelerator, callbacks)
     start = trainer.restore()
     if accelerator.is_main_process:
@@ -220,8 +226,9 @@ def _describe_corpus(corpus: _Corpus, recipe: Recipe) -> list[str]:
     """Notes on labels that the corpus lacks for the recipe's losses."""
     notes = describe_missing_labels(corpus.train, recipe)
     if corpus.validation:
-        notes += [
-            f"validation: {note}" for note in describe_missing_labels(corpus.validation, recipe)
+        others = describe_missing_labels(corpus.validation, recipe)
+        notes = [f"train and validation: {n}" if n in others else n for n in notes] + [
+            f"validation: {note}" for note in others if note not in notes
         ]
     else:
         notes.append("no validation.jsonl: the last checkpoint is kept")
@@ -258,7 +265,7 @@ def pinned(encoders: Mapping[str, EncoderConfig], streams: StreamSet) -> dict[st
 def finish(trainer: Trainer, start: Position, end: Position, notes: list[str]) -> TrainReport:
     """Put the description of the weights into the run folder, and report on the run."""
     out, recipe, streams = trainer.out, trainer.recipe, trainer.data.streams
-    trainable = sum(p.numel() for p in trainer.model.parameters())
+    trainable = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
     if trainer.accelerator.is_main_process:
         info = AdapterInfo(
             sizes=streams.sizes,

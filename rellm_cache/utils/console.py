@@ -1,4 +1,4 @@
-"""Console output: progress bars, notes, counts and number ranges.
+"""Console output: progress bars, notes, counts, percentages and number ranges.
 
 Progress and notes go to standard error: a bar on a terminal, plain lines in a pipe.
 """
@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Protocol
 
 from rich.console import Console
@@ -31,6 +32,13 @@ def silent(count: int = 1, note: str = "") -> None:
 def say(text: str) -> None:
     """Print a line for the user on standard error."""
     print(text, file=sys.stderr, flush=True)
+
+
+@cache
+def say_once(text: str) -> None:
+    """Print a line for the user once in this process, and only in the main process."""
+    if is_main_process():
+        say(text)
 
 
 def is_main_process() -> bool:
@@ -106,6 +114,11 @@ def _digits(rate: float) -> str:
 def counted(count: int, one: str, many: str = "") -> str:
     """Return a count and its noun: `1 clip`, `3 clips`; `many` is the plural if not with an s."""
     return f"{count} {one if count == 1 else many or one + 's'}"
+
+
+def percent(value: float, sign: str = "") -> str:
+    """Format 0.7654 as 76.5 %, or as +76.5 % with `sign="+"`."""
+    return f"{100 * value:{sign}.1f} %"
 
 
 def parse_ranges(text: str, what: str) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""JSON files: reading one object, with errors that name the file and the fix."""
+"""JSON and UTF-8 text files: reading, with errors that name file, line, cause and fix."""
 
 import json
 from pathlib import Path
@@ -6,18 +6,82 @@ from typing import Any
 
 from rellm_cache.errors import RellmError
 
+INTEGER_DIGITS = 300  # more than this no float can hold
+
+
+def read_utf8(path: Path, error: type[RellmError], fix: str) -> str:
+    """Read a UTF-8 text file, without its byte order mark.
+
+    Raises `error` if it is no regular file, cannot be read, or is not UTF-8; then the message names
+    the line. Other messages end with `fix`.
+    """
+    try:
+        if path.exists() and not path.is_file():
+            what = "folder" if path.is_dir() else "pipe or device"
+            raise error(f"{path}: no such file; found a {what}, {fix}")
+        data = path.read_bytes()
+    except FileNotFoundError as found:
+        raise error(f"{path}: no such file; {fix}") from found
+    except (OSError, ValueError) as found:  # ValueError: a NUL character in the path
+        raise error(f"{path}: cannot be read ({found}); {fix}") from found
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as found:
+        line, bad = data.count(b"\n", 0, found.start) + 1, data[found.start : found.end]
+        kind = ": UTF-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else ""
+        raise error(
+            f"{path}:{line}: not UTF-8 text (found bytes {bad!r}{kind}); save it as UTF-8"
+        ) from found
+
 
 def read_object(path: Path, error: type[RellmError], fix: str) -> dict[str, Any]:
     """Read the JSON object in a file.
 
     Raises `error` if the file cannot be read or holds no object; its message ends with `fix`.
     """
+    return parse_object(read_utf8(path, error, fix), str(path), error, fix)
+
+
+def parse_object(
+    text: str | bytes, where: str, error: type[RellmError], fix: str, strict: bool = False
+) -> dict[str, Any]:
+    """Parse one JSON object; `where` names its place.
+
+    Args:
+        strict: read NaN as null, and refuse a name that occurs twice.
+
+    Raises `error` if the text is not one JSON object; its message ends with `fix`.
+    """
+    hooks: dict[str, Any] = {"parse_int": _parse_int}
+    if strict:
+        hooks |= {"parse_constant": _parse_constant, "object_pairs_hook": _distinct_names}
     try:
-        content = json.loads(path.read_text("utf-8"))
-    except OSError as found:
-        raise error(f"{path}: cannot be read ({found}); {fix}") from found
+        content = json.loads(text, **hooks)
+    except RecursionError as found:
+        raise error(f"{where}: not JSON (brackets are nested too deep); {fix}") from found
     except ValueError as found:  # includes UnicodeDecodeError
-        raise error(f"{path}: not JSON ({found}); {fix}") from found
+        raise error(
+            f"{where}: not JSON (found {text[:40]!r}, expected a JSON object: {found}); {fix}"
+        ) from found
     if not isinstance(content, dict):
-        raise error(f"{path}: expected a JSON object, found {content!r:.40}; {fix}")
+        raise error(f"{where}: expected a JSON object, found {content!r:.40}; {fix}")
     return content
+
+
+def _parse_int(digits: str) -> int:
+    if len(digits) > INTEGER_DIGITS:
+        raise ValueError(f"an integer of {len(digits)} digits")
+    return int(digits)
+
+
+def _parse_constant(name: str) -> float | None:
+    return None if name == "NaN" else float(name)
+
+
+def _distinct_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the name {twice!r} occurs twice")
+    return values

@@ -7,6 +7,7 @@ layout), then on the hub. Only safetensors and text files are ever loaded.
 import hashlib
 import os
 import re
+from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,9 +17,21 @@ from safetensors import SafetensorError, safe_open
 from yaml import YAMLError
 
 from rellm_cache.errors import ConfigError, RellmError
+from rellm_cache.utils.console import counted
 from rellm_cache.utils.json_files import read_object
 
 SAFE_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "README.md", "LICENSE*"]
+JSON_FILES = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "tokenizer.json",
+    "preprocessor_config.json",
+)
+IN_LAYER = re.compile(r"layers?\.\d+\.")
+MESSAGE = 300  # characters of another library's message
 HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -71,11 +84,24 @@ def model_errors(folder: Path) -> Iterator[None]:
     except Exception as error:  # transformers and tokenizers raise errors of many types
         if type(error).__name__ == "OutOfMemoryError":  # torch's
             raise
-        reason = str(error).partition("\n")[0]
+        require_json_files(folder)
+        reason = " ".join(str(error).split())[:MESSAGE]
         raise ConfigError(
             f"{folder}: transformers cannot load this model folder ({type(error).__name__}: "
             f"{reason}); copy its files again, or choose a model that this version supports"
         ) from error
+
+
+def require_json_files(folder: Path) -> None:
+    """Raise `ConfigError` that names the first damaged JSON file of a model folder."""
+    for path in (folder / name for name in JSON_FILES):
+        if path.is_file():
+            read_object(path, ConfigError, "copy the file again")
+            if path.read_bytes().startswith(BOM_UTF8):
+                raise ConfigError(
+                    f"{path}: found a byte order mark, which transformers does not read; save it "
+                    "as UTF-8 without one"
+                )
 
 
 def load_pretrained(
@@ -83,16 +109,36 @@ def load_pretrained(
     folder: Path,
     fix: str = "download it again",
     needed: Callable[[str], bool] = lambda name: True,
+    quantized: bool = False,
     **options: Any,
 ) -> Any:
     """Load a model of transformers with all its weights; `options` go to `from_pretrained`.
 
-    Raises `ConfigError` if the folder cannot be loaded or lacks a weight whose name is `needed`;
-    then the message ends with `fix`.
+    Raises `ConfigError` if the folder cannot be loaded, has weights of other shapes or of more
+    layers than its config, or lacks a weight whose name is `needed`; then the message ends with
+    `fix`.
+
+    Args:
+        quantized: the weights in the folder are packed 4-bit or 8-bit numbers.
     """
     silence_transformers()
     with model_errors(folder):
-        model, report = model_class.from_pretrained(folder, output_loading_info=True, **options)
+        # Other shapes are reported below, except those of packed 4-bit weights.
+        model, report = model_class.from_pretrained(
+            folder, output_loading_info=True, ignore_mismatched_sizes=not quantized, **options
+        )
+    if other := sorted(report["mismatched_keys"]):
+        name, found, expected = other[0]
+        raise ConfigError(
+            f"{folder}: found {name} with shape {list(found)}, expected {list(expected)} by "
+            f"config.json, as for {counted(len(other), 'weight')}; copy config.json and the "
+            "weights from the same model"
+        )
+    if unused := sorted(filter(IN_LAYER.search, report["unexpected_keys"])):
+        raise ConfigError(
+            f"{folder}: config.json describes a model without {unused[0]}, which the weights have; "
+            "copy config.json and the weights from the same model"
+        )
     if missing := sorted(name for name in report["missing_keys"] if needed(name)):
         raise ConfigError(
             f"{folder}: the checkpoint lacks {missing[:3]}; expected every weight of a "
@@ -160,8 +206,11 @@ def weight_files(folder: Path) -> list[Path]:
         return [folder / "model.safetensors"]
     fix = "copy the file again"
     weight_map = read_object(index, ConfigError, fix).get("weight_map")
-    if not isinstance(weight_map, dict):
-        raise ConfigError(f"{index}: found no object 'weight_map'; {fix}")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise ConfigError(
+            f"{index}: found weight_map = {weight_map!r:.40}, expected an object that names the "
+            f"file of each weight; {fix}"
+        )
     shards = sorted(set(map(str, weight_map.values())))
     for shard in shards:
         if not (folder / shard).is_file():

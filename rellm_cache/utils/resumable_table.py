@@ -17,6 +17,7 @@ from rellm_cache.errors import JournalError
 from rellm_cache.utils.atomic_files import sync_path, write_lines
 from rellm_cache.utils.checksums import require_intact
 from rellm_cache.utils.console import progress
+from rellm_cache.utils.json_files import parse_object
 
 Row = dict[str, Any]
 
@@ -239,16 +240,9 @@ def _current(rows: Iterable[Row]) -> Iterator[Row]:
 def _parse(path: Path, data: bytes) -> Iterator[Row]:
     lines = data.split(b"\n")
     for number, line in enumerate(lines if lines[-1] else lines[:-1], 1):
-        try:
-            row = json.loads(line)
-            if not isinstance(row, dict):
-                raise ValueError(f"it is of type {type(row).__name__}")
-        except ValueError as error:  # a power cut can leave garbage bytes
-            raise JournalError(
-                f"{path}:{number}: found {line[:40]!r}, expected a JSON object ({error}); "
-                "remove this line, and its result is made again"
-            ) from error
-        yield row
+        # A power cut can leave garbage bytes.
+        fix = "remove this line, and its result is made again"
+        yield parse_object(line, f"{path}:{number}", JournalError, fix)
 
 
 def _whole_lines(path: Path) -> bytes:

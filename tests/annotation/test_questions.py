@@ -126,6 +126,22 @@ def test_the_batch_size_changes_no_reply(manifest: Path, given: Recipe) -> None:
     assert len({*found, run(manifest, other).path.read_text("utf-8")}) == 3
 
 
+def test_a_transcript_too_long_for_the_llm_is_dropped_with_its_reason(
+    manifest: Path, given: Recipe
+) -> None:
+    long = {"id": "long", "audio": "l.wav", "text": "word " * 2500, "emotion": "sad"}
+    write_lines(manifest, [long, ROWS[0]])
+    report = run(manifest, given)
+    rows = [row for row in read_rows(report.path) if row.id == "long"]
+    assert len(rows) == 7
+    assert all(r.dropped.endswith("tokens is too long for the LLM") for r in rows)
+    assert all(row.guess is None and row.written == "" for row in rows)
+    assert any(row.written for row in read_rows(report.path) if row.id == "a")
+    text = report.path.read_text("utf-8")
+    assert run(manifest, given).asked == 0
+    assert report.path.read_text("utf-8") == text
+
+
 def test_a_killed_run_goes_on_where_it_was(
     manifest: Path, given: Recipe, killed_after: KilledAfter
 ) -> None:

@@ -105,6 +105,29 @@ def test_other_prompts_or_limits_give_new_answers(
     assert run(manifest, other).generated == 3
 
 
+def test_a_transcript_too_long_for_the_llm_is_dropped_with_its_reason(
+    manifest: Path, recipe: Recipe
+) -> None:
+    undisturbed = {r["id"]: r for _, r in read_lines(run(manifest, recipe).path)}
+    responses_path(manifest).unlink()
+    long = {"id": "long", "audio": "l.wav", "text": "word " * 2500, "emotion": "sad"}
+    blank = {"id": "blank", "audio": "l.wav", "text": " \n", "emotion": "sad"}
+    write_lines(manifest, [ROWS[0], long, *ROWS[1:], blank])
+    report = run(manifest, recipe, batch_size=8)
+    reason = next(r for r in report.dropped if "too long" in r)
+    assert reason.startswith("its request of 12")
+    assert reason.endswith("is too long for the LLM")
+    assert (report.generated, report.written) == (4, 4)
+    rows = {row["id"]: row for _, row in read_lines(report.path)}
+    assert (rows["long"]["dropped"], rows["long"]["text"]) == (reason, "")
+    assert rows["blank"]["dropped"] == "no transcript"
+    assert {name: row for name, row in rows.items() if name in undisturbed} == undisturbed
+    # The same again asks nothing; a retry with another clip keeps the reason.
+    assert run(manifest, recipe) == replace(report, generated=0)
+    write_lines(manifest, [long])
+    assert run(manifest, recipe).dropped == {reason: 1}
+
+
 def test_lora_does_not_change_the_fingerprint(recipe: Recipe) -> None:
     assert recipe.llm is not None
     other = replace(recipe, llm=replace(recipe.llm, lora=LoraConfig(rank=3)))
@@ -186,13 +209,30 @@ def test_a_new_limit_applies_to_existing_answers(manifest: Path, recipe: Recipe)
     write_lines(waiting(manifest), answers)
     first = run(manifest, recipe)
     assert (first.generated, first.written) == (0, 4)
-    strict = replace(recipe, prompts=replace(recipe.prompts, example_tokens=89))
+    strict = replace(recipe, prompts=replace(recipe.prompts, example_tokens=92))
     report = run(manifest, strict)
     assert (report.generated, report.written) == (0, 0)
-    assert report.dropped["longer than 89 tokens"] == 4
+    assert report.dropped["longer than 92 tokens"] == 4
     content = report.path.read_text("utf-8")
     assert run(manifest, strict).path.read_text("utf-8") == content
     assert run(manifest, recipe) == first
+
+
+def test_the_limit_counts_the_end_tokens_of_a_complete_reply(
+    manifest: Path, recipe: Recipe
+) -> None:
+    # ChatML ends a reply with three tokens, one of them for the newline.
+    recipe = replace(recipe, prompts=replace(recipe.prompts, example_tokens=256))
+    lengths = {"sad": 253, "happy": 254, "angry": 256}
+    answers = [
+        {**answered(recipe, e, "We {won}!" if e == "happy" else "I lost my keys.", "So."),
+         "length": length, "early_stop": e == "angry"}
+        for e, length in lengths.items()
+    ]  # fmt: skip
+    write_lines(waiting(manifest), answers)
+    assert run(manifest, recipe).dropped["longer than 256 tokens"] == 1
+    dropped = {row["id"] for _, row in read_lines(responses_path(manifest)) if "dropped" in row}
+    assert dropped >= {u.id for u in read_manifest(manifest) if u.emotion == "happy"}
 
 
 def test_old_rows_without_length_stay(manifest: Path, recipe: Recipe) -> None:

@@ -54,7 +54,7 @@ def test_rows_are_the_text_llms_predictions(corpus: Path, distilled: Recipe, cac
     prompts = distilled.prompts
     user = prompts.expected_response.format(emotion="happy", transcript="This is tone number 1.")
     request = llm.chat.text_prompt(prompts.empathetic_system, user)
-    response = llm.chat.ids("So happy!" + llm.chat.end_text)
+    response = llm.chat.ids("So happy!") + llm.chat.end_ids
     logits = llm.model(inputs_embeds=llm.embed((*request, *response))[None]).logits[0]
     expected = (logits[len(request) - 1 : -1] / 2).softmax(1)
     ids, log_p, rest = split_rows(torch.tensor(store.frames("tones/01")))

@@ -1,5 +1,6 @@
 """The command line: help for every command, exit codes, and messages without a traceback."""
 
+import inspect
 import json
 import re
 import subprocess
@@ -49,13 +50,26 @@ def test_every_command_has_help_and_is_listed(run: Run, command: tuple[str, ...]
     assert not row.endswith("..."), "the first sentence does not fit the list of commands"
 
 
-@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
-def test_every_option_has_help(command: tuple[str, ...]) -> None:
+def command_of(path: tuple[str, ...]) -> click.Command:
     found: click.Command = rellm
-    for name in command:
+    for name in path:
         assert isinstance(found, click.Group)
         found = found.commands[name]
-    options = [p for p in found.params if isinstance(p, click.Option)]
+    return found
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_a_command_with_exit_codes_of_its_own_explains_them(
+    run: Run, command: tuple[str, ...]
+) -> None:
+    callback = command_of(command).callback
+    returns_code = callback is not None and inspect.signature(callback).return_annotation is int
+    assert ("xit code" in run(*command, "--help")[1]) == returns_code
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_every_option_has_help(command: tuple[str, ...]) -> None:
+    options = [p for p in command_of(command).params if isinstance(p, click.Option)]
     silent = [o.name for o in options if not o.help and not str(o.name).endswith("_column")]
     assert silent in ([], ["validation_speakers", "test_speakers"])  # as the one before them
 
@@ -250,6 +264,10 @@ def test_plan_then_a_shard_and_the_rest_by_workers(
     code, out, _ = run("extract", corpus, *options, "--workers", "1")
     assert code == 0
     assert f"{11 - first} clips encoded" in out
+    code, out, _ = run("plan", corpus, *options)
+    assert code == 0
+    assert "Nothing to encode: the cache has every clip" in out
+    assert "estimated" not in out
     code, out, err = run("extract", corpus, *options, "--shard", "3/2")
     assert (code, out) == (1, "")
     assert "expected i/n with 1 <= i <= n" in err

@@ -82,7 +82,7 @@ def test_annotate_says_whose_dimensions_these_are(run: Run, recipe: Recipe, tmp_
     options = ("--recipe", tmp_path / "tiny.toml", "--cache", cache)
     code, _, err = run("annotate", out, *options)
     assert code == 1
-    assert "make it with `rellm extract`" in err
+    assert "or make them with `rellm extract`" in err
     assert run("extract", out, *options)[0] == 0
     code, text, _ = run("annotate", out, *options)
     assert code == 0

@@ -1,6 +1,7 @@
 """Manifest files: reading, writing, and errors with file and line."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -145,7 +146,7 @@ def test_splits_are_read_from_a_folder(corpus: Path) -> None:
     ("line", "message"),
     [
         ("{not json}", r"train.jsonl:2: not JSON .*found '\{not json\}'"),
-        ('["a.wav"]', r"train.jsonl:2: found .* expected a JSON object"),
+        ('["a.wav"]', r"train.jsonl:2: expected a JSON object, found "),
         ({"audio": None}, "train.jsonl:2: found no 'audio'"),
         ({"id": "first"}, "train.jsonl:2: id 'first' occurs twice"),
         ({"emotion": "blue"}, "train.jsonl:2: unknown emotion 'blue'; known are neutral, happy"),
@@ -162,7 +163,10 @@ def test_splits_are_read_from_a_folder(corpus: Path) -> None:
         ({"duration": True}, "train.jsonl:2: found duration True, expected seconds"),
         ({"vad": [True, False, 0.5]}, r"found dimensions \[True, False, 0.5\], expected three"),
         ({"vad": [0.1, 0.2, 1.2]}, r"train.jsonl:2: valence 1.2 is outside 0..1$"),
-        ({"vad": [0.1, float("nan"), 0.2]}, "train.jsonl:2: dominance nan is outside 0..1"),
+        (
+            {"vad": [0.1, float("nan"), 0.2]},
+            "found dimensions .0.1, None, 0.2., expected",
+        ),
         ({"vad": [2.5, 3, 5]}, r"arousal 2.5 .* a 1 to 5 scale: store \(x - 1\) / 4"),
         ({"vad": [2.5, 3, 6.5]}, r"arousal 2.5 .* a 1 to 7 scale: store \(x - 1\) / 6"),
         ({"vad": [0.1, 0.2]}, r"found dimensions \[0.1, 0.2\], expected three numbers"),
@@ -199,11 +203,61 @@ def test_missing_empty_and_other_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match=r"train.jsonl: found no utterance"):
         read_manifest(empty)
     empty.write_bytes('{"audio": "é.wav"}'.encode("latin-1"))
-    with pytest.raises(ManifestError, match=r"train.jsonl: not UTF-8 text .* save it as UTF-8"):
+    with pytest.raises(ManifestError, match=r"train.jsonl:1: not UTF-8 text .* save it as UTF-8"):
         read_manifest(empty)
     empty.unlink()
     with pytest.raises(ManifestError, match=r"found none of train.jsonl, .* `rellm prepare`"):
         read_manifests(tmp_path)
+
+
+def test_a_byte_order_mark_and_nan_are_read(tmp_path: Path) -> None:
+    manifest = tmp_path / "train.jsonl"
+    manifest.write_text(
+        '\ufeff{"audio": "a.wav", "text": NaN, "duration": NaN, "vad": NaN, "emotion": NaN}\r\n',
+        "utf-8",
+    )
+    (utterance,) = read_manifest(manifest)
+    assert (utterance.text, utterance.duration, utterance.vad) == ("", None, None)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"audio": "a.wav", "text": "x", "text": "y"}', "the name 'text' occurs twice"),
+        ("[" * 100_000, "brackets are nested too deep"),
+        (f'{{"audio": "a.wav", "duration": {"9" * 400}}}', "an integer of 400 digits"),
+        (f'{{"audio": "a.wav", "duration": {"9" * 5000}}}', "an integer of 5000 digits"),
+        ('{"audio": "a.wav", "Emotion": "sad"}', "found field 'Emotion', expected 'emotion'"),
+        ('{"audio": "a.wav", " text": "Hi"}', "found field ' text', expected 'text'"),
+        ('{"audio": "a.wav", "VAD": [0, 0, 0]}', "found field 'VAD', expected 'vad'; rename it"),
+        ("\0\0\0", r"not JSON \(found '\\x00"),
+    ],
+    ids=range(8),
+)
+def test_a_line_that_would_be_misread_is_refused(tmp_path: Path, line: str, message: str) -> None:
+    manifest = write(tmp_path / "train.jsonl", {"audio": "0.wav"}, line)
+    with pytest.raises(ManifestError, match=f"train.jsonl:2: .*{message}"):
+        read_manifest(manifest)
+
+
+def test_fields_that_are_not_used_are_told_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest = write(tmp_path / "train.jsonl", {"audio": "a.wav", "transcript": "Hi", "gender": 1})
+    read_manifest(manifest)
+    read_manifest(manifest)
+    assert capsys.readouterr().err == f"{manifest}: fields that are not used: transcript, gender\n"
+
+
+def test_pipes_and_utf16_are_named(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    with pytest.raises(ManifestError, match=r"pipe.jsonl: no such file; found a pipe or device, e"):
+        read_manifest(tmp_path / "pipe.jsonl")
+    with pytest.raises(ManifestError, match="no such file; found a folder, expected a JSON Lines"):
+        read_manifest(tmp_path)
+    (tmp_path / "a.jsonl").write_text("{}", "utf-16")
+    with pytest.raises(ManifestError, match=r"a.jsonl:1: not UTF-8 text .*: UTF-16\); save it as"):
+        read_manifest(tmp_path / "a.jsonl")
 
 
 def test_an_id_in_two_splits_is_refused(tmp_path: Path) -> None:

@@ -2,19 +2,23 @@
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 from trees import FELT, write_esd, write_iemocap
 
 from rellm_cache.corpus.manifest import Utterance, read_manifests, read_split
 from rellm_cache.corpus.prepare import prepare
 from rellm_cache.corpus.readers.base import Corpus
-from rellm_cache.corpus.readers.esd import read_esd
+from rellm_cache.corpus.readers.esd import EsdSplits, read_esd
 from rellm_cache.corpus.readers.iemocap import IemocapSplits, read_iemocap
 from rellm_cache.corpus.readers.ravdess import read_ravdess
+from rellm_cache.corpus.readers.table import Columns, read_folder
+from rellm_cache.corpus.statistics import update_report
 from rellm_cache.errors import ManifestError
 
 MakeClip = Callable[..., Path]
@@ -36,6 +40,15 @@ def test_a_corpus_becomes_a_manifest_folder(corpus: Path, tmp_path: Path) -> Non
     assert (report.excluded, report.unreadable, report.forms) == ([], 0, [])
     assert [u.duration for u in read_split(tmp_path / "out", "test")] == [1.7, 2.4]
     assert read_manifests(tmp_path / "out") == read_manifests(corpus)
+
+
+def test_a_relative_path_is_one_of_the_working_directory(
+    make_clip: MakeClip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(make_clip("clips/a.wav").parent)
+    prepare(of([utterance(Path("a.wav"))]), tmp_path / "out")
+    (found,) = read_split(tmp_path / "out", "train")
+    assert Path(found.audio) == tmp_path / "clips/a.wav"
 
 
 def test_conversions_of_audio_are_noted(make_clip: MakeClip, tmp_path: Path) -> None:
@@ -161,7 +174,7 @@ def test_the_report_is_written_beside_the_manifest(tmp_path: Path) -> None:
     assert human["means"]["angry"] == pytest.approx(
         {"arousal": arousal, "dominance": dominance, "valence": valence}
     )
-    overlaps = [o for o in report["overlaps"] if (o["first"], o["second"]) == ("train", "test")]
+    overlaps = [o for o in report["overlaps"] if o["kind"] == "texts" and o["second"] == "test"]
     # "Don't you dare.", said in every session
     assert overlaps == [
         {"kind": "texts", "first": "train", "second": "test", "shared": 1, "clips": 1, "total": 7}
@@ -171,9 +184,39 @@ def test_the_report_is_written_beside_the_manifest(tmp_path: Path) -> None:
 def test_parallel_sentences_and_speakers_are_reported(tmp_path: Path) -> None:
     tree = write_esd(tmp_path / "esd")
     paper = prepare(read_esd(tree), tmp_path / "paper", allow_partial=True).survey
-    assert {o.kind for o in paper.overlaps} == {"speakers"}
-    speaker = prepare(read_esd(tree, "speaker"), tmp_path / "speaker", allow_partial=True).survey
+    assert {o.kind for o in paper.overlaps} == {"speakers", "sounds"}
+    speaker = prepare(
+        read_esd(tree, EsdSplits("speaker")), tmp_path / "speaker", allow_partial=True
+    ).survey
     assert [(o.kind, o.first, o.second, o.shared) for o in speaker.overlaps] == [
-        ("texts", "train", "test", 12)
+        ("texts", "train", "test", 12),
+        ("sounds", "train", "test", 1),
     ]
     assert paper.dimensions == {}
+
+
+def test_the_same_sound_in_two_splits_is_counted_and_named(
+    tmp_path: Path, make_clip: MakeClip
+) -> None:
+    make_clip("a.wav", hertz=200)
+    make_clip("b.wav", hertz=300)
+    shutil.copy(tmp_path / "a.wav", tmp_path / "a2.wav")
+    make_clip("a3.flac", samples=soundfile.read(tmp_path / "a.wav", dtype="int16")[0])
+    table = tmp_path / "clips.csv"
+    table.write_text("audio,split\na.wav,train\na2.wav,validation\na3.flac,test\nb.wav,test\n")
+    report = prepare(read_folder(table, Columns()), tmp_path / "out")
+    name = tmp_path.name
+    assert report.corpus.problems.lines == {
+        "clips with the sound of a clip in another split": [
+            f"validation {name}/a2 = train {name}/a",
+            f"test {name}/a3 = train {name}/a",
+        ]
+    }
+    assert [(o.kind, o.first, o.second, o.clips) for o in report.survey.overlaps] == [
+        ("sounds", "train", "validation", 1),
+        ("sounds", "train", "test", 1),
+        ("sounds", "validation", "test", 1),
+    ]
+    written = json.loads((tmp_path / "out/report.json").read_text("utf-8"))
+    update_report(tmp_path / "out", written)  # as `rellm annotate` does
+    assert json.loads((tmp_path / "out/report.json").read_text("utf-8")) == written

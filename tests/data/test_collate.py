@@ -52,6 +52,25 @@ def test_a_batch_is_padded_with_zeros(streams: StreamSet) -> None:
     assert batch.to(torch.device("cpu")).ids == batch.ids
 
 
+def test_a_pooled_stream_is_the_mean_of_its_own_frames() -> None:
+    """Values from the definition: the mean over the frames of the stream, before alignment."""
+    frames = {"long": [[1.0], [3.0], [8.0]], "short": [[2.0], [5.0]]}
+    base, mood = (InMemoryFrames(StoreInfo(EncoderSpec(kind="prosody"), 1, "")) for _ in range(2))
+    for clip, values in frames.items():
+        base.add(clip, np.zeros((5 if clip == "short" else 2, 1)))
+        mood.add(clip, np.array(values))
+    streams = StreamSet({"speech": base, "mood": mood}, pooled=frozenset({"mood"}))
+    batch = collate([Example("long"), Example("short")], streams)
+    assert batch.streams["mood"].tolist() == [[[4.0]], [[3.5]]]  # not (1 + 3) / 2 and 4.4
+    assert batch.streams["mood"].dtype == torch.float32
+    assert batch.streams["speech"].shape == (2, 5, 1)
+    assert batch.part(slice(1, 2)).streams["mood"].tolist() == [[[3.5]]]
+    base.add("far", np.zeros((9, 1)))
+    mood.add("far", np.zeros((5, 1)))
+    with pytest.raises(StoreError, match="9 speech frames but 5 mood frames"):
+        collate([Example("far")], streams)
+
+
 @pytest.mark.parametrize("names", [["speech"], ["speech", "emotion"], ["pitch", "speech"]])
 def test_a_batch_has_the_streams_of_the_recipe_in_order(
     streams: StreamSet, names: list[str]

@@ -86,7 +86,7 @@ def test_what_is_missing_is_named(quick: Recipe, corpus: Path, cache: Path) -> N
         rellm.loader(quick, corpus, cache, split="dev")
     with pytest.raises(ManifestError, match=r"train\.jsonl: found no folder"):
         rellm.loader(quick, corpus / "train.jsonl", cache)
-    with pytest.raises(StoreError, match="found no store of encoder whisper"):
+    with pytest.raises(StoreError, match="cache folder does not exist"):
         rellm.loader(quick, corpus, cache / "no")
     with pytest.raises(ConfigError, match=r"device 'gpu': .*expected 'cpu' or 'cuda'"):
         rellm.loader(quick, corpus, cache, device="gpu")

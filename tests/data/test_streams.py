@@ -14,6 +14,7 @@ from rellm_cache.data.streams import (
     align_length,
     frame_statistics,
     open_streams,
+    resample,
 )
 from rellm_cache.errors import StoreError
 from rellm_cache.extraction.run import extract
@@ -21,9 +22,10 @@ from rellm_cache.store.format import StoreInfo
 from rellm_cache.store.in_memory import InMemoryFrames
 
 
-def source(frames: np.ndarray) -> FrameSource:
+def source(frames: np.ndarray, rate: float = 50.0) -> FrameSource:
     """One utterance, "a", of frames (L, D)."""
-    made = InMemoryFrames(StoreInfo(EncoderSpec(kind="prosody"), frames.shape[1], "none"))
+    spec = EncoderSpec(kind="prosody", frame_rate=rate)
+    made = InMemoryFrames(StoreInfo(spec, frames.shape[1], "none"))
     made.add("a", frames)
     return made
 
@@ -44,6 +46,31 @@ def test_streams_of_different_audio_are_refused(longer: int) -> None:
     )
     with pytest.raises(StoreError, match=f"a: 9 speech frames but {9 + longer} pitch frames"):
         streams.pieces("pitch", "a", 9)
+
+
+@pytest.mark.parametrize(("rate", "frames"), [(25.0, 4), (40.0, 7), (100.0, 17), (100.0, 12)])
+def test_a_stream_of_another_rate_is_resampled_by_the_nearest_frame(
+    rate: float, frames: int
+) -> None:
+    own = np.arange(frames, dtype=np.float16).reshape(frames, 1)
+    streams = StreamSet({"speech": source(np.ones((9, 2))), "own": source(own, rate)})
+    (resampled,) = streams.pieces("own", "a", 9)
+    nearest = [min(int((i + 0.5) * rate / 50), frames - 1) for i in range(9)]
+    assert resampled[:, 0].tolist() == nearest
+    quantized = resample(own.astype(np.int8), 9, rate / 50)
+    assert (quantized.dtype, quantized[:, 0].tolist()) == (np.int8, nearest)
+
+
+def test_the_gap_between_streams_of_two_rates_is_in_frames_of_the_first() -> None:
+    for frames, refused in ((24, False), (26, True), (12, False), (11, True)):
+        streams = StreamSet(
+            {"speech": source(np.ones((9, 2))), "own": source(np.ones((frames, 1)), 100.0)}
+        )
+        if refused:
+            with pytest.raises(StoreError, match=f"a: 9 speech frames but {frames} own frames"):
+                streams.pieces("own", "a", 9)
+        else:
+            assert len(streams.pieces("own", "a", 9)[0]) == 9
 
 
 def test_values_are_the_streams_side_by_side() -> None:

@@ -25,6 +25,32 @@ def test_rationales_become_labels_of_tokens(text_encoder_folder: Path) -> None:
     assert rationale_labels(TEXT, [TEXT], tokens).tolist() == [0, *[1] * (len(words) - 2), 0]
 
 
+def test_a_reply_without_rationale_is_all_rationale_in_epitomes_code(
+    text_encoder_folder: Path,
+) -> None:
+    encoder = TextEncoder(text_encoder_folder, torch.device("cpu"))
+    tokens = encoder.tokenize(TEXT, 32)
+    assert rationale_labels(TEXT, [], tokens, every=True).tolist() == [1] * len(tokens.ids)
+    assert rationale_labels(TEXT, [], tokens).sum() == 0
+    for parts in (["sorry"], ["never said"]):
+        assert torch.equal(
+            rationale_labels(TEXT, parts, tokens, every=True), rationale_labels(TEXT, parts, tokens)
+        )
+
+
+def test_texts_and_rationales_are_lower_cased_together(text_encoder_folder: Path) -> None:
+    encoder = TextEncoder(text_encoder_folder, torch.device("cpu"))
+    loud = Exchange("", "", "Why?", TEXT.upper(), {"ER": 1}, {"ER": ("SOUNDS HARD.",)})
+    calm = Exchange("", "", "why?", TEXT, {"ER": 1}, {"ER": ("sounds hard.",)})
+    settings = EmpathySettings(lower_case=True)
+    (found,) = encode_exchanges([loud], encoder, settings, 32)
+    (expected,) = encode_exchanges([calm], encoder, EmpathySettings(), 32)
+    assert torch.equal(found.seeker, expected.seeker)
+    assert torch.equal(found.response, expected.response)
+    assert torch.equal(found.rationales["ER"], expected.rationales["ER"])
+    assert found.words == TEXT
+
+
 def test_cut_texts_are_marked(text_encoder_folder: Path) -> None:
     encoder = TextEncoder(text_encoder_folder, torch.device("cpu"))
     exchanges = [Exchange("", "", "why?", TEXT), Exchange("", "", TEXT, "why?")]

@@ -9,11 +9,21 @@ from rellm_cache.empathy.settings import EmpathySettings, make_settings
 from rellm_cache.errors import ConfigError
 
 
-def test_the_defaults_are_the_published_ones() -> None:
+def test_the_defaults_follow_the_published_ones() -> None:
     settings = make_settings()
     assert settings == EmpathySettings()
     assert (settings.learning_rate, settings.batch_size, settings.epochs) == (2e-5, 32, 4)
     assert (settings.tokens, settings.seed, settings.rationale_weight) == (64, 12, 0.5)
+    assert settings.weight_decay == 0
+
+
+def test_the_published_preset_is_what_epitomes_code_does() -> None:
+    settings = make_settings(None, ["preset=published"])
+    assert (settings.weight_decay, settings.class_power) == (0, 0)
+    assert (settings.lower_case, settings.empty_rationale) == (True, "all")
+    minilm = make_settings("all-MiniLM-L6-v2", ["preset=published", "class_power=1"])
+    assert (minilm.weight_decay, minilm.class_power, minilm.trained_layers) == (0, 1, 2)
+    assert make_settings("all-MiniLM-L6-v2").weight_decay == 0.01
 
 
 def test_changes_override_the_settings_shipped_for_an_encoder() -> None:
@@ -39,6 +49,8 @@ def test_changes_override_the_settings_shipped_for_an_encoder() -> None:
         ("pooling=last", "pooling = 'last': expected one of 'first', 'mean', 'statistics'"),
         ("fold=5", "fold = 5: expected 0 to 4"),
         ("trained_layers=-2", "trained_layers = -2"),
+        ("preset=paper", "preset = 'paper': expected one of 'published'"),
+        ("empty_rationale=some", "expected one of 'none', 'all'"),
         ("dropout=1", "dropout = 1.0: expected 0 or more, below 1"),
     ],
 )

@@ -11,7 +11,13 @@ from rellm_cache.config.plugins import ENCODERS, EncoderTraits
 from rellm_cache.config.schema import EncoderConfig
 from rellm_cache.config.specs import EncoderSpec
 from rellm_cache.encoders.base import Encoding, FrameEncoder
-from rellm_cache.encoders.registry import build_encoder, encoder_module, register_encoder, resolve
+from rellm_cache.encoders.registry import (
+    build_encoder,
+    encoder_module,
+    register_encoder,
+    require_importable,
+    resolve,
+)
 from rellm_cache.errors import ConfigError
 
 
@@ -60,6 +66,8 @@ def test_another_kind_is_built_with_its_options() -> None:
         assert other.differences(spec) == [
             "options: wanted {'gains': (1.0,)}, found {'gains': (2.0, 3.0)}"
         ]
+        with pytest.raises(ConfigError, match=r"module .* in this process only, so that workers"):
+            require_importable([spec])
         with pytest.raises(ConfigError, match=r"'level': found model = 'm', expected no model"):
             EncoderConfig(kind="level", model="m")
     again = EncoderSpec.from_json(spec.to_json())  # not installed: still read

@@ -39,6 +39,15 @@ def run(corpus: Path, cache: Path, quick: Recipe, tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
+@pytest.fixture
+def heads(quick: Recipe) -> Recipe:
+    """One epoch of the heads, without an LLM."""
+    losses = replace(quick.losses, response_lm=0.0, emotion_lm=0.0)
+    adapter = replace(quick.adapter, output_size=32)
+    training = replace(quick.training, epochs=1)
+    return replace(quick, llm=None, losses=losses, adapter=adapter, training=training)
+
+
 class Page(HTMLParser):
     """Collects what a reader would get: sounds, curves, links to anything outside."""
 
@@ -70,6 +79,7 @@ def test_scores_and_page(run: Path, corpus: Path, tmp_path: Path) -> None:
     for name, (low, high) in scores.ccc_intervals.items():
         assert -1 <= low <= scores.head.ccc[name] <= high <= 1
     written = json.loads((run / "scores.json").read_text())
+    assert written.pop("manifest") == str(corpus)
     assert written == json.loads(json.dumps(scores.to_json()))
     with (run / "predictions.csv").open() as file:
         predicted = list(csv.DictReader(file))
@@ -83,6 +93,35 @@ def test_scores_and_page(run: Path, corpus: Path, tmp_path: Path) -> None:
     assert all(s.startswith("data:audio/wav;base64,UklGR") for s in page.sounds)
     assert page.curves >= 8  # four losses and their total, training and validation, and UA
     assert page.outside == []
+
+
+def test_scores_of_another_manifest_are_not_replaced_by_accident(
+    corpus: Path, cache: Path, heads: Recipe, tmp_path: Path
+) -> None:
+    run, scores = tmp_path / "heads", tmp_path / "heads" / "scores.json"
+    train(heads, corpus, cache, run)
+    test, validation = corpus / "test.jsonl", corpus / "validation.jsonl"
+    evaluate(run, test, cache)
+    before = scores.read_text()
+    message = rf"scores\.json: holds the scores of {test}, and those of {validation} would replace"
+    with pytest.raises(RunError, match=message):
+        evaluate(run, validation, cache)
+    assert scores.read_text() == before
+    evaluate(run, validation, cache, out=tmp_path / "scored")
+    evaluate(run, validation, cache, EvaluationOptions(overwrite=True))
+    assert json.loads(scores.read_text())["manifest"] == str(validation)
+    validation.write_text(validation.read_text().splitlines()[0] + "\n")
+    assert evaluate(run, validation, cache).clips == 1  # the same manifest, changed
+    moved = validation.rename(corpus / "moved.jsonl")
+    evaluate(run, moved, cache)  # the same clips elsewhere
+
+    unnamed = {k: v for k, v in json.loads(before).items() if k != "manifest"}  # as of rellm 0.1
+    scores.write_text(json.dumps(unnamed))
+    with pytest.raises(RunError, match="the scores of another manifest of 2 clips"):
+        evaluate(run, moved, cache)
+    evaluate(run, test, cache)
+    scores.write_text("{")
+    evaluate(run, moved, cache)
 
 
 def test_json_on_standard_output(run: Path, corpus: Path, tmp_path: Path) -> None:
@@ -304,8 +343,8 @@ def test_charts_are_drawn_within_their_box() -> None:
     (training, validation) = chart.lines
     points = [tuple(map(float, p.split(","))) for p in training.points.split()]
     assert points[0][1] < points[1][1] < points[2][1]  # falling: larger y lies lower
-    assert training.last == 1.0
-    assert validation.last == 2.5
+    assert training.last == "1"
+    assert validation.last == "2.5"
 
 
 def test_every_loss_of_a_run_has_a_chart() -> None:
@@ -328,6 +367,7 @@ def test_a_run_and_a_cache_of_rellm_0_1_give_the_scores_of_then(tmp_path: Path) 
     test, options = EDITION_1 / "manifest" / "test.jsonl", EvaluationOptions(samples=0)
     evaluate(run, test, EDITION_1 / "cache", options, tmp_path / "scored")
     before, after = scores(run), scores(tmp_path / "scored")
+    assert after.pop("manifest") == str(test)
     losses = before.pop("losses")
     assert after.pop("losses") == {"emotion_ce": losses["category"], "vad": losses["dimension"]}
     assert after == before

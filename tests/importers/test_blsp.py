@@ -18,7 +18,14 @@ from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperModel
 
 from rellm_cache.cli import main
 from rellm_cache.config.recipes import load_recipe
-from rellm_cache.config.schema import AdapterConfig, EncoderConfig, LossesConfig, Recipe
+from rellm_cache.config.schema import (
+    AdapterConfig,
+    EncoderConfig,
+    HeadsConfig,
+    LoraConfig,
+    LossesConfig,
+    Recipe,
+)
 from rellm_cache.encoders.whisper import WhisperEncoder
 from rellm_cache.errors import ConfigError
 from rellm_cache.extraction.run import extract
@@ -93,7 +100,7 @@ def test_the_adapter_starts_as_blsp_emos_function(
 ) -> None:
     folder = make_blsp()
     report = import_blsp(folder, tmp_path / "run", recipe_of(emotion_size > 0), {"emotion": E})
-    assert report.lora == 2
+    assert (report.lora, report.lora_taken, report.emotion_head) == (10, False, True)
     _, model = imported(tmp_path / "run", emotion_size)
     weights = torch.load(folder / "pytorch_model-00002-of-00002.bin", weights_only=True)
     model.eval()
@@ -184,8 +191,86 @@ def test_the_run_folder_describes_itself(
     with pytest.raises(SystemExit) as end:
         main(["import", "blsp", str(folder), "--out", str(again), *recipe])
     assert end.value.code == 0
-    assert "2 tensors of the LLM's LoRA were left out" in capsys.readouterr().out
+    assert "10 tensors of the LLM's LoRA were left out" in capsys.readouterr().out
     assert all(torch.equal(t, state[n]) for n, t in load_file(again / WEIGHTS).items())
+
+
+def test_the_category_head_is_blsp_emos(make_blsp: MakeBlsp, tmp_path: Path) -> None:
+    folder = make_blsp()
+    theirs = torch.load(folder / "pytorch_model-00002-of-00002.bin", weights_only=True)
+    head = theirs["hidden2emotion.weight"]  # neutral, happy, angry, sad, surprise
+    heads = {
+        "all": (HeadsConfig(), head),
+        "some": (HeadsConfig(emotions=("sad", "neutral")), head[[3, 0]]),
+    }
+    for name, (config, expected) in heads.items():
+        recipe = replace(recipe_of(), heads=config)
+        import_blsp(folder, tmp_path / name, recipe, {"emotion": E})
+        assert torch.equal(load_file(tmp_path / name / WEIGHTS)["heads.category.weight"], expected)
+    wide = replace(recipe_of(), heads=HeadsConfig(pooling="statistics"))
+    assert not import_blsp(folder, tmp_path / "wide", wide, {"emotion": E}).emotion_head
+
+
+def with_lora(recipe: Recipe, **lora: Any) -> Recipe:
+    assert recipe.llm is not None
+    return replace(recipe, llm=replace(recipe.llm, lora=LoraConfig(**lora)))
+
+
+def test_its_lora_is_taken_with_the_same_function(make_blsp: MakeBlsp, tmp_path: Path) -> None:
+    folder = make_blsp()
+    report = import_blsp(folder, tmp_path / "run", with_lora(recipe_of()), {"emotion": E})
+    assert report.lora_taken
+    theirs = torch.load(folder / "pytorch_model-00002-of-00002.bin", weights_only=True)
+    ours = load_file(tmp_path / "run" / WEIGHTS)
+
+    def added(weights: Weights, path: str, end: str = "") -> Tensor:
+        return weights[f"{path}.lora_B{end}.weight"] @ weights[f"{path}.lora_A{end}.weight"]
+
+    qwen, layer = "qwen_model.model.transformer.h.0", "lora.model.layers.0"
+    fused = [added(ours, f"{layer}.self_attn.{name}_proj") for name in "qkv"]
+    torch.testing.assert_close(
+        torch.cat(fused), added(theirs, f"{qwen}.attn.c_attn", ".default"), rtol=0, atol=1e-5
+    )
+    for name, path in {
+        "mlp.w1": "up_proj",
+        "mlp.w2": "gate_proj",
+        "mlp.c_proj": "down_proj",
+    }.items():
+        assert torch.equal(
+            added(ours, f"{layer}.mlp.{path}"), added(theirs, f"{qwen}.{name}", ".default")
+        )
+    for other in ({"rank": 8}, {"alpha": 8.0}, {"targets": ("q_proj",)}):
+        with pytest.raises(
+            ConfigError, match=r"its LoRA has rank \[16\] and alpha 16\.0 at \['down_"
+        ):
+            import_blsp(folder, tmp_path / "x", with_lora(recipe_of(), **other), {"emotion": E})
+
+
+def test_its_head_stays_frozen_before_a_new_adapter(
+    make_blsp: MakeBlsp, corpus: Path, quick: Recipe, tmp_path: Path
+) -> None:
+    adapter = AdapterConfig(preset="reference", bottleneck=BOTTLENECK, output_size=H)
+    training = replace(quick.training, epochs=1, init_parts=("emotion", "lora"))
+    recipe = replace(
+        quick,
+        adapter=adapter,
+        heads=HeadsConfig(freeze=("emotion",)),
+        losses=LossesConfig(response_lm=0.0),
+        training=replace(training, averaging="micro_batch"),
+    )
+    start = import_blsp(make_blsp(), tmp_path / "start", recipe, {"emotion": 16})
+    recipe = load_recipe(str(start.recipe))
+    extract(corpus, recipe, tmp_path / "cache")
+    report = train(recipe, corpus, tmp_path / "cache", tmp_path / "run")
+    before, after = (load_file(folder / WEIGHTS) for folder in (start.out, tmp_path / "run"))
+    assert torch.equal(before["heads.category.weight"], after["heads.category.weight"])
+    assert not torch.equal(before["heads.dimensions.weight"], after["heads.dimensions.weight"])
+    name = "adapter.convs.0.conv.weight"
+    assert (before[name] - after[name]).abs().max() > 0.2  # it started at random
+    assert report.trainable == sum(t.numel() for t in after.values()) - 5 * H
+    alone = replace(recipe, training=replace(training, init_from=""))
+    with pytest.raises(ConfigError, match="the head 'emotion' would stay random; set training"):
+        train(alone, corpus, tmp_path / "cache", tmp_path / "alone")
 
 
 def test_its_recipe_has_absolute_paths(

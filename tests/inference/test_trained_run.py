@@ -130,7 +130,7 @@ def test_what_is_neither_a_file_nor_in_the_cache_is_named(path: Path, tmp_path: 
     with pytest.raises(AudioError, match="cannot be decoded"):
         run.recognise(str(path / "recipe.toml"))
     elsewhere = rellm.load_run(path, cache=tmp_path / "no-cache")
-    with pytest.raises(StoreError, match="no-cache: found no store"):
+    with pytest.raises(StoreError, match="no-cache: this cache folder does not exist"):
         elsewhere.embed("tones/09")
     with pytest.raises(RunError, match="not the folder of a finished run"):
         rellm.load_run(tmp_path)
@@ -164,4 +164,4 @@ def test_a_run_that_reads_text_answers_utterances_only(
         run.answer(clip)
     for call in (run.recognise, run.embed):
         with pytest.raises(ConfigError, match="reads text: it has no adapter and no heads"):
-            call(utterances)
+            call(clip)

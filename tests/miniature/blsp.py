@@ -10,6 +10,13 @@ from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperModel
 from whispers import UNSPOKEN
 
 SPEECH, LLM, BOTTLENECK = 16, 32, 8  # sizes: a frame, an LLM embedding, the adapter's bottleneck
+QWEN_PROJECTIONS = {  # inputs and outputs
+    "attn.c_attn": (LLM, 3 * LLM),
+    "attn.c_proj": (LLM, LLM),
+    "mlp.w1": (LLM, 2 * LLM),
+    "mlp.w2": (LLM, 2 * LLM),
+    "mlp.c_proj": (2 * LLM, LLM),
+}
 
 
 def write_blsp(folder: Path, **changes: Any) -> Path:
@@ -31,7 +38,7 @@ def write_blsp(folder: Path, **changes: Any) -> Path:
         "adapter_inner_dim": BOTTLENECK,
         "adapter_hidden_layers": 0,
         "conv_kernel_sizes": "5,5,5",
-        "lora_config": {"r": 16},
+        "lora_config": {"r": 16, "lora_alpha": 16},
         "lora_scope": "audio",
         "whisper_config": whisper.to_dict(),
         "qwen_config": {"model_type": "qwen", "hidden_size": LLM, "vocab_size": 640},
@@ -41,13 +48,17 @@ def write_blsp(folder: Path, **changes: Any) -> Path:
     encoder = {
         f"whisper_model.{n}": t for n, t in WhisperModel(whisper).encoder.state_dict().items()
     }
-    lora = "qwen_model.model.transformer.h.0.attn.c_attn"
+    layer = "qwen_model.model.transformer.h.0"
+    lora = {
+        f"{layer}.{name}.lora_{part}.default.weight": torch.randn(shape)
+        for name, (inputs, outputs) in QWEN_PROJECTIONS.items()
+        for part, shape in (("A", (16, inputs)), ("B", (outputs, 16)))
+    }
     rest = {
         **adapter_weights(),
         "qwen_model.model.transformer.wte.weight": torch.randn(640, LLM),
-        f"{lora}.weight": torch.randn(3 * LLM, LLM),
-        f"{lora}.lora_A.default.weight": torch.randn(16, LLM),
-        f"{lora}.lora_B.default.weight": torch.randn(3 * LLM, 16),
+        f"{layer}.attn.c_attn.weight": torch.randn(3 * LLM, LLM),
+        **lora,
         "hidden2emotion.weight": torch.randn(5, LLM),
     }
     places = {}

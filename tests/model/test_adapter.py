@@ -54,8 +54,14 @@ def test_streams_are_concatenated_by_frame_or_as_the_utterances_mean() -> None:
     assert concat_streams(streams, lengths, {"a": "frame"}).dtype == torch.float32
     by_frame = concat_streams(streams, lengths, {"a": "frame", "b": "frame"})
     assert by_frame[0].tolist() == [[1, 1, 0], [1, 1, 1], [1, 1, 2], [1, 1, 3]]
-    by_utterance = concat_streams(streams, lengths, {"a": "frame", "b": "utterance"})
-    assert by_utterance[0, :, 2].tolist() == [1, 1, 1, 1]  # the mean of the three valid frames
+    pooled = streams | {"b": torch.full((1, 1, 1), 1.5)}
+    by_utterance = concat_streams(pooled, lengths, {"a": "frame", "b": "utterance"})
+    assert by_utterance[0].tolist() == [[1, 1, 1.5]] * 4
+    alone = concat_streams(pooled, lengths, {"b": "utterance"})
+    assert alone[0].tolist() == [[1.5]] * 3
+    for wrong, kind in ((streams, "utterance"), (pooled, "frame")):
+        with pytest.raises(ValueError, match=f"stream 'b': . frames of 4, pooling '{kind}'"):
+            concat_streams(wrong, lengths, {"a": "frame", "b": kind})
 
 
 def test_scale_starts_from_the_data() -> None:

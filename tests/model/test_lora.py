@@ -49,7 +49,7 @@ def make_model(recipe: Recipe, llm: FrozenLLM) -> SpeechLLM:
 
 def make_batch(llm: FrozenLLM) -> Batch:
     torch.manual_seed(1)
-    end = llm.chat.ids(llm.chat.end_text)
+    end = llm.chat.end_ids
     return Batch(
         ids=("a", "b"),
         streams={"speech": torch.randn(2, 90, 16).half(), "emotion": torch.randn(2, 90, 16).half()},

@@ -14,7 +14,7 @@ from rellm_cache.config.plugins import ADAPTERS
 from rellm_cache.config.recipes import load_recipe, to_toml
 from rellm_cache.config.schema import AdapterConfig, Recipe
 from rellm_cache.corpus.manifest import read_split
-from rellm_cache.errors import ConfigError
+from rellm_cache.errors import ConfigError, RunError
 from rellm_cache.model.adapter import Adapter
 from rellm_cache.model.registry import register_adapter
 from rellm_cache.planning.training import plan_training
@@ -46,7 +46,11 @@ class MeanAdapter(Adapter):
 
 
 def test_an_adapter_of_another_kind_is_planned_trained_and_loaded(
-    corpus: Path, cache: Path, quick: Recipe, tmp_path: Path
+    corpus: Path,
+    cache: Path,
+    quick: Recipe,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     register_adapter("mean")(MeanAdapter)
     training = replace(quick.training, epochs=1, micro_batch_tokens=200)
@@ -58,6 +62,14 @@ def test_an_adapter_of_another_kind_is_planned_trained_and_loaded(
     assert plan.trained == report.trainable
     _, model = load_run(tmp_path / "run", torch.device("cpu"))
     assert isinstance(model.adapter, MeanAdapter)
+    assert "trained with" not in capsys.readouterr().err
+
+    recorded = tmp_path / "run/recipe.toml"
+    recorded.write_text(recorded.read_text().replace(f"module {__name__}", "old 0.1"))
+    load_run(tmp_path / "run", torch.device("cpu"))
+    assert "trained with adapter.mean of old 0.1; installed is module" in capsys.readouterr().err
+    with pytest.raises(RunError, match=r"plugins.adapter.mean: wanted 'module .* found 'old 0.1'"):
+        train(load_recipe(str(recorded)), corpus, cache, tmp_path / "run")
 
 
 @dataclass(frozen=True)

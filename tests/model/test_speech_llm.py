@@ -31,7 +31,7 @@ def llm(recipe: Recipe) -> FrozenLLM:
 def make_batch(llm: FrozenLLM) -> Batch:
     torch.manual_seed(1)
     lengths = torch.tensor([40, 90, 63])
-    end = llm.chat.ids(llm.chat.end_text)
+    end = llm.chat.end_ids
     return Batch(
         ids=("a", "b", "c"),
         streams={"speech": torch.randn(3, 90, 16).half(), "emotion": torch.randn(3, 90, 16).half()},
@@ -247,7 +247,7 @@ def test_an_int8_stream_is_dequantized_with_its_own_scale(recipe: Recipe, llm: F
 def questioned(llm: FrozenLLM) -> Batch:
     """Two answers to tasks, and questions: two about one clip, one about another."""
     batch = make_batch(llm)
-    end = llm.chat.ids(llm.chat.end_text)
+    end = llm.chat.end_ids
 
     def target(question: str, answer: str, metadata: str | None = None) -> Target:
         informed = None if metadata is None else llm.chat.ids(metadata + question)

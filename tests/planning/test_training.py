@@ -56,6 +56,18 @@ def test_activation_checkpointing_needs_less_memory(corpus: Path, recipe: Recipe
     assert checkpointed.operations == plain.operations
 
 
+def test_frames_that_a_crop_leaves_out_cost_nothing(corpus: Path, speech_recipe: Recipe) -> None:
+    whole = planned(speech_recipe, corpus)
+    adapter = replace(speech_recipe.adapter, crop_frames=25)
+    cropped = planned(replace(speech_recipe, adapter=adapter), corpus)
+    clips = read_split(corpus, "train")
+    kept = sum(min(25, round(50 * (u.duration or 0))) for u in clips)
+    share = kept / sum(round(50 * (u.duration or 0)) for u in clips)
+    assert cropped.operations == pytest.approx(share * whole.operations)
+    assert cropped.tokens == 4 * speech_recipe.training.batch_size  # ceil(25 / 8) each
+    assert cropped.step_bytes < 0.6 * whole.step_bytes
+
+
 def test_without_an_llm_only_the_adapter_counts(corpus: Path, speech_recipe: Recipe) -> None:
     found = planned(speech_recipe, corpus)
     assert (found.llm_bytes, found.host_bytes) == (0, 0)

@@ -105,6 +105,7 @@ def test_a_published_folder_is_the_run_and_nothing_of_the_corpus(
     for name, data in contents(out).items():
         assert name == "SHA256SUMS" or sums[name] == hashlib.sha256(data).hexdigest()
     everything = b"\n".join(contents(out).values())
+    assert str(corpus).encode() not in everything
     for utterance in read_manifests(corpus):
         assert utterance.response
         for private in (utterance.text, utterance.id, utterance.response, utterance.audio):
@@ -133,7 +134,7 @@ def test_a_published_folder_is_the_run_and_nothing_of_the_corpus(
         evaluate(out, test, cache, EvaluationOptions(1))
     elsewhere = tmp_path / "scores"
     found_again = evaluate(out, test, cache, EvaluationOptions(1), out=elsewhere).to_json()
-    assert json.loads(json.dumps(found_again)) == scores
+    assert {**json.loads(json.dumps(found_again)), "manifest": str(test)} == scores
     assert json.loads((elsewhere / "scores.json").read_text()) == scores
     assert {p.name for p in elsewhere.iterdir()} == {
         "scores.json",

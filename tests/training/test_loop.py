@@ -11,6 +11,7 @@ from torch import nn
 
 from rellm_cache.config.schema import Recipe
 from rellm_cache.corpus.manifest import read_split
+from rellm_cache.data.collate import collate
 from rellm_cache.data.examples import make_examples
 from rellm_cache.data.streams import open_streams
 from rellm_cache.errors import RunError
@@ -86,6 +87,40 @@ def test_micro_batches_do_not_change_a_step(take: Take) -> None:
         assert len(step.sizes) in parts
         assert_equal(step, by_clip)
     assert step.trainer.micro_batcher.limit > 512  # auto measured it and found room
+
+
+def test_micro_batch_averaging_is_the_mean_of_the_means_of_draws(take: Take) -> None:
+    """The mean of tokens or clips of each draw, then the mean of draws: computed one by one."""
+    expected: dict[str, Any] = {}
+
+    def arrange(trainer: Trainer) -> None:
+        model, means = trainer.model.train(), dict[str, list[torch.Tensor]]()
+        (draws,) = trainer._draws(0)
+        for draw in draws:
+            batch = collate([trainer.data.train[i] for i in draw], trainer.data.streams)
+            for name, term in model(batch).terms.items():
+                if term.count:
+                    means.setdefault(name, []).append(term.sum / term.count)
+        expected.update({name: torch.stack(found).mean() for name, found in means.items()})
+        torch.stack([model.loss_weights[n] * mean for n, mean in expected.items()]).sum().backward()
+        nn.utils.clip_grad_norm_(trainer.optimizer.tensors, trainer.recipe.training.max_grad_norm)
+        expected["gradient"] = flatten_gradients(trainer.optimizer.tensors)
+        trainer.optimizer.zero_grad()
+
+    settings = {"averaging": "micro_batch", "batch_size": 3, "gradient_accumulation": 3}
+    step = take(arrange, **settings)
+    assert sorted(step.sizes[3:]) == [1, 3, 3]
+    found = step.terms.means()
+    gradient = expected.pop("gradient")
+    assert found == pytest.approx({name: mean.item() for name, mean in expected.items()}, rel=1e-5)
+    assert (step.gradient - gradient).norm() / gradient.norm() < 1e-5
+    assert found["response_lm"] != pytest.approx(take().terms.means()["response_lm"], rel=1e-4)
+    cut = take(**settings, micro_batch_tokens=150)  # memory cuts a draw, but does not change it
+    assert len(cut.sizes) > 3
+    assert_equal(cut, step)
+    halved = take(fail_above(1), **settings)
+    assert halved.sizes[-7:] == [1] * 7
+    assert_equal(halved, step)
 
 
 def fail_above(clips: int) -> Callable[[Trainer], None]:

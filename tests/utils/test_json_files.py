@@ -18,9 +18,9 @@ def test_an_object_is_read(tmp_path: Path) -> None:
     [
         (b'{"identity": ', r"a\.json: not JSON \(.*\); remove it"),
         (b"", r"a\.json: not JSON \(.*\); remove it"),
-        (b'{"identity": "\xff"}', r"a\.json: not JSON \(.*\); remove it"),
+        (b'{"identity": "\xff"}', r"a\.json:1: not UTF-8 text \(.*\); save it as UTF-8"),
         (b"[1]", r"a\.json: expected a JSON object, found \[1\]; remove it"),
-        (None, r"a\.json: cannot be read \(.*\); remove it"),
+        (None, r"a\.json: no such file; remove it"),
     ],
 )
 def test_other_contents_are_refused(tmp_path: Path, content: bytes | None, message: str) -> None:

@@ -57,6 +57,21 @@ def test_a_missing_file_is_named(model: Path, missing: str, message: str) -> Non
         find_model(str(model), ("tokenizer.json",))
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'{"weight_map": {', r"index\.json: not JSON .*; copy the file again"),
+        (b"\xff\xfe", r"index\.json: not JSON .*; copy the file again"),
+        (b"[]", r"index\.json: expected a JSON object, found \[\]; copy the file again"),
+        (b'{"weight_map": 3}', r"index\.json: found weight_map = 3, expected an object that names"),
+    ],
+)
+def test_a_damaged_index_is_named(model: Path, content: bytes, message: str) -> None:
+    (model / "model.safetensors.index.json").write_bytes(content)
+    with pytest.raises(ConfigError, match=message):
+        find_model(str(model), ())
+
+
 @pytest.mark.parametrize("kept", [0, 20, -1])
 def test_truncated_weights_are_named(model: Path, kept: int) -> None:
     file = model / "model-2.safetensors"

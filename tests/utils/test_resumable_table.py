@@ -54,7 +54,7 @@ def test_writing_the_file_keeps_its_journal(tmp_path: Path) -> None:
 def test_a_damaged_line_is_named(tmp_path: Path, damage: bytes) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_bytes(b'{"n": 1}\n' + damage + b'\n{"n": 2}\n')
-    with pytest.raises(JournalError, match=r"rows\.jsonl:2: found .*expected a JSON object"):
+    with pytest.raises(JournalError, match=r"rows\.jsonl:2: .*expected a JSON object"):
         list(read_journal(path))
 
 
@@ -137,7 +137,7 @@ def test_the_finished_file_may_have_another_form(path: Path) -> None:
 def test_a_truncated_finished_file_is_an_error(path: Path) -> None:
     path.parent.mkdir()
     path.write_text("My notes")
-    with pytest.raises(JournalError, match=r"answers\.jsonl:1: found b'My notes'"):
+    with pytest.raises(JournalError, match=r"answers\.jsonl:1: not JSON \(found b'My notes'"):
         ResultTable(path, EXPECTED)
 
 

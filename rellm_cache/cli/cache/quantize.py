@@ -5,9 +5,9 @@ from pathlib import Path
 import click
 
 from rellm_cache.cli import options
-from rellm_cache.cli.output import byte_size, percent, print_json
+from rellm_cache.cli.output import byte_size, print_json
 from rellm_cache.store.remote.mirror_paths import display_path
-from rellm_cache.utils.console import counted
+from rellm_cache.utils.console import counted, percent
 
 
 @click.command()

@@ -2,12 +2,11 @@
 
 import click
 
-from rellm_cache.cli import options
-from rellm_cache.cli.prepare.corpora import esd, iemocap, msp_podcast, ravdess
+from rellm_cache.cli.prepare.corpora import CorpusGroup, corpus_command
 from rellm_cache.cli.prepare.table import folder
 
 
-@click.group(cls=options.OrderedGroup)
+@click.group(cls=CorpusGroup)
 def prepare() -> None:
     """Make a manifest from a corpus.
 
@@ -17,5 +16,6 @@ def prepare() -> None:
     """
 
 
-for command in (iemocap, esd, msp_podcast, ravdess, folder):
-    prepare.add_command(command)
+for name in ("iemocap", "esd", "msp-podcast", "ravdess"):
+    prepare.add_command(corpus_command(name))
+prepare.add_command(folder)

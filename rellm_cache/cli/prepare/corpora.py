@@ -1,124 +1,113 @@
-"""rellm prepare iemocap, esd, msp-podcast, ravdess: corpora with known folders and totals."""
+"""rellm prepare NAME: one command for each corpus that has a reader, ours or a plug-in's."""
 
-from collections.abc import Callable
+import dataclasses
+import inspect
+import typing
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 
 from rellm_cache.cli import options
-from rellm_cache.cli.options import Command
-from rellm_cache.cli.prepare.report import prepare_and_show
-
-seed_option = click.option("--seed", default=1, help="Seed of random draws; the report records it.")
-
-
-def splits_option(*names: str, text: str) -> Callable[[Command], Command]:
-    """Add `--splits`: one of `names`, the first by default."""
-    return click.option("--splits", type=click.Choice(names), default=names[0], help=text)
+from rellm_cache.cli.prepare.report import EXIT_CODES, prepare_and_show
+from rellm_cache.config.constraints import Range, constraints_of
+from rellm_cache.config.field_texts import field_texts
+from rellm_cache.config.plugins import CORPORA
+from rellm_cache.config.toml import default_of
+from rellm_cache.corpus.readers.registry import read_corpus
+from rellm_cache.errors import ConfigError
 
 
-def corpus_options(command: Command) -> Command:
-    """Add the options that every corpus has after its own."""
-    partial = click.option(
+class CorpusGroup(options.OrderedGroup):
+    """Group whose last commands are the corpora of plug-ins, imported when one is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names of our commands, then those of plug-ins."""
+        return list(dict.fromkeys([*super().list_commands(ctx), *CORPORA.names()]))
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of a corpus; one that explains itself if its package cannot be imported."""
+        if cmd_name in self.commands or cmd_name not in CORPORA.names():
+            return super().get_command(ctx, cmd_name)
+        try:
+            return corpus_command(cmd_name)
+        except ConfigError as error:
+            return click.Command(cmd_name, help=str(error), callback=_raising(error))
+
+
+def corpus_command(name: str) -> click.Command:
+    """The command of a corpus: its options are the fields of the reader's options."""
+    plugin = CORPORA.find(name, "corpus")
+
+    @click.argument("root", type=options.EXISTING_FOLDER)
+    @options.out("Folder for the manifest.")
+    @click.option(
         "--allow-partial",
         is_flag=True,
         help="Accept a corpus with fewer or more clips than expected.",
     )
-    return partial(options.clip_seconds(options.overwrite(command)))
+    @options.clip_seconds
+    @options.overwrite
+    def prepare(
+        root: Path,
+        out: Path,
+        allow_partial: bool,
+        min_seconds: float,
+        max_seconds: float,
+        overwrite: bool,
+        **given: Any,
+    ) -> int:
+        corpus = read_corpus(name, root, given)
+        return prepare_and_show(
+            corpus,
+            out,
+            allow_partial=allow_partial,
+            min_seconds=min_seconds,
+            max_seconds=max_seconds,
+            overwrite=overwrite,
+        )
+
+    text = inspect.cleandoc(plugin.loaded.__doc__ or f"The corpus {name}.")
+    command = click.command(name, help=text.partition("\nRaises:")[0], epilog=EXIT_CODES)(prepare)
+    if plugin.options is not None:
+        command.params[2:2] = _field_options(plugin.options)
+    return command
 
 
-def folders(command: Command) -> Command:
-    """Add the folder of the corpus and the folder for its manifest."""
-    root = click.argument("root", type=options.EXISTING_FOLDER)
-    return root(options.out("Folder for the manifest.")(command))
+def _field_options(kind: type[Any]) -> list[click.Parameter]:
+    """An option for each field of a dataclass."""
+    hints, texts, constraints = typing.get_type_hints(kind), field_texts(kind), constraints_of(kind)
+    found: list[click.Parameter] = []
+    for item in dataclasses.fields(kind):
+        hint, default = hints[item.name], default_of(item)
+        is_array = typing.get_origin(hint) is tuple
+        settings: dict[str, Any] = {"help": texts.get(item.name), "multiple": is_array}
+        settings["type"] = _option_type(
+            typing.get_args(hint)[0] if is_array else hint, constraints.get(item.name)
+        )
+        if default is dataclasses.MISSING:
+            settings["required"] = True
+        else:
+            settings["default"] = default
+        name = f"--{item.name.replace('_', '-')}"
+        switch = f"{name}/--no-{name[2:]}" if hint is bool else name
+        found.append(click.Option([switch, item.name], **settings))
+    return found
 
 
-@click.command()
-@folders
-@splits_option(
-    "paper",
-    "speaker",
-    "text",
-    text="paper: one session for test, a random tenth of the others for validation; speaker: "
-    "another session for validation; text: as paper, without clips that share their text with the "
-    "test.",
-)
-@click.option(
-    "--test-session",
-    type=click.IntRange(1, 5),
-    default=5,
-    help="Session for test; a cross-validation uses all five in turn.",
-)
-@seed_option
-@corpus_options
-def iemocap(root: Path, splits: Any, test_session: int, seed: int, **limits: Any) -> int:
-    """IEMOCAP: 5,531 clips of four classes.
-
-    ROOT has the folders Session1 … Session5.
-    """
-    from rellm_cache.corpus.readers.iemocap import IemocapSplits, read_iemocap
-
-    corpus = read_iemocap(root, IemocapSplits(splits, test_session, seed))
-    return prepare_and_show(corpus, **limits)
+def _option_type(hint: Any, constraint: Any) -> Any:
+    if typing.get_origin(hint) is Literal:
+        return click.Choice(typing.get_args(hint))
+    if hint is int and isinstance(constraint, Range):
+        low, high = constraint.low, constraint.high
+        return click.IntRange(
+            None if low is None else int(low), None if high is None else int(high)
+        )
+    return hint if hint in (bool, int, float, str) else str
 
 
-@click.command()
-@folders
-@splits_option(
-    "paper",
-    "speaker",
-    text="paper: 105 of the 350 sentences for test, all speakers in all splits; speaker: two "
-    "speakers each for validation and test, all sentences in all splits.",
-)
-@seed_option
-@corpus_options
-def esd(root: Path, splits: Any, seed: int, **limits: Any) -> int:
-    """ESD, its English half: 14,000 clips in four emotions.
+def _raising(error: ConfigError) -> Any:
+    def callback() -> None:
+        raise error
 
-    ROOT has the folders 0011 … 0020.
-    """
-    from rellm_cache.corpus.readers.esd import read_esd
-
-    return prepare_and_show(read_esd(root, splits, seed), **limits)
-
-
-@click.command("msp-podcast")
-@folders
-@splits_option(
-    "paper",
-    "full",
-    text="paper: 4,290 clips drawn from Train and 1,245 from Test1 and Test2; full: all of Train, "
-    "Development, and Test1 and Test2.",
-)
-@seed_option
-@corpus_options
-def msp_podcast(root: Path, splits: Any, seed: int, **limits: Any) -> int:
-    """MSP-Podcast: four classes.
-
-    ROOT has the folders Labels, Audios and Transcripts.
-    """
-    from rellm_cache.corpus.readers.msp_podcast import read_msp_podcast
-
-    return prepare_and_show(read_msp_podcast(root, splits, seed), **limits)
-
-
-@click.command()
-@folders
-@click.option("--train-speakers", default="1-16", help="As 1-16 or 1,3,5-8.")
-@click.option("--validation-speakers", default="17,18", help="As --train-speakers.")
-@click.option("--test-speakers", default="19-20", help="As --train-speakers.")
-@corpus_options
-def ravdess(
-    root: Path, train_speakers: str, validation_speakers: str, test_speakers: str, **limits: Any
-) -> int:
-    """RAVDESS speech: five emotions, split by speaker.
-
-    ROOT has the folders Actor_01 …
-    """
-    from rellm_cache.corpus.readers.ravdess import read_ravdess
-    from rellm_cache.utils.console import parse_ranges
-
-    speakers = {"train": train_speakers, "validation": validation_speakers, "test": test_speakers}
-    splits = {split: frozenset(parse_ranges(text, "speakers")) for split, text in speakers.items()}
-    return prepare_and_show(read_ravdess(root, splits), **limits)
+    return callback

@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rellm_cache.cli.output import SOME_FAILED, percent, print_table
-from rellm_cache.utils.console import counted
+from rellm_cache.cli.output import SOME_FAILED, print_table
+from rellm_cache.utils.console import counted, percent
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,6 +18,7 @@ BAR = 40
 SHOWN_SPEAKERS = 30
 SHOWN_LINES = 3
 SHOWN_CLIPS = 10
+EXIT_CODES = "Exit code 3: done, but sound files are missing or cannot be read; they are listed."
 
 
 def prepare_and_show(corpus: "Corpus", out: "Path", **options: Any) -> int:

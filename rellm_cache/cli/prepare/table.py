@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from rellm_cache.cli import options
-from rellm_cache.cli.prepare.report import prepare_and_show
+from rellm_cache.cli.prepare.report import EXIT_CODES, prepare_and_show
 
 COLUMNS = (
     "audio", "id", "text", "emotion", "speaker", "split", "arousal", "dominance", "valence",
@@ -22,7 +22,7 @@ def column_options(command: options.Command) -> options.Command:
     return command
 
 
-@click.command()
+@click.command(epilog=EXIT_CODES)
 @click.argument("table", type=options.EXISTING_FILE)
 @options.out("Folder for the manifest.")
 @column_options

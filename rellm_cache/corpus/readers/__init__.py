@@ -2,3 +2,8 @@
 
 A corpus's own folder enters. A `Corpus` leaves: utterances in their splits, with totals to check.
 """
+
+from importlib import import_module
+
+for _module in ("iemocap", "esd", "msp_podcast", "ravdess"):
+    import_module(f"{__name__}.{_module}")  # registers its reader, in this order

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rellm_cache.corpus.manifest import Utterance
+from rellm_cache.corpus.text_files import Problems
 from rellm_cache.errors import ManifestError
 
 
@@ -20,17 +21,6 @@ class Total:
     name: str
     found: int
     expected: int
-
-
-@dataclass
-class Problems:
-    """Lines in a corpus's own files with a problem: kind of problem → `file:line: reason`."""
-
-    lines: dict[str, list[str]] = field(default_factory=dict)
-
-    def add(self, kind: str, line: str) -> None:
-        """Add one line."""
-        self.lines.setdefault(kind, []).append(line)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """ESD reader: the English half of the Emotional Speech Database, speakers 0011 to 0020.
 
 00NN/{Neutral,Angry,Happy,Sad,Surprise}[/train|/evaluation|/test]/00NN_XXXXXX.wav
-00NN/00NN.txt    id, text and emotion, separated by tabs, in UTF-8, UTF-16 or Latin-1
+00NN/00NN.txt    id, text and emotion, separated by tabs, in UTF-8, UTF-16, GB2312 or Latin-1
 
 Ids 1 to 350 are neutral, then 350 each angry, happy, sad and surprise. Every speaker reads the same
 350 sentences in every emotion: sentence = (id - 1) mod 350. A clip whose transcript line is missing
@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Literal
 
 from rellm_cache.corpus.manifest import Utterance
-from rellm_cache.corpus.readers.base import Corpus, Problems, Total, count_totals, with_audio
+from rellm_cache.corpus.readers.base import Corpus, Total, count_totals, with_audio
+from rellm_cache.corpus.readers.registry import register_corpus
 from rellm_cache.corpus.splits import draw, hold_out, in_split
-from rellm_cache.corpus.text_files import read_text_lines
+from rellm_cache.corpus.text_files import Problems, read_text_lines
 from rellm_cache.errors import ManifestError
 from rellm_cache.utils.console import counted
 
@@ -48,18 +49,30 @@ class _Speaker:
     texts: dict[str, str] = field(default_factory=dict)
 
 
-def read_esd(root: Path, splits: Splits = "paper", seed: int = 1) -> Corpus:
-    """Read the clips of the ten English speakers in four emotions, sorted by id.
+@dataclass(frozen=True)
+class EsdSplits:
+    """How to split ESD."""
 
-    Args:
-        splits: `paper`: 105 random sentences of 350 for test and a tenth of the others for
-            validation, all speakers in all splits; `speaker`: two speakers each for validation and
-            test, all sentences in all splits.
+    splits: Splits = "paper"
+    """paper: 105 random sentences of 350 for test and a tenth of the others for validation, all
+    speakers in all splits; speaker: two speakers each for validation and test, all sentences in all
+    splits."""
+    seed: int = 1
+    """Seed of random draws; the report records it."""
+
+
+@register_corpus("esd", options=EsdSplits)
+def read_esd(root: Path, how: EsdSplits | None = None) -> Corpus:
+    """Read ESD, its English half: 14,000 clips.
+
+    ROOT has the folders 0011 … 0020. Clips are sorted by id.
 
     Raises:
         ManifestError: there is no speaker, or a file is in the folder of another emotion or
             speaker.
     """
+    how = how or EsdSplits()
+    splits, seed = how.splits, how.seed
     root = root.resolve()
     present = [name for name in SPEAKERS if (root / name).is_dir()]
     if not present:
@@ -112,7 +125,7 @@ def _read_speaker(folder: Path, problems: Problems) -> _Speaker:
             if (other := speaker.wavs.get(wav.stem)) is not None:
                 raise ManifestError(f"{wav}: the same clip as {other}; remove one of them")
             speaker.wavs[wav.stem] = wav
-    for where, line in read_text_lines(folder / f"{folder.name}.txt"):
+    for where, line in read_text_lines(folder / f"{folder.name}.txt", problems):
         _read_line(where, line, folder.name, speaker, problems)
     return speaker
 

@@ -13,13 +13,15 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
+from rellm_cache.config.constraints import Range
 from rellm_cache.corpus.dimensions import Vad, rescale
 from rellm_cache.corpus.manifest import Utterance
-from rellm_cache.corpus.readers.base import Corpus, Problems, Total, count_totals, with_audio
+from rellm_cache.corpus.readers.base import Corpus, Total, count_totals, with_audio
+from rellm_cache.corpus.readers.registry import register_corpus
 from rellm_cache.corpus.splits import hold_out, in_split, text_key, without_text_of
-from rellm_cache.corpus.text_files import read_text_lines
+from rellm_cache.corpus.text_files import Problems, read_text_lines
 from rellm_cache.errors import ManifestError
 from rellm_cache.utils.console import counted
 
@@ -43,24 +45,24 @@ _SPEAKER = re.compile(r"Ses0(?P<session>\d)[FM].*(?P<gender>[FM])")
 
 @dataclass(frozen=True)
 class IemocapSplits:
-    """How to split IEMOCAP.
+    """How to split IEMOCAP."""
 
-    Attributes:
-        name: `paper`: one session for test, a random tenth of the others for validation;
-            `speaker`: the session before the test session for validation, so that no two splits
-            share a speaker; `text`: as `paper`, without clips of train and validation that share
-            their text with the test, and without shared texts in train and validation.
-        test_session: 1 to 5.
-        seed: seed of random draws.
-    """
-
-    name: Splits = "paper"
-    test_session: int = 5
+    splits: Splits = "paper"
+    """paper: one session for test, a random tenth of the others for validation; speaker: the
+    session before the test session for validation, so that no two splits share a speaker; text: as
+    paper, without clips of train and validation that share their text with the test, and without
+    shared texts in train and validation."""
+    test_session: Annotated[int, Range(1, 5)] = 5
+    """Session for test; a cross-validation uses all five in turn."""
     seed: int = 1
+    """Seed of random draws; the report records it."""
 
 
+@register_corpus("iemocap", options=IemocapSplits)
 def read_iemocap(root: Path, splits: IemocapSplits | None = None) -> Corpus:
-    """Read the clips labeled neutral, happy or excited (both happy), angry and sad, sorted by id.
+    """Read IEMOCAP: 5,531 clips of four classes.
+
+    Excited counts as happy. ROOT has the folders Session1 … Session5. Clips are sorted by id.
 
     Raises:
         ManifestError: there is no session, a line of labels cannot be read, or many clips have
@@ -91,8 +93,8 @@ def read_iemocap(root: Path, splits: IemocapSplits | None = None) -> Corpus:
     return Corpus(
         name="iemocap",
         utterances=utterances,
-        splits=f"{splits.name}, session {splits.test_session} tested",
-        seed=None if splits.name == "speaker" else splits.seed,
+        splits=f"{splits.splits}, session {splits.test_session} tested",
+        seed=None if splits.splits == "speaker" else splits.seed,
         totals=_totals(with_audio(found)),
         problems=problems,
         notes=notes,
@@ -110,7 +112,7 @@ def _read_session(folder: Path, problems: Problems) -> list[Utterance]:
         raise ManifestError(f"{labels}: found no Ses….txt; expected one file of labels per dialog")
     utterances = []
     for file in files:
-        for where, line in read_text_lines(file):
+        for where, line in read_text_lines(file, problems):
             if (read := _read_label(where, line, problems)) is None:
                 continue
             clip, emotion, vad = read
@@ -169,7 +171,7 @@ def _dimensions(where: str, text: str, problems: Problems) -> Vad | None:
 
 def _read_transcript(file: Path, problems: Problems) -> dict[str, str]:
     texts: dict[str, str] = {}
-    for where, line in read_text_lines(file):
+    for where, line in read_text_lines(file, problems):
         if match := _TURN.match(line):
             clip, text = match["id"], match["text"].strip()
             if texts.get(clip, text) != text:
@@ -195,14 +197,14 @@ def _split(
     found: list[Utterance], splits: IemocapSplits, sessions: Sequence[int]
 ) -> tuple[list[Utterance], list[str]]:
     names = {splits.test_session: "test"}
-    if splits.name == "speaker":
+    if splits.splits == "speaker":
         # Among the sessions that exist; the one before the first is the last.
         before = sessions[sessions.index(splits.test_session) - 1]
         names = {before: "validation", **names}
     placed = [in_split(u, names.get(int(_session(u)), "train")) for u in found]
-    if splits.name == "speaker":
+    if splits.splits == "speaker":
         return placed, []
-    if splits.name == "paper":
+    if splits.splits == "paper":
         return hold_out(placed, splits.seed), []
     apart, dropped = without_text_of(placed, "test")
     left = counted(dropped, "clip of another session is", "clips of other sessions are")

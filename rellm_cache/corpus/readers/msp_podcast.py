@@ -9,16 +9,17 @@ hidden, so its rows are not read.
 """
 
 from collections import Counter
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from rellm_cache.corpus.dimensions import rescale
 from rellm_cache.corpus.emotions import normalize_emotion
 from rellm_cache.corpus.manifest import Utterance
-from rellm_cache.corpus.readers.base import Corpus, Problems, Total, with_audio
+from rellm_cache.corpus.readers.base import Corpus, Total, with_audio
+from rellm_cache.corpus.readers.registry import register_corpus
 from rellm_cache.corpus.splits import draw, hold_out
-from rellm_cache.corpus.text_files import read_csv, read_text
+from rellm_cache.corpus.text_files import Problems, read_csv, read_text
 from rellm_cache.errors import ManifestError
 from rellm_cache.utils.console import counted
 
@@ -42,16 +43,28 @@ PAPER_TOTALS = {"train": 4_290, "test": 1_245}
 Splits = Literal["paper", "full"]
 
 
-def read_msp_podcast(root: Path, splits: Splits = "paper", seed: int = 1) -> Corpus:
-    """Clips labelled neutral, happy, angry or sad, sorted by file name.
+@dataclass(frozen=True)
+class MspPodcastSplits:
+    """How to split MSP-Podcast."""
 
-    Args:
-        splits: `paper`: 4,290 random clips of Train, a tenth of them for validation, and 1,245 of
-            Test1 and Test2; `full`: all of Train, Development, and Test1 and Test2.
+    splits: Splits = "paper"
+    """paper: 4,290 random clips of Train, a tenth of them for validation, and 1,245 of Test1 and
+    Test2; full: all of Train, Development, and Test1 and Test2."""
+    seed: int = 1
+    """Seed of random draws; the report records it."""
+
+
+@register_corpus("msp-podcast", options=MspPodcastSplits)
+def read_msp_podcast(root: Path, how: MspPodcastSplits | None = None) -> Corpus:
+    """Read MSP-Podcast: its clips of four classes.
+
+    ROOT has the folders Labels, Audios and Transcripts. Clips are sorted by file name.
 
     Raises:
         ManifestError: the table of labels is missing or lacks a column, or a row cannot be used.
     """
+    how = how or MspPodcastSplits()
+    splits, seed = how.splits, how.seed
     root = root.resolve()
     labels = root / "Labels"
     table = next((labels / name for name in TABLES if (labels / name).exists()), labels / TABLES[0])
@@ -119,7 +132,7 @@ def _with_text(utterance: Utterance, root: Path, problems: Problems) -> Utteranc
     if not path.exists():
         problems.add("clips without a transcript", f"{path}: no such file")
         return utterance
-    return replace(utterance, text=" ".join(read_text(path).split()))
+    return replace(utterance, text=" ".join(read_text(path, problems).split()))
 
 
 def _totals(found: list[Utterance], chosen: list[Utterance], splits: Splits) -> list[Total]:

@@ -5,12 +5,14 @@ A file name holds seven numbers: modality, channel, emotion, intensity, statemen
 """
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
-from rellm_cache.corpus.manifest import Utterance
+from rellm_cache.corpus.manifest import SPLITS, Utterance
 from rellm_cache.corpus.readers.base import Corpus, count_totals
+from rellm_cache.corpus.readers.registry import register_corpus
 from rellm_cache.errors import ManifestError
-from rellm_cache.utils.console import counted
+from rellm_cache.utils.console import counted, parse_ranges
 
 EMOTIONS = {
     "01": "neutral",
@@ -27,11 +29,35 @@ SPEAKER_CLIPS = 36  # of each speaker in five emotions; neutral has no strong in
 _NAME = re.compile(r"03-01-(0[1-8])-(0[12])-(0[12])-(0[12])-(\d\d)")
 
 SpeakerSplits = dict[str, frozenset[int]]
-DEFAULT_SPLITS: SpeakerSplits = {
-    "train": frozenset(range(1, 17)),
-    "validation": frozenset((17, 18)),
-    "test": frozenset((19, 20)),
-}
+
+
+@dataclass(frozen=True)
+class RavdessSpeakers:
+    """Speakers of each split."""
+
+    train_speakers: str = "1-16"
+    """As 1-16 or 1,3,5-8."""
+    validation_speakers: str = "17,18"
+    """As --train-speakers."""
+    test_speakers: str = "19-20"
+    """As --train-speakers."""
+
+    @property
+    def splits(self) -> SpeakerSplits:
+        """Numbers of the speakers by split; `ConfigError` if a text is no list of numbers."""
+        return {
+            split: frozenset(parse_ranges(getattr(self, f"{split}_speakers"), "speakers"))
+            for split in SPLITS
+        }
+
+
+@register_corpus("ravdess", options=RavdessSpeakers)
+def read_ravdess_speakers(root: Path, speakers: RavdessSpeakers) -> Corpus:
+    """Read RAVDESS speech in five emotions, split by speaker.
+
+    ROOT has the folders Actor_01 …
+    """
+    return read_ravdess(root, speakers.splits)
 
 
 def read_ravdess(root: Path, splits: SpeakerSplits) -> Corpus:

@@ -1,6 +1,7 @@
 """Registry of corpora by name: the readers of `rellm prepare`."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,6 +21,15 @@ def register_corpus(name: str, *, options: type[Any] | None = None) -> Callable[
 
     Raises:
         ValueError: the name is taken or not allowed.
+
+    Example:
+        >>> import rellm_cache as rellm
+        >>> @rellm.register_corpus("one-clip")
+        ... def read(root, options):
+        ...     clip = rellm.Utterance("one/1", str(root / "speech.wav"), split="test")
+        ...     return rellm.Corpus("one", [clip])
+        >>> rellm.prepare("one-clip", ".", "manifests/one").kept
+        {'test': 1}
     """
 
     def register(reader: Reader) -> Reader:
@@ -38,4 +48,5 @@ def read_corpus(name: str, root: Path, options: Mapping[str, Any]) -> Corpus:
     """
     plugin = CORPORA.find(name, "corpus")
     corpus: Corpus = plugin.loaded(root, plugin.build_options(options, f"corpus {name!r}"))
-    return corpus
+    read_by = [f"read by {plugin.provider}"] if plugin.provider else []
+    return replace(corpus, notes=[*corpus.notes, *read_by])

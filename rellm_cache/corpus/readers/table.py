@@ -7,17 +7,22 @@ from typing import Any
 
 from rellm_cache.corpus.dimensions import DIMENSIONS, Vad, rescale
 from rellm_cache.corpus.emotions import normalize_emotion
-from rellm_cache.corpus.field_validation import as_text
+from rellm_cache.corpus.field_validation import NAME, as_text, check_fields, plain_name
 from rellm_cache.corpus.manifest import SPLITS, Utterance, default_id, read_lines
-from rellm_cache.corpus.readers.base import Corpus, Problems
+from rellm_cache.corpus.readers.base import Corpus
 from rellm_cache.corpus.splits import in_split
-from rellm_cache.corpus.text_files import read_csv
+from rellm_cache.corpus.text_files import Problems, read_csv
 from rellm_cache.errors import ManifestError
+from rellm_cache.utils.console import counted
+
+JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
+# Words that programs write where there is no value.
+NO_VALUE = {"nan", "NaN", "NAN", "null", "NULL", "None", "<NA>", "N/A", "n/a", "#N/A"}
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Column names of the table. All but `audio` may be missing if they have these names."""
+    """Column names of the table, in any case. All but `audio` may be missing under these names."""
 
     audio: str = "audio"
     id: str = "id"
@@ -51,71 +56,117 @@ def read_folder(
     low, high = vad_scale
     if not low < high:
         raise ManifestError(f"--vad-scale {low:g} {high:g}: expected the lowest, then the highest")
-    rows = list(read_lines(table)) if table.suffix == ".jsonl" else read_csv(table)
-    _require_columns(rows, table, columns)
-    problems = Problems()
-    utterances = [
-        _utterance(row, where, table, columns, vad_scale, problems) for where, row in rows
+    is_json = table.suffix.lower() in JSON_SUFFIXES
+    rows: list[tuple[str, dict[str, Any]]] = [
+        *(read_lines(table) if is_json else read_csv(table, skip_spaces=True))
     ]
+    if not rows:
+        raise ManifestError(f"{table}: found no rows, expected one for each sound file")
+    found = list(dict.fromkeys(name for _, row in rows for name in row))
+    names = _match_columns(found, table, columns)
+    problems = Problems()
+    utterances = []
+    for where, row in rows:
+        own = {field: row.get(name) for field, name in names.items()}
+        values = _cell_values(own, names, where, problems)
+        utterances.append(_utterance(values, where, table, vad_scale, problems))
     return Corpus(
         name=table.resolve().parent.name,
         utterances=[u if u.split else in_split(u, default_split) for u in utterances],
         splits="as the table says",
         problems=problems,
+        notes=_notes(found, names, utterances, default_split),
         root=table,
     )
 
 
-def _require_columns(
-    rows: Sequence[tuple[str, dict[str, Any]]], table: Path, columns: Columns
-) -> None:
-    """Raise `ManifestError` if the table has no audio column or lacks a column that was named."""
-    found = dict.fromkeys(name for _, row in rows for name in row)
+def _match_columns(found: Sequence[str], table: Path, columns: Columns) -> dict[str, str]:
+    """Field → its column's name in the table, compared without case and spaces.
+
+    Raises `ManifestError` if the table has no audio column, lacks a column that was named, or has
+    two for one field.
+    """
+    names: dict[str, str] = {}
     for field in fields(Columns):
-        name = getattr(columns, field.name)
-        if rows and name not in found and (field.name == "audio" or name != field.default):
+        wanted = getattr(columns, field.name)
+        near = [name for name in found if plain_name(name) == plain_name(wanted)]
+        if len(near) > 1:
             raise ManifestError(
-                f"{table}: found columns {', '.join(found)}, expected one named {name!r}; name it "
-                f"with --{field.name}-column"
+                f"{table}: found columns {near[0]!r} and {near[1]!r}, expected one; rename one"
             )
+        if not near and (field.name == "audio" or wanted != field.default):
+            raise ManifestError(
+                f"{table}: found columns {', '.join(found)}, expected one named {wanted!r}; name "
+                f"it with --{field.name}-column"
+            )
+        if near:
+            names[field.name] = near[0]
+    return names
+
+
+def _notes(
+    found: Sequence[str], names: dict[str, str], utterances: Sequence[Utterance], split: str
+) -> list[str]:
+    notes = []
+    if unused := [name for name in found if name not in names.values()]:
+        notes.append(f"Columns of the table that are not used: {', '.join(unused)}")
+    if without := sum(not u.split for u in utterances):
+        why = "the table has no column for it" if "split" not in names else "their cells are empty"
+        rows = counted(without, "row has", "rows have")
+        notes.append(f"{rows} no split, counted as {split}: {why}")
+    return notes
+
+
+def _cell_values(
+    row: dict[str, Any], names: dict[str, str], where: str, problems: Problems
+) -> dict[str, str]:
+    """The texts of a row, without outer spaces; a word for a missing value becomes empty."""
+    check_fields({names[n]: v for n, v in row.items()}, dict.fromkeys(names.values(), NAME), where)
+    values = {}
+    for field, value in row.items():
+        text = as_text(value).strip()
+        if text in NO_VALUE:
+            problems.add("cells read as empty", f"{where}: {names[field]} is {text!r}")
+            text = ""
+        elif "\n" in text:
+            problems.add(
+                "cells of several lines; a stray quotation mark joins rows",
+                f"{where}: {names[field]} is {text[:60]!r}",
+            )
+        values[field] = text
+    return values
 
 
 def _utterance(
-    row: dict[str, Any],
+    row: dict[str, str],
     where: str,
     table: Path,
-    columns: Columns,
     vad_scale: tuple[float, float],
     problems: Problems,
 ) -> Utterance:
-    audio, split, label = (
-        as_text(row.get(name)) for name in (columns.audio, columns.split, columns.emotion)
-    )
+    audio, split, label = (row.get(name, "") for name in ("audio", "split", "emotion"))
     if not audio:
-        raise ManifestError(
-            f"{where}: column {columns.audio!r} is empty, expected the path of a sound file"
-        )
-    if split and split not in SPLITS:
+        raise ManifestError(f"{where}: found no audio path, expected that of a sound file")
+    if split and split.lower() not in SPLITS:
         raise ManifestError(f"{where}: split {split!r}, expected one of {', '.join(SPLITS)}")
-    values = {name: row.get(getattr(columns, name)) for name in DIMENSIONS}
-    vad = _rescaled_vad(values, vad_scale, where, problems)
+    vad = _rescaled_vad({name: row.get(name) for name in DIMENSIONS}, vad_scale, where, problems)
     folder = table.resolve().parent
     return Utterance(
-        id=as_text(row.get(columns.id)) or default_id(audio, folder),
+        id=row.get("id") or default_id(audio, folder),
         audio=str(folder / audio),
-        text=as_text(row.get(columns.text)),
+        text=row.get("text", ""),
         emotion=normalize_emotion(label, where) if label else None,
         vad=vad,
         vad_source="human" if vad else None,
-        speaker=as_text(row.get(columns.speaker)),
-        split=split,
+        speaker=row.get("speaker", ""),
+        split=split.lower(),
     )
 
 
 def _rescaled_vad(
-    named: dict[str, Any], scale: tuple[float, float], where: str, problems: Problems
+    named: dict[str, str | None], scale: tuple[float, float], where: str, problems: Problems
 ) -> Vad | None:
-    absent = [name for name, value in named.items() if value in (None, "")]
+    absent = [name for name, value in named.items() if not value]
     if absent:
         if len(absent) < len(named):
             problems.add("rows without all three dimensions", f"{where}: no {', '.join(absent)}")

@@ -146,6 +146,14 @@ def register_loss(
 
     Raises:
         ValueError: the name is taken or not allowed, or there is no such task.
+
+    Example:
+        >>> import rellm_cache as rellm
+        >>> @rellm.register_loss("confidence")
+        ... def confidence(outputs: rellm.Outputs, batch: rellm.Batch, context: rellm.LossContext):
+        ...     return outputs.emotion_logits.softmax(1).square().sum()
+        >>> rellm.load_recipe("heads", set={"losses.confidence": 0.1}).losses.weights["confidence"]
+        0.1
     """
     if task and task not in ANSWER_TASKS.values():
         known = ", ".join(dict.fromkeys(ANSWER_TASKS.values()))

@@ -152,7 +152,11 @@ cross_entropy_loss("response_lm")
 
 @register_loss("response_kl", task="response_lm", count=_taught_tokens, needs_teacher=True)
 def response_kl(answers: AnswerStates, context: LossContext) -> Tensor:
-    """BLSP's distillation loss at response tokens, summed; scalar float32."""
+    """Distillation loss (Hinton et al. 2015) at response tokens, summed; scalar float32.
+
+    BLSP's loss of this name has no factor T squared, takes the full vocabulary, and reads the
+    logits at the response tokens, not at those that predict them.
+    """
     if answers.teacher is None:
         return answers.states.new_zeros((), dtype=torch.float32)
     temperature = context.config.kl_temperature

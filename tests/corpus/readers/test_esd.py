@@ -7,7 +7,7 @@ import pytest
 from trees import put, write_esd
 
 from rellm_cache.corpus.readers.base import require_totals
-from rellm_cache.corpus.readers.esd import read_esd
+from rellm_cache.corpus.readers.esd import EsdSplits, read_esd
 from rellm_cache.errors import ManifestError
 
 
@@ -30,7 +30,9 @@ def edit(file: Path, old: str, new: str, encoding: str = "utf-8") -> None:
 
 def test_every_encoding_and_both_layouts_are_read(tree: Path) -> None:
     corpus = read_esd(tree)
-    assert corpus.problems.lines == {}
+    (kind,) = corpus.problems.lines  # every transcript has an accent, those of 0016 in Latin-1
+    assert kind == "lines that are not UTF-8, read as latin-1"
+    assert len(corpus.problems.lines[kind]) == 60
     clips = {u.id: u for u in corpus.utterances}
     assert len(clips) == 4 * 4 * 12
     for speaker in ("0011", "0012", "0016", "0019"):
@@ -62,11 +64,11 @@ def test_paper_splits_share_no_sentence(tree: Path) -> None:
     assert sum(map(len, of_split.values())) == 12  # each sentence in one split
     assert corpus.seed == 1
     assert read_esd(tree).utterances == corpus.utterances
-    assert read_esd(tree, seed=2).utterances != corpus.utterances
+    assert read_esd(tree, EsdSplits(seed=2)).utterances != corpus.utterances
 
 
 def test_speaker_splits_share_no_speaker(tree: Path) -> None:
-    corpus = read_esd(tree, "speaker")
+    corpus = read_esd(tree, EsdSplits("speaker"))
     splits = {u.speaker[4:]: u.split for u in corpus.utterances}
     assert splits == {"0011": "train", "0012": "train", "0016": "train", "0019": "test"}
     assert (corpus.splits, corpus.seed) == ("speaker", None)
@@ -94,6 +96,7 @@ def test_malformed_lines_are_parsed_if_possible(small: Path) -> None:
     }
     assert {kind: len(lines) for kind, lines in corpus.problems.lines.items()} == {
         "malformed transcript lines": 2,
+        "lines that are not UTF-8, read as latin-1": 10,
         "transcript lines with another emotion than their number": 2,
         "texts taken from other clips of the same sentence": 2,
     }

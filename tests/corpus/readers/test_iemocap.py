@@ -173,6 +173,7 @@ def test_unknown_lines_are_reported_and_no_clip_is_lost(session: Path) -> None:
     assert len(corpus.utterances) == 8
     assert list(corpus.problems.lines) == [
         "unknown lines in transcripts",
+        "lines that are not UTF-8, read as latin-1",
         "labeled turns without a transcript",
         "unknown lines in label files",
     ]

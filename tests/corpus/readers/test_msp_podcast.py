@@ -7,7 +7,7 @@ import pytest
 from trees import MSP_HEADING, msp_name, put, write_msp
 
 from rellm_cache.corpus.readers.base import require_totals
-from rellm_cache.corpus.readers.msp_podcast import read_msp_podcast
+from rellm_cache.corpus.readers.msp_podcast import MspPodcastSplits, read_msp_podcast
 from rellm_cache.errors import ManifestError
 
 
@@ -27,7 +27,7 @@ def test_dimensions_are_reordered_and_rescaled(tree: Path) -> None:
 
 
 def test_hidden_labels_and_other_emotions_are_left_out_and_counted(tree: Path) -> None:
-    corpus = read_msp_podcast(tree, "full")
+    corpus = read_msp_podcast(tree, MspPodcastSplits("full"))
     assert corpus.notes == [
         "2 clips of other emotions left out",
         "2 clips of Test3, whose labels are hidden, left out",
@@ -67,7 +67,7 @@ def test_old_releases_are_read(tree: Path) -> None:
     old = table.read_text().replace("Development", "Validation")
     table.unlink()
     (tree / "Labels/labels_concensus.csv").write_text(old)
-    corpus = read_msp_podcast(tree, "full")
+    corpus = read_msp_podcast(tree, MspPodcastSplits("full"))
     assert sum(u.split == "validation" for u in corpus.utterances) == 4
 
 
@@ -79,7 +79,7 @@ def test_old_releases_are_read(tree: Path) -> None:
         ("a.wav,Q,4,4,4,7,Male,Train", "EmoClass: unknown emotion 'Q'"),
         ("a.wav,,4,4,4,7,Male,Test1", "EmoClass: unknown emotion ''"),
         ("a.wav,N,4,high,4,7,Male,Train", r"dimensions \['4', '4', 'high'\] are not numbers"),
-        ("a.wav,N", "found more or fewer values than the 8 columns of the header"),
+        ("a.wav,N", "found . values, expected one for each of the 8 columns of the header"),
         ("a.wav,N,4,0.5,4,7,Male,Train", "valence 0.5 is outside the scale 1..7"),
     ],
 )

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from rellm_cache.corpus.readers.ravdess import DEFAULT_SPLITS, read_ravdess
+from rellm_cache.corpus.readers.ravdess import RavdessSpeakers, read_ravdess
 from rellm_cache.errors import ManifestError
 
 
@@ -57,7 +57,7 @@ def test_a_split_without_clips_is_refused(root: Path) -> None:
 
 
 def test_the_real_corpus_is_split_by_speaker(ravdess: Path) -> None:
-    corpus = read_ravdess(ravdess, DEFAULT_SPLITS)
+    corpus = read_ravdess(ravdess, RavdessSpeakers().splits)
     utterances = corpus.utterances
     assert Counter(u.split for u in utterances) == {"train": 576, "validation": 72, "test": 72}
     assert {u.emotion for u in utterances} == {"neutral", "happy", "sad", "angry", "surprise"}

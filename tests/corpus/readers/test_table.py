@@ -28,6 +28,96 @@ def test_a_csv_becomes_utterances(tmp_path: Path) -> None:
     assert (second.split, second.emotion, second.vad) == ("train", None, None)
 
 
+@pytest.mark.parametrize(
+    "heading",
+    [
+        "audio,Text,Emotion,Split",
+        "AUDIO, TEXT, EMOTION, SPLIT",
+        "audio , text , emotion , split",
+        "\ufeffAudio,te xt,e motion,\u200bsplit",
+        '"audio", "text", "emotion", "split"',
+    ],
+)
+def test_columns_are_matched_without_case_and_spaces(tmp_path: Path, heading: str) -> None:
+    rows = 'a.wav, "Hello, you.", Happy, Test\nb.wav, Oh , SAD , train\n'
+    corpus = read_folder(table(tmp_path, f"{heading}\n{rows}"), Columns())
+    assert [(u.text, u.emotion, u.split) for u in corpus.utterances] == [
+        ("Hello, you.", "happy", "test"),
+        ("Oh", "sad", "train"),
+    ]
+    assert corpus.notes == []
+
+
+def test_columns_that_are_not_used_and_rows_without_a_split_are_told(tmp_path: Path) -> None:
+    path = table(tmp_path, ",audio,transcript,set\n0,a.wav,Hi,test\n1,b.wav,Ho,train\n")
+    assert read_folder(path, Columns()).notes == [
+        "Columns of the table that are not used: column 1, transcript, set",
+        "2 rows have no split, counted as train: the table has no column for it",
+    ]
+    rows = '{"Audio": "a.wav", "Split": "test"}\n{"Audio": "b.wav", "Note": ""}\n'
+    corpus = read_folder(table(tmp_path, rows, "t.jsonl"), Columns(), default_split="validation")
+    assert [u.split for u in corpus.utterances] == ["test", "validation"]
+    assert corpus.notes == [
+        "Columns of the table that are not used: Note",
+        "1 row has no split, counted as validation: their cells are empty",
+    ]
+
+
+def test_two_columns_for_one_field_are_refused(tmp_path: Path) -> None:
+    for text, name in (
+        ("audio,text,Text\na.wav,x,y\n", "t.csv"),
+        ('{"audio": "a.wav", "text": "x"}\n{"audio": "a.wav", " text": "x"}\n', "t.jsonl"),
+    ):
+        with pytest.raises(ManifestError, match=r"found columns 'text' and '.*ext', expected one"):
+            read_folder(table(tmp_path, text, name), Columns())
+
+
+def test_words_for_a_missing_value_are_empty_and_reported(tmp_path: Path) -> None:
+    path = table(
+        tmp_path,
+        "audio,text,emotion,speaker,arousal,dominance,valence\n"
+        "a.wav,nan,None,NULL,nan,N/A,<NA>\nb.wav,Nan said none.,sad,n7,,,\n",
+    )
+    corpus = read_folder(path, Columns())
+    first, second = corpus.utterances
+    assert (first.text, first.emotion, first.speaker, first.vad) == ("", None, "", None)
+    assert (second.text, second.speaker) == ("Nan said none.", "n7")
+    assert corpus.problems.lines["cells read as empty"][:2] == [
+        f"{path}:2: text is 'nan'",
+        f"{path}:2: emotion is 'None'",
+    ]
+    rows = '{"audio": "a.wav", "text": NaN, "emotion": null, "arousal": NaN, "split": NaN}\n'
+    (utterance,) = read_folder(table(tmp_path, rows, "t.jsonl"), Columns()).utterances
+    assert (utterance.text, utterance.emotion, utterance.vad) == ("", None, None)
+
+
+def test_cells_of_several_lines_are_reported(tmp_path: Path) -> None:
+    path = table(tmp_path, 'audio,text\na.wav,"Oh\nb.wav, no"\nc.wav,Hm\n')
+    corpus = read_folder(path, Columns())
+    assert [u.text for u in corpus.utterances] == ["Oh\nb.wav, no", "Hm"]
+    assert corpus.problems.lines == {
+        "cells of several lines; a stray quotation mark joins rows": [
+            f"{path}:3: text is 'Oh\\nb.wav, no'"
+        ]
+    }
+
+
+@pytest.mark.parametrize("name", ["clips.csv", "clips.jsonl"])
+def test_an_empty_table_is_named(tmp_path: Path, name: str) -> None:
+    for text in ("", "\n\n", "audio,text\n" if name == "clips.csv" else " \n"):
+        with pytest.raises(ManifestError, match=f"{name}: found no rows, expected one for each"):
+            read_folder(table(tmp_path, text, name), Columns())
+
+
+@pytest.mark.parametrize("value", ['["a", "b"]', "true", '{"a": 1}'])
+@pytest.mark.parametrize("field", ["text", "audio", "id", "speaker", "split", "emotion"])
+def test_values_that_are_no_text_are_refused(tmp_path: Path, field: str, value: str) -> None:
+    other = "" if field == "audio" else '"audio": "b.wav", '
+    row = f'{{"audio": "a.wav"}}\n{{{other}"{field}": {value}}}\n'
+    with pytest.raises(ManifestError, match=f"t.jsonl:2: found {field} .*expected text or a numb"):
+        read_folder(table(tmp_path, row, "t.jsonl"), Columns())
+
+
 def test_columns_can_be_renamed(tmp_path: Path) -> None:
     path = table(tmp_path, "file,label\na.wav,S\n")
     (utterance,) = read_folder(path, Columns(audio="file", emotion="label")).utterances
@@ -77,7 +167,7 @@ def test_dimensions_are_rescaled(tmp_path: Path) -> None:
     ("text", "scale", "message"),
     [
         ("file\na.wav\n", (0, 1), "found columns file, expected one named 'audio'; .*--audio-col"),
-        ("audio,text\n,hi\n", (0, 1), r"clips.csv:2: column 'audio' is empty"),
+        ("audio,text\n,hi\n", (0, 1), r"clips.csv:2: found no audio path"),
         ("audio,split\na.wav,dev\n", (0, 1), r"clips.csv:2: split 'dev', expected one of train"),
         ("audio,emotion\na.wav,blue\n", (0, 1), r"clips.csv:2: unknown emotion 'blue'; known are"),
         (
@@ -103,7 +193,7 @@ def test_a_bad_table_is_named(
 
 def test_json_values_of_the_wrong_type_are_refused(tmp_path: Path) -> None:
     row = '{"audio": "a.wav", "arousal": [1], "dominance": 1, "valence": 1}\n'
-    with pytest.raises(ManifestError, match=r"t.jsonl:1: dimensions \[\[1\], 1, 1\] are not num"):
+    with pytest.raises(ManifestError, match=r"t.jsonl:1: found arousal \[1\], expected text"):
         read_folder(table(tmp_path, row, "t.jsonl"), Columns())
     with pytest.raises(ManifestError, match=r"t.jsonl:1: unknown emotion '0'; known are neutral"):
         read_folder(table(tmp_path, '{"audio": "a.wav", "emotion": 0}', "t.jsonl"), Columns())
