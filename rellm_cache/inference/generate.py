@@ -70,7 +70,7 @@ def generate(
     """
     resources = resources or SharedModels()
     utterances = read_source(source)
-    known = _known_answers(out, source, overwrite)
+    known = _known_answers(out, source, {u.id for u in utterances}, overwrite)
     recipe = run_recipe(run, require_prompt_overrides(overrides))
     live = from_audio or source.suffix.lower() in AUDIO_SUFFIXES
     if cache is None:
@@ -93,16 +93,18 @@ def generate(
     return [Generation(**{k: v for k, v in row.items() if k != FINGERPRINT}) for row in rows]
 
 
-def _known_answers(out: Path, source: Path, overwrite: bool) -> list[Row]:
-    """Rows of a file of answers, if it exists; `RellmError` if it is something else."""
+def _known_answers(out: Path, source: Path, ids: set[str], overwrite: bool) -> list[Row]:
+    """Rows of a file of answers to `source`, if it exists; `RellmError` if it is something else."""
     if not overwrite:
         refuse_input(out, manifest_files(source))
     rows = [row for _, row in read_lines(out)] if out.exists() else []
-    if all(row.keys() >= ANSWER and fingerprint_of(row) for row in rows):
-        return rows
-    if not overwrite:
-        raise overwriting(out, "answers of `rellm generate`")
-    return []
+    if not all(row.keys() >= ANSWER and fingerprint_of(row) for row in rows):
+        if not overwrite:
+            raise overwriting(out, "answers of `rellm generate`")
+        return []
+    if not overwrite and any(row["id"] not in ids for row in rows):
+        raise overwriting(out, f"answers to {source} alone")
+    return rows
 
 
 def _load_streams(

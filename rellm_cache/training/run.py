@@ -152,19 +152,19 @@ def _train(
     for warning in require_labels(data.train, recipe, manifest):
         say_once(f"Warning: {warning}")
     trainer = Trainer(recipe, data, out, llm, accelerator, callbacks)
-    start = trainer.restore()
-    if accelerator.is_main_process:
-        with recorded(out, RECIPE):
+    main = accelerator.is_main_process
+    with recorded(out, RECIPE, CONFIG, METRICS, TRAINING, CARD) if main else nullcontext():
+        start = trainer.restore()
+        if main:
             update_text(out / RECIPE, to_toml(recipe))
-    with use_threads("models" if recipe.needs_llm else "heads"):
-        end = trainer.run(start)
-    if not accelerator.is_main_process:
-        return finish(trainer, start, end, notes)
-    trainer.copy_best_weights(end)
-    with recorded(out, CONFIG, METRICS, TRAINING, CARD):
+        with use_threads("models" if recipe.needs_llm else "heads"):
+            end = trainer.run(start)
+        if main:
+            trainer.copy_best_weights(end)
         report = finish(trainer, start, end, notes)
-        record(trainer, report, summaries, cache)
-    for callback in callbacks:
+        if main:
+            record(trainer, report, summaries, cache)
+    for callback in callbacks if main else ():
         callback.on_end(report)
     return report
 

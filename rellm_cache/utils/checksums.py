@@ -115,6 +115,7 @@ def recorded(folder: Path, *names: str) -> Iterator[None]:
     try:
         yield
     finally:
+        others = read_sums(path) if path.is_file() else {}  # the block may have recorded others
         for name, state in before.items():
             now = _state(folder / name)
             if now is not None:
