@@ -81,6 +81,7 @@ def prepare(
     max_seconds: float = 30.0,
     keep_silent: bool = False,
     allow_partial: bool = False,
+    overwrite: bool = False,
     **options: Any,
 ) -> "PrepareReport":
     """Make a manifest from a corpus: decode every clip once, and keep the usable ones.
@@ -93,6 +94,7 @@ def prepare(
         max_seconds: longer clips are left out.
         keep_silent: keep clips without a signal, and clips whose channels cancel.
         allow_partial: accept an incomplete copy of a known corpus.
+        overwrite: replace a manifest in `out` that was not made from this corpus.
         options: of the corpus, as those of `rellm prepare`: `emotion_column="label"`.
 
     Returns:
@@ -119,7 +121,7 @@ def prepare(
             raise ConfigError(f"corpus {corpus!r}: found no root, expected the corpus's folder")
         corpus = read_corpus(corpus, _local(root), options)
     limits = ClipLimits(min_seconds, max_seconds, keep_silent)
-    return prepare(corpus, _local(out), limits, allow_partial)
+    return prepare(corpus, _local(out), limits, allow_partial, overwrite)
 
 
 def extract(

@@ -16,13 +16,13 @@ import numpy as np
 
 from rellm_cache.config.schema import Recipe
 from rellm_cache.corpus.manifest import Utterance, manifest_files, parse_utterance, read_lines
-from rellm_cache.corpus.statistics import Survey, read_report, survey, update_report
+from rellm_cache.corpus.statistics import ANNOTATIONS, Survey, read_report, survey, update_report
 from rellm_cache.errors import ConfigError, StoreError
 from rellm_cache.store.reader import FeatureStore
 from rellm_cache.store.remote.mirror_paths import display_path
 from rellm_cache.utils.atomic_files import write_json, write_lines
+from rellm_cache.utils.locks import hold_folder
 
-ANNOTATIONS = "annotations.json"
 FUNCTION_OF_INPUT = (
     "pseudo dimensions are a function of the emotion encoder's frames: a model with that stream is "
     "trained and scored on a function of its own input, and agreement with them says nothing about "
@@ -71,8 +71,9 @@ def annotate(manifest: Path, recipe: Recipe, cache: Path) -> AnnotateReport:
     given = {u.id: _dimensions(store, u) for u in to_fill}
     folder = manifest if manifest.is_dir() else manifest.parent
     prepared = read_report(folder)
-    for file in files:
-        _rewrite(file, [row for _, row in rows[file]], clips[file], given)
+    with hold_folder(folder):
+        for file in files:
+            _rewrite(file, [row for _, row in rows[file]], clips[file], given)
     now = [_annotated(u, given) for f in files for u in clips[f]]
     report = AnnotateReport(
         files=files,

@@ -29,6 +29,7 @@ from rellm_cache.qa.parse import Pair, parse_answer, parse_pairs
 from rellm_cache.qa.prompts import Request, describe, has_type, label_source, write_request
 from rellm_cache.qa.rows import QARow, questions_path, read_rows, write_rows
 from rellm_cache.utils.devices import default_device
+from rellm_cache.utils.locks import hold_file
 from rellm_cache.utils.model_files import weights_digest
 from rellm_cache.utils.resumable_table import FINGERPRINT, ResultTable, Row
 
@@ -141,7 +142,11 @@ def write_questions(
     load = partial(load_llm, config, device or default_device())
     writer = QuestionWriter(config, recipe.qa, recipe.prompts, recipe.heads.emotions, weights, load)
     known: dict[str, Row] = {}  # replies and guesses of all files
-    return [_write_beside(file, writer, batch_size, known) for file in manifest_files(manifest)]
+    reports = []
+    for file in manifest_files(manifest):
+        with hold_file(questions_path(file)):
+            reports.append(_write_beside(file, writer, batch_size, known))
+    return reports
 
 
 @dataclass(frozen=True)

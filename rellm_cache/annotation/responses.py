@@ -28,7 +28,15 @@ from rellm_cache.llm.loading import llm_identity, load_chat, load_llm
 from rellm_cache.llm.prompts import fill_placeholders
 from rellm_cache.llm.refusals import EMPTY, refusal_reason
 from rellm_cache.utils.devices import default_device
-from rellm_cache.utils.resumable_table import FINGERPRINT, ResultTable, Row, with_fingerprint
+from rellm_cache.utils.locks import hold_file
+from rellm_cache.utils.overwriting import overwriting
+from rellm_cache.utils.resumable_table import (
+    FINGERPRINT,
+    ResultTable,
+    Row,
+    fingerprint_of,
+    with_fingerprint,
+)
 
 
 @dataclass(frozen=True)
@@ -42,11 +50,19 @@ class RespondReport:
 
 
 def respond(
-    manifest: Path, recipe: Recipe, batch_size: int = 16, device: torch.device | None = None
+    manifest: Path,
+    recipe: Recipe,
+    batch_size: int = 16,
+    device: torch.device | None = None,
+    overwrite: bool = False,
 ) -> list[RespondReport]:
     """Write `<split>.responses.jsonl` next to each manifest file.
 
+    Args:
+        overwrite: replace responses that `respond` did not write.
+
     Raises:
+        RellmError: responses there are not from `respond`, or another process writes them.
         ConfigError: the recipe has no LLM.
         ManifestError: the manifest cannot be read.
     """
@@ -55,10 +71,18 @@ def respond(
     fingerprint = reply_fingerprint(config, recipe.prompts)
     limit = recipe.prompts.example_tokens, len(load_chat(config).end_ids)
     replies: dict[str, Row] = {}  # by prompt, of all files
-    return [
-        _respond_to(file, recipe.prompts, limit, fingerprint, replies, load, batch_size)
-        for file in manifest_files(manifest)
-    ]
+    reports, files = [], manifest_files(manifest)
+    for out in [] if overwrite else map(responses_path, files):
+        if out.exists() and not all(fingerprint_of(row) for _, row in read_lines(out)):
+            raise overwriting(
+                out, "of `rellm respond`", "keep it, or write new responses with --overwrite"
+            )
+    for file in files:
+        with hold_file(responses_path(file)):
+            reports.append(
+                _respond_to(file, recipe.prompts, limit, fingerprint, replies, load, batch_size)
+            )
+    return reports
 
 
 def reply_fingerprint(llm: LLMConfig, prompts: PromptsConfig) -> str:

@@ -26,7 +26,6 @@ from rellm_cache.extraction.missing import read_digests
 from rellm_cache.extraction.oom_split import OomSplitter
 from rellm_cache.metrics.word_error_rate import WordErrors, normalize_words, word_errors
 from rellm_cache.store.format import WRITING, failures_path
-from rellm_cache.store.locks import hold_lock
 from rellm_cache.store.remote.mirror import sync_mirror
 from rellm_cache.store.remote.upload import upload_file
 from rellm_cache.store.transcripts import (
@@ -39,6 +38,7 @@ from rellm_cache.store.transcripts import (
 from rellm_cache.utils.atomic_files import write_lines
 from rellm_cache.utils.console import progress, say
 from rellm_cache.utils.devices import default_device, forward_batch_size
+from rellm_cache.utils.locks import hold_lock
 from rellm_cache.utils.resumable_table import FINGERPRINT, ResultTable, Row
 
 

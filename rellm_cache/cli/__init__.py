@@ -12,6 +12,7 @@ import click
 
 from rellm_cache.cli.annotate import annotate
 from rellm_cache.cli.cache import cache
+from rellm_cache.cli.check import check
 from rellm_cache.cli.demo import demo
 from rellm_cache.cli.empathy import empathy
 from rellm_cache.cli.evaluate import evaluate
@@ -52,7 +53,7 @@ def rellm() -> None:
 
 for command in (
     demo, prepare, respond, transcribe, plan, extract, annotate, qa, train, sweep, generate,
-    evaluate, judge, empathy, reproduce, publish, cache, import_, recipes,
+    evaluate, judge, empathy, reproduce, check, publish, cache, import_, recipes,
 ):  # fmt: skip
     rellm.add_command(command)
 

@@ -72,8 +72,9 @@ def _level_row(name: str, scores: dict[str, Any]) -> list[str]:
 @click.argument("scorer", type=options.EXISTING_FOLDER)
 @click.argument("source", type=options.EXISTING_FILE)
 @options.out("CSV file to write.", options.FILE)
+@options.overwrite
 @options.as_json
-def score(scorer: Path, source: Path, out: Path, as_json: bool) -> None:
+def score(scorer: Path, source: Path, out: Path, overwrite: bool, as_json: bool) -> None:
     """Add empathy levels to the rows of a CSV file.
 
     SOURCE needs the columns seeker_post and response_post. The new columns are ER_label, IP_label,
@@ -82,7 +83,7 @@ def score(scorer: Path, source: Path, out: Path, as_json: bool) -> None:
     """
     from rellm_cache.empathy.scoring import score_csv
 
-    report = score_csv(scorer, source, out)
+    report = score_csv(scorer, source, out, overwrite)
     if as_json:
         print_json(dataclasses.asdict(report))
         return

@@ -16,6 +16,7 @@ from rellm_cache.utils.console import counted
 @click.option("--from-audio", is_flag=True, help="Encode the audio instead of reading the cache.")
 @options.batch_size(8, "Clips answered at a time.")
 @options.overrides
+@options.overwrite
 def generate(
     run: Path,
     source: Path,
@@ -24,6 +25,7 @@ def generate(
     from_audio: bool,
     batch_size: int,
     overrides: tuple[str, ...],
+    overwrite: bool,
 ) -> None:
     """Answer speech with a trained run.
 
@@ -32,7 +34,9 @@ def generate(
     """
     from rellm_cache.inference.generate import generate as answer
 
-    generations = answer(run, source, out, cache, from_audio, batch_size, overrides)
+    generations = answer(
+        run, source, out, cache, from_audio, batch_size, overrides, overwrite=overwrite
+    )
     for generation in generations[:3]:
         heard = f" ({generation.emotion})" if generation.emotion else ""
         click.echo(f"{generation.id}{heard}: {generation.response}")

@@ -98,6 +98,11 @@ run_cache = click.option(
     help="Folder of feature stores, or its URL; by default the cache that the run was trained "
     "from.",
 )
+overwrite = click.option(
+    "--overwrite",
+    is_flag=True,
+    help="Write even over an input, or over what another command or you have made.",
+)
 as_json = click.option(
     "--json", "as_json", is_flag=True, help="Print the result as one JSON object."
 )

@@ -37,10 +37,10 @@ def publish(
     Others must be able to find the models. If the recipe names a local folder, give its hub id,
     for example `--set llm.model=OWNER/NAME`. To log in, use `hf auth login` or HF_TOKEN.
     """
-    from rellm_cache.runs.publish import SUMS
     from rellm_cache.runs.publish import publish as assemble
     from rellm_cache.runs.upload import require_hub_id
     from rellm_cache.runs.upload import upload as send
+    from rellm_cache.utils.checksums import SUMS
 
     if upload:
         require_hub_id(upload)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     "the cache, for losses.response_kl.",
 )
 @options.cache
+@options.overwrite
 def respond(
     manifest: Path,
     recipe: str,
@@ -31,6 +32,7 @@ def respond(
     batch_size: int,
     teacher: bool,
     cache: Path,
+    overwrite: bool,
 ) -> None:
     """Write the expected responses with the chat LLM (step 1).
 
@@ -47,7 +49,7 @@ def respond(
         return
     from rellm_cache.annotation.responses import respond as run
 
-    for report in run(manifest, settings, batch_size):
+    for report in run(manifest, settings, batch_size, overwrite=overwrite):
         written = counted(report.written, "response")
         click.echo(f"{report.path}: {written}, {report.generated} generated now")
         for reason, count in report.dropped.items():

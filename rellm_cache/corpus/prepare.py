@@ -26,11 +26,13 @@ from rellm_cache.corpus.clip_limits import (
 from rellm_cache.corpus.field_validation import check_text
 from rellm_cache.corpus.manifest import SPLITS, Utterance, write_manifest
 from rellm_cache.corpus.readers.base import Corpus, require_totals, without_audio
-from rellm_cache.corpus.statistics import Survey, survey
+from rellm_cache.corpus.statistics import ANNOTATIONS, Survey, read_report, survey
 from rellm_cache.corpus.text_files import Problems
 from rellm_cache.errors import AudioError, ManifestError
 from rellm_cache.utils.atomic_files import write_json, write_lines
 from rellm_cache.utils.console import counted, progress
+from rellm_cache.utils.locks import hold_folder
+from rellm_cache.utils.overwriting import overwriting, refuse_input
 
 
 @dataclass(frozen=True)
@@ -80,17 +82,23 @@ def prepare(
     out: Path,
     limits: ClipLimits = DEFAULT_LIMITS,
     allow_partial: bool = False,
+    overwrite: bool = False,
 ) -> PrepareReport:
     """Decode every clip once, keep the usable ones, and write the manifest.
 
     Args:
         limits: which clips are usable; every later command reads them from the report.
         allow_partial: accept a corpus with fewer or more clips than expected.
+        overwrite: replace a manifest of another corpus, an annotated one, or the corpus's table.
 
     Raises:
+        RellmError: `out` holds a manifest that `prepare` did not make of this corpus, or another
+            process writes it.
         ManifestError: an id occurs twice, an id or a path is not valid Unicode, the corpus is not
             complete, or no clip is usable.
     """
+    if not overwrite:
+        _require_own_manifest(corpus, out)
     # In the manifest, a relative path would mean one beside the manifest.
     utterances = [
         dataclasses.replace(u, audio=str(Path.cwd() / u.audio)) for u in corpus.utterances
@@ -136,8 +144,24 @@ def prepare(
         forms=[f"{counted(count, 'clip')}: {form}" for form, count in sorted(forms.items())],
         limits=limits,
     )
-    _write(report, kept)
+    with hold_folder(out):
+        _write(report, kept)
     return report
+
+
+def _require_own_manifest(corpus: Corpus, out: Path) -> None:
+    """Raise `RellmError` unless a folder has no manifest, or one of `prepare` of this corpus."""
+    files = [file for split in SPLITS if (file := out / f"{split}.jsonl").exists()]
+    for file in files:
+        refuse_input(file, [corpus.root] if corpus.root else [])
+    report = read_report(out)
+    if (out / ANNOTATIONS).exists():
+        raise overwriting(out / ANNOTATIONS, "of `rellm prepare`: its dimensions would be lost")
+    if report is not None and report.get("corpus") != corpus.name:
+        found, made = str(report.get("corpus")), f"the manifest of corpus {corpus.name!r}"
+        raise overwriting(out, f"{made}, but of {found!r}")
+    if report is None and files:
+        raise overwriting(files[0], f"a manifest of `rellm prepare` ({REPORT} is missing)")
 
 
 def _try_load(

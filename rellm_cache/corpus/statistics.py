@@ -20,6 +20,7 @@ from rellm_cache.errors import ManifestError
 from rellm_cache.utils.atomic_files import write_json
 from rellm_cache.utils.json_files import read_object
 
+ANNOTATIONS = "annotations.json"  # in the folder of a manifest with dimensions of an encoder
 DURATION_EDGES = (1, 2, 3, 4, 5, 6, 8, 10, 15, 20, 30)  # seconds
 
 

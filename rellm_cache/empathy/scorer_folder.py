@@ -26,10 +26,12 @@ from rellm_cache.empathy.text_encoder import TextEncoder
 from rellm_cache.empathy.tfidf import TfidfModel, load_tfidf
 from rellm_cache.errors import ConfigError, RunError
 from rellm_cache.utils.atomic_files import replaced_folder, write_file, write_json
+from rellm_cache.utils.checksums import recorded, require_intact
 from rellm_cache.utils.model_files import SAFE_FILES, check_files, weights_digest
 
 CARD, ENCODER = "empathy.json", "encoder"
 FORMAT = 1
+AGAIN = f"remove it and {CARD}, and run `rellm empathy train` again"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 
 
@@ -77,28 +79,38 @@ def save_scorer(folder: Path, scorer: EmpathyScorer) -> None:
     """Write a scorer's trained weights."""
     path = weights_path(folder, scorer)
     state = {name: tensor.cpu().contiguous() for name, tensor in scorer.state_dict().items()}
-    write_file(path, lambda temporary: save_file(state, temporary, metadata={"format": "pt"}))
+    with recorded(folder, path.name):
+        write_file(path, lambda temporary: save_file(state, temporary, metadata={"format": "pt"}))
 
 
 def load_scorer(folder: Path, scorer: EmpathyScorer) -> None:
     """Read trained weights; `RunError` if they are damaged or belong to other settings."""
     path = weights_path(folder, scorer)
+    require_intact(path, AGAIN)
     try:
-        scorer.load_state_dict(load_file(path))
-    except (OSError, SafetensorError, RuntimeError) as error:
+        state = load_file(path)
+        scorer.load_state_dict(state)
+        if odd := [n for n, t in state.items() if not bool(t.isfinite().all())]:
+            raise ValueError(f"tensor {odd[0]!r}: found NaN or infinite values")
+        own = scorer.state_dict()
+        if odd := [n for n, t in state.items() if t.dtype != own[n].dtype]:
+            raise ValueError(f"tensor {odd[0]!r}: {state[odd[0]].dtype} for {own[odd[0]].dtype}")
+    except (OSError, SafetensorError, RuntimeError, ValueError) as error:
         raise RunError(
-            f"{path}: not the weights of the settings in {CARD} ({error}); train again"
+            f"{path}: not the weights of the settings in {CARD} ({error}); {AGAIN}"
         ) from error
 
 
 def save_card(folder: Path, card: ScorerCard) -> None:
     """Write `empathy.json`, which completes the folder."""
-    write_json(folder / CARD, {"format": FORMAT, **asdict(card)})
+    with recorded(folder, CARD):
+        write_json(folder / CARD, {"format": FORMAT, **asdict(card)})
 
 
 def load_card(folder: Path) -> ScorerCard:
     """Read `empathy.json`; `RunError` if it is missing, damaged, or has a later format."""
     path = folder / CARD
+    require_intact(path, AGAIN)
     try:
         content = json.loads(path.read_text("utf-8"))
         if content["format"] != FORMAT:

@@ -43,6 +43,8 @@ from rellm_cache.metrics.intervals import Summary, summarize
 from rellm_cache.utils.atomic_files import write_csv
 from rellm_cache.utils.console import counted, progress, say
 from rellm_cache.utils.devices import default_device
+from rellm_cache.utils.locks import hold_file
+from rellm_cache.utils.overwriting import overwriting, refuse_input
 from rellm_cache.utils.resumable_table import FINGERPRINT, ResultTable, fingerprint_of
 
 BATCH = 32  # exchanges in one forward pass
@@ -152,12 +154,16 @@ class ScoreReport:
     long_levels: dict[str, Summary]  # the same with the longer limit
 
 
-def score_csv(folder: Path, source: Path, out: Path) -> ScoreReport:
+def score_csv(folder: Path, source: Path, out: Path, overwrite: bool = False) -> ScoreReport:
     """Score every row of `source` and write all rows with the new columns to `out`.
 
     A call after a killed one continues after its last row. An up-to-date `out` is not changed.
 
+    Args:
+        overwrite: replace `out` even if it is `source`, or not a scored table.
+
     Raises:
+        RellmError: `out` is `source` or another table, or another process writes it.
         RunError: `folder` has no finished scorer.
         ManifestError: `source` is not a CSV file with seeker_post and response_post, a text is
             missing, a new column exists already, or `out` is not a table.
@@ -171,12 +177,23 @@ def score_csv(folder: Path, source: Path, out: Path) -> ScoreReport:
         raise ManifestError(f"{source}: has a column {', '.join(taken)} already; rename it")
     files = (folder / CARD, source)
     fingerprint = digest([hashlib.sha256(file.read_bytes()).hexdigest() for file in files])
-    before = [row for _, row in read_rows(out, ())] if out.exists() else []
+    if not overwrite:
+        refuse_input(out, [source])
+    before = [row for _, row in read_rows(out, ())] if out.exists() and not overwrite else []
+    if not all(fingerprint_of(row) for row in before):
+        raise overwriting(out, "a table of `rellm empathy score`")
     if len(before) == len(rows) and all(fingerprint_of(row) == fingerprint for row in before):
         say(f"{out}: nothing to do, {counted(len(rows), 'reply is', 'replies are')} scored")
         return _report(card, before)
     model = load_empathy(folder, default_device())
-    table = ResultTable(out, fingerprint, ())
+    with hold_file(out):
+        return _report(card, _score_rows(rows, model, columns, ResultTable(out, fingerprint, ())))
+
+
+def _score_rows(
+    rows: Sequence[dict[str, str]], model: EmpathyModel, columns: Sequence[str], table: ResultTable
+) -> list[dict[str, str]]:
+    """Score the rows that the table lacks, write it, and return all its rows."""
     ids = list(map(str, range(len(rows))))
     missing = table.missing(ids, *columns)
     exchanges = [_exchange(rows[int(i)]) for i in missing]
@@ -189,7 +206,7 @@ def score_csv(folder: Path, source: Path, out: Path) -> ScoreReport:
     ]
     names = list(scored[0])
     table.finish(scored, lambda path, rows: write_csv(path, names, (row.values() for row in rows)))
-    return _report(card, scored)
+    return scored
 
 
 def _exchange(row: dict[str, str]) -> Exchange:

@@ -27,6 +27,7 @@ from rellm_cache.empathy.exchanges import EncodedExchange
 from rellm_cache.errors import ManifestError, RunError
 from rellm_cache.metrics.replies import questions
 from rellm_cache.utils.atomic_files import write_file, write_text
+from rellm_cache.utils.checksums import recorded, require_intact
 
 TENSORS, TERMS = "words.safetensors", "words.json"
 WORD = re.compile(r"\w+|\?")
@@ -91,12 +92,15 @@ def save_tfidf(folder: Path, model: TfidfModel) -> None:
     for name, weights in model.coefficients.items():
         tensors[f"{name}.coefficients"] = np.ascontiguousarray(weights)
         tensors[f"{name}.intercepts"] = model.intercepts[name]
-    write_text(folder / TERMS, json.dumps(model.terms, ensure_ascii=False) + "\n")
-    write_file(folder / TENSORS, partial(save_file, tensors))
+    with recorded(folder, TERMS, TENSORS):
+        write_text(folder / TERMS, json.dumps(model.terms, ensure_ascii=False) + "\n")
+        write_file(folder / TENSORS, partial(save_file, tensors))
 
 
 def load_tfidf(folder: Path, mechanisms: Sequence[str]) -> TfidfModel:
     """Read the files of `save_tfidf`; `RunError` if they are damaged or missing."""
+    for name in (TERMS, TENSORS):
+        require_intact(folder / name, "remove it and empathy.json, and train again")
     try:
         terms = tuple(json.loads((folder / TERMS).read_text("utf-8")))
         tensors = load_file(folder / TENSORS)
@@ -105,6 +109,8 @@ def load_tfidf(folder: Path, mechanisms: Sequence[str]) -> TfidfModel:
         sizes = {len(terms), len(tensors["idf"]), *(w.shape[1] for w in coefficients.values())}
         if len(sizes) > 1:
             raise ValueError(f"found {sorted(sizes)} terms, expected equal numbers")
+        if not all(np.isfinite(tensor).all() for tensor in tensors.values()):
+            raise ValueError("found NaN or infinite values")
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise RunError(
             f"{folder / TENSORS}, {TERMS}: not what `rellm empathy train` wrote "

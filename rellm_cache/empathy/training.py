@@ -43,10 +43,11 @@ from rellm_cache.empathy.settings import EmpathySettings
 from rellm_cache.empathy.text_encoder import TextEncoder
 from rellm_cache.empathy.tfidf import fit_tfidf, save_tfidf
 from rellm_cache.errors import ConfigError, ManifestError, RunError
-from rellm_cache.utils.atomic_files import write_file, write_json
+from rellm_cache.utils.atomic_files import is_temporary, write_file, write_json
 from rellm_cache.utils.console import progress, say
 from rellm_cache.utils.devices import default_device
 from rellm_cache.utils.json_files import read_object
+from rellm_cache.utils.locks import hold_folder
 from rellm_cache.utils.model_files import find_model, weights_digest
 
 PLAN = "training.json"
@@ -85,12 +86,14 @@ def train_empathy(data: Path, out: Path, settings: EmpathySettings) -> ScorerCar
 
     Raises:
         ManifestError, ConfigError: the tables, or the encoder with these settings, cannot be used.
-        RunError: `out` has a scorer with other settings, data or encoder.
+        RunError: `out` has a scorer with other settings, data or encoder, or something else.
+        RellmError: another process writes `out`.
     """
     sources = find_sources(data, settings)
-    if _is_done(out, settings, sources):
-        return load_card(out)
-    return train_scorers(encode_data(sources, settings), out, settings)
+    with hold_folder(out):
+        if _is_done(out, settings, sources):
+            return load_card(out)
+        return train_scorers(encode_data(sources, settings), out, settings)
 
 
 def find_sources(data: Path, settings: EmpathySettings) -> TrainingSources:
@@ -199,6 +202,14 @@ def _is_done(out: Path, settings: EmpathySettings, sources: TrainingSources) -> 
                 "remove the folder"
             )
     else:
+        if (
+            out.exists()
+            and not (out / CARD).is_file()
+            and not all(map(is_temporary, out.iterdir()))
+        ):
+            raise RunError(
+                f"{out}: is not empty and is no scorer ({PLAN} is missing); choose another --out"
+            )
         out.mkdir(parents=True, exist_ok=True)
         write_json(path, plan)
     return (out / CARD).is_file()

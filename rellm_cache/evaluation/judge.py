@@ -10,6 +10,7 @@ right label. The correlation of score and rightness shows how reliable the judge
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -38,8 +39,10 @@ from rellm_cache.runs.provenance import run_cache
 from rellm_cache.runs.shared_models import SharedModels
 from rellm_cache.runs.weights import RECIPE, adapter_digest, load_info, load_run, run_recipe
 from rellm_cache.utils.atomic_files import write_json
+from rellm_cache.utils.checksums import recorded
 from rellm_cache.utils.console import counted, say
 from rellm_cache.utils.devices import default_device
+from rellm_cache.utils.locks import hold_folder
 from rellm_cache.utils.resumable_table import FINGERPRINT, ResultTable, Row, read_rows
 
 BATCH = 16
@@ -140,8 +143,24 @@ def judge(
     rows = [row for row in distinct_questions(read_questions(manifest)) if row.id in known]
     if not rows:
         raise ManifestError(f"{manifest}: no question was kept; see the reasons `rellm qa` gave")
-    resources = SharedModels()
     recipes = [_speech_recipe(run) for run in runs]
+    with ExitStack() as locks:
+        for run in {run.resolve(): run for run in runs}.values():
+            locks.enter_context(hold_folder(run))
+        return _judge(runs, recipes, rows, manifest, cache, judging, batch_size)
+
+
+def _judge(
+    runs: Sequence[Path],
+    recipes: Sequence[Recipe],
+    rows: Sequence[QARow],
+    manifest: Path,
+    cache: Path | None,
+    judging: LLMConfig | None,
+    batch_size: int,
+) -> list[JudgeScores]:
+    """Score answers in run folders that this command holds; see `judge`."""
+    resources = SharedModels()
     judge_config = replace(judging or recipes[0].require_llm(), lora=None)
     settings = recipes[0].qa.judge
     task = digest([[asdict(row) for row in rows], llm_identity(judge_config), asdict(settings)])
@@ -168,8 +187,9 @@ def judge(
         found = summarize_judged(judged, str(run), mode, judge_config.model, settings.top)
         if not _is_finished(table, rows):
             made = {FINGERPRINT: table[_key_of(rows[0])][FINGERPRINT]}
-            write_json(_summary(table), found.to_json())
-            table.finish({**asdict(answer), **made} for answer in judged)
+            with recorded(run, f"{JUDGED}.json", f"{JUDGED}.jsonl"):
+                write_json(_summary(table), found.to_json())
+                table.finish({**asdict(answer), **made} for answer in judged)
         scores.append(found)
     return scores
 

@@ -36,6 +36,7 @@ from rellm_cache.inference.responders import (
 )
 from rellm_cache.runs.shared_models import SharedModels
 from rellm_cache.runs.weights import run_recipe
+from rellm_cache.utils.checksums import require_intact
 from rellm_cache.utils.model_files import file_digest
 from rellm_cache.utils.resumable_table import FINGERPRINT, ResultTable, fingerprint_of
 
@@ -222,5 +223,9 @@ def prediction_rows(
 
 
 def read_predictions(path: Path) -> dict[str, dict[str, str]]:
-    """Utterance id → row of a `predictions.csv`; `ManifestError` if it cannot be read."""
+    """Utterance id → row of a `predictions.csv`.
+
+    Raises `ManifestError` if it cannot be read, and `RunError` if it differs from its checksum.
+    """
+    require_intact(path, "remove it, and evaluate the run again")
     return {row["id"]: row for _, row in read_csv(path, ["id"])}

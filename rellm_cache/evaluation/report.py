@@ -16,9 +16,9 @@ from rellm_cache.corpus.clip_limits import SAMPLE_RATE, WIDEST_LIMITS
 from rellm_cache.corpus.manifest import Utterance
 from rellm_cache.errors import AudioError
 from rellm_cache.inference.responders import Generation
+from rellm_cache.training.loop import read_metrics
 from rellm_cache.utils.console import percent
 from rellm_cache.utils.html import render_page
-from rellm_cache.utils.resumable_table import read_journal
 
 REPORT = "report.html"
 WIDTH, HEIGHT = 420, 220
@@ -83,7 +83,7 @@ def render_report(
         recipe=recipe,
         recipe_toml=to_toml(recipe),
         scores=scores,
-        charts=charts(list(read_journal(run / "metrics.jsonl"))),
+        charts=charts(list(read_metrics(run))),
         samples=[_sample(u, by_id.get(u.id)) for u in chosen],
         box=(WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM),
     )

@@ -16,20 +16,28 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rellm_cache.config.schema import Recipe
-from rellm_cache.corpus.manifest import Utterance
+from rellm_cache.corpus.manifest import Utterance, manifest_files
 from rellm_cache.empathy.scorer_folder import load_card
 from rellm_cache.errors import ConfigError, ManifestError, RunError
-from rellm_cache.evaluation.predictions import PREDICTIONS, PredictionLog, prediction_rows
+from rellm_cache.evaluation.predictions import (
+    EVALUATED,
+    PREDICTIONS,
+    PredictionLog,
+    prediction_rows,
+)
 from rellm_cache.evaluation.report import REPORT, render_report
 from rellm_cache.evaluation.scores import Scores, make_scores
 from rellm_cache.runs.card import CARD, MANIFEST, SCORES, read_card, render_card
 from rellm_cache.runs.provenance import TRAINING, DataSummary, run_cache, summarize_data
-from rellm_cache.runs.publish import SUMS, is_published
+from rellm_cache.runs.publish import is_published
 from rellm_cache.runs.shared_models import SharedModels
 from rellm_cache.runs.weights import RECIPE
 from rellm_cache.utils.atomic_files import csv_text, update_text
+from rellm_cache.utils.checksums import SUMS, recorded
 from rellm_cache.utils.console import counted, say
 from rellm_cache.utils.devices import use_threads
+from rellm_cache.utils.locks import hold_folder
+from rellm_cache.utils.overwriting import overwriting, refuse_input
 
 
 @dataclass(frozen=True)
@@ -74,10 +82,25 @@ def evaluate(
             transcript; or an utterance for a text model has none.
         StoreError: the cache lacks clips.
         JournalError: a line of `evaluated.jsonl` cannot be read.
+        RellmError: another process writes `out`.
     """
     out = out or run
     _check_out(run, out)
-    log = PredictionLog(run, manifest, cache or run_cache(run), out, resources or SharedModels())
+    if not options.overwrite:
+        if not _is_own(run, out) and (out / SCORES).exists() and not (out / EVALUATED).exists():
+            raise overwriting(out / SCORES, "of `rellm evaluate`")
+        for name in (EVALUATED, SCORES, PREDICTIONS, REPORT):
+            refuse_input(out / name, manifest_files(manifest))
+    with hold_folder(out):
+        log = PredictionLog(
+            run, manifest, cache or run_cache(run), out, resources or SharedModels()
+        )
+        return _evaluate(log, run, manifest, options, out)
+
+
+def _evaluate(
+    log: PredictionLog, run: Path, manifest: Path, options: EvaluationOptions, out: Path
+) -> Scores:
     recipe, utterances = log.recipe, log.utterances
     data = summarize_data(utterances, manifest)
     if not options.overwrite:
@@ -99,15 +122,16 @@ def evaluate(
     shown = log.answers(chosen)
     scores = make_scores(data, utterances, predictions, recipe.heads.emotions, empathy)
     figures, place = scores.to_json(), str(manifest.absolute())
-    out.mkdir(parents=True, exist_ok=True)
-    written = [
-        log.finish(),
-        update_text(out / SCORES, json.dumps({**figures, MANIFEST: place}, indent=2) + "\n"),
-        update_text(out / PREDICTIONS, csv_text(*prediction_rows(utterances, predictions))),
-        update_text(out / REPORT, render_report(run, recipe, figures, chosen, shown)),
-    ]
-    if _is_own(run, out) and (run / TRAINING).exists():
-        written.append(update_text(run / CARD, render_card(read_card(run))))
+    page = render_report(run, recipe, figures, chosen, shown)
+    with recorded(out, EVALUATED, SCORES, PREDICTIONS, REPORT, CARD):
+        written = [
+            log.finish(),
+            update_text(out / SCORES, json.dumps({**figures, MANIFEST: place}, indent=2) + "\n"),
+            update_text(out / PREDICTIONS, csv_text(*prediction_rows(utterances, predictions))),
+            update_text(out / REPORT, page),
+        ]
+        if _is_own(run, out) and (run / TRAINING).exists():
+            written.append(update_text(run / CARD, render_card(read_card(run))))
     if not any(written):
         clips = counted(len(utterances), "clip is", "clips are")
         say(f"{out}: nothing to do, {clips} scored")

@@ -10,9 +10,9 @@ from pathlib import Path
 from rellm_cache.corpus.manifest import read_lines
 from rellm_cache.extraction.messages import Failure
 from rellm_cache.store.format import WRITING, failures_path
-from rellm_cache.store.locks import hold_lock
 from rellm_cache.store.remote.upload import upload_file
 from rellm_cache.utils.atomic_files import write_lines
+from rellm_cache.utils.locks import hold_lock
 
 
 def record_failures(store: Path, seen: set[str], failures: Iterable[Failure]) -> None:

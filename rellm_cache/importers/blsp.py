@@ -40,8 +40,16 @@ from rellm_cache.importers.checkpoint_source import CheckpointWeights, find_weig
 from rellm_cache.importers.model_folder import ShardedModelWriter
 from rellm_cache.model.adapter import CONVOLUTIONS, KERNEL, ConvAdapter
 from rellm_cache.model.speech_llm import SpeechLLM
-from rellm_cache.runs.weights import RECIPE, WEIGHTS, AdapterInfo, save_config, save_tensors
+from rellm_cache.runs.weights import (
+    CONFIG,
+    RECIPE,
+    WEIGHTS,
+    AdapterInfo,
+    save_config,
+    save_tensors,
+)
 from rellm_cache.utils.atomic_files import new_folder
+from rellm_cache.utils.checksums import record
 from rellm_cache.utils.console import progress
 from rellm_cache.utils.model_files import weights_digest
 
@@ -159,6 +167,7 @@ def import_blsp(folder: Path, out: Path, recipe: Recipe, sizes: Mapping[str, int
         save_tensors(temporary / WEIGHTS, model, lora_tensors)
         save_config(temporary, info, recipe)
         (temporary / RECIPE).write_text(to_toml(recipe), "utf-8")
+        record(temporary, (WEIGHTS, CONFIG, RECIPE))
     return ImportedRun(
         out=out,
         recipe=out / RECIPE,

@@ -22,7 +22,7 @@ from rellm_cache.reproduction.paper import CONTROL, MAIN, ROWS, Row
 from rellm_cache.reproduction.runs import Model
 from rellm_cache.runs.weights import CONFIG, RECIPE, load_info
 from rellm_cache.store.format import failures_path
-from rellm_cache.utils.atomic_files import write_json
+from rellm_cache.utils.atomic_files import is_temporary, write_json
 from rellm_cache.utils.console import counted, say
 from rellm_cache.utils.json_files import read_object
 from rellm_cache.utils.litter import is_litter
@@ -104,7 +104,8 @@ def claim_folder(request: Request) -> None:
     }
     path = request.out / SETTINGS
     if not path.exists():
-        if request.out.exists() and not all(map(is_litter, request.out.iterdir())):
+        entries = request.out.iterdir() if request.out.exists() else ()
+        if not all(is_litter(entry) or is_temporary(entry) for entry in entries):
             raise RunError(
                 f"{request.out}: is not empty and holds no reproduction; choose another --out"
             )

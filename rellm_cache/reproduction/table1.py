@@ -36,6 +36,7 @@ from rellm_cache.reproduction.prepare import (
 )
 from rellm_cache.reproduction.runs import Failure, Job, run_jobs
 from rellm_cache.reproduction.table_statistics import Comparison, RowResult, compare, summarize_row
+from rellm_cache.utils.locks import hold_folder
 
 # Fold -> split -> utterances.
 Splits = Mapping[str, Mapping[str, Sequence[Utterance]]]
@@ -69,8 +70,14 @@ def reproduce(request: Request) -> Reproduction:
     A model that fails is listed, and the others continue.
 
     Raises:
-        RellmError: a step that all others need failed, or `out` holds another reproduction.
+        RellmError: a step that all others need failed, `out` holds another reproduction, or another
+            process writes it.
     """
+    with hold_folder(request.out):
+        return _reproduce(request)
+
+
+def _reproduce(request: Request) -> Reproduction:
     rows = request.wanted
     claim_folder(request)
     all_folds = read_folds(request.source)

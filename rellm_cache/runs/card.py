@@ -15,7 +15,6 @@ from typing import Any
 import jinja2
 import yaml
 
-from rellm_cache.config.recipes import load_recipe
 from rellm_cache.config.schema import Recipe
 from rellm_cache.errors import RunError
 from rellm_cache.model.losses.registry import loss_weights
@@ -26,8 +25,9 @@ from rellm_cache.runs.licences import (
     describe_corpus_conditions,
 )
 from rellm_cache.runs.provenance import CORPORA, TrainingRecord, load_training
-from rellm_cache.runs.weights import RECIPE, AdapterInfo, load_info
-from rellm_cache.utils.atomic_files import write_text
+from rellm_cache.runs.weights import AdapterInfo, load_info, run_recipe
+from rellm_cache.utils.atomic_files import update_text
+from rellm_cache.utils.checksums import require_intact
 from rellm_cache.utils.console import percent
 from rellm_cache.utils.model_files import HUB_ID
 
@@ -84,6 +84,7 @@ def read_card(run: Path) -> Card:
     """Read a run's files; `RunError` if it is not finished or a file is unreadable."""
     info, training = load_info(run), load_training(run)
     scores = None
+    require_intact(run / SCORES, "remove it, and score the run again with `rellm evaluate`")
     try:
         if (run / SCORES).is_file():
             scores = json.loads((run / SCORES).read_text("utf-8"))
@@ -94,12 +95,12 @@ def read_card(run: Path) -> Card:
             f"{run / SCORES}: not a file of `rellm evaluate` ({type(error).__name__}: {error}); "
             "score the run again with `rellm evaluate`, or remove the file"
         ) from error
-    return Card(load_recipe(str(run / RECIPE)), info, training, scores)
+    return Card(run_recipe(run), info, training, scores)
 
 
 def write_card(run: Path) -> Path:
     """Write `<run>/README.md`; errors as in `read_card`."""
-    write_text(run / CARD, render_card(read_card(run)))
+    update_text(run / CARD, render_card(read_card(run)))
     return run / CARD
 
 

@@ -4,13 +4,14 @@ import dataclasses
 from pathlib import Path
 from typing import Any, cast
 
-from rellm_cache.config.recipes import load_recipe, to_toml
+from rellm_cache.config.recipes import to_toml
 from rellm_cache.config.schema import EncoderConfig, Recipe
 from rellm_cache.config.specs import CachedSpec
 from rellm_cache.errors import RunError
-from rellm_cache.runs.publish import SUMS, is_published
-from rellm_cache.runs.weights import RECIPE
+from rellm_cache.runs.publish import is_published
+from rellm_cache.runs.weights import RECIPE, run_recipe
 from rellm_cache.utils.atomic_files import is_temporary, update_text, write_text
+from rellm_cache.utils.checksums import SUMS, recorded, require_intact
 from rellm_cache.utils.litter import is_litter
 
 CHECKPOINTS = "checkpoints"
@@ -21,7 +22,8 @@ def create_run_folder(recipe: Recipe, out: Path) -> None:
     """Create a run folder; `RunError` if it contains something else than a run of this recipe."""
     if not out.exists() or all(is_temporary(p) or is_litter(p) for p in out.iterdir()):
         out.mkdir(parents=True, exist_ok=True)
-        write_text(out / RECIPE, to_toml(recipe))
+        with recorded(out, RECIPE):
+            write_text(out / RECIPE, to_toml(recipe))
         return
     if not (out / RECIPE).is_file():
         raise RunError(
@@ -38,7 +40,7 @@ def create_run_folder(recipe: Recipe, out: Path) -> None:
 
 def require_same_recipe(recipe: Recipe, out: Path) -> None:
     """Raise `RunError` if the recipe of a run folder differs."""
-    differing = recipe_differences(recipe, load_recipe(str(out / RECIPE)))
+    differing = recipe_differences(recipe, run_recipe(out))
     if differing:
         raise RunError(
             f"{out}: the run folder is not empty: it holds a run of another recipe "
@@ -49,11 +51,13 @@ def require_same_recipe(recipe: Recipe, out: Path) -> None:
 def record_data(digest: str, out: Path) -> None:
     """Record the `data_digest` of a run; `RunError` if it was trained on other data."""
     require_same_data(digest, out)
-    update_text(out / DATA, f"{digest}\n")
+    with recorded(out, DATA):
+        update_text(out / DATA, f"{digest}\n")
 
 
 def require_same_data(digest: str, out: Path) -> None:
     """Raise `RunError` if a run has checkpoints trained on data with another digest."""
+    require_intact(out / DATA, "restore it")
     begun = any((out / CHECKPOINTS).glob("step-*")) and (out / DATA).is_file()
     if begun and (out / DATA).read_text("utf-8").strip() != digest:
         raise RunError(

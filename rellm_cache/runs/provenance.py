@@ -17,6 +17,7 @@ from rellm_cache.errors import RunError
 from rellm_cache.store.remote.mirror import cache_folder
 from rellm_cache.store.remote.mirror_paths import is_url, origin_url
 from rellm_cache.utils.atomic_files import write_text
+from rellm_cache.utils.checksums import require_intact
 
 TRAINING = "training.json"
 DEFAULT_CACHE = Path("cache")  # same as the default of `--cache`
@@ -130,6 +131,7 @@ def training_text(record: TrainingRecord) -> str:
 
 def load_training(run: Path) -> TrainingRecord:
     """Read `training.json`; `RunError` if it is missing or damaged."""
+    require_intact(run / TRAINING, "restore it")
     try:
         content = json.loads((run / TRAINING).read_text("utf-8"))
         content["train"] = DataSummary(**content["train"])

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from rellm_cache.config.recipes import load_recipe, to_toml
+from rellm_cache.config.recipes import to_toml
 from rellm_cache.config.schema import Recipe
 from rellm_cache.errors import ConfigError, RunError
 from rellm_cache.runs.card import (
@@ -33,12 +33,21 @@ from rellm_cache.runs.card import (
 )
 from rellm_cache.runs.licences import KNOWN_MODELS, UNKNOWN
 from rellm_cache.runs.provenance import TRAINING, training_text
-from rellm_cache.runs.weights import CONFIG, RECIPE, WEIGHTS, config_text
+from rellm_cache.runs.weights import (
+    CONFIG,
+    RECIPE,
+    WEIGHTS,
+    adapter_digest,
+    config_text,
+    read_tensors,
+    run_recipe,
+)
 from rellm_cache.utils.atomic_files import replaced_folder
+from rellm_cache.utils.checksums import SUMS, sums_text
 from rellm_cache.utils.litter import is_litter
 from rellm_cache.utils.model_files import HUB_ID, file_digest, models_root
 
-LICENCES, SUMS = "LICENSES.md", "SHA256SUMS"
+LICENCES = "LICENSES.md"
 CONTENT = frozenset((WEIGHTS, CONFIG, RECIPE, TRAINING, SCORES, CARD, LICENCES, SUMS))
 
 
@@ -73,25 +82,24 @@ def publish(
         without_scores: allow a run without scores.
 
     Raises:
-        RunError: the run is not finished or not scored, or `out` holds something else.
+        RunError: the run is not finished, damaged or not scored, or `out` holds something else.
         ConfigError: the recipe names a local folder, or an override changes another field.
         RellmError: `out` cannot be written.
     """
     found = read_card(run)
-    if not (run / WEIGHTS).is_file():
-        raise RunError(f"{run / WEIGHTS}: is missing; run its `rellm train` again")
+    weights = adapter_digest(run)
+    read_tensors(run / WEIGHTS)  # nothing else than finite weights is ever published
     if found.scores is None and not without_scores:
         raise RunError(
             f"{run / SCORES}: is missing, so nobody could tell how good this adapter is; "
             f"`rellm evaluate {run} MANIFEST` writes it, or publish with --without-scores"
         )
     _require_model_fields(overrides, found.recipe)
-    card = make_public(found, load_recipe(str(run / RECIPE), overrides))
+    card = make_public(found, run_recipe(run, overrides))
     texts = _texts(card)
     files = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()}
-    files[WEIGHTS] = file_digest(run / WEIGHTS)
-    files = dict(sorted(files.items()))
-    texts[SUMS] = "".join(f"{digest}  {name}\n" for name, digest in files.items())
+    files = dict(sorted({**files, WEIGHTS: weights}.items()))
+    texts[SUMS] = sums_text(files)
     _require_publication_folder(out, run)
     unchanged = _is_same(out, files, texts[SUMS])
     if not unchanged:

@@ -23,11 +23,14 @@ from rellm_cache.errors import ConfigError, RunError
 from rellm_cache.llm.frozen import FrozenLLM
 from rellm_cache.llm.loading import load_llm
 from rellm_cache.model.speech_llm import SpeechLLM
-from rellm_cache.utils.atomic_files import write_file, write_text
+from rellm_cache.utils.atomic_files import update_text, write_file
+from rellm_cache.utils.checksums import require_intact
 from rellm_cache.utils.console import say
 from rellm_cache.utils.model_files import file_digest
 
 WEIGHTS, CONFIG, RECIPE = "adapter.safetensors", "adapter_config.json", "recipe.toml"
+DTYPES = (torch.float32, torch.bfloat16)  # of trained weights, see `training.param_dtype`
+AGAIN = "run its `rellm train` again, which makes it again or says what is lost"
 # Part of a model, as in `training.init_parts` → start of its parameters' names.
 PARTS = {
     "adapter": "adapter.",
@@ -72,10 +75,7 @@ def load_tensors(
         parts: names of `PARTS` to load; the others keep their weights and may be of other shapes.
         fresh_lora: accept a file without LoRA for a model with LoRA; its LoRA stays untrained.
     """
-    try:
-        state = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise RunError(f"{path}: not a readable checkpoint ({error}); train again") from error
+    state = read_tensors(path)
     left_out = tuple(start for part, start in PARTS.items() if part not in parts)
     state = {name: tensor for name, tensor in state.items() if not name.startswith(left_out)}
     own = {n: t for n, t in trained_parameters(model).items() if not n.startswith(left_out)}
@@ -94,9 +94,34 @@ def load_tensors(
             own[name].copy_(tensor)
 
 
+def read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """Trained weights by name, float32 or bfloat16.
+
+    Raises:
+        RunError: the file is damaged, differs from its checksum, or has a value that is not finite.
+    """
+    require_intact(path, AGAIN)
+    try:
+        state = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise RunError(f"{path}: not a readable checkpoint ({error}); {AGAIN}") from error
+    for name, tensor in sorted(state.items()):
+        if tensor.dtype not in DTYPES:
+            raise RunError(
+                f"{path}: tensor {name!r}: found {tensor.dtype}, expected torch.float32 or "
+                f"torch.bfloat16; {AGAIN}"
+            )
+        if not bool(tensor.isfinite().all()):
+            raise RunError(
+                f"{path}: tensor {name!r}: found NaN or infinite values, expected finite ones; "
+                f"{AGAIN}"
+            )
+    return state
+
+
 def save_config(run: Path, info: AdapterInfo, recipe: Recipe) -> None:
-    """Write `adapter_config.json`."""
-    write_text(run / CONFIG, config_text(info, recipe))
+    """Write `adapter_config.json`, unless it has this content."""
+    update_text(run / CONFIG, config_text(info, recipe))
 
 
 def config_text(info: AdapterInfo, recipe: Recipe) -> str:
@@ -113,6 +138,7 @@ def config_text(info: AdapterInfo, recipe: Recipe) -> str:
 
 def load_info(run: Path) -> AdapterInfo:
     """Read `adapter_config.json`; `RunError` if the folder is not a finished run."""
+    require_intact(run / CONFIG, AGAIN)
     try:
         content = json.loads((run / CONFIG).read_text("utf-8"))
         if "sizes" not in content:  # written before streams had names
@@ -130,7 +156,8 @@ def adapter_digest(run: Path) -> str:
     """SHA-256 (hex) of the trained weights; `RunError` if the folder is not a finished run."""
     load_info(run)
     if not (run / WEIGHTS).is_file():
-        raise RunError(f"{run / WEIGHTS}: is missing; run its `rellm train` again")
+        raise RunError(f"{run / WEIGHTS}: is missing; {AGAIN}")
+    require_intact(run / WEIGHTS, AGAIN)
     return file_digest(run / WEIGHTS)
 
 
@@ -141,6 +168,7 @@ def run_recipe(run: Path, overrides: Changes = ()) -> Recipe:
             f"{run}: not the folder of a finished run; expected {RECIPE}, which `rellm train` "
             "writes"
         )
+    require_intact(run / RECIPE, "restore it: `rellm train` cannot make a recipe again")
     return load_recipe(str(run / RECIPE), overrides)
 
 

@@ -1,7 +1,6 @@
-"""File locks of a cache under `.writing/`, and removal of files that dead processes left there.
+"""Locks of a cache under `.writing/`, and removal of files that dead processes left there.
 
-A lock is an flock on `<path>.lock`. The kernel releases it when the process ends, so no lock is
-ever stale. A path in `.writing/` without a held lock was left by a dead process. Some shared
+A path in `.writing/` without a held lock (`utils/locks`) was left by a dead process. Some shared
 file systems do not show locks to other machines, so names of large folders end with the host name.
 """
 
@@ -17,19 +16,7 @@ from pathlib import Path
 from rellm_cache.errors import StoreError
 from rellm_cache.store.format import WRITING
 from rellm_cache.utils.litter import is_litter
-
-# Errors of file systems without flock: there we write without locks and remove nothing.
-NO_LOCKS = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.ENOSYS)
-
-
-@contextmanager
-def hold_lock(temporary: Path) -> Iterator[None]:
-    """Hold the lock of a path under `.writing/`; wait until it is free."""
-    handle = _acquire(_lock_path(temporary), fcntl.LOCK_EX)
-    try:
-        yield
-    finally:
-        _release(_lock_path(temporary), handle)
+from rellm_cache.utils.locks import NO_LOCKS, acquire_lock, lock_path, release_lock
 
 
 @contextmanager
@@ -38,9 +25,9 @@ def maintenance_lock(store: Path) -> Iterator[None]:
 
     Raises `StoreError` if another process holds it.
     """
-    path = _lock_path(store.parent / WRITING / f"{store.name}.maintenance")
+    path = lock_path(store.parent / WRITING / f"{store.name}.maintenance")
     try:
-        handle = _acquire(path, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        handle, _ = acquire_lock(path, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         raise StoreError(
             f"{store}: another `rellm cache` command is working on this store; run this one "
@@ -49,7 +36,7 @@ def maintenance_lock(store: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        _release(path, handle)
+        release_lock(path, handle)
 
 
 def remove_stale(cache: Path) -> tuple[list[Path], list[Path]]:
@@ -97,14 +84,14 @@ def _entries(cache: Path) -> list[Path]:
 def _remove_unless_locked(temporary: Path) -> bool:
     """Remove a path under `.writing/`; return False if a live process holds its lock."""
     try:
-        handle = os.open(_lock_path(temporary), os.O_RDWR)
+        handle = os.open(lock_path(temporary), os.O_RDWR)
     except FileNotFoundError:  # a lock is created first and removed last
         remove_path(temporary)
         return True
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         remove_path(temporary)
-        _lock_path(temporary).unlink(missing_ok=True)
+        lock_path(temporary).unlink(missing_ok=True)
     except OSError as error:
         if error.errno in (errno.EWOULDBLOCK, *NO_LOCKS):
             return False
@@ -129,39 +116,3 @@ def remove_path(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
-
-
-def _lock_path(temporary: Path) -> Path:
-    return temporary.with_name(f"{temporary.name}.lock")
-
-
-def _acquire(path: Path, how: int) -> int:
-    """Open and lock a file; try again if its last holder removed it in between."""
-    path.parent.parent.mkdir(parents=True, exist_ok=True)
-    while True:
-        # exist_ok would raise if another process removes the folder at that moment.
-        with contextlib.suppress(FileExistsError):
-            path.parent.mkdir()
-        try:
-            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        except FileNotFoundError:  # removed between the two lines
-            continue
-        try:
-            fcntl.flock(handle, how)
-            if os.fstat(handle).st_nlink:
-                return handle
-        except OSError as error:
-            if error.errno in NO_LOCKS:
-                return handle
-            os.close(handle)
-            raise
-        os.close(handle)
-
-
-def _release(path: Path, handle: int) -> None:
-    try:
-        path.unlink(missing_ok=True)  # before unlocking, so that a waiting process sees it
-    finally:
-        os.close(handle)
-    with contextlib.suppress(OSError):
-        path.parent.rmdir()  # fails while other locks exist

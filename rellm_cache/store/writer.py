@@ -30,12 +30,13 @@ from rellm_cache.store.format import (
     require_cache_root,
     store_path,
 )
-from rellm_cache.store.locks import hold_lock, remove_own_stale, removed_on_exit, with_hostname
+from rellm_cache.store.locks import remove_own_stale, removed_on_exit, with_hostname
 from rellm_cache.store.part_writer import PartWriter, Row
 from rellm_cache.store.quantization import Quantization
 from rellm_cache.store.remote.upload import commit_part, part_names, upload_new_store
 from rellm_cache.utils.atomic_files import rename_new, sync_tree
 from rellm_cache.utils.console import counted
+from rellm_cache.utils.locks import hold_lock
 
 PART_BYTES = 256 << 20
 PART_SECONDS = 60.0

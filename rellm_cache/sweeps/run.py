@@ -30,7 +30,9 @@ from rellm_cache.sweeps.plan import Job, SweepPlan
 from rellm_cache.sweeps.report import SweepReport, SweepRun, comparable_scores, scores_by_name
 from rellm_cache.training.run import require_validation, train
 from rellm_cache.utils.atomic_files import write_json
+from rellm_cache.utils.checksums import recorded, require_intact
 from rellm_cache.utils.console import say
+from rellm_cache.utils.locks import hold_folder
 
 OUTCOME = "outcome.json"
 
@@ -220,7 +222,8 @@ def _data_digest(utterances: Iterable[Utterance], **how: Any) -> str:
 
 
 def _write_outcome(job: Job, outcome: Outcome) -> Outcome:
-    write_json(job.out / OUTCOME, dataclasses.asdict(outcome))
+    with hold_folder(job.out), recorded(job.out, OUTCOME):
+        write_json(job.out / OUTCOME, dataclasses.asdict(outcome))
     return outcome
 
 
@@ -229,6 +232,7 @@ def read_outcome(run: Path) -> Outcome | None:
     path = run / OUTCOME
     if not path.exists():
         return None
+    require_intact(path, "remove it, and the sweep writes it again from the run")
     try:
         return Outcome(**json.loads(path.read_text("utf-8")))
     except (ValueError, TypeError) as error:

@@ -28,11 +28,12 @@ from rellm_cache.training.distributed import broadcast_from_main, gather_stacked
 from rellm_cache.training.micro_batches import MicroBatcher
 from rellm_cache.training.optim import Optimizer
 from rellm_cache.utils.atomic_files import replace_folder
+from rellm_cache.utils.checksums import SUMS, find_damage, sums_text
 from rellm_cache.utils.console import say
 from rellm_cache.utils.devices import random_state, set_random_state
 from rellm_cache.utils.model_files import file_digest
 
-STATE, SUMS, PARTIAL, KEPT = "state.pt", "SHA256SUMS", ".partial", 2
+STATE, PARTIAL, KEPT = "state.pt", ".partial", 2
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class Position:
         seconds: training time so far.
         epochs_since_best: validated epochs after the best one.
         stopped: why training was stopped before its last step, or "".
+        best_sha256: digest of the best weights' file, or "" in checkpoints of older versions.
     """
 
     step: int = 0
@@ -55,6 +57,7 @@ class Position:
     seconds: float = 0.0
     epochs_since_best: int = 0
     stopped: str = ""
+    best_sha256: str = ""
 
 
 class CheckpointFolders:
@@ -72,8 +75,8 @@ class CheckpointFolders:
         """Step of the newest intact checkpoint, 0 if there is none, and notes on damaged ones."""
         damaged: list[str] = []
         for path in sorted(self.folder.glob("step-*"), reverse=True):
-            damage = find_damage(path)
-            if damage is None:
+            damage = checkpoint_damage(path)
+            if not damage:
                 self._intact = [path]
                 step = int(path.name.removeprefix("step-"))
                 return step, [f"{text}; training continues from {path}" for text in damaged]
@@ -87,9 +90,8 @@ class CheckpointFolders:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         write(partial)
-        files = sorted(partial.iterdir())
-        lines = [f"{file_digest(file)}  {file.name}\n" for file in files]
-        (partial / SUMS).write_text("".join(lines), "utf-8")
+        digests = {file.name: file_digest(file) for file in partial.iterdir()}
+        (partial / SUMS).write_text(sums_text(digests), "utf-8")
         # An existing folder is damaged, or was saved at the same step before the epoch ended.
         replace_folder(partial, target)
         self._intact = [*(p for p in self._intact if p != target), target][-kept:]
@@ -122,7 +124,7 @@ class CheckpointManager:
         self._accelerator = accelerator
         self._minutes = minutes
         self._saved_at = time.monotonic()
-        self._is_final = False
+        self.is_final = False  # whether the run was restored as finished
 
     def is_due(self) -> bool:
         """Whether it is time for a checkpoint, by the main process's clock."""
@@ -144,7 +146,7 @@ class CheckpointManager:
 
         Does nothing if the run was restored as finished. Only the main process calls it.
         """
-        if not self._is_final:
+        if not self.is_final:
             self._write(position, kept=1)
 
     def restore(self) -> Position:
@@ -164,8 +166,8 @@ class CheckpointManager:
         saved = _read_state(path)
         try:
             position = Position(**saved["position"])
-            self._is_final = saved.keys() == {"position"}
-            if not self._is_final:
+            self.is_final = saved.keys() == {"position"}
+            if not self.is_final:
                 self._state.optimizer.load_state_dict(saved["optimisation"])
                 self._restore_process(saved["processes"], path)
         except (RuntimeError, ValueError, KeyError, TypeError) as error:
@@ -208,16 +210,10 @@ def _cannot_continue(checkpoint: Path, error: Exception) -> RunError:
     )
 
 
-def find_damage(checkpoint: Path) -> str | None:
-    """Describe the first damaged file of a checkpoint; None if all match their checksums."""
+def checkpoint_damage(checkpoint: Path) -> str:
+    """Describe the damaged files of a checkpoint; empty if all match their checksums."""
     try:
-        lines = (checkpoint / SUMS).read_text("utf-8").splitlines()
-        if not lines:
-            return f"{SUMS} is empty"
-        for line in lines:
-            digest, _, name = line.partition("  ")
-            if file_digest(checkpoint / name) != digest:
-                return f"{name}: found other bytes than {SUMS} says"
-    except (OSError, UnicodeDecodeError) as error:
-        return f"{type(error).__name__}: {error}"
-    return None
+        found = find_damage(checkpoint)
+    except RunError as error:
+        return str(error)
+    return "; ".join(f"{name}: {problem}" for name, problem in found.items())

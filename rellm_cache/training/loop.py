@@ -33,7 +33,7 @@ from rellm_cache.model.losses.emotion import class_weights
 from rellm_cache.model.losses.loss_terms import LossTerms
 from rellm_cache.model.speech_llm import SpeechLLM
 from rellm_cache.runs.folder import CHECKPOINTS
-from rellm_cache.runs.weights import WEIGHTS, load_tensors, save_tensors
+from rellm_cache.runs.weights import WEIGHTS, load_tensors, read_tensors, save_tensors
 from rellm_cache.training.callbacks import Callback, EpochReport, StepReport, reason_to_stop
 from rellm_cache.training.ccc_prepass import Prepass, ccc_prepass
 from rellm_cache.training.checkpoints import CheckpointManager, Position, TrainingState
@@ -47,13 +47,16 @@ from rellm_cache.training.micro_batches import (
 )
 from rellm_cache.training.optim import Optimizer
 from rellm_cache.training.precision import training_autocast, validation_autocast
-from rellm_cache.training.validation import selection_score, validation_scores
-from rellm_cache.utils.atomic_files import sync_path, write_file, write_lines
+from rellm_cache.training.validation import is_better, selection_score, validation_scores
+from rellm_cache.utils.atomic_files import rename, sync_path, write_file, write_lines
+from rellm_cache.utils.checksums import is_intact, recorded, require_intact
 from rellm_cache.utils.console import Tick, counted, progress, say
 from rellm_cache.utils.devices import is_out_of_memory, random_state, set_random_state
+from rellm_cache.utils.model_files import file_digest
 from rellm_cache.utils.resumable_table import append_row, read_journal
 
 METRICS, BEST = "metrics.jsonl", "best.safetensors"
+NEXT = "next-best.safetensors"  # becomes BEST when the checkpoint of its epoch is saved
 VALIDATION_TIMEOUT = timedelta(hours=12)  # other processes wait while the main one validates
 
 
@@ -114,15 +117,66 @@ class Trainer:
         """Load the newest intact checkpoint, and delete the metrics of later steps."""
         position = self.checkpoints.restore()
         if self.accelerator.is_main_process:
-            kept = [row for row in read_metrics(self.out) if 0 < position.step >= row["step"]]
-            write_lines(self.metrics, kept)
+            found = list(read_metrics(self.out))
+            kept = [row for row in found if 0 < position.step >= row["step"]]
+            if kept != found or not self.metrics.exists():
+                write_lines(self.metrics, kept)
+            if not self.checkpoints.is_final:
+                position = self._restore_best(position, kept)
         return position
+
+    def _restore_best(self, position: Position, rows: list[dict[str, Any]]) -> Position:
+        """Finish or undo the last replacement of the best weights; say so if they are lost."""
+        folder = self.out / CHECKPOINTS
+        if (folder / NEXT).is_file():
+            if file_digest(folder / NEXT) == position.best_sha256:
+                rename(folder / NEXT, folder / BEST)
+            else:  # of an epoch that is trained again
+                (folder / NEXT).unlink()
+        damage = "" if position.best is None else self._best_damage(position)
+        if not damage:
+            return position
+        over = self._is_finished(position)
+        say(
+            f"Note: {folder / BEST}: {damage}: the weights of epoch "
+            f"{position.epoch - position.epochs_since_best}, the best so far, are lost; "
+            f"{'those of the last epoch are' if over else 'the best of the next epochs is'} kept"
+        )
+        if not over:
+            return dataclasses.replace(position, best=None, best_sha256="")
+        with self.optimizer.averaged_weights():
+            save_tensors(folder / BEST, self.model)
+        scores = next(r["validation"] for r in reversed(rows) if "validation" in r)
+        metric, digest = self.recipe.training.best_metric, file_digest(folder / BEST)
+        best = selection_score(metric, scores, position.epoch - 1)
+        return dataclasses.replace(position, best=best, best_sha256=digest, epochs_since_best=0)
+
+    def _best_damage(self, position: Position) -> str:
+        """What is wrong with the file of the best weights; empty if nothing is."""
+        path = self.out / CHECKPOINTS / BEST
+        if not path.is_file():
+            return "is missing"
+        if position.best_sha256:
+            same = file_digest(path) == position.best_sha256
+            return "" if same else "found other bytes than the checkpoint says"
+        try:
+            read_tensors(path)
+        except RunError as error:
+            return str(error)
+        return ""
 
     def run(self, position: Position) -> Position:
         """Train from a position to the end, or until training is stopped."""
         self.accelerator.init_trackers("tensorboard")
         if position.step == 0:
-            self._record({"epoch": 0, "step": 0, "validation": self.validate()})
+            scores, metric = self.validate(), self.recipe.training.best_metric
+            if scores and not math.isfinite(selection_score(metric, scores, 0)):
+                raise RunError(
+                    f"{self.out}: training.best_metric = {metric!r} is not a finite number before "
+                    f"the first step: found {scores}; look for NaN in the LLM, the frames, or the "
+                    "weights that training starts from"
+                )
+            self._record({"epoch": 0, "step": 0, "validation": scores})
         elif not self._is_finished(position) and self.accelerator.is_main_process:
             say(f"Continuing at step {position.step} of {self.total_steps}")
         started = time.monotonic() - position.seconds
@@ -334,9 +388,12 @@ class Trainer:
             scores = self.validate()
             self._record({"epoch": epoch, "step": position.step, "validation": scores})
             value = selection_score(config.best_metric, scores, position.epoch)
-            is_best = position.best is None or value > position.best
-            if is_best and self.accelerator.is_main_process:
-                save_tensors(self.out / CHECKPOINTS / BEST, self.model)
+            is_best = is_better(value, position.best)
+            replaces = is_best and self.accelerator.is_main_process
+            best_sha256 = position.best_sha256
+            if replaces:
+                save_tensors(self.out / CHECKPOINTS / NEXT, self.model)
+                best_sha256 = file_digest(self.out / CHECKPOINTS / NEXT)
         since_best = 0 if is_best else position.epochs_since_best + 1
         stopped = position.stopped
         if 0 < config.early_stopping <= since_best:
@@ -352,8 +409,11 @@ class Trainer:
             best=value if is_best else position.best,
             epochs_since_best=since_best,
             stopped=stopped if position.step < self.total_steps else "",
+            best_sha256=best_sha256,
         )
         self._save(position)
+        if replaces:
+            rename(self.out / CHECKPOINTS / NEXT, self.out / CHECKPOINTS / BEST)
         return position
 
     def validate(self) -> dict[str, float]:
@@ -364,9 +424,28 @@ class Trainer:
         with validation_autocast(self.recipe.training, self.device):
             return validation_scores(self.model, data.validation, data.streams, self.device)
 
-    def copy_best_weights(self) -> None:
-        """Put the best weights into the run folder. Only the main process calls it."""
-        write_file(self.out / WEIGHTS, partial(shutil.copyfile, self.out / CHECKPOINTS / BEST))
+    def copy_best_weights(self, end: Position) -> None:
+        """Put the best weights into the run folder, unless a finished run has them intact.
+
+        Only the main process calls it. Raises `RunError` if they are lost, or no epoch is the best.
+        """
+        best, metric = self.out / CHECKPOINTS / BEST, self.recipe.training.best_metric
+        if self.checkpoints.is_final and is_intact(self.out / WEIGHTS):
+            return
+        if end.best is None:
+            raise RunError(
+                f"{self.out}: no epoch has a finite {metric} on the validation split, so none is "
+                "the best; lower training.learning_rate and choose another --out"
+            )
+        if damage := self._best_damage(end):
+            raise RunError(
+                f"{best}: {damage}, and {WEIGHTS} of the finished run is missing or damaged too: "
+                "the trained weights are lost; train again with another --out"
+            )
+        if self.checkpoints.is_final:
+            say(f"Note: {self.out / WEIGHTS}: was missing or damaged, restored from {best}")
+        with recorded(self.out, WEIGHTS):
+            write_file(self.out / WEIGHTS, partial(shutil.copyfile, best))
 
     def _save(self, position: Position) -> None:
         """Write a checkpoint, after its metrics are on the disk."""
@@ -414,7 +493,8 @@ def _metrics_row(report: StepReport) -> dict[str, Any]:
 
 
 def read_metrics(run: Path) -> Iterator[dict[str, Any]]:
-    """Rows of a run's metrics.jsonl."""
+    """Rows of a run's metrics.jsonl; `RunError` if it differs from its checksum."""
+    require_intact(run / METRICS, "restore it, or remove it: it only records how training went")
     return read_journal(run / METRICS)
 
 

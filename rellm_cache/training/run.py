@@ -15,9 +15,12 @@ frames from the cache and never touches audio.
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from accelerate import Accelerator
 
 from rellm_cache.annotation.teacher import open_teacher_store, teacher_spec
 from rellm_cache.config.recipes import to_toml
@@ -31,10 +34,10 @@ from rellm_cache.data.examples import (
     make_examples,
 )
 from rellm_cache.data.streams import StreamSet
-from rellm_cache.errors import ConfigError
+from rellm_cache.errors import ConfigError, RunError
 from rellm_cache.llm.frozen import FrozenLLM
 from rellm_cache.model.losses.registry import active_losses
-from rellm_cache.runs.card import write_card
+from rellm_cache.runs.card import CARD, write_card
 from rellm_cache.runs.folder import create_run_folder, record_data, require_same_recipe
 from rellm_cache.runs.licences import model_licences
 from rellm_cache.runs.provenance import (
@@ -46,15 +49,23 @@ from rellm_cache.runs.provenance import (
     summarize_data,
 )
 from rellm_cache.runs.shared_models import SharedModels
-from rellm_cache.runs.weights import RECIPE, WEIGHTS, AdapterInfo, save_config
+from rellm_cache.runs.weights import CONFIG, RECIPE, WEIGHTS, AdapterInfo, save_config
 from rellm_cache.training.callbacks import Callback, TrainReport
 from rellm_cache.training.checkpoints import Position
 from rellm_cache.training.label_check import require_labels, require_positions
-from rellm_cache.training.loop import Trainer, TrainingData, make_accelerator, read_metrics
+from rellm_cache.training.loop import (
+    METRICS,
+    Trainer,
+    TrainingData,
+    make_accelerator,
+    read_metrics,
+)
 from rellm_cache.training.validation import selection_score
-from rellm_cache.utils.atomic_files import write_text
+from rellm_cache.utils.atomic_files import update_text
+from rellm_cache.utils.checksums import recorded
 from rellm_cache.utils.console import say
 from rellm_cache.utils.devices import describe_machine, use_threads
+from rellm_cache.utils.locks import hold_folder
 from rellm_cache.utils.model_files import file_digest, locate_model, weights_digest
 from rellm_cache.version import __version__
 
@@ -88,20 +99,42 @@ def train(
         callbacks: called after each step, after each epoch and at the end.
 
     Raises:
-        ConfigError: early stopping without a validation split, or a callback returned something
-            else than None or `STOP`.
+        ConfigError: early stopping without a validation split, a validation split on which
+            `training.best_metric` has no value, or a callback returned something else than None
+            or `STOP`.
         RunError: `out` is not a run of this recipe, or was trained on other data.
+        RellmError: another process writes `out`.
         StoreError: the cache lacks a store or clips.
         ManifestError: there is no train split, no clip has the labels of a loss, a clip is too
             long for the LLM, or `report.json` in its folder cannot be read.
     """
     if recipe.text is not None:
-        create_run_folder(recipe, out)
+        with hold_folder(out):
+            create_run_folder(recipe, out)
         return _nothing_to_train(recipe.name, out)
     recipe = dataclasses.replace(recipe, plugins=recipe.providers())
     resources = resources or SharedModels()
     require_validation(recipe, manifest)
+    if (start := recipe.training.init_from) and Path(start).resolve() == out.resolve():
+        raise RunError(
+            f"{out}: training starts from the weights in this folder (training.init_from), and "
+            "would replace them; choose another --out"
+        )
     accelerator = make_accelerator(out)
+    with hold_folder(out) if accelerator.is_main_process else nullcontext():
+        return _train(recipe, manifest, cache, out, resources, accelerator, callbacks)
+
+
+def _train(
+    recipe: Recipe,
+    manifest: Path,
+    cache: Path,
+    out: Path,
+    resources: SharedModels,
+    accelerator: Accelerator,
+    callbacks: Sequence[Callback],
+) -> TrainReport:
+    """Train in a run folder that this command holds; see `train`."""
     with accelerator.main_process_first():
         create_run_folder(recipe, out)
     corpus = _read_corpus(recipe, manifest, cache, resources)
@@ -121,26 +154,55 @@ def train(
     trainer = Trainer(recipe, data, out, llm, accelerator, callbacks)
     for examples in filter(None, (data.train, data.validation)):
         require_positions(examples, data.streams, trainer.model)
-    start = trainer.restore()
-    if accelerator.is_main_process:
-        write_text(out / RECIPE, to_toml(recipe))
-    with use_threads("models" if recipe.needs_llm else "heads"):
-        end = trainer.run(start)
-    report = finish(trainer, start, end, notes)
-    if accelerator.is_main_process:
-        record(trainer, report, summaries, cache)
-        for callback in callbacks:
-            callback.on_end(report)
+    main = accelerator.is_main_process
+    with recorded(out, RECIPE, CONFIG, METRICS, TRAINING, CARD) if main else nullcontext():
+        start = trainer.restore()
+        if main:
+            update_text(out / RECIPE, to_toml(recipe))
+        with use_threads("models" if recipe.needs_llm else "heads"):
+            end = trainer.run(start)
+        if main:
+            trainer.copy_best_weights(end)
+        report = finish(trainer, start, end, notes)
+        if main:
+            record(trainer, report, summaries, cache)
+    for callback in callbacks if main else ():
+        callback.on_end(report)
     return report
 
 
 def require_validation(recipe: Recipe, manifest: Path) -> None:
-    """Raise `ConfigError` if a recipe stops early and a manifest folder has no validation split."""
+    """Raise `ConfigError` if `training.best_metric` cannot be computed on the validation split.
+
+    Without a validation split the last epoch is kept, but training cannot stop early.
+    """
     if recipe.training.early_stopping and not (manifest / "validation.jsonl").exists():
         raise ConfigError(
             f"{manifest}: has no validation.jsonl, by which training.early_stopping = "
             f"{recipe.training.early_stopping} decides; add a validation split, or set "
             "training.early_stopping = 0"
+        )
+    metric, losses = recipe.training.best_metric, recipe.losses
+    if metric == "last" or not (manifest / "validation.jsonl").exists():
+        return
+    utterances = read_split(manifest, "validation")
+    labelled = any(u.emotion in recipe.heads.emotions for u in utterances)
+    needed = {
+        "emotions": (metric == "ua" or losses.emotion_ce or losses.emotion_lm, labelled),
+        "responses": (losses.learns_responses, any(u.response for u in utterances)),
+        "dimensions": (losses.vad and recipe.heads.dimensions, any(u.vad for u in utterances)),
+        "questions": (losses.qa_lm or any(losses.extra.values()), True),  # known later
+    }
+    wanted = {
+        name: there
+        for name, (uses, there) in needed.items()
+        if uses and (metric == "loss" or name == "emotions")
+    }
+    if not any(wanted.values()):
+        raise ConfigError(
+            f"{manifest / 'validation.jsonl'}: no clip has {' or '.join(wanted)}, so that "
+            f'training.best_metric = "{metric}" has no value; label the validation split, or set '
+            'training.best_metric = "last"'
         )
 
 
@@ -203,11 +265,10 @@ def pinned(encoders: Mapping[str, EncoderConfig], streams: StreamSet) -> dict[st
 
 
 def finish(trainer: Trainer, start: Position, end: Position, notes: list[str]) -> TrainReport:
-    """Put the best weights and their description into the run folder."""
+    """Put the description of the weights into the run folder, and report on the run."""
     out, recipe, streams = trainer.out, trainer.recipe, trainer.data.streams
     trainable = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
     if trainer.accelerator.is_main_process:
-        trainer.copy_best_weights()
         info = AdapterInfo(
             sizes=streams.sizes,
             output_size=trainer.model.adapter.output_size,
@@ -226,20 +287,23 @@ def finish(trainer: Trainer, start: Position, end: Position, notes: list[str]) -
         stopped=end.stopped,
         resumed_at=start.step,
         seconds=end.seconds,
-        validation=_best_scores(recipe.training.best_metric, epochs),
+        validation=_best_scores(recipe.training.best_metric, epochs, end),
         untrained=epochs[0]["validation"] if epochs else {},
         trainable=trainable,
         notes=notes,
     )
 
 
-def _best_scores(metric: str, epochs: list[dict[str, Any]]) -> dict[str, float]:
+def _best_scores(metric: str, epochs: list[dict[str, Any]], end: Position) -> dict[str, float]:
     """Validation scores of the epoch with the best weights."""
-    trained = [row for row in epochs if row["epoch"] > 0]
-    best = max(
-        trained, key=lambda r: selection_score(metric, r["validation"], r["epoch"]), default={}
-    )
-    return dict(best.get("validation", {}))
+    best = {
+        row["epoch"]: dict(row["validation"])
+        for row in epochs
+        if selection_score(metric, row["validation"], row["epoch"] - 1) == end.best
+    }
+    # A checkpoint of an older version does not count the epochs since the best one.
+    first: dict[str, float] = next(iter(best.values()), {})
+    return best.get(end.epoch - end.epochs_since_best, first)
 
 
 def record(

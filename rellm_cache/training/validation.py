@@ -1,5 +1,6 @@
 """Validation scores: predictions of the heads on examples, their losses, UA and CCC."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -116,8 +117,18 @@ def validation_scores(
     return scores
 
 
+def is_better(value: float, best: float | None) -> bool:
+    """Whether a selection score is the best so far; one that is not finite never is."""
+    return math.isfinite(value) and (best is None or not math.isfinite(best) or value > best)
+
+
 def selection_score(best_metric: str, scores: dict[str, float], epoch: int) -> float:
-    """Score of an epoch's weights by `training.best_metric`; higher is better."""
+    """Score of an epoch's weights by `training.best_metric`; higher is better.
+
+    Args:
+        scores: on the validation split; empty without one.
+        epoch: number of the epoch, from 0.
+    """
     if best_metric == "last" or not scores:
         return float(epoch)
-    return -scores["loss"] if best_metric == "loss" else scores.get("ua", -scores["loss"])
+    return -scores["loss"] if best_metric == "loss" else scores.get("ua", math.nan)

@@ -6,7 +6,7 @@ then that folder is synced. A kill or a power cut leaves the old content or the 
 
 import csv
 import errno
-import fcntl
+import glob
 import io
 import json
 import os
@@ -23,6 +23,7 @@ from safetensors import SafetensorError
 
 from rellm_cache.errors import RellmError
 from rellm_cache.utils.litter import is_litter
+from rellm_cache.utils.locks import LOCK, hold_file
 
 SUFFIX = ".partial"  # of every temporary name; the name starts with a dot
 SYNC_THREADS = 8  # a file system joins concurrent syncs into one write of its journal
@@ -91,8 +92,8 @@ def csv_text(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def is_temporary(path: Path) -> bool:
-    """Whether a path is named like a temporary file of this module."""
-    return path.name.startswith(".") and path.name.endswith(SUFFIX)
+    """Whether a path is named like a temporary file of this module, or like a lock."""
+    return path.name.startswith(".") and path.name.endswith((SUFFIX, LOCK))
 
 
 @contextmanager
@@ -117,12 +118,14 @@ def replaced_folder(out: Path, needed_bytes: int = 0) -> Iterator[Path]:
     another process is writing it, the disk has too little space, or writing failed.
     """
     parent = out.absolute().parent
-    parent.mkdir(parents=True, exist_ok=True)
-    temporary = parent / f".{out.name}{SUFFIX}"
-    with _locked_folder(temporary, out):
+    temporary = parent / f".{out.name}.{secrets.token_hex(4)}{SUFFIX}"
+    with hold_file(out) as locked:
+        if locked:
+            _remove_dead(parent, out.name)
         try:
             _finish_replacement(out)
             _require_space(out, needed_bytes)
+            temporary.mkdir()
             yield temporary
             replace_folder(temporary, out)
         except (OSError, SafetensorError) as error:
@@ -192,6 +195,15 @@ def _remove_leftovers(path: Path) -> None:
                     os.unlink(entry.path)
 
 
+def _remove_dead(parent: Path, name: str) -> None:
+    """Remove temporary folders that killed writers of a folder left; the caller holds its lock."""
+    token = "[0-9a-f]" * 8
+    for middle in ("", f".{token}"):  # older versions wrote without a token
+        for left in parent.glob(f".{glob.escape(name)}{middle}{SUFFIX}"):
+            if left.is_dir():  # files belong to `write_file`
+                shutil.rmtree(left)
+
+
 def _replaced(out: Path) -> Path:
     return out.absolute().parent / f".{out.name}.replaced"
 
@@ -212,22 +224,3 @@ def _require_space(out: Path, needed_bytes: int) -> None:
             f"{out}: {(needed_bytes + SPARE_BYTES) / 1e9:.1f} GB needed, {free / 1e9:.1f} GB free; "
             "free some space or choose another --out"
         )
-
-
-@contextmanager
-def _locked_folder(temporary: Path, out: Path) -> Iterator[None]:
-    """Lock and empty a temporary folder; the lock ends with this process."""
-    temporary.mkdir(exist_ok=True)
-    handle = os.open(temporary, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-                raise
-            raise RellmError(f"{out}: another process is writing it; wait for that one") from error
-        for left in temporary.iterdir():
-            shutil.rmtree(left) if left.is_dir() else left.unlink()
-        yield
-    finally:
-        os.close(handle)

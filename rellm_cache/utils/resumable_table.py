@@ -15,6 +15,7 @@ from typing import Any, Self
 
 from rellm_cache.errors import JournalError
 from rellm_cache.utils.atomic_files import sync_path, write_lines
+from rellm_cache.utils.checksums import require_intact
 from rellm_cache.utils.console import progress
 from rellm_cache.utils.json_files import parse_object
 
@@ -31,7 +32,7 @@ class ResultTable:
 
     A row counts only with the expected fingerprint. Rows of one id are merged, so that results may
     come a few fields at a time. Raises `JournalError` if a line of the file or its journal cannot
-    be read.
+    be read, and `RunError` if the file differs from the checksum in its folder.
 
     Args:
         path: the finished file; it need not exist.
@@ -55,6 +56,7 @@ class ResultTable:
         self.path = path
         self.journal = journal_beside(path)
         self._fingerprints = fingerprints
+        require_intact(path, "remove it, and its results are made again")
         self._before = list(_current(read_rows(path) if finished is None else finished))
         self._rows: dict[str, Row] = {}
         self._appending: Journal | None = None

@@ -30,6 +30,7 @@ from rellm_cache.metrics.replies import word_count
 from rellm_cache.model.losses.registry import OURS
 from rellm_cache.runs.shared_models import SharedModels
 from rellm_cache.training.run import train
+from rellm_cache.utils.checksums import record
 from rellm_cache.utils.resumable_table import journal_beside
 
 
@@ -196,11 +197,13 @@ def test_predictions_are_made_again_only_after_a_change(
             row |= {"head": "sad", "named": "sad"}
             row["answer"] = {**row["answer"], "response": "kept"}
         kept.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        record(run, [kept.name])
 
     with monkeypatch.context() as unloadable:
         assert not any("named" in row for row in again(EvaluationOptions(0, in_words=False)))
         first = again(EvaluationOptions(2))
         written = {path: path.stat().st_mtime_ns for path in run.iterdir() if path.is_file()}
+        del written[run / "results.sha256"]
         unloadable.setattr(AutoModelForCausalLM, "from_pretrained", None)
         assert again(EvaluationOptions(2)) == first
         assert f"{run}: nothing to do, 2 clips are scored" in capsys.readouterr().err
@@ -214,6 +217,7 @@ def test_predictions_are_made_again_only_after_a_change(
         ("sad", "sad", "kept")
     ] * 2
     (scorer / "empathy.json").write_text((scorer / "empathy.json").read_text() + "\n")
+    record(scorer, ["empathy.json"])
     rescored = again(EvaluationOptions(1, empathy=scorer))
     for row, before in zip(rescored, told, strict=True):
         assert row["empathy"]["levels"] == before["empathy"]["levels"]
@@ -240,6 +244,7 @@ def test_predictions_are_made_again_only_after_a_change(
     last = again(EvaluationOptions(1))
     assert "nothing to do" in capsys.readouterr().err
     kept.write_text(kept.read_text().partition("\n")[2])  # as an error about a line says
+    record(run, [kept.name])
     assert [row["named"] for row in again(EvaluationOptions(1))] == [row["named"] for row in last]
 
 
@@ -364,6 +369,7 @@ def test_a_run_and_a_cache_of_rellm_0_1_give_the_scores_of_then(tmp_path: Path) 
     shutil.copytree(EDITION_1 / "runs" / "heads", run)
     recipe = (run / "recipe.toml").read_text("utf-8")
     (run / "recipe.toml").write_text(with_new_names(recipe), "utf-8")
+    record(run, ["recipe.toml"])
     test, options = EDITION_1 / "manifest" / "test.jsonl", EvaluationOptions(samples=0)
     evaluate(run, test, EDITION_1 / "cache", options, tmp_path / "scored")
     before, after = scores(run), scores(tmp_path / "scored")

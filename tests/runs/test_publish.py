@@ -137,6 +137,7 @@ def test_a_published_folder_is_the_run_and_nothing_of_the_corpus(
     assert {**json.loads(json.dumps(found_again)), "manifest": str(test)} == scores
     assert json.loads((elsewhere / "scores.json").read_text()) == scores
     assert {p.name for p in elsewhere.iterdir()} == {
+        "results.sha256",
         "scores.json",
         "predictions.csv",
         "evaluated.jsonl",

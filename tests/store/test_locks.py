@@ -9,18 +9,13 @@ from pathlib import Path
 import pytest
 
 from rellm_cache.errors import StoreError
-from rellm_cache.store.locks import (
-    hold_lock,
-    maintenance_lock,
-    remove_own_stale,
-    remove_stale,
-    with_hostname,
-)
+from rellm_cache.store.locks import maintenance_lock, remove_own_stale, remove_stale, with_hostname
+from rellm_cache.utils.locks import hold_lock
 
 WRITE = """
 import sys, time
 from pathlib import Path
-from rellm_cache.store.locks import hold_lock
+from rellm_cache.utils.locks import hold_lock
 folder = Path(sys.argv[1])
 with hold_lock(folder):
     folder.mkdir()

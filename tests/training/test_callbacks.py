@@ -27,6 +27,7 @@ from rellm_cache.training.callbacks import (
 )
 from rellm_cache.training.checkpoints import CheckpointManager, Position
 from rellm_cache.training.run import train
+from rellm_cache.utils.checksums import RESULTS
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 
@@ -252,6 +253,7 @@ def test_a_run_made_before_the_field_is_continued(quick: Recipe, tmp_path: Path)
     create_run_folder(quick, tmp_path / "run")
     path = tmp_path / "run" / "recipe.toml"
     path.write_text(path.read_text().replace("early_stopping = 0\n", ""))
+    (tmp_path / "run" / RESULTS).unlink()
     create_run_folder(quick, tmp_path / "run")
     old = load_recipe(str(path))
     assert (

@@ -24,6 +24,7 @@ from rellm_cache.training.checkpoints import CheckpointManager, Position
 from rellm_cache.training.loop import read_metrics
 from rellm_cache.training.optim import Optimizer
 from rellm_cache.training.run import train
+from rellm_cache.utils.checksums import record
 from rellm_cache.utils.model_files import weight_files, weights_digest
 
 TIMES = ("seconds", "waited")
@@ -357,9 +358,11 @@ def test_a_run_goes_on_with_what_it_was_trained_on_alone(
 
     other = recipe.replace(weights_digest(Path(quick.encoders["speech"].model)), "0" * 64)
     (out / "recipe.toml").write_text(other)  # as if its frames had been of another checkpoint
+    record(out, ["recipe.toml"])
     with pytest.raises(RunError, match=r"encoders\.speech\.weights_sha256: wanted .*, found '0000"):
         train(quick, corpus, cache, out)
     (out / "recipe.toml").write_text(recipe)
+    record(out, ["recipe.toml"])
 
     responses = corpus / "train.responses.jsonl"
     written = responses.read_text()

@@ -39,6 +39,7 @@ def column_options(command: options.Command) -> options.Command:
     help="Split of rows without one.",
 )
 @options.clip_limits
+@options.overwrite
 def folder(table: Path, out: Path, **given: Any) -> int:
     """Audio files with a table.
 

@@ -34,7 +34,7 @@ class Corpus:
     totals: Sequence[Total] = ()  # expected and found clips
     problems: Problems = field(default_factory=Problems)  # lines with a problem
     notes: Sequence[str] = ()  # other information for the user, as sentences
-    root: Path | None = None  # the corpus's own folder, if it has one
+    root: Path | None = None  # the corpus's own folder or table, if it has one
 
 
 def count_totals(

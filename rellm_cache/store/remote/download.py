@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 
 from rellm_cache.store.errors import removed_error
 from rellm_cache.store.format import FRAMES, PART_NAME, WRITING
-from rellm_cache.store.locks import hold_lock, removed_on_exit
+from rellm_cache.store.locks import removed_on_exit
 from rellm_cache.store.remote.client import Remote
 from rellm_cache.store.remote.eviction import open_in_use, reserve_space
 from rellm_cache.store.remote.mirror_paths import origin_url
 from rellm_cache.utils.atomic_files import rename, sync_path
+from rellm_cache.utils.locks import hold_lock
 
 
 def part_origin_url(part: Path) -> str | None:

@@ -16,8 +16,9 @@ from typing import BinaryIO
 
 from rellm_cache.errors import StoreError
 from rellm_cache.store.format import FRAMES, WRITING, list_parts, list_stores
-from rellm_cache.store.locks import NO_LOCKS, hold_lock, remove_stale
+from rellm_cache.store.locks import remove_stale
 from rellm_cache.store.remote.mirror_paths import MARKER, display_path, mirrors_max_bytes
+from rellm_cache.utils.locks import NO_LOCKS, hold_lock
 
 RESERVED = "reserved"  # a sparse file as large as the download in the same folder
 LOCK = "room"  # earlier versions use this name too

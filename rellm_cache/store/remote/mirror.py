@@ -20,7 +20,7 @@ from rellm_cache.store.format import (
     failures_path,
     list_stores,
 )
-from rellm_cache.store.locks import hold_lock, remove_stale, removed_on_exit
+from rellm_cache.store.locks import remove_stale, removed_on_exit
 from rellm_cache.store.remote.client import Remote, RemoteError, files_by_part
 from rellm_cache.store.remote.download import is_frames_file
 from rellm_cache.store.remote.mirror_paths import is_url, mark_mirror, mirror_folder, origin_url
@@ -28,6 +28,7 @@ from rellm_cache.store.remote.upload import pending_parts, upload_pending
 from rellm_cache.store.transcripts import is_transcripts
 from rellm_cache.utils.atomic_files import rename, rename_new, sync_path, sync_tree
 from rellm_cache.utils.console import progress
+from rellm_cache.utils.locks import hold_lock
 
 PARTS_AT_ONCE = 32
 ATTEMPTS = 3

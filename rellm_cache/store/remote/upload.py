@@ -10,12 +10,13 @@ from pathlib import Path
 
 from rellm_cache.store.errors import UnreadableError
 from rellm_cache.store.format import METADATA, PART_NAME, WRITING, list_parts
-from rellm_cache.store.locks import hold_lock, remove_path
+from rellm_cache.store.locks import remove_path
 from rellm_cache.store.remote.client import Remote, RemoteError
 from rellm_cache.store.remote.eviction import evict_over_limit
 from rellm_cache.store.remote.mirror_paths import OUTGOING, origin_url
 from rellm_cache.utils.atomic_files import rename, rename_new
 from rellm_cache.utils.litter import is_litter
+from rellm_cache.utils.locks import hold_lock
 
 
 def commit_part(temporary: Path, part: Path) -> None:

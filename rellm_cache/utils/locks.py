@@ -1,0 +1,125 @@
+"""File locks of live processes, and who holds them.
+
+A lock is an flock on a file of its own. The kernel releases it when the process ends, so no lock is
+ever stale. Two commands never write one output at once: the second one ends with an error.
+"""
+
+import contextlib
+import errno
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rellm_cache.errors import RellmError
+
+# Errors of file systems without flock: there we write without locks and remove nothing.
+NO_LOCKS = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.ENOSYS)
+LOCK = ".lock"  # end of the name of every lock file
+
+
+@contextmanager
+def hold_lock(path: Path) -> Iterator[None]:
+    """Hold the lock of a path in a folder of temporary files; wait until it is free."""
+    handle, _ = acquire_lock(lock_path(path), fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        release_lock(lock_path(path), handle)
+
+
+@contextmanager
+def hold_folder(folder: Path) -> Iterator[None]:
+    """Hold the lock of a folder that a command writes; a new folder that stays empty is removed.
+
+    Raises `RellmError` if a live process holds it.
+    """
+    created = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with _held(folder / LOCK, folder):
+            yield
+    finally:
+        if created:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+
+
+@contextmanager
+def hold_file(path: Path) -> Iterator[bool]:
+    """Hold the lock of a file, or of a folder that is replaced as a whole; it lies beside it.
+
+    Yields whether the file system has locks. Raises `RellmError` if a live process holds it.
+    """
+    path.absolute().parent.mkdir(parents=True, exist_ok=True)
+    with _held(path.absolute().with_name(f".{path.name}{LOCK}"), path) as locked:
+        yield locked
+
+
+@contextmanager
+def _held(lock: Path, out: Path) -> Iterator[bool]:
+    try:
+        handle, locked = acquire_lock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise RellmError(
+            f"{out}: {_holder(lock)} is writing it; wait until it has ended, or choose another "
+            "output"
+        ) from error
+    try:
+        since = time.strftime("%Y-%m-%d %H:%M:%S")
+        os.ftruncate(handle, 0)
+        os.write(handle, f"process {os.getpid()} on {os.uname().nodename}, since {since},".encode())
+        yield locked
+    finally:
+        lock.unlink(missing_ok=True)  # before unlocking, so that a waiting process sees it
+        os.close(handle)
+
+
+def _holder(lock: Path) -> str:
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        return lock.read_text("utf-8")[:200] or "another process"
+    return "another process"
+
+
+def lock_path(path: Path) -> Path:
+    """The lock file beside a path."""
+    return path.with_name(f"{path.name}{LOCK}")
+
+
+def acquire_lock(path: Path, how: int) -> tuple[int, bool]:
+    """Open and lock a file; try again if its last holder removed it in between.
+
+    Returns its handle, and whether the file system has locks. Raises `BlockingIOError` if another
+    process holds it and `how` does not wait.
+    """
+    path.parent.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        # exist_ok would raise if another process removes the folder at that moment.
+        with contextlib.suppress(FileExistsError):
+            path.parent.mkdir()
+        try:
+            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        except FileNotFoundError:  # removed between the two lines
+            continue
+        try:
+            fcntl.flock(handle, how)
+            if os.fstat(handle).st_nlink:
+                return handle, True
+        except OSError as error:
+            if error.errno in NO_LOCKS:
+                return handle, False
+            os.close(handle)
+            raise
+        os.close(handle)
+
+
+def release_lock(path: Path, handle: int) -> None:
+    """Remove a lock file, unlock it, and remove its folder if it is empty."""
+    try:
+        path.unlink(missing_ok=True)  # before unlocking, so that a waiting process sees it
+    finally:
+        os.close(handle)
+    with contextlib.suppress(OSError):
+        path.parent.rmdir()  # fails while other locks exist
