@@ -56,7 +56,7 @@ class WhisperTranscriber:
         self.spec = spec
         self._features = load_features(folder)
         with model_errors(folder):
-            self._tokenizer = WhisperTokenizer.from_pretrained(folder)
+            self._tokenizer = WhisperTokenizer.from_pretrained(folder, trust_remote_code=False)
         model = load_pretrained(
             WhisperForConditionalGeneration,
             folder,
