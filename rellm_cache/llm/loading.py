@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, GenerationConfig
 
 from rellm_cache.config.schema import LLMConfig
 from rellm_cache.errors import ConfigError
@@ -164,10 +164,8 @@ def offload_embeddings(model: Any, device: torch.device) -> None:
 
 
 def _reset_generation_config(model: Any) -> None:
-    """Drop a checkpoint's settings of sampling and penalties: generation here is greedy."""
-    for name in ("temperature", "top_p", "top_k", "repetition_penalty"):
-        setattr(model.generation_config, name, None)
-    model.generation_config.do_sample = False
+    """Drop all settings of a checkpoint's `generation_config.json`, which would steer decoding."""
+    model.generation_config = GenerationConfig()
 
 
 def _quantization(config: LLMConfig, dtype: torch.dtype) -> BitsAndBytesConfig | None:
