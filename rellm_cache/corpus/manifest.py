@@ -133,7 +133,8 @@ def _audio_path(audio: str, folder: Path) -> str:
 
 @lru_cache
 def _join(folder: Path, below: str) -> str:
-    return str(folder / below)
+    joined = str(folder / below)
+    return "" if joined == "." else joined
 
 
 def default_id(audio: str, folder: Path) -> str:
