@@ -46,6 +46,15 @@ def test_only_resumable_table_appends_rows() -> None:
     assert [place for place, call, name in calls(own) if appends(call, name)] == []
 
 
+def test_no_model_folder_can_bring_its_own_code() -> None:
+    loaders = ("from_pretrained", "from_config")
+    found = [(p, c) for p, c, name in calls("") if name.rpartition(".")[2] in loaders]
+    assert len(found) > 8
+    for place, call in found:
+        own = {k.arg: ast.unparse(k.value) for k in call.keywords}
+        assert own.get("trust_remote_code") == "False", place
+
+
 def test_renames_and_journals_are_recognized() -> None:
     def found(text: str) -> tuple[bool, bool]:
         call = ast.parse(text, mode="eval").body

@@ -14,9 +14,9 @@ Field = tuple[Callable[[Any], bool], str]  # (test of a value, description of va
 
 def check_fields(row: Mapping[str, Any], fields: Mapping[str, Field], where: str) -> None:
     """Raise `ManifestError` if a value is invalid and not null; the message starts with `where`."""
-    for name, (fits, expected) in fields.items():
-        if (value := row.get(name)) is not None and not fits(value):
-            raise ManifestError(f"{where}: found {name} {value!r}, expected {expected}")
+    for name, value in row.items():
+        if value is not None and (known := fields.get(name)) and not known[0](value):
+            raise ManifestError(f"{where}: found {name} {value!r}, expected {known[1]}")
 
 
 def check_text(fields: Mapping[str, Any], where: str) -> None:

@@ -6,9 +6,11 @@ manifest adds them to the utterances. BLSP's field names are accepted too.
 """
 
 import dataclasses
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -96,7 +98,7 @@ def parse_utterance(row: dict[str, Any], folder: Path, where: str) -> Utterance:
     if not isinstance(audio, str) or not audio:
         raise ManifestError(f"{where}: found no 'audio', expected the path of a sound file")
     check_fields(row, _FIELDS, where)
-    for name in row.keys() - _NAMES:
+    for name in () if row.keys() <= _NAMES else row.keys() - _NAMES:
         if (near := plain_name(name)) in _NAMES:
             raise ManifestError(f"{where}: found field {name!r}, expected {near!r}; rename it")
     vad = row.get("vad")
@@ -107,7 +109,7 @@ def parse_utterance(row: dict[str, Any], folder: Path, where: str) -> Utterance:
     segment = row.get("segment")
     return Utterance(
         id=as_text(row.get("id")) or default_id(audio, folder),
-        audio=str(folder / audio),
+        audio=_audio_path(audio, folder),
         segment=(float(segment[0]), float(segment[1])) if segment else None,
         text=row.get("text") or "",
         emotion=normalize_emotion(row["emotion"], where) if row.get("emotion") else None,
@@ -119,6 +121,20 @@ def parse_utterance(row: dict[str, Any], folder: Path, where: str) -> Utterance:
         response=row.get("response", row.get("output")),
         early_stop=bool(row.get("early_stop")),
     )
+
+
+def _audio_path(audio: str, folder: Path) -> str:
+    """`str(folder / audio)`, without a new `Path` for each clip."""
+    name = audio.rpartition("/")[2]
+    if name in ("", "."):
+        return str(folder / audio)
+    return os.path.join(_join(folder, audio[: -len(name)]), name)
+
+
+@lru_cache
+def _join(folder: Path, below: str) -> str:
+    joined = str(folder / below)
+    return "" if joined == "." else joined
 
 
 def default_id(audio: str, folder: Path) -> str:
@@ -162,15 +178,18 @@ def read_manifest(path: Path) -> list[Utterance]:
     utterances: dict[str, Utterance] = {}
     unused: dict[str, None] = {}
     split = path.stem if path.stem in SPLITS else ""
+    folder = path.parent.resolve()
     for where, row in read_lines(path):
-        utterance = parse_utterance(row, path.parent.resolve(), where)
-        unused |= dict.fromkeys(name for name in row if name not in _NAMES)
+        utterance = parse_utterance(row, folder, where)
+        if not row.keys() <= _NAMES:
+            unused |= dict.fromkeys(name for name in row if name not in _NAMES)
         if split and utterance.split not in ("", split):
             raise ManifestError(
                 f"{where}: found split {utterance.split!r} in the file of {split}; move the row to "
                 f"{utterance.split}.jsonl, or correct its split"
             )
-        utterance = dataclasses.replace(utterance, split=utterance.split or split)
+        if split and not utterance.split:
+            utterance = dataclasses.replace(utterance, split=split)
         if utterance.id in utterances:
             raise ManifestError(f"{where}: id {utterance.id!r} occurs twice; ids must be unique")
         utterances[utterance.id] = utterance

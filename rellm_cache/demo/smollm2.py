@@ -55,6 +55,7 @@ def convert_smollm2(out: Path, source: Path | None = None) -> None:
                 quantization_config=GgufConfig(dequantize=True),
                 dtype=torch.float16,
                 local_files_only=True,
+                trust_remote_code=False,
             )
     except UNREADABLE as error:
         raise RellmError(
@@ -86,7 +87,11 @@ def _smollm2_tokenizer(source: Path, length: int) -> PreTrainedTokenizerBase:
     rule "  5" becomes three tokens instead of the two that the model was trained on.
     """
     tokenizer = AutoTokenizer.from_pretrained(
-        source.parent, gguf_file=source.name, model_max_length=length, local_files_only=True
+        source.parent,
+        gguf_file=source.name,
+        model_max_length=length,
+        local_files_only=True,
+        trust_remote_code=False,
     )
     tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [

@@ -84,7 +84,10 @@ def convert_whisper_tiny_en(out: Path) -> None:
     check_fit(WhisperForConditionalGeneration, config, state, binary)
     write_model(out, config, _whisper_generation(config, suppressed_tokens(settings)), state)
     shutil.copyfile(tokens, out / "tokenizer.json")
-    WhisperTokenizer.from_pretrained(out, pad_token="<|endoftext|>").save_pretrained(out)
+    tokenizer = WhisperTokenizer.from_pretrained(
+        out, pad_token="<|endoftext|>", trust_remote_code=False
+    )
+    tokenizer.save_pretrained(out)
     WhisperFeatureExtractor(feature_size=config.num_mel_bins).save_pretrained(out)
 
 

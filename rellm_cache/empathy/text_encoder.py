@@ -60,7 +60,6 @@ class TextEncoder:
             needed=lambda name: not name.startswith(POOLER),
             dtype=torch.float32,
             attn_implementation="sdpa",
-            trust_remote_code=False,
         )
         if not self.tokenizer.is_fast:
             raise ConfigError(f"{folder}: its tokenizer has no tokenizer.json; convert it to one")

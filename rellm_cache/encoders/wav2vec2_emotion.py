@@ -54,8 +54,10 @@ class Wav2Vec2EmotionEncoder(FrameEncoder):
         super().__init__(spec, options, device)
         folder = find_model(spec.model, self.model_files)
         with model_errors(folder):
-            self._features = Wav2Vec2FeatureExtractor.from_pretrained(folder)
-            config = Wav2Vec2Config.from_pretrained(folder)
+            self._features = Wav2Vec2FeatureExtractor.from_pretrained(
+                folder, trust_remote_code=False
+            )
+            config = Wav2Vec2Config.from_pretrained(folder, trust_remote_code=False)
         found = (self._features.sampling_rate, self._features.do_normalize)
         if found != (spec.sampling_rate, True):
             raise ConfigError(

@@ -31,7 +31,7 @@ WINDOW_SAMPLES = 400  # of the Fourier transform; the last mel frame reaches thi
 def load_features(folder: Path) -> WhisperFeatureExtractor:
     """Load the log-mel feature extractor; `ConfigError` unless it is for 30 s at 16 kHz."""
     with model_errors(folder):
-        features = WhisperFeatureExtractor.from_pretrained(folder)
+        features = WhisperFeatureExtractor.from_pretrained(folder, trust_remote_code=False)
     found = (features.sampling_rate, features.chunk_length)
     if found != (16_000, 30):
         raise ConfigError(

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import WhisperForConditionalGeneration, WhisperTokenizer
+from transformers import GenerationConfig, WhisperForConditionalGeneration, WhisperTokenizer
 
 from rellm_cache.config.specs import TranscriberSpec
 from rellm_cache.encoders.whisper import WhisperEncoder, check_samples, load_features
@@ -19,6 +19,13 @@ from rellm_cache.utils.model_files import find_model, load_pretrained, model_err
 
 TEXT_FILES = ("generation_config.json", "tokenizer.json")
 NEEDED = ("preprocessor_config.json", *TEXT_FILES)
+# Settings of `generation_config.json` that belong to the model: its tokens, and those that its
+# published decoder leaves out. All others would steer greedy decoding.
+OWN_SETTINGS = (
+    "alignment_heads", "begin_suppress_tokens", "bos_token_id", "decoder_start_token_id",
+    "eos_token_id", "forced_decoder_ids", "is_multilingual", "lang_to_id", "max_length",
+    "no_timestamps_token_id", "pad_token_id", "prev_sot_token_id", "suppress_tokens", "task_to_id",
+)  # fmt: skip
 PROMPT_TOKENS = 4  # maximum: start, language, task, no timestamps
 
 
@@ -56,7 +63,7 @@ class WhisperTranscriber:
         self.spec = spec
         self._features = load_features(folder)
         with model_errors(folder):
-            self._tokenizer = WhisperTokenizer.from_pretrained(folder)
+            self._tokenizer = WhisperTokenizer.from_pretrained(folder, trust_remote_code=False)
         model = load_pretrained(
             WhisperForConditionalGeneration,
             folder,
@@ -70,6 +77,10 @@ class WhisperTranscriber:
                 f"transcriber.max_tokens = {spec.max_tokens}: {folder} has room for {room}"
             )
         self._language_options = _language_options(spec, model.generation_config, str(folder))
+        own = {name: getattr(model.generation_config, name, None) for name in OWN_SETTINGS}
+        model.generation_config = GenerationConfig(
+            **{name: value for name, value in own.items() if value is not None}
+        )
         self._ends = {model.generation_config.eos_token_id, model.generation_config.pad_token_id}
         self._model = model.to(device).eval().requires_grad_(False)
 

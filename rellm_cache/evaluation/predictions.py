@@ -4,6 +4,7 @@ Each row has the requested values: the emotion by head and LLM, the dimensions, 
 its empathy levels. A row with the id "" has the losses of all utterances together.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -43,6 +44,7 @@ from rellm_cache.utils.resumable_table import FINGERPRINT, ResultTable, fingerpr
 EVALUATED, PREDICTIONS = "evaluated.jsonl", "predictions.csv"
 ALL = ""  # id of the row for all utterances together
 BATCH = 16  # clips
+_FORMULA = re.compile(r"^'('*[=+\-@\t\r])")  # after an apostrophe, which stops spreadsheets
 
 
 @dataclass(frozen=True)
@@ -205,7 +207,8 @@ def prediction_rows(
     """Columns and rows of `predictions.csv`.
 
     A row has the true emotion, the emotions by head and LLM, and arousal, dominance and valence by
-    the dimension head; a cell without a value is empty.
+    the dimension head; a cell without a value is empty. A text that a spreadsheet would compute
+    as a formula has an apostrophe before it.
     """
     labels = predictions.llm
     emotions: dict[str, Sequence[str | None] | None] = {
@@ -218,7 +221,8 @@ def prediction_rows(
     for place, utterance in enumerate(utterances):
         named = ["" if column is None else column[place] or "" for column in emotions.values()]
         values = [""] * 3 if dimensions is None else [f"{value:.4f}" for value in dimensions[place]]
-        rows.append([utterance.id, utterance.speaker, utterance.emotion or "", *named, *values])
+        texts = [utterance.id, utterance.speaker, utterance.emotion or "", *named]
+        rows.append([*map(_neutralize, texts), *values])
     return ["id", "speaker", "emotion", *emotions, *DIMENSIONS], rows
 
 
@@ -228,4 +232,13 @@ def read_predictions(path: Path) -> dict[str, dict[str, str]]:
     Raises `ManifestError` if it cannot be read, and `RunError` if it differs from its checksum.
     """
     require_intact(path, "remove it, and evaluate the run again")
-    return {row["id"]: row for _, row in read_csv(path, ["id"])}
+    rows = [
+        {name: _FORMULA.sub(r"\1", text) for name, text in row.items()}
+        for _, row in read_csv(path, ["id"])
+    ]
+    return {row["id"]: row for row in rows}
+
+
+def _neutralize(text: str) -> str:
+    """A text with one more apostrophe if a formula, or apostrophes and a formula, begin it."""
+    return f"'{text}" if _FORMULA.match(f"'{text}") else text

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, GenerationConfig
 
 from rellm_cache.config.schema import LLMConfig
 from rellm_cache.errors import ConfigError
@@ -23,6 +23,7 @@ from rellm_cache.utils.model_files import (
     load_pretrained,
     locate_model,
     model_errors,
+    refuse_custom_code,
     weights_digest,
 )
 
@@ -67,7 +68,8 @@ def find_llm(config: LLMConfig) -> Path:
         ConfigError: it cannot be found, lacks a file, or needs its own Python code.
     """
     folder = locate_model(config.model, config.revision)
-    _refuse_custom_code(folder)
+    _refuse_qwen_v1(folder)
+    refuse_custom_code(folder)
     check_files(folder, ("tokenizer.json", "tokenizer_config.json"))
     return folder
 
@@ -86,7 +88,7 @@ def load_chat(config: LLMConfig) -> ChatFormat:
     """Load the tokenizer and chat format of a recipe's model, without its weights."""
     folder = find_llm(config)
     with model_errors(folder):
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     if isinstance(tokenizer.chat_template, str):
         tokenizer.chat_template = tokenizer.chat_template.removeprefix("\ufeff")
     return ChatFormat(tokenizer, config.template)
@@ -162,10 +164,8 @@ def offload_embeddings(model: Any, device: torch.device) -> None:
 
 
 def _reset_generation_config(model: Any) -> None:
-    """Drop a checkpoint's settings of sampling and penalties: generation here is greedy."""
-    for name in ("temperature", "top_p", "top_k", "repetition_penalty"):
-        setattr(model.generation_config, name, None)
-    model.generation_config.do_sample = False
+    """Drop all settings of a checkpoint's `generation_config.json`, which would steer decoding."""
+    model.generation_config = GenerationConfig()
 
 
 def _quantization(config: LLMConfig, dtype: torch.dtype) -> BitsAndBytesConfig | None:
@@ -207,7 +207,7 @@ def _require_quantization(folder: Path, config: LLMConfig) -> bool:
     return True
 
 
-def _refuse_custom_code(folder: Path) -> None:
+def _refuse_qwen_v1(folder: Path) -> None:
     path = folder / "config.json"
     if not path.is_file():
         return  # check_files reports missing files
@@ -217,10 +217,4 @@ def _refuse_custom_code(folder: Path) -> None:
             f"{folder}: the first version of Qwen needs Python code, which rellm never "
             "executes; convert it to a Qwen2 folder and use that as llm.model: "
             f"`rellm import qwen {folder} --out FOLDER`"
-        )
-    if "auto_map" in config:
-        raise ConfigError(
-            f"{folder}: model type {config.get('model_type')!r} needs Python code from the model "
-            "folder, which rellm never executes; use a checkpoint in a native transformers layout "
-            "(Llama, Qwen2, Qwen3), as --set llm.model=Qwen/Qwen2.5-7B-Instruct"
         )

@@ -75,12 +75,15 @@ def estimate_footprint(config: LLMConfig, dtype: torch.dtype) -> Footprint:
     """
     path = find_config(config.model, config.revision)
     with model_errors(path.parent):
-        shape = AutoConfig.from_pretrained(path)
+        shape = AutoConfig.from_pretrained(path, trust_remote_code=False)
     attention = config.attention_on("cpu" if dtype == torch.float32 else "cuda")
     by_segment = attention == "segments"
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(
-            shape, dtype=dtype, attn_implementation=_counted_attention(repeats=not by_segment)
+            shape,
+            dtype=dtype,
+            attn_implementation=_counted_attention(repeats=not by_segment),
+            trust_remote_code=False,
         )
     model.eval().requires_grad_(False)
     output = model.get_output_embeddings()

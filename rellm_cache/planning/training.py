@@ -116,8 +116,9 @@ def plan_training(
     lengths = torch.tensor(found, dtype=torch.long, device="cpu").clamp(min=1)
     frames = int(adapter.input_lengths(lengths).sum())  # in training mode
     embeddings = adapter.output_lengths(lengths)
+    tasks = recipe.losses.tasks
     tokens = [
-        _count_tokens(recipe.losses, clip, speech, questions.get(clip.id, ()))
+        _count_tokens(tasks, clip, speech, questions.get(clip.id, ()))
         for clip, speech in zip(clips, embeddings.tolist(), strict=True)
     ]
     total = sum(clip.total for clip in tokens)
@@ -154,13 +155,13 @@ def _bytes_a_parameter(config: TrainingConfig) -> int:
 
 
 def _count_tokens(
-    losses: LossesConfig, clip: Utterance, speech: int, questions: Sequence[QARow]
+    tasks: set[str], clip: Utterance, speech: int, questions: Sequence[QARow]
 ) -> _ClipTokens:
     """Tokens of one clip. Each answer repeats its `speech` embeddings; all questions share them."""
     answers = []
-    if losses.learns_responses:
+    if "response_lm" in tasks:
         answers.append(_text_tokens(clip.response or ""))
-    if "emotion_lm" in losses.tasks and clip.emotion:
+    if "emotion_lm" in tasks and clip.emotion:
         answers.append(LABEL_TOKENS)
     prompts = len(answers) + bool(questions)
     all_speech = speech * max(1, prompts)

@@ -52,11 +52,10 @@ def parse_object(
 
     Raises `error` if the text is not one JSON object; its message ends with `fix`.
     """
-    hooks: dict[str, Any] = {"parse_int": _parse_int}
-    if strict:
-        hooks |= {"parse_constant": _parse_constant, "object_pairs_hook": _distinct_names}
     try:
-        content = json.loads(text, **hooks)
+        if isinstance(text, bytes):
+            text = text.decode(json.detect_encoding(text), "surrogatepass")
+        content = (_STRICT if strict else _DECODER).decode(text)
     except RecursionError as found:
         raise error(f"{where}: not JSON (brackets are nested too deep); {fix}") from found
     except ValueError as found:  # includes UnicodeDecodeError
@@ -85,3 +84,10 @@ def _distinct_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(name for name in names if names.count(name) > 1)
         raise ValueError(f"the name {twice!r} occurs twice")
     return values
+
+
+# A decoder is made once: manifests have millions of lines.
+_DECODER = json.JSONDecoder(parse_int=_parse_int)
+_STRICT = json.JSONDecoder(
+    parse_int=_parse_int, parse_constant=_parse_constant, object_pairs_hook=_distinct_names
+)

@@ -30,6 +30,15 @@ JSON_FILES = (
     "tokenizer.json",
     "preprocessor_config.json",
 )
+CODE_FILES = (
+    "config.json",
+    "tokenizer_config.json",
+    "generation_config.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "image_processor_config.json",
+    "video_preprocessor_config.json",
+)
 IN_LAYER = re.compile(r"layers?\.\d+\.")
 MESSAGE = 300  # characters of another library's message
 HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -76,7 +85,11 @@ def find_config(model: str, revision: str = "") -> Path:
 
 @contextmanager
 def model_errors(folder: Path) -> Iterator[None]:
-    """Convert errors of transformers for a damaged or unknown model folder to `ConfigError`."""
+    """Convert errors of transformers for a damaged or unknown model folder to `ConfigError`.
+
+    A folder that asks for its own Python code is refused before.
+    """
+    refuse_custom_code(folder)
     try:
         yield
     except (RellmError, MemoryError):
@@ -90,6 +103,29 @@ def model_errors(folder: Path) -> Iterator[None]:
             f"{folder}: transformers cannot load this model folder ({type(error).__name__}: "
             f"{reason}); copy its files again, or choose a model that this version supports"
         ) from error
+
+
+def refuse_custom_code(folder: Path) -> None:
+    """Raise `ConfigError` if a file of a model folder asks for Python code from the folder.
+
+    Transformers would ask on the terminal whether to execute it.
+    """
+    for path in (folder / name for name in CODE_FILES):
+        if path.is_file() and _asks_for_code(read_object(path, ConfigError, "copy the file again")):
+            raise ConfigError(
+                f"{path}: found 'auto_map', which asks for Python code from the model folder; "
+                "rellm never executes it; use a checkpoint in a native layout of transformers (an "
+                "LLM: Llama, Qwen2, Qwen3), or, if the model needs no code, remove 'auto_map' there"
+            )
+
+
+def _asks_for_code(value: Any) -> bool:
+    """Whether a JSON value holds a key `auto_map` at any depth."""
+    if isinstance(value, list):
+        return any(map(_asks_for_code, value))
+    return isinstance(value, dict) and (
+        bool(value.get("auto_map")) or any(map(_asks_for_code, value.values()))
+    )
 
 
 def require_json_files(folder: Path) -> None:
@@ -125,7 +161,11 @@ def load_pretrained(
     with model_errors(folder):
         # Other shapes are reported below, except those of packed 4-bit weights.
         model, report = model_class.from_pretrained(
-            folder, output_loading_info=True, ignore_mismatched_sizes=not quantized, **options
+            folder,
+            output_loading_info=True,
+            ignore_mismatched_sizes=not quantized,
+            trust_remote_code=False,
+            **options,
         )
     if other := sorted(report["mismatched_keys"]):
         name, found, expected = other[0]

@@ -152,3 +152,20 @@ def test_the_digest_covers_tokenizer_and_generation_config(
         assert resolve_transcriber(spec_of(other)).weights_sha256 != spec.weights_sha256
     with pytest.raises(ConfigError, match=r"the recipe pins 000000000000"):
         resolve_transcriber(replace(spec, weights_sha256="0" * 64))
+
+
+def test_settings_in_a_model_folder_do_not_steer_decoding(
+    writer_folder: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(writer_folder, tmp_path / "steered")
+    path = tmp_path / "steered" / "generation_config.json"
+    steering = {
+        "no_repeat_ngram_size": 1, "min_length": 50, "repetition_penalty": 9.0, "temperature": 0.5,
+        "bad_words_ids": [[n] for n in range(20)], "forced_eos_token_id": 28, "num_beams": 3,
+        "num_return_sequences": 2, "sequence_bias": [[[5], 50.0]], "max_time": 1e-9,
+        "return_dict_in_generate": True, "output_scores": True, "stop_strings": ["a"],
+    }  # fmt: skip
+    path.write_text(json.dumps(json.loads(path.read_text()) | steering))
+    clips = [noise(1.5, 1), noise(1.0, 2)]
+    steered = WhisperTranscriber(spec_of(tmp_path / "steered"), CPU).transcribe(clips)
+    assert steered == WhisperTranscriber(spec_of(writer_folder), CPU).transcribe(clips)

@@ -38,3 +38,21 @@ def test_a_cell_without_a_value_is_empty(tmp_path: Path) -> None:
     }
     _, rows = prediction_rows(CLIPS[1:], EmotionPredictions(None, None, None, False, {}))
     assert rows == [["c", *[""] * 8]]
+
+
+def test_no_text_is_a_formula_and_every_text_is_read_back(tmp_path: Path) -> None:
+    signs = ("=", "+", "-", "@", "\t", "\r")
+    ids = [f"{prefix}{sign}cmd|' /c'!A0" for prefix in ("", "'", "''", "a", " ") for sign in signs]
+    ids += ["'", "''", "'a", "a'=b", "", "c/1"]
+    clips = [Utterance(name, "a.wav", speaker=name, emotion="sad") for name in ids]
+    below = np.full((len(ids), 3), -0.25, np.float32)
+    found = EmotionPredictions(["sad"] * len(ids), below, None, False, {})
+    _, rows = prediction_rows(clips, found)
+    assert not [cell for row in rows for cell in row[:2] if cell.startswith(signs)]
+    assert [row[0] for row in rows[18:]] == ids[18:]
+    assert rows[0][-3:] == ["-0.2500"] * 3
+    write_csv(tmp_path / "predictions.csv", *prediction_rows(clips, found))
+    read = read_predictions(tmp_path / "predictions.csv")
+    assert list(read) == ids
+    assert [row["speaker"] for row in read.values()] == ids
+    assert {row["arousal"] for row in read.values()} == {"-0.2500"}

@@ -1,5 +1,7 @@
 """Generation: greedy decoding in batches, sampling by seed, stopping at a reply limit."""
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -88,3 +90,26 @@ def test_each_row_has_its_own_stop(parrot: FrozenLLM) -> None:
     rows = torch.tensor([tokenizer("Why? Oh")["input_ids"], tokenizer("Why. Oh")["input_ids"]])
     reached = LimitReached(ReplyLimit(after_question=True), tokenizer)
     assert reached(rows, None).tolist() == [True, False]
+
+
+def test_settings_in_a_model_folder_do_not_steer_decoding(
+    llm: FrozenLLM, llm_folder: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(llm_folder, tmp_path / "steered")
+    path = folder / "generation_config.json"
+    ends = list(llm.chat.stop_ids)
+    steering = {
+        "num_beams": 3, "no_repeat_ngram_size": 1, "min_length": 50, "repetition_penalty": 9.0,
+        "suppress_tokens": list(range(100)), "begin_suppress_tokens": list(range(99)),
+        "bad_words_ids": [[n] for n in range(90)], "do_sample": True, "temperature": 9.0,
+        "encoder_no_repeat_ngram_size": 1, "length_penalty": 3.0, "forced_eos_token_id": ends[0],
+        "max_length": 3, "num_return_sequences": 3, "penalty_alpha": 0.6, "top_k": 4,
+        "sequence_bias": [[[5], 50.0]], "stop_strings": ["a"], "output_scores": True,
+        "exponential_decay_length_penalty": [1, 2.0], "return_dict_in_generate": True,
+        "max_time": 1e-9, "prompt_lookup_num_tokens": 2, "guidance_scale": 3.0,
+    }  # fmt: skip
+    found = json.loads(path.read_text()) if path.is_file() else {}
+    path.write_text(json.dumps(found | steering))
+    steered = load_llm(LLMConfig(str(folder), quantization="none"), torch.device("cpu"))
+    prompts = [llm.embed(llm.chat.ids(text)) for text in ("Hello", "A much longer prompt")]
+    assert continue_prompts(steered, prompts, 12) == continue_prompts(llm, prompts, 12)

@@ -1,14 +1,23 @@
 """Model folders: lookup, errors for missing files, and the digest."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from rellm_cache.config.schema import LLMConfig
 from rellm_cache.errors import ConfigError
-from rellm_cache.utils.model_files import find_model, weight_files, weights_digest
+from rellm_cache.llm.loading import load_chat
+from rellm_cache.utils.model_files import (
+    CODE_FILES,
+    find_model,
+    model_errors,
+    weight_files,
+    weights_digest,
+)
 
 
 @pytest.fixture
@@ -94,3 +103,42 @@ def test_the_digest_covers_all_that_decides_the_output(model: Path) -> None:
         (model / name).write_text("changed")
         assert weights_digest(model) != digest
         digest = weights_digest(model)
+
+
+@pytest.mark.parametrize("name", CODE_FILES)
+@pytest.mark.parametrize("depth", [0, 2])
+def test_a_folder_that_asks_for_code_is_refused_by_file(
+    name: str, depth: int, tmp_path: Path
+) -> None:
+    found: dict[str, object] = {"auto_map": {"AutoTokenizer": ["own.Own", None]}}
+    for _ in range(depth):
+        found = {"inner": [found]}
+    (tmp_path / name).write_text(json.dumps(found))
+    with (
+        pytest.raises(ConfigError, match=f"{name}: found 'auto_map', which asks for Python code"),
+        model_errors(tmp_path),
+    ):
+        raise AssertionError("never reached")
+    (tmp_path / name).write_text('{"auto_map": {}}')
+    with model_errors(tmp_path):
+        pass
+
+
+def test_nobody_is_asked_whether_to_execute_code(
+    llm_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, ran = shutil.copytree(llm_folder, tmp_path / "chat"), tmp_path / "ran"
+    (folder / "own.py").write_text(f"open({str(ran)!r}, 'w')")
+    path = folder / "tokenizer_config.json"
+    config = json.loads(path.read_text())
+    config |= {"tokenizer_class": "Own", "auto_map": {"AutoTokenizer": ["own.Own", None]}}
+    path.write_text(json.dumps(config))
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    with pytest.raises(ConfigError, match=r"tokenizer_config\.json: found 'auto_map'"):
+        load_chat(LLMConfig(model=str(folder)))
+    # Without our own check, transformers refuses: every call says so.
+    monkeypatch.setattr("rellm_cache.llm.loading.refuse_custom_code", lambda folder: None)
+    monkeypatch.setattr("rellm_cache.utils.model_files.refuse_custom_code", lambda folder: None)
+    with pytest.raises(ConfigError, match="ValueError: The repository"):
+        load_chat(LLMConfig(model=str(folder)))
+    assert not ran.exists()
