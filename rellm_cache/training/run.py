@@ -38,7 +38,12 @@ from rellm_cache.errors import ConfigError, RunError
 from rellm_cache.llm.frozen import FrozenLLM
 from rellm_cache.model.losses.registry import active_losses
 from rellm_cache.runs.card import CARD, write_card
-from rellm_cache.runs.folder import create_run_folder, record_data, require_same_recipe
+from rellm_cache.runs.folder import (
+    create_run_folder,
+    record_data,
+    require_same_data,
+    require_same_recipe,
+)
 from rellm_cache.runs.licences import model_licences
 from rellm_cache.runs.provenance import (
     TRAINING,
@@ -143,7 +148,9 @@ def _train(
     require_same_recipe(recipe, out)  # differs if an earlier call used other encoder weights
     with accelerator.main_process_first():
         splits = (corpus.train, corpus.validation)
-        record_data(data_digest(splits, recipe.losses, corpus.questions, corpus.streams), out)
+        digest = data_digest(splits, recipe.losses, corpus.questions, corpus.streams)
+        check_data = record_data if accelerator.is_main_process else require_same_data
+        check_data(digest, out)
     notes = _describe_corpus(corpus, recipe)
     validation = summarize_data(corpus.validation, manifest) if corpus.validation else None
     summaries = (summarize_data(corpus.train, manifest), validation)

@@ -238,6 +238,7 @@ def test_predictions_are_made_again_only_after_a_change(
     save_file(
         {n: t * 0.5 for n, t in weights.items()}, run / "adapter.safetensors", {"format": "pt"}
     )
+    record(run, ["adapter.safetensors"])
     assert not {row["fingerprint"] for row in again(EvaluationOptions(1))} & {
         row["fingerprint"] for row in first
     }
