@@ -155,13 +155,15 @@ class Registry:
 
     @contextmanager
     def restored(self) -> Iterator[None]:
-        """Context after which the parts of others, registered within, are gone, for tests."""
+        """Context after which the parts registered within are gone, for tests.
+
+        Import `rellm_cache.model.losses` before it: our losses are registered only once.
+        """
         before = dict(self._plugins)
         try:
             yield
         finally:
-            own = {name: part for name, part in self._plugins.items() if not part.provider}
-            self._plugins = before | own  # ours are registered once, when their module is imported
+            self._plugins = before
 
     def _import(self, name: str, where: str) -> None:
         """Import the entry point of a name, if there is one; its decorator registers the part."""
