@@ -7,7 +7,6 @@ then that folder is synced. A kill or a power cut leaves the old content or the 
 import csv
 import errno
 import glob
-import io
 import json
 import os
 import secrets
@@ -17,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from safetensors import SafetensorError
@@ -84,11 +84,12 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object
 
 def csv_text(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """Return the text of a CSV file, its header first."""
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
+    lines: list[str] = []
+    # A writer quotes what its line end contains, so that a lone "\r" in a cell is read back.
+    writer = csv.writer(SimpleNamespace(write=lines.append), lineterminator="\r\n")
     writer.writerow(columns)
     writer.writerows(rows)
-    return table.getvalue()
+    return "".join(line.removesuffix("\r\n") + "\n" for line in lines)
 
 
 def is_temporary(path: Path) -> bool:

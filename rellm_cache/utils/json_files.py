@@ -13,7 +13,7 @@ def read_utf8(path: Path, error: type[RellmError], fix: str) -> str:
     """Read a UTF-8 text file, without its byte order mark.
 
     Raises `error` if it is no regular file, cannot be read, or is not UTF-8; then the message names
-    the line. Other messages end with `fix`.
+    the line. The message ends with `fix`.
     """
     try:
         if path.exists() and not path.is_file():
@@ -30,7 +30,7 @@ def read_utf8(path: Path, error: type[RellmError], fix: str) -> str:
         line, bad = data.count(b"\n", 0, found.start) + 1, data[found.start : found.end]
         kind = ": UTF-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else ""
         raise error(
-            f"{path}:{line}: not UTF-8 text (found bytes {bad!r}{kind}); save it as UTF-8"
+            f"{path}:{line}: not UTF-8 text (found bytes {bad!r}{kind}); save it as UTF-8; {fix}"
         ) from found
 
 
