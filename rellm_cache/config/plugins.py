@@ -141,7 +141,7 @@ class Registry:
         if recorded:
             package = recorded.partition(" ")[0]
             raise ConfigError(f"{message}; {recorded} provided it: pip install {package}")
-        known = [*others, *self.names()]
+        known = sorted({*others, *self.names()})
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}."
         raise ConfigError(
@@ -155,13 +155,15 @@ class Registry:
 
     @contextmanager
     def restored(self) -> Iterator[None]:
-        """Context after which the parts of others, registered within, are gone, for tests."""
+        """Context after which the parts registered within are gone, for tests.
+
+        Import `rellm_cache.model.losses` before it: our losses are registered only once.
+        """
         before = dict(self._plugins)
         try:
             yield
         finally:
-            own = {name: part for name, part in self._plugins.items() if not part.provider}
-            self._plugins = before | own  # ours are registered once, when their module is imported
+            self._plugins = before
 
     def _import(self, name: str, where: str) -> None:
         """Import the entry point of a name, if there is one; its decorator registers the part."""

@@ -243,7 +243,8 @@ class LossesConfig(Section):
 
     def plugin(self, name: str, recorded: str = "") -> Plugin:
         """The loss of a plug-in."""
-        own = tuple(item.name for item in dataclasses.fields(self) if item.metadata != REST)
+        fields = (item.name for item in dataclasses.fields(self))
+        own = tuple(name for name in fields if name not in ("extra", "options"))
         return LOSSES.find(name, f"losses.{name}", recorded, own)
 
     @property

@@ -107,7 +107,7 @@ class SpeechLLM(nn.Module):
         sums = dict.fromkeys(self.losses, zero) | self._answer_losses(speech, batch, context)
         for name, loss in self.losses.items():
             if loss.clip_sum is not None:
-                sums[name] = loss.clip_sum(outputs, batch, loss.context(context))
+                sums[name] = loss.check(loss.clip_sum(outputs, batch, loss.context(context)))
         return replace(outputs, terms=LossTerms.of(sums, self.counts(batch)))
 
     def _context(self, moments: Tensor | None = None) -> LossContext:
@@ -156,9 +156,8 @@ class SpeechLLM(nn.Module):
                 answers = AnswerStates(states, row.answers[own], weight, taught)
                 for loss in others:
                     if loss.task == task and loss.token_sum is not None:
-                        sums[loss.name] = sums[loss.name] + loss.token_sum(
-                            answers, loss.context(context)
-                        )
+                        total = loss.check(loss.token_sum(answers, loss.context(context)))
+                        sums[loss.name] = sums[loss.name] + total
         return sums | dict(zip(TASKS, entropies.unbind(), strict=True))
 
     def tokens(self, embeddings: int, targets: Sequence[Target]) -> int:

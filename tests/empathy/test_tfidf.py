@@ -13,6 +13,7 @@ from sklearn.pipeline import make_pipeline
 from rellm_cache.empathy.exchanges import EncodedExchange
 from rellm_cache.empathy.tfidf import fit_tfidf, load_tfidf, reply_terms, save_tfidf
 from rellm_cache.errors import ManifestError, RunError
+from rellm_cache.utils.checksums import record
 
 REPLIES = [
     "I am so sorry.",
@@ -71,13 +72,20 @@ def test_only_judged_exchanges_count() -> None:
 def test_saving_and_loading(tmp_path: Path) -> None:
     words = fit_tfidf(fit(LEVELS), ["EX"])
     save_tfidf(tmp_path, words)
-    assert {p.name for p in tmp_path.glob("words.*")} == {"words.json", "words.safetensors"}
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "results.sha256",
+        "words.json",
+        "words.safetensors",
+    ]
     again = load_tfidf(tmp_path, ["EX"])
     assert again.terms == words.terms
     np.testing.assert_array_equal(again.logits(REPLIES)["EX"], words.logits(REPLIES)["EX"])
     with pytest.raises(RunError, match="train again"):
         load_tfidf(tmp_path, ["ER"])
     (tmp_path / "words.json").write_text('["one"]')
+    with pytest.raises(RunError, match=r"words\.json: found other bytes than results\.sha256 says"):
+        load_tfidf(tmp_path, ["EX"])
+    record(tmp_path, ["words.json"])
     with pytest.raises(RunError, match=r"words\.json: not what .* expected equal numbers"):
         load_tfidf(tmp_path, ["EX"])
 

@@ -20,6 +20,7 @@ from rellm_cache.model.registry import register_adapter
 from rellm_cache.planning.training import plan_training
 from rellm_cache.runs.weights import load_run
 from rellm_cache.training.run import train
+from rellm_cache.utils.checksums import record
 
 
 @pytest.fixture(autouse=True)
@@ -66,6 +67,7 @@ def test_an_adapter_of_another_kind_is_planned_trained_and_loaded(
 
     recorded = tmp_path / "run/recipe.toml"
     recorded.write_text(recorded.read_text().replace(f"module {__name__}", "old 0.1"))
+    record(tmp_path / "run", ["recipe.toml"])
     load_run(tmp_path / "run", torch.device("cpu"))
     assert "trained with adapter.mean of old 0.1; installed is module" in capsys.readouterr().err
     with pytest.raises(RunError, match=r"plugins.adapter.mean: wanted 'module .* found 'old 0.1'"):

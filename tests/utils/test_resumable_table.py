@@ -137,7 +137,7 @@ def test_the_finished_file_may_have_another_form(path: Path) -> None:
 def test_a_truncated_finished_file_is_an_error(path: Path) -> None:
     path.parent.mkdir()
     path.write_text("My notes")
-    with pytest.raises(JournalError, match=r"answers\.jsonl:1: not JSON \(found b'My notes'"):
+    with pytest.raises(JournalError, match=r"answers\.jsonl:1: not JSON \(found 'My notes'"):
         ResultTable(path, EXPECTED)
 
 

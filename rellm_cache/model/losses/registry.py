@@ -15,6 +15,7 @@ from torch import Tensor
 from rellm_cache.config.plugins import LOSSES, Plugin
 from rellm_cache.config.schema import ANSWER_TASKS, LossesConfig
 from rellm_cache.data.batch import Batch
+from rellm_cache.errors import ConfigError
 from rellm_cache.model.adapter import Speech
 from rellm_cache.model.losses.loss_terms import LossTerms
 
@@ -103,6 +104,16 @@ class Loss:
     def context(self, shared: LossContext) -> LossContext:
         """The context with this loss's options."""
         return shared if self.options is None else replace(shared, options=self.options)
+
+    def check(self, total: object) -> Tensor:
+        """Return what the function returned; `ConfigError` if it is not a scalar tensor."""
+        if isinstance(total, Tensor) and total.ndim == 0:
+            return total
+        shape = f" of shape {tuple(total.shape)}" if isinstance(total, Tensor) else ""
+        raise ConfigError(
+            f"loss {self.name!r}: its function returned {type(total).__name__}{shape}; expected a "
+            "scalar tensor, the sum over clips or tokens, as of `values.sum()`"
+        )
 
 
 # The losses of rellm, in the order in which they are added up: another order changes the rounding.

@@ -57,8 +57,10 @@ def cache_folder(location: str | Path) -> Path:
 
 
 def store_folder(location: str | Path) -> Path:
-    """Return the folder of one store, given by its path or URL; `StoreError` if a URL has none."""
+    """Return the folder of one store, given by its path or URL; `StoreError` if there is none."""
     if not is_url(str(location)):
+        if not Path(location).is_dir():
+            raise StoreError(f"{location}: no such folder; `rellm cache info` lists the stores")
         return Path(location)
     root, _, name = str(location).rstrip("/").rpartition("/")
     store = open_mirror(root) / name

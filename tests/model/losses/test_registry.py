@@ -18,6 +18,7 @@ from rellm_cache.evaluation.run import evaluate
 from rellm_cache.model.losses.registry import (
     OURS,
     AnswerStates,
+    Loss,
     LossContext,
     Outputs,
     active_losses,
@@ -111,3 +112,13 @@ def test_weights_and_options_of_a_loss_are_checked_and_recorded(tmp_path: Path) 
 def test_a_task_that_does_not_exist_is_refused() -> None:
     with pytest.raises(ValueError, match="task = 'response': expected one of response_lm, emotion"):
         register_loss("mine", task="response")
+
+
+def test_a_loss_that_returns_no_scalar_is_named() -> None:
+    loss = Loss("margin", lambda batch, context: 1.0)
+    total = torch.ones(())
+    assert loss.check(total) is total
+    with pytest.raises(ConfigError, match=r"loss 'margin': .* Tensor of shape \(4,\); expected a"):
+        loss.check(torch.ones(4))
+    with pytest.raises(ConfigError, match=r"loss 'margin': .* returned float; expected a scalar"):
+        loss.check(0.0)
