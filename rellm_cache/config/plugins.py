@@ -141,7 +141,7 @@ class Registry:
         if recorded:
             package = recorded.partition(" ")[0]
             raise ConfigError(f"{message}; {recorded} provided it: pip install {package}")
-        known = sorted({*others, *self.names()})
+        known = list(dict.fromkeys([*others, *self.names()]))
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}."
         raise ConfigError(

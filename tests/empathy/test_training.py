@@ -190,6 +190,14 @@ def test_damaged_folders_are_refused(trained: Path, tmp_path: Path) -> None:
     weights.write_bytes(weights.read_bytes()[:-10])
     with pytest.raises(RunError, match=r"ER-IP-EX\.safetensors: found other bytes than"):
         load_empathy(cut, CPU)
+    (cut / "results.sha256").unlink()  # as in a folder of an older version
+    with pytest.raises(RunError, match=r"ER-IP-EX\.safetensors: not the weights of"):
+        load_empathy(cut, CPU)
+    odd = load_file(trained / "ER-IP-EX.safetensors")
+    odd[min(odd)].view(-1)[0] = torch.nan
+    save_file(odd, weights)
+    with pytest.raises(RunError, match="found NaN or infinite values"):
+        load_empathy(cut, CPU)
     other = copy("other")
     tensors = load_file(other / "encoder" / "model.safetensors")
     tensors["embeddings.LayerNorm.bias"] += 1
