@@ -6,6 +6,7 @@ import pytest
 
 from rellm_cache.corpus.text_files import Problems, read_csv, read_text, read_text_lines
 from rellm_cache.errors import ManifestError
+from rellm_cache.utils.atomic_files import write_csv
 
 
 @pytest.mark.parametrize(
@@ -134,3 +135,10 @@ def test_spaces_after_commas_are_skipped_where_asked(tmp_path: Path) -> None:
     assert read_csv(path, skip_spaces=True) == [(f"{path}:2", {"a": "1", "b": "two, three"})]
     with pytest.raises(ManifestError, match=r"a.csv:2: found 3 values"):
         read_csv(path)
+
+
+def test_every_cell_that_is_written_is_read_back(tmp_path: Path) -> None:
+    cells = ["a\rb", "a\nb", "a\r\nb", 'a"b', "a,b", " a ", "", "é\u2028"]
+    write_csv(tmp_path / "a.csv", ["id", "text"], enumerate(cells))
+    assert [row["text"] for _, row in read_csv(tmp_path / "a.csv")] == cells
+    assert (tmp_path / "a.csv").read_bytes().startswith(b'id,text\n0,"a\rb"\n1,"a\nb"\n')

@@ -41,7 +41,7 @@ def test_a_cell_without_a_value_is_empty(tmp_path: Path) -> None:
 
 
 def test_no_text_is_a_formula_and_every_text_is_read_back(tmp_path: Path) -> None:
-    signs = ("=", "+", "-", "@", "\t")
+    signs = ("=", "+", "-", "@", "\t", "\r")
     ids = [f"{prefix}{sign}cmd|' /c'!A0" for prefix in ("", "'", "''", "a", " ") for sign in signs]
     ids += ["'", "''", "'a", "a'=b", "", "c/1"]
     clips = [Utterance(name, "a.wav", speaker=name, emotion="sad") for name in ids]
@@ -49,7 +49,7 @@ def test_no_text_is_a_formula_and_every_text_is_read_back(tmp_path: Path) -> Non
     found = EmotionPredictions(["sad"] * len(ids), below, None, False, {})
     _, rows = prediction_rows(clips, found)
     assert not [cell for row in rows for cell in row[:2] if cell.startswith(signs)]
-    assert [row[0] for row in rows[15:]] == ids[15:]
+    assert [row[0] for row in rows[18:]] == ids[18:]
     assert rows[0][-3:] == ["-0.2500"] * 3
     write_csv(tmp_path / "predictions.csv", *prediction_rows(clips, found))
     read = read_predictions(tmp_path / "predictions.csv")
