@@ -4,7 +4,9 @@
 """
 
 import dataclasses
+import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -26,6 +28,8 @@ from rellm_cache.config.toml import (
     write_toml,
 )
 from rellm_cache.errors import ConfigError
+
+BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
 
 def shipped_recipes() -> dict[str, str]:
@@ -77,16 +81,39 @@ def to_toml(recipe: Recipe) -> str:
 
 
 def identity_toml(recipe: Recipe) -> str:
-    """Return the recipe as text for digests: as `to_toml`, but without `Section.later` defaults.
+    """Return the recipe as text for digests, without fields of `Section.later` at their default.
 
-    So a new field of recipes changes no existing digest.
+    So a new field of recipes changes no existing digest. The text is that of the first versions'
+    `recipe.toml`, whose form must never change; `to_toml` writes the file.
     """
     table = recipe.to_table()
     for section in vars(recipe).values():
         for name in section.later if isinstance(section, Section) else ():
             if getattr(section, name) == getattr(type(section), name):
                 del table[section.table][name]
-    return write_toml(table)
+    lines: list[str] = []
+    _add_identity(lines, table, ())
+    return "\n".join(lines).strip() + "\n"
+
+
+def _add_identity(lines: list[str], table: Mapping[str, Any], path: tuple[str, ...]) -> None:
+    if path:
+        lines += ["", f"[{'.'.join(map(_identity_key, path))}]"]
+    values = {k: v for k, v in table.items() if v is not None}
+    for key, value in values.items():
+        if not isinstance(value, dict):
+            lines.append(f"{_identity_key(key)} = {_identity_value(value)}")
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            _add_identity(lines, value, (*path, key))
+
+
+def _identity_key(name: str) -> str:
+    return name if BARE_KEY.fullmatch(name) else _identity_value(name)
+
+
+def _identity_value(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _read_layers(

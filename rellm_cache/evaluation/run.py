@@ -11,6 +11,7 @@ A killed call can continue; a repeated call computes only what has changed.
 
 import dataclasses
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,7 @@ from rellm_cache.utils.atomic_files import csv_text, update_text
 from rellm_cache.utils.checksums import SUMS, recorded
 from rellm_cache.utils.console import counted, say
 from rellm_cache.utils.devices import use_threads
+from rellm_cache.utils.json_files import load
 from rellm_cache.utils.locks import hold_folder
 from rellm_cache.utils.overwriting import overwriting, refuse_input
 
@@ -160,13 +162,14 @@ def _require_same_manifest(scores: Path, manifest: Path, data: DataSummary) -> N
     A manifest that moved is the same if its summary is; scores of earlier versions name none.
     """
     try:
-        found = json.loads(scores.read_text("utf-8"))
-        place, clips, summary = found.get(MANIFEST, ""), found["clips"], found["data"]
+        found = load(scores)
+        place, clips = str(found.get(MANIFEST, "")), found["clips"]
+        summary = found["data"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return  # no scores, or damaged ones
     if place == str(manifest.absolute()):
         return
-    if summary == dataclasses.asdict(data) and not (place and Path(place).exists()):
+    if summary == dataclasses.asdict(data) and not (place and os.path.exists(place)):
         return
     raise RunError(
         f"{scores}: holds the scores of {place or f'another manifest of {clips} clips'}, and those "

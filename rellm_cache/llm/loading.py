@@ -109,6 +109,8 @@ def require_finite(model: torch.nn.Module) -> None:
     """Raise `ConfigError` that names a weight with NaN or infinite values."""
     for name, weight in model.named_parameters():
         values = [weight.detach()]
+        if (scale := getattr(weight, "SCB", None)) is not None:  # 8-bit: a scale for each row
+            values = [scale]
         if (state := getattr(weight, "quant_state", None)) is not None:  # 4-bit: its scales
             scales = (state.absmax, state.offset, state.state2 and state.state2.absmax)
             values = [scale for scale in scales if scale is not None]

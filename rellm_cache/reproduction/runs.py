@@ -34,7 +34,7 @@ from rellm_cache.utils.atomic_files import write_text
 from rellm_cache.utils.console import say
 from rellm_cache.utils.devices import threads_each
 from rellm_cache.utils.json_files import read_object
-from rellm_cache.utils.model_files import file_digest
+from rellm_cache.utils.regular_files import file_digest
 from rellm_cache.utils.resumable_table import FINGERPRINT, fingerprint_of
 
 DONE, FIRST, RUN, RESPONSES = "done.json", "first", "run", "responses.jsonl"

@@ -18,6 +18,7 @@ from rellm_cache.store.remote.mirror import cache_folder
 from rellm_cache.store.remote.mirror_paths import is_url, origin_url
 from rellm_cache.utils.atomic_files import write_text
 from rellm_cache.utils.checksums import require_intact
+from rellm_cache.utils.json_files import build_record, load
 
 TRAINING = "training.json"
 DEFAULT_CACHE = Path("cache")  # same as the default of `--cache`
@@ -133,12 +134,8 @@ def load_training(run: Path) -> TrainingRecord:
     """Read `training.json`; `RunError` if it is missing or damaged."""
     require_intact(run / TRAINING, "restore it")
     try:
-        content = json.loads((run / TRAINING).read_text("utf-8"))
-        content["train"] = DataSummary(**content["train"])
-        if content["validation"]:
-            content["validation"] = DataSummary(**content["validation"])
-        return TrainingRecord(**content)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return build_record(TrainingRecord, load(run / TRAINING))
+    except (OSError, ValueError) as error:
         raise RunError(
             f"{run / TRAINING}: cannot be read ({type(error).__name__}: {error}); `rellm train` "
             "writes it at the end: run the command that trained this run again, which trains "

@@ -13,8 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from rellm_cache.config.recipes import load_recipe
 from rellm_cache.config.schema import LLMConfig, Recipe
@@ -26,7 +25,9 @@ from rellm_cache.model.speech_llm import SpeechLLM
 from rellm_cache.utils.atomic_files import update_text, write_file
 from rellm_cache.utils.checksums import require_intact
 from rellm_cache.utils.console import say
-from rellm_cache.utils.model_files import file_digest
+from rellm_cache.utils.json_files import build_record, load
+from rellm_cache.utils.regular_files import file_digest
+from rellm_cache.utils.tensor_files import load_safetensors
 
 WEIGHTS, CONFIG, RECIPE = "adapter.safetensors", "adapter_config.json", "recipe.toml"
 DTYPES = (torch.float32, torch.bfloat16)  # of trained weights, see `training.param_dtype`
@@ -101,10 +102,7 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
         RunError: the file is damaged, differs from its checksum, or has a value that is not finite.
     """
     require_intact(path, AGAIN)
-    try:
-        state = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise RunError(f"{path}: not a readable checkpoint ({error}); {AGAIN}") from error
+    state = load_safetensors(path, RunError, AGAIN)
     for name, tensor in sorted(state.items()):
         if tensor.dtype not in DTYPES:
             raise RunError(
@@ -140,12 +138,13 @@ def load_info(run: Path) -> AdapterInfo:
     """Read `adapter_config.json`; `RunError` if the folder is not a finished run."""
     require_intact(run / CONFIG, AGAIN)
     try:
-        content = json.loads((run / CONFIG).read_text("utf-8"))
+        content = load(run / CONFIG)
         if "sizes" not in content:  # written before streams had names
             both = {"speech": content["speech_size"], "emotion": content["emotion_size"]}
             content["sizes"] = {name: size for name, size in both.items() if size}
-        return AdapterInfo(**{k: content[k] for k in AdapterInfo.__dataclass_fields__})
-    except (OSError, ValueError, KeyError) as error:
+        known = AdapterInfo.__dataclass_fields__
+        return build_record(AdapterInfo, {k: v for k, v in content.items() if k in known})
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise RunError(
             f"{run}: not the folder of a finished run ({type(error).__name__}: {error}); expected "
             f"{CONFIG} and {WEIGHTS}, which `rellm train` writes"

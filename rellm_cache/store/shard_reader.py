@@ -5,7 +5,6 @@ is an error; it never reads as zeros.
 """
 
 import contextlib
-import json
 import os
 import resource
 from collections.abc import Iterator
@@ -23,6 +22,7 @@ from rellm_cache.store.errors import MISSING_FILE_ERRORS, unreadable_error
 from rellm_cache.store.format import INNER_FRAMES, StoreInfo
 from rellm_cache.store.remote.download import open_shard, part_origin_url
 from rellm_cache.store.shard_writer import shard_index
+from rellm_cache.utils.json_files import load
 
 # Codecs of uncompressed values, in zarr.json.
 ONE_BYTE = {"name": "bytes"}
@@ -100,7 +100,7 @@ class MappedShards:
         """
         file = folder / "zarr.json"
         try:
-            meta = json.loads(file.read_text("utf-8"))
+            meta = load(file)
             found = meta["data_type"]
             mappable = _is_mappable(meta, info)
             shard_frames = int(meta["chunk_grid"]["configuration"]["chunk_shape"][0])

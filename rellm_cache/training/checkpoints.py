@@ -9,7 +9,6 @@ A folder gets its final name when all its files are on the disk. The last two in
 kept, in case one is damaged. A finished run keeps one, with only the last weights and the position.
 """
 
-import pickle
 import shutil
 import time
 from collections.abc import Callable
@@ -31,7 +30,8 @@ from rellm_cache.utils.atomic_files import replace_folder
 from rellm_cache.utils.checksums import SUMS, find_damage, sums_text
 from rellm_cache.utils.console import say
 from rellm_cache.utils.devices import random_state, set_random_state
-from rellm_cache.utils.model_files import file_digest
+from rellm_cache.utils.regular_files import file_digest
+from rellm_cache.utils.tensor_files import load_torch
 
 STATE, PARTIAL, KEPT = "state.pt", ".partial", 2
 
@@ -195,18 +195,17 @@ class CheckpointManager:
         self._folders.save(position.step, write, kept)
 
 
+REMOVE = "remove it, and training continues from an earlier checkpoint or starts again"
+
+
 def _read_state(checkpoint: Path) -> dict[str, Any]:
-    try:
-        state = torch.load(checkpoint / STATE, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
-        raise _cannot_continue(checkpoint, error) from error
-    return dict(state)
+    return load_torch(checkpoint / STATE, RunError, REMOVE)
 
 
 def _cannot_continue(checkpoint: Path, error: Exception) -> RunError:
     return RunError(
-        f"{checkpoint}: training cannot continue from it ({type(error).__name__}: {error}); remove "
-        "it, and training continues from an earlier checkpoint or starts again"
+        f"{checkpoint}: training cannot continue from it ({type(error).__name__}: {error}); "
+        f"{REMOVE}"
     )
 
 

@@ -23,7 +23,6 @@ from typing import Any
 from accelerate import Accelerator
 
 from rellm_cache.annotation.teacher import open_teacher_store, teacher_spec
-from rellm_cache.config.recipes import to_toml
 from rellm_cache.config.schema import EncoderConfig, Recipe
 from rellm_cache.corpus.manifest import Utterance, read_split
 from rellm_cache.data.examples import (
@@ -41,6 +40,7 @@ from rellm_cache.runs.card import CARD, write_card
 from rellm_cache.runs.folder import (
     create_run_folder,
     record_data,
+    record_recipe,
     require_same_data,
     require_same_recipe,
 )
@@ -66,12 +66,12 @@ from rellm_cache.training.loop import (
     read_metrics,
 )
 from rellm_cache.training.validation import selection_score
-from rellm_cache.utils.atomic_files import update_text
 from rellm_cache.utils.checksums import recorded
 from rellm_cache.utils.console import say
 from rellm_cache.utils.devices import describe_machine, use_threads
 from rellm_cache.utils.locks import hold_folder
-from rellm_cache.utils.model_files import file_digest, locate_model, weights_digest
+from rellm_cache.utils.model_files import locate_model, weights_digest
+from rellm_cache.utils.regular_files import file_digest
 from rellm_cache.version import __version__
 
 
@@ -165,7 +165,7 @@ def _train(
     with recorded(out, RECIPE, CONFIG, METRICS, TRAINING, CARD) if main else nullcontext():
         start = trainer.restore()
         if main:
-            update_text(out / RECIPE, to_toml(recipe))
+            record_recipe(recipe, out)
         with use_threads("models" if recipe.needs_llm else "heads"):
             end = trainer.run(start)
         if main:

@@ -18,6 +18,7 @@ from rellm_cache.utils.atomic_files import sync_path, write_lines
 from rellm_cache.utils.checksums import require_intact
 from rellm_cache.utils.console import progress
 from rellm_cache.utils.json_files import parse_object
+from rellm_cache.utils.regular_files import read_regular, why_unreadable
 
 Row = dict[str, Any]
 
@@ -204,7 +205,7 @@ def read_rows(path: Path) -> Iterator[Row]:
     Raises `JournalError` if a line is damaged, the last one too.
     """
     if path.exists():
-        yield from _parse(path, path.read_bytes())
+        yield from _parse(path, _read(path))
 
 
 def fingerprint_of(row: Mapping[str, Any]) -> str | None:
@@ -245,7 +246,14 @@ def _parse(path: Path, data: bytes) -> Iterator[Row]:
         yield parse_object(line, f"{path}:{number}", JournalError, fix)
 
 
+def _read(path: Path) -> bytes:
+    try:
+        return read_regular(path)
+    except OSError as error:
+        raise JournalError(f"{path}: {why_unreadable(error, path)}; move it away") from error
+
+
 def _whole_lines(path: Path) -> bytes:
     """Return the file up to its last line end; a truncated line may not be valid UTF-8."""
-    data = path.read_bytes()
+    data = _read(path)
     return data[: data.rfind(b"\n") + 1]

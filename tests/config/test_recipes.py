@@ -1,5 +1,6 @@
 """Loading of recipes: shipped ones, TOML files, `extends`, `--set`, old field names."""
 
+import hashlib
 import tomllib
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +9,7 @@ from random import Random
 import pytest
 from old_recipes import EDITION_1, with_new_names
 
-from rellm_cache.config.recipes import load_recipe, shipped_recipes, to_toml
+from rellm_cache.config.recipes import identity_toml, load_recipe, shipped_recipes, to_toml
 from rellm_cache.config.schema import EncoderConfig, LoraConfig
 from rellm_cache.errors import ConfigError
 from rellm_cache.runs.weights import run_recipe
@@ -214,3 +215,21 @@ def test_text_that_is_no_toml_is_named(tmp_path: Path, text: str, message: str) 
 def test_a_byte_order_mark_is_read(tmp_path: Path) -> None:
     (tmp_path / "a.toml").write_text('extends = "heads"\nname = "mine"\n', "utf-8-sig")
     assert load_recipe(str(tmp_path / "a.toml")).name == "mine"
+
+
+@pytest.mark.parametrize(
+    ("run", "recorded"),
+    [
+        ("heads", "4cd20b3758dae64f"),
+        ("heads-old-fields", "5fc6c0b95be43ca3"),
+        ("text-old-fields", "e20aa7ea094bedb3"),
+    ],
+)
+def test_identity_of_old_runs_never_changes(tmp_path: Path, run: str, recorded: str) -> None:
+    """Recorded when `recipe.toml` still had the form of the identity; answers depend on it."""
+    (tmp_path / "r.toml").write_text(with_new_names((OLD_RUNS / run / "recipe.toml").read_text()))
+    recipe = load_recipe(str(tmp_path / "r.toml"))
+    identity = identity_toml(recipe)
+    assert hashlib.sha256(identity.encode()).hexdigest()[:16] == recorded
+    (tmp_path / "identity.toml").write_text(identity)
+    assert load_recipe(str(tmp_path / "identity.toml")) == recipe  # as old runs have it
