@@ -86,7 +86,7 @@ def test_a_damaged_file_or_store_is_an_error(store: Path, tmp_path: Path) -> Non
     with pytest.raises(StoreError, match="frames of 'clip/00' do not match their checksum"):
         import_store(out, tmp_path / "other", silent)
     out.write_bytes(b"no file of this kind")
-    with pytest.raises(StoreError, match="not a store that `rellm cache export` wrote"):
+    with pytest.raises(StoreError, match="expected a file that `rellm cache export` wrote"):
         import_store(out, tmp_path / "other", silent)
     (list_parts(store)[0] / "vad/c/0/0").unlink()
     with pytest.raises(StoreError, match=r"damaged: .*'vad' cannot be read"):
