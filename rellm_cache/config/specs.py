@@ -259,11 +259,9 @@ class EncoderSpec(StoredSpec):
             return self._differences(other)
         found = self._differences(other, "layer", "layers")
         if self.layers_within(other) is None:
-            wanted, held = (
-                f"layer{'s' * bool(s.layers)} {layers_text(s.layers or (s.layer,))}"
-                for s in (self, other)
-            )
-            found.append(f"wanted {wanted}, found {held}")
+            field = "layers" if self.layers or other.layers else "layer"
+            wanted, held = (layers_text(s.layers or (s.layer,)) for s in (self, other))
+            found.append(f"{field}: wanted {wanted}, found {held}")
         return found
 
     @property

@@ -34,7 +34,8 @@ def copy_padded(
             not contiguous. In these cases nothing is written.
     """
     row_bytes, frame_bytes = out[:1].nbytes, out[:1, :1].nbytes
-    step = out.strides[1]  # bytes from one frame to the next
+    # bytes from one frame to the next
+    step = frame_bytes if out.flags.c_contiguous else out.strides[1]
     held: list[np.ndarray] = []  # keeps the pieces alive while only their addresses are used
     addresses: list[int] = []
     sizes: list[int] = []
@@ -55,11 +56,8 @@ def copy_padded(
             )
         addresses.append(ZEROS)
         sizes.append(left)
-    is_regular = step >= frame_bytes and out.strides == (
-        step * out.shape[1],
-        step,
-        out.itemsize,
-    )
+    whole = (step * out.shape[1], step, out.itemsize)
+    is_regular = out.flags.c_contiguous or (step >= frame_bytes and out.strides == whole)
     if len(lengths) != len(out) or not (is_regular and out.flags.writeable):
         raise ValueError(
             f"{len(lengths)} clips do not fit into {out.shape}; expected writable, contiguous "

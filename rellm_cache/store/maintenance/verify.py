@@ -181,10 +181,10 @@ def check_part(path: Path, info: StoreInfo) -> PartCheck:
     if damaged:
         numbers = info.spec.layer_numbers
         found = sorted({layer for layers in by_row.values() for layer in layers})
-        of_layers = f" of layers {layers_text(tuple(numbers[k] for k in found))}" if numbers else ""
+        where = f"; layers {layers_text(tuple(numbers[k] for k in found))}" if numbers else ""
         problems.append(
-            f"frames{of_layers} of {len(damaged)} of {len(contents.ids)} utterances do not match "
-            "their checksum"
+            f"frames of {len(damaged)} of {len(contents.ids)} utterances do not match their "
+            f"checksum{where}"
         )
     unknown = unknown_files(contents)
     return PartCheck(path, problems, contents, damaged, contents.ids, unknown=unknown)
