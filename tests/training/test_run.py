@@ -325,11 +325,12 @@ def test_what_the_data_cannot_teach_is_said(
 def test_emotions_that_the_recipe_does_not_name_are_refused(
     corpus: Path, cache: Path, quick: Recipe, tmp_path: Path
 ) -> None:
-    recipe = replace(quick, heads=replace(quick.heads, emotions=("surprise", "happy", "angry")))
-    wanted = r'"happy", "angry", .*"sad".*--set heads.unlisted=ignore'
+    recipe = replace(quick, heads=replace(quick.heads, emotions=("fear", "happy", "angry")))
+    wanted = r'\["happy", "angry", .*"sad".*--set heads.unlisted=ignore'
     with pytest.raises(ManifestError, match=f"does not name .*of 'sad'.*heads.emotions=.{wanted}"):
         train(recipe, corpus, cache, tmp_path / "run")
-    train(replace(recipe, losses=replace(recipe.losses, emotion_ce=0.0)), corpus, cache, tmp_path)
+    losses = replace(recipe.losses, emotion_ce=0.0, emotion_lm=0.0)
+    train(replace(recipe, losses=losses), corpus, cache, tmp_path / "other")
 
 
 def test_clips_absent_from_the_cache(
