@@ -64,6 +64,7 @@ HDF5 = ("store/maintenance/hdf5.py", "store/maintenance/hdf5_probe.py")
 # Files of the system or of the package: never those of a user.
 OWN_FILES = {
     "config/recipes.py",  # shipped recipes
+    "doctor/machine.py",  # /proc
     "planning/extraction.py",  # /proc
     "utils/devices.py",  # /proc and /sys
     "utils/locks.py",  # its own locks

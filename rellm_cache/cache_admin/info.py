@@ -15,13 +15,15 @@ from rellm_cache.utils.resumable_table import read_rows
 class StoreSummary:
     """Summary of one store: encoder, clips, size, licence.
 
-    A teacher store has no layer and no hours: its frames are tokens of responses.
+    A store of several layers has them in `layers`, and no `layer`. A teacher store has no layer and
+    no hours: its frames are tokens of responses.
     """
 
     name: str
     encoder: str
     model: str
     layer: int | None
+    layers: tuple[int, ...]
     frame_size: int
     fingerprint: str
     clips: int
@@ -74,14 +76,16 @@ def list_clips(path: Path) -> list[ClipEntry]:
 
 
 def _summary(store: FeatureStore) -> StoreSummary:
-    rate = store.spec.frame_rate
+    rate, layers = store.spec.frame_rate, store.spec.layer_numbers
+    one = store.spec.layer if isinstance(store.spec, EncoderSpec) and not layers else None
     failures = failures_path(store.path)
     failed = sum(1 for _ in read_rows(failures))
     return StoreSummary(
         name=store.path.name,
         encoder=store.spec.kind,
         model=store.spec.model,
-        layer=store.spec.layer if isinstance(store.spec, EncoderSpec) else None,
+        layer=one,
+        layers=layers,
         frame_size=store.frame_size,
         fingerprint=store.spec.fingerprint,
         clips=len(store),

@@ -233,3 +233,26 @@ def test_identity_of_old_runs_never_changes(tmp_path: Path, run: str, recorded: 
     assert hashlib.sha256(identity.encode()).hexdigest()[:16] == recorded
     (tmp_path / "identity.toml").write_text(identity)
     assert load_recipe(str(tmp_path / "identity.toml")) == recipe  # as old runs have it
+
+
+def test_layers_take_the_place_of_a_layer_and_the_other_way_round(recipe_file: Path) -> None:
+    assert load_recipe("heads").encoders["speech"].layer == 2
+    recipe = load_recipe("heads", ["encoders.speech.layers=[1, 2]"])
+    assert (recipe.encoders["speech"].layer, recipe.encoders["speech"].layers) == (-1, (1, 2))
+    again = load_recipe(recipe, {"encoders.speech.layer": 3})
+    assert (again.encoders["speech"].layer, again.encoders["speech"].layers) == (3, ())
+    every = load_recipe("heads", ["encoders.speech.layers=all"])
+    assert every.encoders["speech"].layers == "all"
+    recipe_file.write_text(to_toml(every), "utf-8")
+    assert load_recipe(str(recipe_file)) == every
+    with pytest.raises(ConfigError, match=r"found layer = 2 and layers = \[1, 2\]"):
+        load_recipe("heads", ["encoders.speech.layer=2", "encoders.speech.layers=[1, 2]"])
+    with pytest.raises(ConfigError, match="'prosody': found layers, but it gives frames of one"):
+        load_recipe("heads", ["encoders.emotion.layers=[1, 2]"])
+
+
+def test_the_identity_of_a_recipe_has_no_layers_unless_they_are_set() -> None:
+    recipe = load_recipe("heads")
+    assert "layers" in to_toml(recipe)
+    assert "layers" not in identity_toml(recipe)
+    assert "layers" in identity_toml(load_recipe("heads", ["encoders.speech.layers=all"]))

@@ -26,6 +26,7 @@ from rellm_cache.store.maintenance.unverified_part import (
     COLUMNS,
     UnverifiedPart,
     column_conflicts,
+    column_item,
     column_names,
     quantization_from,
 )
@@ -75,10 +76,15 @@ def export_store(path: Path, file: Path, tick: Tick) -> int:
 def _export_part(part: UnverifiedPart, group: Any, info: StoreInfo) -> None:
     group.attrs[ATTRIBUTE] = json.dumps(read_group(part.path), ensure_ascii=False)
     total = int(part.columns["offsets"][-1])
-    frames = group.create_dataset(FRAMES, (total, info.frame_size), info.dtype)
+    layers = len(info.spec.layer_numbers)
+    shape = (*((layers,) if layers else ()), total, info.frame_size)
+    frames = group.create_dataset(FRAMES, shape, info.dtype)
     for row in range(len(part.ids)):
         start, stop = part.columns["offsets"][row : row + 2].tolist()
-        frames[start:stop] = part.frames(row)
+        if layers:
+            frames[:, start:stop] = part.frames(row).swapaxes(0, 1)  # (L, K, D) -> (K, L, D)
+        else:
+            frames[start:stop] = part.frames(row)
     for name, column in part.columns.items():
         group.create_dataset(name, data=column)
 
@@ -118,9 +124,9 @@ def count_parts(file: Path) -> int:
         return sum(1 for name in source if PART_NAME.fullmatch(name))
 
 
-def _column(group: Any, name: str) -> np.ndarray:
+def _column(group: Any, name: str, info: StoreInfo) -> np.ndarray:
     """Read a column; `ValueError` if it has another type, another shape, NaN or infinite values."""
-    (dtype, item), held = COLUMNS[name], group[name]
+    dtype, item, held = COLUMNS[name][0], column_item(name, info), group[name]
     if held.dtype.newbyteorder("<") != np.dtype(dtype) or held.shape[1:] != item or not held.ndim:
         raise ValueError(
             f"{held.name}: found {held.dtype} {held.shape}, expected {dtype} {('N', *item)}"
@@ -131,11 +137,18 @@ def _column(group: Any, name: str) -> np.ndarray:
     return values
 
 
+def _read_frames(frames: Any, start: int, stop: int, info: StoreInfo) -> np.ndarray:
+    """Read (L, D) frames of a data set, (K, L, D) of K layers."""
+    several = bool(info.spec.layer_numbers)
+    return np.asarray(frames[:, start:stop] if several else frames[start:stop])
+
+
 def _import_part(group: Any, part: Path, info: StoreInfo) -> int:
-    columns = {name: _column(group, name) for name in column_names(info, "vad" in group)}
+    columns = {name: _column(group, name, info) for name in column_names(info, "vad" in group)}
     if problems := column_conflicts(columns, info):
         raise ValueError(f"{group.name}: {problems[0]}")
-    held, expected = group[FRAMES], (int(columns["offsets"][-1]), info.frame_size)
+    held, layers = group[FRAMES], len(info.spec.layer_numbers)
+    expected = (*((layers,) if layers else ()), int(columns["offsets"][-1]), info.frame_size)
     if held.dtype != info.dtype or held.shape != expected:
         raise ValueError(
             f"{group.name}: frames are {held.dtype} {held.shape}, expected {info.dtype} {expected}"
@@ -144,11 +157,14 @@ def _import_part(group: Any, part: Path, info: StoreInfo) -> int:
     rows = []
     for index, name in enumerate(split_ids(columns["ids"], columns["id_offsets"])):
         start, stop = columns["offsets"][index : index + 2].tolist()
-        frames = group[FRAMES][start:stop]
-        if frames_crc32c(frames) != int(columns["frames_crc32c"][index]):
+        frames = _read_frames(group[FRAMES], start, stop, info)
+        found = list(map(frames_crc32c, frames if layers else frames[None]))  # (K, L, D)
+        if found != np.atleast_1d(columns["frames_crc32c"][index]).tolist():
             raise ValueError(f"{group.name}: frames of {name!r} do not match their checksum")
         if info.dtype.kind == "f" and not np.isfinite(frames).all():
             raise ValueError(f"{group.name}: frames of {name!r} have NaN or infinite values")
+        if layers:
+            frames = frames.swapaxes(0, 1)  # (K, L, D) -> (L, K, D)
         vad = columns["vad"][index] if "vad" in columns else None
         rows.append(Row(name, columns["audio_sha256"][index], frames, vad))
     quantization = quantization_from(columns)
