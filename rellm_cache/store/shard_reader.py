@@ -228,7 +228,7 @@ def _is_mappable(meta: dict[str, Any], info: StoreInfo) -> bool:
 
 @contextmanager
 def _opened(file: str) -> Iterator[int]:
-    handle = os.open(file, os.O_RDONLY)
+    handle = os.open(file, os.O_RDONLY | os.O_NONBLOCK)  # never waits for a pipe
     try:
         yield handle
     finally:

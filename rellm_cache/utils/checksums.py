@@ -17,7 +17,8 @@ from rellm_cache.utils.json_files import read_utf8
 from rellm_cache.utils.regular_files import file_digest, why_unreadable
 
 RESULTS, SUMS = "results.sha256", "SHA256SUMS"
-LINE = re.compile(r"([0-9a-f]{64})  (\S.*)")
+# A name is of a file in the folder: no absolute path, no `..`, no NUL character.
+LINE = re.compile(r"([0-9a-f]{64})  (?!/|(?:.*/)?\.\.(?:/|$))([^\s\0][^\0]*)")
 
 
 def read_sums(path: Path) -> dict[str, str]:
