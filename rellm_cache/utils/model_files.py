@@ -257,9 +257,13 @@ def _download(model: str, revision: str, files: list[str] | None = None) -> Path
 
 
 def check_files(folder: Path, needed: tuple[str, ...], *, pickled: bool = False) -> None:
-    """Raise `ConfigError` that names the first missing or truncated file of a model folder."""
+    """Raise `ConfigError` that names the first missing or truncated file of a model folder.
+
+    A folder whose config names weights elsewhere, or that has an adapter, is refused too.
+    """
     for name in ("config.json", *needed):
         _require_file(folder, name)
+    _refuse_other_weights(folder)
     for file in weight_files(folder, pickled=pickled):
         require_regular(file, ConfigError, "copy the file again")
         if file.suffix != ".safetensors":
@@ -287,9 +291,8 @@ def weight_files(folder: Path, *, pickled: bool = False) -> list[Path]:
     They are safetensors; with `pickled`, `pytorch_model.bin` where there are none. A single file is
     loaded even if there is an index of other files.
 
-    Raises `ConfigError` if one or all are missing, or the folder names weights from elsewhere.
+    Raises `ConfigError` if one or all are missing.
     """
-    _refuse_other_weights(folder)
     name = _weights_name(folder, pickled)
     if name is None:
         refused = "pickled .bin weights are never loaded: convert them to safetensors"
