@@ -3,7 +3,6 @@
 Letters: B utterances, C emotions.
 """
 
-from collections import Counter
 from collections.abc import Sequence
 
 import torch
@@ -105,14 +104,15 @@ def class_weights(config: LossesConfig, examples: Sequence[Example], classes: in
         return None
     if config.class_weights != "balanced":
         return torch.tensor(config.class_weights)
-    counts: Counter[int] = Counter()
+    counts = [0.0] * classes
     for example in examples:
         if example.shares is not None:
-            counts.update(dict(enumerate(example.shares)))
+            counts = [count + share for count, share in zip(counts, example.shares, strict=True)]
         elif example.emotion != IGNORED:
             counts[example.emotion] += 1
-    present = {emotion: count for emotion, count in counts.items() if count}
     weights = torch.ones(classes)
-    for emotion, count in present.items():
-        weights[emotion] = sum(present.values()) / (len(present) * count)
+    present = [count for count in counts if count]
+    for emotion, count in enumerate(counts):
+        if count:
+            weights[emotion] = sum(present) / (len(present) * count)
     return weights
