@@ -72,7 +72,17 @@ def load_recipe(
         _require_known_stream(table, change)
         apply_override(table, change)
     _require_plugins(table, layers[-1][0])
-    return build(Recipe, table, layers[-1][0])
+    return _build_recipe(table, layers[-1][0])
+
+
+def _build_recipe(table: Mapping[str, Any], source: str) -> Recipe:
+    """Build a recipe; every error names `source`, also those of sections and encoders."""
+    try:
+        return build(Recipe, table, source)
+    except ConfigError as error:
+        if source in str(error):
+            raise
+        raise ConfigError(f"{source}: {error}") from error
 
 
 def to_toml(recipe: Recipe) -> str:
@@ -133,6 +143,11 @@ def _read_layers(
     if parent:
         beside = folder / parent
         is_file = parent not in shipped_recipes() and os.path.isfile(beside)
+        if not is_file and parent not in shipped_recipes() and not os.path.isfile(parent):
+            raise ConfigError(
+                f"{source}: extends = {parent!r}: no such recipe; shipped are "
+                f"{', '.join(sorted(shipped_recipes()))}, or give the path of a TOML file"
+            )
         below = str(beside) if is_file else parent
         return [*_read_layers(below, base, (*above, source)), (source, table)]
     if base not in ("", name_or_path):

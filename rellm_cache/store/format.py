@@ -163,7 +163,7 @@ def parse_info(own: Any, path: Path) -> StoreInfo:
             f"{path}: its attributes do not match their checksum; zarr.json was altered: "
             f"{_repair_hint(path.parent)}"
         )
-    size, licence = own["frame_size"], own["licence"]
+    size, licence = own.get("frame_size"), own.get("licence")
     if not isinstance(size, int) or not 0 < size <= LARGEST_FRAME or not isinstance(licence, str):
         raise StoreError(
             f"{path}: found frame_size {size!r:.40} and licence {licence!r:.40}, expected a number "

@@ -1,5 +1,6 @@
 """Tensor files: reading of safetensors and of PyTorch's files, without running code in them."""
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,9 @@ def _read(path: Path, error: type[RellmError], fix: str, read: Any) -> Any:
         return read()
     except MemoryError:
         raise
+    except pickle.UnpicklingError as found:
+        reason = "cut, or it needs Python code, which is never run"
+        raise error(f"{path}: damaged, or no file of tensors ({reason}); {fix}") from found
     except Exception as found:  # both libraries raise errors of many types at damaged bytes
         reason = (str(found).strip() or type(found).__name__).splitlines()[0][:MESSAGE]
         raise error(f"{path}: damaged, or no file of tensors ({reason}); {fix}") from found

@@ -256,3 +256,17 @@ def test_the_identity_of_a_recipe_has_no_layers_unless_they_are_set() -> None:
     assert "layers" in to_toml(recipe)
     assert "layers" not in identity_toml(recipe)
     assert "layers" in identity_toml(load_recipe("heads", ["encoders.speech.layers=all"]))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('extends = "e-llm"', r"mine\.toml: extends = 'e-llm': no such recipe; shipped are "),
+        ('extends = "heads"\n[heads]\nemotions = []', r"mine\.toml: heads\.emotions = \[\]: exp"),
+        ('extends = "heads"\n[training]\nepochs = -1', r"mine\.toml: training\.epochs = -1: exp"),
+    ],
+)
+def test_every_error_names_the_file(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "mine.toml").write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        load_recipe(str(tmp_path / "mine.toml"))
