@@ -35,7 +35,9 @@ def test_hdf5(tmp_path: Path) -> None:
         with h5py.File(path, "r+") as file:
             part = file[sorted(file)[0]]
             if kind == "text":
-                (file if number % 2 else part).attrs["rellm"] = text.decode("utf-8", "replace")
+                (file if number % 2 else part).attrs["rellm"] = text.decode(
+                    "utf-8", "replace"
+                ).replace("\0", "")
                 return
             values = part[name][()]
             del part[name]
