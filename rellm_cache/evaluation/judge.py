@@ -29,7 +29,7 @@ from rellm_cache.data.sampler import ordered_batches
 from rellm_cache.data.streams import StreamSet
 from rellm_cache.errors import ConfigError, ManifestError
 from rellm_cache.llm.frozen import FrozenLLM, require_llm
-from rellm_cache.llm.loading import llm_identity
+from rellm_cache.llm.loading import llm_identity, with_text_files
 from rellm_cache.llm.prompts import fill_placeholders, question_prompt
 from rellm_cache.metrics.correlation import rank_correlation
 from rellm_cache.metrics.intervals import Interval, Summary, summarize
@@ -173,7 +173,8 @@ def _judge(
         command = f"rellm extract {manifest} --recipe {run}/recipe.toml --cache {root}"
         streams.require(ids, command)
         audio = [streams.audio_sha256(i) for i in ids]
-        table = _open_table(run, digest([task, audio, llm_identity(recipe.require_llm())]))
+        llm = recipe.require_llm()
+        table = _open_table(run, digest([task, audio, llm_identity(llm)]), (judge_config, llm))
         if _is_finished(table, rows):
             say(f"{run}: nothing to do, {counted(len(rows), 'answer is', 'answers are')} judged")
         else:
@@ -205,9 +206,10 @@ def _speech_recipe(run: Path) -> Recipe:
     return recipe
 
 
-def _open_table(run: Path, task: str) -> ResultTable:
+def _open_table(run: Path, task: str, llms: Sequence[LLMConfig]) -> ResultTable:
     """Answers and scores of one run, by keys of questions."""
     made = digest([task, (run / RECIPE).read_text("utf-8"), adapter_digest(run)])
+    made = with_text_files(made, *llms)
     path = run / f"{JUDGED}.jsonl"
     finished = ({**r, "id": _key(r["id"], r["type"], r["question"])} for r in read_rows(path))
     return ResultTable(path, made, finished)

@@ -35,6 +35,7 @@ from rellm_cache.inference.responders import (
     TextResponder,
     load_responder,
 )
+from rellm_cache.llm.loading import with_text_files
 from rellm_cache.runs.shared_models import SharedModels
 from rellm_cache.runs.weights import run_recipe
 from rellm_cache.utils.checksums import require_intact
@@ -86,7 +87,9 @@ class PredictionLog:
         if self.recipe.text is None:  # losses depend on labels and responses too
             streams = self._load_streams(self.utterances)
             learned = data_digest([self.utterances], self.recipe.losses, {}, streams)
-            made[ALL] = digest([made, learned])[:DIGITS]
+            first = {name: value.partition("+")[0] for name, value in made.items()}
+            texts = with_text_files("", self.recipe.used_llm) if self.recipe.used_llm else ""
+            made[ALL] = digest([first, learned])[:DIGITS] + texts
         self._table = ResultTable(out / EVALUATED, made)
 
     def predict(self, in_words: bool) -> EmotionPredictions:

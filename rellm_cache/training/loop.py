@@ -52,6 +52,7 @@ from rellm_cache.utils.atomic_files import rename, sync_path, write_file, write_
 from rellm_cache.utils.checksums import is_intact, recorded, require_intact
 from rellm_cache.utils.console import Tick, counted, progress, say
 from rellm_cache.utils.devices import is_out_of_memory, random_state, set_random_state
+from rellm_cache.utils.disk_errors import disk_errors
 from rellm_cache.utils.model_files import file_digest
 from rellm_cache.utils.resumable_table import append_row, read_journal
 
@@ -167,7 +168,8 @@ class Trainer:
 
     def run(self, position: Position) -> Position:
         """Train from a position to the end, or until training is stopped."""
-        self.accelerator.init_trackers("tensorboard")
+        with disk_errors(self.out / "tensorboard", "nothing was trained yet"):
+            self.accelerator.init_trackers("tensorboard")
         if position.step == 0:
             scores, metric = self.validate(), self.recipe.training.best_metric
             if scores and not math.isfinite(selection_score(metric, scores, 0)):
@@ -450,7 +452,8 @@ class Trainer:
     def _save(self, position: Position) -> None:
         """Write a checkpoint, after its metrics are on the disk."""
         if self.accelerator.is_main_process:
-            sync_path(self.metrics)
+            with disk_errors(self.metrics, "earlier checkpoints are kept"):
+                sync_path(self.metrics)
         self.checkpoints.save(position)
 
     def _record(self, row: dict[str, Any]) -> None:
@@ -459,7 +462,8 @@ class Trainer:
         append_row(self.metrics, row)
         validation = {f"validation/{k}": v for k, v in row.get("validation", {}).items()}
         training = {f"train/{k}": v for k, v in row.items() if "loss" in k or "rate" in k}
-        self.accelerator.log({**training, **validation}, step=row["step"])
+        with disk_errors(self.out / "tensorboard", "checkpoints are kept"):
+            self.accelerator.log({**training, **validation}, step=row["step"])
 
 
 def _initial_model(recipe: Recipe, data: TrainingData, llm: FrozenLLM | None) -> SpeechLLM:

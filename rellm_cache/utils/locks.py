@@ -69,8 +69,10 @@ def _held(lock: Path, out: Path) -> Iterator[bool]:
         ) from error
     try:
         since = time.strftime("%Y-%m-%d %H:%M:%S")
-        os.ftruncate(handle, 0)
-        os.write(handle, f"process {os.getpid()} on {os.uname().nodename}, since {since},".encode())
+        with contextlib.suppress(OSError):  # a full disk: the lock holds without a name
+            os.ftruncate(handle, 0)
+            holder = f"process {os.getpid()} on {os.uname().nodename}, since {since},"
+            os.write(handle, holder.encode())
         yield locked
     finally:
         lock.unlink(missing_ok=True)  # before unlocking, so that a waiting process sees it
