@@ -12,7 +12,7 @@ from rellm_cache.config.schema import Recipe
 from rellm_cache.corpus.manifest import read_manifest, responses_path
 from rellm_cache.corpus.prepare import prepare
 from rellm_cache.corpus.readers.base import Corpus
-from rellm_cache.corpus.readers.table import Columns, read_folder
+from rellm_cache.corpus.readers.table import read_table
 from rellm_cache.empathy.scoring import score_csv
 from rellm_cache.empathy.settings import EmpathySettings
 from rellm_cache.empathy.training import train_empathy
@@ -93,7 +93,7 @@ def test_manifests_stay(corpus: Path, tmp_path: Path) -> None:
     prepare(other, out, overwrite=True)
     refused(corpus, one, r"jsonl: is there already, and is not a manifest of `rellm prepare`")
     table = corpus / "train.jsonl"
-    refused(corpus, read_folder(table, Columns(), (0, 1), "train"), r"train\.jsonl: is an input")
+    refused(corpus, read_table(table), r"train\.jsonl: is an input")
     with hold_folder(out), pytest.raises(RellmError, match="is writing it"):
         prepare(other, out)
 

@@ -21,6 +21,7 @@ from rellm_cache.corpus.text_files import read_csv
 from rellm_cache.data.examples import data_digest
 from rellm_cache.data.streams import StreamSet
 from rellm_cache.empathy.scorer_folder import CARD
+from rellm_cache.errors import ManifestError
 from rellm_cache.evaluation.empathy import (
     EmpathyScores,
     ReplyLevels,
@@ -91,6 +92,7 @@ class PredictionLog:
             texts = with_text_files("", self.recipe.used_llm) if self.recipe.used_llm else ""
             made[ALL] = digest([first, learned])[:DIGITS] + texts
         self._table = ResultTable(out / EVALUATED, made)
+        self.dropped: dict[str, str] = {}
 
     def predict(self, in_words: bool) -> EmotionPredictions:
         """Emotions and dimensions by the heads, and emotions by the LLM, where the run has them.
@@ -98,6 +100,7 @@ class PredictionLog:
         The LLM does not predict if the recipe gives it the true emotion. With `in_words` it also
         answers each emotion in words.
         """
+        self._drop_long()
         recipe, ids = self.recipe, [u.id for u in self.utterances]
         has_heads = recipe.text is None
         has_labels = recipe.needs_llm and not (recipe.text and recipe.text.gold_emotion)
@@ -107,7 +110,7 @@ class PredictionLog:
             self._predict_labels(("likely", "named") if in_words else ("likely",))
         rows = [self._table[i] for i in ids]
         dimensions = None
-        if has_heads and recipe.heads.dimensions:
+        if has_heads and all(row["dimensions"] is not None for row in rows):
             dimensions = np.array([row["dimensions"] for row in rows], np.float32)
         labels = None
         if has_labels:
@@ -119,6 +122,25 @@ class PredictionLog:
             in_words=in_words,
             losses=self._table[ALL]["losses"] if has_heads else {},
         )
+
+    def _drop_long(self) -> None:
+        """Leave out utterances that are too long for the LLM; `dropped` has their reasons."""
+        known = {"head", "likely", "dropped"}
+        left = [u for u in self.utterances if not known & self._table[u.id].keys()]
+        if left and self.recipe.needs_llm:
+            with self._table:
+                for name, reason in self._responder.too_long(left).items():
+                    self._table.add(name, dropped=reason)
+        rows = {u.id: self._table[u.id] for u in self.utterances}
+        self.dropped = {name: row["dropped"] for name, row in rows.items() if "dropped" in row}
+        kept = [u for u in self.utterances if u.id not in self.dropped]
+        if self.utterances and not kept:
+            name, reason = next(iter(self.dropped.items()))
+            raise ManifestError(
+                f"{self._manifest}: every clip is too long for the LLM; the first, {name!r}: "
+                f"{reason}; shorten the texts, or use another LLM"
+            )
+        self.utterances = kept
 
     def answers(self, utterances: Sequence[Utterance]) -> list[Generation]:
         """Answers to some of the utterances, in order; `ConfigError` if the run has no LLM."""

@@ -201,6 +201,13 @@ class CheckpointManager:
         self._folders.save(position.step, write, kept)
 
 
+def final_position(folder: Path) -> Position | None:
+    """Where a finished run ended, by its intact checkpoint; None if there is none."""
+    step, _ = (folders := CheckpointFolders(folder)).find_newest()
+    saved = _read_state(folders.path(step)) if step else {}
+    return Position(**saved["position"]) if saved.keys() == {"position"} else None
+
+
 def _read_state(checkpoint: Path) -> dict[str, Any]:
     try:
         state = torch.load(checkpoint / STATE, map_location="cpu", weights_only=True)

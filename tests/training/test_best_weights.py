@@ -140,3 +140,20 @@ def test_a_score_that_is_not_finite_never_wins() -> None:
         assert not is_better(value, None)
         assert not is_better(value, 0.5)
     assert not is_better(selection_score("ua", {"loss": 1.0}, 0), None)
+
+
+def test_a_finished_run_loads_no_model(
+    corpus: Path, cache: Path, quick: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = train(quick, corpus, cache, tmp_path / "run")
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("a finished run needs no LLM")
+
+    monkeypatch.setattr("rellm_cache.runs.shared_models.load_llm", refuse)
+    again = train(quick, corpus, cache, tmp_path / "run")
+    assert replace(again, resumed_at=0) == first
+    assert again.resumed_at == again.steps
+    found = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    assert found == before
