@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hub_ids import link_models
 from processes import Ended, command, run
 from training_processes import assert_same_run
 
@@ -110,13 +111,7 @@ def test_results_of_a_run(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("RELLM_MODELS", str(tmp_path / "models"))
-    (tmp_path / "models" / "lab").mkdir(parents=True)
-    fields = []
-    models = {f"encoders.{name}.model": encoder.model for name, encoder in quick.encoders.items()}
-    for key, model in {**models, "llm.model": quick.require_llm().model}.items():
-        (tmp_path / "models" / "lab" / key).symlink_to(model)
-        fields.append(f"{key}=lab/{key}")
+    fields = link_models(quick, tmp_path / "models", monkeypatch)
     options = [word for field in fields for word in ("--set", field)]
     train(quick, corpus, cache, tmp_path / "run")
     test = corpus / "test.jsonl"

@@ -34,6 +34,7 @@ from rellm_cache.utils.devices import random_state, set_random_state
 from rellm_cache.utils.disk_errors import disk_errors
 from rellm_cache.utils.model_files import file_digest
 from rellm_cache.utils.state_files import save_state
+from rellm_cache.utils.sync import make_folder
 
 STATE, PARTIAL, KEPT = "state.pt", ".partial", 2
 
@@ -92,7 +93,7 @@ class CheckpointFolders:
         try:
             with disk_errors(target, "earlier checkpoints are kept"):
                 shutil.rmtree(partial, ignore_errors=True)
-                partial.mkdir(parents=True)
+                make_folder(partial)
                 write(partial)
                 digests = {file.name: file_digest(file) for file in partial.iterdir()}
                 (partial / SUMS).write_text(sums_text(digests), "utf-8")

@@ -48,13 +48,14 @@ from rellm_cache.training.micro_batches import (
 from rellm_cache.training.optim import Optimizer
 from rellm_cache.training.precision import training_autocast, validation_autocast
 from rellm_cache.training.validation import is_better, selection_score, validation_scores
-from rellm_cache.utils.atomic_files import rename, sync_path, write_file, write_lines
+from rellm_cache.utils.atomic_files import rename, write_file, write_lines
 from rellm_cache.utils.checksums import is_intact, recorded, require_intact
 from rellm_cache.utils.console import Tick, counted, progress, say
 from rellm_cache.utils.devices import is_out_of_memory, random_state, set_random_state
 from rellm_cache.utils.disk_errors import disk_errors
 from rellm_cache.utils.model_files import file_digest
 from rellm_cache.utils.resumable_table import append_row, read_journal
+from rellm_cache.utils.sync import sync_path
 
 METRICS, BEST = "metrics.jsonl", "best.safetensors"
 NEXT = "next-best.safetensors"  # becomes BEST when the checkpoint of its epoch is saved

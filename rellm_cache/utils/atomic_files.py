@@ -23,6 +23,7 @@ from rellm_cache.errors import RellmError
 from rellm_cache.utils.disk_errors import disk_errors
 from rellm_cache.utils.litter import is_litter
 from rellm_cache.utils.locks import LOCK, hold_file
+from rellm_cache.utils.sync import make_folder, sync_path
 
 SUFFIX = ".partial"  # of every temporary name; the name starts with a dot
 SYNC_THREADS = 8  # a file system joins concurrent syncs into one write of its journal
@@ -39,7 +40,7 @@ def write_file(path: Path, write: Callable[[Path], object]) -> None:
     """
     kept = "the file that was there is kept" if path.exists() else "complete files are kept"
     with disk_errors(path, kept):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         _remove_leftovers(path)
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{SUFFIX}")
         try:
@@ -172,15 +173,6 @@ def sync_tree(folder: Path) -> None:
     paths = [Path(root) / name for root, _, files in os.walk(folder) for name in ("", *files)]
     with ThreadPoolExecutor(SYNC_THREADS) as pool:
         list(pool.map(sync_path, paths))
-
-
-def sync_path(path: Path) -> None:
-    """Sync one file or folder to the disk (fsync)."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _remove_leftovers(path: Path) -> None:

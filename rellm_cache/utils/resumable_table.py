@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any, Self
 
 from rellm_cache.errors import JournalError
-from rellm_cache.utils.atomic_files import sync_path, write_lines
+from rellm_cache.utils.atomic_files import write_lines
 from rellm_cache.utils.checksums import require_intact
 from rellm_cache.utils.console import progress
 from rellm_cache.utils.disk_errors import disk_errors
 from rellm_cache.utils.json_files import parse_object
+from rellm_cache.utils.sync import make_folder, sync_path
 
 Row = dict[str, Any]
 
@@ -157,7 +158,7 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self._path = path
         with disk_errors(path, KEPT):
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(path.parent)
             if path.exists():
                 # A truncated last line is removed, so that appending starts on a new line.
                 os.truncate(path, len(_whole_lines(path)))
