@@ -29,13 +29,14 @@ class PluginError(ConfigError, ValueError):
 class EncoderTraits:
     """What a recipe must know of an encoder: the class attributes of `FrameEncoder`."""
 
-    frame_rate: float = 50.0
+    frame_rate: float = 50.0  # 0 where it depends on the model
     version: int = 1
     needs_model: bool = True
     model_files: tuple[str, ...] = ("preprocessor_config.json",)
     windows: tuple[str, ...] = ("clip",)
     normalisations: tuple[str, ...] = ("none",)
     gives_dimensions: bool = False
+    pickled_weights: bool = False
 
 
 @dataclass(frozen=True)
@@ -222,6 +223,13 @@ ENCODERS = Registry(
         "wav2vec2_emotion:Wav2Vec2EmotionEncoder",
         normalisations=("zero-mean-unit-variance",),
         gives_dimensions=True,
+    ),
+    _encoder(
+        "transformers-audio",
+        "transformers_audio:TransformersAudioEncoder",
+        frame_rate=0.0,
+        normalisations=("preprocessor",),
+        pickled_weights=True,
     ),
     _encoder(
         "prosody", "prosody:ProsodyEncoder", needs_model=False, normalisations=("fixed-scale",)

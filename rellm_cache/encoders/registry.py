@@ -55,11 +55,11 @@ def plugin_of(spec: EncoderSpec) -> Plugin:
 
 
 def resolve(spec: EncoderSpec) -> EncoderSpec:
-    """Add the digest of the weights to a spec, without loading the model.
+    """Add the digest of the weights and the model's frame rate to a spec, without loading it.
 
     Raises:
-        ConfigError: the model cannot be found, its weights are not those that the spec pins, or no
-            encoder makes frames of this dtype.
+        ConfigError: the model cannot be found, its weights are not those that the spec pins, the
+            encoder does not take this model, or no encoder makes frames of this dtype.
     """
     if spec.dtype != "float16":
         raise ConfigError(
@@ -69,8 +69,12 @@ def resolve(spec: EncoderSpec) -> EncoderSpec:
         )
     if not spec.model:
         return spec
-    folder = find_model(spec.model, plugin_of(spec).traits.model_files)
-    return replace(spec, weights_sha256=pinned_digest(folder, spec.weights_sha256))
+    plugin = plugin_of(spec)
+    traits = plugin.traits
+    folder = find_model(spec.model, traits.model_files, pickled=traits.pickled_weights)
+    weights = pinned_digest(folder, spec.weights_sha256, pickled=traits.pickled_weights)
+    rate = traits.frame_rate or plugin.loaded.model_frame_rate(spec, folder)
+    return replace(spec, weights_sha256=weights, frame_rate=rate)
 
 
 def build_encoder(spec: EncoderSpec, device: torch.device) -> FrameEncoder:

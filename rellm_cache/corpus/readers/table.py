@@ -2,13 +2,13 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from rellm_cache.corpus.dimensions import DIMENSIONS, Vad, rescale
-from rellm_cache.corpus.emotions import normalize_emotion
 from rellm_cache.corpus.field_validation import NAME, as_text, check_fields, plain_name
+from rellm_cache.corpus.labels import KNOWN_NAMES, label_rule
 from rellm_cache.corpus.manifest import SPLITS, Utterance, default_id, read_lines
 from rellm_cache.corpus.readers.base import Corpus
 from rellm_cache.corpus.readers.registry import register_corpus
@@ -49,6 +49,7 @@ class TableOptions:
     vad_column: str = "vad"
     vad_scale: tuple[float, ...] = (0.0, 1.0)
     split: Literal["train", "validation", "test"] = "train"
+    labels: str = ""
 
 
 @register_corpus("folder", options=TableOptions)
@@ -65,6 +66,7 @@ def read_table(table: Path, options: TableOptions = TableOptions()) -> Corpus:
     if len(options.vad_scale) != 2:
         raise ConfigError(f"vad_scale = {options.vad_scale}: expected lowest and highest value")
     low, high = options.vad_scale
+    labels = label_rule(options.labels)
     if not low < high:
         raise ManifestError(f"--vad-scale {low:g} {high:g}: expected the lowest, then the highest")
     is_json = table.suffix.lower() in JSON_SUFFIXES
@@ -81,7 +83,10 @@ def read_table(table: Path, options: TableOptions = TableOptions()) -> Corpus:
         own = {field: row.get(name) for field, name in names.items()}
         own |= _three_columns(own.pop("vad", None), own, f"{where}: {names.get('vad')}")
         values = _cell_values(own, names, where, problems)
-        utterances.append(_utterance(values, where, table, (low, high), problems))
+        utterance = _utterance(values, where, table, (low, high), problems)
+        if label := values.get("emotion"):
+            utterance = replace(utterance, emotion=labels.emotion(label, where))
+        utterances.append(utterance)
     return Corpus(
         name=table.resolve().parent.name,
         utterances=[u if u.split else in_split(u, options.split) for u in utterances],
@@ -89,6 +94,7 @@ def read_table(table: Path, options: TableOptions = TableOptions()) -> Corpus:
         problems=problems,
         notes=_notes(found, names, utterances, options.split),
         root=table,
+        own_labels=labels != KNOWN_NAMES,
     )
 
 
@@ -183,7 +189,7 @@ def _utterance(
     vad_scale: tuple[float, float],
     problems: Problems,
 ) -> Utterance:
-    audio, split, label = (row.get(name, "") for name in ("audio", "split", "emotion"))
+    audio, split = row.get("audio", ""), row.get("split", "")
     if not audio:
         raise ManifestError(f"{where}: found no audio path, expected that of a sound file")
     if split and split.lower() not in SPLITS:
@@ -194,7 +200,6 @@ def _utterance(
         id=row.get("id") or default_id(audio, folder),
         audio=str(folder / audio),
         text=row.get("text", ""),
-        emotion=normalize_emotion(label, where) if label else None,
         vad=vad,
         vad_source="human" if vad else None,
         speaker=row.get("speaker", ""),
