@@ -111,12 +111,14 @@ def test_a_transcript_too_long_for_the_llm_is_named_and_not_evaluated(
     with pytest.raises(ManifestError, match=message):
         generate(run, manifest, tmp_path / "a.jsonl", tmp_path / "none")
     assert not (tmp_path / "a.jsonl").exists()
-    assert evaluate(run, manifest, tmp_path / "none").clips == 1
+    found = evaluate(run, manifest, tmp_path / "none").llm
+    assert found is not None
+    assert found.likelihood.count == 1
     reason = f"its transcript is too long for {reads.require_llm().model}"
     dropped = json.loads((run / "scores.json").read_text())["dropped"]
     assert dropped == {rows[1]["id"]: reason}
     before = (run / "evaluated.jsonl").read_text()
-    assert evaluate(run, manifest, tmp_path / "none").clips == 1
+    assert evaluate(run, manifest, tmp_path / "none").llm == found
     assert (run / "evaluated.jsonl").read_text() == before
 
 

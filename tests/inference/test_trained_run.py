@@ -126,8 +126,8 @@ def test_unusable_waveforms_are_named(path: Path) -> None:
 
 def test_what_is_neither_a_file_nor_in_the_cache_is_named(path: Path, tmp_path: Path) -> None:
     run = rellm.load_run(path)
-    with pytest.raises(StoreError, match=r"'gone.wav': no sound file has this path, and .*absent"):
-        run.answer("gone.wav")
+    with pytest.raises(StoreError, match=r"'tones/gone': no sound file has .*, and .*absent"):
+        run.answer("tones/gone")
     with pytest.raises(AudioError, match="no such file"):
         run.answer(Path("gone.wav"))
     with pytest.raises(AudioError, match="cannot be decoded"):

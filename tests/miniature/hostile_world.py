@@ -1,5 +1,6 @@
 """A small world for hostile tests: models, corpus, cache and trained runs, and what they hold."""
 
+import csv
 import hashlib
 import json
 import shutil
@@ -21,8 +22,12 @@ from rellm_cache.store.format import list_stores
 from rellm_cache.store.reader import FeatureStore
 from rellm_cache.training.run import train
 
-# Values that differ from call to call, and files that only repeat or show others.
-VARYING = {"seconds", "waited", "machine", "cache", "manifest", "loaded", "run", "created", "out"}
+# Values that differ from call to call, as times, paths, and what this call found to do.
+VARYING = {
+    "seconds", "waited", "machine", "cache", "manifest", "loaded", "run", "created", "out",
+    "filled", "renewed",
+}  # fmt: skip
+# Files that only repeat or show others.
 DERIVED = {"README.md", "report.html", "results.sha256", "SHA256SUMS", "state.pt", "zarr.json"}
 
 
@@ -154,6 +159,9 @@ def contents(path: Path) -> dict[str, str]:
 
 
 def _told(file: Path) -> bytes:
+    if file.suffix == ".csv":
+        with file.open(encoding="utf-8", newline="") as lines:
+            return repr([_steady(row) for row in csv.DictReader(lines)]).encode()
     if file.suffix not in (".json", ".jsonl"):
         return file.read_bytes()
     text = file.read_text("utf-8")

@@ -1,3 +1,4 @@
+<<<<<<< HEAD
 """A corpus of tones, and a recipe of two streams and tiny models for it."""
 
 import json
@@ -84,3 +85,17 @@ def write_corpus(root: Path) -> Path:
     for split, lines in rows.items():
         (folder / f"{split}.jsonl").write_text("\n".join(lines) + "\n", "utf-8")
     return folder
+=======
+"""Clips of the corpus of tones that change."""
+
+from pathlib import Path
+
+import soundfile
+
+
+def change_audio(corpus: Path, index: int) -> None:
+    """Overwrite one clip with another of the same length."""
+    path = corpus.parent / f"audio/{index:02d}.wav"
+    samples, rate = soundfile.read(path)
+    soundfile.write(path, samples[::-1], rate)
+>>>>>>> main

@@ -12,6 +12,7 @@ from rellm_cache.corpus.labels import KNOWN_NAMES, label_rule
 from rellm_cache.corpus.manifest import SPLITS, Utterance, default_id, read_lines
 from rellm_cache.corpus.readers.base import Corpus
 from rellm_cache.corpus.readers.registry import register_corpus
+from rellm_cache.corpus.soft_labels import majority, read_shares
 from rellm_cache.corpus.splits import in_split
 from rellm_cache.corpus.text_files import Problems, read_csv
 from rellm_cache.errors import ConfigError, ManifestError
@@ -81,11 +82,18 @@ def read_table(table: Path, options: TableOptions = TableOptions()) -> Corpus:
     utterances = []
     for where, row in rows:
         own = {field: row.get(name) for field, name in names.items()}
+<<<<<<< HEAD
         own |= _three_columns(own.pop("vad", None), own, f"{where}: {names.get('vad')}")
+=======
+        shares = own.pop("emotion") if isinstance(own.get("emotion"), dict) else None
+>>>>>>> main
         values = _cell_values(own, names, where, problems)
         utterance = _utterance(values, where, table, (low, high), problems)
         if label := values.get("emotion"):
             utterance = replace(utterance, emotion=labels.emotion(label, where))
+        if shares is not None:
+            soft = read_shares(shares, where, labels.emotion)
+            utterance = replace(utterance, emotion=majority(soft), soft_emotion=soft)
         utterances.append(utterance)
     return Corpus(
         name=table.resolve().parent.name,
