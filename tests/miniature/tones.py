@@ -1,4 +1,3 @@
-<<<<<<< HEAD
 """A corpus of tones, and a recipe of two streams and tiny models for it."""
 
 import json
@@ -85,12 +84,6 @@ def write_corpus(root: Path) -> Path:
     for split, lines in rows.items():
         (folder / f"{split}.jsonl").write_text("\n".join(lines) + "\n", "utf-8")
     return folder
-=======
-"""Clips of the corpus of tones that change."""
-
-from pathlib import Path
-
-import soundfile
 
 
 def change_audio(corpus: Path, index: int) -> None:
@@ -98,4 +91,3 @@ def change_audio(corpus: Path, index: int) -> None:
     path = corpus.parent / f"audio/{index:02d}.wav"
     samples, rate = soundfile.read(path)
     soundfile.write(path, samples[::-1], rate)
->>>>>>> main

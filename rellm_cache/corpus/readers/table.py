@@ -82,11 +82,8 @@ def read_table(table: Path, options: TableOptions = TableOptions()) -> Corpus:
     utterances = []
     for where, row in rows:
         own = {field: row.get(name) for field, name in names.items()}
-<<<<<<< HEAD
         own |= _three_columns(own.pop("vad", None), own, f"{where}: {names.get('vad')}")
-=======
         shares = own.pop("emotion") if isinstance(own.get("emotion"), dict) else None
->>>>>>> main
         values = _cell_values(own, names, where, problems)
         utterance = _utterance(values, where, table, (low, high), problems)
         if label := values.get("emotion"):
