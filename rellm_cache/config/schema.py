@@ -122,8 +122,9 @@ class AdapterConfig(Section):
     table = "adapter"
 
     kind: str = "conv"
-    """Which adapter: `"conv"`, or a plug-in's. The fields below are those of `"conv"`, except
-    `output_size` and `options`. Another `kind` than that of the recipe below drops them."""
+    """Which adapter: `"conv"`, `"statistics"`, or a plug-in's. The fields below are those of
+    `"conv"`, except `output_size` and `options`. Another `kind` than that of the recipe below drops
+    them."""
     preset: Literal["reference", "lite"] = "reference"
     """`"reference"` is as wide as the input (205 M parameters from 2304 to 4096 values). `"lite"`
     scales each input channel and has separable convolutions with `width` channels, with a low-rank
@@ -143,7 +144,7 @@ class AdapterConfig(Section):
     """Size of the adapter's frames where no LLM is loaded. 0 takes the hidden size of the LLM; any
     other value must equal it."""
     options: dict[str, Any] = field(default_factory=dict, hash=False)
-    """Options of a plug-in's adapter: the table `[adapter.options]`."""
+    """Options of another adapter than `"conv"`: the table `[adapter.options]`."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
