@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         plan,
         prepare,
         prepare_folds,
+        probe,
         sweep,
         train,
     )
@@ -71,6 +72,7 @@ __all__ = [
     "plan",
     "prepare",
     "prepare_folds",
+    "probe",
     "register_adapter",
     "register_corpus",
     "register_encoder",
