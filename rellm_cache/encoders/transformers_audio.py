@@ -17,7 +17,7 @@ clips of exactly the same length share a forward pass:
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from torch import nn
 from transformers import AutoConfig, AutoFeatureExtractor, AutoModel
 
 from rellm_cache.config.specs import EncoderSpec
-from rellm_cache.encoders.base import Encoding, FrameEncoder, check_layer
+from rellm_cache.encoders.base import Encoding, FrameEncoder, check_layer, stack_layers
 from rellm_cache.errors import AudioError, ConfigError
 from rellm_cache.utils.model_files import (
     UNKNOWN_LICENCE,
@@ -57,10 +57,11 @@ REPLACES_FRAMES = "masked_spec_embed"  # a weight that is used in training only
 
 
 class TransformersAudioEncoder(FrameEncoder):
-    """Frames of one hidden state of a frozen audio encoder."""
+    """Frames of one hidden state, or several, of a frozen audio encoder."""
 
     frame_rate = 0.0
     normalisations = ("preprocessor",)
+    several_layers = True
     pickled_weights = True
 
     def __init__(self, spec: EncoderSpec, options: None, device: torch.device) -> None:
@@ -75,9 +76,11 @@ class TransformersAudioEncoder(FrameEncoder):
             lambda name: name != REPLACES_FRAMES,
             dtype=torch.float32,
         )
-        self._state: torch.Tensor | None = None  # (B, T, D), left by a hook of the last forward
-        if spec.layer != -1:
-            self._cut_above_layer(model)
+        self._layers = spec.layer_numbers or (spec.layer,)
+        self._states: dict[int, torch.Tensor] = {}  # layer → (B, T, D) of the last forward
+        self._keep_states(model)
+        if -1 not in self._layers:
+            _cut_above(model, max(self._layers))
         self._model = model.to(device).eval().requires_grad_(False)
         self._squeeze = getattr(config, "squeeze_factor", 1)  # frames that SEW's blocks join
         self._min_samples = _min_samples(config, self._features)
@@ -90,13 +93,13 @@ class TransformersAudioEncoder(FrameEncoder):
         """Frames a second of a layer: 50 in nearly all models; 25 in the blocks of SEW."""
         config = _load_config(spec, folder)
         samples = _frame_samples(config, _load_features(spec, folder))
-        if spec.layer != -1:
+        if -1 not in (spec.layer_numbers or (spec.layer,)):
             samples *= getattr(config, "squeeze_factor", 1)
         return spec.sampling_rate / samples
 
     @torch.inference_mode()
     def encode(self, waveforms: Sequence[np.ndarray]) -> list[Encoding]:
-        """Frames (L, D) of each waveform (S,) float32 at 16 kHz.
+        """Frames (L, D) of each waveform (S,) float32 at 16 kHz; of K layers (L, K, D).
 
         Raises:
             AudioError: a waveform is too short for a frame.
@@ -121,31 +124,34 @@ class TransformersAudioEncoder(FrameEncoder):
             # Of WavLM's attention, whose mask and position bias have different types.
             warnings.filterwarnings("ignore", message="Support for mismatched key_padding_mask")
             last = self._model(**inputs).last_hidden_state  # (B, T, D)
-        hidden = last if self._state is None else self._state
-        self._state = None
-        # Copies: a view would keep the padded batch in memory until its frames are written.
-        return [
-            Encoding(frames[: self._frame_count(len(waveform))].float().cpu().numpy().copy())
-            for frames, waveform in zip(hidden, waveforms, strict=True)
-        ]
+        states = {**self._states, -1: last}
+        self._states.clear()
+        found = []
+        for row, waveform in enumerate(waveforms):
+            length = self._frame_count(len(waveform))
+            # Copies: a view would keep the padded batch in memory until its frames are written.
+            frames = stack_layers([states[layer][row, :length] for layer in self._layers])
+            found.append(Encoding(frames if self.spec.layers else frames[:, 0]))
+        return found
 
-    def _cut_above_layer(self, model: Any) -> None:
-        """Keep a model's blocks up to the spec's layer, whose hidden state a hook records."""
+    def _keep_states(self, model: Any) -> None:
+        """Let hooks record the hidden states of the spec's layers, except the last."""
         blocks = _blocks(model)
 
         def before(block: nn.Module, arguments: tuple[torch.Tensor, ...]) -> None:
-            self._state = arguments[0]
+            self._states[0] = arguments[0]
 
-        def after(block: nn.Module, arguments: object, output: Any) -> None:
-            self._state = output[0] if isinstance(output, tuple) else output
+        def after(layer: int) -> Callable[[nn.Module, object, Any], None]:
+            def keep(block: nn.Module, arguments: object, output: Any) -> None:
+                self._states[layer] = output[0] if isinstance(output, tuple) else output
 
-        if self.spec.layer == 0:
-            blocks[0].register_forward_pre_hook(before)
-        else:
-            blocks[self.spec.layer - 1].register_forward_hook(after)
-        del blocks[max(self.spec.layer, 1) :]
-        if hasattr(model, "adapter"):
-            model.adapter = None  # it follows the last block
+            return keep
+
+        for layer in self._layers:
+            if layer == 0:
+                blocks[0].register_forward_pre_hook(before)
+            elif layer > 0:
+                blocks[layer - 1].register_forward_hook(after(layer))
 
     def _frame_count(self, samples: int) -> int:
         """Number of frames of a clip, without those that padding alone makes."""
@@ -154,7 +160,7 @@ class TransformersAudioEncoder(FrameEncoder):
         count = int(self._model._get_feat_extract_output_lengths(samples))
         # SEW's last hidden state is upsampled again, without a last odd frame.
         joined = count // self._squeeze
-        return joined * self._squeeze if self.spec.layer == -1 else joined
+        return joined * self._squeeze if -1 in self._layers else joined
 
     def _require_a_frame(self, samples: int) -> None:
         if samples < self._min_samples:
@@ -179,10 +185,16 @@ def _load_config(spec: EncoderSpec, folder: Path) -> Any:
             "own (docs/extending.md)"
         )
     check_layer(spec, config.num_hidden_layers)
-    if spec.layer == -1 and getattr(config, "add_adapter", False):
+    layers = spec.layer_numbers or (spec.layer,)
+    if -1 in layers and getattr(config, "add_adapter", False):
         raise ConfigError(
             f"{folder}/config.json: add_adapter = true, so that the last hidden state is that of a "
             f"length adapter; set layer = {config.num_hidden_layers}, the last block before it"
+        )
+    if -1 in layers[1:] and getattr(config, "squeeze_factor", 1) > 1:
+        raise ConfigError(
+            f"{folder}/config.json: squeeze_factor = {config.squeeze_factor}, so that layer -1 has "
+            f"more frames than the blocks; leave it out of layers, or set layer = -1 alone"
         )
     return config
 
@@ -197,6 +209,13 @@ def _load_features(spec: EncoderSpec, folder: Path) -> Any:
             f"expected {spec.sampling_rate}, the rate of the waveforms here; choose another model"
         )
     return features
+
+
+def _cut_above(model: Any, layer: int) -> None:
+    """Remove a model's blocks above a layer, and what follows the last block."""
+    del _blocks(model)[max(layer, 1) :]
+    if hasattr(model, "adapter"):
+        model.adapter = None
 
 
 def _blocks(model: Any) -> nn.ModuleList:

@@ -80,7 +80,7 @@ def plan(
     limits = read_limits(manifest)
     seconds = _durations(utterances, limits)
     usable = UsableClips(seconds, limits, len(utterances))
-    extraction = plan_extraction(targets, missing, usable, clips, batch_size)
+    extraction = plan_extraction(recipe.encoders, targets, missing, usable, clips, batch_size)
     on_gpu = default_device().type == "cuda" or gpu_bytes is not None
     train_split = [u for u in utterances if u.split == "train"]
     training, unknown = None, ""

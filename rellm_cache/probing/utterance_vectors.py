@@ -1,10 +1,9 @@
 """Utterance vectors: mean and standard deviation over time of each layer's frames in the cache.
 
-Probed are, for each stream of a recipe, all stores of its encoder in the cache that differ in the
-layer only.
+Probed are, for each stream of a recipe, all layers of all stores of its encoder in the cache. A
+layer that two stores hold is read from the one with more clips.
 """
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rellm_cache.config.schema import EncoderConfig
-from rellm_cache.config.specs import EncoderSpec
+from rellm_cache.config.specs import EncoderSpec, in_order
 from rellm_cache.errors import StoreError
 from rellm_cache.store.format import list_stores, read_info
 from rellm_cache.store.matching import find_store
@@ -26,7 +25,7 @@ LEAST_SHARE = 0.9  # of the clips that the fullest store has
 
 @dataclass(frozen=True)
 class LayerStore:
-    """A store of one layer of a recipe's stream."""
+    """A layer of a recipe's stream, and the store to read it from."""
 
     stream: str
     store: FeatureStore
@@ -68,24 +67,34 @@ def find_layers(encoders: Mapping[str, EncoderConfig], cache: Path) -> list[Laye
     """
     found = []
     for stream, encoder in encoders.items():
-        spec = encoder.spec
-        others = [read_info(path).spec for path in list_stores(cache)]
-        same = [s for s in others if isinstance(s, EncoderSpec) and _is_same_encoder(spec, s)]
-        if len(weights := {s.weights_sha256 for s in same}) > 1:
+        stores = _stores_of(encoder.spec, cache)
+        if not stores:
+            find_store(cache, encoder)  # tells what is there instead
+        if len(weights := {spec.weights_sha256 for spec in stores.values()}) > 1:
             raise StoreError(
-                f"{display_path(cache)}: stores hold {spec.kind} {spec.model} with {len(weights)} "
-                f"different weights; pin one as encoders.{stream}.weights_sha256: "
+                f"{display_path(cache)}: stores hold {encoder.kind} {encoder.model} with "
+                f"{len(weights)} different weights; pin one as encoders.{stream}.weights_sha256: "
                 f"{', '.join(sorted(weights))}"
             )
-        layers = sorted({s.layer for s in same} or {spec.layer}, key=lambda n: (n < 0, n))
-        for layer in layers:
-            path = find_store(cache, dataclasses.replace(spec, layer=layer))
-            found.append(LayerStore(stream, FeatureStore(path)))
+        fullest: dict[int, FeatureStore] = {}
+        for path, spec in stores.items():
+            store = FeatureStore(path)
+            for layer in spec.layer_numbers or (spec.layer,):
+                if layer not in fullest or len(store) > len(fullest[layer]):
+                    fullest[layer] = store.select((layer,))
+        found += [LayerStore(stream, fullest[layer]) for layer in in_order(tuple(fullest))]
     return found
 
 
-def _is_same_encoder(wanted: EncoderSpec, found: EncoderSpec) -> bool:
-    return not wanted.differences(dataclasses.replace(found, layer=wanted.layer))
+def _stores_of(wanted: EncoderSpec, cache: Path) -> dict[Path, EncoderSpec]:
+    """Stores that differ from a spec in nothing but the layers."""
+    specs = {path: read_info(path).spec for path in list_stores(cache)}
+    return {
+        path: spec
+        for path, spec in specs.items()
+        if isinstance(spec, EncoderSpec)
+        and not wanted.with_layers((-1,)).differences(spec.with_layers((-1,)))
+    }
 
 
 def shared_clips(

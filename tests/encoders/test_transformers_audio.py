@@ -330,3 +330,32 @@ def test_a_layer_is_part_of_the_identity(folders: dict[str, Path]) -> None:
     assert spec.slug == "hubert-layer1"
     assert replace(spec, layer=2).fingerprint != spec.fingerprint
     assert spec.normalisation == "preprocessor"
+
+
+@pytest.mark.filterwarnings("ignore:Support for mismatched key_padding_mask")  # in WavLM's own
+@pytest.mark.parametrize("name", CONFIGS)
+def test_several_layers_have_the_values_of_each_alone(
+    folders: dict[str, Path], waveforms: list[np.ndarray], name: str
+) -> None:
+    folder, joins = folders[name], name.startswith("sew")
+    clips = [waveforms[0][:9_000], waveforms[1][:6_789]]
+    for layers in ((0, 1, 2) if joins else (0, 1, 2, -1), (0, 1)):
+        config = EncoderConfig(kind="transformers-audio", model=str(folder), layers=layers)
+        spec = resolve(config.spec)
+        together = build_encoder(spec, CPU).encode(clips)
+        for place, layer in enumerate(layers):
+            alone = spec_of(folder, layer)
+            assert (spec.frame_rate, spec.blocks) == (alone.frame_rate, 2)
+            for one, several in zip(build_encoder(alone, CPU).encode(clips), together, strict=True):
+                assert several.frames.shape == (len(one.frames), len(layers), 16)
+                np.testing.assert_array_equal(several.frames[:, place], one.frames)
+    every = replace(spec, layers="all", blocks=0)
+    assert resolve(every).layers == (0, 1, 2)
+
+
+def test_layers_of_different_frame_rates_are_refused(folders: dict[str, Path]) -> None:
+    config = EncoderConfig(
+        kind="transformers-audio", model=str(folders["sew"]), layers=(0, 1, 2, -1)
+    )
+    with pytest.raises(ConfigError, match="layer -1 has more frames than the blocks; leave it out"):
+        resolve(config.spec)

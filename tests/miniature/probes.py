@@ -66,6 +66,19 @@ def write_store(
             writer.add(clip.id, np.zeros(32, np.uint8), frames.astype(np.float32))
 
 
+def write_layers(
+    cache: Path, encoder: EncoderConfig, clips: list[Utterance], carried: dict[int, str]
+) -> None:
+    """A store of several layers; `carried` tells what each carries."""
+    random = np.random.default_rng(3)
+    spec = replace(encoder.spec, weights_sha256="a" * 64).with_layers(tuple(carried))
+    with StoreWriter(cache, StoreInfo(spec, 8, "MIT")) as writer:
+        for clip in clips:
+            vectors = [vector(clip, what, random) for what in carried.values()]
+            frames = np.stack(vectors) + random.normal(0, 0.1, (20, len(carried), 8))
+            writer.add(clip.id, np.zeros(32, np.uint8), frames.astype(np.float32))
+
+
 def write_known(folder: Path) -> tuple[Path, Path]:
     """A manifest folder and a cache: layers 0, 1 and the last of Whisper, and prosody."""
     manifest, cache = folder / "manifest", folder / "cache"

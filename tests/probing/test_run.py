@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from probes import PROSODY, RECIPE, SPEECH, clips, write_known, write_store
+from probes import PROSODY, RECIPE, SPEECH, clips, write_known, write_layers, write_store
 
 from rellm_cache.corpus.manifest import write_manifest
 from rellm_cache.errors import ConfigError, StoreError
@@ -118,6 +118,26 @@ def test_a_store_with_few_clips_is_left_out(known: tuple[Path, Path], tmp_path: 
         "tiny-layer2 is left out: it has 9 of 90 clips; run `rellm extract` with its layer for the "
         "others"
     ]
+
+
+def test_layers_of_one_store_are_probed_one_by_one(
+    known: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """A layer that two stores hold is read from the one with more clips."""
+    manifest, _ = known
+    carried = {0: "speaker", 1: "nothing", -1: "emotion"}
+    write_layers(tmp_path, SPEECH, clips(), carried)
+    write_store(tmp_path, replace(SPEECH, layer=1), clips()[:85], "emotion")
+    every = replace(SPEECH, layer=-1, layers="all")
+    for encoder in (SPEECH, every):
+        recipe = replace(RECIPE, encoders={"speech": encoder})
+        report = probe(manifest, recipe, tmp_path, ["emotion"])
+        names = ["tiny-layer0", "tiny-layer1", "tiny-last"]
+        assert report.names == [*names, "all together"]
+        assert (report.clips, report.notes) == (90, [])
+        found = [score.value for score in report.scores]
+        assert min(found[2:]) > 0.9 > 0.6 > max(found[:2])
+        assert report.best("emotion").name == "tiny-last"
 
 
 def test_what_cannot_be_probed_is_an_error(known: tuple[Path, Path], tmp_path: Path) -> None:
