@@ -33,7 +33,7 @@ def probe(
     out: Path | None,
     as_json: bool,
 ) -> None:
-    """Tell which layer carries emotion, dimensions, speaker and text.
+    """Tell which layers carry emotion, speaker and text.
 
     MANIFEST is a manifest file or folder; all its splits are used. For each stream of the recipe,
     every store of its encoder in the cache is probed, whatever its layer, and all of them together.
