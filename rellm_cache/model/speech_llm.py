@@ -19,7 +19,7 @@ from rellm_cache.errors import ConfigError
 from rellm_cache.llm.decoding import Continuation, continue_prompts
 from rellm_cache.llm.frozen import FrozenLLM, require_llm
 from rellm_cache.llm.lora import LoRA, with_lora
-from rellm_cache.llm.prompts import speech_prompts
+from rellm_cache.llm.prompts import SpeechPrompt, speech_prompts
 from rellm_cache.llm.sentence_limit import NO_LIMIT, ReplyLimit
 from rellm_cache.model.adapter import Speech, concat_streams, dequantize
 from rellm_cache.model.answer_likelihoods import answer_log_likelihoods
@@ -201,22 +201,41 @@ class SpeechLLM(nn.Module):
         )
 
     @torch.inference_mode()
-    def label_log_likelihoods(self, speech: Speech, labels: Sequence[Sequence[int]]) -> Tensor:
-        """(B, C) log-likelihood of each label's ids, with the end token, as the answer to the
-        recognition request."""
-        llm, prompt = require_llm(self.llm), self.prompts["emotion_lm"]
-        results = [
-            answer_log_likelihoods(
-                llm,
-                [
-                    llm.prefix_segment(prompt.before),
-                    llm.segment(speech.one(index), prompt.after, parent=0),
-                ],
-                labels,
-            )
-            for index in range(len(speech.counts))
+    def label_log_likelihoods(
+        self,
+        speech: Speech,
+        labels: Sequence[Sequence[int]],
+        prompt: SpeechPrompt | None = None,
+    ) -> Tensor:
+        """(B, C) log-likelihood of each label's ids, with the end token, as the answer to a
+        recognition request.
+
+        Args:
+            prompt: token ids around the speech; None for the request of training.
+        """
+        return torch.stack(
+            [
+                self._label_log_likelihoods(speech.one(index), labels, prompt)
+                for index in range(len(speech.counts))
+            ]
+        )
+
+    @torch.inference_mode()
+    def empty_log_likelihoods(
+        self, labels: Sequence[Sequence[int]], prompt: SpeechPrompt
+    ) -> Tensor:
+        """(C,) log-likelihood of each label's ids as the answer to a request without speech."""
+        return self._label_log_likelihoods(None, labels, prompt)
+
+    def _label_log_likelihoods(
+        self, speech: Tensor | None, labels: Sequence[Sequence[int]], prompt: SpeechPrompt | None
+    ) -> Tensor:
+        llm, prompt = require_llm(self.llm), prompt or self.prompts["emotion_lm"]
+        request = [
+            llm.prefix_segment(prompt.before),
+            llm.segment(speech, prompt.after, parent=0),
         ]
-        return torch.stack(results)
+        return answer_log_likelihoods(llm, request, labels)
 
 
 def output_size(adapter: AdapterConfig, llm: FrozenLLM | None) -> int:
