@@ -163,8 +163,11 @@ class HeadsConfig(Section):
     table = "heads"
 
     emotions: tuple[str, ...] = ("neutral", "happy", "angry", "sad", "surprise")
-    """Classes of the category head and answers of emotion recognition: two or more names of
-    `rellm_cache/corpus/emotions.py`. Clips with other emotions have no emotion loss."""
+    """Classes of the category head and answers of emotion recognition: two or more names, in lower
+    case as in the manifest."""
+    unlisted: Literal["error", "ignore"] = "error"
+    """What training does about clips with an emotion that `emotions` does not name: `"error"`
+    refuses them, `"ignore"` trains on them without an emotion."""
     dimensions: bool = True
     """Whether there is a head for arousal, dominance and valence."""
     pooling: Literal["mean", "statistics"] = "mean"
@@ -174,6 +177,8 @@ class HeadsConfig(Section):
     freeze: tuple[Literal["emotion", "dimensions"], ...] = ()
     """Heads that keep the weights of `training.init_from`; their losses train the adapter alone.
     The reference code freezes the category head, `["emotion"]`, which BLSP-Emo trained."""
+
+    later = ("unlisted",)
 
     def __post_init__(self) -> None:
         super().__post_init__()
