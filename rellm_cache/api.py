@@ -33,6 +33,8 @@ Location = str | Path  # a path; of a cache or store, also a URL
 def open_store(path: Location) -> "Store":
     """Open one feature store as a mapping from utterance ids to (L, D) float32 frames.
 
+    Frames of a store of K layers are (L, K, D); `store.layer(2)` is one layer of it.
+
     Args:
         path: folder or URL of the store, as "cache/prosody-1d0f958b8571".
 

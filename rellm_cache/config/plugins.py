@@ -25,13 +25,15 @@ NAME = re.compile(r"[A-Za-z0-9_-]+")  # of streams and plug-ins
 class EncoderTraits:
     """What a recipe must know of an encoder: the class attributes of `FrameEncoder`."""
 
-    frame_rate: float = 50.0
+    frame_rate: float = 50.0  # 0 where it depends on the model
     version: int = 1
     needs_model: bool = True
     model_files: tuple[str, ...] = ("preprocessor_config.json",)
     windows: tuple[str, ...] = ("clip",)
     normalisations: tuple[str, ...] = ("none",)
     gives_dimensions: bool = False
+    several_layers: bool = False
+    pickled_weights: bool = False
 
 
 @dataclass(frozen=True)
@@ -208,13 +210,26 @@ ENCODERS = Registry(
     "encoder",
     "rellm.encoders",
     _encoder(
-        "whisper", "whisper:WhisperEncoder", windows=("30s", "clip"), normalisations=("log-mel",)
+        "whisper",
+        "whisper:WhisperEncoder",
+        windows=("30s", "clip"),
+        normalisations=("log-mel",),
+        several_layers=True,
     ),
     _encoder(
         "wav2vec2-emotion",
         "wav2vec2_emotion:Wav2Vec2EmotionEncoder",
         normalisations=("zero-mean-unit-variance",),
         gives_dimensions=True,
+        several_layers=True,
+    ),
+    _encoder(
+        "transformers-audio",
+        "transformers_audio:TransformersAudioEncoder",
+        frame_rate=0.0,
+        normalisations=("preprocessor",),
+        several_layers=True,
+        pickled_weights=True,
     ),
     _encoder(
         "prosody", "prosody:ProsodyEncoder", needs_model=False, normalisations=("fixed-scale",)

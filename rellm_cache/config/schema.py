@@ -57,6 +57,8 @@ class EncoderConfig(EncoderSpec):
     version: Annotated[int, Range(0)] = 0
     """Version of the encoder's code. It is raised when the same model would give other frames; 0
     takes the present one: leave it out."""
+    later: ClassVar[tuple[str, ...]] = ("layers",)  # as `Section.later`
+
     pooling: Literal["frame", "utterance"] = "frame"
     """`"frame"` gives the adapter every frame (as in the paper), `"utterance"` their mean in place
     of each (as in the reference code, for the emotion stream). The cache is the same."""
@@ -81,6 +83,10 @@ class EncoderConfig(EncoderSpec):
         if bool(self.model) != traits.needs_model:
             expected = "a hub id or a local folder" if traits.needs_model else "no model"
             raise ConfigError(f"{where}: found model = {self.model!r}, expected {expected}")
+        if self.layers and not traits.several_layers:
+            raise ConfigError(
+                f"{where}: found layers, but it gives frames of one layer only; leave it out"
+            )
 
     @property
     def _plugin(self) -> Plugin:
@@ -105,6 +111,10 @@ class EncoderConfig(EncoderSpec):
     def differences(self, other: CachedSpec) -> list[str]:
         """Return the fields in which `other` differs from the spec, as readable text."""
         return self.spec.differences(other)
+
+    def unmet_by(self, other: CachedSpec) -> list[str]:
+        """Return why frames of `other` cannot be read as frames of the spec, as readable text."""
+        return self.spec.unmet_by(other)
 
 
 @dataclass(frozen=True)

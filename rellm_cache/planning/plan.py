@@ -80,7 +80,7 @@ def plan(
     limits = read_limits(manifest)
     seconds = _durations(utterances, limits)
     usable = UsableClips(seconds, limits, len(utterances))
-    extraction = plan_extraction(targets, missing, usable, clips, batch_size)
+    extraction = plan_extraction(recipe.encoders, targets, missing, usable, clips, batch_size)
     on_gpu = default_device().type == "cuda" or gpu_bytes is not None
     train_split = [u for u in utterances if u.split == "train"]
     training, unknown = None, ""
@@ -95,6 +95,7 @@ def plan(
             torch.bfloat16 if on_gpu else torch.float32,
             gpu_bytes,
             _questions(recipe.losses, recipe.qa, manifest),
+            next(iter(targets.values())).spec.frame_rate,
         )
     except (ConfigError, ManifestError) as error:
         unknown = str(error)
