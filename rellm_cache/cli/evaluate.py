@@ -113,6 +113,8 @@ def print_scores(scores: dict[str, Any]) -> None:
     print_table(counted(scores["clips"], "clip"), columns, rows)
     if llm is not None and llm["requests"]:
         print_requests(llm["requests"])
+    if "kl" in head:
+        click.echo(f"KL(raters || category head): {head['kl']:.4f} nats")
     if head["ccc"]:
         rows = []
         for name, value in head["ccc"].items():

@@ -478,8 +478,7 @@ def _initial_model(recipe: Recipe, data: TrainingData, llm: FrozenLLM | None) ->
         )
     if model.adapter.needs_statistics and not (config.init_from and "adapter" in config.init_parts):
         model.adapter.start_from(*frame_statistics(data.streams, [e.id for e in data.train]))
-    emotions = [e.emotion for e in data.train]
-    model.class_weights = class_weights(recipe.losses, emotions, len(recipe.heads.emotions))
+    model.class_weights = class_weights(recipe.losses, data.train, len(recipe.heads.emotions))
     return model
 
 
