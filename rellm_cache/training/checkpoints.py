@@ -51,6 +51,7 @@ class Position:
         epochs_since_best: validated epochs after the best one.
         stopped: why training was stopped before its last step, or "".
         best_sha256: digest of the best weights' file, or "" in checkpoints of older versions.
+        metrics_sha256: digest of the metrics up to this step, or "" in those of older versions.
     """
 
     step: int = 0
@@ -61,6 +62,7 @@ class Position:
     epochs_since_best: int = 0
     stopped: str = ""
     best_sha256: str = ""
+    metrics_sha256: str = ""
 
 
 class CheckpointFolders:

@@ -5,6 +5,7 @@ are summed. A step that runs out of memory is repeated with smaller micro-batche
 """
 
 import dataclasses
+import hashlib
 import math
 import shutil
 import time
@@ -13,7 +14,7 @@ from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +122,12 @@ class Trainer:
         if self.accelerator.is_main_process:
             found = list(read_metrics(self.out))
             kept = [row for row in found if 0 < position.step >= row["step"]]
+            expected = position.metrics_sha256
+            if expected and found and expected != self._metrics_digest(len(kept)):
+                say(
+                    f"Note: {self.metrics}: was changed or damaged after the checkpoint was "
+                    "written; restore it, or do not rely on its numbers"
+                )
             if kept != found or not self.metrics.exists():
                 write_lines(self.metrics, kept)
             if not self.checkpoints.is_final:
@@ -455,7 +462,14 @@ class Trainer:
         if self.accelerator.is_main_process:
             with disk_errors(self.metrics, "earlier checkpoints are kept"):
                 sync_path(self.metrics)
+                digest = self._metrics_digest()
+            position = dataclasses.replace(position, metrics_sha256=digest)
         self.checkpoints.save(position)
+
+    def _metrics_digest(self, rows: int | None = None) -> str:
+        """SHA-256 (hex) of the first rows of the metrics, or of all."""
+        with self.metrics.open("rb") as file:
+            return hashlib.sha256(b"".join(islice(file, rows))).hexdigest()
 
     def _record(self, row: dict[str, Any]) -> None:
         if not self.accelerator.is_main_process:

@@ -170,10 +170,11 @@ class Soak:
             training,
         ):  # fmt: skip
             ended = self.call(words, self.world.root)
-            said = "damaged and skipped" in ended.output or "restored from" in ended.output
+            notes = ("damaged and skipped", "restored from", "Note: the best", "changed or damaged")
+            said = any(note in ended.output for note in notes)
             if ended.has_traceback or ended.code < 0:
                 found.traceback = f"{words[:2]}: code {ended.code}: {ended.output}"
-            if ended.code or said or "Note: the best weights" in ended.output:
+            if ended.code or said:
                 found.problem += f"{words[:2]}: {ended.output[-300:]}"
         if not found.problem:
             for name in ("scores", "heads", "begun"):
@@ -307,10 +308,13 @@ class Soak:
             except TimeoutError as error:
                 self.results.add(f"kills: {name}", "slow", str(error))
                 continue
-            if ended.code not in DONE or ended.has_traceback:
+            found = contents(out)
+            # An export that was killed after its last step is there, and is not replaced.
+            whole_before = found == whole and "exists already" in ended.output
+            if ended.has_traceback or not (ended.code in DONE or whole_before):
                 kind = "traceback" if ended.has_traceback else "lost"
                 self.results.add(f"kills: {name}", kind, ended.output[-600:])
-            elif (found := contents(out)) != whole:
+            elif found != whole:
                 different = sorted(n for n in whole.keys() | found.keys()
                                    if whole.get(n) != found.get(n))  # fmt: skip
                 self.results.add(f"kills: {name}", "lost", f"other output: {different}")
