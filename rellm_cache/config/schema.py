@@ -440,7 +440,7 @@ class TrainingConfig(Section):
     """Optimization. The defaults are the reference's."""
 
     table = "training"
-    later = ("early_stopping",)
+    later = ("early_stopping", "speed_copies")
 
     epochs: Count = 3
     """Times that every clip of the train split is seen."""
@@ -493,6 +493,11 @@ class TrainingConfig(Section):
     """Training stops after this many epochs in a row without a better `best_metric`; 0 never stops
     it. It needs a validation split and `best_metric` `"loss"` or `"ua"`. Learning rate and
     `weight_averaging` count the steps of all `epochs`."""
+    speed_copies: Annotated[tuple[float, ...], Range(0.5, 2)] = ()
+    """Each clip of the train split is also a training clip at each of these speeds, as
+    `[0.9, 1.1]`: pitch and formants move, as with another voice. `rellm extract` encodes the copies
+    once, like clips; an epoch is longer by as many times. Copies outside the manifest's limits of
+    duration are left out."""
     checkpoint_minutes: Annotated[float, Range(0)] = 5.0
     """Minutes between checkpoints within an epoch. Each epoch ends with one."""
     init_from: str = ""
