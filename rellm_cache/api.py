@@ -7,7 +7,7 @@ nested, or texts as after `--set`. All errors that a user can mend are `RellmErr
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from rellm_cache.config.schema import Recipe
 from rellm_cache.config.toml import Changes, override_texts
@@ -282,6 +282,9 @@ def evaluate(
     in_words: bool = True,
     empathy: Location | None = None,
     overwrite: bool = False,
+    orders: int = 1,
+    calibrate: bool = False,
+    export: Literal["voicebench", "urobench", "jsonl"] | None = None,
 ) -> "Scores":
     """Score a run on a manifest, and write scores, predictions and a report.
 
@@ -293,6 +296,10 @@ def evaluate(
         in_words: whether the LLM also answers each emotion in words, which is slow.
         empathy: folder of an empathy scorer, to score the answers.
         overwrite: replace the scores of another manifest in that folder.
+        orders: orders of the options over which the LLM's label probabilities are averaged: the
+            paper's, then shuffled ones.
+        calibrate: whether these probabilities are divided by those after an empty speech.
+        export: form in which the answers to all clips are written to that folder.
 
     Raises:
         RunError, ManifestError, StoreError, ConfigError: the run is not finished, an input cannot
@@ -307,7 +314,7 @@ def evaluate(
     from rellm_cache.evaluation.run import EvaluationOptions, evaluate
 
     scorer = None if empathy is None else _local(empathy)
-    options = EvaluationOptions(samples, in_words, scorer, overwrite)
+    options = EvaluationOptions(samples, in_words, scorer, overwrite, orders, calibrate, export)
     own = None if cache is None else _cache(cache)
     return evaluate(
         _local(run), _local(manifest), own, options, None if out is None else _local(out)
