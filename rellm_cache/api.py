@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from rellm_cache.extraction.run import StreamReport
     from rellm_cache.inference.trained_run import Run
     from rellm_cache.planning.plan import Plan
+    from rellm_cache.probing.report import ProbeReport
     from rellm_cache.store.mapping import Store
     from rellm_cache.sweeps.plan import Variant
     from rellm_cache.sweeps.report import SweepReport
@@ -446,6 +447,48 @@ def plan(
     from rellm_cache.planning.plan import plan
 
     return plan(_local(manifest), loaded, _cache(cache), clips, batch_size, gpu_bytes)
+
+
+def probe(
+    recipe: Location | Recipe,
+    manifest: Location,
+    cache: Location = "cache",
+    *,
+    targets: Sequence[str] = ("emotion", "arousal", "dominance", "valence", "speaker", "text"),
+    out: Location | None = None,
+    set: Changes = (),
+) -> "ProbeReport":
+    """Linear probes: which layer in the cache carries emotion, dimensions, speaker and text.
+
+    For each stream of the recipe all stores of its encoder are probed, whatever their layer, and
+    all together. A probe is a linear model on the mean and standard deviation of each clip's
+    frames, scored in five folds; those of emotion and dimensions separate speakers.
+
+    Args:
+        manifest: manifest file or folder; all its splits are used.
+        targets: what to predict; one without labels is skipped.
+        out: folder for `probe.json` and `probe.html`; None writes nothing.
+
+    Returns:
+        UA of classes or CCC of dimensions with a 95 % interval in `scores`, the best layer by
+        `best("emotion")`, and reasons in `skipped`.
+
+    Raises:
+        ManifestError, ConfigError, StoreError: an input cannot be used.
+
+    Example:
+        >>> import rellm_cache as rellm
+        >>> report = rellm.probe("heads", "manifests/demo", "cache", targets=["emotion", "arousal"])
+        >>> [target.measure for target in report.targets]
+        ['UA', 'CCC']
+        >>> 0 <= report.best("emotion").value <= 1
+        True
+    """
+    from rellm_cache.config.recipes import load_recipe
+    from rellm_cache.probing.run import probe
+
+    where = None if out is None else _local(out)
+    return probe(_local(manifest), load_recipe(recipe, set), _cache(cache), targets, where)
 
 
 def loader(
