@@ -132,6 +132,10 @@ def _evaluate(
             )
     with use_threads("models" if recipe.needs_llm else "heads"):
         predictions = log.predict(options.in_words, options.orders, options.calibrate)
+    utterances = log.utterances  # without those that were dropped
+    spoken = [u for u in utterances if u.text.strip()]
+    for name, reason in log.dropped.items():
+        say(f"{name}: left out, {reason}")
     empathy = None
     if options.empathy is not None:
         empathy = log.empathy(spoken, options.empathy)
@@ -141,6 +145,8 @@ def _evaluate(
         write_answers(out, options.export, utterances, log.answers(utterances))
     scores = make_scores(data, utterances, predictions, recipe.heads.emotions, empathy)
     figures, place = scores.to_json(), str(manifest.absolute())
+    if log.dropped:
+        figures["dropped"] = log.dropped
     page = render_report(run, recipe, figures, chosen, shown)
     with recorded(out, EVALUATED, SCORES, PREDICTIONS, REPORT, CARD):
         written = [
