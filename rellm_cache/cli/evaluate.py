@@ -64,6 +64,7 @@ def evaluate(
         print_json(scores)
         return
     print_scores(scores)
+    print_layer_weights(found.layer_weights)
     click.echo(f"Scores: {(out or run) / 'scores.json'}")
     click.echo(f"Report: {(out or run) / 'report.html'}")
 

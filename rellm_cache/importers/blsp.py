@@ -145,7 +145,9 @@ def import_blsp(folder: Path, out: Path, recipe: Recipe, sizes: Mapping[str, int
         raise ConfigError(f"{folder / PREPROCESSOR}: is missing; copy it from the checkpoint")
     weights = find_weights(folder)
     shapes = expected_shapes(config)
-    emotion_head = HEAD in weights.described and recipe.heads.pooling == "mean"
+    heads = recipe.heads  # attention starts with equal weights, and so as the mean
+    reads_mean = heads.pooling in ("mean", "attention") and not heads.projection
+    emotion_head = HEAD in weights.described and reads_mean
     if emotion_head:
         shapes[HEAD] = (len(HEAD_EMOTIONS), config.hidden_size)
     weights.check(shapes, is_ignored)

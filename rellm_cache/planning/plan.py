@@ -91,7 +91,7 @@ def plan(
             recipe,
             train_split,
             seconds,
-            sum(stream.frame_size for stream in extraction.streams),
+            {stream.name: stream.frame_size for stream in extraction.streams},
             torch.bfloat16 if on_gpu else torch.float32,
             gpu_bytes,
             _questions(recipe.losses, recipe.qa, manifest),
