@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from rellm_cache.cli import options
-from rellm_cache.cli.output import decimals, print_json, print_table
+from rellm_cache.cli.output import decimals, print_json, print_layer_weights, print_table
 from rellm_cache.utils.console import counted, percent
 
 

@@ -127,7 +127,8 @@ def _read_table(name_or_path: str) -> tuple[dict[str, Any], str, Path]:
 def _without_other_kinds(table: dict[str, Any], layer: Mapping[str, Any]) -> dict[str, Any]:
     """Drop the fields of encoders and the adapter that `layer` gives another `kind`.
 
-    The adapter keeps `output_size` and how it mixes layers, an encoder its `pooling`: they are the same for all kinds.
+    The adapter keeps `output_size` and how it mixes layers, an encoder its `pooling`: they are the
+    same for all kinds.
     """
 
     def kept(own: Any, new: Any, default: str, names: tuple[str, ...]) -> Any:

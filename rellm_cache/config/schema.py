@@ -114,7 +114,8 @@ class AdapterConfig(Section):
 
     kind: str = "conv"
     """Which adapter: `"conv"`, or a plug-in's. The fields below are those of `"conv"`, except
-    `layer_mix`, `layer_norm`, `output_size` and `options`. Another `kind` than that of the recipe below drops them."""
+    `layer_mix`, `layer_norm`, `output_size` and `options`. Another `kind` than that of the recipe
+    below drops them."""
     preset: Literal["reference", "lite"] = "reference"
     """`"reference"` is as wide as the input (205 M parameters from 2304 to 4096 values). `"lite"`
     scales each input channel and has separable convolutions with `width` channels, with a low-rank

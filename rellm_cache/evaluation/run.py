@@ -28,7 +28,13 @@ from rellm_cache.evaluation.predictions import (
 from rellm_cache.evaluation.report import REPORT, render_report
 from rellm_cache.evaluation.scores import Scores, make_scores
 from rellm_cache.runs.card import CARD, MANIFEST, SCORES, read_card, render_card
-from rellm_cache.runs.provenance import TRAINING, DataSummary, load_training, run_cache, summarize_data
+from rellm_cache.runs.provenance import (
+    TRAINING,
+    DataSummary,
+    load_training,
+    run_cache,
+    summarize_data,
+)
 from rellm_cache.runs.publish import is_published
 from rellm_cache.runs.shared_models import SharedModels
 from rellm_cache.runs.weights import RECIPE

@@ -91,7 +91,8 @@ def mask_frames(frames: Tensor, lengths: Tensor) -> Tensor:
 def crop_time(frames: Tensor, start: Tensor, count: int) -> Tensor:
     """Crop each utterance to `count` frames from `start` on.
 
-    Past the last frame of the batch, that one is repeated: (B, T, D), (B,) -> (B, min(T, count), D).
+    Past the last frame of the batch, that one is repeated: (B, T, D), (B,) -> (B, t, D), where t is
+    `count`, or T if that is smaller.
     """
     steps = torch.arange(min(count, frames.shape[1]), device=frames.device)
     places = (start.unsqueeze(1) + steps).clamp(max=frames.shape[1] - 1)  # (B, count)

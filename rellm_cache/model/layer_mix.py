@@ -75,7 +75,8 @@ class LayerMix(nn.Module):
         """
 
         def read(clip: Tensor) -> Tensor:
-            layers = dequantize(clip, params).float().unflatten(-1, (self.layers, self.size))
+            values = dequantize(clip, params).float()  # (…, L · D)
+            layers = values.reshape(*values.shape[:-1], self.layers, self.size)  # (…, L, D)
             return F.layer_norm(layers, (self.size,)) if self.layer_norm else layers
 
         if self.weights is None:
@@ -117,6 +118,11 @@ class LayerMixes(nn.ModuleDict):
     Args:
         config: the recipe's `[adapter]`.
         sizes: values in a stored frame of each stream.
+
+    Attributes:
+        sizes: values in a mixed frame of each stream.
+        operations: floating-point operations of one frame of all streams in a step.
+        kept_bytes: bytes that one frame of all streams keeps for the backward pass.
     """
 
     def __init__(
@@ -126,45 +132,34 @@ class LayerMixes(nn.ModuleDict):
         sizes: Mapping[str, int],
     ) -> None:
         softmax, layer_norm = config.layer_mix == "softmax", config.layer_norm
-        numbers = {name: e.layer_numbers for name, e in encoders.items() if e.layer_numbers}
-        mixed = numbers if softmax or layer_norm else {}
-        super().__init__(
-            {
-                f"{name}{SUFFIX}": LayerMix(
-                    len(own), sizes[name], softmax=softmax, layer_norm=layer_norm
-                )
-                for name, own in mixed.items()
-            }
-        )
-        self._layers, self._sizes = mixed, dict(sizes)
+        mixes = {
+            name: LayerMix(
+                len(encoder.layer_numbers), sizes[name], softmax=softmax, layer_norm=layer_norm
+            )
+            for name, encoder in encoders.items()
+            if encoder.layer_numbers and (softmax or layer_norm)
+        }
+        super().__init__({f"{name}{SUFFIX}": mix for name, mix in mixes.items()})
+        self._stored_sizes = dict(sizes)
+        self.sizes = self._stored_sizes | {name: mix.output_size for name, mix in mixes.items()}
+        self.operations = float(sum(mix.operations for mix in mixes.values()))
         value_bytes = {name: 1 if e.dtype == "int8" else 2 for name, e in encoders.items()}
-        stored = sum(sizes[name] * value_bytes[name] for name in mixed) if softmax else 0
-        self.kept_bytes = stored  # of one frame of all streams, kept for the backward pass
+        self.kept_bytes = sum(sizes[n] * value_bytes[n] for n in mixes) if softmax else 0
 
     def mix(
         self, stream: str, frames: Tensor, params: QuantizationParams | None = None
     ) -> Tensor:
         """Frames of a stream as its values: those of several layers mixed, others dequantized."""
-        if stream not in self._layers:
+        if (name := f"{stream}{SUFFIX}") not in self:
             return dequantize(frames, params)
-        mixed: Tensor = self[f"{stream}{SUFFIX}"](frames, params)
+        mixed: Tensor = self[name](frames, params)
         return mixed
 
     def mix_values(self, values: Tensor) -> Tensor:
         """Mix the values of all streams side by side: (T, sum of D) -> (T, sum of mixed D)."""
-        parts = zip(self._sizes, values.split([*self._sizes.values()], dim=1), strict=True)
-        return torch.cat([self.mix(n, own[None])[0].to(values.dtype) for n, own in parts], dim=1)
-
-    @property
-    def sizes(self) -> dict[str, int]:
-        """Values in a mixed frame of each stream."""
-        return {
-            name: self[f"{name}{SUFFIX}"].output_size if name in self._layers else size
-            for name, size in self._sizes.items()
-        }
-
-    @property
-    def operations(self) -> float:
-        """Floating-point operations of one frame of all streams in a step."""
-        return float(sum(mix.operations for mix in self.values()))
-
+        parts = torch.split(values, [*self._stored_sizes.values()], dim=1)
+        mixed = [
+            self.mix(stream, own.unsqueeze(0)).squeeze(0).to(values.dtype)
+            for stream, own in zip(self._stored_sizes, parts, strict=True)
+        ]
+        return torch.cat(mixed, dim=1)

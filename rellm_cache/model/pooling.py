@@ -31,8 +31,11 @@ def masked_mean(frames: Tensor, lengths: Tensor) -> Tensor:
 
 
 def weighted_mean(frames: Tensor, weights: Tensor) -> Tensor:
-    """Mean over frames with weights of sum 1: (B, T, D), (B, T) -> (B, D)."""
-    return torch.bmm(weights.unsqueeze(1), frames).squeeze(1)
+    """Mean over frames with weights of sum 1: (B, T, D), (B, T) -> (B, D).
+
+    No matrix product, which autocast would round to bf16.
+    """
+    return (frames * weights.unsqueeze(-1)).sum(1)
 
 
 class FrameAttention(nn.Module):
@@ -54,7 +57,8 @@ class FrameAttention(nn.Module):
         keys = frames if self.hidden is None else self.hidden(frames).tanh()  # (B, T, D or hidden)
         scores = (keys @ self.query).float() / len(self.query) ** 0.5  # (B, T)
         outside = ~valid_frames(lengths, frames.shape[1])
-        return scores.masked_fill(outside, -torch.inf).softmax(dim=1)
+        weights: Tensor = scores.masked_fill(outside, -torch.inf).softmax(dim=1)
+        return weights
 
 
 class Pooling(nn.Module):
@@ -96,10 +100,9 @@ class Pooling(nn.Module):
         weights = None if self.attention is None else self.attention(frames, lengths)
 
         def average(values: Tensor) -> Tensor:
-            if weights is None:
-                return masked_mean(values, lengths)
-            with torch.autocast(values.device.type, enabled=False):  # not rounded to bf16
-                return weighted_mean(values, weights)
+            return (
+                masked_mean(values, lengths) if weights is None else weighted_mean(values, weights)
+            )
 
         pooled = average(frames)  # (B, T, D) -> (B, D)
         if self.has_deviation:

@@ -86,8 +86,8 @@ class SpeechLLM(nn.Module):
     def speech(self, batch: Batch) -> Speech:
         """Run the adapter on the frames of a batch, cropped and with their layers mixed."""
         framed = {n: f for n, f in batch.streams.items() if self._pooling[n] == "frame"}
-        framed, lengths = self.adapter.crop(framed, batch.frame_lengths)
-        stored = {name: framed.get(name, frames) for name, frames in batch.streams.items()}
+        cropped, lengths = self.adapter.crop(framed, batch.frame_lengths)
+        stored = {name: cropped.get(name, frames) for name, frames in batch.streams.items()}
         streams = {
             name: self.layer_mix.mix(name, frames, batch.quantization.get(name))
             for name, frames in stored.items()

@@ -119,7 +119,9 @@ def plan_training(
     lengths = torch.tensor(found, dtype=torch.long, device="cpu").clamp(min=1)
     frames = int(adapter.input_lengths(lengths).sum())  # in training mode
     embeddings = adapter.output_lengths(lengths)
-    kept = (mixes.kept_bytes + cost.kept_bytes) * frames + heads.kept_bytes() * int(embeddings.sum())
+    kept = (mixes.kept_bytes + cost.kept_bytes) * frames + heads.kept_bytes() * int(
+        embeddings.sum()
+    )
     tasks = recipe.losses.tasks
     tokens = [
         _count_tokens(tasks, clip, speech, questions.get(clip.id, ()))
