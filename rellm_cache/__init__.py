@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         open_store,
         plan,
         prepare,
+        prepare_folds,
         sweep,
         train,
     )
@@ -69,6 +70,7 @@ __all__ = [
     "open_store",
     "plan",
     "prepare",
+    "prepare_folds",
     "register_adapter",
     "register_corpus",
     "register_encoder",

@@ -33,6 +33,8 @@ Location = str | Path  # a path; of a cache or store, also a URL
 def open_store(path: Location) -> "Store":
     """Open one feature store as a mapping from utterance ids to (L, D) float32 frames.
 
+    Frames of a store of K layers are (L, K, D); `store.layer(2)` is one layer of it.
+
     Args:
         path: folder or URL of the store, as "cache/prosody-1d0f958b8571".
 
@@ -122,6 +124,64 @@ def prepare(
         corpus = read_corpus(corpus, _local(root), options)
     limits = ClipLimits(min_seconds, max_seconds, keep_silent)
     return prepare(corpus, _local(out), limits, allow_partial, overwrite)
+
+
+def prepare_folds(
+    metadata: Location,
+    out: Location,
+    *,
+    audio: Location,
+    folds: "Sequence[int]" = (),
+    labels: str = "",
+    seed: int = 1,
+    skip_missing: bool = False,
+    min_seconds: float = 1.0,
+    max_seconds: float = 30.0,
+    keep_silent: bool = False,
+    overwrite: bool = False,
+) -> "dict[int, PrepareReport]":
+    """Make a manifest of each fold of an EmoBox corpus: `<out>/fold_1` and so on.
+
+    Args:
+        metadata: folder of a corpus in EmoBox's metadata, as data/ravdess.
+        out: folder of the manifest folders.
+        audio: folder of the audio files, as EmoBox's downloads.
+        folds: numbers of folds; all of them by default.
+        labels: "keep" for the corpus's own labels, or a JSON file that maps them; the default is
+            its label_map.json.
+        seed: of the random fifth of train that is the validation set where EmoBox has none.
+        skip_missing: leave out clips without an audio file.
+        min_seconds, max_seconds, keep_silent, overwrite: as in `prepare`.
+
+    Returns:
+        Number of the fold → its report.
+
+    Raises:
+        ManifestError: a fold is missing or damaged, two folds test the same clip, a clip is in
+            train and test, or audio is missing.
+
+    Example:
+        >>> import json
+        >>> from pathlib import Path
+        >>> import rellm_cache as rellm
+        >>> fold = Path("emobox/mine/fold_1")
+        >>> fold.mkdir(parents=True)
+        >>> for split in ("train", "test"):
+        ...     row = {"key": f"mine-{split}", "wav": "speech.wav", "emo": "Sad"}
+        ...     _ = (fold / f"mine_{split}_fold_1.jsonl").write_text(json.dumps(row))
+        >>> rellm.prepare_folds("emobox/mine", "manifests/mine-folds", audio=".")[1].kept
+        {'train': 1, 'test': 1}
+    """
+    from rellm_cache.corpus.clip_limits import ClipLimits
+    from rellm_cache.corpus.prepare import prepare_folds
+    from rellm_cache.corpus.readers.emobox import EmoboxOptions, read_emobox_folds
+
+    options = EmoboxOptions(str(_local(audio)), 1, labels, seed, skip_missing)
+    corpora = read_emobox_folds(_local(metadata), options, folds)
+    named = {f"fold_{fold}": corpus for fold, corpus in corpora.items()}
+    limits = ClipLimits(min_seconds, max_seconds, keep_silent)
+    reports = prepare_folds(named, _local(out), limits, overwrite)
+    return dict(zip(corpora, reports.values(), strict=True))
 
 
 def extract(

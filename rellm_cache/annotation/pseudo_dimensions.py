@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from rellm_cache.config.schema import Recipe
+from rellm_cache.corpus.labels import read_labels
 from rellm_cache.corpus.manifest import Utterance, manifest_files, parse_utterance, read_lines
 from rellm_cache.corpus.statistics import ANNOTATIONS, Survey, read_report, survey, update_report
 from rellm_cache.errors import ConfigError, StoreError
@@ -63,13 +64,16 @@ def annotate(manifest: Path, recipe: Recipe, cache: Path) -> AnnotateReport:
             "one of kind 'wav2vec2-emotion', as in recipe 're-llm'"
         )
     files = manifest_files(manifest)
+    folder = manifest if manifest.is_dir() else manifest.parent
     rows = {file: list(read_lines(file)) for file in files}
-    clips = {f: [parse_utterance(r, f.resolve().parent, w) for w, r in rows[f]] for f in files}
+    labels = read_labels(folder)
+    clips = {
+        f: [parse_utterance(r, f.resolve().parent, w, labels) for w, r in rows[f]] for f in files
+    }
     to_fill = [u for f in files for u in clips[f] if u.vad is None or u.vad_source == "pseudo"]
     store = FeatureStore.find(cache, encoder.spec)
     store.require((u.id for u in to_fill), f"rellm extract {manifest} --recipe {recipe.name}")
     given = {u.id: _dimensions(store, u) for u in to_fill}
-    folder = manifest if manifest.is_dir() else manifest.parent
     prepared = read_report(folder)
     with hold_folder(folder):
         for file in files:

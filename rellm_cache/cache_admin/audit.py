@@ -144,7 +144,7 @@ def _recompute(
                 skipped[utterance.id] = str(error)
                 continue
             (encoding,) = encoder.encode([clip.waveform])
-            new = to_float16(encoding.frames, utterance.id, store.frame_size).astype(np.float64)
+            new = to_float16(encoding.frames, utterance.id, store.frame_shape).astype(np.float64)
             old = _values(store, utterance.id)
             if new.shape != old.shape:
                 raise StoreError(
@@ -162,7 +162,7 @@ def _recompute(
 
 
 def _values(store: FeatureStore, name: str) -> np.ndarray:
-    """Return (L, D) float64 frames of a clip, dequantized."""
+    """Return (L, D) or (L, K, D) float64 frames of a clip, dequantized."""
     frames = store.verified_frames(name)
     if store.quantization is not None:
         return store.quantization.dequantize(frames).astype(np.float64)
@@ -174,6 +174,6 @@ def _skipped(store: FeatureStore, machine: dict[str, str], reason: str) -> Recom
 
 
 def _cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Return (L,) cosine similarities of two (L, D) arrays of frames."""
-    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    return np.asarray((a * b).sum(axis=1) / np.maximum(norms, 1e-12))
+    """Return cosine similarities of two arrays of frames, (L, D) or of K layers (L, K, D)."""
+    norms = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
+    return np.asarray((a * b).sum(axis=-1) / np.maximum(norms, 1e-12))

@@ -14,13 +14,15 @@ from rellm_cache.store.remote.mirror_paths import display_path
 class StoreSummary:
     """Summary of one store: encoder, clips, size, licence.
 
-    A teacher store has no layer and no hours: its frames are tokens of responses.
+    A store of several layers has them in `layers`, and no `layer`. A teacher store has no layer and
+    no hours: its frames are tokens of responses.
     """
 
     name: str
     encoder: str
     model: str
     layer: int | None
+    layers: tuple[int, ...]
     frame_size: int
     fingerprint: str
     clips: int
@@ -73,14 +75,16 @@ def list_clips(path: Path) -> list[ClipEntry]:
 
 
 def _summary(store: FeatureStore) -> StoreSummary:
-    rate = store.spec.frame_rate
+    rate, layers = store.spec.frame_rate, store.spec.layer_numbers
+    one = store.spec.layer if isinstance(store.spec, EncoderSpec) and not layers else None
     failures = failures_path(store.path)
     failed = len(failures.read_text("utf-8").splitlines()) if failures.exists() else 0
     return StoreSummary(
         name=store.path.name,
         encoder=store.spec.kind,
         model=store.spec.model,
-        layer=store.spec.layer if isinstance(store.spec, EncoderSpec) else None,
+        layer=one,
+        layers=layers,
         frame_size=store.frame_size,
         fingerprint=store.spec.fingerprint,
         clips=len(store),

@@ -6,6 +6,7 @@ call after a kill, or after a later `extract`.
 """
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,9 @@ class QuantizeReport:
     present: int  # clips that were in the store already
     bytes: int  # size of the int8 store's files
     relative_rms: float  # root mean square error divided by the root mean square of the frames
-    worst_channel: int  # index of the channel with the largest error relative to its deviation
+    # Index of the channel with the largest error relative to its deviation; of several layers that
+    # of the first layer, then of the second, and so on.
+    worst_channel: int
     worst_channel_rms: float  # that error divided by the channel's standard deviation
     clipped: float  # share of clipped values; above 0 only for clips added to an existing store
 
@@ -110,10 +113,10 @@ def _compare(
 
     Returns:
         Relative RMS error; (D,) error of each channel divided by its standard deviation, 0 if it is
-        constant; share of clipped values.
+        constant, of K layers (K, D); share of clipped values.
     """
     count = clipped = 0
-    squares, centred, errors, total = (np.zeros(store.frame_size) for _ in range(4))
+    squares, centred, errors, total = (np.zeros(store.frame_shape) for _ in range(4))
     reach = quantization.scale * (LEVELS + 0.5)
     with progress("Comparing", len(store), "clips") as tick:
         for clip in store.ids:
@@ -131,4 +134,4 @@ def _compare(
     deviation = np.sqrt(np.maximum(variance, 0))
     by_channel = np.sqrt(errors / count) / np.where(deviation > 0, deviation, np.inf)
     relative_rms = float(np.sqrt(errors.sum() / max(squares.sum(), np.finfo(float).tiny)))
-    return relative_rms, by_channel, clipped / (count * store.frame_size)
+    return relative_rms, by_channel, clipped / (count * math.prod(store.frame_shape))

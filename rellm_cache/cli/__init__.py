@@ -14,6 +14,7 @@ from rellm_cache.cli.annotate import annotate
 from rellm_cache.cli.cache import cache
 from rellm_cache.cli.check import check
 from rellm_cache.cli.demo import demo
+from rellm_cache.cli.doctor import doctor
 from rellm_cache.cli.empathy import empathy
 from rellm_cache.cli.evaluate import evaluate
 from rellm_cache.cli.extract import extract
@@ -52,7 +53,7 @@ def rellm() -> None:
 
 
 for command in (
-    demo, prepare, respond, transcribe, plan, extract, annotate, qa, train, sweep, generate,
+    demo, doctor, prepare, respond, transcribe, plan, extract, annotate, qa, train, sweep, generate,
     evaluate, judge, empathy, reproduce, check, publish, cache, import_, recipes,
 ):  # fmt: skip
     rellm.add_command(command)

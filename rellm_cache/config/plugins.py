@@ -32,6 +32,7 @@ class EncoderTraits:
     windows: tuple[str, ...] = ("clip",)
     normalisations: tuple[str, ...] = ("none",)
     gives_dimensions: bool = False
+    several_layers: bool = False
 
 
 @dataclass(frozen=True)
@@ -208,13 +209,18 @@ ENCODERS = Registry(
     "encoder",
     "rellm.encoders",
     _encoder(
-        "whisper", "whisper:WhisperEncoder", windows=("30s", "clip"), normalisations=("log-mel",)
+        "whisper",
+        "whisper:WhisperEncoder",
+        windows=("30s", "clip"),
+        normalisations=("log-mel",),
+        several_layers=True,
     ),
     _encoder(
         "wav2vec2-emotion",
         "wav2vec2_emotion:Wav2Vec2EmotionEncoder",
         normalisations=("zero-mean-unit-variance",),
         gives_dimensions=True,
+        several_layers=True,
     ),
     _encoder(
         "prosody", "prosody:ProsodyEncoder", needs_model=False, normalisations=("fixed-scale",)

@@ -86,6 +86,10 @@ def identity_toml(recipe: Recipe) -> str:
         for name in section.later if isinstance(section, Section) else ():
             if getattr(section, name) == getattr(type(section), name):
                 table[section.table].pop(name, None)  # an adapter of a plug-in has fewer fields
+    for stream, encoder in recipe.encoders.items():
+        for name in encoder.later:
+            if getattr(encoder, name) == getattr(type(encoder), name):
+                del table["encoders"][stream][name]
     return write_toml(table)
 
 
@@ -128,7 +132,8 @@ def _without_other_kinds(table: dict[str, Any], layer: Mapping[str, Any]) -> dic
     """Drop the fields of encoders and the adapter that `layer` gives another `kind`.
 
     The adapter keeps `output_size` and how it mixes layers, an encoder its `pooling`: they are the
-    same for all kinds.
+    same for all kinds. A `layer` of an encoder drops `layers`, and the other way
+    round.
     """
 
     def kept(own: Any, new: Any, default: str, names: tuple[str, ...]) -> Any:
@@ -141,13 +146,22 @@ def _without_other_kinds(table: dict[str, Any], layer: Mapping[str, Any]) -> dic
     new = layer.get("encoders", {})
     if isinstance(new, Mapping) and isinstance(table.get("encoders"), dict):
         table["encoders"] = {
-            name: kept(own, new.get(name), "", ("pooling",))
+            name: _without_other_layers(kept(own, new.get(name), "", ("pooling",)), new.get(name))
             for name, own in table["encoders"].items()
         }
     if "adapter" in table:
         shared = tuple(n for n in AdapterConfig.shared if n not in ("kind", "options"))
         table["adapter"] = kept(table["adapter"], layer.get("adapter"), "conv", shared)
     return table
+
+
+def _without_other_layers(own: Any, new: Any) -> Any:
+    """Drop `layer` of an encoder that `new` gives `layers`, or `layers` where it gives `layer`."""
+    if not isinstance(own, dict) or not isinstance(new, Mapping):
+        return own
+    dropped = {"layer": "layers", "layers": "layer"}
+    gone = {dropped[name] for name in dropped.keys() & new.keys()} - new.keys()
+    return {name: value for name, value in own.items() if name not in gone}
 
 
 def _require_plugins(table: Mapping[str, Any], source: str) -> None:

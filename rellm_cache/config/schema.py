@@ -55,6 +55,8 @@ class EncoderConfig(EncoderSpec):
     version: Annotated[int, Range(0)] = 0
     """Version of the encoder's code. It is raised when the same model would give other frames; 0
     takes the present one: leave it out."""
+    later: ClassVar[tuple[str, ...]] = ("layers",)  # as `Section.later`
+
     pooling: Literal["frame", "utterance"] = "frame"
     """`"frame"` gives the adapter every frame (as in the paper), `"utterance"` their mean in place
     of each (as in the reference code, for the emotion stream). The cache is the same."""
@@ -79,6 +81,10 @@ class EncoderConfig(EncoderSpec):
         if bool(self.model) != traits.needs_model:
             expected = "a hub id or a local folder" if traits.needs_model else "no model"
             raise ConfigError(f"{where}: found model = {self.model!r}, expected {expected}")
+        if self.layers and not traits.several_layers:
+            raise ConfigError(
+                f"{where}: found layers, but it gives frames of one layer only; leave it out"
+            )
 
     @property
     def _plugin(self) -> Plugin:
@@ -103,6 +109,10 @@ class EncoderConfig(EncoderSpec):
     def differences(self, other: CachedSpec) -> list[str]:
         """Return the fields in which `other` differs from the spec, as readable text."""
         return self.spec.differences(other)
+
+    def unmet_by(self, other: CachedSpec) -> list[str]:
+        """Return why frames of `other` cannot be read as frames of the spec, as readable text."""
+        return self.spec.unmet_by(other)
 
 
 @dataclass(frozen=True)
@@ -171,11 +181,14 @@ class HeadsConfig(Section):
     """The auxiliary heads over the adapter's frames."""
 
     table = "heads"
-    later = ("projection",)
+    later = ("projection", "unlisted")
 
     emotions: tuple[str, ...] = ("neutral", "happy", "angry", "sad", "surprise")
-    """Classes of the category head and answers of emotion recognition: two or more names of
-    `rellm_cache/corpus/emotions.py`. Clips with other emotions have no emotion loss."""
+    """Classes of the category head and answers of emotion recognition: two or more names, in lower
+    case as in the manifest."""
+    unlisted: Literal["error", "ignore"] = "error"
+    """What training does about clips with an emotion that `emotions` does not name: `"error"`
+    refuses them, `"ignore"` trains on them without an emotion."""
     dimensions: bool = True
     """Whether there is a head for arousal, dominance and valence."""
     pooling: Literal["mean", "statistics", "attention", "attentive_statistics"] = "mean"

@@ -87,13 +87,20 @@ class CachedSpec(ABC):
 
         Weights are compared where this spec pins them, else the model's name.
         """
+        return self._differences(other)
+
+    def unmet_by(self, other: "CachedSpec") -> list[str]:
+        """Why data of another spec cannot be read as data of this one, as readable text."""
+        return self.differences(other)
+
+    def _differences(self, other: "CachedSpec", *left_out: str) -> list[str]:
         if self.kind != other.kind:
             return [f"kind: wanted {self.kind!r}, found {other.kind!r}"]
-        ignored = "model" if self.weights_sha256 else "weights_sha256"
+        ignored = {"model" if self.weights_sha256 else "weights_sha256", *left_out}
         return [
             f"{field.name}: wanted {mine!r}, found {theirs!r}"
             for field, mine in self._values()
-            if field.name != ignored
+            if field.name not in ignored
             and field.compare
             and mine != (theirs := getattr(other, field.name, default_of(field)))
         ]
@@ -114,6 +121,11 @@ class StoredSpec(CachedSpec):
 
     dtype: str
     frame_rate: float = 0.0
+
+    @property
+    def layer_numbers(self) -> tuple[int, ...]:
+        """Layers that its frames hold side by side; empty if there is one frame of one layer."""
+        return ()
 
 
 @dataclass(frozen=True)
@@ -137,6 +149,11 @@ class EncoderSpec(StoredSpec):
     """Which hidden state the frames are: 0 is the input of the first block, k the output of block
     k, -1 the last one, after the final layer norm where there is one. `"prosody"` has no layers;
     leave it at -1."""
+    layers: Annotated[tuple[int, ...] | Literal["all"], Range(-1)] = ()
+    """Several hidden states in place of `layer`, from one forward pass and in one store: two or
+    more numbers as `layer` has them, ascending, -1 last, as `[1, 2, 3]`. `"all"` is 0 to the number
+    of blocks. Only -1 has the final layer norm. Each frame then holds the values of all layers, one
+    layer after the other. `"prosody"` has no layers."""
     sampling_rate: Annotated[int, Range(16_000, 16_000)] = 16_000
     """Sampling rate of the waveform that the encoder takes, in Hz. Only 16000 is known; clips with
     other rates are resampled."""
@@ -159,6 +176,9 @@ class EncoderSpec(StoredSpec):
     """Options of a plug-in's encoder: the table `[encoders.NAME.options]`."""
     provider: str = field(default="", compare=False, metadata=DERIVED)
     """Package and version that provided the encoder; empty for ours. Not part of the identity."""
+    blocks: int = field(default=0, compare=False, metadata=DERIVED)
+    """Number of the model's blocks, so that a store tells whether it has all layers; 0 if unknown.
+    Not part of the identity."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "options", _with_tuples(self.options))
@@ -166,13 +186,93 @@ class EncoderSpec(StoredSpec):
         object.__setattr__(self, "window", self.window or traits.windows[0])
         object.__setattr__(self, "normalisation", self.normalisation or traits.normalisations[0])
         check_fields(f"encoder {self.kind!r}", self)
+        self._check_layers()
+
+    def _check_layers(self) -> None:
+        """Raise `ConfigError` unless `layers` is empty, "all", or two or more in order."""
+        where = f"encoder {self.kind!r}"
+        if self.layers and self.layer != -1:
+            raise ConfigError(
+                f"{where}: found layer = {self.layer} and layers = {_shown(self.layers)}, expected "
+                "one of them; leave the other out"
+            )
+        if not self.layers or isinstance(self.layers, str):
+            return
+        if len(self.layers) == 1:
+            raise ConfigError(
+                f"{where}: layers = {_shown(self.layers)}: expected two or more; for one, write "
+                f"layer = {self.layers[0]}"
+            )
+        if self.layers != in_order(self.layers):
+            raise ConfigError(
+                f"{where}: layers = {_shown(self.layers)}: expected ascending numbers, 0 or more, "
+                f"each once, and -1 last: {_shown(in_order(self.layers))}"
+            )
+
+    @property
+    def layer_numbers(self) -> tuple[int, ...]:
+        """Layers that its frames hold side by side; empty for one layer, `layer`.
+
+        Raises `ConfigError` for `layers = "all"`, which `resolve` replaces by numbers.
+        """
+        if isinstance(self.layers, str):
+            raise ConfigError(f'encoder {self.kind!r}: layers = "all" is not resolved yet')
+        return self.layers
+
+    def with_layers(self, layers: tuple[int, ...]) -> Self:
+        """The same encoder with other layers, one or several."""
+        if len(layers) == 1:
+            return dataclasses.replace(self, layer=layers[0], layers=(), blocks=0)
+        return dataclasses.replace(self, layer=-1, layers=layers)
+
+    def layers_within(self, other: "CachedSpec") -> tuple[int, ...] | None:
+        """The layers to read from frames of `other` to get these frames; None if it lacks some.
+
+        Only layers are compared; `differences` compares the other settings. "all" needs to be told
+        the number of blocks by one of both.
+        """
+        if not isinstance(other, EncoderSpec) or other.layers == "all":
+            return None
+        held = other.layer_numbers or (other.layer,)
+        if self.layers == "all":
+            if not (blocks := self.blocks or other.blocks):
+                return None
+            wanted = tuple(range(blocks + 1))
+        else:
+            wanted = self.layer_numbers or (self.layer,)
+        return wanted if set(wanted) <= set(held) else None
+
+    def differences(self, other: CachedSpec) -> list[str]:
+        """Fields in which another spec differs from this one, as readable text.
+
+        "all" is equal to the numbers that it was resolved to.
+        """
+        if isinstance(other, EncoderSpec) and "all" in (self.layers, other.layers):
+            numbers = [s.layers for s in (self, other) if s.layers != "all"]
+            if all(n and n == tuple(range(len(n))) for n in numbers):
+                return self._differences(other, "layers")
+        return self._differences(other)
+
+    def unmet_by(self, other: CachedSpec) -> list[str]:
+        """As `differences`, but frames of more layers can be read as frames of some of them."""
+        if not isinstance(other, EncoderSpec) or self.kind != other.kind:
+            return self._differences(other)
+        found = self._differences(other, "layer", "layers")
+        if self.layers_within(other) is None:
+            field = "layers" if self.layers or other.layers else "layer"
+            wanted, held = (layers_text(s.layers or (s.layer,)) for s in (self, other))
+            found.append(f"{field}: wanted {wanted}, found {held}")
+        return found
 
     @property
     def slug(self) -> str:
-        """A short folder-safe name, as in `whisper-tiny.en-last`."""
+        """A short folder-safe name, as in `whisper-tiny.en-last` or `whisper-tiny.en-layers0-4`."""
         name: str = self.kind
         if self.model:
             layer = "last" if self.layer == -1 else f"layer{self.layer}"
+            if self.layers:
+                runs = layers_text(self.layers).replace(", ", "+").replace("-1", "last")
+                layer = f"layers{runs}"
             name = f"{Path(self.model).name.lower()}-{layer}"
         return name if self.dtype == "float16" else f"{name}-{self.dtype}"
 
@@ -248,6 +348,28 @@ class TranscriberSpec(CachedSpec):
     def slug(self) -> str:
         """A short folder-safe name, as in `whisper-tiny.en`."""
         return Path(self.model).name.lower()
+
+
+def in_order(layers: tuple[int, ...]) -> tuple[int, ...]:
+    """Layers ascending and each once, -1 last."""
+    return tuple(sorted(set(layers), key=lambda layer: (layer < 0, layer)))
+
+
+def layers_text(layers: tuple[int, ...] | str) -> str:
+    """Layers as text with runs joined, as in "0-4, -1"; "all" stays as it is."""
+    if isinstance(layers, str):
+        return layers
+    runs: list[list[int]] = []
+    for layer in layers:
+        if runs and layer == runs[-1][-1] + 1:
+            runs[-1].append(layer)
+        else:
+            runs.append([layer])
+    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
+
+
+def _shown(layers: tuple[int, ...] | str) -> str:
+    return repr(layers) if isinstance(layers, str) else str(list(layers))
 
 
 def _with_tuples(value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 
 from rellm_cache.errors import ManifestError
 
@@ -49,7 +50,9 @@ def normalize_emotion(label: str, where: str = "") -> str:
         prefix = f"{where}: " if where else ""
         raise ManifestError(
             f"{prefix}unknown emotion {label!r}; known are {', '.join(SYNONYMS)} "
-            f"and their short forms ({', '.join(sorted(set(_NAMES) - set(SYNONYMS)))})"
+            f"and their short forms ({', '.join(sorted(set(_NAMES) - set(SYNONYMS)))}). Keep other "
+            "names with `rellm prepare … --labels keep`, or map them with --labels map.json, as in "
+            f'{{"{label.strip()}": "happy"}}'
         )
     return name
 
@@ -57,16 +60,41 @@ def normalize_emotion(label: str, where: str = "") -> str:
 def emotions_in(text: str, options: Sequence[str]) -> list[str]:
     """Find the emotions of `options` in free text, by name or synonym, in the order of the text.
 
-    "other" counts only if it is a whole sentence, or if it ends a sentence after a word such as
-    "is" or "sounds". Elsewhere it is an ordinary word.
+    An option may have any name. Where the names of two options begin at the same word, the longer
+    one is found: "non-neutral" does not name "neutral". "other" counts only if it is a whole
+    sentence, or if it ends a sentence after a word such as "is" or "sounds". Elsewhere it is an
+    ordinary word.
     """
+    phrases = _phrases(tuple(options))
+    longest = max(map(len, phrases), default=0)
     named: list[str] = []
-    for sentence in _SENTENCE_END.split(text.lower()):
-        words = "".join(c if c.isalpha() else " " for c in sentence).split()
-        named += [_WORDS[word] for word in words if word in _WORDS and word != OTHER]
-        if words[-1:] == [OTHER] and _COPULAS.issuperset(words[-2:-1]):
-            named.append(OTHER)
-    return [name for name in dict.fromkeys(named) if name in options]
+    for sentence in _SENTENCE_END.split(text):
+        words, at = _split_words(sentence), 0
+        while at < len(words):
+            sizes = range(longest, 0, -1)
+            size = next((n for n in sizes if words[at : at + n] in phrases), 1)
+            found = phrases.get(words[at : at + size])
+            at += size
+            if found is not None and (found != OTHER or _answers_other(words, at)):
+                named.append(found)
+    return list(dict.fromkeys(named))
+
+
+@lru_cache(maxsize=32)
+def _phrases(options: tuple[str, ...]) -> dict[tuple[str, ...], str]:
+    """Words → the option that they name: by a synonym of a known name, or by the option itself."""
+    known = {option: _WORDS.get(option.lower()) for option in options}
+    synonyms = {(w,): option for option, name in known.items() for w in _WORDS if _WORDS[w] == name}
+    return synonyms | {words: option for option in options if (words := _split_words(option))}
+
+
+def _split_words(text: str) -> tuple[str, ...]:
+    return tuple("".join(c if c.isalpha() else " " for c in text.lower()).split())
+
+
+def _answers_other(words: tuple[str, ...], end: int) -> bool:
+    """Whether "other", the word before `end`, ends its sentence as an answer does."""
+    return end == len(words) and _COPULAS.issuperset(words[-2:-1])
 
 
 def find_emotion(text: str, options: Sequence[str]) -> str | None:

@@ -8,14 +8,13 @@ manifest adds them to the utterances. BLSP's field names are accepted too.
 import dataclasses
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from rellm_cache.corpus.dimensions import DIMENSIONS, Vad, check_vad
-from rellm_cache.corpus.emotions import normalize_emotion
 from rellm_cache.corpus.field_validation import (
     BOOL,
     NAME,
@@ -30,6 +29,7 @@ from rellm_cache.corpus.field_validation import (
     one_of,
     plain_name,
 )
+from rellm_cache.corpus.labels import emotion_of, read_labels
 from rellm_cache.errors import ManifestError
 from rellm_cache.utils.atomic_files import write_lines
 from rellm_cache.utils.console import say_once
@@ -64,7 +64,7 @@ class Utterance:
         audio: path of the sound file, or BLSP's `archive.zip:offset:length` in bytes.
         segment: (start, end) in seconds within the file; None for the whole file.
         text: transcript.
-        emotion: a name of `corpus.emotions`, or None.
+        emotion: a name of `corpus.emotions`, or a corpus's own name in lower case, or None.
         vad: (arousal, dominance, valence), each in 0..1, or None.
         vad_source: source of `vad`: `human`, `pseudo` (a model) or `made` (a generator's settings).
         duration: seconds; None until measured.
@@ -86,10 +86,13 @@ class Utterance:
     early_stop: bool = False
 
 
-def parse_utterance(row: dict[str, Any], folder: Path, where: str) -> Utterance:
+def parse_utterance(
+    row: dict[str, Any], folder: Path, where: str, labels: Collection[str] = ()
+) -> Utterance:
     """Parse one manifest row with rellm's or BLSP's field names.
 
-    Relative audio paths are relative to `folder`; `where` is the file and line for messages.
+    Relative audio paths are relative to `folder`; `where` is the file and line for messages, and
+    `labels` are names of emotions besides the known ones (`labels.read_labels`).
 
     Raises:
         ManifestError: a field is missing or has the wrong type.
@@ -112,7 +115,7 @@ def parse_utterance(row: dict[str, Any], folder: Path, where: str) -> Utterance:
         audio=_audio_path(audio, folder),
         segment=(float(segment[0]), float(segment[1])) if segment else None,
         text=row.get("text") or "",
-        emotion=normalize_emotion(row["emotion"], where) if row.get("emotion") else None,
+        emotion=emotion_of(row["emotion"], labels, where) if row.get("emotion") else None,
         vad=vad,
         vad_source=row.get("vad_source") or ("human" if vad else None),
         speaker=as_text(row.get("speaker")),
@@ -178,9 +181,9 @@ def read_manifest(path: Path) -> list[Utterance]:
     utterances: dict[str, Utterance] = {}
     unused: dict[str, None] = {}
     split = path.stem if path.stem in SPLITS else ""
-    folder = path.parent.resolve()
+    folder, labels = path.parent.resolve(), read_labels(path.parent)
     for where, row in read_lines(path):
-        utterance = parse_utterance(row, folder, where)
+        utterance = parse_utterance(row, folder, where, labels)
         if not row.keys() <= _NAMES:
             unused |= dict.fromkeys(name for name in row if name not in _NAMES)
         if split and utterance.split not in ("", split):

@@ -8,7 +8,7 @@
 import dataclasses
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -23,7 +23,9 @@ from rellm_cache.corpus.clip_limits import (
     ClipLimits,
     UnsuitableAudioError,
 )
+from rellm_cache.corpus.emotions import normalize_emotion
 from rellm_cache.corpus.field_validation import check_text
+from rellm_cache.corpus.labels import LABELS, unknown_names
 from rellm_cache.corpus.manifest import SPLITS, Utterance, write_manifest
 from rellm_cache.corpus.readers.base import Corpus, require_totals, without_audio
 from rellm_cache.corpus.statistics import ANNOTATIONS, Survey, read_report, survey
@@ -33,6 +35,11 @@ from rellm_cache.utils.atomic_files import write_json, write_lines
 from rellm_cache.utils.console import counted, progress
 from rellm_cache.utils.locks import hold_folder
 from rellm_cache.utils.overwriting import overwriting, refuse_input
+
+OTHER_LENGTH = 0.1  # seconds by which a clip may differ from the length in a corpus's metadata
+
+# Seconds, digest of the samples, what was done to the audio and was wrong; or the error.
+_Decoded = tuple[float, str, Sequence[str]] | AudioError
 
 
 @dataclass(frozen=True)
@@ -73,8 +80,14 @@ class PrepareReport:
             "excluded": len(self.excluded),
             "missing": self.missing,
             "unreadable": self.unreadable,
+            **({LABELS: names} if (names := self._own_names()) else {}),
             **self.survey.to_json(),
         }
+
+    def _own_names(self) -> list[str]:
+        """All names of a manifest that has other emotions than the known ones."""
+        names = {u.emotion for u in self.corpus.utterances if u.emotion}
+        return sorted(names) if unknown_names(names) else []
 
 
 def prepare(
@@ -94,9 +107,45 @@ def prepare(
     Raises:
         RellmError: `out` holds a manifest that `prepare` did not make of this corpus, or another
             process writes it.
-        ManifestError: an id occurs twice, an id or a path is not valid Unicode, the corpus is not
-            complete, or no clip is usable.
+        ManifestError: an id occurs twice, an id or a path is not valid Unicode, an emotion is
+            unknown, the corpus is not complete, or no clip is usable.
     """
+    utterances = _checked(corpus, out, allow_partial, overwrite)
+    return _write_kept(corpus, utterances, _decode(utterances, limits), out, limits)
+
+
+def prepare_folds(
+    corpora: Mapping[str, Corpus],
+    out: Path,
+    limits: ClipLimits = DEFAULT_LIMITS,
+    overwrite: bool = False,
+) -> dict[str, PrepareReport]:
+    """Write the manifest of each fold of a corpus to `<out>/<name>`; a clip is decoded once.
+
+    Args:
+        corpora: name of a fold → its clips and splits.
+
+    Raises: what `prepare` raises; incomplete folds are the reader's matter.
+    """
+    folds = {
+        name: _checked(corpus, out / name, True, overwrite) for name, corpus in corpora.items()
+    }
+    every = {(u.audio, u.segment): u for fold in folds.values() for u in fold}
+    decoded = dict(zip(every, _decode([*every.values()], limits), strict=True))
+    return {
+        name: _write_kept(
+            corpus,
+            folds[name],
+            [decoded[u.audio, u.segment] for u in folds[name]],
+            out / name,
+            limits,
+        )
+        for name, corpus in corpora.items()
+    }
+
+
+def _checked(corpus: Corpus, out: Path, allow_partial: bool, overwrite: bool) -> list[Utterance]:
+    """The utterances of a corpus with absolute paths, after the checks that need no audio."""
     if not overwrite:
         _require_own_manifest(corpus, out)
     # In the manifest, a relative path would mean one beside the manifest.
@@ -106,26 +155,49 @@ def prepare(
     _refuse_duplicates(utterances)
     for utterance in utterances:
         check_text(vars(utterance), f"{corpus.root or corpus.name}")
+        if utterance.emotion and not corpus.own_labels:
+            normalize_emotion(utterance.emotion, f"{corpus.root or corpus.name}: {utterance.id}")
     if not allow_partial:
         require_totals(corpus)
+    return utterances
+
+
+def _decode(utterances: Sequence[Utterance], limits: ClipLimits) -> list[_Decoded]:
+    load = partial(_try_load, limits=limits)
+    with ThreadPoolExecutor() as pool, progress("Reading audio", len(utterances), "clips") as tick:
+        found = []
+        for result in pool.map(load, utterances):
+            tick()
+            found.append(result)
+    return found
+
+
+def _write_kept(
+    corpus: Corpus,
+    utterances: Sequence[Utterance],
+    decoded: Sequence[_Decoded],
+    out: Path,
+    limits: ClipLimits,
+) -> PrepareReport:
+    """Write the usable utterances and the report."""
     kept: list[Utterance] = []
     excluded: list[dict[str, str]] = []
     forms: Counter[str] = Counter()
     sounds: dict[str, str] = {}
     unreadable = 0
-    load = partial(_try_load, limits=limits)
-    with ThreadPoolExecutor() as pool, progress("Reading audio", len(utterances), "clips") as tick:
-        for utterance, result in zip(utterances, pool.map(load, utterances), strict=True):
-            tick()
-            if isinstance(result, AudioError):
-                unreadable += not isinstance(result, UnsuitableAudioError)
-                excluded.append(
-                    {"id": utterance.id, "audio": utterance.audio, "reason": str(result)}
-                )
-                continue
-            seconds, sounds[utterance.id], notes = result
-            forms.update(notes)
-            kept.append(dataclasses.replace(utterance, duration=round(seconds, 4)))
+    for utterance, result in zip(utterances, decoded, strict=True):
+        if isinstance(result, AudioError):
+            unreadable += not isinstance(result, UnsuitableAudioError)
+            excluded.append({"id": utterance.id, "audio": utterance.audio, "reason": str(result)})
+            continue
+        seconds, sounds[utterance.id], notes = result
+        forms.update(notes)
+        if utterance.duration is not None and abs(utterance.duration - seconds) > OTHER_LENGTH:
+            corpus.problems.add(
+                "clips with another length than the metadata says",
+                f"{utterance.id}: {seconds:.2f} s, expected {utterance.duration:.2f} s",
+            )
+        kept.append(dataclasses.replace(utterance, duration=round(seconds, 4)))
     if not kept:
         raise ManifestError(
             f"{corpus.root or corpus.name}: no usable clip among "
@@ -164,10 +236,7 @@ def _require_own_manifest(corpus: Corpus, out: Path) -> None:
         raise overwriting(files[0], f"a manifest of `rellm prepare` ({REPORT} is missing)")
 
 
-def _try_load(
-    utterance: Utterance, limits: ClipLimits
-) -> tuple[float, str, Sequence[str]] | AudioError:
-    """Seconds, digest of the samples, what was done to the audio and was wrong; or the error."""
+def _try_load(utterance: Utterance, limits: ClipLimits) -> _Decoded:
     try:
         clip = load_clip(utterance, limits)
     except AudioError as error:

@@ -34,14 +34,16 @@ def hold_out(
     utterances: Sequence[Utterance],
     seed: int,
     unit: Callable[[Utterance], str] = lambda u: u.id,
+    parts: int = HELD_OUT,
 ) -> list[Utterance]:
     """Move a random tenth of train to validation; returns all utterances.
 
     Args:
+        parts: 5 moves a fifth in place of a tenth.
         unit: key of a clip; clips with equal keys stay together. Default: the clip id.
     """
     units = {unit(u) for u in utterances if u.split == "train"}
-    drawn = draw(units, round(len(units) / HELD_OUT), seed)
+    drawn = draw(units, round(len(units) / parts), seed)
     return [
         in_split(u, "validation") if u.split == "train" and unit(u) in drawn else u
         for u in utterances

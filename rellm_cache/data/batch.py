@@ -58,7 +58,9 @@ class Batch:
     Attributes:
         ids: of the utterances.
         streams: name → (B, T, D) float16 or int8 frames, zero beyond each length; of a pooled
-            stream (B, 1, D) float32, the mean of the utterance's own frames.
+            stream (B, 1, D) float32, the mean of the utterance's own frames. A stream of K layers
+            has D = K · d values, one layer after the other: `frames.unflatten(-1, (K, d))` is
+            (B, T, K, d).
         frame_lengths: (B,) int64, valid frames, the same in every stream.
         emotions: (B,) int64, `IGNORED` where unknown.
         vad: (B, 3) float32, NaN where unknown.

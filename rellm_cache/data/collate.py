@@ -26,7 +26,8 @@ UNKNOWN_VAD = (float("nan"),) * 3
 class Layout:
     """First byte, shape (B, T, D) and dtype of each stream of a batch, in one block of memory.
 
-    T is 1 and the dtype float32 for a pooled stream.
+    D counts the values of all layers of the stream. T is 1 and the dtype float32 for a pooled
+    stream.
     """
 
     starts: dict[str, int]
@@ -44,7 +45,7 @@ def layout(streams: StreamSet, clips: int, longest: int) -> Layout:
     for name, source in streams.sources.items():
         starts[name] = aligned_size(end)
         pooled = name in streams.pooled
-        shapes[name] = (clips, 1 if pooled else longest, source.frame_size)
+        shapes[name] = (clips, 1 if pooled else longest, streams.sizes[name])
         dtypes[name] = np.dtype(np.float32) if pooled else source.dtype
         end = starts[name] + math.prod(shapes[name]) * dtypes[name].itemsize
     return Layout(starts, shapes, dtypes, end)
@@ -58,7 +59,8 @@ def fill(
 ) -> Batch:
     """Copy the frames of examples into `memory`, padded with zeros, and add the labels.
 
-    A pooled stream gives the mean of each utterance's own frames, taken before alignment.
+    A pooled stream gives the mean of each utterance's own frames, taken before alignment. A frame
+    of several layers has their values one layer after the other.
 
     Args:
         memory: at least `layout(…).nbytes` bytes; all are overwritten.
@@ -77,8 +79,10 @@ def fill(
             for row, example, length in zip(out, examples, lengths, strict=True):
                 row[:] = streams.mean(name, example.id, length)
             continue
-        pieces = (streams.pieces(name, e.id, n) for e, n in zip(examples, lengths, strict=True))
-        copy_padded(pieces, lengths, out)
+        clips = [streams.pieces(name, e.id, n) for e, n in zip(examples, lengths, strict=True)]
+        size = source.frame_size
+        for layer, pieces in enumerate(zip(*clips, strict=True)):
+            copy_padded(pieces, lengths, out[:, :, layer * size : (layer + 1) * size])
         if source.quantization is not None:
             quantization[name] = _params(source.quantization)
     return Batch(
@@ -118,4 +122,6 @@ def _teacher_rows(examples: Sequence[Example], teacher: FrameSource) -> Tensor:
 @lru_cache(maxsize=8)
 def _params(quantization: Quantization) -> QuantizationParams:
     """Tensors that all batches of a stream share; they are never written to."""
-    return QuantizationParams(torch.tensor(quantization.scale), torch.tensor(quantization.mean))
+    # of several layers (K, D) -> (K D,)
+    scale, mean = quantization.scale.reshape(-1), quantization.mean.reshape(-1)
+    return QuantizationParams(torch.tensor(scale), torch.tensor(mean))

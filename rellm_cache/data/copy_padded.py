@@ -26,13 +26,16 @@ def copy_padded(
     Args:
         clips: for each of the B rows, its pieces in order: arrays (L, D).
         lengths: total frames of each row, at most T.
-        out: (B, T, D), contiguous, of the pieces' dtype.
+        out: (B, T, D), contiguous, of the pieces' dtype; or D neighbouring values of each frame of
+            such an array, for one of several layers. Other values are not touched.
 
     Raises:
         ValueError: pieces do not match `lengths` or the dtype of `out`, or `out` is read-only or
             not contiguous. In these cases nothing is written.
     """
     row_bytes, frame_bytes = out[:1].nbytes, out[:1, :1].nbytes
+    # bytes from one frame to the next
+    step = frame_bytes if out.flags.c_contiguous else out.strides[1]
     held: list[np.ndarray] = []  # keeps the pieces alive while only their addresses are used
     addresses: list[int] = []
     sizes: list[int] = []
@@ -53,12 +56,18 @@ def copy_padded(
             )
         addresses.append(ZEROS)
         sizes.append(left)
-    if len(lengths) != len(out) or not (out.flags.c_contiguous and out.flags.writeable):
+    whole = (step * out.shape[1], step, out.itemsize)
+    is_regular = out.flags.c_contiguous or (step >= frame_bytes and out.strides == whole)
+    if len(lengths) != len(out) or not (is_regular and out.flags.writeable):
         raise ValueError(
             f"{len(lengths)} clips do not fit into {out.shape}; expected writable, contiguous "
             "memory with a row for each clip"
         )
-    _write(_address(out), np.array(addresses, np.uintp), np.array(sizes, np.uintp))
+    items = np.array(addresses, np.uintp), np.array(sizes, np.uintp)
+    if step == frame_bytes:
+        _write(_address(out), *items)
+    else:
+        _write_frames(_address(out), frame_bytes, step, *items)
 
 
 def _address(array: np.ndarray) -> int:
@@ -75,3 +84,19 @@ def _write(to: int, addresses: NDArray[np.uintp], sizes: NDArray[np.uintp]) -> N
         else:
             _copy(to, addresses[i], sizes[i])
         to += sizes[i]
+
+
+@njit("void(uintp, uintp, uintp, uintp[::1], uintp[::1])", nogil=True)
+def _write_frames(
+    to: int, frame_bytes: int, step: int, addresses: NDArray[np.uintp], sizes: NDArray[np.uintp]
+) -> None:
+    """As `_write`, but each frame of `frame_bytes` goes `step` bytes behind the last one."""
+    for i in range(len(sizes)):
+        address = addresses[i]
+        for _ in range(sizes[i] // frame_bytes):
+            if addresses[i] == ZEROS:
+                _fill(to, 0, frame_bytes)
+            else:
+                _copy(to, address, frame_bytes)
+                address += frame_bytes
+            to += step

@@ -24,7 +24,8 @@ class Loader:
 
     Attributes:
         emotions: names of the classes; `batch.emotions` has indices into it, -100 where unknown.
-        sizes: D of each stream, by name.
+        sizes: values in a frame of each stream, by name.
+        layers: numbers of the layers in each stream's frames; empty for one layer.
         epoch: number of the next epoch, from 0; set it to continue an interrupted loop.
 
     Example:
@@ -45,6 +46,7 @@ class Loader:
         shuffle: bool = True,
     ) -> None:
         self.emotions, self.sizes = recipe.heads.emotions, streams.sizes
+        self.layers = streams.layers
         self.epoch = 0
         self._batches = BatchLoader(make_examples(utterances, recipe, None), streams, device)
         self._training, self._seed, self._shuffle = recipe.training, seed, shuffle

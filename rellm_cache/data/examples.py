@@ -113,14 +113,21 @@ def label_ids(emotions: Sequence[str], llm: FrozenLLM) -> list[tuple[int, ...]]:
     return [llm.chat.ids(name) + llm.chat.end_ids for name in emotions]
 
 
+def describe_unlisted(utterances: Sequence[Utterance], emotions: Sequence[str]) -> list[str]:
+    """Notes on clips with emotions that a recipe does not name."""
+    unknown = Counter(u.emotion for u in utterances if u.emotion and u.emotion not in emotions)
+    total = len(utterances)
+    return [
+        f"{count} of {total} clips are {emotion!r}, which heads.emotions leaves out"
+        for emotion, count in unknown.items()
+    ]
+
+
 def describe_missing_labels(utterances: Sequence[Utterance], recipe: Recipe) -> list[str]:
     """Notes on missing labels and responses that the recipe's losses need."""
     notes = []
     total = len(utterances)
-    emotions = recipe.heads.emotions
-    unknown = Counter(u.emotion for u in utterances if u.emotion and u.emotion not in emotions)
-    for emotion, count in unknown.items():
-        notes.append(f"{count} of {total} clips are {emotion!r}, which heads.emotions leaves out")
+    notes += describe_unlisted(utterances, recipe.heads.emotions)
     without = sum(not has_response(u) for u in utterances)
     if recipe.losses.learns_responses and without:
         notes.append(f"{without} of {total} clips have no response; `rellm respond` makes them")

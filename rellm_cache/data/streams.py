@@ -23,7 +23,10 @@ MAX_FRAME_GAP = 3
 
 @dataclass(frozen=True)
 class QuantizationParams:
-    """Scale and mean (D,) float32 of an int8 stream: a stored value q means q · scale + mean."""
+    """Scale and mean (D,) float32 of an int8 stream: a stored value q means q · scale + mean.
+
+    D counts the values of all its layers.
+    """
 
     scale: Tensor
     mean: Tensor
@@ -37,8 +40,9 @@ class FrameSource(Protocol):
     """Frames by utterance id: from a feature store, quantized or not, or encoded live.
 
     Attributes:
-        spec: encoder and settings that made the frames.
-        frame_size: D.
+        spec: encoder and settings that made the frames; `spec.layer_numbers` are its K layers, if
+            it has several.
+        frame_size: D, values in a frame of one layer.
         dtype: of stored values: float16, int8, or a teacher's float32.
         licence: of the model that made the frames.
     """
@@ -62,7 +66,10 @@ class FrameSource(Protocol):
         """(N,) number of frames of each utterance."""
 
     def frames(self, utterance_id: str, /) -> np.ndarray:
-        """(L, D) frames of one utterance, as stored."""
+        """(L, D) frames of one utterance, as stored; of K layers (L, K, D)."""
+
+    def layer_frames(self, utterance_id: str, /) -> Sequence[np.ndarray]:
+        """(L, D) frames of one utterance for each layer, as stored."""
 
     def read_ahead(self, utterance_ids: Sequence[str], /) -> None:
         """Prepare for reading these utterances, one or more, soon."""
@@ -91,8 +98,16 @@ class StreamSet:
 
     @property
     def sizes(self) -> dict[str, int]:
-        """D of each stream."""
-        return {name: source.frame_size for name, source in self.sources.items()}
+        """Values in a frame of each stream: D, or K · D of K layers."""
+        return {
+            name: source.frame_size * max(1, len(self.layers[name]))
+            for name, source in self.sources.items()
+        }
+
+    @property
+    def layers(self) -> dict[str, tuple[int, ...]]:
+        """Numbers of the layers in each stream's frames, in their order; empty for one layer."""
+        return {name: source.spec.layer_numbers for name, source in self.sources.items()}
 
     def require(self, utterance_ids: Sequence[str], command: str) -> None:
         """Raise `StoreError` unless every utterance is in every stream."""
@@ -113,37 +128,42 @@ class StreamSet:
         """(N,) number of frames of each utterance, the same in all streams after alignment."""
         return self.base.lengths(utterance_ids)
 
-    def pieces(self, stream: str, utterance_id: str, length: int) -> list[np.ndarray]:
-        """Frames of one stream as stored, aligned to `length`: arrays (L, D) to concatenate.
+    def pieces(self, stream: str, utterance_id: str, length: int) -> list[list[np.ndarray]]:
+        """Frames of each layer as stored, aligned to `length`: arrays (L, D) to concatenate.
 
         Raises:
             StoreError: the streams differ by more than `MAX_FRAME_GAP` frames.
         """
-        frames = self._own_frames(stream, utterance_id, length)
+        layers = self._own_frames(stream, utterance_id, length)
         step = self._step(stream)
-        return align_length(frames, length) if step == 1 else [resample(frames, length, step)]
+        if step == 1:
+            return [align_length(frames, length) for frames in layers]
+        return [[resample(frames, length, step)] for frames in layers]
 
     def mean(self, stream: str, utterance_id: str, length: int) -> NDArray[np.float32]:
         """(1, D) float32 mean of the stream's own frames of an utterance, before alignment.
 
+        The means of several layers follow each other.
+
         Raises:
             StoreError: as `pieces`; `length` is the one to align to.
         """
-        frames = self._own_frames(stream, utterance_id, length)
-        mean: NDArray[np.float64] = frames.mean(axis=0, keepdims=True, dtype=np.float64)
+        layers = self._own_frames(stream, utterance_id, length)
+        means = [frames.mean(axis=0, keepdims=True, dtype=np.float64) for frames in layers]
+        mean: NDArray[np.float64] = np.concatenate(means, axis=1)
         if (quantization := self.sources[stream].quantization) is not None:
-            mean = mean * quantization.scale + quantization.mean
+            mean = mean * quantization.scale.reshape(-1) + quantization.mean.reshape(-1)
         return mean.astype(np.float32)
 
     def _step(self, stream: str) -> float:
         """Frames of a stream for each frame of the first stream."""
         return self.sources[stream].spec.frame_rate / self.base.spec.frame_rate
 
-    def _own_frames(self, stream: str, utterance_id: str, length: int) -> np.ndarray:
-        frames = self.sources[stream].frames(utterance_id)
-        if abs(length - len(frames) / self._step(stream)) > MAX_FRAME_GAP:
+    def _own_frames(self, stream: str, utterance_id: str, length: int) -> Sequence[np.ndarray]:
+        frames = self.sources[stream].layer_frames(utterance_id)
+        if abs(length - len(frames[0]) / self._step(stream)) > MAX_FRAME_GAP:
             raise StoreError(
-                f"{utterance_id}: {length} {next(iter(self.sources))} frames but {len(frames)} "
+                f"{utterance_id}: {length} {next(iter(self.sources))} frames but {len(frames[0])} "
                 f"{stream} frames; they may differ by {MAX_FRAME_GAP} at most, so they were made "
                 "from different audio: run `rellm extract` again"
             )
@@ -154,10 +174,11 @@ class StreamSet:
         length = int(self.lengths([utterance_id])[0])
         values = []
         for name, source in self.sources.items():
-            frames = np.concatenate(self.pieces(name, utterance_id, length))
+            layers = map(np.concatenate, self.pieces(name, utterance_id, length))
+            frames = np.stack([*layers], axis=1)  # (L, K, D)
             if source.quantization is not None:
                 frames = source.quantization.dequantize(frames)
-            values.append(frames.astype(np.float64))
+            values.append(frames.reshape(length, -1).astype(np.float64))
         return np.concatenate(values, axis=1)
 
 
@@ -181,7 +202,7 @@ def open_streams(
     open_store: Callable[[Path], FeatureStore] = FeatureStore,
 ) -> StreamSet:
     """Open the store of each encoder under a cache root; `StoreError` if one is missing."""
-    stores = {name: open_store(find_store(cache, e)) for name, e in encoders.items()}
+    stores = {name: open_store(find_store(cache, e)).select_for(e) for name, e in encoders.items()}
     return StreamSet(stores, pooled=pooled_streams(encoders))
 
 

@@ -1,8 +1,10 @@
 """Frame encoder: the base class of all encoders, which turn waveforms into frames."""
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,13 +13,16 @@ import torch
 from rellm_cache.config.specs import EncoderSpec
 from rellm_cache.errors import ConfigError
 
+BLOCK_KEYS = ("encoder_layers", "num_hidden_layers")  # of config.json, the first that is there
+
 
 @dataclass(frozen=True)
 class Encoding:
     """Output of an encoder for one clip.
 
     Attributes:
-        frames: (L, D) float32; the store keeps them as float16.
+        frames: (L, D) float32, or (L, K, D) if the spec asks for K layers; the store keeps them as
+            float16.
         vad: (3,) float32 arousal, dominance, valence in about 0..1; None without an emotion head.
     """
 
@@ -41,8 +46,10 @@ class FrameEncoder(ABC):
         windows: allowed values of `spec.window`, the default first.
         normalisations: the same of `spec.normalisation`.
         gives_dimensions: whether its encodings have arousal, dominance and valence.
+        several_layers: whether it can give several layers: `spec.layer_numbers` are those to give,
+            in this order; empty for one layer, `spec.layer`.
         spec: identity of its frames.
-        frame_size: D, values in a frame.
+        frame_size: D, values in a frame of one layer.
         licence: licence of the model; begins with "none" if there is no model.
     """
 
@@ -53,6 +60,7 @@ class FrameEncoder(ABC):
     windows: ClassVar[tuple[str, ...]] = ("clip",)
     normalisations: ClassVar[tuple[str, ...]] = ("none",)
     gives_dimensions: ClassVar[bool] = False
+    several_layers: ClassVar[bool] = False
     frame_size: int
     licence: str
 
@@ -64,6 +72,23 @@ class FrameEncoder(ABC):
     def encode(self, waveforms: Sequence[np.ndarray]) -> list[Encoding]:
         """Encode 16 kHz mono waveforms (S,) float32; frames do not depend on the batch."""
 
+    @classmethod
+    def count_blocks(cls, folder: Path) -> int:
+        """Number of blocks of the model in a folder, for `layers = "all"`, without loading it.
+
+        Raises:
+            ConfigError: config.json has no such number.
+        """
+        file = folder / "config.json"
+        try:
+            config = json.loads(file.read_text("utf-8"))
+            return next(int(config[key]) for key in BLOCK_KEYS if key in config)
+        except (OSError, ValueError, TypeError, StopIteration) as error:
+            raise ConfigError(
+                f"{file}: found no number of blocks ({' or '.join(BLOCK_KEYS)}), which "
+                'layers = "all" needs; write the numbers of the layers'
+            ) from error
+
 
 def whisper_frame_count(samples: int) -> int:
     """Number of frames of Whisper's encoder for a clip of 16 kHz samples, without padding."""
@@ -71,10 +96,17 @@ def whisper_frame_count(samples: int) -> int:
     return (mel_frames - 1) // 2 + 1
 
 
+def stack_layers(frames: Sequence[torch.Tensor]) -> np.ndarray:
+    """Copy K hidden states (L, D) of one clip to (L, K, D) float32, in memory layer by layer."""
+    stacked = torch.stack([state.float() for state in frames]).cpu().numpy()  # (K, L, D)
+    return np.swapaxes(stacked, 0, 1)  # (K, L, D) -> (L, K, D)
+
+
 def check_layer(spec: EncoderSpec, blocks: int) -> None:
-    """Raise `ConfigError` unless the model has the spec's layer."""
-    if not -1 <= spec.layer <= blocks:
-        raise ConfigError(
-            f"encoder {spec.kind} {spec.model}: layer {spec.layer} does not exist; expected 0 to "
-            f"{blocks}, or -1 for the last"
-        )
+    """Raise `ConfigError` unless the model has the spec's layer, or layers."""
+    for layer in spec.layer_numbers or (spec.layer,):
+        if not -1 <= layer <= blocks:
+            raise ConfigError(
+                f"encoder {spec.kind} {spec.model}: layer {layer} does not exist; expected 0 to "
+                f"{blocks}, or -1 for the last"
+            )

@@ -3,13 +3,14 @@
 import dataclasses
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 
 from rellm_cache.config.plugins import ENCODERS, EncoderTraits, Plugin
 from rellm_cache.config.specs import EncoderSpec
-from rellm_cache.encoders.base import FrameEncoder
+from rellm_cache.encoders.base import FrameEncoder, check_layer
 from rellm_cache.errors import ConfigError
 from rellm_cache.utils.devices import describe_machine
 from rellm_cache.utils.model_files import find_model, pinned_digest
@@ -57,9 +58,11 @@ def plugin_of(spec: EncoderSpec) -> Plugin:
 def resolve(spec: EncoderSpec) -> EncoderSpec:
     """Add the digest of the weights to a spec, without loading the model.
 
+    The numbers of the layers take the place of `layers = "all"`.
+
     Raises:
-        ConfigError: the model cannot be found, its weights are not those that the spec pins, or no
-            encoder makes frames of this dtype.
+        ConfigError: the model cannot be found, its weights are not those that the spec pins, it
+            lacks a layer of several, or no encoder makes frames of this dtype.
     """
     if spec.dtype != "float16":
         raise ConfigError(
@@ -68,9 +71,34 @@ def resolve(spec: EncoderSpec) -> EncoderSpec:
             "`rellm cache quantize <its folder>`. Training and `generate` from the cache read it"
         )
     if not spec.model:
+        if spec.layers == "all":
+            raise ConfigError(
+                f'encoder {spec.kind!r}: layers = "all", but it has no model that tells their '
+                "number; write the numbers of the layers"
+            )
         return spec
-    folder = find_model(spec.model, plugin_of(spec).traits.model_files)
-    return replace(spec, weights_sha256=pinned_digest(folder, spec.weights_sha256))
+    plugin = plugin_of(spec)
+    folder = find_model(spec.model, plugin.traits.model_files)
+    spec = replace(spec, weights_sha256=pinned_digest(folder, spec.weights_sha256))
+    return _with_block_count(spec, plugin, folder) if spec.layers else spec
+
+
+def _with_block_count(spec: EncoderSpec, plugin: Plugin, folder: Path) -> EncoderSpec:
+    """A spec of several layers with their numbers and the number of the model's blocks.
+
+    The encoder's own class knows it: the count of a model that does not say it is 0.
+    """
+    encoder: type[FrameEncoder] = plugin.loaded
+    try:
+        blocks = encoder.count_blocks(folder)
+    except ConfigError:
+        if spec.layers == "all":
+            raise
+        return spec
+    layers = tuple(range(blocks + 1)) if spec.layers == "all" else spec.layers
+    spec = replace(spec, layers=layers, blocks=blocks)
+    check_layer(spec, blocks)
+    return spec
 
 
 def build_encoder(spec: EncoderSpec, device: torch.device) -> FrameEncoder:

@@ -14,7 +14,7 @@ from transformers import Wav2Vec2FeatureExtractor, Wav2Vec2Model, Wav2Vec2PreTra
 from transformers.models.wav2vec2.configuration_wav2vec2 import Wav2Vec2Config
 
 from rellm_cache.config.specs import EncoderSpec
-from rellm_cache.encoders.base import Encoding, FrameEncoder, check_layer
+from rellm_cache.encoders.base import Encoding, FrameEncoder, check_layer, stack_layers
 from rellm_cache.errors import ConfigError
 from rellm_cache.utils.model_files import find_model, load_pretrained, model_errors
 
@@ -44,10 +44,11 @@ class EmotionModel(Wav2Vec2PreTrainedModel):
 
 
 class Wav2Vec2EmotionEncoder(FrameEncoder):
-    """Frames of one hidden state, and the dimensions of the emotion head."""
+    """Frames of one hidden state, or several, and the dimensions of the emotion head."""
 
     normalisations = ("zero-mean-unit-variance",)
     gives_dimensions = True
+    several_layers = True
     licence = "CC-BY-NC-SA-4.0"
 
     def __init__(self, spec: EncoderSpec, options: None, device: torch.device) -> None:
@@ -82,7 +83,10 @@ class Wav2Vec2EmotionEncoder(FrameEncoder):
 
     @torch.inference_mode()
     def encode(self, waveforms: Sequence[np.ndarray]) -> list[Encoding]:
-        """Frames (L, hidden) and dimensions (3,) of each waveform (S,) float32 at 16 kHz."""
+        """Frames (L, hidden) and dimensions (3,) of each waveform (S,) float32 at 16 kHz.
+
+        Frames of K layers are (L, K, hidden).
+        """
         inputs = self._features(
             list(waveforms),
             sampling_rate=16_000,
@@ -94,7 +98,7 @@ class Wav2Vec2EmotionEncoder(FrameEncoder):
             output = self._model.wav2vec2(
                 inputs.input_values.to(self.device),
                 attention_mask=inputs.attention_mask.to(self.device),
-                output_hidden_states=self.spec.layer != -1,
+                output_hidden_states=self.spec.layer != -1 or bool(self.spec.layers),
             )
         last = output.last_hidden_state.float()  # (B, T, D)
         lengths = [
@@ -102,6 +106,12 @@ class Wav2Vec2EmotionEncoder(FrameEncoder):
         ]
         means = torch.stack([f[:n].mean(0) for f, n in zip(last, lengths, strict=True)])  # (B, D)
         vads = self._model.classifier(means).cpu().numpy()  # (B, 3)
-        chosen = last if self.spec.layer == -1 else output.hidden_states[self.spec.layer].float()
-        frames = chosen.cpu().numpy()
+        states = {-1: last, **dict(enumerate(output.hidden_states or ()))}  # layer → (B, T, D)
+        if self.spec.layers:
+            chosen = [states[layer] for layer in self.spec.layer_numbers]
+            frames = [
+                stack_layers([state[row, :n] for state in chosen]) for row, n in enumerate(lengths)
+            ]
+            return [Encoding(f, vad) for f, vad in zip(frames, vads, strict=True)]
+        frames = states[self.spec.layer].float().cpu().numpy()
         return [Encoding(f[:n], vad) for f, n, vad in zip(frames, lengths, vads, strict=True)]

@@ -1,4 +1,4 @@
-"""Whisper encoder: frames of any checkpoint and layer.
+"""Whisper encoder: frames of any checkpoint, of one layer or several.
 
 A clip has `(ceil(samples / 160) - 1) // 2 + 1` frames in both windows:
 
@@ -7,10 +7,11 @@ A clip has `(ceil(samples / 160) - 1) // 2 + 1` frames in both windows:
   In a batch, clips are padded to the longest, and padding is masked. The number of mel frames is
   even, so the last output frame of the convolutions does not overlap the padding.
 
-A clip's frames do not depend on its batch.
+A clip's frames do not depend on its batch. Several layers come from one forward pass, each equal to
+the frames of that layer alone.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,13 @@ from torch.nn.functional import gelu
 from transformers import WhisperFeatureExtractor, WhisperModel
 
 from rellm_cache.config.specs import EncoderSpec
-from rellm_cache.encoders.base import Encoding, FrameEncoder, check_layer, whisper_frame_count
+from rellm_cache.encoders.base import (
+    Encoding,
+    FrameEncoder,
+    check_layer,
+    stack_layers,
+    whisper_frame_count,
+)
 from rellm_cache.errors import AudioError, ConfigError
 from rellm_cache.utils.model_files import find_model, load_pretrained, model_errors
 
@@ -51,10 +58,11 @@ def check_samples(waveforms: Sequence[np.ndarray]) -> None:
 
 
 class WhisperEncoder(FrameEncoder):
-    """Frames of one hidden state of a frozen Whisper encoder."""
+    """Frames of one hidden state, or several, of a frozen Whisper encoder."""
 
     windows = ("30s", "clip")
     normalisations = ("log-mel",)
+    several_layers = True
     licence = "MIT"
 
     def __init__(self, spec: EncoderSpec, options: None, device: torch.device) -> None:
@@ -70,16 +78,34 @@ class WhisperEncoder(FrameEncoder):
             attn_implementation="sdpa",
         ).encoder
         check_layer(spec, len(encoder.layers))
-        if spec.layer != -1:
-            # The blocks above this hidden state and the final norm are not needed.
-            encoder.layers = encoder.layers[: spec.layer]
+        layers = spec.layer_numbers or (spec.layer,)
+        if -1 not in layers:
+            # The blocks above the highest hidden state and the final norm are not needed.
+            encoder.layers = encoder.layers[: max(layers)]
             encoder.layer_norm = torch.nn.Identity()
         self._encoder = encoder.to(device).eval().requires_grad_(False)
+        self._states: dict[int, torch.Tensor] = {}  # layer → hidden state of this forward pass
+        for layer, module in enumerate((*encoder.layers, encoder.layer_norm)):
+            if layer in spec.layer_numbers:
+                module.register_forward_pre_hook(self._keep_input(layer))
         self.frame_size = int(encoder.config.d_model)
+
+    def _keep_input(
+        self, layer: int
+    ) -> Callable[[torch.nn.Module, tuple[torch.Tensor, ...]], None]:
+        """A hook that keeps the input of a module: the hidden state of a layer."""
+
+        def keep(_module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+            self._states[layer] = inputs[0]
+
+        return keep
 
     @torch.inference_mode()
     def encode(self, waveforms: Sequence[np.ndarray]) -> list[Encoding]:
-        """Frames (L, d_model) of each waveform (S,) float32, 16 kHz; `AudioError` above 30 s."""
+        """Frames (L, d_model) of each waveform (S,) float32, 16 kHz; `AudioError` above 30 s.
+
+        Of K layers (L, K, d_model).
+        """
         check_samples(waveforms)
         lengths = [whisper_frame_count(len(waveform)) for waveform in waveforms]
         with torch.autocast(self.device.type, torch.float16, enabled=self.device.type == "cuda"):
@@ -87,10 +113,17 @@ class WhisperEncoder(FrameEncoder):
                 hidden = self._encode_clips(waveforms, lengths)  # (B, longest, D)
             else:
                 hidden = self._encode_30s(waveforms)  # (B, 1500, D)
-        # Copies: a view would keep the padded batch in memory until its frames are written.
+        if not self.spec.layers:
+            # Copies: a view would keep the padded batch in memory until its frames are written.
+            return [
+                Encoding(frames[:length].float().cpu().numpy().copy())
+                for frames, length in zip(hidden, lengths, strict=True)
+            ]
+        states = {**self._states, -1: hidden}
+        self._states.clear()
         return [
-            Encoding(frames[:length].float().cpu().numpy().copy())
-            for frames, length in zip(hidden, lengths, strict=True)
+            Encoding(stack_layers([states[k][row, :length] for k in self.spec.layer_numbers]))
+            for row, length in enumerate(lengths)
         ]
 
     def _encode_30s(self, waveforms: Sequence[np.ndarray]) -> torch.Tensor:

@@ -98,7 +98,7 @@ class JudgeScores:
 
 def names_label(answer: str, label: str) -> bool:
     """Whether an answer names the label and no other emotion."""
-    return emotions_in(answer, tuple(SYNONYMS)) == [label]
+    return emotions_in(answer, tuple({**SYNONYMS, label: ()})) == [label]
 
 
 def summarize_judged(

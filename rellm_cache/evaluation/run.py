@@ -17,6 +17,7 @@ from pathlib import Path
 
 from rellm_cache.config.schema import Recipe
 from rellm_cache.corpus.manifest import Utterance, manifest_files
+from rellm_cache.data.examples import describe_unlisted
 from rellm_cache.empathy.scorer_folder import load_card
 from rellm_cache.errors import ConfigError, ManifestError, RunError
 from rellm_cache.evaluation.predictions import (
@@ -109,6 +110,8 @@ def _evaluate(
 ) -> Scores:
     recipe, utterances = log.recipe, log.utterances
     data = summarize_data(utterances, manifest)
+    for note in describe_unlisted(utterances, recipe.heads.emotions):
+        say(f"{manifest}: {note}; their emotion is not scored")
     if not options.overwrite:
         _require_same_manifest(out / SCORES, manifest, data)
     spoken = [u for u in utterances if u.text.strip()]

@@ -27,6 +27,7 @@ from rellm_cache.extraction.messages import (
 )
 from rellm_cache.extraction.missing import TargetStore, find_missing
 from rellm_cache.extraction.pipeline import Pipeline
+from rellm_cache.extraction.stored_layers import choose_store
 from rellm_cache.extraction.workers.coordinator import Coordinator, WorkerPool
 from rellm_cache.extraction.workers.options import WorkerOptions
 from rellm_cache.extraction.workers.processes import ProcessPool
@@ -105,10 +106,14 @@ def extract(
 def make_targets(encoders: Mapping[str, EncoderConfig], cache: Path) -> dict[str, TargetStore]:
     """Stream → store of its encoder, weights resolved. Equal encoders share a store.
 
+    A store with more layers than a stream asks for is one too; a message says so.
+
     Raises:
         ConfigError: a model cannot be used.
     """
-    specs = {name: resolve(encoder.spec) for name, encoder in encoders.items()}
+    specs = {
+        name: choose_store(name, resolve(encoder.spec), cache) for name, encoder in encoders.items()
+    }
     targets = {spec: TargetStore(spec, cache) for spec in specs.values()}
     return {name: targets[spec] for name, spec in specs.items()}
 

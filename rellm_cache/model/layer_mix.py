@@ -146,9 +146,7 @@ class LayerMixes(nn.ModuleDict):
         value_bytes = {name: 1 if e.dtype == "int8" else 2 for name, e in encoders.items()}
         self.kept_bytes = sum(sizes[n] * value_bytes[n] for n in mixes) if softmax else 0
 
-    def mix(
-        self, stream: str, frames: Tensor, params: QuantizationParams | None = None
-    ) -> Tensor:
+    def mix(self, stream: str, frames: Tensor, params: QuantizationParams | None = None) -> Tensor:
         """Frames of a stream as its values: those of several layers mixed, others dequantized."""
         if (name := f"{stream}{SUFFIX}") not in self:
             return dequantize(frames, params)

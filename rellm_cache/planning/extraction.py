@@ -13,12 +13,13 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic
 
 import torch
 
+from rellm_cache.config.specs import EncoderSpec
 from rellm_cache.corpus.audio import Clip
 from rellm_cache.corpus.clip_limits import SAMPLE_RATE, ClipLimits
 from rellm_cache.corpus.manifest import Utterance
@@ -44,7 +45,7 @@ class StreamPlan:
     store: str  # its folder
     present: int  # clips of the manifest that it holds
     missing: int  # clips to encode
-    frame_size: int  # D, values in a frame
+    frame_size: int  # values in a frame of the stream: D of each of its layers
     bytes: int  # size of the missing frames, two bytes a value and `ROW_BYTES` a clip
     seconds: float | None  # time to encode them on this machine; None if no clip could be timed
 
@@ -79,13 +80,14 @@ class UsableClips:
 class _Measurement:
     """An encoder measured on a few clips."""
 
-    frame_size: int  # D, values in a frame
+    frame_size: int  # D, values in a frame of one layer
     seconds_a_clip: float | None  # mean; None without clips
     batch_bytes: int  # increase of memory during encoding
     model_bytes: int  # of the model on a GPU; 0 on a CPU
 
 
 def plan_extraction(
+    encoders: Mapping[str, EncoderSpec],
     targets: Mapping[str, TargetStore],
     missing: Sequence[MissingClip],
     usable: UsableClips,
@@ -95,6 +97,7 @@ def plan_extraction(
     """Encode a few missing clips with each encoder and extrapolate.
 
     Args:
+        encoders: of the recipe, by stream.
         targets: stream → store.
         clips: number of clips to encode for the estimates.
     """
@@ -106,7 +109,10 @@ def plan_extraction(
     for name, target in targets.items():
         planned = any(stream.store == str(target.path) for stream in streams)
         left = [] if planned else missing
-        streams.append(_plan_stream(name, target, measured[target], left, usable))
+        planned_stream = _plan_stream(name, target, measured[target], left, usable)
+        read = encoders[name].layers_within(target.spec) or (encoders[name].layer,)
+        size = measured[target].frame_size * len(read)
+        streams.append(replace(planned_stream, frame_size=size))
     encoding = [stream.seconds for stream in streams if stream.seconds is not None]
     decoding = decode_seconds / max(len(timed), 1) * len(missing)
     longest = max((clip.seconds for clip in timed), default=0.0)
@@ -173,14 +179,14 @@ def _plan_stream(
         frames = sum(map(whisper_frame_count, samples))
     else:
         frames = sum(math.ceil(n / SAMPLE_RATE * rate) for n in samples)
-    cost = measured.seconds_a_clip
+    cost, layers = measured.seconds_a_clip, max(1, len(target.spec.layer_numbers))
     return StreamPlan(
         name=name,
         store=str(target.path),
         present=usable.total - len(mine) - len(target.failed),
         missing=len(mine),
         frame_size=measured.frame_size,
-        bytes=frames * measured.frame_size * 2 + len(mine) * ROW_BYTES,
+        bytes=frames * measured.frame_size * layers * 2 + len(mine) * ROW_BYTES,
         seconds=0.0 if not mine else None if cost is None else cost * len(mine),
     )
 

@@ -48,7 +48,7 @@ class StoreInfo:
     """The attributes of a store."""
 
     spec: StoredSpec  # the encoder, or the text LLM, that made its frames
-    frame_size: int  # D, values in a frame
+    frame_size: int  # D, values in a frame of one layer
     licence: str  # of the encoder's model
     # largest size of a shard file; it is not recorded, so readers assume the default
     shard_bytes: int = field(default=SHARD_BYTES, compare=False)
@@ -60,8 +60,21 @@ class StoreInfo:
 
     @property
     def frame_bytes(self) -> int:
-        """Size of one stored frame."""
+        """Size of one stored frame of one layer."""
         return self.frame_size * self.dtype.itemsize
+
+    @property
+    def layer_count(self) -> int:
+        """Number of layers in the store."""
+        return max(1, len(self.spec.layer_numbers))
+
+    @property
+    def frame_shape(self) -> tuple[int, ...]:
+        """Shape of one frame: (D,), or (K, D) in a store of K layers."""
+        return (
+            *([len(self.spec.layer_numbers)] if self.spec.layer_numbers else ()),
+            self.frame_size,
+        )
 
     def to_attributes(self) -> dict[str, Any]:
         """Return the attributes as the group's zarr.json holds them."""

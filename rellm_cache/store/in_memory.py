@@ -19,11 +19,15 @@ class InMemoryFrames:
         self.dtype = info.dtype
         self.licence = info.licence
         self.quantization = None
+        self._shape = info.frame_shape
         self._frames: dict[str, np.ndarray] = {}
 
     def add(self, utterance_id: str, frames: np.ndarray) -> None:
-        """Add (L, D) frames; `FrameError` for a wrong shape or values not finite in float16."""
-        self._frames[utterance_id] = to_float16(frames, utterance_id, self.frame_size)
+        """Add (L, D) frames, of K layers (L, K, D).
+
+        Raises `FrameError` for a wrong shape or values not finite in float16.
+        """
+        self._frames[utterance_id] = to_float16(frames, utterance_id, self._shape)
 
     def length(self, utterance_id: str, /) -> int:
         """Return L, the number of frames of one utterance."""
@@ -34,8 +38,13 @@ class InMemoryFrames:
         return np.array([self.length(i) for i in utterance_ids], np.int64)
 
     def frames(self, utterance_id: str, /) -> np.ndarray:
-        """Return (L, D) float16 frames."""
+        """Return (L, D) float16 frames, of K layers (L, K, D)."""
         return self._frames[utterance_id]
+
+    def layer_frames(self, utterance_id: str, /) -> tuple[np.ndarray, ...]:
+        """Return (L, D) float16 frames of each layer."""
+        frames = self._frames[utterance_id]
+        return tuple(frames.swapaxes(0, 1)) if self.spec.layer_numbers else (frames,)
 
     def require(self, utterance_ids: Iterable[str], command: str, /) -> None:
         """Raise `StoreError` unless every utterance was added."""

@@ -3,11 +3,12 @@
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rellm_cache.config.specs import StoredSpec
+from rellm_cache.config.specs import StoredSpec, layers_text
 from rellm_cache.store.reader import FeatureStore
 from rellm_cache.store.remote.mirror_paths import display_path
 
@@ -17,15 +18,17 @@ FloatFrames = NDArray[np.float32]
 class Store(Mapping[str, FloatFrames]):
     """Frames of one store by utterance id, (L, D) float32; int8 frames are dequantized.
 
-    Only what is read is loaded. A store can be sent to other processes, as those of a PyTorch
-    `DataLoader`. It shows the clips that were there when it was opened.
+    Frames of a store of K layers are (L, K, D); `layer` gives one layer as (L, D), without reading
+    the others. Only what is read is loaded. A store can be sent to other processes, as those of a
+    PyTorch `DataLoader`. It shows the clips that were there when it was opened.
 
     Args:
         path: the store's folder.
 
     Attributes:
         spec: model and settings that made the frames; `spec.fingerprint` identifies them.
-        frame_size: D, values in a frame.
+        layers: numbers of the K layers, in their order; empty if the frames are of one layer.
+        frame_size: D, values in a frame of one layer.
         licence: of the model that made the frames.
 
     Raises:
@@ -41,10 +44,24 @@ class Store(Mapping[str, FloatFrames]):
     """
 
     def __init__(self, path: Path) -> None:
-        self._store = FeatureStore(path)
-        self.spec: StoredSpec = self._store.spec
-        self.frame_size: int = self._store.frame_size
-        self.licence: str = self._store.licence
+        self._open(FeatureStore(path))
+
+    def _open(self, store: FeatureStore) -> None:
+        self._store = store
+        self.spec: StoredSpec = store.spec
+        self.layers: tuple[int, ...] = store.spec.layer_numbers
+        self.frame_size: int = store.frame_size
+        self.licence: str = store.licence
+
+    def layer(self, number: int) -> Self:
+        """One layer of the store, as a store of its own; files of other layers are not read.
+
+        Raises:
+            StoreError: the store lacks this layer.
+        """
+        one = object.__new__(type(self))
+        one._open(self._store.select((number,)))
+        return one
 
     @cached_property
     def ids(self) -> tuple[str, ...]:
@@ -62,13 +79,13 @@ class Store(Mapping[str, FloatFrames]):
         """Frames `start` to `stop` of several clips, as a Python slice; all frames by default.
 
         Returns:
-            For each id, (l, D) float32.
+            For each id, (l, D) float32; of K layers (l, K, D).
         """
         for utterance_id in ids:
             self._require(utterance_id)
         if len(ids) > 1:
             self._store.read_ahead(ids)
-        return [self._floats(self._store.frames(i)[start:stop]) for i in ids]
+        return [self._floats(self._store.layer_frames(i), slice(start, stop)) for i in ids]
 
     def __getitem__(self, utterance_id: str) -> FloatFrames:
         return self.many([utterance_id])[0]
@@ -84,13 +101,16 @@ class Store(Mapping[str, FloatFrames]):
 
     def __repr__(self) -> str:
         where = display_path(self._store.path)
-        return f"Store({where!r}: {len(self)} clips, {self.frame_size} values in a frame)"
+        of = f"layers {layers_text(self.layers)}, " if self.layers else ""
+        return f"Store({where!r}: {len(self)} clips, {of}{self.frame_size} values in a frame)"
 
     def _require(self, utterance_id: str) -> None:
         if utterance_id not in self._store:
             raise KeyError(f"{display_path(self._store.path)}: no clip {utterance_id!r}")
 
-    def _floats(self, frames: np.ndarray) -> FloatFrames:
+    def _floats(self, layers: Sequence[np.ndarray], part: slice) -> FloatFrames:
+        chosen = [frames[part] for frames in layers]  # each (l, D)
+        frames = np.stack(chosen, axis=1) if self.layers else chosen[0]
         if self._store.quantization is not None:
             return self._store.quantization.dequantize(frames)
         return frames.astype(np.float32)

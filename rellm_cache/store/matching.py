@@ -16,6 +16,8 @@ Spec = TypeVar("Spec", bound=CachedSpec)
 def find_store(cache: Path, spec: StoredSpec) -> Path:
     """Return the store that matches the encoder of a recipe.
 
+    A store with more layers matches too, if none has exactly those of the recipe.
+
     Raises `StoreError` if none matches; the message names the fields in which the nearest store
     differs. Raises it too if several match with different weights and the recipe pins none.
     """
@@ -38,7 +40,7 @@ def find_store(cache: Path, spec: StoredSpec) -> Path:
     if (
         isinstance(spec, EncoderSpec)
         and spec.dtype == "int8"
-        and not dataclasses.replace(spec, dtype="float16").differences(found)
+        and not dataclasses.replace(spec, dtype="float16").unmet_by(found)
     ):
         raise StoreError(
             f"{display_path(path)}: holds these frames as float16, the recipe asks for int8; make "
@@ -46,7 +48,7 @@ def find_store(cache: Path, spec: StoredSpec) -> Path:
         )
     raise StoreError(
         f"{display_path(path)}: a store of another fingerprint; "
-        f"{'; '.join(spec.differences(found))}; run `{spec.command}` with this recipe, or name "
+        f"{'; '.join(spec.unmet_by(found))}; run `{spec.command}` with this recipe, or name "
         "this store's encoder in the recipe"
     )
 
@@ -61,6 +63,8 @@ def find_match(
 ) -> Path | None:
     """Return the path of the candidate that matches `spec`; None if there is none.
 
+    Of several with the same weights, it has the fewest layers.
+
     Raises `StoreError` if several match with different weights and the recipe pins none.
 
     Args:
@@ -69,17 +73,21 @@ def find_match(
         what: the candidates in the plural, for messages: "stores hold whisper tiny".
         table: the table of the recipe that can pin weights, for messages.
     """
-    matches = [(path, other) for path, other in candidates if not spec.differences(other)]
-    if len(matches) > 1:
+    matches = [(path, other) for path, other in candidates if not spec.unmet_by(other)]
+    if len({other.weights_sha256 for _, other in matches}) > 1:
         pins = ", ".join(
             f'weights_sha256 = "{other.weights_sha256}" ({path.name})' for path, other in matches
         )
         raise StoreError(
             f"{where}: {len(matches)} {what} with different weights; pin one in {table}: {pins}"
         )
-    return matches[0][0] if matches else None
+    return min(matches, key=lambda match: _layer_count(match[1]))[0] if matches else None
+
+
+def _layer_count(spec: CachedSpec) -> int:
+    return len(spec.layer_numbers) if isinstance(spec, StoredSpec) else 0
 
 
 def nearest(spec: Spec, candidates: Sequence[tuple[Path, Spec]]) -> tuple[Path, Spec]:
     """Return the candidate that differs in the fewest fields."""
-    return min(candidates, key=lambda item: len(spec.differences(item[1])))
+    return min(candidates, key=lambda item: len(spec.unmet_by(item[1])))

@@ -1,8 +1,9 @@
 """Reader of one committed part: frames and columns by row.
 
-The frames of all utterances lie end to end in one array. Uncompressed ones are read as slices of
-memory-mapped shards and compared with their checksum when first read. Frames with other codecs are
-read through zarr and compared at every read, because zarr reads missing chunks as zeros.
+The frames of all utterances lie end to end in one array, one layer after the other. Uncompressed
+ones are read as slices of memory-mapped shards and compared with their checksum when first read.
+Frames with other codecs are read through zarr and compared at every read, because zarr reads
+missing chunks as zeros.
 """
 
 import itertools
@@ -85,7 +86,7 @@ class Part:
 
     @cached_property
     def frames_crc32c(self) -> NDArray[np.uint32]:
-        """(N,) checksum of each utterance's frames."""
+        """(N,) checksum of each utterance's frames; of K layers (N, K)."""
         return self._row_column("frames_crc32c")
 
     @cached_property
@@ -95,7 +96,7 @@ class Part:
 
     @cached_property
     def quantization(self) -> Quantization | None:
-        """Scale and mean of int8 frames; None for float frames."""
+        """Scale and mean of int8 frames, those of each layer; None for float frames."""
         if self._info.dtype != np.int8:
             return None
         return Quantization(self._column("scale"), self._column("mean"))
@@ -104,32 +105,35 @@ class Part:
         """Return L, the number of frames of one utterance."""
         return int(self._bounds[row + 1] - self._bounds[row])
 
-    def frames(self, row: int) -> Frames:
+    def frames(self, row: int, layer: int = 0) -> Frames:
         """Return (L, D) frames of one utterance, a read-only view of the mapped file if possible.
+
+        `layer` counts the layers of the store from 0; other layers are not read.
 
         Raises `StoreError` if they do not match their checksum, which is compared at the first
         read. Raises `UnreadableError` if the file exists but cannot be read.
         """
         start, stop = self._bounds[row], self._bounds[row + 1]
         if self._shards is None:
-            return self._frames_through_zarr(row, start, stop)
+            return self._frames_through_zarr(row, start, stop, layer)
         try:
-            frames = self._shards.read(start, stop)
+            frames = self._shards[layer].read(start, stop)
         except ShardError as error:
             raise damage_error(self.path, str(error)) from error
-        if not self._checked[row]:
+        if not self._checked[row * self._info.layer_count + layer]:
             # Copying releases the GIL, the checksum does not. A checksum of the memory map itself
             # would block all threads while the disk is read.
-            self.check(row, frames.copy())
+            self.check(row, frames.copy(), layer)
         return frames
 
-    def check(self, row: int, frames: Frames) -> None:
-        """Compare the frames of one utterance with their checksum; `StoreError` if they differ."""
-        if frames_crc32c(frames) != int(self.frames_crc32c[row]):
+    def check(self, row: int, frames: Frames, layer: int = 0) -> None:
+        """Compare (L, D) frames of a clip with their checksum; `StoreError` if they differ."""
+        if frames_crc32c(frames) != int(self._checksums[row, layer]):
             raise damage_error(
-                self.path, f"frames of {self.ids[row]!r} do not match their checksum"
+                self.path,
+                f"{name_frames(self.ids[row], self._info, layer)} do not match their checksum",
             )
-        self._checked[row] = True
+        self._checked[row * self._info.layer_count + layer] = True
 
     @property
     def nbytes(self) -> int:
@@ -143,19 +147,19 @@ class Part:
         small = (
             path for path in files if not is_frames_file(path.relative_to(self.path).as_posix())
         )
-        frames = int(self.offsets[-1]) * self._info.frame_bytes
+        frames = int(self.offsets[-1]) * self._info.frame_bytes * self._info.layer_count
         if self._shards is not None:
-            frames = self._shards.nbytes
+            frames = sum(layer.nbytes for layer in self._shards)
         return frames + sum(path.stat().st_size for path in small)
 
-    def is_cached(self, row: int) -> bool:
+    def is_cached(self, row: int, layer: int = 0) -> bool:
         """Return whether the first value of an utterance's frames is in the page cache."""
-        return self._shards is None or self._shards.is_cached(self._bounds[row])
+        return self._shards is None or self._shards[layer].is_cached(self._bounds[row])
 
-    def read_ahead(self, row: int) -> None:
+    def read_ahead(self, row: int, layer: int = 0) -> None:
         """Ask the system to load the frames of one utterance in the background."""
         if self._shards is not None:
-            self._shards.read_ahead(self._bounds[row], self._bounds[row + 1])
+            self._shards[layer].read_ahead(self._bounds[row], self._bounds[row + 1])
 
     def close(self) -> None:
         """Drop the memory maps; the next read maps and checks again."""
@@ -170,29 +174,48 @@ class Part:
         return np.ascontiguousarray(self.offsets, np.int64).data
 
     @cached_property
-    def _checked(self) -> bytearray:
-        """For each row, whether its checksum was compared."""
-        return bytearray(len(self.offsets) - 1)
+    def _checksums(self) -> NDArray[np.uint32]:
+        """(N, K) checksums of each utterance's frames, for each layer."""
+        column = self.frames_crc32c
+        if column.size != len(column) * self._info.layer_count:
+            raise damage_error(
+                self.path, f"column 'frames_crc32c' is not for {self._info.layer_count} layers"
+            )
+        return column.reshape(len(column), -1)
 
     @cached_property
-    def _shards(self) -> MappedShards | None:
-        """The shard files; None if zarr must decode the frames."""
+    def _checked(self) -> bytearray:
+        """For each row and layer, whether its checksum was compared."""
+        return bytearray((len(self.offsets) - 1) * self._info.layer_count)
+
+    @cached_property
+    def _shards(self) -> list[MappedShards] | None:
+        """The shard files of each layer; None if zarr must decode the frames."""
         try:
-            return MappedShards.open(self.path / FRAMES, int(self.offsets[-1]), self._info)
+            return MappedShards.open(self.path, int(self.offsets[-1]), self._info)
         except ShardError as error:
             raise damage_error(self.path, str(error)) from error
 
-    def _frames_through_zarr(self, row: int, start: int, stop: int) -> Frames:
+    def _frames_through_zarr(self, row: int, start: int, stop: int, layer: int) -> Frames:
         if self._held is None:
             self._held = fetch_array(self.path / FRAMES)
         try:
             array = zarr.open_array(str(self.path / FRAMES), mode="r")
-            frames = np.asarray(array[start:stop])
+            frames = np.asarray(
+                array[layer, start:stop] if self._info.spec.layer_numbers else array[start:stop]
+            )
         except Exception as error:  # zarr raises any error at damaged metadata
             raise_if_unreadable(error, self.path)
             raise damage_error(self.path, f"frames cannot be read ({error})") from error
-        self.check(row, frames)  # every time: zarr reads a missing chunk as zeros
+        self.check(row, frames, layer)  # every time: zarr reads a missing chunk as zeros
         return frames
+
+
+def name_frames(utterance_id: str, info: StoreInfo, layer: int) -> str:
+    """Name the frames of an utterance in a message, with the layer if the store has several."""
+    layers = info.spec.layer_numbers
+    of_layer = f" of layer {layers[layer]}" if layers else ""
+    return f"frames{of_layer} of {utterance_id!r}"
 
 
 def read_column(path: Path) -> np.ndarray:

@@ -28,7 +28,7 @@ class Row:
 
     id: str  # of the utterance
     audio_sha256: np.ndarray  # (32,) uint8 digest of its audio
-    frames: Frames  # (L, D) of the store's type
+    frames: Frames  # (L, D) of the store's type, (L, K, D) in a store of K layers
     # (3,) float32 arousal, dominance, valence of the encoder's head, or None
     vad: np.ndarray | None = None
 
@@ -39,7 +39,7 @@ class _Written:
 
     id: bytes
     length: int
-    checksum: int
+    checksums: list[int]  # of each layer
     audio_sha256: np.ndarray
     vad: np.ndarray | None
 
@@ -62,22 +62,29 @@ class PartWriter:
             raise ValueError(f"a part of {info.dtype} frames with quantization {quantization}")
         self._path, self._info, self._quantization = path, info, quantization
         chunks = max_shard_frames(info) // INNER_FRAMES
-        self._shards = ShardWriter(path / FRAMES, chunks, INNER_FRAMES * info.frame_bytes)
+        self._layers = [
+            ShardWriter(folder, chunks, INNER_FRAMES * info.frame_bytes)
+            for folder in shard_folders(path, info)
+        ]
         self._written: list[_Written] = []
         self._torn = False  # whether a clip was written incompletely
 
     def close(self) -> None:
-        """Close the open shard file."""
-        self._shards.close()
+        """Close the open shard files."""
+        for shards in self._layers:
+            shards.close()
 
     def add(self, row: Row) -> None:
         """Write a row's frames; after an `OSError` the part cannot be finished."""
         self._require_sound()
         self._torn = True
-        frames = np.ascontiguousarray(row.frames, self._info.dtype)
-        checksum = self._shards.write(frames.view(np.uint8))
+        checksums = []
+        for layer, shards in enumerate(self._layers):
+            frames = row.frames[:, layer] if self._info.spec.layer_numbers else row.frames  # (L, D)
+            frames = np.ascontiguousarray(frames, self._info.dtype)
+            checksums.append(shards.write(frames.view(np.uint8)))
         self._written.append(
-            _Written(row.id.encode(), len(frames), checksum, row.audio_sha256, row.vad)
+            _Written(row.id.encode(), len(row.frames), checksums, row.audio_sha256, row.vad)
         )
         self._torn = False
 
@@ -88,7 +95,8 @@ class PartWriter:
         a merge.
         """
         self._require_sound()
-        self._shards.finish()
+        for shards in self._layers:
+            shards.finish()
         rows = self._written
         offsets = _offsets([row.length for row in rows])
         group = zarr.create_group(str(self._path))
@@ -98,7 +106,7 @@ class PartWriter:
             "ids": np.frombuffer(b"".join(row.id for row in rows), np.uint8),
             "id_offsets": _offsets([len(row.id) for row in rows]),
             "audio_sha256": np.stack([row.audio_sha256 for row in rows]),
-            "frames_crc32c": np.array([row.checksum for row in rows], np.uint32),
+            "frames_crc32c": _checksums(rows, self._info),
         }
         if all(row.vad is not None for row in rows):
             columns["vad"] = np.stack([row.vad for row in rows if row.vad is not None])
@@ -149,13 +157,15 @@ def shard_frames(total: int, info: StoreInfo) -> int:
 
 
 def create_frames(group: zarr.Group, total: int, info: StoreInfo) -> zarr.Array[Any]:
-    """Create the array of a part's frames, (total, D), without values."""
+    """Create the array of a part's frames without values: (total, D), or (K, total, D)."""
+    layers = len(info.spec.layer_numbers)
+    one = (1,) if layers else ()  # a chunk and a shard hold one layer
     return group.create_array(
         FRAMES,
-        shape=(total, info.frame_size),
+        shape=(*((layers,) if layers else ()), total, info.frame_size),
         dtype=info.dtype,
-        chunks=(INNER_FRAMES, info.frame_size),
-        shards=(shard_frames(total, info), info.frame_size),
+        chunks=(*one, INNER_FRAMES, info.frame_size),
+        shards=(*one, shard_frames(total, info), info.frame_size),
         compressors=None,
         filters=None,
         config={"write_empty_chunks": True},
@@ -175,6 +185,18 @@ def create_column(
         filters=None,
         config={"write_empty_chunks": True},
     )
+
+
+def shard_folders(part: Path, info: StoreInfo) -> list[Path]:
+    """Folders with the shard files of each layer; `frames/c` if the store has one layer."""
+    chunks = part / FRAMES / "c"
+    return [chunks / str(k) for k in range(len(info.spec.layer_numbers))] or [chunks]
+
+
+def _checksums(rows: Sequence[_Written], info: StoreInfo) -> NDArray[np.uint32]:
+    """(N,) checksums of frames, (N, K) in a store of K layers."""
+    found = np.array([row.checksums for row in rows], np.uint32)  # (N, K)
+    return found if info.spec.layer_numbers else found[:, 0]
 
 
 def _offsets(lengths: list[int]) -> NDArray[np.int64]:

@@ -16,19 +16,19 @@ LEVELS = 127
 
 @dataclass(frozen=True, eq=False)
 class Quantization:
-    """Scale and mean of the int8 values of a store."""
+    """Scale and mean of the int8 values of a store; of K layers (K, D) in place of (D,)."""
 
     scale: NDArray[np.float32]  # (D,) float32, above 0: the width of one step
     mean: NDArray[np.float32]  # (D,) float32: the value of q = 0
 
     def quantize(self, frames: np.ndarray) -> NDArray[np.int8]:
-        """Quantize (L, D) floats to int8; values out of range are clipped."""
+        """Quantize (L, D) or (L, K, D) floats to int8; values out of range are clipped."""
         steps = np.rint((frames.astype(np.float32) - self.mean) / self.scale)
         clipped: NDArray[np.int8] = np.clip(steps, -LEVELS, LEVELS).astype(np.int8)
         return clipped
 
     def dequantize(self, frames: np.ndarray) -> NDArray[np.float32]:
-        """Convert (L, D) int8 back to float32."""
+        """Convert (L, D) or (L, K, D) int8 back to float32."""
         return frames.astype(np.float32) * self.scale + self.mean
 
     def equals(self, other: Self) -> bool:
@@ -38,7 +38,7 @@ class Quantization:
 
 @dataclass
 class ChannelStatistics:
-    """Sum and range of each channel, accumulated clip by clip."""
+    """Sum and range of each channel of each layer, accumulated clip by clip."""
 
     count: int = 0  # frames added
     # (D,) sum, smallest and largest value of each channel; empty before the first clip
@@ -47,7 +47,7 @@ class ChannelStatistics:
     high: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
 
     def add(self, frames: np.ndarray) -> None:
-        """Add (L, D) float16 frames, L > 0."""
+        """Add (L, D) or (L, K, D) float16 frames, L > 0."""
         sums = frames.sum(0, dtype=np.float64)
         low, high = frames.min(0).astype(np.float64), frames.max(0).astype(np.float64)
         if self.count:

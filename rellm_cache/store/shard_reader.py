@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 
 from rellm_cache.errors import RellmError
 from rellm_cache.store.errors import MISSING_FILE_ERRORS, unreadable_error
-from rellm_cache.store.format import INNER_FRAMES, StoreInfo
-from rellm_cache.store.remote.download import open_shard, part_origin_url
+from rellm_cache.store.format import FRAMES, INNER_FRAMES, StoreInfo
+from rellm_cache.store.part_writer import shard_folders
+from rellm_cache.store.remote.download import open_shard, part_of_frames, part_origin_url
 from rellm_cache.store.shard_writer import shard_index
 
 # Codecs of uncompressed values, in zarr.json.
@@ -78,9 +79,9 @@ def map_shard(file: Path, chunks: int, present: int, chunk_bytes: int) -> NDArra
 
 
 class MappedShards:
-    """The shard files of an uncompressed array (F, D), in the layout of `write_part`.
+    """The shard files of one layer's uncompressed frames (F, D), in the layout of `write_part`.
 
-    Each of its files holds S = `shard_frames` frames, except the last; F = `frames` is the total.
+    Each file holds S = `shard_frames` frames, except the last; F = `frames` is the total.
     """
 
     def __init__(self, folder: Path, shard_frames: int, frames: int, info: StoreInfo) -> None:
@@ -92,18 +93,19 @@ class MappedShards:
         self._maps: dict[int, np.ndarray] = {}
 
     @classmethod
-    def open(cls, folder: Path, frames: int, info: StoreInfo) -> "MappedShards | None":
-        """Open the shards under `folder`; None if the array has other codecs, which need zarr.
+    def open(cls, part: Path, frames: int, info: StoreInfo) -> "list[MappedShards] | None":
+        """Open the shards of each layer of a part; None if its frames have codecs that need zarr.
 
         Raises `ShardError` if the array's metadata is damaged or has another data type. Raises
         `UnreadableError` if it exists but cannot be read.
         """
+        folder = part / FRAMES
         file = folder / "zarr.json"
         try:
             meta = json.loads(file.read_text("utf-8"))
             found = meta["data_type"]
             mappable = _is_mappable(meta, info)
-            shard_frames = int(meta["chunk_grid"]["configuration"]["chunk_shape"][0])
+            shard_frames = int(meta["chunk_grid"]["configuration"]["chunk_shape"][-2])
         except (*MISSING_FILE_ERRORS, ValueError, LookupError, TypeError) as error:
             raise ShardError(f"metadata of frames cannot be read ({error!r})") from error
         except OSError as error:
@@ -112,7 +114,9 @@ class MappedShards:
             raise ShardError(
                 f"{folder}: frames are {found}, the store's encoder says {info.dtype.name}"
             )
-        return cls(folder, shard_frames, frames, info) if mappable else None
+        if not mappable:
+            return None
+        return [cls(layer, shard_frames, frames, info) for layer in shard_folders(part, info)]
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """Return (stop - start, D) frames, read-only: a view if one shard holds them all.
@@ -177,7 +181,7 @@ class MappedShards:
     @cached_property
     def _is_plain(self) -> bool:
         """Whether the part is in a plain folder, not in a mirror of an object store."""
-        return part_origin_url(self._folder.parent) is None
+        return part_origin_url(part_of_frames(self._folder)) is None
 
     def close(self) -> None:
         """Drop all maps."""
@@ -185,7 +189,7 @@ class MappedShards:
 
     def file(self, shard: int) -> str:
         """Return the path of one shard file."""
-        return f"{self._folder}/c/{shard}/0"
+        return f"{self._folder}/{shard}/0"
 
     def map(self, shard: int) -> np.ndarray:
         """Map one shard file and return its (frames, D) values; those of the last include padding.
@@ -208,15 +212,17 @@ def _is_mappable(meta: dict[str, Any], info: StoreInfo) -> bool:
     """Return whether an array's shards hold uncompressed frames in our chunk layout."""
     plain = ONE_BYTE if info.dtype.itemsize == 1 else LITTLE_ENDIAN
     codecs, shard = meta["codecs"], meta["chunk_grid"]["configuration"]["chunk_shape"]
+    one = [1] if info.spec.layer_numbers else []
     return (
         len(codecs) == 1
         and codecs[0]["name"] == "sharding_indexed"
         and codecs[0]["configuration"]["codecs"] in ([plain], [LITTLE_ENDIAN])
         and codecs[0]["configuration"]["index_codecs"] == [LITTLE_ENDIAN, {"name": "crc32c"}]
         and codecs[0]["configuration"].get("index_location", "end") == "end"
-        and codecs[0]["configuration"]["chunk_shape"] == [INNER_FRAMES, info.frame_size]
-        and shard[0] > 0
-        and shard[0] % INNER_FRAMES == 0
+        and codecs[0]["configuration"]["chunk_shape"] == [*one, INNER_FRAMES, info.frame_size]
+        and shard[:-2] == one
+        and shard[-2] > 0
+        and shard[-2] % INNER_FRAMES == 0
     )
 
 

@@ -25,10 +25,11 @@ def shard_index(chunks: int, present: int, chunk_bytes: int) -> bytes:
 
 
 class ShardWriter:
-    """Writes the shards of one array (F, D) in order; F is known only at the end.
+    """Writes the shards of one layer's frames (F, D) in order; F is known only at the end.
 
-    Call `finish` to complete the array, and always call `close`. A full shard has `chunks` chunks
-    of `chunk_bytes`; the index of a single shard has only the chunks it holds.
+    Call `finish` to complete the shards, and always call `close`. A full shard has `chunks` chunks
+    of `chunk_bytes`; the index of a single shard has only the chunks it holds. Shard k is the file
+    `<folder>/<k>/0`.
     """
 
     def __init__(self, folder: Path, chunks: int, chunk_bytes: int) -> None:
@@ -54,7 +55,7 @@ class ShardWriter:
         whole = self._chunks * self._chunk_bytes
         while rest:
             if self._file is None:
-                path = self._folder / "c" / str(self._shard) / "0"
+                path = self._folder / str(self._shard) / "0"
                 # Fail if the folder was removed after its first shard.
                 path.parent.mkdir(parents=not self._shard)
                 self._file = path.open("wb")

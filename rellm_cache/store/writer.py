@@ -109,14 +109,15 @@ class StoreWriter:
 
         Args:
             audio_sha256: (32,) uint8 digest of the audio.
-            frames: (L, D) float32 or float16, to be converted to the store's type.
+            frames: (L, D) float32 or float16, to be converted to the store's type; in a store of K
+                layers (L, K, D).
             vad: (3,) float32 arousal, dominance, valence of the encoder's head, if it has one.
         """
         stored: Frames
         if self._info.dtype == np.float32:
-            stored = to_float32(frames, utterance_id, self._info.frame_size)
+            stored = to_float32(frames, utterance_id, self._info.frame_shape)
         else:
-            stored = to_float16(frames, utterance_id, self._info.frame_size)
+            stored = to_float16(frames, utterance_id, self._info.frame_shape)
         if self._quantization is not None:
             stored = self._quantization.quantize(stored)
         if self._part is not None and utterance_id in self._part.ids:
@@ -244,9 +245,12 @@ def _write_error(store: Path, error: OSError, clips: int, size: int) -> StoreErr
     )
 
 
-def to_float16(frames: np.ndarray, utterance_id: str, frame_size: int) -> np.ndarray:
-    """Convert (L, D) frames to float16; `FrameError` names a clip with values out of range."""
-    _check_shape(frames, utterance_id, frame_size)
+def to_float16(frames: np.ndarray, utterance_id: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Convert L frames of a shape, (D,) or (K, D), to float16.
+
+    Raises `FrameError` if the shape differs or a value is out of range.
+    """
+    _check_shape(frames, utterance_id, shape)
     with np.errstate(over="ignore"):
         stored = frames.astype(np.float16)
     # Comparing bits is faster than isfinite: infinity and NaN have all exponent bits set.
@@ -260,16 +264,19 @@ def to_float16(frames: np.ndarray, utterance_id: str, frame_size: int) -> np.nda
     )
 
 
-def to_float32(frames: np.ndarray, utterance_id: str, frame_size: int) -> NDArray[np.float32]:
+def to_float32(
+    frames: np.ndarray, utterance_id: str, shape: tuple[int, ...]
+) -> NDArray[np.float32]:
     """Copy (L, D) teacher rows as float32; `FrameError` names a clip with values not finite."""
-    _check_shape(frames, utterance_id, frame_size)
+    _check_shape(frames, utterance_id, shape)
     if not np.isfinite(frames).all():
         raise FrameError(f"{utterance_id}: predictions are not finite; the LLM failed on this clip")
     return frames.astype(np.float32)  # a copy, because another thread writes it
 
 
-def _check_shape(frames: np.ndarray, utterance_id: str, frame_size: int) -> None:
-    if frames.ndim != 2 or frames.shape[1] != frame_size or not len(frames):
+def _check_shape(frames: np.ndarray, utterance_id: str, shape: tuple[int, ...]) -> None:
+    if frames.shape[1:] != shape or not len(frames):
+        expected = ", ".join(map(str, ("L", *shape)))
         raise FrameError(
-            f"{utterance_id}: frames have shape {frames.shape}, expected (L, {frame_size}), L > 0"
+            f"{utterance_id}: frames have shape {frames.shape}, expected ({expected}), L > 0"
         )

@@ -24,10 +24,11 @@ from rellm_cache.corpus.manifest import Utterance, read_manifests, read_split
 from rellm_cache.data.examples import Questions, data_digest, load_questions
 from rellm_cache.errors import RellmError, RunError, reason_of
 from rellm_cache.evaluation.run import EvaluationOptions, evaluate
-from rellm_cache.runs.folder import create_run_folder, require_same_data
+from rellm_cache.runs.folder import DATA, create_run_folder, require_same_data
 from rellm_cache.runs.shared_models import SharedModels
 from rellm_cache.sweeps.plan import Job, SweepPlan
 from rellm_cache.sweeps.report import SweepReport, SweepRun, comparable_scores, scores_by_name
+from rellm_cache.training.label_check import require_listed_emotions
 from rellm_cache.training.run import require_validation, train
 from rellm_cache.utils.atomic_files import write_json
 from rellm_cache.utils.checksums import recorded, require_intact
@@ -151,6 +152,8 @@ class _Sweeper:
         for job in jobs:
             if job.recipe.text is None:
                 require_validation(job.recipe, self.settings.manifest)
+                if not (job.out / DATA).exists():
+                    require_listed_emotions(self._trained, job.recipe, self.settings.manifest)
             if job.recipe.text is None and job.recipe.encoders not in checked:
                 streams = self.resources.streams(job.recipe.encoders, self.settings.cache)
                 for manifest, ids in self.needed.items():

@@ -1,11 +1,14 @@
 """Label check before training: losses without labels, data of one emotion, answers too long."""
 
+import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from rellm_cache.config.schema import Recipe
+from rellm_cache.corpus.manifest import Utterance
 from rellm_cache.data.batch import IGNORED, Example
 from rellm_cache.data.streams import StreamSet
 from rellm_cache.errors import ManifestError
@@ -38,6 +41,32 @@ def require_positions(examples: Sequence[Example], streams: StreamSet, model: Sp
                     f"tokens, more than {model.llm.config.model} supports; shorten its text, or "
                     "leave the clip out"
                 )
+
+
+def require_listed_emotions(
+    utterances: Sequence[Utterance], recipe: Recipe, manifest: Path
+) -> None:
+    """Check that a recipe names the emotions of all clips, unless `heads.unlisted` ignores others.
+
+    Raises:
+        ManifestError: it does not, and a loss learns emotions.
+    """
+    heads, losses = recipe.heads, recipe.losses
+    if heads.unlisted == "ignore" or not (losses.emotion_ce or losses.emotion_lm):
+        return
+    found = Counter(u.emotion for u in utterances if u.emotion)
+    others = {name: count for name, count in found.items() if name not in heads.emotions}
+    if not others:
+        return
+    counts = ", ".join(f"{count} of {name!r}" for name, count in sorted(others.items()))
+    named = json.dumps(heads.emotions, ensure_ascii=False)
+    every = [*(name for name in heads.emotions if name in found), *sorted(others)]
+    raise ManifestError(
+        f"{manifest}: found clips with emotions that recipe {recipe.name!r} does not name "
+        f"({counts}); expected those of heads.emotions = {named}. Train on all emotions with "
+        f"--set 'heads.emotions={json.dumps(every, ensure_ascii=False)}', or use these clips "
+        "without their emotion with --set heads.unlisted=ignore"
+    )
 
 
 def require_labels(examples: Sequence[Example], recipe: Recipe, manifest: Path) -> list[str]:

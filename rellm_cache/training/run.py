@@ -39,6 +39,7 @@ from rellm_cache.llm.frozen import FrozenLLM
 from rellm_cache.model.losses.registry import active_losses
 from rellm_cache.runs.card import CARD, write_card
 from rellm_cache.runs.folder import (
+    DATA,
     create_run_folder,
     record_data,
     require_same_data,
@@ -64,7 +65,11 @@ from rellm_cache.runs.weights import (
 )
 from rellm_cache.training.callbacks import Callback, TrainReport
 from rellm_cache.training.checkpoints import Position
-from rellm_cache.training.label_check import require_labels, require_positions
+from rellm_cache.training.label_check import (
+    require_labels,
+    require_listed_emotions,
+    require_positions,
+)
 from rellm_cache.training.loop import (
     METRICS,
     Trainer,
@@ -117,8 +122,9 @@ def train(
         RunError: `out` is not a run of this recipe, or was trained on other data.
         RellmError: another process writes `out`.
         StoreError: the cache lacks a store or clips.
-        ManifestError: there is no train split, no clip has the labels of a loss, a clip is too
-            long for the LLM, or `report.json` in its folder cannot be read.
+        ManifestError: there is no train split, no clip has the labels of a loss, clips have
+            emotions that the recipe does not name, a clip is too long for the LLM, or `report.json`
+            in its folder cannot be read.
     """
     if recipe.text is not None:
         with hold_folder(out):
@@ -150,6 +156,8 @@ def _train(
     with accelerator.main_process_first():
         create_run_folder(recipe, out)
     corpus = _read_corpus(recipe, manifest, cache, resources)
+    if not (out / DATA).exists():  # a run of an older version goes on as it began
+        require_listed_emotions([*corpus.train, *corpus.validation], recipe, manifest)
     encoders = pinned(recipe.encoders, corpus.streams)
     recipe = dataclasses.replace(recipe, encoders=encoders)
     require_same_recipe(recipe, out)  # differs if an earlier call used other encoder weights

@@ -109,9 +109,27 @@ def memory_budget(device: torch.device) -> int:
         taken = torch.cuda.memory_allocated(device)
         allowed = int(total * torch.cuda.get_per_process_memory_fraction(device)) - taken
         return int(GPU_SHARE * min(free + torch.cuda.memory_reserved(device) - taken, allowed))
-    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return machine_memory()[0] // 4
+
+
+def machine_memory() -> tuple[int, int]:
+    """Return the bytes of memory of this machine or container: all, and free or easily freed."""
+    page = os.sysconf("SC_PAGE_SIZE")
+    whole = page * os.sysconf("SC_PHYS_PAGES")
+    limit = min(whole, _read_number(Path("/sys/fs/cgroup/memory.max"), whole))
+    used = _read_number(Path("/sys/fs/cgroup/memory.current"), 0) if limit < whole else 0
+    available = page * os.sysconf("SC_AVPHYS_PAGES")
     try:
-        limit = Path("/sys/fs/cgroup/memory.max").read_text("utf-8").strip()
+        lines = Path("/proc/meminfo").read_text("utf-8").splitlines()
+        available = next(1024 * int(s.split()[1]) for s in lines if s.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
+        pass  # not Linux: pages of files count as used
+    return limit, min(available, limit - used)
+
+
+def _read_number(path: Path, default: int) -> int:
+    try:
+        text = path.read_text("utf-8").strip()
     except OSError:
-        limit = "max"
-    return (whole if limit == "max" else min(whole, int(limit))) // 4
+        return default
+    return int(text) if text.isdecimal() else default

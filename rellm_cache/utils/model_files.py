@@ -70,6 +70,19 @@ def locate_model(model: str, revision: str = "") -> Path:
     return folder
 
 
+def local_folder(model: str, revision: str = "") -> Path | None:
+    """Return the folder of `model` on this machine, also from the hub's cache; None if missing."""
+    for folder in (Path(model), models_root() / model):
+        if folder.is_dir():
+            return folder
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(model, revision=revision or None, local_files_only=True))
+    except hub_errors():
+        return None
+
+
 def find_config(model: str, revision: str = "") -> Path:
     """Return the path of a model's `config.json`; from the hub only this file is downloaded.
 

@@ -29,7 +29,10 @@ def naive_batch(examples: Sequence[Example], streams: StreamSet) -> Batch:
     padded = {}
     for name in streams.sources:
         read = [streams.pieces(name, e.id, n) for e, n in zip(examples, lengths, strict=True)]
-        frames = [torch.from_numpy(np.concatenate(pieces)) for pieces in read]
+        frames = [
+            torch.from_numpy(np.concatenate([np.concatenate(p) for p in layers], 1))
+            for layers in read
+        ]
         padded[name] = pad_sequence(frames, batch_first=True)  # (B, T, D)
     nothing = (float("nan"),) * 3
     return Batch(

@@ -8,7 +8,7 @@ from random import Random
 import pytest
 from old_recipes import EDITION_1, with_new_names
 
-from rellm_cache.config.recipes import load_recipe, shipped_recipes, to_toml
+from rellm_cache.config.recipes import identity_toml, load_recipe, shipped_recipes, to_toml
 from rellm_cache.config.schema import EncoderConfig, LoraConfig
 from rellm_cache.errors import ConfigError
 from rellm_cache.runs.weights import run_recipe
@@ -214,3 +214,26 @@ def test_text_that_is_no_toml_is_named(tmp_path: Path, text: str, message: str) 
 def test_a_byte_order_mark_is_read(tmp_path: Path) -> None:
     (tmp_path / "a.toml").write_text('extends = "heads"\nname = "mine"\n', "utf-8-sig")
     assert load_recipe(str(tmp_path / "a.toml")).name == "mine"
+
+
+def test_layers_take_the_place_of_a_layer_and_the_other_way_round(recipe_file: Path) -> None:
+    assert load_recipe("heads").encoders["speech"].layer == 2
+    recipe = load_recipe("heads", ["encoders.speech.layers=[1, 2]"])
+    assert (recipe.encoders["speech"].layer, recipe.encoders["speech"].layers) == (-1, (1, 2))
+    again = load_recipe(recipe, {"encoders.speech.layer": 3})
+    assert (again.encoders["speech"].layer, again.encoders["speech"].layers) == (3, ())
+    every = load_recipe("heads", ["encoders.speech.layers=all"])
+    assert every.encoders["speech"].layers == "all"
+    recipe_file.write_text(to_toml(every), "utf-8")
+    assert load_recipe(str(recipe_file)) == every
+    with pytest.raises(ConfigError, match=r"found layer = 2 and layers = \[1, 2\]"):
+        load_recipe("heads", ["encoders.speech.layer=2", "encoders.speech.layers=[1, 2]"])
+    with pytest.raises(ConfigError, match="'prosody': found layers, but it gives frames of one"):
+        load_recipe("heads", ["encoders.emotion.layers=[1, 2]"])
+
+
+def test_the_identity_of_a_recipe_has_no_layers_unless_they_are_set() -> None:
+    recipe = load_recipe("heads")
+    assert "layers" in to_toml(recipe)
+    assert "layers" not in identity_toml(recipe)
+    assert "layers" in identity_toml(load_recipe("heads", ["encoders.speech.layers=all"]))

@@ -99,7 +99,7 @@ class LaterEncoder(EncoderSpec):
     """An encoder's spec with fields that a later version added."""
 
     overlap: float = 0.0
-    blocks: tuple[int, ...] = ()
+    channels: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -116,9 +116,9 @@ def test_a_later_field_enters_a_fingerprint_only_where_it_is_not_its_default() -
     ):
         known = next(print for spec, print in FIRST_EDITION if vars(spec) == values)
         assert kind(**values).fingerprint == known
-    later = LaterEncoder(**vars(SPEC), overlap=0.5, blocks=(1, 2))
+    later = LaterEncoder(**vars(SPEC), overlap=0.5, channels=(1, 2))
     assert later.fingerprint != SPEC.fingerprint
-    assert later.to_json() == {**SPEC.to_json(), "overlap": 0.5, "blocks": (1, 2)}
+    assert later.to_json() == {**SPEC.to_json(), "overlap": 0.5, "channels": (1, 2)}
     assert LaterEncoder.from_json(json.loads(json.dumps(later.to_json()))) == later
     assert LaterTranscriber("m", beams=4).fingerprint != TranscriberSpec("m").fingerprint
 
@@ -216,3 +216,64 @@ def test_the_recipe_that_reads_whispers_words_names_a_whisper() -> None:
     recipe = load_recipe("whisper-llm")
     assert recipe.transcriber == TranscriberSpec("openai/whisper-large-v2")
     assert load_recipe("whisper-llm", ["transcriber=none"]).transcriber is None
+
+
+def test_layers_are_in_the_fingerprint_only_if_there_are_several() -> None:
+    several = replace(SPEC, layers=(1, 2), blocks=4)
+    assert "layers" not in SPEC.to_json()
+    assert several.fingerprint == replace(several, blocks=0).fingerprint
+    assert several.fingerprint not in {SPEC.fingerprint, replace(SPEC, layers=(1, 3)).fingerprint}
+    assert several.to_json()["layers"] == (1, 2)
+    again = EncoderSpec.from_json(json.loads(json.dumps(several.to_json())))
+    assert (again, again.blocks) == (several, 4)
+    assert several.with_layers((2,)).fingerprint == replace(SPEC, layer=2).fingerprint
+
+
+@pytest.mark.parametrize(
+    ("layers", "slug"),
+    [
+        ((0, 1, 2, 3, 4), "whisper-tiny.en-layers0-4"),
+        ((1, 2, 4, -1), "whisper-tiny.en-layers1-2+4+last"),
+        ("all", "whisper-tiny.en-layersall"),
+    ],
+)
+def test_the_slug_names_the_layers(layers: tuple[int, ...] | str, slug: str) -> None:
+    assert replace(SPEC, layers=layers).slug == slug
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"layer": 2, "layers": (1, 2)}, r"found layer = 2 and layers = \[1, 2\], expected one"),
+        ({"layer": 2, "layers": "all"}, r"found layer = 2 and layers = 'all', expected one"),
+        ({"layers": (2,)}, r"layers = \[2\]: expected two or more; for one, write layer = 2"),
+        ({"layers": (2, 1)}, r"layers = \[2, 1\]: expected ascending .*: \[1, 2\]"),
+        ({"layers": (1, 1)}, r"layers = \[1, 1\]: expected ascending .*each once"),
+        ({"layers": (-1, 1)}, r"layers = \[-1, 1\]: expected ascending .*: \[1, -1\]"),
+        ({"layers": (-2, 1)}, r"layers = \[-2, 1\]: expected numbers, each -1 or more"),
+    ],
+)
+def test_layers_that_are_no_list_are_refused(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        replace(SPEC, **fields)
+
+
+def test_frames_of_more_layers_serve_a_spec_and_are_not_equal_to_it() -> None:
+    one, two = replace(SPEC, layer=2), replace(SPEC, layers=(1, 2))
+    more = replace(SPEC, layers=(0, 1, 2, 3, 4), blocks=4)
+    every = replace(SPEC, layers="all")
+    for asked in (one, two, every):
+        assert not asked.unmet_by(more)
+        assert not asked.unmet_by(replace(more, layers=(0, 1, 2, 3, 4, -1)))
+    assert one.layers_within(more) == (2,)
+    assert every.layers_within(more) == (0, 1, 2, 3, 4)
+    assert SPEC.unmet_by(more) == ["layers: wanted -1, found 0-4"]
+    assert two.unmet_by(one) == ["layers: wanted 1-2, found 2"]
+    assert every.unmet_by(replace(more, blocks=5)) == ["layers: wanted all, found 0-4"]
+    assert one.differences(more)
+    assert two.differences(more)
+    assert not every.differences(more)
+    assert not more.differences(every)
+    assert every.differences(two)
+    with pytest.raises(ConfigError, match='layers = "all" is not resolved yet'):
+        _ = every.layer_numbers

@@ -70,3 +70,17 @@ def test_an_emotion_is_found_in_free_text(text: str, found: str | None) -> None:
 )
 def test_codes_and_ordinary_words_are_not_emotions(text: str, found: list[str]) -> None:
     assert emotions_in(text, tuple(SYNONYMS)) == found
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("It sounds non-neutral.", ["non-neutral"]),
+        ("Neutral, not Boredom", ["neutral", "boredom"]),
+        ("A joyful pain, groan", ["happy", "pain, groan"]),
+        ("groan", []),
+    ],
+)
+def test_options_of_any_name_are_found(text: str, found: list[str]) -> None:
+    options = ("neutral", "non-neutral", "boredom", "happy", "pain, groan")
+    assert emotions_in(text, options) == found

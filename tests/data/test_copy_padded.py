@@ -59,11 +59,11 @@ def test_what_does_not_fit_is_refused_and_nothing_written(
 
 
 def test_memory_that_is_read_only_or_scattered_is_not_written() -> None:
-    fixed, scattered = np.zeros((1, 2, 6), np.float16), np.zeros((1, 4, 6), np.float16)[:, ::2]
+    fixed, scattered = np.zeros((1, 2, 6), np.float16), np.zeros((3, 2, 6), np.float16)[::2]
     fixed.flags.writeable = False
     for out in (fixed, scattered):
         with pytest.raises(ValueError, match="do not fit"):
-            copy_padded([[clip(2)]], [2], out)
+            copy_padded([[clip(2)]] * len(out), [2] * len(out), out)
         assert not out.any()
 
 

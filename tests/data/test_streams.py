@@ -54,7 +54,7 @@ def test_a_stream_of_another_rate_is_resampled_by_the_nearest_frame(
 ) -> None:
     own = np.arange(frames, dtype=np.float16).reshape(frames, 1)
     streams = StreamSet({"speech": source(np.ones((9, 2))), "own": source(own, rate)})
-    (resampled,) = streams.pieces("own", "a", 9)
+    ((resampled,),) = streams.pieces("own", "a", 9)
     nearest = [min(int((i + 0.5) * rate / 50), frames - 1) for i in range(9)]
     assert resampled[:, 0].tolist() == nearest
     quantized = resample(own.astype(np.int8), 9, rate / 50)
@@ -70,7 +70,7 @@ def test_the_gap_between_streams_of_two_rates_is_in_frames_of_the_first() -> Non
             with pytest.raises(StoreError, match=f"a: 9 speech frames but {frames} own frames"):
                 streams.pieces("own", "a", 9)
         else:
-            assert len(streams.pieces("own", "a", 9)[0]) == 9
+            assert len(streams.pieces("own", "a", 9)[0][0]) == 9
 
 
 def test_values_are_the_streams_side_by_side() -> None:

@@ -151,3 +151,17 @@ def test_group_norm_is_refused(spec: EncoderSpec, copy: Path) -> None:
     (copy / "config.json").write_text(json.dumps({**config, "feat_extract_norm": "group"}))
     with pytest.raises(ConfigError, match="feat_extract_norm = 'group'; expected 'layer'"):
         build_encoder(replace(spec, model=str(copy)), CPU)
+
+
+def test_several_layers_have_the_values_of_each_alone(
+    spec: EncoderSpec, waveforms: list[np.ndarray]
+) -> None:
+    layers = (0, 1, 2, -1)
+    together = build_encoder(resolve(replace(spec, layers=layers)), CPU).encode(waveforms)
+    assert resolve(replace(spec, layers="all")).layers == (0, 1, 2)
+    for place, layer in enumerate(layers):
+        alone = build_encoder(replace(spec, layer=layer), CPU).encode(waveforms)
+        for one, several in zip(alone, together, strict=True):
+            assert several.frames.shape == (len(one.frames), 4, 16)
+            np.testing.assert_array_equal(several.frames[:, place], one.frames)
+            np.testing.assert_array_equal(several.vad, one.vad)

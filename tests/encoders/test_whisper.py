@@ -211,3 +211,35 @@ def test_windows_differ_in_fingerprint_and_the_default_is_unchanged() -> None:
     clip = replace(known, window="clip")
     assert clip.fingerprint != known.fingerprint
     assert clip.differences(known) == ["window: wanted 'clip', found '30s'"]
+
+
+@pytest.mark.parametrize("window", ["30s", "clip"])
+@pytest.mark.parametrize("layers", [(0, 1, 2, -1), (0, 1)])
+def test_several_layers_have_the_values_of_each_alone(
+    spec: EncoderSpec, waveforms: list[np.ndarray], window: str, layers: tuple[int, ...]
+) -> None:
+    spec = replace(spec, window=window)
+    together = build_encoder(replace(spec, layers=layers), CPU).encode(waveforms)
+    for place, layer in enumerate(layers):
+        alone = build_encoder(replace(spec, layer=layer), CPU).encode(waveforms)
+        for one, several in zip(alone, together, strict=True):
+            assert several.frames.shape == (len(one.frames), len(layers), 16)
+            assert several.frames.dtype == np.float32
+            np.testing.assert_array_equal(several.frames[:, place], one.frames)
+
+
+def test_all_layers_are_counted_without_loading_the_model(
+    spec: EncoderSpec, whisper_folder: Path, tmp_path: Path
+) -> None:
+    resolved = resolve(replace(spec, layers="all"))
+    assert (resolved.layers, resolved.blocks) == ((0, 1, 2), 2)
+    assert resolve(replace(spec, layers=(0, -1))).blocks == 2
+    with pytest.raises(ConfigError, match="layer 3 does not exist; expected 0 to 2, or -1"):
+        resolve(replace(spec, layers=(2, 3)))
+    folder = Path(shutil.copytree(whisper_folder, tmp_path / "model"))
+    config = json.loads((folder / "config.json").read_text())
+    del config["encoder_layers"]
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ConfigError, match="found no number of blocks"):
+        resolve(replace(spec, model=str(folder), layers="all"))
+    assert resolve(replace(spec, model=str(folder), layers=(0, 1))).blocks == 0

@@ -16,6 +16,8 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from miniature.kills import KILLED_EXTRACTION
+from miniature.tones import change_audio
 from transformers import WhisperModel
 
 from rellm_cache.config.recipes import to_toml
@@ -35,13 +37,6 @@ from rellm_cache.store.shard_writer import ShardWriter
 Checksums = Callable[[Path], dict[str, int]]
 SOAK = Path(__file__).parents[1] / "benchmarks/soak.py"
 IDS = [f"tones/{index:02d}" for index in range(11)]
-
-
-def change_audio(corpus: Path, index: int) -> None:
-    """Overwrite one clip with another of the same length."""
-    path = corpus.parent / f"audio/{index:02d}.wav"
-    samples, rate = soundfile.read(path)
-    soundfile.write(path, samples[::-1], rate)
 
 
 def test_every_clip_is_encoded_by_both_encoders(
@@ -239,37 +234,19 @@ def test_a_store_that_cannot_be_written_does_not_affect_the_other(
     assert speech.present > 4
 
 
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-import torch
-torch.set_num_threads(1)
-from rellm_cache.config.recipes import load_recipe
-from rellm_cache.extraction.run import extract
-from rellm_cache.extraction.workers.options import WorkerOptions
-from rellm_cache.store import writer
-
-sync, calls = writer.sync_tree, []
-
-def die(folder):
-    calls.append(folder)
-    if len(calls) == 7:  # the store, five parts, and the sixth is written but not renamed
-        os.kill(os.getpid(), signal.SIGKILL)
-    sync(folder)
-
-writer.sync_tree = die
-manifest, recipe, cache = sys.argv[1:]
-options = WorkerOptions(commit_seconds=0)  # every clip is a part
-extract(Path(manifest), load_recipe(recipe), Path(cache), batch_size=2, options=options)
-"""
-
-
 def test_a_kill_leaves_a_valid_store_and_a_rerun_completes_it(
     corpus: Path, speech_recipe: Recipe, tmp_path: Path, checksums: Checksums
 ) -> None:
     recipe_file = tmp_path / "recipe.toml"
     recipe_file.write_text(to_toml(speech_recipe))
-    killed = [sys.executable, "-c", KILLED, str(corpus), str(recipe_file), str(tmp_path / "cache")]
+    killed = [
+        sys.executable,
+        "-c",
+        KILLED_EXTRACTION,
+        str(corpus),
+        str(recipe_file),
+        str(tmp_path / "cache"),
+    ]
     assert subprocess.run(killed, check=False).returncode == -9
     (store,) = (FeatureStore(p.parent) for p in (tmp_path / "cache").glob("*/zarr.json"))
     assert len(checksums(store.path)) == 5

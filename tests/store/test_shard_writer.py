@@ -45,7 +45,7 @@ def test_files_equal_those_of_zarr(tmp_path: Path, info: StoreInfo, lengths: lis
 
 
 def test_a_clip_has_the_checksum_of_its_bytes(tmp_path: Path) -> None:
-    with closing(ShardWriter(tmp_path, 2, 64)) as writer:
+    with closing(ShardWriter(tmp_path / "c", 2, 64)) as writer:
         assert writer.write(np.full(300, 97, np.uint8)) == google_crc32c.value(b"a" * 300)
         assert writer.write(np.zeros(0, np.uint8)) == 0
         writer.finish()
@@ -54,7 +54,7 @@ def test_a_clip_has_the_checksum_of_its_bytes(tmp_path: Path) -> None:
 
 def test_after_an_error_no_shard_is_completed(tmp_path: Path) -> None:
     def stop_after_frames() -> None:
-        with closing(ShardWriter(tmp_path, 4, 64)) as writer:
+        with closing(ShardWriter(tmp_path / "c", 4, 64)) as writer:
             writer.write(np.zeros(10, np.uint8))
             raise KeyboardInterrupt
 
@@ -70,7 +70,7 @@ def test_a_disk_error_of_an_earlier_shard_is_raised_at_the_end(
         raise OSError(5, "Input/output error", str(path))
 
     monkeypatch.setattr(shard_writer_module, "sync_path", fail)
-    with closing(ShardWriter(tmp_path, 1, 64)) as writer:
+    with closing(ShardWriter(tmp_path / "c", 1, 64)) as writer:
         writer.write(np.zeros(100, np.uint8))
         with pytest.raises(OSError, match=r"Input/output error.*c/0/0"):
             writer.finish()

@@ -276,9 +276,9 @@ def test_a_disk_that_is_full_from_the_start(
 )
 def test_the_error_of_unstorable_frames_names_the_clip(frames: np.ndarray, message: str) -> None:
     with pytest.raises(FrameError, match=message):
-        to_float16(frames, "a/1", 8)
+        to_float16(frames, "a/1", (8,))
 
 
 def test_the_largest_float16_is_stored() -> None:
     frames = np.full((1, 8), 65_504.0, np.float32)
-    np.testing.assert_array_equal(to_float16(frames, "a/1", 8), frames)
+    np.testing.assert_array_equal(to_float16(frames, "a/1", (8,)), frames)

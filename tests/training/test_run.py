@@ -316,10 +316,21 @@ def test_what_the_data_cannot_teach_is_said(
     corpus: Path, cache: Path, quick: Recipe, tmp_path: Path
 ) -> None:
     (corpus / "validation.responses.jsonl").unlink()
-    heads = replace(quick.heads, emotions=("neutral", "happy", "angry"))
+    heads = replace(quick.heads, emotions=("neutral", "happy", "angry"), unlisted="ignore")
     notes = train(replace(quick, heads=heads), corpus, cache, tmp_path / "run").notes
     assert "1 of 7 clips are 'sad', which heads.emotions leaves out" in notes
     assert "validation: 2 of 2 clips have no response; `rellm respond` makes them" in notes
+
+
+def test_emotions_that_the_recipe_does_not_name_are_refused(
+    corpus: Path, cache: Path, quick: Recipe, tmp_path: Path
+) -> None:
+    recipe = replace(quick, heads=replace(quick.heads, emotions=("fear", "happy", "angry")))
+    wanted = r'\["happy", "angry", .*"sad".*--set heads.unlisted=ignore'
+    with pytest.raises(ManifestError, match=f"does not name .*of 'sad'.*heads.emotions=.{wanted}"):
+        train(recipe, corpus, cache, tmp_path / "run")
+    losses = replace(recipe.losses, emotion_ce=0.0, emotion_lm=0.0)
+    train(replace(recipe, losses=losses), corpus, cache, tmp_path / "other")
 
 
 def test_clips_absent_from_the_cache(

@@ -29,7 +29,7 @@ def info(root: Path, as_json: bool) -> None:
             s.name,
             s.clips,
             decimals(s.hours, 2),
-            s.frame_size,
+            f"{len(s.layers)} x {s.frame_size}" if s.layers else s.frame_size,
             byte_size(s.bytes),
             s.parts,
             s.failed,

@@ -3,6 +3,7 @@
 import click
 
 from rellm_cache.cli.prepare.corpora import CorpusGroup, corpus_command
+from rellm_cache.cli.prepare.emobox import emobox
 from rellm_cache.cli.prepare.table import folder
 
 
@@ -18,4 +19,5 @@ def prepare() -> None:
 
 for name in ("iemocap", "esd", "msp-podcast", "ravdess"):
     prepare.add_command(corpus_command(name))
+prepare.add_command(emobox)
 prepare.add_command(folder)

@@ -56,6 +56,52 @@ def _show_report(report: "PrepareReport") -> int:
     return SOME_FAILED if report.missing or report.unreadable else 0
 
 
+def show_folds(reports: "dict[int, PrepareReport]") -> int:
+    """Print the reports of the folds of a corpus; returns the exit code."""
+    first = next(iter(reports.values()))
+    splits = list(dict.fromkeys(split for report in reports.values() for split in report.kept))
+    rows = [
+        [
+            str(fold),
+            *(str(report.kept.get(split, 0)) for split in splits),
+            str(len(report.excluded)),
+        ]
+        for fold, report in reports.items()
+    ]
+    print_table(f"{first.corpus.name}: clips by fold", ["fold", *splits, "left out"], rows)
+    emotions = sorted({e for r in reports.values() for c in r.survey.emotions.values() for e in c})
+    click.echo(f"Emotions: {', '.join(emotions)}")
+    notes = {note: None for report in reports.values() for note in report.corpus.notes}
+    for note in (*notes, *first.forms):
+        click.echo(note)
+    for fold, report in reports.items():
+        for total in report.corpus.totals:
+            if total.found != total.expected:
+                click.echo(
+                    f"Warning: fold {fold}, {total.name}: found {total.found} clips, expected "
+                    f"{total.expected}",
+                    err=True,
+                )
+        for o in report.survey.overlaps:
+            if o.kind == "speakers":
+                shared = counted(o.shared, "speaker")
+                click.echo(f"Fold {fold}: {o.first} and {o.second} share {shared}")
+        if report.corpus.problems.lines:
+            click.echo(f"Fold {fold}:")
+            _show_problems(report.corpus)
+    if all(not _differs(report) for report in reports.values()):
+        click.echo("All clips of EmoBox's folds are there")
+    unreadable = sum(report.unreadable for report in reports.values())
+    missing = sum(report.missing for report in reports.values())
+    click.echo(f"{counted(missing, 'sound file')} missing, {unreadable} unreadable")
+    click.echo(f"Manifests: {first.out.parent}/fold_K")
+    return SOME_FAILED if missing or unreadable else 0
+
+
+def _differs(report: "PrepareReport") -> bool:
+    return any(total.found != total.expected for total in report.corpus.totals)
+
+
 def show_survey(survey: "Survey") -> None:
     """Print durations, dimensions, overlap of splits, and warnings."""
     _show_durations(survey)

@@ -38,6 +38,13 @@ def column_options(command: options.Command) -> options.Command:
     default="train",
     help="Split of rows without one.",
 )
+@click.option(
+    "--labels",
+    default="",
+    metavar="keep|FILE",
+    help="keep takes the table's emotions as they are, in lower case; a JSON file maps them, as "
+    '{"hap": "happy"}. Otherwise unknown emotions are an error.',
+)
 @options.clip_limits
 @options.overwrite
 def folder(table: Path, out: Path, **given: Any) -> int:

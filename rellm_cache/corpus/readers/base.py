@@ -28,13 +28,16 @@ class Corpus:
     """A corpus as found on disk, before its audio is decoded."""
 
     name: str  # corpus name, the first part of its ids
-    utterances: Sequence[Utterance]  # each with its split, in a fixed order; `duration` is unknown
+    utterances: Sequence[
+        Utterance
+    ]  # each with its split, in a fixed order; `duration` as the metadata says, or None
     splits: str = ""  # name of the kind of split, as `paper`
     seed: int | None = None  # seed of random draws; None if there were none
     totals: Sequence[Total] = ()  # expected and found clips
     problems: Problems = field(default_factory=Problems)  # lines with a problem
     notes: Sequence[str] = ()  # other information for the user, as sentences
     root: Path | None = None  # the corpus's own folder or table, if it has one
+    own_labels: bool = False  # whether emotions may have other names than `corpus.emotions` knows
 
 
 def count_totals(

@@ -5,8 +5,10 @@ A file name holds seven numbers: modality, channel, emotion, intensity, statemen
 """
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from rellm_cache.corpus.manifest import SPLITS, Utterance
 from rellm_cache.corpus.readers.base import Corpus, count_totals
@@ -25,15 +27,19 @@ EMOTIONS = {
     "08": "surprise",
 }
 STATEMENTS = {"01": "Kids are talking by the door.", "02": "Dogs are sitting by the door."}
-SPEAKER_CLIPS = 36  # of each speaker in five emotions; neutral has no strong intensity
+NOT_IN_PAPER = ("calm", "fear", "disgust")
+CLIPS = dict.fromkeys(EMOTIONS.values(), 8) | {"neutral": 4}  # of each speaker by emotion
 _NAME = re.compile(r"03-01-(0[1-8])-(0[12])-(0[12])-(0[12])-(\d\d)")
 
 SpeakerSplits = dict[str, frozenset[int]]
 
 
 @dataclass(frozen=True)
-class RavdessSpeakers:
-    """Speakers of each split."""
+class RavdessOptions:
+    """Emotions, and speakers of each split."""
+
+    emotions: Literal["paper", "all"] = "paper"
+    """paper: neutral, happy, sad, angry and surprise; all: also calm, fear and disgust."""
 
     train_speakers: str = "1-16"
     """As 1-16 or 1,3,5-8."""
@@ -51,17 +57,23 @@ class RavdessSpeakers:
         }
 
 
-@register_corpus("ravdess", options=RavdessSpeakers)
-def read_ravdess_speakers(root: Path, speakers: RavdessSpeakers) -> Corpus:
-    """Read RAVDESS speech in five emotions, split by speaker.
+@register_corpus("ravdess", options=RavdessOptions)
+def read_ravdess_speakers(root: Path, options: RavdessOptions) -> Corpus:
+    """Read RAVDESS speech in five or eight emotions, split by speaker.
 
     ROOT has the folders Actor_01 …
     """
-    return read_ravdess(root, speakers.splits)
+    left_out = () if options.emotions == "all" else NOT_IN_PAPER
+    return read_ravdess(root, options.splits, left_out)
 
 
-def read_ravdess(root: Path, splits: SpeakerSplits) -> Corpus:
-    """Read the speech clips of the speakers in `splits` in the paper's five emotions, by file name.
+def read_ravdess(
+    root: Path, splits: SpeakerSplits, left_out: Collection[str] = NOT_IN_PAPER
+) -> Corpus:
+    """Read the speech clips of the speakers in `splits`, by file name.
+
+    Args:
+        left_out: emotions whose clips are not read.
 
     Raises:
         ManifestError: a speaker is in two splits, or a split has no clip.
@@ -72,7 +84,7 @@ def read_ravdess(root: Path, splits: SpeakerSplits) -> Corpus:
     utterances, others = [], 0
     for path in paths:
         name = _NAME.fullmatch(path.stem)
-        if name is None or EMOTIONS[name[1]] in ("calm", "fear", "disgust"):
+        if name is None or EMOTIONS[name[1]] in left_out:
             continue
         if (split := split_of.get(int(name[5]))) is None:
             others += 1
@@ -102,7 +114,7 @@ def read_ravdess(root: Path, splits: SpeakerSplits) -> Corpus:
         totals=count_totals(
             utterances,
             lambda u: u.speaker.removeprefix("ravdess/"),
-            dict.fromkeys(names, SPEAKER_CLIPS),
+            dict.fromkeys(names, sum(n for name, n in CLIPS.items() if name not in left_out)),
             "speaker ",
         ),
         notes=[f"{counted(others, 'clip')} of speakers in no split left out"] if others else [],

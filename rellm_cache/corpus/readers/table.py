@@ -1,13 +1,13 @@
 """Table reader: a CSV or JSON Lines table beside audio files becomes a corpus."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from rellm_cache.corpus.dimensions import DIMENSIONS, Vad, rescale
-from rellm_cache.corpus.emotions import normalize_emotion
 from rellm_cache.corpus.field_validation import NAME, as_text, check_fields, plain_name
+from rellm_cache.corpus.labels import KNOWN_NAMES, LabelRule, label_rule
 from rellm_cache.corpus.manifest import SPLITS, Utterance, default_id, read_lines
 from rellm_cache.corpus.readers.base import Corpus
 from rellm_cache.corpus.readers.registry import register_corpus
@@ -51,6 +51,7 @@ class TableOptions:
     valence_column: str = "valence"
     vad_scale: tuple[float, ...] = (0.0, 1.0)
     split: Literal["train", "validation", "test"] = "train"
+    labels: str = ""
 
 
 @register_corpus("folder", options=TableOptions)
@@ -60,7 +61,8 @@ def read_table(table: Path, options: TableOptions) -> Corpus:
         raise ConfigError(f"vad_scale = {options.vad_scale}: expected lowest and highest value")
     low, high = options.vad_scale
     columns = {field.name: getattr(options, f"{field.name}_column") for field in fields(Columns)}
-    return read_folder(table, Columns(**columns), (low, high), options.split)
+    labels = label_rule(options.labels)
+    return read_folder(table, Columns(**columns), (low, high), options.split, labels)
 
 
 def read_folder(
@@ -68,6 +70,7 @@ def read_folder(
     columns: Columns,
     vad_scale: tuple[float, float] = (0.0, 1.0),
     default_split: str = "train",
+    labels: LabelRule = KNOWN_NAMES,
 ) -> Corpus:
     """Read a table; its audio paths are relative to its folder.
 
@@ -76,6 +79,7 @@ def read_folder(
     Args:
         vad_scale: lowest and highest value of the table's dimensions, as (1, 5).
         default_split: split of rows without one.
+        labels: how the table's emotions are read.
 
     Raises:
         ManifestError: there is no table, no audio column or no column of a given name, or a row has
@@ -97,7 +101,10 @@ def read_folder(
     for where, row in rows:
         own = {field: row.get(name) for field, name in names.items()}
         values = _cell_values(own, names, where, problems)
-        utterances.append(_utterance(values, where, table, vad_scale, problems))
+        utterance = _utterance(values, where, table, vad_scale, problems)
+        if label := values.get("emotion"):
+            utterance = replace(utterance, emotion=labels.emotion(label, where))
+        utterances.append(utterance)
     return Corpus(
         name=table.resolve().parent.name,
         utterances=[u if u.split else in_split(u, default_split) for u in utterances],
@@ -105,6 +112,7 @@ def read_folder(
         problems=problems,
         notes=_notes(found, names, utterances, default_split),
         root=table,
+        own_labels=labels != KNOWN_NAMES,
     )
 
 
@@ -172,7 +180,7 @@ def _utterance(
     vad_scale: tuple[float, float],
     problems: Problems,
 ) -> Utterance:
-    audio, split, label = (row.get(name, "") for name in ("audio", "split", "emotion"))
+    audio, split = row.get("audio", ""), row.get("split", "")
     if not audio:
         raise ManifestError(f"{where}: found no audio path, expected that of a sound file")
     if split and split.lower() not in SPLITS:
@@ -183,7 +191,6 @@ def _utterance(
         id=row.get("id") or default_id(audio, folder),
         audio=str(folder / audio),
         text=row.get("text", ""),
-        emotion=normalize_emotion(label, where) if label else None,
         vad=vad,
         vad_source="human" if vad else None,
         speaker=row.get("speaker", ""),

@@ -37,7 +37,7 @@ class _PartColumns:
     quantization: Quantization | None
 
     def nbytes(self, row: int, info: StoreInfo) -> int:
-        return int(self.offsets[row + 1] - self.offsets[row]) * info.frame_bytes
+        return int(self.offsets[row + 1] - self.offsets[row]) * info.frame_bytes * info.layer_count
 
     def can_merge_with(self, other: "_PartColumns") -> bool:
         """Return whether one part can hold the rows of both."""
@@ -140,7 +140,7 @@ def _runs(parts: list[_PartColumns], info: StoreInfo, part_bytes: int) -> list[l
     runs: list[list[_PartColumns]] = []
     size = 0
     for part in parts:
-        own = int(part.offsets[-1]) * info.frame_bytes
+        own = int(part.offsets[-1]) * info.frame_bytes * info.layer_count
         if runs and size + own <= part_bytes and runs[-1][0].can_merge_with(part):
             runs[-1].append(part)
             size += own

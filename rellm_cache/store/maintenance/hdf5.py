@@ -73,10 +73,15 @@ def export_store(path: Path, file: Path, tick: Tick) -> int:
 def _export_part(part: UnverifiedPart, group: Any, info: StoreInfo) -> None:
     group.attrs[ATTRIBUTE] = json.dumps(read_group(part.path), ensure_ascii=False)
     total = int(part.columns["offsets"][-1])
-    frames = group.create_dataset(FRAMES, (total, info.frame_size), info.dtype)
+    layers = len(info.spec.layer_numbers)
+    shape = (*((layers,) if layers else ()), total, info.frame_size)
+    frames = group.create_dataset(FRAMES, shape, info.dtype)
     for row in range(len(part.ids)):
         start, stop = part.columns["offsets"][row : row + 2].tolist()
-        frames[start:stop] = part.frames(row)
+        if layers:
+            frames[:, start:stop] = part.frames(row).swapaxes(0, 1)  # (L, K, D) -> (K, L, D)
+        else:
+            frames[start:stop] = part.frames(row)
     for name, column in part.columns.items():
         group.create_dataset(name, data=column)
 
@@ -115,6 +120,12 @@ def count_parts(file: Path) -> int:
         return 0
 
 
+def _read_frames(frames: Any, start: int, stop: int, info: StoreInfo) -> np.ndarray:
+    """Read (L, D) frames of a data set, (K, L, D) of K layers."""
+    several = bool(info.spec.layer_numbers)
+    return np.asarray(frames[:, start:stop] if several else frames[start:stop])
+
+
 def _import_part(group: Any, part: Path, info: StoreInfo) -> int:
     columns = {
         name: np.ascontiguousarray(group[name][:], COLUMNS[name][0])
@@ -128,9 +139,13 @@ def _import_part(group: Any, part: Path, info: StoreInfo) -> int:
     rows = []
     for index, name in enumerate(split_ids(columns["ids"], columns["id_offsets"])):
         start, stop = columns["offsets"][index : index + 2].tolist()
-        frames = group[FRAMES][start:stop]
-        if frames_crc32c(frames) != int(columns["frames_crc32c"][index]):
+        frames = _read_frames(group[FRAMES], start, stop, info)
+        layers = frames if info.spec.layer_numbers else frames[None]  # (K, L, D)
+        found = list(map(frames_crc32c, layers))
+        if found != np.atleast_1d(columns["frames_crc32c"][index]).tolist():
             raise ValueError(f"{group.name}: frames of {name!r} do not match their checksum")
+        if info.spec.layer_numbers:
+            frames = frames.swapaxes(0, 1)  # (K, L, D) -> (L, K, D)
         vad = columns["vad"][index] if "vad" in columns else None
         rows.append(Row(name, columns["audio_sha256"][index], frames, vad))
     quantization = quantization_from(columns)

@@ -153,7 +153,8 @@ def _array_problems(path: Path, expected: dict[str, Any]) -> list[str]:
 def unknown_files(part: UnverifiedPart) -> list[Path]:
     """List files that no reader looks at, without litter."""
     known = {part.path / "zarr.json", part.path / FRAMES / "zarr.json", *part.shard_files}
-    for name in part.columns:
-        known |= {part.path / name / "zarr.json", chunk_file(part.path, name)}
+    for name, column in part.columns.items():
+        item = column.shape[1:]
+        known |= {part.path / name / "zarr.json", chunk_file(part.path, name, item)}
     found = sorted(file for file in part.path.rglob("*") if not file.is_dir())
     return [file for file in found if file not in known and not is_litter(file)]

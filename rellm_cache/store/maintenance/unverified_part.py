@@ -5,6 +5,7 @@ The normal reader, `part`, starts from the metadata instead.
 """
 
 import itertools
+import math
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ from typing import Any
 import google_crc32c
 import numpy as np
 import zarr
+from numpy.typing import NDArray
 
-from rellm_cache.errors import RellmError
+from rellm_cache.errors import RellmError, StoreError
 from rellm_cache.store.errors import (
     MISSING_FILE_ERRORS,
     damage_error,
@@ -21,13 +23,13 @@ from rellm_cache.store.errors import (
     unreadable_error,
 )
 from rellm_cache.store.format import FRAMES, Frames, StoreInfo
-from rellm_cache.store.part import frames_crc32c, split_ids
-from rellm_cache.store.part_writer import Row, shard_frames
+from rellm_cache.store.part import frames_crc32c, name_frames, split_ids
+from rellm_cache.store.part_writer import Row, shard_folders, shard_frames
 from rellm_cache.store.quantization import Quantization
 from rellm_cache.store.remote.download import fetch_array
 from rellm_cache.store.shard_reader import MappedShards, ShardError
 
-# Data type and shape of one item of each column.
+# Data type and shape of one item of each column; `column_item` gives it in a store of K layers.
 COLUMNS: dict[str, tuple[str, tuple[int, ...]]] = {
     "offsets": ("<i8", ()),
     "ids": ("|u1", ()),
@@ -51,9 +53,17 @@ def column_names(info: StoreInfo, has_vad: bool) -> list[str]:
     ]
 
 
-def chunk_file(part: Path, name: str) -> Path:
-    """Return the only file of a column."""
-    return part.joinpath(name, "c", *("0" * (1 + len(COLUMNS[name][1]))))
+def column_item(name: str, info: StoreInfo) -> tuple[int, ...]:
+    """Return the shape of one item of a column: of an utterance, or of a layer's scale and mean."""
+    layers = info.spec.layer_numbers
+    if layers and name == "frames_crc32c":
+        return (len(layers),)
+    return (info.frame_size,) if layers and name in QUANTIZATION_COLUMNS else COLUMNS[name][1]
+
+
+def chunk_file(part: Path, name: str, item: tuple[int, ...] = ()) -> Path:
+    """Return the only file of a column, with items of this shape."""
+    return part.joinpath(name, "c", *("0" * (1 + len(item))))
 
 
 def read_columns(part: Path, info: StoreInfo) -> tuple[dict[str, np.ndarray], list[str]]:
@@ -64,8 +74,8 @@ def read_columns(part: Path, info: StoreInfo) -> tuple[dict[str, np.ndarray], li
     found: dict[str, np.ndarray] = {}
     problems = []
     for name in column_names(info, (part / "vad").exists()):
-        dtype, item = COLUMNS[name]
-        file = chunk_file(part, name)
+        dtype, item = COLUMNS[name][0], column_item(name, info)
+        file = chunk_file(part, name, item)
         try:
             data = file.read_bytes()
         except MISSING_FILE_ERRORS as error:
@@ -102,9 +112,9 @@ def column_conflicts(columns: dict[str, np.ndarray], info: StoreInfo) -> list[st
         if found != count
     ]
     problems += [
-        f"{name} has {len(columns[name])} channels, frames have {info.frame_size}"
+        f"{name} has {columns[name].size} channels, frames have {math.prod(info.frame_shape)}"
         for name in sorted(QUANTIZATION_COLUMNS & columns.keys())
-        if len(columns[name]) != info.frame_size
+        if columns[name].shape != info.frame_shape
     ]
     if problems:
         return problems
@@ -152,7 +162,10 @@ class UnverifiedPart:
         self._info = info
         self._total = int(columns["offsets"][-1])
         self._size = shard_frames(self._total, info)
-        self._shards = MappedShards(path / FRAMES, self._size, self._total, info)
+        self._layers = [
+            MappedShards(folder, self._size, self._total, info)
+            for folder in shard_folders(path, info)
+        ]
         self._held: np.ndarray | None = None  # protects chunks of other codecs from eviction
         if self.zarr_frames is None:
             self._check_shards()
@@ -161,7 +174,7 @@ class UnverifiedPart:
     def zarr_frames(self) -> zarr.Array[Any] | None:
         """The frames as a zarr array if another program stored them with other codecs."""
         try:
-            self._shards.map(0)
+            self._layers[0].map(0)
         except ShardError:
             pass
         else:
@@ -174,14 +187,17 @@ class UnverifiedPart:
         except Exception as error:  # zarr raises any error at damaged metadata
             raise_if_unreadable(error, self.path / FRAMES)
             return None  # `_check_shards` reports the damage
-        size = self._info.frame_size
-        own = array.shards == (self._size, size) and array.compressors == ()
-        fits = array.shape == (self._total, size) and array.dtype == self._info.dtype
+        size, layers = self._info.frame_size, self._info.spec.layer_numbers
+        one = (1,) if layers else ()
+        own = array.shards == (*one, self._size, size) and array.compressors == ()
+        wanted = (*((len(layers),) if layers else ()), self._total, size)
+        fits = array.shape == wanted and array.dtype == self._info.dtype
         return array if fits and not own else None
 
     def release(self) -> None:
         """Drop the memory maps of frames before these are deleted; the columns stay."""
-        self._shards.close()
+        for shards in self._layers:
+            shards.close()
 
     @property
     def shard_files(self) -> list[Path]:
@@ -189,42 +205,61 @@ class UnverifiedPart:
         if self.zarr_frames is not None:
             chunks = self.path / FRAMES / "c"
             return [file for file in chunks.rglob("*") if file.is_file()]
-        return [Path(self._shards.file(number)) for number in self._shard_numbers]
+        return [Path(layer.file(k)) for layer in self._layers for k in self._shard_numbers]
 
     @property
     def _shard_numbers(self) -> range:
         return range(-(-self._total // self._size))
 
     def _check_shards(self) -> None:
-        for number in self._shard_numbers:
+        for layer, number in itertools.product(self._layers, self._shard_numbers):
             try:
-                shard = self._shards.map(number)
+                shard = layer.map(number)
             except ShardError as error:
                 self.problems.append(str(error))
                 continue
             if shard[self._total - number * self._size :].view(np.uint8).any():
-                file = self._shards.file(number)
+                file = layer.file(number)
                 self.problems.append(f"{file}: frames beyond the last are not zeros")
 
     def frames(self, row: int) -> Frames:
-        """Return (L, D) frames of one utterance.
+        """Return (L, D) frames of one utterance, (L, K, D) of K layers.
 
         Raises `StoreError` if they do not match their checksum. Raises `UnreadableError` if they
         exist but cannot be read.
         """
+        layers = [self._layer_frames(row, layer) for layer in range(len(self._layers))]
+        if not self._info.spec.layer_numbers:
+            return layers[0]
+        stacked: NDArray[Any] = np.stack(layers)
+        return stacked.swapaxes(0, 1)  # (K, L, D) -> (L, K, D)
+
+    def damaged_layers(self, row: int) -> list[int]:
+        """Return the places of the layers whose frames of one utterance are damaged."""
+        damaged = []
+        for layer in range(len(self._layers)):
+            try:
+                self._layer_frames(row, layer)
+            except StoreError:
+                damaged.append(layer)
+        return damaged
+
+    def _layer_frames(self, row: int, layer: int) -> Frames:
         start, stop = self.columns["offsets"][row : row + 2].tolist()
-        frames = self._stored(start, stop)
-        if frames is None or frames_crc32c(frames) != int(self.columns["frames_crc32c"][row]):
-            raise damage_error(
-                self.path, f"frames of {self.ids[row]!r} do not match their checksum"
-            )
+        frames = self._stored(start, stop, layer)
+        checksum = self.columns["frames_crc32c"].reshape(len(self.ids), -1)[row, layer]
+        if frames is None or frames_crc32c(frames) != int(checksum):
+            named = name_frames(self.ids[row], self._info, layer)
+            raise damage_error(self.path, f"{named} do not match their checksum")
         return frames
 
-    def _stored(self, start: int, stop: int) -> Frames | None:
-        """Return a range of frames; None if they are damaged."""
+    def _stored(self, start: int, stop: int, layer: int) -> Frames | None:
+        """Return a range of a layer's frames; None if they are damaged."""
         try:
             if self.zarr_frames is None:
-                return self._shards.read(start, stop)
+                return self._layers[layer].read(start, stop)
+            if self._info.spec.layer_numbers:
+                return np.asarray(self.zarr_frames[layer, start:stop])
             return np.asarray(self.zarr_frames[start:stop])
         except ShardError:
             return None

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from rellm_cache.config.specs import layers_text
 from rellm_cache.errors import StoreError
 from rellm_cache.store.errors import quantization_mismatch
 from rellm_cache.store.format import (
@@ -174,17 +175,16 @@ def check_part(path: Path, info: StoreInfo) -> PartCheck:
         return PartCheck(path, problems, None, [], guess_ids(path), known)
     contents = UnverifiedPart(path, info, columns)
     problems = metadata_problems(contents, info)
-    damaged = []
-    for row in range(len(contents.ids)):
-        try:
-            contents.frames(row)
-        except StoreError:
-            damaged.append(row)
+    by_row = {row: contents.damaged_layers(row) for row in range(len(contents.ids))}
+    damaged = [row for row, layers in by_row.items() if layers]
     problems += contents.problems
     if damaged:
+        numbers = info.spec.layer_numbers
+        found = sorted({layer for layers in by_row.values() for layer in layers})
+        where = f"; layers {layers_text(tuple(numbers[k] for k in found))}" if numbers else ""
         problems.append(
             f"frames of {len(damaged)} of {len(contents.ids)} utterances do not match their "
-            "checksum"
+            f"checksum{where}"
         )
     unknown = unknown_files(contents)
     return PartCheck(path, problems, contents, damaged, contents.ids, unknown=unknown)

@@ -29,13 +29,18 @@ def part_origin_url(part: Path) -> str | None:
     return origin_url(part.parents[1]) if PART_NAME.fullmatch(part.name) else None
 
 
+def part_of_frames(path: Path) -> Path:
+    """Return the part that a file or folder under its `frames/` belongs to."""
+    return next(folder for folder in path.parents if folder.name == FRAMES).parent
+
+
 def open_shard(file: Path) -> BinaryIO:
-    """Open the shard `<part>/frames/c/<k>/0`; in a mirror, download it if it is missing.
+    """Open a shard file of a part's frames; in a mirror, download it if it is missing.
 
     Raises `FileNotFoundError` if it does not exist, not even in the object store; `StoreError` if
     its part was removed from the object store, or there is no space.
     """
-    part = file.parents[3]
+    part = part_of_frames(file)
     url = part_origin_url(part)
     if url is None:
         return file.open("rb")

@@ -5,7 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from rellm_cache.corpus.readers.ravdess import RavdessSpeakers, read_ravdess
+from rellm_cache.corpus.readers.ravdess import (
+    EMOTIONS,
+    RavdessOptions,
+    read_ravdess,
+    read_ravdess_speakers,
+)
 from rellm_cache.errors import ManifestError
 
 
@@ -45,6 +50,14 @@ def test_clips_of_speakers_in_no_split_are_counted(root: Path) -> None:
     assert corpus.notes == ["1 clip of speakers in no split left out"]  # calm and songs are none
 
 
+def test_all_eight_emotions(ravdess: Path) -> None:
+    options = RavdessOptions(emotions="all")
+    corpus = read_ravdess_speakers(ravdess, options)
+    counts = Counter(u.emotion for u in corpus.utterances)
+    assert counts == {**dict.fromkeys(EMOTIONS.values(), 160), "neutral": 80}
+    assert {(total.found, total.expected) for total in corpus.totals} == {(60, 60)}
+
+
 def test_a_speaker_in_two_splits_is_refused(root: Path) -> None:
     splits = {"train": frozenset({1, 2}), "test": frozenset({2})}
     with pytest.raises(ManifestError, match="speaker 2 is in both train and test"):
@@ -57,7 +70,7 @@ def test_a_split_without_clips_is_refused(root: Path) -> None:
 
 
 def test_the_real_corpus_is_split_by_speaker(ravdess: Path) -> None:
-    corpus = read_ravdess(ravdess, RavdessSpeakers().splits)
+    corpus = read_ravdess(ravdess, RavdessOptions().splits)
     utterances = corpus.utterances
     assert Counter(u.split for u in utterances) == {"train": 576, "validation": 72, "test": 72}
     assert {u.emotion for u in utterances} == {"neutral", "happy", "sad", "angry", "surprise"}
