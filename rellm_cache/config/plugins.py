@@ -25,7 +25,7 @@ NAME = re.compile(r"[A-Za-z0-9_-]+")  # of streams and plug-ins
 class EncoderTraits:
     """What a recipe must know of an encoder: the class attributes of `FrameEncoder`."""
 
-    frame_rate: float = 50.0
+    frame_rate: float = 50.0  # 0 where it depends on the model
     version: int = 1
     needs_model: bool = True
     model_files: tuple[str, ...] = ("preprocessor_config.json",)
@@ -33,6 +33,7 @@ class EncoderTraits:
     normalisations: tuple[str, ...] = ("none",)
     gives_dimensions: bool = False
     several_layers: bool = False
+    pickled_weights: bool = False
 
 
 @dataclass(frozen=True)
@@ -221,6 +222,14 @@ ENCODERS = Registry(
         normalisations=("zero-mean-unit-variance",),
         gives_dimensions=True,
         several_layers=True,
+    ),
+    _encoder(
+        "transformers-audio",
+        "transformers_audio:TransformersAudioEncoder",
+        frame_rate=0.0,
+        normalisations=("preprocessor",),
+        several_layers=True,
+        pickled_weights=True,
     ),
     _encoder(
         "prosody", "prosody:ProsodyEncoder", needs_model=False, normalisations=("fixed-scale",)

@@ -85,7 +85,8 @@ class CachedSpec(ABC):
     def differences(self, other: "CachedSpec") -> list[str]:
         """Fields in which another spec differs from this one, as readable text.
 
-        Weights are compared where this spec pins them, else the model's name.
+        Weights are compared where this spec pins them, else the model's name; the frame rate where
+        it is known before the model is.
         """
         return self._differences(other)
 
@@ -97,6 +98,8 @@ class CachedSpec(ABC):
         if self.kind != other.kind:
             return [f"kind: wanted {self.kind!r}, found {other.kind!r}"]
         ignored = {"model" if self.weights_sha256 else "weights_sha256", *left_out}
+        if not getattr(self, "frame_rate", 0.0):
+            ignored.add("frame_rate")
         return [
             f"{field.name}: wanted {mine!r}, found {theirs!r}"
             for field, mine in self._values()
@@ -139,7 +142,8 @@ class EncoderSpec(StoredSpec):
     )  # fmt: skip
 
     kind: str
-    """Which encoder: `"whisper"`, `"wav2vec2-emotion"`, `"prosody"`, or a plug-in's."""
+    """Which encoder: `"whisper"`, `"transformers-audio"`, `"wav2vec2-emotion"`, `"prosody"`, or a
+    plug-in's. See *Other audio encoders*."""
     model: str = ""
     """Hub id or local folder. `"prosody"` has no weights and takes none."""
     weights_sha256: str = ""
@@ -162,7 +166,8 @@ class EncoderSpec(StoredSpec):
     *Whisper's window*. The others know `"clip"` alone."""
     normalisation: str = ""
     """What is done to the waveform or features before the first layer. Empty fills in the only
-    value that each kind knows: `"log-mel"` for `"whisper"`, `"zero-mean-unit-variance"` for
+    value that each kind knows: `"log-mel"` for `"whisper"`, `"preprocessor"` (as in the model's
+    `preprocessor_config.json`) for `"transformers-audio"`, `"zero-mean-unit-variance"` for
     `"wav2vec2-emotion"`, `"fixed-scale"` for `"prosody"`."""
     dtype: Literal["float16", "int8"] = "float16"
     """Type of stored frames. `extract` makes float16; `rellm cache quantize` makes an int8 store
@@ -171,7 +176,7 @@ class EncoderSpec(StoredSpec):
     """Version of our encoding code. It is raised when the same model would give other frames; leave
     it out."""
     frame_rate: float = field(default=50.0, metadata=DERIVED)
-    """Frames a second."""
+    """Frames a second; 0 where it depends on a model that was not looked at yet."""
     options: dict[str, Any] = field(default_factory=dict, hash=False)
     """Options of a plug-in's encoder: the table `[encoders.NAME.options]`."""
     provider: str = field(default="", compare=False, metadata=DERIVED)

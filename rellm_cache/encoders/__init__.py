@@ -1,4 +1,4 @@
-"""Frozen encoders: Whisper, wav2vec2 for emotion, prosody; and Whisper as a transcriber.
+"""Frozen encoders: Whisper, audio encoders of transformers, prosody; and a transcriber.
 
-It takes waveforms. It returns frames at 50 Hz, dimensions or texts, depending on the model.
+It takes waveforms. It returns frames, mostly at 50 Hz, dimensions or texts.
 """

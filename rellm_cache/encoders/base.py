@@ -39,7 +39,7 @@ class FrameEncoder(ABC):
         device: where its model runs. An encoder without a model runs on the CPU.
 
     Attributes:
-        frame_rate: frames a second.
+        frame_rate: frames a second; 0 where `model_frame_rate` tells it.
         version: of its code; raise it when the same settings would give other frames.
         needs_model: whether `spec.model` names its weights.
         model_files: files that the model's folder must have.
@@ -48,6 +48,8 @@ class FrameEncoder(ABC):
         gives_dimensions: whether its encodings have arousal, dominance and valence.
         several_layers: whether it can give several layers: `spec.layer_numbers` are those to give,
             in this order; empty for one layer, `spec.layer`.
+        pickled_weights: whether a model's folder may have `pytorch_model.bin` in place of
+            safetensors. It is read with `weights_only`, which executes nothing.
         spec: identity of its frames.
         frame_size: D, values in a frame of one layer.
         licence: licence of the model; begins with "none" if there is no model.
@@ -61,12 +63,22 @@ class FrameEncoder(ABC):
     normalisations: ClassVar[tuple[str, ...]] = ("none",)
     gives_dimensions: ClassVar[bool] = False
     several_layers: ClassVar[bool] = False
+    pickled_weights: ClassVar[bool] = False
     frame_size: int
     licence: str
 
     def __init__(self, spec: EncoderSpec, options: Any, device: torch.device) -> None:
         self.spec = spec
         self.device = device
+
+    @classmethod
+    def model_frame_rate(cls, spec: EncoderSpec, folder: Path) -> float:
+        """Frames a second with the model in a folder; asked where `frame_rate` is 0.
+
+        Raises:
+            ConfigError: the encoder does not take this model.
+        """
+        return cls.frame_rate
 
     @abstractmethod
     def encode(self, waveforms: Sequence[np.ndarray]) -> list[Encoding]:

@@ -56,13 +56,14 @@ def plugin_of(spec: EncoderSpec) -> Plugin:
 
 
 def resolve(spec: EncoderSpec) -> EncoderSpec:
-    """Add the digest of the weights to a spec, without loading the model.
+    """Add the digest of the weights and the model's frame rate to a spec, without loading it.
 
     The numbers of the layers take the place of `layers = "all"`.
 
     Raises:
-        ConfigError: the model cannot be found, its weights are not those that the spec pins, it
-            lacks a layer of several, or no encoder makes frames of this dtype.
+        ConfigError: the model cannot be found, its weights are not those that the spec pins, the
+            encoder does not take this model, it lacks a layer of several, or no encoder makes
+            frames of this dtype.
     """
     if spec.dtype != "float16":
         raise ConfigError(
@@ -78,9 +79,14 @@ def resolve(spec: EncoderSpec) -> EncoderSpec:
             )
         return spec
     plugin = plugin_of(spec)
-    folder = find_model(spec.model, plugin.traits.model_files)
-    spec = replace(spec, weights_sha256=pinned_digest(folder, spec.weights_sha256))
-    return _with_block_count(spec, plugin, folder) if spec.layers else spec
+    traits = plugin.traits
+    folder = find_model(spec.model, traits.model_files, pickled=traits.pickled_weights)
+    weights = pinned_digest(folder, spec.weights_sha256, pickled=traits.pickled_weights)
+    spec = replace(spec, weights_sha256=weights)
+    if spec.layers:
+        spec = _with_block_count(spec, plugin, folder)
+    rate = traits.frame_rate or plugin.loaded.model_frame_rate(spec, folder)
+    return replace(spec, frame_rate=rate)
 
 
 def _with_block_count(spec: EncoderSpec, plugin: Plugin, folder: Path) -> EncoderSpec:

@@ -95,6 +95,7 @@ def plan(
             torch.bfloat16 if on_gpu else torch.float32,
             gpu_bytes,
             _questions(recipe.losses, recipe.qa, manifest),
+            next(iter(targets.values())).spec.frame_rate,
         )
     except (ConfigError, ManifestError) as error:
         unknown = str(error)

@@ -86,6 +86,7 @@ def plan_training(
     dtype: torch.dtype,
     gpu_bytes: int | None = None,
     questions: Questions = MappingProxyType({}),
+    frame_rate: float = 50.0,
 ) -> TrainingPlan:
     """Count the memory and operations of training a recipe.
 
@@ -98,6 +99,7 @@ def plan_training(
             is as large as `train` would choose on that GPU: it leaves CUDA's context and a tenth
             of the rest free.
         questions: clip id → questions used in training.
+        frame_rate: frames a second of the first stream.
 
     Raises:
         ConfigError: the LLM's config cannot be found.
@@ -114,8 +116,7 @@ def plan_training(
     parameters += llm.lora_parameters if llm else 0
     trained_bytes = parameters * _bytes_a_parameter(recipe.training)
     clips = [clip for clip in clips if clip.id in seconds]
-    rate = next(iter(recipe.encoders.values())).frame_rate
-    found = [round(seconds[clip.id] * rate) for clip in clips]
+    found = [round(seconds[clip.id] * frame_rate) for clip in clips]
     lengths = torch.tensor(found, dtype=torch.long, device="cpu").clamp(min=1)
     frames = int(adapter.input_lengths(lengths).sum())  # in training mode
     embeddings = adapter.output_lengths(lengths)

@@ -14,9 +14,9 @@ from rellm_cache.data.streams import FrameSource
 from rellm_cache.errors import ConfigError
 from rellm_cache.runs.provenance import OTHER_CORPUS, DataSummary
 from rellm_cache.runs.weights import load_info
-from rellm_cache.utils.model_files import locate_model, stated_licence
+from rellm_cache.utils.model_files import UNKNOWN_LICENCE, locate_model, stated_licence
 
-UNKNOWN = "unknown"
+UNKNOWN = UNKNOWN_LICENCE
 NO_MODEL = "none"  # prefix of the licence of an encoder without a model
 QWEN = "Tongyi Qianwen licence agreement"
 KNOWN_MODELS = {

@@ -40,6 +40,7 @@ CODE_FILES = (
     "video_preprocessor_config.json",
 )
 IN_LAYER = re.compile(r"layers?\.\d+\.")
+UNKNOWN_LICENCE = "unknown"
 MESSAGE = 300  # characters of another library's message
 HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -49,14 +50,23 @@ def models_root() -> Path:
     return Path(os.environ.get("RELLM_MODELS", "cache/models"))
 
 
-def find_model(model: str, needed: tuple[str, ...], revision: str = "") -> Path:
+def find_model(
+    model: str, needed: tuple[str, ...], revision: str = "", *, pickled: bool = False
+) -> Path:
     """Return the local folder of `model`, after checking its weights and the `needed` files.
+
+    Args:
+        pickled: whether `pytorch_model.bin` will do where there are no safetensors. Load it with
+            `weights_only` alone.
 
     Raises `ConfigError` if the model is neither a folder nor under the models root nor on the hub,
     or a file is missing or truncated.
     """
     folder = locate_model(model, revision)
-    check_files(folder, needed)
+    local = folder in (Path(model), models_root() / model)
+    if pickled and not local and _weights_name(folder, pickled) is None:
+        folder = _download(model, revision, [*SAFE_FILES, "pytorch_model*.bin"])
+    check_files(folder, needed, pickled=pickled)
     return folder
 
 
@@ -232,12 +242,14 @@ def _download(model: str, revision: str, files: list[str] | None = None) -> Path
     return Path(path)
 
 
-def check_files(folder: Path, needed: tuple[str, ...]) -> None:
+def check_files(folder: Path, needed: tuple[str, ...], *, pickled: bool = False) -> None:
     """Raise `ConfigError` that names the first missing or truncated file of a model folder."""
     for name in ("config.json", *needed):
         if not (folder / name).is_file():
             raise ConfigError(f"{folder}: {name} is missing from the model folder; copy it there")
-    for file in weight_files(folder):
+    for file in weight_files(folder, pickled=pickled):
+        if file.suffix != ".safetensors":
+            continue
         try:
             with safe_open(file, "numpy"):
                 pass
@@ -247,16 +259,21 @@ def check_files(folder: Path, needed: tuple[str, ...]) -> None:
             ) from error
 
 
-def weight_files(folder: Path) -> list[Path]:
-    """Return the safetensors files of a model folder; `ConfigError` if one or all are missing."""
-    index = folder / "model.safetensors.index.json"
+def weight_files(folder: Path, *, pickled: bool = False) -> list[Path]:
+    """Return the weight files of a model folder; `ConfigError` if one or all are missing.
+
+    They are safetensors; with `pickled`, `pytorch_model.bin` where there are none.
+    """
+    name = _weights_name(folder, pickled)
+    if name is None:
+        refused = "pickled .bin weights are never loaded: convert them to safetensors"
+        raise ConfigError(
+            f"{folder}: model.safetensors is missing from the model folder "
+            f"({'and pytorch_model.bin too: copy one of them there' if pickled else refused})"
+        )
+    index = folder / f"{name}.index.json"
     if not index.is_file():
-        if not (folder / "model.safetensors").is_file():
-            raise ConfigError(
-                f"{folder}: model.safetensors is missing from the model folder (pickled .bin "
-                "weights are never loaded: convert them to safetensors)"
-            )
-        return [folder / "model.safetensors"]
+        return [folder / name]
     fix = "copy the file again"
     weight_map = read_object(index, ConfigError, fix).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
@@ -271,23 +288,35 @@ def weight_files(folder: Path) -> list[Path]:
     return [folder / shard for shard in shards]
 
 
-def weights_digest(folder: Path, others: tuple[str, ...] = ()) -> str:
+def _weights_name(folder: Path, pickled: bool) -> str | None:
+    """Name of a folder's weights, as one file or as an index of shards; None if it has none."""
+    for name in ("model.safetensors", "pytorch_model.bin")[: 1 + pickled]:
+        if any((folder / file).is_file() for file in (name, f"{name}.index.json")):
+            return name
+    return None
+
+
+def weights_digest(folder: Path, others: tuple[str, ...] = (), *, pickled: bool = False) -> str:
     """Return the SHA-256 (hex) of all files that determine a model's output.
 
     Args:
         others: names of files to include after config, preprocessor config and weights.
+        pickled: as in `weight_files`.
     """
     sha = hashlib.sha256()
     texts = [folder / "config.json", folder / "preprocessor_config.json"]
-    files = [path for path in texts if path.is_file()] + weight_files(folder)
+    files = [path for path in texts if path.is_file()]
+    files += weight_files(folder, pickled=pickled)
     for path in files + [folder / name for name in others]:
         sha.update(bytes.fromhex(file_digest(path)))
     return sha.hexdigest()
 
 
-def pinned_digest(folder: Path, pin: str, others: tuple[str, ...] = ()) -> str:
+def pinned_digest(
+    folder: Path, pin: str, others: tuple[str, ...] = (), *, pickled: bool = False
+) -> str:
     """Return the `weights_digest` of a model folder; `ConfigError` if a recipe pins another."""
-    weights = weights_digest(folder, others)
+    weights = weights_digest(folder, others, pickled=pickled)
     if pin and pin != weights:
         raise ConfigError(
             f"{folder}: its weights have digest {weights[:12]}, the recipe pins {pin[:12]}; use "

@@ -7,7 +7,7 @@ and layer 2 (half the blocks), each into a new cache, in turns in one process. A
 of the ratios of the turns: of the wall time, and of the processor time of this process, which other
 processes of the machine change less.
 
-Reading: layer 2 of the store of all layers against the store of layer 2 alone, of the same clips, in
+Reading: layer 2 of the store of all layers against the store of layer 2 alone, same clips, in
 turns: every clip copied into memory, and padded batches of the loader. `first` includes opening and
 the checksums.
 """

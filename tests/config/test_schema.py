@@ -107,7 +107,7 @@ def test_class_weights_are_a_word_or_a_number_for_each_emotion(recipe_file: Path
         (
             "encoders.speech.kind=hubert",
             r"mine.toml: encoders.speech.kind: no encoder is named 'hubert'; known are whisper, "
-            r"wav2vec2-emotion, prosody\. A package offers .* 'rellm.encoders'",
+            r"wav2vec2-emotion, transformers-audio, prosody\. A package offers .* 'rellm.encoders'",
         ),
         ("adapter.kind=konv", r"adapter.kind: no adapter is named 'konv'; did you mean 'conv'\?"),
         ("losses.emotion_se=1", r"losses.emotion_se: no loss .*; did you mean 'emotion_ce'\?"),
