@@ -116,11 +116,11 @@ def _resolved(
     encoders: Mapping[str, EncoderConfig], targets: Mapping[str, TargetStore]
 ) -> dict[str, EncoderConfig]:
     """The encoders with the numbers of their layers in place of "all"."""
-    layers = {n: e.layers_within(targets[n].spec) for n, e in encoders.items() if e.layers}
-    return {
-        name: dataclasses.replace(encoder, layers=layers[name]) if layers.get(name) else encoder
-        for name, encoder in encoders.items()
-    }
+    resolved = dict(encoders)
+    for name, encoder in encoders.items():
+        if encoder.layers and (layers := encoder.layers_within(targets[name].spec)):
+            resolved[name] = dataclasses.replace(encoder, layers=layers)
+    return resolved
 
 
 def _questions(losses: LossesConfig, qa: QASettings, manifest: Path) -> Questions:
