@@ -12,6 +12,7 @@ from rellm_cache.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from rellm_cache.api import (
+        benchmark,
         evaluate,
         extract,
         load_recipe,
@@ -62,6 +63,7 @@ __all__ = [
     "Store",
     "TrainReport",
     "Utterance",
+    "benchmark",
     "evaluate",
     "extract",
     "load_recipe",

@@ -15,6 +15,7 @@ from rellm_cache.errors import ConfigError
 from rellm_cache.store.remote.mirror_paths import is_url
 
 if TYPE_CHECKING:
+    from rellm_cache.benchmarks.report import BenchmarkReport
     from rellm_cache.corpus.prepare import PrepareReport
     from rellm_cache.corpus.readers.base import Corpus
     from rellm_cache.data.epochs import Loader
@@ -357,6 +358,49 @@ def sweep(
     tested = None if test is None else _local(test)
     settings = SweepSettings(_local(manifest), _cache(cache), tested, in_words)
     return sweep(plan, settings, _local(out))
+
+
+def benchmark(
+    folds: Location,
+    cache: Location = "cache",
+    *,
+    out: Location,
+    recipe: Location | Recipe = "heads",
+    set: Changes = (),
+    seeds: Sequence[int] = (1, 2, 3),
+    processes: int = 1,
+) -> "BenchmarkReport":
+    """Train and test a recipe on every fold of an EmoBox corpus, with several seeds.
+
+    The recipe's emotions become those of the folds, unless `set` names them. A killed call goes on
+    where it stopped. Call it with several processes below `if __name__ == "__main__":`.
+
+    Args:
+        folds: folder that `prepare_folds` wrote.
+        out: folder of the runs `fold_K/baseline/seed-N`, and of benchmark.json and benchmark.csv.
+        processes: runs at the same time.
+
+    Returns:
+        `score("head", "ua")`, the mean over folds with its spreads, and all `runs`.
+
+    Raises:
+        ManifestError, ConfigError, StoreError: the folds, the recipe or the cache cannot be used.
+        RunError: a run folder holds a run of another recipe or of other data.
+
+    Example:
+        >>> import shutil
+        >>> import rellm_cache as rellm
+        >>> _ = shutil.copytree("manifests/demo", "folds/fold_1")
+        >>> report = rellm.benchmark("folds", out="bench", seeds=[1], set={"training.epochs": 1})
+        >>> 0 <= report.score("head", "ua").mean <= 1
+        True
+    """
+    from rellm_cache.benchmarks.emobox import benchmark
+
+    base = recipe if isinstance(recipe, Recipe) else str(recipe)
+    return benchmark(
+        _local(folds), _cache(cache), _local(out), base, override_texts(set), seeds, processes
+    )
 
 
 def plan(

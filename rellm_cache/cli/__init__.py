@@ -11,6 +11,7 @@ import warnings
 import click
 
 from rellm_cache.cli.annotate import annotate
+from rellm_cache.cli.benchmark import benchmark
 from rellm_cache.cli.cache import cache
 from rellm_cache.cli.check import check
 from rellm_cache.cli.demo import demo
@@ -54,7 +55,7 @@ def rellm() -> None:
 
 for command in (
     demo, doctor, prepare, respond, transcribe, plan, extract, annotate, qa, train, sweep, generate,
-    evaluate, judge, empathy, reproduce, check, publish, cache, import_, recipes,
+    evaluate, judge, empathy, reproduce, benchmark, check, publish, cache, import_, recipes,
 ):  # fmt: skip
     rellm.add_command(command)
 

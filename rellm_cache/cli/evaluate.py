@@ -82,6 +82,8 @@ def print_scores(scores: dict[str, Any]) -> None:
         rows.append([*row, percent(llm["unparsable"])])
     columns = ["recognition", "UA", "accuracy", "unparsable"]
     print_table(counted(scores["clips"], "clip"), columns, rows)
+    if "kl" in head:
+        click.echo(f"KL(raters || category head): {head['kl']:.4f} nats")
     if head["ccc"]:
         rows = []
         for name, value in head["ccc"].items():

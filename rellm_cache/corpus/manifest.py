@@ -30,6 +30,7 @@ from rellm_cache.corpus.field_validation import (
     plain_name,
 )
 from rellm_cache.corpus.labels import emotion_of, read_labels
+from rellm_cache.corpus.soft_labels import Shares, majority, read_shares
 from rellm_cache.errors import ManifestError
 from rellm_cache.utils.atomic_files import write_lines
 from rellm_cache.utils.console import say_once
@@ -40,7 +41,8 @@ SPLITS = ("train", "validation", "test")
 
 # Valid values of each field, besides null.
 _FIELDS: dict[str, Field] = {
-    **dict.fromkeys(("text", "emotion", "response", "output"), TEXT),
+    **dict.fromkeys(("text", "response", "output"), TEXT),
+    "emotion": (lambda value: isinstance(value, str | dict), "text, or an object of shares"),
     **dict.fromkeys(("id", "speaker"), NAME),
     "split": one_of(*SPLITS),
     "vad_source": one_of(*get_args(VadSource)),
@@ -64,7 +66,9 @@ class Utterance:
         audio: path of the sound file, or BLSP's `archive.zip:offset:length` in bytes.
         segment: (start, end) in seconds within the file; None for the whole file.
         text: transcript.
-        emotion: a name of `corpus.emotions`, or a corpus's own name in lower case, or None.
+        emotion: a name of `corpus.emotions`, or a corpus's own name in lower case, or None. With
+            `soft_emotion`, the raters' majority: None if they tie.
+        soft_emotion: emotion → share of raters (`corpus.soft_labels`); None without raters.
         vad: (arousal, dominance, valence), each in 0..1, or None.
         vad_source: source of `vad`: `human`, `pseudo` (a model) or `made` (a generator's settings).
         duration: seconds; None until measured.
@@ -84,6 +88,7 @@ class Utterance:
     duration: float | None = None
     response: str | None = None
     early_stop: bool = False
+    soft_emotion: Shares | None = None
 
 
 def parse_utterance(
@@ -110,12 +115,14 @@ def parse_utterance(
     if vad is not None:
         vad = check_vad(vad, where)
     segment = row.get("segment")
+    emotion, soft_emotion = _emotions(row.get("emotion"), labels, where)
     return Utterance(
         id=as_text(row.get("id")) or default_id(audio, folder),
         audio=_audio_path(audio, folder),
         segment=(float(segment[0]), float(segment[1])) if segment else None,
         text=row.get("text") or "",
-        emotion=emotion_of(row["emotion"], labels, where) if row.get("emotion") else None,
+        emotion=emotion,
+        soft_emotion=soft_emotion,
         vad=vad,
         vad_source=row.get("vad_source") or ("human" if vad else None),
         speaker=as_text(row.get("speaker")),
@@ -124,6 +131,18 @@ def parse_utterance(
         response=row.get("response", row.get("output")),
         early_stop=bool(row.get("early_stop")),
     )
+
+
+def _emotions(
+    value: str | dict[str, Any] | None, labels: Collection[str], where: str
+) -> tuple[str | None, dict[str, float] | None]:
+    """Emotion and shares of raters of a row's `emotion`."""
+    if not value:
+        return None, None
+    if isinstance(value, str):
+        return emotion_of(value, labels, where), None
+    shares = read_shares(value, where, lambda label, place: emotion_of(label, labels, place))
+    return majority(shares), shares
 
 
 def _audio_path(audio: str, folder: Path) -> str:
@@ -214,10 +233,17 @@ def read_manifest(path: Path) -> list[Utterance]:
 
 def write_manifest(path: Path, utterances: Iterable[Utterance]) -> None:
     """Write utterances as JSON Lines; empty fields are left out."""
-    rows = (dataclasses.asdict(u).items() for u in utterances)
+    rows = (_row(u).items() for u in utterances)
     write_lines(
         path, ({k: v for k, v in row if v not in (None, "") and v is not False} for row in rows)
     )
+
+
+def _row(utterance: Utterance) -> dict[str, Any]:
+    row = dataclasses.asdict(utterance)
+    if (shares := row.pop("soft_emotion")) is not None:
+        row["emotion"] = shares
+    return row
 
 
 def manifest_files(path: Path) -> list[Path]:

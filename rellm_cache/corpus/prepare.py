@@ -73,7 +73,7 @@ class PrepareReport:
             "splits": self.corpus.splits,
             "seed": self.corpus.seed,
             "totals": [dataclasses.asdict(total) for total in self.corpus.totals],
-            "notes": [*self.corpus.notes, *self.forms],
+            "notes": [*self.notes, *self.forms],
             "problems": {kind: {"count": len(p), "lines": p} for kind, p in problems.items()},
             "limits": dataclasses.asdict(self.limits),
             "clips": self.kept,
@@ -84,9 +84,22 @@ class PrepareReport:
             **self.survey.to_json(),
         }
 
+    @property
+    def notes(self) -> list[str]:
+        """Notes of the reader, and the number of clips whose raters tie."""
+        soft = [u for u in self.corpus.utterances if u.soft_emotion]
+        if not soft:
+            return [*self.corpus.notes]
+        tied = sum(u.emotion is None for u in soft)
+        return [
+            *self.corpus.notes,
+            f"{len(soft)} of {counted(len(self.corpus.utterances), 'clip')} have shares of raters; "
+            f"{tied} of them have no majority (a tie), and accuracy and UA leave these out",
+        ]
+
     def _own_names(self) -> list[str]:
         """All names of a manifest that has other emotions than the known ones."""
-        names = {u.emotion for u in self.corpus.utterances if u.emotion}
+        names = {name for u in self.corpus.utterances for name in _names(u)}
         return sorted(names) if unknown_names(names) else []
 
 
@@ -155,11 +168,16 @@ def _checked(corpus: Corpus, out: Path, allow_partial: bool, overwrite: bool) ->
     _refuse_duplicates(utterances)
     for utterance in utterances:
         check_text(vars(utterance), f"{corpus.root or corpus.name}")
-        if utterance.emotion and not corpus.own_labels:
-            normalize_emotion(utterance.emotion, f"{corpus.root or corpus.name}: {utterance.id}")
+        for name in () if corpus.own_labels else _names(utterance):
+            normalize_emotion(name, f"{corpus.root or corpus.name}: {utterance.id}")
     if not allow_partial:
         require_totals(corpus)
     return utterances
+
+
+def _names(utterance: Utterance) -> list[str]:
+    """All names of emotions of an utterance."""
+    return [*(utterance.soft_emotion or ([utterance.emotion] if utterance.emotion else []))]
 
 
 def _decode(utterances: Sequence[Utterance], limits: ClipLimits) -> list[_Decoded]:

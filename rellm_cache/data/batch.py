@@ -40,15 +40,17 @@ class Example:
     """Labels and target answers of one utterance.
 
     Attributes:
-        emotion: index into the recipe's emotions, or `IGNORED`.
+        emotion: index into the recipe's emotions, or `IGNORED`; the majority of `shares`.
         vad: arousal, dominance, valence in 0..1, or None.
         targets: answers that the LLM should give; empty without an LLM.
+        shares: of raters, for each of the recipe's emotions, which sum to 1; None without raters.
     """
 
     id: str
     emotion: int = IGNORED
     vad: tuple[float, float, float] | None = None
     targets: tuple[Target, ...] = ()
+    shares: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,8 @@ class Batch:
         quantization: name → scale and mean of each int8 stream.
         teacher: (N, 2 K + 1) float32 predictions of the text LLM, one row for each token of the
             responses in `targets` (`llm.teacher_distribution`); None without a teacher.
+        shares: (B, C) float32 shares of raters for each emotion, which sum to 1; NaN for an
+            utterance without raters; None if none has them.
 
     Example:
         >>> import rellm_cache as rellm
@@ -84,6 +88,7 @@ class Batch:
     targets: tuple[tuple[Target, ...], ...]
     quantization: dict[str, QuantizationParams] = field(default_factory=dict)
     teacher: Tensor | None = None
+    shares: Tensor | None = None
 
     def to(self, device: str | torch.device) -> Self:
         """Copy the batch to a device; copies from page-locked memory run in the background."""
@@ -99,6 +104,7 @@ class Batch:
             vad=move(self.vad),
             quantization={name: p.to(device) for name, p in self.quantization.items()},
             teacher=None if self.teacher is None else move(self.teacher),
+            shares=None if self.shares is None else move(self.shares),
         )
 
     def part(self, clips: slice) -> Self:
@@ -123,6 +129,7 @@ class Batch:
             vad=self.vad[clips],
             targets=self.targets[clips],
             teacher=teacher,
+            shares=None if self.shares is None else self.shares[clips],
         )
 
     def with_metadata(self, dropout: float, seed: int, epoch: int) -> Self:
@@ -146,7 +153,7 @@ class Batch:
     def record_stream(self, stream: torch.Stream) -> None:
         """Prevent reuse of this batch's GPU memory until `stream` has finished with it."""
         scales = [tensor for p in self.quantization.values() for tensor in (p.scale, p.mean)]
-        labels = [self.frame_lengths, self.emotions, self.vad, self.teacher]
+        labels = [self.frame_lengths, self.emotions, self.vad, self.teacher, self.shares]
         for tensor in (*self.streams.values(), *scales, *labels):
             if tensor is not None:
                 tensor.record_stream(stream)

@@ -95,6 +95,7 @@ def fill(
         targets=tuple(e.targets for e in examples),
         quantization=quantization,
         teacher=None if streams.teacher is None else _teacher_rows(examples, streams.teacher),
+        shares=_shares(examples),
     )
 
 
@@ -117,6 +118,14 @@ def _teacher_rows(examples: Sequence[Example], teacher: FrameSource) -> Tensor:
     answered = [e.id for e in examples for t in e.targets if t.task == "response_lm"]
     nothing = np.zeros((0, teacher.frame_size), np.float32)
     return torch.from_numpy(np.concatenate([nothing, *map(teacher.frames, answered)]))
+
+
+def _shares(examples: Sequence[Example]) -> Tensor | None:
+    """(B, C) float32 shares of raters, NaN for an utterance without them; None if none has them."""
+    classes = next((len(e.shares) for e in examples if e.shares), 0)
+    unknown = (math.nan,) * classes
+    rows = [e.shares or unknown for e in examples]
+    return torch.from_numpy(np.array(rows, np.float32)) if classes else None
 
 
 @lru_cache(maxsize=8)

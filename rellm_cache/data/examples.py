@@ -9,6 +9,7 @@ from rellm_cache.config.qa import QASettings
 from rellm_cache.config.schema import LossesConfig, PromptsConfig, Recipe
 from rellm_cache.config.specs import digest
 from rellm_cache.corpus.manifest import Utterance
+from rellm_cache.corpus.soft_labels import listed_shares
 from rellm_cache.data.batch import IGNORED, Example, Target
 from rellm_cache.data.streams import StreamSet
 from rellm_cache.llm.frozen import FrozenLLM
@@ -19,6 +20,12 @@ from rellm_cache.qa.rows import QARow, read_questions
 def emotion_index(utterance: Utterance, emotions: Sequence[str]) -> int:
     """Index of an utterance's emotion in `emotions`, or `IGNORED` if it is not in the list."""
     return emotions.index(utterance.emotion) if utterance.emotion in emotions else IGNORED
+
+
+def emotion_shares(utterance: Utterance, emotions: Sequence[str]) -> tuple[float, ...] | None:
+    """Shares of raters of each of `emotions`, which sum to 1; None without raters of them."""
+    soft = utterance.soft_emotion
+    return None if soft is None else listed_shares(soft, emotions)
 
 
 def has_response(utterance: Utterance) -> bool:
@@ -43,7 +50,8 @@ def make_examples(
             targets += _targets(u, recipe.losses, emotions, llm)
             rows = questions.get(u.id, ())
             targets += _question_targets(rows, recipe.prompts, recipe.qa, llm)
-        examples.append(Example(u.id, emotion_index(u, emotions), u.vad, tuple(targets)))
+        index, shares = emotion_index(u, emotions), emotion_shares(u, emotions)
+        examples.append(Example(u.id, index, u.vad, tuple(targets), shares))
     return examples
 
 
@@ -92,6 +100,8 @@ def data_digest(
 
     def content(utterance: Utterance) -> list[object]:
         known: list[object] = [utterance.id, utterance.emotion, utterance.vad]
+        if utterance.soft_emotion is not None:
+            known.append(sorted(utterance.soft_emotion.items()))
         if (audio := streams.audio_sha256(utterance.id)) is not None:
             known.append(audio)
         if losses.learns_responses:
@@ -114,13 +124,16 @@ def label_ids(emotions: Sequence[str], llm: FrozenLLM) -> list[tuple[int, ...]]:
 
 
 def describe_unlisted(utterances: Sequence[Utterance], emotions: Sequence[str]) -> list[str]:
-    """Notes on clips with emotions that a recipe does not name."""
+    """Notes on clips without an emotion that a recipe names, although they have a label."""
     unknown = Counter(u.emotion for u in utterances if u.emotion and u.emotion not in emotions)
     total = len(utterances)
-    return [
+    notes = [
         f"{count} of {total} clips are {emotion!r}, which heads.emotions leaves out"
         for emotion, count in unknown.items()
     ]
+    if tied := sum(u.soft_emotion is not None and u.emotion is None for u in utterances):
+        notes.append(f"{tied} of {total} clips have no majority, as raters tie")
+    return notes
 
 
 def describe_missing_labels(utterances: Sequence[Utterance], recipe: Recipe) -> list[str]:

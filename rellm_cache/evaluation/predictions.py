@@ -43,6 +43,7 @@ from rellm_cache.utils.resumable_table import FINGERPRINT, ResultTable, fingerpr
 
 EVALUATED, PREDICTIONS = "evaluated.jsonl", "predictions.csv"
 ALL = ""  # id of the row for all utterances together
+KL = "rater_kl"  # among the losses: mean divergence of the category head from raters
 BATCH = 16  # clips
 _FORMULA = re.compile(r"^'('*[=+\-@\t\r])")  # after an apostrophe, which stops spreadsheets
 
@@ -55,7 +56,7 @@ class EmotionPredictions:
         head: emotions by the category head; None for a text model, which has no heads.
         dimensions: (N, 3) float32 arousal, dominance, valence by the dimension head, or None.
         in_words: whether the LLM's labels have greedy answers.
-        losses: mean of each loss.
+        losses: mean of each loss, and `KL` if utterances have shares of raters.
     """
 
     head: list[str] | None
@@ -184,7 +185,8 @@ class PredictionLog:
                 values = None if dimensions is None else dimensions[index].tolist()
                 head = names[found.emotions[index]]
                 self._table.add(utterance.id, head=head, dimensions=values)
-            self._table.add(ALL, losses=found.terms.means())
+            rated = {} if found.kl is None else {KL: found.kl}
+            self._table.add(ALL, losses=found.terms.means() | rated)
 
     def _predict_labels(self, fields: tuple[str, ...]) -> None:
         """Let the LLM label the utterances that lack a field of `Label`."""

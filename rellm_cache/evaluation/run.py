@@ -111,7 +111,7 @@ def _evaluate(
     recipe, utterances = log.recipe, log.utterances
     data = summarize_data(utterances, manifest)
     for note in describe_unlisted(utterances, recipe.heads.emotions):
-        say(f"{manifest}: {note}; their emotion is not scored")
+        say(f"{manifest}: {note}; accuracy and UA leave them out")
     if not options.overwrite:
         _require_same_manifest(out / SCORES, manifest, data)
     spoken = [u for u in utterances if u.text.strip()]

@@ -14,7 +14,7 @@ from rellm_cache.corpus.manifest import Utterance
 from rellm_cache.data.batch import Example
 from rellm_cache.data.examples import emotion_index
 from rellm_cache.evaluation.empathy import EmpathyScores
-from rellm_cache.evaluation.predictions import EmotionPredictions
+from rellm_cache.evaluation.predictions import KL, EmotionPredictions
 from rellm_cache.inference.emotion_recognition import LLMScores, score_labels
 from rellm_cache.metrics.classification import RecognitionScores
 from rellm_cache.metrics.correlation import concordance_interval
@@ -52,6 +52,7 @@ class Scores:
             "data": dataclasses.asdict(self.data),
             "head": {
                 **_as_json(self.head.recognition),
+                **({} if self.head.kl is None else {"kl": self.head.kl}),
                 "ccc": {name: _or_null(value) for name, value in self.head.ccc.items()},
                 "ccc_intervals": {
                     name: [_or_null(low), _or_null(high)]
@@ -93,10 +94,12 @@ def make_scores(
     if predictions.head is not None:
         chosen = np.array([names.index(name) for name in predictions.head], np.int64)
         head = score_heads(chosen, predictions.dimensions, examples, names)
+        head = dataclasses.replace(head, kl=predictions.losses.get(KL))
     if predictions.llm is not None:
         llm = score_labels(predictions.llm, true, names, predictions.in_words)
     intervals = ccc_intervals(utterances, predictions.dimensions) if head.ccc else {}
-    return Scores(data, head, intervals, llm, empathy, predictions.losses)
+    losses = {name: value for name, value in predictions.losses.items() if name != KL}
+    return Scores(data, head, intervals, llm, empathy, losses)
 
 
 def ccc_intervals(

@@ -7,17 +7,10 @@
 """
 
 import json
-import multiprocessing
-import os
-import threading
 import traceback
 from collections.abc import Generator, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from pathlib import Path
-
-import torch
 
 from rellm_cache.config.recipes import identity_toml
 from rellm_cache.config.schema import Recipe
@@ -32,10 +25,10 @@ from rellm_cache.runs.weights import CONFIG, RECIPE, WEIGHTS
 from rellm_cache.training.run import train
 from rellm_cache.utils.atomic_files import write_text
 from rellm_cache.utils.console import say
-from rellm_cache.utils.devices import threads_each
 from rellm_cache.utils.json_files import read_object
 from rellm_cache.utils.model_files import file_digest
 from rellm_cache.utils.resumable_table import FINGERPRINT, fingerprint_of
+from rellm_cache.utils.worker_pool import KILLED, run_in_processes
 
 DONE, FIRST, RUN, RESPONSES = "done.json", "first", "run", "responses.jsonl"
 
@@ -130,46 +123,23 @@ def run_jobs(jobs: Sequence[Job], processes: int) -> Iterator[Failure]:
     for job in (yield from _run_together(left, processes)):
         say(f"Trying again alone: {job.title}")
         if (yield from _run_together([job], 1)):
-            yield Failure(job.title, "its worker was killed, perhaps for lack of memory")
+            yield Failure(job.title, KILLED)
 
 
 def _run_together(jobs: Sequence[Job], processes: int) -> Generator[Failure, None, list[Job]]:
-    """Yield failures at once; return the jobs that were aborted because a worker was killed.
-
-    When one worker dies, the pool ends and all its jobs are aborted.
-    """
-    broken = []
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(
-        min(processes, len(jobs)) or 1, context, _begin_worker, (processes,)
-    ) as pool:
-        started = {pool.submit(try_job, job): job for job in jobs}
-        for number, future in enumerate(as_completed(started), 1):
-            job = started[future]
-            try:
-                reason = future.result()
-            except BrokenProcessPool:
-                broken.append(job)
-                continue
-            say(f"Model {number} of {len(jobs)} {'failed' if reason else 'is done'}: {job.title}")
-            if reason:
-                yield Failure(job.title, reason)
-    return broken
-
-
-def _begin_worker(processes: int) -> None:
-    """Take a share of the CPU threads, and end with the parent process, even if it is killed.
-
-    Otherwise it could write to a run that the next command already continues.
-    """
-    torch.set_num_threads(threads_each(processes))
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    if (parent := multiprocessing.parent_process()) is not None:
-        parent.join()
-        os._exit(1)
+    """Yield failures at once; return the jobs that were aborted because a worker was killed."""
+    running = run_in_processes(try_job, jobs, processes)
+    number = 0
+    while True:
+        try:
+            job, reason = next(running)
+        except StopIteration as end:
+            broken: list[Job] = end.value
+            return broken
+        number += 1
+        say(f"Model {number} of {len(jobs)} {'failed' if reason else 'is done'}: {job.title}")
+        if reason:
+            yield Failure(job.title, reason)
 
 
 _shared = SharedModels()

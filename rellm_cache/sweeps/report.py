@@ -137,6 +137,8 @@ def scores_by_name(scores: Scores) -> dict[str, float]:
             named[f"{prefix}accuracy"] = recognition.accuracy
     if llm and llm.unparsable is not None:
         named["unparsable"] = llm.unparsable
+    if scores.head.kl is not None:
+        named["kl"] = scores.head.kl
     named |= {f"ccc_{name}": value for name, value in scores.head.ccc.items()}
     return named | {f"{name}_loss": value for name, value in scores.losses.items()}
 

@@ -87,7 +87,7 @@ def sweep(plan: SweepPlan, settings: SweepSettings, out: Path) -> SweepReport:
             "a sweep runs in one process: start one for each GPU, with other --seeds and the same "
             "--out; then run the command with all seeds to make the table"
         )
-    sweeper = _Sweeper(settings)
+    sweeper = Sweeper(settings)
     jobs = plan.jobs(out)
     sweeper.check(jobs)
     report = SweepReport(out, plan, settings.manifest, settings.test, [])
@@ -111,12 +111,16 @@ def _say_time_left(report: SweepReport, jobs: Iterable[Job]) -> None:
         say(f"  about {minutes:.0f} min of training left")
 
 
-class _Sweeper:
-    """Data, stores and the LLM that all runs of a sweep share."""
+class Sweeper:
+    """Data, stores and the LLM that all runs of a sweep share.
 
-    def __init__(self, settings: SweepSettings) -> None:
+    Raises:
+        ManifestError: a manifest cannot be read.
+    """
+
+    def __init__(self, settings: SweepSettings, resources: SharedModels | None = None) -> None:
         self.settings = settings
-        self.resources = SharedModels()
+        self.resources = resources or SharedModels()
         splits = [read_split(settings.manifest, "train"), []]
         if (settings.manifest / "validation.jsonl").exists():
             splits[1] = read_split(settings.manifest, "validation")
@@ -221,6 +225,9 @@ class _Sweeper:
 def _data_digest(utterances: Iterable[Utterance], **how: Any) -> str:
     """Digest of all utterance fields that training or scoring uses, without audio paths."""
     rows = [dataclasses.asdict(dataclasses.replace(u, audio="")) for u in utterances]
+    for row in rows:  # a field that digests of older outcomes do not have
+        if row["soft_emotion"] is None:
+            del row["soft_emotion"]
     return digest([rows, how])
 
 

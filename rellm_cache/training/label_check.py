@@ -54,7 +54,9 @@ def require_listed_emotions(
     heads, losses = recipe.heads, recipe.losses
     if heads.unlisted == "ignore" or not (losses.emotion_ce or losses.emotion_lm):
         return
-    found = Counter(u.emotion for u in utterances if u.emotion)
+    found = Counter(
+        name for u in utterances for name in (u.soft_emotion or ([u.emotion] if u.emotion else ()))
+    )
     others = {name: count for name, count in found.items() if name not in heads.emotions}
     if not others:
         return
@@ -80,7 +82,7 @@ def require_labels(examples: Sequence[Example], recipe: Recipe, manifest: Path) 
     weights = loss_weights(recipe.losses)
     emotions = {example.emotion for example in examples} - {IGNORED}
     present: set[str] = {t.task for example in examples for t in example.targets if t.ids}
-    if emotions:
+    if emotions or any(example.shares for example in examples):
         present.add("emotion_ce")
     warnings = []
     for name, loss in active_losses(recipe.losses, recipe.heads.dimensions).items():

@@ -481,8 +481,7 @@ def _initial_model(recipe: Recipe, data: TrainingData, llm: FrozenLLM | None) ->
         with torch.no_grad():
             statistics = frame_statistics(data.streams, ids, model.layer_mix.mix_values)
         model.adapter.start_from(*statistics)
-    emotions = [e.emotion for e in data.train]
-    model.class_weights = class_weights(recipe.losses, emotions, len(recipe.heads.emotions))
+    model.class_weights = class_weights(recipe.losses, data.train, len(recipe.heads.emotions))
     return model
 
 

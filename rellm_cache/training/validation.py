@@ -15,6 +15,7 @@ from rellm_cache.data.streams import StreamSet
 from rellm_cache.metrics.classification import RecognitionScores, score_recognition
 from rellm_cache.metrics.correlation import concordance
 from rellm_cache.model.losses.dimensions import MOMENTS, ccc_distance, moments_of
+from rellm_cache.model.losses.emotion import rater_divergence
 from rellm_cache.model.losses.loss_terms import LossTerms
 from rellm_cache.model.speech_llm import SpeechLLM
 
@@ -28,19 +29,22 @@ class Predictions:
     Attributes:
         emotions: (N,) int64 predicted indices.
         dimensions: (N, 3) float32 arousal, dominance, valence, or None.
+        kl: mean KL(raters || head) in nats over examples with raters; None without any.
     """
 
     emotions: np.ndarray
     dimensions: np.ndarray | None
     terms: LossTerms
+    kl: float | None = None
 
 
 @dataclass(frozen=True)
 class HeadScores:
-    """Scores of the auxiliary heads; None or empty without labels."""
+    """Scores of the auxiliary heads; None or empty without labels. `kl` as in `Predictions`."""
 
     recognition: RecognitionScores | None
     ccc: dict[str, float]
+    kl: float | None = None
 
 
 @torch.inference_mode()
@@ -54,11 +58,15 @@ def predict(
     dimensions = np.zeros((len(examples), 3), np.float32)
     terms = LossTerms.zeros(model.losses, device)
     moments = torch.zeros(MOMENTS, 3, dtype=torch.float64, device=device)
+    divergence, rated = 0.0, 0
     loader = BatchLoader(examples, streams, device)
     plan = ordered_batches(loader.lengths, BATCH)
     for indices, batch in zip(plan, loader.batches(plan, reuse_memory=True), strict=True):
         outputs = model(batch.to(device))
         emotions[indices] = outputs.emotion_logits.argmax(1).cpu().numpy()
+        if batch.shares is not None:
+            total, count = rater_divergence(outputs.emotion_logits, batch.shares.to(device))
+            divergence, rated = divergence + total.item(), rated + int(count)
         if outputs.dimensions is not None:
             dimensions[indices] = outputs.dimensions.float().cpu().numpy()
             moments += moments_of(outputs.dimensions, batch.vad.to(device))
@@ -66,7 +74,9 @@ def predict(
     if model.needs_moments:  # of all examples, not a mean over batches
         terms = terms.with_mean("vad", ccc_distance(moments).float())
     model.train(was_training)
-    return Predictions(emotions, None if model.heads.dimensions is None else dimensions, terms)
+    has_dimensions = model.heads.dimensions is not None
+    kl = divergence / rated if rated else None
+    return Predictions(emotions, dimensions if has_dimensions else None, terms, kl)
 
 
 def score_heads(
@@ -113,6 +123,8 @@ def validation_scores(
     heads = score_heads(predictions.emotions, predictions.dimensions, examples, model.emotions)
     if heads.recognition is not None:
         scores["ua"] = heads.recognition.ua
+    if predictions.kl is not None:
+        scores["kl"] = predictions.kl
     scores |= {f"ccc_{name}": value for name, value in heads.ccc.items()}
     return scores
 

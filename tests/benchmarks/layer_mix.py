@@ -1,8 +1,8 @@
 """CPU time of a training step of the recipe `heads` with one and with several layers.
 
-Frames are random, with the sizes of Whisper tiny.en (384 values in a layer) and prosody, 24 clips of
-3.8 s. A step is the forward and backward pass and the update, without reading the cache. CPU time
-does not count other programs; one thread.
+Frames are random, of 24 clips of 3.8 s, with the sizes of Whisper tiny.en (384 values in a layer)
+and prosody. A step is the forward and backward pass and the update, without reading the cache. CPU
+time does not count other programs; one thread.
 
     python tests/benchmarks/layer_mix.py --layers 5
 """

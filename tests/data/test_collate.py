@@ -29,6 +29,15 @@ def streams() -> StreamSet:
     return StreamSet({"speech": source(4), "emotion": source(3, longer=-2), "pitch": source(1, 1)})
 
 
+def test_shares_of_raters_are_nan_where_there_are_none(streams: StreamSet) -> None:
+    batch = collate([Example("b", 0, shares=(0.75, 0.25)), Example("a", 1)], streams)
+    assert batch.shares is not None
+    assert batch.shares[0].tolist() == [0.75, 0.25]
+    assert batch.shares[1].isnan().all()
+    assert batch.part(slice(0, 1)).shares.shape == (1, 2)
+    assert collate([Example("a", 1)], streams).shares is None
+
+
 def test_a_batch_is_padded_with_zeros(streams: StreamSet) -> None:
     target = Target("response_lm", (1, 2))
     examples = [Example("b", 2, (0.1, 0.2, 0.3), (target,)), Example("a")]

@@ -1,10 +1,7 @@
-"""Worker processes of a reproduction that are killed."""
+"""Jobs of a reproduction: killed workers and finished models."""
 
 import os
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,48 +11,6 @@ from rellm_cache.config.recipes import load_recipe
 from rellm_cache.errors import RunError
 from rellm_cache.reproduction.paper import ROWS
 from rellm_cache.reproduction.runs import Job, Model, run_jobs
-
-WORKER = """
-import os, sys, time
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
-from pathlib import Path
-from rellm_cache.reproduction import runs as jobs
-
-def work(folder):
-    (Path(folder) / "pid").write_text(str(os.getpid()))
-    time.sleep(600)
-
-if __name__ == "__main__":
-    with ProcessPoolExecutor(1, get_context("spawn"), jobs._begin_worker, (1,)) as pool:
-        pool.submit(work, sys.argv[1]).result()
-"""
-
-
-def is_running(pid: int) -> bool:
-    """Whether a process still does something; a zombie does not."""
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
-        return False
-    return state != "Z"
-
-
-def test_a_worker_ends_with_a_parent_that_is_killed(tmp_path: Path) -> None:
-    script = tmp_path / "pool.py"
-    script.write_text(WORKER)
-    parent = subprocess.Popen([sys.executable, str(script), str(tmp_path)])
-    written = tmp_path / "pid"
-    while parent.poll() is None and not (written.exists() and written.read_text()):
-        time.sleep(0.1)
-    worker = int(written.read_text())
-    assert is_running(worker)
-    parent.send_signal(signal.SIGKILL)
-    parent.wait()
-    deadline = time.monotonic() + 60
-    while is_running(worker) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert not is_running(worker)
 
 
 class Manifest:

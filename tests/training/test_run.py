@@ -327,10 +327,33 @@ def test_emotions_that_the_recipe_does_not_name_are_refused(
 ) -> None:
     recipe = replace(quick, heads=replace(quick.heads, emotions=("fear", "happy", "angry")))
     wanted = r'\["happy", "angry", .*"sad".*--set heads.unlisted=ignore'
-    with pytest.raises(ManifestError, match=f"does not name .*of 'sad'.*heads.emotions=.{wanted}"):
+    with pytest.raises(ManifestError, match=f"does not name .*of 'sad'.*heads.emotions={wanted}"):
         train(recipe, corpus, cache, tmp_path / "run")
     losses = replace(recipe.losses, emotion_ce=0.0, emotion_lm=0.0)
     train(replace(recipe, losses=losses), corpus, cache, tmp_path / "other")
+
+
+def test_soft_labels_are_trained_and_scored(
+    corpus: Path, cache: Path, quick: Recipe, tmp_path: Path
+) -> None:
+    for split in ("train", "validation", "test"):
+        file = corpus / f"{split}.jsonl"
+        rows = [json.loads(line) for line in file.read_text().splitlines()]
+        for index, row in enumerate(rows):
+            other = "sad" if row["emotion"] != "sad" else "happy"
+            row["emotion"] = {row["emotion"]: 3 if index else 1, other: 1}  # the first is a tie
+        file.write_text("\n".join(map(json.dumps, rows)))
+    losses = replace(
+        quick.losses, response_lm=0.0, emotion_lm=0.0, vad=0.0, class_weights="balanced"
+    )
+    recipe = replace(quick, losses=losses, adapter=replace(quick.adapter, output_size=8))
+    report = train(recipe, corpus, cache, tmp_path / "run")
+    assert report.validation["kl"] > 0
+    assert "1 of 7 clips have no majority, as raters tie" in report.notes
+    scores = evaluate(tmp_path / "run", corpus / "test.jsonl", cache).to_json()
+    assert scores["head"]["kl"] > 0
+    assert scores["head"]["count"] == scores["clips"] - 1
+    assert "rater_kl" not in scores["losses"]
 
 
 def test_clips_absent_from_the_cache(

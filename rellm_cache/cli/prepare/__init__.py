@@ -17,7 +17,7 @@ def prepare() -> None:
     """
 
 
-for name in ("iemocap", "esd", "msp-podcast", "ravdess"):
+for name in ("iemocap", "esd", "msp-podcast", "ravdess", "crema-d"):
     prepare.add_command(corpus_command(name))
 prepare.add_command(emobox)
 prepare.add_command(folder)

@@ -40,7 +40,7 @@ def _show_report(report: "PrepareReport") -> int:
     split = f", splits: {corpus.splits}{drawn}" if corpus.splits else ""
     _show_counts(f"{corpus.name}{split}; {report.hours:.2f} hours of audio", report.survey)
     _show_totals(corpus)
-    for note in (*report.forms, *corpus.notes):
+    for note in (*report.forms, *report.notes):
         click.echo(note)
     _show_problems(corpus)
     show_survey(report.survey)
@@ -71,7 +71,7 @@ def show_folds(reports: "dict[int, PrepareReport]") -> int:
     print_table(f"{first.corpus.name}: clips by fold", ["fold", *splits, "left out"], rows)
     emotions = sorted({e for r in reports.values() for c in r.survey.emotions.values() for e in c})
     click.echo(f"Emotions: {', '.join(emotions)}")
-    notes = {note: None for report in reports.values() for note in report.corpus.notes}
+    notes = {note: None for report in reports.values() for note in report.notes}
     for note in (*notes, *first.forms):
         click.echo(note)
     for fold, report in reports.items():

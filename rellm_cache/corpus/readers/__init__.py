@@ -5,5 +5,5 @@ A corpus's own folder enters. A `Corpus` leaves: utterances in their splits, wit
 
 from importlib import import_module
 
-for _module in ("iemocap", "esd", "msp_podcast", "ravdess", "emobox", "table"):
+for _module in ("iemocap", "esd", "msp_podcast", "ravdess", "crema_d", "emobox", "table"):
     import_module(f"{__name__}.{_module}")  # registers its reader, in this order

@@ -4,6 +4,10 @@ Labels/labels_consensus.csv    FileName,EmoClass,EmoAct,EmoVal,EmoDom,SpkrID,Gen
 Audios/<FileName>              MSP-PODCAST_0001_0008.wav
 Transcripts/<stem>.txt         optional; clips without one have no text
 
+Labels/labels_detailed.csv     with --soft: one line a rater, `FileName,EmoDetail` with text such as
+                               "WORKER00000001; Angry; Frustrated; A:5.0; V:2.0; D:5.0;", or the
+                               columns FileName, EmoClass_Major
+
 Dimensions are arousal (EmoAct), valence, dominance on a scale of 1 to 7. The labels of Test3 are
 hidden, so its rows are not read.
 """
@@ -14,10 +18,11 @@ from pathlib import Path
 from typing import Literal
 
 from rellm_cache.corpus.dimensions import rescale
-from rellm_cache.corpus.emotions import normalize_emotion
+from rellm_cache.corpus.emotions import OTHER, normalize_emotion
 from rellm_cache.corpus.manifest import Utterance
 from rellm_cache.corpus.readers.base import Corpus, Total, with_audio
 from rellm_cache.corpus.readers.registry import register_corpus
+from rellm_cache.corpus.soft_labels import majority, shares_of_votes
 from rellm_cache.corpus.splits import draw, hold_out
 from rellm_cache.corpus.text_files import Problems, read_csv, read_text
 from rellm_cache.errors import ManifestError
@@ -35,6 +40,7 @@ SPLIT_SETS = {
 }
 HIDDEN = "Test3"
 TABLES = ("labels_consensus.csv", "labels_concensus.csv")  # the second name is in old releases
+DETAILED = "labels_detailed.csv"
 NO_SPEAKER = "Unknown"
 # Clips of the four classes that the paper drew from, and how many it drew from them.
 FULL_TOTALS = {"train": 57_211, "test": 31_139}
@@ -52,11 +58,14 @@ class MspPodcastSplits:
     Test2; full: all of Train, Development, and Test1 and Test2."""
     seed: int = 1
     """Seed of random draws; the report records it."""
+    soft: bool = False
+    """Soft labels: the shares of each clip's raters (labels_detailed.csv) as its emotion. With
+    --splits full also clips of other emotions, and those without agreement."""
 
 
 @register_corpus("msp-podcast", options=MspPodcastSplits)
 def read_msp_podcast(root: Path, how: MspPodcastSplits | None = None) -> Corpus:
-    """Read MSP-Podcast: its clips of four classes.
+    """Read MSP-Podcast: its clips of four classes, or with soft labels of all.
 
     ROOT has the folders Labels, Audios and Transcripts. Clips are sorted by file name.
 
@@ -72,32 +81,62 @@ def read_msp_podcast(root: Path, how: MspPodcastSplits | None = None) -> Corpus:
         raise ManifestError(
             f"{table}: no such file; expected MSP-Podcast's folder with Labels, Audios, Transcripts"
         )
+    problems = Problems()
+    raters = _read_raters(labels, problems) if how.soft else {}
+    every = how.soft and splits == "full"
     utterances = []
     left_out: Counter[str] = Counter()
     for where, row in read_csv(table, COLUMNS):
         if row["Split_Set"] == HIDDEN:
             left_out["of Test3, whose labels are hidden,"] += 1
-        elif (utterance := _utterance(where, row, root)) is None:
+        elif (utterance := _utterance(where, row, root, every)) is None:
             left_out["of other emotions"] += 1
+        elif how.soft and row["FileName"] not in raters:
+            left_out["without raters"] += 1
         else:
+            if how.soft:
+                shares = shares_of_votes(raters[row["FileName"]])
+                utterance = replace(utterance, emotion=majority(shares), soft_emotion=shares)
             utterances.append(utterance)
     utterances.sort(key=lambda u: u.id)
     chosen = hold_out(_drawn(utterances, seed), seed) if splits == "paper" else utterances
-    problems = Problems()
     return Corpus(
         name="msp-podcast",
         utterances=[_with_text(u, root, problems) for u in chosen],
         splits=splits,
         seed=seed if splits == "paper" else None,
-        totals=_totals(utterances, chosen, splits),
+        totals=() if every else _totals(utterances, chosen, splits),
         problems=problems,
         notes=[f"{counted(count, 'clip')} {what} left out" for what, count in left_out.items()],
         root=root,
     )
 
 
-def _utterance(where: str, row: dict[str, str], root: Path) -> Utterance | None:
-    """The clip of a row; None for an emotion that is not one of the four."""
+def _read_raters(labels: Path, problems: Problems) -> dict[str, list[str]]:
+    """File name → the primary emotion of each rater; "Other-…" and unknown ones are other."""
+    table = labels / DETAILED
+    votes: dict[str, list[str]] = {}
+    for where, row in read_csv(table, ["FileName"]):
+        if (label := row.get("EmoClass_Major")) is None:
+            parts = [part.strip() for part in row.get("EmoDetail", "").split(";")]
+            if len(parts) < 2:
+                raise ManifestError(
+                    f"{where}: found {row}, expected the column EmoClass_Major, or EmoDetail with "
+                    '"WORKER…; Angry; …"'
+                )
+            label = parts[1]
+        name = OTHER if label.lower().startswith(OTHER) else label
+        try:
+            name = normalize_emotion(name)
+        except ManifestError:
+            problems.add("emotions of raters read as other", f"{where}: {label!r}")
+            name = OTHER
+        votes.setdefault(row["FileName"], []).append(name)
+    return votes
+
+
+def _utterance(where: str, row: dict[str, str], root: Path, every: bool) -> Utterance | None:
+    """The clip of a row; None for an emotion that is not one of the four, unless `every`."""
     if (split := SPLIT_SETS.get(row["Split_Set"])) is None:
         raise ManifestError(
             f"{where}: Split_Set {row['Split_Set']!r}, expected one of "
@@ -106,7 +145,7 @@ def _utterance(where: str, row: dict[str, str], root: Path) -> Utterance | None:
     if not row["FileName"]:
         raise ManifestError(f"{where}: column 'FileName' is empty, expected a sound file's name")
     emotion = normalize_emotion(row["EmoClass"], f"{where}: EmoClass")
-    if emotion not in EMOTIONS:
+    if emotion not in EMOTIONS and not every:
         return None
     speaker = row["SpkrID"] or NO_SPEAKER
     return Utterance(

@@ -78,7 +78,7 @@ def read_ravdess(
     Raises:
         ManifestError: a speaker is in two splits, or a split has no clip.
     """
-    _refuse_shared_speakers(splits)
+    refuse_shared_speakers(splits)
     split_of = {speaker: split for split, speakers in splits.items() for speaker in speakers}
     paths = sorted(p for p in root.glob("Actor_*/*") if p.suffix.lower() in (".flac", ".wav"))
     utterances, others = [], 0
@@ -121,7 +121,8 @@ def read_ravdess(
     )
 
 
-def _refuse_shared_speakers(splits: SpeakerSplits) -> None:
+def refuse_shared_speakers(splits: SpeakerSplits) -> None:
+    """Raise `ManifestError` if a speaker is in two splits."""
     seen: dict[int, str] = {}
     for split, speakers in splits.items():
         for speaker in speakers:

@@ -11,6 +11,7 @@ from rellm_cache.corpus.labels import KNOWN_NAMES, LabelRule, label_rule
 from rellm_cache.corpus.manifest import SPLITS, Utterance, default_id, read_lines
 from rellm_cache.corpus.readers.base import Corpus
 from rellm_cache.corpus.readers.registry import register_corpus
+from rellm_cache.corpus.soft_labels import majority, read_shares
 from rellm_cache.corpus.splits import in_split
 from rellm_cache.corpus.text_files import Problems, read_csv
 from rellm_cache.errors import ConfigError, ManifestError
@@ -100,10 +101,14 @@ def read_folder(
     utterances = []
     for where, row in rows:
         own = {field: row.get(name) for field, name in names.items()}
+        shares = own.pop("emotion") if isinstance(own.get("emotion"), dict) else None
         values = _cell_values(own, names, where, problems)
         utterance = _utterance(values, where, table, vad_scale, problems)
         if label := values.get("emotion"):
             utterance = replace(utterance, emotion=labels.emotion(label, where))
+        if shares is not None:
+            soft = read_shares(shares, where, labels.emotion)
+            utterance = replace(utterance, emotion=majority(soft), soft_emotion=soft)
         utterances.append(utterance)
     return Corpus(
         name=table.resolve().parent.name,

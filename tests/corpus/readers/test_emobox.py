@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+from emobox_metadata import write_fold, write_ravdess
 
 from rellm_cache.corpus.manifest import read_split
 from rellm_cache.corpus.prepare import prepare, prepare_folds
 from rellm_cache.corpus.readers.emobox import EmoboxOptions, read_emobox, read_emobox_folds
 from rellm_cache.errors import ManifestError
-from tests.miniature.emobox import write_fold, write_ravdess
 
 SECONDS = 1.5
 

@@ -100,3 +100,25 @@ def test_a_missing_table_and_missing_columns_are_named(tmp_path: Path) -> None:
         ManifestError, match="column SpkrID, Split_Set is missing; found FileName, "
     ):
         read_msp_podcast(tmp_path)
+
+
+@pytest.mark.parametrize("detailed", [True, False])
+def test_raters_give_soft_labels(tree: Path, detailed: bool) -> None:
+    rows = ["FileName,EmoDetail" if detailed else "FileName,EmoClass_Major"]
+    for letter, votes in {2: "Angry Angry Sad", 900: "Happy Sad", 3: "Other-Bored Longing"}.items():
+        for n, vote in enumerate(votes.split()):
+            told = f'"WORKER{n}; {vote}; Happy,Amused; A:4; V:4; D:4;"' if detailed else vote
+            rows.append(f"{msp_name(letter)}.wav,{told}")
+    put(tree / "Labels/labels_detailed.csv", "\n".join(rows).encode())
+    corpus = read_msp_podcast(tree, MspPodcastSplits("full", soft=True))
+    found = {u.id.removeprefix("msp-podcast/"): u for u in corpus.utterances}
+    assert found[msp_name(2)].soft_emotion == pytest.approx(
+        {"angry": 2 / 3, "sad": 1 / 3}, abs=1e-6
+    )
+    assert found[msp_name(2)].emotion == "angry"
+    assert found[msp_name(900)].emotion is None  # no agreement
+    assert found[msp_name(3)].soft_emotion == {"other": 1.0}
+    assert len(corpus.problems.lines["emotions of raters read as other"]) == 1
+    assert "clips without raters left out" in " ".join(corpus.notes)
+    four = read_msp_podcast(tree, MspPodcastSplits("paper", soft=True))
+    assert {u.id for u in four.utterances} <= {f"msp-podcast/{msp_name(n)}" for n in (2, 3)}

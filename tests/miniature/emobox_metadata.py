@@ -1,6 +1,6 @@
 """EmoBox metadata in miniature, and that of RAVDESS by its file names.
 
-    python -m tests.miniature.emobox OUT     # OUT/ravdess: six folds of four actors
+    python tests/miniature/emobox_metadata.py OUT     # OUT/ravdess: six folds of four actors
 
 EmoBox's own six folds of RAVDESS hold other groups of four actors; only the shape is the same.
 """
