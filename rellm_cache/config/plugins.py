@@ -14,6 +14,7 @@ from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
+from rellm_cache.config.adapter_options import StatisticsOptions
 from rellm_cache.config.constraints import check_fields
 from rellm_cache.config.toml import build, to_table
 from rellm_cache.errors import ConfigError
@@ -236,7 +237,12 @@ ENCODERS = Registry(
     ),
 )
 ADAPTERS = Registry(
-    "adapter", "rellm.adapters", Plugin("conv", "rellm_cache.model.adapter:ConvAdapter")
+    "adapter",
+    "rellm.adapters",
+    Plugin("conv", "rellm_cache.model.adapter:ConvAdapter"),
+    Plugin(
+        "statistics", "rellm_cache.model.statistics_adapter:StatisticsAdapter", StatisticsOptions
+    ),
 )
 LOSSES = Registry("loss", "rellm.losses")  # ours are registered by rellm_cache.model.losses
 CORPORA = Registry("corpus", "rellm.corpora")

@@ -123,9 +123,9 @@ class AdapterConfig(Section):
     later = ("layer_mix", "layer_norm")
 
     kind: str = "conv"
-    """Which adapter: `"conv"`, or a plug-in's. The fields below are those of `"conv"`, except
-    `layer_mix`, `layer_norm`, `output_size` and `options`. Another `kind` than that of the recipe
-    below drops them."""
+    """Which adapter: `"conv"`, `"statistics"`, or a plug-in's. The fields below are those of
+    `"conv"`, except `layer_mix`, `layer_norm`, `output_size` and `options`. Another `kind` than
+    that of the recipe below drops them."""
     preset: Literal["reference", "lite"] = "reference"
     """`"reference"` is as wide as the input (205 M parameters from 2304 to 4096 values). `"lite"`
     scales each input channel and has separable convolutions with `width` channels, with a low-rank
@@ -152,7 +152,7 @@ class AdapterConfig(Section):
     """Size of the adapter's frames where no LLM is loaded. 0 takes the hidden size of the LLM; any
     other value must equal it."""
     options: dict[str, Any] = field(default_factory=dict, hash=False)
-    """Options of a plug-in's adapter: the table `[adapter.options]`."""
+    """Options of another adapter than `"conv"`: the table `[adapter.options]`."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -457,7 +457,7 @@ class TrainingConfig(Section):
     """Optimization. The defaults are the reference's."""
 
     table = "training"
-    later = ("early_stopping",)
+    later = ("early_stopping", "speed_copies")
 
     epochs: Count = 3
     """Times that every clip of the train split is seen."""
@@ -510,6 +510,11 @@ class TrainingConfig(Section):
     """Training stops after this many epochs in a row without a better `best_metric`; 0 never stops
     it. It needs a validation split and `best_metric` `"loss"` or `"ua"`. Learning rate and
     `weight_averaging` count the steps of all `epochs`."""
+    speed_copies: Annotated[tuple[float, ...], Range(0.5, 2)] = ()
+    """Each clip of the train split is also a training clip at each of these speeds, as
+    `[0.9, 1.1]`: pitch and formants move, as with another voice. `rellm extract` encodes the copies
+    once, like clips; an epoch is longer by as many times. Copies outside the manifest's limits of
+    duration are left out."""
     checkpoint_minutes: Annotated[float, Range(0)] = 5.0
     """Minutes between checkpoints within an epoch. Each epoch ends with one."""
     init_from: str = ""

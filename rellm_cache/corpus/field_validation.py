@@ -9,6 +9,8 @@ from rellm_cache.errors import ManifestError
 
 INVISIBLE = str.maketrans("", "", "\ufeff\u200b\u200c\u200d\u2060")  # marks, zero-width spaces
 
+SLOWEST, FASTEST = 0.5, 2.0  # times the original speed
+
 Field = tuple[Callable[[Any], bool], str]  # (test of a value, description of valid values)
 
 
@@ -67,6 +69,11 @@ def is_segment(value: Any) -> bool:
     return fits and bool(value[0] < value[1])
 
 
+def is_speed(value: Any) -> bool:
+    """Whether a value is a speed at which speech stays speech."""
+    return is_number(value) and SLOWEST <= value <= FASTEST
+
+
 def one_of(*names: str) -> Field:
     """A field that holds one of `names` or empty text."""
     return (lambda value: value in ("", *names)), f"one of {', '.join(names)}"
@@ -76,6 +83,7 @@ TEXT: Field = (lambda value: isinstance(value, str), "text")
 NAME: Field = (lambda value: isinstance(value, str) or is_number(value), "text or a number")
 BOOL: Field = (lambda value: isinstance(value, bool), "true or false")
 SECONDS: Field = (is_seconds, "seconds")
+SPEED: Field = (is_speed, f"a number, {SLOWEST} to {FASTEST}")
 SEGMENT: Field = (is_segment, "[start, end] in seconds, start < end")
 
 

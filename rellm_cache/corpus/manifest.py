@@ -20,6 +20,7 @@ from rellm_cache.corpus.field_validation import (
     NAME,
     SECONDS,
     SEGMENT,
+    SPEED,
     TEXT,
     Field,
     as_text,
@@ -49,6 +50,7 @@ _FIELDS: dict[str, Field] = {
     "duration": SECONDS,
     "early_stop": BOOL,
     "segment": SEGMENT,
+    "speed": SPEED,
     "avd_ans": json_object("arousal, dominance and valence"),
 }
 
@@ -65,6 +67,7 @@ class Utterance:
         id: unique, starts with the corpus, as in `ravdess/03-01-05-01-01-01-07`.
         audio: path of the sound file, or BLSP's `archive.zip:offset:length` in bytes.
         segment: (start, end) in seconds within the file; None for the whole file.
+        speed: at which the clip is played: 1.1 is a tenth faster, and higher in pitch.
         text: transcript.
         emotion: a name of `corpus.emotions`, or a corpus's own name in lower case, or None. With
             `soft_emotion`, the raters' majority: None if they tie.
@@ -89,6 +92,7 @@ class Utterance:
     response: str | None = None
     early_stop: bool = False
     soft_emotion: Shares | None = None
+    speed: float = 1.0
 
 
 def parse_utterance(
@@ -130,6 +134,7 @@ def parse_utterance(
         duration=row.get("duration"),
         response=row.get("response", row.get("output")),
         early_stop=bool(row.get("early_stop")),
+        speed=float(row.get("speed") or 1.0),
     )
 
 
@@ -233,17 +238,17 @@ def read_manifest(path: Path) -> list[Utterance]:
 
 def write_manifest(path: Path, utterances: Iterable[Utterance]) -> None:
     """Write utterances as JSON Lines; empty fields are left out."""
-    rows = (_row(u).items() for u in utterances)
-    write_lines(
-        path, ({k: v for k, v in row if v not in (None, "") and v is not False} for row in rows)
-    )
+    write_lines(path, map(_row, utterances))
 
 
 def _row(utterance: Utterance) -> dict[str, Any]:
+    """The fields of a manifest's line: those that are not empty."""
     row = dataclasses.asdict(utterance)
     if (shares := row.pop("soft_emotion")) is not None:
         row["emotion"] = shares
-    return row
+    if row["speed"] == 1.0:
+        del row["speed"]
+    return {k: v for k, v in row.items() if v not in (None, "") and v is not False}
 
 
 def manifest_files(path: Path) -> list[Path]:

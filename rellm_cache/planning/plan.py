@@ -17,6 +17,7 @@ from rellm_cache.config.schema import EncoderConfig, LossesConfig, Recipe
 from rellm_cache.corpus.audio import clip_seconds
 from rellm_cache.corpus.clip_limits import ClipLimits, read_limits
 from rellm_cache.corpus.manifest import Utterance, manifest_files, read_manifests
+from rellm_cache.corpus.speed_copies import with_speed_copies
 from rellm_cache.data.examples import Questions, load_questions
 from rellm_cache.errors import AudioError, ConfigError, ManifestError
 from rellm_cache.extraction.missing import TargetStore, find_missing
@@ -74,10 +75,11 @@ def plan(
         ManifestError, ConfigError: the manifest or a model cannot be used.
         StoreError: a store of the cache is damaged.
     """
-    utterances = read_manifests(manifest)
+    limits = read_limits(manifest)
+    speeds = recipe.training.speed_copies
+    utterances = with_speed_copies(read_manifests(manifest), speeds, limits)
     targets = make_targets(recipe.require_encoders(), cache)
     missing = find_missing(utterances, list(dict.fromkeys(targets.values())))
-    limits = read_limits(manifest)
     seconds = _durations(utterances, limits)
     usable = UsableClips(seconds, limits, len(utterances))
     extraction = plan_extraction(recipe.encoders, targets, missing, usable, clips, batch_size)

@@ -26,6 +26,7 @@ from rellm_cache.annotation.teacher import open_teacher_store, teacher_spec
 from rellm_cache.config.recipes import to_toml
 from rellm_cache.config.schema import EncoderConfig, Recipe
 from rellm_cache.corpus.manifest import Utterance, read_split
+from rellm_cache.corpus.speed_copies import read_training_clips, without_copies
 from rellm_cache.data.examples import (
     Questions,
     data_digest,
@@ -168,7 +169,7 @@ def _train(
         check_data(digest, out)
     notes = _describe_corpus(corpus, recipe)
     validation = summarize_data(corpus.validation, manifest) if corpus.validation else None
-    summaries = (summarize_data(corpus.train, manifest), validation)
+    summaries = (summarize_data(without_copies(corpus.train), manifest), validation)
     llm = resources.llm(recipe.used_llm, accelerator.device) if recipe.used_llm else None
     data = _make_data(corpus, recipe, llm, cache)
     for warning in require_labels(data.train, recipe, manifest):
@@ -235,7 +236,7 @@ def _nothing_to_train(recipe: str, out: Path) -> TrainReport:
 
 
 def _read_corpus(recipe: Recipe, manifest: Path, cache: Path, resources: SharedModels) -> _Corpus:
-    training = read_split(manifest, "train")
+    training = read_training_clips(manifest, recipe.training.speed_copies)
     has_validation = (manifest / "validation.jsonl").exists()
     validation = read_split(manifest, "validation") if has_validation else []
     streams = resources.streams(recipe.encoders, cache)
