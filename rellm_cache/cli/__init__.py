@@ -25,6 +25,7 @@ from rellm_cache.cli.judge import judge
 from rellm_cache.cli.options import OrderedGroup
 from rellm_cache.cli.plan import plan
 from rellm_cache.cli.prepare import prepare
+from rellm_cache.cli.probe import probe
 from rellm_cache.cli.publish import publish
 from rellm_cache.cli.qa import qa
 from rellm_cache.cli.recipes import recipes
@@ -54,8 +55,9 @@ def rellm() -> None:
 
 
 for command in (
-    demo, doctor, prepare, respond, transcribe, plan, extract, annotate, qa, train, sweep, generate,
-    evaluate, judge, empathy, reproduce, benchmark, check, publish, cache, import_, recipes,
+    demo, doctor, prepare, respond, transcribe, plan, extract, annotate, qa, probe, train, sweep,
+    generate, evaluate, judge, empathy, reproduce, benchmark, check, publish, cache, import_,
+    recipes,
 ):  # fmt: skip
     rellm.add_command(command)
 

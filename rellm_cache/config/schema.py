@@ -5,6 +5,8 @@ recipes from TOML.
 """
 
 import dataclasses
+import math
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
@@ -415,12 +417,14 @@ class PromptsConfig(Section):
     labelled_answer: Annotated[str, Holds("{speech}", "{emotion}")] = "<{emotion}> {speech}"
     """The user's turn where `text.gold_emotion` gives the true emotion: before the transcript, as
     in the paper."""
-    recognition: Annotated[str, Holds("{speech}")] = (
+    recognition: Annotated[str | tuple[str, ...], Holds("{speech}")] = (
         "Please identify the emotion tone of the speech provided below. Select from the following "
         "options: {options}.\n\nSpeech: {speech}"
     )
     """Emotion recognition by the LLM. `{options}` is filled in from `heads.emotions`: neutral, sad,
-    angry, happy and surprise in the order of the paper's prompt, then the others."""
+    angry, happy and surprise in the order of the paper's prompt, then the others. A list has
+    several wordings: `rellm evaluate` averages the label probabilities over all of them; training
+    and answers in words use the first."""
     expected_response_tokens: Count = 48
     """Most new tokens of an expected response."""
     answer_tokens: Count = 256
@@ -433,12 +437,40 @@ class PromptsConfig(Section):
     """Most tokens of the step 1 request and its response together, with the tokens that end a
     complete response. Longer ones are dropped."""
 
+    @property
+    def recognition_wordings(self) -> tuple[str, ...]:
+        """The wordings of `recognition`, one or more."""
+        return (self.recognition,) if isinstance(self.recognition, str) else self.recognition
+
     def recognition_of(self, emotions: Sequence[str]) -> str:
-        """Return the prompt `recognition` with its options, as "neutral, sad, angry, or happy"."""
+        """The first wording with its options in the paper's order, as "neutral, sad, or angry"."""
+        return self.recognition_requests(emotions)[0][0]
+
+    def recognition_requests(self, emotions: Sequence[str], orders: int = 1) -> list[list[str]]:
+        """Each wording with its options in several orders: the paper's, then shuffled ones.
+
+        The orders are the same in every call and for all wordings. There are fewer than `orders`
+        if so few emotions have no more.
+        """
         known = [name for name in _PROMPT_ORDER if name in emotions]
-        *names, last = [*known, *(name for name in emotions if name not in known)]
-        comma = "," if len(names) > 1 else ""
-        return self.recognition.replace("{options}", f"{', '.join(names)}{comma} or {last}")
+        names = [*known, *(name for name in emotions if name not in known)]
+        found = [names]
+        shuffle = random.Random(0).sample  # the same on every machine
+        while len(found) < min(orders, math.factorial(len(names))):
+            if (order := shuffle(names, len(names))) not in found:
+                found.append(order)
+        listed = [_enumerate(order) for order in found]
+        return [
+            [wording.replace("{options}", options) for options in listed]
+            for wording in self.recognition_wordings
+        ]
+
+
+def _enumerate(names: Sequence[str]) -> str:
+    """Names as a list in a sentence: "neutral, sad, or angry", or "neutral or sad"."""
+    *names, last = names
+    comma = "," if len(names) > 1 else ""
+    return f"{', '.join(names)}{comma} or {last}"
 
 
 @dataclass(frozen=True)

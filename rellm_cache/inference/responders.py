@@ -24,6 +24,12 @@ from rellm_cache.data.sampler import ordered_batches
 from rellm_cache.data.streams import StreamSet
 from rellm_cache.errors import ManifestError
 from rellm_cache.inference.emotion_recognition import Label, label_speech, label_texts
+from rellm_cache.inference.recognition_requests import (
+    Requests,
+    empty_likelihoods,
+    speech_likelihoods,
+    text_likelihoods,
+)
 from rellm_cache.llm.decoding import Continuation
 from rellm_cache.llm.frozen import require_llm
 from rellm_cache.llm.sentence_limit import ReplyLimit
@@ -119,6 +125,24 @@ class SpeechResponder:
             for pair in zip(batch.ids, label_speech(self._model, batch, in_words), strict=True)
         )
 
+    def likelihoods(
+        self, utterances: Sequence[Utterance], requests: Requests, batch_size: int
+    ) -> Iterator[tuple[str, Tensor]]:
+        """Ids and log-likelihoods (W, O, C) of the labels; errors as `answers`."""
+        require_llm(self._model.llm)
+        prompts, batches = self._recipe.prompts, self._batches(utterances, batch_size)
+        return (
+            pair
+            for batch, _ in batches
+            for pair in zip(
+                batch.ids, speech_likelihoods(self._model, batch, prompts, requests), strict=True
+            )
+        )
+
+    def empty_likelihoods(self, requests: Requests) -> Tensor:
+        """Log-likelihoods (W, O, C) of the labels without speech."""
+        return empty_likelihoods(self._model, self._recipe.prompts, requests)
+
     @torch.inference_mode()
     def recognize(
         self, utterances: Sequence[Utterance], batch_size: int
@@ -213,6 +237,19 @@ class TextResponder:
         for batch, owners in self._batches(utterances, batch_size):
             for same, label in zip(owners, label_texts(self._model, batch, in_words), strict=True):
                 yield from ((utterance.id, label) for utterance in same)
+
+    def likelihoods(
+        self, utterances: Sequence[Utterance], requests: Requests, batch_size: int
+    ) -> Iterator[tuple[str, Tensor]]:
+        """Ids and log-likelihoods (W, O, C) of the labels, equal transcripts once."""
+        for batch, owners in self._batches(utterances, batch_size):
+            found = text_likelihoods(self._model, batch, requests)
+            for same, values in zip(owners, found, strict=True):
+                yield from ((utterance.id, values) for utterance in same)
+
+    def empty_likelihoods(self, requests: Requests) -> Tensor:
+        """Log-likelihoods (W, O, C) of the labels without a transcript."""
+        return empty_likelihoods(self._model, self._recipe.prompts, requests)
 
     def _batches(
         self, utterances: Sequence[Utterance], batch_size: int

@@ -19,10 +19,10 @@ from rellm_cache.errors import ConfigError
 from rellm_cache.llm.decoding import Continuation, continue_prompts
 from rellm_cache.llm.frozen import FrozenLLM, require_llm
 from rellm_cache.llm.lora import LoRA, with_lora
-from rellm_cache.llm.prompts import speech_prompts
+from rellm_cache.llm.prompts import SpeechPrompt, speech_prompts
 from rellm_cache.llm.sentence_limit import NO_LIMIT, ReplyLimit
 from rellm_cache.model.adapter import Speech, concat_streams
-from rellm_cache.model.answer_likelihoods import answer_log_likelihoods
+from rellm_cache.model.answer_likelihoods import packed_log_likelihoods
 from rellm_cache.model.example_packing import ExampleRows
 from rellm_cache.model.heads import AuxiliaryHeads
 from rellm_cache.model.layer_mix import LayerMixes
@@ -209,22 +209,37 @@ class SpeechLLM(nn.Module):
         )
 
     @torch.inference_mode()
-    def label_log_likelihoods(self, speech: Speech, labels: Sequence[Sequence[int]]) -> Tensor:
-        """(B, C) log-likelihood of each label's ids, with the end token, as the answer to the
-        recognition request."""
-        llm, prompt = require_llm(self.llm), self.prompts["emotion_lm"]
-        results = [
-            answer_log_likelihoods(
-                llm,
-                [
-                    llm.prefix_segment(prompt.before),
-                    llm.segment(speech.one(index), prompt.after, parent=0),
-                ],
-                labels,
-            )
-            for index in range(len(speech.counts))
-        ]
-        return torch.stack(results)
+    def label_log_likelihoods(
+        self,
+        speech: Speech,
+        labels: Sequence[Sequence[int]],
+        prompt: SpeechPrompt | None = None,
+    ) -> Tensor:
+        """(B, C) log-likelihood of each label's ids, with the end token, as the answer to a
+        recognition request.
+
+        Args:
+            prompt: token ids around the speech; None for the request of training.
+        """
+        heard = [speech.one(index) for index in range(len(speech.counts))]
+        return self._label_log_likelihoods(heard, labels, prompt)
+
+    @torch.inference_mode()
+    def empty_log_likelihoods(
+        self, labels: Sequence[Sequence[int]], prompt: SpeechPrompt
+    ) -> Tensor:
+        """(C,) log-likelihood of each label's ids as the answer to a request without speech."""
+        return self._label_log_likelihoods([None], labels, prompt)[0]
+
+    def _label_log_likelihoods(
+        self,
+        speech: Sequence[Tensor | None],
+        labels: Sequence[Sequence[int]],
+        prompt: SpeechPrompt | None,
+    ) -> Tensor:
+        llm, prompt = require_llm(self.llm), prompt or self.prompts["emotion_lm"]
+        requests = [llm.segment(one, prompt.after, parent=0) for one in speech]
+        return packed_log_likelihoods(llm, llm.prefix_segment(prompt.before), requests, labels)
 
 
 def output_size(adapter: AdapterConfig, llm: FrozenLLM | None) -> int:

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from rellm_cache.config.recipes import identity_toml, load_recipe, to_toml
-from rellm_cache.config.schema import Recipe
+from rellm_cache.config.schema import AdapterConfig, Recipe
 from rellm_cache.corpus.manifest import read_split
 from rellm_cache.data.batch import Batch
 from rellm_cache.errors import ConfigError, RunError
@@ -147,6 +147,26 @@ def test_a_clip_alone_and_in_a_batch(layered: Recipe) -> None:
     for index, length in enumerate(lengths.tolist()):
         alone = predict(frames[index : index + 1, :length], lengths[index : index + 1])
         torch.testing.assert_close(alone[0], together[index], rtol=0, atol=1e-5)
+
+
+def test_the_statistics_of_mixed_layers_have_finite_gradients(layered: Recipe) -> None:
+    """Also of a clip of one frame, which has no deviation."""
+    adapter = AdapterConfig(kind="statistics", layer_mix="softmax", output_size=32)
+    model = SpeechLLM(replace(layered, adapter=adapter), {"speech": 48}, None)
+    batch = Batch(
+        ids=("a", "b"),
+        streams={"speech": torch.randn(2, 9, 48).half()},
+        frame_lengths=torch.tensor([9, 1]),
+        emotions=torch.tensor([0, 1]),
+        vad=torch.rand(2, 3),
+        targets=((), ()),
+    )
+    outputs = model(batch)
+    outputs.emotion_logits.square().sum().backward()
+    gradient = dict(model.named_parameters())[NAME].grad
+    assert gradient is not None
+    assert gradient.isfinite().all()
+    assert gradient.any()
 
 
 @pytest.mark.parametrize("layer_mix", ["softmax", "concat"])
