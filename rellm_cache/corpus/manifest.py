@@ -35,7 +35,7 @@ from rellm_cache.corpus.soft_labels import Shares, majority, read_shares
 from rellm_cache.errors import ManifestError
 from rellm_cache.utils.atomic_files import write_lines
 from rellm_cache.utils.console import say_once
-from rellm_cache.utils.json_files import parse_object, read_utf8
+from rellm_cache.utils.json_files import parse_object, parse_plain, read_utf8
 
 VadSource = Literal["human", "pseudo", "made"]
 SPLITS = ("train", "validation", "test")
@@ -155,10 +155,12 @@ def _audio_path(audio: str, folder: Path) -> str:
     name = audio.rpartition("/")[2]
     if name in ("", "."):
         return str(folder / audio)
+    if audio[0] == "/" and "//" not in audio and "/./" not in audio:
+        return audio
     return os.path.join(_join(folder, audio[: -len(name)]), name)
 
 
-@lru_cache
+@lru_cache(maxsize=4096)
 def _join(folder: Path, below: str) -> str:
     joined = str(folder / below)
     return "" if joined == "." else joined
@@ -182,7 +184,9 @@ def read_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         if not line.strip():
             continue
         where = f"{path}:{number}"
-        row = parse_object(line, where, ManifestError, "correct this line", strict=True)
+        row = parse_plain(line)
+        if row is None:
+            row = parse_object(line, where, ManifestError, "correct this line", strict=True)
         if "\\u" in line:
             check_text(row, where)
         yield where, row

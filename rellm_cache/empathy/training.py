@@ -10,7 +10,6 @@ import math
 import pickle
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +48,7 @@ from rellm_cache.utils.devices import default_device
 from rellm_cache.utils.json_files import read_object
 from rellm_cache.utils.locks import hold_folder
 from rellm_cache.utils.model_files import find_model, weights_digest
+from rellm_cache.utils.state_files import save_state
 
 PLAN = "training.json"
 STATE = ".state.pt"  # state of an unfinished training
@@ -329,7 +329,7 @@ class ScorerTraining:
             "schedule": self._schedule.state_dict(),
             "done": self.done,
         }
-        write_file(self._state, partial(torch.save, state))
+        write_file(self._state, lambda temporary: save_state(temporary, state))
 
 
 def _parameter_groups(scorer: EmpathyScorer, settings: EmpathySettings) -> list[dict[str, object]]:

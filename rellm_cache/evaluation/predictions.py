@@ -22,6 +22,7 @@ from rellm_cache.corpus.text_files import read_csv
 from rellm_cache.data.examples import data_digest
 from rellm_cache.data.streams import StreamSet
 from rellm_cache.empathy.scorer_folder import CARD
+from rellm_cache.errors import ManifestError
 from rellm_cache.evaluation.empathy import (
     EmpathyScores,
     ReplyLevels,
@@ -37,6 +38,7 @@ from rellm_cache.inference.responders import (
     TextResponder,
     load_responder,
 )
+from rellm_cache.llm.loading import with_text_files
 from rellm_cache.runs.shared_models import SharedModels
 from rellm_cache.runs.weights import run_recipe
 from rellm_cache.utils.checksums import require_intact
@@ -91,8 +93,11 @@ class PredictionLog:
         if self.recipe.text is None:  # losses depend on labels and responses too
             streams = self._load_streams(self.utterances)
             learned = data_digest([self.utterances], self.recipe.losses, {}, streams)
-            made[ALL] = digest([made, learned])[:DIGITS]
+            first = {name: value.partition("+")[0] for name, value in made.items()}
+            texts = with_text_files("", self.recipe.used_llm) if self.recipe.used_llm else ""
+            made[ALL] = digest([first, learned])[:DIGITS] + texts
         self._table = ResultTable(out / EVALUATED, made)
+        self.dropped: dict[str, str] = {}
 
     def predict(
         self, in_words: bool, orders: int = 1, calibrate: bool = False
@@ -102,6 +107,7 @@ class PredictionLog:
         The LLM does not predict if the recipe gives it the true emotion. With `in_words` it also
         answers each emotion in words. `orders` and `calibrate` are those of `Requests`.
         """
+        self._drop_long()
         recipe, ids = self.recipe, [u.id for u in self.utterances]
         has_heads = recipe.text is None
         has_labels = recipe.needs_llm and not (recipe.text and recipe.text.gold_emotion)
@@ -111,7 +117,7 @@ class PredictionLog:
             self._predict_labels(("likely", "named") if in_words else ("likely",))
         rows = [self._table[i] for i in ids]
         dimensions = None
-        if has_heads and recipe.heads.dimensions:
+        if has_heads and all(row["dimensions"] is not None for row in rows):
             dimensions = np.array([row["dimensions"] for row in rows], np.float32)
         labels = likelihoods = None
         if has_labels:
@@ -131,6 +137,25 @@ class PredictionLog:
             losses=self._table[ALL]["losses"] if has_heads else {},
             likelihoods=likelihoods,
         )
+
+    def _drop_long(self) -> None:
+        """Leave out utterances that are too long for the LLM; `dropped` has their reasons."""
+        known = {"head", "likely", "dropped"}
+        left = [u for u in self.utterances if not known & self._table[u.id].keys()]
+        if left and self.recipe.needs_llm:
+            with self._table:
+                for name, reason in self._responder.too_long(left).items():
+                    self._table.add(name, dropped=reason)
+        rows = {u.id: self._table[u.id] for u in self.utterances}
+        self.dropped = {name: row["dropped"] for name, row in rows.items() if "dropped" in row}
+        kept = [u for u in self.utterances if u.id not in self.dropped]
+        if self.utterances and not kept:
+            name, reason = next(iter(self.dropped.items()))
+            raise ManifestError(
+                f"{self._manifest}: every clip is too long for the LLM; the first, {name!r}: "
+                f"{reason}; shorten the texts, or use another LLM"
+            )
+        self.utterances = kept
 
     def answers(self, utterances: Sequence[Utterance]) -> list[Generation]:
         """Answers to some of the utterances, in order; `ConfigError` if the run has no LLM."""

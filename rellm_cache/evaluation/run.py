@@ -138,6 +138,10 @@ def _evaluate(
             )
     with use_threads("models" if recipe.needs_llm else "heads"):
         predictions = log.predict(options.in_words, options.orders, options.calibrate)
+    utterances = log.utterances  # without those that were dropped
+    spoken = [u for u in utterances if u.text.strip()]
+    for name, reason in log.dropped.items():
+        say(f"{name}: left out, {reason}")
     empathy = None
     if options.empathy is not None:
         empathy = log.empathy(spoken, options.empathy)
@@ -149,6 +153,8 @@ def _evaluate(
     if (run / TRAINING).exists():
         scores = dataclasses.replace(scores, layer_weights=load_training(run).layer_weights)
     figures, place = scores.to_json(), str(manifest.absolute())
+    if log.dropped:
+        figures["dropped"] = log.dropped
     page = render_report(run, recipe, figures, chosen, shown)
     with recorded(out, EVALUATED, SCORES, PREDICTIONS, REPORT, CARD):
         written = [

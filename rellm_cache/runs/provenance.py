@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from rellm_cache.config.schema import Recipe
 from rellm_cache.corpus.manifest import Utterance
 from rellm_cache.corpus.statistics import read_report
 from rellm_cache.errors import RunError
@@ -115,6 +116,24 @@ def _prepared(folder: Path) -> str:
     if not splits:
         return ""
     return f"{splits}, seed {seed}" if seed is not None else str(splits)
+
+
+def learned_dimensions(recipe: Recipe, record: TrainingRecord) -> bool:
+    """Whether a run learned dimensions from labels of its own train split."""
+    learns = recipe.heads.dimensions and recipe.losses.vad > 0
+    return learns and bool(record.train.dimensions)
+
+
+def has_trained_dimensions(run: Path, recipe: Recipe) -> bool:
+    """Whether the dimension head of a run is not random.
+
+    It is taken as trained if training started from another run's, or if nothing is recorded.
+    """
+    if not recipe.heads.dimensions or not (run / TRAINING).is_file():
+        return recipe.heads.dimensions
+    record = load_training(run)
+    started = bool(record.started_from) and "dimensions" in recipe.training.init_parts
+    return started or learned_dimensions(recipe, record)
 
 
 def save_training(run: Path, record: TrainingRecord) -> None:

@@ -40,8 +40,10 @@ from rellm_cache.llm.frozen import FrozenLLM
 from rellm_cache.model.losses.registry import active_losses
 from rellm_cache.runs.card import CARD, write_card
 from rellm_cache.runs.folder import (
+    CHECKPOINTS,
     DATA,
     create_run_folder,
+    emptied_on_error,
     record_data,
     require_same_data,
     require_same_recipe,
@@ -61,11 +63,12 @@ from rellm_cache.runs.weights import (
     RECIPE,
     WEIGHTS,
     AdapterInfo,
+    load_info,
     read_layer_weights,
     save_config,
 )
 from rellm_cache.training.callbacks import Callback, TrainReport
-from rellm_cache.training.checkpoints import Position
+from rellm_cache.training.checkpoints import Position, final_position
 from rellm_cache.training.label_check import (
     require_labels,
     require_listed_emotions,
@@ -80,7 +83,7 @@ from rellm_cache.training.loop import (
 )
 from rellm_cache.training.validation import selection_score
 from rellm_cache.utils.atomic_files import update_text
-from rellm_cache.utils.checksums import recorded
+from rellm_cache.utils.checksums import RESULTS, is_intact, read_sums, recorded
 from rellm_cache.utils.console import say
 from rellm_cache.utils.devices import describe_machine, use_threads
 from rellm_cache.utils.locks import hold_folder
@@ -140,7 +143,11 @@ def train(
             "would replace them; choose another --out"
         )
     accelerator = make_accelerator(out)
-    with hold_folder(out) if accelerator.is_main_process else nullcontext():
+    main = accelerator.is_main_process
+    with (
+        hold_folder(out) if main else nullcontext(),
+        emptied_on_error(out) if main else nullcontext(),
+    ):
         return _train(recipe, manifest, cache, out, resources, accelerator, callbacks)
 
 
@@ -170,6 +177,10 @@ def _train(
     notes = _describe_corpus(corpus, recipe)
     validation = summarize_data(corpus.validation, manifest) if corpus.validation else None
     summaries = (summarize_data(without_copies(corpus.train), manifest), validation)
+    if (found := _finished(recipe, out, notes)) is not None:
+        for callback in callbacks if accelerator.is_main_process else ():
+            callback.on_end(found)
+        return found
     llm = resources.llm(recipe.used_llm, accelerator.device) if recipe.used_llm else None
     data = _make_data(corpus, recipe, llm, cache)
     for warning in require_labels(data.train, recipe, manifest):
@@ -192,6 +203,30 @@ def _train(
     for callback in callbacks if main else ():
         callback.on_end(report)
     return report
+
+
+def _finished(recipe: Recipe, out: Path, notes: list[str]) -> TrainReport | None:
+    """The report of a finished run whose results are intact; no model is loaded for it."""
+    results = (RECIPE, WEIGHTS, CONFIG, METRICS, TRAINING, CARD)
+    known = read_sums(out / RESULTS) if (out / RESULTS).is_file() else {}
+    if not all(name in known and is_intact(out / name) for name in results):
+        return None
+    end = final_position(out / CHECKPOINTS)
+    if end is None or end.stopped:
+        return None
+    epochs = [row for row in read_metrics(out) if "validation" in row]
+    return TrainReport(
+        out=out,
+        steps=end.step,
+        planned=end.step,
+        stopped="",
+        resumed_at=end.step,
+        seconds=end.seconds,
+        validation=_best_scores(recipe.training.best_metric, epochs, end),
+        untrained=epochs[0]["validation"] if epochs else {},
+        trainable=load_info(out).trainable_parameters,
+        notes=notes,
+    )
 
 
 def require_validation(recipe: Recipe, manifest: Path) -> None:
@@ -257,6 +292,9 @@ def _describe_corpus(corpus: _Corpus, recipe: Recipe) -> list[str]:
         ]
     else:
         notes.append("no validation.jsonl: the last checkpoint is kept")
+    learns = recipe.losses.vad and recipe.heads.dimensions and any(u.vad for u in corpus.train)
+    if learns and corpus.validation and not any(u.vad for u in corpus.validation):
+        notes.append("validation: no clip has dimensions, so that they have no scores there")
     silent = sum(u.id not in corpus.questions for u in corpus.train)
     if "qa_lm" in recipe.losses.tasks and silent:
         total = len(corpus.train)

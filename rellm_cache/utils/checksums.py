@@ -16,7 +16,7 @@ from rellm_cache.utils.atomic_files import update_text
 from rellm_cache.utils.model_files import file_digest
 
 RESULTS, SUMS = "results.sha256", "SHA256SUMS"
-LINE = re.compile(r"([0-9a-f]{64})  (\S.*)")
+LINE = re.compile(r"([0-9a-f]{64})  ([^\s\0][^\0]*)")
 
 
 def read_sums(path: Path) -> dict[str, str]:

@@ -107,7 +107,7 @@ def test_fields_of_another_kind_and_wrong_options_are_refused() -> None:
 
 
 def test_two_adapters_cannot_share_a_kind() -> None:
-    with pytest.raises(ValueError, match="'conv' is registered already"):
+    with pytest.raises(ConfigError, match="'conv' is registered already, by rellm; choose another"):
         register_adapter("conv")(MeanAdapter)
     with pytest.raises(ValueError, match="'a b': expected letters, digits, - and _"):
         register_adapter("a b")(MeanAdapter)
