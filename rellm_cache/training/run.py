@@ -54,6 +54,7 @@ from rellm_cache.runs.provenance import (
     DataSummary,
     TrainingRecord,
     cache_location,
+    load_training,
     save_training,
     summarize_data,
 )
@@ -226,6 +227,7 @@ def _finished(recipe: Recipe, out: Path, notes: list[str]) -> TrainReport | None
         untrained=epochs[0]["validation"] if epochs else {},
         trainable=load_info(out).trainable_parameters,
         notes=notes,
+        layer_weights=load_training(out).layer_weights,
     )
 
 

@@ -82,6 +82,7 @@ def test_learned_weights_from_training_to_the_report(
     assert sum(weights) == pytest.approx(1)
     assert max(weights) - min(weights) > 1e-3  # equal at first
     assert load_training(run).layer_weights == report.layer_weights
+    assert train(layered, corpus, layers, run).layer_weights == report.layer_weights
 
     with monkeypatch.context() as patch:
         ordinary = Optimizer.step
