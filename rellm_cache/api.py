@@ -460,7 +460,7 @@ def probe(
 ) -> "ProbeReport":
     """Linear probes: which layer in the cache carries emotion, dimensions, speaker and text.
 
-    For each stream of the recipe all stores of its encoder are probed, whatever their layer, and
+    For each stream of the recipe all layers of its encoder that the cache holds are probed, and
     all together. A probe is a linear model on the mean and standard deviation of each clip's
     frames, scored in five folds; those of emotion and dimensions separate speakers.
 

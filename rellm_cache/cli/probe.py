@@ -36,8 +36,8 @@ def probe(
     """Tell which layers carry emotion, speaker and text.
 
     MANIFEST is a manifest file or folder; all its splits are used. For each stream of the recipe,
-    every store of its encoder in the cache is probed, whatever its layer, and all of them together.
-    Make more layers with `rellm extract --set encoders.NAME.layer=N`.
+    every layer of its encoder that the cache holds is probed, whatever the recipe's layer, and all
+    of them together. `rellm extract --set encoders.NAME.layers=all` makes all layers in one pass.
 
     A probe is a linear model on the mean and standard deviation of each clip's frames: logistic
     regression for classes (UA), ridge regression for dimensions (CCC). Its score is that of five

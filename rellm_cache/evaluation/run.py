@@ -31,7 +31,13 @@ from rellm_cache.evaluation.predictions import (
 from rellm_cache.evaluation.report import REPORT, render_report
 from rellm_cache.evaluation.scores import Scores, make_scores
 from rellm_cache.runs.card import CARD, MANIFEST, SCORES, read_card, render_card
-from rellm_cache.runs.provenance import TRAINING, DataSummary, run_cache, summarize_data
+from rellm_cache.runs.provenance import (
+    TRAINING,
+    DataSummary,
+    load_training,
+    run_cache,
+    summarize_data,
+)
 from rellm_cache.runs.publish import is_published
 from rellm_cache.runs.shared_models import SharedModels
 from rellm_cache.runs.weights import RECIPE
@@ -144,6 +150,8 @@ def _evaluate(
     if options.export is not None:
         write_answers(out, options.export, utterances, log.answers(utterances))
     scores = make_scores(data, utterances, predictions, recipe.heads.emotions, empathy)
+    if (run / TRAINING).exists():
+        scores = dataclasses.replace(scores, layer_weights=load_training(run).layer_weights)
     figures, place = scores.to_json(), str(manifest.absolute())
     if log.dropped:
         figures["dropped"] = log.dropped

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rellm_cache.errors import ConfigError
 from rellm_cache.utils.atomic_files import write_json, write_text
 from rellm_cache.utils.html import render_page
 
@@ -82,9 +83,12 @@ class ProbeReport:
         return [score for score in self.scores if score.target == target]
 
     def best(self, target: str) -> ProbeScore:
-        """The best single layer for a target."""
-        scores = self.of(target)
-        return max((s for s in scores if s.stream), key=lambda s: s.value)
+        """The best single layer for a target; `ConfigError` if the target was not probed."""
+        scores = [score for score in self.of(target) if score.stream]
+        if not scores:
+            reason = self.skipped.get(target, "it was not asked for")
+            raise ConfigError(f"target {target!r} was not probed: {reason}")
+        return max(scores, key=lambda score: score.value)
 
     def to_json(self) -> dict[str, Any]:
         """Content of `probe.json`."""
@@ -97,7 +101,8 @@ class ProbeReport:
         write_text(out / PROBE_PAGE, render_report(self))
 
 
-ROW, LEFT, RIGHT, TOP, BOTTOM, WIDTH = 24, 190, 60, 10, 28, 520  # of a chart, in pixels
+ROW, AXIS, RIGHT, TOP, BOTTOM = 24, 270, 60, 10, 28  # of a chart, in pixels
+LETTER, GAP = 7, 20  # a letter of a name at most, and the space around names
 
 
 @dataclass(frozen=True)
@@ -121,6 +126,7 @@ class Chart:
     marks: list[Mark]
     ticks: list[tuple[float, str]]  # place on the axis, label
     chance: float
+    left: float  # where the axis begins
     height: float
 
 
@@ -130,7 +136,7 @@ def render_report(report: ProbeReport) -> str:
         "probing/report.html.j2",
         report=report,
         charts=[draw(report, target) for target in report.targets],
-        box=(WIDTH, LEFT, RIGHT, TOP, BOTTOM),
+        box=(AXIS, RIGHT, TOP, BOTTOM),
     )
 
 
@@ -138,10 +144,11 @@ def draw(report: ProbeReport, target: ProbedTarget) -> Chart:
     """Lay out the chart of a target on an axis from at most 0 to 1."""
     scores, best = report.of(target.name), report.best(target.name)
     least = min(0.0, *(score.low for score in scores))
+    left = GAP + LETTER * max(len(score.name) for score in scores)
     streams = list(dict.fromkeys(score.stream for score in report.scores))
 
     def x(value: float) -> float:
-        return LEFT + (value - least) / (1 - least) * (WIDTH - LEFT - RIGHT)
+        return left + (value - least) / (1 - least) * AXIS
 
     marks = [
         Mark(
@@ -156,4 +163,5 @@ def draw(report: ProbeReport, target: ProbedTarget) -> Chart:
         for place, score in enumerate(scores)
     ]
     ticks = [(x(value), f"{value:g}") for value in (0.0, 0.25, 0.5, 0.75, 1.0)]
-    return Chart(target, marks, ticks, x(target.chance), TOP + ROW * len(scores) + BOTTOM)
+    height = TOP + ROW * len(scores) + BOTTOM
+    return Chart(target, marks, ticks, x(target.chance), left, height)

@@ -8,7 +8,7 @@ import dataclasses
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from rellm_cache.config.schema import Recipe
@@ -64,6 +64,7 @@ class TrainingRecord:
         scores: scores of the best weights on the validation split.
         cache: absolute path or URL of the cache used in training; empty in a published run.
         stopped: why training was stopped before the last step of the recipe, or empty.
+        layer_weights: stream → number of a layer → its learned weight; empty without such weights.
     """
 
     rellm: str
@@ -78,6 +79,7 @@ class TrainingRecord:
     scores: dict[str, float]
     cache: str = ""
     stopped: str = ""
+    layer_weights: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
 def summarize_data(utterances: Sequence[Utterance], manifest: Path) -> DataSummary:
@@ -142,7 +144,7 @@ def save_training(run: Path, record: TrainingRecord) -> None:
 def training_text(record: TrainingRecord) -> str:
     """Content of `training.json`."""
     content = dataclasses.asdict(record)
-    for name in ("cache", "stopped"):
+    for name in ("cache", "stopped", "layer_weights"):
         if not content[name]:
             del content[name]
     return json.dumps(content, indent=2) + "\n"

@@ -496,7 +496,10 @@ def _initial_model(recipe: Recipe, data: TrainingData, llm: FrozenLLM | None) ->
             f"one), and have {untrained[0]!r} in training.init_parts"
         )
     if model.adapter.needs_statistics and not (config.init_from and "adapter" in config.init_parts):
-        model.adapter.start_from(*frame_statistics(data.streams, [e.id for e in data.train]))
+        ids = [example.id for example in data.train]
+        with torch.no_grad():
+            statistics = frame_statistics(data.streams, ids, model.layer_mix.mix_values)
+        model.adapter.start_from(*statistics)
     model.class_weights = class_weights(recipe.losses, data.train, len(recipe.heads.emotions))
     return model
 

@@ -54,11 +54,20 @@ from rellm_cache.runs.provenance import (
     DataSummary,
     TrainingRecord,
     cache_location,
+    load_training,
     save_training,
     summarize_data,
 )
 from rellm_cache.runs.shared_models import SharedModels
-from rellm_cache.runs.weights import CONFIG, RECIPE, WEIGHTS, AdapterInfo, load_info, save_config
+from rellm_cache.runs.weights import (
+    CONFIG,
+    RECIPE,
+    WEIGHTS,
+    AdapterInfo,
+    load_info,
+    read_layer_weights,
+    save_config,
+)
 from rellm_cache.training.callbacks import Callback, TrainReport
 from rellm_cache.training.checkpoints import Position, final_position
 from rellm_cache.training.label_check import (
@@ -218,6 +227,7 @@ def _finished(recipe: Recipe, out: Path, notes: list[str]) -> TrainReport | None
         untrained=epochs[0]["validation"] if epochs else {},
         trainable=load_info(out).trainable_parameters,
         notes=notes,
+        layer_weights=load_training(out).layer_weights,
     )
 
 
@@ -321,6 +331,7 @@ def finish(trainer: Trainer, start: Position, end: Position, notes: list[str]) -
     """Put the description of the weights into the run folder, and report on the run."""
     out, recipe, streams = trainer.out, trainer.recipe, trainer.data.streams
     trainable = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
+    layer_weights = {}
     if trainer.accelerator.is_main_process:
         info = AdapterInfo(
             sizes=streams.sizes,
@@ -331,6 +342,7 @@ def finish(trainer: Trainer, start: Position, end: Position, notes: list[str]) -
             ),
         )
         save_config(out, info, recipe)
+        layer_weights = read_layer_weights(out / WEIGHTS, recipe.encoders)
         trainer.checkpoints.save_final(end)
     epochs = [row for row in read_metrics(out) if "validation" in row]
     return TrainReport(
@@ -344,6 +356,7 @@ def finish(trainer: Trainer, start: Position, end: Position, notes: list[str]) -
         untrained=epochs[0]["validation"] if epochs else {},
         trainable=trainable,
         notes=notes,
+        layer_weights=layer_weights,
     )
 
 
@@ -386,6 +399,7 @@ def record(
             started_from=file_digest(Path(start) / WEIGHTS) if start else "",
             scores=report.validation,
             cache=cache_location(cache),
+            layer_weights=report.layer_weights,
         )
         save_training(report.out, found)
     write_card(report.out)
