@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         plan,
         prepare,
         prepare_folds,
+        probe,
         sweep,
         train,
     )
@@ -73,6 +74,7 @@ __all__ = [
     "plan",
     "prepare",
     "prepare_folds",
+    "probe",
     "register_adapter",
     "register_corpus",
     "register_encoder",

@@ -7,7 +7,7 @@ nested, or texts as after `--set`. All errors that a user can mend are `RellmErr
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from rellm_cache.config.schema import Recipe
 from rellm_cache.config.toml import Changes, override_texts
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from rellm_cache.extraction.run import StreamReport
     from rellm_cache.inference.trained_run import Run
     from rellm_cache.planning.plan import Plan
+    from rellm_cache.probing.report import ProbeReport
     from rellm_cache.store.mapping import Store
     from rellm_cache.sweeps.plan import Variant
     from rellm_cache.sweeps.report import SweepReport
@@ -282,6 +283,9 @@ def evaluate(
     in_words: bool = True,
     empathy: Location | None = None,
     overwrite: bool = False,
+    orders: int = 1,
+    calibrate: bool = False,
+    export: Literal["voicebench", "urobench", "jsonl"] | None = None,
 ) -> "Scores":
     """Score a run on a manifest, and write scores, predictions and a report.
 
@@ -293,6 +297,10 @@ def evaluate(
         in_words: whether the LLM also answers each emotion in words, which is slow.
         empathy: folder of an empathy scorer, to score the answers.
         overwrite: replace the scores of another manifest in that folder.
+        orders: orders of the options over which the LLM's label probabilities are averaged: the
+            paper's, then shuffled ones.
+        calibrate: whether these probabilities are divided by those after an empty speech.
+        export: form in which the answers to all clips are written to that folder.
 
     Raises:
         RunError, ManifestError, StoreError, ConfigError: the run is not finished, an input cannot
@@ -307,7 +315,7 @@ def evaluate(
     from rellm_cache.evaluation.run import EvaluationOptions, evaluate
 
     scorer = None if empathy is None else _local(empathy)
-    options = EvaluationOptions(samples, in_words, scorer, overwrite)
+    options = EvaluationOptions(samples, in_words, scorer, overwrite, orders, calibrate, export)
     own = None if cache is None else _cache(cache)
     return evaluate(
         _local(run), _local(manifest), own, options, None if out is None else _local(out)
@@ -439,6 +447,48 @@ def plan(
     from rellm_cache.planning.plan import plan
 
     return plan(_local(manifest), loaded, _cache(cache), clips, batch_size, gpu_bytes)
+
+
+def probe(
+    recipe: Location | Recipe,
+    manifest: Location,
+    cache: Location = "cache",
+    *,
+    targets: Sequence[str] = ("emotion", "arousal", "dominance", "valence", "speaker", "text"),
+    out: Location | None = None,
+    set: Changes = (),
+) -> "ProbeReport":
+    """Linear probes: which layer in the cache carries emotion, dimensions, speaker and text.
+
+    For each stream of the recipe all layers of its encoder that the cache holds are probed, and
+    all together. A probe is a linear model on the mean and standard deviation of each clip's
+    frames, scored in five folds; those of emotion and dimensions separate speakers.
+
+    Args:
+        manifest: manifest file or folder; all its splits are used.
+        targets: what to predict; one without labels is skipped.
+        out: folder for `probe.json` and `probe.html`; None writes nothing.
+
+    Returns:
+        UA of classes or CCC of dimensions with a 95 % interval in `scores`, the best layer by
+        `best("emotion")`, and reasons in `skipped`.
+
+    Raises:
+        ManifestError, ConfigError, StoreError: an input cannot be used.
+
+    Example:
+        >>> import rellm_cache as rellm
+        >>> report = rellm.probe("heads", "manifests/demo", "cache", targets=["emotion", "arousal"])
+        >>> [target.measure for target in report.targets]
+        ['UA', 'CCC']
+        >>> 0 <= report.best("emotion").value <= 1
+        True
+    """
+    from rellm_cache.config.recipes import load_recipe
+    from rellm_cache.probing.run import probe
+
+    where = None if out is None else _local(out)
+    return probe(_local(manifest), load_recipe(recipe, set), _cache(cache), targets, where)
 
 
 def loader(

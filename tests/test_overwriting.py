@@ -1,24 +1,35 @@
 """Overwriting: no command replaces its input or what another one made; outputs have one writer."""
 
 import json
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hub_ids import link_models
+from processes import fork, kill, wait
 
+from rellm_cache.annotation.pseudo_dimensions import annotate
+from rellm_cache.annotation.questions import write_questions
 from rellm_cache.annotation.responses import respond
 from rellm_cache.config.schema import Recipe
 from rellm_cache.corpus.manifest import read_manifest, responses_path
 from rellm_cache.corpus.prepare import prepare
 from rellm_cache.corpus.readers.base import Corpus
-from rellm_cache.corpus.readers.table import Columns, read_folder
+from rellm_cache.corpus.readers.table import read_table
 from rellm_cache.empathy.scoring import score_csv
 from rellm_cache.empathy.settings import EmpathySettings
 from rellm_cache.empathy.training import train_empathy
 from rellm_cache.errors import ConfigError, RellmError, RunError
 from rellm_cache.evaluation.run import EvaluationOptions, evaluate
 from rellm_cache.inference.generate import generate
+from rellm_cache.qa.rows import questions_path
+from rellm_cache.reproduction.folds import Source
+from rellm_cache.reproduction.prepare import Request
+from rellm_cache.reproduction.table1 import reproduce
+from rellm_cache.runs.publish import publish
 from rellm_cache.runs.weights import run_recipe
 from rellm_cache.training.run import train
 from rellm_cache.utils.locks import hold_file, hold_folder
@@ -93,7 +104,7 @@ def test_manifests_stay(corpus: Path, tmp_path: Path) -> None:
     prepare(other, out, overwrite=True)
     refused(corpus, one, r"jsonl: is there already, and is not a manifest of `rellm prepare`")
     table = corpus / "train.jsonl"
-    refused(corpus, read_folder(table, Columns(), (0, 1), "train"), r"train\.jsonl: is an input")
+    refused(corpus, read_table(table), r"train\.jsonl: is an input")
     with hold_folder(out), pytest.raises(RellmError, match="is writing it"):
         prepare(other, out)
 
@@ -148,3 +159,37 @@ def test_a_metric_without_labels_is_an_error_at_the_start(
     ):
         train(replace(speech_recipe, training=training), corpus, tmp_path, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_second_command_names_the_process_of_the_first(
+    run: Path,
+    corpus: Path,
+    cache: Path,
+    quick: Recipe,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A child holds each output; the command in this process ends and names it."""
+    table = Request(Source("iemocap", tmp_path), tmp_path / "table1", cache)
+    ids = link_models(quick, tmp_path / "models", monkeypatch)
+    commands: dict[Path, tuple[Any, Callable[[], object]]] = {
+        questions_path(corpus / "train.jsonl"): (hold_file, lambda: write_questions(corpus, quick)),
+        corpus: (hold_folder, lambda: annotate(corpus, quick, cache)),
+        tmp_path / "table1": (hold_folder, lambda: reproduce(table)),
+        tmp_path / "public": (hold_file, lambda: publish(run, tmp_path / "public", ids, True)),
+    }
+    for out, (hold, call) in commands.items():
+
+        def work(out: Path = out, hold: Any = hold) -> None:
+            with hold(out):
+                (tmp_path / "held").touch()
+                time.sleep(60)
+
+        pid = fork(work, tmp_path / "log")
+        while not (tmp_path / "held").exists():
+            assert wait(pid, 0.01) is None, (tmp_path / "log").read_text()
+        with pytest.raises(RellmError, match=rf"{out.name}: process {pid} on .* is writing it"):
+            call()
+        kill(pid)
+        (tmp_path / "held").unlink()
+    assert annotate(corpus, quick, cache).filled == 1  # a killed process holds nothing

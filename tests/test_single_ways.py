@@ -58,6 +58,7 @@ READERS = {
     "csv.writer": "utils/atomic_files.py",
     "csv.DictWriter": "utils/atomic_files.py",
     "load_file": "utils/tensor_files.py",
+    "safe_open": "utils/model_files.py",  # only whether a file is whole
     "torch.load": "utils/tensor_files.py",
 }
 HDF5 = ("store/maintenance/hdf5.py", "store/maintenance/hdf5_probe.py")

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from rellm_cache.config.schema import Recipe
+from rellm_cache.config.schema import EncoderConfig, Recipe
 from rellm_cache.corpus.labels import read_labels
 from rellm_cache.corpus.manifest import Utterance, manifest_files, parse_utterance, read_lines
 from rellm_cache.corpus.statistics import ANNOTATIONS, Survey, read_report, survey, update_report
@@ -63,8 +63,16 @@ def annotate(manifest: Path, recipe: Recipe, cache: Path) -> AnnotateReport:
             f"recipe {recipe.name!r}: found encoders {kinds}, which give no dimensions; expected "
             "one of kind 'wav2vec2-emotion', as in recipe 're-llm'"
         )
-    files = manifest_files(manifest)
     folder = manifest if manifest.is_dir() else manifest.parent
+    with hold_folder(folder):
+        return _annotate(manifest, folder, recipe.name, encoder, cache)
+
+
+def _annotate(
+    manifest: Path, folder: Path, recipe: str, encoder: EncoderConfig, cache: Path
+) -> AnnotateReport:
+    """Fill dimensions in a folder that this command holds; see `annotate`."""
+    files = manifest_files(manifest)
     rows = {file: list(read_lines(file)) for file in files}
     labels = read_labels(folder)
     clips = {
@@ -72,12 +80,11 @@ def annotate(manifest: Path, recipe: Recipe, cache: Path) -> AnnotateReport:
     }
     to_fill = [u for f in files for u in clips[f] if u.vad is None or u.vad_source == "pseudo"]
     store = FeatureStore.find(cache, encoder.spec)
-    store.require((u.id for u in to_fill), f"rellm extract {manifest} --recipe {recipe.name}")
+    store.require((u.id for u in to_fill), f"rellm extract {manifest} --recipe {recipe}")
     given = {u.id: _dimensions(store, u) for u in to_fill}
     prepared = read_report(folder)
-    with hold_folder(folder):
-        for file in files:
-            _rewrite(file, [row for _, row in rows[file]], clips[file], given)
+    for file in files:
+        _rewrite(file, [row for _, row in rows[file]], clips[file], given)
     now = [_annotated(u, given) for f in files for u in clips[f]]
     report = AnnotateReport(
         files=files,

@@ -22,7 +22,7 @@ from rellm_cache.config.specs import digest
 from rellm_cache.corpus.manifest import Utterance, manifest_files, read_manifest
 from rellm_cache.data.examples import label_ids
 from rellm_cache.llm.frozen import FrozenLLM
-from rellm_cache.llm.loading import find_llm, load_llm
+from rellm_cache.llm.loading import find_llm, load_llm, with_text_files
 from rellm_cache.model.answer_likelihoods import answer_log_likelihoods
 from rellm_cache.qa.filters import Candidate, reason_to_drop
 from rellm_cache.qa.parse import Pair, parse_answer, parse_pairs
@@ -49,16 +49,17 @@ class QuestionWriter:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Digest (12 hex digits) of all that replies and guesses depend on, except the prompt."""
+        """Digests of all that replies and guesses depend on, except the prompt."""
         settings, recognition = self.settings, self.prompts.recognition_of(self.emotions)
         seed = settings.seed if settings.temperature else None
-        return digest(
+        fingerprint = digest(
             {
                 "llm": self.config.identity | {"model": self.weights},
                 "written": [settings.system, settings.tokens, settings.temperature, seed],
                 "guessed": [self.prompts.plain_system, recognition, self.emotions],
             }
         )[:12]
+        return with_text_files(fingerprint, self.config)
 
     @cached_property
     def llm(self) -> FrozenLLM:
@@ -258,7 +259,7 @@ def _unparsed_row(
         vad_source=utterance.vad_source,
         model=writer.config.model,
         weights=writer.weights,
-        fingerprint=writer.fingerprint,
+        fingerprint=reply[FINGERPRINT],
         prompt=prompt,
         seed=settings.seed,
         written=reply["text"],

@@ -24,7 +24,7 @@ from rellm_cache.corpus.manifest import (
     responses_path,
 )
 from rellm_cache.llm.frozen import FrozenLLM
-from rellm_cache.llm.loading import llm_identity, load_chat, load_llm
+from rellm_cache.llm.loading import llm_identity, load_chat, load_llm, with_text_files
 from rellm_cache.llm.prompts import fill_placeholders
 from rellm_cache.llm.refusals import EMPTY, refusal_reason
 from rellm_cache.utils.devices import default_device
@@ -35,6 +35,7 @@ from rellm_cache.utils.resumable_table import (
     ResultTable,
     Row,
     fingerprint_of,
+    same_inputs,
     with_fingerprint,
 )
 
@@ -86,8 +87,8 @@ def respond(
 
 
 def reply_fingerprint(llm: LLMConfig, prompts: PromptsConfig) -> str:
-    """Digest (12 hex digits) of everything that a reply depends on, except the prompt."""
-    return digest(
+    """Digests of everything that a reply depends on, except the prompt."""
+    fingerprint = digest(
         {
             "llm": llm_identity(llm),
             "system": prompts.empathetic_system,
@@ -95,6 +96,7 @@ def reply_fingerprint(llm: LLMConfig, prompts: PromptsConfig) -> str:
             "tokens": prompts.expected_response_tokens,
         }
     )[:12]
+    return with_text_files(fingerprint, llm)
 
 
 def _respond_to(
@@ -108,7 +110,11 @@ def _respond_to(
 ) -> RespondReport:
     utterances, out = read_manifest(file), responses_path(file)
     before = [with_fingerprint(row) for _, row in read_lines(out)] if out.exists() else []
-    finished = [row for row in before if row.get(FINGERPRINT) == fingerprint and "prompt" in row]
+    finished = [
+        row
+        for row in before
+        if same_inputs(fingerprint, row.get(FINGERPRINT, "")) and "prompt" in row
+    ]
     known = [_reply_of(row) for row in finished if "length" in row]
     table = ResultTable(out, fingerprint, [*replies.values(), *known])
     # Rows of early versions have no length and stay as they are.
@@ -125,7 +131,8 @@ def _respond_to(
     rows = []
     for utterance in utterances:
         prompt = requests[utterance.id]
-        own = {"id": utterance.id, FINGERPRINT: fingerprint}
+        made = table[prompt].get(FINGERPRINT, fingerprint) if prompt else fingerprint
+        own = {"id": utterance.id, FINGERPRINT: made}
         if prompt is None:
             missing = "transcript" if not utterance.text.strip() else "emotion"
             rows.append({**own, "dropped": f"no {missing}"})

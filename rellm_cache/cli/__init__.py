@@ -25,6 +25,7 @@ from rellm_cache.cli.judge import judge
 from rellm_cache.cli.options import OrderedGroup
 from rellm_cache.cli.plan import plan
 from rellm_cache.cli.prepare import prepare
+from rellm_cache.cli.probe import probe
 from rellm_cache.cli.publish import publish
 from rellm_cache.cli.qa import qa
 from rellm_cache.cli.recipes import recipes
@@ -34,6 +35,7 @@ from rellm_cache.cli.sweep import sweep
 from rellm_cache.cli.train import train
 from rellm_cache.cli.transcribe import transcribe
 from rellm_cache.errors import RellmError
+from rellm_cache.utils.disk_errors import disk_reason
 from rellm_cache.version import __version__
 
 INTERRUPTED = 130
@@ -54,8 +56,9 @@ def rellm() -> None:
 
 
 for command in (
-    demo, doctor, prepare, respond, transcribe, plan, extract, annotate, qa, train, sweep, generate,
-    evaluate, judge, empathy, reproduce, benchmark, check, publish, cache, import_, recipes,
+    demo, doctor, prepare, respond, transcribe, plan, extract, annotate, qa, probe, train, sweep,
+    generate, evaluate, judge, empathy, reproduce, benchmark, check, publish, cache, import_,
+    recipes,
 ):  # fmt: skip
     rellm.add_command(command)
 
@@ -69,7 +72,7 @@ def main(arguments: list[str] | None = None) -> None:
         code = rellm.main(arguments, prog_name="rellm", standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
     except (RellmError, OSError) as error:  # the message of an OSError names the file
-        click.echo(f"Error: {error}", err=True)
+        click.echo(f"Error: {disk_reason(error)}", err=True)
         sys.exit(RellmError.exit_code)
     except (click.exceptions.Abort, KeyboardInterrupt):
         click.echo("Interrupted. Run the same command again to continue.", err=True)

@@ -1,12 +1,12 @@
 """rellm evaluate: score a trained run, and write its report."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 
 from rellm_cache.cli import options
-from rellm_cache.cli.output import decimals, print_json, print_table
+from rellm_cache.cli.output import decimals, print_json, print_layer_weights, print_table
 from rellm_cache.utils.console import counted, percent
 
 
@@ -36,6 +36,24 @@ from rellm_cache.utils.console import counted, percent
 @click.option(
     "--overwrite", is_flag=True, help="Replace the scores of another manifest in that folder."
 )
+@click.option(
+    "--orders",
+    type=click.IntRange(min=1),
+    default=1,
+    help="Orders of the options in the recognition prompt over which the LLM's label probabilities "
+    "are averaged: the paper's, then shuffled ones.",
+)
+@click.option(
+    "--calibrate",
+    is_flag=True,
+    help="Divide the LLM's label probabilities by those after an empty speech.",
+)
+@click.option(
+    "--export",
+    type=click.Choice(["voicebench", "urobench", "jsonl"]),
+    help="Also answer every clip, and write the answers into that folder in the form that this "
+    "harness reads.",
+)
 @options.as_json
 def evaluate(
     run: Path,
@@ -45,6 +63,9 @@ def evaluate(
     empathy: Path | None,
     out: Path | None,
     overwrite: bool,
+    orders: int,
+    calibrate: bool,
+    export: Literal["voicebench", "urobench", "jsonl"] | None,
     as_json: bool,
 ) -> None:
     """Score a trained run on a manifest file or folder.
@@ -57,13 +78,23 @@ def evaluate(
     from rellm_cache import api
 
     found = api.evaluate(
-        run, manifest, cache, out, samples=samples, empathy=empathy, overwrite=overwrite
+        run,
+        manifest,
+        cache,
+        out,
+        samples=samples,
+        empathy=empathy,
+        overwrite=overwrite,
+        orders=orders,
+        calibrate=calibrate,
+        export=export,
     )
     scores = found.to_json()
     if as_json:
         print_json(scores)
         return
     print_scores(scores)
+    print_layer_weights(found.layer_weights)
     click.echo(f"Scores: {(out or run) / 'scores.json'}")
     click.echo(f"Report: {(out or run) / 'report.html'}")
 
@@ -81,6 +112,8 @@ def print_scores(scores: dict[str, Any]) -> None:
         rows.append([*row, percent(llm["unparsable"])])
     columns = ["recognition", "UA", "accuracy", "unparsable"]
     print_table(counted(scores["clips"], "clip"), columns, rows)
+    if llm is not None and llm["requests"]:
+        print_requests(llm["requests"])
     if "kl" in head:
         click.echo(f"KL(raters || category head): {head['kl']:.4f} nats")
     if head["ccc"]:
@@ -96,6 +129,19 @@ def print_scores(scores: dict[str, Any]) -> None:
     for title, part in (("category head", head), ("LLM, likelihood", llm)):
         if part and "confusion" in part:
             print_confusion(f"Confusion, {title} (rows: true)", part)
+
+
+def print_requests(part: dict[str, Any]) -> None:
+    """Print the UA of the LLM's likeliest labels by wording and order of the request."""
+    rows: list[list[str | None]] = [["first wording and order alone", percent(part["plain"])]]
+    for key, noun in (("wordings", "wording"), ("orders", "order of options")):
+        if len(part[key]) > 1:
+            rows += [[f"{noun} {n}", percent(ua)] for n, ua in enumerate(part[key], 1)]
+    if len(part["wordings"]) > 1:
+        rows.append(["highest minus lowest wording", percent(part["spread"])])
+    if part["uncalibrated"] is not None:
+        rows.append(["not calibrated", percent(part["uncalibrated"])])
+    print_table("LLM, likelihood, by request", ["", "UA"], rows)
 
 
 def print_empathy(part: dict[str, Any]) -> None:

@@ -1,5 +1,6 @@
 """Options and arguments that several commands share, and types of their values."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,13 +13,36 @@ from rellm_cache.corpus.clip_limits import (
     MIN_SECONDS,
     SHORTEST_SECONDS,
 )
+from rellm_cache.errors import RellmError
 from rellm_cache.store.remote.mirror_paths import is_url
+from rellm_cache.utils.near_names import did_you_mean
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-EXISTING = click.Path(path_type=Path, exists=True)
-EXISTING_FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
-EXISTING_FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
+
+class InputPath(click.Path):
+    """Path of an input. One that cannot be used is an error of the input, not of usage."""
+
+    def __init__(self, file: bool = True, folder: bool = True) -> None:
+        super().__init__(exists=True, file_okay=file, dir_okay=folder, path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The path; `RellmError` if there is none, or it is something else than expected."""
+        path = Path(value)
+        kinds = (("file", self.file_okay), ("folder", self.dir_okay))
+        wanted = " or ".join(kind for kind, okay in kinds if okay)
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter as error:
+            if os.path.lexists(path):
+                raise RellmError(f"{path}: expected a {wanted}; {error.message}") from error
+            near = did_you_mean(path) or "; check the path"
+            raise RellmError(f"{path}: no such {wanted}{near}") from error
+
+
+EXISTING = InputPath()
+EXISTING_FILE = InputPath(folder=False)
+EXISTING_FOLDER = InputPath(file=False)
 FILE = click.Path(path_type=Path, dir_okay=False)
 FOLDER = click.Path(path_type=Path, file_okay=False)
 COUNT = click.IntRange(min=1)

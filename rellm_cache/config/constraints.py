@@ -54,8 +54,11 @@ class Holds:
     def __init__(self, *placeholders: str) -> None:
         self.placeholders = placeholders
 
-    def broken_by(self, value: str) -> str:
-        """Describe what is expected if a text is not allowed; else ""."""
+    def broken_by(self, value: str | tuple[str, ...]) -> str:
+        """Describe what is expected if a text, or one of a tuple, is not allowed; else ""."""
+        if isinstance(value, tuple):
+            broken = [*filter(None, map(self.broken_by, value))] or ([] if value else [str(self)])
+            return f"one text or more, each with {broken[0]}" if broken else ""
         wrong = [one for one in self.placeholders if value.count(one) != 1]
         return f"{wrong[0]} exactly once" if wrong else ""
 

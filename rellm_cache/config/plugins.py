@@ -22,6 +22,10 @@ from rellm_cache.errors import ConfigError
 NAME = re.compile(r"[A-Za-z0-9_-]+")  # of streams and plug-ins
 
 
+class PluginError(ConfigError, ValueError):
+    """A part cannot be registered: its name is taken or not allowed, or its options are wrong."""
+
+
 @dataclass(frozen=True)
 class EncoderTraits:
     """What a recipe must know of an encoder: the class attributes of `FrameEncoder`."""
@@ -104,16 +108,19 @@ class Registry:
             module: in which the part is defined.
 
         Raises:
-            ValueError: the name has other characters than letters, digits, - and _, it is taken, or
-                `options` is no frozen dataclass.
+            PluginError: the name has other characters than letters, digits, - and _, it is taken,
+                or `options` is no frozen dataclass.
         """
         if not NAME.fullmatch(name):
-            raise ValueError(f"{self.noun} {name!r}: expected letters, digits, - and _")
+            raise PluginError(f"{self.noun} {name!r}: expected letters, digits, - and _")
         if name in self._plugins:
-            raise ValueError(f"{self.noun} {name!r} is registered already")
+            taken = self._plugins[name].provider or "rellm"
+            raise PluginError(
+                f"{self.noun} {name!r} is registered already, by {taken}; choose another name"
+            )
         settings = getattr(options, "__dataclass_params__", None)
         if options is not None and not (settings and settings.frozen):
-            raise ValueError(f"{self.noun} {name!r}: options: expected a frozen dataclass")
+            raise PluginError(f"{self.noun} {name!r}: options: expected a frozen dataclass")
         self._plugins[name] = Plugin(name, part, options, self._provider(name, module), traits)
 
     def names(self) -> list[str]:

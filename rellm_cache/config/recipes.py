@@ -15,7 +15,7 @@ from typing import Any
 from rellm_cache.config.constraints import Section
 from rellm_cache.config.plugins import ADAPTERS, ENCODERS, LOSSES
 from rellm_cache.config.renamed_fields import renamed_fields
-from rellm_cache.config.schema import LossesConfig, Recipe
+from rellm_cache.config.schema import AdapterConfig, LossesConfig, Recipe
 from rellm_cache.config.toml import (
     Changes,
     Override,
@@ -100,7 +100,7 @@ def identity_toml(recipe: Recipe) -> str:
     for section in vars(recipe).values():
         for name in section.later if isinstance(section, Section) else ():
             if getattr(section, name) == getattr(type(section), name):
-                del table[section.table][name]
+                table[section.table].pop(name, None)  # an adapter of a plug-in has fewer fields
     for stream, encoder in recipe.encoders.items():
         for name in encoder.later:
             if getattr(encoder, name) == getattr(type(encoder), name):
@@ -173,8 +173,9 @@ def _read_table(name_or_path: str) -> tuple[dict[str, Any], str, Path]:
 def _without_other_kinds(table: dict[str, Any], layer: Mapping[str, Any]) -> dict[str, Any]:
     """Drop the fields of encoders and the adapter that `layer` gives another `kind`.
 
-    The adapter keeps `output_size`, an encoder its `pooling`: they are the same for all kinds. A
-    `layer` of an encoder drops `layers`, and the other way round.
+    The adapter keeps `output_size` and how it mixes layers, an encoder its `pooling`: they are the
+    same for all kinds. A `layer` of an encoder drops `layers`, and the other way
+    round.
     """
 
     def kept(own: Any, new: Any, default: str, names: tuple[str, ...]) -> Any:
@@ -191,7 +192,8 @@ def _without_other_kinds(table: dict[str, Any], layer: Mapping[str, Any]) -> dic
             for name, own in table["encoders"].items()
         }
     if "adapter" in table:
-        table["adapter"] = kept(table["adapter"], layer.get("adapter"), "conv", ("output_size",))
+        shared = tuple(n for n in AdapterConfig.shared if n not in ("kind", "options"))
+        table["adapter"] = kept(table["adapter"], layer.get("adapter"), "conv", shared)
     return table
 
 

@@ -5,6 +5,8 @@ recipes from TOML.
 """
 
 import dataclasses
+import math
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
@@ -120,11 +122,12 @@ class AdapterConfig(Section):
     """The trained adapter; by default three convolutions (time ÷ 8) and a residual bottleneck."""
 
     table = "adapter"
+    later = ("layer_mix", "layer_norm")
 
     kind: str = "conv"
     """Which adapter: `"conv"`, `"statistics"`, or a plug-in's. The fields below are those of
-    `"conv"`, except `output_size` and `options`. Another `kind` than that of the recipe below drops
-    them."""
+    `"conv"`, except `layer_mix`, `layer_norm`, `output_size` and `options`. Another `kind` than
+    that of the recipe below drops them."""
     preset: Literal["reference", "lite"] = "reference"
     """`"reference"` is as wide as the input (205 M parameters from 2304 to 4096 values). `"lite"`
     scales each input channel and has separable convolutions with `width` channels, with a low-rank
@@ -140,6 +143,13 @@ class AdapterConfig(Section):
     crop_frames: Annotated[int, Range(0)] = 0
     """In training only, each clip is cut to a random run of at most this many frames (50 a second).
     0 keeps clips whole. Use it for emotion recognition; a response needs the whole sentence."""
+    layer_mix: Literal["concat", "softmax"] = "concat"
+    """How the layers of a stream with several (`encoders.NAME.layers`) enter: side by side, or as
+    their sum with one learned weight for each layer (SUPERB's weighted sum). The weights are the
+    softmax of trained numbers, and equal at first. See *Several layers*."""
+    layer_norm: bool = False
+    """Whether each layer of such a frame is first normalized to mean 0 and variance 1 (SUPERB's
+    `normalize`)."""
     output_size: Annotated[int, Range(0, 65_536)] = 0
     """Size of the adapter's frames where no LLM is loaded. 0 takes the hidden size of the LLM; any
     other value must equal it."""
@@ -157,7 +167,10 @@ class AdapterConfig(Section):
                     f"but adapter.kind = {self.kind!r}; its own fields are in [adapter.options]"
                 )
 
-    shared: ClassVar[tuple[str, ...]] = ("kind", "output_size", "options")  # by all kinds
+    # Fields of all kinds.
+    shared: ClassVar[tuple[str, ...]] = (
+        "kind", "layer_mix", "layer_norm", "output_size", "options",
+    )  # fmt: skip
 
     @property
     def plugin(self) -> Plugin:
@@ -170,6 +183,7 @@ class HeadsConfig(Section):
     """The auxiliary heads over the adapter's frames."""
 
     table = "heads"
+    later = ("projection", "unlisted")
 
     emotions: tuple[str, ...] = ("neutral", "happy", "angry", "sad", "surprise")
     """Classes of the category head and answers of emotion recognition: two or more names, in lower
@@ -179,15 +193,20 @@ class HeadsConfig(Section):
     refuses them, `"ignore"` trains on them without an emotion."""
     dimensions: bool = True
     """Whether there is a head for arousal, dominance and valence."""
-    pooling: Literal["mean", "statistics"] = "mean"
-    """`"mean"` of the valid frames (the paper), or `"statistics"`: mean and standard deviation."""
+    pooling: Literal["mean", "statistics", "attention", "attentive_statistics"] = "mean"
+    """How frames become one vector: `"mean"` of the valid frames (the paper); `"statistics"`, mean
+    and standard deviation; `"attention"`, the mean with weights from one learned query; or
+    `"attentive_statistics"`, mean and standard deviation with learned weights (Okabe et al. 2018).
+    See *Pooling*."""
+    projection: Annotated[int, Range(0, 65_536)] = 0
+    """Size of a linear layer with GELU on each frame before pooling; 0 for none. Deviations and
+    attention are then those of the projected frames."""
     dropout: DropoutRate = 0.0
-    """Dropout before both heads."""
+    """Dropout on the pooled vector, before both heads."""
     freeze: tuple[Literal["emotion", "dimensions"], ...] = ()
-    """Heads that keep the weights of `training.init_from`; their losses train the adapter alone.
-    The reference code freezes the category head, `["emotion"]`, which BLSP-Emo trained."""
-
-    later = ("unlisted",)
+    """Heads that keep the weights of `training.init_from`, with the projection and attention before
+    them; their losses train the adapter alone. The reference code freezes the category head,
+    `["emotion"]`, which BLSP-Emo trained."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -398,12 +417,14 @@ class PromptsConfig(Section):
     labelled_answer: Annotated[str, Holds("{speech}", "{emotion}")] = "<{emotion}> {speech}"
     """The user's turn where `text.gold_emotion` gives the true emotion: before the transcript, as
     in the paper."""
-    recognition: Annotated[str, Holds("{speech}")] = (
+    recognition: Annotated[str | tuple[str, ...], Holds("{speech}")] = (
         "Please identify the emotion tone of the speech provided below. Select from the following "
         "options: {options}.\n\nSpeech: {speech}"
     )
     """Emotion recognition by the LLM. `{options}` is filled in from `heads.emotions`: neutral, sad,
-    angry, happy and surprise in the order of the paper's prompt, then the others."""
+    angry, happy and surprise in the order of the paper's prompt, then the others. A list has
+    several wordings: `rellm evaluate` averages the label probabilities over all of them; training
+    and answers in words use the first."""
     expected_response_tokens: Count = 48
     """Most new tokens of an expected response."""
     answer_tokens: Count = 256
@@ -416,12 +437,40 @@ class PromptsConfig(Section):
     """Most tokens of the step 1 request and its response together, with the tokens that end a
     complete response. Longer ones are dropped."""
 
+    @property
+    def recognition_wordings(self) -> tuple[str, ...]:
+        """The wordings of `recognition`, one or more."""
+        return (self.recognition,) if isinstance(self.recognition, str) else self.recognition
+
     def recognition_of(self, emotions: Sequence[str]) -> str:
-        """Return the prompt `recognition` with its options, as "neutral, sad, angry, or happy"."""
+        """The first wording with its options in the paper's order, as "neutral, sad, or angry"."""
+        return self.recognition_requests(emotions)[0][0]
+
+    def recognition_requests(self, emotions: Sequence[str], orders: int = 1) -> list[list[str]]:
+        """Each wording with its options in several orders: the paper's, then shuffled ones.
+
+        The orders are the same in every call and for all wordings. There are fewer than `orders`
+        if so few emotions have no more.
+        """
         known = [name for name in _PROMPT_ORDER if name in emotions]
-        *names, last = [*known, *(name for name in emotions if name not in known)]
-        comma = "," if len(names) > 1 else ""
-        return self.recognition.replace("{options}", f"{', '.join(names)}{comma} or {last}")
+        names = [*known, *(name for name in emotions if name not in known)]
+        found = [names]
+        shuffle = random.Random(0).sample  # the same on every machine
+        while len(found) < min(orders, math.factorial(len(names))):
+            if (order := shuffle(names, len(names))) not in found:
+                found.append(order)
+        listed = [_enumerate(order) for order in found]
+        return [
+            [wording.replace("{options}", options) for options in listed]
+            for wording in self.recognition_wordings
+        ]
+
+
+def _enumerate(names: Sequence[str]) -> str:
+    """Names as a list in a sentence: "neutral, sad, or angry", or "neutral or sad"."""
+    *names, last = names
+    comma = "," if len(names) > 1 else ""
+    return f"{', '.join(names)}{comma} or {last}"
 
 
 @dataclass(frozen=True)
@@ -440,7 +489,7 @@ class TrainingConfig(Section):
     """Optimization. The defaults are the reference's."""
 
     table = "training"
-    later = ("early_stopping",)
+    later = ("early_stopping", "speed_copies")
 
     epochs: Count = 3
     """Times that every clip of the train split is seen."""
@@ -493,6 +542,11 @@ class TrainingConfig(Section):
     """Training stops after this many epochs in a row without a better `best_metric`; 0 never stops
     it. It needs a validation split and `best_metric` `"loss"` or `"ua"`. Learning rate and
     `weight_averaging` count the steps of all `epochs`."""
+    speed_copies: Annotated[tuple[float, ...], Range(0.5, 2)] = ()
+    """Each clip of the train split is also a training clip at each of these speeds, as
+    `[0.9, 1.1]`: pitch and formants move, as with another voice. `rellm extract` encodes the copies
+    once, like clips; an epoch is longer by as many times. Copies outside the manifest's limits of
+    duration are left out."""
     checkpoint_minutes: Annotated[float, Range(0)] = 5.0
     """Minutes between checkpoints within an epoch. Each epoch ends with one."""
     init_from: str = ""
@@ -503,8 +557,9 @@ class TrainingConfig(Section):
     init_parts: tuple[Literal["adapter", "emotion", "dimensions", "lora"], ...] = (
         "adapter", "emotion", "dimensions", "lora",
     )  # fmt: skip
-    """Parts that `init_from` gives; `"emotion"` and `"dimensions"` are the heads. The others start
-    at random. The reference code takes category head and LoRA from BLSP-Emo."""
+    """Parts that `init_from` gives; `"emotion"` and `"dimensions"` are the heads, each with the
+    projection and attention before them. The others start at random. The reference code takes
+    category head and LoRA from BLSP-Emo."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -563,6 +618,7 @@ class Recipe:
         for name in self.encoders:
             if not NAME.fullmatch(name):
                 raise ConfigError(f"encoders.{name}: expected a name of letters, digits, - and _")
+        self._check_layers()
         if self.text is not None and self.llm is None:
             raise ConfigError(
                 f"recipe {self.name!r}: [text] is read by an LLM, but there is no [llm] table; add "
@@ -590,6 +646,19 @@ class Recipe:
                 f"losses.class_weights has {len(weights)} numbers, heads.emotions "
                 f"{len(self.heads.emotions)} names; expected a weight for each emotion"
             )
+
+    def _check_layers(self) -> None:
+        """Raise `ConfigError` if layers are mixed, but no stream has several."""
+        for name in ("layer_mix", "layer_norm"):
+            value = getattr(self.adapter, name)
+            if value != getattr(AdapterConfig, name) and not any(
+                encoder.layers for encoder in self.encoders.values()
+            ):
+                first = next(iter(self.encoders))
+                raise ConfigError(
+                    f"adapter.{name} = {value!r}: expected a stream with several layers; set "
+                    f"encoders.{first}.layers, or leave adapter.{name} out"
+                )
 
     def providers(self) -> dict[str, str]:
         """Installed package and version of each plug-in, as `plugins` records them."""

@@ -41,7 +41,7 @@ class Clip:
 
     Attributes:
         waveform: (S,) float32, 16 kHz, mono.
-        digest: (32,) uint8, SHA-256 of the source file's bytes and of the segment, if any.
+        digest: (32,) uint8, SHA-256 of the source file's bytes, and of segment and speed, if any.
         rate: sampling rate of the file, in Hz.
         channels: number of channels in the file; their average is the waveform.
         notes: what was wrong with the file without making the clip unusable.
@@ -93,6 +93,11 @@ class _OpenClip:
         return int(self.file.samplerate)
 
     @property
+    def played_rate(self) -> float:
+        """Samples a second at the speed of the utterance."""
+        return self.rate * self.utterance.speed
+
+    @property
     def start(self) -> int:
         """The first wanted sample."""
         return round(self.utterance.segment[0] * self.rate) if self.utterance.segment else 0
@@ -108,7 +113,7 @@ class _OpenClip:
 
     def require_length(self, frames: int) -> None:
         """Raise `AudioError` unless this number of samples is a usable clip."""
-        samples = round(frames * SAMPLE_RATE / self.rate)
+        samples = round(frames * SAMPLE_RATE / self.played_rate)
         self.limits.require_length(samples, self.utterance.audio)
 
 
@@ -125,7 +130,7 @@ def load_clip(utterance: Utterance, limits: ClipLimits = DEFAULT_LIMITS) -> Clip
     """
     with open_audio(utterance.audio) as source, _open(source, utterance, limits) as clip:
         digest = file_digest(source, utterance)  # before decoding: a file may be written meanwhile
-        waveform = _finish(_decode(clip), clip.rate, utterance.audio, limits)
+        waveform = _finish(_decode(clip), clip.played_rate, utterance.audio, limits)
         return Clip(waveform, digest, clip.rate, clip.file.channels, clip.sound.notes)
 
 
@@ -149,13 +154,13 @@ def clip_seconds(utterance: Utterance, limits: ClipLimits = DEFAULT_LIMITS) -> f
     """
     seconds = utterance.duration or None
     if seconds is None and utterance.segment:
-        seconds = utterance.segment[1] - utterance.segment[0]
+        seconds = (utterance.segment[1] - utterance.segment[0]) / utterance.speed
     if seconds is not None:
         limits.require_length(round(seconds * SAMPLE_RATE), utterance.audio)
         return seconds
     with open_audio(utterance.audio) as source, _open(source, utterance, limits) as clip:
         if clip.frames is not None:
-            return clip.frames / clip.rate
+            return clip.frames / clip.played_rate
     return load_clip(utterance, limits).seconds
 
 
@@ -194,7 +199,7 @@ def _decode(clip: _OpenClip) -> list[_Block]:
     file, skip = clip.file, clip.start
     if skip and file.subtype.startswith(_SEEKABLE):
         skip -= file.seek(min(skip, file.frames))
-    longest = int((clip.limits.max_seconds + 1) * clip.rate)
+    longest = int((clip.limits.max_seconds + 1) * clip.played_rate)
     wanted = longest if clip.frames is None else clip.frames
     size = max(BLOCK_VALUES // file.channels, 1)
     blocks = []
@@ -227,7 +232,7 @@ def _average(samples: np.ndarray, name: str) -> _Block:
     return _Block(samples.mean(axis=1, dtype=np.float32), power, samples.shape[1])
 
 
-def _finish(blocks: Sequence[_Block], rate: int, name: str, limits: ClipLimits) -> np.ndarray:
+def _finish(blocks: Sequence[_Block], rate: float, name: str, limits: ClipLimits) -> np.ndarray:
     """The waveform (S,) float32 at 16 kHz; `UnsuitableAudioError` if the limits leave it out."""
     mono = np.concatenate([np.empty(0, np.float32), *(block.mono for block in blocks)])
     limits.require_length(round(len(mono) * SAMPLE_RATE / rate), name)

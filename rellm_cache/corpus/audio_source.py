@@ -102,6 +102,8 @@ def file_digest(file: BinaryIO, utterance: Utterance) -> np.ndarray:
         raise AudioError(f"{utterance.audio}: cannot be read: {error.strerror or error}") from error
     if segment := utterance.segment:
         sha.update(f"segment:{segment[0]!r}:{segment[1]!r}".encode())
+    if utterance.speed != 1.0:
+        sha.update(f"speed:{utterance.speed!r}".encode())
     return np.frombuffer(sha.digest(), np.uint8)
 
 

@@ -43,6 +43,11 @@ class DimensionSummary:
 
 def check_vad(values: Sequence[float], where: str) -> Vad:
     """Arousal, dominance, valence as floats; `ManifestError` unless each is in 0..1."""
+    if type(values) is list and len(values) == 3:  # most rows, quickly
+        one, two, three = values
+        are_floats = type(one) is type(two) is type(three) is float
+        if are_floats and 0 <= one <= 1 and 0 <= two <= 1 and 0 <= three <= 1:
+            return one, two, three
     if not isinstance(values, Sequence) or len(values) != 3 or not all(map(is_number, values)):
         raise ManifestError(
             f"{where}: found dimensions {values!r}, expected three numbers (arousal, dominance, "

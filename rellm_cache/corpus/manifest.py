@@ -20,6 +20,7 @@ from rellm_cache.corpus.field_validation import (
     NAME,
     SECONDS,
     SEGMENT,
+    SPEED,
     TEXT,
     Field,
     as_text,
@@ -34,7 +35,7 @@ from rellm_cache.corpus.soft_labels import Shares, majority, read_shares
 from rellm_cache.errors import ManifestError
 from rellm_cache.utils.atomic_files import write_lines
 from rellm_cache.utils.console import say_once
-from rellm_cache.utils.json_files import parse_object, read_utf8
+from rellm_cache.utils.json_files import parse_object, parse_plain, read_utf8
 
 VadSource = Literal["human", "pseudo", "made"]
 SPLITS = ("train", "validation", "test")
@@ -49,6 +50,7 @@ _FIELDS: dict[str, Field] = {
     "duration": SECONDS,
     "early_stop": BOOL,
     "segment": SEGMENT,
+    "speed": SPEED,
     "avd_ans": json_object("arousal, dominance and valence"),
 }
 
@@ -65,6 +67,7 @@ class Utterance:
         id: unique, starts with the corpus, as in `ravdess/03-01-05-01-01-01-07`.
         audio: path of the sound file, or BLSP's `archive.zip:offset:length` in bytes.
         segment: (start, end) in seconds within the file; None for the whole file.
+        speed: at which the clip is played: 1.1 is a tenth faster, and higher in pitch.
         text: transcript.
         emotion: a name of `corpus.emotions`, or a corpus's own name in lower case, or None. With
             `soft_emotion`, the raters' majority: None if they tie.
@@ -89,6 +92,7 @@ class Utterance:
     response: str | None = None
     early_stop: bool = False
     soft_emotion: Shares | None = None
+    speed: float = 1.0
 
 
 def parse_utterance(
@@ -130,6 +134,7 @@ def parse_utterance(
         duration=row.get("duration"),
         response=row.get("response", row.get("output")),
         early_stop=bool(row.get("early_stop")),
+        speed=float(row.get("speed") or 1.0),
     )
 
 
@@ -150,10 +155,12 @@ def _audio_path(audio: str, folder: Path) -> str:
     name = audio.rpartition("/")[2]
     if name in ("", "."):
         return str(folder / audio)
+    if audio[0] == "/" and "//" not in audio and "/./" not in audio:
+        return audio
     return os.path.join(_join(folder, audio[: -len(name)]), name)
 
 
-@lru_cache
+@lru_cache(maxsize=4096)
 def _join(folder: Path, below: str) -> str:
     joined = str(folder / below)
     return "" if joined == "." else joined
@@ -177,7 +184,9 @@ def read_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         if not line.strip():
             continue
         where = f"{path}:{number}"
-        row = parse_object(line, where, ManifestError, "correct this line", strict=True)
+        row = parse_plain(line)
+        if row is None:
+            row = parse_object(line, where, ManifestError, "correct this line", strict=True)
         if "\\u" in line:
             check_text(row, where)
         yield where, row
@@ -233,17 +242,17 @@ def read_manifest(path: Path) -> list[Utterance]:
 
 def write_manifest(path: Path, utterances: Iterable[Utterance]) -> None:
     """Write utterances as JSON Lines; empty fields are left out."""
-    rows = (_row(u).items() for u in utterances)
-    write_lines(
-        path, ({k: v for k, v in row if v not in (None, "") and v is not False} for row in rows)
-    )
+    write_lines(path, map(_row, utterances))
 
 
 def _row(utterance: Utterance) -> dict[str, Any]:
+    """The fields of a manifest's line: those that are not empty."""
     row = dataclasses.asdict(utterance)
     if (shares := row.pop("soft_emotion")) is not None:
         row["emotion"] = shares
-    return row
+    if row["speed"] == 1.0:
+        del row["speed"]
+    return {k: v for k, v in row.items() if v not in (None, "") and v is not False}
 
 
 def manifest_files(path: Path) -> list[Path]:

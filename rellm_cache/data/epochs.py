@@ -7,6 +7,7 @@ import torch
 
 from rellm_cache.config.schema import Recipe
 from rellm_cache.corpus.manifest import Utterance, read_split
+from rellm_cache.corpus.speed_copies import read_training_clips
 from rellm_cache.data.batch import Batch
 from rellm_cache.data.examples import make_examples
 from rellm_cache.data.loader import BatchLoader
@@ -90,6 +91,8 @@ def open_loader(
     except (RuntimeError, AssertionError) as error:  # torch raises either
         raise ConfigError(f"device {str(device)!r}: {error}; expected 'cpu' or 'cuda'") from error
     utterances = read_split(manifest, split)
+    if split == "train":
+        utterances = read_training_clips(manifest, recipe.training.speed_copies)
     streams = open_streams(recipe.encoders, cache)
     command = f"rellm extract {manifest} --recipe … --cache {display_path(cache)}"
     streams.require([u.id for u in utterances], command)

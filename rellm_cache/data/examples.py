@@ -144,10 +144,6 @@ def describe_missing_labels(utterances: Sequence[Utterance], recipe: Recipe) -> 
     without = sum(not has_response(u) for u in utterances)
     if recipe.losses.learns_responses and without:
         notes.append(f"{without} of {total} clips have no response; `rellm respond` makes them")
-    if recipe.losses.vad and recipe.heads.dimensions and not any(u.vad for u in utterances):
-        has_head = recipe.vad_encoder is not None
-        remedy = "; `rellm annotate` adds predictions of the emotion encoder" if has_head else ""
-        notes.append(f"no clip has dimensions, so that the dimension loss learns nothing{remedy}")
     pseudo = sum(u.vad_source == "pseudo" for u in utterances)
     if recipe.losses.vad and recipe.heads.dimensions and pseudo:
         notes.append(

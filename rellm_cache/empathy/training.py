@@ -9,7 +9,6 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +47,7 @@ from rellm_cache.utils.devices import default_device
 from rellm_cache.utils.json_files import read_object
 from rellm_cache.utils.locks import hold_folder
 from rellm_cache.utils.model_files import find_model, weights_digest
+from rellm_cache.utils.state_files import save_state
 from rellm_cache.utils.tensor_files import load_torch
 
 PLAN = "training.json"
@@ -327,7 +327,7 @@ class ScorerTraining:
             "schedule": self._schedule.state_dict(),
             "done": self.done,
         }
-        write_file(self._state, partial(torch.save, state))
+        write_file(self._state, lambda temporary: save_state(temporary, state))
 
 
 def _parameter_groups(scorer: EmpathyScorer, settings: EmpathySettings) -> list[dict[str, object]]:

@@ -29,7 +29,7 @@ from rellm_cache.data.sampler import ordered_batches
 from rellm_cache.data.streams import StreamSet
 from rellm_cache.errors import ConfigError, ManifestError, RunError
 from rellm_cache.llm.frozen import FrozenLLM, require_llm
-from rellm_cache.llm.loading import llm_identity
+from rellm_cache.llm.loading import llm_identity, with_text_files
 from rellm_cache.llm.prompts import fill_placeholders, question_prompt
 from rellm_cache.metrics.correlation import rank_correlation
 from rellm_cache.metrics.intervals import Interval, Summary, summarize
@@ -78,6 +78,7 @@ class JudgeScores:
         accuracy: share of emotion questions answered with the label; None without such questions.
         correlation: Spearman's correlation of score and rightness over emotion questions; None
             without such questions, and NaN if all answers are right or all are wrong.
+        dropped: questions without an answer or a score, because they are too long for an LLM.
     """
 
     run: str
@@ -88,6 +89,7 @@ class JudgeScores:
     types: dict[str, Summary]
     accuracy: float | None
     correlation: Interval | None
+    dropped: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """Content of `judged.json`; a correlation without a value is null."""
@@ -174,7 +176,8 @@ def _judge(
         command = f"rellm extract {manifest} --recipe {run}/recipe.toml --cache {root}"
         streams.require(ids, command)
         audio = [streams.audio_sha256(i) for i in ids]
-        table = _open_table(run, digest([task, audio, llm_identity(recipe.require_llm())]))
+        llm = recipe.require_llm()
+        table = _open_table(run, digest([task, audio, llm_identity(llm)]), (judge_config, llm))
         if _is_finished(table, rows):
             say(f"{run}: nothing to do, {counted(len(rows), 'answer is', 'answers are')} judged")
         else:
@@ -184,13 +187,26 @@ def _judge(
     for run, recipe, table in zip(runs, recipes, tables, strict=True):
         _score(rows, table, settings, lambda: resources.llm(judge_config, default_device()))
         judged = _judged_answers(rows, table)
+        dropped = {row: reason for row in rows if (reason := table[_key_of(row)].get("dropped"))}
+        for row, reason in dropped.items():
+            say(f"{run}: {row.id}: {row.question[:60]!r} left out, {reason}")
+        if not judged:
+            raise ManifestError(
+                f"{manifest}: every question is too long for the LLM; shorten the questions, or "
+                "use another LLM"
+            )
         mode = recipe.qa.mode if recipe.losses.qa_lm else "none"
         found = summarize_judged(judged, str(run), mode, judge_config.model, settings.top)
+        found = replace(found, dropped=len(dropped))
         if not _is_finished(table, rows):
-            made = {FINGERPRINT: table[_key_of(rows[0])][FINGERPRINT]}
+            content = [asdict(answer) for answer in judged]
+            content += [
+                {"id": row.id, "type": row.type, "question": row.question, "dropped": reason}
+                for row, reason in dropped.items()
+            ]
             with recorded(run, f"{JUDGED}.json", f"{JUDGED}.jsonl"):
                 write_json(_summary(table), found.to_json())
-                table.finish({**asdict(answer), **made} for answer in judged)
+                table.finish({**row, FINGERPRINT: _made(row, table)} for row in content)
         scores.append(found)
     return scores
 
@@ -206,26 +222,39 @@ def _speech_recipe(run: Path) -> Recipe:
     return recipe
 
 
-def _open_table(run: Path, task: str) -> ResultTable:
+def _open_table(run: Path, task: str, llms: Sequence[LLMConfig]) -> ResultTable:
     """Answers and scores of one run, by keys of questions."""
     made = digest([task, read_utf8(run / RECIPE, RunError, "restore it"), adapter_digest(run)])
+    made = with_text_files(made, *llms)
     path = run / f"{JUDGED}.jsonl"
     finished = ({**r, "id": _key(r["id"], r["type"], r["question"])} for r in read_rows(path))
     return ResultTable(path, made, finished)
 
 
 def _is_finished(table: ResultTable, rows: Sequence[QARow]) -> bool:
-    """Whether all questions are scored, and both files are written."""
-    missing = table.missing(map(_key_of, rows), "score")
-    return not missing and _summary(table).is_file() and not table.journal.exists()
+    """Whether all questions are scored or dropped, and both files are written."""
+    return (
+        not _left(rows, table, "score") and _summary(table).is_file() and not table.journal.exists()
+    )
 
 
 def _summary(table: ResultTable) -> Path:
     return table.path.with_suffix(".json")
 
 
+def _left(rows: Sequence[QARow], table: ResultTable, field: str) -> list[QARow]:
+    """The questions without a field, except dropped ones."""
+    missing = {*table.missing(map(_key_of, rows), field)}
+    keys = ((row, _key_of(row)) for row in rows)
+    return [row for row, key in keys if key in missing and "dropped" not in table[key]]
+
+
 def _key(utterance_id: str, kind: str, question: str) -> str:
     return digest([utterance_id, kind, question])
+
+
+def _made(row: Row, table: ResultTable) -> str:
+    return str(table[_key(row["id"], row["type"], row["question"])][FINGERPRINT])
 
 
 def _key_of(row: QARow) -> str:
@@ -243,10 +272,9 @@ def _answer(
 ) -> None:
     """Let a run answer all questions from the speech."""
     by_clip: dict[str, list[QARow]] = {}
-    missing = {*table.missing(map(_key_of, rows), "answer")}
-    for row in rows:
-        if _key_of(row) in missing:
-            by_clip.setdefault(row.id, []).append(row)
+    missing = _left(rows, table, "answer")
+    for row in missing:
+        by_clip.setdefault(row.id, []).append(row)
     if not by_clip:
         return
     device = default_device()
@@ -255,18 +283,24 @@ def _answer(
     loader = BatchLoader([Example(clip) for clip in by_clip], streams, device)
     plan = ordered_batches(loader.lengths, batch_size)
 
+    before, most = len(model.prompts["qa_lm"].before), recipe.qa.judge.answer_tokens
+
     def answers() -> Iterator[tuple[str, Row]]:
         for batch in loader.batches(plan, reuse_memory=True):
             speech = model.speech(batch.to(device))
             asked = [(i, row) for i, clip in enumerate(batch.ids) for row in by_clip[clip]]
             for start in range(0, len(asked), batch_size):
-                part = asked[start : start + batch_size]
-                questions = [
-                    (i, question_prompt(llm.chat, recipe.prompts, recipe.qa, r.question).after)
-                    for i, r in part
-                ]
-                replies = model.question_answers(speech, questions, recipe.qa.judge.answer_tokens)
-                for (_, row), reply in zip(part, replies, strict=True):
+                part, questions = [], []
+                for i, row in asked[start : start + batch_size]:
+                    ids = question_prompt(llm.chat, recipe.prompts, recipe.qa, row.question).after
+                    needed = before + speech.counts[i] + len(ids) + most
+                    if llm.has_positions(needed):
+                        part.append(row)
+                        questions.append((i, ids))
+                    else:
+                        yield _key_of(row), {"dropped": _too_long("question", needed, llm)}
+                replies = model.question_answers(speech, questions, most) if part else []
+                for row, reply in zip(part, replies, strict=True):
                     yield _key_of(row), {"answer": reply.text}
 
     table.fill("Answering", len(missing), "questions", answers())
@@ -278,8 +312,7 @@ def _score(
     settings: JudgeSettings,
     load: Callable[[], FrozenLLM],
 ) -> None:
-    missing = {*table.missing(map(_key_of, rows), "score")}
-    left = [row for row in rows if _key_of(row) in missing]
+    left = _left(rows, table, "score")
     if not left:
         return
     llm = load()
@@ -287,14 +320,21 @@ def _score(
     levels = [llm.chat.ids(str(number)) + end for number in range(settings.top + 1)]
     values = torch.arange(len(levels), device=llm.device, dtype=torch.float32)
 
-    def score(row: QARow) -> float:
+    def score(row: QARow) -> Row:
         request = judge_request(row, table[_key_of(row)]["answer"], settings)
         ids = llm.chat.text_prompt(settings.system, request)
+        needed = len(ids) + max(map(len, levels))
+        if not llm.has_positions(needed):
+            return {"dropped": _too_long("request to the judge", needed, llm)}
         likely = answer_log_likelihoods(llm, [llm.segment(ids=ids)], levels)  # (top + 1,)
-        return float(likely.softmax(0) @ values)
+        return {"score": float(likely.softmax(0) @ values)}
 
-    scores = ((_key_of(row), {"score": score(row)}) for row in left)
+    scores = ((_key_of(row), score(row)) for row in left)
     table.fill("Judging", len(left), "answers", scores)
+
+
+def _too_long(what: str, needed: int, llm: FrozenLLM) -> str:
+    return f"the {what} takes {needed} tokens, more than {llm.config.model} supports"
 
 
 def judge_request(row: QARow, answer: str, settings: JudgeSettings) -> str:
@@ -311,6 +351,8 @@ def judge_request(row: QARow, answer: str, settings: JudgeSettings) -> str:
 def _judged_answers(rows: Sequence[QARow], table: ResultTable) -> list[JudgedAnswer]:
     judged = []
     for row in rows:
+        if "dropped" in table[_key_of(row)]:
+            continue
         answer, score = table[_key_of(row)]["answer"], table[_key_of(row)]["score"]
         right = names_label(answer, row.emotion) if row.type == "emotion" else None
         judged.append(

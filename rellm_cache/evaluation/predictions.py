@@ -4,7 +4,7 @@ Each row has the requested values: the emotion by head and LLM, the dimensions, 
 its empathy levels. A row with the id "" has the losses of all utterances together.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from rellm_cache.config.specs import digest
 from rellm_cache.corpus.dimensions import DIMENSIONS
@@ -20,6 +21,7 @@ from rellm_cache.corpus.text_files import read_csv
 from rellm_cache.data.examples import data_digest
 from rellm_cache.data.streams import StreamSet
 from rellm_cache.empathy.scorer_folder import CARD
+from rellm_cache.errors import ManifestError
 from rellm_cache.evaluation.empathy import (
     EmpathyScores,
     ReplyLevels,
@@ -28,12 +30,14 @@ from rellm_cache.evaluation.empathy import (
 )
 from rellm_cache.inference.answer_fingerprints import DIGITS, answer_fingerprints
 from rellm_cache.inference.emotion_recognition import Label
+from rellm_cache.inference.recognition_requests import Likelihoods, Requests
 from rellm_cache.inference.responders import (
     Generation,
     SpeechResponder,
     TextResponder,
     load_responder,
 )
+from rellm_cache.llm.loading import with_text_files
 from rellm_cache.runs.shared_models import SharedModels
 from rellm_cache.runs.weights import run_recipe
 from rellm_cache.utils.checksums import require_intact
@@ -55,6 +59,7 @@ class EmotionPredictions:
         dimensions: (N, 3) float32 arousal, dominance, valence by the dimension head, or None.
         in_words: whether the LLM's labels have greedy answers.
         losses: mean of each loss, and `KL` if utterances have shares of raters.
+        likelihoods: those of the LLM\'s labels under several requests; None under one alone.
     """
 
     head: list[str] | None
@@ -62,6 +67,7 @@ class EmotionPredictions:
     llm: list[Label] | None
     in_words: bool
     losses: dict[str, float]
+    likelihoods: Likelihoods | None = None
 
 
 class PredictionLog:
@@ -85,15 +91,21 @@ class PredictionLog:
         if self.recipe.text is None:  # losses depend on labels and responses too
             streams = self._load_streams(self.utterances)
             learned = data_digest([self.utterances], self.recipe.losses, {}, streams)
-            made[ALL] = digest([made, learned])[:DIGITS]
+            first = {name: value.partition("+")[0] for name, value in made.items()}
+            texts = with_text_files("", self.recipe.used_llm) if self.recipe.used_llm else ""
+            made[ALL] = digest([first, learned])[:DIGITS] + texts
         self._table = ResultTable(out / EVALUATED, made)
+        self.dropped: dict[str, str] = {}
 
-    def predict(self, in_words: bool) -> EmotionPredictions:
+    def predict(
+        self, in_words: bool, orders: int = 1, calibrate: bool = False
+    ) -> EmotionPredictions:
         """Emotions and dimensions by the heads, and emotions by the LLM, where the run has them.
 
         The LLM does not predict if the recipe gives it the true emotion. With `in_words` it also
-        answers each emotion in words.
+        answers each emotion in words. `orders` and `calibrate` are those of `Requests`.
         """
+        self._drop_long()
         recipe, ids = self.recipe, [u.id for u in self.utterances]
         has_heads = recipe.text is None
         has_labels = recipe.needs_llm and not (recipe.text and recipe.text.gold_emotion)
@@ -103,18 +115,45 @@ class PredictionLog:
             self._predict_labels(("likely", "named") if in_words else ("likely",))
         rows = [self._table[i] for i in ids]
         dimensions = None
-        if has_heads and recipe.heads.dimensions:
+        if has_heads and all(row["dimensions"] is not None for row in rows):
             dimensions = np.array([row["dimensions"] for row in rows], np.float32)
-        labels = None
+        labels = likelihoods = None
         if has_labels:
-            labels = [Label(row["likely"], row["named"] if in_words else None) for row in rows]
+            requests = Requests.of(recipe.prompts, recipe.heads.emotions, orders, calibrate)
+            likely = [row["likely"] for row in rows]
+            if not requests.is_plain:
+                likelihoods = self._predict_likelihoods(requests)
+                names = recipe.heads.emotions
+                likely = [names[i] for i in likelihoods.likeliest]
+            named = [row["named"] if in_words else None for row in rows]
+            labels = [Label(*pair) for pair in zip(likely, named, strict=True)]
         return EmotionPredictions(
             head=[row["head"] for row in rows] if has_heads else None,
             dimensions=dimensions,
             llm=labels,
             in_words=in_words,
             losses=self._table[ALL]["losses"] if has_heads else {},
+            likelihoods=likelihoods,
         )
+
+    def _drop_long(self) -> None:
+        """Leave out utterances that are too long for the LLM; `dropped` has their reasons."""
+        known = {"head", "likely", "dropped"}
+        left = [u for u in self.utterances if not known & self._table[u.id].keys()]
+        if left and self.recipe.needs_llm:
+            with self._table:
+                for name, reason in self._responder.too_long(left).items():
+                    self._table.add(name, dropped=reason)
+        rows = {u.id: self._table[u.id] for u in self.utterances}
+        self.dropped = {name: row["dropped"] for name, row in rows.items() if "dropped" in row}
+        kept = [u for u in self.utterances if u.id not in self.dropped]
+        if self.utterances and not kept:
+            name, reason = next(iter(self.dropped.items()))
+            raise ManifestError(
+                f"{self._manifest}: every clip is too long for the LLM; the first, {name!r}: "
+                f"{reason}; shorten the texts, or use another LLM"
+            )
+        self.utterances = kept
 
     def answers(self, utterances: Sequence[Utterance]) -> list[Generation]:
         """Answers to some of the utterances, in order; `ConfigError` if the run has no LLM."""
@@ -194,6 +233,33 @@ class PredictionLog:
             found = self._responder.labels(left, "named" in fields, BATCH)
             labels = ((name, {f: getattr(label, f) for f in fields}) for name, label in found)
             self._table.fill("Labeling", len(left), "clips", labels)
+
+    def _predict_likelihoods(self, requests: Requests) -> Likelihoods:
+        """Log-likelihoods of the labels under each request, and after an empty speech if used.
+
+        A row keeps those of one set of requests, with a fingerprint of their texts.
+        """
+        made = digest([requests.texts])[:DIGITS]
+
+        def is_current(row: Mapping[str, Any], field: str) -> bool:
+            return fingerprint_of(row.get(field, {})) == made
+
+        def kept(values: Tensor) -> dict[str, Any]:
+            return {FINGERPRINT: made, "values": values.double().cpu().tolist()}
+
+        left = [u for u in self.utterances if not is_current(self._table[u.id], "likelihoods")]
+        if left:
+            found = self._responder.likelihoods(left, requests, BATCH)
+            rows = ((name, {"likelihoods": kept(values)}) for name, values in found)
+            self._table.fill("Weighing labels", len(left), "clips", rows)
+        first = self.utterances[0].id
+        if requests.calibrate and not is_current(self._table[first], "empty_likelihoods"):
+            values = kept(self._responder.empty_likelihoods(requests))
+            with self._table:
+                self._table.add(first, empty_likelihoods=values)
+        speech = [self._table[u.id]["likelihoods"]["values"] for u in self.utterances]
+        empty = self._table[first].get("empty_likelihoods") if requests.calibrate else None
+        return Likelihoods(np.array(speech), None if empty is None else np.array(empty["values"]))
 
 
 def _without_utterance(generation: Generation) -> dict[str, Any]:

@@ -4,6 +4,7 @@
 <out>/predictions.csv   emotions by head and LLM, and dimensions, for each utterance
 <out>/evaluated.jsonl   the same with answers, empathy levels and fingerprints
 <out>/report.html       scores, training curves and samples to listen to
+<out>/voicebench.jsonl  or other files of `exports`, with the answers
 <run>/README.md         the model card with the scores, if `out` is the run itself
 
 A killed call can continue; a repeated call computes only what has changed.
@@ -21,6 +22,7 @@ from rellm_cache.corpus.manifest import Utterance, manifest_files
 from rellm_cache.data.examples import describe_unlisted
 from rellm_cache.empathy.scorer_folder import load_card
 from rellm_cache.errors import ConfigError, ManifestError, RunError
+from rellm_cache.evaluation.exports import Format, require_transcripts, write_answers
 from rellm_cache.evaluation.predictions import (
     EVALUATED,
     PREDICTIONS,
@@ -30,7 +32,13 @@ from rellm_cache.evaluation.predictions import (
 from rellm_cache.evaluation.report import REPORT, render_report
 from rellm_cache.evaluation.scores import Scores, make_scores
 from rellm_cache.runs.card import CARD, MANIFEST, SCORES, read_card, render_card
-from rellm_cache.runs.provenance import TRAINING, DataSummary, run_cache, summarize_data
+from rellm_cache.runs.provenance import (
+    TRAINING,
+    DataSummary,
+    load_training,
+    run_cache,
+    summarize_data,
+)
 from rellm_cache.runs.publish import is_published
 from rellm_cache.runs.shared_models import SharedModels
 from rellm_cache.runs.weights import RECIPE
@@ -53,12 +61,18 @@ class EvaluationOptions:
         empathy: folder of an empathy scorer, or None. With it, every utterance with a transcript is
             answered and the answer scored.
         overwrite: replace the scores of another manifest.
+        orders: orders of the options over which the LLM's label probabilities are averaged.
+        calibrate: divide these probabilities by those after an empty speech.
+        export: also answer every utterance and write the answers in this form.
     """
 
     samples: int = 6
     in_words: bool = True
     empathy: Path | None = None
     overwrite: bool = False
+    orders: int = 1
+    calibrate: bool = False
+    export: Format | None = None
 
 
 def evaluate(
@@ -80,9 +94,10 @@ def evaluate(
         RunError: `run` is not finished, its cache is missing, `out` is a published run or another
             run or has the scores of another manifest, or `options.empathy` is not a finished
             scorer.
-        ConfigError: empathy is requested for a run without an LLM.
+        ConfigError: empathy or an export is requested for a run without an LLM, or orders of
+            options for prompts that list none.
         ManifestError: the manifest cannot be read; empathy is requested and no utterance has a
-            transcript; or an utterance for a text model has none.
+            transcript; or an utterance for a text model or an export has none.
         StoreError: the cache lacks clips.
         JournalError: a line of `evaluated.jsonl` cannot be read.
         RellmError: another process writes `out`.
@@ -111,6 +126,11 @@ def _evaluate(
     if not options.overwrite:
         _require_same_manifest(out / SCORES, manifest, data)
     spoken = [u for u in utterances if u.text.strip()]
+    if options.orders > 1 or options.calibrate:
+        _require_answers(run, recipe, "labels of an LLM to average or calibrate")
+    if options.export is not None:
+        _require_answers(run, recipe, "answers to export")
+        require_transcripts(options.export, utterances, manifest)
     if options.empathy is not None:
         _check_empathy(run, recipe, options.empathy)
         if not spoken:
@@ -119,14 +139,24 @@ def _evaluate(
                 "seeker's post; add transcripts, or leave empathy out"
             )
     with use_threads("models" if recipe.needs_llm else "heads"):
-        predictions = log.predict(options.in_words)
+        predictions = log.predict(options.in_words, options.orders, options.calibrate)
+    utterances = log.utterances  # without those that were dropped
+    spoken = [u for u in utterances if u.text.strip()]
+    for name, reason in log.dropped.items():
+        say(f"{name}: left out, {reason}")
     empathy = None
     if options.empathy is not None:
         empathy = log.empathy(spoken, options.empathy)
     chosen = choose_samples(utterances, options.samples) if recipe.needs_llm else []
     shown = log.answers(chosen)
+    if options.export is not None:
+        write_answers(out, options.export, utterances, log.answers(utterances))
     scores = make_scores(data, utterances, predictions, recipe.heads.emotions, empathy)
+    if (run / TRAINING).exists():
+        scores = dataclasses.replace(scores, layer_weights=load_training(run).layer_weights)
     figures, place = scores.to_json(), str(manifest.absolute())
+    if log.dropped:
+        figures["dropped"] = log.dropped
     page = render_report(run, recipe, figures, chosen, shown)
     with recorded(out, EVALUATED, SCORES, PREDICTIONS, REPORT, CARD):
         written = [
@@ -182,12 +212,16 @@ def _require_same_manifest(scores: Path, manifest: Path, data: DataSummary) -> N
 
 
 def _check_empathy(run: Path, recipe: Recipe, scorer: Path) -> None:
+    _require_answers(run, recipe, "answers to score for empathy")
+    load_card(scorer)
+
+
+def _require_answers(run: Path, recipe: Recipe, needed: str) -> None:
     if not recipe.needs_llm:
         raise ConfigError(
-            f"{run}: recipe {recipe.name!r} has no LLM, so there are no answers to score for "
-            "empathy; leave empathy out, or evaluate a run of a recipe that answers, as `small`"
+            f"{run}: recipe {recipe.name!r} has no LLM, so there are no {needed}; leave that out, "
+            "or evaluate a run of a recipe that answers, as `small`"
         )
-    load_card(scorer)
 
 
 def choose_samples(utterances: Sequence[Utterance], count: int) -> list[Utterance]:

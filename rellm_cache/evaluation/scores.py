@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from rellm_cache.data.examples import emotion_index
 from rellm_cache.evaluation.empathy import EmpathyScores
 from rellm_cache.evaluation.predictions import KL, EmotionPredictions
 from rellm_cache.inference.emotion_recognition import LLMScores, score_labels
+from rellm_cache.inference.recognition_requests import score_requests
 from rellm_cache.metrics.classification import RecognitionScores
 from rellm_cache.metrics.correlation import concordance_interval
 from rellm_cache.runs.provenance import DataSummary
@@ -29,6 +30,7 @@ class Scores:
     Attributes:
         ccc_intervals: dimension → limits of the CCC's 95 % bootstrap interval over clips; NaN if
             the CCC is undefined.
+        layer_weights: stream → number of a layer → its learned weight; empty without such weights.
     """
 
     data: DataSummary
@@ -37,6 +39,7 @@ class Scores:
     llm: LLMScores | None
     empathy: EmpathyScores | None
     losses: dict[str, float]
+    layer_weights: dict[str, dict[str, float]] = field(default_factory=dict)
 
     @property
     def clips(self) -> int:
@@ -63,9 +66,13 @@ class Scores:
                 **_as_json(self.llm.likelihood),
                 "generation": _as_json(self.llm.generation) or None,
                 "unparsable": self.llm.unparsable,
+                "requests": None
+                if self.llm.requests is None
+                else dataclasses.asdict(self.llm.requests),
             },
             "empathy": None if self.empathy is None else dataclasses.asdict(self.empathy),
             "losses": {name: _or_null(value) for name, value in self.losses.items()},
+            **({"layer_weights": self.layer_weights} if self.layer_weights else {}),
         }
 
 
@@ -93,7 +100,10 @@ def make_scores(
         head = score_heads(chosen, predictions.dimensions, examples, names)
         head = dataclasses.replace(head, kl=predictions.losses.get(KL))
     if predictions.llm is not None:
-        llm = score_labels(predictions.llm, true, names, predictions.in_words)
+        requests = None
+        if predictions.likelihoods is not None:
+            requests = score_requests(predictions.likelihoods, true, names)
+        llm = score_labels(predictions.llm, true, names, predictions.in_words, requests)
     intervals = ccc_intervals(utterances, predictions.dimensions) if head.ccc else {}
     losses = {name: value for name, value in predictions.losses.items() if name != KL}
     return Scores(data, head, intervals, llm, empathy, losses)

@@ -15,6 +15,7 @@ import torch
 from rellm_cache.config.schema import EncoderConfig, Recipe
 from rellm_cache.corpus.clip_limits import read_limits
 from rellm_cache.corpus.manifest import Utterance, read_manifests
+from rellm_cache.corpus.speed_copies import with_speed_copies
 from rellm_cache.encoders.registry import require_importable, resolve
 from rellm_cache.extraction.failures import record_failures
 from rellm_cache.extraction.messages import (
@@ -77,7 +78,9 @@ def extract(
     begun = monotonic()
     sync_mirror(cache)
     options = options or WorkerOptions()
-    utterances = options.select(read_manifests(manifest))
+    limits = read_limits(manifest)
+    speeds = recipe.training.speed_copies
+    utterances = options.select(with_speed_copies(read_manifests(manifest), speeds, limits))
     streams = make_targets(recipe.require_encoders(), cache)
     targets = list(dict.fromkeys(streams.values()))  # two streams may share a store
     missing = find_missing(utterances, targets)
@@ -88,7 +91,7 @@ def extract(
         device=device,
         commit_seconds=options.commit_seconds,
         url=origin_url(cache) or "",
-        limits=read_limits(manifest),
+        limits=limits,
     )
     batches = batch_by_length(missing, batch_size)
     if batches:

@@ -13,7 +13,7 @@ from rellm_cache.config.specs import digest
 from rellm_cache.corpus.audio_source import audio_digest
 from rellm_cache.corpus.manifest import Utterance
 from rellm_cache.inference.responders import LoadStreams, make_readings
-from rellm_cache.llm.loading import llm_identity
+from rellm_cache.llm.loading import llm_identity, with_text_files
 from rellm_cache.runs.weights import adapter_digest
 
 DIGITS = 12  # hex digits of a digest in a row
@@ -27,7 +27,7 @@ def answer_fingerprints(
     load_streams: LoadStreams | None,
 ) -> dict[str, str]:
     """Utterance id → digest, in 12 hex digits, of the recipe with its overrides, the trained
-    weights, the LLM, and the model's input.
+    weights, the LLM, and the model's input; after a "+", of the LLM's tokenizer and template.
 
     Args:
         load_streams: loads the frames in the cache; None if the audio is encoded live.
@@ -52,4 +52,7 @@ def answer_fingerprints(
             inputs = [audio_digest(u).tobytes().hex() for u in utterances]
     llm = llm_identity(recipe.used_llm) if recipe.used_llm else {}
     model = digest([identity_toml(recipe), weights, llm])
-    return {u.id: digest([model, i])[:DIGITS] for u, i in zip(utterances, inputs, strict=True)}
+    texts = with_text_files("", recipe.used_llm) if recipe.used_llm else ""
+    return {
+        u.id: digest([model, i])[:DIGITS] + texts for u, i in zip(utterances, inputs, strict=True)
+    }

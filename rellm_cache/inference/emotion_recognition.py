@@ -1,7 +1,7 @@
 """Emotion recognition by the LLM with the paper's prompt, and its scores.
 
 The LLM's label is found in two ways: the label with the highest likelihood as an answer, and the
-label that its greedy answer names.
+label that its greedy answer names. `recognition_requests` averages over several wordings.
 """
 
 from collections.abc import Sequence
@@ -15,6 +15,7 @@ from torch import Tensor
 from rellm_cache.corpus.emotions import find_emotion
 from rellm_cache.data.batch import Batch
 from rellm_cache.data.examples import label_ids
+from rellm_cache.inference.recognition_requests import RequestScores
 from rellm_cache.llm.frozen import require_llm
 from rellm_cache.metrics.classification import RecognitionScores
 from rellm_cache.model.speech_llm import SpeechLLM
@@ -43,11 +44,13 @@ class LLMScores:
 
     Attributes:
         unparsable: share of greedy answers that name no emotion.
+        requests: UA by request, if there are several or they are calibrated.
     """
 
     likelihood: RecognitionScores
     generation: RecognitionScores | None
     unparsable: float | None
+    requests: RequestScores | None = None
 
 
 @torch.inference_mode()
@@ -76,20 +79,25 @@ def _labels(likely: Tensor, replies: Sequence[str], names: tuple[str, ...]) -> l
 
 
 def score_labels(
-    labels: Sequence[Label], true: NDArray[np.int64], names: tuple[str, ...], in_words: bool
+    labels: Sequence[Label],
+    true: NDArray[np.int64],
+    names: tuple[str, ...],
+    in_words: bool,
+    requests: RequestScores | None = None,
 ) -> LLMScores | None:
     """Scores of the utterances with a true emotion; None if there are none.
 
     Args:
         true: (N,) indices into `names`, `IGNORED` where there is no true emotion.
+        requests: UA by request, for the result.
     """
     likely = np.array([names.index(label.likely) for label in labels], np.int64)
     likelihood = score_labelled(true, likely, names)
     if likelihood is None:
         return None
     if not in_words:
-        return LLMScores(likelihood, None, None)
+        return LLMScores(likelihood, None, None, requests)
     answers = [label.named for label in labels]
     named = np.array([NO_LABEL if n is None else names.index(n) for n in answers], np.int64)
     unparsable = float((named == NO_LABEL).mean())
-    return LLMScores(likelihood, score_labelled(true, named, names), unparsable)
+    return LLMScores(likelihood, score_labelled(true, named, names), unparsable, requests)

@@ -5,9 +5,9 @@
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -23,15 +23,28 @@ from rellm_cache.data.loader import BatchLoader
 from rellm_cache.data.sampler import ordered_batches
 from rellm_cache.data.streams import StreamSet
 from rellm_cache.errors import ManifestError
-from rellm_cache.inference.emotion_recognition import Label, label_speech, label_texts
+from rellm_cache.inference.emotion_recognition import (
+    LABEL_TOKENS,
+    Label,
+    label_speech,
+    label_texts,
+)
+from rellm_cache.inference.recognition_requests import (
+    Requests,
+    empty_likelihoods,
+    speech_likelihoods,
+    text_likelihoods,
+)
 from rellm_cache.llm.decoding import Continuation
 from rellm_cache.llm.frozen import require_llm
 from rellm_cache.llm.sentence_limit import ReplyLimit
 from rellm_cache.model.speech_llm import SpeechLLM
 from rellm_cache.model.text_llm import Reading, TextLLM
+from rellm_cache.runs.provenance import has_trained_dimensions
 from rellm_cache.runs.shared_models import SharedModels
 from rellm_cache.runs.weights import load_run
 from rellm_cache.store.transcripts import read_transcripts
+from rellm_cache.training.label_check import too_long
 from rellm_cache.training.validation import Predictions, predict
 from rellm_cache.utils.console import counted
 from rellm_cache.utils.devices import default_device
@@ -82,6 +95,9 @@ class Recognition:
     dimensions: dict[str, float] | None
 
 
+Result = TypeVar("Result", Generation, Recognition)
+
+
 class SpeechResponder:
     """The speech LLM of a trained run; `overrides` change its recipe's prompts."""
 
@@ -95,6 +111,7 @@ class SpeechResponder:
         self._device = default_device()
         self._recipe, self._model = load_run(run, self._device, resources.llm, overrides)
         self._load_streams = load_streams
+        self._has_dimensions = has_trained_dimensions(run, self._recipe)
 
     def answers(self, utterances: Sequence[Utterance], batch_size: int) -> Iterator[Generation]:
         """Answer utterances, in batches of similar length; `ConfigError` if the run has no LLM."""
@@ -104,7 +121,7 @@ class SpeechResponder:
         return (
             generation
             for batch, members in batches
-            for generation in answer_batch(self._model, batch, members, prompts)
+            for generation in self._with_trained(answer_batch(self._model, batch, members, prompts))
         )
 
     def labels(
@@ -119,6 +136,24 @@ class SpeechResponder:
             for pair in zip(batch.ids, label_speech(self._model, batch, in_words), strict=True)
         )
 
+    def likelihoods(
+        self, utterances: Sequence[Utterance], requests: Requests, batch_size: int
+    ) -> Iterator[tuple[str, Tensor]]:
+        """Ids and log-likelihoods (W, O, C) of the labels; errors as `answers`."""
+        require_llm(self._model.llm)
+        prompts, batches = self._recipe.prompts, self._batches(utterances, batch_size)
+        return (
+            pair
+            for batch, _ in batches
+            for pair in zip(
+                batch.ids, speech_likelihoods(self._model, batch, prompts, requests), strict=True
+            )
+        )
+
+    def empty_likelihoods(self, requests: Requests) -> Tensor:
+        """Log-likelihoods (W, O, C) of the labels without speech."""
+        return empty_likelihoods(self._model, self._recipe.prompts, requests)
+
     @torch.inference_mode()
     def recognize(
         self, utterances: Sequence[Utterance], batch_size: int
@@ -128,7 +163,7 @@ class SpeechResponder:
         for batch, _ in self._batches(utterances, batch_size):
             speech = self._model.speech(batch)
             pooled = self._model.pooled(speech)
-            for index, recognition in enumerate(recognize(self._model, pooled)):
+            for index, recognition in enumerate(self._with_trained(recognize(self._model, pooled))):
                 vectors = speech.one(index).float().cpu(), pooled[index].float().cpu()
                 found[batch.ids[index]] = recognition, *vectors
         return found
@@ -136,7 +171,20 @@ class SpeechResponder:
     def heads(self, utterances: Sequence[Utterance]) -> Predictions:
         """Emotions and dimensions by the heads, and the losses, in the utterances' order."""
         examples = make_examples(utterances, self._recipe, self._model.llm)
-        return predict(self._model, examples, self._load_streams(utterances), self._device)
+        found = predict(self._model, examples, self._load_streams(utterances), self._device)
+        return found if self._has_dimensions else replace(found, dimensions=None)
+
+    def _with_trained(self, found: list[Result]) -> list[Result]:
+        """Results without the numbers of a dimension head that was never trained."""
+        if self._has_dimensions:
+            return found
+        return [replace(result, dimensions=None) for result in found]
+
+    def too_long(self, utterances: Sequence[Utterance]) -> dict[str, str]:
+        """Utterance id → why it is too long for the LLM, for those that are."""
+        examples = make_examples(utterances, self._recipe, self._model.llm)
+        answers = {"answer": self._recipe.prompts.answer_tokens, "emotion_lm": LABEL_TOKENS}
+        return dict(too_long(examples, self._load_streams(utterances), self._model, answers))
 
     def _batches(
         self, utterances: Sequence[Utterance], batch_size: int
@@ -214,17 +262,36 @@ class TextResponder:
             for same, label in zip(owners, label_texts(self._model, batch, in_words), strict=True):
                 yield from ((utterance.id, label) for utterance in same)
 
+    def too_long(self, utterances: Sequence[Utterance]) -> dict[str, str]:
+        """Utterance id → why its text is too long for the LLM, for those whose text is."""
+        found = make_readings(utterances, self._recipe, self._cache)
+        tokens = self._recipe.prompts.answer_tokens
+        fits = {reading: self._model.fits(reading, tokens) for reading in set(found)}
+        reason = f"its transcript is too long for {self._model.llm.config.model}"
+        return {
+            u.id: reason for u, reading in zip(utterances, found, strict=True) if not fits[reading]
+        }
+
+    def likelihoods(
+        self, utterances: Sequence[Utterance], requests: Requests, batch_size: int
+    ) -> Iterator[tuple[str, Tensor]]:
+        """Ids and log-likelihoods (W, O, C) of the labels, equal transcripts once."""
+        for batch, owners in self._batches(utterances, batch_size):
+            found = text_likelihoods(self._model, batch, requests)
+            for same, values in zip(owners, found, strict=True):
+                yield from ((utterance.id, values) for utterance in same)
+
+    def empty_likelihoods(self, requests: Requests) -> Tensor:
+        """Log-likelihoods (W, O, C) of the labels without a transcript."""
+        return empty_likelihoods(self._model, self._recipe.prompts, requests)
+
     def _batches(
         self, utterances: Sequence[Utterance], batch_size: int
     ) -> Iterator[tuple[list[Reading], list[list[Utterance]]]]:
         """Distinct readings in batches of similar length, each with the utterances that have it."""
         owners: dict[Reading, list[Utterance]] = {}
         found = make_readings(utterances, self._recipe, self._cache)
-        tokens = self._recipe.prompts.answer_tokens
-        fits = {reading: self._model.fits(reading, tokens) for reading in set(found)}
-        if long := [
-            u.id for u, reading in zip(utterances, found, strict=True) if not fits[reading]
-        ]:
+        if long := [*self.too_long(utterances)]:
             raise ManifestError(
                 f"{counted(len(long), 'transcript is', 'transcripts are')} too long for "
                 f"{self._model.llm.config.model}, the first is that of {long[0]!r}; cut them, or "

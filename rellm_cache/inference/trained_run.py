@@ -18,7 +18,7 @@ from rellm_cache.corpus.audio import MAX_RATE, MIN_RATE, load_clip, make_wavefor
 from rellm_cache.corpus.manifest import Utterance
 from rellm_cache.data.streams import StreamSet
 from rellm_cache.errors import AudioError, ConfigError, ManifestError, RunError, StoreError
-from rellm_cache.inference.generate import require_prompt_overrides
+from rellm_cache.inference.generate import AUDIO_SUFFIXES, require_prompt_overrides
 from rellm_cache.inference.live_encoding import LiveEncoders
 from rellm_cache.inference.responders import (
     Recognition,
@@ -30,6 +30,7 @@ from rellm_cache.runs.provenance import run_cache
 from rellm_cache.runs.shared_models import SharedModels
 from rellm_cache.runs.weights import run_recipe
 from rellm_cache.utils.devices import default_device
+from rellm_cache.utils.near_names import did_you_mean
 
 BATCH = 8  # clips
 LOUDEST = 8.0  # a waveform of larger values was not scaled to -1..1
@@ -68,8 +69,9 @@ class Embedding:
 
     Attributes:
         states: (T', H) float32 outputs of the adapter, which the LLM reads as tokens.
-        pooled: (P,) float32, what the heads read: the mean of the states over time, followed by
-            the standard deviation if `heads.pooling` is `"statistics"`.
+        pooled: (P,) float32, what the heads read: the mean of the states over time, or of their
+            projection (`heads.projection`), followed by the standard deviation if `heads.pooling`
+            is `"statistics"` or `"attentive_statistics"`.
 
     Example:
         >>> import rellm_cache as rellm
@@ -252,6 +254,12 @@ class Run:
             streams = self._resources.streams(self.recipe.encoders, cache)
             streams.require(ids, f"rellm extract MANIFEST --recipe {self.path}/recipe.toml")
         except (StoreError, RunError) as error:
+            for name in ids:
+                if Path(name).suffix.lower() in AUDIO_SUFFIXES:
+                    near = did_you_mean(Path(name)) or "; check its path"
+                    raise AudioError(
+                        f"{name}: no such sound file, and no id of the cache{near}"
+                    ) from error
             raise StoreError(f"{ids[0]!r}: no sound file has this path, and {error}") from error
         return streams
 

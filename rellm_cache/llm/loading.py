@@ -11,6 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, GenerationConfig
 
 from rellm_cache.config.schema import LLMConfig
+from rellm_cache.config.specs import digest
 from rellm_cache.errors import ConfigError
 from rellm_cache.llm.bitsandbytes_import import bitsandbytes
 from rellm_cache.llm.frozen import FrozenLLM
@@ -21,11 +22,23 @@ from rellm_cache.utils.json_files import read_object
 from rellm_cache.utils.model_files import (
     check_files,
     load_pretrained,
+    local_file,
     locate_model,
     model_errors,
     refuse_custom_code,
     weights_digest,
 )
+from rellm_cache.utils.regular_files import file_digest
+
+# Files of a model folder, besides config and weights, that decide which tokens a text becomes.
+TEXT_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+)
+DIGITS = 8  # hex digits of their digest in a fingerprint
 
 
 def load_llm(config: LLMConfig, device: torch.device) -> FrozenLLM:
@@ -82,6 +95,32 @@ def llm_identity(config: LLMConfig) -> dict[str, str]:
     if not Path(config.model).is_dir():
         return config.identity
     return config.identity | {"model": weights_digest(find_llm(config))}
+
+
+def with_text_files(fingerprint: str, *configs: LLMConfig) -> str:
+    """Add a digest of the LLMs' tokenizers, templates and end tokens to a fingerprint.
+
+    It follows a "+", see `same_inputs`. A model that is not on this machine adds nothing.
+    """
+    found = [text_files_digest(config) for config in configs]
+    return f"{fingerprint}+{digest(found)[:DIGITS]}" if found and all(found) else fingerprint
+
+
+def text_files_digest(config: LLMConfig) -> str:
+    """SHA-256 (hex) of the files besides the weights that decide an answer, "" if not known.
+
+    These are the tokenizer's files, the chat template, and the end tokens of the generation
+    config; no other setting of that file is used.
+    """
+    paths = {name: local_file(config.model, name, config.revision) for name in TEXT_FILES}
+    if not any(paths.values()):
+        return ""
+    known = {name: file_digest(path) for name, path in paths.items() if path is not None}
+    generation = local_file(config.model, "generation_config.json", config.revision)
+    if generation is not None:
+        settings = read_object(generation, ConfigError, "copy the file again")
+        known["end"] = repr(settings.get("eos_token_id"))
+    return digest(known)
 
 
 def load_chat(config: LLMConfig) -> ChatFormat:

@@ -1,4 +1,4 @@
-"""Log-likelihoods that the LLM gives to known answers to a request."""
+"""Log-likelihoods that the LLM gives to known answers to a request, or to several packed ones."""
 
 from collections.abc import Sequence
 
@@ -20,9 +20,46 @@ def answer_log_likelihoods(
         request: segments, each the parent of the next.
     """
     last = len(request) - 1
-    row = pack([*request, *(llm.segment(answer=ids, parent=last) for ids in answers)])
+    return _of_segments(
+        llm, [*request, *(llm.segment(answer=ids, parent=last) for ids in answers)]
+    )[len(request) :]
+
+
+@torch.inference_mode()
+def packed_log_likelihoods(
+    llm: FrozenLLM, start: Segment, requests: Sequence[Segment], answers: Sequence[Sequence[int]]
+) -> Tensor:
+    """(B, A) float32 log-likelihood of each answer's ids after each request.
+
+    Requests share rows of at most `llm.pack_length` tokens; a longer one has its own row.
+
+    Args:
+        start: what all requests continue; they have parent 0.
+    """
+    own = sum(max(len(ids) - 1, 0) for ids in answers)
+    rows: list[list[Segment]] = []
+    room = 0
+    for request in requests:
+        size = len(request.embeddings) + own
+        if not rows or size > room:
+            rows.append([])
+            room = llm.config.pack_length
+        rows[-1].append(request)
+        room -= size
+    found = []
+    for row in rows:
+        segments = [start, *row]
+        for parent in range(1, len(row) + 1):
+            segments += (llm.segment(answer=ids, parent=parent) for ids in answers)
+        likely = _of_segments(llm, segments)[len(row) + 1 :]  # (b * A,)
+        found.append(likely.view(len(row), len(answers)))
+    return torch.cat(found)
+
+
+def _of_segments(llm: FrozenLLM, segments: Sequence[Segment]) -> Tensor:
+    """(S,) float32 log-likelihood of each segment's answer; 0 where it has none."""
+    row = pack(segments)
     losses, owners = token_cross_entropy(
         row, llm.hidden_states(row), llm.output_weight
     )  # (N,), (N,)
-    found = losses.new_zeros(len(answers))
-    return found.index_add(0, owners - len(request), -losses)
+    return losses.new_zeros(len(segments)).index_add(0, owners, -losses)

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from rellm_cache.config.adapter_options import StatisticsOptions
 from rellm_cache.model.adapter import Adapter, InputNorm
-from rellm_cache.model.heads import masked_mean
+from rellm_cache.model.pooling import valid_frames
 
 # Spread over utterances of the mean and the deviation of standardized frames: medians over layers
 # 1 to 4 of Whisper tiny.en and prosody, 1,200 clips of RAVDESS.
@@ -54,15 +54,19 @@ class StatisticsAdapter(Adapter):
 
     @property
     def operations(self) -> float:
-        """Operations of one frame: standardized, summed, centered, squared, summed."""
+        """Operations of one frame: multiplied and summed, centered, squared, multiplied, summed."""
         return 6 * self.input_size
 
     def forward(self, frames: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Embeddings and how many are valid, always 1: (B, T, D), (B,) -> (B, 1, H), (B,)."""
-        frames = self.scale(frames)
-        mean = masked_mean(frames, lengths)  # (B, T, D) -> (B, D)
-        variance = masked_mean((frames - mean.unsqueeze(1)).square(), lengths)
-        deviation = (variance + 1e-5).sqrt()
+        # Statistics first, then their scale: scaled frames would be one more pass over all frames.
+        shares = valid_frames(lengths, frames.shape[1]).float() / lengths.unsqueeze(1)  # (B, T)
+        mean = torch.bmm(shares.unsqueeze(1), frames)  # (B, 1, T), (B, T, D) -> (B, 1, D)
+        squares = (frames - mean).square()
+        variance = torch.bmm(shares.unsqueeze(1), squares).squeeze(1)  # (B, D)
+        mean = self.scale(mean).squeeze(1)  # (B, D)
+        # A finite gradient for the weights of mixed layers, too, where a channel never changes.
+        deviation = variance.clamp(min=1e-10).sqrt() * self.scale.weight
         statistics = torch.cat(
             [mean / MEAN_SPREAD, (deviation - 1) / DEVIATION_SPREAD], dim=1
         ).clamp(-LIMIT, LIMIT)  # (B, 2D)

@@ -68,11 +68,20 @@ class TextLLM:
         return [c.text for c in self._continue(system, turns, max_new_tokens, NO_LIMIT)]
 
     def label_log_likelihoods(
-        self, readings: Sequence[Reading], labels: Sequence[Sequence[int]]
+        self,
+        readings: Sequence[Reading],
+        labels: Sequence[Sequence[int]],
+        request: str | None = None,
     ) -> Tensor:
-        """(B, C) log-likelihood of each label's ids with the end token; the emotion is hidden."""
+        """(B, C) log-likelihood of each label's ids with the end token; the emotion is hidden.
+
+        Args:
+            request: user's turn with `{speech}` for the transcript; None for the first wording.
+        """
         chat, system = self.llm.chat, self._prompts.plain_system
-        requests = [chat.text_prompt(system, self._recognition(reading)) for reading in readings]
+        asked = self._prompts.recognition_of(self.emotions) if request is None else request
+        turns = [asked.replace("{speech}", reading.transcript) for reading in readings]
+        requests = [chat.text_prompt(system, turn) for turn in turns]
         return torch.stack(
             [
                 answer_log_likelihoods(self.llm, [self.llm.segment(ids=ids)], labels)

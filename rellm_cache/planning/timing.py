@@ -7,7 +7,7 @@ from time import monotonic
 
 from rellm_cache.config.schema import Recipe
 from rellm_cache.corpus.clip_limits import read_limits
-from rellm_cache.corpus.manifest import read_split
+from rellm_cache.corpus.speed_copies import read_training_clips
 from rellm_cache.data.batch import Batch
 from rellm_cache.data.collate import collate
 from rellm_cache.data.examples import make_examples
@@ -44,7 +44,7 @@ def time_epochs(
 
     The trainer's files go to the scratch folder `out`.
     """
-    utterances = read_split(manifest, "train")
+    utterances = read_training_clips(manifest, recipe.training.speed_copies)
     streams = open_streams(recipe.encoders, cache)
     examples = make_examples(utterances, recipe, llm)
     data = TrainingData(examples, [], streams)

@@ -23,7 +23,13 @@ from rellm_cache.runs.licences import (
     combine_licences,
     describe_corpus_conditions,
 )
-from rellm_cache.runs.provenance import CORPORA, DataSummary, TrainingRecord, load_training
+from rellm_cache.runs.provenance import (
+    CORPORA,
+    DataSummary,
+    TrainingRecord,
+    learned_dimensions,
+    load_training,
+)
 from rellm_cache.runs.weights import AdapterInfo, load_info, run_recipe
 from rellm_cache.utils.atomic_files import update_text
 from rellm_cache.utils.checksums import require_intact
@@ -59,8 +65,7 @@ class Card:
     @property
     def has_trained_dimensions(self) -> bool:
         """Whether the dimension head was trained: its loss has a weight and clips have labels."""
-        learns = self.recipe.heads.dimensions and self.recipe.losses.vad > 0
-        return learns and bool(self.training.train.dimensions)
+        return learned_dimensions(self.recipe, self.training)
 
     @property
     def rows(self) -> list[tuple[str, str, float]]:

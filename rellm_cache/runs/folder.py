@@ -1,6 +1,9 @@
 """Run folder of one recipe and one set of data; any other recipe or data is refused."""
 
 import dataclasses
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,17 +14,17 @@ from rellm_cache.errors import RunError
 from rellm_cache.runs.publish import is_published
 from rellm_cache.runs.weights import RECIPE, run_recipe
 from rellm_cache.utils.atomic_files import is_temporary, update_text, write_text
-from rellm_cache.utils.checksums import SUMS, recorded, require_intact
+from rellm_cache.utils.checksums import RESULTS, SUMS, recorded, require_intact
 from rellm_cache.utils.json_files import read_utf8
 from rellm_cache.utils.litter import is_litter
 
-CHECKPOINTS = "checkpoints"
+CHECKPOINTS, METRICS, TENSORBOARD = "checkpoints", "metrics.jsonl", "tensorboard"
 DATA = "data.sha256"  # see `data_digest`
 
 
 def create_run_folder(recipe: Recipe, out: Path) -> None:
     """Create a run folder; `RunError` if it contains something else than a run of this recipe."""
-    if not out.exists() or all(is_temporary(p) or is_litter(p) for p in out.iterdir()):
+    if not out.exists() or all(map(_is_left_over, out.iterdir())):
         out.mkdir(parents=True, exist_ok=True)
         with recorded(out, RECIPE):
             write_text(out / RECIPE, to_toml(recipe))
@@ -43,6 +46,24 @@ def record_recipe(recipe: Recipe, out: Path) -> None:
     """Write the recipe of a run, unless the file holds it: another form of TOML is no change."""
     if run_recipe(out) != recipe:
         write_text(out / RECIPE, to_toml(recipe))
+
+
+@contextmanager
+def emptied_on_error(out: Path) -> Iterator[None]:
+    """Remove what a call wrote into a new run folder if it fails before its first result."""
+    new = not out.exists() or all(map(_is_left_over, out.iterdir()))
+    try:
+        yield
+    except Exception:
+        if new and not (out / CHECKPOINTS).exists() and not (out / METRICS).exists():
+            for name in (RECIPE, DATA, RESULTS):
+                (out / name).unlink(missing_ok=True)
+            shutil.rmtree(out / TENSORBOARD, ignore_errors=True)
+        raise
+
+
+def _is_left_over(path: Path) -> bool:
+    return is_temporary(path) or is_litter(path)
 
 
 def require_same_recipe(recipe: Recipe, out: Path) -> None:

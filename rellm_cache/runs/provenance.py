@@ -8,9 +8,10 @@ import dataclasses
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from rellm_cache.config.schema import Recipe
 from rellm_cache.corpus.manifest import Utterance
 from rellm_cache.corpus.statistics import read_report
 from rellm_cache.errors import RunError
@@ -64,6 +65,7 @@ class TrainingRecord:
         scores: scores of the best weights on the validation split.
         cache: absolute path or URL of the cache used in training; empty in a published run.
         stopped: why training was stopped before the last step of the recipe, or empty.
+        layer_weights: stream → number of a layer → its learned weight; empty without such weights.
     """
 
     rellm: str
@@ -78,6 +80,7 @@ class TrainingRecord:
     scores: dict[str, float]
     cache: str = ""
     stopped: str = ""
+    layer_weights: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
 def summarize_data(utterances: Sequence[Utterance], manifest: Path) -> DataSummary:
@@ -116,6 +119,24 @@ def _prepared(folder: Path) -> str:
     return f"{splits}, seed {seed}" if seed is not None else str(splits)
 
 
+def learned_dimensions(recipe: Recipe, record: TrainingRecord) -> bool:
+    """Whether a run learned dimensions from labels of its own train split."""
+    learns = recipe.heads.dimensions and recipe.losses.vad > 0
+    return learns and bool(record.train.dimensions)
+
+
+def has_trained_dimensions(run: Path, recipe: Recipe) -> bool:
+    """Whether the dimension head of a run is not random.
+
+    It is taken as trained if training started from another run's, or if nothing is recorded.
+    """
+    if not recipe.heads.dimensions or not (run / TRAINING).is_file():
+        return recipe.heads.dimensions
+    record = load_training(run)
+    started = bool(record.started_from) and "dimensions" in recipe.training.init_parts
+    return started or learned_dimensions(recipe, record)
+
+
 def save_training(run: Path, record: TrainingRecord) -> None:
     """Write `training.json`."""
     write_text(run / TRAINING, training_text(record))
@@ -124,7 +145,7 @@ def save_training(run: Path, record: TrainingRecord) -> None:
 def training_text(record: TrainingRecord) -> str:
     """Content of `training.json`."""
     content = dataclasses.asdict(record)
-    for name in ("cache", "stopped"):
+    for name in ("cache", "stopped", "layer_weights"):
         if not content[name]:
             del content[name]
     return json.dumps(content, indent=2) + "\n"

@@ -17,10 +17,12 @@ from safetensors.torch import save_file
 
 from rellm_cache.config.recipes import load_recipe
 from rellm_cache.config.schema import LLMConfig, Recipe
+from rellm_cache.config.specs import EncoderSpec
 from rellm_cache.config.toml import Changes
 from rellm_cache.errors import ConfigError, RunError
 from rellm_cache.llm.frozen import FrozenLLM
 from rellm_cache.llm.loading import load_llm
+from rellm_cache.model.layer_mix import SUFFIX
 from rellm_cache.model.speech_llm import SpeechLLM
 from rellm_cache.utils.atomic_files import update_text, write_file
 from rellm_cache.utils.checksums import require_intact
@@ -32,13 +34,15 @@ from rellm_cache.utils.tensor_files import load_safetensors
 WEIGHTS, CONFIG, RECIPE = "adapter.safetensors", "adapter_config.json", "recipe.toml"
 DTYPES = (torch.float32, torch.bfloat16)  # of trained weights, see `training.param_dtype`
 AGAIN = "run its `rellm train` again, which makes it again or says what is lost"
-# Part of a model, as in `training.init_parts` → start of its parameters' names.
+# Part of a model, as in `training.init_parts` → starts of its parameters' names.
 PARTS = {
-    "adapter": "adapter.",
-    "emotion": "heads.category.",
-    "dimensions": "heads.dimensions.",
-    "lora": "lora.",
+    "adapter": ("adapter.", "layer_mix."),
+    "emotion": ("heads.category.",),
+    "dimensions": ("heads.dimensions.",),
+    "lora": ("lora.",),
 }
+LayerWeights = dict[str, dict[str, float]]  # stream → number of a layer → its weight
+HEADS, POOLING = ("emotion", "dimensions"), "heads.pooling."  # comes with any of the heads
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,10 @@ def load_tensors(
         fresh_lora: accept a file without LoRA for a model with LoRA; its LoRA stays untrained.
     """
     state = read_tensors(path)
-    left_out = tuple(start for part, start in PARTS.items() if part not in parts)
+    others = (starts for part, starts in PARTS.items() if part not in parts)
+    left_out = tuple(start for starts in others for start in starts)
+    if not any(head in parts for head in HEADS):
+        left_out += (POOLING,)
     state = {name: tensor for name, tensor in state.items() if not name.startswith(left_out)}
     own = {n: t for n, t in trained_parameters(model).items() if not n.startswith(left_out)}
     if fresh_lora and not any(name.startswith("lora.") for name in state):
@@ -115,6 +122,22 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
                 f"{AGAIN}"
             )
     return state
+
+
+def read_layer_weights(path: Path, encoders: Mapping[str, EncoderSpec]) -> LayerWeights:
+    """Learned weights of layers in a file of trained weights, which must be intact.
+
+    Args:
+        encoders: specs by stream, which name the layers.
+    """
+    found: LayerWeights = {}
+    state = load_safetensors(path, RunError, AGAIN)
+    for stream, encoder in encoders.items():
+        if (tensor := state.get(f"layer_mix.{stream}{SUFFIX}.weights")) is not None:
+            weights = tensor.float().softmax(0).tolist()
+            layers = map(str, encoder.layer_numbers)
+            found[stream] = dict(zip(layers, weights, strict=True))
+    return found
 
 
 def save_config(run: Path, info: AdapterInfo, recipe: Recipe) -> None:

@@ -18,8 +18,10 @@ from rellm_cache.store.locks import remove_path
 from rellm_cache.store.part_writer import Row, write_part
 from rellm_cache.store.quantization import Quantization
 from rellm_cache.store.remote.upload import commit_part, remove_remote_part, upload_file
-from rellm_cache.utils.atomic_files import rename, sync_path, sync_tree
+from rellm_cache.utils.atomic_files import rename, sync_tree
+from rellm_cache.utils.disk_errors import disk_reason
 from rellm_cache.utils.locks import hold_lock
+from rellm_cache.utils.sync import sync_path
 
 
 @contextmanager
@@ -36,10 +38,12 @@ def temporary_folder(store: Path) -> Iterator[Path]:
             finally:
                 remove_path(temporary)
     except OSError as error:
-        hint = "free some space" if error.errno == errno.ENOSPC else "check the folder"
+        hint = (
+            "free some space" if error.errno == errno.ENOSPC else "check the folder and its space"
+        )
         raise StoreError(
-            f"{store}: could not be changed ({error}); {hint} and run the same command again; "
-            "nothing is lost"
+            f"{store}: could not be changed ({disk_reason(error)}); {hint} and run the same "
+            "command again; nothing is lost"
         ) from error
 
 

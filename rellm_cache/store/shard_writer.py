@@ -11,7 +11,7 @@ import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
-from rellm_cache.utils.atomic_files import sync_path
+from rellm_cache.utils.sync import sync_path
 
 MISSING = np.uint64(2**64 - 1)
 

@@ -20,6 +20,7 @@ from typing import Any
 from rellm_cache.config.schema import Recipe
 from rellm_cache.config.specs import digest
 from rellm_cache.corpus.manifest import Utterance, read_manifests, read_split
+from rellm_cache.corpus.speed_copies import read_training_clips
 from rellm_cache.data.examples import Questions, data_digest, load_questions
 from rellm_cache.errors import RellmError, RunError, reason_of
 from rellm_cache.evaluation.run import EvaluationOptions, evaluate
@@ -144,7 +145,8 @@ class Sweeper:
         """Digest of a recipe's training data, for the `data.sha256` of an unfinished run."""
         streams = self.resources.streams(recipe.encoders, self.settings.cache)
         questions = self._questions(recipe)
-        return data_digest(self._splits, recipe.losses, questions, streams)
+        clips = read_training_clips(self.settings.manifest, recipe.training.speed_copies)
+        return data_digest([clips, self._splits[1]], recipe.losses, questions, streams)
 
     def _questions(self, recipe: Recipe) -> Questions:
         splits = ("train", "validation")

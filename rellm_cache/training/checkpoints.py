@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import Accelerator
 from torch import Tensor
 
@@ -30,7 +29,10 @@ from rellm_cache.utils.atomic_files import replace_folder
 from rellm_cache.utils.checksums import SUMS, find_damage, sums_text
 from rellm_cache.utils.console import say
 from rellm_cache.utils.devices import random_state, set_random_state
+from rellm_cache.utils.disk_errors import disk_errors
 from rellm_cache.utils.regular_files import file_digest
+from rellm_cache.utils.state_files import save_state
+from rellm_cache.utils.sync import make_folder
 from rellm_cache.utils.tensor_files import load_torch
 
 STATE, PARTIAL, KEPT = "state.pt", ".partial", 2
@@ -48,6 +50,7 @@ class Position:
         epochs_since_best: validated epochs after the best one.
         stopped: why training was stopped before its last step, or "".
         best_sha256: digest of the best weights' file, or "" in checkpoints of older versions.
+        metrics_sha256: digest of the metrics up to this step, or "" in those of older versions.
     """
 
     step: int = 0
@@ -58,6 +61,7 @@ class Position:
     epochs_since_best: int = 0
     stopped: str = ""
     best_sha256: str = ""
+    metrics_sha256: str = ""
 
 
 class CheckpointFolders:
@@ -87,13 +91,17 @@ class CheckpointFolders:
         """Write a step's checkpoint atomically with `write`; keep only the newest `kept`."""
         target = self.path(step)
         partial = self.folder / PARTIAL
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        write(partial)
-        digests = {file.name: file_digest(file) for file in partial.iterdir()}
-        (partial / SUMS).write_text(sums_text(digests), "utf-8")
-        # An existing folder is damaged, or was saved at the same step before the epoch ended.
-        replace_folder(partial, target)
+        try:
+            with disk_errors(target, "earlier checkpoints are kept"):
+                shutil.rmtree(partial, ignore_errors=True)
+                make_folder(partial)
+                write(partial)
+                digests = {file.name: file_digest(file) for file in partial.iterdir()}
+                (partial / SUMS).write_text(sums_text(digests), "utf-8")
+                # An existing folder is damaged, or was saved at this step before the epoch ended.
+                replace_folder(partial, target)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
         self._intact = [*(p for p in self._intact if p != target), target][-kept:]
         for path in self.folder.glob("*step-*"):
             if path not in self._intact:
@@ -190,12 +198,19 @@ class CheckpointManager:
     def _write(self, position: Position, kept: int = KEPT, **state: Any) -> None:
         def write(folder: Path) -> None:
             save_tensors(folder / WEIGHTS, self._state.model)
-            torch.save({"position": vars(position), **state}, folder / STATE)
+            save_state(folder / STATE, {"position": vars(position), **state})
 
         self._folders.save(position.step, write, kept)
 
 
 REMOVE = "remove it, and training continues from an earlier checkpoint or starts again"
+
+
+def final_position(folder: Path) -> Position | None:
+    """Where a finished run ended, by its intact checkpoint; None if there is none."""
+    step, _ = (folders := CheckpointFolders(folder)).find_newest()
+    saved = _read_state(folders.path(step)) if step else {}
+    return Position(**saved["position"]) if saved.keys() == {"position"} else None
 
 
 def _read_state(checkpoint: Path) -> dict[str, Any]:

@@ -2,8 +2,9 @@
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 
@@ -26,21 +27,39 @@ NEEDS = {
 
 def require_positions(examples: Sequence[Example], streams: StreamSet, model: SpeechLLM) -> None:
     """Raise `ManifestError` that names the first example that is too long for the LLM."""
+    for name, reason in too_long(examples, streams, model):
+        raise ManifestError(f"{name}: {reason}; shorten its text, or leave the clip out")
+
+
+def too_long(
+    examples: Sequence[Example],
+    streams: StreamSet,
+    model: SpeechLLM,
+    answers: Mapping[str, int] = MappingProxyType({}),
+) -> Iterator[tuple[str, str]]:
+    """Yield id and reason of each example that is too long for the LLM.
+
+    Args:
+        answers: task → most tokens of an answer that the LLM shall generate.
+    """
     if model.llm is None:
         return
     frames = streams.lengths([example.id for example in examples])
     embeddings = model.adapter.output_lengths(torch.as_tensor(frames, dtype=torch.long)).tolist()
     for example, length in zip(examples, embeddings, strict=True):
+        sizes = [(task, len(model.prompts[task].after) + most) for task, most in answers.items()]
         for target in example.targets:
-            prompt = model.prompts[target.task]
-            asked = (prompt.after, target.after or (), target.after_with_metadata or ())
-            needed = len(prompt.before) + length + max(map(len, asked)) + len(target.ids)
+            asked = (model.prompts[target.task].after, target.after, target.after_with_metadata)
+            sizes.append((target.task, max(len(ids or ()) for ids in asked) + len(target.ids)))
+        for task, size in sizes:
+            needed = len(model.prompts[task].before) + length + size
             if not model.llm.has_positions(needed):
-                raise ManifestError(
-                    f"{example.id}: prompt, speech and answer of {target.task} take {needed} "
-                    f"tokens, more than {model.llm.config.model} supports; shorten its text, or "
-                    "leave the clip out"
+                yield (
+                    example.id,
+                    f"prompt, speech and answer of {task} take {needed} tokens, more than "
+                    f"{model.llm.config.model} supports",
                 )
+                break
 
 
 def require_listed_emotions(
@@ -94,7 +113,11 @@ def require_labels(examples: Sequence[Example], recipe: Recipe, manifest: Path) 
                 f"{len(examples)} clips of train has {label}; {fix}, or set losses.{name}=0"
             )
         if loss.needs_dimensions and not any(example.vad for example in examples):
-            warnings.append(f"losses.{name} learns nothing, as no clip of train has dimensions")
+            has_head = recipe.vad_encoder is not None
+            fix = "; `rellm annotate` adds predictions of the emotion encoder" if has_head else ""
+            warnings.append(
+                f"losses.{name} learns nothing, as no clip of train has dimensions{fix}"
+            )
     if len(emotions) == 1 and {"emotion_ce", "emotion_lm"} & {n for n, w in weights.items() if w}:
         (only,) = emotions
         warnings.append(

@@ -5,6 +5,7 @@ are summed. A step that runs out of memory is repeated with smaller micro-batche
 """
 
 import dataclasses
+import hashlib
 import math
 import shutil
 import time
@@ -13,7 +14,7 @@ from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -48,12 +49,14 @@ from rellm_cache.training.micro_batches import (
 from rellm_cache.training.optim import Optimizer
 from rellm_cache.training.precision import training_autocast, validation_autocast
 from rellm_cache.training.validation import is_better, selection_score, validation_scores
-from rellm_cache.utils.atomic_files import rename, sync_path, write_file, write_lines
+from rellm_cache.utils.atomic_files import rename, write_file, write_lines
 from rellm_cache.utils.checksums import is_intact, recorded, require_intact
 from rellm_cache.utils.console import Tick, counted, progress, say
 from rellm_cache.utils.devices import is_out_of_memory, random_state, set_random_state
+from rellm_cache.utils.disk_errors import disk_errors
 from rellm_cache.utils.regular_files import file_digest
 from rellm_cache.utils.resumable_table import append_row, read_journal
+from rellm_cache.utils.sync import sync_path
 
 METRICS, BEST = "metrics.jsonl", "best.safetensors"
 NEXT = "next-best.safetensors"  # becomes BEST when the checkpoint of its epoch is saved
@@ -119,6 +122,12 @@ class Trainer:
         if self.accelerator.is_main_process:
             found = list(read_metrics(self.out))
             kept = [row for row in found if 0 < position.step >= row["step"]]
+            expected = position.metrics_sha256
+            if expected and found and expected != self._metrics_digest(len(kept)):
+                say(
+                    f"Note: {self.metrics}: was changed or damaged after the checkpoint was "
+                    "written; restore it, or do not rely on its numbers"
+                )
             if kept != found or not self.metrics.exists():
                 write_lines(self.metrics, kept)
             if not self.checkpoints.is_final:
@@ -167,7 +176,8 @@ class Trainer:
 
     def run(self, position: Position) -> Position:
         """Train from a position to the end, or until training is stopped."""
-        self.accelerator.init_trackers("tensorboard")
+        with disk_errors(self.out / "tensorboard", "nothing was trained yet"):
+            self.accelerator.init_trackers("tensorboard")
         if position.step == 0:
             scores, metric = self.validate(), self.recipe.training.best_metric
             if scores and not math.isfinite(selection_score(metric, scores, 0)):
@@ -450,8 +460,16 @@ class Trainer:
     def _save(self, position: Position) -> None:
         """Write a checkpoint, after its metrics are on the disk."""
         if self.accelerator.is_main_process:
-            sync_path(self.metrics)
+            with disk_errors(self.metrics, "earlier checkpoints are kept"):
+                sync_path(self.metrics)
+                digest = self._metrics_digest()
+            position = dataclasses.replace(position, metrics_sha256=digest)
         self.checkpoints.save(position)
+
+    def _metrics_digest(self, rows: int | None = None) -> str:
+        """SHA-256 (hex) of the first rows of the metrics, or of all."""
+        with self.metrics.open("rb") as file:
+            return hashlib.sha256(b"".join(islice(file, rows))).hexdigest()
 
     def _record(self, row: dict[str, Any]) -> None:
         if not self.accelerator.is_main_process:
@@ -459,7 +477,8 @@ class Trainer:
         append_row(self.metrics, row)
         validation = {f"validation/{k}": v for k, v in row.get("validation", {}).items()}
         training = {f"train/{k}": v for k, v in row.items() if "loss" in k or "rate" in k}
-        self.accelerator.log({**training, **validation}, step=row["step"])
+        with disk_errors(self.out / "tensorboard", "checkpoints are kept"):
+            self.accelerator.log({**training, **validation}, step=row["step"])
 
 
 def _initial_model(recipe: Recipe, data: TrainingData, llm: FrozenLLM | None) -> SpeechLLM:
@@ -477,7 +496,10 @@ def _initial_model(recipe: Recipe, data: TrainingData, llm: FrozenLLM | None) ->
             f"one), and have {untrained[0]!r} in training.init_parts"
         )
     if model.adapter.needs_statistics and not (config.init_from and "adapter" in config.init_parts):
-        model.adapter.start_from(*frame_statistics(data.streams, [e.id for e in data.train]))
+        ids = [example.id for example in data.train]
+        with torch.no_grad():
+            statistics = frame_statistics(data.streams, ids, model.layer_mix.mix_values)
+        model.adapter.start_from(*statistics)
     model.class_weights = class_weights(recipe.losses, data.train, len(recipe.heads.emotions))
     return model
 

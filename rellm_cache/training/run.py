@@ -25,6 +25,7 @@ from accelerate import Accelerator
 from rellm_cache.annotation.teacher import open_teacher_store, teacher_spec
 from rellm_cache.config.schema import EncoderConfig, Recipe
 from rellm_cache.corpus.manifest import Utterance, read_split
+from rellm_cache.corpus.speed_copies import read_training_clips, without_copies
 from rellm_cache.data.examples import (
     Questions,
     data_digest,
@@ -38,8 +39,10 @@ from rellm_cache.llm.frozen import FrozenLLM
 from rellm_cache.model.losses.registry import active_losses
 from rellm_cache.runs.card import CARD, write_card
 from rellm_cache.runs.folder import (
+    CHECKPOINTS,
     DATA,
     create_run_folder,
+    emptied_on_error,
     record_data,
     record_recipe,
     require_same_data,
@@ -51,13 +54,22 @@ from rellm_cache.runs.provenance import (
     DataSummary,
     TrainingRecord,
     cache_location,
+    load_training,
     save_training,
     summarize_data,
 )
 from rellm_cache.runs.shared_models import SharedModels
-from rellm_cache.runs.weights import CONFIG, RECIPE, WEIGHTS, AdapterInfo, save_config
+from rellm_cache.runs.weights import (
+    CONFIG,
+    RECIPE,
+    WEIGHTS,
+    AdapterInfo,
+    load_info,
+    read_layer_weights,
+    save_config,
+)
 from rellm_cache.training.callbacks import Callback, TrainReport
-from rellm_cache.training.checkpoints import Position
+from rellm_cache.training.checkpoints import Position, final_position
 from rellm_cache.training.label_check import (
     require_labels,
     require_listed_emotions,
@@ -71,7 +83,7 @@ from rellm_cache.training.loop import (
     read_metrics,
 )
 from rellm_cache.training.validation import selection_score
-from rellm_cache.utils.checksums import recorded
+from rellm_cache.utils.checksums import RESULTS, is_intact, read_sums, recorded
 from rellm_cache.utils.console import say
 from rellm_cache.utils.devices import describe_machine, use_threads
 from rellm_cache.utils.locks import hold_folder
@@ -132,7 +144,11 @@ def train(
             "would replace them; choose another --out"
         )
     accelerator = make_accelerator(out)
-    with hold_folder(out) if accelerator.is_main_process else nullcontext():
+    main = accelerator.is_main_process
+    with (
+        hold_folder(out) if main else nullcontext(),
+        emptied_on_error(out) if main else nullcontext(),
+    ):
         return _train(recipe, manifest, cache, out, resources, accelerator, callbacks)
 
 
@@ -161,7 +177,11 @@ def _train(
         check_data(digest, out)
     notes = _describe_corpus(corpus, recipe)
     validation = summarize_data(corpus.validation, manifest) if corpus.validation else None
-    summaries = (summarize_data(corpus.train, manifest), validation)
+    summaries = (summarize_data(without_copies(corpus.train), manifest), validation)
+    if (found := _finished(recipe, out, notes)) is not None:
+        for callback in callbacks if accelerator.is_main_process else ():
+            callback.on_end(found)
+        return found
     llm = resources.llm(recipe.used_llm, accelerator.device) if recipe.used_llm else None
     data = _make_data(corpus, recipe, llm, cache)
     for warning in require_labels(data.train, recipe, manifest):
@@ -184,6 +204,31 @@ def _train(
     for callback in callbacks if main else ():
         callback.on_end(report)
     return report
+
+
+def _finished(recipe: Recipe, out: Path, notes: list[str]) -> TrainReport | None:
+    """The report of a finished run whose results are intact; no model is loaded for it."""
+    results = (RECIPE, WEIGHTS, CONFIG, METRICS, TRAINING, CARD)
+    known = read_sums(out / RESULTS) if (out / RESULTS).is_file() else {}
+    if not all(name in known and is_intact(out / name) for name in results):
+        return None
+    end = final_position(out / CHECKPOINTS)
+    if end is None or end.stopped:
+        return None
+    epochs = [row for row in read_metrics(out) if "validation" in row]
+    return TrainReport(
+        out=out,
+        steps=end.step,
+        planned=end.step,
+        stopped="",
+        resumed_at=end.step,
+        seconds=end.seconds,
+        validation=_best_scores(recipe.training.best_metric, epochs, end),
+        untrained=epochs[0]["validation"] if epochs else {},
+        trainable=load_info(out).trainable_parameters,
+        notes=notes,
+        layer_weights=load_training(out).layer_weights,
+    )
 
 
 def require_validation(recipe: Recipe, manifest: Path) -> None:
@@ -228,7 +273,7 @@ def _nothing_to_train(recipe: str, out: Path) -> TrainReport:
 
 
 def _read_corpus(recipe: Recipe, manifest: Path, cache: Path, resources: SharedModels) -> _Corpus:
-    training = read_split(manifest, "train")
+    training = read_training_clips(manifest, recipe.training.speed_copies)
     has_validation = (manifest / "validation.jsonl").exists()
     validation = read_split(manifest, "validation") if has_validation else []
     streams = resources.streams(recipe.encoders, cache)
@@ -249,6 +294,9 @@ def _describe_corpus(corpus: _Corpus, recipe: Recipe) -> list[str]:
         ]
     else:
         notes.append("no validation.jsonl: the last checkpoint is kept")
+    learns = recipe.losses.vad and recipe.heads.dimensions and any(u.vad for u in corpus.train)
+    if learns and corpus.validation and not any(u.vad for u in corpus.validation):
+        notes.append("validation: no clip has dimensions, so that they have no scores there")
     silent = sum(u.id not in corpus.questions for u in corpus.train)
     if "qa_lm" in recipe.losses.tasks and silent:
         total = len(corpus.train)
@@ -283,6 +331,7 @@ def finish(trainer: Trainer, start: Position, end: Position, notes: list[str]) -
     """Put the description of the weights into the run folder, and report on the run."""
     out, recipe, streams = trainer.out, trainer.recipe, trainer.data.streams
     trainable = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
+    layer_weights = {}
     if trainer.accelerator.is_main_process:
         info = AdapterInfo(
             sizes=streams.sizes,
@@ -293,6 +342,7 @@ def finish(trainer: Trainer, start: Position, end: Position, notes: list[str]) -
             ),
         )
         save_config(out, info, recipe)
+        layer_weights = read_layer_weights(out / WEIGHTS, recipe.encoders)
         trainer.checkpoints.save_final(end)
     epochs = [row for row in read_metrics(out) if "validation" in row]
     return TrainReport(
@@ -306,6 +356,7 @@ def finish(trainer: Trainer, start: Position, end: Position, notes: list[str]) -
         untrained=epochs[0]["validation"] if epochs else {},
         trainable=trainable,
         notes=notes,
+        layer_weights=layer_weights,
     )
 
 
@@ -348,6 +399,7 @@ def record(
             started_from=file_digest(Path(start) / WEIGHTS) if start else "",
             scores=report.validation,
             cache=cache_location(cache),
+            layer_weights=report.layer_weights,
         )
         save_training(report.out, found)
     write_card(report.out)

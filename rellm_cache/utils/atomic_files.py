@@ -19,13 +19,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from safetensors import SafetensorError
-
 from rellm_cache.errors import RellmError
 from rellm_cache.utils.csv_cells import neutralize
+from rellm_cache.utils.disk_errors import disk_errors
 from rellm_cache.utils.litter import is_litter
 from rellm_cache.utils.locks import LOCK, hold_file
 from rellm_cache.utils.regular_files import read_regular
+from rellm_cache.utils.sync import make_folder, sync_path
 
 SUFFIX = ".partial"  # of every temporary name; the name starts with a dot
 SYNC_THREADS = 8  # a file system joins concurrent syncs into one write of its journal
@@ -37,18 +37,21 @@ def write_file(path: Path, write: Callable[[Path], object]) -> None:
     """Replace a file by what `write` writes to a temporary path.
 
     If two processes write one file at once, the last one to finish wins. Missing folders are made.
-    After an error the old file stays, and the temporary one is removed.
+    After an error the old file stays, and the temporary one is removed. Raises `RellmError` if the
+    disk is full or the folder cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _remove_leftovers(path)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{SUFFIX}")
-    try:
-        write(temporary)
-        sync_path(temporary)
-        rename(temporary, path)
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
+    kept = "the file that was there is kept" if path.exists() else "complete files are kept"
+    with disk_errors(path, kept):
+        make_folder(path.parent)
+        _remove_leftovers(path)
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{SUFFIX}")
+        try:
+            write(temporary)
+            sync_path(temporary)
+            rename(temporary, path)
+        finally:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -122,7 +125,8 @@ def replaced_folder(out: Path, needed_bytes: int = 0) -> Iterator[Path]:
     """
     parent = out.absolute().parent
     temporary = parent / f".{out.name}.{secrets.token_hex(4)}{SUFFIX}"
-    with hold_file(out) as locked:
+    kept = "the folder that was there is kept" if out.exists() else "nothing is left there"
+    with disk_errors(out, kept), hold_file(out) as locked:
         if locked:
             _remove_dead(parent, out.name)
         try:
@@ -131,12 +135,6 @@ def replaced_folder(out: Path, needed_bytes: int = 0) -> Iterator[Path]:
             temporary.mkdir()
             yield temporary
             replace_folder(temporary, out)
-        except (OSError, SafetensorError) as error:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise RellmError(
-                f"{out}: could not be written ({error}); free some space or check the folder, and "
-                "run the same command again"
-            ) from error
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
@@ -177,15 +175,6 @@ def sync_tree(folder: Path) -> None:
     paths = [Path(root) / name for root, _, files in os.walk(folder) for name in ("", *files)]
     with ThreadPoolExecutor(SYNC_THREADS) as pool:
         list(pool.map(sync_path, paths))
-
-
-def sync_path(path: Path) -> None:
-    """Sync one file or folder to the disk (fsync)."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _remove_leftovers(path: Path) -> None:

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from rellm_cache.errors import RellmError
 from rellm_cache.utils.regular_files import read_regular, why_unreadable
 
+LARGE = 10**18  # integers beyond it are rare, and are looked at
 INTEGER_DIGITS = 300  # more than this no float can hold
 DEPTH = 100  # brackets in brackets; Python's own functions fail at about a thousand
 SHOWN = 60  # characters of a line in a message
@@ -201,6 +202,38 @@ def _is_deep(value: Any) -> bool:
     return True
 
 
+def parse_plain(text: str) -> dict[str, Any] | None:
+    """Parse one JSON object of texts, numbers and lists of numbers, several times as fast.
+
+    Returns None if the text needs `parse_object`: it has an escape, a NaN, a large number, another
+    value, a name that occurs twice, or is not JSON.
+    """
+    if "\\" in text or "NaN" in text or "Infinity" in text:
+        return None
+    try:
+        content = _PLAIN.decode(text)
+    except (ValueError, RecursionError):
+        return None
+    if type(content) is not dict:
+        return None
+    texts = len(content)
+    for value in content.values():
+        kind = type(value)
+        if kind is str:
+            texts += 1
+        elif kind is list:
+            if not all(type(number) is float or _is_small(number) for number in value):
+                return None
+        elif kind is not float and value is not None and not _is_small(value):
+            return None
+    # Without escapes every quotation mark is the end of a text: a name twice leaves some over.
+    return content if text.count('"') == 2 * texts else None
+
+
+def _is_small(value: object) -> bool:
+    return type(value) is bool or (type(value) is int and -LARGE < value < LARGE)
+
+
 def _parse_int(digits: str) -> int:
     if len(digits) > INTEGER_DIGITS:
         raise ValueError(f"an integer of {len(digits)} digits")
@@ -221,6 +254,7 @@ def _distinct_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 # A decoder is made once: manifests have millions of lines.
+_PLAIN = json.JSONDecoder()
 _DECODER = json.JSONDecoder(parse_int=_parse_int)
 _STRICT = json.JSONDecoder(
     parse_int=_parse_int, parse_constant=_parse_constant, object_pairs_hook=_distinct_names

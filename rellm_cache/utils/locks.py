@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rellm_cache.errors import RellmError
+from rellm_cache.utils.sync import make_folder
 
 # Errors of file systems without flock: there we write without locks and remove nothing.
 NO_LOCKS = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.ENOSYS)
@@ -37,7 +38,7 @@ def hold_folder(folder: Path) -> Iterator[None]:
     Raises `RellmError` if a live process holds it.
     """
     created = not folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     try:
         with _held(folder / LOCK, folder):
             yield
@@ -53,7 +54,7 @@ def hold_file(path: Path) -> Iterator[bool]:
 
     Yields whether the file system has locks. Raises `RellmError` if a live process holds it.
     """
-    path.absolute().parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.absolute().parent)
     with _held(path.absolute().with_name(f".{path.name}{LOCK}"), path) as locked:
         yield locked
 
@@ -69,8 +70,10 @@ def _held(lock: Path, out: Path) -> Iterator[bool]:
         ) from error
     try:
         since = time.strftime("%Y-%m-%d %H:%M:%S")
-        os.ftruncate(handle, 0)
-        os.write(handle, f"process {os.getpid()} on {os.uname().nodename}, since {since},".encode())
+        with contextlib.suppress(OSError):  # a full disk: the lock holds without a name
+            os.ftruncate(handle, 0)
+            holder = f"process {os.getpid()} on {os.uname().nodename}, since {since},"
+            os.write(handle, holder.encode())
         yield locked
     finally:
         lock.unlink(missing_ok=True)  # before unlocking, so that a waiting process sees it

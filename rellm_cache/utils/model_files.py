@@ -111,6 +111,19 @@ def find_config(model: str, revision: str = "") -> Path:
     return _download(model, revision, ["config.json"]) / "config.json"
 
 
+def local_file(model: str, name: str, revision: str = "") -> Path | None:
+    """Return the path of a model's file if it is on this machine; nothing is downloaded."""
+    from huggingface_hub import try_to_load_from_cache
+
+    for folder in (Path(model), models_root() / model):
+        if folder.is_dir():
+            return folder / name if (folder / name).is_file() else None
+    if not HUB_ID.fullmatch(model):
+        return None
+    found = try_to_load_from_cache(model, name, revision=revision or None)
+    return Path(found) if isinstance(found, str) else None
+
+
 @contextmanager
 def model_errors(folder: Path) -> Iterator[None]:
     """Convert errors of transformers for a damaged or unknown model folder to `ConfigError`.

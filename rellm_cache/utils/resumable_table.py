@@ -5,26 +5,31 @@ next to the finished file. A later call reads them back and makes only the missi
 the file is replaced in one step and the journal removed.
 """
 
+import errno
 import json
 import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from io import FileIO
 from pathlib import Path
 from typing import Any, Self
 
 from rellm_cache.errors import JournalError
-from rellm_cache.utils.atomic_files import sync_path, write_lines
+from rellm_cache.utils.atomic_files import write_lines
 from rellm_cache.utils.checksums import require_intact
 from rellm_cache.utils.console import progress
+from rellm_cache.utils.disk_errors import disk_errors
 from rellm_cache.utils.json_files import parse_object
 from rellm_cache.utils.regular_files import read_regular, why_unreadable
+from rellm_cache.utils.sync import make_folder, sync_path
 
 Row = dict[str, Any]
 
 FINGERPRINT = "fingerprint"
 # Names of the fingerprint in files of the first edition, which are still read.
 FORMER_NAMES = ("made_from", "by", "generator", "writer", "identity", "audio_sha256")
+KEPT = "the rows before are kept"
 SYNC_SECONDS = 1.0  # a power cut may lose rows of the last second; a kill loses none
 
 
@@ -63,7 +68,7 @@ class ResultTable:
         self._appending: Journal | None = None
         for row in (*self._before, *_current(read_journal(self.journal))):
             known = isinstance(row.get("id"), str) and FINGERPRINT in row
-            if known and self._expected(row["id"]) in (None, row[FINGERPRINT]):
+            if known and same_inputs(self._expected(row["id"]), row[FINGERPRINT]):
                 self._merge(row)
 
     def __enter__(self) -> Self:
@@ -96,7 +101,8 @@ class ResultTable:
             fingerprint: needed only if the table expects none.
             fields: values that JSON returns unchanged.
         """
-        row = {"id": name, FINGERPRINT: fingerprint or self._expected(name), **fields}
+        own = self[name].get(FINGERPRINT) or self._expected(name)
+        row = {"id": name, FINGERPRINT: fingerprint or own, **fields}
         if self._appending is None:
             self._appending = Journal(self.journal)
         self._appending.append(row)
@@ -151,12 +157,14 @@ class Journal:
     """JSON Lines file to append rows to; a killed process loses no appended row."""
 
     def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists():
-            # A truncated last line is removed, so that appending starts on a new line.
-            os.truncate(path, len(_whole_lines(path)))
-        self._file = path.open("a", encoding="utf-8")
-        sync_path(path.parent)
+        self._path = path
+        with disk_errors(path, KEPT):
+            make_folder(path.parent)
+            if path.exists():
+                # A truncated last line is removed, so that appending starts on a new line.
+                os.truncate(path, len(_whole_lines(path)))
+            self._file = path.open("ab", buffering=0)
+            sync_path(path.parent)
         self._synced = time.monotonic()
 
     def __enter__(self) -> Self:
@@ -167,22 +175,32 @@ class Journal:
 
     def append(self, row: Row) -> None:
         """Write one row. The file is synced to the disk once a second, and when it is closed."""
-        self._file.write(json.dumps(row, ensure_ascii=False) + "\n")
-        self._file.flush()
-        if time.monotonic() - self._synced > SYNC_SECONDS:
-            os.fsync(self._file.fileno())
-            self._synced = time.monotonic()
+        with disk_errors(self._path, KEPT):
+            _append(self._file, row)
+            if time.monotonic() - self._synced > SYNC_SECONDS:
+                os.fsync(self._file.fileno())
+                self._synced = time.monotonic()
 
     def close(self) -> None:
         """Sync the file to the disk and close it."""
-        os.fsync(self._file.fileno())
-        self._file.close()
+        with disk_errors(self._path, KEPT), self._file:
+            os.fsync(self._file.fileno())
 
 
 def append_row(path: Path, row: Row) -> None:
     """Append one row to a log that the caller syncs to the disk."""
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    with disk_errors(path, KEPT), path.open("ab", buffering=0) as file:
+        _append(file, row)
+
+
+def _append(file: FileIO, row: Row) -> None:
+    """Append a row; on a full disk nothing of it stays, so that the next one is a whole line."""
+    end = file.seek(0, os.SEEK_END)
+    data = (json.dumps(row, ensure_ascii=False) + "\n").encode()
+    written = file.write(data)
+    if written != len(data):
+        os.truncate(file.fileno(), end)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def journal_beside(path: Path) -> Path:
@@ -211,6 +229,18 @@ def read_rows(path: Path) -> Iterator[Row]:
 def fingerprint_of(row: Mapping[str, Any]) -> str | None:
     """Return the fingerprint of a row, also of a row of the first edition; None without one."""
     return with_fingerprint(dict(row)).get(FINGERPRINT)
+
+
+def same_inputs(expected: str | None, found: str) -> bool:
+    """Whether a row's fingerprint is the expected one; None expects nothing.
+
+    After a "+", a fingerprint may have a second digest, of files that older versions did not
+    digest. It is compared only if both have one.
+    """
+    if expected is None:
+        return True
+    (one, _, more), (other, _, others) = expected.partition("+"), str(found).partition("+")
+    return one == other and (more == others or not more or not others)
 
 
 def with_fingerprint(row: Row) -> Row:

@@ -186,7 +186,6 @@ def test_a_folder_that_cannot_be_written_is_1(run: Run, corpus: Path, tmp_path: 
     ("arguments", "message"),
     [
         (["extrakt"], "No such command 'extrakt'"),
-        (["extract", "gone.jsonl", "--recipe", "small"], "Path 'gone.jsonl' does not exist"),
         (["extract", "."], "Missing option '--recipe'"),
         (["extract", ".", "--recipe", "small", "--batch-size", "0"], "0 is not in the range x>=1"),
         (["cache", "info", ".", "--colour"], "No such option"),
@@ -290,3 +289,14 @@ def test_a_disk_without_room_is_a_warning(
     )
     assert (code, json.loads(out)["fits"]) == (0, False)
     assert "needed, 0.0 MB free; free some space or choose another --cache" in err
+
+
+def test_an_input_that_is_missing_is_1_and_near_names_are_told(run: Run, corpus: Path) -> None:
+    near = corpus / "tset.jsonl"
+    code, out, err = run("evaluate", corpus.parent, near)
+    assert (code, out) == (1, "")
+    assert err == f"Error: {near}: no such file or folder; did you mean {corpus}/test.jsonl?\n"
+    code, _, err = run("evaluate", corpus / "test.jsonl", corpus)
+    assert (code, "test.jsonl: expected a folder" in err) == (1, True)
+    code, _, err = run("generate", corpus.parent, "nothing/at/all", "--out", "x.jsonl")
+    assert (code, err) == (1, "Error: nothing/at/all: no such file or folder; check the path\n")

@@ -15,6 +15,13 @@ from rellm_cache.config.constraints import Holds, Range
         (Range(0, word="auto"), "auto", -1, "0 or more, or 'auto'"),
         (Range(above=0), (1.0, 2.0), (1.0, 0.0), "numbers, each more than 0"),
         (Holds("{a}", "{b}"), "{b} {a}", "{a} {a} {b}", "{a} exactly once"),
+        (
+            Holds("{a}"),
+            ("{a}", "b{a}"),
+            ("{a}", "b"),
+            "one text or more, each with {a} exactly once",
+        ),
+        (Holds("{a}"), ("{a}",), (), "one text or more, each with `{a}` once"),
     ],
 )
 def test_a_constraint_says_what_it_expects(

@@ -41,7 +41,9 @@ def test_an_entry_point_is_imported_when_its_name_is_asked_for(
     install: Install, tmp_path: Path
 ) -> None:
     install("some-package", "first_reader", READER.format(name="first"), "first")
-    assert CORPORA.names() == ["iemocap", "esd", "msp-podcast", "ravdess", "folder", "first"]
+    ours, offered = CORPORA.names()[:-1], CORPORA.names()[-1]
+    assert {"iemocap", "folder"} < {*ours}
+    assert offered == "first"
     assert read_corpus("first", tmp_path, {}).notes == ["read by some-package 1.2"]
     assert CORPORA.find("first", "here").provider == "some-package 1.2"
     with pytest.raises(ConfigError, match="corpus 'first': 'first' has no options; leave them out"):

@@ -18,7 +18,7 @@ from rellm_cache.corpus.readers.base import Corpus
 from rellm_cache.corpus.readers.esd import EsdSplits, read_esd
 from rellm_cache.corpus.readers.iemocap import IemocapSplits, read_iemocap
 from rellm_cache.corpus.readers.ravdess import read_ravdess
-from rellm_cache.corpus.readers.table import Columns, read_folder
+from rellm_cache.corpus.readers.table import read_table
 from rellm_cache.corpus.statistics import update_report
 from rellm_cache.errors import ManifestError
 
@@ -225,7 +225,7 @@ def test_the_same_sound_in_two_splits_is_counted_and_named(
     make_clip("a3.flac", samples=soundfile.read(tmp_path / "a.wav", dtype="int16")[0])
     table = tmp_path / "clips.csv"
     table.write_text("audio,split\na.wav,train\na2.wav,validation\na3.flac,test\nb.wav,test\n")
-    report = prepare(read_folder(table, Columns()), tmp_path / "out")
+    report = prepare(read_table(table), tmp_path / "out")
     name = tmp_path.name
     assert report.corpus.problems.lines == {
         "clips with the sound of a clip in another split": [

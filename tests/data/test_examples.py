@@ -60,13 +60,7 @@ def test_missing_labels_are_described(recipe: Recipe) -> None:
     assert describe_missing_labels([CUT, BARE], recipe) == [
         "1 of 2 clips are 'calm', which heads.emotions leaves out",
         "1 of 2 clips have no response; `rellm respond` makes them",
-        "no clip has dimensions, so that the dimension loss learns nothing; `rellm annotate` adds "
-        "predictions of the emotion encoder",
     ]
-    alone = replace(recipe, encoders={"speech": recipe.encoders["speech"]})
-    assert describe_missing_labels([BARE], alone)[-1] == (
-        "no clip has dimensions, so that the dimension loss learns nothing"
-    )
     assert describe_missing_labels([WHOLE, replace(WHOLE, vad_source="pseudo")], recipe) == [
         "1 of 2 clips have pseudo dimensions, predicted by the emotion encoder: scores against "
         "them do not measure agreement with people"

@@ -13,7 +13,7 @@ from rellm_cache.cli import rellm
 from rellm_cache.config.qa import JudgeSettings, QASettings
 from rellm_cache.config.schema import LossesConfig, Recipe, TextConfig
 from rellm_cache.corpus.manifest import manifest_files, read_manifest
-from rellm_cache.errors import ConfigError, ManifestError
+from rellm_cache.errors import ConfigError, ManifestError, RellmError
 from rellm_cache.evaluation.judge import (
     JudgedAnswer,
     judge,
@@ -25,6 +25,7 @@ from rellm_cache.extraction.run import extract
 from rellm_cache.qa.rows import QARow, questions_path, write_rows
 from rellm_cache.training.loop import read_metrics
 from rellm_cache.training.run import train
+from rellm_cache.utils.locks import hold_folder
 from rellm_cache.utils.resumable_table import journal_beside
 
 JUDGE = JudgeSettings(system="Judge.", request="{question} {reference} {answer} 0-{top}?")
@@ -170,3 +171,40 @@ def test_an_answer_is_right_if_it_names_only_the_label() -> None:
     assert not names_label("Tired.", "sad")
     assert names_label("The speaker sounds sad, in other words low.", "sad")
     assert not names_label("The other speaker sounds tired.", "other")
+
+
+def test_what_is_too_long_is_dropped(
+    asking: Recipe, corpus: Path, cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, file = tmp_path / "run", corpus / "test.jsonl"
+    recipe = replace(asking, training=replace(asking.training, epochs=1))
+    train(recipe, corpus, cache, run)
+    first, second = (u.id for u in read_manifest(file))
+    rows = [
+        row(first, "sad", "implicit", "content", "Why? " * 900, "No."),  # for the run
+        row(first, "sad", "implicit", "content", "What?", "A tone. " * 400),  # for the judge
+        row(second, "sad", "implicit", "content", "What?", "A tone."),
+    ]
+    write_rows(questions_path(file), rows)
+    (found,) = judge([run], file, cache)
+    assert (found.overall.count, found.dropped) == (1, 2)
+    written = [json.loads(line) for line in (run / "judged.jsonl").read_text().splitlines()]
+    reasons = [answer.get("dropped", "")[:11] for answer in written]
+    assert sorted(reasons) == ["", "the questio", "the request"]
+    assert json.loads((run / "judged.json").read_text())["dropped"] == 2
+    before = (run / "judged.jsonl").read_bytes()
+    capsys.readouterr()
+    assert judge([run], file, cache) == [found]
+    assert "nothing to do" in capsys.readouterr().err
+    assert (run / "judged.jsonl").read_bytes() == before
+    write_rows(questions_path(file), rows[:1])
+    with pytest.raises(ManifestError, match="every question is too long"):
+        judge([run], file, cache)
+
+
+def test_one_writer_of_a_run(asking: Recipe, corpus: Path, cache: Path, tmp_path: Path) -> None:
+    recipe = replace(asking, training=replace(asking.training, epochs=1))
+    train(recipe, corpus, cache, tmp_path / "run")
+    with hold_folder(tmp_path / "run"), pytest.raises(RellmError, match=r"run: process \d+ on .*"):
+        judge([tmp_path / "run"], corpus / "test.jsonl", cache)
+    assert not (tmp_path / "run" / "judged.json").exists()

@@ -300,8 +300,14 @@ def test_a_run_without_llm_gives_no_answers_to_score(
     run, cache = tmp_path / "heads", tmp_path / "cache"
     extract(corpus, speech_recipe, cache)
     train(speech_recipe, corpus, cache, run)
-    with pytest.raises(ConfigError, match=r"heads: recipe .* has no LLM.*leave empathy out"):
-        evaluate(run, corpus / "test.jsonl", cache, EvaluationOptions(empathy=empathy_scorer))
+    refused = {
+        "answers to score for empathy": EvaluationOptions(empathy=empathy_scorer),
+        "answers to export": EvaluationOptions(export="jsonl"),
+        "labels of an LLM to average or calibrate": EvaluationOptions(calibrate=True),
+    }
+    for needed, options in refused.items():
+        with pytest.raises(ConfigError, match=f"has no LLM, so there are no {needed}; leave that"):
+            evaluate(run, corpus / "test.jsonl", cache, options)
     scores = evaluate(run, corpus / "test.jsonl", cache)
     assert scores.llm is None
     assert evaluate(run, corpus / "test.jsonl", cache).to_json() == scores.to_json()

@@ -98,7 +98,7 @@ def test_missing_transcripts_are_refused(reads: Recipe, corpus: Path, tmp_path: 
         load_run(run, torch.device("cpu"))
 
 
-def test_a_transcript_too_long_for_the_llm_is_named_before_any_answer(
+def test_a_transcript_too_long_for_the_llm_is_named_and_not_evaluated(
     reads: Recipe, corpus: Path, tmp_path: Path
 ) -> None:
     manifest = corpus / "test.jsonl"
@@ -110,9 +110,16 @@ def test_a_transcript_too_long_for_the_llm_is_named_before_any_answer(
     message = f"1 transcript is too long for .*, the first is that of '{rows[1]['id']}'"
     with pytest.raises(ManifestError, match=message):
         generate(run, manifest, tmp_path / "a.jsonl", tmp_path / "none")
-    with pytest.raises(ManifestError, match=message):
-        evaluate(run, manifest, tmp_path / "none")
     assert not (tmp_path / "a.jsonl").exists()
+    found = evaluate(run, manifest, tmp_path / "none").llm
+    assert found is not None
+    assert found.likelihood.count == 1
+    reason = f"its transcript is too long for {reads.require_llm().model}"
+    dropped = json.loads((run / "scores.json").read_text())["dropped"]
+    assert dropped == {rows[1]["id"]: reason}
+    before = (run / "evaluated.jsonl").read_text()
+    assert evaluate(run, manifest, tmp_path / "none").llm == found
+    assert (run / "evaluated.jsonl").read_text() == before
 
 
 def test_commands(reads: Recipe, corpus: Path, tmp_path: Path) -> None:

@@ -14,7 +14,10 @@ import rellm_cache as rellm
 from rellm_cache.config.schema import Recipe, TextConfig
 from rellm_cache.corpus.manifest import read_split
 from rellm_cache.errors import AudioError, ConfigError, ManifestError, RunError, StoreError
+from rellm_cache.evaluation.predictions import read_predictions
+from rellm_cache.evaluation.run import evaluate
 from rellm_cache.inference.generate import generate
+from rellm_cache.inference.trained_run import Run
 from rellm_cache.training.run import train
 
 
@@ -123,8 +126,8 @@ def test_unusable_waveforms_are_named(path: Path) -> None:
 
 def test_what_is_neither_a_file_nor_in_the_cache_is_named(path: Path, tmp_path: Path) -> None:
     run = rellm.load_run(path)
-    with pytest.raises(StoreError, match=r"'gone.wav': no sound file has this path, and .*absent"):
-        run.answer("gone.wav")
+    with pytest.raises(StoreError, match=r"'tones/gone': no sound file has .*, and .*absent"):
+        run.answer("tones/gone")
     with pytest.raises(AudioError, match="no such file"):
         run.answer(Path("gone.wav"))
     with pytest.raises(AudioError, match="cannot be decoded"):
@@ -165,3 +168,29 @@ def test_a_run_that_reads_text_answers_utterances_only(
     for call in (run.recognise, run.embed):
         with pytest.raises(ConfigError, match="reads text: it has no adapter and no heads"):
             call(clip)
+
+
+def test_a_file_that_is_missing_is_named(path: Path, tmp_path: Path, make_clip: MakeClip) -> None:
+    make_clip("speech.wav")
+    with pytest.raises(AudioError, match=r"speach\.wav: no such sound file.*mean .*speech\.wav\?"):
+        Run(path).recognise(str(tmp_path / "speach.wav"))
+    with pytest.raises(AudioError, match=r"other\.mp3: no such sound file.*check its path"):
+        Run(path).recognise(["other.mp3"])
+
+
+def test_dimensions_that_were_never_learned_are_not_told(
+    corpus: Path, cache: Path, quick: Recipe, tmp_path: Path
+) -> None:
+    for file in corpus.glob("t*.jsonl"):
+        file.write_text(file.read_text().replace('"vad"', '"other"'))
+    once = replace(quick, training=replace(quick.training, epochs=1))
+    train(once, corpus, cache, tmp_path / "blind")
+    test = corpus / "test.jsonl"
+    answers = generate(tmp_path / "blind", test, tmp_path / "a.jsonl", cache)
+    assert [answer.dimensions for answer in answers] == [None, None]
+    assert all(answer.emotion for answer in answers)
+    evaluate(tmp_path / "blind", test, cache)
+    rows = read_predictions(tmp_path / "blind" / "predictions.csv").values()
+    assert {row["arousal"] for row in rows} == {""}
+    clip = str(corpus.parent / "audio" / "00.wav")
+    assert Run(tmp_path / "blind").recognise(clip).dimensions is None

@@ -2,7 +2,7 @@
 
     python tests/miniature/emobox_metadata.py OUT     # OUT/ravdess: six folds of four actors
 
-EmoBox's own six folds of RAVDESS hold other groups of four actors; only the shape is the same.
+The test actors of each fold are those of EmoBox's own files (data/ravdess of the repository).
 """
 
 import itertools
@@ -12,8 +12,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-ACTORS = range(1, 25)
-FOLD_ACTORS = 4
+# Test actors of EmoBox's folds 1 to 6.
+RAVDESS_FOLDS = (
+    (1, 11, 20, 21),
+    (4, 10, 12, 14),
+    (8, 9, 19, 23),
+    (3, 5, 7, 24),
+    (2, 15, 16, 18),
+    (6, 13, 17, 22),
+)
 EMOTIONS = ("Neutral", "Calm", "Happy", "Sad", "Angry", "Fearful", "Disgust", "Surprised")
 LABEL_MAP = {name: name for name in EMOTIONS} | {"Fearful": "Fear", "Surprised": "Surprise"}
 DOWNLOADS = "downloads/ravdess/audio/Audio_Speech_Actors_01-24"
@@ -62,13 +69,12 @@ def ravdess_rows(actor: int) -> list[Row]:
     return rows
 
 
-def write_ravdess(out: Path, actors: Sequence[int] = ACTORS) -> Path:
-    """Write `<out>/ravdess` with a fold for each four actors; returns the folder."""
+def write_ravdess(out: Path, folds: Sequence[Sequence[int]] = RAVDESS_FOLDS) -> Path:
+    """Write `<out>/ravdess` with a fold for each group of test actors; returns the folder."""
     corpus = out / "ravdess"
-    rows = {actor: ravdess_rows(actor) for actor in actors}
-    for fold, start in enumerate(range(0, len(actors), FOLD_ACTORS), 1):
-        tested = actors[start : start + FOLD_ACTORS]
-        train = [row for actor in actors if actor not in tested for row in rows[actor]]
+    rows = {actor: ravdess_rows(actor) for actor in sorted(itertools.chain(*folds))}
+    for fold, tested in enumerate(folds, 1):
+        train = [row for actor in rows if actor not in tested for row in rows[actor]]
         test = [row for actor in tested for row in rows[actor]]
         write_fold(corpus, fold, {"train": train, "test": test})
     (corpus / "label_map.json").write_text(json.dumps(LABEL_MAP))

@@ -185,7 +185,11 @@ def test_counts_are_known_before_the_forward_pass(recipe: Recipe, llm: FrozenLLM
     assert model(batch).terms.counts == counts
 
 
-def test_label_likelihoods_are_those_of_separate_rows(recipe: Recipe, llm: FrozenLLM) -> None:
+@pytest.mark.parametrize("pack_length", [1, 60, 512])  # one request a row, two, or all three
+def test_label_likelihoods_are_those_of_separate_rows(
+    recipe: Recipe, llm: FrozenLLM, pack_length: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(llm, "config", replace(llm.config, pack_length=pack_length))
     model = SpeechLLM(recipe, {"speech": 16, "emotion": 16}, llm).eval().requires_grad_(False)
     batch = make_batch(llm)
     labels = [llm.chat.ids(name) for name in ("happy", "sad")]

@@ -10,6 +10,7 @@ from rellm_cache.config.schema import Recipe
 from rellm_cache.errors import RunError
 from rellm_cache.extraction.run import extract
 from rellm_cache.runs.check import check_folder
+from rellm_cache.training.callbacks import Callback, EpochReport
 from rellm_cache.training.checkpoints import CheckpointManager
 from rellm_cache.training.optim import Optimizer
 from rellm_cache.training.run import train
@@ -140,3 +141,49 @@ def test_a_score_that_is_not_finite_never_wins() -> None:
         assert not is_better(value, None)
         assert not is_better(value, 0.5)
     assert not is_better(selection_score("ua", {"loss": 1.0}, 0), None)
+
+
+def test_a_finished_run_loads_no_model(
+    corpus: Path, cache: Path, quick: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = train(quick, corpus, cache, tmp_path / "run")
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("a finished run needs no LLM")
+
+    monkeypatch.setattr("rellm_cache.runs.shared_models.load_llm", refuse)
+    again = train(quick, corpus, cache, tmp_path / "run")
+    assert replace(again, resumed_at=0) == first
+    assert again.resumed_at == again.steps
+    found = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    assert found == before
+
+
+def test_metrics_that_change_in_an_interrupted_run_are_told(
+    corpus: Path, cache: Path, quick: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    heads = replace(
+        quick,
+        adapter=replace(quick.adapter, output_size=32),
+        losses=replace(quick.losses, response_lm=0.0, emotion_lm=0.0),
+    )
+
+    class Killed(Callback):
+        def on_epoch(self, report: EpochReport) -> None:
+            if report.epoch == 2:
+                raise KeyboardInterrupt
+
+    def begin(name: str) -> Path:
+        with pytest.raises(KeyboardInterrupt):
+            train(heads, corpus, cache, tmp_path / name, callbacks=[Killed()])
+        return tmp_path / name / "metrics.jsonl"
+
+    begin("whole")
+    train(heads, corpus, cache, tmp_path / "whole")
+    assert "changed or damaged" not in capsys.readouterr().err
+    metrics = begin("damaged")
+    data = metrics.read_bytes()
+    metrics.write_bytes(data.replace(b"1", b"2", 1))
+    train(heads, corpus, cache, tmp_path / "damaged")
+    assert f"Note: {metrics}: was changed or damaged" in capsys.readouterr().err

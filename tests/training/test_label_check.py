@@ -59,7 +59,8 @@ def test_whole_data_gives_no_warning(recipe: Recipe) -> None:
 def test_one_emotion_and_missing_dimensions_are_told(recipe: Recipe) -> None:
     heads = losses(recipe, emotion_ce=1.0, vad=1.0)
     assert require_labels([replace(SPOKEN, vad=None), BARE], heads, Path("m")) == [
-        "losses.vad learns nothing, as no clip of train has dimensions",
+        "losses.vad learns nothing, as no clip of train has dimensions; `rellm annotate` adds "
+        "predictions of the emotion encoder",
         "every labelled clip of train is 'neutral': the losses of emotions can only learn to give "
         "this answer",
     ]
@@ -80,7 +81,7 @@ def test_training_stops_before_its_first_step(
         rewrite(responses, lambda row, text=blank: row | {"response": text})  # type: ignore[misc]
         with pytest.raises(ManifestError, match=r"manifest: losses.response_lm = 1, but none of"):
             train(quick, corpus, cache, tmp_path / "run")
-        assert not (tmp_path / "run/metrics.jsonl").exists()
+        assert not (tmp_path / "run").exists()
     responses.write_text(written, "utf-8")
     rewrite(corpus / "train.jsonl", lambda row: row | {"emotion": "sad", "vad": None})
     once = replace(quick, training=replace(quick.training, epochs=1))

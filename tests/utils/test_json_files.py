@@ -6,8 +6,15 @@ from typing import Any, Literal
 
 import pytest
 
-from rellm_cache.errors import RunError
-from rellm_cache.utils.json_files import build_record, decode, read_object, read_utf8
+from rellm_cache.errors import RellmError, RunError
+from rellm_cache.utils.json_files import (
+    build_record,
+    decode,
+    parse_object,
+    parse_plain,
+    read_object,
+    read_utf8,
+)
 
 
 def test_an_object_is_read(tmp_path: Path) -> None:
@@ -122,3 +129,25 @@ def test_the_encoding_that_a_text_may_have_is_named(tmp_path: Path) -> None:
     path.write_bytes(b"text\n\x81\xff\n")  # no Windows-1252
     with pytest.raises(RunError, match=r":2: not UTF-8 text \(found bytes b'\\x81'\); save it"):
         read_utf8(path, RunError, "save it")
+
+
+PLAIN = '{"id": "a", "vad": [0.1, 0, 1.0], "duration": 2, "early_stop": false, "emotion": null}'
+
+
+def test_plain_lines_are_read_as_others() -> None:
+    assert parse_plain(PLAIN) == parse_object(PLAIN, "a:1", RellmError, "", strict=True)
+    assert parse_plain(' {"text": "é: , [ {"} ') == {"text": "é: , [ {"}
+    assert parse_plain("{}") == {}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"id": "a", "id": "b"}', '{"id": 1, "id": 1}', '{"a": NaN}', '{"a": -Infinity}',
+        '{"a": "\\u0041"}', '{"a": "\\n"}', '{"a": {"b": 1}}', '{"a": [[1]]}', '{"a": ["b"]}',
+        f'{{"a": {"1" * 30}}}', f'{{"a": {"1" * 5000}}}', "[" * 100_000,
+        "[]", "1", "", "{", '{"a"}',
+    ],
+)  # fmt: skip
+def test_lines_that_need_a_closer_look(text: str) -> None:
+    assert parse_plain(text) is None

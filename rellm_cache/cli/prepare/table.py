@@ -9,15 +9,18 @@ from rellm_cache.cli import options
 from rellm_cache.cli.prepare.report import EXIT_CODES, prepare_and_show
 
 COLUMNS = (
-    "audio", "id", "text", "emotion", "speaker", "split", "arousal", "dominance", "valence",
+    "audio", "id", "text", "emotion", "speaker", "split", "arousal", "dominance", "valence", "vad",
 )  # fmt: skip
+CONTENTS = {"vad": "arousal, dominance, valence as one list"}
 
 
 def column_options(command: options.Command) -> options.Command:
     """Add an option for the name of each column."""
     for name in reversed(COLUMNS):
         command = click.option(
-            f"--{name}-column", default=name, help=f"Name of the column with the {name}."
+            f"--{name}-column",
+            default=name,
+            help=f"Name of the column with {CONTENTS.get(name, f'the {name}')}.",
         )(command)
     return command
 

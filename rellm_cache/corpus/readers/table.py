@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from rellm_cache.corpus.dimensions import DIMENSIONS, Vad, rescale
 from rellm_cache.corpus.field_validation import NAME, as_text, check_fields, plain_name
-from rellm_cache.corpus.labels import KNOWN_NAMES, LabelRule, label_rule
+from rellm_cache.corpus.labels import KNOWN_NAMES, label_rule
 from rellm_cache.corpus.manifest import SPLITS, Utterance, default_id, read_lines
 from rellm_cache.corpus.readers.base import Corpus
 from rellm_cache.corpus.readers.registry import register_corpus
@@ -16,30 +16,27 @@ from rellm_cache.corpus.splits import in_split
 from rellm_cache.corpus.text_files import Problems, read_csv
 from rellm_cache.errors import ConfigError, ManifestError
 from rellm_cache.utils.console import counted
+from rellm_cache.utils.json_files import decode
 
 JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
 # Words that programs write where there is no value.
 NO_VALUE = {"nan", "NaN", "NAN", "null", "NULL", "None", "<NA>", "N/A", "n/a", "#N/A"}
 
 
-@dataclass(frozen=True)
-class Columns:
-    """Column names of the table, in any case. All but `audio` may be missing under these names."""
-
-    audio: str = "audio"
-    id: str = "id"
-    text: str = "text"
-    emotion: str = "emotion"
-    speaker: str = "speaker"
-    split: str = "split"
-    arousal: str = "arousal"
-    dominance: str = "dominance"
-    valence: str = "valence"
+COLUMN = "_column"  # end of the names of options that name a column
 
 
 @dataclass(frozen=True)
 class TableOptions:
-    """Options of the corpus `folder`: names of columns, scale of dimensions, split of rows."""
+    """Options of the corpus `folder`.
+
+    Names of columns are in any case. All but the audio may be missing under these names. A
+    column of dimensions holds one number, or `vad` all three, in the order of `DIMENSIONS`.
+
+    Attributes:
+        vad_scale: lowest and highest value of the table's dimensions, as (1, 5).
+        split: split of rows without one.
+    """
 
     audio_column: str = "audio"
     id_column: str = "id"
@@ -50,43 +47,27 @@ class TableOptions:
     arousal_column: str = "arousal"
     dominance_column: str = "dominance"
     valence_column: str = "valence"
+    vad_column: str = "vad"
     vad_scale: tuple[float, ...] = (0.0, 1.0)
     split: Literal["train", "validation", "test"] = "train"
     labels: str = ""
 
 
 @register_corpus("folder", options=TableOptions)
-def read_table(table: Path, options: TableOptions) -> Corpus:
-    """Read audio files with a table, as `read_folder` does."""
-    if len(options.vad_scale) != 2:
-        raise ConfigError(f"vad_scale = {options.vad_scale}: expected lowest and highest value")
-    low, high = options.vad_scale
-    columns = {field.name: getattr(options, f"{field.name}_column") for field in fields(Columns)}
-    labels = label_rule(options.labels)
-    return read_folder(table, Columns(**columns), (low, high), options.split, labels)
-
-
-def read_folder(
-    table: Path,
-    columns: Columns,
-    vad_scale: tuple[float, float] = (0.0, 1.0),
-    default_split: str = "train",
-    labels: LabelRule = KNOWN_NAMES,
-) -> Corpus:
-    """Read a table; its audio paths are relative to its folder.
+def read_table(table: Path, options: TableOptions = TableOptions()) -> Corpus:
+    """Read audio files with a table; its audio paths are relative to its folder.
 
     A row with one or two of the three dimensions gets none and is reported.
 
-    Args:
-        vad_scale: lowest and highest value of the table's dimensions, as (1, 5).
-        default_split: split of rows without one.
-        labels: how the table's emotions are read.
-
     Raises:
+        ConfigError: the scale has another number of values than two.
         ManifestError: there is no table, no audio column or no column of a given name, or a row has
             an unknown emotion or split, or a dimension outside the scale.
     """
-    low, high = vad_scale
+    if len(options.vad_scale) != 2:
+        raise ConfigError(f"vad_scale = {options.vad_scale}: expected lowest and highest value")
+    low, high = options.vad_scale
+    labels = label_rule(options.labels)
     if not low < high:
         raise ManifestError(f"--vad-scale {low:g} {high:g}: expected the lowest, then the highest")
     is_json = table.suffix.lower() in JSON_SUFFIXES
@@ -96,14 +77,15 @@ def read_folder(
     if not rows:
         raise ManifestError(f"{table}: found no rows, expected one for each sound file")
     found = list(dict.fromkeys(name for _, row in rows for name in row))
-    names = _match_columns(found, table, columns)
+    names = _match_columns(found, table, options)
     problems = Problems()
     utterances = []
     for where, row in rows:
         own = {field: row.get(name) for field, name in names.items()}
+        own |= _three_columns(own.pop("vad", None), own, f"{where}: {names.get('vad')}")
         shares = own.pop("emotion") if isinstance(own.get("emotion"), dict) else None
         values = _cell_values(own, names, where, problems)
-        utterance = _utterance(values, where, table, vad_scale, problems)
+        utterance = _utterance(values, where, table, (low, high), problems)
         if label := values.get("emotion"):
             utterance = replace(utterance, emotion=labels.emotion(label, where))
         if shares is not None:
@@ -112,37 +94,63 @@ def read_folder(
         utterances.append(utterance)
     return Corpus(
         name=table.resolve().parent.name,
-        utterances=[u if u.split else in_split(u, default_split) for u in utterances],
+        utterances=[u if u.split else in_split(u, options.split) for u in utterances],
         splits="as the table says",
         problems=problems,
-        notes=_notes(found, names, utterances, default_split),
+        notes=_notes(found, names, utterances, options.split),
         root=table,
         own_labels=labels != KNOWN_NAMES,
     )
 
 
-def _match_columns(found: Sequence[str], table: Path, columns: Columns) -> dict[str, str]:
+def _match_columns(found: Sequence[str], table: Path, options: TableOptions) -> dict[str, str]:
     """Field → its column's name in the table, compared without case and spaces.
 
     Raises `ManifestError` if the table has no audio column, lacks a column that was named, or has
     two for one field.
     """
     names: dict[str, str] = {}
-    for field in fields(Columns):
-        wanted = getattr(columns, field.name)
+    for option in fields(TableOptions):
+        if not option.name.endswith(COLUMN):
+            continue
+        field, wanted = option.name.removesuffix(COLUMN), getattr(options, option.name)
         near = [name for name in found if plain_name(name) == plain_name(wanted)]
         if len(near) > 1:
             raise ManifestError(
                 f"{table}: found columns {near[0]!r} and {near[1]!r}, expected one; rename one"
             )
-        if not near and (field.name == "audio" or wanted != field.default):
+        if not near and (field == "audio" or wanted != option.default):
             raise ManifestError(
                 f"{table}: found columns {', '.join(found)}, expected one named {wanted!r}; name "
-                f"it with --{field.name}-column"
+                f"it with --{field}-column"
             )
         if near:
-            names[field.name] = near[0]
+            names[field] = near[0]
     return names
+
+
+def _three_columns(vad: Any, row: dict[str, Any], where: str) -> dict[str, Any]:
+    """Dimensions given as one list, by name; a CSV cell holds it as JSON.
+
+    Raises `ManifestError` unless the list has three values, or if a row has both forms.
+    """
+    if isinstance(vad, str):
+        text = vad.strip()
+        if not text or text in NO_VALUE:
+            return {}
+        try:
+            vad = decode(text)
+        except ValueError:
+            vad = text
+    if vad is None:
+        return {}
+    if not isinstance(vad, list) or len(vad) != len(DIMENSIONS):
+        raise ManifestError(
+            f"{where} is {vad!r:.80}, expected a list of three numbers: {', '.join(DIMENSIONS)}"
+        )
+    if both := [name for name in DIMENSIONS if row.get(name) not in (None, "")]:
+        raise ManifestError(f"{where} and {both[0]}: found both, expected the dimensions once")
+    return dict(zip(DIMENSIONS, vad, strict=True))
 
 
 def _notes(
@@ -162,17 +170,18 @@ def _cell_values(
     row: dict[str, Any], names: dict[str, str], where: str, problems: Problems
 ) -> dict[str, str]:
     """The texts of a row, without outer spaces; a word for a missing value becomes empty."""
-    check_fields({names[n]: v for n, v in row.items()}, dict.fromkeys(names.values(), NAME), where)
+    own = {names.get(name, name): value for name, value in row.items()}
+    check_fields(own, dict.fromkeys(own, NAME), where)
     values = {}
     for field, value in row.items():
         text = as_text(value).strip()
         if text in NO_VALUE:
-            problems.add("cells read as empty", f"{where}: {names[field]} is {text!r}")
+            problems.add("cells read as empty", f"{where}: {names.get(field, field)} is {text!r}")
             text = ""
         elif "\n" in text:
             problems.add(
                 "cells of several lines; a stray quotation mark joins rows",
-                f"{where}: {names[field]} is {text[:60]!r}",
+                f"{where}: {names.get(field, field)} is {text[:60]!r}",
             )
         values[field] = text
     return values

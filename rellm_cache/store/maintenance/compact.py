@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from rellm_cache.corpus.speed_copies import is_copy_of
 from rellm_cache.store.commit import replace_parts
 from rellm_cache.store.errors import damage_error
 from rellm_cache.store.format import StoreInfo, list_parts, read_info
@@ -62,6 +63,8 @@ def prune_store(
 ) -> PruneReport:
     """Drop superseded rows and, if `keep` is given, the clips that are not in it.
 
+    Copies of clips at other speeds stay with their clips.
+
     A killed call continues when repeated; no row to be kept is lost. `tick` counts parts. Raises
     `StoreError` if a part is damaged, or the store cannot be written or is in maintenance.
     """
@@ -74,7 +77,7 @@ def prune_store(
         superseding: set[Path] = set()
         for part in parts:
             for row, name in enumerate(part.ids):
-                outside = keep is not None and name not in keep
+                outside = keep is not None and name not in keep and not is_copy_of(name, keep)
                 superseded = newest[name] != part.path
                 if outside or superseded:
                     dropped.setdefault(part.path, []).append(row)

@@ -4,7 +4,11 @@ Each part is a group with the same arrays and the attribute `rellm` as JSON text
 docs/cache-format.md specifies the file.
 """
 
+import io
 import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +49,8 @@ ATTRIBUTE = "rellm"
 def export_store(path: Path, file: Path, tick: Tick) -> int:
     """Write a store to one HDF5 file, which appears when complete; return its number of rows.
 
-    `tick` counts parts. Raises `StoreError` if a part is damaged, or the file exists or cannot be
-    written.
+    `tick` counts parts. Raises `StoreError` if a part is damaged or the file exists, and
+    `RellmError` if it cannot be written.
     """
     if file.exists():
         raise StoreError(f"{file}: exists already; name another file or remove it")
@@ -55,22 +59,88 @@ def export_store(path: Path, file: Path, tick: Tick) -> int:
 
     def write(temporary: Path) -> None:
         nonlocal rows
-        with h5py.File(temporary, "w") as out:
+        size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+        with _reserved(temporary, size) as file, h5py.File(file, "w") as out:
             out.attrs[ATTRIBUTE] = json.dumps(info.to_attributes()[ATTRIBUTE], ensure_ascii=False)
             for part in list_parts(path):
                 contents = require_intact(check_part(part, info))
                 _export_part(contents, out.create_group(part.name), info)
+                file.require_written()
                 rows += len(contents.ids)
                 tick(1, path.name)
 
-    try:
-        write_file(file, write)
-    except OSError as error:
-        raise StoreError(
-            f"{file}: cannot be written ({error}); check the folder and its space and run the "
-            "same command again"
-        ) from error
+    write_file(file, write)
     return rows
+
+
+@contextmanager
+def _reserved(path: Path, size: int) -> Iterator["_ExportFile"]:
+    """Open a new file with room for `size` bytes on the disk; `OSError` if there is too little."""
+    with path.open("w+b", buffering=0) as raw:
+        os.posix_fallocate(raw.fileno(), 0, size)
+        file = _ExportFile(raw)
+        yield file
+        file.truncate(file.seek(0, os.SEEK_END))
+        file.require_written()
+
+
+class _ExportFile(io.RawIOBase):
+    """File that keeps the first error of writing for later.
+
+    HDF5 ends the process with a segmentation fault if it cannot write while it closes a file.
+    """
+
+    def __init__(self, raw: io.FileIO) -> None:
+        self._raw = raw
+        self._size = 0  # without the reserved space
+        self._error: OSError | None = None
+
+    def require_written(self) -> None:
+        """Raise the first error of writing, if there was one."""
+        if self._error is not None:
+            raise self._error
+
+    def write(self, data: Any) -> int:
+        """Write all bytes; after an error nothing more."""
+        view = memoryview(data).cast("B")
+        self._size = max(self._size, self._raw.tell() + len(view))
+        self._attempt(lambda: _write_all(self._raw, view))
+        return len(view)
+
+    def truncate(self, size: int | None = None) -> int:
+        """Set the length of the file."""
+        self._size = self._raw.tell() if size is None else size
+        self._attempt(lambda: self._raw.truncate(self._size))
+        return self._size
+
+    def readinto(self, buffer: Any) -> int:
+        """Read at the current position."""
+        return self._raw.readinto(buffer) or 0
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Set the current position."""
+        if whence == os.SEEK_END:
+            return self._raw.seek(self._size + offset)
+        return self._raw.seek(offset, whence)
+
+    def tell(self) -> int:
+        """Return the current position."""
+        return self._raw.tell()
+
+    def flush(self) -> None:
+        """Do nothing: nothing is buffered."""
+
+    def _attempt(self, write: Callable[[], object]) -> None:
+        if self._error is None:
+            try:
+                write()
+            except OSError as error:
+                self._error = error
+
+
+def _write_all(raw: io.FileIO, data: memoryview) -> None:
+    while data:
+        data = data[raw.write(data) :]
 
 
 def _export_part(part: UnverifiedPart, group: Any, info: StoreInfo) -> None:

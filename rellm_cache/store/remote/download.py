@@ -20,9 +20,10 @@ from rellm_cache.store.locks import removed_on_exit
 from rellm_cache.store.remote.client import Remote
 from rellm_cache.store.remote.eviction import open_in_use, reserve_space
 from rellm_cache.store.remote.mirror_paths import origin_url
-from rellm_cache.utils.atomic_files import rename, sync_path
+from rellm_cache.utils.atomic_files import rename
 from rellm_cache.utils.locks import hold_lock
 from rellm_cache.utils.regular_files import open_regular
+from rellm_cache.utils.sync import sync_path
 
 
 def part_origin_url(part: Path) -> str | None:

@@ -26,10 +26,11 @@ from rellm_cache.store.remote.download import is_frames_file
 from rellm_cache.store.remote.mirror_paths import is_url, mark_mirror, mirror_folder, origin_url
 from rellm_cache.store.remote.upload import pending_parts, upload_pending
 from rellm_cache.store.transcripts import is_transcripts
-from rellm_cache.utils.atomic_files import rename, rename_new, sync_path, sync_tree
+from rellm_cache.utils.atomic_files import rename, rename_new, sync_tree
 from rellm_cache.utils.console import progress
 from rellm_cache.utils.locks import hold_lock
 from rellm_cache.utils.regular_files import read_regular
+from rellm_cache.utils.sync import sync_path
 
 PARTS_AT_ONCE = 32
 ATTEMPTS = 3

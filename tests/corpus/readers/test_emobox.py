@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-from emobox_metadata import write_fold, write_ravdess
+from emobox_metadata import RAVDESS_FOLDS, write_fold, write_ravdess
 
 from rellm_cache.corpus.manifest import read_split
 from rellm_cache.corpus.prepare import prepare, prepare_folds
@@ -114,21 +114,21 @@ def test_ravdess_folds_need_all_actors_or_skip_missing(tmp_path: Path, ravdess: 
     with pytest.raises(ManifestError, match=r"240 of 1440 clips is missing, .*--skip-missing"):
         read_emobox_folds(corpus, options)
     folds = read_emobox_folds(corpus, EmoboxOptions(str(ravdess), skip_missing=True))
-    assert list(folds) == [1, 2, 3, 4, 5]  # actors 21 to 24 are not there
-    for fold, read in folds.items():
-        speakers = {u.speaker for u in read.utterances if u.split == "test"}
-        assert speakers == {f"ravdess/{n:02d}" for n in range(4 * fold - 3, 4 * fold + 1)}
-        assert not speakers & {u.speaker for u in read.utterances if u.split != "test"}
-        assert Counter(u.split for u in read.utterances) == {
-            "train": 768, "validation": 192, "test": 240,
-        }  # fmt: skip
+    assert list(folds) == [1, 2, 3, 4, 5, 6]
+    for read, actors in zip(folds.values(), RAVDESS_FOLDS, strict=True):
+        tested = {u.speaker for u in read.utterances if u.split == "test"}
+        assert tested == {f"ravdess/{n:02d}" for n in actors if n <= 20}  # 21 to 24 are not there
+        assert not tested & {u.speaker for u in read.utterances if u.split != "test"}
+        counts = Counter(u.split for u in read.utterances)
+        assert counts["test"] == 60 * len(tested)
+        assert counts["validation"] == round((1200 - counts["test"]) / 5)
+        assert counts.total() == 1200
         assert len({u.emotion for u in read.utterances}) == 8
         assert [(t.name, t.found, t.expected) for t in read.totals] == [
-            ("train", 960, 1200),
-            ("test", 240, 240),
+            ("train", 1200 - counts["test"], 1200),
+            ("test", counts["test"], 240),
         ]
-        assert any("240 clips without audio left out: 240 of train" in n for n in read.notes)
-        assert any("left out: 6" in note for note in read.notes)
+        assert any("240 clips without audio left out: " in note for note in read.notes)
 
 
 def test_folds_are_decoded_once_and_written_side_by_side(
