@@ -256,7 +256,7 @@ def test_pipes_and_utf16_are_named(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match="found a folder, expected a regular file"):
         read_manifest(tmp_path)
     (tmp_path / "a.jsonl").write_text("{}", "utf-16")
-    with pytest.raises(ManifestError, match=r"a.jsonl:1: not UTF-8 text .*: UTF-16\); save it as"):
+    with pytest.raises(ManifestError, match=r"a.jsonl:1: not UTF-8 text .*: UTF-16\? Then `iconv"):
         read_manifest(tmp_path / "a.jsonl")
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from fuzzing import damaged_bytes, fuzz, value_or_named_error
 from hypothesis import strategies as st
 
-from rellm_cache.corpus.readers.table import Columns, read_folder
+from rellm_cache.corpus.readers.table import read_table
 from rellm_cache.corpus.text_files import Problems, read_csv, read_text
 from rellm_cache.utils.atomic_files import csv_text
 
@@ -23,7 +23,7 @@ def test_table(tmp_path: Path) -> None:
 
     def check(content: bytes) -> None:
         path.write_bytes(content)
-        value_or_named_error(lambda: read_folder(path, Columns()), path)
+        value_or_named_error(lambda: read_table(path), path)
         value_or_named_error(lambda: read_text(path, Problems()), path)
 
     fuzz(damaged_bytes(TABLE), check)
