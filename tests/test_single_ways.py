@@ -1,4 +1,4 @@
-"""Single implementations: one module replaces files, and one appends rows."""
+"""Single implementations: one module replaces files, one appends rows, one reads each format."""
 
 import ast
 from collections.abc import Iterator
@@ -44,6 +44,48 @@ def test_only_atomic_files_renames() -> None:
 def test_only_resumable_table_appends_rows() -> None:
     own = "utils/resumable_table.py"
     assert [place for place, call, name in calls(own) if appends(call, name)] == []
+
+
+# What reads a file of some format → the module that turns its errors into those for users.
+READERS = {
+    "json.load": "utils/json_files.py",
+    "json.loads": "utils/json_files.py",
+    "json.JSONDecoder": "utils/json_files.py",
+    "tomllib.load": "config/toml.py",
+    "tomllib.loads": "config/toml.py",
+    "csv.reader": "corpus/text_files.py",
+    "csv.DictReader": "corpus/text_files.py",
+    "csv.writer": "utils/atomic_files.py",
+    "csv.DictWriter": "utils/atomic_files.py",
+    "load_file": "utils/tensor_files.py",
+    "safe_open": "utils/model_files.py",  # only whether a file is whole
+    "torch.load": "utils/tensor_files.py",
+}
+HDF5 = ("store/maintenance/hdf5.py", "store/maintenance/hdf5_probe.py")
+# Files of the system or of the package: never those of a user.
+OWN_FILES = {
+    "config/recipes.py",  # shipped recipes
+    "doctor/machine.py",  # /proc
+    "planning/extraction.py",  # /proc
+    "utils/devices.py",  # /proc and /sys
+    "utils/locks.py",  # its own locks
+}
+
+
+def test_each_format_has_one_reader() -> None:
+    for place, call, name in calls(""):
+        module = place.partition(":")[0]
+        assert READERS.get(name, module) == module, f"{place}: {name}"
+        assert name != "h5py.File" or module in HDF5, place
+        assert not (is_whole_read(call, name) and module not in OWN_FILES), f"{place}: {name}"
+
+
+def is_whole_read(call: ast.Call, name: str) -> bool:
+    """Whether a call reads a file that may be a pipe or a device: `read_regular` refuses those."""
+    return isinstance(call.func, ast.Attribute) and name.rpartition(".")[2] in (
+        "read_bytes",
+        "read_text",
+    )
 
 
 def test_no_model_folder_can_bring_its_own_code() -> None:

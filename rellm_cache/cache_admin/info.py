@@ -8,6 +8,7 @@ from rellm_cache.errors import StoreError
 from rellm_cache.store.format import failures_path, list_stores
 from rellm_cache.store.reader import FeatureStore
 from rellm_cache.store.remote.mirror_paths import display_path
+from rellm_cache.utils.resumable_table import read_rows
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def _summary(store: FeatureStore) -> StoreSummary:
     rate, layers = store.spec.frame_rate, store.spec.layer_numbers
     one = store.spec.layer if isinstance(store.spec, EncoderSpec) and not layers else None
     failures = failures_path(store.path)
-    failed = len(failures.read_text("utf-8").splitlines()) if failures.exists() else 0
+    failed = sum(1 for _ in read_rows(failures))
     return StoreSummary(
         name=store.path.name,
         encoder=store.spec.kind,

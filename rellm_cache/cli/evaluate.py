@@ -6,7 +6,7 @@ from typing import Any, Literal
 import click
 
 from rellm_cache.cli import options
-from rellm_cache.cli.output import decimals, print_json, print_table
+from rellm_cache.cli.output import decimals, print_json, print_layer_weights, print_table
 from rellm_cache.utils.console import counted, percent
 
 
@@ -94,6 +94,7 @@ def evaluate(
         print_json(scores)
         return
     print_scores(scores)
+    print_layer_weights(found.layer_weights)
     click.echo(f"Scores: {(out or run) / 'scores.json'}")
     click.echo(f"Report: {(out or run) / 'report.html'}")
 

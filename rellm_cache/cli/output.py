@@ -2,7 +2,7 @@
 
 import json
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from rellm_cache.store.remote.mirror_paths import display_path
+from rellm_cache.utils.console import percent
 
 DAMAGED = 1
 SOME_FAILED = 3  # done, but some clips or runs failed
@@ -41,6 +42,13 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[obje
     for row in rows:
         table.add_row(*("–" if cell is None else str(cell) for cell in row))
     Console(width=None if Console().is_terminal else 120, soft_wrap=False).print(table)
+
+
+def print_layer_weights(weights: Mapping[str, Mapping[str, float]]) -> None:
+    """Print the learned weights of layers, a line for each stream; nothing without such weights."""
+    for stream, own in weights.items():
+        shown = ", ".join(f"layer {layer} {percent(weight)}" for layer, weight in own.items())
+        click.echo(f"Learned weights of stream {stream}: {shown}")
 
 
 def print_next(

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from rellm_cache.cli import options
-from rellm_cache.cli.output import decimals, print_table
+from rellm_cache.cli.output import decimals, print_layer_weights, print_table
 from rellm_cache.utils.console import counted, is_main_process, percent
 
 
@@ -40,6 +40,7 @@ def train(recipe: str, overrides: tuple[str, ...], manifest: Path, cache: Path, 
     rows = [[name, *(_shown(name, scores.get(name)) for scores in both)] for name in names]
     title = f"{report.trainable / 1e6:.1f} M trained parameters, {report.seconds:.0f} s"
     print_table(title, ["validation", "untrained", "trained"], rows)
+    print_layer_weights(report.layer_weights)
     click.echo(f"Run: {report.out}")
 
 

@@ -4,7 +4,9 @@
 """
 
 import dataclasses
+import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -13,7 +15,7 @@ from typing import Any
 from rellm_cache.config.constraints import Section
 from rellm_cache.config.plugins import ADAPTERS, ENCODERS, LOSSES
 from rellm_cache.config.renamed_fields import renamed_fields
-from rellm_cache.config.schema import LossesConfig, Recipe
+from rellm_cache.config.schema import AdapterConfig, LossesConfig, Recipe
 from rellm_cache.config.toml import (
     Changes,
     Override,
@@ -26,6 +28,8 @@ from rellm_cache.config.toml import (
     write_toml,
 )
 from rellm_cache.errors import ConfigError
+
+BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
 
 def shipped_recipes() -> dict[str, str]:
@@ -68,7 +72,17 @@ def load_recipe(
         _require_known_stream(table, change)
         apply_override(table, change)
     _require_plugins(table, layers[-1][0])
-    return build(Recipe, table, layers[-1][0])
+    return _build_recipe(table, layers[-1][0])
+
+
+def _build_recipe(table: Mapping[str, Any], source: str) -> Recipe:
+    """Build a recipe; every error names `source`, also those of sections and encoders."""
+    try:
+        return build(Recipe, table, source)
+    except ConfigError as error:
+        if source in str(error):
+            raise
+        raise ConfigError(f"{source}: {error}") from error
 
 
 def to_toml(recipe: Recipe) -> str:
@@ -77,20 +91,43 @@ def to_toml(recipe: Recipe) -> str:
 
 
 def identity_toml(recipe: Recipe) -> str:
-    """Return the recipe as text for digests: as `to_toml`, but without `Section.later` defaults.
+    """Return the recipe as text for digests, without fields of `Section.later` at their default.
 
-    So a new field of recipes changes no existing digest.
+    So a new field of recipes changes no existing digest. The text is that of the first versions'
+    `recipe.toml`, whose form must never change; `to_toml` writes the file.
     """
     table = recipe.to_table()
     for section in vars(recipe).values():
         for name in section.later if isinstance(section, Section) else ():
             if getattr(section, name) == getattr(type(section), name):
-                del table[section.table][name]
+                table[section.table].pop(name, None)  # an adapter of a plug-in has fewer fields
     for stream, encoder in recipe.encoders.items():
         for name in encoder.later:
             if getattr(encoder, name) == getattr(type(encoder), name):
                 del table["encoders"][stream][name]
-    return write_toml(table)
+    lines: list[str] = []
+    _add_identity(lines, table, ())
+    return "\n".join(lines).strip() + "\n"
+
+
+def _add_identity(lines: list[str], table: Mapping[str, Any], path: tuple[str, ...]) -> None:
+    if path:
+        lines += ["", f"[{'.'.join(map(_identity_key, path))}]"]
+    values = {k: v for k, v in table.items() if v is not None}
+    for key, value in values.items():
+        if not isinstance(value, dict):
+            lines.append(f"{_identity_key(key)} = {_identity_value(value)}")
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            _add_identity(lines, value, (*path, key))
+
+
+def _identity_key(name: str) -> str:
+    return name if BARE_KEY.fullmatch(name) else _identity_value(name)
+
+
+def _identity_value(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _read_layers(
@@ -106,6 +143,11 @@ def _read_layers(
     if parent:
         beside = folder / parent
         is_file = parent not in shipped_recipes() and os.path.isfile(beside)
+        if not is_file and parent not in shipped_recipes() and not os.path.isfile(parent):
+            raise ConfigError(
+                f"{source}: extends = {parent!r}: no such recipe; shipped are "
+                f"{', '.join(sorted(shipped_recipes()))}, or give the path of a TOML file"
+            )
         below = str(beside) if is_file else parent
         return [*_read_layers(below, base, (*above, source)), (source, table)]
     if base not in ("", name_or_path):
@@ -131,8 +173,9 @@ def _read_table(name_or_path: str) -> tuple[dict[str, Any], str, Path]:
 def _without_other_kinds(table: dict[str, Any], layer: Mapping[str, Any]) -> dict[str, Any]:
     """Drop the fields of encoders and the adapter that `layer` gives another `kind`.
 
-    The adapter keeps `output_size`, an encoder its `pooling`: they are the same for all kinds. A
-    `layer` of an encoder drops `layers`, and the other way round.
+    The adapter keeps `output_size` and how it mixes layers, an encoder its `pooling`: they are the
+    same for all kinds. A `layer` of an encoder drops `layers`, and the other way
+    round.
     """
 
     def kept(own: Any, new: Any, default: str, names: tuple[str, ...]) -> Any:
@@ -149,7 +192,8 @@ def _without_other_kinds(table: dict[str, Any], layer: Mapping[str, Any]) -> dic
             for name, own in table["encoders"].items()
         }
     if "adapter" in table:
-        table["adapter"] = kept(table["adapter"], layer.get("adapter"), "conv", ("output_size",))
+        shared = tuple(n for n in AdapterConfig.shared if n not in ("kind", "options"))
+        table["adapter"] = kept(table["adapter"], layer.get("adapter"), "conv", shared)
     return table
 
 

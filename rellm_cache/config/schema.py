@@ -122,11 +122,12 @@ class AdapterConfig(Section):
     """The trained adapter; by default three convolutions (time ÷ 8) and a residual bottleneck."""
 
     table = "adapter"
+    later = ("layer_mix", "layer_norm")
 
     kind: str = "conv"
     """Which adapter: `"conv"`, `"statistics"`, or a plug-in's. The fields below are those of
-    `"conv"`, except `output_size` and `options`. Another `kind` than that of the recipe below drops
-    them."""
+    `"conv"`, except `layer_mix`, `layer_norm`, `output_size` and `options`. Another `kind` than
+    that of the recipe below drops them."""
     preset: Literal["reference", "lite"] = "reference"
     """`"reference"` is as wide as the input (205 M parameters from 2304 to 4096 values). `"lite"`
     scales each input channel and has separable convolutions with `width` channels, with a low-rank
@@ -142,6 +143,13 @@ class AdapterConfig(Section):
     crop_frames: Annotated[int, Range(0)] = 0
     """In training only, each clip is cut to a random run of at most this many frames (50 a second).
     0 keeps clips whole. Use it for emotion recognition; a response needs the whole sentence."""
+    layer_mix: Literal["concat", "softmax"] = "concat"
+    """How the layers of a stream with several (`encoders.NAME.layers`) enter: side by side, or as
+    their sum with one learned weight for each layer (SUPERB's weighted sum). The weights are the
+    softmax of trained numbers, and equal at first. See *Several layers*."""
+    layer_norm: bool = False
+    """Whether each layer of such a frame is first normalized to mean 0 and variance 1 (SUPERB's
+    `normalize`)."""
     output_size: Annotated[int, Range(0, 65_536)] = 0
     """Size of the adapter's frames where no LLM is loaded. 0 takes the hidden size of the LLM; any
     other value must equal it."""
@@ -159,7 +167,10 @@ class AdapterConfig(Section):
                     f"but adapter.kind = {self.kind!r}; its own fields are in [adapter.options]"
                 )
 
-    shared: ClassVar[tuple[str, ...]] = ("kind", "output_size", "options")  # by all kinds
+    # Fields of all kinds.
+    shared: ClassVar[tuple[str, ...]] = (
+        "kind", "layer_mix", "layer_norm", "output_size", "options",
+    )  # fmt: skip
 
     @property
     def plugin(self) -> Plugin:
@@ -172,6 +183,7 @@ class HeadsConfig(Section):
     """The auxiliary heads over the adapter's frames."""
 
     table = "heads"
+    later = ("projection", "unlisted")
 
     emotions: tuple[str, ...] = ("neutral", "happy", "angry", "sad", "surprise")
     """Classes of the category head and answers of emotion recognition: two or more names, in lower
@@ -181,15 +193,20 @@ class HeadsConfig(Section):
     refuses them, `"ignore"` trains on them without an emotion."""
     dimensions: bool = True
     """Whether there is a head for arousal, dominance and valence."""
-    pooling: Literal["mean", "statistics"] = "mean"
-    """`"mean"` of the valid frames (the paper), or `"statistics"`: mean and standard deviation."""
+    pooling: Literal["mean", "statistics", "attention", "attentive_statistics"] = "mean"
+    """How frames become one vector: `"mean"` of the valid frames (the paper); `"statistics"`, mean
+    and standard deviation; `"attention"`, the mean with weights from one learned query; or
+    `"attentive_statistics"`, mean and standard deviation with learned weights (Okabe et al. 2018).
+    See *Pooling*."""
+    projection: Annotated[int, Range(0, 65_536)] = 0
+    """Size of a linear layer with GELU on each frame before pooling; 0 for none. Deviations and
+    attention are then those of the projected frames."""
     dropout: DropoutRate = 0.0
-    """Dropout before both heads."""
+    """Dropout on the pooled vector, before both heads."""
     freeze: tuple[Literal["emotion", "dimensions"], ...] = ()
-    """Heads that keep the weights of `training.init_from`; their losses train the adapter alone.
-    The reference code freezes the category head, `["emotion"]`, which BLSP-Emo trained."""
-
-    later = ("unlisted",)
+    """Heads that keep the weights of `training.init_from`, with the projection and attention before
+    them; their losses train the adapter alone. The reference code freezes the category head,
+    `["emotion"]`, which BLSP-Emo trained."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -540,8 +557,9 @@ class TrainingConfig(Section):
     init_parts: tuple[Literal["adapter", "emotion", "dimensions", "lora"], ...] = (
         "adapter", "emotion", "dimensions", "lora",
     )  # fmt: skip
-    """Parts that `init_from` gives; `"emotion"` and `"dimensions"` are the heads. The others start
-    at random. The reference code takes category head and LoRA from BLSP-Emo."""
+    """Parts that `init_from` gives; `"emotion"` and `"dimensions"` are the heads, each with the
+    projection and attention before them. The others start at random. The reference code takes
+    category head and LoRA from BLSP-Emo."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -600,6 +618,7 @@ class Recipe:
         for name in self.encoders:
             if not NAME.fullmatch(name):
                 raise ConfigError(f"encoders.{name}: expected a name of letters, digits, - and _")
+        self._check_layers()
         if self.text is not None and self.llm is None:
             raise ConfigError(
                 f"recipe {self.name!r}: [text] is read by an LLM, but there is no [llm] table; add "
@@ -627,6 +646,19 @@ class Recipe:
                 f"losses.class_weights has {len(weights)} numbers, heads.emotions "
                 f"{len(self.heads.emotions)} names; expected a weight for each emotion"
             )
+
+    def _check_layers(self) -> None:
+        """Raise `ConfigError` if layers are mixed, but no stream has several."""
+        for name in ("layer_mix", "layer_norm"):
+            value = getattr(self.adapter, name)
+            if value != getattr(AdapterConfig, name) and not any(
+                encoder.layers for encoder in self.encoders.values()
+            ):
+                first = next(iter(self.encoders))
+                raise ConfigError(
+                    f"adapter.{name} = {value!r}: expected a stream with several layers; set "
+                    f"encoders.{first}.layers, or leave adapter.{name} out"
+                )
 
     def providers(self) -> dict[str, str]:
         """Installed package and version of each plug-in, as `plugins` records them."""

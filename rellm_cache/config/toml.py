@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+import tomli_w
+
 from rellm_cache.errors import ConfigError
 from rellm_cache.utils.json_files import read_utf8
 
@@ -26,7 +28,6 @@ INTEGER_BITS = 63
 WRITABLE = f"Unicode text, a finite number, or an integer of {INTEGER_BITS} bits"
 SURROGATE = re.compile("[\ud800-\udfff]")  # half of a character, from names that are not UTF-8
 Built = TypeVar("Built", bound="DataclassInstance")
-BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
 # Metadata of fields: one that no table holds, and a dict with all keys that are no fields.
 DERIVED: Mapping[str, Any] = types.MappingProxyType({"derived": True})
@@ -277,26 +278,9 @@ def _convert_to_one(members: Sequence[Any], value: Any, where: str) -> Any:
 
 def write_toml(table: Mapping[str, Any]) -> str:
     """Return a nested table as TOML text, without None values and empty tables."""
-    lines: list[str] = []
-    _write_table(lines, table, ())
-    return "\n".join(lines).strip() + "\n"
+    return tomli_w.dumps(_without_empty(table))
 
 
-def _write_table(lines: list[str], table: Mapping[str, Any], path: tuple[str, ...]) -> None:
-    if path:
-        lines += ["", f"[{'.'.join(map(_key, path))}]"]
-    values = {k: v for k, v in table.items() if v is not None}
-    lines += [f"{_key(k)} = {_as_toml(v)}" for k, v in values.items() if not isinstance(v, dict)]
-    for key, value in values.items():
-        if isinstance(value, dict) and value:
-            _write_table(lines, value, (*path, key))
-
-
-def _key(name: str) -> str:
-    """A key of TOML, quoted if it must be."""
-    return name if BARE_KEY.fullmatch(name) else _as_toml(name)
-
-
-def _as_toml(value: Any) -> str:
-    """A string, number, boolean or array; TOML writes them as JSON, but escapes U+007F."""
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+def _without_empty(table: Mapping[str, Any]) -> dict[str, Any]:
+    inner = {k: _without_empty(v) if isinstance(v, Mapping) else v for k, v in table.items()}
+    return {k: v for k, v in inner.items() if v is not None and v != {}}

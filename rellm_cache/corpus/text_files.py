@@ -14,7 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rellm_cache.errors import ManifestError
+from rellm_cache.utils.csv_cells import restore
 from rellm_cache.utils.json_files import read_utf8
+from rellm_cache.utils.regular_files import read_regular, why_unreadable
 
 _MARKS = {
     codecs.BOM_UTF8: "utf-8-sig",
@@ -50,11 +52,11 @@ def read_text(path: Path, problems: Problems) -> str:
         ManifestError: there is no file, it ends within a UTF-16 character, or it holds zero bytes.
     """
     try:
-        data = path.read_bytes()
-    except (FileNotFoundError, IsADirectoryError) as error:
-        raise ManifestError(f"{path}: no such file; is the corpus complete?") from error
-    except OSError as error:
-        raise ManifestError(f"{path}: cannot be read ({error}); copy it again") from error
+        data = read_regular(path)
+    except (OSError, ValueError) as error:
+        raise ManifestError(
+            f"{path}: {why_unreadable(error, path)}; is the corpus complete?"
+        ) from error
     encoding, sure = _encoding(data)
     try:
         text = data.decode(encoding)
@@ -100,7 +102,7 @@ def _lines(path: Path, text: str) -> Iterator[tuple[str, str]]:
 
 
 def read_csv(
-    path: Path, needed: Sequence[str] = (), skip_spaces: bool = False
+    path: Path, needed: Sequence[str] = (), skip_spaces: bool = False, own: bool = False
 ) -> list[tuple[str, dict[str, str]]]:
     """`file:line` and the columns of every row of a UTF-8 CSV file with a header.
 
@@ -110,6 +112,7 @@ def read_csv(
     Args:
         needed: columns that must be there.
         skip_spaces: leave out spaces after commas, also before a quotation mark.
+        own: rellm wrote the table: `csv_cells.restore` its cells.
 
     Raises:
         ManifestError: there is no such file, it is not CSV, a column is missing or is there twice,
@@ -118,6 +121,8 @@ def read_csv(
     """
     text = read_utf8(path, ManifestError, "expected a CSV or .jsonl table")
     records = _records(path, text, skip_spaces)
+    if own:
+        records = ((where, list(map(restore, cells))) for where, cells in records)
     _, header = next(records, ("", []))
     names = [name.strip() or f"column {number}" for number, name in enumerate(header, 1)]
     if len(names) == 1 and (found := re.search(r"[;\t|]", names[0])):

@@ -212,16 +212,21 @@ def pooled_streams(encoders: Mapping[str, EncoderSpec]) -> frozenset[str]:
     return frozenset(name for name, e in configs.items() if e.pooling == "utterance")
 
 
-def frame_statistics(streams: StreamSet, ids: Sequence[str]) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation (D,) float32 of all frames, over all streams together."""
+def frame_statistics(
+    streams: StreamSet, ids: Sequence[str], transform: Callable[[Tensor], Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation (D,) float32 of all frames, over all streams together.
+
+    Args:
+        transform: applied to the frames of each utterance before; (L, sum of D) -> (L, any D).
+    """
     total = 0
-    mean = torch.zeros(sum(streams.sizes.values()), dtype=torch.float64)
-    squares = torch.zeros_like(mean)
+    mean = squares = torch.zeros((), dtype=torch.float64)
     for utterance_id in ids:
-        values = torch.from_numpy(streams.values(utterance_id))  # (L, D)
+        values = transform(torch.from_numpy(streams.values(utterance_id)))  # (L, D)
         total += len(values)
-        mean += values.sum(0)
-        squares += values.square().sum(0)
+        mean = mean + values.sum(0)
+        squares = squares + values.square().sum(0)
     average = mean / total
     variance = squares / total - average.square()
     return average.float(), variance.clamp(min=0).sqrt().float()

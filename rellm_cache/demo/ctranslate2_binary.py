@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rellm_cache.errors import RellmError
+from rellm_cache.utils.regular_files import read_regular
 
 Array = npt.NDArray[np.generic]
 
@@ -78,7 +79,7 @@ def read_ctranslate2(path: Path) -> dict[str, Array]:
     Raises:
         RellmError: the file has another version, is truncated or inconsistent.
     """
-    reader = _Reader(path, memoryview(path.read_bytes()))
+    reader = _Reader(path, memoryview(read_regular(path)))
     version = reader.integer("I", "version")
     if version != CT2_VERSION:
         raise RellmError(

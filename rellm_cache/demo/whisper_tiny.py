@@ -1,6 +1,5 @@
 """Whisper tiny.en converted from the CTranslate2 binary of its wheel to a model folder."""
 
-import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from rellm_cache.demo.ctranslate2_binary import Array, read_ctranslate2
 from rellm_cache.demo.model_folder import check_fit, write_model
 from rellm_cache.demo.wheels import WHISPER_BINARY, WHISPER_SETTINGS, WHISPER_TOKENIZER
 from rellm_cache.errors import RellmError
+from rellm_cache.utils.json_files import load
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,9 +122,9 @@ def suppressed_tokens(settings: Path) -> list[int]:
         RellmError: the settings do not list them.
     """
     try:
-        ids = json.loads(settings.read_text("utf-8"))["suppress_ids"]
+        ids = load(settings)["suppress_ids"]
         return [int(i) for i in ids]
-    except (ValueError, LookupError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError) as error:
         raise RellmError(
             f"{settings}: found no list 'suppress_ids' of token ids ({error!r}); install the wheel "
             "version that the demo names"

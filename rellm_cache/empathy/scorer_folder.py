@@ -7,7 +7,6 @@
 <folder>/empathy.json               settings, temperatures, scores, digests; written last
 """
 
-import json
 import shutil
 from dataclasses import asdict, dataclass, fields
 from itertools import chain
@@ -15,10 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
-from rellm_cache.config.toml import build
 from rellm_cache.empathy.bi_encoder import EmpathyScorer
 from rellm_cache.empathy.epitome import MECHANISMS
 from rellm_cache.empathy.settings import EmpathySettings
@@ -27,7 +24,9 @@ from rellm_cache.empathy.tfidf import TfidfModel, load_tfidf
 from rellm_cache.errors import ConfigError, RunError
 from rellm_cache.utils.atomic_files import replaced_folder, write_file, write_json
 from rellm_cache.utils.checksums import recorded, require_intact
+from rellm_cache.utils.json_files import build_record, load
 from rellm_cache.utils.model_files import SAFE_FILES, check_files, weights_digest
+from rellm_cache.utils.tensor_files import load_safetensors
 
 CARD, ENCODER = "empathy.json", "encoder"
 FORMAT = 1
@@ -88,14 +87,14 @@ def load_scorer(folder: Path, scorer: EmpathyScorer) -> None:
     path = weights_path(folder, scorer)
     require_intact(path, AGAIN)
     try:
-        state = load_file(path)
+        state = load_safetensors(path, RunError, AGAIN)
         scorer.load_state_dict(state)
         if odd := [n for n, t in state.items() if not bool(t.isfinite().all())]:
             raise ValueError(f"tensor {odd[0]!r}: found NaN or infinite values")
         own = scorer.state_dict()
         if odd := [n for n, t in state.items() if t.dtype != own[n].dtype]:
             raise ValueError(f"tensor {odd[0]!r}: {state[odd[0]].dtype} for {own[odd[0]].dtype}")
-    except (OSError, SafetensorError, RuntimeError, ValueError) as error:
+    except (KeyError, RuntimeError, ValueError) as error:
         raise RunError(
             f"{path}: not the weights of the settings in {CARD} ({error}); {AGAIN}"
         ) from error
@@ -112,18 +111,18 @@ def load_card(folder: Path) -> ScorerCard:
     path = folder / CARD
     require_intact(path, AGAIN)
     try:
-        content = json.loads(path.read_text("utf-8"))
+        content = load(path)
         if content["format"] != FORMAT:
             raise RunError(
                 f"{path}: format {content['format']}, expected {FORMAT}; use a newer rellm"
             )
-        groups = tuple(tuple(group) for group in content["groups"])
-        if not groups or not set(sum(groups, ())) <= MECHANISMS.keys():
-            raise ValueError(f"groups {groups}")
-        settings = build(EmpathySettings, content["settings"], str(path))
-        content |= {"settings": settings, "groups": groups}
-        return ScorerCard(**{field.name: content[field.name] for field in fields(ScorerCard)})
-    except (OSError, ValueError, KeyError, TypeError, ConfigError) as error:
+        known = {field.name for field in fields(ScorerCard)}
+        card = build_record(ScorerCard, {k: v for k, v in content.items() if k in known})
+        mechanisms = set(sum(card.groups, ()))
+        if not mechanisms or not mechanisms <= MECHANISMS.keys() & card.temperatures.keys():
+            raise ValueError(f"groups {card.groups} and temperatures {card.temperatures}")
+        return card
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, ConfigError) as error:
         raise RunError(
             f"{folder}: not the folder of a trained empathy scorer ({type(error).__name__}: "
             f"{error}); expected {CARD}, which `rellm empathy train` writes last"

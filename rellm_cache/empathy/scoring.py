@@ -11,7 +11,6 @@ reply_cut, post_cut                      1 if the text is longer than 64 tokens
 fingerprint                              digest of the scorer and of the scored file
 """
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from rellm_cache.config.specs import digest
+from rellm_cache.corpus.text_files import read_csv
 from rellm_cache.empathy.bi_encoder import EmpathyScorer
 from rellm_cache.empathy.epitome import TEXTS, Exchange, one_spaced, read_rows
 from rellm_cache.empathy.exchanges import (
@@ -45,6 +45,7 @@ from rellm_cache.utils.console import counted, progress, say
 from rellm_cache.utils.devices import default_device
 from rellm_cache.utils.locks import hold_file
 from rellm_cache.utils.overwriting import overwriting, refuse_input
+from rellm_cache.utils.regular_files import file_digest
 from rellm_cache.utils.resumable_table import FINGERPRINT, ResultTable, fingerprint_of
 
 BATCH = 32  # exchanges in one forward pass
@@ -176,10 +177,10 @@ def score_csv(folder: Path, source: Path, out: Path, overwrite: bool = False) ->
     if taken := [name for name in columns if name in rows[0]]:
         raise ManifestError(f"{source}: has a column {', '.join(taken)} already; rename it")
     files = (folder / CARD, source)
-    fingerprint = digest([hashlib.sha256(file.read_bytes()).hexdigest() for file in files])
+    fingerprint = digest([file_digest(file) for file in files])
     if not overwrite:
         refuse_input(out, [source])
-    before = [row for _, row in read_rows(out, ())] if out.exists() and not overwrite else []
+    before = [] if overwrite or not out.exists() else [row for _, row in read_csv(out, own=True)]
     if not all(fingerprint_of(row) for row in before):
         raise overwriting(out, "a table of `rellm empathy score`")
     if len(before) == len(rows) and all(fingerprint_of(row) == fingerprint for row in before):

@@ -16,8 +16,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 from scipy.sparse import csr_matrix
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
@@ -28,6 +27,8 @@ from rellm_cache.errors import ManifestError, RunError
 from rellm_cache.metrics.replies import questions
 from rellm_cache.utils.atomic_files import write_file, write_text
 from rellm_cache.utils.checksums import recorded, require_intact
+from rellm_cache.utils.json_files import load
+from rellm_cache.utils.tensor_files import load_safetensors
 
 TENSORS, TERMS = "words.safetensors", "words.json"
 WORD = re.compile(r"\w+|\?")
@@ -102,8 +103,9 @@ def load_tfidf(folder: Path, mechanisms: Sequence[str]) -> TfidfModel:
     for name in (TERMS, TENSORS):
         require_intact(folder / name, "remove it and empathy.json, and train again")
     try:
-        terms = tuple(json.loads((folder / TERMS).read_text("utf-8")))
-        tensors = load_file(folder / TENSORS)
+        terms = _read_terms(folder / TERMS)
+        read = load_safetensors(folder / TENSORS, RunError, "train again")
+        tensors = {name: tensor.numpy() for name, tensor in read.items()}
         coefficients = {name: tensors[f"{name}.coefficients"] for name in mechanisms}
         intercepts = {name: tensors[f"{name}.intercepts"] for name in mechanisms}
         sizes = {len(terms), len(tensors["idf"]), *(w.shape[1] for w in coefficients.values())}
@@ -111,12 +113,19 @@ def load_tfidf(folder: Path, mechanisms: Sequence[str]) -> TfidfModel:
             raise ValueError(f"found {sorted(sizes)} terms, expected equal numbers")
         if not all(np.isfinite(tensor).all() for tensor in tensors.values()):
             raise ValueError("found NaN or infinite values")
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+    except (OSError, ValueError, LookupError, TypeError) as error:
         raise RunError(
             f"{folder / TENSORS}, {TERMS}: not what `rellm empathy train` wrote "
             f"({type(error).__name__}: {error}); train again"
         ) from error
     return TfidfModel(terms, tensors["idf"], coefficients, intercepts)
+
+
+def _read_terms(path: Path) -> tuple[str, ...]:
+    found = load(path)
+    if not isinstance(found, list) or not all(isinstance(term, str) for term in found):
+        raise ValueError(f"{path.name}: found {found!r:.40}, expected a list of texts")
+    return tuple(found)
 
 
 def reply_terms(reply: str) -> list[str]:

@@ -7,7 +7,6 @@ and has its own seed for order and dropout.
 
 import dataclasses
 import math
-import pickle
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +48,7 @@ from rellm_cache.utils.json_files import read_object
 from rellm_cache.utils.locks import hold_folder
 from rellm_cache.utils.model_files import find_model, weights_digest
 from rellm_cache.utils.state_files import save_state
+from rellm_cache.utils.tensor_files import load_torch
 
 PLAN = "training.json"
 STATE = ".state.pt"  # state of an unfinished training
@@ -282,17 +282,15 @@ class ScorerTraining:
         """Continue from the state file, if any; `RunError` if it belongs to another training."""
         if not self._state.is_file():
             return
+        fix = "remove it to start this scorer again"
+        state = load_torch(self._state, RunError, fix, map_location=self._device)
         try:
-            state = torch.load(self._state, map_location=self._device, weights_only=True)
             self.scorer.load_state_dict(state["scorer"])
             self._optimizer.load_state_dict(state["optimiser"])
             self._schedule.load_state_dict(state["schedule"])
             self.done = state["done"]
-        except (OSError, RuntimeError, KeyError, ValueError, pickle.UnpicklingError) as error:
-            raise RunError(
-                f"{self._state}: cannot continue from it ({error}); remove it to start this scorer "
-                "again"
-            ) from error
+        except (RuntimeError, LookupError, ValueError, TypeError, AttributeError) as error:
+            raise RunError(f"{self._state}: cannot continue from it ({error}); {fix}") from error
 
     def epochs(self, tick: Callable[[], None]) -> Iterator[float]:
         """Train the remaining epochs and yield their mean losses; calls `tick` after each step."""

@@ -1,6 +1,5 @@
 """Frame encoder: the base class of all encoders, which turn waveforms into frames."""
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import torch
 
 from rellm_cache.config.specs import EncoderSpec
 from rellm_cache.errors import ConfigError
+from rellm_cache.utils.json_files import load
 
 BLOCK_KEYS = ("encoder_layers", "num_hidden_layers")  # of config.json, the first that is there
 
@@ -93,7 +93,7 @@ class FrameEncoder(ABC):
         """
         file = folder / "config.json"
         try:
-            config = json.loads(file.read_text("utf-8"))
+            config = load(file)
             return next(int(config[key]) for key in BLOCK_KEYS if key in config)
         except (OSError, ValueError, TypeError, StopIteration) as error:
             raise ConfigError(

@@ -27,7 +27,7 @@ from rellm_cache.data.batch import Example
 from rellm_cache.data.loader import BatchLoader
 from rellm_cache.data.sampler import ordered_batches
 from rellm_cache.data.streams import StreamSet
-from rellm_cache.errors import ConfigError, ManifestError
+from rellm_cache.errors import ConfigError, ManifestError, RunError
 from rellm_cache.llm.frozen import FrozenLLM, require_llm
 from rellm_cache.llm.loading import llm_identity, with_text_files
 from rellm_cache.llm.prompts import fill_placeholders, question_prompt
@@ -42,6 +42,7 @@ from rellm_cache.utils.atomic_files import write_json
 from rellm_cache.utils.checksums import recorded
 from rellm_cache.utils.console import counted, say
 from rellm_cache.utils.devices import default_device
+from rellm_cache.utils.json_files import read_utf8
 from rellm_cache.utils.locks import hold_folder
 from rellm_cache.utils.resumable_table import FINGERPRINT, ResultTable, Row, read_rows
 
@@ -223,7 +224,7 @@ def _speech_recipe(run: Path) -> Recipe:
 
 def _open_table(run: Path, task: str, llms: Sequence[LLMConfig]) -> ResultTable:
     """Answers and scores of one run, by keys of questions."""
-    made = digest([task, (run / RECIPE).read_text("utf-8"), adapter_digest(run)])
+    made = digest([task, read_utf8(run / RECIPE, RunError, "restore it"), adapter_digest(run)])
     made = with_text_files(made, *llms)
     path = run / f"{JUDGED}.jsonl"
     finished = ({**r, "id": _key(r["id"], r["type"], r["question"])} for r in read_rows(path))

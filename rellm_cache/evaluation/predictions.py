@@ -4,7 +4,6 @@ Each row has the requested values: the emotion by head and LLM, the dimensions, 
 its empathy levels. A row with the id "" has the losses of all utterances together.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -42,14 +41,13 @@ from rellm_cache.llm.loading import with_text_files
 from rellm_cache.runs.shared_models import SharedModels
 from rellm_cache.runs.weights import run_recipe
 from rellm_cache.utils.checksums import require_intact
-from rellm_cache.utils.model_files import file_digest
+from rellm_cache.utils.regular_files import file_digest
 from rellm_cache.utils.resumable_table import FINGERPRINT, ResultTable, fingerprint_of
 
 EVALUATED, PREDICTIONS = "evaluated.jsonl", "predictions.csv"
 ALL = ""  # id of the row for all utterances together
 KL = "rater_kl"  # among the losses: mean divergence of the category head from raters
 BATCH = 16  # clips
-_FORMULA = re.compile(r"^'('*[=+\-@\t\r])")  # after an apostrophe, which stops spreadsheets
 
 
 @dataclass(frozen=True)
@@ -275,8 +273,7 @@ def prediction_rows(
     """Columns and rows of `predictions.csv`.
 
     A row has the true emotion, the emotions by head and LLM, and arousal, dominance and valence by
-    the dimension head; a cell without a value is empty. A text that a spreadsheet would compute
-    as a formula has an apostrophe before it.
+    the dimension head; a cell without a value is empty.
     """
     labels = predictions.llm
     emotions: dict[str, Sequence[str | None] | None] = {
@@ -290,7 +287,7 @@ def prediction_rows(
         named = ["" if column is None else column[place] or "" for column in emotions.values()]
         values = [""] * 3 if dimensions is None else [f"{value:.4f}" for value in dimensions[place]]
         texts = [utterance.id, utterance.speaker, utterance.emotion or "", *named]
-        rows.append([*map(_neutralize, texts), *values])
+        rows.append([*texts, *values])
     return ["id", "speaker", "emotion", *emotions, *DIMENSIONS], rows
 
 
@@ -300,13 +297,4 @@ def read_predictions(path: Path) -> dict[str, dict[str, str]]:
     Raises `ManifestError` if it cannot be read, and `RunError` if it differs from its checksum.
     """
     require_intact(path, "remove it, and evaluate the run again")
-    rows = [
-        {name: _FORMULA.sub(r"\1", text) for name, text in row.items()}
-        for _, row in read_csv(path, ["id"])
-    ]
-    return {row["id"]: row for row in rows}
-
-
-def _neutralize(text: str) -> str:
-    """A text with one more apostrophe if a formula, or apostrophes and a formula, begin it."""
-    return f"'{text}" if _FORMULA.match(f"'{text}") else text
+    return {row["id"]: row for _, row in read_csv(path, ["id"], own=True)}

@@ -12,6 +12,7 @@ A killed call can continue; a repeated call computes only what has changed.
 
 import dataclasses
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +32,13 @@ from rellm_cache.evaluation.predictions import (
 from rellm_cache.evaluation.report import REPORT, render_report
 from rellm_cache.evaluation.scores import Scores, make_scores
 from rellm_cache.runs.card import CARD, MANIFEST, SCORES, read_card, render_card
-from rellm_cache.runs.provenance import TRAINING, DataSummary, run_cache, summarize_data
+from rellm_cache.runs.provenance import (
+    TRAINING,
+    DataSummary,
+    load_training,
+    run_cache,
+    summarize_data,
+)
 from rellm_cache.runs.publish import is_published
 from rellm_cache.runs.shared_models import SharedModels
 from rellm_cache.runs.weights import RECIPE
@@ -39,6 +46,7 @@ from rellm_cache.utils.atomic_files import csv_text, update_text
 from rellm_cache.utils.checksums import SUMS, recorded
 from rellm_cache.utils.console import counted, say
 from rellm_cache.utils.devices import use_threads
+from rellm_cache.utils.json_files import load
 from rellm_cache.utils.locks import hold_folder
 from rellm_cache.utils.overwriting import overwriting, refuse_input
 
@@ -144,6 +152,8 @@ def _evaluate(
     if options.export is not None:
         write_answers(out, options.export, utterances, log.answers(utterances))
     scores = make_scores(data, utterances, predictions, recipe.heads.emotions, empathy)
+    if (run / TRAINING).exists():
+        scores = dataclasses.replace(scores, layer_weights=load_training(run).layer_weights)
     figures, place = scores.to_json(), str(manifest.absolute())
     if log.dropped:
         figures["dropped"] = log.dropped
@@ -185,13 +195,14 @@ def _require_same_manifest(scores: Path, manifest: Path, data: DataSummary) -> N
     A manifest that moved is the same if its summary is; scores of earlier versions name none.
     """
     try:
-        found = json.loads(scores.read_text("utf-8"))
-        place, clips, summary = found.get(MANIFEST, ""), found["clips"], found["data"]
+        found = load(scores)
+        place, clips = str(found.get(MANIFEST, "")), found["clips"]
+        summary = found["data"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return  # no scores, or damaged ones
     if place == str(manifest.absolute()):
         return
-    if summary == dataclasses.asdict(data) and not (place and Path(place).exists()):
+    if summary == dataclasses.asdict(data) and not (place and os.path.exists(place)):
         return
     raise RunError(
         f"{scores}: holds the scores of {place or f'another manifest of {clips} clips'}, and those "

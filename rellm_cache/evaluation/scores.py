@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,7 @@ class Scores:
     Attributes:
         ccc_intervals: dimension → limits of the CCC's 95 % bootstrap interval over clips; NaN if
             the CCC is undefined.
+        layer_weights: stream → number of a layer → its learned weight; empty without such weights.
     """
 
     data: DataSummary
@@ -38,6 +39,7 @@ class Scores:
     llm: LLMScores | None
     empathy: EmpathyScores | None
     losses: dict[str, float]
+    layer_weights: dict[str, dict[str, float]] = field(default_factory=dict)
 
     @property
     def clips(self) -> int:
@@ -70,6 +72,7 @@ class Scores:
             },
             "empathy": None if self.empathy is None else dataclasses.asdict(self.empathy),
             "losses": {name: _or_null(value) for name, value in self.losses.items()},
+            **({"layer_weights": self.layer_weights} if self.layer_weights else {}),
         }
 
 

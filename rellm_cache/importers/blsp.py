@@ -145,7 +145,9 @@ def import_blsp(folder: Path, out: Path, recipe: Recipe, sizes: Mapping[str, int
         raise ConfigError(f"{folder / PREPROCESSOR}: is missing; copy it from the checkpoint")
     weights = find_weights(folder)
     shapes = expected_shapes(config)
-    emotion_head = HEAD in weights.described and recipe.heads.pooling == "mean"
+    heads = recipe.heads  # attention starts with equal weights, and so as the mean
+    reads_mean = heads.pooling in ("mean", "attention") and not heads.projection
+    emotion_head = HEAD in weights.described and reads_mean
     if emotion_head:
         shapes[HEAD] = (len(HEAD_EMOTIONS), config.hidden_size)
     weights.check(shapes, is_ignored)
@@ -234,6 +236,7 @@ def check_recipe(recipe: Recipe, config: BlspConfig, sizes: Mapping[str, int]) -
         "adapter.output_size": (adapter.output_size or config.hidden_size, config.hidden_size),
         f"encoders.{name}.kind": (speech.kind, "whisper"),
         f"encoders.{name}.layer": (speech.layer, -1),
+        f"encoders.{name}.layers": (speech.layers, ()),
     }
     for field, (value, expected) in found.items():
         if value != expected:
@@ -241,7 +244,12 @@ def check_recipe(recipe: Recipe, config: BlspConfig, sizes: Mapping[str, int]) -
                 f"recipe {recipe.name!r}: {field}: found {value!r}, but this BLSP-Emo checkpoint "
                 f"needs {expected!r}"
             )
-    for other, _ in others:
+    for other, encoder in others:
+        if encoder.layers == "all":
+            raise ConfigError(
+                f'recipe {recipe.name!r}: encoders.{other}.layers = "all": expected numbers, as '
+                "[0, 1, 2], because no store tells them here"
+            )
         if sizes.get(other, 0) < 1:
             raise ConfigError(
                 f"recipe {recipe.name!r}: the size of stream {other!r} is unknown; give "

@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from rellm_cache.errors import ConfigError
 from rellm_cache.utils.json_files import read_object
+from rellm_cache.utils.tensor_files import load_safetensors, load_torch
 
 # Either one file or the index of several; the first one found is used.
 FILES = ("model.safetensors", "pytorch_model.bin")
@@ -106,6 +105,8 @@ def find_weights(folder: Path) -> CheckpointWeights:
 def weight_files(folder: Path) -> list[Path]:
     """The weight files of a folder; `ConfigError` if one or all are missing."""
     for name in FILES:
+        if (folder / name).is_file():  # as transformers: it comes before an index
+            return [folder / name]
         index = folder / f"{name}.index.json"
         if index.is_file():
             weight_map = read_object(index, ConfigError, "copy it again").get("weight_map")
@@ -116,25 +117,23 @@ def weight_files(folder: Path) -> list[Path]:
                 raise ConfigError(
                     f"{folder}: {_shorten(gone)} missing, listed in {index.name}; copy all files"
                 )
+            if odd := [shard for shard in shards if Path(shard).name != shard]:
+                raise ConfigError(f"{index}: {_shorten(odd)}: expected names in this folder")
             return [folder / shard for shard in shards]
-        if (folder / name).is_file():
-            return [folder / name]
     wanted = " nor ".join((*FILES, *(f"{name}.index.json" for name in FILES)))
     raise ConfigError(f"{folder}: found neither {wanted}; copy the weights into the folder")
 
 
 def open_tensors(file: Path) -> dict[str, Tensor]:
     """Name → memory-mapped tensor of a file; `ConfigError` if it is damaged or holds code."""
-    try:
-        if file.suffix == ".safetensors":
-            return load_file(file)
-        state = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
-        return {name: tensor.detach() for name, tensor in state.items()}
-    except UNREADABLE as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ConfigError(
-            f"{file}: expected undamaged weights without code ({first[:200]}); copy the file again"
-        ) from error
+    fix = "expected undamaged weights without code; copy the file again"
+    if file.suffix == ".safetensors":
+        return load_safetensors(file, ConfigError, fix)
+    state = load_torch(file, ConfigError, fix, mmap=True)
+    for name, tensor in state.items():
+        if not isinstance(tensor, Tensor):
+            raise ConfigError(f"{file}: {name!r} is {type(tensor).__name__}, no tensor; {fix}")
+    return {name: tensor.detach() for name, tensor in state.items()}
 
 
 def _shorten(names: list[str]) -> str:

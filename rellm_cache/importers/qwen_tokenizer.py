@@ -15,6 +15,7 @@ from transformers.convert_slow_tokenizer import TikTokenConverter
 from transformers.models.qwen2.tokenization_qwen2 import Qwen2Tokenizer
 
 from rellm_cache.errors import ConfigError
+from rellm_cache.utils.regular_files import read_regular, why_unreadable
 
 RANKS = "qwen.tiktoken"
 END, TURN_START, TURN_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
@@ -36,9 +37,9 @@ def read_ranks(file: Path) -> dict[bytes, int]:
             single byte is not a token.
     """
     try:
-        lines = file.read_bytes().splitlines()
+        lines = read_regular(file).splitlines()
     except OSError as error:
-        raise ConfigError(f"{file}: cannot be read ({error}); copy it again") from error
+        raise ConfigError(f"{file}: {why_unreadable(error, file)}; copy it again") from error
     ranks: dict[bytes, int] = {}
     for number, line in enumerate(lines, 1):
         if not line:

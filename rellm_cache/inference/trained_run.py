@@ -69,8 +69,9 @@ class Embedding:
 
     Attributes:
         states: (T', H) float32 outputs of the adapter, which the LLM reads as tokens.
-        pooled: (P,) float32, what the heads read: the mean of the states over time, followed by
-            the standard deviation if `heads.pooling` is `"statistics"`.
+        pooled: (P,) float32, what the heads read: the mean of the states over time, or of their
+            projection (`heads.projection`), followed by the standard deviation if `heads.pooling`
+            is `"statistics"` or `"attentive_statistics"`.
 
     Example:
         >>> import rellm_cache as rellm

@@ -21,7 +21,6 @@ from rellm_cache.utils.console import say_once
 from rellm_cache.utils.json_files import read_object
 from rellm_cache.utils.model_files import (
     check_files,
-    file_digest,
     load_pretrained,
     local_file,
     locate_model,
@@ -29,6 +28,7 @@ from rellm_cache.utils.model_files import (
     refuse_custom_code,
     weights_digest,
 )
+from rellm_cache.utils.regular_files import file_digest
 
 # Files of a model folder, besides config and weights, that decide which tokens a text becomes.
 TEXT_FILES = (
@@ -148,6 +148,8 @@ def require_finite(model: torch.nn.Module) -> None:
     """Raise `ConfigError` that names a weight with NaN or infinite values."""
     for name, weight in model.named_parameters():
         values = [weight.detach()]
+        if (scale := getattr(weight, "SCB", None)) is not None:  # 8-bit: a scale for each row
+            values = [scale]
         if (state := getattr(weight, "quant_state", None)) is not None:  # 4-bit: its scales
             scales = (state.absmax, state.offset, state.state2 and state.state2.absmax)
             values = [scale for scale in scales if scale is not None]

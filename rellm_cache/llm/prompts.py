@@ -13,7 +13,8 @@ from typing import Any, Literal
 
 from rellm_cache.config.qa import QASettings
 from rellm_cache.config.schema import PromptsConfig
-from rellm_cache.errors import ConfigError
+from rellm_cache.errors import ConfigError, reason_of
+from rellm_cache.llm.template_limit import limited_steps
 from rellm_cache.utils.console import say_once
 
 CHATML = (
@@ -215,10 +216,10 @@ class ChatFormat:
 
     def _render(self, turns: list[dict[str, str]], **options: Any) -> str:
         try:
-            return str(self.tokenizer.apply_chat_template(turns, tokenize=False, **options))
+            with limited_steps():
+                return str(self.tokenizer.apply_chat_template(turns, tokenize=False, **options))
         except Exception as error:  # a template is a program and can fail in any way
-            found = f"{type(error).__name__}: {error}"
-            raise self._error(f"the chat template fails ({found})") from error
+            raise self._error(f"the chat template fails ({reason_of(error)})") from error
 
     def _error(self, found: str) -> ConfigError:
         return ConfigError(

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from rellm_cache.config.schema import AdapterConfig
 from rellm_cache.data.streams import QuantizationParams
 from rellm_cache.llm.memory import count_saved_bytes
-from rellm_cache.model.heads import valid_frames
+from rellm_cache.model.pooling import valid_frames
 
 KERNEL, STRIDE, PADDING = 5, 2, 2
 CONVOLUTIONS = 3
@@ -88,16 +88,16 @@ def mask_frames(frames: Tensor, lengths: Tensor) -> Tensor:
     return frames * valid_frames(lengths, frames.shape[1]).unsqueeze(-1)
 
 
-def crop_time(frames: Tensor, lengths: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Crop each utterance to a random span of at most `count` valid frames.
+def crop_time(frames: Tensor, start: Tensor, count: int) -> Tensor:
+    """Crop each utterance to `count` frames from `start` on.
 
-    Drawn from torch's global generator: (B, T, D), (B,) -> (B, min(T, count), D), (B,).
+    Past the last frame of the batch, that one is repeated: (B, T, D), (B,) -> (B, t, D), where t is
+    `count`, or T if that is smaller.
     """
-    kept = lengths.clamp(max=count)  # (B,)
-    start = (torch.rand(len(lengths), device=frames.device) * (lengths - kept + 1)).long()  # (B,)
     steps = torch.arange(min(count, frames.shape[1]), device=frames.device)
     places = (start.unsqueeze(1) + steps).clamp(max=frames.shape[1] - 1)  # (B, count)
-    return frames.gather(1, places.unsqueeze(-1).expand(-1, -1, frames.shape[2])), kept
+    rows = torch.arange(len(frames), device=frames.device).unsqueeze(1)  # (B, 1)
+    return frames[rows, places]
 
 
 @dataclass(frozen=True)
@@ -146,6 +146,20 @@ class Adapter(nn.Module):
         """Number of frames that enter the network, in the current mode: (B,) -> (B,); all here."""
         return lengths
 
+    def crop(
+        self, streams: Mapping[str, Tensor], lengths: Tensor
+    ) -> tuple[Mapping[str, Tensor], Tensor]:
+        """The part of each utterance that enters the network: all of it here.
+
+        Args:
+            streams: by name, (B, T, D) frames as stored; without streams that are pooled.
+            lengths: (B,) valid frames.
+
+        Returns:
+            The streams with their part of the frames, and its `input_lengths`.
+        """
+        return streams, lengths
+
     def start_from(self, mean: Tensor, deviation: Tensor) -> None:
         """Set initial weights from the mean and standard deviation (D,) of the training frames."""
 
@@ -160,8 +174,7 @@ class Adapter(nn.Module):
         with count_saved_bytes(self) as kept:
             self(frames, torch.empty(1, dtype=torch.long, device="meta"))
         parameters = sum(p.numel() for p in self.parameters())
-        entered = int(self.input_lengths(torch.tensor([COUNTED_FRAMES], device="cpu")))
-        return AdapterCost(parameters, kept() / entered, self.operations)
+        return AdapterCost(parameters, kept() / COUNTED_FRAMES, self.operations)
 
 
 class GatedConv(nn.Module):
@@ -232,6 +245,20 @@ class ConvAdapter(Adapter):
             lengths.clamp(max=self.crop_frames) if self.training and self.crop_frames else lengths
         )
 
+    def crop(
+        self, streams: Mapping[str, Tensor], lengths: Tensor
+    ) -> tuple[Mapping[str, Tensor], Tensor]:
+        """In training a random run of at most `crop_frames` valid frames of each utterance.
+
+        It is drawn from torch's global generator, the same in all streams.
+        """
+        if not (self.training and self.crop_frames):
+            return streams, lengths
+        kept = self.input_lengths(lengths)  # (B,)
+        start = (torch.rand(len(lengths), device=lengths.device) * (lengths - kept + 1)).long()
+        cropped = {n: crop_time(frames, start, self.crop_frames) for n, frames in streams.items()}
+        return cropped, kept
+
     def start_from(self, mean: Tensor, deviation: Tensor) -> None:
         """Normalize the input by the mean and standard deviation (D,) of the training frames."""
         if self.scale is not None:
@@ -249,8 +276,6 @@ class ConvAdapter(Adapter):
 
     def forward(self, frames: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Embeddings and how many of them are valid: (B, T, D), (B,) -> (B, T', H), (B,)."""
-        if self.training and self.crop_frames:
-            frames, lengths = crop_time(frames, lengths, self.crop_frames)
         if self.scale is not None:
             frames = self.scale(frames)
         # Dropout1d zeroes whole channels of an utterance: (B, T, D) -> (B, D, T) -> (B, T, D)

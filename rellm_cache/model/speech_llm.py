@@ -21,10 +21,11 @@ from rellm_cache.llm.frozen import FrozenLLM, require_llm
 from rellm_cache.llm.lora import LoRA, with_lora
 from rellm_cache.llm.prompts import SpeechPrompt, speech_prompts
 from rellm_cache.llm.sentence_limit import NO_LIMIT, ReplyLimit
-from rellm_cache.model.adapter import Speech, concat_streams, dequantize
+from rellm_cache.model.adapter import Speech, concat_streams
 from rellm_cache.model.answer_likelihoods import packed_log_likelihoods
 from rellm_cache.model.example_packing import ExampleRows
 from rellm_cache.model.heads import AuxiliaryHeads
+from rellm_cache.model.layer_mix import LayerMixes
 from rellm_cache.model.losses.dimensions import moments_of
 from rellm_cache.model.losses.loss_terms import LossTerms
 from rellm_cache.model.losses.registry import (
@@ -44,7 +45,7 @@ class SpeechLLM(nn.Module):
     """Adapter and heads in front of a frozen LLM; `sizes` is D of each stream.
 
     Args:
-        sizes: D of each stream.
+        sizes: D of each stream as stored; of a stream with several layers, of all together.
         llm: the frozen LLM, or None if the recipe's losses do not need one.
 
     Attributes:
@@ -63,7 +64,8 @@ class SpeechLLM(nn.Module):
         self.loss_config = recipe.losses
         self._pooling = {name: encoder.pooling for name, encoder in recipe.encoders.items()}
         self.emotions = recipe.heads.emotions
-        self.adapter = build_adapter(recipe.adapter, sum(sizes.values()), size)
+        self.layer_mix = LayerMixes(recipe.adapter, recipe.encoders, sizes)
+        self.adapter = build_adapter(recipe.adapter, sum(self.layer_mix.sizes.values()), size)
         self.heads = AuxiliaryHeads(recipe.heads, size)
         self.losses = active_losses(recipe.losses, recipe.heads.dimensions)
         self.loss_weights = loss_weights(recipe.losses)
@@ -82,10 +84,16 @@ class SpeechLLM(nn.Module):
         self.register_buffer("class_weights", None, persistent=False)
 
     def speech(self, batch: Batch) -> Speech:
-        """Run the adapter."""
-        streams = {n: dequantize(f, batch.quantization.get(n)) for n, f in batch.streams.items()}
-        frames = concat_streams(streams, batch.frame_lengths, self._pooling)  # (B, T, D)
-        embeddings, lengths = self.adapter(frames, batch.frame_lengths)  # (B, T, D) -> (B, T', H)
+        """Run the adapter on the frames of a batch, cropped and with their layers mixed."""
+        framed = {n: f for n, f in batch.streams.items() if self._pooling[n] == "frame"}
+        cropped, lengths = self.adapter.crop(framed, batch.frame_lengths)
+        stored = {name: cropped.get(name, frames) for name, frames in batch.streams.items()}
+        streams = {
+            name: self.layer_mix.mix(name, frames, batch.quantization.get(name))
+            for name, frames in stored.items()
+        }
+        frames = concat_streams(streams, lengths, self._pooling)  # (B, T, D)
+        embeddings, lengths = self.adapter(frames, lengths)  # (B, T, D) -> (B, T', H)
         return Speech(embeddings.float(), lengths)
 
     def pooled(self, speech: Speech) -> Tensor:

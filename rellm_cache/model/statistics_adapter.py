@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from rellm_cache.config.adapter_options import StatisticsOptions
 from rellm_cache.model.adapter import Adapter, InputNorm
-from rellm_cache.model.heads import valid_frames
+from rellm_cache.model.pooling import valid_frames
 
 # Spread over utterances of the mean and the deviation of standardized frames: medians over layers
 # 1 to 4 of Whisper tiny.en and prosody, 1,200 clips of RAVDESS.
@@ -65,7 +65,8 @@ class StatisticsAdapter(Adapter):
         squares = (frames - mean).square()
         variance = torch.bmm(shares.unsqueeze(1), squares).squeeze(1)  # (B, D)
         mean = self.scale(mean).squeeze(1)  # (B, D)
-        deviation = variance.sqrt() * self.scale.weight
+        # A finite gradient for the weights of mixed layers, too, where a channel never changes.
+        deviation = variance.clamp(min=1e-10).sqrt() * self.scale.weight
         statistics = torch.cat(
             [mean / MEAN_SPREAD, (deviation - 1) / DEVIATION_SPREAD], dim=1
         ).clamp(-LIMIT, LIMIT)  # (B, 2D)

@@ -5,7 +5,7 @@ Nothing is written. Disk size is exact if the manifest has durations.
 
 import dataclasses
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,14 +13,14 @@ from typing import Any
 import torch
 
 from rellm_cache.config.qa import QASettings
-from rellm_cache.config.schema import LossesConfig, Recipe
+from rellm_cache.config.schema import EncoderConfig, LossesConfig, Recipe
 from rellm_cache.corpus.audio import clip_seconds
 from rellm_cache.corpus.clip_limits import ClipLimits, read_limits
 from rellm_cache.corpus.manifest import Utterance, manifest_files, read_manifests
 from rellm_cache.corpus.speed_copies import with_speed_copies
 from rellm_cache.data.examples import Questions, load_questions
 from rellm_cache.errors import AudioError, ConfigError, ManifestError
-from rellm_cache.extraction.missing import find_missing
+from rellm_cache.extraction.missing import TargetStore, find_missing
 from rellm_cache.extraction.run import make_targets
 from rellm_cache.planning.extraction import ExtractionPlan, UsableClips, plan_extraction
 from rellm_cache.planning.training import TrainingPlan, plan_training
@@ -90,10 +90,10 @@ def plan(
         if not train_split:
             raise ManifestError(f"{manifest}: found no clip of the train split")
         training = plan_training(
-            recipe,
+            dataclasses.replace(recipe, encoders=_resolved(recipe.encoders, targets)),
             train_split,
             seconds,
-            sum(stream.frame_size for stream in extraction.streams),
+            {stream.name: stream.frame_size for stream in extraction.streams},
             torch.bfloat16 if on_gpu else torch.float32,
             gpu_bytes,
             _questions(recipe.losses, recipe.qa, manifest),
@@ -112,6 +112,17 @@ def plan(
         training=training,
         training_unknown=unknown,
     )
+
+
+def _resolved(
+    encoders: Mapping[str, EncoderConfig], targets: Mapping[str, TargetStore]
+) -> dict[str, EncoderConfig]:
+    """The encoders with the numbers of their layers in place of "all"."""
+    resolved = dict(encoders)
+    for name, encoder in encoders.items():
+        if encoder.layers and (layers := encoder.layers_within(targets[name].spec)):
+            resolved[name] = dataclasses.replace(encoder, layers=layers)
+    return resolved
 
 
 def _questions(losses: LossesConfig, qa: QASettings, manifest: Path) -> Questions:

@@ -6,15 +6,13 @@ the device. It excludes a GPU's own context, `CONTEXT_BYTES`, and on a CPU the f
 C library keeps (docs/benchmarks.md).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
 import torch
 
 from rellm_cache.config.schema import (
-    AdapterConfig,
-    HeadsConfig,
     LLMConfig,
     LossesConfig,
     Recipe,
@@ -24,8 +22,8 @@ from rellm_cache.corpus.manifest import Utterance
 from rellm_cache.data.examples import Questions
 from rellm_cache.llm.memory import Footprint, estimate_footprint
 from rellm_cache.llm.teacher_distribution import CHUNK
-from rellm_cache.model.adapter import Adapter
 from rellm_cache.model.heads import AuxiliaryHeads
+from rellm_cache.model.layer_mix import LayerMixes
 from rellm_cache.model.registry import build_adapter
 from rellm_cache.qa.rows import QARow
 from rellm_cache.utils.devices import GPU_SHARE
@@ -84,7 +82,7 @@ def plan_training(
     recipe: Recipe,
     clips: Sequence[Utterance],
     seconds: dict[str, float],
-    frame_size: int,
+    sizes: Mapping[str, int],
     dtype: torch.dtype,
     gpu_bytes: int | None = None,
     questions: Questions = MappingProxyType({}),
@@ -95,7 +93,7 @@ def plan_training(
     Args:
         clips: utterances of the train split.
         seconds: clip id → duration; clips without a duration are left out.
-        frame_size: D of all streams together.
+        sizes: values in a stored frame of each stream.
         dtype: compute dtype of the LLM.
         gpu_bytes: memory of the GPU. With `training.micro_batch_tokens = "auto"` the micro-batch
             is as large as `train` would choose on that GPU: it leaves CUDA's context and a tenth
@@ -108,15 +106,23 @@ def plan_training(
     """
     llm = estimate_footprint(recipe.used_llm, dtype) if recipe.used_llm else None
     output_size = llm.hidden_size if llm else recipe.adapter.output_size
-    adapter, head_parameters = _build_on_meta(recipe.adapter, recipe.heads, frame_size, output_size)
+    with torch.device("meta"):
+        mixes = LayerMixes(recipe.adapter, recipe.encoders, sizes)
+        adapter = build_adapter(recipe.adapter, sum(mixes.sizes.values()), output_size)
+        heads = AuxiliaryHeads(recipe.heads, output_size)
     cost = adapter.cost()
-    parameters = cost.parameters + head_parameters + (llm.lora_parameters if llm else 0)
+    parts = [p for part in (mixes, heads) for p in part.parameters() if p.requires_grad]
+    parameters = cost.parameters + sum(p.numel() for p in parts)
+    parameters += llm.lora_parameters if llm else 0
     trained_bytes = parameters * _bytes_a_parameter(recipe.training)
     clips = [clip for clip in clips if clip.id in seconds]
     found = [round(seconds[clip.id] * frame_rate) for clip in clips]
     lengths = torch.tensor(found, dtype=torch.long, device="cpu").clamp(min=1)
     frames = int(adapter.input_lengths(lengths).sum())  # in training mode
     embeddings = adapter.output_lengths(lengths)
+    kept = (mixes.kept_bytes + cost.kept_bytes) * frames + heads.kept_bytes() * int(
+        embeddings.sum()
+    )
     tasks = recipe.losses.tasks
     tokens = [
         _count_tokens(tasks, clip, speech, questions.get(clip.id, ()))
@@ -124,7 +130,7 @@ def plan_training(
     ]
     total = sum(clip.total for clip in tokens)
     micro_batch = _micro_batch_tokens(recipe.training, recipe.llm, [clip.total for clip in tokens])
-    token_bytes = cost.kept_bytes * frames / max(total, 1)
+    token_bytes = kept / max(total, 1)
     temporary = 0.0
     if llm and recipe.llm:
         row = max(1, min(recipe.llm.pack_length, micro_batch))
@@ -134,7 +140,7 @@ def plan_training(
         fixed = CONTEXT_BYTES + (llm.device_bytes if llm else 0) + trained_bytes
         left = GPU_SHARE * (gpu_bytes - fixed)
         micro_batch = max(micro_batch, int((left - temporary) / max(token_bytes, 1)))
-    operations = frames * cost.operations
+    operations = frames * (cost.operations + mixes.operations)
     if llm:
         operations += total * 4 * llm.linear_parameters
     return TrainingPlan(
@@ -222,16 +228,3 @@ def _row_bytes(
     layer = (llm.recompute_bytes + lora_share * llm.lora_recompute_bytes) * length
     unpacked = llm.largest_matrix * llm.value_bytes
     return kept * length / row, max(logits, layer) + unpacked
-
-
-def _build_on_meta(
-    adapter: AdapterConfig, heads: HeadsConfig, inputs: int, outputs: int
-) -> tuple[Adapter, int]:
-    """The adapter on the meta device, and the number of parameters of the heads.
-
-    Activations of the heads are small compared with the adapter's and are not counted.
-    """
-    with torch.device("meta"):
-        built = build_adapter(adapter, inputs, outputs)
-        parameters = AuxiliaryHeads(heads, outputs).parameters()
-    return built, sum(p.numel() for p in parameters if p.requires_grad)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rellm_cache.errors import ConfigError
 from rellm_cache.utils.atomic_files import write_json, write_text
 from rellm_cache.utils.html import render_page
 
@@ -82,9 +83,12 @@ class ProbeReport:
         return [score for score in self.scores if score.target == target]
 
     def best(self, target: str) -> ProbeScore:
-        """The best single layer for a target."""
-        scores = self.of(target)
-        return max((s for s in scores if s.stream), key=lambda s: s.value)
+        """The best single layer for a target; `ConfigError` if the target was not probed."""
+        scores = [score for score in self.of(target) if score.stream]
+        if not scores:
+            reason = self.skipped.get(target, "it was not asked for")
+            raise ConfigError(f"target {target!r} was not probed: {reason}")
+        return max(scores, key=lambda score: score.value)
 
     def to_json(self) -> dict[str, Any]:
         """Content of `probe.json`."""

@@ -4,7 +4,6 @@
 """
 
 import dataclasses
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from rellm_cache.utils.atomic_files import write_csv
 from rellm_cache.utils.console import progress
 from rellm_cache.utils.devices import default_device
 from rellm_cache.utils.json_files import read_object
+from rellm_cache.utils.regular_files import file_digest
 from rellm_cache.utils.resumable_table import FINGERPRINT, ResultTable, Row, fingerprint_of
 
 EMPATHY, UTTERANCES = "empathy.jsonl", "utterances.csv"
@@ -59,7 +59,7 @@ class Scorer:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._model: EmpathyModel | None = None
-        self._card = hashlib.sha256((folder / CARD).read_bytes()).hexdigest()
+        self._card = file_digest(folder / CARD)
 
     def levels(self, out: Path, exchanges: Sequence[Exchange]) -> list[Mapping[str, Any]]:
         """Levels of exchanges, stored in `out`: `er`, `ex`, `er_long`, `ex_long`, `cut`."""

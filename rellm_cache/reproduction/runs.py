@@ -26,7 +26,7 @@ from rellm_cache.training.run import train
 from rellm_cache.utils.atomic_files import write_text
 from rellm_cache.utils.console import say
 from rellm_cache.utils.json_files import read_object
-from rellm_cache.utils.model_files import file_digest
+from rellm_cache.utils.regular_files import file_digest
 from rellm_cache.utils.resumable_table import FINGERPRINT, fingerprint_of
 from rellm_cache.utils.worker_pool import KILLED, run_in_processes
 

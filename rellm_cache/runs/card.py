@@ -5,7 +5,6 @@ A card is made only from the files of the run: `recipe.toml`, `adapter_config.js
 Names, licences and labels are escaped.
 """
 
-import json
 import re
 from dataclasses import dataclass
 from functools import cache
@@ -24,11 +23,18 @@ from rellm_cache.runs.licences import (
     combine_licences,
     describe_corpus_conditions,
 )
-from rellm_cache.runs.provenance import CORPORA, TrainingRecord, learned_dimensions, load_training
+from rellm_cache.runs.provenance import (
+    CORPORA,
+    DataSummary,
+    TrainingRecord,
+    learned_dimensions,
+    load_training,
+)
 from rellm_cache.runs.weights import AdapterInfo, load_info, run_recipe
 from rellm_cache.utils.atomic_files import update_text
 from rellm_cache.utils.checksums import require_intact
 from rellm_cache.utils.console import percent
+from rellm_cache.utils.json_files import build_record, load
 from rellm_cache.utils.model_files import HUB_ID
 
 CARD, SCORES = "README.md", "scores.json"
@@ -81,20 +87,26 @@ class Card:
 
 def read_card(run: Path) -> Card:
     """Read a run's files; `RunError` if it is not finished or a file is unreadable."""
-    info, training = load_info(run), load_training(run)
+    recipe, info, training = run_recipe(run), load_info(run), load_training(run)
     scores = None
     require_intact(run / SCORES, "remove it, and score the run again with `rellm evaluate`")
     try:
         if (run / SCORES).is_file():
-            scores = json.loads((run / SCORES).read_text("utf-8"))
-            if scores["data"]["clips"] < 0:
+            scores = load(run / SCORES)
+            if build_record(DataSummary, scores["data"]).clips < 0:
                 raise ValueError("clips < 0")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+            if odd := [row for row in Card(recipe, info, training, scores).rows if not _fits(row)]:
+                raise ValueError(f"{odd[0][1]}: found {odd[0][2]!r:.40}, expected a number")
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise RunError(
             f"{run / SCORES}: not a file of `rellm evaluate` ({type(error).__name__}: {error}); "
             "score the run again with `rellm evaluate`, or remove the file"
         ) from error
-    return Card(run_recipe(run), info, training, scores)
+    return Card(recipe, info, training, scores)
+
+
+def _fits(row: tuple[str, str, Any]) -> bool:
+    return isinstance(row[2], int | float)
 
 
 def write_card(run: Path) -> Path:

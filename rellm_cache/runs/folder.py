@@ -15,6 +15,7 @@ from rellm_cache.runs.publish import is_published
 from rellm_cache.runs.weights import RECIPE, run_recipe
 from rellm_cache.utils.atomic_files import is_temporary, update_text, write_text
 from rellm_cache.utils.checksums import RESULTS, SUMS, recorded, require_intact
+from rellm_cache.utils.json_files import read_utf8
 from rellm_cache.utils.litter import is_litter
 
 CHECKPOINTS, METRICS, TENSORBOARD = "checkpoints", "metrics.jsonl", "tensorboard"
@@ -39,6 +40,12 @@ def create_run_folder(recipe: Recipe, out: Path) -> None:
             "--out"
         )
     require_same_recipe(recipe, out)
+
+
+def record_recipe(recipe: Recipe, out: Path) -> None:
+    """Write the recipe of a run, unless the file holds it: another form of TOML is no change."""
+    if run_recipe(out) != recipe:
+        write_text(out / RECIPE, to_toml(recipe))
 
 
 @contextmanager
@@ -80,7 +87,7 @@ def require_same_data(digest: str, out: Path) -> None:
     """Raise `RunError` if a run has checkpoints trained on data with another digest."""
     require_intact(out / DATA, "restore it")
     begun = any((out / CHECKPOINTS).glob("step-*")) and (out / DATA).is_file()
-    if begun and (out / DATA).read_text("utf-8").strip() != digest:
+    if begun and read_utf8(out / DATA, RunError, "restore it").strip() != digest:
         raise RunError(
             f"{out}: this run was trained on other data than the manifest and the cache hold now "
             f"({DATA} has another digest); give the same data, or choose another --out"

@@ -8,7 +8,7 @@ import dataclasses
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from rellm_cache.config.schema import Recipe
@@ -19,6 +19,7 @@ from rellm_cache.store.remote.mirror import cache_folder
 from rellm_cache.store.remote.mirror_paths import is_url, origin_url
 from rellm_cache.utils.atomic_files import write_text
 from rellm_cache.utils.checksums import require_intact
+from rellm_cache.utils.json_files import build_record, load
 
 TRAINING = "training.json"
 DEFAULT_CACHE = Path("cache")  # same as the default of `--cache`
@@ -64,6 +65,7 @@ class TrainingRecord:
         scores: scores of the best weights on the validation split.
         cache: absolute path or URL of the cache used in training; empty in a published run.
         stopped: why training was stopped before the last step of the recipe, or empty.
+        layer_weights: stream → number of a layer → its learned weight; empty without such weights.
     """
 
     rellm: str
@@ -78,6 +80,7 @@ class TrainingRecord:
     scores: dict[str, float]
     cache: str = ""
     stopped: str = ""
+    layer_weights: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
 def summarize_data(utterances: Sequence[Utterance], manifest: Path) -> DataSummary:
@@ -142,7 +145,7 @@ def save_training(run: Path, record: TrainingRecord) -> None:
 def training_text(record: TrainingRecord) -> str:
     """Content of `training.json`."""
     content = dataclasses.asdict(record)
-    for name in ("cache", "stopped"):
+    for name in ("cache", "stopped", "layer_weights"):
         if not content[name]:
             del content[name]
     return json.dumps(content, indent=2) + "\n"
@@ -152,12 +155,8 @@ def load_training(run: Path) -> TrainingRecord:
     """Read `training.json`; `RunError` if it is missing or damaged."""
     require_intact(run / TRAINING, "restore it")
     try:
-        content = json.loads((run / TRAINING).read_text("utf-8"))
-        content["train"] = DataSummary(**content["train"])
-        if content["validation"]:
-            content["validation"] = DataSummary(**content["validation"])
-        return TrainingRecord(**content)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return build_record(TrainingRecord, load(run / TRAINING))
+    except (OSError, ValueError) as error:
         raise RunError(
             f"{run / TRAINING}: cannot be read ({type(error).__name__}: {error}); `rellm train` "
             "writes it at the end: run the command that trained this run again, which trains "

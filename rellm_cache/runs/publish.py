@@ -45,7 +45,8 @@ from rellm_cache.runs.weights import (
 from rellm_cache.utils.atomic_files import replaced_folder
 from rellm_cache.utils.checksums import SUMS, sums_text
 from rellm_cache.utils.litter import is_litter
-from rellm_cache.utils.model_files import HUB_ID, file_digest, models_root
+from rellm_cache.utils.model_files import HUB_ID, models_root
+from rellm_cache.utils.regular_files import file_digest, read_regular
 
 LICENCES = "LICENSES.md"
 CONTENT = frozenset((WEIGHTS, CONFIG, RECIPE, TRAINING, SCORES, CARD, LICENCES, SUMS))
@@ -227,7 +228,7 @@ def _is_same(out: Path, files: dict[str, str], sums: str) -> bool:
     present = _names(out)
     return (
         present == {*files, SUMS}
-        and (out / SUMS).read_text("utf-8") == sums
+        and read_regular(out / SUMS) == sums.encode()
         and all(file_digest(out / name) == digest for name, digest in files.items())
     )
 

@@ -13,31 +13,36 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from rellm_cache.config.recipes import load_recipe
 from rellm_cache.config.schema import LLMConfig, Recipe
+from rellm_cache.config.specs import EncoderSpec
 from rellm_cache.config.toml import Changes
 from rellm_cache.errors import ConfigError, RunError
 from rellm_cache.llm.frozen import FrozenLLM
 from rellm_cache.llm.loading import load_llm
+from rellm_cache.model.layer_mix import SUFFIX
 from rellm_cache.model.speech_llm import SpeechLLM
 from rellm_cache.utils.atomic_files import update_text, write_file
 from rellm_cache.utils.checksums import require_intact
 from rellm_cache.utils.console import say
-from rellm_cache.utils.model_files import file_digest
+from rellm_cache.utils.json_files import build_record, load
+from rellm_cache.utils.regular_files import file_digest
+from rellm_cache.utils.tensor_files import load_safetensors
 
 WEIGHTS, CONFIG, RECIPE = "adapter.safetensors", "adapter_config.json", "recipe.toml"
 DTYPES = (torch.float32, torch.bfloat16)  # of trained weights, see `training.param_dtype`
 AGAIN = "run its `rellm train` again, which makes it again or says what is lost"
-# Part of a model, as in `training.init_parts` → start of its parameters' names.
+# Part of a model, as in `training.init_parts` → starts of its parameters' names.
 PARTS = {
-    "adapter": "adapter.",
-    "emotion": "heads.category.",
-    "dimensions": "heads.dimensions.",
-    "lora": "lora.",
+    "adapter": ("adapter.", "layer_mix."),
+    "emotion": ("heads.category.",),
+    "dimensions": ("heads.dimensions.",),
+    "lora": ("lora.",),
 }
+LayerWeights = dict[str, dict[str, float]]  # stream → number of a layer → its weight
+HEADS, POOLING = ("emotion", "dimensions"), "heads.pooling."  # comes with any of the heads
 
 
 @dataclass(frozen=True)
@@ -76,7 +81,10 @@ def load_tensors(
         fresh_lora: accept a file without LoRA for a model with LoRA; its LoRA stays untrained.
     """
     state = read_tensors(path)
-    left_out = tuple(start for part, start in PARTS.items() if part not in parts)
+    others = (starts for part, starts in PARTS.items() if part not in parts)
+    left_out = tuple(start for starts in others for start in starts)
+    if not any(head in parts for head in HEADS):
+        left_out += (POOLING,)
     state = {name: tensor for name, tensor in state.items() if not name.startswith(left_out)}
     own = {n: t for n, t in trained_parameters(model).items() if not n.startswith(left_out)}
     if fresh_lora and not any(name.startswith("lora.") for name in state):
@@ -101,10 +109,7 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
         RunError: the file is damaged, differs from its checksum, or has a value that is not finite.
     """
     require_intact(path, AGAIN)
-    try:
-        state = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise RunError(f"{path}: not a readable checkpoint ({error}); {AGAIN}") from error
+    state = load_safetensors(path, RunError, AGAIN)
     for name, tensor in sorted(state.items()):
         if tensor.dtype not in DTYPES:
             raise RunError(
@@ -117,6 +122,22 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
                 f"{AGAIN}"
             )
     return state
+
+
+def read_layer_weights(path: Path, encoders: Mapping[str, EncoderSpec]) -> LayerWeights:
+    """Learned weights of layers in a file of trained weights, which must be intact.
+
+    Args:
+        encoders: specs by stream, which name the layers.
+    """
+    found: LayerWeights = {}
+    state = load_safetensors(path, RunError, AGAIN)
+    for stream, encoder in encoders.items():
+        if (tensor := state.get(f"layer_mix.{stream}{SUFFIX}.weights")) is not None:
+            weights = tensor.float().softmax(0).tolist()
+            layers = map(str, encoder.layer_numbers)
+            found[stream] = dict(zip(layers, weights, strict=True))
+    return found
 
 
 def save_config(run: Path, info: AdapterInfo, recipe: Recipe) -> None:
@@ -140,12 +161,13 @@ def load_info(run: Path) -> AdapterInfo:
     """Read `adapter_config.json`; `RunError` if the folder is not a finished run."""
     require_intact(run / CONFIG, AGAIN)
     try:
-        content = json.loads((run / CONFIG).read_text("utf-8"))
+        content = load(run / CONFIG)
         if "sizes" not in content:  # written before streams had names
             both = {"speech": content["speech_size"], "emotion": content["emotion_size"]}
             content["sizes"] = {name: size for name, size in both.items() if size}
-        return AdapterInfo(**{k: content[k] for k in AdapterInfo.__dataclass_fields__})
-    except (OSError, ValueError, KeyError) as error:
+        known = AdapterInfo.__dataclass_fields__
+        return build_record(AdapterInfo, {k: v for k, v in content.items() if k in known})
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise RunError(
             f"{run}: not the folder of a finished run ({type(error).__name__}: {error}); expected "
             f"{CONFIG} and {WEIGHTS}, which `rellm train` writes"

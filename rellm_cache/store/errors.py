@@ -5,9 +5,16 @@ from pathlib import Path
 
 from rellm_cache.errors import RellmError, StoreError
 from rellm_cache.store.remote.mirror_paths import display_path, origin_url
+from rellm_cache.utils.regular_files import NotRegularError
 
-# The OSErrors that mean a missing file; all others say nothing about its content.
-MISSING_FILE_ERRORS = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
+# The OSErrors that mean a missing file, or something else in its place; others say nothing about
+# its content.
+MISSING_FILE_ERRORS = (
+    FileNotFoundError,
+    NotADirectoryError,
+    IsADirectoryError,
+    NotRegularError,
+)
 
 
 class UnreadableError(RellmError):

@@ -10,7 +10,6 @@
 <cache>/.writing/                         unfinished parts and locks; readers ignore them
 """
 
-import json
 import re
 import secrets
 from collections.abc import Iterable, Iterator
@@ -25,6 +24,7 @@ from rellm_cache.config.specs import EncoderSpec, StoredSpec, TeacherSpec, diges
 from rellm_cache.errors import ConfigError, StoreError
 from rellm_cache.store.errors import raise_if_unreadable
 from rellm_cache.store.remote.mirror_paths import display_path
+from rellm_cache.utils.json_files import load
 from rellm_cache.utils.litter import is_litter
 
 FORMAT = "rellm-feature-store"
@@ -33,6 +33,7 @@ FRAMES = "frames"
 METADATA = "zarr.json"
 INNER_FRAMES = 256
 SHARD_BYTES = 64 << 20
+LARGEST_FRAME = 1_000_000  # values; the frames of known encoders have less than 10,000
 WRITING = ".writing"
 PART_NAME = re.compile(r"part-(?P<number>\d{6,})-(?P<suffix>[0-9a-f]{8,})")
 # Keys of the attributes in early stores, which have no checksum.
@@ -114,7 +115,7 @@ def read_info(path: Path) -> StoreInfo:
     `UnreadableError` if its metadata exists but cannot be read.
     """
     try:
-        own = dict(json.loads((path / "zarr.json").read_text("utf-8"))["attributes"]["rellm"])
+        own = load(path / METADATA)["attributes"]["rellm"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise_if_unreadable(error, path / "zarr.json")
         if not list_parts(path) and (stores := list(list_stores(path))):
@@ -130,11 +131,16 @@ def read_info(path: Path) -> StoreInfo:
     return parse_info(own, path)
 
 
-def parse_info(own: dict[str, Any], path: Path) -> StoreInfo:
+def parse_info(own: Any, path: Path) -> StoreInfo:
     """Parse the attribute `rellm` of a store, or its copy in a part.
 
     Raises `StoreError` as `read_info` does; the message names `path`.
     """
+    if not isinstance(own, dict):
+        raise StoreError(
+            f"{path}: found {own!r:.40} as its attributes, expected a JSON object; zarr.json was "
+            f"altered: {_repair_hint(path.parent)}"
+        )
     if own.get("format") != FORMAT or own.get("format_version") != FORMAT_VERSION:
         raise StoreError(
             f"{path}: found format {own.get('format')} {own.get('format_version')}, expected "
@@ -144,7 +150,7 @@ def parse_info(own: dict[str, Any], path: Path) -> StoreInfo:
         is_teacher = own["encoder"].get("kind") == "teacher"
         kind: type[StoredSpec] = TeacherSpec if is_teacher else EncoderSpec
         spec = kind.from_json(own["encoder"])
-    except (ConfigError, TypeError, KeyError, AttributeError) as error:
+    except (ConfigError, TypeError, ValueError, LookupError, AttributeError) as error:
         raise StoreError(f"{path}: its encoder is unknown to this version: {error}") from error
     recorded = str(own.get("fingerprint"))
     if spec.fingerprint != recorded:
@@ -157,7 +163,13 @@ def parse_info(own: dict[str, Any], path: Path) -> StoreInfo:
             f"{path}: its attributes do not match their checksum; zarr.json was altered: "
             f"{_repair_hint(path.parent)}"
         )
-    return StoreInfo(spec, own["frame_size"], own["licence"])
+    size, licence = own.get("frame_size"), own.get("licence")
+    if not isinstance(size, int) or not 0 < size <= LARGEST_FRAME or not isinstance(licence, str):
+        raise StoreError(
+            f"{path}: found frame_size {size!r:.40} and licence {licence!r:.40}, expected a number "
+            f"of values up to {LARGEST_FRAME} and a text; {_repair_hint(path.parent)}"
+        )
+    return StoreInfo(spec, size, licence)
 
 
 def _repair_hint(cache: Path) -> str:

@@ -7,7 +7,6 @@ missing chunks as zeros.
 """
 
 import itertools
-import json
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,8 @@ from rellm_cache.store.format import FRAMES, Frames, StoreInfo
 from rellm_cache.store.quantization import Quantization
 from rellm_cache.store.remote.download import fetch_array, is_frames_file, part_origin_url
 from rellm_cache.store.shard_reader import LITTLE_ENDIAN, ONE_BYTE, MappedShards, ShardError
+from rellm_cache.utils.json_files import load
+from rellm_cache.utils.regular_files import read_regular
 
 CRC_BYTES = 4
 
@@ -226,14 +227,14 @@ def read_column(path: Path) -> np.ndarray:
     `OSError`, `ValueError` or `KeyError` if it is missing, truncated, altered or not a Zarr array;
     for other layouts, any error of zarr.
     """
-    meta = json.loads((path / "zarr.json").read_text("utf-8"))
+    meta = load(path / "zarr.json")
     shape = tuple(meta["shape"])
     only_chunk = path.joinpath("c", *("0" * len(shape)))
     if not only_chunk.is_file():  # zarr would read zeros
         raise FileNotFoundError(f"{only_chunk} is missing")
     if not _is_plain(meta):
         return np.asarray(zarr.open_array(str(path), mode="r")[:])
-    data = only_chunk.read_bytes()
+    data = read_regular(only_chunk)
     dtype = np.dtype(meta["data_type"]).newbyteorder("<")
     expected = int(np.prod(shape)) * dtype.itemsize + CRC_BYTES
     if len(data) != expected:

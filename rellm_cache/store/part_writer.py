@@ -4,7 +4,6 @@ docs/cache-format.md specifies the files; `part` reads them.
 """
 
 import errno
-import json
 from collections.abc import Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from rellm_cache.config.specs import digest
 from rellm_cache.store.format import FRAMES, INNER_FRAMES, Frames, StoreInfo, add_checksum
 from rellm_cache.store.quantization import Quantization
 from rellm_cache.store.shard_writer import ShardWriter
+from rellm_cache.utils.json_files import load
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ def write_part(
 
 def array_digest(path: Path) -> str:
     """Return the SHA-256 (hex) of an array's metadata, as canonical JSON."""
-    return digest(json.loads((path / "zarr.json").read_text("utf-8")))
+    return digest(load(path / "zarr.json"))
 
 
 def max_shard_frames(info: StoreInfo) -> int:

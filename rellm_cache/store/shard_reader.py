@@ -5,7 +5,6 @@ is an error; it never reads as zeros.
 """
 
 import contextlib
-import json
 import os
 import resource
 from collections.abc import Iterator
@@ -24,6 +23,7 @@ from rellm_cache.store.format import FRAMES, INNER_FRAMES, StoreInfo
 from rellm_cache.store.part_writer import shard_folders
 from rellm_cache.store.remote.download import open_shard, part_of_frames, part_origin_url
 from rellm_cache.store.shard_writer import shard_index
+from rellm_cache.utils.json_files import load
 
 # Codecs of uncompressed values, in zarr.json.
 ONE_BYTE = {"name": "bytes"}
@@ -102,7 +102,7 @@ class MappedShards:
         folder = part / FRAMES
         file = folder / "zarr.json"
         try:
-            meta = json.loads(file.read_text("utf-8"))
+            meta = load(file)
             found = meta["data_type"]
             mappable = _is_mappable(meta, info)
             shard_frames = int(meta["chunk_grid"]["configuration"]["chunk_shape"][-2])
@@ -228,7 +228,7 @@ def _is_mappable(meta: dict[str, Any], info: StoreInfo) -> bool:
 
 @contextmanager
 def _opened(file: str) -> Iterator[int]:
-    handle = os.open(file, os.O_RDONLY)
+    handle = os.open(file, os.O_RDONLY | os.O_NONBLOCK)  # never waits for a pipe
     try:
         yield handle
     finally:

@@ -7,7 +7,6 @@ The first line is the header, each other line a `Transcript`. The file is replac
 docs/cache-format.md specifies it.
 """
 
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -19,10 +18,13 @@ from rellm_cache.corpus.manifest import Utterance
 from rellm_cache.errors import ConfigError, StoreError
 from rellm_cache.store.matching import find_match, nearest
 from rellm_cache.store.remote.mirror_paths import display_path
+from rellm_cache.utils.json_files import decode, parse_object
+from rellm_cache.utils.regular_files import open_regular, read_regular, why_unreadable
 
 FOLDER = "transcripts"
 FORMAT = "rellm-transcripts"
 FORMAT_VERSION = 1
+LONGEST_HEADER = 1_000_000  # bytes
 
 
 @dataclass(frozen=True)
@@ -83,8 +85,11 @@ def read_header(path: Path) -> TranscriberSpec:
 
     Raises `StoreError` if it is not a transcripts file, has a newer format, or was altered.
     """
-    with path.open("rb") as file:
-        return _parse_header(file.readline(), path)
+    try:
+        with open_regular(path) as file:
+            return _parse_header(file.readline(LONGEST_HEADER), path)
+    except OSError as error:
+        raise _unreadable(path, error) from error
 
 
 def read_transcripts_file(path: Path) -> dict[str, Transcript]:
@@ -92,7 +97,10 @@ def read_transcripts_file(path: Path) -> dict[str, Transcript]:
 
     Raises `StoreError` as `read_header` does, or if a line is not a transcript.
     """
-    header, *lines = path.read_bytes().split(b"\n")
+    try:
+        header, *lines = read_regular(path).split(b"\n")
+    except OSError as error:
+        raise _unreadable(path, error) from error
     _parse_header(header, path)
     rows = (_parse_row(line, f"{path}:{n}") for n, line in enumerate(lines, 2) if line)
     return {row.id: row for row in rows}
@@ -143,18 +151,20 @@ def parse_transcript(row: Mapping[str, Any], where: str) -> Transcript:
 
 
 def _parse_row(line: bytes, where: str) -> Transcript:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise StoreError(
-            f"{where}: not JSON ({error}); remove the line, and `rellm transcribe` writes it again"
-        ) from error
-    return parse_transcript(row if isinstance(row, dict) else {}, where)
+    fix = "remove the line, and `rellm transcribe` writes it again"
+    return parse_transcript(parse_object(line, where, StoreError, fix), where)
+
+
+def _unreadable(path: Path, error: OSError) -> StoreError:
+    return StoreError(
+        f"{display_path(path)}: {why_unreadable(error, path)}; move it away, and "
+        "`rellm transcribe` makes it again"
+    )
 
 
 def _parse_header(line: bytes, path: Path) -> TranscriberSpec:
     try:
-        own = json.loads(line)
+        own = decode(line)
         version = own["format"], own["format_version"]
         known = version == (FORMAT, FORMAT_VERSION)
         spec = TranscriberSpec.from_json(own["transcriber"]) if known else None

@@ -10,7 +10,6 @@ interrupted runs resume, and failed runs are listed while the others continue.
 
 import dataclasses
 import gc
-import json
 import os
 import traceback
 from collections.abc import Iterable
@@ -34,6 +33,7 @@ from rellm_cache.training.run import require_validation, train
 from rellm_cache.utils.atomic_files import write_json
 from rellm_cache.utils.checksums import recorded, require_intact
 from rellm_cache.utils.console import say
+from rellm_cache.utils.json_files import build_record, read_object
 from rellm_cache.utils.locks import hold_folder
 
 OUTCOME = "outcome.json"
@@ -245,10 +245,8 @@ def read_outcome(run: Path) -> Outcome | None:
     if not path.exists():
         return None
     require_intact(path, "remove it, and the sweep writes it again from the run")
+    fix = "remove it, and the sweep writes it again from the run"
     try:
-        return Outcome(**json.loads(path.read_text("utf-8")))
-    except (ValueError, TypeError) as error:
-        raise RunError(
-            f"{path}: not the outcome of a run ({error}); remove it, and the sweep writes it again "
-            "from the run"
-        ) from error
+        return build_record(Outcome, read_object(path, RunError, fix))
+    except ValueError as error:
+        raise RunError(f"{path}: not the outcome of a run ({error}); {fix}") from error

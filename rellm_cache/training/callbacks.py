@@ -5,7 +5,7 @@ A callback gets a report after each optimizer step, after each epoch and at the 
 
 import enum
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -88,6 +88,7 @@ class TrainReport:
         untrained: scores before the first step.
         trainable: number of trained parameters.
         notes: sentences on losses without labels in the data.
+        layer_weights: stream → number of a layer → its learned weight (`adapter.layer_mix`).
     """
 
     out: Path
@@ -100,6 +101,7 @@ class TrainReport:
     untrained: dict[str, float]
     trainable: int
     notes: list[str]
+    layer_weights: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
 class Callback:

@@ -9,7 +9,6 @@ A folder gets its final name when all its files are on the disk. The last two in
 kept, in case one is damaged. A finished run keeps one, with only the last weights and the position.
 """
 
-import pickle
 import shutil
 import time
 from collections.abc import Callable
@@ -17,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import Accelerator
 from torch import Tensor
 
@@ -32,9 +30,10 @@ from rellm_cache.utils.checksums import SUMS, find_damage, sums_text
 from rellm_cache.utils.console import say
 from rellm_cache.utils.devices import random_state, set_random_state
 from rellm_cache.utils.disk_errors import disk_errors
-from rellm_cache.utils.model_files import file_digest
+from rellm_cache.utils.regular_files import file_digest
 from rellm_cache.utils.state_files import save_state
 from rellm_cache.utils.sync import make_folder
+from rellm_cache.utils.tensor_files import load_torch
 
 STATE, PARTIAL, KEPT = "state.pt", ".partial", 2
 
@@ -204,6 +203,9 @@ class CheckpointManager:
         self._folders.save(position.step, write, kept)
 
 
+REMOVE = "remove it, and training continues from an earlier checkpoint or starts again"
+
+
 def final_position(folder: Path) -> Position | None:
     """Where a finished run ended, by its intact checkpoint; None if there is none."""
     step, _ = (folders := CheckpointFolders(folder)).find_newest()
@@ -212,17 +214,13 @@ def final_position(folder: Path) -> Position | None:
 
 
 def _read_state(checkpoint: Path) -> dict[str, Any]:
-    try:
-        state = torch.load(checkpoint / STATE, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
-        raise _cannot_continue(checkpoint, error) from error
-    return dict(state)
+    return load_torch(checkpoint / STATE, RunError, REMOVE)
 
 
 def _cannot_continue(checkpoint: Path, error: Exception) -> RunError:
     return RunError(
-        f"{checkpoint}: training cannot continue from it ({type(error).__name__}: {error}); remove "
-        "it, and training continues from an earlier checkpoint or starts again"
+        f"{checkpoint}: training cannot continue from it ({type(error).__name__}: {error}); "
+        f"{REMOVE}"
     )
 
 

@@ -54,7 +54,7 @@ from rellm_cache.utils.checksums import is_intact, recorded, require_intact
 from rellm_cache.utils.console import Tick, counted, progress, say
 from rellm_cache.utils.devices import is_out_of_memory, random_state, set_random_state
 from rellm_cache.utils.disk_errors import disk_errors
-from rellm_cache.utils.model_files import file_digest
+from rellm_cache.utils.regular_files import file_digest
 from rellm_cache.utils.resumable_table import append_row, read_journal
 from rellm_cache.utils.sync import sync_path
 
@@ -496,7 +496,10 @@ def _initial_model(recipe: Recipe, data: TrainingData, llm: FrozenLLM | None) ->
             f"one), and have {untrained[0]!r} in training.init_parts"
         )
     if model.adapter.needs_statistics and not (config.init_from and "adapter" in config.init_parts):
-        model.adapter.start_from(*frame_statistics(data.streams, [e.id for e in data.train]))
+        ids = [example.id for example in data.train]
+        with torch.no_grad():
+            statistics = frame_statistics(data.streams, ids, model.layer_mix.mix_values)
+        model.adapter.start_from(*statistics)
     model.class_weights = class_weights(recipe.losses, data.train, len(recipe.heads.emotions))
     return model
 
@@ -511,9 +514,21 @@ def _metrics_row(report: StepReport) -> dict[str, Any]:
 
 
 def read_metrics(run: Path) -> Iterator[dict[str, Any]]:
-    """Rows of a run's metrics.jsonl; `RunError` if it differs from its checksum."""
-    require_intact(run / METRICS, "restore it, or remove it: it only records how training went")
-    return read_journal(run / METRICS)
+    """Rows of a run's metrics.jsonl, each with a step and numbers by name.
+
+    Raises `RunError` if it differs from its checksum, or a row is something else.
+    """
+    path, fix = run / METRICS, "restore it, or remove it: it only records how training went"
+    require_intact(path, fix)
+    for number, row in enumerate(read_journal(path), 1):
+        step, validation = row.get("step"), row.get("validation", {})
+        values = [*row.values(), *(validation.values() if isinstance(validation, dict) else "x")]
+        numbers = (v for v in values if v is not validation and v is not None)
+        if type(step) is not int or not all(isinstance(v, int | float) for v in numbers):
+            raise RunError(
+                f"{path}:{number}: found {row!r:.80}, expected a step and numbers; {fix}"
+            )
+        yield row
 
 
 def make_accelerator(out: Path) -> Accelerator:

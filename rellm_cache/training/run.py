@@ -23,7 +23,6 @@ from typing import Any
 from accelerate import Accelerator
 
 from rellm_cache.annotation.teacher import open_teacher_store, teacher_spec
-from rellm_cache.config.recipes import to_toml
 from rellm_cache.config.schema import EncoderConfig, Recipe
 from rellm_cache.corpus.manifest import Utterance, read_split
 from rellm_cache.corpus.speed_copies import read_training_clips, without_copies
@@ -45,6 +44,7 @@ from rellm_cache.runs.folder import (
     create_run_folder,
     emptied_on_error,
     record_data,
+    record_recipe,
     require_same_data,
     require_same_recipe,
 )
@@ -54,11 +54,20 @@ from rellm_cache.runs.provenance import (
     DataSummary,
     TrainingRecord,
     cache_location,
+    load_training,
     save_training,
     summarize_data,
 )
 from rellm_cache.runs.shared_models import SharedModels
-from rellm_cache.runs.weights import CONFIG, RECIPE, WEIGHTS, AdapterInfo, load_info, save_config
+from rellm_cache.runs.weights import (
+    CONFIG,
+    RECIPE,
+    WEIGHTS,
+    AdapterInfo,
+    load_info,
+    read_layer_weights,
+    save_config,
+)
 from rellm_cache.training.callbacks import Callback, TrainReport
 from rellm_cache.training.checkpoints import Position, final_position
 from rellm_cache.training.label_check import (
@@ -74,12 +83,12 @@ from rellm_cache.training.loop import (
     read_metrics,
 )
 from rellm_cache.training.validation import selection_score
-from rellm_cache.utils.atomic_files import update_text
 from rellm_cache.utils.checksums import RESULTS, is_intact, read_sums, recorded
 from rellm_cache.utils.console import say
 from rellm_cache.utils.devices import describe_machine, use_threads
 from rellm_cache.utils.locks import hold_folder
-from rellm_cache.utils.model_files import file_digest, locate_model, weights_digest
+from rellm_cache.utils.model_files import locate_model, weights_digest
+from rellm_cache.utils.regular_files import file_digest
 from rellm_cache.version import __version__
 
 
@@ -184,7 +193,7 @@ def _train(
     with recorded(out, RECIPE, CONFIG, METRICS, TRAINING, CARD) if main else nullcontext():
         start = trainer.restore()
         if main:
-            update_text(out / RECIPE, to_toml(recipe))
+            record_recipe(recipe, out)
         with use_threads("models" if recipe.needs_llm else "heads"):
             end = trainer.run(start)
         if main:
@@ -218,6 +227,7 @@ def _finished(recipe: Recipe, out: Path, notes: list[str]) -> TrainReport | None
         untrained=epochs[0]["validation"] if epochs else {},
         trainable=load_info(out).trainable_parameters,
         notes=notes,
+        layer_weights=load_training(out).layer_weights,
     )
 
 
@@ -321,6 +331,7 @@ def finish(trainer: Trainer, start: Position, end: Position, notes: list[str]) -
     """Put the description of the weights into the run folder, and report on the run."""
     out, recipe, streams = trainer.out, trainer.recipe, trainer.data.streams
     trainable = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
+    layer_weights = {}
     if trainer.accelerator.is_main_process:
         info = AdapterInfo(
             sizes=streams.sizes,
@@ -331,6 +342,7 @@ def finish(trainer: Trainer, start: Position, end: Position, notes: list[str]) -
             ),
         )
         save_config(out, info, recipe)
+        layer_weights = read_layer_weights(out / WEIGHTS, recipe.encoders)
         trainer.checkpoints.save_final(end)
     epochs = [row for row in read_metrics(out) if "validation" in row]
     return TrainReport(
@@ -344,6 +356,7 @@ def finish(trainer: Trainer, start: Position, end: Position, notes: list[str]) -
         untrained=epochs[0]["validation"] if epochs else {},
         trainable=trainable,
         notes=notes,
+        layer_weights=layer_weights,
     )
 
 
@@ -386,6 +399,7 @@ def record(
             started_from=file_digest(Path(start) / WEIGHTS) if start else "",
             scores=report.validation,
             cache=cache_location(cache),
+            layer_weights=report.layer_weights,
         )
         save_training(report.out, found)
     write_card(report.out)

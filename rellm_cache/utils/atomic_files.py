@@ -20,9 +20,11 @@ from types import SimpleNamespace
 from typing import Any
 
 from rellm_cache.errors import RellmError
+from rellm_cache.utils.csv_cells import neutralize
 from rellm_cache.utils.disk_errors import disk_errors
 from rellm_cache.utils.litter import is_litter
 from rellm_cache.utils.locks import LOCK, hold_file
+from rellm_cache.utils.regular_files import read_regular
 from rellm_cache.utils.sync import make_folder, sync_path
 
 SUFFIX = ".partial"  # of every temporary name; the name starts with a dot
@@ -59,7 +61,7 @@ def write_text(path: Path, text: str) -> None:
 
 def update_text(path: Path, text: str) -> bool:
     """Replace a text file unless it already holds this text; return whether it was replaced."""
-    if path.is_file() and path.read_bytes() == text.encode():
+    if path.is_file() and read_regular(path) == text.encode():
         return False
     write_text(path, text)
     return True
@@ -86,12 +88,12 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object
 
 
 def csv_text(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Return the text of a CSV file, its header first."""
+    """Return the text of a CSV file, its header first; cells are as `csv_cells.neutralize`."""
     lines: list[str] = []
     # A writer quotes what its line end contains, so that a lone "\r" in a cell is read back.
     writer = csv.writer(SimpleNamespace(write=lines.append), lineterminator="\r\n")
-    writer.writerow(columns)
-    writer.writerows(rows)
+    for row in (columns, *rows):
+        writer.writerow(map(neutralize, row))
     return "".join(line.removesuffix("\r\n") + "\n" for line in lines)
 
 

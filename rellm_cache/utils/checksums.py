@@ -13,18 +13,17 @@ from pathlib import Path
 
 from rellm_cache.errors import RunError
 from rellm_cache.utils.atomic_files import update_text
-from rellm_cache.utils.model_files import file_digest
+from rellm_cache.utils.json_files import read_utf8
+from rellm_cache.utils.regular_files import file_digest, why_unreadable
 
 RESULTS, SUMS = "results.sha256", "SHA256SUMS"
-LINE = re.compile(r"([0-9a-f]{64})  ([^\s\0][^\0]*)")
+# A name is of a file in the folder: no absolute path, no `..`, no NUL character.
+LINE = re.compile(r"([0-9a-f]{64})  (?!/|(?:.*/)?\.\.(?:/|$))([^\s\0][^\0]*)")
 
 
 def read_sums(path: Path) -> dict[str, str]:
     """File name → SHA-256 (hex); `RunError` if the list cannot be read, or is empty."""
-    try:
-        lines = path.read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise RunError(f"{path}: cannot be read ({error}); {_remedy(path)}") from error
+    lines = read_utf8(path, RunError, _remedy(path)).splitlines()
     matches = [LINE.fullmatch(line) for line in lines]
     if not lines or not all(matches):
         found = next((x for x, m in zip(lines, matches, strict=True) if not m), "")
@@ -61,7 +60,7 @@ def _problem(path: Path, digest: str) -> str:
     except FileNotFoundError:
         return "is missing, and is not what"
     except OSError as error:
-        return f"cannot be read ({error}), and is not what"
+        return f"{why_unreadable(error, path)}, and is not what"
 
 
 def is_intact(path: Path) -> bool:

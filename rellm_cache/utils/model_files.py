@@ -19,6 +19,12 @@ from yaml import YAMLError
 from rellm_cache.errors import ConfigError, RellmError
 from rellm_cache.utils.console import counted
 from rellm_cache.utils.json_files import read_object
+from rellm_cache.utils.regular_files import (
+    file_digest,
+    read_regular,
+    require_regular,
+    what_is_there,
+)
 
 SAFE_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "README.md", "LICENSE*"]
 JSON_FILES = (
@@ -100,8 +106,7 @@ def find_config(model: str, revision: str = "") -> Path:
     """
     for folder in (Path(model), models_root() / model):
         if folder.is_dir():
-            if not (folder / "config.json").is_file():
-                raise ConfigError(f"{folder}: config.json is missing from the model folder")
+            _require_file(folder, "config.json")
             return folder / "config.json"
     return _download(model, revision, ["config.json"]) / "config.json"
 
@@ -123,8 +128,10 @@ def local_file(model: str, name: str, revision: str = "") -> Path | None:
 def model_errors(folder: Path) -> Iterator[None]:
     """Convert errors of transformers for a damaged or unknown model folder to `ConfigError`.
 
-    A folder that asks for its own Python code is refused before.
+    A folder that asks for its own Python code, or has something else in place of a file, is refused
+    before.
     """
+    _refuse_irregular_files(folder)
     refuse_custom_code(folder)
     try:
         yield
@@ -155,6 +162,13 @@ def refuse_custom_code(folder: Path) -> None:
             )
 
 
+def _refuse_irregular_files(folder: Path) -> None:
+    """Raise `ConfigError` for a pipe, device, broken link or loop of links in a model folder."""
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if not path.is_dir() and (found := what_is_there(path)):
+            raise ConfigError(f"{path}: {found}; copy the file again, or remove it")
+
+
 def _asks_for_code(value: Any) -> bool:
     """Whether a JSON value holds a key `auto_map` at any depth."""
     if isinstance(value, list):
@@ -169,7 +183,7 @@ def require_json_files(folder: Path) -> None:
     for path in (folder / name for name in JSON_FILES):
         if path.is_file():
             read_object(path, ConfigError, "copy the file again")
-            if path.read_bytes().startswith(BOM_UTF8):
+            if read_regular(path).startswith(BOM_UTF8):
                 raise ConfigError(
                     f"{path}: found a byte order mark, which transformers does not read; save it "
                     "as UTF-8 without one"
@@ -256,26 +270,41 @@ def _download(model: str, revision: str, files: list[str] | None = None) -> Path
 
 
 def check_files(folder: Path, needed: tuple[str, ...], *, pickled: bool = False) -> None:
-    """Raise `ConfigError` that names the first missing or truncated file of a model folder."""
+    """Raise `ConfigError` that names the first missing or truncated file of a model folder.
+
+    A folder whose config names weights elsewhere, or that has an adapter, is refused too.
+    """
     for name in ("config.json", *needed):
-        if not (folder / name).is_file():
-            raise ConfigError(f"{folder}: {name} is missing from the model folder; copy it there")
+        _require_file(folder, name)
+    _refuse_other_weights(folder)
     for file in weight_files(folder, pickled=pickled):
+        require_regular(file, ConfigError, "copy the file again")
         if file.suffix != ".safetensors":
             continue
         try:
             with safe_open(file, "numpy"):
                 pass
-        except SafetensorError as error:
+        except (SafetensorError, OSError) as error:
             raise ConfigError(
                 f"{file}: not complete safetensors weights ({error}); copy the file again"
             ) from error
 
 
-def weight_files(folder: Path, *, pickled: bool = False) -> list[Path]:
-    """Return the weight files of a model folder; `ConfigError` if one or all are missing.
+def _require_file(folder: Path, name: str) -> None:
+    """Raise `ConfigError` unless a model folder has this file."""
+    if found := what_is_there(folder / name):
+        raise ConfigError(f"{folder / name}: {found}; copy the file again")
+    if not (folder / name).exists():
+        raise ConfigError(f"{folder}: {name} is missing from the model folder; copy it there")
 
-    They are safetensors; with `pickled`, `pytorch_model.bin` where there are none.
+
+def weight_files(folder: Path, *, pickled: bool = False) -> list[Path]:
+    """Return the weight files of a model folder that transformers loads.
+
+    They are safetensors; with `pickled`, `pytorch_model.bin` where there are none. A single file is
+    loaded even if there is an index of other files.
+
+    Raises `ConfigError` if one or all are missing.
     """
     name = _weights_name(folder, pickled)
     if name is None:
@@ -284,9 +313,9 @@ def weight_files(folder: Path, *, pickled: bool = False) -> list[Path]:
             f"{folder}: model.safetensors is missing from the model folder "
             f"({'and pytorch_model.bin too: copy one of them there' if pickled else refused})"
         )
-    index = folder / f"{name}.index.json"
-    if not index.is_file():
+    if (folder / name).exists():
         return [folder / name]
+    index = folder / f"{name}.index.json"
     fix = "copy the file again"
     weight_map = read_object(index, ConfigError, fix).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
@@ -296,15 +325,37 @@ def weight_files(folder: Path, *, pickled: bool = False) -> list[Path]:
         )
     shards = sorted(set(map(str, weight_map.values())))
     for shard in shards:
+        if Path(shard).name != shard:
+            raise ConfigError(
+                f"{index}: found the file {shard!r} in weight_map, expected a name in this folder; "
+                f"{fix}"
+            )
         if not (folder / shard).is_file():
             raise ConfigError(f"{folder}: {shard} is missing; {index.name} names it")
     return [folder / shard for shard in shards]
 
 
+def _refuse_other_weights(folder: Path) -> None:
+    """Raise `ConfigError` where transformers would load weights that no digest here covers."""
+    if (folder / "adapter_config.json").exists():
+        raise ConfigError(
+            f"{folder}/adapter_config.json: found an adapter, which transformers would add to the "
+            "model; merge it into the weights, or remove this file"
+        )
+    config = folder / "config.json"
+    if config.is_file():
+        named = read_object(config, ConfigError, "copy the file again").get("transformers_weights")
+        if named not in (None, "model.safetensors"):
+            raise ConfigError(
+                f"{config}: found transformers_weights = {named!r:.80}, expected weights in "
+                "model.safetensors; rename the file, and remove this key"
+            )
+
+
 def _weights_name(folder: Path, pickled: bool) -> str | None:
     """Name of a folder's weights, as one file or as an index of shards; None if it has none."""
     for name in ("model.safetensors", "pytorch_model.bin")[: 1 + pickled]:
-        if any((folder / file).is_file() for file in (name, f"{name}.index.json")):
+        if any((folder / file).exists() for file in (name, f"{name}.index.json")):
             return name
     return None
 
@@ -336,12 +387,6 @@ def pinned_digest(
             "the model the recipe was made with, or drop the pin"
         )
     return weights
-
-
-def file_digest(path: Path) -> str:
-    """Return the SHA-256 (hex) of one file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def stated_licence(folder: Path) -> str:

@@ -21,6 +21,7 @@ from rellm_cache.utils.checksums import require_intact
 from rellm_cache.utils.console import progress
 from rellm_cache.utils.disk_errors import disk_errors
 from rellm_cache.utils.json_files import parse_object
+from rellm_cache.utils.regular_files import read_regular, why_unreadable
 from rellm_cache.utils.sync import make_folder, sync_path
 
 Row = dict[str, Any]
@@ -222,7 +223,7 @@ def read_rows(path: Path) -> Iterator[Row]:
     Raises `JournalError` if a line is damaged, the last one too.
     """
     if path.exists():
-        yield from _parse(path, path.read_bytes())
+        yield from _parse(path, _read(path))
 
 
 def fingerprint_of(row: Mapping[str, Any]) -> str | None:
@@ -275,7 +276,14 @@ def _parse(path: Path, data: bytes) -> Iterator[Row]:
         yield parse_object(line, f"{path}:{number}", JournalError, fix)
 
 
+def _read(path: Path) -> bytes:
+    try:
+        return read_regular(path)
+    except OSError as error:
+        raise JournalError(f"{path}: {why_unreadable(error, path)}; move it away") from error
+
+
 def _whole_lines(path: Path) -> bytes:
     """Return the file up to its last line end; a truncated line may not be valid UTF-8."""
-    data = path.read_bytes()
+    data = _read(path)
     return data[: data.rfind(b"\n") + 1]

@@ -214,6 +214,6 @@ def test_rows_that_the_first_edition_wrote_are_still_of_the_same_writer(
     name: str, known: str
 ) -> None:
     recipe = load_recipe(name)
-    assert writer_of(recipe, "0" * 64).fingerprint == known
+    assert writer_of(recipe, "0" * 64).fingerprint.partition("+")[0] == known
     four = replace(recipe.heads, emotions=("neutral", "happy", "angry", "sad"))
     assert writer_of(replace(recipe, heads=four), "0" * 64).fingerprint != known

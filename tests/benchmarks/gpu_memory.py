@@ -171,7 +171,8 @@ def planned(recipe: Recipe, clips: int) -> float:
         Utterance(id=str(i), audio="a.wav", response=WORDS, emotion="neutral") for i in range(clips)
     ]
     seconds = {u.id: SECONDS for u in utterances}
-    plan = plan_training(recipe, utterances, seconds, SPEECH + EMOTION, torch.bfloat16)
+    sizes = {"speech": SPEECH, "emotion": EMOTION}
+    plan = plan_training(recipe, utterances, seconds, sizes, torch.bfloat16)
     return plan.peak_bytes
 
 

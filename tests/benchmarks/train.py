@@ -170,9 +170,9 @@ def peak_memory(which: str, recipe: Recipe, options: argparse.Namespace) -> floa
 def planned_memory(recipe: Recipe, options: argparse.Namespace) -> float:
     """MB over the loaded model that `rellm plan` counts for the same recipe."""
     clips = read_split(options.manifest, "train")
-    width = sum(open_streams(recipe.encoders, options.cache).sizes.values())
+    sizes = open_streams(recipe.encoders, options.cache).sizes
     seconds = {clip.id: clip.duration or 0.0 for clip in clips}
-    found = plan_training(recipe, clips, seconds, width, torch.float32)
+    found = plan_training(recipe, clips, seconds, sizes, torch.float32)
     return (found.trained_bytes + found.step_bytes) / 1e6
 
 

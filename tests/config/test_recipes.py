@@ -1,5 +1,6 @@
 """Loading of recipes: shipped ones, TOML files, `extends`, `--set`, old field names."""
 
+import hashlib
 import tomllib
 from dataclasses import replace
 from pathlib import Path
@@ -216,6 +217,24 @@ def test_a_byte_order_mark_is_read(tmp_path: Path) -> None:
     assert load_recipe(str(tmp_path / "a.toml")).name == "mine"
 
 
+@pytest.mark.parametrize(
+    ("run", "recorded"),
+    [
+        ("heads", "4cd20b3758dae64f"),
+        ("heads-old-fields", "5fc6c0b95be43ca3"),
+        ("text-old-fields", "e20aa7ea094bedb3"),
+    ],
+)
+def test_identity_of_old_runs_never_changes(tmp_path: Path, run: str, recorded: str) -> None:
+    """Recorded when `recipe.toml` still had the form of the identity; answers depend on it."""
+    (tmp_path / "r.toml").write_text(with_new_names((OLD_RUNS / run / "recipe.toml").read_text()))
+    recipe = load_recipe(str(tmp_path / "r.toml"))
+    identity = identity_toml(recipe)
+    assert hashlib.sha256(identity.encode()).hexdigest()[:16] == recorded
+    (tmp_path / "identity.toml").write_text(identity)
+    assert load_recipe(str(tmp_path / "identity.toml")) == recipe  # as old runs have it
+
+
 def test_layers_take_the_place_of_a_layer_and_the_other_way_round(recipe_file: Path) -> None:
     assert load_recipe("heads").encoders["speech"].layer == 2
     recipe = load_recipe("heads", ["encoders.speech.layers=[1, 2]"])
@@ -237,3 +256,17 @@ def test_the_identity_of_a_recipe_has_no_layers_unless_they_are_set() -> None:
     assert "layers" in to_toml(recipe)
     assert "layers" not in identity_toml(recipe)
     assert "layers" in identity_toml(load_recipe("heads", ["encoders.speech.layers=all"]))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('extends = "e-llm"', r"mine\.toml: extends = 'e-llm': no such recipe; shipped are "),
+        ('extends = "heads"\n[heads]\nemotions = []', r"mine\.toml: heads\.emotions = \[\]: exp"),
+        ('extends = "heads"\n[training]\nepochs = -1', r"mine\.toml: training\.epochs = -1: exp"),
+    ],
+)
+def test_every_error_names_the_file(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "mine.toml").write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        load_recipe(str(tmp_path / "mine.toml"))

@@ -83,9 +83,11 @@ def test_values_are_the_streams_side_by_side() -> None:
     values = StreamSet(streams).values("a")
     np.testing.assert_array_equal(values[:, :5], [[1, 1, 0.5, 0.5, 0.5]] * 4)
     np.testing.assert_array_equal(values[:, 5], [0, 1, 2, 3])  # cut to the first stream's length
-    mean, deviation = frame_statistics(StreamSet(streams), ["a"])
+    mean, deviation = frame_statistics(StreamSet(streams), ["a"], lambda values: values)
     np.testing.assert_allclose(mean, [1, 1, 0.5, 0.5, 0.5, 1.5])
     np.testing.assert_allclose(deviation, [0, 0, 0, 0, 0, np.sqrt(1.25)], rtol=1e-6)
+    mean, _ = frame_statistics(StreamSet(streams), ["a"], lambda values: 2 * values[:, 4:])
+    np.testing.assert_allclose(mean, [1, 3])
 
 
 def test_frames_in_memory_name_an_utterance_that_was_not_added() -> None:

@@ -1,5 +1,6 @@
 """Rows of predictions.csv."""
 
+import csv
 from pathlib import Path
 
 import numpy as np
@@ -47,11 +48,12 @@ def test_no_text_is_a_formula_and_every_text_is_read_back(tmp_path: Path) -> Non
     clips = [Utterance(name, "a.wav", speaker=name, emotion="sad") for name in ids]
     below = np.full((len(ids), 3), -0.25, np.float32)
     found = EmotionPredictions(["sad"] * len(ids), below, None, False, {})
-    _, rows = prediction_rows(clips, found)
+    write_csv(tmp_path / "predictions.csv", *prediction_rows(clips, found))
+    with (tmp_path / "predictions.csv").open(newline="") as file:
+        rows = list(csv.reader(file))[1:]
     assert not [cell for row in rows for cell in row[:2] if cell.startswith(signs)]
     assert [row[0] for row in rows[18:]] == ids[18:]
     assert rows[0][-3:] == ["-0.2500"] * 3
-    write_csv(tmp_path / "predictions.csv", *prediction_rows(clips, found))
     read = read_predictions(tmp_path / "predictions.csv")
     assert list(read) == ids
     assert [row["speaker"] for row in read.values()] == ids

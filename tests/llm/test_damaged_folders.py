@@ -1,6 +1,7 @@
 """Model folders as they are found: each damage is served, or an error that names what to do."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from rellm_cache.llm.decoding import continue_prompts
 from rellm_cache.llm.frozen import FrozenLLM
 from rellm_cache.llm.loading import load_chat, load_llm
 from rellm_cache.utils.console import say_once
+from rellm_cache.utils.model_files import weights_digest
 
 # As the published templates of Gemma 2 and Mistral 7B Instruct v0.2, with ChatML's tokens.
 GEMMA = """\
@@ -43,6 +45,10 @@ MISTRAL = """\
 DROPS = """\
 {%- for m in messages if m.role != 'system' %}<|im_start|>{{ m.role }}: {{ m.content }}<|im_end|>
 {%- endfor %}"""
+NESTED = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+DOUBLING = """\
+{% set own = namespace(text='a') %}
+{% for i in range(60) %}{% set own.text = own.text + own.text %}{% endfor %}"""
 
 Damage = Callable[[Path], object]
 
@@ -83,6 +89,27 @@ def sharded(index: str) -> Damage:
     def damage(folder: Path) -> None:
         (folder / "model.safetensors").rename(folder / "model-1.safetensors")
         (folder / "model.safetensors.index.json").write_text(index)
+
+    return damage
+
+
+def beside(index: str) -> Damage:
+    """All weights in one file, and an index of others."""
+    return write("model.safetensors.index.json", index)
+
+
+def link(name: str, target: str) -> Damage:
+    def damage(folder: Path) -> None:
+        (folder / name).unlink(missing_ok=True)
+        (folder / name).symlink_to(target)
+
+    return damage
+
+
+def pipe(name: str) -> Damage:
+    def damage(folder: Path) -> None:
+        (folder / name).unlink(missing_ok=True)
+        os.mkfifo(folder / name)
 
     return damage
 
@@ -151,6 +178,9 @@ def test_outer_spaces_that_a_template_removes_are_no_error(folder: Path) -> None
         ("{{ raise_exception('No') }}", r"template fails \(TemplateError: No\)"),
         ("{% for m in messages %}{{ m.content | upper }}{% endfor %}", "ends a response with ''"),
         ("", "tokenizer has no chat template"),
+        (NESTED, r"template fails \(found more than 200,000 steps, expected an end\)"),
+        (DOUBLING, r"template fails \(found a text that needs 0\.\d GB"),
+        ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", r"template fails \(RecursionError"),
     ],
 )
 def test_a_template_that_cannot_be_used_is_named(folder: Path, template: str, message: str) -> None:
@@ -199,6 +229,16 @@ DAMAGES: list[tuple[Damage, str]] = [
     (sharded('{"weight_map": ["a"]}'), r"index\.json: found weight_map = \["),
     (sharded('{"weight_map": {"lm_head.weight": "model-1.sa'), r"index\.json: not JSON"),
     (sharded('{"weight_map": {"lm_head.weight": 3}}'), "3 is missing; model.safetensors.index"),
+    (sharded('{"weight_map": {"a": "../other.safetensors"}}'), "expected a name in this folder"),
+    (change("config.json", transformers_weights="x.safetensors"), "found transformers_weights = "),
+    (write("adapter_config.json", "{}"), r"adapter_config\.json: found an adapter, .* merge it"),
+    (pipe("config.json"), r"config\.json: found a pipe, expected a regular file; copy"),
+    (pipe("tokenizer.json"), r"tokenizer\.json: found a pipe"),
+    (pipe("chat_template.jinja"), r"chat_template\.jinja: found a pipe"),
+    (pipe("model.safetensors"), r"model\.safetensors: found a pipe"),
+    (link("tokenizer_config.json", "tokenizer_config.json"), "found a loop of links, expected a"),
+    (link("generation_config.json", "gone"), "found a link to 'gone', which does not exist"),
+    (link("config.json", "/dev/zero"), r"config\.json: found a device, expected a regular file"),
     (not_a_number("model.norm.weight"), "chat: weight model.norm.weight has NaN or infinite val"),
     (not_a_number("model.embed_tokens.weight"), "weight model.embed_tokens.weight has NaN"),
     (not_a_number("model.layers.1.mlp.up_proj.weight"), "weight model.layers.1.mlp.up_proj.weight"),
@@ -212,10 +252,32 @@ def test_a_damaged_folder_is_named(folder: Path, damage: Damage, message: str) -
         load(folder)
 
 
-def test_nan_is_found_in_quantized_weights(folder: Path) -> None:
+@pytest.mark.parametrize("quantization", ["nf4", "int8"])
+def test_nan_is_found_in_quantized_weights(folder: Path, quantization: str) -> None:
     not_a_number("model.layers.1.mlp.up_proj.weight")(folder)
     with pytest.raises(ConfigError, match=r"weight model.layers.1.mlp.up_proj.weight has NaN"):
-        load(folder, "nf4")
+        load(folder, quantization)
+
+
+def test_one_nan_is_found_in_8_bit_weights(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    weights["model.layers.0.mlp.up_proj.weight"][5, 7] = float("nan")
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ConfigError, match=r"weight model.layers.0.mlp.up_proj.weight has NaN"):
+        load(folder, "int8")
+
+
+def test_the_weights_that_are_loaded_are_those_of_the_digest(folder: Path) -> None:
+    """As transformers: an index beside `model.safetensors` is not read."""
+    before, digest = load(folder), weights_digest(folder)
+    weights = load_file(folder / "model.safetensors")
+    other = {name: tensor + 1 for name, tensor in weights.items()}
+    save_file(other, folder / "other.safetensors", {"format": "pt"})
+    beside(json.dumps({"weight_map": dict.fromkeys(weights, "other.safetensors")}))(folder)
+    assert weights_digest(folder) == digest
+    after = load(folder)
+    for name, weight in before.model.named_parameters():
+        assert torch.equal(weight, after.model.get_parameter(name)), name
 
 
 def test_quantized_weights_need_their_own_quantization(folder: Path) -> None:

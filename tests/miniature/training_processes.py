@@ -2,12 +2,11 @@
 
 import os
 import socket
-import sys
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import processes
 import torch
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
@@ -16,23 +15,13 @@ from rellm_cache.training.loop import read_metrics
 
 
 def fork(work: Callable[[], object], log: Path, **environment: str) -> int:
-    """Begin `work` in a child with its standard error in a file; its process id."""
-    pid = os.fork()
-    if pid:
-        return pid
-    code = 1
-    try:
-        os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
-        sys.stderr = os.fdopen(2, "w", buffering=1)
-        os.environ.update(environment)
-        torch.set_num_threads(1)  # threads of the parent's pool are not here
+    """Begin training in a child with its output in a file; its process id."""
+
+    def train() -> None:
         AcceleratorState._reset_state(reset_partial_state=True)
         work()
-        code = 0
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        os._exit(code)
+
+    return processes.fork(train, log, **environment)
 
 
 def fork_world(work: Callable[[], object], size: int, log: Path) -> list[int]:

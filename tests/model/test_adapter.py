@@ -7,7 +7,7 @@ import torch
 
 from rellm_cache.config.schema import AdapterConfig
 from rellm_cache.data.streams import QuantizationParams
-from rellm_cache.model.adapter import ConvAdapter, concat_streams, crop_time, dequantize
+from rellm_cache.model.adapter import ConvAdapter, concat_streams, dequantize
 
 LITE = AdapterConfig(preset="lite", width=16, bottleneck=16)
 REFERENCE = AdapterConfig(preset="reference", bottleneck=8)
@@ -42,9 +42,10 @@ def test_lengths_are_three_halvings() -> None:
         expected = torch.floor((expected - 1) / 2 + 1).long()
     assert adapter.eval().output_lengths(lengths).tolist() == expected.tolist()
     assert adapter.train().output_lengths(lengths).tolist() == [1, 1, 1, 2, 2, 3, 3]
-    frames = torch.randn(2, 50, 24)
+    stored = {"speech": torch.randn(2, 50, 24)}
     for mode in (True, False):
-        _, counts = adapter.train(mode)(frames, torch.tensor([50, 9]))
+        cropped, kept = adapter.train(mode).crop(stored, torch.tensor([50, 9]))
+        _, counts = adapter(cropped["speech"], kept)
         assert counts.tolist() == adapter.output_lengths(torch.tensor([50, 9])).tolist()
 
 
@@ -80,8 +81,11 @@ def test_crops_are_one_run_of_valid_frames() -> None:
     torch.manual_seed(0)
     lengths = torch.tensor([40, 100])
     frames = torch.arange(100.0).expand(2, 100)[..., None]  # each frame holds its place
+    adapter = ConvAdapter(replace(LITE, crop_frames=60), 24, 32).train()
     for _ in range(20):
-        cropped, kept = crop_time(frames, lengths, 60)
+        streams, kept = adapter.crop({"a": frames, "b": frames.half().repeat(1, 1, 3)}, lengths)
+        cropped = streams["a"]
+        assert torch.equal(streams["b"], cropped.half().repeat(1, 1, 3))  # the same run
         assert kept.tolist() == [40, 60]
         assert cropped[0, :40, 0].tolist() == list(range(40))
         start = int(cropped[1, 0, 0])

@@ -58,7 +58,8 @@ def test_an_adapter_of_another_kind_is_planned_trained_and_loaded(
     recipe = replace(quick, adapter=AdapterConfig(kind="mean"), training=training)
     assert recipe.plugins == {"adapter.mean": f"module {__name__}"}
     clips = read_split(corpus, "train")
-    plan = plan_training(recipe, clips, {u.id: 2.0 for u in clips}, 32, torch.float32)
+    sizes = {"speech": 16, "emotion": 16}
+    plan = plan_training(recipe, clips, {u.id: 2.0 for u in clips}, sizes, torch.float32)
     report = train(recipe, corpus, cache, tmp_path / "run")
     assert plan.trained == report.trainable
     _, model = load_run(tmp_path / "run", torch.device("cpu"))
@@ -86,7 +87,8 @@ def test_another_kind_starts_its_table_afresh(tmp_path: Path) -> None:
     register_adapter("mean", options=Depth)(MeanAdapter)
     recipe = load_recipe("small", ["adapter.kind=mean", "adapter.options.layers=3"])
     assert recipe.adapter == AdapterConfig(kind="mean", options={"layers": 3})
-    assert '[adapter]\nkind = "mean"\noutput_size = 0\n\n[adapter.options]' in to_toml(recipe)
+    table = '[adapter]\nkind = "mean"\nlayer_mix = "concat"\nlayer_norm = false\noutput_size = 0\n'
+    assert f"{table}\n[adapter.options]" in to_toml(recipe)
     (tmp_path / "again.toml").write_text(to_toml(recipe), "utf-8")
     assert load_recipe(str(tmp_path / "again.toml")) == recipe
     back = load_recipe(str(tmp_path / "again.toml"), ["adapter.kind=conv", "adapter.width=32"])

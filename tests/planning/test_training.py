@@ -17,7 +17,8 @@ from rellm_cache.qa.rows import QARow
 def planned(recipe: Recipe, corpus: Path) -> TrainingPlan:
     clips = read_split(corpus, "train")
     seconds = {u.id: u.duration or 0.0 for u in clips}
-    return plan_training(recipe, clips, seconds, 32, torch.float32)
+    sizes = dict.fromkeys(recipe.encoders, 32 // len(recipe.encoders))
+    return plan_training(recipe, clips, seconds, sizes, torch.float32)
 
 
 @pytest.mark.parametrize("lora", [None, LoraConfig(rank=4)], ids=["adapter", "with LoRA"])
@@ -83,8 +84,8 @@ def test_questions_share_their_speech(corpus: Path, recipe: Recipe) -> None:
                 "", "sad", "corpus", None, "m", "0", "w", "p", 1, "")  # fmt: skip
 
     def tokens(count: int) -> int:
-        asked = {clip.id: [row] * count}
-        found = plan_training(recipe, [clip], {clip.id: 2.0}, 32, torch.float32, questions=asked)
+        asked, sizes = {clip.id: [row] * count}, {"speech": 16, "emotion": 16}
+        found = plan_training(recipe, [clip], {clip.id: 2.0}, sizes, torch.float32, questions=asked)
         return found.tokens
 
     speech = tokens(0)

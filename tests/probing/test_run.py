@@ -28,6 +28,10 @@ def test_each_layer_shows_what_it_carries(known: tuple[Path, Path], tmp_path: Pa
     assert report.names == layers
     assert {"valence", "dominance"} == report.skipped.keys()
     assert report.skipped["valence"] == "all clips have the same value, 0.5"
+    with pytest.raises(
+        ConfigError, match="target 'valence' was not probed: all clips have the same"
+    ):
+        report.best("valence")
     found = {(s.name, s.target): s for s in report.scores}
     best = {"emotion": "tiny-layer1", "speaker": "tiny-layer0", "arousal": "prosody"}
     for target, name in best.items():

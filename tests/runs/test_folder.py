@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from rellm_cache.config.recipes import identity_toml, load_recipe
 from rellm_cache.config.schema import Recipe
 from rellm_cache.errors import RunError
-from rellm_cache.runs.folder import create_run_folder, recipe_differences
+from rellm_cache.runs.folder import create_run_folder, recipe_differences, record_recipe
+from rellm_cache.runs.weights import run_recipe
 from rellm_cache.utils.atomic_files import new_folder
 
 
@@ -54,3 +56,12 @@ def test_encoders_differ_by_the_weights_that_both_pin_wherever_they_lie(quick: R
     assert found.startswith("encoders.speech.weights_sha256: wanted '1111")
     (found,) = recipe_differences(pinned(""), pinned("1" * 64, "elsewhere/whisper"))
     assert found.startswith("encoders.speech.model: wanted 'a/whisper'")
+
+
+def test_a_recipe_in_another_form_of_toml_stays(tmp_path: Path) -> None:
+    recipe = load_recipe("heads")
+    (tmp_path / "recipe.toml").write_text(identity_toml(recipe), "utf-8")  # as older versions
+    record_recipe(recipe, tmp_path)
+    assert (tmp_path / "recipe.toml").read_text("utf-8") == identity_toml(recipe)
+    record_recipe(load_recipe("heads", ["seed=9"]), tmp_path)
+    assert run_recipe(tmp_path).seed == 9

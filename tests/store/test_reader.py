@@ -18,8 +18,10 @@ import zarr
 
 from rellm_cache.errors import StoreError
 from rellm_cache.store import part as part_reader
+from rellm_cache.store.maintenance.verify import check_store
 from rellm_cache.store.reader import FeatureStore
 from rellm_cache.store.shard_reader import MappedShards
+from rellm_cache.utils.console import silent
 
 Clips = dict[str, np.ndarray]
 Write = Callable[..., FeatureStore]
@@ -366,3 +368,18 @@ def test_the_lookup_table_stays_bounded(write: Write, clips: Clips) -> None:
         store.frames(key)
         assert len(store._views) <= 3
         assert len(store._found) <= 3
+
+
+@pytest.mark.parametrize("name", ["frames/c/0/0", "frames/zarr.json", "offsets/c/0", "zarr.json"])
+def test_a_pipe_in_place_of_a_file_is_damage(
+    write: Callable[..., FeatureStore], clips: dict[str, np.ndarray], name: str
+) -> None:
+    store = write(clips)
+    part = store.parts[0].path
+    (part / name).unlink()
+    os.mkfifo(part / name)
+    if name != "zarr.json":  # which only maintenance reads
+        with pytest.raises(StoreError, match="damaged"):
+            FeatureStore(store.path).frames("clip/00")
+    report = check_store(store.path, silent)
+    assert not report.is_intact

@@ -66,7 +66,7 @@ class CremaDOptions:
 
 @register_corpus("crema-d", options=CremaDOptions)
 def read_crema_d(root: Path, options: CremaDOptions | None = None) -> Corpus:
-    """Read CREMA-D: speech in six emotions with votes of raters, split by speaker.
+    """Read CREMA-D: six emotions with votes of raters.
 
     ROOT has the folders AudioWAV and processedResults.
 

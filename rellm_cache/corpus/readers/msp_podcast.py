@@ -65,7 +65,7 @@ class MspPodcastSplits:
 
 @register_corpus("msp-podcast", options=MspPodcastSplits)
 def read_msp_podcast(root: Path, how: MspPodcastSplits | None = None) -> Corpus:
-    """Read MSP-Podcast: its clips of four classes, or with soft labels of all.
+    """Read MSP-Podcast: four classes, or soft labels of all clips.
 
     ROOT has the folders Labels, Audios and Transcripts. Clips are sorted by file name.
 

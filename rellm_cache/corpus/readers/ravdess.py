@@ -59,7 +59,7 @@ class RavdessOptions:
 
 @register_corpus("ravdess", options=RavdessOptions)
 def read_ravdess_speakers(root: Path, options: RavdessOptions) -> Corpus:
-    """Read RAVDESS speech in five or eight emotions, split by speaker.
+    """Read RAVDESS: speech in five or eight emotions.
 
     ROOT has the folders Actor_01 …
     """

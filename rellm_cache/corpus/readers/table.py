@@ -1,6 +1,5 @@
 """Table reader: a CSV or JSON Lines table beside audio files becomes a corpus."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from rellm_cache.corpus.splits import in_split
 from rellm_cache.corpus.text_files import Problems, read_csv
 from rellm_cache.errors import ConfigError, ManifestError
 from rellm_cache.utils.console import counted
+from rellm_cache.utils.json_files import decode
 
 JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
 # Words that programs write where there is no value.
@@ -139,7 +139,7 @@ def _three_columns(vad: Any, row: dict[str, Any], where: str) -> dict[str, Any]:
         if not text or text in NO_VALUE:
             return {}
         try:
-            vad = json.loads(text)
+            vad = decode(text)
         except ValueError:
             vad = text
     if vad is None:

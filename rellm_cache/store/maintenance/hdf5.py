@@ -15,7 +15,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from rellm_cache.errors import StoreError
+from rellm_cache.errors import RellmError, StoreError
 from rellm_cache.store.commit import add_part
 from rellm_cache.store.errors import unreadable_error
 from rellm_cache.store.format import FRAMES, PART_NAME, StoreInfo, list_parts, parse_info, read_info
@@ -24,11 +24,13 @@ from rellm_cache.store.maintenance.copy import (
     add_missing_parts,
     require_equal_quantization,
 )
+from rellm_cache.store.maintenance.hdf5_probe import require_readable
 from rellm_cache.store.maintenance.metadata import read_group
 from rellm_cache.store.maintenance.unverified_part import (
     COLUMNS,
     UnverifiedPart,
     column_conflicts,
+    column_item,
     column_names,
     quantization_from,
 )
@@ -39,6 +41,7 @@ from rellm_cache.store.remote.mirror import sync_mirror
 from rellm_cache.store.writer import create_store
 from rellm_cache.utils.atomic_files import write_file
 from rellm_cache.utils.console import Tick
+from rellm_cache.utils.json_files import decode
 
 ATTRIBUTE = "rellm"
 
@@ -163,9 +166,10 @@ def import_store(file: Path, cache: Path, tick: Tick) -> CopyReport:
     not an exported store, is damaged, or the cache cannot be written. Raises `UnreadableError` if
     permission to read the file is missing.
     """
+    require_readable(file)
     try:
         with h5py.File(file, "r") as source:
-            info = parse_info(json.loads(source.attrs[ATTRIBUTE]), file)
+            info = parse_info(decode(source.attrs[ATTRIBUTE]), file)
             names = sorted(name for name in source if PART_NAME.fullmatch(name))
             sync_mirror(cache)
             store = create_store(cache, info)
@@ -174,7 +178,9 @@ def import_store(file: Path, cache: Path, tick: Tick) -> CopyReport:
             )
     except PermissionError as error:
         raise unreadable_error(file, error) from error
-    except (OSError, LookupError, ValueError, TypeError) as error:
+    except (RellmError, MemoryError):
+        raise
+    except Exception as error:  # h5py raises errors of many types at damaged bytes
         raise StoreError(
             f"{file}: not a store that `rellm cache export` wrote, or damaged ({error}); export "
             "it again"
@@ -182,12 +188,23 @@ def import_store(file: Path, cache: Path, tick: Tick) -> CopyReport:
 
 
 def count_parts(file: Path) -> int:
-    """Count the parts in an exported file; 0 if it cannot be read."""
-    try:
-        with h5py.File(file, "r") as source:
-            return sum(1 for name in source if PART_NAME.fullmatch(name))
-    except OSError:
-        return 0
+    """Count the parts in an exported file; `StoreError` if it cannot be read."""
+    require_readable(file)
+    with h5py.File(file, "r") as source:
+        return sum(1 for name in source if PART_NAME.fullmatch(name))
+
+
+def _column(group: Any, name: str, info: StoreInfo) -> np.ndarray:
+    """Read a column; `ValueError` if it has another type, another shape, NaN or infinite values."""
+    dtype, item, held = COLUMNS[name][0], column_item(name, info), group[name]
+    if held.dtype.newbyteorder("<") != np.dtype(dtype) or held.shape[1:] != item or not held.ndim:
+        raise ValueError(
+            f"{held.name}: found {held.dtype} {held.shape}, expected {dtype} {('N', *item)}"
+        )
+    values = np.ascontiguousarray(held[:], dtype)
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        raise ValueError(f"{held.name}: found NaN or infinite values")
+    return values
 
 
 def _read_frames(frames: Any, start: int, stop: int, info: StoreInfo) -> np.ndarray:
@@ -197,24 +214,26 @@ def _read_frames(frames: Any, start: int, stop: int, info: StoreInfo) -> np.ndar
 
 
 def _import_part(group: Any, part: Path, info: StoreInfo) -> int:
-    columns = {
-        name: np.ascontiguousarray(group[name][:], COLUMNS[name][0])
-        for name in column_names(info, "vad" in group)
-    }
+    columns = {name: _column(group, name, info) for name in column_names(info, "vad" in group)}
     if problems := column_conflicts(columns, info):
         raise ValueError(f"{group.name}: {problems[0]}")
-    if group[FRAMES].dtype != info.dtype:
-        raise ValueError(f"{group.name}: frames are {group[FRAMES].dtype}, expected {info.dtype}")
-    writers = json.loads(group.attrs[ATTRIBUTE]).get("writers", [])
+    held, layers = group[FRAMES], len(info.spec.layer_numbers)
+    expected = (*((layers,) if layers else ()), int(columns["offsets"][-1]), info.frame_size)
+    if held.dtype != info.dtype or held.shape != expected:
+        raise ValueError(
+            f"{group.name}: frames are {held.dtype} {held.shape}, expected {info.dtype} {expected}"
+        )
+    writers = decode(group.attrs[ATTRIBUTE]).get("writers", [])
     rows = []
     for index, name in enumerate(split_ids(columns["ids"], columns["id_offsets"])):
         start, stop = columns["offsets"][index : index + 2].tolist()
         frames = _read_frames(group[FRAMES], start, stop, info)
-        layers = frames if info.spec.layer_numbers else frames[None]  # (K, L, D)
-        found = list(map(frames_crc32c, layers))
+        found = list(map(frames_crc32c, frames if layers else frames[None]))  # (K, L, D)
         if found != np.atleast_1d(columns["frames_crc32c"][index]).tolist():
             raise ValueError(f"{group.name}: frames of {name!r} do not match their checksum")
-        if info.spec.layer_numbers:
+        if info.dtype.kind == "f" and not np.isfinite(frames).all():
+            raise ValueError(f"{group.name}: frames of {name!r} have NaN or infinite values")
+        if layers:
             frames = frames.swapaxes(0, 1)  # (K, L, D) -> (L, K, D)
         vad = columns["vad"][index] if "vad" in columns else None
         rows.append(Row(name, columns["audio_sha256"][index], frames, vad))

@@ -5,7 +5,6 @@ the writer's code creates their arrays again, and both are compared after zarr h
 because versions of zarr write equal metadata differently.
 """
 
-import json
 from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
@@ -20,6 +19,7 @@ from rellm_cache.store.errors import raise_if_unreadable
 from rellm_cache.store.format import FRAMES, StoreInfo, checksum_matches, parse_info
 from rellm_cache.store.maintenance.unverified_part import UnverifiedPart, chunk_file
 from rellm_cache.store.part_writer import array_digest, create_column, create_frames
+from rellm_cache.utils.json_files import load
 from rellm_cache.utils.litter import is_litter
 
 # Keys of the attributes in early parts, which have no checksum.
@@ -34,7 +34,7 @@ def read_group(path: Path) -> dict[str, Any]:
     """
     file = path / "zarr.json"
     try:
-        document = json.loads(file.read_text("utf-8"))
+        document = load(file)
         own = document["attributes"]["rellm"]
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise_if_unreadable(error, file)

@@ -4,10 +4,10 @@ Intact rows of a damaged part are written to a new part before the damaged part 
 of lost clips is on disk before anything is dropped.
 """
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from rellm_cache.errors import StoreError
 from rellm_cache.store.commit import replace_parts, restore_metadata
 from rellm_cache.store.format import SHARD_BYTES, StoreInfo, lost_path
 from rellm_cache.store.locks import maintenance_lock
@@ -18,6 +18,7 @@ from rellm_cache.store.remote.download import complete_part
 from rellm_cache.store.remote.upload import upload_file
 from rellm_cache.utils.atomic_files import write_lines
 from rellm_cache.utils.console import Tick
+from rellm_cache.utils.resumable_table import read_rows
 
 
 @dataclass
@@ -115,11 +116,25 @@ def _plan(check: StoreCheck) -> _Plan:
     return plan
 
 
+def _read_lost(path: Path) -> dict[str, str]:
+    """Id → part of the clips in a list of lost ones, which may not exist."""
+    lost: dict[str, str] = {}
+    for number, row in enumerate(read_rows(path), 1):
+        match row:
+            case {"id": str(name), "part": str(part)}:
+                lost[name] = part
+            case _:
+                raise StoreError(
+                    f"{path}:{number}: found {row!r:.80}, expected the id and part of a lost clip; "
+                    "remove this line"
+                )
+    return lost
+
+
 def _record_lost(store: Path, plan: _Plan) -> None:
     """Update the list of lost clips; clips that are in the store again are removed from it."""
     path = lost_path(store)
-    lines = path.read_text("utf-8").splitlines() if path.exists() else []
-    lost = {row["id"]: row["part"] for row in map(json.loads, lines)} | plan.lost
+    lost = _read_lost(path) | plan.lost
     rows = [{"id": name, "part": lost[name]} for name in lost if name not in plan.present]
     if not rows:
         if path.exists():

@@ -28,6 +28,7 @@ from rellm_cache.store.part_writer import Row, shard_folders, shard_frames
 from rellm_cache.store.quantization import Quantization
 from rellm_cache.store.remote.download import fetch_array
 from rellm_cache.store.shard_reader import MappedShards, ShardError
+from rellm_cache.utils.regular_files import read_regular
 
 # Data type and shape of one item of each column; `column_item` gives it in a store of K layers.
 COLUMNS: dict[str, tuple[str, tuple[int, ...]]] = {
@@ -77,7 +78,7 @@ def read_columns(part: Path, info: StoreInfo) -> tuple[dict[str, np.ndarray], li
         dtype, item = COLUMNS[name][0], column_item(name, info)
         file = chunk_file(part, name, item)
         try:
-            data = file.read_bytes()
+            data = read_regular(file)
         except MISSING_FILE_ERRORS as error:
             problems.append(f"column {name!r} cannot be read ({error})")
             continue
@@ -141,8 +142,8 @@ def quantization_from(columns: dict[str, np.ndarray]) -> Quantization | None:
 def guess_ids(part: Path) -> list[str]:
     """Read the ids of a part with damaged columns as far as possible, for messages only."""
     try:
-        text = chunk_file(part, "ids").read_bytes()[:-4]
-        ends = np.frombuffer(chunk_file(part, "id_offsets").read_bytes()[:-4], "<i8").tolist()
+        text = read_regular(chunk_file(part, "ids"))[:-4]
+        ends = np.frombuffer(read_regular(chunk_file(part, "id_offsets"))[:-4], "<i8").tolist()
     except (OSError, ValueError):
         return []
     if not all(0 <= a < b <= len(text) for a, b in itertools.pairwise(ends)):

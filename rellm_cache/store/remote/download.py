@@ -22,6 +22,7 @@ from rellm_cache.store.remote.eviction import open_in_use, reserve_space
 from rellm_cache.store.remote.mirror_paths import origin_url
 from rellm_cache.utils.atomic_files import rename
 from rellm_cache.utils.locks import hold_lock
+from rellm_cache.utils.regular_files import open_regular
 from rellm_cache.utils.sync import sync_path
 
 
@@ -44,12 +45,12 @@ def open_shard(file: Path) -> BinaryIO:
     part = part_of_frames(file)
     url = part_origin_url(part)
     if url is None:
-        return file.open("rb")
+        return open_regular(file)
     while True:
         with contextlib.suppress(FileNotFoundError):
             return open_in_use(file)
         if not _fetch(part, file, url):
-            return file.open("rb")  # raises FileNotFoundError
+            return open_regular(file)  # raises FileNotFoundError
 
 
 def fetch_array(frames: Path) -> NDArray[np.uint8] | None:

@@ -19,6 +19,7 @@ from rellm_cache.store.format import FRAMES, WRITING, list_parts, list_stores
 from rellm_cache.store.locks import remove_stale
 from rellm_cache.store.remote.mirror_paths import MARKER, display_path, mirrors_max_bytes
 from rellm_cache.utils.locks import NO_LOCKS, hold_lock
+from rellm_cache.utils.regular_files import open_regular
 
 RESERVED = "reserved"  # a sparse file as large as the download in the same folder
 LOCK = "room"  # earlier versions use this name too
@@ -94,7 +95,7 @@ def _evict(file: Path) -> bool:
     with contextlib.ExitStack() as held:
         for path in (array, file):
             try:
-                handle = held.enter_context(path.open("rb"))
+                handle = held.enter_context(open_regular(path))
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except FileNotFoundError:
                 return path == file  # its part is being removed, or it is gone already
@@ -111,7 +112,7 @@ def open_in_use(file: Path) -> BinaryIO:
 
     Raises `FileNotFoundError` if it is not downloaded, or was just evicted.
     """
-    handle = file.open("rb")
+    handle = open_regular(file)
     try:
         fcntl.flock(handle, fcntl.LOCK_SH)
     except OSError as error:

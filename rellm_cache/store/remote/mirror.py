@@ -29,6 +29,7 @@ from rellm_cache.store.transcripts import is_transcripts
 from rellm_cache.utils.atomic_files import rename, rename_new, sync_tree
 from rellm_cache.utils.console import progress
 from rellm_cache.utils.locks import hold_lock
+from rellm_cache.utils.regular_files import read_regular
 from rellm_cache.utils.sync import sync_path
 
 PARTS_AT_ONCE = 32
@@ -122,7 +123,7 @@ def _pull_documents(root: Path, remote: Remote, sizes: Sizes, temporary: Path) -
     for name, path in zip(names, documents, strict=True):
         if name not in there:
             path.unlink(missing_ok=True)
-        elif not path.exists() or path.read_bytes() != there[name].read_bytes():
+        elif not path.exists() or read_regular(path) != read_regular(there[name]):
             path.parent.mkdir(exist_ok=True)
             sync_path(there[name])
             rename(there[name], path)

@@ -12,6 +12,8 @@ from pathlib import Path
 
 from rellm_cache.errors import ConfigError, StoreError
 from rellm_cache.utils.atomic_files import write_text
+from rellm_cache.utils.json_files import load
+from rellm_cache.utils.regular_files import NotRegularError
 
 MARKER = "remote.json"
 FORMAT = "rellm-copy"
@@ -70,14 +72,12 @@ def origin_url(root: Path) -> str | None:
     Raises `StoreError` if the mark was altered or has a newer version.
     """
     try:
-        text = (root / MARKER).read_text("utf-8")
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    try:
-        own = json.loads(text)
+        own = load(root / MARKER)
         known = (own["format"], own["format_version"]) == (FORMAT, FORMAT_VERSION)
         url = own["url"] if known else None
-    except (ValueError, LookupError, TypeError):
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (NotRegularError, ValueError, LookupError, TypeError):
         url = None
     if not isinstance(url, str):
         raise StoreError(

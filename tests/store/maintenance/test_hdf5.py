@@ -14,7 +14,9 @@ import zarr
 from rellm_cache.errors import StoreError
 from rellm_cache.store.format import StoreInfo, list_parts
 from rellm_cache.store.maintenance.hdf5 import export_store, import_store
+from rellm_cache.store.maintenance.hdf5_probe import require_readable
 from rellm_cache.store.maintenance.verify import check_store
+from rellm_cache.store.part import frames_crc32c
 from rellm_cache.store.quantization import Quantization
 from rellm_cache.store.reader import FeatureStore
 from rellm_cache.store.writer import StoreWriter
@@ -84,7 +86,7 @@ def test_a_damaged_file_or_store_is_an_error(store: Path, tmp_path: Path) -> Non
     with pytest.raises(StoreError, match="frames of 'clip/00' do not match their checksum"):
         import_store(out, tmp_path / "other", silent)
     out.write_bytes(b"no file of this kind")
-    with pytest.raises(StoreError, match="not a store that `rellm cache export` wrote"):
+    with pytest.raises(StoreError, match="expected a file that `rellm cache export` wrote"):
         import_store(out, tmp_path / "other", silent)
     (list_parts(store)[0] / "vad/c/0/0").unlink()
     with pytest.raises(StoreError, match=r"damaged: .*'vad' cannot be read"):
@@ -118,3 +120,105 @@ def test_other_readers_see_equal_values(
         np.testing.assert_array_equal(read(part.path / "frames_crc32c"), part.frames_crc32c)
         np.testing.assert_array_equal(read(part.path / "vad"), part.vad)
         assert read(part.path / "ids").tobytes().decode() == "".join(part.ids)
+
+
+def first_part(file: h5py.File) -> h5py.Group:
+    return file[sorted(file)[0]]
+
+
+def with_other_frames(value: float) -> Callable[[h5py.File], None]:
+    """A value in the first frames, and the sum that fits it."""
+
+    def change(file: h5py.File) -> None:
+        part = first_part(file)
+        part["frames"][2, 3] = value
+        stop = int(part["offsets"][1])
+        part["frames_crc32c"][0] = frames_crc32c(part["frames"][:stop])
+
+    return change
+
+
+def replaced(name: str, make: Callable[[h5py.Group, str], None]) -> Callable[[h5py.File], None]:
+    def change(file: h5py.File) -> None:
+        part = first_part(file)
+        del part[name]
+        make(part, name)
+
+    return change
+
+
+def linked(name: str, link: Any) -> Callable[[h5py.File], None]:
+    return replaced(name, lambda part, own: part.__setitem__(own, link))
+
+
+def virtual(part: h5py.Group, name: str) -> None:
+    layout = h5py.VirtualLayout((3, 3), np.float32)
+    layout[:] = h5py.VirtualSource("other.h5", "vad", (3, 3))
+    part.create_virtual_dataset(name, layout)
+
+
+def external(part: h5py.Group, name: str) -> None:
+    part.create_dataset(name, (3, 3), np.float32, external=[("/etc/passwd", 0, 36)])
+
+
+def huge(part: h5py.Group, name: str) -> None:
+    part.create_dataset(name, (2**50, 3), np.float32, chunks=(1, 3))
+
+
+CHANGES: dict[str, tuple[Callable[[h5py.File], None], str]] = {
+    "NaN": (with_other_frames(np.nan), "frames of 'clip/00' have NaN or infinite values"),
+    "infinity": (with_other_frames(-np.inf), "frames of 'clip/00' have NaN or infinite values"),
+    "NaN in a column": (
+        lambda file: first_part(file)["vad"].__setitem__((0, 1), np.nan),
+        "vad: found NaN or infinite values",
+    ),
+    "link to another file": (
+        linked("vad", h5py.ExternalLink("other.h5", "/vad")),
+        r"found /part-.*/vad, a link to '/vad' in the file 'other\.h5'",
+    ),
+    "soft link": (linked("vad", h5py.SoftLink("/gone")), "found /part-.*/vad, a link to '/gone'"),
+    "loop of links": (linked("vad", h5py.SoftLink("vad")), "found /part-.*/vad, a link to 'vad'"),
+    "link at the root": (
+        lambda file: file.__setitem__("loop", h5py.SoftLink("/loop")),
+        "found /loop, a link to '/loop'",
+    ),
+    "arrays of other files": (replaced("vad", virtual), "made of arrays in other files"),
+    "bytes of another file": (replaced("vad", external), "found .*vad in another file, .*passwd"),
+    "absurd shape": (replaced("vad", huge), r"found .*vad with shape \(1125899906842624, 3\)"),
+    "texts": (
+        replaced("ids", lambda part, own: part.__setitem__(own, ["a", "b"])),
+        "found .*ids with object, expected numbers",
+    ),
+    "another type": (
+        replaced("offsets", lambda part, own: part.__setitem__(own, np.zeros(3))),
+        "offsets: found float64",
+    ),
+    "a list as attributes": (
+        lambda file: file.attrs.__setitem__("rellm", "[1]"),
+        "expected a JSON object",
+    ),
+    "5,000 digits": (
+        lambda file: file.attrs.__setitem__("rellm", "9" * 5000),
+        "an integer of 5000 digits",
+    ),
+    "brackets": (lambda file: file.attrs.__setitem__("rellm", "[" * 9999), "nested too deep"),
+    "a group": (replaced("frames", lambda part, own: part.create_group(own)), "damaged"),
+}
+
+
+@pytest.mark.parametrize(("change", "message"), CHANGES.values(), ids=CHANGES)
+def test_what_no_export_has_is_refused_by_name(
+    store: Path, tmp_path: Path, change: Callable[[h5py.File], None], message: str
+) -> None:
+    export_store(store, tmp_path / "out.h5", silent)
+    with h5py.File(tmp_path / "out.h5", "r+") as file:
+        change(file)
+    with pytest.raises(StoreError, match=rf"out\.h5: .*{message}"):
+        import_store(tmp_path / "out.h5", tmp_path / "other", silent)
+    assert not list((tmp_path / "other").glob("*/part-*"))
+
+
+def test_a_library_that_hangs_or_crashes_is_no_end(tmp_path: Path) -> None:
+    h5py.File(tmp_path / "a.h5", "w").close()
+    with pytest.raises(StoreError, match=r"a\.h5: damaged \(the HDF5 library reads it without"):
+        require_readable(tmp_path / "a.h5", seconds=0.01)

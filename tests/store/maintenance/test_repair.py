@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -194,15 +195,15 @@ def test_unreadable_parts_are_not_dropped(
 ) -> None:
     """A disk error is no reason to drop a part."""
     store = write(clips)
-    read_bytes = Path.read_bytes
+    opened = os.open
 
-    def failing(path: Path) -> bytes:
-        if "audio_sha256" in path.parts:
+    def failing(path: str | Path, *options: Any, **more: Any) -> int:
+        if "audio_sha256" in Path(path).parts:
             raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
-        return read_bytes(path)
+        return opened(path, *options, **more)
 
     with monkeypatch.context() as disk:
-        disk.setattr(Path, "read_bytes", failing)
+        disk.setattr(os, "open", failing)
         with pytest.raises(
             UnreadableError, match=r"Input/output error.*but may be intact; correct its permissions"
         ):
