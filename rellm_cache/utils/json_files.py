@@ -131,7 +131,7 @@ def decode(text: str | bytes, strict: bool = False) -> Any:
 
 def _to_text(data: bytes) -> str:
     """Bytes as JSON's text: UTF-8, or UTF-16 and UTF-32 by their zero bytes."""
-    return data.decode(json.detect_encoding(data), "surrogatepass")
+    return data.decode(json.detect_encoding(data))
 
 
 def build_record(kind: type[Record], content: Any) -> Record:

@@ -100,9 +100,10 @@ def test_a_record_is_an_object(value: Any) -> None:
         (r'{"a": "\ud800"}', "half of a character"),
         (b"\xff\xfe", "Expecting value"),
         (b"\x80", "utf-8"),
+        (b'"\xed\xa0\x80"', "utf-8"),  # half of a character, as bytes
         ("", "Expecting value"),
     ],
-    ids=range(9),
+    ids=range(10),
 )
 def test_values_that_nothing_holds_are_refused(text: str | bytes, message: str) -> None:
     with pytest.raises(ValueError, match=message):
