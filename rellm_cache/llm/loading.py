@@ -128,9 +128,9 @@ def load_chat(config: LLMConfig) -> ChatFormat:
     folder = find_llm(config)
     with model_errors(folder):
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    if isinstance(tokenizer.chat_template, str):
-        tokenizer.chat_template = tokenizer.chat_template.removeprefix("\ufeff")
-    return ChatFormat(tokenizer, config.template)
+        if isinstance(tokenizer.chat_template, str):
+            tokenizer.chat_template = tokenizer.chat_template.removeprefix("\ufeff")
+        return ChatFormat(tokenizer, config.template)  # tokenizes: wrong settings show here
 
 
 def keep_weights_unpacked(model: torch.nn.Module) -> None:

@@ -212,6 +212,7 @@ DAMAGES: list[tuple[Damage, str]] = [
         r"chat/config.json: the weights are quantized already \(gptq\), expected 'none'",
     ),
     (change("config.json", quantization_config=[1]), r"quantized already \(None\), expected 'none"),
+    (change("tokenizer_config.json", model_max_length=""), "cannot load this model folder"),
     (change("tokenizer_config.json", eos_token="</s>"), r"end token '</s>' has id 259, .* has 259"),
     (with_mark("config.json"), r"chat/config\.json: found a byte order mark"),
     (with_mark("tokenizer_config.json"), r"chat/tokenizer_config\.json: found a byte order mark"),
