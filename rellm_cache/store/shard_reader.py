@@ -106,7 +106,7 @@ class MappedShards:
             found = meta["data_type"]
             mappable = _is_mappable(meta, info)
             shard_frames = int(meta["chunk_grid"]["configuration"]["chunk_shape"][-2])
-        except (*MISSING_FILE_ERRORS, ValueError, LookupError, TypeError) as error:
+        except (*MISSING_FILE_ERRORS, ValueError, LookupError, TypeError, OverflowError) as error:
             raise ShardError(f"metadata of frames cannot be read ({error!r})") from error
         except OSError as error:
             raise unreadable_error(file, error) from error
