@@ -54,7 +54,7 @@ def emptied_on_error(out: Path) -> Iterator[None]:
     new = not out.exists() or all(map(_is_left_over, out.iterdir()))
     try:
         yield
-    except Exception:
+    except Exception:  # any error, raised again; after an interrupt the run is to be continued
         if new and not (out / CHECKPOINTS).exists() and not (out / METRICS).exists():
             for name in (RECIPE, DATA, RESULTS):
                 (out / name).unlink(missing_ok=True)

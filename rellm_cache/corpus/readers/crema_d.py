@@ -13,14 +13,18 @@ from pathlib import Path
 from typing import Literal
 
 from rellm_cache.corpus.emotions import normalize_emotion
-from rellm_cache.corpus.manifest import SPLITS, Utterance
+from rellm_cache.corpus.manifest import Utterance
 from rellm_cache.corpus.readers.base import Corpus, Total, with_audio
-from rellm_cache.corpus.readers.ravdess import SpeakerSplits, refuse_shared_speakers
+from rellm_cache.corpus.readers.ravdess import (
+    SpeakerSplits,
+    refuse_shared_speakers,
+    speaker_splits,
+)
 from rellm_cache.corpus.readers.registry import register_corpus
 from rellm_cache.corpus.soft_labels import majority, shares_of_votes
 from rellm_cache.corpus.text_files import read_csv
 from rellm_cache.errors import ManifestError
-from rellm_cache.utils.console import counted, parse_ranges
+from rellm_cache.utils.console import counted
 
 CLIPS = 7442
 VOTES = ("A", "D", "F", "H", "N", "S")
@@ -58,10 +62,7 @@ class CremaDOptions:
     @property
     def splits(self) -> SpeakerSplits:
         """Numbers of the speakers by split; `ConfigError` if a text is no list of numbers."""
-        return {
-            split: frozenset(parse_ranges(getattr(self, f"{split}_speakers"), "speakers"))
-            for split in SPLITS
-        }
+        return speaker_splits(self)
 
 
 @register_corpus("crema-d", options=CremaDOptions)

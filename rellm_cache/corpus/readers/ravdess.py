@@ -51,10 +51,7 @@ class RavdessOptions:
     @property
     def splits(self) -> SpeakerSplits:
         """Numbers of the speakers by split; `ConfigError` if a text is no list of numbers."""
-        return {
-            split: frozenset(parse_ranges(getattr(self, f"{split}_speakers"), "speakers"))
-            for split in SPLITS
-        }
+        return speaker_splits(self)
 
 
 @register_corpus("ravdess", options=RavdessOptions)
@@ -119,6 +116,17 @@ def read_ravdess(
         ),
         notes=[f"{counted(others, 'clip')} of speakers in no split left out"] if others else [],
     )
+
+
+def speaker_splits(options: object) -> SpeakerSplits:
+    """Numbers by split, from the texts `train_speakers`, … of a corpus's options.
+
+    Raises `ConfigError` if a text is no list of numbers.
+    """
+    return {
+        split: frozenset(parse_ranges(getattr(options, f"{split}_speakers"), "speakers"))
+        for split in SPLITS
+    }
 
 
 def refuse_shared_speakers(splits: SpeakerSplits) -> None:
