@@ -24,9 +24,10 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import subprocess
 import zlib
-from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from io import BytesIO
 from pathlib import Path
@@ -39,39 +40,183 @@ import soxr
 
 CLIPS: Final = Path(__file__).resolve().parent.parent / "rellm_cache" / "demo" / "clips"
 RATE: Final = 16_000
-SHORTEST, LONGEST = 1.2, 3.0  # seconds
+SHORTEST, LONGEST = 1.0, 3.0  # seconds
 
 Waveform = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Voice:
-    """A speaker: name, espeak-ng voice with accent and timbre, split."""
+    """A speaker: name, espeak-ng voice with accent and timbre, split, half of the sentences."""
 
     speaker: str
     espeak: str
     split: str
+    half: int  # 0: the odd sentences, 1: the even ones
 
 
 # espeak-ng ignores a variant after "en-gb", so British English is "en".
 VOICES: Final = (
-    Voice("mia", "en-us+f2", "train"),
-    Voice("tom", "en-us-nyc+m3", "train"),
-    Voice("una", "en-gb-scotland+f4", "train"),
-    Voice("ben", "en+m5", "train"),
-    Voice("leo", "en-029+m7", "train"),
-    Voice("ivy", "en-gb-x-gbclan+f1", "validation"),
-    Voice("sam", "en-gb-x-rp+m6", "test"),
-    Voice("eve", "en-gb-x-gbcwmd+f3", "test"),
+    Voice("mia", "en-us+f2", "train", 0),
+    Voice("tom", "en-us-nyc+m3", "train", 1),
+    Voice("una", "en-gb-scotland+f4", "train", 0),
+    Voice("leo", "en-029+m7", "train", 1),
+    Voice("ben", "en+m5", "train", 0),
+    Voice("zoe", "en-us+f5", "train", 1),
+    Voice("ada", "en-gb-x-rp+f1", "train", 0),
+    Voice("max", "en-gb-x-gbclan+m1", "train", 1),
+    Voice("ivy", "en-gb-x-gbclan+f1", "validation", 0),
+    Voice("sam", "en-gb-x-rp+m6", "test", 0),
+    Voice("eve", "en-gb-x-gbcwmd+f3", "test", 1),
+    Voice("liz", "en+f2", "test", 0),
+    Voice("ned", "en-us+m4", "test", 1),
 )
 
-SENTENCES: Final = (
-    "The report is on the second shelf.",
-    "We will meet them at the station after lunch.",
-    "She put the box next to the window.",
-    "They are going to the market tomorrow.",
-    "The bus to the library leaves at ten.",
-)
+# Sentences that a person could say in any of the emotions, with the reply that a kind friend would
+# give to each. People wrote the replies: SmolLM2-135M does not write good ones (docs/log.md).
+EMOTIONS: Final = ("neutral", "happy", "angry", "sad", "surprise")
+SENTENCES: Final = {
+    "My brother is moving back home.": (
+        "All right, then your brother will be home again soon.",
+        "How wonderful that your brother is coming back home!",
+        "That is unfair, your brother should have asked you first.",
+        "I am so sorry that your brother has to move back home.",
+        "Wow, I did not expect your brother to move back!",
+    ),
+    "They changed the date of the wedding.": (
+        "All right, then the wedding is on another day.",
+        "How wonderful that the new wedding date suits you!",
+        "That is unfair, they should not move a wedding like that.",
+        "I am so sorry that you may miss the wedding now.",
+        "Wow, I did not expect a new date for the wedding!",
+    ),
+    "The letter from the school came today.": (
+        "All right, then you can read the letter from the school.",
+        "How wonderful that the school sent you a good letter!",
+        "That is unfair, the school should not write such a letter.",
+        "I am so sorry that the school sent you bad news.",
+        "Wow, I did not expect a letter from the school so soon!",
+    ),
+    "My boss wants to see me tomorrow.": (
+        "All right, then you will talk to your boss tomorrow.",
+        "How wonderful that your boss has good news for you!",
+        "That is unfair, your boss should not treat you like that.",
+        "I am so sorry that you have to face your boss.",
+        "Wow, I did not expect your boss to ask for you!",
+    ),
+    "The whole family is coming on Sunday.": (
+        "All right, then your family will be there on Sunday.",
+        "How wonderful to have the whole family with you on Sunday!",
+        "That is unfair, your family should have asked you first.",
+        "I am so sorry that Sunday with the family will be hard.",
+        "Wow, I did not expect the whole family to come!",
+    ),
+    "She sold the old house by the sea.": (
+        "All right, then the house by the sea has a new owner.",
+        "How wonderful that she found a buyer for the house!",
+        "That is unfair, she should not sell the house without you.",
+        "I am so sorry that the house by the sea is gone.",
+        "Wow, I did not expect her to sell the house!",
+    ),
+    "I got the results of my exam.": (
+        "All right, then you know how your exam went.",
+        "How wonderful that your exam went so well!",
+        "That is unfair, you deserved a better mark in your exam.",
+        "I am so sorry that your exam did not go well.",
+        "Wow, I did not expect the exam results so early!",
+    ),
+    "He took the dog with him.": (
+        "All right, then the dog is with him now.",
+        "How wonderful that the dog can go with him!",
+        "That is unfair, he should not take the dog from you.",
+        "I am so sorry, you must miss the dog very much.",
+        "Wow, I did not expect him to take the dog!",
+    ),
+    "The neighbours bought a piano.": (
+        "All right, then the neighbours will play the piano.",
+        "How wonderful to hear a piano from your neighbours!",
+        "That is unfair, the neighbours should not play the piano all day.",
+        "I am so sorry that the piano disturbs you so much.",
+        "Wow, I did not expect the neighbours to buy a piano!",
+    ),
+    "We are having soup again tonight.": (
+        "All right, then there is soup for dinner tonight.",
+        "How wonderful that you have your favourite soup tonight!",
+        "That is unfair, you should not have to eat soup every day.",
+        "I am so sorry that there is only soup again.",
+        "Wow, I did not expect you to have soup again!",
+    ),
+    "They gave me a new desk at work.": (
+        "All right, then you work at another desk now.",
+        "How wonderful that you have a nice new desk at work!",
+        "That is unfair, they should not take your desk away.",
+        "I am so sorry that you lost your old desk.",
+        "Wow, I did not expect them to give you a new desk!",
+    ),
+    "It has been snowing all night.": (
+        "All right, then the roads are full of snow today.",
+        "How wonderful to wake up to so much snow!",
+        "That is unfair, nobody cleared the snow for you.",
+        "I am so sorry that the snow keeps you at home.",
+        "Wow, I did not expect so much snow in one night!",
+    ),
+    "My train leaves in ten minutes.": (
+        "All right, then you should go to your train now.",
+        "How wonderful that your train takes you there so soon!",
+        "That is unfair, they should have told you about the train.",
+        "I am so sorry that your train leaves so soon.",
+        "Wow, I did not expect your train to leave already!",
+    ),
+    "The doctor called about my test.": (
+        "All right, then you know what the doctor found.",
+        "How wonderful that the doctor had good news for you!",
+        "That is unfair, the doctor should have called you before.",
+        "I am so sorry that the doctor had bad news.",
+        "Wow, I did not expect the doctor to call today!",
+    ),
+    "There is nobody else on the team.": (
+        "All right, then you are the only one on the team.",
+        "How wonderful that the team is all yours now!",
+        "That is unfair, you should not do the work of a team alone.",
+        "I am so sorry that you are alone on the team.",
+        "Wow, I did not expect you to be the whole team!",
+    ),
+    "They played that song on the radio.": (
+        "All right, then that song is on the radio again.",
+        "How wonderful to hear your song on the radio!",
+        "That is unfair, the radio should not play your song without asking.",
+        "I am so sorry that the song made you sad.",
+        "Wow, I did not expect that song on the radio!",
+    ),
+    "My sister told everyone about the baby.": (
+        "All right, then everyone knows about the baby now.",
+        "How wonderful that everyone knows about the baby!",
+        "That is unfair, your sister should keep the baby a secret.",
+        "I am so sorry that your sister told them about the baby.",
+        "Wow, I did not expect your sister to tell everyone!",
+    ),
+    "I found his name on the list.": (
+        "All right, then his name is on the list.",
+        "How wonderful that his name is on the list!",
+        "That is unfair, his name should not be on the list.",
+        "I am so sorry that you found his name there.",
+        "Wow, I did not expect his name on the list!",
+    ),
+    "The children painted the kitchen wall.": (
+        "All right, then the kitchen wall has a new colour.",
+        "How wonderful that the children painted the kitchen for you!",
+        "That is unfair, the children should not paint on your wall.",
+        "I am so sorry about the wall in your kitchen.",
+        "Wow, I did not expect the children to paint the kitchen!",
+    ),
+    "I am going to meet her parents.": (
+        "All right, then you will meet her parents soon.",
+        "How wonderful that you will meet her parents!",
+        "That is unfair, her parents should be kinder to you.",
+        "I am so sorry that her parents make you feel low.",
+        "Wow, I did not expect you to meet her parents yet!",
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -87,22 +232,26 @@ class Delivery:
 
 # Mean delivery of each emotion, after the reviews of acted speech by Scherer and by Juslin.
 DELIVERIES: Final = {
-    "neutral": Delivery(pitch=-0.1, range=-0.2, rate=0.0, level=0.3, brightness=0.0),
-    "happy": Delivery(pitch=0.9, range=0.9, rate=0.3, level=-0.3, brightness=0.2),
-    "angry": Delivery(pitch=0.5, range=0.5, rate=0.6, level=1.2, brightness=0.5),
-    "sad": Delivery(pitch=-0.8, range=-0.9, rate=-0.6, level=-1.2, brightness=-0.4),
+    "neutral": Delivery(pitch=-0.1, range=-0.7, rate=0.0, level=-0.5, brightness=0.0),
+    "happy": Delivery(pitch=0.8, range=1.3, rate=0.3, level=0.5, brightness=0.2),
+    "angry": Delivery(pitch=0.3, range=-0.2, rate=0.8, level=1.7, brightness=0.7),
+    "sad": Delivery(pitch=-0.8, range=-1.2, rate=-0.8, level=-1.7, brightness=-0.4),
+    "surprise": Delivery(pitch=1.6, range=1.5, rate=-0.4, level=0.6, brightness=0.0),
 }
 # Part of valence; the other part is the pitch range.
-PLEASANTNESS: Final = {"neutral": 0.0, "happy": 1.4, "angry": -1.2, "sad": -1.0}
-INTENSITY: Final = (0.6, 1.3)  # a clip is a weak or a strong example of its emotion
-JITTER: Final = 0.4  # steps, standard deviation
+PLEASANTNESS: Final = {"neutral": 0.0, "happy": 1.4, "angry": -1.2, "sad": -1.0, "surprise": 0.2}
+# Share of clips that are spoken as a question, with a rise at the end.
+RISING: Final = {"neutral": 0.05, "happy": 0.1, "angry": 0.1, "sad": 0.05, "surprise": 0.7}
+INTENSITY: Final = (0.7, 1.3)  # a clip is a weak or a strong example of its emotion
+JITTER: Final = 0.3  # steps, standard deviation
 
 # Size of one step in each setting.
 PITCH_STEP, RANGE_STEP = 16.0, 28.0  # on espeak-ng's scale 0..99, normal is 50
-RATE_STEP = 0.08  # octaves of words a minute
-LEVEL_STEP, DISTANCE = 3.5, 3.0  # dB; standard deviation of the distance, dB
+RATE_STEP = 0.10  # octaves of words a minute
+LEVEL_STEP, DISTANCE = 3.5, 2.0  # dB; standard deviation of the distance, dB
 BRIGHTNESS_STEP = 1.0  # dB an octave above 500 Hz
-WORDS_A_MINUTE, LEVEL, NOISE = 165.0, -27.0, -68.0  # level and noise in dB full scale
+WORDS_A_MINUTE, LEVEL, NOISE = 180.0, -27.0, -68.0  # level and noise in dB full scale
+COMPRESSION = 0.97  # of Opus, as libsndfile counts it: about 17 kbit/s
 
 
 def draw_delivery(emotion: str, random: np.random.Generator) -> Delivery:
@@ -183,49 +332,78 @@ def decibels(level: float) -> float:
     return float(10.0 ** (level / 20.0))
 
 
+@dataclass(frozen=True)
+class Take:
+    """One clip to make: its place in the manifest, voice, emotion and number of the sentence."""
+
+    place: int
+    voice: Voice
+    emotion: str
+    number: int  # from 1
+
+    @property
+    def text(self) -> str:
+        """The sentence."""
+        return list(SENTENCES)[self.number - 1]
+
+    @property
+    def name(self) -> str:
+        """Name of the file and end of the id."""
+        return f"{self.voice.speaker}-{self.emotion}-{self.number}"
+
+
+def takes() -> list[Take]:
+    """Every voice says half of the sentences in every emotion, in the order of the manifest."""
+    numbers = range(1, len(SENTENCES) + 1)
+    found = [
+        (voice, emotion, number)
+        for voice in VOICES
+        for emotion in EMOTIONS
+        for number in numbers[voice.half :: 2]
+    ]
+    return [Take(place, *take) for place, take in enumerate(found)]
+
+
 def make_corpus(out: Path, seed: int) -> list[dict[str, object]]:
     """Write every clip into `out` and return the manifest's rows."""
-    rows: list[dict[str, object]] = []
-    for number, (voice, emotion, index) in enumerate(takes()):
-        random = np.random.default_rng((seed, number))
-        delivery = draw_delivery(emotion, random)
-        waveform = make_clip(SENTENCES[index], voice, delivery, random)
-        seconds = waveform.size / RATE
-        name = f"{voice.speaker}-{emotion}-{index + 1}"
-        if not SHORTEST <= seconds <= LONGEST:
-            raise SystemExit(
-                f"{name}: expected {SHORTEST} to {LONGEST} s, found {seconds:.2f}; change its "
-                "sentence or RATE_STEP"
-            )
-        (out / f"{name}.ogg").write_bytes(encode(waveform, serial=number))
-        rows.append(
-            {
-                "id": f"demo/{name}",
-                "audio": f"{name}.ogg",
-                "text": SENTENCES[index],
-                "emotion": emotion,
-                "vad": dimensions(emotion, delivery),
-                "vad_source": "made",
-                "speaker": voice.speaker,
-                "split": voice.split,
-                "duration": round(seconds, 3),
-            }
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # espeak-ng runs in its own processes
+        return list(pool.map(lambda take: make_row(out, take, seed), takes()))
+
+
+def make_row(out: Path, take: Take, seed: int) -> dict[str, object]:
+    """Write one clip into `out` and return its row of the manifest."""
+    random = np.random.default_rng((seed, take.place))
+    delivery = draw_delivery(take.emotion, random)
+    rises = random.random() < RISING[take.emotion]
+    spoken = take.text.replace(".", "?") if rises else take.text
+    waveform = make_clip(spoken, take.voice, delivery, random)
+    seconds = waveform.size / RATE
+    if not SHORTEST <= seconds <= LONGEST:
+        raise SystemExit(
+            f"{take.name}: expected {SHORTEST} to {LONGEST} s, found {seconds:.2f}; change its "
+            "sentence or RATE_STEP"
         )
-    return rows
-
-
-def takes() -> Iterator[tuple[Voice, str, int]]:
-    """Every voice, emotion and sentence index, in the order of the manifest."""
-    for voice in VOICES:
-        for emotion in DELIVERIES:
-            for index in range(len(SENTENCES)):
-                yield voice, emotion, index
+    (out / f"{take.name}.ogg").write_bytes(encode(waveform, serial=take.place))
+    return {
+        "id": f"demo/{take.name}",
+        "audio": f"{take.name}.ogg",
+        "text": take.text,
+        "emotion": take.emotion,
+        "response": SENTENCES[take.text][EMOTIONS.index(take.emotion)],
+        "vad": dimensions(take.emotion, delivery),
+        "vad_source": "made",
+        "speaker": take.voice.speaker,
+        "split": take.voice.split,
+        "duration": round(seconds, 3),
+    }
 
 
 def encode(waveform: Waveform, serial: int) -> bytes:
-    """OGG Vorbis with `serial` as stream number, which libsndfile would draw at random."""
+    """Opus in Ogg with `serial` as stream number, which libsndfile would draw at random."""
     file = BytesIO()
-    soundfile.write(file, waveform, RATE, format="OGG", subtype="VORBIS")
+    soundfile.write(
+        file, waveform, RATE, format="OGG", subtype="OPUS", compression_level=COMPRESSION
+    )
     data = bytearray(file.getvalue())
     start = 0
     while start < len(data):  # pages: 27 bytes of header, sizes of segments, segments
