@@ -37,7 +37,7 @@ from rellm_cache.config.recipes import to_toml
 from rellm_cache.config.schema import LoraConfig, Recipe
 from rellm_cache.errors import ConfigError
 from rellm_cache.importers.checkpoint_source import CheckpointWeights, find_weights, read_config
-from rellm_cache.importers.model_folder import ShardedModelWriter
+from rellm_cache.utils.weight_shards import ShardedModelWriter
 from rellm_cache.model.adapter import CONVOLUTIONS, KERNEL, ConvAdapter
 from rellm_cache.model.speech_llm import SpeechLLM
 from rellm_cache.runs.weights import (
