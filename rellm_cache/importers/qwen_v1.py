@@ -28,7 +28,6 @@ from transformers import Qwen2Config
 from rellm_cache.config.schema import LLMConfig
 from rellm_cache.errors import ConfigError
 from rellm_cache.importers.checkpoint_source import CheckpointWeights, find_weights, read_config
-from rellm_cache.utils.weight_shards import SHARD_BYTES, ShardedModelWriter
 from rellm_cache.importers.qwen_tokenizer import (
     RANKS,
     SPECIAL_TOKENS,
@@ -41,6 +40,7 @@ from rellm_cache.utils.atomic_files import new_folder
 from rellm_cache.utils.console import progress
 from rellm_cache.utils.devices import default_device
 from rellm_cache.utils.json_files import read_object
+from rellm_cache.utils.weight_shards import SHARD_BYTES, ShardedModelWriter
 
 LICENCES = ("LICENSE*", "NOTICE*")
 # Settings under which Qwen v1 and Qwen2 are the same function.
