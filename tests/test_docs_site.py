@@ -101,7 +101,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class Elements(HTMLParser):
     """Counts of the elements of a page, or of its article, and what it loads."""
 
-    COUNTED = frozenset("h1 h2 h3 h4 li ol pre table tr ul".split())
+    COUNTED = frozenset(["h1", "h2", "h3", "h4", "li", "ol", "pre", "table", "tr", "ul"])
     LOADED = frozenset([("link", "href"), *((tag, "src") for tag in ("script", "img", "iframe"))])
 
     def __init__(self, html: str, article: bool = False) -> None:

@@ -1,4 +1,4 @@
-"""Extension of griffe: the section "Example:" of a docstring is shown as code, as "Examples:" is."""
+"""Extension of griffe: the section "Example:" of a docstring is code, as "Examples:" is."""
 
 import re
 from typing import Any
