@@ -178,10 +178,8 @@ class SpeechResponder:
     def state_lengths(self, utterances: Sequence[Utterance]) -> NDArray[np.int64]:
         """(N,) numbers of states T' of utterances."""
         lengths = self._load_streams(utterances).lengths([u.id for u in utterances])
-        counts: NDArray[np.int64] = self._model.adapter.output_lengths(
-            torch.tensor(lengths)
-        ).numpy()
-        return counts
+        counts = self._model.adapter.output_lengths(torch.tensor(lengths))
+        return np.asarray(counts, np.int64)
 
     def heads(self, utterances: Sequence[Utterance]) -> Predictions:
         """Emotions and dimensions by the heads, and the losses, in the utterances' order."""
