@@ -1,22 +1,20 @@
-"""Demo corpus generator: 160 clips spoken by espeak-ng, 8 voices x 4 emotions x 5 sentences.
+"""Demo corpus generator: 650 clips spoken by espeak-ng, 13 voices x 5 emotions x 10 sentences.
 
     python tools/make_demo_clips.py            # writes rellm_cache/demo/clips, about a minute
     python tools/make_demo_clips.py --seed 2 --out /tmp/clips
 
-It needs `espeak-ng` on the PATH (Debian: `apt install espeak-ng`) and writes 16 kHz mono OGG Vorbis
-files and `manifest.jsonl`. With the same espeak-ng and libsndfile, a seed always gives the same
-bytes.
+It needs `espeak-ng` on the PATH (Debian: `apt install espeak-ng`) and writes 16 kHz mono Opus in
+Ogg and `manifest.jsonl`. With the same espeak-ng, libsndfile and libopus, a seed always gives the
+same bytes.
 
-Every voice says every sentence in every emotion, so neither words nor voice reveal the emotion. It
-is in the delivery: pitch, pitch range, rate, level and brightness, each drawn around the emotion's
-mean (`DELIVERIES`) with a jitter that makes emotions overlap. **The level alone must not reveal an
-emotion**: every clip has its own recording distance (`DISTANCE`), and happy is close to neutral.
-With seed 1, logistic regression on utterance statistics gives these mean recalls on three unseen
-voices, over all 56 choices of three (chance 0.25): level 0.43, ten prosody values 0.63, last layer
-of Whisper tiny.en 0.53, the same with prosody 0.60. Measure again after a change.
+Every voice says half of the twenty sentences, each in every emotion, so neither words nor voice
+reveal the emotion. It is in the delivery: pitch, pitch range, rate, level and brightness, each
+drawn around the emotion's mean (`DELIVERIES`) with a jitter that makes emotions overlap, and a rise
+at the end of some clips. Every clip has its own recording distance (`DISTANCE`), so that its level
+is not the speaker's alone.
 
-The speech is synthetic: it shows that the pipeline learns, but nothing about people. espeak-ng is
-GPL-3 software; its licence does not apply to its audio output.
+The speech is synthetic: it shows what the method does, but nothing about people. espeak-ng is GPL-3
+software; its licence does not apply to its audio output.
 """
 
 from __future__ import annotations
@@ -72,151 +70,39 @@ VOICES: Final = (
     Voice("ned", "en-us+m4", "test", 1),
 )
 
-# Sentences that a person could say in any of the emotions, with the reply that a kind friend would
-# give to each. People wrote the replies: SmolLM2-135M does not write good ones (docs/log.md).
-EMOTIONS: Final = ("neutral", "happy", "angry", "sad", "surprise")
+# Sentences that a person could say in any of the emotions, with what they are about.
 SENTENCES: Final = {
-    "My brother is moving back home.": (
-        "All right, then your brother will be home again soon.",
-        "How wonderful that your brother is coming back home!",
-        "That is unfair, your brother should have asked you first.",
-        "I am so sorry that your brother has to move back home.",
-        "Wow, I did not expect your brother to move back!",
-    ),
-    "They changed the date of the wedding.": (
-        "All right, then the wedding is on another day.",
-        "How wonderful that the new wedding date suits you!",
-        "That is unfair, they should not move a wedding like that.",
-        "I am so sorry that you may miss the wedding now.",
-        "Wow, I did not expect a new date for the wedding!",
-    ),
-    "The letter from the school came today.": (
-        "All right, then you can read the letter from the school.",
-        "How wonderful that the school sent you a good letter!",
-        "That is unfair, the school should not write such a letter.",
-        "I am so sorry that the school sent you bad news.",
-        "Wow, I did not expect a letter from the school so soon!",
-    ),
-    "My boss wants to see me tomorrow.": (
-        "All right, then you will talk to your boss tomorrow.",
-        "How wonderful that your boss has good news for you!",
-        "That is unfair, your boss should not treat you like that.",
-        "I am so sorry that you have to face your boss.",
-        "Wow, I did not expect your boss to ask for you!",
-    ),
-    "The whole family is coming on Sunday.": (
-        "All right, then your family will be there on Sunday.",
-        "How wonderful to have the whole family with you on Sunday!",
-        "That is unfair, your family should have asked you first.",
-        "I am so sorry that Sunday with the family will be hard.",
-        "Wow, I did not expect the whole family to come!",
-    ),
-    "She sold the old house by the sea.": (
-        "All right, then the house by the sea has a new owner.",
-        "How wonderful that she found a buyer for the house!",
-        "That is unfair, she should not sell the house without you.",
-        "I am so sorry that the house by the sea is gone.",
-        "Wow, I did not expect her to sell the house!",
-    ),
-    "I got the results of my exam.": (
-        "All right, then you know how your exam went.",
-        "How wonderful that your exam went so well!",
-        "That is unfair, you deserved a better mark in your exam.",
-        "I am so sorry that your exam did not go well.",
-        "Wow, I did not expect the exam results so early!",
-    ),
-    "He took the dog with him.": (
-        "All right, then the dog is with him now.",
-        "How wonderful that the dog can go with him!",
-        "That is unfair, he should not take the dog from you.",
-        "I am so sorry, you must miss the dog very much.",
-        "Wow, I did not expect him to take the dog!",
-    ),
-    "The neighbours bought a piano.": (
-        "All right, then the neighbours will play the piano.",
-        "How wonderful to hear a piano from your neighbours!",
-        "That is unfair, the neighbours should not play the piano all day.",
-        "I am so sorry that the piano disturbs you so much.",
-        "Wow, I did not expect the neighbours to buy a piano!",
-    ),
-    "We are having soup again tonight.": (
-        "All right, then there is soup for dinner tonight.",
-        "How wonderful that you have your favourite soup tonight!",
-        "That is unfair, you should not have to eat soup every day.",
-        "I am so sorry that there is only soup again.",
-        "Wow, I did not expect you to have soup again!",
-    ),
-    "They gave me a new desk at work.": (
-        "All right, then you work at another desk now.",
-        "How wonderful that you have a nice new desk at work!",
-        "That is unfair, they should not take your desk away.",
-        "I am so sorry that you lost your old desk.",
-        "Wow, I did not expect them to give you a new desk!",
-    ),
-    "It has been snowing all night.": (
-        "All right, then the roads are full of snow today.",
-        "How wonderful to wake up to so much snow!",
-        "That is unfair, nobody cleared the snow for you.",
-        "I am so sorry that the snow keeps you at home.",
-        "Wow, I did not expect so much snow in one night!",
-    ),
-    "My train leaves in ten minutes.": (
-        "All right, then you should go to your train now.",
-        "How wonderful that your train takes you there so soon!",
-        "That is unfair, they should have told you about the train.",
-        "I am so sorry that your train leaves so soon.",
-        "Wow, I did not expect your train to leave already!",
-    ),
-    "The doctor called about my test.": (
-        "All right, then you know what the doctor found.",
-        "How wonderful that the doctor had good news for you!",
-        "That is unfair, the doctor should have called you before.",
-        "I am so sorry that the doctor had bad news.",
-        "Wow, I did not expect the doctor to call today!",
-    ),
-    "There is nobody else on the team.": (
-        "All right, then you are the only one on the team.",
-        "How wonderful that the team is all yours now!",
-        "That is unfair, you should not do the work of a team alone.",
-        "I am so sorry that you are alone on the team.",
-        "Wow, I did not expect you to be the whole team!",
-    ),
-    "They played that song on the radio.": (
-        "All right, then that song is on the radio again.",
-        "How wonderful to hear your song on the radio!",
-        "That is unfair, the radio should not play your song without asking.",
-        "I am so sorry that the song made you sad.",
-        "Wow, I did not expect that song on the radio!",
-    ),
-    "My sister told everyone about the baby.": (
-        "All right, then everyone knows about the baby now.",
-        "How wonderful that everyone knows about the baby!",
-        "That is unfair, your sister should keep the baby a secret.",
-        "I am so sorry that your sister told them about the baby.",
-        "Wow, I did not expect your sister to tell everyone!",
-    ),
-    "I found his name on the list.": (
-        "All right, then his name is on the list.",
-        "How wonderful that his name is on the list!",
-        "That is unfair, his name should not be on the list.",
-        "I am so sorry that you found his name there.",
-        "Wow, I did not expect his name on the list!",
-    ),
-    "The children painted the kitchen wall.": (
-        "All right, then the kitchen wall has a new colour.",
-        "How wonderful that the children painted the kitchen for you!",
-        "That is unfair, the children should not paint on your wall.",
-        "I am so sorry about the wall in your kitchen.",
-        "Wow, I did not expect the children to paint the kitchen!",
-    ),
-    "I am going to meet her parents.": (
-        "All right, then you will meet her parents soon.",
-        "How wonderful that you will meet her parents!",
-        "That is unfair, her parents should be kinder to you.",
-        "I am so sorry that her parents make you feel low.",
-        "Wow, I did not expect you to meet her parents yet!",
-    ),
+    "My brother is moving back home.": "your brother",
+    "They changed the date of the wedding.": "the wedding",
+    "The letter from the school came today.": "the letter from the school",
+    "My boss wants to see me tomorrow.": "your boss",
+    "The whole family is coming on Sunday.": "your family",
+    "She sold the old house by the sea.": "the house by the sea",
+    "I got the results of my exam.": "your exam",
+    "He took the dog with him.": "the dog",
+    "The neighbours bought a piano.": "the piano",
+    "We are having soup again tonight.": "the soup",
+    "They gave me a new desk at work.": "your new desk",
+    "It has been snowing all night.": "the snow",
+    "My train leaves in ten minutes.": "your train",
+    "The doctor called about my test.": "the doctor",
+    "There is nobody else on the team.": "your team",
+    "They played that song on the radio.": "that song",
+    "My sister told everyone about the baby.": "the baby",
+    "I found his name on the list.": "his name on the list",
+    "The children painted the kitchen wall.": "the kitchen wall",
+    "I am going to meet her parents.": "her parents",
 }
+# Replies that a kind friend could give, written by people: SmolLM2-135M does not write good ones
+# (docs/log.md).
+REPLIES: Final = {
+    "neutral": "All right, thank you for telling me about {topic}.",
+    "happy": "How wonderful, I am so happy for you about {topic}!",
+    "angry": "That is unfair, no wonder you are angry about {topic}.",
+    "sad": "I am so sorry about {topic}, I am here for you.",
+    "surprise": "Wow, I did not expect that about {topic}!",
+}
+EMOTIONS: Final = tuple(REPLIES)
 
 
 @dataclass(frozen=True)
@@ -389,7 +275,7 @@ def make_row(out: Path, take: Take, seed: int) -> dict[str, object]:
         "audio": f"{take.name}.ogg",
         "text": take.text,
         "emotion": take.emotion,
-        "response": SENTENCES[take.text][EMOTIONS.index(take.emotion)],
+        "response": REPLIES[take.emotion].format(topic=SENTENCES[take.text]),
         "vad": dimensions(take.emotion, delivery),
         "vad_source": "made",
         "speaker": take.voice.speaker,
