@@ -22,6 +22,7 @@ from rellm_cache.llm.frozen import FrozenLLM
 from rellm_cache.llm.prefix_cache import PrefixKV
 from rellm_cache.llm.sentence_limit import NO_LIMIT, ReplyLimit
 from rellm_cache.llm.slot_cache import SlotCache, repeat_prefix
+from rellm_cache.utils.devices import memory_budget
 
 Watch = Callable[[list[str]], None]  # gets the text of each prompt so far, after each token
 
@@ -123,10 +124,9 @@ def slots_that_fit(llm: FrozenLLM, wanted: int, columns: int) -> int:
     """
     if llm.device.type != "cuda":
         return wanted
-    free = torch.cuda.mem_get_info(llm.device)[0]
-    free += torch.cuda.memory_reserved(llm.device) - torch.cuda.memory_allocated(llm.device)
-    # Half for keys and values that are copied, for logits and for what the layers compute.
-    return max(1, min(wanted, int(free / 2 / (columns * llm.cached_bytes_per_token))))
+    # Half is for what the layers compute, the logits, and caches that are copied when they grow.
+    room = memory_budget(llm.device) // 2
+    return max(1, min(wanted, room // (columns * llm.cached_bytes_per_token)))
 
 
 class Decoder:
