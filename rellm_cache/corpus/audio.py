@@ -128,7 +128,18 @@ def load_clip(utterance: Utterance, limits: ClipLimits = DEFAULT_LIMITS) -> Clip
             unlikely rate, or samples that are not finite.
         UnsuitableAudioError: the limits leave the clip out.
     """
-    with open_audio(utterance.audio) as source, _open(source, utterance, limits) as clip:
+    with open_audio(utterance.audio) as source:
+        return decode_clip(source, utterance, limits)
+
+
+def decode_clip(
+    source: BinaryIO, utterance: Utterance, limits: ClipLimits = DEFAULT_LIMITS
+) -> Clip:
+    """Decode a clip from an open file; `utterance.audio` is its name in messages.
+
+    Raises like `load_clip`.
+    """
+    with _open(source, utterance, limits) as clip:
         digest = file_digest(source, utterance)  # before decoding: a file may be written meanwhile
         waveform = _finish(_decode(clip), clip.played_rate, utterance.audio, limits)
         return Clip(waveform, digest, clip.rate, clip.file.channels, clip.sound.notes)

@@ -35,9 +35,11 @@ from rellm_cache.inference.recognition_requests import (
     speech_likelihoods,
     text_likelihoods,
 )
-from rellm_cache.llm.decoding import Continuation
-from rellm_cache.llm.frozen import require_llm
+from rellm_cache.llm.decoding import Continuation, Sampling, Watch
+from rellm_cache.llm.frozen import FrozenLLM, require_llm
+from rellm_cache.llm.prompts import around_speech
 from rellm_cache.llm.sentence_limit import ReplyLimit
+from rellm_cache.model.conversation import Reply, ReplySettings, Turn, reply_to
 from rellm_cache.model.speech_llm import SpeechLLM
 from rellm_cache.model.text_llm import Reading, TextLLM
 from rellm_cache.runs.provenance import has_trained_dimensions
@@ -168,6 +170,21 @@ class SpeechResponder:
                 found[batch.ids[index]] = recognition, *vectors
         return found
 
+    @property
+    def llm(self) -> FrozenLLM | None:
+        """The LLM; None for a run that only recognizes."""
+        return self._model.llm
+
+    def spoken_turn(self, states: Tensor, question: str = "") -> Turn:
+        """The user's turn with speech, given its states (T', H): as in `answers`.
+
+        A question in text follows the speech as in the training of questions (`qa.prompt`).
+        """
+        template, values = self._recipe.prompts.answer, {}
+        if question:
+            template, values = self._recipe.qa.prompt, {"question": question}
+        return Turn(around_speech(template, **values), (states.to(self._device),))
+
     def heads(self, utterances: Sequence[Utterance]) -> Predictions:
         """Emotions and dimensions by the heads, and the losses, in the utterances' order."""
         examples = make_examples(utterances, self._recipe, self._model.llm)
@@ -254,6 +271,18 @@ class TextResponder:
             for same, reply in zip(owners, replies, strict=True):
                 yield from (_generation(utterance, reply) for utterance in same)
 
+    @property
+    def llm(self) -> FrozenLLM:
+        """The LLM."""
+        return self._model.llm
+
+    def spoken_turn(self, transcript: str, question: str = "") -> Turn:
+        """The user's turn with a transcript in the place of speech: as in `answers`."""
+        if not question:
+            return Turn((self._model.request(Reading(transcript)),))
+        before, after = around_speech(self._recipe.qa.prompt, question=question)
+        return Turn((f"{before}{transcript}{after}",))
+
     def labels(
         self, utterances: Sequence[Utterance], in_words: bool, batch_size: int
     ) -> Iterator[tuple[str, Label]]:
@@ -303,6 +332,36 @@ class TextResponder:
         for start in range(0, len(distinct), batch_size):
             batch = distinct[start : start + batch_size]
             yield batch, [owners[reading] for reading in batch]
+
+
+def reply(
+    responder: SpeechResponder | TextResponder,
+    prompts: PromptsConfig,
+    turns: Sequence[Turn],
+    system: str | None = None,
+    max_new_tokens: int | None = None,
+    sampling: Sampling | None = None,
+    watch: Watch | None = None,
+) -> Reply:
+    """The next turn of a conversation, with the limits of `answers`.
+
+    Args:
+        turns: of user and model in turn; the first and the last are the user's.
+        system: the system text; None for `prompts.empathetic_system`.
+        max_new_tokens: None for `prompts.answer_tokens`.
+        watch: is called after each token with the text so far.
+
+    Raises:
+        ConfigError: the run has no LLM.
+        ConversationLengthError: the conversation is longer than the LLM supports.
+    """
+    settings = ReplySettings(
+        prompts.answer_tokens if max_new_tokens is None else max_new_tokens,
+        _reply_limit(prompts),
+        sampling,
+    )
+    text = prompts.empathetic_system if system is None else system
+    return reply_to(require_llm(responder.llm), text, turns, settings, watch)
 
 
 def make_readings(utterances: Sequence[Utterance], recipe: Recipe, cache: Path) -> list[Reading]:

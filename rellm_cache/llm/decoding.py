@@ -7,7 +7,7 @@ on the batch.
 Letters: B prompts, T tokens in the longest, H hidden size, V vocabulary.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,13 +18,21 @@ from transformers import LogitsProcessor, StoppingCriteria
 from rellm_cache.llm.frozen import FrozenLLM
 from rellm_cache.llm.sentence_limit import NO_LIMIT, ReplyLimit
 
+Watch = Callable[[list[str]], None]  # gets the text of each prompt so far, after each token
+
 
 @dataclass(frozen=True)
 class Continuation:
-    """A generated text without end tokens and outer spaces; `early_stop`: token limit cut it."""
+    """A generated text without end tokens and outer spaces.
+
+    Attributes:
+        early_stop: whether the token limit cut it.
+        ids: the generated token ids before the end token; a reply limit cuts only the text.
+    """
 
     text: str
     early_stop: bool
+    ids: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -40,16 +48,18 @@ def continue_prompts(
     llm: FrozenLLM,
     prompts: Sequence[Tensor],
     max_new_tokens: int,
-    speech: Sequence[range] = (),
+    speech: Sequence[Sequence[range]] = (),
     limit: ReplyLimit = NO_LIMIT,
     sampling: Sampling | None = None,
+    watch: Watch | None = None,
 ) -> list[Continuation]:
     """Continue prompts; the result of each does not depend on the others.
 
     Args:
         prompts: embeddings (t, H).
-        speech: positions of the speech in each prompt; empty if no prompt has any.
+        speech: positions of each speech in each prompt; empty if no prompt has any.
         sampling: None for greedy decoding.
+        watch: is called after each token; an error that it raises ends the decoding.
 
     Raises:
         ConfigError: a prompt and its answer are longer than the model supports.
@@ -64,11 +74,16 @@ def continue_prompts(
         embeddings[index, longest - len(prompt) :] = prompt.to(llm.dtype)
         mask[index, longest - len(prompt) :] = 1
     is_speech = torch.zeros(*shape, dtype=torch.bool, device=llm.device)  # (B, T)
-    for index, span in enumerate(speech):
+    for index, spans in enumerate(speech):
         padding = longest - len(prompts[index])
-        is_speech[index, padding + span.start : padding + span.stop] = True
+        for span in spans:
+            is_speech[index, padding + span.start : padding + span.stop] = True
     stops = llm.chat.stop_ids
-    stopping = [] if limit == NO_LIMIT else [LimitReached(limit, llm.chat.tokenizer)]
+    stopping: list[StoppingCriteria] = []
+    if limit != NO_LIMIT:
+        stopping.append(LimitReached(limit, llm.chat.tokenizer))
+    if watch is not None:
+        stopping.append(Watching(watch, llm, limit))
     with llm.speech_mask.set(is_speech):
         generated = llm.model.generate(
             inputs_embeds=embeddings,
@@ -86,10 +101,32 @@ def continue_prompts(
 def _continuation(
     llm: FrozenLLM, ids: list[int], stops: Sequence[int], limit: ReplyLimit
 ) -> Continuation:
+    own, text = _before_end(llm, ids, stops)
+    reply = limit.cut(text)
+    cut = len(own) == len(ids) and reply == text
+    return Continuation(reply.strip(), early_stop=cut, ids=tuple(own))
+
+
+def _before_end(llm: FrozenLLM, ids: list[int], stops: Sequence[int]) -> tuple[list[int], str]:
+    """Generated ids before the first end token, and their text."""
     length = next((i for i, token in enumerate(ids) if token in stops), len(ids))
     text = llm.chat.tokenizer.decode(ids[:length], skip_special_tokens=True)
-    reply = limit.cut(text)
-    return Continuation(reply.strip(), early_stop=length == len(ids) and reply == text)
+    return ids[:length], text
+
+
+class Watching(StoppingCriteria):
+    """Shows the text of each row so far; it never stops a row."""
+
+    def __init__(self, watch: Watch, llm: FrozenLLM, limit: ReplyLimit) -> None:
+        self._watch, self._llm, self._limit = watch, llm, limit
+        self._stops = llm.chat.stop_ids
+
+    def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:
+        """(B,) bool, all false, for generated ids (B, T)."""
+        texts = [_before_end(self._llm, ids, self._stops)[1] for ids in input_ids.tolist()]
+        # A character of several tokens is shown when it is complete.
+        self._watch([self._limit.cut(text).rstrip("\ufffd").strip() for text in texts])
+        return torch.zeros(len(texts), dtype=torch.bool, device=input_ids.device)
 
 
 class LimitReached(StoppingCriteria):

@@ -9,10 +9,10 @@ import torch
 
 from rellm_cache.config.schema import LLMConfig
 from rellm_cache.errors import ConfigError
-from rellm_cache.llm.decoding import LimitReached, Sampling, continue_prompts
+from rellm_cache.llm.decoding import LimitReached, Sampling, Watching, continue_prompts
 from rellm_cache.llm.frozen import FrozenLLM
 from rellm_cache.llm.loading import load_llm
-from rellm_cache.llm.sentence_limit import ReplyLimit
+from rellm_cache.llm.sentence_limit import NO_LIMIT, ReplyLimit
 
 
 @pytest.fixture(scope="module")
@@ -113,3 +113,37 @@ def test_settings_in_a_model_folder_do_not_steer_decoding(
     steered = load_llm(LLMConfig(str(folder), quantization="none"), torch.device("cpu"))
     prompts = [llm.embed(llm.chat.ids(text)) for text in ("Hello", "A much longer prompt")]
     assert continue_prompts(steered, prompts, 12) == continue_prompts(llm, prompts, 12)
+
+
+def test_the_text_so_far_is_shown_after_each_token(parrot: FrozenLLM) -> None:
+    prompts = [parrot.embed(parrot.chat.ids(text)) for text in (" ", "No")]
+    seen: list[list[str]] = []
+    limit = ReplyLimit(sentences=2)
+    watched = continue_prompts(parrot, prompts, 60, limit=limit, watch=seen.append)
+    assert watched == continue_prompts(parrot, prompts, 60, limit=limit)
+    assert [texts[0] for texts in seen] == [
+        "N", "No", "No?", "No?", "No? N", "No? No", "No? No?", "No? No?", "No? No?",
+    ]  # fmt: skip
+    assert seen[-1] == [reply.text for reply in watched]
+    assert watched[0].ids == tuple(parrot.chat.tokenizer("No? No? N")["input_ids"])
+
+
+def test_a_character_of_several_tokens_is_shown_when_it_is_complete(parrot: FrozenLLM) -> None:
+    ids = parrot.chat.tokenizer("aé")["input_ids"]
+    seen: list[str] = []
+    watching = Watching(lambda texts: seen.extend(texts), parrot, NO_LIMIT)
+    for length in range(1, len(ids) + 1):
+        assert not watching(torch.tensor([ids[:length]]), None).any()
+    assert seen == ["a", "a", "aé"]
+
+
+def test_an_error_of_the_watcher_ends_the_decoding(parrot: FrozenLLM) -> None:
+    prompt = [parrot.embed(parrot.chat.ids(" "))]
+
+    def leave(texts: list[str]) -> None:
+        if texts == ["No"]:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        continue_prompts(parrot, prompt, 60, watch=leave)
+    assert continue_prompts(parrot, prompt, 3)[0].text == "No?"
