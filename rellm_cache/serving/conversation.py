@@ -70,6 +70,8 @@ class Conversation:
 
         reply = run.reply([*self.turns, turn], watch=show).continuation
         note = "The answer reached its token limit." if reply.early_stop else ""
+        if not reply.text:
+            note = "The answer is empty."
         self.messages = [*asked, Message("run", reply.text, note)]
         self.turns += [turn, Turn((reply.text,))]
         emit(None)

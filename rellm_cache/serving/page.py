@@ -190,7 +190,7 @@ def write_examples(runs: Sequence[ServedRun], folder: Path) -> list[tuple[Path, 
     for run in runs:
         if not (run.path / SCORES).is_file():
             continue
-        found = []
+        found: list[tuple[Path, str]] = []
         try:
             manifest = load(run.path / SCORES)[MANIFEST]
             for utterance in choose_samples(read_manifests(Path(manifest)), EXAMPLES):

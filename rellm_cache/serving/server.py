@@ -145,6 +145,7 @@ class _Server(uvicorn.Server):
 
 def _listen(settings: ServeSettings) -> socket.socket:
     """A socket on the address; `RellmError` if it is taken or not of this machine."""
+    listener: socket.socket | None = None
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             settings.host, settings.port, type=socket.SOCK_STREAM
@@ -153,6 +154,8 @@ def _listen(settings: ServeSettings) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
     except OSError as error:
+        if listener is not None:
+            listener.close()
         raise RellmError(
             f"{settings.host}:{settings.port}: cannot listen here ({error.strerror or error}); "
             "choose another --port or --host"
@@ -167,6 +170,7 @@ def _address(settings: ServeSettings, listener: socket.socket) -> str:
 
 
 def _keep_gradio_local(folder: Path) -> None:
-    """Settings that Gradio reads at import: no telemetry, and its files in a folder of ours."""
+    """Settings of Gradio: no telemetry, no statistics, and its files in a folder of ours."""
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    os.environ["GRADIO_ANALYTICS_CACHE_FREQUENCY"] = str(10**9)  # requests
     os.environ["GRADIO_TEMP_DIR"] = str(folder)

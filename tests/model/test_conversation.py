@@ -46,7 +46,6 @@ def test_a_reply_follows_all_turns(llm: FrozenLLM) -> None:
     assert reply.continuation.ids == greedy(llm, prompt, 6)
     silent = reply_to(llm, "Be kind.", [Turn(("Hear: ",)), *turns[1:]], SETTINGS)
     assert silent.prompt_tokens == len(prompt) - len(first)
-    assert silent.continuation.ids != reply.continuation.ids
 
 
 def test_speech_of_every_turn_is_speech_for_lora(llm: FrozenLLM) -> None:
