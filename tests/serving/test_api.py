@@ -17,7 +17,7 @@ from live_server import LiveServer, TinyRuns
 from tones import tone
 
 from rellm_cache.inference.generate import generate
-from rellm_cache.llm import decoding
+from rellm_cache.llm.decoding import Decoder
 
 
 def wav(seconds: float = 1.5, hertz: float = 220.0, channels: int = 1, rate: int = 16_000) -> bytes:
@@ -65,14 +65,15 @@ def test_an_answer_is_that_of_generate(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     made: list[tuple[int, ...]] = []
-    original = decoding._continuation
+    ended = Decoder._ended
 
-    def keep(*args: Any) -> decoding.Continuation:
-        found = original(*args)
-        made.append(found.ids)
-        return found
+    def keep(decoder: Decoder, row: Any) -> Any:
+        answer = ended(decoder, row)
+        if answer is not None:
+            made.append(answer.ids)
+        return answer
 
-    monkeypatch.setattr(decoding, "_continuation", keep)
+    monkeypatch.setattr(Decoder, "_ended", keep)
     (expected,) = generate(tiny_runs.hears, tiny_runs.clip, tmp_path / "a.jsonl")
     answer = ask(client, [spoken(tiny_runs.clip.read_bytes())])
     assert len(made) == 2
