@@ -36,13 +36,14 @@ class Page:
     """The page of served runs.
 
     Args:
-        folder: for example clips; Gradio's own files lie beside them.
+        folder: for example clips and what visitors send.
     """
 
     def __init__(
         self, runs: Sequence[ServedRun], worker: Worker, settings: ServeSettings, folder: Path
     ) -> None:
         self._runs, self._worker, self._settings = list(runs), worker, settings
+        self._folder = folder.resolve()
         self._examples = write_examples(runs, folder)
 
     def build(self) -> gr.Blocks:
@@ -158,12 +159,18 @@ class Page:
             message = render_page("serving/alert.html.j2", message=str(request_error(error)))
             yield [state, message, *self._columns(state), gr.skip(), gr.skip()]
 
+    def _sent(self, path: Path) -> Path:
+        """A file that was sent to this page; Gradio would also take others of this machine."""
+        if not path.resolve().is_relative_to(self._folder):
+            raise RequestError(f"{path.name}: was not sent to this page; choose the file again")
+        return path
+
     def _answer(
         self, audio: str | None, text: str, state: list[Conversation]
     ) -> Iterator[list[Any]]:
         if audio is None and not text:
             raise RequestError("Record or choose a clip first, or write something.")
-        data = None if audio is None else read_regular(Path(audio))
+        data = None if audio is None else read_regular(self._sent(Path(audio)))
         name = "" if audio is None else Path(audio).name
 
         def work(emit: Emit) -> None:

@@ -86,8 +86,9 @@ def test_files_of_this_machine_are_not_given_away(server: LiveServer, tiny_runs:
             events = httpx.get(
                 f"{server.url}/gradio_api/queue/data", params={"session_hash": "s"}, timeout=60
             )
-            assert '"success":true' not in events.text.replace(" ", "")
-            assert "adapter" not in events.text
+            failed = '"success":false' in events.text.replace(" ", "")
+            assert failed or "was not sent to this page" in events.text
+            assert "cannot be decoded" not in events.text
 
 
 def test_the_address_must_be_free(server: LiveServer, tmp_path: Path) -> None:
