@@ -71,7 +71,7 @@ def run_notebook(name: str, checkout: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("OMP_NUM_THREADS", os.environ.get("OMP_NUM_THREADS", "1"))
     notebook = nbformat.read(ROOT / "notebooks" / name, as_version=4)
     resources = {"metadata": {"path": str(checkout / "notebooks")}}
-    NotebookClient(notebook, timeout=300, resources=resources).execute()
+    NotebookClient(notebook, timeout=600, resources=resources).execute()
     return notebook
 
 
