@@ -186,8 +186,8 @@ def plan(setting: Setting, manifest: Path, cache: Path) -> dict[str, Any]:
 
 
 def gigabytes(count: float) -> str:
-    """Bytes as GB with as many digits as are worth reading."""
-    return f"{count / 1e9:.0f}" if count >= 1e10 else f"{count / 1e9:.1f}"
+    """Bytes as GB."""
+    return f"{count / 1e9:.{1 if count >= 1e8 else 2}f}"
 
 
 def minutes(seconds: float) -> str:
