@@ -25,7 +25,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -285,12 +285,12 @@ class Soak:
 
     # Kills
 
-    def kills(self, count: int) -> None:
+    def kills(self, count: int, only: Sequence[str] = ()) -> None:
         """Kill commands in turn; call each again and compare with a call that was not killed."""
-        commands = self.world.commands
+        names = [name for name in self.world.commands if not only or name in only]
         expected: dict[str, tuple[dict[str, str], float]] = {}
         for turn in range(count):
-            name = list(commands)[turn % len(commands)]
+            name = names[turn % len(names)]
             if name not in expected:
                 out = self.start(name, "whole")
                 ended = self.call(self.words(name, out), self.world.root)
@@ -378,10 +378,11 @@ def main(options: argparse.Namespace) -> int:
         seconds = {}
         for name, stage, count in (
             ("files", soak.files, options.files),
-            ("kills", soak.kills, options.kills),
+            ("kills", lambda count: soak.kills(count, options.command), options.kills),
             ("damages", soak.damages, options.damages),
         ):
-            stage(count)
+            if count:
+                stage(count)
             seconds[name] = round(time.monotonic() - begun)
             print(f"{name}: done after {seconds[name]} s", flush=True)
         show(soak.results)
@@ -398,4 +399,7 @@ if __name__ == "__main__":
     parser.add_argument("--damages", type=int, default=200)
     parser.add_argument("--files", type=int, default=200, help="of each format")
     parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument(
+        "--command", action="append", default=[], help="kill only this one, e.g. qa"
+    )
     sys.exit(main(parser.parse_args()))
