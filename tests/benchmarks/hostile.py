@@ -180,7 +180,12 @@ class Soak:
         if not found.problem:
             for name in ("scores", "heads", "begun"):
                 told = contents(folder / name)
-                found.outputs |= {f"{name}/{file}": digest for file, digest in told.items()}
+                # Best weights that are left in a finished run are read by nothing.
+                found.outputs |= {
+                    f"{name}/{file}": digest
+                    for file, digest in told.items()
+                    if not (name == "heads" and file == "checkpoints/best.safetensors")
+                }
         return found
 
     # Hostile files

@@ -184,11 +184,12 @@ def test_metrics_that_change_in_an_interrupted_run_are_told(
     begin("whole")
     train(heads, corpus, cache, tmp_path / "whole")
     assert "changed or damaged" not in capsys.readouterr().err
-    metrics = begin("damaged")
-    data = metrics.read_bytes()
-    metrics.write_bytes(data.replace(b"1", b"2", 1))
-    train(heads, corpus, cache, tmp_path / "damaged")
-    assert f"Note: {metrics}: was changed or damaged" in capsys.readouterr().err
+    for name in ("damaged", "deleted"):
+        metrics = begin(name)
+        data = metrics.read_bytes()
+        put(metrics, data.replace(b"1", b"2", 1) if name == "damaged" else None)
+        train(heads, corpus, cache, tmp_path / name)
+        assert f"Note: {metrics}: was changed or damaged" in capsys.readouterr().err
 
 
 def test_a_record_that_changes_before_its_checksum_is_listed_is_told(
