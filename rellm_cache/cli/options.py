@@ -78,6 +78,7 @@ EXISTING_FOLDER = InputPath(file=False)
 FILE = NamedPath(path_type=Path, dir_okay=False)
 FOLDER = NamedPath(path_type=Path, file_okay=False)
 COUNT = click.IntRange(min=1)
+ARRAY_FORMATS = ("parquet", "safetensors", "npy")  # of `corpus.array_files`
 
 
 class CacheRoot(click.ParamType[Path]):
@@ -183,6 +184,22 @@ def out(help_text: str, path: click.Path = FOLDER) -> Callable[[Command], Comman
 def batch_size(default: int, help_text: str) -> Callable[[Command], Command]:
     """The option `--batch-size`."""
     return click.option("--batch-size", type=COUNT, default=default, help=help_text)
+
+
+def endpoint(command: Command) -> Command:
+    """Add `--endpoint` and `--endpoint-model`."""
+    url = click.option(
+        "--endpoint",
+        metavar="URL",
+        help="Let a server write, in OpenAI's form: vLLM, llama.cpp, Ollama. --batch-size requests "
+        "are sent side by side; $OPENAI_API_KEY is the key, if it wants one.",
+    )
+    model = click.option(
+        "--endpoint-model",
+        metavar="NAME",
+        help="The model on the server; needed if it has several.",
+    )
+    return url(model(command))
 
 
 def clip_limits(command: Command) -> Command:

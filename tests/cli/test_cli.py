@@ -15,7 +15,7 @@ import pytest
 
 from rellm_cache import __version__
 from rellm_cache.cli import rellm
-from rellm_cache.cli.options import FiniteRange
+from rellm_cache.cli.options import FiniteRange, NamedPath
 from rellm_cache.config.recipes import load_recipe, shipped_recipes, to_toml
 from rellm_cache.config.schema import Recipe
 
@@ -390,12 +390,12 @@ def test_numbers_are_finite_and_in_their_range(
     assert (code, f"for '{words[-1]}'" in err) == (2, True)
 
 
-def test_every_number_of_a_command_is_finite() -> None:
+def test_every_number_and_path_of_a_command_is_checked() -> None:
     found = [
         f"{' '.join(path)} {parameter.name}"
         for path in COMMANDS
         for parameter in command_at(path).params
-        if isinstance(parameter.type, click.types.FloatParamType | click.FloatRange)
-        and not isinstance(parameter.type, FiniteRange)
+        if isinstance(parameter.type, click.types.FloatParamType | click.Path)
+        and not isinstance(parameter.type, FiniteRange | NamedPath)
     ]
     assert found == []
