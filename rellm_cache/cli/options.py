@@ -75,6 +75,7 @@ class FiniteRange(click.FloatRange):
 EXISTING = InputPath()
 EXISTING_FILE = InputPath(folder=False)
 EXISTING_FOLDER = InputPath(file=False)
+ANY_PATH = NamedPath(path_type=Path)
 FILE = NamedPath(path_type=Path, dir_okay=False)
 FOLDER = NamedPath(path_type=Path, file_okay=False)
 COUNT = click.IntRange(min=1)
