@@ -134,9 +134,11 @@ def _questions(losses: LossesConfig, qa: QASettings, manifest: Path) -> Question
 def _durations(utterances: Sequence[Utterance], limits: ClipLimits) -> dict[str, float]:
     """Clip id → seconds, from the manifest or the file's header; skips unusable clips."""
     seconds = {}
-    with progress("Reading lengths", len(utterances), "clips") as tick:
+    unknown = sum(utterance.duration is None for utterance in utterances)
+    with progress("Reading lengths", unknown, "clips") as tick:
         for utterance in utterances:
-            tick()
+            if utterance.duration is None:
+                tick()
             try:
                 seconds[utterance.id] = clip_seconds(utterance, limits)
             except AudioError:

@@ -9,6 +9,7 @@ C library keeps (docs/benchmarks.md).
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import NamedTuple
 
 import torch
 
@@ -68,8 +69,7 @@ class TrainingPlan:
         return self.peak_bytes + CONTEXT_BYTES <= gpu_bytes
 
 
-@dataclass(frozen=True)
-class _ClipTokens:
+class _ClipTokens(NamedTuple):  # made for each clip of a corpus, which may have a million
     """Token counts of one clip in packed rows, without the prompts that clips share."""
 
     speech: int  # embeddings from the adapter

@@ -123,7 +123,7 @@ class Trainer:
             found = list(read_metrics(self.out))
             kept = [row for row in found if 0 < position.step >= row["step"]]
             expected = position.metrics_sha256
-            if expected and found and expected != self._metrics_digest(len(kept)):
+            if expected and expected != self._metrics_digest(len(kept)):
                 say(
                     f"Note: {self.metrics}: was changed or damaged after the checkpoint was "
                     "written; restore it, or do not rely on its numbers"
@@ -467,7 +467,9 @@ class Trainer:
         self.checkpoints.save(position)
 
     def _metrics_digest(self, rows: int | None = None) -> str:
-        """SHA-256 (hex) of the first rows of the metrics, or of all."""
+        """SHA-256 (hex) of the first rows of the metrics, or of all; "" without the file."""
+        if not self.metrics.exists():
+            return ""
         with self.metrics.open("rb") as file:
             return hashlib.sha256(b"".join(islice(file, rows))).hexdigest()
 

@@ -54,6 +54,7 @@ from rellm_cache.runs.provenance import (
     DataSummary,
     TrainingRecord,
     cache_location,
+    has_record,
     load_training,
     save_training,
     summarize_data,
@@ -378,13 +379,13 @@ def record(
     summaries: tuple[DataSummary, DataSummary | None],
     cache: Path,
 ) -> None:
-    """Write the model card, and `training.json` unless this call trained nothing.
+    """Write the model card, and `training.json` unless it is there and this call trained nothing.
 
     Args:
         summaries: of the train split and the validation split.
     """
     recipe, (train, validation) = trainer.recipe, summaries
-    if not (report.out / TRAINING).exists() or report.resumed_at < report.steps:
+    if report.resumed_at < report.steps or not has_record(report.out):
         start, llm = recipe.training.init_from, recipe.used_llm
         found = TrainingRecord(
             rellm=__version__,
