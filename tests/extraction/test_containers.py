@@ -2,58 +2,26 @@
 
 import dataclasses
 import json
-import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from miniature.containers import (
-    write_disk,
-    write_parquet,
-    write_table,
-    write_tars,
-    write_zip,
-)
+from miniature.containers import KINDS, prepared, without_place, write_table, write_zip
 
 from rellm_cache.config.schema import Recipe
 from rellm_cache.corpus.audio import clip_seconds
 from rellm_cache.corpus.audio_source import audio_digest
 from rellm_cache.corpus.manifest import Utterance, read_manifest, read_manifests
 from rellm_cache.corpus.prepare import prepare
-from rellm_cache.corpus.readers.datasets import read_datasets
 from rellm_cache.corpus.readers.ravdess import RavdessOptions, read_ravdess_speakers
 from rellm_cache.corpus.readers.table import read_table
-from rellm_cache.corpus.readers.webdataset import read_webdataset
 from rellm_cache.errors import AudioError
 from rellm_cache.extraction.run import extract
 from rellm_cache.store.format import failures_path
 from rellm_cache.store.reader import FeatureStore
 
 MakeClip = Callable[..., Path]
-KINDS = ("parquet", "disk", "tar", "zip", "deflated")
-
-
-def prepared(kind: str, folder: Path, utterances: Sequence[Utterance]) -> Path:
-    """The manifest of the utterances, with their sound in a container of this kind."""
-    if kind == "parquet":
-        corpus = read_datasets(write_parquet(folder / "parquet", utterances))
-    elif kind == "disk":
-        corpus = read_datasets(write_disk(folder / "disk", utterances))
-    elif kind == "tar":
-        corpus = read_webdataset(write_tars(folder / "tar", utterances))
-    elif kind == "files":
-        corpus = read_table(write_table(folder / "files.csv", utterances, str))
-    else:
-        method = zipfile.ZIP_DEFLATED if kind == "deflated" else zipfile.ZIP_STORED
-        corpus = read_table(write_zip(folder / f"{kind}.zip", utterances, method))
-    return prepare(corpus, folder / "manifests" / kind).out
-
-
-def without_place(manifest: Path) -> dict[str, Utterance]:
-    return {
-        u.id: dataclasses.replace(u, audio="", source_sha256=None) for u in read_manifests(manifest)
-    }
 
 
 @pytest.fixture

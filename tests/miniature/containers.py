@@ -1,6 +1,7 @@
 """The same labelled clips as a table of files, parquet, `save_to_disk`, tar shards and zips."""
 
 import csv
+import dataclasses
 import io
 import json
 import tarfile
@@ -12,8 +13,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rellm_cache.corpus.manifest import Utterance
+from rellm_cache.corpus.manifest import Utterance, read_manifests
+from rellm_cache.corpus.prepare import prepare
+from rellm_cache.corpus.readers.datasets import read_datasets
+from rellm_cache.corpus.readers.table import read_table
+from rellm_cache.corpus.readers.webdataset import read_webdataset
 
+KINDS = ("parquet", "disk", "tar", "zip", "deflated")
 COLUMNS = ("id", "text", "emotion", "speaker")
 SOUND = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
@@ -129,4 +135,27 @@ def _by_split(utterances: Sequence[Utterance]) -> dict[str, pa.Table]:
     whole = hub_table(utterances)
     return {
         split: whole.filter(pa.array([u.split == split for u in utterances])) for split in splits
+    }
+
+
+def prepared(kind: str, folder: Path, utterances: Sequence[Utterance], group: int = 3) -> Path:
+    """The manifest of the utterances, with their sound in a container of this kind."""
+    if kind == "parquet":
+        corpus = read_datasets(write_parquet(folder / "parquet", utterances, group))
+    elif kind == "disk":
+        corpus = read_datasets(write_disk(folder / "disk", utterances))
+    elif kind == "tar":
+        corpus = read_webdataset(write_tars(folder / "tar", utterances))
+    elif kind == "files":
+        corpus = read_table(write_table(folder / "files.csv", utterances, str))
+    else:
+        method = zipfile.ZIP_DEFLATED if kind == "deflated" else zipfile.ZIP_STORED
+        corpus = read_table(write_zip(folder / f"{kind}.zip", utterances, method))
+    return prepare(corpus, folder / "manifests" / kind).out
+
+
+def without_place(manifest: Path) -> dict[str, Utterance]:
+    """Utterances by id without what tells where their sound is."""
+    return {
+        u.id: dataclasses.replace(u, audio="", source_sha256=None) for u in read_manifests(manifest)
     }
