@@ -18,6 +18,8 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from rellm_cache.config.schema import LLMConfig
 from rellm_cache.errors import ConfigError
 from rellm_cache.llm import segment_attention as segments
+from rellm_cache.llm.host_activations import host_copies
+from rellm_cache.llm.output_matrix import OutputMatrix, QuantizedOutput
 from rellm_cache.llm.packed_rows import PackedRow, Segment
 from rellm_cache.llm.prefix_cache import PrefixKV, compute_prefix, concat_prefixes
 from rellm_cache.llm.prompts import ChatFormat
@@ -35,7 +37,11 @@ class FrozenLLM:
         self.hidden_size = int(model.config.hidden_size)
         self.speech_mask = SpeechMask()
         self._embedding = model.get_input_embeddings()
-        self._checkpointed = checkpointed_layers(model) if config.activation_checkpointing else []
+        self._checkpointed = (
+            checkpointed_layers(model, config.offload_activations)
+            if config.activation_checkpointing
+            else []
+        )
         self._prefixes: dict[tuple[int, ...], PrefixKV] = {}
         self._positions: int | None = getattr(model.config, "max_position_embeddings", None)
 
@@ -46,9 +52,12 @@ class FrozenLLM:
         return dtype
 
     @property
-    def output_weight(self) -> Tensor:
+    def output_weight(self) -> OutputMatrix:
         """(V, H) output matrix, which turns hidden states into logits."""
-        weight: Tensor = self.model.get_output_embeddings().weight
+        layer = self.model.get_output_embeddings()
+        if isinstance(layer, QuantizedOutput):
+            return layer
+        weight: Tensor = layer.weight
         return weight
 
     def embed(self, ids: Sequence[int]) -> Tensor:
@@ -161,10 +170,16 @@ def require_llm(llm: FrozenLLM | None) -> FrozenLLM:
     return llm
 
 
-def checkpointed_layers(model: Any) -> list[GradientCheckpointingLayer]:
-    """A model's layers; in training mode they now keep only their inputs for the backward pass."""
+def checkpointed_layers(model: Any, on_host: bool = False) -> list[GradientCheckpointingLayer]:
+    """A model's layers; in training mode they now keep only their inputs for the backward pass.
+
+    Args:
+        on_host: whether the inputs are kept in host memory.
+    """
     layers = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
+    run = partial(checkpoint, use_reentrant=False)
     for layer in layers:
         layer.gradient_checkpointing = True
-        layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
+        layer._gradient_checkpointing_func = host_copies(run) if on_host else run
+        layer._can_checkpoint_with_cache = True  # `FixedPrefix` is only read
     return layers
