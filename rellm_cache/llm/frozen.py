@@ -5,7 +5,8 @@ The weights are never trained. Gradients pass through the LLM to the speech embe
 Letters: T tokens in a row, H hidden size, V vocabulary.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -120,7 +121,10 @@ class FrozenLLM:
         kernel, mask_argument = self._attention(row)
         self.set_attention(kernel, torch.is_grad_enabled())
         prefix_speech = row.speech.new_zeros(len(row.prefix_owners))
-        with self.speech_mask.set(torch.cat([prefix_speech, row.speech])[None]):
+        with (
+            self.speech_mask.set(torch.cat([prefix_speech, row.speech])[None]),
+            reading_prefixes(self._checkpointed),
+        ):
             output = self.model.get_decoder()(
                 inputs_embeds=row.embeddings.to(self.dtype),
                 position_ids=row.positions,
@@ -181,5 +185,19 @@ def checkpointed_layers(model: Any, on_host: bool = False) -> list[GradientCheck
     for layer in layers:
         layer.gradient_checkpointing = True
         layer._gradient_checkpointing_func = host_copies(run) if on_host else run
-        layer._can_checkpoint_with_cache = True  # `FixedPrefix` is only read
     return layers
+
+
+@contextmanager
+def reading_prefixes(layers: Sequence[GradientCheckpointingLayer]) -> Iterator[None]:
+    """Let checkpointed layers use a `FixedPrefix` in the block: running again, they only read it.
+
+    Outside it they get none: a cache of generation would be written twice.
+    """
+    for layer in layers:
+        layer._can_checkpoint_with_cache = True
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer._can_checkpoint_with_cache = False

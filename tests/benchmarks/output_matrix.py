@@ -39,10 +39,12 @@ SENTENCES = {  # a sentence in an emotion, and an answer to it
 }
 
 
-def measured(llm: FrozenLLM, output: OutputMatrix) -> tuple[torch.Tensor, torch.Tensor, float]:
+def measured(
+    llm: FrozenLLM, output: OutputMatrix, requests: int
+) -> tuple[torch.Tensor, torch.Tensor, float]:
     """Losses of all answer tokens (N,), the gradients at the requests, and processor seconds."""
     losses, gradients, seconds = [], [], 0.0
-    for request, answer in SENTENCES.items():
+    for request, answer in [*SENTENCES.items()][:requests]:
         ids = llm.chat.ids(f"<|im_start|>user\n{request}<|im_end|>\n<|im_start|>assistant\n")
         leaf = llm.embed(ids).detach().requires_grad_()
         target = tuple(llm.chat.ids(f"{answer}<|im_end|>"))
@@ -58,7 +60,7 @@ def measured(llm: FrozenLLM, output: OutputMatrix) -> tuple[torch.Tensor, torch.
     return torch.cat(losses), torch.cat(gradients), seconds
 
 
-def compare(folder: Path) -> dict[str, float]:
+def compare(folder: Path, requests: int) -> dict[str, float]:
     """Figures of one model."""
     llm = load_llm(LLMConfig(str(folder)), torch.device("cpu"))
     plain = llm.output_weight
@@ -66,9 +68,9 @@ def compare(folder: Path) -> dict[str, float]:
         raise SystemExit("the model's matrix is quantized already")
     packed = QuantizedOutput(plain)
     error = (packed.dense() - plain).norm() / plain.norm()
-    measured(llm, plain)  # the first pass is slower
+    measured(llm, plain, 1)  # the first pass is slower
     (loss, gradient, seconds), (other, changed, blocked) = (
-        measured(llm, output) for output in (plain, packed)
+        measured(llm, output, requests) for output in (plain, packed)
     )
     return {
         "tokens": len(loss),
@@ -87,10 +89,11 @@ def main() -> None:
     """Compare every model; print and write the figures."""
     parser = make_parser(__doc__)
     parser.add_argument("models", nargs="+", type=Path)
+    parser.add_argument("--requests", type=int, default=len(SENTENCES))
     options = parser.parse_args()
     figures = {}
     for folder in options.models:
-        figures[folder.name] = rounded(compare(folder), 4)
+        figures[folder.name] = rounded(compare(folder, options.requests), 4)
         print(f"{folder.name}: {figures[folder.name]}", flush=True)
     write_figures(options, figures)
 
