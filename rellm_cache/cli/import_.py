@@ -21,20 +21,31 @@ def import_() -> None:
 @import_.command()
 @folder_argument
 @options.out("New model folder, for example cache/models/Qwen-7B-Chat-Qwen2.")
-def qwen(folder: Path, out: Path) -> None:
+@click.option(
+    "--copy/--no-copy",
+    "copy",
+    default=True,
+    help="Whether to quantize the model too, so that its first start takes seconds.",
+)
+def qwen(folder: Path, out: Path, copy: bool) -> None:
     """Convert Qwen-7B or Qwen-7B-Chat (v1) to Qwen2.
 
     FOLDER is the downloaded checkpoint. Weights are renamed one file at a time, so it needs the
-    memory of one file. The tokenizer is converted too.
+    memory of one file. The tokenizer is converted too. Then the model is quantized to 4 bits, as
+    `respond` and `train` would at their first start.
     """
-    from rellm_cache.importers.qwen_v1 import import_qwen
+    from rellm_cache.importers.qwen_v1 import import_qwen, with_quantized_copy
 
     model = import_qwen(folder, out)
+    if copy:
+        model = with_quantized_copy(model)
     kind = "chat model" if model.chat else "base model"
     click.echo(
         f"{model.parameters / 1e9:.1f} G parameters, a {kind} for rows of up to "
         f"{model.positions} tokens"
     )
+    if model.copy is not None:
+        click.echo(f"Quantized copy: {model.copy}")
     click.echo(f"Model: {model.out} (--set llm.model={model.out})")
 
 

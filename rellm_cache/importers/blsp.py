@@ -37,7 +37,6 @@ from rellm_cache.config.recipes import to_toml
 from rellm_cache.config.schema import LoraConfig, Recipe
 from rellm_cache.errors import ConfigError
 from rellm_cache.importers.checkpoint_source import CheckpointWeights, find_weights, read_config
-from rellm_cache.importers.model_folder import ShardedModelWriter
 from rellm_cache.model.adapter import CONVOLUTIONS, KERNEL, ConvAdapter
 from rellm_cache.model.speech_llm import SpeechLLM
 from rellm_cache.runs.weights import (
@@ -52,6 +51,7 @@ from rellm_cache.utils.atomic_files import new_folder
 from rellm_cache.utils.checksums import record
 from rellm_cache.utils.console import progress
 from rellm_cache.utils.model_files import weights_digest
+from rellm_cache.utils.weight_shards import ShardedModelWriter
 
 PREPROCESSOR = "preprocessor_config.json"
 ADAPTER, WHISPER, LORA = "adapter.", "whisper_model.", ".lora_"

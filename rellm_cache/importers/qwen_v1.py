@@ -16,7 +16,7 @@ Source: `modeling_qwen.py` and `config.json` of Qwen/Qwen-7B-Chat.
 
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,9 +25,9 @@ import torch
 from torch import Tensor
 from transformers import Qwen2Config
 
+from rellm_cache.config.schema import LLMConfig
 from rellm_cache.errors import ConfigError
 from rellm_cache.importers.checkpoint_source import CheckpointWeights, find_weights, read_config
-from rellm_cache.importers.model_folder import SHARD_BYTES, ShardedModelWriter
 from rellm_cache.importers.qwen_tokenizer import (
     RANKS,
     SPECIAL_TOKENS,
@@ -35,9 +35,12 @@ from rellm_cache.importers.qwen_tokenizer import (
     make_tokenizer,
     read_ranks,
 )
+from rellm_cache.llm.loading import save_quantized_copy
 from rellm_cache.utils.atomic_files import new_folder
 from rellm_cache.utils.console import progress
+from rellm_cache.utils.devices import default_device
 from rellm_cache.utils.json_files import read_object
+from rellm_cache.utils.weight_shards import SHARD_BYTES, ShardedModelWriter
 
 LICENCES = ("LICENSE*", "NOTICE*")
 # Settings under which Qwen v1 and Qwen2 are the same function.
@@ -75,6 +78,7 @@ class ImportedModel:
     bytes: int  # size of the weights
     positions: int  # maximum number of positions
     chat: bool  # whether its generation_config.json says that it is a chat model
+    copy: Path | None = None  # the copy in 4 bits, if one was kept
 
 
 def import_qwen(folder: Path, out: Path, shard_bytes: int = SHARD_BYTES) -> ImportedModel:
@@ -134,6 +138,16 @@ def import_qwen(folder: Path, out: Path, shard_bytes: int = SHARD_BYTES) -> Impo
         positions=config.max_position_embeddings,
         chat=chat,
     )
+
+
+def with_quantized_copy(model: ImportedModel) -> ImportedModel:
+    """Quantize a converted model for this machine's device, so that its first start is fast too.
+
+    Raises:
+        ConfigError: the model cannot be loaded.
+    """
+    device = default_device()
+    return replace(model, copy=save_quantized_copy(LLMConfig(str(model.out)), device))
 
 
 def read_qwen_config(folder: Path, config: dict[str, Any]) -> Qwen2Config:

@@ -17,6 +17,7 @@ from rellm_cache.llm.bitsandbytes_import import bitsandbytes
 from rellm_cache.llm.frozen import FrozenLLM
 from rellm_cache.llm.offloaded_embedding import OffloadedEmbedding
 from rellm_cache.llm.prompts import ChatFormat
+from rellm_cache.llm.quantized_copy import QuantizedCopy
 from rellm_cache.utils.console import say_once
 from rellm_cache.utils.json_files import read_object
 from rellm_cache.utils.model_files import (
@@ -26,6 +27,7 @@ from rellm_cache.utils.model_files import (
     locate_model,
     model_errors,
     refuse_custom_code,
+    weight_files,
     weights_digest,
 )
 from rellm_cache.utils.regular_files import file_digest
@@ -39,23 +41,49 @@ TEXT_FILES = (
     "chat_template.jinja",
 )
 DIGITS = 8  # hex digits of their digest in a fingerprint
+COPIED_BYTES = 100_000_000  # smaller weights are quantized in a moment
 
 
 def load_llm(config: LLMConfig, device: torch.device) -> FrozenLLM:
     """Load and quantize the chat model of a recipe.
+
+    Quantized weights are saved once, see `quantized_copy`, unless `llm.quantized_copy` is false.
 
     Raises:
         ConfigError: the model cannot be found or loaded, lacks a file or weights, has weights that
             are not finite or quantized otherwise, does not fit its tokenizer, or needs its own
             Python code.
     """
+    model = _load_model(find_llm(config), config, device)
+    chat = load_chat(config)
+    _check_end_tokens(model, chat)
+    _reset_generation_config(model)
+    if config.offload_embeddings:
+        offload_embeddings(model, device)
+    return FrozenLLM(model, chat, config)
+
+
+def save_quantized_copy(config: LLMConfig, device: torch.device) -> Path | None:
+    """Quantize the LLM of a recipe and keep the copy that `load_llm` reads on such a device.
+
+    Returns its folder; None if it could not be kept, which is reported. Raises like `load_llm`.
+    """
     folder = find_llm(config)
-    own = _require_quantization(folder, config)
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    _load_model(folder, config, device)
+    copy = _quantized_copy(folder, config, device)
+    return copy.path if copy is not None and copy.path.exists() else None
+
+
+def _load_model(folder: Path, config: LLMConfig, device: torch.device) -> Any:
+    """The quantized model of a folder: from its copy if there is one, else it is saved."""
+    copy = _quantized_copy(folder, config, device)
+    ready = copy is not None and copy.is_ready()
+    own = _require_quantization(folder, config) or ready
+    dtype = _compute_dtype(device)
     packing: dict[str, Any] = {} if own else {"quantization_config": _quantization(config, dtype)}
     model = load_pretrained(
         AutoModelForCausalLM,
-        folder,
+        copy.path if copy is not None and ready else folder,
         "download it again, or, if the output matrix is the input embeddings, set "
         '"tie_word_embeddings": true in its config.json',
         dtype=dtype,
@@ -64,14 +92,35 @@ def load_llm(config: LLMConfig, device: torch.device) -> FrozenLLM:
         device_map={"": device},
         attn_implementation="sdpa",
     )
+    model.name_or_path = model.config._name_or_path = str(folder)
+    if ready:
+        widen(model, dtype)
     keep_weights_unpacked(model)
     require_finite(model)
-    chat = load_chat(config)
-    _check_end_tokens(model, chat)
-    _reset_generation_config(model)
-    if config.offload_embeddings:
-        offload_embeddings(model, device)
-    return FrozenLLM(model, chat, config)
+    if copy is not None and not ready:
+        copy.write(model)
+    return model
+
+
+def _quantized_copy(folder: Path, config: LLMConfig, device: torch.device) -> QuantizedCopy | None:
+    """The copy of a model, None if the recipe wants none or its weights need no quantizing."""
+    wanted = config.quantized_copy and config.quantization != "none"
+    if not wanted or _require_quantization(folder, config):
+        return None
+    if sum(file.stat().st_size for file in weight_files(folder)) < COPIED_BYTES:
+        return None
+    return QuantizedCopy(folder, config, _compute_dtype(device))
+
+
+def widen(model: torch.nn.Module, dtype: torch.dtype) -> None:
+    """Convert weights that are not quantized from the dtype in which a copy holds them."""
+    for weight in model.parameters():
+        if weight.is_floating_point():
+            weight.data = weight.data.to(dtype)
+
+
+def _compute_dtype(device: torch.device) -> torch.dtype:
+    return torch.bfloat16 if device.type == "cuda" else torch.float32
 
 
 def find_llm(config: LLMConfig) -> Path:

@@ -22,6 +22,7 @@ from rellm_cache.cli import main
 from rellm_cache.config.schema import LLMConfig
 from rellm_cache.errors import ConfigError, RellmError
 from rellm_cache.importers.qwen_v1 import import_qwen
+from rellm_cache.llm import loading
 from rellm_cache.llm.decoding import continue_prompts
 from rellm_cache.llm.loading import load_llm
 
@@ -348,14 +349,14 @@ def test_a_full_disk_leaves_nothing(make_checkpoint: MakeCheckpoint, tmp_path: P
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from rellm_cache.importers import model_folder
+from rellm_cache.utils import weight_shards
 from rellm_cache.importers.qwen_v1 import import_qwen
-save_file = model_folder.save_file
+save_file = weight_shards.save_file
 def killed(tensors, path, metadata):
     if path.name == "shard-2":
         os.kill(os.getpid(), signal.SIGKILL)
     save_file(tensors, path, metadata=metadata)
-model_folder.save_file = killed
+weight_shards.save_file = killed
 import_qwen(Path(sys.argv[1]), Path(sys.argv[2]), 40_000)
 """
 
@@ -375,6 +376,26 @@ def test_a_killed_import_leaves_no_model_and_can_be_repeated(
     assert "a chat model for rows of up to 128 tokens\nModel: " in capsys.readouterr().out
     assert not left.exists()
     assert AutoModelForCausalLM.from_pretrained(out).config.num_hidden_layers == 3
+
+
+def test_the_command_quantizes_the_model_too(
+    make_checkpoint: MakeCheckpoint,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(loading, "COPIED_BYTES", 0)
+    monkeypatch.setenv("RELLM_MODELS", str(tmp_path / "models"))
+    folder, copies = make_checkpoint(), tmp_path / "models" / "quantized"
+    for out, option in ((tmp_path / "plain", ["--no-copy"]), (tmp_path / "qwen2", [])):
+        with pytest.raises(SystemExit) as end:
+            main(["import", "qwen", str(folder), "--out", str(out), *option])
+        assert end.value.code == 0
+        assert copies.exists() == (not option)
+    (copy,) = copies.iterdir()
+    assert f"Quantized copy: {copy}\nModel: " in capsys.readouterr().out
+    load_llm(LLMConfig(str(tmp_path / "qwen2")), torch.device("cpu"))
+    assert [*copies.iterdir()] == [copy]
 
 
 @pytest.mark.parametrize("kind", ["safetensors", "bin"])

@@ -1,4 +1,4 @@
-"""Sharded model folder: numbered safetensors files with an index."""
+"""Sharded weights of a model folder: numbered safetensors files with an index."""
 
 import json
 from pathlib import Path
