@@ -119,7 +119,8 @@ class Problem:
         fit = self._by_clips() if len(self.vectors) < self.vectors.shape[1] else self._by_values()
         mean = self.vectors.square().sum(1).mean()
         held_out = {penalty: torch.zeros_like(self.targets) for penalty in PENALTIES}
-        for fold in self.folds.unique() if len(self.folds.unique()) > 1 else ():
+        folds = set(self.folds.tolist())
+        for fold in sorted(folds) if len(folds) > 1 else ():
             left = self.folds == fold
             for penalty, predicted in held_out.items():
                 predicted[left] = self.vectors[left] @ fit(~left, penalty * mean)
