@@ -13,6 +13,7 @@ from rellm_cache.version import __version__ as __version__
 if TYPE_CHECKING:
     from rellm_cache.api import (
         benchmark,
+        embed,
         evaluate,
         extract,
         load_recipe,
@@ -65,6 +66,7 @@ __all__ = [
     "TrainReport",
     "Utterance",
     "benchmark",
+    "embed",
     "evaluate",
     "extract",
     "load_recipe",

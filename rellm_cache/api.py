@@ -16,6 +16,7 @@ from rellm_cache.store.remote.mirror_paths import is_url
 
 if TYPE_CHECKING:
     from rellm_cache.benchmarks.report import BenchmarkReport
+    from rellm_cache.corpus.array_files import ArrayFormat
     from rellm_cache.corpus.prepare import PrepareReport
     from rellm_cache.corpus.readers.base import Corpus
     from rellm_cache.data.epochs import Loader
@@ -560,6 +561,49 @@ def load_run(run: Location, *, cache: Location | None = None, set: Changes = ())
     from rellm_cache.inference.trained_run import Run
 
     return Run(_local(run), None if cache is None else _cache(cache), set)
+
+
+def embed(
+    run: Location,
+    manifest: Location,
+    cache: Location | None = None,
+    *,
+    out: Location,
+    format: "ArrayFormat" = "parquet",
+    states: bool = False,
+    batch_size: int = 16,
+) -> int:
+    """Write the embeddings of a manifest's utterances by a run, with ids and labels, to a file.
+
+    `pooled` is (P,) float32, what the heads read. `Run.embed` gives the same for single clips.
+
+    Args:
+        manifest: manifest file or folder, with frames in the cache.
+        cache: root of the stores; None for the cache that the run was trained from.
+        out: new file, or for "npy" a new folder; docs/cache.md describes it.
+        format: "parquet", which needs the extra `parquet`, "safetensors" or "npy".
+        states: also write `states`, (T', H) float32, what the adapter gives the LLM.
+        batch_size: clips embedded together.
+
+    Returns:
+        The number of utterances.
+
+    Raises:
+        RunError, ManifestError, StoreError, ConfigError: the run, the manifest, the cache or the
+            format cannot be used.
+        RellmError: `out` exists.
+
+    Example:
+        >>> import numpy as np
+        >>> import rellm_cache as rellm
+        >>> count = rellm.embed("runs/heads", "manifests/demo", out="embedded", format="npy")
+        >>> len(np.load("embedded/pooled.npy")) == count
+        True
+    """
+    from rellm_cache.inference.embed import embed
+
+    own = None if cache is None else _cache(cache)
+    return embed(_local(run), _local(manifest), _local(out), own, format, states, batch_size)
 
 
 def _cache(location: Location) -> Path:

@@ -16,6 +16,7 @@ from rellm_cache.cli.cache import cache
 from rellm_cache.cli.check import check
 from rellm_cache.cli.demo import demo
 from rellm_cache.cli.doctor import doctor
+from rellm_cache.cli.embed import embed
 from rellm_cache.cli.empathy import empathy
 from rellm_cache.cli.evaluate import evaluate
 from rellm_cache.cli.extract import extract
@@ -57,7 +58,7 @@ def rellm() -> None:
 
 for command in (
     demo, doctor, prepare, respond, transcribe, plan, extract, annotate, qa, probe, train, sweep,
-    generate, evaluate, judge, empathy, reproduce, benchmark, check, publish, cache, import_,
+    generate, embed, evaluate, judge, empathy, reproduce, benchmark, check, publish, cache, import_,
     recipes,
 ):  # fmt: skip
     rellm.add_command(command)

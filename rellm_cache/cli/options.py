@@ -46,6 +46,7 @@ EXISTING_FOLDER = InputPath(file=False)
 FILE = click.Path(path_type=Path, dir_okay=False)
 FOLDER = click.Path(path_type=Path, file_okay=False)
 COUNT = click.IntRange(min=1)
+ARRAY_FORMATS = ("parquet", "safetensors", "npy")  # of `corpus.array_files`
 
 
 class CacheRoot(click.ParamType[Path]):

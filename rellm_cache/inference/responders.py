@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from rellm_cache.config.schema import PromptsConfig, Recipe
@@ -44,7 +45,7 @@ from rellm_cache.model.speech_llm import SpeechLLM
 from rellm_cache.model.text_llm import Reading, TextLLM
 from rellm_cache.runs.provenance import has_trained_dimensions
 from rellm_cache.runs.shared_models import SharedModels
-from rellm_cache.runs.weights import load_run
+from rellm_cache.runs.weights import load_adapter, load_run
 from rellm_cache.store.transcripts import read_transcripts
 from rellm_cache.training.label_check import too_long
 from rellm_cache.training.validation import Predictions, predict
@@ -101,17 +102,23 @@ Result = TypeVar("Result", Generation, Recognition)
 
 
 class SpeechResponder:
-    """The speech LLM of a trained run; `overrides` change its recipe's prompts."""
+    """The speech LLM of a trained run; `overrides` change its recipe's prompts.
+
+    With `resources=None` the LLM is not loaded: the heads and the adapter alone can be used.
+    """
 
     def __init__(
         self,
         run: Path,
-        resources: SharedModels,
+        resources: SharedModels | None,
         load_streams: LoadStreams,
         overrides: Changes = (),
     ) -> None:
         self._device = default_device()
-        self._recipe, self._model = load_run(run, self._device, resources.llm, overrides)
+        if resources is None:
+            self._recipe, self._model = load_adapter(run, self._device)
+        else:
+            self._recipe, self._model = load_run(run, self._device, resources.llm, overrides)
         self._load_streams = load_streams
         self._has_dimensions = has_trained_dimensions(run, self._recipe)
 
@@ -197,6 +204,12 @@ class SpeechResponder:
             for index, name in enumerate(batch.ids):
                 found[name] = speech.one(index).float().cpu(), pooled[index].float().cpu()
         return found
+
+    def state_lengths(self, utterances: Sequence[Utterance]) -> NDArray[np.int64]:
+        """(N,) numbers of states T' of utterances."""
+        lengths = self._load_streams(utterances).lengths([u.id for u in utterances])
+        counts = self._model.adapter.output_lengths(torch.tensor(lengths))
+        return np.asarray(counts, np.int64)
 
     def heads(self, utterances: Sequence[Utterance], limits: ClipLimits) -> Predictions:
         """Emotions and dimensions by the heads, and the losses, in the utterances' order.

@@ -7,7 +7,7 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -206,14 +206,31 @@ def load_run(
         RunError: the folder is not a finished run, or its weights do not fit.
         ConfigError: the recipe is for a text model, which has no trained weights.
     """
+    recipe, info = _speech_recipe(run, overrides)
+    llm = load(recipe.used_llm, device) if recipe.used_llm else None
+    model = SpeechLLM(recipe, info.sizes, llm)
+    load_tensors(run / WEIGHTS, model)
+    return recipe, model.to(device).eval()
+
+
+def load_adapter(run: Path, device: torch.device) -> tuple[Recipe, SpeechLLM]:
+    """Load a run as `load_run` does, but without its LLM: adapter and heads in evaluation mode.
+
+    It raises what `load_run` raises.
+    """
+    recipe, info = _speech_recipe(run, ())
+    alone = replace(recipe, adapter=replace(recipe.adapter, output_size=info.output_size))
+    model = SpeechLLM(alone, info.sizes, None)
+    load_tensors(run / WEIGHTS, model, [part for part in PARTS if part != "lora"])
+    return recipe, model.to(device).eval()
+
+
+def _speech_recipe(run: Path, overrides: Changes) -> tuple[Recipe, AdapterInfo]:
+    """Recipe and sizes of a run that reads speech."""
     recipe = run_recipe(run, overrides)
     if recipe.text is not None:
         raise ConfigError(f"{run}: recipe {recipe.name!r} reads text: it has no adapter to load")
     for key, provider in recipe.providers().items():
         if provider != recipe.plugins[key]:
             say(f"{run}: trained with {key} of {recipe.plugins[key]}; installed is {provider}")
-    info = load_info(run)
-    llm = load(recipe.used_llm, device) if recipe.used_llm else None
-    model = SpeechLLM(recipe, info.sizes, llm)
-    load_tensors(run / WEIGHTS, model)
-    return recipe, model.to(device).eval()
+    return recipe, load_info(run)
