@@ -92,14 +92,14 @@ class _LiveClip(Utterance):
 
     Attributes:
         decode: gives its waveform at a speed, (S,) float32 at 16 kHz.
-        waveform: at its own speed.
     """
 
     decode: Callable[[float], np.ndarray] = lambda _: np.zeros(0, np.float32)
-    waveform: np.ndarray = field(init=False)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "waveform", self.decode(self.speed))
+    @cached_property
+    def waveform(self) -> np.ndarray:
+        """The waveform at the clip's own speed."""
+        return self.decode(self.speed)
 
 
 class Run:
