@@ -154,6 +154,22 @@ def batch_size(default: int, help_text: str) -> Callable[[Command], Command]:
     return click.option("--batch-size", type=COUNT, default=default, help=help_text)
 
 
+def endpoint(command: Command) -> Command:
+    """Add `--endpoint` and `--endpoint-model`."""
+    url = click.option(
+        "--endpoint",
+        metavar="URL",
+        help="Let a server write, in OpenAI's form: vLLM, llama.cpp, Ollama. --batch-size requests "
+        "are sent side by side; $OPENAI_API_KEY is the key, if it wants one.",
+    )
+    model = click.option(
+        "--endpoint-model",
+        metavar="NAME",
+        help="The model on the server; needed if it has several.",
+    )
+    return url(model(command))
+
+
 def clip_limits(command: Command) -> Command:
     """Add `--min-seconds`, `--max-seconds` and `--keep-silent`."""
     seconds = click.FloatRange(SHORTEST_SECONDS, LONGEST_SECONDS)
