@@ -156,7 +156,7 @@ def decode_clip(
 
 
 def make_waveform(
-    samples: np.ndarray, rate: int, name: str, limits: ClipLimits = DEFAULT_LIMITS
+    samples: np.ndarray, rate: float, name: str, limits: ClipLimits = DEFAULT_LIMITS
 ) -> np.ndarray:
     """Average channels and resample to 16 kHz: (S, channels) float32 at `rate` Hz -> (S',) float32.
 

@@ -109,7 +109,7 @@ def plan_training(
     with torch.device("meta"):
         mixes = LayerMixes(recipe.adapter, recipe.encoders, sizes)
         adapter = build_adapter(recipe.adapter, sum(mixes.sizes.values()), output_size)
-        heads = AuxiliaryHeads(recipe.heads, output_size)
+        heads = AuxiliaryHeads(recipe.heads, adapter.output_size)
     cost = adapter.cost()
     parts = [p for part in (mixes, heads) for p in part.parameters() if p.requires_grad]
     parameters = cost.parameters + sum(p.numel() for p in parts)
