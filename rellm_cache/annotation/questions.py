@@ -130,7 +130,7 @@ class QAReport:
 
 
 def write_questions(
-    manifest: Path, recipe: Recipe, batch_size: int = 16, device: torch.device | None = None
+    manifest: Path, recipe: Recipe, batch_size: int = 64, device: torch.device | None = None
 ) -> list[QAReport]:
     """Write `<split>.questions.jsonl` next to each manifest file.
 

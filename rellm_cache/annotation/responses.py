@@ -53,7 +53,7 @@ class RespondReport:
 def respond(
     manifest: Path,
     recipe: Recipe,
-    batch_size: int = 16,
+    batch_size: int = 64,
     device: torch.device | None = None,
     overwrite: bool = False,
 ) -> list[RespondReport]:

@@ -1,11 +1,12 @@
 """Batched replies of the text LLM to distinct prompts."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from rellm_cache.config.specs import digest
-from rellm_cache.llm.decoding import Continuation, Sampling, continue_prompts
+from rellm_cache.llm.decoding import Continuation, Decoder, Ending, Request, slots_that_fit
 from rellm_cache.llm.frozen import FrozenLLM
+from rellm_cache.llm.unpacked_weights import unpacked_weights
 
 
 @dataclass(frozen=True)
@@ -31,32 +32,47 @@ class Reply:
 def ask(
     llm: FrozenLLM, prompts: Iterable[str], writing: Writing, batch_size: int
 ) -> Iterator[Reply]:
-    """Answer each distinct prompt, short ones first; replies do not depend on the batch size.
+    """Answer each distinct prompt; replies do not depend on the batch size.
 
-    A prompt that is too long for the model is refused, and the others are answered.
+    Long prompts come first, so that the prompts of a batch are alike and the most memory is
+    needed at the start. A prompt that is too long for the model is refused, and the others are
+    answered.
     """
-    ordered = sorted(set(prompts), key=lambda p: (len(p), p))
-    for start in range(0, len(ordered), batch_size):
-        batch, ids = [], []
-        for prompt in ordered[start : start + batch_size]:
-            tokens = llm.chat.text_prompt(writing.system, prompt)
-            if llm.has_positions(len(tokens) + writing.tokens):
-                batch.append(prompt)
-                ids.append(tokens)
-            else:
-                reason = f"its request of {len(tokens)} tokens is too long for the LLM"
-                yield Reply(prompt, Continuation("", early_stop=False), len(tokens), reason)
-        if not batch:
-            continue
-        replies = continue_prompts(
-            llm, [llm.embed(i) for i in ids], writing.tokens, sampling=_sampling(batch, writing)
-        )
-        for prompt, tokens, reply in zip(batch, ids, replies, strict=True):
-            yield Reply(prompt, reply, len(tokens) + len(llm.chat.ids(reply.text)))
+    requests: list[tuple[str, tuple[int, ...]]] = []
+    for prompt in sorted(set(prompts)):
+        tokens = tuple(llm.chat.text_prompt(writing.system, prompt))
+        if llm.has_positions(len(tokens) + writing.tokens):
+            requests.append((prompt, tokens))
+        else:
+            reason = f"its request of {len(tokens)} tokens is too long for the LLM"
+            yield Reply(prompt, Continuation("", early_stop=False), len(tokens), reason)
+    if not requests:
+        return
+    requests.sort(key=lambda request: len(request[1]), reverse=True)
+    shared = _shared_length([tokens for _, tokens in requests])
+    prefix = llm.prefix_kv(requests[0][1][:shared]) if shared else None
+    ending = Ending(writing.tokens, temperature=writing.temperature or 1.0)
+    slots = slots_that_fit(llm, batch_size, len(requests[0][1]) + writing.tokens)
+    stream = (
+        Request(llm.embed(tokens[shared:]), seed=_seed(prompt, writing))
+        for prompt, tokens in requests
+    )
+    with unpacked_weights(llm):
+        for index, answer in Decoder(llm, ending, slots, prefix).answers(stream):
+            prompt, tokens = requests[index]
+            yield Reply(prompt, answer, len(tokens) + len(llm.chat.ids(answer.text)))
 
 
-def _sampling(prompts: list[str], writing: Writing) -> Sampling | None:
+def _shared_length(requests: Sequence[tuple[int, ...]]) -> int:
+    """Number of tokens that all requests begin with; at least one token of each is left."""
+    first, last = min(requests), max(requests)  # in lexical order the most different ones
+    pairs = enumerate(zip(first, last, strict=False))
+    shared = next((i for i, (a, b) in pairs if a != b), min(len(first), len(last)))
+    return min(shared, min(map(len, requests)) - 1)
+
+
+def _seed(prompt: str, writing: Writing) -> int | None:
+    """Seed of a prompt's sampling; None for greedy decoding."""
     if not writing.temperature:
         return None
-    seeds = [int(digest([writing.seed, prompt])[:15], 16) for prompt in prompts]
-    return Sampling(writing.temperature, seeds)
+    return int(digest([writing.seed, prompt])[:15], 16)

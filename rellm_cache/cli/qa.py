@@ -17,7 +17,7 @@ from rellm_cache.utils.console import counted
     type=click.Choice(["explicit", "implicit", "both"]),
     help="Rows to write, the same as --set qa.mode=…; as in the recipe by default.",
 )
-@options.batch_size(16, "Requests answered at a time.")
+@options.batch_size(64, "Answers written at a time; fewer where a GPU has no room.")
 def qa(
     manifest: Path, recipe: str, overrides: tuple[str, ...], mode: str | None, batch_size: int
 ) -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 @click.command()
 @options.manifest_argument
 @options.recipe
-@options.batch_size(16, "Prompts answered at a time.")
+@options.batch_size(64, "Answers written at a time; fewer where a GPU has no room.")
 @click.option(
     "--teacher",
     is_flag=True,

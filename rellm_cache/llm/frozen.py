@@ -51,6 +51,15 @@ class FrozenLLM:
         weight: Tensor = self.model.get_output_embeddings().weight
         return weight
 
+    @property
+    def cached_bytes_per_token(self) -> int:
+        """Bytes that keys and values of one token take in all layers."""
+        shape = self.model.config
+        heads = shape.num_attention_heads
+        size = getattr(shape, "head_dim", None) or shape.hidden_size // heads
+        key_heads = getattr(shape, "num_key_value_heads", None) or heads
+        return int(2 * shape.num_hidden_layers * key_heads * size * self.dtype.itemsize)
+
     def embed(self, ids: Sequence[int]) -> Tensor:
         """(T, H) input embeddings of token ids."""
         table = self._embedding.weight
@@ -89,10 +98,11 @@ class FrozenLLM:
             return self.segment(ids=ids)
         prefix = self._prefixes.get(tuple(ids))
         if prefix is None:
-            prefix = self._prefixes[tuple(ids)] = self._compute_prefix(ids)
+            prefix = self._prefixes[tuple(ids)] = self.prefix_kv(ids)
         return replace(self.segment(), prefix=prefix)
 
-    def _compute_prefix(self, ids: Sequence[int]) -> PrefixKV:
+    def prefix_kv(self, ids: Sequence[int]) -> PrefixKV:
+        """Keys and values of tokens at the start of a row."""
         self.require_positions(len(ids))
         self.set_attention("sdpa", checkpointing=False)
         no_speech = torch.zeros(1, len(ids), dtype=torch.bool)

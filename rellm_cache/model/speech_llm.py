@@ -191,7 +191,7 @@ class SpeechLLM(nn.Module):
             require_llm(self.llm),
             [self.prompt_embeddings(speech.one(i), task) for i in range(len(speech.counts))],
             max_new_tokens,
-            [range(start, start + length) for length in speech.counts],
+            [[range(start, start + length)] for length in speech.counts],
             limit,
         )
 
@@ -205,7 +205,7 @@ class SpeechLLM(nn.Module):
             require_llm(self.llm),
             [self.prompt_embeddings(speech.one(i), "qa_lm", ids) for i, ids in asked],
             max_new_tokens,
-            [range(start, start + speech.counts[i]) for i, _ in asked],
+            [[range(start, start + speech.counts[i])] for i, _ in asked],
         )
 
     @torch.inference_mode()

@@ -3,13 +3,14 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from rellm_cache.config.schema import LLMConfig
 from rellm_cache.errors import ConfigError
-from rellm_cache.llm.decoding import LimitReached, Sampling, continue_prompts
+from rellm_cache.llm.decoding import Decoder, Ending, Request, Sampling, continue_prompts
 from rellm_cache.llm.frozen import FrozenLLM
 from rellm_cache.llm.loading import load_llm
 from rellm_cache.llm.sentence_limit import ReplyLimit
@@ -85,11 +86,58 @@ def test_a_reply_that_the_token_limit_cuts_is_marked(parrot: FrozenLLM) -> None:
     assert (reply.text, reply.early_stop) == ("No? No", True)
 
 
-def test_each_row_has_its_own_stop(parrot: FrozenLLM) -> None:
-    tokenizer = parrot.chat.tokenizer
-    rows = torch.tensor([tokenizer("Why? Oh")["input_ids"], tokenizer("Why. Oh")["input_ids"]])
-    reached = LimitReached(ReplyLimit(after_question=True), tokenizer)
-    assert reached(rows, None).tolist() == [True, False]
+def test_each_answer_has_its_own_limit(parrot: FrozenLLM) -> None:
+    prompts = [parrot.embed(parrot.chat.ids(text)) for text in (" ", "No")]
+    steps: list[int] = []
+    parrot.model.model.register_forward_hook(lambda *_: steps.append(1))
+    both = continue_prompts(parrot, prompts, 60, limit=ReplyLimit(after_question=True))
+    assert [r.text for r in both] == ["No?", "?"]
+    assert len(steps) == 5  # "No? N": the longer of both
+
+
+TEXTS = ("Hello", "A much longer prompt", "x", "Why?", "Another one, of some length", "y z", "q")
+
+
+@pytest.mark.parametrize("quantization", ["none", "nf4"])
+@pytest.mark.parametrize("slots", [1, 2, 3, 7, 20])
+def test_slots_and_a_shared_prefix_change_no_answer(
+    llm_folder: Path, slots: int, quantization: Any
+) -> None:
+    llm = load_llm(LLMConfig(str(llm_folder), quantization=quantization), torch.device("cpu"))
+    system = llm.chat.ids("What every prompt begins with")
+    prompts = [llm.chat.ids(text) for text in TEXTS]
+    whole = [llm.embed((*system, *ids)) for ids in prompts]
+    expected = [continue_prompts(llm, [prompt], 9)[0] for prompt in whole]
+    assert len({answer.ids for answer in expected}) > 4
+    decoder = Decoder(llm, Ending(9), slots, llm.prefix_kv(system))
+    found = dict(decoder.answers(Request(llm.embed(ids)) for ids in prompts))
+    assert [found[index] for index in range(len(TEXTS))] == expected
+
+
+def test_answers_of_other_lengths_free_their_slots(parrot: FrozenLLM) -> None:
+    calls: list[int] = []
+    parrot.model.model.register_forward_pre_hook(
+        lambda _, __, kwargs: calls.append(len(kwargs["inputs_embeds"])), with_kwargs=True
+    )
+    limit = ReplyLimit(after_question=True)
+    requests = [Request(parrot.embed(parrot.chat.ids(t))) for t in (" ", "No", " ", "No")]
+    found = dict(Decoder(parrot, Ending(60, limit), 2).answers(requests))
+    assert [found[index].text for index in range(4)] == ["No?", "?", "No?", "?"]
+    assert max(calls) == 2
+    assert sum(calls) == 2 * 5 + 2 * 3  # no computation for an answer that has ended
+
+
+def test_seeds_decide_samples_in_slots_too(llm: FrozenLLM) -> None:
+    prompts = [llm.embed(llm.chat.ids(text)) for text in TEXTS]
+    requests = [Request(prompt, seed=seed) for seed, prompt in enumerate(prompts)]
+    found = dict(Decoder(llm, Ending(6, temperature=2.0), 3).answers(requests))
+    for index, prompt in enumerate(prompts):
+        sampling = Sampling(2.0, [index])
+        assert [found[index]] == continue_prompts(llm, [prompt], 6, sampling=sampling)
+
+
+def test_no_prompt_gives_no_answer(llm: FrozenLLM) -> None:
+    assert continue_prompts(llm, [], 6) == []
 
 
 def test_settings_in_a_model_folder_do_not_steer_decoding(

@@ -105,7 +105,7 @@ def test_generation_applies_it_to_speech_of_the_prompt_only(
     trained(lora)
     prompts = [torch.randn(n, llm.hidden_size) for n in (9, 14)]
     spans = [range(3, 8), range(4, 6)]
-    found = continue_prompts(adapted, prompts, 6, spans)
+    found = continue_prompts(adapted, prompts, 6, [[span] for span in spans])
     for answer, prompt, span in zip(found, prompts, spans, strict=True):
         ids = greedy_without_past(adapted, prompt, span, 6)
         ends = [i for i, token in enumerate(ids) if token in llm.chat.stop_ids]
@@ -141,7 +141,7 @@ def test_nf4_gradients_are_correct_before_and_after_evaluation(
             yield float((found[name] - gradient).abs().max() / gradient.abs().max())
 
     assert max(differences()) < 1e-4
-    continue_prompts(adapted, [torch.randn(9, llm.hidden_size)], 3, [range(2, 5)])
+    continue_prompts(adapted, [torch.randn(9, llm.hidden_size)], 3, [[range(2, 5)]])
     with torch.inference_mode():
         adapted.hidden_states(make_row(llm.hidden_size))
     assert max(differences()) < 1e-4
