@@ -33,7 +33,7 @@ def require_tracker(name: str) -> None:
     if name != NO_TRACKER and name not in map(str, get_available_trackers()):
         raise ConfigError(
             f'training.tracker = "{name}": the package {name} is not installed; pip install '
-            f"'rellm[{name}]', or set training.tracker = \"tensorboard\" or \"none\""
+            f"'rellm[{name}]', or add --set training.tracker=none"
         )
 
 
