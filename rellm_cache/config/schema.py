@@ -514,7 +514,7 @@ class TrainingConfig(Section):
     """Optimization. The defaults are the reference's."""
 
     table = "training"
-    later = ("early_stopping", "speed_copies", "solver")
+    later = ("early_stopping", "speed_copies", "solver", "tracker")
 
     epochs: Count = 3
     """Times that every clip of the train split is seen."""
@@ -577,6 +577,9 @@ class TrainingConfig(Section):
     duration are left out."""
     checkpoint_minutes: Annotated[float, Range(0)] = 5.0
     """Minutes between checkpoints within an epoch. Each epoch ends with one."""
+    tracker: Literal["tensorboard", "wandb", "trackio", "none"] = "tensorboard"
+    """Where losses, learning rate, validation scores and the recipe are shown: TensorBoard in the
+    run folder, Weights & Biases, Trackio, or nowhere. It changes nothing in the run."""
     init_from: str = ""
     """Run folder with the weights that adapter, heads and LoRA start from. Shapes must agree, but a
     run without LoRA may start a recipe with it. `rellm import blsp` makes one from a BLSP-Emo
