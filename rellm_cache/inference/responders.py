@@ -103,6 +103,23 @@ class Recognition:
 Result = TypeVar("Result", Generation, Recognition)
 
 
+@dataclass(frozen=True)
+class _Heard:
+    """Outputs of adapter and heads for one clip, float32.
+
+    Attributes:
+        states: (T', H).
+        pooled: (P,) what the heads read.
+        logits: (C,) of the emotions.
+        dimensions: (3,), or None without that head.
+    """
+
+    states: Tensor
+    pooled: Tensor
+    logits: Tensor
+    dimensions: Tensor | None
+
+
 class SpeechResponder:
     """The speech LLM of a trained run; `overrides` change its recipe's prompts.
 
@@ -179,33 +196,55 @@ class SpeechResponder:
         """
         originals = {u.id: place for place, u in enumerate(utterances)}
         place_of = originals | {copy.id: place for place, copy in copies}
-        heard: list[list[tuple[Tensor, Tensor | None]]] = [[] for _ in utterances]
-        everything = [*utterances, *(copy for _, copy in copies)]
-        for batch, _ in self._batches(everything, batch_size):
-            logits, dimensions = self._model.heads(self._model.pooled(self._model.speech(batch)))
-            for index, name in enumerate(batch.ids):
-                vad = None if dimensions is None else dimensions[index].float()
-                heard[place_of[name]].append((logits[index].float(), vad))
-        means = [torch.stack([logits for logits, _ in one]).mean(0) for one in heard]
-        vads = None
-        if self._model.heads.dimensions is not None:
-            known = [[vad for _, vad in one if vad is not None] for one in heard]
-            vads = torch.stack([torch.stack(one).mean(0) for one in known])
-        found = recognitions(self._model.emotions, torch.stack(means), vads)
-        return self._with_trained(found)
+        by_place: list[list[_Heard]] = [[] for _ in utterances]
+        for name, heard in self._hear([*utterances, *(copy for _, copy in copies)], batch_size):
+            by_place[place_of[name]].append(heard)
+        return self._recognitions(by_place)
+
+    @torch.inference_mode()
+    def hear(
+        self, utterance: Utterance, copies: Sequence[Utterance] = ()
+    ) -> tuple[Recognition, Tensor]:
+        """Recognition of one utterance, as `recognize` gives it, and its states (T', H) float32."""
+        heard = dict(self._hear([utterance, *copies], batch_size=1))
+        (recognition,) = self._recognitions([list(heard.values())])
+        return recognition, heard[utterance.id].states
 
     @torch.inference_mode()
     def embed(
         self, utterances: Sequence[Utterance], batch_size: int
     ) -> dict[str, tuple[Tensor, Tensor]]:
         """Utterance id → states (T', H) and pooled vector (P,), both float32."""
-        found = {}
+        return {n: (h.states, h.pooled) for n, h in self._hear(utterances, batch_size)}
+
+    def _hear(
+        self, utterances: Sequence[Utterance], batch_size: int
+    ) -> Iterator[tuple[str, _Heard]]:
+        """Ids and outputs of adapter and heads, in batches of similar length."""
         for batch, _ in self._batches(utterances, batch_size):
             speech = self._model.speech(batch)
             pooled = self._model.pooled(speech)
+            logits, dimensions = self._model.heads(pooled)
             for index, name in enumerate(batch.ids):
-                found[name] = speech.one(index).float().cpu(), pooled[index].float().cpu()
-        return found
+                yield (
+                    name,
+                    _Heard(
+                        states=speech.one(index).float().cpu(),
+                        pooled=pooled[index].float().cpu(),
+                        logits=logits[index].float(),
+                        dimensions=None if dimensions is None else dimensions[index].float(),
+                    ),
+                )
+
+    def _recognitions(self, by_place: Sequence[Sequence[_Heard]]) -> list[Recognition]:
+        """Recognition of each utterance, averaged over what was heard of it."""
+        means = [torch.stack([h.logits for h in one]).mean(0) for one in by_place]
+        vads = None
+        if self._model.heads.dimensions is not None:
+            known = [[h.dimensions for h in one if h.dimensions is not None] for one in by_place]
+            vads = torch.stack([torch.stack(one).mean(0) for one in known])
+        found = recognitions(self._model.emotions, torch.stack(means), vads)
+        return self._with_trained(found)
 
     @property
     def llm(self) -> FrozenLLM | None:
