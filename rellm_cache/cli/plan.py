@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--gpu-gb",
-    type=click.FloatRange(min=0, min_open=True),
+    type=options.FiniteRange(min=0, min_open=True),
     help="Total memory of the GPU for training, in GB. Without this option, training is counted "
     "for this machine.",
 )
 @click.option(
     "--tflops",
-    type=click.FloatRange(min=0, min_open=True),
+    type=options.FiniteRange(min=0, min_open=True),
     help="Speed that the GPU really reaches, in 10^12 operations a second, to estimate the time of "
     "an epoch.",
 )

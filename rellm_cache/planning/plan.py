@@ -18,7 +18,7 @@ from rellm_cache.config.schema import EncoderConfig, LossesConfig, Recipe
 from rellm_cache.corpus.audio import clip_seconds
 from rellm_cache.corpus.clip_limits import ClipLimits, read_limits
 from rellm_cache.corpus.manifest import Utterance, manifest_files, read_manifests
-from rellm_cache.corpus.speed_copies import with_speed_copies
+from rellm_cache.corpus.speed_copies import clips_to_encode
 from rellm_cache.data.examples import Questions, load_questions
 from rellm_cache.errors import AudioError, ConfigError, ManifestError
 from rellm_cache.extraction.missing import TargetStore, find_missing
@@ -81,8 +81,7 @@ def plan(
         StoreError: a store of the cache is damaged.
     """
     limits = read_limits(manifest)
-    speeds = recipe.training.speed_copies
-    utterances = with_speed_copies(read_manifests(manifest), speeds, limits)
+    utterances = clips_to_encode(read_manifests(manifest), recipe, limits)
     targets = make_targets(recipe.require_encoders(), cache)
     missing = find_missing(utterances, list(dict.fromkeys(targets.values())))
     seconds = _durations(utterances, limits)
@@ -144,9 +143,11 @@ def _questions(losses: LossesConfig, qa: QASettings, manifest: Path) -> Question
 def _durations(utterances: Sequence[Utterance], limits: ClipLimits) -> dict[str, float]:
     """Clip id → seconds, from the manifest or the file's header; skips unusable clips."""
     seconds = {}
-    with progress("Reading lengths", len(utterances), "clips") as tick:
+    unknown = sum(utterance.duration is None for utterance in utterances)
+    with progress("Reading lengths", unknown, "clips") as tick:
         for utterance in utterances:
-            tick()
+            if utterance.duration is None:
+                tick()
             try:
                 seconds[utterance.id] = clip_seconds(utterance, limits)
             except AudioError:

@@ -9,6 +9,7 @@ C library keeps (docs/benchmarks.md).
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import NamedTuple
 
 import torch
 
@@ -68,8 +69,7 @@ class TrainingPlan:
         return self.peak_bytes + CONTEXT_BYTES <= gpu_bytes
 
 
-@dataclass(frozen=True)
-class _ClipTokens:
+class _ClipTokens(NamedTuple):  # made for each clip of a corpus, which may have a million
     """Token counts of one clip in packed rows, without the prompts that clips share."""
 
     speech: int  # embeddings from the adapter
@@ -109,7 +109,7 @@ def plan_training(
     with torch.device("meta"):
         mixes = LayerMixes(recipe.adapter, recipe.encoders, sizes)
         adapter = build_adapter(recipe.adapter, sum(mixes.sizes.values()), output_size)
-        heads = AuxiliaryHeads(recipe.heads, output_size)
+        heads = AuxiliaryHeads(recipe.heads, adapter.output_size)
     cost = adapter.cost()
     parts = [p for part in (mixes, heads) for p in part.parameters() if p.requires_grad]
     parameters = cost.parameters + sum(p.numel() for p in parts)
