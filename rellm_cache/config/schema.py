@@ -347,7 +347,7 @@ class LLMConfig(Section):
     """The frozen chat LLM: which model and template, then how it runs."""
 
     table = "llm"
-    later = ("quantized_copy",)
+    later = ("quantized_copy", "offload_activations", "quantize_output")
 
     model: str
     """Hub id or local folder of a chat model in a native transformers layout (Llama, Qwen2, Qwen3).
@@ -368,6 +368,13 @@ class LLMConfig(Section):
     give the same numbers."""
     activation_checkpointing: bool = False
     """Keep only each layer's input and run it again backward: a third more time, less memory."""
+    offload_activations: bool = False
+    """Keep these inputs in host memory until the backward pass. On a GPU they are copied beside the
+    computation; on a CPU it saves nothing. It needs `activation_checkpointing`."""
+    quantize_output: bool = False
+    """Keep the output matrix in 4-bit NF4 too (Qwen-7B: 0.3 instead of 1.2 GB) and unpack it by
+    blocks of the vocabulary. It changes losses and answers slightly, so that answers are written
+    again. Not for models that tie the matrix to their input embeddings."""
     offload_embeddings: bool = False
     """Keep the table of input embeddings in host memory (Qwen-7B: 1.2 GB) and copy the rows that a
     step needs. Not for models that tie it to their output matrix."""
@@ -376,6 +383,14 @@ class LLMConfig(Section):
     from there at each later start: in seconds, where quantizing 7 B parameters takes minutes. They
     take half a byte for a weight, and the embeddings as they are."""
     lora: LoraConfig | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.offload_activations and not self.activation_checkpointing:
+            raise ConfigError(
+                "llm.offload_activations = true: it moves what activation checkpointing keeps; set "
+                "llm.activation_checkpointing = true, or leave it out"
+            )
 
     def attention_on(self, device_type: str) -> str:
         """The kernel over packed rows on a device: "segments", "sdpa" or "flex"."""
@@ -387,16 +402,16 @@ class LLMConfig(Section):
     def caches_prefix_kv(self) -> bool:
         """Whether keys and values of prompts are computed once and kept.
 
-        LoRA at all positions changes them at each step; activation checkpointing cannot use them.
+        LoRA at all positions changes them at each step.
         """
-        lora_elsewhere = self.lora is not None and self.lora.scope != "speech"
-        return not (self.activation_checkpointing or lora_elsewhere)
+        return self.lora is None or self.lora.scope == "speech"
 
     @property
     def identity(self) -> dict[str, str]:
         """The fields that determine its answers without LoRA; others affect speed and memory."""
         names = ("model", "revision", "quantization", "template")
-        return {name: getattr(self, name) for name in names}
+        output = {"output": "nf4"} if self.quantize_output else {}
+        return {name: getattr(self, name) for name in names} | output
 
 
 @dataclass(frozen=True)
@@ -499,7 +514,7 @@ class TrainingConfig(Section):
     """Optimization. The defaults are the reference's."""
 
     table = "training"
-    later = ("early_stopping", "speed_copies", "solver")
+    later = ("early_stopping", "speed_copies", "solver", "tracker")
 
     epochs: Count = 3
     """Times that every clip of the train split is seen."""
@@ -562,6 +577,9 @@ class TrainingConfig(Section):
     duration are left out."""
     checkpoint_minutes: Annotated[float, Range(0)] = 5.0
     """Minutes between checkpoints within an epoch. Each epoch ends with one."""
+    tracker: Literal["tensorboard", "wandb", "trackio", "none"] = "tensorboard"
+    """Where losses, learning rate, validation scores and the recipe are shown: TensorBoard in the
+    run folder, Weights & Biases, Trackio, or nowhere. It changes nothing in the run."""
     init_from: str = ""
     """Run folder with the weights that adapter, heads and LoRA start from. Shapes must agree, but a
     run without LoRA may start a recipe with it. `rellm import blsp` makes one from a BLSP-Emo

@@ -31,6 +31,7 @@ from rellm_cache.sweeps.plan import Job, SweepPlan
 from rellm_cache.sweeps.report import SweepReport, SweepRun, comparable_scores, scores_by_name
 from rellm_cache.training.label_check import require_listed_emotions
 from rellm_cache.training.run import require_validation, train
+from rellm_cache.training.trackers import require_tracker
 from rellm_cache.utils.atomic_files import write_json
 from rellm_cache.utils.checksums import recorded, require_intact
 from rellm_cache.utils.console import say
@@ -159,6 +160,7 @@ class Sweeper:
         for job in jobs:
             if job.recipe.text is None:
                 require_validation(job.recipe, self.settings.manifest)
+                require_tracker(job.recipe.training.tracker)
                 if not (job.out / DATA).exists():
                     require_listed_emotions(self._trained, job.recipe, self.settings.manifest)
             recipe = job.recipe

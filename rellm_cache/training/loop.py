@@ -49,6 +49,7 @@ from rellm_cache.training.micro_batches import (
 )
 from rellm_cache.training.optim import Optimizer
 from rellm_cache.training.precision import training_autocast, validation_autocast
+from rellm_cache.training.trackers import NO_TRACKER, RunTracker
 from rellm_cache.training.validation import Copy, is_better, selection_score, validation_scores
 from rellm_cache.utils.atomic_files import rename, write_file, write_lines
 from rellm_cache.utils.checksums import is_intact, recorded, require_intact
@@ -96,6 +97,7 @@ class Trainer:
         self.callbacks = callbacks
         self.accelerator, self.device = accelerator, accelerator.device
         self.recipe, self.data, self.out = recipe, data, out
+        self.tracker = RunTracker(accelerator, recipe, out)
         set_seed(recipe.seed)
         self.model = _initial_model(recipe, data, llm).to(self.device)
         if accelerator.process_index:  # same weights in all processes, different dropout
@@ -133,7 +135,7 @@ class Trainer:
             found = list(read_metrics(self.out))
             kept = [row for row in found if 0 < position.step >= row["step"]]
             expected = position.metrics_sha256
-            if expected and found and expected != self._metrics_digest(len(kept)):
+            if expected and expected != self._metrics_digest(len(kept)):
                 say(
                     f"Note: {self.metrics}: was changed or damaged after the checkpoint was "
                     "written; restore it, or do not rely on its numbers"
@@ -186,8 +188,12 @@ class Trainer:
 
     def run(self, position: Position) -> Position:
         """Train from a position to the end, or until training is stopped."""
-        with disk_errors(self.out / "tensorboard", "nothing was trained yet"):
-            self.accelerator.init_trackers("tensorboard")
+        with self.tracker:
+            position = self._run(position)
+        self.accelerator.end_training()
+        return position
+
+    def _run(self, position: Position) -> Position:
         if position.step == 0:
             scores, metric = self.validate(), self.recipe.training.best_metric
             if scores and not math.isfinite(selection_score(metric, scores, 0)):
@@ -205,7 +211,6 @@ class Trainer:
             while not self._is_finished(position):
                 position = self._train_epoch(position, tick, started)
                 position = self._end_epoch(position)
-        self.accelerator.end_training()
         return position
 
     def _is_finished(self, position: Position) -> bool:
@@ -502,7 +507,9 @@ class Trainer:
         self.checkpoints.save(position)
 
     def _metrics_digest(self, rows: int | None = None) -> str:
-        """SHA-256 (hex) of the first rows of the metrics, or of all."""
+        """SHA-256 (hex) of the first rows of the metrics, or of all; "" without the file."""
+        if not self.metrics.exists():
+            return ""
         with self.metrics.open("rb") as file:
             return hashlib.sha256(b"".join(islice(file, rows))).hexdigest()
 
@@ -510,10 +517,7 @@ class Trainer:
         if not self.accelerator.is_main_process:
             return
         append_row(self.metrics, row)
-        validation = {f"validation/{k}": v for k, v in row.get("validation", {}).items()}
-        training = {f"train/{k}": v for k, v in row.items() if "loss" in k or "rate" in k}
-        with disk_errors(self.out / "tensorboard", "checkpoints are kept"):
-            self.accelerator.log({**training, **validation}, step=row["step"])
+        self.tracker.log(row)
 
 
 def _initial_model(recipe: Recipe, data: TrainingData, llm: FrozenLLM | None) -> SpeechLLM:
@@ -566,15 +570,15 @@ def read_metrics(run: Path) -> Iterator[dict[str, Any]]:
         yield row
 
 
-def make_accelerator(out: Path) -> Accelerator:
-    """Set up accelerate for a run: launched devices and processes, TensorBoard in the folder.
+def make_accelerator(out: Path, tracker: str = NO_TRACKER) -> Accelerator:
+    """Set up accelerate for a run: launched devices and processes, and the recipe's tracker.
 
     Mixed precision is off here: one process may train several recipes, one after another.
     """
     return Accelerator(
         cpu=not torch.cuda.is_available(),
         mixed_precision="no",
-        log_with="tensorboard",
+        log_with=None if tracker == NO_TRACKER else tracker,
         project_dir=str(out),
         kwargs_handlers=[InitProcessGroupKwargs(timeout=VALIDATION_TIMEOUT)],
     )

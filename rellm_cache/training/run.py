@@ -7,7 +7,7 @@
     <out>/checkpoints/best.safetensors
     <out>/adapter.safetensors, adapter_config.json      the result
     <out>/training.json, README.md                      how it was trained, and its model card
-    <out>/tensorboard/
+    <out>/tensorboard/ or wandb/, tracker.json          of training.tracker
 
 After a kill at any moment, the same command continues from the newest checkpoint. Training reads
 frames from the cache and never touches audio.
@@ -56,6 +56,7 @@ from rellm_cache.runs.provenance import (
     DataSummary,
     TrainingRecord,
     cache_location,
+    has_record,
     load_training,
     save_training,
     summarize_data,
@@ -84,6 +85,7 @@ from rellm_cache.training.loop import (
     make_accelerator,
     read_metrics,
 )
+from rellm_cache.training.trackers import require_tracker
 from rellm_cache.training.validation import selection_score
 from rellm_cache.utils.checksums import RESULTS, is_intact, read_sums, recorded
 from rellm_cache.utils.console import say
@@ -125,8 +127,8 @@ def train(
 
     Raises:
         ConfigError: early stopping without a validation split, a validation split on which
-            `training.best_metric` has no value, or a callback returned something else than None
-            or `STOP`.
+            `training.best_metric` has no value, a callback returned something else than None or
+            `STOP`, or the library of `training.tracker` is not installed.
         RunError: `out` is not a run of this recipe, or was trained on other data.
         RellmError: another process writes `out`.
         StoreError: the cache lacks a store or clips.
@@ -141,12 +143,13 @@ def train(
     recipe = dataclasses.replace(recipe, plugins=recipe.providers())
     resources = resources or SharedModels()
     require_validation(recipe, manifest)
+    require_tracker(recipe.training.tracker)
     if (start := recipe.training.init_from) and Path(start).resolve() == out.resolve():
         raise RunError(
             f"{out}: training starts from the weights in this folder (training.init_from), and "
             "would replace them; choose another --out"
         )
-    accelerator = make_accelerator(out)
+    accelerator = make_accelerator(out, recipe.training.tracker)
     main = accelerator.is_main_process
     with (
         hold_folder(out) if main else nullcontext(),
@@ -390,13 +393,13 @@ def record(
     summaries: tuple[DataSummary, DataSummary | None],
     cache: Path,
 ) -> None:
-    """Write the model card, and `training.json` unless this call trained nothing.
+    """Write the model card, and `training.json` unless it is there and this call trained nothing.
 
     Args:
         summaries: of the train split and the validation split.
     """
     recipe, (train, validation) = trainer.recipe, summaries
-    if not (report.out / TRAINING).exists() or report.resumed_at < report.steps:
+    if report.resumed_at < report.steps or not has_record(report.out):
         start, llm = recipe.training.init_from, recipe.used_llm
         found = TrainingRecord(
             rellm=__version__,
