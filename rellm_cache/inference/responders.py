@@ -16,8 +16,10 @@ from torch import Tensor
 
 from rellm_cache.config.schema import PromptsConfig, Recipe
 from rellm_cache.config.toml import Changes
+from rellm_cache.corpus.clip_limits import ClipLimits
 from rellm_cache.corpus.dimensions import DIMENSIONS
 from rellm_cache.corpus.manifest import Utterance
+from rellm_cache.corpus.speed_copies import speed_copies
 from rellm_cache.data.batch import Batch, Example
 from rellm_cache.data.examples import make_examples
 from rellm_cache.data.loader import BatchLoader
@@ -101,6 +103,23 @@ class Recognition:
 Result = TypeVar("Result", Generation, Recognition)
 
 
+@dataclass(frozen=True)
+class _Heard:
+    """Outputs of adapter and heads for one clip, float32.
+
+    Attributes:
+        states: (T', H).
+        pooled: (P,) what the heads read.
+        logits: (C,) of the emotions.
+        dimensions: (3,), or None without that head.
+    """
+
+    states: Tensor
+    pooled: Tensor
+    logits: Tensor
+    dimensions: Tensor | None
+
+
 class SpeechResponder:
     """The speech LLM of a trained run; `overrides` change its recipe's prompts.
 
@@ -165,17 +184,67 @@ class SpeechResponder:
 
     @torch.inference_mode()
     def recognize(
+        self,
+        utterances: Sequence[Utterance],
+        batch_size: int,
+        copies: Sequence[tuple[int, Utterance]] = (),
+    ) -> list[Recognition]:
+        """Recognition of each utterance by the heads, averaged over its copies.
+
+        Args:
+            copies: of utterances at other speeds, each with the place of its original.
+        """
+        originals = {u.id: place for place, u in enumerate(utterances)}
+        place_of = originals | {copy.id: place for place, copy in copies}
+        by_place: list[list[_Heard]] = [[] for _ in utterances]
+        for name, heard in self._hear([*utterances, *(copy for _, copy in copies)], batch_size):
+            by_place[place_of[name]].append(heard)
+        return self._recognitions(by_place)
+
+    @torch.inference_mode()
+    def hear(
+        self, utterance: Utterance, copies: Sequence[Utterance] = ()
+    ) -> tuple[Recognition, Tensor]:
+        """Recognition of one utterance, as `recognize` gives it, and its states (T', H) float32."""
+        heard = dict(self._hear([utterance, *copies], batch_size=1))
+        (recognition,) = self._recognitions([list(heard.values())])
+        return recognition, heard[utterance.id].states
+
+    @torch.inference_mode()
+    def embed(
         self, utterances: Sequence[Utterance], batch_size: int
-    ) -> dict[str, tuple[Recognition, Tensor, Tensor]]:
-        """Utterance id → recognition, states (T', H) and pooled vector (P,), both float32."""
-        found = {}
+    ) -> dict[str, tuple[Tensor, Tensor]]:
+        """Utterance id → states (T', H) and pooled vector (P,), both float32."""
+        return {n: (h.states, h.pooled) for n, h in self._hear(utterances, batch_size)}
+
+    def _hear(
+        self, utterances: Sequence[Utterance], batch_size: int
+    ) -> Iterator[tuple[str, _Heard]]:
+        """Ids and outputs of adapter and heads, in batches of similar length."""
         for batch, _ in self._batches(utterances, batch_size):
             speech = self._model.speech(batch)
             pooled = self._model.pooled(speech)
-            for index, recognition in enumerate(self._with_trained(recognize(self._model, pooled))):
-                vectors = speech.one(index).float().cpu(), pooled[index].float().cpu()
-                found[batch.ids[index]] = recognition, *vectors
-        return found
+            logits, dimensions = self._model.heads(pooled)
+            for index, name in enumerate(batch.ids):
+                yield (
+                    name,
+                    _Heard(
+                        states=speech.one(index).float().cpu(),
+                        pooled=pooled[index].float().cpu(),
+                        logits=logits[index].float(),
+                        dimensions=None if dimensions is None else dimensions[index].float(),
+                    ),
+                )
+
+    def _recognitions(self, by_place: Sequence[Sequence[_Heard]]) -> list[Recognition]:
+        """Recognition of each utterance, averaged over what was heard of it."""
+        means = [torch.stack([h.logits for h in one]).mean(0) for one in by_place]
+        vads = None
+        if self._model.heads.dimensions is not None:
+            known = [[h.dimensions for h in one if h.dimensions is not None] for one in by_place]
+            vads = torch.stack([torch.stack(one).mean(0) for one in known])
+        found = recognitions(self._model.emotions, torch.stack(means), vads)
+        return self._with_trained(found)
 
     @property
     def llm(self) -> FrozenLLM | None:
@@ -198,10 +267,17 @@ class SpeechResponder:
         counts = self._model.adapter.output_lengths(torch.tensor(lengths))
         return np.asarray(counts, np.int64)
 
-    def heads(self, utterances: Sequence[Utterance]) -> Predictions:
-        """Emotions and dimensions by the heads, and the losses, in the utterances' order."""
+    def heads(self, utterances: Sequence[Utterance], limits: ClipLimits) -> Predictions:
+        """Emotions and dimensions by the heads, and the losses, in the utterances' order.
+
+        Args:
+            limits: of the utterances' manifest, by which copies at other speeds are left out.
+        """
         examples = make_examples(utterances, self._recipe, self._model.llm)
-        found = predict(self._model, examples, self._load_streams(utterances), self._device)
+        copies = speed_copies(utterances, self._recipe.heads.speed_copies, limits)
+        heard = [(place, Example(copy.id)) for place, copy in copies]
+        streams = self._load_streams([*utterances, *(copy for _, copy in copies)])
+        found = predict(self._model, examples, streams, self._device, heard)
         return found if self._has_dimensions else replace(found, dimensions=None)
 
     def _with_trained(self, found: list[Result]) -> list[Result]:
@@ -234,26 +310,26 @@ def answer_batch(
     """Answer the utterances of one batch, in its order."""
     with torch.inference_mode():
         speech = model.speech(batch)
-        recognitions = recognize(model, model.pooled(speech))
+        found = recognitions(model.emotions, *model.heads(model.pooled(speech)))
         replies = model.answers(speech, "answer", prompts.answer_tokens, _reply_limit(prompts))
     return [
         _generation(
             utterance,
             reply,
-            emotion=found.emotion,
-            emotion_probabilities=found.probabilities,
-            dimensions=found.dimensions,
+            emotion=one.emotion,
+            emotion_probabilities=one.probabilities,
+            dimensions=one.dimensions,
         )
-        for utterance, reply, found in zip(utterances, replies, recognitions, strict=True)
+        for utterance, reply, one in zip(utterances, replies, found, strict=True)
     ]
 
 
-def recognize(model: SpeechLLM, pooled: Tensor) -> list[Recognition]:
-    """Recognition of each utterance by the heads, from pooled vectors (B, P)."""
-    logits, dimensions = model.heads(pooled)
+def recognitions(
+    names: tuple[str, ...], logits: Tensor, dimensions: Tensor | None
+) -> list[Recognition]:
+    """Recognition of each utterance from the outputs of the heads, (B, C) and (B, 3) or None."""
     probabilities = logits.float().softmax(1).tolist()
     values = [None] * len(probabilities) if dimensions is None else dimensions.float().tolist()
-    names = model.emotions
     return [
         Recognition(
             emotion=names[int(np.argmax(shares))],

@@ -9,14 +9,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 from torch import Tensor
 
 from rellm_cache.config.schema import Recipe
 from rellm_cache.config.specs import EncoderSpec, TranscriberSpec
 from rellm_cache.config.toml import Changes
-from rellm_cache.corpus.audio import Clip, decode_clip
-from rellm_cache.corpus.clip_limits import ClipLimits
+from rellm_cache.corpus.audio import Clip, decode_clip, make_waveform
+from rellm_cache.corpus.clip_limits import DEFAULT_LIMITS, SAMPLE_RATE, ClipLimits
 from rellm_cache.corpus.manifest import Utterance
+from rellm_cache.corpus.speed_copies import speed_copies
 from rellm_cache.data.streams import StreamSet
 from rellm_cache.encoders.base import FrameEncoder
 from rellm_cache.encoders.whisper_transcriber import WhisperTranscriber, resolve_transcriber
@@ -107,7 +109,7 @@ class ServedRun:
         self._encoders: LiveEncoders | None = None
         if self.recipe.text is None:
             self._encoders = LiveEncoders(self.recipe.encoders, device, parts.encoders)
-        self._waveforms: dict[str, Clip] = {}
+        self._waveforms: dict[str, np.ndarray] = {}
         self._responder = load_responder(
             run, self.recipe, Path(), self._load_streams, parts.models, overrides
         )
@@ -141,9 +143,7 @@ class ServedRun:
             transcript = found.text
         recognition = states = None
         if isinstance(self._responder, SpeechResponder):
-            self._waveforms[CLIP] = clip
-            (heard,) = self._responder.recognize([Utterance(CLIP, "")], batch_size=1).values()
-            recognition, states, _ = heard
+            recognition, states = self._recognize(clip, self._responder)
         self._heard[key] = Heard(clip.seconds, transcript, recognition, states)
         while len(self._heard) > KEPT_CLIPS:
             self._heard.popitem(last=False)
@@ -170,10 +170,21 @@ class ServedRun:
             self._responder, self.recipe.prompts, turns, system, max_new_tokens, sampling, watch
         )
 
+    def _recognize(self, clip: Clip, responder: SpeechResponder) -> tuple[Recognition, Tensor]:
+        """Recognition, averaged over the recipe's speeds, and states (T', H) of a clip."""
+        spoken = Utterance(CLIP, "", duration=clip.seconds)
+        speeds = self.recipe.heads.speed_copies
+        copies = [copy for _, copy in speed_copies([spoken], speeds, DEFAULT_LIMITS)]
+        self._waveforms = {CLIP: clip.waveform} | {
+            copy.id: make_waveform(clip.waveform[:, None], SAMPLE_RATE * copy.speed, CLIP)
+            for copy in copies
+        }
+        return responder.hear(spoken, copies)
+
     def _load_streams(self, utterances: Sequence[Utterance]) -> StreamSet:
         if self._encoders is None:
             raise ConfigError(f"{self.name}: reads text and has no encoders")
-        return self._encoders.encode({u.id: self._waveforms[u.id].waveform for u in utterances})
+        return self._encoders.encode({u.id: self._waveforms[u.id] for u in utterances})
 
 
 def _require_hearing(recipe: Recipe, run: Path) -> None:
