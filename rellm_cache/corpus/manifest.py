@@ -44,7 +44,7 @@ SPLITS = ("train", "validation", "test")
 _FIELDS: dict[str, Field] = {
     **dict.fromkeys(("text", "response", "output"), TEXT),
     "emotion": (lambda value: isinstance(value, str | dict), "text, or an object of shares"),
-    **dict.fromkeys(("id", "speaker"), NAME),
+    **dict.fromkeys(("id", "parent", "speaker"), NAME),
     "split": one_of(*SPLITS),
     "vad_source": one_of(*get_args(VadSource)),
     "duration": SECONDS,
@@ -67,6 +67,7 @@ class Utterance:
         id: unique, starts with the corpus, as in `ravdess/03-01-05-01-01-01-07`.
         audio: path of the sound file, or BLSP's `archive.zip:offset:length` in bytes.
         segment: (start, end) in seconds within the file; None for the whole file.
+        parent: id of the long recording that the segment was cut from; "" if none.
         speed: at which the clip is played: 1.1 is a tenth faster, and higher in pitch.
         text: transcript.
         emotion: a name of `corpus.emotions`, or a corpus's own name in lower case, or None. With
@@ -93,6 +94,7 @@ class Utterance:
     early_stop: bool = False
     soft_emotion: Shares | None = None
     speed: float = 1.0
+    parent: str = ""
 
 
 def parse_utterance(
@@ -135,6 +137,7 @@ def parse_utterance(
         response=row.get("response", row.get("output")),
         early_stop=bool(row.get("early_stop")),
         speed=float(row.get("speed") or 1.0),
+        parent=as_text(row.get("parent")),
     )
 
 

@@ -49,6 +49,7 @@ def column_options(command: options.Command) -> options.Command:
     '{"hap": "happy"}. Otherwise unknown emotions are an error.',
 )
 @options.clip_limits
+@options.split_long
 @options.overwrite
 def folder(table: Path, out: Path, **given: Any) -> int:
     """Audio files with a table.
