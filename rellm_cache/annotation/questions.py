@@ -8,21 +8,22 @@ filters need no new request.
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import chain
 from pathlib import Path
 
 import torch
 
-from rellm_cache.annotation.text_replies import Writing, ask
+from rellm_cache.annotation.endpoint import Endpoint, ask_endpoint
+from rellm_cache.annotation.text_replies import Reply, Writing, ask
 from rellm_cache.config.qa import QAMode, QASettings, QAType
 from rellm_cache.config.schema import LLMConfig, PromptsConfig, Recipe
 from rellm_cache.config.specs import digest
 from rellm_cache.corpus.manifest import Utterance, manifest_files, read_manifest
 from rellm_cache.data.examples import label_ids
 from rellm_cache.llm.frozen import FrozenLLM
-from rellm_cache.llm.loading import find_llm, load_llm, with_text_files
+from rellm_cache.llm.loading import find_llm, load_chat, load_llm, with_text_files
 from rellm_cache.model.answer_likelihoods import answer_log_likelihoods
 from rellm_cache.qa.filters import Candidate, reason_to_drop
 from rellm_cache.qa.parse import Pair, parse_answer, parse_pairs
@@ -46,14 +47,17 @@ class QuestionWriter:
     emotions: tuple[str, ...]
     weights: str  # SHA-256 of the LLM's files
     load: Callable[[], FrozenLLM]  # loads the LLM when the first request needs it
+    endpoint: Endpoint | None = None  # a server that writes the replies; the LLM still guesses
 
     @cached_property
     def fingerprint(self) -> str:
         """Digests of all that replies and guesses depend on, except the prompt."""
         settings, recognition = self.settings, self.prompts.recognition_of(self.emotions)
         seed = settings.seed if settings.temperature else None
+        server = {} if self.endpoint is None else {"endpoint": self.endpoint.identity}
         fingerprint = digest(
-            {
+            server
+            | {
                 "llm": self.config.identity | {"model": self.weights},
                 "written": [settings.system, settings.tokens, settings.temperature, seed],
                 "guessed": [self.prompts.plain_system, recognition, self.emotions],
@@ -80,11 +84,16 @@ class QuestionWriter:
         writing = Writing(settings.system, settings.tokens, settings.temperature, settings.seed)
         guesses = ((t, {"guess": self._guess(t)}) for t in unguessed)
         replies = (
-            (digest(a.prompt), {"refused": a.refused, **asdict(a.reply)})
-            for a in ask(self.llm, unknown, writing, size)
+            (digest(a.prompt), {"refused": a.refused} | a.reply.row)
+            for a in self._replies(unknown, writing, size)
         )
         table.fill("Writing", total, "replies", chain(guesses, replies))
         return total
+
+    def _replies(self, prompts: Sequence[str], writing: Writing, size: int) -> Iterator[Reply]:
+        if self.endpoint is None:
+            return ask(self.llm, prompts, writing, size)
+        return ask_endpoint(self.endpoint, load_chat(self.config), prompts, writing, size)
 
     def _guess(self, transcript: str) -> Guess | None:
         """Probabilities of the emotions given the transcript, calibrated with an empty one.
@@ -130,9 +139,18 @@ class QAReport:
 
 
 def write_questions(
-    manifest: Path, recipe: Recipe, batch_size: int = 64, device: torch.device | None = None
+    manifest: Path,
+    recipe: Recipe,
+    batch_size: int = 64,
+    device: torch.device | None = None,
+    endpoint: Endpoint | None = None,
 ) -> list[QAReport]:
     """Write `<split>.questions.jsonl` next to each manifest file.
+
+    Args:
+        batch_size: replies written at a time, or requests sent side by side to an endpoint.
+        endpoint: a server that writes the replies; None for the recipe's own LLM, which guesses
+            emotions from transcripts in both cases.
 
     Raises:
         ConfigError: the recipe has no LLM.
@@ -141,7 +159,8 @@ def write_questions(
     config = recipe.require_llm()
     weights = weights_digest(find_llm(config))
     load = partial(load_llm, config, device or default_device())
-    writer = QuestionWriter(config, recipe.qa, recipe.prompts, recipe.heads.emotions, weights, load)
+    emotions = recipe.heads.emotions
+    writer = QuestionWriter(config, recipe.qa, recipe.prompts, emotions, weights, load, endpoint)
     known: dict[str, Row] = {}  # replies and guesses of all files
     reports = []
     for file in manifest_files(manifest):

@@ -5,15 +5,16 @@ counted by reason and not used in training.
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from rellm_cache.annotation.text_replies import Writing, ask
+from rellm_cache.annotation.endpoint import Endpoint, ask_endpoint
+from rellm_cache.annotation.text_replies import Reply, Writing, ask
 from rellm_cache.config.schema import LLMConfig, PromptsConfig, Recipe
 from rellm_cache.config.specs import digest
 from rellm_cache.corpus.manifest import (
@@ -23,7 +24,6 @@ from rellm_cache.corpus.manifest import (
     read_manifest,
     responses_path,
 )
-from rellm_cache.llm.frozen import FrozenLLM
 from rellm_cache.llm.loading import llm_identity, load_chat, load_llm, with_text_files
 from rellm_cache.llm.prompts import fill_placeholders
 from rellm_cache.llm.refusals import EMPTY, refusal_reason
@@ -56,21 +56,35 @@ def respond(
     batch_size: int = 64,
     device: torch.device | None = None,
     overwrite: bool = False,
+    endpoint: Endpoint | None = None,
 ) -> list[RespondReport]:
     """Write `<split>.responses.jsonl` next to each manifest file.
 
     Args:
+        batch_size: answers written at a time, or requests sent side by side to an endpoint.
         overwrite: replace responses that `respond` did not write.
+        endpoint: a server that writes the responses; None for the recipe's own LLM. Lengths are
+            counted in tokens of the recipe's LLM in both cases.
 
     Raises:
         RellmError: responses there are not from `respond`, or another process writes them.
         ConfigError: the recipe has no LLM.
         ManifestError: the manifest cannot be read.
+        RellmError: the endpoint refuses a request, or fails again and again.
     """
     config = recipe.require_llm()
+    chat = load_chat(config)
     load = cache(lambda: load_llm(config, device or default_device()))
-    fingerprint = reply_fingerprint(config, recipe.prompts)
-    limit = recipe.prompts.example_tokens, len(load_chat(config).end_ids)
+
+    def answers(prompts: Iterable[str]) -> Iterator[Reply]:
+        texts = recipe.prompts
+        writing = Writing(texts.empathetic_system, texts.expected_response_tokens)
+        if endpoint is not None:
+            return ask_endpoint(endpoint, chat, prompts, writing, batch_size)
+        return ask(load(), prompts, writing, batch_size)
+
+    fingerprint = reply_fingerprint(config, recipe.prompts, endpoint)
+    limit = recipe.prompts.example_tokens, len(chat.end_ids)
     replies: dict[str, Row] = {}  # by prompt, of all files
     reports, files = [], manifest_files(manifest)
     for out in [] if overwrite else map(responses_path, files):
@@ -80,17 +94,18 @@ def respond(
             )
     for file in files:
         with hold_file(responses_path(file)):
-            reports.append(
-                _respond_to(file, recipe.prompts, limit, fingerprint, replies, load, batch_size)
-            )
+            reports.append(_respond_to(file, recipe.prompts, limit, fingerprint, replies, answers))
     return reports
 
 
-def reply_fingerprint(llm: LLMConfig, prompts: PromptsConfig) -> str:
+def reply_fingerprint(
+    llm: LLMConfig, prompts: PromptsConfig, endpoint: Endpoint | None = None
+) -> str:
     """Digests of everything that a reply depends on, except the prompt."""
+    writer = llm_identity(llm) if endpoint is None else {"endpoint": endpoint.identity}
     fingerprint = digest(
         {
-            "llm": llm_identity(llm),
+            "llm": writer,
             "system": prompts.empathetic_system,
             "prompt": prompts.expected_response,
             "tokens": prompts.expected_response_tokens,
@@ -105,8 +120,7 @@ def _respond_to(
     limit: tuple[int, int],
     fingerprint: str,
     replies: dict[str, Row],
-    load: Callable[[], FrozenLLM],
-    batch_size: int,
+    answers: Callable[[Iterable[str]], Iterator[Reply]],
 ) -> RespondReport:
     utterances, out = read_manifest(file), responses_path(file)
     before = [with_fingerprint(row) for _, row in read_lines(out)] if out.exists() else []
@@ -122,10 +136,9 @@ def _respond_to(
     requests = {u.id: response_request(u, prompts.expected_response) for u in utterances}
     left = table.missing(p for i, p in requests.items() if p is not None and (i, p) not in old)
     if left:
-        writing = Writing(prompts.empathetic_system, prompts.expected_response_tokens)
-        found = ask(load(), left, writing, batch_size)
         replied = (
-            (a.prompt, {"length": a.length, "refused": a.refused, **asdict(a.reply)}) for a in found
+            (a.prompt, {"length": a.length, "refused": a.refused} | a.reply.row)
+            for a in answers(left)
         )
         table.fill("Responding", len(left), "prompts", replied)
     rows = []

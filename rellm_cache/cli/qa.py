@@ -18,8 +18,15 @@ from rellm_cache.utils.console import counted
     help="Rows to write, the same as --set qa.mode=…; as in the recipe by default.",
 )
 @options.batch_size(64, "Answers written at a time; fewer where a GPU has no room.")
+@options.endpoint
 def qa(
-    manifest: Path, recipe: str, overrides: tuple[str, ...], mode: str | None, batch_size: int
+    manifest: Path,
+    recipe: str,
+    overrides: tuple[str, ...],
+    mode: str | None,
+    batch_size: int,
+    endpoint: str | None,
+    endpoint_model: str | None,
 ) -> None:
     """Write questions and answers about clips with the chat LLM.
 
@@ -28,11 +35,13 @@ def qa(
     reason; the others are used in training if losses.qa_lm is above 0. If the command is killed,
     run it again to continue. A repeated command asks only what has changed.
     """
+    from rellm_cache.annotation.endpoint import connect_if
     from rellm_cache.annotation.questions import write_questions
     from rellm_cache.config.recipes import load_recipe
 
     chosen = (*overrides, f"qa.mode={mode}") if mode else overrides
-    for report in write_questions(manifest, load_recipe(recipe, chosen), batch_size):
+    settings, server = load_recipe(recipe, chosen), connect_if(endpoint, endpoint_model)
+    for report in write_questions(manifest, settings, batch_size, endpoint=server):
         kept = sum(report.kept.values())
         written = counted(report.asked, "reply", "replies")
         asked = f"{written} written now" if report.asked else "nothing left to ask"

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 @options.manifest_argument
 @options.recipe
 @options.batch_size(64, "Answers written at a time; fewer where a GPU has no room.")
+@options.endpoint
 @click.option(
     "--teacher",
     is_flag=True,
@@ -30,6 +31,8 @@ def respond(
     recipe: str,
     overrides: tuple[str, ...],
     batch_size: int,
+    endpoint: str | None,
+    endpoint_model: str | None,
     teacher: bool,
     cache: Path,
     overwrite: bool,
@@ -45,11 +48,15 @@ def respond(
 
     settings = load_recipe(recipe, overrides)
     if teacher:
+        if endpoint is not None:
+            raise click.UsageError("--teacher needs the recipe's own LLM; leave out --endpoint")
         _write_teacher(manifest, settings, cache)
         return
+    from rellm_cache.annotation.endpoint import connect_if
     from rellm_cache.annotation.responses import respond as run
 
-    for report in run(manifest, settings, batch_size, overwrite=overwrite):
+    server = connect_if(endpoint, endpoint_model)
+    for report in run(manifest, settings, batch_size, overwrite=overwrite, endpoint=server):
         written = counted(report.written, "response")
         click.echo(f"{report.path}: {written}, {report.generated} generated now")
         for reason, count in report.dropped.items():

@@ -14,6 +14,7 @@ the longest prompt, H hidden size, V vocabulary.
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,6 +42,11 @@ class Continuation:
     text: str
     early_stop: bool
     ids: tuple[int, ...] = ()
+
+    @property
+    def row(self) -> dict[str, Any]:
+        """What a table of replies keeps of it."""
+        return {"text": self.text, "early_stop": self.early_stop}
 
 
 @dataclass(frozen=True)

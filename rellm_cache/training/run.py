@@ -24,8 +24,10 @@ from accelerate import Accelerator
 
 from rellm_cache.annotation.teacher import open_teacher_store, teacher_spec
 from rellm_cache.config.schema import EncoderConfig, Recipe
+from rellm_cache.corpus.clip_limits import read_limits
 from rellm_cache.corpus.manifest import Utterance, read_split
-from rellm_cache.corpus.speed_copies import read_training_clips, without_copies
+from rellm_cache.corpus.speed_copies import read_training_clips, speed_copies, without_copies
+from rellm_cache.data.batch import Example
 from rellm_cache.data.examples import (
     Questions,
     data_digest,
@@ -54,6 +56,7 @@ from rellm_cache.runs.provenance import (
     DataSummary,
     TrainingRecord,
     cache_location,
+    has_record,
     load_training,
     save_training,
     summarize_data,
@@ -102,6 +105,7 @@ class _Corpus:
     streams: StreamSet
     questions: Questions
     manifest: Path
+    copies: list[tuple[int, Utterance]]  # of validation clips, each with the place of its original
 
 
 def train(
@@ -279,11 +283,12 @@ def _read_corpus(recipe: Recipe, manifest: Path, cache: Path, resources: SharedM
     has_validation = (manifest / "validation.jsonl").exists()
     validation = read_split(manifest, "validation") if has_validation else []
     streams = resources.streams(recipe.encoders, cache)
-    ids = [u.id for u in (*training, *validation)]
+    copies = speed_copies(validation, recipe.heads.speed_copies, read_limits(manifest))
+    ids = [u.id for u in (*training, *validation, *(copy for _, copy in copies))]
     streams.require(ids, f"rellm extract {manifest} --recipe … --cache {cache}")
     splits = ("train", "validation") if validation else ("train",)
     questions = load_questions(recipe.losses, recipe.qa, manifest, splits)
-    return _Corpus(training, validation, streams, questions, manifest)
+    return _Corpus(training, validation, streams, questions, manifest, copies)
 
 
 def _describe_corpus(corpus: _Corpus, recipe: Recipe) -> list[str]:
@@ -318,7 +323,15 @@ def _make_data(corpus: _Corpus, recipe: Recipe, llm: FrozenLLM | None, cache: Pa
         make_examples(corpus.train, recipe, llm, corpus.questions),
         make_examples(corpus.validation, recipe, llm, corpus.questions),
         streams,
+        [(place, Example(copy.id)) for place, copy in corpus.copies],
+        _groups(corpus.train),
     )
+
+
+def _groups(utterances: Sequence[Utterance]) -> list[str]:
+    """Speaker of each utterance, or its audio file if fewer than two speakers are known."""
+    speakers = [u.speaker or u.audio for u in utterances]
+    return speakers if len({*speakers}) > 1 else [u.audio for u in utterances]
 
 
 def pinned(encoders: Mapping[str, EncoderConfig], streams: StreamSet) -> dict[str, EncoderConfig]:
@@ -380,13 +393,13 @@ def record(
     summaries: tuple[DataSummary, DataSummary | None],
     cache: Path,
 ) -> None:
-    """Write the model card, and `training.json` unless this call trained nothing.
+    """Write the model card, and `training.json` unless it is there and this call trained nothing.
 
     Args:
         summaries: of the train split and the validation split.
     """
     recipe, (train, validation) = trainer.recipe, summaries
-    if not (report.out / TRAINING).exists() or report.resumed_at < report.steps:
+    if report.resumed_at < report.steps or not has_record(report.out):
         start, llm = recipe.training.init_from, recipe.used_llm
         found = TrainingRecord(
             rellm=__version__,

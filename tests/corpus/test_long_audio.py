@@ -1,6 +1,7 @@
 """Long recordings: cut in pauses, read in place, and never longer or shorter than the limits."""
 
 import json
+import tarfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from rellm_cache.corpus.long_audio import cut_recording
 from rellm_cache.corpus.manifest import Utterance, read_manifests, read_split
 from rellm_cache.corpus.prepare import prepare
 from rellm_cache.corpus.readers.base import Corpus
+from rellm_cache.corpus.readers.table import read_table
 from rellm_cache.errors import AudioError
 from rellm_cache.extraction.run import extract
 from rellm_cache.store.mapping import Store
@@ -150,6 +152,25 @@ def test_prepare_puts_clips_in_place_of_their_recording(
     again = prepare(corpus, tmp_path / "cut", split_long=True)
     assert again.kept == report.kept
     assert (tmp_path / "cut/train.jsonl").read_text().splitlines() == rows
+
+
+def test_a_recording_in_an_archive_is_cut_in_place(
+    make_recording: MakeRecording, tmp_path: Path
+) -> None:
+    plain = make_recording("long.flac")
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        archive.add(plain.audio, "sounds/long.flac")
+    (tmp_path / "table.csv").write_text("audio,emotion,split\na.tar#sounds/long.flac,sad,train\n")
+    prepare(read_table(tmp_path / "table.csv"), tmp_path / "m", split_long=True)
+    found = read_split(tmp_path / "m", "train")
+    assert len(found) == 5
+    assert len({u.parent for u in found}) == 1
+    for clip, expected in zip(found, cut_recording(plain, ClipLimits()).clips, strict=True):
+        assert clip.audio.startswith(f"{tmp_path}/a.tar:")
+        assert clip.segment == expected.segment
+        own, other = load_clip(clip), load_clip(expected)
+        np.testing.assert_array_equal(own.waveform, other.waveform)
+        np.testing.assert_array_equal(own.digest, other.digest)
 
 
 def test_a_missing_recording_is_named(tmp_path: Path) -> None:

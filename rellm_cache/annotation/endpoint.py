@@ -1,0 +1,214 @@
+"""Endpoint: a server in OpenAI's form (vLLM, llama.cpp, Ollama, …) that writes replies.
+
+Requests are sent side by side and repeated when the server fails for a moment. An answer that is
+not complete counts as a failure of the server, never as a reply.
+"""
+
+import os
+from collections.abc import Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+from urllib.parse import urlsplit
+
+from rellm_cache.annotation.text_replies import Reply, Writing
+from rellm_cache.errors import ConfigError, RellmError
+from rellm_cache.llm.decoding import Continuation
+from rellm_cache.llm.prompts import ChatFormat
+from rellm_cache.utils.console import say
+
+RETRIES = 5  # of a request; the pauses grow from half a second to eight
+SECONDS = 600.0  # that a request may take
+KEY = "OPENAI_API_KEY"  # environment variable with the key, for servers that want one
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """A server and its model.
+
+    Attributes:
+        url: base URL, as `http://127.0.0.1:8000/v1`.
+        model: the model's name on the server.
+        root: where the server says that it has the model from; "" if it does not say.
+    """
+
+    url: str
+    model: str
+    root: str = ""
+    retries: int = field(default=RETRIES, compare=False)
+    seconds: float = field(default=SECONDS, compare=False)
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What decides a reply besides request and settings; another server may have the model."""
+        return {"model": self.model} | ({"root": self.root} if self.root else {})
+
+
+def connect(
+    url: str, model: str | None = None, retries: int = RETRIES, seconds: float = SECONDS
+) -> Endpoint:
+    """Ask a server for its models and choose one.
+
+    Args:
+        model: name of a model on the server; None for the only one that it has.
+
+    Raises:
+        ConfigError: the package `openai` is missing, the URL is none, the server does not answer
+            in OpenAI's form, or it has no such model.
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.netloc:
+        raise ConfigError(
+            f"--endpoint {url}: expected a URL, as http://127.0.0.1:8000/v1 (vLLM) or "
+            "http://127.0.0.1:11434/v1 (Ollama)"
+        )
+    openai = _library()
+    asked = Endpoint(url, model or "", "", retries, seconds)
+    try:
+        with _client(asked) as client:
+            listed = {str(m.id): m for m in client.models.list()}
+    except (openai.OpenAIError, AttributeError, TypeError, ValueError) as error:
+        if model is not None and not isinstance(error, openai.APIConnectionError):
+            say(f"{url}: the server does not list its models ({_reason(error)}); asking {model!r}")
+            return asked
+        raise ConfigError(
+            f"--endpoint {url}: no list of models at {url.rstrip('/')}/models "
+            f"({_reason(error)}); start the server, correct the URL, which ends in /v1 for most "
+            "servers, or name the model with --endpoint-model if the server has no list"
+        ) from error
+    if model is None and len(listed) == 1:
+        (model,) = listed
+    if model is None or model not in listed:
+        found = ", ".join(sorted(listed)[:20]) or "none"
+        wanted = "which one to use" if model is None else f"{model!r}"
+        raise ConfigError(
+            f"--endpoint {url}: the server has the models {found}; expected {wanted}; name one "
+            "with --endpoint-model"
+        )
+    root = getattr(listed[model], "root", None)
+    return Endpoint(url, model, root if isinstance(root, str) else "", retries, seconds)
+
+
+def connect_if(url: str | None, model: str | None) -> Endpoint | None:
+    """The endpoint of a command's options; None without a URL."""
+    if url is not None:
+        return connect(url, model)
+    if model is not None:
+        raise ConfigError("--endpoint-model names a model of a server; give its --endpoint URL too")
+    return None
+
+
+def ask_endpoint(
+    endpoint: Endpoint, chat: ChatFormat, prompts: Iterable[str], writing: Writing, at_once: int
+) -> Iterator[Reply]:
+    """Answer each distinct prompt, in the order in which the server answers.
+
+    Args:
+        chat: the chat format of the recipe's own LLM, by whose tokens a reply's length is counted.
+        at_once: requests that are sent side by side.
+
+    Raises:
+        RellmError: the server refuses a request, or fails again and again. Replies that came
+            before are given first.
+    """
+    waiting = iter(sorted(set(prompts)))
+    failure: Exception | None = None
+    with _client(endpoint) as client, ThreadPoolExecutor(at_once) as pool:
+        running: dict[Future[Continuation], str] = {}
+        try:
+            while True:
+                if failure is None:
+                    for prompt in islice(waiting, at_once - len(running)):
+                        running[pool.submit(_reply, client, endpoint, prompt, writing)] = prompt
+                if not running:
+                    break
+                for done in wait(running, return_when=FIRST_COMPLETED).done:
+                    prompt = running.pop(done)
+                    if (error := done.exception()) is None:
+                        reply = done.result()
+                        length = len(chat.text_prompt(writing.system, prompt))
+                        yield Reply(prompt, reply, length + len(chat.ids(reply.text)))
+                    elif not isinstance(error, Exception):
+                        raise error  # an interrupt
+                    else:
+                        failure = failure or error
+        finally:
+            for future in running:
+                future.cancel()
+    if failure is not None:
+        raise failure
+
+
+def _reply(client: Any, endpoint: Endpoint, prompt: str, writing: Writing) -> Continuation:
+    """The server's reply to one prompt; raises `RellmError`."""
+    openai = _library()
+    messages = [{"role": "system", "content": writing.system}] if writing.system else []
+    messages.append({"role": "user", "content": prompt})
+    for left in reversed(range(endpoint.retries + 1)):
+        try:
+            answer = client.chat.completions.create(
+                model=endpoint.model,
+                messages=messages,
+                max_tokens=writing.tokens,
+                temperature=writing.temperature,
+                seed=writing.seed,
+            )
+        except openai.APIStatusError as error:
+            raise RellmError(
+                f"{endpoint.url}: the server refused the request that begins {prompt[:60]!r} "
+                f"({_reason(error)}); replies so far are kept, run the command again to continue"
+            ) from error
+        except (openai.OpenAIError, ValueError) as error:
+            found: str = _reason(error)
+        else:
+            reply = _complete(answer)
+            if isinstance(reply, Continuation):
+                return reply
+            found = reply
+        if not left:
+            break
+    raise RellmError(
+        f"{endpoint.url}: no complete answer after {endpoint.retries + 1} requests ({found}); "
+        "replies so far are kept, run the command again to continue"
+    )
+
+
+def _complete(answer: Any) -> Continuation | str:
+    """The reply in a server's answer, or what the answer lacks."""
+    choices = getattr(answer, "choices", None)
+    if not isinstance(choices, list) or not choices:
+        return "the answer has no choices"
+    content = getattr(getattr(choices[0], "message", None), "content", None)
+    reason = getattr(choices[0], "finish_reason", None)
+    if not isinstance(content, str):
+        return "the answer has no text"
+    if reason not in ("stop", "length"):
+        return f"the answer ended by {reason!r}, expected 'stop' or 'length'"
+    return Continuation(content.strip(), early_stop=reason == "length")
+
+
+def _client(endpoint: Endpoint) -> Any:
+    """Client of a server, for use in a `with` statement."""
+    return _library().OpenAI(
+        base_url=endpoint.url,
+        api_key=os.environ.get(KEY) or "none",
+        max_retries=endpoint.retries,
+        timeout=endpoint.seconds,
+    )
+
+
+def _library() -> Any:
+    """The package `openai`, which knows how and when to repeat a request."""
+    try:
+        import openai
+    except ImportError as error:
+        raise ConfigError(
+            '--endpoint needs the package openai: pip install "rellm[endpoint]"'
+        ) from error
+    return openai
+
+
+def _reason(error: Exception) -> str:
+    """First part of an error's text."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

@@ -1,0 +1,214 @@
+"""Endpoint: replies of a server in OpenAI's form, its failures, and rows that continue."""
+
+import json
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rellm_cache.annotation.endpoint import Endpoint, ask_endpoint, connect
+from rellm_cache.annotation.responses import reply_fingerprint, respond
+from rellm_cache.annotation.text_replies import Writing
+from rellm_cache.config.schema import Recipe
+from rellm_cache.corpus.manifest import read_lines, responses_path, write_lines
+from rellm_cache.errors import ConfigError, RellmError
+from rellm_cache.llm.loading import load_chat
+from rellm_cache.llm.prompts import ChatFormat
+
+WRITING = Writing("Be kind.", 20)
+
+
+class Server(ThreadingHTTPServer):
+    """A server with faults: a prompt may say what happens to its first request, or to all."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.models = ["tiny"]
+        self.asked: Counter[str] = Counter()
+        self.bodies: list[dict[str, Any]] = []
+        self.busy = self.most = 0
+        self.url = f"http://127.0.0.1:{self.server_port}/v1"
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Answers requests of OpenAI's chat-completions form."""
+
+    server: Server
+
+    def log_message(self, *_: Any) -> None:
+        """Print nothing."""
+
+    def do_GET(self) -> None:
+        if not self.server.models:
+            self.send(404, {"detail": "Not Found"})
+            return
+        models = [
+            {"id": name, "object": "model", "root": f"of/{name}"} for name in self.server.models
+        ]
+        self.send(200, {"object": "list", "data": models})
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        prompt = body["messages"][-1]["content"]
+        self.server.bodies.append(body)
+        self.server.asked[prompt] += 1
+        self.server.busy += 1
+        self.server.most = max(self.server.most, self.server.busy)
+        time.sleep(0.02)
+        self.server.busy -= 1
+        first = self.server.asked[prompt] == 1
+        message: dict[str, Any] = {"role": "assistant", "content": f" About {prompt} "}
+        choice: dict[str, Any] = {"index": 0, "message": message, "finish_reason": "stop"}
+        whole = {"id": "1", "object": "chat.completion", "created": 1, "model": "tiny"}
+        if "refuse" in prompt:
+            self.send(400, {"error": {"message": "too long for me"}})
+        elif "500" in prompt and (first or "always" in prompt):
+            self.send(500, {"error": {"message": "no memory"}})
+        elif "cut" in prompt and first:
+            self.send(200, {**whole, "choices": [choice]}, cut=20)
+        elif "empty" in prompt and first:
+            self.send(200, {**whole, "choices": []})
+        elif "html" in prompt and first:
+            self.send(200, "<html>busy</html>")
+        elif "slow" in prompt and first:
+            time.sleep(1.0)
+        else:
+            choice["finish_reason"] = "length" if "long" in prompt else "stop"
+            self.send(200, {**whole, "choices": [choice]})
+
+    def send(self, status: int, content: Any, cut: int = 0) -> None:
+        """Send JSON, or the beginning of it."""
+        body = (content if isinstance(content, str) else json.dumps(content)).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Connection", "close")
+        self.send_header("retry-after-ms", "5")
+        self.end_headers()
+        self.wfile.write(body[: len(body) - cut])
+        self.close_connection = True
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with Server() as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def chat(recipe: Recipe) -> ChatFormat:
+    return load_chat(recipe.require_llm())
+
+
+def ask(server: Server, chat: ChatFormat, *prompts: str, at_once: int = 4, **options: Any) -> Any:
+    endpoint = Endpoint(server.url, "tiny", **options)
+    return {r.prompt: r for r in ask_endpoint(endpoint, chat, prompts, WRITING, at_once)}
+
+
+def test_replies_are_the_servers(server: Server, chat: ChatFormat) -> None:
+    found = ask(server, chat, "cats", "long dogs", "cats")
+    assert found.keys() == {"cats", "long dogs"}
+    assert found["cats"].reply.text == "About cats"
+    assert not found["cats"].reply.early_stop
+    assert found["long dogs"].reply.early_stop
+    request = chat.text_prompt("Be kind.", "cats")
+    assert found["cats"].length == len(request) + len(chat.ids("About cats"))
+    body = next(b for b in server.bodies if b["messages"][-1]["content"] == "cats")
+    assert body["messages"][0] == {"role": "system", "content": "Be kind."}
+    assert (body["max_tokens"], body["temperature"], body["model"]) == (20, 0.0, "tiny")
+
+
+def test_requests_run_side_by_side_up_to_the_limit(server: Server, chat: ChatFormat) -> None:
+    assert len(ask(server, chat, *map(str, range(12)), at_once=3)) == 12
+    assert 1 < server.most <= 3
+
+
+@pytest.mark.parametrize("fault", ["500", "cut", "empty", "html", "slow"])
+def test_a_failure_of_a_moment_is_repeated(server: Server, chat: ChatFormat, fault: str) -> None:
+    found = ask(server, chat, fault, "cats", seconds=0.5, retries=2)
+    assert found[fault].reply.text == f"About {fault}"
+    assert server.asked == {fault: 2, "cats": 1}
+
+
+def test_a_failure_that_stays_is_an_error_after_the_other_replies(
+    server: Server, chat: ChatFormat
+) -> None:
+    endpoint = Endpoint(server.url, "tiny", retries=2)
+    replies = ask_endpoint(endpoint, chat, ("500 always", "a", "b", "c"), WRITING, 4)
+    assert sorted(next(replies).prompt for _ in range(3)) == ["a", "b", "c"]
+    with pytest.raises(RellmError, match=r"no memory.*run the command again"):
+        next(replies)
+    assert server.asked["500 always"] == 3
+
+
+def test_a_refused_request_is_not_repeated(server: Server, chat: ChatFormat) -> None:
+    with pytest.raises(RellmError, match=r"refused the request that begins 'refuse me'.*too long"):
+        ask(server, chat, "refuse me")
+    assert server.asked == {"refuse me": 1}
+
+
+def test_the_model_is_the_servers_only_one_or_is_named(server: Server) -> None:
+    assert connect(server.url) == Endpoint(server.url, "tiny", "of/tiny")
+    server.models = ["large", "tiny"]
+    with pytest.raises(ConfigError, match=r"models large, tiny; expected which one"):
+        connect(server.url)
+    with pytest.raises(ConfigError, match=r"expected 'huge'"):
+        connect(server.url, "huge")
+    assert connect(server.url, "large").identity == {"model": "large", "root": "of/large"}
+
+
+def test_a_server_without_a_list_needs_the_models_name(
+    server: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.models = []
+    with pytest.raises(ConfigError, match=r"name the model with --endpoint-model"):
+        connect(server.url, retries=0)
+    assert connect(server.url, "tiny", retries=0).identity == {"model": "tiny"}
+    assert "does not list its models" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("url", ["localhost:8000", "file:///etc/passwd", "http://", ""])
+def test_what_is_no_url_is_refused(url: str) -> None:
+    with pytest.raises(ConfigError, match="expected a URL, as http://"):
+        connect(url)
+
+
+def test_a_server_that_does_not_answer_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"http://127\.0\.0\.1:9/v1: no list of models"):
+        connect("http://127.0.0.1:9/v1", retries=0, seconds=5)
+
+
+def test_respond_writes_the_replies_of_a_server_and_continues(
+    server: Server, recipe: Recipe, tmp_path: Path
+) -> None:
+    manifest = tmp_path / "train.jsonl"
+    rows = [
+        {"id": str(i), "audio": f"{i}.wav", "text": text, "emotion": "sad"}
+        for i, text in enumerate(["I lost it.", "500 always", "We won."])
+    ]
+    write_lines(manifest, rows)
+    endpoint = Endpoint(server.url, "tiny", retries=0)
+    with pytest.raises(RellmError, match="run the command again"):
+        respond(manifest, recipe, endpoint=endpoint)
+    assert not responses_path(manifest).exists()
+    write_lines(manifest, [row for row in rows if "500" not in row["text"]])
+    asked = server.asked.total()
+    (report,) = respond(manifest, recipe, endpoint=endpoint)
+    assert (report.written, report.generated) == (2, 0)
+    assert server.asked.total() == asked  # both replies were kept
+    written = [row for _, row in read_lines(report.path)]
+    assert all(row["response"].startswith("About ") for row in written)
+    own = reply_fingerprint(recipe.require_llm(), recipe.prompts)
+    other = reply_fingerprint(recipe.require_llm(), recipe.prompts, endpoint)
+    assert {row["fingerprint"] for row in written} == {other} != {own}
