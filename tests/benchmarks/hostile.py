@@ -13,7 +13,8 @@ the user, within five seconds of processor time.
 Kills: each command is killed (SIGKILL) at random moments and called again. Then its output must
 equal that of a call that was not killed.
 
-Prints a table, after Ctrl-C that of the results so far. Exit code 1 if anything is lost or silently different, or for a traceback.
+Prints a table, after Ctrl-C that of the results so far. Exit code 1 if anything is lost or
+silently different, or for a traceback.
 """
 
 import argparse
@@ -371,6 +372,7 @@ def show(results: Results) -> None:
 
 def main(options: argparse.Namespace) -> int:
     """Run all three stages; the exit code."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
         os.environ["RELLM_MODELS"] = str(scratch / "world" / "models")
