@@ -33,6 +33,7 @@ from rellm_cache.cli.qa import qa
 from rellm_cache.cli.recipes import recipes
 from rellm_cache.cli.reproduce import reproduce
 from rellm_cache.cli.respond import respond
+from rellm_cache.cli.serve import serve
 from rellm_cache.cli.sweep import sweep
 from rellm_cache.cli.train import train
 from rellm_cache.cli.transcribe import transcribe
@@ -50,7 +51,7 @@ def rellm() -> None:
     """Cache frozen speech encoders once, then train empathetic speech LLM adapters in minutes.
 
     Start with `rellm demo`. The order of work: prepare, respond, extract, annotate, qa, train,
-    sweep, generate, evaluate, judge, publish.
+    sweep, generate, serve, evaluate, judge, publish.
 
     Exit codes: 0 done; 1 failed, with a message; 2 wrong usage; 3 done, but some clips or runs
     failed and are listed; 130 interrupted.
@@ -59,8 +60,8 @@ def rellm() -> None:
 
 for command in (
     demo, doctor, prepare, respond, transcribe, plan, extract, annotate, qa, probe, train, sweep,
-    generate, embed, evaluate, judge, empathy, reproduce, benchmark, check, publish, cache, import_,
-    recipes,
+    generate, serve, embed, evaluate, judge, empathy, reproduce, benchmark, check, publish, cache,
+    import_, recipes,
 ):  # fmt: skip
     rellm.add_command(command)
 

@@ -7,21 +7,21 @@ manifest adds them to the utterances. BLSP's field names are accepted too.
 
 import dataclasses
 import math
-import os
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import count
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
+from rellm_cache.corpus.audio_location import audio_below, default_id
 from rellm_cache.corpus.dimensions import DIMENSIONS, Vad, check_vad
 from rellm_cache.corpus.field_validation import (
     BOOL,
     NAME,
     SECONDS,
     SEGMENT,
+    SHA256,
     SPEED,
     TEXT,
     Field,
@@ -53,6 +53,7 @@ _FIELDS: dict[str, Field] = {
     "early_stop": BOOL,
     "segment": SEGMENT,
     "speed": SPEED,
+    "source_sha256": SHA256,
     "avd_ans": json_object("arousal, dominance and valence"),
 }
 
@@ -67,7 +68,8 @@ class Utterance:
 
     Attributes:
         id: unique, starts with the corpus, as in `ravdess/03-01-05-01-01-01-07`.
-        audio: path of the sound file, or BLSP's `archive.zip:offset:length` in bytes.
+        audio: path of the sound file, or a part of a container (`corpus.audio_location`), as
+            BLSP's `archive.zip:offset:length` in bytes.
         segment: (start, end) in seconds within the file; None for the whole file.
         speed: at which the clip is played: 1.1 is a tenth faster, and higher in pitch.
         text: transcript.
@@ -79,6 +81,8 @@ class Utterance:
         duration: seconds; None until measured.
         response: the expected response of step 1, or None.
         early_stop: whether the token limit cut the response, which then has no end tokens.
+        source_sha256: SHA-256 (hex) of the audio's bytes in its container when the manifest was
+            prepared; other bytes are then an error. None for a file of its own.
     """
 
     id: str
@@ -95,6 +99,7 @@ class Utterance:
     early_stop: bool = False
     soft_emotion: Shares | None = None
     speed: float = 1.0
+    source_sha256: str | None = None
 
 
 def parse_utterance(
@@ -124,7 +129,7 @@ def parse_utterance(
     emotion, soft_emotion = _emotions(row.get("emotion"), labels, where)
     return Utterance(
         id=as_text(row.get("id")) or default_id(audio, folder),
-        audio=_audio_path(audio, folder),
+        audio=audio_below(folder, audio),
         segment=(float(segment[0]), float(segment[1])) if segment else None,
         text=row.get("text") or "",
         emotion=emotion,
@@ -137,6 +142,7 @@ def parse_utterance(
         response=row.get("response", row.get("output")),
         early_stop=bool(row.get("early_stop")),
         speed=float(row.get("speed") or 1.0),
+        source_sha256=row.get("source_sha256"),
     )
 
 
@@ -150,16 +156,6 @@ def _emotions(
         return emotion_of(value, labels, where), None
     shares = read_shares(value, where, lambda label, place: emotion_of(label, labels, place))
     return majority(shares), shares
-
-
-def _audio_path(audio: str, folder: Path) -> str:
-    """`str(folder / audio)`, without a new `Path` for each clip."""
-    name = audio.rpartition("/")[2]
-    if name in ("", "."):
-        return str(folder / audio)
-    if audio[0] == "/" and "//" not in audio and "/./" not in audio:
-        return audio
-    return os.path.join(_join(folder, audio[: -len(name)]), name)
 
 
 class QuickRows:
@@ -215,7 +211,7 @@ class QuickRows:
             vad, source = tuple(vad), source or "human"
         utterance: Any = _OpenUtterance(  # by position, which is quicker
             key,
-            _audio_path(audio, self.folder),
+            audio_below(self.folder, audio),
             None,
             text or "",
             self._emotions[emotion],
@@ -240,23 +236,11 @@ _OpenUtterance = dataclasses.make_dataclass(
 )
 _SOURCES = frozenset(get_args(VadSource))
 # Fields of rows that `parse_utterance` alone parses.
-_SLOW = frozenset(("segment", "speed", "avd_ans", "early_stop", "output"))
+_SLOW = frozenset(("segment", "speed", "avd_ans", "early_stop", "output", "source_sha256"))
 
 
 def _is_share(value: object) -> bool:
     return type(value) is float and 0.0 <= value <= 1.0
-
-
-@lru_cache(maxsize=4096)
-def _join(folder: Path, below: str) -> str:
-    joined = str(folder / below)
-    return "" if joined == "." else joined
-
-
-def default_id(audio: str, folder: Path) -> str:
-    """Make an id from the audio path: without suffix; for a zip member, with its offsets."""
-    keep_suffix = ".zip:" in audio or not Path(audio).name  # "." has no name
-    return f"{folder.name}/{audio if keep_suffix else Path(audio).with_suffix('')}"
 
 
 def read_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -266,6 +266,10 @@ def test_plan_then_a_shard_and_the_rest_by_workers(
     code, out, _ = run("plan", corpus, *options, *auto)
     assert code == 0
     assert "It fits into 1.0 GB, with 500.0 MB used by CUDA" in out
+    assert "--set" not in out
+    code, out, _ = run("plan", corpus, *options, "--gpu-gb", "0.5", "--clips", "1")
+    assert code == 0
+    assert "No set of options that keeps the model fits" in out
     code, out, _ = run("extract", corpus, *options, "--shard", "1/2")
     assert code == 0
     first = int(out.partition(" clips encoded")[0].rpartition(" ")[2])

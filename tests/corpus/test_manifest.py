@@ -78,10 +78,24 @@ def test_round_trip(tmp_path: Path) -> None:
             early_stop=True,
         ),
         Utterance(id="a/2", audio="/elsewhere/b.flac", split="train"),
+        Utterance(
+            id="a/3",
+            audio="/shards/a.tar:512:90#./x//50%25 %23:1.wav",
+            split="train",
+            source_sha256="0123456789abcdef" * 4,
+        ),
+        Utterance(id="a/4", audio=f"{tmp_path}/d.parquet:17#audio", split="train"),
     ]
     write_manifest(tmp_path / "train.jsonl", utterances)
     assert read_manifest(tmp_path / "train.jsonl") == utterances
     assert "response" not in (tmp_path / "train.jsonl").read_text("utf-8").splitlines()[-1]
+
+
+@pytest.mark.parametrize("digest", ["0" * 63, "G" * 64, "A" * 64, 7, ["0" * 64]])
+def test_a_digest_of_a_source_is_64_hex_digits(tmp_path: Path, digest: object) -> None:
+    manifest = write(tmp_path / "train.jsonl", {"audio": "a.wav", "source_sha256": digest})
+    with pytest.raises(ManifestError, match=r"found source_sha256 .*, expected 64 hex digits"):
+        read_manifest(manifest)
 
 
 def test_blsp_fields_are_read(tmp_path: Path) -> None:
