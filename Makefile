@@ -29,7 +29,7 @@ test: install
 
 docs: install
 	$(INSTALL) -c constraints.txt -e ".[docs]"
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 fuzz:
 	ls tests/fuzz/test_*.py | RELLM_FUZZ_SECONDS=$(FUZZ_SECONDS) OMP_NUM_THREADS=1 \

@@ -179,7 +179,9 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 def test_every_page_is_linked_from_the_first() -> None:
     text = (ROOT / "README.md").read_text("utf-8")
-    pages = {f"docs/{page.name}" for page in ROOT.glob("docs/*.md")} | {"docs/decisions/"}
+    pages = {str(page.relative_to(ROOT)) for page in ROOT.glob("docs/*.md")} | {"docs/decisions/"}
+    pages |= {str(page.relative_to(ROOT)) for page in ROOT.glob("docs/guides/*.md")}
+    pages |= {"notebooks/"}
     assert pages - set(re.findall(r"\]\(([^)#\s]+)", text)) == set()
 
 

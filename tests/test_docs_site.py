@@ -85,7 +85,7 @@ def test_links_between_pages_are_rewritten() -> None:
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The site, built without a network and with warnings as errors."""
     out = tmp_path_factory.mktemp("site")
-    words = ["build", "--strict", "--quiet", "--site-dir", str(out)]
+    words = ["build", "--strict", "--site-dir", str(out)]
     built = subprocess.run(
         [sys.executable, "-c", WITHOUT_NETWORK, *words],
         cwd=ROOT,

@@ -31,7 +31,7 @@ from rellm_cache.errors import RellmError
 ROOT = Path(__file__).parents[1]
 CLIPS = Path("rellm_cache/demo/clips")
 FIRST = ROOT / "README.md"
-PAGES = [FIRST, *sorted(ROOT.glob("docs/*.md"))]
+PAGES = [FIRST, *sorted(ROOT.glob("docs/*.md")), *sorted(ROOT.glob("docs/guides/*.md"))]
 DATA = {"csv", "json", "text", "toml"}  # languages of blocks that are not to be run
 BLOCK = re.compile(
     r"^(?:<!-- not run: (?P<reason>.*?) -->\n+)?```(?P<language>\w*)\n(?P<code>.*?)^```$",

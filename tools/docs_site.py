@@ -23,6 +23,7 @@ MOVED = {
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changes.md",
     "docs/decisions": "decisions/README.md",
+    "notebooks": "notebooks/quick-start.md",  # the first of them
 }
 SOURCES = "files"  # folder of the site with files of the checkout that pages link to
 LINK = re.compile(r"(\[(?P<text>[^\[\]]*))?\]\((?P<target>[^)\s#]+)(?P<anchor>(?:#[^)\s]*)?)\)")

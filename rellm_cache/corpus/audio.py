@@ -135,8 +135,19 @@ def load_clip(utterance: Utterance, limits: ClipLimits = DEFAULT_LIMITS) -> Clip
             unlikely rate, or samples that are not finite.
         UnsuitableAudioError: the limits leave the clip out.
     """
+    with _open_source(utterance) as source:
+        return decode_clip(source, utterance, limits)
+
+
+def decode_clip(
+    source: BinaryIO, utterance: Utterance, limits: ClipLimits = DEFAULT_LIMITS
+) -> Clip:
+    """Decode a clip from an open file; `utterance.audio` is its name in messages.
+
+    Raises like `load_clip`.
+    """
     audio = utterance.audio
-    with _open_source(utterance) as source, _open(source, utterance, limits) as clip:
+    with _open(source, utterance, limits) as clip:
         sha = source_sha256(source, audio)  # before decoding: a file may be written meanwhile
         waveform = _finish(_decode(clip), clip.played_rate, audio, limits)
         digest = utterance_digest(sha, utterance)
@@ -145,7 +156,7 @@ def load_clip(utterance: Utterance, limits: ClipLimits = DEFAULT_LIMITS) -> Clip
 
 
 def make_waveform(
-    samples: np.ndarray, rate: int, name: str, limits: ClipLimits = DEFAULT_LIMITS
+    samples: np.ndarray, rate: float, name: str, limits: ClipLimits = DEFAULT_LIMITS
 ) -> np.ndarray:
     """Average channels and resample to 16 kHz: (S, channels) float32 at `rate` Hz -> (S',) float32.
 

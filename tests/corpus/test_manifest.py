@@ -1,14 +1,19 @@
 """Manifest files: reading, writing, and errors with file and line."""
 
 import json
+import math
 import os
+import random
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from rellm_cache.corpus.manifest import (
+    QuickRows,
     Utterance,
+    parse_utterance,
     read_manifest,
     read_manifests,
     read_split,
@@ -279,3 +284,60 @@ def test_an_id_in_two_splits_is_refused(tmp_path: Path) -> None:
         write(tmp_path / f"{split}.jsonl", {"id": "same", "audio": "a.wav"})
     with pytest.raises(ManifestError, match="1 ids occur in more than one split, the first is 'sa"):
         read_manifests(tmp_path)
+
+
+ODD: dict[str, list[Any]] = {
+    "id": ["a", "", None, 0, 1.5, True, []],
+    "audio": ["a.wav", "/x/a.wav", "/x//a.wav", "../a.wav", "a/", ".", "", None, 7],
+    "text": ["x", "", None, 0, False, 1.0, []],
+    "emotion": ["happy", "HAPPY ", "", None, "odd", 1, [0.5], True],
+    "speaker": ["s", "", None, 0, 2.5, False],
+    "split": ["train", "", None, "test", "dev", 0, []],
+    "duration": [1.5, 0.0, None, 2, -1.0, math.inf, True, "1"],
+    "vad": [None, [0.1, 0.5, 1.0], [0, 0.5, 1.0], [0.1, 0.2], [0.1, 0.2, 1.5], "x", [True, 0, 0]],
+    "vad_source": ["human", "pseudo", "", None, "mine", 0],
+    "response": ["Yes.", "", None, 1, True],
+    "early_stop": [False, True, None, "", 1],
+    "segment": [None, [0.0, 1.0], [1.0, 0.0], [], ""],
+    "mine": ["x", None, 1],
+    "instruction": ["x", None],
+}
+
+
+@pytest.mark.parametrize("split", ["train", ""])
+def test_quick_rows_are_those_of_the_full_parser(tmp_path: Path, split: str) -> None:
+    """Random rows: the quick parser gives the same utterance, or leaves the row to the other."""
+    source, taken = random.Random(1), 0
+    for _ in range(4000):
+        names = [n for n in ODD if n in ("audio", "id") or source.random() < 0.6]
+        usual = {name: ODD[name][0] for name in names if name not in ("early_stop", "segment")}
+        quick = QuickRows(tmp_path, split)
+        quick.learn(usual, parse_utterance(usual, tmp_path, "a:1"))
+        row = {n: source.choice(ODD[n]) if source.random() < 0.1 else usual.get(n) for n in names}
+        if (found := quick.parse(row)) is not None:
+            taken += 1
+            expected = parse_utterance(row, tmp_path, "a:1")
+            assert found == replace(expected, split=expected.split or split)
+            assert type(found) is Utterance
+            assert asdict(found).keys() == asdict(expected).keys()
+            assert repr(found) == repr(replace(expected, split=found.split))
+    assert taken > 400
+
+
+def test_a_wrong_row_after_many_plain_ones_is_named(tmp_path: Path) -> None:
+    rows: list[dict[str, Any] | str] = [
+        {"id": f"a/{number}", "audio": "a.wav", "emotion": "sad", "duration": 1.5}
+        for number in range(1500)
+    ]
+    path = write(tmp_path / "train.jsonl", *rows)
+    assert [u.id for u in read_manifest(path)] == [f"a/{number}" for number in range(1500)]
+    for line, message in (
+        ('{"id": "a/b", "audio": "a.wav", "emotion": "sad", "duration": -1.5}', "duration -1.5"),
+        ('{"id": "a/b", "audio": "a.wav", "emotion": "sed", "duration": 1.5}', "sed"),
+        ('{"id": "a/7", "audio": "a.wav", "emotion": "sad", "duration": 1.5}', "occurs twice"),
+        ('{"id": "a/b", "audio": "a.wav", "emotion": "sad", "id": "a/c"}', "occurs twice"),
+        ('{"id": "a/b", "audio": "a.wav", "Emotion": "sad", "duration": 1.5}', "'emotion'"),
+        ('{"id": "a/b"', "not JSON"),
+    ):
+        with pytest.raises(ManifestError, match=rf"train\.jsonl:1234: .*{message}"):
+            read_manifest(write(path, *rows[:1233], line, *rows[1233:]))
