@@ -43,7 +43,6 @@ class Page:
         self, runs: Sequence[ServedRun], worker: Worker, settings: ServeSettings, folder: Path
     ) -> None:
         self._runs, self._worker, self._settings = list(runs), worker, settings
-        self._folder = folder.resolve()
         self._examples = write_examples(runs, folder)
 
     def build(self) -> gr.Blocks:
@@ -64,6 +63,7 @@ class Page:
                 editable=True,
                 buttons=[],
             )
+            fetch_nothing(audio)
             text = gr.Textbox(
                 label="Write instead, or ask about the speech",
                 elem_id="text",
@@ -108,6 +108,9 @@ class Page:
                 api_visibility="private",
             )
         blocks.queue(default_concurrency_limit=None)
+        # Only after its own launch does Gradio check that a file was sent to the page; without it a
+        # request could name any file of this machine.
+        blocks.has_launched = True
         return blocks
 
     @property
@@ -159,18 +162,12 @@ class Page:
             message = render_page("serving/alert.html.j2", message=str(request_error(error)))
             yield [state, message, *self._columns(state), gr.skip(), gr.skip()]
 
-    def _sent(self, path: Path) -> Path:
-        """A file that was sent to this page; Gradio would also take others of this machine."""
-        if not path.resolve().is_relative_to(self._folder):
-            raise RequestError(f"{path.name}: was not sent to this page; choose the file again")
-        return path
-
     def _answer(
         self, audio: str | None, text: str, state: list[Conversation]
     ) -> Iterator[list[Any]]:
         if audio is None and not text:
             raise RequestError("Record or choose a clip first, or write something.")
-        data = None if audio is None else read_regular(self._sent(Path(audio)))
+        data = None if audio is None else read_regular(Path(audio))
         name = "" if audio is None else Path(audio).name
 
         def work(emit: Emit) -> None:
@@ -187,6 +184,19 @@ class Page:
         finally:
             job.close()
         yield [state, "", *self._columns(state), None, ""]
+
+
+def fetch_nothing(audio: gr.Audio) -> None:
+    """Make a component refuse addresses of other servers, which Gradio would download."""
+    take_file = audio.async_move_resource_to_block_cache
+
+    async def take(path: str | Path | None) -> str | None:
+        if path is not None and "://" in str(path):
+            raise gr.Error("An address of another server; choose a file.")
+        found: str | None = await take_file(path)
+        return found
+
+    audio.async_move_resource_to_block_cache = take
 
 
 def write_examples(runs: Sequence[ServedRun], folder: Path) -> list[tuple[Path, str]]:

@@ -23,6 +23,7 @@ from rellm_cache.model.speech_llm import SpeechLLM
 BATCH = 16  # clips
 FOLDS = 4
 PENALTIES = (0.1, 0.3, 1.0, 3.0)  # times the mean squared length of a vector
+Fit = Callable[[Tensor], Tensor]  # penalty -> weights (P, O)
 SCALES = tuple(2 ** (k / 4) for k in range(33))  # of the logits: 1 to 256
 
 
@@ -116,41 +117,49 @@ class Problem:
 
     def solve(self) -> tuple[Tensor, Tensor]:
         """Weights (O, P) with the best penalty, and predictions (n, O) of clips left out."""
-        fit = self._by_clips() if len(self.vectors) < self.vectors.shape[1] else self._by_values()
+        few = len(self.vectors) < self.vectors.shape[1]
+        of = self._by_clips() if few else self._by_values()
         mean = self.vectors.square().sum(1).mean()
         held_out = {penalty: torch.zeros_like(self.targets) for penalty in PENALTIES}
         folds = set(self.folds.tolist())
         for fold in sorted(folds) if len(folds) > 1 else ():
             left = self.folds == fold
+            fit = of(~left)
             for penalty, predicted in held_out.items():
-                predicted[left] = self.vectors[left] @ fit(~left, penalty * mean)
+                predicted[left] = self.vectors[left] @ fit(penalty * mean)
         errors = {
             penalty: float(self.weights @ (predicted - self.targets).square().sum(1))
             for penalty, predicted in held_out.items()
         }
         penalty = min(errors, key=errors.__getitem__)
         everything = torch.ones_like(self.folds, dtype=torch.bool)
-        return fit(everything, penalty * mean).T, held_out[penalty]
+        return of(everything)(penalty * mean).T, held_out[penalty]
 
-    def _by_clips(self) -> Callable[[Tensor, Tensor], Tensor]:
-        """Solver for clips (n,) and a penalty, with a matrix of clips by clips: (P, O)."""
+    def _by_clips(self) -> Callable[[Tensor], Fit]:
+        """Fits of some clips (n,), with a matrix of clips by clips."""
         products = self.vectors @ self.vectors.T  # (n, n)
 
-        def fit(clips: Tensor, penalty: Tensor) -> Tensor:
-            square = products[clips][:, clips] + torch.diag(penalty / self.weights[clips])
-            return self.vectors[clips].T @ _solved(square, self.targets[clips])
+        def of(clips: Tensor) -> Fit:
+            own, inverse = products[clips][:, clips], 1 / self.weights[clips]
 
-        return fit
+            def fit(penalty: Tensor) -> Tensor:
+                solved = _solved(own + torch.diag(penalty * inverse), self.targets[clips])
+                return self.vectors[clips].T @ solved
 
-    def _by_values(self) -> Callable[[Tensor, Tensor], Tensor]:
+            return fit
+
+        return of
+
+    def _by_values(self) -> Callable[[Tensor], Fit]:
         """The same with a matrix of values by values."""
 
-        def fit(clips: Tensor, penalty: Tensor) -> Tensor:
+        def of(clips: Tensor) -> Fit:
             weighted = self.vectors[clips] * self.weights[clips].unsqueeze(1)  # (m, P)
-            square = weighted.T @ self.vectors[clips] + penalty * torch.eye(weighted.shape[1])
-            return _solved(square, weighted.T @ self.targets[clips])
+            square, cross = weighted.T @ self.vectors[clips], weighted.T @ self.targets[clips]
+            unit = torch.eye(len(square))
+            return lambda penalty: _solved(square + penalty * unit, cross)
 
-        return fit
+        return of
 
 
 def _solved(square: Tensor, targets: Tensor) -> Tensor:

@@ -23,7 +23,13 @@ def tiny_runs(
 
 
 @pytest.fixture(scope="session")
-def server(tiny_runs: TinyRuns, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+def uploads(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One folder for all servers of a process: Gradio takes it from the environment."""
+    return tmp_path_factory.mktemp("uploads")
+
+
+@pytest.fixture(scope="session")
+def server(tiny_runs: TinyRuns, uploads: Path) -> Iterator[LiveServer]:
     """Page and API of both tiny runs."""
     loaded = load_runs([tiny_runs.hears, tiny_runs.plain])
-    yield from run_server(loaded, SETTINGS, tmp_path_factory.mktemp("uploads"))
+    yield from run_server(loaded, SETTINGS, uploads)

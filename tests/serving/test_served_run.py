@@ -113,12 +113,12 @@ def test_examples_are_clips_of_the_scored_manifest(
     assert "no example clips" in capsys.readouterr().err
 
 
-def test_a_run_without_llm_tells_the_emotion_alone(tiny_runs: TinyRuns, tmp_path: Path) -> None:
+def test_a_run_without_llm_tells_the_emotion_alone(tiny_runs: TinyRuns, uploads: Path) -> None:
     runs = load_runs([tiny_runs.mute])
     assert not runs[0].answers
     data = base64.b64encode(tiny_runs.clip.read_bytes()).decode()
     audio = {"type": "input_audio", "input_audio": {"data": data, "format": "wav"}}
-    with contextmanager(run_server)(runs, SETTINGS, tmp_path) as server:
+    with contextmanager(run_server)(runs, SETTINGS, uploads) as server:
         client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
 
         def ask(content: Any) -> Any:

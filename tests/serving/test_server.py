@@ -25,10 +25,10 @@ TOKEN = "open sesame"
 
 
 @pytest.fixture(scope="module")
-def guarded(server: LiveServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+def guarded(server: LiveServer, uploads: Path) -> Iterator[LiveServer]:
     """Another server of the same loaded runs, with a token."""
     settings = replace(SETTINGS, token=TOKEN)
-    yield from run_server(server.runs, settings, tmp_path_factory.mktemp("guarded"))
+    yield from run_server(server.runs, settings, uploads)
 
 
 def test_a_token_opens_page_and_api(guarded: LiveServer) -> None:
@@ -72,23 +72,29 @@ def test_headers_keep_the_page_on_this_server(server: LiveServer) -> None:
         assert "cdn" not in httpx.get(server.url + path, follow_redirects=True).text.lower()
 
 
-def test_files_of_this_machine_are_not_given_away(server: LiveServer, tiny_runs: TinyRuns) -> None:
+def test_files_of_this_machine_are_not_given_away(
+    server: LiveServer, tiny_runs: TinyRuns, monkeypatch: pytest.MonkeyPatch
+) -> None:
     secret = tiny_runs.plain / "recipe.toml"
     for path in (secret, Path("/etc/passwd"), Path("pyproject.toml").absolute()):
         for route in (f"/gradio_api/file={path}", f"/file={path}", f"/static/../..{path}"):
             answer = httpx.get(server.url + route)
             assert answer.status_code >= 400, route
-    meta = {"_type": "gradio.FileData"}
-    for data in ({"path": str(secret)}, {"path": "x.wav", "url": "http://127.0.0.1:1/x.wav"}):
-        call = {"data": [{**data, "meta": meta}, "", None], "fn_index": 1, "session_hash": "s"}
+    fetched: list[str] = []
+    name = "gradio.processing_utils.async_ssrf_protected_download"
+    monkeypatch.setattr(name, lambda url, **_: fetched.append(url))
+    config = httpx.get(f"{server.url}/config").json()
+    (send,) = [d for d in config["dependencies"] if d["api_name"] == "_send"]
+    for index, wanted in enumerate((str(secret), "/etc/passwd", "http://example.org/x.wav")):
+        file = {"path": wanted, "meta": {"_type": "gradio.FileData"}}
+        call = {"data": [file, "", None], "fn_index": send["id"], "session_hash": f"s{index}"}
         joined = httpx.post(f"{server.url}/gradio_api/queue/join", json=call)
         if joined.status_code == 200:
-            events = httpx.get(
-                f"{server.url}/gradio_api/queue/data", params={"session_hash": "s"}, timeout=60
-            )
-            failed = '"success":false' in events.text.replace(" ", "")
-            assert failed or "was not sent to this page" in events.text
-            assert "cannot be decoded" not in events.text
+            query = {"session_hash": f"s{index}"}
+            events = httpx.get(f"{server.url}/gradio_api/queue/data", params=query, timeout=60).text
+            assert '"success":false' in events.replace(" ", "")
+            assert "decoded" not in events
+    assert fetched == []
 
 
 def test_the_address_must_be_free(server: LiveServer, tmp_path: Path) -> None:
