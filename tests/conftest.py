@@ -34,6 +34,7 @@ from rellm_cache.config.schema import AdapterConfig, EncoderConfig, LossesConfig
 
 pytest_plugins = ["pipeline_fixtures"]
 
+STARTED_IN = Path.cwd()
 RAVDESS = Path(__file__).parents[1] / "../shared/data/ravdess"
 
 
@@ -43,6 +44,15 @@ def interruptible() -> Iterator[None]:
     found = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, found)
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left_here() -> Iterator[None]:
+    """A test writes into `tmp_path`, never into the folder in which tests are started."""
+    before = set(STARTED_IN.iterdir())
+    yield
+    left = [path for path in set(STARTED_IN.iterdir()) - before if not path.name.startswith(".")]
+    assert not left, f"a test, this one or one that ran beside it, wrote {left}"
 
 
 @pytest.fixture(scope="session")

@@ -58,6 +58,10 @@ READERS = {
     "csv.writer": "utils/atomic_files.py",
     "csv.DictWriter": "utils/atomic_files.py",
     "load_file": "utils/tensor_files.py",
+    "tarfile.open": "corpus/archives.py",
+    "zipfile.ZipFile": "corpus/archives.py",
+    "self._parquet.ParquetFile": "corpus/arrow_tables.py",
+    "self._arrow.memory_map": "corpus/arrow_tables.py",
     "safe_open": "utils/model_files.py",  # only whether a file is whole
     "torch.load": "utils/tensor_files.py",
 }

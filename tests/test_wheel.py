@@ -47,7 +47,7 @@ def test_nothing_lies_beside_the_package(names: list[str]) -> None:
 
 def test_every_module_and_data_file_is_in(names: list[str]) -> None:
     package = ROOT / "rellm_cache"
-    kinds = ("*.py", "py.typed", "recipes/*.toml", "*.j2", "demo/clips/*")
+    kinds = ("*.py", "py.typed", "shipped/*.toml", "demo/*.toml", "*.j2", "demo/clips/*")
     wanted = {str(p.relative_to(ROOT)) for kind in kinds for p in package.rglob(kind)}
     assert wanted <= set(names)
     assert "rellm_cache/evaluation/report.html.j2" in names

@@ -5,6 +5,7 @@ Enters: arguments. Leaves: the printed report of one library function, and an ex
 130 interrupted. Commands import the library when they run, so that `--help` is fast.
 """
 
+import io
 import sys
 import warnings
 
@@ -32,11 +33,12 @@ from rellm_cache.cli.qa import qa
 from rellm_cache.cli.recipes import recipes
 from rellm_cache.cli.reproduce import reproduce
 from rellm_cache.cli.respond import respond
+from rellm_cache.cli.serve import serve
 from rellm_cache.cli.sweep import sweep
 from rellm_cache.cli.train import train
 from rellm_cache.cli.transcribe import transcribe
 from rellm_cache.errors import RellmError
-from rellm_cache.utils.disk_errors import disk_reason
+from rellm_cache.utils.disk_errors import os_error_text
 from rellm_cache.version import __version__
 
 INTERRUPTED = 130
@@ -49,7 +51,7 @@ def rellm() -> None:
     """Cache frozen speech encoders once, then train empathetic speech LLM adapters in minutes.
 
     Start with `rellm demo`. The order of work: prepare, respond, extract, annotate, qa, train,
-    sweep, generate, evaluate, judge, publish.
+    sweep, generate, serve, evaluate, judge, publish.
 
     Exit codes: 0 done; 1 failed, with a message; 2 wrong usage; 3 done, but some clips or runs
     failed and are listed; 130 interrupted.
@@ -58,8 +60,8 @@ def rellm() -> None:
 
 for command in (
     demo, doctor, prepare, respond, transcribe, plan, extract, annotate, qa, probe, train, sweep,
-    generate, embed, evaluate, judge, empathy, reproduce, benchmark, check, publish, cache, import_,
-    recipes,
+    generate, serve, embed, evaluate, judge, empathy, reproduce, benchmark, check, publish, cache,
+    import_, recipes,
 ):  # fmt: skip
     rellm.add_command(command)
 
@@ -69,11 +71,15 @@ def main(arguments: list[str] | None = None) -> None:
     if not sys.warnoptions:
         # Warnings of libraries are for their developers, not for users.
         warnings.simplefilter("ignore")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal may not have all characters
+            stream.reconfigure(errors="backslashreplace")
     try:
         code = rellm.main(arguments, prog_name="rellm", standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
-    except (RellmError, OSError) as error:  # the message of an OSError names the file
-        click.echo(f"Error: {disk_reason(error)}", err=True)
+    except (RellmError, OSError) as error:
+        text = os_error_text(error) if isinstance(error, OSError) else str(error)
+        click.echo(f"Error: {text}", err=True)
         sys.exit(RellmError.exit_code)
     except (click.exceptions.Abort, KeyboardInterrupt):
         click.echo("Interrupted. Run the same command again to continue.", err=True)

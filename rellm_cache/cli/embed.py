@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 @click.command()
 @options.run_argument
 @options.manifest_argument
-@options.out("New file for the embeddings; for npy a new folder.", click.Path(path_type=Path))
+@options.out("New file for the embeddings; for npy a new folder.", options.ANY_PATH)
 @click.option(
     "--format",
     "kind",

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--commit-seconds",
-    type=click.FloatRange(min=0),
+    type=options.FiniteRange(min=0),
     default=60.0,
     help="Commit encoded clips at least this often; a kill loses at most this much work.",
 )

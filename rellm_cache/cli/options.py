@@ -1,5 +1,6 @@
 """Options and arguments that several commands share, and types of their values."""
 
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +21,23 @@ from rellm_cache.utils.near_names import did_you_mean
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
-class InputPath(click.Path):
+class NamedPath(click.Path):
+    """Path with a name that can be written into files.
+
+    Empty text is refused: `--out "$OUT"` without a value of OUT does not mean this folder.
+    """
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The path; a usage error if it is empty or not UTF-8."""
+        text = os.fspath(value)
+        if not text:
+            self.fail("found empty text, expected a path; for this folder write `.`", param, ctx)
+        if any("\ud800" <= character <= "\udfff" for character in text):
+            self.fail(f"found {text!a}, a name that is not UTF-8; rename it", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+class InputPath(NamedPath):
     """Path of an input. One that cannot be used is an error of the input, not of usage."""
 
     def __init__(self, file: bool = True, folder: bool = True) -> None:
@@ -31,6 +48,8 @@ class InputPath(click.Path):
         path = Path(value)
         kinds = (("file", self.file_okay), ("folder", self.dir_okay))
         wanted = " or ".join(kind for kind, okay in kinds if okay)
+        if not os.fspath(value):
+            raise RellmError(f"found an empty path, expected a {wanted}; check the path")
         try:
             return super().convert(value, param, ctx)
         except click.BadParameter as error:
@@ -40,11 +59,25 @@ class InputPath(click.Path):
             raise RellmError(f"{path}: no such {wanted}{near}") from error
 
 
+class FiniteRange(click.FloatRange):
+    """A number in a range; NaN, which is in every range for click, and infinity are refused."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """The number; a usage error if it is not finite or outside the range."""
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number.", param, ctx)
+        return number
+
+
 EXISTING = InputPath()
 EXISTING_FILE = InputPath(folder=False)
 EXISTING_FOLDER = InputPath(file=False)
-FILE = click.Path(path_type=Path, dir_okay=False)
-FOLDER = click.Path(path_type=Path, file_okay=False)
+ANY_PATH = NamedPath(path_type=Path)
+FILE = NamedPath(path_type=Path, dir_okay=False)
+FOLDER = NamedPath(path_type=Path, file_okay=False)
 COUNT = click.IntRange(min=1)
 ARRAY_FORMATS = ("parquet", "safetensors", "npy")  # of `corpus.array_files`
 
@@ -172,7 +205,7 @@ def endpoint(command: Command) -> Command:
 
 def clip_limits(command: Command) -> Command:
     """Add `--min-seconds`, `--max-seconds` and `--keep-silent`."""
-    seconds = click.FloatRange(SHORTEST_SECONDS, LONGEST_SECONDS)
+    seconds = FiniteRange(SHORTEST_SECONDS, LONGEST_SECONDS)
     longest = click.option(
         "--max-seconds", type=seconds, default=MAX_SECONDS, help="Longer clips are left out."
     )

@@ -12,6 +12,7 @@ from rellm_cache.utils.console import counted
 
 if TYPE_CHECKING:
     from rellm_cache.planning.plan import Plan
+    from rellm_cache.planning.savings import Fit
     from rellm_cache.planning.training import TrainingPlan
 
 
@@ -28,13 +29,13 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--gpu-gb",
-    type=click.FloatRange(min=0, min_open=True),
+    type=options.FiniteRange(min=0, min_open=True),
     help="Total memory of the GPU for training, in GB. Without this option, training is counted "
     "for this machine.",
 )
 @click.option(
     "--tflops",
-    type=click.FloatRange(min=0, min_open=True),
+    type=options.FiniteRange(min=0, min_open=True),
     help="Speed that the GPU really reaches, in 10^12 operations a second, to estimate the time of "
     "an epoch.",
 )
@@ -60,6 +61,9 @@ def plan(
     Training is counted from the recipe and the train split, without loading weights. Not counted
     are a GPU's own context (about 0.5 GB) and, on a CPU, freed memory that glibc keeps, often half
     as much again or more; with MALLOC_MMAP_THRESHOLD_=131072 glibc returns it.
+
+    With --gpu-gb, if training does not fit, the options are printed that make it fit at the least
+    cost in time.
     """
     from rellm_cache import api
 
@@ -81,6 +85,8 @@ def plan(
             click.echo(f"Training: not counted: {found.training_unknown}")
         else:
             show_training(found.training, gpu_bytes, tflops)
+            if gpu_bytes is not None and not found.training.fits(gpu_bytes):
+                show_savings(found.savings)
     if not found.fits:
         click.echo(
             f"Warning: {display_path(cache)}: {byte_size(found.needed_bytes)} needed, "
@@ -138,13 +144,21 @@ def show_training(found: "TrainingPlan", gpu_bytes: int | None, tflops: float | 
         verdict = "fits" if found.fits(gpu_bytes) else "does not fit"
         context = f"{byte_size(CONTEXT_BYTES)} used by CUDA"
         click.echo(f"It {verdict} into {byte_size(gpu_bytes)}, with {context}")
-        if not found.fits(gpu_bytes):
-            click.echo(
-                "To reduce memory: training.micro_batch_tokens, llm.activation_checkpointing=true, "
-                'llm.offload_embeddings=true, training.optimizer="adamw8bit", adapter.preset="lite"'
-            )
     time = f": {duration(found.operations / (tflops * 1e12))}" if tflops else ""
     click.echo(f"An epoch: {found.operations:.2g} operations{time}")
+
+
+def show_savings(found: "Fit | None") -> None:
+    """Print the options with which training fits."""
+    if found is None:
+        click.echo(
+            "No set of options that keeps the model fits; to reduce memory further: "
+            'training.micro_batch_tokens, llm.pack_length, adapter.preset="lite"'
+        )
+        return
+    click.echo(f"It fits with these options, {byte_size(found.training.peak_bytes)} in all:")
+    for line in found.lines:
+        click.echo(f"  {line}")
 
 
 def duration(seconds: float | None) -> str:

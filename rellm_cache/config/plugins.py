@@ -42,6 +42,13 @@ class EncoderTraits:
 
 
 @dataclass(frozen=True)
+class AdapterTraits:
+    """What a recipe must know of an adapter: whether it has a size where none is given."""
+
+    has_own_size: bool = False
+
+
+@dataclass(frozen=True)
 class Plugin:
     """A part by its name.
 
@@ -49,7 +56,8 @@ class Plugin:
         part: class, function or other object, or "module:name" of one of ours.
         options: frozen dataclass of its options; None if it has none.
         provider: "" for ours, "package version", or "module NAME" if only this process has it.
-        traits: what a recipe must know of it: `EncoderTraits`, or the task of a loss.
+        traits: what a recipe must know of it: `EncoderTraits`, `AdapterTraits` (None for a
+            plug-in), or the task of a loss.
     """
 
     name: str
@@ -248,7 +256,10 @@ ADAPTERS = Registry(
     "rellm.adapters",
     Plugin("conv", "rellm_cache.model.adapter:ConvAdapter"),
     Plugin(
-        "statistics", "rellm_cache.model.statistics_adapter:StatisticsAdapter", StatisticsOptions
+        "statistics",
+        "rellm_cache.model.statistics_adapter:StatisticsAdapter",
+        StatisticsOptions,
+        traits=AdapterTraits(has_own_size=True),
     ),
 )
 LOSSES = Registry("loss", "rellm.losses")  # ours are registered by rellm_cache.model.losses

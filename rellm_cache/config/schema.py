@@ -152,7 +152,7 @@ class AdapterConfig(Section):
     `normalize`)."""
     output_size: Annotated[int, Range(0, 65_536)] = 0
     """Size of the adapter's frames where no LLM is loaded. 0 takes the hidden size of the LLM; any
-    other value must equal it."""
+    other value must equal it. Without an LLM, 0 leaves the adapter `"statistics"` its own size."""
     options: dict[str, Any] = field(default_factory=dict, hash=False)
     """Options of another adapter than `"conv"`: the table `[adapter.options]`."""
 
@@ -183,7 +183,7 @@ class HeadsConfig(Section):
     """The auxiliary heads over the adapter's frames."""
 
     table = "heads"
-    later = ("projection", "unlisted")
+    later = ("projection", "unlisted", "speed_copies")
 
     emotions: tuple[str, ...] = ("neutral", "happy", "angry", "sad", "surprise")
     """Classes of the category head and answers of emotion recognition: two or more names, in lower
@@ -207,6 +207,11 @@ class HeadsConfig(Section):
     """Heads that keep the weights of `training.init_from`, with the projection and attention before
     them; their losses train the adapter alone. The reference code freezes the category head,
     `["emotion"]`, which BLSP-Emo trained."""
+    speed_copies: Annotated[tuple[float, ...], Range(0.5, 2)] = ()
+    """A clip is recognized from its own frames and from those of copies of it at each of these
+    speeds, as `[0.9, 1.1]`: emotion logits and dimensions are means over all of them.
+    `rellm extract` encodes the copies once. Only for a recipe without an LLM, which hears a clip
+    once."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -342,7 +347,7 @@ class LLMConfig(Section):
     """The frozen chat LLM: which model and template, then how it runs."""
 
     table = "llm"
-    later = ("quantized_copy",)
+    later = ("quantized_copy", "offload_activations", "quantize_output")
 
     model: str
     """Hub id or local folder of a chat model in a native transformers layout (Llama, Qwen2, Qwen3).
@@ -363,6 +368,13 @@ class LLMConfig(Section):
     give the same numbers."""
     activation_checkpointing: bool = False
     """Keep only each layer's input and run it again backward: a third more time, less memory."""
+    offload_activations: bool = False
+    """Keep these inputs in host memory until the backward pass. On a GPU they are copied beside the
+    computation; on a CPU it saves nothing. It needs `activation_checkpointing`."""
+    quantize_output: bool = False
+    """Keep the output matrix in 4-bit NF4 too (Qwen-7B: 0.3 instead of 1.2 GB) and unpack it by
+    blocks of the vocabulary. It changes losses and answers slightly, so that answers are written
+    again. Not for models that tie the matrix to their input embeddings."""
     offload_embeddings: bool = False
     """Keep the table of input embeddings in host memory (Qwen-7B: 1.2 GB) and copy the rows that a
     step needs. Not for models that tie it to their output matrix."""
@@ -371,6 +383,14 @@ class LLMConfig(Section):
     from there at each later start: in seconds, where quantizing 7 B parameters takes minutes. They
     take half a byte for a weight, and the embeddings as they are."""
     lora: LoraConfig | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.offload_activations and not self.activation_checkpointing:
+            raise ConfigError(
+                "llm.offload_activations = true: it moves what activation checkpointing keeps; set "
+                "llm.activation_checkpointing = true, or leave it out"
+            )
 
     def attention_on(self, device_type: str) -> str:
         """The kernel over packed rows on a device: "segments", "sdpa" or "flex"."""
@@ -382,16 +402,16 @@ class LLMConfig(Section):
     def caches_prefix_kv(self) -> bool:
         """Whether keys and values of prompts are computed once and kept.
 
-        LoRA at all positions changes them at each step; activation checkpointing cannot use them.
+        LoRA at all positions changes them at each step.
         """
-        lora_elsewhere = self.lora is not None and self.lora.scope != "speech"
-        return not (self.activation_checkpointing or lora_elsewhere)
+        return self.lora is None or self.lora.scope == "speech"
 
     @property
     def identity(self) -> dict[str, str]:
         """The fields that determine its answers without LoRA; others affect speed and memory."""
         names = ("model", "revision", "quantization", "template")
-        return {name: getattr(self, name) for name in names}
+        output = {"output": "nf4"} if self.quantize_output else {}
+        return {name: getattr(self, name) for name in names} | output
 
 
 @dataclass(frozen=True)
@@ -494,7 +514,7 @@ class TrainingConfig(Section):
     """Optimization. The defaults are the reference's."""
 
     table = "training"
-    later = ("early_stopping", "speed_copies")
+    later = ("early_stopping", "speed_copies", "solver", "tracker")
 
     epochs: Count = 3
     """Times that every clip of the train split is seen."""
@@ -517,6 +537,9 @@ class TrainingConfig(Section):
     bucket_window: Count = 32
     """Clips are drawn at random into windows of this many batches and sorted by length within a
     window. A larger window pads less and mixes less; 1 does not sort."""
+    solver: Literal["gradient", "least_squares"] = "gradient"
+    """How weights are found: in optimizer steps; or the heads alone by least squares, in one step
+    over all training clips, while the adapter stays as it starts. See *Least squares*."""
     learning_rate: LearningRate = 2e-5
     """The highest learning rate, which is reached after the warm-up."""
     weight_decay: WeightDecay = 0.05
@@ -554,6 +577,9 @@ class TrainingConfig(Section):
     duration are left out."""
     checkpoint_minutes: Annotated[float, Range(0)] = 5.0
     """Minutes between checkpoints within an epoch. Each epoch ends with one."""
+    tracker: Literal["tensorboard", "wandb", "trackio", "none"] = "tensorboard"
+    """Where losses, learning rate, validation scores and the recipe are shown: TensorBoard in the
+    run folder, Weights & Biases, Trackio, or nowhere. It changes nothing in the run."""
     init_from: str = ""
     """Run folder with the weights that adapter, heads and LoRA start from. Shapes must agree, but a
     run without LoRA may start a recipe with it. `rellm import blsp` makes one from a BLSP-Emo
@@ -573,6 +599,12 @@ class TrainingConfig(Section):
                 'training.param_dtype = "bf16" with precision = "fp32": bf16 weights are '
                 'multiplied in bf16; set training.precision = "auto", or '
                 'training.param_dtype = "fp32"'
+            )
+        if self.solver == "least_squares" and (self.epochs, self.weight_averaging) != (1, 0):
+            raise ConfigError(
+                f'training.solver = "least_squares" with epochs = {self.epochs} and '
+                f"weight_averaging = {self.weight_averaging:g}: it is one step; set "
+                "training.epochs = 1 and training.weight_averaging = 0"
             )
         if self.early_stopping and self.best_metric == "last":
             raise ConfigError(
@@ -635,10 +667,22 @@ class Recipe:
                 "or losses.qa_lm is above 0 but there is no [llm] table; add one, or set these "
                 "weights to 0"
             )
-        if not self.needs_llm and not self.adapter.output_size:
+        traits = self.adapter.plugin.traits
+        has_size = bool(self.adapter.output_size) or (traits is not None and traits.has_own_size)
+        if not self.needs_llm and not has_size:
             raise ConfigError(
                 f"recipe {self.name!r}: without an LLM nothing fixes the size of the adapter's "
                 "output; set adapter.output_size (576 for SmolLM2-135M, 4096 for Qwen-7B)"
+            )
+        if self.needs_llm and self.training.solver == "least_squares":
+            raise ConfigError(
+                f'recipe {self.name!r}: training.solver = "least_squares" fits the heads alone, '
+                "but a loss needs the LLM; set the weights of its losses to 0"
+            )
+        if self.needs_llm and self.heads.speed_copies:
+            raise ConfigError(
+                f"recipe {self.name!r}: heads.speed_copies = {list(self.heads.speed_copies)}, but "
+                "its LLM hears a clip once, as it is; leave heads.speed_copies out"
             )
         if self.training.averaging == "micro_batch" and self.losses.vad_kind == "ccc":
             raise ConfigError(

@@ -14,7 +14,12 @@ import numpy as np
 import soundfile
 import soxr
 
-from rellm_cache.corpus.audio_source import describe_bytes, file_digest, open_audio
+from rellm_cache.corpus.audio_source import (
+    describe_bytes,
+    open_audio,
+    source_sha256,
+    utterance_digest,
+)
 from rellm_cache.corpus.clip_limits import (
     DEFAULT_LIMITS,
     SAMPLE_RATE,
@@ -45,6 +50,7 @@ class Clip:
         rate: sampling rate of the file, in Hz.
         channels: number of channels in the file; their average is the waveform.
         notes: what was wrong with the file without making the clip unusable.
+        source_sha256: SHA-256 (hex) of the source's bytes alone.
     """
 
     waveform: np.ndarray
@@ -52,6 +58,7 @@ class Clip:
     rate: int
     channels: int
     notes: tuple[str, ...] = ()
+    source_sha256: str = ""
 
     @property
     def seconds(self) -> float:
@@ -128,14 +135,28 @@ def load_clip(utterance: Utterance, limits: ClipLimits = DEFAULT_LIMITS) -> Clip
             unlikely rate, or samples that are not finite.
         UnsuitableAudioError: the limits leave the clip out.
     """
-    with open_audio(utterance.audio) as source, _open(source, utterance, limits) as clip:
-        digest = file_digest(source, utterance)  # before decoding: a file may be written meanwhile
-        waveform = _finish(_decode(clip), clip.played_rate, utterance.audio, limits)
-        return Clip(waveform, digest, clip.rate, clip.file.channels, clip.sound.notes)
+    with _open_source(utterance) as source:
+        return decode_clip(source, utterance, limits)
+
+
+def decode_clip(
+    source: BinaryIO, utterance: Utterance, limits: ClipLimits = DEFAULT_LIMITS
+) -> Clip:
+    """Decode a clip from an open file; `utterance.audio` is its name in messages.
+
+    Raises like `load_clip`.
+    """
+    audio = utterance.audio
+    with _open(source, utterance, limits) as clip:
+        sha = source_sha256(source, audio)  # before decoding: a file may be written meanwhile
+        waveform = _finish(_decode(clip), clip.played_rate, audio, limits)
+        digest = utterance_digest(sha, utterance)
+        channels, notes = clip.file.channels, clip.sound.notes
+        return Clip(waveform, digest, clip.rate, channels, notes, sha.hexdigest())
 
 
 def make_waveform(
-    samples: np.ndarray, rate: int, name: str, limits: ClipLimits = DEFAULT_LIMITS
+    samples: np.ndarray, rate: float, name: str, limits: ClipLimits = DEFAULT_LIMITS
 ) -> np.ndarray:
     """Average channels and resample to 16 kHz: (S, channels) float32 at `rate` Hz -> (S',) float32.
 
@@ -158,10 +179,14 @@ def clip_seconds(utterance: Utterance, limits: ClipLimits = DEFAULT_LIMITS) -> f
     if seconds is not None:
         limits.require_length(round(seconds * SAMPLE_RATE), utterance.audio)
         return seconds
-    with open_audio(utterance.audio) as source, _open(source, utterance, limits) as clip:
+    with _open_source(utterance) as source, _open(source, utterance, limits) as clip:
         if clip.frames is not None:
             return clip.frames / clip.played_rate
     return load_clip(utterance, limits).seconds
+
+
+def _open_source(utterance: Utterance) -> BinaryIO:
+    return open_audio(utterance.audio, utterance.source_sha256)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Bytes of audio files and of zip members, their digest, and why a file is missing or not sound."""
+"""Bytes of audio files and of parts of containers, their digest, and why one is no sound."""
 
 import hashlib
 import io
@@ -12,13 +12,21 @@ from typing import BinaryIO
 
 import numpy as np
 
+from rellm_cache.corpus.archives import open_archive, read_member
+from rellm_cache.corpus.arrow_tables import read_cell
+from rellm_cache.corpus.audio_location import (
+    ArchiveMember,
+    Location,
+    NamedMember,
+    parse_location,
+)
 from rellm_cache.corpus.manifest import Utterance
 from rellm_cache.errors import AudioError
 
 IN_MEMORY_BYTES = 64 << 20  # a larger file is read in blocks
 _BLOCK_BYTES = 1 << 20
+DIGITS = 12  # hex digits of a digest in a message
 
-_ZIP_MEMBER = re.compile(r"(?P<archive>.+\.zip):(?P<offset>\d+):(?P<length>\d+)")
 _CONVERT = "convert it with `ffmpeg -i FILE FILE.wav`"
 _UNPACK = "unpack it first"
 _DOWNLOAD = "download the sound itself"
@@ -40,35 +48,43 @@ _NOT_SOUND: list[tuple[bytes, str, str]] = [
 ]
 
 
-def open_audio(audio: str) -> BinaryIO:
-    """Open a sound file, or a stored member of a zip archive; small ones are read into memory.
+class _Part(io.BytesIO):
+    """Bytes of a part of a container, with their digest."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(data)
+        self.sha256 = hashlib.sha256(data)
+
+
+def open_audio(audio: str, sha256: str | None = None) -> BinaryIO:
+    """Open a sound file, or a part of a container; small files and parts are read into memory.
+
+    Args:
+        sha256: what the digest of a part must be; None for any.
 
     Raises:
-        AudioError: there is no such regular file, it is empty, or it cannot be read.
+        AudioError: there is no such regular file or part, it is empty, or it cannot be read; or a
+            container changed since the digest was recorded.
+        ConfigError: it needs a library that is not installed.
     """
     if "\0" in audio:
         raise AudioError(
             f"{audio!r}: found a NUL character, which no file name can hold; correct the "
             "manifest's 'audio' path"
         )
-    member = _ZIP_MEMBER.fullmatch(audio)
-    path = Path(member["archive"] if member else audio)
-    offset, length = (int(member["offset"]), int(member["length"])) if member else (0, 0)
+    location = parse_location(audio)
+    path = Path(location.container if location else audio)
     try:
         found = path.stat()
         if not stat.S_ISREG(found.st_mode) and not path.is_dir():
             raise AudioError(f"{path}: a pipe or a device; expected a regular file")
+        if location is not None:
+            return _open_part(location, audio, sha256)
         file = path.open("rb")
-        if not member and found.st_size > IN_MEMORY_BYTES:
+        if found.st_size > IN_MEMORY_BYTES:
             return file
         with file:
-            if length > IN_MEMORY_BYTES:
-                raise AudioError(
-                    f"{audio}: a zip member of {length} bytes, expected at most {IN_MEMORY_BYTES}; "
-                    "unpack the archive"
-                )
-            file.seek(offset)
-            data = file.read(length if member else IN_MEMORY_BYTES + 1)
+            data = file.read(IN_MEMORY_BYTES + 1)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise AudioError(f"{path}: no such file; {_why_missing(path)}") from error
     except (OSError, OverflowError, ValueError) as error:
@@ -79,18 +95,38 @@ def open_audio(audio: str) -> BinaryIO:
     return io.BytesIO(data)
 
 
+def _open_part(location: Location, audio: str, sha256: str | None) -> _Part:
+    if isinstance(location, NamedMember):
+        location = open_archive(Path(location.container)).find(location.name)
+    if isinstance(location, ArchiveMember):
+        data = read_member(location, IN_MEMORY_BYTES)
+    else:
+        data = read_cell(location, IN_MEMORY_BYTES)
+    part = _Part(data)
+    if sha256 is not None and (found := part.sha256.hexdigest()) != sha256:
+        raise AudioError(
+            f"{audio}: {location.container} changed since the manifest was prepared: found bytes "
+            f"with the SHA-256 {found[:DIGITS]}…, expected {sha256[:DIGITS]}…; prepare again"
+        )
+    if not data:
+        raise AudioError(f"{audio}: the file is empty (0 bytes); copy it again from its source")
+    return part
+
+
 def audio_digest(utterance: Utterance) -> np.ndarray:
     """(32,) uint8 SHA-256 of a file's bytes, followed by the segment's text if there is one.
 
     Raises:
         AudioError: the file cannot be read.
     """
-    with open_audio(utterance.audio) as file:
-        return file_digest(file, utterance)
+    with open_audio(utterance.audio, utterance.source_sha256) as file:
+        return utterance_digest(source_sha256(file, utterance.audio), utterance)
 
 
-def file_digest(file: BinaryIO, utterance: Utterance) -> np.ndarray:
-    """The digest of an open file, which is left where it was."""
+def source_sha256(file: BinaryIO, audio: str) -> "hashlib._Hash":
+    """SHA-256 of all bytes of an open file, which is left where it was."""
+    if isinstance(file, _Part):
+        return file.sha256
     try:
         before = file.tell()
         file.seek(0)
@@ -99,7 +135,13 @@ def file_digest(file: BinaryIO, utterance: Utterance) -> np.ndarray:
             sha.update(block)
         file.seek(before)
     except OSError as error:
-        raise AudioError(f"{utterance.audio}: cannot be read: {error.strerror or error}") from error
+        raise AudioError(f"{audio}: cannot be read: {error.strerror or error}") from error
+    return sha
+
+
+def utterance_digest(source: "hashlib._Hash", utterance: Utterance) -> np.ndarray:
+    """(32,) uint8 digest of an utterance: of its source, and of segment and speed, if any."""
+    sha = source.copy()
     if segment := utterance.segment:
         sha.update(f"segment:{segment[0]!r}:{segment[1]!r}".encode())
     if utterance.speed != 1.0:

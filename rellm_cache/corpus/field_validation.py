@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -78,6 +79,11 @@ def is_speed(value: Any) -> bool:
     return is_number(value) and SLOWEST <= value <= FASTEST
 
 
+def is_sha256(value: Any) -> bool:
+    """Whether a value is a SHA-256 digest as hex digits in lower case."""
+    return isinstance(value, str) and bool(re.fullmatch(r"[0-9a-f]{64}", value))
+
+
 def one_of(*names: str) -> Field:
     """A field that holds one of `names` or empty text."""
     return (lambda value: value in ("", *names)), f"one of {', '.join(names)}"
@@ -88,6 +94,7 @@ NAME: Field = (lambda value: isinstance(value, str) or is_number(value), "text o
 BOOL: Field = (lambda value: isinstance(value, bool), "true or false")
 SECONDS: Field = (is_seconds, "seconds")
 SPEED: Field = (is_speed, f"a number, {SLOWEST} to {FASTEST}")
+SHA256: Field = (is_sha256, "64 hex digits")
 SEGMENT: Field = (is_segment, "[start, end] in seconds, start < end")
 
 

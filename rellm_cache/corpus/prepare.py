@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from rellm_cache.corpus.audio import load_clip
+from rellm_cache.corpus.audio_location import audio_below, parse_location
 from rellm_cache.corpus.clip_limits import (
     DEFAULT_LIMITS,
     REPORT,
@@ -38,8 +39,18 @@ from rellm_cache.utils.overwriting import overwriting, refuse_input
 
 OTHER_LENGTH = 0.1  # seconds by which a clip may differ from the length in a corpus's metadata
 
-# Seconds, digest of the samples, what was done to the audio and was wrong; or the error.
-_Decoded = tuple[float, str, Sequence[str]] | AudioError
+
+@dataclass(frozen=True)
+class _Sound:
+    """What `prepare` keeps of a decoded clip."""
+
+    seconds: float
+    sha256: str  # of the samples
+    source_sha256: str | None  # of the bytes in a container; None of a file
+    notes: Sequence[str]  # what was done to the audio, and what was wrong
+
+
+_Decoded = _Sound | AudioError
 
 
 @dataclass(frozen=True)
@@ -162,8 +173,9 @@ def _checked(corpus: Corpus, out: Path, allow_partial: bool, overwrite: bool) ->
     if not overwrite:
         _require_own_manifest(corpus, out)
     # In the manifest, a relative path would mean one beside the manifest.
+    here = Path.cwd()
     utterances = [
-        dataclasses.replace(u, audio=str(Path.cwd() / u.audio)) for u in corpus.utterances
+        dataclasses.replace(u, audio=audio_below(here, u.audio)) for u in corpus.utterances
     ]
     _refuse_duplicates(utterances)
     for utterance in utterances:
@@ -208,14 +220,18 @@ def _write_kept(
             unreadable += not isinstance(result, UnsuitableAudioError)
             excluded.append({"id": utterance.id, "audio": utterance.audio, "reason": str(result)})
             continue
-        seconds, sounds[utterance.id], notes = result
-        forms.update(notes)
+        seconds, sounds[utterance.id] = result.seconds, result.sha256
+        forms.update(result.notes)
         if utterance.duration is not None and abs(utterance.duration - seconds) > OTHER_LENGTH:
             corpus.problems.add(
                 "clips with another length than the metadata says",
                 f"{utterance.id}: {seconds:.2f} s, expected {utterance.duration:.2f} s",
             )
-        kept.append(dataclasses.replace(utterance, duration=round(seconds, 4)))
+        kept.append(
+            dataclasses.replace(
+                utterance, duration=round(seconds, 4), source_sha256=result.source_sha256
+            )
+        )
     if not kept:
         raise ManifestError(
             f"{corpus.root or corpus.name}: no usable clip among "
@@ -264,8 +280,12 @@ def _try_load(utterance: Utterance, limits: ClipLimits) -> _Decoded:
         done.append(f"{clip.channels} channels averaged to mono")
     if clip.rate != SAMPLE_RATE:
         done.append(f"{clip.rate} Hz resampled to {SAMPLE_RATE} Hz")
-    sound = hashlib.sha256(clip.waveform.tobytes()).hexdigest()
-    return clip.seconds, sound, [*([", ".join(done)] if done else []), *clip.notes]
+    return _Sound(
+        clip.seconds,
+        hashlib.sha256(clip.waveform.tobytes()).hexdigest(),
+        clip.source_sha256 if parse_location(utterance.audio) else None,
+        [*([", ".join(done)] if done else []), *clip.notes],
+    )
 
 
 def _add_copies(kept: Sequence[Utterance], sounds: dict[str, str], problems: Problems) -> None:

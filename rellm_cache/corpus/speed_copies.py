@@ -9,6 +9,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from rellm_cache.config.schema import Recipe
 from rellm_cache.corpus.clip_limits import ClipLimits, read_limits
 from rellm_cache.corpus.manifest import Utterance, read_split
 from rellm_cache.errors import ManifestError
@@ -33,15 +34,19 @@ def without_copies(utterances: Sequence[Utterance]) -> list[Utterance]:
     return [u for u in utterances if not is_copy_of(u.id, ids)]
 
 
-def with_speed_copies(
-    utterances: Sequence[Utterance], speeds: Sequence[float], limits: ClipLimits
-) -> list[Utterance]:
-    """The utterances, and after them the copies of those in the train split at each speed.
+def speed_copies(
+    utterances: Sequence[Utterance],
+    speeds: Sequence[float],
+    limits: ClipLimits,
+    splits: Collection[str] | None = None,
+) -> list[tuple[int, Utterance]]:
+    """Copies of utterances at each speed, each with the place of its original.
 
     A copy that would be shorter or longer than the limits allow is left out.
 
     Args:
         speeds: 0.9 is a tenth slower. The order of the copies is that of the speeds.
+        splits: of the utterances that are copied; None for all.
 
     Raises:
         ManifestError: an utterance has the id of a copy.
@@ -49,18 +54,41 @@ def with_speed_copies(
     known = {u.id for u in utterances}
     copies = []
     for speed in speeds:
-        for utterance in utterances:
-            if utterance.split != "train":
+        for place, utterance in enumerate(utterances):
+            if splits is not None and utterance.split not in splits:
                 continue
             copy = _copy(utterance, speed)
             if copy.id in known:
                 raise ManifestError(
                     f"utterance {copy.id!r} has the id of the copy of {utterance.id!r} at speed "
-                    f"{speed:g} (training.speed_copies); rename it"
+                    f"{speed:g} (speed_copies of the recipe); rename it"
                 )
             if copy.duration is None or _is_usable(copy.duration, limits):
-                copies.append(copy)
-    return [*utterances, *copies]
+                copies.append((place, copy))
+    return copies
+
+
+def with_speed_copies(
+    utterances: Sequence[Utterance], speeds: Sequence[float], limits: ClipLimits
+) -> list[Utterance]:
+    """The utterances, and after them the copies of those in the train split at each speed.
+
+    Errors and arguments are those of `speed_copies`.
+    """
+    copies = speed_copies(utterances, speeds, limits, {"train"})
+    return [*utterances, *(copy for _, copy in copies)]
+
+
+def clips_to_encode(
+    utterances: Sequence[Utterance], recipe: Recipe, limits: ClipLimits
+) -> list[Utterance]:
+    """The utterances, and after them all copies that a recipe trains on or recognizes by.
+
+    Errors are those of `speed_copies`.
+    """
+    trained = with_speed_copies(utterances, recipe.training.speed_copies, limits)
+    heard = [copy for _, copy in speed_copies(utterances, recipe.heads.speed_copies, limits)]
+    return list({u.id: u for u in (*trained, *heard)}.values())
 
 
 def read_training_clips(manifest: Path, speeds: Sequence[float]) -> list[Utterance]:

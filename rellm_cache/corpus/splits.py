@@ -13,6 +13,12 @@ from collections.abc import Callable, Iterable, Sequence
 from rellm_cache.corpus.manifest import Utterance
 
 HELD_OUT = 10  # one tenth of train becomes validation
+# Words in names of files and folders, as the hub's `datasets` knows them → their split.
+SPLIT_WORDS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("validation", "valid", "dev", "val"), "validation"),
+    **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
+}
 APOSTROPHES = str.maketrans("", "", "'\u2018\u2019\u02bc")
 
 
@@ -23,6 +29,21 @@ def draw(names: Iterable[str], count: int, seed: int) -> frozenset[str]:
         return hashlib.sha256(f"{seed}:{name}".encode()).digest()
 
     return frozenset(sorted(set(names), key=rank)[:count])
+
+
+def split_of_path(path: str) -> str:
+    """The split that a file's name says, else that of its nearest folder; "" if none does.
+
+    Example:
+        >>> from rellm_cache.corpus.splits import split_of_path
+        >>> split_of_path("data/dev-00000-of-00002.parquet"), split_of_path("train.clean.100")
+        ('validation', 'train')
+    """
+    for part in reversed(path.lower().split("/")):
+        found = {SPLIT_WORDS.get(word, "") for word in re.split(r"[-._ 0-9]+", part)} - {""}
+        if found:
+            return found.pop() if len(found) == 1 else ""
+    return ""
 
 
 def in_split(utterance: Utterance, split: str) -> Utterance:

@@ -11,7 +11,8 @@ from rellm_cache.version import __version__
 
 PACKAGE: Final = "rellm"
 GROUP: Final = "libraries"
-EXTRAS: Final = ("s3", "ray", "demo")  # what a user may add; the others are for developers
+# What a user may add; the others are for developers.
+EXTRAS: Final = ("s3", "ray", "datasets", "parquet", "demo")
 # The sounds that the readers promise, by libsndfile's names.
 FORMATS: Final = ("WAV", "FLAC", "OGG", "MP3")
 

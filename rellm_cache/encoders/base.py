@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from rellm_cache.config.specs import EncoderSpec
 from rellm_cache.errors import ConfigError
 from rellm_cache.utils.json_files import load
 
+Count = TypeVar("Count", int, np.ndarray)
 BLOCK_KEYS = ("encoder_layers", "num_hidden_layers")  # of config.json, the first that is there
 
 
@@ -102,8 +103,10 @@ class FrameEncoder(ABC):
             ) from error
 
 
-def whisper_frame_count(samples: int) -> int:
-    """Number of frames of Whisper's encoder for a clip of 16 kHz samples, without padding."""
+def whisper_frame_count(samples: Count) -> Count:
+    """Number of frames of Whisper's encoder for 16 kHz samples, without padding; of one clip or of
+    many, as an array of integers.
+    """
     mel_frames = -(-samples // 160)
     return (mel_frames - 1) // 2 + 1
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rellm_cache.config.specs import digest
+from rellm_cache.corpus.clip_limits import read_limits
 from rellm_cache.corpus.dimensions import DIMENSIONS
 from rellm_cache.corpus.manifest import Utterance, read_manifests
 from rellm_cache.corpus.text_files import read_csv
@@ -215,7 +216,7 @@ class PredictionLog:
         responder = self._responder
         if isinstance(responder, TextResponder):
             return
-        found = responder.heads(self.utterances)
+        found = responder.heads(self.utterances, read_limits(self._manifest))
         names, dimensions = self.recipe.heads.emotions, found.dimensions
         with self._table:
             for index, utterance in enumerate(self.utterances):

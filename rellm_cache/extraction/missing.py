@@ -71,7 +71,9 @@ def find_missing(
 ) -> list[MissingClip]:
     """Clips that at least one store lacks. An unreadable file is recorded as failed in each."""
     everywhere = frozenset(target.fingerprint for target in targets)
-    digests = read_digests([u for u in utterances if any(t.has_id(u.id) for t in targets)])
+    stored = [target for target in targets if target.store is not None]
+    held = [u for u in utterances if any(t.has_id(u.id) for t in stored)] if stored else []
+    digests = read_digests(held)
     missing = []
     for utterance in utterances:
         digest = digests.get(utterance.id)

@@ -15,7 +15,7 @@ import torch
 from rellm_cache.config.schema import EncoderConfig, Recipe
 from rellm_cache.corpus.clip_limits import read_limits
 from rellm_cache.corpus.manifest import Utterance, read_manifests
-from rellm_cache.corpus.speed_copies import with_speed_copies
+from rellm_cache.corpus.speed_copies import clips_to_encode
 from rellm_cache.encoders.registry import require_importable, resolve
 from rellm_cache.extraction.failures import record_failures
 from rellm_cache.extraction.messages import (
@@ -79,8 +79,7 @@ def extract(
     sync_mirror(cache)
     options = options or WorkerOptions()
     limits = read_limits(manifest)
-    speeds = recipe.training.speed_copies
-    utterances = options.select(with_speed_copies(read_manifests(manifest), speeds, limits))
+    utterances = options.select(clips_to_encode(read_manifests(manifest), recipe, limits))
     streams = make_targets(recipe.require_encoders(), cache)
     targets = list(dict.fromkeys(streams.values()))  # two streams may share a store
     missing = find_missing(utterances, targets)

@@ -101,7 +101,7 @@ def _embeddings(
     responder: SpeechResponder, utterances: Sequence[Utterance], batch_size: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Pooled vector (P,) and states (T', H) of each utterance, in their order."""
-    found = responder.recognize(utterances, batch_size)
+    found = responder.embed(utterances, batch_size)
     for utterance in utterances:
-        _, states, pooled = found[utterance.id]
+        states, pooled = found[utterance.id]
         yield pooled.numpy(), states.numpy()

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from rellm_cache.config.schema import EncoderConfig
+from rellm_cache.config.specs import EncoderSpec
 from rellm_cache.corpus.audio import load_clip
 from rellm_cache.corpus.clip_limits import ClipLimits
 from rellm_cache.corpus.manifest import Utterance
@@ -24,14 +25,27 @@ GPU_BATCH = 16  # clips
 
 
 class LiveEncoders:
-    """The encoders of a recipe, loaded to encode audio that is not in a cache."""
+    """The encoders of a recipe, loaded to encode audio that is not in a cache.
 
-    def __init__(self, encoders: Mapping[str, EncoderConfig], device: torch.device) -> None:
+    Args:
+        loaded: encoders of other recipes, by spec; equal ones are shared, and new ones added.
+    """
+
+    def __init__(
+        self,
+        encoders: Mapping[str, EncoderConfig],
+        device: torch.device,
+        loaded: dict[EncoderSpec, FrameEncoder] | None = None,
+    ) -> None:
         self._device = device
         self._pooled = pooled_streams(encoders)
-        self._encoders = {
-            name: build_encoder(resolve(encoder.spec), device) for name, encoder in encoders.items()
-        }
+        shared = {} if loaded is None else loaded
+        self._encoders: dict[str, FrameEncoder] = {}
+        for name, encoder in encoders.items():
+            spec = resolve(encoder.spec)
+            if spec not in shared:
+                shared[spec] = build_encoder(spec, device)
+            self._encoders[name] = shared[spec]
 
     def streams(self, utterances: Sequence[Utterance], limits: ClipLimits) -> StreamSet:
         """Encode the audio of utterances as `extract` does; `AudioError` if a clip is unusable.

@@ -16,8 +16,10 @@ from torch import Tensor
 
 from rellm_cache.config.schema import PromptsConfig, Recipe
 from rellm_cache.config.toml import Changes
+from rellm_cache.corpus.clip_limits import ClipLimits
 from rellm_cache.corpus.dimensions import DIMENSIONS
 from rellm_cache.corpus.manifest import Utterance
+from rellm_cache.corpus.speed_copies import speed_copies
 from rellm_cache.data.batch import Batch, Example
 from rellm_cache.data.examples import make_examples
 from rellm_cache.data.loader import BatchLoader
@@ -36,9 +38,11 @@ from rellm_cache.inference.recognition_requests import (
     speech_likelihoods,
     text_likelihoods,
 )
-from rellm_cache.llm.decoding import Continuation
-from rellm_cache.llm.frozen import require_llm
+from rellm_cache.llm.decoding import Continuation, Sampling, Watch
+from rellm_cache.llm.frozen import FrozenLLM, require_llm
+from rellm_cache.llm.prompts import around_speech
 from rellm_cache.llm.sentence_limit import ReplyLimit
+from rellm_cache.model.conversation import Reply, ReplySettings, Turn, reply_to
 from rellm_cache.model.speech_llm import SpeechLLM
 from rellm_cache.model.text_llm import Reading, TextLLM
 from rellm_cache.runs.provenance import has_trained_dimensions
@@ -97,6 +101,23 @@ class Recognition:
 
 
 Result = TypeVar("Result", Generation, Recognition)
+
+
+@dataclass(frozen=True)
+class _Heard:
+    """Outputs of adapter and heads for one clip, float32.
+
+    Attributes:
+        states: (T', H).
+        pooled: (P,) what the heads read.
+        logits: (C,) of the emotions.
+        dimensions: (3,), or None without that head.
+    """
+
+    states: Tensor
+    pooled: Tensor
+    logits: Tensor
+    dimensions: Tensor | None
 
 
 class SpeechResponder:
@@ -163,17 +184,82 @@ class SpeechResponder:
 
     @torch.inference_mode()
     def recognize(
+        self,
+        utterances: Sequence[Utterance],
+        batch_size: int,
+        copies: Sequence[tuple[int, Utterance]] = (),
+    ) -> list[Recognition]:
+        """Recognition of each utterance by the heads, averaged over its copies.
+
+        Args:
+            copies: of utterances at other speeds, each with the place of its original.
+        """
+        originals = {u.id: place for place, u in enumerate(utterances)}
+        place_of = originals | {copy.id: place for place, copy in copies}
+        by_place: list[list[_Heard]] = [[] for _ in utterances]
+        for name, heard in self._hear([*utterances, *(copy for _, copy in copies)], batch_size):
+            by_place[place_of[name]].append(heard)
+        return self._recognitions(by_place)
+
+    @torch.inference_mode()
+    def hear(
+        self, utterance: Utterance, copies: Sequence[Utterance] = ()
+    ) -> tuple[Recognition, Tensor]:
+        """Recognition of one utterance, as `recognize` gives it, and its states (T', H) float32."""
+        heard = dict(self._hear([utterance, *copies], batch_size=1))
+        (recognition,) = self._recognitions([list(heard.values())])
+        return recognition, heard[utterance.id].states
+
+    @torch.inference_mode()
+    def embed(
         self, utterances: Sequence[Utterance], batch_size: int
-    ) -> dict[str, tuple[Recognition, Tensor, Tensor]]:
-        """Utterance id → recognition, states (T', H) and pooled vector (P,), both float32."""
-        found = {}
+    ) -> dict[str, tuple[Tensor, Tensor]]:
+        """Utterance id → states (T', H) and pooled vector (P,), both float32."""
+        return {n: (h.states, h.pooled) for n, h in self._hear(utterances, batch_size)}
+
+    def _hear(
+        self, utterances: Sequence[Utterance], batch_size: int
+    ) -> Iterator[tuple[str, _Heard]]:
+        """Ids and outputs of adapter and heads, in batches of similar length."""
         for batch, _ in self._batches(utterances, batch_size):
             speech = self._model.speech(batch)
             pooled = self._model.pooled(speech)
-            for index, recognition in enumerate(self._with_trained(recognize(self._model, pooled))):
-                vectors = speech.one(index).float().cpu(), pooled[index].float().cpu()
-                found[batch.ids[index]] = recognition, *vectors
-        return found
+            logits, dimensions = self._model.heads(pooled)
+            for index, name in enumerate(batch.ids):
+                yield (
+                    name,
+                    _Heard(
+                        states=speech.one(index).float().cpu(),
+                        pooled=pooled[index].float().cpu(),
+                        logits=logits[index].float(),
+                        dimensions=None if dimensions is None else dimensions[index].float(),
+                    ),
+                )
+
+    def _recognitions(self, by_place: Sequence[Sequence[_Heard]]) -> list[Recognition]:
+        """Recognition of each utterance, averaged over what was heard of it."""
+        means = [torch.stack([h.logits for h in one]).mean(0) for one in by_place]
+        vads = None
+        if self._model.heads.dimensions is not None:
+            known = [[h.dimensions for h in one if h.dimensions is not None] for one in by_place]
+            vads = torch.stack([torch.stack(one).mean(0) for one in known])
+        found = recognitions(self._model.emotions, torch.stack(means), vads)
+        return self._with_trained(found)
+
+    @property
+    def llm(self) -> FrozenLLM | None:
+        """The LLM; None for a run that only recognizes."""
+        return self._model.llm
+
+    def spoken_turn(self, states: Tensor, question: str = "") -> Turn:
+        """The user's turn with speech, given its states (T', H): as in `answers`.
+
+        A question in text follows the speech as in the training of questions (`qa.prompt`).
+        """
+        template, values = self._recipe.prompts.answer, {}
+        if question:
+            template, values = self._recipe.qa.prompt, {"question": question}
+        return Turn(around_speech(template, **values), (states.to(self._device),))
 
     def state_lengths(self, utterances: Sequence[Utterance]) -> NDArray[np.int64]:
         """(N,) numbers of states T' of utterances."""
@@ -181,10 +267,17 @@ class SpeechResponder:
         counts = self._model.adapter.output_lengths(torch.tensor(lengths))
         return np.asarray(counts, np.int64)
 
-    def heads(self, utterances: Sequence[Utterance]) -> Predictions:
-        """Emotions and dimensions by the heads, and the losses, in the utterances' order."""
+    def heads(self, utterances: Sequence[Utterance], limits: ClipLimits) -> Predictions:
+        """Emotions and dimensions by the heads, and the losses, in the utterances' order.
+
+        Args:
+            limits: of the utterances' manifest, by which copies at other speeds are left out.
+        """
         examples = make_examples(utterances, self._recipe, self._model.llm)
-        found = predict(self._model, examples, self._load_streams(utterances), self._device)
+        copies = speed_copies(utterances, self._recipe.heads.speed_copies, limits)
+        heard = [(place, Example(copy.id)) for place, copy in copies]
+        streams = self._load_streams([*utterances, *(copy for _, copy in copies)])
+        found = predict(self._model, examples, streams, self._device, heard)
         return found if self._has_dimensions else replace(found, dimensions=None)
 
     def _with_trained(self, found: list[Result]) -> list[Result]:
@@ -217,26 +310,26 @@ def answer_batch(
     """Answer the utterances of one batch, in its order."""
     with torch.inference_mode():
         speech = model.speech(batch)
-        recognitions = recognize(model, model.pooled(speech))
+        found = recognitions(model.emotions, *model.heads(model.pooled(speech)))
         replies = model.answers(speech, "answer", prompts.answer_tokens, _reply_limit(prompts))
     return [
         _generation(
             utterance,
             reply,
-            emotion=found.emotion,
-            emotion_probabilities=found.probabilities,
-            dimensions=found.dimensions,
+            emotion=one.emotion,
+            emotion_probabilities=one.probabilities,
+            dimensions=one.dimensions,
         )
-        for utterance, reply, found in zip(utterances, replies, recognitions, strict=True)
+        for utterance, reply, one in zip(utterances, replies, found, strict=True)
     ]
 
 
-def recognize(model: SpeechLLM, pooled: Tensor) -> list[Recognition]:
-    """Recognition of each utterance by the heads, from pooled vectors (B, P)."""
-    logits, dimensions = model.heads(pooled)
+def recognitions(
+    names: tuple[str, ...], logits: Tensor, dimensions: Tensor | None
+) -> list[Recognition]:
+    """Recognition of each utterance from the outputs of the heads, (B, C) and (B, 3) or None."""
     probabilities = logits.float().softmax(1).tolist()
     values = [None] * len(probabilities) if dimensions is None else dimensions.float().tolist()
-    names = model.emotions
     return [
         Recognition(
             emotion=names[int(np.argmax(shares))],
@@ -266,6 +359,18 @@ class TextResponder:
             replies = self._model.answers(batch, prompts.answer_tokens, _reply_limit(prompts))
             for same, reply in zip(owners, replies, strict=True):
                 yield from (_generation(utterance, reply) for utterance in same)
+
+    @property
+    def llm(self) -> FrozenLLM:
+        """The LLM."""
+        return self._model.llm
+
+    def spoken_turn(self, transcript: str, question: str = "") -> Turn:
+        """The user's turn with a transcript in the place of speech: as in `answers`."""
+        if not question:
+            return Turn((self._model.request(Reading(transcript)),))
+        before, after = around_speech(self._recipe.qa.prompt, question=question)
+        return Turn((f"{before}{transcript}{after}",))
 
     def labels(
         self, utterances: Sequence[Utterance], in_words: bool, batch_size: int
@@ -316,6 +421,36 @@ class TextResponder:
         for start in range(0, len(distinct), batch_size):
             batch = distinct[start : start + batch_size]
             yield batch, [owners[reading] for reading in batch]
+
+
+def reply(
+    responder: SpeechResponder | TextResponder,
+    prompts: PromptsConfig,
+    turns: Sequence[Turn],
+    system: str | None = None,
+    max_new_tokens: int | None = None,
+    sampling: Sampling | None = None,
+    watch: Watch | None = None,
+) -> Reply:
+    """The next turn of a conversation, with the limits of `answers`.
+
+    Args:
+        turns: of user and model in turn; the first and the last are the user's.
+        system: the system text; None for `prompts.empathetic_system`.
+        max_new_tokens: None for `prompts.answer_tokens`.
+        watch: is called after each token with the text so far.
+
+    Raises:
+        ConfigError: the run has no LLM.
+        ConversationLengthError: the conversation is longer than the LLM supports.
+    """
+    settings = ReplySettings(
+        prompts.answer_tokens if max_new_tokens is None else max_new_tokens,
+        _reply_limit(prompts),
+        sampling,
+    )
+    text = prompts.empathetic_system if system is None else system
+    return reply_to(require_llm(responder.llm), text, turns, settings, watch)
 
 
 def make_readings(utterances: Sequence[Utterance], recipe: Recipe, cache: Path) -> list[Reading]:

@@ -5,7 +5,7 @@ The results equal those of `rellm generate` and `rellm evaluate`.
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar, overload
@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 
 from rellm_cache.config.toml import Changes
 from rellm_cache.corpus.audio import MAX_RATE, MIN_RATE, load_clip, make_waveform
+from rellm_cache.corpus.clip_limits import DEFAULT_LIMITS, SAMPLE_RATE
 from rellm_cache.corpus.manifest import Utterance
+from rellm_cache.corpus.speed_copies import speed_copies
 from rellm_cache.data.streams import StreamSet
 from rellm_cache.errors import AudioError, ConfigError, ManifestError, RunError, StoreError
 from rellm_cache.inference.generate import AUDIO_SUFFIXES, require_prompt_overrides
@@ -86,9 +88,18 @@ class Embedding:
 
 @dataclass(frozen=True, eq=False)
 class _LiveClip(Utterance):
-    """A clip that is encoded now; `waveform` is (S,) float32 at 16 kHz."""
+    """A clip that is encoded now.
 
-    waveform: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
+    Attributes:
+        decode: gives its waveform at a speed, (S,) float32 at 16 kHz.
+    """
+
+    decode: Callable[[float], np.ndarray] = lambda _: np.zeros(0, np.float32)
+
+    @cached_property
+    def waveform(self) -> np.ndarray:
+        """The waveform at the clip's own speed."""
+        return self.decode(self.speed)
 
 
 class Run:
@@ -171,8 +182,8 @@ class Run:
         responder = self._speech_responder
 
         def recognitions(clips: list[Utterance]) -> dict[str, Recognition]:
-            found = responder.recognize(clips, batch_size)
-            return {name: recognition for name, (recognition, _, _) in found.items()}
+            found = responder.recognize(clips, batch_size, self._copies(clips))
+            return {clip.id: one for clip, one in zip(clips, found, strict=True)}
 
         return self._for_each(x, sampling_rate, recognitions)
 
@@ -189,8 +200,8 @@ class Run:
         responder = self._speech_responder
 
         def embeddings(clips: list[Utterance]) -> dict[str, Embedding]:
-            found = responder.recognize(clips, batch_size)
-            return {n: Embedding(s.numpy(), p.numpy()) for n, (_, s, p) in found.items()}
+            found = responder.embed(clips, batch_size)
+            return {n: Embedding(s.numpy(), p.numpy()) for n, (s, p) in found.items()}
 
         return self._for_each(x, sampling_rate, embeddings)
 
@@ -239,9 +250,35 @@ class Run:
         if isinstance(clip, str | Path):
             clip = Utterance("", str(clip))
         if isinstance(clip, Utterance):
-            return _LiveClip(f"{index}", clip.audio, waveform=load_clip(clip).waveform)
-        waveform = _waveform(clip, rate, f"waveform {index}")
-        return _LiveClip(f"{index}", "", waveform=waveform)
+            heard = clip
+            return _LiveClip(
+                f"{index}",
+                heard.audio,
+                decode=lambda speed: load_clip(replace(heard, speed=heard.speed * speed)).waveform,
+            )
+        array = _samples(clip, rate, f"waveform {index}")
+        return _LiveClip(
+            f"{index}",
+            "",
+            decode=lambda speed: make_waveform(array, rate * speed, f"waveform {index}"),
+        )
+
+    def _copies(self, clips: list[Utterance]) -> list[tuple[int, Utterance]]:
+        """Copies at the recipe's speeds, each with the place of its clip."""
+        speeds = self.recipe.heads.speed_copies
+        if not speeds:
+            return []
+        cached = [clip for clip in clips if not isinstance(clip, _LiveClip)]
+        streams = self._load_streams(cached) if cached else None
+        timed = []
+        for clip in clips:
+            if isinstance(clip, _LiveClip):
+                seconds = len(clip.waveform) / SAMPLE_RATE
+            elif streams is not None:
+                frames = int(streams.lengths([clip.id])[0])
+                seconds = frames / streams.base.spec.frame_rate
+            timed.append(replace(clip, duration=seconds))
+        return speed_copies(timed, speeds, DEFAULT_LIMITS)
 
     def _load_streams(self, utterances: Sequence[Utterance]) -> StreamSet:
         """Frames of clips that are all encoded now, or all in the cache."""
@@ -264,8 +301,8 @@ class Run:
         return streams
 
 
-def _waveform(samples: Any, rate: int, name: str) -> np.ndarray:
-    """(S,) float32 at 16 kHz, or `AudioError`, from an array (S,) or (S, channels)."""
+def _samples(samples: Any, rate: int, name: str) -> NDArray[np.float32]:
+    """(S, channels) float32, or `AudioError`, from an array (S,) or (S, channels)."""
     if not hasattr(samples, "__array__"):
         raise AudioError(
             f"{name}: found {type(samples).__name__}, expected the path of a sound file, an array, "
@@ -291,4 +328,4 @@ def _waveform(samples: Any, rate: int, name: str) -> np.ndarray:
             f"{name}: found values up to {loudest:g}, expected -1..1; divide 16-bit integers by "
             "32768"
         )
-    return make_waveform(array.astype(np.float32), rate, name)
+    return array.astype(np.float32)

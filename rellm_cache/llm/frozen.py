@@ -5,7 +5,8 @@ The weights are never trained. Gradients pass through the LLM to the speech embe
 Letters: T tokens in a row, H hidden size, V vocabulary.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -18,6 +19,8 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from rellm_cache.config.schema import LLMConfig
 from rellm_cache.errors import ConfigError
 from rellm_cache.llm import segment_attention as segments
+from rellm_cache.llm.host_activations import host_copies
+from rellm_cache.llm.output_matrix import OutputMatrix, QuantizedOutput
 from rellm_cache.llm.packed_rows import PackedRow, Segment
 from rellm_cache.llm.prefix_cache import PrefixKV, compute_prefix, concat_prefixes
 from rellm_cache.llm.prompts import ChatFormat
@@ -35,7 +38,11 @@ class FrozenLLM:
         self.hidden_size = int(model.config.hidden_size)
         self.speech_mask = SpeechMask()
         self._embedding = model.get_input_embeddings()
-        self._checkpointed = checkpointed_layers(model) if config.activation_checkpointing else []
+        self._checkpointed = (
+            checkpointed_layers(model, config.offload_activations)
+            if config.activation_checkpointing
+            else []
+        )
         self._prefixes: dict[tuple[int, ...], PrefixKV] = {}
         self._positions: int | None = getattr(model.config, "max_position_embeddings", None)
 
@@ -46,9 +53,12 @@ class FrozenLLM:
         return dtype
 
     @property
-    def output_weight(self) -> Tensor:
+    def output_weight(self) -> OutputMatrix:
         """(V, H) output matrix, which turns hidden states into logits."""
-        weight: Tensor = self.model.get_output_embeddings().weight
+        layer = self.model.get_output_embeddings()
+        if isinstance(layer, QuantizedOutput):
+            return layer
+        weight: Tensor = layer.weight
         return weight
 
     @property
@@ -121,7 +131,10 @@ class FrozenLLM:
         kernel, mask_argument = self._attention(row)
         self.set_attention(kernel, torch.is_grad_enabled())
         prefix_speech = row.speech.new_zeros(len(row.prefix_owners))
-        with self.speech_mask.set(torch.cat([prefix_speech, row.speech])[None]):
+        with (
+            self.speech_mask.set(torch.cat([prefix_speech, row.speech])[None]),
+            reading_prefixes(self._checkpointed),
+        ):
             output = self.model.get_decoder()(
                 inputs_embeds=row.embeddings.to(self.dtype),
                 position_ids=row.positions,
@@ -171,10 +184,30 @@ def require_llm(llm: FrozenLLM | None) -> FrozenLLM:
     return llm
 
 
-def checkpointed_layers(model: Any) -> list[GradientCheckpointingLayer]:
-    """A model's layers; in training mode they now keep only their inputs for the backward pass."""
+def checkpointed_layers(model: Any, on_host: bool = False) -> list[GradientCheckpointingLayer]:
+    """A model's layers; in training mode they now keep only their inputs for the backward pass.
+
+    Args:
+        on_host: whether the inputs are kept in host memory.
+    """
     layers = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
+    run = partial(checkpoint, use_reentrant=False)
     for layer in layers:
         layer.gradient_checkpointing = True
-        layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
+        layer._gradient_checkpointing_func = host_copies(run) if on_host else run
     return layers
+
+
+@contextmanager
+def reading_prefixes(layers: Sequence[GradientCheckpointingLayer]) -> Iterator[None]:
+    """Let checkpointed layers use a `FixedPrefix` in the block: running again, they only read it.
+
+    Outside it they get none: a cache of generation would be written twice.
+    """
+    for layer in layers:
+        layer._can_checkpoint_with_cache = True
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer._can_checkpoint_with_cache = False

@@ -16,6 +16,7 @@ from rellm_cache.errors import ConfigError
 from rellm_cache.llm.bitsandbytes_import import bitsandbytes
 from rellm_cache.llm.frozen import FrozenLLM
 from rellm_cache.llm.offloaded_embedding import OffloadedEmbedding
+from rellm_cache.llm.output_matrix import QuantizedOutput, require_untied
 from rellm_cache.llm.prompts import ChatFormat
 from rellm_cache.llm.quantized_copy import QuantizedCopy
 from rellm_cache.utils.console import say_once
@@ -58,6 +59,8 @@ def load_llm(config: LLMConfig, device: torch.device) -> FrozenLLM:
     chat = load_chat(config)
     _check_end_tokens(model, chat)
     _reset_generation_config(model)
+    if config.quantize_output:
+        quantize_output(model)
     if config.offload_embeddings:
         offload_embeddings(model, device)
     return FrozenLLM(model, chat, config)
@@ -244,13 +247,18 @@ def offload_embeddings(model: Any, device: torch.device) -> None:
     Raises:
         ConfigError: they are also the output matrix, which the device needs.
     """
-    table = model.get_input_embeddings()
-    if table.weight is model.get_output_embeddings().weight:
-        raise ConfigError(
-            f"llm.offload_embeddings = true: {model.name_or_path} ties its input embeddings to its "
-            "output matrix, which the device needs; set llm.offload_embeddings = false"
-        )
-    model.set_input_embeddings(OffloadedEmbedding(table, device))
+    require_untied(model, "offload_embeddings", model.name_or_path)
+    model.set_input_embeddings(OffloadedEmbedding(model.get_input_embeddings(), device))
+
+
+def quantize_output(model: Any) -> None:
+    """Replace a model's output layer by one in 4 bits.
+
+    Raises:
+        ConfigError: its matrix is also the input embeddings, so that nothing would be saved.
+    """
+    require_untied(model, "quantize_output", model.name_or_path)
+    model.set_output_embeddings(QuantizedOutput(model.get_output_embeddings().weight))
 
 
 def _reset_generation_config(model: Any) -> None:

@@ -18,10 +18,12 @@ from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM
 from rellm_cache.config.schema import LLMConfig
 from rellm_cache.llm.frozen import checkpointed_layers
 from rellm_cache.llm.lora import add_lora
+from rellm_cache.llm.output_matrix import BLOCK, require_untied
 from rellm_cache.llm.speech_mask import SpeechMask
 from rellm_cache.utils.model_files import find_config, model_errors
 
 WIDE_GRADIENTS = 3  # MLP gradients in memory at a time: of gate, up and their product
+WINDOW = 2  # inputs of layers on the device: of the one that runs again, and the next one's
 TOKENS = 64  # length of the counted row; activations grow in proportion
 # NF4 with double quantization: half a byte per value, 1 byte per 64 values, 4 bytes per 256 * 64.
 BYTES_PER_WEIGHT = {"nf4": 0.5 + 1 / 64 + 4 / (64 * 256), "int8": 1.0}
@@ -41,6 +43,9 @@ class Footprint:
             gradients of its MLP, per token; else 0.
         lora_activation_bytes: kept in addition, per token that LoRA changes; 0 without LoRA.
         lora_recompute_bytes: the same for the layer that runs again, with checkpointing.
+        window_bytes: with checkpointed inputs in host memory, those on the device at a time, per
+            token of a row; else 0.
+        output_rows: rows of the output matrix that are unpacked at a time; 0 if it is as it is.
         largest_matrix: size of the largest quantized matrix, in values; it is dequantized for use.
         value_bytes: bytes of a value in computations.
     """
@@ -54,6 +59,8 @@ class Footprint:
     recompute_bytes: float
     lora_activation_bytes: float
     lora_recompute_bytes: float
+    window_bytes: float
+    output_rows: int
     largest_matrix: int
     lora_parameters: int
     value_bytes: int
@@ -71,7 +78,8 @@ def estimate_footprint(config: LLMConfig, dtype: torch.dtype) -> Footprint:
         dtype: dtype of computations: bfloat16 on a GPU, float32 on a CPU.
 
     Raises:
-        ConfigError: the model's config cannot be found or used.
+        ConfigError: the model's config cannot be found or used, or an option does not allow
+            that its output matrix is its input embeddings.
     """
     path = find_config(config.model, config.revision)
     with model_errors(path.parent):
@@ -94,9 +102,17 @@ def estimate_footprint(config: LLMConfig, dtype: torch.dtype) -> Footprint:
     packed = BYTES_PER_WEIGHT.get(config.quantization, float(value))
     rest = sum(p.numel() for p in model.parameters()) - quantized
     on_host = table.numel() if config.offload_embeddings else 0
+    for option in ("offload_embeddings", "quantize_output"):
+        if getattr(config, option):
+            require_untied(model, option, config.model)
+    packed_output = output.weight.numel() if config.quantize_output else 0
     largest = max(m.weight.numel() for m in linear) if packed < value else 0
     checkpoint = config.activation_checkpointing
     kept, recomputed = _activation_bytes(model, dtype, checkpoint)
+    plain = kept
+    inputs = shape.hidden_size * value  # of a layer, per token
+    if config.offload_activations:
+        kept -= shape.num_hidden_layers * inputs
     lora_kept = lora_recomputed = 0.0
     lora_parameters = 0
     if config.lora:
@@ -106,9 +122,10 @@ def estimate_footprint(config: LLMConfig, dtype: torch.dtype) -> Footprint:
         lora_parameters = sum(p.numel() for p in lora.parameters())
         with speech_mask.set(torch.ones(1, TOKENS, dtype=torch.bool)):
             with_lora = _activation_bytes(model, dtype, checkpoint)
-        lora_kept, lora_recomputed = with_lora[0] - kept, with_lora[1] - recomputed
+        lora_kept, lora_recomputed = with_lora[0] - plain, with_lora[1] - recomputed
     return Footprint(
-        device_bytes=int(quantized * packed) + (rest - on_host) * value,
+        device_bytes=int(quantized * packed + packed_output * BYTES_PER_WEIGHT["nf4"])
+        + (rest - on_host - packed_output) * value,
         host_bytes=on_host * value,
         linear_parameters=quantized,
         attention=attention,
@@ -117,6 +134,8 @@ def estimate_footprint(config: LLMConfig, dtype: torch.dtype) -> Footprint:
         recompute_bytes=recomputed,
         lora_activation_bytes=lora_kept,
         lora_recompute_bytes=lora_recomputed,
+        window_bytes=WINDOW * inputs if config.offload_activations else 0.0,
+        output_rows=min(BLOCK, int(table.shape[0])) if config.quantize_output else 0,
         largest_matrix=largest,
         lora_parameters=lora_parameters,
         value_bytes=value,

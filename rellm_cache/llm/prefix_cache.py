@@ -37,11 +37,28 @@ def compute_prefix(decoder: Any, embeddings: Tensor) -> PrefixKV:
     return PrefixKV(tuple((layer.keys, layer.values) for layer in cache.layers))
 
 
-def concat_prefixes(prefixes: Sequence[PrefixKV]) -> DynamicCache | None:
+class FixedPrefix(DynamicCache):
+    """Keys and values before a row, which a forward pass reads and never adds to.
+
+    So a layer that runs again in the backward pass (activation checkpointing) reads the same.
+    """
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Keys and values of the prefix and of the row, (1, heads, P + T, D)."""
+        before = self.layers[layer_idx]
+        return (
+            torch.cat([before.keys, key_states], 2),
+            torch.cat([before.values, value_states], 2),
+        )
+
+
+def concat_prefixes(prefixes: Sequence[PrefixKV]) -> FixedPrefix | None:
     """Join prefixes, one after another, for one forward call; None if there are none."""
     if not prefixes:
         return None
     layers = zip(*(prefix.layers for prefix in prefixes), strict=True)
-    return DynamicCache(
+    return FixedPrefix(
         [tuple(torch.cat(t, 2) for t in zip(*pairs, strict=True)) for pairs in layers]
     )

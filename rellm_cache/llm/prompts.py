@@ -17,10 +17,8 @@ from rellm_cache.errors import ConfigError, reason_of
 from rellm_cache.llm.template_limit import limited_steps
 from rellm_cache.utils.console import say_once
 
-CHATML = (
-    "<|im_start|>system\n{system}<|im_end|>\n<|im_start|>user\n{user}<|im_end|>\n"
-    "<|im_start|>assistant\n"
-)
+CHATML_TURN = "<|im_start|>{role}\n{text}<|im_end|>\n"
+CHATML_REPLY = "<|im_start|>assistant\n"
 CHATML_END = "<|im_end|>\n<|endoftext|>"
 CHATML_TOKENS = ("<|im_start|>", "<|im_end|>", "<|endoftext|>")
 
@@ -29,7 +27,7 @@ CHATML_TOKENS = ("<|im_start|>", "<|im_end|>", "<|endoftext|>")
 TEMPLATE_SETTINGS = {"enable_thinking": False, "date_string": "26 Jul 2024"}
 
 # Stand-ins that show where a template puts its texts; no text ever takes their place in a template.
-_SYSTEM, _USER, _RESPONSE = "SYSTEMxGOESxHERE", "USERxGOESxHERE", "RESPONSExGOESxHERE"
+_SYSTEM, _RESPONSE = "SYSTEMxGOESxHERE", "RESPONSExGOESxHERE"
 
 
 @dataclass(frozen=True)
@@ -54,6 +52,7 @@ class ChatFormat:
         self.tokenizer = tokenizer
         self.template = template
         self.more_stops: frozenset[int] = frozenset()
+        self._layouts: dict[tuple[bool, int], list[str]] = {}
         self._where = getattr(tokenizer, "name_or_path", "") or "tokenizer"
         if template == "chatml":
             for token in CHATML_TOKENS:
@@ -80,9 +79,8 @@ class ChatFormat:
 
     def text_prompt(self, system: str, user: str) -> tuple[int, ...]:
         """Token ids of a request without speech, up to the start of the response."""
-        before, between, after = self._layout(system)
-        system, user = self._as_written(system, user)
-        return self._join(before, system, between, user, after)
+        (ids,) = self.conversation(system, [(user,)])
+        return ids
 
     def speech_prompt(self, system: str, user: str, **values: str) -> SpeechPrompt:
         """Token ids around the speech of a request with `{speech}` in the user's turn.
@@ -90,16 +88,33 @@ class ChatFormat:
         Args:
             values: text for other placeholders of `user`, by name; it is never a template itself.
         """
-        before, between, after = self._layout(system)
-        system, user = self._as_written(system, user)
-        spoken_before, _, spoken_after = (
-            fill_placeholders(part, values) for part in user.partition("{speech}")
-        )
-        return SpeechPrompt(
-            self._join(before, system, between, spoken_before),
-            self._join("", spoken_after, after),
-            self.end_ids,
-        )
+        before, after = self.conversation(system, [around_speech(user, **values)])
+        return SpeechPrompt(before, after, self.end_ids)
+
+    def conversation(self, system: str, turns: Sequence[Sequence[str]]) -> list[tuple[int, ...]]:
+        """Token ids of a conversation up to the start of the next response, cut at each speech.
+
+        Args:
+            turns: of user and model in turn; the first and the last are the user's. A turn is the
+                texts around its speeches: `("Hello",)` has none, `("", "")` is speech alone.
+
+        Returns:
+            One run of ids more than there are speeches.
+        """
+        layout = self._layout(system, len(turns))
+        stripped = self._stripped(system, ["{speech}".join(turn) for turn in turns])
+        pieces = [[layout[0], system.strip() if stripped[0] else system, layout[1]]]
+        for index, turn in enumerate(turns):
+            texts = list(turn)
+            if stripped[1 + index % 2]:
+                texts[0] = texts[0].lstrip()
+                texts[-1] = texts[-1].rstrip()
+            for place, text in enumerate(texts):
+                if place:  # after speech
+                    pieces.append([""])
+                pieces[-1].append(text)
+            pieces[-1].append(layout[index + 2])
+        return [self._join(*piece) for piece in pieces]
 
     @property
     def end_text(self) -> str:
@@ -166,48 +181,67 @@ class ChatFormat:
                     plain += piece
         return (*ids, *self.ids(plain))
 
-    def _layout(self, system: str) -> tuple[str, str, str]:
-        """Text of the layout before the system text, before the user's text, and after it."""
-        if system:
-            return self._parts
-        before, _, after = self._rendered("", _USER).partition(_USER)
-        return before, "", after
+    def _layout(self, system: str, turns: int) -> list[str]:
+        """Text of the layout before the system text and before each turn, and after the last."""
+        known = self._layouts.get((bool(system), turns))
+        if known is not None:
+            return known
+        marks = [f"TURN{index}xGOESxHERE" for index in range(turns)]
+        rest = self._rendered(_SYSTEM if system else "", marks)
+        layout = []
+        for mark in ([_SYSTEM] if system else []) + marks:
+            before, found, rest = rest.partition(mark)
+            if not found:
+                raise self._changed()
+            layout.append(before)
+        if not system:
+            layout.insert(1, "")
+        layout.append(rest)
+        self._layouts[bool(system), turns] = layout
+        return layout
 
-    @cached_property
-    def _parts(self) -> tuple[str, str, str]:
-        before, _, rest = self._rendered(_SYSTEM, _USER).partition(_SYSTEM)
-        between, found, after = rest.partition(_USER)
-        if not found:
-            raise self._error("the chat template changes or leaves out the system or user text")
-        return before, between, after
+    def _stripped(self, system: str, turns: Sequence[str]) -> tuple[bool, bool, bool]:
+        """Whether the layout removes outer spaces of the system text, the user's, the model's."""
+        layout = self._layout(system, len(turns))
+        written = self._rendered(system, turns)
+        for choice in product((False, True), (False, True), (False, True)):
+            kinds = (choice[0], *(choice[1 + index % 2] for index in range(len(turns))))
+            texts = [t.strip() if s else t for t, s in zip((system, *turns), kinds, strict=True)]
+            around = zip(layout, (*texts, ""), strict=True)
+            if written == "".join(part for pair in around for part in pair):
+                return choice
+        raise self._changed()
 
-    def _as_written(self, system: str, user: str) -> tuple[str, str]:
-        """The texts as the layout writes them; templates may remove outer spaces."""
-        before, between, after = self._layout(system)
-        written = self._rendered(system, user)
-        for own, asked in product((system, system.strip()), (user, user.strip())):
-            if written == f"{before}{own}{between}{asked}{after}":
-                return own, asked
-        raise self._error("the chat template changes or leaves out the system or user text")
+    def _changed(self) -> ConfigError:
+        return self._error("the chat template changes or leaves out the system, user or model text")
 
-    def _rendered(self, system: str, user: str) -> str:
-        """The layout with both texts, up to the start of the response."""
+    def _rendered(self, system: str, turns: Sequence[str]) -> str:
+        """The layout with all texts, up to the start of the response; turns are as above."""
+        written = [
+            {"role": "assistant" if index % 2 else "user", "content": text}
+            for index, text in enumerate(turns)
+        ]
         if self.template == "chatml":
-            return CHATML.format(system=system, user=user)
+            all_turns = [_turn("system", system), *written]
+            return (
+                "".join(CHATML_TURN.format(role=t["role"], text=t["content"]) for t in all_turns)
+                + CHATML_REPLY
+            )
         if self._has_system_role:
-            turns = [_turn("system", system), _turn("user", user)]
+            written = [_turn("system", system), *written]
         else:
-            turns = [_turn("user", f"{system}\n\n{user}" if system else user)]
+            if system:
+                written[0] = _turn("user", f"{system}\n\n{turns[0]}")
             say_once(
                 f"{self._where}: the chat template has no system role; the system text is put "
                 "before the user's"
             )
-        return self._render(turns, add_generation_prompt=True, **TEMPLATE_SETTINGS)
+        return self._render(written, add_generation_prompt=True, **TEMPLATE_SETTINGS)
 
     @cached_property
     def _has_system_role(self) -> bool:
         """Whether the template writes a system text; those of Gemma and Mistral refuse it."""
-        turns = [_turn("system", _SYSTEM), _turn("user", _USER)]
+        turns = [_turn("system", _SYSTEM), _turn("user", "-")]
         try:
             text = self._render(turns, add_generation_prompt=True, **TEMPLATE_SETTINGS)
         except ConfigError:
@@ -251,6 +285,16 @@ def question_prompt(
 ) -> SpeechPrompt:
     """Token ids around speech for one question about it."""
     return chat.speech_prompt(prompts.empathetic_system, qa.prompt, question=question)
+
+
+def around_speech(template: str, **values: str) -> tuple[str, str]:
+    """Texts before and after the first `{speech}` of a template, with its other placeholders.
+
+    Args:
+        values: text for each other placeholder, by name; it is never a template itself.
+    """
+    before, _, after = template.partition("{speech}")
+    return fill_placeholders(before, values), fill_placeholders(after, values)
 
 
 def fill_placeholders(template: str, values: Mapping[str, str]) -> str:

@@ -37,6 +37,7 @@ RECORD = "copy.json"
 VERSION = 1  # of what a copy holds
 DIGITS = 12  # hex digits of the key in a folder's name
 BLOCK = 16_000_000  # bytes that are read at once
+ROWS = 4096  # of a matrix that are compared at once
 SAMPLES, SAMPLE = 64, 4096  # parts of a weight file that enter the key, and their bytes
 SETTINGS = ("config.json", "generation_config.json")
 REMAKE = "it is made again"
@@ -181,8 +182,12 @@ def _narrow(tensor: Tensor) -> Tensor:
 
     `loading.widen` converts it back.
     """
-    narrow = tensor.bfloat16()
-    return narrow if torch.equal(narrow.to(tensor.dtype), tensor) else tensor
+    narrow = torch.empty(tensor.shape, dtype=torch.bfloat16)
+    for start in range(0, len(tensor), ROWS):  # only parts exist in a third copy
+        part, wide = narrow[start : start + ROWS], tensor[start : start + ROWS]
+        if not torch.equal(part.copy_(wide).to(wide), wide):
+            return tensor
+    return narrow
 
 
 def _describe(path: Path) -> list[int]:

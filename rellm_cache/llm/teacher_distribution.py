@@ -9,12 +9,18 @@ Letters: N predicted tokens, H hidden size, V vocabulary, K tokens with their ow
 import torch
 from torch import Tensor
 
+from rellm_cache.llm.output_matrix import OutputMatrix, logits_of
+
 CHUNK = 256
 
 
 @torch.no_grad()
 def distribution_rows(
-    predictors: Tensor, output_weight: Tensor, top_k: int, temperature: float, chunk: int = CHUNK
+    predictors: Tensor,
+    output_weight: OutputMatrix,
+    top_k: int,
+    temperature: float,
+    chunk: int = CHUNK,
 ) -> Tensor:
     """The next-token distribution after each of N hidden states.
 
@@ -32,7 +38,7 @@ def distribution_rows(
     rows = torch.empty(len(predictors), 2 * top_k + 1, device=predictors.device)
     for start in range(0, len(predictors), chunk):
         part = slice(start, start + chunk)
-        logits = (predictors[part] @ output_weight.T).float() / temperature  # (n, H) -> (n, V)
+        logits = logits_of(predictors[part], output_weight).float() / temperature
         top, ids = logits.topk(top_k, dim=1)  # (n, K)
         rest = logits.scatter_(1, ids, -torch.inf).logsumexp(1, keepdim=True)  # (n, 1)
         bins = torch.cat([top, rest], 1).log_softmax(1)  # (n, K + 1)

@@ -66,7 +66,7 @@ class SpeechLLM(nn.Module):
         self.emotions = recipe.heads.emotions
         self.layer_mix = LayerMixes(recipe.adapter, recipe.encoders, sizes)
         self.adapter = build_adapter(recipe.adapter, sum(self.layer_mix.sizes.values()), size)
-        self.heads = AuxiliaryHeads(recipe.heads, size)
+        self.heads = AuxiliaryHeads(recipe.heads, self.adapter.output_size)
         self.losses = active_losses(recipe.losses, recipe.heads.dimensions)
         self.loss_weights = loss_weights(recipe.losses)
         self.llm = llm

@@ -37,12 +37,12 @@ class StatisticsAdapter(Adapter):
     needs_statistics = True
 
     def __init__(self, options: StatisticsOptions, input_size: int, output_size: int) -> None:
-        super().__init__(options, input_size, output_size)
+        super().__init__(options, input_size, output_size or 2 * input_size + 1)
         # Checkpoints use the module names as tensor names: do not rename modules.
         self.scale = InputNorm(input_size).requires_grad_(False)
         self.dropout = nn.Dropout(options.channel_dropout)
-        self.linear = nn.Linear(2 * input_size, output_size)
-        self.norm = nn.LayerNorm(output_size)
+        self.linear = nn.Linear(2 * input_size, output_size) if output_size else None
+        self.norm = nn.LayerNorm(output_size) if output_size else None
 
     def start_from(self, mean: Tensor, deviation: Tensor) -> None:
         """Standardize frames by the mean and deviation (D,) of the training frames, for good."""
@@ -70,5 +70,10 @@ class StatisticsAdapter(Adapter):
         statistics = torch.cat(
             [mean / MEAN_SPREAD, (deviation - 1) / DEVIATION_SPREAD], dim=1
         ).clamp(-LIMIT, LIMIT)  # (B, 2D)
-        embedding = F.gelu(self.norm(self.linear(self.dropout(statistics))))  # (B, H)
+        statistics = self.dropout(statistics)
+        if self.linear is None or self.norm is None:
+            constant = statistics.new_ones(len(statistics), 1)
+            embedding = torch.cat([statistics, constant], dim=1)  # (B, 2D + 1)
+        else:
+            embedding = F.gelu(self.norm(self.linear(statistics)))  # (B, H)
         return embedding.unsqueeze(1), self.output_lengths(lengths)

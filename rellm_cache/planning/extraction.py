@@ -8,7 +8,6 @@ These sample clips cover the range of lengths.
   models and batch count as GPU memory.
 """
 
-import math
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic
 
+import numpy as np
 import torch
 
 from rellm_cache.config.specs import EncoderSpec
@@ -137,9 +137,11 @@ def _select_by_length(
     missing: Sequence[MissingClip], seconds: dict[str, float], count: int
 ) -> list[Utterance]:
     """Select `count` missing clips at evenly spaced ranks of length."""
-    known = sorted((clip.utterance for clip in missing), key=lambda u: seconds[u.id])
-    count = min(count, len(known))
-    return [known[(2 * i + 1) * len(known) // (2 * count)] for i in range(count)]
+    lengths = np.array([seconds[clip.utterance.id] for clip in missing])
+    order = np.argsort(lengths, kind="stable")
+    count = min(count, len(order))
+    ranks = [(2 * i + 1) * len(order) // (2 * count) for i in range(count)]
+    return [missing[order[rank]].utterance for rank in ranks]
 
 
 def _decode(utterances: Sequence[Utterance], usable: UsableClips) -> tuple[list[Clip], float]:
@@ -173,12 +175,10 @@ def _plan_stream(
     usable: UsableClips,
 ) -> StreamPlan:
     mine = [c.utterance.id for c in missing if target.fingerprint in c.missing_from]
-    samples = [round(usable.seconds[i] * SAMPLE_RATE) for i in mine]
+    samples = np.rint(np.array([usable.seconds[i] for i in mine]) * SAMPLE_RATE).astype(np.int64)
     rate = target.spec.frame_rate
-    if rate == 50:
-        frames = sum(map(whisper_frame_count, samples))
-    else:
-        frames = sum(math.ceil(n / SAMPLE_RATE * rate) for n in samples)
+    counts = whisper_frame_count(samples) if rate == 50 else np.ceil(samples / SAMPLE_RATE * rate)
+    frames = int(counts.sum())
     cost, layers = measured.seconds_a_clip, max(1, len(target.spec.layer_numbers))
     return StreamPlan(
         name=name,

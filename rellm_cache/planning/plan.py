@@ -7,6 +7,7 @@ import dataclasses
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,13 @@ from rellm_cache.config.schema import EncoderConfig, LossesConfig, Recipe
 from rellm_cache.corpus.audio import clip_seconds
 from rellm_cache.corpus.clip_limits import ClipLimits, read_limits
 from rellm_cache.corpus.manifest import Utterance, manifest_files, read_manifests
-from rellm_cache.corpus.speed_copies import with_speed_copies
+from rellm_cache.corpus.speed_copies import clips_to_encode
 from rellm_cache.data.examples import Questions, load_questions
 from rellm_cache.errors import AudioError, ConfigError, ManifestError
 from rellm_cache.extraction.missing import TargetStore, find_missing
 from rellm_cache.extraction.run import make_targets
 from rellm_cache.planning.extraction import ExtractionPlan, UsableClips, plan_extraction
+from rellm_cache.planning.savings import Fit, cheapest_fit
 from rellm_cache.planning.training import TrainingPlan, plan_training
 from rellm_cache.qa.rows import questions_path
 from rellm_cache.store.remote.mirror_paths import mirrors_max_bytes, origin_url
@@ -42,6 +44,7 @@ class Plan:
     free_bytes: int  # on the disk of the cache
     training: TrainingPlan | None  # on this machine or the given GPU; None if unknown
     training_unknown: str  # the reason if `training` is None
+    savings: Fit | None = None  # options with which training fits into the GPU, if it does not
 
     @property
     def fits(self) -> bool:
@@ -54,6 +57,8 @@ class Plan:
         fields |= fields.pop("extraction")
         if self.training is not None:
             fields["training"]["peak_bytes"] = self.training.peak_bytes
+        if self.savings is not None:
+            fields["savings"]["training"]["peak_bytes"] = self.savings.training.peak_bytes
         return fields
 
 
@@ -76,8 +81,7 @@ def plan(
         StoreError: a store of the cache is damaged.
     """
     limits = read_limits(manifest)
-    speeds = recipe.training.speed_copies
-    utterances = with_speed_copies(read_manifests(manifest), speeds, limits)
+    utterances = clips_to_encode(read_manifests(manifest), recipe, limits)
     targets = make_targets(recipe.require_encoders(), cache)
     missing = find_missing(utterances, list(dict.fromkeys(targets.values())))
     seconds = _durations(utterances, limits)
@@ -85,20 +89,24 @@ def plan(
     extraction = plan_extraction(recipe.encoders, targets, missing, usable, clips, batch_size)
     on_gpu = default_device().type == "cuda" or gpu_bytes is not None
     train_split = [u for u in utterances if u.split == "train"]
-    training, unknown = None, ""
+    training, unknown, savings = None, "", None
     try:
         if not train_split:
             raise ManifestError(f"{manifest}: found no clip of the train split")
-        training = plan_training(
-            dataclasses.replace(recipe, encoders=_resolved(recipe.encoders, targets)),
-            train_split,
-            seconds,
-            {stream.name: stream.frame_size for stream in extraction.streams},
-            torch.bfloat16 if on_gpu else torch.float32,
-            gpu_bytes,
-            _questions(recipe.losses, recipe.qa, manifest),
-            next(iter(targets.values())).spec.frame_rate,
+        count = partial(
+            plan_training,
+            clips=train_split,
+            seconds=seconds,
+            sizes={stream.name: stream.frame_size for stream in extraction.streams},
+            dtype=torch.bfloat16 if on_gpu else torch.float32,
+            gpu_bytes=gpu_bytes,
+            questions=_questions(recipe.losses, recipe.qa, manifest),
+            frame_rate=next(iter(targets.values())).spec.frame_rate,
         )
+        whole = dataclasses.replace(recipe, encoders=_resolved(recipe.encoders, targets))
+        training = count(whole)
+        if gpu_bytes is not None and not training.fits(gpu_bytes):
+            savings = cheapest_fit(whole, count, gpu_bytes)
     except (ConfigError, ManifestError) as error:
         unknown = str(error)
     size = extraction.size
@@ -111,6 +119,7 @@ def plan(
         free_bytes=shutil.disk_usage(_nearest_folder(cache)).free,
         training=training,
         training_unknown=unknown,
+        savings=savings,
     )
 
 
@@ -134,9 +143,11 @@ def _questions(losses: LossesConfig, qa: QASettings, manifest: Path) -> Question
 def _durations(utterances: Sequence[Utterance], limits: ClipLimits) -> dict[str, float]:
     """Clip id → seconds, from the manifest or the file's header; skips unusable clips."""
     seconds = {}
-    with progress("Reading lengths", len(utterances), "clips") as tick:
+    unknown = sum(utterance.duration is None for utterance in utterances)
+    with progress("Reading lengths", unknown, "clips") as tick:
         for utterance in utterances:
-            tick()
+            if utterance.duration is None:
+                tick()
             try:
                 seconds[utterance.id] = clip_seconds(utterance, limits)
             except AudioError:

@@ -9,6 +9,7 @@ C library keeps (docs/benchmarks.md).
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import NamedTuple
 
 import torch
 
@@ -68,8 +69,7 @@ class TrainingPlan:
         return self.peak_bytes + CONTEXT_BYTES <= gpu_bytes
 
 
-@dataclass(frozen=True)
-class _ClipTokens:
+class _ClipTokens(NamedTuple):  # made for each clip of a corpus, which may have a million
     """Token counts of one clip in packed rows, without the prompts that clips share."""
 
     speech: int  # embeddings from the adapter
@@ -109,7 +109,7 @@ def plan_training(
     with torch.device("meta"):
         mixes = LayerMixes(recipe.adapter, recipe.encoders, sizes)
         adapter = build_adapter(recipe.adapter, sum(mixes.sizes.values()), output_size)
-        heads = AuxiliaryHeads(recipe.heads, output_size)
+        heads = AuxiliaryHeads(recipe.heads, adapter.output_size)
     cost = adapter.cost()
     parts = [p for part in (mixes, heads) for p in part.parameters() if p.requires_grad]
     parameters = cost.parameters + sum(p.numel() for p in parts)
@@ -220,11 +220,25 @@ def _row_bytes(
     kept += sum(clip.seen for clip in tokens) / total * row / length * llm.copied_kv_bytes
     if llm.attention == "sdpa":
         kept += (row + prompts) * llm.value_bytes
-    # Logits in float32 and a copy in the weights' dtype; distillation needs a second float32 copy.
-    # They are freed before the backward pass, which unpacks one matrix and may recompute a layer.
-    labelled = min(CHUNK, sum(clip.answers for clip in tokens) / total * row)
-    copy = 4 if losses.response_kl > 0 else llm.value_bytes % 4
-    logits = labelled * llm.vocabulary * (4 + copy)
+    labelled = sum(clip.answers for clip in tokens) / total * row
     layer = (llm.recompute_bytes + lora_share * llm.lora_recompute_bytes) * length
+    layer += llm.window_bytes * length
     unpacked = llm.largest_matrix * llm.value_bytes
-    return kept * length / row, max(logits, layer) + unpacked
+    return kept * length / row, max(_logits_bytes(losses, llm, labelled), layer) + unpacked
+
+
+def _logits_bytes(losses: LossesConfig, llm: Footprint, labelled: float) -> float:
+    """Logits in float32 and a copy in the weights' dtype; distillation needs a second float32 copy.
+
+    They are freed before the backward pass, which unpacks one matrix and may recompute a layer. A
+    matrix in 4 bits gives them block by block, for all tokens at once.
+
+    Args:
+        labelled: answer tokens of a row.
+    """
+    copy = 4 if losses.response_kl > 0 else llm.value_bytes % 4
+    if not llm.output_rows:
+        return min(CHUNK, labelled) * llm.vocabulary * (4 + copy)
+    blocks = 2 * llm.output_rows * llm.hidden_size * llm.value_bytes
+    gradient = labelled * llm.hidden_size * 4
+    return labelled * llm.output_rows * (4 + copy) + blocks + gradient

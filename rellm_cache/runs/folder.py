@@ -18,7 +18,8 @@ from rellm_cache.utils.checksums import RESULTS, SUMS, recorded, require_intact
 from rellm_cache.utils.json_files import read_utf8
 from rellm_cache.utils.litter import is_litter
 
-CHECKPOINTS, METRICS, TENSORBOARD = "checkpoints", "metrics.jsonl", "tensorboard"
+CHECKPOINTS, METRICS = "checkpoints", "metrics.jsonl"
+TENSORBOARD, WANDB, TRACKER = "tensorboard", "wandb", "tracker.json"  # of `training.tracker`
 DATA = "data.sha256"  # see `data_digest`
 
 
@@ -56,9 +57,10 @@ def emptied_on_error(out: Path) -> Iterator[None]:
         yield
     except Exception:  # any error, raised again; after an interrupt the run is to be continued
         if new and not (out / CHECKPOINTS).exists() and not (out / METRICS).exists():
-            for name in (RECIPE, DATA, RESULTS):
+            for name in (RECIPE, DATA, RESULTS, TRACKER):
                 (out / name).unlink(missing_ok=True)
-            shutil.rmtree(out / TENSORBOARD, ignore_errors=True)
+            for name in (TENSORBOARD, WANDB):
+                shutil.rmtree(out / name, ignore_errors=True)
         raise
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rellm_cache.config.schema import Recipe
+from rellm_cache.config.specs import digest
 from rellm_cache.corpus.manifest import Utterance
 from rellm_cache.corpus.statistics import read_report
 from rellm_cache.errors import RunError
@@ -19,9 +20,11 @@ from rellm_cache.store.remote.mirror import cache_folder
 from rellm_cache.store.remote.mirror_paths import is_url, origin_url
 from rellm_cache.utils.atomic_files import write_text
 from rellm_cache.utils.checksums import require_intact
+from rellm_cache.utils.console import say
 from rellm_cache.utils.json_files import build_record, load
 
 TRAINING = "training.json"
+OWN_DIGEST = "sha256"  # of the other fields of `training.json`
 DEFAULT_CACHE = Path("cache")  # same as the default of `--cache`
 OTHER_CORPUS = "another corpus"
 # Ids of other corpora may start with any text, even the name of a speaker.
@@ -143,25 +146,45 @@ def save_training(run: Path, record: TrainingRecord) -> None:
 
 
 def training_text(record: TrainingRecord) -> str:
-    """Content of `training.json`."""
+    """Content of `training.json`, with a digest of itself.
+
+    A run that is killed before its list of checksums is written has no other one.
+    """
     content = dataclasses.asdict(record)
     for name in ("cache", "stopped", "layer_weights"):
         if not content[name]:
             del content[name]
-    return json.dumps(content, indent=2) + "\n"
+    return json.dumps({**content, OWN_DIGEST: digest(content)}, indent=2) + "\n"
 
 
 def load_training(run: Path) -> TrainingRecord:
     """Read `training.json`; `RunError` if it is missing or damaged."""
     require_intact(run / TRAINING, "restore it")
     try:
-        return build_record(TrainingRecord, load(run / TRAINING))
+        content = load(run / TRAINING)
+        # An older version wrote none.
+        own = content.pop(OWN_DIGEST, None) if isinstance(content, dict) else None
+        if own is not None and own != digest(content):
+            raise ValueError(f"{OWN_DIGEST}: found the digest of other values")
+        return build_record(TrainingRecord, content)
     except (OSError, ValueError) as error:
         raise RunError(
             f"{run / TRAINING}: cannot be read ({type(error).__name__}: {error}); `rellm train` "
             "writes it at the end: run the command that trained this run again, which trains "
             "nothing twice"
         ) from error
+
+
+def has_record(run: Path) -> bool:
+    """Whether a run has its `training.json`; a damaged one, which is told, counts as missing."""
+    if not (run / TRAINING).exists():
+        return False
+    try:
+        load_training(run)
+    except RunError:  # told here; the caller writes it again
+        say(f"Note: {run / TRAINING}: was changed or damaged, and is written again")
+        return False
+    return True
 
 
 def cache_location(cache: Path) -> str:

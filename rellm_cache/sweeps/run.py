@@ -19,8 +19,9 @@ from typing import Any
 
 from rellm_cache.config.schema import Recipe
 from rellm_cache.config.specs import digest
+from rellm_cache.corpus.clip_limits import read_limits
 from rellm_cache.corpus.manifest import Utterance, read_manifests, read_split
-from rellm_cache.corpus.speed_copies import read_training_clips
+from rellm_cache.corpus.speed_copies import clips_to_encode, read_training_clips
 from rellm_cache.data.examples import Questions, data_digest, load_questions
 from rellm_cache.errors import RellmError, RunError, reason_of
 from rellm_cache.evaluation.run import EvaluationOptions, evaluate
@@ -30,6 +31,7 @@ from rellm_cache.sweeps.plan import Job, SweepPlan
 from rellm_cache.sweeps.report import SweepReport, SweepRun, comparable_scores, scores_by_name
 from rellm_cache.training.label_check import require_listed_emotions
 from rellm_cache.training.run import require_validation, train
+from rellm_cache.training.trackers import require_tracker
 from rellm_cache.utils.atomic_files import write_json
 from rellm_cache.utils.checksums import recorded, require_intact
 from rellm_cache.utils.console import say
@@ -127,12 +129,12 @@ class Sweeper:
             splits[1] = read_split(settings.manifest, "validation")
         self._splits = splits
         self._trained = [u for split in splits for u in split]
-        self.needed = {settings.manifest: [u.id for u in self._trained]}
+        self.needed = {settings.manifest: self._trained}
         self.tested_on = ""
         if settings.test is not None:
             tested = read_manifests(settings.test)
             self.tested_on = _data_digest(tested, in_words=settings.in_words)
-            self.needed[settings.test] = [u.id for u in tested]
+            self.needed[settings.test] = tested
         self._notes_shown: set[str] = set()
 
     def trained_on(self, recipe: Recipe) -> str:
@@ -158,13 +160,17 @@ class Sweeper:
         for job in jobs:
             if job.recipe.text is None:
                 require_validation(job.recipe, self.settings.manifest)
+                require_tracker(job.recipe.training.tracker)
                 if not (job.out / DATA).exists():
                     require_listed_emotions(self._trained, job.recipe, self.settings.manifest)
-            if job.recipe.text is None and job.recipe.encoders not in checked:
-                streams = self.resources.streams(job.recipe.encoders, self.settings.cache)
-                for manifest, ids in self.needed.items():
-                    streams.require(ids, f"rellm extract {manifest} --recipe …")
-                checked.append(job.recipe.encoders)
+            recipe = job.recipe
+            heard = (recipe.encoders, recipe.training.speed_copies, recipe.heads.speed_copies)
+            if recipe.text is None and heard not in checked:
+                streams = self.resources.streams(recipe.encoders, self.settings.cache)
+                for manifest, utterances in self.needed.items():
+                    clips = clips_to_encode(utterances, recipe, read_limits(manifest))
+                    streams.require([u.id for u in clips], f"rellm extract {manifest} --recipe …")
+                checked.append(heard)
             trained_on = self.trained_on(job.recipe)
             if job.out.exists():
                 create_run_folder(job.recipe, job.out)

@@ -11,7 +11,7 @@ import shutil
 import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
 from itertools import chain, islice
@@ -39,6 +39,7 @@ from rellm_cache.training.callbacks import Callback, EpochReport, StepReport, re
 from rellm_cache.training.ccc_prepass import Prepass, ccc_prepass
 from rellm_cache.training.checkpoints import CheckpointManager, Position, TrainingState
 from rellm_cache.training.distributed import broadcast_from_main, sum_by_name, sum_gradients
+from rellm_cache.training.least_squares import fit_heads
 from rellm_cache.training.loss_average import LossAverage
 from rellm_cache.training.micro_batches import (
     FIRST_TOKENS,
@@ -48,7 +49,8 @@ from rellm_cache.training.micro_batches import (
 )
 from rellm_cache.training.optim import Optimizer
 from rellm_cache.training.precision import training_autocast, validation_autocast
-from rellm_cache.training.validation import is_better, selection_score, validation_scores
+from rellm_cache.training.trackers import NO_TRACKER, RunTracker
+from rellm_cache.training.validation import Copy, is_better, selection_score, validation_scores
 from rellm_cache.utils.atomic_files import rename, write_file, write_lines
 from rellm_cache.utils.checksums import is_intact, recorded, require_intact
 from rellm_cache.utils.console import Tick, counted, progress, say
@@ -65,11 +67,18 @@ VALIDATION_TIMEOUT = timedelta(hours=12)  # other processes wait while the main 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """Examples of both splits and their frames."""
+    """Examples of both splits and their frames.
+
+    Attributes:
+        copies: of validation clips at other speeds (`heads.speed_copies`).
+        groups: of training clips: the speaker of each, or its audio file.
+    """
 
     train: list[Example]
     validation: list[Example]
     streams: StreamSet
+    copies: list[Copy] = field(default_factory=list)
+    groups: list[str] = field(default_factory=list)
 
 
 class Trainer:
@@ -88,6 +97,7 @@ class Trainer:
         self.callbacks = callbacks
         self.accelerator, self.device = accelerator, accelerator.device
         self.recipe, self.data, self.out = recipe, data, out
+        self.tracker = RunTracker(accelerator, recipe, out)
         set_seed(recipe.seed)
         self.model = _initial_model(recipe, data, llm).to(self.device)
         if accelerator.process_index:  # same weights in all processes, different dropout
@@ -96,6 +106,8 @@ class Trainer:
         self.loader = BatchLoader(data.train, data.streams, self.device)
         batches = math.ceil(len(data.train) / config.batch_size)
         self.steps_per_epoch = math.ceil(batches / config.gradient_accumulation)
+        if config.solver == "least_squares":
+            self.steps_per_epoch = 1
         self.total_steps = self.steps_per_epoch * config.epochs
         self.optimizer = Optimizer(self.model, config, self.total_steps)
         self.micro_batcher = self._make_micro_batcher()
@@ -123,7 +135,7 @@ class Trainer:
             found = list(read_metrics(self.out))
             kept = [row for row in found if 0 < position.step >= row["step"]]
             expected = position.metrics_sha256
-            if expected and found and expected != self._metrics_digest(len(kept)):
+            if expected and expected != self._metrics_digest(len(kept)):
                 say(
                     f"Note: {self.metrics}: was changed or damaged after the checkpoint was "
                     "written; restore it, or do not rely on its numbers"
@@ -176,8 +188,12 @@ class Trainer:
 
     def run(self, position: Position) -> Position:
         """Train from a position to the end, or until training is stopped."""
-        with disk_errors(self.out / "tensorboard", "nothing was trained yet"):
-            self.accelerator.init_trackers("tensorboard")
+        with self.tracker:
+            position = self._run(position)
+        self.accelerator.end_training()
+        return position
+
+    def _run(self, position: Position) -> Position:
         if position.step == 0:
             scores, metric = self.validate(), self.recipe.training.best_metric
             if scores and not math.isfinite(selection_score(metric, scores, 0)):
@@ -195,7 +211,6 @@ class Trainer:
             while not self._is_finished(position):
                 position = self._train_epoch(position, tick, started)
                 position = self._end_epoch(position)
-        self.accelerator.end_training()
         return position
 
     def _is_finished(self, position: Position) -> bool:
@@ -203,6 +218,8 @@ class Trainer:
 
     def _train_epoch(self, position: Position, tick: Tick, started: float) -> Position:
         """Take the remaining steps of an epoch, or fewer if a callback stops training."""
+        if self.recipe.training.solver == "least_squares":
+            return self._fit(position, tick, started)
         self.model.train()
         with closing(self._steps(position)) as steps:
             for batches, waited in steps:
@@ -232,6 +249,27 @@ class Trainer:
                 if position.step_in_epoch < self.steps_per_epoch and self.checkpoints.is_due():
                     self._save(position)
         return position
+
+    def _fit(self, position: Position, tick: Tick, started: float) -> Position:
+        """Fit the heads in closed form: the one step of such a run."""
+        begun = time.monotonic()
+        losses = fit_heads(self.model, self.data.train, self.data.groups, self.loader)
+        report = StepReport(
+            step=1,
+            steps=1,
+            epoch=1,
+            loss=sum(self.model.loss_weights[name] * value for name, value in losses.items()),
+            losses=losses,
+            learning_rate=0.0,
+            gradient_norm=0.0,
+            seconds=time.monotonic() - begun,
+            waited=0.0,
+        )
+        self._record(_metrics_row(report))
+        tick(1, f"loss {report.loss:.3f}")
+        seconds = time.monotonic() - started
+        self._reason_to_stop(report)
+        return dataclasses.replace(position, step=1, step_in_epoch=1, seconds=seconds)
 
     def _reason_to_stop(self, report: StepReport | EpochReport, own: str = "") -> str:
         """Why training stops after a step or an epoch, or "": the same decision in all processes.
@@ -432,7 +470,9 @@ class Trainer:
             return {}
         data = self.data
         with validation_autocast(self.recipe.training, self.device):
-            return validation_scores(self.model, data.validation, data.streams, self.device)
+            return validation_scores(
+                self.model, data.validation, data.streams, self.device, data.copies
+            )
 
     def copy_best_weights(self, end: Position) -> None:
         """Put the best weights into the run folder, unless a finished run has them intact.
@@ -467,7 +507,9 @@ class Trainer:
         self.checkpoints.save(position)
 
     def _metrics_digest(self, rows: int | None = None) -> str:
-        """SHA-256 (hex) of the first rows of the metrics, or of all."""
+        """SHA-256 (hex) of the first rows of the metrics, or of all; "" without the file."""
+        if not self.metrics.exists():
+            return ""
         with self.metrics.open("rb") as file:
             return hashlib.sha256(b"".join(islice(file, rows))).hexdigest()
 
@@ -475,10 +517,7 @@ class Trainer:
         if not self.accelerator.is_main_process:
             return
         append_row(self.metrics, row)
-        validation = {f"validation/{k}": v for k, v in row.get("validation", {}).items()}
-        training = {f"train/{k}": v for k, v in row.items() if "loss" in k or "rate" in k}
-        with disk_errors(self.out / "tensorboard", "checkpoints are kept"):
-            self.accelerator.log({**training, **validation}, step=row["step"])
+        self.tracker.log(row)
 
 
 def _initial_model(recipe: Recipe, data: TrainingData, llm: FrozenLLM | None) -> SpeechLLM:
@@ -531,15 +570,15 @@ def read_metrics(run: Path) -> Iterator[dict[str, Any]]:
         yield row
 
 
-def make_accelerator(out: Path) -> Accelerator:
-    """Set up accelerate for a run: launched devices and processes, TensorBoard in the folder.
+def make_accelerator(out: Path, tracker: str = NO_TRACKER) -> Accelerator:
+    """Set up accelerate for a run: launched devices and processes, and the recipe's tracker.
 
     Mixed precision is off here: one process may train several recipes, one after another.
     """
     return Accelerator(
         cpu=not torch.cuda.is_available(),
         mixed_precision="no",
-        log_with="tensorboard",
+        log_with=None if tracker == NO_TRACKER else tracker,
         project_dir=str(out),
         kwargs_handlers=[InitProcessGroupKwargs(timeout=VALIDATION_TIMEOUT)],
     )

@@ -7,7 +7,7 @@
     <out>/checkpoints/best.safetensors
     <out>/adapter.safetensors, adapter_config.json      the result
     <out>/training.json, README.md                      how it was trained, and its model card
-    <out>/tensorboard/
+    <out>/tensorboard/ or wandb/, tracker.json          of training.tracker
 
 After a kill at any moment, the same command continues from the newest checkpoint. Training reads
 frames from the cache and never touches audio.
@@ -24,8 +24,10 @@ from accelerate import Accelerator
 
 from rellm_cache.annotation.teacher import open_teacher_store, teacher_spec
 from rellm_cache.config.schema import EncoderConfig, Recipe
+from rellm_cache.corpus.clip_limits import read_limits
 from rellm_cache.corpus.manifest import Utterance, read_split
-from rellm_cache.corpus.speed_copies import read_training_clips, without_copies
+from rellm_cache.corpus.speed_copies import read_training_clips, speed_copies, without_copies
+from rellm_cache.data.batch import Example
 from rellm_cache.data.examples import (
     Questions,
     data_digest,
@@ -54,6 +56,7 @@ from rellm_cache.runs.provenance import (
     DataSummary,
     TrainingRecord,
     cache_location,
+    has_record,
     load_training,
     save_training,
     summarize_data,
@@ -82,6 +85,7 @@ from rellm_cache.training.loop import (
     make_accelerator,
     read_metrics,
 )
+from rellm_cache.training.trackers import require_tracker
 from rellm_cache.training.validation import selection_score
 from rellm_cache.utils.checksums import RESULTS, is_intact, read_sums, recorded
 from rellm_cache.utils.console import say
@@ -101,6 +105,7 @@ class _Corpus:
     streams: StreamSet
     questions: Questions
     manifest: Path
+    copies: list[tuple[int, Utterance]]  # of validation clips, each with the place of its original
 
 
 def train(
@@ -122,8 +127,8 @@ def train(
 
     Raises:
         ConfigError: early stopping without a validation split, a validation split on which
-            `training.best_metric` has no value, or a callback returned something else than None
-            or `STOP`.
+            `training.best_metric` has no value, a callback returned something else than None or
+            `STOP`, or the library of `training.tracker` is not installed.
         RunError: `out` is not a run of this recipe, or was trained on other data.
         RellmError: another process writes `out`.
         StoreError: the cache lacks a store or clips.
@@ -138,12 +143,13 @@ def train(
     recipe = dataclasses.replace(recipe, plugins=recipe.providers())
     resources = resources or SharedModels()
     require_validation(recipe, manifest)
+    require_tracker(recipe.training.tracker)
     if (start := recipe.training.init_from) and Path(start).resolve() == out.resolve():
         raise RunError(
             f"{out}: training starts from the weights in this folder (training.init_from), and "
             "would replace them; choose another --out"
         )
-    accelerator = make_accelerator(out)
+    accelerator = make_accelerator(out, recipe.training.tracker)
     main = accelerator.is_main_process
     with (
         hold_folder(out) if main else nullcontext(),
@@ -277,11 +283,12 @@ def _read_corpus(recipe: Recipe, manifest: Path, cache: Path, resources: SharedM
     has_validation = (manifest / "validation.jsonl").exists()
     validation = read_split(manifest, "validation") if has_validation else []
     streams = resources.streams(recipe.encoders, cache)
-    ids = [u.id for u in (*training, *validation)]
+    copies = speed_copies(validation, recipe.heads.speed_copies, read_limits(manifest))
+    ids = [u.id for u in (*training, *validation, *(copy for _, copy in copies))]
     streams.require(ids, f"rellm extract {manifest} --recipe … --cache {cache}")
     splits = ("train", "validation") if validation else ("train",)
     questions = load_questions(recipe.losses, recipe.qa, manifest, splits)
-    return _Corpus(training, validation, streams, questions, manifest)
+    return _Corpus(training, validation, streams, questions, manifest, copies)
 
 
 def _describe_corpus(corpus: _Corpus, recipe: Recipe) -> list[str]:
@@ -316,7 +323,15 @@ def _make_data(corpus: _Corpus, recipe: Recipe, llm: FrozenLLM | None, cache: Pa
         make_examples(corpus.train, recipe, llm, corpus.questions),
         make_examples(corpus.validation, recipe, llm, corpus.questions),
         streams,
+        [(place, Example(copy.id)) for place, copy in corpus.copies],
+        _groups(corpus.train),
     )
+
+
+def _groups(utterances: Sequence[Utterance]) -> list[str]:
+    """Speaker of each utterance, or its audio file if fewer than two speakers are known."""
+    speakers = [u.speaker or u.audio for u in utterances]
+    return speakers if len({*speakers}) > 1 else [u.audio for u in utterances]
 
 
 def pinned(encoders: Mapping[str, EncoderConfig], streams: StreamSet) -> dict[str, EncoderConfig]:
@@ -378,13 +393,13 @@ def record(
     summaries: tuple[DataSummary, DataSummary | None],
     cache: Path,
 ) -> None:
-    """Write the model card, and `training.json` unless this call trained nothing.
+    """Write the model card, and `training.json` unless it is there and this call trained nothing.
 
     Args:
         summaries: of the train split and the validation split.
     """
     recipe, (train, validation) = trainer.recipe, summaries
-    if not (report.out / TRAINING).exists() or report.resumed_at < report.steps:
+    if report.resumed_at < report.steps or not has_record(report.out):
         start, llm = recipe.training.init_from, recipe.used_llm
         found = TrainingRecord(
             rellm=__version__,

@@ -1,11 +1,12 @@
 """Validation scores: predictions of the heads on examples, their losses, UA and CCC."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from rellm_cache.corpus.dimensions import DIMENSIONS
 from rellm_cache.data.batch import IGNORED, Example
@@ -17,9 +18,11 @@ from rellm_cache.metrics.correlation import concordance
 from rellm_cache.model.losses.dimensions import MOMENTS, ccc_distance, moments_of
 from rellm_cache.model.losses.emotion import rater_divergence
 from rellm_cache.model.losses.loss_terms import LossTerms
+from rellm_cache.model.losses.registry import Outputs
 from rellm_cache.model.speech_llm import SpeechLLM
 
 BATCH = 16
+Copy = tuple[int, Example]  # of an example at another speed, with the place of the example
 
 
 @dataclass(frozen=True)
@@ -49,13 +52,22 @@ class HeadScores:
 
 @torch.inference_mode()
 def predict(
-    model: SpeechLLM, examples: Sequence[Example], streams: StreamSet, device: torch.device
+    model: SpeechLLM,
+    examples: Sequence[Example],
+    streams: StreamSet,
+    device: torch.device,
+    copies: Sequence[Copy] = (),
 ) -> Predictions:
-    """Run the model on examples in evaluation mode; then restore its mode."""
+    """Run the model on examples in evaluation mode; then restore its mode.
+
+    Args:
+        copies: at other speeds, over which predictions are averaged; losses are of the examples.
+    """
     was_training = model.training
     model.eval()
-    emotions = np.zeros(len(examples), np.int64)
+    logits = torch.zeros(len(examples), len(model.emotions))
     dimensions = np.zeros((len(examples), 3), np.float32)
+    heard = np.ones(len(examples), np.int64)
     terms = LossTerms.zeros(model.losses, device)
     moments = torch.zeros(MOMENTS, 3, dtype=torch.float64, device=device)
     divergence, rated = 0.0, 0
@@ -63,7 +75,7 @@ def predict(
     plan = ordered_batches(loader.lengths, BATCH)
     for indices, batch in zip(plan, loader.batches(plan, reuse_memory=True), strict=True):
         outputs = model(batch.to(device))
-        emotions[indices] = outputs.emotion_logits.argmax(1).cpu().numpy()
+        logits[indices] = outputs.emotion_logits.float().cpu()
         if batch.shares is not None:
             total, count = rater_divergence(outputs.emotion_logits, batch.shares.to(device))
             divergence, rated = divergence + total.item(), rated + int(count)
@@ -73,10 +85,29 @@ def predict(
         terms = terms + outputs.terms
     if model.needs_moments:  # of all examples, not a mean over batches
         terms = terms.with_mean("vad", ccc_distance(moments).float())
+    for places, outputs in _of_copies(model, copies, streams, device):
+        logits.index_add_(0, torch.from_numpy(places), outputs.emotion_logits.float().cpu())
+        np.add.at(heard, places, 1)
+        if outputs.dimensions is not None:
+            np.add.at(dimensions, places, outputs.dimensions.float().cpu().numpy())
     model.train(was_training)
     has_dimensions = model.heads.dimensions is not None
     kl = divergence / rated if rated else None
-    return Predictions(emotions, dimensions if has_dimensions else None, terms, kl)
+    means = dimensions / heard[:, None].astype(np.float32) if has_dimensions else None
+    return Predictions(logits.argmax(1).numpy(), means, terms, kl)
+
+
+def _of_copies(
+    model: SpeechLLM, copies: Sequence[Copy], streams: StreamSet, device: torch.device
+) -> Iterator[tuple[NDArray[np.int64], Outputs]]:
+    """Batches of copies: the places of their originals, and the outputs of the model."""
+    if not copies:
+        return
+    originals = np.array([place for place, _ in copies])
+    loader = BatchLoader([example for _, example in copies], streams, device)
+    plan = ordered_batches(loader.lengths, BATCH)
+    for indices, batch in zip(plan, loader.batches(plan, reuse_memory=True), strict=True):
+        yield originals[indices], model(batch.to(device))
 
 
 def score_heads(
@@ -114,10 +145,17 @@ def score_labelled(
 
 
 def validation_scores(
-    model: SpeechLLM, examples: Sequence[Example], streams: StreamSet, device: torch.device
+    model: SpeechLLM,
+    examples: Sequence[Example],
+    streams: StreamSet,
+    device: torch.device,
+    copies: Sequence[Copy] = (),
 ) -> dict[str, float]:
-    """Mean losses, UA and CCC of a model on examples; its mode does not change."""
-    predictions = predict(model, examples, streams, device)
+    """Mean losses, UA and CCC of a model on examples; its mode does not change.
+
+    `copies` are those of `predict`.
+    """
+    predictions = predict(model, examples, streams, device, copies)
     scores = {f"{name}_loss": value for name, value in predictions.terms.means().items()}
     scores["loss"] = float(predictions.terms.total(model.loss_weights))
     heads = score_heads(predictions.emotions, predictions.dimensions, examples, model.emotions)

@@ -121,6 +121,9 @@ def percent(value: float, sign: str = "") -> str:
     return f"{100 * value:{sign}.1f} %"
 
 
+MOST_NUMBERS = 10_000  # of one range
+
+
 def parse_ranges(text: str, what: str) -> tuple[int, ...]:
     """Return the numbers of a list like `1-16` or `17,18,20-22`, each once; none for empty text.
 
@@ -128,9 +131,14 @@ def parse_ranges(text: str, what: str) -> tuple[int, ...]:
     """
     numbers: list[int] = []
     for part in filter(None, (p.strip() for p in text.split(","))):
-        found = re.fullmatch(r"(\d+)(?:-(\d+))?", part)
+        found = re.fullmatch(r"(\d{1,9})(?:-(\d{1,9}))?", part)
         first, last = (int(found[1]), int(found[2] or found[1])) if found else (1, 0)
         if last < first:
-            raise ConfigError(f"{what} {text!r}: expected numbers and ranges like 1-16,18")
+            raise ConfigError(f"{what} {text!r:.80}: expected numbers and ranges like 1-16,18")
+        if last - first >= MOST_NUMBERS:
+            raise ConfigError(
+                f"{what} {text!r:.80}: found a range of {last - first + 1} numbers, expected at "
+                f"most {MOST_NUMBERS}"
+            )
         numbers.extend(range(first, last + 1))
     return tuple(dict.fromkeys(numbers))

@@ -3,6 +3,7 @@
 Libraries raise them under many types, often without the name of the file.
 """
 
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,3 +33,11 @@ def disk_reason(error: Exception) -> str:
     if isinstance(error, shutil.Error) and error.args and isinstance(error.args[0], list):
         return str(error.args[0][0][-1])
     return str(error)
+
+
+def os_error_text(error: OSError) -> str:
+    """The message of an `OSError` that no function explained: file, reason and fix."""
+    if error.filename is None or error.strerror is None:
+        return disk_reason(error)
+    name = os.fsdecode(error.filename) if isinstance(error.filename, bytes) else error.filename
+    return f"{name}: {error.strerror}; check the path, and that it can be read or written"

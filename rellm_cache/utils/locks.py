@@ -19,6 +19,7 @@ from rellm_cache.utils.sync import make_folder
 # Errors of file systems without flock: there we write without locks and remove nothing.
 NO_LOCKS = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.ENOSYS)
 LOCK = ".lock"  # end of the name of every lock file
+ATTEMPTS = 1000  # to open a file whose folder others remove at the same time
 
 
 @contextmanager
@@ -95,16 +96,20 @@ def acquire_lock(path: Path, how: int) -> tuple[int, bool]:
     """Open and lock a file; try again if its last holder removed it in between.
 
     Returns its handle, and whether the file system has locks. Raises `BlockingIOError` if another
-    process holds it and `how` does not wait.
+    process holds it and `how` does not wait, `OSError` if there can be no such file.
     """
     path.parent.parent.mkdir(parents=True, exist_ok=True)
+    attempts = 0
     while True:
         # exist_ok would raise if another process removes the folder at that moment.
         with contextlib.suppress(FileExistsError):
             path.parent.mkdir()
         try:
             handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        except FileNotFoundError:  # removed between the two lines
+        except FileNotFoundError:  # removed between the two lines, or no place for files, as /proc
+            attempts += 1
+            if attempts == ATTEMPTS:
+                raise
             continue
         try:
             fcntl.flock(handle, how)

@@ -1,6 +1,8 @@
 """respond --teacher: each response is processed once, and training learns from the store."""
 
 import json
+import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -82,6 +84,47 @@ def test_a_response_is_read_once_until_it_changes(
     other = write_teacher_store(corpus, hotter, cache)
     assert other.path != report.path
     assert other.written == 11
+
+
+def swap_letters(text: str) -> str:
+    """A `tokenizer.json` in which two letters have each other's id."""
+    document = json.loads(text)
+    ids = document["model"]["vocab"]
+    ids["o"], ids["e"] = ids["e"], ids["o"]
+    return json.dumps(document)
+
+
+@pytest.mark.parametrize(
+    ("name", "edit", "changed"),
+    [
+        ("tokenizer.json", swap_letters, 11),
+        ("chat_template.jinja", lambda text: text.replace("assistant", "friend"), 11),
+        ("chat_template.jinja", lambda text: text.replace("<|im_end|>", "<|endoftext|>"), 11),
+        # The same tokens: the teacher would predict the same.
+        ("tokenizer.json", lambda text: text + " ", 0),
+        ("chat_template.jinja", lambda text: "{# a comment #}" + text, 0),
+    ],
+    ids=("tokenizer", "template", "end token", "space", "comment"),
+)
+def test_rows_of_other_tokens_are_made_again(
+    corpus: Path,
+    distilled: Recipe,
+    cache: Path,
+    tmp_path: Path,
+    name: str,
+    edit: Callable[[str], str],
+    changed: int,
+) -> None:
+    """The digest of a row covers the token ids: all that tokenizer and template decide of it."""
+    assert distilled.llm is not None
+    folder = shutil.copytree(distilled.llm.model, tmp_path / "chat")
+    llm = replace(distilled.llm, model=str(folder), template="model")
+    recipe = replace(distilled, llm=llm)
+    before = write_teacher_store(corpus, recipe, cache)
+    (folder / name).write_text(edit((folder / name).read_text("utf-8")), "utf-8")
+    report = write_teacher_store(corpus, recipe, cache)
+    assert report.path == before.path
+    assert (report.changed, report.present) == (changed, 11 - changed)
 
 
 def test_a_killed_call_goes_on(

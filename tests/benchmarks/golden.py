@@ -8,6 +8,11 @@ scores both runs: on the CPU, with one thread, from a fixed seed. `--compare` re
 prints the old and the new values. They can be equal only with the same processor and libraries;
 both are recorded in the file and compared first.
 
+golden.json was recorded on the demo's first 160 clips, which commit f72e535 has:
+
+    git archive f72e535 rellm_cache/demo/clips | tar -x -C /tmp
+    python tests/benchmarks/golden.py --compare golden.json --clips /tmp/rellm_cache/demo/clips
+
 Only the command line is used, and files are read with zarr, safetensors and json, so that the
 script still works after moves and renames inside the package. `--code FOLDER` runs the package of
 another checkout.
@@ -79,10 +84,11 @@ class Commands:
         code: folder that holds `rellm_cache`.
         work: where the commands run and leave their files.
         models: folder of the demo's converted models.
+        recorded: folder of the clips; None for those of the package.
     """
 
-    def __init__(self, code: Path, work: Path, models: Path) -> None:
-        self.work, self.models = work, models
+    def __init__(self, code: Path, work: Path, models: Path, recorded: Path | None) -> None:
+        self.work, self.models, self.recorded = work, models, recorded
         self.environment = {
             **os.environ,
             **{f"{name}_NUM_THREADS": "1" for name in THREADS},
@@ -130,10 +136,12 @@ class Commands:
 
     def clips(self) -> list[dict[str, Any]]:
         """Rows of the manifest of the demo clips, with audio paths that hold anywhere here."""
-        for found in sorted(self.package.rglob("clips/manifest.jsonl")):
+        folder = self.recorded or self.package
+        pattern = "manifest.jsonl" if self.recorded else "clips/manifest.jsonl"
+        for found in sorted(folder.resolve().rglob(pattern)):
             rows = [json.loads(line) for line in found.read_text("utf-8").splitlines()]
             return [{**row, "audio": str(found.parent / row["audio"])} for row in rows]
-        raise SystemExit(f"{self.package}: found no clips/manifest.jsonl")
+        raise SystemExit(f"{folder}: found no {pattern}")
 
 
 def digest(*parts: bytes) -> str:
@@ -364,6 +372,7 @@ def main() -> int:
     parser.add_argument("--code", type=Path, default=here, help="checkout to run (this one)")
     parser.add_argument("--work", type=Path, help="keep all files in this new folder")
     parser.add_argument("--models", type=Path, help="folder of converted demo models")
+    parser.add_argument("--clips", type=Path, help="folder of the clips (those of the package)")
     options = parser.parse_args()
     before = json.loads(options.compare.read_text("utf-8")) if options.compare else {}
     start = time.monotonic()
@@ -371,7 +380,7 @@ def main() -> int:
         work = (options.work or Path(scratch) / "work").resolve()
         work.mkdir(parents=True)
         models = (options.models or work / "models").resolve()
-        values = measure(Commands(options.code.resolve(), work, models))
+        values = measure(Commands(options.code.resolve(), work, models, options.clips))
     print(f"{time.monotonic() - start:5.0f} s in all", file=sys.stderr)
     after = {"machine": machine(), "values": values}
     if options.record:

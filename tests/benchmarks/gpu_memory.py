@@ -37,6 +37,7 @@ from rellm_cache.corpus.manifest import Utterance
 from rellm_cache.data.batch import Batch, Target
 from rellm_cache.llm.frozen import FrozenLLM
 from rellm_cache.llm.memory import BYTES_PER_WEIGHT
+from rellm_cache.llm.output_matrix import QuantizedOutput
 from rellm_cache.llm.prompts import ChatFormat
 from rellm_cache.model.speech_llm import SpeechLLM
 from rellm_cache.planning.training import MOMENTS_BYTES, plan_training
@@ -44,17 +45,38 @@ from rellm_cache.planning.training import MOMENTS_BYTES, plan_training
 SPEECH, EMOTION = 1280, 1024  # values in a frame of Whisper large-v2 and of wav2vec2 large
 WORDS = " ".join(["word"] * 34)  # that the plan takes for as many tokens
 LITE, LORA = "adapter.preset=lite", "llm.lora.rank=16"
+CHECKPOINT, OUTPUT = "llm.activation_checkpointing=true", "llm.quantize_output=true"
+OFFLOAD, EIGHT_BITS = "llm.offload_activations=true", "training.optimizer=adamw8bit"
+FEW, MANY = 12, 24  # clips of 1,024 and 2,048 tokens
+ROWS = {FEW: "llm.pack_length=1024", MANY: "llm.pack_length=2048"}
 VARIANTS = {  # overrides of the recipe, and clips in a micro-batch
     "lite": ((LITE,), 6),
     "reference": ((), 6),
-    "lite, four rows": ((LITE,), 24),
-    "lite, one row of 2048": ((LITE, "llm.pack_length=2048"), 24),
-    "lite, checkpointed, four rows": ((LITE, "llm.activation_checkpointing=true"), 24),
+    "lite, four rows": ((LITE,), MANY),
     "lite, LoRA": ((LITE, LORA, "llm.lora.dropout=0"), 6),
-    "lite, LoRA, checkpointed": (
-        (LITE, LORA, "llm.lora.dropout=0", "llm.activation_checkpointing=true"),
-        6,
-    ),
+    "lite, LoRA, checkpointed": ((LITE, LORA, "llm.lora.dropout=0", CHECKPOINT), 6),
+    "lite, checkpointed, four rows": ((LITE, CHECKPOINT), MANY),
+    "lite, all savings, four rows": ((LITE, CHECKPOINT, OFFLOAD, OUTPUT, EIGHT_BITS), MANY),
+} | {
+    f"lite, one row, {clips} clips{''.join(f', {name}' for name in names)}": (
+        (LITE, length, *names.values()),
+        clips,
+    )
+    for clips, length in ROWS.items()
+    for names in (
+        {},
+        {"output in 4 bits": OUTPUT},
+        {"checkpointed": CHECKPOINT},
+        {"checkpointed": CHECKPOINT, "offloaded": OFFLOAD},
+        {"checkpointed": CHECKPOINT, "output in 4 bits": OUTPUT},
+        {"checkpointed": CHECKPOINT, "offloaded": OFFLOAD, "output in 4 bits": OUTPUT},
+        {
+            "checkpointed": CHECKPOINT,
+            "offloaded": OFFLOAD,
+            "output in 4 bits": OUTPUT,
+            "8 bits": EIGHT_BITS,
+        },
+    )
 }
 
 
@@ -86,12 +108,23 @@ class PackedLinear(nn.Linear):
         return product if self.bias is None else product + self.bias
 
 
+class PackedOutput(QuantizedOutput):
+    """An output matrix in 4 bits, without values."""
+
+    def _pack(self, block: Tensor) -> tuple[Tensor, Any]:
+        size = int(block.numel() * BYTES_PER_WEIGHT["nf4"])
+        return torch.empty(size, dtype=torch.uint8, device=PHANTOM), block.shape
+
+    def _unpack(self, index: int) -> Tensor:
+        return torch.empty(self._blocks[index][1], dtype=self.dtype, device=PHANTOM)
+
+
 class HostRows(nn.Module):
     """Rows of a table that is on the host."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, rows: int, size: int) -> None:
         super().__init__()
-        self.weight = torch.empty(0, size, dtype=torch.bfloat16)
+        self.weight = torch.empty(1, size, dtype=torch.bfloat16).expand(rows, size)
 
     def forward(self, ids: Tensor) -> Tensor:
         return torch.empty(
@@ -130,7 +163,9 @@ def qwen_7b(folder: Path, recipe: Recipe, tokenizer: Path) -> FrozenLLM:
         if isinstance(module, nn.Linear) and module is not model.get_output_embeddings():
             model.set_submodule(name, PackedLinear(module))
     model.to_empty(device=PHANTOM)
-    model.set_input_embeddings(HostRows(config.hidden_size))
+    model.set_input_embeddings(HostRows(config.vocab_size, config.hidden_size))
+    if recipe.llm.quantize_output:
+        model.set_output_embeddings(PackedOutput(model.get_output_embeddings().weight))
     chat = ChatFormat(AutoTokenizer.from_pretrained(tokenizer), recipe.llm.template)
     return FrozenLLM(model, chat, recipe.llm)
 
@@ -193,6 +228,7 @@ def main() -> None:
     """Count every variant both ways, print and write the figures."""
     parser = make_parser(__doc__)
     parser.add_argument("--tokenizer", type=Path, required=True)
+    parser.add_argument("--only", default="", help="count the variants with this in their name")
     options = parser.parse_args()
     LEDGER.values_up_to = 10_000
     F.scaled_dot_product_attention = efficient_attention
@@ -200,7 +236,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         Qwen2Config(**QWEN_7B).save_pretrained(folder)
-        for name in VARIANTS:
+        for name in (name for name in VARIANTS if options.only in name):
             figures[name] = rounded(compare(name, options.tokenizer, folder), 4)
             print(f"{name}: {figures[name]}", flush=True)
     write_figures(options, figures)

@@ -8,7 +8,7 @@ a page of zeros, is deleted, or is swapped with another. Then `cache verify`, `c
 and `train` read it. Each damage must be found, or change no output.
 
 Files: random files of each format, from a grammar. A reader returns a value or raises an error for
-the user, within ten seconds.
+the user, within five seconds of processor time.
 
 Kills: each command is killed (SIGKILL) at random moments and called again. Then its output must
 equal that of a call that was not killed.
@@ -25,7 +25,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -52,7 +52,8 @@ from rellm_cache.store.reader import FeatureStore
 from rellm_cache.training.loop import read_metrics
 from rellm_cache.utils.checksums import read_sums
 
-LIMIT = 10.0  # seconds for one file
+LIMIT = 5.0  # seconds of processor time for one file
+LONGEST_FILE = 60  # seconds
 LONGEST = 300.0  # seconds for one command
 DONE = (0, 3)  # exit codes; 3: done, with clips listed that are lost
 WRONG = ("silent", "traceback", "slow", "lost")
@@ -179,7 +180,12 @@ class Soak:
         if not found.problem:
             for name in ("scores", "heads", "begun"):
                 told = contents(folder / name)
-                found.outputs |= {f"{name}/{file}": digest for file, digest in told.items()}
+                # Best weights that are left in a finished run are read by nothing.
+                found.outputs |= {
+                    f"{name}/{file}": digest
+                    for file, digest in told.items()
+                    if not (name == "heads" and file == "checkpoints/best.safetensors")
+                }
         return found
 
     # Hostile files
@@ -192,7 +198,7 @@ class Soak:
             report = self.scratch / "outcomes"
             report.write_text("")
             ended = run(lambda n=name, s=seed, r=report: self.read_files(n, count, s, r), log,
-                        LIMIT * count)  # fmt: skip
+                        LONGEST_FILE * count)  # fmt: skip
             lines = report.read_text("utf-8", "replace").splitlines()
             for line in lines:
                 outcome, _, what = line.partition(" ")
@@ -207,8 +213,8 @@ class Soak:
         folder.mkdir(exist_ok=True)
         read = self.readers()[name]
         for index in range(count):
-            signal.alarm(int(LIMIT))
-            begun, what = time.monotonic(), ""
+            signal.alarm(LONGEST_FILE)
+            begun, what = time.process_time(), ""
             try:
                 read(source, folder)
                 outcome = "value"
@@ -217,7 +223,7 @@ class Soak:
             except Exception as error:
                 outcome = "traceback"
                 what = f"file {index} of seed {seed}: {type(error).__name__}: {error}"
-            if time.monotonic() - begun > LIMIT / 2:
+            if time.process_time() - begun > LIMIT:
                 outcome, what = "slow", f"file {index} of seed {seed}"
             with report.open("a") as lines:
                 lines.write(f"{outcome} {' '.join(ascii(what)[:600].split())}\n")
@@ -285,12 +291,12 @@ class Soak:
 
     # Kills
 
-    def kills(self, count: int) -> None:
+    def kills(self, count: int, only: Sequence[str] = ()) -> None:
         """Kill commands in turn; call each again and compare with a call that was not killed."""
-        commands = self.world.commands
+        names = [name for name in self.world.commands if not only or name in only]
         expected: dict[str, tuple[dict[str, str], float]] = {}
         for turn in range(count):
-            name = list(commands)[turn % len(commands)]
+            name = names[turn % len(names)]
             if name not in expected:
                 out = self.start(name, "whole")
                 ended = self.call(self.words(name, out), self.world.root)
@@ -378,10 +384,11 @@ def main(options: argparse.Namespace) -> int:
         seconds = {}
         for name, stage, count in (
             ("files", soak.files, options.files),
-            ("kills", soak.kills, options.kills),
+            ("kills", lambda count: soak.kills(count, options.command), options.kills),
             ("damages", soak.damages, options.damages),
         ):
-            stage(count)
+            if count:
+                stage(count)
             seconds[name] = round(time.monotonic() - begun)
             print(f"{name}: done after {seconds[name]} s", flush=True)
         show(soak.results)
@@ -398,4 +405,7 @@ if __name__ == "__main__":
     parser.add_argument("--damages", type=int, default=200)
     parser.add_argument("--files", type=int, default=200, help="of each format")
     parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument(
+        "--command", action="append", default=[], help="kill only this one, e.g. qa"
+    )
     sys.exit(main(parser.parse_args()))

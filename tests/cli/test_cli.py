@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import os
 import re
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 
 from rellm_cache import __version__
 from rellm_cache.cli import rellm
+from rellm_cache.cli.options import FiniteRange, NamedPath
 from rellm_cache.config.recipes import load_recipe, shipped_recipes, to_toml
 from rellm_cache.config.schema import Recipe
 
@@ -30,6 +32,14 @@ def commands(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[s
 
 
 COMMANDS = list(commands(rellm))
+
+
+def command_at(path: tuple[str, ...]) -> click.Command:
+    found: click.Command = rellm
+    for name in path:
+        assert isinstance(found, click.Group)
+        found = found.commands[name]
+    return found
 
 
 @pytest.fixture
@@ -256,6 +266,10 @@ def test_plan_then_a_shard_and_the_rest_by_workers(
     code, out, _ = run("plan", corpus, *options, *auto)
     assert code == 0
     assert "It fits into 1.0 GB, with 500.0 MB used by CUDA" in out
+    assert "--set" not in out
+    code, out, _ = run("plan", corpus, *options, "--gpu-gb", "0.5", "--clips", "1")
+    assert code == 0
+    assert "No set of options that keeps the model fits" in out
     code, out, _ = run("extract", corpus, *options, "--shard", "1/2")
     assert code == 0
     first = int(out.partition(" clips encoded")[0].rpartition(" ")[2])
@@ -300,3 +314,92 @@ def test_an_input_that_is_missing_is_1_and_near_names_are_told(run: Run, corpus:
     assert (code, "test.jsonl: expected a folder" in err) == (1, True)
     code, _, err = run("generate", corpus.parent, "nothing/at/all", "--out", "x.jsonl")
     assert (code, err) == (1, "Error: nothing/at/all: no such file or folder; check the path\n")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("train", "--recipe", "heads", "--manifest", "{corpus}", "--out", ""),
+        ("extract", "{corpus}", "--recipe", "heads", "--cache", ""),
+        ("prepare", "folder", "{corpus}/train.jsonl", "--out", ""),
+        ("evaluate", "{corpus}", "{corpus}/test.jsonl", "--out", ""),
+        ("generate", "{corpus}", "{corpus}/test.jsonl", "--out", ""),
+    ],
+    ids=lambda words: words[0],
+)
+def test_an_empty_path_is_not_the_working_folder(
+    run: Run, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    code, out, err = run(*(word.format(corpus=corpus) for word in words))
+    assert (code, out) == (2, "")
+    assert "found empty text, expected a path; for this folder write `.`" in err
+    assert list(Path().iterdir()) == []
+    code, _, err = run("check", "")
+    assert (code, err) == (1, "Error: found an empty path, expected a folder; check the path\n")
+
+
+@pytest.mark.parametrize("out", ["/dev/null", "/dev/null/x", "x" * 300, "file/x"])
+def test_an_error_of_the_system_names_file_and_fix(
+    run: Run, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, out: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("file").touch()
+    code, _, err = run("prepare", "folder", corpus / "train.jsonl", "--out", out)
+    assert code == 1
+    assert err.splitlines()[-1].startswith("Error: ")
+    assert out[:9] in err.splitlines()[-1]
+    assert "check the " in err
+    assert "Errno" not in err
+
+
+def test_a_name_of_other_bytes_is_named(run: Run, corpus: Path, tmp_path: Path) -> None:
+    name = tmp_path / os.fsdecode(b"r\xff")
+    code, _, err = run("train", "--recipe", "heads", "--manifest", corpus, "--out", name)
+    assert (code, "a name that is not UTF-8; rename it" in err) == (2, True)
+    name.mkdir()
+    code, _, err = run("check", name)
+    assert (code, "a name that is not UTF-8; rename it" in err) == (1, True)
+
+
+def test_a_terminal_without_all_characters(corpus: Path, tmp_path: Path) -> None:
+    """What it cannot show is printed as an escape; nothing ends in a traceback."""
+    words = ["prepare", "folder", corpus / "train.jsonl", "--out", tmp_path / "漢字"]
+    done = subprocess.run(
+        [sys.executable, "-m", "rellm_cache.cli", *words],
+        env={**os.environ, "PYTHONIOENCODING": "latin-1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, "Traceback" in done.stderr) == (0, False)
+    assert "/\\u6f22\\u5b57/report.json" in done.stdout
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf", "1e999", "-1"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("plan", "{corpus}", "--recipe", "heads", "--gpu-gb"),
+        ("plan", "{corpus}", "--recipe", "heads", "--tflops"),
+        ("extract", "{corpus}", "--recipe", "heads", "--commit-seconds"),
+    ],
+    ids=lambda words: words[-1],
+)
+def test_numbers_are_finite_and_in_their_range(
+    run: Run, corpus: Path, words: tuple[str, ...], value: str
+) -> None:
+    code, _, err = run(*(word.format(corpus=corpus) for word in words), value)
+    assert (code, f"for '{words[-1]}'" in err) == (2, True)
+
+
+def test_every_number_and_path_of_a_command_is_checked() -> None:
+    found = [
+        f"{' '.join(path)} {parameter.name}"
+        for path in COMMANDS
+        for parameter in command_at(path).params
+        if isinstance(parameter.type, click.types.FloatParamType | click.Path)
+        and not isinstance(parameter.type, FiniteRange | NamedPath)
+    ]
+    assert found == []

@@ -5,11 +5,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import soundfile
+from miniature.containers import write_parquet, write_tars
+from tones import tone
 from trees import msp_name, write_esd, write_iemocap, write_msp
 
 from rellm_cache.config.recipes import to_toml
 from rellm_cache.config.schema import Recipe
-from rellm_cache.corpus.manifest import read_manifests
+from rellm_cache.corpus.manifest import Utterance, read_manifests
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -73,6 +76,30 @@ def test_missing_audio_is_3(run: Run, tmp_path: Path) -> None:
     )  # fmt: skip
     assert code == 3
     assert "1 sound file missing, 1 unreadable" in text
+
+
+def test_data_sets_and_shards_are_prepared_in_place(run: Run, tmp_path: Path) -> None:
+    clips = [
+        Utterance(f"c/{i}", str(tmp_path / f"{i}.wav"), emotion="sad", split=split)
+        for i, split in enumerate(("train", "test"))
+    ]
+    for number, clip in enumerate(clips):
+        soundfile.write(clip.audio, tone(1.2, 200 + 50 * number), 16_000)
+    write_parquet(tmp_path / "hub", clips)
+    shards = write_tars(tmp_path / "shards", clips) / "{train,test}-{000..000}.tar"
+    for number, (name, source) in enumerate(
+        [("datasets", tmp_path / "hub"), ("webdataset", shards)]
+    ):
+        code, text, err = run("prepare", name, source, "--out", tmp_path / f"out{number}")
+        assert (code, err) == (0, "")
+        assert "0 sound files missing, 0 unreadable" in text
+        assert len(read_manifests(tmp_path / f"out{number}")) == 2
+    code, _, err = run("prepare", "datasets", tmp_path / "gone", "--out", tmp_path / "out")
+    assert code == 1
+    assert f"Error: {tmp_path}/gone: expected a folder, a parquet or Arrow file, or a hub id" in err
+    code, _, err = run("prepare", "webdataset", tmp_path / "{0..1}.tar", "--out", tmp_path / "out")
+    assert code == 1
+    assert f"Error: {tmp_path}/0.tar: no such file; expected a tar file" in err
 
 
 def test_annotate_says_whose_dimensions_these_are(run: Run, recipe: Recipe, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Audio sources: names that are not found, files that are not sound, files that are no files."""
 
+import hashlib
 import os
 import unicodedata
 import zipfile
@@ -7,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from miniature.containers import write_tar
 
 from rellm_cache.corpus.audio import load_clip
 from rellm_cache.corpus.audio_source import audio_digest, open_audio
@@ -97,3 +99,30 @@ def test_absurd_zip_members_are_refused(make_clip: MakeClip, tmp_path: Path) -> 
     ]:
         with pytest.raises(AudioError, match=message):
             open_audio(f"{path}:{offset}:{length}")
+
+
+def test_members_cut_off_by_the_end_and_changed_ones_are_named(
+    make_clip: MakeClip, tmp_path: Path
+) -> None:
+    data = make_clip("a.wav").read_bytes()
+    path = write_tar(tmp_path / "a.tar", {"x/1.wav": data})
+    audio = f"{path}:512:{len(data)}#x/1.wav"
+    digest = hashlib.sha256(data).hexdigest()
+    with open_audio(audio, digest) as file:
+        assert file.read() == data
+    with pytest.raises(
+        AudioError, match=rf"{audio}: {path} changed since .*, expected 000000000000"
+    ):
+        open_audio(audio, "0" * 64)
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(
+        AudioError, match=rf"{audio}: truncated, the archive has 488 of its {len(data)}"
+    ):
+        open_audio(audio, digest)
+
+
+def test_a_file_with_the_name_of_a_member_is_read_as_a_file(
+    make_clip: MakeClip, tmp_path: Path
+) -> None:
+    path = make_clip("a.tar:512:9#1.wav")
+    assert load_clip(Utterance("x", str(path))).seconds == 1.5

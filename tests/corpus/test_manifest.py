@@ -1,14 +1,19 @@
 """Manifest files: reading, writing, and errors with file and line."""
 
 import json
+import math
 import os
+import random
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from rellm_cache.corpus.manifest import (
+    QuickRows,
     Utterance,
+    parse_utterance,
     read_manifest,
     read_manifests,
     read_split,
@@ -73,10 +78,24 @@ def test_round_trip(tmp_path: Path) -> None:
             early_stop=True,
         ),
         Utterance(id="a/2", audio="/elsewhere/b.flac", split="train"),
+        Utterance(
+            id="a/3",
+            audio="/shards/a.tar:512:90#./x//50%25 %23:1.wav",
+            split="train",
+            source_sha256="0123456789abcdef" * 4,
+        ),
+        Utterance(id="a/4", audio=f"{tmp_path}/d.parquet:17#audio", split="train"),
     ]
     write_manifest(tmp_path / "train.jsonl", utterances)
     assert read_manifest(tmp_path / "train.jsonl") == utterances
     assert "response" not in (tmp_path / "train.jsonl").read_text("utf-8").splitlines()[-1]
+
+
+@pytest.mark.parametrize("digest", ["0" * 63, "G" * 64, "A" * 64, 7, ["0" * 64]])
+def test_a_digest_of_a_source_is_64_hex_digits(tmp_path: Path, digest: object) -> None:
+    manifest = write(tmp_path / "train.jsonl", {"audio": "a.wav", "source_sha256": digest})
+    with pytest.raises(ManifestError, match=r"found source_sha256 .*, expected 64 hex digits"):
+        read_manifest(manifest)
 
 
 def test_blsp_fields_are_read(tmp_path: Path) -> None:
@@ -265,3 +284,60 @@ def test_an_id_in_two_splits_is_refused(tmp_path: Path) -> None:
         write(tmp_path / f"{split}.jsonl", {"id": "same", "audio": "a.wav"})
     with pytest.raises(ManifestError, match="1 ids occur in more than one split, the first is 'sa"):
         read_manifests(tmp_path)
+
+
+ODD: dict[str, list[Any]] = {
+    "id": ["a", "", None, 0, 1.5, True, []],
+    "audio": ["a.wav", "/x/a.wav", "/x//a.wav", "../a.wav", "a/", ".", "", None, 7],
+    "text": ["x", "", None, 0, False, 1.0, []],
+    "emotion": ["happy", "HAPPY ", "", None, "odd", 1, [0.5], True],
+    "speaker": ["s", "", None, 0, 2.5, False],
+    "split": ["train", "", None, "test", "dev", 0, []],
+    "duration": [1.5, 0.0, None, 2, -1.0, math.inf, True, "1"],
+    "vad": [None, [0.1, 0.5, 1.0], [0, 0.5, 1.0], [0.1, 0.2], [0.1, 0.2, 1.5], "x", [True, 0, 0]],
+    "vad_source": ["human", "pseudo", "", None, "mine", 0],
+    "response": ["Yes.", "", None, 1, True],
+    "early_stop": [False, True, None, "", 1],
+    "segment": [None, [0.0, 1.0], [1.0, 0.0], [], ""],
+    "mine": ["x", None, 1],
+    "instruction": ["x", None],
+}
+
+
+@pytest.mark.parametrize("split", ["train", ""])
+def test_quick_rows_are_those_of_the_full_parser(tmp_path: Path, split: str) -> None:
+    """Random rows: the quick parser gives the same utterance, or leaves the row to the other."""
+    source, taken = random.Random(1), 0
+    for _ in range(4000):
+        names = [n for n in ODD if n in ("audio", "id") or source.random() < 0.6]
+        usual = {name: ODD[name][0] for name in names if name not in ("early_stop", "segment")}
+        quick = QuickRows(tmp_path, split)
+        quick.learn(usual, parse_utterance(usual, tmp_path, "a:1"))
+        row = {n: source.choice(ODD[n]) if source.random() < 0.1 else usual.get(n) for n in names}
+        if (found := quick.parse(row)) is not None:
+            taken += 1
+            expected = parse_utterance(row, tmp_path, "a:1")
+            assert found == replace(expected, split=expected.split or split)
+            assert type(found) is Utterance
+            assert asdict(found).keys() == asdict(expected).keys()
+            assert repr(found) == repr(replace(expected, split=found.split))
+    assert taken > 400
+
+
+def test_a_wrong_row_after_many_plain_ones_is_named(tmp_path: Path) -> None:
+    rows: list[dict[str, Any] | str] = [
+        {"id": f"a/{number}", "audio": "a.wav", "emotion": "sad", "duration": 1.5}
+        for number in range(1500)
+    ]
+    path = write(tmp_path / "train.jsonl", *rows)
+    assert [u.id for u in read_manifest(path)] == [f"a/{number}" for number in range(1500)]
+    for line, message in (
+        ('{"id": "a/b", "audio": "a.wav", "emotion": "sad", "duration": -1.5}', "duration -1.5"),
+        ('{"id": "a/b", "audio": "a.wav", "emotion": "sed", "duration": 1.5}', "sed"),
+        ('{"id": "a/7", "audio": "a.wav", "emotion": "sad", "duration": 1.5}', "occurs twice"),
+        ('{"id": "a/b", "audio": "a.wav", "emotion": "sad", "id": "a/c"}', "occurs twice"),
+        ('{"id": "a/b", "audio": "a.wav", "Emotion": "sad", "duration": 1.5}', "'emotion'"),
+        ('{"id": "a/b"', "not JSON"),
+    ):
+        with pytest.raises(ManifestError, match=rf"train\.jsonl:1234: .*{message}"):
+            read_manifest(write(path, *rows[:1233], line, *rows[1233:]))

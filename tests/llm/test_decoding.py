@@ -136,6 +136,31 @@ def test_seeds_decide_samples_in_slots_too(llm: FrozenLLM) -> None:
         assert [found[index]] == continue_prompts(llm, [prompt], 6, sampling=sampling)
 
 
+def test_the_text_so_far_is_shown_after_each_token(parrot: FrozenLLM) -> None:
+    prompts = [parrot.embed(parrot.chat.ids(text)) for text in (" ", "No")]
+    seen: list[list[str]] = []
+    limit = ReplyLimit(sentences=2)
+    watched = continue_prompts(parrot, prompts, 60, limit=limit, watch=seen.append)
+    assert watched == continue_prompts(parrot, prompts, 60, limit=limit)
+    assert [texts[0] for texts in seen] == [
+        "N", "No", "No?", "No?", "No? N", "No? No", "No? No?", "No? No?", "No? No?",
+    ]  # fmt: skip
+    assert seen[-1] == [reply.text for reply in watched]
+    assert watched[0].ids == tuple(parrot.chat.tokenizer("No? No? N")["input_ids"])
+
+
+def test_an_error_of_the_watcher_ends_the_decoding(parrot: FrozenLLM) -> None:
+    prompt = [parrot.embed(parrot.chat.ids(" "))]
+
+    def leave(texts: list[str]) -> None:
+        if texts == ["No"]:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        continue_prompts(parrot, prompt, 60, watch=leave)
+    assert continue_prompts(parrot, prompt, 3)[0].text == "No?"
+
+
 def test_no_prompt_gives_no_answer(llm: FrozenLLM) -> None:
     assert continue_prompts(llm, [], 6) == []
 

@@ -1,12 +1,13 @@
 """Memory footprint: the estimate equals what a loaded model keeps."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 import torch
-from transformers import AutoConfig
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from rellm_cache.config.schema import LLMConfig, LoraConfig
 from rellm_cache.errors import ConfigError
@@ -110,8 +111,42 @@ def test_weight_bytes_equal_those_of_the_loaded_model(
     assert counted.hidden_size == llm.hidden_size
 
 
-def test_offloaded_embeddings_take_no_device_memory(llm_folder: Path) -> None:
-    config = LLMConfig(str(llm_folder))
+def test_offloaded_activations_leave_two_inputs_on_the_device(llm_folder: Path) -> None:
+    config = LLMConfig(str(llm_folder), activation_checkpointing=True)
+    kept = estimate_footprint(config, torch.bfloat16)
+    moved = estimate_footprint(replace(config, offload_activations=True), torch.bfloat16)
+    assert kept.window_bytes == 0
+    assert moved.window_bytes == 2 * 2 * kept.hidden_size
+    layers = 2
+    assert kept.activation_bytes - moved.activation_bytes == layers * 2 * kept.hidden_size
+    assert moved.recompute_bytes == kept.recompute_bytes
+
+
+@pytest.fixture
+def untied(llm_folder: Path, tmp_path: Path) -> Path:
+    """A chat model with an output matrix of its own."""
+    model = AutoModelForCausalLM.from_pretrained(llm_folder, tie_word_embeddings=False)
+    folder = Path(shutil.copytree(llm_folder, tmp_path / "untied"))
+    model.save_pretrained(folder)
+    return folder
+
+
+def test_an_output_matrix_in_4_bits_takes_half_a_byte_a_value(
+    llm_folder: Path, untied: Path
+) -> None:
+    config = LLMConfig(str(untied))
+    whole = estimate_footprint(config, torch.bfloat16)
+    packed = estimate_footprint(replace(config, quantize_output=True), torch.bfloat16)
+    values = whole.vocabulary * whole.hidden_size
+    saved = (whole.device_bytes - packed.device_bytes) / values
+    assert saved == pytest.approx(2 - 0.516, abs=0.01)
+    assert (whole.output_rows, packed.output_rows) == (0, whole.vocabulary)
+    with pytest.raises(ConfigError, match=r"llm\.quantize_output = true: .* ties its input"):
+        estimate_footprint(LLMConfig(str(llm_folder), quantize_output=True), torch.bfloat16)
+
+
+def test_offloaded_embeddings_take_no_device_memory(untied: Path) -> None:
+    config = LLMConfig(str(untied))
     device = estimate_footprint(config, torch.bfloat16)
     host = estimate_footprint(replace(config, offload_embeddings=True), torch.bfloat16)
     assert host.host_bytes == device.device_bytes - host.device_bytes

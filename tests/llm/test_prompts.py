@@ -395,3 +395,58 @@ def test_generation_starts_with_the_prediction_of_a_packed_row(
     expected = int(logits.argmax())
     text = llm.chat.tokenizer.decode([expected], skip_special_tokens=True).strip()
     assert (first.text, first.early_stop) == (text, expected not in llm.chat.stop_ids)
+
+
+@pytest.mark.parametrize("template", ["chatml", "model"])
+def test_a_conversation_has_all_turns(tokenizer: Any, template: Any) -> None:
+    chat = ChatFormat(tokenizer, template)
+    turns = [("Hear: ", ""), ("I see.",), ("Why?",), ("Because.",), ("", " and ", "!")]
+    pieces = chat.conversation("Be kind.", turns)
+    assert [tokenizer.decode(piece) for piece in pieces] == [
+        "<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\nHear: ",
+        "<|im_end|>\n<|im_start|>assistant\nI see.<|im_end|>\n<|im_start|>user\nWhy?<|im_end|>\n"
+        "<|im_start|>assistant\nBecause.<|im_end|>\n<|im_start|>user\n",
+        " and ",
+        "!<|im_end|>\n<|im_start|>assistant\n",
+    ]
+    one = chat.speech_prompt("Be kind.", "Hear: {speech}")
+    assert chat.conversation("Be kind.", turns[:1]) == [one.before, one.after]
+    assert chat.conversation("Be kind.", [("Why?",)]) == [chat.text_prompt("Be kind.", "Why?")]
+    without = tokenizer.decode(chat.conversation("", turns[:1])[0])
+    assert without.endswith("<|im_start|>user\nHear: ")
+
+
+def test_a_conversation_knows_special_tokens_and_marks_as_text(tokenizer: Any) -> None:
+    chat = ChatFormat(tokenizer, "model")
+    special = set(tokenizer.all_special_ids)
+    for text in (ESCAPE, "{speech}", "TURN2xGOESxHERE", "SYSTEMxGOESxHERE"):
+        harmless = "x" * len(text)
+        turns = [(text, text), (text,), (text,)]
+        plain = chat.conversation(harmless, [[harmless] * len(turn) for turn in turns])
+        found = chat.conversation(text, turns)
+        assert [[i if i in special else -1 for i in piece] for piece in found] == [
+            [i if i in special else -1 for i in piece] for piece in plain
+        ]
+
+
+def test_spaces_that_a_template_removes_are_removed_in_every_turn(tokenizer: Any) -> None:
+    own = AutoTokenizer.from_pretrained(tokenizer.name_or_path)
+    own.chat_template = (
+        "{% for m in messages %}[{{ m.role }}]{{ m.content | trim if m.role != 'system' "
+        "else m.content }}{% endfor %}<|im_end|>"
+    )
+    chat = ChatFormat(own, "model")
+    pieces = chat.conversation(" a ", [(" b ", " c "), (" d ",), ("  ",)])
+    assert [own.decode(piece) for piece in pieces] == [
+        "[system] a [user]b ",
+        " c[assistant]d[user]<|im_end|>",
+    ]
+
+
+def test_a_template_that_drops_a_turn_is_refused(tokenizer: Any) -> None:
+    own = AutoTokenizer.from_pretrained(tokenizer.name_or_path)
+    own.chat_template = "{{ messages[0].content }}{{ messages[-1].content }}<|im_end|>"
+    chat = ChatFormat(own, "model")
+    assert chat.conversation("a", [("b",)])
+    with pytest.raises(ConfigError, match="leaves out the system, user or model text"):
+        chat.conversation("a", [("b",), ("c",), ("d",)])

@@ -2,7 +2,7 @@
 
 import pytest
 
-from rellm_cache.metrics.replies import question_count, questions, word_count
+from rellm_cache.metrics.replies import question_count, questions, repeats_itself, word_count
 
 
 @pytest.mark.parametrize(
@@ -32,3 +32,23 @@ def test_words_and_questions(reply: str, words: int, questions: int) -> None:
 )
 def test_question_sentences(reply: str, asking: list[str]) -> None:
     assert questions(reply) == asking
+
+
+@pytest.mark.parametrize(
+    ("reply", "repeats"),
+    [
+        ("", False),
+        ("I am so sorry that your brother has to move back home.", False),
+        ("Really? Oh no, no! That is so, so sad.", False),
+        ("I'm glad to see you. I'm glad to hear it.", True),  # "I'm glad to"
+        ("I'm glad to see you. I am glad to hear it.", False),
+        ("Letsusususususu", True),
+        ("Sorry, sorry, sorry, ", True),
+        ("Sorry, Sorry, sorry, ", True),
+        ("I see that. And THAT I see. I see that", True),
+        ("!!!!!!", True),
+        ("Wow!!!", False),
+    ],
+)
+def test_replies_in_circles(reply: str, repeats: bool) -> None:
+    assert repeats_itself(reply) is repeats

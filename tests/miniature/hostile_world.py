@@ -166,6 +166,10 @@ def _told(file: Path) -> bytes:
         return file.read_bytes()
     text = file.read_text("utf-8")
     documents = [json.loads(text)] if file.suffix == ".json" else map(json.loads, text.splitlines())
+    if file.name == "training.json":  # its digest of itself covers what varies
+        documents = [
+            {name: item for name, item in d.items() if name != "sha256"} for d in documents
+        ]
     return json.dumps([_steady(document) for document in documents], sort_keys=True).encode()
 
 

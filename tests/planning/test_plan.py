@@ -10,7 +10,8 @@ import pytest
 from rellm_cache.config.schema import Recipe
 from rellm_cache.corpus.manifest import read_lines, read_split, write_lines
 from rellm_cache.extraction.run import extract
-from rellm_cache.planning.plan import plan
+from rellm_cache.planning.plan import Plan, plan
+from rellm_cache.planning.training import CONTEXT_BYTES
 from rellm_cache.qa.rows import QARow, questions_path, write_rows
 from rellm_cache.store.reader import FeatureStore
 from rellm_cache.store.remote.mirror import open_mirror
@@ -87,6 +88,25 @@ def test_training_is_counted_for_the_given_gpu(
     assert small.fits(600_000_000)
     assert not small.fits(550_000_000)
     assert small.operations == large.operations > 0
+
+
+def test_the_options_that_make_it_fit_are_in_the_plan(
+    corpus: Path, recipe: Recipe, tmp_path: Path
+) -> None:
+    def planned(size: int) -> Plan:
+        return plan(corpus, recipe, tmp_path / "cache", clips=0, gpu_bytes=size)
+
+    roomy = planned(10**9)
+    assert roomy.savings is None
+    assert roomy.training is not None
+    size = roomy.training.peak_bytes + CONTEXT_BYTES - 1
+    tight = planned(size)
+    assert tight.training == roomy.training
+    assert tight.savings is not None
+    assert tight.savings.training.fits(size)
+    content = json.loads(json.dumps(tight.to_json()))["savings"]
+    assert content["lines"] == list(tight.savings.lines)
+    assert content["training"]["peak_bytes"] < size
 
 
 def test_training_is_counted_for_clips_of_the_train_split_alone(

@@ -1,5 +1,6 @@
 """Best weights: kept in two steps, checked when used, and named when they are lost."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from rellm_cache.config.schema import Recipe
 from rellm_cache.errors import RunError
 from rellm_cache.extraction.run import extract
 from rellm_cache.runs.check import check_folder
+from rellm_cache.runs.provenance import load_training
 from rellm_cache.training.callbacks import Callback, EpochReport
 from rellm_cache.training.checkpoints import CheckpointManager
 from rellm_cache.training.optim import Optimizer
@@ -182,8 +184,34 @@ def test_metrics_that_change_in_an_interrupted_run_are_told(
     begin("whole")
     train(heads, corpus, cache, tmp_path / "whole")
     assert "changed or damaged" not in capsys.readouterr().err
-    metrics = begin("damaged")
-    data = metrics.read_bytes()
-    metrics.write_bytes(data.replace(b"1", b"2", 1))
-    train(heads, corpus, cache, tmp_path / "damaged")
-    assert f"Note: {metrics}: was changed or damaged" in capsys.readouterr().err
+    for name in ("damaged", "deleted"):
+        metrics = begin(name)
+        data = metrics.read_bytes()
+        put(metrics, data.replace(b"1", b"2", 1) if name == "damaged" else None)
+        train(heads, corpus, cache, tmp_path / name)
+        assert f"Note: {metrics}: was changed or damaged" in capsys.readouterr().err
+
+
+def test_a_record_that_changes_before_its_checksum_is_listed_is_told(
+    corpus: Path, recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cache, run = tmp_path / "cache", tmp_path / "run"
+    train(recipe, corpus, cache, run)
+    record, listed = run / "training.json", run / "results.sha256"
+    good = record.read_text()
+    # As after a kill between the last file and the list of checksums.
+    lines = [line for line in listed.read_text().splitlines() if line.endswith(" data.sha256")]
+    listed.write_text("\n".join(lines) + "\n")
+    assert '"steps": 8' in good
+    record.write_text(good.replace('"steps": 8', '"steps": 9'))
+    with pytest.raises(RunError, match=r"training\.json: cannot be read .*digest of other values"):
+        load_training(run)
+    train(recipe, corpus, cache, run)
+    assert f"Note: {record}: was changed or damaged" in capsys.readouterr().err
+    assert record.read_text() == good
+    # A record of an older version has no digest of itself, and stays as it is.
+    older = {name: value for name, value in json.loads(good).items() if name != "sha256"}
+    record.write_text(json.dumps(older))
+    listed.unlink()
+    train(recipe, corpus, cache, run)
+    assert json.loads(record.read_text()) == older

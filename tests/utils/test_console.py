@@ -86,3 +86,13 @@ def test_numbers_and_ranges_in_their_order_each_once() -> None:
 def test_anything_else_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match=f"speakers '{text}': expected numbers and ranges"):
         parse_ranges(text, "speakers")
+
+
+def test_a_range_has_an_end() -> None:
+    assert len(parse_ranges("1-10000", "seeds")) == 10_000
+    for text in ("1-99999", "5-999999999"):
+        with pytest.raises(ConfigError, match=r"seeds '.*': found a range of \d+ .* at most 10000"):
+            parse_ranges(text, "seeds")
+    for text in ("1-99999999999", "9" * 5000):
+        with pytest.raises(ConfigError, match=r"seeds '.*: expected numbers and ranges"):
+            parse_ranges(text, "seeds")

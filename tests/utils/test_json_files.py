@@ -11,7 +11,7 @@ from rellm_cache.utils.json_files import (
     build_record,
     decode,
     parse_object,
-    parse_plain,
+    parse_plain_lines,
     read_object,
     read_utf8,
 )
@@ -135,10 +135,14 @@ def test_the_encoding_that_a_text_may_have_is_named(tmp_path: Path) -> None:
 PLAIN = '{"id": "a", "vad": [0.1, 0, 1.0], "duration": 2, "early_stop": false, "emotion": null}'
 
 
+def plain(*lines: str) -> list[dict[str, Any] | None]:
+    return list(parse_plain_lines(lines))
+
+
 def test_plain_lines_are_read_as_others() -> None:
-    assert parse_plain(PLAIN) == parse_object(PLAIN, "a:1", RellmError, "", strict=True)
-    assert parse_plain(' {"text": "é: , [ {"} ') == {"text": "é: , [ {"}
-    assert parse_plain("{}") == {}
+    assert plain(PLAIN) == [parse_object(PLAIN, "a:1", RellmError, "", strict=True)]
+    assert plain(' {"text": "é: , [ {"} ', "{}\r") == [{"text": "é: , [ {"}, {}]
+    assert plain() == []
 
 
 @pytest.mark.parametrize(
@@ -151,4 +155,24 @@ def test_plain_lines_are_read_as_others() -> None:
     ],
 )  # fmt: skip
 def test_lines_that_need_a_closer_look(text: str) -> None:
-    assert parse_plain(text) is None
+    assert plain(text) == [None]
+    # Its neighbours are read all the same, and each line stands for itself.
+    assert plain("{}", text, PLAIN, text) == [{}, None, decode(PLAIN), None]
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ('{"a": [1', '2]}'), ('{"a": [1', '2]}, {"b": 1}'), ('{"a": "x', 'y"}'),
+        ('{"a": 1}, {"b": 2}', ""), ('{"a": 1', '}, {}'), ("[", "]"), ("", "{},{}"),
+    ],
+    ids=range(7),
+)  # fmt: skip
+def test_lines_are_not_read_across_their_ends(lines: tuple[str, str]) -> None:
+    assert plain(*lines) == [None, None]
+    assert plain(PLAIN, *lines, "{}") == [decode(PLAIN), None, None, {}]
+
+
+def test_many_lines_are_read_in_their_order() -> None:
+    lines = [f'{{"a": {number}}}' if number % 700 else "{" for number in range(2500)]
+    assert plain(*lines) == [{"a": n} if n % 700 else None for n in range(2500)]

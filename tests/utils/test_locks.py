@@ -57,3 +57,9 @@ def test_what_a_killed_writer_left_is_removed_and_other_names_stay(tmp_path: Pat
         assert not any(folder.exists() for folder in left)
         assert temporary.name not in (folder.name for folder in left)
     assert {path.name for path in tmp_path.iterdir()} == {"out", *(p.name for p in others)}
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder that takes no files")
+def test_a_place_that_takes_no_files_is_an_error_and_not_a_loop() -> None:
+    with pytest.raises(FileNotFoundError, match="/proc/"), hold_file(Path("/proc/nothing-is-here")):
+        pytest.fail("held a lock that nobody could make")

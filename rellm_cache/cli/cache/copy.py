@@ -34,7 +34,7 @@ def copy(source: Path, target: Path, names: tuple[str, ...]) -> None:
 
 @click.command()
 @options.store_argument
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=options.ANY_PATH)
 @click.option(
     "--format",
     "kind",

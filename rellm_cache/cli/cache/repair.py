@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @options.root_argument
 @click.option(
     "--unfinished-hours",
-    type=click.FloatRange(min=0),
+    type=options.FiniteRange(min=0),
     default=24.0,
     metavar="HOURS",
     help="In an object store: remove incomplete parts older than this.",

@@ -2,6 +2,7 @@
 
 import click
 
+from rellm_cache.cli.prepare.containers import datasets, webdataset
 from rellm_cache.cli.prepare.corpora import CorpusGroup, corpus_command
 from rellm_cache.cli.prepare.emobox import emobox
 from rellm_cache.cli.prepare.table import folder
@@ -21,3 +22,5 @@ for name in ("iemocap", "esd", "msp-podcast", "ravdess", "crema-d"):
     prepare.add_command(corpus_command(name))
 prepare.add_command(emobox)
 prepare.add_command(folder)
+prepare.add_command(datasets)
+prepare.add_command(webdataset)

@@ -5,5 +5,9 @@ A corpus's own folder enters. A `Corpus` leaves: utterances in their splits, wit
 
 from importlib import import_module
 
-for _module in ("iemocap", "esd", "msp_podcast", "ravdess", "crema_d", "emobox", "table"):
+_MODULES = (
+    "iemocap", "esd", "msp_podcast", "ravdess", "crema_d", "emobox", "table", "datasets",
+    "webdataset",
+)  # fmt: skip
+for _module in _MODULES:
     import_module(f"{__name__}.{_module}")  # registers its reader, in this order

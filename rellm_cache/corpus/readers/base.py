@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from rellm_cache.corpus.audio_location import file_of
 from rellm_cache.corpus.manifest import Utterance
 from rellm_cache.corpus.text_files import Problems
 from rellm_cache.errors import ManifestError
@@ -52,13 +53,13 @@ def count_totals(
 
 
 def with_audio(utterances: Iterable[Utterance]) -> list[Utterance]:
-    """The utterances with an existing sound file."""
-    return [u for u in utterances if Path(u.audio).is_file()]
+    """The utterances with an existing sound file or container."""
+    return [u for u in utterances if Path(file_of(u.audio)).is_file()]
 
 
 def without_audio(utterances: Iterable[Utterance]) -> list[Utterance]:
-    """The utterances with a missing sound file; members of zip archives are not checked."""
-    return [u for u in utterances if ".zip:" not in u.audio and not Path(u.audio).is_file()]
+    """The utterances with a missing sound file or container."""
+    return [u for u in utterances if not Path(file_of(u.audio)).is_file()]
 
 
 def wrong_totals(corpus: Corpus) -> list[str]:

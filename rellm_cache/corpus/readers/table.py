@@ -5,16 +5,23 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from rellm_cache.corpus.archives import open_archive
+from rellm_cache.corpus.audio_location import (
+    NamedMember,
+    audio_below,
+    default_id,
+    parse_location,
+)
 from rellm_cache.corpus.dimensions import DIMENSIONS, Vad, rescale
 from rellm_cache.corpus.field_validation import NAME, as_text, check_fields, plain_name
 from rellm_cache.corpus.labels import KNOWN_NAMES, label_rule
-from rellm_cache.corpus.manifest import SPLITS, Utterance, default_id, read_lines
+from rellm_cache.corpus.manifest import SPLITS, Utterance, read_lines
 from rellm_cache.corpus.readers.base import Corpus
 from rellm_cache.corpus.readers.registry import register_corpus
 from rellm_cache.corpus.soft_labels import majority, read_shares
 from rellm_cache.corpus.splits import in_split
 from rellm_cache.corpus.text_files import Problems, read_csv
-from rellm_cache.errors import ConfigError, ManifestError
+from rellm_cache.errors import AudioError, ConfigError, ManifestError
 from rellm_cache.utils.console import counted
 from rellm_cache.utils.json_files import decode
 
@@ -23,6 +30,7 @@ JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
 NO_VALUE = {"nan", "NaN", "NAN", "null", "NULL", "None", "<NA>", "N/A", "n/a", "#N/A"}
 
 
+Row = tuple[str, dict[str, Any]]  # `file:line`, and cells by column
 COLUMN = "_column"  # end of the names of options that name a column
 
 
@@ -57,6 +65,8 @@ class TableOptions:
 def read_table(table: Path, options: TableOptions = TableOptions()) -> Corpus:
     """Read audio files with a table; its audio paths are relative to its folder.
 
+    A member of a tar or zip archive is `archive.zip#name`; it is read there.
+
     A row with one or two of the three dimensions gets none and is reported.
 
     Raises:
@@ -64,20 +74,41 @@ def read_table(table: Path, options: TableOptions = TableOptions()) -> Corpus:
         ManifestError: there is no table, no audio column or no column of a given name, or a row has
             an unknown emotion or split, or a dimension outside the scale.
     """
+    is_json = table.suffix.lower() in JSON_SUFFIXES
+    rows: list[Row] = [*(read_lines(table) if is_json else read_csv(table, skip_spaces=True))]
+    folder = table.resolve().parent
+    return corpus_of_rows(rows, table, folder.name, folder, options)
+
+
+def corpus_of_rows(
+    rows: Sequence[Row],
+    source: Path,
+    name: str,
+    folder: Path,
+    options: TableOptions,
+    unread: Sequence[str] = (),
+) -> Corpus:
+    """A corpus from the rows of a table, wherever they come from.
+
+    Args:
+        rows: `file:line` for messages, and the cells by column.
+        source: the table, for messages.
+        name: of the corpus.
+        folder: what paths of audio are relative to.
+        unread: columns of the table that are not in `rows`.
+
+    Raises: as `read_table`.
+    """
     if len(options.vad_scale) != 2:
         raise ConfigError(f"vad_scale = {options.vad_scale}: expected lowest and highest value")
     low, high = options.vad_scale
     labels = label_rule(options.labels)
     if not low < high:
         raise ManifestError(f"--vad-scale {low:g} {high:g}: expected the lowest, then the highest")
-    is_json = table.suffix.lower() in JSON_SUFFIXES
-    rows: list[tuple[str, dict[str, Any]]] = [
-        *(read_lines(table) if is_json else read_csv(table, skip_spaces=True))
-    ]
     if not rows:
-        raise ManifestError(f"{table}: found no rows, expected one for each sound file")
+        raise ManifestError(f"{source}: found no rows, expected one for each sound file")
     found = list(dict.fromkeys(name for _, row in rows for name in row))
-    names = _match_columns(found, table, options)
+    names = match_columns(found, source, options)
     problems = Problems()
     utterances = []
     for where, row in rows:
@@ -85,7 +116,7 @@ def read_table(table: Path, options: TableOptions = TableOptions()) -> Corpus:
         own |= _three_columns(own.pop("vad", None), own, f"{where}: {names.get('vad')}")
         shares = own.pop("emotion") if isinstance(own.get("emotion"), dict) else None
         values = _cell_values(own, names, where, problems)
-        utterance = _utterance(values, where, table, (low, high), problems)
+        utterance = _utterance(values, where, folder, (low, high), problems)
         if label := values.get("emotion"):
             utterance = replace(utterance, emotion=labels.emotion(label, where))
         if shares is not None:
@@ -93,17 +124,17 @@ def read_table(table: Path, options: TableOptions = TableOptions()) -> Corpus:
             utterance = replace(utterance, emotion=majority(soft), soft_emotion=soft)
         utterances.append(utterance)
     return Corpus(
-        name=table.resolve().parent.name,
+        name=name,
         utterances=[u if u.split else in_split(u, options.split) for u in utterances],
         splits="as the table says",
         problems=problems,
-        notes=_notes(found, names, utterances, options.split),
-        root=table,
+        notes=_notes([*found, *unread], names, utterances, options.split),
+        root=source,
         own_labels=labels != KNOWN_NAMES,
     )
 
 
-def _match_columns(found: Sequence[str], table: Path, options: TableOptions) -> dict[str, str]:
+def match_columns(found: Sequence[str], table: Path, options: TableOptions) -> dict[str, str]:
     """Field → its column's name in the table, compared without case and spaces.
 
     Raises `ManifestError` if the table has no audio column, lacks a column that was named, or has
@@ -190,7 +221,7 @@ def _cell_values(
 def _utterance(
     row: dict[str, str],
     where: str,
-    table: Path,
+    folder: Path,
     vad_scale: tuple[float, float],
     problems: Problems,
 ) -> Utterance:
@@ -200,16 +231,29 @@ def _utterance(
     if split and split.lower() not in SPLITS:
         raise ManifestError(f"{where}: split {split!r}, expected one of {', '.join(SPLITS)}")
     vad = _rescaled_vad({name: row.get(name) for name in DIMENSIONS}, vad_scale, where, problems)
-    folder = table.resolve().parent
     return Utterance(
         id=row.get("id") or default_id(audio, folder),
-        audio=str(folder / audio),
+        audio=_member_bytes(audio_below(folder, audio)),
         text=row.get("text", ""),
         vad=vad,
         vad_source="human" if vad else None,
         speaker=row.get("speaker", ""),
         split=split.lower(),
     )
+
+
+def _member_bytes(audio: str) -> str:
+    """Of a member by name, its place in the archive; one that cannot be read is left as it is.
+
+    Whoever opens it gets the reason; `prepare` lists it with the clips that are left out.
+    """
+    location = parse_location(audio)
+    if not isinstance(location, NamedMember):
+        return audio
+    try:
+        return str(open_archive(Path(location.container)).find(location.name))
+    except (AudioError, OSError):
+        return audio
 
 
 def _rescaled_vad(

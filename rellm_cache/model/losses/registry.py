@@ -16,6 +16,7 @@ from rellm_cache.config.plugins import LOSSES, Plugin
 from rellm_cache.config.schema import ANSWER_TASKS, LossesConfig
 from rellm_cache.data.batch import Batch
 from rellm_cache.errors import ConfigError
+from rellm_cache.llm.output_matrix import OutputMatrix
 from rellm_cache.model.adapter import Speech
 from rellm_cache.model.losses.loss_terms import LossTerms
 
@@ -45,13 +46,14 @@ class AnswerStates:
     Attributes:
         states: (N, H), differentiable, in the dtype of the output matrix.
         tokens: (N,) int64 token ids that they predict.
-        output_weight: (V, H) frozen output matrix of the LLM.
+        output_weight: (V, H) frozen output matrix of the LLM. With `llm.quantize_output` it is a
+            `QuantizedOutput`: `blocks()` gives it block by block, `dense()` at once.
         teacher: (N, 2 K + 1) float32 rows of the teacher's distribution, or None.
     """
 
     states: Tensor
     tokens: Tensor
-    output_weight: Tensor
+    output_weight: OutputMatrix
     teacher: Tensor | None
 
 

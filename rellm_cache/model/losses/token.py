@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from rellm_cache.data.batch import Batch
+from rellm_cache.llm.output_matrix import BlockedSums, OutputMatrix, QuantizedOutput
 from rellm_cache.llm.packed_rows import PackedRow
 from rellm_cache.llm.teacher_distribution import CHUNK, split_rows
 from rellm_cache.model.losses.registry import (
@@ -40,7 +41,11 @@ class _FrozenLinearCrossEntropy(_SavedGradient):
     """
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, chunk: int) -> Tensor:
+    def forward(
+        ctx: Any, hidden: Tensor, weight: OutputMatrix, targets: Tensor, chunk: int
+    ) -> Tensor:
+        if isinstance(weight, QuantizedOutput):
+            return _blocked_cross_entropy(ctx, hidden, weight, targets)
         losses = torch.empty(len(targets), device=hidden.device)
         gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         for start in range(0, len(targets), chunk):
@@ -71,8 +76,15 @@ class _FrozenLinearDivergence(_SavedGradient):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, teacher: Tensor, temperature: float, chunk: int
+        ctx: Any,
+        hidden: Tensor,
+        weight: OutputMatrix,
+        teacher: Tensor,
+        temperature: float,
+        chunk: int,
     ) -> Tensor:
+        if isinstance(weight, QuantizedOutput):
+            return _blocked_divergence(ctx, hidden, weight, teacher, temperature)
         losses = torch.empty(len(teacher), device=hidden.device)
         gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         for start in range(0, len(teacher), chunk):
@@ -98,13 +110,41 @@ class _FrozenLinearDivergence(_SavedGradient):
         return losses
 
 
-def predicting_states(row: PackedRow, hidden: Tensor, output_weight: Tensor) -> Tensor:
+def _blocked_cross_entropy(
+    ctx: Any, hidden: Tensor, output: QuantizedOutput, targets: Tensor
+) -> Tensor:
+    """The same under a matrix in 4 bits, by blocks of the vocabulary: all tokens at once."""
+    sums = BlockedSums(hidden, output, targets.unsqueeze(1))
+    gradient = None
+    if ctx.needs_input_grad[0]:
+        gradient = sums.gradient(None, -torch.ones_like(sums.found)).to(hidden.dtype)
+    ctx.save_for_backward(gradient)
+    return (sums.logs - sums.found).squeeze(1)
+
+
+def _blocked_divergence(
+    ctx: Any, hidden: Tensor, output: QuantizedOutput, teacher: Tensor, temperature: float
+) -> Tensor:
+    ids, log_p, log_p_rest = split_rows(teacher)  # (N, K), (N, K), (N, 1)
+    sums = BlockedSums(hidden, output, ids, temperature, included=False)
+    log_q = torch.cat([sums.found, sums.logs], 1).log_softmax(1)  # (N, K + 1)
+    log_p = torch.cat([log_p, log_p_rest], 1)
+    p = log_p.exp()
+    gradient = None
+    if ctx.needs_input_grad[0]:
+        slopes = log_q.exp() - p  # (N, K + 1)
+        gradient = (sums.gradient(slopes[:, -1:], slopes[:, :-1]) / temperature).to(hidden.dtype)
+    ctx.save_for_backward(gradient)
+    return (p * (log_p - log_q)).sum(1)
+
+
+def predicting_states(row: PackedRow, hidden: Tensor, output_weight: OutputMatrix) -> Tensor:
     """(N, H) hidden states that predict the answer tokens of a packed row."""
     return hidden[row.predictors].to(output_weight.dtype)
 
 
 def token_cross_entropy(
-    row: PackedRow, hidden: Tensor, output_weight: Tensor, chunk: int = CHUNK
+    row: PackedRow, hidden: Tensor, output_weight: OutputMatrix, chunk: int = CHUNK
 ) -> tuple[Tensor, Tensor]:
     """Negative log-likelihood of every answer token of a packed row.
 
@@ -122,7 +162,11 @@ def token_cross_entropy(
 
 
 def token_divergences(
-    states: Tensor, output_weight: Tensor, teacher: Tensor, temperature: float, chunk: int = CHUNK
+    states: Tensor,
+    output_weight: OutputMatrix,
+    teacher: Tensor,
+    temperature: float,
+    chunk: int = CHUNK,
 ) -> Tensor:
     """KL(text LLM || speech LLM) at each of N tokens, times the temperature squared.
 
