@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     "--out", type=options.FOLDER, default=Path("runs/demo"), help="Folder for manifests and runs."
 )
 def demo(cache: Path, out: Path) -> None:
-    """Train and evaluate on embedded clips, in less than five minutes.
+    """Train and evaluate on embedded clips, in minutes.
 
     The demo uses small real models and synthetic speech. Two CPU cores are enough. It prints how
     well emotions are recognized in voices that training never heard, with and without the emotion
