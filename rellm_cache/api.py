@@ -87,6 +87,7 @@ def prepare(
     keep_silent: bool = False,
     allow_partial: bool = False,
     overwrite: bool = False,
+    split_long: bool = False,
     **options: Any,
 ) -> "PrepareReport":
     """Make a manifest from a corpus: decode every clip once, and keep the usable ones.
@@ -100,6 +101,7 @@ def prepare(
         keep_silent: keep clips without a signal, and clips whose channels cancel.
         allow_partial: accept an incomplete copy of a known corpus.
         overwrite: replace a manifest in `out` that was not made from this corpus.
+        split_long: cut longer recordings at silences into clips, with `parent` and `segment`.
         options: of the corpus, as those of `rellm prepare`: `emotion_column="label"`.
 
     Returns:
@@ -126,7 +128,7 @@ def prepare(
             raise ConfigError(f"corpus {corpus!r}: found no root, expected the corpus's folder")
         corpus = read_corpus(corpus, _local(root), options)
     limits = ClipLimits(min_seconds, max_seconds, keep_silent)
-    return prepare(corpus, _local(out), limits, allow_partial, overwrite)
+    return prepare(corpus, _local(out), limits, allow_partial, overwrite, split_long)
 
 
 def prepare_folds(

@@ -187,6 +187,16 @@ def batch_size(default: int, help_text: str) -> Callable[[Command], Command]:
     return click.option("--batch-size", type=COUNT, default=default, help=help_text)
 
 
+def split_long(command: Command) -> Command:
+    """Add `--split-long`."""
+    return click.option(
+        "--split-long",
+        is_flag=True,
+        help="Cut longer recordings at silences, instead of leaving them out. Each clip has the id "
+        "of its recording as parent, its labels and no text; the audio is read in place.",
+    )(command)
+
+
 def endpoint(command: Command) -> Command:
     """Add `--endpoint` and `--endpoint-model`."""
     url = click.option(

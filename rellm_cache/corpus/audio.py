@@ -5,7 +5,8 @@ and length are looked at first, and at most what the limits allow is decoded, in
 cannot be used raises `AudioError`. Clips are never padded, cut or replaced.
 """
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import BinaryIO
@@ -21,9 +22,11 @@ from rellm_cache.corpus.audio_source import (
     utterance_digest,
 )
 from rellm_cache.corpus.clip_limits import (
+    CUT,
     DEFAULT_LIMITS,
     SAMPLE_RATE,
     ClipLimits,
+    TooLongError,
     UnsuitableAudioError,
 )
 from rellm_cache.corpus.manifest import Utterance
@@ -31,6 +34,7 @@ from rellm_cache.corpus.sound_headers import UNKNOWN_FRAMES, Sound, broken_promi
 from rellm_cache.errors import AudioError
 
 MIN_RATE, MAX_RATE = 4_000, 384_000  # Hz
+LEVEL_SECONDS = 0.01
 BLOCK_VALUES = 1 << 18  # samples of all channels that are decoded at a time
 # Largest range of a waveform that has no signal: one step of 16-bit samples.
 SILENT_RANGE = 2.0**-15
@@ -66,6 +70,19 @@ class Clip:
         return len(self.waveform) / SAMPLE_RATE
 
 
+@dataclass(frozen=True)
+class Levels:
+    """Loudness of a recording over time.
+
+    Attributes:
+        values: (N,) float64, mean square of the average of the channels in each step.
+        step: seconds, about 0.01.
+    """
+
+    values: np.ndarray
+    step: float
+
+
 class _SequentialFile(soundfile.SoundFile):
     """A sound file read from front to back.
 
@@ -93,7 +110,6 @@ class _OpenClip:
     utterance: Utterance
     sound: Sound
     file: _SequentialFile
-    limits: ClipLimits
 
     @property
     def rate(self) -> int:
@@ -118,10 +134,11 @@ class _OpenClip:
             return self.sound.frames
         return self.file.frames if self.file.frames < UNKNOWN_FRAMES else None
 
-    def require_length(self, frames: int) -> None:
-        """Raise `AudioError` unless this number of samples is a usable clip."""
-        samples = round(frames * SAMPLE_RATE / self.played_rate)
-        self.limits.require_length(samples, self.utterance.audio)
+    def require_length(self, limits: ClipLimits) -> None:
+        """Raise `AudioError` if it is known to be too short or too long."""
+        if self.frames is not None:
+            samples = round(self.frames * SAMPLE_RATE / self.played_rate)
+            limits.require_length(samples, self.utterance.audio)
 
 
 def load_clip(utterance: Utterance, limits: ClipLimits = DEFAULT_LIMITS) -> Clip:
@@ -149,7 +166,7 @@ def decode_clip(
     audio = utterance.audio
     with _open(source, utterance, limits) as clip:
         sha = source_sha256(source, audio)  # before decoding: a file may be written meanwhile
-        waveform = _finish(_decode(clip), clip.played_rate, audio, limits)
+        waveform = _finish(_decode(clip, limits), clip.played_rate, audio, limits)
         digest = utterance_digest(sha, utterance)
         channels, notes = clip.file.channels, clip.sound.notes
         return Clip(waveform, digest, clip.rate, channels, notes, sha.hexdigest())
@@ -185,19 +202,45 @@ def clip_seconds(utterance: Utterance, limits: ClipLimits = DEFAULT_LIMITS) -> f
     return load_clip(utterance, limits).seconds
 
 
+def read_levels(utterance: Utterance) -> Levels:
+    """Loudness of a recording of any length, read in blocks.
+
+    Raises:
+        AudioError: the file is missing, empty, truncated or not audio.
+    """
+    with _open_source(utterance) as source, _open(source, utterance, None) as clip:
+        size = max(1, round(clip.rate * LEVEL_SECONDS))
+        means: list[np.ndarray] = []
+        rest = np.zeros(0, np.float32)
+
+        def add(block: _Block) -> None:
+            nonlocal rest
+            samples = np.concatenate([rest, block.mono])
+            whole = len(samples) // size * size
+            means.append(np.square(samples[:whole], dtype=np.float64).reshape(-1, size).mean(1))
+            rest = samples[whole:]
+
+        _read(clip, math.inf if clip.frames is None else clip.frames, add)
+        values = np.concatenate([np.zeros(0), *means])
+        return Levels(values, size / clip.rate)
+
+
 def _open_source(utterance: Utterance) -> BinaryIO:
     return open_audio(utterance.audio, utterance.source_sha256)
 
 
 @contextmanager
-def _open(source: BinaryIO, utterance: Utterance, limits: ClipLimits) -> Iterator[_OpenClip]:
-    """Open a sound file; every error, also one of a decoder in the block, is an `AudioError`."""
+def _open(source: BinaryIO, utterance: Utterance, limits: ClipLimits | None) -> Iterator[_OpenClip]:
+    """Open a sound file; every error, also one of a decoder in the block, is an `AudioError`.
+
+    Without limits a recording may have any length.
+    """
     audio = utterance.audio
     try:
         sound = inspect(source, audio)
         sound.file.seek(0)
         with _SequentialFile(sound.file) as file:
-            clip = _OpenClip(utterance, sound, file, limits)
+            clip = _OpenClip(utterance, sound, file)
             if not MIN_RATE <= clip.rate <= MAX_RATE:
                 raise AudioError(
                     f"{audio}: found a sampling rate of {clip.rate} Hz, expected {MIN_RATE} to "
@@ -207,8 +250,8 @@ def _open(source: BinaryIO, utterance: Utterance, limits: ClipLimits) -> Iterato
                 raise AudioError(
                     f"{audio}: truncated, found {promise}; copy it again from its source"
                 )
-            if clip.frames is not None:
-                clip.require_length(clip.frames)
+            if limits is not None:
+                clip.require_length(limits)
             yield clip
     except AudioError:
         raise
@@ -219,30 +262,37 @@ def _open(source: BinaryIO, utterance: Utterance, limits: ClipLimits) -> Iterato
         ) from error
 
 
-def _decode(clip: _OpenClip) -> list[_Block]:
+def _decode(clip: _OpenClip, limits: ClipLimits) -> list[_Block]:
     """The wanted samples, averaged over channels, in blocks; a truncated file is an error."""
+    longest = int((limits.max_seconds + 1) * clip.played_rate)
+    blocks: list[_Block] = []
+    found = _read(clip, longest if clip.frames is None else clip.frames, blocks.append)
+    if clip.frames is None and found >= longest:
+        raise TooLongError(
+            f"{clip.utterance.audio}: too long, more than {limits.max_seconds:g} s; {CUT}"
+        )
+    return blocks
+
+
+def _read(clip: _OpenClip, wanted: float, use: Callable[[_Block], object]) -> int:
+    """Give the wanted samples to `use`, in blocks; return their number a channel.
+
+    Raises `AudioError` if the file has fewer than its header or the segment says.
+    """
     file, skip = clip.file, clip.start
     if skip and file.subtype.startswith(_SEEKABLE):
         skip -= file.seek(min(skip, file.frames))
-    longest = int((clip.limits.max_seconds + 1) * clip.played_rate)
-    wanted = longest if clip.frames is None else clip.frames
     size = max(BLOCK_VALUES // file.channels, 1)
-    blocks = []
     found = -skip
     while found < wanted:
-        samples = file.read(min(size, wanted - found), dtype="float32", always_2d=True)
+        samples = file.read(int(min(size, wanted - found)), dtype="float32", always_2d=True)
         if not len(samples):
             break
         found += len(samples)
         if found > 0:
-            blocks.append(_average(samples[-found:], clip.utterance.audio))
-    if clip.frames is None and found >= longest:
-        raise UnsuitableAudioError(
-            f"{clip.utterance.audio}: too long, more than {clip.limits.max_seconds:g} s; cut it "
-            "into segments"
-        )
+            use(_average(samples[-found:], clip.utterance.audio))
     _require_all(clip, found)
-    return blocks
+    return found
 
 
 def _average(samples: np.ndarray, name: str) -> _Block:

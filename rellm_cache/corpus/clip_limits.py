@@ -16,10 +16,15 @@ SAMPLE_RATE = 16_000
 MIN_SECONDS, MAX_SECONDS = 1.0, 30.0  # default limits
 # The range of both limits: an encoder needs at least a few frames, and Whisper's window is 30 s.
 SHORTEST_SECONDS, LONGEST_SECONDS = 0.1, 30.0
+CUT = "cut it into segments, as `rellm prepare --split-long` does"
 
 
 class UnsuitableAudioError(AudioError):
     """A clip can be read, but the limits leave it out."""
+
+
+class TooLongError(UnsuitableAudioError):
+    """A clip is longer than the limits allow; `prepare` can cut it into segments."""
 
 
 @dataclass(frozen=True)
@@ -54,9 +59,7 @@ class ClipLimits:
             raise UnsuitableAudioError(f"{audio}: too short, {shown} s < {self.min_seconds:g} s")
         if seconds > self.max_seconds:
             shown = _digits_that_differ(seconds, self.max_seconds)
-            raise UnsuitableAudioError(
-                f"{audio}: too long, {shown} s > {self.max_seconds:g} s; cut it into segments"
-            )
+            raise TooLongError(f"{audio}: too long, {shown} s > {self.max_seconds:g} s; {CUT}")
 
 
 DEFAULT_LIMITS = ClipLimits()

@@ -46,7 +46,7 @@ SPLITS = ("train", "validation", "test")
 _FIELDS: dict[str, Field] = {
     **dict.fromkeys(("text", "response", "output"), TEXT),
     "emotion": (lambda value: isinstance(value, str | dict), "text, or an object of shares"),
-    **dict.fromkeys(("id", "speaker"), NAME),
+    **dict.fromkeys(("id", "parent", "speaker"), NAME),
     "split": one_of(*SPLITS),
     "vad_source": one_of(*get_args(VadSource)),
     "duration": SECONDS,
@@ -71,6 +71,7 @@ class Utterance:
         audio: path of the sound file, or a part of a container (`corpus.audio_location`), as
             BLSP's `archive.zip:offset:length` in bytes.
         segment: (start, end) in seconds within the file; None for the whole file.
+        parent: id of the long recording that the segment was cut from; "" if none.
         speed: at which the clip is played: 1.1 is a tenth faster, and higher in pitch.
         text: transcript.
         emotion: a name of `corpus.emotions`, or a corpus's own name in lower case, or None. With
@@ -100,6 +101,7 @@ class Utterance:
     soft_emotion: Shares | None = None
     speed: float = 1.0
     source_sha256: str | None = None
+    parent: str = ""
 
 
 def parse_utterance(
@@ -143,6 +145,7 @@ def parse_utterance(
         early_stop=bool(row.get("early_stop")),
         speed=float(row.get("speed") or 1.0),
         source_sha256=row.get("source_sha256"),
+        parent=as_text(row.get("parent")),
     )
 
 

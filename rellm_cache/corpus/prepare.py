@@ -22,11 +22,13 @@ from rellm_cache.corpus.clip_limits import (
     REPORT,
     SAMPLE_RATE,
     ClipLimits,
+    TooLongError,
     UnsuitableAudioError,
 )
 from rellm_cache.corpus.emotions import normalize_emotion
 from rellm_cache.corpus.field_validation import check_text
 from rellm_cache.corpus.labels import LABELS, unknown_names
+from rellm_cache.corpus.long_audio import Cuts, cut_recording
 from rellm_cache.corpus.manifest import SPLITS, Utterance, write_manifest
 from rellm_cache.corpus.readers.base import Corpus, require_totals, without_audio
 from rellm_cache.corpus.statistics import ANNOTATIONS, Survey, read_report, survey
@@ -120,6 +122,7 @@ def prepare(
     limits: ClipLimits = DEFAULT_LIMITS,
     allow_partial: bool = False,
     overwrite: bool = False,
+    split_long: bool = False,
 ) -> PrepareReport:
     """Decode every clip once, keep the usable ones, and write the manifest.
 
@@ -127,6 +130,7 @@ def prepare(
         limits: which clips are usable; every later command reads them from the report.
         allow_partial: accept a corpus with fewer or more clips than expected.
         overwrite: replace a manifest of another corpus, an annotated one, or the corpus's table.
+        split_long: cut recordings that are too long at silences, instead of leaving them out.
 
     Raises:
         RellmError: `out` holds a manifest that `prepare` did not make of this corpus, or another
@@ -135,7 +139,12 @@ def prepare(
             unknown, the corpus is not complete, or no clip is usable.
     """
     utterances = _checked(corpus, out, allow_partial, overwrite)
-    return _write_kept(corpus, utterances, _decode(utterances, limits), out, limits)
+    decoded = _decode(utterances, limits)
+    notes: list[str] = []
+    if split_long:
+        utterances, decoded, notes = _split_long(utterances, decoded, limits)
+        _refuse_duplicates(utterances)
+    return _write_kept(corpus, utterances, decoded, out, limits, notes)
 
 
 def prepare_folds(
@@ -202,14 +211,60 @@ def _decode(utterances: Sequence[Utterance], limits: ClipLimits) -> list[_Decode
     return found
 
 
+def _split_long(
+    utterances: Sequence[Utterance], decoded: Sequence[_Decoded], limits: ClipLimits
+) -> tuple[list[Utterance], list[_Decoded], list[str]]:
+    """Utterances with the segments of those that are too long in their place, decoded, and notes.
+
+    A recording that cannot be read to its end stays, with that error.
+    """
+    long = [u for u, d in zip(utterances, decoded, strict=True) if isinstance(d, TooLongError)]
+    found: dict[str, Cuts | AudioError] = {}
+    cut = partial(_try_cut, limits=limits)
+    with ThreadPoolExecutor() as pool, progress("Finding silences", len(long), "files") as tick:
+        for utterance, cuts in zip(long, pool.map(cut, long), strict=True):
+            tick()
+            found[utterance.id] = cuts
+    done = [cuts for cuts in found.values() if isinstance(cuts, Cuts)]
+    segments = iter(_decode([clip for cuts in done for clip in cuts.clips], limits))
+    every: list[Utterance] = []
+    results: list[_Decoded] = []
+    for utterance, own in zip(utterances, decoded, strict=True):
+        result = found.get(utterance.id, own)
+        if isinstance(result, Cuts):
+            every += result.clips
+            results += [next(segments) for _ in result.clips]
+        else:
+            every.append(utterance)
+            results.append(result)
+    notes = []
+    if done:
+        in_speech = sum(cuts.in_speech for cuts in done)
+        notes.append(
+            f"{counted(len(done), 'recording')} longer than {limits.max_seconds:g} s cut into "
+            f"{counted(sum(len(cuts.clips) for cuts in done), 'clip')}, "
+            f"{counted(in_speech, 'cut')} of them where no pause was found; clips have the labels "
+            "of their recording, and no text"
+        )
+    return every, results, notes
+
+
+def _try_cut(utterance: Utterance, limits: ClipLimits) -> Cuts | AudioError:
+    try:
+        return cut_recording(utterance, limits)
+    except AudioError as error:
+        return error
+
+
 def _write_kept(
     corpus: Corpus,
     utterances: Sequence[Utterance],
     decoded: Sequence[_Decoded],
     out: Path,
     limits: ClipLimits,
+    cut_notes: Sequence[str] = (),
 ) -> PrepareReport:
-    """Write the usable utterances and the report."""
+    """Write the usable utterances and the report, which has `cut_notes`."""
     kept: list[Utterance] = []
     excluded: list[dict[str, str]] = []
     forms: Counter[str] = Counter()
@@ -247,7 +302,10 @@ def _write_kept(
         excluded=excluded,
         missing=missing,
         unreadable=unreadable - missing,
-        forms=[f"{counted(count, 'clip')}: {form}" for form, count in sorted(forms.items())],
+        forms=[
+            *(f"{counted(count, 'clip')}: {form}" for form, count in sorted(forms.items())),
+            *cut_notes,
+        ],
         limits=limits,
     )
     with hold_folder(out):

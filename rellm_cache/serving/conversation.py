@@ -10,6 +10,7 @@ from rellm_cache.serving.served_run import Heard, ServedRun
 from rellm_cache.serving.worker import Emit
 
 PEAKS = 72  # bars of a drawn waveform
+NO_LLM = "This run has no LLM, so it does not answer."
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,11 @@ class Conversation:
                 asked = Message("user", said, "", peaks(clip.waveform), clip.seconds)
             self.messages = [*kept, asked]
             emit(None)
-            if run.answers or clip is None:  # a written turn needs an answer
+            if run.answers:
                 self._reply(run, turn, emit)
+            elif clip is None:
+                self.messages = [*self.messages, Message("run", "", NO_LLM)]
+                emit(None)
         except BaseException:
             self.messages = kept
             raise

@@ -13,7 +13,8 @@ the user, within five seconds of processor time.
 Kills: each command is killed (SIGKILL) at random moments and called again. Then its output must
 equal that of a call that was not killed.
 
-Prints a table. Exit code 1 if anything is lost or silently different, or for a traceback.
+Prints a table, after Ctrl-C that of the results so far. Exit code 1 if anything is lost or
+silently different, or for a traceback.
 """
 
 import argparse
@@ -115,7 +116,9 @@ class Soak:
             elif found.outputs == expected.outputs:
                 self.results.add(kind, "harmless")
             else:
-                self.results.add(kind, "silent", what)
+                names = found.outputs.keys() | expected.outputs.keys()
+                other = [n for n in names if found.outputs.get(n) != expected.outputs.get(n)]
+                self.results.add(kind, "silent", f"{what}: other {sorted(other)}")
 
     def interrupt(self, folder: Path) -> None:
         """Make a run that was killed after its second epoch."""
@@ -171,7 +174,12 @@ class Soak:
             training,
         ):  # fmt: skip
             ended = self.call(words, self.world.root)
-            notes = ("damaged and skipped", "restored from", "Note: the best", "changed or damaged")
+            notes = (
+                "damaged and skipped",
+                "restored from",
+                "best so far, are lost",
+                "changed or damaged",
+            )
             said = any(note in ended.output for note in notes)
             if ended.has_traceback or ended.code < 0:
                 found.traceback = f"{words[:2]}: code {ended.code}: {ended.output}"
@@ -364,6 +372,7 @@ def show(results: Results) -> None:
 
 def main(options: argparse.Namespace) -> int:
     """Run all three stages; the exit code."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
         os.environ["RELLM_MODELS"] = str(scratch / "world" / "models")
@@ -387,8 +396,12 @@ def main(options: argparse.Namespace) -> int:
             ("kills", lambda count: soak.kills(count, options.command), options.kills),
             ("damages", soak.damages, options.damages),
         ):
-            if count:
-                stage(count)
+            try:
+                if count:
+                    stage(count)
+            except KeyboardInterrupt:
+                print("interrupted: the results so far", flush=True)
+                break
             seconds[name] = round(time.monotonic() - begun)
             print(f"{name}: done after {seconds[name]} s", flush=True)
         show(soak.results)

@@ -135,6 +135,13 @@ def test_a_run_without_llm_tells_the_emotion_alone(tiny_runs: TinyRuns, uploads:
     clip = read_speech(tiny_runs.clip.read_bytes(), "a.wav", DEFAULT_LIMITS)
     talk.say(runs[0], clip, "", lambda _: None)
     assert [message.speaker for message in talk.messages] == ["user"]
-    with pytest.raises(ConfigError, match="this run has no LLM"):
-        talk.say(runs[0], None, "Hello", lambda _: None)
-    assert len(talk.messages) == 1  # what was not answered is not kept
+    talk.say(runs[0], None, "Hello", lambda _: None)
+    assert [message.text for message in talk.messages] == ["", "Hello", ""]
+    assert talk.messages[2].note == "This run has no LLM, so it does not answer."
+
+    def leave(_: None) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        talk.say(runs[0], clip, "", leave)
+    assert len(talk.messages) == 3  # a turn that was not finished is not kept

@@ -47,6 +47,7 @@ def corpus_command(name: str) -> click.Command:
         help="Accept a corpus with fewer or more clips than expected.",
     )
     @options.clip_limits
+    @options.split_long
     @options.overwrite
     def prepare(root: Path, out: Path, **given: Any) -> int:
         return prepare_and_show(name, root, out, **given)

@@ -52,6 +52,7 @@ def table_options(command: options.Command) -> options.Command:
                 'them, as {"hap": "happy"}. Otherwise unknown emotions are an error.',
             ),
             options.clip_limits,
+            options.split_long,
             options.overwrite,
         )
     ):
