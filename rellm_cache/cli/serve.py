@@ -26,7 +26,7 @@ MAX_WAITING = 32
 )
 @click.option(
     "--max-seconds",
-    type=click.FloatRange(MIN_SECONDS, MAX_SECONDS),
+    type=options.FiniteRange(MIN_SECONDS, MAX_SECONDS),
     default=MAX_SECONDS,
     help="Longer clips are refused.",
 )

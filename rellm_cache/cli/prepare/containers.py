@@ -5,12 +5,13 @@ from typing import Any
 
 import click
 
+from rellm_cache.cli import options
 from rellm_cache.cli.prepare.report import EXIT_CODES, prepare_and_show
 from rellm_cache.cli.prepare.table import table_options
 
 
 @click.command(epilog=EXIT_CODES)
-@click.argument("name", type=click.Path(path_type=Path))
+@click.argument("name", type=options.ANY_PATH)
 @table_options
 @click.option("--config", default="", help="Configuration of the data set, where it has several.")
 @click.option("--revision", default="", help="Branch, tag or commit of a hub id.")
@@ -31,7 +32,7 @@ def datasets(name: Path, out: Path, **given: Any) -> int:
 
 
 @click.command(epilog=EXIT_CODES)
-@click.argument("shards", type=click.Path(path_type=Path))
+@click.argument("shards", type=options.ANY_PATH)
 @table_options
 def webdataset(shards: Path, out: Path, **given: Any) -> int:
     """Shards of WebDataset.
