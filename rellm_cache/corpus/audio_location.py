@@ -7,8 +7,8 @@
     clips.zip#clips/001.wav                       a member by name; `prepare` looks up its bytes
     data/train-00000-of-00002.parquet:17#audio    a row, counted from 0, and a column
 
-In names behind offsets, `%` and `#` are written as `%25` and `%23`. A sound file whose own path has
-one of these forms is a sound file: what exists is looked at first.
+In names behind offsets and rows, `%`, `#` and `:` are written as `%25`, `%23` and `%3A`. A sound
+file whose own path has one of these forms is a sound file: what exists is looked at first.
 """
 
 import os
@@ -20,9 +20,9 @@ from urllib.parse import unquote
 
 _BYTES = re.compile(
     r"(?s)(?P<container>.+\.(?i:zip|tar)):(?P<offset>\d+):(?P<length>\d+)"
-    r"(?P<deflate>:deflate)?(?:#(?P<name>[^#]*))?"
+    r"(?P<deflate>:deflate)?(?:#(?P<name>[^#:]*))?"
 )
-_ROW = re.compile(r"(?s)(?P<container>.+\.(?i:parquet|arrow)):(?P<row>\d{1,18})#(?P<column>[^#]+)")
+_ROW = re.compile(r"(?s)(?P<container>.+\.(?i:parquet|arrow)):(?P<row>\d{1,18})#(?P<column>[^#:]+)")
 _NAMED = re.compile(r"(?s)(?P<container>.+?\.(?i:zip|tar))#(?P<name>.+)")
 
 
@@ -150,4 +150,4 @@ def _join(folder: Path, below: str) -> str:
 
 
 def _quoted(name: str) -> str:
-    return name.replace("%", "%25").replace("#", "%23")
+    return name.replace("%", "%25").replace("#", "%23").replace(":", "%3A")

@@ -23,7 +23,7 @@ from rellm_cache.corpus.audio_location import (
         ("s/a.tar:512:9#./1.flac", ArchiveMember("s/a.tar", 512, 9, name="./1.flac")),
         ("c.zip:1:9:deflate#1.wav", ArchiveMember("c.zip", 1, 9, True, "1.wav")),
         ("C.ZIP:1:9", ArchiveMember("C.ZIP", 1, 9)),
-        ("a:b.tar:1:2#c:d.tar:3:4", ArchiveMember("a:b.tar", 1, 2, name="c:d.tar:3:4")),
+        ("a:b.tar:1:2#c%3Ad.tar%3A3%3A4", ArchiveMember("a:b.tar", 1, 2, name="c:d.tar:3:4")),
         ("a.tar:1:2#50%25 %231.wav", ArchiveMember("a.tar", 1, 2, name="50% #1.wav")),
         ("d/t-0.parquet:17#audio", TableCell("d/t-0.parquet", 17, "audio")),
         ("d.arrow:0#%23 sound", TableCell("d.arrow", 0, "# sound")),

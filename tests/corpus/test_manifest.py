@@ -80,7 +80,7 @@ def test_round_trip(tmp_path: Path) -> None:
         Utterance(id="a/2", audio="/elsewhere/b.flac", split="train"),
         Utterance(
             id="a/3",
-            audio="/shards/a.tar:512:90#./x//50%25 %23:1.wav",
+            audio="/shards/a.tar:512:90#./x//50%25 %23%3A1.wav",
             split="train",
             source_sha256="0123456789abcdef" * 4,
         ),
