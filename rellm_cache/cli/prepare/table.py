@@ -9,9 +9,13 @@ from rellm_cache.cli import options
 from rellm_cache.cli.prepare.report import EXIT_CODES, prepare_and_show
 
 COLUMNS = (
-    "audio", "id", "text", "emotion", "speaker", "split", "arousal", "dominance", "valence", "vad",
+    "audio", "id", "text", "response", "emotion", "speaker", "split", "arousal", "dominance",
+    "valence", "vad",
 )  # fmt: skip
-CONTENTS = {"vad": "arousal, dominance, valence as one list"}
+CONTENTS = {
+    "response": "the answer that the LLM is to learn",
+    "vad": "arousal, dominance, valence as one list",
+}
 
 
 def column_options(command: options.Command) -> options.Command:

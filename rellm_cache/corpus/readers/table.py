@@ -49,6 +49,7 @@ class TableOptions:
     audio_column: str = "audio"
     id_column: str = "id"
     text_column: str = "text"
+    response_column: str = "response"
     emotion_column: str = "emotion"
     speaker_column: str = "speaker"
     split_column: str = "split"
@@ -235,6 +236,7 @@ def _utterance(
         id=row.get("id") or default_id(audio, folder),
         audio=_member_bytes(audio_below(folder, audio)),
         text=row.get("text", ""),
+        response=row.get("response") or None,
         vad=vad,
         vad_source="human" if vad else None,
         speaker=row.get("speaker", ""),

@@ -28,6 +28,14 @@ def test_a_csv_becomes_utterances(tmp_path: Path) -> None:
     assert (second.split, second.emotion, second.vad) == ("train", None, None)
 
 
+def test_a_response_is_what_the_llm_is_to_learn(tmp_path: Path) -> None:
+    path = table(tmp_path, "audio,response\na.wav,I see.\nb.wav,\n")
+    assert [u.response for u in read_table(path).utterances] == ["I see.", None]
+    path = table(tmp_path, "audio,reply\na.wav,I see.\n")
+    (clip,) = read_table(path, TableOptions(response_column="reply")).utterances
+    assert clip.response == "I see."
+
+
 @pytest.mark.parametrize(
     "heading",
     [
