@@ -8,7 +8,7 @@ import click
 
 from rellm_cache.cli import options
 from rellm_cache.cli.output import byte_size, print_table
-from rellm_cache.utils.console import percent
+from rellm_cache.utils.console import counted, percent
 
 if TYPE_CHECKING:
     from rellm_cache.demo.run import DemoReport, Recognized
@@ -53,7 +53,7 @@ def show(report: "DemoReport") -> None:
     rows.append(["gain by the emotion stream (heads)", *_ua(report.gain, "+"), None])
     click.echo()
     print_table(
-        f"Five emotions (chance 20.0 %), {clips} clips of unseen voices",
+        f"Five emotions (chance 20.0 %), {counted(clips, 'clip')} of unseen voices",
         ["model", "UA", "95 % interval", "CCC arousal, dominance, valence"],
         rows,
     )
@@ -64,7 +64,7 @@ def show(report: "DemoReport") -> None:
         click.echo(f"    {clip.emotion or '':9} {answer.response}")
     counts = report.counts
     click.echo(
-        f"\nOf {counts.answers} answers {counts.repeating} repeat themselves and {counts.cut} are "
+        f"\nOf {counted(counts.answers, 'answer')} {counts.repeating} repeat themselves and {counts.cut} are "
         f"cut. In {percent(counts.different / counts.pairs)} of {counts.pairs} pairs of clips that "
         "differ in emotion alone, the answers differ.\n"
     )

@@ -193,7 +193,7 @@ def test_a_template_that_cannot_be_used_is_named(folder: Path, template: str, me
 def test_a_template_that_changes_the_words_is_refused(folder: Path) -> None:
     template = "{% for m in messages %}{{ m.content[:9] }}<|im_end|>{% endfor %}"
     (folder / "chat_template.jinja").write_text(template.replace("[:9]", " | replace('i', 'j')"))
-    with pytest.raises(ConfigError, match="changes or leaves out the system or user text"):
+    with pytest.raises(ConfigError, match="changes or leaves out the system, user or model text"):
         load(folder).chat.text_prompt("Be kind.", "Hi")
 
 
