@@ -64,9 +64,9 @@ def show(report: "DemoReport") -> None:
         click.echo(f"    {clip.emotion or '':9} {answer.response}")
     counts = report.counts
     click.echo(
-        f"\nOf {counted(counts.answers, 'answer')} {counts.repeating} repeat themselves and {counts.cut} are "
-        f"cut. In {percent(counts.different / counts.pairs)} of {counts.pairs} pairs of clips that "
-        "differ in emotion alone, the answers differ.\n"
+        f"\nOf {counted(counts.answers, 'answer')} {counts.repeating} repeat themselves and "
+        f"{counts.cut} are cut. In {percent(counts.different / counts.pairs)} of {counts.pairs} "
+        "pairs of clips that differ in emotion alone, the answers differ.\n"
     )
     click.echo(
         f"Cache: {byte_size(report.cache_bytes)}; {report.epoch.steps} steps of the heads: "
