@@ -218,7 +218,8 @@ def _check_end_tokens(model: Any, chat: ChatFormat) -> None:
     """Compare the tokenizer's end tokens with the model; other ends of the model stop it too.
 
     Raises:
-        ConfigError: the model has no embedding of an end token.
+        ConfigError: the model has no embedding of an end token, or an end in its files is no
+            token's number.
     """
     rows = len(model.get_input_embeddings().weight)
     if (last := max((*chat.ids(chat.end_text), *chat.stop_ids))) >= rows:
@@ -228,9 +229,19 @@ def _check_end_tokens(model: Any, chat: ChatFormat) -> None:
             f"{rows} tokens; copy tokenizer and weights from the same model"
         )
     ends: set[int] = set()
-    for config in (model.config, model.generation_config):
+    files = {"config.json": model.config, "generation_config.json": model.generation_config}
+    for file, config in files.items():
         found = config.eos_token_id
-        ends |= set(found if isinstance(found, list) else [found]) - {None}
+        for end in found if isinstance(found, list) else [found]:
+            if end is None:
+                continue
+            if type(end) is not int:
+                raise ConfigError(
+                    f"{model.name_or_path}/{file}: found eos_token_id {str(found)[:80]}, expected "
+                    "the number of a token, or a list of numbers; copy the file again"
+                )
+            if 0 <= end < rows:  # the model writes no other token
+                ends.add(end)
     if ends and not ends & set(chat.stop_ids):
         names = chat.tokenizer.convert_ids_to_tokens(sorted(ends))
         say_once(

@@ -320,6 +320,19 @@ def test_an_end_token_of_the_model_alone_stops_answers_too(
     assert load(folder).chat.more_stops == frozenset()
 
 
+@pytest.mark.parametrize("ends", [[[], {}], "</s>", [2.0], [True], {"a": 1}])
+def test_ends_that_are_no_numbers_are_named(folder: Path, ends: Any) -> None:
+    change("generation_config.json", eos_token_id=ends)(folder)
+    with pytest.raises(ConfigError, match=r"generation_config\.json.*eos_token_id"):
+        load(folder)
+
+
+def test_ends_that_the_model_does_not_have_are_left_out(folder: Path) -> None:
+    change("config.json", eos_token_id=5)(folder)
+    change("generation_config.json", eos_token_id=[-1, 10**12, 7])(folder)
+    assert load(folder).chat.more_stops == frozenset({5, 7})
+
+
 def test_a_byte_order_mark_of_a_template_is_left_out(folder: Path) -> None:
     before = load(folder).chat.text_prompt("Be kind.", "Hi")
     with_mark("chat_template.jinja")(folder)
