@@ -96,11 +96,19 @@ def charts(rows: Sequence[dict[str, Any]]) -> list[Chart]:
     losses = [key for key in dict.fromkeys(keys) if key.endswith("_loss")]
     for key in ("loss", *losses, "ua"):
         title = {"loss": "Total loss", "ua": "Unweighted accuracy"}.get(key) or f"Loss {key[:-5]}"
-        training = [(r["step"], r[key]) for r in rows if "validation" not in r and key in r]
-        validation = [
-            (r["step"], r["validation"][key]) for r in rows if key in r.get("validation", {})
-        ]
-        curves = {"training": training, "validation": validation}
+        # A value that was not finite is null in the file and leaves a gap.
+        curves = {
+            "training": [
+                (row["step"], float(row[key]))
+                for row in rows
+                if "validation" not in row and row.get(key) is not None
+            ],
+            "validation": [
+                (row["step"], float(row["validation"][key]))
+                for row in rows
+                if row.get("validation", {}).get(key) is not None
+            ],
+        }
         if any(len(points) > 1 for points in curves.values()):
             shown = percent if key == "ua" else "{:.3g}".format
             drawn.append(_chart(title, {k: v for k, v in curves.items() if v}, shown))
@@ -114,7 +122,8 @@ def _chart(
     steps = max(x for points in curves.values() for x, _ in points)
     low, high = min(values), max(values)
     if low == high:
-        low, high = low - 0.5, high + 0.5
+        margin = max(0.5, abs(low) / 1e6)
+        low, high = low - margin, high + margin
     span = high - low
 
     def x(step: int) -> float:

@@ -367,6 +367,19 @@ def test_every_loss_of_a_run_has_a_chart() -> None:
     assert all(0 <= place <= HEIGHT for chart in drawn for place, _ in chart.ticks)  # flat ones too
 
 
+def test_charts_have_a_gap_where_a_value_was_not_finite() -> None:
+    rows = [{"step": i, "loss": 2.0, "vad_loss": None if i == 1 else 1.0} for i in range(3)]
+    rows.append({"step": 2, "validation": {"loss": None, "ua": None}})
+    total, vad = charts(rows)
+    assert [line.name for line in total.lines] == ["training"]
+    assert len(vad.lines[0].points.split()) == 2
+
+
+def test_a_large_constant_is_drawn() -> None:
+    (chart,) = charts([{"step": i, "loss": 2**60} for i in range(3)])
+    assert all(0 <= place <= HEIGHT for place, _ in chart.ticks)
+
+
 def test_a_run_and_a_cache_of_rellm_0_1_give_the_scores_of_then(tmp_path: Path) -> None:
     def scores(folder: Path) -> Any:
         text = (folder / "scores.json").read_text("utf-8")
