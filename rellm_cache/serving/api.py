@@ -76,7 +76,7 @@ class ChatAPI:
             asked = await self._read(request)
             job = self._worker.start(lambda emit: self._answer(asked, emit))
             return await self._respond(request, asked, job)
-        except Exception as error:
+        except Exception as error:  # of any kind: the client gets its reason and a status
             return error_response(request_error(error))
 
     async def _respond(self, request: Request, asked: ChatRequest, job: Job) -> Response:
