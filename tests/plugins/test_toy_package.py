@@ -36,7 +36,7 @@ output_size = 32
 [adapter.options]
 queries = 3
 [heads]
-emotions = ["neutral", "happy", "angry", "sad"]
+emotions = ["neutral", "happy", "angry", "sad", "surprise"]
 dimensions = false
 [losses]
 response_lm = 0.0
@@ -161,6 +161,6 @@ def test_a_package_brings_parts_without_an_edit_in_rellm(python: Path, tmp_path:
     with pytest.raises(ConfigError, match=r"encoders\.mel\.kind: .* pip install rellm-toy"):
         run_recipe(killed)
     stores = {store.encoder: store for store in cache_info(cache)}
-    assert stores["toy-logmel"].clips == stores["prosody"].clips == 48
+    assert stores["toy-logmel"].clips == stores["prosody"].clips == 60
     assert stores["toy-logmel"].hours == pytest.approx(stores["prosody"].hours, rel=0.02)
     assert check_store(cache / stores["toy-logmel"].name, silent).is_intact
