@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from rellm_cache.config.specs import digest
 from rellm_cache.llm.decoding import Continuation, Decoder, Ending, Request, slots_that_fit
 from rellm_cache.llm.frozen import FrozenLLM
-from rellm_cache.llm.unpacked_weights import unpacked_weights
 
 
 @dataclass(frozen=True)
@@ -57,10 +56,9 @@ def ask(
         Request(llm.embed(tokens[shared:]), seed=_seed(prompt, writing))
         for prompt, tokens in requests
     )
-    with unpacked_weights(llm):
-        for index, answer in Decoder(llm, ending, slots, prefix).answers(stream):
-            prompt, tokens = requests[index]
-            yield Reply(prompt, answer, len(tokens) + len(llm.chat.ids(answer.text)))
+    for index, answer in Decoder(llm, ending, slots, prefix).answers(stream):
+        prompt, tokens = requests[index]
+        yield Reply(prompt, answer, len(tokens) + len(llm.chat.ids(answer.text)))
 
 
 def _shared_length(requests: Sequence[tuple[int, ...]]) -> int:

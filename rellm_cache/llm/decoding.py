@@ -1,7 +1,8 @@
 """Decoding with the frozen LLM: greedy or sampled continuations of prompts, token by token.
 
 Continuous batching: a prompt takes the place of an answer that has ended, so no computation is
-spent on finished answers. What all prompts begin with is computed once.
+spent on finished answers. What all prompts begin with is computed once. On a CPU, 4-bit weights are
+unpacked once for all tokens (`unpacked_weights`).
 
 Sampling adds Gumbel noise to logits / temperature and takes the largest value (Gumbel-max). This is
 a draw from their softmax. Each prompt has its own random generator, so its answer does not depend
@@ -23,6 +24,7 @@ from rellm_cache.llm.frozen import FrozenLLM
 from rellm_cache.llm.prefix_cache import PrefixKV
 from rellm_cache.llm.sentence_limit import NO_LIMIT, ReplyLimit
 from rellm_cache.llm.slot_cache import SlotCache, repeat_prefix
+from rellm_cache.llm.unpacked_weights import unpacked_weights
 from rellm_cache.utils.devices import memory_budget
 
 Watch = Callable[[list[str]], None]  # gets the text of each prompt so far, after each token
@@ -98,14 +100,16 @@ def continue_prompts(
     limit: ReplyLimit = NO_LIMIT,
     sampling: Sampling | None = None,
     watch: Watch | None = None,
+    prefix: PrefixKV | None = None,
 ) -> list[Continuation]:
     """Continue prompts in one batch; the result of each does not depend on the others.
 
     Args:
-        prompts: embeddings (t, H).
+        prompts: embeddings (t, H), without the prefix.
         speech: positions of each speech in each prompt; empty if no prompt has any.
         sampling: None for greedy decoding.
         watch: is called after each token; an error that it raises ends the decoding.
+        prefix: keys and values of what all prompts begin with.
 
     Raises:
         ConfigError: a prompt and its answer are longer than the model supports.
@@ -117,7 +121,7 @@ def continue_prompts(
     requests = [Request(*of) for of in zip(prompts, spans, seeds, strict=True)]
     found: dict[int, Continuation] = {}
     ending = Ending(max_new_tokens, limit, 1.0 if sampling is None else sampling.temperature)
-    for index, answer in Decoder(llm, ending, len(prompts), watch=watch).answers(requests):
+    for index, answer in Decoder(llm, ending, len(prompts), prefix, watch).answers(requests):
         found[index] = answer
     return [found[index] for index in range(len(prompts))]
 
@@ -159,7 +163,12 @@ class Decoder:
         Raises:
             ConfigError: a prompt and its answer are longer than the model supports.
         """
-        waiting = enumerate(requests)
+        with unpacked_weights(self._llm):
+            yield from self._answers(enumerate(requests))
+
+    def _answers(
+        self, waiting: Iterator[tuple[int, Request]]
+    ) -> Iterator[tuple[int, Continuation]]:
         while True:
             free = self._slots - len(self._rows)
             if not self._rows or free * REFILL >= self._slots:

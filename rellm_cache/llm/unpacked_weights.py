@@ -1,7 +1,8 @@
-"""Unpacked 4-bit weights of an LLM on a CPU, while it writes many answers.
+"""Unpacked 4-bit weights of an LLM on a CPU, while it trains an adapter or writes answers.
 
-bitsandbytes unpacks every matrix again for each token. When memory allows, one unpacked copy of
-all matrices saves this work. The results are the same, bit for bit.
+bitsandbytes unpacks every matrix again for each token, and for each forward and backward pass. When
+memory allows, one unpacked copy of all matrices saves this work. The results are the same, bit for
+bit.
 """
 
 from collections.abc import Iterator
@@ -18,16 +19,30 @@ from rellm_cache.utils.devices import machine_memory
 SHARE = 4  # the copy takes at most a quarter of the available memory
 
 
+def unpacked_bytes(values: int, itemsize: int) -> int:
+    """Bytes of the copy of so many 4-bit weights; 0 where memory does not allow it.
+
+    It may take a quarter of the available memory: 0.4 GB for 0.1 billion weights, 28 GB for 7
+    billion.
+    """
+    needed = values * itemsize
+    return needed if needed * SHARE <= machine_memory()[1] else 0
+
+
 @contextmanager
 def unpacked_weights(llm: FrozenLLM) -> Iterator[None]:
     """Hold a copy of an LLM's 4-bit matrices in the dtype of its computations during the block.
 
-    It does nothing on a GPU, which unpacks quickly, and where the copy would take more than a
-    quarter of the available memory: 0.4 GB for 0.1 billion weights, 28 GB for 7 billion.
+    It does nothing on a GPU, which unpacks quickly, and where memory is short. Blocks may be
+    nested.
     """
-    layers = [m for m in llm.model.modules() if isinstance(m, bitsandbytes.nn.Linear4bit)]
-    needed = sum(m.in_features * m.out_features for m in layers) * llm.dtype.itemsize
-    if llm.device.type != "cpu" or needed * SHARE > machine_memory()[1]:
+    layers = [
+        module
+        for module in llm.model.modules()
+        if isinstance(module, bitsandbytes.nn.Linear4bit) and "forward" not in vars(module)
+    ]
+    values = sum(layer.in_features * layer.out_features for layer in layers)
+    if llm.device.type != "cpu" or not unpacked_bytes(values, llm.dtype.itemsize):
         yield
         return
     try:

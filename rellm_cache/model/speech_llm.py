@@ -172,41 +172,40 @@ class SpeechLLM(nn.Module):
         """Tokens that an utterance of so many speech embeddings costs; see `ExampleRows.tokens`."""
         return embeddings if self.rows is None else self.rows.tokens(embeddings, targets)
 
-    def prompt_embeddings(
-        self, speech: Tensor, task: str, asked: Sequence[int] | None = None
-    ) -> Tensor:
-        """(T, H) request around speech (t, H); the ids `asked`, if given, follow the speech."""
-        llm, prompt = require_llm(self.llm), self.prompts[task]
-        ids = prompt.after if asked is None else asked
-        before, after = llm.embed(prompt.before), llm.embed(ids)
-        return torch.cat([before, speech.to(before.dtype), after])
-
     @torch.inference_mode()
     def answers(
         self, speech: Speech, task: str, max_new_tokens: int, limit: ReplyLimit = NO_LIMIT
     ) -> list[Continuation]:
         """Greedy answers of the LLM to a request with each utterance's speech, up to `limit`."""
-        start = len(self.prompts[task].before)
-        return continue_prompts(
-            require_llm(self.llm),
-            [self.prompt_embeddings(speech.one(i), task) for i in range(len(speech.counts))],
-            max_new_tokens,
-            [[range(start, start + length)] for length in speech.counts],
-            limit,
-        )
+        after = self.prompts[task].after
+        asked = [(index, after) for index in range(len(speech.counts))]
+        return self._continue(speech, task, asked, max_new_tokens, limit)
 
     @torch.inference_mode()
     def question_answers(
         self, speech: Speech, asked: Sequence[tuple[int, Sequence[int]]], max_new_tokens: int
     ) -> list[Continuation]:
         """Greedy answers to questions: pairs of utterance index and token ids after the speech."""
-        start = len(self.prompts["qa_lm"].before)
-        return continue_prompts(
-            require_llm(self.llm),
-            [self.prompt_embeddings(speech.one(i), "qa_lm", ids) for i, ids in asked],
-            max_new_tokens,
-            [[range(start, start + speech.counts[i])] for i, _ in asked],
-        )
+        return self._continue(speech, "qa_lm", asked, max_new_tokens)
+
+    def _continue(
+        self,
+        speech: Speech,
+        task: str,
+        asked: Sequence[tuple[int, Sequence[int]]],
+        max_new_tokens: int,
+        limit: ReplyLimit = NO_LIMIT,
+    ) -> list[Continuation]:
+        """Answers to pairs of utterance index and token ids that follow its speech."""
+        llm = require_llm(self.llm)
+        start = llm.prefix_segment(self.prompts[task].before)
+        prompts, spans = [], []
+        for index, ids in asked:
+            one = speech.one(index).to(llm.dtype)  # (T', H)
+            prompts.append(torch.cat([start.embeddings, one, llm.embed(ids)]))  # (T, H)
+            before = len(start.embeddings)
+            spans.append([range(before, before + len(one))])
+        return continue_prompts(llm, prompts, max_new_tokens, spans, limit, prefix=start.prefix)
 
     @torch.inference_mode()
     def label_log_likelihoods(

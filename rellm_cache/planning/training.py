@@ -22,6 +22,7 @@ from rellm_cache.config.schema import (
 from rellm_cache.corpus.manifest import Utterance
 from rellm_cache.data.examples import Questions
 from rellm_cache.llm.memory import Footprint, estimate_footprint
+from rellm_cache.llm.unpacked_weights import unpacked_bytes
 from rellm_cache.llm.teacher_distribution import CHUNK
 from rellm_cache.model.heads import AuxiliaryHeads
 from rellm_cache.model.layer_mix import LayerMixes
@@ -141,10 +142,14 @@ def plan_training(
         left = GPU_SHARE * (gpu_bytes - fixed)
         micro_batch = max(micro_batch, int((left - temporary) / max(token_bytes, 1)))
     operations = frames * (cost.operations + mixes.operations)
-    if llm:
+    llm_bytes = 0
+    if llm and recipe.llm:
         operations += total * 4 * llm.linear_parameters
+        llm_bytes = llm.device_bytes
+        if recipe.llm.quantization == "nf4" and dtype == torch.float32:  # on a CPU
+            llm_bytes += unpacked_bytes(llm.linear_parameters, llm.value_bytes)
     return TrainingPlan(
-        llm_bytes=llm.device_bytes if llm else 0,
+        llm_bytes=llm_bytes,
         host_bytes=llm.host_bytes if llm else 0,
         trained=parameters,
         trained_bytes=trained_bytes,

@@ -30,6 +30,7 @@ from rellm_cache.data.sampler import bucketed_batches
 from rellm_cache.data.streams import StreamSet, frame_statistics
 from rellm_cache.errors import ConfigError, RunError
 from rellm_cache.llm.frozen import FrozenLLM
+from rellm_cache.llm.unpacked_weights import unpacked_weights
 from rellm_cache.model.losses.emotion import class_weights
 from rellm_cache.model.losses.loss_terms import LossTerms
 from rellm_cache.model.speech_llm import SpeechLLM
@@ -188,7 +189,8 @@ class Trainer:
 
     def run(self, position: Position) -> Position:
         """Train from a position to the end, or until training is stopped."""
-        with self.tracker:
+        llm = self.model.llm
+        with self.tracker, unpacked_weights(llm) if llm else nullcontext():
             position = self._run(position)
         self.accelerator.end_training()
         return position

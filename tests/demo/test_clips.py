@@ -45,10 +45,10 @@ def test_test_voices_are_unseen(clips: list[Utterance]) -> None:
     assert sum(u.split == "test" for u in clips) >= 160
 
 
-def test_every_sentence_has_a_reply_for_each_emotion(clips: list[Utterance]) -> None:
-    replies = {(u.text, u.emotion): u.response for u in clips}
-    assert len(set(replies.values())) == len(replies) == 20 * len(EMOTIONS)
-    assert all((u.text, u.emotion) in replies and u.response for u in clips)
+def test_each_emotion_has_a_reply_that_fits_any_sentence(clips: list[Utterance]) -> None:
+    replies = {u.emotion: u.response for u in clips}
+    assert len(set(replies.values())) == len(replies) == len(EMOTIONS)
+    assert all(u.response and u.response == replies[u.emotion] for u in clips)
     assert not any(repeats_itself(reply or "") for reply in replies.values())
 
 

@@ -32,6 +32,27 @@ def test_results_are_equal_bit_for_bit(llm: FrozenLLM) -> None:
         assert torch.equal(llm.model(ids).logits, before)
 
 
+def test_gradients_are_equal_bit_for_bit(llm: FrozenLLM) -> None:
+    inputs = llm.embed(llm.chat.ids("What are you thinking about?"))[None].requires_grad_(True)
+
+    def gradient() -> torch.Tensor:
+        (found,) = torch.autograd.grad(llm.model(inputs_embeds=inputs).logits.sum(), inputs)
+        return found
+
+    before = gradient()
+    with unpacked_weights(llm):
+        assert torch.equal(gradient(), before)
+
+
+def test_nested_blocks_end_with_the_outer_one(llm: FrozenLLM) -> None:
+    with unpacked_weights(llm):
+        held = layers_replaced(llm)
+        with unpacked_weights(llm):
+            assert layers_replaced(llm) == held
+        assert layers_replaced(llm) == held
+    assert layers_replaced(llm) == 0
+
+
 def test_an_error_in_the_block_leaves_the_model_as_it_was(llm: FrozenLLM) -> None:
     with pytest.raises(KeyboardInterrupt), unpacked_weights(llm):
         raise KeyboardInterrupt

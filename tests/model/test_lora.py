@@ -192,10 +192,11 @@ def test_label_likelihoods_and_answers_are_those_of_each_utterance_alone(
     speech = model.speech(make_batch(llm))
     label = llm.chat.ids("happy")
     found = model.label_log_likelihoods(speech, [llm.chat.ids("sad"), label])
-    start = len(model.prompts["emotion_lm"].before)
+    asked = model.prompts["emotion_lm"]
+    before, after = llm.embed(asked.before), llm.embed(asked.after)
+    start = len(before)
     for index in range(2):
-        prompt = model.prompt_embeddings(speech.one(index), "emotion_lm")
-        row = torch.cat([prompt, llm.embed(label)])
+        row = torch.cat([before, speech.one(index), after, llm.embed(label)])
         where = torch.ones(1, len(row), dtype=torch.bool)
         if scope == "speech":
             where[0, :start] = where[0, start + len(speech.one(index)) :] = False

@@ -195,11 +195,11 @@ def test_label_likelihoods_are_those_of_separate_rows(
     labels = [llm.chat.ids(name) for name in ("happy", "sad")]
     speech = model.speech(batch)
     found = model.label_log_likelihoods(speech, labels)
+    asked = model.prompts["emotion_lm"]
+    before, after = llm.embed(asked.before), llm.embed(asked.after)
     for index in range(3):
         for column, label in enumerate(labels):
-            row = torch.cat(
-                [model.prompt_embeddings(speech.one(index), "emotion_lm"), llm.embed(label)]
-            )
+            row = torch.cat([before, speech.one(index), after, llm.embed(label)])
             logits = llm.model(inputs_embeds=row[None]).logits[0]
             expected = (
                 logits[-len(label) - 1 : -1].log_softmax(1).gather(1, torch.tensor(label)[:, None])
