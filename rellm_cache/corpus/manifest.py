@@ -6,9 +6,11 @@ manifest adds them to the utterances. BLSP's field names are accepted too.
 """
 
 import dataclasses
+import gc
 import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -281,6 +283,19 @@ def responses_path(manifest: Path) -> Path:
     return manifest.with_name(f"{manifest.stem}.responses.jsonl")
 
 
+@contextmanager
+def _paused_collection() -> Iterator[None]:
+    """Pause Python's garbage collector, which would look through all rows again and again."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+@_paused_collection()
 def read_manifest(path: Path) -> list[Utterance]:
     """Read all utterances of one manifest file and add their expected responses.
 
