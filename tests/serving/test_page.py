@@ -8,16 +8,31 @@ from typing import Any
 
 import pytest
 import soundfile
-from live_server import LiveServer, TinyRuns
+from live_server import SETTINGS, LiveServer, TinyRuns, run_server
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 from tones import tone
+
+from rellm_cache.evaluation.run import EvaluationOptions, evaluate
+from rellm_cache.serving.server import load_runs
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 WAIT = 120_000  # milliseconds; a test takes a few seconds unless the machine is busy
 
 
 @pytest.fixture(scope="module")
-def browser(tiny_runs: TinyRuns) -> Iterator[Browser]:
+def scored(
+    tiny_runs: TinyRuns, uploads: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[LiveServer]:
+    """A server of one run that has scores, so that its page has example clips."""
+    run = shutil.copytree(tiny_runs.plain, tmp_path_factory.mktemp("scored") / "plain")
+    test = tiny_runs.manifest / "test.jsonl"
+    evaluate(run, test, tiny_runs.cache, EvaluationOptions(samples=0, in_words=False))
+    yield from run_server(load_runs([run]), SETTINGS, uploads)
+
+
+@pytest.fixture(scope="module")
+def browser(tiny_runs: TinyRuns, scored: LiveServer) -> Iterator[Browser]:
+    """Chromium. Servers start before it: Playwright's event loop then runs in this thread."""
     program = next(filter(None, map(shutil.which, BROWSERS)), None)
     if program is None:
         pytest.skip(
@@ -38,6 +53,10 @@ def browser(tiny_runs: TinyRuns) -> Iterator[Browser]:
 
 @pytest.fixture
 def page(browser: Browser, server: LiveServer) -> Iterator[Page]:
+    yield from opened_page(browser, server)
+
+
+def opened_page(browser: Browser, server: LiveServer) -> Iterator[Page]:
     """The page, whose every request must stay on this machine, and whose scripts must not fail."""
     context = browser.new_context(viewport={"width": 1280, "height": 900})
     context.set_default_timeout(WAIT)
@@ -132,6 +151,20 @@ def test_a_file_gives_the_numbers_of_the_api(
     assert heard.recognition is not None
     shown = own.locator(".bars .value").all_inner_texts()
     assert shown == [f"{100 * p:.1f} %" for p in heard.recognition.probabilities.values()]
+
+
+def test_an_example_clip_is_answered(browser: Browser, scored: LiveServer) -> None:
+    for page in opened_page(browser, scored):
+        examples = page.locator("#examples").get_by_role("button")
+        expect(examples.first).to_contain_text(": ")  # emotion and text
+        examples.first.click()
+        page.locator("#speech").get_by_role("button", name="Clear").wait_for()
+        page.wait_for_timeout(1000)
+        page.locator("#send").click()
+        expect(page.locator(".message")).to_have_count(2)
+        expect(page.locator(".bars tr")).to_have_count(5)
+        expect(page.locator(".busy")).to_have_count(0)
+        expect(page.locator(".message.run, .note").last).to_be_visible()
 
 
 def test_what_cannot_be_heard_is_told(page: Page, tmp_path: Path) -> None:
