@@ -97,7 +97,8 @@ class Soak:
         for name in ("cache", "heads"):
             shutil.copytree(root / name, kept / name)
         self.interrupt(kept)
-        expected = self.read_all(kept)
+        # A copy: reading finishes the interrupted run.
+        expected = self.read_all(shutil.copytree(kept, self.scratch / "undamaged"))
         if expected.problem:
             raise SystemExit(f"the undamaged folders: {expected}")
         for _ in range(count):
@@ -129,6 +130,8 @@ class Soak:
             if wait(pid, 0.002) is not None:
                 raise SystemExit(f"the run ended before its kill: {log.read_text()}")
         kill(pid)
+        if (folder / "begun" / "training.json").exists():
+            raise SystemExit("the run ended before its kill: let it train for longer")
 
     def damage(self, folder: Path) -> tuple[str, str]:
         """Damage one file; its description and the row of the table."""
