@@ -93,8 +93,8 @@ SENTENCES: Final = (
     "The children painted the kitchen wall.",
     "I am going to meet her parents.",
 )
-# Replies that a kind friend could give, written by people: SmolLM2-135M does not write good ones, and
-# does not hear words in the few steps of the demo (docs/log.md).
+# Replies that a kind friend could give, written by people: SmolLM2-135M does not write good ones,
+# and does not hear words in the few steps of the demo (docs/log.md).
 REPLIES: Final = {
     "neutral": "All right, thank you for telling me.",
     "happy": "How wonderful, I am so happy for you!",

@@ -22,8 +22,8 @@ from rellm_cache.config.schema import (
 from rellm_cache.corpus.manifest import Utterance
 from rellm_cache.data.examples import Questions
 from rellm_cache.llm.memory import Footprint, estimate_footprint
-from rellm_cache.llm.unpacked_weights import unpacked_bytes
 from rellm_cache.llm.teacher_distribution import CHUNK
+from rellm_cache.llm.unpacked_weights import unpacked_bytes
 from rellm_cache.model.heads import AuxiliaryHeads
 from rellm_cache.model.layer_mix import LayerMixes
 from rellm_cache.model.registry import build_adapter
