@@ -195,9 +195,17 @@ def pad(clips: list[tuple[np.ndarray, np.ndarray]]) -> tuple[torch.Tensor, ...]:
 
 
 def loaders(bench: Bench) -> Rates:
-    """Complete padded batches handed to a consumer that only takes them, in the same order."""
+    """Complete padded batches handed to a consumer that only takes them, in the same order.
+
+    Beside them a mapped file whose bytes are copied without padding, by one thread.
+    """
     loader = bench.loader(bench.frames())
     eight_bits = bench.loader(bench.frames("int8"))
+    peer, out = Memmap(bench.place("memmap"), bench.corpus), bench.buffers()
+
+    def copied(repetition: int) -> None:
+        for batch in bench.plan(repetition):
+            peer.read(batch, out)
 
     def mine(loader: BatchLoader) -> Run:
         def run(repetition: int) -> None:
@@ -223,7 +231,12 @@ def loaders(bench: Bench) -> Rates:
     # Its workers are forked in the first turn, before the loaders have memory: a fork would make
     # them copy each page of it once more, in a repetition that counts.
     return bench.take_turns(
-        {"DataLoader, 2 workers": torchs, "loader": mine(loader), "loader, int8": mine(eight_bits)}
+        {
+            "DataLoader, 2 workers": torchs,
+            "loader": mine(loader),
+            "loader, int8": mine(eight_bits),
+            "memmap beside the loader": copied,
+        }
     )
 
 
@@ -408,6 +421,7 @@ def measure(bench: Bench, models: Path | None) -> tuple[dict[str, float], Rates]
         "warm_vs_tensorstore": median_ratio(rates, "rellm", "tensorstore"),
         "warm_vs_zarr": median_ratio(rates, "rellm", "zarr-python"),
         "loader_vs_dataloader": median_ratio(rates, "loader", "DataLoader, 2 workers"),
+        "loader_vs_memmap": median_ratio(rates, "loader", "memmap beside the loader"),
         "cold_vs_memmap": median_ratio(rates, "cold loader", "cold memmap"),
         "int8_vs_fp16": median_ratio(rates, "loader, int8", "loader"),
         "write_vs_raw": median_ratio(rates, "write rellm", "write raw"),

@@ -6,7 +6,8 @@
     python tests/benchmarks/train.py manifests/ravdess --json train.json
 
 Three steps take turns on the same batches, in one process: ours from the cache; a naive one
-(naive.py) from the cache; and the naive one with both encoders run in each step. Peak memory is
+(naive.py) from the cache; and the naive one with both encoders run in each step. Ours has unpacked
+4-bit weights, as in `rellm train`, which unpacks them once. Peak memory, this copy included, is
 measured on the batch with most tokens, in a separate process for each step. Losses and gradients
 are compared in fp32 without dropout; the naive softmax is summed in float64 (see naive.py).
 """
@@ -19,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
@@ -36,6 +38,8 @@ from rellm_cache.data.examples import make_examples
 from rellm_cache.data.streams import open_streams
 from rellm_cache.inference.live_encoding import LiveEncoders
 from rellm_cache.llm.loading import load_llm
+from rellm_cache.llm.memory import estimate_footprint
+from rellm_cache.llm.unpacked_weights import unpacked_weights
 from rellm_cache.planning.training import plan_training
 from rellm_cache.training.loop import Trainer, TrainingData, make_accelerator
 
@@ -91,11 +95,12 @@ class Bench:
         times: dict[str, list[float]] = {"ours": [], "waiting": [], "cached": [], "online": []}
         loaded = self.trainer.loader.groups([[i] for i in self.plan], reuse_memory=True)
         for number, indices in enumerate(self.plan):
-            begun = time.perf_counter()
-            batches = next(loaded)
-            waited = time.perf_counter() - begun
-            self.trainer.step(batches, number)
-            times["ours"].append(time.perf_counter() - begun)
+            with unpacked_weights(self.llm):
+                begun = time.perf_counter()
+                batches = next(loaded)
+                waited = time.perf_counter() - begun
+                self.trainer.step(batches, number)
+                times["ours"].append(time.perf_counter() - begun)
             times["waiting"].append(waited)
             for name in ("cached", "online") if self.live else ("cached",):
                 begun = time.perf_counter()
@@ -159,11 +164,12 @@ def peak_memory(which: str, recipe: Recipe, options: argparse.Namespace) -> floa
         before = resident("VmRSS")
         largest = bench.largest()
         loaded = bench.trainer.loader.groups([[largest]] * MEMORY_STEPS, reuse_memory=True)
-        for number in range(MEMORY_STEPS):
-            if which == "ours":
-                bench.trainer.step(next(loaded), number)
-            else:
-                bench.cached(number, largest)
+        with unpacked_weights(bench.llm) if which == "ours" else nullcontext():
+            for number in range(MEMORY_STEPS):
+                if which == "ours":
+                    bench.trainer.step(next(loaded), number)
+                else:
+                    bench.cached(number, largest)
         return resident("VmHWM") - before
 
 
@@ -173,7 +179,8 @@ def planned_memory(recipe: Recipe, options: argparse.Namespace) -> float:
     sizes = open_streams(recipe.encoders, options.cache).sizes
     seconds = {clip.id: clip.duration or 0.0 for clip in clips}
     found = plan_training(recipe, clips, seconds, sizes, torch.float32)
-    return (found.trained_bytes + found.step_bytes) / 1e6
+    loaded = estimate_footprint(recipe.require_llm(), torch.float32).device_bytes
+    return (found.peak_bytes - loaded) / 1e6
 
 
 def in_own_process(function: Callable[..., float], *arguments: object) -> float:
