@@ -32,6 +32,7 @@ from rellm_cache.utils.devices import (
 from rellm_cache.utils.model_files import local_folder
 
 USED_SHARE = 0.3  # of the peak: a guess at a step's, to choose its clips
+LEAST_SECONDS = 20.0  # for which clips are chosen, even if less time is left
 
 
 def measure(recipe: Recipe, settings: BenchSettings, end: float) -> BenchReport:
@@ -114,7 +115,7 @@ def find_llm_or_random(
 def _fitting(training: MadeTraining, peak: Peak, end: float) -> MadeTraining:
     """The training itself, or one with fewer clips a step if its steps would take too long."""
     clip_seconds = training.operations() / training.clips / (USED_SHARE * peak.operations)
-    left = max(0.0, end - time.monotonic()) / (WARM_UP + 1)
+    left = max(LEAST_SECONDS, end - time.monotonic()) / (WARM_UP + 1)
     clips = max(1, int(left / clip_seconds))
     if clips >= training.clips:
         return training
