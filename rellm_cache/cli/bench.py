@@ -39,7 +39,7 @@ def bench(
     memory_gb: float | None,
     file: Path | None,
 ) -> None:
-    """Measure training on this machine: speed, memory, time of an epoch of IEMOCAP.
+    """Measure training on this machine: speed, memory, epoch time.
 
     Steps of the real trainer run on made frames and responses of IEMOCAP's size: no corpus, cache
     or encoder is needed. The LLM is the recipe's own where its folder is on this machine. Otherwise
