@@ -168,7 +168,7 @@ def _respond(
                 yield answer.prompt, fields | answer.reply.row
 
         table.fill("Responding", len(left), "prompts", results())
-    unfinished = output.why_unfinished(table, "prompt", asked)
+    unfinished = output.why_unfinished(table, "prompt", lambda: table.missing(asked))
     replies |= {prompt: dict(table[prompt]) for prompt in table}
     if unfinished:
         return RespondReport(out, 0, len(new), {}, unfinished)

@@ -201,7 +201,7 @@ def workers(unit: str, what: str) -> Callable[[Command], Command]:
             "--shard",
             metavar="I/N",
             help=f"Only part I of N of the {unit}s, for job arrays. The part of a {unit} depends "
-            f"on its {'text' if unit == 'prompt' else 'id'} only.",
+            f"on its {'id' if unit == 'clip' else 'text'} only.",
         )
         ray = click.option(
             "--ray",

@@ -96,7 +96,7 @@ def generate(
             table.fill("Answering", len(left), "clips", found)
         elif left:
             table.fill("Answering", len(left), "clips", task.load_with(resources)(left))
-        if unfinished := output.why_unfinished(table, "clip", made):
+        if unfinished := output.why_unfinished(table, "clip", lambda: table.missing(made)):
             say(f"{out}: {unfinished}")
             return []
         # Paths and transcripts of the manifest as it is now.

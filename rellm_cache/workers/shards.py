@@ -29,7 +29,7 @@ class Output:
         self.part = part_name(shard)
 
     def why_unfinished(
-        self, table: ResultTable, unit: str, ids: Iterable[str], *fields: str
+        self, table: ResultTable, unit: str, find_missing: Callable[[], Iterable[str]]
     ) -> str:
         """Why the file cannot be written yet; empty if this process may write it now.
 
@@ -37,14 +37,14 @@ class Output:
 
         Args:
             unit: name of a row, for the text.
-            ids, fields: what `ResultTable.missing` must not return.
+            find_missing: returns the ids of rows that are not there.
         """
         if self._shard is None:
             return ""
         is_last = self._take()
         table.join()
         count = self._shard.count
-        missing = Counter(Shard.of(name, count).number for name in table.missing(ids, *fields))
+        missing = Counter(Shard.of(name, count).number for name in find_missing())
         if missing:
             shards = ", ".join(f"{number}/{count}" for number in sorted(missing))
             what = counted(missing.total(), f"{unit} remains", f"{unit}s remain")
