@@ -229,11 +229,12 @@ def extract(
         [0, 0]
     """
     from rellm_cache.config.recipes import load_recipe
-    from rellm_cache.extraction.workers.options import Shard, WorkerOptions
+    from rellm_cache.extraction.options import ExtractionOptions
+    from rellm_cache.workers.options import Shard
 
     loaded = load_recipe(recipe, set)  # before what takes seconds to import
     part = Shard.parse(shard) if shard else None
-    options = WorkerOptions(workers, ray, part, commit_seconds)
+    options = ExtractionOptions(workers, ray, part, commit_seconds)
 
     from rellm_cache.extraction.run import extract
 

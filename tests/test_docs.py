@@ -143,7 +143,8 @@ def written_commands(page: Path) -> list[list[str]]:
     """Words of each rellm command in the fenced blocks of a page, without "rellm"."""
     blocks = "\n".join(re.findall(r"^```\w*\n(.*?)^```", page.read_text("utf-8"), re.M | re.S))
     lines = re.sub(r"\\\n\s*", " ", blocks).splitlines()
-    return [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("rellm ")]
+    commands = [line for line in lines if re.match(r'rellm (?!"\$@")', line)]  # not any command
+    return [shlex.split(line, comments=True)[1:] for line in commands]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=[str(p.relative_to(ROOT)) for p in PAGES])

@@ -19,6 +19,7 @@ import rellm_cache as rellm
 from rellm_cache.cli import main
 from rellm_cache.config.recipes import to_toml
 from rellm_cache.config.schema import Recipe
+from rellm_cache.corpus.manifest import read_lines
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 
@@ -36,7 +37,7 @@ exit "$(cat "$request/code")"
 """
 
 
-@pytest.mark.parametrize("name", ["extract.sh", "train.sh"])
+@pytest.mark.parametrize("name", ["extract.sh", "array.sh", "train.sh"])
 def test_page_shows_the_script(name: str) -> None:
     page = (ROOT / "docs/slurm.md").read_text("utf-8")
     assert f"```sh\n{(SCRIPTS / name).read_text('utf-8')}```\n" in page
@@ -44,7 +45,7 @@ def test_page_shows_the_script(name: str) -> None:
 
 def test_shellcheck_finds_nothing() -> None:
     scripts = sorted(map(str, SCRIPTS.glob("*.sh")))
-    assert len(scripts) == 2
+    assert len(scripts) == 3
     words = [str(Path(sys.executable).parent / "shellcheck"), *scripts]
     checked = subprocess.run(words, capture_output=True, text=True, check=False)
     assert checked.returncode == 0, checked.stdout + checked.stderr
@@ -131,21 +132,34 @@ def test_an_array_fills_a_cache_and_two_processes_train_from_it(
     assert environments(node, "RANK") == ["", "", "0", "1"]
 
 
-def test_an_array_with_gaps_is_refused(node: Path) -> None:
+def test_an_array_writes_responses(node: Path, corpus: Path, recipe: Recipe) -> None:
+    (node / "tiny.toml").write_text(to_toml(recipe), "utf-8")
+    words = ["respond", f"{corpus.name}/test.jsonl", "--recipe", "tiny.toml"]
+    tasks = [start(node, "array.sh", *words, **ARRAY, SLURM_ARRAY_TASK_ID=i) for i in ("4", "5")]
+    outputs = serve(node, *tasks)
+    assert sum("responses.jsonl: 2 responses" in output for output in outputs) == 1
+    rows = read_lines(corpus / "test.responses.jsonl")
+    assert [row["id"] for _, row in rows] == ["tones/09", "tones/10"]
+
+
+@pytest.mark.parametrize(
+    ("script", "words"), [("extract.sh", ("m", "r", "c")), ("array.sh", ("respond", "m"))]
+)
+def test_an_array_with_gaps_is_refused(node: Path, script: str, words: tuple[str, ...]) -> None:
     gaps = ARRAY | {"SLURM_ARRAY_TASK_MAX": "8"}
-    job = start(node, "extract.sh", "m", "r", "c", **gaps, SLURM_ARRAY_TASK_ID="4")
+    job = start(node, script, *words, **gaps, SLURM_ARRAY_TASK_ID="4")
     assert "an array with gaps" in job.communicate()[0]
     assert job.returncode == 2
 
 
-@pytest.mark.parametrize("script", ["extract.sh", "train.sh"])
+@pytest.mark.parametrize("script", ["extract.sh", "array.sh", "train.sh"])
 def test_missing_arguments_are_named(node: Path, script: str) -> None:
     job = start(node, script, "manifest")
     assert "usage: sbatch" in job.communicate()[0]
     assert job.returncode == 2
 
 
-@pytest.mark.parametrize("script", ["extract.sh", "train.sh"])
+@pytest.mark.parametrize("script", ["extract.sh", "array.sh", "train.sh"])
 def test_before_its_time_limit_a_job_is_queued_again(node: Path, script: str) -> None:
     for name in ("rellm", "torchrun"):
         (node / "bin" / name).write_text("#!/bin/sh\ntouch begun\nexec sleep 600\n")

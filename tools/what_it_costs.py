@@ -10,7 +10,6 @@ real ones, and of an LLM only the shape is known. tests/test_what_it_costs.py co
 import json
 import os
 import statistics
-import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,12 +21,9 @@ import soundfile
 
 import rellm_cache as rellm
 from rellm_cache.config.plugins import ENCODERS
+from rellm_cache.speed.known_shapes import LLMS
 
 ROOT = Path(__file__).parents[1]
-sys.path.append(str(ROOT / "tests/benchmarks"))
-
-from shapes import QWEN_7B  # noqa: E402  (the shape that GPU benchmarks use)
-
 PAGE = ROOT / "docs/what-it-costs.md"
 BEGIN, END = "<!-- planned: written by tools/what_it_costs.py -->\n", "<!-- end of planned -->"
 RESPONSE = " ".join(["word"] * 30)
@@ -90,21 +86,6 @@ SETTINGS = (
     Setting("`small`", "small", TINY),
     Setting("`heads`", "heads", TINY),
 )
-SMOLLM2: dict[str, Any] = {
-    "architectures": ["LlamaForCausalLM"],
-    "model_type": "llama",
-    "vocab_size": 49_152,
-    "hidden_size": 576,
-    "intermediate_size": 1_536,
-    "num_hidden_layers": 30,
-    "num_attention_heads": 9,
-    "num_key_value_heads": 3,
-    "tie_word_embeddings": True,
-}
-MODELS = {
-    "Qwen-7B-Chat-Qwen2": {**QWEN_7B, "model_type": "qwen2"},
-    "HuggingFaceTB/SmolLM2-135M-Instruct": SMOLLM2,
-}
 
 
 @dataclass(frozen=True)
@@ -168,7 +149,7 @@ def write_manifest(corpus: CorpusSize, folder: Path) -> Path:
 
 def write_models(root: Path) -> None:
     """Folders with the shapes of the LLMs, without weights."""
-    for name, config in MODELS.items():
+    for name, config in LLMS.items():
         (root / name).mkdir(parents=True)
         (root / name / "config.json").write_text(json.dumps(config), "utf-8")
 

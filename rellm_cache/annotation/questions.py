@@ -7,10 +7,9 @@ filters need no new request.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from itertools import chain
 from pathlib import Path
 
 import torch
@@ -30,9 +29,11 @@ from rellm_cache.qa.parse import Pair, parse_answer, parse_pairs
 from rellm_cache.qa.prompts import Request, describe, has_type, label_source, write_request
 from rellm_cache.qa.rows import QARow, questions_path, read_rows, write_rows
 from rellm_cache.utils.devices import default_device
-from rellm_cache.utils.locks import hold_file
 from rellm_cache.utils.model_files import weights_digest
 from rellm_cache.utils.resumable_table import FINGERPRINT, ResultTable, Row
+from rellm_cache.workers.options import WorkerOptions
+from rellm_cache.workers.rows import MakeRows, Rows, RowTask, rows_by_workers
+from rellm_cache.workers.shards import Output, hold_output
 
 Guess = dict[str, float]  # emotion -> probability
 
@@ -70,27 +71,20 @@ class QuestionWriter:
         """The LLM, loaded at its first use."""
         return self.load()
 
-    def ask(
-        self, prompts: Sequence[str], transcripts: Sequence[str], size: int, table: ResultTable
-    ) -> int:
-        """Add missing replies (key: digest of the prompt) and guesses; return their number."""
-        by_digest = {digest(prompt): prompt for prompt in prompts}
-        unknown = [by_digest[key] for key in table.missing(by_digest, "text")]
-        unguessed = sorted(table.missing(transcripts, "guess"))
-        total = len(unknown) + len(unguessed)
-        if not total:
-            return 0
+    def results(
+        self, prompts: Sequence[str], transcripts: Sequence[str], size: int
+    ) -> Iterator[tuple[str, Row]]:
+        """Guesses by transcript, then replies by digest of their prompt."""
+        for transcript in transcripts:
+            yield transcript, {"guess": self._guess(transcript)}
         settings = self.settings
         writing = Writing(settings.system, settings.tokens, settings.temperature, settings.seed)
-        guesses = ((t, {"guess": self._guess(t)}) for t in unguessed)
-        replies = (
-            (digest(a.prompt), {"refused": a.refused} | a.reply.row)
-            for a in self._replies(unknown, writing, size)
-        )
-        table.fill("Writing", total, "replies", chain(guesses, replies))
-        return total
+        for answer in self._replies(prompts, writing, size):
+            yield digest(answer.prompt), {"refused": answer.refused} | answer.reply.row
 
     def _replies(self, prompts: Sequence[str], writing: Writing, size: int) -> Iterator[Reply]:
+        if not prompts:
+            return iter(())
         if self.endpoint is None:
             return ask(self.llm, prompts, writing, size)
         return ask_endpoint(self.endpoint, load_chat(self.config), prompts, writing, size)
@@ -124,6 +118,38 @@ class QuestionWriter:
         return answer_log_likelihoods(self.llm, [segment], label_ids(self.emotions, self.llm))
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """What one result is made of: a prompt to reply to, or a transcript to guess from."""
+
+    text: str
+    is_prompt: bool
+
+
+@dataclass(frozen=True)
+class QuestionTask(RowTask):
+    """The task of a worker that writes replies and guesses."""
+
+    writer: QuestionWriter
+
+    @property
+    def modules(self) -> list[str]:
+        """This module."""
+        return [__name__]
+
+    def load(self, note: Callable[[str], None]) -> MakeRows:
+        """Load the LLM."""
+        llm = load_llm(self.writer.config, self.device or default_device())
+        writer = replace(self.writer, load=lambda: llm)
+
+        def make(asked: Sequence[_Asked]) -> Rows:
+            prompts = [one.text for one in asked if one.is_prompt]
+            transcripts = [one.text for one in asked if not one.is_prompt]
+            yield from writer.results(prompts, transcripts, self.batch_size)
+
+        return make
+
+
 UNPARSABLE = "no question and answer could be read"
 
 
@@ -136,6 +162,7 @@ class QAReport:
     kept: dict[tuple[str, str], int]  # (mode, type) → number of rows for training
     dropped: dict[str, int]  # reason → number of rows
     skipped: dict[str, int]  # reason → number of utterances without questions
+    unfinished: str = ""  # why the file was not written: other shards have requests left
 
 
 def write_questions(
@@ -144,6 +171,7 @@ def write_questions(
     batch_size: int = 64,
     device: torch.device | None = None,
     endpoint: Endpoint | None = None,
+    options: WorkerOptions | None = None,
 ) -> list[QAReport]:
     """Write `<split>.questions.jsonl` next to each manifest file.
 
@@ -151,6 +179,7 @@ def write_questions(
         batch_size: replies written at a time, or requests sent side by side to an endpoint.
         endpoint: a server that writes the replies; None for the recipe's own LLM, which guesses
             emotions from transcripts in both cases.
+        options: workers and shard; None does all work in this process. A shard is one of requests.
 
     Raises:
         ConfigError: the recipe has no LLM.
@@ -161,11 +190,12 @@ def write_questions(
     load = partial(load_llm, config, device or default_device())
     emotions = recipe.heads.emotions
     writer = QuestionWriter(config, recipe.qa, recipe.prompts, emotions, weights, load, endpoint)
+    task = QuestionTask(batch_size, writer, device=device)
     known: dict[str, Row] = {}  # replies and guesses of all files
-    reports = []
+    reports, options = [], options or WorkerOptions()
     for file in manifest_files(manifest):
-        with hold_file(questions_path(file)):
-            reports.append(_write_beside(file, writer, batch_size, known))
+        with hold_output(questions_path(file), options.shard) as output:
+            reports.append(_write_beside(file, task, known, options, output))
     return reports
 
 
@@ -190,24 +220,56 @@ def _plan(utterances: Sequence[Utterance], settings: QASettings) -> Iterator[_Pl
 
 
 def _write_beside(
-    file: Path, writer: QuestionWriter, batch_size: int, known: dict[str, Row]
+    file: Path,
+    task: QuestionTask,
+    known: dict[str, Row],
+    options: WorkerOptions,
+    output: Output,
 ) -> QAReport:
-    out = questions_path(file)
+    out, writer = questions_path(file), task.writer
     plans = list(_plan(read_manifest(file), writer.settings))
-    table = ResultTable(out, writer.fingerprint, [*known.values(), *_finished(out, plans)])
-    prompts = [r.user for item in plans for r in item.requests.values()]
+    table = ResultTable(out, writer.fingerprint, _finished(out, plans), output.part)
+    prompts = {digest(r.user): r.user for item in plans for r in item.requests.values()}
     transcripts = [item.utterance.text for item in plans if "emotion" in item.requests]
-    asked = writer.ask(prompts, transcripts, batch_size, table)
+
+    def missing() -> list[str]:
+        return [*sorted(table.missing(transcripts, "guess")), *table.missing(prompts, "text")]
+
+    with table:
+        for name in missing():
+            if name in known and options.takes(name):
+                table.add(name, **{k: v for k, v in known[name].items() if k != "id"})
+    left = [name for name in missing() if options.takes(name)]
+    if left:
+        table.fill("Writing", len(left), "replies", _ask(task, left, prompts, options))
+    unfinished = output.why_unfinished(table, "request", missing)
+    known |= {name: dict(table[name]) for name in table}
+    if unfinished:
+        return QAReport(out, len(left), {}, {}, {}, unfinished)
     rows = [row for item in plans for row in _rows(item, writer, table)]
     table.finish(rows, write_rows)
-    known |= {name: dict(table[name]) for name in table}
     return QAReport(
         path=out,
-        asked=asked,
+        asked=len(left),
         kept=dict(Counter((r.mode, r.type) for r in rows if not r.dropped)),
         dropped=dict(Counter(r.dropped for r in rows if r.dropped)),
         skipped=dict(Counter(item.skipped for item in plans if item.skipped)),
     )
+
+
+def _ask(
+    task: QuestionTask, names: Sequence[str], prompts: Mapping[str, str], options: WorkerOptions
+) -> Iterator[tuple[str, Row]]:
+    """Results of requests: guesses by their transcript, replies by the digest of their prompt."""
+    transcripts = [name for name in names if name not in prompts]
+    asked = {name: prompts[name] for name in names if name in prompts}
+    if not options.has_workers:
+        yield from task.writer.results([*asked.values()], transcripts, task.batch_size)
+        return
+    items = {name: _Asked(name, is_prompt=False) for name in transcripts}
+    for name in sorted(asked, key=lambda name: (-len(asked[name]), name)):
+        items[name] = _Asked(asked[name], is_prompt=True)
+    yield from rows_by_workers(task, items, "request", options)
 
 
 def _finished(path: Path, plans: Sequence[_Plan]) -> Iterator[Row]:

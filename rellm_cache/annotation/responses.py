@@ -5,7 +5,7 @@ counted by reason and not used in training.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from rellm_cache.annotation.endpoint import Endpoint, ask_endpoint
-from rellm_cache.annotation.text_replies import Reply, Writing, ask
+from rellm_cache.annotation.text_replies import Reply, ReplyTask, Writing, ask, ask_workers
 from rellm_cache.config.schema import LLMConfig, PromptsConfig, Recipe
 from rellm_cache.config.specs import digest
 from rellm_cache.corpus.manifest import (
@@ -28,7 +28,6 @@ from rellm_cache.llm.loading import llm_identity, load_chat, load_llm, with_text
 from rellm_cache.llm.prompts import fill_placeholders
 from rellm_cache.llm.refusals import EMPTY, refusal_reason
 from rellm_cache.utils.devices import default_device
-from rellm_cache.utils.locks import hold_file
 from rellm_cache.utils.overwriting import overwriting
 from rellm_cache.utils.resumable_table import (
     FINGERPRINT,
@@ -38,6 +37,8 @@ from rellm_cache.utils.resumable_table import (
     same_inputs,
     with_fingerprint,
 )
+from rellm_cache.workers.options import WorkerOptions
+from rellm_cache.workers.shards import Output, hold_output
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class RespondReport:
     written: int  # utterances with a response
     generated: int  # prompts answered in this call; the others were answered before
     dropped: dict[str, int]  # reason → number of utterances
+    unfinished: str = ""  # why the file was not written: other shards have prompts left
 
 
 def respond(
@@ -57,6 +59,7 @@ def respond(
     device: torch.device | None = None,
     overwrite: bool = False,
     endpoint: Endpoint | None = None,
+    options: WorkerOptions | None = None,
 ) -> list[RespondReport]:
     """Write `<split>.responses.jsonl` next to each manifest file.
 
@@ -65,6 +68,7 @@ def respond(
         overwrite: replace responses that `respond` did not write.
         endpoint: a server that writes the responses; None for the recipe's own LLM. Lengths are
             counted in tokens of the recipe's LLM in both cases.
+        options: workers and shard; None does all work in this process. A shard is one of prompts.
 
     Raises:
         RellmError: responses there are not from `respond`, or another process writes them.
@@ -74,6 +78,7 @@ def respond(
     """
     config = recipe.require_llm()
     chat = load_chat(config)
+    options = options or WorkerOptions()
     load = cache(lambda: load_llm(config, device or default_device()))
 
     def answers(prompts: Iterable[str]) -> Iterator[Reply]:
@@ -81,6 +86,9 @@ def respond(
         writing = Writing(texts.empathetic_system, texts.expected_response_tokens)
         if endpoint is not None:
             return ask_endpoint(endpoint, chat, prompts, writing, batch_size)
+        if options.has_workers:
+            task = ReplyTask(batch_size, config, writing, device=device)
+            return ask_workers(task, prompts, options)
         return ask(load(), prompts, writing, batch_size)
 
     fingerprint = reply_fingerprint(config, recipe.prompts, endpoint)
@@ -92,9 +100,9 @@ def respond(
             raise overwriting(
                 out, "of `rellm respond`", "keep it, or write new responses with --overwrite"
             )
+    work = _Work(recipe.prompts, limit, fingerprint, replies, answers, options)
     for file in files:
-        with hold_file(responses_path(file)):
-            reports.append(_respond_to(file, recipe.prompts, limit, fingerprint, replies, answers))
+        reports.append(_respond_to(file, work))
     return reports
 
 
@@ -114,15 +122,28 @@ def reply_fingerprint(
     return with_text_files(fingerprint, llm)
 
 
-def _respond_to(
-    file: Path,
-    prompts: PromptsConfig,
-    limit: tuple[int, int],
-    fingerprint: str,
-    replies: dict[str, Row],
-    answers: Callable[[Iterable[str]], Iterator[Reply]],
+@dataclass(frozen=True)
+class _Work:
+    """What the files of a manifest share."""
+
+    prompts: PromptsConfig
+    limit: tuple[int, int]  # tokens of request and reply, and those that end a reply
+    fingerprint: str
+    replies: dict[str, Row]  # by prompt, of the files before
+    answers: Callable[[Iterable[str]], Iterator[Reply]]
+    options: WorkerOptions
+
+
+def _respond_to(file: Path, work: _Work) -> RespondReport:
+    out = responses_path(file)
+    with hold_output(out, work.options.shard) as output:
+        return _respond(read_manifest(file), out, output, work)
+
+
+def _respond(
+    utterances: Sequence[Utterance], out: Path, output: Output, work: _Work
 ) -> RespondReport:
-    utterances, out = read_manifest(file), responses_path(file)
+    fingerprint, replies = work.fingerprint, work.replies
     before = [with_fingerprint(row) for _, row in read_lines(out)] if out.exists() else []
     finished = [
         row
@@ -130,17 +151,27 @@ def _respond_to(
         if same_inputs(fingerprint, row.get(FINGERPRINT, "")) and "prompt" in row
     ]
     known = [_reply_of(row) for row in finished if "length" in row]
-    table = ResultTable(out, fingerprint, [*replies.values(), *known])
+    table = ResultTable(out, fingerprint, known, output.part)
     # Rows of early versions have no length and stay as they are.
     old = {(row["id"], row["prompt"]): row for row in finished if "length" not in row}
-    requests = {u.id: response_request(u, prompts.expected_response) for u in utterances}
-    left = table.missing(p for i, p in requests.items() if p is not None and (i, p) not in old)
+    requests = {u.id: response_request(u, work.prompts.expected_response) for u in utterances}
+    asked = [p for i, p in requests.items() if p is not None and (i, p) not in old]
+    left = [prompt for prompt in table.missing(asked) if work.options.takes(prompt)]
+    new = [prompt for prompt in left if prompt not in replies]
     if left:
-        replied = (
-            (a.prompt, {"length": a.length, "refused": a.refused} | a.reply.row)
-            for a in answers(left)
-        )
-        table.fill("Responding", len(left), "prompts", replied)
+
+        def results() -> Iterator[tuple[str, Row]]:
+            for prompt in (p for p in left if p in replies):
+                yield prompt, {k: v for k, v in replies[prompt].items() if k != "id"}
+            for answer in work.answers(new) if new else ():
+                fields = {"length": answer.length, "refused": answer.refused}
+                yield answer.prompt, fields | answer.reply.row
+
+        table.fill("Responding", len(left), "prompts", results())
+    unfinished = output.why_unfinished(table, "prompt", lambda: table.missing(asked))
+    replies |= {prompt: dict(table[prompt]) for prompt in table}
+    if unfinished:
+        return RespondReport(out, 0, len(new), {}, unfinished)
     rows = []
     for utterance in utterances:
         prompt = requests[utterance.id]
@@ -156,13 +187,12 @@ def _respond_to(
                 or {
                     **own,
                     "prompt": prompt,
-                    **_accept_or_drop(table[prompt], *limit),
+                    **_accept_or_drop(table[prompt], *work.limit),
                 }
             )
     table.finish(rows)
-    replies |= {prompt: dict(table[prompt]) for prompt in table}
     dropped = Counter(row["dropped"] for row in rows if "dropped" in row)
-    return RespondReport(out, len(rows) - dropped.total(), len(left), dict(dropped))
+    return RespondReport(out, len(rows) - dropped.total(), len(new), dict(dropped))
 
 
 def _reply_of(row: Row) -> Row:

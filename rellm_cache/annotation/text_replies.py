@@ -1,11 +1,16 @@
 """Batched replies of the text LLM to distinct prompts."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from rellm_cache.config.schema import LLMConfig
 from rellm_cache.config.specs import digest
 from rellm_cache.llm.decoding import Continuation, Decoder, Ending, Request, slots_that_fit
 from rellm_cache.llm.frozen import FrozenLLM
+from rellm_cache.llm.loading import load_llm
+from rellm_cache.utils.devices import default_device
+from rellm_cache.workers.options import WorkerOptions
+from rellm_cache.workers.rows import MakeRows, RowTask, rows_by_workers
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,33 @@ def ask(
     for index, answer in Decoder(llm, ending, slots, prefix).answers(stream):
         prompt, tokens = requests[index]
         yield Reply(prompt, answer, len(tokens) + len(llm.chat.ids(answer.text)))
+
+
+@dataclass(frozen=True)
+class ReplyTask(RowTask):
+    """The task of a worker that answers prompts."""
+
+    llm: LLMConfig
+    writing: Writing
+
+    @property
+    def modules(self) -> list[str]:
+        """This module."""
+        return [__name__]
+
+    def load(self, note: Callable[[str], None]) -> MakeRows:
+        """Load the LLM."""
+        llm = load_llm(self.llm, self.device or default_device())
+        return lambda prompts: (
+            (reply.prompt, reply) for reply in ask(llm, prompts, self.writing, self.batch_size)
+        )
+
+
+def ask_workers(task: ReplyTask, prompts: Iterable[str], options: WorkerOptions) -> Iterator[Reply]:
+    """Answer each distinct prompt by many workers; alike prompts are given to one worker."""
+    ordered = sorted(set(prompts), key=lambda prompt: (-len(prompt), prompt))
+    for _, reply in rows_by_workers(task, {p: p for p in ordered}, "prompt", options):
+        yield reply
 
 
 def _shared_length(requests: Sequence[tuple[int, ...]]) -> int:

@@ -4,7 +4,8 @@ A clip is done when the file of this transcriber has its id with the digest of i
 that fails is listed with the reason and has no transcript. A transcript may be empty.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from time import monotonic
@@ -18,8 +19,12 @@ from rellm_cache.corpus.audio import Clip, load_clip
 from rellm_cache.corpus.clip_limits import ClipLimits, read_limits
 from rellm_cache.corpus.manifest import Utterance, read_manifests
 from rellm_cache.data.sampler import ordered_batches
-from rellm_cache.encoders.whisper_transcriber import WhisperTranscriber, resolve_transcriber
-from rellm_cache.errors import AudioError, ManifestError
+from rellm_cache.encoders.whisper_transcriber import (
+    Transcription,
+    WhisperTranscriber,
+    resolve_transcriber,
+)
+from rellm_cache.errors import AudioError, ConfigError, ManifestError
 from rellm_cache.extraction.failures import record_failures
 from rellm_cache.extraction.messages import Failure
 from rellm_cache.extraction.missing import read_digests
@@ -27,6 +32,7 @@ from rellm_cache.extraction.oom_split import OomSplitter
 from rellm_cache.metrics.word_error_rate import WordErrors, normalize_words, word_errors
 from rellm_cache.store.format import WRITING, failures_path
 from rellm_cache.store.remote.mirror import sync_mirror
+from rellm_cache.store.remote.mirror_paths import origin_url
 from rellm_cache.store.remote.upload import upload_file
 from rellm_cache.store.transcripts import (
     Transcript,
@@ -36,10 +42,13 @@ from rellm_cache.store.transcripts import (
     transcripts_path,
 )
 from rellm_cache.utils.atomic_files import write_lines
-from rellm_cache.utils.console import progress, say
+from rellm_cache.utils.console import progress
 from rellm_cache.utils.devices import default_device, forward_batch_size
-from rellm_cache.utils.locks import hold_lock
+from rellm_cache.utils.locks import hold_lock, lock_path
 from rellm_cache.utils.resumable_table import FINGERPRINT, ResultTable, Row
+from rellm_cache.workers.options import Shard, WorkerOptions
+from rellm_cache.workers.rows import MakeRows, Rows, RowTask, make_rows
+from rellm_cache.workers.shards import Output, hold_output
 
 
 @dataclass(frozen=True)
@@ -88,6 +97,7 @@ def transcribe(
     cache: Path,
     batch_size: int = 16,
     device: torch.device | None = None,
+    options: WorkerOptions | None = None,
 ) -> TranscribeReport:
     """Transcribe the clips that have no transcript by this recipe's transcriber.
 
@@ -96,24 +106,48 @@ def transcribe(
     Args:
         manifests: files or folders; a clip may be in several.
         cache: root of the stores; for a URL, the folder that `open_mirror` returns.
+        options: workers and shard; None does all work in this process.
 
     Raises:
-        ConfigError: the recipe has no transcriber, or its model cannot be used.
+        ConfigError: the recipe has no transcriber, or its model cannot be used; or a shard is asked
+            for with a cache at a URL.
         ManifestError: a manifest cannot be read, or two use one id for different audio.
         StoreError: the file of transcripts was altered.
     """
-    start = monotonic()
+    start, options = monotonic(), options or WorkerOptions()
     limits = read_clips(manifests)
-    utterances = list(limits)
     spec = resolve_transcriber(recipe.require_transcriber())
+    if options.shard is not None and (url := origin_url(cache)):
+        raise ConfigError(
+            f"--shard {options.shard}: found a cache at {url}, expected a folder that all jobs "
+            "see, where each writes its part; use a folder, or --workers or --ray"
+        )
     sync_mirror(cache)
     path = transcripts_path(cache, spec)
-    with hold_lock(cache / WRITING / path.name):
-        work = _find_work(limits, path)
-        done = _transcribe(work, spec, path, batch_size, device or default_device())
-        _commit(work, spec, path)
+    limits = {u: own for u, own in limits.items() if options.takes(u.id)}
+    with _hold(cache, path, options.shard) as output:
+        work = _find_work(limits, path, output.part)
+        task = TranscribeTask(batch_size, spec, device=device)
+        done = _transcribe(work, task, options)
+        with hold_lock(cache / WRITING / f"{path.name}.commit"):  # from other shards
+            _commit(work, spec, path, options)
+    utterances = list(limits)
     record_failures(path.with_suffix(""), {u.id for u in utterances}, work.failed.values())
     return _report(path, utterances, work, done, monotonic() - start)
+
+
+@contextmanager
+def _hold(cache: Path, path: Path, shard: Shard | None) -> Iterator[Output]:
+    """Hold the file of transcripts, or a part of it; wait for another call that holds it."""
+    lock = cache / WRITING / path.name
+    if shard is None:
+        with hold_lock(lock):
+            yield Output(None, lambda: True)
+        return
+    with hold_output(path, shard, lock_path(lock)) as output:
+        yield output
+    with suppress(OSError):
+        lock.parent.rmdir()  # fails while there are other locks
 
 
 def read_clips(manifests: Sequence[Path]) -> dict[Utterance, ClipLimits]:
@@ -137,9 +171,9 @@ def read_clips(manifests: Sequence[Path]) -> dict[Utterance, ClipLimits]:
     return limits
 
 
-def _find_work(limits: Mapping[Utterance, ClipLimits], path: Path) -> _Work:
-    """Read the file and the journal, and find clips that are in neither."""
-    table = ResultTable(path, finished=map(asdict, _committed(path).values()))
+def _find_work(limits: Mapping[Utterance, ClipLimits], path: Path, part: str) -> _Work:
+    """Read the file and the journals, and find clips that are in none of them."""
+    table = ResultTable(path, finished=map(asdict, _committed(path).values()), part=part)
     known = {name: _transcript(table, name) for name in table}
     work = _Work(table, known, {u.id: own for u, own in limits.items()})
     digests = read_digests([u for u in limits if u.id in known])
@@ -155,31 +189,73 @@ def _find_work(limits: Mapping[Utterance, ClipLimits], path: Path) -> _Work:
     return work
 
 
-def _transcribe(
-    work: _Work, spec: TranscriberSpec, path: Path, batch_size: int, device: torch.device
-) -> set[str]:
-    """Transcribe waiting clips and log each batch in the journal; return the transcribed ids."""
+@dataclass(frozen=True)
+class _Heard:
+    """What the model made of one clip."""
+
+    digest: str  # of its audio, hex
+    seconds: float
+    transcription: Transcription
+
+
+@dataclass(frozen=True)
+class TranscribeTask(RowTask):
+    """The task of a worker that transcribes clips, or lists them as failed."""
+
+    spec: TranscriberSpec
+
+    @property
+    def modules(self) -> list[str]:
+        """This module."""
+        return [__name__]
+
+    def load(self, note: Callable[[str], None]) -> MakeRows:
+        """Load the model."""
+        device = self.device or default_device()
+        model = WhisperTranscriber(self.spec, device)
+        splitter = OomSplitter(model.transcribe, self.spec.slug, device, note)
+        size = forward_batch_size(device, self.batch_size)
+
+        def transcribe(clips: Sequence[tuple[Utterance, ClipLimits]]) -> Rows:
+            limits = dict(clips)
+            for utterances in _batches([*limits], size):
+                loaded: dict[str, Clip] = {}
+                for utterance in utterances:
+                    try:
+                        loaded[utterance.id] = load_clip(utterance, limits[utterance])
+                    except AudioError as error:
+                        yield utterance.id, error
+                texts = splitter.run(list(loaded.values()))
+                for (name, clip), text in zip(loaded.items(), texts, strict=True):
+                    if isinstance(text, AudioError):
+                        yield name, text
+                    else:
+                        yield name, _Heard(_hex(clip.digest), clip.seconds, text)
+
+        return transcribe
+
+
+def _transcribe(work: _Work, task: TranscribeTask, options: WorkerOptions) -> set[str]:
+    """Transcribe waiting clips and log each in the journal; return the transcribed ids."""
     done: set[str] = set()
-    if not work.waiting:
+    clips = {u.id: (u, work.limits[u.id]) for batch in _batches(work.waiting, 1) for u in batch}
+    if not clips:
         return done
-    model = WhisperTranscriber(spec, device)
-    splitter = OomSplitter(model.transcribe, spec.slug, device, say)
-    size = forward_batch_size(device, batch_size)
-    with progress("Transcribing", len(work.waiting), "clips") as tick, work.table:
-        for utterances in _batches(work.waiting, size):
-            clips = _load(utterances, work)
-            texts = splitter.run(list(clips.values()))
-            for (utterance, clip), transcription in zip(clips.items(), texts, strict=True):
-                if isinstance(transcription, AudioError):
-                    work.fail_and_remove(utterance, transcription)
-                    continue
-                name = utterance.id
-                fields = {"text": transcription.text, "cut": transcription.cut}
-                work.table.add(name, _hex(clip.digest), **fields)
+    with (
+        progress("Transcribing", len(clips), "clips") as tick,
+        work.table,
+        closing(make_rows(task, clips, "clip", options)) as rows,
+    ):
+        for name, heard in rows:
+            if isinstance(heard, AudioError):
+                work.fail_and_remove(clips[name][0], heard)
+            else:
+                fields = {"text": heard.transcription.text, "cut": heard.transcription.cut}
+                work.table.add(name, heard.digest, **fields)
                 work.known[name] = _transcript(work.table, name)
-                work.hours += clip.seconds / 3600
+                work.hours += heard.seconds / 3600
                 done.add(name)
-            tick(len(utterances), f"{work.hours:.2f} h of audio")
+            tick(1, f"{work.hours:.2f} h of audio")
     return done
 
 
@@ -190,26 +266,21 @@ def _batches(utterances: Sequence[Utterance], size: int) -> Iterator[list[Uttera
         yield [utterances[i] for i in indices]
 
 
-def _load(utterances: Sequence[Utterance], work: _Work) -> dict[Utterance, Clip]:
-    """Load clips; a clip that cannot be read fails and loses its transcript."""
-    clips = {}
-    for utterance in utterances:
-        try:
-            clips[utterance] = load_clip(utterance, work.limits[utterance.id])
-        except AudioError as error:
-            work.fail_and_remove(utterance, error)
-    return clips
+def _commit(work: _Work, spec: TranscriberSpec, path: Path, options: WorkerOptions) -> None:
+    """Replace the file atomically; keep the journal until a mirror has uploaded the file.
 
-
-def _commit(work: _Work, spec: TranscriberSpec, path: Path) -> None:
-    """Replace the file atomically; keep the journal until a mirror has uploaded the file."""
+    Transcripts of other shards are those that the file has now.
+    """
+    committed = _committed(path)
+    known = {name: row for name, row in committed.items() if not options.takes(name)}
+    known |= {name: row for name, row in work.known.items() if options.takes(name)}
 
     def write(path: Path, rows: list[Row]) -> None:
         write_lines(path, rows)
         upload_file(path)
 
-    if work.known != _committed(path) or work.table.journal.exists():
-        rows = file_lines(spec, WhisperTranscriber.licence, work.known.values())
+    if known != committed or work.table.has_journal:
+        rows = file_lines(spec, WhisperTranscriber.licence, known.values())
         work.table.finish(rows, write)
 
 

@@ -12,6 +12,7 @@ import warnings
 import click
 
 from rellm_cache.cli.annotate import annotate
+from rellm_cache.cli.bench import bench
 from rellm_cache.cli.benchmark import benchmark
 from rellm_cache.cli.cache import cache
 from rellm_cache.cli.check import check
@@ -59,9 +60,9 @@ def rellm() -> None:
 
 
 for command in (
-    demo, doctor, prepare, respond, transcribe, plan, extract, annotate, qa, probe, train, sweep,
-    generate, serve, embed, evaluate, judge, empathy, reproduce, benchmark, check, publish, cache,
-    import_, recipes,
+    demo, doctor, bench, prepare, respond, transcribe, plan, extract, annotate, qa, probe, train,
+    sweep, generate, serve, embed, evaluate, judge, empathy, reproduce, benchmark, check, publish,
+    cache, import_, recipes,
 ):  # fmt: skip
     rellm.add_command(command)
 

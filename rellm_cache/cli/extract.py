@@ -19,25 +19,7 @@ if TYPE_CHECKING:
 @options.recipe
 @options.cache
 @options.batch_size(16, "Clips decoded and encoded together. A CPU encodes them one by one.")
-@click.option(
-    "--workers",
-    type=options.COUNT,
-    help="Worker processes, each with its own models: one for each GPU, or a few on a CPU. "
-    "Without this option, the clips are encoded in this process.",
-)
-@click.option(
-    "--shard",
-    metavar="I/N",
-    help="Encode only part I of N of the clips, for job arrays. The part of a clip depends on its "
-    "id only.",
-)
-@click.option(
-    "--ray",
-    metavar="ADDRESS",
-    default="",
-    show_default=False,
-    help="Ray cluster that encodes the clips: host:port, auto, or local.",
-)
+@options.workers("clip", "the clips are encoded")
 @click.option(
     "--commit-seconds",
     type=options.FiniteRange(min=0),

@@ -187,6 +187,34 @@ def batch_size(default: int, help_text: str) -> Callable[[Command], Command]:
     return click.option("--batch-size", type=COUNT, default=default, help=help_text)
 
 
+def workers(unit: str, what: str) -> Callable[[Command], Command]:
+    """Add `--workers`, `--shard` and `--ray`, for a command that makes `what` of each `unit`."""
+
+    def add(command: Command) -> Command:
+        processes = click.option(
+            "--workers",
+            type=COUNT,
+            help="Worker processes, each with its own models: one for each GPU, or a few on a CPU. "
+            f"Without this option, {what} in this process.",
+        )
+        shard = click.option(
+            "--shard",
+            metavar="I/N",
+            help=f"Only part I of N of the {unit}s, for job arrays. The part of a {unit} depends "
+            f"on its {'id' if unit == 'clip' else 'text'} only.",
+        )
+        ray = click.option(
+            "--ray",
+            metavar="ADDRESS",
+            default="",
+            show_default=False,
+            help="Ray cluster that runs the workers: host:port, auto, or local.",
+        )
+        return processes(shard(ray(command)))
+
+    return add
+
+
 def split_long(command: Command) -> Command:
     """Add `--split-long`."""
     return click.option(

@@ -8,7 +8,7 @@ import click
 from rellm_cache.cli import options
 from rellm_cache.cli.output import byte_size, print_json, print_table
 from rellm_cache.store.remote.mirror_paths import display_path
-from rellm_cache.utils.console import counted
+from rellm_cache.utils.console import counted, duration
 
 if TYPE_CHECKING:
     from rellm_cache.planning.plan import Plan
@@ -159,12 +159,3 @@ def show_savings(found: "Fit | None") -> None:
     click.echo(f"It fits with these options, {byte_size(found.training.peak_bytes)} in all:")
     for line in found.lines:
         click.echo(f"  {line}")
-
-
-def duration(seconds: float | None) -> str:
-    """Format seconds as seconds, minutes or hours."""
-    if seconds is None:
-        return "unknown"
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -18,6 +18,7 @@ from rellm_cache.utils.console import counted
     help="Rows to write, the same as --set qa.mode=…; as in the recipe by default.",
 )
 @options.batch_size(64, "Answers written at a time; fewer where a GPU has no room.")
+@options.workers("request", "the requests are answered")
 @options.endpoint
 def qa(
     manifest: Path,
@@ -25,6 +26,9 @@ def qa(
     overrides: tuple[str, ...],
     mode: str | None,
     batch_size: int,
+    workers: int | None,
+    shard: str | None,
+    ray: str,
     endpoint: str | None,
     endpoint_model: str | None,
 ) -> None:
@@ -33,15 +37,27 @@ def qa(
     MANIFEST is a manifest file or folder. The LLM reads transcript, emotion and dimensions of every
     utterance. Rows are written beside the manifest as SPLIT.questions.jsonl. Dropped rows have a
     reason; the others are used in training if losses.qa_lm is above 0. If the command is killed,
-    run it again to continue. A repeated command asks only what has changed.
+    run it again to continue. A repeated command asks only what has changed. Of several shards, the
+    last one writes the file.
     """
-    from rellm_cache.annotation.endpoint import connect_if
-    from rellm_cache.annotation.questions import write_questions
     from rellm_cache.config.recipes import load_recipe
+    from rellm_cache.workers.options import WorkerOptions
 
     chosen = (*overrides, f"qa.mode={mode}") if mode else overrides
-    settings, server = load_recipe(recipe, chosen), connect_if(endpoint, endpoint_model)
-    for report in write_questions(manifest, settings, batch_size, endpoint=server):
+    settings, divided = load_recipe(recipe, chosen), WorkerOptions.parse(workers, ray, shard)
+    if endpoint is not None and divided.has_workers:
+        raise click.UsageError("--endpoint asks a server; leave out --workers and --ray")
+
+    from rellm_cache.annotation.endpoint import connect_if
+    from rellm_cache.annotation.questions import write_questions
+
+    server = connect_if(endpoint, endpoint_model)
+    reports = write_questions(manifest, settings, batch_size, endpoint=server, options=divided)
+    for report in reports:
+        if report.unfinished:
+            asked = counted(report.asked, "reply", "replies")
+            click.echo(f"{report.path}: {asked} written now; {report.unfinished}")
+            continue
         kept = sum(report.kept.values())
         written = counted(report.asked, "reply", "replies")
         asked = f"{written} written now" if report.asked else "nothing left to ask"
@@ -53,6 +69,8 @@ def qa(
             click.echo(f"  dropped {counted(count, 'row')}: {reason}")
         for reason, count in report.skipped.items():
             click.echo(f"  skipped {counted(count, 'utterance')}: {reason}")
+    if any(report.unfinished for report in reports):
+        return
     folder = manifest if manifest.is_dir() else manifest.parent
     where = ["--manifest", f"{folder}", "--out", "runs/questions"]
     print_next(["train"], recipe, (*chosen, "losses.qa_lm=1"), where)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 @options.manifest_argument
 @options.recipe
 @options.batch_size(64, "Answers written at a time; fewer where a GPU has no room.")
+@options.workers("prompt", "the prompts are answered")
 @options.endpoint
 @click.option(
     "--teacher",
@@ -31,6 +32,9 @@ def respond(
     recipe: str,
     overrides: tuple[str, ...],
     batch_size: int,
+    workers: int | None,
+    shard: str | None,
+    ray: str,
     endpoint: str | None,
     endpoint_model: str | None,
     teacher: bool,
@@ -42,21 +46,32 @@ def respond(
     MANIFEST is a manifest file or folder. The LLM continues each transcript in the tone of its
     emotion. Responses are written beside the manifest as SPLIT.responses.jsonl and are read with
     it. Run again with --teacher for distillation. If the command is killed, run it again to
-    continue.
+    continue. Of several shards, the last one writes the file.
     """
     from rellm_cache.config.recipes import load_recipe
+    from rellm_cache.workers.options import WorkerOptions
 
     settings = load_recipe(recipe, overrides)
+    divided = WorkerOptions.parse(workers, ray, shard)
+    if endpoint is not None and divided.has_workers:
+        raise click.UsageError("--endpoint asks a server; leave out --workers and --ray")
     if teacher:
         if endpoint is not None:
             raise click.UsageError("--teacher needs the recipe's own LLM; leave out --endpoint")
+        if divided != WorkerOptions():
+            raise click.UsageError("--teacher runs here; leave out --workers, --shard and --ray")
         _write_teacher(manifest, settings, cache)
         return
     from rellm_cache.annotation.endpoint import connect_if
     from rellm_cache.annotation.responses import respond as run
 
     server = connect_if(endpoint, endpoint_model)
-    for report in run(manifest, settings, batch_size, overwrite=overwrite, endpoint=server):
+    for report in run(
+        manifest, settings, batch_size, overwrite=overwrite, endpoint=server, options=divided
+    ):
+        if report.unfinished:
+            click.echo(f"{report.path}: {report.generated} generated now; {report.unfinished}")
+            continue
         written = counted(report.written, "response")
         click.echo(f"{report.path}: {written}, {report.generated} generated now")
         for reason, count in report.dropped.items():

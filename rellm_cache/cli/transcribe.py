@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 @options.recipe
 @options.cache
 @options.batch_size(16, "Clips transcribed at a time on a GPU; a CPU takes one.")
+@options.workers("clip", "the clips are transcribed")
 @options.as_json
 def transcribe(
     manifests: tuple[Path, ...],
@@ -27,20 +28,26 @@ def transcribe(
     overrides: tuple[str, ...],
     cache: Path,
     batch_size: int,
+    workers: int | None,
+    shard: str | None,
+    ray: str,
     as_json: bool,
 ) -> int:
     """Transcribe clips with the recipe's Whisper.
 
     MANIFEST is a manifest file or folder. If the command is killed, run it again to continue. Clips
-    with changed audio are transcribed again.
+    with changed audio are transcribed again. Each of several shards adds its transcripts to one
+    file.
 
     Exit code 3: done, but some clips failed. They are listed in a file beside the transcripts.
     """
     from rellm_cache.annotation.transcripts import transcribe as run
     from rellm_cache.config.recipes import load_recipe
+    from rellm_cache.workers.options import WorkerOptions
 
     settings = load_recipe(recipe, overrides)
-    report = run(manifests, settings, cache, batch_size)
+    divided = WorkerOptions.parse(workers, ray, shard)
+    report = run(manifests, settings, cache, batch_size, options=divided)
     if as_json:
         print_json(to_json(report))
     else:

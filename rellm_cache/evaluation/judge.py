@@ -233,9 +233,7 @@ def _open_table(run: Path, task: str, llms: Sequence[LLMConfig]) -> ResultTable:
 
 def _is_finished(table: ResultTable, rows: Sequence[QARow]) -> bool:
     """Whether all questions are scored or dropped, and both files are written."""
-    return (
-        not _left(rows, table, "score") and _summary(table).is_file() and not table.journal.exists()
-    )
+    return not _left(rows, table, "score") and _summary(table).is_file() and not table.has_journal
 
 
 def _summary(table: ResultTable) -> Path:

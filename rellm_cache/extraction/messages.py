@@ -1,24 +1,12 @@
-"""Messages between an extraction and its workers. All of them can be pickled.
+"""Messages of an extraction: the clips that a worker is sent, and what it reports of them."""
 
-A worker is started with a `WorkerConfig`. It is sent `Command`s and sends back `Event`s.
-"""
-
-import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-import torch
-
-from rellm_cache.config.specs import EncoderSpec
-from rellm_cache.corpus.clip_limits import DEFAULT_LIMITS, ClipLimits
 from rellm_cache.corpus.manifest import Utterance
-from rellm_cache.errors import RellmError
-from rellm_cache.store.writer import PART_SECONDS
+from rellm_cache.workers.messages import Batch, BatchDone
 
 WINDOW_BATCHES = 16  # clips are sorted by length within this many batches
-FINISH = "finish"  # encode all batches received, commit and end
-STOP = "stop"  # drop batches that have not started, commit and end
 
 
 @dataclass(frozen=True)
@@ -28,31 +16,13 @@ class MissingClip:
     utterance: Utterance
     missing_from: frozenset[str]
 
-
-@dataclass(frozen=True)
-class ClipBatch:
-    """Clips of similar length, encoded together."""
-
-    number: int  # identifies the batch within one extraction
-    clips: tuple[MissingClip, ...]  # what to encode
-    # A worker died while it had this clip. The clip is encoded in a batch of its own and committed
-    # at once, so that only a clip that kills workers is blamed for a death.
-    isolated: bool = False
+    @property
+    def id(self) -> str:
+        """Id of the utterance."""
+        return self.utterance.id
 
 
-@dataclass(frozen=True)
-class WorkerConfig:
-    """What a worker needs before its first batch."""
-
-    specs: tuple[EncoderSpec, ...]  # encoders with missing clips, weights resolved
-    cache: Path  # folder of the stores
-    device: torch.device | None = None  # None for the first GPU that the worker sees, or the CPU
-    threads: int = 0  # CPU threads for torch; 0 keeps the default
-    commit_seconds: float = PART_SECONDS  # an open part is committed at this age
-    # Object store that `cache` mirrors; empty for a plain folder. A worker opens its own mirror,
-    # which on the same machine is the same folder.
-    url: str = ""
-    limits: ClipLimits = DEFAULT_LIMITS  # which clips are usable
+ClipBatch = Batch[MissingClip]  # clips of similar length, encoded together
 
 
 @dataclass(frozen=True)
@@ -65,58 +35,12 @@ class Failure:
 
 
 @dataclass(frozen=True)
-class BatchDone:
-    """A batch is in the worker's open part, or already committed."""
+class ClipsEncoded(BatchDone):
+    """A batch of clips is in the worker's open part, or already committed."""
 
-    number: int  # of the batch
     seconds: dict[str, float]  # clip id → seconds of audio, decoded clips only
     failures: dict[str, list[Failure]]  # fingerprint of a store → clips that are not stored there
     encoder_seconds: dict[str, float]  # fingerprint → seconds of forward passes
-
-
-@dataclass(frozen=True)
-class Note:
-    """A message for the user."""
-
-    text: str
-
-
-@dataclass(frozen=True)
-class Ready:
-    """A worker has loaded its models and takes batches."""
-
-    pid: int
-
-
-@dataclass(frozen=True)
-class Finished:
-    """A worker has ended. Everything it encoded is committed, unless it sent `Aborted`."""
-
-
-@dataclass(frozen=True)
-class Died:
-    """A worker process is gone and its open part is lost."""
-
-    reason: str
-
-
-@dataclass(frozen=True)
-class Aborted:
-    """A worker met an error that is not about one clip. It commits what it can and ends."""
-
-    error: Exception
-
-    @classmethod
-    def from_error(cls, error: BaseException) -> "Aborted":
-        """Wrap any error so that another process can unpickle it."""
-        if isinstance(error, RellmError):
-            return cls(error)
-        return cls(RuntimeError("".join(traceback.format_exception(error))))
-
-
-Command = ClipBatch | str  # a batch, `FINISH` or `STOP`
-Event = BatchDone | Note | Ready | Finished | Died | Aborted
-Emit = Callable[[Event], None]
 
 
 def batch_by_length(clips: Sequence[MissingClip], batch_size: int) -> list[ClipBatch]:
@@ -131,4 +55,4 @@ def batch_by_length(clips: Sequence[MissingClip], batch_size: int) -> list[ClipB
         for clip in sorted(clips[start : start + window], key=lambda c: c.utterance.duration or 0)
     ]
     starts = range(0, len(ordered), batch_size)
-    return [ClipBatch(n, tuple(ordered[i : i + batch_size])) for n, i in enumerate(starts)]
+    return [Batch(n, tuple(ordered[i : i + batch_size])) for n, i in enumerate(starts)]

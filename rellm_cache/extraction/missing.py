@@ -14,7 +14,7 @@ from rellm_cache.config.specs import EncoderSpec
 from rellm_cache.corpus.audio_source import audio_digest
 from rellm_cache.corpus.manifest import Utterance
 from rellm_cache.errors import AudioError
-from rellm_cache.extraction.messages import BatchDone, ClipBatch, Failure, MissingClip
+from rellm_cache.extraction.messages import ClipBatch, ClipsEncoded, Failure, MissingClip
 from rellm_cache.store.format import store_path
 from rellm_cache.store.reader import FeatureStore
 from rellm_cache.store.remote.mirror import sync_mirror
@@ -55,11 +55,11 @@ class TargetStore:
         """Duration of a clip, from the number of its stored frames."""
         return 0.0 if self.store is None else self.store.length(utterance_id) / self.spec.frame_rate
 
-    def record(self, batch: ClipBatch, done: BatchDone) -> None:
+    def record(self, batch: ClipBatch, done: ClipsEncoded) -> None:
         """Add the results of a batch."""
         failures = done.failures.get(self.fingerprint, [])
         self.failed.update((failure.id, failure) for failure in failures)
-        for clip in batch.clips:
+        for clip in batch.items:
             key = clip.utterance.id
             if self.fingerprint in clip.missing_from and key not in self.failed:
                 self.encoded[key] = done.seconds[key]

@@ -10,10 +10,11 @@ encoded are committed if possible, and the next `submit` or the end of the `with
 
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -22,31 +23,28 @@ import torch
 
 from rellm_cache.config.specs import EncoderSpec
 from rellm_cache.corpus.audio import Clip, load_clip
-from rellm_cache.corpus.clip_limits import ClipLimits
+from rellm_cache.corpus.clip_limits import DEFAULT_LIMITS, ClipLimits
 from rellm_cache.corpus.manifest import Utterance
 from rellm_cache.encoders.base import Encoding
-from rellm_cache.encoders.registry import build_encoder, encoding_machine
+from rellm_cache.encoders.registry import build_encoder, encoder_module, encoding_machine
 from rellm_cache.errors import AudioError, FrameError
 from rellm_cache.extraction.byte_semaphore import MAX_UNWRITTEN_BYTES, ByteSemaphore
-from rellm_cache.extraction.messages import (
-    STOP,
-    Aborted,
-    BatchDone,
-    ClipBatch,
-    Command,
-    Emit,
-    Failure,
-    Finished,
-    MissingClip,
-    Note,
-    Ready,
-    WorkerConfig,
-)
+from rellm_cache.extraction.messages import ClipBatch, ClipsEncoded, Failure, MissingClip
 from rellm_cache.extraction.oom_split import OomSplitter
 from rellm_cache.store.format import StoreInfo
 from rellm_cache.store.remote.mirror import open_mirror
-from rellm_cache.store.writer import StoreWriter
+from rellm_cache.store.writer import PART_SECONDS, StoreWriter
 from rellm_cache.utils.devices import default_device
+from rellm_cache.workers.messages import (
+    STOP,
+    Aborted,
+    Emit,
+    Finished,
+    Note,
+    Ready,
+    Receive,
+    WorkerTask,
+)
 
 DECODE_THREADS = 4
 MAX_BATCHES_IN_FLIGHT = 3  # one in the encoder, two decoded or being decoded
@@ -54,21 +52,55 @@ MAX_BATCHES_IN_FLIGHT = 3  # one in the encoder, two decoded or being decoded
 Encoded = list[tuple[Utterance, np.ndarray, Encoding]]  # clip, audio digest, frames
 
 
+@dataclass(frozen=True)
+class ExtractionTask(WorkerTask):
+    """The task of a worker that encodes clips."""
+
+    specs: tuple[EncoderSpec, ...]  # encoders with missing clips, weights resolved
+    cache: Path  # folder of the stores
+    commit_seconds: float = PART_SECONDS  # an open part is committed at this age
+    # Object store that `cache` mirrors; empty for a plain folder. A worker opens its own mirror,
+    # which on the same machine is the same folder.
+    url: str = ""
+    limits: ClipLimits = DEFAULT_LIMITS  # which clips are usable
+
+    @property
+    def modules(self) -> list[str]:
+        """This module, and those of the encoders."""
+        return [__name__, *sorted({encoder_module(spec) for spec in self.specs})]
+
+    def run(self, receive: Receive, emit: Emit) -> None:
+        """Load the models, encode batches as they arrive, and commit."""
+        try:
+            if self.threads:
+                torch.set_num_threads(self.threads)
+            own = replace(self, cache=open_mirror(self.url)) if self.url else self
+            with Pipeline(own, emit) as pipeline:
+                emit(Ready(os.getpid()))
+                while not isinstance(command := receive(), str):
+                    pipeline.submit(command)
+                if command == STOP:
+                    pipeline.stop()
+        except BaseException as error:
+            emit(Aborted.from_error(error))
+        emit(Finished())
+
+
 class _StreamPipeline:
     """One encoder and the writer of its store."""
 
-    def __init__(self, spec: EncoderSpec, config: WorkerConfig, emit: Emit) -> None:
-        device = config.device or default_device()
+    def __init__(self, spec: EncoderSpec, task: ExtractionTask, emit: Emit) -> None:
+        device = task.device or default_device()
         encoder = build_encoder(spec, device)
         self.fingerprint = spec.fingerprint
         self._splitter = OomSplitter(
             encoder.encode, spec.slug, device, lambda text: emit(Note(text))
         )
         self.writer = StoreWriter(
-            config.cache,
+            task.cache,
             StoreInfo(spec, encoder.frame_size, encoder.licence),
             writers=[encoding_machine(spec, device)],
-            part_seconds=config.commit_seconds,
+            part_seconds=task.commit_seconds,
         )
 
     def encode(
@@ -106,7 +138,7 @@ class Pipeline:
     """Encodes batches and commits their frames. Creation loads the models; use it with `with`.
 
     Args:
-        emit: called from several threads with a `BatchDone` for each batch, a `Note` for the user,
+        emit: called from several threads with `ClipsEncoded` for each batch, a `Note` for the user,
             and `Aborted` at the first error.
         max_unwritten_bytes: maximum size of frames that wait for the disk.
 
@@ -116,11 +148,11 @@ class Pipeline:
     """
 
     def __init__(
-        self, config: WorkerConfig, emit: Emit, max_unwritten_bytes: int = MAX_UNWRITTEN_BYTES
+        self, task: ExtractionTask, emit: Emit, max_unwritten_bytes: int = MAX_UNWRITTEN_BYTES
     ) -> None:
         self._emit = emit
-        self._limits = config.limits
-        self._streams = [_StreamPipeline(spec, config, emit) for spec in config.specs]
+        self._limits = task.limits
+        self._streams = [_StreamPipeline(spec, task, emit) for spec in task.specs]
         self._writers = ExitStack()
         self._decoding = ThreadPoolExecutor(DECODE_THREADS, "decode")
         self._encoding = ThreadPoolExecutor(1, "encode")
@@ -143,7 +175,7 @@ class Pipeline:
         if self._error is not None:
             raise self._error
         clips = [
-            self._decoding.submit(try_load, clip.utterance, self._limits) for clip in batch.clips
+            self._decoding.submit(try_load, clip.utterance, self._limits) for clip in batch.items
         ]
         self._encoding.submit(self._encode, batch, clips)
 
@@ -182,7 +214,7 @@ class Pipeline:
             self._in_flight.release()
 
     def _write(
-        self, batch: ClipBatch, encoded: dict[str, Encoded], done: BatchDone, size: int
+        self, batch: ClipBatch, encoded: dict[str, Encoded], done: ClipsEncoded, size: int
     ) -> None:
         try:
             if self._write_failed:
@@ -217,11 +249,11 @@ def try_load(utterance: Utterance, limits: ClipLimits) -> Clip | AudioError:
 
 def _wait_for_decoding(
     batch: ClipBatch, clips: list["Future[Clip | AudioError]"]
-) -> tuple[list[tuple[MissingClip, Clip]], BatchDone]:
+) -> tuple[list[tuple[MissingClip, Clip]], ClipsEncoded]:
     """The decoded clips, and a report with the failures of the others."""
-    done = BatchDone(batch.number, {}, {}, {})
+    done = ClipsEncoded(batch.number, {}, {}, {})
     loaded = []
-    for missing, future in zip(batch.clips, clips, strict=True):
+    for missing, future in zip(batch.items, clips, strict=True):
         clip, utterance = future.result(), missing.utterance
         if isinstance(clip, Clip):
             loaded.append((missing, clip))
@@ -231,24 +263,3 @@ def _wait_for_decoding(
             failure = Failure(utterance.id, utterance.audio, str(clip))
             done.failures.setdefault(key, []).append(failure)
     return loaded, done
-
-
-def run_worker(config: WorkerConfig, receive: Callable[[], Command], emit: Emit) -> None:
-    """Run one worker: load the models, encode batches as they arrive, commit.
-
-    `receive` waits for the next command. `Finished` is always the last event.
-    """
-    try:
-        if config.threads:
-            torch.set_num_threads(config.threads)
-        if config.url:
-            config = replace(config, cache=open_mirror(config.url))
-        with Pipeline(config, emit) as pipeline:
-            emit(Ready(os.getpid()))
-            while not isinstance(command := receive(), str):
-                pipeline.submit(command)
-            if command == STOP:
-                pipeline.stop()
-    except BaseException as error:
-        emit(Aborted.from_error(error))
-    emit(Finished())

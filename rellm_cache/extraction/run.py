@@ -5,7 +5,7 @@ audio. All other clips are decoded, encoded and stored, here or by many workers.
 listed and never stored.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
@@ -19,24 +19,23 @@ from rellm_cache.corpus.speed_copies import clips_to_encode
 from rellm_cache.encoders.registry import require_importable, resolve
 from rellm_cache.extraction.failures import record_failures
 from rellm_cache.extraction.messages import (
-    BatchDone,
     ClipBatch,
-    Event,
-    Note,
-    WorkerConfig,
+    ClipsEncoded,
+    Failure,
+    MissingClip,
     batch_by_length,
 )
-from rellm_cache.extraction.missing import TargetStore, find_missing
-from rellm_cache.extraction.pipeline import Pipeline
+from rellm_cache.extraction.missing import TargetStore, find_missing, find_uncommitted
+from rellm_cache.extraction.options import ExtractionOptions
+from rellm_cache.extraction.pipeline import MAX_BATCHES_IN_FLIGHT, ExtractionTask, Pipeline
 from rellm_cache.extraction.stored_layers import choose_store
-from rellm_cache.extraction.workers.coordinator import Coordinator, WorkerPool
-from rellm_cache.extraction.workers.options import WorkerOptions
-from rellm_cache.extraction.workers.processes import ProcessPool
-from rellm_cache.extraction.workers.ray import RayPool
 from rellm_cache.store.remote.mirror import sync_mirror
 from rellm_cache.store.remote.mirror_paths import origin_url
 from rellm_cache.utils.console import Tick, progress, say
 from rellm_cache.utils.interrupts import Interrupts
+from rellm_cache.workers.coordinator import Coordinator
+from rellm_cache.workers.messages import BatchDone, Event, Note
+from rellm_cache.workers.pools import start_pool
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,7 @@ def extract(
     cache: Path,
     batch_size: int = 16,
     device: torch.device | None = None,
-    options: WorkerOptions | None = None,
+    options: ExtractionOptions | None = None,
 ) -> list[StreamReport]:
     """Encode every clip of a manifest that the cache does not hold yet.
 
@@ -77,14 +76,15 @@ def extract(
     """
     begun = monotonic()
     sync_mirror(cache)
-    options = options or WorkerOptions()
+    options = options or ExtractionOptions()
     limits = read_limits(manifest)
-    utterances = options.select(clips_to_encode(read_manifests(manifest), recipe, limits))
+    clips = clips_to_encode(read_manifests(manifest), recipe, limits)
+    utterances = [u for u in clips if options.takes(u.id)]
     streams = make_targets(recipe.require_encoders(), cache)
     targets = list(dict.fromkeys(streams.values()))  # two streams may share a store
     missing = find_missing(utterances, targets)
     needed = [t for t in targets if any(t.fingerprint in clip.missing_from for clip in missing)]
-    config = WorkerConfig(
+    task = ExtractionTask(
         specs=tuple(target.spec for target in needed),
         cache=cache,
         device=device,
@@ -94,11 +94,14 @@ def extract(
     )
     batches = batch_by_length(missing, batch_size)
     if batches:
-        with progress("Encoding", len(missing), "clips") as tick:
-            if options.ray or options.workers:
-                _encode_with_workers(config, batches, needed, options, tick)
+        with progress("Encoding", len(missing), "clips") as tick, Interrupts() as interrupts:
+            work = _ClipWork(needed)
+            if options.has_workers:
+                require_importable(task.specs)
+                pool = start_pool(task, options)
+                list(Coordinator(pool, work, batches, tick, say).run())  # clips have no results
             else:
-                _encode_here(config, batches, needed, tick)
+                _encode_here(task, batches, work, tick, interrupts)
     for target in targets:
         record_failures(target.path, {u.id for u in utterances}, target.failed.values())
     wall = monotonic() - begun
@@ -120,41 +123,54 @@ def make_targets(encoders: Mapping[str, EncoderConfig], cache: Path) -> dict[str
     return {name: targets[spec] for name, spec in specs.items()}
 
 
-def _encode_with_workers(
-    config: WorkerConfig,
-    batches: Sequence[ClipBatch],
-    targets: Sequence[TargetStore],
-    options: WorkerOptions,
-    tick: Tick,
-) -> None:
-    require_importable(config.specs)
-    pool: WorkerPool
-    if options.ray:
-        pool = RayPool(options.ray, options.workers, config)
-    else:
-        pool = ProcessPool(options.workers, config)
-    with Interrupts():
-        Coordinator(pool, targets, batches, tick, say).run()
+class _ClipWork:
+    """Clips that are encoded into stores; the stores say which are committed."""
+
+    unit = "clip"
+    in_flight = MAX_BATCHES_IN_FLIGHT
+
+    def __init__(self, targets: Sequence[TargetStore]) -> None:
+        self._targets = targets
+        self._hours = 0.0
+
+    def record(self, batch: ClipBatch, done: BatchDone) -> str:
+        """Record encoded clips; returns the hours of audio so far."""
+        if isinstance(done, ClipsEncoded):
+            for target in self._targets:
+                target.record(batch, done)
+            self._hours += sum(done.seconds.values()) / 3600
+        return f"{self._hours:.2f} h of audio"
+
+    def find_lost(self, items: Iterable[MissingClip]) -> list[MissingClip]:
+        """Clips that are in no committed part."""
+        return find_uncommitted(items, self._targets)
+
+    def give_up(self, item: MissingClip, reason: str) -> None:
+        """List a clip as failed."""
+        utterance = item.utterance
+        failure = Failure(utterance.id, utterance.audio, f"{utterance.audio}: {reason}")
+        for target in self._targets:
+            if target.fingerprint in item.missing_from:
+                target.failed[utterance.id] = failure
 
 
 def _encode_here(
-    config: WorkerConfig, batches: Sequence[ClipBatch], targets: Sequence[TargetStore], tick: Tick
+    task: ExtractionTask,
+    batches: Sequence[ClipBatch],
+    work: _ClipWork,
+    tick: Tick,
+    interrupts: Interrupts,
 ) -> None:
     by_number = {batch.number: batch for batch in batches}
-    hours = 0.0
 
     def handle(event: Event) -> None:
-        nonlocal hours
         if isinstance(event, BatchDone):
             batch = by_number[event.number]
-            for target in targets:
-                target.record(batch, event)
-            hours += sum(event.seconds.values()) / 3600
-            tick(len(batch.clips), f"{hours:.2f} h of audio")
+            tick(len(batch.items), work.record(batch, event))
         elif isinstance(event, Note):
             say(event.text)
 
-    with Interrupts() as interrupts, Pipeline(config, handle) as pipeline:
+    with Pipeline(task, handle) as pipeline:
         for batch in batches:
             pipeline.submit(batch)
         interrupts.finishing(pipeline.stop)

@@ -58,6 +58,15 @@ def load_llm(config: LLMConfig, device: torch.device) -> FrozenLLM:
     model = _load_model(find_llm(config), config, device)
     chat = load_chat(config)
     _check_end_tokens(model, chat)
+    return freeze(model, chat, config, device)
+
+
+def freeze(model: Any, chat: ChatFormat, config: LLMConfig, device: torch.device) -> FrozenLLM:
+    """The frozen LLM of a model on its device, with the recipe's options of its output and inputs.
+
+    Raises:
+        ConfigError: an option needs an output matrix that is not the input embeddings.
+    """
     _reset_generation_config(model)
     if config.quantize_output:
         quantize_output(model)
@@ -82,8 +91,9 @@ def _load_model(folder: Path, config: LLMConfig, device: torch.device) -> Any:
     copy = _quantized_copy(folder, config, device)
     ready = copy is not None and copy.is_ready()
     own = _require_quantization(folder, config) or ready
-    dtype = _compute_dtype(device)
-    packing: dict[str, Any] = {} if own else {"quantization_config": _quantization(config, dtype)}
+    dtype = compute_dtype(device)
+    settings = quantization_settings(config, dtype)
+    packing: dict[str, Any] = {} if own else {"quantization_config": settings}
     model = load_pretrained(
         AutoModelForCausalLM,
         copy.path if copy is not None and ready else folder,
@@ -112,7 +122,7 @@ def _quantized_copy(folder: Path, config: LLMConfig, device: torch.device) -> Qu
         return None
     if sum(file.stat().st_size for file in weight_files(folder)) < COPIED_BYTES:
         return None
-    return QuantizedCopy(folder, config, _compute_dtype(device))
+    return QuantizedCopy(folder, config, compute_dtype(device))
 
 
 def widen(model: torch.nn.Module, dtype: torch.dtype) -> None:
@@ -122,7 +132,8 @@ def widen(model: torch.nn.Module, dtype: torch.dtype) -> None:
             weight.data = weight.data.to(dtype)
 
 
-def _compute_dtype(device: torch.device) -> torch.dtype:
+def compute_dtype(device: torch.device) -> torch.dtype:
+    """Dtype of an LLM's computations, and of its weights that are not quantized."""
     return torch.bfloat16 if device.type == "cuda" else torch.float32
 
 
@@ -277,7 +288,8 @@ def _reset_generation_config(model: Any) -> None:
     model.generation_config = GenerationConfig()
 
 
-def _quantization(config: LLMConfig, dtype: torch.dtype) -> BitsAndBytesConfig | None:
+def quantization_settings(config: LLMConfig, dtype: torch.dtype) -> BitsAndBytesConfig | None:
+    """How transformers quantizes the weights of a recipe's LLM; None if it does not."""
     if config.quantization == "nf4":
         return BitsAndBytesConfig(
             load_in_4bit=True,

@@ -121,6 +121,15 @@ def percent(value: float, sign: str = "") -> str:
     return f"{100 * value:{sign}.1f} %"
 
 
+def duration(seconds: float | None) -> str:
+    """Format seconds as seconds, minutes or hours."""
+    if seconds is None:
+        return "unknown"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
 MOST_NUMBERS = 10_000  # of one range
 
 

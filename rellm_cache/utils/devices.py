@@ -2,6 +2,7 @@
 
 import os
 import platform
+import resource
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -125,6 +126,15 @@ def machine_memory() -> tuple[int, int]:
     except (OSError, StopIteration):
         pass  # not Linux: pages of files count as used
     return limit, min(available, limit - used)
+
+
+def peak_resident_bytes() -> int:
+    """Return the most memory that this process has had resident, pages of mapped files included."""
+    try:
+        lines = Path("/proc/self/status").read_text("utf-8").splitlines()
+    except OSError:  # the number below counts the parent's memory too, where it began this process
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return next((1024 * int(s.split()[1]) for s in lines if s.startswith("VmHWM:")), 0)
 
 
 def _read_number(path: Path, default: int) -> int:

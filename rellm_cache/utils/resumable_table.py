@@ -2,15 +2,18 @@
 
 Each row has an id and the fingerprint of its inputs. New rows are appended to a journal
 next to the finished file. A later call reads them back and makes only the missing ones. At the end
-the file is replaced in one step and the journal removed.
+the file is replaced in one step and the journal removed. Each job of an array appends to a journal
+of its own part; all of them are read.
 """
 
 import errno
+import glob
 import json
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from io import FileIO
 from pathlib import Path
 from typing import Any, Self
@@ -29,6 +32,7 @@ Row = dict[str, Any]
 FINGERPRINT = "fingerprint"
 # Names of the fingerprint in files of the first edition, which are still read.
 FORMER_NAMES = ("made_from", "by", "generator", "writer", "identity", "audio_sha256")
+PART = ".part-"  # before the name of a part, in the name of its journal
 KEPT = "the rows before are kept"
 SYNC_SECONDS = 1.0  # a power cut may lose rows of the last second; a kill loses none
 
@@ -44,6 +48,7 @@ class ResultTable:
         path: the finished file; it need not exist.
         fingerprints: id → expected fingerprint, or one for all ids; None accepts every row.
         finished: rows that are known; None reads them from the finished file.
+        part: name of the part that this process makes; "" if it makes all rows.
 
     Example:
         >>> table = ResultTable(Path("answers.jsonl"), {"a": "f1", "b": "f2"})  # doctest: +SKIP
@@ -58,18 +63,18 @@ class ResultTable:
         path: Path,
         fingerprints: str | Mapping[str, str] | None = None,
         finished: Iterable[Row] | None = None,
+        part: str = "",
     ) -> None:
         self.path = path
-        self.journal = journal_beside(path)
+        self.journal = journal_beside(path, part)
         self._fingerprints = fingerprints
         require_intact(path, "remove it, and its results are made again")
         self._before = list(_current(read_rows(path) if finished is None else finished))
         self._rows: dict[str, Row] = {}
         self._appending: Journal | None = None
-        for row in (*self._before, *_current(read_journal(self.journal))):
-            known = isinstance(row.get("id"), str) and FINGERPRINT in row
-            if known and same_inputs(self._expected(row["id"]), row[FINGERPRINT]):
-                self._merge(row)
+        self._is_part = bool(part)
+        self._add_known(self._before)
+        self._read_journals()
 
     def __enter__(self) -> Self:
         return self
@@ -89,6 +94,16 @@ class ResultTable:
     def __iter__(self) -> Iterator[str]:
         """Iterate over the ids of all rows, oldest first."""
         return iter(self._rows)
+
+    @property
+    def has_journal(self) -> bool:
+        """Whether there is a journal that `finish` would remove."""
+        return bool(self._own_journals())
+
+    def join(self) -> None:
+        """Add what other parts have appended, and make this the table of the whole file."""
+        self._is_part = False
+        self._read_journals()
 
     def missing(self, ids: Iterable[str], *fields: str) -> list[str]:
         """Return the ids, each once, without a row or without one of the fields."""
@@ -112,7 +127,7 @@ class ResultTable:
         self, title: str, total: int, unit: str, results: Iterable[tuple[str, Mapping[str, Any]]]
     ) -> None:
         """Add results, each an id and its fields, as they arrive, and show the progress."""
-        with progress(title, total, unit) as tick, self:
+        with progress(title, total, unit) as tick, self, _closed(results):
             for name, fields in results:
                 self.add(name, **fields)
                 tick()
@@ -122,7 +137,9 @@ class ResultTable:
         rows: Iterable[Any] | None = None,
         write: Callable[[Path, list[Any]], object] | None = None,
     ) -> bool:
-        """Replace the finished file, unless it already holds these rows, and remove the journal.
+        """Replace the finished file, unless it already holds these rows, and remove the journals.
+
+        A table of a part removes only its own.
 
         Args:
             rows: rows of the file; None for the rows of the table, in the order of `fingerprints`.
@@ -139,8 +156,22 @@ class ResultTable:
         changed = content != self._before
         if changed:
             (write or write_lines)(self.path, content)
-        self.journal.unlink(missing_ok=True)
+        for journal in self._own_journals():
+            journal.unlink(missing_ok=True)
         return changed
+
+    def _own_journals(self) -> list[Path]:
+        return [j for j in journals_of(self.path) if j == self.journal or not self._is_part]
+
+    def _read_journals(self) -> None:
+        for journal in journals_of(self.path):
+            self._add_known(_current(read_journal(journal)))
+
+    def _add_known(self, rows: Iterable[Row]) -> None:
+        for row in rows:
+            known = isinstance(row.get("id"), str) and FINGERPRINT in row
+            if known and same_inputs(self._expected(row["id"]), row[FINGERPRINT]):
+                self._merge(row)
 
     def _expected(self, name: str) -> str | None:
         known = self._fingerprints
@@ -203,9 +234,25 @@ def _append(file: FileIO, row: Row) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def journal_beside(path: Path) -> Path:
-    """Return the path of a file's journal."""
-    return path.with_name(f".{path.name}.journal")
+def journal_beside(path: Path, part: str = "") -> Path:
+    """Return the path of a file's journal, or of the journal of a part of it."""
+    return path.with_name(f".{path.name}{f'{PART}{part}' if part else ''}.journal")
+
+
+def journals_of(path: Path) -> list[Path]:
+    """List the journals of a file and of its parts that exist."""
+    parts = sorted(path.parent.glob(f".{glob.escape(path.name)}{PART}*.journal"))
+    return [journal for journal in (journal_beside(path), *parts) if journal.exists()]
+
+
+@contextmanager
+def _closed(results: Iterable[Any]) -> Iterator[None]:
+    """Close a generator at the end, so that what it holds, as workers, ends after an error too."""
+    try:
+        yield
+    finally:
+        if isinstance(results, Generator):
+            results.close()
 
 
 def read_journal(path: Path) -> Iterator[Row]:

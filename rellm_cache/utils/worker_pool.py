@@ -56,10 +56,15 @@ def begin_worker(processes: int) -> None:
     Otherwise it could write to a run that the next command already continues.
     """
     torch.set_num_threads(threads_each(processes))
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
+    """End this process when its parent has ended, in any way."""
+    threading.Thread(target=_wait_for_parent, daemon=True).start()
+
+
+def _wait_for_parent() -> None:
     if (parent := multiprocessing.parent_process()) is not None:
         parent.join()
         os._exit(1)

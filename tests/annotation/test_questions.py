@@ -25,7 +25,8 @@ from rellm_cache.llm.loading import find_llm, load_llm
 from rellm_cache.qa.prompts import write_request
 from rellm_cache.qa.rows import questions_path, read_questions, read_rows
 from rellm_cache.utils.model_files import weights_digest
-from rellm_cache.utils.resumable_table import Journal, journal_beside
+from rellm_cache.utils.resumable_table import Journal, journal_beside, journals_of
+from rellm_cache.workers.options import Shard, WorkerOptions
 
 ROWS: list[dict[str, Any]] = [
     {"id": "a", "audio": "a.wav", "text": "I lost my keys.", "emotion": "sad"},
@@ -153,6 +154,35 @@ def test_a_killed_run_goes_on_where_it_was(
     report = run(manifest, given, batch_size=1)
     assert report.asked == 6
     assert report.path.read_text("utf-8") == undisturbed
+
+
+def test_workers_with_one_killed_write_what_one_process_writes(
+    manifest: Path, given: Recipe, killed_worker: list[int]
+) -> None:
+    alone = run(manifest, given)
+    content = alone.path.read_bytes()
+    alone.path.unlink()
+    (report,) = write_questions(manifest, given, 3, options=WorkerOptions(workers=2))
+    assert len(killed_worker) == 1
+    assert report == alone
+    assert report.path.read_bytes() == content
+    assert journals_of(report.path) == []
+
+
+def test_the_last_shard_joins_what_all_have_written(manifest: Path, given: Recipe) -> None:
+    write_lines(manifest.with_name("test.jsonl"), ROWS[:1])  # all of its requests are in train
+    alone = write_questions(manifest.parent, given)
+    contents = [report.path.read_bytes() for report in alone]
+    for report in alone:
+        report.path.unlink()
+    first = write_questions(manifest.parent, given, options=WorkerOptions(shard=Shard(2, 2)))
+    left = [10 - report.asked for report in first if report.path == questions_path(manifest)]
+    assert f"{left[0]} requests remain, of shard 1/2" in [report.unfinished for report in first]
+    assert not any(report.path.exists() for report in alone)
+    last = write_questions(manifest.parent, given, options=WorkerOptions(shard=Shard(1, 2)))
+    assert sum(report.asked for report in (*first, *last)) == 10
+    assert [report.path.read_bytes() for report in last] == contents
+    assert not any(journals_of(report.path) for report in last)
 
 
 def test_replies_are_parsed_filtered_and_counted(tmp_path: Path, quick: Recipe) -> None:

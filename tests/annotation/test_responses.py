@@ -1,5 +1,6 @@
 """respond: equal prompts are asked once, refusals are counted, a kill loses no rows."""
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -12,8 +13,10 @@ from safetensors.torch import load_file, save_file
 from rellm_cache.annotation.responses import RespondReport, reply_fingerprint, respond
 from rellm_cache.config.schema import LoraConfig, Recipe
 from rellm_cache.corpus.manifest import read_lines, read_manifest, responses_path, write_lines
-from rellm_cache.errors import ConfigError, ManifestError
-from rellm_cache.utils.resumable_table import journal_beside, read_journal
+from rellm_cache.errors import ConfigError, ManifestError, RellmError
+from rellm_cache.utils.locks import hold_file
+from rellm_cache.utils.resumable_table import journal_beside, journals_of, read_journal
+from rellm_cache.workers.options import Shard, WorkerOptions
 
 ROWS: list[dict[str, Any]] = [
     {"id": "a", "audio": "a.wav", "text": "I lost my keys.", "emotion": "sad"},
@@ -258,3 +261,84 @@ def test_a_folder_with_other_weights_is_another_llm(
     weights = load_file(again / "model.safetensors")
     save_file({n: -t for n, t in weights.items()}, again / "model.safetensors", {"format": "pt"})
     assert run(manifest, moved).generated == 3
+
+
+def test_workers_with_one_killed_write_what_one_process_writes(
+    manifest: Path, recipe: Recipe, killed_worker: list[int]
+) -> None:
+    alone = run(manifest, recipe)
+    content = alone.path.read_bytes()
+    alone.path.unlink()
+    (report,) = respond(manifest, recipe, 4, options=WorkerOptions(workers=2))
+    assert len(killed_worker) == 1
+    assert report == alone
+    assert report.path.read_bytes() == content
+    assert not waiting(manifest).exists()
+
+
+def test_a_killed_call_with_workers_is_continued_by_one_process(
+    manifest: Path, recipe: Recipe, killed_after: KilledAfter
+) -> None:
+    alone = run(manifest, recipe)
+    content = alone.path.read_bytes()
+    alone.path.unlink()
+    with killed_after(2):
+        respond(manifest, recipe, 1, options=WorkerOptions(workers=2))
+    report = run(manifest, recipe)
+    assert report == replace(alone, generated=1)
+    assert report.path.read_bytes() == content
+
+
+def test_the_last_shard_joins_what_all_have_written(manifest: Path, recipe: Recipe) -> None:
+    other = manifest.with_name("validation.jsonl")  # one prompt of train, and one of its own
+    write_lines(other, [{**ROWS[0], "id": "x"}, {**ROWS[3], "id": "y", "text": "We lost."}])
+    alone = respond(manifest.parent, recipe)
+    contents = [report.path.read_bytes() for report in alone]
+    for report in alone:
+        report.path.unlink()
+    prompts = {row["prompt"] for report in alone for row in read_rows(contents, alone, report)}
+    counts = [sum(Shard.of(p, 3) == Shard(n, 3) for p in prompts) for n in (1, 2, 3)]
+    order = [3, 1, 2]
+    for number in order:
+        found = respond(manifest.parent, recipe, options=WorkerOptions(shard=Shard(number, 3)))
+        assert sum(report.generated for report in found) == counts[number - 1]
+    assert [report.unfinished for report in found] == ["", ""]
+    assert [report.path.read_bytes() for report in found] == contents
+    assert [r.written for r in found] == [r.written for r in alone]
+    assert not any(journals_of(report.path) for report in found)
+
+
+def read_rows(contents: list[bytes], reports: list[RespondReport], own: RespondReport) -> Any:
+    """The rows of a report's file with a prompt, from its content."""
+    text = contents[reports.index(own)].decode()
+    return [row for row in map(json.loads, text.splitlines()) if "prompt" in row]
+
+
+def test_a_shard_says_what_remains_and_a_call_without_one_makes_it(
+    manifest: Path, recipe: Recipe
+) -> None:
+    alone = run(manifest, recipe)
+    content = alone.path.read_bytes()
+    prompts = {r["prompt"] for _, r in read_lines(alone.path) if "prompt" in r}
+    alone.path.unlink()
+    shard = Shard.of(min(prompts), 2)
+    mine = [prompt for prompt in prompts if Shard.of(prompt, 2) == shard]
+    (report,) = respond(manifest, recipe, options=WorkerOptions(shard=shard))
+    left = len(prompts) - len(mine)
+    assert report.generated == len(mine)
+    if left:
+        s = "s remain" if left > 1 else " remains"
+        assert report.unfinished == f"{left} prompt{s}, of shard {3 - shard.number}/2"
+        assert not report.path.exists()
+    assert run(manifest, recipe) == replace(alone, generated=left)
+    assert alone.path.read_bytes() == content
+    assert not journals_of(alone.path)
+
+
+def test_a_shard_that_another_process_makes_is_refused(manifest: Path, recipe: Recipe) -> None:
+    out, options = responses_path(manifest), WorkerOptions(shard=Shard(1, 2))
+    with (
+        hold_file(journal_beside(out, "1-of-2")),
+        pytest.raises(RellmError, match=r"part-1-of-2.journal: process \d+ on .* is writing it"),
+    ):
+        respond(manifest, recipe, options=options)

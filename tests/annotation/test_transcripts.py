@@ -28,6 +28,7 @@ from rellm_cache.store.transcripts import (
     read_transcripts_file,
 )
 from rellm_cache.utils.resumable_table import journal_beside
+from rellm_cache.workers.options import Shard, WorkerOptions
 
 MakeClip = Callable[..., Path]
 
@@ -273,3 +274,56 @@ def test_a_clip_too_large_for_memory_fails_alone(
     ((_, row),) = read_lines(report.failures)
     assert row["id"] == "tones/10"
     assert "out of GPU memory though encoded alone" in row["reason"]
+
+
+def test_workers_with_one_killed_write_what_one_process_writes(
+    corpus: Path, hearing: Recipe, cache: Path, killed_worker: list[int], make_clip: MakeClip
+) -> None:
+    (corpus.parent / "audio/07.wav").write_bytes(b"RIFF")
+    alone = run(corpus, hearing, cache)
+    content = alone.path.read_bytes()
+    alone.path.unlink()
+    report = transcribe([corpus], hearing, cache, 4, options=WorkerOptions(workers=2))
+    assert len(killed_worker) == 1
+    assert (report.transcribed, report.failed, report.hours) == (10, 1, pytest.approx(alone.hours))
+    assert report.path.read_bytes() == content
+    assert not journal_beside(report.path).exists()
+    again = transcribe([corpus], hearing, cache, options=WorkerOptions(workers=2))
+    assert (again.transcribed, again.present, again.failed) == (0, 10, 1)
+
+
+def test_each_shard_adds_its_transcripts_to_one_file(
+    corpus: Path, hearing: Recipe, cache: Path, killed_after: KilledAfter
+) -> None:
+    alone = run(corpus, hearing, cache)
+    content = alone.path.read_bytes()
+    alone.path.unlink()
+    options = [WorkerOptions(shard=Shard(number, 2)) for number in (1, 2)]
+    shares = [sum(own.takes(u.id) for u in read_manifests(corpus)) for own in options]
+    with killed_after(2):
+        transcribe([corpus], hearing, cache, options=options[0])
+    assert not alone.path.exists()
+    second = transcribe([corpus], hearing, cache, options=options[1])
+    assert (second.transcribed, second.present) == (shares[1], 0)
+    assert len(read_transcripts_file(second.path)) == shares[1]
+    first = transcribe([corpus], hearing, cache, options=options[0])
+    assert (first.transcribed, first.present) == (shares[0] - 2, 2)
+    assert first.path.read_bytes() == content
+    assert [p.name for p in (cache / "transcripts").iterdir()] == [first.path.name]
+    assert {p.name for p in cache.iterdir()} == {"transcripts"}  # no lock is left
+
+
+def test_a_call_without_shards_finds_what_a_killed_shard_has_written(
+    corpus: Path, hearing: Recipe, cache: Path, killed_after: KilledAfter
+) -> None:
+    with killed_after(2):
+        transcribe([corpus], hearing, cache, options=WorkerOptions(shard=Shard(1, 2)))
+    report = run(corpus, hearing, cache)
+    assert (report.transcribed, report.present) == (9, 2)
+    assert [p.name for p in (cache / "transcripts").iterdir()] == [report.path.name]
+
+
+def test_shards_into_a_url_are_refused(clips: Path, hearing: Recipe, s3: Any) -> None:
+    options = WorkerOptions(shard=Shard(1, 2))
+    with pytest.raises(ConfigError, match=r"--shard 1/2: found a cache at s3://.* expected a fold"):
+        transcribe([clips], hearing, open_mirror(s3.url), options=options)

@@ -26,8 +26,8 @@ from rellm_cache.corpus.audio import load_clip
 from rellm_cache.corpus.audio_source import audio_digest
 from rellm_cache.corpus.manifest import Utterance, read_manifests, write_manifest
 from rellm_cache.corpus.readers.ravdess import RavdessOptions, read_ravdess_speakers
+from rellm_cache.extraction.options import ExtractionOptions
 from rellm_cache.extraction.run import extract
-from rellm_cache.extraction.workers.options import WorkerOptions
 from rellm_cache.store.reader import FeatureStore
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "miniature"))
@@ -58,7 +58,7 @@ def compare(
         write_manifest(manifest, found[:: len(found) // count][:count])
         reports = extract(
             manifest, load_recipe(recipe), work / f"caches/{kind}",
-            options=WorkerOptions(workers=workers),
+            options=ExtractionOptions(workers=workers),
         )  # fmt: skip
         assert not any(report.failed for report in reports)
         stores[kind] = [FeatureStore(report.path) for report in reports]

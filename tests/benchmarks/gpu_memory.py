@@ -26,7 +26,6 @@ from phantom import LEDGER, PHANTOM  # it changes torch, and goes first
 # isort: split
 import torch
 from options import make_parser, rounded, write_figures
-from shapes import QWEN_7B, RESPONSE_TOKENS, SECONDS
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config
@@ -41,6 +40,8 @@ from rellm_cache.llm.output_matrix import QuantizedOutput
 from rellm_cache.llm.prompts import ChatFormat
 from rellm_cache.model.speech_llm import SpeechLLM
 from rellm_cache.planning.training import MOMENTS_BYTES, plan_training
+from rellm_cache.speed.known_shapes import QWEN_7B
+from rellm_cache.speed.sizes import CLIP_SECONDS, RESPONSE_TOKENS
 
 SPEECH, EMOTION = 1280, 1024  # values in a frame of Whisper large-v2 and of wav2vec2 large
 WORDS = " ".join(["word"] * 34)  # that the plan takes for as many tokens
@@ -172,7 +173,7 @@ def qwen_7b(folder: Path, recipe: Recipe, tokenizer: Path) -> FrozenLLM:
 
 def make_batch(clips: int) -> Batch:
     """Frames and responses of so many clips, all alike."""
-    frames = int(50 * SECONDS)
+    frames = int(50 * CLIP_SECONDS)
     return Batch(
         ids=tuple(map(str, range(clips))),
         streams={
@@ -205,7 +206,7 @@ def planned(recipe: Recipe, clips: int) -> float:
     utterances = [
         Utterance(id=str(i), audio="a.wav", response=WORDS, emotion="neutral") for i in range(clips)
     ]
-    seconds = {u.id: SECONDS for u in utterances}
+    seconds = {u.id: CLIP_SECONDS for u in utterances}
     sizes = {"speech": SPEECH, "emotion": EMOTION}
     plan = plan_training(recipe, utterances, seconds, sizes, torch.bfloat16)
     return plan.peak_bytes

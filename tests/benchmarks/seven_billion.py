@@ -39,7 +39,9 @@ from pathlib import Path
 from typing import Any
 
 from options import make_parser, rounded, write_figures
-from shapes import QWEN_7B, TINY
+from shapes import TINY
+
+from rellm_cache.speed.known_shapes import QWEN_7B
 
 SEED = 7
 RANKS = 151_643  # tokens of Qwen-7B before its special tokens

@@ -34,8 +34,8 @@ from options import make_parser, write_figures
 from rellm_cache.config.schema import AdapterConfig, EncoderConfig, LossesConfig, Recipe
 from rellm_cache.corpus.manifest import write_lines
 from rellm_cache.encoders import whisper  # noqa: F401 (imported before the fork: children share it)
+from rellm_cache.extraction.options import ExtractionOptions
 from rellm_cache.extraction.run import extract
-from rellm_cache.extraction.workers.options import WorkerOptions
 from rellm_cache.store.format import list_stores
 from rellm_cache.store.reader import FeatureStore
 
@@ -104,7 +104,7 @@ class Soak:
 
     manifest: Path
     recipe: Recipe
-    options: WorkerOptions
+    options: ExtractionOptions
     random: random.Random
 
     def start(self, cache: Path) -> psutil.Process:
@@ -186,7 +186,9 @@ def soak(options: argparse.Namespace, scratch: Path) -> dict[str, float]:
             adapter=AdapterConfig(output_size=32),
             losses=LossesConfig(response_lm=0.0),
         ),
-        options=WorkerOptions(options.workers, "local" if options.ray else "", commit_seconds=0),
+        options=ExtractionOptions(
+            options.workers, "local" if options.ray else "", commit_seconds=0
+        ),
         random=random.Random(options.seed),
     )
     begun = time.monotonic()

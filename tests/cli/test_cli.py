@@ -233,6 +233,26 @@ def test_recipes_are_listed_and_printed_with_all_fields(run: Run, tmp_path: Path
     )
 
 
+def test_respond_by_shards_and_options_that_exclude_each_other(
+    run: Run, corpus: Path, recipe: Recipe, tmp_path: Path
+) -> None:
+    (tmp_path / "tiny.toml").write_text(to_toml(recipe))
+    words = ("respond", corpus / "test.jsonl", "--recipe", tmp_path / "tiny.toml")
+    outs = []
+    for shard in ("1/2", "2/2"):
+        code, out, _ = run(*words, "--shard", shard)
+        assert code == 0
+        outs.append(out.removeprefix(f"{corpus}/test.responses.jsonl: "))
+    assert re.fullmatch(r"\d generated now; \d prompts? remains?, of shard 2/2\n", outs[0])
+    assert outs[1].startswith("2 responses, ")
+    code, _, err = run(*words, "--teacher", "--workers", "2")
+    assert code == 2
+    assert "--teacher runs here; leave out --workers, --shard and --ray" in err
+    code, _, err = run(*words, "--endpoint", "http://127.0.0.1:9/v1", "--ray", "local")
+    assert code == 2
+    assert "--endpoint asks a server; leave out --workers and --ray" in err
+
+
 def test_respond(run: Run, corpus: Path, recipe: Recipe, tmp_path: Path) -> None:
     (tmp_path / "tiny.toml").write_text(to_toml(recipe))
     code, out, _ = run("respond", corpus / "test.jsonl", "--recipe", tmp_path / "tiny.toml")

@@ -20,8 +20,8 @@ from rellm_cache.corpus.prepare import prepare
 from rellm_cache.corpus.readers.base import Corpus
 from rellm_cache.encoders.registry import build_encoder, resolve
 from rellm_cache.errors import ManifestError
+from rellm_cache.extraction.options import ExtractionOptions
 from rellm_cache.extraction.run import extract
-from rellm_cache.extraction.workers.options import WorkerOptions
 from rellm_cache.inference.generate import read_source
 from rellm_cache.inference.live_encoding import LiveEncoders
 from rellm_cache.planning.plan import plan
@@ -78,7 +78,9 @@ def short_manifest(make_clip: MakeClip, tmp_path: Path) -> Path:
 @pytest.mark.parametrize("workers", [0, 1])
 def test_extraction_obeys_the_manifest(short_manifest: Path, tmp_path: Path, workers: int) -> None:
     cache, cpu = tmp_path / "cache", torch.device("cpu")
-    (done,) = extract(short_manifest, PROSODY, cache, device=cpu, options=WorkerOptions(workers))
+    (done,) = extract(
+        short_manifest, PROSODY, cache, device=cpu, options=ExtractionOptions(workers)
+    )
     assert (done.encoded, done.failed) == (3, 0)
     (again,) = recompute(cache, short_manifest, 3, device=cpu)
     assert (len(again.clips), again.skipped) == (3, {})

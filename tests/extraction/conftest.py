@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from rellm_cache.config.schema import Recipe
-from rellm_cache.extraction.messages import BatchDone
 from rellm_cache.extraction.run import extract
-from rellm_cache.extraction.workers.coordinator import WorkerEvents, WorkerHandle, WorkerPool
+from rellm_cache.workers.coordinator import WorkerEvents, WorkerHandle, WorkerPool
+from rellm_cache.workers.messages import BatchDone
 
 Checksums = Callable[[Path], dict[str, int]]
 COMMITTED = ("cache/*/part-*", "copies/*/*/part-*")  # in a folder, and in the copy of a URL

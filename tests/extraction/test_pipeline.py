@@ -17,13 +17,14 @@ from rellm_cache.corpus.manifest import read_manifests
 from rellm_cache.encoders.base import Encoding
 from rellm_cache.encoders.whisper import WhisperEncoder
 from rellm_cache.errors import StoreError
-from rellm_cache.extraction.messages import BatchDone, Event, WorkerConfig, batch_by_length
+from rellm_cache.extraction.messages import ClipsEncoded, batch_by_length
 from rellm_cache.extraction.missing import find_missing
-from rellm_cache.extraction.pipeline import Pipeline
+from rellm_cache.extraction.options import ExtractionOptions
+from rellm_cache.extraction.pipeline import ExtractionTask, Pipeline
 from rellm_cache.extraction.run import extract, make_targets
-from rellm_cache.extraction.workers.options import WorkerOptions
 from rellm_cache.store import writer
 from rellm_cache.utils import interrupts
+from rellm_cache.workers.messages import Event
 
 
 def test_the_encoder_does_not_wait_for_a_slow_disk_and_its_error_is_raised(
@@ -43,7 +44,7 @@ def test_the_encoder_does_not_wait_for_a_slow_disk_and_its_error_is_raised(
         sync(folder)
 
     monkeypatch.setattr(writer, "sync_tree", slow)
-    options = WorkerOptions(commit_seconds=0)
+    options = ExtractionOptions(commit_seconds=0)
     with pytest.raises(StoreError, match=r"could not write a part of 1 clip .*Input/output error"):
         extract(corpus, speech_recipe, tmp_path / "cache", batch_size=1, options=options)
     assert len(calls) == 2  # nothing was written after the error
@@ -68,12 +69,12 @@ def test_frames_that_wait_for_a_slow_disk_are_bounded(
     monkeypatch.setattr(writer, "sync_tree", hang)
     (target,) = make_targets(speech_recipe.encoders, tmp_path / "cache").values()
     missing = find_missing(read_manifests(corpus), [target])
-    config = WorkerConfig((target.spec,), tmp_path / "cache", commit_seconds=0)
+    task = ExtractionTask((target.spec,), tmp_path / "cache", commit_seconds=0)
     events: list[Event] = []
-    with Pipeline(config, events.append, max_unwritten_bytes=1) as pipeline:
+    with Pipeline(task, events.append, max_unwritten_bytes=1) as pipeline:
         for batch in batch_by_length(missing, 1):
             pipeline.submit(batch)
-    assert [event.failures for event in events if isinstance(event, BatchDone)] == [
+    assert [event.failures for event in events if isinstance(event, ClipsEncoded)] == [
         {target.fingerprint: []}
     ] * 11
 

@@ -27,8 +27,8 @@ from rellm_cache.corpus.manifest import read_lines, read_manifests, write_lines
 from rellm_cache.data.streams import open_streams
 from rellm_cache.encoders.registry import build_encoder
 from rellm_cache.errors import ConfigError, StoreError
+from rellm_cache.extraction.options import ExtractionOptions
 from rellm_cache.extraction.run import extract
-from rellm_cache.extraction.workers.options import WorkerOptions
 from rellm_cache.store import writer
 from rellm_cache.store.format import failures_path
 from rellm_cache.store.reader import FeatureStore
@@ -200,7 +200,7 @@ def test_a_full_disk_keeps_earlier_parts_and_a_second_run_completes(
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         sync(folder)
 
-    options = WorkerOptions(commit_seconds=0)  # every clip is a part
+    options = ExtractionOptions(commit_seconds=0)  # every clip is a part
     with monkeypatch.context() as disk:
         disk.setattr(writer, "sync_tree", fills_up)
         with pytest.raises(StoreError, match="No space left on device; free some space and run"):
@@ -309,7 +309,7 @@ def test_a_clock_set_back_does_not_change_the_order_of_parts(
     shutil.copy(corpus.parent / "audio/00.wav", corpus.parent / "audio/03.wav")
     monkeypatch.setattr(time, "time", lambda: 0.0)
     monkeypatch.setattr(time, "time_ns", lambda: 0)
-    options = WorkerOptions(commit_seconds=0)
+    options = ExtractionOptions(commit_seconds=0)
     (report,) = extract(corpus, speech_recipe, tmp_path / "cache", batch_size=1, options=options)
     assert (report.encoded, report.changed) == (5, 1)
     store = FeatureStore(report.path)

@@ -17,8 +17,8 @@ from rellm_cache.config.schema import Recipe
 from rellm_cache.data.batch import Example
 from rellm_cache.data.loader import BatchLoader
 from rellm_cache.data.streams import StreamSet
+from rellm_cache.extraction.options import ExtractionOptions
 from rellm_cache.extraction.run import extract
-from rellm_cache.extraction.workers.options import WorkerOptions
 from rellm_cache.store.format import failures_path, list_parts
 from rellm_cache.store.reader import FeatureStore
 from rellm_cache.store.remote.client import Remote, RemoteError
@@ -67,7 +67,7 @@ def test_a_url_holds_what_a_folder_holds(
 ) -> None:
     (corpus.parent / "audio/05.wav").write_bytes(b"no sound")
     del expected["tones/05"]
-    options = WorkerOptions(commit_seconds=0)  # every clip is a part
+    options = ExtractionOptions(commit_seconds=0)  # every clip is a part
     (report,) = extract(corpus, speech_recipe, open_mirror(s3.url), batch_size=1, options=options)
     assert (report.encoded, report.failed) == (10, 1)
     assert f"{failures_path(report.path).name}" in s3.names()

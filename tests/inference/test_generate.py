@@ -20,6 +20,8 @@ from rellm_cache.inference.generate import generate, read_source
 from rellm_cache.inference.responders import Generation
 from rellm_cache.model.speech_llm import SpeechLLM
 from rellm_cache.training.run import train
+from rellm_cache.utils.resumable_table import journals_of
+from rellm_cache.workers.options import Shard, WorkerOptions
 
 
 @pytest.fixture
@@ -192,3 +194,37 @@ def test_a_file_of_another_kind_is_refused_with_the_known_endings(
     (tmp_path / "clip.m4a").write_bytes(content)
     with pytest.raises(ManifestError, match=r"clip.m4a.*a sound file\? Those end in .wav, .flac"):
         read_source(tmp_path / "clip.m4a")
+
+
+def test_workers_with_one_killed_write_what_one_process_writes(
+    run: Path, corpus: Path, tmp_path: Path, killed_worker: list[int]
+) -> None:
+    cache, alone, out = tmp_path / "cache", tmp_path / "alone.jsonl", tmp_path / "out.jsonl"
+    generate(run, corpus, alone, cache, batch_size=1)
+    answers = generate(run, corpus, out, cache, batch_size=1, options=WorkerOptions(workers=2))
+    assert len(killed_worker) == 1
+    assert len(answers) == 11
+    assert out.read_bytes() == alone.read_bytes()
+    assert journals_of(out) == []
+
+
+def test_workers_make_the_batches_of_one_process(run: Path, corpus: Path, tmp_path: Path) -> None:
+    cache, alone, out = tmp_path / "cache", tmp_path / "alone.jsonl", tmp_path / "out.jsonl"
+    generate(run, corpus, alone, cache, batch_size=3)
+    generate(run, corpus, out, cache, batch_size=3, options=WorkerOptions(workers=2))
+    assert out.read_bytes() == alone.read_bytes()
+
+
+def test_shards_are_joined_by_the_last_one(
+    run: Path, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cache, alone, out = tmp_path / "cache", tmp_path / "alone.jsonl", tmp_path / "out.jsonl"
+    whole = generate(run, corpus, alone, cache, batch_size=1)
+    shards = [WorkerOptions(shard=Shard(number, 2)) for number in (1, 2)]
+    assert generate(run, corpus, out, cache, batch_size=1, options=shards[0]) == []
+    left = sum(shards[1].takes(answer.id) for answer in whole)
+    assert f"out.jsonl: {left} clips remain, of shard 2/2" in capsys.readouterr().err
+    assert not out.exists()
+    assert generate(run, corpus, out, cache, batch_size=1, options=shards[1]) == whole
+    assert out.read_bytes() == alone.read_bytes()
+    assert journals_of(out) == []

@@ -15,7 +15,7 @@ import torch
 torch.set_num_threads(1)
 from rellm_cache.config.recipes import load_recipe
 from rellm_cache.extraction.run import extract
-from rellm_cache.extraction.workers.options import WorkerOptions
+from rellm_cache.extraction.options import ExtractionOptions
 from rellm_cache.store import writer
 
 sync, calls = writer.sync_tree, []
@@ -28,6 +28,6 @@ def die(folder):
 
 writer.sync_tree = die
 manifest, recipe, cache = sys.argv[1:]
-options = WorkerOptions(commit_seconds=0)  # every clip is a part
+options = ExtractionOptions(commit_seconds=0)  # every clip is a part
 extract(Path(manifest), load_recipe(recipe), Path(cache), batch_size=2, options=options)
 """

@@ -10,7 +10,7 @@ import pytest
 
 from rellm_cache.errors import RellmError
 from rellm_cache.utils.atomic_files import replaced_folder
-from rellm_cache.utils.locks import hold_file, hold_folder
+from rellm_cache.utils.locks import hold_file, hold_folder, share_file
 
 HOLD = """
 import sys, time
@@ -63,3 +63,28 @@ def test_what_a_killed_writer_left_is_removed_and_other_names_stay(tmp_path: Pat
 def test_a_place_that_takes_no_files_is_an_error_and_not_a_loop() -> None:
     with pytest.raises(FileNotFoundError, match="/proc/"), hold_file(Path("/proc/nothing-is-here")):
         pytest.fail("held a lock that nobody could make")
+
+
+def test_of_those_who_share_a_file_the_last_one_takes_it_alone(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with share_file(out) as first:
+        with share_file(out) as second:
+            assert not second()
+        with pytest.raises(RellmError, match=r"out: process .* is writing it"), hold_file(out):
+            pytest.fail("began to write")
+        assert first()
+    with hold_file(out):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_part_is_refused_while_the_whole_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rellm_cache.utils.locks.PATIENCE_SECONDS", 0.0)
+    with (
+        hold_file(tmp_path / "out"),
+        pytest.raises(RellmError, match=rf"out: process {os.getpid()} on .* is writing it; wait"),
+        share_file(tmp_path / "out"),
+    ):
+        pytest.fail("began to write")

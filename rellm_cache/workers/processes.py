@@ -1,7 +1,7 @@
 """Worker processes of this machine.
 
 Processes come from `fork_server` and are never forked from this one. Each gets its share of the
-CPU's threads, or one of the GPUs. A worker whose parent has ended commits what it has and ends.
+CPU's threads, or one of the GPUs. A worker whose parent has ended stores what it has and ends.
 """
 
 import contextlib
@@ -14,11 +14,10 @@ from multiprocessing.connection import Connection, wait
 
 import torch
 
-from rellm_cache.extraction.messages import STOP, Command, Died, Event, Finished, WorkerConfig
-from rellm_cache.extraction.pipeline import run_worker
-from rellm_cache.extraction.workers.coordinator import WorkerEvents, WorkerHandle
-from rellm_cache.extraction.workers.fork_server import worker_context
 from rellm_cache.utils.devices import threads_each
+from rellm_cache.workers.coordinator import WorkerEvents, WorkerHandle
+from rellm_cache.workers.fork_server import worker_context
+from rellm_cache.workers.messages import STOP, Command, Died, Event, Finished, WorkerTask
 
 END_SECONDS = 10.0
 SERVER_DIED = 255  # multiprocessing's exit code for a process whose fork server has ended
@@ -27,11 +26,11 @@ SERVER_DIED = 255  # multiprocessing's exit code for a process whose fork server
 class ProcessHandle:
     """The coordinator's end of one worker. A process that fails to start is reported as dead."""
 
-    def __init__(self, name: str, config: WorkerConfig) -> None:
+    def __init__(self, name: str, task: WorkerTask) -> None:
         self.name = name
-        with worker_context(config) as context:
+        with worker_context(task) as context:
             self.connection, theirs = context.Pipe()
-            arguments = (theirs, config, dict(os.environ))
+            arguments = (theirs, task, dict(os.environ))
             self.process = context.Process(target=worker_main, args=arguments, name=name)
             # If the fork server dies during the request, the process has no id.
             with contextlib.suppress(EOFError, ConnectionError):
@@ -80,19 +79,19 @@ class ProcessHandle:
 class ProcessPool:
     """Starts worker processes on this machine."""
 
-    def __init__(self, size: int, config: WorkerConfig) -> None:
+    def __init__(self, size: int, task: WorkerTask) -> None:
         self.size = size
-        self._config = config
-        self._gpus = torch.cuda.device_count() if config.device is None else 0
+        self._task = task
+        self._gpus = torch.cuda.device_count() if task.device is None else 0
         self._threads = threads_each(size)
         self._started: list[ProcessHandle] = []
 
     def start(self) -> WorkerHandle:
         """Start one more worker, on the next GPU if there are any."""
         number = len(self._started)
-        device = torch.device("cuda", number % self._gpus) if self._gpus else self._config.device
-        config = replace(self._config, device=device, threads=self._threads)
-        self._started.append(ProcessHandle(f"worker {number + 1}", config))
+        device = torch.device("cuda", number % self._gpus) if self._gpus else self._task.device
+        task = replace(self._task, device=device, threads=self._threads)
+        self._started.append(ProcessHandle(f"worker {number + 1}", task))
         return self._started[-1]
 
     def wait(self, handles: Sequence[WorkerHandle], seconds: float | None) -> WorkerEvents:
@@ -112,9 +111,7 @@ class ProcessPool:
             handle.end()
 
 
-def worker_main(
-    connection: Connection, config: WorkerConfig, environment: Mapping[str, str]
-) -> None:
+def worker_main(connection: Connection, task: WorkerTask, environment: Mapping[str, str]) -> None:
     """The main function of a worker process.
 
     Args:
@@ -135,4 +132,4 @@ def worker_main(
             return STOP
         return command
 
-    run_worker(config, receive, emit)
+    task.run(receive, emit)

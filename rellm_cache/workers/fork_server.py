@@ -1,6 +1,6 @@
 """Fork server and process contexts for worker processes.
 
-Importing an encoder's libraries takes seconds, so CPU workers are forked from a server that has
+Importing a model's libraries takes seconds, so CPU workers are forked from a server that has
 imported them. The server has one thread, opens no store and loads no model, so forking it is safe.
 GPU workers are spawned: if an import in the server touched CUDA, no forked worker could use it.
 """
@@ -12,25 +12,22 @@ from collections.abc import Iterator
 from multiprocessing import forkserver, get_context
 from multiprocessing.context import ForkServerContext, SpawnContext
 
-from rellm_cache.encoders.registry import encoder_module
-from rellm_cache.extraction.messages import WorkerConfig
-
-PIPELINE = "rellm_cache.extraction.pipeline"
+from rellm_cache.workers.messages import WorkerTask
 
 
 @contextlib.contextmanager
-def worker_context(config: WorkerConfig) -> Iterator[ForkServerContext | SpawnContext]:
+def worker_context(task: WorkerTask) -> Iterator[ForkServerContext | SpawnContext]:
     """Context in which workers can be started; starts the fork server if one is needed.
 
     Workers ignore Ctrl-C from the start, because the coordinator handles it. A running fork server
     is reused: each worker imports what the server lacks.
     """
-    if config.device is not None and config.device.type != "cpu":
+    if task.device is not None and task.device.type != "cpu":
         with _ignore_interrupts():
             yield get_context("spawn")
         return
     context = get_context("forkserver")
-    context.set_forkserver_preload([PIPELINE, *sorted({encoder_module(s) for s in config.specs})])
+    context.set_forkserver_preload(task.modules)
     with _ignore_interrupts():
         forkserver.ensure_running()
     # The first worker waits for the server's imports. Ctrl-C works meanwhile.

@@ -10,18 +10,19 @@ import pytest
 from rellm_cache.config.schema import Recipe
 from rellm_cache.encoders.registry import resolve
 from rellm_cache.errors import ConfigError
-from rellm_cache.extraction.messages import Aborted, Event, Finished, WorkerConfig
+from rellm_cache.extraction.options import ExtractionOptions
+from rellm_cache.extraction.pipeline import ExtractionTask
 from rellm_cache.extraction.run import extract
-from rellm_cache.extraction.workers.options import WorkerOptions
-from rellm_cache.extraction.workers.ray import (
+from rellm_cache.store.reader import FeatureStore
+from rellm_cache.store.remote.mirror import open_mirror
+from rellm_cache.workers.messages import Aborted, Event, Finished
+from rellm_cache.workers.ray import (
     ActorHandle,
     ActorWorker,
     RayPool,
     cpu_share,
     offered_cpus,
 )
-from rellm_cache.store.reader import FeatureStore
-from rellm_cache.store.remote.mirror import open_mirror
 
 ray = pytest.importorskip("ray", reason="ray is not installed: pip install -e '.[test]'")
 
@@ -58,7 +59,7 @@ def test_actors_with_one_killed_give_the_content_of_one_process(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     killed = kill_one(RayPool, process_id)
-    options = WorkerOptions(workers=2, ray="auto", commit_seconds=0)
+    options = ExtractionOptions(workers=2, ray="auto", commit_seconds=0)
     (report,) = extract(corpus, speech_recipe, tmp_path / "cache", batch_size=1, options=options)
     assert len(killed) == 1
     assert "died (" in capsys.readouterr().err
@@ -76,7 +77,7 @@ def test_actors_fill_a_url(
     checksums: Callable[[Path], dict[str, int]],
     s3: Any,
 ) -> None:
-    options = WorkerOptions(workers=2, ray="auto")
+    options = ExtractionOptions(workers=2, ray="auto")
     (report,) = extract(corpus, speech_recipe, open_mirror(s3.url), batch_size=1, options=options)
     assert (report.encoded, report.failed) == (11, 0)
     s3.forget_copies()
@@ -105,7 +106,7 @@ def test_finished_is_the_last_event_of_an_actor(
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache/.writing").write_text("in the way of every part")
     spec = resolve(speech_recipe.encoders["speech"])
-    worker = ActorWorker(WorkerConfig((spec,), tmp_path / "cache"), str(tmp_path))
+    worker = ActorWorker(ExtractionTask((spec,), tmp_path / "cache"), str(tmp_path))
     events: list[Event] = []
     while not any(isinstance(event, Finished) for event in events):
         events += worker.events()
@@ -117,6 +118,6 @@ def test_an_unreachable_cluster_is_named(
 ) -> None:
     if ray.is_initialized():
         ray.shutdown()
-    options = WorkerOptions(ray="no-such-scheme://x")
+    options = ExtractionOptions(ray="no-such-scheme://x")
     with pytest.raises(ConfigError, match="--ray no-such-scheme://x: no cluster answers"):
         extract(corpus, speech_recipe, tmp_path / "cache", options=options)

@@ -15,14 +15,14 @@ import torch
 from rellm_cache.config.schema import EncoderConfig, Recipe
 from rellm_cache.corpus.manifest import read_lines
 from rellm_cache.errors import StoreError, WorkersError
-from rellm_cache.extraction.messages import WorkerConfig
+from rellm_cache.extraction.options import ExtractionOptions
+from rellm_cache.extraction.pipeline import ExtractionTask
 from rellm_cache.extraction.run import extract
-from rellm_cache.extraction.workers.fork_server import worker_context
-from rellm_cache.extraction.workers.options import WorkerOptions
-from rellm_cache.extraction.workers.processes import ProcessHandle, ProcessPool
 from rellm_cache.store.format import failures_path
 from rellm_cache.store.reader import FeatureStore
 from rellm_cache.store.remote.mirror import open_mirror
+from rellm_cache.workers.fork_server import worker_context
+from rellm_cache.workers.processes import ProcessHandle, ProcessPool
 
 Checksums = Callable[[Path], dict[str, int]]
 
@@ -56,7 +56,7 @@ def test_a_killed_worker_loses_only_its_open_part(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     killed = kill_one(ProcessPool, process_id)
-    options = WorkerOptions(workers=2, commit_seconds=0)
+    options = ExtractionOptions(workers=2, commit_seconds=0)
     (report,) = extract(corpus, speech_recipe, tmp_path / "cache", batch_size=1, options=options)
     assert len(killed) == 1
     assert "died (killed by SIGKILL): " in capfd.readouterr().err
@@ -77,7 +77,7 @@ def test_a_killed_worker_loses_no_committed_part_of_a_url(
     s3: Any,
 ) -> None:
     killed = kill_one(ProcessPool, process_id)
-    options = WorkerOptions(workers=2, commit_seconds=0)
+    options = ExtractionOptions(workers=2, commit_seconds=0)
     (report,) = extract(corpus, speech_recipe, open_mirror(s3.url), batch_size=1, options=options)
     assert len(killed) == 1
     assert (report.encoded, report.present, report.failed) == (11, 0, 0)
@@ -110,7 +110,7 @@ def test_workers_are_forked_from_a_server_with_one_thread_and_outlive_it(
         return server.pid
 
     killed = kill_one(ProcessPool, server_id)
-    options = WorkerOptions(workers=2, commit_seconds=0)
+    options = ExtractionOptions(workers=2, commit_seconds=0)
     (report,) = extract(corpus, recipe, tmp_path / "cache", batch_size=1, options=options)
     assert seen == [(1, True)]
     assert killed != [os.getpid()]
@@ -133,12 +133,12 @@ def test_a_clip_that_kills_workers_is_listed_and_the_others_are_encoded(
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'site'}:{os.environ.get('PYTHONPATH', '')}")
     deadly = corpus.parent / "audio/02.wav"
     deadly.write_bytes(deadly.read_bytes() + b"CRASH")
-    options = WorkerOptions(workers=1)
+    options = ExtractionOptions(workers=1)
     (report,) = extract(corpus, speech_recipe, tmp_path / "cache", batch_size=4, options=options)
     assert (report.encoded, report.failed) == (10, 1)
     ((_, row),) = read_lines(failures_path(report.path))
     assert row["id"] == "tones/02"
-    assert "3 workers died while encoding this clip, the last: killed by SIGKILL" in row["reason"]
+    assert "3 workers died at it, the last: killed by SIGKILL" in row["reason"]
     expected = {key: value for key, value in undisturbed.items() if key != "tones/02"}
     assert checksums(report.path) == expected
 
@@ -151,11 +151,11 @@ def test_workers_that_cannot_start_are_an_error(
     (tmp_path / "site/sitecustomize.py").write_text("import os\nos._exit(7)\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
     with pytest.raises(WorkersError, match=r"3 workers in a row died .* the last: the fork server"):
-        extract(corpus, speech_recipe, tmp_path / "cache", options=WorkerOptions(workers=1))
+        extract(corpus, speech_recipe, tmp_path / "cache", options=ExtractionOptions(workers=1))
 
 
 def test_workers_of_a_gpu_are_spawned_and_ignore_interrupts(tmp_path: Path) -> None:
-    with worker_context(WorkerConfig((), tmp_path, torch.device("cuda", 1))) as context:
+    with worker_context(ExtractionTask((), tmp_path, device=torch.device("cuda", 1))) as context:
         assert context.get_start_method() == "spawn"
         assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
@@ -167,7 +167,7 @@ def test_an_error_of_one_worker_ends_all_and_keeps_committed_parts(
     extract(corpus / "test.jsonl", speech_recipe, tmp_path / "cache")
     (tmp_path / "cache/.writing").write_text("in the way of every part")
     with pytest.raises(StoreError, match=r"could not write a part of .*run the same command again"):
-        extract(corpus, speech_recipe, tmp_path / "cache", options=WorkerOptions(workers=1))
+        extract(corpus, speech_recipe, tmp_path / "cache", options=ExtractionOptions(workers=1))
     (store,) = (path.parent for path in (tmp_path / "cache").glob("*/zarr.json"))
     assert set(checksums(store)) == {"tones/09", "tones/10"}
     assert multiprocessing.active_children() == []

@@ -1,40 +1,39 @@
-"""Coordinator of extraction workers: assigns batches, and requeues the clips of workers that die.
+"""Coordinator of workers: assigns batches, and requeues the items of workers that die.
 
-Each ready worker has a few batches. When a worker dies, its clips are looked up in the stores:
-committed ones are done, the others are queued again. Clips in its unfinished batches are queued in
-batches of one, so that a clip that kills workers is found; after `MAX_TRIES` deaths it is listed as
-failed. Which clips are committed is read from the stores, not from the workers' messages.
+Each ready worker has a few batches. When a worker dies, its items that are not stored are queued
+again. Those of its unfinished batches are queued in isolated batches of a quarter of the size, down
+to one, so that an item that kills workers is found; it is given up after `MAX_TRIES` deaths. What
+is stored is asked of a `Work`, which reads it where it can, and does not trust messages.
 """
 
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from time import monotonic
-from typing import Protocol
+from typing import Generic, Protocol
 
 from rellm_cache.errors import WorkersError
-from rellm_cache.extraction.messages import (
+from rellm_cache.utils.console import Tick, counted
+from rellm_cache.workers.messages import (
     FINISH,
     STOP,
     Aborted,
+    Batch,
     BatchDone,
-    ClipBatch,
     Command,
     Died,
     Event,
-    Failure,
     Finished,
-    MissingClip,
+    Item,
     Note,
     Ready,
+    Result,
 )
-from rellm_cache.extraction.missing import TargetStore, find_uncommitted
-from rellm_cache.extraction.pipeline import MAX_BATCHES_IN_FLIGHT
-from rellm_cache.utils.console import Tick, counted
 
-MAX_TRIES = 3  # worker deaths before a clip is given up
-MAX_EARLY_DEATHS = 3  # in a row, for each worker, before it has encoded anything
-STOP_SECONDS = 60.0  # for the other workers to commit after an error
+MAX_TRIES = 3  # worker deaths before an item is given up
+MAX_EARLY_DEATHS = 3  # in a row, for each worker, before it has done anything
+SPLIT = 4  # an unfinished batch of a dead worker is divided by this
+STOP_SECONDS = 60.0  # for the other workers to store what they have after an error
 
 
 class WorkerHandle(Protocol):
@@ -68,53 +67,78 @@ class WorkerPool(Protocol):
         ...
 
 
+class Work(Protocol[Item]):
+    """What is made of the items: it records results and knows what is stored."""
+
+    unit: str  # name of an item, for messages
+    in_flight: int  # most batches of a worker at a time
+
+    def record(self, batch: Batch[Item], done: BatchDone) -> str:
+        """Record a finished batch; returns a note for the progress bar."""
+        ...
+
+    def find_lost(self, items: Iterable[Item]) -> list[Item]:
+        """Of the items of a dead worker, those that are not stored and have not failed."""
+        ...
+
+    def give_up(self, item: Item, reason: str) -> None:
+        """Record an item as failed, or raise an error."""
+        ...
+
+
 @dataclass
-class _Worker:
-    """A worker, and the batches and clips assigned to it."""
+class _Worker(Generic[Item]):
+    """A worker, and the batches and items assigned to it."""
 
     handle: WorkerHandle
     ready: bool = False
     finishing: bool = False
-    in_flight: dict[int, ClipBatch] = field(default_factory=dict)
-    assigned: dict[str, MissingClip] = field(default_factory=dict)
+    in_flight: dict[int, Batch[Item]] = field(default_factory=dict)
+    assigned: dict[str, Item] = field(default_factory=dict)
     ticked: int = 0
 
 
-class Coordinator:
-    """Assigns batches to the workers of a pool until every clip is committed or has failed."""
+class Coordinator(Generic[Item]):
+    """Assigns batches to the workers of a pool until every item is stored or has failed.
+
+    Args:
+        tick: called with the number of items done.
+        say: called with messages for the user.
+    """
 
     def __init__(
         self,
         pool: WorkerPool,
-        targets: Sequence[TargetStore],
-        batches: Sequence[ClipBatch],
+        work: Work[Item],
+        batches: Sequence[Batch[Item]],
         tick: Tick,
         say: Callable[[str], None],
     ) -> None:
         self._pool = pool
-        self._targets = targets
+        self._work = work
         self._queue = deque(batches)
-        self._isolated: deque[ClipBatch] = deque()
-        self._workers: list[_Worker] = []
+        self._isolated: deque[Batch[Item]] = deque()
+        self._workers: list[_Worker[Item]] = []
         self._deaths: Counter[str] = Counter()
         self._early_deaths = 0
-        self._hours = 0.0
         self._last_number = len(batches)
-        self._batch_size = max(len(batch.clips) for batch in batches)
+        self._batch_size = max((len(batch.items) for batch in batches), default=1)
         self._tick = tick
         self._say = say
 
-    def run(self) -> None:
-        """Return when every clip is committed or has failed.
+    def run(self) -> Iterator[Result]:
+        """Yield results as they arrive; ends when every item is stored or has failed.
+
+        Close the iterator to end the workers earlier.
 
         Raises:
-            RellmError: a worker met an error that is not about one clip, or workers keep dying.
+            RellmError: a worker met an error that is not about one item, or workers keep dying.
         """
         try:
             while self._queue or self._isolated or any(w.assigned for w in self._workers):
                 self._start_workers()
                 self._assign()
-                self._handle_events(None)
+                yield from self._handle_events(None)
         except BaseException:
             self._stop_workers()
             raise
@@ -134,22 +158,22 @@ class Coordinator:
                 continue
             while (batch := self._next_for(worker)) is not None:
                 worker.in_flight[batch.number] = batch
-                worker.assigned.update((clip.utterance.id, clip) for clip in batch.clips)
+                worker.assigned.update((item.id, item) for item in batch.items)
                 worker.handle.send(batch)
             if not (worker.in_flight or self._queue or self._isolated):
                 worker.finishing = True
                 worker.handle.send(FINISH)
 
-    def _next_for(self, worker: _Worker) -> ClipBatch | None:
+    def _next_for(self, worker: _Worker[Item]) -> Batch[Item] | None:
         """The next batch. An isolated one goes to an idle worker, which gets no other."""
         if not worker.in_flight and self._isolated:
             return self._isolated.popleft()
         isolated = any(batch.isolated for batch in worker.in_flight.values())
-        if self._queue and len(worker.in_flight) < MAX_BATCHES_IN_FLIGHT and not isolated:
+        if self._queue and len(worker.in_flight) < self._work.in_flight and not isolated:
             return self._queue.popleft()
         return None
 
-    def _handle_events(self, seconds: float | None) -> None:
+    def _handle_events(self, seconds: float | None) -> Iterator[Result]:
         handles = [worker.handle for worker in self._workers]
         errors: list[Exception] = []
         for handle, event in self._pool.wait(handles, seconds):
@@ -157,6 +181,8 @@ class Coordinator:
             match event:
                 case Ready():
                     worker.ready = True
+                case Result():
+                    yield event
                 case BatchDone():
                     self._record(worker, event)
                 case Note():
@@ -172,30 +198,27 @@ class Coordinator:
         if errors:  # after all events: a worker that has ended must not be waited for again
             raise errors[0]
 
-    def _record(self, worker: _Worker, done: BatchDone) -> None:
+    def _record(self, worker: _Worker[Item], done: BatchDone) -> None:
         batch = worker.in_flight.pop(done.number)
-        for target in self._targets:
-            target.record(batch, done)
-        worker.ticked += len(batch.clips)
-        self._hours += sum(done.seconds.values()) / 3600
-        self._tick(len(batch.clips), f"{self._hours:.2f} h of audio")
+        note = self._work.record(batch, done)
+        worker.ticked += len(batch.items)
+        self._tick(len(batch.items), note)
 
-    def _requeue(self, worker: _Worker, reason: str) -> None:
-        """Queue a dead worker's uncommitted clips again, those of unfinished batches one by one."""
-        in_flight = {c.utterance.id for batch in worker.in_flight.values() for c in batch.clips}
-        lost = find_uncommitted(worker.assigned.values(), self._targets)
+    def _requeue(self, worker: _Worker[Item], reason: str) -> None:
+        """Queue a dead worker's lost items again, those of unfinished batches in isolated ones."""
+        lost = self._work.find_lost(worker.assigned.values())
+        unit = self._work.unit
         self._say(
-            f"{worker.handle.name} died ({reason}): "
-            f"{counted(len(lost), 'clip of its open part is', 'clips of its open part are')} to be "
-            "encoded again"
+            f"{worker.handle.name} died ({reason}): what it had stored is kept, "
+            f"{counted(len(lost), f'{unit} is', f'{unit}s are')} done again"
         )
-        again = [clip for clip in lost if clip.utterance.id not in in_flight]
+        in_flight = {item.id for batch in worker.in_flight.values() for item in batch.items}
+        again = [item for item in lost if item.id not in in_flight]
         for start in range(0, len(again), self._batch_size):
             self._queue.append(self._batch(again[start : start + self._batch_size]))
-        failed = 0
-        for clip in lost:
-            if clip.utterance.id in in_flight:
-                failed += self._isolate(clip, reason)
+        failed, unfinished = 0, {item.id for item in lost} & in_flight
+        for batch in worker.in_flight.values():
+            failed += self._isolate([i for i in batch.items if i.id in unfinished], reason)
         self._tick(len(worker.assigned) - len(lost) + failed - worker.ticked)
         if in_flight or len(lost) < len(worker.assigned):
             self._early_deaths = 0
@@ -203,31 +226,32 @@ class Coordinator:
         self._early_deaths += 1
         if self._early_deaths >= MAX_EARLY_DEATHS * self._pool.size:
             raise WorkersError(
-                f"{self._early_deaths} workers in a row died before they had encoded a clip; the "
+                f"{self._early_deaths} workers in a row died before they had done a {unit}; the "
                 f"last: {reason}. Each worker loads the models: try fewer with --workers. Without "
                 "--workers the cause may become visible"
             )
 
-    def _isolate(self, clip: MissingClip, reason: str) -> bool:
-        """Queue a clip in its own batch. After `MAX_TRIES` deaths, fail it and return True."""
-        utterance = clip.utterance
-        self._deaths[utterance.id] += 1
-        if self._deaths[utterance.id] < MAX_TRIES:
-            self._isolated.append(self._batch([clip], isolated=True))
-            return False
-        died = f"{MAX_TRIES} workers died while encoding this clip, the last: {reason}"
-        failure = Failure(utterance.id, utterance.audio, f"{utterance.audio}: {died}")
-        for target in self._targets:
-            if target.fingerprint in clip.missing_from:
-                target.failed[utterance.id] = failure
-        return True
+    def _isolate(self, items: Sequence[Item], reason: str) -> int:
+        """Queue items in isolated batches; a single one that killed too many workers is given up.
 
-    def _batch(self, clips: Sequence[MissingClip], isolated: bool = False) -> ClipBatch:
+        Returns the number of items given up.
+        """
+        self._deaths.update(item.id for item in items)
+        if len(items) == 1 and self._deaths[items[0].id] >= MAX_TRIES:
+            deaths = self._deaths[items[0].id]
+            self._work.give_up(items[0], f"{deaths} workers died at it, the last: {reason}")
+            return 1
+        size = max(1, len(items) // SPLIT)
+        for start in range(0, len(items), size):
+            self._isolated.append(self._batch(items[start : start + size], isolated=True))
+        return 0
+
+    def _batch(self, items: Sequence[Item], isolated: bool = False) -> Batch[Item]:
         self._last_number += 1
-        return ClipBatch(self._last_number, tuple(clips), isolated)
+        return Batch(self._last_number, tuple(items), isolated)
 
     def _stop_workers(self) -> None:
-        """Let the other workers commit what they have."""
+        """Let the other workers store what they have."""
         for worker in self._workers:
             worker.handle.send(STOP)
         until = monotonic() + STOP_SECONDS

@@ -1,4 +1,4 @@
-"""Ray actors as extraction workers.
+"""Ray actors as workers.
 
 All machines of the cluster must see the cache, the audio and the models under the same paths, and
 have rellm installed. If the cache is at a URL, each machine has its own mirror and needs its own
@@ -15,26 +15,25 @@ from dataclasses import replace
 from typing import Any
 
 from rellm_cache.errors import ConfigError
-from rellm_cache.extraction.messages import Command, Died, Event, Finished, WorkerConfig
-from rellm_cache.extraction.pipeline import run_worker
-from rellm_cache.extraction.workers.coordinator import WorkerEvents, WorkerHandle
 from rellm_cache.store.remote.mirror_paths import mirrors_folder
 from rellm_cache.utils.model_files import models_root
+from rellm_cache.workers.coordinator import WorkerEvents, WorkerHandle
+from rellm_cache.workers.messages import Command, Died, Event, Finished, WorkerTask
 
 
 class ActorWorker:
-    """The actor: runs a worker's pipeline in a thread.
+    """The actor: runs a worker's task in a thread.
 
     Args:
         folder: working directory of the command, for relative paths.
     """
 
-    def __init__(self, config: WorkerConfig, folder: str) -> None:
+    def __init__(self, task: WorkerTask, folder: str) -> None:
         os.chdir(folder)
         self._commands: queue.Queue[Command] = queue.Queue()
         self._events: queue.Queue[Event] = queue.Queue()
-        arguments = (config, self._commands.get, self._events.put)
-        threading.Thread(target=run_worker, args=arguments, daemon=True).start()
+        arguments = (self._commands.get, self._events.put)
+        threading.Thread(target=task.run, args=arguments, daemon=True).start()
 
     def command(self, command: Command) -> None:
         """Queue a batch, `FINISH` or `STOP`."""
@@ -69,7 +68,7 @@ class RayPool:
         ConfigError: Ray is not installed, or no cluster answers.
     """
 
-    def __init__(self, address: str, size: int, config: WorkerConfig) -> None:
+    def __init__(self, address: str, size: int, task: WorkerTask) -> None:
         self._ray = _import_ray()
         self._joined = not self._ray.is_initialized()
         if self._joined:
@@ -80,7 +79,7 @@ class RayPool:
         self.size = size or gpus or len(cpus)
         share = cpu_share(cpus, self.size)
         self._needs = {"num_gpus": 1, "num_cpus": 1} if gpus else {"num_cpus": share}
-        self._config = replace(config, threads=0 if gpus else max(1, int(share)))
+        self._task = replace(task, threads=0 if gpus else max(1, int(share)))
         self._handles: list[ActorHandle] = []
 
     def start(self) -> WorkerHandle:
@@ -90,7 +89,7 @@ class RayPool:
             "RELLM_MODELS": str(models_root().resolve()),
             "RELLM_COPIES": str(mirrors_folder().resolve()),
         }
-        actor = worker.options(runtime_env={"env_vars": paths}).remote(self._config, os.getcwd())
+        actor = worker.options(runtime_env={"env_vars": paths}).remote(self._task, os.getcwd())
         self._handles.append(ActorHandle(f"actor {len(self._handles) + 1}", actor))
         return self._handles[-1]
 
