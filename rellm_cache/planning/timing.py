@@ -67,7 +67,8 @@ def time_epochs(
 
 def _time(trainer: Trainer, steps: Iterable[list[Batch]]) -> float:
     trainer.model.train()
-    start = monotonic()
-    for number, batches in enumerate(steps):
-        trainer.step(batches, number)
-    return monotonic() - start
+    with trainer.unpacked_llm():
+        start = monotonic()
+        for number, batches in enumerate(steps):
+            trainer.step(batches, number)
+        return monotonic() - start

@@ -78,7 +78,10 @@ class MadeTraining:
         while len(times) < most and not (len(times) >= FEWEST and time.monotonic() > end):
             limit, first = batcher.limit, len(times)
             plan = [self.trainer.groups(number)[0] for number in range(first, most)]
-            with closing(self.trainer.loader.groups(plan, reuse_memory=True)) as groups:
+            with (
+                closing(self.trainer.loader.groups(plan, reuse_memory=True)) as groups,
+                self.trainer.unpacked_llm(),
+            ):
                 begun, worked = time.perf_counter(), time.process_time()
                 for batches in groups:
                     self.trainer.step(batches, len(times))

@@ -10,7 +10,7 @@ import math
 import shutil
 import time
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import closing, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
@@ -187,10 +187,13 @@ class Trainer:
             return str(error)
         return ""
 
+    def unpacked_llm(self) -> AbstractContextManager[None]:
+        """On a CPU, the LLM's 4-bit weights are unpacked in the block, as while it trains."""
+        return unpacked_weights(self.model.llm) if self.model.llm else nullcontext()
+
     def run(self, position: Position) -> Position:
         """Train from a position to the end, or until training is stopped."""
-        llm = self.model.llm
-        with self.tracker, unpacked_weights(llm) if llm else nullcontext():
+        with self.tracker, self.unpacked_llm():
             position = self._run(position)
         self.accelerator.end_training()
         return position

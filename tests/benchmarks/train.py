@@ -39,7 +39,6 @@ from rellm_cache.data.streams import open_streams
 from rellm_cache.inference.live_encoding import LiveEncoders
 from rellm_cache.llm.loading import load_llm
 from rellm_cache.llm.memory import estimate_footprint
-from rellm_cache.llm.unpacked_weights import unpacked_weights
 from rellm_cache.planning.training import plan_training
 from rellm_cache.training.loop import Trainer, TrainingData, make_accelerator
 
@@ -95,7 +94,7 @@ class Bench:
         times: dict[str, list[float]] = {"ours": [], "waiting": [], "cached": [], "online": []}
         loaded = self.trainer.loader.groups([[i] for i in self.plan], reuse_memory=True)
         for number, indices in enumerate(self.plan):
-            with unpacked_weights(self.llm):
+            with self.trainer.unpacked_llm():
                 begun = time.perf_counter()
                 batches = next(loaded)
                 waited = time.perf_counter() - begun
@@ -164,7 +163,7 @@ def peak_memory(which: str, recipe: Recipe, options: argparse.Namespace) -> floa
         before = resident("VmRSS")
         largest = bench.largest()
         loaded = bench.trainer.loader.groups([[largest]] * MEMORY_STEPS, reuse_memory=True)
-        with unpacked_weights(bench.llm) if which == "ours" else nullcontext():
+        with bench.trainer.unpacked_llm() if which == "ours" else nullcontext():
             for number in range(MEMORY_STEPS):
                 if which == "ours":
                     bench.trainer.step(next(loaded), number)
