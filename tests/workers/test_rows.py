@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import re
 import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -57,8 +58,8 @@ def test_the_rows_of_a_killed_worker_are_kept_and_others_make_the_rest(
 ) -> None:
     rows = list(rows_by_workers(Shout(8, "f", tmp_path / "died"), LETTERS, "letter", TWO))
     assert sorted(rows) == sorted(LOUD.items())
-    expected = r"worker 1 died (killed by SIGKILL): what it had stored is kept, 3 letters are done"
-    assert expected in capfd.readouterr().err
+    expected = r"worker \d died \(killed by SIGKILL\): what it had stored is kept, 3 letters are"
+    assert re.search(expected, capfd.readouterr().err)
 
 
 def test_a_row_that_kills_every_worker_is_named_after_the_others() -> None:
