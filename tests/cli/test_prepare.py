@@ -40,6 +40,7 @@ def test_a_corpus_that_is_not_whole_stops_unless_allowed(run: Run, tmp_path: Pat
     [
         (["iemocap", "--splits", "text", "--seed", "3"], "train and validation share 2 speakers: "),
         (["iemocap", "--splits", "speaker", "--test-session", "2"], "speaker, session 2 tested; 0"),
+        (["iemocap", "--labels", "keep"], "5 clips without agreement (xxx) left out"),
         (["esd"], "train and test share 4 speakers: "),
         (["esd", "--splits", "speaker"], "train and test share 12 texts: 48 of 48 clips of test"),
         (["msp-podcast"], "2 clips of Test3, whose labels are hidden, left out"),

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from rellm_cache.corpus.emotions import normalize_emotion
+from rellm_cache.corpus.labels import KNOWN_NAMES, LabelRule, label_rule
 from rellm_cache.corpus.manifest import Utterance
 from rellm_cache.corpus.readers.base import Corpus, Total, with_audio
 from rellm_cache.corpus.readers.ravdess import (
@@ -48,9 +49,9 @@ _NAME = re.compile(r"(1\d{3})_([A-Z]{3})_([A-Z]{3})_([A-Z]{2})")
 
 @dataclass(frozen=True)
 class CremaDOptions:
-    """Labels, and speakers of each split."""
+    """Where the labels come from, speakers of each split, and names of emotions."""
 
-    labels: Literal["votes", "intended"] = "votes"
+    label_source: Literal["votes", "intended"] = "votes"
     """votes: the shares of raters who heard the voice; intended: what the actor was to express."""
     train_speakers: str = "1001-1073"
     """As 1001-1073 or 1001,1003."""
@@ -58,6 +59,9 @@ class CremaDOptions:
     """As --train-speakers."""
     test_speakers: str = "1083-1091"
     """As --train-speakers."""
+    labels: str = ""
+    """keep: the corpus's own names, as without it (angry, disgust, fear, happy, neutral, sad); a
+    JSON file maps these names."""
 
     @property
     def splits(self) -> SpeakerSplits:
@@ -73,22 +77,22 @@ def read_crema_d(root: Path, options: CremaDOptions | None = None) -> Corpus:
 
     Raises:
         ManifestError: there is no sound file or no table, a file has another name, a clip has no
-            votes on its voice, or a speaker is in two splits.
+            votes on its voice, a speaker is in two splits, or a map lacks an emotion.
     """
     options = options or CremaDOptions()
-    splits = options.splits
+    splits, rule = options.splits, label_rule(options.labels)
     refuse_shared_speakers(splits)
     split_of = {str(n): split for split, numbers in splits.items() for n in numbers}
     files = sorted((root / "AudioWAV").glob("*.wav"))
     if not files:
         raise ManifestError(f"{root}: found no AudioWAV/*.wav; expected the folder of CREMA-D")
-    votes = _read_votes(root / TABLE) if options.labels == "votes" else {}
+    votes = _read_votes(root / TABLE, rule) if options.label_source == "votes" else {}
     utterances, others = [], 0
     for file in files:
         if (name := _NAME.fullmatch(file.stem)) is None or name[2] not in SENTENCES:
             raise ManifestError(f"{file}: expected a name like 1001_IEO_ANG_HI.wav")
         shares = votes.get(file.stem)
-        if options.labels == "votes" and shares is None:
+        if options.label_source == "votes" and shares is None:
             raise ManifestError(f"{root / TABLE}: found no votes on the voice of {file.stem}")
         if (split := split_of.get(name[1])) is None:
             others += 1
@@ -98,7 +102,7 @@ def read_crema_d(root: Path, options: CremaDOptions | None = None) -> Corpus:
                 id=f"crema-d/{file.stem}",
                 audio=str(file.resolve()),
                 text=SENTENCES[name[2]],
-                emotion=majority(shares) if shares else normalize_emotion(name[3], str(file)),
+                emotion=majority(shares) if shares else _emotion(name[3], rule, str(file)),
                 soft_emotion=shares,
                 speaker=f"crema-d/{name[1]}",
                 split=split,
@@ -111,10 +115,16 @@ def read_crema_d(root: Path, options: CremaDOptions | None = None) -> Corpus:
         totals=[Total("clips", len(with_audio(utterances)) + others, CLIPS)],
         notes=[f"{counted(others, 'clip')} of speakers in no split left out"] if others else [],
         root=root,
+        own_labels=rule != KNOWN_NAMES,
     )
 
 
-def _read_votes(table: Path) -> dict[str, dict[str, float]]:
+def _emotion(code: str, rule: LabelRule, where: str) -> str:
+    """The emotion of a letter or of a code in a file name, as A and ANG."""
+    return rule.emotion(normalize_emotion(code, where), where)
+
+
+def _read_votes(table: Path, rule: LabelRule) -> dict[str, dict[str, float]]:
     """File name → shares of the raters who heard the voice alone."""
     found: dict[str, dict[str, float]] = {}
     for where, row in read_csv(table, (*VOTES, "fileName")):
@@ -124,7 +134,7 @@ def _read_votes(table: Path) -> dict[str, dict[str, float]]:
         if not all(number.isdecimal() for number in numbers.values()):
             raise ManifestError(f"{where}: found votes {numbers}, expected whole numbers")
         cast = [
-            normalize_emotion(letter, where)
+            _emotion(letter, rule, where)
             for letter, number in numbers.items()
             for _ in range(int(number))
         ]

@@ -6,7 +6,8 @@
 Ids 1 to 350 are neutral, then 350 each angry, happy, sad and surprise. Every speaker reads the same
 350 sentences in every emotion: sentence = (id - 1) mod 350. A clip whose transcript line is missing
 or malformed gets the most common text of its sentence; the report counts them. Surprise is left
-out, as in the paper. There are no dimensions; `rellm annotate` predicts them.
+out, as in the paper, unless `labels` is given. There are no dimensions; `rellm annotate` predicts
+them.
 """
 
 import re
@@ -16,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from rellm_cache.corpus.labels import KNOWN_NAMES, LabelRule, label_rule
 from rellm_cache.corpus.manifest import Utterance
 from rellm_cache.corpus.readers.base import Corpus, Total, count_totals, with_audio
 from rellm_cache.corpus.readers.registry import register_corpus
@@ -59,20 +61,23 @@ class EsdSplits:
     splits."""
     seed: int = 1
     """Seed of random draws; the report records it."""
+    labels: str = ""
+    """keep: all five emotions, in lower case; a JSON file maps the corpus's names (Neutral, Angry,
+    Happy, Sad, Surprise). The default leaves out surprise."""
 
 
 @register_corpus("esd", options=EsdSplits)
 def read_esd(root: Path, how: EsdSplits | None = None) -> Corpus:
     """Read ESD, its English half: 14,000 clips.
 
-    ROOT has the folders 0011 … 0020. Clips are sorted by id.
+    With --labels it is 17,500. ROOT has the folders 0011 … 0020. Clips are sorted by id.
 
     Raises:
-        ManifestError: there is no speaker, or a file is in the folder of another emotion or
-            speaker.
+        ManifestError: there is no speaker, a file is in the folder of another emotion or speaker,
+            or a map lacks an emotion.
     """
     how = how or EsdSplits()
-    splits, seed = how.splits, how.seed
+    splits, seed, rule = how.splits, how.seed, label_rule(how.labels)
     root = root.resolve()
     present = [name for name in SPEAKERS if (root / name).is_dir()]
     if not present:
@@ -92,18 +97,23 @@ def read_esd(root: Path, how: EsdSplits | None = None) -> Corpus:
                 )
             elif text is None:
                 problems.add("clips without a transcript of their sentence", clip)
-            found.append(_utterance(root / name, clip, speaker.wavs.get(clip), text or ""))
-    whole = with_audio(found)
-    kept = [u for u in found if u.emotion != LEFT_OUT.lower()]
+            wav = speaker.wavs.get(clip)
+            found.append(_utterance(root / name, clip, wav, text or "", rule))
+    kept, notes = found, []
+    if rule == KNOWN_NAMES:
+        kept = [u for u in found if u.emotion != LEFT_OUT.lower()]
+        left_out = counted(len(found) - len(kept), "clip")
+        notes = [f"{left_out} of surprise left out, as in the paper"]
     return Corpus(
         name="esd",
         utterances=_split(kept, splits, seed),
         splits=splits,
         seed=seed if splits == "paper" else None,
-        totals=_totals(whole),
+        totals=_totals(with_audio(found), four=rule == KNOWN_NAMES),
         problems=problems,
-        notes=[f"{counted(len(found) - len(kept), 'clip')} of surprise left out, as in the paper"],
+        notes=notes,
         root=root,
+        own_labels=rule != KNOWN_NAMES,
     )
 
 
@@ -181,14 +191,14 @@ def _parallel_texts(speakers: Iterable[_Speaker]) -> dict[int, str]:
     return {s: min(found, key=lambda t: (-found[t], t)) for s, found in texts.items()}
 
 
-def _utterance(folder: Path, clip: str, wav: Path | None, text: str) -> Utterance:
+def _utterance(folder: Path, clip: str, wav: Path | None, text: str, rule: LabelRule) -> Utterance:
     emotion = _emotion(clip)
     wav = wav or folder / emotion / f"{clip}.wav"  # its expected path; prepare lists it as missing
     return Utterance(
         id=f"esd/{clip}",
         audio=str(wav),
         text=text,
-        emotion=emotion.lower(),
+        emotion=rule.emotion(emotion, f"{folder}: {clip}"),
         speaker=f"esd/{folder.name}",
     )
 
@@ -206,13 +216,16 @@ def _split(utterances: list[Utterance], splits: Splits, seed: int) -> list[Utter
     return [in_split(u, names.get(u.speaker, "train")) for u in utterances]
 
 
-def _totals(found: list[Utterance]) -> list[Total]:
+def _totals(found: list[Utterance], four: bool) -> list[Total]:
+    """Totals by the corpus's own emotions, with that of the paper's four if only they are kept."""
     per_emotion = len(SPEAKERS) * SENTENCES
-    kept = [u for u in found if u.emotion != LEFT_OUT.lower()]
+    labels = {u.id: _emotion(u.id.removeprefix("esd/")).lower() for u in found}
+    kept = sum(label != LEFT_OUT.lower() for label in labels.values())
+    paper = [Total("four emotions", kept, (len(EMOTIONS) - 1) * per_emotion)]
     return [
         Total("all five emotions", len(found), len(EMOTIONS) * per_emotion),
-        Total("four emotions", len(kept), (len(EMOTIONS) - 1) * per_emotion),
-        *count_totals(found, lambda u: u.emotion or "", {e.lower(): per_emotion for e in EMOTIONS}),
+        *(paper if four else ()),
+        *count_totals(found, lambda u: labels[u.id], {e.lower(): per_emotion for e in EMOTIONS}),
         *count_totals(
             found,
             lambda u: u.speaker.removeprefix("esd/"),

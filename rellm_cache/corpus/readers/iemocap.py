@@ -1,4 +1,4 @@
-"""IEMOCAP reader: labels, dimensions and transcripts of Session1 to Session5, four classes.
+"""IEMOCAP reader: labels, dimensions and transcripts of Session1 to Session5.
 
 SessionN/dialog/EmoEvaluation/<dialog>.txt    [6.2901 - 8.2357] <id> neu [2.5, 2.5, 2.5]
 SessionN/dialog/transcriptions/<dialog>.txt   <id> [006.2901-008.2357]: Excuse me.
@@ -10,6 +10,7 @@ the session is the actor with motion capture markers; the last F or M is the spe
 """
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Annotated, Literal
 
 from rellm_cache.config.constraints import Range
 from rellm_cache.corpus.dimensions import Vad, rescale
+from rellm_cache.corpus.labels import KNOWN_NAMES, LabelRule, label_rule
 from rellm_cache.corpus.manifest import Utterance
 from rellm_cache.corpus.readers.base import Corpus, Total, count_totals, with_audio
 from rellm_cache.corpus.readers.registry import register_corpus
@@ -27,14 +29,17 @@ from rellm_cache.utils.console import counted
 
 SESSIONS = range(1, 6)
 EMOTIONS = {"neu": "neutral", "hap": "happy", "exc": "happy", "ang": "angry", "sad": "sad"}
-OTHER_LABELS = ("fru", "fea", "sur", "dis", "oth", "xxx")
+NO_AGREEMENT = "xxx"
 SCALE = (1.0, 5.0)
 OFF_SCALE = "dimensions outside the scale, not used"
 MAX_OFF_SCALE = 0.01  # share of clips; more means another scale, not an annotator's mistake
 
 Splits = Literal["paper", "speaker", "text"]
-CLASS_TOTALS = {"neutral": 1708, "happy": 1636, "angry": 1103, "sad": 1084}
-SESSION_TOTALS = {"1": 1085, "2": 1023, "3": 1151, "4": 1031, "5": 1241}
+LABEL_TOTALS = {
+    "neu": 1708, "hap": 595, "exc": 1041, "ang": 1103, "sad": 1084, "fru": 1849, "sur": 107,
+    "fea": 40, "oth": 3, "dis": 2,
+}  # fmt: skip
+SESSION_TOTALS = {"1": 1085, "2": 1023, "3": 1151, "4": 1031, "5": 1241}  # of the four classes
 
 _LABEL = re.compile(r"\[[\d. ]+-[\d. ]+\]\s+(?P<id>\S+)\s+(?P<label>\S+)\s+\[(?P<dimensions>.*)\]")
 _SKIPPED = re.compile(r"[CA]-[A-Z]+\d*:|%")  # line of one annotator, or header
@@ -56,17 +61,22 @@ class IemocapSplits:
     """Session for test; a cross-validation uses all five in turn."""
     seed: int = 1
     """Seed of random draws; the report records it."""
+    labels: str = ""
+    """keep: all clips with a label, under the corpus's own names (neu, hap, exc, ang, sad, fru,
+    sur, fea, oth, dis); a JSON file maps these names. The default is four classes, excited as
+    happy. Clips without agreement (xxx) are always left out."""
 
 
 @register_corpus("iemocap", options=IemocapSplits)
 def read_iemocap(root: Path, splits: IemocapSplits | None = None) -> Corpus:
     """Read IEMOCAP: 5,531 clips of four classes.
 
-    Excited counts as happy. ROOT has the folders Session1 … Session5. Clips are sorted by id.
+    Excited counts as happy. With --labels it is 7,532 clips. ROOT has the folders Session1 …
+    Session5. Clips are sorted by id.
 
     Raises:
-        ManifestError: there is no session, a line of labels cannot be read, or many clips have
-            dimensions outside the scale.
+        ManifestError: there is no session, a line of labels cannot be read, a map lacks a label, or
+            many clips have dimensions outside the scale.
     """
     root, splits = root.resolve(), splits or IemocapSplits()
     sessions = [n for n in SESSIONS if (root / f"Session{n}").is_dir()]
@@ -80,29 +90,33 @@ def read_iemocap(root: Path, splits: IemocapSplits | None = None) -> Corpus:
             f"{root}: test session {splits.test_session} is missing; found sessions "
             f"{', '.join(map(str, sessions))}"
         )
-    problems = Problems()
-    found = [u for n in sessions for u in _read_session(root / f"Session{n}", problems)]
+    rule, problems = label_rule(splits.labels), Problems()
+    every = [u for n in sessions for u in _read_session(root / f"Session{n}", rule, problems)]
+    found = [u for u in every if u.emotion is not None]
     found.sort(key=lambda u: u.id)
     off_scale = len(problems.lines.get(OFF_SCALE, ()))
-    if off_scale > MAX_OFF_SCALE * len(found):
+    if off_scale > MAX_OFF_SCALE * len(every):
         raise ManifestError(
-            f"{problems.lines[OFF_SCALE][0]}, as in {off_scale} of {len(found)} clips; "
+            f"{problems.lines[OFF_SCALE][0]}, as in {off_scale} of {len(every)} clips; "
             "expected valence, arousal, dominance from 1 to 5"
         )
     utterances, notes = _split(found, splits, sessions)
+    if unlabelled := len(every) - len(found):
+        notes.append(f"{counted(unlabelled, 'clip')} without agreement (xxx) left out")
     return Corpus(
         name="iemocap",
         utterances=utterances,
         splits=f"{splits.splits}, session {splits.test_session} tested",
         seed=None if splits.splits == "speaker" else splits.seed,
-        totals=_totals(with_audio(found)),
+        totals=_totals(with_audio(found), rule, str(root)),
         problems=problems,
         notes=notes,
         root=root,
+        own_labels=rule != KNOWN_NAMES,
     )
 
 
-def _read_session(folder: Path, problems: Problems) -> list[Utterance]:
+def _read_session(folder: Path, rule: LabelRule, problems: Problems) -> list[Utterance]:
     labels, transcripts = folder / "dialog/EmoEvaluation", folder / "dialog/transcriptions"
     texts: dict[str, str] = {}
     for file in sorted(transcripts.glob("Ses*.txt")):
@@ -113,7 +127,7 @@ def _read_session(folder: Path, problems: Problems) -> list[Utterance]:
     utterances = []
     for file in files:
         for where, line in read_text_lines(file, problems):
-            if (read := _read_label(where, line, problems)) is None:
+            if (read := _read_label(where, line, rule, problems)) is None:
                 continue
             clip, emotion, vad = read
             if clip not in texts:
@@ -132,8 +146,10 @@ def _read_session(folder: Path, problems: Problems) -> list[Utterance]:
     return utterances
 
 
-def _read_label(where: str, line: str, problems: Problems) -> tuple[str, str, Vad | None] | None:
-    """Id, emotion and dimensions of a line; None for a line without a clip of the four classes."""
+def _read_label(
+    where: str, line: str, rule: LabelRule, problems: Problems
+) -> tuple[str, str | None, Vad | None] | None:
+    """Id, emotion and dimensions of a line; None for a line without a clip to read."""
     if not line.startswith("["):
         if not _SKIPPED.match(line):
             problems.add("unknown lines in label files", f"{where}: {line[:60]!r}")
@@ -145,13 +161,21 @@ def _read_label(where: str, line: str, problems: Problems) -> tuple[str, str, Va
             "arousal, dominance], separated by tabs"
         )
     label = match["label"]
-    if label not in EMOTIONS and label not in OTHER_LABELS:
+    if label not in LABEL_TOTALS and label != NO_AGREEMENT:
         raise ManifestError(
-            f"{where}: label {label!r}, expected one of {', '.join((*EMOTIONS, *OTHER_LABELS))}"
+            f"{where}: label {label!r}, expected one of {', '.join((*LABEL_TOTALS, NO_AGREEMENT))}"
         )
-    if label not in EMOTIONS:
+    emotion = _emotion(label, rule, where)
+    if emotion is None and rule == KNOWN_NAMES:
         return None
-    return match["id"], EMOTIONS[label], _dimensions(where, match["dimensions"], problems)
+    return match["id"], emotion, _dimensions(where, match["dimensions"], problems)
+
+
+def _emotion(label: str, rule: LabelRule, where: str) -> str | None:
+    """The emotion of a label; None without agreement, and for labels outside the four classes."""
+    if rule == KNOWN_NAMES:
+        return EMOTIONS.get(label)
+    return None if label == NO_AGREEMENT else rule.emotion(label, where)
 
 
 def _dimensions(where: str, text: str, problems: Problems) -> Vad | None:
@@ -212,9 +236,15 @@ def _split(
     return hold_out(apart, splits.seed, lambda u: text_key(u.text) or u.id), notes
 
 
-def _totals(found: list[Utterance]) -> list[Total]:
+def _totals(found: list[Utterance], rule: LabelRule, where: str) -> list[Total]:
+    """Totals of all clips and of each emotion under any rule; of sessions for the four classes."""
+    expected: Counter[str] = Counter()
+    for label, count in LABEL_TOTALS.items():
+        if (emotion := _emotion(label, rule, where)) is not None:
+            expected[emotion] += count
+    sessions = SESSION_TOTALS if rule == KNOWN_NAMES else {}
     return [
-        Total("all", len(found), sum(CLASS_TOTALS.values())),
-        *count_totals(found, lambda u: u.emotion or "", CLASS_TOTALS),
-        *count_totals(found, _session, SESSION_TOTALS, "session "),
+        Total("all", len(found), expected.total()),
+        *count_totals(found, lambda u: u.emotion or "", expected),
+        *count_totals(found, _session, sessions, "session "),
     ]

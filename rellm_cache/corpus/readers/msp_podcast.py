@@ -8,8 +8,9 @@ Labels/labels_detailed.csv     with --soft: one line a rater, `FileName,EmoDetai
                                "WORKER00000001; Angry; Frustrated; A:5.0; V:2.0; D:5.0;", or the
                                columns FileName, EmoClass_Major
 
-Dimensions are arousal (EmoAct), valence, dominance on a scale of 1 to 7. The labels of Test3 are
-hidden, so its rows are not read.
+EmoClass is a letter: N neutral, H happy, A angry, S sad, U surprise, F fear, D disgust, C contempt,
+O other, X without agreement. Dimensions are arousal (EmoAct), valence, dominance on a scale of 1 to
+7. The labels of Test3 are hidden, so its rows are not read.
 """
 
 from collections import Counter
@@ -19,6 +20,7 @@ from typing import Literal
 
 from rellm_cache.corpus.dimensions import rescale
 from rellm_cache.corpus.emotions import OTHER, normalize_emotion
+from rellm_cache.corpus.labels import KNOWN_NAMES, LabelRule, label_rule
 from rellm_cache.corpus.manifest import Utterance
 from rellm_cache.corpus.readers.base import Corpus, Total, with_audio
 from rellm_cache.corpus.readers.registry import register_corpus
@@ -30,6 +32,8 @@ from rellm_cache.utils.console import counted
 
 COLUMNS = ("FileName", "EmoClass", "EmoAct", "EmoVal", "EmoDom", "SpkrID", "Split_Set")
 EMOTIONS = ("neutral", "happy", "angry", "sad")
+NAMES = {letter: normalize_emotion(letter) for letter in "NHASUFDCO"}
+NO_AGREEMENT = "X"
 SCALE = (1.0, 7.0)
 SPLIT_SETS = {
     "Train": "train",
@@ -61,19 +65,25 @@ class MspPodcastSplits:
     soft: bool = False
     """Soft labels: the shares of each clip's raters (labels_detailed.csv) as its emotion. With
     --splits full also clips of other emotions, and those without agreement."""
+    labels: str = ""
+    """keep: clips of all emotions, under the corpus's names (neutral, happy, angry, sad, surprise,
+    fear, disgust, contempt, other); a JSON file maps these names. The default is the first four.
+    Clips without agreement are left out, unless --soft gives them shares."""
 
 
 @register_corpus("msp-podcast", options=MspPodcastSplits)
 def read_msp_podcast(root: Path, how: MspPodcastSplits | None = None) -> Corpus:
     """Read MSP-Podcast: four classes, or soft labels of all clips.
 
-    ROOT has the folders Labels, Audios and Transcripts. Clips are sorted by file name.
+    With --labels all emotions. ROOT has the folders Labels, Audios and Transcripts. Clips are
+    sorted by file name.
 
     Raises:
-        ManifestError: the table of labels is missing or lacks a column, or a row cannot be used.
+        ManifestError: the table of labels is missing or lacks a column, a row cannot be used, or a
+            map lacks an emotion.
     """
     how = how or MspPodcastSplits()
-    splits, seed = how.splits, how.seed
+    splits, seed, rule = how.splits, how.seed, label_rule(how.labels)
     root = root.resolve()
     labels = root / "Labels"
     table = next((labels / name for name in TABLES if (labels / name).exists()), labels / TABLES[0])
@@ -82,15 +92,17 @@ def read_msp_podcast(root: Path, how: MspPodcastSplits | None = None) -> Corpus:
             f"{table}: no such file; expected MSP-Podcast's folder with Labels, Audios, Transcripts"
         )
     problems = Problems()
-    raters = _read_raters(labels, problems) if how.soft else {}
-    every = how.soft and splits == "full"
+    raters = _read_raters(labels, rule, problems) if how.soft else {}
+    every = (how.soft and splits == "full") or rule != KNOWN_NAMES
     utterances = []
     left_out: Counter[str] = Counter()
     for where, row in read_csv(table, COLUMNS):
         if row["Split_Set"] == HIDDEN:
             left_out["of Test3, whose labels are hidden,"] += 1
-        elif (utterance := _utterance(where, row, root, every)) is None:
+        elif (utterance := _utterance(where, row, root, rule, every)) is None:
             left_out["of other emotions"] += 1
+        elif utterance.emotion is None and not how.soft:
+            left_out["without agreement"] += 1
         elif how.soft and row["FileName"] not in raters:
             left_out["without raters"] += 1
         else:
@@ -109,10 +121,11 @@ def read_msp_podcast(root: Path, how: MspPodcastSplits | None = None) -> Corpus:
         problems=problems,
         notes=[f"{counted(count, 'clip')} {what} left out" for what, count in left_out.items()],
         root=root,
+        own_labels=rule != KNOWN_NAMES,
     )
 
 
-def _read_raters(labels: Path, problems: Problems) -> dict[str, list[str]]:
+def _read_raters(labels: Path, rule: LabelRule, problems: Problems) -> dict[str, list[str]]:
     """File name → the primary emotion of each rater; "Other-…" and unknown ones are other."""
     table = labels / DETAILED
     votes: dict[str, list[str]] = {}
@@ -131,11 +144,13 @@ def _read_raters(labels: Path, problems: Problems) -> dict[str, list[str]]:
         except ManifestError:
             problems.add("emotions of raters read as other", f"{where}: {label!r}")
             name = OTHER
-        votes.setdefault(row["FileName"], []).append(name)
+        votes.setdefault(row["FileName"], []).append(rule.emotion(name, where))
     return votes
 
 
-def _utterance(where: str, row: dict[str, str], root: Path, every: bool) -> Utterance | None:
+def _utterance(
+    where: str, row: dict[str, str], root: Path, rule: LabelRule, every: bool
+) -> Utterance | None:
     """The clip of a row; None for an emotion that is not one of the four, unless `every`."""
     if (split := SPLIT_SETS.get(row["Split_Set"])) is None:
         raise ManifestError(
@@ -144,7 +159,7 @@ def _utterance(where: str, row: dict[str, str], root: Path, every: bool) -> Utte
         )
     if not row["FileName"]:
         raise ManifestError(f"{where}: column 'FileName' is empty, expected a sound file's name")
-    emotion = normalize_emotion(row["EmoClass"], f"{where}: EmoClass")
+    emotion = _emotion(row["EmoClass"], rule, f"{where}: EmoClass")
     if emotion not in EMOTIONS and not every:
         return None
     speaker = row["SpkrID"] or NO_SPEAKER
@@ -157,6 +172,13 @@ def _utterance(where: str, row: dict[str, str], root: Path, every: bool) -> Utte
         speaker="" if speaker == NO_SPEAKER else f"msp-podcast/{speaker}",
         split=split,
     )
+
+
+def _emotion(label: str, rule: LabelRule, where: str) -> str | None:
+    """The emotion of an EmoClass; None without agreement, where all emotions are read by name."""
+    if label == NO_AGREEMENT and rule != KNOWN_NAMES:
+        return None
+    return rule.emotion(NAMES.get(label, label), where)
 
 
 def _drawn(utterances: list[Utterance], seed: int) -> list[Utterance]:

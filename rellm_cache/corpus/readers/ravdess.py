@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from rellm_cache.corpus.labels import KNOWN_NAMES, LabelRule, label_rule
 from rellm_cache.corpus.manifest import SPLITS, Utterance
 from rellm_cache.corpus.readers.base import Corpus, count_totals
 from rellm_cache.corpus.readers.registry import register_corpus
@@ -39,7 +40,8 @@ class RavdessOptions:
     """Emotions, and speakers of each split."""
 
     emotions: Literal["paper", "all"] = "paper"
-    """paper: neutral, happy, sad, angry and surprise; all: also calm, fear and disgust."""
+    """paper: neutral, happy, sad, angry and surprise; all: also calm, fear and disgust. Any
+    --labels reads all, too."""
 
     train_speakers: str = "1-16"
     """As 1-16 or 1,3,5-8."""
@@ -47,6 +49,10 @@ class RavdessOptions:
     """As --train-speakers."""
     test_speakers: str = "19-20"
     """As --train-speakers."""
+
+    labels: str = ""
+    """keep: all eight emotions under the corpus's names (neutral, calm, happy, sad, angry, fear,
+    disgust, surprise); a JSON file maps these names."""
 
     @property
     def splits(self) -> SpeakerSplits:
@@ -60,20 +66,25 @@ def read_ravdess_speakers(root: Path, options: RavdessOptions) -> Corpus:
 
     ROOT has the folders Actor_01 …
     """
-    left_out = () if options.emotions == "all" else NOT_IN_PAPER
-    return read_ravdess(root, options.splits, left_out)
+    rule = label_rule(options.labels)
+    every = options.emotions == "all" or rule != KNOWN_NAMES
+    return read_ravdess(root, options.splits, () if every else NOT_IN_PAPER, rule)
 
 
 def read_ravdess(
-    root: Path, splits: SpeakerSplits, left_out: Collection[str] = NOT_IN_PAPER
+    root: Path,
+    splits: SpeakerSplits,
+    left_out: Collection[str] = NOT_IN_PAPER,
+    rule: LabelRule = KNOWN_NAMES,
 ) -> Corpus:
     """Read the speech clips of the speakers in `splits`, by file name.
 
     Args:
         left_out: emotions whose clips are not read.
+        rule: how the emotions are named.
 
     Raises:
-        ManifestError: a speaker is in two splits, or a split has no clip.
+        ManifestError: a speaker is in two splits, a split has no clip, or a map lacks an emotion.
     """
     refuse_shared_speakers(splits)
     split_of = {speaker: split for split, speakers in splits.items() for speaker in speakers}
@@ -91,7 +102,7 @@ def read_ravdess(
                 id=f"ravdess/{path.stem}",
                 audio=str(path.resolve()),
                 text=STATEMENTS[name[3]],
-                emotion=EMOTIONS[name[1]],
+                emotion=rule.emotion(EMOTIONS[name[1]], str(path)),
                 speaker=f"ravdess/{name[5]}",
                 split=split,
             )
@@ -115,6 +126,7 @@ def read_ravdess(
             "speaker ",
         ),
         notes=[f"{counted(others, 'clip')} of speakers in no split left out"] if others else [],
+        own_labels=rule != KNOWN_NAMES,
     )
 
 

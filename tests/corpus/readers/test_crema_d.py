@@ -1,6 +1,8 @@
 """CREMA-D reader: votes on the voice, ties, intended emotions, and damaged tables."""
 
+import json
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -39,9 +41,27 @@ def test_votes_on_the_voice_are_soft_labels(root: Path) -> None:
 
 def test_intended_emotions_need_no_table(root: Path) -> None:
     (root / TABLE).unlink()
-    found = read_crema_d(root, CremaDOptions(labels="intended")).utterances
+    found = read_crema_d(root, CremaDOptions(label_source="intended")).utterances
     assert [u.emotion for u in found] == ["neutral", "angry", "sad"]
     assert {u.soft_emotion for u in found} == {None}
+
+
+@pytest.mark.parametrize("source", ["votes", "intended"])
+def test_a_map_names_the_emotions(root: Path, source: Literal["votes", "intended"]) -> None:
+    names = dict.fromkeys(("angry", "disgust", "fear", "sad"), "bad")
+    file = root / "map.json"
+    file.write_text(json.dumps(names | {"neutral": "neutral", "happy": "Good"}))
+    corpus = read_crema_d(root, CremaDOptions(source, labels=str(file)))
+    found = [u.emotion for u in corpus.utterances]
+    assert found == ["neutral", "bad", "good" if source == "votes" else "bad"]
+    assert corpus.own_labels
+    kept = read_crema_d(root, CremaDOptions(source, labels="keep"))
+    assert kept.utterances == read_crema_d(root, CremaDOptions(source)).utterances
+    file.write_text(json.dumps(names))
+    with pytest.raises(
+        ManifestError, match=r"found emotion '(neutral|happy)', which .*map.json does"
+    ):
+        read_crema_d(root, CremaDOptions(source, labels=str(file)))
 
 
 def test_a_clip_without_votes_and_damaged_votes_are_refused(root: Path) -> None:

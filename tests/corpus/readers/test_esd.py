@@ -1,5 +1,6 @@
 """ESD reader: encodings, folder layouts, malformed lines, splits."""
 
+import json
 from collections import Counter
 from pathlib import Path
 
@@ -53,6 +54,30 @@ def test_surprise_and_mandarin_are_left_out(tree: Path) -> None:
     assert totals["four emotions"] == (192, 14_000)
     assert totals["speaker 0011"] == (60, 1_750)
     assert totals["speaker 0020"] == (0, 1_750)
+
+
+def test_own_labels_keep_surprise(tree: Path, tmp_path: Path) -> None:
+    kept = read_esd(tree, EsdSplits(labels="keep"))
+    names = ("neutral", "angry", "happy", "sad", "surprise")
+    assert Counter(u.emotion for u in kept.utterances) == dict.fromkeys(names, 48)
+    assert (kept.own_labels, kept.notes) == (True, [])
+    file = tmp_path / "map.json"
+    file.write_text(json.dumps({"Neutral": "calm", "Surprise": "Wonder", "Sad": "sad"}))
+    with pytest.raises(ManifestError, match=r"0011: 0011_000351: found emotion 'Angry', which "):
+        read_esd(tree, EsdSplits(labels=str(file)))
+    file.write_text(
+        json.dumps(
+            dict.fromkeys(("Neutral", "Angry", "Happy", "Sad"), "x") | {"Surprise": "Wonder"}
+        )
+    )
+    mapped = read_esd(tree, EsdSplits(labels=str(file)))
+    assert Counter(u.emotion for u in mapped.utterances) == {"x": 192, "wonder": 48}
+    # counts of the corpus itself, and no total of the paper's four emotions
+    assert mapped.totals == kept.totals
+    totals = {t.name: (t.found, t.expected) for t in kept.totals}
+    assert totals["surprise"] == (48, 3500)
+    assert totals["all five emotions"] == (240, 17_500)
+    assert "four emotions" not in totals
 
 
 def test_paper_splits_share_no_sentence(tree: Path) -> None:

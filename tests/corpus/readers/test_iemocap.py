@@ -1,15 +1,16 @@
 """IEMOCAP reader: labels, texts, dimensions, classes and splits."""
 
+import json
 from collections import Counter
 from pathlib import Path
 
 import pytest
-from trees import IEMOCAP_NAMES, write_iemocap
+from trees import write_iemocap
 
 from rellm_cache.corpus.manifest import Utterance
 from rellm_cache.corpus.readers.base import require_totals
 from rellm_cache.corpus.readers.iemocap import (
-    CLASS_TOTALS,
+    LABEL_TOTALS,
     SESSION_TOTALS,
     IemocapSplits,
     read_iemocap,
@@ -50,6 +51,36 @@ def test_a_turn_has_label_text_audio_speaker_and_dimensions(tree: Path) -> None:
 def test_excited_is_happy_and_other_labels_are_left_out(tree: Path) -> None:
     found = Counter(u.emotion for u in read_iemocap(tree).utterances)
     assert found == {"neutral": 10, "happy": 10, "angry": 10, "sad": 10}
+
+
+def test_kept_labels_are_the_corpus_own_names(tree: Path) -> None:
+    corpus = read_iemocap(tree, IemocapSplits(labels="keep"))
+    found = Counter(u.emotion for u in corpus.utterances)
+    assert found == {"neu": 10, "hap": 5, "exc": 5, "ang": 10, "sad": 10, "fru": 5}
+    assert corpus.notes == ["5 clips without agreement (xxx) left out"]
+    assert corpus.own_labels
+    totals = {t.name: (t.found, t.expected) for t in corpus.totals}
+    assert totals["all"] == (45, 7532)
+    assert totals["exc"] == (5, 1041)
+    assert not [name for name in totals if name.startswith("session")]  # known of four classes
+
+
+def test_mapped_labels_have_totals_by_their_new_names(tree: Path, tmp_path: Path) -> None:
+    names = dict.fromkeys(LABEL_TOTALS, "other") | {"hap": "Happy", "exc": "Happy", "fru": "fury"}
+    file = tmp_path / "map.json"
+    file.write_text(json.dumps(names))
+    corpus = read_iemocap(tree, IemocapSplits(labels=str(file)))
+    assert Counter(u.emotion for u in corpus.utterances) == {"happy": 10, "fury": 5, "other": 30}
+    assert [(t.name, t.found, t.expected) for t in corpus.totals] == [
+        ("all", 45, 7532),
+        ("other", 30, 4047),
+        ("happy", 10, 1636),
+        ("fury", 5, 1849),
+    ]
+    file.write_text(json.dumps({"neu": "neutral", "hap": "happy"}))
+    message = r"impro01.txt:15: found emotion 'exc', which .*map.json does not map; it has neu, hap"
+    with pytest.raises(ManifestError, match=message):
+        read_iemocap(tree, IemocapSplits(labels=str(file)))
 
 
 def test_paper_splits(tree: Path) -> None:
@@ -115,11 +146,11 @@ def test_text_splits_share_no_text(tree: Path) -> None:
 
 
 def test_a_complete_corpus_has_the_expected_totals(tmp_path: Path) -> None:
-    labels = {name: label for label, name in IEMOCAP_NAMES.items()}
-    classes = [labels[name] for name, count in CLASS_TOTALS.items() for _ in range(count)]
+    labels = [label for label, count in LABEL_TOTALS.items() for _ in range(count)]
     sessions = [n for n, count in SESSION_TOTALS.items() for _ in range(count)]
+    sessions += ["5"] * (len(labels) - len(sessions))  # frustrated and rarer labels
     lines: dict[str, list[str]] = {n: [] for n in SESSION_TOTALS}
-    for i, (label, n) in enumerate(zip(classes, sessions, strict=True)):
+    for i, (label, n) in enumerate(zip(labels, sessions, strict=True)):
         clip = f"Ses0{n}F_impro01_F{i:04d}"
         lines[n].append(f"[6.29 - 8.23]\t{clip}\t{label}\t[2.5, 2.5, 2.5]")
         wav = tmp_path / f"Session{n}/sentences/wav/Ses0{n}F_impro01/{clip}.wav"
@@ -138,7 +169,13 @@ def test_a_complete_corpus_has_the_expected_totals(tmp_path: Path) -> None:
     assert Counter(u.split for u in corpus.utterances) == {
         "train": 3861, "validation": 429, "test": 1241,
     }  # fmt: skip
-    wav.unlink()
+    kept = read_iemocap(tmp_path, IemocapSplits(labels="keep"))
+    require_totals(kept)
+    assert [t.found for t in kept.totals] == [7532, *LABEL_TOTALS.values()]
+    (tmp_path / kept.utterances[-1].audio).unlink()
+    with pytest.raises(ManifestError, match=r"all: found 7531, expected 7532; dis: found 1, exp"):
+        require_totals(read_iemocap(tmp_path, IemocapSplits(labels="keep")))
+    (tmp_path / corpus.utterances[-1].audio).unlink()
     message = (
         rf"{tmp_path}: not the whole of iemocap. all: found 5530, expected 5531; .*session 5: "
         r"found 1240, expected 1241. The audio of 1 clips is missing, first .*\.wav. .*"

@@ -1,5 +1,6 @@
 """MSP-Podcast reader: the table of labels, hidden labels, the paper's random split."""
 
+import json
 from collections import Counter
 from pathlib import Path
 
@@ -34,6 +35,30 @@ def test_hidden_labels_and_other_emotions_are_left_out_and_counted(tree: Path) -
     ]
     assert Counter(u.split for u in corpus.utterances) == {"train": 24, "validation": 4, "test": 8}
     assert corpus.seed is None
+
+
+def test_own_labels_keep_all_emotions_by_name(tree: Path, tmp_path: Path) -> None:
+    table = tree / "Labels/labels_consensus.csv"
+    table.write_text(f"{table.read_text()}\nnew.wav,Boredom,4,4,4,3,Female,Train\n")
+    corpus = read_msp_podcast(tree, MspPodcastSplits("full", labels="keep"))
+    four = dict.fromkeys(("neutral", "happy", "angry", "sad"), 9)
+    found = Counter(u.emotion for u in corpus.utterances)
+    assert found == {**four, "surprise": 1, "boredom": 1}
+    assert corpus.own_labels
+    assert corpus.totals == ()  # they are known of the four classes alone
+    assert corpus.notes == [
+        "1 clip without agreement left out",
+        "2 clips of Test3, whose labels are hidden, left out",
+    ]
+    assert read_msp_podcast(tree, MspPodcastSplits(labels="keep")).totals == ()
+    names = dict.fromkeys((*four, "surprise"), "any")
+    file = tmp_path / "map.json"
+    file.write_text(json.dumps(names))
+    with pytest.raises(ManifestError, match=r"csv:42: EmoClass: found emotion 'Boredom', which"):
+        read_msp_podcast(tree, MspPodcastSplits(labels=str(file)))
+    file.write_text(json.dumps(names | {"Boredom": "bored"}))
+    mapped = read_msp_podcast(tree, MspPodcastSplits("full", labels=str(file)))
+    assert Counter(u.emotion for u in mapped.utterances) == {"any": 37, "bored": 1}
 
 
 def test_paper_splits_do_not_use_development(tree: Path) -> None:
@@ -120,5 +145,18 @@ def test_raters_give_soft_labels(tree: Path, detailed: bool) -> None:
     assert found[msp_name(3)].soft_emotion == {"other": 1.0}
     assert len(corpus.problems.lines["emotions of raters read as other"]) == 1
     assert "clips without raters left out" in " ".join(corpus.notes)
+    (tree / "map.json").write_text(
+        json.dumps(
+            dict.fromkeys(("neutral", "happy", "surprise", "other"), "rest")
+            | {"angry": "bad", "sad": "bad"}
+        )
+    )
+    own = read_msp_podcast(tree, MspPodcastSplits(soft=True, labels=str(tree / "map.json")))
+    shares = {u.id.removeprefix("msp-podcast/"): u.soft_emotion for u in own.utterances}
+    assert shares == {
+        msp_name(2): {"bad": 1.0},
+        msp_name(900): {"bad": 0.5, "rest": 0.5},
+        msp_name(3): {"rest": 1.0},
+    }
     four = read_msp_podcast(tree, MspPodcastSplits("paper", soft=True))
     assert {u.id for u in four.utterances} <= {f"msp-podcast/{msp_name(n)}" for n in (2, 3)}

@@ -1,6 +1,8 @@
 """RAVDESS reader: file names and speaker splits."""
 
+import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -56,6 +58,21 @@ def test_all_eight_emotions(ravdess: Path) -> None:
     counts = Counter(u.emotion for u in corpus.utterances)
     assert counts == {**dict.fromkeys(EMOTIONS.values(), 160), "neutral": 80}
     assert {(total.found, total.expected) for total in corpus.totals} == {(60, 60)}
+
+
+def test_own_labels_read_all_eight_emotions(root: Path, tmp_path: Path) -> None:
+    two = RavdessOptions("paper", "1", "2", "", labels="keep")
+    kept = read_ravdess_speakers(root, two)
+    assert [u.emotion for u in kept.utterances] == ["calm", "angry", "surprise"]
+    assert kept.own_labels
+    assert {t.expected for t in kept.totals} == {60}
+    file = tmp_path / "map.json"
+    file.write_text(json.dumps({"calm": "Serene", "angry": "angry", "surprise": "angry"}))
+    mapped = read_ravdess_speakers(root, replace(two, labels=str(file)))
+    assert [u.emotion for u in mapped.utterances] == ["serene", "angry", "angry"]
+    file.write_text(json.dumps({"angry": "angry", "surprise": "angry"}))
+    with pytest.raises(ManifestError, match=r"01.flac: found emotion 'calm', which .* does not"):
+        read_ravdess_speakers(root, replace(two, labels=str(file)))
 
 
 def test_a_speaker_in_two_splits_is_refused(root: Path) -> None:
