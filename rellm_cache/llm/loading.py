@@ -92,8 +92,9 @@ def _load_model(folder: Path, config: LLMConfig, device: torch.device) -> Any:
     ready = copy is not None and copy.is_ready()
     own = _require_quantization(folder, config) or ready
     dtype = compute_dtype(device)
-    settings = quantization_settings(config, dtype)
-    packing: dict[str, Any] = {} if own else {"quantization_config": settings}
+    packing: dict[str, Any] = (
+        {} if own else {"quantization_config": quantization_settings(config, dtype)}
+    )
     model = load_pretrained(
         AutoModelForCausalLM,
         copy.path if copy is not None and ready else folder,

@@ -93,7 +93,7 @@ def test_the_source_is_not_quantized_again(
 ) -> None:
     config = LLMConfig(str(folder))
     assert save_quantized_copy(config, CPU) == the_copy(copies)
-    monkeypatch.setattr(loading, "_quantization", lambda *_: pytest.fail("quantized"))
+    monkeypatch.setattr(loading, "quantization_settings", lambda *_: pytest.fail("quantized"))
     load_llm(config, CPU)
 
 
