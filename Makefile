@@ -37,7 +37,7 @@ fuzz:
 
 install: $(BIN)/python
 	$(INSTALL) -c constraints.txt torch
-	$(INSTALL) -c constraints.txt -e ".[demo]"
+	$(INSTALL) -c constraints.txt -e ".[demo,serve]"
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

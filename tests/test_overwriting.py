@@ -50,8 +50,10 @@ def test_answers_replace_only_answers(run: Path, corpus: Path, cache: Path, tmp_
     evaluate(run, test, cache, NO_SAMPLES)
     link = tmp_path / "link.jsonl"
     link.symlink_to(test)
+    notes = tmp_path / "notes.md"
+    notes.write_text("# Notes\n")
     others = (
-        test, link, corpus / "train.jsonl", responses_path(test), run / "metrics.jsonl",
+        notes, test, link, corpus / "train.jsonl", responses_path(test), run / "metrics.jsonl",
         run / "evaluated.jsonl",
     )  # fmt: skip
     for out in others:

@@ -77,7 +77,9 @@ def show(report: "BenchReport", command: str) -> None:
     click.echo(f"Machine: {report.machine}, {report.dtype}")
     click.echo(f"Model: {report.model}")
     if report.clips != report.recipe_clips:
-        click.echo(f"Steps have {report.clips} clips, not the recipe's {report.recipe_clips}")
+        click.echo(
+            f"Steps have {counted(report.clips, 'clip')}, not the recipe's {report.recipe_clips}"
+        )
     times = report.step_seconds
     count = counted(len(times), "step")
     rows = [

@@ -153,7 +153,14 @@ def _known_answers(out: Path, source: Path, ids: set[str], overwrite: bool) -> l
     """Rows of a file of answers to `source`, if it exists; `RellmError` if it is something else."""
     if not overwrite:
         refuse_input(out, manifest_files(source))
-    rows = [row for _, row in read_lines(out)] if out.exists() else []
+    rows: list[Row] = []
+    try:
+        for _, row in read_lines(out) if out.exists() else ():
+            rows.append(row)
+    except ManifestError:
+        if rows:
+            raise
+        rows = [{}]  # not even the first line is a row: a file of another kind
     if not all(row.keys() >= ANSWER and fingerprint_of(row) for row in rows):
         if not overwrite:
             raise overwriting(out, "answers of `rellm generate`")

@@ -195,9 +195,14 @@ def _train(
     trainer = Trainer(recipe, data, out, llm, accelerator, callbacks)
     for examples in filter(None, (data.train, data.validation)):
         require_positions(examples, data.streams, trainer.model)
-    main = accelerator.is_main_process
+    main, begun = accelerator.is_main_process, (out / METRICS).is_file()
     with recorded(out, RECIPE, CONFIG, METRICS, TRAINING, CARD) if main else nullcontext():
         start = trainer.restore()
+        if main and begun and not start.step:
+            say(
+                f"{out}: no checkpoint was saved before, training starts again; one is saved every "
+                f"{recipe.training.checkpoint_minutes:g} minutes and after each epoch"
+            )
         if main:
             record_recipe(recipe, out)
         with use_threads("models" if recipe.needs_llm else "heads"):

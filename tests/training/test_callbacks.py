@@ -116,6 +116,21 @@ def test_a_callback_that_fails_lets_the_run_continue_to_the_same_bits(
     assert_same_run(tmp_path / "whole", tmp_path / "pieces")
 
 
+def test_a_run_that_fails_before_its_first_checkpoint_says_that_it_starts_again(
+    corpus: Path,
+    cache: Path,
+    heads: Recipe,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    rare = with_training(heads, checkpoint_minutes=60.0)
+    with pytest.raises(OSError, match="logging server"):
+        train(rare, corpus, cache, tmp_path / "run", callbacks=[Recorder(fail_step=1)])
+    assert "no checkpoint" not in capfd.readouterr().err
+    train(rare, corpus, cache, tmp_path / "run")
+    assert "no checkpoint was saved before, training starts again" in capfd.readouterr().err
+
+
 def test_a_callback_stops_a_run_after_any_step(
     corpus: Path, cache: Path, heads: Recipe, tmp_path: Path
 ) -> None:
