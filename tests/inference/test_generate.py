@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from rellm_cache.config.schema import PromptsConfig, Recipe, TextConfig
 from rellm_cache.corpus.manifest import Utterance, write_lines
 from rellm_cache.data.batch import Batch
-from rellm_cache.errors import ConfigError, ManifestError, RunError, StoreError
+from rellm_cache.errors import ConfigError, ManifestError, RellmError, RunError, StoreError
 from rellm_cache.extraction.run import extract
 from rellm_cache.inference import responders as stage
 from rellm_cache.inference.generate import generate, read_source
@@ -163,7 +163,7 @@ def test_only_changed_clips_are_answered_again(
     generate(run, test, out, cache, overrides=["prompts.answer_tokens=1"])
     assert sorted(asked[1:]) == ["tones/09", "tones/10"]
     out.write_text("My notes")
-    with pytest.raises(ManifestError, match=r"out\.jsonl:1: not JSON"):
+    with pytest.raises(RellmError, match=r"out\.jsonl: is there already, and is not answers"):
         generate(run, test, out, cache)
 
 
