@@ -1,16 +1,14 @@
 """Fixtures: corpus with cached frames and responses, recipe of short prompts, store content."""
 
 import json
-import os
-import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from kills import KilledAfter
+from kills import KilledAfter, kill_first, process_id
 
 from rellm_cache.config.schema import PromptsConfig, Recipe
 from rellm_cache.corpus.manifest import manifest_files, read_manifest, responses_path
@@ -19,9 +17,8 @@ from rellm_cache.empathy.training import train_empathy
 from rellm_cache.extraction.run import extract
 from rellm_cache.store.reader import FeatureStore
 from rellm_cache.utils.resumable_table import Journal
-from rellm_cache.workers.coordinator import WorkerEvents, WorkerHandle
 from rellm_cache.workers.messages import Result
-from rellm_cache.workers.processes import ProcessHandle, ProcessPool
+from rellm_cache.workers.processes import ProcessPool
 
 Checksums = Callable[[Path], dict[str, int]]
 
@@ -116,19 +113,4 @@ def killed_after(monkeypatch: pytest.MonkeyPatch) -> KilledAfter:
 @pytest.fixture
 def killed_worker(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The first worker process that sends a result is killed; its process id."""
-    killed: list[int] = []
-    wait = ProcessPool.wait
-
-    def wait_and_kill(
-        pool: ProcessPool, handles: Sequence[WorkerHandle], seconds: float | None
-    ) -> WorkerEvents:
-        found = wait(pool, handles, seconds)
-        for handle, event in found:
-            if isinstance(event, Result) and isinstance(handle, ProcessHandle) and not killed:
-                assert handle.process.pid is not None
-                killed.append(handle.process.pid)
-                os.kill(killed[0], signal.SIGKILL)
-        return found
-
-    monkeypatch.setattr(ProcessPool, "wait", wait_and_kill)
-    return killed
+    return kill_first(monkeypatch, ProcessPool, process_id, Result)

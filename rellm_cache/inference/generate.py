@@ -157,11 +157,12 @@ def _known_answers(out: Path, source: Path, ids: set[str], overwrite: bool) -> l
     try:
         for _, row in read_lines(out) if out.exists() else ():
             rows.append(row)
+        are_answers = all(row.keys() >= ANSWER and fingerprint_of(row) for row in rows)
     except ManifestError:
         if rows:
             raise
-        rows = [{}]  # not even the first line is a row: a file of another kind
-    if not all(row.keys() >= ANSWER and fingerprint_of(row) for row in rows):
+        are_answers = False  # not even the first line is a row
+    if not are_answers:
         if not overwrite:
             raise overwriting(out, "answers of `rellm generate`")
         return []

@@ -1,19 +1,18 @@
 """Fixtures: reference results of one process, and a worker that is killed."""
 
 import glob
-import os
-import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
 import pytest
+from kills import kill_first
 
 from rellm_cache.config.schema import Recipe
 from rellm_cache.extraction.run import extract
-from rellm_cache.workers.coordinator import WorkerEvents, WorkerHandle, WorkerPool
+from rellm_cache.workers.coordinator import WorkerPool
 from rellm_cache.workers.messages import BatchDone
 
 Checksums = Callable[[Path], dict[str, int]]
@@ -44,24 +43,12 @@ def kill_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., l
     The worker has further batches then. Returns a list that its process id is added to.
     """
 
+    def wait_for_commit() -> None:
+        # Not Path.glob, which fails if a folder is removed meanwhile.
+        while not any(glob.glob(p, root_dir=tmp_path) for p in COMMITTED):
+            time.sleep(0.005)
+
     def arrange(pool: type[WorkerPool], pid_of: Callable[[Any], int]) -> list[int]:
-        killed: list[int] = []
-        wait = pool.wait
-
-        def wait_and_kill(
-            self: WorkerPool, handles: Sequence[WorkerHandle], seconds: float | None
-        ) -> WorkerEvents:
-            found = wait(self, handles, seconds)
-            done = [handle for handle, event in found if isinstance(event, BatchDone)]
-            if done and not killed:
-                # Not Path.glob, which fails if a folder is removed meanwhile.
-                while not any(glob.glob(p, root_dir=tmp_path) for p in COMMITTED):
-                    time.sleep(0.005)
-                killed.append(pid_of(done[0]))
-                os.kill(killed[0], signal.SIGKILL)
-            return found
-
-        monkeypatch.setattr(pool, "wait", wait_and_kill)
-        return killed
+        return kill_first(monkeypatch, pool, pid_of, BatchDone, wait_for_commit)
 
     return arrange

@@ -1,11 +1,11 @@
 """Actors of a Ray cluster on this machine give the content of one process, also after a kill."""
 
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from kills import actor_process_id
 
 from rellm_cache.config.schema import Recipe
 from rellm_cache.encoders.registry import resolve
@@ -17,7 +17,6 @@ from rellm_cache.store.reader import FeatureStore
 from rellm_cache.store.remote.mirror import open_mirror
 from rellm_cache.workers.messages import Aborted, Event, Finished
 from rellm_cache.workers.ray import (
-    ActorHandle,
     ActorWorker,
     RayPool,
     cpu_share,
@@ -42,12 +41,6 @@ def cluster(s3_server: object) -> Iterator[None]:
     ray.shutdown()
 
 
-def process_id(handle: ActorHandle) -> int:
-    """Id of the process of an actor."""
-    found: int = ray.get(handle.actor.__ray_call__.remote(lambda actor: os.getpid()))
-    return found
-
-
 @pytest.mark.usefixtures("cluster")
 def test_actors_with_one_killed_give_the_content_of_one_process(
     corpus: Path,
@@ -58,7 +51,7 @@ def test_actors_with_one_killed_give_the_content_of_one_process(
     kill_one: Callable[..., list[int]],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    killed = kill_one(RayPool, process_id)
+    killed = kill_one(RayPool, actor_process_id)
     options = ExtractionOptions(workers=2, ray="auto", commit_seconds=0)
     (report,) = extract(corpus, speech_recipe, tmp_path / "cache", batch_size=1, options=options)
     assert len(killed) == 1

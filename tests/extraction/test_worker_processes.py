@@ -11,6 +11,7 @@ from typing import Any
 import psutil
 import pytest
 import torch
+from kills import process_id
 
 from rellm_cache.config.schema import EncoderConfig, Recipe
 from rellm_cache.corpus.manifest import read_lines
@@ -38,12 +39,6 @@ class Crashing(soundfile.SoundFile):
 
 soundfile.SoundFile = Crashing
 """
-
-
-def process_id(handle: ProcessHandle) -> int:
-    """Id of a worker process."""
-    assert handle.process.pid is not None
-    return handle.process.pid
 
 
 def test_a_killed_worker_loses_only_its_open_part(

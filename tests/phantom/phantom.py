@@ -213,7 +213,7 @@ def _inference_mode(mode: bool = True) -> AbstractContextManager[Any]:
 
 _setup_privateuseone_for_python_backend(NAME, _Backend())
 PHANTOM = torch.device(NAME, 0)
-_operators = torch.library.Library("_", "IMPL")  # freed, it would take its kernels along
+_operators = torch.library.Library("_", "IMPL")  # kept: torch removes its kernels with it
 _operators.fallback(
     lambda operator, *args, **kwargs: _compute(operator, args, kwargs), "PrivateUse1"
 )

@@ -1,19 +1,16 @@
 """Rows by actors of a Ray cluster on this machine are those of one process."""
 
-import os
-import signal
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from kills import actor_process_id, kill_first
 
 from rellm_cache.annotation.responses import respond
 from rellm_cache.config.schema import Recipe
 from rellm_cache.corpus.manifest import write_lines
-from rellm_cache.workers.coordinator import WorkerEvents, WorkerHandle
 from rellm_cache.workers.messages import Result
 from rellm_cache.workers.options import WorkerOptions
-from rellm_cache.workers.ray import ActorHandle, RayPool
+from rellm_cache.workers.ray import RayPool
 
 ray = pytest.importorskip("ray", reason="ray is not installed: pip install -e '.[test]'")
 
@@ -39,20 +36,7 @@ def test_actors_with_one_killed_write_what_one_process_writes(
     (alone,) = respond(tmp_path, recipe)
     content = alone.path.read_bytes()
     alone.path.unlink()
-    killed: list[int] = []
-    wait = RayPool.wait
-
-    def wait_and_kill(
-        pool: RayPool, handles: Sequence[WorkerHandle], seconds: float | None
-    ) -> WorkerEvents:
-        found = wait(pool, handles, seconds)
-        for handle, event in found:
-            if isinstance(event, Result) and isinstance(handle, ActorHandle) and not killed:
-                killed.append(ray.get(handle.actor.__ray_call__.remote(lambda actor: os.getpid())))
-                os.kill(killed[0], signal.SIGKILL)
-        return found
-
-    monkeypatch.setattr(RayPool, "wait", wait_and_kill)
+    killed = kill_first(monkeypatch, RayPool, actor_process_id, Result)
     (report,) = respond(tmp_path, recipe, 4, options=WorkerOptions(workers=1, ray="local"))
     assert len(killed) == 1
     assert "actor 1 died (" in capsys.readouterr().err
