@@ -15,6 +15,7 @@ from torch import Tensor
 
 from rellm_cache.errors import ConfigError
 from rellm_cache.utils.json_files import read_object
+from rellm_cache.utils.regular_files import file_exists
 from rellm_cache.utils.tensor_files import load_safetensors, load_torch
 
 # Either one file or the index of several; the first one found is used.
@@ -113,7 +114,7 @@ def weight_files(folder: Path) -> list[Path]:
             if not isinstance(weight_map, dict) or not weight_map:
                 raise ConfigError(f"{index}: expected names of files in weight_map; copy it again")
             shards = sorted(set(map(str, weight_map.values())))
-            if gone := [shard for shard in shards if not (folder / shard).is_file()]:
+            if gone := [shard for shard in shards if not file_exists(folder / shard)]:
                 raise ConfigError(
                     f"{folder}: {_shorten(gone)} missing, listed in {index.name}; copy all files"
                 )

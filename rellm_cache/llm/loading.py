@@ -31,7 +31,7 @@ from rellm_cache.utils.model_files import (
     weight_files,
     weights_digest,
 )
-from rellm_cache.utils.regular_files import file_digest
+from rellm_cache.utils.regular_files import file_digest, folder_exists
 
 # Files of a model folder, besides config and weights, that decide which tokens a text becomes.
 TEXT_FILES = (
@@ -156,7 +156,7 @@ def llm_identity(config: LLMConfig) -> dict[str, str]:
 
     A folder's weights may change, so a digest of its files identifies it. Raises like `find_llm`.
     """
-    if not Path(config.model).is_dir():
+    if not folder_exists(config.model):
         return config.identity
     return config.identity | {"model": weights_digest(find_llm(config))}
 

@@ -22,6 +22,7 @@ from rellm_cache.utils.atomic_files import write_text
 from rellm_cache.utils.checksums import require_intact
 from rellm_cache.utils.console import say
 from rellm_cache.utils.json_files import build_record, load
+from rellm_cache.utils.regular_files import folder_exists
 
 TRAINING = "training.json"
 OWN_DIGEST = "sha256"  # of the other fields of `training.json`
@@ -202,7 +203,7 @@ def run_cache(run: Path) -> Path:
     location = load_training(run).cache if (run / TRAINING).is_file() else ""
     if not location:
         return DEFAULT_CACHE
-    if not is_url(location) and not Path(location).is_dir():
+    if not is_url(location) and not folder_exists(location):
         raise RunError(
             f"{run}: was trained from the cache {location}, which does not exist any more; say "
             "where it is now with --cache"

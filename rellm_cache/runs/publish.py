@@ -46,7 +46,7 @@ from rellm_cache.utils.atomic_files import replaced_folder
 from rellm_cache.utils.checksums import SUMS, sums_text
 from rellm_cache.utils.litter import is_litter
 from rellm_cache.utils.model_files import HUB_ID, models_root
-from rellm_cache.utils.regular_files import file_digest, read_regular
+from rellm_cache.utils.regular_files import file_digest, folder_exists, read_regular
 
 LICENCES = "LICENSES.md"
 CONTENT = frozenset((WEIGHTS, CONFIG, RECIPE, TRAINING, SCORES, CARD, LICENCES, SUMS))
@@ -171,7 +171,7 @@ def public_id(field: str, model: str) -> str:
 
 
 def _public(model: str) -> str | None:
-    if Path(model).is_dir():
+    if folder_exists(model):
         root, folder = os.path.abspath(models_root()), os.path.abspath(model)
         model = os.path.relpath(folder, root)
     return model if HUB_ID.fullmatch(model) or model in KNOWN_MODELS else None

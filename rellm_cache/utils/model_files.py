@@ -21,6 +21,8 @@ from rellm_cache.utils.console import counted
 from rellm_cache.utils.json_files import read_object
 from rellm_cache.utils.regular_files import (
     file_digest,
+    file_exists,
+    folder_exists,
     read_regular,
     require_regular,
     what_is_there,
@@ -80,7 +82,7 @@ def locate_model(model: str, revision: str = "") -> Path:
     """Return the local folder of `model`, without checks; `ConfigError` if there is none."""
     candidates = (Path(model), models_root() / model)
     silence_transformers()
-    folder = next((c for c in candidates if c.is_dir()), None)
+    folder = next((c for c in candidates if folder_exists(c)), None)
     if folder is None:
         folder = _download(model, revision)
     return folder
@@ -89,7 +91,7 @@ def locate_model(model: str, revision: str = "") -> Path:
 def local_folder(model: str, revision: str = "") -> Path | None:
     """Return the folder of `model` on this machine, also from the hub's cache; None if missing."""
     for folder in (Path(model), models_root() / model):
-        if folder.is_dir():
+        if folder_exists(folder):
             return folder
     from huggingface_hub import snapshot_download
 
@@ -105,7 +107,7 @@ def find_config(model: str, revision: str = "") -> Path:
     Raises `ConfigError` if there is none.
     """
     for folder in (Path(model), models_root() / model):
-        if folder.is_dir():
+        if folder_exists(folder):
             _require_file(folder, "config.json")
             return folder / "config.json"
     return _download(model, revision, ["config.json"]) / "config.json"
@@ -116,7 +118,7 @@ def local_file(model: str, name: str, revision: str = "") -> Path | None:
     from huggingface_hub import try_to_load_from_cache
 
     for folder in (Path(model), models_root() / model):
-        if folder.is_dir():
+        if folder_exists(folder):
             return folder / name if (folder / name).is_file() else None
     if not HUB_ID.fullmatch(model):
         return None
@@ -330,7 +332,7 @@ def weight_files(folder: Path, *, pickled: bool = False) -> list[Path]:
                 f"{index}: found the file {shard!r} in weight_map, expected a name in this folder; "
                 f"{fix}"
             )
-        if not (folder / shard).is_file():
+        if not file_exists(folder / shard):
             raise ConfigError(f"{folder}: {shard} is missing; {index.name} names it")
     return [folder / shard for shard in shards]
 

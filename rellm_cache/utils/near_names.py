@@ -4,6 +4,8 @@ import difflib
 import os
 from pathlib import Path
 
+from rellm_cache.utils.regular_files import folder_exists
+
 MOST_NAMES = 2
 
 
@@ -13,7 +15,7 @@ def did_you_mean(path: Path) -> str:
     Of a path with a missing folder, the folder is compared with its neighbours.
     """
     folder, name = path.parent, path.name
-    while not folder.is_dir() and folder.name:
+    while not folder_exists(folder) and folder.name:
         folder, name = folder.parent, folder.name
     try:
         found = difflib.get_close_matches(name, os.listdir(folder), MOST_NAMES, 0.75)

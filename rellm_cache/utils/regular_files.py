@@ -90,6 +90,19 @@ def what_is_there(path: Path) -> str:
     return ""
 
 
+def file_exists(path: str | Path) -> bool:
+    """Whether a path that a file or recipe names is a file; False if no file can have this name.
+
+    `Path.is_file` raises an error for a name that is too long.
+    """
+    return os.path.isfile(path)
+
+
+def folder_exists(path: str | Path) -> bool:
+    """Whether a path that a file or recipe names is a folder; as `file_exists`."""
+    return os.path.isdir(path)
+
+
 def file_digest(path: Path) -> str:
     """SHA-256 (hex) of a regular file; errors as `open_regular`."""
     with open_regular(path) as file:

@@ -314,6 +314,10 @@ def test_a_missing_and_a_truncated_file_are_named(
     second.unlink()
     with pytest.raises(ConfigError, match=rf"00002-of-00003\.{kind} missing, listed in"):
         import_qwen(folder, tmp_path / "qwen2")
+    index = next(folder.glob("*.index.json"))
+    index.write_text(json.dumps({"weight_map": {"lm_head.weight": "x" * 300}}))
+    with pytest.raises(ConfigError, match=r"x{300} missing, listed in"):
+        import_qwen(folder, tmp_path / "qwen2")
 
 
 class Evil:

@@ -14,6 +14,7 @@ from rellm_cache.llm.loading import load_chat
 from rellm_cache.utils.model_files import (
     CODE_FILES,
     find_model,
+    local_folder,
     model_errors,
     weight_files,
     weights_digest,
@@ -50,6 +51,12 @@ def test_the_error_for_an_unknown_model_names_the_places_searched(
         find_model("owner/gone", ())
 
 
+def test_a_name_too_long_for_a_file_is_an_unknown_model() -> None:
+    with pytest.raises(ConfigError, match=r"x{300}': no such folder"):
+        find_model("x" * 300, ())
+    assert local_folder("x" * 300) is None
+
+
 @pytest.mark.parametrize(
     ("missing", "message"),
     [
@@ -73,6 +80,7 @@ def test_a_missing_file_is_named(model: Path, missing: str, message: str) -> Non
         (b"\xff\xfe", r"index\.json:1: not UTF-8 text .*; save it as UTF-8"),
         (b"[]", r"index\.json: expected a JSON object, found \[\]; copy the file again"),
         (b'{"weight_map": 3}', r"index\.json: found weight_map = 3, expected an object that names"),
+        (b'{"weight_map": {"a": "%s"}}' % (b"x" * 300), r"x{300} is missing; .*index\.json"),
     ],
 )
 def test_a_damaged_index_is_named(model: Path, content: bytes, message: str) -> None:

@@ -27,6 +27,8 @@ from rellm_cache.utils.json_files import read_object
 from rellm_cache.utils.regular_files import (
     NotRegularError,
     file_digest,
+    file_exists,
+    folder_exists,
     open_regular,
     read_regular,
     require_regular,
@@ -123,3 +125,17 @@ def test_a_pipe_is_damage_of_a_result(tmp_path: Path) -> None:
     assert find_damage(tmp_path) == {
         "scores.json": "found a pipe, expected a regular file, and is not what SHA256SUMS says"
     }
+
+
+@pytest.mark.parametrize("name", ["gone", "x" * 300, "x/" * 2500, "a\0b"])
+def test_a_name_that_no_file_can_have_does_not_exist(tmp_path: Path, name: str) -> None:
+    assert not file_exists(tmp_path / name)
+    assert not folder_exists(tmp_path / name)
+
+
+def test_files_and_folders_exist_as_what_they_are(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert file_exists(tmp_path / "file")
+    assert not folder_exists(tmp_path / "file")
+    assert folder_exists(tmp_path)
+    assert not file_exists(tmp_path)

@@ -13,6 +13,7 @@ from rellm_cache.corpus.audio_location import file_of
 from rellm_cache.corpus.manifest import Utterance
 from rellm_cache.corpus.text_files import Problems
 from rellm_cache.errors import ManifestError
+from rellm_cache.utils.regular_files import file_exists
 
 
 @dataclass(frozen=True)
@@ -54,12 +55,12 @@ def count_totals(
 
 def with_audio(utterances: Iterable[Utterance]) -> list[Utterance]:
     """The utterances with an existing sound file or container."""
-    return [u for u in utterances if Path(file_of(u.audio)).is_file()]
+    return [u for u in utterances if file_exists(file_of(u.audio))]
 
 
 def without_audio(utterances: Iterable[Utterance]) -> list[Utterance]:
     """The utterances with a missing sound file or container."""
-    return [u for u in utterances if not Path(file_of(u.audio)).is_file()]
+    return [u for u in utterances if not file_exists(file_of(u.audio))]
 
 
 def wrong_totals(corpus: Corpus) -> list[str]:

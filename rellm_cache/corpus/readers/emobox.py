@@ -35,6 +35,7 @@ from rellm_cache.corpus.splits import hold_out
 from rellm_cache.errors import ManifestError
 from rellm_cache.utils.console import counted
 from rellm_cache.utils.json_files import read_object
+from rellm_cache.utils.regular_files import file_exists
 
 LABEL_MAP = "label_map.json"
 FILE_SPLITS = {"train": "train", "valid": "validation", "test": "test"}  # in file names
@@ -196,12 +197,12 @@ class _AudioFiles:
         depth = max((len(Path(wav).parts) for wav in sample), default=1)
         ways = [(dropped, suffix) for suffix in ("", ".flac") for dropped in range(depth)]
         self.dropped, self.suffix = max(
-            ways, key=lambda way: sum(self._path(wav, *way).is_file() for wav in sample)
+            ways, key=lambda way: sum(file_exists(self._path(wav, *way)) for wav in sample)
         )
 
     def path(self, wav: str) -> Path:
         """The path of a file, which may be missing; an absolute path that exists is kept."""
-        if Path(wav).is_absolute() and Path(wav).is_file():
+        if Path(wav).is_absolute() and file_exists(wav):
             return Path(wav)
         return self._path(wav, self.dropped, self.suffix)
 
@@ -224,7 +225,7 @@ def _read_fold(metadata: _Metadata, fold: int) -> Corpus:
             found.append(replace(_utterance(row, where, metadata), split=split))
     _refuse_shared_clips(found, metadata.folder, fold)
     given = {u.split for u in found}
-    missing = [u for u in found if not Path(u.audio).is_file()]
+    missing = [u for u in found if not file_exists(u.audio)]
     if missing and not options.skip_missing:
         raise ManifestError(
             f"{metadata.folder}: fold {fold}: the audio of {len(missing)} of {len(found)} clips is "

@@ -27,6 +27,7 @@ from rellm_cache.corpus.text_files import Problems
 from rellm_cache.errors import AudioError, ManifestError
 from rellm_cache.utils.console import counted
 from rellm_cache.utils.json_files import parse_object
+from rellm_cache.utils.regular_files import file_exists, folder_exists
 
 SOUNDS = ("flac", "wav", "mp3", "ogg", "opus", "oga", "aif", "aiff", "aifc", "au", "caf", "w64",
           "sph", "m4a", "mp4", "webm")  # fmt: skip
@@ -83,12 +84,12 @@ def find_shards(pattern: str) -> list[Path]:
         >>> list(expand_braces("s-{08..10}.tar"))
         ['s-08.tar', 's-09.tar', 's-10.tar']
     """
-    if Path(pattern).is_dir():
+    if folder_exists(pattern):
         found = sorted(p for p in Path(pattern).rglob("*.tar") if p.is_file())
     else:
         found = []
         for one in expand_braces(pattern):
-            named = [Path(one)] if Path(one).is_file() else map(Path, sorted(glob.glob(one)))
+            named = [Path(one)] if file_exists(one) else map(Path, sorted(glob.glob(one)))
             if not (named := list(named)):
                 raise ManifestError(
                     f"{one}: no such file; expected a tar file, a folder of them, or a pattern as "
