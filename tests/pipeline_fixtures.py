@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from kills import KilledAfter, kill_first, process_id
+from openai_server import Server, running_server
 
 from rellm_cache.config.schema import PromptsConfig, Recipe
 from rellm_cache.corpus.manifest import manifest_files, read_manifest, responses_path
@@ -114,3 +115,10 @@ def killed_after(monkeypatch: pytest.MonkeyPatch) -> KilledAfter:
 def killed_worker(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The first worker process that sends a result is killed; its process id."""
     return kill_first(monkeypatch, ProcessPool, process_id, Result)
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    """A server in OpenAI's form."""
+    with running_server() as server:
+        yield server

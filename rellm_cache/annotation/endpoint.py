@@ -1,15 +1,16 @@
-"""Endpoint: a server in OpenAI's form (vLLM, llama.cpp, Ollama, …) that writes replies.
+"""Endpoint: a server in OpenAI's form (vLLM, llama.cpp, Ollama, …) that writes replies or judges.
 
 Requests are sent side by side and repeated when the server fails for a moment. An answer that is
 not complete counts as a failure of the server, never as a reply.
 """
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
-from typing import Any
+from typing import Any, Generic, TypeVar
 from urllib.parse import urlsplit
 
 from rellm_cache.annotation.text_replies import Reply, Writing
@@ -21,6 +22,11 @@ from rellm_cache.utils.console import say
 RETRIES = 5  # of a request; the pauses grow from half a second to eight
 SECONDS = 600.0  # that a request may take
 KEY = "OPENAI_API_KEY"  # environment variable with the key, for servers that want one
+LIKELIEST = 20  # first tokens whose likelihoods are asked for: the most that servers give
+START_TOKENS = 3  # tokens asked for with them, since the first ones may be white space
+
+Read = TypeVar("Read")  # what is read from an answer
+FirstTokens = list[tuple[str, float]]  # texts of tokens, and their log-likelihoods
 
 
 @dataclass(frozen=True)
@@ -112,80 +118,141 @@ def ask_endpoint(
         RellmError: the server refuses a request, or fails again and again. Replies that came
             before are given first.
     """
-    waiting = iter(sorted(set(prompts)))
-    failure: Exception | None = None
-    with _client(endpoint) as client, ThreadPoolExecutor(at_once) as pool:
-        running: dict[Future[Continuation], str] = {}
-        try:
-            while True:
-                if failure is None:
-                    for prompt in islice(waiting, at_once - len(running)):
-                        running[pool.submit(_reply, client, endpoint, prompt, writing)] = prompt
-                if not running:
-                    break
-                for done in wait(running, return_when=FIRST_COMPLETED).done:
-                    prompt = running.pop(done)
-                    if (error := done.exception()) is None:
-                        reply = done.result()
-                        length = len(chat.text_prompt(writing.system, prompt))
-                        yield Reply(prompt, reply, length + len(chat.ids(reply.text)))
-                    elif not isinstance(error, Exception):
-                        raise error  # an interrupt
-                    else:
-                        failure = failure or error
-        finally:
-            for future in running:
-                future.cancel()
-    if failure is not None:
-        raise failure
+    settings = {
+        "max_tokens": writing.tokens,
+        "temperature": writing.temperature,
+        "seed": writing.seed,
+    }
+    asked = _Asked(endpoint, writing.system, settings, _continuation)
+    for prompt, reply in asked.answers(prompts, at_once):
+        length = len(chat.text_prompt(writing.system, prompt))
+        yield Reply(prompt, reply, length + len(chat.ids(reply.text)))
 
 
-def _reply(client: Any, endpoint: Endpoint, prompt: str, writing: Writing) -> Continuation:
-    """The server's reply to one prompt; raises `RellmError`."""
-    openai = _library()
-    messages = [{"role": "system", "content": writing.system}] if writing.system else []
-    messages.append({"role": "user", "content": prompt})
-    for left in reversed(range(endpoint.retries + 1)):
-        try:
-            answer = client.chat.completions.create(
-                model=endpoint.model,
-                messages=messages,
-                max_tokens=writing.tokens,
-                temperature=writing.temperature,
-                seed=writing.seed,
-            )
-        except openai.APIStatusError as error:
-            raise RellmError(
-                f"{endpoint.url}: the server refused the request that begins {prompt[:60]!r} "
-                f"({_reason(error)}); replies so far are kept, run the command again to continue"
-            ) from error
-        except (openai.OpenAIError, ValueError) as error:
-            found: str = _reason(error)
-        else:
-            reply = _complete(answer)
-            if isinstance(reply, Continuation):
-                return reply
-            found = reply
-        if not left:
-            break
-    raise RellmError(
-        f"{endpoint.url}: no complete answer after {endpoint.retries + 1} requests ({found}); "
-        "replies so far are kept, run the command again to continue"
-    )
+def first_tokens(
+    endpoint: Endpoint, prompts: Iterable[str], system: str, at_once: int
+) -> Iterator[tuple[str, FirstTokens]]:
+    """Yield each distinct prompt and the `LIKELIEST` first tokens of its answer.
+
+    White space before the answer is skipped. Order and errors are those of `ask_endpoint`.
+
+    Raises:
+        ConfigError: the server gives no likelihoods.
+    """
+    settings = {
+        "max_tokens": START_TOKENS,
+        "temperature": 0.0,
+        "logprobs": True,
+        "top_logprobs": LIKELIEST,
+    }
+    read = partial(_likeliest, endpoint.url)
+    return _Asked(endpoint, system, settings, read).answers(prompts, at_once)
 
 
-def _complete(answer: Any) -> Continuation | str:
-    """The reply in a server's answer, or what the answer lacks."""
+class _IncompleteError(Exception):
+    """What a server's answer lacks."""
+
+
+@dataclass(frozen=True)
+class _Asked(Generic[Read]):
+    """What is asked with each prompt, and how an answer is read."""
+
+    endpoint: Endpoint
+    system: str
+    settings: Mapping[str, Any]  # of the request
+    read: Callable[[Any], Read]  # from the first choice; `_IncompleteError` if it lacks something
+
+    def answers(self, prompts: Iterable[str], at_once: int) -> Iterator[tuple[str, Read]]:
+        """Yield distinct prompts with what is read from their answers; see `ask_endpoint`."""
+        waiting = iter(sorted(set(prompts)))
+        failure: Exception | None = None
+        with _client(self.endpoint) as client, ThreadPoolExecutor(at_once) as pool:
+            running: dict[Future[Read], str] = {}
+            try:
+                while True:
+                    if failure is None:
+                        for prompt in islice(waiting, at_once - len(running)):
+                            running[pool.submit(self._answer, client, prompt)] = prompt
+                    if not running:
+                        break
+                    for done in wait(running, return_when=FIRST_COMPLETED).done:
+                        prompt = running.pop(done)
+                        if (error := done.exception()) is None:
+                            yield prompt, done.result()
+                        elif not isinstance(error, Exception):
+                            raise error  # an interrupt
+                        else:
+                            failure = failure or error
+            finally:
+                for future in running:
+                    future.cancel()
+        if failure is not None:
+            raise failure
+
+    def _answer(self, client: Any, prompt: str) -> Read:
+        """What is read from the server's answer to one prompt; raises `RellmError`."""
+        openai, endpoint = _library(), self.endpoint
+        messages = [{"role": "system", "content": self.system}] if self.system else []
+        messages.append({"role": "user", "content": prompt})
+        for left in reversed(range(endpoint.retries + 1)):
+            try:
+                answer = client.chat.completions.create(
+                    model=endpoint.model, messages=messages, **self.settings
+                )
+                return self.read(_complete(answer))
+            except openai.APIStatusError as error:
+                raise RellmError(
+                    f"{endpoint.url}: the server refused the request that begins {prompt[:60]!r} "
+                    f"({_reason(error)}); replies so far are kept, run the command again to "
+                    "continue"
+                ) from error
+            except _IncompleteError as error:
+                found = str(error)
+            except (openai.OpenAIError, ValueError) as error:
+                found = _reason(error)
+            if not left:
+                break
+        raise RellmError(
+            f"{endpoint.url}: no complete answer after {endpoint.retries + 1} requests ({found}); "
+            "replies so far are kept, run the command again to continue"
+        )
+
+
+def _complete(answer: Any) -> Any:
+    """The first choice of a server's answer; raises `_IncompleteError`."""
     choices = getattr(answer, "choices", None)
     if not isinstance(choices, list) or not choices:
-        return "the answer has no choices"
-    content = getattr(getattr(choices[0], "message", None), "content", None)
+        raise _IncompleteError("the answer has no choices")
     reason = getattr(choices[0], "finish_reason", None)
-    if not isinstance(content, str):
-        return "the answer has no text"
+    if not isinstance(getattr(getattr(choices[0], "message", None), "content", None), str):
+        raise _IncompleteError("the answer has no text")
     if reason not in ("stop", "length"):
-        return f"the answer ended by {reason!r}, expected 'stop' or 'length'"
-    return Continuation(content.strip(), early_stop=reason == "length")
+        raise _IncompleteError(f"the answer ended by {reason!r}, expected 'stop' or 'length'")
+    return choices[0]
+
+
+def _continuation(choice: Any) -> Continuation:
+    """The reply in a complete choice."""
+    early_stop = choice.finish_reason == "length"
+    return Continuation(choice.message.content.strip(), early_stop=early_stop)
+
+
+def _likeliest(url: str, choice: Any) -> FirstTokens:
+    """The likeliest tokens at the place of the first one that is not white space, if there is one.
+
+    Raises `ConfigError` if the server at `url` gives no likelihoods.
+    """
+    tokens = getattr(getattr(choice, "logprobs", None), "content", None)
+    if tokens == [] and not choice.message.content:  # the answer ends at once
+        return []
+    if not tokens or not getattr(tokens[0], "top_logprobs", None):
+        raise ConfigError(
+            f"--endpoint {url}: the answers have no likelihoods of tokens (`logprobs` with "
+            "`top_logprobs`), and a score is weighted by them; use a server that gives them, as "
+            "vLLM, llama.cpp or a recent Ollama, or an LLM that runs here"
+        )
+    place = next((token for token in tokens if token.token.strip()), tokens[0])
+    return [(one.token, float(one.logprob)) for one in place.top_logprobs]
 
 
 def _client(endpoint: Endpoint) -> Any:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     type=click.Choice(["nf4", "int8", "none"]),
     help="Quantization of the model given by --judge; nf4 by default.",
 )
+@options.endpoint("judge")
 @options.batch_size(16, "Questions answered at a time.")
 @options.as_json
 def judge(
@@ -38,15 +39,19 @@ def judge(
     cache: Path | None,
     model: str | None,
     quantization: Literal["nf4", "int8", "none"] | None,
+    endpoint: str | None,
+    endpoint_model: str | None,
     batch_size: int,
     as_json: bool,
 ) -> None:
     """Score answers of trained runs to the questions of `rellm qa`.
 
     Each RUN gets speech and question; an LLM compares its answers with those beside the manifest.
-    Writes RUN/judged.jsonl and RUN/judged.json, and prints a table with a row for each run. If the
-    command is killed, run it again to continue.
+    With --endpoint a server is this LLM; the runs answer here. Writes RUN/judged.jsonl and
+    RUN/judged.json, and prints a table with a row for each run. If the command is killed, run it
+    again to continue.
     """
+    from rellm_cache.annotation.endpoint import Endpoint, connect_if
     from rellm_cache.config.schema import LLMConfig
     from rellm_cache.evaluation.judge import judge as score
 
@@ -55,7 +60,9 @@ def judge(
             "--quantization applies to the model given by --judge; without --judge, the LLM of the "
             "first run judges, quantized as in its recipe"
         )
-    judging = None
+    if endpoint and model:
+        raise click.UsageError("--endpoint lets a server judge; leave out --judge")
+    judging: Endpoint | LLMConfig | None = connect_if(endpoint, endpoint_model)
     if model:
         judging = LLMConfig(model=model, quantization=quantization or "nf4", template="model")
     scores = score(runs, manifest, cache, judging, batch_size)
@@ -83,3 +90,9 @@ def print_judged(scores: list["JudgeScores"]) -> None:
     title = f"{answers}, mean score 0 to {first.top} by {first.judge}"
     columns = ["trained on", "run", "all", *types, "label right", "Spearman of score and label"]
     print_table(title, columns, rows)
+    for one in scores:
+        if one.level_share is not None:
+            click.echo(
+                f"{one.run}: the levels have {percent(one.level_share)} of the likelihood of the "
+                "server's first tokens"
+            )

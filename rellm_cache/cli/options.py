@@ -225,20 +225,24 @@ def split_long(command: Command) -> Command:
     )(command)
 
 
-def endpoint(command: Command) -> Command:
-    """Add `--endpoint` and `--endpoint-model`."""
-    url = click.option(
-        "--endpoint",
-        metavar="URL",
-        help="Let a server write, in OpenAI's form: vLLM, llama.cpp, Ollama. --batch-size requests "
-        "are sent side by side; $OPENAI_API_KEY is the key, if it wants one.",
-    )
-    model = click.option(
-        "--endpoint-model",
-        metavar="NAME",
-        help="The model on the server; needed if it has several.",
-    )
-    return url(model(command))
+def endpoint(task: str) -> Callable[[Command], Command]:
+    """Add `--endpoint` and `--endpoint-model`, for a command whose `task` a server may do."""
+
+    def add(command: Command) -> Command:
+        url = click.option(
+            "--endpoint",
+            metavar="URL",
+            help=f"Let a server {task}, in OpenAI's form: vLLM, llama.cpp, Ollama. --batch-size "
+            "requests are sent side by side; $OPENAI_API_KEY is the key, if it wants one.",
+        )
+        model = click.option(
+            "--endpoint-model",
+            metavar="NAME",
+            help="The model on the server; needed if it has several.",
+        )
+        return url(model(command))
+
+    return add
 
 
 def clip_limits(command: Command) -> Command:

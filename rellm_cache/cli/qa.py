@@ -19,7 +19,7 @@ from rellm_cache.utils.console import counted
 )
 @options.batch_size(64, "Answers written at a time; fewer where a GPU has no room.")
 @options.workers("request", "the requests are answered")
-@options.endpoint
+@options.endpoint("write")
 def qa(
     manifest: Path,
     recipe: str,

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @options.recipe
 @options.batch_size(64, "Answers written at a time; fewer where a GPU has no room.")
 @options.workers("prompt", "the prompts are answered")
-@options.endpoint
+@options.endpoint("write")
 @click.option(
     "--teacher",
     is_flag=True,

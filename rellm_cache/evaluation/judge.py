@@ -5,11 +5,13 @@
 
 A run gets speech and question, without metadata. The judge, any chat LLM, compares the run's answer
 with the reference. The score is the mean of the levels 0 to `qa.judge.top`, weighted by their
-likelihoods, so no reply is parsed. An answer to an emotion question is right if it names only the
-right label. The correlation of score and rightness shows how reliable the judge is.
+likelihoods, so no reply is parsed. The likelihood of a level is that of the whole reply; where a
+server judges, it is that of the reply's first token. An answer to an emotion question is right if
+it names only the right label. The correlation of score and rightness shows how reliable the judge
+is.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -18,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from rellm_cache.annotation.endpoint import LIKELIEST, Endpoint, FirstTokens, first_tokens
 from rellm_cache.config.qa import JudgeSettings
 from rellm_cache.config.schema import LLMConfig, Recipe
 from rellm_cache.config.specs import digest
@@ -48,6 +51,7 @@ from rellm_cache.utils.resumable_table import FINGERPRINT, ResultTable, Row, rea
 
 BATCH = 16
 JUDGED = "judged"
+BLANK = " \n▁Ġ"  # white space in the texts of tokens, as servers write it
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,7 @@ class JudgedAnswer:
     Attributes:
         question, reference: the question and its reference answer.
         right: the answer names the label and no other emotion; None for other types.
+        level_share: probability that a server's reply begins with a level; None without a server.
     """
 
     id: str
@@ -66,6 +71,7 @@ class JudgedAnswer:
     answer: str
     score: float
     right: bool | None
+    level_share: float | None = None
 
 
 @dataclass(frozen=True)
@@ -78,7 +84,10 @@ class JudgeScores:
         accuracy: share of emotion questions answered with the label; None without such questions.
         correlation: Spearman's correlation of score and rightness over emotion questions; None
             without such questions, and NaN if all answers are right or all are wrong.
-        dropped: questions without an answer or a score, because they are too long for an LLM.
+        dropped: questions without an answer or a score: they are too long for an LLM, or none of a
+            server's likeliest first tokens is a level.
+        level_share: mean probability that a server's reply begins with a level; None without a
+            server. The lower it is, the less the scores tell.
     """
 
     run: str
@@ -90,6 +99,7 @@ class JudgeScores:
     accuracy: float | None
     correlation: Interval | None
     dropped: int = 0
+    level_share: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Content of `judged.json`; a correlation without a value is null."""
@@ -109,6 +119,7 @@ def summarize_judged(
 ) -> JudgeScores:
     """Mean scores by type, accuracy, and correlation of score and rightness."""
     named = [answer for answer in judged if answer.right is not None]
+    shares = [answer.level_share for answer in judged if answer.level_share is not None]
     rights = [float(bool(answer.right)) for answer in named]
     types = sorted({answer.type for answer in judged})
     return JudgeScores(
@@ -120,6 +131,7 @@ def summarize_judged(
         types={t: summarize([a.score for a in judged if a.type == t]) for t in types},
         accuracy=float(np.mean(rights)) if rights else None,
         correlation=rank_correlation([a.score for a in named], rights) if rights else None,
+        level_share=float(np.mean(shares)) if shares else None,
     )
 
 
@@ -127,18 +139,21 @@ def judge(
     runs: Sequence[Path],
     manifest: Path,
     cache: Path | None = None,
-    judging: LLMConfig | None = None,
+    judging: LLMConfig | Endpoint | None = None,
     batch_size: int = BATCH,
 ) -> list[JudgeScores]:
     """Score the answers of runs to the questions of a manifest, one run after another.
 
     Args:
         cache: root of the stores; None for the cache that each run was trained from.
-        judging: the judging LLM for all runs; None for the LLM of the first run, without LoRA.
+        judging: the LLM that judges all runs, or a server's; None for the LLM of the first run,
+            without LoRA.
+        batch_size: questions answered at a time, and requests sent side by side to a server.
 
     Raises:
         RunError: a run is not finished, or the cache that it was trained from is missing.
-        ConfigError: a run has no LLM, or is a text model.
+        ConfigError: a run has no LLM, or is a text model; or the server gives no likelihoods.
+        RellmError: the server refuses a request, or fails again and again.
         ManifestError: there are no questions.
         StoreError: the cache lacks clips.
     """
@@ -159,14 +174,17 @@ def _judge(
     rows: Sequence[QARow],
     manifest: Path,
     cache: Path | None,
-    judging: LLMConfig | None,
+    judging: LLMConfig | Endpoint | None,
     batch_size: int,
 ) -> list[JudgeScores]:
     """Score answers in run folders that this command holds; see `judge`."""
     resources = SharedModels()
-    judge_config = replace(judging or recipes[0].require_llm(), lora=None)
+    judging = judging or recipes[0].require_llm()
+    if isinstance(judging, LLMConfig):
+        judging = replace(judging, lora=None)
+    own = [judging] if isinstance(judging, LLMConfig) else []
     settings = recipes[0].qa.judge
-    task = digest([[asdict(row) for row in rows], llm_identity(judge_config), asdict(settings)])
+    task = digest([[asdict(row) for row in rows], _identity(judging), asdict(settings)])
     ids = sorted({row.id for row in rows})
     tables = []
     # All runs answer before the judge is loaded: memory may be too small for two LLMs.
@@ -177,7 +195,7 @@ def _judge(
         streams.require(ids, command)
         audio = [streams.audio_sha256(i) for i in ids]
         llm = recipe.require_llm()
-        table = _open_table(run, digest([task, audio, llm_identity(llm)]), (judge_config, llm))
+        table = _open_table(run, digest([task, audio, llm_identity(llm)]), [*own, llm])
         if _is_finished(table, rows):
             say(f"{run}: nothing to do, {counted(len(rows), 'answer is', 'answers are')} judged")
         else:
@@ -185,19 +203,26 @@ def _judge(
         tables.append(table)
     scores = []
     for run, recipe, table in zip(runs, recipes, tables, strict=True):
-        _score(rows, table, settings, lambda: resources.llm(judge_config, default_device()))
+        left = _left(rows, table, "score")
+        if left and isinstance(judging, Endpoint):
+            found = _scores_by_server(left, table, settings, judging, batch_size)
+            table.fill("Judging", len(left), "answers", found)
+        elif left and isinstance(judging, LLMConfig):
+            model = resources.llm(judging, default_device())
+            table.fill("Judging", len(left), "answers", _scores(left, table, settings, model))
         judged = _judged_answers(rows, table)
         dropped = {row: reason for row in rows if (reason := table[_key_of(row)].get("dropped"))}
         for row, reason in dropped.items():
             say(f"{run}: {row.id}: {row.question[:60]!r} left out, {reason}")
         if not judged:
+            name, reason = next((row.id, reason) for row, reason in dropped.items())
             raise ManifestError(
-                f"{manifest}: every question is too long for the LLM; shorten the questions, or "
-                "use another LLM"
+                f"{manifest}: no question has a score; the first, of {name!r}: {reason}; shorten "
+                "the questions, or use another LLM"
             )
         mode = recipe.qa.mode if recipe.losses.qa_lm else "none"
-        found = summarize_judged(judged, str(run), mode, judge_config.model, settings.top)
-        found = replace(found, dropped=len(dropped))
+        summary = summarize_judged(judged, str(run), mode, judging.model, settings.top)
+        summary = replace(summary, dropped=len(dropped))
         if not _is_finished(table, rows):
             content = [asdict(answer) for answer in judged]
             content += [
@@ -205,9 +230,9 @@ def _judge(
                 for row, reason in dropped.items()
             ]
             with recorded(run, f"{JUDGED}.json", f"{JUDGED}.jsonl"):
-                write_json(_summary(table), found.to_json())
+                write_json(_summary(table), summary.to_json())
                 table.finish({**row, FINGERPRINT: _made(row, table)} for row in content)
-        scores.append(found)
+        scores.append(summary)
     return scores
 
 
@@ -304,31 +329,66 @@ def _answer(
     table.fill("Answering", len(missing), "questions", answers())
 
 
-def _score(
-    rows: Sequence[QARow],
-    table: ResultTable,
-    settings: JudgeSettings,
-    load: Callable[[], FrozenLLM],
-) -> None:
-    left = _left(rows, table, "score")
-    if not left:
-        return
-    llm = load()
+def _identity(judge: LLMConfig | Endpoint) -> dict[str, Any]:
+    """What decides a judge's scores besides the request."""
+    if isinstance(judge, Endpoint):
+        return {"endpoint": judge.identity, "first_tokens": LIKELIEST}
+    return llm_identity(judge)
+
+
+def _scores(
+    rows: Sequence[QARow], table: ResultTable, settings: JudgeSettings, llm: FrozenLLM
+) -> Iterator[tuple[str, Row]]:
+    """Keys of rows, and their scores by an LLM."""
     end = llm.chat.end_ids
     levels = [llm.chat.ids(str(number)) + end for number in range(settings.top + 1)]
     values = torch.arange(len(levels), device=llm.device, dtype=torch.float32)
-
-    def score(row: QARow) -> Row:
-        request = judge_request(row, table[_key_of(row)]["answer"], settings)
+    for row in rows:
+        key = _key_of(row)
+        request = judge_request(row, table[key]["answer"], settings)
         ids = llm.chat.text_prompt(settings.system, request)
         needed = len(ids) + max(map(len, levels))
         if not llm.has_positions(needed):
-            return {"dropped": _too_long("request to the judge", needed, llm)}
+            yield key, {"dropped": _too_long("request to the judge", needed, llm)}
+            continue
         likely = answer_log_likelihoods(llm, [llm.segment(ids=ids)], levels)  # (top + 1,)
-        return {"score": float(likely.softmax(0) @ values)}
+        yield key, {"score": float(likely.softmax(0) @ values)}
 
-    scores = ((_key_of(row), score(row)) for row in left)
-    table.fill("Judging", len(left), "answers", scores)
+
+def _scores_by_server(
+    rows: Sequence[QARow],
+    table: ResultTable,
+    settings: JudgeSettings,
+    endpoint: Endpoint,
+    at_once: int,
+) -> Iterator[tuple[str, Row]]:
+    """Keys of rows, and their scores by a server; equal requests are sent once."""
+    keys: dict[str, list[str]] = {}
+    for row in rows:
+        key = _key_of(row)
+        keys.setdefault(judge_request(row, table[key]["answer"], settings), []).append(key)
+    for request, tokens in first_tokens(endpoint, keys, settings.system, at_once):
+        for key in keys[request]:
+            yield key, score_first_tokens(tokens, settings.top)
+
+
+def score_first_tokens(tokens: FirstTokens, top: int) -> Row:
+    """The mean of the levels that are first tokens, weighted by likelihood, and their share.
+
+    A row without a level is dropped.
+    """
+    levels = {str(number): float(number) for number in range(top + 1)}
+    shares = [(levels.get(text.strip(BLANK)), np.exp(likely)) for text, likely in tokens]
+    known = [(level, share) for level, share in shares if level is not None]
+    total = float(sum(share for _, share in known))
+    if not total:
+        likeliest = repr(tokens[0][0]) if tokens else "none"
+        return {
+            "dropped": f"none of the {len(tokens)} likeliest first tokens of the server is a level "
+            f"from 0 to {top}; the likeliest is {likeliest}"
+        }
+    mean = float(sum(level * share for level, share in known)) / total
+    return {"score": mean, "level_share": total}
 
 
 def _too_long(what: str, needed: int, llm: FrozenLLM) -> str:
@@ -351,9 +411,12 @@ def _judged_answers(rows: Sequence[QARow], table: ResultTable) -> list[JudgedAns
     for row in rows:
         if "dropped" in table[_key_of(row)]:
             continue
-        answer, score = table[_key_of(row)]["answer"], table[_key_of(row)]["score"]
+        found = table[_key_of(row)]
+        answer, share = found["answer"], found.get("level_share")
         right = names_label(answer, row.emotion) if row.type == "emotion" else None
         judged.append(
-            JudgedAnswer(row.id, row.type, row.question, row.answer, answer, score, right)
+            JudgedAnswer(
+                row.id, row.type, row.question, row.answer, answer, found["score"], right, share
+            )
         )
     return judged

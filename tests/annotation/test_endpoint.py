@@ -1,17 +1,13 @@
 """Endpoint: replies of a server in OpenAI's form, its failures, and rows that continue."""
 
-import json
-import threading
-import time
-from collections import Counter
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
+from openai_server import Server
 
-from rellm_cache.annotation.endpoint import Endpoint, ask_endpoint, connect
+from rellm_cache.annotation.endpoint import Endpoint, ask_endpoint, connect, first_tokens
 from rellm_cache.annotation.responses import reply_fingerprint, respond
 from rellm_cache.annotation.text_replies import Writing
 from rellm_cache.config.schema import Recipe
@@ -21,89 +17,6 @@ from rellm_cache.llm.loading import load_chat
 from rellm_cache.llm.prompts import ChatFormat
 
 WRITING = Writing("Be kind.", 20)
-
-
-class Server(ThreadingHTTPServer):
-    """A server with faults: a prompt may say what happens to its first request, or to all."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.models = ["tiny"]
-        self.asked: Counter[str] = Counter()
-        self.bodies: list[dict[str, Any]] = []
-        self.busy = self.most = 0
-        self.url = f"http://127.0.0.1:{self.server_port}/v1"
-
-
-class Handler(BaseHTTPRequestHandler):
-    """Answers requests of OpenAI's chat-completions form."""
-
-    server: Server
-
-    def log_message(self, *_: Any) -> None:
-        """Print nothing."""
-
-    def do_GET(self) -> None:
-        if not self.server.models:
-            self.send(404, {"detail": "Not Found"})
-            return
-        models = [
-            {"id": name, "object": "model", "root": f"of/{name}"} for name in self.server.models
-        ]
-        self.send(200, {"object": "list", "data": models})
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        prompt = body["messages"][-1]["content"]
-        self.server.bodies.append(body)
-        self.server.asked[prompt] += 1
-        self.server.busy += 1
-        self.server.most = max(self.server.most, self.server.busy)
-        time.sleep(0.02)
-        self.server.busy -= 1
-        first = self.server.asked[prompt] == 1
-        message: dict[str, Any] = {"role": "assistant", "content": f" About {prompt} "}
-        choice: dict[str, Any] = {"index": 0, "message": message, "finish_reason": "stop"}
-        whole = {"id": "1", "object": "chat.completion", "created": 1, "model": "tiny"}
-        if "refuse" in prompt:
-            self.send(400, {"error": {"message": "too long for me"}})
-        elif "500" in prompt and (first or "always" in prompt):
-            self.send(500, {"error": {"message": "no memory"}})
-        elif "cut" in prompt and first:
-            self.send(200, {**whole, "choices": [choice]}, cut=20)
-        elif "empty" in prompt and first:
-            self.send(200, {**whole, "choices": []})
-        elif "html" in prompt and first:
-            self.send(200, "<html>busy</html>")
-        elif "slow" in prompt and first:
-            time.sleep(1.0)
-        else:
-            choice["finish_reason"] = "length" if "long" in prompt else "stop"
-            self.send(200, {**whole, "choices": [choice]})
-
-    def send(self, status: int, content: Any, cut: int = 0) -> None:
-        """Send JSON, or the beginning of it."""
-        body = (content if isinstance(content, str) else json.dumps(content)).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.send_header("Connection", "close")
-        self.send_header("retry-after-ms", "5")
-        self.end_headers()
-        self.wfile.write(body[: len(body) - cut])
-        self.close_connection = True
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    with Server() as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-        thread.start()
-        yield server
-        server.shutdown()
-        thread.join()
 
 
 @pytest.fixture
@@ -176,6 +89,38 @@ def test_a_server_without_a_list_needs_the_models_name(
         connect(server.url, retries=0)
     assert connect(server.url, "tiny", retries=0).identity == {"model": "tiny"}
     assert "does not list its models" in capsys.readouterr().err
+
+
+def likely(server: Server, *prompts: str, retries: int = 1) -> dict[str, Any]:
+    endpoint = Endpoint(server.url, "tiny", retries=retries, seconds=0.5)
+    return dict(first_tokens(endpoint, prompts, "Judge.", 4))
+
+
+def test_the_likeliest_first_tokens_are_the_servers(server: Server) -> None:
+    server.first_tokens = {"4": 0.5, " 4": 0.25, "No": 0.125}
+    found = likely(server, "cats", "late")
+    expected = [("4", math.log(0.5)), (" 4", math.log(0.25)), ("No", math.log(0.125))]
+    assert found == {"cats": expected, "late": expected}  # the second answer begins with a blank
+    body = server.bodies[0]
+    assert body["messages"][0] == {"role": "system", "content": "Judge."}
+    asked = {name: body[name] for name in ("temperature", "logprobs", "top_logprobs", "max_tokens")}
+    assert asked == {"temperature": 0.0, "logprobs": True, "top_logprobs": 20, "max_tokens": 3}
+    assert likely(server, "mute") == {"mute": []}
+
+
+@pytest.mark.parametrize("fault", ["500", "cut", "empty", "html", "slow"])
+def test_first_tokens_are_asked_for_again_after_a_failure(server: Server, fault: str) -> None:
+    assert len(likely(server, fault)[fault]) == 2
+    assert server.asked == {fault: 2}
+
+
+@pytest.mark.parametrize("fault", ["blind", "half blind"])
+def test_a_server_without_likelihoods_is_named_and_not_asked_again(
+    server: Server, fault: str
+) -> None:
+    with pytest.raises(ConfigError, match=r"/v1: the answers have no likelihoods of tokens.*vLLM"):
+        likely(server, fault)
+    assert server.asked == {fault: 1}
 
 
 @pytest.mark.parametrize("url", ["localhost:8000", "file:///etc/passwd", "http://", ""])

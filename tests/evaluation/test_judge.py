@@ -1,6 +1,7 @@
 """Training on questions, and the judge's table of three modes."""
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,9 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from kills import KilledAfter
+from openai_server import Server
 
+from rellm_cache.annotation.endpoint import Endpoint
 from rellm_cache.cli import rellm
 from rellm_cache.config.qa import JudgeSettings, QASettings
 from rellm_cache.config.schema import LossesConfig, Recipe, TextConfig
@@ -19,6 +22,7 @@ from rellm_cache.evaluation.judge import (
     judge,
     judge_request,
     names_label,
+    score_first_tokens,
     summarize_judged,
 )
 from rellm_cache.extraction.run import extract
@@ -198,8 +202,91 @@ def test_what_is_too_long_is_dropped(
     assert "nothing to do" in capsys.readouterr().err
     assert (run / "judged.jsonl").read_bytes() == before
     write_rows(questions_path(file), rows[:1])
-    with pytest.raises(ManifestError, match="every question is too long"):
+    with pytest.raises(
+        ManifestError, match=r"no question has a score; the first, of .*: the question takes"
+    ):
         judge([run], file, cache)
+
+
+@pytest.fixture
+def one(asking: Recipe, corpus: Path, cache: Path, tmp_path: Path) -> Path:
+    """A run of one epoch."""
+    recipe = replace(asking, training=replace(asking.training, epochs=1))
+    train(recipe, corpus, cache, tmp_path / "one")
+    return tmp_path / "one"
+
+
+def written_by(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "judged.jsonl").read_text().splitlines()]
+
+
+def test_a_server_judges_by_the_likelihoods_of_its_first_tokens(
+    one: Path, corpus: Path, cache: Path, server: Server
+) -> None:
+    test = corpus / "test.jsonl"
+    (here,) = judge([one], test, cache)
+    own = {row["question"] + row["id"]: row for row in written_by(one)}
+    assert here.level_share is None
+    server.first_tokens = {"5": 0.5, "1": 0.25, "The": 0.25}
+    words = ["judge", str(one), str(test), "--cache", str(cache), "--endpoint", server.url]
+    shown = CliRunner().invoke(rellm, words, catch_exceptions=False).stdout
+    assert "mean score 0 to 5 by tiny" in shown
+    assert "the levels have 75.0 % of the likelihood" in shown
+    found = json.loads((one / "judged.json").read_text())
+    assert (found["judge"], found["level_share"]) == ("tiny", pytest.approx(0.75))
+    assert found["overall"]["mean"] == pytest.approx((5 * 0.5 + 1 * 0.25) / 0.75)
+    for row in written_by(one):
+        before = own[row["question"] + row["id"]]
+        assert row["answer"] == before["answer"]  # the run answers here
+        assert row["fingerprint"] != before["fingerprint"]
+        assert row["level_share"] == pytest.approx(0.75)
+    asked = server.asked.total()
+    assert asked == len({(r["question"], r["reference"], r["answer"]) for r in own.values()})
+    assert {body["messages"][0]["content"] for body in server.bodies} == {"Judge."}
+    judge([one], test, cache, Endpoint(server.url, "tiny", "of/tiny"))
+    assert server.asked.total() == asked  # nothing to do
+    judge([one], test, cache, Endpoint(server.url, "tiny", "of/other"))
+    assert server.asked.total() == 2 * asked
+
+
+def test_scores_before_a_failure_of_the_server_are_kept(
+    one: Path, corpus: Path, cache: Path, server: Server
+) -> None:
+    test, endpoint = corpus / "test.jsonl", Endpoint(server.url, "tiny", retries=0)
+    file = questions_path(test)
+    file.write_text(file.read_text().replace("A tone.", "500 always."))
+    with pytest.raises(RellmError, match="run the command again to continue"):
+        judge([one], test, cache, endpoint, batch_size=1)
+    assert not (one / "judged.json").exists()
+    failed = [prompt for prompt in server.asked if "500" in prompt]
+    server.faults = False
+    (found,) = judge([one], test, cache, endpoint)
+    assert found.overall.count == 4
+    assert {server.asked[prompt] for prompt in server.asked if prompt not in failed} == {1}
+
+
+def test_a_server_without_likelihoods_or_levels(
+    one: Path, corpus: Path, cache: Path, server: Server
+) -> None:
+    test, endpoint = corpus / "test.jsonl", Endpoint(server.url, "tiny")
+    server.first_tokens = {"<think>": 0.9}
+    with pytest.raises(ManifestError, match=r"no question has a score.*none of the 1 .* '<think>'"):
+        judge([one], test, cache, endpoint)
+    server.first_tokens = {}
+    with pytest.raises(ConfigError, match=r"have no likelihoods of tokens"):
+        judge([one], test, cache, replace(endpoint, model="other"))
+
+
+def test_the_score_is_weighted_by_the_levels_among_the_first_tokens() -> None:
+    tokens = [("5", math.log(0.4)), (" 5", math.log(0.1)), ("▁0", math.log(0.1)), ("9", -1.0)]
+    found = score_first_tokens([*tokens, ("The", -1.0)], 5)
+    assert found == {"score": pytest.approx(2.5 / 0.6), "level_share": pytest.approx(0.6)}
+    assert score_first_tokens([("9", -0.1)], 9)["score"] == 9.0
+    dropped = score_first_tokens([("The", -0.1), ("55", -2.0)], 5)["dropped"]
+    assert dropped.startswith(
+        "none of the 2 likeliest first tokens of the server is a level from 0"
+    )
+    assert "the likeliest is none" in score_first_tokens([], 5)["dropped"]
 
 
 def test_one_writer_of_a_run(asking: Recipe, corpus: Path, cache: Path, tmp_path: Path) -> None:
