@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 )
 @options.endpoint("judge")
 @options.batch_size(16, "Questions answered at a time.")
+@options.workers("clip", "the questions are answered and judged")
 @options.as_json
 def judge(
     runs: tuple[Path, ...],
@@ -42,6 +43,9 @@ def judge(
     endpoint: str | None,
     endpoint_model: str | None,
     batch_size: int,
+    workers: int | None,
+    shard: str | None,
+    ray: str,
     as_json: bool,
 ) -> None:
     """Score answers of trained runs to the questions of `rellm qa`.
@@ -49,11 +53,12 @@ def judge(
     Each RUN gets speech and question; an LLM compares its answers with those beside the manifest.
     With --endpoint a server is this LLM; the runs answer here. Writes RUN/judged.jsonl and
     RUN/judged.json, and prints a table with a row for each run. If the command is killed, run it
-    again to continue.
+    again to continue. Of several shards, the last one writes the files.
     """
     from rellm_cache.annotation.endpoint import Endpoint, connect_if
     from rellm_cache.config.schema import LLMConfig
     from rellm_cache.evaluation.judge import judge as score
+    from rellm_cache.workers.options import WorkerOptions
 
     if quantization and not model:
         raise click.UsageError(
@@ -65,13 +70,16 @@ def judge(
     judging: Endpoint | LLMConfig | None = connect_if(endpoint, endpoint_model)
     if model:
         judging = LLMConfig(model=model, quantization=quantization or "nf4", template="model")
-    scores = score(runs, manifest, cache, judging, batch_size)
+    divided = WorkerOptions.parse(workers, ray, shard)
+    scores = score(runs, manifest, cache, judging, batch_size, divided)
     if as_json:
         print_json([one.to_json() for one in scores])
         return
+    if not scores:
+        return  # of a shard, whose messages have been printed
     print_judged(scores)
-    for run in runs:
-        click.echo(f"Answers: {run / 'judged.jsonl'}")
+    for one in scores:
+        click.echo(f"Answers: {Path(one.run) / 'judged.jsonl'}")
 
 
 def print_judged(scores: list["JudgeScores"]) -> None:

@@ -4,54 +4,53 @@
 <run>/judged.json       mean scores by type, and their correlation with label accuracy
 
 A run gets speech and question, without metadata. The judge, any chat LLM, compares the run's answer
-with the reference. The score is the mean of the levels 0 to `qa.judge.top`, weighted by their
-likelihoods, so no reply is parsed. The likelihood of a level is that of the whole reply; where a
-server judges, it is that of the reply's first token. An answer to an emotion question is right if
-it names only the right label. The correlation of score and rightness shows how reliable the judge
-is.
+with the reference (`judge_scores`). An answer to an emotion question is right if it names only the
+right label. The correlation of score and rightness shows how reliable the judge is.
 """
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from rellm_cache.annotation.endpoint import LIKELIEST, Endpoint, FirstTokens, first_tokens
+from rellm_cache.annotation.endpoint import Endpoint
 from rellm_cache.config.qa import JudgeSettings
 from rellm_cache.config.schema import LLMConfig, Recipe
 from rellm_cache.config.specs import digest
 from rellm_cache.corpus.emotions import SYNONYMS, emotions_in
 from rellm_cache.corpus.manifest import read_manifests
-from rellm_cache.data.batch import Example
-from rellm_cache.data.loader import BatchLoader
-from rellm_cache.data.sampler import ordered_batches
 from rellm_cache.data.streams import StreamSet
 from rellm_cache.errors import ConfigError, ManifestError, RunError
-from rellm_cache.llm.frozen import FrozenLLM, require_llm
+from rellm_cache.evaluation.judge_scores import (
+    JudgeRequest,
+    ScoreTask,
+    judge_identity,
+    judge_request,
+    scores_by_server,
+)
+from rellm_cache.evaluation.question_answers import QuestionTask
 from rellm_cache.llm.loading import llm_identity, with_text_files
-from rellm_cache.llm.prompts import fill_placeholders, question_prompt
 from rellm_cache.metrics.correlation import rank_correlation
 from rellm_cache.metrics.intervals import Interval, Summary, summarize
-from rellm_cache.model.answer_likelihoods import answer_log_likelihoods
-from rellm_cache.qa.rows import QARow, distinct_questions, read_questions
+from rellm_cache.qa.rows import QARow, distinct_questions, question_key, read_questions
 from rellm_cache.runs.provenance import run_cache
 from rellm_cache.runs.shared_models import SharedModels
-from rellm_cache.runs.weights import RECIPE, adapter_digest, load_info, load_run, run_recipe
+from rellm_cache.runs.weights import RECIPE, adapter_digest, load_info, run_recipe
 from rellm_cache.utils.atomic_files import write_json
 from rellm_cache.utils.checksums import recorded
 from rellm_cache.utils.console import counted, say
 from rellm_cache.utils.devices import default_device
 from rellm_cache.utils.json_files import read_utf8
-from rellm_cache.utils.locks import hold_folder
 from rellm_cache.utils.resumable_table import FINGERPRINT, ResultTable, Row, read_rows
+from rellm_cache.workers.options import WorkerOptions
+from rellm_cache.workers.rows import rows_by_workers
+from rellm_cache.workers.shards import Output, hold_results, part_name
 
 BATCH = 16
 JUDGED = "judged"
-BLANK = " \n▁Ġ"  # white space in the texts of tokens, as servers write it
 
 
 @dataclass(frozen=True)
@@ -141,6 +140,7 @@ def judge(
     cache: Path | None = None,
     judging: LLMConfig | Endpoint | None = None,
     batch_size: int = BATCH,
+    options: WorkerOptions | None = None,
 ) -> list[JudgeScores]:
     """Score the answers of runs to the questions of a manifest, one run after another.
 
@@ -149,91 +149,72 @@ def judge(
         judging: the LLM that judges all runs, or a server's; None for the LLM of the first run,
             without LoRA.
         batch_size: questions answered at a time, and requests sent side by side to a server.
+        options: workers and shard; None does all work in this process. A shard is one of clips. No
+            worker asks a server: this process does.
+
+    Returns:
+        The scores of each run, without runs of which other shards have questions left.
 
     Raises:
         RunError: a run is not finished, or the cache that it was trained from is missing.
         ConfigError: a run has no LLM, or is a text model; or the server gives no likelihoods.
-        RellmError: the server refuses a request, or fails again and again.
         ManifestError: there are no questions.
         StoreError: the cache lacks clips.
+        RellmError: the server refuses a request, or fails again and again.
     """
     known = {u.id for u in read_manifests(manifest)}
     rows = [row for row in distinct_questions(read_questions(manifest)) if row.id in known]
     if not rows:
         raise ManifestError(f"{manifest}: no question was kept; see the reasons `rellm qa` gave")
     recipes = [_speech_recipe(run) for run in runs]
-    with ExitStack() as locks:
-        for run in {run.resolve(): run for run in runs}.values():
-            locks.enter_context(hold_folder(run))
-        return _judge(runs, recipes, rows, manifest, cache, judging, batch_size)
-
-
-def _judge(
-    runs: Sequence[Path],
-    recipes: Sequence[Recipe],
-    rows: Sequence[QARow],
-    manifest: Path,
-    cache: Path | None,
-    judging: LLMConfig | Endpoint | None,
-    batch_size: int,
-) -> list[JudgeScores]:
-    """Score answers in run folders that this command holds; see `judge`."""
-    resources = SharedModels()
     judging = judging or recipes[0].require_llm()
     if isinstance(judging, LLMConfig):
         judging = replace(judging, lora=None)
-    own = [judging] if isinstance(judging, LLMConfig) else []
-    settings = recipes[0].qa.judge
-    task = digest([[asdict(row) for row in rows], _identity(judging), asdict(settings)])
-    ids = sorted({row.id for row in rows})
-    tables = []
-    # All runs answer before the judge is loaded: memory may be too small for two LLMs.
-    for run, recipe in zip(runs, recipes, strict=True):
-        root = cache or run_cache(run)
-        streams = resources.streams(recipe.encoders, root)
-        command = f"rellm extract {manifest} --recipe {run}/recipe.toml --cache {root}"
-        streams.require(ids, command)
-        audio = [streams.audio_sha256(i) for i in ids]
-        llm = recipe.require_llm()
-        table = _open_table(run, digest([task, audio, llm_identity(llm)]), [*own, llm])
-        if _is_finished(table, rows):
-            say(f"{run}: nothing to do, {counted(len(rows), 'answer is', 'answers are')} judged")
-        else:
-            _answer(run, rows, streams, table, resources, batch_size)
-        tables.append(table)
-    scores = []
-    for run, recipe, table in zip(runs, recipes, tables, strict=True):
-        left = _left(rows, table, "score")
-        if left and isinstance(judging, Endpoint):
-            found = _scores_by_server(left, table, settings, judging, batch_size)
-            table.fill("Judging", len(left), "answers", found)
-        elif left and isinstance(judging, LLMConfig):
-            model = resources.llm(judging, default_device())
-            table.fill("Judging", len(left), "answers", _scores(left, table, settings, model))
-        judged = _judged_answers(rows, table)
-        dropped = {row: reason for row in rows if (reason := table[_key_of(row)].get("dropped"))}
-        for row, reason in dropped.items():
-            say(f"{run}: {row.id}: {row.question[:60]!r} left out, {reason}")
-        if not judged:
-            name, reason = next((row.id, reason) for row, reason in dropped.items())
-            raise ManifestError(
-                f"{manifest}: no question has a score; the first, of {name!r}: {reason}; shorten "
-                "the questions, or use another LLM"
-            )
-        mode = recipe.qa.mode if recipe.losses.qa_lm else "none"
-        summary = summarize_judged(judged, str(run), mode, judging.model, settings.top)
-        summary = replace(summary, dropped=len(dropped))
-        if not _is_finished(table, rows):
-            content = [asdict(answer) for answer in judged]
-            content += [
-                {"id": row.id, "type": row.type, "question": row.question, "dropped": reason}
-                for row, reason in dropped.items()
-            ]
-            with recorded(run, f"{JUDGED}.json", f"{JUDGED}.jsonl"):
-                write_json(_summary(table), summary.to_json())
-                table.finish({**row, FINGERPRINT: _made(row, table)} for row in content)
-        scores.append(summary)
-    return scores
+    work = _Work(
+        manifest, rows, cache, judging, recipes[0].qa.judge, batch_size, options or WorkerOptions()
+    )
+    with ExitStack() as locks:
+        outputs = {
+            run: locks.enter_context(hold_results(run / f"{JUDGED}.jsonl", work.options.shard))
+            for run in {run.resolve(): None for run in runs}
+        }
+        # All runs answer before the judge is loaded: memory may be too small for two LLMs.
+        tables = [_answer(*pair, work) for pair in zip(runs, recipes, strict=True)]
+        for table in tables:
+            _score(table, work)
+        found = [
+            _finish(run, recipe, table, outputs[run.resolve()], work)
+            for run, recipe, table in zip(runs, recipes, tables, strict=True)
+        ]
+    return [scores for scores in found if scores is not None]
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What all runs of a call share."""
+
+    manifest: Path
+    rows: Sequence[QARow]
+    cache: Path | None
+    judge: LLMConfig | Endpoint
+    settings: JudgeSettings
+    batch_size: int
+    options: WorkerOptions
+    resources: SharedModels = field(default_factory=SharedModels)
+
+    def left(self, table: ResultTable, name: str) -> list[QARow]:
+        """The questions of all shards without a field, except dropped ones."""
+        missing = {*table.missing((row.key for row in self.rows), name)}
+        return [r for r in self.rows if r.key in missing and "dropped" not in table[r.key]]
+
+    def own_left(self, table: ResultTable, name: str) -> list[QARow]:
+        """Those of this process."""
+        return [row for row in self.left(table, name) if self.options.takes(row.id)]
+
+    def is_finished(self, table: ResultTable) -> bool:
+        """Whether all questions are scored or dropped, and both files are written."""
+        is_written = _summary(table).is_file() and not table.has_journal
+        return is_written and not self.left(table, "score")
 
 
 def _speech_recipe(run: Path) -> Recipe:
@@ -247,171 +228,115 @@ def _speech_recipe(run: Path) -> Recipe:
     return recipe
 
 
-def _open_table(run: Path, task: str, llms: Sequence[LLMConfig]) -> ResultTable:
+def _answer(run: Path, recipe: Recipe, work: _Work) -> ResultTable:
+    """Let a run answer the questions of this process from the speech; return its table."""
+    root = work.cache or run_cache(run)
+    task = QuestionTask(work.batch_size, run, work.manifest, root)
+    streams = task.streams(recipe, sorted({row.id for row in work.rows}), work.resources)
+    table = _open_table(run, recipe, work, streams)
+    left = work.own_left(table, "answer")
+    if work.is_finished(table):
+        count = counted(len(work.rows), "answer is", "answers are")
+        say(f"{run}: nothing to do, {count} judged")
+    elif left:
+        ordered = task.in_order(left, streams)
+        if work.options.has_workers:
+            items = {row.key: row for row in ordered}
+            found = rows_by_workers(task, items, "question", work.options)
+        else:
+            found = task.load_with(work.resources)(ordered)
+        table.fill("Answering", len(left), "questions", found)
+    return table
+
+
+def _open_table(run: Path, recipe: Recipe, work: _Work, streams: StreamSet) -> ResultTable:
     """Answers and scores of one run, by keys of questions."""
+    llm, judge = recipe.require_llm(), work.judge
+    audio = [streams.audio_sha256(name) for name in sorted({row.id for row in work.rows})]
+    asked = [asdict(row) for row in work.rows]
+    task = digest([asked, judge_identity(judge), asdict(work.settings)])
+    task = digest([task, audio, llm_identity(llm)])
     made = digest([task, read_utf8(run / RECIPE, RunError, "restore it"), adapter_digest(run)])
-    made = with_text_files(made, *llms)
+    used = [judge, llm] if isinstance(judge, LLMConfig) else [llm]
     path = run / f"{JUDGED}.jsonl"
-    finished = ({**r, "id": _key(r["id"], r["type"], r["question"])} for r in read_rows(path))
-    return ResultTable(path, made, finished)
+    finished = (
+        {**r, "id": question_key(r["id"], r["type"], r["question"])} for r in read_rows(path)
+    )
+    part = part_name(work.options.shard)
+    return ResultTable(path, with_text_files(made, *used), finished, part)
 
 
-def _is_finished(table: ResultTable, rows: Sequence[QARow]) -> bool:
-    """Whether all questions are scored or dropped, and both files are written."""
-    return not _left(rows, table, "score") and _summary(table).is_file() and not table.has_journal
+def _score(table: ResultTable, work: _Work) -> None:
+    """Let the judge score the answers of this process."""
+    requests = {
+        row.key: JudgeRequest(row.key, judge_request(row, table[row.key]["answer"], work.settings))
+        for row in work.own_left(table, "score")
+    }
+    if not requests:
+        return
+    found: Iterator[tuple[str, Row]]
+    if isinstance(work.judge, Endpoint):
+        found = scores_by_server(requests, work.settings, work.judge, work.batch_size)
+    else:
+        task = ScoreTask(1, work.judge, work.settings)
+        if work.options.has_workers:
+            found = rows_by_workers(task, requests, "answer", work.options)
+        else:
+            llm = work.resources.llm(work.judge, default_device())
+            found = task.load_with(llm)([*requests.values()])
+    table.fill("Judging", len(requests), "answers", found)
+
+
+def _finish(
+    run: Path, recipe: Recipe, table: ResultTable, output: Output, work: _Work
+) -> JudgeScores | None:
+    """Write both files of a run; None if other shards have questions left."""
+
+    def find_missing() -> list[str]:
+        return [row.id for row in work.left(table, "score")]
+
+    if unfinished := output.why_unfinished(table, "question", find_missing):
+        say(f"{table.path}: {unfinished}")
+        return None
+    judged = _judged_answers(work.rows, table)
+    dropped = {row: reason for row in work.rows if (reason := table[row.key].get("dropped"))}
+    for row, reason in dropped.items():
+        say(f"{run}: {row.id}: {row.question[:60]!r} left out, {reason}")
+    if not judged:
+        name, reason = next((row.id, reason) for row, reason in dropped.items())
+        raise ManifestError(
+            f"{work.manifest}: no question has a score; the first, of {name!r}: {reason}; shorten "
+            "the questions, or use another LLM"
+        )
+    mode = recipe.qa.mode if recipe.losses.qa_lm else "none"
+    scores = summarize_judged(judged, str(run), mode, work.judge.model, work.settings.top)
+    scores = replace(scores, dropped=len(dropped))
+    if not work.is_finished(table):
+        content = [asdict(answer) for answer in judged]
+        content += [
+            {"id": row.id, "type": row.type, "question": row.question, "dropped": reason}
+            for row, reason in dropped.items()
+        ]
+        with recorded(run, f"{JUDGED}.json", f"{JUDGED}.jsonl"):
+            write_json(_summary(table), scores.to_json())
+            table.finish({**row, FINGERPRINT: _made(row, table)} for row in content)
+    return scores
+
+
+def _made(row: Row, table: ResultTable) -> str:
+    return str(table[question_key(row["id"], row["type"], row["question"])][FINGERPRINT])
 
 
 def _summary(table: ResultTable) -> Path:
     return table.path.with_suffix(".json")
 
 
-def _left(rows: Sequence[QARow], table: ResultTable, field: str) -> list[QARow]:
-    """The questions without a field, except dropped ones."""
-    missing = {*table.missing(map(_key_of, rows), field)}
-    keys = ((row, _key_of(row)) for row in rows)
-    return [row for row, key in keys if key in missing and "dropped" not in table[key]]
-
-
-def _key(utterance_id: str, kind: str, question: str) -> str:
-    return digest([utterance_id, kind, question])
-
-
-def _made(row: Row, table: ResultTable) -> str:
-    return str(table[_key(row["id"], row["type"], row["question"])][FINGERPRINT])
-
-
-def _key_of(row: QARow) -> str:
-    return _key(row.id, row.type, row.question)
-
-
-@torch.inference_mode()
-def _answer(
-    run: Path,
-    rows: Sequence[QARow],
-    streams: StreamSet,
-    table: ResultTable,
-    resources: SharedModels,
-    batch_size: int,
-) -> None:
-    """Let a run answer all questions from the speech."""
-    by_clip: dict[str, list[QARow]] = {}
-    missing = _left(rows, table, "answer")
-    for row in missing:
-        by_clip.setdefault(row.id, []).append(row)
-    if not by_clip:
-        return
-    device = default_device()
-    recipe, model = load_run(run, device, resources.llm)
-    llm = require_llm(model.llm)
-    loader = BatchLoader([Example(clip) for clip in by_clip], streams, device)
-    plan = ordered_batches(loader.lengths, batch_size)
-
-    before, most = len(model.prompts["qa_lm"].before), recipe.qa.judge.answer_tokens
-
-    def answers() -> Iterator[tuple[str, Row]]:
-        for batch in loader.batches(plan, reuse_memory=True):
-            speech = model.speech(batch.to(device))
-            asked = [(i, row) for i, clip in enumerate(batch.ids) for row in by_clip[clip]]
-            for start in range(0, len(asked), batch_size):
-                part, questions = [], []
-                for i, row in asked[start : start + batch_size]:
-                    ids = question_prompt(llm.chat, recipe.prompts, recipe.qa, row.question).after
-                    needed = before + speech.counts[i] + len(ids) + most
-                    if llm.has_positions(needed):
-                        part.append(row)
-                        questions.append((i, ids))
-                    else:
-                        yield _key_of(row), {"dropped": _too_long("question", needed, llm)}
-                replies = model.question_answers(speech, questions, most) if part else []
-                for row, reply in zip(part, replies, strict=True):
-                    yield _key_of(row), {"answer": reply.text}
-
-    table.fill("Answering", len(missing), "questions", answers())
-
-
-def _identity(judge: LLMConfig | Endpoint) -> dict[str, Any]:
-    """What decides a judge's scores besides the request."""
-    if isinstance(judge, Endpoint):
-        return {"endpoint": judge.identity, "first_tokens": LIKELIEST}
-    return llm_identity(judge)
-
-
-def _scores(
-    rows: Sequence[QARow], table: ResultTable, settings: JudgeSettings, llm: FrozenLLM
-) -> Iterator[tuple[str, Row]]:
-    """Keys of rows, and their scores by an LLM."""
-    end = llm.chat.end_ids
-    levels = [llm.chat.ids(str(number)) + end for number in range(settings.top + 1)]
-    values = torch.arange(len(levels), device=llm.device, dtype=torch.float32)
-    for row in rows:
-        key = _key_of(row)
-        request = judge_request(row, table[key]["answer"], settings)
-        ids = llm.chat.text_prompt(settings.system, request)
-        needed = len(ids) + max(map(len, levels))
-        if not llm.has_positions(needed):
-            yield key, {"dropped": _too_long("request to the judge", needed, llm)}
-            continue
-        likely = answer_log_likelihoods(llm, [llm.segment(ids=ids)], levels)  # (top + 1,)
-        yield key, {"score": float(likely.softmax(0) @ values)}
-
-
-def _scores_by_server(
-    rows: Sequence[QARow],
-    table: ResultTable,
-    settings: JudgeSettings,
-    endpoint: Endpoint,
-    at_once: int,
-) -> Iterator[tuple[str, Row]]:
-    """Keys of rows, and their scores by a server; equal requests are sent once."""
-    keys: dict[str, list[str]] = {}
-    for row in rows:
-        key = _key_of(row)
-        keys.setdefault(judge_request(row, table[key]["answer"], settings), []).append(key)
-    for request, tokens in first_tokens(endpoint, keys, settings.system, at_once):
-        for key in keys[request]:
-            yield key, score_first_tokens(tokens, settings.top)
-
-
-def score_first_tokens(tokens: FirstTokens, top: int) -> Row:
-    """The mean of the levels that are first tokens, weighted by likelihood, and their share.
-
-    A row without a level is dropped.
-    """
-    levels = {str(number): float(number) for number in range(top + 1)}
-    shares = [(levels.get(text.strip(BLANK)), np.exp(likely)) for text, likely in tokens]
-    known = [(level, share) for level, share in shares if level is not None]
-    total = float(sum(share for _, share in known))
-    if not total:
-        likeliest = repr(tokens[0][0]) if tokens else "none"
-        return {
-            "dropped": f"none of the {len(tokens)} likeliest first tokens of the server is a level "
-            f"from 0 to {top}; the likeliest is {likeliest}"
-        }
-    mean = float(sum(level * share for level, share in known)) / total
-    return {"score": mean, "level_share": total}
-
-
-def _too_long(what: str, needed: int, llm: FrozenLLM) -> str:
-    return f"the {what} takes {needed} tokens, more than {llm.config.model} supports"
-
-
-def judge_request(row: QARow, answer: str, settings: JudgeSettings) -> str:
-    """The user's turn for the judge about one answer."""
-    values = {
-        "top": str(settings.top),
-        "question": row.question,
-        "reference": row.answer,
-        "answer": answer,
-    }
-    return fill_placeholders(settings.request, values)
-
-
 def _judged_answers(rows: Sequence[QARow], table: ResultTable) -> list[JudgedAnswer]:
     judged = []
     for row in rows:
-        if "dropped" in table[_key_of(row)]:
+        found = table[row.key]
+        if "dropped" in found:
             continue
-        found = table[_key_of(row)]
         answer, share = found["answer"], found.get("level_share")
         right = names_label(answer, row.emotion) if row.type == "emotion" else None
         judged.append(

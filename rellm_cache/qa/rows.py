@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rellm_cache.config.qa import MODES, TYPES, QAMode, QAType
+from rellm_cache.config.specs import digest
 from rellm_cache.corpus.field_validation import BOOL, TEXT, Field, check_fields, json_object
 from rellm_cache.corpus.manifest import manifest_files, read_lines
 from rellm_cache.errors import ManifestError
@@ -41,6 +42,16 @@ class QARow:
     written: str  # the complete text of the LLM
     guess: dict[str, float] | None = None  # emotion → probability by the transcript alone
     dropped: str = ""  # reason why training skips the row; empty if it uses the row
+
+    @property
+    def key(self) -> str:
+        """Digest of utterance, type and question, which one row of answers has."""
+        return question_key(self.id, self.type, self.question)
+
+
+def question_key(utterance_id: str, kind: str, question: str) -> str:
+    """The key of a `QARow`."""
+    return digest([utterance_id, kind, question])
 
 
 _FIELDS = {field.name: field for field in dataclasses.fields(QARow)}

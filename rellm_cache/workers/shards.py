@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rellm_cache.utils.console import counted
-from rellm_cache.utils.locks import hold_file, share_file
+from rellm_cache.utils.locks import LOCK, hold_file, hold_folder, share_file
 from rellm_cache.utils.resumable_table import ResultTable, journal_beside
 from rellm_cache.workers.options import Shard
 
@@ -65,6 +65,20 @@ def hold_output(path: Path, shard: Shard | None, lock: Path | None = None) -> It
         return
     with hold_file(journal_beside(path, part_name(shard))), share_file(path, lock) as take:
         yield Output(shard, take)
+
+
+@contextmanager
+def hold_results(path: Path, shard: Shard | None) -> Iterator[Output]:
+    """Hold the folder of a file of results, or the part of a shard; as `hold_output`.
+
+    The jobs of an array share the folder, and other commands that write it are refused.
+    """
+    if shard is None:
+        with hold_folder(path.parent):
+            yield Output(None, lambda: True)
+        return
+    with hold_output(path, shard, path.parent / LOCK) as output:
+        yield output
 
 
 def part_name(shard: Shard | None) -> str:

@@ -1,7 +1,7 @@
 """Training on questions, and the judge's table of three modes."""
 
 import json
-import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,7 @@ from rellm_cache.errors import ConfigError, ManifestError, RellmError
 from rellm_cache.evaluation.judge import (
     JudgedAnswer,
     judge,
-    judge_request,
     names_label,
-    score_first_tokens,
     summarize_judged,
 )
 from rellm_cache.extraction.run import extract
@@ -30,7 +28,9 @@ from rellm_cache.qa.rows import QARow, questions_path, write_rows
 from rellm_cache.training.loop import read_metrics
 from rellm_cache.training.run import train
 from rellm_cache.utils.locks import hold_folder
-from rellm_cache.utils.resumable_table import journal_beside
+from rellm_cache.utils.resumable_table import journal_beside, journals_of
+from rellm_cache.workers.options import Shard, WorkerOptions
+from rellm_cache.workers.shards import hold_results
 
 JUDGE = JudgeSettings(system="Judge.", request="{question} {reference} {answer} 0-{top}?")
 
@@ -144,12 +144,6 @@ def test_a_text_model_is_refused(asking: Recipe, corpus: Path, cache: Path, tmp_
     train(replace(asking, text=TextConfig()), corpus, cache, tmp_path / "reads")
     with pytest.raises(ConfigError, match=r"reads: recipe .* reads text; judge runs of recipes"):
         judge([tmp_path / "reads"], corpus / "test.jsonl", cache)
-
-
-def test_the_judge_sees_question_reference_and_answer() -> None:
-    asked = row("a", "sad", "implicit", "emotion", "How?", "It is {answer}.")
-    settings = replace(JUDGE, request="{question}|{reference}|{answer}|{top}")
-    assert judge_request(asked, "Sad.", settings) == "How?|It is {answer}.|Sad.|5"
 
 
 def judged(score: float, right: bool | None, kind: str = "emotion") -> JudgedAnswer:
@@ -277,16 +271,66 @@ def test_a_server_without_likelihoods_or_levels(
         judge([one], test, cache, replace(endpoint, model="other"))
 
 
-def test_the_score_is_weighted_by_the_levels_among_the_first_tokens() -> None:
-    tokens = [("5", math.log(0.4)), (" 5", math.log(0.1)), ("▁0", math.log(0.1)), ("9", -1.0)]
-    found = score_first_tokens([*tokens, ("The", -1.0)], 5)
-    assert found == {"score": pytest.approx(2.5 / 0.6), "level_share": pytest.approx(0.6)}
-    assert score_first_tokens([("9", -0.1)], 9)["score"] == 9.0
-    dropped = score_first_tokens([("The", -0.1), ("55", -2.0)], 5)["dropped"]
-    assert dropped.startswith(
-        "none of the 2 likeliest first tokens of the server is a level from 0"
-    )
-    assert "the likeliest is none" in score_first_tokens([], 5)["dropped"]
+def test_workers_with_one_killed_write_what_one_process_writes(
+    one: Path, corpus: Path, cache: Path, killed_worker: list[int]
+) -> None:
+    (alone,) = judge([one], corpus, cache, batch_size=1)
+    content = (one / "judged.jsonl").read_bytes()
+    (one / "judged.jsonl").unlink()
+    (found,) = judge([one], corpus, cache, batch_size=1, options=WorkerOptions(workers=2))
+    assert len(killed_worker) == 1
+    assert found.to_json() == alone.to_json()
+    assert found.overall.count == 22
+    assert (one / "judged.jsonl").read_bytes() == content
+    assert journals_of(one / "judged.jsonl") == []
+
+
+def test_shards_are_joined_by_the_last_one(
+    one: Path,
+    corpus: Path,
+    cache: Path,
+    server: Server,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    other = Path(shutil.copytree(one, tmp_path / "other"))
+    runs, endpoint = [one, other], Endpoint(server.url, "tiny")
+    alone = [found.to_json() for found in judge(runs, corpus, cache, endpoint, 1)]
+    contents = [(run / "judged.jsonl").read_bytes() for run in runs]
+    for run in runs:
+        (run / "judged.jsonl").unlink()
+    asked = server.asked.copy()
+    shards = [WorkerOptions(shard=Shard(number, 2)) for number in (2, 1)]
+    assert judge(runs, corpus, cache, endpoint, 1, shards[0]) == []
+    clips = [u.id for file in manifest_files(corpus) for u in read_manifest(file)]
+    left = 2 * sum(shards[1].takes(clip) for clip in clips)
+    told = capsys.readouterr().err
+    for run in runs:
+        assert f"{run}/judged.jsonl: {left} questions remain, of shard 1/2" in told
+        assert not (run / "judged.jsonl").exists()
+    assert [
+        found.to_json() for found in judge(runs, corpus, cache, endpoint, 1, shards[1])
+    ] == alone
+    assert [(run / "judged.jsonl").read_bytes() for run in runs] == contents
+    assert not any(journals_of(run / "judged.jsonl") for run in runs)
+    assert server.asked.keys() == asked.keys()
+
+
+def test_a_shard_and_a_command_for_all_refuse_each_other(
+    one: Path, corpus: Path, cache: Path
+) -> None:
+    options = WorkerOptions(shard=Shard(1, 2))
+    judged = one / "judged.jsonl"
+    with (
+        hold_results(judged, Shard(2, 2)),
+        pytest.raises(RellmError, match=r"one: process \d+ on .* is writing it"),
+    ):
+        judge([one], corpus, cache)
+    with (
+        hold_results(judged, Shard(1, 2)),
+        pytest.raises(RellmError, match=r"part-1-of-2.journal: process \d+ on .* is writing it"),
+    ):
+        judge([one], corpus, cache, options=options)
 
 
 def test_one_writer_of_a_run(asking: Recipe, corpus: Path, cache: Path, tmp_path: Path) -> None:
