@@ -514,7 +514,7 @@ class TrainingConfig(Section):
     """Optimization. The defaults are the reference's."""
 
     table = "training"
-    later = ("early_stopping", "speed_copies", "solver", "tracker")
+    later = ("early_stopping", "speed_copies", "solver", "tracker", "gradient_dtype")
 
     epochs: Count = 3
     """Times that every clip of the train split is seen."""
@@ -556,6 +556,10 @@ class TrainingConfig(Section):
     optimizer: Literal["adamw", "adamw8bit", "paged_adamw8bit"] = "adamw"
     """AdamW with float32 moments; with 8-bit moments (bitsandbytes), a quarter of their memory; or
     with 8-bit moments that move to host memory when the GPU is full, which needs a CUDA GPU."""
+    gradient_dtype: Literal["fp32", "int8"] = "fp32"
+    """Type of the gradients that are kept from one micro-batch of a step to the next: float32; or
+    blocks of 8-bit numbers (bitsandbytes), a quarter of the memory, which rounds the sum at each
+    micro-batch. A step of one micro-batch keeps none, so there it saves nothing."""
     param_dtype: Literal["fp32", "bf16"] = "fp32"
     """Type of the weights of adapter, heads and LoRA while they train. `"bf16"` keeps float32
     master weights in the optimizer and sums gradients in float32. It needs bf16 arithmetic, which
@@ -599,6 +603,13 @@ class TrainingConfig(Section):
                 'training.param_dtype = "bf16" with precision = "fp32": bf16 weights are '
                 'multiplied in bf16; set training.precision = "auto", or '
                 'training.param_dtype = "fp32"'
+            )
+        single = self.gradient_accumulation == 1 and self.micro_batch_tokens == 0
+        if self.gradient_dtype == "int8" and single:
+            raise ConfigError(
+                'training.gradient_dtype = "int8" with gradient_accumulation = 1 and '
+                "micro_batch_tokens = 0: a step is one micro-batch, which keeps no gradients for "
+                "another; set training.micro_batch_tokens, or leave training.gradient_dtype out"
             )
         if self.solver == "least_squares" and (self.epochs, self.weight_averaging) != (1, 0):
             raise ConfigError(

@@ -34,7 +34,7 @@ class Saving:
         """Whether the recipe has the field and does not save there yet."""
         table, name = self.field.split(".")
         section = getattr(recipe, table)
-        return section is not None and getattr(section, name) in (False, "adamw")
+        return section is not None and getattr(section, name) in (False, "adamw", "fp32")
 
     def applied(self, recipe: Recipe) -> Recipe:
         """The recipe with it."""
@@ -46,6 +46,7 @@ class Saving:
 SAVINGS = (
     Saving("llm.offload_embeddings", True, 0.005),  # copies some rows
     Saving("training.optimizer", "adamw8bit", 0.01),
+    Saving("training.gradient_dtype", "int8", 0.012),  # reads and writes all sums again
     Saving("llm.activation_checkpointing", True, 0.33),  # a second forward pass
     Saving("llm.offload_activations", True, 0.05, "llm.activation_checkpointing"),
     # It takes 0.05 of a step, but changes the loss: all that change nothing come before it.

@@ -35,6 +35,7 @@ PROMPT_TOKENS = 40  # before the speech, for each task; a tenth of that follows 
 LABEL_TOKENS = 3  # in an answer that names an emotion
 CONTEXT_BYTES = 500_000_000  # GPU memory that CUDA itself uses
 MOMENTS_BYTES = {"adamw": 8, "adamw8bit": 2, "paged_adamw8bit": 2}
+GRADIENT_BYTES = {"fp32": 4, "int8": 1}
 
 
 @dataclass(frozen=True)
@@ -161,9 +162,10 @@ def plan_training(
 
 def _bytes_a_parameter(config: TrainingConfig) -> int:
     """Weight, gradient and moments of a trained parameter, with master weight and average."""
-    master = 2 if config.param_dtype == "bf16" else 0  # added to the 8 bytes of weight and gradient
+    weight = 6 if config.param_dtype == "bf16" else 4
     average = 4 if config.weight_averaging else 0
-    return MOMENTS_BYTES[config.optimizer] + 8 + master + average
+    gradient = GRADIENT_BYTES[config.gradient_dtype]
+    return weight + gradient + MOMENTS_BYTES[config.optimizer] + average
 
 
 def _count_tokens(

@@ -39,7 +39,7 @@ from rellm_cache.runs.weights import WEIGHTS, load_tensors, read_tensors, save_t
 from rellm_cache.training.callbacks import Callback, EpochReport, StepReport, reason_to_stop
 from rellm_cache.training.ccc_prepass import Prepass, ccc_prepass
 from rellm_cache.training.checkpoints import CheckpointManager, Position, TrainingState
-from rellm_cache.training.distributed import broadcast_from_main, sum_by_name, sum_gradients
+from rellm_cache.training.distributed import broadcast_from_main, sum_by_name
 from rellm_cache.training.least_squares import fit_heads
 from rellm_cache.training.loss_average import LossAverage
 from rellm_cache.training.micro_batches import (
@@ -356,7 +356,7 @@ class Trainer:
         average = LossAverage(self.model, own, self.accelerator, draws)
         sums, cost, used_bytes = self._backward_until_it_fits(own, average)
         if self.accelerator.num_processes > 1:
-            sum_gradients(self.accelerator, self.optimizer.tensors)
+            self.optimizer.gradients.sum_over_processes(self.accelerator)
             sums = sum_by_name(self.accelerator, sums)
         norm = self.optimizer.step(number)
         if self.micro_batcher.is_measuring:
@@ -379,7 +379,7 @@ class Trainer:
                 if not is_out_of_memory(error):
                     raise
             # After the `except` block the error is freed, with the activations in its traceback.
-            self.optimizer.zero_grad()
+            self.optimizer.gradients.clear()
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
             set_random_state(state, self.device)

@@ -29,6 +29,16 @@ class MasterWeights:
             hook = _add_gradient_to(self.tensors[name])
             parameter.register_post_accumulate_grad_hook(hook)  # type: ignore[no-untyped-call]  # torch's is untyped
 
+    def after_gradient(self, name: str, call: Callable[[Tensor], None]) -> None:
+        """Call with a master each time a backward pass has added to its gradient.
+
+        `call` may not refer to the master: Python cannot free a tensor whose hook does.
+        """
+        if name in self._parameters:
+            call = _with(self.tensors[name], call)
+        parameter = self._parameters.get(name, self.tensors[name])
+        parameter.register_post_accumulate_grad_hook(call)  # type: ignore[no-untyped-call]  # torch's is untyped
+
     @torch.no_grad()
     def copy_to_parameters(self) -> None:
         """Round the masters into their bfloat16 parameters."""
@@ -61,3 +71,8 @@ def _add_gradient_to(master: nn.Parameter) -> Callable[[Tensor], None]:
             parameter.grad = None
 
     return add
+
+
+def _with(master: nn.Parameter, call: Callable[[Tensor], None]) -> Callable[[Tensor], None]:
+    """Make a hook of a parameter that calls with its master."""
+    return lambda parameter: call(master)

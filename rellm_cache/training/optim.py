@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from rellm_cache.config.schema import TrainingConfig
 from rellm_cache.errors import ConfigError, RunError
 from rellm_cache.llm.bitsandbytes_import import bitsandbytes
+from rellm_cache.training.gradients import SummedGradients
 from rellm_cache.training.master_weights import MasterWeights
 from rellm_cache.training.precision import trains_in_bf16
 from rellm_cache.training.weight_averaging import WeightAverage
@@ -35,6 +36,7 @@ class Optimizer:
 
     Attributes:
         masters, tensors: the float32 tensors that are updated.
+        gradients: their gradients, summed over the micro-batches of a step.
     """
 
     def __init__(self, model: nn.Module, config: TrainingConfig, total_steps: int) -> None:
@@ -45,6 +47,7 @@ class Optimizer:
             bf16=config.param_dtype == "bf16",
         )
         self.tensors = list(self.masters.tensors.values())
+        self.gradients = SummedGradients(self.masters, config.gradient_dtype == "int8")
         self.adamw = make_adamw(self.tensors, config, self.tensors[0].device)
         averaged = round(config.weight_averaging * total_steps)
         self._average = WeightAverage(self.masters, total_steps - averaged) if averaged else None
@@ -68,7 +71,7 @@ class Optimizer:
         Raises:
             RunError: the gradient is not finite.
         """
-        norm = nn.utils.clip_grad_norm_(self.tensors, self.config.max_grad_norm)
+        norm = self.gradients.clip(self.config.max_grad_norm)
         if not torch.isfinite(norm):
             in_bf16 = trains_in_bf16(self.config, norm.device)
             fix = ', or set training.precision = "fp32"' if in_bf16 else ""
@@ -78,9 +81,8 @@ class Optimizer:
             )
         for group in self.adamw.param_groups:
             group["lr"] = self.learning_rate(number)
-        self.adamw.step()
+        self.gradients.update(self.adamw)
         self.masters.copy_to_parameters()
-        self.zero_grad()
         if self._average is not None:
             self._average.update(number)
         return float(norm)
@@ -88,10 +90,6 @@ class Optimizer:
     def averaged_weights(self) -> AbstractContextManager[None]:
         """Context in which the model has the mean weights, if the recipe averages them."""
         return self._average.applied() if self._average is not None else nullcontext()
-
-    def zero_grad(self) -> None:
-        """Drop all gradients."""
-        self.adamw.zero_grad(set_to_none=True)
 
     def state_dict(self) -> dict[str, Any]:
         """All state except the parameters and the step number, for `torch.save`."""

@@ -42,43 +42,63 @@ from rellm_cache.model.speech_llm import SpeechLLM
 from rellm_cache.planning.training import MOMENTS_BYTES, plan_training
 from rellm_cache.speed.known_shapes import QWEN_7B
 from rellm_cache.speed.sizes import CLIP_SECONDS, RESPONSE_TOKENS
+from rellm_cache.training.gradients import SummedGradients
+from rellm_cache.training.master_weights import MasterWeights
 
 SPEECH, EMOTION = 1280, 1024  # values in a frame of Whisper large-v2 and of wav2vec2 large
 WORDS = " ".join(["word"] * 34)  # that the plan takes for as many tokens
 LITE, LORA = "adapter.preset=lite", "llm.lora.rank=16"
 CHECKPOINT, OUTPUT = "llm.activation_checkpointing=true", "llm.quantize_output=true"
 OFFLOAD, EIGHT_BITS = "llm.offload_activations=true", "training.optimizer=adamw8bit"
+GRADIENTS = "training.gradient_dtype=int8"
 FEW, MANY = 12, 24  # clips of 1,024 and 2,048 tokens
 ROWS = {FEW: "llm.pack_length=1024", MANY: "llm.pack_length=2048"}
-VARIANTS = {  # overrides of the recipe, and clips in a micro-batch
-    "lite": ((LITE,), 6),
-    "reference": ((), 6),
-    "lite, four rows": ((LITE,), MANY),
-    "lite, LoRA": ((LITE, LORA, "llm.lora.dropout=0"), 6),
-    "lite, LoRA, checkpointed": ((LITE, LORA, "llm.lora.dropout=0", CHECKPOINT), 6),
-    "lite, checkpointed, four rows": ((LITE, CHECKPOINT), MANY),
-    "lite, all savings, four rows": ((LITE, CHECKPOINT, OFFLOAD, OUTPUT, EIGHT_BITS), MANY),
-} | {
-    f"lite, one row, {clips} clips{''.join(f', {name}' for name in names)}": (
-        (LITE, length, *names.values()),
-        clips,
-    )
-    for clips, length in ROWS.items()
-    for names in (
-        {},
-        {"output in 4 bits": OUTPUT},
-        {"checkpointed": CHECKPOINT},
-        {"checkpointed": CHECKPOINT, "offloaded": OFFLOAD},
-        {"checkpointed": CHECKPOINT, "output in 4 bits": OUTPUT},
-        {"checkpointed": CHECKPOINT, "offloaded": OFFLOAD, "output in 4 bits": OUTPUT},
-        {
-            "checkpointed": CHECKPOINT,
-            "offloaded": OFFLOAD,
-            "output in 4 bits": OUTPUT,
-            "8 bits": EIGHT_BITS,
-        },
-    )
-}
+VARIANTS = (
+    {  # overrides of the recipe, and clips in a micro-batch
+        "lite": ((LITE,), 6),
+        "reference": ((), 6),
+        "lite, four rows": ((LITE,), MANY),
+        "lite, LoRA": ((LITE, LORA, "llm.lora.dropout=0"), 6),
+        "lite, LoRA, checkpointed": ((LITE, LORA, "llm.lora.dropout=0", CHECKPOINT), 6),
+        "lite, checkpointed, four rows": ((LITE, CHECKPOINT), MANY),
+        "lite, all savings, four rows": ((LITE, CHECKPOINT, OFFLOAD, OUTPUT, EIGHT_BITS), MANY),
+    }
+    | {
+        f"{name}, checkpointed, gradients{' in 8 bits' if packs else ''}": (
+            (*changes, CHECKPOINT, *((GRADIENTS,) if packs else ())),
+            6,
+        )
+        for name, changes in {
+            "reference": (),
+            "lite": (LITE,),
+            "lite, LoRA": (LITE, LORA, "llm.lora.dropout=0"),
+        }.items()
+        for packs in (False, True)
+    }
+    | {
+        f"lite, one row, {clips} clips{''.join(f', {name}' for name in names)}": (
+            (LITE, length, *names.values()),
+            clips,
+        )
+        for clips, length in ROWS.items()
+        for names in (
+            {},
+            {"output in 4 bits": OUTPUT},
+            {"checkpointed": CHECKPOINT},
+            {"checkpointed": CHECKPOINT, "offloaded": OFFLOAD},
+            {"checkpointed": CHECKPOINT, "output in 4 bits": OUTPUT},
+            {"checkpointed": CHECKPOINT, "offloaded": OFFLOAD, "output in 4 bits": OUTPUT},
+            {
+                "checkpointed": CHECKPOINT,
+                "offloaded": OFFLOAD,
+                "output in 4 bits": OUTPUT,
+                "8 bits": EIGHT_BITS,
+            },
+            {"gradients in 8 bits": GRADIENTS},
+            {"checkpointed": CHECKPOINT, "gradients in 8 bits": GRADIENTS},
+        )
+    }
+)
 
 
 class _Unpacked(torch.autograd.Function):
@@ -191,14 +211,18 @@ def counted(recipe: Recipe, folder: Path, tokenizer: Path, clips: int) -> float:
     """Bytes that a step holds at most, moments of the optimiser included."""
     llm = qwen_7b(folder, recipe, tokenizer)
     model = SpeechLLM(recipe, {"speech": SPEECH, "emotion": EMOTION}, llm).to(PHANTOM)
+    config = recipe.training
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    masters = MasterWeights(trained, bf16=config.param_dtype == "bf16")
+    gradients = SummedGradients(masters, config.gradient_dtype == "int8")
     for _ in range(2):  # the second step finds prompts remembered, and gradients where they stay
         batch = make_batch(clips)
         LEDGER.peak = LEDGER.held
         terms = model(batch).terms
         terms.total(model.loss_weights).backward()
         del terms
-    trained = sum(p.numel() for p in model.parameters())
-    return LEDGER.peak + trained * MOMENTS_BYTES[recipe.training.optimizer]
+    gradients.clear()
+    return LEDGER.peak + sum(map(torch.numel, trained.values())) * MOMENTS_BYTES[config.optimizer]
 
 
 def planned(recipe: Recipe, clips: int) -> float:
@@ -215,7 +239,7 @@ def planned(recipe: Recipe, clips: int) -> float:
 def compare(name: str, tokenizer: Path, folder: Path) -> dict[str, float]:
     """Both counts of a variant, in GB, and their ratio."""
     changes, clips = VARIANTS[name]
-    overrides = ["training.micro_batch_tokens=0", f"training.batch_size={clips}", *changes]
+    overrides = [f"training.batch_size={clips}", "training.micro_batch_tokens=0", *changes]
     recipe = load_recipe("re-llm", overrides)
     if recipe.llm is None:
         raise SystemExit("the recipe has no LLM")

@@ -66,9 +66,10 @@ def test_the_input_embeddings_may_stay_on_the_host(llm_folder: Path, tmp_path: P
     assert answers[0] == answers[1]
 
 
+@pytest.mark.parametrize("gradients", ["fp32", "int8"])
 @pytest.mark.parametrize("optimiser", ["adamw", "adamw8bit", "paged_adamw8bit"])
 def test_a_run_learns_with_micro_batches_found_by_itself(
-    corpus: Path, recipe: Recipe, tmp_path: Path, optimiser: str
+    corpus: Path, recipe: Recipe, tmp_path: Path, optimiser: str, gradients: str
 ) -> None:
     from rellm_cache.extraction.run import extract
 
@@ -80,6 +81,7 @@ def test_a_run_learns_with_micro_batches_found_by_itself(
         learning_rate=3e-3,
         micro_batch_tokens="auto",
         optimizer=optimiser,
+        gradient_dtype=gradients,
         checkpoint_minutes=0.0,
     )
     llm = replace(recipe.llm, quantization="nf4", activation_checkpointing=True)

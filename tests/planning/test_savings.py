@@ -99,6 +99,26 @@ def test_options_that_a_tied_model_does_not_allow_are_left_out(
     assert not any("output" in line or "embeddings" in line for line in found.lines)
 
 
+def test_gradients_are_left_out_where_a_step_is_one_micro_batch(
+    speech_recipe: Recipe, corpus: Path
+) -> None:
+    """Where moments in 8 bits are not enough."""
+    found = {}
+    for draws in (1, 2):
+        training = dataclasses.replace(
+            speech_recipe.training, gradient_accumulation=draws, micro_batch_tokens=0
+        )
+        recipe = dataclasses.replace(speech_recipe, training=training)
+        size = planned(SAVINGS[1].applied(recipe), corpus).peak_bytes - 1
+        found[draws] = fit(recipe, corpus, size)
+    assert found[1] is None
+    assert found[2] is not None
+    assert found[2].lines == (
+        "--set training.optimizer=adamw8bit",
+        "--set training.gradient_dtype=int8",
+    )
+
+
 def test_a_recipe_without_an_llm_has_the_optimizer_alone(
     speech_recipe: Recipe, corpus: Path
 ) -> None:

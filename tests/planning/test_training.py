@@ -34,6 +34,12 @@ def test_the_parameters_are_those_that_train(
     assert found.trained_bytes == 16 * found.trained  # weights, gradients and two moments
 
 
+def test_gradients_in_8_bits_take_a_quarter(corpus: Path, recipe: Recipe) -> None:
+    training = replace(recipe.training, gradient_dtype="int8", gradient_accumulation=2)
+    found = planned(replace(recipe, training=training), corpus)
+    assert found.trained_bytes == 13 * found.trained
+
+
 def test_step_memory_is_linear_in_the_tokens(corpus: Path, recipe: Recipe) -> None:
     assert recipe.llm is not None
     recipe = replace(recipe, llm=replace(recipe.llm, pack_length=50))

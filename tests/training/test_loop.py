@@ -105,7 +105,7 @@ def test_micro_batch_averaging_is_the_mean_of_the_means_of_draws(take: Take) -> 
         torch.stack([model.loss_weights[n] * mean for n, mean in expected.items()]).sum().backward()
         nn.utils.clip_grad_norm_(trainer.optimizer.tensors, trainer.recipe.training.max_grad_norm)
         expected["gradient"] = flatten_gradients(trainer.optimizer.tensors)
-        trainer.optimizer.zero_grad()
+        trainer.optimizer.gradients.clear()
 
     settings = {"averaging": "micro_batch", "batch_size": 3, "gradient_accumulation": 3}
     step = take(arrange, **settings)

@@ -119,6 +119,7 @@ def test_the_frozen_stay_frozen(
         {
             "optimizer": "adamw8bit",
             "param_dtype": "bf16",
+            "gradient_dtype": "int8",
             "micro_batch_tokens": "auto",
             "weight_averaging": 0.75,
         },
@@ -232,6 +233,26 @@ def test_bf16_weights_follow_float32_ones(
     assert rows[0][-1]["loss"] < 0.9 * rows[0][0]["loss"]
     assert {t.dtype for t in saved(tmp_path / "bf16").values()} == {torch.bfloat16}
     evaluate(tmp_path / "bf16", corpus / "test.jsonl", cache)  # in float32
+
+
+def test_gradients_in_8_bits_follow_float32_ones(
+    corpus: Path, cache: Path, quick: Recipe, tmp_path: Path
+) -> None:
+    """Over twelve steps of seven micro-batches, in which the loss falls by a tenth."""
+    adapter = replace(quick.adapter, bottleneck=256)
+    settings = replace(
+        quick.training, epochs=12, batch_size=1, gradient_accumulation=7, learning_rate=3e-3
+    )
+    for dtype in ("fp32", "int8"):
+        training = replace(settings, gradient_dtype=dtype)
+        train(replace(quick, adapter=adapter, training=training), corpus, cache, tmp_path / dtype)
+    rows = [[r for r in read_metrics(tmp_path / d) if "loss" in r] for d in ("fp32", "int8")]
+    norms = [steps[0]["gradient_norm"] for steps in rows]
+    assert norms[0] != norms[1]
+    assert norms[0] == pytest.approx(norms[1], rel=1e-3)
+    for exact, rounded in zip(*rows, strict=True):
+        assert rounded["loss"] == pytest.approx(exact["loss"], rel=0.01)
+    assert rows[0][-1]["loss"] < 0.9 * rows[0][0]["loss"]
 
 
 def test_a_damaged_checkpoint_is_named_and_the_one_before_continued(
