@@ -11,9 +11,9 @@ import torch
 from rellm_cache.doctor.checks import Check
 from rellm_cache.llm.bitsandbytes_import import bitsandbytes
 from rellm_cache.llm.loading import keep_weights_unpacked
-from rellm_cache.utils.devices import device_name, machine_memory
+from rellm_cache.utils.devices import BF16_FLAGS, cpu_flags, device_name, machine_memory
 
-FLAGS: Final = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
+FLAGS: Final = ("avx2", "avx512f", *BF16_FLAGS)
 LEAST_MEMORY: Final = 4e9  # bytes: the demo's peak is below 3 GB
 NVIDIA: Final = Path("/proc/driver/nvidia/version")  # is there where a driver is loaded
 SIZE: Final = 256  # rows and columns of the matrix that is quantized as a trial
@@ -47,15 +47,6 @@ def check_processor() -> list[Check]:
     else:
         found.append(Check(group, "memory", "ok", text))
     return found
-
-
-def cpu_flags() -> frozenset[str]:
-    """Instruction sets of the processor, as Linux names them; none where it does not tell."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
-    except OSError:
-        return frozenset()
-    return frozenset(next((line for line in lines if line.startswith("flags")), "").split()[2:])
 
 
 def check_gpu() -> list[Check]:

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from rellm_cache.config.schema import LLMConfig
 from rellm_cache.config.specs import digest
 from rellm_cache.errors import ConfigError
+from rellm_cache.llm.bf16_products import compute_products_in_bf16
 from rellm_cache.llm.bitsandbytes_import import bitsandbytes
 from rellm_cache.llm.frozen import FrozenLLM
 from rellm_cache.llm.offloaded_embedding import OffloadedEmbedding
@@ -70,6 +71,8 @@ def freeze(model: Any, chat: ChatFormat, config: LLMConfig, device: torch.device
     _reset_generation_config(model)
     if config.quantize_output:
         quantize_output(model)
+    if config.cpu_precision == "bf16" and device.type == "cpu":
+        compute_products_in_bf16(model)
     if config.offload_embeddings:
         offload_embeddings(model, device)
     return FrozenLLM(model, chat, config)

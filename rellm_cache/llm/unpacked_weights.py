@@ -8,10 +8,11 @@ bit.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
-from torch import Tensor
-from torch.nn import functional as F
+import torch
 
+from rellm_cache.llm.bf16_products import linear
 from rellm_cache.llm.bitsandbytes_import import bitsandbytes
 from rellm_cache.llm.frozen import FrozenLLM
 from rellm_cache.utils.devices import machine_memory
@@ -31,7 +32,7 @@ def unpacked_bytes(values: int, itemsize: int) -> int:
 
 @contextmanager
 def unpacked_weights(llm: FrozenLLM) -> Iterator[None]:
-    """Hold a copy of an LLM's 4-bit matrices in the dtype of its computations during the block.
+    """Hold a copy of an LLM's 4-bit matrices in the dtype of its products during the block.
 
     It does nothing on a GPU, which unpacks quickly, and where memory is short. Blocks may be
     nested.
@@ -42,7 +43,8 @@ def unpacked_weights(llm: FrozenLLM) -> Iterator[None]:
         if isinstance(module, bitsandbytes.nn.Linear4bit) and "forward" not in vars(module)
     ]
     values = sum(layer.in_features * layer.out_features for layer in layers)
-    if llm.device.type != "cpu" or not unpacked_bytes(values, llm.dtype.itemsize):
+    itemsize = 2 if llm.config.cpu_precision == "bf16" else 4
+    if llm.device.type != "cpu" or not unpacked_bytes(values, itemsize):
         yield
         return
     try:
@@ -50,12 +52,14 @@ def unpacked_weights(llm: FrozenLLM) -> Iterator[None]:
             weight = bitsandbytes.functional.dequantize_4bit(
                 layer.weight.data, layer.weight.quant_state
             )
-            layer.forward = partial(_linear, weight=weight.to(llm.dtype), bias=layer.bias)
+            layer.forward = partial(linear, weight=weight.to(_dtype_of(layer)), bias=layer.bias)
         yield
     finally:
         for layer in layers:
             vars(layer).pop("forward", None)  # the class's own method again
 
 
-def _linear(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return F.linear(inputs, weight, bias)
+def _dtype_of(layer: Any) -> torch.dtype:
+    """Dtype of the products of a 4-bit layer."""
+    dtype: torch.dtype = layer.compute_dtype or torch.float32
+    return dtype

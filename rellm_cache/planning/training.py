@@ -147,8 +147,11 @@ def plan_training(
     if llm and recipe.llm:
         operations += total * 4 * llm.linear_parameters
         llm_bytes = llm.device_bytes
-        if recipe.llm.quantization == "nf4" and dtype == torch.float32:  # on a CPU
-            llm_bytes += unpacked_bytes(llm.linear_parameters, llm.value_bytes)
+        on_cpu, in_bf16 = dtype == torch.float32, recipe.llm.cpu_precision == "bf16"
+        if on_cpu and in_bf16 and not recipe.llm.quantize_output:
+            llm_bytes += 2 * llm.vocabulary * llm.hidden_size  # the output matrix for answers
+        if recipe.llm.quantization == "nf4" and on_cpu:
+            llm_bytes += unpacked_bytes(llm.linear_parameters, 2 if in_bf16 else 4)
     return TrainingPlan(
         llm_bytes=llm_bytes,
         host_bytes=llm.host_bytes if llm else 0,

@@ -15,6 +15,7 @@ from rellm_cache.version import __version__
 Work = Literal["heads", "models"]
 
 DEFAULT_THREADS = torch.get_num_threads()  # of this process, unless it sets another number
+BF16_FLAGS = ("avx512_bf16", "amx_bf16")  # instruction sets with products of bfloat16
 GPU_SHARE = 0.9  # of free GPU memory; the rest is for the allocator's gaps
 
 
@@ -65,6 +66,15 @@ def device_name(device: torch.device) -> str:
         lines = []
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(names, "") or platform.processor() or platform.machine()
+
+
+def cpu_flags() -> frozenset[str]:
+    """Instruction sets of the processor, as Linux names them; none where it does not tell."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+    except OSError:
+        return frozenset()
+    return frozenset(next((line for line in lines if line.startswith("flags")), "").split()[2:])
 
 
 def describe_machine(device: torch.device, dtype: torch.dtype) -> dict[str, str]:

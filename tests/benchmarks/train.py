@@ -5,11 +5,13 @@
     rellm extract manifests/ravdess --recipe small --cache cache
     python tests/benchmarks/train.py manifests/ravdess --json train.json
 
-Three steps take turns on the same batches, in one process: ours from the cache; a naive one
-(naive.py) from the cache; and the naive one with both encoders run in each step. Ours has unpacked
-4-bit weights, as in `rellm train`, which unpacks them once. Peak memory, this copy included, is
-measured on the batch with most tokens, in a separate process for each step. Losses and gradients
-are compared in fp32 without dropout; the naive softmax is summed in float64 (see naive.py).
+Four steps take turns on the same batches, in one process: ours from the cache; ours with
+`llm.cpu_precision = "bf16"`, where the processor has such instructions; a naive one (naive.py) from
+the cache; and the naive one with both encoders run in each step. Both naive ones compute in fp32.
+Ours have unpacked 4-bit weights, as in `rellm train`, which unpacks them once. Peak memory, this
+copy included, is measured on the batch with most tokens, in a separate process for each step.
+Losses and gradients are compared in fp32 without dropout; the naive softmax is summed in float64
+(see naive.py). Those of bf16 are compared with ours in fp32, at the same weights of the adapter.
 """
 
 import argparse
@@ -18,7 +20,7 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
 from dataclasses import replace
@@ -41,6 +43,7 @@ from rellm_cache.llm.loading import load_llm
 from rellm_cache.llm.memory import estimate_footprint
 from rellm_cache.planning.training import plan_training
 from rellm_cache.training.loop import Trainer, TrainingData, make_accelerator
+from rellm_cache.utils.devices import BF16_FLAGS, cpu_flags
 
 CPU = torch.device("cpu")
 MEMORY_STEPS = 3
@@ -89,18 +92,32 @@ class Bench:
         frames = self.live.streams([self.utterances[i] for i in indices], DEFAULT_LIMITS)
         self.naive_step(naive_batch([self.examples[i] for i in indices], frames), number)
 
-    def times(self) -> dict[str, list[float]]:
-        """Seconds of every step: `ours` with its share spent `waiting`, `cached`, `online`."""
-        times: dict[str, list[float]] = {"ours": [], "waiting": [], "cached": [], "online": []}
-        loaded = self.trainer.loader.groups([[i] for i in self.plan], reuse_memory=True)
+    def batches(self) -> Iterator[list[Batch]]:
+        """The batches of the plan, one in each group, read ahead."""
+        yield from self.trainer.loader.groups([[i] for i in self.plan], reuse_memory=True)
+
+    def our_step(self, loaded: Iterator[list[Batch]], number: int) -> tuple[float, float]:
+        """Seconds of our step from the cache, and of its wait for the batch."""
+        with self.trainer.unpacked_llm():
+            begun = time.perf_counter()
+            batches = next(loaded)
+            waited = time.perf_counter() - begun
+            self.trainer.step(batches, number)
+            return time.perf_counter() - begun, waited
+
+    def times(self, in_bf16: "Bench | None") -> dict[str, list[float]]:
+        """Seconds of every step: `ours` with its share spent `waiting`, `bf16`, `cached`,
+        `online`."""
+        names = ("ours", "waiting", "bf16", "cached", "online")
+        times: dict[str, list[float]] = {name: [] for name in names}
+        loaded = self.batches()
+        narrow = in_bf16.batches() if in_bf16 else iter(())
         for number, indices in enumerate(self.plan):
-            with self.trainer.unpacked_llm():
-                begun = time.perf_counter()
-                batches = next(loaded)
-                waited = time.perf_counter() - begun
-                self.trainer.step(batches, number)
-                times["ours"].append(time.perf_counter() - begun)
+            seconds, waited = self.our_step(loaded, number)
+            times["ours"].append(seconds)
             times["waiting"].append(waited)
+            if in_bf16:
+                times["bf16"].append(in_bf16.our_step(narrow, number)[0])
             for name in ("cached", "online") if self.live else ("cached",):
                 begun = time.perf_counter()
                 getattr(self, name)(number, indices)
@@ -111,7 +128,7 @@ class Bench:
     def padding(self) -> float:
         """Tokens the LLM computes against those of prompts, speech and answers: packed rows."""
         padded = real = 0
-        for (batch,) in self.trainer.loader.groups([[i] for i in self.plan], reuse_memory=True):
+        for (batch,) in self.batches():
             speech = self.model.speech(batch)
             for row, _ in self.model.rows.packed(speech, batch.targets):
                 padded += row.embeddings.shape[:2].numel()
@@ -122,14 +139,11 @@ class Bench:
         """Largest difference of a loss, and of a gradient relative to its largest value."""
         loss_diff = grad_diff = 0.0
         self.model.eval()
-        for (batch,) in self.trainer.loader.groups([[i] for i in self.plan], reuse_memory=True):
-            terms = self.model(batch).terms
-            terms.total(self.model.loss_weights).backward()
-            ours = self._take_gradients()
+        for (batch,) in self.batches():
+            means, ours = self._losses_and_gradients(batch)
             losses = naive_losses(self.model, self.llm, batch, torch.float64)
             naive_total(self.model, losses).backward()
             theirs = self._take_gradients()
-            means = terms.means()
             loss_diff = max(loss_diff, *(abs(means[n] - x.item()) for n, x in losses.items()))
             for name, gradient in theirs.items():
                 scale = gradient.abs().max()
@@ -137,6 +151,30 @@ class Bench:
                     difference = (ours[name] - gradient).abs().max() / scale
                     grad_diff = max(grad_diff, difference.item())
         return loss_diff, grad_diff
+
+    def rounding(self, in_bf16: "Bench") -> tuple[float, float]:
+        """Largest difference of a loss in bf16, and least cosine of all its gradients."""
+        ours = dict(self.model.named_parameters())
+        for name, weight in in_bf16.model.named_parameters():
+            if weight.requires_grad:
+                weight.data.copy_(ours[name].data)
+        loss_diff, cosine = 0.0, 1.0
+        for bench in (self, in_bf16):
+            bench.model.eval()
+        for (batch,) in self.batches():
+            means, exact = self._losses_and_gradients(batch)
+            rounded_means, rounded_ones = in_bf16._losses_and_gradients(batch)
+            loss_diff = max(loss_diff, *(abs(means[n] - rounded_means[n]) for n in means))
+            pair = [torch.cat([g[n].flatten() for n in exact]) for g in (exact, rounded_ones)]
+            cosine = min(cosine, torch.cosine_similarity(*pair, dim=0).item())
+        return loss_diff, cosine
+
+    def _losses_and_gradients(
+        self, batch: Batch
+    ) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
+        terms = self.model(batch).terms
+        terms.total(self.model.loss_weights).backward()
+        return terms.means(), self._take_gradients()
 
     def _take_gradients(self) -> dict[str, torch.Tensor]:
         found = {n: p.grad.clone() for n, p in self.model.named_parameters() if p.grad is not None}
@@ -198,9 +236,16 @@ def main() -> None:
     recipe = load_recipe(options.recipe, options.overrides)
     with tempfile.TemporaryDirectory() as scratch:
         bench = Bench(recipe, options, Path(scratch))
-        times = bench.times()
+        options.online, in_bf16 = False, None
+        if not cpu_flags().isdisjoint(BF16_FLAGS):
+            narrow = replace(recipe, llm=replace(recipe.llm, cpu_precision="bf16"))
+            in_bf16 = Bench(narrow, options, Path(scratch) / "bf16")
+        times = bench.times(in_bf16)
         padding = bench.padding()
-        options.online = False
+        of_bf16 = {}
+        if in_bf16:
+            names = ("bf16_loss_diff", "bf16_grad_cosine")
+            of_bf16 = dict(zip(names, bench.rounding(in_bf16), strict=True))
         exact = replace(recipe, llm=replace(recipe.llm, quantization="none"))
         options.steps = min(options.steps, 3)
         loss_diff, grad_diff = Bench(exact, options, Path(scratch)).differences()
@@ -224,8 +269,10 @@ def main() -> None:
         "planned_vs_tensors": planned / tensors,
         "planned_vs_peak": planned / memory["ours"],
     }
-    if "online" in median:
-        figures = {"step_vs_online": median["ours"] / median["online"], **figures}
+    figures |= of_bf16
+    for name, key in (("ours", "step"), ("bf16", "bf16_step")):
+        if name in median and "online" in median:
+            figures = {f"{key}_vs_online": median[name] / median["online"], **figures}
     write_figures(options, rounded(figures), threads=torch.get_num_threads())
 
 

@@ -114,10 +114,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--rellm", type=int, nargs="*", default=[16, 32, 64], help="batch sizes")
     parser.add_argument("--transformers", type=int, nargs="*", default=[16, 32, 64])
+    parser.add_argument("--precision", nargs="*", choices=["fp32", "bf16"], default=["fp32"])
     parser.add_argument("--gguf", type=Path, help="GGUF file for llama.cpp")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    llm = load_llm(LLMConfig(options.model), torch.device("cpu"))
+    llms = {
+        precision: load_llm(LLMConfig(options.model, cpu_precision=precision), torch.device("cpu"))
+        for precision in options.precision
+    }
     system = load_recipe("small").prompts.empathetic_system
     writing, prompts = Writing(system, options.tokens), prompts_of(options.prompts)
     sides: dict[str, tuple[Callable[..., int], int]] = {
@@ -125,19 +129,23 @@ def main() -> None:
     } | {f"transformers, batch {n}": (with_transformers, n) for n in options.transformers}
     if options.gguf:
         sides["llama.cpp"] = (LlamaCpp(options.gguf, options.threads), 1)
-    with_rellm(llm, prompts[:2], Writing(system, 2), 2)  # warms up
+    for llm in llms.values():
+        with_rellm(llm, prompts[:2], Writing(system, 2), 2)  # warms up
     for _ in range(options.rounds):
         for name, (answer, batch) in sides.items():
-            wall, processor = time.perf_counter(), time.process_time()
-            tokens = answer(llm, prompts, writing, batch)
-            wall, processor = time.perf_counter() - wall, time.process_time() - processor
-            row = {
-                "side": name,
-                "tokens": tokens,
-                "tokens_per_second": round(tokens / wall, 1),
-                "tokens_per_processor_second": round(tokens / processor, 1),
-            }
-            print(json.dumps(row), flush=True)
+            for precision in ("Q4",) if name == "llama.cpp" else options.precision:
+                llm = llms.get(precision) or llms[options.precision[0]]
+                wall, processor = time.perf_counter(), time.process_time()
+                tokens = answer(llm, prompts, writing, batch)
+                wall, processor = time.perf_counter() - wall, time.process_time() - processor
+                row = {
+                    "side": name,
+                    "precision": precision,
+                    "tokens": tokens,
+                    "tokens_per_second": round(tokens / wall, 1),
+                    "tokens_per_processor_second": round(tokens / processor, 1),
+                }
+                print(json.dumps(row), flush=True)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import torch
 
 from rellm_cache.config.schema import LoraConfig, Recipe
 from rellm_cache.corpus.manifest import read_split
+from rellm_cache.llm.bitsandbytes_import import bitsandbytes
 from rellm_cache.llm.loading import load_llm
 from rellm_cache.model.speech_llm import SpeechLLM
 from rellm_cache.planning.training import TrainingPlan, plan_training
@@ -97,3 +98,18 @@ def test_questions_share_their_speech(corpus: Path, recipe: Recipe) -> None:
     speech = tokens(0)
     assert tokens(1) == speech + 4 + 7 + 4  # three words, five words, and tokens between them
     assert tokens(3) == speech + 3 * 15
+
+
+def test_bf16_products_halve_the_unpacked_copy_and_keep_one_of_the_output_matrix(
+    corpus: Path, recipe: Recipe
+) -> None:
+    config = replace(recipe.require_llm(), quantization="nf4")
+    llm = load_llm(config, torch.device("cpu"))
+    layers = [m for m in llm.model.modules() if isinstance(m, bitsandbytes.nn.Linear4bit)]
+    weights = sum(layer.in_features * layer.out_features for layer in layers)
+    output = llm.output_weight.shape[0] * llm.hidden_size
+    exact, rounded = (
+        planned(replace(recipe, llm=replace(config, cpu_precision=precision)), corpus)
+        for precision in ("fp32", "bf16")
+    )
+    assert exact.llm_bytes - rounded.llm_bytes == 2 * weights - 2 * output

@@ -297,20 +297,27 @@ def test_without_response_loss_no_llm_is_loaded(
     assert "response_lm_loss" not in report.validation
 
 
-def test_a_speech_llm_trains_in_bf16_on_a_cpu(
+def test_adapter_or_llm_in_bf16_on_a_cpu(
     corpus: Path, cache: Path, quick: Recipe, tmp_path: Path
 ) -> None:
-    for precision in ("fp32", "bf16"):
-        training = replace(quick.training, epochs=1, precision=precision)
-        train(replace(quick, training=training), corpus, cache, tmp_path / precision)
-    first = {
-        precision: next(r for r in read_metrics(tmp_path / precision) if r["step"] == 1)
-        for precision in ("fp32", "bf16")
+    exact = replace(quick, training=replace(quick.training, epochs=1))
+    recipes = {
+        "exact": exact,
+        "adapter": replace(exact, training=replace(exact.training, precision="bf16")),
+        "llm": replace(exact, llm=replace(exact.require_llm(), cpu_precision="bf16")),
     }
-    assert first["bf16"]["response_lm_loss"] != first["fp32"]["response_lm_loss"]
-    assert first["bf16"]["response_lm_loss"] == pytest.approx(
-        first["fp32"]["response_lm_loss"], rel=0.02
-    )
+    first = {}
+    for name, recipe in recipes.items():
+        train(recipe, corpus, cache, tmp_path / name)
+        first[name] = next(r for r in read_metrics(tmp_path / name) if r["step"] == 1)
+    for name in ("adapter", "llm"):
+        loss, expected = (first[n]["response_lm_loss"] for n in (name, "exact"))
+        assert loss != expected
+        assert loss == pytest.approx(expected, rel=0.02)
+    scores = [evaluate(tmp_path / name, corpus / "test.jsonl") for name in ("exact", "llm")]
+    for found in scores:
+        assert found.llm is not None
+    assert scores[1].losses == pytest.approx(scores[0].losses, rel=0.05)
 
 
 def test_starting_from_another_run(
