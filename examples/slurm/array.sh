@@ -15,6 +15,7 @@
 #   sbatch examples/slurm/array.sh transcribe MANIFEST --recipe RECIPE --cache CACHE
 #   sbatch examples/slurm/array.sh respond MANIFEST --recipe RECIPE
 #   sbatch examples/slurm/array.sh generate RUN MANIFEST --out ANSWERS
+#   sbatch examples/slurm/array.sh evaluate RUN MANIFEST
 #   sbatch examples/slurm/array.sh judge RUN MANIFEST
 set -euo pipefail
 

@@ -54,6 +54,7 @@ from rellm_cache.utils.console import counted, percent
     help="Also answer every clip, and write the answers into that folder in the form that this "
     "harness reads.",
 )
+@options.workers("clip", "predictions and answers are made")
 @options.as_json
 def evaluate(
     run: Path,
@@ -66,6 +67,9 @@ def evaluate(
     orders: int,
     calibrate: bool,
     export: Literal["voicebench", "urobench", "jsonl"] | None,
+    workers: int | None,
+    shard: str | None,
+    ray: str,
     as_json: bool,
 ) -> None:
     """Score a trained run on a manifest file or folder.
@@ -73,22 +77,24 @@ def evaluate(
     Writes scores.json, predictions.csv and report.html (curves, confusion matrices, samples) into
     RUN, and updates the model card RUN/README.md. Predictions and answers for each clip are kept in
     evaluated.jsonl. If the command is killed, run it again to continue. A repeated command computes
-    only what has changed. Scores of another manifest are not replaced without --overwrite.
+    only what has changed. Scores of another manifest are not replaced without --overwrite. Of
+    several shards, the last one scores.
     """
-    from rellm_cache import api
+    from rellm_cache.evaluation.run import EvaluationOptions, evaluate_by_workers
+    from rellm_cache.workers.options import WorkerOptions
 
-    found = api.evaluate(
-        run,
-        manifest,
-        cache,
-        out,
-        samples=samples,
+    asked = EvaluationOptions(
+        samples,
         empathy=empathy,
         overwrite=overwrite,
         orders=orders,
         calibrate=calibrate,
         export=export,
     )
+    divided = WorkerOptions.parse(workers, ray, shard)
+    found = evaluate_by_workers(run, manifest, cache, asked, out, divided)
+    if found is None:
+        return  # of a shard, whose message has been printed
     scores = found.to_json()
     if as_json:
         print_json(scores)

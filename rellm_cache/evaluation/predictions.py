@@ -4,15 +4,16 @@ Each row has the requested values: the emotion by head and LLM, the dimensions, 
 its empathy levels. A row with the id "" has the losses of all utterances together.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, reduce
+from operator import add
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from rellm_cache.config.specs import digest
 from rellm_cache.corpus.clip_limits import read_limits
@@ -20,6 +21,7 @@ from rellm_cache.corpus.dimensions import DIMENSIONS
 from rellm_cache.corpus.manifest import Utterance, read_manifests
 from rellm_cache.corpus.text_files import read_csv
 from rellm_cache.data.examples import data_digest
+from rellm_cache.data.sampler import ordered_batches
 from rellm_cache.data.streams import StreamSet
 from rellm_cache.empathy.scorer_folder import CARD
 from rellm_cache.errors import ManifestError
@@ -28,6 +30,16 @@ from rellm_cache.evaluation.empathy import (
     ReplyLevels,
     score_answers,
     summarize_empathy,
+)
+from rellm_cache.evaluation.prediction_task import (
+    AskedBatch,
+    AskedClip,
+    PredictionTask,
+    answer_field,
+    head_fields,
+    label_fields,
+    likelihood_field,
+    sums_of,
 )
 from rellm_cache.inference.answer_fingerprints import DIGITS, answer_fingerprints
 from rellm_cache.inference.emotion_recognition import Label
@@ -41,14 +53,42 @@ from rellm_cache.inference.responders import (
 from rellm_cache.llm.loading import with_text_files
 from rellm_cache.runs.shared_models import SharedModels
 from rellm_cache.runs.weights import run_recipe
+from rellm_cache.training.validation import LossSums
 from rellm_cache.utils.checksums import require_intact
+from rellm_cache.utils.console import progress
 from rellm_cache.utils.regular_files import file_digest
 from rellm_cache.utils.resumable_table import FINGERPRINT, ResultTable, fingerprint_of
+from rellm_cache.workers.options import Shard, WorkerOptions
+from rellm_cache.workers.rows import rows_by_workers
+from rellm_cache.workers.shards import Output, part_name
 
 EVALUATED, PREDICTIONS = "evaluated.jsonl", "predictions.csv"
 ALL = ""  # id of the row for all utterances together
+BATCH_ID = "batch of clips "  # before the digest of a batch, in the id of its row in a journal
 KL = "rater_kl"  # among the losses: mean divergence of the category head from raters
 BATCH = 16  # clips
+# Fields of a row in the file, in whatever order they were made.
+FIELDS = ("id", FINGERPRINT, "head", "dimensions", "losses", "dropped", "likely", "named",
+          "likelihoods", "empty_likelihoods", "answer", "empathy")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the LLM predicts besides the likeliest label.
+
+    Attributes:
+        in_words: an answer to each emotion in words.
+        orders, calibrate: those of `Requests`.
+    """
+
+    in_words: bool
+    orders: int = 1
+    calibrate: bool = False
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """Fields of `Label` that are wanted."""
+        return ("likely", "named") if self.in_words else ("likely",)
 
 
 @dataclass(frozen=True)
@@ -82,7 +122,13 @@ class PredictionLog:
     """
 
     def __init__(
-        self, run: Path, manifest: Path, cache: Path, out: Path, resources: SharedModels
+        self,
+        run: Path,
+        manifest: Path,
+        cache: Path,
+        out: Path,
+        resources: SharedModels,
+        shard: Shard | None = None,
     ) -> None:
         self._run, self._manifest, self._cache = run, manifest, cache
         self._resources = resources
@@ -95,32 +141,143 @@ class PredictionLog:
             first = {name: value.partition("+")[0] for name, value in made.items()}
             texts = with_text_files("", self.recipe.used_llm) if self.recipe.used_llm else ""
             made[ALL] = digest([first, learned])[:DIGITS] + texts
-        self._table = ResultTable(out / EVALUATED, made)
+        self._made = made
+        self._plan = [*self._plan_batches(shard)]
+        batches = {name: made[ALL] for _, name, _ in self._plan if ALL in made}
+        self._table = ResultTable(out / EVALUATED, made | batches, part=part_name(shard))
         self.dropped: dict[str, str] = {}
 
-    def predict(
-        self, in_words: bool, orders: int = 1, calibrate: bool = False
-    ) -> EmotionPredictions:
+    def predict_rows(
+        self, wanted: Wanted, answered: Collection[str], options: WorkerOptions
+    ) -> None:
+        """Predict what is missing for the clips of this shard, in the batches of one process.
+
+        Args:
+            answered: ids of the clips that are answered.
+        """
+        missing = {batch.id: batch for batch in self._missing(wanted, answered, options.shard)}
+        if not missing:
+            return
+        requests = self._requests(wanted)
+        task = PredictionTask(
+            1,
+            self._run,
+            self._manifest,
+            self._cache,
+            BATCH,
+            wanted.fields,
+            requests,
+            _texts_digest(requests),
+        )
+        if options.has_workers:
+            found = rows_by_workers(task, missing, "batch", options)
+        else:
+            found = task.made_by(self._responder)([*missing.values()])
+        clips = sum(len(batch.clips) for batch in missing.values())
+        with progress("Predicting", clips, "clips") as tick, self._table, closing(found):
+            for name, rows in found:
+                for row, fields in rows:
+                    self._table.add(row, **fields)
+                tick(len(missing[name].clips))
+
+    def join(self, wanted: Wanted, answered: Collection[str], output: Output) -> str:
+        """Join what all shards have predicted; return why other shards must go on, if so."""
+
+        def find_missing() -> list[str]:
+            missing = self._missing(wanted, answered)
+            return [clip.utterance.id for batch in missing for clip in batch.clips]
+
+        unfinished = output.why_unfinished(self._table, "clip", find_missing)
+        if not unfinished and self._lacks_heads:
+            rows = (self._table[name].get("sums") for _, name, _ in self._plan)
+            if parts := [sums_of(row) for row in rows if row is not None]:
+                with self._table:
+                    self._add_losses(reduce(add, parts))
+        return unfinished
+
+    def _plan_batches(
+        self, shard: Shard | None
+    ) -> Iterator[tuple[Shard | None, str, list[Utterance]]]:
+        """The batches of all shards, each with its shard and the id of its row."""
+        members: dict[Shard | None, list[Utterance]] = {}
+        for utterance in self.utterances:
+            one = Shard.of(utterance.id, shard.count) if shard else None
+            members.setdefault(one, []).append(utterance)
+        for one in sorted(members, key=str):
+            for clips in self._by_length(members[one]):
+                yield one, BATCH_ID + digest([u.id for u in clips]), clips
+
+    def _missing(
+        self, wanted: Wanted, answered: Collection[str], shard: Shard | None = None
+    ) -> list[AskedBatch]:
+        """The batches of a shard of which something is missing; None for those of all shards."""
+        requests, lacks_heads, found = self._requests(wanted), self._lacks_heads, []
+        for one, name, clips in self._plan:
+            if shard is not None and shard != one:
+                continue
+            known = [u for u in clips if "dropped" not in self._table[u.id]]
+            asked = [self._asked(u, wanted, requests, u.id in answered) for u in known]
+            batch = AskedBatch(name, asked, lacks_heads and "sums" not in self._table[name])
+            if not batch.is_whole:
+                found.append(batch)
+        return found
+
+    def _asked(
+        self, utterance: Utterance, wanted: Wanted, requests: Requests, answered: bool
+    ) -> AskedClip:
+        """What the table lacks of the LLM's predictions for a clip."""
+        row = self._table[utterance.id]
+        label = self._has_labels and not row.keys() >= {*wanted.fields}
+        weighs = self._has_labels and not requests.is_plain
+        weighs = weighs and fingerprint_of(row.get("likelihoods", {})) != _texts_digest(requests)
+        answer = self.recipe.needs_llm and answered and "answer" not in row
+        return AskedClip(utterance, label, weighs, answer)
+
+    def _by_length(self, utterances: Sequence[Utterance]) -> list[list[Utterance]]:
+        """Batches of utterances of similar length, as one process has them."""
+        if self.recipe.text is not None:
+            lengths = [len(u.text) for u in utterances]
+        else:
+            lengths = self._load_streams(utterances).lengths([u.id for u in utterances]).tolist()
+        return [[utterances[i] for i in batch] for batch in ordered_batches(lengths, BATCH)]
+
+    @property
+    def _lacks_heads(self) -> bool:
+        """Whether predictions of the heads, or the losses, are missing."""
+        if self.recipe.text is not None:
+            return False
+        names = [u.id for u in self.utterances if "dropped" not in self._table[u.id]]
+        return bool(self._table.missing(names, "head")) or "losses" not in self._table[ALL]
+
+    @property
+    def _has_labels(self) -> bool:
+        """Whether the LLM predicts emotions; not if the recipe gives it the true one."""
+        return self.recipe.needs_llm and not (self.recipe.text and self.recipe.text.gold_emotion)
+
+    def _requests(self, wanted: Wanted) -> Requests:
+        recipe = self.recipe
+        orders, calibrate = wanted.orders, wanted.calibrate
+        return Requests.of(recipe.prompts, recipe.heads.emotions, orders, calibrate)
+
+    def predict(self, wanted: Wanted) -> EmotionPredictions:
         """Emotions and dimensions by the heads, and emotions by the LLM, where the run has them.
 
-        The LLM does not predict if the recipe gives it the true emotion. With `in_words` it also
-        answers each emotion in words. `orders` and `calibrate` are those of `Requests`.
+        The LLM does not predict if the recipe gives it the true emotion.
         """
         self._drop_long()
         recipe, ids = self.recipe, [u.id for u in self.utterances]
-        has_heads = recipe.text is None
-        has_labels = recipe.needs_llm and not (recipe.text and recipe.text.gold_emotion)
-        if has_heads and (self._table.missing(ids, "head") or "losses" not in self._table[ALL]):
+        has_heads, has_labels, in_words = recipe.text is None, self._has_labels, wanted.in_words
+        if self._lacks_heads:
             self._predict_heads()
         if has_labels:
-            self._predict_labels(("likely", "named") if in_words else ("likely",))
+            self._predict_labels(wanted.fields)
         rows = [self._table[i] for i in ids]
         dimensions = None
         if has_heads and all(row["dimensions"] is not None for row in rows):
             dimensions = np.array([row["dimensions"] for row in rows], np.float32)
         labels = likelihoods = None
         if has_labels:
-            requests = Requests.of(recipe.prompts, recipe.heads.emotions, orders, calibrate)
+            requests = self._requests(wanted)
             likely = [row["likely"] for row in rows]
             if not requests.is_plain:
                 likelihoods = self._predict_likelihoods(requests)
@@ -139,7 +296,7 @@ class PredictionLog:
 
     def _drop_long(self) -> None:
         """Leave out utterances that are too long for the LLM; `dropped` has their reasons."""
-        known = {"head", "likely", "dropped"}
+        known = {"head", "likely", "answer", "dropped"}
         left = [u for u in self.utterances if not known & self._table[u.id].keys()]
         if left and self.recipe.needs_llm:
             with self._table:
@@ -161,7 +318,7 @@ class PredictionLog:
         left = [u for u in utterances if "answer" not in self._table[u.id]]
         if left:
             found = self._responder.answers(left, BATCH)
-            answers = ((g.id, {"answer": _without_utterance(g)}) for g in found)
+            answers = ((g.id, {"answer": answer_field(g)}) for g in found)
             self._table.fill("Answering", len(left), "clips", answers)
         return [
             Generation(u.id, u.audio, u.text, **self._table[u.id]["answer"]) for u in utterances
@@ -195,7 +352,8 @@ class PredictionLog:
 
     def finish(self) -> bool:
         """Write `evaluated.jsonl`; return whether it changed."""
-        return self._table.finish()
+        found = [{"id": i, FINGERPRINT: made, **self._table[i]} for i, made in self._made.items()]
+        return self._table.finish({n: row[n] for n in FIELDS if n in row} for row in found)
 
     @cached_property
     def _responder(self) -> SpeechResponder | TextResponder:
@@ -204,12 +362,8 @@ class PredictionLog:
         )
 
     def _load_streams(self, utterances: Sequence[Utterance]) -> StreamSet:
-        streams = self._resources.streams(self.recipe.encoders, self._cache)
-        command = (
-            f"rellm extract {self._manifest} --recipe {self._run}/recipe.toml --cache {self._cache}"
-        )
-        streams.require([u.id for u in utterances], command)
-        return streams
+        ids = [u.id for u in utterances]
+        return self._resources.run_streams(self._run, self.recipe, self._manifest, self._cache, ids)
 
     def _predict_heads(self) -> None:
         """Predict all utterances together, because losses are means; store the losses last."""
@@ -217,14 +371,14 @@ class PredictionLog:
         if isinstance(responder, TextResponder):
             return
         found = responder.heads(self.utterances, read_limits(self._manifest))
-        names, dimensions = self.recipe.heads.emotions, found.dimensions
         with self._table:
-            for index, utterance in enumerate(self.utterances):
-                values = None if dimensions is None else dimensions[index].tolist()
-                head = names[found.emotions[index]]
-                self._table.add(utterance.id, head=head, dimensions=values)
-            rated = {} if found.kl is None else {KL: found.kl}
-            self._table.add(ALL, losses=found.terms.means() | rated)
+            for name, fields in head_fields(self.utterances, found, self.recipe.heads.emotions):
+                self._table.add(name, **fields)
+            self._add_losses(found.sums)
+
+    def _add_losses(self, sums: LossSums) -> None:
+        rated = {KL: sums.divergence / sums.rated} if sums.rated else {}
+        self._table.add(ALL, losses=sums.losses.means() | rated)
 
     def _predict_labels(self, fields: tuple[str, ...]) -> None:
         """Let the LLM label the utterances that lack a field of `Label`."""
@@ -232,7 +386,7 @@ class PredictionLog:
         left = [u for u in self.utterances if u.id in missing]
         if left:
             found = self._responder.labels(left, "named" in fields, BATCH)
-            labels = ((name, {f: getattr(label, f) for f in fields}) for name, label in found)
+            labels = ((name, label_fields(label, fields)) for name, label in found)
             self._table.fill("Labeling", len(left), "clips", labels)
 
     def _predict_likelihoods(self, requests: Requests) -> Likelihoods:
@@ -240,32 +394,31 @@ class PredictionLog:
 
         A row keeps those of one set of requests, with a fingerprint of their texts.
         """
-        made = digest([requests.texts])[:DIGITS]
+        made = _texts_digest(requests)
 
         def is_current(row: Mapping[str, Any], field: str) -> bool:
             return fingerprint_of(row.get(field, {})) == made
 
-        def kept(values: Tensor) -> dict[str, Any]:
-            return {FINGERPRINT: made, "values": values.double().cpu().tolist()}
-
         left = [u for u in self.utterances if not is_current(self._table[u.id], "likelihoods")]
         if left:
             found = self._responder.likelihoods(left, requests, BATCH)
-            rows = ((name, {"likelihoods": kept(values)}) for name, values in found)
+            rows = (
+                (name, {"likelihoods": likelihood_field(values, made)}) for name, values in found
+            )
             self._table.fill("Weighing labels", len(left), "clips", rows)
         first = self.utterances[0].id
         if requests.calibrate and not is_current(self._table[first], "empty_likelihoods"):
-            values = kept(self._responder.empty_likelihoods(requests))
+            values = self._responder.empty_likelihoods(requests)
             with self._table:
-                self._table.add(first, empty_likelihoods=values)
+                self._table.add(first, empty_likelihoods=likelihood_field(values, made))
         speech = [self._table[u.id]["likelihoods"]["values"] for u in self.utterances]
         empty = self._table[first].get("empty_likelihoods") if requests.calibrate else None
         return Likelihoods(np.array(speech), None if empty is None else np.array(empty["values"]))
 
 
-def _without_utterance(generation: Generation) -> dict[str, Any]:
-    fields = asdict(generation).items()
-    return {name: value for name, value in fields if name not in ("id", "audio", "text")}
+def _texts_digest(requests: Requests) -> str:
+    """Fingerprint of the likelihoods under requests."""
+    return digest([requests.texts])[:DIGITS]
 
 
 def prediction_rows(

@@ -59,10 +59,7 @@ class QuestionTask(RowTask):
 
     def streams(self, recipe: Recipe, clips: list[str], resources: SharedModels) -> StreamSet:
         """The frames of clips; `StoreError` if the cache lacks some."""
-        streams = resources.streams(recipe.encoders, self.cache)
-        made_by = f"--recipe {self.run_folder}/recipe.toml --cache {self.cache}"
-        streams.require(clips, f"rellm extract {self.manifest} {made_by}")
-        return streams
+        return resources.run_streams(self.run_folder, recipe, self.manifest, self.cache, clips)
 
     def in_order(self, rows: Sequence[QARow], streams: StreamSet) -> list[QARow]:
         """Rows by the length of their clips, so that the clips of a batch have similar lengths."""

@@ -13,7 +13,8 @@ A killed call can continue; a repeated call computes only what has changed.
 import dataclasses
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from rellm_cache.evaluation.predictions import (
     EVALUATED,
     PREDICTIONS,
     PredictionLog,
+    Wanted,
     prediction_rows,
 )
 from rellm_cache.evaluation.report import REPORT, render_report
@@ -47,8 +49,9 @@ from rellm_cache.utils.checksums import SUMS, recorded
 from rellm_cache.utils.console import counted, say
 from rellm_cache.utils.devices import use_threads
 from rellm_cache.utils.json_files import load
-from rellm_cache.utils.locks import hold_folder
 from rellm_cache.utils.overwriting import overwriting, refuse_input
+from rellm_cache.workers.options import Shard, WorkerOptions
+from rellm_cache.workers.shards import Output, hold_results
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,11 @@ class EvaluationOptions:
     orders: int = 1
     calibrate: bool = False
     export: Format | None = None
+
+    @property
+    def wanted(self) -> Wanted:
+        """What the LLM predicts."""
+        return Wanted(self.in_words, self.orders, self.calibrate)
 
 
 def evaluate(
@@ -103,29 +111,77 @@ def evaluate(
         RellmError: another process writes `out`.
     """
     out = out or run
+    where = _Where(run, manifest, cache, out)
+    with _opened(where, options, resources or SharedModels(), None) as (log, _):
+        return _evaluate(log, run, manifest, options, out)
+
+
+def evaluate_by_workers(
+    run: Path,
+    manifest: Path,
+    cache: Path | None,
+    options: EvaluationOptions,
+    out: Path | None,
+    divided: WorkerOptions,
+) -> Scores | None:
+    """As `evaluate`, with predictions and answers by workers, or those of a shard alone.
+
+    Empathy and the report are made by this process at the end; of several shards, by the last one.
+
+    Args:
+        divided: workers and shard.
+
+    Returns:
+        The scores; None if other shards have clips left.
+    """
+    out = out or run
+    where = _Where(run, manifest, cache, out)
+    with _opened(where, options, SharedModels(), divided.shard) as (log, output):
+        answered = {u.id for u in _answered(log, options)}
+        if divided != WorkerOptions():
+            log.predict_rows(options.wanted, answered, divided)
+            if unfinished := log.join(options.wanted, answered, output):
+                say(f"{out / EVALUATED}: {unfinished}")
+                return None
+        return _evaluate(log, run, manifest, options, out)
+
+
+@dataclass(frozen=True)
+class _Where:
+    """What an evaluation reads, and the folder that it writes."""
+
+    run: Path
+    manifest: Path
+    cache: Path | None
+    out: Path
+
+
+@contextmanager
+def _opened(
+    where: _Where, options: EvaluationOptions, resources: SharedModels, shard: Shard | None
+) -> Iterator[tuple[PredictionLog, Output]]:
+    """Hold the folder, or a part of it; check what is asked before anything is predicted."""
+    run, manifest, out = where.run, where.manifest, where.out
     _check_out(run, out)
     if not options.overwrite:
         if not _is_own(run, out) and (out / SCORES).exists() and not (out / EVALUATED).exists():
             raise overwriting(out / SCORES, "of `rellm evaluate`")
         for name in (EVALUATED, SCORES, PREDICTIONS, REPORT):
             refuse_input(out / name, manifest_files(manifest))
-    with hold_folder(out):
-        log = PredictionLog(
-            run, manifest, cache or run_cache(run), out, resources or SharedModels()
-        )
-        return _evaluate(log, run, manifest, options, out)
+    with hold_results(out / EVALUATED, shard) as output:
+        cache = where.cache or run_cache(run)
+        log = PredictionLog(run, manifest, cache, out, resources, shard)
+        _check(log, where, options)
+        yield log, output
 
 
-def _evaluate(
-    log: PredictionLog, run: Path, manifest: Path, options: EvaluationOptions, out: Path
-) -> Scores:
-    recipe, utterances = log.recipe, log.utterances
-    data = summarize_data(utterances, manifest)
+def _check(log: PredictionLog, where: _Where, options: EvaluationOptions) -> None:
+    """Check that what is asked can be made of the run and the manifest; errors as `evaluate`."""
+    recipe, utterances, run, manifest = log.recipe, log.utterances, where.run, where.manifest
     for note in describe_unlisted(utterances, recipe.heads.emotions):
         say(f"{manifest}: {note}; accuracy and UA leave them out")
     if not options.overwrite:
-        _require_same_manifest(out / SCORES, manifest, data)
-    spoken = [u for u in utterances if u.text.strip()]
+        _require_same_manifest(where.out / SCORES, manifest, summarize_data(utterances, manifest))
     if options.orders > 1 or options.calibrate:
         _require_answers(run, recipe, "labels of an LLM to average or calibrate")
     if options.export is not None:
@@ -133,20 +189,25 @@ def _evaluate(
         require_transcripts(options.export, utterances, manifest)
     if options.empathy is not None:
         _check_empathy(run, recipe, options.empathy)
-        if not spoken:
+        if not any(u.text.strip() for u in utterances):
             raise ManifestError(
                 f"{manifest}: no utterance has a transcript (text), which the scorer needs as the "
                 "seeker's post; add transcripts, or leave empathy out"
             )
+
+
+def _evaluate(
+    log: PredictionLog, run: Path, manifest: Path, options: EvaluationOptions, out: Path
+) -> Scores:
+    recipe, data = log.recipe, summarize_data(log.utterances, manifest)
     with use_threads("models" if recipe.needs_llm else "heads"):
-        predictions = log.predict(options.in_words, options.orders, options.calibrate)
+        predictions = log.predict(options.wanted)
     utterances = log.utterances  # without those that were dropped
-    spoken = [u for u in utterances if u.text.strip()]
     for name, reason in log.dropped.items():
         say(f"{name}: left out, {reason}")
     empathy = None
     if options.empathy is not None:
-        empathy = log.empathy(spoken, options.empathy)
+        empathy = log.empathy(_spoken(utterances), options.empathy)
     chosen = choose_samples(utterances, options.samples) if recipe.needs_llm else []
     shown = log.answers(chosen)
     if options.export is not None:
@@ -171,6 +232,19 @@ def _evaluate(
         clips = counted(len(utterances), "clip is", "clips are")
         say(f"{out}: nothing to do, {clips} scored")
     return scores
+
+
+def _answered(log: PredictionLog, options: EvaluationOptions) -> list[Utterance]:
+    """The utterances that are answered, if none of them is too long."""
+    if options.export is not None:
+        return log.utterances
+    chosen = choose_samples(log.utterances, options.samples)
+    return [*chosen, *(_spoken(log.utterances) if options.empathy is not None else ())]
+
+
+def _spoken(utterances: Sequence[Utterance]) -> list[Utterance]:
+    """The utterances with a transcript."""
+    return [u for u in utterances if u.text.strip()]
 
 
 def _is_own(run: Path, out: Path) -> bool:

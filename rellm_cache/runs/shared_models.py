@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from rellm_cache.config.schema import EncoderConfig, LLMConfig
+from rellm_cache.config.schema import EncoderConfig, LLMConfig, Recipe
 from rellm_cache.data.streams import StreamSet, open_streams
 from rellm_cache.llm.frozen import FrozenLLM
 from rellm_cache.llm.loading import load_llm
@@ -41,6 +41,14 @@ class SharedModels:
     def streams(self, encoders: Mapping[str, EncoderConfig], cache: Path) -> StreamSet:
         """Open the stores of encoders; `StoreError` if one is missing."""
         return open_streams(encoders, cache, self._store)
+
+    def run_streams(
+        self, run: Path, recipe: Recipe, manifest: Path, cache: Path, ids: list[str]
+    ) -> StreamSet:
+        """Open the stores of a run; `StoreError` with the command to run if clips are missing."""
+        streams = self.streams(recipe.encoders, cache)
+        streams.require(ids, f"rellm extract {manifest} --recipe {run}/recipe.toml --cache {cache}")
+        return streams
 
     def _store(self, path: Path) -> FeatureStore:
         if path not in self._stores:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from rellm_cache.corpus.dimensions import DIMENSIONS
 from rellm_cache.data.batch import IGNORED, Example
@@ -32,13 +33,56 @@ class Predictions:
     Attributes:
         emotions: (N,) int64 predicted indices.
         dimensions: (N, 3) float32 arousal, dominance, valence, or None.
-        kl: mean KL(raters || head) in nats over examples with raters; None without any.
     """
 
     emotions: np.ndarray
     dimensions: np.ndarray | None
+    sums: "LossSums"
+
+    @property
+    def terms(self) -> LossTerms:
+        """The losses of all examples."""
+        return self.sums.losses
+
+    @property
+    def kl(self) -> float | None:
+        """Mean KL(raters || head) in nats over examples with raters; None without any."""
+        return self.sums.divergence / self.sums.rated if self.sums.rated else None
+
+
+@dataclass(frozen=True)
+class LossSums:
+    """Sums over examples, of which losses are made; those of parts of the examples add up.
+
+    Attributes:
+        terms: a loss that needs moments has the value of a part.
+        moments: (6, 3) float64 of the dimensions, where a loss needs those of all examples.
+        divergence: KL(raters || head) in nats over `rated` examples with raters.
+    """
+
     terms: LossTerms
-    kl: float | None = None
+    moments: Tensor | None
+    divergence: float = 0.0
+    rated: int = 0
+
+    def __add__(self, other: "LossSums") -> "LossSums":
+        """Sums over the examples of both."""
+        moments = self.moments
+        if moments is not None and other.moments is not None:
+            moments = moments + other.moments
+        return LossSums(
+            self.terms + other.terms,
+            moments,
+            self.divergence + other.divergence,
+            self.rated + other.rated,
+        )
+
+    @property
+    def losses(self) -> LossTerms:
+        """The losses of all examples; CCC is no mean over parts of them."""
+        if self.moments is None:
+            return self.terms
+        return self.terms.with_mean("vad", ccc_distance(self.moments).float())
 
 
 @dataclass(frozen=True)
@@ -68,23 +112,21 @@ def predict(
     logits = torch.zeros(len(examples), len(model.emotions))
     dimensions = np.zeros((len(examples), 3), np.float32)
     heard = np.ones(len(examples), np.int64)
-    terms = LossTerms.zeros(model.losses, device)
-    moments = torch.zeros(MOMENTS, 3, dtype=torch.float64, device=device)
-    divergence, rated = 0.0, 0
+    zeros = torch.zeros(MOMENTS, 3, dtype=torch.float64, device=device)
+    sums = LossSums(LossTerms.zeros(model.losses, device), zeros if model.needs_moments else None)
     loader = BatchLoader(examples, streams, device)
     plan = ordered_batches(loader.lengths, BATCH)
     for indices, batch in zip(plan, loader.batches(plan, reuse_memory=True), strict=True):
         outputs = model(batch.to(device))
         logits[indices] = outputs.emotion_logits.float().cpu()
+        divergence, rated, moments = 0.0, 0, zeros
         if batch.shares is not None:
             total, count = rater_divergence(outputs.emotion_logits, batch.shares.to(device))
-            divergence, rated = divergence + total.item(), rated + int(count)
+            divergence, rated = total.item(), int(count)
         if outputs.dimensions is not None:
             dimensions[indices] = outputs.dimensions.float().cpu().numpy()
-            moments += moments_of(outputs.dimensions, batch.vad.to(device))
-        terms = terms + outputs.terms
-    if model.needs_moments:  # of all examples, not a mean over batches
-        terms = terms.with_mean("vad", ccc_distance(moments).float())
+            moments = moments_of(outputs.dimensions, batch.vad.to(device))
+        sums = sums + LossSums(outputs.terms, moments, divergence, rated)
     for places, outputs in _of_copies(model, copies, streams, device):
         logits.index_add_(0, torch.from_numpy(places), outputs.emotion_logits.float().cpu())
         np.add.at(heard, places, 1)
@@ -92,9 +134,8 @@ def predict(
             np.add.at(dimensions, places, outputs.dimensions.float().cpu().numpy())
     model.train(was_training)
     has_dimensions = model.heads.dimensions is not None
-    kl = divergence / rated if rated else None
     means = dimensions / heard[:, None].astype(np.float32) if has_dimensions else None
-    return Predictions(logits.argmax(1).numpy(), means, terms, kl)
+    return Predictions(logits.argmax(1).numpy(), means, sums)
 
 
 def _of_copies(

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -18,20 +19,30 @@ from transformers import AutoModelForCausalLM
 
 from rellm_cache.cli import rellm
 from rellm_cache.cli.evaluate import print_empathy
-from rellm_cache.config.schema import Recipe
-from rellm_cache.corpus.manifest import Utterance
+from rellm_cache.config.schema import Recipe, TextConfig
+from rellm_cache.corpus.manifest import Utterance, read_manifests
 from rellm_cache.errors import ConfigError, JournalError, ManifestError, RunError
+from rellm_cache.evaluation import predictions
+from rellm_cache.evaluation.prediction_task import PredictionTask
 from rellm_cache.evaluation.report import HEIGHT, charts
-from rellm_cache.evaluation.run import EvaluationOptions, choose_samples, evaluate
+from rellm_cache.evaluation.run import (
+    EvaluationOptions,
+    choose_samples,
+    evaluate,
+    evaluate_by_workers,
+)
 from rellm_cache.extraction.run import extract
 from rellm_cache.inference.generate import generate
+from rellm_cache.inference.responders import SpeechResponder
 from rellm_cache.metrics.classification import score_recognition
 from rellm_cache.metrics.replies import word_count
 from rellm_cache.model.losses.registry import OURS
 from rellm_cache.runs.shared_models import SharedModels
+from rellm_cache.training import validation
 from rellm_cache.training.run import train
 from rellm_cache.utils.checksums import record
-from rellm_cache.utils.resumable_table import journal_beside
+from rellm_cache.utils.resumable_table import journal_beside, journals_of
+from rellm_cache.workers.options import Shard, WorkerOptions
 
 
 @pytest.fixture
@@ -273,6 +284,146 @@ def test_a_killed_call_goes_on_to_the_same_scores(
     score(out)
     for name in ("scores.json", "predictions.csv", "report.html"):
         assert (out / name).read_bytes() == (whole / name).read_bytes()
+
+
+def assert_same_results(out: Path, whole: Path) -> None:
+    """Two evaluations wrote the same; numbers are equal up to rounding."""
+
+    def read(folder: Path) -> tuple[list[Any], list[float]]:
+        numbers: list[float] = []
+
+        def keep(digits: str) -> str:
+            numbers.append(float(digits))
+            return "a number"
+
+        scores = json.loads((folder / "scores.json").read_text(), parse_float=keep)
+        lines = (folder / "evaluated.jsonl").read_text().splitlines()
+        rows = [json.loads(line, parse_float=keep) for line in lines]
+        assert all([*row] == [n for n in predictions.FIELDS if n in row] for row in rows)
+        return [scores, *rows], numbers
+
+    (found, numbers), (expected, others) = read(out), read(whole)
+    assert found == expected
+    assert numbers == pytest.approx(others, abs=1e-4)
+
+
+def test_workers_with_one_killed_write_what_one_process_writes(
+    run: Path,
+    corpus: Path,
+    tmp_path: Path,
+    empathy_scorer: Path,
+    killed_worker: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for module in (predictions, validation):
+        monkeypatch.setattr(module, "BATCH", 2)
+    cache, out, whole = tmp_path / "cache", tmp_path / "out", tmp_path / "whole"
+    asked = EvaluationOptions(2, empathy=empathy_scorer, calibrate=True)
+    alone = evaluate(run, corpus, cache, asked, whole)
+    found = evaluate_by_workers(run, corpus, cache, asked, out, WorkerOptions(workers=2))
+    assert len(killed_worker) == 1
+    assert found is not None
+    assert found.to_json() == alone.to_json()
+    assert_same_results(out, whole)
+    assert journals_of(out / "evaluated.jsonl") == []
+
+
+def test_the_rows_of_killed_workers_and_of_a_killed_command_are_kept(
+    run: Path, corpus: Path, tmp_path: Path, killed_after: KilledAfter, monkeypatch: Any
+) -> None:
+    for module in (predictions, validation):
+        monkeypatch.setattr(module, "BATCH", 2)
+    cache, out, whole = tmp_path / "cache", tmp_path / "out", tmp_path / "whole"
+    asked, two = EvaluationOptions(2), WorkerOptions(workers=2)
+    evaluate(run, corpus, cache, asked, whole)
+    with killed_after(4) as rows:
+        evaluate_by_workers(run, corpus, cache, asked, out, two)
+    assert len(rows) == 4
+    assert not (out / "scores.json").exists()
+    evaluate(run, corpus, cache, asked, out)  # goes on, in one process
+    assert_same_results(out, whole)
+
+
+def test_the_last_shard_scores_what_all_have_made(
+    run: Path,
+    corpus: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for module in (predictions, validation):
+        monkeypatch.setattr(module, "BATCH", 2)
+    cache, out, whole = tmp_path / "cache", tmp_path / "out", tmp_path / "whole"
+    asked = EvaluationOptions(0, export="jsonl")
+    evaluate(run, corpus, cache, asked, whole)
+    shards = [WorkerOptions(shard=Shard(number, 2)) for number in (2, 1)]
+    assert evaluate_by_workers(run, corpus, cache, asked, out, shards[0]) is None
+    left = sum(shards[1].takes(u.id) for u in read_manifests(corpus))
+    assert f"evaluated.jsonl: {left} clips remain, of shard 1/2" in capsys.readouterr().err
+    assert not (out / "scores.json").exists()
+    with monkeypatch.context() as patch:
+        own = [u.id for u in read_manifests(corpus) if shards[0].takes(u.id)]
+        patch.setattr(PredictionTask, "made_by", only_others(PredictionTask.made_by, own))
+        found = evaluate_by_workers(run, corpus, cache, asked, out, shards[1])
+    assert found is not None
+    assert_same_results(out, whole)
+    assert journals_of(out / "evaluated.jsonl") == []
+
+
+def only_others(made_by: Any, known: list[str]) -> Any:
+    """A `made_by` that refuses clips which have been made."""
+
+    def checked(task: PredictionTask, model: Any) -> Any:
+        def make(asked: Any) -> Any:
+            assert not {clip.utterance.id for batch in asked for clip in batch.clips} & {*known}
+            return made_by(task, model)(asked)
+
+        return make
+
+    return checked
+
+
+def test_a_text_model_and_a_run_without_llm_by_shards(
+    corpus: Path, quick: Recipe, heads: Recipe, cache: Path, tmp_path: Path
+) -> None:
+    reads = replace(quick, text=TextConfig())
+    for name, recipe, count in (("reads", reads, 2), ("heads", heads, 16)):  # some have no clip
+        train(recipe, corpus, cache, tmp_path / name)
+        run, out, whole = tmp_path / name, tmp_path / f"{name}-out", tmp_path / f"{name}-whole"
+        alone = evaluate(run, corpus, cache, EvaluationOptions(0), whole)
+        shards = [WorkerOptions(shard=Shard(number, count)) for number in range(1, count + 1)]
+        found = [
+            evaluate_by_workers(run, corpus, cache, EvaluationOptions(0), out, shard)
+            for shard in shards
+        ]
+        assert found[0] is None
+        assert found[-1] is not None
+        assert found[-1].llm == alone.llm
+        assert_same_results(out, whole)
+
+
+def test_shards_of_the_command(corpus: Path, cache: Path, heads: Recipe, tmp_path: Path) -> None:
+    train(heads, corpus, cache, tmp_path / "heads")
+    words = ["evaluate", str(tmp_path / "heads"), str(corpus), "--cache", str(cache), "--shard"]
+    first, last = (CliRunner().invoke(rellm, [*words, shard]) for shard in ("1/2", "2/2"))
+    assert (first.exit_code, first.stdout) == (0, "")
+    assert re.search(r"evaluated\.jsonl: \d+ clips remain, of shard 2/2", first.stderr)
+    assert (last.exit_code, "Scores: " in last.stdout) == (0, True)
+    again = CliRunner().invoke(rellm, [*words[:-1]])
+    assert "nothing to do, 11 clips are scored" in again.stderr
+
+
+def test_clips_that_are_too_long_are_dropped_by_workers_too(
+    run: Path, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SpeechResponder, "too_long", lambda _, us: {u.id: "long" for u in us[1:]})
+    asked, shard = EvaluationOptions(1), WorkerOptions(shard=Shard(1, 1))
+    cache, out = tmp_path / "cache", tmp_path / "out"
+    found = evaluate_by_workers(run, corpus / "test.jsonl", cache, asked, out, shard)
+    assert found is not None
+    assert found.head.recognition is not None
+    assert found.head.recognition.count == 1
+    assert [*json.loads((out / "scores.json").read_text())["dropped"].values()] == ["long"]
 
 
 def test_errors_are_raised_before_anything_is_predicted(
