@@ -90,6 +90,14 @@ class Page:
                         columns.append(gr.HTML(padding=False))
             shown = [state, status, *columns]
             gr.on(blocks.load, self._show, state, [status, *columns], api_visibility="private")
+            gr.on(  # what the alert said of the sound before
+                audio.change,
+                lambda path: gr.skip() if path is None else "",
+                audio,
+                status,
+                api_visibility="private",
+                show_progress="hidden",
+            )
             sending = gr.on(
                 [send.click, text.submit],
                 self._send,

@@ -180,6 +180,7 @@ def test_what_cannot_be_heard_is_told(page: Page, tmp_path: Path) -> None:
     }
     for name, message in files.items():
         choose(page, tmp_path / name)
+        expect(alert(page)).to_have_count(0)
         page.locator("#send").click()
         expect(alert(page)).to_contain_text(message)
         page.locator("#speech").get_by_role("button", name="Clear").click()
@@ -202,3 +203,5 @@ def test_a_phone_needs_no_sideways_scrolling(page: Page) -> None:
     page.locator("#send").click()
     answered(page, 2)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    for button in page.locator("#buttons button").all():
+        assert button.evaluate("b => b.scrollWidth <= b.clientWidth"), button.inner_text()
