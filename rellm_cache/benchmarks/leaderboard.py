@@ -1,5 +1,8 @@
 """Leaderboard of EmoBox: published scores of frozen encoders with a small head (Ma et al. 2024)."""
 
+# Corpus → emotions of the task that the rows are of.
+EMOBOX_EMOTIONS = {"ravdess": 8, "iemocap": 4, "esd": 5}
+
 # Corpus → encoder → UA, the mean over folds.
 EMOBOX_UA: dict[str, dict[str, float]] = {
     "ravdess": {

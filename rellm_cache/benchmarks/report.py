@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rellm_cache.benchmarks.leaderboard import EMOBOX_UA
+from rellm_cache.benchmarks.leaderboard import EMOBOX_EMOTIONS, EMOBOX_UA
 from rellm_cache.config.recipes import identity_toml
 from rellm_cache.config.schema import Recipe
 from rellm_cache.config.specs import digest
@@ -92,8 +92,10 @@ class BenchmarkReport:
 
     @property
     def leaderboard(self) -> dict[str, float]:
-        """Published UA by encoder; empty for a corpus without known rows."""
-        return EMOBOX_UA.get(self.corpus, {})
+        """Published UA by encoder; empty for a corpus, or a number of emotions, without rows."""
+        if EMOBOX_EMOTIONS.get(self.corpus) != len(self.recipe.heads.emotions):
+            return {}
+        return EMOBOX_UA[self.corpus]
 
     def fold_scores(self, part: str, metric: str) -> dict[str, Summary]:
         """Fold → mean and spread over its seeds."""
