@@ -42,8 +42,11 @@ def run(job: tuple[int, int], data: Path, cache: Path, recipe_name: str, overrid
     import torch
 
     from rellm_cache.config.recipes import load_recipe
+    from rellm_cache.corpus.clip_limits import DEFAULT_LIMITS
     from rellm_cache.corpus.manifest import write_manifest
     from rellm_cache.corpus.readers.ravdess import read_ravdess
+    from rellm_cache.corpus.speed_copies import speed_copies
+    from rellm_cache.data.batch import Example
     from rellm_cache.data.examples import make_examples
     from rellm_cache.data.streams import open_streams
     from rellm_cache.reproduction.folds import shuffle_labels
@@ -64,8 +67,13 @@ def run(job: tuple[int, int], data: Path, cache: Path, recipe_name: str, overrid
         report = train(recipe, manifest, cache, out)
         recipe, model = load_run(out, torch.device("cpu"))
     frames = open_streams(recipe.encoders, cache)
-    examples = make_examples(read_ravdess(data, {"test": scored}).utterances, recipe, None)
-    predictions = predict(model, examples, frames, torch.device("cpu"))
+    heard = read_ravdess(data, {"test": scored}).utterances
+    examples = make_examples(heard, recipe, None)
+    copies = [
+        (place, Example(copy.id))
+        for place, copy in speed_copies(heard, recipe.heads.speed_copies, DEFAULT_LIMITS)
+    ]
+    predictions = predict(model, examples, frames, torch.device("cpu"), copies)
     recognition = score_heads(
         predictions.emotions, predictions.dimensions, examples, recipe.heads.emotions
     ).recognition
