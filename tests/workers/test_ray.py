@@ -1,5 +1,6 @@
 """Rows by actors of a Ray cluster on this machine are those of one process."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,8 @@ from kills import actor_process_id, kill_first
 from rellm_cache.annotation.responses import respond
 from rellm_cache.config.schema import Recipe
 from rellm_cache.corpus.manifest import write_lines
+from rellm_cache.evaluation.run import EvaluationOptions, evaluate, evaluate_by_workers
+from rellm_cache.training.run import train
 from rellm_cache.workers.messages import Result
 from rellm_cache.workers.options import WorkerOptions
 from rellm_cache.workers.ray import RayPool
@@ -43,3 +46,16 @@ def test_actors_with_one_killed_write_what_one_process_writes(
     assert report == alone
     assert report.path.read_bytes() == content
     assert not ray.is_initialized()
+
+
+def test_actors_evaluate_as_one_process_does(
+    corpus: Path, cache: Path, quick: Recipe, tmp_path: Path
+) -> None:
+    run, asked = tmp_path / "run", EvaluationOptions(samples=1)
+    train(quick, corpus, cache, run)
+    alone = evaluate(run, corpus, cache, asked, tmp_path / "alone")
+    cores = len(os.sched_getaffinity(0))  # one thread each, as in a test: sums round alike
+    options = WorkerOptions(workers=cores, ray="local")
+    found = evaluate_by_workers(run, corpus, cache, asked, tmp_path / "actors", options)
+    assert found is not None
+    assert found.to_json() == alone.to_json()
