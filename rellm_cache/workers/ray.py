@@ -9,16 +9,20 @@ cluster has no GPU.
 import contextlib
 import os
 import queue
+import socket
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
+from urllib.parse import urlsplit
 
 from rellm_cache.errors import ConfigError
 from rellm_cache.store.remote.mirror_paths import mirrors_folder
 from rellm_cache.utils.model_files import models_root
 from rellm_cache.workers.coordinator import WorkerEvents, WorkerHandle
 from rellm_cache.workers.messages import Command, Died, Event, Finished, WorkerTask
+
+CONNECT_SECONDS = 10.0
 
 
 class ActorWorker:
@@ -154,14 +158,31 @@ def _import_ray() -> Any:
     return ray
 
 
+def _require_listener(address: str) -> None:
+    """Raise `ConfigError` unless something listens at host:port; Ray would wait for minutes."""
+    if address in ("auto", "local"):
+        return
+    try:
+        parts = urlsplit(address if "://" in address else f"//{address}")
+        place = (parts.hostname or "", parts.port or 0)
+        socket.create_connection(place, CONNECT_SECONDS).close()
+    except (OSError, ValueError, OverflowError) as error:
+        raise _no_cluster(address, error) from error
+
+
+def _no_cluster(address: str, error: Exception) -> ConfigError:
+    return ConfigError(
+        f"--ray {address}: no cluster answers ({error}); expected host:port of a cluster "
+        "started with `ray start --head`, `auto`, or `local` for this machine"
+    )
+
+
 def _connect(ray: Any, address: str) -> None:
+    _require_listener(address)
     # Workers report through events. A cluster started by this command sends no usage statistics.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     options = {"include_dashboard": False} if address == "local" else {}
     try:
         ray.init(address, log_to_driver=False, logging_level="error", **options)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise ConfigError(
-            f"--ray {address}: no cluster answers ({error}); expected host:port of a cluster "
-            "started with `ray start --head`, `auto`, or `local` for this machine"
-        ) from error
+        raise _no_cluster(address, error) from error

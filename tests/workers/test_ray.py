@@ -9,6 +9,7 @@ from kills import actor_process_id, kill_first
 from rellm_cache.annotation.responses import respond
 from rellm_cache.config.schema import Recipe
 from rellm_cache.corpus.manifest import write_lines
+from rellm_cache.errors import ConfigError
 from rellm_cache.evaluation.run import EvaluationOptions, evaluate, evaluate_by_workers
 from rellm_cache.training.run import train
 from rellm_cache.workers.messages import Result
@@ -59,3 +60,15 @@ def test_actors_evaluate_as_one_process_does(
     found = evaluate_by_workers(run, corpus, cache, asked, tmp_path / "actors", options)
     assert found is not None
     assert found.to_json() == alone.to_json()
+
+
+@pytest.mark.parametrize(
+    "address", ["127.0.0.1:9", "ray://127.0.0.1:9", "nowhere.invalid", "a:b:c"]
+)
+def test_an_address_where_nothing_listens_is_told_at_once(
+    recipe: Recipe, tmp_path: Path, address: str
+) -> None:
+    row = {"id": "c/0", "audio": "a.wav", "text": "I lost my keys.", "emotion": "sad"}
+    write_lines(tmp_path / "train.jsonl", [row])
+    with pytest.raises(ConfigError, match=f"--ray {address}: no cluster answers"):
+        respond(tmp_path, recipe, options=WorkerOptions(ray=address))
