@@ -233,7 +233,7 @@ def extract(
     from rellm_cache.workers.options import Shard
 
     loaded = load_recipe(recipe, set)  # before what takes seconds to import
-    part = Shard.parse(shard) if shard else None
+    part = None if shard is None else Shard.parse(shard)
     options = ExtractionOptions(workers, ray, part, commit_seconds)
 
     from rellm_cache.extraction.run import extract

@@ -23,6 +23,7 @@ RETRIES = 5  # of a request; the pauses grow from half a second to eight
 SECONDS = 600.0  # that a request may take
 KEY = "OPENAI_API_KEY"  # environment variable with the key, for servers that want one
 LIKELIEST = 20  # first tokens whose likelihoods are asked for: the most that servers give
+HIGHEST = 1e-3  # log-likelihood of a token that is certain, with rounding
 START_TOKENS = 3  # tokens asked for with them, since the first ones may be white space
 
 Read = TypeVar("Read")  # what is read from an answer
@@ -46,6 +47,12 @@ class Endpoint:
     seconds: float = field(default=SECONDS, compare=False)
 
     @property
+    def shown(self) -> str:
+        """The URL for messages, without a user's name and password."""
+        parts = urlsplit(self.url)
+        return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+
+    @property
     def identity(self) -> dict[str, str]:
         """What decides a reply besides request and settings; another server may have the model."""
         return {"model": self.model} | ({"root": self.root} if self.root else {})
@@ -63,33 +70,38 @@ def connect(
         ConfigError: the package `openai` is missing, the URL is none, the server does not answer
             in OpenAI's form, or it has no such model.
     """
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.netloc:
+    if not _is_url(url):
         raise ConfigError(
-            f"--endpoint {url}: expected a URL, as http://127.0.0.1:8000/v1 (vLLM) or "
+            f"--endpoint {url!a}: expected a URL, as http://127.0.0.1:8000/v1 (vLLM) or "
             "http://127.0.0.1:11434/v1 (Ollama)"
         )
     openai = _library()
     asked = Endpoint(url, model or "", "", retries, seconds)
+    shown = asked.shown
     try:
         with _client(asked) as client:
             listed = {str(m.id): m for m in client.models.list()}
-    except (openai.OpenAIError, AttributeError, TypeError, ValueError) as error:
+    except Exception as error:  # of the library, which does not check what a server answers
         if model is not None and not isinstance(error, openai.APIConnectionError):
-            say(f"{url}: the server does not list its models ({_reason(error)}); asking {model!r}")
+            why = _reason(error)
+            say(f"{shown}: the server does not list its models ({why}); asking {model!r}")
             return asked
         raise ConfigError(
-            f"--endpoint {url}: no list of models at {url.rstrip('/')}/models "
+            f"--endpoint {shown}: no list of models at {shown.rstrip('/')}/models "
             f"({_reason(error)}); start the server, correct the URL, which ends in /v1 for most "
             "servers, or name the model with --endpoint-model if the server has no list"
         ) from error
     if model is None and len(listed) == 1:
         (model,) = listed
+    if not listed and model is None:
+        raise ConfigError(
+            f"--endpoint {shown}: the server lists no model; name one with --endpoint-model"
+        )
     if model is None or model not in listed:
         found = ", ".join(sorted(listed)[:20]) or "none"
         wanted = "which one to use" if model is None else f"{model!r}"
         raise ConfigError(
-            f"--endpoint {url}: the server has the models {found}; expected {wanted}; name one "
+            f"--endpoint {shown}: the server has the models {found}; expected {wanted}; name one "
             "with --endpoint-model"
         )
     root = getattr(listed[model], "root", None)
@@ -145,7 +157,7 @@ def first_tokens(
         "logprobs": True,
         "top_logprobs": LIKELIEST,
     }
-    read = partial(_likeliest, endpoint.url)
+    read = partial(_likeliest, endpoint.shown)
     return _Asked(endpoint, system, settings, read).answers(prompts, at_once)
 
 
@@ -202,19 +214,19 @@ class _Asked(Generic[Read]):
                 return self.read(_complete(answer))
             except openai.APIStatusError as error:
                 raise RellmError(
-                    f"{endpoint.url}: the server refused the request that begins {prompt[:60]!r} "
+                    f"{endpoint.shown}: the server refused the request that begins {prompt[:60]!r} "
                     f"({_reason(error)}); replies so far are kept, run the command again to "
                     "continue"
                 ) from error
             except _IncompleteError as error:
                 found = str(error)
-            except (openai.OpenAIError, ValueError) as error:
+            except (openai.OpenAIError, ValueError, RecursionError) as error:
                 found = _reason(error)
             if not left:
                 break
         raise RellmError(
-            f"{endpoint.url}: no complete answer after {endpoint.retries + 1} requests ({found}); "
-            "replies so far are kept, run the command again to continue"
+            f"{endpoint.shown}: no complete answer after {endpoint.retries + 1} requests "
+            f"({found}); replies so far are kept, run the command again to continue"
         )
 
 
@@ -245,14 +257,25 @@ def _likeliest(url: str, choice: Any) -> FirstTokens:
     tokens = getattr(getattr(choice, "logprobs", None), "content", None)
     if tokens == [] and not choice.message.content:  # the answer ends at once
         return []
-    if not tokens or not getattr(tokens[0], "top_logprobs", None):
+    if not isinstance(tokens, list) or not getattr(next(iter(tokens), None), "top_logprobs", None):
         raise ConfigError(
             f"--endpoint {url}: the answers have no likelihoods of tokens (`logprobs` with "
             "`top_logprobs`), and a score is weighted by them; use a server that gives them, as "
             "vLLM, llama.cpp or a recent Ollama, or an LLM that runs here"
         )
-    place = next((token for token in tokens if token.token.strip()), tokens[0])
-    return [(one.token, float(one.logprob)) for one in place.top_logprobs]
+    try:
+        place = next((token for token in tokens if token.token.strip()), tokens[0])
+        found = [(one.token, float(one.logprob)) for one in place.top_logprobs]
+    except (AttributeError, TypeError, ValueError) as error:
+        raise _IncompleteError(
+            f"the likelihoods of tokens are not in OpenAI's form ({_reason(error)})"
+        ) from error
+    for text, likely in found:
+        if not isinstance(text, str) or not likely <= HIGHEST:
+            raise _IncompleteError(
+                f"found the token {text!a:.40} with log-likelihood {likely}, expected 0 at most"
+            )
+    return found
 
 
 def _client(endpoint: Endpoint) -> Any:
@@ -276,6 +299,17 @@ def _library() -> Any:
     return openai
 
 
+def _is_url(url: str) -> bool:
+    """Whether a text is the URL of a server."""
+    try:
+        parts = urlsplit(url)
+        has_place = bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:
+        return False
+    return parts.scheme in ("http", "https") and has_place and url.isascii() and url.isprintable()
+
+
 def _reason(error: Exception) -> str:
-    """First part of an error's text."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    """First part of an error's text, without characters that steer a terminal."""
+    text = "".join(c if c.isprintable() else " " for c in str(error))
+    return f"{type(error).__name__}: {' '.join(text.split())[:200]}"

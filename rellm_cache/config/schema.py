@@ -610,6 +610,11 @@ class TrainingConfig(Section):
                 'training.param_dtype = "fp32"'
             )
         single = self.gradient_accumulation == 1 and self.micro_batch_tokens == 0
+        if self.gradient_dtype == "int8" and self.solver == "least_squares":
+            raise ConfigError(
+                'training.gradient_dtype = "int8" with training.solver = "least_squares": it has '
+                "no gradients; leave training.gradient_dtype out"
+            )
         if self.gradient_dtype == "int8" and single:
             raise ConfigError(
                 'training.gradient_dtype = "int8" with gradient_accumulation = 1 and '

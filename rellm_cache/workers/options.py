@@ -21,7 +21,7 @@ class Shard:
     @classmethod
     def parse(cls, text: str) -> "Shard":
         """`"2/8"` is the second of eight; `ConfigError` for anything else."""
-        found = re.fullmatch(r"(\d+)/(\d+)", text)
+        found = re.fullmatch(r"([0-9]+)/([0-9]+)", text)
         if not found or not 1 <= int(found[1]) <= int(found[2]):
             raise ConfigError(
                 f"shard {text!r}: expected i/n with 1 <= i <= n, as 1/8 for the first of eight"
@@ -52,7 +52,7 @@ class WorkerOptions:
     @classmethod
     def parse(cls, workers: int | None, ray: str, shard: str | None) -> Self:
         """Options as a command has them; `ConfigError` for a malformed shard."""
-        return cls(workers or 0, ray, Shard.parse(shard) if shard else None)
+        return cls(workers or 0, ray, None if shard is None else Shard.parse(shard))
 
     @property
     def has_workers(self) -> bool:

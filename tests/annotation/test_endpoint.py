@@ -123,10 +123,54 @@ def test_a_server_without_likelihoods_is_named_and_not_asked_again(
     assert server.asked == {fault: 1}
 
 
-@pytest.mark.parametrize("url", ["localhost:8000", "file:///etc/passwd", "http://", ""])
+@pytest.mark.parametrize(
+    ("token", "logprob"),
+    [("4", math.nan), ("4", 900.0), ("4", None), ("4", "x"), (None, -1.0), (4, -1.0)],
+)
+def test_likelihoods_that_are_none_are_never_scores(
+    server: Server, token: Any, logprob: Any
+) -> None:
+    one = {"token": "4", "logprob": -0.5, "top_logprobs": [{"token": token, "logprob": logprob}]}
+    server.logprobs = {"content": [one]}
+    with pytest.raises(RellmError, match=r"/v1: no complete answer after 2 requests \("):
+        likely(server, "cats", retries=1)
+
+
+@pytest.mark.parametrize(
+    "logprobs",
+    [
+        {"content": 5},
+        {"content": [{"token": None, "logprob": -1.0, "top_logprobs": [{"token": "4"}]}]},
+        {"content": [{"token": "4", "logprob": -1.0, "top_logprobs": 5}]},
+        {"content": [{"token": "4", "logprob": -1.0, "top_logprobs": "abc"}]},
+        {"content": [5]},
+        "abc",
+    ],
+)
+def test_likelihoods_in_another_form_are_named(server: Server, logprobs: Any) -> None:
+    server.logprobs = logprobs
+    with pytest.raises(RellmError, match=r"/v1: (no complete answer|the answers have no likel)"):
+        likely(server, "cats", retries=0)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "localhost:8000", "file:///etc/passwd", "http://", "", "http://127.0.0.1:abc/v1",
+        "http://[::1/v1", "http://[bad]/v1", "http://127.0.0.1:9/v1\n", "http://a\0b/v1",
+        "http://127.0.0.1:0/v1", "http://xn--☃.invalid/v1",
+    ],
+)  # fmt: skip
 def test_what_is_no_url_is_refused(url: str) -> None:
     with pytest.raises(ConfigError, match="expected a URL, as http://"):
         connect(url)
+
+
+def test_a_password_in_the_url_is_not_shown() -> None:
+    with pytest.raises(ConfigError) as found:
+        connect("http://user:secret@127.0.0.1:9/v1", retries=0, seconds=5)
+    assert "http://127.0.0.1:9/v1" in str(found.value)
+    assert "secret" not in str(found.value)
 
 
 def test_a_server_that_does_not_answer_is_named() -> None:

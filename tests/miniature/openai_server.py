@@ -27,6 +27,7 @@ class Server(ThreadingHTTPServer):
         self.asked: Counter[str] = Counter()
         self.bodies: list[dict[str, Any]] = []
         self.first_tokens = {"4": 0.75, "2": 0.25}  # of an answer → their likelihoods
+        self.logprobs: Any = None  # sent in place of the right ones
         self.faults = True
         self.busy = self.most = 0
         self.url = f"http://127.0.0.1:{self.server_port}/v1"
@@ -66,6 +67,8 @@ class Handler(BaseHTTPRequestHandler):
             choice["logprobs"] = {"content": self.tokens(prompt)}
         elif body.get("logprobs") and "half" in prompt:
             choice["logprobs"] = {"content": [{**token("4", 1.0), "top_logprobs": []}]}
+        if self.server.logprobs is not None:
+            choice["logprobs"] = self.server.logprobs
         whole = {"id": "1", "object": "chat.completion", "created": 1, "model": "tiny"}
         if not self.server.faults:
             self.send(200, {**whole, "choices": [choice]})

@@ -187,3 +187,5 @@ def test_a_step_of_one_micro_batch_has_nothing_to_pack() -> None:
     with pytest.raises(ConfigError, match=r"gradient_dtype = \"int8\" with gradient_accumulation"):
         TrainingConfig(gradient_dtype="int8", gradient_accumulation=1)
     TrainingConfig(gradient_dtype="int8", gradient_accumulation=1, micro_batch_tokens="auto")
+    with pytest.raises(ConfigError, match=r"solver = \"least_squares\": it has no gradients"):
+        TrainingConfig(gradient_dtype="int8", gradient_accumulation=2, solver="least_squares")

@@ -18,10 +18,12 @@ def test_an_item_is_in_one_shard_that_depends_on_its_id_alone() -> None:
     assert all(WorkerOptions().takes(name) for name in ids)
 
 
-@pytest.mark.parametrize("text", ["0/4", "5/4", "1", "1/0", "a/b", "1/2/3", "-1/2"])
+@pytest.mark.parametrize(
+    "text", ["0/4", "5/4", "1", "1/0", "a/b", "1/2/3", "-1/2", "\u0661/\u0662", ""]
+)
 def test_a_malformed_shard_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match=f"shard '{text}': expected i/n with 1 <= i <= n"):
-        Shard.parse(text)
+        WorkerOptions.parse(None, "", text)
 
 
 def test_a_shard_is_written_as_it_is_read() -> None:
