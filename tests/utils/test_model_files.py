@@ -132,6 +132,27 @@ def test_a_folder_that_asks_for_code_is_refused_by_file(
         pass
 
 
+@pytest.mark.parametrize(
+    ("file", "content", "name", "most"),
+    [
+        ("config.json", {"num_hidden_layers": 10**18}, "num_hidden_layers", 1000),
+        ("config.json", {"num_hidden_layers": 1001}, "num_hidden_layers", 1000),
+        ("config.json", {"encoder_layers": 10**9}, "encoder_layers", 1000),
+        ("config.json", {"num_labels": 10**12}, "num_labels", 100_000),
+        ("config.json", {"text_config": {"num_experts": 10**7}}, "num_experts", 10_000),
+        ("config.json", {"conv_dim": [512, 10**10]}, "conv_dim", 2**31 - 1),
+        ("preprocessor_config.json", {"n_fft": 10**18}, "n_fft", 2**31 - 1),
+    ],
+)
+def test_a_model_of_an_absurd_size_is_refused_before_it_is_built(
+    tmp_path: Path, file: str, content: dict[str, object], name: str, most: int
+) -> None:
+    (tmp_path / file).write_text(json.dumps(content), "utf-8")
+    message = rf"{file}: found {name} = \d+, expected {most} at most"
+    with pytest.raises(ConfigError, match=message), model_errors(tmp_path):
+        raise AssertionError("built")
+
+
 def test_nobody_is_asked_whether_to_execute_code(
     llm_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
