@@ -13,6 +13,7 @@ from rellm_cache.benchmarks.leaderboard import EMOBOX_EMOTIONS, EMOBOX_UA
 from rellm_cache.config.recipes import identity_toml
 from rellm_cache.config.schema import Recipe
 from rellm_cache.config.specs import digest
+from rellm_cache.data.speaker_normalization import normalized_streams
 from rellm_cache.metrics.intervals import Summary, summarize
 from rellm_cache.utils.atomic_files import write_csv, write_json
 from rellm_cache.version import __version__
@@ -97,6 +98,11 @@ class BenchmarkReport:
             return {}
         return EMOBOX_UA[self.corpus]
 
+    @property
+    def normalizes_speakers(self) -> bool:
+        """Whether test clips were heard with the other clips of their speaker, unlike published."""
+        return bool(normalized_streams(self.recipe.encoders))
+
     def fold_scores(self, part: str, metric: str) -> dict[str, Summary]:
         """Fold → mean and spread over its seeds."""
         found: dict[str, list[float]] = {}
@@ -146,6 +152,7 @@ class BenchmarkReport:
                 }
                 for part in self.parts
             },
+            "speaker_normalization": self.normalizes_speakers,
             "leaderboard_ua": self.leaderboard,
             "runs": [
                 {**dataclasses.asdict(run), "out": str(run.out.relative_to(self.out))}

@@ -92,6 +92,11 @@ def show(report: "BenchmarkReport") -> None:
             *([f"EmoBox: {name}", percent(ua), "", ""] for name, ua in report.leaderboard.items()),
         ]
         print_table("", ["", "UA", "WA", "macro F1"], rows)
+    if report.normalizes_speakers:
+        click.echo(
+            "Frames are normalized by speaker: the other test clips of a speaker were used, "
+            "without their labels. EmoBox's leaderboard hears each clip alone."
+        )
     for text in report.lacking:
         click.echo(f"Not the whole benchmark: {text}", err=True)
     for run in report.failed:

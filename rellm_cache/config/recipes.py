@@ -173,9 +173,9 @@ def _read_table(name_or_path: str) -> tuple[dict[str, Any], str, Path]:
 def _without_other_kinds(table: dict[str, Any], layer: Mapping[str, Any]) -> dict[str, Any]:
     """Drop the fields of encoders and the adapter that `layer` gives another `kind`.
 
-    The adapter keeps `output_size` and how it mixes layers, an encoder its `pooling`: they are the
-    same for all kinds. A `layer` of an encoder drops `layers`, and the other way
-    round.
+    The adapter keeps `output_size` and how it mixes layers, an encoder its `pooling` and
+    `speaker_normalization`: they are the same for all kinds. A `layer` of an encoder drops
+    `layers`, and the other way round.
     """
 
     def kept(own: Any, new: Any, default: str, names: tuple[str, ...]) -> Any:
@@ -188,7 +188,9 @@ def _without_other_kinds(table: dict[str, Any], layer: Mapping[str, Any]) -> dic
     new = layer.get("encoders", {})
     if isinstance(new, Mapping) and isinstance(table.get("encoders"), dict):
         table["encoders"] = {
-            name: _without_other_layers(kept(own, new.get(name), "", ("pooling",)), new.get(name))
+            name: _without_other_layers(
+                kept(own, new.get(name), "", ("pooling", "speaker_normalization")), new.get(name)
+            )
             for name, own in table["encoders"].items()
         }
     if "adapter" in table:

@@ -57,11 +57,16 @@ class EncoderConfig(EncoderSpec):
     version: Annotated[int, Range(0)] = 0
     """Version of the encoder's code. It is raised when the same model would give other frames; 0
     takes the present one: leave it out."""
-    later: ClassVar[tuple[str, ...]] = ("layers",)  # as `Section.later`
+    # As `Section.later`.
+    later: ClassVar[tuple[str, ...]] = ("layers", "speaker_normalization")
 
     pooling: Literal["frame", "utterance"] = "frame"
     """`"frame"` gives the adapter every frame (as in the paper), `"utterance"` their mean in place
     of each (as in the reference code, for the emotion stream). The cache is the same."""
+    speaker_normalization: bool = False
+    """Whether frames have mean 0 and deviation 1 over all clips of their speaker in the same split
+    (CMVN by speaker). The manifest must name the speakers, and the clips of a test speaker must all
+    be there before the first is recognized. The cache is the same. See *Speaker normalization*."""
 
     def __post_init__(self) -> None:
         plugin, traits, where = self._plugin, self.traits, f"encoder {self.kind!r}"

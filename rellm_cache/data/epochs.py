@@ -12,6 +12,7 @@ from rellm_cache.data.batch import Batch
 from rellm_cache.data.examples import make_examples
 from rellm_cache.data.loader import BatchLoader
 from rellm_cache.data.sampler import bucketed_batches
+from rellm_cache.data.speaker_normalization import normalize_speakers
 from rellm_cache.data.streams import StreamSet, open_streams
 from rellm_cache.errors import ConfigError
 from rellm_cache.store.remote.mirror_paths import display_path
@@ -85,6 +86,7 @@ def open_loader(
     Raises:
         ConfigError: there is no such device.
         StoreError: the cache lacks a store or clips.
+        ManifestError: the recipe normalizes by speaker, and a clip has no speaker.
     """
     try:
         torch.zeros(0, device=device)
@@ -96,5 +98,6 @@ def open_loader(
     streams = open_streams(recipe.encoders, cache)
     command = f"rellm extract {manifest} --recipe … --cache {display_path(cache)}"
     streams.require([u.id for u in utterances], command)
+    streams = normalize_speakers(streams, recipe.encoders, utterances)
     chosen = recipe.seed if seed is None else seed
     return Loader(recipe, utterances, streams, chosen, torch.device(device), shuffle)

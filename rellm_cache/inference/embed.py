@@ -60,11 +60,11 @@ def embed(
     resources = SharedModels()
 
     def load_streams(clips: Sequence[Utterance]) -> StreamSet:
-        return resources.streams(recipe.encoders, cache)
+        ids = [u.id for u in clips]
+        return resources.run_streams(run, recipe, manifest, cache, ids)
 
     responder = SpeechResponder(run, None, load_streams)
-    command = f"rellm extract {manifest} --recipe {run}/recipe.toml --cache {cache}"
-    load_streams(utterances).require([u.id for u in utterances], command)
+    load_streams(utterances)
     with progress("Embedding", len(utterances), "clips") as tick:
 
         def rows() -> Iterator[Row]:

@@ -10,6 +10,7 @@ from rellm_cache.config.toml import Changes, parse_overrides
 from rellm_cache.corpus.clip_limits import DEFAULT_LIMITS, read_limits
 from rellm_cache.corpus.manifest import Utterance, manifest_files, read_lines, read_manifests
 from rellm_cache.data.sampler import ordered_batches
+from rellm_cache.data.speaker_normalization import require_no_speakers
 from rellm_cache.data.streams import StreamSet
 from rellm_cache.errors import ConfigError, ManifestError, StoreError
 from rellm_cache.inference.answer_fingerprints import answer_fingerprints
@@ -72,7 +73,8 @@ def generate(
 
     Raises:
         RunError: `run` is not a finished run, or the cache that it was trained from is missing.
-        ConfigError: the run has no LLM, or an override does not change a prompt.
+        ConfigError: the run has no LLM, an override does not change a prompt, or audio is to be
+            encoded live for a recipe that normalizes by speaker.
         StoreError: the cache lacks clips.
         ManifestError: a text model's utterance has no transcript.
         RellmError: `out` is the manifest or a file of another kind, or another process writes it.
@@ -82,6 +84,8 @@ def generate(
     known = _known_answers(out, source, {u.id for u in utterances}, overwrite)
     recipe = run_recipe(run, require_prompt_overrides(overrides))
     live = from_audio or source.suffix.lower() in AUDIO_SUFFIXES
+    if live:
+        require_no_speakers(recipe.encoders, f"{source}: live encoding")
     if cache is None:
         cache = DEFAULT_CACHE if live and recipe.text is None else run_cache(run)
     load_streams = partial(_load_streams, run, recipe, source, cache, live, resources)
@@ -185,14 +189,10 @@ def _load_streams(
         is_sound = source.suffix.lower() in AUDIO_SUFFIXES
         limits = DEFAULT_LIMITS if is_sound else read_limits(source)
         return LiveEncoders(recipe.encoders, default_device()).streams(utterances, limits)
-    streams = resources.streams(recipe.encoders, cache)
     try:
-        streams.require(
-            [u.id for u in utterances], f"rellm extract {source} --recipe {run}/recipe.toml"
-        )
+        return resources.run_streams(run, recipe, source, cache, [u.id for u in utterances])
     except StoreError as error:
         raise StoreError(f"{error}, or encode live with --from-audio") from error
-    return streams
 
 
 def require_prompt_overrides(overrides: Changes) -> Changes:

@@ -18,6 +18,7 @@ from rellm_cache.corpus.audio import MAX_RATE, MIN_RATE, load_clip, make_wavefor
 from rellm_cache.corpus.clip_limits import DEFAULT_LIMITS, SAMPLE_RATE
 from rellm_cache.corpus.manifest import Utterance
 from rellm_cache.corpus.speed_copies import speed_copies
+from rellm_cache.data.speaker_normalization import require_no_speakers
 from rellm_cache.data.streams import StreamSet
 from rellm_cache.errors import AudioError, ConfigError, ManifestError, RunError, StoreError
 from rellm_cache.inference.generate import AUDIO_SUFFIXES, require_prompt_overrides
@@ -123,8 +124,9 @@ class Run:
 
     Raises:
         RunError: `path` is not a finished run.
-        ConfigError: another field than a prompt is changed, the run has no LLM to answer with, or
-            it reads text and is asked for what only speech gives.
+        ConfigError: another field than a prompt is changed, the run has no LLM to answer with, it
+            reads text and is asked for what only speech gives, or its recipe normalizes frames by
+            speaker.
         AudioError: a file or waveform is not usable: not audio, empty, not finite, too short or
             long, or integers.
         StoreError: an id is not in the cache.
@@ -142,6 +144,7 @@ class Run:
     def __init__(self, path: Path, cache: Path | None = None, overrides: Changes = ()) -> None:
         self.path, self._cache = path, cache
         self.recipe = run_recipe(path, require_prompt_overrides(overrides))
+        require_no_speakers(self.recipe.encoders, f"{path}: a run in memory")
         self._resources = SharedModels()
         of_text = (cache or run_cache(path)) if self.recipe.text else Path()
         self._responder: SpeechResponder | TextResponder = load_responder(

@@ -11,6 +11,7 @@ from rellm_cache.corpus.speed_copies import read_training_clips
 from rellm_cache.data.batch import Batch
 from rellm_cache.data.collate import collate
 from rellm_cache.data.examples import make_examples
+from rellm_cache.data.speaker_normalization import normalize_speakers
 from rellm_cache.data.streams import open_streams
 from rellm_cache.inference.live_encoding import LiveEncoders
 from rellm_cache.llm.frozen import FrozenLLM
@@ -45,7 +46,8 @@ def time_epochs(
     The trainer's files go to the scratch folder `out`.
     """
     utterances = read_training_clips(manifest, recipe.training.speed_copies)
-    streams = open_streams(recipe.encoders, cache)
+    opened = open_streams(recipe.encoders, cache)
+    streams = normalize_speakers(opened, recipe.encoders, utterances)
     examples = make_examples(utterances, recipe, llm)
     data = TrainingData(examples, [], streams)
     trainer = Trainer(recipe, data, out, llm, make_accelerator(out))

@@ -11,6 +11,10 @@ from pathlib import Path
 import torch
 
 from rellm_cache.config.schema import EncoderConfig, LLMConfig, Recipe
+from rellm_cache.corpus.clip_limits import read_limits
+from rellm_cache.corpus.manifest import read_manifests
+from rellm_cache.corpus.speed_copies import speed_copies
+from rellm_cache.data.speaker_normalization import normalize_speakers, normalized_streams
 from rellm_cache.data.streams import StreamSet, open_streams
 from rellm_cache.llm.frozen import FrozenLLM
 from rellm_cache.llm.loading import load_llm
@@ -26,6 +30,7 @@ class SharedModels:
     def __init__(self) -> None:
         self._llm: FrozenLLM | None = None
         self._stores: dict[Path, FeatureStore] = {}
+        self._normalized: dict[tuple[Path, Path, Path], StreamSet] = {}
 
     def llm(self, config: LLMConfig, device: torch.device) -> FrozenLLM:
         """Return the LLM of a config; load it unless it is already kept."""
@@ -45,10 +50,25 @@ class SharedModels:
     def run_streams(
         self, run: Path, recipe: Recipe, manifest: Path, cache: Path, ids: list[str]
     ) -> StreamSet:
-        """Open the stores of a run; `StoreError` with the command to run if clips are missing."""
+        """Open the stores of a run; frames are normalized by speaker where its recipe says so.
+
+        Raises:
+            StoreError: clips are missing; the message names the command to run.
+            ManifestError: the recipe normalizes by speaker, and a clip has no speaker.
+        """
         streams = self.streams(recipe.encoders, cache)
-        streams.require(ids, f"rellm extract {manifest} --recipe {run}/recipe.toml --cache {cache}")
-        return streams
+        command = f"rellm extract {manifest} --recipe {run}/recipe.toml --cache {cache}"
+        streams.require(ids, command)
+        if not normalized_streams(recipe.encoders):
+            return streams
+        key = (run, manifest, cache)
+        if key not in self._normalized:
+            clips = read_manifests(manifest)
+            copies = speed_copies(clips, recipe.heads.speed_copies, read_limits(manifest))
+            clips += [copy for _, copy in copies]
+            streams.require([u.id for u in clips], command)
+            self._normalized[key] = normalize_speakers(streams, recipe.encoders, clips)
+        return self._normalized[key]
 
     def _store(self, path: Path) -> FeatureStore:
         if path not in self._stores:

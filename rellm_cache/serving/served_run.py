@@ -19,6 +19,7 @@ from rellm_cache.corpus.audio import Clip, decode_clip, make_waveform
 from rellm_cache.corpus.clip_limits import DEFAULT_LIMITS, SAMPLE_RATE, ClipLimits
 from rellm_cache.corpus.manifest import Utterance
 from rellm_cache.corpus.speed_copies import speed_copies
+from rellm_cache.data.speaker_normalization import require_no_speakers
 from rellm_cache.data.streams import StreamSet
 from rellm_cache.encoders.base import FrameEncoder
 from rellm_cache.encoders.whisper_transcriber import WhisperTranscriber, resolve_transcriber
@@ -105,6 +106,7 @@ class ServedRun:
         self.path, self.name = run, name
         self.recipe = run_recipe(run, require_prompt_overrides(overrides))
         _require_hearing(self.recipe, run)
+        require_no_speakers(self.recipe.encoders, f"{run}: rellm serve")
         device = default_device()
         self._encoders: LiveEncoders | None = None
         if self.recipe.text is None:

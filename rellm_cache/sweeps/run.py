@@ -23,6 +23,7 @@ from rellm_cache.corpus.clip_limits import read_limits
 from rellm_cache.corpus.manifest import Utterance, read_manifests, read_split
 from rellm_cache.corpus.speed_copies import clips_to_encode, read_training_clips
 from rellm_cache.data.examples import Questions, data_digest, load_questions
+from rellm_cache.data.speaker_normalization import normalize_speakers
 from rellm_cache.errors import RellmError, RunError, reason_of
 from rellm_cache.evaluation.run import EvaluationOptions, evaluate
 from rellm_cache.runs.folder import DATA, create_run_folder, require_same_data
@@ -148,6 +149,7 @@ class Sweeper:
         streams = self.resources.streams(recipe.encoders, self.settings.cache)
         questions = self._questions(recipe)
         clips = read_training_clips(self.settings.manifest, recipe.training.speed_copies)
+        streams = normalize_speakers(streams, recipe.encoders, [*clips, *self._splits[1]])
         return data_digest([clips, self._splits[1]], recipe.losses, questions, streams)
 
     def _questions(self, recipe: Recipe) -> Questions:

@@ -35,6 +35,7 @@ from rellm_cache.data.examples import (
     load_questions,
     make_examples,
 )
+from rellm_cache.data.speaker_normalization import normalize_speakers
 from rellm_cache.data.streams import StreamSet
 from rellm_cache.errors import ConfigError, RunError
 from rellm_cache.llm.frozen import FrozenLLM
@@ -133,8 +134,9 @@ def train(
         RellmError: another process writes `out`.
         StoreError: the cache lacks a store or clips.
         ManifestError: there is no train split, no clip has the labels of a loss, clips have
-            emotions that the recipe does not name, a clip is too long for the LLM, or `report.json`
-            in its folder cannot be read.
+            emotions that the recipe does not name, a clip is too long for the LLM, the recipe
+            normalizes by speaker and a clip has no speaker, or `report.json` in its folder cannot
+            be read.
     """
     if recipe.text is not None:
         with hold_folder(out):
@@ -289,8 +291,10 @@ def _read_corpus(recipe: Recipe, manifest: Path, cache: Path, resources: SharedM
     validation = read_split(manifest, "validation") if has_validation else []
     streams = resources.streams(recipe.encoders, cache)
     copies = speed_copies(validation, recipe.heads.speed_copies, read_limits(manifest))
-    ids = [u.id for u in (*training, *validation, *(copy for _, copy in copies))]
-    streams.require(ids, f"rellm extract {manifest} --recipe … --cache {cache}")
+    clips = [*training, *validation, *(copy for _, copy in copies)]
+    command = f"rellm extract {manifest} --recipe … --cache {cache}"
+    streams.require([u.id for u in clips], command)
+    streams = normalize_speakers(streams, recipe.encoders, clips)
     splits = ("train", "validation") if validation else ("train",)
     questions = load_questions(recipe.losses, recipe.qa, manifest, splits)
     return _Corpus(training, validation, streams, questions, manifest, copies)

@@ -48,6 +48,7 @@ def run(job: tuple[int, int], data: Path, cache: Path, recipe_name: str, overrid
     from rellm_cache.corpus.speed_copies import speed_copies
     from rellm_cache.data.batch import Example
     from rellm_cache.data.examples import make_examples
+    from rellm_cache.data.speaker_normalization import normalize_speakers
     from rellm_cache.data.streams import open_streams
     from rellm_cache.reproduction.folds import shuffle_labels
     from rellm_cache.runs.weights import load_run
@@ -66,14 +67,13 @@ def run(job: tuple[int, int], data: Path, cache: Path, recipe_name: str, overrid
         write_manifest(manifest / "train.jsonl", utterances)
         report = train(recipe, manifest, cache, out)
         recipe, model = load_run(out, torch.device("cpu"))
-    frames = open_streams(recipe.encoders, cache)
     heard = read_ravdess(data, {"test": scored}).utterances
     examples = make_examples(heard, recipe, None)
-    copies = [
-        (place, Example(copy.id))
-        for place, copy in speed_copies(heard, recipe.heads.speed_copies, DEFAULT_LIMITS)
-    ]
-    predictions = predict(model, examples, frames, torch.device("cpu"), copies)
+    copies = speed_copies(heard, recipe.heads.speed_copies, DEFAULT_LIMITS)
+    clips = [*heard, *(copy for _, copy in copies)]
+    frames = normalize_speakers(open_streams(recipe.encoders, cache), recipe.encoders, clips)
+    also_heard = [(place, Example(copy.id)) for place, copy in copies]
+    predictions = predict(model, examples, frames, torch.device("cpu"), also_heard)
     recognition = score_heads(
         predictions.emotions, predictions.dimensions, examples, recipe.heads.emotions
     ).recognition

@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from rellm_cache.benchmarks.emobox import benchmark, find_folds
 from rellm_cache.benchmarks.report import BenchmarkReport, FoldRun
 from rellm_cache.cli import rellm
+from rellm_cache.cli.benchmark import show
 from rellm_cache.config.recipes import to_toml
 from rellm_cache.config.schema import Recipe
 from rellm_cache.errors import ManifestError, RunError
@@ -98,6 +99,7 @@ def test_means_and_spreads(recipe: Recipe, tmp_path: Path) -> None:
         for (fold, seed), ua in uas.items()
     ]
     report = BenchmarkReport(tmp_path, "esd", recipe, (), ("fold_1", "fold_2"), (1, 2), (), runs)
+    assert report.to_json()["speaker_normalization"] is False
     score = report.score("head", "ua")
     assert score.mean == pytest.approx(0.7)
     assert score.sd_folds == pytest.approx(0.1 * 2**0.5)
@@ -105,3 +107,14 @@ def test_means_and_spreads(recipe: Recipe, tmp_path: Path) -> None:
     runs[3] = FoldRun("fold_2", 2, tmp_path, error="failed")
     assert report.score("head", "ua").sd_seeds is None  # seed 2 lacks a fold
     assert [run.error for run in report.failed] == ["failed"]
+
+
+def test_scores_of_known_speakers_are_called_so(
+    recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    encoders = {n: replace(e, speaker_normalization=True) for n, e in recipe.encoders.items()}
+    own = replace(recipe, encoders=encoders)
+    report = BenchmarkReport(tmp_path, "ravdess", own, (), ("fold_1",), (1,))
+    assert report.to_json()["speaker_normalization"] is True
+    show(report)
+    assert "EmoBox's leaderboard hears each clip alone" in capsys.readouterr().out
