@@ -10,11 +10,13 @@ from rellm_cache.cli.prepare.report import EXIT_CODES, prepare_and_show
 
 COLUMNS = (
     "audio", "id", "text", "response", "emotion", "speaker", "split", "arousal", "dominance",
-    "valence", "vad",
+    "valence", "vad", "vad_source",
 )  # fmt: skip
 CONTENTS = {
     "response": "the answer that the LLM is to learn",
     "vad": "arousal, dominance, valence as one list",
+    "vad_source": "where the dimensions come from: human, pseudo (a model) or made (a generator's "
+    "settings)",
 }
 
 
@@ -22,7 +24,7 @@ def column_options(command: options.Command) -> options.Command:
     """Add an option for the name of each column."""
     for name in reversed(COLUMNS):
         command = click.option(
-            f"--{name}-column",
+            f"--{name.replace('_', '-')}-column",
             default=name,
             help=f"Name of the column with {CONTENTS.get(name, f'the {name}')}.",
         )(command)

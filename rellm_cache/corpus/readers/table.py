@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast, get_args
 
 from rellm_cache.corpus.archives import open_archive
 from rellm_cache.corpus.audio_location import (
@@ -15,7 +15,7 @@ from rellm_cache.corpus.audio_location import (
 from rellm_cache.corpus.dimensions import DIMENSIONS, Vad, rescale
 from rellm_cache.corpus.field_validation import NAME, as_text, check_fields, plain_name
 from rellm_cache.corpus.labels import KNOWN_NAMES, label_rule
-from rellm_cache.corpus.manifest import SPLITS, Utterance, read_lines
+from rellm_cache.corpus.manifest import SPLITS, Utterance, VadSource, read_lines
 from rellm_cache.corpus.readers.base import Corpus
 from rellm_cache.corpus.readers.registry import register_corpus
 from rellm_cache.corpus.soft_labels import majority, read_shares
@@ -40,6 +40,7 @@ class TableOptions:
 
     Names of columns are in any case. All but the audio may be missing under these names. A
     column of dimensions holds one number, or `vad` all three, in the order of `DIMENSIONS`.
+    Dimensions without a `vad_source` are human.
 
     Attributes:
         vad_scale: lowest and highest value of the table's dimensions, as (1, 5).
@@ -57,6 +58,7 @@ class TableOptions:
     dominance_column: str = "dominance"
     valence_column: str = "valence"
     vad_column: str = "vad"
+    vad_source_column: str = "vad_source"
     vad_scale: tuple[float, ...] = (0.0, 1.0)
     split: Literal["train", "validation", "test"] = "train"
     labels: str = ""
@@ -73,7 +75,7 @@ def read_table(table: Path, options: TableOptions = TableOptions()) -> Corpus:
     Raises:
         ConfigError: the scale has another number of values than two.
         ManifestError: there is no table, no audio column or no column of a given name, or a row has
-            an unknown emotion or split, or a dimension outside the scale.
+            an unknown emotion, split or source of dimensions, or a dimension outside the scale.
     """
     is_json = table.suffix.lower() in JSON_SUFFIXES
     rows: list[Row] = [*(read_lines(table) if is_json else read_csv(table, skip_spaces=True))]
@@ -154,7 +156,7 @@ def match_columns(found: Sequence[str], table: Path, options: TableOptions) -> d
         if not near and (field == "audio" or wanted != option.default):
             raise ManifestError(
                 f"{table}: found columns {', '.join(found)}, expected one named {wanted!r}; name "
-                f"it with --{field}-column"
+                f"it with --{field.replace('_', '-')}-column"
             )
         if near:
             names[field] = near[0]
@@ -231,6 +233,12 @@ def _utterance(
         raise ManifestError(f"{where}: found no audio path, expected that of a sound file")
     if split and split.lower() not in SPLITS:
         raise ManifestError(f"{where}: split {split!r}, expected one of {', '.join(SPLITS)}")
+    source = row.get("vad_source", "").lower() or "human"
+    if source not in get_args(VadSource):
+        raise ManifestError(
+            f"{where}: vad_source {row['vad_source']!r}, expected one of "
+            f"{', '.join(get_args(VadSource))}, or an empty cell for human"
+        )
     vad = _rescaled_vad({name: row.get(name) for name in DIMENSIONS}, vad_scale, where, problems)
     return Utterance(
         id=row.get("id") or default_id(audio, folder),
@@ -238,7 +246,7 @@ def _utterance(
         text=row.get("text", ""),
         response=row.get("response") or None,
         vad=vad,
-        vad_source="human" if vad else None,
+        vad_source=cast("VadSource", source) if vad else None,
         speaker=row.get("speaker", ""),
         split=split.lower(),
     )

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from rellm_cache.corpus.readers.table import TableOptions, read_table
+from rellm_cache.demo.run import FOLDER, embedded_clips
 from rellm_cache.errors import ManifestError
 
 
@@ -231,3 +232,28 @@ def test_dimensions_in_one_list(tmp_path: Path) -> None:
     both = '{"audio": "a.wav", "vad": [0, 0, 0], "arousal": 0.5}\n'
     with pytest.raises(ManifestError, match="vad and arousal: found both"):
         read_table(table(tmp_path, both, "t.jsonl"))
+
+
+def test_the_source_of_dimensions_is_kept(tmp_path: Path) -> None:
+    cells = "audio,vad,VAD_source\n" + "".join(
+        f"{name}.wav,{vad},{source}\n"
+        for name, vad, source in [
+            ("a", '"[0, 0, 1]"', "made"),
+            ("b", '"[0, 0, 1]"', "Pseudo"),
+            ("c", '"[0, 0, 1]"', ""),
+            ("d", "", "pseudo"),
+        ]
+    )
+    found = read_table(table(tmp_path, cells)).utterances
+    assert [u.vad_source for u in found] == ["made", "pseudo", "human", None]
+    renamed = table(tmp_path, 'audio,vad,who\na.wav,"[0, 0, 1]",guessed\n')
+    message = r"clips.csv:2: vad_source 'guessed', expected one of human, pseudo, made"
+    with pytest.raises(ManifestError, match=message):
+        read_table(renamed, TableOptions(vad_source_column="who"))
+    with pytest.raises(ManifestError, match=r"name it with --vad-source-column"):
+        read_table(renamed, TableOptions(vad_source_column="source"))
+
+
+def test_the_clips_of_the_demo_stay_as_they_are() -> None:
+    path = FOLDER / "clips" / "manifest.jsonl"
+    assert [u.vad_source for u in read_table(path).utterances] == ["made"] * len(embedded_clips())
