@@ -132,11 +132,6 @@ class QuestionTask(RowTask):
 
     writer: QuestionWriter
 
-    @property
-    def modules(self) -> list[str]:
-        """This module."""
-        return [__name__]
-
     def load(self, note: Callable[[str], None]) -> MakeRows:
         """Load the LLM."""
         llm = load_llm(self.writer.config, self.device or default_device())

@@ -73,11 +73,6 @@ class ReplyTask(RowTask):
     llm: LLMConfig
     writing: Writing
 
-    @property
-    def modules(self) -> list[str]:
-        """This module."""
-        return [__name__]
-
     def load(self, note: Callable[[str], None]) -> MakeRows:
         """Load the LLM."""
         llm = load_llm(self.llm, self.device or default_device())

@@ -204,11 +204,6 @@ class TranscribeTask(RowTask):
 
     spec: TranscriberSpec
 
-    @property
-    def modules(self) -> list[str]:
-        """This module."""
-        return [__name__]
-
     def load(self, note: Callable[[str], None]) -> MakeRows:
         """Load the model."""
         device = self.device or default_device()

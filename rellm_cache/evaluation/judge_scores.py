@@ -64,11 +64,6 @@ class ScoreTask(RowTask):
     judge: LLMConfig
     settings: JudgeSettings
 
-    @property
-    def modules(self) -> list[str]:
-        """This module."""
-        return [__name__]
-
     def load(self, note: Callable[[str], None]) -> MakeRows:
         """Load the LLM."""
         return self.load_with(load_llm(self.judge, self.device or default_device()))

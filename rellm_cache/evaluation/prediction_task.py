@@ -80,11 +80,6 @@ class PredictionTask(RowTask):
     requests: Requests
     fingerprint: str
 
-    @property
-    def modules(self) -> list[str]:
-        """This module."""
-        return [__name__]
-
     def load(self, note: Callable[[str], None]) -> MakeRows:
         """Load the run and its LLM."""
         recipe, resources = run_recipe(self.run_folder), SharedModels()

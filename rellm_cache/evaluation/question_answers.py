@@ -30,11 +30,6 @@ class QuestionTask(RowTask):
     manifest: Path
     cache: Path
 
-    @property
-    def modules(self) -> list[str]:
-        """This module."""
-        return [__name__]
-
     def load(self, note: Callable[[str], None]) -> MakeRows:
         """Load the run and its LLM."""
         return self.load_with(SharedModels())

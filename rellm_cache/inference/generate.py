@@ -121,11 +121,6 @@ class AnswerTask(RowTask):
     live: bool
     overrides: Changes
 
-    @property
-    def modules(self) -> list[str]:
-        """This module."""
-        return [__name__]
-
     def load(self, note: Callable[[str], None]) -> MakeRows:
         """Load the run and its LLM."""
         return self.load_with(SharedModels())

@@ -55,6 +55,11 @@ class RowTask(WorkerTask):
 
     batch_size: int  # items in a batch of the model
 
+    @property
+    def modules(self) -> list[str]:
+        """The module of the task, which imports what its models need."""
+        return [type(self).__module__]
+
     @abstractmethod
     def load(self, note: Callable[[str], None]) -> MakeRows:
         """Load the models; returns a function from values to ids and rows.

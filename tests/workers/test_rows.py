@@ -25,10 +25,6 @@ class Shout(RowTask):
     died: Path | None = None
     refused: str = ""
 
-    @property
-    def modules(self) -> list[str]:
-        return ["rellm_cache.workers.rows"]
-
     def load(self, note: Callable[[str], None]) -> MakeRows:
         def shout(letters: Sequence[str]) -> Rows:
             for letter in letters:
@@ -45,6 +41,10 @@ class Shout(RowTask):
 
 LETTERS = {letter: letter for letter in "abcdefghijklmnopqrst"}
 LOUD = {letter: letter.upper() for letter in LETTERS}
+
+
+def test_workers_import_the_module_of_their_task() -> None:
+    assert Shout(batch_size=1).modules == [Shout.__module__]
 
 
 def test_all_rows_are_made_once() -> None:
