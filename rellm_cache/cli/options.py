@@ -135,13 +135,12 @@ manifest_folder = click.option(
     type=EXISTING_FOLDER,
     help="Manifest folder with train.jsonl and, for validation, validation.jsonl.",
 )
-overrides = click.option(
-    "--set",
-    "overrides",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="Change one recipe field, for example training.epochs=3 or llm=none. Repeatable.",
-)
+OVERRIDES: dict[str, Any] = {
+    "multiple": True,
+    "metavar": "KEY=VALUE",
+    "help": "Change one recipe field, for example training.epochs=3 or llm=none. Repeatable.",
+}
+overrides = click.option("--set", "overrides", **OVERRIDES)
 cache = click.option(
     "--cache",
     type=CacheRoot(),
@@ -167,14 +166,30 @@ as_json = click.option(
 
 
 def recipe(command: Command) -> Command:
-    """Add `--recipe` and `--set`."""
+    """Add `--recipe` and `--set`, which are checked before all other values."""
+    check: dict[str, Any] = {"is_eager": True, "callback": _checked_recipe}
+    changes = click.option("--set", "overrides", **OVERRIDES, **check)
     name = click.option(
         "--recipe",
         required=True,
+        **check,
         metavar="NAME|FILE",
         help="Name of a shipped recipe (see `rellm recipes`) or a TOML file.",
     )
-    return name(overrides(command))
+    return name(changes(command))
+
+
+def _checked_recipe(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
+    """The value of `--recipe` or `--set`; `ConfigError` if both are known and do not fit.
+
+    A change with the `{seed}` of a sweep is left to the sweep.
+    """
+    from rellm_cache.config.recipes import load_recipe
+
+    given = {**ctx.params, str(param.name): value}
+    if {"recipe", "overrides"} <= given.keys() and "{seed}" not in "".join(given["overrides"]):
+        load_recipe(given["recipe"], given["overrides"])
+    return value
 
 
 def out(help_text: str, path: click.Path = FOLDER) -> Callable[[Command], Command]:

@@ -68,6 +68,7 @@ def load_recipe(
     for _, layer in layers:
         table = merge_tables(_without_other_kinds(table, layer), layer)
     table = _without_other_kinds(table, given)
+    _require_llm(table, given, layers[-1][0])
     for change in changes:
         _require_known_stream(table, change)
         apply_override(table, change)
@@ -239,6 +240,16 @@ def _require_known_stream(table: dict[str, Any], change: Override) -> None:
     named = is_table and head == "encoders" and len(rest) == 1
     if named and rest[0] not in known and change.value == "none":
         raise ConfigError(f"--set {change.text!r}: no such encoder; found {', '.join(known)}")
+
+
+def _require_llm(table: Mapping[str, Any], given: Mapping[str, Any], source: str) -> None:
+    """Raise `ConfigError` if `--set` changes the LLM of a recipe that has none."""
+    changed = _tables(given.get("llm"))
+    if changed and "model" not in changed and table.get("llm", "none") == "none":
+        raise ConfigError(
+            f"{source}: the recipe has no LLM, so llm.{next(iter(changed))} changes nothing; leave "
+            "it out, choose a recipe with an LLM, or give this one an LLM with --set llm.model=…"
+        )
 
 
 def _refuse_old_names(tables: Sequence[tuple[str, dict[str, Any]]]) -> None:

@@ -423,3 +423,21 @@ def test_every_number_and_path_of_a_command_is_checked() -> None:
         and not isinstance(parameter.type, FiniteRange | NamedPath)
     ]
     assert found == []
+
+
+def test_the_recipe_is_checked_before_other_inputs(run: Run, tmp_path: Path) -> None:
+    gone, out = tmp_path / "gone", ("--out", tmp_path / "out")
+    wrong = ("--recipe", "heads", "--set", "training.epoch=3")
+    for words in (
+        ("train", "--manifest", gone, *out),
+        ("sweep", "--manifest", gone, *out),
+        ("plan", gone),
+        ("extract", gone),
+        ("qa", gone),
+    ):
+        for given in ((*words, *wrong), (words[0], *wrong, *words[1:])):
+            code, _, err = run(*given)
+            assert code == 1, given
+            assert "recipe 'heads': training: unknown key 'epoch'; did you mean" in err, given
+    seed = ("--recipe", "heads", "--set", "training.epochs={seed}", "--seeds", "1")
+    assert "no such folder" in run("sweep", "--manifest", gone, *out, *seed)[2]

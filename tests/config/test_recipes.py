@@ -270,3 +270,15 @@ def test_every_error_names_the_file(tmp_path: Path, text: str, message: str) -> 
     (tmp_path / "mine.toml").write_text(text)
     with pytest.raises(ConfigError, match=message):
         load_recipe(str(tmp_path / "mine.toml"))
+
+
+@pytest.mark.parametrize("changes", [("llm.quantization=none",), {"llm": {"quantization": "none"}}])
+def test_a_change_of_an_llm_that_the_recipe_lacks_is_explained(
+    changes: tuple[str, ...] | dict[str, object],
+) -> None:
+    message = r"the recipe has no LLM, so llm.quantization changes nothing; .* --set llm.model="
+    with pytest.raises(ConfigError, match=message):
+        load_recipe("heads", changes)
+    with pytest.raises(ConfigError, match=message):
+        load_recipe(load_recipe("heads"), changes)
+    assert load_recipe("heads", ("llm.model=tiny", "llm.quantization=none")).llm is not None
