@@ -69,7 +69,8 @@ def show(report: "DemoReport") -> None:
         "pairs of clips that differ in emotion alone, the answers differ.\n"
     )
     click.echo(
-        f"Cache: {byte_size(report.cache_bytes)}; {report.epoch.steps} steps of the heads: "
+        f"Stores of the demo: {byte_size(report.cache_bytes)}; "
+        f"{report.epoch.steps} steps of the heads: "
         f"{report.epoch.cached:.1f} s from the cache, {report.epoch.live:.1f} s with the encoders "
         f"in the loop ({report.epoch.ratio:.0f} times)"
     )

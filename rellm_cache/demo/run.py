@@ -13,7 +13,6 @@ from pathlib import Path
 from time import monotonic
 from typing import Final
 
-from rellm_cache.cache_admin.info import cache_info
 from rellm_cache.config.recipes import load_recipe
 from rellm_cache.config.schema import Recipe
 from rellm_cache.corpus.manifest import Utterance, read_manifest
@@ -31,6 +30,7 @@ from rellm_cache.inference.responders import Generation
 from rellm_cache.metrics.intervals import Interval
 from rellm_cache.planning.timing import EpochTimes, time_epochs
 from rellm_cache.runs.shared_models import SharedModels
+from rellm_cache.store.reader import FeatureStore
 from rellm_cache.training.run import train
 
 FOLDER: Final = Path(str(resources.files("rellm_cache.demo")))
@@ -64,7 +64,7 @@ class DemoReport:
     gain: Interval  # UA of the heads with the emotion stream minus that without it
     counts: AnswerCounts  # over the answers to all test clips
     shown: list[tuple[Utterance, Generation]]  # pairs that differ in emotion alone, in order
-    cache_bytes: int  # size of all stores
+    cache_bytes: int  # size of the demo's own stores
     epoch: EpochTimes  # time of some steps of the heads, with the cache and with live encoders
     run: Path  # folder of the speech LLM
     seconds: float  # of the whole demo
@@ -149,7 +149,7 @@ def run_demo(cache: Path, out: Path, say: Say) -> DemoReport:
         gain=ua_gain(predictions["heads"], predictions["heads-speech-only"], "head"),
         counts=count_answers(answers, clips),
         shown=[(clips[name], by_id[name]) for name in shown_ids()],
-        cache_bytes=sum(store.bytes for store in cache_info(cache)),
+        cache_bytes=sum(FeatureStore(stream.path).nbytes for stream in streams),
         epoch=epoch,
         run=out / "small",
         seconds=monotonic() - start,

@@ -57,6 +57,7 @@ def test_shows_intervals_answers_and_the_next_command(capsys: pytest.CaptureFixt
         "gain by the emotion stream (heads) +10.0 % +4 to +16",
         'sam says "It rains." happy How wonderful! sad I am so sorry.',
         "Of 200 answers 3 repeat themselves and 1 are cut. In 75.0 % of 400 pairs",
+        "Stores of the demo: 40.0 MB; 5 steps of the heads: "
         "0.5 s from the cache, 10.0 s with the encoders in the loop (20 times)",
         "Done in 250 s",
         "Report: runs/demo/small/report.html",

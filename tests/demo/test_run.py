@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import rellm_cache.demo.run as demo
+from rellm_cache.cache_admin.info import cache_info
 from rellm_cache.config.recipes import load_recipe
 from rellm_cache.config.schema import Recipe
 from rellm_cache.demo.models import SMOLLM2, WHISPER_TINY_EN
@@ -69,5 +70,9 @@ def test_runs_and_continues(tmp_path: Path, cache: Path) -> None:
     assert (report.counts.answers, report.counts.pairs) == (6, 3)
     assert [clip.id for clip, _ in report.shown] == [a.id for _, a in report.shown] == shown_ids()
     assert report.report.is_file()
+    stores = {store.name: store.bytes for store in cache_info(cache)}
+    assert report.cache_bytes == sum(stores.values())
+    shutil.copytree(cache / next(iter(stores)), cache / "other-2534981a18dc")
     again = run_demo(cache, tmp_path / "demo", said.append)
+    assert again.cache_bytes == report.cache_bytes
     assert (again.runs, again.counts, again.shown) == (report.runs, report.counts, report.shown)
