@@ -24,6 +24,7 @@ SECONDS = 600.0  # that a request may take
 KEY = "OPENAI_API_KEY"  # environment variable with the key, for servers that want one
 LIKELIEST = 20  # first tokens whose likelihoods are asked for: the most that servers give
 HIGHEST = 1e-3  # log-likelihood of a token that is certain, with rounding
+TRIAL = "Hello"  # request to learn whether a server answers
 START_TOKENS = 3  # tokens asked for with them, since the first ones may be white space
 
 Read = TypeVar("Read")  # what is read from an answer
@@ -108,13 +109,43 @@ def connect(
     return Endpoint(url, model, root if isinstance(root, str) else "", retries, seconds)
 
 
-def connect_if(url: str | None, model: str | None) -> Endpoint | None:
-    """The endpoint of a command's options; None without a URL."""
+def connect_if(url: str | None, model: str | None, likelihoods: bool = False) -> Endpoint | None:
+    """The endpoint of a command's options, which has answered a request; None without a URL.
+
+    Errors are those of `connect` and `require_answer`.
+    """
     if url is not None:
-        return connect(url, model)
+        endpoint = connect(url, model)
+        require_answer(endpoint, likelihoods)
+        return endpoint
     if model is not None:
         raise ConfigError("--endpoint-model names a model of a server; give its --endpoint URL too")
     return None
+
+
+def require_answer(endpoint: Endpoint, likelihoods: bool = False) -> None:
+    """Send a short request, so that a server that cannot answer is an error before work begins.
+
+    Args:
+        likelihoods: whether its answers must have the likelihoods of their first tokens.
+
+    Raises:
+        ConfigError: the server does not answer in OpenAI's form, or has no likelihoods.
+    """
+    if likelihoods:
+        asked: _Asked[Any] = _likelihoods(endpoint, "")
+    else:
+        asked = _Asked(endpoint, "", {"max_tokens": 1}, _first_choice)
+    try:
+        with _client(endpoint) as client:
+            asked.answer(client, TRIAL)
+    except ConfigError:
+        raise
+    except RellmError as error:
+        raise ConfigError(
+            f"--endpoint {endpoint.shown}: a trial request failed; correct the URL, which ends in "
+            f"/v1 for most servers, or the name of the model, {endpoint.model!r}: {error}"
+        ) from error
 
 
 def ask_endpoint(
@@ -151,14 +182,7 @@ def first_tokens(
     Raises:
         ConfigError: the server gives no likelihoods.
     """
-    settings = {
-        "max_tokens": START_TOKENS,
-        "temperature": 0.0,
-        "logprobs": True,
-        "top_logprobs": LIKELIEST,
-    }
-    read = partial(_likeliest, endpoint.shown)
-    return _Asked(endpoint, system, settings, read).answers(prompts, at_once)
+    return _likelihoods(endpoint, system).answers(prompts, at_once)
 
 
 class _IncompleteError(Exception):
@@ -172,7 +196,7 @@ class _Asked(Generic[Read]):
     endpoint: Endpoint
     system: str
     settings: Mapping[str, Any]  # of the request
-    read: Callable[[Any], Read]  # from the first choice; `_IncompleteError` if it lacks something
+    read: Callable[[Any], Read]  # from an answer; `_IncompleteError` if it lacks something
 
     def answers(self, prompts: Iterable[str], at_once: int) -> Iterator[tuple[str, Read]]:
         """Yield distinct prompts with what is read from their answers; see `ask_endpoint`."""
@@ -184,7 +208,7 @@ class _Asked(Generic[Read]):
                 while True:
                     if failure is None:
                         for prompt in islice(waiting, at_once - len(running)):
-                            running[pool.submit(self._answer, client, prompt)] = prompt
+                            running[pool.submit(self.answer, client, prompt)] = prompt
                     if not running:
                         break
                     for done in wait(running, return_when=FIRST_COMPLETED).done:
@@ -198,10 +222,14 @@ class _Asked(Generic[Read]):
             finally:
                 for future in running:
                     future.cancel()
+        if type(failure) is RellmError:
+            raise RellmError(
+                f"{failure}; replies so far are kept, run the command again to continue"
+            ) from failure
         if failure is not None:
             raise failure
 
-    def _answer(self, client: Any, prompt: str) -> Read:
+    def answer(self, client: Any, prompt: str) -> Read:
         """What is read from the server's answer to one prompt; raises `RellmError`."""
         openai, endpoint = _library(), self.endpoint
         messages = [{"role": "system", "content": self.system}] if self.system else []
@@ -211,12 +239,11 @@ class _Asked(Generic[Read]):
                 answer = client.chat.completions.create(
                     model=endpoint.model, messages=messages, **self.settings
                 )
-                return self.read(_complete(answer))
+                return self.read(answer)
             except openai.APIStatusError as error:
                 raise RellmError(
                     f"{endpoint.shown}: the server refused the request that begins {prompt[:60]!r} "
-                    f"({_reason(error)}); replies so far are kept, run the command again to "
-                    "continue"
+                    f"({_reason(error)})"
                 ) from error
             except _IncompleteError as error:
                 found = str(error)
@@ -225,35 +252,53 @@ class _Asked(Generic[Read]):
             if not left:
                 break
         raise RellmError(
-            f"{endpoint.shown}: no complete answer after {endpoint.retries + 1} requests "
-            f"({found}); replies so far are kept, run the command again to continue"
+            f"{endpoint.shown}: no complete answer after {endpoint.retries + 1} requests ({found})"
         )
 
 
-def _complete(answer: Any) -> Any:
+def _likelihoods(endpoint: Endpoint, system: str) -> _Asked[FirstTokens]:
+    """Requests for the first tokens of answers, with their likelihoods."""
+    settings = {
+        "max_tokens": START_TOKENS,
+        "temperature": 0.0,
+        "logprobs": True,
+        "top_logprobs": LIKELIEST,
+    }
+    return _Asked(endpoint, system, settings, partial(_likeliest, endpoint.shown))
+
+
+def _first_choice(answer: Any) -> Any:
     """The first choice of a server's answer; raises `_IncompleteError`."""
     choices = getattr(answer, "choices", None)
     if not isinstance(choices, list) or not choices:
         raise _IncompleteError("the answer has no choices")
-    reason = getattr(choices[0], "finish_reason", None)
-    if not isinstance(getattr(getattr(choices[0], "message", None), "content", None), str):
-        raise _IncompleteError("the answer has no text")
-    if reason not in ("stop", "length"):
-        raise _IncompleteError(f"the answer ended by {reason!r}, expected 'stop' or 'length'")
     return choices[0]
 
 
-def _continuation(choice: Any) -> Continuation:
-    """The reply in a complete choice."""
+def _complete(answer: Any) -> Any:
+    """The first choice, which has a text and its end; raises `_IncompleteError`."""
+    choice = _first_choice(answer)
+    reason = getattr(choice, "finish_reason", None)
+    if not isinstance(getattr(getattr(choice, "message", None), "content", None), str):
+        raise _IncompleteError("the answer has no text")
+    if reason not in ("stop", "length"):
+        raise _IncompleteError(f"the answer ended by {reason!r}, expected 'stop' or 'length'")
+    return choice
+
+
+def _continuation(answer: Any) -> Continuation:
+    """The reply of a complete answer."""
+    choice = _complete(answer)
     early_stop = choice.finish_reason == "length"
     return Continuation(choice.message.content.strip(), early_stop=early_stop)
 
 
-def _likeliest(url: str, choice: Any) -> FirstTokens:
+def _likeliest(url: str, answer: Any) -> FirstTokens:
     """The likeliest tokens at the place of the first one that is not white space, if there is one.
 
     Raises `ConfigError` if the server at `url` gives no likelihoods.
     """
+    choice = _complete(answer)
     tokens = getattr(getattr(choice, "logprobs", None), "content", None)
     if tokens == [] and not choice.message.content:  # the answer ends at once
         return []

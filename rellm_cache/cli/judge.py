@@ -67,7 +67,7 @@ def judge(
         )
     if endpoint and model:
         raise click.UsageError("--endpoint lets a server judge; leave out --judge")
-    judging: Endpoint | LLMConfig | None = connect_if(endpoint, endpoint_model)
+    judging: Endpoint | LLMConfig | None = connect_if(endpoint, endpoint_model, likelihoods=True)
     if model:
         judging = LLMConfig(model=model, quantization=quantization or "nf4", template="model")
     divided = WorkerOptions.parse(workers, ray, shard)

@@ -7,7 +7,13 @@ from typing import Any
 import pytest
 from openai_server import Server
 
-from rellm_cache.annotation.endpoint import Endpoint, ask_endpoint, connect, first_tokens
+from rellm_cache.annotation.endpoint import (
+    Endpoint,
+    ask_endpoint,
+    connect,
+    connect_if,
+    first_tokens,
+)
 from rellm_cache.annotation.responses import reply_fingerprint, respond
 from rellm_cache.annotation.text_replies import Writing
 from rellm_cache.config.schema import Recipe
@@ -201,3 +207,25 @@ def test_respond_writes_the_replies_of_a_server_and_continues(
     own = reply_fingerprint(recipe.require_llm(), recipe.prompts)
     other = reply_fingerprint(recipe.require_llm(), recipe.prompts, endpoint)
     assert {row["fingerprint"] for row in written} == {other} != {own}
+
+
+@pytest.mark.parametrize("likelihoods", [False, True])
+def test_a_server_that_cannot_answer_is_an_error_at_once(
+    server: Server, likelihoods: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    endpoint = connect_if(server.url, "tiny", likelihoods)
+    assert endpoint == connect(server.url)
+    assert server.asked == {"Hello": 1}
+    assert server.bodies[0].get("top_logprobs") == (20 if likelihoods else None)
+    server.page = "<html>Welcome to the proxy</html>"
+    message = r"--endpoint http://127.*: a trial request failed; correct the URL.*'tiny': .*no choi"
+    with pytest.raises(ConfigError, match=message):
+        connect_if(server.url, "tiny", likelihoods)
+    assert "does not list its models" in capsys.readouterr().err
+
+
+def test_a_judge_needs_likelihoods_from_the_start(server: Server) -> None:
+    server.logprobs = {}
+    assert connect_if(server.url, None) is not None
+    with pytest.raises(ConfigError, match="the answers have no likelihoods of tokens"):
+        connect_if(server.url, None, likelihoods=True)

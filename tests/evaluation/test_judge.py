@@ -234,9 +234,10 @@ def test_a_server_judges_by_the_likelihoods_of_its_first_tokens(
         assert row["answer"] == before["answer"]  # the run answers here
         assert row["fingerprint"] != before["fingerprint"]
         assert row["level_share"] == pytest.approx(0.75)
+    assert server.asked.pop("Hello") == 1  # the trial, before the run answers
     asked = server.asked.total()
     assert asked == len({(r["question"], r["reference"], r["answer"]) for r in own.values()})
-    assert {body["messages"][0]["content"] for body in server.bodies} == {"Judge."}
+    assert {body["messages"][0]["content"] for body in server.bodies[1:]} == {"Judge."}
     judge([one], test, cache, Endpoint(server.url, "tiny", "of/tiny"))
     assert server.asked.total() == asked  # nothing to do
     judge([one], test, cache, Endpoint(server.url, "tiny", "of/other"))

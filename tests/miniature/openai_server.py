@@ -28,6 +28,7 @@ class Server(ThreadingHTTPServer):
         self.bodies: list[dict[str, Any]] = []
         self.first_tokens = {"4": 0.75, "2": 0.25}  # of an answer → their likelihoods
         self.logprobs: Any = None  # sent in place of the right ones
+        self.page = ""  # HTML that is sent in place of every answer
         self.faults = True
         self.busy = self.most = 0
         self.url = f"http://127.0.0.1:{self.server_port}/v1"
@@ -98,10 +99,11 @@ class Handler(BaseHTTPRequestHandler):
         return [blank, written] if "late" in prompt else [written]
 
     def send(self, status: int, content: Any, cut: int = 0) -> None:
-        """Send JSON, or the beginning of it."""
+        """Send JSON, or the beginning of it, or the server's page."""
+        status, content = (200, self.server.page) if self.server.page else (status, content)
         body = (content if isinstance(content, str) else json.dumps(content)).encode()
         self.send_response(status)
-        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Type", "text/html" if self.server.page else "application/json")
         self.send_header("Content-Length", str(len(body)))
         self.send_header("Connection", "close")
         self.send_header("retry-after-ms", "5")
