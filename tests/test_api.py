@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from conftest import S3
 
 import rellm_cache as rellm
-from rellm_cache.cli import rellm as command
+from rellm_cache.cli.commands import rellm as command
 from rellm_cache.config.plugins import CORPORA
 from rellm_cache.config.recipes import to_toml
 from rellm_cache.config.schema import Recipe

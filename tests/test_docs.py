@@ -13,7 +13,7 @@ import pytest
 from cli_page import anchor, contexts, with_commands
 from recipe_fields import FIELDS, field_rows, recipe_tables, section_paths, with_tables
 
-from rellm_cache.cli import rellm
+from rellm_cache.cli.commands import rellm
 from rellm_cache.config.recipes import shipped_recipes
 from rellm_cache.config.specs import EncoderSpec
 from rellm_cache.store.format import FORMAT, FORMAT_VERSION, StoreInfo, store_path

@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from rellm_cache.cli import rellm
+from rellm_cache.cli.commands import rellm
 
 PAGE = Path(__file__).parents[1] / "docs" / "cli.md"
 MARK = "<!-- below: written by tools/cli_page.py -->\n"

@@ -38,7 +38,7 @@ from hostile_world import World, contents, make_world
 from options import make_parser, write_figures
 from processes import Ended, command, fork, kill, run, wait
 
-from rellm_cache.cli import main as _main  # noqa: F401 (imported before the forks)
+from rellm_cache.cli.commands import rellm as _rellm  # noqa: F401 (imported before the forks)
 from rellm_cache.config.recipes import load_recipe
 from rellm_cache.corpus.audio import load_clip
 from rellm_cache.corpus.manifest import Utterance, read_manifest

@@ -10,8 +10,8 @@ from click.testing import CliRunner
 
 from rellm_cache.benchmarks.emobox import benchmark, find_folds
 from rellm_cache.benchmarks.report import BenchmarkReport, FoldRun
-from rellm_cache.cli import rellm
 from rellm_cache.cli.benchmark import show
+from rellm_cache.cli.commands import rellm
 from rellm_cache.config.recipes import to_toml
 from rellm_cache.config.schema import Recipe
 from rellm_cache.errors import ManifestError, RunError

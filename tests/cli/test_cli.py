@@ -4,17 +4,19 @@ import inspect
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from subprocess import PIPE
 from typing import NamedTuple
 
 import click
 import pytest
 
 from rellm_cache import __version__
-from rellm_cache.cli import rellm
+from rellm_cache.cli.commands import rellm
 from rellm_cache.cli.options import FiniteRange, NamedPath
 from rellm_cache.config.recipes import load_recipe, shipped_recipes, to_toml
 from rellm_cache.config.schema import Recipe
@@ -441,3 +443,27 @@ def test_the_recipe_is_checked_before_other_inputs(run: Run, tmp_path: Path) -> 
             assert "recipe 'heads': training: unknown key 'epoch'; did you mean" in err, given
     seed = ("--recipe", "heads", "--set", "training.epochs={seed}", "--seeds", "1")
     assert "no such folder" in run("sweep", "--manifest", gone, *out, *seed)[2]
+
+
+@pytest.mark.parametrize("module", ["rellm_cache.cli.commands", "click", "rellm_cache.cli.train"])
+def test_ctrl_c_during_the_imports_is_no_traceback(module: str) -> None:
+    script = f"""
+import sys
+from rellm_cache.cli import main
+class Wait:
+    def find_spec(name, path, target=None):
+        if name == {module!r}:
+            print("importing", flush=True)
+            import time
+            time.sleep(60)
+sys.meta_path.insert(0, Wait)
+main(["recipes"])
+"""
+    command = [sys.executable, "-c", script]
+    with subprocess.Popen(command, stdout=PIPE, stderr=PIPE, text=True) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "importing\n"
+        child.send_signal(signal.SIGINT)
+        out, err = child.communicate()
+    said = "Interrupted. Run the same command again to continue.\n"
+    assert (child.returncode, out, err) == (130, "", said)

@@ -6,7 +6,7 @@ from pathlib import Path
 from click.testing import CliRunner
 from probes import RECIPE, write_known
 
-from rellm_cache.cli import rellm
+from rellm_cache.cli.commands import rellm
 from rellm_cache.config.recipes import to_toml
 
 

@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Callable
 from pathlib import Path
 
-from rellm_cache.cli import rellm
+from rellm_cache.cli.commands import rellm
 from rellm_cache.config.recipes import load_recipe, to_toml
 from rellm_cache.config.schema import Recipe
 from rellm_cache.corpus.manifest import write_lines

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from rellm_cache.cli import rellm
+from rellm_cache.cli.commands import rellm
 from rellm_cache.config.schema import Recipe
 from rellm_cache.corpus.manifest import Utterance
 from rellm_cache.errors import ManifestError

@@ -12,7 +12,7 @@ from kills import KilledAfter
 from openai_server import Server
 
 from rellm_cache.annotation.endpoint import Endpoint
-from rellm_cache.cli import rellm
+from rellm_cache.cli.commands import rellm
 from rellm_cache.config.qa import JudgeSettings, QASettings
 from rellm_cache.config.schema import LossesConfig, Recipe, TextConfig
 from rellm_cache.corpus.manifest import manifest_files, read_manifest

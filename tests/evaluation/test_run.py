@@ -17,7 +17,7 @@ from old_recipes import EDITION_1, with_new_names
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from rellm_cache.cli import rellm
+from rellm_cache.cli.commands import rellm
 from rellm_cache.cli.evaluate import print_empathy
 from rellm_cache.config.schema import Recipe, TextConfig
 from rellm_cache.corpus.manifest import Utterance, read_manifests

@@ -10,7 +10,7 @@ import torch
 from click.testing import CliRunner
 
 from rellm_cache.annotation.transcripts import transcribe
-from rellm_cache.cli import rellm
+from rellm_cache.cli.commands import rellm
 from rellm_cache.config.recipes import to_toml
 from rellm_cache.config.schema import Recipe, TextConfig
 from rellm_cache.config.specs import TranscriberSpec

@@ -53,7 +53,7 @@ warmup_steps = 4
 DRIVER = """
 import sys
 from itertools import groupby
-from rellm_cache.cli import rellm
+from rellm_cache.cli.commands import rellm
 for is_end, words in groupby(sys.argv[1:], "--".__eq__):
     if not is_end and (code := rellm.main(list(words), standalone_mode=False)):
         sys.exit(code)

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from safetensors.torch import load_file
 from trees import write_esd, write_iemocap, write_msp
 
-from rellm_cache.cli import rellm
+from rellm_cache.cli.commands import rellm
 from rellm_cache.config.recipes import load_recipe, to_toml
 from rellm_cache.config.schema import Recipe
 from rellm_cache.config.specs import TranscriberSpec

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from rellm_cache.cli import rellm
+from rellm_cache.cli.commands import rellm
 from rellm_cache.config.recipes import load_recipe, to_toml
 from rellm_cache.config.schema import Recipe
 from rellm_cache.errors import ConfigError, RunError, StoreError
