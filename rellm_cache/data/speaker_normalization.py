@@ -15,7 +15,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from rellm_cache.config.schema import EncoderConfig
 from rellm_cache.config.specs import EncoderSpec, StoredSpec
@@ -33,24 +35,24 @@ Group = tuple[str | None, str | None, float]  # split, speaker, speed
 
 @dataclass(frozen=True)
 class SpeakerStatistics:
-    """Mean and standard deviation of all frames of a speaker, (D,) float32; of K layers (K, D)."""
+    """Mean of all frames of a speaker, and what they are multiplied by: (D,) float32 or (K, D)."""
 
-    mean: NDArray[np.float32]
-    deviation: NDArray[np.float32]
+    mean: Tensor
+    scale: Tensor  # 1 / standard deviation
 
     @classmethod
     def of(cls, source: FrameSource, utterance_ids: Iterable[str]) -> "SpeakerStatistics":
         """Read the frames of a speaker's clips, one or more."""
-        count, total, squares = 0, np.zeros(()), np.zeros(())
+        count, total, squares = 0, torch.zeros(()), torch.zeros(())
         for name in utterance_ids:
-            values = _values(source, name).astype(np.float64)
+            values = _values(source, name).double()
             count += len(values)
             total = total + values.sum(0)
-            squares = squares + np.square(values).sum(0)
+            squares = squares + values.square().sum(0)
         mean = total / count
-        deviation = np.sqrt(np.maximum(squares / count - np.square(mean), 0))
+        deviation = (squares / count - mean.square()).clamp(min=0).sqrt()
         deviation[deviation < SMALLEST] = 1.0
-        return cls(mean.astype(np.float32), deviation.astype(np.float32))
+        return cls(mean.float(), deviation.reciprocal().float())
 
 
 class SpeakerNormalizedFrames:
@@ -99,8 +101,9 @@ class SpeakerNormalizedFrames:
     def frames(self, utterance_id: str, /) -> NDArray[np.float16]:
         """(L, D) float16 frames of one utterance; of K layers (L, K, D)."""
         found = self._of(utterance_id)
-        scaled = (_values(self._source, utterance_id) - found.mean) / found.deviation
-        normalized: NDArray[np.float16] = scaled.astype(np.float16)
+        # In torch, whose conversions of float16 are ten times as fast as NumPy's.
+        values = _values(self._source, utterance_id).sub_(found.mean).mul_(found.scale)
+        normalized: NDArray[np.float16] = values.half().numpy()
         return normalized
 
     def layer_frames(self, utterance_id: str, /) -> Sequence[np.ndarray]:
@@ -183,9 +186,9 @@ def require_no_speakers(encoders: Mapping[str, EncoderSpec], what: str) -> None:
         )
 
 
-def _values(source: FrameSource, utterance_id: str) -> NDArray[np.float32]:
-    """(L, D) float32 frames, or (L, K, D)."""
+def _values(source: FrameSource, utterance_id: str) -> Tensor:
+    """(L, D) float32 frames, or (L, K, D), in memory of their own."""
     frames = source.frames(utterance_id)
     if source.quantization is not None:
-        return source.quantization.dequantize(frames)
-    return frames.astype(np.float32)
+        return torch.from_numpy(source.quantization.dequantize(frames))
+    return torch.from_numpy(np.array(frames)).float()
