@@ -1,6 +1,7 @@
 """Trained run in memory: it answers, recognizes and embeds sound files, waveforms and cached clips.
 
-The results equal those of `rellm generate` and `rellm evaluate`.
+The results equal those of `rellm generate` and `rellm evaluate`. The LLM is loaded for the first
+answer; nothing else needs it.
 """
 
 import os
@@ -146,10 +147,12 @@ class Run:
         self.recipe = run_recipe(path, require_prompt_overrides(overrides))
         require_no_speakers(self.recipe.encoders, f"{path}: a run in memory")
         self._resources = SharedModels()
-        of_text = (cache or run_cache(path)) if self.recipe.text else Path()
-        self._responder: SpeechResponder | TextResponder = load_responder(
-            path, self.recipe, of_text, self._load_streams, self._resources, overrides
-        )
+        self._overrides, self._lacks_llm = overrides, self.recipe.used_llm is not None
+        self._responder: SpeechResponder | TextResponder
+        if self.recipe.text is None:
+            self._responder = SpeechResponder(path, None, self._load_streams)
+        else:
+            self._load_llm()
 
     @overload
     def answer(
@@ -160,7 +163,9 @@ class Run:
         self, x: Clips[Item], *, sampling_rate: int = 16_000, batch_size: int = BATCH
     ) -> list[Answer]: ...
     def answer(self, x: Any, *, sampling_rate: int = 16_000, batch_size: int = BATCH) -> Any:
-        """Answer clips with the LLM, greedily, with the prompt `answer`."""
+        """Answer clips with the LLM, greedily, with the prompt `answer`; it is loaded once."""
+        if self._lacks_llm:
+            self._load_llm()
 
         def answers(clips: list[Utterance]) -> dict[str, Answer]:
             return {
@@ -207,6 +212,14 @@ class Run:
             return {n: Embedding(s.numpy(), p.numpy()) for n, (s, p) in found.items()}
 
         return self._for_each(x, sampling_rate, embeddings)
+
+    def _load_llm(self) -> None:
+        """Load the run again, with its LLM."""
+        cache = (self._cache or run_cache(self.path)) if self.recipe.text else Path()
+        self._responder = load_responder(
+            self.path, self.recipe, cache, self._load_streams, self._resources, self._overrides
+        )
+        self._lacks_llm = False
 
     @property
     def _speech_responder(self) -> SpeechResponder:

@@ -18,6 +18,7 @@ from rellm_cache.evaluation.predictions import read_predictions
 from rellm_cache.evaluation.run import evaluate
 from rellm_cache.inference.generate import generate
 from rellm_cache.inference.trained_run import Run
+from rellm_cache.runs.shared_models import SharedModels
 from rellm_cache.training.run import train
 
 
@@ -52,6 +53,22 @@ def test_an_answer_is_that_of_generate(path: Path, clip: Path, tmp_path: Path) -
     assert sum(answer.probabilities.values()) == pytest.approx(1)
     short = rellm.load_run(path, set={"prompts": {"answer_tokens": 1}}).answer(clip)
     assert len(short.text) < len(answer.text)
+
+
+def test_only_answers_load_the_llm(path: Path, clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = []
+    own = SharedModels.llm
+    monkeypatch.setattr(
+        SharedModels, "llm", lambda self, *given: loaded.append(given) or own(self, *given)
+    )
+    run = rellm.load_run(path)
+    before, vectors = run.recognise(clip), run.embed(clip)
+    assert not loaded
+    run.answer(clip)
+    run.answer(clip)
+    assert len(loaded) == 1
+    assert same(run.recognise(clip), before)
+    np.testing.assert_allclose(run.embed(clip).pooled, vectors.pooled, atol=1e-5)
 
 
 def test_files_arrays_and_ids_give_the_same(path: Path, clip: Path) -> None:
