@@ -30,7 +30,7 @@ FEW_CLIPS = 5  # of a speaker; means of fewer tell more about the sentences than
 # A channel that never changes has no deviation to divide by.
 SMALLEST = 1e-5
 
-Group = tuple[str | None, str | None, float]  # split, speaker, speed
+Group = tuple[str, str, float]  # split, speaker, speed
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,7 @@ def normalize_speakers(
     if few:
         say_once(
             f"Warning: {counted(len(few), 'speaker has', 'speakers have')} fewer than {FEW_CLIPS} "
-            f"clips, as {min(few, key=str)!r}: speaker normalization (encoders.{names[0]}."
+            f"clips, as {min(few)!r}: speaker normalization (encoders.{names[0]}."
             "speaker_normalization) removes much of what they say"
         )
     normalized = {

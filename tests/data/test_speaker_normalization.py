@@ -119,7 +119,7 @@ def test_other_streams_stay_as_they_are() -> None:
 
 
 def test_a_clip_without_speaker_is_named() -> None:
-    clips = [CLIPS[0], replace(CLIPS[1], speaker=None)]
+    clips = [CLIPS[0], replace(CLIPS[1], speaker="")]
     with pytest.raises(ManifestError, match=r"'a2': found no speaker.*add `speaker`"):
         normalize_speakers(StreamSet({"speech": in_memory()}), {"speech": NORMALIZED}, clips)
 
