@@ -14,6 +14,7 @@ from rellm_cache.config.schema import Recipe
 from rellm_cache.corpus.audio import load_clip
 from rellm_cache.corpus.clip_limits import SAMPLE_RATE, WIDEST_LIMITS
 from rellm_cache.corpus.manifest import Utterance
+from rellm_cache.data.speaker_normalization import normalized_streams
 from rellm_cache.errors import AudioError
 from rellm_cache.inference.responders import Generation
 from rellm_cache.training.loop import read_metrics
@@ -81,6 +82,7 @@ def render_report(
         "evaluation/report.html.j2",
         name=run.resolve().name,
         recipe=recipe,
+        normalized=normalized_streams(recipe.encoders),
         recipe_toml=to_toml(recipe),
         scores=scores,
         charts=charts(list(read_metrics(run))),

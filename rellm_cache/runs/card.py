@@ -15,6 +15,7 @@ import jinja2
 import yaml
 
 from rellm_cache.config.schema import Recipe
+from rellm_cache.data.speaker_normalization import normalized_streams
 from rellm_cache.errors import RunError
 from rellm_cache.model.losses.registry import loss_weights
 from rellm_cache.runs.licences import (
@@ -130,6 +131,7 @@ def render_card(card: Card) -> str:
             rate=f"{next(iter(card.recipe.encoders.values())).frame_rate:g}",
             unknown=UNKNOWN,
             dimensions=card.has_trained_dimensions,
+            normalized=normalized_streams(card.recipe.encoders),
         )
     )
     head = yaml.safe_dump(metadata(card), sort_keys=False, allow_unicode=True)

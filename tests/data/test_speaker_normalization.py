@@ -165,6 +165,7 @@ def test_runs_train_on_normalized_frames_and_hear_manifests_alone(
     assert report.validation["loss"] != plain.validation["loss"]
 
     evaluate(report.out, test, cache)
+    assert "frames normalized by speaker" in (report.out / "report.html").read_text("utf-8")
     one = json.loads((report.out / "scores.json").read_text("utf-8"))
     options, workers = EvaluationOptions(), WorkerOptions(workers=1)
     evaluate_by_workers(report.out, test, cache, options, tmp_path / "two", workers)

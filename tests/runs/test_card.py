@@ -144,6 +144,16 @@ def test_an_untrained_head_is_named(card: Card) -> None:
     assert warning in render_card(replace(card, training=training))
 
 
+def test_speaker_normalization_is_named(card: Card) -> None:
+    assert "by speaker" not in render_card(card)
+    encoders = {n: replace(e, speaker_normalization=True) for n, e in card.recipe.encoders.items()}
+    recipe = replace(card.recipe, encoders=encoders)
+    page = render_card(replace(card, recipe=recipe, scores=SCORES))
+    assert ", normalized by speaker | " in page
+    assert "The scores are of clips whose speakers are known" in page
+    assert "speech.wav" not in page
+
+
 def test_questions_in_training_are_named(card: Card) -> None:
     assert "questions and answers" not in render_card(card)
     losses = replace(card.recipe.losses, qa_lm=0.5)
