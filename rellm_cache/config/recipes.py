@@ -70,7 +70,7 @@ def load_recipe(
     table = _without_other_kinds(table, given)
     _require_llm(table, given, layers[-1][0])
     for change in changes:
-        _require_known_stream(table, change)
+        _require_known_stream(table, given, change, layers[-1][0])
         apply_override(table, change)
     _require_plugins(table, layers[-1][0])
     return _build_recipe(table, layers[-1][0])
@@ -232,14 +232,22 @@ def _tables(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _require_known_stream(table: dict[str, Any], change: Override) -> None:
-    """Raise `ConfigError` if `--set encoders.NAME=none` names no encoder of the recipe."""
+def _require_known_stream(
+    table: dict[str, Any], given: Mapping[str, Any], change: Override, source: str
+) -> None:
+    """Raise `ConfigError` if `--set encoders.NAME…` names no encoder, old or new."""
     known = table.get("encoders", {})
     head, *rest = change.keys
     is_table = isinstance(known, dict)  # another value is an error of `build`
-    named = is_table and head == "encoders" and len(rest) == 1
-    if named and rest[0] not in known and change.value == "none":
+    if not is_table or head != "encoders" or not rest or rest[0] in known:
+        return
+    if len(rest) == 1 and change.value == "none":
         raise ConfigError(f"--set {change.text!r}: no such encoder; found {', '.join(known)}")
+    if len(rest) > 1 and "kind" not in _tables(_tables(given["encoders"]).get(rest[0])):
+        raise ConfigError(
+            f"{source}: encoders: {rest[0]}: key 'kind' is missing; the recipe's own encoders are "
+            f"{', '.join(known)}"
+        )
 
 
 def _require_llm(table: Mapping[str, Any], given: Mapping[str, Any], source: str) -> None:

@@ -25,7 +25,13 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 INTEGER_BITS = 63
-WRITABLE = f"Unicode text, a finite number, or an integer of {INTEGER_BITS} bits"
+# What TOML can hold of each type.
+WRITABLE = {
+    str: "Unicode text",
+    int: f"an integer of {INTEGER_BITS} bits at most",
+    float: "a finite number",
+}
+LARGE_INTEGER = re.compile("[+-]?[0-9]{19,99}")  # for a message about its size
 SURROGATE = re.compile("[\ud800-\udfff]")  # half of a character, from names that are not UTF-8
 Built = TypeVar("Built", bound="DataclassInstance")
 
@@ -69,12 +75,12 @@ def override_texts(changes: Changes) -> tuple[str, ...]:
 def _of_text(text: str) -> Override:
     key, equals, value = text.partition("=")
     keys = tuple(key.strip().split("."))
-    if not equals or not keys[-1]:
+    if not equals or not all(keys):
         raise ConfigError(f"--set {text!r}: expected key=value, as in training.epochs=3")
     try:
         found = parse_toml(f"value = {value}", f"--set {text!r}")
     except ConfigError:
-        found = {}
+        found = {"value": int(value)} if LARGE_INTEGER.fullmatch(value) else {}
     return Override(keys, found["value"] if len(found) == 1 else value, text)
 
 
@@ -241,7 +247,8 @@ def convert(hint: Any, value: Any, where: str) -> Any:
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, hint) or (hint is not bool and isinstance(value, bool)):
-        raise ConfigError(f"{where} = {value!r}: expected {hint.__name__}")
+        expected = "bool: true or false" if hint is bool else hint.__name__
+        raise ConfigError(f"{where} = {value!r}: expected {expected}")
     return value
 
 
@@ -258,7 +265,7 @@ def _require_writable(value: Any, where: str) -> None:
         shown = (
             f"an integer of {value.bit_length()} bits" if isinstance(value, int) else f"{value!r}"
         )
-        raise ConfigError(f"{where}: found {shown}, expected {WRITABLE} at most")
+        raise ConfigError(f"{where}: found {shown}, expected {WRITABLE[type(value)]}")
 
 
 def _convert_to_one(members: Sequence[Any], value: Any, where: str) -> Any:

@@ -144,8 +144,8 @@ def normalize_speakers(
         if not one.speaker:
             raise ManifestError(
                 f"utterance {one.id!r}: found no speaker, but the recipe normalizes the frames of "
-                f"{names[0]!r} by speaker; add `speaker` to every line of the manifest, or set "
-                f"encoders.{names[0]}.speaker_normalization = false"
+                f"{names[0]!r} by speaker; add `speaker` to every line of the manifest, or train a "
+                f"run with encoders.{names[0]}.speaker_normalization = false"
             )
         group = groups[one.id] = (one.split, one.speaker, one.speed)
         members[group].append(one.id)
@@ -181,8 +181,9 @@ def require_no_speakers(encoders: Mapping[str, EncoderSpec], what: str) -> None:
     if names := normalized_streams(encoders):
         raise ConfigError(
             f"{what} hears clips one by one, but encoders.{names[0]}.speaker_normalization needs "
-            "all clips of a speaker: run `rellm extract` on a manifest that names the speakers, "
-            "then `rellm evaluate`, `rellm generate` or `rellm embed` on it"
+            "all clips of a speaker: give a manifest that names the speakers, in the cache by "
+            "`rellm extract`, to `rellm evaluate` or `rellm embed`, or with an LLM to "
+            "`rellm generate`"
         )
 
 

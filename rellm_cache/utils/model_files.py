@@ -48,9 +48,12 @@ CODE_FILES = (
     "video_preprocessor_config.json",
 )
 IN_LAYER = re.compile(r"layers?\.\d+\.")
-# A loop of transformers runs once for each of these, and lists its names before it reads a weight.
-MOST = {"layers": 1000, "experts": 10_000, "labels": 100_000}
-LARGEST_SIZE = 2**31 - 1  # of any other number in a config
+# Lowest and highest numbers in a config. Transformers builds lists of these lengths before it reads
+# a weight.
+COUNTS = {"layers": (0, 1000), "experts": (0, 10_000), "labels": (0, 100_000)}
+SIZES = ("hidden_size", "num_attention_heads", "max_position_embeddings")  # above 0
+LARGEST_SIZE = 2**31 - 1
+LARGEST_FACTOR = 1e12  # of numbers that are not whole
 UNKNOWN_LICENCE = "unknown"
 MESSAGE = 300  # characters of another library's message
 HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -133,12 +136,12 @@ def local_file(model: str, name: str, revision: str = "") -> Path | None:
 def model_errors(folder: Path) -> Iterator[None]:
     """Convert errors of transformers for a damaged or unknown model folder to `ConfigError`.
 
-    A folder that asks for its own Python code, has something else in place of a file, or describes
-    a model of an absurd size is refused before.
+    A folder that asks for its own Python code, has something else in place of a file, or a
+    config with absurd numbers is refused before.
     """
     _refuse_irregular_files(folder)
     refuse_custom_code(folder)
-    _refuse_absurd_sizes(folder)
+    _refuse_absurd_numbers(folder)
     try:
         yield
     except (RellmError, MemoryError):
@@ -175,32 +178,43 @@ def _refuse_irregular_files(folder: Path) -> None:
             raise ConfigError(f"{path}: {found}; copy the file again, or remove it")
 
 
-def _refuse_absurd_sizes(folder: Path) -> None:
+def _refuse_absurd_numbers(folder: Path) -> None:
     """Raise `ConfigError` for a number in a config that no model has.
 
-    Transformers would build layers for hours, or ask for more memory than there is.
+    Transformers would build layers for hours, ask for too much memory, or compute nonsense.
     """
     for path in (folder / "config.json", folder / "preprocessor_config.json"):
         content = read_object(path, ConfigError, "copy the file again") if path.is_file() else {}
-        for name, found in _whole_numbers(content):
-            most = MOST.get(name.rpartition("_")[2], LARGEST_SIZE)
-            if found > most:
+        for name, found in _numbers(content):
+            low, high = _range_of(name, found)
+            if not low <= found <= high:
                 raise ConfigError(
-                    f"{path}: found {name} = {f'{found}'[:20]}, expected {most} at most; copy the "
-                    "file from the model again"
+                    f"{path}: found {name} = {f'{found}'[:20]}, expected {low:g} to {high:g}; copy "
+                    "the file from the model again"
                 )
 
 
-def _whole_numbers(value: Any, name: str = "") -> Iterator[tuple[str, int]]:
-    """Yield the integers at any depth of a JSON value, each with its name or that of its list."""
-    if isinstance(value, int):
+def _range_of(name: str, found: object) -> tuple[float, float]:
+    """Lowest and highest plausible value of a number in a config."""
+    if name.endswith(("eps", "epsilon")):
+        return 0, 1
+    if isinstance(found, float):
+        return -LARGEST_FACTOR, LARGEST_FACTOR
+    if name in SIZES:
+        return 1, LARGEST_SIZE
+    return COUNTS.get(name.rpartition("_")[2], (-LARGEST_SIZE, LARGEST_SIZE))
+
+
+def _numbers(value: Any, name: str = "") -> Iterator[tuple[str, int | float]]:
+    """Yield the numbers at any depth of a JSON value, each with its name or that of its list."""
+    if isinstance(value, int | float):
         yield name, value
     elif isinstance(value, list):
         for item in value:
-            yield from _whole_numbers(item, name)
+            yield from _numbers(item, name)
     elif isinstance(value, dict):
         for key, item in value.items():
-            yield from _whole_numbers(item, key)
+            yield from _numbers(item, key)
 
 
 def _asks_for_code(value: Any) -> bool:

@@ -13,7 +13,7 @@ from rellm_cache.corpus.audio_location import (
     parse_location,
 )
 from rellm_cache.corpus.dimensions import DIMENSIONS, Vad, rescale
-from rellm_cache.corpus.field_validation import NAME, as_text, check_fields, plain_name
+from rellm_cache.corpus.field_validation import NAME, Field, as_text, check_fields, plain_name
 from rellm_cache.corpus.labels import KNOWN_NAMES, label_rule
 from rellm_cache.corpus.manifest import SPLITS, Utterance, VadSource, read_lines
 from rellm_cache.corpus.readers.base import Corpus
@@ -30,6 +30,7 @@ JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
 NO_VALUE = {"nan", "NaN", "NAN", "null", "NULL", "None", "<NA>", "N/A", "n/a", "#N/A"}
 
 
+SOURCE: Field = (lambda value: isinstance(value, str), ", ".join(get_args(VadSource)))
 Row = tuple[str, dict[str, Any]]  # `file:line`, and cells by column
 COLUMN = "_column"  # end of the names of options that name a column
 
@@ -205,7 +206,9 @@ def _cell_values(
 ) -> dict[str, str]:
     """The texts of a row, without outer spaces; a word for a missing value becomes empty."""
     own = {names.get(name, name): value for name, value in row.items()}
-    check_fields(own, dict.fromkeys(own, NAME), where)
+    known: dict[str, Field] = dict.fromkeys(own, NAME)
+    known[names.get("vad_source", "vad_source")] = SOURCE
+    check_fields(own, known, where)
     values = {}
     for field, value in row.items():
         text = as_text(value).strip()
