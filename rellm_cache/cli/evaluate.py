@@ -110,13 +110,12 @@ def print_scores(scores: dict[str, Any]) -> None:
     rows: list[list[str | None]] = []
     head, llm = scores["head"], scores["llm"]
     if "ua" in head:
-        rows.append(["category head", percent(head["ua"]), percent(head["accuracy"]), None])
+        rows.append(["category head", *_recognition(head), None])
     if llm is not None:
-        rows.append(["LLM, likelihood", percent(llm["ua"]), percent(llm["accuracy"]), None])
+        rows.append(["LLM, likelihood", *_recognition(llm), None])
     if llm is not None and (words := llm["generation"]):
-        row = ["LLM, in words", percent(words["ua"]), percent(words["accuracy"])]
-        rows.append([*row, percent(llm["unparsable"])])
-    columns = ["recognition", "UA", "accuracy", "unparsable"]
+        rows.append(["LLM, in words", *_recognition(words), percent(llm["unparsable"])])
+    columns = ["recognition", "UA", "95 % interval", "accuracy", "unparsable"]
     print_table(counted(scores["clips"], "clip"), columns, rows)
     if llm is not None and llm["requests"]:
         print_requests(llm["requests"])
@@ -135,6 +134,12 @@ def print_scores(scores: dict[str, Any]) -> None:
     for title, part in (("category head", head), ("LLM, likelihood", llm)):
         if part and "confusion" in part:
             print_confusion(f"Confusion, {title} (rows: true)", part)
+
+
+def _recognition(part: dict[str, Any]) -> list[str]:
+    """UA, its interval and accuracy as text."""
+    low, high = part["ua_interval"]
+    return [percent(part["ua"]), f"{100 * low:.0f} to {100 * high:.0f}", percent(part["accuracy"])]
 
 
 def print_requests(part: dict[str, Any]) -> None:

@@ -16,7 +16,7 @@ from rellm_cache.utils.console import counted
 @click.option("--from-audio", is_flag=True, help="Encode the audio instead of reading the cache.")
 @options.batch_size(8, "Clips answered at a time.")
 @options.workers("clip", "the clips are answered")
-@options.overrides
+@options.prompt_overrides
 @options.overwrite
 def generate(
     run: Path,

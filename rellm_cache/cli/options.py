@@ -141,6 +141,13 @@ OVERRIDES: dict[str, Any] = {
     "help": "Change one recipe field, for example training.epochs=3 or llm=none. Repeatable.",
 }
 overrides = click.option("--set", "overrides", **OVERRIDES)
+prompt_overrides = click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Change a prompt of the run, for example prompts.answer_tokens=60. Repeatable.",
+)
 cache = click.option(
     "--cache",
     type=CacheRoot(),

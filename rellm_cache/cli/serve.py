@@ -39,7 +39,7 @@ MAX_WAITING = 32
     default=8,
     help="Most requests that wait; more are refused.",
 )
-@options.overrides
+@options.prompt_overrides
 def serve(
     runs: tuple[Path, ...],
     host: str,

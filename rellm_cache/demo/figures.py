@@ -8,6 +8,7 @@ import numpy as np
 
 from rellm_cache.corpus.manifest import Utterance
 from rellm_cache.inference.responders import Generation
+from rellm_cache.metrics import classification
 from rellm_cache.metrics.classification import ua_of_rows
 from rellm_cache.metrics.intervals import Column, Interval, bootstrap
 from rellm_cache.metrics.replies import repeats_itself
@@ -17,8 +18,7 @@ Predictions = Mapping[str, Mapping[str, str]]  # clip id -> row of a predictions
 
 def ua_interval(predictions: Predictions, column: str) -> Interval:
     """UA of the predictions in a column, with its 95 % bootstrap interval over clips."""
-    true, right = _outcomes(predictions, column)
-    return bootstrap(ua_of_rows, true, right, method="percentile")
+    return classification.ua_interval(*_outcomes(predictions, column))
 
 
 def ua_gain(first: Predictions, second: Predictions, column: str) -> Interval:

@@ -23,7 +23,7 @@ from rellm_cache.utils.html import render_page
 
 REPORT = "report.html"
 WIDTH, HEIGHT = 420, 220
-LEFT, RIGHT, TOP, BOTTOM = 46, 10, 10, 28
+LEFT, RIGHT, TOP, BOTTOM = 60, 10, 10, 28
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def charts(rows: Sequence[dict[str, Any]]) -> list[Chart]:
     keys = (key for row in rows for key in (*row, *row.get("validation", {})))
     losses = [key for key in dict.fromkeys(keys) if key.endswith("_loss")]
     for key in ("loss", *losses, "ua"):
-        title = {"loss": "Total loss", "ua": "Unweighted accuracy"}.get(key) or f"Loss {key[:-5]}"
+        title = {"loss": "Total loss", "ua": "UA (mean recall)"}.get(key) or f"Loss {key[:-5]}"
         # A value that was not finite is null in the file and leaves a gap.
         curves = {
             "training": [

@@ -77,7 +77,10 @@ class Scores:
 
 
 def _as_json(scores: RecognitionScores | None) -> dict[str, Any]:
-    return {} if scores is None else dataclasses.asdict(scores)
+    if scores is None:
+        return {}
+    interval = scores.ua_interval
+    return {**dataclasses.asdict(scores), "ua_interval": [interval.low, interval.high]}
 
 
 def _or_null(value: float) -> float | None:

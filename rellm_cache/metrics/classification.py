@@ -1,10 +1,12 @@
-"""Emotion recognition scores: UA, accuracy, macro F1, recalls and the confusion matrix."""
+"""Emotion recognition scores: UA with its interval, accuracy, macro F1, recalls, confusion."""
 
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import accuracy_score, confusion_matrix, precision_recall_fscore_support
+
+from rellm_cache.metrics.intervals import Column, Interval, bootstrap
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,14 @@ class RecognitionScores:
     confusion: list[list[int]]
     labels: tuple[str, ...]
     count: int
+
+    @property
+    def ua_interval(self) -> Interval:
+        """UA with its 95 % bootstrap interval over clips."""
+        counts = np.array(self.confusion)  # (C, C + 1)
+        true = np.repeat(np.arange(len(counts)), counts.sum(axis=1)).astype(np.float64)  # (N,)
+        correct = [np.arange(row.sum()) < row[index] for index, row in enumerate(counts)]
+        return ua_interval(true, np.concatenate(correct).astype(np.float64))
 
 
 def score_recognition(
@@ -84,3 +94,8 @@ def ua_of_rows(true: NDArray[np.float64], right: NDArray[np.float64]) -> NDArray
             recalls.append(np.where(total, (right * occurs).sum(axis=-1) / total, np.nan))
     found: NDArray[np.float64] = np.nanmean(np.stack(recalls), axis=0)
     return found
+
+
+def ua_interval(true: Column, right: Column) -> Interval:
+    """UA with its 95 % bootstrap interval over clips, of true classes (N,) and `right` (N,)."""
+    return bootstrap(ua_of_rows, true, right, method="percentile")

@@ -222,8 +222,8 @@ def write_examples(runs: Sequence[ServedRun], folder: Path) -> list[tuple[Path, 
                 waveform = load_clip(utterance).waveform
                 path = folder / f"example-{len(found) + 1}.wav"
                 soundfile.write(path, waveform, SAMPLE_RATE, subtype="FLOAT")
-                label = ": ".join(part for part in (utterance.emotion, utterance.text) if part)
-                found.append((path, label or utterance.id))
+                parts = (utterance.speaker, utterance.emotion, utterance.text)
+                found.append((path, ": ".join(filter(None, parts)) or utterance.id))
         except (RellmError, OSError, ValueError, KeyError, TypeError) as error:
             say(f"{run.path}: no example clips ({error})")
             continue

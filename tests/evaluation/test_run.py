@@ -547,4 +547,6 @@ def test_a_run_and_a_cache_of_rellm_0_1_give_the_scores_of_then(tmp_path: Path) 
     assert after.pop("manifest") == str(test)
     losses = before.pop("losses")
     assert after.pop("losses") == {"emotion_ce": losses["category"], "vad": losses["dimension"]}
+    low, high = after["head"].pop("ua_interval")  # newer
+    assert low <= before["head"]["ua"] <= high
     assert after == before

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn import metrics
 
-from rellm_cache.metrics.classification import score_recognition, ua_of_rows
+from rellm_cache.metrics.classification import score_recognition, ua_interval, ua_of_rows
 
 LABELS = ("neutral", "happy", "angry")
 
@@ -67,3 +67,15 @@ def test_ua_of_rows_equals_scikit_learn_row_by_row() -> None:
 def test_unknown_classes_are_refused(true: list[int], predicted: list[int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         score_recognition(np.array(true, np.int64), np.array(predicted, np.int64), LABELS)
+
+
+def test_the_interval_of_ua_is_that_of_the_clips() -> None:
+    random = np.random.default_rng(3)
+    true = random.integers(0, 3, 60)
+    predicted = np.where(random.random(60) < 0.6, true, random.integers(-1, 3, 60))
+    scores = score_recognition(true, predicted, ("a", "b", "c"))
+    found = scores.ua_interval
+    expected = ua_interval(true.astype(float), (true == predicted).astype(float))
+    assert found.value == pytest.approx(scores.ua)
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=0.03)
+    assert 0.05 < found.high - found.low < 0.4
