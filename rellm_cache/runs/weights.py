@@ -219,8 +219,11 @@ def load_adapter(run: Path, device: torch.device) -> tuple[Recipe, SpeechLLM]:
     It raises what `load_run` raises.
     """
     recipe, info = _speech_recipe(run, ())
-    alone = replace(recipe, adapter=replace(recipe.adapter, output_size=info.output_size))
-    model = SpeechLLM(alone, info.sizes, None)
+    if recipe.needs_llm:  # whose size is the adapter's, unless the recipe says it
+        sized = replace(recipe.adapter, output_size=info.output_size)
+        model = SpeechLLM(replace(recipe, adapter=sized), info.sizes, None)
+    else:
+        model = SpeechLLM(recipe, info.sizes, None)
     load_tensors(run / WEIGHTS, model, [part for part in PARTS if part != "lora"])
     return recipe, model.to(device).eval()
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+import rellm_cache as rellm
 from rellm_cache.config.recipes import identity_toml, load_recipe
 from rellm_cache.config.schema import AdapterConfig, Recipe
 from rellm_cache.corpus.manifest import read_split
@@ -97,6 +98,8 @@ def test_logits_are_means_over_the_speeds(corpus: Path, solved: Recipe, tmp_path
     by_id, by_file = run.recognise(clip.id), run.recognise(clip.audio)
     assert by_id.probabilities == pytest.approx(expected, abs=1e-5)
     assert by_file.probabilities == pytest.approx(expected, abs=1e-3)
+    rellm.embed(run.path, corpus / "test.jsonl", cache, out=tmp_path / "npy", format="npy")
+    np.testing.assert_allclose(np.load(tmp_path / "npy/pooled.npy")[0], pooled[0], atol=1e-5)
     single = dict(zip(model.emotions, logits[0].softmax(0).tolist(), strict=True))
     assert by_id.probabilities != pytest.approx(single, abs=1e-5)
 
