@@ -222,7 +222,7 @@ class _Asked(Generic[Read]):
             finally:
                 for future in running:
                     future.cancel()
-        if type(failure) is RellmError:
+        if type(failure) is RellmError:  # not its kinds, which a second call would meet again
             raise RellmError(
                 f"{failure}; replies so far are kept, run the command again to continue"
             ) from failure

@@ -15,7 +15,7 @@ from typing import Any
 from rellm_cache.config.constraints import Section
 from rellm_cache.config.plugins import ADAPTERS, ENCODERS, LOSSES
 from rellm_cache.config.renamed_fields import renamed_fields
-from rellm_cache.config.schema import AdapterConfig, LossesConfig, Recipe
+from rellm_cache.config.schema import AdapterConfig, EncoderConfig, LossesConfig, Recipe
 from rellm_cache.config.toml import (
     Changes,
     Override,
@@ -190,7 +190,7 @@ def _without_other_kinds(table: dict[str, Any], layer: Mapping[str, Any]) -> dic
     if isinstance(new, Mapping) and isinstance(table.get("encoders"), dict):
         table["encoders"] = {
             name: _without_other_layers(
-                kept(own, new.get(name), "", ("pooling", "speaker_normalization")), new.get(name)
+                kept(own, new.get(name), "", EncoderConfig.reading), new.get(name)
             )
             for name, own in table["encoders"].items()
         }

@@ -59,6 +59,8 @@ class EncoderConfig(EncoderSpec):
     takes the present one: leave it out."""
     # As `Section.later`.
     later: ClassVar[tuple[str, ...]] = ("layers", "speaker_normalization")
+    # Fields of any kind that tell how frames are read, and are no part of the spec.
+    reading: ClassVar[tuple[str, ...]] = ("pooling", "speaker_normalization")
 
     pooling: Literal["frame", "utterance"] = "frame"
     """`"frame"` gives the adapter every frame (as in the paper), `"utterance"` their mean in place

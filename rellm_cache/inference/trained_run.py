@@ -214,7 +214,7 @@ class Run:
         return self._for_each(x, sampling_rate, embeddings)
 
     def _load_llm(self) -> None:
-        """Load the run again, with its LLM."""
+        """Load the run with its LLM."""
         cache = (self._cache or run_cache(self.path)) if self.recipe.text else Path()
         self._responder = load_responder(
             self.path, self.recipe, cache, self._load_streams, self._resources, self._overrides

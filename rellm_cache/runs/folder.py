@@ -110,7 +110,7 @@ def recipe_differences(wanted: Recipe, found: Recipe) -> list[str]:
             )
             differences.extend(f"{path}.{text}" for text in asked.differences(b))
             if isinstance(a, EncoderConfig) and isinstance(b, EncoderConfig):
-                for name in ("pooling", "speaker_normalization"):  # no part of the spec
+                for name in EncoderConfig.reading:
                     compare(getattr(a, name), getattr(b, name), f"{path}.{name}")
         elif isinstance(a, dict) and isinstance(b, dict) and [*a] == [*b]:
             for name in a:

@@ -219,11 +219,10 @@ def load_adapter(run: Path, device: torch.device) -> tuple[Recipe, SpeechLLM]:
     It raises what `load_run` raises.
     """
     recipe, info = _speech_recipe(run, ())
-    if recipe.needs_llm:  # whose size is the adapter's, unless the recipe says it
-        sized = replace(recipe.adapter, output_size=info.output_size)
-        model = SpeechLLM(replace(recipe, adapter=sized), info.sizes, None)
-    else:
-        model = SpeechLLM(recipe, info.sizes, None)
+    # The size of a run with an LLM is the LLM's, unless the recipe says it.
+    size = info.output_size if recipe.needs_llm else recipe.adapter.output_size
+    alone = replace(recipe, adapter=replace(recipe.adapter, output_size=size))
+    model = SpeechLLM(alone, info.sizes, None)
     load_tensors(run / WEIGHTS, model, [part for part in PARTS if part != "lora"])
     return recipe, model.to(device).eval()
 

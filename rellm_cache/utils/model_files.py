@@ -49,8 +49,8 @@ CODE_FILES = (
 )
 IN_LAYER = re.compile(r"layers?\.\d+\.")
 # Lowest and highest numbers in a config. Transformers builds lists of these lengths before it reads
-# a weight.
-COUNTS = {"layers": (0, 1000), "experts": (0, 10_000), "labels": (0, 100_000)}
+# a weight. Layers may be counted from the last one.
+COUNTS = {"layers": (-1000, 1000), "experts": (0, 10_000), "labels": (0, 100_000)}
 SIZES = ("hidden_size", "num_attention_heads", "max_position_embeddings")  # above 0
 LARGEST_SIZE = 2**31 - 1
 LARGEST_FACTOR = 1e12  # of numbers that are not whole
@@ -196,7 +196,7 @@ def _refuse_absurd_numbers(folder: Path) -> None:
 
 def _range_of(name: str, found: object) -> tuple[float, float]:
     """Lowest and highest plausible value of a number in a config."""
-    if name.endswith(("eps", "epsilon")):
+    if name.endswith(("_eps", "_epsilon")):
         return 0, 1
     if isinstance(found, float):
         return -LARGEST_FACTOR, LARGEST_FACTOR

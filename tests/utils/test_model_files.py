@@ -135,9 +135,9 @@ def test_a_folder_that_asks_for_code_is_refused_by_file(
 @pytest.mark.parametrize(
     ("file", "content", "name", "expected"),
     [
-        ("config.json", {"num_hidden_layers": 10**18}, "num_hidden_layers", "0 to 1000"),
-        ("config.json", {"num_hidden_layers": 1001}, "num_hidden_layers", "0 to 1000"),
-        ("config.json", {"encoder_layers": 10**9}, "encoder_layers", "0 to 1000"),
+        ("config.json", {"num_hidden_layers": 10**18}, "num_hidden_layers", "-1000 to 1000"),
+        ("config.json", {"num_hidden_layers": 1001}, "num_hidden_layers", "-1000 to 1000"),
+        ("config.json", {"encoder_layers": 10**9}, "encoder_layers", "-1000 to 1000"),
         ("config.json", {"num_labels": 10**12}, "num_labels", "0 to 100000"),
         ("config.json", {"text_config": {"num_experts": 10**7}}, "num_experts", "0 to 10000"),
         ("config.json", {"conv_dim": [512, 10**10]}, "conv_dim", "-2.14748e"),
@@ -154,6 +154,17 @@ def test_a_config_with_absurd_numbers_is_refused_before_a_model_is_built(
     message = rf"{file}: found {name} = \S+, expected {expected}"
     with pytest.raises(ConfigError, match=message), model_errors(tmp_path):
         raise AssertionError("built")
+
+
+def test_a_config_with_ordinary_numbers_is_no_error(tmp_path: Path) -> None:
+    content = {
+        "num_train_timesteps": 1000, "max_steps": 50_000, "feature_layers": [-2],
+        "rms_norm_eps": 1e-6, "rope_theta": 1e9, "attention_invalid_logits_value": -1e9,
+        "max_position_embeddings": 131_072, "vocab_size": 262_400, "pad_token_id": -1,
+    }  # fmt: skip
+    (tmp_path / "config.json").write_text(json.dumps(content), "utf-8")
+    with model_errors(tmp_path):
+        pass
 
 
 def test_nobody_is_asked_whether_to_execute_code(
